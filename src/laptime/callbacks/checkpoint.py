@@ -1,0 +1,55 @@
+"""Saves what a run needs to go on: last.ckpt after every epoch, best.ckpt at the lowest validation loss."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
+
+from laptime.record import BEST_CHECKPOINT, CHECKPOINT_DIR, LAST_CHECKPOINT
+
+
+class Checkpoint(LightningCheckpoint):
+    """Keeps last.ckpt and best.ckpt in the run directory's checkpoints/.
+
+    last.ckpt is there from the start of training, so that a run that ends in its first epoch can be resumed as well.
+    Lightning's ModelCheckpoint updates its last.ckpt only when the monitored metric improved; this one always does.
+
+    Args:
+        save_best: keep best.ckpt too; without a validation set there is none.
+    """
+
+    def __init__(self, save_best: bool = True) -> None:
+        self.save_best = save_best
+        self.best_val_loss = math.inf
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer, LAST_CHECKPOINT)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        val_loss = trainer.callback_metrics.get("val_loss")
+        if self.save_best and val_loss is not None and float(val_loss) < self.best_val_loss:
+            self.best_val_loss = float(val_loss)
+            self._save(trainer, BEST_CHECKPOINT)
+        self._save(trainer, LAST_CHECKPOINT)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_val_loss": self.best_val_loss}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_val_loss = state_dict["best_val_loss"]
+
+    def _save(self, trainer: pl.Trainer, name: str) -> None:
+        """Replace the file in one step, so that whatever ends the run leaves a whole checkpoint."""
+        path = Path(trainer.default_root_dir) / CHECKPOINT_DIR / name
+        temporary = path.with_name(f".{name}.{os.getpid()}")
+        try:
+            trainer.save_checkpoint(temporary)
+            if trainer.is_global_zero:
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,132 @@
+"""Times every epoch, and what it took of the CPU and the memory."""
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from laptime.data.timed_loader import TimedLoader
+from laptime.device import Device
+
+
+@dataclass(frozen=True)
+class Lap:
+    """One timed epoch of one rank.
+
+    Attributes:
+        epoch: from 0.
+        is_warmup: whether it is left out of all timing figures.
+        epoch_time_s: from asking for the first batch to the device-synchronised end of the last optimizer step; no
+            validation, checkpointing or logging in it.
+        num_samples: trained on by this rank.
+        data_wait_s: spent waiting for batches.
+        cpu_percent: CPU time of the process and its children in that time; 100 is one core.
+        rss_bytes: resident memory of the process and its children at the end.
+        device_memory_bytes: peak of tensors on the device; None on the CPU.
+    """
+
+    epoch: int
+    is_warmup: bool
+    epoch_time_s: float
+    num_samples: int
+    data_wait_s: float
+    cpu_percent: float
+    rss_bytes: int
+    device_memory_bytes: int | None
+
+    @property
+    def samples_per_s(self) -> float:
+        return self.num_samples / self.epoch_time_s
+
+
+class EpochTimer(Callback):
+    """Makes a Lap of every complete epoch.
+
+    Args:
+        device: is synchronised at both ends of an epoch.
+        warmup_epochs: epochs to leave out, counted from where this process starts: after a resume it is cold again.
+
+    Attributes:
+        lap: of the epoch that ended last.
+        first_batch_at: `time.time()` when the first batch of all was asked for.
+        train_started_at, train_ended_at: `time.perf_counter()` around all epochs, validation and checkpoints included.
+    """
+
+    def __init__(self, device: Device, warmup_epochs: int) -> None:
+        self.device = device
+        self.warmup_epochs = warmup_epochs
+        self.lap: Lap | None = None
+        self.laps: list[Lap] = []
+        self.first_batch_at: float | None = None
+        self.train_started_at: float | None = None
+        self.train_ended_at: float | None = None
+        self._first_epoch = 0
+        self._cpu_s = 0.0
+        self._end = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._first_epoch = trainer.current_epoch
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.lap = None
+        self.device.reset_peak_memory()
+        self._cpu_s, _ = usage()
+        if self.train_started_at is None:
+            self.train_started_at = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_last_batch:
+            self.device.synchronize()
+            self._end = time.perf_counter()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._make_lap(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Without a validation set there is no validation; with one, the lap was made before it.
+        if self.lap is None:
+            self._make_lap(trainer)
+        assert self.lap is not None
+        self.laps.append(self.lap)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.train_ended_at = time.perf_counter()
+
+    def _make_lap(self, trainer: pl.Trainer) -> None:
+        loader = trainer.train_dataloader
+        assert isinstance(loader, TimedLoader)
+        cpu_s, rss_bytes = usage()
+        epoch_time_s = self._end - loader.started_at
+        if self.first_batch_at is None:
+            self.first_batch_at = time.time() - (time.perf_counter() - loader.started_at)
+        self.lap = Lap(
+            epoch=trainer.current_epoch,
+            is_warmup=trainer.current_epoch - self._first_epoch < self.warmup_epochs,
+            epoch_time_s=epoch_time_s,
+            num_samples=len(loader.sampler),
+            data_wait_s=loader.wait_s,
+            cpu_percent=100 * (cpu_s - self._cpu_s) / epoch_time_s,
+            rss_bytes=rss_bytes,
+            device_memory_bytes=self.device.peak_memory_bytes(),
+        )
+
+
+def usage() -> tuple[float, int]:
+    """CPU seconds (user and system) and resident bytes of this process and its children, data workers included."""
+    cpu_s, rss_bytes = 0.0, 0
+    process = psutil.Process(os.getpid())
+    for each in (process, *process.children(recursive=True)):
+        try:
+            times, memory = each.cpu_times(), each.memory_info()
+        except psutil.NoSuchProcess:
+            continue
+        cpu_s += times.user + times.system
+        rss_bytes += memory.rss
+    return cpu_s, rss_bytes

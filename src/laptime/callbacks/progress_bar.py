@@ -1,0 +1,100 @@
+"""A Rich progress bar that is redrawn by time, not by step, and only on a terminal."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from laptime.classifier import Classifier
+from laptime.data.timed_loader import TimedLoader
+
+
+class ProgressBar(Callback):
+    """Epoch, share done, loss and accuracy of the epoch so far, samples per second and time left, on stderr.
+
+    Reading the loss waits for the device, so the bar touches it only when it is redrawn.
+
+    Args:
+        refresh_s: seconds between two redraws.
+
+    Raises:
+        ValueError: refresh_s is not above 0.
+    """
+
+    def __init__(self, refresh_s: float = 0.5) -> None:
+        if not refresh_s > 0:
+            raise ValueError(f"refresh_s={refresh_s}: must be above 0.")
+        self.refresh_s = refresh_s
+        self.console = Console(stderr=True)
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._next_at = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.console.is_terminal or not trainer.is_global_zero:
+            return
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[figures]}"),
+            console=self.console,
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._progress.add_task("train", epoch="", figures="")
+        self._progress.start()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._next_at = time.monotonic() + self.refresh_s
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # The last redraw of an epoch would fall between its last step and its end: others' time, so it is left out.
+        if self._progress is None or trainer.is_last_batch or time.monotonic() < self._next_at:
+            return
+        self._next_at = time.monotonic() + self.refresh_s
+        self._redraw(self._progress, trainer, pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._progress is not None:
+            self._redraw(self._progress, trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._end()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _redraw(self, progress: Progress, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        loader = trainer.train_dataloader
+        assert isinstance(pl_module, Classifier) and isinstance(loader, TimedLoader)
+        sums, per_epoch, epochs = pl_module.train_sums, len(loader.sampler), trainer.max_epochs or 1
+        rate = sums.num_samples / (time.perf_counter() - loader.started_at)
+        left = (epochs - trainer.current_epoch) * per_epoch - sums.num_samples
+        figures = (
+            f"loss {sums.loss():.4f}  accuracy {sums.accuracy():.2%}  "
+            f"{rate * trainer.world_size:,.0f} samples/s  {_duration(left / rate)} left"
+        )
+        progress.update(
+            self._task,
+            completed=sums.num_samples,
+            total=per_epoch,
+            epoch=f"{trainer.current_epoch + 1}/{epochs}",
+            figures=figures,
+        )
+        progress.refresh()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

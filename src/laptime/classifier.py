@@ -1,0 +1,272 @@
+"""The LightningModule: classification with any network, several optimizer steps per Lightning batch."""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from laptime.data.order import epoch_seed
+from laptime.data.timed_loader import Batch
+from laptime.device import Device
+from laptime.errors import TrainingFailed
+from laptime.resume import IDENTITY
+from laptime.stopping import StopRequest
+
+_AUTOCAST_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+class Classifier(pl.LightningModule):
+    """Trains a network with cross entropy.
+
+    One Lightning batch carries a list of batches, one per optimizer step, so that Lightning's bookkeeping is paid once
+    for all of them; that is why the optimization is manual. Losses and hits are kept as tensors on the device and read
+    once per epoch.
+
+    Args:
+        network: images (B, C, H, W), float32, to logits (B, num_classes).
+        make_optimizer: from the network's parameters to an optimizer.
+        make_scheduler: from the optimizer to a learning rate scheduler that is stepped once per epoch, or to None.
+        device: that trains.
+        seed, rank: what is random while training follows from these and the epoch.
+        precision: 32-true, bf16-mixed or 16-mixed.
+        accumulate_grad_batches: parts in which the batch of an optimizer step is computed.
+        gradient_clip_norm: largest norm of the gradient over all parameters; None: no clipping.
+        stop: says when training is to end early.
+        identity: plain values that are written into every checkpoint, to know it by.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        make_optimizer: Callable[..., Optimizer],
+        make_scheduler: Callable[[Optimizer], LRScheduler | None],
+        device: Device,
+        seed: int,
+        precision: str = "32-true",
+        accumulate_grad_batches: int = 1,
+        gradient_clip_norm: float | None = None,
+        stop: StopRequest | None = None,
+        identity: Mapping[str, Any] | None = None,
+        rank: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.network = network
+        self.seed = seed
+        self.rank = rank
+        self.accumulate_grad_batches = accumulate_grad_batches
+        self.gradient_clip_norm = gradient_clip_norm
+        self._make_optimizer = make_optimizer
+        self._make_scheduler = make_scheduler
+        self._device_in_use = device
+        self._autocast_dtype = _AUTOCAST_DTYPES.get(precision)
+        self._scaler = torch.amp.GradScaler(device.used) if precision == "16-mixed" else None
+        self._stop = stop or StopRequest()
+        self._identity = dict(identity or {})
+        self.train_sums = Sums()
+        self.val_sums = Sums()
+        self.test_sums = Sums()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to logits (B, num_classes)."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._make_optimizer(self.network.parameters())
+        scheduler = self._make_scheduler(optimizer)
+        return {"optimizer": optimizer} if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout and augmentation follow from (seed, epoch), so that a resumed run goes on as the undisturbed one.
+        torch.manual_seed(epoch_seed(self.seed, self.current_epoch, self.rank))
+        self.train_sums = Sums()
+
+    def training_step(self, execution: list[Batch], batch_idx: int) -> None:
+        """Take one optimizer step per batch of the list.
+
+        Raises:
+            TrainingFailed: a loss is infinite or not a number; names epoch and step.
+        """
+        optimizer = self._optimizer()
+        losses, hits = [], []
+        for images, labels in execution:
+            if self._stop.requested:
+                self._stop.act()
+            loss, hit = self._backward(images, labels)
+            self._step(optimizer)
+            losses.append(loss)
+            hits.append(hit)
+        # Lightning counts the steps that its own wrapper takes; the wrapper would cost 2% of a small network's step.
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for _ in execution:
+            progress.increment_ready()
+            progress.increment_completed()
+        self._note(execution, losses, hits)
+
+    def _backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of the mean loss over a batch; returns that loss and the number of right answers, as tensors."""
+        if self.accumulate_grad_batches == 1:
+            return self._backward_part(images, labels, 1.0)
+        part_size = math.ceil(len(labels) / self.accumulate_grad_batches)
+        parts = zip(images.split(part_size), labels.split(part_size), strict=True)
+        results = [self._backward_part(x, y, len(y) / len(labels)) for x, y in parts]
+        return torch.stack([loss for loss, _ in results]).sum(), torch.stack([hit for _, hit in results]).sum()
+
+    def _backward_part(self, images: Tensor, labels: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        with self._autocast():
+            logits = self.network(images)
+            loss = F.cross_entropy(logits, labels)
+        if weight != 1.0:
+            loss = loss * weight
+        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def _step(self, optimizer: Optimizer) -> None:
+        if self.gradient_clip_norm is not None:
+            if self._scaler is not None:
+                self._scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip_norm)
+        if self._scaler is None:
+            optimizer.step()
+        else:
+            self._scaler.step(optimizer)
+            self._scaler.update()
+        optimizer.zero_grad()
+
+    def _note(self, execution: list[Batch], losses: list[Tensor], hits: list[Tensor]) -> None:
+        stacked = torch.stack(losses)
+        first_step = self.train_sums.num_batches
+        self.train_sums.add(stacked, torch.stack(hits).sum(), [len(labels) for _, labels in execution])
+        finite = torch.isfinite(stacked)
+        if not finite.all():
+            step = int(finite.logical_not().nonzero()[0]) + first_step
+            value = float(stacked[step - first_step])
+            raise TrainingFailed(
+                f"the loss became {value} in epoch {self.current_epoch}, step {step}. "
+                "Try a smaller optimizer.lr, training.gradient_clip_norm=1 or training.precision=32-true.",
+                self.current_epoch,
+                step,
+            )
+
+    def on_train_epoch_end(self) -> None:
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(float(self.trainer.callback_metrics["val_loss"]))
+        elif isinstance(scheduler, LRScheduler):
+            scheduler.step()
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_sums = Sums()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, self.val_sums)
+
+    def on_validation_epoch_end(self) -> None:
+        # For callbacks that watch a metric; what is logged is written by the epoch recorder.
+        self.log_dict({"val_loss": self.val_sums.loss(), "val_accuracy": self.val_sums.accuracy()}, logger=False)
+
+    def on_test_epoch_start(self) -> None:
+        self.test_sums = Sums()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, self.test_sums)
+
+    def _evaluate(self, batch: Batch, sums: "Sums") -> None:
+        if self._stop.requested:
+            self._stop.act()
+        images, labels = batch
+        with self._autocast():
+            logits = self.network(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        sums.add(loss.unsqueeze(0), (logits.argmax(1) == labels).sum(), [len(labels)])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[IDENTITY] = self._identity
+        if self._scaler is not None:
+            checkpoint["grad_scaler"] = self._scaler.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        if self._scaler is not None and "grad_scaler" in checkpoint:
+            self._scaler.load_state_dict(checkpoint["grad_scaler"])
+
+    def compile_network(self) -> None:
+        """Compile the network; `run_once` makes torch do the work."""
+        self.network.compile(dynamic=False)
+
+    def run_once(self, images: Tensor, labels: Tensor, training: bool) -> None:
+        """One forward pass, with a backward pass in training, that leaves no trace in weights, buffers or gradients.
+
+        Args:
+            images, labels: one batch, as a pipeline makes it.
+            training: whether in training mode.
+        """
+        before = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.network.train(training)
+        if training:
+            self._backward(images, labels)
+            self.network.zero_grad()
+        else:
+            with torch.no_grad(), self._autocast():
+                self.network(images)
+        self.network.load_state_dict(before)
+        self.network.train()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        # Within one context, torch would keep bfloat16 copies of the weights from before the optimizer step: so one
+        # context per batch, never one around several steps.
+        if self._autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self._device_in_use.used, dtype=self._autocast_dtype)
+
+    def _optimizer(self) -> Optimizer:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        return optimizer
+
+
+class Sums:
+    """Losses and hits of an epoch so far, kept on the device; reading a figure waits for the device."""
+
+    def __init__(self) -> None:
+        self.num_samples = 0
+        self.num_batches = 0
+        self._losses: list[Tensor] = []
+        self._sizes: list[int] = []
+        self._hits: Tensor | None = None
+
+    def add(self, losses: Tensor, hits: Tensor, sizes: list[int]) -> None:
+        """Add some batches.
+
+        Args:
+            losses: mean loss of each batch, (K,).
+            hits: number of right answers in all of them, a scalar.
+            sizes: samples of each batch, K numbers.
+        """
+        self._losses.append(losses.detach())
+        self._sizes += sizes
+        self._hits = hits if self._hits is None else self._hits + hits
+        self.num_samples += sum(sizes)
+        self.num_batches += len(sizes)
+
+    def loss(self) -> float:
+        """Mean loss per sample; NaN before the first batch."""
+        if not self._losses:
+            return math.nan
+        losses = torch.cat(self._losses).cpu().double()
+        return float((losses * torch.tensor(self._sizes, dtype=torch.float64)).sum() / self.num_samples)
+
+    def last_loss(self) -> float:
+        """Mean loss of the last batch; NaN before the first one."""
+        return float(self._losses[-1][-1]) if self._losses else math.nan
+
+    def accuracy(self) -> float:
+        """Share of right answers, from 0 to 1; NaN before the first batch."""
+        return math.nan if self._hits is None else int(self._hits) / self.num_samples

@@ -1,0 +1,210 @@
+"""The entry point: what `python train.py`, `python -m laptime` and `laptime.run` do with what was typed.
+
+Nothing is written before what was typed is known to be right, and torch is loaded only where something is trained.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from laptime.errors import Interrupted, TrainingFailed, UserError
+
+if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+
+def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Train and measure once, from Python: what `python train.py OVERRIDES` does.
+
+        record = laptime.run(["model=cnn", "training.epochs=1"])
+        record["timing"]["epoch_time_s"]
+
+    Args:
+        overrides: as on the command line: group=option, key=value.
+
+    Returns:
+        The record of the run, as run.json holds it; its config's `run_dir` says where everything lies.
+
+    Raises:
+        UserError: what was asked for can't be done; nothing was left behind.
+        TrainingFailed: the loss became infinite or not a number; the record says where.
+        KeyboardInterrupt: the run was interrupted; the record says so.
+    """
+    try:
+        return _run_once(list(overrides), time.time())
+    except Interrupted as interruption:
+        raise KeyboardInterrupt(str(interruption)) from interruption
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line. Ends the process: 0 completed, 1 failed, 2 a mistake in what was typed, 128 + n signal n."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.exit(_main(arguments))
+    except UserError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except TrainingFailed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Interrupted as interruption:
+        sys.exit(interruption.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _main(arguments: list[str]) -> int:
+    from hydra._internal.utils import get_args_parser
+
+    from laptime.compose import compose, hydra_session
+
+    args = get_args_parser().parse_args(arguments)
+    if args.cfg:
+        with hydra_session(args.config_dir) as hydra:
+            compose(hydra, args.overrides, args.config_name)
+    if args.cfg or args.help or args.hydra_help or args.info or args.shell_completion:
+        _hand_over_to_hydra(arguments, lambda cfg: None)
+        return 0
+    if args.multirun:
+        return _sweep(args, arguments)
+    _run_once(args.overrides, _process_started_at(), args)
+    return 0
+
+
+def _run_once(overrides: list[str], started: float, args: argparse.Namespace | None = None) -> dict[str, Any]:
+    from laptime.compose import CONFIG_NAME, compose, hydra_session
+    from laptime.run_dir import RunDir
+
+    config_name = getattr(args, "config_name", None) or CONFIG_NAME
+    with hydra_session(getattr(args, "config_dir", None)) as hydra:
+        composed = compose(hydra, overrides, config_name)
+        _check(composed)
+        chosen = any(override.lstrip("+").startswith("hydra.run.dir=") for override in overrides)
+        run_dir = RunDir(str(composed.hydra.run.dir), may_move=not chosen)
+
+        def task(cfg: "DictConfig") -> dict[str, Any] | Exception:
+            try:
+                return _train(cfg, run_dir.path, overrides, started)
+            except Exception as error:  # Hydra would print a line of its own: carried around it, raised below.
+                return error
+
+        # In quotes, so that Hydra takes the path as it is.
+        path = str(run_dir.path).replace("\\", "\\\\").replace("'", "\\'")
+        result = hydra.run(config_name, task, [*overrides, f"hydra.run.dir='{path}'"]).return_value
+    if isinstance(result, UserError):
+        run_dir.remove()
+    if isinstance(result, Exception):
+        raise result
+    record: dict[str, Any] = result
+    return record
+
+
+def _check(composed: "DictConfig") -> None:
+    """All that can be said about a composed configuration without building anything."""
+    from laptime.compose import resolve, without_hydra
+    from laptime.config import validate
+    from laptime.training import check_open_groups
+
+    cfg = without_hydra(composed)
+    cfg.run_dir = "."  # the real one is reserved when all is known to be right
+    config = resolve(cfg)
+    check_open_groups(config)
+    validate(config)
+
+
+def _train(cfg: "DictConfig", run_dir: Path, overrides: Sequence[str], started: float) -> dict[str, Any]:
+    from laptime.compose import resolve
+    from laptime.console import logging_to, print_results
+    from laptime.launch import launch
+
+    cfg.run_dir = str(run_dir)
+    with logging_to(run_dir):
+        log.info("writing to %s", run_dir)
+        record = launch(resolve(cfg), run_dir, ["python", "train.py", *overrides], started)
+    print_results(record, run_dir)
+    return record
+
+
+def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
+    """Check every job of a sweep, then let Hydra run them one after the other; a failed one doesn't stop the others."""
+    from laptime.compose import compose, hydra_session
+
+    with hydra_session(args.config_dir) as hydra:
+        for overrides in _sweep_jobs(hydra, args.overrides):
+            _check(compose(hydra, overrides, args.config_name))
+    failed: list[str] = []
+
+    def task(cfg: "DictConfig") -> float | None:
+        from hydra.core.hydra_config import HydraConfig
+
+        job = HydraConfig.get()
+        overrides = list(job.overrides.task)
+        try:
+            record = _train(cfg, Path(job.runtime.output_dir), overrides, time.time())
+            return objective(record)
+        except Interrupted as interruption:
+            sys.exit(interruption.exit_code)
+        except Exception as error:
+            if not isinstance(error, UserError | TrainingFailed):
+                traceback.print_exc()
+            failed.append(f"{job.job.num} ({' '.join(overrides)}): {error}")
+            print(f"failed: {error}", file=sys.stderr)
+            return None
+
+    _hand_over_to_hydra(arguments, task)
+    if failed:
+        print(f"{len(failed)} of the sweep's runs failed:", *failed, sep="\n  ", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def objective(record: Mapping[str, Any]) -> float | None:
+    """The value of `optimized_metric`: what Hydra's sweepers optimise; None where it was not measured."""
+    name = record["config"]["optimized_metric"]
+    return None if name is None else (record["result"] | record["timing"])[name]
+
+
+def _sweep_jobs(hydra: "Hydra", overrides: list[str]) -> Iterator[list[str]]:
+    """The overrides of each job of a sweep; ranges without steps, which a sweeper will draw from, are left out."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create(hydra.config_loader).parse_overrides(overrides)
+        discrete = [each for each in parsed if not each.is_sweep_override() or each.is_discrete_sweep()]
+        for batch in BasicSweeper.split_arguments(discrete, max_batch_size=None):
+            yield from batch
+    except HydraException as error:
+        raise UserError(f"{str(error).splitlines()[0]}. Use key=value1,value2 to sweep over values.") from error
+
+
+def _hand_over_to_hydra(arguments: list[str], task: Any) -> None:
+    """Let Hydra's own command line do what it does: help, --cfg, completion, sweeps."""
+    import hydra
+
+    from laptime.compose import CONFIG_NAME, config_dir
+    from laptime.config import register_schema
+
+    register_schema()
+    before, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=CONFIG_NAME)(task)()
+    finally:
+        sys.argv = before
+
+
+def _process_started_at() -> float:
+    import psutil
+
+    return psutil.Process().create_time()

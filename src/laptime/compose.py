@@ -1,0 +1,209 @@
+"""From what was typed to a checked configuration, and every mistake in it to one clear line. Loads no torch."""
+
+import copy
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
+from hydra.types import RunMode
+from hydra.version import setbase
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from laptime.config import Config, check_ranges, closed_groups, register_schema
+from laptime.errors import UserError
+
+CONFIG_NAME = "config"
+_TYPE_WORDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
+
+
+def config_dir() -> Path:
+    """The folder conf/: inside the package in an installed wheel, at the top of the checkout otherwise."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parents[1] / "conf"
+
+
+@contextmanager
+def hydra_session(extra_config_dir: str | None = None) -> Iterator[Hydra]:
+    """A Hydra that finds Laptime's configuration; the one that the caller may have under way comes back afterwards.
+
+    Args:
+        extra_config_dir: a folder that is searched before conf/ (the flag --config-dir).
+    """
+    backup = get_gh_backup()
+    setbase("1.3")
+    setup_globals()
+    register_schema()
+    search_path = create_config_search_path(str(config_dir()))
+    if extra_config_dir is not None:
+        folder = Path(extra_config_dir).absolute()
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {extra_config_dir}: there is no such folder.")
+        search_path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    try:
+        yield Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)
+    finally:
+        GlobalHydra.instance().clear()
+        restore_gh_from_backup(backup)
+
+
+def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = None) -> DictConfig:
+    """Compose what one run would get, Hydra's own part (`hydra`) included.
+
+    Raises:
+        UserError: unknown option or key, wrong type, bad syntax: one line.
+    """
+    name = config_name or CONFIG_NAME
+    overrides = list(overrides)
+    try:
+        return hydra.compose_config(name, overrides, run_mode=RunMode.RUN, with_log_configuration=False)
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        raise UserError(_explain(hydra, overrides, name, error)) from error
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """Check types, ranges and keys of a composed configuration and resolve it.
+
+    Args:
+        cfg: as composed, without Hydra's own part.
+
+    Returns:
+        Plain dicts, lists, numbers, strings and None.
+
+    Raises:
+        UserError: a key that the schema does not know, a missing value, an interpolation that leads nowhere, a value
+            out of its range.
+    """
+    _check_keys(cfg)
+    try:
+        check_ranges(cfg)
+        resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key}: has no value. Give it one: {error.full_key}=...") from error
+    except OmegaConfBaseException as error:
+        value = ""
+        if isinstance(error, InterpolationResolutionError) and error.parent_node is not None:
+            value = f"={error.parent_node._get_node(error.key)}"
+        raise UserError(f"{error.full_key}{value}: {_first_line(error)}.") from error
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def _check_keys(cfg: DictConfig) -> None:
+    """`+training.epoch=3` is composed without complaint, so the keys are compared with the schema's once more."""
+    schema: dict[str, type] = {"": Config, **closed_groups()}
+    for group, dataclass in schema.items():
+        node = OmegaConf.select(cfg, group) if group else cfg
+        known = [field.name for field in fields(dataclass)]
+        for key in node:
+            if key not in known:
+                full_key = f"{group}.{key}" if group else str(key)
+                raise UserError(_unknown_key(full_key, f"={node[key]}", known))
+
+
+def _unknown_key(full_key: str, value: str, known: Sequence[str]) -> str:
+    parent, _, key = full_key.rpartition(".")
+    prefix = f"{parent}." if parent else ""
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f" Did you mean {prefix}{close[0]}?" if close else ""
+    return f"{full_key}{value}: unknown key.{hint}\nKnown keys{parent and ' of ' + parent}: {', '.join(known)}."
+
+
+def _explain(hydra: Hydra, overrides: list[str], config_name: str, error: Exception) -> str:
+    cause = error.__cause__ or error
+    if isinstance(error, MissingConfigException):
+        return _explain_missing_option(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not understood ({_first_line(error, skip='Error parsing')}). Use group=option or key=value."
+    typed = _override_of(str(error), overrides)
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and typed is not None:
+        return _explain_unknown_key(hydra, overrides, config_name, typed, cause)
+    if isinstance(cause, ValidationError) and typed is not None:
+        return f"{typed}: {_wrong_type(cause)}."
+    if typed is not None:
+        return f"{typed}: {_first_line(cause)}."
+    if "Ambiguous value" in str(error):
+        return f"{_quoted(str(error))}: several values. To sweep over them, add -m; for a list, write [a,b]."
+    return _first_line(cause) + "."
+
+
+def _explain_missing_option(error: MissingConfigException) -> str:
+    options = ", ".join(error.options or ())
+    group, _, option = str(error.missing_cfg_file or "").rpartition("/")
+    if not group:
+        return _first_line(error) + "."
+    return f"{group}={option}: no such option. Known options of {group}: {options}."
+
+
+def _explain_unknown_key(
+    hydra: Hydra, overrides: list[str], config_name: str, typed: str, error: OmegaConfBaseException
+) -> str:
+    full_key = str(error.full_key)
+    value = f"={typed.partition('=')[2]}" if "=" in typed else ""
+    rest = [override for override in overrides if override != typed]
+    cfg = compose(hydra, rest, config_name)
+    parent = full_key.rpartition(".")[0]
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    known = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
+    return _unknown_key(full_key, value, known)
+
+
+def _override_of(message: str, overrides: list[str]) -> str | None:
+    """The override that Hydra's message speaks of."""
+    match = re.match(r"Could not override '(.*)'|Error merging override (.*)", message)
+    if match is None:
+        return None
+    named = match[1] or match[2]
+    return next((o for o in overrides if o == named or o.lstrip("+~").partition("=")[0] == named), named)
+
+
+def _wrong_type(error: ValidationError) -> str:
+    message = _first_line(error)
+    for omegaconf_name, words in _TYPE_WORDS.items():
+        if message.endswith(f"could not be converted to {omegaconf_name}"):
+            return f"must be {words}"
+    if message.endswith("is not Optional"):
+        return "must not be null"
+    if "incompatible with type hint 'Union[int, str]'" in message:
+        return "must be a whole number or auto"
+    return message
+
+
+def _quoted(message: str) -> str:
+    match = re.search(r"'(.*)'", message)
+    return match[1] if match else message
+
+
+def _first_line(error: BaseException, skip: str = "\0") -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(skip)]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """A copy of a composed configuration without Hydra's own part."""
+    cfg = copy.deepcopy(composed)
+    OmegaConf.set_readonly(cfg, False)
+    OmegaConf.set_struct(cfg, False)
+    del cfg["hydra"]
+    OmegaConf.set_struct(cfg, True)
+    return cfg

@@ -1,0 +1,258 @@
+"""The closed config groups: their keys, types and ranges, what must hold across them, and what makes two runs the same.
+
+Keys and types are checked while composing (Hydra compares with the dataclasses), one field's range in its
+class's `check`, several fields against each other in `validate`. None of it depends on the machine. The defaults
+stand in conf/, each in one place.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from laptime.errors import UserError
+
+DEVICES = ("auto", "cpu", "mps", "cuda", "xpu")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+MATMUL_PRECISIONS = ("highest", "high", "medium")
+OPTIMIZED_METRICS = (
+    "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "time_to_accuracy",
+    "epoch_time_s", "samples_per_s", "steps_per_s", "total_train_s",
+)  # fmt: skip
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...], instead: str = "") -> None:
+    if value not in allowed:
+        raise UserError(f"{key}={value}: must be one of {', '.join(allowed)}.{instead and ' ' + instead}")
+
+
+def _at_least(key: str, value: float | None, least: int) -> None:
+    if value is not None and value < least:
+        raise UserError(f"{key}={value}: must be at least {least}.")
+
+
+def _positive(key: str, value: float | None, instead: str = "") -> None:
+    if value is not None and not 0 < value < float("inf"):
+        raise UserError(f"{key}={value}: must be a finite number above 0.{instead and ' ' + instead}")
+
+
+class _Group:
+    """A closed group checks its ranges once it is complete: Hydra also makes it with every field still missing."""
+
+    def __post_init__(self) -> None:
+        if MISSING not in vars(self).values():
+            self.check()
+
+    def check(self) -> None:
+        """Raise UserError where a field is out of its range."""
+
+
+@dataclass
+class DeviceConfig(_Group):
+    name: str = MISSING
+    fallback: str = MISSING
+
+    def check(self) -> None:
+        _one_of("device", self.name, DEVICES)
+        _one_of("device.fallback", self.fallback, ("cpu", "error"))
+
+
+@dataclass
+class StrategyConfig(_Group):
+    name: str = MISSING
+    world_size: int = MISSING
+    threads_per_rank: int | str = MISSING
+
+    def check(self) -> None:
+        _one_of("strategy", self.name, ("ddp", "single"))
+        _at_least("strategy.world_size", self.world_size, 1)
+        if isinstance(self.threads_per_rank, str) and self.threads_per_rank != "auto":
+            raise UserError(f"strategy.threads_per_rank={self.threads_per_rank}: must be a number of threads or auto.")
+        if isinstance(self.threads_per_rank, int):
+            _at_least("strategy.threads_per_rank", self.threads_per_rank, 1)
+
+
+@dataclass
+class TrainingConfig(_Group):
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    batch_scope: str = MISSING
+    accumulate_grad_batches: int = MISSING
+    gradient_clip_norm: float | None = MISSING
+    steps_per_execution: int = MISSING
+    eval_batch_size: int = MISSING
+    precision: str = MISSING
+    matmul_precision: str = MISSING
+    compile: bool = MISSING
+    cudnn_benchmark: bool = MISSING
+    early_stopping_patience: int | None = MISSING
+    time_limit_s: float | None = MISSING
+    checkpoint: str | None = MISSING
+
+    def check(self) -> None:
+        for key in ("epochs", "batch_size", "accumulate_grad_batches", "steps_per_execution", "eval_batch_size"):
+            _at_least(f"training.{key}", getattr(self, key), 1)
+        _at_least("training.early_stopping_patience", self.early_stopping_patience, 1)
+        _positive("training.gradient_clip_norm", self.gradient_clip_norm, "null: no clipping.")
+        _positive("training.time_limit_s", self.time_limit_s, "null: no limit.")
+        _one_of("training.batch_scope", self.batch_scope, ("per_rank", "global"))
+        _one_of("training.precision", self.precision, PRECISIONS)
+        _one_of("training.matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
+        if self.batch_size % self.accumulate_grad_batches:
+            raise UserError(
+                f"training.accumulate_grad_batches={self.accumulate_grad_batches}: must divide "
+                f"training.batch_size={self.batch_size}, the samples of one optimizer step."
+            )
+
+
+@dataclass
+class MeasureConfig(_Group):
+    warmup_epochs: int | str = MISSING
+    target_accuracy: float | None = MISSING
+
+    def check(self) -> None:
+        if isinstance(self.warmup_epochs, str) and self.warmup_epochs != "auto":
+            raise UserError(f"measure.warmup_epochs={self.warmup_epochs}: must be a number of epochs or auto.")
+        if isinstance(self.warmup_epochs, int):
+            _at_least("measure.warmup_epochs", self.warmup_epochs, 0)
+        if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
+            raise UserError(f"measure.target_accuracy={self.target_accuracy}: must lie in (0, 1], a share of 1.")
+
+
+@dataclass
+class Config(_Group):
+    """The root. The groups that are plain dicts are open: the constructor that `_target_` names is their schema."""
+
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    dataset: dict[str, Any] = MISSING
+    model: dict[str, Any] = MISSING
+    optimizer: dict[str, Any] = MISSING
+    scheduler: dict[str, Any] = MISSING
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+    callbacks: dict[str, Any] = MISSING
+    logger: dict[str, Any] = MISSING
+    seed: int = MISSING
+    optimized_metric: str | None = MISSING
+    run_dir: str | None = MISSING
+
+    def check(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed}: must lie in [0, 2**32).")
+        if self.optimized_metric is not None:
+            _one_of("optimized_metric", self.optimized_metric, OPTIMIZED_METRICS)
+
+
+def register_schema() -> None:
+    """Put the schema where conf/config.yaml's defaults list finds it."""
+    ConfigStore.instance().store(name="schema", node=Config, provider="laptime")
+
+
+def resolve_warmup_epochs(warmup_epochs: int | str, epochs: int) -> int:
+    """The number that `measure.warmup_epochs` stands for: `auto` is one epoch, none where there is only one."""
+    return min(1, epochs - 1) if isinstance(warmup_epochs, str) else warmup_epochs
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """Check what must hold across keys, independent of the machine.
+
+    Args:
+        config: the resolved configuration as plain dicts, closed groups already of the right types and ranges, the
+            arguments of the open groups of the right types.
+
+    Raises:
+        UserError: names the key, the value and the rule.
+    """
+    training, measure, strategy = config["training"], config["measure"], config["strategy"]
+    epochs, warmup = training["epochs"], measure["warmup_epochs"]
+    if resolve_warmup_epochs(warmup, epochs) >= epochs:
+        raise UserError(
+            f"measure.warmup_epochs={warmup}: must be less than training.epochs={epochs}, or no epoch is left to time."
+        )
+    if strategy["world_size"] > 1:
+        raise UserError(
+            f"strategy.world_size={strategy['world_size']}: this version trains in one process. "
+            "Use strategy.world_size=1."
+        )
+    if not config["dataset"].get("val_fraction", 0):
+        _check_without_validation(config)
+    lr = config["optimizer"].get("lr")
+    if isinstance(lr, int | float):
+        _positive("optimizer.lr", lr)
+
+
+def _check_without_validation(config: Mapping[str, Any]) -> None:
+    needs = "needs a validation loss, and dataset.val_fraction=0 leaves none. Set dataset.val_fraction=0.2 or"
+    if config["training"]["early_stopping_patience"] is not None:
+        patience = config["training"]["early_stopping_patience"]
+        raise UserError(
+            f"training.early_stopping_patience={patience}: {needs} training.early_stopping_patience=null."
+        )
+    if str(config["scheduler"].get("_target_")).endswith("ReduceLROnPlateau"):
+        raise UserError(f"scheduler=plateau: {needs} another scheduler.")
+    if config["measure"]["target_accuracy"] is not None:
+        target = config["measure"]["target_accuracy"]
+        raise UserError(
+            f"measure.target_accuracy={target}: is looked for in the validation set, and dataset.val_fraction=0 "
+            "leaves none. Set dataset.val_fraction=0.2 or measure.target_accuracy=null."
+        )
+
+
+# What can change neither the result of a run nor its timing: paths, loggers, callbacks that only show.
+_NOT_HASHED = (
+    ("run_dir",),
+    ("logger",),
+    ("optimized_metric",),
+    ("callbacks", "progress_bar"),
+    ("dataset", "root"),
+    ("training", "checkpoint"),
+)
+
+
+def config_hashes(config: Mapping[str, Any], device_used: str, threads_per_rank: int) -> tuple[str, str]:
+    """What makes two runs the same: (config_hash, group_hash), the latter blind to the seed.
+
+    Args:
+        config: the resolved configuration as plain dicts.
+        device_used: the device that trained, whatever was requested.
+        threads_per_rank: CPU threads of each rank, as used.
+
+    Returns:
+        Two hexadecimal SHA-256 digests, shortened to 16 digits.
+    """
+    content = json.loads(json.dumps(config))
+    for *parents, key in _NOT_HASHED:
+        node = content
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(key, None)
+    content["device"] = device_used
+    content["strategy"]["threads_per_rank"] = threads_per_rank
+    content["measure"]["warmup_epochs"] = resolve_warmup_epochs(
+        config["measure"]["warmup_epochs"], config["training"]["epochs"]
+    )
+    without_seed = {key: value for key, value in content.items() if key != "seed"}
+    return _digest(content), _digest(without_seed)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def closed_groups() -> dict[str, type]:
+    """The closed groups by name, each with its dataclass."""
+    return {"device": DeviceConfig, "strategy": StrategyConfig, "training": TrainingConfig, "measure": MeasureConfig}
+
+
+def check_ranges(config: Any) -> None:
+    """Build the dataclasses from a composed configuration, so that each checks its fields' ranges.
+
+    Raises:
+        UserError: from a dataclass's `check`.
+    """
+    OmegaConf.to_object(config)

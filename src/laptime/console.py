@@ -1,0 +1,151 @@
+"""What a run says: the log on stderr and in train.log, the table of results on stdout."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from laptime.record import LOG_FILE, TENSORBOARD_DIR, read_epochs
+
+
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what is sys.stderr now: a progress bar puts itself there and keeps the lines above it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        raise AttributeError("always sys.stderr")
+
+
+@contextmanager
+def logging_to(run_dir: Path, rank: int = 0, level: int = logging.INFO) -> Iterator[None]:
+    """Send the log to train.log, lines tagged with time and rank, and from rank 0 to stderr as well.
+
+    What was set up before comes back afterwards.
+    """
+    file = logging.FileHandler(run_dir / LOG_FILE, encoding="utf-8", delay=True)
+    file.setFormatter(logging.Formatter(f"[%(asctime)s][rank {rank}][%(levelname)s][%(name)s] %(message)s"))
+    handlers: list[logging.Handler] = [file]
+    if rank == 0:
+        stderr = StderrHandler()
+        stderr.setFormatter(logging.Formatter("[%(asctime)s] %(levelprefix)s%(message)s", "%H:%M:%S"))
+        stderr.addFilter(_add_level_prefix)
+        handlers.append(stderr)
+    root = logging.getLogger()
+    before, level_before, showwarning = root.handlers[:], root.level, warnings.showwarning
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    warnings.showwarning = _log_warning
+    try:
+        yield
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level_before)
+        warnings.showwarning = showwarning
+        file.close()
+
+
+def _add_level_prefix(record: logging.LogRecord) -> bool:
+    record.levelprefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+    return True
+
+
+def _log_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    logging.getLogger("py.warnings").warning("%s (%s:%d)", message, Path(filename).name, lineno)
+
+
+def print_results(record: Mapping[str, Any], run_dir: Path) -> None:
+    """Print what a completed run measured, and where it lies, to stdout."""
+    console = Console()
+    table = Table(title=f"laptime: {record['model']['name']} on {record['dataset']['name']}", title_justify="left")
+    table.add_column("", style="bold", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for name, value in result_rows(record, read_epochs(run_dir)):
+        table.add_row(Text(name), Text(value))
+    table.show_header = False
+    console.print(table)
+    place = _relative(run_dir)
+    console.print(Text(f"Results      {place}"), soft_wrap=True)
+    if (run_dir / TENSORBOARD_DIR).is_dir():
+        console.print(Text(f"TensorBoard  tensorboard --logdir {_quoted(place)}"), soft_wrap=True)
+
+
+def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[str, str]]:
+    """The lines of the table of results.
+
+    Args:
+        record: as in run.json.
+        epochs: as in epochs.csv; needs is_warmup and epoch_time_s.
+    """
+    device, timing, result, batch = record["device"], record["timing"], record["result"], record["batch"]
+    data, model, strategy = record["dataset"], record["model"], record["strategy"]
+    used = f"{device['used']}, {device['name']}"
+    if device["requested"] not in ("auto", device["used"]):
+        used += f"  (requested: {device['requested']}, absent)"
+    counted = epochs.loc[~epochs["is_warmup"].astype(bool), "epoch_time_s"]
+    num_warmup = len(epochs) - len(counted)
+    rows = [
+        ("device", used),
+        ("threads", f"{strategy['threads_per_rank']} per rank, {strategy['world_size']} rank(s)"),
+        ("model", f"{model['name']}, {model['num_parameters']:,} parameters"),
+        ("data", _data(data)),
+        ("batch size", f"{batch['global_batch_size']:,}, precision {device['precision']}"),
+        ("epochs", f"{len(epochs)}, of which {num_warmup} warm-up (not counted)"),
+    ]
+    if len(counted):
+        spread = f"median of {len(counted)}, min {counted.min():.3f} s, max {counted.max():.3f} s"
+        rows += [
+            ("epoch time", f"{timing['epoch_time_s']:.3f} s  ({spread})"),
+            ("throughput", f"{timing['samples_per_s']:,.0f} samples/s, {timing['steps_per_s']:,.1f} steps/s"),
+        ]
+    else:
+        rows.append(("epoch time", "not measured: no epoch after the warm-up"))
+    if timing["compile_s"] is not None:
+        rows.append(("compile time", f"{timing['compile_s']:.1f} s, outside the epochs"))
+    for part in ("train", "val", "test"):
+        accuracy, loss = result[f"{part}_accuracy"], result[f"{part}_loss"]
+        if accuracy is not None:
+            rows.append((f"{part} accuracy", f"{accuracy:.2%}  (loss {loss:.4f})"))
+    if record["config"]["measure"]["target_accuracy"] is not None:
+        reached = result["time_to_accuracy"]
+        target = record["config"]["measure"]["target_accuracy"]
+        rows.append((f"time to {target:.1%}", "not reached" if reached is None else f"{reached:.2f} s of training"))
+    total = timing["total_train_s"]
+    startup = timing["startup_s"]
+    if total is not None:
+        started = f", start-up {startup:.1f} s" if startup is not None else ""
+        rows.append(("total time", f"{total:.1f} s of training and validation{started}"))
+    return rows
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    parts = f"{data['num_train']:,} train, {data['num_val']:,} val, {data['num_test']:,} test"
+    remarks = [remark for remark, holds in (("synthetic", data["synthetic"]), ("limited", data["limit"])) if holds]
+    return f"{data['name']}: {parts}, pipeline {data['pipeline']}{', ' + ', '.join(remarks) if remarks else ''}"
+
+
+def _relative(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _quoted(path: str) -> str:
+    return f'"{path}"' if " " in path else path

@@ -1,0 +1,61 @@
+"""From pixels to network input: normalisation for all, random flips and rotations for training, a whole batch at once."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Normalize:
+    """Pixels to float32: (pixel / 255 - mean) / std, in one multiplication and one addition.
+
+    Args:
+        mean, std: per channel, of pixels scaled to [0, 1]; one number stands for all channels.
+        device: where the batches are.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        mean_, std_ = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+        self.scale = (1 / (255 * std_)).float().view(-1, 1, 1).to(device)
+        self.shift = (-mean_ / std_).float().view(-1, 1, 1).to(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, C, H, W), uint8 or float32 in 0 to 255, to float32 of the same shape."""
+        return images.to(torch.float32).mul_(self.scale).add_(self.shift)
+
+
+class FlipAndRotate:
+    """Mirror half of the images left to right and rotate each by an angle drawn evenly from [-degrees, degrees].
+
+    What is turned in from outside is black, values between pixels are interpolated bilinearly.
+
+    Args:
+        horizontal_flip: whether to mirror.
+        degrees: largest angle; 0: no rotation.
+    """
+
+    def __init__(self, horizontal_flip: bool, degrees: float) -> None:
+        self.horizontal_flip = horizontal_flip
+        self.degrees = degrees
+
+    def __bool__(self) -> bool:
+        return self.horizontal_flip or self.degrees > 0
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, C, H, W), uint8 or float32, to a tensor of the same shape; float32 where something is rotated."""
+        count, _, height, width = images.shape
+        if self.horizontal_flip:
+            mirrored = torch.rand(count, 1, 1, 1, generator=generator, device=images.device) < 0.5
+            images = torch.where(mirrored, images.flip(3), images)
+        if not self.degrees:
+            return images
+        turn = torch.rand(count, generator=generator, device=images.device)
+        angle = (2 * turn - 1) * math.radians(self.degrees)
+        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        # affine_grid measures x in half widths and y in half heights, so the sines carry the aspect ratio.
+        rows = [cos, -sin * height / width, zero, sin * width / height, cos, zero]
+        matrix = torch.stack(rows, dim=1).view(count, 2, 3)
+        grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+        return F.grid_sample(images.to(torch.float32), grid, mode="bilinear", align_corners=False)

@@ -1,0 +1,93 @@
+"""CIFAR-10 (Krizhevsky 2009), read through torchvision from its python batches."""
+
+import hashlib
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
+
+from laptime.data import files
+from laptime.data.image_data import ImageData, Images
+from laptime.errors import UserError
+
+
+@dataclass(kw_only=True)
+class CIFAR10(ImageData):
+    """50,000 + 10,000 colour images of 32 x 32 in ten classes, in <root>/cifar-10-batches-py."""
+
+    name = "cifar10"
+    mean = (0.4914, 0.4822, 0.4465)
+    std = (0.2470, 0.2435, 0.2616)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (3, 32, 32)
+
+    @property
+    def class_count(self) -> int:
+        return 10
+
+    def load(self) -> tuple[Images, Images, str]:
+        # The folder itself may be named as well as the one that holds it.
+        root = self.folder().parent if self.folder().name == TorchvisionCIFAR10.base_folder else self.folder()
+        self._fetch_if_absent(root)
+        self._verify(root / TorchvisionCIFAR10.base_folder)
+        train, test = self._read(root, train=True), self._read(root, train=False)
+        digest = hashlib.sha256()
+        for part in (*train, *test):
+            digest.update(part.numpy().tobytes())
+        return train, test, digest.hexdigest()[:16]
+
+    def _fetch_if_absent(self, root: Path) -> None:
+        folder = root / TorchvisionCIFAR10.base_folder
+        if all((folder / name).is_file() for name, _ in _listed()):
+            return
+        with files.downloading(
+            "CIFAR-10",
+            f"By hand: unpack {TorchvisionCIFAR10.filename} from {TorchvisionCIFAR10.url} in {root} and set "
+            f"dataset.root={root}.",
+        ):
+            TorchvisionCIFAR10(str(root), download=True)
+
+    def _verify(self, folder: Path) -> None:
+        if not self.verify:
+            return
+        for name, expected in _listed():
+            actual = hashlib.md5((folder / name).read_bytes()).hexdigest()
+            if actual != expected:
+                raise UserError(
+                    f"dataset: {folder / name} is damaged or not the published file: MD5 {actual}, expected {expected}.\n"
+                    "Delete it and run again, or read files of your own with dataset.verify=false."
+                )
+
+    def _read(self, root: Path, train: bool) -> Images:
+        try:
+            data = _Reader(str(root), train=train)
+            images = torch.from_numpy(np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)))
+            labels = torch.tensor(data.targets, dtype=torch.int64)
+        except (pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"dataset: {root / TorchvisionCIFAR10.base_folder} holds no readable CIFAR-10 batches "
+                f"({type(error).__name__}: {error})."
+            ) from error
+        if len(images) != len(labels) or images.dtype != torch.uint8:
+            raise UserError(f"dataset: {root / TorchvisionCIFAR10.base_folder}: images and labels don't match.")
+        return Images(images, labels)
+
+
+def _listed() -> list[tuple[str, str]]:
+    """Names and MD5s of the files that torchvision knows to belong to CIFAR-10."""
+    return [(name, md5) for name, md5 in (*TorchvisionCIFAR10.train_list, *TorchvisionCIFAR10.test_list)]
+
+
+class _Reader(TorchvisionCIFAR10):
+    """torchvision's reader without its own check, which `_verify` has done with a message that names the file."""
+
+    def _check_integrity(self) -> bool:
+        return True
+
+    def _load_meta(self) -> None:
+        """The names of the classes are not needed."""

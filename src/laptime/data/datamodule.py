@@ -1,0 +1,120 @@
+"""The LightningDataModule: a data set, split, put through one of the two pipelines."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from laptime.data.augment import FlipAndRotate, Normalize
+from laptime.data.image_data import ImageData, Images, split
+from laptime.data.memory import MemoryEvaluation, MemoryPipeline
+from laptime.data.order import EpochOrder
+from laptime.data.timed_loader import Batch, Pipeline, TimedLoader, batch_sizes
+from laptime.data.workers import (
+    TransformedImages,
+    WorkersEvaluation,
+    WorkersPipeline,
+    evaluation_transform,
+    training_transform,
+)
+from laptime.device import Device
+from laptime.errors import UserError
+
+
+class DataModule(pl.LightningDataModule):
+    """Loads a data set when it is made; hands out batches on the training device.
+
+    Args:
+        data: the data set.
+        device: where the batches go.
+        batch_size: samples per optimizer step on this rank.
+        eval_batch_size: samples per batch in validation and test.
+        steps_per_execution: most batches in one training list.
+        seed: of the run: chooses the validation set and the order of samples.
+        rank, world_size: this process and how many there are.
+
+    Attributes:
+        num_train, num_val, num_test: samples of each part over all ranks.
+        checksum: of the data as read.
+
+    Raises:
+        UserError: the files are absent or damaged, or the training set is smaller than a batch.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        device: Device,
+        batch_size: int,
+        eval_batch_size: int,
+        steps_per_execution: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__()
+        if data.pipeline == "workers" and data.image_shape[0] not in (1, 3):
+            raise UserError(
+                f"dataset.pipeline=workers: goes through PIL, which takes images of 1 or 3 channels, not "
+                f"{data.image_shape[0]}. Use dataset.pipeline=memory."
+            )
+        self.data = data
+        self.device = device
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.steps_per_execution = steps_per_execution
+        train, test, self.checksum = data.load()
+        kept = slice(0, data.limit)
+        self._train, self._val = split(train.take(kept), data.val_fraction, seed)
+        self._test = test.take(kept)
+        self.num_train, self.num_val, self.num_test = len(self._train), len(self._val), len(self._test)
+        if batch_size * world_size > self.num_train:
+            raise UserError(
+                f"training.batch_size={batch_size}: is larger than the training set of {self.num_train} samples"
+                f"{f' shared by {world_size} ranks' if world_size > 1 else ''}. Use a smaller one."
+            )
+        self.order = EpochOrder(self.num_train, seed, rank, world_size)
+        self._normalize = Normalize(data.mean, data.std, device.torch_device)
+        if data.pipeline == "memory":
+            self._train, self._val, self._test = (
+                part.to(device.torch_device) for part in (self._train, self._val, self._test)
+            )
+
+    def train_dataloader(self) -> TimedLoader:
+        return TimedLoader(self._pipeline(), self.order, self.device)
+
+    def val_dataloader(self) -> Iterable[Batch]:
+        return self._evaluation(self._val) if self.num_val else []
+
+    def test_dataloader(self) -> Iterable[Batch]:
+        return self._evaluation(self._test)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Both pipelines hand out batches that are on the device."""
+        return batch
+
+    def train_batch_sizes(self) -> list[int]:
+        """Samples of each optimizer step of an epoch on this rank."""
+        return batch_sizes(len(self.order), self.batch_size)
+
+    def val_batch_sizes(self) -> list[int]:
+        """Samples of each validation batch."""
+        return batch_sizes(self.num_val, self.eval_batch_size)
+
+    def _pipeline(self) -> Pipeline:
+        if self.data.pipeline == "memory":
+            augment = FlipAndRotate(self.data.horizontal_flip, self.data.rotation_degrees)
+            return MemoryPipeline(
+                self._train, self.order, self._normalize, augment, self.batch_size, self.steps_per_execution
+            )
+        dataset = TransformedImages(self._train, training_transform(self.data))
+        return WorkersPipeline(
+            dataset, self.order, self.batch_size, self.steps_per_execution, self.data.num_workers, self.device
+        )
+
+    def _evaluation(self, part: Images) -> Iterable[Batch]:
+        if self.data.pipeline == "memory":
+            return MemoryEvaluation(part, self._normalize, self.eval_batch_size)
+        dataset = TransformedImages(part, evaluation_transform(self.data))
+        return WorkersEvaluation(dataset, self.eval_batch_size, self.data.num_workers, self.device)

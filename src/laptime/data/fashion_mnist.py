@@ -1,0 +1,37 @@
+"""Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747).
+
+Source of the checksums: the files of https://github.com/zalandoresearch/fashion-mnist as Debian ships them, unpacked.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchvision.datasets import FashionMNIST as TorchvisionFashionMNIST
+
+from laptime.data import files
+from laptime.data.idx import IdxData
+
+
+@dataclass(kw_only=True)
+class FashionMNIST(IdxData):
+    """60,000 + 10,000 pictures of clothes."""
+
+    name = "fashion_mnist"
+    folder_name = "FashionMNIST"
+    packed_folder = Path("/usr/share/datasets/fashion-mnist")
+    mean = (0.2860,)
+    std = (0.3530,)
+    checksums = {
+        "train-images-idx3-ubyte": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    }
+
+    def download(self) -> None:
+        with files.downloading(
+            "Fashion-MNIST",
+            f"By hand: put its four .gz files in {self.folder()} and set dataset.root={self.folder()}, or install "
+            "Debian's package dataset-fashion-mnist.",
+        ):
+            TorchvisionFashionMNIST(str(self.folder()), download=True)

@@ -1,0 +1,101 @@
+"""Data files on disk: checksums, unpacking, and what to say when one is damaged or can't be fetched."""
+
+import gzip
+import hashlib
+import os
+import socket
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from laptime.errors import UserError
+
+OFFLINE = "Work with no network: dataset=mnist, dataset=synthetic."
+CONNECT_TIMEOUT_S = 5.0
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check(path: Path, expected: str) -> None:
+    """Compare a file with its published SHA-256.
+
+    Raises:
+        UserError: they differ; names the file and both digests.
+    """
+    actual = sha256(path)
+    if actual != expected:
+        raise UserError(
+            f"dataset: {path} is damaged or not the published file: SHA-256 {actual}, expected {expected}.\n"
+            "Delete it and run again, or read files of your own with dataset.verify=false."
+        )
+
+
+def unpack(packed: Path, target: Path, expected: str | None) -> None:
+    """Unpack a gzip file; `target` appears whole and checked, or not at all, also when several processes do it at once.
+
+    Raises:
+        UserError: the packed file is damaged, its content has another SHA-256 than `expected`, or `target` can't be
+            written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise UserError(
+            f"dataset: {target.parent} can't be written ({error.strerror}). Choose another folder with dataset.root=DIR."
+        ) from error
+    temporary = Path(name)
+    try:
+        try:
+            content = gzip.decompress(packed.read_bytes())
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UserError(
+                f"dataset: {packed} is damaged: no whole gzip file ({error}), SHA-256 {sha256(packed)}.\n"
+                "Put the published file in its place."
+            ) from error
+        actual = hashlib.sha256(content).hexdigest()
+        if expected is not None and actual != expected:
+            raise UserError(
+                f"dataset: {packed} is damaged or not the published file: its content has SHA-256 {actual}, "
+                f"expected {expected}.\nPut the published file in its place, or use dataset.verify=false."
+            )
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def downloading(what: str, by_hand: str) -> Iterator[None]:
+    """Give up on a download within seconds when there is no network, and say what to do.
+
+    Args:
+        what: the data set.
+        by_hand: which files to put where.
+
+    Raises:
+        UserError: the download failed.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(CONNECT_TIMEOUT_S)
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"dataset: {what} could not be downloaded ({reason}).\n{by_hand} {OFFLINE}") from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or in the nearest one above it that exists."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK)

@@ -1,0 +1,98 @@
+"""Data sets in MNIST's own format: four IDX files, found unpacked or packed, checked, and read through torchvision.
+
+Source: https://yann.lecun.com/exdb/mnist/ (format).
+"""
+
+import hashlib
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torchvision.datasets.mnist import read_image_file, read_label_file
+
+from laptime.data import files
+from laptime.data.image_data import ImageData, Images, cache_dir
+from laptime.errors import UserError
+
+TRAIN_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+@dataclass(kw_only=True)
+class IdxData(ImageData):
+    """Grey images of 28 x 28 in ten classes, in four IDX files, unpacked in <root>/<folder_name>/raw.
+
+    Class attributes:
+        folder_name: torchvision's name for the data set's folder.
+        packed_folder: a folder that may hold the packed files already, besides `root`.
+        checksums: SHA-256 of each unpacked file.
+    """
+
+    folder_name: ClassVar[str]
+    packed_folder: ClassVar[Path]
+    checksums: ClassVar[dict[str, str]]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (1, 28, 28)
+
+    @property
+    def class_count(self) -> int:
+        return 10
+
+    @abstractmethod
+    def download(self) -> None:
+        """Fetch the files to `root`.
+
+        Raises:
+            UserError: they can't be fetched.
+        """
+
+    def load(self) -> tuple[Images, Images, str]:
+        found = {name: self._find(name) for name in (*TRAIN_FILES, *TEST_FILES)}
+        digests = [self.checksums[name] if self.verify else files.sha256(path) for name, path in found.items()]
+        train, test = (self._read(*(found[name] for name in names)) for names in (TRAIN_FILES, TEST_FILES))
+        return train, test, hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+    def _find(self, name: str) -> Path:
+        """The unpacked file, checked: as it lies there, else unpacked, else downloaded."""
+        raw = Path(self.folder_name) / "raw"
+        folders = [self.folder() / raw, self.folder()]
+        for folder in [*folders, cache_dir() / raw] if self.verify else folders:
+            if (folder / name).is_file():
+                return self._checked(folder / name)
+        for folder in (*folders, self.packed_folder):
+            packed = folder / f"{name}.gz"
+            if packed.is_file():
+                return self._unpacked(packed, name)
+        self.download()
+        return self._checked(self.folder() / raw / name)
+
+    def _checked(self, path: Path) -> Path:
+        if self.verify:
+            files.check(path, self.checksums[path.name])
+        return path
+
+    def _unpacked(self, packed: Path, name: str) -> Path:
+        target = self.folder() / self.folder_name / "raw" / name
+        if not self.verify:
+            files.unpack(packed, target, None)
+            return target
+        if not files.is_writable(target.parent):
+            target = cache_dir() / self.folder_name / "raw" / name
+        files.unpack(packed, target, self.checksums[name])
+        return target
+
+    def _read(self, images_path: Path, labels_path: Path) -> Images:
+        try:
+            images, labels = read_image_file(str(images_path)), read_label_file(str(labels_path))
+        except (ValueError, AssertionError, RuntimeError, OSError) as error:
+            raise UserError(f"dataset: {images_path} or {labels_path.name} is no whole IDX file ({error}).") from error
+        if images.shape[1:] != self.image_shape[1:] or len(images) != len(labels):
+            raise UserError(
+                f"dataset: {images_path} holds images of shape {tuple(images.shape)} for {len(labels)} labels; "
+                f"expected (N, {self.image_shape[1]}, {self.image_shape[2]}) and N labels."
+            )
+        return Images(images.unsqueeze(1), labels.to(torch.int64))

@@ -1,0 +1,81 @@
+"""The fast pipeline: the whole data set as uint8 tensors on the device, many batches gathered and normalised at once."""
+
+from collections.abc import Iterator
+
+import torch
+
+from laptime.data.augment import FlipAndRotate, Normalize
+from laptime.data.image_data import Images
+from laptime.data.order import EpochOrder, epoch_seed
+from laptime.data.timed_loader import Batch
+
+# One gather makes at most this much float32 data: beyond the caches, larger gathers gain nothing.
+_LARGEST_GATHER_BYTES = 2**26
+
+
+class MemoryPipeline:
+    """Training batches from tensors.
+
+    Args:
+        data: on the training device.
+        order: which samples in which order.
+        normalize, augment: from pixels to network input.
+        batch_size: samples per optimizer step.
+        steps_per_execution: most batches per gather.
+    """
+
+    def __init__(
+        self,
+        data: Images,
+        order: EpochOrder,
+        normalize: Normalize,
+        augment: FlipAndRotate,
+        batch_size: int,
+        steps_per_execution: int,
+    ) -> None:
+        self.data = data
+        self.order = order
+        self.normalize = normalize
+        self.augment = augment
+        self.batch_size = batch_size
+        batch_bytes = 4 * batch_size * data.images[0].numel()
+        self.steps_per_gather = max(1, min(steps_per_execution, _LARGEST_GATHER_BYTES // batch_bytes))
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // (self.batch_size * self.steps_per_gather))
+
+    def executions(self) -> Iterator[list[Batch]]:
+        device = self.data.images.device
+        permutation = self.order.permutation().to(device)
+        generator = torch.Generator(device).manual_seed(
+            epoch_seed(self.order.seed, self.order.epoch, self.order.rank) ^ 1
+        )
+        for index in permutation.split(self.batch_size * self.steps_per_gather):
+            images, labels = self.data.images[index], self.data.labels[index]
+            if self.augment:
+                images = self.augment(images, generator)
+            images = self.normalize(images)
+            yield list(zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True))
+
+
+class MemoryEvaluation:
+    """Batches of a whole data set in order, normalised only.
+
+    Args:
+        data: on the training device.
+        normalize: from pixels to network input.
+        batch_size: samples per batch.
+    """
+
+    def __init__(self, data: Images, normalize: Normalize, batch_size: int) -> None:
+        self.data = data
+        self.normalize = normalize
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.data) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = zip(self.data.images.split(self.batch_size), self.data.labels.split(self.batch_size), strict=True)
+        for images, labels in batches:
+            yield self.normalize(images), labels

@@ -1,0 +1,136 @@
+"""The usual pipeline: a DataLoader whose worker processes apply torchvision's transforms image by image."""
+
+import signal
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from laptime.data.image_data import ImageData, Images
+from laptime.data.order import EpochOrder
+from laptime.data.timed_loader import Batch
+from laptime.device import Device
+
+
+class TransformedImages(Dataset[tuple[Tensor, int]]):
+    """Images one by one: from uint8 through PIL and torchvision's transforms to float32 (C, H, W).
+
+    Args:
+        data: in main memory.
+        transform: from a PIL image to a tensor.
+    """
+
+    def __init__(self, data: Images, transform: transforms.Compose) -> None:
+        self.images = data.images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels = data.labels.tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        pixels = self.images[index]
+        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        return self.transform(image), self.labels[index]
+
+
+def training_transform(data: ImageData) -> transforms.Compose:
+    """Flip and rotation as the data set asks for, then `evaluation_transform`."""
+    steps: list[torch.nn.Module] = []
+    if data.horizontal_flip:
+        steps.append(transforms.RandomHorizontalFlip())
+    if data.rotation_degrees:
+        bilinear = transforms.InterpolationMode.BILINEAR
+        steps.append(transforms.RandomRotation(data.rotation_degrees, interpolation=bilinear))
+    return transforms.Compose([*steps, *evaluation_transform(data).transforms])
+
+
+def evaluation_transform(data: ImageData) -> transforms.Compose:
+    """To float32 in [0, 1], then normalised per channel."""
+    channels = data.image_shape[0]
+    mean, std = (value * channels if len(value) == 1 else value for value in (data.mean, data.std))
+    return transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
+
+
+class WorkersPipeline:
+    """Training batches from worker processes, grouped by `steps_per_execution`.
+
+    Args:
+        dataset: images one by one.
+        order: which samples in which order.
+        batch_size: samples per optimizer step.
+        steps_per_execution: batches per list.
+        num_workers: worker processes; 0: load in the training process.
+        device: where the batches go.
+    """
+
+    def __init__(
+        self,
+        dataset: TransformedImages,
+        order: EpochOrder,
+        batch_size: int,
+        steps_per_execution: int,
+        num_workers: int,
+        device: Device,
+    ) -> None:
+        self.loader = _loader(dataset, batch_size, num_workers, device, order)
+        self.steps_per_execution = steps_per_execution
+        self.device = device
+
+    def __len__(self) -> int:
+        return -(-len(self.loader) // self.steps_per_execution)
+
+    def executions(self) -> Iterator[list[Batch]]:
+        batches = _on_device(self.loader, self.device)
+        while execution := list(islice(batches, self.steps_per_execution)):
+            yield execution
+
+
+class WorkersEvaluation:
+    """Batches of a whole data set in order, from worker processes.
+
+    Args:
+        dataset: images one by one.
+        batch_size: samples per batch.
+        num_workers: worker processes.
+        device: where the batches go.
+    """
+
+    def __init__(self, dataset: TransformedImages, batch_size: int, num_workers: int, device: Device) -> None:
+        self.loader = _loader(dataset, batch_size, num_workers, device, None)
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _on_device(self.loader, self.device)
+
+
+def _loader(
+    dataset: TransformedImages, batch_size: int, num_workers: int, device: Device, order: EpochOrder | None
+) -> DataLoader[tuple[Tensor, int]]:
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=order,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=device.used == "cuda",
+        worker_init_fn=_leave_signals_to_the_parent,
+    )
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches the whole process group: the training process decides when the workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _on_device(loader: DataLoader[tuple[Tensor, int]], device: Device) -> Iterator[Batch]:
+    target = device.torch_device
+    for images, labels in loader:
+        yield images.to(target, non_blocking=True), labels.to(target, non_blocking=True)

@@ -1,0 +1,164 @@
+"""From the device that was asked for to the one that trains, and what torch tells of it. Built on torch.accelerator.
+
+AMD GPUs (ROCm builds of torch) are torch's `cuda`.
+"""
+
+import logging
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from laptime.errors import UserError
+
+log = logging.getLogger(__name__)
+
+ACCELERATORS = ("cuda", "mps", "xpu")
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device of a run.
+
+    Attributes:
+        requested: what the configuration asked for: auto, cpu, mps, cuda or xpu.
+        used: what trains: cpu, mps, cuda or xpu.
+        name: the hardware's own name.
+        count: how many of this kind the machine has; 1 for the CPU.
+        memory_bytes: memory of one of them (unified memory counts as both), None where it can't be told.
+    """
+
+    requested: str
+    used: str
+    name: str
+    count: int
+    memory_bytes: int | None
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device("cpu") if self.used == "cpu" else torch.device(self.used, 0)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was given: accelerators work behind the program's back."""
+        if self.used != "cpu":
+            torch.accelerator.synchronize()
+
+    def reset_peak_memory(self) -> None:
+        """Start the count that `peak_memory_bytes` reads anew."""
+        if self.used in ("cuda", "xpu"):
+            torch.accelerator.reset_peak_memory_stats()
+
+    def peak_memory_bytes(self) -> int | None:
+        """The most that tensors took on the device since `reset_peak_memory`; on MPS, which keeps no peak, what they
+        take now; None on the CPU, whose memory is the process's own."""
+        if self.used == "cpu":
+            return None
+        if self.used == "mps":
+            return torch.mps.current_allocated_memory()
+        return torch.accelerator.max_memory_allocated()
+
+
+def resolve(requested: str, fallback: str) -> Device:
+    """The device that trains.
+
+    Args:
+        requested: auto, cpu, mps, cuda or xpu.
+        fallback: what to do where it is absent: cpu (one warning) or error.
+
+    Raises:
+        UserError: the device is absent and fallback is error.
+    """
+    available = available_accelerator()
+    if requested == "auto":
+        return describe(requested, available or "cpu")
+    if requested in ("cpu", available):
+        return describe(requested, requested)
+    found = f"torch finds {available} here" if available else "torch finds no accelerator here"
+    if fallback == "error":
+        raise UserError(f"device={requested}: absent, {found}. Use device={available or 'cpu'} or device.fallback=cpu.")
+    log.warning("device=%s is absent (%s): training on the CPU instead, and recorded as such.", requested, found)
+    return describe(requested, "cpu")
+
+
+def available_accelerator() -> str | None:
+    """The kind of accelerator that this torch was built for, if one is there: cuda, mps or xpu."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator.type if accelerator is not None and accelerator.type in ACCELERATORS else None
+
+
+def describe(requested: str, used: str) -> Device:
+    """Ask torch and the system what the device is."""
+    if used == "cpu":
+        return Device(requested, used, cpu_name(), 1, psutil.virtual_memory().total)
+    count = torch.accelerator.device_count()
+    if used == "mps":
+        return Device(requested, used, cpu_name(), count, torch.mps.recommended_max_memory())
+    properties = torch.get_device_module(used).get_device_properties(0)
+    return Device(requested, used, properties.name, count, properties.total_memory)
+
+
+def mps_fallback() -> bool:
+    """Whether torch runs operators that MPS lacks on the CPU, silently slower (PYTORCH_ENABLE_MPS_FALLBACK)."""
+    return os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") not in ("", "0")
+
+
+def check_precision(precision: str, device: Device) -> None:
+    """Refuse a precision that the device can't train in.
+
+    Raises:
+        UserError: float16 on the CPU, bfloat16 on a GPU without it.
+    """
+    if precision == "16-mixed" and device.used == "cpu":
+        raise UserError("training.precision=16-mixed: float16 does not train on the CPU. Use bf16-mixed or 32-true.")
+    if precision == "bf16-mixed" and device.used == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UserError(
+            f"training.precision=bf16-mixed: {device.name} has no bfloat16. Use training.precision=16-mixed or 32-true."
+        )
+    if precision == "bf16-mixed" and device.used == "mps" and not mps_has_bfloat16():
+        raise UserError(
+            "training.precision=bf16-mixed: MPS has bfloat16 from macOS 14 on. Use training.precision=16-mixed or 32-true."
+        )
+
+
+def mps_has_bfloat16() -> bool:
+    return torch.backends.mps.is_macos_or_newer(14, 0)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use: its affinity, where the system has one, within a container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _container_quota()
+    return max(1, min(cores, int(quota))) if quota is not None else cores
+
+
+def _container_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """The cores that the container's CPU quota is worth (cgroup v2: cpu.max, v1: cpu.cfs_*); None: no quota."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        quota_us = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
+        period_us = int((root / "cpu" / "cpu.cfs_period_us").read_text())
+        return quota_us / period_us if quota_us > 0 and period_us > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+def cpu_name() -> str:
+    """The processor's name as the system tells it."""
+    try:
+        if platform.system() == "Darwin":
+            command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return platform.processor() or platform.machine()

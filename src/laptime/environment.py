@@ -1,0 +1,68 @@
+"""What machine, system and code a run was measured with. Loads no torch: versions are read from the installed packages."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PACKAGES = (
+    "laptime", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "numpy", "pandas",
+    "tensorboard", "rich", "psutil",
+)  # fmt: skip
+
+# Settings that change what is measured. An allow-list: nothing else of the environment is recorded.
+VARIABLE_PREFIXES = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "PYTORCH_", "GLOO_", "NCCL_", "CUDA_VISIBLE_DEVICES")
+
+
+def environment(cpu_name: str, usable_cores: int) -> dict[str, Any]:
+    """Versions, CPU, cores, memory and operating system, as plain values.
+
+    Args:
+        cpu_name: the processor's name.
+        usable_cores: the cores that this process may use.
+    """
+    return {
+        "python": platform.python_version(),
+        "packages": {package: _version(package) for package in PACKAGES},
+        "cpu": cpu_name,
+        "physical_cores": psutil.cpu_count(logical=False),
+        "logical_cores": psutil.cpu_count(),
+        "usable_cores": usable_cores,
+        "memory_bytes": psutil.virtual_memory().total,
+        "os": platform.system(),
+        "os_version": platform.release(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "hostname_hash": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+        "variables": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLE_PREFIXES)},
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit, whether tracked files differ from it, and a hash of the difference; all null outside a git checkout."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return {"commit": None, "dirty": None, "diff_hash": None}
+    diff = _git(folder, "diff", "HEAD") or b""
+    digest = hashlib.sha256(diff).hexdigest()[:16] if diff else None
+    return {"commit": commit.decode().strip(), "dirty": bool(diff), "diff_hash": digest}
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

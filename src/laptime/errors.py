@@ -1,0 +1,34 @@
+"""How a run can end other than by completing. What is not one of these is a bug and keeps its traceback."""
+
+import signal
+
+
+class UserError(Exception):
+    """A mistake in what was asked for, in one or two lines: `key=value: the rule it breaks. What to do instead.`"""
+
+    exit_code = 2
+
+
+class TrainingFailed(Exception):
+    """The training itself went wrong, by no mistake in the syntax of what was asked for.
+
+    Args:
+        message: what happened, where.
+        epoch, step: where in the training, both from 0; None where it is not known.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, epoch: int | None = None, step: int | None = None) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+        self.step = step
+
+
+class Interrupted(Exception):
+    """A signal asked the run to end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+        self.exit_code = 128 + signum

@@ -1,0 +1,190 @@
+"""What a run directory holds: run.json and epochs.csv, how to write them and how to read them back.
+
+The only thing that training and analysis share; it knows neither torch nor the configuration.
+"""
+
+import csv
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+SCHEMA_VERSION = 1
+
+RUN_FILE = "run.json"
+EPOCHS_FILE = "epochs.csv"
+LOG_FILE = "train.log"
+CHECKPOINT_DIR = "checkpoints"
+LAST_CHECKPOINT = "last.ckpt"
+BEST_CHECKPOINT = "best.ckpt"
+TENSORBOARD_DIR = "tensorboard"
+
+STATUSES = ("running", "completed", "failed", "interrupted")
+
+# Every key of run.json. A section that is a tuple of names is an object with those keys; what was not measured is null.
+_SECTIONS: dict[str, tuple[str, ...] | None] = {
+    "schema_version": None,
+    "status": None,
+    "error": None,
+    "started_at": None,
+    "ended_at": None,
+    "config": None,
+    "config_hash": None,
+    "group_hash": None,
+    "seed": None,
+    "device": (
+        "requested", "used", "name", "count", "memory_bytes", "precision", "matmul_precision", "compile",
+        "cudnn_benchmark", "mps_fallback",
+    ),
+    "dataset": (
+        "name", "synthetic", "shape", "num_classes", "num_train", "num_val", "num_test", "limit", "pipeline",
+        "checksum",
+    ),
+    "model": ("name", "num_parameters", "flops_per_sample"),
+    "strategy": ("name", "backend", "world_size", "threads_per_rank", "oversubscribed", "rank_pids"),
+    "batch": ("scope", "per_rank_batch_size", "global_batch_size"),
+    "timing": (
+        "warmup_epochs", "total_train_s", "epoch_time_s", "samples_per_s", "steps_per_s", "startup_s", "compile_s",
+    ),
+    "result": (
+        "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "time_to_accuracy",
+        "stop_reason",
+    ),
+    "resources": ("peak_rss_bytes", "peak_device_memory_bytes", "cpu_percent", "energy_joules"),
+    "communication": (
+        "num_all_reduces_per_step", "bytes_per_step", "compute_s", "comm_s", "overlap_s", "exposed_s",
+        "bare_all_reduce_s",
+    ),
+    "contention": ("no_sync_step_s",),
+    "breakdown": None,
+    "peak": ("matmul_flop_per_s", "copy_bytes_per_s", "achieved_fraction"),
+    "bare_loop": ("epoch_time_s", "overhead"),
+    "noise": None,
+    "quality": ("grade", "reasons"),
+    "attempts": None,
+    "environment": None,
+    "git": ("commit", "dirty", "diff_hash"),
+    "command": None,
+}  # fmt: skip
+
+# One row per epoch and rank. epoch counts from 0; num_samples and samples_per_s are this rank's own.
+EPOCH_COLUMNS = (
+    "attempt", "epoch", "rank", "is_warmup", "epoch_time_s", "num_samples", "samples_per_s", "data_wait_s",
+    "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "cpu_percent", "rss_bytes",
+    "device_memory_bytes",
+)  # fmt: skip
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def new_record() -> dict[str, Any]:
+    """A run record in which nothing is known yet but that it runs: every key is there, every value null."""
+    record: dict[str, Any] = {
+        name: None if keys is None else dict.fromkeys(keys) for name, keys in _SECTIONS.items()
+    }
+    return record | {"schema_version": SCHEMA_VERSION, "status": "running", "started_at": now(), "attempts": []}
+
+
+def update(record: dict[str, Any], section: str, **values: Any) -> None:
+    """Set keys of one section.
+
+    Raises:
+        KeyError: the schema has no such section or key: a bug, never a user's mistake.
+    """
+    for key, value in values.items():
+        if key not in record[section]:
+            raise KeyError(f"run.json has no {section}.{key}")
+        record[section][key] = value
+
+
+def write_record(run_dir: Path, record: Mapping[str, Any]) -> None:
+    """Write run.json as a whole or not at all. Infinite values and NaN, which JSON has no words for, become null."""
+    text = json.dumps(_finite(record), indent=2, allow_nan=False, ensure_ascii=False)
+    write_atomically(run_dir / RUN_FILE, text.encode() + b"\n")
+
+
+def read_record(run_dir: Path) -> dict[str, Any]:
+    """Read run.json of a run directory.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not JSON, no object, or of another schema version.
+    """
+    try:
+        record = json.loads((run_dir / RUN_FILE).read_bytes())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{run_dir / RUN_FILE}: not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{run_dir / RUN_FILE}: not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{run_dir / RUN_FILE}: not an object")
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(f"{run_dir / RUN_FILE}: schema version {record.get('schema_version')}, not {SCHEMA_VERSION}")
+    return record
+
+
+def append_epochs(run_dir: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows to epochs.csv and see them onto the disk; the first call writes the header.
+
+    Args:
+        rows: each with the keys EPOCH_COLUMNS; None is written as an empty field.
+    """
+    path = run_dir / EPOCHS_FILE
+    is_new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, EPOCH_COLUMNS)
+        if is_new:
+            writer.writeheader()
+        writer.writerows(rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_epochs(run_dir: Path) -> pd.DataFrame:
+    """Read epochs.csv: one row per attempt, epoch and rank, columns EPOCH_COLUMNS; empty where there is no file."""
+    path = run_dir / EPOCHS_FILE
+    if not path.exists():
+        return pd.DataFrame(columns=list(EPOCH_COLUMNS))
+    return pd.read_csv(path)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file in one step: whoever reads it sees the old content or the new, whole, whatever happens between."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def latest_run(root: Path, holding: str = RUN_FILE) -> Path | None:
+    """The run directory below `root` that started last among those that hold the file `holding`; None: there is none."""
+    runs = [path.parent for path in root.rglob(RUN_FILE) if (path.parent / holding).exists()]
+    return max(runs, key=lambda run: (run / RUN_FILE).stat().st_mtime, default=None)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return deepcopy(value)

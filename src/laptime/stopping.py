@@ -1,0 +1,64 @@
+"""How a run is asked to end early: by a signal or a time limit, heeded between two optimizer steps."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from laptime.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class TimeLimitReached(Exception):
+    """`training.time_limit_s` is over."""
+
+
+class StopRequest:
+    """A wish to stop, noted at any moment and carried out where it does no harm.
+
+    Attributes:
+        immediate: whether a signal raises at once (before and after training) instead of waiting for a step's end.
+    """
+
+    def __init__(self) -> None:
+        self.immediate = True
+        self.signum: int | None = None
+        self._deadline: float | None = None
+
+    def limit(self, seconds: float | None) -> None:
+        """Ask to stop so many seconds from now; None: never."""
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+
+    @property
+    def requested(self) -> bool:
+        return self.signum is not None or (self._deadline is not None and time.monotonic() >= self._deadline)
+
+    def act(self) -> None:
+        """Raise what was asked for: Interrupted or TimeLimitReached."""
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+        raise TimeLimitReached
+
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        """Signal handler: note it, or raise at once where that is asked for or the signal comes a second time."""
+        again, self.signum = self.signum is not None, signum
+        if self.immediate or again:
+            raise Interrupted(signum)
+
+
+@contextmanager
+def heeding_signals() -> Iterator[StopRequest]:
+    """SIGINT and SIGTERM become a StopRequest, in the main thread; the handlers from before come back afterwards."""
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {signum: signal.signal(signum, stop.handle) for signum in SIGNALS}
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,152 @@
+"""From an open group of the configuration to the object that its `_target_` names.
+
+The constructor is the schema of an open group, so its signature is what the keys and types are checked against.
+"""
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from hydra.utils import get_object
+
+from laptime.errors import UserError
+
+
+def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
+    """Import what `_target_` names.
+
+    Raises:
+        UserError: there is no such thing, or it can't be called.
+    """
+    path = node.get("_target_")
+    if not isinstance(path, str):
+        raise UserError(f"{group}._target_={path}: must name a class, like {group}._target_=package.module.Class.")
+    try:
+        target = get_object(path)
+    except Exception as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(f"{group}._target_={path}: can't be imported ({reason}).") from error
+    if not callable(target):
+        raise UserError(f"{group}._target_={path}: is no class or function.")
+    return typing.cast(Callable[..., Any], target)
+
+
+def check(group: str, node: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Callable[..., Any]:
+    """Check the keys of an open group, and their types, against the signature of what `_target_` names.
+
+    Args:
+        group: its name in the configuration, for the messages.
+        node: `_target_` and the arguments, as plain values.
+        given: names of the arguments that Laptime itself passes.
+
+    Returns:
+        The class or function.
+
+    Raises:
+        UserError: unknown, missing or ill-typed argument.
+    """
+    target = locate(group, node)
+    arguments = {key: value for key, value in node.items() if key != "_target_"}
+    parameters = _parameters(target)
+    if parameters is None:
+        return target
+    known = [name for name in parameters if name not in given]
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for key, value in arguments.items():
+        if key not in known:
+            if takes_any:
+                continue
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean {group}.{close[0]}?" if close else ""
+            names = ", ".join(known)
+            raise UserError(f"{group}.{key}={value}: {target.__name__} has no such argument.{hint}\nKnown: {names}.")
+        annotation = parameters[key].annotation
+        if not _fits(value, annotation):
+            raise UserError(f"{group}.{key}={value}: must be {_in_words(annotation)}.")
+    for name, parameter in parameters.items():
+        required = parameter.default is inspect.Parameter.empty and parameter.kind in (
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            inspect.Parameter.KEYWORD_ONLY,
+        )
+        if required and name not in arguments and name not in given:
+            raise UserError(f"{group}.{name}: has no value, and {target.__name__} needs one. Give it: +{group}.{name}=...")
+    return target
+
+
+def build(group: str, node: Mapping[str, Any], **given: Any) -> Any:
+    """Make the object of an open group.
+
+    Args:
+        group: its name in the configuration, for the messages.
+        node: `_target_` and the arguments, as plain values.
+        given: what Laptime passes besides; what the target does not take is left out.
+
+    Raises:
+        UserError: the arguments don't fit, or the constructor refused them with ValueError or TypeError.
+    """
+    target = check(group, node, frozenset(given))
+    parameters = _parameters(target)
+    arguments = {key: value for key, value in node.items() if key != "_target_"}
+    if parameters is not None and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        given = {key: value for key, value in given.items() if key in parameters}
+    try:
+        return target(**given, **arguments)
+    except (ValueError, TypeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        key = first.partition("=")[0]
+        prefix = f"{group}." if key in arguments else f"{group}={getattr(target, '__name__', target)}: "
+        raise UserError(f"{prefix}{first}") from error
+
+
+def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    try:
+        return inspect.signature(target, eval_str=True).parameters
+    except (ValueError, TypeError, NameError):
+        return None
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a plain value from YAML can stand for the annotated type; what can't be told from a plain value passes."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is typing.Literal:
+        return value in args
+    if annotation is bool:
+        return isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is str:
+        return isinstance(value, str)
+    if annotation is types.NoneType:
+        return value is None
+    if isinstance(origin, type) and issubclass(origin, list | tuple) or origin in _SEQUENCES:
+        items = [arg for arg in args if arg is not Ellipsis]
+        if not isinstance(value, list):
+            return False
+        if origin is tuple and Ellipsis not in args:
+            return len(value) == len(items) and all(map(_fits, value, items))
+        return all(_fits(item, items[0]) for item in value) if items else True
+    if isinstance(annotation, type) and annotation is not inspect.Parameter.empty and annotation is not object:
+        return not isinstance(value, bool | int | float | str | list | types.NoneType)
+    return True
+
+
+_SEQUENCES = (Sequence, Iterable)
+
+
+def _in_words(annotation: Any) -> str:
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_in_words(arg) for arg in args))
+    if origin is typing.Literal:
+        return " or ".join(map(str, args))
+    if origin is not None:
+        return f"a list of {_in_words(args[0])}s" if args else "a list"
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
+    return words.get(annotation, getattr(annotation, "__name__", str(annotation)))

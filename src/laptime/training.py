@@ -1,0 +1,419 @@
+"""One rank's training: build everything from the configuration, fit, test, and write down what came of it."""
+
+import copy
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from laptime import record as records
+from laptime import resume, targets
+from laptime.callbacks.compile_ahead import CompileAhead
+from laptime.callbacks.epoch_recorder import EpochRecorder
+from laptime.callbacks.epoch_timer import EpochTimer, usage
+from laptime.classifier import Classifier
+from laptime.config import config_hashes, resolve_warmup_epochs
+from laptime.data.datamodule import DataModule
+from laptime.data.image_data import ImageData
+from laptime.device import Device, check_precision, mps_fallback, usable_cores
+from laptime.device import resolve as resolve_device
+from laptime.errors import UserError
+from laptime.stopping import StopRequest, TimeLimitReached
+from laptime.xpu import XPUAccelerator
+
+log = logging.getLogger(__name__)
+
+# What Laptime passes to the open groups' constructors besides their own keys.
+GIVEN = {
+    "dataset": frozenset[str](),
+    "model": frozenset({"input_shape", "num_classes"}),
+    "optimizer": frozenset({"params"}),
+    "scheduler": frozenset({"optimizer"}),
+}
+
+
+def check_open_groups(config: Mapping[str, Any]) -> None:
+    """Check keys and types of the open groups against the constructors they name, without making anything.
+
+    Raises:
+        UserError: names the key, the value and the rule.
+    """
+    for group, given in GIVEN.items():
+        if group == "scheduler" and config[group].get("_target_") is None:
+            continue
+        targets.check(group, config[group], given)
+    for group in ("callbacks", "logger"):
+        for name, node in config[group].items():
+            if node is not None:
+                if not isinstance(node, Mapping):
+                    raise UserError(f"{group}.{name}={node}: must be a mapping with a _target_, or null.")
+                targets.check(f"{group}.{name}", node)
+
+
+def train(config: Mapping[str, Any], run_dir: Path, record: dict[str, Any], stop: StopRequest, start: float) -> None:
+    """Train and measure as the configuration says; everything that is learnt goes into the record as it is learnt.
+
+    Args:
+        config: resolved, plain values.
+        run_dir: absolute; exists.
+        record: of this run; its sections are filled in.
+        stop: says when to end early.
+        start: `time.time()` when the run began.
+
+    Raises:
+        UserError: what was asked for can't be built on this machine.
+        TrainingFailed, Interrupted: as the names say; what was measured until then is in the record.
+    """
+    settings = config["training"]
+    device = resolve_device(config["device"]["name"], config["device"]["fallback"])
+    check_precision(settings["precision"], device)
+    threads = _set_up_torch(config)
+    _note_set_up(config, record, device, threads)
+
+    pl.seed_everything(config["seed"], workers=False, verbose=False)
+    data = _build_data(config, device)
+    network = targets.build(
+        "model", config["model"], input_shape=data.data.image_shape, num_classes=data.data.class_count
+    )
+    _note_work(record, config, data, network)
+    records.write_record(run_dir, record)
+
+    identity = resume.identity(config, data.data.image_shape, data.data.class_count)
+    module = _build_module(config, network, device, stop, identity)
+    checkpoint = None
+    if settings["checkpoint"] is not None:
+        checkpoint = resume.find(settings["checkpoint"])
+        resume.load(checkpoint, identity, settings["epochs"])
+        log.info("resuming from %s", checkpoint)
+    warmup = resolve_warmup_epochs(config["measure"]["warmup_epochs"], settings["epochs"])
+    timer = EpochTimer(device, warmup)
+    recorder = EpochRecorder(timer, run_dir)
+    compiler = CompileAhead(device)
+    loggers = _build_loggers(config)
+    callbacks = [timer, recorder, *([compiler] if settings["compile"] else []), *_build_callbacks(config)]
+    with _quiet_lightning():
+        trainer = _build_trainer(config, run_dir, device, callbacks, loggers)
+        reason = "epochs"
+        try:
+            stop.immediate = False
+            stop.limit(settings["time_limit_s"])
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            if trainer.should_stop:
+                reason = "early_stopping"
+        except TimeLimitReached:
+            reason = "time_limit"
+            log.info("stopped by training.time_limit_s=%s; the broken epoch is not recorded", settings["time_limit_s"])
+        finally:
+            stop.limit(None)
+            stop.immediate = True
+            _note_timing(record, timer, recorder, data, compiler, start)
+            _note_result(record, recorder, config["measure"]["target_accuracy"])
+        trainer.test(module, datamodule=data, verbose=False)
+        sums = module.test_sums
+        records.update(
+            record, "result", test_loss=sums.loss(), test_accuracy=sums.accuracy(), stop_reason=reason
+        )
+        _log_results(loggers, record, config, len(recorder.rows))
+
+
+def _set_up_torch(config: Mapping[str, Any]) -> int:
+    settings, strategy = config["training"], config["strategy"]
+    threads = strategy["threads_per_rank"]
+    if threads == "auto":
+        threads = max(1, usable_cores() // strategy["world_size"])
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(settings["matmul_precision"])
+    torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
+    return int(threads)
+
+
+def _build_data(config: Mapping[str, Any], device: Device) -> DataModule:
+    settings = config["training"]
+    source = targets.build("dataset", config["dataset"])
+    if not isinstance(source, ImageData):
+        raise UserError(f"dataset._target_={config['dataset']['_target_']}: must name an ImageData.")
+    return DataModule(
+        source,
+        device,
+        batch_size=settings["batch_size"],
+        eval_batch_size=settings["eval_batch_size"],
+        steps_per_execution=settings["steps_per_execution"],
+        seed=config["seed"],
+    )
+
+
+def _build_module(
+    config: Mapping[str, Any], network: nn.Module, device: Device, stop: StopRequest, identity: dict[str, Any]
+) -> Classifier:
+    settings = config["training"]
+
+    def make_scheduler(optimizer: torch.optim.Optimizer) -> Any:
+        if config["scheduler"].get("_target_") is None:
+            return None
+        return targets.build("scheduler", config["scheduler"], optimizer=optimizer)
+
+    return Classifier(
+        network,
+        make_optimizer=lambda parameters: targets.build("optimizer", config["optimizer"], params=parameters),
+        make_scheduler=make_scheduler,
+        device=device,
+        seed=config["seed"],
+        precision=settings["precision"],
+        accumulate_grad_batches=settings["accumulate_grad_batches"],
+        gradient_clip_norm=settings["gradient_clip_norm"],
+        stop=stop,
+        identity=identity,
+    )
+
+
+def _build_callbacks(config: Mapping[str, Any]) -> list[Callback]:
+    callbacks = [
+        targets.build(f"callbacks.{name}", node) for name, node in config["callbacks"].items() if node is not None
+    ]
+    patience = config["training"]["early_stopping_patience"]
+    if patience is not None:
+        callbacks.append(EarlyStopping("val_loss", patience=patience))
+    return callbacks
+
+
+def _build_loggers(config: Mapping[str, Any]) -> list[Logger]:
+    return [targets.build(f"logger.{name}", node) for name, node in config["logger"].items() if node is not None]
+
+
+def _build_trainer(
+    config: Mapping[str, Any], run_dir: Path, device: Device, callbacks: list[Callback], loggers: list[Logger]
+) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
+        strategy=SingleDeviceStrategy(device.torch_device) if device.used == "xpu" else "auto",
+        devices=1,
+        max_epochs=config["training"]["epochs"],
+        callbacks=callbacks,
+        logger=loggers,
+        default_root_dir=run_dir,
+        # Ours are in `callbacks`; autocast and the gradient scaler are the Classifier's, once per optimizer step.
+        enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        limit_val_batches=1.0 if config["dataset"]["val_fraction"] else 0,
+        log_every_n_steps=10**9,
+        benchmark=config["training"]["cudnn_benchmark"],
+    )
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's remarks on hardware, tips and settings that are what they should be here are not the user's matter."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in (
+                "The number of training batches",
+                ".*does not have many workers",
+                "You requested to overfit",
+                "Checkpoint directory .* exists",
+                ".*You defined a `validation_step` but have no `val_dataloader`",
+                ".*isinstance\\(treespec, LeafSpec\\)",
+                ".*on CPU but no GPU",
+                "GPU available but not used",
+            ):
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int | None:
+    """Floating-point operations of one training step per sample, forward and backward, as torch's own counter has
+    them (a multiplication and an addition are two); None where it can't follow the network.
+    """
+    try:
+        on_meta = copy.deepcopy(network).to("meta").eval()
+        with FlopCounterMode(display=False) as counter:
+            on_meta(torch.zeros(1, *image_shape, device="meta")).sum().backward()
+        return counter.get_total_flops()
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        log.debug("FLOPs not counted: %s", error)
+        return None
+
+
+def _note_set_up(config: Mapping[str, Any], record: dict[str, Any], device: Device, threads: int) -> None:
+    settings, strategy = config["training"], config["strategy"]
+    record["config_hash"], record["group_hash"] = config_hashes(config, device.used, threads)
+    records.update(
+        record,
+        "device",
+        requested=device.requested,
+        used=device.used,
+        name=device.name,
+        count=device.count,
+        memory_bytes=device.memory_bytes,
+        precision=settings["precision"],
+        matmul_precision=settings["matmul_precision"],
+        compile=settings["compile"],
+        cudnn_benchmark=settings["cudnn_benchmark"],
+        mps_fallback=mps_fallback(),
+    )
+    records.update(
+        record,
+        "strategy",
+        name=strategy["name"],
+        world_size=strategy["world_size"],
+        threads_per_rank=threads,
+        oversubscribed=strategy["world_size"] * threads > usable_cores(),
+    )
+    if mps_fallback():
+        log.warning("PYTORCH_ENABLE_MPS_FALLBACK is set: operators that MPS lacks run on the CPU. Recorded.")
+
+
+def _note_work(record: dict[str, Any], config: Mapping[str, Any], data: DataModule, network: nn.Module) -> None:
+    source = data.data
+    records.update(
+        record,
+        "dataset",
+        name=source.name,
+        synthetic=source.synthetic,
+        shape=list(source.image_shape),
+        num_classes=source.class_count,
+        num_train=data.num_train,
+        num_val=data.num_val,
+        num_test=data.num_test,
+        limit=source.limit,
+        pipeline=source.pipeline,
+        checksum=data.checksum,
+    )
+    records.update(
+        record,
+        "model",
+        name=type(network).__name__.lower(),
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        flops_per_sample=count_flops(network, source.image_shape),
+    )
+    records.update(
+        record,
+        "batch",
+        scope=config["training"]["batch_scope"],
+        per_rank_batch_size=data.batch_size,
+        global_batch_size=data.batch_size,
+    )
+
+
+def _note_timing(
+    record: dict[str, Any],
+    timer: EpochTimer,
+    recorder: EpochRecorder,
+    data: DataModule,
+    compiler: CompileAhead,
+    start: float,
+) -> None:
+    counted = [row for row in recorder.rows if not row["is_warmup"]]
+    epoch_time_s = statistics.median(row["epoch_time_s"] for row in counted) if counted else None
+    if recorder.rows and not counted:
+        log.warning("only warm-up epochs were completed: no epoch time to report. Train more epochs.")
+    ended = timer.train_ended_at if timer.train_ended_at is not None else time.perf_counter()
+    records.update(
+        record,
+        "timing",
+        warmup_epochs=timer.warmup_epochs,
+        total_train_s=ended - timer.train_started_at if timer.train_started_at is not None else None,
+        epoch_time_s=epoch_time_s,
+        samples_per_s=data.num_train / epoch_time_s if epoch_time_s else None,
+        steps_per_s=len(data.train_batch_sizes()) / epoch_time_s if epoch_time_s else None,
+        startup_s=timer.first_batch_at - start if timer.first_batch_at is not None else None,
+        compile_s=compiler.compile_s,
+    )
+    device_memory = [row["device_memory_bytes"] for row in recorder.rows if row["device_memory_bytes"] is not None]
+    records.update(
+        record,
+        "resources",
+        peak_rss_bytes=peak_rss_bytes(),
+        peak_device_memory_bytes=max(device_memory, default=None),
+        cpu_percent=statistics.median(row["cpu_percent"] for row in counted) if counted else None,
+    )
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident memory of this process, in bytes, where the system keeps it; else what it takes now."""
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):
+        return int(memory.peak_wset)
+    try:
+        import resource
+        import sys
+    except ImportError:
+        return usage()[1]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _note_result(record: dict[str, Any], recorder: EpochRecorder, target_accuracy: float | None) -> None:
+    if not recorder.rows:
+        return
+    last = recorder.rows[-1]
+    columns = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    records.update(record, "result", **{column: last[column] for column in columns})
+    if target_accuracy is not None:
+        records.update(record, "result", time_to_accuracy=time_to_accuracy(recorder.rows, target_accuracy))
+
+
+def time_to_accuracy(rows: list[dict[str, Any]], target: float) -> float | None:
+    """Seconds of training, warm-up epochs included, until the validation accuracy first reached the target; None: never.
+
+    Args:
+        rows: of one rank, in order, with epoch_time_s and val_accuracy.
+        target: a share of 1.
+    """
+    elapsed = 0.0
+    for row in rows:
+        elapsed += row["epoch_time_s"]
+        if row["val_accuracy"] is not None and row["val_accuracy"] >= target:
+            return elapsed
+    return None
+
+
+def _log_results(loggers: list[Logger], record: dict[str, Any], config: Mapping[str, Any], epochs: int) -> None:
+    result, timing = record["result"], record["timing"]
+    metrics = {
+        "hparam/epoch_time_s": timing["epoch_time_s"],
+        "hparam/samples_per_s": timing["samples_per_s"],
+        "hparam/val_accuracy": result["val_accuracy"],
+        "hparam/test_accuracy": result["test_accuracy"],
+    }
+    known = {name: value for name, value in metrics.items() if value is not None}
+    for logger in loggers:
+        step = record["config"]["training"]["epochs"] - 1
+        logger.log_metrics({"test/accuracy": result["test_accuracy"], "test/loss": result["test_loss"]}, step=step)
+        log_hyperparams: Callable[..., None] = logger.log_hyperparams
+        flat = dict(_flatten(config))
+        if isinstance(logger, pl.loggers.TensorBoardLogger):
+            log_hyperparams(flat, known)
+        else:
+            log_hyperparams(flat)
+        logger.finalize("success")
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif key != "run_dir":
+            yield f"{prefix}{key}", value if isinstance(value, bool | int | float) else str(value)
