@@ -83,7 +83,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _run_once(overrides: list[str], started: float, args: argparse.Namespace | None = None) -> dict[str, Any]:
-    from laptime.compose import CONFIG_NAME, compose, hydra_session
+    from laptime.compose import CONFIG_NAME, compose, hydra_session, hydra_value
     from laptime.run_dir import RunDir
 
     config_name = getattr(args, "config_name", None) or CONFIG_NAME
@@ -91,7 +91,7 @@ def _run_once(overrides: list[str], started: float, args: argparse.Namespace | N
         composed = compose(hydra, overrides, config_name)
         _check(composed)
         chosen = any(override.lstrip("+").startswith("hydra.run.dir=") for override in overrides)
-        run_dir = RunDir(str(composed.hydra.run.dir), may_move=not chosen)
+        run_dir = RunDir(hydra_value(composed, "hydra.run.dir"), may_move=not chosen)
 
         def task(cfg: "DictConfig") -> dict[str, Any] | Exception:
             try:
@@ -111,16 +111,17 @@ def _run_once(overrides: list[str], started: float, args: argparse.Namespace | N
 
 
 def _check(composed: "DictConfig") -> None:
-    """All that can be said about a composed configuration without building anything."""
+    """Check all that can be said about a composed configuration without building anything."""
     from laptime.compose import resolve, without_hydra
     from laptime.config import validate
-    from laptime.training import check_open_groups
 
     cfg = without_hydra(composed)
     cfg.run_dir = "."  # the real one is reserved when all is known to be right
     config = resolve(cfg)
-    check_open_groups(config)
     validate(config)
+    from laptime.training import check_open_groups  # loads torch: after all that can be said without
+
+    check_open_groups(config)
 
 
 def _train(cfg: "DictConfig", run_dir: Path, overrides: Sequence[str], started: float) -> dict[str, Any]:
@@ -130,7 +131,6 @@ def _train(cfg: "DictConfig", run_dir: Path, overrides: Sequence[str], started: 
 
     cfg.run_dir = str(run_dir)
     with logging_to(run_dir):
-        log.info("writing to %s", run_dir)
         record = launch(resolve(cfg), run_dir, ["python", "train.py", *overrides], started)
     print_results(record, run_dir)
     return record

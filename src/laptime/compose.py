@@ -103,7 +103,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         value = ""
         if isinstance(error, InterpolationResolutionError) and error.parent_node is not None:
-            value = f"={error.parent_node._get_node(error.key)}"
+            value = f"={error.parent_node._get_node(str(error.key))!s}"
         raise UserError(f"{error.full_key}{value}: {_first_line(error)}.") from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
@@ -118,7 +118,7 @@ def _check_keys(cfg: DictConfig) -> None:
         for key in node:
             if key not in known:
                 full_key = f"{group}.{key}" if group else str(key)
-                raise UserError(_unknown_key(full_key, f"={node[key]}", known))
+                raise UserError(_unknown_key(full_key, f"={node[str(key)]}", known))
 
 
 def _unknown_key(full_key: str, value: str, known: Sequence[str]) -> str:
@@ -134,7 +134,8 @@ def _explain(hydra: Hydra, overrides: list[str], config_name: str, error: Except
     if isinstance(error, MissingConfigException):
         return _explain_missing_option(error)
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not understood ({_first_line(error, skip='Error parsing')}). Use group=option or key=value."
+        reason = _first_line(error, skip="Error parsing")
+        return f"{error.override}: not understood ({reason}). Use group=option or key=value."
     typed = _override_of(str(error), overrides)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and typed is not None:
         return _explain_unknown_key(hydra, overrides, config_name, typed, cause)
@@ -142,6 +143,8 @@ def _explain(hydra: Hydra, overrides: list[str], config_name: str, error: Except
         return f"{typed}: {_wrong_type(cause)}."
     if typed is not None:
         return f"{typed}: {_first_line(cause)}."
+    if "An item is already at" in str(error):
+        return f"+{_quoted(str(error))}: the key is there already. Leave out the +."
     if "Ambiguous value" in str(error):
         return f"{_quoted(str(error))}: several values. To sweep over them, add -m; for a list, write [a,b]."
     return _first_line(cause) + "."
@@ -182,6 +185,8 @@ def _wrong_type(error: ValidationError) -> str:
     for omegaconf_name, words in _TYPE_WORDS.items():
         if message.endswith(f"could not be converted to {omegaconf_name}"):
             return f"must be {words}"
+    if "is not a valid bool" in message:
+        return "must be true or false"
     if message.endswith("is not Optional"):
         return "must not be null"
     if "incompatible with type hint 'Union[int, str]'" in message:
@@ -207,3 +212,15 @@ def without_hydra(composed: DictConfig) -> DictConfig:
     del cfg["hydra"]
     OmegaConf.set_struct(cfg, True)
     return cfg
+
+
+def hydra_value(composed: DictConfig, key: str) -> str:
+    """A value of Hydra's own part of a composed configuration.
+
+    Raises:
+        UserError: an interpolation in it leads nowhere.
+    """
+    try:
+        return str(OmegaConf.select(composed, key, throw_on_missing=True))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{key}: {_first_line(error)}.") from error

@@ -190,9 +190,7 @@ def _check_without_validation(config: Mapping[str, Any]) -> None:
     needs = "needs a validation loss, and dataset.val_fraction=0 leaves none. Set dataset.val_fraction=0.2 or"
     if config["training"]["early_stopping_patience"] is not None:
         patience = config["training"]["early_stopping_patience"]
-        raise UserError(
-            f"training.early_stopping_patience={patience}: {needs} training.early_stopping_patience=null."
-        )
+        raise UserError(f"training.early_stopping_patience={patience}: {needs} training.early_stopping_patience=null.")
     if str(config["scheduler"].get("_target_")).endswith("ReduceLROnPlateau"):
         raise UserError(f"scheduler=plateau: {needs} another scheduler.")
     if config["measure"]["target_accuracy"] is not None:

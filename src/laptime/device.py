@@ -120,7 +120,8 @@ def check_precision(precision: str, device: Device) -> None:
         )
     if precision == "bf16-mixed" and device.used == "mps" and not mps_has_bfloat16():
         raise UserError(
-            "training.precision=bf16-mixed: MPS has bfloat16 from macOS 14 on. Use training.precision=16-mixed or 32-true."
+            "training.precision=bf16-mixed: MPS has bfloat16 from macOS 14 on. "
+            "Use training.precision=16-mixed or 32-true."
         )
 
 

@@ -1,4 +1,4 @@
-"""What machine, system and code a run was measured with. Loads no torch: versions are read from the installed packages."""
+"""What machine, system and code a run was measured with. Loads no torch: it asks the installed packages."""
 
 import hashlib
 import os

@@ -43,7 +43,8 @@ def launch(
     record["git"] = git_state(Path(__file__).parent)
     records.update(record, "strategy", rank_pids=[os.getpid()])
     records.write_record(run_dir, record)
-    status, error = "failed", None
+    status = "failed"
+    error: dict[str, Any] | None = None
     try:
         with heeding_signals() as stop:
             train(config, run_dir, record, stop, time.time() if start is None else start)

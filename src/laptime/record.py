@@ -89,9 +89,7 @@ def now() -> str:
 
 def new_record() -> dict[str, Any]:
     """A run record in which nothing is known yet but that it runs: every key is there, every value null."""
-    record: dict[str, Any] = {
-        name: None if keys is None else dict.fromkeys(keys) for name, keys in _SECTIONS.items()
-    }
+    record: dict[str, Any] = {name: None if keys is None else dict.fromkeys(keys) for name, keys in _SECTIONS.items()}
     return record | {"schema_version": SCHEMA_VERSION, "status": "running", "started_at": now(), "attempts": []}
 
 
@@ -175,7 +173,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def latest_run(root: Path, holding: str = RUN_FILE) -> Path | None:
-    """The run directory below `root` that started last among those that hold the file `holding`; None: there is none."""
+    """The run directory below `root` written last among those that hold the file `holding`; None: there is none."""
     runs = [path.parent for path in root.rglob(RUN_FILE) if (path.parent / holding).exists()]
     return max(runs, key=lambda run: (run / RUN_FILE).stat().st_mtime, default=None)
 

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from hydra.utils import get_object
+from hydra._internal.utils import _locate
 
 from laptime.errors import UserError
 
@@ -25,9 +25,9 @@ def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
     if not isinstance(path, str):
         raise UserError(f"{group}._target_={path}: must name a class, like {group}._target_=package.module.Class.")
     try:
-        target = get_object(path)
+        target = _locate(path)
     except Exception as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = str(error.__cause__ or error).splitlines()[0].removesuffix(":")
         raise UserError(f"{group}._target_={path}: can't be imported ({reason}).") from error
     if not callable(target):
         raise UserError(f"{group}._target_={path}: is no class or function.")
@@ -72,7 +72,9 @@ def check(group: str, node: Mapping[str, Any], given: frozenset[str] = frozenset
             inspect.Parameter.KEYWORD_ONLY,
         )
         if required and name not in arguments and name not in given:
-            raise UserError(f"{group}.{name}: has no value, and {target.__name__} needs one. Give it: +{group}.{name}=...")
+            raise UserError(
+                f"{group}.{name}: has no value, and {target.__name__} needs one. Give it: +{group}.{name}=..."
+            )
     return target
 
 
@@ -109,7 +111,7 @@ def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] |
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a plain value from YAML can stand for the annotated type; what can't be told from a plain value passes."""
+    """Whether a plain value from YAML can stand for the annotated type; what can't be told from it passes."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, arg) for arg in args)
@@ -125,7 +127,7 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, str)
     if annotation is types.NoneType:
         return value is None
-    if isinstance(origin, type) and issubclass(origin, list | tuple) or origin in _SEQUENCES:
+    if origin in _SEQUENCES:
         items = [arg for arg in args if arg is not Ellipsis]
         if not isinstance(value, list):
             return False
@@ -137,7 +139,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     return True
 
 
-_SEQUENCES = (Sequence, Iterable)
+_SEQUENCES = (list, tuple, Sequence, Iterable)
 
 
 def _in_words(annotation: Any) -> str:
@@ -147,6 +149,6 @@ def _in_words(annotation: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(map(str, args))
     if origin is not None:
-        return f"a list of {_in_words(args[0])}s" if args else "a list"
+        return f"a list, each {_in_words(args[0])}" if args else "a list"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
     return words.get(annotation, getattr(annotation, "__name__", str(annotation)))

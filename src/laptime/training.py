@@ -3,6 +3,7 @@
 import copy
 import logging
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -23,16 +24,19 @@ from laptime import record as records
 from laptime import resume, targets
 from laptime.callbacks.compile_ahead import CompileAhead
 from laptime.callbacks.epoch_recorder import EpochRecorder
-from laptime.callbacks.epoch_timer import EpochTimer, usage
+from laptime.callbacks.epoch_timer import EpochTimer
 from laptime.classifier import Classifier
 from laptime.config import config_hashes, resolve_warmup_epochs
 from laptime.data.datamodule import DataModule
 from laptime.data.image_data import ImageData
 from laptime.device import Device, check_precision, mps_fallback, usable_cores
 from laptime.device import resolve as resolve_device
-from laptime.errors import UserError
+from laptime.errors import Interrupted, UserError
 from laptime.stopping import StopRequest, TimeLimitReached
 from laptime.xpu import XPUAccelerator
+
+if sys.platform != "win32":
+    import resource
 
 log = logging.getLogger(__name__)
 
@@ -101,13 +105,14 @@ def train(config: Mapping[str, Any], run_dir: Path, record: dict[str, Any], stop
     warmup = resolve_warmup_epochs(config["measure"]["warmup_epochs"], settings["epochs"])
     timer = EpochTimer(device, warmup)
     recorder = EpochRecorder(timer, run_dir)
-    compiler = CompileAhead(device)
+    compiler = CompileAhead(device, data)
     loggers = _build_loggers(config)
     callbacks = [timer, recorder, *([compiler] if settings["compile"] else []), *_build_callbacks(config)]
     with _quiet_lightning():
         trainer = _build_trainer(config, run_dir, device, callbacks, loggers)
         reason = "epochs"
         try:
+            log.info("writing to %s", run_dir)
             stop.immediate = False
             stop.limit(settings["time_limit_s"])
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -116,6 +121,11 @@ def train(config: Mapping[str, Any], run_dir: Path, record: dict[str, Any], stop
         except TimeLimitReached:
             reason = "time_limit"
             log.info("stopped by training.time_limit_s=%s; the broken epoch is not recorded", settings["time_limit_s"])
+        except BaseException as error:
+            # Lightning and data workers have answers of their own to a signal; what the user meant is this one.
+            if stop.signum is not None and not isinstance(error, Interrupted):
+                raise Interrupted(stop.signum) from error
+            raise
         finally:
             stop.limit(None)
             stop.immediate = True
@@ -123,9 +133,7 @@ def train(config: Mapping[str, Any], run_dir: Path, record: dict[str, Any], stop
             _note_result(record, recorder, config["measure"]["target_accuracy"])
         trainer.test(module, datamodule=data, verbose=False)
         sums = module.test_sums
-        records.update(
-            record, "result", test_loss=sums.loss(), test_accuracy=sums.accuracy(), stop_reason=reason
-        )
+        records.update(record, "result", test_loss=sums.loss(), test_accuracy=sums.accuracy(), stop_reason=reason)
         _log_results(loggers, record, config, len(recorder.rows))
 
 
@@ -218,7 +226,7 @@ def _build_trainer(
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Lightning's remarks on hardware, tips and settings that are what they should be here are not the user's matter."""
+    """Silence Lightning's remarks on hardware, and its advice on settings that are here what they should be."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -353,14 +361,8 @@ def _note_timing(
 
 def peak_rss_bytes() -> int:
     """Peak resident memory of this process, in bytes, where the system keeps it; else what it takes now."""
-    memory = psutil.Process().memory_info()
-    if hasattr(memory, "peak_wset"):
-        return int(memory.peak_wset)
-    try:
-        import resource
-        import sys
-    except ImportError:
-        return usage()[1]
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -376,7 +378,7 @@ def _note_result(record: dict[str, Any], recorder: EpochRecorder, target_accurac
 
 
 def time_to_accuracy(rows: list[dict[str, Any]], target: float) -> float | None:
-    """Seconds of training, warm-up epochs included, until the validation accuracy first reached the target; None: never.
+    """Seconds of training, warm-up included, until the validation accuracy first reached the target; None: never.
 
     Args:
         rows: of one rank, in order, with epoch_time_s and val_accuracy.

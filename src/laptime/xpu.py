@@ -15,7 +15,7 @@ class XPUAccelerator(Accelerator):
     def teardown(self) -> None:
         torch.accelerator.empty_cache()
 
-    def get_device_stats(self, device: torch.device) -> dict[str, Any]:
+    def get_device_stats(self, device: torch.device | str | int) -> dict[str, Any]:
         return dict(torch.accelerator.memory_stats())
 
     @staticmethod

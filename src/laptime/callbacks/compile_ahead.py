@@ -20,18 +20,20 @@ class CompileAhead(Callback):
 
     Args:
         device: is synchronised before the clock is read.
+        data: knows the shapes of the batches.
 
     Attributes:
         compile_s: how long it took; None before.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, data: DataModule) -> None:
         self.device = device
+        self.data = data
         self.compile_s: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Classifier) and isinstance(trainer.datamodule, DataModule)
-        data = trainer.datamodule
+        assert isinstance(pl_module, Classifier)
+        data = self.data
         before = time.perf_counter()
         try:
             pl_module.compile_network()

@@ -1,4 +1,4 @@
-"""From pixels to network input: normalisation for all, random flips and rotations for training, a whole batch at once."""
+"""From pixels to network input, a batch at once: normalisation for all, random flips and rotations for training."""
 
 import math
 from collections.abc import Sequence

@@ -59,7 +59,8 @@ class CIFAR10(ImageData):
             actual = hashlib.md5((folder / name).read_bytes()).hexdigest()
             if actual != expected:
                 raise UserError(
-                    f"dataset: {folder / name} is damaged or not the published file: MD5 {actual}, expected {expected}.\n"
+                    f"dataset: {folder / name} is damaged or not the published file: "
+                    f"MD5 {actual}, expected {expected}.\n"
                     "Delete it and run again, or read files of your own with dataset.verify=false."
                 )
 
@@ -68,7 +69,15 @@ class CIFAR10(ImageData):
             data = _Reader(str(root), train=train)
             images = torch.from_numpy(np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)))
             labels = torch.tensor(data.targets, dtype=torch.int64)
-        except (pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        except (
+            pickle.UnpicklingError,
+            EOFError,
+            KeyError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+        ) as error:
             raise UserError(
                 f"dataset: {root / TorchvisionCIFAR10.base_folder} holds no readable CIFAR-10 batches "
                 f"({type(error).__name__}: {error})."

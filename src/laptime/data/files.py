@@ -47,7 +47,8 @@ def unpack(packed: Path, target: Path, expected: str | None) -> None:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
         raise UserError(
-            f"dataset: {target.parent} can't be written ({error.strerror}). Choose another folder with dataset.root=DIR."
+            f"dataset: {target.parent} can't be written ({error.strerror}). "
+            "Choose another folder with dataset.root=DIR."
         ) from error
     temporary = Path(name)
     try:

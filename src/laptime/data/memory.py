@@ -1,4 +1,4 @@
-"""The fast pipeline: the whole data set as uint8 tensors on the device, many batches gathered and normalised at once."""
+"""The fast pipeline: the data set as uint8 tensors on the device, many batches gathered and normalised at once."""
 
 from collections.abc import Iterator
 

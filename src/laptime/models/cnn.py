@@ -44,9 +44,7 @@ class CNN(nn.Module):
                 layers.append(nn.MaxPool2d(2))
                 height, width = height // 2, width // 2
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(
-            nn.Flatten(), *head(depth * height * width, hidden_sizes, num_classes, dropout)
-        )
+        self.classifier = nn.Sequential(nn.Flatten(), *head(depth * height * width, hidden_sizes, num_classes, dropout))
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to logits (B, num_classes)."""

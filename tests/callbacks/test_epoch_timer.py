@@ -1,0 +1,93 @@
+"""The epoch timer on a clock that the test moves."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from laptime.callbacks import epoch_timer
+from laptime.callbacks.epoch_timer import EpochTimer
+from laptime.data import timed_loader
+from laptime.data.order import EpochOrder
+from laptime.data.timed_loader import TimedLoader
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class LazyDevice:
+    """Works behind the program's back: what it was given takes a second, paid when somebody waits for it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.pending = 0.0
+
+    def synchronize(self) -> None:
+        self.clock.now += self.pending
+        self.pending = 0.0
+
+    def reset_peak_memory(self) -> None:
+        pass
+
+    def peak_memory_bytes(self) -> int:
+        return 4096
+
+
+class TwoExecutions:
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def __len__(self) -> int:
+        return 2
+
+    def executions(self):
+        for _ in range(2):
+            self.clock.now += 0.25
+            yield []
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    for module in (epoch_timer, timed_loader):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock, time=clock))
+    monkeypatch.setattr(epoch_timer, "usage", lambda: (clock.now / 2, 1024))
+    return clock
+
+
+def run_epoch(timer: EpochTimer, loader: TimedLoader, clock: Clock, device: LazyDevice, epoch: int) -> None:
+    trainer = SimpleNamespace(
+        train_dataloader=loader, current_epoch=epoch, is_last_batch=False, state=SimpleNamespace(fn="fit")
+    )
+    iterator = iter(loader)
+    if epoch == 0:
+        timer.on_train_start(trainer, None)
+    timer.on_train_epoch_start(trainer, None)
+    device.pending = 7.0  # left over from before the epoch: not its time
+    for index, execution in enumerate(iterator):
+        device.pending += 1.0
+        trainer.is_last_batch = index == 1
+        timer.on_train_batch_end(trainer, None, None, execution, index)
+    clock.now += 50.0  # what follows the last step: not its time
+    timer.on_validation_start(trainer, None)
+    clock.now += 1000.0
+    timer.on_train_epoch_end(trainer, None)
+
+
+def test_lap_is_the_synchronised_time_from_the_first_batch_to_the_last_step(clock):
+    device = LazyDevice(clock)
+    loader = TimedLoader(TwoExecutions(clock), EpochOrder(300, seed=1), device)
+    timer = EpochTimer(device, warmup_epochs=1)
+    for epoch in range(3):
+        run_epoch(timer, loader, clock, device, epoch)
+    for lap in timer.laps:
+        assert lap.epoch_time_s == pytest.approx(2 * 0.25 + 2 * 1.0)
+        assert lap.data_wait_s == pytest.approx(0.5)
+        assert lap.samples_per_s == pytest.approx(300 / 2.5)
+        assert (lap.rss_bytes, lap.device_memory_bytes) == (1024, 4096)
+    assert [lap.is_warmup for lap in timer.laps] == [True, False, False]
+    assert [lap.epoch for lap in timer.laps] == [0, 1, 2]

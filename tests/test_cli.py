@@ -1,0 +1,163 @@
+"""Mistakes in what is typed: exit code 2, at most two lines, no traceback, nothing left behind."""
+
+import pytest
+
+from laptime.cli import main
+
+MISTAKES = {
+    "dataset=mnits": ["dataset=mnits", "cifar10, fashion_mnist, mnist, synthetic"],
+    "device=gpu": ["device=gpu", "auto, cpu, cuda, mps, xpu"],
+    "experiment=nope": ["experiment=nope", "quick"],
+    "training.epocs=3": ["training.epocs=3", "training.epochs"],
+    "+training.epocs=3": ["training.epocs=3", "training.epochs"],
+    "++training.epocs=3": ["training.epocs=3", "training.epochs"],
+    "dataset.limti=3": ["dataset.limti=3", "dataset.limit"],
+    "+dataset.limti=3": ["dataset.limti=3", "dataset.limit"],
+    "+sed=3": ["sed=3", "seed"],
+    "+training.epochs=1": ["training.epochs", "Leave out the +"],
+    "~training.epochs": ["training.epochs"],
+    "training.epochs=abc": ["training.epochs=abc", "a whole number"],
+    "training.epochs=1.5": ["training.epochs=1.5", "a whole number"],
+    "training.epochs=null": ["training.epochs=null", "must not be null"],
+    "training.compile=maybe": ["training.compile=maybe", "true or false"],
+    "dataset.val_fraction=abc": ["dataset.val_fraction=abc", "a number"],
+    "dataset.limit=true": ["dataset.limit=True", "a whole number or null"],
+    "dataset.pipeline=disk": ["dataset.pipeline=disk", "memory or workers"],
+    "model.hidden_sizes=5": ["model.hidden_sizes=5", "a list"],
+    "optimizer.lr=fast": ["optimizer.lr=fast", "a number"],
+    "training.epochs=0": ["training.epochs=0", "at least 1"],
+    "training.epochs=-3": ["training.epochs=-3", "at least 1"],
+    "training.batch_size=0": ["training.batch_size=0", "at least 1"],
+    "training.batch_size=48001": ["training.batch_size=48001", "48000 samples"],
+    "dataset.val_fraction=1": ["dataset.val_fraction=1", "[0, 1)"],
+    "dataset.val_fraction=-0.1": ["dataset.val_fraction=-0.1", "[0, 1)"],
+    "measure.warmup_epochs=5": ["measure.warmup_epochs=5", "training.epochs=5"],
+    "measure.warmup_epochs=soon": ["measure.warmup_epochs=soon", "auto"],
+    "model.dropout=1": ["model.dropout=1", "[0, 1)"],
+    "model.dropout=-0.5": ["model.dropout=-0.5", "[0, 1)"],
+    "optimizer.lr=0": ["optimizer.lr=0", "above 0"],
+    "optimizer.lr=-0.1": ["optimizer.lr=-0.1", "above 0"],
+    "training.checkpoint=nope.ckpt": ["training.checkpoint=nope.ckpt", "no file"],
+    "training.checkpoint=latest": ["training.checkpoint=latest", "no run"],
+    "training.precision=8-bit": ["training.precision=8-bit", "bf16-mixed"],
+    "training.precision=16-mixed device=cpu": ["training.precision=16-mixed", "CPU", "bf16-mixed"],
+    "device=cuda device.fallback=error": ["device=cuda", "absent"],
+    "device.fallback=gpu": ["device.fallback=gpu", "cpu, error"],
+    "dataset.val_fraction=0 training.early_stopping_patience=2": ["early_stopping_patience", "dataset.val_fraction=0"],
+    "dataset.val_fraction=0 scheduler=plateau": ["plateau", "dataset.val_fraction=0"],
+    "dataset.val_fraction=0 measure.target_accuracy=0.9": ["target_accuracy", "dataset.val_fraction=0"],
+    "training.accumulate_grad_batches=3": ["accumulate_grad_batches=3", "batch_size=64"],
+    "strategy.world_size=0": ["strategy.world_size=0", "at least 1"],
+    "strategy.threads_per_rank=many": ["threads_per_rank=many", "auto"],
+    "seed=-1": ["seed=-1"],
+    "optimized_metric=speed": ["optimized_metric=speed", "val_loss"],
+    "model._target_=nowhere.Net": ["model._target_=nowhere.Net"],
+    "training.epochs=${nowhere}": ["training.epochs", "nowhere"],
+    "training.epochs=???": ["training.epochs"],
+    "training.epochs=[": ["training.epochs=["],
+    "training.epochs=1,2": ["training.epochs=1,2", "-m"],
+    "epochs": ["epochs", "key=value"],
+    "hydra.run.dir=/dev/null/here": ["hydra.run.dir=/dev/null/here", "can't be written"],
+    "callbacks.progress_bar=5": ["callbacks.progress_bar=5"],
+    "dataset=synthetic dataset.shape=[3,0,3]": ["dataset.shape=[3, 0, 3]"],
+    "dataset=synthetic dataset.shape=[2,8,8] dataset.pipeline=workers": ["dataset.pipeline=workers", "1 or 3"],
+    "--config-dir nowhere": ["nowhere"],
+}
+
+
+@pytest.mark.parametrize("typed", MISTAKES)
+def test_mistake_is_named_in_two_lines_and_leaves_nothing(typed, capfd, work_folder):
+    with pytest.raises(SystemExit) as end:
+        main(typed.split())
+    captured = capfd.readouterr()
+    assert end.value.code == 2
+    assert captured.out == ""
+    assert len(captured.err.strip().splitlines()) <= 2, captured.err
+    assert captured.err.startswith("error: ")
+    for words in MISTAKES[typed]:
+        assert words in captured.err
+    assert list(work_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "training.epochs=1",
+        "++training.epochs=1",
+        "dataset.val_fraction=0.99 training.batch_size=16",
+        "training.batch_size=1600",
+        "measure.warmup_epochs=1 training.epochs=2",
+        "model.dropout=0",
+        "device=cuda",
+        "training.accumulate_grad_batches=2",
+        "training.precision=bf16-mixed",
+        "dataset.val_fraction=0 scheduler=step",
+    ],
+)
+def test_accepted_neighbour_trains(typed, the_run):
+    arguments = ["dataset.limit=2000", "logger=none", *typed.split()]
+    if "epochs" not in typed:
+        arguments.append("training.epochs=1")
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert not end.value.code
+    assert the_run()[1]["status"] == "completed"
+
+
+def test_full_error_on_request(monkeypatch):
+    from laptime.errors import UserError
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(UserError):
+        main(["dataset=mnits"])
+
+
+def test_mistake_in_the_real_command(train, work_folder):
+    done = train("dataset=mnits")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    assert list(work_folder.iterdir()) == []
+
+
+def test_mistake_in_one_job_of_a_sweep_is_found_before_the_first_starts(capfd, work_folder):
+    with pytest.raises(SystemExit) as end:
+        main(["-m", "training.epochs=1,0", "dataset.limit=2000"])
+    assert end.value.code == 2
+    assert "training.epochs=0" in capfd.readouterr().err
+    assert list(work_folder.iterdir()) == []
+
+
+def test_a_run_is_never_written_over(capfd, work_folder):
+    arguments = ["dataset.limit=2000", "training.epochs=1", "logger=none", "hydra.run.dir=mine"]
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert not end.value.code
+    before = (work_folder / "mine" / "run.json").read_bytes()
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "hydra.run.dir=mine" in capfd.readouterr().err
+    assert (work_folder / "mine" / "run.json").read_bytes() == before
+
+
+def test_a_users_own_files_survive_a_mistake(work_folder):
+    (work_folder / "mine").mkdir()
+    (work_folder / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(SystemExit) as end:
+        main(["hydra.run.dir=mine", "model.dropout=2"])
+    assert end.value.code == 2
+    assert [path.name for path in (work_folder / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_runs_of_the_same_second_get_their_own_directories(work_folder, monkeypatch):
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            main(["dataset.limit=2000", "training.epochs=1", "logger=none", "++hydra.job.name=train"])
+    assert len(list(work_folder.rglob("run.json"))) == 2
+
+
+def test_odd_names_of_directories_are_taken_as_they_are(work_folder):
+    with pytest.raises(SystemExit) as end:
+        main(["dataset.limit=2000", "training.epochs=1", "hydra.run.dir='out of, (the) {ordinary}=é'"])
+    assert not end.value.code
+    assert (work_folder / "out of, (the) {ordinary}=é" / "run.json").is_file()

@@ -1,0 +1,60 @@
+"""Every file in conf/ composes, and what it describes can be built."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from laptime import targets
+from laptime.compose import compose, config_dir, hydra_session, resolve, without_hydra
+from laptime.config import validate
+from laptime.data.image_data import ImageData
+from laptime.device import describe
+from laptime.stopping import StopRequest
+from laptime.training import _build_callbacks, _build_loggers, _build_module, check_open_groups
+
+OPTIONS = sorted(
+    f"{path.parent.name}={path.stem}"
+    for path in config_dir().glob("*/*.yaml")
+    if path.parent.name not in ("hydra",)
+)  # fmt: skip
+
+
+def composed(*overrides: str) -> dict:
+    with hydra_session() as hydra:
+        return resolve(without_hydra(compose(hydra, [*overrides, "run_dir=here"])))
+
+
+def test_there_is_an_option_for_every_group():
+    groups = {option.partition("=")[0] for option in OPTIONS}
+    assert groups == {
+        "device", "dataset", "model", "strategy", "optimizer", "scheduler", "training", "measure", "callbacks",
+        "logger", "experiment",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_option_composes_and_builds(option):
+    config = composed(option)
+    validate(config)
+    check_open_groups(config)
+    data = targets.build("dataset", config["dataset"])
+    assert isinstance(data, ImageData)
+    network = targets.build("model", config["model"], input_shape=data.image_shape, num_classes=data.class_count)
+    module = _build_module(config, network, describe("cpu", "cpu"), StopRequest(), {})
+    built = module.configure_optimizers()
+    assert built["optimizer"].param_groups[0]["lr"] == config["optimizer"]["lr"]
+    assert ("lr_scheduler" in built) == (config["scheduler"]["_target_"] is not None)
+    assert len(_build_callbacks(config)) == len(config["callbacks"])
+    assert len(_build_loggers(config)) == len(config["logger"])
+
+
+@pytest.mark.parametrize("path", sorted(config_dir().glob("experiment/*.yaml")), ids=lambda path: path.stem)
+def test_experiment_opens_with_its_command(path):
+    first, second = path.read_text().splitlines()[:2]
+    assert first == "# @package _global_"
+    assert second.startswith("# python train.py ") and f"experiment={path.stem}" in second
+
+
+def test_defaults_stand_in_one_place():
+    for option in ("fashion_mnist", "cifar10", "synthetic"):
+        own = OmegaConf.load(config_dir() / "dataset" / f"{option}.yaml")
+        assert "val_fraction" not in own and "pipeline" not in own
