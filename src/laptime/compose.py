@@ -103,7 +103,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         value = ""
         if isinstance(error, InterpolationResolutionError) and error.parent_node is not None:
-            value = f"={error.parent_node._get_node(str(error.key))!s}"
+            value = f"={error.parent_node._get_node(str(error.key))}"
         raise UserError(f"{error.full_key}{value}: {_first_line(error)}.") from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
@@ -117,8 +117,8 @@ def _check_keys(cfg: DictConfig) -> None:
         known = [field.name for field in fields(dataclass)]
         for key in node:
             if key not in known:
-                full_key = f"{group}.{key}" if group else str(key)
-                raise UserError(_unknown_key(full_key, f"={node[str(key)]}", known))
+                full_key = f"{group}.{key!s}" if group else str(key)
+                raise UserError(_unknown_key(full_key, f"={node[str(key)]!s}", known))
 
 
 def _unknown_key(full_key: str, value: str, known: Sequence[str]) -> str:

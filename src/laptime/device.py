@@ -114,7 +114,11 @@ def check_precision(precision: str, device: Device) -> None:
     """
     if precision == "16-mixed" and device.used == "cpu":
         raise UserError("training.precision=16-mixed: float16 does not train on the CPU. Use bf16-mixed or 32-true.")
-    if precision == "bf16-mixed" and device.used == "cuda" and not torch.cuda.is_bf16_supported():
+    if (
+        precision == "bf16-mixed"
+        and device.used == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         raise UserError(
             f"training.precision=bf16-mixed: {device.name} has no bfloat16. Use training.precision=16-mixed or 32-true."
         )

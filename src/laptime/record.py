@@ -4,6 +4,7 @@ The only thing that training and analysis share; it knows neither torch nor the 
 """
 
 import csv
+import io
 import json
 import math
 import os
@@ -137,13 +138,17 @@ def append_epochs(run_dir: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     Args:
         rows: each with the keys EPOCH_COLUMNS; None is written as an empty field.
     """
-    path = run_dir / EPOCHS_FILE
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, EPOCH_COLUMNS)
-        if is_new:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, EPOCH_COLUMNS, lineterminator="\n")
+    with (run_dir / EPOCHS_FILE).open("ab+") as file:
+        if file.tell() == 0:
             writer.writeheader()
+        else:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # a line torn by the death of the process that wrote it
+                text.write("\n")
         writer.writerows(rows)
+        file.write(text.getvalue().encode())
         file.flush()
         os.fsync(file.fileno())
 

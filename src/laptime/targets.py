@@ -106,7 +106,7 @@ def build(group: str, node: Mapping[str, Any], **given: Any) -> Any:
 def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
     try:
         return inspect.signature(target, eval_str=True).parameters
-    except (ValueError, TypeError, NameError):
+    except Exception:  # annotations are any code: what can't be evaluated can't be checked against
         return None
 
 
@@ -116,7 +116,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, arg) for arg in args)
     if origin is typing.Literal:
-        return value in args
+        return any(value == arg and type(value) is type(arg) for arg in args)
     if annotation is bool:
         return isinstance(value, bool)
     if annotation is int:
@@ -127,14 +127,16 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, str)
     if annotation is types.NoneType:
         return value is None
-    if origin in _SEQUENCES:
+    if annotation in (Any, inspect.Parameter.empty, object):
+        return True
+    if origin in _SEQUENCES or annotation in _SEQUENCES:
         items = [arg for arg in args if arg is not Ellipsis]
         if not isinstance(value, list):
             return False
         if origin is tuple and Ellipsis not in args:
             return len(value) == len(items) and all(map(_fits, value, items))
         return all(_fits(item, items[0]) for item in value) if items else True
-    if isinstance(annotation, type) and annotation is not inspect.Parameter.empty and annotation is not object:
+    if isinstance(annotation, type):
         return not isinstance(value, bool | int | float | str | list | types.NoneType)
     return True
 
@@ -148,7 +150,7 @@ def _in_words(annotation: Any) -> str:
         return " or ".join(dict.fromkeys(_in_words(arg) for arg in args))
     if origin is typing.Literal:
         return " or ".join(map(str, args))
-    if origin is not None:
+    if origin is not None or annotation in _SEQUENCES:
         return f"a list, each {_in_words(args[0])}" if args else "a list"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
     return words.get(annotation, getattr(annotation, "__name__", str(annotation)))

@@ -22,7 +22,7 @@ class Normalize:
         self.shift = (-mean_ / std_).float().view(-1, 1, 1).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, C, H, W), uint8 or float32 in 0 to 255, to float32 of the same shape."""
+        """(B, C, H, W), uint8 or float32 in 0 to 255, to float32 of the same shape; float32 is changed in place."""
         return images.to(torch.float32).mul_(self.scale).add_(self.shift)
 
 
@@ -43,16 +43,30 @@ class FlipAndRotate:
     def __bool__(self) -> bool:
         return self.horizontal_flip or self.degrees > 0
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, C, H, W), uint8 or float32, to a tensor of the same shape; float32 where something is rotated."""
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Two random numbers in [0, 1) per image, float32 (count, 2): for the mirror and for the angle.
+
+        Drawn for a whole epoch at once, so that what happens to an image does not depend on how images are grouped.
+        """
+        return torch.rand(count, 2, generator=generator, device=generator.device)
+
+    def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
+        """Mirror and rotate.
+
+        Args:
+            images: (B, C, H, W), uint8 or float32.
+            drawn: the images' rows of `draw`, (B, 2).
+
+        Returns:
+            (B, C, H, W); float32 where something is rotated.
+        """
         count, _, height, width = images.shape
         if self.horizontal_flip:
-            mirrored = torch.rand(count, 1, 1, 1, generator=generator, device=images.device) < 0.5
+            mirrored = drawn[:, 0].view(-1, 1, 1, 1) < 0.5
             images = torch.where(mirrored, images.flip(3), images)
         if not self.degrees:
             return images
-        turn = torch.rand(count, generator=generator, device=images.device)
-        angle = (2 * turn - 1) * math.radians(self.degrees)
+        angle = (2 * drawn[:, 1] - 1) * math.radians(self.degrees)
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
         # affine_grid measures x in half widths and y in half heights, so the sines carry the aspect ratio.
         rows = [cos, -sin * height / width, zero, sin * width / height, cos, zero]

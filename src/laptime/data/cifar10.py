@@ -1,7 +1,6 @@
 """CIFAR-10 (Krizhevsky 2009), read through torchvision from its python batches."""
 
 import hashlib
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +46,11 @@ class CIFAR10(ImageData):
             return
         with files.downloading(
             "CIFAR-10",
+            root,
             f"By hand: unpack {TorchvisionCIFAR10.filename} from {TorchvisionCIFAR10.url} in {root} and set "
             f"dataset.root={root}.",
-        ):
-            TorchvisionCIFAR10(str(root), download=True)
+        ) as temporary:
+            TorchvisionCIFAR10(str(temporary), download=True)
 
     def _verify(self, folder: Path) -> None:
         if not self.verify:
@@ -69,15 +69,7 @@ class CIFAR10(ImageData):
             data = _Reader(str(root), train=train)
             images = torch.from_numpy(np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)))
             labels = torch.tensor(data.targets, dtype=torch.int64)
-        except (
-            pickle.UnpicklingError,
-            EOFError,
-            KeyError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            RuntimeError,
-        ) as error:
+        except Exception as error:  # a damaged pickle can fail in any way
             raise UserError(
                 f"dataset: {root / TorchvisionCIFAR10.base_folder} holds no readable CIFAR-10 batches "
                 f"({type(error).__name__}: {error})."

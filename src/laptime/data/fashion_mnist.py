@@ -22,7 +22,7 @@ class FashionMNIST(IdxData):
     mean = (0.2860,)
     std = (0.3530,)
     checksums = {
-        "train-images-idx3-ubyte": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
         "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
         "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
         "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
@@ -31,7 +31,8 @@ class FashionMNIST(IdxData):
     def download(self) -> None:
         with files.downloading(
             "Fashion-MNIST",
+            self.folder(),
             f"By hand: put its four .gz files in {self.folder()} and set dataset.root={self.folder()}, or install "
             "Debian's package dataset-fashion-mnist.",
-        ):
-            TorchvisionFashionMNIST(str(self.folder()), download=True)
+        ) as folder:
+            TorchvisionFashionMNIST(str(folder), download=True)

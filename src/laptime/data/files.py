@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import shutil
 import socket
 import tempfile
 import zlib
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from laptime.errors import UserError
+from laptime.record import write_atomically
 
 OFFLINE = "Work with no network: dataset=mnist, dataset=synthetic."
 CONNECT_TIMEOUT_S = 5.0
@@ -43,53 +45,55 @@ def unpack(packed: Path, target: Path, expected: str | None) -> None:
             written.
     """
     try:
+        content = gzip.decompress(packed.read_bytes())
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(
+            f"dataset: {packed} is damaged: no whole gzip file ({error}), SHA-256 {sha256(packed)}.\n"
+            "Put the published file in its place."
+        ) from error
+    actual = hashlib.sha256(content).hexdigest()
+    if expected is not None and actual != expected:
+        raise UserError(
+            f"dataset: {packed} is damaged or not the published file: its content has SHA-256 {actual}, "
+            f"expected {expected}.\nPut the published file in its place, or use dataset.verify=false."
+        )
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        write_atomically(target, content)
     except OSError as error:
         raise UserError(
             f"dataset: {target.parent} can't be written ({error.strerror}). "
             "Choose another folder with dataset.root=DIR."
         ) from error
-    temporary = Path(name)
-    try:
-        try:
-            content = gzip.decompress(packed.read_bytes())
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UserError(
-                f"dataset: {packed} is damaged: no whole gzip file ({error}), SHA-256 {sha256(packed)}.\n"
-                "Put the published file in its place."
-            ) from error
-        actual = hashlib.sha256(content).hexdigest()
-        if expected is not None and actual != expected:
-            raise UserError(
-                f"dataset: {packed} is damaged or not the published file: its content has SHA-256 {actual}, "
-                f"expected {expected}.\nPut the published file in its place, or use dataset.verify=false."
-            )
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def downloading(what: str, by_hand: str) -> Iterator[None]:
-    """Give up on a download within seconds when there is no network, and say what to do.
+def downloading(what: str, folder: Path, by_hand: str) -> Iterator[Path]:
+    """Download into a folder of its own and move what came there, whole, to where it belongs.
+
+    Without a network it gives up within seconds, leaves nothing behind, and says what to do.
 
     Args:
         what: the data set.
+        folder: where its files belong.
         by_hand: which files to put where.
 
+    Yields:
+        The folder to download to.
+
     Raises:
-        UserError: the download failed.
+        UserError: the download failed, or `folder` can't be written.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_TIMEOUT_S)
     try:
-        yield
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
+            yield Path(temporary)
+            shutil.copytree(temporary, folder, dirs_exist_ok=True)
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines) if lines else type(error).__name__
         raise UserError(f"dataset: {what} could not be downloaded ({reason}).\n{by_hand} {OFFLINE}") from error
     finally:
         socket.setdefaulttimeout(before)

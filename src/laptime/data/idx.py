@@ -88,7 +88,7 @@ class IdxData(ImageData):
     def _read(self, images_path: Path, labels_path: Path) -> Images:
         try:
             images, labels = read_image_file(str(images_path)), read_label_file(str(labels_path))
-        except (ValueError, AssertionError, RuntimeError, OSError) as error:
+        except (ValueError, TypeError, KeyError, AssertionError, RuntimeError, OSError) as error:
             raise UserError(f"dataset: {images_path} or {labels_path.name} is no whole IDX file ({error}).") from error
         if images.shape[1:] != self.image_shape[1:] or len(images) != len(labels):
             raise UserError(

@@ -50,10 +50,12 @@ class MemoryPipeline:
         generator = torch.Generator(device).manual_seed(
             epoch_seed(self.order.seed, self.order.epoch, self.order.rank) ^ 1
         )
-        for index in permutation.split(self.batch_size * self.steps_per_gather):
+        drawn = self.augment.draw(len(permutation), generator) if self.augment else permutation
+        size = self.batch_size * self.steps_per_gather
+        for index, drawn_part in zip(permutation.split(size), drawn.split(size), strict=True):
             images, labels = self.data.images[index], self.data.labels[index]
             if self.augment:
-                images = self.augment(images, generator)
+                images = self.augment(images, drawn_part)
             images = self.normalize(images)
             yield list(zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True))
 

@@ -1,0 +1,67 @@
+"""The convolutional network: size, shapes, how it adapts to small images, arguments."""
+
+import pytest
+import torch
+from torch import nn
+
+from laptime.models.cnn import CNN
+
+
+def parameter_count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_default_size_on_cifar10_has_the_documented_parameter_count():
+    assert parameter_count(CNN((3, 32, 32), 10, [32, 64, 128], [512, 256], 0.5)) == 1_276_234
+
+
+def test_default_size_on_mnist_has_the_parameter_count_of_its_layers():
+    convolutions = (1 * 9 + 1) * 32 + (32 * 9 + 1) * 64 + (64 * 9 + 1) * 128
+    linear = (128 * 3 * 3 + 1) * 512 + (512 + 1) * 256 + (256 + 1) * 10
+    assert parameter_count(CNN((1, 28, 28), 10, [32, 64, 128], [512, 256], 0.5)) == convolutions + linear
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 1, 1), (3, 5, 7), (2, 1, 9)])
+@pytest.mark.parametrize("num_classes", [2, 100])
+def test_logits_have_one_row_per_image_and_one_column_per_class(shape, num_classes):
+    assert CNN(shape, num_classes, [4, 4, 4], [8], 0.5)(torch.zeros(3, *shape)).shape == (3, num_classes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "poolings"), [((1, 1, 1), 0), ((1, 2, 2), 1), ((1, 5, 7), 2), ((1, 1, 9), 0), ((1, 28, 28), 3)]
+)
+def test_pooling_stops_where_a_side_is_down_to_one_pixel(shape, poolings):
+    features = CNN(shape, 2, [2, 2, 2], [], 0.0).features
+    assert sum(isinstance(layer, nn.MaxPool2d) for layer in features) == poolings
+
+
+def test_dropout_acts_in_training_only():
+    torch.manual_seed(0)
+    network, images = CNN((1, 8, 8), 10, [4], [64], 0.5), torch.rand(2, 1, 8, 8)
+    assert not torch.equal(network(images), network(images))
+    network.eval()
+    assert torch.equal(network(images), network(images))
+
+
+def test_every_parameter_gets_a_gradient():
+    network = CNN((3, 8, 8), 3, [4, 4], [8], 0.0)
+    network(torch.rand(2, 3, 8, 8)).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(("refused", "accepted"), [(-0.01, 0), (1.0, 0.99), (float("nan"), 0.5)])
+def test_dropout_out_of_range_is_refused_and_its_neighbour_taken(refused, accepted):
+    CNN((1, 4, 4), 2, [2], [4], accepted)
+    with pytest.raises(ValueError, match=r"^dropout="):
+        CNN((1, 4, 4), 2, [2], [4], refused)
+
+
+def test_convolution_without_channels_is_refused_and_one_channel_taken():
+    CNN((1, 4, 4), 2, [1], [4], 0.0)
+    with pytest.raises(ValueError, match=r"^channels=\[0\]"):
+        CNN((1, 4, 4), 2, [0], [4], 0.0)
+
+
+def test_hidden_layer_without_units_is_refused():
+    with pytest.raises(ValueError, match=r"^hidden_sizes=\[0\]"):
+        CNN((1, 4, 4), 2, [1], [0], 0.0)

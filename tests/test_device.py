@@ -1,0 +1,207 @@
+"""From the device asked for to the one that trains; accelerators are faked, this machine need not have one."""
+
+import logging
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from laptime import device
+from laptime.device import Device
+from laptime.errors import UserError
+
+
+def a_device(used):
+    return Device(requested="auto", used=used, name="a chip", count=1, memory_bytes=None)
+
+
+@pytest.fixture
+def no_accelerator(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
+
+
+@pytest.fixture
+def mps(monkeypatch):
+    """A machine with one Apple GPU."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("mps"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 12_345)
+    monkeypatch.setattr(device, "cpu_name", lambda: "Apple M9")
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A machine with two NVIDIA GPUs."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    properties = SimpleNamespace(name="NVIDIA Z100", total_memory=67_890)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+
+
+def test_auto_without_accelerator_is_the_cpu(no_accelerator, caplog):
+    found = device.resolve("auto", "error")
+    assert (found.requested, found.used, found.count) == ("auto", "cpu", 1)
+    assert not caplog.records
+
+
+def test_cpu_is_named_with_the_machines_memory(no_accelerator):
+    found = device.resolve("cpu", "error")
+    assert (found.used, found.memory_bytes) == ("cpu", psutil.virtual_memory().total)
+    assert found.name == device.cpu_name() != ""
+
+
+def test_cpu_stays_the_cpu_beside_an_accelerator(mps):
+    assert device.resolve("cpu", "error").used == "cpu"
+
+
+@pytest.mark.parametrize("requested", ["auto", "mps"])
+def test_present_mps_is_used_and_described(requested, mps, caplog):
+    assert device.resolve(requested, "error") == Device(requested, "mps", "Apple M9", 1, 12_345)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("requested", ["auto", "cuda"])
+def test_present_cuda_is_used_and_described(requested, cuda):
+    assert device.resolve(requested, "error") == Device(requested, "cuda", "NVIDIA Z100", 2, 67_890)
+
+
+def test_accelerator_of_an_unknown_kind_is_not_used(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("hpu"))
+    assert device.available_accelerator() is None
+
+
+def test_available_accelerator_asks_whether_it_is_there(monkeypatch):
+    """torch built for MPS names it on every machine, unless asked to check."""
+    monkeypatch.setattr(
+        torch.accelerator,
+        "current_accelerator",
+        lambda check_available=False: None if check_available else torch.device("mps"),
+    )
+    assert device.available_accelerator() is None
+
+
+@pytest.mark.parametrize("requested", ["mps", "cuda", "xpu"])
+def test_absent_device_falls_back_to_the_cpu_with_one_warning(requested, no_accelerator, caplog):
+    found = device.resolve(requested, "cpu")
+    assert (found.requested, found.used) == (requested, "cpu")
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert f"device={requested}" in caplog.text
+
+
+@pytest.mark.parametrize("requested", ["mps", "cuda", "xpu"])
+def test_absent_device_is_refused_where_fallback_is_error(requested, no_accelerator, caplog):
+    with pytest.raises(UserError, match=f"device={requested}: absent.*device=cpu"):
+        device.resolve(requested, "error")
+    assert not caplog.records
+
+
+def test_refusal_names_the_accelerator_that_is_there(mps):
+    with pytest.raises(UserError, match=r"device=cuda: absent, torch finds mps.*device=mps"):
+        device.resolve("cuda", "error")
+
+
+@pytest.mark.parametrize(("used", "expected"), [("cpu", "cpu"), ("mps", "mps:0"), ("cuda", "cuda:0")])
+def test_torch_device_is_the_first_of_its_kind(used, expected):
+    assert a_device(used).torch_device == torch.device(expected)
+
+
+@pytest.mark.parametrize(("used", "calls"), [("cpu", 0), ("mps", 1), ("cuda", 1), ("xpu", 1)])
+def test_synchronize_waits_for_accelerators_only(used, calls, monkeypatch):
+    called = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: called.append(used))
+    a_device(used).synchronize()
+    assert len(called) == calls
+
+
+@pytest.mark.parametrize(("used", "calls"), [("cpu", 0), ("mps", 0), ("cuda", 1), ("xpu", 1)])
+def test_peak_memory_is_reset_where_there_is_a_peak(used, calls, monkeypatch):
+    called = []
+    monkeypatch.setattr(torch.accelerator, "reset_peak_memory_stats", lambda: called.append(used))
+    a_device(used).reset_peak_memory()
+    assert len(called) == calls
+
+
+@pytest.mark.parametrize(("used", "expected"), [("cpu", None), ("mps", 11), ("cuda", 22), ("xpu", 22)])
+def test_peak_memory_is_read_from_the_device(used, expected, monkeypatch):
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 11)
+    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda: 22)
+    assert a_device(used).peak_memory_bytes() == expected
+
+
+def refused(precision, used):
+    try:
+        device.check_precision(precision, a_device(used))
+    except UserError as error:
+        assert str(error).startswith(f"training.precision={precision}: ")
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("precision", "used", "expected"),
+    [
+        ("16-mixed", "cpu", True),
+        ("bf16-mixed", "cpu", False),
+        ("32-true", "cpu", False),
+        ("16-mixed", "mps", False),
+        ("32-true", "mps", False),
+        ("16-mixed", "cuda", False),
+        ("32-true", "cuda", False),
+    ],
+)
+def test_float16_is_refused_on_the_cpu_only(precision, used, expected):
+    assert refused(precision, used) is expected
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_bfloat16_on_mps_depends_on_macos(has_bfloat16, monkeypatch):
+    monkeypatch.setattr(device, "mps_has_bfloat16", lambda: has_bfloat16)
+    assert refused("bf16-mixed", "mps") is not has_bfloat16
+    assert not refused("32-true", "mps")
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_bfloat16_on_cuda_needs_hardware_that_has_it(has_bfloat16, monkeypatch):
+    # As torch's own: unless told otherwise, it answers for emulation too, which every NVIDIA GPU has.
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bfloat16 or including_emulation
+    )
+    assert refused("bf16-mixed", "cuda") is not has_bfloat16
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("200000 100000\n", 2.0), ("50000 100000\n", 0.5), ("max 100000\n", None), ("", None), ("nonsense\n", None)],
+)
+def test_quota_of_cgroup_v2(content, expected, tmp_path):
+    (tmp_path / "cpu.max").write_text(content)
+    assert device._container_quota(tmp_path) == expected
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("150000", 1.5), ("-1", None), ("0", None), ("nonsense", None)])
+def test_quota_of_cgroup_v1(quota, expected, tmp_path):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert device._container_quota(tmp_path) == expected
+
+
+def test_no_quota_without_cgroups(tmp_path):
+    assert device._container_quota(tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(None, 8), (16.0, 8), (8.0, 8), (2.0, 2), (2.9, 2), (0.5, 1)], ids=str)
+def test_usable_cores_are_the_affinity_within_the_quota(quota, expected, monkeypatch):
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(device, "_container_quota", lambda: quota)
+    assert device.usable_cores() == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, False), ("", False), ("0", False), ("1", True)])
+def test_mps_fallback_is_read_from_the_environment(value, expected, monkeypatch):
+    if value is None:
+        monkeypatch.delenv("PYTORCH_ENABLE_MPS_FALLBACK", raising=False)
+    else:
+        monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", value)
+    assert device.mps_fallback() is expected
