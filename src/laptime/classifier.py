@@ -96,29 +96,29 @@ class Classifier(pl.LightningModule):
             TrainingFailed: a loss is infinite or not a number; names epoch and step.
         """
         optimizer = self._optimizer()
-        losses, hits = [], []
+        losses, logits = [], []
         for images, labels in execution:
             if self._stop.requested:
                 self._stop.act()
-            loss, hit = self._backward(images, labels)
+            loss, batch_logits = self._backward(images, labels)
             self._step(optimizer)
             losses.append(loss)
-            hits.append(hit)
+            logits.append(batch_logits)
         # Lightning counts the steps that its own wrapper takes; the wrapper would cost 2% of a small network's step.
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         for _ in execution:
             progress.increment_ready()
             progress.increment_completed()
-        self._note(execution, losses, hits)
+        self._note([labels for _, labels in execution], losses, logits)
 
     def _backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of the mean loss over a batch; returns that loss and the number of right answers, as tensors."""
+        """Gradients of the mean loss over a batch; returns that loss and the logits, neither with a graph."""
         if self.accumulate_grad_batches == 1:
             return self._backward_part(images, labels, 1.0)
         part_size = math.ceil(len(labels) / self.accumulate_grad_batches)
         parts = zip(images.split(part_size), labels.split(part_size), strict=True)
         results = [self._backward_part(x, y, len(y) / len(labels)) for x, y in parts]
-        return torch.stack([loss for loss, _ in results]).sum(), torch.stack([hit for _, hit in results]).sum()
+        return torch.stack([loss for loss, _ in results]).sum(), torch.cat([logits for _, logits in results])
 
     def _backward_part(self, images: Tensor, labels: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         with self._autocast():
@@ -127,7 +127,7 @@ class Classifier(pl.LightningModule):
         if weight != 1.0:
             loss = loss * weight
         (loss if self._scaler is None else self._scaler.scale(loss)).backward()
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        return loss.detach(), logits.detach()
 
     def _step(self, optimizer: Optimizer) -> None:
         if self.gradient_clip_norm is not None:
@@ -141,10 +141,11 @@ class Classifier(pl.LightningModule):
             self._scaler.update()
         optimizer.zero_grad()
 
-    def _note(self, execution: list[Batch], losses: list[Tensor], hits: list[Tensor]) -> None:
+    def _note(self, labels: list[Tensor], losses: list[Tensor], logits: list[Tensor]) -> None:
         stacked = torch.stack(losses)
         first_step = self.train_sums.num_batches
-        self.train_sums.add(stacked, torch.stack(hits).sum(), [len(labels) for _, labels in execution])
+        hits = (torch.cat(logits).argmax(1) == torch.cat(labels)).sum()
+        self.train_sums.add(stacked, hits, [len(part) for part in labels])
         finite = torch.isfinite(stacked)
         if not finite.all():
             step = int(finite.logical_not().nonzero()[0]) + first_step
