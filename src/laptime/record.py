@@ -158,7 +158,7 @@ def read_epochs(run_dir: Path) -> pd.DataFrame:
     path = run_dir / EPOCHS_FILE
     if not path.exists():
         return pd.DataFrame(columns=list(EPOCH_COLUMNS))
-    return pd.read_csv(path)
+    return pd.read_csv(path, float_precision="round_trip")  # the same bits as written
 
 
 def write_atomically(path: Path, content: bytes) -> None:
