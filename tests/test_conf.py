@@ -8,6 +8,7 @@ from laptime.compose import compose, config_dir, hydra_session, resolve, without
 from laptime.config import validate
 from laptime.data.image_data import ImageData
 from laptime.device import describe
+from laptime.ranks import Rank
 from laptime.stopping import StopRequest
 from laptime.training import _build_callbacks, _build_loggers, _build_module, check_open_groups
 
@@ -39,7 +40,7 @@ def test_option_composes_and_builds(option):
     data = targets.build("dataset", config["dataset"])
     assert isinstance(data, ImageData)
     network = targets.build("model", config["model"], input_shape=data.image_shape, num_classes=data.class_count)
-    module = _build_module(config, network, describe("cpu", "cpu"), StopRequest(), {})
+    module = _build_module(config, network, describe("cpu", "cpu"), StopRequest(), {}, Rank())
     built = module.configure_optimizers()
     assert built["optimizer"].param_groups[0]["lr"] == config["optimizer"]["lr"]
     assert ("lr_scheduler" in built) == (config["scheduler"]["_target_"] is not None)

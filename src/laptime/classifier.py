@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -16,6 +17,7 @@ from laptime.data.order import epoch_seed
 from laptime.data.timed_loader import Batch
 from laptime.device import Device
 from laptime.errors import TrainingFailed
+from laptime.ranks import Rank
 from laptime.resume import IDENTITY
 from laptime.stopping import StopRequest
 
@@ -34,12 +36,13 @@ class Classifier(pl.LightningModule):
         make_optimizer: from the network's parameters to an optimizer.
         make_scheduler: from the optimizer to a learning rate scheduler that is stepped once per epoch, or to None.
         device: that trains.
-        seed, rank: what is random while training follows from these and the epoch.
+        seed: what is random while training follows from it, the epoch and the rank.
         precision: 32-true, bf16-mixed or 16-mixed.
         accumulate_grad_batches: parts in which the batch of an optimizer step is computed.
         gradient_clip_norm: largest norm of the gradient over all parameters; None: no clipping.
         stop: says when training is to end early.
         identity: plain values that are written into every checkpoint, to know it by.
+        rank: this process.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class Classifier(pl.LightningModule):
         gradient_clip_norm: float | None = None,
         stop: StopRequest | None = None,
         identity: Mapping[str, Any] | None = None,
-        rank: int = 0,
+        rank: Rank = Rank(),  # noqa: B008
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -73,6 +76,26 @@ class Classifier(pl.LightningModule):
         self.train_sums = Sums()
         self.val_sums = Sums()
         self.test_sums = Sums()
+        self.val_means: Means | None = None
+        self.test_means: Means | None = None
+        # In a list, so that DDP's wrapper is no submodule: checkpoints hold the network alone.
+        self._trained = [network]
+
+    def distribute(self, device: torch.device, ddp: Mapping[str, Any]) -> None:
+        """Average the gradients over the ranks from now on.
+
+        Args:
+            device: of this rank; the network is there already.
+            ddp: arguments of DistributedDataParallel.
+        """
+        ids = None if device.type == "cpu" else [device]
+        self._trained = [DistributedDataParallel(self.network, device_ids=ids, **ddp)]
+
+    @property
+    def ddp(self) -> DistributedDataParallel | None:
+        """DDP's wrapper around the network; None where there is none."""
+        trained = self._trained[0]
+        return trained if isinstance(trained, DistributedDataParallel) else None
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to logits (B, num_classes)."""
@@ -86,7 +109,7 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         # Dropout and augmentation follow from (seed, epoch), so that a resumed run goes on as the undisturbed one.
-        torch.manual_seed(epoch_seed(self.seed, self.current_epoch, self.rank))
+        torch.manual_seed(epoch_seed(self.seed, self.current_epoch, self.rank.rank))
         self.train_sums = Sums()
 
     def training_step(self, execution: list[Batch], batch_idx: int) -> None:
@@ -96,6 +119,8 @@ class Classifier(pl.LightningModule):
             TrainingFailed: a loss is infinite or not a number; names epoch and step.
         """
         optimizer = self._optimizer()
+        if self._stop.has_deadline:
+            self._stop.expired = self.rank.any(self._stop.is_overdue())  # all ranks stop at the same step
         losses, logits = [], []
         for images, labels in execution:
             if self._stop.requested:
@@ -116,13 +141,18 @@ class Classifier(pl.LightningModule):
         if self.accumulate_grad_batches == 1:
             return self._backward_part(images, labels, 1.0)
         part_size = math.ceil(len(labels) / self.accumulate_grad_batches)
-        parts = zip(images.split(part_size), labels.split(part_size), strict=True)
-        results = [self._backward_part(x, y, len(y) / len(labels)) for x, y in parts]
+        parts = list(zip(images.split(part_size), labels.split(part_size), strict=True))
+        results = []
+        for number, (x, y) in enumerate(parts, start=1):
+            # Ranks exchange gradients once per optimizer step, not once per part.
+            wait = self.ddp is not None and number < len(parts)
+            with self.ddp.no_sync() if self.ddp is not None and wait else nullcontext():
+                results.append(self._backward_part(x, y, len(y) / len(labels)))
         return torch.stack([loss for loss, _ in results]).sum(), torch.cat([logits for _, logits in results])
 
     def _backward_part(self, images: Tensor, labels: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         with self._autocast():
-            logits = self.network(images)
+            logits = self._trained[0](images)
             loss = F.cross_entropy(logits, labels)
         if weight != 1.0:
             loss = loss * weight
@@ -172,13 +202,17 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         # For callbacks that watch a metric; what is logged is written by the epoch recorder.
-        self.log_dict({"val_loss": self.val_sums.loss(), "val_accuracy": self.val_sums.accuracy()}, logger=False)
+        self.val_means = self.val_sums.means(self.rank)
+        self.log_dict({"val_loss": self.val_means.loss, "val_accuracy": self.val_means.accuracy}, logger=False)
 
     def on_test_epoch_start(self) -> None:
         self.test_sums = Sums()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, self.test_sums)
+
+    def on_test_epoch_end(self) -> None:
+        self.test_means = self.test_sums.means(self.rank)
 
     def _evaluate(self, batch: Batch, sums: "Sums") -> None:
         if self._stop.requested:
@@ -258,16 +292,35 @@ class Sums:
         self.num_batches += len(sizes)
 
     def loss(self) -> float:
-        """Mean loss per sample; NaN before the first batch."""
-        if not self._losses:
-            return math.nan
-        losses = torch.cat(self._losses).cpu().double()
-        return float((losses * torch.tensor(self._sizes, dtype=torch.float64)).sum() / self.num_samples)
-
-    def last_loss(self) -> float:
-        """Mean loss of the last batch; NaN before the first one."""
-        return float(self._losses[-1][-1]) if self._losses else math.nan
+        """Mean loss per sample on this rank; NaN before the first batch."""
+        return self._loss_sum() / self.num_samples if self.num_samples else math.nan
 
     def accuracy(self) -> float:
-        """Share of right answers, from 0 to 1; NaN before the first batch."""
+        """Share of right answers on this rank, from 0 to 1; NaN before the first batch."""
         return math.nan if self._hits is None else int(self._hits) / self.num_samples
+
+    def means(self, rank: Rank) -> "Means":
+        """The figures over all ranks, every sample counted once."""
+        hits = 0 if self._hits is None else int(self._hits)
+        loss_sum, hit_sum, num_samples = rank.sum([self._loss_sum(), hits, self.num_samples])
+        if not num_samples:
+            return Means(math.nan, math.nan)
+        return Means(loss_sum / num_samples, hit_sum / num_samples)
+
+    def _loss_sum(self) -> float:
+        if not self._losses:
+            return 0.0
+        losses = torch.cat(self._losses).cpu().double()
+        return float((losses * torch.tensor(self._sizes, dtype=torch.float64)).sum())
+
+
+class Means(NamedTuple):
+    """Figures of an epoch over all ranks.
+
+    Attributes:
+        loss: mean per sample.
+        accuracy: share of right answers, from 0 to 1.
+    """
+
+    loss: float
+    accuracy: float

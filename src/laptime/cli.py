@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laptime.errors import Interrupted, TrainingFailed, UserError
+from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except TrainingFailed as error:
+    except (TrainingFailed, RankFailed) as error:
         print(f"failed: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Interrupted as interruption:
@@ -83,25 +83,39 @@ def _main(arguments: list[str]) -> int:
 
 
 def _run_once(overrides: list[str], started: float, args: argparse.Namespace | None = None) -> dict[str, Any]:
-    from laptime.compose import CONFIG_NAME, compose, hydra_session, hydra_value
+    from laptime import torchrun
+    from laptime.compose import CONFIG_NAME, compose, hydra_session, hydra_value, without_hydra
     from laptime.run_dir import RunDir
 
     config_name = getattr(args, "config_name", None) or CONFIG_NAME
+    run_dir: RunDir | None = None
     with hydra_session(getattr(args, "config_dir", None)) as hydra:
         composed = compose(hydra, overrides, config_name)
-        _check(composed)
+        config = _check(composed)
         chosen = any(override.lstrip("+").startswith("hydra.run.dir=") for override in overrides)
-        run_dir = RunDir(hydra_value(composed, "hydra.run.dir"), may_move=not chosen)
+
+        def reserve() -> str:
+            nonlocal run_dir
+            run_dir = RunDir(hydra_value(composed, "hydra.run.dir"), may_move=not chosen)
+            return str(run_dir.path)
+
+        path = (
+            torchrun.agree_on_run_dir(reserve, config["strategy"]["timeout_s"]) if torchrun.is_joined() else reserve()
+        )
+        if run_dir is None:
+            # A rank of torchrun's: Hydra's files are the first rank's matter.
+            Path(path).mkdir(parents=True, exist_ok=True)
+            return _train(without_hydra(composed), Path(path), overrides, started)
 
         def task(cfg: "DictConfig") -> dict[str, Any] | Exception:
             try:
-                return _train(cfg, run_dir.path, overrides, started)
+                return _train(cfg, Path(path), overrides, started)
             except Exception as error:  # Hydra would print a line of its own: carried around it, raised below.
                 return error
 
         # In quotes, so that Hydra takes the path as it is.
-        path = str(run_dir.path).replace("\\", "\\\\").replace("'", "\\'")
-        result = hydra.run(config_name, task, [*overrides, f"hydra.run.dir='{path}'"]).return_value
+        quoted = path.replace("\\", "\\\\").replace("'", "\\'")
+        result = hydra.run(config_name, task, [*overrides, f"hydra.run.dir='{quoted}'"]).return_value
     if isinstance(result, UserError):
         run_dir.remove()
     if isinstance(result, Exception):
@@ -110,7 +124,7 @@ def _run_once(overrides: list[str], started: float, args: argparse.Namespace | N
     return record
 
 
-def _check(composed: "DictConfig") -> None:
+def _check(composed: "DictConfig") -> dict[str, Any]:
     """Check all that can be said about a composed configuration without building anything."""
     from laptime.compose import resolve, without_hydra
     from laptime.config import validate
@@ -122,17 +136,27 @@ def _check(composed: "DictConfig") -> None:
     from laptime.training import check_open_groups  # loads torch: after all that can be said without
 
     check_open_groups(config)
+    return config
 
 
-def _train(cfg: "DictConfig", run_dir: Path, overrides: Sequence[str], started: float) -> dict[str, Any]:
+def _train(
+    cfg: "DictConfig",
+    run_dir: Path,
+    overrides: Sequence[str],
+    started: float,
+    sweep_world_size: int | None = None,
+) -> dict[str, Any]:
+    from laptime import torchrun
     from laptime.compose import resolve
     from laptime.console import logging_to, print_results
     from laptime.launch import launch
 
     cfg.run_dir = str(run_dir)
-    with logging_to(run_dir):
-        record = launch(resolve(cfg), run_dir, ["python", "train.py", *overrides], started)
-    print_results(record, run_dir)
+    rank = torchrun.rank() if torchrun.is_joined() else 0
+    with logging_to(run_dir, rank):
+        record = launch(resolve(cfg), run_dir, ["python", "train.py", *overrides], started, sweep_world_size)
+    if rank == 0:
+        print_results(record, run_dir)
     return record
 
 
@@ -141,8 +165,11 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
     from laptime.compose import compose, hydra_session
 
     with hydra_session(args.config_dir) as hydra:
-        for overrides in _sweep_jobs(hydra, args.overrides):
-            _check(compose(hydra, overrides, args.config_name))
+        configs = [
+            _check(compose(hydra, overrides, args.config_name)) for overrides in _sweep_jobs(hydra, args.overrides)
+        ]
+    sizes = [config["strategy"]["world_size"] for config in configs]
+    sweep_world_size = max((size for size in sizes if isinstance(size, int)), default=1)
     failed: list[str] = []
 
     def task(cfg: "DictConfig") -> float | None:
@@ -151,12 +178,12 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
         job = HydraConfig.get()
         overrides = list(job.overrides.task)
         try:
-            record = _train(cfg, Path(job.runtime.output_dir), overrides, time.time())
+            record = _train(cfg, Path(job.runtime.output_dir), overrides, time.time(), sweep_world_size)
             return objective(record)
         except Interrupted as interruption:
             sys.exit(interruption.exit_code)
         except Exception as error:
-            if not isinstance(error, UserError | TrainingFailed):
+            if not isinstance(error, UserError | TrainingFailed | RankFailed):
                 traceback.print_exc()
             failed.append(f"{job.job.num} ({' '.join(overrides)}): {error}")
             print(f"failed: {error}", file=sys.stderr)

@@ -64,12 +64,38 @@ class DeviceConfig(_Group):
 @dataclass
 class StrategyConfig(_Group):
     name: str = MISSING
-    world_size: int = MISSING
+    world_size: int | str = MISSING
     threads_per_rank: int | str = MISSING
+    pin_ranks: bool = MISSING
+    backend: str = MISSING
+    master_addr: str = MISSING
+    master_port: int = MISSING
+    timeout_s: float = MISSING
+    max_restarts: int = MISSING
+    wrap_single_rank: bool = MISSING
+    bucket_cap_mb: float = MISSING
+    gradient_as_bucket_view: bool = MISSING
+    static_graph: bool = MISSING
+    comm_hook: str = MISSING
 
     def check(self) -> None:
         _one_of("strategy", self.name, ("ddp", "single"))
-        _at_least("strategy.world_size", self.world_size, 1)
+        _one_of("strategy.backend", self.backend, ("auto", "gloo", "nccl"))
+        _one_of("strategy.comm_hook", self.comm_hook, ("none", "fp16", "bf16", "powersgd"))
+        _positive("strategy.timeout_s", self.timeout_s)
+        _positive("strategy.bucket_cap_mb", self.bucket_cap_mb)
+        _at_least("strategy.max_restarts", self.max_restarts, 0)
+        if not 0 <= self.master_port < 2**16:
+            raise UserError(f"strategy.master_port={self.master_port}: must lie in [0, 65535]; 0: any free port.")
+        if isinstance(self.world_size, str) and self.world_size != "auto":
+            raise UserError(f"strategy.world_size={self.world_size}: must be a number of ranks or auto.")
+        if isinstance(self.world_size, int):
+            _at_least("strategy.world_size", self.world_size, 1)
+        if self.name == "single" and (self.world_size != 1 or self.wrap_single_rank):
+            raise UserError(
+                f"strategy=single: is one plain process, not strategy.world_size={self.world_size} "
+                f"strategy.wrap_single_rank={str(self.wrap_single_rank).lower()}. Use strategy=ddp."
+            )
         if isinstance(self.threads_per_rank, str) and self.threads_per_rank != "auto":
             raise UserError(f"strategy.threads_per_rank={self.threads_per_rank}: must be a number of threads or auto.")
         if isinstance(self.threads_per_rank, int):
@@ -158,6 +184,22 @@ def resolve_warmup_epochs(warmup_epochs: int | str, epochs: int) -> int:
     return min(1, epochs - 1) if isinstance(warmup_epochs, str) else warmup_epochs
 
 
+def per_rank_batch_size(batch_size: int, batch_scope: str, world_size: int) -> int:
+    """Samples of one optimizer step on each rank.
+
+    Raises:
+        UserError: a global batch can't be shared out evenly.
+    """
+    if batch_scope == "per_rank":
+        return batch_size
+    if batch_size % world_size:
+        raise UserError(
+            f"training.batch_size={batch_size}: with training.batch_scope=global it must be a multiple of "
+            f"strategy.world_size={world_size}."
+        )
+    return batch_size // world_size
+
+
 def validate(config: Mapping[str, Any]) -> None:
     """Check what must hold across keys, independent of the machine.
 
@@ -174,10 +216,12 @@ def validate(config: Mapping[str, Any]) -> None:
         raise UserError(
             f"measure.warmup_epochs={warmup}: must be less than training.epochs={epochs}, or no epoch is left to time."
         )
-    if strategy["world_size"] > 1:
+    if isinstance(strategy["world_size"], int):
+        per_rank_batch_size(training["batch_size"], training["batch_scope"], strategy["world_size"])
+    if config["device"]["name"] == "mps" and isinstance(strategy["world_size"], int) and strategy["world_size"] > 1:
         raise UserError(
-            f"strategy.world_size={strategy['world_size']}: this version trains in one process. "
-            "Use strategy.world_size=1."
+            f"device=mps strategy.world_size={strategy['world_size']}: a Mac has one MPS device, and gloo can't "
+            "average tensors on it. Use device=cpu for several ranks, or strategy.world_size=1."
         )
     if not config["dataset"].get("val_fraction", 0):
         _check_without_validation(config)
@@ -201,8 +245,12 @@ def _check_without_validation(config: Mapping[str, Any]) -> None:
         )
 
 
-# What can change neither the result of a run nor its timing: paths, loggers, callbacks that only show.
+# What can change neither the result of a run nor its timing: paths, ports, loggers, callbacks that only show.
 _NOT_HASHED = (
+    ("strategy", "master_addr"),
+    ("strategy", "master_port"),
+    ("strategy", "timeout_s"),
+    ("strategy", "max_restarts"),
     ("run_dir",),
     ("logger",),
     ("optimized_metric",),
@@ -212,12 +260,15 @@ _NOT_HASHED = (
 )
 
 
-def config_hashes(config: Mapping[str, Any], device_used: str, threads_per_rank: int) -> tuple[str, str]:
+def config_hashes(
+    config: Mapping[str, Any], device_used: str, world_size: int, threads_per_rank: int
+) -> tuple[str, str]:
     """What makes two runs the same: (config_hash, group_hash), the latter blind to the seed.
 
     Args:
         config: the resolved configuration as plain dicts.
         device_used: the device that trained, whatever was requested.
+        world_size: number of ranks, as used.
         threads_per_rank: CPU threads of each rank, as used.
 
     Returns:
@@ -230,7 +281,7 @@ def config_hashes(config: Mapping[str, Any], device_used: str, threads_per_rank:
             node = node.get(parent, {})
         node.pop(key, None)
     content["device"] = device_used
-    content["strategy"]["threads_per_rank"] = threads_per_rank
+    content["strategy"] |= {"world_size": world_size, "threads_per_rank": threads_per_rank}
     content["measure"]["warmup_epochs"] = resolve_warmup_epochs(
         config["measure"]["warmup_epochs"], config["training"]["epochs"]
     )

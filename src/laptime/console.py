@@ -91,22 +91,30 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
 
     Args:
         record: as in run.json.
-        epochs: as in epochs.csv; needs is_warmup and epoch_time_s.
+        epochs: as in epochs.csv; needs attempt, epoch, is_warmup and epoch_time_s.
     """
     device, timing, result, batch = record["device"], record["timing"], record["result"], record["batch"]
     data, model, strategy = record["dataset"], record["model"], record["strategy"]
     used = f"{device['used']}, {device['name']}"
     if device["requested"] not in ("auto", device["used"]):
         used += f"  (requested: {device['requested']}, absent)"
-    counted = epochs.loc[~epochs["is_warmup"].astype(bool), "epoch_time_s"]
-    num_warmup = len(epochs) - len(counted)
+    slowest = epochs.groupby(["attempt", "epoch"], sort=False)[["epoch_time_s", "is_warmup"]].max()
+    counted = slowest.loc[~slowest["is_warmup"].astype(bool), "epoch_time_s"]
+    num_warmup = len(slowest) - len(counted)
+    ranks = f"{strategy['world_size']} rank{'s' if strategy['world_size'] > 1 else ''}"
+    if strategy["backend"] is not None:
+        ranks += f" over {strategy['backend']}"
+    threads = f"{strategy['threads_per_rank']} thread{'s' if strategy['threads_per_rank'] > 1 else ''} each"
+    if strategy["oversubscribed"]:
+        threads += ", oversubscribed: more threads than cores"
+    per_rank = f" ({batch['per_rank_batch_size']:,} per rank)" if strategy["world_size"] > 1 else ""
     rows = [
         ("device", used),
-        ("threads", f"{strategy['threads_per_rank']} per rank, {strategy['world_size']} rank(s)"),
+        ("ranks", f"{ranks}, {threads}"),
         ("model", f"{model['name']}, {model['num_parameters']:,} parameters"),
         ("data", _data(data)),
-        ("batch size", f"{batch['global_batch_size']:,}, precision {device['precision']}"),
-        ("epochs", f"{len(epochs)}, of which {num_warmup} warm-up (not counted)"),
+        ("batch size", f"{batch['global_batch_size']:,}{per_rank}, precision {device['precision']}"),
+        ("epochs", f"{len(slowest)}, of which {num_warmup} warm-up (not counted)"),
     ]
     if len(counted):
         spread = f"median of {len(counted)}, min {counted.min():.3f} s, max {counted.max():.3f} s"

@@ -30,6 +30,7 @@ class Device:
         name: the hardware's own name.
         count: how many of this kind the machine has; 1 for the CPU.
         memory_bytes: memory of one of them (unified memory counts as both), None where it can't be told.
+        index: which of them this process uses, as torch counts (within CUDA_VISIBLE_DEVICES).
     """
 
     requested: str
@@ -37,10 +38,11 @@ class Device:
     name: str
     count: int
     memory_bytes: int | None
+    index: int = 0
 
     @property
     def torch_device(self) -> torch.device:
-        return torch.device("cpu") if self.used == "cpu" else torch.device(self.used, 0)
+        return torch.device("cpu") if self.used == "cpu" else torch.device(self.used, self.index)
 
     def synchronize(self) -> None:
         """Wait until the device has done all it was given: accelerators work behind the program's back."""
@@ -62,21 +64,22 @@ class Device:
         return torch.accelerator.max_memory_allocated()
 
 
-def resolve(requested: str, fallback: str) -> Device:
+def resolve(requested: str, fallback: str, index: int = 0) -> Device:
     """The device that trains.
 
     Args:
         requested: auto, cpu, mps, cuda or xpu.
         fallback: what to do where it is absent: cpu (one warning) or error.
+        index: which of several: the rank's number on this machine.
 
     Raises:
         UserError: the device is absent and fallback is error.
     """
     available = available_accelerator()
     if requested == "auto":
-        return describe(requested, available or "cpu")
+        return describe(requested, available or "cpu", index)
     if requested in ("cpu", available):
-        return describe(requested, requested)
+        return describe(requested, requested, index)
     found = f"torch finds {available} here" if available else "torch finds no accelerator here"
     if fallback == "error":
         raise UserError(f"device={requested}: absent, {found}. Use device={available or 'cpu'} or device.fallback=cpu.")
@@ -90,15 +93,15 @@ def available_accelerator() -> str | None:
     return accelerator.type if accelerator is not None and accelerator.type in ACCELERATORS else None
 
 
-def describe(requested: str, used: str) -> Device:
+def describe(requested: str, used: str, index: int = 0) -> Device:
     """Ask torch and the system what the device is."""
     if used == "cpu":
         return Device(requested, used, cpu_name(), 1, psutil.virtual_memory().total)
     count = torch.accelerator.device_count()
     if used == "mps":
         return Device(requested, used, cpu_name(), count, torch.mps.recommended_max_memory())
-    properties = torch.get_device_module(used).get_device_properties(0)
-    return Device(requested, used, properties.name, count, properties.total_memory)
+    properties = torch.get_device_module(used).get_device_properties(index)
+    return Device(requested, used, properties.name, count, properties.total_memory, index)
 
 
 def mps_fallback() -> bool:

@@ -1,6 +1,7 @@
 """How a run can end other than by completing. What is not one of these is a bug and keeps its traceback."""
 
 import signal
+from typing import Any
 
 
 class UserError(Exception):
@@ -32,3 +33,18 @@ class Interrupted(Exception):
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum = signum
         self.exit_code = 128 + signum
+
+
+class RankFailed(Exception):
+    """A rank died, got stuck or raised something.
+
+    Args:
+        message: which rank, and what became of it.
+        error: the same in plain values, with the rank's traceback where it had one.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, error: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.error = error

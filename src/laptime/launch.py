@@ -1,80 +1,419 @@
-"""Starts the ranks of one run and sees to it that its record is complete, however it ends."""
+"""Starts the ranks of one run, watches them, and sees to it that the record is complete, however the run ends."""
 
 import logging
+import multiprocessing
 import os
+import signal
+import socket
+import sys
 import time
-import traceback
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
+from laptime import rank_process, torchrun
 from laptime import record as records
-from laptime.device import cpu_name, usable_cores
+from laptime.device import available_accelerator, cpu_name, usable_cores
 from laptime.environment import environment, git_state
-from laptime.errors import Interrupted, TrainingFailed, UserError
-from laptime.stopping import heeding_signals
+from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError
+from laptime.rank_process import Job, Outcome, describe
+from laptime.ranks import Rank
+from laptime.stopping import StopRequest, heeding_signals
 from laptime.training import train
 
 log = logging.getLogger(__name__)
 
+# How long the other ranks may take to end by themselves once one has failed, or once the run was interrupted.
+_GRACE_S = 2.0
+_INTERRUPT_GRACE_S = 30.0
+
 
 def launch(
-    config: Mapping[str, Any], run_dir: Path, command: Sequence[str], start: float | None = None
+    config: Mapping[str, Any],
+    run_dir: Path,
+    command: Sequence[str],
+    start: float | None = None,
+    sweep_world_size: int | None = None,
 ) -> dict[str, Any]:
-    """Run one training job in this process.
+    """Run one training job.
+
+    A single run of one plain rank trains in this process, so that a debugger works; all others in fresh processes.
 
     Args:
         config: resolved, plain values.
         run_dir: absolute; exists.
         command: as typed.
         start: `time.time()` when the run began; None: now.
+        sweep_world_size: the largest world size of the sweep that this run belongs to; None: of none.
 
     Returns:
         The record, as run.json holds it.
 
     Raises:
-        UserError, TrainingFailed, Interrupted, or whatever went wrong, after run.json says so.
+        UserError, TrainingFailed, Interrupted, RankFailed, or whatever went wrong, after run.json says so.
     """
+    start = time.time() if start is None else start
+    if torchrun.is_joined():
+        return _join(config, run_dir, command, start)
+    ranks = plan(config, sweep_world_size)
+    record = _first_record(config, run_dir, command)
+    in_this_process = len(ranks) == 1 and sweep_world_size is None and not config["strategy"]["wrap_single_rank"]
+    try:
+        with heeding_signals() as stop:
+            if in_this_process:
+                record = _attempt(
+                    run_dir, record, 0, partial(_train_here, config, run_dir, record, ranks[0], stop, start)
+                )
+            else:
+                record = _launch_processes(config, run_dir, record, ranks, stop, start)
+    except Interrupted as interruption:
+        log.warning("%s: what was measured until now is kept in %s", interruption, run_dir)
+        raise
+    return record
+
+
+def _first_record(config: Mapping[str, Any], run_dir: Path, command: Sequence[str]) -> dict[str, Any]:
     record = records.new_record()
     record["config"] = dict(config)
     record["seed"] = config["seed"]
     record["command"] = list(command)
     record["environment"] = environment(cpu_name(), usable_cores())
     record["git"] = git_state(Path(__file__).parent)
-    records.update(record, "strategy", rank_pids=[os.getpid()])
     records.write_record(run_dir, record)
-    status = "failed"
+    return record
+
+
+def _join(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], start: float) -> dict[str, Any]:
+    """Be one of the ranks that torchrun has started; the first one keeps the record."""
+    strategy = config["strategy"]
+    if strategy["world_size"] not in (1, "auto", torchrun.world_size()):
+        raise UserError(
+            f"strategy.world_size={strategy['world_size']}: torchrun has started {torchrun.world_size()} ranks. "
+            "Leave strategy.world_size out."
+        )
+    rank = torchrun.this_rank(strategy["threads_per_rank"], usable_cores())
+    checkpoint = run_dir / records.CHECKPOINT_DIR / records.LAST_CHECKPOINT
+    if rank.attempt and checkpoint.exists():
+        config = {**config, "training": {**config["training"], "checkpoint": str(checkpoint)}}
+    record = records.new_record()
+    if rank.is_first:
+        record = records.read_record(run_dir) if rank.attempt else _first_record(config, run_dir, command)
+
+    def work() -> dict[str, Any]:
+        try:
+            with heeding_signals() as stop:
+                rank.settle()
+                rank_process.join_torchrun(backend_of(config), strategy["timeout_s"])
+                train(config, run_dir, record, rank, stop, start)
+        except BaseException as error:
+            # Being told to end, and the others' silence, follow from what another rank has reported.
+            told = torchrun.reported(strategy["timeout_s"])
+            if told is None:
+                torchrun.report(describe(error), strategy["timeout_s"])
+            elif told["rank"] != rank.rank:
+                raise RankFailed(f"rank {told['rank']}: {told['type']}: {told['message']}", told) from error
+            raise
+        return record
+
+    return _attempt(run_dir, record, rank.attempt, work) if rank.is_first else work()
+
+
+def backend_of(config: Mapping[str, Any]) -> str:
+    """The communication library of this configuration on this machine: gloo or nccl."""
+    backend: str = config["strategy"]["backend"]
+    if backend != "auto":
+        return backend
+    return "nccl" if config["device"]["name"] != "cpu" and available_accelerator() == "cuda" else "gloo"
+
+
+def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list[Rank]:
+    """Which ranks there will be, with how many threads and on which cores.
+
+    Args:
+        config: resolved, plain values.
+        sweep_world_size: the largest world size of the sweep; None: no sweep.
+
+    Raises:
+        UserError: this machine can't run them.
+    """
+    strategy = config["strategy"]
+    accelerator = available_accelerator() if config["device"]["name"] != "cpu" else None
+    if config["device"]["name"] not in ("auto", "cpu", accelerator):
+        accelerator = None
+    num_devices = torch.accelerator.device_count() if accelerator else 0
+    world_size = strategy["world_size"]
+    if world_size == "auto":
+        world_size = max(1, num_devices)
+    if accelerator == "mps" and world_size > 1:
+        raise UserError(
+            f"strategy.world_size={world_size}: a Mac has one MPS device, and gloo can't average tensors on it. "
+            "Use device=cpu for several ranks, or strategy.world_size=1."
+        )
+    if accelerator and world_size > num_devices:
+        raise UserError(
+            f"strategy.world_size={world_size}: there are {num_devices} {accelerator} devices, and each rank needs its "
+            "own. Use fewer ranks or device=cpu."
+        )
+    if strategy["backend"] == "nccl" and accelerator != "cuda":
+        raise UserError("strategy.backend=nccl: needs CUDA devices. Use strategy.backend=auto.")
+    cores = usable_cores()
+    threads = strategy["threads_per_rank"]
+    if threads == "auto":
+        threads = max(1, cores // max(world_size, sweep_world_size or 1))
+    oversubscribed = world_size * threads > cores
+    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    in_this_process = world_size == 1 and sweep_world_size is None and not strategy["wrap_single_rank"]
+    pin = strategy["pin_ranks"] and not oversubscribed and not in_this_process and len(affinity) >= world_size * threads
+    return [
+        Rank(
+            rank=number,
+            local_rank=number,
+            world_size=world_size,
+            threads=threads,
+            cores=tuple(affinity[number * threads : (number + 1) * threads]) if pin else None,
+            oversubscribed=oversubscribed,
+        )
+        for number in range(world_size)
+    ]
+
+
+def _train_here(
+    config: Mapping[str, Any], run_dir: Path, record: dict[str, Any], rank: Rank, stop: StopRequest, start: float
+) -> dict[str, Any]:
+    rank.settle()
+    train(config, run_dir, record, rank, stop, start)
+    return record
+
+
+def _launch_processes(
+    config: Mapping[str, Any],
+    run_dir: Path,
+    record: dict[str, Any],
+    ranks: list[Rank],
+    stop: StopRequest,
+    start: float,
+) -> dict[str, Any]:
+    """Start the ranks, again from the last checkpoint while `strategy.max_restarts` allows."""
+    max_restarts = config["strategy"]["max_restarts"]
+    checkpoint = run_dir / records.CHECKPOINT_DIR / records.LAST_CHECKPOINT
+    resuming = {**config, "training": {**config["training"], "checkpoint": str(checkpoint)}}
+    for attempt in range(max_restarts + 1):
+        numbered = [replace(rank, attempt=attempt) for rank in ranks]
+        work = partial(_run_processes, resuming if attempt else config, run_dir, record, numbered, stop, start)
+        try:
+            return _attempt(run_dir, record, attempt, work)
+        except RankFailed as failure:
+            if attempt == max_restarts or not checkpoint.exists():
+                raise
+            log.warning("%s: starting the ranks again from %s", failure, checkpoint)
+            record = records.read_record(run_dir) | {"status": "running", "error": None, "ended_at": None}
+    raise AssertionError("unreachable")
+
+
+def _attempt(run_dir: Path, record: dict[str, Any], attempt: int, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do the work, and whatever comes of it, say so in run.json, beside what the first rank wrote there."""
+    started_at = records.now()
+    status: str = "failed"
     error: dict[str, Any] | None = None
     try:
-        with heeding_signals() as stop:
-            train(config, run_dir, record, stop, time.time() if start is None else start)
+        record = work()
         status = "completed"
-    except Interrupted as interruption:
-        status, error = "interrupted", {"type": "Interrupted", "message": str(interruption)}
-        log.warning("%s: what was measured until now is kept in %s", interruption, run_dir)
-        raise
-    except KeyboardInterrupt:
-        status, error = "interrupted", {"type": "KeyboardInterrupt", "message": "stopped by the user"}
-        raise
-    except (UserError, TrainingFailed) as failure:
-        error = {"type": type(failure).__name__, "message": str(failure)}
-        if isinstance(failure, TrainingFailed):
-            error |= {"epoch": failure.epoch, "step": failure.step}
-        raise
     except BaseException as failure:
-        error = {
-            "type": type(failure).__name__,
-            "message": str(failure),
-            "traceback": traceback.format_exc(),
-        }
-        log.error("the run failed: %s: %s", type(failure).__name__, failure)
+        error = describe(failure)
+        if isinstance(failure, Interrupted | KeyboardInterrupt):
+            status = "interrupted"
+        if isinstance(failure, RankFailed):
+            error = failure.error
+        if "traceback" in error:
+            log.error("the run failed: %s: %s", error["type"], error["message"])
+        record = _read_back(run_dir, record)
         raise
     finally:
-        record["status"] = status
-        record["error"] = error
-        record["ended_at"] = records.now()
-        record["attempts"] = [
-            {"attempt": 0, "started_at": record["started_at"], "ended_at": record["ended_at"], "status": status}
-        ]
+        ended_at = records.now()
+        end = {"attempt": attempt, "started_at": started_at, "ended_at": ended_at, "status": status, "error": error}
+        record |= {"status": status, "error": error, "ended_at": ended_at, "attempts": [*record["attempts"], end]}
         records.write_record(run_dir, record)
     return record
+
+
+def _read_back(run_dir: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """What the first rank has written since; what was known before where that can't be read."""
+    try:
+        return records.read_record(run_dir)
+    except (OSError, ValueError):
+        return record
+
+
+@dataclass
+class _Child:
+    rank: Rank
+    process: BaseProcess
+    connection: Connection
+    outcome: Outcome | None = None
+
+
+def _run_processes(
+    config: Mapping[str, Any],
+    run_dir: Path,
+    record: dict[str, Any],
+    ranks: list[Rank],
+    stop: StopRequest,
+    start: float,
+) -> dict[str, Any]:
+    strategy = config["strategy"]
+    group = len(ranks) > 1 or strategy["wrap_single_rank"]
+    children: list[_Child] = []
+    with _meeting(strategy, group) as meeting:
+        try:
+            for rank in ranks:
+                job = Job(config, run_dir, record, rank, meeting, backend_of(config), strategy["timeout_s"], start)
+                children.append(_start(job))
+            _watch(children, stop)
+        finally:
+            _end(children)
+    failed = [child for child in children if child.outcome is None or child.outcome.error is not None]
+    if stop.signum is not None:
+        raise Interrupted(stop.signum)
+    if failed:
+        raise _blame(failed, strategy["timeout_s"])
+    first = children[0].outcome
+    assert first is not None and first.record is not None
+    return first.record
+
+
+@contextmanager
+def _meeting(strategy: Mapping[str, Any], group: bool) -> Iterator[tuple[str, int] | None]:
+    """The store where the ranks meet, listening on `strategy.master_addr` alone (torch's own would listen on all)."""
+    if not group:
+        yield None
+        return
+    host, port = strategy["master_addr"], strategy["master_port"]
+    try:
+        listener = socket.create_server((host, port), backlog=128)
+    except OSError as error:
+        raise UserError(
+            f"strategy.master_addr={host} strategy.master_port={port}: can't be listened on ({error.strerror}). "
+            "Use strategy.master_port=0 for a free port."
+        ) from error
+    port = listener.getsockname()[1]
+    timeout = timedelta(seconds=strategy["timeout_s"])
+    store = dist.TCPStore(
+        host, port, is_master=True, wait_for_workers=False, timeout=timeout, master_listen_fd=listener.detach()
+    )
+    try:
+        yield host, port
+    finally:
+        del store
+
+
+def _context() -> BaseContext:
+    """Fresh processes: copies of one that has torch and Lightning loaded; new ones on macOS, where that isn't safe."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["laptime.rank_process"])
+    return context
+
+
+def _start(job: Job) -> _Child:
+    context = _context()
+    ours, theirs = context.Pipe()
+    process = context.Process(target=rank_process.main, args=(theirs, job), name=f"laptime rank {job.rank.rank}")  # type: ignore[attr-defined]
+    # A child would run the caller's script once more to have its __main__; ranks need nothing of it.
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
+    theirs.close()
+    return _Child(job.rank, process, ours)
+
+
+def _watch(children: list[_Child], stop: StopRequest) -> None:
+    """Until all ranks are done, or one has failed and the others had a moment to say so too."""
+    stop.immediate = False
+    deadline: float | None = None
+    told = False
+    while any(child.outcome is None for child in children):
+        waiting = [child.connection for child in children if child.outcome is None]
+        for connection in wait(waiting, timeout=0.1):
+            child = next(child for child in children if child.connection is connection)
+            try:
+                child.outcome = child.connection.recv()
+            except (EOFError, OSError):
+                child.process.join(timeout=5)
+                child.outcome = Outcome(child.rank.rank, error=_death(child.process))
+        if stop.signum is not None and not told:
+            told = True
+            deadline = time.monotonic() + _INTERRUPT_GRACE_S
+            for child in children:
+                if child.process.is_alive() and child.process.pid is not None:
+                    os.kill(child.process.pid, signal.SIGTERM)
+        if deadline is None and any(child.outcome is not None and child.outcome.error for child in children):
+            deadline = time.monotonic() + _GRACE_S
+        if deadline is not None and time.monotonic() >= deadline:
+            return
+
+
+def _death(process: BaseProcess) -> dict[str, Any]:
+    code = process.exitcode
+    how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
+    return {"type": "RankDied", "message": how}
+
+
+def _end(children: list[_Child]) -> None:
+    """Leave no process behind."""
+    for child in children:
+        if child.outcome is not None and child.outcome.error is None:
+            child.process.join(timeout=5)
+        if child.process.is_alive():
+            child.process.kill()
+        child.process.join()
+        child.connection.close()
+
+
+def _blame(failed: list[_Child], timeout_s: float) -> Exception:
+    """Which rank's error is the cause, when one rank's end makes the others fail too."""
+
+    def weight(child: _Child) -> int:
+        if child.outcome is None:
+            return 4
+        error = child.outcome.error or {}
+        if error["type"] in ("UserError", "TrainingFailed"):
+            return 0
+        if error["type"] == "RankDied":
+            return 1
+        if error["type"] == "Interrupted":
+            return 2
+        # The others' complaint that a rank no longer answers.
+        lost = "traceback" in error and ("gloo" in error["message"] or error["type"].startswith("Dist"))
+        return 5 if lost else 3
+
+    child = min(failed, key=weight)
+    number = child.rank.rank
+    if child.outcome is None:
+        message = f"rank {number} did not answer within strategy.timeout_s={timeout_s}"
+        return RankFailed(message, {"type": "RankStuck", "message": message, "rank": number})
+    error = child.outcome.error or {}
+    if error["type"] == "UserError":
+        return UserError(error["message"])
+    if error["type"] == "TrainingFailed":
+        return TrainingFailed(error["message"], error["epoch"], error["step"])
+    if error["type"] == "Interrupted":
+        return Interrupted(error["signum"])
+    message = f"rank {number}: {error['type']}: {error['message']}"
+    if error["type"] == "RankDied":
+        message = f"rank {number} {error['message']}"
+    return RankFailed(message, error | {"rank": number, "message": message})

@@ -20,12 +20,14 @@ class StopRequest:
     """A wish to stop, noted at any moment and carried out where it does no harm.
 
     Attributes:
+        expired: whether the time limit is over; several ranks must agree on it, or some would wait for ever.
         immediate: whether a signal raises at once (before and after training) instead of waiting for a step's end.
     """
 
     def __init__(self) -> None:
         self.immediate = True
         self.signum: int | None = None
+        self.expired = False
         self._deadline: float | None = None
 
     def limit(self, seconds: float | None) -> None:
@@ -34,7 +36,15 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        return self.signum is not None or (self._deadline is not None and time.monotonic() >= self._deadline)
+        return self.signum is not None or self.expired
+
+    @property
+    def has_deadline(self) -> bool:
+        return self._deadline is not None
+
+    def is_overdue(self) -> bool:
+        """Whether this process's clock says that the time limit is over."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
 
     def act(self) -> None:
         """Raise what was asked for: Interrupted or TimeLimitReached."""

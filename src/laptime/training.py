@@ -14,24 +14,27 @@ from typing import Any
 import psutil
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from laptime import record as records
 from laptime import resume, targets
 from laptime.callbacks.compile_ahead import CompileAhead
-from laptime.callbacks.epoch_recorder import EpochRecorder
+from laptime.callbacks.epoch_recorder import EpochRecorder, over_ranks
 from laptime.callbacks.epoch_timer import EpochTimer
 from laptime.classifier import Classifier
-from laptime.config import config_hashes, resolve_warmup_epochs
+from laptime.config import config_hashes, per_rank_batch_size, resolve_warmup_epochs
 from laptime.data.datamodule import DataModule
 from laptime.data.image_data import ImageData
-from laptime.device import Device, check_precision, mps_fallback, usable_cores
+from laptime.device import Device, check_precision, mps_fallback
 from laptime.device import resolve as resolve_device
 from laptime.errors import Interrupted, UserError
+from laptime.lightning_strategy import RankStrategy
+from laptime.ranks import Rank, assert_world
 from laptime.stopping import StopRequest, TimeLimitReached
 from laptime.xpu import XPUAccelerator
 
@@ -67,13 +70,18 @@ def check_open_groups(config: Mapping[str, Any]) -> None:
                 targets.check(f"{group}.{name}", node)
 
 
-def train(config: Mapping[str, Any], run_dir: Path, record: dict[str, Any], stop: StopRequest, start: float) -> None:
+def train(
+    config: Mapping[str, Any], run_dir: Path, record: dict[str, Any], rank: Rank, stop: StopRequest, start: float
+) -> None:
     """Train and measure as the configuration says; everything that is learnt goes into the record as it is learnt.
+
+    Runs in every rank; the first one writes.
 
     Args:
         config: resolved, plain values.
         run_dir: absolute; exists.
         record: of this run; its sections are filled in.
+        rank: this process, settled on its cores, in its process group.
         stop: says when to end early.
         start: `time.time()` when the run began.
 
@@ -82,21 +90,24 @@ def train(config: Mapping[str, Any], run_dir: Path, record: dict[str, Any], stop
         TrainingFailed, Interrupted: as the names say; what was measured until then is in the record.
     """
     settings = config["training"]
-    device = resolve_device(config["device"]["name"], config["device"]["fallback"])
+    device = resolve_device(config["device"]["name"], config["device"]["fallback"], rank.local_rank)
     check_precision(settings["precision"], device)
-    threads = _set_up_torch(config)
-    _note_set_up(config, record, device, threads)
+    torch.set_float32_matmul_precision(settings["matmul_precision"])
+    torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
+    _note_set_up(config, record, device, rank)
+    records.update(record, "strategy", rank_pids=assert_world(rank, rank.world_size))
 
     pl.seed_everything(config["seed"], workers=False, verbose=False)
-    data = _build_data(config, device)
+    data = _build_data(config, device, rank)
     network = targets.build(
         "model", config["model"], input_shape=data.data.image_shape, num_classes=data.data.class_count
     )
     _note_work(record, config, data, network)
-    records.write_record(run_dir, record)
+    if rank.is_first:
+        records.write_record(run_dir, record)
 
     identity = resume.identity(config, data.data.image_shape, data.data.class_count)
-    module = _build_module(config, network, device, stop, identity)
+    module = _build_module(config, network, device, stop, identity, rank)
     checkpoint = None
     if settings["checkpoint"] is not None:
         checkpoint = resume.find(settings["checkpoint"])
@@ -104,12 +115,19 @@ def train(config: Mapping[str, Any], run_dir: Path, record: dict[str, Any], stop
         log.info("resuming from %s", checkpoint)
     warmup = resolve_warmup_epochs(config["measure"]["warmup_epochs"], settings["epochs"])
     timer = EpochTimer(device, warmup)
-    recorder = EpochRecorder(timer, run_dir)
     compiler = CompileAhead(device, data)
-    loggers = _build_loggers(config)
+
+    def note_epoch() -> None:
+        _note_timing(record, timer, recorder, data, compiler, start)
+        _note_result(record, recorder, config["measure"]["target_accuracy"])
+        if rank.is_first:
+            records.write_record(run_dir, record)
+
+    recorder = EpochRecorder(timer, run_dir, rank, note_epoch)
+    loggers = _build_loggers(config) if rank.is_first else []
     callbacks = [timer, recorder, *([compiler] if settings["compile"] else []), *_build_callbacks(config)]
     with _quiet_lightning():
-        trainer = _build_trainer(config, run_dir, device, callbacks, loggers)
+        trainer = _build_trainer(config, run_dir, device, rank, callbacks, loggers)
         reason = "epochs"
         try:
             log.info("writing to %s", run_dir)
@@ -128,27 +146,17 @@ def train(config: Mapping[str, Any], run_dir: Path, record: dict[str, Any], stop
             raise
         finally:
             stop.limit(None)
+            stop.expired = False
             stop.immediate = True
-            _note_timing(record, timer, recorder, data, compiler, start)
-            _note_result(record, recorder, config["measure"]["target_accuracy"])
+            note_epoch()
         trainer.test(module, datamodule=data, verbose=False)
-        sums = module.test_sums
-        records.update(record, "result", test_loss=sums.loss(), test_accuracy=sums.accuracy(), stop_reason=reason)
+        test = module.test_means
+        assert test is not None
+        records.update(record, "result", test_loss=test.loss, test_accuracy=test.accuracy, stop_reason=reason)
         _log_results(loggers, record, config, len(recorder.rows))
 
 
-def _set_up_torch(config: Mapping[str, Any]) -> int:
-    settings, strategy = config["training"], config["strategy"]
-    threads = strategy["threads_per_rank"]
-    if threads == "auto":
-        threads = max(1, usable_cores() // strategy["world_size"])
-    torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(settings["matmul_precision"])
-    torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
-    return int(threads)
-
-
-def _build_data(config: Mapping[str, Any], device: Device) -> DataModule:
+def _build_data(config: Mapping[str, Any], device: Device, rank: Rank) -> DataModule:
     settings = config["training"]
     source = targets.build("dataset", config["dataset"])
     if not isinstance(source, ImageData):
@@ -156,15 +164,21 @@ def _build_data(config: Mapping[str, Any], device: Device) -> DataModule:
     return DataModule(
         source,
         device,
-        batch_size=settings["batch_size"],
+        batch_size=per_rank_batch_size(settings["batch_size"], settings["batch_scope"], rank.world_size),
         eval_batch_size=settings["eval_batch_size"],
         steps_per_execution=settings["steps_per_execution"],
         seed=config["seed"],
+        rank=rank,
     )
 
 
 def _build_module(
-    config: Mapping[str, Any], network: nn.Module, device: Device, stop: StopRequest, identity: dict[str, Any]
+    config: Mapping[str, Any],
+    network: nn.Module,
+    device: Device,
+    stop: StopRequest,
+    identity: dict[str, Any],
+    rank: Rank,
 ) -> Classifier:
     settings = config["training"]
 
@@ -184,6 +198,7 @@ def _build_module(
         gradient_clip_norm=settings["gradient_clip_norm"],
         stop=stop,
         identity=identity,
+        rank=rank,
     )
 
 
@@ -202,11 +217,19 @@ def _build_loggers(config: Mapping[str, Any]) -> list[Logger]:
 
 
 def _build_trainer(
-    config: Mapping[str, Any], run_dir: Path, device: Device, callbacks: list[Callback], loggers: list[Logger]
+    config: Mapping[str, Any],
+    run_dir: Path,
+    device: Device,
+    rank: Rank,
+    callbacks: list[Callback],
+    loggers: list[Logger],
 ) -> pl.Trainer:
+    strategy = config["strategy"]
+    ddp = {key: strategy[key] for key in ("bucket_cap_mb", "gradient_as_bucket_view", "static_graph")}
+    rank_zero_only.rank = rank.rank  # type: ignore[attr-defined]
     return pl.Trainer(
         accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
-        strategy=SingleDeviceStrategy(device.torch_device) if device.used == "xpu" else "auto",
+        strategy=RankStrategy(device.torch_device, rank, ddp, strategy["comm_hook"]),
         devices=1,
         max_epochs=config["training"]["epochs"],
         callbacks=callbacks,
@@ -235,6 +258,7 @@ def _quiet_lightning() -> Iterator[None]:
         with warnings.catch_warnings():
             for message in (
                 "The number of training batches",
+                ".*sync_dist=True",  # the figures are those of all ranks already
                 ".*does not have many workers",
                 "You requested to overfit",
                 "Checkpoint directory .* exists",
@@ -264,9 +288,9 @@ def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int | 
         return None
 
 
-def _note_set_up(config: Mapping[str, Any], record: dict[str, Any], device: Device, threads: int) -> None:
+def _note_set_up(config: Mapping[str, Any], record: dict[str, Any], device: Device, rank: Rank) -> None:
     settings, strategy = config["training"], config["strategy"]
-    record["config_hash"], record["group_hash"] = config_hashes(config, device.used, threads)
+    record["config_hash"], record["group_hash"] = config_hashes(config, device.used, rank.world_size, rank.threads)
     records.update(
         record,
         "device",
@@ -285,9 +309,10 @@ def _note_set_up(config: Mapping[str, Any], record: dict[str, Any], device: Devi
         record,
         "strategy",
         name=strategy["name"],
-        world_size=strategy["world_size"],
-        threads_per_rank=threads,
-        oversubscribed=strategy["world_size"] * threads > usable_cores(),
+        backend=dist.get_backend() if rank.is_distributed else None,
+        world_size=rank.world_size,
+        threads_per_rank=rank.threads,
+        oversubscribed=rank.oversubscribed,
     )
     if mps_fallback():
         log.warning("PYTORCH_ENABLE_MPS_FALLBACK is set: operators that MPS lacks run on the CPU. Recorded.")
@@ -321,7 +346,7 @@ def _note_work(record: dict[str, Any], config: Mapping[str, Any], data: DataModu
         "batch",
         scope=config["training"]["batch_scope"],
         per_rank_batch_size=data.batch_size,
-        global_batch_size=data.batch_size,
+        global_batch_size=data.batch_size * data.rank.world_size,
     )
 
 
@@ -333,10 +358,10 @@ def _note_timing(
     compiler: CompileAhead,
     start: float,
 ) -> None:
-    counted = [row for row in recorder.rows if not row["is_warmup"]]
+    epochs = epochs_of(recorder.rows)
+    counted = [row for row in epochs if not row["is_warmup"]]
     epoch_time_s = statistics.median(row["epoch_time_s"] for row in counted) if counted else None
-    if recorder.rows and not counted:
-        log.warning("only warm-up epochs were completed: no epoch time to report. Train more epochs.")
+    per_epoch = len(data.order) * data.rank.world_size
     ended = timer.train_ended_at if timer.train_ended_at is not None else time.perf_counter()
     records.update(
         record,
@@ -344,12 +369,12 @@ def _note_timing(
         warmup_epochs=timer.warmup_epochs,
         total_train_s=ended - timer.train_started_at if timer.train_started_at is not None else None,
         epoch_time_s=epoch_time_s,
-        samples_per_s=data.num_train / epoch_time_s if epoch_time_s else None,
+        samples_per_s=per_epoch / epoch_time_s if epoch_time_s else None,
         steps_per_s=len(data.train_batch_sizes()) / epoch_time_s if epoch_time_s else None,
         startup_s=timer.first_batch_at - start if timer.first_batch_at is not None else None,
         compile_s=compiler.compile_s,
     )
-    device_memory = [row["device_memory_bytes"] for row in recorder.rows if row["device_memory_bytes"] is not None]
+    device_memory = [row["device_memory_bytes"] for row in epochs if row["device_memory_bytes"] is not None]
     records.update(
         record,
         "resources",
@@ -357,6 +382,14 @@ def _note_timing(
         peak_device_memory_bytes=max(device_memory, default=None),
         cpu_percent=statistics.median(row["cpu_percent"] for row in counted) if counted else None,
     )
+
+
+def epochs_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per epoch from one row per epoch and rank, in order."""
+    by_epoch: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_epoch.setdefault(row["epoch"], []).append(row)
+    return [over_ranks(epoch) for epoch in by_epoch.values()]
 
 
 def peak_rss_bytes() -> int:
@@ -374,7 +407,7 @@ def _note_result(record: dict[str, Any], recorder: EpochRecorder, target_accurac
     columns = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     records.update(record, "result", **{column: last[column] for column in columns})
     if target_accuracy is not None:
-        records.update(record, "result", time_to_accuracy=time_to_accuracy(recorder.rows, target_accuracy))
+        records.update(record, "result", time_to_accuracy=time_to_accuracy(epochs_of(recorder.rows), target_accuracy))
 
 
 def time_to_accuracy(rows: list[dict[str, Any]], target: float) -> float | None:

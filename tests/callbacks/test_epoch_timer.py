@@ -9,6 +9,7 @@ from laptime.callbacks.epoch_timer import EpochTimer
 from laptime.data import timed_loader
 from laptime.data.order import EpochOrder
 from laptime.data.timed_loader import TimedLoader
+from laptime.ranks import Rank
 
 
 class Clock:
@@ -80,7 +81,7 @@ def run_epoch(timer: EpochTimer, loader: TimedLoader, clock: Clock, device: Lazy
 
 def test_lap_is_the_synchronised_time_from_the_first_batch_to_the_last_step(clock):
     device = LazyDevice(clock)
-    loader = TimedLoader(TwoExecutions(clock), EpochOrder(300, seed=1), device)
+    loader = TimedLoader(TwoExecutions(clock), EpochOrder(300, seed=1), device, Rank())
     timer = EpochTimer(device, warmup_epochs=1)
     for epoch in range(3):
         run_epoch(timer, loader, clock, device, epoch)

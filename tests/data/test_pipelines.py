@@ -13,6 +13,7 @@ from laptime.data.order import EpochOrder, epoch_seed
 from laptime.data.timed_loader import TimedLoader, batch_sizes
 from laptime.device import Device
 from laptime.errors import UserError
+from laptime.ranks import Rank
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ def test_augmentation_is_drawn_anew_every_epoch(pipeline, datamodule):
 @pytest.mark.parametrize("pipeline", ["memory", "workers"])
 def test_ranks_share_one_epoch_without_overlap(pipeline, datamodule):
     whole = multiset(images_of(epoch(datamodule(pipeline=pipeline))))
-    ranks = [epoch(datamodule(pipeline=pipeline, batch_size=3, rank=rank, world_size=2)) for rank in (0, 1)]
+    ranks = [epoch(datamodule(pipeline=pipeline, batch_size=3, rank=Rank(rank=rank, world_size=2))) for rank in (0, 1)]
     shares = [multiset(images_of(batches)) for batches in ranks]
     assert [share.total() for share in shares] == [11, 11]
     assert not shares[0].keys() & shares[1].keys()
@@ -262,7 +263,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def timed(clock, cpu):
-    return TimedLoader(SlowPipeline(clock), EpochOrder(3, 0), cpu)
+    return TimedLoader(SlowPipeline(clock), EpochOrder(3, 0), cpu, Rank())
 
 
 def test_waiting_for_data_leaves_out_the_training_between(timed, clock):
@@ -300,7 +301,7 @@ def test_epoch_starts_with_an_idle_device(clock, monkeypatch):
         clock.seconds += 50
 
     monkeypatch.setattr(torch.accelerator, "synchronize", synchronize)
-    loader = TimedLoader(SlowPipeline(clock), EpochOrder(3, 0), device)
+    loader = TimedLoader(SlowPipeline(clock), EpochOrder(3, 0), device, Rank())
     list(loader)
     assert (loader.started_at, loader.wait_s) == (150.0, 7)
 
@@ -324,9 +325,11 @@ def test_split_parts_make_up_the_training_set(datamodule):
     assert train + val == whole
 
 
-def test_same_seed_holds_back_the_same_samples_on_every_rank(datamodule):
-    first, second = (datamodule(val_fraction=0.4, seed=7, rank=rank, world_size=2) for rank in (0, 1))
-    assert_same_batches(list(first.val_dataloader()), list(second.val_dataloader()))
+def test_ranks_validate_every_held_back_sample_once(datamodule):
+    whole = multiset(images_of(list(datamodule(val_fraction=0.4, seed=7).val_dataloader())))
+    ranks = [datamodule(val_fraction=0.4, seed=7, rank=Rank(rank=rank, world_size=2)) for rank in (0, 1)]
+    shares = [multiset(images_of(list(rank.val_dataloader()))) for rank in ranks]
+    assert shares[0] + shares[1] == whole
 
 
 def test_another_seed_holds_back_other_samples(datamodule):
@@ -374,9 +377,9 @@ def test_batch_larger_than_the_training_set_is_refused_and_one_as_large_taken(da
 
 
 def test_batch_larger_than_a_ranks_share_is_refused_and_one_as_large_taken(datamodule):
-    assert datamodule(batch_size=11, world_size=2).train_batch_sizes() == [11]
+    assert datamodule(batch_size=11, rank=Rank(world_size=2)).train_batch_sizes() == [11]
     with pytest.raises(UserError, match=r"training\.batch_size=12.*2 ranks"):
-        datamodule(batch_size=12, world_size=2)
+        datamodule(batch_size=12, rank=Rank(world_size=2))
 
 
 def test_workers_pipeline_refuses_what_pil_has_no_mode_for_and_memory_takes_it(datamodule):

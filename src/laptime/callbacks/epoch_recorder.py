@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Callback
 
 from laptime.callbacks.epoch_timer import EpochTimer
 from laptime.classifier import Classifier
+from laptime.ranks import Rank
 from laptime.record import append_epochs
 
 log = logging.getLogger(__name__)
@@ -31,62 +32,79 @@ TAGS = {
 
 
 class EpochRecorder(Callback):
-    """Writes one row per epoch, after the epoch's validation and outside its timed part.
+    """Writes one row per epoch and rank, after the epoch's validation and outside its timed part.
 
     Args:
         timer: has the epoch's lap ready.
         run_dir: holds epochs.csv.
-        attempt: how often this run was started before, from 0.
-        on_row: called with every row once it is written.
+        rank: this process; the first one writes for all.
+        on_epoch: called on the first rank once an epoch's rows are written.
 
     Attributes:
-        rows: as written, in order.
+        rows: of all ranks, as written, in order; on every rank.
     """
 
-    def __init__(
-        self,
-        timer: EpochTimer,
-        run_dir: Path,
-        attempt: int = 0,
-        on_row: Callable[[dict[str, Any]], None] | None = None,
-    ) -> None:
+    def __init__(self, timer: EpochTimer, run_dir: Path, rank: Rank, on_epoch: Callable[[], None]) -> None:
         self.timer = timer
         self.run_dir = run_dir
-        self.attempt = attempt
-        self.on_row = on_row
+        self.rank = rank
+        self.on_epoch = on_epoch
         self.rows: list[dict[str, Any]] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
         lap = self.timer.lap
         assert lap is not None
-        validated = pl_module.val_sums.num_samples > 0
-        row = {
-            "attempt": self.attempt,
+        train, val = pl_module.train_sums.means(self.rank), pl_module.val_means
+        own = {
+            "attempt": self.rank.attempt,
             "epoch": lap.epoch,
-            "rank": trainer.global_rank,
+            "rank": self.rank.rank,
             "is_warmup": lap.is_warmup,
             "epoch_time_s": lap.epoch_time_s,
             "num_samples": lap.num_samples,
             "samples_per_s": lap.samples_per_s,
             "data_wait_s": lap.data_wait_s,
-            "train_loss": pl_module.train_sums.loss(),
-            "train_accuracy": pl_module.train_sums.accuracy(),
-            "val_loss": pl_module.val_sums.loss() if validated else None,
-            "val_accuracy": pl_module.val_sums.accuracy() if validated else None,
+            "train_loss": train.loss,
+            "train_accuracy": train.accuracy,
+            "val_loss": val.loss if val is not None else None,
+            "val_accuracy": val.accuracy if val is not None else None,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "cpu_percent": lap.cpu_percent,
             "rss_bytes": lap.rss_bytes,
             "device_memory_bytes": lap.device_memory_bytes,
         }
-        append_epochs(self.run_dir, [row])
-        self.rows.append(row)
-        scalars = {tag: row[column] for tag, column in TAGS.items() if row[column] is not None}
+        rows = self.rank.gather(own)
+        self.rows += rows
+        if not self.rank.is_first:
+            return
+        append_epochs(self.run_dir, rows)
+        epoch = over_ranks(rows)
+        scalars = {tag: epoch[column] for tag, column in TAGS.items() if epoch[column] is not None}
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=lap.epoch)
-        log.info("%s", one_line(row, trainer.max_epochs or 0))
-        if self.on_row is not None:
-            self.on_row(row)
+        log.info("%s", one_line(epoch, trainer.max_epochs or 0))
+        self.on_epoch()
+
+
+def over_ranks(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """One epoch of all ranks as one row: the slowest rank's time, everybody's samples, CPU and memory.
+
+    Args:
+        rows: of one epoch, one per rank.
+    """
+    epoch_time_s = max(row["epoch_time_s"] for row in rows)
+    num_samples = sum(row["num_samples"] for row in rows)
+    device_memory = [row["device_memory_bytes"] for row in rows if row["device_memory_bytes"] is not None]
+    return rows[0] | {
+        "epoch_time_s": epoch_time_s,
+        "num_samples": num_samples,
+        "samples_per_s": num_samples / epoch_time_s,
+        "data_wait_s": max(row["data_wait_s"] for row in rows),
+        "cpu_percent": sum(row["cpu_percent"] for row in rows),
+        "rss_bytes": sum(row["rss_bytes"] for row in rows),
+        "device_memory_bytes": sum(device_memory) if device_memory else None,
+    }
 
 
 def one_line(row: dict[str, Any], epochs: int) -> str:

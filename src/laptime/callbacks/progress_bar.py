@@ -82,7 +82,7 @@ class ProgressBar(Callback):
         left = (epochs - trainer.current_epoch) * per_epoch - sums.num_samples
         figures = (
             f"loss {sums.loss():.4f}  accuracy {sums.accuracy():.2%}  "
-            f"{rate * trainer.world_size:,.0f} samples/s  {_duration(left / rate)} left"
+            f"{rate * pl_module.rank.world_size:,.0f} samples/s  {_duration(left / rate)} left"
         )
         progress.update(
             self._task,

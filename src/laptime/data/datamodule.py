@@ -20,6 +20,7 @@ from laptime.data.workers import (
 )
 from laptime.device import Device
 from laptime.errors import UserError
+from laptime.ranks import Rank
 
 
 class DataModule(pl.LightningDataModule):
@@ -32,7 +33,7 @@ class DataModule(pl.LightningDataModule):
         eval_batch_size: samples per batch in validation and test.
         steps_per_execution: most batches in one training list.
         seed: of the run: chooses the validation set and the order of samples.
-        rank, world_size: this process and how many there are.
+        rank: this process; it trains on and evaluates its own share.
 
     Attributes:
         num_train, num_val, num_test: samples of each part over all ranks.
@@ -50,8 +51,7 @@ class DataModule(pl.LightningDataModule):
         eval_batch_size: int,
         steps_per_execution: int,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: Rank = Rank(),  # noqa: B008
     ) -> None:
         super().__init__()
         if data.pipeline == "workers" and data.image_shape[0] not in (1, 3):
@@ -69,12 +69,22 @@ class DataModule(pl.LightningDataModule):
         self._train, self._val = split(train.take(kept), data.val_fraction, seed)
         self._test = test.take(kept)
         self.num_train, self.num_val, self.num_test = len(self._train), len(self._val), len(self._test)
+        world_size = rank.world_size
         if batch_size * world_size > self.num_train:
             raise UserError(
                 f"training.batch_size={batch_size}: is larger than the training set of {self.num_train} samples"
                 f"{f' shared by {world_size} ranks' if world_size > 1 else ''}. Use a smaller one."
             )
-        self.order = EpochOrder(self.num_train, seed, rank, world_size)
+        if 0 < self.num_val < world_size:
+            raise UserError(
+                f"dataset.val_fraction={data.val_fraction}: leaves {self.num_val} samples to validate on, fewer than "
+                f"strategy.world_size={world_size}. Use a larger share."
+            )
+        self.rank = rank
+        self.order = EpochOrder(self.num_train, seed, rank.rank, world_size)
+        # Every sample is evaluated once, whatever the number of ranks.
+        share = slice(rank.rank, None, world_size)
+        self._val, self._test = self._val.take(share), self._test.take(share)
         self._normalize = Normalize(data.mean, data.std, device.torch_device)
         if data.pipeline == "memory":
             self._train, self._val, self._test = (
@@ -82,7 +92,7 @@ class DataModule(pl.LightningDataModule):
             )
 
     def train_dataloader(self) -> TimedLoader:
-        return TimedLoader(self._pipeline(), self.order, self.device)
+        return TimedLoader(self._pipeline(), self.order, self.device, self.rank)
 
     def val_dataloader(self) -> Iterable[Batch]:
         return self._evaluation(self._val) if self.num_val else []
@@ -100,7 +110,7 @@ class DataModule(pl.LightningDataModule):
 
     def val_batch_sizes(self) -> list[int]:
         """Samples of each validation batch."""
-        return batch_sizes(self.num_val, self.eval_batch_size)
+        return batch_sizes(len(self._val), self.eval_batch_size)
 
     def _pipeline(self) -> Pipeline:
         if self.data.pipeline == "memory":

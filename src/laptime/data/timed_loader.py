@@ -8,6 +8,7 @@ from torch import Tensor
 
 from laptime.data.order import EpochOrder
 from laptime.device import Device
+from laptime.ranks import Rank
 
 Batch = tuple[Tensor, Tensor]
 
@@ -38,10 +39,11 @@ class TimedLoader:
         wait_s: seconds of this epoch spent waiting for batches.
     """
 
-    def __init__(self, pipeline: Pipeline, order: EpochOrder, device: Device) -> None:
+    def __init__(self, pipeline: Pipeline, order: EpochOrder, device: Device, rank: Rank) -> None:
         self.pipeline = pipeline
         self.sampler = order
         self.device = device
+        self.rank = rank
         self.started_at = 0.0
         self.wait_s = 0.0
 
@@ -50,6 +52,7 @@ class TimedLoader:
 
     def __iter__(self) -> Iterator[list[Batch]]:
         self.device.synchronize()
+        self.rank.barrier()  # all start together, so that the slowest rank's time is the run's
         self.started_at = before = time.perf_counter()
         self.wait_s = 0.0
         for execution in self.pipeline.executions():

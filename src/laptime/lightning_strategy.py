@@ -1,0 +1,71 @@
+"""Lightning's view of the ranks: each drives one device, DDP wraps the network, the processes are there already."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.trainer.states import TrainerFn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from laptime.classifier import Classifier
+from laptime.ranks import Rank
+
+
+class RankStrategy(SingleDeviceStrategy):
+    """One rank of a process group that was made before the Trainer.
+
+    Lightning's DDPStrategy wraps the whole module and expects one backward pass per training_step; here a
+    training_step takes several optimizer steps, so DDP wraps the network.
+
+    Args:
+        device: of this rank.
+        rank: this process.
+        ddp: arguments of DistributedDataParallel.
+        comm_hook: how gradients are compressed on their way: none, fp16, bf16 or powersgd.
+    """
+
+    def __init__(self, device: torch.device, rank: Rank, ddp: dict[str, Any], comm_hook: str, **kwargs: Any) -> None:
+        super().__init__(device, **kwargs)
+        self.rank = rank
+        self.ddp = ddp
+        self.comm_hook = comm_hook
+        self.global_rank = rank.rank
+        self.local_rank = rank.local_rank
+        self.world_size = rank.world_size
+
+    @property
+    def is_global_zero(self) -> bool:
+        return self.rank.is_first
+
+    def setup(self, trainer: pl.Trainer) -> None:
+        super().setup(trainer)
+        if trainer.state.fn == TrainerFn.FITTING and self.rank.is_distributed:
+            module = self.lightning_module
+            assert isinstance(module, Classifier)
+            module.distribute(self.root_device, self.ddp)
+            assert module.ddp is not None
+            _register(self.comm_hook, module.ddp)
+
+    def barrier(self, *args: Any, **kwargs: Any) -> None:
+        self.rank.barrier()
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        if not self.rank.is_distributed:
+            return obj
+        box = [obj]
+        dist.broadcast_object_list(box, src)
+        return box[0]
+
+
+def _register(comm_hook: str, ddp: DistributedDataParallel) -> None:
+    if comm_hook == "fp16":
+        ddp.register_comm_hook(None, default_hooks.fp16_compress_hook)
+    elif comm_hook == "bf16":
+        ddp.register_comm_hook(None, default_hooks.bf16_compress_hook)
+    elif comm_hook == "powersgd":
+        # Plain averaging for the first steps, while the gradients change most (Vogels, Karimireddy and Jaggi 2019).
+        state = powerSGD_hook.PowerSGDState(process_group=None, matrix_approximation_rank=4, start_powerSGD_iter=10)
+        ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)

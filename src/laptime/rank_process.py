@@ -1,0 +1,142 @@
+"""What happens inside a rank that Laptime started: a fresh process, on its cores, in its process group."""
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from laptime import record as records
+from laptime.console import logging_to
+from laptime.errors import Interrupted, TrainingFailed, UserError
+from laptime.ranks import Rank
+from laptime.stopping import heeding_signals
+from laptime.training import train
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a rank is told when it starts; everything in it can be pickled.
+
+    Attributes:
+        config: resolved, plain values.
+        run_dir: absolute; exists.
+        record: of the run, as known so far.
+        rank: which one this is.
+        meeting: host and port of the store where the ranks meet; None: a plain process without a group.
+        backend: gloo or nccl.
+        timeout_s: how long to wait for the others.
+        start: `time.time()` when the run began.
+    """
+
+    config: Mapping[str, Any]
+    run_dir: Path
+    record: dict[str, Any]
+    rank: Rank
+    meeting: tuple[str, int] | None
+    backend: str
+    timeout_s: float
+    start: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a rank ended.
+
+    Attributes:
+        rank: which one.
+        record: of the run, from the first rank when it completed.
+        error: the exception in plain values; None: completed.
+    """
+
+    rank: int
+    record: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+
+def main(connection: Connection, job: Job) -> None:
+    """Train as one rank and send the Outcome; ends the process."""
+    _end_with_the_launcher(connection, job)
+    with logging_to(job.run_dir, job.rank.rank):
+        try:
+            with heeding_signals() as stop:
+                job.rank.settle()
+                if job.meeting is not None:
+                    join(job)
+                train(job.config, job.run_dir, job.record, job.rank, stop, job.start)
+            connection.send(Outcome(job.rank.rank, record=job.record if job.rank.is_first else None))
+        except BaseException as error:
+            plain = describe(error)
+            if "traceback" in plain:
+                log.debug("%s", plain["traceback"])
+            connection.send(Outcome(job.rank.rank, error=plain))
+    sys.stdout.flush()
+    # Without Python's own shutdown: threads of a process group whose other ranks are gone can block it.
+    os._exit(0)
+
+
+def join(job: Job) -> None:
+    """Meet the other ranks and make the process group."""
+    assert job.meeting is not None
+    host, port = job.meeting
+    timeout = timedelta(seconds=job.timeout_s)
+    if host in ("127.0.0.1", "localhost"):
+        # Ranks of one machine talk over the loopback interface: nobody else is to reach them.
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = LOOPBACK
+    store = dist.TCPStore(host, port, is_master=False, timeout=timeout)
+    dist.init_process_group(
+        job.backend,
+        store=dist.PrefixStore(f"attempt {job.rank.attempt}", store),
+        rank=job.rank.rank,
+        world_size=job.rank.world_size,
+        timeout=timeout,
+    )
+
+
+def join_torchrun(backend: str, timeout_s: float) -> None:
+    """Make the process group of ranks that torchrun has started; on one machine, over the loopback interface."""
+    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """An exception in plain values: type and message, and what its kind knows besides."""
+    plain: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
+    if isinstance(error, TrainingFailed):
+        return plain | {"epoch": error.epoch, "step": error.step}
+    if isinstance(error, Interrupted):
+        return plain | {"signum": error.signum}
+    if isinstance(error, UserError):
+        return plain
+    return plain | {"traceback": "".join(traceback.format_exception(error))}
+
+
+def _end_with_the_launcher(connection: Connection, job: Job) -> None:
+    """Nobody would wait for ranks whose launcher is gone: they end at once, and the first one says so in run.json."""
+
+    def watch() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            connection.recv()
+        if job.rank.is_first:
+            message = "the process that launched the ranks is gone"
+            record = records.read_record(job.run_dir)
+            record |= {"status": "failed", "ended_at": records.now()}
+            record["error"] = {"type": "LauncherDied", "message": message}
+            records.write_record(job.run_dir, record)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="launcher watch", daemon=True).start()

@@ -1,0 +1,247 @@
+"""Real ranks: how many, on which cores, with which data, and the same training whatever their number."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+import laptime
+from laptime.cli import main
+from laptime.launch import plan
+from laptime.record import read_epochs, read_record
+
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+QUICK = ["dataset.limit=2000", "training.epochs=2", "training.batch_size=32", "logger=none", "device=cpu"]
+
+
+def epochs(record: dict) -> pd.DataFrame:
+    return read_epochs(Path(record["config"]["run_dir"]))
+
+
+def planned(**strategy) -> list:
+    defaults = {
+        "world_size": 1, "threads_per_rank": "auto", "pin_ranks": True, "wrap_single_rank": False, "backend": "auto",
+    }  # fmt: skip
+    sweep_world_size = strategy.pop("sweep_world_size", None)
+    return plan({"device": {"name": "cpu"}, "strategy": defaults | strategy}, sweep_world_size)
+
+
+@pytest.fixture
+def four_cores(monkeypatch):
+    monkeypatch.setattr("laptime.launch.usable_cores", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+
+
+def test_cores_are_shared_among_the_ranks_of_a_single_run(four_cores):
+    ranks = planned(world_size=2)
+    assert [rank.threads for rank in ranks] == [2, 2]
+    assert [rank.cores for rank in ranks] == [(0, 1), (2, 3)]
+    assert not ranks[0].oversubscribed
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_in_a_sweep_every_rank_has_the_threads_of_the_largest_run(four_cores, world_size):
+    ranks = planned(world_size=world_size, sweep_world_size=4)
+    assert {rank.threads for rank in ranks} == {1}
+    assert [rank.cores for rank in ranks] == [(number,) for number in range(world_size)]
+
+
+def test_more_threads_than_cores_is_oversubscribed_and_not_pinned(four_cores):
+    ranks = planned(world_size=3, threads_per_rank=2)
+    assert {(rank.oversubscribed, rank.cores) for rank in ranks} == {(True, None)}
+
+
+def test_a_single_run_of_one_rank_leaves_the_process_where_it_is(four_cores):
+    (rank,) = planned()
+    assert rank.threads == 4 and rank.cores is None
+
+
+def test_pinning_can_be_left_out(four_cores):
+    assert planned(world_size=2, pin_ranks=False)[0].cores is None
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_are_processes_of_their_own(world_size):
+    record = laptime.run([*QUICK, f"strategy.world_size={world_size}"])
+    strategy = record["strategy"]
+    assert strategy["world_size"] == world_size
+    assert strategy["backend"] == "gloo"
+    assert len({*strategy["rank_pids"], os.getpid()}) == world_size + 1
+    assert not any(psutil.pid_exists(pid) for pid in strategy["rank_pids"])
+    rows = epochs(record)
+    assert list(rows["rank"]) == [*range(world_size)] * 2
+    assert record["batch"]["global_batch_size"] == 32 * world_size
+
+
+def test_epoch_time_is_the_slowest_ranks_and_samples_are_everybodys():
+    record = laptime.run([*QUICK, "strategy.world_size=2"])
+    counted = epochs(record).query("not is_warmup")
+    assert record["timing"]["epoch_time_s"] == counted["epoch_time_s"].max()
+    assert counted["num_samples"].sum() == 1600
+    assert record["timing"]["samples_per_s"] == pytest.approx(1600 / counted["epoch_time_s"].max())
+
+
+def test_world_sizes_follow_the_same_loss_curve_with_a_global_batch():
+    # The same samples in every step; sums of gradients in another order differ in float32's last digits.
+    curves = []
+    for world_size in (1, 2, 4):
+        record = laptime.run(
+            [*QUICK, "training.batch_scope=global", "model.dropout=0", f"strategy.world_size={world_size}"]
+        )
+        curves.append(epochs(record).groupby("epoch")[["train_loss", "val_loss"]].first().to_numpy().ravel().tolist())
+        assert record["batch"]["global_batch_size"] == 32
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
+    assert curves[2] == pytest.approx(curves[0], rel=1e-3)
+
+
+def test_one_rank_with_ddp_is_measured_as_such():
+    plain, wrapped = (
+        laptime.run([*QUICK, f"strategy.wrap_single_rank={value}", "model.dropout=0"]) for value in ("false", "true")
+    )
+    assert plain["strategy"]["backend"] is None and wrapped["strategy"]["backend"] == "gloo"
+    assert plain["strategy"]["rank_pids"] == [os.getpid()] != wrapped["strategy"]["rank_pids"]
+    assert wrapped["result"]["train_loss"] == pytest.approx(plain["result"]["train_loss"], rel=1e-4)
+
+
+def test_every_sample_is_evaluated_once_whatever_the_world_size():
+    # 400 validation samples do not divide by 3; with no training at all the figures must agree.
+    records = [
+        laptime.run([*QUICK, "optimizer.lr=1e-30", "optimizer.weight_decay=0", f"strategy.world_size={world_size}"])
+        for world_size in (1, 3)
+    ]
+    one, three = (record["result"] for record in records)
+    for key in ("val_accuracy", "test_accuracy"):
+        assert one[key] == three[key]
+    for key in ("val_loss", "test_loss"):
+        assert one[key] == pytest.approx(three[key], rel=1e-6)
+
+
+@pytest.mark.parametrize("hook", ["fp16", "bf16", "powersgd"])
+def test_compressed_gradients_train_too(hook):
+    record = laptime.run([*QUICK, "strategy.world_size=2", f"strategy.comm_hook={hook}"])
+    assert record["result"]["val_accuracy"] > 0.7
+
+
+def test_accumulation_over_ranks_gives_the_gradient_of_the_whole_batch():
+    whole, parts = (
+        laptime.run([*QUICK, "strategy.world_size=2", "model.dropout=0", f"training.accumulate_grad_batches={parts}"])
+        for parts in (1, 4)
+    )
+    assert parts["result"]["train_loss"] == pytest.approx(whole["result"]["train_loss"], rel=1e-4)
+
+
+def test_time_limit_stops_all_ranks_at_the_same_step():
+    record = laptime.run([*QUICK, "strategy.world_size=2", "training.epochs=100000", "training.time_limit_s=2"])
+    assert record["result"]["stop_reason"] == "time_limit"
+    assert record["result"]["test_accuracy"] is not None
+
+
+def test_resumed_ranks_go_on_as_the_undisturbed_ones(work_folder):
+    arguments = [*QUICK, "strategy.world_size=2"]
+    laptime.run([*arguments, "training.epochs=3", "hydra.run.dir=whole"])
+    laptime.run([*arguments, "training.epochs=1", "hydra.run.dir=first"])
+    laptime.run([*arguments, "training.epochs=3", "hydra.run.dir=second", "training.checkpoint=first"])
+    columns = ["epoch", "rank", "train_loss", "val_loss"]
+    both = pd.concat([read_epochs(Path("first")), read_epochs(Path("second"))])[columns]
+    assert both.to_numpy().tolist() == read_epochs(Path("whole"))[columns].to_numpy().tolist()
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("strategy.world_size=-1", ["strategy.world_size=-1", "at least 1"]),
+        ("strategy.world_size=many", ["strategy.world_size=many", "auto"]),
+        ("strategy.world_size=3 training.batch_scope=global", ["training.batch_size=64", "multiple"]),
+        ("strategy.world_size=128 training.batch_scope=global", ["training.batch_size=64", "multiple"]),
+        ("device=mps strategy.world_size=2", ["device=mps", "gloo", "device=cpu"]),
+        ("strategy.backend=nccl strategy.world_size=2", ["strategy.backend=nccl", "CUDA"]),
+        ("strategy.master_port=70000", ["strategy.master_port=70000"]),
+        ("strategy.master_addr=192.0.2.1 strategy.world_size=2", ["strategy.master_addr=192.0.2.1"]),
+        ("strategy=single strategy.world_size=2", ["strategy=single", "strategy=ddp"]),
+        ("strategy.timeout_s=0", ["strategy.timeout_s=0"]),
+        ("strategy.world_size=4 dataset.limit=10 training.batch_size=2", ["dataset.val_fraction"]),
+    ],
+)
+def test_mistake_about_ranks_is_named_and_leaves_nothing(typed, words, capfd, work_folder):
+    with pytest.raises(SystemExit) as end:
+        main(typed.split())
+    captured = capfd.readouterr()
+    assert end.value.code == 2
+    assert len(captured.err.strip().splitlines()) <= 2, captured.err
+    assert all(word in captured.err for word in words), captured.err
+    assert list(work_folder.iterdir()) == []
+
+
+def test_more_ranks_than_gpus_is_refused(monkeypatch):
+    import torch
+
+    from laptime.errors import UserError
+
+    monkeypatch.setattr("laptime.launch.available_accelerator", lambda: "cuda")
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    strategy = {"world_size": 3, "threads_per_rank": 1, "pin_ranks": True, "wrap_single_rank": False, "backend": "auto"}
+    config = {"device": {"name": "cuda"}, "strategy": strategy}
+    with pytest.raises(UserError, match="2 cuda devices"):
+        plan(config)
+    config["strategy"]["world_size"] = "auto"
+    assert len(plan(config)) == 2
+
+
+def test_sweep_trains_as_many_processes_as_it_says(train, work_folder):
+    # Lightning's own launcher in a Hydra sweep trained one process in the second and third job.
+    done = train("-m", "strategy.world_size=1,2,4", *QUICK)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(path.read_text()) for path in sorted(work_folder.glob("multirun/*/*/*/run.json"))]
+    pids = [record["strategy"]["rank_pids"] for record in records]
+    assert [len(set(each)) for each in pids] == [1, 2, 4]
+    assert len({pid for each in pids for pid in each}) == 7, "every run has fresh processes"
+    assert len({record["strategy"]["threads_per_rank"] for record in records}) == 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert records[2]["strategy"]["oversubscribed"] == (cores < 4)
+
+
+def test_torchrun_joins_the_ranks_that_exist_with_one_record(work_folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(TRAIN), *QUICK],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = work_folder.rglob("run.json")
+    record = read_record(path.parent)
+    assert record["status"] == "completed"
+    assert record["strategy"]["world_size"] == len(set(record["strategy"]["rank_pids"])) == 2
+    ours = laptime.run([*QUICK, "strategy.world_size=2"])
+    columns = ["epoch", "rank", "train_loss", "val_loss"]
+    assert read_epochs(path.parent)[columns].to_numpy().tolist() == epochs(ours)[columns].to_numpy().tolist()
+
+
+def test_local_ranks_listen_on_the_loopback_interface_only(work_folder):
+    process = subprocess.Popen(
+        [sys.executable, str(TRAIN), *QUICK, "strategy.world_size=2", "training.epochs=100000", "hydra.run.dir=here"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while read_epochs(Path("here")).empty:
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        listening = {
+            connection.laddr.ip
+            for each in family
+            for connection in each.net_connections()
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert listening and listening <= {"127.0.0.1", "::1"}
+    finally:
+        process.terminate()
+        process.communicate()

@@ -1,0 +1,221 @@
+"""Ranks that fail, die, get stuck or are told to stop: the run ends by itself and leaves nobody behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+import laptime
+from laptime.errors import RankFailed
+from laptime.record import read_epochs, read_record
+
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+RUN_DIR = Path("run")
+TWO_RANKS = [
+    "dataset.limit=2000", "training.batch_size=32", "logger=none", "device=cpu", "strategy.world_size=2",
+    "training.epochs=100000",
+]  # fmt: skip
+
+
+@pytest.fixture
+def two_ranks(work_folder):
+    """A running command with two ranks that have completed at least one epoch; none of them outlives the test."""
+    processes: list[psutil.Process] = []
+
+    def start(*arguments: str) -> tuple[subprocess.Popen[str], list[int]]:
+        process = subprocess.Popen(
+            [sys.executable, str(TRAIN), *TWO_RANKS, f"hydra.run.dir={RUN_DIR}", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        while len(read_epochs(RUN_DIR)) < 2:
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.02)
+        processes.extend([psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)])
+        return process, read_record(RUN_DIR)["strategy"]["rank_pids"]
+
+    yield start
+    for process in processes:
+        if process.is_running():
+            process.kill()
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        psutil.Process(pid).wait(timeout=30)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.TimeoutExpired:
+        return False
+    return True
+
+
+def assert_ended(process: subprocess.Popen[str], family: list[psutil.Process], status: str) -> dict:
+    """The command has ended, nobody of it is left, and what was measured is kept."""
+    _, left = psutil.wait_procs(family, timeout=60)
+    assert not left, f"left behind: {left}"
+    record = read_record(RUN_DIR)
+    assert record["status"] == status
+    rows = read_epochs(RUN_DIR)
+    assert set(rows["rank"]) == {0, 1}
+    assert rows.groupby("epoch").size().eq(2).all(), "half an epoch was recorded"
+    return record
+
+
+def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    own = psutil.Process(process.pid)
+    return [own, *own.children(recursive=True)]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_killed_rank_fails_the_run_which_names_it(victim, two_ranks):
+    process, pids = two_ranks()
+    family = family_of(process)
+    os.kill(pids[victim], signal.SIGKILL)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    record = assert_ended(process, family, "failed")
+    assert record["error"]["rank"] == victim
+    assert "SIGKILL" in record["error"]["message"]
+    assert f"rank {victim} was killed by SIGKILL" in errors
+
+
+def test_killed_launcher_takes_its_ranks_along_and_the_record_says_so(two_ranks):
+    process, _ = two_ranks()
+    family = family_of(process)
+    process.kill()
+    process.communicate()
+    record = assert_ended(process, family, "failed")
+    assert "the process that launched the ranks is gone" in record["error"]["message"]
+
+
+@pytest.mark.parametrize("to_all", [True, False], ids=["group", "launcher alone"])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_interrupts_the_run(to_all, signum, code, two_ranks):
+    process, _ = two_ranks()
+    family = family_of(process)
+    if to_all:
+        os.killpg(process.pid, signum)
+    else:
+        process.send_signal(signum)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    record = assert_ended(process, family, "interrupted")
+    assert signal.Signals(signum).name in record["error"]["message"]
+
+
+def test_stuck_rank_is_given_up_after_the_timeout(two_ranks):
+    process, pids = two_ranks("strategy.timeout_s=5")
+    family = family_of(process)
+    os.kill(pids[1], signal.SIGSTOP)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    record = assert_ended(process, family, "failed")
+    assert record["error"]["rank"] == 1, record["error"]
+    assert "did not answer" in record["error"]["message"]
+    assert "Traceback" not in errors
+
+
+BROKEN = '''
+from laptime.callbacks.epoch_timer import EpochTimer
+from pytorch_lightning.callbacks import Callback
+from pathlib import Path
+import os
+import signal
+
+
+class BreakAt(Callback):
+    """Fails in one rank, in the middle of an epoch; once, where a file remembers it."""
+
+    def __init__(self, rank: int, epoch: int, how: str, once: bool = False) -> None:
+        self.rank, self.epoch, self.how, self.once = rank, epoch, how, once
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.global_rank != self.rank or trainer.current_epoch != self.epoch or batch_idx != 0:
+            return
+        if self.once:
+            if Path("broken").exists():
+                return
+            Path("broken").touch()
+        if self.how == "raise":
+            raise ValueError("broken on purpose")
+        os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+@pytest.fixture
+def breaking(work_folder, monkeypatch):
+    """Overrides that make one rank fail in the middle of an epoch."""
+    (work_folder / "breaking.py").write_text(BROKEN)
+    monkeypatch.setenv("PYTHONPATH", str(work_folder), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(str(work_folder))
+    quick = [each for each in TWO_RANKS if not each.startswith("training.epochs")]
+
+    def overrides(rank: int, epoch: int, how: str, once: bool = False) -> list[str]:
+        target = f"_target_:breaking.BreakAt,rank:{rank},epoch:{epoch},how:{how},once:{str(once).lower()}"
+        return [*quick, "training.epochs=3", f"+callbacks.breaks={{{target}}}"]
+
+    return overrides
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_exception_in_a_rank_is_recorded_with_its_traceback(rank, breaking):
+    with pytest.raises(RankFailed, match=f"rank {rank}: ValueError: broken on purpose"):
+        laptime.run([*breaking(rank, 1, "raise"), "hydra.run.dir=run"])
+    record = read_record(RUN_DIR)
+    assert record["status"] == "failed"
+    assert record["error"]["rank"] == rank
+    assert "on_train_batch_end" in record["error"]["traceback"]
+    assert list(read_epochs(RUN_DIR)["epoch"]) == [0, 0]
+    assert not any(psutil.pid_exists(pid) for pid in record["strategy"]["rank_pids"])
+
+
+def test_restarted_run_equals_the_undisturbed_one_and_keeps_attempts_apart(breaking):
+    record = laptime.run([*breaking(1, 1, "kill", once=True), "strategy.max_restarts=1", "hydra.run.dir=run"])
+    assert record["status"] == "completed"
+    assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
+    assert "SIGKILL" in record["attempts"][0]["error"]["message"]
+    rows = read_epochs(RUN_DIR)
+    # The broken epoch 1 was not counted; it was trained again, as the cold start that it is.
+    assert rows[["attempt", "epoch", "rank"]].to_numpy().tolist() == [
+        [0, 0, 0], [0, 0, 1], [1, 1, 0], [1, 1, 1], [1, 2, 0], [1, 2, 1],
+    ]  # fmt: skip
+    assert list(rows["is_warmup"]) == [True, True, True, True, False, False]
+    laptime.run([*breaking(1, 1, "kill", once=True), "hydra.run.dir=whole"])
+    columns = ["epoch", "rank", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"]
+    whole = read_epochs(Path("whole"))
+    assert rows[columns].to_numpy().tolist() == whole[columns].to_numpy().tolist()
+    assert record["result"]["test_loss"] == read_record(Path("whole"))["result"]["test_loss"]
+
+
+def test_restarts_are_limited(breaking):
+    with pytest.raises(RankFailed, match="rank 0 was killed by SIGKILL"):
+        laptime.run([*breaking(0, 0, "kill"), "strategy.max_restarts=2", "hydra.run.dir=run"])
+    assert [attempt["status"] for attempt in read_record(RUN_DIR)["attempts"]] == ["failed"] * 3
+
+
+def test_torchruns_own_restart_finds_the_run_and_its_checkpoint(breaking, work_folder):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", str(TRAIN),
+    ]  # fmt: skip
+    arguments = [each for each in breaking(1, 1, "kill", once=True) if not each.startswith("strategy.world_size")]
+    done = subprocess.run([*command, *arguments, "hydra.run.dir=run"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    record = read_record(RUN_DIR)
+    assert record["status"] == "completed"
+    assert [attempt["attempt"] for attempt in record["attempts"]][-1] == 1
+    rows = read_epochs(RUN_DIR)
+    laptime.run([*breaking(1, 1, "kill", once=True), "hydra.run.dir=whole"])
+    columns = ["epoch", "rank", "train_loss", "val_loss"]
+    assert rows[columns].to_numpy().tolist() == read_epochs(Path("whole"))[columns].to_numpy().tolist()
+    assert isinstance(rows, pd.DataFrame)
