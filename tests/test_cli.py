@@ -3,6 +3,7 @@
 import pytest
 
 from laptime.cli import main
+from laptime.record import read_record
 
 MISTAKES = {
     "dataset=mnits": ["dataset=mnits", "cifar10, fashion_mnist, mnist, synthetic"],
@@ -21,7 +22,7 @@ MISTAKES = {
     "training.epochs=null": ["training.epochs=null", "must not be null"],
     "training.compile=maybe": ["training.compile=maybe", "true or false"],
     "dataset.val_fraction=abc": ["dataset.val_fraction=abc", "a number"],
-    "dataset.limit=true": ["dataset.limit=True", "a whole number or null"],
+    "dataset.limit=true": ["dataset.limit=true", "a whole number or null"],
     "dataset.pipeline=disk": ["dataset.pipeline=disk", "memory or workers"],
     "model.hidden_sizes=5": ["model.hidden_sizes=5", "a list"],
     "optimizer.lr=fast": ["optimizer.lr=fast", "a number"],
@@ -62,6 +63,16 @@ MISTAKES = {
     "dataset=synthetic dataset.shape=[3,0,3]": ["dataset.shape=[3, 0, 3]"],
     "dataset=synthetic dataset.shape=[2,8,8] dataset.pipeline=workers": ["dataset.pipeline=workers", "1 or 3"],
     "--config-dir nowhere": ["nowhere"],
+    "optimizer.lr=null": ["optimizer.lr=null", "must be a number."],
+    "optimizer=sgd optimizer.momentum=0": ["optimizer", "momentum"],
+    "scheduler.step_size=0": ["scheduler", "StepLR"],
+    "model=null": ["model=null", "one of its options"],
+    "+experiment=quick": ["+experiment=quick", "Leave out the +"],
+    "run_dir=here": ["run_dir=here", "hydra.run.dir"],
+    "dataset=synthetic dataset.shape=[3,100000,100000]": ["dataset.shape", "GB"],
+    "--cfg job training.epochs=0": ["training.epochs=0", "at least 1"],
+    "--help training.epocs=3": ["training.epocs=3", "training.epochs"],
+    "--info config training.epocs=3": ["training.epocs=3", "training.epochs"],
 }
 
 
@@ -161,3 +172,43 @@ def test_odd_names_of_directories_are_taken_as_they_are(work_folder):
         main(["dataset.limit=2000", "training.epochs=1", "hydra.run.dir='out of, (the) {ordinary}=é'"])
     assert not end.value.code
     assert (work_folder / "out of, (the) {ordinary}=é" / "run.json").is_file()
+
+
+def test_sweep_directory_belongs_to_one_sweep(capfd, work_folder):
+    sweep = ["-m", "seed=1,2", "dataset.limit=1000", "training.epochs=1", "logger=none", "hydra.sweep.dir=mine"]
+    with pytest.raises(SystemExit) as end:
+        main(sweep)
+    assert not end.value.code
+    before = [path.read_bytes() for path in sorted(work_folder.rglob("run.json"))]
+    with pytest.raises(SystemExit) as end:
+        main(sweep)
+    assert end.value.code == 2
+    assert "hydra.sweep.dir=mine" in capfd.readouterr().err
+    assert [path.read_bytes() for path in sorted(work_folder.rglob("run.json"))] == before
+
+
+def test_mistake_that_shows_only_in_building_fails_its_job_alone(capfd, work_folder):
+    with pytest.raises(SystemExit) as end:
+        main(["-m", "training.batch_size=32,9999", "dataset.limit=1000", "training.epochs=1", "hydra.sweep.dir=mine"])
+    assert end.value.code == 2
+    errors = capfd.readouterr().err
+    assert "1 of 2 runs of the sweep failed" in errors and "training.batch_size=9999" in errors
+    assert read_record(work_folder / "mine" / "0")["status"] == "completed"
+    assert read_record(work_folder / "mine" / "1")["status"] == "failed"
+
+
+def test_own_model_beside_own_configuration(work_folder, the_run):
+    conf = work_folder / "own"
+    (conf / "model").mkdir(parents=True)
+    (conf / "model" / "own_net.yaml").write_text("_target_: own_net_module.OwnNet\nwidth: 8\n")
+    (conf / "own_net_module.py").write_text(
+        "import math\nfrom torch import nn\n\n\nclass OwnNet(nn.Sequential):\n"
+        "    def __init__(self, input_shape, num_classes, width: int):\n"
+        "        first = nn.Linear(math.prod(input_shape), width)\n"
+        "        super().__init__(nn.Flatten(), first, nn.Linear(width, num_classes))\n"
+    )
+    with pytest.raises(SystemExit) as end:
+        main(["--config-dir", "own", "model=own_net", "dataset.limit=1000", "training.epochs=1", "logger=none"])
+    assert not end.value.code
+    record = the_run()[1]
+    assert record["model"] == record["model"] | {"name": "ownnet", "num_parameters": 784 * 8 + 8 + 80 + 10}

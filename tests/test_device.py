@@ -13,7 +13,7 @@ from laptime.errors import UserError
 
 
 def a_device(used):
-    return Device(requested="auto", used=used, name="a chip", count=1, memory_bytes=None)
+    return Device(requested="auto", used=used, name="a chip", num_devices=1, memory_bytes=None)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def cuda(monkeypatch):
 
 def test_auto_without_accelerator_is_the_cpu(no_accelerator, caplog):
     found = device.resolve("auto", "error")
-    assert (found.requested, found.used, found.count) == ("auto", "cpu", 1)
+    assert (found.requested, found.used, found.num_devices) == ("auto", "cpu", 1)
     assert not caplog.records
 
 

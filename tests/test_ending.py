@@ -74,7 +74,15 @@ def test_resuming_a_finished_run_says_what_to_do(work_folder, capfd):
 
 @pytest.mark.parametrize(
     ("override", "words"),
-    [("model=cnn", "model"), ("model.hidden_sizes=[64]", "hidden_sizes"), ("seed=7", "seed 1 there, 7 here")],
+    [
+        ("model=cnn", "model"),
+        ("model.hidden_sizes=[64]", "hidden_sizes"),
+        ("seed=7", "seed 1 there, 7 here"),
+        ("optimizer.lr=0.01", "optimizer.lr 0.0005 there, 0.01 here"),
+        ("dataset.val_fraction=0.4", "dataset.val_fraction 0.2 there, 0.4 here"),
+        ("training.batch_size=64", "training.batch_size 32 there, 64 here"),
+        ("strategy.world_size=2", "strategy.world_size 1 there, 2 here"),
+    ],
 )
 def test_checkpoint_of_another_experiment_is_refused_with_the_difference(override, words, work_folder, capfd):
     laptime.run([*QUICK, "training.epochs=1", "hydra.run.dir=first"])
@@ -246,3 +254,39 @@ def test_user_error_from_python_is_an_exception_and_leaves_nothing(work_folder):
     with pytest.raises(UserError, match="dataset=mnits"):
         laptime.run(["dataset=mnits"])
     assert list(work_folder.iterdir()) == []
+
+
+def test_schedule_made_for_fewer_epochs_is_not_stretched(work_folder, capfd):
+    laptime.run([*QUICK, "scheduler=cosine", "training.epochs=2", "hydra.run.dir=first"])
+    capfd.readouterr()
+    message = error_of([*QUICK, "scheduler=cosine", "training.epochs=4", "training.checkpoint=first"], capfd)
+    assert "scheduler.T_max 2 there, 4 here" in message
+
+
+def test_best_checkpoint_is_taken_along(work_folder):
+    laptime.run([*QUICK, "training.epochs=2", "hydra.run.dir=first"])
+    # Nothing gets better than the best so far when the first run's best is out of reach.
+    checkpoint = torch.load("first/checkpoints/last.ckpt", weights_only=True)
+    (state,) = [value for key, value in checkpoint["callbacks"].items() if "best_val_loss" in value]
+    state["best_val_loss"] = 0.0
+    torch.save(checkpoint, "first/checkpoints/last.ckpt")
+    laptime.run([*QUICK, "training.epochs=3", "hydra.run.dir=second", "training.checkpoint=first"])
+    assert Path("second/checkpoints/best.ckpt").read_bytes() == Path("first/checkpoints/best.ckpt").read_bytes()
+
+
+def test_failure_is_in_the_log_with_its_time(work_folder):
+    with pytest.raises(TrainingFailed):
+        laptime.run([*QUICK, "optimizer=sgd", "optimizer.lr=1e30", "hydra.run.dir=nan"])
+    last = Path("nan/train.log").read_text().splitlines()[-1]
+    assert last.startswith("[20") and "failed: the loss became" in last
+
+
+def test_peak_memory_is_the_runs_own(work_folder):
+    ballast = bytearray(os.urandom(1)) * 2_000_000_000
+    done = subprocess.run(
+        [sys.executable, str(TRAIN), *QUICK, "training.epochs=1", "hydra.run.dir=small"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_record(Path("small"))["resources"]["peak_rss_bytes"] < len(ballast)
+    epochs = read_epochs(Path("small"))
+    assert read_record(Path("small"))["resources"]["peak_rss_bytes"] >= epochs["rss_bytes"].max()

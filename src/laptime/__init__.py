@@ -6,7 +6,8 @@ Importing this package loads no torch.
 from importlib.metadata import version
 
 from laptime.cli import run
+from laptime.errors import TrainingFailed, UserError
 
 __version__ = version("laptime")
 
-__all__ = ["__version__", "run"]
+__all__ = ["TrainingFailed", "UserError", "__version__", "run"]

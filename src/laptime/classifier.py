@@ -181,7 +181,7 @@ class Classifier(pl.LightningModule):
             step = int(finite.logical_not().nonzero()[0]) + first_step
             value = float(stacked[step - first_step])
             raise TrainingFailed(
-                f"the loss became {value} in epoch {self.current_epoch}, step {step}. "
+                f"the loss became {value} in epoch {self.current_epoch}, step {step}, counted from 0. "
                 "Try a smaller optimizer.lr, training.gradient_clip_norm=1 or training.precision=32-true.",
                 self.current_epoch,
                 step,

@@ -39,10 +39,15 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
         TrainingFailed: the loss became infinite or not a number; the record says where.
         KeyboardInterrupt: the run was interrupted; the record says so.
     """
+    if isinstance(overrides, str):
+        raise UserError(f'laptime.run("{overrides}"): takes a list. Write laptime.run(["{overrides}"]).')
+    command = ["laptime.run", *overrides]
     try:
-        return _run_once(list(overrides), time.time())
+        return _run_once(list(overrides), time.time(), command)
     except Interrupted as interruption:
-        raise KeyboardInterrupt(str(interruption)) from interruption
+        raise KeyboardInterrupt(str(interruption)) from None
+    except UserError as error:
+        raise error from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,11 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except (TrainingFailed, RankFailed) as error:
-        print(f"failed: {error}", file=sys.stderr)
+    except (TrainingFailed, RankFailed, Interrupted) as error:  # the log has said what happened
         sys.exit(error.exit_code)
-    except Interrupted as interruption:
-        sys.exit(interruption.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -67,22 +69,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(arguments: list[str]) -> int:
     from hydra._internal.utils import get_args_parser
 
-    from laptime.compose import compose, hydra_session
+    from laptime.compose import compose, hydra_session, resolve, without_hydra
+    from laptime.config import validate
 
     args = get_args_parser().parse_args(arguments)
-    if args.cfg:
+    # A model of the user's own may lie where the command was typed, or beside the user's configuration.
+    sys.path += [str(Path(folder).absolute()) for folder in (args.config_dir, ".") if folder is not None]
+    if args.cfg or args.help or args.info:
         with hydra_session(args.config_dir) as hydra:
-            compose(hydra, args.overrides, args.config_name)
+            composed = compose(hydra, args.overrides, args.config_name)
+            if args.cfg:
+                validate(resolve(without_hydra(composed)))
     if args.cfg or args.help or args.hydra_help or args.info or args.shell_completion:
         _hand_over_to_hydra(arguments, lambda cfg: None)
         return 0
     if args.multirun:
         return _sweep(args, arguments)
-    _run_once(args.overrides, _process_started_at(), args)
+    _run_once(args.overrides, _process_started_at(), _command(), args)
     return 0
 
 
-def _run_once(overrides: list[str], started: float, args: argparse.Namespace | None = None) -> dict[str, Any]:
+def _run_once(
+    overrides: list[str], started: float, command: list[str], args: argparse.Namespace | None = None
+) -> dict[str, Any]:
     from laptime import torchrun
     from laptime.compose import CONFIG_NAME, compose, hydra_session, hydra_value, without_hydra
     from laptime.run_dir import RunDir
@@ -105,17 +114,15 @@ def _run_once(overrides: list[str], started: float, args: argparse.Namespace | N
         if run_dir is None:
             # A rank of torchrun's: Hydra's files are the first rank's matter.
             Path(path).mkdir(parents=True, exist_ok=True)
-            return _train(without_hydra(composed), Path(path), overrides, started)
+            return _train(without_hydra(composed), Path(path), command, started)
 
         def task(cfg: "DictConfig") -> dict[str, Any] | Exception:
             try:
-                return _train(cfg, Path(path), overrides, started)
+                return _train(cfg, Path(path), command, started)
             except Exception as error:  # Hydra would print a line of its own: carried around it, raised below.
                 return error
 
-        # In quotes, so that Hydra takes the path as it is.
-        quoted = path.replace("\\", "\\\\").replace("'", "\\'")
-        result = hydra.run(config_name, task, [*overrides, f"hydra.run.dir='{quoted}'"]).return_value
+        result = hydra.run(config_name, task, [*overrides, f"hydra.run.dir={_quote(Path(path))}"]).return_value
     if isinstance(result, UserError):
         run_dir.remove()
     if isinstance(result, Exception):
@@ -130,6 +137,10 @@ def _check(composed: "DictConfig") -> dict[str, Any]:
     from laptime.config import validate
 
     cfg = without_hydra(composed)
+    if cfg.get("run_dir") is not None:
+        raise UserError(
+            f"run_dir={cfg.run_dir}: is filled in when the run starts. Choose the place with hydra.run.dir."
+        )
     cfg.run_dir = "."  # the real one is reserved when all is known to be right
     config = resolve(cfg)
     validate(config)
@@ -142,7 +153,7 @@ def _check(composed: "DictConfig") -> dict[str, Any]:
 def _train(
     cfg: "DictConfig",
     run_dir: Path,
-    overrides: Sequence[str],
+    command: Sequence[str],
     started: float,
     sweep_world_size: int | None = None,
 ) -> dict[str, Any]:
@@ -154,7 +165,7 @@ def _train(
     cfg.run_dir = str(run_dir)
     rank = torchrun.rank() if torchrun.is_joined() else 0
     with logging_to(run_dir, rank):
-        record = launch(resolve(cfg), run_dir, ["python", "train.py", *overrides], started, sweep_world_size)
+        record = launch(resolve(cfg), run_dir, command, started, sweep_world_size)
     if rank == 0:
         print_results(record, run_dir)
     return record
@@ -162,37 +173,47 @@ def _train(
 
 def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
     """Check every job of a sweep, then let Hydra run them one after the other; a failed one doesn't stop the others."""
-    from laptime.compose import compose, hydra_session
+    from hydra.core.hydra_config import HydraConfig
+
+    from laptime.compose import compose, hydra_session, hydra_value
+    from laptime.console import relative
+    from laptime.run_dir import RunDir
 
     with hydra_session(args.config_dir) as hydra:
-        configs = [
-            _check(compose(hydra, overrides, args.config_name)) for overrides in _sweep_jobs(hydra, args.overrides)
-        ]
+        jobs = list(_sweep_jobs(hydra, args.overrides))
+        composed = [compose(hydra, overrides, args.config_name) for overrides in jobs]
+        configs = [_check(each) for each in composed]
+        chosen = any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in args.overrides)
+        sweep_dir = RunDir(hydra_value(composed[0], "hydra.sweep.dir"), may_move=not chosen, key="hydra.sweep.dir")
     sizes = [config["strategy"]["world_size"] for config in configs]
     sweep_world_size = max((size for size in sizes if isinstance(size, int)), default=1)
     failed: list[str] = []
+    exit_code = 0
 
     def task(cfg: "DictConfig") -> float | None:
-        from hydra.core.hydra_config import HydraConfig
-
+        nonlocal exit_code
         job = HydraConfig.get()
-        overrides = list(job.overrides.task)
+        swept = " ".join(job.overrides.task)
+        print(f"\nrun {job.job.num} of the sweep: {swept}", file=sys.stderr)
         try:
-            record = _train(cfg, Path(job.runtime.output_dir), overrides, time.time(), sweep_world_size)
-            return objective(record)
+            run_dir = RunDir(job.runtime.output_dir, may_move=False)
+            return objective(_train(cfg, run_dir.path, _command(), time.time(), sweep_world_size))
         except Interrupted as interruption:
             sys.exit(interruption.exit_code)
         except Exception as error:
-            if not isinstance(error, UserError | TrainingFailed | RankFailed):
+            if isinstance(error, UserError):
+                print(f"error: {error}", file=sys.stderr)
+            elif not isinstance(error, TrainingFailed | RankFailed):
                 traceback.print_exc()
-            failed.append(f"{job.job.num} ({' '.join(overrides)}): {error}")
-            print(f"failed: {error}", file=sys.stderr)
+            failed.append(f"{job.job.num} ({swept}): {error}")
+            exit_code = max(exit_code, getattr(error, "exit_code", 1))
             return None
 
-    _hand_over_to_hydra(arguments, task)
+    _hand_over_to_hydra([*arguments, f"hydra.sweep.dir={_quote(sweep_dir.path)}"], task)
     if failed:
-        print(f"{len(failed)} of the sweep's runs failed:", *failed, sep="\n  ", file=sys.stderr)
-    return 1 if failed else 0
+        print(f"\n{len(failed)} of {len(jobs)} runs of the sweep failed:", *failed, sep="\n  ", file=sys.stderr)
+    print(f"Sweep        {relative(sweep_dir.path)}")
+    return exit_code
 
 
 def objective(record: Mapping[str, Any]) -> float | None:
@@ -229,6 +250,17 @@ def _hand_over_to_hydra(arguments: list[str], task: Any) -> None:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=CONFIG_NAME)(task)()
     finally:
         sys.argv = before
+
+
+def _quote(path: Path) -> str:
+    """A path so that Hydra takes it as it is."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _command() -> list[str]:
+    """What was typed, the interpreter by its name alone."""
+    return [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]
 
 
 def _process_started_at() -> float:

@@ -145,9 +145,20 @@ def _explain(hydra: Hydra, overrides: list[str], config_name: str, error: Except
         return f"{typed}: {_first_line(cause)}."
     if "An item is already at" in str(error):
         return f"+{_quoted(str(error))}: the key is there already. Leave out the +."
+    if "Config group override must be" in str(error):
+        typed = next((o for o in overrides if o.partition("=")[0] in hydra_groups(hydra) and "." not in o), "")
+        return f"{typed}: a group takes the name of one of its options."
+    if "Multiple values for" in str(error):
+        typed = next((o for o in overrides if o.startswith("+")), str(error).splitlines()[0])
+        return f"{typed}: the group is there already. Leave out the +."
     if "Ambiguous value" in str(error):
         return f"{_quoted(str(error))}: several values. To sweep over them, add -m; for a list, write [a,b]."
     return _first_line(cause) + "."
+
+
+def hydra_groups(hydra: Hydra) -> list[str]:
+    """The config groups by name."""
+    return [str(name) for name in hydra.config_loader.list_groups("")]
 
 
 def _explain_missing_option(error: MissingConfigException) -> str:

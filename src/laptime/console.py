@@ -80,10 +80,16 @@ def print_results(record: Mapping[str, Any], run_dir: Path) -> None:
         table.add_row(Text(name), Text(value))
     table.show_header = False
     console.print(table)
-    place = _relative(run_dir)
+    place = relative(run_dir)
     console.print(Text(f"Results      {place}"), soft_wrap=True)
     if (run_dir / TENSORBOARD_DIR).is_dir():
         console.print(Text(f"TensorBoard  tensorboard --logdir {_quoted(place)}"), soft_wrap=True)
+
+
+_STOP_REASONS = {
+    "early_stopping": "early: the validation loss got no better (training.early_stopping_patience)",
+    "time_limit": "by training.time_limit_s; test figures are of the weights at that moment",
+}
 
 
 def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[str, str]]:
@@ -116,6 +122,8 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
         ("batch size", f"{batch['global_batch_size']:,}{per_rank}, precision {device['precision']}"),
         ("epochs", f"{len(slowest)}, of which {num_warmup} warm-up (not counted)"),
     ]
+    if result["stop_reason"] in _STOP_REASONS:
+        rows.append(("stopped", _STOP_REASONS[result["stop_reason"]]))
     if len(counted):
         spread = f"median of {len(counted)}, min {counted.min():.3f} s, max {counted.max():.3f} s"
         rows += [
@@ -144,15 +152,15 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
 
 def _data(data: Mapping[str, Any]) -> str:
     parts = f"{data['num_train']:,} train, {data['num_val']:,} val, {data['num_test']:,} test"
-    remarks = [remark for remark, holds in (("synthetic", data["synthetic"]), ("limited", data["limit"])) if holds]
+    remarks = ["synthetic"] if data["synthetic"] else []
+    remarks += [f"limited to {data['limit']:,}"] if data["limit"] else []
     return f"{data['name']}: {parts}, pipeline {data['pipeline']}{', ' + ', '.join(remarks) if remarks else ''}"
 
 
-def _relative(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+def relative(path: Path) -> str:
+    """A path as one would type it here."""
+    below_here = path != Path.cwd() and path.is_relative_to(Path.cwd())
+    return str(path.relative_to(Path.cwd())) if below_here else str(path)
 
 
 def _quoted(path: str) -> str:

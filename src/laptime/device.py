@@ -28,7 +28,7 @@ class Device:
         requested: what the configuration asked for: auto, cpu, mps, cuda or xpu.
         used: what trains: cpu, mps, cuda or xpu.
         name: the hardware's own name.
-        count: how many of this kind the machine has; 1 for the CPU.
+        num_devices: how many of this kind the machine has; 1 for the CPU.
         memory_bytes: memory of one of them (unified memory counts as both), None where it can't be told.
         index: which of them this process uses, as torch counts (within CUDA_VISIBLE_DEVICES).
     """
@@ -36,7 +36,7 @@ class Device:
     requested: str
     used: str
     name: str
-    count: int
+    num_devices: int
     memory_bytes: int | None
     index: int = 0
 

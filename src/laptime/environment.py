@@ -18,6 +18,8 @@ PACKAGES = (
 # Settings that change what is measured. An allow-list: nothing else of the environment is recorded.
 VARIABLE_PREFIXES = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "PYTORCH_", "GLOO_", "NCCL_", "CUDA_VISIBLE_DEVICES")
 
+_SET_BY_LIGHTNING = ("PYTORCH_NVML_BASED_CUDA_CHECK",)
+
 
 def environment(cpu_name: str, usable_cores: int) -> dict[str, Any]:
     """Versions, CPU, cores, memory and operating system, as plain values.
@@ -30,27 +32,38 @@ def environment(cpu_name: str, usable_cores: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {package: _version(package) for package in PACKAGES},
         "cpu": cpu_name,
-        "physical_cores": psutil.cpu_count(logical=False),
-        "logical_cores": psutil.cpu_count(),
-        "usable_cores": usable_cores,
+        "num_physical_cores": psutil.cpu_count(logical=False),
+        "num_logical_cores": psutil.cpu_count(),
+        "num_usable_cores": usable_cores,
         "memory_bytes": psutil.virtual_memory().total,
         "os": platform.system(),
         "os_version": platform.release(),
         "platform": platform.platform(),
         "machine": platform.machine(),
         "hostname_hash": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
-        "variables": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(VARIABLE_PREFIXES)},
+        "variables": {
+            name: os.environ[name]
+            for name in sorted(os.environ)
+            if name.startswith(VARIABLE_PREFIXES) and name not in _SET_BY_LIGHTNING
+        },
     }
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """Commit, whether tracked files differ from it, and a hash of the difference; all null outside a git checkout."""
+    """Commit, whether files of the folder differ from it or are new, and a hash of those differences.
+
+    All null where the folder is not part of a git checkout, or is one that git ignores (an installed package).
+    """
     commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
+    if commit is None or not _git(folder, "ls-files", "."):
         return {"commit": None, "dirty": None, "diff_hash": None}
     diff = _git(folder, "diff", "HEAD") or b""
-    digest = hashlib.sha256(diff).hexdigest()[:16] if diff else None
-    return {"commit": commit.decode().strip(), "dirty": bool(diff), "diff_hash": digest}
+    new = (_git(folder, "ls-files", "--others", "--exclude-standard", ".") or b"").decode().splitlines()
+    digest = hashlib.sha256(diff)
+    for name in new:
+        digest.update(name.encode() + (folder / name).read_bytes())
+    dirty = bool(diff or new)
+    return {"commit": commit.decode().strip(), "dirty": dirty, "diff_hash": digest.hexdigest()[:16] if dirty else None}
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:

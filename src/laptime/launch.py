@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 from laptime import rank_process, torchrun
 from laptime import record as records
+from laptime.console import relative
 from laptime.device import available_accelerator, cpu_name, usable_cores
 from laptime.environment import environment, git_state
 from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError
@@ -67,7 +68,7 @@ def launch(
     if torchrun.is_joined():
         return _join(config, run_dir, command, start)
     ranks = plan(config, sweep_world_size)
-    record = _first_record(config, run_dir, command)
+    record = _first_record(config, run_dir, command, start)
     in_this_process = len(ranks) == 1 and sweep_world_size is None and not config["strategy"]["wrap_single_rank"]
     try:
         with heeding_signals() as stop:
@@ -78,13 +79,18 @@ def launch(
             else:
                 record = _launch_processes(config, run_dir, record, ranks, stop, start)
     except Interrupted as interruption:
-        log.warning("%s: what was measured until now is kept in %s", interruption, run_dir)
+        log.warning(
+            "%s: what was measured until now is kept; training.checkpoint=%s goes on from the last whole epoch",
+            interruption,
+            relative(run_dir),
+        )
         raise
     return record
 
 
-def _first_record(config: Mapping[str, Any], run_dir: Path, command: Sequence[str]) -> dict[str, Any]:
+def _first_record(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], start: float) -> dict[str, Any]:
     record = records.new_record()
+    record["started_at"] = records.timestamp(start)
     record["config"] = dict(config)
     record["seed"] = config["seed"]
     record["command"] = list(command)
@@ -108,7 +114,7 @@ def _join(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], star
         config = {**config, "training": {**config["training"], "checkpoint": str(checkpoint)}}
     record = records.new_record()
     if rank.is_first:
-        record = records.read_record(run_dir) if rank.attempt else _first_record(config, run_dir, command)
+        record = records.read_record(run_dir) if rank.attempt else _first_record(config, run_dir, command, start)
 
     def work() -> dict[str, Any]:
         try:
@@ -235,8 +241,10 @@ def _attempt(run_dir: Path, record: dict[str, Any], attempt: int, work: Callable
             status = "interrupted"
         if isinstance(failure, RankFailed):
             error = failure.error
-        if "traceback" in error:
-            log.error("the run failed: %s: %s", error["type"], error["message"])
+        if isinstance(failure, TrainingFailed | RankFailed):
+            log.error("failed: %s", failure)
+        elif "traceback" in error and not isinstance(failure, KeyboardInterrupt):
+            log.error("failed: %s: %s", error["type"], error["message"])
         record = _read_back(run_dir, record)
         raise
     finally:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from datetime import UTC, datetime
@@ -41,7 +42,7 @@ _SECTIONS: dict[str, tuple[str, ...] | None] = {
     "group_hash": None,
     "seed": None,
     "device": (
-        "requested", "used", "name", "count", "memory_bytes", "precision", "matmul_precision", "compile",
+        "requested", "used", "name", "num_devices", "memory_bytes", "precision", "matmul_precision", "compile",
         "cudnn_benchmark", "mps_fallback",
     ),
     "dataset": (
@@ -85,7 +86,12 @@ EPOCH_COLUMNS = (
 
 def now() -> str:
     """The time in UTC, ISO 8601, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    return timestamp(time.time())
+
+
+def timestamp(seconds: float) -> str:
+    """A `time.time()` in UTC, ISO 8601, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def new_record() -> dict[str, Any]:

@@ -39,16 +39,26 @@ def find(checkpoint: str) -> Path:
     return path
 
 
-def identity(config: Mapping[str, Any], image_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
-    """What a checkpoint must share with the run that goes on from it."""
-    return {
-        "model": dict(config["model"]),
-        "dataset": str(config["dataset"]["_target_"]).rpartition(".")[2],
-        "image_shape": list(image_shape),
-        "num_classes": num_classes,
-        "optimizer": config["optimizer"]["_target_"],
-        "seed": config["seed"],
+# What a run may change when it goes on: how long, where, and what changes the timing but not the training.
+_MAY_CHANGE = {
+    "dataset": {"root", "num_workers"},
+    "training": {
+        "epochs", "checkpoint", "time_limit_s", "early_stopping_patience", "steps_per_execution", "eval_batch_size",
+        "compile", "cudnn_benchmark",
+    },
+}  # fmt: skip
+
+
+def identity(config: Mapping[str, Any], world_size: int) -> dict[str, Any]:
+    """What a checkpoint must share with the run that goes on from it: all that decides what is learnt, by full key."""
+    groups = ("dataset", "model", "optimizer", "scheduler", "training")
+    keys = {
+        f"{group}.{key}": value
+        for group in groups
+        for key, value in config[group].items()
+        if key not in _MAY_CHANGE.get(group, ())
     }
+    return keys | {"seed": config["seed"], "strategy.world_size": world_size}
 
 
 def load(path: Path, expected: Mapping[str, Any], epochs: int) -> dict[str, Any]:
@@ -68,17 +78,23 @@ def load(path: Path, expected: Mapping[str, Any], epochs: int) -> dict[str, Any]
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way; none of them runs code from it
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"training.checkpoint={path}: is damaged or no checkpoint ({reason}).") from error
+        raise UserError(
+            f"training.checkpoint={path}: is damaged or no checkpoint of plain values ({type(error).__name__})."
+        ) from error
     if not isinstance(checkpoint, dict) or IDENTITY not in checkpoint or "loops" not in checkpoint:
         raise UserError(f"training.checkpoint={path}: was not written by Laptime.")
+    there = checkpoint[IDENTITY]
     differences = [
-        f"{key} {checkpoint[IDENTITY].get(key)} there, {value} here"
-        for key, value in expected.items()
-        if checkpoint[IDENTITY].get(key) != value
+        f"{key} {there.get(key)} there, {expected.get(key)} here"
+        for key in dict.fromkeys([*expected, *there])
+        if there.get(key) != expected.get(key)
     ]
     if differences:
-        raise UserError(f"training.checkpoint={path}: is of another experiment: {'; '.join(differences)}.")
+        more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise UserError(
+            f"training.checkpoint={path}: is of another experiment: {'; '.join(differences[:3])}{more}.\n"
+            "Give the run the checkpoint's values, or start without it."
+        )
     done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if done >= epochs:
         raise UserError(

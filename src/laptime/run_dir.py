@@ -1,18 +1,21 @@
-"""Reserving the directory of a run, and giving it back when the run turns out to be a mistake."""
+"""Reserving the directory of a run or a sweep, and giving it back when the run turns out to be a mistake."""
 
 import shutil
 from pathlib import Path
 
 from laptime.errors import UserError
-from laptime.record import RUN_FILE
+
+# Whoever makes this file first has the directory.
+_RESERVED = ".laptime"
 
 
 class RunDir:
-    """A directory that belongs to one run alone.
+    """A directory that belongs to one run, or one sweep, alone: also when several start at once.
 
     Args:
-        wanted: where `hydra.run.dir` points.
+        wanted: where `hydra.run.dir` or `hydra.sweep.dir` points.
         may_move: whether another name will do when that one is taken (by a run that started in the same second).
+        key: the configuration's key for it.
 
     Attributes:
         path: absolute; exists.
@@ -21,26 +24,27 @@ class RunDir:
         UserError: it can't be written, or it holds a run already.
     """
 
-    def __init__(self, wanted: str, may_move: bool) -> None:
-        path = Path(wanted).expanduser().absolute()
+    def __init__(self, wanted: str, may_move: bool, key: str = "hydra.run.dir") -> None:
+        wanted_path = Path(wanted).expanduser().absolute()
         number = 0
-        while may_move and path.exists():
-            number += 1
-            path = path.with_name(f"{Path(wanted).name}_{number}")
-        if (path / RUN_FILE).exists():
-            raise UserError(f"hydra.run.dir={wanted}: holds a run already. Choose another directory.")
-        self.path = path
-        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._before = set(path.iterdir())
-            probe = path / ".writable"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise UserError(
-                f"hydra.run.dir={wanted}: can't be written ({error.strerror}). Choose another directory."
-            ) from error
+        while True:
+            self.path = wanted_path.with_name(f"{wanted_path.name}_{number}") if number else wanted_path
+            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._before = set(self.path.iterdir())
+                (self.path / _RESERVED).touch(exist_ok=False)
+                return
+            except FileExistsError as error:
+                if not self.path.is_dir():
+                    raise UserError(f"{key}={wanted}: is a file. Choose another directory.") from error
+                if not may_move:
+                    raise UserError(f"{key}={wanted}: holds a run already. Choose another directory.") from error
+                number += 1
+            except OSError as error:
+                raise UserError(
+                    f"{key}={wanted}: can't be written ({error.strerror}). Choose another directory."
+                ) from error
 
     def remove(self) -> None:
         """Take away what this run wrote, and the folders that were made for it."""

@@ -65,7 +65,7 @@ def check(group: str, node: Mapping[str, Any], given: frozenset[str] = frozenset
             raise UserError(f"{group}.{key}={value}: {target.__name__} has no such argument.{hint}\nKnown: {names}.")
         annotation = parameters[key].annotation
         if not _fits(value, annotation):
-            raise UserError(f"{group}.{key}={value}: must be {_in_words(annotation)}.")
+            raise UserError(f"{group}.{key}={_as_typed(value)}: must be {_in_words(annotation)}.")
     for name, parameter in parameters.items():
         required = parameter.default is inspect.Parameter.empty and parameter.kind in (
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -147,10 +147,22 @@ _SEQUENCES = (list, tuple, Sequence, Iterable)
 def _in_words(annotation: Any) -> str:
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_in_words(arg) for arg in args))
+        plain = [arg for arg in args if arg in _WORDS or typing.get_origin(arg) is not None]
+        return " or ".join(dict.fromkeys(_in_words(arg) for arg in plain or args))
     if origin is typing.Literal:
         return " or ".join(map(str, args))
     if origin is not None or annotation in _SEQUENCES:
         return f"a list, each {_in_words(args[0])}" if args else "a list"
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
-    return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return _WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
+
+
+def _as_typed(value: Any) -> str:
+    """A plain value as YAML writes it."""
+    return (
+        {None: "null", True: "true", False: "false"}[value]
+        if value is None or value is True or value is False
+        else str(value)
+    )

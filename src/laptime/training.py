@@ -3,7 +3,6 @@
 import copy
 import logging
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
@@ -19,6 +17,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.flop_counter import FlopCounterMode
 
 from laptime import record as records
@@ -34,12 +33,10 @@ from laptime.device import Device, check_precision, mps_fallback
 from laptime.device import resolve as resolve_device
 from laptime.errors import Interrupted, UserError
 from laptime.lightning_strategy import RankStrategy
+from laptime.process_memory import peak_rss_bytes, reset_peak_rss
 from laptime.ranks import Rank, assert_world
 from laptime.stopping import StopRequest, TimeLimitReached
 from laptime.xpu import XPUAccelerator
-
-if sys.platform != "win32":
-    import resource
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +87,7 @@ def train(
         TrainingFailed, Interrupted: as the names say; what was measured until then is in the record.
     """
     settings = config["training"]
+    reset_peak_rss()
     device = resolve_device(config["device"]["name"], config["device"]["fallback"], rank.local_rank)
     check_precision(settings["precision"], device)
     torch.set_float32_matmul_precision(settings["matmul_precision"])
@@ -106,8 +104,9 @@ def train(
     if rank.is_first:
         records.write_record(run_dir, record)
 
-    identity = resume.identity(config, data.data.image_shape, data.data.class_count)
+    identity = resume.identity(config, rank.world_size)
     module = _build_module(config, network, device, stop, identity, rank)
+    _try_optimizer(module, config)
     checkpoint = None
     if settings["checkpoint"] is not None:
         checkpoint = resume.find(settings["checkpoint"])
@@ -124,6 +123,7 @@ def train(
             records.write_record(run_dir, record)
 
     recorder = EpochRecorder(timer, run_dir, rank, note_epoch)
+    patience = settings["early_stopping_patience"]
     loggers = _build_loggers(config) if rank.is_first else []
     callbacks = [timer, recorder, *([compiler] if settings["compile"] else []), *_build_callbacks(config)]
     with _quiet_lightning():
@@ -136,6 +136,7 @@ def train(
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             if trainer.should_stop:
                 reason = "early_stopping"
+                log.info("stopped early: the validation loss has not improved for %s epochs", patience)
         except TimeLimitReached:
             reason = "time_limit"
             log.info("stopped by training.time_limit_s=%s; the broken epoch is not recorded", settings["time_limit_s"])
@@ -152,8 +153,10 @@ def train(
         trainer.test(module, datamodule=data, verbose=False)
         test = module.test_means
         assert test is not None
+        peak = sum(rank.gather(peak_rss_bytes()))
+        records.update(record, "resources", peak_rss_bytes=max(peak, record["resources"]["peak_rss_bytes"] or 0))
         records.update(record, "result", test_loss=test.loss, test_accuracy=test.accuracy, stop_reason=reason)
-        _log_results(loggers, record, config, len(recorder.rows))
+        _log_results(loggers, record, config, recorder.rows[-1]["epoch"] if recorder.rows else 0)
 
 
 def _build_data(config: Mapping[str, Any], device: Device, rank: Rank) -> DataModule:
@@ -200,6 +203,29 @@ def _build_module(
         identity=identity,
         rank=rank,
     )
+
+
+def _try_optimizer(module: Classifier, config: Mapping[str, Any]) -> None:
+    """Take one step of optimizer and scheduler before anything is trained: some refuse their arguments only then.
+
+    Raises:
+        UserError: one of them did.
+    """
+    built = module.configure_optimizers()
+    if any(parameter.grad is not None for parameter in module.parameters()):
+        raise AssertionError("a step on gradients would train")
+    try:
+        built["optimizer"].step()
+    except Exception as error:
+        raise UserError(f"optimizer={config['optimizer']['_target_']}: can't take a step ({error}).") from error
+    try:
+        scheduler = built.get("lr_scheduler")
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(0.0)
+        elif scheduler is not None:
+            scheduler.step()
+    except Exception as error:
+        raise UserError(f"scheduler={config['scheduler']['_target_']}: can't take a step ({error}).") from error
 
 
 def _build_callbacks(config: Mapping[str, Any]) -> list[Callback]:
@@ -297,7 +323,7 @@ def _note_set_up(config: Mapping[str, Any], record: dict[str, Any], device: Devi
         requested=device.requested,
         used=device.used,
         name=device.name,
-        count=device.count,
+        num_devices=device.num_devices,
         memory_bytes=device.memory_bytes,
         precision=settings["precision"],
         matmul_precision=settings["matmul_precision"],
@@ -378,7 +404,7 @@ def _note_timing(
     records.update(
         record,
         "resources",
-        peak_rss_bytes=peak_rss_bytes(),
+        peak_rss_bytes=max((row["rss_bytes"] for row in epochs), default=None),
         peak_device_memory_bytes=max(device_memory, default=None),
         cpu_percent=statistics.median(row["cpu_percent"] for row in counted) if counted else None,
     )
@@ -390,14 +416,6 @@ def epochs_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         by_epoch.setdefault(row["epoch"], []).append(row)
     return [over_ranks(epoch) for epoch in by_epoch.values()]
-
-
-def peak_rss_bytes() -> int:
-    """Peak resident memory of this process, in bytes, where the system keeps it; else what it takes now."""
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _note_result(record: dict[str, Any], recorder: EpochRecorder, target_accuracy: float | None) -> None:
@@ -425,7 +443,7 @@ def time_to_accuracy(rows: list[dict[str, Any]], target: float) -> float | None:
     return None
 
 
-def _log_results(loggers: list[Logger], record: dict[str, Any], config: Mapping[str, Any], epochs: int) -> None:
+def _log_results(loggers: list[Logger], record: dict[str, Any], config: Mapping[str, Any], last_epoch: int) -> None:
     result, timing = record["result"], record["timing"]
     metrics = {
         "hparam/epoch_time_s": timing["epoch_time_s"],
@@ -435,8 +453,8 @@ def _log_results(loggers: list[Logger], record: dict[str, Any], config: Mapping[
     }
     known = {name: value for name, value in metrics.items() if value is not None}
     for logger in loggers:
-        step = record["config"]["training"]["epochs"] - 1
-        logger.log_metrics({"test/accuracy": result["test_accuracy"], "test/loss": result["test_loss"]}, step=step)
+        test = {"test/accuracy": result["test_accuracy"], "test/loss": result["test_loss"]}
+        logger.log_metrics(test, step=last_epoch)
         log_hyperparams: Callable[..., None] = logger.log_hyperparams
         flat = dict(_flatten(config))
         if isinstance(logger, pl.loggers.TensorBoardLogger):

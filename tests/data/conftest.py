@@ -61,7 +61,7 @@ def synthetic(make: Callable[..., ImageData]) -> Callable[..., ImageData]:
 
 @pytest.fixture(scope="session")
 def cpu() -> Device:
-    return Device(requested="cpu", used="cpu", name="a processor", count=1, memory_bytes=None)
+    return Device(requested="cpu", used="cpu", name="a processor", num_devices=1, memory_bytes=None)
 
 
 @pytest.fixture(scope="session")

@@ -295,7 +295,7 @@ def test_every_epoch_starts_its_own_count(timed, clock):
 
 
 def test_epoch_starts_with_an_idle_device(clock, monkeypatch):
-    device = Device(requested="mps", used="mps", name="a chip", count=1, memory_bytes=None)
+    device = Device(requested="mps", used="mps", name="a chip", num_devices=1, memory_bytes=None)
 
     def synchronize():
         clock.seconds += 50

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,17 @@ class Checkpoint(LightningCheckpoint):
         self.best_val_loss = math.inf
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.ckpt_path is not None and self.save_best:
+            self._keep_best(Path(trainer.ckpt_path).with_name(BEST_CHECKPOINT), self._path(trainer, BEST_CHECKPOINT))
         self._save(trainer, LAST_CHECKPOINT)
+
+    def _keep_best(self, before: Path, here: Path) -> None:
+        """Take the best so far along from the run that is gone on from; without it, the best is looked for anew."""
+        if before.is_file() and before != here:
+            here.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(before, here)
+        elif not before.is_file():
+            self.best_val_loss = math.inf
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         val_loss = trainer.callback_metrics.get("val_loss")
@@ -43,7 +54,7 @@ class Checkpoint(LightningCheckpoint):
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         """Replace the file in one step, so that whatever ends the run leaves a whole checkpoint."""
-        path = Path(trainer.default_root_dir) / CHECKPOINT_DIR / name
+        path = self._path(trainer, name)
         temporary = path.with_name(f".{name}.{os.getpid()}")
         try:
             trainer.save_checkpoint(temporary)
@@ -53,3 +64,7 @@ class Checkpoint(LightningCheckpoint):
                 temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+    @staticmethod
+    def _path(trainer: pl.Trainer, name: str) -> Path:
+        return Path(trainer.default_root_dir) / CHECKPOINT_DIR / name

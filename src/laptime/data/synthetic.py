@@ -4,9 +4,11 @@ import hashlib
 import math
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from laptime.data.image_data import ImageData, Images
+from laptime.errors import UserError
 
 _SEED = 20_250_810
 _NOISE = 48.0
@@ -46,12 +48,21 @@ class Synthetic(ImageData):
         return self.num_classes
 
     def load(self) -> tuple[Images, Images, str]:
+        size = (self.num_train + self.num_test) * math.prod(self.shape)
+        available = psutil.virtual_memory().available
+        if size > available:
+            raise UserError(
+                f"dataset.shape={self.shape}: {self.num_train + self.num_test} such images take {size / 1e9:.1f} GB, "
+                f"and {available / 1e9:.1f} GB are free. Use smaller ones, or fewer with dataset.num_train."
+            )
         generator = torch.Generator().manual_seed(_SEED)
         templates = torch.randint(64, 192, (self.num_classes, *self.shape), generator=generator, dtype=torch.float32)
         train = self._draw(self.num_train, templates, generator)
         test = self._draw(self.num_test, templates, generator)
-        described = f"{self.shape} {self.num_classes} {self.num_train} {self.num_test} {_SEED} {_NOISE}"
-        return train, test, hashlib.sha256(described.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(str(self.shape).encode())
+        for part in (*train, *test):
+            digest.update(part.numpy().tobytes())
+        return train, test, digest.hexdigest()[:16]
 
     def _draw(self, count: int, templates: torch.Tensor, generator: torch.Generator) -> Images:
         labels = torch.randint(0, self.num_classes, (count,), generator=generator)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from laptime.data.image_data import ImageData, Images
-from laptime.data.order import EpochOrder
+from laptime.data.order import EpochOrder, epoch_seed
 from laptime.data.timed_loader import Batch
 from laptime.device import Device
 
@@ -78,6 +78,7 @@ class WorkersPipeline:
         device: Device,
     ) -> None:
         self.loader = _loader(dataset, batch_size, num_workers, device, order)
+        self.order = order
         self.steps_per_execution = steps_per_execution
         self.device = device
 
@@ -85,6 +86,10 @@ class WorkersPipeline:
         return -(-len(self.loader) // self.steps_per_execution)
 
     def executions(self) -> Iterator[list[Batch]]:
+        # The workers' seeds are drawn from a generator of their own, so that dropout sees the same numbers with either
+        # pipeline.
+        assert self.loader.generator is not None
+        self.loader.generator.manual_seed(epoch_seed(self.order.seed, self.order.epoch, self.order.rank) ^ 1)
         batches = _on_device(self.loader, self.device)
         while execution := list(islice(batches, self.steps_per_execution)):
             yield execution
@@ -121,6 +126,7 @@ def _loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=device.used == "cuda",
+        generator=torch.Generator(),
         worker_init_fn=_leave_signals_to_the_parent,
     )
 
