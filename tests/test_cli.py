@@ -2,7 +2,7 @@
 
 import pytest
 
-from laptime.cli import main
+from laptime.cli import main, sweep_label
 from laptime.record import read_record
 
 MISTAKES = {
@@ -212,3 +212,18 @@ def test_own_model_beside_own_configuration(work_folder, the_run):
     assert not end.value.code
     record = the_run()[1]
     assert record["model"] == record["model"] | {"name": "ownnet", "num_parameters": 784 * 8 + 8 + 80 + 10}
+
+
+@pytest.mark.parametrize(
+    ("job", "label"),
+    [
+        (["seed=1", "strategy.world_size=2", "training.epochs=2"], "seed=1 ws=2"),
+        (["+model.width=a/b", "training.epochs=2"], "width=a_b"),
+    ],
+)
+def test_sweep_label_names_what_was_swept(job, label):
+    assert sweep_label(job, [job, ["seed=9", "strategy.world_size=9", "training.epochs=2"]]) == label
+
+
+def test_sweep_of_one_job_has_no_label():
+    assert sweep_label(["seed=1"], [["seed=1"]]) == ""

@@ -320,9 +320,11 @@ def test_compiling_happens_outside_the_epochs_and_keeps_the_losses():
 
 @pytest.mark.slow
 def test_a_sweep_trains_every_job(train, work_folder):
-    done = train("-m", "seed=1,2", *QUICK)
+    done = train("-m", "seed=1,2", *QUICK, "logger=tensorboard")
     assert done.returncode == 0, done.stderr
     records = [json.loads(path.read_text()) for path in sorted(work_folder.glob("multirun/*/*/*/run.json"))]
     assert [record["seed"] for record in records] == [1, 2]
     assert {record["status"] for record in records} == {"completed"}
     assert len({record["group_hash"] for record in records}) == 1
+    runs = {path.parent.name for path in work_folder.glob("multirun/*/*/*/tensorboard/*/events.*")}
+    assert runs == {"seed=1", "seed=2"}

@@ -197,6 +197,7 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
         print(f"\nrun {job.job.num} of the sweep: {swept}", file=sys.stderr)
         try:
             run_dir = RunDir(job.runtime.output_dir, may_move=False)
+            cfg.run_label = sweep_label(list(job.overrides.task), jobs)
             return objective(_train(cfg, run_dir.path, _command(), time.time(), sweep_world_size))
         except Interrupted as interruption:
             sys.exit(interruption.exit_code)
@@ -214,6 +215,20 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
         print(f"\n{len(failed)} of {len(jobs)} runs of the sweep failed:", *failed, sep="\n  ", file=sys.stderr)
     print(f"Sweep        {relative(sweep_dir.path)}")
     return exit_code
+
+
+def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
+    """What tells a job of a sweep from the others, short enough for a folder's name: `ws=2 seed=1`.
+
+    Args:
+        overrides: of the job.
+        jobs: overrides of every job of the sweep.
+    """
+    same_everywhere = set.intersection(*(set(job) for job in jobs)) if jobs else set()
+    swept = [override.lstrip("+").split("=", 1) for override in overrides if override not in same_everywhere]
+    short = {"strategy.world_size": "ws"}
+    label = " ".join(f"{short.get(key, key.rpartition('.')[2])}={value}" for key, value in swept)
+    return label.replace("/", "_").replace("\\", "_")[:100]
 
 
 def objective(record: Mapping[str, Any]) -> float | None:

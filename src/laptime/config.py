@@ -166,6 +166,7 @@ class Config(_Group):
     seed: int = MISSING
     optimized_metric: str | None = MISSING
     run_dir: str | None = MISSING
+    run_label: str = MISSING
 
     def check(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -252,6 +253,7 @@ _NOT_HASHED = (
     ("strategy", "timeout_s"),
     ("strategy", "max_restarts"),
     ("run_dir",),
+    ("run_label",),
     ("logger",),
     ("optimized_metric",),
     ("callbacks", "progress_bar"),
