@@ -4,6 +4,7 @@ import pytest
 
 from laptime.cli import main, sweep_label
 from laptime.record import read_record
+from laptime.run_dir import RunDir
 
 MISTAKES = {
     "dataset=mnits": ["dataset=mnits", "cifar10, fashion_mnist, mnist, synthetic"],
@@ -68,6 +69,13 @@ MISTAKES = {
     "scheduler.step_size=0": ["scheduler", "StepLR"],
     "model=null": ["model=null", "one of its options"],
     "+experiment=quick": ["+experiment=quick", "Leave out the +"],
+    "model._target_=builtins.dict": ["model", "no Module"],
+    "model._target_=torch.nn.Flatten ~model.hidden_sizes ~model.dropout": ["Flatten", "(2, 784)", "(2, 10)"],
+    "optimizer._target_=torch.optim.LBFGS ~optimizer.fused ~optimizer.weight_decay": ["LBFGS"],
+    "+callbacks.odd={_target_:builtins.dict}": ["callbacks.odd", "no Callback"],
+    "+callbacks.bar={_target_:pytorch_lightning.callbacks.RichProgressBar}": ["callbacks"],
+    "training.checkpoint=~nosuchuser/x": ["training.checkpoint=~nosuchuser/x"],
+    "-m seed=interval(1,3)": ["seed=interval(1,3)", "sweeper"],
     "run_dir=here": ["run_dir=here", "hydra.run.dir"],
     "dataset=synthetic dataset.shape=[3,100000,100000]": ["dataset.shape", "GB"],
     "--cfg job training.epochs=0": ["training.epochs=0", "at least 1"],
@@ -160,11 +168,9 @@ def test_a_users_own_files_survive_a_mistake(work_folder):
     assert [path.name for path in (work_folder / "mine").iterdir()] == ["notes.txt"]
 
 
-def test_runs_of_the_same_second_get_their_own_directories(work_folder, monkeypatch):
-    for _ in range(2):
-        with pytest.raises(SystemExit):
-            main(["dataset.limit=2000", "training.epochs=1", "logger=none", "++hydra.job.name=train"])
-    assert len(list(work_folder.rglob("run.json"))) == 2
+def test_runs_that_want_the_same_directory_get_their_own(work_folder):
+    first, second, third = (RunDir("outputs/12-00-00", may_move=True).path for _ in range(3))
+    assert [path.name for path in (first, second, third)] == ["12-00-00", "12-00-00_1", "12-00-00_2"]
 
 
 def test_odd_names_of_directories_are_taken_as_they_are(work_folder):

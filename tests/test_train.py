@@ -1,12 +1,17 @@
 """Real training on real data through the public doors: the command and laptime.run."""
 
+import gzip
 import json
 import math
+import pickle
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -188,6 +193,75 @@ def test_clipping_keeps_the_gradient_small():
     assert clipped["result"]["train_loss"] == pytest.approx(math.log(10), abs=0.1), "the weights must hardly move"
 
 
+def learnable(count: int, shape: tuple[int, ...], generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Noisy uint8 images with a bright stripe whose height tells their class, and the labels."""
+    labels = generator.integers(0, 10, count)
+    images = generator.integers(0, 50, (count, *shape))
+    for image, label in zip(images, labels, strict=True):
+        image[..., 2 * label + 4 : 2 * label + 6, :] = 220
+    return images.astype(np.uint8), labels.astype(np.uint8)
+
+
+def test_trains_on_fashion_mnist_files(work_folder):
+    # IDX: a magic number, the sizes as big-endian int32, the bytes.
+    for prefix, count in (("train", 600), ("t10k", 100)):
+        images, labels = learnable(count, (28, 28), np.random.default_rng(count))
+        header = struct.pack(">IIII", 0x803, count, 28, 28)
+        (work_folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes()))
+        header = struct.pack(">II", 0x801, count)
+        (work_folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels.tobytes()))
+    record = laptime.run(
+        ["dataset=fashion_mnist", "dataset.root=.", "dataset.verify=false", "training.epochs=8", "logger=none",
+         "training.batch_size=16"]
+    )  # fmt: skip
+    assert record["dataset"]["name"] == "fashion_mnist"
+    assert (record["dataset"]["num_train"], record["dataset"]["num_val"], record["dataset"]["num_test"]) == (
+        480,
+        120,
+        100,
+    )
+    assert record["result"]["test_accuracy"] > 0.6
+
+
+@pytest.mark.skipif(not Path("/usr/share/datasets/fashion-mnist").is_dir(), reason="Debian's package is not installed")
+def test_trains_on_the_real_fashion_mnist():
+    record = laptime.run(["dataset=fashion_mnist", "dataset.limit=5000", "training.epochs=3", "logger=none"])
+    assert record["result"]["test_accuracy"] > 0.75
+
+
+@pytest.mark.parametrize("pipeline", ["memory", "workers"])
+def test_cnn_trains_on_cifar10_files_with_augmentation(pipeline, work_folder):
+    folder = work_folder / "cifar-10-batches-py"
+    folder.mkdir()
+    for number, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        images, labels = learnable(100, (3, 32, 32), np.random.default_rng(number))
+        batch = {"data": images.reshape(100, -1), "labels": labels.tolist()}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    record = laptime.run(
+        ["experiment=cnn_cifar10", "dataset.root=.", "dataset.verify=false", f"dataset.pipeline={pipeline}",
+         "training.epochs=4", "logger=none", "training.batch_size=16"]
+    )  # fmt: skip
+    assert record["model"]["num_parameters"] == 1_276_234
+    assert record["config"]["dataset"]["horizontal_flip"] is True
+    assert (record["dataset"]["num_train"], record["dataset"]["num_test"]) == (400, 100)
+    assert record["result"]["test_accuracy"] > 0.3
+    assert not psutil.Process().children(), "data workers were left behind"
+
+
+def test_epoch_that_a_callback_breaks_off_is_not_recorded():
+    timer = '+callbacks.t={_target_:pytorch_lightning.callbacks.Timer,duration:"00:00:00:01"}'
+    record = laptime.run([*QUICK, "training.epochs=100000", timer])
+    epochs = read_epochs(Path(record["config"]["run_dir"]))
+    assert (epochs["num_samples"] == 1600).all() and (epochs["epoch_time_s"] > 0).all()
+
+
+def test_loss_that_turns_nan_in_the_last_step_fails_the_run_too():
+    with pytest.raises(laptime.TrainingFailed, match="validation loss is"):
+        laptime.run(
+            ["dataset.limit=600", "training.epochs=1", "training.batch_size=480", "optimizer.lr=1e30", "logger=none"]
+        )
+
+
 @pytest.mark.parametrize("option", ["adam", "adamw", "sgd"])
 def test_every_optimizer_learns(option):
     record = laptime.run([*QUICK, f"optimizer={option}", "scheduler=none"])
@@ -289,7 +363,12 @@ def test_environment_keeps_secrets_out(monkeypatch):
 def test_hashes_tell_the_seed_and_the_work_apart():
     base, seed, work, shown = (
         laptime.run([*QUICK, "training.epochs=1", *more])
-        for more in ([], ["seed=2"], ["optimizer.lr=0.002"], ["logger=none", "callbacks.progress_bar=null"])
+        for more in (
+            [],
+            ["seed=2"],
+            ["optimizer.lr=0.002"],
+            ["logger=none", "callbacks.progress_bar=null", "dataset.num_workers=7", "dataset.rotation_degrees=0"],
+        )
     )
     assert base["config_hash"] != seed["config_hash"] and base["group_hash"] == seed["group_hash"]
     assert base["group_hash"] != work["group_hash"]

@@ -21,6 +21,7 @@ from laptime.ranks import Rank
 from laptime.resume import IDENTITY
 from laptime.stopping import StopRequest
 
+_REMEDIES = "Try a smaller optimizer.lr, training.gradient_clip_norm=1 or training.precision=32-true."
 _AUTOCAST_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -181,8 +182,7 @@ class Classifier(pl.LightningModule):
             step = int(finite.logical_not().nonzero()[0]) + first_step
             value = float(stacked[step - first_step])
             raise TrainingFailed(
-                f"the loss became {value} in epoch {self.current_epoch}, step {step}, counted from 0. "
-                "Try a smaller optimizer.lr, training.gradient_clip_norm=1 or training.precision=32-true.",
+                f"the loss became {value} in epoch {self.current_epoch}, step {step}, counted from 0. {_REMEDIES}",
                 self.current_epoch,
                 step,
             )
@@ -203,6 +203,7 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         # For callbacks that watch a metric; what is logged is written by the epoch recorder.
         self.val_means = self.val_sums.means(self.rank)
+        self._require_finite(self.val_means.loss, "validation")
         self.log_dict({"val_loss": self.val_means.loss, "val_accuracy": self.val_means.accuracy}, logger=False)
 
     def on_test_epoch_start(self) -> None:
@@ -213,9 +214,16 @@ class Classifier(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self.test_means = self.test_sums.means(self.rank)
+        self._require_finite(self.test_means.loss, "test")
+
+    def _require_finite(self, loss: float, part: str) -> None:
+        if not math.isfinite(loss):
+            epoch = self.current_epoch
+            raise TrainingFailed(f"the {part} loss is {loss} after epoch {epoch}, counted from 0. {_REMEDIES}", epoch)
 
     def _evaluate(self, batch: Batch, sums: "Sums") -> None:
-        if self._stop.requested:
+        # While it validates, a run waits: the epoch that is being validated is trained and timed already.
+        if self._stop.requested and self.trainer.testing:
             self._stop.act()
         images, labels = batch
         with self._autocast():

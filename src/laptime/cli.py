@@ -73,6 +73,10 @@ def _main(arguments: list[str]) -> int:
     from laptime.config import validate
 
     args = get_args_parser().parse_args(arguments)
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder is gone. Change to one that exists.") from error
     # A model of the user's own may lie where the command was typed, or beside the user's configuration.
     sys.path += [str(Path(folder).absolute()) for folder in (args.config_dir, ".") if folder is not None]
     if args.cfg or args.help or args.info:
@@ -94,6 +98,7 @@ def _run_once(
 ) -> dict[str, Any]:
     from laptime import torchrun
     from laptime.compose import CONFIG_NAME, compose, hydra_session, hydra_value, without_hydra
+    from laptime.record import RUN_FILE
     from laptime.run_dir import RunDir
 
     config_name = getattr(args, "config_name", None) or CONFIG_NAME
@@ -122,7 +127,12 @@ def _run_once(
             except Exception as error:  # Hydra would print a line of its own: carried around it, raised below.
                 return error
 
-        result = hydra.run(config_name, task, [*overrides, f"hydra.run.dir={_quote(Path(path))}"]).return_value
+        try:
+            result = hydra.run(config_name, task, [*overrides, f"hydra.run.dir={_quote(Path(path))}"]).return_value
+        except BaseException:
+            if not (Path(path) / RUN_FILE).exists():  # ended before there was anything to keep
+                run_dir.remove()
+            raise
     if isinstance(result, UserError):
         run_dir.remove()
     if isinstance(result, Exception):
@@ -248,6 +258,11 @@ def _sweep_jobs(hydra: "Hydra", overrides: list[str]) -> Iterator[list[str]]:
         discrete = [each for each in parsed if not each.is_sweep_override() or each.is_discrete_sweep()]
         for batch in BasicSweeper.split_arguments(discrete, max_batch_size=None):
             yield from batch
+        ranges = [str(each.input_line) for each in parsed if each.is_sweep_override() and not each.is_discrete_sweep()]
+        if ranges and not any("hydra/sweeper" in override for override in overrides):
+            raise UserError(
+                f"{ranges[0]}: a range without steps needs a sweeper that draws from it (hydra/sweeper=...)."
+            )
     except HydraException as error:
         raise UserError(f"{str(error).splitlines()[0]}. Use key=value1,value2 to sweep over values.") from error
 
@@ -279,6 +294,12 @@ def _command() -> list[str]:
 
 
 def _process_started_at() -> float:
+    """`time.time()` when this process started; psutil's own figure is off by up to a second on Linux."""
     import psutil
 
-    return psutil.Process().create_time()
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        return time.time() - age_s
+    except (OSError, ValueError, AttributeError):
+        return psutil.Process().create_time()

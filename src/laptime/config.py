@@ -258,6 +258,9 @@ _NOT_HASHED = (
     ("optimized_metric",),
     ("callbacks", "progress_bar"),
     ("dataset", "root"),
+    ("dataset", "verify"),
+    ("measure", "target_accuracy"),
+    ("strategy", "name"),
     ("training", "checkpoint"),
 )
 
@@ -276,12 +279,15 @@ def config_hashes(
     Returns:
         Two hexadecimal SHA-256 digests, shortened to 16 digits.
     """
-    content = json.loads(json.dumps(config))
+    # A path that follows from the run's own directory is no difference between two runs.
+    content = json.loads(json.dumps(config).replace(json.dumps(config.get("run_dir") or "\0")[1:-1], ""))
     for *parents, key in _NOT_HASHED:
         node = content
         for parent in parents:
             node = node.get(parent, {})
         node.pop(key, None)
+    if content["dataset"].get("pipeline") == "memory":
+        content["dataset"].pop("num_workers", None)
     content["device"] = device_used
     content["strategy"] |= {"world_size": world_size, "threads_per_rank": threads_per_rank}
     content["measure"]["warmup_epochs"] = resolve_warmup_epochs(
@@ -292,7 +298,17 @@ def config_hashes(
 
 
 def _digest(content: Any) -> str:
+    content = _normalised(content)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _normalised(value: Any) -> Any:
+    """0 and 0.0 mean the same."""
+    if isinstance(value, dict):
+        return {key: _normalised(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_normalised(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def closed_groups() -> dict[str, type]:

@@ -30,7 +30,7 @@ from laptime.environment import environment, git_state
 from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError
 from laptime.rank_process import Job, Outcome, describe
 from laptime.ranks import Rank
-from laptime.stopping import StopRequest, heeding_signals
+from laptime.stopping import SIGNALS, StopRequest, heeding_signals
 from laptime.training import train
 
 log = logging.getLogger(__name__)
@@ -248,10 +248,14 @@ def _attempt(run_dir: Path, record: dict[str, Any], attempt: int, work: Callable
         record = _read_back(run_dir, record)
         raise
     finally:
+        # Whatever else is pressed now: the record is finished first.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if hasattr(signal, "pthread_sigmask") else None
         ended_at = records.now()
         end = {"attempt": attempt, "started_at": started_at, "ended_at": ended_at, "status": status, "error": error}
         record |= {"status": status, "error": error, "ended_at": ended_at, "attempts": [*record["attempts"], end]}
         records.write_record(run_dir, record)
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return record
 
 

@@ -114,7 +114,7 @@ def update(record: dict[str, Any], section: str, **values: Any) -> None:
 
 def write_record(run_dir: Path, record: Mapping[str, Any]) -> None:
     """Write run.json as a whole or not at all. Infinite values and NaN, which JSON has no words for, become null."""
-    text = json.dumps(_finite(record), indent=2, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(_finite(record), indent=2, allow_nan=False)
     write_atomically(run_dir / RUN_FILE, text.encode() + b"\n")
 
 

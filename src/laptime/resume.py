@@ -1,5 +1,6 @@
 """Finding a checkpoint to go on from, and making sure that it belongs to this experiment. Never runs code from it."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 
 from laptime.errors import UserError
 from laptime.record import CHECKPOINT_DIR, LAST_CHECKPOINT, latest_run
+from laptime.run_dir import expanded
 
 # Where `latest` looks, relative to the working directory: Hydra's usual places.
 RESULT_FOLDERS = (Path("outputs"), Path("multirun"))
@@ -29,7 +31,7 @@ def find(checkpoint: str) -> Path:
         if not found:
             raise UserError("training.checkpoint=latest: no run below outputs/ or multirun/ has a checkpoint.")
         return max(found, key=lambda run: run.stat().st_mtime) / CHECKPOINT_DIR / LAST_CHECKPOINT
-    path = Path(checkpoint).expanduser()
+    path = expanded("training.checkpoint", checkpoint)
     if path.is_dir():
         path = path / CHECKPOINT_DIR / LAST_CHECKPOINT
     if not path.is_file():
@@ -76,6 +78,9 @@ def load(path: Path, expected: Mapping[str, Any], epochs: int) -> dict[str, Any]
         UserError: unreadable, of another experiment, or already trained that far.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise ValueError("a part of the file has another checksum")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way; none of them runs code from it
         raise UserError(
@@ -84,6 +89,13 @@ def load(path: Path, expected: Mapping[str, Any], epochs: int) -> dict[str, Any]
     if not isinstance(checkpoint, dict) or IDENTITY not in checkpoint or "loops" not in checkpoint:
         raise UserError(f"training.checkpoint={path}: was not written by Laptime.")
     there = checkpoint[IDENTITY]
+    try:
+        done = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+        complete = isinstance(there, dict) and {"state_dict", "optimizer_states", "lr_schedulers"} <= checkpoint.keys()
+    except (KeyError, TypeError, ValueError):
+        complete = False
+    if not complete:
+        raise UserError(f"training.checkpoint={path}: is damaged: parts of it are missing.")
     differences = [
         f"{key} {there.get(key)} there, {expected.get(key)} here"
         for key in dict.fromkeys([*expected, *there])
@@ -95,7 +107,6 @@ def load(path: Path, expected: Mapping[str, Any], epochs: int) -> dict[str, Any]
             f"training.checkpoint={path}: is of another experiment: {'; '.join(differences[:3])}{more}.\n"
             "Give the run the checkpoint's values, or start without it."
         )
-    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if done >= epochs:
         raise UserError(
             f"training.checkpoint={path}: has trained {done} epochs already, and training.epochs={epochs}. "

@@ -25,7 +25,7 @@ class RunDir:
     """
 
     def __init__(self, wanted: str, may_move: bool, key: str = "hydra.run.dir") -> None:
-        wanted_path = Path(wanted).expanduser().absolute()
+        wanted_path = expanded(key, wanted).absolute()
         number = 0
         while True:
             self.path = wanted_path.with_name(f"{wanted_path.name}_{number}") if number else wanted_path
@@ -57,3 +57,15 @@ class RunDir:
             if any(folder.iterdir()):
                 break
             folder.rmdir()
+
+
+def expanded(key: str, path: str) -> Path:
+    """A path with ~ expanded.
+
+    Raises:
+        UserError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{key}={path}: {error}") from error

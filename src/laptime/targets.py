@@ -78,16 +78,17 @@ def check(group: str, node: Mapping[str, Any], given: frozenset[str] = frozenset
     return target
 
 
-def build(group: str, node: Mapping[str, Any], **given: Any) -> Any:
+def build(group: str, node: Mapping[str, Any], kind: type = object, **given: Any) -> Any:
     """Make the object of an open group.
 
     Args:
+        kind: what it must be.
         group: its name in the configuration, for the messages.
         node: `_target_` and the arguments, as plain values.
         given: what Laptime passes besides; what the target does not take is left out.
 
     Raises:
-        UserError: the arguments don't fit, or the constructor refused them with ValueError or TypeError.
+        UserError: the arguments don't fit, or the constructor refused them, or what came of it is of another kind.
     """
     target = check(group, node, frozenset(given))
     parameters = _parameters(target)
@@ -95,12 +96,17 @@ def build(group: str, node: Mapping[str, Any], **given: Any) -> Any:
     if parameters is not None and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         given = {key: value for key, value in given.items() if key in parameters}
     try:
-        return target(**given, **arguments)
-    except (ValueError, TypeError) as error:
+        made = target(**given, **arguments)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever it does not like about its arguments
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         key = first.partition("=")[0]
         prefix = f"{group}." if key in arguments else f"{group}={getattr(target, '__name__', target)}: "
         raise UserError(f"{prefix}{first}") from error
+    if not isinstance(made, kind):
+        raise UserError(f"{group}._target_={node['_target_']}: makes a {type(made).__name__}, no {kind.__name__}.")
+    return made
 
 
 def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -98,8 +99,9 @@ def train(
     pl.seed_everything(config["seed"], workers=False, verbose=False)
     data = _build_data(config, device, rank)
     network = targets.build(
-        "model", config["model"], input_shape=data.data.image_shape, num_classes=data.data.class_count
+        "model", config["model"], nn.Module, input_shape=data.data.image_shape, num_classes=data.data.class_count
     )
+    _try_network(network, data.data)
     _note_work(record, config, data, network)
     if rank.is_first:
         records.write_record(run_dir, record)
@@ -127,13 +129,18 @@ def train(
     loggers = _build_loggers(config) if rank.is_first else []
     callbacks = [timer, recorder, *([compiler] if settings["compile"] else []), *_build_callbacks(config)]
     with _quiet_lightning():
-        trainer = _build_trainer(config, run_dir, device, rank, callbacks, loggers)
+        try:
+            trainer = _build_trainer(config, run_dir, device, rank, callbacks, loggers)
+        except MisconfigurationException as error:
+            raise UserError(f"callbacks or logger: {str(error).splitlines()[0]}") from error
         reason = "epochs"
         try:
             log.info("writing to %s", run_dir)
             stop.immediate = False
             stop.limit(settings["time_limit_s"])
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            if stop.signum is not None:
+                stop.act()
             if trainer.should_stop:
                 reason = "early_stopping"
                 log.info("stopped early: the validation loss has not improved for %s epochs", patience)
@@ -148,6 +155,7 @@ def train(
         finally:
             stop.limit(None)
             stop.expired = False
+            data.teardown("fit")
             stop.immediate = True
             note_epoch()
         trainer.test(module, datamodule=data, verbose=False)
@@ -188,11 +196,15 @@ def _build_module(
     def make_scheduler(optimizer: torch.optim.Optimizer) -> Any:
         if config["scheduler"].get("_target_") is None:
             return None
-        return targets.build("scheduler", config["scheduler"], optimizer=optimizer)
+        return targets.build(
+            "scheduler", config["scheduler"], torch.optim.lr_scheduler.LRScheduler, optimizer=optimizer
+        )
 
     return Classifier(
         network,
-        make_optimizer=lambda parameters: targets.build("optimizer", config["optimizer"], params=parameters),
+        make_optimizer=lambda parameters: targets.build(
+            "optimizer", config["optimizer"], torch.optim.Optimizer, params=parameters
+        ),
         make_scheduler=make_scheduler,
         device=device,
         seed=config["seed"],
@@ -203,6 +215,32 @@ def _build_module(
         identity=identity,
         rank=rank,
     )
+
+
+def _try_network(network: nn.Module, source: ImageData) -> None:
+    """Put two made-up images through the network before anything is trained.
+
+    Raises:
+        UserError: it fails, or does not give one logit per class and image.
+    """
+    expected = (2, source.class_count)
+    before = copy.deepcopy(network.state_dict())
+    try:
+        with torch.no_grad():
+            logits = network.eval()(torch.zeros(2, *source.image_shape))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"model={type(network).__name__}: fails on images of shape {source.image_shape} ({reason})."
+        ) from error
+    network.load_state_dict(before)
+    network.train()
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if shape != expected or not logits.is_floating_point():
+        raise UserError(
+            f"model={type(network).__name__}: gives {shape} for two images; with {source.class_count} classes it must "
+            f"give logits of shape {expected}."
+        )
 
 
 def _try_optimizer(module: Classifier, config: Mapping[str, Any]) -> None:
@@ -230,7 +268,9 @@ def _try_optimizer(module: Classifier, config: Mapping[str, Any]) -> None:
 
 def _build_callbacks(config: Mapping[str, Any]) -> list[Callback]:
     callbacks = [
-        targets.build(f"callbacks.{name}", node) for name, node in config["callbacks"].items() if node is not None
+        targets.build(f"callbacks.{name}", node, Callback)
+        for name, node in config["callbacks"].items()
+        if node is not None
     ]
     patience = config["training"]["early_stopping_patience"]
     if patience is not None:
@@ -239,7 +279,9 @@ def _build_callbacks(config: Mapping[str, Any]) -> list[Callback]:
 
 
 def _build_loggers(config: Mapping[str, Any]) -> list[Logger]:
-    return [targets.build(f"logger.{name}", node) for name, node in config["logger"].items() if node is not None]
+    return [
+        targets.build(f"logger.{name}", node, Logger) for name, node in config["logger"].items() if node is not None
+    ]
 
 
 def _build_trainer(

@@ -40,6 +40,8 @@ class Checkpoint(LightningCheckpoint):
             self.best_val_loss = math.inf
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_last_batch:  # broken off: a run goes on from whole epochs only
+            return
         val_loss = trainer.callback_metrics.get("val_loss")
         if self.save_best and val_loss is not None and float(val_loss) < self.best_val_loss:
             self.best_val_loss = float(val_loss)

@@ -54,7 +54,9 @@ class EpochRecorder(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
         lap = self.timer.lap
-        assert lap is not None
+        if lap is None:
+            log.warning("epoch %d was broken off and is not recorded", trainer.current_epoch + 1)
+            return
         train, val = pl_module.train_sums.means(self.rank), pl_module.val_means
         own = {
             "attempt": self.rank.attempt,

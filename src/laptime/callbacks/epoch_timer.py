@@ -51,7 +51,7 @@ class EpochTimer(Callback):
         warmup_epochs: epochs to leave out, counted from where this process starts: after a resume it is cold again.
 
     Attributes:
-        lap: of the epoch that ended last.
+        lap: of the epoch that ended last; None where it was broken off.
         first_batch_at: `time.time()` when the first batch of all was asked for.
         train_started_at, train_ended_at: `time.perf_counter()` around all epochs, validation and checkpoints included.
     """
@@ -66,13 +66,14 @@ class EpochTimer(Callback):
         self.train_ended_at: float | None = None
         self._first_epoch = 0
         self._cpu_s = 0.0
-        self._end = 0.0
+        self._end: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._first_epoch = trainer.current_epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.lap = None
+        self._end = None
         self.device.reset_peak_memory()
         self._cpu_s, _ = usage()
         if self.train_started_at is None:
@@ -93,13 +94,15 @@ class EpochTimer(Callback):
         # Without a validation set there is no validation; with one, the lap was made before it.
         if self.lap is None:
             self._make_lap(trainer)
-        assert self.lap is not None
-        self.laps.append(self.lap)
+        if self.lap is not None:
+            self.laps.append(self.lap)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.train_ended_at = time.perf_counter()
 
     def _make_lap(self, trainer: pl.Trainer) -> None:
+        if self._end is None:  # some callback stopped the epoch before its last batch: it is no lap
+            return
         loader = trainer.train_dataloader
         assert isinstance(loader, TimedLoader)
         cpu_s, rss_bytes = usage()

@@ -15,6 +15,7 @@ from laptime.data.workers import (
     TransformedImages,
     WorkersEvaluation,
     WorkersPipeline,
+    close,
     evaluation_transform,
     training_transform,
 )
@@ -60,11 +61,18 @@ class DataModule(pl.LightningDataModule):
                 f"{data.image_shape[0]}. Use dataset.pipeline=memory."
             )
         self.data = data
+        self._with_workers: list[WorkersPipeline | WorkersEvaluation] = []
         self.device = device
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.steps_per_execution = steps_per_execution
         train, test, self.checksum = data.load()
+        labels = torch.cat([train.labels, test.labels])
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < data.class_count:
+            raise UserError(
+                f"dataset: labels from {int(labels.min())} to {int(labels.max())}; with {data.class_count} classes "
+                f"they must lie in 0 to {data.class_count - 1}."
+            )
         kept = slice(0, data.limit)
         self._train, self._val = split(train.take(kept), data.val_fraction, seed)
         self._test = test.take(kept)
@@ -104,6 +112,11 @@ class DataModule(pl.LightningDataModule):
         """Both pipelines hand out batches that are on the device."""
         return batch
 
+    def teardown(self, stage: str) -> None:
+        for pipeline in self._with_workers:
+            close(pipeline.loader)
+        self._with_workers.clear()
+
     def train_batch_sizes(self) -> list[int]:
         """Samples of each optimizer step of an epoch on this rank."""
         return batch_sizes(len(self.order), self.batch_size)
@@ -119,12 +132,16 @@ class DataModule(pl.LightningDataModule):
                 self._train, self.order, self._normalize, augment, self.batch_size, self.steps_per_execution
             )
         dataset = TransformedImages(self._train, training_transform(self.data))
-        return WorkersPipeline(
+        pipeline = WorkersPipeline(
             dataset, self.order, self.batch_size, self.steps_per_execution, self.data.num_workers, self.device
         )
+        self._with_workers.append(pipeline)
+        return pipeline
 
     def _evaluation(self, part: Images) -> Iterable[Batch]:
         if self.data.pipeline == "memory":
             return MemoryEvaluation(part, self._normalize, self.eval_batch_size)
         dataset = TransformedImages(part, evaluation_transform(self.data))
-        return WorkersEvaluation(dataset, self.eval_batch_size, self.data.num_workers, self.device)
+        evaluation = WorkersEvaluation(dataset, self.eval_batch_size, self.data.num_workers, self.device)
+        self._with_workers.append(evaluation)
+        return evaluation

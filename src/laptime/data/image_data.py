@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from laptime.errors import UserError
+from laptime.run_dir import expanded
 
 
 class Images(NamedTuple):
@@ -95,7 +96,7 @@ class ImageData(ABC):
 
     def folder(self) -> Path:
         """Where this data set's files are kept: `root`, else the user's cache folder."""
-        return Path(self.root).expanduser() if self.root else cache_dir()
+        return expanded("dataset.root", self.root) if self.root else cache_dir()
 
 
 def cache_dir() -> Path:

@@ -77,7 +77,9 @@ class WorkersPipeline:
         num_workers: int,
         device: Device,
     ) -> None:
-        self.loader = _loader(dataset, batch_size, num_workers, device, order)
+        # A whole list is on its way while the one before is trained on, or waiting would be no overlap but all of it.
+        prefetch = -(-2 * steps_per_execution // max(1, num_workers))
+        self.loader = _loader(dataset, batch_size, num_workers, device, order, prefetch)
         self.order = order
         self.steps_per_execution = steps_per_execution
         self.device = device
@@ -106,7 +108,7 @@ class WorkersEvaluation:
     """
 
     def __init__(self, dataset: TransformedImages, batch_size: int, num_workers: int, device: Device) -> None:
-        self.loader = _loader(dataset, batch_size, num_workers, device, None)
+        self.loader = _loader(dataset, batch_size, num_workers, device, None, 2)
         self.device = device
 
     def __len__(self) -> int:
@@ -117,7 +119,12 @@ class WorkersEvaluation:
 
 
 def _loader(
-    dataset: TransformedImages, batch_size: int, num_workers: int, device: Device, order: EpochOrder | None
+    dataset: TransformedImages,
+    batch_size: int,
+    num_workers: int,
+    device: Device,
+    order: EpochOrder | None,
+    prefetch: int,
 ) -> DataLoader[tuple[Tensor, int]]:
     return DataLoader(
         dataset,
@@ -125,10 +132,19 @@ def _loader(
         sampler=order,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        prefetch_factor=max(2, prefetch) if num_workers else None,
         pin_memory=device.used == "cuda",
         generator=torch.Generator(),
         worker_init_fn=_leave_signals_to_the_parent,
     )
+
+
+def close(loader: DataLoader[tuple[Tensor, int]]) -> None:
+    """End the worker processes, which otherwise live as long as the loader."""
+    iterator = loader._iterator
+    if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()
+    loader._iterator = None
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
