@@ -16,6 +16,7 @@ from typing import Any
 import torch.distributed as dist
 
 from laptime import record as records
+from laptime import torchrun
 from laptime.console import logging_to
 from laptime.errors import Interrupted, TrainingFailed, UserError
 from laptime.ranks import Rank
@@ -110,7 +111,15 @@ def join_torchrun(backend: str, timeout_s: float) -> None:
     """Make the process group of ranks that torchrun has started; on one machine, over the loopback interface."""
     if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    # Under a name of this attempt's own: restarted ranks have been seen to read the addresses of those before.
+    store = dist.PrefixStore(f"group {torchrun.attempt()}", torchrun.store(timeout_s))
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=torchrun.rank(),
+        world_size=torchrun.world_size(),
+        timeout=timedelta(seconds=timeout_s),
+    )
 
 
 def describe(error: BaseException) -> dict[str, Any]:

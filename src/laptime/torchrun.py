@@ -68,15 +68,15 @@ def agree_on_run_dir(reserve: Callable[[], str], timeout_s: float) -> str:
     Raises:
         UserError: the first rank could not make it.
     """
-    store = _store(timeout_s)
-    if rank() == 0 and not store.check(["run_dir"]):
+    agreed = store(timeout_s)
+    if rank() == 0 and not agreed.check(["run_dir"]):
         try:
-            store.set("run_dir", reserve())
+            agreed.set("run_dir", reserve())
         except Exception:
-            store.set("run_dir", "")  # the others are not to wait for what won't come
+            agreed.set("run_dir", "")  # the others are not to wait for what won't come
             raise
-    store.wait(["run_dir"])
-    run_dir = bytes(store.get("run_dir")).decode()
+    agreed.wait(["run_dir"])
+    run_dir = bytes(agreed.get("run_dir")).decode()
     if not run_dir:
         raise UserError("the first rank could not make its run directory; see its message.")
     return run_dir
@@ -85,23 +85,23 @@ def agree_on_run_dir(reserve: Callable[[], str], timeout_s: float) -> str:
 def report(error: dict[str, Any], timeout_s: float) -> None:
     """Tell the first rank, which keeps the record, why this one failed; the first report stays."""
     with contextlib.suppress(RuntimeError, OSError):
-        _store(timeout_s).compare_set(f"error {attempt()}", "", json.dumps(error | {"rank": rank()}))
+        store(timeout_s).compare_set(f"error {attempt()}", "", json.dumps(error | {"rank": rank()}))
 
 
 def reported(timeout_s: float) -> dict[str, Any] | None:
     """What a rank of this attempt has reported; None: nothing."""
     with contextlib.suppress(RuntimeError, OSError):
-        store = _store(timeout_s)
-        if store.check([f"error {attempt()}"]):
-            error: dict[str, Any] = json.loads(bytes(store.get(f"error {attempt()}")))
+        reports = store(timeout_s)
+        if reports.check([f"error {attempt()}"]):
+            error: dict[str, Any] = json.loads(bytes(reports.get(f"error {attempt()}")))
             return error
     return None
 
 
-def _store(timeout_s: float) -> "Store":
+def store(timeout_s: float) -> "Store":
     """torchrun's own store: it outlives the ranks, so a restarted one reads there what the first attempt wrote."""
     from torch.distributed import PrefixStore, TCPStore
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=timeout_s))
-    return PrefixStore(f"laptime {os.environ['TORCHELASTIC_RUN_ID']}", store)
+    tcp = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=timeout_s))
+    return PrefixStore(f"laptime {os.environ['TORCHELASTIC_RUN_ID']}", tcp)
