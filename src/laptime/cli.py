@@ -101,6 +101,8 @@ def _run_once(
     from laptime.record import RUN_FILE
     from laptime.run_dir import RunDir
 
+    if any(override.lstrip("+").startswith("hydra.mode=") for override in overrides):
+        raise UserError("hydra.mode: is chosen by the flag -m (--multirun). Leave it out.")
     config_name = getattr(args, "config_name", None) or CONFIG_NAME
     run_dir: RunDir | None = None
     with hydra_session(getattr(args, "config_dir", None)) as hydra:

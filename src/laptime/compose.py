@@ -115,6 +115,10 @@ def _check_keys(cfg: DictConfig) -> None:
     for group, dataclass in schema.items():
         node = OmegaConf.select(cfg, group) if group else cfg
         known = [field.name for field in fields(dataclass)]
+        for name in known:
+            if name not in node:
+                full_key = f"{group}.{name}" if group else name
+                raise UserError(f"~{full_key}: can't be taken away. Set it to another value instead.")
         for key in node:
             if key not in known:
                 full_key = f"{group}.{key!s}" if group else str(key)

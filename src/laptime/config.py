@@ -17,6 +17,9 @@ from omegaconf import MISSING, OmegaConf
 from laptime.errors import UserError
 
 DEVICES = ("auto", "cpu", "mps", "cuda", "xpu")
+# No count needs to be larger, and torch fails on numbers beyond 64 bits.
+_LARGEST = 10**9
+_MOST_THREADS = 1024
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 OPTIMIZED_METRICS = (
@@ -33,6 +36,8 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...], instead: str = "") -
 def _at_least(key: str, value: float | None, least: int) -> None:
     if value is not None and value < least:
         raise UserError(f"{key}={value}: must be at least {least}.")
+    if isinstance(value, int) and value > _LARGEST:
+        raise UserError(f"{key}={value}: must be at most {_LARGEST:,}.")
 
 
 def _positive(key: str, value: float | None, instead: str = "") -> None:
@@ -100,6 +105,8 @@ class StrategyConfig(_Group):
             raise UserError(f"strategy.threads_per_rank={self.threads_per_rank}: must be a number of threads or auto.")
         if isinstance(self.threads_per_rank, int):
             _at_least("strategy.threads_per_rank", self.threads_per_rank, 1)
+            if self.threads_per_rank > _MOST_THREADS:
+                raise UserError(f"strategy.threads_per_rank={self.threads_per_rank}: must be at most {_MOST_THREADS}.")
 
 
 @dataclass

@@ -102,6 +102,10 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
     device, timing, result, batch = record["device"], record["timing"], record["result"], record["batch"]
     data, model, strategy = record["dataset"], record["model"], record["strategy"]
     used = f"{device['used']}, {device['name']}"
+    if device["num_devices"] > 1:
+        used = f"{used}, 1 of {device['num_devices']}"
+    if device["memory_bytes"] is not None:
+        used += f", {device['memory_bytes'] / 1e9:.1f} GB"
     if device["requested"] not in ("auto", device["used"]):
         used += f"  (requested: {device['requested']}, absent)"
     slowest = epochs.groupby(["attempt", "epoch"], sort=False)[["epoch_time_s", "is_warmup"]].max()
