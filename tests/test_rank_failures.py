@@ -48,16 +48,6 @@ def two_ranks(work_folder):
             process.kill()
 
 
-def is_gone(pid: int) -> bool:
-    try:
-        psutil.Process(pid).wait(timeout=30)
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.TimeoutExpired:
-        return False
-    return True
-
-
 def assert_ended(process: subprocess.Popen[str], family: list[psutil.Process], status: str) -> dict:
     """The command has ended, nobody of it is left, and what was measured is kept."""
     _, left = psutil.wait_procs(family, timeout=60)
