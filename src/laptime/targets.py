@@ -99,7 +99,9 @@ def build(group: str, node: Mapping[str, Any], kind: type = object, **given: Any
         made = target(**given, **arguments)
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # whatever it does not like about its arguments
+    except (Exception, SystemExit) as error:
+        if not isinstance(error, _REFUSALS) and type(error).__name__ != "MisconfigurationException":
+            raise  # a bug of its own: it keeps its traceback
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         key = first.partition("=")[0]
         prefix = f"{group}." if key in arguments else f"{group}={getattr(target, '__name__', target)}: "
@@ -107,6 +109,11 @@ def build(group: str, node: Mapping[str, Any], kind: type = object, **given: Any
     if not isinstance(made, kind):
         raise UserError(f"{group}._target_={node['_target_']}: makes a {type(made).__name__}, no {kind.__name__}.")
     return made
+
+
+# How constructors say that they don't like their arguments; Lightning's own exception is known by name, since it
+# would load torch.
+_REFUSALS = (ValueError, TypeError, RuntimeError, OSError, ImportError, SystemExit)
 
 
 def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
