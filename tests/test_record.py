@@ -265,3 +265,8 @@ def test_there_is_no_latest_run_where_there_is_no_run(folder, tmp_path):
 def test_time_is_utc_to_the_millisecond():
     assert record.now().endswith("+00:00")
     assert len(record.now()) == len("2025-01-02T03:04:05.678+00:00")
+
+
+def test_epochs_file_that_was_only_just_made_has_no_rows(tmp_path):
+    (tmp_path / record.EPOCHS_FILE).touch()
+    assert record.read_epochs(tmp_path).empty

@@ -162,7 +162,7 @@ def append_epochs(run_dir: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def read_epochs(run_dir: Path) -> pd.DataFrame:
     """Read epochs.csv: one row per attempt, epoch and rank, columns EPOCH_COLUMNS; empty where there is no file."""
     path = run_dir / EPOCHS_FILE
-    if not path.exists():
+    if not path.exists() or path.stat().st_size == 0:  # just made, or by a process that was killed at that moment
         return pd.DataFrame(columns=list(EPOCH_COLUMNS))
     return pd.read_csv(path, float_precision="round_trip")  # the same bits as written
 
