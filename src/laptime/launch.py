@@ -122,6 +122,9 @@ def _join(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], star
                 rank.settle()
                 rank_process.join_torchrun(backend_of(config), strategy["timeout_s"])
                 train(config, run_dir, record, rank, stop, start)
+                # Together, and before Python's shutdown: threads of a group that is still there end the process there.
+                rank.barrier()
+                dist.destroy_process_group()
         except BaseException as error:
             # Being told to end, and the others' silence, follow from what another rank has reported.
             told = torchrun.reported(strategy["timeout_s"])
