@@ -125,14 +125,21 @@ import signal
 
 
 class BreakAt(Callback):
-    """Fails in one rank, in the middle of an epoch; once, where a file remembers it."""
+    """Fails in one rank, in the middle of an epoch or, for the epoch after the last, in the test; once, where a file
+    remembers it."""
 
     def __init__(self, rank: int, epoch: int, how: str, once: bool = False) -> None:
         self.rank, self.epoch, self.how, self.once = rank, epoch, how, once
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if trainer.global_rank != self.rank or trainer.current_epoch != self.epoch or batch_idx != 0:
-            return
+        if trainer.global_rank == self.rank and trainer.current_epoch == self.epoch and batch_idx == 0:
+            self.fail()
+
+    def on_test_start(self, trainer, module):
+        if trainer.global_rank == self.rank and trainer.max_epochs == self.epoch:
+            self.fail()
+
+    def fail(self):
         if self.once:
             if Path("broken").exists():
                 return
@@ -186,6 +193,18 @@ def test_restarted_run_equals_the_undisturbed_one_and_keeps_attempts_apart(break
     whole = read_epochs(Path("whole"))
     assert rows[columns].to_numpy().tolist() == whole[columns].to_numpy().tolist()
     assert record["result"]["test_loss"] == read_record(Path("whole"))["result"]["test_loss"]
+
+
+def test_death_after_the_last_epoch_loses_no_measurement(breaking):
+    record = laptime.run([*breaking(1, 3, "kill", once=True), "strategy.max_restarts=1", "hydra.run.dir=run"])
+    assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
+    rows = read_epochs(RUN_DIR)
+    assert rows[["attempt", "epoch"]].drop_duplicates().to_numpy().tolist() == [[0, 0], [0, 1], [0, 2]]
+    slowest = rows[~rows["is_warmup"]].groupby("epoch")["epoch_time_s"].max()
+    assert record["timing"]["epoch_time_s"] == slowest.median()
+    assert record["communication"]["step_s"] is not None
+    laptime.run([*breaking(1, 3, "kill", once=True), "hydra.run.dir=whole"])
+    assert record["result"] == read_record(Path("whole"))["result"]
 
 
 def test_restarts_are_limited(breaking):

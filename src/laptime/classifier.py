@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from laptime import comm_hooks
 from laptime.data.order import epoch_seed
 from laptime.data.timed_loader import Batch
 from laptime.device import Device
@@ -82,15 +83,18 @@ class Classifier(pl.LightningModule):
         # In a list, so that DDP's wrapper is no submodule: checkpoints hold the network alone.
         self._trained = [network]
 
-    def distribute(self, device: torch.device, ddp: Mapping[str, Any]) -> None:
+    def distribute(self, device: torch.device, ddp: Mapping[str, Any], comm_hook: str) -> None:
         """Average the gradients over the ranks from now on.
 
         Args:
             device: of this rank; the network is there already.
             ddp: arguments of DistributedDataParallel.
+            comm_hook: how gradients are compressed on their way: none, fp16, bf16 or powersgd.
         """
         ids = None if device.type == "cpu" else [device]
-        self._trained = [DistributedDataParallel(self.network, device_ids=ids, **ddp)]
+        wrapped = DistributedDataParallel(self.network, device_ids=ids, **ddp)
+        comm_hooks.register(comm_hook, wrapped)
+        self._trained = [wrapped]
 
     @property
     def ddp(self) -> DistributedDataParallel | None:
@@ -126,8 +130,7 @@ class Classifier(pl.LightningModule):
         for images, labels in execution:
             if self._stop.requested:
                 self._stop.act()
-            loss, batch_logits = self._backward(images, labels)
-            self._step(optimizer)
+            loss, batch_logits = self.take_step(optimizer, images, labels)
             losses.append(loss)
             logits.append(batch_logits)
         # Lightning counts the steps that its own wrapper takes; the wrapper would cost 2% of a small network's step.
@@ -136,6 +139,21 @@ class Classifier(pl.LightningModule):
             progress.increment_ready()
             progress.increment_completed()
         self._note([labels for _, labels in execution], losses, logits)
+
+    def take_step(self, optimizer: Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One optimizer step.
+
+        Args:
+            optimizer: of the network's parameters.
+            images: (B, C, H, W), float32.
+            labels: (B,), int64.
+
+        Returns:
+            The mean loss over the batch, a scalar, and the logits, (B, num_classes), both without a graph.
+        """
+        result = self._backward(images, labels)
+        self._step(optimizer)
+        return result
 
     def _backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the mean loss over a batch; returns that loss and the logits, neither with a graph."""

@@ -145,6 +145,7 @@ class TrainingConfig(_Group):
 @dataclass
 class MeasureConfig(_Group):
     warmup_epochs: int | str = MISSING
+    breakdown: bool = MISSING
     target_accuracy: float | None = MISSING
 
     def check(self) -> None:
@@ -266,6 +267,7 @@ _NOT_HASHED = (
     ("callbacks", "progress_bar"),
     ("dataset", "root"),
     ("dataset", "verify"),
+    ("measure", "breakdown"),  # its steps come after the timed ones
     ("measure", "target_accuracy"),
     ("strategy", "name"),
     ("training", "checkpoint"),

@@ -136,6 +136,7 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
         ]
     else:
         rows.append(("epoch time", "not measured: no epoch after the warm-up"))
+    rows += _synchronisation(record)
     if timing["compile_s"] is not None:
         rows.append(("compile time", f"{timing['compile_s']:.1f} s, outside the epochs"))
     for part in ("train", "val", "test"):
@@ -151,6 +152,26 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
     if total is not None:
         started = f", start-up {startup:.1f} s" if startup is not None else ""
         rows.append(("total time", f"{total:.1f} s of training and validation{started}"))
+    return rows
+
+
+def _synchronisation(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What several ranks cost each other, where it was measured."""
+    comm, contention = record["communication"], record["contention"]
+    rows = []
+    if comm["step_s"] is not None:
+        num = comm["num_all_reduces_per_step"]
+        cost = f"{1e3 * comm['cost_s']:.2f} ms of a step of {1e3 * comm['step_s']:.2f} ms"
+        waiting = f"{1e3 * comm['exposed_s']:.2f} ms of it waiting for gradients ({comm['share']:.0%} of the step)"
+        sent = f"{comm['bytes_per_step'] / 1e6:.2f} MB in {num} all-reduce{'s' if num > 1 else ''} per step"
+        rows = [
+            ("synchronisation", f"{cost}, {waiting}"),
+            ("communication", f"{sent}; with nothing around {1e3 * comm['bare_all_reduce_s']:.2f} ms"),
+        ]
+    if contention["straggling"] is not None:
+        epochs = record["timing"]["straggling"]
+        in_epochs = "" if epochs is None else f" ({epochs:.1%} in the epochs, where ranks wait for each other)"
+        rows.append(("straggling", f"slowest rank {contention['straggling']:.1%} behind the median{in_epochs}"))
     return rows
 
 

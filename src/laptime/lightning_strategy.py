@@ -7,8 +7,6 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.trainer.states import TrainerFn
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
-from torch.nn.parallel import DistributedDataParallel
 
 from laptime.classifier import Classifier
 from laptime.ranks import Rank
@@ -45,9 +43,7 @@ class RankStrategy(SingleDeviceStrategy):
         if trainer.state.fn == TrainerFn.FITTING and self.rank.is_distributed:
             module = self.lightning_module
             assert isinstance(module, Classifier)
-            module.distribute(self.root_device, self.ddp)
-            assert module.ddp is not None
-            _register(self.comm_hook, module.ddp)
+            module.distribute(self.root_device, self.ddp, self.comm_hook)
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         self.rank.barrier()
@@ -58,14 +54,3 @@ class RankStrategy(SingleDeviceStrategy):
         box = [obj]
         dist.broadcast_object_list(box, src)
         return box[0]
-
-
-def _register(comm_hook: str, ddp: DistributedDataParallel) -> None:
-    if comm_hook == "fp16":
-        ddp.register_comm_hook(None, default_hooks.fp16_compress_hook)
-    elif comm_hook == "bf16":
-        ddp.register_comm_hook(None, default_hooks.bf16_compress_hook)
-    elif comm_hook == "powersgd":
-        # Plain averaging for the first steps, while the gradients change most (Vogels, Karimireddy and Jaggi 2019).
-        state = powerSGD_hook.PowerSGDState(process_group=None, matrix_approximation_rank=4, start_powerSGD_iter=10)
-        ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)

@@ -54,6 +54,7 @@ _SECTIONS: dict[str, tuple[str, ...] | None] = {
     "batch": ("scope", "per_rank_batch_size", "global_batch_size"),
     "timing": (
         "warmup_epochs", "total_train_s", "epoch_time_s", "samples_per_s", "steps_per_s", "startup_s", "compile_s",
+        "straggling",
     ),
     "result": (
         "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "time_to_accuracy",
@@ -61,10 +62,10 @@ _SECTIONS: dict[str, tuple[str, ...] | None] = {
     ),
     "resources": ("peak_rss_bytes", "peak_device_memory_bytes", "cpu_percent", "energy_joules"),
     "communication": (
-        "num_all_reduces_per_step", "bytes_per_step", "compute_s", "comm_s", "overlap_s", "exposed_s",
-        "bare_all_reduce_s",
+        "num_all_reduces_per_step", "bytes_per_step", "step_s", "compute_s", "comm_s", "overlap_s", "exposed_s",
+        "share", "cost_s", "bare_all_reduce_s", "num_steps",
     ),
-    "contention": ("no_sync_step_s",),
+    "contention": ("no_sync_step_s", "straggling"),
     "breakdown": None,
     "peak": ("matmul_flop_per_s", "copy_bytes_per_s", "achieved_fraction"),
     "bare_loop": ("epoch_time_s", "overhead"),

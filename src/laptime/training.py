@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from laptime import record as records
 from laptime import resume, targets
+from laptime.callbacks.breakdown import Breakdown
 from laptime.callbacks.compile_ahead import CompileAhead
 from laptime.callbacks.epoch_recorder import EpochRecorder, over_ranks
 from laptime.callbacks.epoch_timer import EpochTimer
@@ -112,22 +113,34 @@ def train(
     checkpoint = None
     if settings["checkpoint"] is not None:
         checkpoint = resume.find(settings["checkpoint"])
-        resume.load(checkpoint, identity, settings["epochs"])
+        # Ranks that were started again may have died after their last epoch: they have the test still to do.
+        resume.load(checkpoint, identity, settings["epochs"] + (1 if rank.attempt else 0))
         log.info("resuming from %s", checkpoint)
     warmup = resolve_warmup_epochs(config["measure"]["warmup_epochs"], settings["epochs"])
     timer = EpochTimer(device, warmup)
     compiler = CompileAhead(device, data)
 
     def note_epoch() -> None:
+        if rank.attempt and not recorder.rows:
+            return  # what the attempts before have measured stays
         _note_timing(record, timer, recorder, data, compiler, start)
         _note_result(record, recorder, config["measure"]["target_accuracy"])
+        records.update(record, "communication", **breakdown.communication)
+        records.update(record, "contention", **breakdown.contention)
         if rank.is_first:
             records.write_record(run_dir, record)
 
     recorder = EpochRecorder(timer, run_dir, rank, note_epoch)
     patience = settings["early_stopping_patience"]
     loggers = _build_loggers(config) if rank.is_first else []
-    callbacks = [timer, recorder, *([compiler] if settings["compile"] else []), *_build_callbacks(config)]
+    breakdown = Breakdown(device, rank, stop)
+    callbacks = [
+        timer,
+        recorder,
+        *([compiler] if settings["compile"] else []),
+        *_build_callbacks(config),
+        *([breakdown] if config["measure"]["breakdown"] else []),
+    ]
     with _quiet_lightning():
         try:
             trainer = _build_trainer(config, run_dir, device, rank, callbacks, loggers)
@@ -441,6 +454,9 @@ def _note_timing(
         steps_per_s=len(data.train_batch_sizes()) / epoch_time_s if epoch_time_s else None,
         startup_s=timer.first_batch_at - start if timer.first_batch_at is not None else None,
         compile_s=compiler.compile_s,
+        straggling=statistics.median(row["straggling"] for row in counted)
+        if counted and data.rank.world_size > 1
+        else None,
     )
     device_memory = [row["device_memory_bytes"] for row in epochs if row["device_memory_bytes"] is not None]
     records.update(
@@ -494,9 +510,12 @@ def _log_results(loggers: list[Logger], record: dict[str, Any], config: Mapping[
         "hparam/test_accuracy": result["test_accuracy"],
     }
     known = {name: value for name, value in metrics.items() if value is not None}
+    last = {"test/accuracy": result["test_accuracy"], "test/loss": result["test_loss"]}
+    for tag in ("comm", "contention"):
+        section = record["communication" if tag == "comm" else tag]
+        last |= {f"{tag}/{name}": value for name, value in section.items() if value is not None}
     for logger in loggers:
-        test = {"test/accuracy": result["test_accuracy"], "test/loss": result["test_loss"]}
-        logger.log_metrics(test, step=last_epoch)
+        logger.log_metrics(last, step=last_epoch)
         log_hyperparams: Callable[..., None] = logger.log_hyperparams
         flat = dict(_flatten(config))
         if isinstance(logger, pl.loggers.TensorBoardLogger):

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 # What each column of epochs.csv is called in TensorBoard and the other loggers.
 TAGS = {
     "time/epoch_s": "epoch_time_s",
+    "time/straggling": "straggling",
     "throughput/samples_per_s": "samples_per_s",
     "train/loss": "train_loss",
     "train/accuracy": "train_accuracy",
@@ -92,14 +94,18 @@ class EpochRecorder(Callback):
 def over_ranks(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """One epoch of all ranks as one row: the slowest rank's time, everybody's samples, CPU and memory.
 
+    `straggling` is how much longer the slowest rank took than the median one, as a share; None with a single rank.
+
     Args:
         rows: of one epoch, one per rank.
     """
-    epoch_time_s = max(row["epoch_time_s"] for row in rows)
+    times = [row["epoch_time_s"] for row in rows]
+    epoch_time_s = max(times)
     num_samples = sum(row["num_samples"] for row in rows)
     device_memory = [row["device_memory_bytes"] for row in rows if row["device_memory_bytes"] is not None]
     return rows[0] | {
         "epoch_time_s": epoch_time_s,
+        "straggling": epoch_time_s / statistics.median(times) - 1 if len(rows) > 1 else None,
         "num_samples": num_samples,
         "samples_per_s": num_samples / epoch_time_s,
         "data_wait_s": max(row["data_wait_s"] for row in rows),
