@@ -53,3 +53,54 @@ def the_run(work_folder: Path) -> Callable[[], tuple[Path, dict[str, Any]]]:
         return path.parent, json.loads(path.read_text())
 
     return find
+
+
+BROKEN = '''
+from laptime.callbacks.epoch_timer import EpochTimer
+from pytorch_lightning.callbacks import Callback
+from pathlib import Path
+import os
+import signal
+
+
+class BreakAt(Callback):
+    """Fails in one rank, in the middle of an epoch or, for the epoch after the last, in the test; once, where a file
+    remembers it."""
+
+    def __init__(self, rank: int, epoch: int, how: str, once: bool = False) -> None:
+        self.rank, self.epoch, self.how, self.once = rank, epoch, how, once
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.global_rank == self.rank and trainer.current_epoch == self.epoch and batch_idx == 0:
+            self.fail()
+
+    def on_test_start(self, trainer, module):
+        if trainer.global_rank == self.rank and trainer.max_epochs == self.epoch:
+            self.fail()
+
+    def fail(self):
+        if self.once:
+            if Path("broken").exists():
+                return
+            Path("broken").touch()
+        if self.how == "raise":
+            raise ValueError("broken on purpose")
+        os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+@pytest.fixture
+def breaking(work_folder, monkeypatch):
+    """Overrides that make one rank fail in the middle of an epoch."""
+    (work_folder / "breaking.py").write_text(BROKEN)
+    monkeypatch.setenv("PYTHONPATH", str(work_folder), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(str(work_folder))
+    quick = [
+        "dataset.limit=2000", "training.batch_size=32", "logger=none", "device=cpu", "strategy.world_size=2",
+    ]  # fmt: skip
+
+    def overrides(rank: int, epoch: int, how: str, once: bool = False) -> list[str]:
+        target = f"_target_:breaking.BreakAt,rank:{rank},epoch:{epoch},how:{how},once:{str(once).lower()}"
+        return [*quick, "training.epochs=3", f"+callbacks.breaks={{{target}}}"]
+
+    return overrides

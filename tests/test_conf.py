@@ -27,8 +27,8 @@ def composed(*overrides: str) -> dict:
 def test_there_is_an_option_for_every_group():
     groups = {option.partition("=")[0] for option in OPTIONS}
     assert groups == {
-        "device", "dataset", "model", "strategy", "optimizer", "scheduler", "training", "measure", "callbacks",
-        "logger", "experiment",
+        "device", "dataset", "model", "strategy", "optimizer", "scheduler", "training", "measure", "sweep",
+        "callbacks", "logger", "experiment",
     }  # fmt: skip
 
 

@@ -35,8 +35,14 @@ def cuda(monkeypatch):
     """A machine with two NVIDIA GPUs."""
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    properties = SimpleNamespace(name="NVIDIA Z100", total_memory=67_890)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda index: SimpleNamespace(name=f"NVIDIA Z10{index}", total_memory=67_890),
+    )
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
+    return chosen
 
 
 def test_auto_without_accelerator_is_the_cpu(no_accelerator, caplog):
@@ -64,6 +70,19 @@ def test_present_mps_is_used_and_described(requested, mps, caplog):
 @pytest.mark.parametrize("requested", ["auto", "cuda"])
 def test_present_cuda_is_used_and_described(requested, cuda):
     assert device.resolve(requested, "error") == Device(requested, "cuda", "NVIDIA Z100", 2, 67_890)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_each_rank_of_a_machine_takes_its_own_gpu(index, cuda):
+    found = device.resolve("cuda", "error", index)
+    assert (found.name, found.index, found.torch_device) == (f"NVIDIA Z10{index}", index, torch.device("cuda", index))
+    assert cuda == [index], "torch's current device, which synchronize and the memory counts refer to"
+
+
+def test_a_rank_without_a_gpu_of_its_own_is_refused(cuda):
+    with pytest.raises(UserError, match=r"3 ranks or more on this machine, but 2 cuda devices.*CUDA_VISIBLE_DEVICES"):
+        device.resolve("cuda", "cpu", 2)
+    assert cuda == []
 
 
 def test_accelerator_of_an_unknown_kind_is_not_used(monkeypatch):

@@ -2,16 +2,19 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import psutil
 import pytest
 
 import laptime
+from laptime import launch
 from laptime.cli import main
 from laptime.launch import plan
 from laptime.record import read_epochs, read_record
@@ -193,6 +196,78 @@ def test_more_ranks_than_gpus_is_refused(monkeypatch):
     assert len(plan(config)) == 2
 
 
+def test_world_size_auto_is_a_rank_per_gpu_or_one_on_the_cpu(monkeypatch):
+    import torch
+
+    from laptime.launch import num_ranks
+
+    def ranks(device: str, world_size: int | str = "auto") -> int:
+        return num_ranks({"device": {"name": device}, "strategy": {"world_size": world_size}})
+
+    assert (ranks("auto"), ranks("cpu"), ranks("cuda"), ranks("cpu", 3)) == (1, 1, 1, 3)
+    monkeypatch.setattr("laptime.launch.available_accelerator", lambda: "cuda")
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
+    assert (ranks("auto"), ranks("cpu"), ranks("cuda"), ranks("mps")) == (4, 1, 4, 1)
+
+
+def test_off_linux_ranks_start_with_spawn_and_train_the_same(monkeypatch):
+    there = laptime.run([*QUICK, "strategy.world_size=2"])
+    monkeypatch.setattr("laptime.launch.sys", SimpleNamespace(platform="darwin", modules=sys.modules))
+    monkeypatch.delattr(os, "sched_getaffinity")  # macOS has none
+    assert launch._context().get_start_method() == "spawn"
+    here = laptime.run([*QUICK, "strategy.world_size=2", "strategy.threads_per_rank=1"])
+    assert len({*here["strategy"]["rank_pids"], os.getpid()}) == 3
+    assert here["result"] == there["result"]
+
+
+def test_on_macos_ranks_are_not_pinned(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr("laptime.launch.usable_cores", lambda: 4)
+    assert {rank.cores for rank in planned(world_size=2)} == {None}
+
+
+FAILING = ["-m", "optimizer.lr=0.0005,1e30,0.0004", *QUICK, "training.epochs=1", "measure.breakdown=false"]
+
+
+def test_a_failed_run_does_not_stop_its_sweep_unless_asked_to(train, work_folder):
+    done = train(*FAILING, "hydra.sweep.dir=on")
+    assert done.returncode == 1
+    statuses = [read_record(work_folder / "on" / str(number))["status"] for number in range(3)]
+    assert statuses == ["completed", "failed", "completed"]
+    assert (
+        "1 of 3 runs of the sweep failed" in done.stderr and "1 (optimizer.lr=1e+30): " in done.stderr.splitlines()[-1]
+    )
+
+    done = train(*FAILING, "sweep.on_failure=stop", "hydra.sweep.dir=stopped")
+    assert done.returncode == 1
+    assert "1 of 3 runs of the sweep failed" in done.stderr
+    assert "1 of 3 runs of the sweep were not started" in done.stderr
+    assert sorted(path.parent.name for path in work_folder.glob("stopped/*/run.json")) == ["0", "1"]
+    hashes = [read_record(work_folder / folder / "0")["config_hash"] for folder in ("on", "stopped")]
+    assert hashes[0] == hashes[1]
+
+
+def test_ctrl_c_stops_the_sweep(work_folder):
+    process = subprocess.Popen(
+        [sys.executable, str(TRAIN), *FAILING[:2], *QUICK, "training.epochs=100000", "hydra.sweep.dir=here"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while read_epochs(Path("here/0")).empty:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    os.killpg(process.pid, signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "2 of 3 runs of the sweep were not started" in errors
+    assert "Traceback" not in errors
+    assert read_record(Path("here/0"))["status"] == "interrupted"
+    assert not Path("here/1").exists()
+    assert not psutil.wait_procs(family, timeout=60)[1]
+
+
 def test_sweep_trains_as_many_processes_as_it_says(train, work_folder):
     # Lightning's own launcher in a Hydra sweep trained one process in the second and third job.
     done = train("-m", "strategy.world_size=1,2,4", *QUICK)
@@ -204,23 +279,6 @@ def test_sweep_trains_as_many_processes_as_it_says(train, work_folder):
     assert len({record["strategy"]["threads_per_rank"] for record in records}) == 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert records[2]["strategy"]["oversubscribed"] == (cores < 4)
-
-
-def test_torchrun_joins_the_ranks_that_exist_with_one_record(work_folder):
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(TRAIN), *QUICK],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    (path,) = work_folder.rglob("run.json")
-    record = read_record(path.parent)
-    assert record["status"] == "completed"
-    assert record["strategy"]["world_size"] == len(set(record["strategy"]["rank_pids"])) == 2
-    ours = laptime.run([*QUICK, "strategy.world_size=2"])
-    columns = ["epoch", "rank", "train_loss", "val_loss"]
-    assert read_epochs(path.parent)[columns].to_numpy().tolist() == epochs(ours)[columns].to_numpy().tolist()
 
 
 def test_local_ranks_listen_on_the_loopback_interface_only(work_folder):

@@ -16,7 +16,7 @@ PACKAGE = Path(laptime.__file__).parent
 LAYERS = [
     ["errors"],
     ["record"],
-    ["config", "compose", "targets", "environment", "stopping", "run_dir", "console", "process_memory"],
+    ["config", "compose", "targets", "environment", "stopping", "run_dir", "slurm", "console", "process_memory"],
     ["torchrun", "ranks"],
     ["device", "xpu"],
     ["data"],

@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
 import psutil
 import pytest
 
@@ -89,7 +88,7 @@ def test_killed_launcher_takes_its_ranks_along_and_the_record_says_so(two_ranks)
 
 
 @pytest.mark.parametrize("to_all", [True, False], ids=["group", "launcher alone"])
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_signal_interrupts_the_run(to_all, signum, code, two_ranks):
     process, _ = two_ranks()
     family = family_of(process)
@@ -114,55 +113,6 @@ def test_stuck_rank_is_given_up_after_the_timeout(two_ranks):
     assert record["error"]["rank"] == 1, record["error"]
     assert "did not answer" in record["error"]["message"]
     assert "Traceback" not in errors
-
-
-BROKEN = '''
-from laptime.callbacks.epoch_timer import EpochTimer
-from pytorch_lightning.callbacks import Callback
-from pathlib import Path
-import os
-import signal
-
-
-class BreakAt(Callback):
-    """Fails in one rank, in the middle of an epoch or, for the epoch after the last, in the test; once, where a file
-    remembers it."""
-
-    def __init__(self, rank: int, epoch: int, how: str, once: bool = False) -> None:
-        self.rank, self.epoch, self.how, self.once = rank, epoch, how, once
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if trainer.global_rank == self.rank and trainer.current_epoch == self.epoch and batch_idx == 0:
-            self.fail()
-
-    def on_test_start(self, trainer, module):
-        if trainer.global_rank == self.rank and trainer.max_epochs == self.epoch:
-            self.fail()
-
-    def fail(self):
-        if self.once:
-            if Path("broken").exists():
-                return
-            Path("broken").touch()
-        if self.how == "raise":
-            raise ValueError("broken on purpose")
-        os.kill(os.getpid(), signal.SIGKILL)
-'''
-
-
-@pytest.fixture
-def breaking(work_folder, monkeypatch):
-    """Overrides that make one rank fail in the middle of an epoch."""
-    (work_folder / "breaking.py").write_text(BROKEN)
-    monkeypatch.setenv("PYTHONPATH", str(work_folder), prepend=os.pathsep)
-    monkeypatch.syspath_prepend(str(work_folder))
-    quick = [each for each in TWO_RANKS if not each.startswith("training.epochs")]
-
-    def overrides(rank: int, epoch: int, how: str, once: bool = False) -> list[str]:
-        target = f"_target_:breaking.BreakAt,rank:{rank},epoch:{epoch},how:{how},once:{str(once).lower()}"
-        return [*quick, "training.epochs=3", f"+callbacks.breaks={{{target}}}"]
-
-    return overrides
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -211,20 +161,3 @@ def test_restarts_are_limited(breaking):
     with pytest.raises(RankFailed, match="rank 0 was killed by SIGKILL"):
         laptime.run([*breaking(0, 0, "kill"), "strategy.max_restarts=2", "hydra.run.dir=run"])
     assert [attempt["status"] for attempt in read_record(RUN_DIR)["attempts"]] == ["failed"] * 3
-
-
-def test_torchruns_own_restart_finds_the_run_and_its_checkpoint(breaking, work_folder):
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", str(TRAIN),
-    ]  # fmt: skip
-    arguments = [each for each in breaking(1, 1, "kill", once=True) if not each.startswith("strategy.world_size")]
-    done = subprocess.run([*command, *arguments, "hydra.run.dir=run"], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    record = read_record(RUN_DIR)
-    assert record["status"] == "completed"
-    assert [attempt["attempt"] for attempt in record["attempts"]][-1] == 1
-    rows = read_epochs(RUN_DIR)
-    laptime.run([*breaking(1, 1, "kill", once=True), "hydra.run.dir=whole"])
-    columns = ["epoch", "rank", "train_loss", "val_loss"]
-    assert rows[columns].to_numpy().tolist() == read_epochs(Path("whole"))[columns].to_numpy().tolist()
-    assert isinstance(rows, pd.DataFrame)

@@ -96,13 +96,15 @@ def _main(arguments: list[str]) -> int:
 def _run_once(
     overrides: list[str], started: float, command: list[str], args: argparse.Namespace | None = None
 ) -> dict[str, Any]:
-    from laptime import torchrun
+    from laptime import slurm, torchrun
     from laptime.compose import CONFIG_NAME, compose, hydra_session, hydra_value, without_hydra
     from laptime.record import RUN_FILE
     from laptime.run_dir import RunDir
 
     if any(override.lstrip("+").startswith("hydra.mode=") for override in overrides):
         raise UserError("hydra.mode: is chosen by the flag -m (--multirun). Leave it out.")
+    if not torchrun.is_joined():
+        slurm.require_one_task()
     config_name = getattr(args, "config_name", None) or CONFIG_NAME
     run_dir: RunDir | None = None
     with hydra_session(getattr(args, "config_dir", None)) as hydra:
@@ -187,25 +189,30 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
     """Check every job of a sweep, then let Hydra run them one after the other; a failed one doesn't stop the others."""
     from hydra.core.hydra_config import HydraConfig
 
+    from laptime import slurm, torchrun
     from laptime.compose import compose, hydra_session, hydra_value
     from laptime.console import relative
+    from laptime.launch import num_ranks
     from laptime.run_dir import RunDir
 
+    if torchrun.is_joined():
+        raise UserError("-m: torchrun's ranks belong to one run. Start one torchrun per run, or the sweep without it.")
+    slurm.require_one_task()
     with hydra_session(args.config_dir) as hydra:
         jobs = list(_sweep_jobs(hydra, args.overrides))
         composed = [compose(hydra, overrides, args.config_name) for overrides in jobs]
         configs = [_check(each) for each in composed]
         chosen = any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in args.overrides)
         sweep_dir = RunDir(hydra_value(composed[0], "hydra.sweep.dir"), may_move=not chosen, key="hydra.sweep.dir")
-    sizes = [config["strategy"]["world_size"] for config in configs]
-    sweep_world_size = max((size for size in sizes if isinstance(size, int)), default=1)
+    sweep_world_size = max(num_ranks(config) for config in configs)
     failed: list[str] = []
-    exit_code = 0
+    num_started = exit_code = 0
 
     def task(cfg: "DictConfig") -> float | None:
-        nonlocal exit_code
+        nonlocal exit_code, num_started
+        num_started += 1
         job = HydraConfig.get()
-        swept = " ".join(job.overrides.task)
+        swept = " ".join(swept_overrides(list(job.overrides.task), jobs))
         print(f"\nrun {job.job.num} of the sweep: {swept}", file=sys.stderr)
         try:
             run_dir = RunDir(job.runtime.output_dir, may_move=False)
@@ -220,13 +227,26 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
                 traceback.print_exc()
             failed.append(f"{job.job.num} ({swept}): {error}")
             exit_code = max(exit_code, getattr(error, "exit_code", 1))
-            return None
+            if cfg.sweep.on_failure == "stop":
+                sys.exit(exit_code)
+        return None
 
-    _hand_over_to_hydra([*arguments, f"hydra.sweep.dir={_quote(sweep_dir.path)}"], task)
+    try:
+        _hand_over_to_hydra([*arguments, f"hydra.sweep.dir={_quote(sweep_dir.path)}"], task)
+    except SystemExit as end:
+        exit_code = end.code if isinstance(end.code, int) else 1
     if failed:
         print(f"\n{len(failed)} of {len(jobs)} runs of the sweep failed:", *failed, sep="\n  ", file=sys.stderr)
+    if exit_code and num_started < len(jobs):
+        print(f"\n{len(jobs) - num_started} of {len(jobs)} runs of the sweep were not started.", file=sys.stderr)
     print(f"Sweep        {relative(sweep_dir.path)}")
     return exit_code
+
+
+def swept_overrides(overrides: list[str], jobs: list[list[str]]) -> list[str]:
+    """Those overrides of a job that not every job of the sweep has."""
+    same_everywhere = set.intersection(*(set(job) for job in jobs)) if jobs else set()
+    return [override for override in overrides if override not in same_everywhere]
 
 
 def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
@@ -236,8 +256,7 @@ def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
         overrides: of the job.
         jobs: overrides of every job of the sweep.
     """
-    same_everywhere = set.intersection(*(set(job) for job in jobs)) if jobs else set()
-    swept = [override.lstrip("+").split("=", 1) for override in overrides if override not in same_everywhere]
+    swept = [override.lstrip("+").split("=", 1) for override in swept_overrides(overrides, jobs)]
     short = {"strategy.world_size": "ws"}
     label = " ".join(f"{short.get(key, key.rpartition('.')[2])}={value}" for key, value in swept)
     return label.replace("/", "_").replace("\\", "_")[:100]

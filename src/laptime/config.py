@@ -158,6 +158,14 @@ class MeasureConfig(_Group):
 
 
 @dataclass
+class SweepConfig(_Group):
+    on_failure: str = MISSING
+
+    def check(self) -> None:
+        _one_of("sweep.on_failure", self.on_failure, ("continue", "stop"))
+
+
+@dataclass
 class Config(_Group):
     """The root. The groups that are plain dicts are open: the constructor that `_target_` names is their schema."""
 
@@ -169,6 +177,7 @@ class Config(_Group):
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     callbacks: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
     seed: int = MISSING
@@ -260,6 +269,7 @@ _NOT_HASHED = (
     ("strategy", "master_port"),
     ("strategy", "timeout_s"),
     ("strategy", "max_restarts"),
+    ("sweep",),
     ("run_dir",),
     ("run_label",),
     ("logger",),
@@ -322,7 +332,13 @@ def _normalised(value: Any) -> Any:
 
 def closed_groups() -> dict[str, type]:
     """The closed groups by name, each with its dataclass."""
-    return {"device": DeviceConfig, "strategy": StrategyConfig, "training": TrainingConfig, "measure": MeasureConfig}
+    return {
+        "device": DeviceConfig,
+        "strategy": StrategyConfig,
+        "training": TrainingConfig,
+        "measure": MeasureConfig,
+        "sweep": SweepConfig,
+    }
 
 
 def check_ranges(config: Any) -> None:

@@ -112,6 +112,8 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
     counted = slowest.loc[~slowest["is_warmup"].astype(bool), "epoch_time_s"]
     num_warmup = len(slowest) - len(counted)
     ranks = f"{strategy['world_size']} rank{'s' if strategy['world_size'] > 1 else ''}"
+    if strategy["num_nodes"] > 1:
+        ranks += f" on {strategy['num_nodes']} machines"
     if strategy["backend"] is not None:
         ranks += f" over {strategy['backend']}"
     threads = f"{strategy['threads_per_rank']} thread{'s' if strategy['threads_per_rank'] > 1 else ''} each"

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from laptime import slurm
 from laptime.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -94,12 +95,22 @@ def available_accelerator() -> str | None:
 
 
 def describe(requested: str, used: str, index: int = 0) -> Device:
-    """Ask torch and the system what the device is."""
+    """Ask torch and the system what the device is, and make it this process's own.
+
+    Raises:
+        UserError: there are fewer of them than ranks on this machine.
+    """
     if used == "cpu":
         return Device(requested, used, cpu_name(), 1, psutil.virtual_memory().total)
     count = torch.accelerator.device_count()
+    if index >= count:
+        raise UserError(
+            f"device={requested}: {index + 1} ranks or more on this machine, but {count} {used} devices (that "
+            "CUDA_VISIBLE_DEVICES leaves, if it is set), and each rank needs its own. Use fewer ranks or device=cpu."
+        )
     if used == "mps":
         return Device(requested, used, cpu_name(), count, torch.mps.recommended_max_memory())
+    torch.accelerator.set_device_index(index)
     properties = torch.get_device_module(used).get_device_properties(index)
     return Device(requested, used, properties.name, count, properties.total_memory, index)
 
@@ -137,10 +148,11 @@ def mps_has_bfloat16() -> bool:
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use: its affinity, where the system has one, within a container's quota."""
+    """CPU cores that this process may use: its affinity, where the system has one, within a container's quota and a
+    SLURM job's allocation."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _container_quota()
-    return max(1, min(cores, int(quota))) if quota is not None else cores
+    limits = (cores, _container_quota(), slurm.allocated_cores())
+    return max(1, int(min(limit for limit in limits if limit is not None)))
 
 
 def _container_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:

@@ -109,33 +109,41 @@ def _join(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], star
             "Leave strategy.world_size out."
         )
     rank = torchrun.this_rank(strategy["threads_per_rank"], usable_cores())
-    checkpoint = run_dir / records.CHECKPOINT_DIR / records.LAST_CHECKPOINT
-    if rank.attempt and checkpoint.exists():
-        config = {**config, "training": {**config["training"], "checkpoint": str(checkpoint)}}
     record = records.new_record()
     if rank.is_first:
         record = records.read_record(run_dir) if rank.attempt else _first_record(config, run_dir, command, start)
 
-    def work() -> dict[str, Any]:
+    def work(stop: StopRequest) -> dict[str, Any]:
         try:
-            with heeding_signals() as stop:
-                rank.settle()
-                rank_process.join_torchrun(backend_of(config), strategy["timeout_s"])
-                train(config, run_dir, record, rank, stop, start)
-                # Together, and before Python's shutdown: threads of a group that is still there end the process there.
-                rank.barrier()
-                dist.destroy_process_group()
+            rank.settle()
+            rank_process.end_with_torchrun(rank, run_dir)
+            rank_process.join_torchrun(backend_of(config), strategy["timeout_s"])
+            checkpoint = run_dir / records.CHECKPOINT_DIR / records.LAST_CHECKPOINT
+            # The first rank alone knows: the others may be on machines with disks of their own.
+            resumed = rank.attempt > 0 and rank.gather(checkpoint.exists())[0]
+            resuming = {**config, "training": {**config["training"], "checkpoint": str(checkpoint)}}
+            train(resuming if resumed else config, run_dir, record, rank, stop, start)
+            # Together, and before Python's shutdown: threads of a group that is still there end the process there.
+            rank.barrier()
+            dist.destroy_process_group()
         except BaseException as error:
+            stop.immediate = False  # torchrun tells all ranks to end once one has failed: why comes first
             # Being told to end, and the others' silence, follow from what another rank has reported.
             told = torchrun.reported(strategy["timeout_s"])
-            if told is None:
-                torchrun.report(describe(error), strategy["timeout_s"])
-            elif told["rank"] != rank.rank:
+            if told is not None and told["rank"] != rank.rank:
+                if told["type"] == "Interrupted":
+                    raise Interrupted(told["signum"]) from error
                 raise RankFailed(f"rank {told['rank']}: {told['type']}: {told['message']}", told) from error
+            own = describe(error)
+            if _is_lost_contact(own):  # a rank that was killed reports nothing
+                message = f"another rank is gone: {error}"
+                raise RankFailed(message, {"type": "RankDied", "message": message}) from error
+            torchrun.report(own, strategy["timeout_s"])
             raise
         return record
 
-    return _attempt(run_dir, record, rank.attempt, work) if rank.is_first else work()
+    with heeding_signals() as stop:
+        return _attempt(run_dir, record, rank.attempt, partial(work, stop)) if rank.is_first else work(stop)
 
 
 def backend_of(config: Mapping[str, Any]) -> str:
@@ -144,6 +152,15 @@ def backend_of(config: Mapping[str, Any]) -> str:
     if backend != "auto":
         return backend
     return "nccl" if config["device"]["name"] != "cpu" and available_accelerator() == "cuda" else "gloo"
+
+
+def num_ranks(config: Mapping[str, Any]) -> int:
+    """The number that `strategy.world_size` stands for: `auto` is a rank per GPU, one where the CPU trains."""
+    world_size: int | str = config["strategy"]["world_size"]
+    if isinstance(world_size, int):
+        return world_size
+    accelerator = available_accelerator()
+    return max(1, torch.accelerator.device_count()) if config["device"]["name"] in ("auto", accelerator) else 1
 
 
 def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list[Rank]:
@@ -161,9 +178,7 @@ def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list
     if config["device"]["name"] not in ("auto", "cpu", accelerator):
         accelerator = None
     num_devices = torch.accelerator.device_count() if accelerator else 0
-    world_size = strategy["world_size"]
-    if world_size == "auto":
-        world_size = max(1, num_devices)
+    world_size = num_ranks(config)
     if accelerator == "mps" and world_size > 1:
         raise UserError(
             f"strategy.world_size={world_size}: a Mac has one MPS device, and gloo can't average tensors on it. "
@@ -399,6 +414,11 @@ def _end(children: list[_Child]) -> None:
         child.connection.close()
 
 
+def _is_lost_contact(error: Mapping[str, Any]) -> bool:
+    """Whether a rank complains that another no longer answers: the other's end is the cause."""
+    return "traceback" in error and ("gloo" in error["message"] or error["type"].startswith("Dist"))
+
+
 def _blame(failed: list[_Child], timeout_s: float) -> Exception:
     """Which rank's error is the cause, when one rank's end makes the others fail too."""
 
@@ -412,9 +432,7 @@ def _blame(failed: list[_Child], timeout_s: float) -> Exception:
             return 1
         if error["type"] == "Interrupted":
             return 2
-        # The others' complaint that a rank no longer answers.
-        lost = "traceback" in error and ("gloo" in error["message"] or error["type"].startswith("Dist"))
-        return 5 if lost else 3
+        return 5 if _is_lost_contact(error) else 3
 
     child = min(failed, key=weight)
     number = child.rank.rank

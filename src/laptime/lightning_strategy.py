@@ -16,7 +16,9 @@ class RankStrategy(SingleDeviceStrategy):
     """One rank of a process group that was made before the Trainer.
 
     Lightning's DDPStrategy wraps the whole module and expects one backward pass per training_step; here a
-    training_step takes several optimizer steps, so DDP wraps the network.
+    training_step takes several optimizer steps, so DDP wraps the network. To Lightning each rank is alone
+    (`trainer.world_size` is 1): where it knows of others it broadcasts, before every batch and from its signal handler,
+    whether there was a SIGTERM, and a rank that is in a collective of its own at that moment never comes back.
 
     Args:
         device: of this rank.
@@ -32,7 +34,6 @@ class RankStrategy(SingleDeviceStrategy):
         self.comm_hook = comm_hook
         self.global_rank = rank.rank
         self.local_rank = rank.local_rank
-        self.world_size = rank.world_size
 
     @property
     def is_global_zero(self) -> bool:

@@ -1,18 +1,22 @@
 """What happens inside a rank that Laptime started: a fresh process, on its cores, in its process group."""
 
 import contextlib
+import ipaddress
 import logging
 import os
+import socket
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch.distributed as dist
 
 from laptime import record as records
@@ -108,9 +112,15 @@ def join(job: Job) -> None:
 
 
 def join_torchrun(backend: str, timeout_s: float) -> None:
-    """Make the process group of ranks that torchrun has started; on one machine, over the loopback interface."""
-    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
+    """Make the process group of ranks that torchrun has started.
+
+    On one machine they talk over the loopback interface; on several over the one that leads to the first, unless
+    GLOO_SOCKET_IFNAME names another. Left to itself gloo takes what this machine's name resolves to, often 127.0.1.1.
+    """
+    if torchrun.num_nodes() == 1:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+    elif (interface := interface_towards(os.environ["MASTER_ADDR"])) is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     # Under a name of this attempt's own: restarted ranks have been seen to read the addresses of those before.
     store = dist.PrefixStore(f"group {torchrun.attempt()}", torchrun.store(timeout_s))
     dist.init_process_group(
@@ -120,6 +130,23 @@ def join_torchrun(backend: str, timeout_s: float) -> None:
         world_size=torchrun.world_size(),
         timeout=timedelta(seconds=timeout_s),
     )
+
+
+def interface_towards(host: str) -> str | None:
+    """The network interface whose address this machine would send from; None where there is none but the loopback."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as asked:
+            asked.connect(address)  # sends nothing
+            own = asked.getsockname()[0].partition("%")[0]
+    except OSError:
+        return None
+    if ipaddress.ip_address(own).is_loopback:
+        return None
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address.partition("%")[0] == own for each in addresses):
+            return name
+    return None
 
 
 def describe(error: BaseException) -> dict[str, Any]:
@@ -137,15 +164,34 @@ def describe(error: BaseException) -> dict[str, Any]:
 def _end_with_the_launcher(connection: Connection, job: Job) -> None:
     """Nobody would wait for ranks whose launcher is gone: they end at once, and the first one says so in run.json."""
 
-    def watch() -> None:
+    def wait() -> None:
         with contextlib.suppress(EOFError, OSError):
             connection.recv()
-        if job.rank.is_first:
+
+    _end_after(wait, job.rank, job.run_dir)
+
+
+def end_with_torchrun(rank: Rank, run_dir: Path) -> None:
+    """The same for ranks that torchrun has started: its death gives them another parent."""
+    parent = os.getppid()
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+
+    _end_after(wait, rank, run_dir)
+
+
+def _end_after(wait: Callable[[], None], rank: Rank, run_dir: Path) -> None:
+    def watch() -> None:
+        wait()
+        if rank.is_first:
             message = "the process that launched the ranks is gone"
-            record = records.read_record(job.run_dir)
-            record |= {"status": "failed", "ended_at": records.now()}
-            record["error"] = {"type": "LauncherDied", "message": message}
-            records.write_record(job.run_dir, record)
+            record = records.read_record(run_dir)
+            if record["status"] == "running":
+                record |= {"status": "failed", "ended_at": records.now()}
+                record["error"] = {"type": "LauncherDied", "message": message}
+                records.write_record(run_dir, record)
         os._exit(1)
 
     threading.Thread(target=watch, name="launcher watch", daemon=True).start()

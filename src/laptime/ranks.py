@@ -21,6 +21,8 @@ class Rank:
         cores: CPU cores it is pinned to; None: wherever the system puts it.
         oversubscribed: whether the ranks have more threads than there are cores.
         attempt: how often the ranks of this run were started before.
+        node: number of this machine among those of the run.
+        num_nodes: how many machines.
     """
 
     rank: int = 0
@@ -30,6 +32,8 @@ class Rank:
     cores: tuple[int, ...] | None = None
     oversubscribed: bool = False
     attempt: int = 0
+    node: int = 0
+    num_nodes: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -72,13 +76,13 @@ def assert_world(rank: Rank, world_size: int) -> list[int]:
     """Make sure that there are as many ranks as were asked for, each a process of its own.
 
     Returns:
-        Their process ids, by rank.
+        Their process ids, by rank, each unique on its machine.
 
     Raises:
         RuntimeError: a sweep that trains fewer processes than it says would report false scaling.
     """
     real = dist.get_world_size() if rank.is_distributed else 1
-    pids = rank.gather((os.uname().nodename if hasattr(os, "uname") else "", os.getpid()))
+    pids = rank.gather((rank.node, os.getpid()))
     if real != world_size or len(set(pids)) != world_size:
         raise RuntimeError(f"{world_size} ranks were asked for, {real} joined in {len(set(pids))} processes")
     return [pid for _, pid in pids]

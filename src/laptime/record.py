@@ -50,7 +50,7 @@ _SECTIONS: dict[str, tuple[str, ...] | None] = {
         "checksum",
     ),
     "model": ("name", "num_parameters", "flops_per_sample"),
-    "strategy": ("name", "backend", "world_size", "threads_per_rank", "oversubscribed", "rank_pids"),
+    "strategy": ("name", "backend", "world_size", "threads_per_rank", "oversubscribed", "num_nodes", "rank_pids"),
     "batch": ("scope", "per_rank_batch_size", "global_batch_size"),
     "timing": (
         "warmup_epochs", "total_train_s", "epoch_time_s", "samples_per_s", "steps_per_s", "startup_s", "compile_s",

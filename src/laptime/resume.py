@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from laptime.errors import UserError
-from laptime.record import CHECKPOINT_DIR, LAST_CHECKPOINT, latest_run
+from laptime.ranks import Rank
+from laptime.record import CHECKPOINT_DIR, LAST_CHECKPOINT, latest_run, write_atomically
 from laptime.run_dir import expanded
 
 # Where `latest` looks, relative to the working directory: Hydra's usual places.
@@ -39,6 +40,40 @@ def find(checkpoint: str) -> Path:
             f"training.checkpoint={checkpoint}: there is no file {path}. Name a .ckpt file, a run directory or latest."
         )
     return path
+
+
+def find_for_all(checkpoint: str, rank: Rank, run_dir: Path) -> Path:
+    """The file that `training.checkpoint` means to the first rank; ranks on machines without it are sent a copy.
+
+    Args:
+        checkpoint: a file, a run directory, or latest.
+        rank: this process.
+        run_dir: where a copy is put.
+
+    Raises:
+        UserError: the first rank has none.
+    """
+    if not rank.is_distributed:
+        return find(checkpoint)
+    path: Path | None = None
+    refusal = ""
+    if rank.is_first:
+        try:
+            path = find(checkpoint).absolute()
+        except UserError as error:
+            refusal = str(error)
+    path, refusal = rank.gather((path, refusal))[0]
+    if path is None:
+        raise UserError(refusal)
+    if not rank.any(not path.is_file()):
+        return path
+    content = rank.gather(path.read_bytes() if rank.is_first else b"")[0]
+    if path.is_file():
+        return path
+    copy = run_dir / CHECKPOINT_DIR / f"from rank 0, for rank {rank.rank}.ckpt"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(copy, content)
+    return copy
 
 
 # What a run may change when it goes on: how long, where, and what changes the timing but not the training.

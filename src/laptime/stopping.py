@@ -9,7 +9,8 @@ from types import FrameType
 
 from laptime.errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGUSR1 is what SLURM sends where a job asks to be warned before its time is over (--signal=USR1@60).
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class TimeLimitReached(Exception):
@@ -61,7 +62,7 @@ class StopRequest:
 
 @contextmanager
 def heeding_signals() -> Iterator[StopRequest]:
-    """SIGINT and SIGTERM become a StopRequest, in the main thread; the handlers from before come back afterwards."""
+    """The signals become a StopRequest, in the main thread; the handlers from before come back afterwards."""
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop

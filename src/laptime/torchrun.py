@@ -32,6 +32,11 @@ def world_size() -> int:
     return int(os.environ["WORLD_SIZE"])
 
 
+def num_nodes() -> int:
+    """Machines, or what stands for them: one torchrun each."""
+    return int(os.environ["GROUP_WORLD_SIZE"])
+
+
 def this_rank(threads_per_rank: int | str, usable_cores: int) -> "Rank":
     """This process among the ranks; torchrun has placed it, so it is pinned to no cores.
 
@@ -50,6 +55,8 @@ def this_rank(threads_per_rank: int | str, usable_cores: int) -> "Rank":
         threads=threads,
         oversubscribed=local * threads > usable_cores,
         attempt=attempt(),
+        node=int(os.environ["GROUP_RANK"]),
+        num_nodes=num_nodes(),
     )
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
@@ -112,7 +113,7 @@ def train(
     _try_optimizer(module, config)
     checkpoint = None
     if settings["checkpoint"] is not None:
-        checkpoint = resume.find(settings["checkpoint"])
+        checkpoint = resume.find_for_all(settings["checkpoint"], rank, run_dir)
         # Ranks that were started again may have died after their last epoch: they have the test still to do.
         resume.load(checkpoint, identity, settings["epochs"] + (1 if rank.attempt else 0))
         log.info("resuming from %s", checkpoint)
@@ -312,6 +313,8 @@ def _build_trainer(
         accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
         strategy=RankStrategy(device.torch_device, rank, ddp, strategy["comm_hook"]),
         devices=1,
+        # Lightning's idea of SLURM or torchrun would check their settings against the one device it sees.
+        plugins=LightningEnvironment(),
         max_epochs=config["training"]["epochs"],
         callbacks=callbacks,
         logger=loggers,
@@ -393,7 +396,8 @@ def _note_set_up(config: Mapping[str, Any], record: dict[str, Any], device: Devi
         backend=dist.get_backend() if rank.is_distributed else None,
         world_size=rank.world_size,
         threads_per_rank=rank.threads,
-        oversubscribed=rank.oversubscribed,
+        oversubscribed=any(rank.gather(rank.oversubscribed)),
+        num_nodes=rank.num_nodes,
     )
     if mps_fallback():
         log.warning("PYTORCH_ENABLE_MPS_FALLBACK is set: operators that MPS lacks run on the CPU. Recorded.")

@@ -1,0 +1,45 @@
+"""Inside a SLURM job: its cores, its tasks, its signals. SLURM itself is not here; its environment is."""
+
+import json
+
+import pytest
+
+from laptime import device, slurm
+from laptime.errors import UserError
+
+
+def test_cores_are_those_of_the_allocation(monkeypatch):
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    monkeypatch.setattr(device, "_container_quota", lambda: None)
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "6")
+    assert device.usable_cores() == 6
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    assert device.usable_cores() == 2
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE")
+    assert slurm.allocated_cores({}) is None
+
+
+@pytest.mark.parametrize("value", ["", "many", "0", "-1"])
+def test_nonsense_about_cores_is_no_limit(value):
+    assert slurm.allocated_cores({"SLURM_CPUS_ON_NODE": value}) is None
+
+
+def test_several_tasks_of_one_command_are_refused_with_what_to_do(train, work_folder):
+    with pytest.raises(UserError, match=r"srun has started 4 tasks.*torchrun"):
+        slurm.require_one_task({"SLURM_STEP_NUM_TASKS": "4"})
+    for arguments in (["training.epochs=1"], ["-m", "seed=1,2"]):
+        done = train(*arguments, SLURM_STEP_NUM_TASKS="4")
+        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert list(work_folder.iterdir()) == []
+
+
+def test_a_run_inside_a_job_takes_its_cores_and_ignores_lightnings_idea_of_slurm(train, the_run):
+    job = {
+        "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "laps", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "n1",
+        "SLURM_CPUS_ON_NODE": "1",
+    }  # fmt: skip
+    done = train("dataset.limit=1000", "training.epochs=1", "device=cpu", "strategy.world_size=2", **job)
+    assert done.returncode == 0, done.stderr
+    strategy = json.loads((the_run()[0] / "run.json").read_text())["strategy"]
+    assert (strategy["threads_per_rank"], strategy["oversubscribed"]) == (1, True)
