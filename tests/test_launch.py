@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 import laptime
-from laptime import launch
+from laptime import fresh_processes
 from laptime.cli import main
 from laptime.launch import plan
 from laptime.record import read_epochs, read_record
@@ -63,6 +63,11 @@ def test_more_threads_than_cores_is_oversubscribed_and_not_pinned(four_cores):
 def test_a_single_run_of_one_rank_leaves_the_process_where_it_is(four_cores):
     (rank,) = planned()
     assert rank.threads == 4 and rank.cores is None
+
+
+def test_ranks_are_not_pinned_where_a_quota_grants_fewer_cores_than_there_are(four_cores, monkeypatch):
+    monkeypatch.setattr("laptime.launch.usable_cores", lambda: 2)
+    assert {rank.cores for rank in planned(world_size=2)} == {None}
 
 
 def test_pinning_can_be_left_out(four_cores):
@@ -212,9 +217,9 @@ def test_world_size_auto_is_a_rank_per_gpu_or_one_on_the_cpu(monkeypatch):
 
 def test_off_linux_ranks_start_with_spawn_and_train_the_same(monkeypatch):
     there = laptime.run([*QUICK, "strategy.world_size=2"])
-    monkeypatch.setattr("laptime.launch.sys", SimpleNamespace(platform="darwin", modules=sys.modules))
+    monkeypatch.setattr("laptime.fresh_processes.sys", SimpleNamespace(platform="darwin"))
     monkeypatch.delattr(os, "sched_getaffinity")  # macOS has none
-    assert launch._context().get_start_method() == "spawn"
+    assert fresh_processes.context().get_start_method() == "spawn"
     here = laptime.run([*QUICK, "strategy.world_size=2", "strategy.threads_per_rank=1"])
     assert len({*here["strategy"]["rank_pids"], os.getpid()}) == 3
     assert here["result"] == there["result"]

@@ -96,7 +96,7 @@ def _main(arguments: list[str]) -> int:
 def _run_once(
     overrides: list[str], started: float, command: list[str], args: argparse.Namespace | None = None
 ) -> dict[str, Any]:
-    from laptime import slurm, torchrun
+    from laptime import fresh_processes, slurm, torchrun
     from laptime.compose import CONFIG_NAME, compose, hydra_session, hydra_value, without_hydra
     from laptime.record import RUN_FILE
     from laptime.run_dir import RunDir
@@ -109,6 +109,8 @@ def _run_once(
     run_dir: RunDir | None = None
     with hydra_session(getattr(args, "config_dir", None)) as hydra:
         composed = compose(hydra, overrides, config_name)
+        if not torchrun.is_joined() and _wants_processes(composed):
+            fresh_processes.load_ahead()
         config = _check(composed)
         chosen = any(override.lstrip("+").startswith("hydra.run.dir=") for override in overrides)
 
@@ -143,6 +145,12 @@ def _run_once(
         raise result
     record: dict[str, Any] = result
     return record
+
+
+def _wants_processes(composed: "DictConfig") -> bool:
+    """Whether a single run will start ranks of its own, as far as can be said before it is checked."""
+    strategy = composed.strategy
+    return bool(strategy.wrap_single_rank) or strategy.world_size not in (1, "auto")
 
 
 def _check(composed: "DictConfig") -> dict[str, Any]:
@@ -189,7 +197,7 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
     """Check every job of a sweep, then let Hydra run them one after the other; a failed one doesn't stop the others."""
     from hydra.core.hydra_config import HydraConfig
 
-    from laptime import slurm, torchrun
+    from laptime import fresh_processes, slurm, torchrun
     from laptime.compose import compose, hydra_session, hydra_value
     from laptime.console import relative
     from laptime.launch import num_ranks
@@ -201,6 +209,7 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
     with hydra_session(args.config_dir) as hydra:
         jobs = list(_sweep_jobs(hydra, args.overrides))
         composed = [compose(hydra, overrides, args.config_name) for overrides in jobs]
+        fresh_processes.load_ahead()
         configs = [_check(each) for each in composed]
         chosen = any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in args.overrides)
         sweep_dir = RunDir(hydra_value(composed[0], "hydra.sweep.dir"), may_move=not chosen, key="hydra.sweep.dir")

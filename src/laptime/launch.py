@@ -1,7 +1,6 @@
 """Starts the ranks of one run, watches them, and sees to it that the record is complete, however the run ends."""
 
 import logging
-import multiprocessing
 import os
 import signal
 import socket
@@ -14,7 +13,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from laptime import rank_process, torchrun
+from laptime import fresh_processes, rank_process, torchrun
 from laptime import record as records
 from laptime.console import relative
 from laptime.device import available_accelerator, cpu_name, usable_cores
@@ -109,6 +107,8 @@ def _join(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], star
             "Leave strategy.world_size out."
         )
     rank = torchrun.this_rank(strategy["threads_per_rank"], usable_cores())
+    if strategy["pin_ranks"]:
+        rank = _pinned(rank)
     record = records.new_record()
     if rank.is_first:
         record = records.read_record(run_dir) if rank.attempt else _first_record(config, run_dir, command, start)
@@ -196,20 +196,30 @@ def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list
     if threads == "auto":
         threads = max(1, cores // max(world_size, sweep_world_size or 1))
     oversubscribed = world_size * threads > cores
-    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     in_this_process = world_size == 1 and sweep_world_size is None and not strategy["wrap_single_rank"]
-    pin = strategy["pin_ranks"] and not oversubscribed and not in_this_process and len(affinity) >= world_size * threads
-    return [
+    ranks = [
         Rank(
             rank=number,
             local_rank=number,
             world_size=world_size,
             threads=threads,
-            cores=tuple(affinity[number * threads : (number + 1) * threads]) if pin else None,
             oversubscribed=oversubscribed,
         )
         for number in range(world_size)
     ]
+    return [_pinned(rank) for rank in ranks] if strategy["pin_ranks"] and not in_this_process else ranks
+
+
+def _pinned(rank: Rank) -> Rank:
+    """The rank with its own part of this machine's cores.
+
+    Without one where there are too few, where the system can't pin, and where a quota or an allocation grants fewer
+    cores than the process may be put on: others, with quotas of their own, would all take the first of them.
+    """
+    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if rank.oversubscribed or len(affinity) != usable_cores():
+        return rank
+    return replace(rank, cores=tuple(affinity[rank.local_rank * rank.threads : (rank.local_rank + 1) * rank.threads]))
 
 
 def _train_here(
@@ -347,17 +357,8 @@ def _meeting(strategy: Mapping[str, Any], group: bool) -> Iterator[tuple[str, in
         del store
 
 
-def _context() -> BaseContext:
-    """Fresh processes: copies of one that has torch and Lightning loaded; new ones on macOS, where that isn't safe."""
-    if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["laptime.rank_process"])
-    return context
-
-
 def _start(job: Job) -> _Child:
-    context = _context()
+    context = fresh_processes.context()
     ours, theirs = context.Pipe()
     process = context.Process(target=rank_process.main, args=(theirs, job), name=f"laptime rank {job.rank.rank}")  # type: ignore[attr-defined]
     # A child would run the caller's script once more to have its __main__; ranks need nothing of it.

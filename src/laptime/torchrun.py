@@ -38,7 +38,7 @@ def num_nodes() -> int:
 
 
 def this_rank(threads_per_rank: int | str, usable_cores: int) -> "Rank":
-    """This process among the ranks; torchrun has placed it, so it is pinned to no cores.
+    """This process among the ranks.
 
     Args:
         threads_per_rank: a number, or auto: this machine's cores shared among its ranks.

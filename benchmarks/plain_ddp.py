@@ -1,0 +1,150 @@
+"""Scaling from 1 to 2 ranks, one thread each: Laptime against plain PyTorch DDP over gloo, side by side.
+
+    python benchmarks/plain_ddp.py                                       # MLP on MNIST; 32, 64, 256 and 1024 per rank
+    python benchmarks/plain_ddp.py --batch-sizes 256 --rounds 9
+
+Each round takes, in turn: `python train.py -m strategy.world_size=1,2` and the plain script below at 1 and 2 ranks,
+with the same data path, fused Adam, threads, cores and bucket size, every rank in a fresh process. Per side the scaling
+efficiency is samples per second with 2 ranks over twice those with 1; printed are the medians of the rounds, Laptime's
+efficiency over the plain one's, and the speed that ranks keep without synchronisation (`no_sync`, from run.json).
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from laptime.compose import compose, hydra_session, resolve, without_hydra
+from laptime.data.augment import FlipAndRotate, Normalize
+from laptime.data.image_data import split
+from laptime.data.memory import MemoryPipeline
+from laptime.data.order import EpochOrder
+from laptime.models.mlp import MLP
+from laptime.targets import build
+
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+EXTRA_EPOCHS = 1  # the first one is a warm-up on both sides
+
+
+def plain_rank(rank: int, world_size: int, port: int, batch_size: int, epochs: int, results: Any) -> None:
+    """Train as a careful person would by hand; rank 0 puts the median epoch time in seconds into `results`."""
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    with hydra_session() as hydra:
+        data = build("dataset", resolve(without_hydra(compose(hydra, [])))["dataset"])
+    train, _ = split(data.load()[0], data.val_fraction, 1)
+    order = EpochOrder(len(train), 1, rank, world_size)
+    normalize = Normalize(data.mean, data.std, torch.device("cpu"))
+    pipeline = MemoryPipeline(train, order, normalize, FlipAndRotate(False, 0), batch_size, 16)
+    network: torch.nn.Module = MLP((1, 28, 28), 10, hidden_sizes=[512, 256], dropout=0.2)
+    if world_size > 1:
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
+        network = DistributedDataParallel(network, bucket_cap_mb=25)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.0005, weight_decay=1e-4, fused=True)
+    times = []
+    for epoch in range(epochs + EXTRA_EPOCHS):
+        order.set_epoch(epoch)
+        if world_size > 1:
+            dist.barrier()
+        start = time.perf_counter()
+        loss_sum, hits = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+        for execution in pipeline.executions():
+            for images, labels in execution:
+                logits = network(images)
+                loss = F.cross_entropy(logits, labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                loss_sum += loss.detach() * len(labels)
+                hits += (logits.detach().argmax(1) == labels).sum()
+        assert 0 < float(loss_sum) / len(order) < 3 and int(hits) > 0
+        times.append(time.perf_counter() - start)
+    if rank == 0:
+        results.put(len(order) * world_size / statistics.median(times[EXTRA_EPOCHS:]))
+    if world_size > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def plain(world_size: int, batch_size: int, epochs: int) -> float:
+    """Samples per second of all ranks."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    ranks = [
+        context.Process(target=plain_rank, args=(rank, world_size, port, batch_size, epochs, results))
+        for rank in range(world_size)
+    ]
+    for each in ranks:
+        each.start()
+    for each in ranks:
+        each.join()
+        assert each.exitcode == 0
+    samples_per_s: float = results.get()
+    return samples_per_s
+
+
+def ours(batch_size: int, epochs: int) -> dict[int, dict[str, Any]]:
+    """The records of a sweep over world sizes 1 and 2."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(TRAIN), "-m", "strategy.world_size=1,2", "strategy.threads_per_rank=1"]
+        command += [f"training.batch_size={batch_size}", f"training.epochs={epochs + EXTRA_EPOCHS}", "device=cpu"]
+        done = subprocess.run([*command, f"hydra.sweep.dir={folder}/sweep"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        records = [json.loads(path.read_text()) for path in Path(folder).glob("sweep/*/run.json")]
+    return {record["strategy"]["world_size"]: record for record in records}
+
+
+def compare(batch_size: int, rounds: int, epochs: int) -> None:
+    """Run both sides in turn, the order changing from round to round, and print one line."""
+    rows = []
+    for number in range(rounds):
+        if number % 2:
+            one, two = plain(1, batch_size, epochs), plain(2, batch_size, epochs)
+            records = ours(batch_size, epochs)
+        else:
+            records = ours(batch_size, epochs)
+            one, two = plain(1, batch_size, epochs), plain(2, batch_size, epochs)
+        speeds = {world_size: record["timing"]["samples_per_s"] for world_size, record in records.items()}
+        steps = {world_size: record["contention"]["no_sync_step_s"] for world_size, record in records.items()}
+        own = speeds[2] / speeds[1] / 2
+        rows.append((two / one / 2, own, own / (two / one / 2), speeds[2] / two, steps[1] / steps[2]))
+    medians = [statistics.median(column) for column in zip(*rows, strict=True)]
+    ratios = [row[2] for row in rows]
+    print(
+        f"{batch_size:5}  {medians[0]:7.3f}  {medians[1]:7.3f}  {medians[2]:.3f} "
+        f"({min(ratios):.3f} to {max(ratios):.3f})  {medians[3]:14.3f}  {medians[4]:7.3f}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32, 64, 256, 1024], help="per rank")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=3, help="counted epochs per run")
+    arguments = parser.parse_args()
+    print("efficiency of 2 ranks; speed of 2 ranks; speed kept without synchronisation")
+    print(f"{'batch':>5}  {'plain':>7}  {'laptime':>7}  ratio (min to max)      laptime/plain  no_sync")
+    for batch_size in arguments.batch_sizes:
+        compare(batch_size, arguments.rounds, arguments.epochs)
+
+
+if __name__ == "__main__":
+    main()
