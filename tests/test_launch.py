@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 import laptime
-from laptime import fresh_processes
+from laptime import fresh_processes, launch
 from laptime.cli import main
+from laptime.errors import UserError
 from laptime.launch import plan
 from laptime.record import read_epochs, read_record
 
@@ -186,19 +187,46 @@ def test_mistake_about_ranks_is_named_and_leaves_nothing(typed, words, capfd, wo
     assert list(work_folder.iterdir()) == []
 
 
-def test_more_ranks_than_gpus_is_refused(monkeypatch):
-    import torch
-
-    from laptime.errors import UserError
-
+@pytest.fixture
+def two_gpus(monkeypatch):
     monkeypatch.setattr("laptime.launch.available_accelerator", lambda: "cuda")
-    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    strategy = {"world_size": 3, "threads_per_rank": 1, "pin_ranks": True, "wrap_single_rank": False, "backend": "auto"}
-    config = {"device": {"name": "cuda"}, "strategy": strategy}
-    with pytest.raises(UserError, match="2 cuda devices"):
-        plan(config)
-    config["strategy"]["world_size"] = "auto"
-    assert len(plan(config)) == 2
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 2)
+
+
+def config_for(device: str, **strategy) -> dict:
+    defaults = {
+        "world_size": 1, "threads_per_rank": 1, "pin_ranks": True, "wrap_single_rank": False, "backend": "auto",
+        "timeout_s": 5,
+    }  # fmt: skip
+    return {"device": {"name": device, "fallback": "cpu"}, "strategy": defaults | strategy}
+
+
+@pytest.mark.parametrize(
+    ("device", "world_size", "ranks"), [("cuda", 2, 2), ("auto", "auto", 2), ("cuda", "auto", 2), ("cpu", "auto", 1)]
+)
+def test_each_gpu_takes_one_rank(device, world_size, ranks, two_gpus):
+    assert [rank.local_rank for rank in plan(config_for(device, world_size=world_size))] == list(range(ranks))
+
+
+def test_more_ranks_than_gpus_is_refused(two_gpus, monkeypatch, work_folder):
+    with pytest.raises(UserError, match=r"world_size=3: there are 2 cuda devices.*CUDA_VISIBLE_DEVICES"):
+        plan(config_for("cuda", world_size=3))
+    assert len(plan(config_for("cpu", world_size=3))) == 3
+    for name, value in {"WORLD_SIZE": 6, "LOCAL_WORLD_SIZE": 3, "TORCHELASTIC_RUN_ID": "x"}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(UserError, match=r"world_size=6: there are 2 cuda devices"):
+        launch.launch(config_for("cuda"), work_folder, [])
+
+
+@pytest.mark.parametrize(
+    ("device", "accelerator", "backend"),
+    [("auto", None, "gloo"), ("cpu", "cuda", "gloo"), ("auto", "cuda", "nccl"), ("mps", "cuda", "gloo"),
+     ("xpu", "xpu", "xccl")],
+)  # fmt: skip
+def test_backend_is_the_devices_own(device, accelerator, backend, monkeypatch):
+    monkeypatch.setattr("laptime.launch.available_accelerator", lambda: accelerator)
+    assert launch.backend_of(config_for(device)) == backend
+    assert launch.backend_of(config_for(device, backend="gloo")) == "gloo"
 
 
 def test_world_size_auto_is_a_rank_per_gpu_or_one_on_the_cpu(monkeypatch):

@@ -95,19 +95,10 @@ def available_accelerator() -> str | None:
 
 
 def describe(requested: str, used: str, index: int = 0) -> Device:
-    """Ask torch and the system what the device is, and make it this process's own.
-
-    Raises:
-        UserError: there are fewer of them than ranks on this machine.
-    """
+    """Ask torch and the system what the device is, and make it this process's own."""
     if used == "cpu":
         return Device(requested, used, cpu_name(), 1, psutil.virtual_memory().total)
     count = torch.accelerator.device_count()
-    if index >= count:
-        raise UserError(
-            f"device={requested}: {index + 1} ranks or more on this machine, but {count} {used} devices (that "
-            "CUDA_VISIBLE_DEVICES leaves, if it is set), and each rank needs its own. Use fewer ranks or device=cpu."
-        )
     if used == "mps":
         return Device(requested, used, cpu_name(), count, torch.mps.recommended_max_memory())
     torch.accelerator.set_device_index(index)

@@ -106,6 +106,7 @@ def _join(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], star
             f"strategy.world_size={strategy['world_size']}: torchrun has started {torchrun.world_size()} ranks. "
             "Leave strategy.world_size out."
         )
+    _check_devices(config, torchrun.world_size(), torchrun.local_world_size())
     rank = torchrun.this_rank(strategy["threads_per_rank"], usable_cores())
     if strategy["pin_ranks"]:
         rank = _pinned(rank)
@@ -147,11 +148,11 @@ def _join(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], star
 
 
 def backend_of(config: Mapping[str, Any]) -> str:
-    """The communication library of this configuration on this machine: gloo or nccl."""
+    """The communication library of this configuration on this machine: gloo, nccl or Intel's xccl."""
     backend: str = config["strategy"]["backend"]
     if backend != "auto":
         return backend
-    return "nccl" if config["device"]["name"] != "cpu" and available_accelerator() == "cuda" else "gloo"
+    return {"cuda": "nccl", "xpu": "xccl"}.get(_accelerator(config) or "", "gloo")
 
 
 def num_ranks(config: Mapping[str, Any]) -> int:
@@ -159,8 +160,7 @@ def num_ranks(config: Mapping[str, Any]) -> int:
     world_size: int | str = config["strategy"]["world_size"]
     if isinstance(world_size, int):
         return world_size
-    accelerator = available_accelerator()
-    return max(1, torch.accelerator.device_count()) if config["device"]["name"] in ("auto", accelerator) else 1
+    return torch.accelerator.device_count() if _accelerator(config) else 1
 
 
 def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list[Rank]:
@@ -174,23 +174,8 @@ def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list
         UserError: this machine can't run them.
     """
     strategy = config["strategy"]
-    accelerator = available_accelerator() if config["device"]["name"] != "cpu" else None
-    if config["device"]["name"] not in ("auto", "cpu", accelerator):
-        accelerator = None
-    num_devices = torch.accelerator.device_count() if accelerator else 0
     world_size = num_ranks(config)
-    if accelerator == "mps" and world_size > 1:
-        raise UserError(
-            f"strategy.world_size={world_size}: a Mac has one MPS device, and gloo can't average tensors on it. "
-            "Use device=cpu for several ranks, or strategy.world_size=1."
-        )
-    if accelerator and world_size > num_devices:
-        raise UserError(
-            f"strategy.world_size={world_size}: there are {num_devices} {accelerator} devices, and each rank needs its "
-            "own. Use fewer ranks or device=cpu."
-        )
-    if strategy["backend"] == "nccl" and accelerator != "cuda":
-        raise UserError("strategy.backend=nccl: needs CUDA devices. Use strategy.backend=auto.")
+    _check_devices(config, world_size, world_size)
     cores = usable_cores()
     threads = strategy["threads_per_rank"]
     if threads == "auto":
@@ -208,6 +193,30 @@ def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list
         for number in range(world_size)
     ]
     return [_pinned(rank) for rank in ranks] if strategy["pin_ranks"] and not in_this_process else ranks
+
+
+def _check_devices(config: Mapping[str, Any], world_size: int, local_world_size: int) -> None:
+    """Refuse what the devices of this machine can't do: `world_size` ranks, `local_world_size` of them here."""
+    accelerator = _accelerator(config)
+    if accelerator == "mps" and world_size > 1:
+        raise UserError(
+            f"strategy.world_size={world_size}: a Mac has one MPS device, and gloo can't average tensors on it. "
+            "Use device=cpu for several ranks, or strategy.world_size=1."
+        )
+    num_devices = torch.accelerator.device_count() if accelerator else 0
+    if accelerator and local_world_size > num_devices:
+        raise UserError(
+            f"strategy.world_size={world_size}: there are {num_devices} {accelerator} devices (that "
+            "CUDA_VISIBLE_DEVICES leaves, if it is set), and each rank needs its own. Use fewer ranks or device=cpu."
+        )
+    if config["strategy"]["backend"] == "nccl" and accelerator != "cuda":
+        raise UserError("strategy.backend=nccl: needs CUDA devices. Use strategy.backend=auto.")
+
+
+def _accelerator(config: Mapping[str, Any]) -> str | None:
+    """The accelerator that will train: cuda, mps or xpu; None: the CPU, as was asked or as what is left."""
+    available = available_accelerator()
+    return available if config["device"]["name"] in ("auto", available) else None
 
 
 def _pinned(rank: Rank) -> Rank:

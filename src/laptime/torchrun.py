@@ -32,6 +32,10 @@ def world_size() -> int:
     return int(os.environ["WORLD_SIZE"])
 
 
+def local_world_size() -> int:
+    return int(os.environ["LOCAL_WORLD_SIZE"])
+
+
 def num_nodes() -> int:
     """Machines, or what stands for them: one torchrun each."""
     return int(os.environ["GROUP_WORLD_SIZE"])
@@ -46,7 +50,7 @@ def this_rank(threads_per_rank: int | str, usable_cores: int) -> "Rank":
     """
     from laptime.ranks import Rank
 
-    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    local = local_world_size()
     threads = max(1, usable_cores // local) if isinstance(threads_per_rank, str) else threads_per_rank
     return Rank(
         rank=rank(),

@@ -26,7 +26,8 @@ from laptime.stopping import StopRequest
 log = logging.getLogger(__name__)
 
 _WARM_UP_STEPS = 3
-_BLOCK_STEPS = 5
+_BLOCK_STEPS = 6
+_SETTLING_STEPS = 2  # at the start of a block, not measured: caches still hold what the block before left there
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 20
 _ENOUGH_S = 0.5  # no further round after that long
 
@@ -94,7 +95,7 @@ class Breakdown(Callback):
             for _ in range(_WARM_UP_STEPS):
                 step()
             for _ in self._rounds():
-                seconds.no_sync_step += [step() for _ in range(_BLOCK_STEPS)]
+                seconds.no_sync_step += self._block(step)
             return seconds, []
 
         ddp._set_ddp_runtime_logging_sample_rate(1)
@@ -109,20 +110,25 @@ class Breakdown(Callback):
                 assert work is not None
                 work.wait()
 
+        def synchronised_step() -> float:
+            took = step()
+            # Those of the step before: DDP reads its clocks when the next one starts.
+            clocks = ddp._get_ddp_logging_data()
+            seconds.comm.append(clocks["backward_comm_time"] / 1e9)
+            seconds.overlap.append(clocks["backward_compute_comm_overlap_time"] / 1e9)
+            return took
+
         for _ in self._rounds():
-            self.rank.barrier()
-            for _ in range(_BLOCK_STEPS):
-                seconds.step.append(step())
-                # Those of the step before: DDP reads its clocks when the next one starts.
-                clocks = ddp._get_ddp_logging_data()
-                seconds.comm.append(clocks["backward_comm_time"] / 1e9)
-                seconds.overlap.append(clocks["backward_compute_comm_overlap_time"] / 1e9)
-            self.rank.barrier()
+            seconds.step += self._block(synchronised_step)
             with ddp.no_sync():
-                seconds.no_sync_step += [step() for _ in range(_BLOCK_STEPS)]
-            self.rank.barrier()
-            seconds.bare_all_reduce += [self._timed(all_reduce) for _ in range(_BLOCK_STEPS)]
+                seconds.no_sync_step += self._block(step)
+            seconds.bare_all_reduce += self._block(lambda: self._timed(all_reduce))
         return seconds, sent
+
+    def _block(self, work: Callable[[], float]) -> list[float]:
+        """The seconds of some steps of one kind, which all ranks start together."""
+        self.rank.barrier()
+        return [work() for _ in range(_SETTLING_STEPS + _BLOCK_STEPS)][_SETTLING_STEPS:]
 
     def _timed(self, work: Callable[[], object]) -> float:
         """Seconds on a device that was idle before."""
