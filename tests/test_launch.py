@@ -131,6 +131,36 @@ def test_every_sample_is_evaluated_once_whatever_the_world_size():
         assert one[key] == pytest.approx(three[key], rel=1e-6)
 
 
+WITH_BATCH_NORM = """
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+class WithBatchNorm(nn.Module):
+    # Fails where ranks evaluate with different statistics.
+
+    def __init__(self, input_shape, num_classes, **_):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(input_shape[0])
+        self.out = nn.Linear(input_shape[1] * input_shape[2], num_classes)
+
+    def forward(self, images):
+        if not self.training and dist.is_initialized() and images.shape[0] > 2:
+            gathered = [torch.empty_like(self.norm.running_mean) for _ in range(dist.get_world_size())]
+            dist.all_gather(gathered, self.norm.running_mean)
+            assert all(torch.equal(each, gathered[0]) for each in gathered), gathered
+        return self.out(self.norm(images).flatten(1))
+"""
+
+
+def test_all_ranks_evaluate_with_the_same_batch_norm_statistics(work_folder, monkeypatch):
+    (work_folder / "with_batch_norm.py").write_text(WITH_BATCH_NORM)
+    monkeypatch.syspath_prepend(str(work_folder))
+    record = laptime.run([*QUICK, "strategy.world_size=2", "model._target_=with_batch_norm.WithBatchNorm"])
+    assert record["result"]["val_accuracy"] > 0.5
+
+
 @pytest.mark.parametrize("hook", ["fp16", "bf16", "powersgd"])
 def test_compressed_gradients_train_too(hook):
     record = laptime.run([*QUICK, "strategy.world_size=2", f"strategy.comm_hook={hook}"])

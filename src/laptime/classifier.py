@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -213,6 +214,7 @@ class Classifier(pl.LightningModule):
             scheduler.step()
 
     def on_validation_epoch_start(self) -> None:
+        self._share_buffers()
         self.val_sums = Sums()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -225,6 +227,7 @@ class Classifier(pl.LightningModule):
         self.log_dict({"val_loss": self.val_means.loss, "val_accuracy": self.val_means.accuracy}, logger=False)
 
     def on_test_epoch_start(self) -> None:
+        self._share_buffers()
         self.test_sums = Sums()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -233,6 +236,12 @@ class Classifier(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self.test_means = self.test_sums.means(self.rank)
         self._require_finite(self.test_means.loss, "test")
+
+    def _share_buffers(self) -> None:
+        """All ranks evaluate the network that a checkpoint holds: batch norm's statistics of the first rank."""
+        if self.rank.is_distributed:
+            for buffer in self.network.buffers():
+                dist.broadcast(buffer, src=0)
 
     def _require_finite(self, loss: float, part: str) -> None:
         if not math.isfinite(loss):

@@ -116,5 +116,6 @@ def test_a_slow_rank_shows_as_straggling(work_folder, monkeypatch):
     record = run("logger=none", "strategy.world_size=2", "model._target_=slow_rank.SlowRank", "dataset.limit=500")
     # The median of two is their mean: a rank that does nearly nothing is half of it behind one that sleeps.
     assert record["contention"]["straggling"] > 0.4
-    assert record["timing"]["straggling"] < 0.1, "in the epochs the fast rank waits for the slow one in every step"
+    # In the epochs the fast rank waits for the slow one in every step.
+    assert record["timing"]["straggling"] < record["contention"]["straggling"] / 2
     assert record["communication"]["share"] > 0.2, "to the fast rank the slow one's delay is communication"
