@@ -67,10 +67,9 @@ def launch(
         return _join(config, run_dir, command, start)
     ranks = plan(config, sweep_world_size)
     record = _first_record(config, run_dir, command, start)
-    in_this_process = len(ranks) == 1 and sweep_world_size is None and not config["strategy"]["wrap_single_rank"]
     try:
         with heeding_signals() as stop:
-            if in_this_process:
+            if _stays_here(config, sweep_world_size):
                 record = _attempt(
                     run_dir, record, 0, partial(_train_here, config, run_dir, record, ranks[0], stop, start)
                 )
@@ -181,7 +180,6 @@ def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list
     if threads == "auto":
         threads = max(1, cores // max(world_size, sweep_world_size or 1))
     oversubscribed = world_size * threads > cores
-    in_this_process = world_size == 1 and sweep_world_size is None and not strategy["wrap_single_rank"]
     ranks = [
         Rank(
             rank=number,
@@ -192,7 +190,13 @@ def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list
         )
         for number in range(world_size)
     ]
-    return [_pinned(rank) for rank in ranks] if strategy["pin_ranks"] and not in_this_process else ranks
+    pin = strategy["pin_ranks"] and not _stays_here(config, sweep_world_size)
+    return [_pinned(rank) for rank in ranks] if pin else ranks
+
+
+def _stays_here(config: Mapping[str, Any], sweep_world_size: int | None) -> bool:
+    """Whether the run trains in this process: one plain rank, and no sweep whose runs would warm each other."""
+    return num_ranks(config) == 1 and sweep_world_size is None and not config["strategy"]["wrap_single_rank"]
 
 
 def _check_devices(config: Mapping[str, Any], world_size: int, local_world_size: int) -> None:
