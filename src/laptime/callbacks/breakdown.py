@@ -29,7 +29,7 @@ _WARM_UP_STEPS = 3
 _BLOCK_STEPS = 6
 _SETTLING_STEPS = 2  # at the start of a block, not measured: caches still hold what the block before left there
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 20
-_ENOUGH_S = 0.5  # no further round after that long
+_ENOUGH_S = 0.3  # no further round after that long
 
 
 @dataclass
