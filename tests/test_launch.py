@@ -204,6 +204,7 @@ def test_resumed_ranks_go_on_as_the_undisturbed_ones(work_folder):
         ("strategy.master_addr=192.0.2.1 strategy.world_size=2", ["strategy.master_addr=192.0.2.1"]),
         ("strategy=single strategy.world_size=2", ["strategy=single", "strategy=ddp"]),
         ("strategy.timeout_s=0", ["strategy.timeout_s=0"]),
+        ("strategy.static_graph=true training.accumulate_grad_batches=2", ["static_graph=true", "accumulate_grad_b"]),
         ("strategy.world_size=4 dataset.limit=10 training.batch_size=2", ["dataset.val_fraction"]),
     ],
 )

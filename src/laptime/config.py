@@ -241,6 +241,11 @@ def validate(config: Mapping[str, Any]) -> None:
             f"device=mps strategy.world_size={strategy['world_size']}: a Mac has one MPS device, and gloo can't "
             "average tensors on it. Use device=cpu for several ranks, or strategy.world_size=1."
         )
+    if strategy["static_graph"] and training["accumulate_grad_batches"] > 1:
+        raise UserError(
+            f"strategy.static_graph=true: torch's DDP can't do it with training.accumulate_grad_batches="
+            f"{training['accumulate_grad_batches']}. Leave one of them out."
+        )
     if not config["dataset"].get("val_fraction", 0):
         _check_without_validation(config)
     lr = config["optimizer"].get("lr")
