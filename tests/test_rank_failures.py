@@ -88,7 +88,9 @@ def test_killed_launcher_takes_its_ranks_along_and_the_record_says_so(two_ranks)
 
 
 @pytest.mark.parametrize("to_all", [True, False], ids=["group", "launcher alone"])
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]
+)
 def test_signal_interrupts_the_run(to_all, signum, code, two_ranks):
     process, _ = two_ranks()
     family = family_of(process)
@@ -113,6 +115,26 @@ def test_stuck_rank_is_given_up_after_the_timeout(two_ranks):
     assert record["error"]["rank"] == 1, record["error"]
     assert "did not answer" in record["error"]["message"]
     assert "Traceback" not in errors
+
+
+def test_ranks_that_are_all_stuck_are_given_up_too(two_ranks):
+    process, pids = two_ranks("strategy.timeout_s=5")
+    family = family_of(process)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "did not answer" in assert_ended(process, family, "failed")["error"]["message"]
+
+
+def test_data_workers_end_with_a_killed_rank(two_ranks):
+    process, pids = two_ranks("dataset.pipeline=workers", "dataset.num_workers=1")
+    family = family_of(process)
+    workers = [worker for pid in pids for worker in psutil.Process(pid).children()]
+    assert len(workers) >= 2
+    os.kill(pids[1], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert_ended(process, [*family, *workers], "failed")
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -332,7 +333,7 @@ def _run_processes(
             for rank in ranks:
                 job = Job(config, run_dir, record, rank, meeting, backend_of(config), strategy["timeout_s"], start)
                 children.append(_start(job))
-            _watch(children, stop)
+            _watch(children, stop, strategy["timeout_s"])
         finally:
             _end(children)
     failed = [child for child in children if child.outcome is None or child.outcome.error is not None]
@@ -385,10 +386,11 @@ def _start(job: Job) -> _Child:
     return _Child(job.rank, process, ours)
 
 
-def _watch(children: list[_Child], stop: StopRequest) -> None:
+def _watch(children: list[_Child], stop: StopRequest, timeout_s: float) -> None:
     """Until all ranks are done, or one has failed and the others had a moment to say so too."""
     stop.immediate = False
     deadline: float | None = None
+    all_stopped_since: float | None = None
     told = False
     while any(child.outcome is None for child in children):
         waiting = [child.connection for child in children if child.outcome is None]
@@ -405,10 +407,27 @@ def _watch(children: list[_Child], stop: StopRequest) -> None:
             for child in children:
                 if child.process.is_alive() and child.process.pid is not None:
                     os.kill(child.process.pid, signal.SIGTERM)
+                    if hasattr(signal, "SIGCONT"):
+                        os.kill(child.process.pid, signal.SIGCONT)  # a stopped one would not notice
         if deadline is None and any(child.outcome is not None and child.outcome.error for child in children):
             deadline = time.monotonic() + _GRACE_S
+        # A rank that is stopped is missed by the others; where all are, nobody complains.
+        if all(child.outcome is not None or _is_stopped(child.process) for child in children):
+            all_stopped_since = all_stopped_since or time.monotonic()
+            if time.monotonic() - all_stopped_since >= timeout_s:
+                return
+        else:
+            all_stopped_since = None
         if deadline is not None and time.monotonic() >= deadline:
             return
+
+
+def _is_stopped(process: BaseProcess) -> bool:
+    """Whether a process is held by SIGSTOP or a debugger."""
+    try:
+        return psutil.Process(process.pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False
 
 
 def _death(process: BaseProcess) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from types import FrameType
 from laptime.errors import Interrupted
 
 # SIGUSR1 is what SLURM sends where a job asks to be warned before its time is over (--signal=USR1@60).
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+# SIGHUP is a terminal that was closed.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 
 
 class TimeLimitReached(Exception):
@@ -67,7 +68,9 @@ def heeding_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {signum: signal.signal(signum, stop.handle) for signum in SIGNALS}
+    # nohup has SIGHUP ignored already: then it stays so.
+    heeded = [each for each in SIGNALS if each.name != "SIGHUP" or signal.getsignal(each) is not signal.SIG_IGN]
+    before = {signum: signal.signal(signum, stop.handle) for signum in heeded}
     try:
         yield stop
     finally:

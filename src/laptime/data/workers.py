@@ -1,6 +1,11 @@
 """The usual pipeline: a DataLoader whose worker processes apply torchvision's transforms image by image."""
 
+import ctypes
+import multiprocessing
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from itertools import islice
 
@@ -135,7 +140,7 @@ def _loader(
         prefetch_factor=max(2, prefetch) if num_workers else None,
         pin_memory=device.used == "cuda",
         generator=torch.Generator(),
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=_depend_on_the_parent,
     )
 
 
@@ -147,9 +152,23 @@ def close(loader: DataLoader[tuple[Tensor, int]]) -> None:
     loader._iterator = None
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches the whole process group: the training process decides when the workers end."""
+def _depend_on_the_parent(worker: int) -> None:
+    """Leave it to the training process when the workers end (Ctrl-C reaches them too); end with it when it is killed,
+    which torch's own watchdog has been seen to miss.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_the_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    if sys.platform == "linux" and parent.pid == os.getppid():
+        pr_set_pdeathsig = 1  # prctl(2)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    else:  # a forkserver's child, as in ranks that were started by one
+        threading.Thread(target=end_with_the_parent, daemon=True).start()
 
 
 def _on_device(loader: DataLoader[tuple[Tensor, int]], device: Device) -> Iterator[Batch]:
