@@ -52,7 +52,20 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. Ends the process: 0 completed, 1 failed, 2 a mistake in what was typed, 128 + n signal n."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    from laptime import torchrun
+
+    try:
+        _end_with_a_code(list(sys.argv[1:] if arguments is None else arguments))
+    except SystemExit as end:
+        if torchrun.is_joined():
+            # Without Python's own shutdown, in which threads that talked to other ranks have ended completed ones.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
+
+
+def _end_with_a_code(arguments: list[str]) -> None:
     try:
         sys.exit(_main(arguments))
     except UserError as error:
