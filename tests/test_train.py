@@ -63,7 +63,7 @@ def test_record_is_complete_where_something_was_measured(default_run):
         "model": (),
         "strategy": ("backend",),
         "batch": (),
-        "timing": ("compile_s",),
+        "timing": ("compile_s", "straggling"),
         "result": ("time_to_accuracy",),
         "resources": ("peak_device_memory_bytes", "energy_joules"),
     }.items():
