@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 import laptime
+from laptime.device import usable_cores
 from laptime.record import read_epochs, read_record
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
@@ -53,7 +55,8 @@ def test_its_own_restart_finds_the_run_and_its_checkpoint(breaking):
     done = torchrun(*arguments, "hydra.run.dir=run", options=("--max-restarts", "1"))
     assert done.returncode == 0, done.stderr
     record = read_record(RUN_DIR)
-    assert record["attempts"][-1]["status"] == record["status"] == "completed"
+    assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
+    assert record["attempts"][0]["error"]["rank"] == 1
     laptime.run([*breaking(1, 1, "kill", once=True), "hydra.run.dir=whole"])
     assert curve(RUN_DIR) == curve(Path("whole"))
 
@@ -102,6 +105,8 @@ def test_end_of_torchrun_ends_its_ranks_and_the_record_says_so(signum, status, w
     record = read_record(RUN_DIR)
     assert record["status"] == status
     assert words in record["error"]["message"]
+    if signum == signal.SIGTERM:
+        assert "training.checkpoint=run goes on from the last whole epoch" in (RUN_DIR / "train.log").read_text()
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -110,10 +115,67 @@ def test_killed_rank_ends_the_others(victim, long_run):
     os.kill(read_record(RUN_DIR)["strategy"]["rank_pids"][victim], signal.SIGKILL)
     _, left = psutil.wait_procs(family, timeout=60)
     assert not left
-    if victim == 1:
-        record = read_record(RUN_DIR)
-        # torchrun's SIGTERM may reach the first rank before the loss of contact does.
-        assert record["status"] in ("failed", "interrupted") and record["error"]["message"]
+    record = read_record(RUN_DIR)
+    assert record["status"] == record["attempts"][0]["status"] == "failed"
+    assert record["error"]["type"] == "RankDied" and record["error"]["rank"] == victim
+    assert f"rank {victim} no longer answers" in record["error"]["message"]
+    assert record["timing"]["total_train_s"] > 0
+
+
+def test_one_rank_is_a_plain_process_unless_ddp_is_asked_for(work_folder):
+    for name, wrap, backend in (("plain", "false", None), ("wrapped", "true", "gloo")):
+        done = torchrun(*QUICK, f"strategy.wrap_single_rank={wrap}", f"hydra.run.dir={name}", ranks=1)
+        assert done.returncode == 0, done.stderr
+        assert read_record(Path(name))["strategy"]["backend"] == backend
+
+
+def two_nodes(first: list[str], second: list[str]) -> list[subprocess.CompletedProcess[str]]:
+    """Two torchruns of a rank each on this machine, with arguments of their own."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    node = ["--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(port), "--node-rank"]
+    running = [
+        subprocess.Popen(
+            [*TORCHRUN, "1", *node, str(number), str(TRAIN), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, arguments in enumerate((first, second))
+    ]
+    ended = [process.communicate(timeout=300) for process in running]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *output)
+        for process, output in zip(running, ended, strict=True)
+    ]
+
+
+def test_nodes_started_with_different_settings_are_refused(work_folder):
+    nodes = two_nodes([*QUICK, "seed=1"], [*QUICK, "seed=2", "training.epochs=3", "dataset.root=null"])
+    for node in nodes:
+        assert node.returncode != 0
+        assert "training.epochs 2 on rank 0, 3 on rank 1; seed 1 on rank 0, 2 on rank 1" in node.stderr
+        assert "same command" in node.stderr
+    assert not list(work_folder.rglob("run.json"))
+
+
+def test_nodes_on_one_machine_share_its_cores(work_folder):
+    cores = usable_cores()
+    own = [each for each in QUICK if not each.startswith("strategy")]
+    for number, (threads, expected) in enumerate({"auto": max(1, cores // 2), str(cores): cores}.items()):
+        arguments = [*own, f"strategy.threads_per_rank={threads}", f"hydra.run.dir={number}"]
+        nodes = two_nodes(arguments, arguments)
+        assert [node.returncode for node in nodes] == [0, 0], nodes
+        strategy = read_record(Path(str(number)))["strategy"]
+        assert (strategy["num_nodes"], strategy["threads_per_rank"]) == (2, expected)
+        assert strategy["oversubscribed"] == (2 * expected > cores)
+
+
+def test_nodes_one_of_which_does_not_come_end_by_themselves(work_folder):
+    nodes = two_nodes([*QUICK, "strategy.timeout_s=15"], [*QUICK, "model=none_such"])
+    assert all(node.returncode != 0 for node in nodes)
+    assert "rank 1 did not come within strategy.timeout_s=15" in nodes[0].stderr
+    assert "model=none_such: no such option" in nodes[1].stderr
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from laptime.record import LOG_FILE, TENSORBOARD_DIR, read_epochs
+from laptime.record import LOG_FILE, TENSORBOARD_DIR, each_epoch_once, read_epochs
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
@@ -76,7 +76,7 @@ def print_results(record: Mapping[str, Any], run_dir: Path) -> None:
     table = Table(title=f"laptime: {record['model']['name']} on {record['dataset']['name']}", title_justify="left")
     table.add_column("", style="bold", no_wrap=True)
     table.add_column("", overflow="fold")
-    for name, value in result_rows(record, read_epochs(run_dir)):
+    for name, value in result_rows(record, each_epoch_once(read_epochs(run_dir))):
         table.add_row(Text(name), Text(value))
     table.show_header = False
     console.print(table)
@@ -97,7 +97,7 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
 
     Args:
         record: as in run.json.
-        epochs: as in epochs.csv; needs attempt, epoch, is_warmup and epoch_time_s.
+        epochs: as in epochs.csv, each epoch once; needs epoch, is_warmup and epoch_time_s.
     """
     device, timing, result, batch = record["device"], record["timing"], record["result"], record["batch"]
     data, model, strategy = record["dataset"], record["model"], record["strategy"]
@@ -108,7 +108,7 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
         used += f", {device['memory_bytes'] / 1e9:.1f} GB"
     if device["requested"] not in ("auto", device["used"]):
         used += f"  (requested: {device['requested']}, absent)"
-    slowest = epochs.groupby(["attempt", "epoch"], sort=False)[["epoch_time_s", "is_warmup"]].max()
+    slowest = epochs.groupby("epoch")[["epoch_time_s", "is_warmup"]].max()
     counted = slowest.loc[~slowest["is_warmup"].astype(bool), "epoch_time_s"]
     num_warmup = len(slowest) - len(counted)
     ranks = f"{strategy['world_size']} rank{'s' if strategy['world_size'] > 1 else ''}"
@@ -128,6 +128,9 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
         ("batch size", f"{batch['global_batch_size']:,}{per_rank}, precision {device['precision']}"),
         ("epochs", f"{len(slowest)}, of which {num_warmup} warm-up (not counted)"),
     ]
+    if len(record["attempts"]) > 1:
+        reasons = [attempt["error"]["message"] for attempt in record["attempts"] if attempt["error"] is not None]
+        rows.append(("restarts", f"{len(reasons)}, after: {'; '.join(reasons)}"))
     if result["stop_reason"] in _STOP_REASONS:
         rows.append(("stopped", _STOP_REASONS[result["stop_reason"]]))
     if len(counted):
@@ -163,11 +166,14 @@ def _synchronisation(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
     if comm["step_s"] is not None:
         num = comm["num_all_reduces_per_step"]
-        cost = f"{1e3 * comm['cost_s']:.2f} ms of a step of {1e3 * comm['step_s']:.2f} ms"
-        waiting = f"{1e3 * comm['exposed_s']:.2f} ms of it waiting for gradients ({comm['share']:.0%} of the step)"
+        cost = f"costs {1e3 * comm['cost_s']:.2f} ms of a step of {1e3 * comm['step_s']:.2f} ms"
+        if comm["cost_s"] <= 0:
+            cost = "costs less than the steps vary on this machine now"
+        spread = f"{comm['share_min']:.0%} to {comm['share_max']:.0%} over the rounds"
+        waiting = f"waiting for gradients {1e3 * comm['exposed_s']:.2f} ms, {comm['share']:.0%} of the step ({spread})"
         sent = f"{comm['bytes_per_step'] / 1e6:.2f} MB in {num} all-reduce{'s' if num > 1 else ''} per step"
         rows = [
-            ("synchronisation", f"{cost}, {waiting}"),
+            ("synchronisation", f"{cost}; {waiting}"),
             ("communication", f"{sent}; with nothing around {1e3 * comm['bare_all_reduce_s']:.2f} ms"),
         ]
     if contention["straggling"] is not None:

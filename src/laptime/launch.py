@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 # How long the other ranks may take to end by themselves once one has failed, or once the run was interrupted.
 _GRACE_S = 2.0
 _INTERRUPT_GRACE_S = 30.0
+# How long ranks under torchrun wait for the others' word before they are said to be dead; torchrun itself waits 30 s.
+_SILENCE_S = 5.0
 
 
 def launch(
@@ -68,22 +70,10 @@ def launch(
         return _join(config, run_dir, command, start)
     ranks = plan(config, sweep_world_size)
     record = _first_record(config, run_dir, command, start)
-    try:
-        with heeding_signals() as stop:
-            if _stays_here(config, sweep_world_size):
-                record = _attempt(
-                    run_dir, record, 0, partial(_train_here, config, run_dir, record, ranks[0], stop, start)
-                )
-            else:
-                record = _launch_processes(config, run_dir, record, ranks, stop, start)
-    except Interrupted as interruption:
-        log.warning(
-            "%s: what was measured until now is kept; training.checkpoint=%s goes on from the last whole epoch",
-            interruption,
-            relative(run_dir),
-        )
-        raise
-    return record
+    with heeding_signals() as stop:
+        if _stays_here(config, sweep_world_size):
+            return _attempt(run_dir, record, 0, partial(_train_here, config, run_dir, record, ranks[0], stop, start))
+        return _launch_processes(config, run_dir, record, ranks, stop, start)
 
 
 def _first_record(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], start: float) -> dict[str, Any]:
@@ -107,44 +97,76 @@ def _join(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], star
             "Leave strategy.world_size out."
         )
     _check_devices(config, torchrun.world_size(), torchrun.local_world_size())
-    rank = torchrun.this_rank(strategy["threads_per_rank"], usable_cores())
-    if strategy["pin_ranks"]:
-        rank = _pinned(rank)
+    is_first, attempt = torchrun.rank() == 0, torchrun.attempt()
     record = records.new_record()
-    if rank.is_first:
-        record = records.read_record(run_dir) if rank.attempt else _first_record(config, run_dir, command, start)
+    if is_first:
+        record = records.read_record(run_dir) if attempt else _first_record(config, run_dir, command, start)
 
     def work(stop: StopRequest) -> dict[str, Any]:
         try:
-            rank.settle()
-            rank_process.end_with_torchrun(rank, run_dir)
-            rank_process.join_torchrun(backend_of(config), strategy["timeout_s"])
-            checkpoint = run_dir / records.CHECKPOINT_DIR / records.LAST_CHECKPOINT
-            # The first rank alone knows: the others may be on machines with disks of their own.
-            resumed = rank.attempt > 0 and rank.gather(checkpoint.exists())[0]
-            resuming = {**config, "training": {**config["training"], "checkpoint": str(checkpoint)}}
-            train(resuming if resumed else config, run_dir, record, rank, stop, start)
-            # Together, and before Python's shutdown: threads of a group that is still there end the process there.
-            rank.barrier()
-            dist.destroy_process_group()
+            _train_joined(config, run_dir, record, stop, start)
+            torchrun.sign_off(None, strategy["timeout_s"])
         except BaseException as error:
             stop.immediate = False  # torchrun tells all ranks to end once one has failed: why comes first
-            # Being told to end, and the others' silence, follow from what another rank has reported.
-            told = torchrun.reported(strategy["timeout_s"])
-            if told is not None and told["rank"] != rank.rank:
-                if told["type"] == "Interrupted":
-                    raise Interrupted(told["signum"]) from error
-                raise RankFailed(f"rank {told['rank']}: {told['type']}: {told['message']}", told) from error
-            own = describe(error)
-            if _is_lost_contact(own):  # a rank that was killed reports nothing
-                message = f"another rank is gone: {error}"
-                raise RankFailed(message, {"type": "RankDied", "message": message}) from error
-            torchrun.report(own, strategy["timeout_s"])
-            raise
+            cause = _cause_under_torchrun(error, run_dir, strategy["timeout_s"])
+            raise cause from (error if cause is not error else error.__cause__)
         return record
 
     with heeding_signals() as stop:
-        return _attempt(run_dir, record, rank.attempt, partial(work, stop)) if rank.is_first else work(stop)
+        if is_first:
+            return _attempt(run_dir, record, attempt, partial(work, stop))
+        records.start_attempt(record, attempt)
+        return work(stop)
+
+
+def _train_joined(
+    config: Mapping[str, Any], run_dir: Path, record: dict[str, Any], stop: StopRequest, start: float
+) -> None:
+    strategy = config["strategy"]
+    peers = torchrun.meet(config, usable_cores(), strategy["timeout_s"])
+    rank = torchrun.this_rank(strategy["threads_per_rank"], peers)
+    if strategy["pin_ranks"]:
+        rank = _pinned(rank)
+    rank.settle()
+    rank_process.end_with_torchrun(rank, run_dir)
+    if rank.world_size > 1 or strategy["wrap_single_rank"]:
+        rank_process.join_torchrun(backend_of(config), strategy["timeout_s"])
+    checkpoint = run_dir / records.CHECKPOINT_DIR / records.LAST_CHECKPOINT
+    # The first rank alone knows: the others may be on machines with disks of their own.
+    resumed = rank.attempt > 0 and rank.gather(checkpoint.exists())[0]
+    train(_resuming(config, checkpoint) if resumed else config, run_dir, record, rank, stop, start)
+    # Together, and before Python's shutdown: threads of a group that is still there end the process there.
+    rank.barrier()
+    if rank.is_distributed:
+        dist.destroy_process_group()
+
+
+def _cause_under_torchrun(error: BaseException, run_dir: Path, timeout_s: float) -> BaseException:
+    """What ended the run, of which this rank's error may be a mere consequence: being told to end by torchrun, and
+    the silence of a rank that was killed, follow from what happened to another."""
+    own, this = describe(error), torchrun.rank()
+    torchrun.sign_off(own, timeout_s)
+    if not _is_consequence(own):
+        first = torchrun.report(own, timeout_s)
+        return error if first["rank"] == this else _as_exception(first, first["rank"])
+    try:
+        words = torchrun.last_words(_SILENCE_S, timeout_s)
+    except (RuntimeError, OSError):
+        return error
+    told = torchrun.reported(timeout_s)
+    if told is not None:
+        return _as_exception(told, told["rank"])
+    silent = sorted(set(range(torchrun.world_size())) - set(words))
+    if not silent:
+        interrupted = [each for each in words.values() if each is not None and each["type"] == "Interrupted"]
+        return error if not interrupted or isinstance(error, Interrupted) else Interrupted(interrupted[0]["signum"])
+    message = f"rank {', '.join(map(str, silent))} no longer answers: killed, stuck, or its machine is gone"
+    failure = {"type": "RankDied", "message": message, "rank": silent[0]}
+    if 0 in silent and this == min(words) and (run_dir / records.RUN_FILE).exists():
+        record = records.read_record(run_dir)
+        records.end_attempt(record, "failed", failure)
+        records.write_record(run_dir, record)
+    return RankFailed(message, failure)
 
 
 def backend_of(config: Mapping[str, Any]) -> str:
@@ -185,6 +207,7 @@ def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list
         Rank(
             rank=number,
             local_rank=number,
+            place=number,
             world_size=world_size,
             threads=threads,
             oversubscribed=oversubscribed,
@@ -233,7 +256,7 @@ def _pinned(rank: Rank) -> Rank:
     affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if rank.oversubscribed or len(affinity) != usable_cores():
         return rank
-    return replace(rank, cores=tuple(affinity[rank.local_rank * rank.threads : (rank.local_rank + 1) * rank.threads]))
+    return replace(rank, cores=tuple(affinity[rank.place * rank.threads : (rank.place + 1) * rank.threads]))
 
 
 def _train_here(
@@ -255,23 +278,34 @@ def _launch_processes(
     """Start the ranks, again from the last checkpoint while `strategy.max_restarts` allows."""
     max_restarts = config["strategy"]["max_restarts"]
     checkpoint = run_dir / records.CHECKPOINT_DIR / records.LAST_CHECKPOINT
-    resuming = {**config, "training": {**config["training"], "checkpoint": str(checkpoint)}}
+    resumed = config
     for attempt in range(max_restarts + 1):
         numbered = [replace(rank, attempt=attempt) for rank in ranks]
-        work = partial(_run_processes, resuming if attempt else config, run_dir, record, numbered, stop, start)
+        work = partial(_run_processes, resumed, run_dir, record, numbered, stop, start)
         try:
             return _attempt(run_dir, record, attempt, work)
         except RankFailed as failure:
-            if attempt == max_restarts or not checkpoint.exists():
+            if attempt == max_restarts:
                 raise
-            log.warning("%s: starting the ranks again from %s", failure, checkpoint)
-            record = records.read_record(run_dir) | {"status": "running", "error": None, "ended_at": None}
+            # Without a checkpoint of this run's own: as the first time.
+            resumed = _resuming(config, checkpoint) if checkpoint.exists() else config
+            log.warning(
+                "%s: starting the ranks again, %s",
+                failure,
+                f"from {checkpoint}" if resumed is not config else "from the beginning",
+            )
+            record, start = records.read_record(run_dir), time.time()
     raise AssertionError("unreachable")
+
+
+def _resuming(config: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
+    return {**config, "training": {**config["training"], "checkpoint": str(checkpoint)}}
 
 
 def _attempt(run_dir: Path, record: dict[str, Any], attempt: int, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Do the work, and whatever comes of it, say so in run.json, beside what the first rank wrote there."""
-    started_at = records.now()
+    records.start_attempt(record, attempt)
+    records.write_record(run_dir, record)
     status: str = "failed"
     error: dict[str, Any] | None = None
     try:
@@ -287,14 +321,18 @@ def _attempt(run_dir: Path, record: dict[str, Any], attempt: int, work: Callable
             log.error("failed: %s", failure)
         elif "traceback" in error and not isinstance(failure, KeyboardInterrupt):
             log.error("failed: %s: %s", error["type"], error["message"])
+        if isinstance(failure, Interrupted):
+            log.warning(
+                "%s: what was measured until now is kept; training.checkpoint=%s goes on from the last whole epoch",
+                failure,
+                relative(run_dir),
+            )
         record = _read_back(run_dir, record)
         raise
     finally:
         # Whatever else is pressed now: the record is finished first.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if hasattr(signal, "pthread_sigmask") else None
-        ended_at = records.now()
-        end = {"attempt": attempt, "started_at": started_at, "ended_at": ended_at, "status": status, "error": error}
-        record |= {"status": status, "error": error, "ended_at": ended_at, "attempts": [*record["attempts"], end]}
+        records.end_attempt(record, status, error)
         records.write_record(run_dir, record)
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -452,6 +490,11 @@ def _is_lost_contact(error: Mapping[str, Any]) -> bool:
     return "traceback" in error and ("gloo" in error["message"] or error["type"].startswith("Dist"))
 
 
+def _is_consequence(error: Mapping[str, Any]) -> bool:
+    """Whether a rank's end may follow from what happened to another one."""
+    return error["type"] == "Interrupted" or _is_lost_contact(error)
+
+
 def _blame(failed: list[_Child], timeout_s: float) -> Exception:
     """Which rank's error is the cause, when one rank's end makes the others fail too."""
 
@@ -472,14 +515,18 @@ def _blame(failed: list[_Child], timeout_s: float) -> Exception:
     if child.outcome is None:
         message = f"rank {number} did not answer within strategy.timeout_s={timeout_s}"
         return RankFailed(message, {"type": "RankStuck", "message": message, "rank": number})
-    error = child.outcome.error or {}
+    return _as_exception(child.outcome.error or {}, number)
+
+
+def _as_exception(error: Mapping[str, Any], rank: int) -> Exception:
+    """A rank's error in plain values (`describe`) as the run's."""
     if error["type"] == "UserError":
         return UserError(error["message"])
     if error["type"] == "TrainingFailed":
         return TrainingFailed(error["message"], error["epoch"], error["step"])
     if error["type"] == "Interrupted":
         return Interrupted(error["signum"])
-    message = f"rank {number}: {error['type']}: {error['message']}"
+    message = f"rank {rank}: {error['type']}: {error['message']}"
     if error["type"] == "RankDied":
-        message = f"rank {number} {error['message']}"
-    return RankFailed(message, error | {"rank": number, "message": message})
+        message = f"rank {rank} {error['message']}"
+    return RankFailed(message, {**error, "rank": rank, "message": message})

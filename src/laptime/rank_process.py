@@ -189,8 +189,7 @@ def _end_after(wait: Callable[[], None], rank: Rank, run_dir: Path) -> None:
             message = "the process that launched the ranks is gone"
             record = records.read_record(run_dir)
             if record["status"] == "running":
-                record |= {"status": "failed", "ended_at": records.now()}
-                record["error"] = {"type": "LauncherDied", "message": message}
+                records.end_attempt(record, "failed", {"type": "LauncherDied", "message": message})
                 records.write_record(run_dir, record)
         os._exit(1)
 

@@ -15,7 +15,8 @@ class Rank:
 
     Attributes:
         rank: from 0 to world_size - 1.
-        local_rank: the same among the ranks of this machine.
+        local_rank: the same among the ranks of this machine, or of its torchrun.
+        place: the same among the ranks that share this one's cores.
         world_size: number of ranks.
         threads: CPU threads it computes with.
         cores: CPU cores it is pinned to; None: wherever the system puts it.
@@ -27,6 +28,7 @@ class Rank:
 
     rank: int = 0
     local_rank: int = 0
+    place: int = 0
     world_size: int = 1
     threads: int = 1
     cores: tuple[int, ...] | None = None

@@ -63,7 +63,7 @@ _SECTIONS: dict[str, tuple[str, ...] | None] = {
     "resources": ("peak_rss_bytes", "peak_device_memory_bytes", "cpu_percent", "energy_joules"),
     "communication": (
         "num_all_reduces_per_step", "bytes_per_step", "step_s", "compute_s", "comm_s", "overlap_s", "exposed_s",
-        "share", "cost_s", "bare_all_reduce_s", "num_steps",
+        "share", "share_min", "share_max", "cost_s", "bare_all_reduce_s", "num_steps",
     ),
     "contention": ("no_sync_step_s", "straggling"),
     "breakdown": None,
@@ -99,6 +99,24 @@ def new_record() -> dict[str, Any]:
     """A run record in which nothing is known yet but that it runs: every key is there, every value null."""
     record: dict[str, Any] = {name: None if keys is None else dict.fromkeys(keys) for name, keys in _SECTIONS.items()}
     return record | {"schema_version": SCHEMA_VERSION, "status": "running", "started_at": now(), "attempts": []}
+
+
+def start_attempt(record: dict[str, Any], attempt: int) -> None:
+    """Note that the ranks start, for the first time (0) or again; an attempt that never said how it ended died."""
+    for earlier in record["attempts"]:
+        if earlier["status"] == "running":
+            died = {"type": "RankDied", "message": "the ranks ended without a word"}
+            earlier.update(status="failed", error=died)
+    record.update(status="running", error=None, ended_at=None)
+    new = dict.fromkeys(("attempt", "started_at", "ended_at", "status", "error", "startup_s", "total_train_s"))
+    record["attempts"].append(new | {"attempt": attempt, "started_at": now(), "status": "running"})
+
+
+def end_attempt(record: dict[str, Any], status: str, error: Mapping[str, Any] | None) -> None:
+    """Note how the run ended, and with it its last attempt."""
+    end = {"status": status, "error": error, "ended_at": now()}
+    record.update(end)
+    record["attempts"][-1].update(end)
 
 
 def update(record: dict[str, Any], section: str, **values: Any) -> None:
@@ -166,6 +184,18 @@ def read_epochs(run_dir: Path) -> pd.DataFrame:
     if not path.exists() or path.stat().st_size == 0:  # just made, or by a process that was killed at that moment
         return pd.DataFrame(columns=list(EPOCH_COLUMNS))
     return pd.read_csv(path, float_precision="round_trip")  # the same bits as written
+
+
+def epoch_rows(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of epochs.csv as they were written: an empty field is None."""
+    epochs = read_epochs(run_dir).astype(object)
+    rows = epochs.where(epochs.notna(), None).to_dict("records")
+    return [{str(column): value for column, value in row.items()} for row in rows]
+
+
+def each_epoch_once(epochs: pd.DataFrame) -> pd.DataFrame:
+    """The rows of epochs.csv that stand: of an epoch that several attempts have completed, the last one's."""
+    return epochs[epochs["attempt"] == epochs.groupby("epoch")["attempt"].transform("max")]
 
 
 def write_atomically(path: Path, content: bytes) -> None:

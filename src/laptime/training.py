@@ -3,7 +3,6 @@
 import copy
 import logging
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -122,8 +121,6 @@ def train(
     compiler = CompileAhead(device, data)
 
     def note_epoch() -> None:
-        if rank.attempt and not recorder.rows:
-            return  # what the attempts before have measured stays
         _note_timing(record, timer, recorder, data, compiler, start)
         _note_result(record, recorder, config["measure"]["target_accuracy"])
         records.update(record, "communication", **breakdown.communication)
@@ -132,6 +129,8 @@ def train(
             records.write_record(run_dir, record)
 
     recorder = EpochRecorder(timer, run_dir, rank, note_epoch)
+    if rank.attempt and rank.is_first:
+        recorder.rows += records.epoch_rows(run_dir)  # what the attempts before have measured stays
     patience = settings["early_stopping_patience"]
     loggers = _build_loggers(config) if rank.is_first else []
     breakdown = Breakdown(device, rank, stop)
@@ -447,17 +446,23 @@ def _note_timing(
     counted = [row for row in epochs if not row["is_warmup"]]
     epoch_time_s = statistics.median(row["epoch_time_s"] for row in counted) if counted else None
     per_epoch = len(data.order) * data.rank.world_size
-    ended = timer.train_ended_at if timer.train_ended_at is not None else time.perf_counter()
+    attempt = record["attempts"][-1]
+    if timer.first_batch_at is not None:
+        attempt["startup_s"] = timer.first_batch_at - start
+    if timer.train_started_at is not None and timer.train_ended_at is not None:
+        attempt["total_train_s"] = timer.train_ended_at - timer.train_started_at
+    totals = [each["total_train_s"] for each in record["attempts"] if each["total_train_s"] is not None]
+    startups = [each["startup_s"] for each in record["attempts"] if each["startup_s"] is not None]
     records.update(
         record,
         "timing",
         warmup_epochs=timer.warmup_epochs,
-        total_train_s=ended - timer.train_started_at if timer.train_started_at is not None else None,
+        total_train_s=sum(totals) if totals else None,
         epoch_time_s=epoch_time_s,
         samples_per_s=per_epoch / epoch_time_s if epoch_time_s else None,
         steps_per_s=len(data.train_batch_sizes()) / epoch_time_s if epoch_time_s else None,
-        startup_s=timer.first_batch_at - start if timer.first_batch_at is not None else None,
-        compile_s=compiler.compile_s,
+        startup_s=startups[0] if startups else None,
+        compile_s=compiler.compile_s if compiler.compile_s is not None else record["timing"]["compile_s"],
         straggling=statistics.median(row["straggling"] for row in counted)
         if counted and data.rank.world_size > 1
         else None,
@@ -473,11 +478,11 @@ def _note_timing(
 
 
 def epochs_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per epoch from one row per epoch and rank, in order."""
-    by_epoch: dict[int, list[dict[str, Any]]] = {}
+    """One row per epoch from one row per epoch, attempt and rank, in order; an epoch's last attempt stands."""
+    by_epoch: dict[int, dict[int, list[dict[str, Any]]]] = {}
     for row in rows:
-        by_epoch.setdefault(row["epoch"], []).append(row)
-    return [over_ranks(epoch) for epoch in by_epoch.values()]
+        by_epoch.setdefault(row["epoch"], {}).setdefault(row["attempt"], []).append(row)
+    return [over_ranks(attempts[max(attempts)]) for _, attempts in sorted(by_epoch.items())]
 
 
 def _note_result(record: dict[str, Any], recorder: EpochRecorder, target_accuracy: float | None) -> None:

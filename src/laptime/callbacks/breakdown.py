@@ -8,7 +8,7 @@ what ranks lose to shared cores, caches and memory; and all-reduces of the same 
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pytorch_lightning as pl
@@ -44,6 +44,20 @@ class _Seconds:
 
     def medians(self) -> dict[str, float]:
         return {name: statistics.median(values) for name, values in vars(self).items() if values}
+
+    def by_round(self) -> list["_Seconds"]:
+        """The same for every round by itself."""
+        num_rounds = len(self.no_sync_step) // _BLOCK_STEPS
+
+        def part(values: list[float], number: int) -> list[float]:
+            size = len(values) // num_rounds
+            return values[number * size : (number + 1) * size]
+
+        return [_Seconds(*(part(each, number) for each in vars(self).values())) for number in range(num_rounds)]
+
+
+def _exposed_s(medians: Mapping[str, float]) -> float:
+    return max(0.0, medians["comm"] - medians["overlap"])
 
 
 class Breakdown(Callback):
@@ -154,7 +168,12 @@ class Breakdown(Callback):
         self.contention = {"no_sync_step_s": middle["no_sync_step"], "straggling": straggling}
         if not sent:
             return
-        exposed_s = max(0.0, middle["comm"] - middle["overlap"])
+        exposed_s = _exposed_s(middle)
+        rounds = [each.medians() for each in seconds.by_round()]
+        shares = [
+            statistics.median(of_ranks)
+            for of_ranks in zip(*self.rank.gather([_exposed_s(each) / each["step"] for each in rounds]), strict=True)
+        ]
         self.communication = {
             "num_all_reduces_per_step": len(sent),
             "bytes_per_step": sum(size * dtype.itemsize for size, dtype in sent),
@@ -164,6 +183,8 @@ class Breakdown(Callback):
             "overlap_s": middle["overlap"],
             "exposed_s": exposed_s,
             "share": exposed_s / middle["step"],
+            "share_min": min(shares),
+            "share_max": max(shares),
             # More than the waiting: gradients are copied into DDP's buckets and back, and caches lose what they held.
             "cost_s": middle["step"] - middle["no_sync_step"],
             "bare_all_reduce_s": middle["bare_all_reduce"],

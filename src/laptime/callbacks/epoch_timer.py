@@ -53,7 +53,8 @@ class EpochTimer(Callback):
     Attributes:
         lap: of the epoch that ended last; None where it was broken off.
         first_batch_at: `time.time()` when the first batch of all was asked for.
-        train_started_at, train_ended_at: `time.perf_counter()` around all epochs, validation and checkpoints included.
+        train_started_at, train_ended_at: `time.perf_counter()` around all whole epochs, validation and checkpoints
+            included.
     """
 
     def __init__(self, device: Device, warmup_epochs: int) -> None:
@@ -72,6 +73,8 @@ class EpochTimer(Callback):
         self._first_epoch = trainer.current_epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.lap is not None:
+            self.train_ended_at = time.perf_counter()
         self.lap = None
         self._end = None
         self.device.reset_peak_memory()
@@ -96,9 +99,11 @@ class EpochTimer(Callback):
             self._make_lap(trainer)
         if self.lap is not None:
             self.laps.append(self.lap)
+            self.train_ended_at = time.perf_counter()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.train_ended_at = time.perf_counter()
+        if self.lap is not None:
+            self.train_ended_at = time.perf_counter()
 
     def _make_lap(self, trainer: pl.Trainer) -> None:
         if self._end is None:  # some callback stopped the epoch before its last batch: it is no lap
