@@ -64,14 +64,18 @@ import signal
 
 
 class BreakAt(Callback):
-    """Fails in one rank, in the middle of an epoch or, for the epoch after the last, in the test; once, where a file
-    remembers it."""
+    """Fails in one rank, in the middle of an epoch, for epoch -1 before the first and for the epoch after the last in
+    the test; once, where a file remembers it."""
 
     def __init__(self, rank: int, epoch: int, how: str, once: bool = False) -> None:
         self.rank, self.epoch, self.how, self.once = rank, epoch, how, once
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         if trainer.global_rank == self.rank and trainer.current_epoch == self.epoch and batch_idx == 0:
+            self.fail()
+
+    def on_fit_start(self, trainer, module):
+        if trainer.global_rank == self.rank and self.epoch == -1:
             self.fail()
 
     def on_test_start(self, trainer, module):

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 
@@ -160,11 +161,40 @@ def test_restarted_run_equals_the_undisturbed_one_and_keeps_attempts_apart(break
         [0, 0, 0], [0, 0, 1], [1, 1, 0], [1, 1, 1], [1, 2, 0], [1, 2, 1],
     ]  # fmt: skip
     assert list(rows["is_warmup"]) == [True, True, True, True, False, False]
+    assert_figures_are_of_all_attempts(record, rows)
     laptime.run([*breaking(1, 1, "kill", once=True), "hydra.run.dir=whole"])
     columns = ["epoch", "rank", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"]
     whole = read_epochs(Path("whole"))
     assert rows[columns].to_numpy().tolist() == whole[columns].to_numpy().tolist()
     assert record["result"]["test_loss"] == read_record(Path("whole"))["result"]["test_loss"]
+
+
+def assert_figures_are_of_all_attempts(record: dict, rows: pd.DataFrame) -> None:
+    slowest = rows.groupby("epoch")[["epoch_time_s", "is_warmup"]].max()
+    assert record["timing"]["epoch_time_s"] == slowest.loc[~slowest["is_warmup"], "epoch_time_s"].median()
+    first, second = record["attempts"]
+    assert record["timing"]["total_train_s"] == first["total_train_s"] + second["total_train_s"]
+    assert record["timing"]["total_train_s"] > slowest["epoch_time_s"].sum()
+    assert record["timing"]["startup_s"] == first["startup_s"]
+    assert second["startup_s"] > 0
+
+
+def test_restart_keeps_the_epochs_that_earlier_attempts_have_counted(breaking, capsys):
+    record = laptime.run([*breaking(0, 2, "kill", once=True), "strategy.max_restarts=1", "hydra.run.dir=run"])
+    rows = read_epochs(RUN_DIR)
+    assert rows.groupby("epoch")["attempt"].first().to_list() == [0, 0, 1]
+    assert rows.groupby("epoch")["is_warmup"].first().to_list() == [True, False, True]
+    assert_figures_are_of_all_attempts(record, rows)
+    shown = capsys.readouterr().out
+    assert "1, after: rank 0 was killed by SIGKILL" in shown and "3, of which 2 warm-up" in shown
+
+
+def test_restart_before_the_first_checkpoint_starts_from_the_beginning(breaking):
+    record = laptime.run([*breaking(1, -1, "kill", once=True), "strategy.max_restarts=1", "hydra.run.dir=run"])
+    assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
+    assert record["attempts"][0]["total_train_s"] is record["attempts"][0]["startup_s"] is None
+    assert record["timing"]["startup_s"] == record["attempts"][1]["startup_s"]
+    assert list(read_epochs(RUN_DIR)["epoch"]) == [0, 0, 1, 1, 2, 2]
 
 
 def test_death_after_the_last_epoch_loses_no_measurement(breaking):

@@ -1,11 +1,18 @@
 """Inside a SLURM job: its cores, its tasks, its signals. SLURM itself is not here; its environment is."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from laptime import device, slurm
 from laptime.errors import UserError
+from laptime.record import read_epochs
+
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 
 
 def test_cores_are_those_of_the_allocation(monkeypatch):
@@ -43,3 +50,17 @@ def test_a_run_inside_a_job_takes_its_cores_and_ignores_lightnings_idea_of_slurm
     assert done.returncode == 0, done.stderr
     strategy = json.loads((the_run()[0] / "run.json").read_text())["strategy"]
     assert (strategy["threads_per_rank"], strategy["oversubscribed"]) == (1, True)
+
+
+def test_the_readmes_recipe_for_requeued_jobs_goes_on_from_the_last_checkpoint(work_folder):
+    readme = (TRAIN.parent / "README.md").read_text()
+    recipe = readme[readme.index("    last=$(ls") : readme.index("torchrun itself knows SIGTERM")]
+    recipe = recipe.strip().replace("python train.py", f"{sys.executable} {TRAIN} dataset.limit=1000 logger=none")
+    (work_folder / "outputs" / "7" / "0").mkdir(parents=True)  # died before it had trained an epoch
+    for restart, epochs in ((1, 1), (2, 3)):
+        script = f'srun() {{ "$@"; }}; {recipe} training.epochs={epochs}'
+        job = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restart)}
+        done = subprocess.run(["bash", "-c", script], env=os.environ | job, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    assert list(read_epochs(work_folder / "outputs/7/1")["epoch"]) == [0]
+    assert list(read_epochs(work_folder / "outputs/7/2")["epoch"]) == [1, 2]

@@ -394,9 +394,10 @@ def _meeting(strategy: Mapping[str, Any], group: bool) -> Iterator[tuple[str, in
     try:
         listener = socket.create_server((host, port), backlog=128)
     except OSError as error:
+        remedy = "strategy.master_port=0 for a free port" if port else "an address of this machine, 127.0.0.1 for one"
         raise UserError(
             f"strategy.master_addr={host} strategy.master_port={port}: can't be listened on ({error.strerror}). "
-            "Use strategy.master_port=0 for a free port."
+            f"Use {remedy}."
         ) from error
     port = listener.getsockname()[1]
     timeout = timedelta(seconds=strategy["timeout_s"])
