@@ -1,0 +1,65 @@
+"""Against numbers worked out by hand, and properties that must hold whatever the numbers are."""
+
+import random
+
+import pytest
+
+from laptime.analysis.statistics import Interval, difference, ratio, ratio_interval, smallest_p_value, summarise
+
+
+def test_summary_by_hand():
+    found = summarise([[1.0, 2.0, 3.0], [4.0, 5.0, 9.0], [7.0]])
+    assert (found.num_repeats, found.median, found.low, found.high) == (3, 5.0, 1.0, 9.0)
+    assert found.between == pytest.approx((((2 - 14 / 3) ** 2 + (5 - 14 / 3) ** 2 + (7 - 14 / 3) ** 2) / 2) ** 0.5)
+    # Standard deviations 1 and sqrt(7); the third repeat has a single value.
+    assert found.within == pytest.approx((1 + 7**0.5) / 2)
+
+
+def test_one_repeat_has_no_spread_between():
+    found = summarise([[2.0]])
+    assert (found.median, found.between, found.within) == (2.0, None, None)
+
+
+def test_nothing_to_summarise_is_an_error():
+    with pytest.raises(ValueError, match="needs a value"):
+        summarise([[1.0], []])
+
+
+def test_ratio_is_of_medians():
+    assert ratio([2.0, 4.0, 100.0], [1.0, 2.0, 3.0]) == 2.0
+
+
+def test_interval_of_constant_groups_is_a_point():
+    assert ratio_interval([4.0, 4.0, 4.0], [2.0, 2.0]) == Interval(2.0, 2.0)
+
+
+def test_one_repeat_has_no_interval():
+    assert ratio_interval([4.0], [2.0, 2.1]) is None
+
+
+def test_interval_holds_the_ratio_and_depends_neither_on_order_nor_on_the_unit():
+    fast, slow = [10.0, 10.4, 9.7, 10.1], [5.0, 5.3, 4.9, 5.1]
+    found = ratio_interval(fast, slow)
+    assert found is not None and found.low <= ratio(fast, slow) <= found.high
+    shuffled = random.Random(1).sample(fast, len(fast))
+    assert ratio_interval(shuffled, slow[::-1]) == found
+    scaled = ratio_interval([1000 * x for x in fast], [1000 * x for x in slow])
+    assert scaled is not None and (scaled.low, scaled.high) == pytest.approx((found.low, found.high))
+
+
+def test_a_repeat_equal_to_the_others_changes_nothing():
+    before, after = ratio_interval([3.0, 3.0], [1.5, 1.5]), ratio_interval([3.0, 3.0, 3.0], [1.5, 1.5])
+    assert before == after == Interval(2.0, 2.0)
+
+
+@pytest.mark.parametrize(("n", "p"), [(1, 1.0), (2, 2 / 6), (3, 2 / 20), (4, 2 / 70), (5, 2 / 252)])
+def test_smallest_p_value_counts_the_arrangements(n, p):
+    assert smallest_p_value(n, n) == pytest.approx(p)
+    separated = difference(list(range(n)), list(range(10, 10 + n)))
+    assert separated.p_value == pytest.approx(p)
+
+
+def test_three_against_three_can_never_decide_and_four_can():
+    three = difference([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
+    assert not three.decidable and three.repeats_needed == 4
+    assert difference([1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]).decidable
