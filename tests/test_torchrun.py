@@ -45,7 +45,10 @@ def test_ranks_that_exist_are_joined_with_one_record(work_folder):
     record = read_record(path.parent)
     assert record["status"] == "completed"
     assert record["strategy"]["world_size"] == len(set(record["strategy"]["rank_pids"])) == 2
-    assert record["communication"]["step_s"] > 0
+    communication = record["communication"]
+    assert communication["share_min"] <= communication["share"] <= communication["share_max"]
+    assert record["config"]["strategy"]["world_size"] == 2
+    assert record["command"][:3] == ["torchrun", "--nproc-per-node", "2"] and record["command"][3].endswith("train.py")
     laptime.run([*QUICK, "strategy.world_size=2", "hydra.run.dir=ours"])
     assert curve(path.parent) == curve(Path("ours"))
 
@@ -182,6 +185,7 @@ def test_nodes_one_of_which_does_not_come_end_by_themselves(work_folder):
     ("arguments", "words"),
     [
         (["strategy.world_size=4"], "strategy.world_size=4: torchrun has started 2 ranks"),
+        (["strategy.max_restarts=1"], "strategy.max_restarts=1: the ranks that torchrun has started are started again"),
         (["--multirun"], "-m: torchrun's ranks belong to one run"),
         (["model=mpl"], "model=mpl: no such option"),
     ],

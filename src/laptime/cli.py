@@ -211,6 +211,7 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
     from hydra.core.hydra_config import HydraConfig
 
     from laptime import fresh_processes, slurm, torchrun
+    from laptime.analysis.sweep_callback import report_sweep
     from laptime.compose import compose, hydra_session, hydra_value
     from laptime.console import relative
     from laptime.launch import num_ranks
@@ -257,6 +258,8 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
         _hand_over_to_hydra([*arguments, f"hydra.sweep.dir={_quote(sweep_dir.path)}"], task)
     except SystemExit as end:
         exit_code = end.code if isinstance(end.code, int) else 1
+        if num_started:  # Hydra's callback is not called then
+            report_sweep(sweep_dir.path)
     if failed:
         print(f"\n{len(failed)} of {len(jobs)} runs of the sweep failed:", *failed, sep="\n  ", file=sys.stderr)
     if exit_code and num_started < len(jobs):

@@ -7,7 +7,7 @@ stand in conf/, each in one place.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -289,41 +289,57 @@ _NOT_HASHED = (
 )
 
 
-def config_hashes(
+# What DistributedDataParallel alone knows: without it, such a setting changes nothing.
+_OF_DDP = ("backend", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph", "comm_hook", "wrap_single_rank")
+
+
+def hashed_config(
     config: Mapping[str, Any], device_used: str, world_size: int, threads_per_rank: int
-) -> tuple[str, str]:
-    """What makes two runs the same: (config_hash, group_hash), the latter blind to the seed.
+) -> dict[str, Any]:
+    """What makes two runs the same: all that can change a run's result or its timing, by full key.
 
     Args:
         config: the resolved configuration as plain dicts.
         device_used: the device that trained, whatever was requested.
         world_size: number of ranks, as used.
         threads_per_rank: CPU threads of each rank, as used.
-
-    Returns:
-        Two hexadecimal SHA-256 digests, shortened to 16 digits.
     """
     # A path that follows from the run's own directory is no difference between two runs.
     content = json.loads(json.dumps(config).replace(json.dumps(config.get("run_dir") or "\0")[1:-1], ""))
-    for *parents, key in _NOT_HASHED:
+    left_out = list(_NOT_HASHED)
+    if content["dataset"].get("pipeline") == "memory":
+        left_out.append(("dataset", "num_workers"))
+    if world_size == 1 and not content["strategy"]["wrap_single_rank"]:
+        left_out += [("strategy", key) for key in _OF_DDP]
+    for *parents, key in left_out:
         node = content
         for parent in parents:
             node = node.get(parent, {})
         node.pop(key, None)
-    if content["dataset"].get("pipeline") == "memory":
-        content["dataset"].pop("num_workers", None)
     content["device"] = device_used
     content["strategy"] |= {"world_size": world_size, "threads_per_rank": threads_per_rank}
     content["measure"]["warmup_epochs"] = resolve_warmup_epochs(
         config["measure"]["warmup_epochs"], config["training"]["epochs"]
     )
-    without_seed = {key: value for key, value in content.items() if key != "seed"}
-    return _digest(content), _digest(without_seed)
+    return dict(_flat(_normalised(content)))
+
+
+def config_hashes(hashed: Mapping[str, Any]) -> tuple[str, str]:
+    """(config_hash, group_hash) of a `hashed_config`, the latter blind to the seed: two hexadecimal SHA-256 digests,
+    shortened to 16 digits."""
+    return _digest(hashed), _digest({key: value for key, value in hashed.items() if key != "seed"})
 
 
 def _digest(content: Any) -> str:
-    content = _normalised(content)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _normalised(value: Any) -> Any:

@@ -73,7 +73,9 @@ def _log_warning(
 def print_results(record: Mapping[str, Any], run_dir: Path) -> None:
     """Print what a completed run measured, and where it lies, to stdout."""
     console = Console()
-    table = Table(title=f"laptime: {record['model']['name']} on {record['dataset']['name']}", title_justify="left")
+    label = record["config"].get("run_label")
+    title = f"laptime: {record['model']['name']} on {record['dataset']['name']}{f', {label}' if label else ''}"
+    table = Table(title=Text(title), title_justify="left")
     table.add_column("", style="bold", no_wrap=True)
     table.add_column("", overflow="fold")
     for name, value in result_rows(record, each_epoch_once(read_epochs(run_dir))):
@@ -113,7 +115,7 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
     num_warmup = len(slowest) - len(counted)
     ranks = f"{strategy['world_size']} rank{'s' if strategy['world_size'] > 1 else ''}"
     if strategy["num_nodes"] > 1:
-        ranks += f" on {strategy['num_nodes']} machines"
+        ranks += f" on {strategy['num_nodes']} nodes"
     if strategy["backend"] is not None:
         ranks += f" over {strategy['backend']}"
     threads = f"{strategy['threads_per_rank']} thread{'s' if strategy['threads_per_rank'] > 1 else ''} each"
@@ -126,7 +128,10 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
         ("model", f"{model['name']}, {model['num_parameters']:,} parameters"),
         ("data", _data(data)),
         ("batch size", f"{batch['global_batch_size']:,}{per_rank}, precision {device['precision']}"),
-        ("epochs", f"{len(slowest)}, of which {num_warmup} warm-up (not counted)"),
+        (
+            "epochs",
+            f"{len(slowest)}, {f'of which {num_warmup} warm-up (not counted)' if num_warmup else 'all counted'}",
+        ),
     ]
     if len(record["attempts"]) > 1:
         reasons = [attempt["error"]["message"] for attempt in record["attempts"] if attempt["error"] is not None]

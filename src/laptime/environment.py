@@ -16,7 +16,9 @@ PACKAGES = (
 )  # fmt: skip
 
 # Settings that change what is measured. An allow-list: nothing else of the environment is recorded.
-VARIABLE_PREFIXES = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "PYTORCH_", "GLOO_", "NCCL_", "CUDA_VISIBLE_DEVICES")
+VARIABLE_PREFIXES = (
+    "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "PYTORCH_", "GLOO_", "NCCL_", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID",
+)  # fmt: skip
 
 _SET_BY_LIGHTNING = ("PYTORCH_NVML_BASED_CUDA_CHECK",)
 
@@ -29,6 +31,7 @@ def environment(cpu_name: str, usable_cores: int) -> dict[str, Any]:
         usable_cores: the cores that this process may use.
     """
     return {
+        "code_hash": _code_hash(),
         "python": platform.python_version(),
         "packages": {package: _version(package) for package in PACKAGES},
         "cpu": cpu_name,
@@ -47,6 +50,16 @@ def environment(cpu_name: str, usable_cores: int) -> dict[str, Any]:
             if name.startswith(VARIABLE_PREFIXES) and name not in _SET_BY_LIGHTNING
         },
     }
+
+
+def _code_hash() -> str:
+    """Of Laptime's own code, the analysis left out: what can change a run."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        if "analysis" not in path.relative_to(package).parts:
+            digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def git_state(folder: Path) -> dict[str, Any]:

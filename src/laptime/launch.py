@@ -96,11 +96,18 @@ def _join(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], star
             f"strategy.world_size={strategy['world_size']}: torchrun has started {torchrun.world_size()} ranks. "
             "Leave strategy.world_size out."
         )
+    if strategy["max_restarts"]:
+        raise UserError(
+            f"strategy.max_restarts={strategy['max_restarts']}: the ranks that torchrun has started are started again "
+            f"by torchrun. Write torchrun --max-restarts {strategy['max_restarts']} instead."
+        )
     _check_devices(config, torchrun.world_size(), torchrun.local_world_size())
+    config = {**config, "strategy": {**strategy, "world_size": torchrun.world_size()}}
     is_first, attempt = torchrun.rank() == 0, torchrun.attempt()
     record = records.new_record()
     if is_first:
-        record = records.read_record(run_dir) if attempt else _first_record(config, run_dir, command, start)
+        typed = torchrun.command(command)
+        record = records.read_record(run_dir) if attempt else _first_record(config, run_dir, typed, start)
 
     def work(stop: StopRequest) -> dict[str, Any]:
         try:
@@ -128,6 +135,8 @@ def _train_joined(
     if strategy["pin_ranks"]:
         rank = _pinned(rank)
     rank.settle()
+    if rank.local_rank == 0 and not rank.is_first:
+        print(f"laptime: rank {rank.rank} of {rank.world_size}; rank 0 keeps the record.", file=sys.stderr)
     rank_process.end_with_torchrun(rank, run_dir)
     if rank.world_size > 1 or strategy["wrap_single_rank"]:
         rank_process.join_torchrun(backend_of(config), strategy["timeout_s"])
@@ -322,11 +331,10 @@ def _attempt(run_dir: Path, record: dict[str, Any], attempt: int, work: Callable
         elif "traceback" in error and not isinstance(failure, KeyboardInterrupt):
             log.error("failed: %s: %s", error["type"], error["message"])
         if isinstance(failure, Interrupted):
-            log.warning(
-                "%s: what was measured until now is kept; training.checkpoint=%s goes on from the last whole epoch",
-                failure,
-                relative(run_dir),
-            )
+            on = "no epoch was completed"
+            if (run_dir / records.EPOCHS_FILE).exists():
+                on = f"the same command with training.checkpoint={relative(run_dir)} goes on from the last whole epoch"
+            log.warning("%s: what was measured until now is kept; %s", failure, on)
         record = _read_back(run_dir, record)
         raise
     finally:

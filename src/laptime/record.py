@@ -38,6 +38,7 @@ _SECTIONS: dict[str, tuple[str, ...] | None] = {
     "started_at": None,
     "ended_at": None,
     "config": None,
+    "hashed_config": None,
     "config_hash": None,
     "group_hash": None,
     "seed": None,

@@ -98,7 +98,7 @@ def identity(config: Mapping[str, Any], world_size: int) -> dict[str, Any]:
     return keys | {"seed": config["seed"], "strategy.world_size": world_size}
 
 
-def load(path: Path, expected: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+def load(path: Path, expected: Mapping[str, Any], epochs: int) -> int:
     """Read a checkpoint, tensors and plain values only, and compare it with the experiment.
 
     Args:
@@ -107,7 +107,7 @@ def load(path: Path, expected: Mapping[str, Any], epochs: int) -> dict[str, Any]
         epochs: that this run is to have trained at its end.
 
     Returns:
-        The checkpoint, as Lightning wrote it.
+        The number of epochs that it has trained.
 
     Raises:
         UserError: unreadable, of another experiment, or already trained that far.
@@ -147,4 +147,4 @@ def load(path: Path, expected: Mapping[str, Any], epochs: int) -> dict[str, Any]
             f"training.checkpoint={path}: has trained {done} epochs already, and training.epochs={epochs}. "
             f"Set training.epochs to more than {done}."
         )
-    return checkpoint
+    return done

@@ -45,6 +45,15 @@ def num_nodes() -> int:
     return int(os.environ["GROUP_WORLD_SIZE"])
 
 
+def command(typed: Sequence[str]) -> list[str]:
+    """What was typed, as far as a rank can tell: torchrun starts the interpreter with what follows it."""
+    script = list(typed[1:])
+    while script and script[0].startswith("-") and script[0] not in ("-m", "-c"):
+        script = script[1:]
+    per_node = ["--nproc-per-node", str(local_world_size())]
+    return ["torchrun", *(["--nnodes", str(num_nodes())] if num_nodes() > 1 else []), *per_node, *script]
+
+
 @dataclass(frozen=True)
 class Peer:
     """What a rank tells the others before they join.

@@ -28,7 +28,7 @@ from laptime.callbacks.compile_ahead import CompileAhead
 from laptime.callbacks.epoch_recorder import EpochRecorder, over_ranks
 from laptime.callbacks.epoch_timer import EpochTimer
 from laptime.classifier import Classifier
-from laptime.config import config_hashes, per_rank_batch_size, resolve_warmup_epochs
+from laptime.config import config_hashes, hashed_config, per_rank_batch_size, resolve_warmup_epochs
 from laptime.data.datamodule import DataModule
 from laptime.data.image_data import ImageData
 from laptime.device import Device, check_precision, mps_fallback
@@ -110,13 +110,14 @@ def train(
     identity = resume.identity(config, rank.world_size)
     module = _build_module(config, network, device, stop, identity, rank)
     _try_optimizer(module, config)
-    checkpoint = None
+    checkpoint, done = None, 0
     if settings["checkpoint"] is not None:
         checkpoint = resume.find_for_all(settings["checkpoint"], rank, run_dir)
         # Ranks that were started again may have died after their last epoch: they have the test still to do.
-        resume.load(checkpoint, identity, settings["epochs"] + (1 if rank.attempt else 0))
+        done = resume.load(checkpoint, identity, settings["epochs"] + (1 if rank.attempt else 0))
         log.info("resuming from %s", checkpoint)
-    warmup = resolve_warmup_epochs(config["measure"]["warmup_epochs"], settings["epochs"])
+    remaining = settings["epochs"] - (0 if rank.attempt else done)
+    warmup = resolve_warmup_epochs(config["measure"]["warmup_epochs"], remaining)
     timer = EpochTimer(device, warmup)
     compiler = CompileAhead(device, data)
 
@@ -148,7 +149,8 @@ def train(
             raise UserError(f"callbacks or logger: {str(error).splitlines()[0]}") from error
         reason = "epochs"
         try:
-            log.info("writing to %s", run_dir)
+            if rank.is_first:
+                log.info("writing to %s", run_dir)
             stop.immediate = False
             stop.limit(settings["time_limit_s"])
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -373,7 +375,8 @@ def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int | 
 
 def _note_set_up(config: Mapping[str, Any], record: dict[str, Any], device: Device, rank: Rank) -> None:
     settings, strategy = config["training"], config["strategy"]
-    record["config_hash"], record["group_hash"] = config_hashes(config, device.used, rank.world_size, rank.threads)
+    record["hashed_config"] = hashed_config(config, device.used, rank.world_size, rank.threads)
+    record["config_hash"], record["group_hash"] = config_hashes(record["hashed_config"])
     records.update(
         record,
         "device",
@@ -456,7 +459,7 @@ def _note_timing(
     records.update(
         record,
         "timing",
-        warmup_epochs=timer.warmup_epochs,
+        warmup_epochs=len(epochs) - len(counted) if epochs else timer.warmup_epochs,
         total_train_s=sum(totals) if totals else None,
         epoch_time_s=epoch_time_s,
         samples_per_s=per_epoch / epoch_time_s if epoch_time_s else None,

@@ -1,70 +1,181 @@
-"""Against numbers worked out by hand and models whose parameters are known."""
+"""Speedups against numbers worked out by hand, and what must hold whatever the numbers are."""
 
-import math
+from pathlib import Path
 
-import numpy as np
 import pytest
 
-from laptime.analysis.scaling import amdahl, efficiency, fit, karp_flatt, peak, speedup, usl
+from laptime.analysis.groups import group_runs
+from laptime.analysis.load import load_runs
+from laptime.analysis.scaling import families, parse_world_sizes, projections, scaling_table
+from laptime.errors import UserError
 
 
-def test_speedup_and_efficiency_by_hand():
-    assert speedup(30_000, 20_000) == 1.5
-    assert efficiency(1.5, 2) == 0.75
+def families_of(folder: str | Path = "."):
+    return families(group_runs(load_runs([Path(folder)])[0]))
+
+
+def test_speedup_efficiency_and_serial_fraction_by_hand(scaled):
+    table = scaling_table(families_of(scaled))
+    assert table["world_size"].to_list() == [1, 2, 4]
+    assert table["speedup"].to_list() == pytest.approx([1.0, 1.8, 3.0])
+    assert table["efficiency"].to_list() == pytest.approx([1.0, 0.9, 0.75])
+    assert table["serial_fraction"].to_list()[1:] == pytest.approx([1 / 9, 1 / 9])
+    assert (table["speedup_low"].dropna() <= table["speedup"].iloc[1:]).all()
+    assert table["efficiency_low"].to_list()[2] == pytest.approx(table["speedup_low"].to_list()[2] / 4)
+    assert set(table["scaling"]) == {"weak"}
+
+
+def test_strong_scaling_is_named_and_measured_by_throughput(write, work_folder):
+    for world_size, epoch_s in ((1, 1.0), (2, 0.6)):
+        write(Path(str(world_size)), [9.0, epoch_s], world_size, changed={"training.batch_scope": "global"},
+              num_samples=1000 // world_size)  # fmt: skip
+    (family,) = families_of()
+    assert family.kind == "strong"
+    assert family.points[1].speedup == pytest.approx(1 / 0.6)
+    assert family.points[1].losses["ideal"] == pytest.approx(0.005)  # half of the baseline's step of 10 ms
+
+
+def test_unit_of_time_does_not_matter(write, work_folder):
+    for scale in (1.0, 1000.0):
+        for world_size, epoch_s in ((1, 1.0), (2, 1.1), (4, 1.4)):
+            for seed in (1, 2):
+                write(Path(f"{scale}/{world_size}{seed}"), [9.0, scale * epoch_s * (1 + seed / 100)], world_size, seed)
+    columns = ["speedup", "speedup_low", "speedup_high", "efficiency", "serial_fraction"]
+    one, other = (scaling_table(families_of(str(scale)))[columns] for scale in (1.0, 1000.0))
+    assert one.to_numpy() == pytest.approx(other.to_numpy(), nan_ok=True)
+
+
+def test_a_repeat_equal_to_the_others_changes_no_speedup(write, work_folder):
+    for world_size, epoch_s in ((1, 1.0), (2, 1.25)):
+        for seed in (1, 2):
+            write(Path(f"{world_size}{seed}"), [9.0, epoch_s], world_size, seed)
+    before = families_of()[0].points[1]
+    write(Path("another"), [9.0, 1.25], 2, seed=3)
+    after = families_of()[0].points[1]
+    assert (
+        (before.speedup, before.speedup_interval)
+        == (after.speedup, after.speedup_interval)
+        == (1.6, after.speedup_interval)
+    )
+
+
+def test_both_baselines_where_they_were_measured(write, work_folder):
+    write(Path("plain"), [9.0, 1.0])
+    write(Path("wrapped"), [9.0, 1.25], wrapped=True)
+    write(Path("two"), [9.0, 1.0], 2)
+    (family,) = families_of()
+    assert family.points[-1].speedup == pytest.approx(2.0)
+    assert family.points[-1].speedup_over_ddp == pytest.approx(2.5)
+    assert family.points[0].speedup_over_ddp == pytest.approx(1.25)
+
+
+def test_each_way_of_running_ranks_is_a_family_with_the_same_plain_baseline(write, work_folder):
+    write(Path("plain"), [9.0, 1.0])
+    write(Path("none"), [9.0, 1.0], 2)
+    write(Path("fp16"), [9.0, 1.25], 2, changed={"strategy.comm_hook": "fp16"})
+    found = families_of()
+    assert sorted(family.points[-1].speedup for family in found) == pytest.approx([1.6, 2.0])
+    assert {family.name for family in found} == {"comm_hook=none", "comm_hook=fp16"}
 
 
 @pytest.mark.parametrize(
-    ("measured", "world_size", "serial"),
-    [(1.95, 2, 0.0256410), (3.3, 5, 0.1287879), (4.0, 8, 1 / 7), (2.0, 2, 0.0), (1.0, 4, 1.0)],
+    "other", [{"changed": {"training.batch_size": 128}}, {"sections": {"environment": {"cpu": "another"}}},
+              {"sections": {"dataset": {"checksum": "other"}}}],
+)  # fmt: skip
+def test_other_work_machine_or_data_are_no_baseline(other, write, work_folder):
+    write(Path("one"), [9.0, 1.0], **other)
+    write(Path("two"), [9.0, 1.0], 2)
+    (family,) = families_of()
+    assert family.baseline is None and family.points[0].speedup is None
+    assert family.missing is not None
+    assert "Run: python train.py -m strategy.world_size=1" in family.missing
+
+
+@pytest.mark.parametrize(
+    ("other", "remark"),
+    [
+        ({"changed": {"strategy.threads_per_rank": 2}}, "threads_per_rank 1, baseline 2"),
+        ({"sections": {"environment": {"code_hash": "0ther"}}}, "code c0de, baseline 0ther"),
+        ({"sections": {"environment": {"packages": {"torch": "2.9"}}}}, "torch 2.14.1, baseline 2.9"),
+    ],
 )
-def test_karp_flatt_by_hand(measured, world_size, serial):
-    assert karp_flatt(measured, world_size) == pytest.approx(serial, abs=1e-6)
+def test_a_baseline_that_is_not_quite_alike_is_named_in_the_row(other, remark, write, work_folder):
+    write(Path("one"), [9.0, 1.0], **other)
+    write(Path("two"), [9.0, 1.0], 2)
+    (family,) = families_of()
+    assert remark in family.points[-1].remarks
+    write(Path("better"), [9.0, 1.0], 1)
+    (family,) = families_of()
+    assert remark not in family.points[-1].remarks
 
 
-def test_one_rank_has_no_serial_fraction():
-    assert karp_flatt(1.0, 1) is None
+def test_losses_add_up_to_the_step(write, work_folder):
+    write(Path("one"), [9.0, 1.0], sections={"contention": {"no_sync_step_s": 0.009}, "timing": {"steps_per_s": 100.0}})
+    sections = {
+        "contention": {"no_sync_step_s": 0.011, "straggling": 0.1},
+        "communication": {"cost_s": 0.006},
+        "timing": {"steps_per_s": 50.0},
+    }
+    write(Path("two"), [9.0, 1.0], 2, sections=sections)
+    losses = families_of()[0].points[1].losses
+    assert losses == pytest.approx(
+        {"ideal": 0.010, "contention": 0.002, "oversubscription": 0.0, "communication": 0.006 - 0.0011,
+         "straggling": 0.0011, "rest": 0.002, "step": 0.020}
+    )  # fmt: skip
 
 
-def test_models_by_hand():
-    assert amdahl(np.array([1, 4]), 0.2).tolist() == pytest.approx([1.0, 2.5])
-    assert usl(np.array([1, 4]), 0.1, 0.01).tolist() == pytest.approx([1.0, 4 / 1.42])
-    assert peak(0.1, 0.001) == pytest.approx(30.0)
-    assert peak(0.1, 0.0) == math.inf
+def test_oversubscription_is_told_from_contention(write, work_folder):
+    write(Path("one"), [9.0, 1.0], sections={"contention": {"no_sync_step_s": 0.010}})
+    sections = {
+        "contention": {"no_sync_step_s": 0.025, "straggling": 0.0},
+        "strategy": {"oversubscribed": True},
+        "environment": {"num_usable_cores": 2},
+    }
+    write(Path("four"), [9.0, 1.0], 4, sections=sections)
+    write(
+        Path("alone"),
+        [9.0, 1.0],
+        sections={"environment": {"num_usable_cores": 2}, "contention": {"no_sync_step_s": 0.01}},
+    )
+    losses = next(f for f in families_of() if f.points[-1].world_size == 4).points[-1].losses
+    # Four threads on two cores take twice as long at least.
+    assert (losses["oversubscription"], losses["contention"]) == pytest.approx((0.010, 0.005))
 
 
-def test_karp_flatt_of_amdahls_law_is_its_serial_share():
-    for p in (2, 3, 8, 64):
-        assert karp_flatt(float(amdahl(np.array(p), 0.07)), p) == pytest.approx(0.07)
+def test_what_was_not_measured_is_left_open(write, work_folder):
+    write(Path("one"), [9.0, 1.0])
+    write(Path("two"), [9.0, 1.0], 2)
+    losses = families_of()[0].points[1].losses
+    assert losses["ideal"] is not None
+    assert [losses[name] for name in ("contention", "communication", "straggling", "rest")] == [None] * 4
 
 
-@pytest.mark.parametrize("serial", [0.0, 0.05, 0.3])
-def test_amdahl_is_found_again(serial):
-    sizes = [1, 2, 4, 8]
-    found = fit("amdahl", sizes, amdahl(np.array(sizes), serial).tolist())
-    assert found is not None
-    assert found.parameters["serial"] == pytest.approx(serial, abs=1e-4)
-    assert found.r_squared == pytest.approx(1, abs=1e-6)
+def test_fewer_than_three_world_sizes_are_neither_fitted_nor_projected(write, work_folder):
+    write(Path("one"), [9.0, 1.0])
+    write(Path("two"), [9.0, 1.0], 2)
+    (family,) = families_of()
+    assert family.fits == {} and projections(family, [8]) == []
 
 
-def test_usl_is_found_again_with_its_best_world_size():
-    sizes = [1, 2, 4, 8, 16, 32]
-    found = fit("usl", sizes, usl(np.array(sizes), 0.05, 0.002).tolist())
-    assert found is not None
-    assert (found.parameters["contention"], found.parameters["coherency"]) == pytest.approx((0.05, 0.002), rel=1e-3)
-    assert found.best_world_size == pytest.approx(math.sqrt(0.95 / 0.002), rel=1e-2)
+def test_projections_are_marked_and_have_intervals(scaled):
+    table = scaling_table(families_of(scaled), project=(4, 8))
+    projected = table[table["projected"].astype(bool)]
+    assert projected["world_size"].to_list() == [8]  # 4 was measured
+    row = projected.iloc[0]
+    assert row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
+    assert row["speedup"] == pytest.approx(8 / (1 + 7 / 9), rel=0.02)  # Amdahl's law with a serial ninth
+    assert row["remarks"] == "projected, not measured"
 
 
-def test_best_world_size_is_withheld_where_the_data_do_not_reach():
-    sizes = [1, 2, 4]
-    found = fit("usl", sizes, [1.0, 1.9, 3.5])
-    assert found is not None and found.best_world_size is None
+def test_one_repeat_has_a_speedup_without_interval(write, work_folder):
+    write(Path("one"), [9.0, 1.0])
+    write(Path("two"), [9.0, 1.0], 2)
+    point = families_of()[0].points[1]
+    assert point.speedup == 2.0 and point.speedup_interval is None
+    assert "one repeat: no interval" in point.remarks
 
 
-def test_two_world_sizes_are_not_fitted():
-    assert fit("amdahl", [1, 2, 2], [1.0, 1.9, 1.8]) is None
-
-
-def test_order_of_the_runs_does_not_matter():
-    forward, backward = fit("usl", [1, 2, 4], [1.0, 1.8, 2.9]), fit("usl", [4, 2, 1], [2.9, 1.8, 1.0])
-    assert forward is not None and backward is not None
-    assert forward.parameters == pytest.approx(backward.parameters, rel=1e-4, abs=1e-8)
+def test_numbers_of_ranks_are_read_or_refused():
+    assert parse_world_sizes("8, 16") == [8, 16] and parse_world_sizes("") == []
+    with pytest.raises(UserError, match="--project 8,x: x is no number of ranks"):
+        parse_world_sizes("8,x")

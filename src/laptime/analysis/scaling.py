@@ -1,123 +1,294 @@
-"""What more ranks bring: speedup, efficiency, serial fraction, and models fitted to them."""
+"""What more ranks bring: for groups that differ in the number of ranks alone, speedup, efficiency, fits, projections,
+and where the rest went."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
-from scipy import optimize, stats
+import pandas as pd
 
-from laptime.analysis.statistics import CONFIDENCE, Interval
+from laptime.analysis.groups import Group
+from laptime.analysis.laws import Fit, efficiency, fit, karp_flatt
+from laptime.analysis.results import agreement
+from laptime.analysis.statistics import Interval, ratio, ratio_interval
+from laptime.errors import UserError
 
-
-def speedup(samples_per_s: float, baseline_samples_per_s: float) -> float:
-    """Throughput over the baseline's: right for strong and weak scaling alike."""
-    return samples_per_s / baseline_samples_per_s
-
-
-def efficiency(speedup: float, world_size: int) -> float:
-    """Speedup per rank, a fraction."""
-    return speedup / world_size
-
-
-def karp_flatt(speedup: float, world_size: int) -> float | None:
-    """The share of the work that behaves as if it were serial; None for one rank.
-
-    (1/S - 1/p) / (1 - 1/p). Source: Karp and Flatt, Measuring parallel processor performance, CACM 33 (1990).
-    """
-    if world_size < 2:
-        return None
-    return (1 / speedup - 1 / world_size) / (1 - 1 / world_size)
-
-
-def amdahl(world_size: np.ndarray, serial: float) -> np.ndarray:
-    """Speedup of p ranks where a share of the work stays serial: 1 / (s + (1 - s) / p).
-
-    Source: Amdahl, Validity of the single processor approach, AFIPS 1967.
-    """
-    return np.asarray(1 / (serial + (1 - serial) / world_size))
-
-
-def usl(world_size: np.ndarray, contention: float, coherency: float) -> np.ndarray:
-    """Speedup of p ranks that queue for shared things and talk to each other in pairs: p / (1 + a(p-1) + b p(p-1)).
-
-    Source: Gunther, Guerrilla Capacity Planning (2007), chapter 4.
-    """
-    p = world_size
-    return np.asarray(p / (1 + contention * (p - 1) + coherency * p * (p - 1)))
+# What may differ between the runs of one scaling family, said in the row where it does.
+_SOFT = ("strategy.threads_per_rank",)
+_OF_DDP = (
+    "strategy.backend", "strategy.bucket_cap_mb", "strategy.gradient_as_bucket_view", "strategy.static_graph",
+    "strategy.comm_hook", "strategy.wrap_single_rank",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A model of the speedup over world size.
+class Point:
+    """One number of ranks against the baseline.
 
     Attributes:
-        name: amdahl or usl.
-        parameters: by name.
-        intervals: of each parameter; None where there are no degrees of freedom left.
-        r_squared: share of the speedups' variance that the model explains.
-        best_world_size: at which the modelled speedup is largest; None: it grows for ever, or can't be told.
+        group: its runs.
+        speedup: samples_per_s over the plain single process's; None: there is none.
+        speedup_interval: bootstrap, over repeats.
+        speedup_over_ddp: over one rank with DDP, with its interval; None: not measured.
+        losses: seconds of a step by cause, None where it was not measured; with `ideal` and `rest` they add up to it.
+        remarks: what differs from the baseline or is to be known.
+    """
+
+    group: Group
+    speedup: float | None
+    speedup_interval: Interval | None
+    speedup_over_ddp: float | None
+    ddp_interval: Interval | None
+    losses: dict[str, float | None]
+    agrees: str
+    remarks: tuple[str, ...]
+
+    @property
+    def world_size(self) -> int:
+        return self.group.world_size
+
+
+@dataclass(frozen=True)
+class Family:
+    """Groups that differ in the number of ranks alone, by number of ranks.
+
+    Attributes:
+        name: what they have in common, short.
+        kind: strong (the global batch is fixed) or weak (each rank's is).
+        baseline: the plain single process; None: missing.
+        one_rank_ddp: a single rank with DDP around it; None: not measured.
+        points: with the baseline as the first.
+        fits: amdahl and usl; empty where fewer than three world sizes were measured.
     """
 
     name: str
-    parameters: dict[str, float]
-    intervals: dict[str, Interval] | None
-    r_squared: float
-    best_world_size: float | None
+    kind: str
+    baseline: Group | None
+    one_rank_ddp: Group | None
+    points: tuple[Point, ...]
+    fits: dict[str, Fit] = field(default_factory=dict)
 
-    def predict(self, world_size: Sequence[int]) -> np.ndarray:
-        """Modelled speedup."""
-        model = amdahl if self.name == "amdahl" else usl
-        return model(np.asarray(world_size, float), *self.parameters.values())
+    @property
+    def world_sizes(self) -> list[int]:
+        return [point.world_size for point in self.points]
+
+    @property
+    def missing(self) -> str | None:
+        """What is missing for a speedup, and the command that would give it."""
+        if self.baseline is not None:
+            return None
+        command = _with_one_rank(list(self.points[0].group.first["command"] or []))
+        what = f"no run with one rank to compare {self.points[-1].group.label} with"
+        return f"{what}. Run: {command}" if command else what + "."
 
 
-def fit(name: str, world_size: Sequence[int], speedups: Sequence[float]) -> Fit | None:
-    """Fit a model by least squares within its bounds (parameters from 0; Amdahl's share up to 1).
+def families(groups: Sequence[Group]) -> list[Family]:
+    """All families of more than one number of ranks, or of several ranks without a baseline to compare with.
 
-    Args:
-        name: amdahl or usl.
-        world_size: of each speedup.
-        speedups: one or more per world size.
-
-    Returns:
-        None where there are fewer than three different world sizes.
+    Groups on other machines or with other data are other families: no speedup would mean anything.
     """
-    if len(set(world_size)) < 3:
-        return None
-    p, s = np.asarray(world_size, float), np.asarray(speedups, float)
-    model, names = (amdahl, ["serial"]) if name == "amdahl" else (usl, ["contention", "coherency"])
-    upper = 1.0 if name == "amdahl" else np.inf
-    values, covariance = optimize.curve_fit(model, p, s, p0=[0.1] * len(names), bounds=(0, upper))
-    residual = float(((s - model(p, *values)) ** 2).sum())
-    total = float(((s - s.mean()) ** 2).sum())
-    freedom = len(s) - len(names)
-    intervals = None
-    if freedom > 0 and np.isfinite(covariance).all():
-        reach = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(np.diag(covariance))
-        bounds = zip(names, values, reach, strict=True)
-        intervals = {key: Interval(max(0.0, float(v - r)), float(v + r)) for key, v, r in bounds}
-    return Fit(
-        name=name,
-        parameters=dict(zip(names, map(float, values), strict=True)),
-        intervals=intervals,
-        r_squared=1 - residual / total if total else math.nan,
-        best_world_size=_best(intervals, max(world_size)) if name == "usl" else None,
+    by_work: dict[tuple[Any, ...], list[Group]] = {}
+    for group in groups:
+        by_work.setdefault(_work(group), []).append(group)
+    found = []
+    for alike in by_work.values():
+        scaled: dict[tuple[Any, ...], list[Group]] = {}
+        for group in alike:
+            if group.world_size > 1:
+                scaled.setdefault(_way(group), []).append(group)
+        for members in scaled.values():
+            baseline = _closest([group for group in alike if group.is_plain], members[0])
+            wrapped = _closest(
+                [group for group in alike if group.world_size == 1 and not group.is_plain], members[0], with_ddp=True
+            )
+            found.append(_family(members, baseline, wrapped))
+    return found
+
+
+def _family(members: list[Group], baseline: Group | None, wrapped: Group | None) -> Family:
+    members = sorted(members, key=lambda group: group.world_size)
+    kind = "strong" if members[0].first["batch"]["scope"] == "global" else "weak"
+    points = [_point(group, baseline, wrapped, kind) for group in ([baseline] if baseline else []) + members]
+    fits = {}
+    if baseline is not None:
+        reference = baseline.samples_per_s.median
+        sizes = [point.world_size for point in points for _ in point.group.runs]
+        speedups = [value / reference for point in points for value in point.group.throughputs]
+        fits = {name: found for name in ("amdahl", "usl") if (found := fit(name, sizes, speedups)) is not None}
+    shared = [part for part in members[0].label.split() if not part.startswith(("ws=", "strategy.world_size="))]
+    return Family(" ".join(shared), kind, baseline, wrapped, tuple(points), fits)
+
+
+def _point(group: Group, baseline: Group | None, wrapped: Group | None, kind: str) -> Point:
+    own = group.throughputs
+    remarks = list(group.remarks)
+    if baseline is not None and group is not baseline:
+        remarks += unlike(group, baseline)
+    return Point(
+        group=group,
+        speedup=None if baseline is None else ratio(own, baseline.throughputs),
+        speedup_interval=None if baseline in (None, group) else ratio_interval(own, baseline.throughputs),
+        speedup_over_ddp=None if wrapped is None else ratio(own, wrapped.throughputs),
+        ddp_interval=None if wrapped is None else ratio_interval(own, wrapped.throughputs),
+        losses=losses(group, baseline, kind),
+        agrees="" if baseline in (None, group) else agreement(group, baseline),
+        remarks=tuple(remarks),
     )
 
 
-def peak(contention: float, coherency: float) -> float:
-    """The world size at which the universal scalability law's speedup is largest: sqrt((1 - a) / b); infinite for b=0."""
-    if coherency <= 0:
-        return math.inf
-    return math.sqrt(max(0.0, 1 - contention) / coherency)
+def losses(group: Group, baseline: Group | None, kind: str) -> dict[str, float | None]:
+    """Where a step's time goes beyond the ideal one, in seconds per step.
+
+    `ideal` is the baseline's step (strong scaling: that over the number of ranks). `contention` is how much longer
+    ranks take without synchronisation than the baseline does; where they are oversubscribed, what sharing cores by time
+    costs at least is `oversubscription` instead. `straggling` is how much longer the slowest rank takes for that than
+    the median one, which the others wait for. `communication` is the rest of what synchronisation costs. These come
+    from separate steps; `rest` is what they leave unexplained of the epochs' own steps, and may be negative.
+
+    Returns:
+        ideal, contention, oversubscription, communication, straggling, rest and step; None where something that it
+        needs was not measured.
+    """
+    names = ("ideal", "contention", "oversubscription", "communication", "straggling", "rest", "step")
+    parts: dict[str, float | None] = dict.fromkeys(names)
+    step = parts["step"] = _step_s(group)
+    base_step = _step_s(baseline) if baseline is not None else None
+    if baseline is None or step is None or base_step is None:
+        return parts
+    share = group.world_size if kind == "strong" else 1
+    ideal = parts["ideal"] = base_step / share
+    if group is baseline:
+        return parts | dict.fromkeys(names[1:-1], 0.0)
+    own_pace, base_pace = (each.median("contention", "no_sync_step_s") for each in (group, baseline))
+    if own_pace is not None and base_pace is not None:
+        slower = own_pace - base_pace / share
+        strategy, cores = group.first["strategy"], group.first["environment"]["num_usable_cores"]
+        crowding = group.world_size * strategy["threads_per_rank"] / cores
+        by_time = base_pace / share * (crowding - 1) if strategy["oversubscribed"] else 0.0
+        oversubscription = min(by_time, max(slower, 0.0))
+        parts |= {"oversubscription": oversubscription, "contention": slower - oversubscription}
+    cost, behind = group.median("communication", "cost_s"), group.median("contention", "straggling")
+    if cost is not None and own_pace is not None and behind is not None:
+        straggling = min(own_pace * behind, max(cost, 0.0))
+        parts |= {"straggling": straggling, "communication": cost - straggling}
+    known = [part for name in names[1:5] if (part := parts[name]) is not None]
+    if len(known) == 4:
+        parts["rest"] = step - ideal - sum(known)
+    return parts
 
 
-def _best(intervals: dict[str, Interval] | None, largest: int) -> float | None:
-    """The peak, where its whole interval lies within twice what was measured; None: the data can't say."""
-    if intervals is None:
-        return None
-    contention, coherency = intervals["contention"], intervals["coherency"]
-    highest = peak(contention.low, coherency.low)
-    if highest > 2 * largest:
-        return None
-    return peak((contention.low + contention.high) / 2, (coherency.low + coherency.high) / 2)
+@dataclass(frozen=True)
+class Projection:
+    """A speedup that was not measured; its interval is None where it can't be told."""
+
+    world_size: int
+    speedup: float
+    interval: Interval | None
+
+
+def projections(family: Family, world_sizes: Sequence[int]) -> list[Projection]:
+    """What the fitted universal scalability law expects where nothing was measured; empty without a fit."""
+    law = family.fits.get("usl")
+    if law is None:
+        return []
+    sizes = sorted(set(world_sizes) - set(family.world_sizes))
+    return [Projection(size, float(law.predict([size])[0]), law.interval(size)) for size in sizes]
+
+
+def scaling_table(found: Sequence[Family], project: Sequence[int] = ()) -> pd.DataFrame:
+    """One row per family and number of ranks, projected ones marked; intervals None with one repeat."""
+    rows: list[dict[str, Any]] = []
+    for family in found:
+        for point in family.points:
+            p, group = point.world_size, point.group
+            row: dict[str, Any] = {"family": family.name, "scaling": family.kind, "group": group.label}
+            row |= {"world_size": p, "projected": False, "num_repeats": len(group.runs)}
+            row |= {"samples_per_s": group.samples_per_s.median, "epoch_time_s": group.epoch_time_s.median}
+            row |= {"expected": float(p), "speedup": point.speedup} | _bounds("speedup", point.speedup_interval)
+            row["efficiency"] = None if point.speedup is None else efficiency(point.speedup, p)
+            row |= _bounds("efficiency", point.speedup_interval, 1 / p)
+            row["serial_fraction"] = None if point.speedup is None else karp_flatt(point.speedup, p)
+            row["speedup_over_one_rank_ddp"] = point.speedup_over_ddp
+            row |= _bounds("speedup_over_one_rank_ddp", point.ddp_interval)
+            row |= {f"{name}_s_per_step": value for name, value in point.losses.items()}
+            row["results"], row["remarks"] = point.agrees, "; ".join(point.remarks)
+            rows.append(row)
+        for projected in projections(family, project):
+            p = projected.world_size
+            row = {"family": family.name, "scaling": family.kind, "world_size": p, "projected": True}
+            row |= {"expected": float(p), "speedup": projected.speedup} | _bounds("speedup", projected.interval)
+            row |= {"efficiency": efficiency(projected.speedup, p)} | _bounds("efficiency", projected.interval, 1 / p)
+            rows.append(row | {"remarks": "projected, not measured"})
+    return pd.DataFrame(rows)
+
+
+def unlike(group: Group, baseline: Group) -> list[str]:
+    """What differs from the baseline beside what is compared."""
+    found = []
+    for key in _SOFT:
+        here, there = group.config.get(key), baseline.config.get(key)
+        if here != there:
+            found.append(f"{key.rpartition('.')[2]} {here}, baseline {there}")
+    for name in ("machine", "checksum", "torch", "code"):
+        here, there = getattr(group.conditions, name), getattr(baseline.conditions, name)
+        if here != there:
+            found.append(f"{'data checksum' if name == 'checksum' else name} {here[:40]}, baseline {there[:40]}")
+    return found
+
+
+def _work(group: Group) -> tuple[Any, ...]:
+    """What must be equal for a speedup to mean something."""
+    left_out = {"strategy.world_size", *_SOFT, *_OF_DDP}
+    work = tuple(sorted((key, repr(value)) for key, value in group.config.items() if key not in left_out))
+    return work, group.conditions.machine, group.conditions.checksum
+
+
+def _way(group: Group) -> tuple[Any, ...]:
+    """What is equal within a family besides: how the ranks are run and by which code."""
+    left_out = ("strategy.wrap_single_rank",)
+    keys = [key for key in (*_SOFT, *_OF_DDP) if key not in left_out]
+    return tuple(repr(group.config.get(key)) for key in keys), group.conditions.torch, group.conditions.code
+
+
+def _closest(candidates: Sequence[Group], group: Group, with_ddp: bool = False) -> Group | None:
+    """The candidate that differs from the group in the fewest things, of those the one with most repeats."""
+    keys = [*_SOFT, *(key for key in _OF_DDP if with_ddp and key != "strategy.wrap_single_rank")]
+
+    def distance(candidate: Group) -> tuple[int, int, str]:
+        differing = sum(candidate.config.get(key) != group.config.get(key) for key in keys)
+        differing += candidate.conditions.torch != group.conditions.torch
+        differing += candidate.conditions.code != group.conditions.code
+        return differing, -len(candidate.runs), candidate.label
+
+    return min(candidates, key=distance, default=None)
+
+
+def _step_s(group: Group) -> float | None:
+    steps_per_s = group.median("timing", "steps_per_s")
+    return 1 / steps_per_s if steps_per_s else None
+
+
+def _bounds(name: str, interval: Interval | None, scale: float = 1.0) -> dict[str, float | None]:
+    low, high = (interval.low * scale, interval.high * scale) if interval else (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _with_one_rank(command: list[str]) -> str:
+    """The command with one rank instead of those it had."""
+    key = "strategy.world_size="
+    if not any(part.startswith(key) for part in command):
+        return ""
+    return " ".join(f"{key}1" if part.startswith(key) else part for part in command)
+
+
+def parse_world_sizes(text: str) -> list[int]:
+    """The numbers of ranks in a list like 8,16.
+
+    Raises:
+        UserError: one is no positive whole number.
+    """
+    sizes = [part.strip() for part in text.split(",") if part.strip()]
+    wrong = next((part for part in sizes if not part.isdecimal() or int(part) < 1), None)
+    if wrong is not None:
+        raise UserError(f"--project {text}: {wrong} is no number of ranks. Write for instance --project 8,16.")
+    return [int(part) for part in sizes]

@@ -66,6 +66,17 @@ def summarise(repeats: Sequence[Sequence[float]]) -> Summary:
     )
 
 
+def median_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Median and standard deviation; None for a single value.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    if not values:
+        raise ValueError("no value")
+    return float(np.median(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
     """Median of one group's repeats over the median of another's."""
     return float(np.median(numerator) / np.median(denominator))
@@ -104,14 +115,28 @@ class Difference:
         p_value: of the two-sided Mann-Whitney U test.
         decidable: whether so few repeats could show a difference at all.
         repeats_needed: on both sides, so that a difference could be shown.
+        num_repeats: of the smaller group.
+        level: what p must not exceed.
     """
 
     p_value: float
     decidable: bool
     repeats_needed: int
+    num_repeats: int
+    level: float
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if not self.decidable:
+            have = f"{self.num_repeats} repeat{'s' if self.num_repeats > 1 else ''}"
+            return f"cannot be decided with {have}; {self.repeats_needed} would do"
+        if self.p_value <= self.level:
+            return f"real (p = {self.p_value:.2g})"
+        return f"not shown (p = {self.p_value:.2g})"
 
 
-def difference(a: Sequence[float], b: Sequence[float], level: float = 1 - CONFIDENCE) -> Difference:
+def difference(a: Sequence[float], b: Sequence[float], level: float = 0.05) -> Difference:
     """Compare two groups of repeats; exact where there are no ties and few repeats.
 
     Source: Mann and Whitney, Annals of Mathematical Statistics 18 (1947); computed by scipy.stats.mannwhitneyu. With n
@@ -119,7 +144,8 @@ def difference(a: Sequence[float], b: Sequence[float], level: float = 1 - CONFID
     """
     found = stats.mannwhitneyu(a, b, alternative="two-sided")
     needed = next(n for n in range(1, 100) if smallest_p_value(n, n) <= level)
-    return Difference(float(found.pvalue), smallest_p_value(len(a), len(b)) <= level, needed)
+    decidable = smallest_p_value(len(a), len(b)) <= level
+    return Difference(float(found.pvalue), decidable, needed, min(len(a), len(b)), level)
 
 
 def smallest_p_value(n: int, m: int) -> float:

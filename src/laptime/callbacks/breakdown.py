@@ -168,12 +168,15 @@ class Breakdown(Callback):
         self.contention = {"no_sync_step_s": middle["no_sync_step"], "straggling": straggling}
         if not sent:
             return
-        exposed_s = _exposed_s(middle)
+        # Round by round: a disturbance of one of them moves the median less than it would move those of all steps.
         rounds = [each.medians() for each in seconds.by_round()]
-        shares = [
-            statistics.median(of_ranks)
-            for of_ranks in zip(*self.rank.gather([_exposed_s(each) / each["step"] for each in rounds]), strict=True)
+        own = [(_exposed_s(each), _exposed_s(each) / each["step"]) for each in rounds]
+        over_ranks = [
+            [statistics.median(values) for values in zip(*of_ranks, strict=True)]
+            for of_ranks in zip(*self.rank.gather(own), strict=True)
         ]
+        exposed_s, share = (statistics.median(values) for values in zip(*over_ranks, strict=True))
+        shares = [each[1] for each in over_ranks]
         self.communication = {
             "num_all_reduces_per_step": len(sent),
             "bytes_per_step": sum(size * dtype.itemsize for size, dtype in sent),
@@ -182,7 +185,7 @@ class Breakdown(Callback):
             "comm_s": middle["comm"],
             "overlap_s": middle["overlap"],
             "exposed_s": exposed_s,
-            "share": exposed_s / middle["step"],
+            "share": share,
             "share_min": min(shares),
             "share_max": max(shares),
             # More than the waiting: gradients are copied into DDP's buckets and back, and caches lose what they held.
@@ -190,6 +193,8 @@ class Breakdown(Callback):
             "bare_all_reduce_s": middle["bare_all_reduce"],
             "num_steps": len(seconds.step),
         }
+        if not self.rank.is_first:
+            return
         log.info(
             "breakdown, in steps of their own: %.2f ms a step, %.2f ms without synchronisation",
             1e3 * middle["step"],

@@ -1,0 +1,91 @@
+"""python -m laptime.analysis: tables, plots and reports from any run or sweep directories."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from laptime.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, 1 where the gate failed or a baseline is missing, 2 for a mistake in what was typed."""
+    args = _parser().parse_args(arguments)
+    try:
+        return _run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from laptime.analysis.analyse import analyse
+    from laptime.analysis.gate import check
+    from laptime.analysis.report import print_analysis
+    from laptime.analysis.scaling import parse_world_sizes
+    from laptime.analysis.write import write_reports, write_tables
+
+    if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
+        raise UserError(f"--target-accuracy {args.target_accuracy}: must be a share between 0 and 1.")
+    if not 0 <= args.tolerance < 1:
+        raise UserError(f"--tolerance {args.tolerance}: must be a share from 0 to less than 1.")
+    folders = [latest_sweep() if folder == "latest" else Path(folder) for folder in args.folders]
+    analysis = analyse(folders, args.baseline, args.by, args.target_accuracy, parse_world_sizes(args.project))
+    out = Path(args.out) if args.out else _place(folders)
+    console = Console()
+    print_analysis(analysis, console)
+    for problem in analysis.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if not analysis.runs:
+        print(f"error: no completed run in or below {', '.join(map(str, folders))}.", file=sys.stderr)
+        return 1
+    write_tables(analysis, out)
+    write_reports(analysis, out)
+    console.print(f"\nReport       {out / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
+    code = 1 if analysis.problems else 0
+    if args.gate is not None:
+        for each in check(analysis, Path(args.gate), args.tolerance):
+            interval = f" ({each.interval.low:.3f} to {each.interval.high:.3f})" if each.interval else ""
+            verdict = "FALLEN" if each.fallen else "ok"
+            remark = f"  {each.remark}" if each.remark else ""
+            print(f"gate: {verdict:6} {each.group}: {each.change:.3f} x the kept throughput{interval}{remark}")
+            code = 1 if each.fallen else code
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m laptime.analysis", description=__doc__)
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="run or sweep directories; latest: the newest sweep")
+    parser.add_argument("--baseline", metavar="KEY=VALUE", help="what others are compared with, like device=cpu")
+    parser.add_argument("--by", action="append", default=[], metavar="KEY", help="compare by this key, all else equal")
+    parser.add_argument("--out", metavar="DIR", help="where to write; default: summary/ in the one directory given")
+    parser.add_argument("--target-accuracy", type=float, metavar="SHARE", help="report the time to reach it")
+    parser.add_argument("--project", default="8,16", metavar="N,N", help="numbers of ranks to project the scaling to")
+    parser.add_argument("--gate", metavar="SUMMARY.json", help="exit with 1 where throughput fell since that summary")
+    parser.add_argument("--tolerance", type=float, default=0.05, metavar="SHARE", help="that the gate lets pass")
+    return parser
+
+
+def _place(folders: Sequence[Path]) -> Path:
+    return folders[0] / "summary" if len(folders) == 1 else Path("summary")
+
+
+def latest_sweep() -> Path:
+    """The sweep directory below multirun/ that was written last.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [path.parent for path in Path("multirun").rglob("multirun.yaml")]
+    if not found:
+        raise UserError("latest: there is no sweep below multirun/.")
+    return max(found, key=lambda sweep: (sweep / "multirun.yaml").stat().st_mtime)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

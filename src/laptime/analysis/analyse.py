@@ -1,0 +1,151 @@
+"""Everything that a set of run directories says, in one object: what tables, plots and reports are made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from laptime.analysis.compare import Comparison, compare, resolve_key, swept_keys
+from laptime.analysis.groups import Group, group_runs
+from laptime.analysis.laws import efficiency
+from laptime.analysis.load import Run, Skipped, load_runs
+from laptime.analysis.scaling import Family, families
+from laptime.errors import UserError
+
+PROJECTED = (8, 16)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was found.
+
+    Attributes:
+        folders: that were searched.
+        runs: completed ones.
+        skipped: run directories that don't count, with the reason.
+        groups: of repeats.
+        families: of groups that differ in the number of ranks alone.
+        comparisons: of groups that differ in one other key alone.
+        target_accuracy: time to which is reported; None: each run's own.
+        project: numbers of ranks to project the scaling to.
+        problems: what could not be reported and what to run for it.
+    """
+
+    folders: tuple[Path, ...]
+    runs: tuple[Run, ...]
+    skipped: tuple[Skipped, ...]
+    groups: tuple[Group, ...]
+    families: tuple[Family, ...]
+    comparisons: tuple[Comparison, ...]
+    target_accuracy: float | None
+    project: tuple[int, ...]
+    problems: tuple[str, ...]
+
+
+def analyse(
+    folders: Sequence[Path],
+    baseline: str | None = None,
+    by: Sequence[str] = (),
+    target_accuracy: float | None = None,
+    project: Sequence[int] = PROJECTED,
+) -> Analysis:
+    """Read all runs in and below the folders, and compare them.
+
+    Args:
+        folders: run or sweep directories, any number, of any sweeps and machines.
+        baseline: `key=value` that others are compared with; None: device=cpu, otherwise the first value of each key.
+        by: keys to compare by; empty: all in which the groups differ.
+        target_accuracy: a share of 1; None: each run's own measure.target_accuracy.
+        project: numbers of ranks to project the scaling to.
+
+    Raises:
+        UserError: a folder does not exist, a key is unknown, the baseline is missing.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: there is no such folder. Name run or sweep directories.")
+    runs, skipped = load_runs(folders)
+    groups = group_runs(runs)
+    key, value = _baseline(baseline)
+    keys = [resolve_key(groups, name) for name in by] if groups else []
+    if key is not None and groups:
+        key = resolve_key(groups, key)
+        keys = list(dict.fromkeys([*keys, key]))
+    comparisons = [
+        found for name in keys or swept_keys(groups) for found in compare(groups, name, value if name == key else None)
+    ]
+    scaling = families(groups)
+    problems = [problem for family in scaling if (problem := family.missing) is not None]
+    for name in [resolve_key(groups, name) for name in by] if groups else []:
+        if not any(comparison.key == name for comparison in comparisons):
+            problems.append(f"--by {name}: no two groups differ in it alone")
+    return Analysis(
+        tuple(folders), tuple(runs), tuple(skipped), tuple(groups), tuple(scaling), tuple(comparisons),
+        target_accuracy, tuple(project), tuple(problems),
+    )  # fmt: skip
+
+
+def question(analysis: Analysis) -> str:
+    """What the runs were made to find out."""
+    if analysis.families:
+        sizes = sorted({size for family in analysis.families for size in family.world_sizes})
+        return f"How does this training scale to {_and([str(size) for size in sizes])} ranks?"
+    if analysis.comparisons:
+        comparison = analysis.comparisons[0]
+        values = list(dict.fromkeys(row.value for row in comparison.rows))
+        return f"How fast does this training go with {comparison.key} = {_and(values)}?"
+    return "How fast does this training go?"
+
+
+def answer(analysis: Analysis) -> str:
+    """The main figure in one sentence, with its interval."""
+    for family in analysis.families:
+        if family.baseline is None:
+            continue
+        crowded = [point for point in family.points if point.group.first["strategy"]["oversubscribed"]]
+        fair = [point for point in family.points[1:] if point not in crowded]
+        point = (fair or family.points)[-1]
+        if point.speedup is None:
+            continue
+        share = f"scaling efficiency {efficiency(point.speedup, point.world_size):.0%}"
+        threads = ", with more threads than cores" if point in crowded else ""
+        words = f"{_ranks(point.world_size)} train {times(point.speedup)} as fast as one{threads}"
+        wrong = f"; results: {point.agrees}" if point.agrees.startswith("differs") else ""
+        return f"{words} ({interval_words(point.speedup_interval)}), {share}{wrong}."
+    for comparison in analysis.comparisons:
+        row = max(comparison.rows[1:], key=lambda each: each.speedup)
+        words = f"{comparison.key} = {row.value} trains {times(row.speedup)} as fast as {comparison.rows[0].value}"
+        wrong = f"; results: {row.agrees}" if row.agrees.startswith("differs") else ""
+        return f"{words} ({interval_words(row.interval)}); the difference: {row.verdict}{wrong}."
+    if analysis.groups:
+        group = max(analysis.groups, key=lambda each: each.samples_per_s.median)
+        figures = f"{group.samples_per_s.median:,.0f} samples/s, {group.epoch_time_s.median:.3g} s per epoch"
+        return f"{group.label}: {figures} (median of {len(group.runs)} run{'s' if len(group.runs) > 1 else ''})."
+    return "No completed run was found."
+
+
+def times(ratio: float) -> str:
+    """A ratio for people: 1.34 times."""
+    return f"{ratio:.2f} times"
+
+
+def interval_words(interval: object) -> str:
+    """A 95% interval for people."""
+    low, high = getattr(interval, "low", None), getattr(interval, "high", None)
+    return "one repeat: no interval" if low is None or high is None else f"95% interval {low:.2f} to {high:.2f}"
+
+
+def _ranks(world_size: int) -> str:
+    return f"{world_size} rank{'s' if world_size > 1 else ''}"
+
+
+def _and(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _baseline(text: str | None) -> tuple[str | None, str | None]:
+    if text is None:
+        return None, None
+    key, sign, value = text.partition("=")
+    if not sign or not key or not value:
+        raise UserError(f"--baseline {text}: must be key=value, like --baseline device=cpu.")
+    return key, value

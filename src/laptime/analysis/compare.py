@@ -1,0 +1,193 @@
+"""One thing compared with all else equal: devices, models, precisions, whatever was swept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from laptime.analysis.groups import Group, axes, value_of
+from laptime.analysis.results import agreement
+from laptime.analysis.scaling import unlike
+from laptime.analysis.statistics import Difference, Interval, difference, ratio, ratio_interval
+from laptime.errors import UserError
+
+_CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler", "device")
+# Keys that only have a meaning with some values of another.
+_DEPENDENT = {"dataset.pipeline": ("dataset.num_workers",)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One value against the baseline.
+
+    Attributes:
+        value: of the compared key.
+        group: its runs.
+        speedup: samples_per_s over the baseline's, with its bootstrap interval; None with one repeat.
+        difference: the test whether throughputs differ; None for the baseline itself.
+        agrees: whether it learns the same (results.agreement).
+        remarks: what differs besides or is to be known.
+    """
+
+    value: str
+    group: Group
+    speedup: float
+    interval: Interval | None
+    difference: Difference | None
+    agrees: str
+    remarks: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Whether the difference is real, in words."""
+        return "baseline" if self.difference is None else self.difference.verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All values of one key, everything else equal; the baseline first.
+
+    Attributes:
+        key: what is compared.
+        common: the label of what its rows share.
+        rows: one per group.
+    """
+
+    key: str
+    common: str
+    rows: tuple[Row, ...]
+
+
+def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> list[Comparison]:
+    """Compare the groups that differ in one key alone.
+
+    Args:
+        groups: any.
+        key: of the configuration, or a config group such as model or device.
+        baseline: its value; None: cpu for devices, otherwise the first.
+
+    Returns:
+        One comparison for each set of groups that are alike otherwise and have at least two values of the key.
+
+    Raises:
+        UserError: no group has the baseline's value.
+    """
+    alike: dict[tuple[Any, ...], list[Group]] = {}
+    for group in groups:
+        alike.setdefault(_rest(group, key), []).append(group)
+    found: list[Comparison] = []
+    without: list[str] = []
+    for members in alike.values():
+        values = list(dict.fromkeys(value_of(group, key) for group in members))
+        if len(values) < 2:
+            continue
+        wanted = baseline if baseline is not None else "cpu" if key == "device" and "cpu" in values else values[0]
+        candidates = [group for group in members if value_of(group, key) == wanted]
+        if not candidates:
+            without.append(members[0].label)
+            continue
+        reference = max(candidates, key=lambda group: len(group.runs))
+        others = [group for group in members if group is not reference]
+        rows = [_row(group, reference, key) for group in (reference, *others)]
+        found.append(Comparison(key, _common(members, key), tuple(rows)))
+    if baseline is not None and not found:
+        known = sorted({value_of(group, key) for group in groups})
+        where = f" for {without[0]}" if without else ""
+        raise UserError(
+            f"--baseline {key}={baseline}: no completed run has it{where}; there are {key}={', '.join(known)}. "
+            f"Run the same command with {key}={baseline}."
+        )
+    return found
+
+
+def swept_keys(groups: Sequence[Group]) -> list[str]:
+    """What the groups differ in and can be compared by: not the number of ranks, which has tables of its own."""
+    left_out = {"strategy.world_size", "strategy.threads_per_rank", "strategy.wrap_single_rank"}
+    return [key for key in axes(groups) if key not in left_out]
+
+
+def resolve_key(groups: Sequence[Group], name: str) -> str:
+    """The key that a user means by `precision` or `training.precision`.
+
+    Raises:
+        UserError: none or several keys have that name.
+    """
+    known = list(dict.fromkeys(key for group in groups for key in group.config))
+    if name in _CONFIG_GROUPS or name in known:
+        return name
+    found = [key for key in known if key.endswith(f".{name}")]
+    if len(found) == 1:
+        return found[0]
+    differing = ", ".join(swept_keys(groups)) or "none"
+    if found:
+        raise UserError(f"--by {name}: could be {' or '.join(found)}. Write the whole key.")
+    raise UserError(f"--by {name}: no such key in these runs. Keys in which they differ: {differing}.")
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """One row per comparison and value."""
+    rows = []
+    for comparison in comparisons:
+        for row in comparison.rows:
+            group, interval = row.group, row.interval
+            rows.append(
+                {
+                    "key": comparison.key,
+                    "common": comparison.common,
+                    "value": row.value,
+                    "device_name": group.first["device"]["name"],
+                    "num_repeats": len(group.runs),
+                    "epoch_time_s": group.epoch_time_s.median,
+                    "samples_per_s": group.samples_per_s.median,
+                    "total_train_s": group.median("timing", "total_train_s"),
+                    "speedup": row.speedup,
+                    "speedup_low": interval.low if interval else None,
+                    "speedup_high": interval.high if interval else None,
+                    "p_value": row.difference.p_value if row.difference else None,
+                    "verdict": row.verdict,
+                    "test_accuracy": group.median("result", "test_accuracy"),
+                    "results": row.agrees,
+                    "remarks": "; ".join(row.remarks),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _row(group: Group, reference: Group, key: str) -> Row:
+    own, base = group.throughputs, reference.throughputs
+    is_reference = group is reference
+    beside = [] if is_reference else [each for each in unlike(group, reference) if not each.startswith(f"{key} ")]
+    value = value_of(group, key)
+    if not is_reference and value == value_of(reference, key):
+        value = f"{value}, otherwise"  # as the remarks say
+    return Row(
+        value=value,
+        group=group,
+        speedup=ratio(own, base),
+        interval=None if is_reference else ratio_interval(own, base),
+        difference=None if is_reference else difference(own, base),
+        agrees="" if is_reference else agreement(group, reference),
+        remarks=(*group.remarks, *beside),
+    )
+
+
+def _rest(group: Group, key: str) -> tuple[Any, ...]:
+    """All but the compared key that must be equal. Machines may differ between devices, which are part of them, and the
+    data between data sets; code, torch and threads are named in the row instead."""
+    left_out = {"strategy.threads_per_rank", *_DEPENDENT.get(key, ())}
+    whole = f"{key}." if key in _CONFIG_GROUPS else "\0"
+    config = tuple(
+        sorted(
+            (name, repr(value))
+            for name, value in group.config.items()
+            if name != key and not name.startswith(whole) and name not in left_out
+        )
+    )
+    machine = "" if key == "device" else group.conditions.machine
+    return config, machine, "" if key == "dataset" else group.conditions.checksum
+
+
+def _common(members: Sequence[Group], key: str) -> str:
+    shared = set.intersection(*(set(group.label.split()) for group in members))
+    return " ".join(part for part in members[0].label.split() if part in shared)

@@ -1,0 +1,252 @@
+"""Groups of repeats: runs that differ in nothing but the seed, on the same machine, with the same code and data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from laptime.analysis.load import Run
+from laptime.analysis.statistics import Summary, median_and_deviation, summarise
+
+# Config groups of which one part may name all of it: `model=cnn` instead of every key in which the CNN differs.
+_CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler")
+_SHORT = {"strategy.world_size": "ws"}
+# A spread between repeats of more than this share of the median is said.
+_WIDE_SPREAD = 0.1
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What two groups can differ in beside their configuration.
+
+    Attributes:
+        machine: CPU and number of usable cores.
+        checksum: of the data.
+        torch: version.
+        code: hash of Laptime's own code.
+    """
+
+    machine: str
+    checksum: str
+    torch: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Repeats of one configuration under one set of conditions.
+
+    Attributes:
+        runs: in the order of their seeds.
+        config: what can change result or timing, by full key, without the seed.
+        label: what tells it from the other groups, short.
+        epoch_time_s, samples_per_s: of the counted epochs.
+        remarks: what to know of its figures.
+    """
+
+    runs: tuple[Run, ...]
+    config: Mapping[str, Any]
+    conditions: Conditions
+    label: str = ""
+    epoch_time_s: Summary = field(init=False)
+    samples_per_s: Summary = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("epoch_time_s", "samples_per_s"):
+            object.__setattr__(self, name, summarise([run.counted[name].to_list() for run in self.runs]))
+
+    @property
+    def first(self) -> Mapping[str, Any]:
+        """The record of one of its runs, for what all of them share."""
+        return self.runs[0].record
+
+    @property
+    def world_size(self) -> int:
+        world_size: int = self.first["strategy"]["world_size"]
+        return world_size
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a single process without DDP."""
+        return self.world_size == 1 and self.first["strategy"]["backend"] is None
+
+    @property
+    def throughputs(self) -> list[float]:
+        """samples_per_s of each repeat: the median of its epochs."""
+        return [float(run.counted["samples_per_s"].median()) for run in self.runs]
+
+    def values(self, section: str, key: str) -> list[float]:
+        """A figure of run.json for each repeat that has it."""
+        found = [run.record[section][key] for run in self.runs]
+        return [float(value) for value in found if isinstance(value, int | float)]
+
+    def median(self, section: str, key: str) -> float | None:
+        """The median of a figure of run.json over the repeats; None: not measured."""
+        values = self.values(section, key)
+        return float(np.median(values)) if values else None
+
+    def times_to(self, accuracy: float) -> list[float | None]:
+        """Seconds of training until each repeat first reached a validation accuracy; None: never."""
+        reached = [run.epochs[run.epochs["val_accuracy"] >= accuracy]["elapsed_s"] for run in self.runs]
+        return [float(times.iloc[0]) if len(times) else None for times in reached]
+
+    @property
+    def remarks(self) -> list[str]:
+        found = []
+        absent = {run.record["device"]["requested"] for run in self.runs} - {"auto", self.first["device"]["used"]}
+        if absent:
+            found.append(
+                f"{', '.join(sorted(absent))} was asked for and absent: trained on {self.first['device']['used']}"
+            )
+        if self.first["strategy"]["oversubscribed"]:
+            found.append("oversubscribed: more threads than cores")
+        if len(self.runs) == 1:
+            found.append("one repeat: no interval")
+        between = self.samples_per_s.between
+        if between is not None and between > _WIDE_SPREAD * self.samples_per_s.median:
+            found.append(f"repeats differ by {between / self.samples_per_s.median:.0%}")
+        hosts = {run.record["environment"]["hostname_hash"] for run in self.runs}
+        if len(hosts) > 1:
+            found.append(f"on {len(hosts)} hosts")
+        if any(len(run.record["attempts"] or []) > 1 for run in self.runs):
+            found.append("ranks were started again")
+        early = {run.record["result"].get("stop_reason") for run in self.runs} - {"epochs", None}
+        if early:
+            found.append(f"stopped by {', '.join(sorted(early))}")
+        return found + sorted({remark for run in self.runs for remark in run.remarks})
+
+
+def conditions_of(run: Run) -> Conditions:
+    environment = run.record["environment"]
+    return Conditions(
+        machine=f"{environment['cpu']}, {environment['num_usable_cores']} cores",
+        checksum=str(run.record["dataset"]["checksum"]),
+        torch=str(environment["packages"].get("torch")),
+        code=str(environment["code_hash"])[:8],
+    )
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Put repeats together, in the order of their first runs; the same groups in whatever order the runs come."""
+    together: dict[tuple[str, Conditions], list[Run]] = {}
+    for run in runs:
+        together.setdefault((run.record["group_hash"], conditions_of(run)), []).append(run)
+    groups = []
+    for (_, conditions), repeats in together.items():
+        repeats.sort(key=lambda run: (run.record["seed"], str(run.path)))
+        config = {key: value for key, value in repeats[0].config.items() if key != "seed"}
+        groups.append(Group(tuple(repeats), config, conditions))
+    labels = labels_of(groups)
+    named = [Group(each.runs, each.config, each.conditions, label) for each, label in zip(groups, labels, strict=True)]
+    return sorted(named, key=lambda group: _natural(group.label))
+
+
+def axes(groups: Sequence[Group]) -> list[str]:
+    """The keys in which the groups differ; a config group stands for all of its keys where its class differs."""
+    absent = object()
+    keys = dict.fromkeys(key for group in groups for key in group.config)
+    differing = [key for key in keys if len({_plain(group.config.get(key, absent)) for group in groups}) > 1]
+    whole = [name for name in _CONFIG_GROUPS if f"{name}._target_" in differing]
+    found = dict.fromkeys(next((name for name in whole if key.startswith(f"{name}.")), key) for key in differing)
+    # Settings of DDP that a plain process has none of don't tell groups apart by themselves.
+    return [key for key in found if key in whole or len({_plain(g.config[key]) for g in groups if key in g.config}) > 1]
+
+
+def value_of(group: Group, key: str) -> str:
+    """A group's value of one of the `axes`, for people."""
+    if key == "device":
+        return str(group.first["device"]["used"])
+    if key in ("model", "dataset"):
+        return str(group.first[key]["name"])
+    if key in _CONFIG_GROUPS:
+        return str(group.config.get(f"{key}._target_")).rpartition(".")[2].lower()
+    value = group.config.get(key)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)[:60]
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each key, the whole of it where two would be the same."""
+    short = {key: _SHORT.get(key, key.rpartition(".")[2]) for key in keys}
+    return {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
+
+
+def labels_of(groups: Sequence[Group]) -> list[str]:
+    """What tells each group from the others, like `ws=2 batch_size=64`; with its conditions where these differ."""
+    keys = axes(groups)
+    names = short_names(keys)
+    labels = []
+    for group in groups:
+        parts = [f"{names[key]}={value_of(group, key)}" for key in keys if key in names and _has(group, key)]
+        if group.world_size == 1 and not group.is_plain:
+            parts.append("ddp")
+        labels.append(" ".join(parts))
+    for condition in ("machine", "checksum", "torch", "code"):
+        if len({getattr(group.conditions, condition) for group in groups}) > 1:
+            short = 8 if condition == "checksum" else 40
+            labels = [
+                f"{label} {condition}={getattr(group.conditions, condition)[:short]}".strip()
+                for label, group in zip(labels, groups, strict=True)
+            ]
+    if len(groups) == 1:
+        return [f"{groups[0].first['model']['name']} on {groups[0].first['dataset']['name']}"]
+    return labels
+
+
+def groups_table(groups: Sequence[Group], target_accuracy: float | None = None) -> pd.DataFrame:
+    """One row per group: repeats, medians, spread between and within repeats, extremes; None where not measured."""
+    rows = []
+    for group in groups:
+        row: dict[str, Any] = {"group": group.label, "num_repeats": len(group.runs)}
+        row["seeds"] = " ".join(str(run.record["seed"]) for run in group.runs)
+        row |= {"device": group.first["device"]["used"], "model": group.first["model"]["name"]}
+        row |= {"dataset": group.first["dataset"]["name"], "world_size": group.world_size}
+        row |= {"threads_per_rank": group.first["strategy"]["threads_per_rank"]}
+        row |= {"global_batch_size": group.first["batch"]["global_batch_size"]}
+        row |= {"precision": group.first["device"]["precision"]}
+        for name, summary in (("epoch_time_s", group.epoch_time_s), ("samples_per_s", group.samples_per_s)):
+            row |= {name: summary.median, f"{name}_between": summary.between, f"{name}_within": summary.within}
+            row |= {f"{name}_min": summary.low, f"{name}_max": summary.high}
+        for key in ("test_accuracy", "val_accuracy", "train_accuracy", "test_loss", "val_loss", "train_loss"):
+            values = group.values("result", key)
+            row[key], row[f"{key}_between"] = median_and_deviation(values) if values else (None, None)
+        row |= time_to_accuracy(group, target_accuracy)
+        for section, key in _MEDIANS:
+            row[key] = group.median(section, key)
+        row["remarks"] = "; ".join(group.remarks)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+_MEDIANS = (("timing", "total_train_s"), ("timing", "startup_s"), ("resources", "peak_rss_bytes"),
+            ("resources", "cpu_percent"))  # fmt: skip
+
+
+def time_to_accuracy(group: Group, target: float | None) -> dict[str, Any]:
+    """The target (given, or the runs' own), how many repeats reached it, and the median time of those that did."""
+    target = target if target is not None else group.first["config"]["measure"].get("target_accuracy")
+    if target is None:
+        return {"target_accuracy": None, "num_reached": None, "time_to_accuracy_s": None}
+    times = [time for time in group.times_to(target) if time is not None]
+    median = float(np.median(times)) if times else None
+    return {"target_accuracy": target, "num_reached": len(times), "time_to_accuracy_s": median}
+
+
+def _has(group: Group, key: str) -> bool:
+    return key in group.config or key in _CONFIG_GROUPS or key == "device"
+
+
+def _plain(value: Any) -> str:
+    return repr(value)
+
+
+def _natural(label: str) -> list[tuple[str, float, str]]:
+    parts = []
+    for part in label.split():
+        name, _, value = part.partition("=")
+        try:
+            parts.append((name, float(value), ""))
+        except ValueError:
+            parts.append((name, float("inf"), value))
+    return parts

@@ -1,0 +1,141 @@
+"""Laws of scaling: speedup, efficiency, serial fraction, and models fitted to them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import optimize, stats
+
+from laptime.analysis.statistics import CONFIDENCE, Interval
+
+
+def speedup(samples_per_s: float, baseline_samples_per_s: float) -> float:
+    """Throughput over the baseline's: right for strong and weak scaling alike."""
+    return samples_per_s / baseline_samples_per_s
+
+
+def efficiency(speedup: float, world_size: int) -> float:
+    """Speedup per rank, a fraction."""
+    return speedup / world_size
+
+
+def karp_flatt(speedup: float, world_size: int) -> float | None:
+    """The share of the work that behaves as if it were serial; None for one rank.
+
+    (1/S - 1/p) / (1 - 1/p). Source: Karp and Flatt, Measuring parallel processor performance, CACM 33 (1990).
+    """
+    if world_size < 2:
+        return None
+    return (1 / speedup - 1 / world_size) / (1 - 1 / world_size)
+
+
+def amdahl(world_size: np.ndarray, serial: float) -> np.ndarray:
+    """Speedup of p ranks where a share of the work stays serial: 1 / (s + (1 - s) / p).
+
+    Source: Amdahl, Validity of the single processor approach, AFIPS 1967.
+    """
+    return np.asarray(1 / (serial + (1 - serial) / world_size))
+
+
+def usl(world_size: np.ndarray, contention: float, coherency: float) -> np.ndarray:
+    """Speedup of p ranks that queue for shared things and talk to each other in pairs: p / (1 + a(p-1) + b p(p-1)).
+
+    Source: Gunther, Guerrilla Capacity Planning (2007), chapter 4.
+    """
+    p = world_size
+    return np.asarray(p / (1 + contention * (p - 1) + coherency * p * (p - 1)))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A model of the speedup over world size.
+
+    Attributes:
+        name: amdahl or usl.
+        parameters: by name.
+        intervals: of each parameter, from the curvature at the best fit and Student's t; None where there are no
+            degrees of freedom left.
+        r_squared: share of the speedups' variance that the model explains; None where they don't vary.
+        best_world_size: at which the modelled speedup is largest, with its interval; None: it grows for ever, or its
+            interval reaches beyond twice the largest world size measured, of which the data can say nothing.
+    """
+
+    name: str
+    parameters: dict[str, float]
+    intervals: dict[str, Interval] | None
+    r_squared: float | None
+    best_world_size: tuple[float, Interval] | None
+    draws: np.ndarray | None = field(repr=False, compare=False)
+
+    def predict(self, world_size: Sequence[float]) -> np.ndarray:
+        """Modelled speedup."""
+        return _MODELS[self.name][0](np.asarray(world_size, float), *self.parameters.values())
+
+    def interval(self, world_size: float) -> Interval | None:
+        """Of the modelled speedup, by drawing parameters as far as the data leave them open; None as `intervals`."""
+        if self.draws is None:
+            return None
+        return _middle(_MODELS[self.name][0](np.asarray(world_size, float), *self.draws.T))
+
+
+_MODELS: dict[str, tuple[Callable[..., np.ndarray], list[str], float]] = {
+    "amdahl": (amdahl, ["serial"], 1.0),
+    "usl": (usl, ["contention", "coherency"], np.inf),
+}
+_DRAWS = 4000
+
+
+def fit(name: str, world_size: Sequence[int], speedups: Sequence[float]) -> Fit | None:
+    """Fit a model by least squares within its bounds (parameters from 0; Amdahl's share up to 1).
+
+    Args:
+        name: amdahl or usl.
+        world_size: of each speedup.
+        speedups: one or more per world size.
+
+    Returns:
+        None where there are fewer than three different world sizes.
+    """
+    if len(set(world_size)) < 3:
+        return None
+    order = np.lexsort((speedups, world_size))
+    p, s = np.asarray(world_size, float)[order], np.asarray(speedups, float)[order]
+    model, names, upper = _MODELS[name]
+    values, covariance = optimize.curve_fit(model, p, s, p0=[0.1] * len(names), bounds=(0, upper))
+    residual = float(((s - model(p, *values)) ** 2).sum())
+    total = float(((s - s.mean()) ** 2).sum())
+    freedom = len(s) - len(names)
+    intervals, draws = None, None
+    if freedom > 0 and np.isfinite(covariance).all():
+        reach = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(np.diag(covariance))
+        bounds = zip(names, values, reach, strict=True)
+        intervals = {key: Interval(max(0.0, float(v - r)), min(upper, float(v + r))) for key, v, r in bounds}
+        rng = np.random.default_rng(0)
+        steps = rng.multivariate_normal(np.zeros(len(names)), covariance, _DRAWS, check_valid="ignore")
+        heavy_tails = np.sqrt(freedom / rng.chisquare(freedom, _DRAWS))
+        draws = np.clip(values + steps * heavy_tails[:, None], 0, upper)
+    parameters = dict(zip(names, map(float, values), strict=True))
+    best = None
+    if name == "usl" and draws is not None:
+        best = _best(peak(**parameters), np.array([peak(*draw) for draw in draws]), max(world_size))
+    return Fit(name, parameters, intervals, 1 - residual / total if total else None, best, draws)
+
+
+def peak(contention: float, coherency: float) -> float:
+    """The world size at which the universal scalability law's speedup is largest: sqrt((1 - a) / b), at least 1;
+    infinite for b = 0 and a < 1."""
+    if contention >= 1:
+        return 1.0
+    return max(1.0, math.sqrt((1 - contention) / coherency)) if coherency > 0 else math.inf
+
+
+def _best(best: float, drawn: np.ndarray, largest: int) -> tuple[float, Interval] | None:
+    interval = _middle(drawn)
+    return (best, interval) if interval.high <= 2 * largest else None
+
+
+def _middle(drawn: np.ndarray) -> Interval:
+    outside = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn, [outside, 1 - outside], method="nearest")
+    return Interval(float(low), float(high))

@@ -1,0 +1,225 @@
+"""The plots, as PNG files in memory: colour-blind safe, with units on the axes and intervals drawn."""
+
+import io
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from laptime.analysis.analyse import Analysis
+from laptime.analysis.groups import Group
+from laptime.analysis.scaling import Family
+
+# Okabe and Ito, Color Universal Design (2008), the yellow left out, which is hard to see on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_MARKERS = "osD^vP*"
+_LINES = ("-", "--", "-.", ":")
+_CAUSES = {
+    "contention": "#E69F00",
+    "oversubscription": "#CC79A7",
+    "communication": "#D55E00",
+    "straggling": "#56B4E9",
+    "rest": "#999999",
+}
+# More groups than that make a plot that nobody can read.
+MOST_GROUPS, MOST_FAMILIES = 10, 6
+
+
+def plots(analysis: Analysis) -> dict[str, bytes]:
+    """PNG images by file name without ending; those that have nothing to show are left out."""
+    families = [family for family in analysis.families if family.baseline is not None][:MOST_FAMILIES]
+    groups = list(analysis.groups[:MOST_GROUPS])
+    made: dict[str, bytes] = {}
+    if families:
+        made["speedup"] = _png(lambda axes: _speedup(axes, families, analysis.project))
+        made["efficiency"] = _png(lambda axes: _efficiency(axes, families))
+        for number, family in enumerate(families):
+            if any(point.losses["ideal"] for point in family.points):
+                name = "losses" if len(families) == 1 else f"losses_{number + 1}"
+                made[name] = _png(lambda axes, family=family: _losses(axes, family))  # type: ignore[misc]
+    if groups:
+        made["throughput"] = _png(lambda axes: _throughput(axes, groups))
+        made["epoch_times"] = _png(lambda axes: _epoch_times(axes, groups))
+        made["loss"] = _pair(groups, "loss")
+        made["accuracy"] = _pair(groups, "accuracy")
+        made["resources"] = _resources(groups)
+    return made
+
+
+def _speedup(axes: Axes, families: Sequence[Family], project: Sequence[int]) -> None:
+    largest = max(size for family in families for size in family.world_sizes)
+    for number, family in enumerate(families):
+        style = _style(number)
+        _with_intervals(axes, family, 1.0, style, f"measured{': ' + family.name if family.name else ''}")
+        reach = np.linspace(1, max([largest, *project]) if family.fits else largest, 200)
+        for line, (name, law) in zip(("--", ":"), family.fits.items(), strict=False):
+            label = {"amdahl": "Amdahl's law", "usl": "universal scalability law"}[name]
+            axes.plot(
+                reach, law.predict(reach.tolist()), line, color=style["color"], linewidth=1.2, label=f"{label}, fitted"
+            )
+    furthest = max([largest, *project]) if any(family.fits for family in families) else largest
+    axes.plot([1, furthest], [1, furthest], color="#999999", linewidth=1, label="ideal")
+    top = max([point.speedup or 0 for family in families for point in family.points] + [largest])
+    axes.set_ylim(0, 1.25 * top)
+    if furthest > largest:
+        axes.axvspan(largest, furthest, color="#000000", alpha=0.05, linewidth=0)
+        axes.text(largest + 0.02 * furthest, 0.03 * top, "not measured", fontsize=8, color="#555555")
+    _by_ranks(axes, families, "speedup over one process", project if furthest > largest else ())
+
+
+def _efficiency(axes: Axes, families: Sequence[Family]) -> None:
+    for number, family in enumerate(families):
+        _with_intervals(axes, family, None, _style(number), family.name or "measured")
+    axes.axhline(100, color="#999999", linewidth=1, label="ideal")
+    axes.set_ylim(bottom=0)
+    _by_ranks(axes, families, "scaling efficiency (%)")
+
+
+def _with_intervals(axes: Axes, family: Family, scale: float | None, style: dict[str, str], label: str) -> None:
+    """Speedups with their intervals; scale None: per rank, in percent."""
+    points = [point for point in family.points if point.speedup is not None]
+    by = [100 / point.world_size if scale is None else scale for point in points]
+    values = [(point.speedup or 0) * factor for point, factor in zip(points, by, strict=True)]
+    below, above = [], []
+    for point, factor, value in zip(points, by, values, strict=True):
+        interval = point.speedup_interval
+        below.append(max(0.0, value - interval.low * factor) if interval else 0.0)
+        above.append(max(0.0, interval.high * factor - value) if interval else 0.0)
+    axes.errorbar(
+        [point.world_size for point in points], values, yerr=[below, above], capsize=4, label=label,
+        color=style["color"], marker=style["marker"],
+    )  # fmt: skip
+
+
+def _by_ranks(axes: Axes, families: Sequence[Family], what: str, project: Sequence[int] = ()) -> None:
+    sizes = sorted({*(size for family in families for size in family.world_sizes), *project})
+    axes.set_xticks(sizes if len(sizes) < 12 else sizes[:: len(sizes) // 8])
+    axes.set_xlabel("ranks")
+    axes.set_ylabel(what)
+    _legend(axes)
+
+
+def _losses(axes: Axes, family: Family) -> None:
+    """What a step consists of, as shares of it: one bar per number of ranks."""
+    points = [point for point in family.points if point.losses["ideal"] and point.losses["step"]]
+    labels = [str(point.world_size) for point in points]
+    bottom = np.array([(point.losses["ideal"] or 0) / (point.losses["step"] or 1) for point in points])
+    axes.bar(labels, 100 * bottom, color="#0072B2", label="ideal step")
+    for cause, colour in _CAUSES.items():
+        shares = np.array([max(0.0, point.losses[cause] or 0.0) / (point.losses["step"] or 1) for point in points])
+        if shares.any():
+            axes.bar(labels, 100 * shares, bottom=100 * bottom, color=colour, label=cause)
+            bottom = bottom + shares
+    open_parts = np.clip(1 - bottom, 0, None)
+    if (open_parts > 0.005).any():
+        axes.bar(labels, 100 * open_parts, bottom=100 * bottom, color="white", edgecolor="#999999", hatch="//",
+                 label="not measured")  # fmt: skip
+    axes.axhline(100, color="#000000", linewidth=1, label="measured step")
+    axes.set_xlim(-0.6, len(points) + 0.4)  # room for the legend
+    axes.set_xlabel("ranks")
+    axes.set_ylabel("share of a step (%)")
+    axes.set_title(f"Where the loss went{': ' + family.name if family.name else ''}", fontsize=10)
+    _legend(axes)
+
+
+def _throughput(axes: Axes, groups: Sequence[Group]) -> None:
+    places = np.arange(len(groups))
+    for place, group in zip(places, groups, strict=True):
+        axes.barh(place, group.samples_per_s.median, color="#0072B2", alpha=0.8)
+        axes.plot(group.throughputs, [place] * len(group.runs), "|", color="#000000", markersize=9)
+    axes.set_yticks(places, [_short(group.label) for group in groups])
+    axes.invert_yaxis()
+    axes.set_xlabel("samples/s (bar: median; strokes: repeats)")
+
+
+def _epoch_times(axes: Axes, groups: Sequence[Group]) -> None:
+    """Every epoch of every rank of every repeat; warm-up epochs hollow."""
+    for number, group in enumerate(groups):
+        style = _style(number)
+        ranks = pd.concat([run.ranks for run in group.runs])
+        shift = 0.6 * (number / max(1, len(groups) - 1) - 0.5)
+        for warm, fill in ((False, style["color"]), (True, "none")):
+            part = ranks[ranks["is_warmup"] == warm]
+            axes.plot(
+                part["epoch"] + 1 + shift, part["epoch_time_s"], style["marker"], color=style["color"],
+                markerfacecolor=fill, markersize=4, label=_short(group.label) if not warm else None,
+            )  # fmt: skip
+    axes.set_xlabel("epoch (a mark per rank and repeat; hollow: warm-up, not counted)")
+    axes.set_ylabel("epoch time (s)")
+    axes.set_ylim(0, 1.08 * max(run.ranks["epoch_time_s"].max() for group in groups for run in group.runs))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(axes)
+
+
+def _pair(groups: Sequence[Group], what: str) -> bytes:
+    """Training (dashed) and validation (solid) over epochs and over wall time; the band spans the repeats."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    factor = 100 if what == "accuracy" else 1
+    for axes, time in zip(figure.subplots(1, 2), ("epoch", "elapsed_s"), strict=True):
+        for number, group in enumerate(groups):
+            for column, line in ((f"val_{what}", "-"), (f"train_{what}", "--")):
+                curves = pd.concat([run.epochs.assign(repeat=i) for i, run in enumerate(group.runs)])
+                over = curves.groupby("epoch").agg(
+                    x=(time, "median") if time != "epoch" else ("is_warmup", "size"),
+                    middle=(column, "median"), low=(column, "min"), high=(column, "max"),
+                )  # fmt: skip
+                x = over.index + 1 if time == "epoch" else over["x"]
+                if over["middle"].isna().all():
+                    continue
+                colour = COLOURS[number % len(COLOURS)]
+                label = _short(group.label) if line == "-" or over["middle"].isna().all() else None
+                axes.plot(x, factor * over["middle"], line, color=colour, label=label, linewidth=1.4)
+                axes.fill_between(x, factor * over["low"], factor * over["high"], color=colour, alpha=0.15, linewidth=0)
+        if time == "epoch":
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("epoch" if time == "epoch" else "training time (s)")
+        axes.set_ylabel(f"{what} (%)" if what == "accuracy" else what)
+        axes.grid(alpha=0.3)
+    _legend(figure.axes[0])
+    figure.suptitle(f"{what.capitalize()}: validation solid, training dashed", fontsize=10)
+    return _save(figure)
+
+
+def _resources(groups: Sequence[Group]) -> bytes:
+    figure = Figure(figsize=(11, 0.42 * len(groups) + 1.6), layout="constrained")
+    shown = (("resources", "peak_rss_bytes", 1e-9, "peak memory of all ranks (GB)"),
+             ("resources", "cpu_percent", 1.0, "CPU use of all ranks (%; 100 is one core)"))  # fmt: skip
+    for axes, (section, key, factor, label) in zip(figure.subplots(1, 2, sharey=True), shown, strict=True):
+        values = [np.nan if (value := group.median(section, key)) is None else value * factor for group in groups]
+        axes.barh(np.arange(len(groups)), values, color="#009E73")
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3, axis="x")
+    figure.axes[0].set_yticks(np.arange(len(groups)), [_short(group.label) for group in groups])
+    figure.axes[0].invert_yaxis()
+    return _save(figure)
+
+
+def _style(number: int) -> dict[str, str]:
+    return {"color": COLOURS[number % len(COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(fontsize=8, framealpha=0.9)
+
+
+def _short(label: str) -> str:
+    return (label if len(label) <= 40 else f"{label[:37]}...").replace("$", r"\$")
+
+
+def _png(draw: Callable[[Axes], None]) -> bytes:
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    draw(axes)
+    return _save(figure)
+
+
+def _save(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=110)
+    return image.getvalue()

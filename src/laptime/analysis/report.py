@@ -1,0 +1,191 @@
+"""The report of an analysis: question, answer, tables, plots, methods, environment and the commands to repeat it."""
+
+import base64
+import io
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, select_autoescape
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from laptime.analysis.analyse import Analysis, answer, question
+from laptime.analysis.plots import MOST_FAMILIES, MOST_GROUPS
+from laptime.analysis.tables import Table, tables
+
+CAPTIONS = {
+    "speedup": "Speedup over one process by number of ranks, the ideal line and the fitted laws. Bars: 95% intervals.",
+    "efficiency": "Scaling efficiency: speedup per rank. Bars: 95% intervals.",
+    "losses": "What a step consists of. Ideal is what it would take if ranks cost each other nothing.",
+    "throughput": "Throughput of every group, and of each of its repeats.",
+    "epoch_times": "Every epoch of every rank and repeat.",
+    "loss": "Loss over epochs and over training time. Bands span the repeats.",
+    "accuracy": "Accuracy over epochs and over training time. Bands span the repeats.",
+    "resources": "Memory and CPU use, all ranks together.",
+}
+
+METHODS = (
+    "An epoch's time runs from asking for the first batch to the device-synchronised end of the last optimizer step; "
+    "no validation, checkpointing or logging is in it. A run's epoch time is its slowest rank's. Warm-up epochs are "
+    "not counted.",
+    "A repeat is a process: runs that differ in the seed alone, on the same machine, with the same code and data. A "
+    "figure is the median of the repeats' medians.",
+    "Speedup is throughput (global samples/s) over the baseline's, which is right for strong and weak scaling alike. "
+    "Scaling efficiency is speedup per rank.",
+    "Intervals are 95% percentile bootstrap intervals (9,999 resamples) of the ratio of medians, both sides resampled "
+    "over repeats (Efron and Tibshirani 1993). One repeat has no interval.",
+    "The serial fraction is Karp and Flatt's (1990). Amdahl's law (1967) and Gunther's universal scalability law "
+    "(2007) are fitted by least squares; intervals of their parameters use Student's t, those of projections draw "
+    "parameters as far as the data leave them open.",
+    "A difference is tested with the two-sided Mann-Whitney test at 5%, exact for few repeats: four against four is "
+    "the least that can decide.",
+    "Results agree where the difference of test accuracies is within the spread of the repeats or what the size of the "
+    "test set leaves open (1.96 standard errors), and the difference of training losses within the spread of the "
+    "repeats.",
+)
+
+
+def as_text(analysis: Analysis) -> str:
+    """The report in plain text, 100 columns."""
+    console = Console(width=110, record=True, file=io.StringIO(), color_system=None)
+    console.print(Text("LAPTIME REPORT", style="bold"))
+    console.print(Text("=" * 60))
+    for name, value in environment(analysis):
+        console.print(Text(f"{name + ':':<12}{value}"), soft_wrap=True)
+    print_analysis(analysis, console, ascii_only=True)
+    console.print()
+    console.print(Text("Commands"))
+    for command in commands(analysis):
+        console.print(Text(f"  {command}"), soft_wrap=True)
+    return console.export_text()
+
+
+def print_analysis(analysis: Analysis, console: Console, ascii_only: bool = False) -> None:
+    """Print question, answer, tables and problems."""
+    console.print()
+    console.print(Text(question(analysis), style="bold"))
+    console.print(Text(answer(analysis)))
+    for table in tables(analysis):
+        console.print()
+        _print_table(table, console, box.ASCII2 if ascii_only else box.ROUNDED)
+    for problem in analysis.problems:
+        console.print()
+        console.print(Text(f"Missing: {problem}", style="yellow"))
+
+
+# In a narrower terminal optional columns are left out.
+_WIDE = 110
+
+
+def _print_table(table: Table, console: Console, lines: box.Box) -> None:
+    shown = RichTable(title=Text(table.title), title_justify="left", title_style="bold", box=lines)
+    left_out = {*table.sentences, *(table.optional if console.width < _WIDE else ())}
+    places = [place for place, column in enumerate(table.columns) if column not in left_out]
+    for place in places:
+        shown.add_column(Text(table.columns[place]), overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(Text(row[place]) for place in places))
+    console.print(shown)
+    for row in table.rows:
+        sentences = [
+            row[place] for place, column in enumerate(table.columns) if column in table.sentences and row[place]
+        ]
+        if sentences:
+            console.print(Text(f"{row[0]}: {'; '.join(sentences)}"))
+    for note in table.notes:
+        console.print(Text(note, style="dim"))
+
+
+def as_markdown(analysis: Analysis, plots: Sequence[str]) -> str:
+    """The report in Markdown, for an issue or a paper; its images lie in plots/."""
+    lines = [f"# {_md(question(analysis))}", "", f"**{_md(answer(analysis))}**", ""]
+    lines += [f"- Missing: {_md(problem)}" for problem in analysis.problems]
+    for table in tables(analysis):
+        lines += ["", f"## {_md(table.title)}", ""]
+        lines.append(f"| {' | '.join(map(_md, table.columns))} |")
+        lines.append("|" + "---|" * len(table.columns))
+        lines += [f"| {' | '.join(map(_md, row))} |" for row in table.rows]
+        lines += ["", *(f"{_md(note)}\n" for note in table.notes)]
+    lines += ["## Plots", ""]
+    lines += [f"![{caption(name)}](plots/{name}.png)\n" for name in plots]
+    lines += ["## Methods", "", *(f"- {method}" for method in METHODS), "", "## Environment", ""]
+    lines += [f"- {_md(name)}: {_md(value)}" for name, value in environment(analysis)]
+    lines += ["", "## Commands", "", *(f"    {command}" for command in commands(analysis)), ""]
+    return "\n".join(lines)
+
+
+def as_html(analysis: Analysis, plots: Mapping[str, bytes]) -> str:
+    """The report as one HTML file that needs nothing else; whatever comes from a configuration or a path is escaped."""
+    return _template().render(
+        question=question(analysis),
+        answer=answer(analysis),
+        tables=tables(analysis),
+        plots=[(caption(name), base64.b64encode(image).decode()) for name, image in plots.items()],
+        left_out=_left_out(analysis),
+        methods=METHODS,
+        environment=environment(analysis),
+        commands=commands(analysis),
+        problems=analysis.problems,
+    )
+
+
+@cache
+def _template():  # type: ignore[no-untyped-def]
+    source = (Path(__file__).parent / "report.html.jinja").read_text(encoding="utf-8")
+    return Environment(autoescape=select_autoescape(default=True, default_for_string=True)).from_string(source)
+
+
+def caption(name: str) -> str:
+    """What a plot shows."""
+    return CAPTIONS[name if name in CAPTIONS else name.rpartition("_")[0]]
+
+
+def environment(analysis: Analysis) -> list[tuple[str, str]]:
+    """Where the runs were made, by name; several where they differ."""
+    if not analysis.runs:
+        return []
+    found: dict[str, list[str]] = {}
+    for run in analysis.runs:
+        there, git = run.record["environment"], run.record["git"]
+        packages = there["packages"]
+        values = {
+            "Machine": f"{there['cpu']}, {there['num_usable_cores']} cores usable",
+            "System": str(there.get("platform")),
+            "Device": f"{run.record['device']['used']}, {run.record['device']['name']}",
+            "Versions": f"Python {there.get('python')}, " + ", ".join(f"{k} {v}" for k, v in packages.items() if v),
+            "Code": f"{git['commit'] or 'unknown'}{' with local changes' if git.get('dirty') else ''}",
+            "Data": f"{run.record['dataset']['name']}, checksum {str(run.record['dataset']['checksum'])[:16]}",
+        }
+        for name, value in values.items():
+            if value not in found.setdefault(name, []):
+                found[name].append(value)
+    started = [run.record["started_at"] for run in analysis.runs if run.record.get("started_at")]
+    rows = [(name, "; ".join(values)) for name, values in found.items()]
+    if started:
+        rows.append(("Measured", f"{min(started)} to {max(started)} (UTC), {len(analysis.runs)} runs"))
+    return rows
+
+
+def commands(analysis: Analysis) -> list[str]:
+    """The commands that made the runs, each once, and the one that makes this report."""
+    typed = [shlex.join(run.record["command"] or []) for run in analysis.runs]
+    again = shlex.join(["python", "-m", "laptime.analysis", *(str(folder) for folder in analysis.folders)])
+    return [*dict.fromkeys(command for command in typed if command), again]
+
+
+def _left_out(analysis: Analysis) -> str:
+    if len(analysis.groups) <= MOST_GROUPS and len(analysis.families) <= MOST_FAMILIES:
+        return ""
+    return (
+        f"The plots show the first {MOST_GROUPS} of {len(analysis.groups)} groups and the first {MOST_FAMILIES} of "
+        f"{len(analysis.families)} scaling families at most; the tables have all."
+    )
+
+
+def _md(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
+    return escaped.replace("*", "\\*").replace("_", "\\_").replace("`", "\\`").replace("\n", " ")

@@ -1,0 +1,38 @@
+"""A Hydra callback: the analysis at the end of every sweep, whichever launcher ran it."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+
+class SweepReport(Callback):
+    """Prints the tables of a sweep and writes its summary/."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        report_sweep(Path(config.hydra.sweep.dir))
+
+
+def report_sweep(sweep_dir: Path) -> None:
+    """Analyse a sweep, complete or not; what goes wrong is said and ends nothing."""
+    from rich.console import Console
+
+    from laptime.analysis.analyse import analyse
+    from laptime.analysis.report import print_analysis
+    from laptime.analysis.write import write_reports, write_tables
+    from laptime.console import relative
+    from laptime.errors import UserError
+
+    try:
+        analysis = analyse([sweep_dir])
+        if not analysis.runs:
+            return
+        print_analysis(analysis, Console())
+        write_tables(analysis, sweep_dir / "summary")
+        write_reports(analysis, sweep_dir / "summary")
+        print(f"\nReport       {relative(sweep_dir / 'summary' / 'report.html')}")
+        print(f"TensorBoard  tensorboard --logdir {relative(sweep_dir)}")
+    except (UserError, OSError) as error:
+        print(f"error: no report of the sweep: {error}", file=sys.stderr)

@@ -1,0 +1,217 @@
+"""The tables that people read, as plain text cells: the terminal, Markdown and HTML show the same ones."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from laptime.analysis.analyse import Analysis
+from laptime.analysis.compare import Comparison
+from laptime.analysis.groups import Group, time_to_accuracy
+from laptime.analysis.laws import Fit, efficiency, karp_flatt
+from laptime.analysis.scaling import Family, projections
+from laptime.analysis.statistics import Interval, median_and_deviation
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people.
+
+    Attributes:
+        title: what it shows.
+        columns: heads.
+        rows: of text cells.
+        notes: lines below it.
+        optional: heads of columns that a narrow terminal leaves out.
+        sentences: heads of columns that a terminal shows as lines below the table.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ("results", "remarks")
+
+
+def tables(analysis: Analysis) -> list[Table]:
+    """All tables, those that would be empty left out."""
+    found = [_groups(analysis.groups, analysis.target_accuracy)] if analysis.groups else []
+    for family in analysis.families:
+        found += [_scaling(family, analysis.project), _losses(family)]
+    found += [_comparison(comparison) for comparison in analysis.comparisons]
+    if analysis.skipped:
+        rows = tuple((str(skipped.path), skipped.reason) for skipped in analysis.skipped)
+        found.append(Table("Not counted", ("run", "reason"), rows))
+    return found
+
+
+def _groups(groups: Sequence[Group], target: float | None) -> Table:
+    targets = [time_to_accuracy(group, target) for group in groups]
+    with_target = any(each["target_accuracy"] is not None for each in targets)
+    rows = []
+    for group, reached in zip(groups, targets, strict=True):
+        epoch, speed = group.epoch_time_s, group.samples_per_s
+        row = [
+            group.label,
+            str(len(group.runs)),
+            _seconds(epoch.median),
+            f"{_seconds(epoch.low)} to {_seconds(epoch.high)}",
+            f"{speed.median:,.0f}",
+            _percent_of(speed.between, speed.median),
+            _percent_of(speed.within, speed.median),
+            _with_spread(group.values("result", "test_accuracy"), 100, "{:.2f}%"),
+            _with_spread(group.values("result", "train_loss"), 1, "{:.4f}"),
+        ]
+        if with_target:
+            time, num = reached["time_to_accuracy_s"], reached["num_reached"]
+            which = f"to {reached['target_accuracy']:.1%}: " if reached["target_accuracy"] is not None else ""
+            row.append(f"{which}never" if time is None else f"{which}{_seconds(time)} ({num} of {len(group.runs)})")
+        rows.append((*row, "; ".join(group.remarks)))
+    columns = ["group", "repeats", "epoch time", "min to max", "samples/s", "between", "within"]
+    columns += ["test accuracy", "training loss", *(["time to accuracy"] if with_target else []), "remarks"]
+    note = (
+        "Medians of the repeats' medians over counted epochs. between, within: standard deviation between repeats, "
+        "and of the epochs of a repeat, as a share of the median. Accuracy and loss: median ± standard deviation over "
+        "the repeats."
+    )
+    return Table("Groups", tuple(columns), tuple(rows), (note,), ("min to max", "within", "training loss"))
+
+
+def _scaling(family: Family, project: Sequence[int]) -> Table:
+    rows = []
+    with_ddp = family.one_rank_ddp is not None
+    for point in family.points:
+        p, s = point.world_size, point.speedup
+        row = [str(p), str(len(point.group.runs)), f"{point.group.samples_per_s.median:,.0f}", f"{p}.00"]
+        row.append(_with_interval(s, point.speedup_interval))
+        row.append("" if s is None else _with_interval(efficiency(s, p), point.speedup_interval, 100 / p, "%"))
+        serial = None if s is None else karp_flatt(s, p)
+        row.append("" if serial is None else f"{serial:.3f}")
+        if with_ddp:
+            row.append(_with_interval(point.speedup_over_ddp, point.ddp_interval))
+        rows.append((*row, point.agrees, "; ".join(point.remarks)))
+    for projected in projections(family, project):
+        p, speedup, interval = projected.world_size, projected.speedup, projected.interval
+        row = [f"{p} (projected)", "", "", f"{p}.00", _with_interval(speedup, interval)]
+        row += [_with_interval(speedup / p, interval, 100 / p, "%"), "", *([""] if with_ddp else [])]
+        rows.append((*row, "", "projected by the fit, not measured"))
+    columns = ["ranks", "repeats", "samples/s", "expected", "speedup", "efficiency", "serial fraction"]
+    columns += [*(["speedup over one-rank DDP"] if with_ddp else []), "results", "remarks"]
+    kind = "weak scaling: the batch of each rank is fixed"
+    if family.kind == "strong":
+        kind = "strong scaling: the global batch is fixed"
+    title = f"Scaling{' of ' + family.name if family.name else ''} ({kind})"
+    return Table(title, tuple(columns), tuple(rows), tuple(scaling_notes(family)), ("expected",))
+
+
+def scaling_notes(family: Family) -> list[str]:
+    """What the fits say, or why there are none."""
+    if family.missing is not None:
+        return [family.missing]
+    num_sizes = len(set(family.world_sizes))
+    if not family.fits:
+        return [f"No fit: {num_sizes} numbers of ranks were measured, and a fit needs three."]
+    notes = [_fit_words(family.fits[name]) for name in ("amdahl", "usl") if name in family.fits]
+    usl = family.fits.get("usl")
+    if usl is not None and usl.best_world_size is not None:
+        best, interval = usl.best_world_size
+        notes.append(f"Fastest, by that law, with {best:.1f} ranks ({interval.low:.1f} to {interval.high:.1f}).")
+    elif usl is not None:
+        notes.append(
+            "The best number of ranks is withheld: its interval reaches beyond twice the largest number that was "
+            "measured, of which these data say nothing."
+        )
+    return notes
+
+
+_LAWS = {"amdahl": "Amdahl's law", "usl": "Universal scalability law"}
+
+
+def _fit_words(fit: Fit) -> str:
+    parts = []
+    for name, value in fit.parameters.items():
+        interval = fit.intervals[name] if fit.intervals else None
+        reach = f" ({interval.low:.3f} to {interval.high:.3f})" if interval else " (no interval: too few data)"
+        parts.append(f"{name} {value:.3f}{reach}")
+    quality = "" if fit.r_squared is None else f", R² {fit.r_squared:.3f}"
+    return f"{_LAWS[fit.name]}: {', '.join(parts)}{quality}."
+
+
+_LOSSES = ("contention", "oversubscription", "communication", "straggling", "rest")
+
+
+def _losses(family: Family) -> Table:
+    rows = []
+    for name in ("ideal", *_LOSSES, "step"):
+        cells = [name]
+        for point in family.points:
+            value, step = point.losses[name], point.losses["step"]
+            share = (
+                f" ({value / step:.0%})" if value is not None and step and point.group is not family.baseline else ""
+            )
+            cells.append(f"{_milliseconds(value)}{share}")
+        rows.append(tuple(cells))
+    columns = ("ms per step", *(f"{size} rank{'s' if size > 1 else ''}" for size in family.world_sizes))
+    note = (
+        "In brackets as a share of the step, to which ideal and the causes add up. Causes are measured in "
+        "separate steps (measure.breakdown), rest is what they don't explain of the epochs' own steps."
+    )
+    title = f"Where the loss went{': ' + family.name if family.name else ''}"
+    return Table(title, columns, tuple(rows), (note,))
+
+
+def _comparison(comparison: Comparison) -> Table:
+    rows = []
+    for row in comparison.rows:
+        group = row.group
+        total = group.median("timing", "total_train_s")
+        rows.append(
+            (
+                row.value,
+                str(len(group.runs)),
+                _seconds(group.epoch_time_s.median),
+                "" if total is None else _seconds(total),
+                f"{group.samples_per_s.median:,.0f}",
+                _with_interval(row.speedup, row.interval),
+                row.verdict,
+                _with_spread(group.values("result", "test_accuracy"), 100, "{:.2f}%"),
+                row.agrees,
+                "; ".join(row.remarks),
+            )
+        )
+    columns = (comparison.key, "repeats", "epoch time", "total time", "samples/s", "speedup", "difference",
+               "test accuracy", "results", "remarks")  # fmt: skip
+    of = f" ({comparison.common})" if comparison.common else ""
+    note = "difference: two-sided Mann-Whitney test of the repeats' throughputs at 5%."
+    optional, sentences = ("total time",), ("difference", "results", "remarks")
+    return Table(f"By {comparison.key}{of}", columns, tuple(rows), (note,), optional, sentences)
+
+
+def _with_interval(value: float | None, interval: Interval | None, scale: float = 1.0, unit: str = "") -> str:
+    if value is None:
+        return "no baseline"
+    shown = value * (100 if unit == "%" else 1)
+    digits = 1 if unit == "%" else 2
+    if interval is None:
+        return f"{shown:.{digits}f}{unit}"
+    return f"{shown:.{digits}f}{unit} ({interval.low * scale:.{digits}f} to {interval.high * scale:.{digits}f})"
+
+
+def _with_spread(values: Sequence[float], scale: float, form: str) -> str:
+    finite = [value * scale for value in values if math.isfinite(value)]
+    if not finite:
+        return "not measured"
+    median, deviation = median_and_deviation(finite)
+    return form.format(median) if deviation is None else f"{form.format(median)} ± {form.format(deviation)}"
+
+
+def _percent_of(value: float | None, whole: float) -> str:
+    return "" if value is None else f"{value / whole:.1%}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value < 100 else f"{value:,.0f} s"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "not measured" if value is None else f"{1e3 * value:.2f}"

@@ -1,0 +1,104 @@
+"""What TensorBoard shows of a sweep as a whole: scaling beside the ideal line, the plots, a layout of charts.
+
+Written with TensorBoard's own writer: torch's would load torch.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG, PLUGIN_NAME
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from laptime.analysis.analyse import Analysis
+from laptime.analysis.laws import efficiency
+
+
+def write_events(analysis: Analysis, images: Mapping[str, bytes], folder: Path) -> None:
+    """Replace the folder by event files: a TensorBoard run per scaling family, `ideal`, and `plots`.
+
+    Steps are numbers of ranks.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    sizes: set[int] = set()
+    for number, family in enumerate(analysis.families):
+        if family.baseline is None:
+            continue
+        name = _run_name(family.name) or (f"scaling {number + 1}" if number else "measured")
+        with _writer(folder / name) as writer:
+            for point in family.points:
+                if point.speedup is None:
+                    continue
+                sizes.add(point.world_size)
+                scalars = {
+                    "scaling/speedup": point.speedup,
+                    "scaling/efficiency": efficiency(point.speedup, point.world_size),
+                    "scaling/samples_per_s": point.group.samples_per_s.median,
+                }
+                _add(
+                    writer,
+                    [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()],
+                    point.world_size,
+                )
+    if sizes:
+        with _writer(folder / "ideal") as writer:
+            for size in sorted(sizes):
+                ideal = {"scaling/speedup": float(size), "scaling/efficiency": 1.0}
+                _add(writer, [Summary.Value(tag=tag, simple_value=value) for tag, value in ideal.items()], size)
+    with _writer(folder / "plots") as writer:
+        values = [
+            Summary.Value(tag=f"plots/{name}", image=Summary.Image(encoded_image_string=image, colorspace=3))
+            for name, image in images.items()
+        ]
+        _add(writer, [*values, _layout()], 0)
+
+
+def _layout() -> Summary.Value:
+    """Charts that lie side by side in the Custom Scalars tab."""
+    categories = {
+        "scaling": {"speedup": ["scaling/speedup"], "efficiency": ["scaling/efficiency"]},
+        "speed": {"epoch time (s)": ["time/epoch_s"], "samples/s": ["throughput/samples_per_s"]},
+        "learning": {"loss": ["train/loss", "val/loss"], "accuracy": ["train/accuracy", "val/accuracy"]},
+    }
+    layout = layout_pb2.Layout(
+        category=[
+            layout_pb2.Category(
+                title=title,
+                chart=[
+                    layout_pb2.Chart(
+                        title=name, multiline=layout_pb2.MultilineChartContent(tag=[f"^{t}$" for t in tags])
+                    )
+                    for name, tags in charts.items()
+                ],
+            )
+            for title, charts in categories.items()
+        ]
+    )
+    tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()])
+    plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME)
+    return Summary.Value(tag=CONFIG_SUMMARY_TAG, tensor=tensor, metadata=SummaryMetadata(plugin_data=plugin))
+
+
+@contextmanager
+def _writer(folder: Path) -> Iterator[EventFileWriter]:
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = EventFileWriter(str(folder))
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def _add(writer: EventFileWriter, values: list[Summary.Value], step: int) -> None:
+    writer.add_event(Event(step=step, summary=Summary(value=values)))
+
+
+def _run_name(label: str) -> str:
+    return re.sub(r"[^\w=., -]", "_", label)[:80].strip()

@@ -1,0 +1,124 @@
+"""Writes what an analysis found: CSV and JSON for machines, reports and plots for people."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from laptime.analysis import report
+from laptime.analysis.analyse import Analysis, answer, question
+from laptime.analysis.compare import comparison_table
+from laptime.analysis.groups import groups_table
+from laptime.analysis.load import Run
+from laptime.analysis.scaling import Family, scaling_table
+from laptime.record import write_atomically
+
+SCHEMA_VERSION = 1
+
+
+def write_tables(analysis: Analysis, out: Path) -> None:
+    """Write runs.csv, groups.csv, scaling.csv, devices.csv, comparisons.csv and summary.json into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "runs": pd.DataFrame([_run_row(run, label) for run, label in _labelled(analysis)]),
+        "groups": groups_table(analysis.groups, analysis.target_accuracy),
+        "scaling": scaling_table(analysis.families, analysis.project),
+        "devices": comparison_table([each for each in analysis.comparisons if each.key == "device"]),
+        "comparisons": comparison_table([each for each in analysis.comparisons if each.key != "device"]),
+    }
+    for name, table in tables.items():
+        write_atomically(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "question": question(analysis),
+        "answer": answer(analysis),
+        "problems": list(analysis.problems),
+        "skipped": [{"path": str(each.path), "reason": each.reason} for each in analysis.skipped],
+        "groups": [
+            {
+                "label": group.label,
+                "group_hash": group.first["group_hash"],
+                "conditions": asdict(group.conditions),
+                "seeds": [run.record["seed"] for run in group.runs],
+                "samples_per_s": group.throughputs,
+                "remarks": group.remarks,
+            }
+            for group in analysis.groups
+        ],
+        "fits": [fit for family in analysis.families for fit in _fits(family)],
+        "tables": {name: table.to_dict("records") for name, table in tables.items()},
+    }
+    write_atomically(out / "summary.json", (json.dumps(_plain(summary), indent=1) + "\n").encode())
+
+
+def write_reports(analysis: Analysis, out: Path) -> None:
+    """Write plots/*.png, report.txt, report.md, report.html and tensorboard/ into a folder."""
+    from laptime.analysis.plots import plots  # Matplotlib takes its time to load
+    from laptime.analysis.tensorboard import write_events
+
+    images = plots(analysis)
+    folder = out / "plots"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        if old.stem not in images:
+            old.unlink()
+    for name, image in images.items():
+        write_atomically(folder / f"{name}.png", image)
+    write_atomically(out / "report.txt", report.as_text(analysis).encode())
+    write_atomically(out / "report.md", report.as_markdown(analysis, list(images)).encode())
+    write_atomically(out / "report.html", report.as_html(analysis, images).encode())
+    write_events(analysis, images, out / "tensorboard")
+
+
+def _labelled(analysis: Analysis) -> Iterator[tuple[Run, str]]:
+    for group in analysis.groups:
+        for run in group.runs:
+            yield run, group.label
+
+
+_RUN_SECTIONS = ("device", "dataset", "model", "strategy", "batch", "timing", "result", "resources", "communication",
+                 "contention")  # fmt: skip
+
+
+def _run_row(run: Run, label: str) -> dict[str, Any]:
+    record = run.record
+    row = {"run": str(run.path), "group": label, "seed": record["seed"]}
+    row |= {key: record[key] for key in ("config_hash", "group_hash", "started_at", "ended_at")}
+    for section in _RUN_SECTIONS:
+        for key, value in record[section].items():
+            name = key if key not in row and key != "name" else f"{section}_{key}"
+            row[name] = json.dumps(value) if isinstance(value, list | dict) else value
+    row |= {"commit": record["git"]["commit"], "hostname_hash": record["environment"]["hostname_hash"]}
+    return row
+
+
+def _fits(family: Family) -> Iterator[dict[str, Any]]:
+    for fit in family.fits.values():
+        best = fit.best_world_size
+        yield {
+            "family": family.name,
+            "law": fit.name,
+            "parameters": fit.parameters,
+            "intervals": {name: asdict(interval) for name, interval in (fit.intervals or {}).items()},
+            "r_squared": fit.r_squared,
+            "best_world_size": None if best is None else {"value": best[0]} | asdict(best[1]),
+        }
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no words for NaN, infinity and NumPy's numbers."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    return value if isinstance(value, float) and math.isfinite(value) else None

@@ -1,0 +1,147 @@
+"""One thing compared with all else equal."""
+
+from pathlib import Path
+
+import pytest
+
+from laptime.analysis.compare import compare, comparison_table, resolve_key, swept_keys
+from laptime.analysis.groups import group_runs
+from laptime.analysis.load import load_runs
+from laptime.errors import UserError
+
+
+def groups_of(folder: str | Path = "."):
+    return group_runs(load_runs([Path(folder)])[0])
+
+
+def two_devices(write, num_repeats: int = 1, faster: float = 4.0) -> None:
+    for seed in range(num_repeats):
+        write(Path(f"cpu{seed}"), [9.0, 1.0 + seed / 100], seed=seed)
+        sections = {"device": {"requested": "mps", "name": "Apple M4"}}
+        write(
+            Path(f"mps{seed}"),
+            [9.0, (1.0 + seed / 100) / faster],
+            seed=seed,
+            changed={"device": "mps"},
+            sections=sections,
+        )
+
+
+def test_devices_are_compared_with_the_cpu(write, work_folder):
+    two_devices(write)
+    assert swept_keys(groups_of()) == ["device"]
+    (comparison,) = compare(groups_of(), "device")
+    assert [row.value for row in comparison.rows] == ["cpu", "mps"]
+    assert [row.speedup for row in comparison.rows] == pytest.approx([1.0, 4.0])
+    assert comparison.rows[0].verdict == "baseline"
+
+
+def test_another_baseline_turns_the_ratio_round(write, work_folder):
+    two_devices(write)
+    (comparison,) = compare(groups_of(), "device", "mps")
+    assert [(row.value, row.speedup) for row in comparison.rows] == [("mps", 1.0), ("cpu", pytest.approx(0.25))]
+
+
+def test_a_missing_baseline_names_what_there_is_and_what_to_run(write, work_folder):
+    two_devices(write)
+    with pytest.raises(
+        UserError, match=r"--baseline device=cuda: no completed run has it.*device=cpu, mps.*device=cuda"
+    ):
+        compare(groups_of(), "device", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("num_repeats", "verdict"),
+    [
+        (1, "cannot be decided with 1 repeat; 4 would do"),
+        (3, "cannot be decided with 3 repeats; 4 would do"),
+        (4, "real (p = 0.029)"),
+    ],
+)
+def test_whether_a_difference_is_real_takes_four_repeats(num_repeats, verdict, write, work_folder):
+    two_devices(write, num_repeats)
+    assert compare(groups_of(), "device")[0].rows[1].verdict == verdict
+
+
+def test_no_difference_is_not_shown(write, work_folder):
+    for seed in range(4):
+        write(Path(f"a{seed}"), [9.0, 1.0 + seed / 10], seed=seed)
+        write(Path(f"b{seed}"), [9.0, 1.05 + seed / 10], seed=seed, changed={"training.precision": "bf16-mixed"})
+    (comparison,) = compare(groups_of(), "training.precision")
+    assert comparison.rows[1].verdict.startswith("not shown")
+
+
+def test_only_what_differs_in_that_key_alone_is_compared(write, work_folder):
+    for batch_size in (64, 128):
+        for precision in ("32-true", "bf16-mixed"):
+            changed = {"training.batch_size": batch_size, "training.precision": precision}
+            write(Path(f"{batch_size}{precision}"), [9.0, 1.0 if precision == "32-true" else 0.5], changed=changed)
+    found = compare(groups_of(), "training.precision")
+    assert [comparison.common for comparison in found] == ["batch_size=64", "batch_size=128"]
+    assert all([row.speedup for row in comparison.rows] == [1.0, 2.0] for comparison in found)
+
+
+def test_a_device_that_fell_back_is_what_it_was(write, work_folder):
+    write(Path("cpu"), [9.0, 1.0])
+    write(Path("mps"), [9.0, 1.0], seed=2, sections={"device": {"requested": "mps"}})
+    (group,) = groups_of()
+    assert "mps was asked for and absent: trained on cpu" in group.remarks
+    assert compare([group], "device") == []
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        (([0.97], [0.95]), "differs: test accuracy -2.00 points"),
+        (([0.97], [0.969]), "agrees"),  # within what 10,000 test images leave open
+        (([0.97, 0.94], [0.95, 0.95]), "agrees"),  # within the spread of the repeats
+        (([None], [None]), "not known: no accuracy was measured"),
+    ],
+)
+def test_faster_but_wrong_is_marked(accuracies, expected, write, work_folder):
+    for name, values, changed in zip("ab", accuracies, ({}, {"training.precision": "bf16-mixed"}), strict=True):
+        for seed, accuracy in enumerate(values):
+            result = {"result": {"test_accuracy": accuracy, "train_loss": None}}
+            write(Path(f"{name}{seed}"), [9.0, 1.0], seed=seed, changed=changed, sections=result)
+    assert compare(groups_of(), "training.precision")[0].rows[1].agrees == expected
+
+
+def test_a_loss_beyond_the_spread_of_the_repeats_is_marked(write, work_folder):
+    for name, losses, changed in (("a", (0.10, 0.11), {}), ("b", (0.20, 0.21), {"training.precision": "bf16-mixed"})):
+        for seed, loss in enumerate(losses):
+            write(
+                Path(f"{name}{seed}"), [9.0, 1.0], seed=seed, changed=changed, sections={"result": {"train_loss": loss}}
+            )
+    assert compare(groups_of(), "training.precision")[0].rows[1].agrees == "differs: training loss +0.1000"
+
+
+def test_other_code_threads_or_machines_are_named(write, work_folder):
+    write(Path("cpu"), [9.0, 1.0])
+    write(Path("mps"), [9.0, 0.5], changed={"device": "mps", "strategy.threads_per_rank": 4},
+          sections={"environment": {"cpu": "Apple M4", "code_hash": "0ther"}})  # fmt: skip
+    remarks = "; ".join(compare(groups_of(), "device")[0].rows[1].remarks)
+    for words in (
+        "threads_per_rank 4, baseline 1",
+        "machine Apple M4, 8 cores, baseline a CPU",
+        "code 0ther, baseline c0de",
+    ):
+        assert words in remarks
+
+
+def test_keys_are_found_by_their_last_part(write, work_folder):
+    write(Path("a"), [9.0, 1.0], changed={"x.size": 1, "y.size": 1})
+    groups = groups_of()
+    assert resolve_key(groups, "precision") == "training.precision"
+    assert resolve_key(groups, "model") == "model"
+    with pytest.raises(UserError, match=r"--by size: could be x\.size or y\.size"):
+        resolve_key(groups, "size")
+    with pytest.raises(UserError, match="--by colour: no such key"):
+        resolve_key(groups, "colour")
+
+
+def test_table_has_a_row_per_value(write, work_folder):
+    two_devices(write, 2)
+    table = comparison_table(compare(groups_of(), "device"))
+    assert table["value"].to_list() == ["cpu", "mps"]
+    assert table["device_name"].to_list() == ["a CPU", "Apple M4"]
+    assert table["speedup_low"].iloc[1] <= 4.0 <= table["speedup_high"].iloc[1]

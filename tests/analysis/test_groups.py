@@ -1,0 +1,95 @@
+"""Which runs are repeats of each other, what a group is called, and what its figures say."""
+
+from pathlib import Path
+
+import pytest
+
+from laptime.analysis.groups import axes, group_runs, groups_table, time_to_accuracy
+from laptime.analysis.load import load_runs
+
+
+def groups_of(*folders: str):
+    return group_runs(load_runs([Path(folder) for folder in folders])[0])
+
+
+def test_runs_that_differ_in_the_seed_alone_are_repeats(scaled):
+    groups = groups_of("sweep")
+    assert [group.label for group in groups] == ["ws=1", "ws=2", "ws=4"]
+    assert [[run.record["seed"] for run in group.runs] for group in groups] == [[1, 2, 3]] * 3
+
+
+def test_figures_by_hand(write, work_folder):
+    write(Path("a"), [9.0, 1.0, 2.0, 3.0], seed=1, sections={"result": {"test_accuracy": 0.90}})
+    write(Path("b"), [9.0, 4.0, 4.0, 4.0], seed=2, sections={"result": {"test_accuracy": 0.94}})
+    (row,) = groups_table(groups_of(".")).to_dict("records")
+    assert (row["num_repeats"], row["seeds"]) == (2, "1 2")
+    assert (row["epoch_time_s"], row["epoch_time_s_min"], row["epoch_time_s_max"]) == (3.0, 1.0, 4.0)
+    assert row["epoch_time_s_between"] == pytest.approx(2**0.5)
+    assert row["epoch_time_s_within"] == pytest.approx(0.5)  # of standard deviations 1 and 0
+    assert row["samples_per_s"] == pytest.approx((500 + 250) / 2)
+    assert row["test_accuracy"] == pytest.approx(0.92)
+    assert row["test_accuracy_between"] == pytest.approx(0.02 * 2**0.5)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"changed": {"training.batch_size": 128}},
+        {"sections": {"environment": {"code_hash": "other"}}},
+        {"sections": {"environment": {"cpu": "another CPU"}}},
+        {"sections": {"environment": {"packages": {"torch": "2.9"}}}},
+        {"sections": {"dataset": {"checksum": "other"}}},
+    ],
+)
+def test_other_work_code_machine_or_data_make_another_group(other, write, work_folder):
+    write(Path("a"), [9.0, 1.0])
+    write(Path("b"), [9.0, 1.0], seed=2, **other)
+    groups = groups_of(".")
+    assert len(groups) == 2 and len({group.label for group in groups}) == 2
+
+
+def test_order_of_the_runs_does_not_matter(scaled):
+    runs = load_runs([scaled])[0]
+    forward, backward = groups_table(group_runs(runs)), groups_table(group_runs(runs[::-1]))
+    assert forward.equals(backward)
+
+
+def test_a_model_stands_for_all_of_its_keys(write, work_folder):
+    write(Path("a"), [9.0, 1.0], changed={"model.hidden": 512})
+    write(Path("b"), [9.0, 1.0], changed={"model._target_": "laptime.models.cnn.CNN", "model.channels": 32})
+    groups = groups_of(".")
+    assert axes(groups) == ["model"]
+    assert [group.label for group in groups] == ["model=cnn", "model=mlp"]
+
+
+def test_keys_with_the_same_last_part_are_named_in_full(write, work_folder):
+    write(Path("a"), [9.0, 1.0], changed={"x.size": 1, "y.size": 1})
+    write(Path("b"), [9.0, 1.0], changed={"x.size": 2, "y.size": 2})
+    assert [group.label for group in groups_of(".")] == ["x.size=1 y.size=1", "x.size=2 y.size=2"]
+
+
+def test_remarks_say_what_a_figure_is_worth(write, work_folder):
+    sections = {
+        "device": {"requested": "mps"},
+        "strategy": {"oversubscribed": True},
+        "result": {"stop_reason": "time_limit"},
+    }
+    write(Path("a"), [9.0, 1.0], sections=sections)
+    write(Path("b"), [9.0, 2.0], seed=2, sections={"environment": {"hostname_hash": "another"}, **sections})
+    (group,) = groups_of(".")
+    said = "; ".join(group.remarks)
+    for words in (
+        "mps was asked for and absent: trained on cpu", "oversubscribed", "on 2 hosts", "repeats differ by 47%",
+        "stopped by time_limit",
+    ):  # fmt: skip
+        assert words in said
+
+
+def test_time_to_an_accuracy_counts_the_repeats_that_reached_it(write, work_folder):
+    write(Path("a"), [9.0, 1.0, 2.0])  # validation accuracies 0.90, 0.92, 0.94
+    write(Path("b"), [9.0, 3.0], seed=2)
+    (group,) = groups_of(".")
+    assert time_to_accuracy(group, 0.94) == {"target_accuracy": 0.94, "num_reached": 1, "time_to_accuracy_s": 12.0}
+    assert time_to_accuracy(group, 0.92)["time_to_accuracy_s"] == (10.0 + 12.0) / 2
+    assert time_to_accuracy(group, 0.99)["time_to_accuracy_s"] is None
+    assert time_to_accuracy(group, None)["target_accuracy"] is None

@@ -1,0 +1,73 @@
+"""Against numbers worked out by hand and models whose parameters are known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from laptime.analysis.laws import amdahl, efficiency, fit, karp_flatt, peak, speedup, usl
+
+
+def test_speedup_and_efficiency_by_hand():
+    assert speedup(30_000, 20_000) == 1.5
+    assert efficiency(1.5, 2) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("measured", "world_size", "serial"),
+    [(1.95, 2, 0.0256410), (3.3, 5, 0.1287879), (4.0, 8, 1 / 7), (2.0, 2, 0.0), (1.0, 4, 1.0)],
+)
+def test_karp_flatt_by_hand(measured, world_size, serial):
+    assert karp_flatt(measured, world_size) == pytest.approx(serial, abs=1e-6)
+
+
+def test_one_rank_has_no_serial_fraction():
+    assert karp_flatt(1.0, 1) is None
+
+
+def test_models_by_hand():
+    assert amdahl(np.array([1, 4]), 0.2).tolist() == pytest.approx([1.0, 2.5])
+    assert usl(np.array([1, 4]), 0.1, 0.01).tolist() == pytest.approx([1.0, 4 / 1.42])
+    assert peak(0.1, 0.001) == pytest.approx(30.0)
+    assert peak(0.1, 0.0) == math.inf
+
+
+def test_karp_flatt_of_amdahls_law_is_its_serial_share():
+    for p in (2, 3, 8, 64):
+        assert karp_flatt(float(amdahl(np.array(p), 0.07)), p) == pytest.approx(0.07)
+
+
+@pytest.mark.parametrize("serial", [0.0, 0.05, 0.3])
+def test_amdahl_is_found_again(serial):
+    sizes = [1, 2, 4, 8]
+    found = fit("amdahl", sizes, amdahl(np.array(sizes), serial).tolist())
+    assert found is not None
+    assert found.parameters["serial"] == pytest.approx(serial, abs=1e-4)
+    assert found.r_squared == pytest.approx(1, abs=1e-6)
+
+
+def test_usl_is_found_again_with_its_best_world_size():
+    sizes = [1, 2, 4, 8, 16, 32]
+    found = fit("usl", sizes, usl(np.array(sizes), 0.05, 0.002).tolist())
+    assert found is not None
+    assert (found.parameters["contention"], found.parameters["coherency"]) == pytest.approx((0.05, 0.002), rel=1e-3)
+    assert found.best_world_size is not None
+    best, interval = found.best_world_size
+    assert best == pytest.approx(math.sqrt(0.95 / 0.002), rel=1e-2)
+    assert interval.low <= best <= interval.high
+
+
+def test_best_world_size_is_withheld_where_the_data_do_not_reach():
+    sizes = [1, 2, 4]
+    found = fit("usl", sizes, [1.0, 1.9, 3.5])
+    assert found is not None and found.best_world_size is None
+
+
+def test_two_world_sizes_are_not_fitted():
+    assert fit("amdahl", [1, 2, 2], [1.0, 1.9, 1.8]) is None
+
+
+def test_order_of_the_runs_does_not_matter():
+    forward, backward = fit("usl", [1, 2, 4], [1.0, 1.8, 2.9]), fit("usl", [4, 2, 1], [2.9, 1.8, 1.0])
+    assert forward is not None and backward is not None
+    assert forward.parameters == pytest.approx(backward.parameters, rel=1e-4, abs=1e-8)

@@ -1,0 +1,111 @@
+"""What counts as a run, and what is listed with the reason why not."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from laptime.analysis.load import find_runs, load_runs
+from laptime.record import EPOCHS_FILE, RUN_FILE
+
+
+def test_epochs_are_the_slowest_ranks_with_everybodys_samples(write, work_folder):
+    write(Path("run"), [5.0, 1.0, 2.0], world_size=2, rank_times_s=[[5.0, 1.0, 2.0], [4.0, 1.5, 1.0]])
+    (run,), skipped = load_runs([Path()])
+    assert not skipped
+    assert run.epochs["epoch_time_s"].to_list() == [5.0, 1.5, 2.0]
+    assert run.epochs["is_warmup"].to_list() == [True, False, False]
+    assert run.counted["samples_per_s"].to_list() == [2000 / 1.5, 2000 / 2.0]
+    assert run.epochs["elapsed_s"].to_list() == [5.0, 6.5, 8.5]
+
+
+def test_runs_are_found_once_in_the_order_of_their_numbers(write, work_folder):
+    for number in (10, 9, 1):
+        write(Path(f"sweep/{number}"), [1.0, 1.0])
+    write(Path("sweep/summary/old"), [1.0, 1.0])
+    found = find_runs([Path("sweep"), Path("sweep/9"), Path()])
+    assert [path.name for path in found if "summary" not in path.parts] == ["1", "9", "10"]
+    assert find_runs([Path("sweep")]) == [Path("sweep/1"), Path("sweep/9"), Path("sweep/10")]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            {"status": "failed", "error": {"type": "X", "message": "rank 1 was killed\nmore"}},
+            "failed: rank 1 was killed",
+        ),
+        ({"status": "running"}, "running"),
+        ({"status": "interrupted", "error": {"message": "stopped by SIGTERM"}}, "interrupted: stopped by SIGTERM"),
+        ({"schema_version": 0}, "schema version 0, not 1"),
+        ({"hashed_config": None}, "older Laptime"),
+        ({"strategy": None}, "a part of run.json is not what it should be"),
+        ({"device": {}}, "run.json has no used"),
+        ({"environment": [1]}, "a part of run.json is not what it should be"),
+    ],
+)
+def test_what_cannot_be_counted_is_listed_with_the_reason(change, reason, write, work_folder):
+    write(Path("good"), [1.0, 1.0])
+    write(Path("bad"), [1.0, 1.0], **change)
+    runs, skipped = load_runs([Path()])
+    assert [run.path for run in runs] == [Path("good")]
+    assert [each.path for each in skipped] == [Path("bad")]
+    assert reason in skipped[0].reason
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        (RUN_FILE, b"", "not JSON"),
+        (RUN_FILE, b"{\xff", "not UTF-8"),
+        (RUN_FILE, b"[]", "not an object"),
+        (RUN_FILE, b'{"schema_version": 1', "not JSON"),
+        (EPOCHS_FILE, b"", "no whole epoch"),
+        (EPOCHS_FILE, b"a,b\n1,2\n", "no column attempt"),
+        (EPOCHS_FILE, b"\x00\x01\x02", "column"),
+    ],
+)
+def test_damaged_files_are_listed(file, content, reason, write, work_folder):
+    (write(Path("run"), [1.0, 1.0]) / file).write_bytes(content)
+    runs, (skipped,) = load_runs([Path()])
+    assert runs == [] and reason in skipped.reason
+
+
+def test_a_directory_that_never_started_is_listed(work_folder):
+    Path("0/.hydra").mkdir(parents=True)
+    Path("0/.hydra/config.yaml").write_text("")
+    _, (skipped,) = load_runs([Path()])
+    assert "has no run.json" in skipped.reason
+
+
+def test_epochs_that_not_all_ranks_completed_and_torn_rows_do_not_count(write, work_folder):
+    path = write(Path("run"), [1.0, 1.0, 1.0], world_size=2) / EPOCHS_FILE
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-1]) + "\n0,2,1,Fal")
+    (run,), _ = load_runs([Path()])
+    assert run.epochs["epoch"].to_list() == [0, 1]
+    assert run.remarks == ("1 rows of epochs.csv can't be read",)
+
+
+def test_of_an_epoch_that_two_attempts_completed_the_last_counts(write, work_folder):
+    path = write(Path("run"), [1.0, 1.0, 1.0]) / EPOCHS_FILE
+    header, *rows = path.read_text().splitlines()
+    again = rows[2].replace("0,2,0,False,1.0", "1,2,0,True,7.0")
+    path.write_text("\n".join([header, *rows, again]) + "\n")
+    (run,), _ = load_runs([Path()])
+    assert run.epochs["epoch_time_s"].to_list() == [1.0, 1.0, 7.0]
+    assert run.epochs["is_warmup"].to_list() == [True, False, True]
+
+
+def test_only_warm_up_is_no_measurement(write, work_folder):
+    write(Path("run"), [1.0])
+    _, (skipped,) = load_runs([Path()])
+    assert skipped.reason == "no epoch after the warm-up"
+
+
+def test_nan_accuracy_is_no_obstacle(write, work_folder):
+    path = write(Path("run"), [1.0, 1.0], sections={"result": {"test_accuracy": None, "train_loss": None}})
+    record = json.loads((path / RUN_FILE).read_text())
+    assert record["result"]["test_accuracy"] is None
+    (run,), _ = load_runs([Path()])
+    assert run.record["result"]["test_accuracy"] is None
