@@ -203,7 +203,16 @@ def test_resumed_ranks_go_on_as_the_undisturbed_ones(work_folder):
         ("strategy.master_port=70000", ["strategy.master_port=70000"]),
         ("strategy.master_addr=192.0.2.1 strategy.world_size=2", ["strategy.master_addr=192.0.2.1"]),
         ("strategy=single strategy.world_size=2", ["strategy=single", "strategy=ddp"]),
+        ("strategy.master_addr='' strategy.world_size=2", ["strategy.master_addr=", "127.0.0.1"]),
+        ("strategy.master_addr=0.0.0.0 strategy.world_size=2", ["0.0.0.0", "loopback"]),
+        ("strategy.master_addr=no.such.host.invalid strategy.world_size=2", ["no.such.host.invalid", "loopback"]),
+        ("strategy.bucket_cap_mb=1e13 strategy.world_size=2", ["strategy.bucket_cap_mb", "at most"]),
         ("strategy.timeout_s=0", ["strategy.timeout_s=0"]),
+        ("strategy.timeout_s=0.01 strategy.world_size=2", ["strategy.timeout_s=0.01", "at least 1"]),
+        (
+            "strategy.world_size=2 training.batch_scope=global training.accumulate_grad_batches=64",
+            ["accumulate_grad_batches=64", "divide 32"],
+        ),
         ("strategy.static_graph=true training.accumulate_grad_batches=2", ["static_graph=true", "accumulate_grad_b"]),
         ("strategy.world_size=4 dataset.limit=10 training.batch_size=2", ["dataset.val_fraction"]),
     ],
@@ -227,7 +236,7 @@ def two_gpus(monkeypatch):
 def config_for(device: str, **strategy) -> dict:
     defaults = {
         "world_size": 1, "threads_per_rank": 1, "pin_ranks": True, "wrap_single_rank": False, "backend": "auto",
-        "timeout_s": 5,
+        "timeout_s": 5, "max_restarts": 0, "name": "ddp",
     }  # fmt: skip
     return {"device": {"name": device, "fallback": "cpu"}, "strategy": defaults | strategy}
 
@@ -243,7 +252,11 @@ def test_more_ranks_than_gpus_is_refused(two_gpus, monkeypatch, work_folder):
     with pytest.raises(UserError, match=r"world_size=3: there are 2 cuda devices.*CUDA_VISIBLE_DEVICES"):
         plan(config_for("cuda", world_size=3))
     assert len(plan(config_for("cpu", world_size=3))) == 3
-    for name, value in {"WORLD_SIZE": 6, "LOCAL_WORLD_SIZE": 3, "TORCHELASTIC_RUN_ID": "x"}.items():
+    variables = {
+        "WORLD_SIZE": 6, "LOCAL_WORLD_SIZE": 3, "TORCHELASTIC_RUN_ID": "x", "RANK": 0, "LOCAL_RANK": 0,
+        "GROUP_RANK": 0, "GROUP_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1,
+    }  # fmt: skip
+    for name, value in variables.items():
         monkeypatch.setenv(name, str(value))
     with pytest.raises(UserError, match=r"world_size=6: there are 2 cuda devices"):
         launch.launch(config_for("cuda"), work_folder, [])
@@ -367,3 +380,26 @@ def test_local_ranks_listen_on_the_loopback_interface_only(work_folder):
     finally:
         process.terminate()
         process.communicate()
+
+
+def test_output_that_nobody_reads_stops_neither_run_nor_sweep(work_folder):
+    quick = "dataset.limit=1000 training.epochs=1 logger=none device=cpu"
+    for arguments in (f"{quick} hydra.run.dir=run", f"-m seed=1,2 {quick} hydra.sweep.dir=sweep"):
+        script = f"{sys.executable} {TRAIN} {arguments} | head -c 1; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    for run in ("run", "sweep/0", "sweep/1"):
+        assert read_record(work_folder / run)["status"] == "completed"
+
+
+def test_left_over_variables_of_torchrun_are_no_ranks(train, the_run):
+    done = train("dataset.limit=1000", "training.epochs=1", "logger=none", TORCHELASTIC_RUN_ID="x", RANK="3")
+    assert done.returncode == 0, done.stderr
+    assert the_run()[1]["strategy"]["world_size"] == 1
+
+
+def test_no_process_is_left_when_the_command_ends(train, work_folder):
+    done = train("dataset.limit=1000", "training.epochs=1", "logger=none", "strategy.world_size=2")
+    assert done.returncode == 0, done.stderr
+    left = [each for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == str(work_folder)]
+    assert [each for each in left if each.pid != os.getpid() and each.status() != psutil.STATUS_ZOMBIE] == []

@@ -186,6 +186,7 @@ def test_nodes_one_of_which_does_not_come_end_by_themselves(work_folder):
     [
         (["strategy.world_size=4"], "strategy.world_size=4: torchrun has started 2 ranks"),
         (["strategy.max_restarts=1"], "strategy.max_restarts=1: the ranks that torchrun has started are started again"),
+        (["strategy=single"], "strategy=single: torchrun has started 2 ranks"),
         (["--multirun"], "-m: torchrun's ranks belong to one run"),
         (["model=mpl"], "model=mpl: no such option"),
     ],

@@ -194,7 +194,7 @@ def _train(
 ) -> dict[str, Any]:
     from laptime import torchrun
     from laptime.compose import resolve
-    from laptime.console import logging_to, print_results
+    from laptime.console import logging_to, print_results, unread
     from laptime.launch import launch
 
     cfg.run_dir = str(run_dir)
@@ -202,7 +202,8 @@ def _train(
     with logging_to(run_dir, rank):
         record = launch(resolve(cfg), run_dir, command, started, sweep_world_size)
     if rank == 0:
-        print_results(record, run_dir)
+        with unread():
+            print_results(record, run_dir)
     return record
 
 
@@ -213,7 +214,7 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
     from laptime import fresh_processes, slurm, torchrun
     from laptime.analysis.sweep_callback import report_sweep
     from laptime.compose import compose, hydra_session, hydra_value
-    from laptime.console import relative
+    from laptime.console import relative, unread
     from laptime.launch import num_ranks
     from laptime.run_dir import RunDir
 
@@ -264,7 +265,8 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
         print(f"\n{len(failed)} of {len(jobs)} runs of the sweep failed:", *failed, sep="\n  ", file=sys.stderr)
     if exit_code and num_started < len(jobs):
         print(f"\n{len(jobs) - num_started} of {len(jobs)} runs of the sweep were not started.", file=sys.stderr)
-    print(f"Sweep        {relative(sweep_dir.path)}")
+    with unread():
+        print(f"Sweep        {relative(sweep_dir.path)}")
     return exit_code
 
 

@@ -7,6 +7,7 @@ stand in conf/, each in one place.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,9 @@ def _at_least(key: str, value: float | None, least: int) -> None:
         raise UserError(f"{key}={value}: must be at least {least}.")
     if isinstance(value, int) and value > _LARGEST:
         raise UserError(f"{key}={value}: must be at most {_LARGEST:,}.")
+
+
+_MOST_BUCKET_MB = 1_000_000
 
 
 def _positive(key: str, value: float | None, instead: str = "") -> None:
@@ -87,8 +91,11 @@ class StrategyConfig(_Group):
         _one_of("strategy", self.name, ("ddp", "single"))
         _one_of("strategy.backend", self.backend, ("auto", "gloo", "nccl"))
         _one_of("strategy.comm_hook", self.comm_hook, ("none", "fp16", "bf16", "powersgd"))
-        _positive("strategy.timeout_s", self.timeout_s)
         _positive("strategy.bucket_cap_mb", self.bucket_cap_mb)
+        if self.bucket_cap_mb > _MOST_BUCKET_MB:
+            raise UserError(f"strategy.bucket_cap_mb={self.bucket_cap_mb}: must be at most {_MOST_BUCKET_MB}.")
+        if not 1 <= self.timeout_s < math.inf:
+            raise UserError(f"strategy.timeout_s={self.timeout_s}: must be at least 1 second, and finite.")
         _at_least("strategy.max_restarts", self.max_restarts, 0)
         if not 0 <= self.master_port < 2**16:
             raise UserError(f"strategy.master_port={self.master_port}: must lie in [0, 65535]; 0: any free port.")
@@ -135,11 +142,6 @@ class TrainingConfig(_Group):
         _one_of("training.batch_scope", self.batch_scope, ("per_rank", "global"))
         _one_of("training.precision", self.precision, PRECISIONS)
         _one_of("training.matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
-        if self.batch_size % self.accumulate_grad_batches:
-            raise UserError(
-                f"training.accumulate_grad_batches={self.accumulate_grad_batches}: must divide "
-                f"training.batch_size={self.batch_size}, the samples of one optimizer step."
-            )
 
 
 @dataclass
@@ -234,8 +236,17 @@ def validate(config: Mapping[str, Any]) -> None:
         raise UserError(
             f"measure.warmup_epochs={warmup}: must be less than training.epochs={epochs}, or no epoch is left to time."
         )
-    if isinstance(strategy["world_size"], int):
-        per_rank_batch_size(training["batch_size"], training["batch_scope"], strategy["world_size"])
+    world_size = strategy["world_size"] if isinstance(strategy["world_size"], int) else 1
+    batch_size, parts = training["batch_size"], training["accumulate_grad_batches"]
+    per_rank = per_rank_batch_size(batch_size, training["batch_scope"], world_size)
+    if per_rank % parts:
+        whose = (
+            "the samples of one optimizer step" if per_rank == batch_size else "each rank's part of training.batch_size"
+        )
+        raise UserError(
+            f"training.accumulate_grad_batches={parts}: must divide "
+            f"{f'training.batch_size={batch_size}' if per_rank == batch_size else per_rank}, {whose}."
+        )
     if config["device"]["name"] == "mps" and isinstance(strategy["world_size"], int) and strategy["world_size"] > 1:
         raise UserError(
             f"device=mps strategy.world_size={strategy['world_size']}: a Mac has one MPS device, and gloo can't "

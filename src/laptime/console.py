@@ -1,6 +1,7 @@
 """What a run says: the log on stderr and in train.log, the table of results on stdout."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -68,6 +69,18 @@ def _log_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
 ) -> None:
     logging.getLogger("py.warnings").warning("%s (%s:%d)", message, Path(filename).name, lineno)
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """What is printed within may find nobody who reads it (`| head`): that is no failure, and the rest goes nowhere."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as error:  # rich ends the process for it
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_results(record: Mapping[str, Any], run_dir: Path) -> None:

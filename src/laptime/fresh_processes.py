@@ -1,6 +1,10 @@
 """Where the ranks' processes come from: copies of one that has loaded torch and Lightning but computed nothing."""
 
+import atexit
+import contextlib
 import multiprocessing
+import os
+import signal
 import sys
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
@@ -19,3 +23,13 @@ def load_ahead() -> None:
     """Let the forkserver load torch while this process does the same."""
     if context().get_start_method() == "forkserver":
         forkserver.ensure_running()
+        atexit.unregister(_end)
+        atexit.register(_end)
+
+
+def _end() -> None:
+    """End the forkserver with this process: by itself it takes another second or two."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)

@@ -96,6 +96,8 @@ def _join(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], star
             f"strategy.world_size={strategy['world_size']}: torchrun has started {torchrun.world_size()} ranks. "
             "Leave strategy.world_size out."
         )
+    if strategy["name"] == "single" and torchrun.world_size() > 1:
+        raise UserError(f"strategy=single: torchrun has started {torchrun.world_size()} ranks. Use strategy=ddp.")
     if strategy["max_restarts"]:
         raise UserError(
             f"strategy.max_restarts={strategy['max_restarts']}: the ranks that torchrun has started are started again "
@@ -398,14 +400,13 @@ def _meeting(strategy: Mapping[str, Any], group: bool) -> Iterator[tuple[str, in
     if not group:
         yield None
         return
-    host, port = strategy["master_addr"], strategy["master_port"]
+    host, port = _loopback_address(strategy["master_addr"]), strategy["master_port"]
     try:
         listener = socket.create_server((host, port), backlog=128)
     except OSError as error:
-        remedy = "strategy.master_port=0 for a free port" if port else "an address of this machine, 127.0.0.1 for one"
         raise UserError(
-            f"strategy.master_addr={host} strategy.master_port={port}: can't be listened on ({error.strerror}). "
-            f"Use {remedy}."
+            f"strategy.master_addr={host} strategy.master_port={port}: can't be listened on "
+            f"({os.strerror(error.errno) if error.errno else error}). Use strategy.master_port=0 for a free port."
         ) from error
     port = listener.getsockname()[1]
     timeout = timedelta(seconds=strategy["timeout_s"])
@@ -416,6 +417,24 @@ def _meeting(strategy: Mapping[str, Any], group: bool) -> Iterator[tuple[str, in
         yield host, port
     finally:
         del store
+
+
+def _loopback_address(host: str) -> str:
+    """The address that a name of this machine's loopback interface stands for.
+
+    Raises:
+        UserError: it is none: others could reach the ranks there.
+    """
+    try:
+        address = socket.gethostbyname(host) if host else ""
+    except OSError:
+        address = ""
+    if not address.startswith("127."):
+        raise UserError(
+            f"strategy.master_addr={host}: the ranks that Laptime starts meet on this machine's loopback interface. "
+            "Use 127.0.0.1; for several machines use torchrun."
+        )
+    return address
 
 
 def _start(job: Job) -> _Child:

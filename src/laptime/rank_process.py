@@ -98,9 +98,8 @@ def join(job: Job) -> None:
     assert job.meeting is not None
     host, port = job.meeting
     timeout = timedelta(seconds=job.timeout_s)
-    if host in ("127.0.0.1", "localhost"):
-        # Ranks of one machine talk over the loopback interface: nobody else is to reach them.
-        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = LOOPBACK
+    # Ranks of one machine talk over the loopback interface: nobody else is to reach them.
+    os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = LOOPBACK
     store = dist.TCPStore(host, port, is_master=False, timeout=timeout)
     dist.init_process_group(
         job.backend,

@@ -23,9 +23,15 @@ if TYPE_CHECKING:
     from laptime.ranks import Rank
 
 
+_VARIABLES = (
+    "TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE",
+    "MASTER_ADDR", "MASTER_PORT",
+)  # fmt: skip
+
+
 def is_joined() -> bool:
-    """Whether this process is a rank that torchrun started."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    """Whether this process is a rank that torchrun started; some of its variables alone are left-overs."""
+    return all(name in os.environ for name in _VARIABLES)
 
 
 def rank() -> int:

@@ -108,14 +108,13 @@ def answer(analysis: Analysis) -> str:
             continue
         share = f"scaling efficiency {efficiency(point.speedup, point.world_size):.0%}"
         threads = ", with more threads than cores" if point in crowded else ""
-        words = f"{_ranks(point.world_size)} train {times(point.speedup)} as fast as one{threads}"
-        wrong = f"; results: {point.agrees}" if point.agrees.startswith("differs") else ""
-        return f"{words} ({interval_words(point.speedup_interval)}), {share}{wrong}."
+        words = f"{_ranks(point.world_size)} train at {times(point.speedup)} the speed of one process{threads}"
+        return f"{words} ({interval_words(point.speedup_interval)}), {share}{_wrong(point.agrees)}."
     for comparison in analysis.comparisons:
         row = max(comparison.rows[1:], key=lambda each: each.speedup)
-        words = f"{comparison.key} = {row.value} trains {times(row.speedup)} as fast as {comparison.rows[0].value}"
-        wrong = f"; results: {row.agrees}" if row.agrees.startswith("differs") else ""
-        return f"{words} ({interval_words(row.interval)}); the difference: {row.verdict}{wrong}."
+        than = comparison.rows[0].value
+        words = f"{comparison.key} = {row.value} trains at {times(row.speedup)} the speed of {than}"
+        return f"{words} ({interval_words(row.interval)}); the difference: {row.verdict}{_wrong(row.agrees)}."
     if analysis.groups:
         group = max(analysis.groups, key=lambda each: each.samples_per_s.median)
         figures = f"{group.samples_per_s.median:,.0f} samples/s, {group.epoch_time_s.median:.3g} s per epoch"
@@ -132,6 +131,10 @@ def interval_words(interval: object) -> str:
     """A 95% interval for people."""
     low, high = getattr(interval, "low", None), getattr(interval, "high", None)
     return "one repeat: no interval" if low is None or high is None else f"95% interval {low:.2f} to {high:.2f}"
+
+
+def _wrong(agrees: str) -> str:
+    return f"; but what was learnt {agrees}" if agrees.startswith("differs") else ""
 
 
 def _ranks(world_size: int) -> str:

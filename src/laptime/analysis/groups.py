@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class Group:
         """Whether it is a single process without DDP."""
         return self.world_size == 1 and self.first["strategy"]["backend"] is None
 
-    @property
+    @cached_property
     def throughputs(self) -> list[float]:
         """samples_per_s of each repeat: the median of its epochs."""
         return [float(run.counted["samples_per_s"].median()) for run in self.runs]

@@ -1,16 +1,18 @@
 """Reads run directories: what can be counted becomes a Run, the rest is listed with the reason."""
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from laptime.record import EPOCH_COLUMNS, EPOCHS_FILE, RUN_FILE, each_epoch_once, read_epochs, read_record
+from laptime.record import EPOCH_COLUMNS, EPOCHS_FILE, RUN_FILE, read_epochs, read_record
 
-# Below these nothing is a run: what the analysis itself and other tools write.
-_NOT_RUNS = {"summary", ".git", "__pycache__"}
+# Below these nothing is a run: what the analysis, Laptime and other tools write.
+_NOT_RUNS = {"summary", "tensorboard", "checkpoints", ".git", "__pycache__"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Run:
     epochs: pd.DataFrame
     remarks: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def counted(self) -> pd.DataFrame:
         """The epochs that count: no warm-up."""
         return self.epochs[~self.epochs["is_warmup"]]
@@ -56,30 +58,40 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
     """All run directories in and below the folders, each once, in the order of their paths, numbers by value."""
     found: dict[Path, Path] = {}
     for folder in folders:
-        for marker in (RUN_FILE, ".hydra/config.yaml"):
-            for path in folder.rglob(marker):
-                run = path.parent if marker == RUN_FILE else path.parent.parent
-                if not _NOT_RUNS.intersection(run.relative_to(folder).parts):
-                    found.setdefault(run.resolve(), run)
+        for place, names, files in os.walk(folder):
+            if RUN_FILE in files or ".hydra" in names:
+                path = Path(place)
+                found.setdefault(path.resolve(), path)
+            names[:] = [name for name in names if name not in _NOT_RUNS]
     return sorted(found.values(), key=_by_number)
 
 
 def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
     """Read all run directories in and below the folders."""
-    runs, skipped = [], []
+    read: list[tuple[Path, Mapping[str, Any], pd.DataFrame]] = []
+    skipped: list[Skipped] = []
     for path in find_runs(folders):
         try:
-            runs.append(read_run(path))
+            read.append((path, _read_record(path), _read_rows(path)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             skipped.append(Skipped(path, _reason(error)))
-    return runs, skipped
+    runs = []
+    for (path, record, _), (ranks, epochs, num_torn) in zip(read, _tidy(read), strict=True):
+        if epochs.empty:
+            skipped.append(Skipped(path, f"{EPOCHS_FILE} has no whole epoch"))
+        elif epochs["is_warmup"].all():
+            skipped.append(Skipped(path, "no epoch after the warm-up"))
+        else:
+            remarks = (f"{num_torn} rows of {EPOCHS_FILE} can't be read",) if num_torn else ()
+            runs.append(Run(path, record, ranks, epochs, remarks))
+    return runs, sorted(skipped, key=lambda each: _by_number(each.path))
 
 
-def read_run(path: Path) -> Run:
-    """Read one run directory.
+def _read_record(path: Path) -> Mapping[str, Any]:
+    """Read run.json of a completed run.
 
     Raises:
-        FileNotFoundError, ValueError, KeyError, TypeError: it is not complete; the message says why.
+        OSError, ValueError, KeyError, TypeError: it is not complete; the message says why.
     """
     if not (path / RUN_FILE).exists():
         raise ValueError(f"has no {RUN_FILE}, so it ended before it had started")
@@ -95,14 +107,7 @@ def read_run(path: Path) -> Run:
     for section, keys in _NEEDED.items():
         for key in keys:
             record[section][key]
-    ranks, num_torn = _whole_rows(read_epochs(path), world_size)
-    epochs = _over_ranks(ranks)
-    if epochs.empty:
-        raise ValueError(f"{EPOCHS_FILE} has no whole epoch")
-    if epochs["is_warmup"].all():
-        raise ValueError("no epoch after the warm-up")
-    remarks = (f"{num_torn} rows of {EPOCHS_FILE} can't be read",) if num_torn else ()
-    return Run(path, record, ranks, epochs, remarks)
+    return record
 
 
 _NEEDED = {
@@ -122,33 +127,55 @@ _NEEDED = {
 }
 
 
-def _whole_rows(rows: pd.DataFrame, world_size: int) -> tuple[pd.DataFrame, int]:
-    """The rows that stand, of epochs that every rank has completed; and how many can't be read."""
+def _read_rows(path: Path) -> pd.DataFrame:
+    """Read epochs.csv; what is no number becomes NaN."""
+    rows = read_epochs(path)
     missing = [column for column in EPOCH_COLUMNS if column not in rows.columns]
     if missing:
         raise ValueError(f"{EPOCHS_FILE} has no column {missing[0]}")
-    rows = rows[list(EPOCH_COLUMNS)].copy()
-    truth = rows["is_warmup"].astype(str).str.lower().map({"true": True, "false": False})
     for column in EPOCH_COLUMNS:
-        if rows[column].dtype == object:
+        if column == "is_warmup":
+            if rows[column].dtype != bool:
+                rows[column] = rows[column].astype(str).str.lower().map({"true": 1.0, "false": 0.0})
+        elif rows[column].dtype == object:
             rows[column] = pd.to_numeric(rows[column], errors="coerce")
-    good = rows[["attempt", "epoch", "rank", "epoch_time_s", "num_samples"]].notna().all(axis=1) & truth.notna()
+    return rows.astype(float)
+
+
+_Tidy = tuple[pd.DataFrame, pd.DataFrame, int]
+
+
+def _tidy(read: Sequence[tuple[Path, Mapping[str, Any], pd.DataFrame]]) -> list[_Tidy]:
+    """Of each run the rows that stand, of epochs that every rank has completed; one row per epoch; and how many rows
+    can't be read. All runs at once: pandas takes as long for one as for hundreds."""
+    if not read:
+        return []
+    numbered = [rows.assign(run=number) for number, (_, _, rows) in enumerate(read)]
+    rows = pd.concat(numbered, ignore_index=True)[["run", *EPOCH_COLUMNS]]
+    good = rows[["attempt", "epoch", "rank", "is_warmup", "epoch_time_s", "num_samples"]].notna().all(axis=1)
     good &= rows["epoch_time_s"] > 0
-    rows = rows[good].assign(is_warmup=truth[good].astype(bool))
-    rows = rows.astype({"attempt": int, "epoch": int, "rank": int})
-    rows = each_epoch_once(rows).drop_duplicates(["epoch", "rank"], keep="last")
-    complete = rows.groupby("epoch")["rank"].transform("nunique") == world_size
-    return rows[complete].sort_values(["epoch", "rank"]).reset_index(drop=True), int((~good).sum())
-
-
-def _over_ranks(ranks: pd.DataFrame) -> pd.DataFrame:
-    grouped = ranks.groupby("epoch")
+    num_torn = (~good).groupby(rows["run"]).sum()
+    rows = rows[good].astype({"attempt": int, "epoch": int, "rank": int, "is_warmup": bool})
+    last_attempt = rows.groupby(["run", "epoch"])["attempt"].transform("max")
+    rows = rows[rows["attempt"] == last_attempt].drop_duplicates(["run", "epoch", "rank"], keep="last")
+    world_sizes = rows["run"].map(
+        {number: record["strategy"]["world_size"] for number, (_, record, _) in enumerate(read)}
+    )
+    complete = rows.groupby(["run", "epoch"])["rank"].transform("nunique") == world_sizes
+    rows = rows[complete].sort_values(["run", "epoch", "rank"])
+    grouped = rows.groupby(["run", "epoch"])
     epochs = grouped[["train_loss", "train_accuracy", "val_loss", "val_accuracy"]].first()
     epochs.insert(0, "is_warmup", grouped["is_warmup"].max())
     epochs.insert(1, "epoch_time_s", grouped["epoch_time_s"].max())
     epochs.insert(2, "samples_per_s", grouped["num_samples"].sum() / epochs["epoch_time_s"])
-    epochs.insert(3, "elapsed_s", epochs["epoch_time_s"].cumsum())
-    return epochs.reset_index()
+    epochs.insert(3, "elapsed_s", epochs.groupby("run")["epoch_time_s"].cumsum())
+    of_ranks = {number: part.drop(columns="run").reset_index(drop=True) for number, part in rows.groupby("run")}
+    of_runs = {number: part.drop(columns="run") for number, part in epochs.reset_index().groupby("run")}
+    none = rows.iloc[:0], epochs.reset_index().iloc[:0]
+    return [
+        (of_ranks.get(number, none[0]), of_runs.get(number, none[1]), int(num_torn.get(number, 0)))
+        for number in range(len(read))
+    ]
 
 
 def _reason(error: Exception) -> str:

@@ -57,6 +57,10 @@ def _speedup(axes: Axes, families: Sequence[Family], project: Sequence[int]) -> 
         _with_intervals(axes, family, 1.0, style, f"measured{': ' + family.name if family.name else ''}")
         reach = np.linspace(1, max([largest, *project]) if family.fits else largest, 200)
         for line, (name, law) in zip(("--", ":"), family.fits.items(), strict=False):
+            if name == "usl" and law.draws is not None:
+                bounds = [law.interval(size) for size in reach]
+                low, high = zip(*((bound.low, bound.high) for bound in bounds if bound is not None), strict=True)
+                axes.fill_between(reach, low, high, color=style["color"], alpha=0.12, linewidth=0)
             label = {"amdahl": "Amdahl's law", "usl": "universal scalability law"}[name]
             axes.plot(
                 reach, law.predict(reach.tolist()), line, color=style["color"], linewidth=1.2, label=f"{label}, fitted"

@@ -18,7 +18,7 @@ from laptime.analysis.plots import MOST_FAMILIES, MOST_GROUPS
 from laptime.analysis.tables import Table, tables
 
 CAPTIONS = {
-    "speedup": "Speedup over one process by number of ranks, the ideal line and the fitted laws. Bars: 95% intervals.",
+    "speedup": "Speedup over one process by number of ranks, and the fitted laws. Bars and band: 95% intervals.",
     "efficiency": "Scaling efficiency: speedup per rank. Bars: 95% intervals.",
     "losses": "What a step consists of. Ideal is what it would take if ranks cost each other nothing.",
     "throughput": "Throughput of every group, and of each of its repeats.",

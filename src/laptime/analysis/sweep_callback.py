@@ -22,17 +22,19 @@ def report_sweep(sweep_dir: Path) -> None:
     from laptime.analysis.analyse import analyse
     from laptime.analysis.report import print_analysis
     from laptime.analysis.write import write_reports, write_tables
-    from laptime.console import relative
+    from laptime.console import relative, unread
     from laptime.errors import UserError
 
     try:
         analysis = analyse([sweep_dir])
         if not analysis.runs:
             return
-        print_analysis(analysis, Console())
+        with unread():
+            print_analysis(analysis, Console())
         write_tables(analysis, sweep_dir / "summary")
         write_reports(analysis, sweep_dir / "summary")
-        print(f"\nReport       {relative(sweep_dir / 'summary' / 'report.html')}")
-        print(f"TensorBoard  tensorboard --logdir {relative(sweep_dir)}")
+        with unread():
+            print(f"\nReport       {relative(sweep_dir / 'summary' / 'report.html')}")
+            print(f"TensorBoard  tensorboard --logdir {relative(sweep_dir)}")
     except (UserError, OSError) as error:
         print(f"error: no report of the sweep: {error}", file=sys.stderr)

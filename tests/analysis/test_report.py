@@ -1,0 +1,235 @@
+"""What is written: files for machines, reports for people, events for TensorBoard."""
+
+import csv
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from laptime.analysis.__main__ import main
+from laptime.analysis.analyse import analyse, answer, question
+from laptime.analysis.report import as_html, as_markdown, as_text
+from laptime.analysis.write import write_reports, write_tables
+
+EVIL = "<script>alert('x')</script>|`*_"
+
+
+@pytest.fixture
+def summary(scaled) -> Path:
+    assert main([str(scaled)]) == 0
+    return scaled / "summary"
+
+
+def test_all_files_are_there(summary):
+    found = {
+        str(path.relative_to(summary)) for path in summary.rglob("*") if path.is_file() and "events" not in path.name
+    }
+    tables = {f"{name}.csv" for name in ("runs", "groups", "scaling", "devices", "comparisons")}
+    reports = {"summary.json", "report.md", "report.html", "report.txt"}
+    names = ("speedup", "efficiency", "losses", "throughput", "epoch_times", "loss", "accuracy", "resources")
+    assert found == tables | reports | {f"plots/{name}.png" for name in names}
+
+
+def test_tables_hold_every_run_and_the_figures(summary):
+    runs = list(csv.DictReader((summary / "runs.csv").open()))
+    assert len(runs) == 9 and {run["world_size"] for run in runs} == {"1", "2", "4"}
+    assert {run["samples_per_s"] for run in runs} == {""}  # what was not measured is empty, never 0
+    scaling = list(csv.DictReader((summary / "scaling.csv").open()))
+    assert [float(row["speedup"]) for row in scaling[:3]] == pytest.approx([1.0, 1.8, 3.0])
+    assert [row["projected"] for row in scaling] == ["False"] * 3 + ["True"] * 2
+
+
+def test_summary_is_json_with_the_answer_fits_and_tables(summary):
+    found = json.loads((summary / "summary.json").read_text(), parse_constant=lambda word: pytest.fail(word))
+    assert found["question"] == "How does this training scale to 1, 2 and 4 ranks?"
+    assert "4 ranks train at 3.00 times the speed of one process" in found["answer"]
+    assert {fit["law"] for fit in found["fits"]} == {"amdahl", "usl"}
+    assert [row["world_size"] for row in found["tables"]["scaling"]] == [1, 2, 4, 8, 16]
+    assert len(found["groups"][0]["samples_per_s"]) == 3
+
+
+def test_plots_are_images_with_something_on_them(summary):
+    for path in (summary / "plots").glob("*.png"):
+        with Image.open(path) as image:
+            assert image.width >= 700 and image.height >= 250, path
+            colours = image.convert("RGB").getcolors(maxcolors=10**6)
+            assert colours is not None and len(colours) > 20, path
+
+
+def test_reports_say_the_same_in_text_markdown_and_html(scaled):
+    analysis = analyse([scaled])
+    for report in (as_text(analysis), as_markdown(analysis, []), as_html(analysis, {})):
+        for words in (question(analysis), "3.00", "75.0%", "Amdahl", "8 (projected)", "strategy.world_size=4", "a CPU"):
+            assert words in report.replace("\\_", "_"), words
+
+
+class _Elements(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_html_needs_nothing_from_elsewhere(summary):
+    elements = _Elements()
+    elements.feed((summary / "report.html").read_text())
+    links = [attrs[name] for _, attrs in elements.found for name in ("src", "href") if name in attrs]
+    assert len(links) == 9 and all(str(link).startswith("data:") for link in links)
+    assert not [tag for tag, _ in elements.found if tag in ("script", "iframe", "object")]
+
+
+def test_what_comes_from_a_configuration_or_a_path_is_escaped(write, work_folder):
+    folder = Path("<b>sweep&")
+    write(folder / "a", [9.0, 1.0], changed={"x.name": EVIL}, sections={"model": {"name": EVIL}})
+    write(folder / "b", [9.0, 1.0], changed={"x.name": "plain"}, status="failed", error={"message": EVIL})
+    write(folder / "c", [9.0, 1.0], changed={"x.name": "plain"}, command=["python", EVIL])
+    assert main([str(folder)]) == 0
+    html = (folder / "summary" / "report.html").read_text()
+    assert "<script" not in html and "<b>sweep" not in html
+    assert "&lt;script&gt;" in html
+    markdown = (folder / "summary" / "report.md").read_text()
+    table = [line for line in markdown.splitlines() if line.startswith("|") and "script" in line]
+    assert table and all("<script" not in line and "\\|" in line for line in table)
+
+
+@pytest.fixture
+def events(summary) -> dict[str, EventAccumulator]:
+    folder = summary / "tensorboard"
+    found = {path.parent.name: EventAccumulator(str(path.parent)) for path in folder.rglob("events*")}
+    for accumulator in found.values():
+        accumulator.Reload()
+    return found
+
+
+def test_tensorboard_has_the_scaling_beside_the_ideal_line(events):
+    speedups = {
+        name: [(e.step, e.value) for e in events[name].Scalars("scaling/speedup")] for name in ("measured", "ideal")
+    }
+    assert speedups["ideal"] == [(1, 1.0), (2, 2.0), (4, 4.0)]
+    assert [step for step, _ in speedups["measured"]] == [1, 2, 4]
+    assert [value for _, value in speedups["measured"]] == pytest.approx([1.0, 1.8, 3.0])
+    assert [e.value for e in events["measured"].Scalars("scaling/efficiency")] == pytest.approx([1.0, 0.9, 0.75])
+
+
+def test_tensorboard_has_the_plots_and_a_layout(events):
+    assert "plots/speedup" in events["plots"].Tags()["images"]
+    assert events["plots"].Images("plots/speedup")[0].encoded_image_string.startswith(b"\x89PNG")
+    (event,) = events["plots"].Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    assert [category.title for category in layout.category] == ["scaling", "speed", "learning"]
+
+
+def test_a_second_report_replaces_the_first(scaled):
+    assert main([str(scaled)]) == main([str(scaled)]) == 0
+    assert len(list((scaled / "summary" / "tensorboard").rglob("events*"))) == 3
+
+
+def test_one_run_alone_is_reported(write, work_folder, capsys):
+    write(Path("run"), [9.0, 1.0])
+    assert main(["run"]) == 0
+    shown = capsys.readouterr().out
+    assert "mlp on mnist: 1,000 samples/s, 1 s per epoch (median of 1 run)." in shown
+    assert (Path("run") / "summary" / "report.html").exists()
+
+
+def test_nothing_to_report_is_said(work_folder, capsys):
+    Path("empty").mkdir()
+    assert main(["empty"]) == 1
+    assert "no completed run in or below empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "nowhere: there is no such folder"),
+        (["sweep", "--baseline", "cpu"], "--baseline cpu: must be key=value"),
+        (["sweep", "--baseline", "device=cuda"], "--baseline device=cuda: no completed run has it"),
+        (["sweep", "--by", "colour"], "--by colour: no such key"),
+        (["sweep", "--project", "-1"], "--project -1"),
+        (["sweep", "--target-accuracy", "97"], "--target-accuracy 97.0: must be a share"),
+        (["sweep", "--tolerance", "5"], "--tolerance 5.0: must be a share"),
+        (["sweep", "--gate", "nowhere.json"], "--gate nowhere.json: can't be read"),
+        (["latest"], "latest: there is no sweep below multirun/"),
+    ],
+)
+def test_mistakes_get_one_line(arguments, words, scaled, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and words in error[0]
+
+
+def test_a_missing_baseline_is_an_error_with_what_to_run_and_the_rest_is_reported(write, work_folder, capsys):
+    for world_size in (2, 4):
+        write(Path(f"sweep/{world_size}"), [9.0, 1.0], world_size)
+    assert main(["sweep"]) == 1
+    assert "python train.py -m strategy.world_size=1" in capsys.readouterr().err
+    assert "no baseline" in (Path("sweep") / "summary" / "report.md").read_text()
+
+
+def gate(*arguments: str) -> int:
+    return main(["now", "--gate", "then/summary/summary.json", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("slower", "noise", "code"),
+    [
+        (1.0, 0.01, 0),
+        (1.04, 0.001, 0),  # within the tolerance
+        (1.5, 0.01, 1),
+        (1.1, 0.5, 0),  # within the noise
+        (0.5, 0.01, 0),  # faster
+    ],
+)
+def test_gate_fails_where_throughput_fell_beyond_interval_and_tolerance(slower, noise, code, write, work_folder):
+    for seed in range(5):
+        epoch_s = 1 + noise * seed
+        write(Path(f"then/{seed}"), [9.0, epoch_s], seed=seed)
+        write(Path(f"now/{seed}"), [9.0, slower * epoch_s], seed=seed, sections={"environment": {"code_hash": "newer"}})
+    assert main(["then"]) == 0
+    assert gate("--tolerance", "0.05") == code
+
+
+def test_gate_needs_a_group_that_both_have(write, work_folder, capsys):
+    write(Path("then/0"), [9.0, 1.0])
+    write(Path("now/0"), [9.0, 1.0], changed={"training.batch_size": 32})
+    assert main(["then"]) == 0
+    assert gate() == 2
+    assert "has none of these groups" in capsys.readouterr().err
+    Path("then/summary/summary.json").write_text('{"groups": [{"group_hash": 1, "samples_per_s": []}]}')
+    assert gate() == 2
+
+
+def test_analysis_loads_no_torch(scaled):
+    script = (
+        "import sys; from laptime.analysis.__main__ import main; code = main(['sweep']); "
+        "sys.exit(code or int(any(name in sys.modules for name in ('torch', 'pytorch_lightning', 'tensorflow'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_answer_warns_of_what_is_not_the_same_work(write, work_folder):
+    for world_size, accuracy in ((1, 0.98), (2, 0.90)):
+        write(Path(str(world_size)), [9.0, 1.0], world_size, sections={"result": {"test_accuracy": accuracy}})
+    assert "but what was learnt differs: test accuracy -8.00 points" in answer(analyse([Path()]))
+
+
+def test_unwritable_place_is_said(scaled, capsys):
+    Path("file").write_text("")
+    assert main(["sweep", "--out", "file/summary"]) != 0
+    assert "error:" in capsys.readouterr().err
+
+
+def test_files_come_where_they_are_asked_for(scaled):
+    analysis = analyse([scaled])
+    write_tables(analysis, Path("elsewhere"))
+    write_reports(analysis, Path("elsewhere"))
+    assert (Path("elsewhere") / "report.html").exists() and not (scaled / "summary").exists()
