@@ -100,10 +100,21 @@ def _main(arguments: list[str]) -> int:
     if args.cfg or args.help or args.hydra_help or args.info or args.shell_completion:
         _hand_over_to_hydra(arguments, lambda cfg: None)
         return 0
-    if args.multirun:
-        return _sweep(args, arguments)
+    if args.multirun or _is_sweep(args):
+        return _sweep(args, arguments if args.multirun else ["-m", *arguments])
     _run_once(args.overrides, _process_started_at(), _command(), args)
     return 0
+
+
+def _is_sweep(args: argparse.Namespace) -> bool:
+    """Whether what was typed stands for a sweep without -m: some experiments do."""
+    from laptime.compose import compose, hydra_session, hydra_value
+
+    experiments = [override for override in args.overrides if override.startswith("experiment=")]
+    if not experiments:
+        return False
+    with hydra_session(args.config_dir) as hydra:  # of what else was typed some may be values to sweep over
+        return hydra_value(compose(hydra, experiments, args.config_name), "hydra.mode") == "RunMode.MULTIRUN"
 
 
 def _run_once(
@@ -223,6 +234,9 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
     slurm.require_one_task()
     with hydra_session(args.config_dir) as hydra:
         jobs = list(_sweep_jobs(hydra, args.overrides))
+        params = compose(hydra, jobs[0], args.config_name).hydra.sweeper.get("params")
+        if params:  # an experiment says what to sweep; what is typed comes after it
+            jobs = list(_sweep_jobs(hydra, [*(f"{key}={value}" for key, value in params.items()), *args.overrides]))
         composed = [compose(hydra, overrides, args.config_name) for overrides in jobs]
         fresh_processes.load_ahead()
         configs = [_check(each) for each in composed]

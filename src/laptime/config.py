@@ -17,7 +17,7 @@ from omegaconf import MISSING, OmegaConf
 
 from laptime.errors import UserError
 
-DEVICES = ("auto", "cpu", "mps", "cuda", "xpu")
+DEVICES = ("auto", "cpu", "mps", "cuda", "xpu", "accelerator")
 # No count needs to be larger, and torch fails on numbers beyond 64 bits.
 _LARGEST = 10**9
 _MOST_THREADS = 1024

@@ -121,7 +121,7 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
         used = f"{used}, 1 of {device['num_devices']}"
     if device["memory_bytes"] is not None:
         used += f", {device['memory_bytes'] / 1e9:.1f} GB"
-    if device["requested"] not in ("auto", device["used"]):
+    if device["requested"] not in ("auto", device["used"]) and device["used"] == "cpu":
         used += f"  (requested: {device['requested']}, absent)"
     slowest = epochs.groupby("epoch")[["epoch_time_s", "is_warmup"]].max()
     counted = slowest.loc[~slowest["is_warmup"].astype(bool), "epoch_time_s"]

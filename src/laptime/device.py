@@ -77,7 +77,7 @@ def resolve(requested: str, fallback: str, index: int = 0) -> Device:
         UserError: the device is absent and fallback is error.
     """
     available = available_accelerator()
-    if requested == "auto":
+    if requested == "auto" or (requested == "accelerator" and available):
         return describe(requested, available or "cpu", index)
     if requested in ("cpu", available):
         return describe(requested, requested, index)

@@ -255,7 +255,7 @@ def _check_devices(config: Mapping[str, Any], world_size: int, local_world_size:
 def _accelerator(config: Mapping[str, Any]) -> str | None:
     """The accelerator that will train: cuda, mps or xpu; None: the CPU, as was asked or as what is left."""
     available = available_accelerator()
-    return available if config["device"]["name"] in ("auto", available) else None
+    return available if config["device"]["name"] in ("auto", "accelerator", available) else None
 
 
 def _pinned(rank: Rank) -> Rank:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from laptime.analysis.analyse import analyse, answer
 from laptime.analysis.compare import compare, comparison_table, resolve_key, swept_keys
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
@@ -87,6 +88,7 @@ def test_a_device_that_fell_back_is_what_it_was(write, work_folder):
     (group,) = groups_of()
     assert "mps was asked for and absent: trained on cpu" in group.remarks
     assert compare([group], "device") == []
+    assert "Absent, so nothing can be said of it: mps." in answer(analyse([Path()]))
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,14 @@ def question(analysis: Analysis) -> str:
 
 
 def answer(analysis: Analysis) -> str:
-    """The main figure in one sentence, with its interval."""
+    """The main figure in one sentence, with its interval; and whether a device that was asked for was absent."""
+    absent = sorted({name for group in analysis.groups for name in group.absent_devices})
+    if not absent:
+        return _main_figure(analysis)
+    return f"{_main_figure(analysis)} Absent, so nothing can be said of it: {_and(absent)}."
+
+
+def _main_figure(analysis: Analysis) -> str:
     for family in analysis.families:
         if family.baseline is None:
             continue

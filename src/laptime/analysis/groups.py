@@ -94,13 +94,17 @@ class Group:
         return [float(times.iloc[0]) if len(times) else None for times in reached]
 
     @property
+    def absent_devices(self) -> list[str]:
+        """Devices that some of its runs were to train on, and trained on the CPU instead."""
+        if self.first["device"]["used"] != "cpu":
+            return []
+        return sorted({run.record["device"]["requested"] for run in self.runs} - {"auto", "cpu"})
+
+    @property
     def remarks(self) -> list[str]:
         found = []
-        absent = {run.record["device"]["requested"] for run in self.runs} - {"auto", self.first["device"]["used"]}
-        if absent:
-            found.append(
-                f"{', '.join(sorted(absent))} was asked for and absent: trained on {self.first['device']['used']}"
-            )
+        if self.absent_devices:
+            found.append(f"{', '.join(self.absent_devices)} was asked for and absent: trained on cpu")
         if self.first["strategy"]["oversubscribed"]:
             found.append("oversubscribed: more threads than cores")
         if len(self.runs) == 1:

@@ -168,15 +168,11 @@ class Breakdown(Callback):
         self.contention = {"no_sync_step_s": middle["no_sync_step"], "straggling": straggling}
         if not sent:
             return
-        # Round by round: a disturbance of one of them moves the median less than it would move those of all steps.
+        exposed_s = _exposed_s(middle)
+        share = exposed_s / middle["step"]
         rounds = [each.medians() for each in seconds.by_round()]
-        own = [(_exposed_s(each), _exposed_s(each) / each["step"]) for each in rounds]
-        over_ranks = [
-            [statistics.median(values) for values in zip(*of_ranks, strict=True)]
-            for of_ranks in zip(*self.rank.gather(own), strict=True)
-        ]
-        exposed_s, share = (statistics.median(values) for values in zip(*over_ranks, strict=True))
-        shares = [each[1] for each in over_ranks]
+        of_ranks = self.rank.gather([_exposed_s(each) / each["step"] for each in rounds])
+        shares = [share, *(statistics.median(values) for values in zip(*of_ranks, strict=True))]
         self.communication = {
             "num_all_reduces_per_step": len(sent),
             "bytes_per_step": sum(size * dtype.itemsize for size, dtype in sent),
