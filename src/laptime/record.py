@@ -78,6 +78,9 @@ _SECTIONS: dict[str, tuple[str, ...] | None] = {
     "command": None,
 }  # fmt: skip
 
+# What TensorBoard's HPARAMS tab shows beside a run's settings: keys of `result` and `timing`.
+HPARAM_METRICS = ("hparam/epoch_time_s", "hparam/samples_per_s", "hparam/val_accuracy", "hparam/test_accuracy")
+
 # One row per epoch and rank. epoch counts from 0; num_samples and samples_per_s are this rank's own.
 EPOCH_COLUMNS = (
     "attempt", "epoch", "rank", "is_warmup", "epoch_time_s", "num_samples", "samples_per_s", "data_wait_s",
@@ -197,6 +200,19 @@ def epoch_rows(run_dir: Path) -> list[dict[str, Any]]:
 def each_epoch_once(epochs: pd.DataFrame) -> pd.DataFrame:
     """The rows of epochs.csv that stand: of an epoch that several attempts have completed, the last one's."""
     return epochs[epochs["attempt"] == epochs.groupby("epoch")["attempt"].transform("max")]
+
+
+def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """A run's settings by full key, as TensorBoard's HPARAMS tab takes them; without places and what only shows."""
+    flat: dict[str, bool | int | float | str] = {}
+    for key, value in config.items():
+        if not prefix and key in ("logger", "callbacks", "run_dir", "run_label"):
+            continue
+        if isinstance(value, Mapping):
+            flat |= flat_config(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, bool | int | float) else str(value)
+    return flat
 
 
 def write_atomically(path: Path, content: bytes) -> None:

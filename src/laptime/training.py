@@ -515,12 +515,7 @@ def time_to_accuracy(rows: list[dict[str, Any]], target: float) -> float | None:
 
 def _log_results(loggers: list[Logger], record: dict[str, Any], config: Mapping[str, Any], last_epoch: int) -> None:
     result, timing = record["result"], record["timing"]
-    metrics = {
-        "hparam/epoch_time_s": timing["epoch_time_s"],
-        "hparam/samples_per_s": timing["samples_per_s"],
-        "hparam/val_accuracy": result["val_accuracy"],
-        "hparam/test_accuracy": result["test_accuracy"],
-    }
+    metrics = {tag: (result | timing)[tag.removeprefix("hparam/")] for tag in records.HPARAM_METRICS}
     known = {name: value for name, value in metrics.items() if value is not None}
     last = {"test/accuracy": result["test_accuracy"], "test/loss": result["test_loss"]}
     for tag in ("comm", "contention"):
@@ -529,17 +524,17 @@ def _log_results(loggers: list[Logger], record: dict[str, Any], config: Mapping[
     for logger in loggers:
         logger.log_metrics(last, step=last_epoch)
         log_hyperparams: Callable[..., None] = logger.log_hyperparams
-        flat = dict(_flatten(config))
-        if isinstance(logger, pl.loggers.TensorBoardLogger):
+        flat = records.flat_config(config)
+        if isinstance(logger, pl.loggers.TensorBoardLogger) and config["run_label"]:
+            # What differs between the runs of a sweep, and which metrics matter, its report says for all of them.
+            from torch.utils.tensorboard.summary import hparams
+
+            _, *session = hparams(flat, known)
+            for part in session:
+                logger.experiment._get_file_writer().add_summary(part)
+            logger.log_metrics(known, step=last_epoch)
+        elif isinstance(logger, pl.loggers.TensorBoardLogger):
             log_hyperparams(flat, known)
         else:
             log_hyperparams(flat)
         logger.finalize("success")
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        elif key != "run_dir":
-            yield f"{prefix}{key}", value if isinstance(value, bool | int | float) else str(value)

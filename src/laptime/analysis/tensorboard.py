@@ -15,10 +15,14 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG, PLUGIN_NAME
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import metadata as hparams
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from laptime.analysis.analyse import Analysis
 from laptime.analysis.laws import efficiency
+from laptime.record import HPARAM_METRICS, flat_config
 
 
 def write_events(analysis: Analysis, images: Mapping[str, bytes], folder: Path) -> None:
@@ -57,7 +61,7 @@ def write_events(analysis: Analysis, images: Mapping[str, bytes], folder: Path) 
             Summary.Value(tag=f"plots/{name}", image=Summary.Image(encoded_image_string=image, colorspace=3))
             for name, image in images.items()
         ]
-        _add(writer, [*values, _layout()], 0)
+        _add(writer, [*values, _layout(), _experiment(analysis)], 0)
 
 
 def _layout() -> Summary.Value:
@@ -84,6 +88,32 @@ def _layout() -> Summary.Value:
     tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()])
     plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME)
     return Summary.Value(tag=CONFIG_SUMMARY_TAG, tensor=tensor, metadata=SummaryMetadata(plugin_data=plugin))
+
+
+def _experiment(analysis: Analysis) -> Summary.Value:
+    """What the HPARAMS tab shows: settings in which runs differ come first there, and the metrics that matter."""
+    configs = [flat_config(run.record["config"]) for run in analysis.runs]
+    values = {
+        name: [config.get(name) for config in configs] for name in dict.fromkeys(key for c in configs for key in c)
+    }
+    experiment = api_pb2.Experiment(
+        hparam_infos=[
+            api_pb2.HParamInfo(name=name, type=_type(known), differs=len(set(map(repr, known))) > 1)
+            for name, known in values.items()
+        ],
+        metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in HPARAM_METRICS],
+    )
+    plugin = hparams.create_summary_metadata(HParamsPluginData(experiment=experiment))
+    return Summary.Value(tag=hparams.EXPERIMENT_TAG, metadata=plugin)
+
+
+def _type(values: list[bool | int | float | str | None]) -> int:
+    """As torch's writer has the values themselves."""
+    if any(isinstance(value, str) for value in values):
+        return int(api_pb2.DATA_TYPE_STRING)
+    if all(isinstance(value, bool) for value in values):
+        return int(api_pb2.DATA_TYPE_BOOL)
+    return int(api_pb2.DATA_TYPE_FLOAT64)
 
 
 @contextmanager

@@ -1,0 +1,112 @@
+"""Real sweeps end in their report, whole, partial or failed."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+QUICK = [
+    "-m",
+    "dataset.limit=2000",
+    "training.epochs=2",
+    "training.batch_size=32",
+    "device=cpu",
+    "hydra.sweep.dir=sweep",
+]
+SUMMARY = Path("sweep/summary")
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A sweep over two numbers of ranks and two seeds, its folder and what it printed."""
+    import os
+    import subprocess
+    import sys
+
+    folder = tmp_path_factory.mktemp("swept")
+    train = Path(__file__).resolve().parents[2] / "train.py"
+    command = [sys.executable, str(train), *QUICK, "seed=1,2", "strategy.world_size=1,2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_sweep_ends_with_the_tables(swept):
+    _, shown = swept
+    tables = shown[shown.index("How does this training scale to 1 and 2 ranks?") :]
+    assert "2 ranks train at" in tables and "95% interval" in tables
+    assert "Where the loss went" in tables and "communication" in tables
+    assert "report.html" in tables and "tensorboard --logdir sweep" in tables
+
+
+def test_figures_are_those_of_the_runs(swept):
+    folder, _ = swept
+    runs = [json.loads((folder / "sweep" / str(number) / "run.json").read_text()) for number in range(4)]
+    speeds = {
+        size: [r["timing"]["samples_per_s"] for r in runs if r["strategy"]["world_size"] == size] for size in (1, 2)
+    }
+    scaling = list(csv.DictReader((folder / SUMMARY / "scaling.csv").open()))
+    assert [row["world_size"] for row in scaling] == ["1", "2"]
+    assert float(scaling[1]["speedup"]) == pytest.approx((sum(speeds[2]) / 2) / (sum(speeds[1]) / 2))
+    parts = ("ideal", "contention", "oversubscription", "communication", "straggling", "rest")
+    step = sum(float(scaling[1][f"{part}_s_per_step"]) for part in parts)
+    assert step == pytest.approx(float(scaling[1]["step_s_per_step"]))
+
+
+def test_hparams_tab_knows_what_was_swept(swept):
+    folder, _ = swept
+    events = EventAccumulator(str(folder / SUMMARY / "tensorboard" / "plots"))
+    events.Reload()
+    content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    experiment = HParamsPluginData.FromString(content).experiment
+    assert {info.name for info in experiment.hparam_infos if info.differs} == {"seed", "strategy.world_size"}
+    assert "hparam/samples_per_s" in {info.name.tag for info in experiment.metric_infos}
+    for label in ("0/tensorboard/seed=1 ws=1", "3/tensorboard/seed=2 ws=2"):
+        run = EventAccumulator(str(folder / "sweep" / label))
+        run.Reload()
+        assert "_hparams_/session_start_info" in run.summary_metadata
+        assert "_hparams_/experiment" not in run.summary_metadata  # the first one found would be shown for all
+        assert run.Scalars("hparam/samples_per_s")[0].value > 0
+
+
+def test_failed_runs_are_listed_and_the_rest_is_reported(train, work_folder):
+    done = train(*QUICK, "optimizer.lr=0.001,1e30,0.002", "measure.breakdown=false")
+    assert done.returncode == 1
+    summary = json.loads((SUMMARY / "summary.json").read_text())
+    assert [Path(each["path"]).name for each in summary["skipped"]] == ["1"]
+    assert "failed: " in summary["skipped"][0]["reason"]
+    assert len(summary["groups"]) == 2
+    assert "By optimizer.lr" in done.stdout and "Not counted" in done.stdout
+
+
+def test_a_sweep_that_stops_early_is_reported_too(train, work_folder):
+    done = train(*QUICK, "optimizer.lr=0.001,1e30,0.002", "measure.breakdown=false", "sweep.on_failure=stop")
+    assert done.returncode == 1
+    assert len(json.loads((SUMMARY / "summary.json").read_text())["groups"]) == 1
+    assert "1 of 3 runs of the sweep were not started" in done.stderr
+
+
+def test_the_report_can_be_left_out(train, work_folder):
+    done = train(*QUICK, "seed=1,2", "training.epochs=1", "~hydra.callbacks.report")
+    assert done.returncode == 0, done.stderr
+    assert not SUMMARY.exists()
+
+
+def test_an_experiment_can_be_a_sweep(train, work_folder):
+    small = [argument for argument in QUICK if argument != "-m"]
+    done = train("experiment=weak_scaling", *small, "seed=1,2", "strategy.world_size=1,2", "measure.breakdown=false")
+    assert done.returncode == 0, done.stderr
+    assert [row["world_size"] for row in csv.DictReader((SUMMARY / "scaling.csv").open())] == ["1", "2"]
+    # What was not measured is open.
+    assert [row["communication_s_per_step"] for row in csv.DictReader((SUMMARY / "scaling.csv").open())] == ["0.0", ""]
+
+
+def test_absent_accelerator_is_said_in_the_answer(train, work_folder):
+    small = [argument for argument in QUICK if argument not in ("-m", "device=cpu")]
+    done = train("experiment=device_benchmark", *small, "model=mlp", "seed=1", "device=cpu,mps", "dataset.limit=500")
+    assert done.returncode == 0, done.stderr
+    assert "device=mps is absent" in done.stderr
+    assert "Absent, so nothing can be said of it: mps." in " ".join(done.stdout.split())
