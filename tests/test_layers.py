@@ -28,6 +28,7 @@ LAYERS = [
         "console",
         "process_memory",
     ],
+    ["analysis"],
     ["torchrun", "ranks"],
     ["device", "xpu"],
     ["data"],
@@ -43,6 +44,10 @@ LAYERS = [
     ["__main__"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+
+
+# The analysis shares nothing with training but the record, and how a terminal is written to.
+OF_ANALYSIS = {"errors", "record", "console", "analysis"}
 
 
 def modules() -> list[Path]:
@@ -72,6 +77,8 @@ def imported_layers(path: Path) -> set[str]:
 def test_imports_point_one_way(path):
     own = layer_of(path)
     assert own in RANK, f"{path.name} has no place in the layers"
+    if own == "analysis":
+        assert imported_layers(path) <= OF_ANALYSIS
     for other in imported_layers(path) - {own}:
         assert RANK[other] <= RANK[own], f"{path.name} imports laptime.{other}"
 
@@ -96,7 +103,17 @@ def test_asking_loads_no_torch(arguments, work_folder):
 
 
 @pytest.mark.parametrize(
-    "module", ["laptime", "laptime.record", "laptime.config", "laptime.compose", "laptime.console"]
+    "module",
+    [
+        "laptime",
+        "laptime.record",
+        "laptime.config",
+        "laptime.compose",
+        "laptime.console",
+        "laptime.analysis.write",
+        "laptime.analysis.tensorboard",
+        "laptime.analysis.sweep_callback",
+    ],
 )
 def test_importing_loads_no_torch(module):
     code = f"import sys, {module}; assert 'torch' not in sys.modules"

@@ -320,7 +320,9 @@ def hashed_config(
     left_out = list(_NOT_HASHED)
     if content["dataset"].get("pipeline") == "memory":
         left_out.append(("dataset", "num_workers"))
-    if world_size == 1 and not content["strategy"]["wrap_single_rank"]:
+    if world_size > 1:
+        left_out.append(("strategy", "wrap_single_rank"))
+    elif not content["strategy"]["wrap_single_rank"]:
         left_out += [("strategy", key) for key in _OF_DDP]
     for *parents, key in left_out:
         node = content

@@ -53,6 +53,8 @@ def write_run(
     config = CONFIG | (OF_DDP if world_size > 1 or wrapped else {})
     if wrapped:
         config["strategy.wrap_single_rank"] = True
+    if world_size > 1:
+        config.pop("strategy.wrap_single_rank")  # as laptime.config.hashed_config has it
     config |= {"seed": seed, "strategy.world_size": world_size} | (changed or {})
     without_seed = {key: value for key, value in config.items() if key != "seed"}
     record = records.new_record()

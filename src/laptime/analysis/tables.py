@@ -101,7 +101,7 @@ def _scaling(family: Family, project: Sequence[int]) -> Table:
     if family.kind == "strong":
         kind = "strong scaling: the global batch is fixed"
     title = f"Scaling{' of ' + family.name if family.name else ''} ({kind})"
-    return Table(title, tuple(columns), tuple(rows), tuple(scaling_notes(family)), ("expected",))
+    return Table(title, tuple(columns), tuple(rows), tuple(scaling_notes(family)), ("serial fraction",))
 
 
 def scaling_notes(family: Family) -> list[str]:
