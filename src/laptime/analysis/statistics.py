@@ -12,6 +12,8 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 _RESAMPLES = 9999
+# With fewer repeats the bootstrap's intervals are too narrow: with three they cover the truth in about 90 of 100 cases.
+HONEST_REPEATS = 5
 
 
 @dataclass(frozen=True)

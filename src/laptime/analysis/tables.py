@@ -9,7 +9,7 @@ from laptime.analysis.compare import Comparison
 from laptime.analysis.groups import Group, time_to_accuracy
 from laptime.analysis.laws import Fit, efficiency, karp_flatt
 from laptime.analysis.scaling import Family, projections
-from laptime.analysis.statistics import Interval, median_and_deviation
+from laptime.analysis.statistics import HONEST_REPEATS, Interval, median_and_deviation
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,13 @@ def _scaling(family: Family, project: Sequence[int]) -> Table:
     if family.kind == "strong":
         kind = "strong scaling: the global batch is fixed"
     title = f"Scaling{' of ' + family.name if family.name else ''} ({kind})"
-    return Table(title, tuple(columns), tuple(rows), tuple(scaling_notes(family)), ("serial fraction",))
+    return Table(
+        title,
+        tuple(columns),
+        tuple(rows),
+        (*_interval_note([point.group for point in family.points]), *scaling_notes(family)),
+        ("serial fraction",),
+    )
 
 
 def scaling_notes(family: Family) -> list[str]:
@@ -184,7 +190,19 @@ def _comparison(comparison: Comparison) -> Table:
     of = f" ({comparison.common})" if comparison.common else ""
     note = "difference: two-sided Mann-Whitney test of the repeats' throughputs at 5%."
     optional, sentences = ("total time",), ("difference", "results", "remarks")
-    return Table(f"By {comparison.key}{of}", columns, tuple(rows), (note,), optional, sentences)
+    notes = (note, *_interval_note([row.group for row in comparison.rows]))
+    return Table(f"By {comparison.key}{of}", columns, tuple(rows), notes, optional, sentences)
+
+
+def _interval_note(groups: Sequence[Group]) -> list[str]:
+    """A warning where there are intervals of too few repeats."""
+    fewest = min(len(group.runs) for group in groups)
+    if not 1 < fewest < HONEST_REPEATS:
+        return []
+    return [
+        f"With {fewest} repeats the intervals are too narrow: they cover the truth in fewer than 95 of 100 cases. "
+        f"{HONEST_REPEATS} would do."
+    ]
 
 
 def _with_interval(value: float | None, interval: Interval | None, scale: float = 1.0, unit: str = "") -> str:
