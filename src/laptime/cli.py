@@ -136,6 +136,9 @@ def _run_once(
         if not torchrun.is_joined() and _wants_processes(composed):
             fresh_processes.load_ahead()
         config = _check(composed)
+        if config["measure"]["target_interval"] is not None:
+            target = config["measure"]["target_interval"]
+            raise UserError(f"measure.target_interval={target}: is for sweeps, which repeat their runs. Add -m.")
         chosen = any(override.lstrip("+").startswith("hydra.run.dir=") for override in overrides)
 
         def reserve() -> str:
@@ -311,14 +314,15 @@ def objective(record: Mapping[str, Any]) -> float | None:
 
 def _sweep_jobs(hydra: "Hydra", overrides: list[str]) -> Iterator[list[str]]:
     """The overrides of each job of a sweep; ranges without steps, which a sweeper will draw from, are left out."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
+
+    from hydra_plugins.laptime.repeating_sweeper import RepeatingSweeper
 
     try:
         parsed = OverridesParser.create(hydra.config_loader).parse_overrides(overrides)
         discrete = [each for each in parsed if not each.is_sweep_override() or each.is_discrete_sweep()]
-        for batch in BasicSweeper.split_arguments(discrete, max_batch_size=None):
+        for batch in RepeatingSweeper.split_arguments(discrete, max_batch_size=None):
             yield from batch
         ranges = [str(each.input_line) for each in parsed if each.is_sweep_override() and not each.is_discrete_sweep()]
         if ranges and not any("hydra/sweeper" in override for override in overrides):

@@ -149,8 +149,13 @@ class MeasureConfig(_Group):
     warmup_epochs: int | str = MISSING
     breakdown: bool = MISSING
     target_accuracy: float | None = MISSING
+    target_interval: float | None = MISSING
+    max_repeats: int = MISSING
 
     def check(self) -> None:
+        _at_least("measure.max_repeats", self.max_repeats, 1)
+        if self.target_interval is not None and not 0 < self.target_interval < 1:
+            raise UserError(f"measure.target_interval={self.target_interval}: must lie in (0, 1), a share of 1.")
         if isinstance(self.warmup_epochs, str) and self.warmup_epochs != "auto":
             raise UserError(f"measure.warmup_epochs={self.warmup_epochs}: must be a number of epochs or auto.")
         if isinstance(self.warmup_epochs, int):
@@ -295,6 +300,8 @@ _NOT_HASHED = (
     ("dataset", "verify"),
     ("measure", "breakdown"),  # its steps come after the timed ones
     ("measure", "target_accuracy"),
+    ("measure", "target_interval"),
+    ("measure", "max_repeats"),
     ("strategy", "name"),
     ("training", "checkpoint"),
 )

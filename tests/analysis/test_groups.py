@@ -93,3 +93,14 @@ def test_time_to_an_accuracy_counts_the_repeats_that_reached_it(write, work_fold
     assert time_to_accuracy(group, 0.92)["time_to_accuracy_s"] == (10.0 + 12.0) / 2
     assert time_to_accuracy(group, 0.99)["time_to_accuracy_s"] is None
     assert time_to_accuracy(group, None)["target_accuracy"] is None
+
+
+def test_a_warm_up_that_was_too_short_is_said(write, work_folder):
+    for seed in range(3):
+        write(Path(f"falling/{seed}"), [9.0, 1.3, 1.2, 1.1, 1.0], seed=seed)
+        write(Path(f"rising/{seed}"), [9.0, 1.0, 1.1, 1.2, 1.3], seed=seed)
+        write(Path(f"even/{seed}"), [9.0, 1.0, 1.001, 1.002, 1.003], seed=seed)
+    said = {folder: "; ".join(groups_of(folder)[0].remarks) for folder in ("falling", "rising", "even")}
+    assert "epochs still get faster, by 26%: measure.warmup_epochs is too small" in said["falling"]
+    assert "epochs get slower, by 26%" in said["rising"]
+    assert "epochs" not in said["even"]

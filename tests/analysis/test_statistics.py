@@ -5,7 +5,15 @@ import random
 import numpy as np
 import pytest
 
-from laptime.analysis.statistics import Interval, difference, ratio, ratio_interval, smallest_p_value, summarise
+from laptime.analysis.statistics import (
+    Interval,
+    difference,
+    ratio,
+    ratio_interval,
+    smallest_p_value,
+    summarise,
+    trend,
+)
 
 
 def test_summary_by_hand():
@@ -84,3 +92,19 @@ def test_intervals_cover_a_known_truth_as_often_as_they_say(num_repeats, kind):
         assert found is not None
         covered += found.low <= truth <= found.high
     assert 0.92 <= covered / num_sweeps <= 0.98
+
+
+def test_a_trend_by_hand():
+    # Four falling epochs in each of three repeats: S = -18, variance 26, z = -3.33, p = 0.0009.
+    falling = [[1.3, 1.2, 1.1, 1.0]] * 3
+    assert trend(falling) == pytest.approx(-0.3 / 1.15)
+    assert trend([values[::-1] for values in falling]) == pytest.approx(0.3 / 1.15)
+    # One repeat of four can't show any: z = -1.70, p = 0.09.
+    assert trend(falling[:1]) is None
+    assert trend([[1.0], [2.0, 1.0]]) is None
+
+
+def test_noise_is_seldom_a_trend():
+    rng = np.random.default_rng(3)
+    found = [trend(rng.normal(1, 0.05, (3, 10)).tolist()) for _ in range(500)]
+    assert sum(each is not None for each in found) <= 15  # 1 of 100 by chance

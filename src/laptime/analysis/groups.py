@@ -9,13 +9,22 @@ import numpy as np
 import pandas as pd
 
 from laptime.analysis.load import Run
-from laptime.analysis.statistics import Summary, median_and_deviation, summarise
+from laptime.analysis.statistics import (
+    HONEST_REPEATS,
+    Summary,
+    median_and_deviation,
+    relative_width,
+    summarise,
+    trend,
+)
 
 # Config groups of which one part may name all of it: `model=cnn` instead of every key in which the CNN differs.
 _CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler")
 _SHORT = {"strategy.world_size": "ws"}
 # A spread between repeats of more than this share of the median is said.
 _WIDE_SPREAD = 0.1
+# So is a trend of more than this share over the counted epochs.
+_TREND = 0.02
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,16 @@ class Group:
         """samples_per_s of each repeat: the median of its epochs."""
         return [float(run.counted["samples_per_s"].median()) for run in self.runs]
 
+    @cached_property
+    def interval_width(self) -> float | None:
+        """Of the 95% interval of the throughput, as a share of it; None with one repeat."""
+        return relative_width(self.throughputs)
+
+    def is_precise(self, target: float) -> bool:
+        """Whether that is at most the target, with enough repeats to trust it."""
+        width = self.interval_width
+        return width is not None and width <= target and len(self.runs) >= HONEST_REPEATS
+
     def values(self, section: str, key: str) -> list[float]:
         """A figure of run.json for each repeat that has it."""
         found = [run.record[section][key] for run in self.runs]
@@ -112,6 +131,16 @@ class Group:
         between = self.samples_per_s.between
         if between is not None and between > _WIDE_SPREAD * self.samples_per_s.median:
             found.append(f"repeats differ by {between / self.samples_per_s.median:.0%}")
+        rise = trend([run.counted["epoch_time_s"].to_list() for run in self.runs])
+        if rise is not None and rise < -_TREND:
+            found.append(f"epochs still get faster, by {-rise:.0%}: measure.warmup_epochs is too small")
+        elif rise is not None and rise > _TREND:
+            found.append(f"epochs get slower, by {rise:.0%}: is the machine throttling, or busy?")
+        target = self.first["config"]["measure"].get("target_interval")
+        if target is not None:
+            width = "unknown" if self.interval_width is None else f"{self.interval_width:.1%}"
+            verdict = "reached" if self.is_precise(target) else "not reached"
+            found.append(f"target interval of {target:.1%} {verdict} with {len(self.runs)} repeats: {width}")
         hosts = {run.record["environment"]["hostname_hash"] for run in self.runs}
         if len(hosts) > 1:
             found.append(f"on {len(hosts)} hosts")

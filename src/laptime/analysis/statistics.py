@@ -109,6 +109,47 @@ def ratio_interval(
     return Interval(float(found.low), float(found.high))
 
 
+def relative_width(values: Sequence[float]) -> float | None:
+    """The width of the bootstrap interval of a median, as a share of the median; None for a single value."""
+    if len(values) < 2:
+        return None
+    found = stats.bootstrap(
+        (np.sort(values),),
+        np.median,
+        n_resamples=_RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float((found.high - found.low) / np.median(values))
+
+
+def trend(series: Sequence[Sequence[float]], level: float = 0.01) -> float | None:
+    """How much the values of several series rise (or fall) from their first to their last, as a share of their median;
+    None where no trend is shown.
+
+    Kendall's S of all series together, against what chance gives, in the normal approximation. Source: Mann,
+    Econometrica 13 (1945); for several series Hirsch, Slack and Smith, Water Resources Research 18 (1982). The size is
+    Theil and Sen's slope, by scipy.stats.theilslopes.
+
+    Args:
+        series: the values of each repeat in the order of their epochs; those with fewer than three are left out.
+        level: what the two-sided p must not exceed.
+    """
+    longer = [np.asarray(values, float) for values in series if len(values) >= 3]
+    if not longer:
+        return None
+    total = sum(
+        float(np.sign(np.subtract.outer(values, values)[np.tril_indices(len(values), -1)]).sum()) for values in longer
+    )
+    variance = sum(len(values) * (len(values) - 1) * (2 * len(values) + 5) / 18 for values in longer)
+    p_value = 2 * stats.norm.sf((abs(total) - 1) / math.sqrt(variance))
+    if p_value > level:
+        return None
+    rises = [float(stats.theilslopes(values).slope) * (len(values) - 1) / float(np.median(values)) for values in longer]
+    return float(np.median(rises))
+
+
 @dataclass(frozen=True)
 class Difference:
     """Whether two groups differ.

@@ -1,0 +1,1 @@
+"""Laptime's plugins for Hydra, which looks for them in this namespace alone."""

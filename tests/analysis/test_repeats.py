@@ -1,0 +1,39 @@
+"""Which groups of a sweep need further repeats."""
+
+from pathlib import Path
+
+import yaml
+
+from laptime.analysis.groups import group_runs
+from laptime.analysis.load import load_runs
+from laptime.analysis.repeats import missing_repeats
+
+
+def write_job(write, number: int, seed: int, epoch_s: float, lr: float = 0.001, **changes) -> None:
+    path = write(Path(f"sweep/{number}"), [9.0, epoch_s], seed=seed, changed={"optimizer.lr": lr}, **changes)
+    (path / ".hydra").mkdir()
+    (path / ".hydra/overrides.yaml").write_text(yaml.safe_dump([f"optimizer.lr={lr}", f"seed={seed}"]))
+
+
+def test_only_groups_that_are_not_precise_are_repeated(write, work_folder):
+    for seed in range(1, 6):
+        write_job(write, seed, seed, 1.0)
+        write_job(write, 10 + seed, seed, 1.0 + seed / 10, lr=0.002)
+    assert missing_repeats(Path("sweep"), 0.02, most=20) == [["seed=6", "optimizer.lr=0.002"]]
+    assert missing_repeats(Path("sweep"), 0.02, most=5) == []
+    groups = group_runs(load_runs([Path("sweep")])[0])
+    assert [group.is_precise(0.02) for group in groups] == [True, False]
+
+
+def test_few_repeats_are_not_trusted_however_alike(write, work_folder):
+    for seed in (1, 2, 3, 4):
+        write_job(write, seed, seed, 1.0)
+    assert missing_repeats(Path("sweep"), 0.02, most=20) == [["seed=5", "optimizer.lr=0.001"]]
+
+
+def test_failed_repeats_count_towards_the_limit(write, work_folder):
+    write_job(write, 1, 1, 1.0)
+    for seed in (2, 3):
+        write_job(write, seed, seed, 1.0, status="failed")
+    assert missing_repeats(Path("sweep"), 0.02, most=4) == [["seed=4", "optimizer.lr=0.001"]]
+    assert missing_repeats(Path("sweep"), 0.02, most=3) == []
