@@ -37,7 +37,7 @@ def swept(tmp_path_factory):
 def test_sweep_ends_with_the_tables(swept):
     _, shown = swept
     tables = shown[shown.index("How does this training scale to 1 and 2 ranks?") :]
-    assert "2 ranks train at" in tables and "95% interval" in tables
+    assert "2 ranks train at" in tables and "interval of 2 repeats" in tables
     assert "Where the loss went" in tables and "communication" in tables
     assert "report.html" in tables and "tensorboard --logdir sweep" in tables
 

@@ -9,7 +9,7 @@ from laptime.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 where the gate failed or a baseline is missing, 2 for a mistake in what was typed."""
+    """Returns the exit code: 0, 1 where the gate failed, 2 for a mistake in what was typed or a missing baseline."""
     args = _parser().parse_args(arguments)
     try:
         return _run(args)
@@ -29,6 +29,7 @@ def _run(args: argparse.Namespace) -> int:
     from laptime.analysis.report import print_analysis
     from laptime.analysis.scaling import parse_world_sizes
     from laptime.analysis.write import write_reports, write_tables
+    from laptime.console import unread
 
     if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
         raise UserError(f"--target-accuracy {args.target_accuracy}: must be a share between 0 and 1.")
@@ -38,24 +39,25 @@ def _run(args: argparse.Namespace) -> int:
     analysis = analyse(folders, args.baseline, args.by, args.target_accuracy, parse_world_sizes(args.project))
     out = Path(args.out) if args.out else _place(folders)
     console = Console()
-    print_analysis(analysis, console)
-    for problem in analysis.problems:
-        print(f"error: {problem}", file=sys.stderr)
+    with unread():
+        print_analysis(analysis, console)
     if not analysis.runs:
-        print(f"error: no completed run in or below {', '.join(map(str, folders))}.", file=sys.stderr)
-        return 1
+        raise UserError(f"no completed run in or below {', '.join(map(str, folders))}.")
+    checks = check(analysis, Path(args.gate), args.tolerance) if args.gate is not None else []
     write_tables(analysis, out)
     write_reports(analysis, out)
-    console.print(f"\nReport       {out / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
-    code = 1 if analysis.problems else 0
-    if args.gate is not None:
-        for each in check(analysis, Path(args.gate), args.tolerance):
+    with unread():
+        console.print(f"\nReport       {out / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
+        for each in checks:
             interval = f" ({each.interval.low:.3f} to {each.interval.high:.3f})" if each.interval else ""
-            verdict = "FALLEN" if each.fallen else "ok"
-            remark = f"  {each.remark}" if each.remark else ""
-            print(f"gate: {verdict:6} {each.group}: {each.change:.3f} x the kept throughput{interval}{remark}")
-            code = 1 if each.fallen else code
-    return code
+            change = f"{each.change:.3f} x the kept throughput{interval}" if each.change is not None else "not compared"
+            remark = f"; {each.remark}" if each.remark else ""
+            print(f"gate: {each.verdict:7} {each.group}: {change}{remark}")
+    for problem in analysis.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if any(each.verdict != "ok" for each in checks):
+        return 1
+    return UserError.exit_code if analysis.problems else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,7 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", help="where to write; default: summary/ in the one directory given")
     parser.add_argument("--target-accuracy", type=float, metavar="SHARE", help="report the time to reach it")
     parser.add_argument("--project", default="8,16", metavar="N,N", help="numbers of ranks to project the scaling to")
-    parser.add_argument("--gate", metavar="SUMMARY.json", help="exit with 1 where throughput fell since that summary")
+    parser.add_argument(
+        "--gate",
+        metavar="SUMMARY.json",
+        help="exit with 1 where the throughput of a group in that summary fell by more than the "
+        "tolerance and its interval lies below 1, or where the group is missing now",
+    )
     parser.add_argument("--tolerance", type=float, default=0.05, metavar="SHARE", help="that the gate lets pass")
     return parser
 

@@ -9,9 +9,12 @@ from laptime.analysis.groups import Group, group_runs
 from laptime.analysis.laws import efficiency
 from laptime.analysis.load import Run, Skipped, load_runs
 from laptime.analysis.scaling import Family, families
+from laptime.analysis.statistics import HONEST_REPEATS, Interval
 from laptime.errors import UserError
 
 PROJECTED = (8, 16)
+# More than that make no answer.
+_SENTENCES = 3
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,10 @@ def analyse(
     ]
     scaling = families(groups)
     problems = [problem for family in scaling if (problem := family.missing) is not None]
-    for name in [resolve_key(groups, name) for name in by] if groups else []:
-        if not any(comparison.key == name for comparison in comparisons):
-            problems.append(f"--by {name}: no two groups differ in it alone")
+    for name in by if groups else ():
+        if not any(comparison.key == resolve_key(groups, name) for comparison in comparisons):
+            differing = ", ".join(swept_keys(groups)) or "none"
+            raise UserError(f"--by {name}: no two groups differ in it alone. Keys in which they differ: {differing}.")
     return Analysis(
         tuple(folders), tuple(runs), tuple(skipped), tuple(groups), tuple(scaling), tuple(comparisons),
         target_accuracy, tuple(project), tuple(problems),
@@ -105,23 +109,11 @@ def answer(analysis: Analysis) -> str:
 
 
 def _main_figure(analysis: Analysis) -> str:
-    for family in analysis.families:
-        if family.baseline is None:
-            continue
-        crowded = [point for point in family.points if point.group.first["strategy"]["oversubscribed"]]
-        fair = [point for point in family.points[1:] if point not in crowded]
-        point = (fair or family.points)[-1]
-        if point.speedup is None:
-            continue
-        share = f"scaling efficiency {efficiency(point.speedup, point.world_size):.0%}"
-        threads = ", with more threads than cores" if point in crowded else ""
-        words = f"{_ranks(point.world_size)} train at {times(point.speedup)} the speed of one process{threads}"
-        return f"{words} ({interval_words(point.speedup_interval)}), {share}{_wrong(point.agrees)}."
-    for comparison in analysis.comparisons:
-        row = max(comparison.rows[1:], key=lambda each: each.speedup)
-        than = comparison.rows[0].value
-        words = f"{comparison.key} = {row.value} trains at {times(row.speedup)} the speed of {than}"
-        return f"{words} ({interval_words(row.interval)}); the difference: {row.verdict}{_wrong(row.agrees)}."
+    measured = [family for family in analysis.families if family.baseline is not None]
+    if measured:
+        return _and_more([_scaling_words(family, len(measured) > 1) for family in measured], "families")
+    if analysis.comparisons:
+        return _and_more([_comparison_words(comparison) for comparison in analysis.comparisons], "comparisons")
     if analysis.groups:
         group = max(analysis.groups, key=lambda each: each.samples_per_s.median)
         figures = f"{group.samples_per_s.median:,.0f} samples/s, {group.epoch_time_s.median:.3g} s per epoch"
@@ -129,19 +121,56 @@ def _main_figure(analysis: Analysis) -> str:
     return "No completed run was found."
 
 
+def _scaling_words(family: Family, named: bool) -> str:
+    parts: list[str] = []
+    for point in family.points[1:]:
+        if point.speedup is None:
+            continue
+        share = f"efficiency {efficiency(point.speedup, point.world_size):.0%}"
+        crowded = ", more threads than cores" if point.group.first["strategy"]["oversubscribed"] else ""
+        about = interval_words(point.speedup_interval, len(point.group.runs))
+        speed = f"at {times(point.speedup)}"
+        speed = speed if parts else f"train {speed} the speed of one process"
+        parts.append(f"{_ranks(point.world_size)} {speed} ({about}; {share}{crowded}{_wrong(point.agrees)})")
+    surely = [p for p in family.points[1:] if p.speedup_interval is not None and p.speedup_interval.low > 1]
+    best = max(surely, key=lambda point: point.speedup or 0, default=None)
+    verdict = (
+        f"Fastest: {_ranks(best.world_size)}." if best else "No number of ranks is shown to be faster than one process."
+    )
+    name = f"{family.name}: " if named and family.name else ""
+    return f"{name}{'; '.join(parts)}. {verdict}"
+
+
+def _comparison_words(comparison: Comparison) -> str:
+    row = max(comparison.rows[1:], key=lambda each: each.speedup)
+    common = f" with {comparison.common}" if comparison.common else ""
+    than = comparison.rows[0].value
+    words = f"{comparison.key} = {row.value} trains at {times(row.speedup)} the speed of {than}{common}"
+    verdict = row.verdict if row.verdict.startswith("cannot") else f"is {row.verdict}"
+    about = interval_words(row.interval, min(len(row.group.runs), len(comparison.rows[0].group.runs)))
+    return f"{words} ({about}); the difference {verdict}{_wrong(row.agrees)}."
+
+
+def _and_more(sentences: Sequence[str], what: str) -> str:
+    rest = f" {len(sentences) - _SENTENCES} more {what} are in the tables." if len(sentences) > _SENTENCES else ""
+    return " ".join(sentences[:_SENTENCES]) + rest
+
+
 def times(ratio: float) -> str:
     """A ratio for people: 1.34 times."""
     return f"{ratio:.2f} times"
 
 
-def interval_words(interval: object) -> str:
-    """A 95% interval for people."""
-    low, high = getattr(interval, "low", None), getattr(interval, "high", None)
-    return "one repeat: no interval" if low is None or high is None else f"95% interval {low:.2f} to {high:.2f}"
+def interval_words(interval: Interval | None, num_repeats: int) -> str:
+    """An interval for people."""
+    if interval is None:
+        return "one repeat: no interval"
+    kind = "95% interval" if num_repeats >= HONEST_REPEATS else f"interval of {num_repeats} repeats"
+    return f"{kind} {interval.low:.2f} to {interval.high:.2f}"
 
 
 def _wrong(agrees: str) -> str:
-    return f"; but what was learnt {agrees}" if agrees.startswith("differs") else ""
+    return f"; what was learnt {agrees}" if agrees.startswith("differs") else ""
 
 
 def _ranks(world_size: int) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from laptime.analysis.groups import Group, axes, value_of
 from laptime.analysis.results import agreement
-from laptime.analysis.scaling import unlike
+from laptime.analysis.scaling import OF_DDP, unlike
 from laptime.analysis.statistics import Difference, Interval, difference, ratio, ratio_interval
 from laptime.errors import UserError
 
@@ -91,8 +91,8 @@ def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> l
         others = [group for group in members if group is not reference]
         rows = [_row(group, reference, key) for group in (reference, *others)]
         found.append(Comparison(key, _common(members, key), tuple(rows)))
-    if baseline is not None and not found:
-        known = sorted({value_of(group, key) for group in groups})
+    known = sorted({value_of(group, key) for group in groups})
+    if baseline is not None and (without or baseline not in known):
         where = f" for {without[0]}" if without else ""
         raise UserError(
             f"--baseline {key}={baseline}: no completed run has it{where}; there are {key}={', '.join(known)}. "
@@ -125,6 +125,12 @@ def resolve_key(groups: Sequence[Group], name: str) -> str:
     raise UserError(f"--by {name}: no such key in these runs. Keys in which they differ: {differing}.")
 
 
+_COLUMNS = (
+    "key", "common", "value", "device_name", "num_repeats", "epoch_time_s", "samples_per_s", "total_train_s", "speedup",
+    "speedup_low", "speedup_high", "p_value", "verdict", "test_accuracy", "results", "remarks",
+)  # fmt: skip
+
+
 def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     """One row per comparison and value."""
     rows = []
@@ -151,11 +157,11 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
                     "remarks": "; ".join(row.remarks),
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
 def _row(group: Group, reference: Group, key: str) -> Row:
-    own, base = group.throughputs, reference.throughputs
+    own, base = group.seconds_per_sample, reference.seconds_per_sample
     is_reference = group is reference
     beside = [] if is_reference else [each for each in unlike(group, reference) if not each.startswith(f"{key} ")]
     value = value_of(group, key)
@@ -164,8 +170,8 @@ def _row(group: Group, reference: Group, key: str) -> Row:
     return Row(
         value=value,
         group=group,
-        speedup=ratio(own, base),
-        interval=None if is_reference else ratio_interval(own, base),
+        speedup=ratio(base, own),
+        interval=None if is_reference else ratio_interval(base, own),
         difference=None if is_reference else difference(own, base),
         agrees="" if is_reference else agreement(group, reference),
         remarks=(*group.remarks, *beside),
@@ -176,6 +182,8 @@ def _rest(group: Group, key: str) -> tuple[Any, ...]:
     """All but the compared key that must be equal. Machines may differ between devices, which are part of them, and the
     data between data sets; code, torch and threads are named in the row instead."""
     left_out = {"strategy.threads_per_rank", *_DEPENDENT.get(key, ())}
+    if key == "strategy.world_size":
+        left_out |= set(OF_DDP)
     whole = f"{key}." if key in _CONFIG_GROUPS else "\0"
     config = tuple(
         sorted(

@@ -1,7 +1,7 @@
 """Groups of repeats: runs that differ in nothing but the seed, on the same machine, with the same code and data."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -64,8 +64,13 @@ class Group:
     samples_per_s: Summary = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in ("epoch_time_s", "samples_per_s"):
-            object.__setattr__(self, name, summarise([run.counted[name].to_list() for run in self.runs]))
+        times, rates = (
+            [run.counted[name].to_list() for run in self.runs] for name in ("epoch_time_s", "samples_per_s")
+        )
+        object.__setattr__(self, "epoch_time_s", summarise(times))
+        # Of the median time, so that one follows from the other.
+        rate = 1 / float(np.median(self.seconds_per_sample))
+        object.__setattr__(self, "samples_per_s", replace(summarise(rates), median=rate))
 
     @property
     def first(self) -> Mapping[str, Any]:
@@ -83,14 +88,19 @@ class Group:
         return self.world_size == 1 and self.first["strategy"]["backend"] is None
 
     @cached_property
+    def seconds_per_sample(self) -> list[float]:
+        """Of each repeat: its median epoch time over the samples of an epoch. What speedups are ratios of."""
+        return [float(run.counted["epoch_time_s"].median() / run.counted["num_samples"].median()) for run in self.runs]
+
+    @property
     def throughputs(self) -> list[float]:
-        """samples_per_s of each repeat: the median of its epochs."""
-        return [float(run.counted["samples_per_s"].median()) for run in self.runs]
+        """samples_per_s of each repeat, as in run.json."""
+        return [1 / seconds for seconds in self.seconds_per_sample]
 
     @cached_property
     def interval_width(self) -> float | None:
-        """Of the 95% interval of the throughput, as a share of it; None with one repeat."""
-        return relative_width(self.throughputs)
+        """Of the 95% interval of the epoch time, as a share of it; None with one repeat."""
+        return relative_width(self.seconds_per_sample)
 
     def is_precise(self, target: float) -> bool:
         """Whether that is at most the target, with enough repeats to trust it."""
@@ -98,8 +108,9 @@ class Group:
         return width is not None and width <= target and len(self.runs) >= HONEST_REPEATS
 
     def values(self, section: str, key: str) -> list[float]:
-        """A figure of run.json for each repeat that has it."""
-        found = [run.record[section][key] for run in self.runs]
+        """A figure of run.json for each repeat that has it; what was learnt, once for each seed."""
+        runs = {run.record["seed"]: run for run in reversed(self.runs)}.values() if section == "result" else self.runs
+        found = [run.record[section][key] for run in runs]
         return [float(value) for value in found if isinstance(value, int | float)]
 
     def median(self, section: str, key: str) -> float | None:

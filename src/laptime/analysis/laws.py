@@ -68,6 +68,11 @@ class Fit:
     best_world_size: tuple[float, Interval] | None
     draws: np.ndarray | None = field(repr=False, compare=False)
 
+    @property
+    def describes(self) -> bool:
+        """Whether the model explains the speedups well enough to be drawn on, and believed beyond them."""
+        return self.r_squared is not None and self.r_squared >= _FAIR_R_SQUARED
+
     def predict(self, world_size: Sequence[float]) -> np.ndarray:
         """Modelled speedup."""
         return _MODELS[self.name][0](np.asarray(world_size, float), *self.parameters.values())
@@ -84,6 +89,8 @@ _MODELS: dict[str, tuple[Callable[..., np.ndarray], list[str], float]] = {
     "usl": (usl, ["contention", "coherency"], np.inf),
 }
 _DRAWS = 4000
+# A model that explains less than this share of the variance is not believed.
+_FAIR_R_SQUARED = 0.8
 
 
 def fit(name: str, world_size: Sequence[int], speedups: Sequence[float]) -> Fit | None:

@@ -23,8 +23,9 @@ class Run:
         path: its directory.
         record: run.json.
         ranks: rows of epochs.csv that stand, one per epoch and rank.
-        epochs: one row per epoch, in order: epoch, is_warmup, epoch_time_s (the slowest rank's), samples_per_s,
-            elapsed_s (training time until its end), train_loss, train_accuracy, val_loss, val_accuracy.
+        epochs: one row per epoch, in order: epoch, is_warmup, epoch_time_s (the slowest rank's), num_samples (of all
+            ranks), samples_per_s, elapsed_s (training time until its end), train_loss, train_accuracy, val_loss,
+            val_accuracy.
         remarks: what to know of its figures.
     """
 
@@ -129,6 +130,8 @@ _NEEDED = {
 
 def _read_rows(path: Path) -> pd.DataFrame:
     """Read epochs.csv; what is no number becomes NaN."""
+    if not (path / EPOCHS_FILE).exists():
+        raise ValueError(f"has no {EPOCHS_FILE}")
     rows = read_epochs(path)
     missing = [column for column in EPOCH_COLUMNS if column not in rows.columns]
     if missing:
@@ -167,8 +170,9 @@ def _tidy(read: Sequence[tuple[Path, Mapping[str, Any], pd.DataFrame]]) -> list[
     epochs = grouped[["train_loss", "train_accuracy", "val_loss", "val_accuracy"]].first()
     epochs.insert(0, "is_warmup", grouped["is_warmup"].max())
     epochs.insert(1, "epoch_time_s", grouped["epoch_time_s"].max())
-    epochs.insert(2, "samples_per_s", grouped["num_samples"].sum() / epochs["epoch_time_s"])
-    epochs.insert(3, "elapsed_s", epochs.groupby("run")["epoch_time_s"].cumsum())
+    epochs.insert(2, "num_samples", grouped["num_samples"].sum())
+    epochs.insert(3, "samples_per_s", epochs["num_samples"] / epochs["epoch_time_s"])
+    epochs.insert(4, "elapsed_s", epochs.groupby("run")["epoch_time_s"].cumsum())
     of_ranks = {number: part.drop(columns="run").reset_index(drop=True) for number, part in rows.groupby("run")}
     of_runs = {number: part.drop(columns="run") for number, part in epochs.reset_index().groupby("run")}
     none = rows.iloc[:0], epochs.reset_index().iloc[:0]
@@ -180,7 +184,7 @@ def _tidy(read: Sequence[tuple[Path, Mapping[str, Any], pd.DataFrame]]) -> list[
 
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
-        return f"damaged: {RUN_FILE} has no {error.args[0]}"
+        return f"damaged, or of an older Laptime: {RUN_FILE} has no {error.args[0]}"
     if isinstance(error, TypeError | AttributeError):
         return f"damaged: a part of {RUN_FILE} is not what it should be"
     if isinstance(error, OSError):

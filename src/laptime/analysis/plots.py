@@ -1,7 +1,9 @@
 """The plots, as PNG files in memory: colour-blind safe, with units on the axes and intervals drawn."""
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -26,13 +28,13 @@ _CAUSES = {
     "rest": "#999999",
 }
 # More groups than that make a plot that nobody can read.
-MOST_GROUPS, MOST_FAMILIES = 10, 6
+MOST_GROUPS, MOST_FAMILIES = 7, 6
 
 
 def plots(analysis: Analysis) -> dict[str, bytes]:
     """PNG images by file name without ending; those that have nothing to show are left out."""
     families = [family for family in analysis.families if family.baseline is not None][:MOST_FAMILIES]
-    groups = list(analysis.groups[:MOST_GROUPS])
+    groups = _named_apart(analysis.groups[:MOST_GROUPS])
     made: dict[str, bytes] = {}
     if families:
         made["speedup"] = _png(lambda axes: _speedup(axes, families, analysis.project))
@@ -50,13 +52,20 @@ def plots(analysis: Analysis) -> dict[str, bytes]:
     return made
 
 
+def _named_apart(groups: Sequence[Group]) -> list[Group]:
+    """The groups with what all of their labels say left out."""
+    shared = set.intersection(*(set(group.label.split()) for group in groups)) if len(groups) > 1 else set()
+    return [replace(g, label=" ".join(part for part in g.label.split() if part not in shared)) for g in groups]
+
+
 def _speedup(axes: Axes, families: Sequence[Family], project: Sequence[int]) -> None:
     largest = max(size for family in families for size in family.world_sizes)
     for number, family in enumerate(families):
         style = _style(number)
-        _with_intervals(axes, family, 1.0, style, f"measured{': ' + family.name if family.name else ''}")
-        reach = np.linspace(1, max([largest, *project]) if family.fits else largest, 200)
-        for line, (name, law) in zip(("--", ":"), family.fits.items(), strict=False):
+        _with_intervals(axes, family, 1.0, style, _name(family, families))
+        fits = {name: law for name, law in family.fits.items() if law.describes}
+        reach = np.linspace(1, max([largest, *project]) if fits else largest, 200)
+        for line, (name, law) in zip(("--", ":"), fits.items(), strict=False):
             if name == "usl" and law.draws is not None:
                 bounds = [law.interval(size) for size in reach]
                 low, high = zip(*((bound.low, bound.high) for bound in bounds if bound is not None), strict=True)
@@ -65,7 +74,8 @@ def _speedup(axes: Axes, families: Sequence[Family], project: Sequence[int]) -> 
             axes.plot(
                 reach, law.predict(reach.tolist()), line, color=style["color"], linewidth=1.2, label=f"{label}, fitted"
             )
-    furthest = max([largest, *project]) if any(family.fits for family in families) else largest
+    described = any(law.describes for family in families for law in family.fits.values())
+    furthest = max([largest, *project]) if described else largest
     axes.plot([1, furthest], [1, furthest], color="#999999", linewidth=1, label="ideal")
     top = max([point.speedup or 0 for family in families for point in family.points] + [largest])
     axes.set_ylim(0, 1.25 * top)
@@ -77,7 +87,7 @@ def _speedup(axes: Axes, families: Sequence[Family], project: Sequence[int]) -> 
 
 def _efficiency(axes: Axes, families: Sequence[Family]) -> None:
     for number, family in enumerate(families):
-        _with_intervals(axes, family, None, _style(number), family.name or "measured")
+        _with_intervals(axes, family, None, _style(number), _name(family, families))
     axes.axhline(100, color="#999999", linewidth=1, label="ideal")
     axes.set_ylim(bottom=0)
     _by_ranks(axes, families, "scaling efficiency (%)")
@@ -123,10 +133,9 @@ def _losses(axes: Axes, family: Family) -> None:
         axes.bar(labels, 100 * open_parts, bottom=100 * bottom, color="white", edgecolor="#999999", hatch="//",
                  label="not measured")  # fmt: skip
     axes.axhline(100, color="#000000", linewidth=1, label="measured step")
-    axes.set_xlim(-0.6, len(points) + 0.4)  # room for the legend
     axes.set_xlabel("ranks")
     axes.set_ylabel("share of a step (%)")
-    axes.set_title(f"Where the loss went{': ' + family.name if family.name else ''}", fontsize=10)
+    axes.set_title(textwrap.fill(f"Where the loss went{': ' + family.name if family.name else ''}", 80), fontsize=10)
     _legend(axes)
 
 
@@ -202,20 +211,30 @@ def _resources(groups: Sequence[Group]) -> bytes:
     return _save(figure)
 
 
+def _name(family: Family, families: Sequence[Family]) -> str:
+    return (_short(family.name) if len(families) > 1 else "") or "measured"
+
+
 def _style(number: int) -> dict[str, str]:
     return {"color": COLOURS[number % len(COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(fontsize=8, framealpha=0.9)
+    """Below the axes, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    longest = max((len(line) for label in labels for line in label.splitlines()), default=1)
+    assert isinstance(axes.figure, Figure)
+    columns = max(1, min(len(labels), int(axes.figure.get_figwidth() * 14 / (longest + 6))))
+    axes.figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
 def _short(label: str) -> str:
-    return (label if len(label) <= 40 else f"{label[:37]}...").replace("$", r"\$")
+    """In lines that find room; no mathematics."""
+    return textwrap.fill(label, 45, max_lines=3, placeholder=" ...").replace("$", r"\$")
 
 
 def _png(draw: Callable[[Axes], None]) -> bytes:
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    figure = Figure(figsize=(7.6, 4.8), layout="constrained")
     axes = figure.subplots()
     axes.grid(alpha=0.3)
     draw(axes)

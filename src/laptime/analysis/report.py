@@ -80,6 +80,8 @@ def print_analysis(analysis: Analysis, console: Console, ascii_only: bool = Fals
 
 # In a narrower terminal optional columns are left out.
 _WIDE = 110
+# Longer words are broken.
+_WIDEST_WORD = 32
 
 
 def _print_table(table: Table, console: Console, lines: box.Box) -> None:
@@ -87,7 +89,9 @@ def _print_table(table: Table, console: Console, lines: box.Box) -> None:
     left_out = {*table.sentences, *(table.optional if console.width < _WIDE else ())}
     places = [place for place, column in enumerate(table.columns) if column not in left_out]
     for place in places:
-        shown.add_column(Text(table.columns[place]), overflow="fold")
+        words = [word for row in table.rows for word in row[place].split()] if place == 0 else []
+        widest = max(map(len, words), default=1)
+        shown.add_column(Text(table.columns[place]), overflow="fold", min_width=min(widest, _WIDEST_WORD))
     for row in table.rows:
         shown.add_row(*(Text(row[place]) for place in places))
     console.print(shown)
@@ -111,7 +115,7 @@ def as_markdown(analysis: Analysis, plots: Sequence[str]) -> str:
         lines.append("|" + "---|" * len(table.columns))
         lines += [f"| {' | '.join(map(_md, row))} |" for row in table.rows]
         lines += ["", *(f"{_md(note)}\n" for note in table.notes)]
-    lines += ["## Plots", ""]
+    lines += ["## Plots", "", *([_left_out(analysis), ""] if _left_out(analysis) else [])]
     lines += [f"![{caption(name)}](plots/{name}.png)\n" for name in plots]
     lines += ["## Methods", "", *(f"- {method}" for method in METHODS), "", "## Environment", ""]
     lines += [f"- {_md(name)}: {_md(value)}" for name, value in environment(analysis)]

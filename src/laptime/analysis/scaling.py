@@ -15,7 +15,7 @@ from laptime.errors import UserError
 
 # What may differ between the runs of one scaling family, said in the row where it does.
 _SOFT = ("strategy.threads_per_rank",)
-_OF_DDP = (
+OF_DDP = (
     "strategy.backend", "strategy.bucket_cap_mb", "strategy.gradient_as_bucket_view", "strategy.static_graph",
     "strategy.comm_hook", "strategy.wrap_single_rank",
 )  # fmt: skip
@@ -120,16 +120,16 @@ def _family(members: list[Group], baseline: Group | None, wrapped: Group | None)
 
 
 def _point(group: Group, baseline: Group | None, wrapped: Group | None, kind: str) -> Point:
-    own = group.throughputs
+    own = group.seconds_per_sample
     remarks = list(group.remarks)
     if baseline is not None and group is not baseline:
         remarks += unlike(group, baseline)
     return Point(
         group=group,
-        speedup=None if baseline is None else ratio(own, baseline.throughputs),
-        speedup_interval=None if baseline in (None, group) else ratio_interval(own, baseline.throughputs),
-        speedup_over_ddp=None if wrapped is None else ratio(own, wrapped.throughputs),
-        ddp_interval=None if wrapped is None else ratio_interval(own, wrapped.throughputs),
+        speedup=None if baseline is None else ratio(baseline.seconds_per_sample, own),
+        speedup_interval=None if baseline in (None, group) else ratio_interval(baseline.seconds_per_sample, own),
+        speedup_over_ddp=None if wrapped is None else ratio(wrapped.seconds_per_sample, own),
+        ddp_interval=None if wrapped is None else ratio_interval(wrapped.seconds_per_sample, own),
         losses=losses(group, baseline, kind),
         agrees="" if baseline in (None, group) else agreement(group, baseline),
         remarks=tuple(remarks),
@@ -189,10 +189,19 @@ class Projection:
 def projections(family: Family, world_sizes: Sequence[int]) -> list[Projection]:
     """What the fitted universal scalability law expects where nothing was measured; empty without a fit."""
     law = family.fits.get("usl")
-    if law is None:
+    if law is None or not law.describes:
         return []
     sizes = sorted(set(world_sizes) - set(family.world_sizes))
     return [Projection(size, float(law.predict([size])[0]), law.interval(size)) for size in sizes]
+
+
+_COLUMNS = (
+    "family", "scaling", "group", "world_size", "projected", "num_repeats", "samples_per_s", "epoch_time_s", "expected",
+    "speedup", "speedup_low", "speedup_high", "efficiency", "efficiency_low", "efficiency_high", "serial_fraction",
+    "speedup_over_one_rank_ddp", "speedup_over_one_rank_ddp_low", "speedup_over_one_rank_ddp_high", "ideal_s_per_step",
+    "contention_s_per_step", "oversubscription_s_per_step", "communication_s_per_step", "straggling_s_per_step",
+    "rest_s_per_step", "step_s_per_step", "results", "remarks",
+)  # fmt: skip
 
 
 def scaling_table(found: Sequence[Family], project: Sequence[int] = ()) -> pd.DataFrame:
@@ -219,7 +228,7 @@ def scaling_table(found: Sequence[Family], project: Sequence[int] = ()) -> pd.Da
             row |= {"expected": float(p), "speedup": projected.speedup} | _bounds("speedup", projected.interval)
             row |= {"efficiency": efficiency(projected.speedup, p)} | _bounds("efficiency", projected.interval, 1 / p)
             rows.append(row | {"remarks": "projected, not measured"})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
 def unlike(group: Group, baseline: Group) -> list[str]:
@@ -238,7 +247,7 @@ def unlike(group: Group, baseline: Group) -> list[str]:
 
 def _work(group: Group) -> tuple[Any, ...]:
     """What must be equal for a speedup to mean something."""
-    left_out = {"strategy.world_size", *_SOFT, *_OF_DDP}
+    left_out = {"strategy.world_size", *_SOFT, *OF_DDP}
     work = tuple(sorted((key, repr(value)) for key, value in group.config.items() if key not in left_out))
     return work, group.conditions.machine, group.conditions.checksum
 
@@ -246,13 +255,13 @@ def _work(group: Group) -> tuple[Any, ...]:
 def _way(group: Group) -> tuple[Any, ...]:
     """What is equal within a family besides: how the ranks are run and by which code."""
     left_out = ("strategy.wrap_single_rank",)
-    keys = [key for key in (*_SOFT, *_OF_DDP) if key not in left_out]
+    keys = [key for key in (*_SOFT, *OF_DDP) if key not in left_out]
     return tuple(repr(group.config.get(key)) for key in keys), group.conditions.torch, group.conditions.code
 
 
 def _closest(candidates: Sequence[Group], group: Group, with_ddp: bool = False) -> Group | None:
     """The candidate that differs from the group in the fewest things, of those the one with most repeats."""
-    keys = [*_SOFT, *(key for key in _OF_DDP if with_ddp and key != "strategy.wrap_single_rank")]
+    keys = [*_SOFT, *(key for key in OF_DDP if with_ddp and key != "strategy.wrap_single_rank")]
 
     def distance(candidate: Group) -> tuple[int, int, str]:
         differing = sum(candidate.config.get(key) != group.config.get(key) for key in keys)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from laptime.analysis.analyse import Analysis
 from laptime.analysis.compare import Comparison
@@ -63,9 +64,7 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
             _with_spread(group.values("result", "train_loss"), 1, "{:.4f}"),
         ]
         if with_target:
-            time, num = reached["time_to_accuracy_s"], reached["num_reached"]
-            which = f"to {reached['target_accuracy']:.1%}: " if reached["target_accuracy"] is not None else ""
-            row.append(f"{which}never" if time is None else f"{which}{_seconds(time)} ({num} of {len(group.runs)})")
+            row.append(_time_to_accuracy(reached, len(group.runs)))
         rows.append((*row, "; ".join(group.remarks)))
     columns = ["group", "repeats", "epoch time", "min to max", "samples/s", "between", "within"]
     columns += ["test accuracy", "training loss", *(["time to accuracy"] if with_target else []), "remarks"]
@@ -73,8 +72,16 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
         "Medians of the repeats' medians over counted epochs. between, within: standard deviation between repeats, "
         "and of the epochs of a repeat, as a share of the median. Accuracy and loss: median ± standard deviation over "
         "the repeats."
+        + (" Time to accuracy: of training alone, warm-up included, in whole epochs." if with_target else "")
     )
     return Table("Groups", tuple(columns), tuple(rows), (note,), ("min to max", "within", "training loss"))
+
+
+def _time_to_accuracy(reached: dict[str, Any], num_repeats: int) -> str:
+    if reached["target_accuracy"] is None:
+        return ""
+    which, time = f"to {reached['target_accuracy']:.1%}:", reached["time_to_accuracy_s"]
+    return f"{which} never" if time is None else f"{which} {_seconds(time)} ({reached['num_reached']} of {num_repeats})"
 
 
 def _scaling(family: Family, project: Sequence[int]) -> Table:
@@ -116,20 +123,27 @@ def scaling_notes(family: Family) -> list[str]:
         return [family.missing]
     num_sizes = len(set(family.world_sizes))
     if not family.fits:
-        return [f"No fit: {num_sizes} numbers of ranks were measured, and a fit needs three."]
+        return [f"No fit: {num_sizes} numbers of ranks were measured, and a fit needs three.", _SERIAL]
     notes = [_fit_words(family.fits[name]) for name in ("amdahl", "usl") if name in family.fits]
     usl = family.fits.get("usl")
-    if usl is not None and usl.best_world_size is not None:
+    if usl is None:
+        return notes
+    if not usl.describes:
+        notes.append("The law does not describe these speedups: nothing is projected from it.")
+    elif usl.best_world_size is not None:
         best, interval = usl.best_world_size
         notes.append(f"Fastest, by that law, with {best:.1f} ranks ({interval.low:.1f} to {interval.high:.1f}).")
-    elif usl is not None:
+    else:
         notes.append(
             "The best number of ranks is withheld: its interval reaches beyond twice the largest number that was "
             "measured, of which these data say nothing."
         )
-    return notes
+    return [*notes, _SERIAL]
 
 
+_SERIAL = (
+    "Serial fraction (Karp and Flatt): the share of the work that is as if one rank did it; above 1, slower than one."
+)
 _LAWS = {"amdahl": "Amdahl's law", "usl": "Universal scalability law"}
 
 

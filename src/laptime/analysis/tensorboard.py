@@ -5,6 +5,7 @@ Written with TensorBoard's own writer: torch's would load torch.
 
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,7 +128,7 @@ def _writer(folder: Path) -> Iterator[EventFileWriter]:
 
 
 def _add(writer: EventFileWriter, values: list[Summary.Value], step: int) -> None:
-    writer.add_event(Event(step=step, summary=Summary(value=values)))
+    writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
 
 def _run_name(label: str) -> str:
