@@ -56,7 +56,9 @@ class Fit:
         parameters: by name.
         intervals: of each parameter, from the curvature at the best fit and Student's t; None where there are no
             degrees of freedom left.
-        r_squared: share of the speedups' variance that the model explains; None where they don't vary.
+        r_squared: share of the speedups' variance that the model explains; None where they don't vary. Low where
+            they hardly vary, however well the model fits.
+        deviation: root of the mean squared residual, as a share of the mean speedup.
         best_world_size: at which the modelled speedup is largest, with its interval; None: it grows for ever, or its
             interval reaches beyond twice the largest world size measured, of which the data can say nothing.
     """
@@ -65,13 +67,14 @@ class Fit:
     parameters: dict[str, float]
     intervals: dict[str, Interval] | None
     r_squared: float | None
+    deviation: float
     best_world_size: tuple[float, Interval] | None
     draws: np.ndarray | None = field(repr=False, compare=False)
 
     @property
     def describes(self) -> bool:
         """Whether the model explains the speedups well enough to be drawn on, and believed beyond them."""
-        return self.r_squared is not None and self.r_squared >= _FAIR_R_SQUARED
+        return self.deviation <= _FAIR_DEVIATION
 
     def predict(self, world_size: Sequence[float]) -> np.ndarray:
         """Modelled speedup."""
@@ -89,8 +92,8 @@ _MODELS: dict[str, tuple[Callable[..., np.ndarray], list[str], float]] = {
     "usl": (usl, ["contention", "coherency"], np.inf),
 }
 _DRAWS = 4000
-# A model that explains less than this share of the variance is not believed.
-_FAIR_R_SQUARED = 0.8
+# A model that is further off than this is not believed.
+_FAIR_DEVIATION = 0.15
 
 
 def fit(name: str, world_size: Sequence[int], speedups: Sequence[float]) -> Fit | None:
@@ -126,7 +129,9 @@ def fit(name: str, world_size: Sequence[int], speedups: Sequence[float]) -> Fit 
     best = None
     if name == "usl" and draws is not None:
         best = _best(peak(**parameters), np.array([peak(*draw) for draw in draws]), max(world_size))
-    return Fit(name, parameters, intervals, 1 - residual / total if total else None, best, draws)
+    r_squared = 1 - residual / total if total else None
+    deviation = math.sqrt(residual / len(s)) / float(s.mean())
+    return Fit(name, parameters, intervals, r_squared, deviation, best, draws)
 
 
 def peak(contention: float, coherency: float) -> float:

@@ -129,7 +129,7 @@ def scaling_notes(family: Family) -> list[str]:
     if usl is None:
         return notes
     if not usl.describes:
-        notes.append("The law does not describe these speedups: nothing is projected from it.")
+        notes.append("Nothing is projected from a law that does not describe what was measured.")
     elif usl.best_world_size is not None:
         best, interval = usl.best_world_size
         notes.append(f"Fastest, by that law, with {best:.1f} ranks ({interval.low:.1f} to {interval.high:.1f}).")
@@ -154,7 +154,8 @@ def _fit_words(fit: Fit) -> str:
         reach = f" ({interval.low:.3f} to {interval.high:.3f})" if interval else " (no interval: too few data)"
         parts.append(f"{name} {value:.3f}{reach}")
     quality = "" if fit.r_squared is None else f", R² {fit.r_squared:.3f}"
-    return f"{_LAWS[fit.name]}: {', '.join(parts)}{quality}."
+    doubt = "" if fit.describes else ": does not describe these speedups"
+    return f"{_LAWS[fit.name]}: {', '.join(parts)}{quality}, off by {fit.deviation:.0%}{doubt}."
 
 
 _LOSSES = ("contention", "oversubscription", "communication", "straggling", "rest")

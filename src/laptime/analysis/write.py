@@ -107,6 +107,7 @@ def _fits(family: Family) -> Iterator[dict[str, Any]]:
             "parameters": fit.parameters,
             "intervals": {name: asdict(interval) for name, interval in (fit.intervals or {}).items()},
             "r_squared": fit.r_squared,
+            "deviation": fit.deviation,
             "best_world_size": None if best is None else {"value": best[0]} | asdict(best[1]),
         }
 
