@@ -71,6 +71,13 @@ def _log_warning(
     logging.getLogger("py.warnings").warning("%s (%s:%d)", message, Path(filename).name, lineno)
 
 
+def show_whatever_can_be_shown() -> None:
+    """Let a terminal that has no Unicode show a question mark where it lacks a character."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
 @contextmanager
 def unread() -> Iterator[None]:
     """What is printed within may find nobody who reads it (`| head`): that is no failure, and the rest goes nowhere."""

@@ -1,9 +1,12 @@
 """What machine, system and code a run was measured with. Loads no torch: it asks the installed packages."""
 
+import contextlib
 import hashlib
+import importlib.util
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import psutil
 
 PACKAGES = (
     "laptime", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "numpy", "pandas",
-    "tensorboard", "rich", "psutil",
+    "tensorboard", "rich", "psutil", "scipy", "matplotlib", "jinja2",
 )  # fmt: skip
 
 # Settings that change what is measured. An allow-list: nothing else of the environment is recorded.
@@ -23,15 +26,16 @@ VARIABLE_PREFIXES = (
 _SET_BY_LIGHTNING = ("PYTORCH_NVML_BASED_CUDA_CHECK",)
 
 
-def environment(cpu_name: str, usable_cores: int) -> dict[str, Any]:
+def environment(cpu_name: str, usable_cores: int, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Versions, CPU, cores, memory and operating system, as plain values.
 
     Args:
+        config: names classes, of the user's own perhaps, whose source is hashed with Laptime's.
         cpu_name: the processor's name.
         usable_cores: the cores that this process may use.
     """
     return {
-        "code_hash": _code_hash(),
+        "code_hash": _code_hash(config or {}),
         "python": platform.python_version(),
         "packages": {package: _version(package) for package in PACKAGES},
         "cpu": cpu_name,
@@ -52,14 +56,30 @@ def environment(cpu_name: str, usable_cores: int) -> dict[str, Any]:
     }
 
 
-def _code_hash() -> str:
-    """Of Laptime's own code, the analysis left out: what can change a run."""
+def _code_hash(config: Mapping[str, Any]) -> str:
+    """Of Laptime's own code, the analysis left out, and of modules that are no package's: what can change a run."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         if "analysis" not in path.relative_to(package).parts:
             digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    for module in sorted(_modules_named(config)):
+        with contextlib.suppress(ImportError, ValueError, AttributeError, OSError):
+            spec = importlib.util.find_spec(module)
+            if spec is not None and spec.origin is not None and "site-packages" not in spec.origin:
+                digest.update(module.encode() + b"\0" + Path(spec.origin).read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _modules_named(config: Mapping[str, Any]) -> set[str]:
+    """The modules of the classes that a configuration names, Laptime's own left out."""
+    found: set[str] = set()
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= _modules_named(value)
+        elif key == "_target_" and isinstance(value, str) and not value.startswith("laptime."):
+            found.add(value.rpartition(".")[0])
+    return found - {""}
 
 
 def git_state(folder: Path) -> dict[str, Any]:

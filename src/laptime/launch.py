@@ -82,7 +82,7 @@ def _first_record(config: Mapping[str, Any], run_dir: Path, command: Sequence[st
     record["config"] = dict(config)
     record["seed"] = config["seed"]
     record["command"] = list(command)
-    record["environment"] = environment(cpu_name(), usable_cores())
+    record["environment"] = environment(cpu_name(), usable_cores(), config)
     record["git"] = git_state(Path(__file__).parent)
     records.write_record(run_dir, record)
     return record

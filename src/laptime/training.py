@@ -499,13 +499,17 @@ def _note_result(record: dict[str, Any], recorder: EpochRecorder, target_accurac
 
 
 def time_to_accuracy(rows: list[dict[str, Any]], target: float) -> float | None:
-    """Seconds of training, warm-up included, until the validation accuracy first reached the target; None: never.
+    """Seconds of training, warm-up included, until the validation accuracy first reached the target.
+
+    None: never, or it is not known what was trained before a checkpoint.
 
     Args:
         rows: of one rank, in order, with epoch_time_s and val_accuracy.
         target: a share of 1.
     """
     elapsed = 0.0
+    if rows and rows[0]["epoch"] > 0:
+        return None
     for row in rows:
         elapsed += row["epoch_time_s"]
         if row["val_accuracy"] is not None and row["val_accuracy"] >= target:

@@ -124,7 +124,7 @@ def test_other_code_threads_or_machines_are_named(write, work_folder):
     remarks = "; ".join(compare(groups_of(), "device")[0].rows[1].remarks)
     for words in (
         "threads_per_rank 4, baseline 1",
-        "machine Apple M4, 8 cores, baseline a CPU",
+        "machine Apple M4, 8 cores, a CPU, baseline a CPU, 8 cores",
         "code 0ther, baseline c0de",
     ):
         assert words in remarks
@@ -147,3 +147,28 @@ def test_table_has_a_row_per_value(write, work_folder):
     assert table["value"].to_list() == ["cpu", "mps"]
     assert table["device_name"].to_list() == ["a CPU", "Apple M4"]
     assert table["speedup_low"].iloc[1] <= 4.0 <= table["speedup_high"].iloc[1]
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "expected"),
+    [
+        ([0.10, 0.10, 0.97], [0.97, 0.97, 0.97], "differs: test accuracy -87.00 points"),
+        ([0.10, 0.97, 0.97], [0.97, 0.97, 0.97], "differs: test accuracy varies by 87.00 points"),
+        ([None, None, 0.97], [0.97, 0.97, 0.97], "differs: 2 of 3 repeats have no test accuracy"),
+        ([0.97, 0.96, 0.95], [0.965, 0.955, 0.95], "agrees"),
+    ],
+)
+def test_repeats_that_went_wrong_do_not_excuse_themselves(here, there, expected, write, work_folder):
+    for name, values, changed in (("a", there, {}), ("b", here, {"training.precision": "bf16-mixed"})):
+        for seed, accuracy in enumerate(values):
+            result = {"result": {"test_accuracy": accuracy, "train_loss": None}}
+            write(Path(f"{name}{seed}"), [9.0, 1.0], seed=seed, changed=changed, sections=result)
+    assert compare(groups_of(), "training.precision", "32-true")[0].rows[1].agrees == expected
+
+
+def test_values_that_differ_beyond_what_a_label_shows_stay_apart(write, work_folder):
+    for number in (1, 2):
+        write(Path(str(number)), [9.0, number], changed={"model.sizes": [64] * 30 + [number]})
+    first, second = groups_of()
+    assert first.label != second.label and len(first.label) < 80
+    assert [row.speedup for row in compare([first, second], "model.sizes")[0].rows] in ([1.0, 0.5], [1.0, 2.0])

@@ -38,7 +38,10 @@ def test_figures_by_hand(write, work_folder):
         {"sections": {"environment": {"code_hash": "other"}}},
         {"sections": {"environment": {"cpu": "another CPU"}}},
         {"sections": {"environment": {"packages": {"torch": "2.9"}}}},
+        {"sections": {"environment": {"python": "3.14.0"}}},
         {"sections": {"dataset": {"checksum": "other"}}},
+        {"sections": {"strategy": {"num_nodes": 2}}},
+        {"changed": {"device": "cuda"}, "sections": {"device": {"name": "A100"}}},
     ],
 )
 def test_other_work_code_machine_or_data_make_another_group(other, write, work_folder):
@@ -104,3 +107,19 @@ def test_a_warm_up_that_was_too_short_is_said(write, work_folder):
     assert "epochs still get faster, by 26%: measure.warmup_epochs is too small" in said["falling"]
     assert "epochs get slower, by 26%" in said["rising"]
     assert "epochs" not in said["even"]
+
+
+def test_other_accelerators_are_other_machines(write, work_folder):
+    for number, name in enumerate(("A100", "Tesla T4")):
+        write(
+            Path(f"{number}"), [9.0, 1.0], seed=number, changed={"device": "cuda"}, sections={"device": {"name": name}}
+        )
+    assert len(groups_of(".")) == 2
+
+
+def test_one_seed_twice_is_two_timings_of_one_result(write, work_folder):
+    for name in "ab":
+        write(Path(name), [9.0, 1.0])
+    (group,) = groups_of(".")
+    assert (len(group.runs), group.num_seeds) == (2, 1)
+    assert group.values("result", "test_accuracy") == [0.97]

@@ -71,3 +71,18 @@ def test_order_of_the_runs_does_not_matter():
     forward, backward = fit("usl", [1, 2, 4], [1.0, 1.8, 2.9]), fit("usl", [4, 2, 1], [2.9, 1.8, 1.0])
     assert forward is not None and backward is not None
     assert forward.parameters == pytest.approx(backward.parameters, rel=1e-4, abs=1e-8)
+
+
+def test_as_many_parameters_as_speedups_leave_no_room_for_an_interval():
+    found = fit("usl", [1, 2, 4], [1.0, 1.1, 1.0])  # with one rank every law gives 1
+    assert found is not None and found.intervals is None and found.best_world_size is None
+    assert found.interval(8) is None
+    amdahls = fit("amdahl", [1, 2, 4], [1.0, 1.1, 1.0])
+    assert amdahls is not None and amdahls.intervals is not None
+
+
+def test_more_than_linear_speedups_lie_within_their_interval():
+    found = fit("usl", [1, 2, 4, 8], [1.0, 2.2, 4.6, 9.5])
+    assert found is not None
+    interval, expected = found.interval(16), float(found.predict([16])[0])
+    assert interval is not None and interval.low <= expected <= interval.high

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from laptime.analysis.groups import group_runs
 from laptime.analysis.load import find_runs, load_runs
 from laptime.record import EPOCHS_FILE, RUN_FILE
 
@@ -41,7 +42,13 @@ def test_runs_are_found_once_in_the_order_of_their_numbers(write, work_folder):
         ({"hashed_config": None}, "older Laptime"),
         ({"strategy": None}, "a part of run.json is not what it should be"),
         ({"device": {}}, "run.json has no used"),
-        ({"environment": [1]}, "a part of run.json is not what it should be"),
+        ({"environment": [1]}, "damaged: environment is [1]"),
+        ({"seed": "one"}, "damaged: seed is one"),
+        ({"group_hash": ["x"]}, "damaged: group_hash is"),
+        ({"attempts": 3}, "damaged: attempts is 3"),
+        ({"command": [1]}, "damaged: command is no list of texts"),
+        ({"started_at": {}}, "damaged: started_at is {}"),
+        ({"contention": {}}, "run.json has no no_sync_step_s"),
     ],
 )
 def test_what_cannot_be_counted_is_listed_with_the_reason(change, reason, write, work_folder):
@@ -109,3 +116,36 @@ def test_nan_accuracy_is_no_obstacle(write, work_folder):
     assert record["result"]["test_accuracy"] is None
     (run,), _ = load_runs([Path()])
     assert run.record["result"]["test_accuracy"] is None
+
+
+@pytest.mark.parametrize("value", ["fast", True, 10**400, [1]])
+@pytest.mark.parametrize("figure", [("timing", "steps_per_s"), ("result", "test_loss"), ("communication", "cost_s")])
+def test_a_figure_that_is_no_number_is_damage(figure, value, write, work_folder):
+    section, key = figure
+    write(Path("run"), [1.0, 1.0], sections={section: {key: value}})
+    runs, (skipped,) = load_runs([Path()])
+    assert runs == [] and f"damaged: {section}.{key} is" in skipped.reason
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("attempt", "inf"), ("rank", "-1"), ("rank", "0.5"), ("epoch", "1e300"), ("epoch_time_s", "inf"),
+     ("epoch_time_s", "0"), ("num_samples", "-5"), ("num_samples", "x"), ("is_warmup", "maybe")],
+)  # fmt: skip
+def test_a_row_with_an_impossible_value_is_left_out(column, value, write, work_folder):
+    path = write(Path("run"), [1.0, 1.0, 1.0]) / EPOCHS_FILE
+    header, *rows = (line.split(",") for line in path.read_text().splitlines())
+    rows[2][header.index(column)] = value
+    path.write_text("\n".join(",".join(row) for row in [header, *rows]) + "\n")
+    (run,), _ = load_runs([Path()])
+    assert run.epochs["epoch"].to_list() == [0, 1]
+    assert run.remarks == ("1 rows of epochs.csv can't be read",)
+
+
+def test_a_resumed_run_has_no_time_to_an_accuracy(write, work_folder):
+    path = write(Path("run"), [1.0, 1.0, 1.0]) / EPOCHS_FILE
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *(row.replace("0,", "0,1", 1) for row in rows)]) + "\n")  # epochs 10 to 12
+    (group,) = group_runs(load_runs([Path()])[0])
+    assert group.runs[0].is_resumed and group.times_to(0.9) == [None]
+    assert any("resumed from a checkpoint" in remark for remark in group.remarks)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -283,3 +284,40 @@ def test_files_come_where_they_are_asked_for(scaled):
     write_tables(analysis, Path("elsewhere"))
     write_reports(analysis, Path("elsewhere"))
     assert (Path("elsewhere") / "report.html").exists() and not (scaled / "summary").exists()
+
+
+@pytest.mark.parametrize("value", ["$\\frac{$", "$$", "x$y$", "a\\$b$", "_^{"])
+def test_labels_are_no_mathematics(value, write, work_folder):
+    for world_size in (1, 2):
+        write(Path(f"sweep/{world_size}"), [9.0, 1.0], world_size, changed={"x.name": value})
+        write(Path(f"sweep/b{world_size}"), [9.0, 1.0], world_size, changed={"x.name": "plain"})
+    assert main(["sweep"]) == 0
+    assert (Path("sweep/summary/plots") / "speedup.png").exists()
+
+
+def test_what_steers_a_terminal_or_breaks_a_line_is_spelt_out(write, work_folder, capsys):
+    folder = Path("sweep\x1b[31m")
+    write(folder / "a", [9.0, 1.0], changed={"x.name": "\x1b]0;title\x07"}, command=["python", "\n\n<img src=x>"])
+    write(folder / "b\nc", [9.0, 1.0], changed={"x.name": "=cmd()"})
+    write(folder / os.fsdecode(b"d\xff"), [9.0, 1.0], status="failed")
+    assert main([str(folder), "--out", "summary"]) == 0
+    shown = capsys.readouterr().out
+    texts = [shown, *((Path("summary") / name).read_text() for name in ("report.txt", "report.md", "report.html"))]
+    assert not any("\x1b" in text or "\x07" in text for text in texts)
+    assert "\n<img" not in texts[2] and "\\x1b]0;title" in texts[2].replace("\\\\", "\\")
+    cells = [cell for row in csv.reader((Path("summary") / "comparisons.csv").open()) for cell in row]
+    assert "'=cmd()" in cells and "=cmd()" not in cells
+
+
+def test_families_of_like_names_are_runs_of_their_own_in_tensorboard(write, work_folder):
+    for name in ("a+b", "a*b", "plots"):
+        for world_size in (1, 2):
+            write(Path(f"sweep/{ord(name[1])}{world_size}"), [9.0, 1.0], world_size, changed={"x.name": name})
+    assert main(["sweep"]) == 0
+    assert len(list((Path("sweep/summary/tensorboard")).rglob("events*"))) == 3 + 2
+
+
+def test_a_summary_is_not_its_own_gate(scaled, capsys):
+    assert main(["sweep"]) == 0
+    assert main(["sweep", "--gate", "sweep/summary/summary.json"]) == 2
+    assert "would be overwritten" in capsys.readouterr().err

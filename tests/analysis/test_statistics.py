@@ -108,3 +108,9 @@ def test_noise_is_seldom_a_trend():
     rng = np.random.default_rng(3)
     found = [trend(rng.normal(1, 0.05, (3, 10)).tolist()) for _ in range(500)]
     assert sum(each is not None for each in found) <= 15  # 1 of 100 by chance
+
+
+def test_ties_are_enumerated():
+    # 2 of 35 pairs of arrangements are as extreme: by hand.
+    assert difference([1.0, 2.0, 3.0, 4.0], [4.0, 5.0, 6.0, 7.0]).p_value == pytest.approx(4 / 70)
+    assert difference([1.0] * 4, [2.0] * 4).p_value == pytest.approx(2 / 70)

@@ -10,9 +10,14 @@ from laptime.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 1 where the gate failed, 2 for a mistake in what was typed or a missing baseline."""
+    from laptime.console import show_whatever_can_be_shown
+
+    show_whatever_can_be_shown()
     args = _parser().parse_args(arguments)
     try:
         return _run(args)
+    except KeyboardInterrupt:
+        return 130
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -38,6 +43,10 @@ def _run(args: argparse.Namespace) -> int:
     folders = [latest_sweep() if folder == "latest" else Path(folder) for folder in args.folders]
     analysis = analyse(folders, args.baseline, args.by, args.target_accuracy, parse_world_sizes(args.project))
     out = Path(args.out) if args.out else _place(folders)
+    if args.gate is not None and Path(args.gate).resolve() == (out / "summary.json").resolve():
+        raise UserError(
+            f"--gate {args.gate}: would be overwritten. Keep a copy elsewhere, or write elsewhere with --out."
+        )
     console = Console()
     with unread():
         print_analysis(analysis, console)

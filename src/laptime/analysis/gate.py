@@ -1,13 +1,13 @@
 """A gate for CI: has throughput fallen since a summary that was kept?"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from laptime.analysis.analyse import Analysis
-from laptime.analysis.groups import Group
+from laptime.analysis.groups import CONDITIONS, Group
 from laptime.analysis.statistics import Interval, ratio, ratio_interval
 from laptime.errors import UserError
 
@@ -41,45 +41,57 @@ def check(analysis: Analysis, kept: Path, tolerance: float) -> list[Check]:
     Raises:
         UserError: the file is no summary, or has none of these groups.
     """
-    now = {_key(group): group for group in analysis.groups}
     then = _read(kept)
-    if not now.keys() & then.keys():
+    if not {_key(group) for group in analysis.groups} & {str(group["group_hash"]) for group in then}:
         raise UserError(
             f"--gate {kept}: has none of these groups. Keep the summary.json of runs of the same configuration."
         )
-    return [_check(now.get(key), group, tolerance) for key, group in then.items()]
+    return [found for group in then for found in _checks(analysis.groups, group, tolerance)]
 
 
-def _check(group: Group | None, kept: Mapping[str, Any], tolerance: float) -> Check:
-    label = str(kept.get("label"))
-    if group is None:
-        return Check(label, None, None, False, "no completed run of it now")
-    differing = [
-        f"{name} {getattr(group.conditions, name)}, then {value}"
-        for name, value in kept.get("conditions", {}).items()
-        if value != getattr(group.conditions, name, value)
-    ]
-    if any(each.startswith("machine") for each in differing):
-        return Check(group.label, None, None, False, "; ".join(differing))
+def _checks(groups: Sequence[Group], kept: Mapping[str, Any], tolerance: float) -> list[Check]:
+    """A check of every group of the kept one's configuration, whatever code made it; of other machines or data alone
+    where there is nothing else."""
+    same = [group for group in groups if _key(group) == str(kept["group_hash"])]
+    if not same:
+        return [Check(str(kept.get("label")), None, None, False, "no completed run of it now")]
+    alike = [group for group in same if not _unlike(group, kept, ("machine", "checksum"))]
+    if not alike:
+        reasons = "; ".join(_unlike(same[0], kept, ("machine", "checksum")))
+        return [Check(same[0].label, None, None, False, reasons)]
+    return [_check(group, kept, tolerance) for group in alike]
+
+
+def _check(group: Group, kept: Mapping[str, Any], tolerance: float) -> Check:
     then = [1 / float(value) for value in kept["samples_per_s"]]
     change, interval = ratio(then, group.seconds_per_sample), ratio_interval(then, group.seconds_per_sample)
     fallen = change < 1 - tolerance and (interval is None or interval.high < 1)
-    return Check(group.label, change, interval, fallen, "; ".join(differing))
+    return Check(group.label, change, interval, fallen, "; ".join(_unlike(group, kept, CONDITIONS)))
+
+
+def _unlike(group: Group, kept: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    conditions = kept.get("conditions") or {}
+    return [
+        f"{name} {getattr(group.conditions, name)}, then {conditions[name]}"
+        for name in names
+        if name in conditions and conditions[name] != getattr(group.conditions, name)
+    ]
 
 
 def _key(group: Group) -> str:
     return str(group.first["group_hash"])
 
 
-def _read(path: Path) -> dict[str, Mapping[str, Any]]:
+def _read(path: Path) -> list[Mapping[str, Any]]:
     try:
-        summary = json.loads(path.read_bytes())
-        groups = {str(group["group_hash"]): group for group in summary["groups"]}
-        for group in groups.values():
-            if not group["samples_per_s"] or not all(value > 0 for value in group["samples_per_s"]):
+        groups: list[Mapping[str, Any]] = json.loads(path.read_bytes())["groups"]
+        for group in groups:
+            speeds, conditions = group["samples_per_s"], group.get("conditions") or {}
+            if not speeds or not all(value > 0 for value in speeds) or not isinstance(conditions, dict):
                 raise ValueError
+            str(group["group_hash"])
         return groups
     except OSError as error:
         raise UserError(f"--gate {path}: can't be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--gate {path}: is no summary.json of Laptime's.") from error

@@ -1,14 +1,15 @@
 """Groups of repeats: runs that differ in nothing but the seed, on the same machine, with the same code and data."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from laptime.analysis.load import Run
+from laptime.analysis.load import Run, printable
 from laptime.analysis.statistics import (
     HONEST_REPEATS,
     Summary,
@@ -25,6 +26,7 @@ _SHORT = {"strategy.world_size": "ws"}
 _WIDE_SPREAD = 0.1
 # So is a trend of more than this share over the counted epochs.
 _TREND = 0.02
+_LONGEST_VALUE = 60
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,23 @@ class Conditions:
     """What two groups can differ in beside their configuration.
 
     Attributes:
-        machine: CPU and number of usable cores.
+        machine: CPU, number of usable cores, and the accelerator that trained.
         checksum: of the data.
+        nodes: torchruns that the ranks were shared among.
         torch: version.
-        code: hash of Laptime's own code.
+        python: version.
+        code: hash of Laptime's own code and of the classes that the configuration names.
     """
 
     machine: str
     checksum: str
+    nodes: str
     torch: str
+    python: str
     code: str
+
+
+CONDITIONS = tuple(each.name for each in fields(Conditions))
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,16 @@ class Group:
         return world_size
 
     @property
+    def num_seeds(self) -> int:
+        """Different ones among its repeats: runs of the same seed learn the same."""
+        return len({run.record["seed"] for run in self.runs})
+
+    @property
+    def hosts(self) -> set[str]:
+        """On which its runs were made."""
+        return {run.record["environment"]["hostname_hash"] for run in self.runs}
+
+    @property
     def is_plain(self) -> bool:
         """Whether it is a single process without DDP."""
         return self.world_size == 1 and self.first["strategy"]["backend"] is None
@@ -121,7 +140,8 @@ class Group:
     def times_to(self, accuracy: float) -> list[float | None]:
         """Seconds of training until each repeat first reached a validation accuracy; None: never."""
         reached = [run.epochs[run.epochs["val_accuracy"] >= accuracy]["elapsed_s"] for run in self.runs]
-        return [float(times.iloc[0]) if len(times) else None for times in reached]
+        started = [not run.is_resumed for run in self.runs]  # what came before a checkpoint is not known
+        return [float(times.iloc[0]) if len(times) and ok else None for times, ok in zip(reached, started, strict=True)]
 
     @property
     def absent_devices(self) -> list[str]:
@@ -152,9 +172,10 @@ class Group:
             width = "unknown" if self.interval_width is None else f"{self.interval_width:.1%}"
             verdict = "reached" if self.is_precise(target) else "not reached"
             found.append(f"target interval of {target:.1%} {verdict} with {len(self.runs)} repeats: {width}")
-        hosts = {run.record["environment"]["hostname_hash"] for run in self.runs}
-        if len(hosts) > 1:
-            found.append(f"on {len(hosts)} hosts")
+        if len(self.hosts) > 1:
+            found.append(f"on {len(self.hosts)} hosts")
+        if any(run.is_resumed for run in self.runs):
+            found.append("resumed from a checkpoint: total time is of the epochs since")
         if any(len(run.record["attempts"] or []) > 1 for run in self.runs):
             found.append("ranks were started again")
         early = {run.record["result"].get("stop_reason") for run in self.runs} - {"epochs", None}
@@ -164,11 +185,16 @@ class Group:
 
 
 def conditions_of(run: Run) -> Conditions:
-    environment = run.record["environment"]
+    environment, device = run.record["environment"], run.record["device"]
+    machine = f"{environment['cpu']}, {environment['num_usable_cores']} cores"
+    if device["used"] != "cpu":
+        machine += f", {device['name']}{' with operators on the CPU' if device.get('mps_fallback') else ''}"
     return Conditions(
-        machine=f"{environment['cpu']}, {environment['num_usable_cores']} cores",
+        machine=machine,
         checksum=str(run.record["dataset"]["checksum"]),
+        nodes=str(run.record["strategy"].get("num_nodes") or 1),
         torch=str(environment["packages"].get("torch")),
+        python=".".join(str(environment.get("python")).split(".")[:2]),
         code=str(environment["code_hash"])[:8],
     )
 
@@ -204,11 +230,14 @@ def value_of(group: Group, key: str) -> str:
     if key == "device":
         return str(group.first["device"]["used"])
     if key in ("model", "dataset"):
-        return str(group.first[key]["name"])
+        return printable(str(group.first[key]["name"]))
     if key in _CONFIG_GROUPS:
         return str(group.config.get(f"{key}._target_")).rpartition(".")[2].lower()
     value = group.config.get(key)
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)[:60]
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if len(text) > _LONGEST_VALUE:
+        text = f"{text[: _LONGEST_VALUE - 10]}...{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return printable(text)
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
@@ -227,7 +256,7 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
         if group.world_size == 1 and not group.is_plain:
             parts.append("ddp")
         labels.append(" ".join(parts))
-    for condition in ("machine", "checksum", "torch", "code"):
+    for condition in CONDITIONS:
         if len({getattr(group.conditions, condition) for group in groups}) > 1:
             short = 8 if condition == "checksum" else 40
             labels = [

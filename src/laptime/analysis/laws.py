@@ -84,7 +84,9 @@ class Fit:
         """Of the modelled speedup, by drawing parameters as far as the data leave them open; None as `intervals`."""
         if self.draws is None:
             return None
-        return _middle(_MODELS[self.name][0](np.asarray(world_size, float), *self.draws.T))
+        found = _middle(_MODELS[self.name][0](np.asarray(world_size, float), *self.draws.T))
+        best = float(self.predict([world_size])[0])  # at a bound of a parameter the draws lie to one side
+        return Interval(min(found.low, best), max(found.high, best))
 
 
 _MODELS: dict[str, tuple[Callable[..., np.ndarray], list[str], float]] = {
@@ -111,6 +113,7 @@ def fit(name: str, world_size: Sequence[int], speedups: Sequence[float]) -> Fit 
         return None
     order = np.lexsort((speedups, world_size))
     p, s = np.asarray(world_size, float)[order], np.asarray(speedups, float)[order]
+    p, s = p[p > 1], s[p > 1]  # with one rank every law gives 1: such points say nothing of its parameters
     model, names, upper = _MODELS[name]
     values, covariance = optimize.curve_fit(model, p, s, p0=[0.1] * len(names), bounds=(0, upper))
     residual = float(((s - model(p, *values)) ** 2).sum())
@@ -144,6 +147,7 @@ def peak(contention: float, coherency: float) -> float:
 
 def _best(best: float, drawn: np.ndarray, largest: int) -> tuple[float, Interval] | None:
     interval = _middle(drawn)
+    interval = Interval(min(interval.low, best), max(interval.high, best))
     return (best, interval) if interval.high <= 2 * largest else None
 
 

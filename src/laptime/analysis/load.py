@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from laptime.record import EPOCH_COLUMNS, EPOCHS_FILE, RUN_FILE, read_epochs, read_record
@@ -39,6 +40,11 @@ class Run:
     def counted(self) -> pd.DataFrame:
         """The epochs that count: no warm-up."""
         return self.epochs[~self.epochs["is_warmup"]]
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether it went on from a checkpoint, its first epochs trained by another run."""
+        return bool(self.epochs["epoch"].iloc[0] > 0)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -74,7 +80,7 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
     for path in find_runs(folders):
         try:
             read.append((path, _read_record(path), _read_rows(path)))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             skipped.append(Skipped(path, _reason(error)))
     runs = []
     for (path, record, _), (ranks, epochs, num_torn) in zip(read, _tidy(read), strict=True):
@@ -105,27 +111,68 @@ def _read_record(path: Path) -> Mapping[str, Any]:
     world_size = record["strategy"]["world_size"]
     if not isinstance(world_size, int) or world_size < 1:
         raise ValueError(f"damaged: strategy.world_size is {world_size}")
-    for section, keys in _NEEDED.items():
-        for key in keys:
-            record[section][key]
+    _check_types(record)
     return record
 
 
-_NEEDED = {
-    "device": ("used", "requested", "name", "precision"),
-    "dataset": ("name", "checksum", "num_test"),
-    "model": ("name",),
-    "strategy": ("threads_per_rank", "oversubscribed", "backend"),
-    "batch": ("scope", "per_rank_batch_size", "global_batch_size"),
-    "timing": ("total_train_s", "startup_s", "straggling"),
-    "result": ("train_loss", "test_accuracy", "val_accuracy"),
-    "communication": ("step_s", "cost_s"),
-    "contention": ("no_sync_step_s", "straggling"),
-    "resources": ("peak_rss_bytes", "cpu_percent"),
-    "environment": ("packages", "cpu", "num_usable_cores", "hostname_hash", "code_hash"),
-    "git": ("commit", "diff_hash"),
-    "config": ("measure",),
+_NEEDED: dict[str, Any] = {
+    "seed": int,
+    "config_hash": str,
+    "group_hash": str,
+    "attempts": list,
+    "command": list,
+    "device": {"used": str, "requested": str, "name": str, "precision": str},
+    "dataset": {"name": str, "checksum": (str, type(None)), "num_test": int},
+    "model": {"name": str},
+    "strategy": {"world_size": int, "threads_per_rank": int, "oversubscribed": bool},
+    "batch": {"scope": str, "per_rank_batch_size": int, "global_batch_size": int},
+    "environment": {"packages": dict, "cpu": str, "num_usable_cores": int, "hostname_hash": str, "code_hash": str},
+    "config": {"measure": dict},
+    "git": {},
 }
+# Sections of figures, each a number or null, and those that are read.
+_FIGURES = {
+    "timing": ("total_train_s", "startup_s", "steps_per_s"),
+    "result": ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy"),
+    "resources": ("peak_rss_bytes", "cpu_percent"),
+    "communication": ("cost_s",),
+    "contention": ("no_sync_step_s", "straggling"),
+}
+_OPTIONAL = {"started_at": str, "ended_at": str}
+_LARGEST = 1e300
+
+
+def _check_types(record: Mapping[str, Any]) -> None:
+    """Raise KeyError or ValueError where a part of a record that the analysis reads is missing or no such thing."""
+
+    def check(value: Any, name: str, kind: type | tuple[type, ...]) -> None:
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise ValueError(f"damaged: {name} is {str(value)[:40]}")
+
+    for name, kind in _NEEDED.items():
+        if isinstance(kind, type):
+            check(record[name], name, kind)
+            continue
+        check(record[name], name, dict)
+        for key, inner in kind.items():
+            check(record[name][key], f"{name}.{key}", inner)
+    for name, kind in _OPTIONAL.items():
+        if record.get(name) is not None:
+            check(record[name], name, kind)
+    for section, keys in _FIGURES.items():
+        check(record[section], section, dict)
+        for key in keys:
+            value = record[section][key]
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (is_number and abs(value) < _LARGEST):
+                raise ValueError(f"damaged: {section}.{key} is {str(value)[:40]}")
+    reason = record["result"].get("stop_reason")
+    if reason is not None:
+        check(reason, "result.stop_reason", str)
+    if not all(isinstance(part, str) for part in record["command"]):
+        raise ValueError("damaged: command is no list of texts")
+    if record["environment"]["num_usable_cores"] < 1 or record["strategy"]["threads_per_rank"] < 1:
+        raise ValueError("damaged: cores and threads must be at least 1")
 
 
 def _read_rows(path: Path) -> pd.DataFrame:
@@ -140,11 +187,13 @@ def _read_rows(path: Path) -> pd.DataFrame:
         if column == "is_warmup":
             if rows[column].dtype != bool:
                 rows[column] = rows[column].astype(str).str.lower().map({"true": 1.0, "false": 0.0})
-        elif rows[column].dtype == object:
+        elif not pd.api.types.is_numeric_dtype(rows[column]):
             rows[column] = pd.to_numeric(rows[column], errors="coerce")
-    return rows.astype(float)
+    return rows.astype(float).replace([np.inf, -np.inf], np.nan)
 
 
+_LONGEST_EPOCH_S = 1e9
+_MOST = 1e9
 _Tidy = tuple[pd.DataFrame, pd.DataFrame, int]
 
 
@@ -156,7 +205,9 @@ def _tidy(read: Sequence[tuple[Path, Mapping[str, Any], pd.DataFrame]]) -> list[
     numbered = [rows.assign(run=number) for number, (_, _, rows) in enumerate(read)]
     rows = pd.concat(numbered, ignore_index=True)[["run", *EPOCH_COLUMNS]]
     good = rows[["attempt", "epoch", "rank", "is_warmup", "epoch_time_s", "num_samples"]].notna().all(axis=1)
-    good &= rows["epoch_time_s"] > 0
+    good &= (rows["epoch_time_s"] > 0) & (rows["epoch_time_s"] < _LONGEST_EPOCH_S) & (rows["num_samples"] > 0)
+    for column in ("attempt", "epoch", "rank"):
+        good &= (rows[column] >= 0) & (rows[column] < _MOST) & (rows[column] % 1 == 0)
     num_torn = (~good).groupby(rows["run"]).sum()
     rows = rows[good].astype({"attempt": int, "epoch": int, "rank": int, "is_warmup": bool})
     last_attempt = rows.groupby(["run", "epoch"])["attempt"].transform("max")
@@ -189,8 +240,13 @@ def _reason(error: Exception) -> str:
         return f"damaged: a part of {RUN_FILE} is not what it should be"
     if isinstance(error, OSError):
         return f"can't be read: {error.strerror or error}"
-    message = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return message.rpartition(f"{RUN_FILE}: ")[2]  # the path is beside it
+    message = str(error).rpartition(f"{RUN_FILE}: ")[2] or type(error).__name__  # the path is beside it
+    return printable(message.splitlines()[0])
+
+
+def printable(text: str) -> str:
+    """A text of somebody's without what would steer a terminal or break a line: such characters are spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def _by_number(path: Path) -> list[tuple[int, int, str]]:

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -31,6 +32,7 @@ _CAUSES = {
 MOST_GROUPS, MOST_FAMILIES = 7, 6
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a dollar in a label is a dollar
 def plots(analysis: Analysis) -> dict[str, bytes]:
     """PNG images by file name without ending; those that have nothing to show are left out."""
     families = [family for family in analysis.families if family.baseline is not None][:MOST_FAMILIES]
@@ -229,8 +231,8 @@ def _legend(axes: Axes) -> None:
 
 
 def _short(label: str) -> str:
-    """In lines that find room; no mathematics."""
-    return textwrap.fill(label, 45, max_lines=3, placeholder=" ...").replace("$", r"\$")
+    """In lines that find room."""
+    return textwrap.fill(label, 45, max_lines=3, placeholder=" ...")
 
 
 def _png(draw: Callable[[Axes], None]) -> bytes:

@@ -14,6 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from laptime.analysis.analyse import Analysis, answer, question
+from laptime.analysis.load import printable
 from laptime.analysis.plots import MOST_FAMILIES, MOST_GROUPS
 from laptime.analysis.tables import Table, tables
 
@@ -162,14 +163,14 @@ def environment(analysis: Analysis) -> list[tuple[str, str]]:
             "System": str(there.get("platform")),
             "Device": f"{run.record['device']['used']}, {run.record['device']['name']}",
             "Versions": f"Python {there.get('python')}, " + ", ".join(f"{k} {v}" for k, v in packages.items() if v),
-            "Code": f"{git['commit'] or 'unknown'}{' with local changes' if git.get('dirty') else ''}",
+            "Code": f"{git.get('commit') or 'unknown'}{' with local changes' if git.get('dirty') else ''}",
             "Data": f"{run.record['dataset']['name']}, checksum {str(run.record['dataset']['checksum'])[:16]}",
         }
         for name, value in values.items():
             if value not in found.setdefault(name, []):
                 found[name].append(value)
     started = [run.record["started_at"] for run in analysis.runs if run.record.get("started_at")]
-    rows = [(name, "; ".join(values)) for name, values in found.items()]
+    rows = [(name, printable("; ".join(values))) for name, values in found.items()]
     if started:
         rows.append(("Measured", f"{min(started)} to {max(started)} (UTC), {len(analysis.runs)} runs"))
     return rows
@@ -179,7 +180,7 @@ def commands(analysis: Analysis) -> list[str]:
     """The commands that made the runs, each once, and the one that makes this report."""
     typed = [shlex.join(run.record["command"] or []) for run in analysis.runs]
     again = shlex.join(["python", "-m", "laptime.analysis", *(str(folder) for folder in analysis.folders)])
-    return [*dict.fromkeys(command for command in typed if command), again]
+    return [printable(command) for command in dict.fromkeys([*typed, again]) if command]
 
 
 def _left_out(analysis: Analysis) -> str:

@@ -1,14 +1,16 @@
 """What more ranks bring: for groups that differ in the number of ranks alone, speedup, efficiency, fits, projections,
 and where the rest went."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from laptime.analysis.groups import Group
+from laptime.analysis.groups import CONDITIONS, Group
 from laptime.analysis.laws import Fit, efficiency, fit, karp_flatt
+from laptime.analysis.load import printable
 from laptime.analysis.results import agreement
 from laptime.analysis.statistics import Interval, ratio, ratio_interval
 from laptime.errors import UserError
@@ -163,7 +165,7 @@ def losses(group: Group, baseline: Group | None, kind: str) -> dict[str, float |
     if own_pace is not None and base_pace is not None:
         slower = own_pace - base_pace / share
         strategy, cores = group.first["strategy"], group.first["environment"]["num_usable_cores"]
-        crowding = group.world_size * strategy["threads_per_rank"] / cores
+        crowding = group.world_size * strategy["threads_per_rank"] / max(1, cores)
         by_time = base_pace / share * (crowding - 1) if strategy["oversubscribed"] else 0.0
         oversubscription = min(by_time, max(slower, 0.0))
         parts |= {"oversubscription": oversubscription, "contention": slower - oversubscription}
@@ -238,10 +240,12 @@ def unlike(group: Group, baseline: Group) -> list[str]:
         here, there = group.config.get(key), baseline.config.get(key)
         if here != there:
             found.append(f"{key.rpartition('.')[2]} {here}, baseline {there}")
-    for name in ("machine", "checksum", "torch", "code"):
+    for name in CONDITIONS:
         here, there = getattr(group.conditions, name), getattr(baseline.conditions, name)
         if here != there:
-            found.append(f"{'data checksum' if name == 'checksum' else name} {here[:40]}, baseline {there[:40]}")
+            found.append(f"{'data checksum' if name == 'checksum' else name} {here[:60]}, baseline {there[:60]}")
+    if group.conditions.machine == baseline.conditions.machine and group.hosts != baseline.hosts:
+        found.append("on another host than the baseline")
     return found
 
 
@@ -284,10 +288,14 @@ def _bounds(name: str, interval: Interval | None, scale: float = 1.0) -> dict[st
 
 def _with_one_rank(command: list[str]) -> str:
     """The command with one rank instead of those it had."""
-    key = "strategy.world_size="
-    if not any(part.startswith(key) for part in command):
+    if not command:
         return ""
-    return " ".join(f"{key}1" if part.startswith(key) else part for part in command)
+    key = "strategy.world_size="
+    kept = [part for part in command if not part.startswith(key)]
+    return printable(shlex.join([*kept, f"{key}1"]))
+
+
+_MOST_RANKS = 1_000_000
 
 
 def parse_world_sizes(text: str) -> list[int]:
@@ -300,4 +308,7 @@ def parse_world_sizes(text: str) -> list[int]:
     wrong = next((part for part in sizes if not part.isdecimal() or int(part) < 1), None)
     if wrong is not None:
         raise UserError(f"--project {text}: {wrong} is no number of ranks. Write for instance --project 8,16.")
+    large = next((part for part in sizes if int(part) > _MOST_RANKS), None)
+    if large is not None:
+        raise UserError(f"--project {text}: {large} ranks are more than {_MOST_RANKS:,}.")
     return [int(part) for part in sizes]

@@ -180,12 +180,18 @@ class Difference:
 
 
 def difference(a: Sequence[float], b: Sequence[float], level: float = 0.05) -> Difference:
-    """Compare two groups of repeats; exact where there are no ties and few repeats.
+    """Compare two groups of repeats; exact where they are few, ties included.
 
     Source: Mann and Whitney, Annals of Mathematical Statistics 18 (1947); computed by scipy.stats.mannwhitneyu. With n
     and m values the smallest two-sided p is 2 / C(n + m, n): 0.1 for 3 against 3, so three never decide at 5%.
     """
-    found = stats.mannwhitneyu(a, b, alternative="two-sided")
+    ties = len(set(a) | set(b)) < len(a) + len(b)
+    enumerable = math.comb(len(a) + len(b), len(a)) <= _RESAMPLES
+    if ties and enumerable and min(len(a), len(b)) > 1:
+        method = stats.PermutationMethod(n_resamples=_RESAMPLES)  # all of them, as they are no more
+        found = stats.mannwhitneyu(np.asarray(a), np.asarray(b), alternative="two-sided", method=method)
+    else:
+        found = stats.mannwhitneyu(np.asarray(a), np.asarray(b), alternative="two-sided")
     needed = next(n for n in range(1, 100) if smallest_p_value(n, n) <= level)
     decidable = smallest_p_value(len(a), len(b)) <= level
     return Difference(float(found.pvalue), decidable, needed, min(len(a), len(b)), level)

@@ -23,7 +23,6 @@ def report_sweep(sweep_dir: Path) -> None:
     from laptime.analysis.report import print_analysis
     from laptime.analysis.write import write_reports, write_tables
     from laptime.console import relative, unread
-    from laptime.errors import UserError
 
     try:
         analysis = analyse([sweep_dir])
@@ -36,5 +35,5 @@ def report_sweep(sweep_dir: Path) -> None:
         with unread():
             print(f"\nReport       {relative(sweep_dir / 'summary' / 'report.html')}")
             print(f"TensorBoard  tensorboard --logdir {relative(sweep_dir)}")
-    except (UserError, OSError) as error:
-        print(f"error: no report of the sweep: {error}", file=sys.stderr)
+    except Exception as error:  # the runs are what counts; python -m laptime.analysis shows what went wrong
+        print(f"error: no report of the sweep: {type(error).__name__}: {error}", file=sys.stderr)

@@ -9,6 +9,7 @@ from laptime.analysis.analyse import Analysis
 from laptime.analysis.compare import Comparison
 from laptime.analysis.groups import Group, time_to_accuracy
 from laptime.analysis.laws import Fit, efficiency, karp_flatt
+from laptime.analysis.load import printable
 from laptime.analysis.scaling import Family, projections
 from laptime.analysis.statistics import HONEST_REPEATS, Interval, median_and_deviation
 
@@ -41,7 +42,7 @@ def tables(analysis: Analysis) -> list[Table]:
         found += [_scaling(family, analysis.project), _losses(family)]
     found += [_comparison(comparison) for comparison in analysis.comparisons]
     if analysis.skipped:
-        rows = tuple((str(skipped.path), skipped.reason) for skipped in analysis.skipped)
+        rows = tuple((printable(str(skipped.path)), skipped.reason) for skipped in analysis.skipped)
         found.append(Table("Not counted", ("run", "reason"), rows))
     return found
 
@@ -125,11 +126,15 @@ def scaling_notes(family: Family) -> list[str]:
     if not family.fits:
         return [f"No fit: {num_sizes} numbers of ranks were measured, and a fit needs three.", _SERIAL]
     notes = [_fit_words(family.fits[name]) for name in ("amdahl", "usl") if name in family.fits]
+    if any(point.group.first["strategy"]["oversubscribed"] for point in family.points):
+        notes.append("Among the fitted are ranks with more threads than cores: more cores would scale otherwise.")
     usl = family.fits.get("usl")
     if usl is None:
-        return notes
+        return [*notes, _SERIAL]
     if not usl.describes:
         notes.append("Nothing is projected from a law that does not describe what was measured.")
+    elif usl.intervals is None:
+        notes.append("How far off the law may be can't be told: there are no more speedups than parameters.")
     elif usl.best_world_size is not None:
         best, interval = usl.best_world_size
         notes.append(f"Fastest, by that law, with {best:.1f} ranks ({interval.low:.1f} to {interval.high:.1f}).")

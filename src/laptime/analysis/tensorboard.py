@@ -33,10 +33,14 @@ def write_events(analysis: Analysis, images: Mapping[str, bytes], folder: Path) 
     """
     shutil.rmtree(folder, ignore_errors=True)
     sizes: set[int] = set()
+    names = {"ideal", "plots"}
     for number, family in enumerate(analysis.families):
         if family.baseline is None:
             continue
-        name = _run_name(family.name) or (f"scaling {number + 1}" if number else "measured")
+        name = _run_name(family.name) or "measured"
+        if name in names:
+            name = f"{name} {number + 1}"
+        names.add(name)
         with _writer(folder / name) as writer:
             for point in family.points:
                 if point.speedup is None:

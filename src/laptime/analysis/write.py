@@ -14,7 +14,7 @@ from laptime.analysis import report
 from laptime.analysis.analyse import Analysis, answer, question
 from laptime.analysis.compare import comparison_table
 from laptime.analysis.groups import groups_table
-from laptime.analysis.load import Run
+from laptime.analysis.load import Run, printable
 from laptime.analysis.scaling import Family, scaling_table
 from laptime.record import write_atomically
 
@@ -32,14 +32,15 @@ def write_tables(analysis: Analysis, out: Path) -> None:
         "comparisons": comparison_table([each for each in analysis.comparisons if each.key != "device"]),
     }
     for name, table in tables.items():
-        write_atomically(out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
+        text = table.map(_no_formula).to_csv(index=False, lineterminator="\n")
+        write_atomically(out / f"{name}.csv", _bytes(text))
     summary = {
         "schema_version": SCHEMA_VERSION,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "question": question(analysis),
         "answer": answer(analysis),
         "problems": list(analysis.problems),
-        "skipped": [{"path": str(each.path), "reason": each.reason} for each in analysis.skipped],
+        "skipped": [{"path": printable(str(each.path)), "reason": each.reason} for each in analysis.skipped],
         "groups": [
             {
                 "label": group.label,
@@ -70,10 +71,20 @@ def write_reports(analysis: Analysis, out: Path) -> None:
             old.unlink()
     for name, image in images.items():
         write_atomically(folder / f"{name}.png", image)
-    write_atomically(out / "report.txt", report.as_text(analysis).encode())
-    write_atomically(out / "report.md", report.as_markdown(analysis, list(images)).encode())
-    write_atomically(out / "report.html", report.as_html(analysis, images).encode())
+    write_atomically(out / "report.txt", _bytes(report.as_text(analysis)))
+    write_atomically(out / "report.md", _bytes(report.as_markdown(analysis, list(images))))
+    write_atomically(out / "report.html", _bytes(report.as_html(analysis, images)))
     write_events(analysis, images, out / "tensorboard")
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8; file names that are none have characters which it has no bytes for."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _no_formula(value: Any) -> Any:
+    """A spreadsheet would compute a cell of somebody's text that begins like a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
 def _labelled(analysis: Analysis) -> Iterator[tuple[Run, str]]:
@@ -88,13 +99,13 @@ _RUN_SECTIONS = ("device", "dataset", "model", "strategy", "batch", "timing", "r
 
 def _run_row(run: Run, label: str) -> dict[str, Any]:
     record = run.record
-    row = {"run": str(run.path), "group": label, "seed": record["seed"]}
-    row |= {key: record[key] for key in ("config_hash", "group_hash", "started_at", "ended_at")}
+    row = {"run": printable(str(run.path)), "group": label, "seed": record["seed"]}
+    row |= {key: record.get(key) for key in ("config_hash", "group_hash", "started_at", "ended_at")}
     for section in _RUN_SECTIONS:
         for key, value in record[section].items():
             name = key if key not in row and key != "name" else f"{section}_{key}"
             row[name] = json.dumps(value) if isinstance(value, list | dict) else value
-    row |= {"commit": record["git"]["commit"], "hostname_hash": record["environment"]["hostname_hash"]}
+    row |= {"commit": record["git"].get("commit"), "hostname_hash": record["environment"]["hostname_hash"]}
     return row
 
 
