@@ -29,6 +29,9 @@ CAPTIONS = {
     "resources": "Memory and CPU use, all ranks together.",
 }
 
+# Two plots side by side.
+_PAIRS = ("loss", "accuracy", "resources")
+
 METHODS = (
     "An epoch's time runs from asking for the first batch to the device-synchronised end of the last optimizer step; "
     "no validation, checkpointing or logging is in it. A run's epoch time is its slowest rank's. Warm-up epochs are "
@@ -130,7 +133,7 @@ def as_html(analysis: Analysis, plots: Mapping[str, bytes]) -> str:
         question=question(analysis),
         answer=answer(analysis),
         tables=tables(analysis),
-        plots=[(caption(name), base64.b64encode(image).decode()) for name, image in plots.items()],
+        plots=[(caption(name), base64.b64encode(image).decode(), name in _PAIRS) for name, image in plots.items()],
         left_out=_left_out(analysis),
         methods=METHODS,
         environment=environment(analysis),
