@@ -86,3 +86,13 @@ def test_more_than_linear_speedups_lie_within_their_interval():
     assert found is not None
     interval, expected = found.interval(16), float(found.predict([16])[0])
     assert interval is not None and interval.low <= expected <= interval.high
+
+
+def test_the_baselines_own_error_widens_what_is_projected():
+    sizes, speedups = [1, 2, 4, 8, 16], usl(np.array([1, 2, 4, 8, 16]), 0.05, 0.002).tolist()
+    sure, unsure = (fit("usl", sizes, speedups, error) for error in (0.0, 0.1))
+    assert sure is not None and unsure is not None
+    narrow, wide = sure.interval(32), unsure.interval(32)
+    assert narrow is not None and wide is not None
+    assert narrow.high / narrow.low < 1.01
+    assert wide.high / wide.low == pytest.approx(math.exp(2 * 1.96 * 0.1), rel=0.1)

@@ -1,6 +1,7 @@
 """Laws of scaling: speedup, efficiency, serial fraction, and models fitted to them."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -59,6 +60,7 @@ class Fit:
         r_squared: share of the speedups' variance that the model explains; None where they don't vary. Low where
             they hardly vary, however well the model fits.
         deviation: root of the mean squared residual, as a share of the mean speedup.
+        baseline_error: relative standard error of the throughput that the speedups are ratios to.
         best_world_size: at which the modelled speedup is largest, with its interval; None: it grows for ever, or its
             interval reaches beyond twice the largest world size measured, of which the data can say nothing.
     """
@@ -70,6 +72,7 @@ class Fit:
     deviation: float
     best_world_size: tuple[float, Interval] | None
     draws: np.ndarray | None = field(repr=False, compare=False)
+    baseline_error: float = 0.0
 
     @property
     def describes(self) -> bool:
@@ -84,7 +87,10 @@ class Fit:
         """Of the modelled speedup, by drawing parameters as far as the data leave them open; None as `intervals`."""
         if self.draws is None:
             return None
-        found = _middle(_MODELS[self.name][0](np.asarray(world_size, float), *self.draws.T))
+        drawn = _MODELS[self.name][0](np.asarray(world_size, float), *self.draws.T)
+        # All speedups share the baseline's error, which the parameters don't show.
+        shared = np.random.default_rng(1).normal(0, self.baseline_error, len(drawn))
+        found = _middle(drawn * np.exp(shared))
         best = float(self.predict([world_size])[0])  # at a bound of a parameter the draws lie to one side
         return Interval(min(found.low, best), max(found.high, best))
 
@@ -98,13 +104,14 @@ _DRAWS = 4000
 _FAIR_DEVIATION = 0.15
 
 
-def fit(name: str, world_size: Sequence[int], speedups: Sequence[float]) -> Fit | None:
+def fit(name: str, world_size: Sequence[int], speedups: Sequence[float], baseline_error: float = 0.0) -> Fit | None:
     """Fit a model by least squares within its bounds (parameters from 0; Amdahl's share up to 1).
 
     Args:
         name: amdahl or usl.
         world_size: of each speedup.
         speedups: one or more per world size.
+        baseline_error: relative standard error of the throughput that they are ratios to.
 
     Returns:
         None where there are fewer than three different world sizes.
@@ -115,7 +122,9 @@ def fit(name: str, world_size: Sequence[int], speedups: Sequence[float]) -> Fit 
     p, s = np.asarray(world_size, float)[order], np.asarray(speedups, float)[order]
     p, s = p[p > 1], s[p > 1]  # with one rank every law gives 1: such points say nothing of its parameters
     model, names, upper = _MODELS[name]
-    values, covariance = optimize.curve_fit(model, p, s, p0=[0.1] * len(names), bounds=(0, upper))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optimize.OptimizeWarning)  # no covariance: no interval, as is said
+        values, covariance = optimize.curve_fit(model, p, s, p0=[0.1] * len(names), bounds=(0, upper))
     residual = float(((s - model(p, *values)) ** 2).sum())
     total = float(((s - s.mean()) ** 2).sum())
     freedom = len(s) - len(names)
@@ -134,7 +143,7 @@ def fit(name: str, world_size: Sequence[int], speedups: Sequence[float]) -> Fit 
         best = _best(peak(**parameters), np.array([peak(*draw) for draw in draws]), max(world_size))
     r_squared = 1 - residual / total if total else None
     deviation = math.sqrt(residual / len(s)) / float(s.mean())
-    return Fit(name, parameters, intervals, r_squared, deviation, best, draws)
+    return Fit(name, parameters, intervals, r_squared, deviation, best, draws, baseline_error)
 
 
 def peak(contention: float, coherency: float) -> float:

@@ -12,7 +12,7 @@ from laptime.analysis.groups import CONDITIONS, Group
 from laptime.analysis.laws import Fit, efficiency, fit, karp_flatt
 from laptime.analysis.load import printable
 from laptime.analysis.results import agreement
-from laptime.analysis.statistics import Interval, ratio, ratio_interval
+from laptime.analysis.statistics import Interval, ratio, ratio_interval, relative_error
 from laptime.errors import UserError
 
 # What may differ between the runs of one scaling family, said in the row where it does.
@@ -116,7 +116,8 @@ def _family(members: list[Group], baseline: Group | None, wrapped: Group | None)
         reference = baseline.samples_per_s.median
         sizes = [point.world_size for point in points for _ in point.group.runs]
         speedups = [value / reference for point in points for value in point.group.throughputs]
-        fits = {name: found for name in ("amdahl", "usl") if (found := fit(name, sizes, speedups)) is not None}
+        error = relative_error(baseline.seconds_per_sample)
+        fits = {name: found for name in ("amdahl", "usl") if (found := fit(name, sizes, speedups, error)) is not None}
     shared = [part for part in members[0].label.split() if not part.startswith(("ws=", "strategy.world_size="))]
     return Family(" ".join(shared), kind, baseline, wrapped, tuple(points), fits)
 

@@ -109,6 +109,14 @@ def ratio_interval(
     return Interval(float(found.low), float(found.high))
 
 
+def relative_error(values: Sequence[float]) -> float:
+    """The standard error of a median, as a share of it, in the normal approximation; 0 for a single value, of which
+    nothing is known."""
+    if len(values) < 2:
+        return 0.0
+    return math.sqrt(math.pi / 2) * float(np.std(np.log(values), ddof=1)) / math.sqrt(len(values))
+
+
 def relative_width(values: Sequence[float]) -> float | None:
     """The width of the bootstrap interval of a median, as a share of the median; None for a single value."""
     if len(values) < 2:
