@@ -73,7 +73,11 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
         "Medians of the repeats' medians over counted epochs. between, within: standard deviation between repeats, "
         "and of the epochs of a repeat, as a share of the median. Accuracy and loss: median ± standard deviation over "
         "the repeats."
-        + (" Time to accuracy: of training alone, warm-up included, in whole epochs." if with_target else "")
+        + (
+            " Time to an accuracy of the validation set: of training alone, warm-up included, in whole epochs."
+            if with_target
+            else ""
+        )
     )
     return Table("Groups", tuple(columns), tuple(rows), (note,), ("min to max", "within", "training loss"))
 
