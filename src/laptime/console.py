@@ -168,8 +168,8 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
         rows.append(("epoch time", "not measured: no epoch after the warm-up"))
     quality = record["quality"]
     if quality["grade"] is not None:
-        reasons = f": {'; '.join(quality['reasons'])}" if quality["reasons"] else ", nothing disturbed the measurement"
-        rows.append(("quality", f"{quality['grade']}{reasons}"))
+        why = f": {'; '.join(quality['reasons'])}" if quality["reasons"] else ": nothing was seen to disturb it"
+        rows.append(("quality", f"{quality['grade']}{why}"))
     rows += _synchronisation(record)
     if timing["compile_s"] is not None:
         rows.append(("compile time", f"{timing['compile_s']:.1f} s, outside the epochs"))
