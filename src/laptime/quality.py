@@ -1,6 +1,7 @@
 """How far a run's figures can be trusted: a grade, with its reasons in plain words.
 
-A: nothing was seen that would disturb a measurement. B: something was, and may have. C: something surely has.
+A: nothing was seen that would disturb a measurement. B: something was, and may have. C: something surely has. The
+machine's load is recorded but gives no grade: it is a mean over minutes, and a sweep's own earlier runs raise it.
 """
 
 import statistics
@@ -46,7 +47,6 @@ def assess(
     epochs: Sequence[Mapping[str, Any]],
     epoch_times_s: Sequence[float],
     num_cores: int,
-    load_before: float | None = None,
     battery: bool | None = None,
     oversubscribed: bool = False,
 ) -> Quality:
@@ -56,7 +56,6 @@ def assess(
         epochs: of each counted one what `noise.between` says.
         epoch_times_s: of the counted epochs.
         num_cores: that the run may use.
-        load_before: the machine's load before the run began.
         battery: whether it ran on its battery.
         oversubscribed: whether it had more threads than cores.
     """
@@ -82,9 +81,6 @@ def assess(
         if value >= b:
             grade = max(grade, "C" if value >= c else "B")
             reasons.append(words.format(value))
-    if load_before is not None and load_before > 0.5 * num_cores:
-        grade = max(grade, "B")
-        reasons.append(f"the machine was busy before: load {load_before:.1f} on {num_cores} cores")
     if battery:
         grade = max(grade, "B")
         reasons.append("it ran on its battery")

@@ -498,13 +498,13 @@ def _note_quality(record: dict[str, Any], recorder: EpochRecorder) -> None:
     noise = record["noise"]
     earlier = [each for each in noise["epochs"] or [] if each["attempt"] != recorder.rank.attempt]
     noise["epochs"] = earlier + recorder.noise
+    noise["load_after"] = read().load
     counted = [epoch for epoch in noise["epochs"] if not epoch["is_warmup"]]
     times = [row["epoch_time_s"] for row in epochs_of(recorder.rows) if not row["is_warmup"]]
     found = assess(
         counted,
         times,
         record["environment"]["num_usable_cores"] if record["environment"] else 1,
-        noise["load_before"],
         noise["on_battery"],
         bool(record["strategy"]["oversubscribed"]),
     )
