@@ -27,6 +27,8 @@ LAYERS = [
         "fresh_processes",
         "console",
         "process_memory",
+        "noise",
+        "quality",
     ],
     ["analysis"],
     ["torchrun", "ranks"],

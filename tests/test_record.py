@@ -32,7 +32,7 @@ CONTRACT = {
     "breakdown": None,
     "peak": "matmul_flop_per_s copy_bytes_per_s achieved_fraction",
     "bare_loop": "epoch_time_s overhead",
-    "noise": None,
+    "noise": "load_before load_after on_battery epochs",
     "quality": "grade reasons",
     "attempts": None,
     "environment": None,

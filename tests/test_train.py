@@ -101,6 +101,17 @@ def test_terminal_tells_what_was_measured(default_run):
     assert "[rank 0][INFO]" in log and "epoch 5/5" in log
 
 
+def test_every_epoch_says_what_else_the_machine_did(default_run):
+    _, _, record = default_run
+    noise, quality = record["noise"], record["quality"]
+    assert [epoch["epoch"] for epoch in noise["epochs"]] == [0, 1, 2, 3, 4]
+    assert [epoch["is_warmup"] for epoch in noise["epochs"]] == [True, False, False, False, False]
+    assert quality["grade"] in "ABC" and (quality["grade"] == "A") == (quality["reasons"] == [])
+    if sys.platform == "linux":
+        assert all(epoch["wall_s"] > 0 and epoch["other_cores"] >= 0 for epoch in noise["epochs"])
+        assert noise["load_before"] >= 0
+
+
 def test_tensorboard_reads_the_tags_back(default_run):
     _, run_dir, _ = default_run
     events = EventAccumulator(str(run_dir / "tensorboard"))

@@ -166,6 +166,10 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
         ]
     else:
         rows.append(("epoch time", "not measured: no epoch after the warm-up"))
+    quality = record["quality"]
+    if quality["grade"] is not None:
+        why = f": {'; '.join(quality['reasons'])}" if quality["reasons"] else ": nothing was seen to disturb it"
+        rows.append(("quality", f"{quality['grade']}{why}"))
     rows += _synchronisation(record)
     if timing["compile_s"] is not None:
         rows.append(("compile time", f"{timing['compile_s']:.1f} s, outside the epochs"))

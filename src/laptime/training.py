@@ -35,7 +35,9 @@ from laptime.device import Device, check_precision, mps_fallback
 from laptime.device import resolve as resolve_device
 from laptime.errors import Interrupted, UserError
 from laptime.lightning_strategy import RankStrategy
+from laptime.noise import on_battery, read
 from laptime.process_memory import peak_rss_bytes, reset_peak_rss
+from laptime.quality import assess
 from laptime.ranks import Rank, assert_world
 from laptime.stopping import StopRequest, TimeLimitReached
 from laptime.xpu import XPUAccelerator
@@ -97,6 +99,8 @@ def train(
     _note_set_up(config, record, device, rank)
     records.update(record, "strategy", rank_pids=assert_world(rank, rank.world_size))
 
+    if record["noise"]["load_before"] is None:
+        records.update(record, "noise", load_before=read().load, on_battery=on_battery())
     pl.seed_everything(config["seed"], workers=False, verbose=False)
     data = _build_data(config, device, rank)
     network = targets.build(
@@ -124,6 +128,7 @@ def train(
     def note_epoch() -> None:
         _note_timing(record, timer, recorder, data, compiler, start)
         _note_result(record, recorder, config["measure"]["target_accuracy"])
+        _note_quality(record, recorder)
         records.update(record, "communication", **breakdown.communication)
         records.update(record, "contention", **breakdown.contention)
         if rank.is_first:
@@ -486,6 +491,25 @@ def epochs_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         by_epoch.setdefault(row["epoch"], {}).setdefault(row["attempt"], []).append(row)
     return [over_ranks(attempts[max(attempts)]) for _, attempts in sorted(by_epoch.items())]
+
+
+def _note_quality(record: dict[str, Any], recorder: EpochRecorder) -> None:
+    """What else the machine did in each epoch, and how far the figures can be trusted for that."""
+    noise = record["noise"]
+    earlier = [each for each in noise["epochs"] or [] if each["attempt"] != recorder.rank.attempt]
+    noise["epochs"] = earlier + recorder.noise
+    noise["load_after"] = read().load
+    counted = [epoch for epoch in noise["epochs"] if not epoch["is_warmup"]]
+    times = [row["epoch_time_s"] for row in epochs_of(recorder.rows) if not row["is_warmup"]]
+    found = assess(
+        counted,
+        times,
+        record["environment"]["num_usable_cores"] if record["environment"] else 1,
+        noise["on_battery"],
+        bool(record["strategy"]["oversubscribed"]),
+    )
+    if times:
+        records.update(record, "quality", grade=found.grade, reasons=list(found.reasons))
 
 
 def _note_result(record: dict[str, Any], recorder: EpochRecorder, target_accuracy: float | None) -> None:

@@ -83,6 +83,7 @@ def write_run(
         "result": {"train_loss": 0.1, "test_accuracy": 0.97, "val_accuracy": 0.97},
         "resources": {"peak_rss_bytes": 10**9, "cpu_percent": 100.0},
         "git": {"commit": "0123456789abcdef"},
+        "quality": {"grade": "A", "reasons": []},
     }  # fmt: skip
     for section, keys in values.items():
         records.update(record, section, **keys)

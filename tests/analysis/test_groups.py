@@ -123,3 +123,12 @@ def test_one_seed_twice_is_two_timings_of_one_result(write, work_folder):
     (group,) = groups_of(".")
     assert (len(group.runs), group.num_seeds) == (2, 1)
     assert group.values("result", "test_accuracy") == [0.97]
+
+
+def test_quality_is_the_worst_of_the_repeats_with_its_reasons(write, work_folder):
+    write(Path("a"), [9.0, 1.0])
+    write(Path("b"), [9.0, 1.0], seed=2, sections={"quality": {"grade": "C", "reasons": ["other processes", "swap"]}})
+    (group,) = groups_of(".")
+    assert group.quality == "C"
+    assert "quality C of 1 of 2 repeats: other processes; swap" in group.remarks
+    assert groups_table([group])["quality"].to_list() == ["C"]

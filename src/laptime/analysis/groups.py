@@ -151,12 +151,22 @@ class Group:
         return sorted({run.record["device"]["requested"] for run in self.runs} - {"auto", "cpu"})
 
     @property
+    def quality(self) -> str:
+        """The worst grade of its repeats: A, B or C; empty where none was given."""
+        return max((grade for run in self.runs if (grade := run.record["quality"]["grade"]) is not None), default="")
+
+    @property
     def remarks(self) -> list[str]:
         found = []
         if self.absent_devices:
             found.append(f"{', '.join(self.absent_devices)} was asked for and absent: trained on cpu")
         if self.first["strategy"]["oversubscribed"]:
             found.append("oversubscribed: more threads than cores")
+        worst = next((run for run in self.runs if run.record["quality"]["grade"] == self.quality), None)
+        if worst is not None and self.quality > "A":
+            num = sum(run.record["quality"]["grade"] == self.quality for run in self.runs)
+            reasons = "; ".join(worst.record["quality"]["reasons"])
+            found.append(f"quality {self.quality} of {num} of {len(self.runs)} repeats: {printable(reasons)}")
         if len(self.runs) == 1:
             found.append("one repeat: no interval")
         between = self.samples_per_s.between
@@ -288,6 +298,7 @@ def groups_table(groups: Sequence[Group], target_accuracy: float | None = None) 
         row |= time_to_accuracy(group, target_accuracy)
         for section, key in _MEDIANS:
             row[key] = group.median(section, key)
+        row["quality"] = group.quality
         row["remarks"] = "; ".join(group.remarks)
         rows.append(row)
     return pd.DataFrame(rows)

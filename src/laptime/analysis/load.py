@@ -129,6 +129,7 @@ _NEEDED: dict[str, Any] = {
     "environment": {"packages": dict, "cpu": str, "num_usable_cores": int, "hostname_hash": str, "code_hash": str},
     "config": {"measure": dict},
     "git": {},
+    "quality": {"grade": (str, type(None)), "reasons": (list, type(None))},
 }
 # Sections of figures, each a number or null, and those that are read.
 _FIGURES = {

@@ -33,6 +33,9 @@ CAPTIONS = {
 _PAIRS = ("loss", "accuracy", "resources")
 
 METHODS = (
+    "Quality: A, nothing was seen that would disturb a measurement; B, something may have; C, something surely has: "
+    "other processes, stolen or throttled CPU time, a falling frequency, swapping, a battery, outliers, more threads "
+    "than cores. A group's is the worst of its repeats'.",
     "An epoch's time runs from asking for the first batch to the device-synchronised end of the last optimizer step; "
     "no validation, checkpointing or logging is in it. A run's epoch time is its slowest rank's. Warm-up epochs are "
     "not counted.",

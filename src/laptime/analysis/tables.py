@@ -56,6 +56,7 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
         row = [
             group.label,
             str(len(group.runs)),
+            group.quality,
             _seconds(epoch.median),
             f"{_seconds(epoch.low)} to {_seconds(epoch.high)}",
             f"{speed.median:,.0f}",
@@ -67,7 +68,7 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
         if with_target:
             row.append(_time_to_accuracy(reached, len(group.runs)))
         rows.append((*row, "; ".join(group.remarks)))
-    columns = ["group", "repeats", "epoch time", "min to max", "samples/s", "between", "within"]
+    columns = ["group", "repeats", "quality", "epoch time", "min to max", "samples/s", "between", "within"]
     columns += ["test accuracy", "training loss", *(["time to accuracy"] if with_target else []), "remarks"]
     note = (
         "Medians of the repeats' medians over counted epochs. between, within: standard deviation between repeats, "
@@ -94,7 +95,13 @@ def _scaling(family: Family, project: Sequence[int]) -> Table:
     with_ddp = family.one_rank_ddp is not None
     for point in family.points:
         p, s = point.world_size, point.speedup
-        row = [str(p), str(len(point.group.runs)), f"{point.group.samples_per_s.median:,.0f}", f"{p}.00"]
+        row = [
+            str(p),
+            str(len(point.group.runs)),
+            point.group.quality,
+            f"{point.group.samples_per_s.median:,.0f}",
+            f"{p}.00",
+        ]
         row.append(_with_interval(s, point.speedup_interval))
         row.append("" if s is None else _with_interval(efficiency(s, p), point.speedup_interval, 100 / p, "%"))
         serial = None if s is None else karp_flatt(s, p)
@@ -104,10 +111,10 @@ def _scaling(family: Family, project: Sequence[int]) -> Table:
         rows.append((*row, point.agrees, "; ".join(point.remarks)))
     for projected in projections(family, project):
         p, speedup, interval = projected.world_size, projected.speedup, projected.interval
-        row = [f"{p} (projected)", "", "", f"{p}.00", _with_interval(speedup, interval)]
+        row = [f"{p} (projected)", "", "", "", f"{p}.00", _with_interval(speedup, interval)]
         row += [_with_interval(speedup / p, interval, 100 / p, "%"), "", *([""] if with_ddp else [])]
         rows.append((*row, "", "projected by the fit, not measured"))
-    columns = ["ranks", "repeats", "samples/s", "expected", "speedup", "efficiency", "serial fraction"]
+    columns = ["ranks", "repeats", "quality", "samples/s", "expected", "speedup", "efficiency", "serial fraction"]
     columns += [*(["speedup over one-rank DDP"] if with_ddp else []), "results", "remarks"]
     kind = "weak scaling: the batch of each rank is fixed"
     if family.kind == "strong":
@@ -199,6 +206,7 @@ def _comparison(comparison: Comparison) -> Table:
             (
                 row.value,
                 str(len(group.runs)),
+                group.quality,
                 _seconds(group.epoch_time_s.median),
                 "" if total is None else _seconds(total),
                 f"{group.samples_per_s.median:,.0f}",
@@ -209,7 +217,7 @@ def _comparison(comparison: Comparison) -> Table:
                 "; ".join(row.remarks),
             )
         )
-    columns = (comparison.key, "repeats", "epoch time", "total time", "samples/s", "speedup", "difference",
+    columns = (comparison.key, "repeats", "quality", "epoch time", "total time", "samples/s", "speedup", "difference",
                "test accuracy", "results", "remarks")  # fmt: skip
     of = f" ({comparison.common})" if comparison.common else ""
     note = "difference: two-sided Mann-Whitney test of the repeats' throughputs at 5%."

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from pytorch_lightning.callbacks import Callback
 
 from laptime.callbacks.epoch_timer import EpochTimer
 from laptime.classifier import Classifier
+from laptime.noise import between
 from laptime.ranks import Rank
 from laptime.record import append_epochs
 
@@ -44,6 +46,7 @@ class EpochRecorder(Callback):
 
     Attributes:
         rows: of all ranks, as written, in order; on every rank.
+        noise: of every epoch, what else this machine did meanwhile; on the first rank.
     """
 
     def __init__(self, timer: EpochTimer, run_dir: Path, rank: Rank, on_epoch: Callable[[], None]) -> None:
@@ -52,6 +55,7 @@ class EpochRecorder(Callback):
         self.rank = rank
         self.on_epoch = on_epoch
         self.rows: list[dict[str, Any]] = []
+        self.noise: list[dict[str, Any]] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
@@ -80,6 +84,9 @@ class EpochRecorder(Callback):
         }
         rows = self.rank.gather(own)
         self.rows += rows
+        cpu_s = [cpu_s for node, cpu_s in self.rank.gather((self.rank.node, lap.cpu_s)) if node == self.rank.node]
+        meanwhile = between(lap.before, lap.after, sum(cpu_s), os.cpu_count() or 1)
+        self.noise.append({"attempt": self.rank.attempt, "epoch": lap.epoch, "is_warmup": lap.is_warmup} | meanwhile)
         if not self.rank.is_first:
             return
         append_epochs(self.run_dir, rows)

@@ -9,6 +9,7 @@ import psutil
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from laptime import noise
 from laptime.data.timed_loader import TimedLoader
 from laptime.device import Device
 
@@ -27,6 +28,8 @@ class Lap:
         cpu_percent: CPU time of the process and its children in that time; 100 is one core.
         rss_bytes: resident memory of the process and its children at the end.
         device_memory_bytes: peak of tensors on the device; None on the CPU.
+        cpu_s: CPU seconds of the process and its children in the time between the readings.
+        before, after: counters of the machine, read outside the timed part.
     """
 
     epoch: int
@@ -37,6 +40,9 @@ class Lap:
     cpu_percent: float
     rss_bytes: int
     device_memory_bytes: int | None
+    cpu_s: float
+    before: noise.Reading
+    after: noise.Reading
 
     @property
     def samples_per_s(self) -> float:
@@ -67,6 +73,7 @@ class EpochTimer(Callback):
         self.train_ended_at: float | None = None
         self._first_epoch = 0
         self._cpu_s = 0.0
+        self._before = noise.read([os.getpid()])
         self._end: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -78,6 +85,7 @@ class EpochTimer(Callback):
         self.lap = None
         self._end = None
         self.device.reset_peak_memory()
+        self._before = noise.read([os.getpid()])
         self._cpu_s, _ = usage()
         if self.train_started_at is None:
             self.train_started_at = time.perf_counter()
@@ -123,6 +131,9 @@ class EpochTimer(Callback):
             cpu_percent=100 * (cpu_s - self._cpu_s) / epoch_time_s,
             rss_bytes=rss_bytes,
             device_memory_bytes=self.device.peak_memory_bytes(),
+            cpu_s=cpu_s - self._cpu_s,
+            before=self._before,
+            after=noise.read([os.getpid()]),
         )
 
 

@@ -1,0 +1,90 @@
+"""How far a run's figures can be trusted: a grade, with its reasons in plain words.
+
+A: nothing was seen that would disturb a measurement. B: something was, and may have. C: something surely has. The
+machine's load is recorded but gives no grade: it is a mean over minutes, and a sweep's own earlier runs raise it.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Each rule: what is looked at, from where on it is a B and a C, and how it is said. Shares are of 1.
+_RULES: tuple[tuple[str, float, float, str], ...] = (
+    ("steal_share", 0.01, 0.05, "the hypervisor gave {:.0%} of the CPU time to others"),
+    ("other_share", 0.05, 0.25, "other processes kept {:.0%} of the cores busy"),
+    ("throttled_share", 0.01, 0.10, "the container's CPU quota was used up {:.0%} of the time"),
+    ("frequency_drop", 0.10, 0.30, "the CPU's frequency fell by {:.0%}"),
+    ("swapped_per_s", 1.0, 100.0, "{:.0f} pages a second went to or came from the swap"),
+    ("outlier_share", 0.01, 0.34, "{:.0%} of the epochs are outliers"),
+)
+# An outlier is further from the median than this many scaled median absolute deviations, and than this share of it.
+_OUTLIER_MADS, _OUTLIER_SHARE = 3.5, 0.05
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A grade (A, B or C) and the reasons why it is no better."""
+
+    grade: str
+    reasons: tuple[str, ...]
+
+
+def outliers(values: Sequence[float]) -> list[int]:
+    """The places of values far from the median: modified z-score above 3.5, and more than 5% off.
+
+    Source: Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993).
+    """
+    if len(values) < 3:
+        return []
+    middle = statistics.median(values)
+    mad = statistics.median(abs(value - middle) for value in values)
+    least = max(_OUTLIER_MADS * mad / 0.6745, _OUTLIER_SHARE * middle)
+    return [place for place, value in enumerate(values) if abs(value - middle) > least]
+
+
+def assess(
+    epochs: Sequence[Mapping[str, Any]],
+    epoch_times_s: Sequence[float],
+    num_cores: int,
+    battery: bool | None = None,
+    oversubscribed: bool = False,
+) -> Quality:
+    """Grade a run.
+
+    Args:
+        epochs: of each counted one what `noise.between` says.
+        epoch_times_s: of the counted epochs.
+        num_cores: that the run may use.
+        battery: whether it ran on its battery.
+        oversubscribed: whether it had more threads than cores.
+    """
+    found: dict[str, float] = {}
+    for name in ("steal_share", "throttled_share"):
+        known = [epoch[name] for epoch in epochs if epoch.get(name) is not None]
+        if known:
+            found[name] = statistics.median(known)
+    others = [epoch["other_cores"] for epoch in epochs if epoch.get("other_cores") is not None]
+    if others:
+        found["other_share"] = statistics.median(others) / num_cores
+    frequencies = [epoch["frequency_hz"] for epoch in epochs if epoch.get("frequency_hz")]
+    if len(frequencies) > 1:
+        found["frequency_drop"] = 1 - min(frequencies) / max(frequencies)
+    swapped = [(epoch["num_swapped_pages"], epoch["wall_s"]) for epoch in epochs if epoch.get("num_swapped_pages")]
+    if swapped:
+        found["swapped_per_s"] = sum(pages for pages, _ in swapped) / sum(wall_s for _, wall_s in swapped)
+    if epoch_times_s:
+        found["outlier_share"] = len(outliers(epoch_times_s)) / len(epoch_times_s)
+    grade, reasons = "A", []
+    for name, b, c, words in _RULES:
+        value = found.get(name, 0.0)
+        if value >= b:
+            grade = max(grade, "C" if value >= c else "B")
+            reasons.append(words.format(value))
+    if battery:
+        grade = max(grade, "B")
+        reasons.append("it ran on its battery")
+    if oversubscribed:
+        grade = max(grade, "B")
+        reasons.append("there were more threads than cores")
+    return Quality(grade, tuple(reasons))

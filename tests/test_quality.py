@@ -1,0 +1,64 @@
+"""Grades and their reasons, from recorded situations."""
+
+import pytest
+
+from laptime.quality import assess, outliers
+
+QUIET = {
+    "wall_s": 2.0, "other_cores": 0.02, "steal_share": 0.001, "throttled_share": 0.0, "num_swapped_pages": 0,
+    "switches_per_s": 5.0, "frequency_hz": 3.0e9, "temperature_celsius": 60.0,
+}  # fmt: skip
+EVEN = [2.0, 2.01, 1.99, 2.0]
+
+
+def test_a_quiet_machine_gets_an_a_without_reasons():
+    found = assess([QUIET] * 4, EVEN, num_cores=4, battery=False)
+    assert (found.grade, found.reasons) == ("A", ())
+
+
+def test_what_is_not_known_is_no_reason():
+    assert assess([dict.fromkeys(QUIET)] * 4, EVEN, num_cores=4).grade == "A"
+    assert assess([], [], num_cores=1).grade == "A"
+
+
+@pytest.mark.parametrize(
+    ("changed", "grade", "words"),
+    [
+        ({"steal_share": 0.02}, "B", "the hypervisor gave 2% of the CPU time to others"),
+        ({"steal_share": 0.2}, "C", "the hypervisor gave 20%"),
+        ({"other_cores": 0.4}, "B", "other processes kept 10% of the cores busy"),
+        ({"other_cores": 4.0}, "C", "other processes kept 100% of the cores busy"),
+        ({"throttled_share": 0.3}, "C", "quota was used up 30% of the time"),
+        ({"num_swapped_pages": 20}, "B", "10 pages a second"),
+    ],
+)
+def test_each_disturbance_is_named(
+    changed,
+    grade,
+    words,
+):
+    found = assess([QUIET | changed] * 4, EVEN, num_cores=4)
+    assert found.grade == grade and len(found.reasons) == 1 and words in found.reasons[0]
+
+
+def test_throttling_is_a_falling_frequency():
+    epochs = [QUIET | {"frequency_hz": hz} for hz in (3.0e9, 2.8e9, 2.0e9)]
+    assert assess(epochs, EVEN[:3], num_cores=4).reasons == ("the CPU's frequency fell by 33%",)
+
+
+def test_one_disturbed_epoch_of_four_is_an_outlier_not_a_verdict():
+    found = assess([QUIET] * 4, [2.0, 2.01, 1.99, 3.0], num_cores=4)
+    assert (found.grade, found.reasons) == ("B", ("25% of the epochs are outliers",))
+
+
+def test_the_worst_reason_gives_the_grade():
+    found = assess([QUIET | {"steal_share": 0.5}] * 4, EVEN, 2, battery=True, oversubscribed=True)
+    assert found.grade == "C" and len(found.reasons) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([1.0, 1.0, 1.0, 1.2], [3]), ([1.0, 1.0, 1.0, 1.04], []), ([1.0, 5.0], []), ([1.0, 1.1, 0.9, 1.05, 4.0], [4])],
+)
+def test_outliers_by_median_absolute_deviation(values, expected):
+    assert outliers(values) == expected
