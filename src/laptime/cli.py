@@ -237,10 +237,11 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
     slurm.require_one_task()
     with hydra_session(args.config_dir) as hydra:
         jobs = list(_sweep_jobs(hydra, args.overrides))
-        params = compose(hydra, jobs[0], args.config_name).hydra.sweeper.get("params")
-        if params:  # an experiment says what to sweep; what is typed comes after it
+        first = compose(hydra, jobs[0], args.config_name)
+        if params := first.hydra.sweeper.get("params"):  # an experiment's; what is typed comes after it
             jobs = list(_sweep_jobs(hydra, [*(f"{key}={value}" for key, value in params.items()), *args.overrides]))
-        composed = [compose(hydra, overrides, args.config_name) for overrides in jobs]
+            first = compose(hydra, jobs[0], args.config_name)
+        composed = [first, *(compose(hydra, overrides, args.config_name) for overrides in jobs[1:])]
         fresh_processes.load_ahead()
         configs = [_check(each) for each in composed]
         chosen = any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in args.overrides)

@@ -8,7 +8,7 @@ stand in conf/, each in one place.
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from laptime.errors import UserError
+from laptime.record import OF_DDP, flat
 
 DEVICES = ("auto", "cpu", "mps", "cuda", "xpu", "accelerator")
 # No count needs to be larger, and torch fails on numbers beyond 64 bits.
@@ -307,10 +308,6 @@ _NOT_HASHED = (
 )
 
 
-# What DistributedDataParallel alone knows: without it, such a setting changes nothing.
-_OF_DDP = ("backend", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph", "comm_hook", "wrap_single_rank")
-
-
 def hashed_config(
     config: Mapping[str, Any], device_used: str, world_size: int, threads_per_rank: int
 ) -> dict[str, Any]:
@@ -330,7 +327,7 @@ def hashed_config(
     if world_size > 1:
         left_out.append(("strategy", "wrap_single_rank"))
     elif not content["strategy"]["wrap_single_rank"]:
-        left_out += [("strategy", key) for key in _OF_DDP]
+        left_out += [("strategy", key) for key in OF_DDP]
     for *parents, key in left_out:
         node = content
         for parent in parents:
@@ -341,7 +338,7 @@ def hashed_config(
     content["measure"]["warmup_epochs"] = resolve_warmup_epochs(
         config["measure"]["warmup_epochs"], config["training"]["epochs"]
     )
-    return dict(_flat(_normalised(content)))
+    return dict(flat(_normalised(content)))
 
 
 def config_hashes(hashed: Mapping[str, Any]) -> tuple[str, str]:
@@ -352,14 +349,6 @@ def config_hashes(hashed: Mapping[str, Any]) -> tuple[str, str]:
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _normalised(value: Any) -> Any:

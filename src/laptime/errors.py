@@ -1,6 +1,7 @@
 """How a run can end other than by completing. What is not one of these is a bug and keeps its traceback."""
 
 import signal
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -8,6 +9,12 @@ class UserError(Exception):
     """A mistake in what was asked for, in one or two lines: `key=value: the rule it breaks. What to do instead.`"""
 
     exit_code = 2
+
+
+def few(differences: Sequence[str]) -> str:
+    """The first three of them, and how many more there are."""
+    more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+    return f"{'; '.join(differences[:3])}{more}"
 
 
 class TrainingFailed(Exception):

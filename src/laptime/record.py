@@ -10,13 +10,14 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 1
 
@@ -78,6 +79,9 @@ _SECTIONS: dict[str, tuple[str, ...] | None] = {
     "command": None,
 }  # fmt: skip
 
+# Keys of `strategy` that DistributedDataParallel alone knows: without it, such a setting changes nothing.
+OF_DDP = ("backend", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph", "comm_hook", "wrap_single_rank")
+
 # What TensorBoard's HPARAMS tab shows beside a run's settings: keys of `result` and `timing`.
 HPARAM_METRICS = ("hparam/epoch_time_s", "hparam/samples_per_s", "hparam/val_accuracy", "hparam/test_accuracy")
 
@@ -137,7 +141,7 @@ def update(record: dict[str, Any], section: str, **values: Any) -> None:
 
 def write_record(run_dir: Path, record: Mapping[str, Any]) -> None:
     """Write run.json as a whole or not at all. Infinite values and NaN, which JSON has no words for, become null."""
-    text = json.dumps(_finite(record), indent=2, allow_nan=False)
+    text = json.dumps(finite(record), indent=2, allow_nan=False)
     write_atomically(run_dir / RUN_FILE, text.encode() + b"\n")
 
 
@@ -182,8 +186,10 @@ def append_epochs(run_dir: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         os.fsync(file.fileno())
 
 
-def read_epochs(run_dir: Path) -> pd.DataFrame:
+def read_epochs(run_dir: Path) -> "pd.DataFrame":
     """Read epochs.csv: one row per attempt, epoch and rank, columns EPOCH_COLUMNS; empty where there is no file."""
+    import pandas as pd  # takes its time to load, and asking for help needs none of it
+
     path = run_dir / EPOCHS_FILE
     if not path.exists() or path.stat().st_size == 0:  # just made, or by a process that was killed at that moment
         return pd.DataFrame(columns=list(EPOCH_COLUMNS))
@@ -197,22 +203,32 @@ def epoch_rows(run_dir: Path) -> list[dict[str, Any]]:
     return [{str(column): value for column, value in row.items()} for row in rows]
 
 
-def each_epoch_once(epochs: pd.DataFrame) -> pd.DataFrame:
-    """The rows of epochs.csv that stand: of an epoch that several attempts have completed, the last one's."""
-    return epochs[epochs["attempt"] == epochs.groupby("epoch")["attempt"].transform("max")]
+def each_epoch_once(epochs: "pd.DataFrame", by: Sequence[str] = ("epoch",)) -> "pd.DataFrame":
+    """The rows of epochs.csv that stand: of an epoch that several attempts have completed, the last one's.
+
+    Args:
+        by: columns that tell epochs apart, where there are those of several runs.
+    """
+    return epochs[epochs["attempt"] == epochs.groupby(list(by))["attempt"].transform("max")]
 
 
-def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """A run's settings by full key, as TensorBoard's HPARAMS tab takes them; without places and what only shows."""
-    flat: dict[str, bool | int | float | str] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a nested configuration by full key: `training.batch_size`."""
     for key, value in config.items():
-        if not prefix and key in ("logger", "callbacks", "run_dir", "run_label"):
-            continue
         if isinstance(value, Mapping):
-            flat |= flat_config(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, bool | int | float) else str(value)
-    return flat
+            yield f"{prefix}{key}", value
+
+
+def flat_config(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """A run's settings by full key, as TensorBoard's HPARAMS tab takes them; without places and what only shows."""
+    left_out = ("logger", "callbacks", "run_dir", "run_label")
+    return {
+        name: value if isinstance(value, bool | int | float) else str(value)
+        for name, value in flat(config)
+        if name.partition(".")[0] not in left_out
+    }
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -237,11 +253,12 @@ def latest_run(root: Path, holding: str = RUN_FILE) -> Path | None:
     return max(runs, key=lambda run: (run / RUN_FILE).stat().st_mtime, default=None)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A copy in which infinite values and NaN are None, for which JSON has a word."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return deepcopy(value)

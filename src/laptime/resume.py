@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from laptime.errors import UserError
+from laptime.errors import UserError, few
 from laptime.ranks import Rank
 from laptime.record import CHECKPOINT_DIR, LAST_CHECKPOINT, latest_run, write_atomically
 from laptime.run_dir import expanded
@@ -137,9 +137,8 @@ def load(path: Path, expected: Mapping[str, Any], epochs: int) -> int:
         if there.get(key) != expected.get(key)
     ]
     if differences:
-        more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UserError(
-            f"training.checkpoint={path}: is of another experiment: {'; '.join(differences[:3])}{more}.\n"
+            f"training.checkpoint={path}: is of another experiment: {few(differences)}.\n"
             "Give the run the checkpoint's values, or start without it."
         )
     if done >= epochs:

@@ -9,13 +9,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laptime.errors import RankFailed, UserError
+from laptime.errors import RankFailed, UserError, few
+from laptime.record import flat
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -83,7 +84,7 @@ def meet(config: Mapping[str, Any], usable_cores: int, timeout_s: float) -> list
         RankFailed: some have not come within `timeout_s`.
     """
     met, number, names = store(timeout_s), attempt(), range(world_size())
-    own = dict(_flat(config))
+    own = {name: value for name, value in flat(config) if not name.startswith(_OF_ONE_MACHINE)}
     if rank() == 0:
         met.set(f"config {number}", json.dumps(own))
     _await(met, [f"config {number}"], ["rank 0"], timeout_s)
@@ -100,9 +101,8 @@ def meet(config: Mapping[str, Any], usable_cores: int, timeout_s: float) -> list
     peers = [Peer(**json.loads(bytes(met.get(key)))) for key in keys]
     differences = [difference for peer in peers for difference in peer.differences]
     if differences:
-        more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UserError(
-            f"torchrun's ranks were started with different settings: {'; '.join(differences[:3])}{more}. "
+            f"torchrun's ranks were started with different settings: {few(differences)}. "
             "Give every node the same command."
         )
     return peers
@@ -110,15 +110,6 @@ def meet(config: Mapping[str, Any], usable_cores: int, timeout_s: float) -> list
 
 # What may differ from machine to machine: places, and what only the first rank does.
 _OF_ONE_MACHINE = ("run_dir", "run_label", "dataset.root", "training.checkpoint", "logger.")
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}.")
-        elif not name.startswith(_OF_ONE_MACHINE):
-            yield name, value
 
 
 def _host() -> str:

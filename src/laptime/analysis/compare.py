@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from laptime.analysis.groups import Group, axes, value_of
+from laptime.analysis.groups import CONFIG_GROUPS, Group, axes, value_of
 from laptime.analysis.results import agreement
-from laptime.analysis.scaling import OF_DDP, unlike
+from laptime.analysis.scaling import OF_DDP, bounds, unlike
 from laptime.analysis.statistics import Difference, Interval, difference, ratio, ratio_interval
 from laptime.errors import UserError
 
-_CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler", "device")
+_WHOLE = (*CONFIG_GROUPS, "device")
 # Keys that only have a meaning with some values of another.
 _DEPENDENT = {"dataset.pipeline": ("dataset.num_workers",)}
 
@@ -114,7 +114,7 @@ def resolve_key(groups: Sequence[Group], name: str) -> str:
         UserError: none or several keys have that name.
     """
     known = list(dict.fromkeys(key for group in groups for key in group.config))
-    if name in _CONFIG_GROUPS or name in known:
+    if name in _WHOLE or name in known:
         return name
     found = [key for key in known if key.endswith(f".{name}")]
     if len(found) == 1:
@@ -136,7 +136,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     rows = []
     for comparison in comparisons:
         for row in comparison.rows:
-            group, interval = row.group, row.interval
+            group = row.group
             rows.append(
                 {
                     "key": comparison.key,
@@ -148,8 +148,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
                     "samples_per_s": group.samples_per_s.median,
                     "total_train_s": group.median("timing", "total_train_s"),
                     "speedup": row.speedup,
-                    "speedup_low": interval.low if interval else None,
-                    "speedup_high": interval.high if interval else None,
+                    **bounds("speedup", row.interval),
                     "p_value": row.difference.p_value if row.difference else None,
                     "verdict": row.verdict,
                     "test_accuracy": group.median("result", "test_accuracy"),
@@ -184,7 +183,7 @@ def _rest(group: Group, key: str) -> tuple[Any, ...]:
     left_out = {"strategy.threads_per_rank", *_DEPENDENT.get(key, ())}
     if key == "strategy.world_size":
         left_out |= set(OF_DDP)
-    whole = f"{key}." if key in _CONFIG_GROUPS else "\0"
+    whole = f"{key}." if key in _WHOLE else "\0"
     config = tuple(
         sorted(
             (name, repr(value))

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from laptime.analysis.statistics import (
 )
 
 # Config groups of which one part may name all of it: `model=cnn` instead of every key in which the CNN differs.
-_CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler")
+CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler")
 _SHORT = {"strategy.world_size": "ws"}
 # A spread between repeats of more than this share of the median is said.
 _WIDE_SPREAD = 0.1
@@ -69,17 +69,16 @@ class Group:
     config: Mapping[str, Any]
     conditions: Conditions
     label: str = ""
-    epoch_time_s: Summary = field(init=False)
-    samples_per_s: Summary = field(init=False)
 
-    def __post_init__(self) -> None:
-        times, rates = (
-            [run.counted[name].to_list() for run in self.runs] for name in ("epoch_time_s", "samples_per_s")
-        )
-        object.__setattr__(self, "epoch_time_s", summarise(times))
+    @cached_property
+    def epoch_time_s(self) -> Summary:
+        return summarise([run.counted["epoch_time_s"].to_list() for run in self.runs])
+
+    @cached_property
+    def samples_per_s(self) -> Summary:
+        rates = summarise([run.counted["samples_per_s"].to_list() for run in self.runs])
         # Of the median time, so that one follows from the other.
-        rate = 1 / float(np.median(self.seconds_per_sample))
-        object.__setattr__(self, "samples_per_s", replace(summarise(rates), median=rate))
+        return replace(rates, median=1 / float(np.median(self.seconds_per_sample)))
 
     @property
     def first(self) -> Mapping[str, Any]:
@@ -155,7 +154,7 @@ class Group:
         """The worst grade of its repeats: A, B or C; empty where none was given."""
         return max((grade for run in self.runs if (grade := run.record["quality"]["grade"]) is not None), default="")
 
-    @property
+    @cached_property
     def remarks(self) -> list[str]:
         found = []
         if self.absent_devices:
@@ -186,7 +185,7 @@ class Group:
             found.append(f"on {len(self.hosts)} hosts")
         if any(run.is_resumed for run in self.runs):
             found.append("resumed from a checkpoint: total time is of the epochs since")
-        if any(len(run.record["attempts"] or []) > 1 for run in self.runs):
+        if any(len(run.record["attempts"]) > 1 for run in self.runs):
             found.append("ranks were started again")
         early = {run.record["result"].get("stop_reason") for run in self.runs} - {"epochs", None}
         if early:
@@ -220,7 +219,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         config = {key: value for key, value in repeats[0].config.items() if key != "seed"}
         groups.append(Group(tuple(repeats), config, conditions))
     labels = labels_of(groups)
-    named = [Group(each.runs, each.config, each.conditions, label) for each, label in zip(groups, labels, strict=True)]
+    named = [replace(group, label=label) for group, label in zip(groups, labels, strict=True)]
     return sorted(named, key=lambda group: _natural(group.label))
 
 
@@ -228,11 +227,11 @@ def axes(groups: Sequence[Group]) -> list[str]:
     """The keys in which the groups differ; a config group stands for all of its keys where its class differs."""
     absent = object()
     keys = dict.fromkeys(key for group in groups for key in group.config)
-    differing = [key for key in keys if len({_plain(group.config.get(key, absent)) for group in groups}) > 1]
-    whole = [name for name in _CONFIG_GROUPS if f"{name}._target_" in differing]
+    differing = [key for key in keys if len({repr(group.config.get(key, absent)) for group in groups}) > 1]
+    whole = [name for name in CONFIG_GROUPS if f"{name}._target_" in differing]
     found = dict.fromkeys(next((name for name in whole if key.startswith(f"{name}.")), key) for key in differing)
     # Settings of DDP that a plain process has none of don't tell groups apart by themselves.
-    return [key for key in found if key in whole or len({_plain(g.config[key]) for g in groups if key in g.config}) > 1]
+    return [key for key in found if key in whole or len({repr(g.config[key]) for g in groups if key in g.config}) > 1]
 
 
 def value_of(group: Group, key: str) -> str:
@@ -241,7 +240,7 @@ def value_of(group: Group, key: str) -> str:
         return str(group.first["device"]["used"])
     if key in ("model", "dataset"):
         return printable(str(group.first[key]["name"]))
-    if key in _CONFIG_GROUPS:
+    if key in CONFIG_GROUPS:
         return str(group.config.get(f"{key}._target_")).rpartition(".")[2].lower()
     value = group.config.get(key)
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
@@ -258,11 +257,12 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 def labels_of(groups: Sequence[Group]) -> list[str]:
     """What tells each group from the others, like `ws=2 batch_size=64`; with its conditions where these differ."""
-    keys = axes(groups)
-    names = short_names(keys)
+    if len(groups) == 1:
+        return [f"{groups[0].first['model']['name']} on {groups[0].first['dataset']['name']}"]
+    names = short_names(axes(groups))
     labels = []
     for group in groups:
-        parts = [f"{names[key]}={value_of(group, key)}" for key in keys if key in names and _has(group, key)]
+        parts = [f"{names[key]}={value_of(group, key)}" for key in names if _has(group, key)]
         if group.world_size == 1 and not group.is_plain:
             parts.append("ddp")
         labels.append(" ".join(parts))
@@ -273,8 +273,6 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
                 f"{label} {condition}={getattr(group.conditions, condition)[:short]}".strip()
                 for label, group in zip(labels, groups, strict=True)
             ]
-    if len(groups) == 1:
-        return [f"{groups[0].first['model']['name']} on {groups[0].first['dataset']['name']}"]
     return labels
 
 
@@ -319,11 +317,7 @@ def time_to_accuracy(group: Group, target: float | None) -> dict[str, Any]:
 
 
 def _has(group: Group, key: str) -> bool:
-    return key in group.config or key in _CONFIG_GROUPS or key == "device"
-
-
-def _plain(value: Any) -> str:
-    return repr(value)
+    return key in group.config or key in CONFIG_GROUPS or key == "device"
 
 
 def _natural(label: str) -> list[tuple[str, float, str]]:

@@ -99,6 +99,8 @@ _MODELS: dict[str, tuple[Callable[..., np.ndarray], list[str], float]] = {
     "amdahl": (amdahl, ["serial"], 1.0),
     "usl": (usl, ["contention", "coherency"], np.inf),
 }
+# For people.
+TITLES = {"amdahl": "Amdahl's law", "usl": "Universal scalability law"}
 _DRAWS = 4000
 # A model that is further off than this is not believed.
 _FAIR_DEVIATION = 0.15

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from laptime.record import EPOCH_COLUMNS, EPOCHS_FILE, RUN_FILE, read_epochs, read_record
+from laptime.record import EPOCH_COLUMNS, EPOCHS_FILE, RUN_FILE, each_epoch_once, read_epochs, read_record
 
 # Below these nothing is a run: what the analysis, Laptime and other tools write.
 _NOT_RUNS = {"summary", "tensorboard", "checkpoints", ".git", "__pycache__"}
@@ -211,8 +211,7 @@ def _tidy(read: Sequence[tuple[Path, Mapping[str, Any], pd.DataFrame]]) -> list[
         good &= (rows[column] >= 0) & (rows[column] < _MOST) & (rows[column] % 1 == 0)
     num_torn = (~good).groupby(rows["run"]).sum()
     rows = rows[good].astype({"attempt": int, "epoch": int, "rank": int, "is_warmup": bool})
-    last_attempt = rows.groupby(["run", "epoch"])["attempt"].transform("max")
-    rows = rows[rows["attempt"] == last_attempt].drop_duplicates(["run", "epoch", "rank"], keep="last")
+    rows = each_epoch_once(rows, by=["run", "epoch"]).drop_duplicates(["run", "epoch", "rank"], keep="last")
     world_sizes = rows["run"].map(
         {number: record["strategy"]["world_size"] for number, (_, record, _) in enumerate(read)}
     )

@@ -15,12 +15,12 @@ from matplotlib.ticker import MaxNLocator
 
 from laptime.analysis.analyse import Analysis
 from laptime.analysis.groups import Group
+from laptime.analysis.laws import TITLES
 from laptime.analysis.scaling import Family
 
 # Okabe and Ito, Color Universal Design (2008), the yellow left out, which is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = "osD^vP*"
-_LINES = ("-", "--", "-.", ":")
 _CAUSES = {
     "contention": "#E69F00",
     "oversubscription": "#CC79A7",
@@ -72,10 +72,8 @@ def _speedup(axes: Axes, families: Sequence[Family], project: Sequence[int]) -> 
                 bounds = [law.interval(size) for size in reach]
                 low, high = zip(*((bound.low, bound.high) for bound in bounds if bound is not None), strict=True)
                 axes.fill_between(reach, low, high, color=style["color"], alpha=0.12, linewidth=0)
-            label = {"amdahl": "Amdahl's law", "usl": "universal scalability law"}[name]
-            axes.plot(
-                reach, law.predict(reach.tolist()), line, color=style["color"], linewidth=1.2, label=f"{label}, fitted"
-            )
+            label = f"{TITLES[name]}, fitted"
+            axes.plot(reach, law.predict(reach.tolist()), line, color=style["color"], linewidth=1.2, label=label)
     described = any(law.describes for family in families for law in family.fits.values())
     furthest = max([largest, *project]) if described else largest
     axes.plot([1, furthest], [1, furthest], color="#999999", linewidth=1, label="ideal")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from laptime import record
 from laptime.analysis.groups import CONDITIONS, Group
 from laptime.analysis.laws import Fit, efficiency, fit, karp_flatt
 from laptime.analysis.load import printable
@@ -17,10 +18,7 @@ from laptime.errors import UserError
 
 # What may differ between the runs of one scaling family, said in the row where it does.
 _SOFT = ("strategy.threads_per_rank",)
-OF_DDP = (
-    "strategy.backend", "strategy.bucket_cap_mb", "strategy.gradient_as_bucket_view", "strategy.static_graph",
-    "strategy.comm_hook", "strategy.wrap_single_rank",
-)  # fmt: skip
+OF_DDP = tuple(f"strategy.{key}" for key in record.OF_DDP)
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Family:
         """What is missing for a speedup, and the command that would give it."""
         if self.baseline is not None:
             return None
-        command = _with_one_rank(list(self.points[0].group.first["command"] or []))
+        command = _with_one_rank(self.points[0].group.first["command"])
         what = f"no run with one rank to compare {self.points[-1].group.label} with"
         return f"{what}. Run: {command}" if command else what + "."
 
@@ -124,18 +122,16 @@ def _family(members: list[Group], baseline: Group | None, wrapped: Group | None)
 
 def _point(group: Group, baseline: Group | None, wrapped: Group | None, kind: str) -> Point:
     own = group.seconds_per_sample
-    remarks = list(group.remarks)
-    if baseline is not None and group is not baseline:
-        remarks += unlike(group, baseline)
+    other = None if group is baseline else baseline  # to be compared with
     return Point(
         group=group,
         speedup=None if baseline is None else ratio(baseline.seconds_per_sample, own),
-        speedup_interval=None if baseline in (None, group) else ratio_interval(baseline.seconds_per_sample, own),
+        speedup_interval=None if other is None else ratio_interval(other.seconds_per_sample, own),
         speedup_over_ddp=None if wrapped is None else ratio(wrapped.seconds_per_sample, own),
         ddp_interval=None if wrapped is None else ratio_interval(wrapped.seconds_per_sample, own),
         losses=losses(group, baseline, kind),
-        agrees="" if baseline in (None, group) else agreement(group, baseline),
-        remarks=tuple(remarks),
+        agrees="" if other is None else agreement(group, other),
+        remarks=(*group.remarks, *([] if other is None else unlike(group, other))),
     )
 
 
@@ -166,7 +162,7 @@ def losses(group: Group, baseline: Group | None, kind: str) -> dict[str, float |
     if own_pace is not None and base_pace is not None:
         slower = own_pace - base_pace / share
         strategy, cores = group.first["strategy"], group.first["environment"]["num_usable_cores"]
-        crowding = group.world_size * strategy["threads_per_rank"] / max(1, cores)
+        crowding = group.world_size * strategy["threads_per_rank"] / cores
         by_time = base_pace / share * (crowding - 1) if strategy["oversubscribed"] else 0.0
         oversubscription = min(by_time, max(slower, 0.0))
         parts |= {"oversubscription": oversubscription, "contention": slower - oversubscription}
@@ -216,20 +212,20 @@ def scaling_table(found: Sequence[Family], project: Sequence[int] = ()) -> pd.Da
             row: dict[str, Any] = {"family": family.name, "scaling": family.kind, "group": group.label}
             row |= {"world_size": p, "projected": False, "num_repeats": len(group.runs)}
             row |= {"samples_per_s": group.samples_per_s.median, "epoch_time_s": group.epoch_time_s.median}
-            row |= {"expected": float(p), "speedup": point.speedup} | _bounds("speedup", point.speedup_interval)
+            row |= {"expected": float(p), "speedup": point.speedup} | bounds("speedup", point.speedup_interval)
             row["efficiency"] = None if point.speedup is None else efficiency(point.speedup, p)
-            row |= _bounds("efficiency", point.speedup_interval, 1 / p)
+            row |= bounds("efficiency", point.speedup_interval, 1 / p)
             row["serial_fraction"] = None if point.speedup is None else karp_flatt(point.speedup, p)
             row["speedup_over_one_rank_ddp"] = point.speedup_over_ddp
-            row |= _bounds("speedup_over_one_rank_ddp", point.ddp_interval)
+            row |= bounds("speedup_over_one_rank_ddp", point.ddp_interval)
             row |= {f"{name}_s_per_step": value for name, value in point.losses.items()}
             row["results"], row["remarks"] = point.agrees, "; ".join(point.remarks)
             rows.append(row)
         for projected in projections(family, project):
             p = projected.world_size
             row = {"family": family.name, "scaling": family.kind, "world_size": p, "projected": True}
-            row |= {"expected": float(p), "speedup": projected.speedup} | _bounds("speedup", projected.interval)
-            row |= {"efficiency": efficiency(projected.speedup, p)} | _bounds("efficiency", projected.interval, 1 / p)
+            row |= {"expected": float(p), "speedup": projected.speedup} | bounds("speedup", projected.interval)
+            row |= {"efficiency": efficiency(projected.speedup, p)} | bounds("efficiency", projected.interval, 1 / p)
             rows.append(row | {"remarks": "projected, not measured"})
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
@@ -282,7 +278,8 @@ def _step_s(group: Group) -> float | None:
     return 1 / steps_per_s if steps_per_s else None
 
 
-def _bounds(name: str, interval: Interval | None, scale: float = 1.0) -> dict[str, float | None]:
+def bounds(name: str, interval: Interval | None, scale: float = 1.0) -> dict[str, float | None]:
+    """Two columns of a table, None without an interval."""
     low, high = (interval.low * scale, interval.high * scale) if interval else (None, None)
     return {f"{name}_low": low, f"{name}_high": high}
 

@@ -4,8 +4,9 @@ The repeat (one process) is the sampling unit, not the epoch: epochs of one proc
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -18,7 +19,7 @@ HONEST_REPEATS = 5
 
 @dataclass(frozen=True)
 class Interval:
-    """A bootstrap percentile interval, at 95% unless said otherwise."""
+    """A 95% interval."""
 
     low: float
     high: float
@@ -58,10 +59,11 @@ def summarise(repeats: Sequence[Sequence[float]]) -> Summary:
     medians = [float(np.median(values)) for values in repeats]
     inner = [float(np.std(values, ddof=1)) for values in repeats if len(values) > 1]
     everything = [value for values in repeats for value in values]
+    median, between = median_and_deviation(medians)
     return Summary(
         num_repeats=len(repeats),
-        median=float(np.median(medians)),
-        between=float(np.std(medians, ddof=1)) if len(medians) > 1 else None,
+        median=median,
+        between=between,
         within=float(np.median(inner)) if inner else None,
         low=min(everything),
         high=max(everything),
@@ -84,9 +86,7 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
     return float(np.median(numerator) / np.median(denominator))
 
 
-def ratio_interval(
-    numerator: Sequence[float], denominator: Sequence[float], confidence: float = CONFIDENCE
-) -> Interval | None:
+def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> Interval | None:
     """Bootstrap percentile interval of `ratio`, the two groups resampled apart; None with one repeat on either side.
 
     The same data give the same interval, in whatever order they come. Source: Efron and Tibshirani, An Introduction
@@ -98,11 +98,15 @@ def ratio_interval(
     def statistic(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.asarray(np.median(a, axis=axis) / np.median(b, axis=axis))
 
+    return _bootstrap(statistic, numerator, denominator)
+
+
+def _bootstrap(statistic: Callable[..., Any], *samples: Sequence[float]) -> Interval:
     found = stats.bootstrap(
-        (np.sort(numerator), np.sort(denominator)),
+        tuple(np.sort(values) for values in samples),
         statistic,
         n_resamples=_RESAMPLES,
-        confidence_level=confidence,
+        confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
@@ -121,15 +125,8 @@ def relative_width(values: Sequence[float]) -> float | None:
     """The width of the bootstrap interval of a median, as a share of the median; None for a single value."""
     if len(values) < 2:
         return None
-    found = stats.bootstrap(
-        (np.sort(values),),
-        np.median,
-        n_resamples=_RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float((found.high - found.low) / np.median(values))
+    interval = _bootstrap(np.median, values)
+    return (interval.high - interval.low) / float(np.median(values))
 
 
 def trend(series: Sequence[Sequence[float]], level: float = 0.01) -> float | None:

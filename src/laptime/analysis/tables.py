@@ -8,7 +8,7 @@ from typing import Any
 from laptime.analysis.analyse import Analysis
 from laptime.analysis.compare import Comparison
 from laptime.analysis.groups import Group, time_to_accuracy
-from laptime.analysis.laws import Fit, efficiency, karp_flatt
+from laptime.analysis.laws import TITLES, Fit, efficiency, karp_flatt
 from laptime.analysis.load import printable
 from laptime.analysis.scaling import Family, projections
 from laptime.analysis.statistics import HONEST_REPEATS, Interval, median_and_deviation
@@ -160,7 +160,6 @@ def scaling_notes(family: Family) -> list[str]:
 _SERIAL = (
     "Serial fraction (Karp and Flatt): the share of the work that is as if one rank did it; above 1, slower than one."
 )
-_LAWS = {"amdahl": "Amdahl's law", "usl": "Universal scalability law"}
 
 
 def _fit_words(fit: Fit) -> str:
@@ -171,7 +170,7 @@ def _fit_words(fit: Fit) -> str:
         parts.append(f"{name} {value:.3f}{reach}")
     quality = "" if fit.r_squared is None else f", R² {fit.r_squared:.3f}"
     doubt = "" if fit.describes else ": does not describe these speedups"
-    return f"{_LAWS[fit.name]}: {', '.join(parts)}{quality}, off by {fit.deviation:.0%}{doubt}."
+    return f"{TITLES[fit.name]}: {', '.join(parts)}{quality}, off by {fit.deviation:.0%}{doubt}."
 
 
 _LOSSES = ("contention", "oversubscription", "communication", "straggling", "rest")

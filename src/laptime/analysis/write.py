@@ -1,8 +1,7 @@
 """Writes what an analysis found: CSV and JSON for machines, reports and plots for people."""
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from laptime.analysis.compare import comparison_table
 from laptime.analysis.groups import groups_table
 from laptime.analysis.load import Run, printable
 from laptime.analysis.scaling import Family, scaling_table
-from laptime.record import write_atomically
+from laptime.record import finite, write_atomically
 
 SCHEMA_VERSION = 1
 
@@ -55,7 +54,7 @@ def write_tables(analysis: Analysis, out: Path) -> None:
         "fits": [fit for family in analysis.families for fit in _fits(family)],
         "tables": {name: table.to_dict("records") for name, table in tables.items()},
     }
-    write_atomically(out / "summary.json", (json.dumps(_plain(summary), indent=1) + "\n").encode())
+    write_atomically(out / "summary.json", (json.dumps(finite(summary), indent=1) + "\n").encode())
 
 
 def write_reports(analysis: Analysis, out: Path) -> None:
@@ -121,16 +120,3 @@ def _fits(family: Family) -> Iterator[dict[str, Any]]:
             "deviation": fit.deviation,
             "best_world_size": None if best is None else {"value": best[0]} | asdict(best[1]),
         }
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no words for NaN, infinity and NumPy's numbers."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if hasattr(value, "item"):
-        return _plain(value.item())
-    return value if isinstance(value, float) and math.isfinite(value) else None

@@ -82,13 +82,14 @@ class EpochRecorder(Callback):
             "rss_bytes": lap.rss_bytes,
             "device_memory_bytes": lap.device_memory_bytes,
         }
-        rows = self.rank.gather(own)
+        gathered = self.rank.gather((own, self.rank.node, lap.cpu_s))
+        rows = [row for row, _, _ in gathered]
         self.rows += rows
-        cpu_s = [cpu_s for node, cpu_s in self.rank.gather((self.rank.node, lap.cpu_s)) if node == self.rank.node]
-        meanwhile = between(lap.before, lap.after, sum(cpu_s), os.cpu_count() or 1)
-        self.noise.append({"attempt": self.rank.attempt, "epoch": lap.epoch, "is_warmup": lap.is_warmup} | meanwhile)
         if not self.rank.is_first:
             return
+        cpu_s = sum(cpu_s for _, node, cpu_s in gathered if node == self.rank.node)
+        meanwhile = between(lap.before, lap.after, cpu_s, os.cpu_count() or 1)
+        self.noise.append({"attempt": self.rank.attempt, "epoch": lap.epoch, "is_warmup": lap.is_warmup} | meanwhile)
         append_epochs(self.run_dir, rows)
         epoch = over_ranks(rows)
         scalars = {tag: epoch[column] for tag, column in TAGS.items() if epoch[column] is not None}

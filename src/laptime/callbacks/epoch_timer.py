@@ -25,10 +25,9 @@ class Lap:
             validation, checkpointing or logging in it.
         num_samples: trained on by this rank.
         data_wait_s: spent waiting for batches.
-        cpu_percent: CPU time of the process and its children in that time; 100 is one core.
         rss_bytes: resident memory of the process and its children at the end.
         device_memory_bytes: peak of tensors on the device; None on the CPU.
-        cpu_s: CPU seconds of the process and its children in the time between the readings.
+        cpu_s: CPU seconds of the process and its children from the epoch's start until it was over.
         before, after: counters of the machine, read outside the timed part.
     """
 
@@ -37,7 +36,6 @@ class Lap:
     epoch_time_s: float
     num_samples: int
     data_wait_s: float
-    cpu_percent: float
     rss_bytes: int
     device_memory_bytes: int | None
     cpu_s: float
@@ -47,6 +45,11 @@ class Lap:
     @property
     def samples_per_s(self) -> float:
         return self.num_samples / self.epoch_time_s
+
+    @property
+    def cpu_percent(self) -> float:
+        """Of the process and its children; 100 is one core."""
+        return 100 * self.cpu_s / self.epoch_time_s
 
 
 class EpochTimer(Callback):
@@ -73,7 +76,7 @@ class EpochTimer(Callback):
         self.train_ended_at: float | None = None
         self._first_epoch = 0
         self._cpu_s = 0.0
-        self._before = noise.read([os.getpid()])
+        self._before: noise.Reading | None = None
         self._end: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -117,7 +120,7 @@ class EpochTimer(Callback):
         if self._end is None:  # some callback stopped the epoch before its last batch: it is no lap
             return
         loader = trainer.train_dataloader
-        assert isinstance(loader, TimedLoader)
+        assert isinstance(loader, TimedLoader) and self._before is not None
         cpu_s, rss_bytes = usage()
         epoch_time_s = self._end - loader.started_at
         if self.first_batch_at is None:
@@ -128,7 +131,6 @@ class EpochTimer(Callback):
             epoch_time_s=epoch_time_s,
             num_samples=len(loader.sampler),
             data_wait_s=loader.wait_s,
-            cpu_percent=100 * (cpu_s - self._cpu_s) / epoch_time_s,
             rss_bytes=rss_bytes,
             device_memory_bytes=self.device.peak_memory_bytes(),
             cpu_s=cpu_s - self._cpu_s,
