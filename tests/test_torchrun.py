@@ -78,12 +78,12 @@ def test_exception_in_a_rank_is_in_the_record_of_all(rank, breaking):
 
 @pytest.fixture
 def long_run() -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
-    """A torchrun of two ranks that have completed an epoch, and all of its processes."""
+    """A torchrun of two ranks with a completed epoch in epochs.csv and in run.json, and all of its processes."""
     arguments = [*QUICK, "training.epochs=100000", "hydra.run.dir=run"]
     process = subprocess.Popen(
         [*TORCHRUN, "2", str(TRAIN), *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    while len(read_epochs(RUN_DIR)) < 2:
+    while len(read_epochs(RUN_DIR)) < 2 or not read_record(RUN_DIR)["timing"]["total_train_s"]:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     own = psutil.Process(process.pid)
