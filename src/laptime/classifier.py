@@ -14,13 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from laptime import comm_hooks
 from laptime.data.order import epoch_seed
 from laptime.data.timed_loader import Batch
 from laptime.device import Device
 from laptime.errors import TrainingFailed
 from laptime.ranks import Rank
 from laptime.resume import IDENTITY
+from laptime.step_clock import OnPart, unheeded
 from laptime.stopping import StopRequest
 
 _REMEDIES = "Try a smaller optimizer.lr, training.gradient_clip_norm=1 or training.precision=32-true."
@@ -46,6 +46,12 @@ class Classifier(pl.LightningModule):
         stop: says when training is to end early.
         identity: plain values that are written into every checkpoint, to know it by.
         rank: this process.
+
+    Attributes:
+        on_part: called with the name of each part of a step where it ends.
+        wrap: makes of a network what trains: DDP's wrapper, where gradients are averaged.
+        make_optimizer: as given.
+        is_compiled: whether the network is.
     """
 
     def __init__(
@@ -69,13 +75,16 @@ class Classifier(pl.LightningModule):
         self.rank = rank
         self.accumulate_grad_batches = accumulate_grad_batches
         self.gradient_clip_norm = gradient_clip_norm
-        self._make_optimizer = make_optimizer
+        self.make_optimizer = make_optimizer
         self._make_scheduler = make_scheduler
         self._device_in_use = device
         self._autocast_dtype = _AUTOCAST_DTYPES.get(precision)
         self._scaler = torch.amp.GradScaler(device.used) if precision == "16-mixed" else None
         self._stop = stop or StopRequest()
         self._identity = dict(identity or {})
+        self.on_part: OnPart = unheeded
+        self.wrap: Callable[[nn.Module], nn.Module] = lambda network: network
+        self.is_compiled = False
         self.train_sums = Sums()
         self.val_sums = Sums()
         self.test_sums = Sums()
@@ -84,18 +93,14 @@ class Classifier(pl.LightningModule):
         # In a list, so that DDP's wrapper is no submodule: checkpoints hold the network alone.
         self._trained = [network]
 
-    def distribute(self, device: torch.device, ddp: Mapping[str, Any], comm_hook: str) -> None:
+    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Average the gradients over the ranks from now on.
 
         Args:
-            device: of this rank; the network is there already.
-            ddp: arguments of DistributedDataParallel.
-            comm_hook: how gradients are compressed on their way: none, fp16, bf16 or powersgd.
+            wrap: makes a DistributedDataParallel of a network.
         """
-        ids = None if device.type == "cpu" else [device]
-        wrapped = DistributedDataParallel(self.network, device_ids=ids, **ddp)
-        comm_hooks.register(comm_hook, wrapped)
-        self._trained = [wrapped]
+        self.wrap = wrap
+        self._trained = [wrap(self.network)]
 
     @property
     def ddp(self) -> DistributedDataParallel | None:
@@ -103,13 +108,18 @@ class Classifier(pl.LightningModule):
         trained = self._trained[0]
         return trained if isinstance(trained, DistributedDataParallel) else None
 
+    @property
+    def scales_gradients(self) -> bool:
+        """Whether losses are scaled, so that float16's small gradients don't vanish."""
+        return self._scaler is not None
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to logits (B, num_classes)."""
         logits: Tensor = self.network(images)
         return logits
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._make_optimizer(self.network.parameters())
+        optimizer = self.make_optimizer(self.network.parameters())
         scheduler = self._make_scheduler(optimizer)
         return {"optimizer": optimizer} if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
@@ -127,6 +137,19 @@ class Classifier(pl.LightningModule):
         optimizer = self._optimizer()
         if self._stop.has_deadline:
             self._stop.expired = self.rank.any(self._stop.is_overdue())  # all ranks stop at the same step
+        self.take_steps(optimizer, execution)
+        # Lightning counts the steps that its own wrapper takes; the wrapper would cost 2% of a small network's step.
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for _ in execution:
+            progress.increment_ready()
+            progress.increment_completed()
+
+    def take_steps(self, optimizer: Optimizer, execution: list[Batch]) -> None:
+        """One optimizer step per batch; notes their losses and hits.
+
+        Raises:
+            TrainingFailed: a loss is infinite or not a number; names epoch and step.
+        """
         losses, logits = [], []
         for images, labels in execution:
             if self._stop.requested:
@@ -134,12 +157,8 @@ class Classifier(pl.LightningModule):
             loss, batch_logits = self.take_step(optimizer, images, labels)
             losses.append(loss)
             logits.append(batch_logits)
-        # Lightning counts the steps that its own wrapper takes; the wrapper would cost 2% of a small network's step.
-        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        for _ in execution:
-            progress.increment_ready()
-            progress.increment_completed()
         self._note([labels for _, labels in execution], losses, logits)
+        self.on_part("rest")
 
     def take_step(self, optimizer: Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One optimizer step.
@@ -154,6 +173,7 @@ class Classifier(pl.LightningModule):
         """
         result = self._backward(images, labels)
         self._step(optimizer)
+        self.on_part("optimizer")
         return result
 
     def _backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,12 +191,14 @@ class Classifier(pl.LightningModule):
         return torch.stack([loss for loss, _ in results]).sum(), torch.cat([logits for _, logits in results])
 
     def _backward_part(self, images: Tensor, labels: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-        with self._autocast():
+        with self.autocast():
             logits = self._trained[0](images)
             loss = F.cross_entropy(logits, labels)
         if weight != 1.0:
             loss = loss * weight
+        self.on_part("forward")
         (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+        self.on_part("backward")
         return loss.detach(), logits.detach()
 
     def _step(self, optimizer: Optimizer) -> None:
@@ -253,7 +275,7 @@ class Classifier(pl.LightningModule):
         if self._stop.requested and self.trainer.testing:
             self._stop.act()
         images, labels = batch
-        with self._autocast():
+        with self.autocast():
             logits = self.network(images)
         loss = F.cross_entropy(logits.float(), labels)
         sums.add(loss.unsqueeze(0), (logits.argmax(1) == labels).sum(), [len(labels)])
@@ -270,6 +292,7 @@ class Classifier(pl.LightningModule):
     def compile_network(self) -> None:
         """Compile the network; `run_once` makes torch do the work."""
         self.network.compile(dynamic=False)
+        self.is_compiled = True
 
     def run_once(self, images: Tensor, labels: Tensor, training: bool) -> None:
         """One forward pass, with a backward pass in training, that leaves no trace in weights, buffers or gradients.
@@ -284,12 +307,13 @@ class Classifier(pl.LightningModule):
             self._backward(images, labels)
             self.network.zero_grad()
         else:
-            with torch.no_grad(), self._autocast():
+            with torch.no_grad(), self.autocast():
                 self.network(images)
         self.network.load_state_dict(before)
         self.network.train()
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision, where it was asked for."""
         # Within one context, torch would keep bfloat16 copies of the weights from before the optimizer step: so one
         # context per batch, never one around several steps.
         if self._autocast_dtype is None:

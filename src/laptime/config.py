@@ -149,6 +149,8 @@ class TrainingConfig(_Group):
 class MeasureConfig(_Group):
     warmup_epochs: int | str = MISSING
     breakdown: bool = MISSING
+    peak: bool = MISSING
+    bare_loop: bool = MISSING
     target_accuracy: float | None = MISSING
     target_interval: float | None = MISSING
     max_repeats: int = MISSING
@@ -188,6 +190,7 @@ class Config(_Group):
     sweep: SweepConfig = field(default_factory=SweepConfig)
     callbacks: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
+    profiler: dict[str, Any] = MISSING
     seed: int = MISSING
     optimized_metric: str | None = MISSING
     run_dir: str | None = MISSING
@@ -263,6 +266,11 @@ def validate(config: Mapping[str, Any]) -> None:
             f"strategy.static_graph=true: torch's DDP can't do it with training.accumulate_grad_batches="
             f"{training['accumulate_grad_batches']}. Leave one of them out."
         )
+    if measure["bare_loop"] and parts > 1:
+        raise UserError(
+            f"measure.bare_loop=true: its loop takes each batch whole, not training.accumulate_grad_batches={parts}. "
+            "Leave one of them out."
+        )
     if not config["dataset"].get("val_fraction", 0):
         _check_without_validation(config)
     lr = config["optimizer"].get("lr")
@@ -300,6 +308,7 @@ _NOT_HASHED = (
     ("dataset", "root"),
     ("dataset", "verify"),
     ("measure", "breakdown"),  # its steps come after the timed ones
+    ("measure", "peak"),
     ("measure", "target_accuracy"),
     ("measure", "target_interval"),
     ("measure", "max_repeats"),

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from laptime.record import LOG_FILE, TENSORBOARD_DIR, each_epoch_once, read_epochs
+from laptime.record import LOG_FILE, PARTS, TENSORBOARD_DIR, each_epoch_once, read_epochs
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
@@ -170,7 +170,10 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
     if quality["grade"] is not None:
         why = f": {'; '.join(quality['reasons'])}" if quality["reasons"] else ": nothing was seen to disturb it"
         rows.append(("quality", f"{quality['grade']}{why}"))
-    rows += _synchronisation(record)
+    rows += _step(record["breakdown"])
+    if record["peak"]["verdict"] is not None:
+        rows.append(("limit", record["peak"]["verdict"]))
+    rows += _synchronisation(record) + _overhead(record["bare_loop"])
     if timing["compile_s"] is not None:
         rows.append(("compile time", f"{timing['compile_s']:.1f} s, outside the epochs"))
     for part in ("train", "val", "test"):
@@ -187,6 +190,27 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
         started = f", start-up {startup:.1f} s" if startup is not None else ""
         rows.append(("total time", f"{total:.1f} s of training and validation{started}"))
     return rows
+
+
+def _step(breakdown: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where the time of a step goes, largest part first, where it was measured."""
+    step_s = breakdown["step_s"]
+    if step_s is None:
+        return []
+    shares = {part: breakdown[f"{part}_s"] / step_s for part in PARTS if breakdown[f"{part}_s"] is not None}
+    parts = [f"{part.replace('_', ' ')} {share:.0%}" for part, share in sorted(shares.items(), key=lambda one: -one[1])]
+    slow = [f"p{q} {1e3 * breakdown[f'step_p{q}_s']:.2f} ms" for q in (95, 99) if breakdown[f"step_p{q}_s"] is not None]
+    return [("step", f"{1e3 * step_s:.2f} ms: {', '.join(parts)}; {', '.join(slow)}")]
+
+
+def _overhead(bare_loop: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What Lightning and Laptime cost, where it was measured."""
+    if bare_loop["overhead"] is None:
+        return []
+    low, high = bare_loop["overhead_min"], bare_loop["overhead_max"]
+    a_step = f"{1e3 * bare_loop['overhead_s_per_step']:+.3f} ms a step"
+    against = f"a bare PyTorch loop, {bare_loop['epoch_time_s']:.3f} s an epoch"
+    return [("overhead", f"{bare_loop['overhead']:+.1%} ({low:+.1%} to {high:+.1%}), {a_step}, against {against}")]
 
 
 def _synchronisation(record: Mapping[str, Any]) -> list[tuple[str, str]]:

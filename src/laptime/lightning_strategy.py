@@ -7,7 +7,10 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.trainer.states import TrainerFn
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from laptime import comm_hooks
 from laptime.classifier import Classifier
 from laptime.ranks import Rank
 
@@ -44,7 +47,13 @@ class RankStrategy(SingleDeviceStrategy):
         if trainer.state.fn == TrainerFn.FITTING and self.rank.is_distributed:
             module = self.lightning_module
             assert isinstance(module, Classifier)
-            module.distribute(self.root_device, self.ddp, self.comm_hook)
+            module.distribute(self._wrap)
+
+    def _wrap(self, network: nn.Module) -> nn.Module:
+        ids = None if self.root_device.type == "cpu" else [self.root_device]
+        wrapped = DistributedDataParallel(network, device_ids=ids, **self.ddp)
+        comm_hooks.register(self.comm_hook, wrapped)
+        return wrapped
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         self.rank.barrier()

@@ -49,6 +49,7 @@ def assess(
     num_cores: int,
     battery: bool | None = None,
     oversubscribed: bool = False,
+    profiled: bool = False,
 ) -> Quality:
     """Grade a run.
 
@@ -58,6 +59,7 @@ def assess(
         num_cores: that the run may use.
         battery: whether it ran on its battery.
         oversubscribed: whether it had more threads than cores.
+        profiled: whether a profiler ran with it, whose cost is in the times.
     """
     found: dict[str, float] = {}
     for name in ("steal_share", "throttled_share"):
@@ -87,4 +89,7 @@ def assess(
     if oversubscribed:
         grade = max(grade, "B")
         reasons.append("there were more threads than cores")
+    if profiled:
+        grade = "C"
+        reasons.append("a profiler's own cost is in the times")
     return Quality(grade, tuple(reasons))

@@ -31,6 +31,10 @@ TENSORBOARD_DIR = "tensorboard"
 
 STATUSES = ("running", "completed", "failed", "interrupted")
 
+# The parts of an optimizer step, in their order. `communication` is the part of the backward pass that waits for
+# gradients of other ranks, `rest` what is in none of the others: losses and hits are noted, say.
+PARTS = ("data", "host_to_device", "forward", "backward", "communication", "optimizer", "rest")
+
 # Every key of run.json. A section that is a tuple of names is an object with those keys; what was not measured is null.
 _SECTIONS: dict[str, tuple[str, ...] | None] = {
     "schema_version": None,
@@ -68,9 +72,17 @@ _SECTIONS: dict[str, tuple[str, ...] | None] = {
         "share", "share_min", "share_max", "cost_s", "bare_all_reduce_s", "num_steps",
     ),
     "contention": ("no_sync_step_s", "straggling"),
-    "breakdown": None,
-    "peak": ("matmul_flop_per_s", "copy_bytes_per_s", "achieved_fraction"),
-    "bare_loop": ("epoch_time_s", "overhead"),
+    "breakdown": (
+        *(f"{part}_s" for part in PARTS), "step_s", "step_p50_s", "step_p95_s", "step_p99_s", "num_steps",
+        "instrument_s",
+    ),
+    "peak": (
+        "matmul_flop_per_s", "copy_bytes_per_s", "achieved_flop_per_s", "achieved_fraction", "compute_fraction",
+        "optimizer_bytes_per_s", "verdict",
+    ),
+    "bare_loop": (
+        "epoch_time_s", "overhead", "overhead_min", "overhead_max", "overhead_s_per_step", "num_epochs", "train_loss",
+    ),
     "noise": ("load_before", "load_after", "on_battery", "epochs"),
     "quality": ("grade", "reasons"),
     "attempts": None,

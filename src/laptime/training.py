@@ -2,10 +2,12 @@
 
 import copy
 import logging
+import os
 import statistics
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
@@ -23,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from laptime import record as records
 from laptime import resume, targets
+from laptime.callbacks.bare_loop import BareLoop
 from laptime.callbacks.breakdown import Breakdown
 from laptime.callbacks.compile_ahead import CompileAhead
 from laptime.callbacks.epoch_recorder import EpochRecorder, over_ranks
@@ -31,11 +35,13 @@ from laptime.classifier import Classifier
 from laptime.config import config_hashes, hashed_config, per_rank_batch_size, resolve_warmup_epochs
 from laptime.data.datamodule import DataModule
 from laptime.data.image_data import ImageData
-from laptime.device import Device, check_precision, mps_fallback
+from laptime.device import Device, check_precision, mps_fallback, usable_cores
 from laptime.device import resolve as resolve_device
 from laptime.errors import Interrupted, UserError
 from laptime.lightning_strategy import RankStrategy
+from laptime.limit import limit
 from laptime.noise import on_battery, read
+from laptime.peak import probe
 from laptime.process_memory import peak_rss_bytes, reset_peak_rss
 from laptime.quality import assess
 from laptime.ranks import Rank, assert_world
@@ -50,6 +56,7 @@ GIVEN = {
     "model": frozenset({"input_shape", "num_classes"}),
     "optimizer": frozenset({"params"}),
     "scheduler": frozenset({"optimizer"}),
+    "profiler": frozenset[str](),
 }
 
 
@@ -60,7 +67,7 @@ def check_open_groups(config: Mapping[str, Any]) -> None:
         UserError: names the key, the value and the rule.
     """
     for group, given in GIVEN.items():
-        if group == "scheduler" and config[group].get("_target_") is None:
+        if group in ("scheduler", "profiler") and config[group].get("_target_") is None:
             continue
         targets.check(group, config[group], given)
     for group in ("callbacks", "logger"):
@@ -129,8 +136,10 @@ def train(
         _note_timing(record, timer, recorder, data, compiler, start)
         _note_result(record, recorder, config["measure"]["target_accuracy"])
         _note_quality(record, recorder)
+        records.update(record, "breakdown", **_with_instrument_cost(breakdown.breakdown, record["timing"]))
         records.update(record, "communication", **breakdown.communication)
         records.update(record, "contention", **breakdown.contention)
+        records.update(record, "bare_loop", **bare_loop.bare_loop)
         if rank.is_first:
             records.write_record(run_dir, record)
 
@@ -139,13 +148,14 @@ def train(
         recorder.rows += records.epoch_rows(run_dir)  # what the attempts before have measured stays
     patience = settings["early_stopping_patience"]
     loggers = _build_loggers(config) if rank.is_first else []
-    breakdown = Breakdown(device, rank, stop)
+    breakdown, bare_loop = Breakdown(device, rank, stop), BareLoop(device, rank, stop, timer)
     callbacks = [
         timer,
         recorder,
         *([compiler] if settings["compile"] else []),
+        *([bare_loop] if config["measure"]["bare_loop"] else []),
         *_build_callbacks(config),
-        *([breakdown] if config["measure"]["breakdown"] else []),
+        *([breakdown] if config["measure"]["breakdown"] and not _is_profiled(config) else []),
     ]
     with _quiet_lightning():
         try:
@@ -184,6 +194,8 @@ def train(
         peak = sum(rank.gather(peak_rss_bytes()))
         records.update(record, "resources", peak_rss_bytes=max(peak, record["resources"]["peak_rss_bytes"] or 0))
         records.update(record, "result", test_loss=test.loss, test_accuracy=test.accuracy, stop_reason=reason)
+        if config["measure"]["peak"] and not _is_profiled(config):  # last: it takes memory of its own
+            _note_limit(record, device, rank, trainer.optimizers[0])
         _log_results(loggers, record, config, recorder.rows[-1]["epoch"] if recorder.rows else 0)
 
 
@@ -304,6 +316,21 @@ def _build_loggers(config: Mapping[str, Any]) -> list[Logger]:
     ]
 
 
+def _is_profiled(config: Mapping[str, Any]) -> bool:
+    """Whether a profiler runs with the training: then nothing that it runs with is a measurement."""
+    return config["profiler"].get("_target_") is not None
+
+
+def _build_profiler(config: Mapping[str, Any], rank: Rank) -> Profiler | None:
+    node = dict(config["profiler"])
+    if node.get("_target_") is None:
+        return None
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler would write of its own state to stderr
+    if rank.world_size > 1 and node.get("filename"):  # Lightning knows of one rank only
+        node["filename"] += f"-rank{rank.rank}"
+    return targets.build("profiler", node, Profiler)
+
+
 def _build_trainer(
     config: Mapping[str, Any],
     run_dir: Path,
@@ -324,6 +351,7 @@ def _build_trainer(
         max_epochs=config["training"]["epochs"],
         callbacks=callbacks,
         logger=loggers,
+        profiler=_build_profiler(config, rank),
         default_root_dir=run_dir,
         # Ours are in `callbacks`; autocast and the gradient scaler are the Classifier's, once per optimizer step.
         enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
@@ -356,6 +384,7 @@ def _quiet_lightning() -> Iterator[None]:
                 ".*isinstance\\(treespec, LeafSpec\\)",
                 ".*on CPU but no GPU",
                 "GPU available but not used",
+                ".*Profiler clears events at the end of each cycle",
             ):
                 warnings.filterwarnings("ignore", message)
             yield
@@ -458,7 +487,7 @@ def _note_timing(
     if timer.first_batch_at is not None:
         attempt["startup_s"] = timer.first_batch_at - start
     if timer.train_started_at is not None and timer.train_ended_at is not None:
-        attempt["total_train_s"] = timer.train_ended_at - timer.train_started_at
+        attempt["total_train_s"] = timer.train_ended_at - timer.train_started_at - timer.apart_s
     totals = [each["total_train_s"] for each in record["attempts"] if each["total_train_s"] is not None]
     startups = [each["startup_s"] for each in record["attempts"] if each["startup_s"] is not None]
     records.update(
@@ -507,6 +536,7 @@ def _note_quality(record: dict[str, Any], recorder: EpochRecorder) -> None:
         record["environment"]["num_usable_cores"] if record["environment"] else 1,
         noise["on_battery"],
         bool(record["strategy"]["oversubscribed"]),
+        profiled=_is_profiled(record["config"]),
     )
     if times:
         records.update(record, "quality", grade=found.grade, reasons=list(found.reasons))
@@ -520,6 +550,40 @@ def _note_result(record: dict[str, Any], recorder: EpochRecorder, target_accurac
     records.update(record, "result", **{column: last[column] for column in columns})
     if target_accuracy is not None:
         records.update(record, "result", time_to_accuracy=time_to_accuracy(epochs_of(recorder.rows), target_accuracy))
+
+
+def _with_instrument_cost(breakdown: dict[str, Any], timing: Mapping[str, Any]) -> dict[str, Any]:
+    """What a step takes longer with the clock than in the epochs."""
+    if not breakdown or not timing["steps_per_s"]:
+        return breakdown
+    return breakdown | {"instrument_s": breakdown["step_s"] - 1 / timing["steps_per_s"]}
+
+
+def _note_limit(record: dict[str, Any], device: Device, rank: Rank, optimizer: torch.optim.Optimizer) -> None:
+    """What the device can do at most, and how near the run came to that."""
+    num_here = rank.gather(rank.node).count(rank.node)
+    shared = 1.0 if device.used != "cpu" else usable_cores() / (num_here * rank.threads)
+    peak = asdict(probe(device, record["device"]["precision"], rank, shared))
+    reached = limit(
+        record["model"]["flops_per_sample"],
+        record["timing"]["samples_per_s"],
+        record["batch"]["global_batch_size"],
+        **peak,
+        breakdown=record["breakdown"],
+        optimizer_bytes=rank.world_size * bytes_moved(optimizer),
+    )
+    records.update(record, "peak", **peak, **reached)
+
+
+def bytes_moved(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes that one step must read and write: each weight and each tensor of its state twice, each gradient once."""
+    moved = 0
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            state = [each for each in optimizer.state[weight].values() if torch.is_tensor(each)]
+            state_bytes = sum(each.numel() * each.element_size() for each in state)
+            moved += 3 * weight.numel() * weight.element_size() + 2 * state_bytes
+    return moved
 
 
 def time_to_accuracy(rows: list[dict[str, Any]], target: float) -> float | None:
@@ -546,9 +610,9 @@ def _log_results(loggers: list[Logger], record: dict[str, Any], config: Mapping[
     metrics = {tag: (result | timing)[tag.removeprefix("hparam/")] for tag in records.HPARAM_METRICS}
     known = {name: value for name, value in metrics.items() if value is not None}
     last = {"test/accuracy": result["test_accuracy"], "test/loss": result["test_loss"]}
-    for tag in ("comm", "contention"):
+    for tag in ("comm", "contention", "breakdown", "peak", "bare_loop"):
         section = record["communication" if tag == "comm" else tag]
-        last |= {f"{tag}/{name}": value for name, value in section.items() if value is not None}
+        last |= {f"{tag}/{name}": value for name, value in section.items() if isinstance(value, int | float)}
     for logger in loggers:
         logger.log_metrics(last, step=last_epoch)
         log_hyperparams: Callable[..., None] = logger.log_hyperparams

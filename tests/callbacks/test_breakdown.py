@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import laptime
-from laptime.record import read_epochs
+from laptime.record import PARTS, read_epochs
 
 QUICK = ["dataset.limit=2000", "training.epochs=2", "training.batch_size=32", "device=cpu"]
 MLP_PARAMETERS = 535_818
@@ -119,3 +119,42 @@ def test_a_slow_rank_shows_as_straggling(work_folder, monkeypatch):
     # In the epochs the fast rank waits for the slow one in every step.
     assert record["timing"]["straggling"] < record["contention"]["straggling"] / 2
     assert record["communication"]["share"] > 0.2, "to the fast rank the slow one's delay is communication"
+
+
+def one_process(*overrides: str) -> dict:
+    return run("strategy.threads_per_rank=1", "logger=none", *overrides)
+
+
+def test_the_parts_of_a_step_add_up_to_it():
+    record = one_process()
+    parts = record["breakdown"]
+    named = [parts[f"{part}_s"] for part in ("data", "forward", "backward", "optimizer")]
+    assert all(seconds > 0 for seconds in named)
+    assert parts["communication_s"] is None and parts["host_to_device_s"] is None  # there are none
+    assert parts["step_s"] == pytest.approx(sum(named) + parts["rest_s"])
+    assert parts["instrument_s"] == pytest.approx(parts["step_s"] - 1 / record["timing"]["steps_per_s"])
+    assert parts["num_steps"] >= 100
+    assert 0 < parts["step_p50_s"] <= parts["step_p95_s"] <= parts["step_p99_s"]
+
+
+def test_of_several_ranks_waiting_for_gradients_is_a_part():
+    parts = run("strategy.world_size=2", "logger=none")["breakdown"]
+    assert parts["communication_s"] > 0
+    assert parts["step_s"] == pytest.approx(sum(parts[f"{part}_s"] or 0 for part in PARTS))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["dataset.pipeline=workers", "dataset.num_workers=1", "dataset.limit=500"],
+        ["training.accumulate_grad_batches=4"],
+        ["training.precision=bf16-mixed"],
+        ["training.gradient_clip_norm=1"],
+        ["dataset.limit=80"],  # an epoch of two steps
+    ],
+    ids=["workers", "accumulation", "bf16", "clipping", "few"],
+)
+def test_every_kind_of_step_is_taken_apart(overrides):
+    parts = one_process(*overrides)["breakdown"]
+    assert parts["step_s"] == pytest.approx(sum(parts[f"{part}_s"] or 0 for part in PARTS))
+    assert min(parts[f"{part}_s"] for part in ("forward", "backward", "optimizer")) > 0

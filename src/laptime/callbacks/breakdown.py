@@ -1,30 +1,40 @@
 """Where a step's time goes, from separate steps after the timed epochs: they never count and leave no trace.
 
-Every rank takes short blocks of steps of three kinds in turn, so that whatever disturbs the machine meets all alike:
-synchronised steps as in training; steps without synchronisation, each rank at its own pace (`no_sync`), which tell
-what ranks lose to shared cores, caches and memory; and all-reduces of the same size with nothing around them.
+First every rank trains on as in the epochs, and a clock takes each step apart. Then come short blocks of steps of three
+kinds in turn, so that whatever disturbs the machine meets all alike: synchronised steps as in training; steps without
+synchronisation, each rank at its own pace (`no_sync`), which tell what ranks lose to shared cores, caches and memory;
+and all-reduces of the same size with nothing around them.
 """
 
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
-from laptime.classifier import Classifier
+from laptime.classifier import Classifier, Sums
 from laptime.comm_hooks import AllReduce, watching_all_reduces
-from laptime.data.timed_loader import Batch, TimedLoader
+from laptime.data.timed_loader import Batch, Pipeline, TimedLoader
+from laptime.data.workers import WorkersPipeline
 from laptime.device import Device
 from laptime.ranks import Rank
+from laptime.record import PARTS
+from laptime.step_clock import StepClock, percentiles, typical, unheeded
 from laptime.stopping import StopRequest
 
 log = logging.getLogger(__name__)
 
+# Steps taken apart: as many as fit into that long, with these limits; for percentiles there should be a hundred.
+_TAKEN_APART_S, _TAKEN_APART_AT_MOST_S = 0.2, 3.0
+_FEWEST_TAKEN_APART, _ENOUGH_TAKEN_APART = 20, 100
 _WARM_UP_STEPS = 3
 _BLOCK_STEPS = 6
 _SETTLING_STEPS = 2  # at the start of a block, not measured: caches still hold what the block before left there
@@ -60,6 +70,36 @@ def _exposed_s(medians: Mapping[str, float]) -> float:
     return max(0.0, medians["comm"] - medians["overlap"])
 
 
+def _comm_s(ddp: DistributedDataParallel) -> float:
+    """Seconds from the first all-reduce's start to the last one's end, in the step before, by DDP's own clock."""
+    return float(ddp._get_ddp_logging_data()["backward_comm_time"]) / 1e9
+
+
+def _overlap_s(ddp: DistributedDataParallel) -> float:
+    """The part of `_comm_s` in which gradients were still computed."""
+    return float(ddp._get_ddp_logging_data()["backward_compute_comm_overlap_time"]) / 1e9
+
+
+def _for_ever(pipeline: Pipeline) -> Generator[tuple[list[Batch], bool], None, None]:
+    """Lists of batches, epoch after epoch, and whether each is its epoch's first."""
+    while True:
+        for number, execution in enumerate(pipeline.executions()):
+            yield execution, number == 0
+
+
+@contextmanager
+def _leaving_no_trace(module: Classifier) -> Iterator[None]:
+    """Train within; afterwards weights, buffers and the epoch's sums are what they were."""
+    before = {name: value.clone() for name, value in module.network.state_dict().items()}
+    sums, module.train_sums = module.train_sums, Sums()
+    module.network.train()
+    try:
+        yield
+    finally:
+        module.network.load_state_dict(before)
+        module.train_sums = sums
+
+
 class Breakdown(Callback):
     """Takes the separate steps when the last epoch is over, on the trained weights, and puts those back.
 
@@ -69,13 +109,14 @@ class Breakdown(Callback):
         stop: is heeded between two steps.
 
     Attributes:
-        communication, contention: the sections of the record, seconds per step; empty: not measured.
+        breakdown, communication, contention: the sections of the record, seconds per step; empty: not measured.
     """
 
     def __init__(self, device: Device, rank: Rank, stop: StopRequest) -> None:
         self.device = device
         self.rank = rank
         self.stop = stop
+        self.breakdown: dict[str, float | int | None] = {}
         self.communication: dict[str, float | int] = {}
         self.contention: dict[str, float | None] = {}
 
@@ -83,17 +124,65 @@ class Breakdown(Callback):
         assert isinstance(pl_module, Classifier)
         loader = trainer.train_dataloader
         assert isinstance(loader, TimedLoader)
-        batches = next(iter(loader.pipeline.executions()))
-        before = {name: value.clone() for name, value in pl_module.network.state_dict().items()}
-        pl_module.network.train()
-        try:
-            seconds, sent = self._measure(pl_module, batches)
-        finally:
-            pl_module.network.load_state_dict(before)
+        optimizer = pl_module.configure_optimizers()["optimizer"]
+        with _leaving_no_trace(pl_module):
+            if pl_module.ddp is not None:
+                pl_module.ddp._set_ddp_runtime_logging_sample_rate(1)
+            parts, totals, batches = self._take_apart(pl_module, optimizer, loader.pipeline)
+            seconds, sent = self._measure(pl_module, optimizer, batches)
+        self._note_parts(parts, totals)
         self._note(seconds, sent)
 
-    def _measure(self, module: Classifier, batches: list[Batch]) -> tuple[_Seconds, list[AllReduce]]:
-        optimizer = module.configure_optimizers()["optimizer"]
+    def _take_apart(
+        self, module: Classifier, optimizer: Optimizer, pipeline: Pipeline
+    ) -> tuple[dict[str, float], list[float], list[Batch]]:
+        """Train on as in the epochs, with a clock.
+
+        Returns:
+            The seconds of a typical step by part, those of every step, and the batches of the last list.
+        """
+        ddp = module.ddp
+        clock = StepClock(self.device, None if ddp is None else lambda: max(0.0, _comm_s(ddp) - _overlap_s(ddp)))
+        executions = _for_ever(pipeline)
+        self.rank.barrier()
+        module.on_part = clock.on_part
+        if isinstance(pipeline, WorkersPipeline):
+            pipeline.on_part = clock.on_part
+        try:
+            clock.start()
+            execution, _ = next(executions)
+            clock.on_part("data")
+            first_draw_s = clock.shared["data"]
+            module.take_steps(optimizer, execution)  # a warm-up: the new optimizer has no state yet
+            clock.end_execution(counts=False)
+            num_steps = self._num_steps(clock.last_execution_s / len(execution))
+            clock.start()
+            while len(clock.steps) < num_steps:
+                execution, is_first = next(executions)
+                clock.on_part("data")
+                module.take_steps(optimizer, execution)
+                clock.end_execution(counts=not is_first or len(pipeline) == 1)
+        finally:
+            module.on_part = unheeded
+            if isinstance(pipeline, WorkersPipeline):
+                pipeline.on_part = unheeded
+            executions.close()
+        steps = clock.parts()
+        parts = typical(steps)
+        if len(pipeline) > 1:  # an epoch's permutation is drawn with its first list, and workers start then
+            more_s = first_draw_s - len(execution) * parts["data"]
+            parts["data"] += more_s / (len(pipeline) * len(execution))
+        return parts, [sum(step.values()) for step in steps], execution
+
+    def _num_steps(self, step_s: float) -> int:
+        """How many steps to take apart, the same on every rank."""
+        step_s = max(self.rank.gather(step_s))
+        enough = max(_ENOUGH_TAKEN_APART, round(_TAKEN_APART_S / step_s))
+        return max(_FEWEST_TAKEN_APART, min(enough, round(_TAKEN_APART_AT_MOST_S / step_s)))
+
+    def _measure(
+        self, module: Classifier, optimizer: Optimizer, batches: list[Batch]
+    ) -> tuple[_Seconds, list[AllReduce]]:
         seconds, ddp = _Seconds(), module.ddp
         num_taken = 0
 
@@ -112,7 +201,6 @@ class Breakdown(Callback):
                 seconds.no_sync_step += self._block(step)
             return seconds, []
 
-        ddp._set_ddp_runtime_logging_sample_rate(1)
         for _ in range(_WARM_UP_STEPS):
             step()
         with watching_all_reduces(ddp) as sent:
@@ -127,9 +215,8 @@ class Breakdown(Callback):
         def synchronised_step() -> float:
             took = step()
             # Those of the step before: DDP reads its clocks when the next one starts.
-            clocks = ddp._get_ddp_logging_data()
-            seconds.comm.append(clocks["backward_comm_time"] / 1e9)
-            seconds.overlap.append(clocks["backward_compute_comm_overlap_time"] / 1e9)
+            seconds.comm.append(_comm_s(ddp))
+            seconds.overlap.append(_overlap_s(ddp))
             return took
 
         for _ in self._rounds():
@@ -159,6 +246,17 @@ class Breakdown(Callback):
             if number >= _FEWEST_ROUNDS and self.rank.any(time.perf_counter() - started_at > _ENOUGH_S):
                 return
             yield
+
+    def _note_parts(self, parts: dict[str, float], totals: list[float]) -> None:
+        by_rank = self.rank.gather((parts, totals))
+        mean = {part: statistics.fmean(parts[part] for parts, _ in by_rank) for part in parts}
+        slowest = [max(of_ranks) for of_ranks in zip(*(totals for _, totals in by_rank), strict=True)]
+        self.breakdown = {
+            **{f"{part}_s": mean.get(part) for part in PARTS},
+            "step_s": sum(mean.values()),
+            **percentiles(slowest),
+            "num_steps": len(totals),
+        }
 
     def _note(self, seconds: _Seconds, sent: list[AllReduce]) -> None:
         ranks = self.rank.gather(seconds.medians())

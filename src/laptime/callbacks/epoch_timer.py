@@ -64,6 +64,7 @@ class EpochTimer(Callback):
         first_batch_at: `time.time()` when the first batch of all was asked for.
         train_started_at, train_ended_at: `time.perf_counter()` around all whole epochs, validation and checkpoints
             included.
+        apart_s: seconds between these two in which something else was measured.
     """
 
     def __init__(self, device: Device, warmup_epochs: int) -> None:
@@ -74,6 +75,7 @@ class EpochTimer(Callback):
         self.first_batch_at: float | None = None
         self.train_started_at: float | None = None
         self.train_ended_at: float | None = None
+        self.apart_s = 0.0
         self._first_epoch = 0
         self._cpu_s = 0.0
         self._before: noise.Reading | None = None

@@ -45,19 +45,25 @@ class MemoryPipeline:
         return -(-len(self.order) // (self.batch_size * self.steps_per_gather))
 
     def executions(self) -> Iterator[list[Batch]]:
+        for images, labels in self._gathered(self.batch_size * self.steps_per_gather):
+            yield list(zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True))
+
+    def batches(self) -> Iterator[Batch]:
+        return self._gathered(self.batch_size)
+
+    def _gathered(self, size: int) -> Iterator[Batch]:
+        """The epoch in parts of so many samples."""
         device = self.data.images.device
         permutation = self.order.permutation().to(device)
         generator = torch.Generator(device).manual_seed(
             epoch_seed(self.order.seed, self.order.epoch, self.order.rank) ^ 1
         )
         drawn = self.augment.draw(len(permutation), generator) if self.augment else permutation
-        size = self.batch_size * self.steps_per_gather
         for index, drawn_part in zip(permutation.split(size), drawn.split(size), strict=True):
             images, labels = self.data.images[index], self.data.labels[index]
             if self.augment:
                 images = self.augment(images, drawn_part)
-            images = self.normalize(images)
-            yield list(zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True))
+            yield self.normalize(images), labels
 
 
 class MemoryEvaluation:

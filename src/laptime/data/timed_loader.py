@@ -17,10 +17,14 @@ class Pipeline(Protocol):
     """Makes the training batches of one epoch.
 
     `executions()` yields lists of (images, labels) on the training device: one entry per optimizer step, images
-    float32 (B, C, H, W), labels int64 (B,).
+    float32 (B, C, H, W), labels int64 (B,). `batches()` yields the same one by one, as a loop by hand would draw them.
     """
 
+    batch_size: int
+
     def executions(self) -> Iterator[list[Batch]]: ...
+
+    def batches(self) -> Iterator[Batch]: ...
 
     def __len__(self) -> int:
         """Number of lists in an epoch."""

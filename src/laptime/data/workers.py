@@ -19,6 +19,7 @@ from laptime.data.image_data import ImageData, Images
 from laptime.data.order import EpochOrder, epoch_seed
 from laptime.data.timed_loader import Batch
 from laptime.device import Device
+from laptime.step_clock import OnPart, unheeded
 
 
 class TransformedImages(Dataset[tuple[Tensor, int]]):
@@ -71,6 +72,9 @@ class WorkersPipeline:
         steps_per_execution: batches per list.
         num_workers: worker processes; 0: load in the training process.
         device: where the batches go.
+
+    Attributes:
+        on_part: called when a batch has come from the workers, and when it is on its way to the device.
     """
 
     def __init__(
@@ -86,20 +90,25 @@ class WorkersPipeline:
         prefetch = -(-2 * steps_per_execution // max(1, num_workers))
         self.loader = _loader(dataset, batch_size, num_workers, device, order, prefetch)
         self.order = order
+        self.batch_size = batch_size
         self.steps_per_execution = steps_per_execution
         self.device = device
+        self.on_part: OnPart = unheeded
 
     def __len__(self) -> int:
         return -(-len(self.loader) // self.steps_per_execution)
 
     def executions(self) -> Iterator[list[Batch]]:
+        batches = self.batches()
+        while execution := list(islice(batches, self.steps_per_execution)):
+            yield execution
+
+    def batches(self) -> Iterator[Batch]:
         # The workers' seeds are drawn from a generator of their own, so that dropout sees the same numbers with either
         # pipeline.
         assert self.loader.generator is not None
         self.loader.generator.manual_seed(epoch_seed(self.order.seed, self.order.epoch, self.order.rank) ^ 1)
-        batches = _on_device(self.loader, self.device)
-        while execution := list(islice(batches, self.steps_per_execution)):
-            yield execution
+        return _on_device(self.loader, self.device, lambda part: self.on_part(part))
 
 
 class WorkersEvaluation:
@@ -171,7 +180,11 @@ def _depend_on_the_parent(worker: int) -> None:
         threading.Thread(target=end_with_the_parent, daemon=True).start()
 
 
-def _on_device(loader: DataLoader[tuple[Tensor, int]], device: Device) -> Iterator[Batch]:
+def _on_device(loader: DataLoader[tuple[Tensor, int]], device: Device, on_part: OnPart = unheeded) -> Iterator[Batch]:
     target = device.torch_device
     for images, labels in loader:
-        yield images.to(target, non_blocking=True), labels.to(target, non_blocking=True)
+        if device.used != "cpu":
+            on_part("data")
+            images, labels = images.to(target, non_blocking=True), labels.to(target, non_blocking=True)
+            on_part("host_to_device")
+        yield images, labels

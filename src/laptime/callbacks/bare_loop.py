@@ -1,0 +1,130 @@
+"""What Lightning and Laptime cost: after each epoch, the same one again in a bare PyTorch loop."""
+
+import copy
+import statistics
+import time
+from collections.abc import Iterable
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.callbacks import Callback
+from torch import nn
+
+from laptime.callbacks.epoch_timer import EpochTimer
+from laptime.classifier import Classifier
+from laptime.data.order import epoch_seed
+from laptime.data.timed_loader import Batch, TimedLoader, batch_sizes
+from laptime.device import Device
+from laptime.ranks import Rank
+from laptime.stopping import StopRequest
+
+
+class BareLoop(Callback):
+    """Trains a copy of the network as one would by hand, an epoch after each of the run's own.
+
+    The same initial weights, batches, learning rates, precision and DDP, so the same losses; the run's own network,
+    optimizer and random numbers are left alone. What it takes is in none of the run's figures.
+
+    Args:
+        device: is synchronised at both ends of an epoch.
+        rank: this process.
+        stop: is heeded between two steps.
+        timer: has the run's own laps.
+
+    Attributes:
+        bare_loop: the section of the record; empty: not measured.
+    """
+
+    def __init__(self, device: Device, rank: Rank, stop: StopRequest, timer: EpochTimer) -> None:
+        self.device = device
+        self.rank = rank
+        self.stop = stop
+        self.timer = timer
+        self.bare_loop: dict[str, float | int] = {}
+        self._bare_s: list[float] = []
+        self._own_s: list[float] = []
+        self._lrs: list[float] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        network = copy.deepcopy(pl_module.network)
+        if pl_module.is_compiled:
+            network.compile(dynamic=False)
+        self._network = pl_module.wrap(network)
+        self._optimizer = pl_module.make_optimizer(network.parameters())
+        self._optimizer.load_state_dict(copy.deepcopy(trainer.optimizers[0].state_dict()))
+        self._scaler = torch.amp.GradScaler(self.device.used) if pl_module.scales_gradients else None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._lrs = [group["lr"] for group in trainer.optimizers[0].param_groups]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        loader, lap = trainer.train_dataloader, self.timer.lap
+        assert isinstance(loader, TimedLoader)
+        if lap is None:  # broken off
+            return
+        begun_at = time.perf_counter()
+        for group, lr in zip(self._optimizer.param_groups, self._lrs, strict=True):
+            group["lr"] = lr
+        own_numbers = torch.random.get_rng_state()
+        torch.manual_seed(epoch_seed(pl_module.seed, trainer.current_epoch, self.rank.rank))
+        self.device.synchronize()
+        self.rank.barrier()
+        before = time.perf_counter()
+        loss_sum = self._epoch(pl_module, loader.pipeline.batches())
+        self.device.synchronize()
+        bare_s = time.perf_counter() - before
+        torch.random.set_rng_state(own_numbers)
+        loss_sum, num_samples = self.rank.sum([loss_sum, lap.num_samples])
+        slowest = [max(of_ranks) for of_ranks in zip(*self.rank.gather((bare_s, lap.epoch_time_s)), strict=True)]
+        if not lap.is_warmup:
+            self._bare_s.append(slowest[0])
+            self._own_s.append(slowest[1])
+            self._note(loader, loss_sum / num_samples)
+        self.timer.apart_s += time.perf_counter() - begun_at
+
+    def _epoch(self, module: Classifier, batches: Iterable[Batch]) -> float:
+        """A careful person's loop, whose figures stay on the device until they are read once; returns the sum of the
+        losses."""
+        network, optimizer, scaler = self._network, self._optimizer, self._scaler
+        network.train()
+        loss_sum = torch.zeros((), device=self.device.torch_device)
+        hits = torch.zeros((), dtype=torch.int64, device=self.device.torch_device)
+        for images, labels in batches:
+            if self.stop.requested:
+                self.stop.act()
+            with module.autocast():
+                logits = network(images)
+                loss = F.cross_entropy(logits, labels)
+            (loss if scaler is None else scaler.scale(loss)).backward()
+            if module.gradient_clip_norm is not None:
+                if scaler is not None:
+                    scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(network.parameters(), module.gradient_clip_norm)
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+                scaler.update()
+            optimizer.zero_grad()
+            loss_sum += loss.detach() * len(labels)
+            hits += (logits.detach().argmax(1) == labels).sum()
+        hits.item()
+        return float(loss_sum)
+
+    def _note(self, loader: TimedLoader, loss: float) -> None:
+        ratios = [own / bare - 1 for own, bare in zip(self._own_s, self._bare_s, strict=True)]
+        steps = batch_sizes(len(loader.sampler), loader.pipeline.batch_size)
+        self.bare_loop = {
+            "epoch_time_s": statistics.median(self._bare_s),
+            "overhead": statistics.median(ratios),
+            "overhead_min": min(ratios),
+            "overhead_max": max(ratios),
+            "overhead_s_per_step": statistics.median(
+                (own - bare) / len(steps) for own, bare in zip(self._own_s, self._bare_s, strict=True)
+            ),
+            "num_epochs": len(ratios),
+            "train_loss": loss,
+        }

@@ -1,0 +1,61 @@
+"""What held a run back, on numbers worked out by hand."""
+
+import pytest
+
+from laptime.limit import limit
+from laptime.record import PARTS
+
+NOT_MEASURED = dict.fromkeys([f"{part}_s" for part in PARTS] + ["step_s"])
+
+
+def breakdown(**seconds: float) -> dict:
+    return NOT_MEASURED | {f"{part}_s": value for part, value in seconds.items()} | {"step_s": sum(seconds.values())}
+
+
+def found(samples_per_s=100.0, parts=NOT_MEASURED, flops_per_sample=1000) -> dict:
+    return limit(flops_per_sample, samples_per_s, 10, 1e6, 1e6, parts, optimizer_bytes=1000)
+
+
+def test_fractions_of_the_peak():
+    one = found(parts=breakdown(forward=0.02, backward=0.03, optimizer=0.01))
+    assert one["achieved_flop_per_s"] == 1e5
+    assert one["achieved_fraction"] == 0.1
+    assert one["compute_fraction"] == pytest.approx(10 * 1000 / 0.05 / 1e6)
+    assert one["optimizer_bytes_per_s"] == pytest.approx(1e5)
+
+
+def test_near_the_limit_nothing_holds_it_back():
+    assert found(700.0)["verdict"] == "near the limit: 70% of the fastest matrix product here"
+    assert "near the limit" not in found(500.0)["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("data", "waiting for batches takes 80%"),
+        ("host_to_device", "copying batches to the device takes 80%"),
+        ("communication", "waiting for the gradients of other ranks takes 80%"),
+        ("optimizer", "the optimizer takes 80%"),
+        ("forward", "forward and backward take 90%"),
+        ("rest", "what is in no part takes 80%"),
+    ],
+)
+def test_the_largest_part_is_named_first(part, words):
+    parts = {"forward": 0.05, "backward": 0.05, "optimizer": 0.1} | {part: 0.8}
+    parts["backward"] += 1 - sum(parts.values())
+    verdict = found(parts=breakdown(**parts))["verdict"]
+    assert verdict.startswith(f"10% of the fastest matrix product here; of a step, {words}")
+
+
+def test_small_parts_are_not_named():
+    verdict = found(parts=breakdown(forward=0.45, backward=0.45, optimizer=0.05, data=0.05))["verdict"]
+    assert "optimizer" not in verdict and "batches" not in verdict
+
+
+def test_without_flops_or_epochs_nothing_is_claimed():
+    for unknown in (found(flops_per_sample=None), found(samples_per_s=None)):
+        assert "verdict" not in unknown and "achieved_fraction" not in unknown
+
+
+def test_without_a_breakdown_the_fraction_alone():
+    assert found()["verdict"] == "10% of the fastest matrix product here"

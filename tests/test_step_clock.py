@@ -1,0 +1,102 @@
+"""The clock that takes steps apart, on made-up times."""
+
+import pytest
+
+from laptime import step_clock
+from laptime.device import Device
+from laptime.step_clock import StepClock, percentiles, typical
+
+
+class Accelerator(Device):
+    """Counts how often it is waited for."""
+
+    waits = 0
+
+    def synchronize(self) -> None:
+        Accelerator.waits += 1
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """A clock that stands still until it is set."""
+    time = [0.0]
+    monkeypatch.setattr(step_clock.time, "perf_counter", lambda: time[0])
+    return time
+
+
+def clock(exposed_s=None) -> StepClock:
+    return StepClock(Accelerator("cuda", "cuda", "made up", 1, None), exposed_s)
+
+
+def run(clock: StepClock, now: list[float], parts: list[tuple[str, float]]) -> None:
+    for part, seconds in parts:
+        now[0] += seconds
+        clock.on_part(part)
+
+
+STEP = [("forward", 2.0), ("backward", 3.0), ("optimizer", 1.0)]
+
+
+def test_what_belongs_to_a_list_of_batches_is_shared_by_its_steps(now):
+    taken = clock()
+    run(taken, now, [("data", 4.0), *STEP, *STEP, ("rest", 1.0)])
+    taken.end_execution(counts=True)
+    step = {"forward": 2.0, "backward": 3.0, "optimizer": 1.0, "data": 2.0, "rest": 0.5}
+    assert taken.parts() == [step, step]
+    assert taken.last_execution_s == 17.0
+
+
+def test_parts_of_a_batch_add_up_to_one_step(now):
+    taken = clock()
+    run(taken, now, [("forward", 1.0), ("backward", 1.0), ("forward", 2.0), ("backward", 2.0), ("optimizer", 1.0)])
+    taken.end_execution(counts=True)
+    assert taken.parts() == [{"forward": 3.0, "backward": 3.0, "optimizer": 1.0}]
+
+
+def test_what_does_not_count_is_forgotten(now):
+    taken = clock()
+    run(taken, now, [("data", 9.0), *STEP])
+    taken.end_execution(counts=False)
+    now[0] += 100.0
+    taken.start()
+    run(taken, now, [("data", 1.0), *STEP])
+    taken.end_execution(counts=True)
+    assert taken.parts() == [{"forward": 2.0, "backward": 3.0, "optimizer": 1.0, "data": 1.0}]
+
+
+def test_waiting_for_gradients_is_taken_out_of_the_backward_pass_of_the_step_before(now):
+    answers = iter([0.0, 1.0, 2.0])  # each of the step before
+    taken = clock(lambda: next(answers))
+    run(taken, now, STEP * 3)
+    taken.end_execution(counts=True)
+    assert [(step["backward"], step["communication"]) for step in taken.parts()] == [(2, 1), (1, 2), (1, 2)]
+
+
+def test_waiting_is_never_longer_than_the_backward_pass(now):
+    taken = clock(lambda: 7.0)
+    run(taken, now, STEP)
+    taken.end_execution(counts=True)
+    assert (taken.parts()[0]["backward"], taken.parts()[0]["communication"]) == (0.0, 3.0)
+
+
+def test_the_device_is_waited_for_at_every_boundary(now):
+    taken = clock()
+    before = Accelerator.waits
+    run(taken, now, [("data", 1.0), *STEP])
+    assert Accelerator.waits - before == 4
+
+
+def test_typical_step_adds_up_and_leaves_disturbed_steps_out():
+    steps = [{"forward": 1.0, "backward": 2.0 + number / 10} for number in range(8)] + [
+        {"forward": 90.0, "backward": 1.0}
+    ]
+    found = typical(steps)  # of the nine, the five in the middle
+    assert found == pytest.approx({"forward": 1.0, "backward": 2.4})
+
+
+@pytest.mark.parametrize(("count", "known"), [(1, 1), (19, 1), (20, 2), (99, 2), (100, 3)])
+def test_a_percentile_needs_steps_to_be_told_from(count, known):
+    found = percentiles([float(number) for number in range(count)])
+    assert [value is not None for value in found.values()] == [True] * known + [False] * (3 - known)
+    if known == 3:
+        assert found == {"step_p50_s": 49.5, "step_p95_s": pytest.approx(94.05), "step_p99_s": pytest.approx(98.01)}
