@@ -151,12 +151,21 @@ class MeasureConfig(_Group):
     breakdown: bool = MISSING
     peak: bool = MISSING
     bare_loop: bool = MISSING
+    sample_interval_s: float | None = MISSING
+    memory_warning: float = MISSING
     target_accuracy: float | None = MISSING
     target_interval: float | None = MISSING
     max_repeats: int = MISSING
 
     def check(self) -> None:
         _at_least("measure.max_repeats", self.max_repeats, 1)
+        if self.sample_interval_s is not None and not 0.01 <= self.sample_interval_s < math.inf:
+            raise UserError(
+                f"measure.sample_interval_s={self.sample_interval_s}: must be at least 0.01 seconds, and finite; "
+                "null: no sampling."
+            )
+        if not 0 < self.memory_warning <= 1:
+            raise UserError(f"measure.memory_warning={self.memory_warning}: must lie in (0, 1], a share of 1.")
         if self.target_interval is not None and not 0 < self.target_interval < 1:
             raise UserError(f"measure.target_interval={self.target_interval}: must lie in (0, 1), a share of 1.")
         if isinstance(self.warmup_epochs, str) and self.warmup_epochs != "auto":
@@ -309,6 +318,8 @@ _NOT_HASHED = (
     ("dataset", "verify"),
     ("measure", "breakdown"),  # its steps come after the timed ones
     ("measure", "peak"),
+    ("measure", "sample_interval_s"),  # less than 1% of a core
+    ("measure", "memory_warning"),
     ("measure", "target_accuracy"),
     ("measure", "target_interval"),
     ("measure", "max_repeats"),

@@ -64,6 +64,31 @@ class Device:
             return torch.mps.current_allocated_memory()
         return torch.accelerator.max_memory_allocated()
 
+    def memory_bytes_now(self) -> int | None:
+        """What tensors take on the device now; None on the CPU."""
+        if self.used == "cpu":
+            return None
+        return torch.mps.current_allocated_memory() if self.used == "mps" else torch.accelerator.memory_allocated()
+
+    def driver_memory_bytes(self) -> int | None:
+        """What the driver has set aside for this process, torch's own cache of freed tensors included; None on the
+        CPU."""
+        if self.used == "cpu":
+            return None
+        return torch.mps.driver_allocated_memory() if self.used == "mps" else torch.accelerator.memory_reserved()
+
+    def memory_use(self) -> tuple[float, int, int]:
+        """The share of the device's memory that is in use, all of it in bytes, and this process's part of it in bytes;
+        zeros on the CPU."""
+        own, total = self.driver_memory_bytes(), self.memory_bytes
+        if own is None or not total:
+            return 0.0, 0, 0
+        used = own
+        if self.used in ("cuda", "xpu"):  # there may be others
+            free, _ = torch.get_device_module(self.used).mem_get_info(self.index)
+            used = total - free
+        return used / total, total, own
+
 
 def resolve(requested: str, fallback: str, index: int = 0) -> Device:
     """The device that trains.

@@ -66,7 +66,11 @@ _SECTIONS: dict[str, tuple[str, ...] | None] = {
         "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "time_to_accuracy",
         "stop_reason",
     ),
-    "resources": ("peak_rss_bytes", "peak_device_memory_bytes", "cpu_percent", "energy_joules"),
+    "resources": (
+        "peak_rss_bytes", "peak_device_memory_bytes", "device_memory_bytes", "driver_memory_bytes", "cpu_percent",
+        "cpu_percent_by_core", "num_samples", "sampler_cpu_share", "energy_joules", "energy_joules_per_1000_samples",
+        "energy_missing",
+    ),
     "communication": (
         "num_all_reduces_per_step", "bytes_per_step", "step_s", "compute_s", "comm_s", "overlap_s", "exposed_s",
         "share", "share_min", "share_max", "cost_s", "bare_all_reduce_s", "num_steps",

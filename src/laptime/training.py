@@ -37,6 +37,7 @@ from laptime.data.datamodule import DataModule
 from laptime.data.image_data import ImageData
 from laptime.device import Device, check_precision, mps_fallback, usable_cores
 from laptime.device import resolve as resolve_device
+from laptime.energy import EnergyMeter
 from laptime.errors import Interrupted, UserError
 from laptime.lightning_strategy import RankStrategy
 from laptime.limit import limit
@@ -45,6 +46,7 @@ from laptime.peak import probe
 from laptime.process_memory import peak_rss_bytes, reset_peak_rss
 from laptime.quality import assess
 from laptime.ranks import Rank, assert_world
+from laptime.sampler import Sampler
 from laptime.stopping import StopRequest, TimeLimitReached
 from laptime.xpu import XPUAccelerator
 
@@ -129,13 +131,16 @@ def train(
         log.info("resuming from %s", checkpoint)
     remaining = settings["epochs"] - (0 if rank.attempt else done)
     warmup = resolve_warmup_epochs(config["measure"]["warmup_epochs"], remaining)
-    timer = EpochTimer(device, warmup)
+    energy = EnergyMeter(device) if rank.local_rank == 0 else None
+    timer = EpochTimer(device, warmup, energy)
+    sampler = _sampler(config, record, device, rank)
     compiler = CompileAhead(device, data)
 
     def note_epoch() -> None:
         _note_timing(record, timer, recorder, data, compiler, start)
         _note_result(record, recorder, config["measure"]["target_accuracy"])
         _note_quality(record, recorder)
+        _note_resources(record, recorder, sampler, energy)
         records.update(record, "breakdown", **_with_instrument_cost(breakdown.breakdown, record["timing"]))
         records.update(record, "communication", **breakdown.communication)
         records.update(record, "contention", **breakdown.contention)
@@ -168,6 +173,8 @@ def train(
                 log.info("writing to %s", run_dir)
             stop.immediate = False
             stop.limit(settings["time_limit_s"])
+            if sampler is not None:
+                sampler.start()
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             if stop.signum is not None:
                 stop.act()
@@ -186,13 +193,14 @@ def train(
             stop.limit(None)
             stop.expired = False
             data.teardown("fit")
+            if sampler is not None:
+                sampler.stop()
             stop.immediate = True
             note_epoch()
         trainer.test(module, datamodule=data, verbose=False)
         test = module.test_means
         assert test is not None
-        peak = sum(rank.gather(peak_rss_bytes()))
-        records.update(record, "resources", peak_rss_bytes=max(peak, record["resources"]["peak_rss_bytes"] or 0))
+        _note_memory(record, rank, device, sampler)
         records.update(record, "result", test_loss=test.loss, test_accuracy=test.accuracy, stop_reason=reason)
         if config["measure"]["peak"] and not _is_profiled(config):  # last: it takes memory of its own
             _note_limit(record, device, rank, trainer.optimizers[0])
@@ -504,13 +512,69 @@ def _note_timing(
         if counted and data.rank.world_size > 1
         else None,
     )
+
+
+def _sampler(config: Mapping[str, Any], record: Mapping[str, Any], device: Device, rank: Rank) -> Sampler | None:
+    """Of all ranks of this machine, on the first of them; None: another rank's matter, or not wanted."""
+    nodes = rank.gather(rank.node)
+    pids = [pid for pid, node in zip(record["strategy"]["rank_pids"], nodes, strict=True) if node == rank.node]
+    measure = config["measure"]
+    if rank.local_rank != 0 or measure["sample_interval_s"] is None:
+        return None
+    return Sampler(pids, device, measure["sample_interval_s"], measure["memory_warning"])
+
+
+def _note_resources(
+    record: dict[str, Any], recorder: EpochRecorder, sampler: Sampler | None, energy: EnergyMeter | None
+) -> None:
+    """Memory, CPU and energy, as far as the first rank knows them while it trains."""
+    epochs = epochs_of(recorder.rows)
+    counted = [row for row in epochs if not row["is_warmup"]]
     device_memory = [row["device_memory_bytes"] for row in epochs if row["device_memory_bytes"] is not None]
+    joules = statistics.median(recorder.energy_joules) if recorder.energy_joules else None
     records.update(
         record,
         "resources",
         peak_rss_bytes=max((row["rss_bytes"] for row in epochs), default=None),
         peak_device_memory_bytes=max(device_memory, default=None),
         cpu_percent=statistics.median(row["cpu_percent"] for row in counted) if counted else None,
+        energy_joules=joules,
+        energy_joules_per_1000_samples=joules * 1000 / counted[-1]["num_samples"] if joules is not None else None,
+        energy_missing=energy.missing if energy is not None else None,
+    )
+    if sampler is not None:
+        records.update(
+            record,
+            "resources",
+            cpu_percent_by_core=sampler.cpu_percent_by_core,
+            num_samples=sampler.num_samples,
+            sampler_cpu_share=sampler.cost_share,
+        )
+
+
+def _note_memory(record: dict[str, Any], rank: Rank, device: Device, sampler: Sampler | None) -> None:
+    """What the run took of the memory of all machines and devices, now that it is over."""
+
+    def total(own: int | None) -> int | None:
+        known = [each for each in rank.gather(own) if each is not None]
+        return sum(known) if known else None
+
+    # The system's own peak of each rank misses data workers; samples, taken of all at once, miss what is short.
+    peaks = (total(peak_rss_bytes()), total(sampler.peak_rss_bytes if sampler is not None else None))
+    resources = record["resources"]
+    # MPS keeps no peak, but has one rank at most, whose samples tell.
+    sampled = sampler.peak_device_memory_bytes if sampler is not None else None
+    on_device = (resources["peak_device_memory_bytes"], sampled)
+    records.update(
+        record,
+        "resources",
+        peak_rss_bytes=max(each or 0 for each in (*peaks, resources["peak_rss_bytes"])),
+        # MPS keeps no peak of its own.
+        peak_device_memory_bytes=max(
+            (each for each in (on_device, resources["peak_device_memory_bytes"]) if each), default=None
+        ),
+        device_memory_bytes=total(device.memory_bytes_now()),
+        driver_memory_bytes=total(device.driver_memory_bytes()),
     )
 
 

@@ -61,5 +61,5 @@ def test_its_epochs_are_no_training_time(monkeypatch):
 
 
 def test_what_it_does_not_know_is_refused():
-    with pytest.raises(UserError, match="measure.bare_loop=true.*accumulate_grad_batches=2"):
+    with pytest.raises(UserError, match=r"measure.bare_loop=true.*accumulate_grad_batches=2"):
         laptime.run([*QUICK, "measure.bare_loop=true", "training.accumulate_grad_batches=2"])

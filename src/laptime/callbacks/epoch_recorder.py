@@ -47,6 +47,7 @@ class EpochRecorder(Callback):
     Attributes:
         rows: of all ranks, as written, in order; on every rank.
         noise: of every epoch, what else this machine did meanwhile; on the first rank.
+        energy_joules: of every counted epoch in which all machines were measured; on the first rank.
     """
 
     def __init__(self, timer: EpochTimer, run_dir: Path, rank: Rank, on_epoch: Callable[[], None]) -> None:
@@ -56,6 +57,7 @@ class EpochRecorder(Callback):
         self.on_epoch = on_epoch
         self.rows: list[dict[str, Any]] = []
         self.noise: list[dict[str, Any]] = []
+        self.energy_joules: list[float] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
@@ -82,17 +84,22 @@ class EpochRecorder(Callback):
             "rss_bytes": lap.rss_bytes,
             "device_memory_bytes": lap.device_memory_bytes,
         }
-        gathered = self.rank.gather((own, self.rank.node, lap.cpu_s))
-        rows = [row for row, _, _ in gathered]
+        gathered = self.rank.gather((own, self.rank.node, lap.cpu_s, lap.energy_joules))
+        rows = [row for row, _, _, _ in gathered]
         self.rows += rows
         if not self.rank.is_first:
             return
-        cpu_s = sum(cpu_s for _, node, cpu_s in gathered if node == self.rank.node)
+        cpu_s = sum(cpu_s for _, node, cpu_s, _ in gathered if node == self.rank.node)
         meanwhile = between(lap.before, lap.after, cpu_s, os.cpu_count() or 1)
         self.noise.append({"attempt": self.rank.attempt, "epoch": lap.epoch, "is_warmup": lap.is_warmup} | meanwhile)
         append_epochs(self.run_dir, rows)
         epoch = over_ranks(rows)
+        joules = [each for *_, each in gathered if each is not None]
+        if len(joules) == self.rank.num_nodes and not lap.is_warmup:
+            self.energy_joules.append(sum(joules))
         scalars = {tag: epoch[column] for tag, column in TAGS.items() if epoch[column] is not None}
+        if len(joules) == self.rank.num_nodes:
+            scalars["energy/joules"] = sum(joules)
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=lap.epoch)
         log.info("%s", one_line(epoch, trainer.max_epochs or 0))

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from laptime import noise
 from laptime.data.timed_loader import TimedLoader
 from laptime.device import Device
+from laptime.energy import EnergyMeter
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Lap:
         rss_bytes: resident memory of the process and its children at the end.
         device_memory_bytes: peak of tensors on the device; None on the CPU.
         cpu_s: CPU seconds of the process and its children from the epoch's start until it was over.
+        energy_joules: of this machine meanwhile; None: not measured, or by another rank.
         before, after: counters of the machine, read outside the timed part.
     """
 
@@ -39,6 +41,7 @@ class Lap:
     rss_bytes: int
     device_memory_bytes: int | None
     cpu_s: float
+    energy_joules: float | None
     before: noise.Reading
     after: noise.Reading
 
@@ -58,6 +61,7 @@ class EpochTimer(Callback):
     Args:
         device: is synchronised at both ends of an epoch.
         warmup_epochs: epochs to leave out, counted from where this process starts: after a resume it is cold again.
+        energy: measures this machine; None: another rank does.
 
     Attributes:
         lap: of the epoch that ended last; None where it was broken off.
@@ -67,8 +71,9 @@ class EpochTimer(Callback):
         apart_s: seconds between these two in which something else was measured.
     """
 
-    def __init__(self, device: Device, warmup_epochs: int) -> None:
+    def __init__(self, device: Device, warmup_epochs: int, energy: EnergyMeter | None = None) -> None:
         self.device = device
+        self.energy = energy
         self.warmup_epochs = warmup_epochs
         self.lap: Lap | None = None
         self.laps: list[Lap] = []
@@ -92,6 +97,8 @@ class EpochTimer(Callback):
         self.device.reset_peak_memory()
         self._before = noise.read([os.getpid()])
         self._cpu_s, _ = usage()
+        if self.energy is not None:
+            self.energy.begin()
         if self.train_started_at is None:
             self.train_started_at = time.perf_counter()
 
@@ -123,6 +130,7 @@ class EpochTimer(Callback):
             return
         loader = trainer.train_dataloader
         assert isinstance(loader, TimedLoader) and self._before is not None
+        energy_joules = self.energy.end() if self.energy is not None else None
         cpu_s, rss_bytes = usage()
         epoch_time_s = self._end - loader.started_at
         if self.first_batch_at is None:
@@ -136,6 +144,7 @@ class EpochTimer(Callback):
             rss_bytes=rss_bytes,
             device_memory_bytes=self.device.peak_memory_bytes(),
             cpu_s=cpu_s - self._cpu_s,
+            energy_joules=energy_joules,
             before=self._before,
             after=noise.read([os.getpid()]),
         )

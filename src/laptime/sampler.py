@@ -1,0 +1,162 @@
+"""A light thread that looks every half second at the memory of all ranks of this machine and at its cores."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import psutil
+
+from laptime.device import Device
+
+log = logging.getLogger(__name__)
+
+
+class Sampler:
+    """Samples from `start` to `stop`, in a thread of its own, which waits longer where a sample costs more.
+
+    Args:
+        pids: of the ranks on this machine; their children, data workers say, count with them.
+        device: of this rank.
+        interval_s: from one sample to the next, at least.
+        warn_at: share of the memory, the machine's or the device's, from which on it warns, once.
+
+    Attributes:
+        peak_rss_bytes: the most that all of them had in memory at once, what they share for each; None: no sample.
+        peak_device_memory_bytes: the most that tensors of this rank took on the device; None on the CPU.
+        cost_s: CPU seconds of the thread.
+        wall_s: how long it has run.
+        num_samples: how often it looked.
+    """
+
+    # Of a core: what a sample may cost at most, or the next one comes later.
+    _MOST_COST = 0.005
+
+    def __init__(self, pids: Sequence[int], device: Device, interval_s: float, warn_at: float) -> None:
+        self.pids = pids
+        self.device = device
+        self.interval_s = interval_s
+        self.warn_at = warn_at
+        self.peak_rss_bytes: int | None = None
+        self.peak_device_memory_bytes: int | None = None
+        self.cost_s = 0.0
+        self.wall_s = 0.0
+        self.num_samples = 0
+        self._warned = False
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="laptime sampler", daemon=True)
+        self._cores_before: list[tuple[float, float]] = []
+        self._cores_after: list[tuple[float, float]] = []
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; nothing happens where it has ended."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def cost_share(self) -> float | None:
+        """CPU time of the thread as a share of one core's."""
+        return self.cost_s / self.wall_s if self.wall_s else None
+
+    @property
+    def cpu_percent_by_core(self) -> list[float] | None:
+        """How busy each core was between the first sample and the last, by whomever; None: one sample or none."""
+        if self.num_samples < 2 or len(self._cores_before) != len(self._cores_after):
+            return None
+        busy = []
+        for (busy_before, all_before), (busy_after, all_after) in zip(
+            self._cores_before, self._cores_after, strict=True
+        ):
+            elapsed = all_after - all_before
+            busy.append(100 * (busy_after - busy_before) / elapsed if elapsed > 0 else 0.0)
+        return busy
+
+    def _run(self) -> None:
+        begun_at, cpu_before = time.perf_counter(), time.thread_time()
+        while True:
+            before = time.thread_time()
+            self.sample()
+            cost_s = time.thread_time() - before
+            ended = self._stopped.wait(max(self.interval_s, cost_s / self._MOST_COST))
+            self.wall_s = time.perf_counter() - begun_at
+            self.cost_s = time.thread_time() - cpu_before
+            if ended:
+                return
+
+    def sample(self) -> None:
+        """Look once."""
+        rss_bytes = sum(map(_rss_bytes, _families(self.pids)))
+        self.peak_rss_bytes = max(rss_bytes, self.peak_rss_bytes or 0)
+        on_device = self.device.memory_bytes_now()
+        if on_device is not None:
+            self.peak_device_memory_bytes = max(on_device, self.peak_device_memory_bytes or 0)
+        self._cores_after = _core_times()
+        if not self.num_samples:
+            self._cores_before = self._cores_after
+        self.num_samples += 1
+        if not self._warned:
+            self._warn(rss_bytes)
+
+    def _warn(self, rss_bytes: int) -> None:
+        memory = psutil.virtual_memory()
+        share = 1 - memory.available / memory.total
+        what, total, own = "memory", memory.total, rss_bytes
+        if share < self.warn_at:
+            share, total, own = self.device.memory_use()
+            what = f"the {self.device.used} device's memory"
+        if share >= self.warn_at:
+            self._warned = True
+            log.warning(
+                "%.0f%% of %s (%.1f GB) is in use, %.1f GB of it by this run: beyond that a system swaps or kills. "
+                "A smaller training.batch_size, training.eval_batch_size or dataset.limit takes less.",
+                100 * share, what, total / 1e9, own / 1e9,
+            )  # fmt: skip
+
+
+def _families(pids: Iterable[int]) -> set[int]:
+    """The processes and all their descendants."""
+    found: set[int] = set()
+    left = list(pids)
+    while left:
+        pid = left.pop()
+        if pid not in found:
+            found.add(pid)
+            left += _children(pid)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    """From /proc, which has them by thread; psutil would read every process of the machine for that."""
+    tasks = Path(f"/proc/{pid}/task")
+    try:
+        lists = [(task / "children").read_text() for task in tasks.iterdir()]
+        return [int(child) for children in lists for child in children.split()]
+    except OSError:
+        pass
+    if Path("/proc/self/task").is_dir():  # it is gone, or this kernel keeps no such list
+        return []
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.Error:
+        return []
+
+
+def _rss_bytes(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:  # gone since
+        return 0
+
+
+def _core_times() -> list[tuple[float, float]]:
+    """Seconds that each core was busy, and all its seconds, since the start of the machine."""
+    times = psutil.cpu_times(percpu=True)
+    idle = [time.idle + getattr(time, "iowait", 0.0) for time in times]
+    # Guests' time is in user's already.
+    total = [sum(time) - getattr(time, "guest", 0.0) - getattr(time, "guest_nice", 0.0) for time in times]
+    return [(all_s - idle_s, all_s) for all_s, idle_s in zip(total, idle, strict=True)]
