@@ -289,7 +289,7 @@ def test_world_size_auto_is_a_rank_per_gpu_or_one_on_the_cpu(monkeypatch):
 
 def test_off_linux_ranks_start_with_spawn_and_train_the_same(monkeypatch):
     there = laptime.run([*QUICK, "strategy.world_size=2"])
-    monkeypatch.setattr("laptime.fresh_processes.sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr("laptime.fresh_processes.sys", SimpleNamespace(platform="darwin", modules=sys.modules))
     monkeypatch.delattr(os, "sched_getaffinity")  # macOS has none
     assert fresh_processes.context().get_start_method() == "spawn"
     here = laptime.run([*QUICK, "strategy.world_size=2", "strategy.threads_per_rank=1"])

@@ -41,6 +41,7 @@ LAYERS = [
     ["training"],
     ["rank_process"],
     ["launch"],
+    ["doctor"],
     ["cli"],
     ["__init__"],
     ["__main__"],

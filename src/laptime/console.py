@@ -83,7 +83,8 @@ def unread() -> Iterator[None]:
     """What is printed within may find nobody who reads it (`| head`): that is no failure, and the rest goes nowhere."""
     try:
         yield
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as where it was closed from the start
+            sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as error:  # rich ends the process for it
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise

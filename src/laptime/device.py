@@ -167,11 +167,11 @@ def usable_cores() -> int:
     """CPU cores that this process may use: its affinity, where the system has one, within a container's quota and a
     SLURM job's allocation."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = (cores, _container_quota(), slurm.allocated_cores())
+    limits = (cores, container_quota(), slurm.allocated_cores())
     return max(1, int(min(limit for limit in limits if limit is not None)))
 
 
-def _container_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+def container_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
     """The cores that the container's CPU quota is worth (cgroup v2: cpu.max, v1: cpu.cfs_*); None: no quota."""
     try:
         quota, period = (root / "cpu.max").read_text().split()

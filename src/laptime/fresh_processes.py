@@ -6,8 +6,13 @@ import multiprocessing
 import os
 import signal
 import sys
+import types
+from collections.abc import Callable
 from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 
 def context() -> BaseContext:
@@ -17,6 +22,22 @@ def context() -> BaseContext:
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["laptime.rank_process"])
     return server
+
+
+def start(target: Callable[..., None], job: Any, name: str) -> tuple[BaseProcess, Connection]:
+    """Start a process that calls `target(connection, job)`; returned with the other end of its connection."""
+    fresh = context()
+    ours, theirs = fresh.Pipe()
+    process = fresh.Process(target=target, args=(theirs, job), name=name)  # type: ignore[attr-defined]
+    # A child would run the caller's script once more to have its __main__; ranks need nothing of it.
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
+    theirs.close()
+    return process, ours
 
 
 def load_ahead() -> None:

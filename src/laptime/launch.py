@@ -6,7 +6,6 @@ import signal
 import socket
 import sys
 import time
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -376,10 +375,10 @@ def _run_processes(
     strategy = config["strategy"]
     group = len(ranks) > 1 or strategy["wrap_single_rank"]
     children: list[_Child] = []
-    with _meeting(strategy, group) as meeting:
+    with meeting(strategy, group) as address:
         try:
             for rank in ranks:
-                job = Job(config, run_dir, record, rank, meeting, backend_of(config), strategy["timeout_s"], start)
+                job = Job(config, run_dir, record, rank, address, backend_of(config), strategy["timeout_s"], start)
                 children.append(_start(job))
             _watch(children, stop, strategy["timeout_s"])
         finally:
@@ -395,7 +394,7 @@ def _run_processes(
 
 
 @contextmanager
-def _meeting(strategy: Mapping[str, Any], group: bool) -> Iterator[tuple[str, int] | None]:
+def meeting(strategy: Mapping[str, Any], group: bool) -> Iterator[tuple[str, int] | None]:
     """The store where the ranks meet, listening on `strategy.master_addr` alone (torch's own would listen on all)."""
     if not group:
         yield None
@@ -438,18 +437,8 @@ def _loopback_address(host: str) -> str:
 
 
 def _start(job: Job) -> _Child:
-    context = fresh_processes.context()
-    ours, theirs = context.Pipe()
-    process = context.Process(target=rank_process.main, args=(theirs, job), name=f"laptime rank {job.rank.rank}")  # type: ignore[attr-defined]
-    # A child would run the caller's script once more to have its __main__; ranks need nothing of it.
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        process.start()
-    finally:
-        sys.modules["__main__"] = main
-    theirs.close()
-    return _Child(job.rank, process, ours)
+    process, connection = fresh_processes.start(rank_process.main, job, f"laptime rank {job.rank.rank}")
+    return _Child(job.rank, process, connection)
 
 
 def _watch(children: list[_Child], stop: StopRequest, timeout_s: float) -> None:

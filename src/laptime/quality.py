@@ -16,7 +16,7 @@ _RULES: tuple[tuple[str, float, float, str], ...] = (
     ("throttled_share", 0.01, 0.10, "the container's CPU quota was used up {:.0%} of the time"),
     ("frequency_drop", 0.10, 0.30, "the CPU's frequency fell by {:.0%}"),
     ("swapped_per_s", 1.0, 100.0, "{:.0f} pages a second went to or came from the swap"),
-    ("outlier_share", 0.01, 0.34, "{:.0%} of the epochs are outliers"),
+    ("outlier_share", 0.01, 0.34, "{:.0%} of the {timed} are outliers"),
 )
 # An outlier is further from the median than this many scaled median absolute deviations, and than this share of it.
 _OUTLIER_MADS, _OUTLIER_SHARE = 3.5, 0.05
@@ -50,6 +50,7 @@ def assess(
     battery: bool | None = None,
     oversubscribed: bool = False,
     profiled: bool = False,
+    timed: str = "epochs",
 ) -> Quality:
     """Grade a run.
 
@@ -60,6 +61,7 @@ def assess(
         battery: whether it ran on its battery.
         oversubscribed: whether it had more threads than cores.
         profiled: whether a profiler ran with it, whose cost is in the times.
+        timed: what the times are of, as the reasons name it.
     """
     found: dict[str, float] = {}
     for name in ("steal_share", "throttled_share"):
@@ -82,7 +84,7 @@ def assess(
         value = found.get(name, 0.0)
         if value >= b:
             grade = max(grade, "C" if value >= c else "B")
-            reasons.append(words.format(value))
+            reasons.append(words.format(value, timed=timed))
     if battery:
         grade = max(grade, "B")
         reasons.append("it ran on its battery")

@@ -1,0 +1,181 @@
+"""What to change before measuring: small rules over plain values. None stands for what can't be read here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# From here on the probe's findings count; the first three are those that cost a run its grade A.
+_OTHER_SHARE, _STEAL_SHARE, _FREQUENCY_DROP = 0.05, 0.01, 0.10
+_SWAPPED_PER_S = 1.0
+_LEAST_FREE = 0.10
+# Most processors slow down between 95 and 105 degrees (Intel and AMD data sheets: TjMax).
+_HOT_CELSIUS = 90.0
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_THREAD_LIMIT")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the checklist.
+
+    Attributes:
+        name: what was looked at.
+        ok: None: not known here.
+        text: what was found; where it isn't ok, also what to do.
+    """
+
+    name: str
+    ok: bool | None
+    text: str
+
+
+def _unknown(name: str) -> Check:
+    return Check(name, None, "not known here")
+
+
+def other_processes(other_cores: float | None, num_cores: int, busiest: Sequence[tuple[str, float]]) -> Check:
+    """Args: other_cores: that others kept busy; busiest: names and used cores of some of them, the busiest first."""
+    if other_cores is None:
+        return _unknown("other processes")
+    found = f"they kept {other_cores:.1f} of {num_cores} cores busy"
+    if other_cores / num_cores < _OTHER_SHARE:
+        return Check("other processes", True, found)
+    above_all = f", {busiest[0][0]} above all" if busiest else ""
+    return Check("other processes", False, f"{found}{above_all}. End them or wait")
+
+
+def hypervisor(steal_share: float | None) -> Check:
+    """Args: steal_share: of the CPU time, that went to other virtual machines."""
+    if steal_share is None:
+        return _unknown("hypervisor")
+    found = f"it gave {steal_share:.1%} of the CPU time to others"
+    if steal_share < _STEAL_SHARE:
+        return Check("hypervisor", True, found)
+    return Check("hypervisor", False, f"{found}. Measure at another time or on a machine of your own")
+
+
+def power(on_battery: bool | None) -> Check:
+    if on_battery is None:
+        return Check("power", None, "no battery, or not known here")
+    if on_battery:
+        return Check("power", False, "on battery, which slows many processors down. Plug it in")
+    return Check("power", True, "plugged in")
+
+
+def governor(governors: Sequence[str]) -> Check:
+    """Args: governors: of all cores, as Linux names them."""
+    kinds = sorted(set(governors))
+    if not kinds:
+        return _unknown("CPU governor")
+    if kinds == ["performance"]:
+        return Check("CPU governor", True, "performance")
+    return Check("CPU governor", False, f"{', '.join(kinds)}. Use: sudo cpupower frequency-set -g performance")
+
+
+def frequency(drop: float | None) -> Check:
+    """Args: drop: from the probe's fastest part to its slowest, a share."""
+    if drop is None:
+        return _unknown("CPU frequency")
+    if drop < _FREQUENCY_DROP:
+        return Check("CPU frequency", True, f"varied by {drop:.0%} in the probe")
+    advice = "Let the machine cool, warm up longer (measure.warmup_epochs), or switch turbo off"
+    return Check("CPU frequency", False, f"fell by {drop:.0%} in the probe. {advice}")
+
+
+def temperature(celsius: float | None) -> Check:
+    if celsius is None:
+        return _unknown("temperature")
+    if celsius < _HOT_CELSIUS:
+        return Check("temperature", True, f"{celsius:.0f} degrees at the end of the probe")
+    return Check("temperature", False, f"{celsius:.0f} degrees: processors slow down there. Let it cool")
+
+
+def quota(cores: float | None) -> Check:
+    """Args: cores: that the container's CPU quota is worth; None: no quota."""
+    if cores is None:
+        return Check("container quota", True, "none")
+    if cores >= 1 and cores == int(cores):
+        return Check("container quota", True, f"{cores:.0f} whole cores")
+    whole = max(1, int(cores))
+    return Check(
+        "container quota",
+        False,
+        f"{cores:.2f} cores: threads are stopped when it is used up. Use --cpus={whole} or more",
+    )
+
+
+def affinity(num_allowed: int | None, num_logical: int | None) -> Check:
+    """Args: num_allowed: cores that this process may be put on; num_logical: cores there are."""
+    if num_allowed is None or num_logical is None:
+        return _unknown("affinity")
+    if num_allowed >= num_logical:
+        return Check("affinity", True, "all cores")
+    found = f"{num_allowed} of {num_logical} cores (taskset, a cpuset or a scheduler)"
+    return Check("affinity", False, f"{found}. Others may use these too: make sure they are yours alone")
+
+
+def hyper_threads(num_logical: int | None, num_physical: int | None) -> Check:
+    if not num_logical or not num_physical:
+        return _unknown("hyper-threads")
+    if num_logical <= num_physical:
+        return Check("hyper-threads", True, "none: each core is a whole one")
+    advice = f"Threads should be physical cores: strategy.threads_per_rank={num_physical} divided by the ranks"
+    return Check("hyper-threads", False, f"{num_logical} logical on {num_physical} physical cores. {advice}")
+
+
+def memory(available_bytes: int, total_bytes: int) -> Check:
+    found = f"{available_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB are free"
+    if available_bytes >= _LEAST_FREE * total_bytes:
+        return Check("memory", True, found)
+    return Check("memory", False, f"{found}. End what takes most of it")
+
+
+def swap(used_bytes: int, swapped_per_s: float | None) -> Check:
+    """Args: used_bytes: of swap, now; swapped_per_s: pages a second that went in and out in the probe."""
+    used = f"{used_bytes / 1e9:.1f} GB in use"
+    if swapped_per_s is not None and swapped_per_s >= _SWAPPED_PER_S:
+        return Check("swap", False, f"{used}, {swapped_per_s:.0f} pages a second moved. Free some memory")
+    if not used_bytes:
+        return Check("swap", True, "not in use")
+    if swapped_per_s is None:
+        return Check("swap", None, f"{used}; whether anything moves is not known here")
+    return Check("swap", True, f"{used}, but nothing moved in the probe")
+
+
+def thread_variables(variables: Mapping[str, str]) -> Check:
+    found = [f"{name}={variables[name]}" for name in _THREAD_VARIABLES if variables.get(name)]
+    if not found:
+        return Check("thread variables", True, "none set")
+    return Check("thread variables", False, f"{', '.join(found)}. Unset them and use strategy.threads_per_rank")
+
+
+def wait_policy(variables: Mapping[str, str]) -> Check:
+    value = variables.get("OMP_WAIT_POLICY")
+    if not value:
+        return Check("OMP_WAIT_POLICY", True, "not set")
+    return Check("OMP_WAIT_POLICY", False, f"{value}: changes every CPU figure. Unset it, or set it for all runs alike")
+
+
+def mps_fallback(on: bool) -> Check:
+    if not on:
+        return Check("MPS fallback", True, "off")
+    found = "operators that MPS lacks run on the CPU, silently slower"
+    return Check("MPS fallback", False, f"{found}. Unset PYTORCH_ENABLE_MPS_FALLBACK")
+
+
+def torch_build(debug: bool | None) -> Check:
+    if debug is None:
+        return _unknown("build of torch")
+    if debug:
+        return Check("build of torch", False, "a debug build, which is slow. Install a release")
+    return Check("build of torch", True, "a release")
+
+
+def read_governors(root: Path = Path("/")) -> list[str]:
+    """The frequency governor of each core (Linux); empty where the system has none or doesn't tell."""
+    found = []
+    for path in sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")):
+        try:
+            found.append(path.read_text().strip())
+        except OSError:
+            continue
+    return found
