@@ -40,6 +40,7 @@ from laptime.process_memory import peak_rss_bytes, reset_peak_rss
 from laptime.quality import assess
 from laptime.ranks import Rank, assert_world
 from laptime.stopping import StopRequest, TimeLimitReached
+from laptime.torch_build import driver_version, torch_build
 from laptime.xpu import XPUAccelerator
 
 log = logging.getLogger(__name__)
@@ -406,6 +407,8 @@ def _note_set_up(config: Mapping[str, Any], record: dict[str, Any], device: Devi
         oversubscribed=any(rank.gather(rank.oversubscribed)),
         num_nodes=rank.num_nodes,
     )
+    if rank.is_first:
+        record["environment"] |= {"torch": torch_build(), "driver": driver_version(device)}
     if mps_fallback():
         log.warning("PYTORCH_ENABLE_MPS_FALLBACK is set: operators that MPS lacks run on the CPU. Recorded.")
 
