@@ -183,31 +183,10 @@ def test_bfloat16_on_cuda_needs_hardware_that_has_it(has_bfloat16, monkeypatch):
     assert refused("bf16-mixed", "cuda") is not has_bfloat16
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [("200000 100000\n", 2.0), ("50000 100000\n", 0.5), ("max 100000\n", None), ("", None), ("nonsense\n", None)],
-)
-def test_quota_of_cgroup_v2(content, expected, tmp_path):
-    (tmp_path / "cpu.max").write_text(content)
-    assert device.container_quota(tmp_path) == expected
-
-
-@pytest.mark.parametrize(("quota", "expected"), [("150000", 1.5), ("-1", None), ("0", None), ("nonsense", None)])
-def test_quota_of_cgroup_v1(quota, expected, tmp_path):
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
-    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert device.container_quota(tmp_path) == expected
-
-
-def test_no_quota_without_cgroups(tmp_path):
-    assert device.container_quota(tmp_path / "absent") is None
-
-
 @pytest.mark.parametrize(("quota", "expected"), [(None, 8), (16.0, 8), (8.0, 8), (2.0, 2), (2.9, 2), (0.5, 1)], ids=str)
 def test_usable_cores_are_the_affinity_within_the_quota(quota, expected, monkeypatch):
     monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setattr(device, "container_quota", lambda: quota)
+    monkeypatch.setattr(device, "container_cores", lambda: quota)
     assert device.usable_cores() == expected
 
 

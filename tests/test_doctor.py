@@ -19,7 +19,7 @@ from laptime.doctor import __main__ as command
 from laptime.doctor import checklist, examine, groups, steps
 from laptime.doctor.finding import Finding
 from laptime.doctor.probe import Noise, _busiest
-from laptime.doctor.show import machine_rows, show
+from laptime.doctor.show import show
 from laptime.quality import Quality
 
 DOCTOR = [sys.executable, "-m", "laptime.doctor"]
@@ -84,15 +84,6 @@ def test_no_quota_and_no_swap_are_fine():
 def test_the_busiest_process_is_named_and_the_set_variable_shown():
     assert "indexer above all" in checklist.other_processes(2.0, 4, [("indexer", 1.9), ("cron", 0.1)]).text
     assert "OMP_NUM_THREADS=1" in checklist.thread_variables({"OMP_NUM_THREADS": "1"}).text
-
-
-def test_governors_are_read_of_every_core(work_folder):
-    for number, name in enumerate(("performance", "powersave")):
-        path = work_folder / f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_governor"
-        path.parent.mkdir(parents=True)
-        path.write_text(f"{name}\n")
-    assert checklist.read_governors(work_folder) == ["performance", "powersave"]
-    assert checklist.read_governors(work_folder / "absent") == []
 
 
 # Devices
@@ -294,11 +285,6 @@ def test_all_of_it_fits_the_terminal(width, quick):
     show(report, Console(file=written, width=width))
     assert max(map(len, written.getvalue().splitlines())) <= width
     assert "{" not in written.getvalue()
-
-
-def test_more_of_the_environment_is_shown_and_less_is_no_failure():
-    rows = dict(machine_rows({"num_sockets": 2, "l3_bytes": 32_000, "cpu": None, "flags": ["avx"], "smt": True}))
-    assert rows == {"sockets": "2", "l3": "32 kB", "smt": "yes"}
 
 
 @pytest.mark.parametrize("typed", ["-1", "0", "abc", "nan", "inf", ""])

@@ -14,12 +14,13 @@ PACKAGE = Path(laptime.__file__).parent
 
 # A module may import from its own layer's earlier names and from every layer above it in this list.
 LAYERS = [
-    ["errors"],
+    ["errors", "secrets"],
     ["record"],
     [
         "config",
         "compose",
         "targets",
+        "machine",
         "environment",
         "stopping",
         "run_dir",
@@ -32,7 +33,7 @@ LAYERS = [
     ],
     ["analysis"],
     ["torchrun", "ranks"],
-    ["device", "xpu"],
+    ["device", "torch_build", "xpu"],
     ["data"],
     ["models"],
     ["resume", "comm_hooks"],
@@ -111,6 +112,7 @@ def test_asking_loads_no_torch(arguments, work_folder):
         "laptime",
         "laptime.record",
         "laptime.config",
+        "laptime.environment",
         "laptime.compose",
         "laptime.console",
         "laptime.analysis.write",

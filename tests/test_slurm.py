@@ -17,7 +17,7 @@ TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 
 def test_cores_are_those_of_the_allocation(monkeypatch):
     monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
-    monkeypatch.setattr(device, "container_quota", lambda: None)
+    monkeypatch.setattr(device, "container_cores", lambda: None)
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "6")
     assert device.usable_cores() == 6
     monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)

@@ -210,11 +210,13 @@ def _train(
     from laptime.compose import resolve
     from laptime.console import logging_to, print_results, unread
     from laptime.launch import launch
+    from laptime.secrets import secret_values
 
     cfg.run_dir = str(run_dir)
     rank = torchrun.rank() if torchrun.is_joined() else 0
-    with logging_to(run_dir, rank):
-        record = launch(resolve(cfg), run_dir, command, started, sweep_world_size)
+    config = resolve(cfg)
+    with logging_to(run_dir, rank, secrets=secret_values(config)):
+        record = launch(config, run_dir, command, started, sweep_world_size)
     if rank == 0:
         with unread():
             print_results(record, run_dir)
@@ -295,13 +297,15 @@ def swept_overrides(overrides: list[str], jobs: list[list[str]]) -> list[str]:
 
 
 def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
-    """What tells a job of a sweep from the others, short enough for a folder's name: `ws=2 seed=1`.
+    """What tells a job of a sweep from the others, short enough for a folder's name, without secrets: `ws=2 seed=1`.
 
     Args:
         overrides: of the job.
         jobs: overrides of every job of the sweep.
     """
-    swept = [override.lstrip("+").split("=", 1) for override in swept_overrides(overrides, jobs)]
+    from laptime.secrets import mask_command
+
+    swept = [override.lstrip("+").split("=", 1) for override in mask_command(swept_overrides(overrides, jobs))]
     short = {"strategy.world_size": "ws"}
     label = " ".join(f"{short.get(key, key.rpartition('.')[2])}={value}" for key, value in swept)
     return label.replace("/", "_").replace("\\", "_")[:100]

@@ -17,6 +17,7 @@ from omegaconf import MISSING, OmegaConf
 
 from laptime.errors import UserError
 from laptime.record import OF_DDP, flat
+from laptime.secrets import mask
 
 DEVICES = ("auto", "cpu", "mps", "cuda", "xpu", "accelerator")
 # No count needs to be larger, and torch fails on numbers beyond 64 bits.
@@ -331,7 +332,8 @@ _NOT_HASHED = (
 def hashed_config(
     config: Mapping[str, Any], device_used: str, world_size: int, threads_per_rank: int
 ) -> dict[str, Any]:
-    """What makes two runs the same: all that can change a run's result or its timing, by full key.
+    """What makes two runs the same: all that can change a run's result or its timing, by full key. Secrets are masked,
+    so that they are in no record, and a new password makes no other experiment.
 
     Args:
         config: the resolved configuration as plain dicts.
@@ -340,7 +342,7 @@ def hashed_config(
         threads_per_rank: CPU threads of each rank, as used.
     """
     # A path that follows from the run's own directory is no difference between two runs.
-    content = json.loads(json.dumps(config).replace(json.dumps(config.get("run_dir") or "\0")[1:-1], ""))
+    content = json.loads(json.dumps(mask(config)).replace(json.dumps(config.get("run_dir") or "\0")[1:-1], ""))
     left_out = list(_NOT_HASHED)
     if content["dataset"].get("pipeline") == "memory":
         left_out.append(("dataset", "num_workers"))

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from laptime.record import LOG_FILE, PARTS, TENSORBOARD_DIR, each_epoch_once, read_epochs
+from laptime.secrets import mask_text
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
@@ -32,18 +33,33 @@ class StderrHandler(logging.StreamHandler[TextIO]):
         raise AttributeError("always sys.stderr")
 
 
+class _WithoutSecrets(logging.Formatter):
+    def __init__(self, secrets: Collection[str], layout: str, date_layout: str | None = None) -> None:
+        super().__init__(layout, date_layout)
+        self._secrets = secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask_text(super().format(record), self._secrets)
+
+
 @contextmanager
-def logging_to(run_dir: Path, rank: int = 0, level: int = logging.INFO) -> Iterator[None]:
+def logging_to(
+    run_dir: Path, rank: int = 0, level: int = logging.INFO, secrets: Collection[str] = ()
+) -> Iterator[None]:
     """Send the log to train.log, lines tagged with time and rank, and from rank 0 to stderr as well.
 
     What was set up before comes back afterwards.
+
+    Args:
+        secrets: are masked wherever the log goes.
     """
     file = logging.FileHandler(run_dir / LOG_FILE, encoding="utf-8", delay=True)
-    file.setFormatter(logging.Formatter(f"[%(asctime)s][rank {rank}][%(levelname)s][%(name)s] %(message)s"))
+    layout = f"[%(asctime)s][rank {rank}][%(levelname)s][%(name)s] %(message)s"
+    file.setFormatter(_WithoutSecrets(secrets, layout))
     handlers: list[logging.Handler] = [file]
     if rank == 0:
         stderr = StderrHandler()
-        stderr.setFormatter(logging.Formatter("[%(asctime)s] %(levelprefix)s%(message)s", "%H:%M:%S"))
+        stderr.setFormatter(_WithoutSecrets(secrets, "[%(asctime)s] %(levelprefix)s%(message)s", "%H:%M:%S"))
         stderr.addFilter(_add_level_prefix)
         handlers.append(stderr)
     root = logging.getLogger()

@@ -15,6 +15,7 @@ import torch
 
 from laptime import slurm
 from laptime.errors import UserError
+from laptime.machine import container_cores
 
 log = logging.getLogger(__name__)
 
@@ -167,23 +168,8 @@ def usable_cores() -> int:
     """CPU cores that this process may use: its affinity, where the system has one, within a container's quota and a
     SLURM job's allocation."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = (cores, container_quota(), slurm.allocated_cores())
+    limits = (cores, container_cores(), slurm.allocated_cores())
     return max(1, int(min(limit for limit in limits if limit is not None)))
-
-
-def container_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """The cores that the container's CPU quota is worth (cgroup v2: cpu.max, v1: cpu.cfs_*); None: no quota."""
-    try:
-        quota, period = (root / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        quota_us = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
-        period_us = int((root / "cpu" / "cpu.cfs_period_us").read_text())
-        return quota_us / period_us if quota_us > 0 and period_us > 0 else None
-    except (OSError, ValueError):
-        return None
 
 
 def cpu_name() -> str:

@@ -13,21 +13,30 @@ from typing import Any
 
 import psutil
 
+from laptime.machine import machine
+from laptime.secrets import mask
+
+# Laptime and what it depends on directly. By hand: what an editable installation says of it may be out of date.
 PACKAGES = (
     "laptime", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "numpy", "pandas",
-    "tensorboard", "rich", "psutil", "scipy", "matplotlib", "jinja2",
+    "tensorboard", "rich", "psutil", "scipy", "matplotlib", "jinja2", "platformdirs", "pyyaml", "zeus",
 )  # fmt: skip
+# Set to 1, where a machine may be known by its name, to record the name beside its hash.
+HOSTNAME_VARIABLE = "LAPTIME_RECORD_HOSTNAME"
 
 # Settings that change what is measured. An allow-list: nothing else of the environment is recorded.
 VARIABLE_PREFIXES = (
-    "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "PYTORCH_", "GLOO_", "NCCL_", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID",
+    "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "ONEDNN_", "DNNL_", "PYTORCH_", "GLOO_", "NCCL_",
+    "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "LD_PRELOAD",
 )  # fmt: skip
 
 _SET_BY_LIGHTNING = ("PYTORCH_NVML_BASED_CUDA_CHECK",)
 
 
 def environment(cpu_name: str, usable_cores: int, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Versions, CPU, cores, memory and operating system, as plain values.
+    """Versions, CPU, cores, memory and operating system, as plain values; `machine` says which more of the machine.
+
+    The name of the machine is hashed, and recorded in the clear only where LAPTIME_RECORD_HOSTNAME=1.
 
     Args:
         config: names classes, of the user's own perhaps, whose source is hashed with Laptime's.
@@ -42,18 +51,33 @@ def environment(cpu_name: str, usable_cores: int, config: Mapping[str, Any] | No
         "num_physical_cores": psutil.cpu_count(logical=False),
         "num_logical_cores": psutil.cpu_count(),
         "num_usable_cores": usable_cores,
+        **machine(),
         "memory_bytes": psutil.virtual_memory().total,
         "os": platform.system(),
-        "os_version": platform.release(),
+        "os_version": _os_version(),
+        "kernel": platform.release(),
         "platform": platform.platform(),
         "machine": platform.machine(),
         "hostname_hash": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
-        "variables": {
-            name: os.environ[name]
-            for name in sorted(os.environ)
-            if name.startswith(VARIABLE_PREFIXES) and name not in _SET_BY_LIGHTNING
-        },
+        "hostname": platform.node() if os.environ.get(HOSTNAME_VARIABLE, "0") not in ("", "0") else None,
+        "variables": mask(
+            {
+                name: os.environ[name]
+                for name in sorted(os.environ)
+                if name.startswith(VARIABLE_PREFIXES) and name not in _SET_BY_LIGHTNING
+            }
+        ),
     }
+
+
+def _os_version() -> str | None:
+    """What the system's makers call it: `Ubuntu 24.04.1 LTS`, `15.1` of macOS; None where it doesn't say."""
+    if platform.system() == "Darwin":
+        return platform.mac_ver()[0] or None
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME")
+    except OSError:
+        return None
 
 
 def _code_hash(config: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ from laptime.environment import environment, git_state
 from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError
 from laptime.rank_process import Job, Outcome, describe
 from laptime.ranks import Rank
+from laptime.secrets import mask, mask_command, mask_text, secret_values
 from laptime.stopping import SIGNALS, StopRequest, heeding_signals
 from laptime.training import train
 
@@ -71,16 +72,17 @@ def launch(
     record = _first_record(config, run_dir, command, start)
     with heeding_signals() as stop:
         if _stays_here(config, sweep_world_size):
-            return _attempt(run_dir, record, 0, partial(_train_here, config, run_dir, record, ranks[0], stop, start))
+            work = partial(_train_here, config, run_dir, record, ranks[0], stop, start)
+            return _attempt(config, run_dir, record, 0, work)
         return _launch_processes(config, run_dir, record, ranks, stop, start)
 
 
 def _first_record(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], start: float) -> dict[str, Any]:
     record = records.new_record()
     record["started_at"] = records.timestamp(start)
-    record["config"] = dict(config)
+    record["config"] = mask(config)
     record["seed"] = config["seed"]
-    record["command"] = list(command)
+    record["command"] = mask_command(command, secret_values(config))
     record["environment"] = environment(cpu_name(), usable_cores(), config)
     record["git"] = git_state(Path(__file__).parent)
     records.write_record(run_dir, record)
@@ -122,7 +124,7 @@ def _join(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], star
 
     with heeding_signals() as stop:
         if is_first:
-            return _attempt(run_dir, record, attempt, partial(work, stop))
+            return _attempt(config, run_dir, record, attempt, partial(work, stop))
         records.start_attempt(record, attempt)
         return work(stop)
 
@@ -293,7 +295,7 @@ def _launch_processes(
         numbered = [replace(rank, attempt=attempt) for rank in ranks]
         work = partial(_run_processes, resumed, run_dir, record, numbered, stop, start)
         try:
-            return _attempt(run_dir, record, attempt, work)
+            return _attempt(config, run_dir, record, attempt, work)
         except RankFailed as failure:
             if attempt == max_restarts:
                 raise
@@ -312,7 +314,13 @@ def _resuming(config: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
     return {**config, "training": {**config["training"], "checkpoint": str(checkpoint)}}
 
 
-def _attempt(run_dir: Path, record: dict[str, Any], attempt: int, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _attempt(
+    config: Mapping[str, Any],
+    run_dir: Path,
+    record: dict[str, Any],
+    attempt: int,
+    work: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
     """Do the work, and whatever comes of it, say so in run.json, beside what the first rank wrote there."""
     records.start_attempt(record, attempt)
     records.write_record(run_dir, record)
@@ -327,6 +335,8 @@ def _attempt(run_dir: Path, record: dict[str, Any], attempt: int, work: Callable
             status = "interrupted"
         if isinstance(failure, RankFailed):
             error = failure.error
+        secrets = secret_values(config)  # an error may quote what it was given
+        error = {key: mask_text(value, secrets) if isinstance(value, str) else value for key, value in error.items()}
         if isinstance(failure, TrainingFailed | RankFailed):
             log.error("failed: %s", failure)
         elif "traceback" in error and not isinstance(failure, KeyboardInterrupt):

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import psutil
 
+from laptime.machine import text_of
+
 _HZ = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 T = TypeVar("T")
 
@@ -97,8 +99,8 @@ def on_battery(root: Path = Path("/")) -> bool | None:
     """Whether the machine runs on its battery, which slows many processors down; None: none, or not known."""
     supplies = _glob(root, "sys/class/power_supply/*")
     if supplies:
-        mains = [_text(path / "online") for path in supplies if _text(path / "type") in ("Mains", "USB")]
-        batteries = [path for path in supplies if _text(path / "type") == "Battery"]
+        mains = [text_of(path / "online") for path in supplies if text_of(path / "type") in ("Mains", "USB")]
+        batteries = [path for path in supplies if text_of(path / "type") == "Battery"]
         return "1" not in mains if batteries and mains else None
     if root != Path("/"):
         return None
@@ -134,7 +136,7 @@ def _num_swapped_pages(root: Path) -> int | None:
 def _num_switches(processes: Iterable[int], root: Path) -> int | None:
     total, found = 0, False
     for process in processes:
-        for line in _text(root / f"proc/{process}/status").splitlines():
+        for line in text_of(root / f"proc/{process}/status").splitlines():
             name, _, value = line.partition(":")
             if name == "nonvoluntary_ctxt_switches" and value.strip().isdecimal():
                 total, found = total + int(value), True
@@ -143,29 +145,22 @@ def _num_switches(processes: Iterable[int], root: Path) -> int | None:
 
 def _frequencies(root: Path) -> list[float]:
     files = _glob(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
-    found = [1e3 * float(text) for path in files if (text := _text(path)).isdecimal()]
+    found = [1e3 * float(text) for path in files if (text := text_of(path)).isdecimal()]
     if found:
         return found
-    lines = [line.partition(":") for line in _text(root / "proc/cpuinfo").splitlines()]
+    lines = [line.partition(":") for line in text_of(root / "proc/cpuinfo").splitlines()]
     return [1e6 * float(value) for name, _, value in lines if name.strip() == "cpu MHz"]
 
 
 def _temperatures(root: Path) -> list[float]:
     files = [*_glob(root, "sys/class/thermal/thermal_zone*/temp"), *_glob(root, "sys/class/hwmon/hwmon*/temp*_input")]
-    found = [int(text) / 1e3 for path in files if (text := _text(path)).lstrip("-").isdecimal()]
+    found = [int(text) / 1e3 for path in files if (text := text_of(path)).lstrip("-").isdecimal()]
     return [each for each in found if 0 < each < 150]  # absent sensors say nonsense
 
 
 def _counters(path: Path) -> dict[str, int]:
-    pairs = [line.split() for line in _text(path).splitlines()]
+    pairs = [line.split() for line in text_of(path).splitlines()]
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def _glob(root: Path, pattern: str) -> list[Path]:

@@ -24,6 +24,7 @@ from laptime import torchrun
 from laptime.console import logging_to
 from laptime.errors import Interrupted, TrainingFailed, UserError
 from laptime.ranks import Rank
+from laptime.secrets import secret_values
 from laptime.stopping import heeding_signals
 from laptime.training import train
 
@@ -75,7 +76,7 @@ class Outcome:
 def main(connection: Connection, job: Job) -> None:
     """Train as one rank and send the Outcome; ends the process."""
     _end_with_the_launcher(connection, job)
-    with logging_to(job.run_dir, job.rank.rank):
+    with logging_to(job.run_dir, job.rank.rank, secrets=secret_values(job.config)):
         try:
             with heeding_signals() as stop:
                 job.rank.settle()

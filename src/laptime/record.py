@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from laptime.secrets import mask
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -238,11 +240,12 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """A run's settings by full key, as TensorBoard's HPARAMS tab takes them; without places and what only shows."""
+    """A run's settings by full key, as TensorBoard's HPARAMS tab takes them; without places, secrets and what only
+    shows."""
     left_out = ("logger", "callbacks", "run_dir", "run_label")
     return {
         name: value if isinstance(value, bool | int | float) else str(value)
-        for name, value in flat(config)
+        for name, value in flat(mask(config))
         if name.partition(".")[0] not in left_out
     }
 

@@ -11,6 +11,7 @@ from laptime.errors import UserError, few
 from laptime.ranks import Rank
 from laptime.record import CHECKPOINT_DIR, LAST_CHECKPOINT, latest_run, write_atomically
 from laptime.run_dir import expanded
+from laptime.secrets import mask
 
 # Where `latest` looks, relative to the working directory: Hydra's usual places.
 RESULT_FOLDERS = (Path("outputs"), Path("multirun"))
@@ -87,7 +88,9 @@ _MAY_CHANGE = {
 
 
 def identity(config: Mapping[str, Any], world_size: int) -> dict[str, Any]:
-    """What a checkpoint must share with the run that goes on from it: all that decides what is learnt, by full key."""
+    """What a checkpoint must share with the run that goes on from it: all that decides what is learnt, by full key;
+    secrets masked, for it is written into the checkpoint."""
+    config = mask(config)
     groups = ("dataset", "model", "optimizer", "scheduler", "training")
     keys = {
         f"{group}.{key}": value

@@ -48,6 +48,7 @@ from laptime.quality import assess
 from laptime.ranks import Rank, assert_world
 from laptime.sampler import Sampler
 from laptime.stopping import StopRequest, TimeLimitReached
+from laptime.torch_build import driver_version, torch_build
 from laptime.xpu import XPUAccelerator
 
 log = logging.getLogger(__name__)
@@ -443,6 +444,8 @@ def _note_set_up(config: Mapping[str, Any], record: dict[str, Any], device: Devi
         oversubscribed=any(rank.gather(rank.oversubscribed)),
         num_nodes=rank.num_nodes,
     )
+    if rank.is_first:
+        record["environment"] |= {"torch": torch_build(), "driver": driver_version(device)}
     if mps_fallback():
         log.warning("PYTORCH_ENABLE_MPS_FALLBACK is set: operators that MPS lacks run on the CPU. Recorded.")
 

@@ -14,7 +14,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from laptime.analysis.analyse import Analysis, answer, question
-from laptime.analysis.load import printable
+from laptime.analysis.environment import of_machine, of_software
+from laptime.analysis.load import Run, printable
 from laptime.analysis.plots import MOST_FAMILIES, MOST_GROUPS
 from laptime.analysis.tables import Table, tables
 
@@ -62,8 +63,10 @@ def as_text(analysis: Analysis) -> str:
     console = Console(width=110, record=True, file=io.StringIO(), color_system=None)
     console.print(Text("LAPTIME REPORT", style="bold"))
     console.print(Text("=" * 60))
-    for name, value in environment(analysis):
-        console.print(Text(f"{name + ':':<12}{value}"), soft_wrap=True)
+    for part, rows in environment(analysis):
+        console.print(Text(part, style="bold"))
+        for name, value in rows:
+            console.print(Text(f"  {name + ':':<12}{value}"), soft_wrap=True)
     print_analysis(analysis, console, ascii_only=True)
     console.print()
     console.print(Text("Commands"))
@@ -124,8 +127,9 @@ def as_markdown(analysis: Analysis, plots: Sequence[str]) -> str:
         lines += ["", *(f"{_md(note)}\n" for note in table.notes)]
     lines += ["## Plots", "", *([_left_out(analysis), ""] if _left_out(analysis) else [])]
     lines += [f"![{caption(name)}](plots/{name}.png)\n" for name in plots]
-    lines += ["## Methods", "", *(f"- {method}" for method in METHODS), "", "## Environment", ""]
-    lines += [f"- {_md(name)}: {_md(value)}" for name, value in environment(analysis)]
+    lines += ["## Methods", "", *(f"- {method}" for method in METHODS), "", "## Environment"]
+    for part, rows in environment(analysis):
+        lines += ["", f"### {_md(part)}", "", *(f"- {_md(name)}: {_md(value)}" for name, value in rows)]
     lines += ["", "## Commands", "", *(f"    {command}" for command in commands(analysis)), ""]
     return "\n".join(lines)
 
@@ -156,30 +160,40 @@ def caption(name: str) -> str:
     return CAPTIONS[name if name in CAPTIONS else name.rpartition("_")[0]]
 
 
-def environment(analysis: Analysis) -> list[tuple[str, str]]:
-    """Where the runs were made, by name; several where they differ."""
+def environment(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Where and with what the runs were made: titles, and beneath each what there is to tell, by name.
+
+    A part per machine, and one for device, software, code and data, whose values stand side by side where runs differ.
+    """
     if not analysis.runs:
         return []
+    machines: dict[str, list[Run]] = {}
+    for run in analysis.runs:
+        machines.setdefault(repr((run.record["environment"]["hostname_hash"], of_machine(run.record))), []).append(run)
+    parts = []
+    for number, runs in enumerate(machines.values(), start=1):
+        there = runs[0].record["environment"]
+        name = there.get("hostname") or there["hostname_hash"]
+        title = (
+            f"Machine {number}: {name}, {len(runs)} run{'s' if len(runs) > 1 else ''}"
+            if len(machines) > 1
+            else "Machine"
+        )
+        parts.append((printable(title), _printable(of_machine(runs[0].record))))
     found: dict[str, list[str]] = {}
     for run in analysis.runs:
-        there, git = run.record["environment"], run.record["git"]
-        packages = there["packages"]
-        values = {
-            "Machine": f"{there['cpu']}, {there['num_usable_cores']} cores usable",
-            "System": str(there.get("platform")),
-            "Device": f"{run.record['device']['used']}, {run.record['device']['name']}",
-            "Versions": f"Python {there.get('python')}, " + ", ".join(f"{k} {v}" for k, v in packages.items() if v),
-            "Code": f"{git.get('commit') or 'unknown'}{' with local changes' if git.get('dirty') else ''}",
-            "Data": f"{run.record['dataset']['name']}, checksum {str(run.record['dataset']['checksum'])[:16]}",
-        }
-        for name, value in values.items():
+        for name, value in of_software(run.record):
             if value not in found.setdefault(name, []):
                 found[name].append(value)
+    software = _printable([(name, "; ".join(values)) for name, values in found.items()])
     started = [run.record["started_at"] for run in analysis.runs if run.record.get("started_at")]
-    rows = [(name, printable("; ".join(values))) for name, values in found.items()]
     if started:
-        rows.append(("Measured", f"{min(started)} to {max(started)} (UTC), {len(analysis.runs)} runs"))
-    return rows
+        software.append(("Measured", f"{min(started)} to {max(started)} (UTC), {len(analysis.runs)} runs"))
+    return [*parts, ("Device, software, code and data", software)]
+
+
+def _printable(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(name, printable(value)) for name, value in rows if value]
 
 
 def commands(analysis: Analysis) -> list[str]:

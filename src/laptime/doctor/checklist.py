@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 # From here on the probe's findings count; the first three are those that cost a run its grade A.
 _OTHER_SHARE, _STEAL_SHARE, _FREQUENCY_DROP = 0.05, 0.01, 0.10
@@ -168,14 +167,3 @@ def torch_build(debug: bool | None) -> Check:
     if debug:
         return Check("build of torch", False, "a debug build, which is slow. Install a release")
     return Check("build of torch", True, "a release")
-
-
-def read_governors(root: Path = Path("/")) -> list[str]:
-    """The frequency governor of each core (Linux); empty where the system has none or doesn't tell."""
-    found = []
-    for path in sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")):
-        try:
-            found.append(path.read_text().strip())
-        except OSError:
-            continue
-    return found

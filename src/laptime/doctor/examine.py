@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import torch
 
-from laptime.device import container_quota, cpu_name, mps_fallback, usable_cores
+from laptime.device import cpu_name, mps_fallback, usable_cores
 from laptime.doctor import checklist
 from laptime.doctor.checklist import Check
 from laptime.doctor.groups import check_backends
@@ -26,12 +26,12 @@ def examine(seconds: float, note: Callable[[str], None]) -> dict[str, Any]:
         note: told what comes next.
 
     Returns:
-        machine: what `environment` tells, with container_quota and num_torch_threads; devices and backends: a `Finding`
+        machine: what `environment` tells, with num_torch_threads; devices and backends: a `Finding`
         each; noise; checklist: a `Check` each; broken: the names of what must not be used.
     """
     cores, battery = usable_cores(), on_battery()
     machine = environment(cpu_name(), cores)
-    machine |= {"container_quota": container_quota(), "num_torch_threads": torch.get_num_threads()}
+    machine |= {"num_torch_threads": torch.get_num_threads()}
     note("devices: a few training steps on each ...")
     devices = check_devices()
     note("backends: two ranks over each ...")
@@ -68,10 +68,10 @@ def checks(machine: Mapping[str, Any], noise: Noise, battery: bool | None) -> li
         checklist.other_processes(seen["other_cores"], noise.num_threads, noise.busiest),
         checklist.hypervisor(seen["steal_share"]),
         checklist.power(battery),
-        checklist.governor(checklist.read_governors()),
+        checklist.governor(machine["governors"] or []),
         checklist.frequency(seen["frequency_drop"]),
         checklist.temperature(seen["temperature_celsius"]),
-        checklist.quota(machine["container_quota"]),
+        checklist.quota(machine["container"]["num_cores"]),
         checklist.affinity(allowed, psutil.cpu_count()),
         checklist.hyper_threads(psutil.cpu_count(), psutil.cpu_count(logical=False)),
         checklist.memory(free.available, free.total),

@@ -7,22 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from laptime.analysis.environment import of_machine
+
 _MARKS = {True: ("[ok]", "green"), False: ("[!]", "bold red"), None: ("[?]", "dim")}
 _VERDICTS = {"works": "green", "not there": "dim"}
-_NAMES = {
-    "cpu": "CPU",
-    "num_usable_cores": "usable cores",
-    "num_physical_cores": "physical cores",
-    "num_logical_cores": "logical cores",
-    "memory_bytes": "memory",
-    "container_quota": "container quota",
-    "os": "OS",
-    "os_version": "kernel",
-    "python": "Python",
-    "num_torch_threads": "torch's threads",
-}
-# Said by other lines already, or of no use to a reader.
-_LEFT_OUT = {"code_hash", "hostname_hash", "machine", "platform", "packages", "variables"}
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:
@@ -56,27 +44,9 @@ def show(report: Mapping[str, Any], console: Console) -> None:
 
 
 def machine_rows(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is known of the machine, the well-known lines first; nothing of what is None or holds several values."""
-    order = [*(name for name in _NAMES if name in machine), *(name for name in machine if name not in _NAMES)]
-    rows = []
-    for name in order:
-        value = machine[name]
-        if name in _LEFT_OUT or not isinstance(value, str | int | float) or value == "":
-            continue
-        label = _NAMES.get(name, name.removesuffix("_bytes").removeprefix("num_").replace("_", " "))
-        rows.append((label, _worded(name, value)))
-    torch = (machine.get("packages") or {}).get("torch")
-    return [*rows, ("torch", torch)] if torch else rows
-
-
-def _worded(name: str, value: str | int | float) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if name.endswith("_bytes"):
-        return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e3:,.0f} kB"
-    return f"{value:g} cores" if name == "container_quota" else f"{value:g}"
+    """What is known of the machine, as reports say it."""
+    torch = f"{machine['packages']['torch']}, {machine['num_torch_threads']} threads, Python {machine['python']}"
+    return [(name, words) for name, words in [*of_machine({"environment": machine}), ("torch", torch)] if words]
 
 
 def noise_rows(noise: Mapping[str, Any]) -> list[tuple[str, str]]:

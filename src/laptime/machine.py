@@ -1,0 +1,222 @@
+"""What machine this is: sockets, caches, kinds of cores, clock and a container's limits. Loads no torch.
+
+Linux tells it in /proc and /sys (Source: the kernel's Documentation/ABI/testing/sysfs-devices-system-cpu and
+Documentation/admin-guide/cgroup-v1, cgroup-v2), macOS in `sysctl hw`. What a system doesn't tell is None.
+"""
+
+import platform
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_CPUS = "sys/devices/system/cpu"
+# cgroup v1 says "no limit" with the largest multiple of a page that a signed 64-bit number holds.
+_NO_LIMIT_BYTES = 2**62
+
+
+def machine(root: Path = Path("/")) -> dict[str, Any]:
+    """Sockets, kinds of cores, caches, clock and limits, as plain values.
+
+    Args:
+        root: of /proc and /sys; another one in tests.
+
+    Returns:
+        num_sockets; num_performance_cores and num_efficiency_cores (physical; None where all are alike); caches, each
+        {level, type, size_bytes, num}; governors, by name; frequency_min_hz and frequency_max_hz: between which the
+        governor chooses; container: {num_cores, memory_bytes}, each None where nothing limits it.
+    """
+    container = {"num_cores": container_cores(root), "memory_bytes": container_memory_bytes(root)}
+    if root == Path("/") and platform.system() == "Darwin":
+        return apple(_sysctl()) | _psutil_frequencies() | {"container": container}
+    num_performance, num_efficiency = kinds_of_cores(root)
+    frequency_min_hz, frequency_max_hz = frequencies_hz(root)
+    return {
+        "num_sockets": num_sockets(root),
+        "num_performance_cores": num_performance,
+        "num_efficiency_cores": num_efficiency,
+        "caches": caches(root),
+        "governors": governors(root),
+        "frequency_min_hz": frequency_min_hz,
+        "frequency_max_hz": frequency_max_hz,
+        "container": container,
+    }
+
+
+def num_sockets(root: Path = Path("/")) -> int | None:
+    """Processors that the mainboard holds."""
+    packages = {text_of(cpu / "topology/physical_package_id") for cpu in _cpus(root)}
+    return len([package for package in packages if package.isdecimal()]) or None  # -1: the firmware doesn't tell
+
+
+def kinds_of_cores(root: Path = Path("/")) -> tuple[int | None, int | None]:
+    """Physical cores for performance and for efficiency; None where all are alike or it can't be told.
+
+    Intel's hybrid processors list both; of ARM's the cores of the least capacity count as efficient.
+    """
+    performance = _listed_cpus(root / "sys/devices/cpu_core/cpus")
+    efficiency = _listed_cpus(root / "sys/devices/cpu_atom/cpus")
+    if not (performance and efficiency):
+        capacities = {cpu.name: _number(text_of(cpu / "cpu_capacity")) for cpu in _cpus(root)}
+        known = [capacity for capacity in capacities.values() if capacity is not None]
+        if len(known) < len(capacities) or len(set(known)) < 2:
+            return None, None
+        efficiency = {name for name, capacity in capacities.items() if capacity == min(known)}
+        performance = capacities.keys() - efficiency
+    return _num_cores(root, performance), _num_cores(root, efficiency)
+
+
+def caches(root: Path = Path("/")) -> list[dict[str, Any]] | None:
+    """Each kind of cache, the smallest level first: level, type (data, instruction, unified), size_bytes, num."""
+    different: set[tuple[int, str, int, str]] = set()
+    for index in root.glob(f"{_CPUS}/cpu[0-9]*/cache/index[0-9]*"):
+        level = _number(text_of(index / "level"))
+        size = re.fullmatch(r"([0-9]{1,9})([KM])", text_of(index / "size"))
+        if level is not None and size is not None:
+            size_bytes = int(size[1]) * {"K": 2**10, "M": 2**20}[size[2]]
+            sharing = text_of(index / "shared_cpu_list") or index.parents[1].name
+            different.add((level, text_of(index / "type").lower(), size_bytes, sharing))
+    return _cache_list(Counter((level, kind, size_bytes) for level, kind, size_bytes, _ in different))
+
+
+def governors(root: Path = Path("/")) -> list[str] | None:
+    """The policies by which the kernel chooses the cores' frequencies: performance, powersave, schedutil, ..."""
+    return sorted({text for cpu in _cpus(root) if (text := text_of(cpu / "cpufreq/scaling_governor"))}) or None
+
+
+def frequencies_hz(root: Path = Path("/")) -> tuple[int | None, int | None]:
+    """The lowest and the highest frequency that the governor may choose, over all cores."""
+    lowest, highest = (
+        [khz for cpu in _cpus(root) if (khz := _number(text_of(cpu / f"cpufreq/scaling_{end}_freq"))) is not None]
+        for end in ("min", "max")
+    )
+    return (1000 * min(lowest) if lowest else None), (1000 * max(highest) if highest else None)
+
+
+def container_cores(root: Path = Path("/")) -> float | None:
+    """The cores that the CPU quota of this process's cgroup, and of those above it, is worth; None: no quota."""
+    v2 = [text_of(group / "cpu.max").split() for group in _cgroups(root)]
+    v1 = [[text_of(group / f"cpu.cfs_{name}_us") for name in ("quota", "period")] for group in _cgroups(root, "cpu")]
+    quotas = [(_number(pair[0]), _number(pair[1])) for pair in v2 + v1 if len(pair) == 2]
+    return min((quota / period for quota, period in quotas if quota and period), default=None)
+
+
+def container_memory_bytes(root: Path = Path("/")) -> int | None:
+    """The memory that this process's cgroup, and those above it, may take; None: no limit."""
+    files = [group / "memory.max" for group in _cgroups(root)]
+    files += [group / "memory.limit_in_bytes" for group in _cgroups(root, "memory")]
+    limits = [limit for path in files if (limit := _number(text_of(path))) is not None]
+    return min((limit for limit in limits if limit < _NO_LIMIT_BYTES), default=None)
+
+
+def apple(values: Mapping[str, int]) -> dict[str, Any]:
+    """The same of a Mac with Apple silicon.
+
+    Args:
+        values: as `sysctl hw` names them. Level 0 are the fastest cores. (Source: Apple, "Determining system
+            capabilities".)
+    """
+    num_levels = values.get("hw.nperflevels", 1)
+    kinds: Counter[tuple[int, str, int]] = Counter()
+    for number in range(num_levels):
+        of_level = {key.rpartition(".")[2]: value for key, value in values.items() if f".perflevel{number}." in key}
+        num_cores, cores_per_l2 = of_level.get("physicalcpu", 0), of_level.get("cpusperl2", 0)
+        num_l2 = num_cores // cores_per_l2 if cores_per_l2 else 0
+        for key, level, kind, num in (
+            ("l1icachesize", 1, "instruction", num_cores),
+            ("l1dcachesize", 1, "data", num_cores),
+            ("l2cachesize", 2, "unified", num_l2),
+        ):
+            if key in of_level and num:
+                kinds[level, kind, of_level[key]] += num
+    mixed = num_levels > 1
+    return {
+        "num_sockets": values.get("hw.packages"),
+        "num_performance_cores": values.get("hw.perflevel0.physicalcpu") if mixed else None,
+        "num_efficiency_cores": values.get("hw.perflevel1.physicalcpu") if mixed else None,
+        "caches": _cache_list(kinds),
+        "governors": None,
+    }
+
+
+def sysctl_values(text: str) -> dict[str, int]:
+    """The whole numbers among the lines `name: value` that macOS's `sysctl` prints."""
+    pairs = (line.partition(": ") for line in text.splitlines())
+    return {name: int(value) for name, _, value in pairs if _number(value) is not None}
+
+
+def _sysctl() -> dict[str, int]:
+    try:
+        command = ["/usr/sbin/sysctl", "hw"]
+        return sysctl_values(subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _psutil_frequencies() -> dict[str, Any]:
+    """psutil tells Apple silicon's range in MHz, 0 where it knows no end of it, and fails in virtual machines."""
+    try:
+        found = psutil.cpu_freq()
+    except (OSError, RuntimeError, NotImplementedError):
+        found = None
+    return {
+        "frequency_min_hz": round(1e6 * found.min) if found and found.min else None,
+        "frequency_max_hz": round(1e6 * found.max) if found and found.max else None,
+    }
+
+
+def text_of(path: Path) -> str:
+    """The content of a small file, stripped; empty where it can't be read."""
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _number(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[0-9]{1,19}", text) else None
+
+
+def _cpus(root: Path) -> list[Path]:
+    return sorted(root.glob(f"{_CPUS}/cpu[0-9]*"))
+
+
+def _listed_cpus(path: Path) -> set[str]:
+    """Names of the CPUs in a list of the kernel's: `0-3,8`."""
+    ranges = re.findall(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text_of(path))
+    return {f"cpu{number}" for first, last in ranges for number in range(int(first), int(last or first) + 1)}
+
+
+def _num_cores(root: Path, cpus: Iterable[str]) -> int:
+    """Physical ones: CPUs that are threads of one core count once."""
+    return len({text_of(root / _CPUS / cpu / "topology/thread_siblings_list") or cpu for cpu in cpus})
+
+
+def _cgroups(root: Path, controller: str = "") -> list[Path]:
+    """Folders of the cgroup of this process and of those above it: of a controller in v1, of none by name in v2.
+
+    A container may see the path that it has on its host: what isn't there can't be read, the topmost always is its own.
+    """
+    own = ""
+    for line in text_of(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controller in controllers.split(",") and path:
+            own = path
+    parts = [part for part in own.split("/") if part]
+    if ".." in parts:  # outside of what this process may see
+        parts = []
+    top = root / "sys/fs/cgroup" / controller
+    return [top.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
+
+
+def _cache_list(kinds: Mapping[tuple[int, str, int], int]) -> list[dict[str, Any]] | None:
+    """As run.json has them, by kind: (level, type, size_bytes)."""
+    found = [
+        {"level": level, "type": kind, "size_bytes": size_bytes, "num": num}
+        for (level, kind, size_bytes), num in sorted(kinds.items())
+    ]
+    return found or None
