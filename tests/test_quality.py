@@ -1,7 +1,13 @@
-"""Grades and their reasons, from recorded situations."""
+"""Grades and their reasons, from recorded situations; and a load planted for real."""
+
+import subprocess
+import sys
 
 import pytest
 
+import laptime
+from laptime.device import usable_cores
+from laptime.noise import read
 from laptime.quality import assess, outliers
 
 QUIET = {
@@ -62,3 +68,18 @@ def test_the_worst_reason_gives_the_grade():
 )
 def test_outliers_by_median_absolute_deviation(values, expected):
     assert outliers(values) == expected
+
+
+def test_a_run_beside_a_busy_process_on_every_core_is_no_grade_a(work_folder):
+    if read().busy_s is None:
+        pytest.skip("this system does not tell what its CPUs do")
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(usable_cores())]
+    try:
+        record = laptime.run(["training.epochs=3", "dataset.limit=6000", "device=cpu", "strategy.threads_per_rank=1"])
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    quality = record["quality"]
+    assert quality["grade"] > "A"
+    assert any(reason.startswith("other processes kept") for reason in quality["reasons"])

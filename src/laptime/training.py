@@ -572,10 +572,7 @@ def _note_memory(record: dict[str, Any], rank: Rank, device: Device, sampler: Sa
         record,
         "resources",
         peak_rss_bytes=max(each or 0 for each in (*peaks, resources["peak_rss_bytes"])),
-        # MPS keeps no peak of its own.
-        peak_device_memory_bytes=max(
-            (each for each in (on_device, resources["peak_device_memory_bytes"]) if each), default=None
-        ),
+        peak_device_memory_bytes=max((each for each in on_device if each is not None), default=None),
         device_memory_bytes=total(device.memory_bytes_now()),
         driver_memory_bytes=total(device.driver_memory_bytes()),
     )

@@ -18,6 +18,7 @@ from laptime.analysis.statistics import (
     summarise,
     trend,
 )
+from laptime.record import PARTS
 
 # Config groups of which one part may name all of it: `model=cnn` instead of every key in which the CNN differs.
 CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler")
@@ -128,7 +129,7 @@ class Group:
     def values(self, section: str, key: str) -> list[float]:
         """A figure of run.json for each repeat that has it; what was learnt, once for each seed."""
         runs = {run.record["seed"]: run for run in reversed(self.runs)}.values() if section == "result" else self.runs
-        found = [run.record[section][key] for run in runs]
+        found = [run.record[section].get(key) for run in runs]
         return [float(value) for value in found if isinstance(value, int | float)]
 
     def median(self, section: str, key: str) -> float | None:
@@ -295,15 +296,21 @@ def groups_table(groups: Sequence[Group], target_accuracy: float | None = None) 
             row[key], row[f"{key}_between"] = median_and_deviation(values) if values else (None, None)
         row |= time_to_accuracy(group, target_accuracy)
         for section, key in _MEDIANS:
-            row[key] = group.median(section, key)
+            row[f"bare_loop_{key}" if section == "bare_loop" else key] = group.median(section, key)
         row["quality"] = group.quality
         row["remarks"] = "; ".join(group.remarks)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-_MEDIANS = (("timing", "total_train_s"), ("timing", "startup_s"), ("resources", "peak_rss_bytes"),
-            ("resources", "cpu_percent"))  # fmt: skip
+_MEDIANS = (
+    ("timing", "total_train_s"), ("timing", "startup_s"), ("resources", "peak_rss_bytes"),
+    ("resources", "peak_device_memory_bytes"), ("resources", "cpu_percent"), ("resources", "energy_joules"),
+    ("resources", "energy_joules_per_1000_samples"), *(("breakdown", f"{part}_s") for part in PARTS),
+    ("breakdown", "step_s"), ("breakdown", "step_p50_s"), ("breakdown", "step_p95_s"), ("breakdown", "step_p99_s"),
+    ("peak", "achieved_flop_per_s"), ("peak", "matmul_flop_per_s"), ("peak", "achieved_fraction"),
+    ("bare_loop", "overhead"), ("bare_loop", "overhead_s_per_step"),
+)  # fmt: skip
 
 
 def time_to_accuracy(group: Group, target: float | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from laptime.record import EPOCH_COLUMNS, EPOCHS_FILE, RUN_FILE, each_epoch_once, read_epochs, read_record
+from laptime.record import EPOCH_COLUMNS, EPOCHS_FILE, PARTS, RUN_FILE, each_epoch_once, read_epochs, read_record
 
 # Below these nothing is a run: what the analysis, Laptime and other tools write.
 _NOT_RUNS = {"summary", "tensorboard", "checkpoints", ".git", "__pycache__"}
@@ -111,6 +111,8 @@ def _read_record(path: Path) -> Mapping[str, Any]:
     world_size = record["strategy"]["world_size"]
     if not isinstance(world_size, int) or world_size < 1:
         raise ValueError(f"damaged: strategy.world_size is {world_size}")
+    for section in _MORE_FIGURES:
+        record[section] = record.get(section) or {}
     _check_types(record)
     return record
 
@@ -139,6 +141,14 @@ _FIGURES = {
     "communication": ("cost_s",),
     "contention": ("no_sync_step_s", "straggling"),
 }
+# The same for figures that not every run has measured, nor every Laptime known.
+_MORE_FIGURES = {
+    "resources": ("peak_device_memory_bytes", "energy_joules", "energy_joules_per_1000_samples"),
+    "breakdown": (*(f"{part}_s" for part in PARTS), "step_s", "step_p50_s", "step_p95_s", "step_p99_s"),
+    "peak": ("achieved_flop_per_s", "matmul_flop_per_s", "achieved_fraction"),
+    "bare_loop": ("overhead", "overhead_s_per_step"),
+}
+_TEXTS = (("peak", "verdict"), ("resources", "energy_missing"), ("result", "stop_reason"))
 _OPTIONAL = {"started_at": str, "ended_at": str}
 _LARGEST = 1e300
 
@@ -157,19 +167,20 @@ def _check_types(record: Mapping[str, Any]) -> None:
         check(record[name], name, dict)
         for key, inner in kind.items():
             check(record[name][key], f"{name}.{key}", inner)
+    for section in dict.fromkeys([*_FIGURES, *_MORE_FIGURES]):
+        check(record[section], section, dict)
     for name, kind in _OPTIONAL.items():
         if record.get(name) is not None:
             check(record[name], name, kind)
-    for section, keys in _FIGURES.items():
-        check(record[section], section, dict)
-        for key in keys:
-            value = record[section][key]
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (is_number and abs(value) < _LARGEST):
-                raise ValueError(f"damaged: {section}.{key} is {str(value)[:40]}")
-    reason = record["result"].get("stop_reason")
-    if reason is not None:
-        check(reason, "result.stop_reason", str)
+    figures = [(section, key, record[section][key]) for section, keys in _FIGURES.items() for key in keys]
+    figures += [(section, key, record[section].get(key)) for section, keys in _MORE_FIGURES.items() for key in keys]
+    for section, key, value in figures:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and abs(value) < _LARGEST):
+            raise ValueError(f"damaged: {section}.{key} is {str(value)[:40]}")
+    for section, key in _TEXTS:
+        if record[section].get(key) is not None:
+            check(record[section][key], f"{section}.{key}", str)
     if not all(isinstance(part, str) for part in record["command"]):
         raise ValueError("damaged: command is no list of texts")
     if record["environment"]["num_usable_cores"] < 1 or record["strategy"]["threads_per_rank"] < 1:

@@ -17,6 +17,7 @@ from laptime.analysis.analyse import Analysis
 from laptime.analysis.groups import Group
 from laptime.analysis.laws import TITLES
 from laptime.analysis.scaling import Family
+from laptime.record import PARTS
 
 # Okabe and Ito, Color Universal Design (2008), the yellow left out, which is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -28,6 +29,7 @@ _CAUSES = {
     "straggling": "#56B4E9",
     "rest": "#999999",
 }
+_PART_COLOURS = ("#F0E442", "#E69F00", "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#999999")
 # More groups than that make a plot that nobody can read.
 MOST_GROUPS, MOST_FAMILIES = 7, 6
 
@@ -47,6 +49,8 @@ def plots(analysis: Analysis) -> dict[str, bytes]:
                 made[name] = _png(lambda axes, family=family: _losses(axes, family))  # type: ignore[misc]
     if groups:
         made["throughput"] = _png(lambda axes: _throughput(axes, groups))
+        if any(group.median("breakdown", "step_s") for group in groups):
+            made["steps"] = _png(lambda axes: _steps(axes, groups))
         made["epoch_times"] = _png(lambda axes: _epoch_times(axes, groups))
         made["loss"] = _pair(groups, "loss")
         made["accuracy"] = _pair(groups, "accuracy")
@@ -147,6 +151,22 @@ def _throughput(axes: Axes, groups: Sequence[Group]) -> None:
     axes.set_yticks(places, [_short(group.label) for group in groups])
     axes.invert_yaxis()
     axes.set_xlabel("samples/s (bar: median; strokes: repeats)")
+
+
+def _steps(axes: Axes, groups: Sequence[Group]) -> None:
+    """The parts of a step, one bar per group."""
+    measured = [group for group in groups if group.median("breakdown", "step_s")]
+    places = np.arange(len(measured))
+    left = np.zeros(len(measured))
+    for part, colour in zip(PARTS, _PART_COLOURS, strict=True):
+        seconds = np.array([group.median("breakdown", f"{part}_s") or 0.0 for group in measured])
+        if seconds.any():
+            axes.barh(places, 1e3 * seconds, left=1e3 * left, color=colour, label=part.replace("_", " "))
+            left = left + seconds
+    axes.set_yticks(places, [_short(group.label) for group in measured])
+    axes.invert_yaxis()
+    axes.set_xlabel("milliseconds of a step")
+    _legend(axes)
 
 
 def _epoch_times(axes: Axes, groups: Sequence[Group]) -> None:

@@ -24,6 +24,7 @@ CAPTIONS = {
     "efficiency": "Scaling efficiency: speedup per rank. Bars: 95% intervals.",
     "losses": "What a step consists of. Ideal is what it would take if ranks cost each other nothing.",
     "throughput": "Throughput of every group, and of each of its repeats.",
+    "steps": "What a step consists of, from separate steps after the timed epochs.",
     "epoch_times": "Every epoch of every rank and repeat.",
     "loss": "Loss over epochs and over training time. Bands span the repeats.",
     "accuracy": "Accuracy over epochs and over training time. Bands span the repeats.",
@@ -37,6 +38,10 @@ METHODS = (
     "Quality: A, nothing was seen that would disturb a measurement; B, something may have; C, something surely has: "
     "other processes, stolen or throttled CPU time, a falling frequency, swapping, a battery, outliers, more threads "
     "than cores. A group's is the worst of its repeats'.",
+    "The limit is the fastest matrix product that a short probe finds on the same device, with the same precision, "
+    "threads and ranks; floating-point operations are counted by torch's own counter. The parts of a step are measured "
+    "in separate steps after the timed epochs, the device idle at every boundary: the mean of the steps between the "
+    "quartiles.",
     "An epoch's time runs from asking for the first batch to the device-synchronised end of the last optimizer step; "
     "no validation, checkpointing or logging is in it. A run's epoch time is its slowest rank's. Warm-up epochs are "
     "not counted.",

@@ -12,6 +12,7 @@ from laptime.analysis.laws import TITLES, Fit, efficiency, karp_flatt
 from laptime.analysis.load import printable
 from laptime.analysis.scaling import Family, projections
 from laptime.analysis.statistics import HONEST_REPEATS, Interval, median_and_deviation
+from laptime.record import PARTS
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def tables(analysis: Analysis) -> list[Table]:
     for family in analysis.families:
         found += [_scaling(family, analysis.project), _losses(family)]
     found += [_comparison(comparison) for comparison in analysis.comparisons]
+    found += _steps(analysis.groups) + _resources(analysis.groups)
     if analysis.skipped:
         rows = tuple((printable(str(skipped.path)), skipped.reason) for skipped in analysis.skipped)
         found.append(Table("Not counted", ("run", "reason"), rows))
@@ -196,6 +198,66 @@ def _losses(family: Family) -> Table:
     return Table(title, columns, tuple(rows), (note,))
 
 
+def _steps(groups: Sequence[Group]) -> list[Table]:
+    """Where a step's time goes and how near its limit a run came, where it was measured."""
+    measured = [group for group in groups if group.median("breakdown", "step_s")]
+    if not measured:
+        return []
+    parts = [part for part in PARTS if any(group.values("breakdown", f"{part}_s") for group in measured)]
+    rows = []
+    for group in measured:
+        step_s = group.median("breakdown", "step_s") or math.nan
+        shares = [group.median("breakdown", f"{part}_s") for part in parts]
+        fraction = group.median("peak", "achieved_fraction")
+        row = [group.label, f"{1e3 * step_s:.2f}", *("" if each is None else f"{each / step_s:.0%}" for each in shares)]
+        row += [_milliseconds(group.median("breakdown", f"step_p{q}_s"), "") for q in (50, 95, 99)]
+        row += ["" if fraction is None else f"{fraction:.0%}"]
+        verdicts = [run.record["peak"].get("verdict") for run in group.runs]
+        rows.append((*row, next((printable(each) for each in verdicts if each), "")))
+    short = {"communication": "comm", "host_to_device": "copy"}
+    heads = [short.get(part, part) for part in parts]
+    columns = ("group", "ms per step", *heads, "p50", "p95", "p99", "of the peak", "limit")
+    note = (
+        "From separate steps after the timed epochs (measure.breakdown), medians of the repeats; shares of the step, "
+        "p50, p95 and p99 are milliseconds. comm: waiting for gradients of other ranks, in the backward pass. "
+        "of the peak: floating-point operations a second against the fastest matrix product on the same device, "
+        "precision, threads and ranks."
+    )
+    return [Table("Where a step's time goes", columns, tuple(rows), (note,), ("rest", "p50", "p95", "p99"), ("limit",))]
+
+
+def _resources(groups: Sequence[Group]) -> list[Table]:
+    """Memory, CPU, energy, and what the framework costs; columns that nothing was measured for are left out."""
+    heads = ("peak memory", "peak device memory", "CPU", "J per epoch", "J per 1,000 samples", "over a bare loop")
+    rows = []
+    for group in groups:
+        overhead = group.median("bare_loop", "overhead")
+        per_step = group.median("bare_loop", "overhead_s_per_step")
+        cpu = group.median("resources", "cpu_percent")
+        rows.append(
+            (
+                group.label,
+                _gigabytes(group.median("resources", "peak_rss_bytes")),
+                _gigabytes(group.median("resources", "peak_device_memory_bytes")),
+                "" if cpu is None else f"{cpu:.0f}%",
+                _three_digits(group.median("resources", "energy_joules")),
+                _three_digits(group.median("resources", "energy_joules_per_1000_samples")),
+                "" if overhead is None else f"{overhead:+.1%}, {1e3 * (per_step or 0):+.3f} ms a step",
+            )
+        )
+    shown = [place for place in range(1, len(heads) + 1) if any(row[place] for row in rows)]
+    if not shown:
+        return []
+    notes = ["Of all ranks together, medians of the repeats; 100% is one core."]
+    missing = {run.record["resources"].get("energy_missing") for group in groups for run in group.runs} - {None}
+    if missing:
+        notes.append(f"Energy was not measured: {printable('; '.join(sorted(missing)))}.")
+    if any(group.values("bare_loop", "overhead") for group in groups):
+        notes.append("over a bare loop: what Lightning and Laptime cost, epochs of both by turns (measure.bare_loop).")
+    columns = ("group", *(heads[place - 1] for place in shown))
+    return [Table("Resources", columns, tuple((row[0], *(row[p] for p in shown)) for row in rows), tuple(notes))]
+
+
 def _comparison(comparison: Comparison) -> Table:
     rows = []
     for row in comparison.rows:
@@ -262,5 +324,13 @@ def _seconds(value: float) -> str:
     return f"{value:.3g} s" if value < 100 else f"{value:,.0f} s"
 
 
-def _milliseconds(value: float | None) -> str:
-    return "not measured" if value is None else f"{1e3 * value:.2f}"
+def _milliseconds(value: float | None, missing: str = "not measured") -> str:
+    return missing if value is None else f"{1e3 * value:.2f}"
+
+
+def _gigabytes(value: float | None) -> str:
+    return "" if value is None else f"{value / 1e9:.2f} GB"
+
+
+def _three_digits(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

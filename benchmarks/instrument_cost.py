@@ -1,0 +1,102 @@
+"""What measuring costs what is measured: epochs with all instruments against epochs with none, by turns in one run.
+
+    python benchmarks/instrument_cost.py                       # MLP on MNIST, batch 64, 60 pairs of epochs
+    python benchmarks/instrument_cost.py --model cnn --limit 4000 --pairs 40
+
+With instruments: the sampler's thread, and the counters of the machine that are read before and after an epoch (energy
+too, where there is a counter). The breakdown, the probe for the peak and the bare loop run after the epochs, so they
+have no part in it. Which of two epochs comes first changes from pair to pair. Printed: the median of the ratios of
+epoch times with its 95% bootstrap interval, and the CPU time of the sampler's own thread.
+"""
+
+import argparse
+import logging
+import os
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import bootstrap
+
+import laptime
+from laptime import noise
+from laptime.callbacks import epoch_timer
+from laptime.callbacks.epoch_timer import EpochTimer
+from laptime.device import resolve
+from laptime.record import read_epochs
+from laptime.sampler import Sampler
+
+READ, USAGE = noise.read, epoch_timer.usage
+
+
+class Switch:
+    """Turns the instruments on and off from epoch to epoch."""
+
+    def __init__(self, interval_s: float) -> None:
+        self.interval_s = interval_s
+        self.sampler: Sampler | None = None
+        self.samplers: list[Sampler] = []
+        self.nothing = (READ([os.getpid()]), USAGE())
+
+    def is_on(self, epoch: int) -> bool:
+        """Epochs 1 and 2, 3 and 4, ... are pairs; epoch 0 is the warm-up."""
+        pair, second = divmod(epoch - 1, 2)
+        return bool((pair + second) % 2)
+
+    def turn(self, epoch: int) -> None:
+        if self.sampler is not None:
+            self.sampler.stop()
+            self.sampler = None
+        if self.is_on(epoch):
+            noise.read, epoch_timer.usage = READ, USAGE
+            self.sampler = Sampler([os.getpid()], resolve("cpu", "cpu"), self.interval_s, warn_at=1.0)
+            self.samplers.append(self.sampler)
+            self.sampler.start()
+        else:
+            noise.read, epoch_timer.usage = lambda *_: self.nothing[0], lambda: self.nothing[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mlp")
+    parser.add_argument("--limit", type=int, default=60_000, help="training samples")
+    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--interval", type=float, default=0.5, help="seconds between samples")
+    arguments = parser.parse_args()
+    logging.disable(logging.INFO)
+    switch = Switch(arguments.interval)
+    begin = EpochTimer.on_train_epoch_start
+
+    def turn_and_begin(timer: EpochTimer, trainer, module) -> None:
+        switch.turn(trainer.current_epoch)
+        begin(timer, trainer, module)
+
+    EpochTimer.on_train_epoch_start = turn_and_begin
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = Path(folder) / "run"
+        laptime.run(
+            [
+                f"model={arguments.model}", f"dataset.limit={arguments.limit}", f"hydra.run.dir={run_dir}",
+                f"training.epochs={2 * arguments.pairs + 1}", f"strategy.threads_per_rank={arguments.threads}",
+                "dataset.val_fraction=0", "scheduler=none", "device=cpu", "logger=none", "callbacks.checkpoint=null",
+                "measure.sample_interval_s=null", "measure.breakdown=false", "measure.peak=false",
+            ]
+        )  # fmt: skip
+        epochs = list(read_epochs(run_dir)["epoch_time_s"])
+    switch.turn(1 if not switch.is_on(1) else 2)
+    ratios = []
+    for first in range(1, len(epochs), 2):
+        on, off = (first, first + 1) if switch.is_on(first) else (first + 1, first)
+        ratios.append(epochs[on] / epochs[off])
+    interval = bootstrap((np.array(ratios),), np.median, n_resamples=9999, method="percentile", rng=1)
+    low, high = interval.confidence_interval
+    share = sum(each.cost_s for each in switch.samplers) / sum(each.wall_s for each in switch.samplers)
+    print(f"{arguments.model}: epoch of {statistics.median(epochs):.3f} s, {len(ratios)} pairs")
+    print(f"with instruments {statistics.median(ratios):.4f} x the time without (95% interval {low:.4f} to {high:.4f})")
+    print(f"the sampler's thread: {share:.3%} of a core, {sum(each.num_samples for each in switch.samplers)} samples")
+
+
+if __name__ == "__main__":
+    main()

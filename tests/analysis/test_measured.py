@@ -1,0 +1,89 @@
+"""What the runs measured of themselves, in the tables: parts of a step, limit, memory, energy, framework overhead."""
+
+from pathlib import Path
+
+import pytest
+
+from laptime.analysis.analyse import analyse
+from laptime.analysis.plots import plots
+from laptime.analysis.tables import Table, tables
+
+STEP = {"forward_s": 0.004, "backward_s": 0.003, "optimizer_s": 0.002, "rest_s": 0.001, "step_s": 0.010,
+        "step_p50_s": 0.010, "step_p95_s": 0.012, "step_p99_s": 0.015}  # fmt: skip
+
+
+def table(title: str) -> Table | None:
+    return next((each for each in tables(analyse([Path()])) if each.title == title), None)
+
+
+def cells(found: Table, row: int = 0) -> dict[str, str]:
+    return dict(zip(found.columns, found.rows[row], strict=True))
+
+
+def test_parts_of_a_step_are_shares_of_it(write, work_folder):
+    write(Path("1"), [1.0, 1.0], sections={"breakdown": STEP, "peak": {"achieved_fraction": 0.25, "verdict": "slow"}})
+    found = cells(table("Where a step's time goes"))
+    assert (found["ms per step"], found["p99"]) == ("10.00", "15.00")
+    assert [found[part] for part in ("forward", "backward", "optimizer", "rest")] == ["40%", "30%", "20%", "10%"]
+    assert "comm" not in found and "data" not in found  # no group has any
+    assert (found["of the peak"], found["limit"]) == ("25%", "slow")
+
+
+def test_a_part_that_one_group_has_is_a_column(write, work_folder):
+    write(Path("1"), [1.0, 1.0], sections={"breakdown": STEP})
+    with_waiting = STEP | {"communication_s": 0.010, "step_s": 0.020}
+    write(Path("2"), [1.0, 1.0], 2, sections={"breakdown": with_waiting})
+    found = table("Where a step's time goes")
+    assert [cells(found, row)["comm"] for row in (0, 1)] == ["", "50%"]
+    assert "steps" in plots(analyse([Path()]))
+
+
+def test_figures_are_medians_of_the_repeats(write, work_folder):
+    for seed, factor in ((1, 1.0), (2, 2.0), (3, 9.0)):
+        parts = {name: factor * seconds for name, seconds in STEP.items()}
+        write(Path(str(seed)), [1.0, 1.0], seed=seed, sections={"breakdown": parts})
+    assert cells(table("Where a step's time goes"))["ms per step"] == "20.00"
+
+
+def test_energy_memory_and_overhead(write, work_folder):
+    resources = {
+        "peak_device_memory_bytes": 2 * 10**9,
+        "energy_joules": 1234.5,
+        "energy_joules_per_1000_samples": 12.34,
+    }
+    bare_loop = {"overhead": 0.034, "overhead_s_per_step": 5e-5}
+    write(Path("1"), [1.0, 1.0], sections={"resources": resources, "bare_loop": bare_loop})
+    found = cells(table("Resources"))
+    assert found["J per epoch"] == "1,234" and found["J per 1,000 samples"] == "12.3"
+    assert (found["peak memory"], found["peak device memory"]) == ("1.00 GB", "2.00 GB")
+    assert found["over a bare loop"] == "+3.4%, +0.050 ms a step"
+
+
+def test_why_there_is_no_energy_is_said(write, work_folder):
+    write(Path("1"), [1.0, 1.0], sections={"resources": {"energy_missing": "no counter here"}})
+    found = table("Resources")
+    assert "J per epoch" not in found.columns
+    assert any("Energy was not measured: no counter here." in note for note in found.notes)
+
+
+def test_runs_of_a_laptime_that_measured_less_count_all_the_same(write, work_folder):
+    write(Path("1"), [1.0, 1.0], breakdown=None, peak=None, bare_loop=None)
+    analysis = analyse([Path()])
+    assert len(analysis.runs) == 1
+    assert table("Where a step's time goes") is None
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"breakdown": {"forward_s": "long"}},
+        {"peak": {"verdict": 7}},
+        {"resources": {"energy_joules": [1, 2]}},
+        {"bare_loop": {"overhead": True}},
+    ],
+    ids=str,
+)
+def test_a_figure_that_is_none_is_damage(sections, write, work_folder):
+    write(Path("1"), [1.0, 1.0], sections=sections)
+    (skipped,) = analyse([Path()]).skipped
+    assert "damaged" in skipped.reason
