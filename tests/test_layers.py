@@ -41,6 +41,7 @@ LAYERS = [
     ["training"],
     ["rank_process"],
     ["launch"],
+    ["resume_sweep"],
     ["cli"],
     ["__init__"],
     ["__main__"],
