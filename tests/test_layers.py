@@ -44,7 +44,7 @@ LAYERS = [
     ["training"],
     ["rank_process"],
     ["launch"],
-    ["doctor"],
+    ["doctor", "resume_sweep"],
     ["cli"],
     ["__init__"],
     ["__main__"],

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError
+from laptime.secrets import mask_command
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
     from omegaconf import DictConfig
+
+    from laptime.resume_sweep import EarlierSweep, Step
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +104,12 @@ def _main(arguments: list[str]) -> int:
         _hand_over_to_hydra(arguments, lambda cfg: None)
         return 0
     if args.multirun or _is_sweep(args):
-        return _sweep(args, arguments if args.multirun else ["-m", *arguments])
+        arguments = arguments if args.multirun else ["-m", *arguments]
+        resumed, typed = _resumed_sweep(args.overrides)
+        if resumed is None:
+            return _sweep(args, arguments)
+        flags = [argument for argument in arguments if argument not in args.overrides]
+        return _resume_sweep(args, flags, resumed, typed)
     _run_once(args.overrides, _process_started_at(), _command(), args)
     return 0
 
@@ -110,6 +118,8 @@ def _is_sweep(args: argparse.Namespace) -> bool:
     """Whether what was typed stands for a sweep without -m: some experiments do."""
     from laptime.compose import compose, hydra_session, hydra_value
 
+    if any(override.startswith("sweep.resume=") and override != "sweep.resume=null" for override in args.overrides):
+        return True
     experiments = [override for override in args.overrides if override.startswith("experiment=")]
     if not experiments:
         return False
@@ -139,6 +149,8 @@ def _run_once(
         if config["measure"]["target_interval"] is not None:
             target = config["measure"]["target_interval"]
             raise UserError(f"measure.target_interval={target}: is for sweeps, which repeat their runs. Add -m.")
+        if config["sweep"]["resume"] is not None:
+            raise UserError(f"sweep.resume={config['sweep']['resume']}: is for the command line: train.py -m.")
         chosen = any(override.lstrip("+").startswith("hydra.run.dir=") for override in overrides)
 
         def reserve() -> str:
@@ -205,6 +217,7 @@ def _train(
     command: Sequence[str],
     started: float,
     sweep_world_size: int | None = None,
+    goes_on: bool = False,
 ) -> dict[str, Any]:
     from laptime import torchrun
     from laptime.compose import resolve
@@ -216,7 +229,7 @@ def _train(
     rank = torchrun.rank() if torchrun.is_joined() else 0
     config = resolve(cfg)
     with logging_to(run_dir, rank, secrets=secret_values(config)):
-        record = launch(config, run_dir, command, started, sweep_world_size)
+        record = launch(config, run_dir, command, started, sweep_world_size, goes_on)
     if rank == 0:
         with unread():
             print_results(record, run_dir)
@@ -224,13 +237,9 @@ def _train(
 
 
 def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
-    """Check every job of a sweep, then let Hydra run them one after the other; a failed one doesn't stop the others."""
-    from hydra.core.hydra_config import HydraConfig
-
+    """Check every job of a sweep, then run them."""
     from laptime import fresh_processes, slurm, torchrun
-    from laptime.analysis.sweep_callback import report_sweep
-    from laptime.compose import compose, hydra_session, hydra_value
-    from laptime.console import relative, unread
+    from laptime.compose import hydra_session, hydra_value
     from laptime.launch import num_ranks
     from laptime.run_dir import RunDir
 
@@ -238,17 +247,109 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
         raise UserError("-m: torchrun's ranks belong to one run. Start one torchrun per run, or the sweep without it.")
     slurm.require_one_task()
     with hydra_session(args.config_dir) as hydra:
-        jobs = list(_sweep_jobs(hydra, args.overrides))
-        first = compose(hydra, jobs[0], args.config_name)
-        if params := first.hydra.sweeper.get("params"):  # an experiment's; what is typed comes after it
-            jobs = list(_sweep_jobs(hydra, [*(f"{key}={value}" for key, value in params.items()), *args.overrides]))
-            first = compose(hydra, jobs[0], args.config_name)
-        composed = [first, *(compose(hydra, overrides, args.config_name) for overrides in jobs[1:])]
+        jobs, composed = _compose_sweep(hydra, args.overrides, args.config_name)
         fresh_processes.load_ahead()
         configs = [_check(each) for each in composed]
         chosen = any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in args.overrides)
         sweep_dir = RunDir(hydra_value(composed[0], "hydra.sweep.dir"), may_move=not chosen, key="hydra.sweep.dir")
     sweep_world_size = max(num_ranks(config) for config in configs)
+    return _run_sweep(arguments, sweep_dir.path, jobs, sweep_world_size)
+
+
+def _resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str]]":
+    """The sweep that is to be gone on with, None: a new one is to be started, and what is typed besides."""
+    if not any(override.lstrip("+").startswith("sweep.resume=") for override in overrides):
+        return None, overrides
+    from laptime.resume_sweep import EarlierSweep, asked_for
+
+    asked, typed = asked_for(overrides)
+    return None if asked is None else EarlierSweep(asked), typed
+
+
+def _resume_sweep(args: argparse.Namespace, flags: list[str], sweep: "EarlierSweep", typed: list[str]) -> int:
+    """Say what becomes of each job of an earlier sweep, then run those that are not completed.
+
+    Args:
+        flags: what was typed, without overrides.
+        typed: overrides besides `sweep.resume`.
+    """
+    from laptime import fresh_processes, resume_sweep, run_dir, slurm, torchrun
+    from laptime.analysis.sweep_callback import report_sweep
+    from laptime.compose import compose, hydra_session, resolve, without_hydra
+
+    if torchrun.is_joined():
+        raise UserError("sweep.resume: is for a sweep of runs that Laptime starts. Leave torchrun out.")
+    slurm.require_one_task()
+    asked = sweep.invocations(typed)
+    with hydra_session(args.config_dir) as hydra:
+        pairs: list[tuple[list[str], DictConfig]] = []
+        for each in asked:
+            try:
+                pairs += zip(*_compose_sweep(hydra, each, args.config_name), strict=True)
+            except UserError as error:
+                raise UserError(f"{error}\nThe jobs of {sweep.path.name} follow from: {' '.join(each)}") from error
+        if not typed:
+            pairs += [(each, compose(hydra, each, args.config_name)) for each in sweep.unfinished()]
+        fresh_processes.load_ahead()
+        jobs = []
+        for overrides, composed in pairs:
+            _check(composed)
+            cfg = without_hydra(composed)
+            cfg.run_dir = str(sweep.path / "run")  # any that nothing else in the configuration can be
+            jobs.append(resume_sweep.Job(overrides, resolve(cfg)))
+    sweep_world_size = sweep.sweep_world_size([job.config for job in jobs])
+    steps = sweep.plan(jobs, sweep_world_size)
+    known = resume_sweep.jobs_ever(sweep.runs, jobs)
+    for step in sorted([*steps, *sweep.not_asked_for(steps)], key=lambda step: step.number):
+        print(f"run {step.number} ({_swept(step.overrides, known)}): {step.decision}", file=sys.stderr)
+    todo = {step.number: step for step in steps if not step.is_done}
+    repeats = any(job.config["measure"]["target_interval"] is not None for job in jobs)
+    if not todo:
+        print(f"\nall {len(steps)} runs are completed", file=sys.stderr)
+        if not repeats:
+            report_sweep(sweep.path)
+            return 0
+    run_dir.use(sweep.path)
+    sweep.keep_what_was_typed(asked[-1])
+    return _run_sweep([*flags, *asked[-1]], sweep.path, known, sweep_world_size, todo)
+
+
+def _compose_sweep(
+    hydra: "Hydra", overrides: list[str], config_name: str | None
+) -> "tuple[list[list[str]], list[DictConfig]]":
+    """The overrides of each job of a sweep, and what they compose to."""
+    from laptime.compose import compose
+
+    jobs = list(_sweep_jobs(hydra, overrides))
+    first = compose(hydra, jobs[0], config_name)
+    if params := first.hydra.sweeper.get("params"):  # an experiment's; what is typed comes after it
+        jobs = list(_sweep_jobs(hydra, [*(f"{key}={value}" for key, value in params.items()), *overrides]))
+        first = compose(hydra, jobs[0], config_name)
+    return jobs, [first, *(compose(hydra, overrides, config_name) for overrides in jobs[1:])]
+
+
+def _run_sweep(
+    arguments: list[str],
+    sweep_dir: Path,
+    jobs: list[list[str]],
+    sweep_world_size: int,
+    steps: "Mapping[int, Step] | None" = None,
+) -> int:
+    """Let Hydra run the jobs one after the other; a failed one doesn't stop the others.
+
+    Args:
+        arguments: for Hydra's command line.
+        jobs: overrides of every job of the sweep.
+        steps: what is to be done of an earlier sweep that is gone on with, by number; None: this is a new one.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from laptime.analysis.sweep_callback import report_sweep
+    from laptime.console import relative, unread
+    from laptime.resume_sweep import set_aside
+    from laptime.run_dir import RunDir
+
+    num_jobs = len(jobs) if steps is None else len(steps)
     failed: list[str] = []
     num_started = exit_code = 0
 
@@ -256,12 +357,20 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
         nonlocal exit_code, num_started
         num_started += 1
         job = HydraConfig.get()
-        swept = " ".join(swept_overrides(list(job.overrides.task), jobs))
+        step = (steps or {}).get(job.job.num)
+        swept = _swept(list(job.overrides.task), jobs)
         print(f"\nrun {job.job.num} of the sweep: {swept}", file=sys.stderr)
         try:
-            run_dir = RunDir(job.runtime.output_dir, may_move=False)
             cfg.run_label = sweep_label(list(job.overrides.task), jobs)
-            return objective(_train(cfg, run_dir.path, _command(), time.time(), sweep_world_size))
+            if step is None or step.run is None:
+                path, goes_on = RunDir(job.runtime.output_dir, may_move=False).path, False
+            else:
+                path, goes_on = step.run.path, step.goes_on
+                if goes_on:
+                    cfg.run_label = step.run.label
+                else:
+                    set_aside(path)
+            return objective(_train(cfg, path, _command(), time.time(), sweep_world_size, goes_on))
         except Interrupted as interruption:
             sys.exit(interruption.exit_code)
         except Exception as error:
@@ -275,18 +384,27 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
                 sys.exit(exit_code)
         return None
 
+    if steps is not None:
+        task.jobs = {number: step.overrides for number, step in steps.items()}  # type: ignore[attr-defined]
     try:
-        _hand_over_to_hydra([*arguments, f"hydra.sweep.dir={_quote(sweep_dir.path)}"], task)
+        _hand_over_to_hydra([*arguments, f"hydra.sweep.dir={_quote(sweep_dir)}"], task)
     except SystemExit as end:
         exit_code = end.code if isinstance(end.code, int) else 1
         if num_started:  # Hydra's callback is not called then
-            report_sweep(sweep_dir.path)
+            report_sweep(sweep_dir)
     if failed:
-        print(f"\n{len(failed)} of {len(jobs)} runs of the sweep failed:", *failed, sep="\n  ", file=sys.stderr)
-    if exit_code and num_started < len(jobs):
-        print(f"\n{len(jobs) - num_started} of {len(jobs)} runs of the sweep were not started.", file=sys.stderr)
+        print(
+            f"\n{len(failed)} of {max(num_jobs, num_started)} runs of the sweep failed:",
+            *failed,
+            sep="\n  ",
+            file=sys.stderr,
+        )
+    if exit_code and num_started < num_jobs:
+        print(f"\n{num_jobs - num_started} of {num_jobs} runs of the sweep were not started.", file=sys.stderr)
     with unread():
-        print(f"Sweep        {relative(sweep_dir.path)}")
+        print(f"Sweep        {relative(sweep_dir)}")
+        if exit_code:
+            print(f"To finish it: sweep.resume={relative(sweep_dir)}")
     return exit_code
 
 
@@ -296,6 +414,10 @@ def swept_overrides(overrides: list[str], jobs: list[list[str]]) -> list[str]:
     return [override for override in overrides if override not in same_everywhere]
 
 
+def _swept(overrides: list[str], jobs: list[list[str]]) -> str:
+    return " ".join(mask_command(swept_overrides(overrides, jobs)))
+
+
 def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
     """What tells a job of a sweep from the others, short enough for a folder's name, without secrets: `ws=2 seed=1`.
 
@@ -303,7 +425,6 @@ def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
         overrides: of the job.
         jobs: overrides of every job of the sweep.
     """
-    from laptime.secrets import mask_command
 
     swept = [override.lstrip("+").split("=", 1) for override in mask_command(swept_overrides(overrides, jobs))]
     short = {"strategy.world_size": "ws"}

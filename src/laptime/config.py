@@ -180,6 +180,7 @@ class MeasureConfig(_Group):
 @dataclass
 class SweepConfig(_Group):
     on_failure: str = MISSING
+    resume: str | None = MISSING
 
     def check(self) -> None:
         _one_of("sweep.on_failure", self.on_failure, ("continue", "stop"))

@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from laptime import fresh_processes, rank_process, torchrun
 from laptime import record as records
+from laptime.config import hashed_config
 from laptime.console import relative
 from laptime.device import available_accelerator, cpu_name, usable_cores
 from laptime.environment import environment, git_state
@@ -47,6 +48,7 @@ def launch(
     command: Sequence[str],
     start: float | None = None,
     sweep_world_size: int | None = None,
+    goes_on: bool = False,
 ) -> dict[str, Any]:
     """Run one training job.
 
@@ -58,6 +60,7 @@ def launch(
         command: as typed.
         start: `time.time()` when the run began; None: now.
         sweep_world_size: the largest world size of the sweep that this run belongs to; None: of none.
+        goes_on: with what `run_dir` holds of the same run of a sweep that ended early, from its last checkpoint.
 
     Returns:
         The record, as run.json holds it.
@@ -69,12 +72,17 @@ def launch(
     if torchrun.is_joined():
         return _join(config, run_dir, command, start)
     ranks = plan(config, sweep_world_size)
-    record = _first_record(config, run_dir, command, start)
+    attempt = 0
+    if goes_on:
+        record = records.read_record(run_dir) | {"config": mask(config)}
+        attempt = len(record["attempts"])
+    else:
+        record = _first_record(config, run_dir, command, start)
     with heeding_signals() as stop:
         if _stays_here(config, sweep_world_size):
             work = partial(_train_here, config, run_dir, record, ranks[0], stop, start)
             return _attempt(config, run_dir, record, 0, work)
-        return _launch_processes(config, run_dir, record, ranks, stop, start)
+        return _launch_processes(config, run_dir, record, ranks, stop, start, attempt)
 
 
 def _first_record(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], start: float) -> dict[str, Any]:
@@ -197,6 +205,20 @@ def num_ranks(config: Mapping[str, Any]) -> int:
     return torch.accelerator.device_count() if _accelerator(config) else 1
 
 
+def threads_per_rank(config: Mapping[str, Any], sweep_world_size: int | None = None) -> int:
+    """The number that `strategy.threads_per_rank` stands for, in a sweep of up to `sweep_world_size` ranks."""
+    threads: int | str = config["strategy"]["threads_per_rank"]
+    if isinstance(threads, int):
+        return threads
+    return max(1, usable_cores() // max(num_ranks(config), sweep_world_size or 1))
+
+
+def will_be_hashed(config: Mapping[str, Any], sweep_world_size: int | None = None) -> dict[str, Any]:
+    """What the run's `hashed_config` will be on this machine."""
+    threads = threads_per_rank(config, sweep_world_size)
+    return hashed_config(config, _accelerator(config) or "cpu", num_ranks(config), threads)
+
+
 def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list[Rank]:
     """Which ranks there will be, with how many threads and on which cores.
 
@@ -211,9 +233,7 @@ def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list
     world_size = num_ranks(config)
     _check_devices(config, world_size, world_size)
     cores = usable_cores()
-    threads = strategy["threads_per_rank"]
-    if threads == "auto":
-        threads = max(1, cores // max(world_size, sweep_world_size or 1))
+    threads = threads_per_rank(config, sweep_world_size)
     oversubscribed = world_size * threads > cores
     ranks = [
         Rank(
@@ -286,18 +306,19 @@ def _launch_processes(
     ranks: list[Rank],
     stop: StopRequest,
     start: float,
+    first_attempt: int,
 ) -> dict[str, Any]:
     """Start the ranks, again from the last checkpoint while `strategy.max_restarts` allows."""
-    max_restarts = config["strategy"]["max_restarts"]
+    last_attempt = first_attempt + config["strategy"]["max_restarts"]
     checkpoint = run_dir / records.CHECKPOINT_DIR / records.LAST_CHECKPOINT
-    resumed = config
-    for attempt in range(max_restarts + 1):
+    resumed = _resuming(config, checkpoint) if first_attempt and checkpoint.exists() else config
+    for attempt in range(first_attempt, last_attempt + 1):
         numbered = [replace(rank, attempt=attempt) for rank in ranks]
         work = partial(_run_processes, resumed, run_dir, record, numbered, stop, start)
         try:
             return _attempt(config, run_dir, record, attempt, work)
         except RankFailed as failure:
-            if attempt == max_restarts:
+            if attempt == last_attempt:
                 raise
             # Without a checkpoint of this run's own: as the first time.
             resumed = _resuming(config, checkpoint) if checkpoint.exists() else config

@@ -30,6 +30,10 @@ CHECKPOINT_DIR = "checkpoints"
 LAST_CHECKPOINT = "last.ckpt"
 BEST_CHECKPOINT = "best.ckpt"
 TENSORBOARD_DIR = "tensorboard"
+# What a run had left behind when it was started again from the beginning.
+EARLIER_DIR = "earlier"
+# What Hydra writes into a sweep's directory when it starts.
+SWEEP_FILE = "multirun.yaml"
 
 STATUSES = ("running", "completed", "failed", "interrupted")
 
@@ -119,6 +123,11 @@ def now() -> str:
 def timestamp(seconds: float) -> str:
     """A `time.time()` in UTC, ISO 8601, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def parse_timestamp(text: str) -> float:
+    """The `time.time()` that `timestamp` wrote."""
+    return datetime.fromisoformat(text).timestamp()
 
 
 def new_record() -> dict[str, Any]:
@@ -270,6 +279,12 @@ def latest_run(root: Path, holding: str = RUN_FILE) -> Path | None:
     """The run directory below `root` written last among those that hold the file `holding`; None: there is none."""
     runs = [path.parent for path in root.rglob(RUN_FILE) if (path.parent / holding).exists()]
     return max(runs, key=lambda run: (run / RUN_FILE).stat().st_mtime, default=None)
+
+
+def latest_sweep(root: Path) -> Path | None:
+    """The sweep directory below `root` that was started, or gone on with, last; None: there is none."""
+    sweeps = [path.parent for path in root.rglob(SWEEP_FILE)]
+    return max(sweeps, key=lambda sweep: (sweep / SWEEP_FILE).stat().st_mtime, default=None)
 
 
 def finite(value: Any) -> Any:

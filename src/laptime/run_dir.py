@@ -1,12 +1,17 @@
 """Reserving the directory of a run or a sweep, and giving it back when the run turns out to be a mistake."""
 
+import os
 import shutil
 from pathlib import Path
 
+import psutil
+
 from laptime.errors import UserError
 
-# Whoever makes this file first has the directory.
+# Whoever makes this file first has the directory. It says which process that is.
 _RESERVED = ".laptime"
+# The system's figure of when a process started may move by seconds when its clock is set.
+_CLOCK_S = 10.0
 
 
 class RunDir:
@@ -34,6 +39,7 @@ class RunDir:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._before = set(self.path.iterdir())
                 (self.path / _RESERVED).touch(exist_ok=False)
+                use(self.path)
                 return
             except FileExistsError as error:
                 if not self.path.is_dir():
@@ -57,6 +63,28 @@ class RunDir:
             if any(folder.iterdir()):
                 break
             folder.rmdir()
+
+
+def use(path: Path) -> None:
+    """Note in a directory that was reserved that it is this process which uses it."""
+    own = psutil.Process()
+    (path / _RESERVED).write_text(f"{own.pid} {own.create_time()}\n")
+
+
+def user_of(path: Path) -> int | None:
+    """Another process of this machine that uses a reserved directory; None: none does any more."""
+    try:
+        pid, started = (path / _RESERVED).read_text().split()
+        process = psutil.Process(int(pid))
+        is_it = abs(process.create_time() - float(started)) < _CLOCK_S and process.status() != psutil.STATUS_ZOMBIE
+    except (OSError, ValueError, OverflowError, psutil.Error):
+        return None
+    return process.pid if is_it and process.pid != os.getpid() else None
+
+
+def numbered_runs(sweep_dir: Path) -> dict[int, Path]:
+    """The run directories of a sweep, which are named by their numbers."""
+    return {int(path.name): path for path in sweep_dir.iterdir() if path.name.isdecimal() and path.is_dir()}
 
 
 def expanded(key: str, path: str) -> Path:

@@ -37,3 +37,11 @@ def test_failed_repeats_count_towards_the_limit(write, work_folder):
         write_job(write, seed, seed, 1.0, status="failed")
     assert missing_repeats(Path("sweep"), 0.02, most=4) == [["seed=4", "optimizer.lr=0.001"]]
     assert missing_repeats(Path("sweep"), 0.02, most=3) == []
+
+
+def test_repeats_that_were_typed_otherwise_belong_to_the_same_group(write, work_folder):
+    write_job(write, 1, 1, 1.0)
+    write_job(write, 2, 2, 1.0)
+    overrides = ["optimizer.lr=0.001", "measure.target_interval=0.02", "seed=2"]  # added when the sweep was resumed
+    Path("sweep/2/.hydra/overrides.yaml").write_text(yaml.safe_dump(overrides))
+    assert missing_repeats(Path("sweep"), 0.02, most=20) == [["seed=3", "optimizer.lr=0.001"]]

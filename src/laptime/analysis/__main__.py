@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from laptime import record
 from laptime.errors import UserError
 
 
@@ -97,10 +98,10 @@ def latest_sweep() -> Path:
     Raises:
         UserError: there is none.
     """
-    found = [path.parent for path in Path("multirun").rglob("multirun.yaml")]
-    if not found:
+    found = record.latest_sweep(Path("multirun"))
+    if found is None:
         raise UserError("latest: there is no sweep below multirun/.")
-    return max(found, key=lambda sweep: (sweep / "multirun.yaml").stat().st_mtime)
+    return found
 
 
 if __name__ == "__main__":

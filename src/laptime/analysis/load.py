@@ -10,10 +10,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from laptime.record import EPOCH_COLUMNS, EPOCHS_FILE, PARTS, RUN_FILE, each_epoch_once, read_epochs, read_record
+from laptime.record import (
+    EARLIER_DIR,
+    EPOCH_COLUMNS,
+    EPOCHS_FILE,
+    PARTS,
+    RUN_FILE,
+    each_epoch_once,
+    read_epochs,
+    read_record,
+)
 
 # Below these nothing is a run: what the analysis, Laptime and other tools write.
-_NOT_RUNS = {"summary", "tensorboard", "checkpoints", ".git", "__pycache__"}
+_NOT_RUNS = {"summary", "tensorboard", "checkpoints", EARLIER_DIR, ".git", "__pycache__"}
 
 
 @dataclass(frozen=True)

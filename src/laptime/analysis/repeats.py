@@ -27,8 +27,10 @@ def missing_repeats(sweep_dir: Path, target: float, most: int) -> list[Sequence[
         tried.setdefault(work, []).append(seed)
     jobs: list[Sequence[str]] = []
     for group in group_runs(runs):
-        work, _ = _job(group.runs[0].path)
-        seeds = tried[work]
+        # Runs that were added later may have been typed otherwise, and do the same work.
+        works = dict.fromkeys(_job(run.path)[0] for run in group.runs)
+        seeds = [seed for each in works for seed in tried[each]]
+        work = next(iter(works))
         if len(seeds) < most and not group.is_precise(target):
             jobs.append([f"seed={max(seeds) + 1}", *work])
     return jobs

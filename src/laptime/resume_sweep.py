@@ -1,0 +1,437 @@
+"""Going on with an earlier sweep (`sweep.resume`): which of its runs stand, which are retried, and what is new.
+
+Nothing is written here before a run starts; the command line says what was decided and does it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from laptime.config import config_hashes, resolve_warmup_epochs
+from laptime.console import relative
+from laptime.device import cpu_name, usable_cores
+from laptime.environment import environment, git_state
+from laptime.errors import UserError, few
+from laptime.launch import num_ranks, threads_per_rank, will_be_hashed
+from laptime.record import (
+    CHECKPOINT_DIR,
+    EARLIER_DIR,
+    LAST_CHECKPOINT,
+    RUN_FILE,
+    SWEEP_FILE,
+    latest_sweep,
+    parse_timestamp,
+    read_epochs,
+    read_record,
+)
+from laptime.run_dir import expanded, numbered_runs, user_of
+
+KEY = "sweep.resume"
+# Chosen by the sweep that is gone on with.
+_FIXED = ("hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir", "hydra.mode", "hydra/sweeper")
+# Clocks and file systems may differ by so much about when something happened.
+_CLOCK_S = 10.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run as it would be now.
+
+    Attributes:
+        overrides: of this job alone, nothing left to sweep over.
+        config: resolved, plain values.
+    """
+
+    overrides: list[str]
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """A run directory of the sweep.
+
+    Attributes:
+        record: run.json; empty: it ended before it had one that can be read.
+        overrides: as Hydra keeps them beside the run.
+    """
+
+    number: int
+    path: Path
+    record: Mapping[str, Any]
+    overrides: list[str]
+
+    @property
+    def is_completed(self) -> bool:
+        return bool(self.record.get("status") == "completed")
+
+    @property
+    def config_hash(self) -> str | None:
+        return self.record.get("config_hash")
+
+    @property
+    def label(self) -> str:
+        """What tells it from the others of its sweep: its TensorBoard events lie below it."""
+        return str(self.record["config"]["run_label"])
+
+    @property
+    def how_it_ended(self) -> str:
+        if not self.record:
+            return "ended before it had started"
+        status = "was killed" if self.record["status"] == "running" else str(self.record["status"])
+        message = str((self.record["error"] or {}).get("message") or "").partition("\n")[0]
+        return f"{status} ({message})" if message else status
+
+
+@dataclass(frozen=True)
+class Step:
+    """What becomes of one job.
+
+    Attributes:
+        number: of the run, and its directory's name.
+        decision: in words.
+        run: that has the directory already; None: none has.
+        is_done: it is completed; nothing is to be done.
+        goes_on: from what it has: its last checkpoint, if it has one. Otherwise what it has is set aside.
+    """
+
+    number: int
+    overrides: list[str]
+    decision: str
+    run: EarlierRun | None = None
+    is_done: bool = False
+    goes_on: bool = False
+
+
+class EarlierSweep:
+    """A sweep directory that nobody is writing to.
+
+    Args:
+        asked: the value of `sweep.resume`: a directory, or latest.
+
+    Raises:
+        UserError: there is none, it is no sweep that can be gone on with, or it is still running.
+    """
+
+    def __init__(self, asked: str) -> None:
+        self.asked = f"{KEY}={asked}"
+        found = latest_sweep(Path("multirun")) if asked == "latest" else expanded(KEY, asked)
+        if found is None:
+            raise UserError(f"{self.asked}: there is no sweep below multirun/.")
+        if not found.is_dir():
+            raise UserError(f"{self.asked}: there is no such directory. Name a sweep's, or latest.")
+        if not (found / SWEEP_FILE).is_file():
+            raise UserError(f"{self.asked}: is no sweep, it has no {SWEEP_FILE}. Name a sweep's directory, or latest.")
+        self.path = found.absolute()
+        self._typed = [*self._typed_before(), self._typed_in(self.path / SWEEP_FILE)]
+        self.runs = [_read(number, path) for number, path in sorted(numbered_runs(self.path).items())]
+        self._refuse_if_in_use()
+
+    def invocations(self, typed: Sequence[str]) -> list[list[str]]:
+        """What to make jobs of: what the sweep was started with, and after it what is typed now; where that is
+        nothing, whatever has been typed for it until now.
+
+        Raises:
+            UserError: what is typed can't be changed any more.
+        """
+        if not typed:
+            return self._typed
+        for override in typed:
+            if override.lstrip("+~").partition("=")[0] in _FIXED:
+                raise UserError(f"{override}: is what it was when the sweep started. Leave it out, or {KEY}.")
+        return [merged(self._typed[0], typed)]
+
+    def keep_what_was_typed(self, overrides: Sequence[str]) -> None:
+        """Keep a copy of Hydra's file of what was typed last, before it is replaced by something else."""
+        if list(overrides) != self._typed[-1]:
+            number = len(list(self._typed_before()))
+            (self.path / SWEEP_FILE).rename(self.path / f"multirun-{number}.yaml")
+
+    def unfinished(self) -> list[list[str]]:
+        """The overrides of each run that is not completed: repeats that the sweep added by itself are among them."""
+        return [run.overrides for run in self.runs if not run.is_completed and run.overrides]
+
+    def sweep_world_size(self, configs: Sequence[Mapping[str, Any]]) -> int:
+        """A largest world size that gives `strategy.threads_per_rank=auto` the threads that it has had so far.
+
+        Raises:
+            UserError: none does.
+        """
+        largest = max(num_ranks(config) for config in configs)
+        automatic = [config for config in configs if config["strategy"]["threads_per_rank"] == "auto"]
+        records = [run.record for run in self.runs if run.config_hash is not None]
+        so_far = {
+            record["strategy"]["threads_per_rank"]
+            for record in records
+            if record["config"]["strategy"]["threads_per_rank"] == "auto"
+        }
+        if not automatic or not so_far:
+            return largest
+        largest = max(largest, usable_cores() // max(so_far))
+        for config in automatic:
+            threads = threads_per_rank(config, largest)
+            if threads not in so_far:
+                before = " or ".join(map(str, sorted(so_far)))
+                raise UserError(
+                    f"strategy.threads_per_rank=auto: is {threads} with up to {largest} ranks on {usable_cores()} "
+                    f"cores, and was {before} in {self.path.name}: the figures would not compare. Choose "
+                    f"strategy.threads_per_rank={before}, or start a new sweep."
+                )
+        return largest
+
+    def plan(self, jobs: Sequence[Job], sweep_world_size: int) -> list[Step]:
+        """What becomes of each job, each configuration once, in the order of the jobs."""
+        hashed: dict[str, tuple[Job, dict[str, Any]]] = {}
+        for job in jobs:
+            will_be = will_be_hashed(job.config, sweep_world_size)
+            hashed.setdefault(config_hashes(will_be)[0], (job, will_be))
+        taken = {each.path for each in self.runs if each.config_hash in hashed}
+        number = max((run.number for run in self.runs), default=-1) + 1
+        steps = []
+        for config_hash, (job, content) in hashed.items():
+            same = [run for run in self.runs if run.config_hash == config_hash]
+            typed_alike = [
+                run for run in self.runs if run.path not in taken and set(run.overrides) == set(job.overrides)
+            ]
+            completed = next((run for run in same if run.is_completed), None)
+            unfinished = next((run for run in [*same, *typed_alike] if not run.is_completed), None)
+            if completed is not None:
+                steps.append(_stands(completed, job))
+            elif unfinished is not None:
+                steps.append(_retried(unfinished, job, content))
+            else:
+                decision = f"new{_changed_since(typed_alike[0], content) if typed_alike else ''}"
+                steps.append(Step(number, job.overrides, decision))
+                number += 1
+        return steps
+
+    def not_asked_for(self, steps: Sequence[Step]) -> list[Step]:
+        """What is to be known of the runs that none of the jobs is."""
+        found = []
+        for run in self.runs:
+            if any(step.run is run for step in steps):
+                continue
+            if not run.is_completed:
+                decision = f"{run.how_it_ended}, not among these jobs: left as it is"
+            elif changed := _measured_with(run, run.record["config"]):
+                decision = f"completed{changed}"
+            else:
+                continue
+            found.append(Step(run.number, run.overrides, decision, run, is_done=True))
+        return found
+
+    def _typed_before(self) -> Iterator[list[str]]:
+        number = 0
+        while (path := self.path / f"multirun-{number}.yaml").is_file():
+            yield self._typed_in(path)
+            number += 1
+
+    def _typed_in(self, path: Path) -> list[str]:
+        try:
+            hydra = yaml.safe_load(path.read_text())["hydra"]
+            typed = [str(each) for each in [*hydra["overrides"]["task"], *hydra["overrides"]["hydra"]]]
+            sweeper, subdir = str(hydra["sweeper"]["_target_"]), hydra["sweep"]["subdir"]
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+            raise UserError(f"{self.asked}: {path.name} is not what Hydra writes ({type(error).__name__}).") from error
+        if not sweeper.endswith("RepeatingSweeper"):
+            raise UserError(f"{self.asked}: its sweeper, {sweeper}, chooses jobs as it goes. Start a new sweep.")
+        if subdir != "${hydra.job.num}":
+            raise UserError(f"{self.asked}: hydra.sweep.subdir={subdir} gave its runs no numbers. Start a new sweep.")
+        return [each for each in typed if each.lstrip("+~").partition("=")[0] not in _FIXED]
+
+    def _refuse_if_in_use(self) -> None:
+        pid = user_of(self.path)
+        if pid is not None:
+            raise UserError(f"{self.asked}: this sweep is still running (process {pid}). Wait, or end it first.")
+        for run in self.runs:
+            pids = living_ranks(run)
+            if pids:
+                raise UserError(
+                    f"{self.asked}: run {run.number} is still running (process {', '.join(map(str, pids))}). Wait, or "
+                    "end it first."
+                )
+
+
+def asked_for(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
+    """What `sweep.resume` was set to, None: it was not, and the other overrides.
+
+    Raises:
+        UserError: it is not one directory.
+    """
+    own = [override for override in overrides if override.lstrip("+").partition("=")[0] == KEY]
+    rest = [override for override in overrides if override not in own]
+    if not own:
+        return None, rest
+    try:
+        (value,) = OverridesParser.create().parse_overrides(own[-1:])
+    except HydraException as error:
+        raise UserError(f"{own[-1]}: not understood. Put a path with special characters in quotes.") from error
+    if value.is_sweep_override():
+        raise UserError(f"{own[-1]}: goes on with one sweep at a time.")
+    return (None if value.value() is None else str(value.value())), rest
+
+
+def merged(before: Sequence[str], typed: Sequence[str]) -> list[str]:
+    """Overrides of which later ones replace earlier ones of the same key or group.
+
+    What replaces an addition (`+key=...`) is one itself, and taking it away (`~key`) leaves nothing.
+    """
+    parser = OverridesParser.create()
+    result: dict[str, Override] = {}
+    try:
+        for override in parser.parse_overrides([*before, *typed]):
+            key = override.get_key_element().lstrip("+~")
+            earlier = result.get(key)
+            if earlier is not None and earlier.is_add():
+                if override.is_delete():
+                    del result[key]
+                    continue
+                if not override.is_add() and not override.is_force_add():
+                    (override,) = parser.parse_overrides([f"+{override.input_line}"])
+            result[key] = override
+    except HydraException as error:
+        raise UserError(f"{str(error).splitlines()[0]}. Use group=option or key=value.") from error
+    return [str(override.input_line) for override in result.values()]
+
+
+def jobs_ever(runs: Sequence[EarlierRun], jobs: Sequence[Job]) -> list[list[str]]:
+    """The overrides of the earlier runs and of the jobs now, to tell each from the others by what was swept: what all
+    jobs share now is no difference from a run that was not given it."""
+    shared = set.intersection(*(set(job.overrides) for job in jobs))
+    earlier = []
+    for run in runs:
+        keys = {override.partition("=")[0] for override in run.overrides}
+        earlier.append([*run.overrides, *(each for each in shared if each.partition("=")[0] not in keys)])
+    return [*earlier, *(job.overrides for job in jobs)]
+
+
+def set_aside(run_dir: Path) -> None:
+    """Move what a run has left behind to earlier/0/, the next time to earlier/1/, so that it starts afresh."""
+    earlier = run_dir / EARLIER_DIR
+    place = earlier / str(len(list(earlier.iterdir())) if earlier.is_dir() else 0)
+    place.mkdir(parents=True)
+    for entry in run_dir.iterdir():
+        if entry != earlier and not entry.name.startswith("."):  # Hydra's files are this start's already
+            entry.rename(place / entry.name)
+
+
+def living_ranks(run: EarlierRun) -> list[int]:
+    """The ranks' processes of a run that says it is running, as far as they are there, and no others of their pid.
+
+    Those of another machine can't be seen from here.
+    """
+    if run.record.get("status") != "running":
+        return []
+    here = environment(cpu_name(), usable_cores())["hostname_hash"]
+    if (run.record["environment"] or {}).get("hostname_hash") != here:
+        return []
+    alive = []
+    first = parse_timestamp(run.record["started_at"]) - _CLOCK_S
+    last = (run.path / RUN_FILE).stat().st_mtime + _CLOCK_S
+    for pid in run.record["strategy"]["rank_pids"] or []:
+        try:
+            process = psutil.Process(pid)
+            if first <= process.create_time() <= last and process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(pid)
+        except psutil.Error:
+            pass
+    return alive
+
+
+def _read(number: int, path: Path) -> EarlierRun:
+    try:
+        record = read_record(path)
+    except (OSError, ValueError):
+        record = {}
+    try:
+        overrides = [str(each) for each in yaml.safe_load((path / ".hydra" / "overrides.yaml").read_text()) or []]
+    except (OSError, yaml.YAMLError):
+        overrides = []
+    return EarlierRun(number, path, record, overrides)
+
+
+def _stands(run: EarlierRun, job: Job) -> Step:
+    return Step(run.number, job.overrides, f"completed, skipped{_measured_with(run, job.config)}", run, is_done=True)
+
+
+def _measured_with(run: EarlierRun, config: Mapping[str, Any]) -> str:
+    """What a completed run does not share with new ones beside its configuration, in words; empty: nothing."""
+    others, commits = _conditions_changed(run, config)
+    if others:
+        return (
+            f"; measured with other {few(others)}: its figures don't compare with new ones, delete "
+            f"{relative(run.path)} to run it again"
+        )
+    return f"; of the same code at another {commits}" if commits else ""
+
+
+def _retried(run: EarlierRun, job: Job, hashed: Mapping[str, Any]) -> Step:
+    """Go on with a run where its epochs can stand beside new ones, otherwise start it again from the beginning."""
+    decision = f"{run.how_it_ended}, retried"
+    others, _ = _conditions_changed(run, job.config)
+    if run.config_hash is None:
+        reason = ""  # it had not come to anything
+    elif run.config_hash != config_hashes(hashed)[0]:
+        reason = _changed_since(run, hashed)
+    elif others:
+        reason = f", now with other {few(others)}"
+    elif not _leaves_an_epoch_to_time(run, job.config):
+        reason = ": the epochs left would all be warm-up"
+    elif not (run.path / CHECKPOINT_DIR / LAST_CHECKPOINT).exists():
+        return Step(run.number, job.overrides, f"{decision} from the beginning: no checkpoint", run, goes_on=True)
+    else:
+        return Step(run.number, job.overrides, f"{decision} from its last checkpoint", run, goes_on=True)
+    return Step(run.number, job.overrides, f"{decision} from the beginning{reason}", run)
+
+
+def _leaves_an_epoch_to_time(run: EarlierRun, config: Mapping[str, Any]) -> bool:
+    """Whether a run that goes on has an epoch that counts: new processes are cold, and warm up once more."""
+    epochs = read_epochs(run.path)
+    if epochs.empty or not epochs["is_warmup"].all():
+        return True
+    left = config["training"]["epochs"] - (int(epochs["epoch"].max()) + 1)
+    return left > resolve_warmup_epochs(config["measure"]["warmup_epochs"], config["training"]["epochs"])
+
+
+def _changed_since(run: EarlierRun, hashed: Mapping[str, Any]) -> str:
+    """How the configuration that the same overrides stand for has changed."""
+    before = run.record.get("hashed_config") or {}
+    differences = [
+        f"{key} {before.get(key)} then, {hashed.get(key)} now"
+        for key in dict.fromkeys([*before, *hashed])
+        if before.get(key) != hashed.get(key)
+    ]
+    return f": run {run.number} of the same overrides had {few(differences)}" if before else ""
+
+
+@cache
+def _commit() -> str | None:
+    commit: str | None = git_state(Path(__file__).parent)["commit"]
+    return commit
+
+
+def _conditions_changed(run: EarlierRun, config: Mapping[str, Any]) -> tuple[list[str], str]:
+    """What else than the configuration is not as it was for a run; and its commit, where that is another one."""
+    if not run.record.get("environment"):
+        return [], ""
+    then, now = run.record["environment"], environment(cpu_name(), usable_cores(), config)
+    commit_then = (run.record["git"] or {}).get("commit")
+    commit_now = _commit()
+    commits = ""
+    if commit_then and commit_now and commit_then != commit_now:
+        commits = f"commit ({commit_then[:7]} then, {commit_now[:7]} now)"
+    others = []
+    if then["code_hash"] != now["code_hash"]:
+        others.append(f"code ({commits or 'uncommitted changes'})")
+    versions = [("torch", then["packages"].get("torch"), now["packages"]["torch"])]
+    versions += [(key, then.get(key), now[key]) for key in ("python", "cpu")]
+    versions += [("number of cores", then.get("num_usable_cores"), now["num_usable_cores"])]
+    others += [f"{name} ({before} then, {after} now)" for name, before, after in versions if before != after]
+    return others, commits

@@ -1,0 +1,299 @@
+"""Going on with an earlier sweep: what stands, what is retried, what is new, and what is refused. Real, tiny sweeps."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from laptime import record as records
+from laptime import run_dir
+from laptime.cli import main
+from laptime.errors import UserError
+from laptime.record import read_epochs, read_record
+from laptime.resume_sweep import EarlierRun, EarlierSweep, living_ranks, merged
+
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+QUICK = ["dataset.limit=500", "device=cpu", "logger=none", "strategy.threads_per_rank=1", "measure.breakdown=false"]
+SWEEP = Path("multirun/sweep")
+INTO = f"hydra.sweep.dir={SWEEP}"
+
+
+def numbers(sweep: Path = SWEEP) -> list[int]:
+    return sorted(run_dir.numbered_runs(sweep))
+
+
+def seeds(sweep: Path = SWEEP) -> list[int]:
+    return [read_record(sweep / str(number))["seed"] for number in numbers(sweep)]
+
+
+def curve(run: Path) -> list[tuple]:
+    rows = records.each_epoch_once(read_epochs(run))
+    return list(rows[["epoch", "rank", "train_loss", "val_loss", "val_accuracy"]].itertuples(index=False, name=None))
+
+
+@pytest.fixture
+def call(capfd) -> Callable[..., SimpleNamespace]:
+    """The command line within this process: its ranks are processes of their own all the same."""
+
+    def run(*arguments: str) -> SimpleNamespace:
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        captured = capfd.readouterr()
+        return SimpleNamespace(returncode=end.value.code or 0, stdout=captured.out, stderr=captured.err)
+
+    return run
+
+
+def refusal(arguments: list[str], capfd) -> str:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    message = capfd.readouterr().err
+    assert "Traceback" not in message
+    return message
+
+
+def test_repeats_are_added_to_a_finished_sweep_by_one_command(call, work_folder):
+    assert call("-m", *QUICK, INTO, "training.epochs=1", "optimizer.lr=0.001,0.002").returncode == 0
+    before = [(SWEEP / str(number) / "run.json").read_bytes() for number in (0, 1)]
+    done = call("sweep.resume=latest", "seed=1,2")
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "run 0 (seed=1 optimizer.lr=0.001): completed, skipped\n",
+        "run 1 (seed=1 optimizer.lr=0.002): completed, skipped\n",
+        "run 2 (seed=2 optimizer.lr=0.001): new\n",
+        "run 3 (seed=2 optimizer.lr=0.002): new\n",
+    ):
+        assert line in done.stderr
+    assert [(SWEEP / str(number) / "run.json").read_bytes() for number in (0, 1)] == before
+    assert seeds() == [1, 1, 2, 2]
+    groups = json.loads((SWEEP / "summary/summary.json").read_text())["groups"]
+    assert [group["seeds"] for group in groups] == [[1, 2], [1, 2]]
+
+    done = call("-m", f"sweep.resume={SWEEP}")
+    assert done.returncode == 0, done.stderr
+    assert "all 4 runs are completed" in done.stderr
+    assert "Report" in done.stdout
+    assert numbers() == [0, 1, 2, 3]
+
+
+def test_a_resumed_sweep_goes_on_until_the_interval_or_the_limit(call, work_folder):
+    assert call("-m", *QUICK, INTO, "training.epochs=2", "seed=1,2").returncode == 0
+    done = call("sweep.resume=latest", "measure.target_interval=1e-9", "measure.max_repeats=4")
+    assert done.returncode == 0, done.stderr
+    assert seeds() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("epochs", "goes_on"), [(3, True), (2, False)])
+def test_a_failed_run_is_retried_in_its_own_directory(epochs, goes_on, call, breaking, work_folder):
+    changed = [f"training.epochs={epochs}", "strategy.world_size=1", "dataset.limit=500"]
+    replaced = ("training.epochs=", "strategy.world_size=", "dataset.limit=")
+    typed = [each for each in breaking(0, 1, "raise", once=True) if not each.startswith(replaced)]
+    typed += [*changed, "strategy.threads_per_rank=1", "measure.breakdown=false"]
+    done = call("-m", *typed, INTO, "seed=1,2")
+    assert done.returncode == 1
+    assert f"sweep.resume={SWEEP}" in done.stdout
+    failed = read_record(SWEEP / "0")
+    assert failed["status"] == "failed"
+
+    done = call("sweep.resume=latest")
+    assert done.returncode == 0, done.stderr
+    assert "run 1 (seed=2): completed, skipped" in done.stderr
+    run, record = SWEEP / "0", read_record(SWEEP / "0")
+    assert record["status"] == "completed" and record["config_hash"] == failed["config_hash"]
+    assert numbers() == [0, 1]
+    rows = read_epochs(run)
+    if goes_on:
+        assert "run 0 (seed=1): failed (rank 0: ValueError: broken on purpose), retried from its last" in done.stderr
+        assert [(row.epoch, row.attempt, row.is_warmup) for row in rows.itertuples()] == [
+            (0, 0, True),
+            (1, 1, True),
+            (2, 1, False),
+        ]
+        assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
+    else:
+        # The one epoch that is left would be cold, so that nothing were measured.
+        assert "retried from the beginning: the epochs left would all be warm-up" in done.stderr
+        assert [(row.epoch, row.attempt, row.is_warmup) for row in rows.itertuples()] == [(0, 0, True), (1, 0, False)]
+        assert read_record(run / "earlier/0")["status"] == "failed"
+    # Undisturbed now, as the file remembers that it broke.
+    assert call("-m", *typed, "hydra.sweep.dir=whole", "seed=1").returncode == 0
+    assert curve(run) == curve(Path("whole/0"))
+    summary = json.loads((SWEEP / "summary/summary.json").read_text())
+    assert [group["seeds"] for group in summary["groups"]] == [[1, 2]]
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_that_is_resumed_equals_an_undisturbed_one(call, work_folder):
+    typed = [*QUICK[1:], "dataset.limit=20000", "training.epochs=5", "training.batch_size=32"]
+    killed = subprocess.Popen(
+        [sys.executable, str(TRAIN), "-m", *typed, INTO, "seed=1,2"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while len(read_epochs(SWEEP / "0")) < 2:
+        assert killed.poll() is None, killed.communicate()[1]
+        time.sleep(0.02)
+    (rank,) = read_record(SWEEP / "0")["strategy"]["rank_pids"]
+    killed.kill()
+    killed.communicate()
+    psutil.wait_procs([psutil.Process(rank)] if psutil.pid_exists(rank) else [], timeout=30)
+
+    done = call("sweep.resume=latest")
+    assert done.returncode == 0, done.stderr
+    assert "from its last checkpoint" in done.stderr and "run 1 (seed=2): new" in done.stderr
+    assert call("-m", *typed, "hydra.sweep.dir=whole", "seed=1,2").returncode == 0
+    for number in ("0", "1"):
+        resumed, whole = SWEEP / number, Path("whole") / number
+        assert curve(resumed) == curve(whole)
+        ours, theirs = read_record(resumed), read_record(whole)
+        assert ours["config_hash"] == theirs["config_hash"]
+        assert ours["result"]["test_loss"] == theirs["result"]["test_loss"]
+
+
+@pytest.fixture(scope="module")
+def finished_sweep(tmp_path_factory) -> Path:
+    """Two runs of one epoch, seeds 1 and 2, trained once for all tests."""
+    folder = tmp_path_factory.mktemp("finished")
+    command = [sys.executable, str(TRAIN), "-m", *QUICK, INTO, "training.epochs=1", "seed=1,2"]
+    subprocess.run(command, check=True, cwd=folder, capture_output=True)
+    return folder / SWEEP
+
+
+@pytest.fixture
+def two_runs(finished_sweep, work_folder) -> Path:
+    shutil.copytree(finished_sweep, SWEEP)
+    return SWEEP
+
+
+def change(run: Path, **sections: dict) -> None:
+    record = read_record(run)
+    for name, values in sections.items():
+        record[name] = (record[name] or {}) | values if isinstance(values, dict) else values
+    records.write_record(run, record)
+
+
+def test_what_has_changed_since_is_said_per_run(two_runs, call):
+    change(two_runs / "0", environment={"code_hash": "other"})
+    change(two_runs / "1", hashed_config={"optimizer.lr": 0.5}, config_hash="other")
+    error = call("sweep.resume=latest").stderr
+    assert "run 0 (seed=1): completed, skipped; measured with other code" in error
+    assert "delete multirun/sweep/0 to run it again" in error
+    assert "run 2 (seed=2): new: run 1 of the same overrides had optimizer.lr 0.5 then, 0.0005 now" in error
+
+
+def test_a_run_that_failed_with_other_code_starts_afresh(two_runs, call):
+    error = {"type": "ValueError", "message": "broken"}
+    change(two_runs / "0", environment={"code_hash": "other"}, status="failed", error=error)
+    error = call("sweep.resume=latest").stderr
+    assert "run 0 (seed=1): failed (broken), retried from the beginning, now with other code" in error
+    assert read_record(two_runs / "0/earlier/0")["environment"]["code_hash"] == "other"
+    assert read_record(two_runs / "0")["environment"]["code_hash"] != "other"
+    assert len(read_epochs(two_runs / "0")) == 1
+
+
+def test_a_sweep_that_is_running_is_refused(two_runs, capfd):
+    other = psutil.Process(os.getppid())
+    (two_runs / ".laptime").write_text(f"{other.pid} {other.create_time()}\n")
+    assert f"this sweep is still running (process {other.pid})" in refusal(["sweep.resume=latest"], capfd)
+    (two_runs / ".laptime").unlink()
+    started = records.timestamp(psutil.Process().create_time())
+    change(two_runs / "1", status="running", started_at=started, strategy={"rank_pids": [os.getpid()]})
+    assert f"run 1 is still running (process {os.getpid()})" in refusal(["sweep.resume=latest"], capfd)
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["sweep.resume=nowhere"], "sweep.resume=nowhere: there is no such directory"),
+        (["sweep.resume=plain"], "sweep.resume=plain: is no sweep"),
+        (["sweep.resume=latest"], "there is no sweep below multirun/"),
+        (["-m", "sweep.resume=a,b"], "one sweep at a time"),
+        (["sweep.resume=[a"], "not understood"),
+    ],
+)
+def test_what_is_no_sweep_is_refused(typed, words, work_folder, capfd):
+    Path("plain").mkdir()
+    assert words in refusal(typed, capfd)
+    assert [path.name for path in work_folder.rglob("*")] == ["plain"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("hydra.sweep.dir=other", "hydra.sweep.dir=other: is what it was"),
+        ("training.epocs=2", "Did you mean training.epochs?"),
+        ("strategy.threads_per_rank=0", "at least 1"),
+    ],
+)
+def test_mistakes_in_what_is_added_change_nothing(typed, words, two_runs, capfd):
+    before = {path: path.stat().st_mtime for path in two_runs.rglob("*")}
+    assert words in refusal(["sweep.resume=latest", typed], capfd)
+    assert {path: path.stat().st_mtime for path in two_runs.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("before", "typed", "result"),
+    [
+        (["seed=1,2", "model=cnn"], ["seed=3"], ["seed=3", "model=cnn"]),
+        (["model=mlp"], ["model=cnn", "training.epochs=2"], ["model=cnn", "training.epochs=2"]),
+        (["+model.x=1"], ["model.x=2"], ["+model.x=2"]),
+        (["model.x=1"], ["++model.x=2"], ["++model.x=2"]),
+        (["+model.x=1", "seed=1"], ["~model.x"], ["seed=1"]),
+        (["model.x=1"], ["~model.x"], ["~model.x"]),
+        (["~callbacks.progress_bar"], ["seed=1"], ["~callbacks.progress_bar", "seed=1"]),
+    ],
+)
+def test_what_is_typed_replaces_what_was(before, typed, result):
+    assert merged(before, typed) == result
+
+
+def earlier_run(pid: int, started: float, hostname_hash: str | None = None) -> EarlierRun:
+    from laptime.device import cpu_name, usable_cores
+    from laptime.environment import environment
+
+    record = records.new_record()
+    here = environment(cpu_name(), usable_cores())["hostname_hash"]
+    record["environment"] = {"hostname_hash": hostname_hash or here}
+    record["started_at"] = records.timestamp(started)
+    record["strategy"]["rank_pids"] = [pid]
+    records.write_record(Path(), record)
+    return EarlierRun(0, Path(), record, [])
+
+
+def test_a_process_that_only_has_the_pid_of_a_rank_is_none(work_folder):
+    own, born = os.getpid(), psutil.Process().create_time()
+    assert living_ranks(earlier_run(own, born)) == [own]
+    assert living_ranks(earlier_run(own, born + 1000)) == [], "the run began after this process"
+    assert living_ranks(earlier_run(own, born, hostname_hash="another machine")) == []
+    run = earlier_run(own, born - 1000)
+    os.utime("run.json", (born - 500, born - 500))
+    assert living_ranks(run) == [], "the run wrote its last before this process began"
+
+
+def of_ranks(world_size: int, threads: int | str) -> dict:
+    strategy = {"world_size": world_size, "threads_per_rank": threads}
+    return {"device": {"name": "cpu"}, "strategy": strategy}
+
+
+def test_automatic_threads_stay_what_they_were(two_runs, monkeypatch):
+    for module in ("launch", "resume_sweep"):
+        monkeypatch.setattr(f"laptime.{module}.usable_cores", lambda: 4)
+    for run in (two_runs / "0", two_runs / "1"):
+        config = read_record(run)["config"]
+        config["strategy"]["threads_per_rank"] = "auto"
+        change(run, config=config, strategy={"threads_per_rank": 2})
+    sweep = EarlierSweep(str(two_runs))
+    assert sweep.sweep_world_size([of_ranks(1, "auto")]) == 2
+    assert sweep.sweep_world_size([of_ranks(4, 1)]) == 4
+    with pytest.raises(UserError, match="is 1 with up to 4 ranks on 4 cores, and was 2 in sweep"):
+        sweep.sweep_world_size([of_ranks(1, "auto"), of_ranks(4, "auto")])
