@@ -425,7 +425,6 @@ def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
         overrides: of the job.
         jobs: overrides of every job of the sweep.
     """
-
     swept = [override.lstrip("+").split("=", 1) for override in mask_command(swept_overrides(overrides, jobs))]
     short = {"strategy.world_size": "ws"}
     label = " ".join(f"{short.get(key, key.rpartition('.')[2])}={value}" for key, value in swept)
