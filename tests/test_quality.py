@@ -36,6 +36,9 @@ def test_what_is_not_known_is_no_reason():
         ({"other_cores": 4.0}, "C", "other processes kept 100% of the cores busy"),
         ({"throttled_share": 0.3}, "C", "quota was used up 30% of the time"),
         ({"num_swapped_pages": 20}, "B", "10 pages a second"),
+        ({"temperature_celsius": 97.0}, "B", "the processor reached 97 degrees"),
+        ({"switches_per_s": 150.0}, "B", "it was taken off its cores 150 times a second"),
+        ({"switches_per_s": 2000.0}, "C", "it was taken off its cores 2000 times a second"),
     ],
 )
 def test_each_disturbance_is_named(
@@ -45,6 +48,11 @@ def test_each_disturbance_is_named(
 ):
     found = assess([QUIET | changed] * 4, EVEN, num_cores=4)
     assert found.grade == grade and len(found.reasons) == 1 and words in found.reasons[0]
+
+
+@pytest.mark.parametrize("changed", [{"temperature_celsius": 94.0}, {"switches_per_s": 90.0}, {"other_cores": 0.19}])
+def test_a_little_of_it_is_no_reason(changed):
+    assert assess([QUIET | changed] * 4, EVEN, num_cores=4).grade == "A"
 
 
 def test_throttling_is_a_falling_frequency():

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 import laptime
+from laptime import sampler as module
 from laptime.device import Device
 from laptime.sampler import Sampler
 
@@ -109,6 +110,13 @@ def test_a_devices_memory_is_warned_of_as_well(caplog):
     with caplog.at_level(logging.WARNING):
         one.sample()
     assert "95% of the cuda device's memory (1.0 GB) is in use, 0.9 GB of it by this run" in caplog.text
+
+
+def test_a_containers_limit_is_warned_of_as_well(caplog, monkeypatch):
+    monkeypatch.setattr(module, "container_memory_bytes", lambda: 10 * MEBIBYTE)
+    with caplog.at_level(logging.WARNING):
+        sampler(psutil.Process().pid).sample()
+    assert "of the container's memory" in caplog.text
 
 
 def test_below_its_share_nothing_is_said(caplog):

@@ -52,6 +52,7 @@ class Classifier(pl.LightningModule):
         wrap: makes of a network what trains: DDP's wrapper, where gradients are averaged.
         make_optimizer: as given.
         is_compiled: whether the network is.
+        scaler: scales losses, so that float16's small gradients don't vanish; None: another precision.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Classifier(pl.LightningModule):
         self._make_scheduler = make_scheduler
         self._device_in_use = device
         self._autocast_dtype = _AUTOCAST_DTYPES.get(precision)
-        self._scaler = torch.amp.GradScaler(device.used) if precision == "16-mixed" else None
+        self.scaler = torch.amp.GradScaler(device.used) if precision == "16-mixed" else None
         self._stop = stop or StopRequest()
         self._identity = dict(identity or {})
         self.on_part: OnPart = unheeded
@@ -107,11 +108,6 @@ class Classifier(pl.LightningModule):
         """DDP's wrapper around the network; None where there is none."""
         trained = self._trained[0]
         return trained if isinstance(trained, DistributedDataParallel) else None
-
-    @property
-    def scales_gradients(self) -> bool:
-        """Whether losses are scaled, so that float16's small gradients don't vanish."""
-        return self._scaler is not None
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to logits (B, num_classes)."""
@@ -197,20 +193,20 @@ class Classifier(pl.LightningModule):
         if weight != 1.0:
             loss = loss * weight
         self.on_part("forward")
-        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         self.on_part("backward")
         return loss.detach(), logits.detach()
 
     def _step(self, optimizer: Optimizer) -> None:
         if self.gradient_clip_norm is not None:
-            if self._scaler is not None:
-                self._scaler.unscale_(optimizer)
+            if self.scaler is not None:
+                self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip_norm)
-        if self._scaler is None:
+        if self.scaler is None:
             optimizer.step()
         else:
-            self._scaler.step(optimizer)
-            self._scaler.update()
+            self.scaler.step(optimizer)
+            self.scaler.update()
         optimizer.zero_grad()
 
     def _note(self, labels: list[Tensor], losses: list[Tensor], logits: list[Tensor]) -> None:
@@ -282,12 +278,12 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[IDENTITY] = self._identity
-        if self._scaler is not None:
-            checkpoint["grad_scaler"] = self._scaler.state_dict()
+        if self.scaler is not None:
+            checkpoint["grad_scaler"] = self.scaler.state_dict()
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        if self._scaler is not None and "grad_scaler" in checkpoint:
-            self._scaler.load_state_dict(checkpoint["grad_scaler"])
+        if self.scaler is not None and "grad_scaler" in checkpoint:
+            self.scaler.load_state_dict(checkpoint["grad_scaler"])
 
     def compile_network(self) -> None:
         """Compile the network; `run_once` makes torch do the work."""

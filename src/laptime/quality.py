@@ -4,6 +4,7 @@ A: nothing was seen that would disturb a measurement. B: something was, and may 
 machine's load is recorded but gives no grade: it is a mean over minutes, and a sweep's own earlier runs raise it.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ _RULES: tuple[tuple[str, float, float, str], ...] = (
     ("other_share", 0.05, 0.25, "other processes kept {:.0%} of the cores busy"),
     ("throttled_share", 0.01, 0.10, "the container's CPU quota was used up {:.0%} of the time"),
     ("frequency_drop", 0.10, 0.30, "the CPU's frequency fell by {:.0%}"),
+    ("temperature_celsius", 95.0, math.inf, "the processor reached {:.0f} degrees, where most slow down"),
+    ("switches_per_s", 100.0, 1000.0, "it was taken off its cores {:.0f} times a second"),
     ("swapped_per_s", 1.0, 100.0, "{:.0f} pages a second went to or came from the swap"),
     ("outlier_share", 0.01, 0.34, "{:.0%} of the {timed} are outliers"),
 )
@@ -57,20 +60,22 @@ def assess(
     Args:
         epochs: of each counted one what `noise.between` says.
         epoch_times_s: of the counted epochs.
-        num_cores: that the run may use.
+        num_cores: of the machine, whether or not the run may use them all.
         battery: whether it ran on its battery.
         oversubscribed: whether it had more threads than cores.
         profiled: whether a profiler ran with it, whose cost is in the times.
         timed: what the times are of, as the reasons name it.
     """
     found: dict[str, float] = {}
-    for name in ("steal_share", "throttled_share"):
+    for name in ("steal_share", "throttled_share", "switches_per_s"):
         known = [epoch[name] for epoch in epochs if epoch.get(name) is not None]
         if known:
             found[name] = statistics.median(known)
     others = [epoch["other_cores"] for epoch in epochs if epoch.get("other_cores") is not None]
     if others:
         found["other_share"] = statistics.median(others) / num_cores
+    temperatures = [epoch["temperature_celsius"] for epoch in epochs if epoch.get("temperature_celsius") is not None]
+    found["temperature_celsius"] = max(temperatures, default=0.0)
     frequencies = [epoch["frequency_hz"] for epoch in epochs if epoch.get("frequency_hz")]
     if len(frequencies) > 1:
         found["frequency_drop"] = 1 - min(frequencies) / max(frequencies)

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from laptime.device import Device
+from laptime.machine import container_memory_bytes
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ class Sampler:
         pids: of the ranks on this machine; their children, data workers say, count with them.
         device: of this rank.
         interval_s: from one sample to the next, at least.
-        warn_at: share of the memory, the machine's or the device's, from which on it warns, once.
+        warn_at: share of the memory, the machine's, the container's or the device's, from which on it warns, once.
 
     Attributes:
         peak_rss_bytes: the most that all of them had in memory at once, what they share for each; None: no sample.
@@ -44,6 +45,7 @@ class Sampler:
         self.wall_s = 0.0
         self.num_samples = 0
         self._warned = False
+        self._container_bytes = container_memory_bytes()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="laptime sampler", daemon=True)
         self._cores_before: list[tuple[float, float]] = []
@@ -104,18 +106,19 @@ class Sampler:
 
     def _warn(self, rss_bytes: int) -> None:
         memory = psutil.virtual_memory()
-        share = 1 - memory.available / memory.total
-        what, total, own = "memory", memory.total, rss_bytes
-        if share < self.warn_at:
-            share, total, own = self.device.memory_use()
-            what = f"the {self.device.used} device's memory"
-        if share >= self.warn_at:
-            self._warned = True
-            log.warning(
-                "%.0f%% of %s (%.1f GB) is in use, %.1f GB of it by this run: beyond that a system swaps or kills. "
-                "A smaller training.batch_size, training.eval_batch_size or dataset.limit takes less.",
-                100 * share, what, total / 1e9, own / 1e9,
-            )  # fmt: skip
+        uses = [(1 - memory.available / memory.total, memory.total, rss_bytes, "memory")]
+        if self._container_bytes is not None:  # of which others in it take their part, unseen
+            uses.append((rss_bytes / self._container_bytes, self._container_bytes, rss_bytes, "the container's memory"))
+        uses.append((*self.device.memory_use(), f"the {self.device.used} device's memory"))
+        for share, total, own, what in uses:
+            if share >= self.warn_at:
+                self._warned = True
+                log.warning(
+                    "%.0f%% of %s (%.1f GB) is in use, %.1f GB of it by this run: when it is full, a system swaps or "
+                    "kills. A smaller training.batch_size, training.eval_batch_size or dataset.limit takes less.",
+                    100 * share, what, total / 1e9, own / 1e9,
+                )  # fmt: skip
+                return
 
 
 def _families(pids: Iterable[int]) -> set[int]:

@@ -597,7 +597,7 @@ def _note_quality(record: dict[str, Any], recorder: EpochRecorder) -> None:
     found = assess(
         counted,
         times,
-        record["environment"]["num_usable_cores"] if record["environment"] else 1,
+        os.cpu_count() or 1,
         noise["on_battery"],
         bool(record["strategy"]["oversubscribed"]),
         profiled=_is_profiled(record["config"]),

@@ -54,7 +54,7 @@ class BareLoop(Callback):
         self._network = pl_module.wrap(network)
         self._optimizer = pl_module.make_optimizer(network.parameters())
         self._optimizer.load_state_dict(copy.deepcopy(trainer.optimizers[0].state_dict()))
-        self._scaler = torch.amp.GradScaler(self.device.used) if pl_module.scales_gradients else None
+        self._scaler = copy.deepcopy(pl_module.scaler)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._lrs = [group["lr"] for group in trainer.optimizers[0].param_groups]

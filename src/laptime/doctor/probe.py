@@ -87,7 +87,7 @@ def probe(seconds: float, num_cores: int, battery: bool | None = None) -> Noise:
     frequencies = [each["frequency_hz"] for each in slices if each["frequency_hz"]]
     meanwhile["frequency_drop"] = 1 - min(frequencies) / max(frequencies) if frequencies else None
     return Noise(
-        quality=assess(slices, times, num_cores, battery, timed="laps"),
+        quality=assess(slices, times, total_cores, battery, timed="laps"),
         num_threads=num_cores,
         lap_times_s=tuple(times),
         meanwhile=meanwhile,
