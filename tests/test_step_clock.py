@@ -43,7 +43,13 @@ def test_what_belongs_to_a_list_of_batches_is_shared_by_its_steps(now):
     taken.end_execution(counts=True)
     step = {"forward": 2.0, "backward": 3.0, "optimizer": 1.0, "data": 2.0, "rest": 0.5}
     assert taken.parts() == [step, step]
-    assert taken.last_execution_s == 17.0
+
+
+def test_batches_that_were_drawn_and_not_used_take_their_share_of_drawing_alone(now):
+    taken = clock()
+    run(taken, now, [("data", 4.0), *STEP, *STEP, ("rest", 1.0)])
+    taken.end_execution(counts=True, num_drawn=8)
+    assert [(step["data"], step["rest"]) for step in taken.parts()] == [(0.5, 0.5), (0.5, 0.5)]
 
 
 def test_parts_of_a_batch_add_up_to_one_step(now):

@@ -11,6 +11,7 @@ import numpy as np
 
 from laptime.device import Device
 
+_OF_DRAWING = ("data", "host_to_device")
 _ENDS_A_STEP = "optimizer"
 
 OnPart = Callable[[str], None]
@@ -31,7 +32,6 @@ class StepClock:
     Attributes:
         steps: seconds by part, one entry per step.
         shared: seconds by part of what belongs to all steps of the list of batches under way.
-        last_execution_s: all parts of all steps of the list before.
     """
 
     def __init__(self, device: Device, exposed_s: Callable[[], float] | None = None) -> None:
@@ -42,7 +42,6 @@ class StepClock:
         self._step: dict[str, float] = {}
         self.shared: dict[str, float] = {}
         self._first_of_execution = 0
-        self.last_execution_s = 0.0
         self.start()
 
     def start(self) -> None:
@@ -63,17 +62,18 @@ class StepClock:
                 self._waited.append(self._exposed_s())
         self._before = time.perf_counter()
 
-    def end_execution(self, counts: bool) -> None:
+    def end_execution(self, counts: bool, num_drawn: int | None = None) -> None:
         """Share what belongs to several steps, drawing their batches say, among them.
 
         Args:
             counts: whether these steps are kept.
+            num_drawn: batches that were drawn; None: as many as steps were taken.
         """
         steps = self.steps[self._first_of_execution :]
-        self.last_execution_s = sum(sum(part.values()) for part in (*steps, self.shared))
         if counts:
             for step in steps:
-                step.update({part: seconds / len(steps) for part, seconds in self.shared.items()})
+                for part, seconds in self.shared.items():
+                    step[part] = seconds / ((num_drawn or len(steps)) if part in _OF_DRAWING else len(steps))
         else:
             del self.steps[self._first_of_execution :]
             del self._waited[self._first_of_execution :]

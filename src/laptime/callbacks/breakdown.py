@@ -32,11 +32,12 @@ from laptime.stopping import StopRequest
 
 log = logging.getLogger(__name__)
 
-# Steps taken apart: as many as fit into that long, with these limits; for percentiles there should be a hundred.
+# Steps taken apart: as many as fit into that long, a hundred at least for the percentiles, fewer where steps are slow.
 _TAKEN_APART_S, _TAKEN_APART_AT_MOST_S = 0.2, 3.0
-_FEWEST_TAKEN_APART, _ENOUGH_TAKEN_APART = 20, 100
+_FEWEST_TAKEN_APART, _ENOUGH_TAKEN_APART = 5, 100
 _WARM_UP_STEPS = 3
-_BLOCK_STEPS = 6
+_BLOCK_STEPS, _SLOW_BLOCK_STEPS = 6, 2
+_SLOW_STEP_S = 0.05
 _SETTLING_STEPS = 2  # at the start of a block, not measured: caches still hold what the block before left there
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 20
 _ENOUGH_S = 0.3  # no further round after that long
@@ -55,9 +56,9 @@ class _Seconds:
     def medians(self) -> dict[str, float]:
         return {name: statistics.median(values) for name, values in vars(self).items() if values}
 
-    def by_round(self) -> list["_Seconds"]:
+    def by_round(self, block_steps: int) -> list["_Seconds"]:
         """The same for every round by itself."""
-        num_rounds = len(self.no_sync_step) // _BLOCK_STEPS
+        num_rounds = len(self.no_sync_step) // block_steps
 
         def part(values: list[float], number: int) -> list[float]:
             size = len(values) // num_rounds
@@ -119,6 +120,7 @@ class Breakdown(Callback):
         self.breakdown: dict[str, float | int | None] = {}
         self.communication: dict[str, float | int] = {}
         self.contention: dict[str, float | None] = {}
+        self._block_steps = _BLOCK_STEPS
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
@@ -129,6 +131,8 @@ class Breakdown(Callback):
             if pl_module.ddp is not None:
                 pl_module.ddp._set_ddp_runtime_logging_sample_rate(1)
             parts, totals, batches = self._take_apart(pl_module, optimizer, loader.pipeline)
+            is_slow = max(self.rank.gather(sum(parts.values()))) > _SLOW_STEP_S
+            self._block_steps = _SLOW_BLOCK_STEPS if is_slow else _BLOCK_STEPS
             seconds, sent = self._measure(pl_module, optimizer, batches)
         self._note_parts(parts, totals)
         self._note(seconds, sent)
@@ -153,15 +157,15 @@ class Breakdown(Callback):
             execution, _ = next(executions)
             clock.on_part("data")
             first_draw_s = clock.shared["data"]
-            module.take_steps(optimizer, execution)  # a warm-up: the new optimizer has no state yet
+            module.take_steps(optimizer, execution[:_WARM_UP_STEPS])  # the new optimizer has no state yet
+            num_steps = self._num_steps(sum(clock.steps[-1].values()))
             clock.end_execution(counts=False)
-            num_steps = self._num_steps(clock.last_execution_s / len(execution))
             clock.start()
             while len(clock.steps) < num_steps:
                 execution, is_first = next(executions)
                 clock.on_part("data")
-                module.take_steps(optimizer, execution)
-                clock.end_execution(counts=not is_first or len(pipeline) == 1)
+                module.take_steps(optimizer, execution[: num_steps - len(clock.steps)])
+                clock.end_execution(counts=not is_first or len(pipeline) == 1, num_drawn=len(execution))
         finally:
             module.on_part = unheeded
             if isinstance(pipeline, WorkersPipeline):
@@ -229,7 +233,7 @@ class Breakdown(Callback):
     def _block(self, work: Callable[[], float]) -> list[float]:
         """The seconds of some steps of one kind, which all ranks start together."""
         self.rank.barrier()
-        return [work() for _ in range(_SETTLING_STEPS + _BLOCK_STEPS)][_SETTLING_STEPS:]
+        return [work() for _ in range(_SETTLING_STEPS + self._block_steps)][_SETTLING_STEPS:]
 
     def _timed(self, work: Callable[[], object]) -> float:
         """Seconds on a device that was idle before."""
@@ -268,7 +272,7 @@ class Breakdown(Callback):
             return
         exposed_s = _exposed_s(middle)
         share = exposed_s / middle["step"]
-        rounds = [each.medians() for each in seconds.by_round()]
+        rounds = [each.medians() for each in seconds.by_round(self._block_steps)]
         of_ranks = self.rank.gather([_exposed_s(each) / each["step"] for each in rounds])
         shares = [share, *(statistics.median(values) for values in zip(*of_ranks, strict=True))]
         self.communication = {
