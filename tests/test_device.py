@@ -12,6 +12,9 @@ from laptime.device import Device
 from laptime.errors import UserError
 
 
+KINDS = ("cpu", "mps", "cuda", "xpu")
+
+
 def a_device(used):
     return Device(requested="auto", used=used, name="a chip", num_devices=1, memory_bytes=None)
 
@@ -149,6 +152,24 @@ def refused(precision, used):
         assert str(error).startswith(f"training.precision={precision}: ")
         return True
     return False
+
+
+def test_memory_now_and_the_drivers_are_torchs_own_figures(monkeypatch):
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 10)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 20)
+    monkeypatch.setattr(torch.accelerator, "memory_allocated", lambda: 30)
+    monkeypatch.setattr(torch.accelerator, "memory_reserved", lambda: 40)
+    found = {used: (a_device(used).memory_bytes_now(), a_device(used).driver_memory_bytes()) for used in KINDS}
+    assert found == {"cpu": (None, None), "mps": (10, 20), "cuda": (30, 40), "xpu": (30, 40)}
+
+
+def test_memory_in_use_is_everybodys_on_a_gpu_and_the_processs_own_on_a_mac(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "memory_reserved", lambda: 300)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (200, 1000))
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 100)
+    of_cuda, of_mps = (Device("auto", used, "a chip", 1, 1000).memory_use() for used in ("cuda", "mps"))
+    assert of_cuda == (0.8, 1000, 300) and of_mps == (0.1, 1000, 100)
+    assert a_device("cpu").memory_use() == (0.0, 0, 0)
 
 
 @pytest.mark.parametrize(
