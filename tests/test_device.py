@@ -11,7 +11,6 @@ from laptime import device
 from laptime.device import Device
 from laptime.errors import UserError
 
-
 KINDS = ("cpu", "mps", "cuda", "xpu")
 
 
