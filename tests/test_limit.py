@@ -12,8 +12,15 @@ def breakdown(**seconds: float) -> dict:
     return NOT_MEASURED | {f"{part}_s": value for part, value in seconds.items()} | {"step_s": sum(seconds.values())}
 
 
-def found(samples_per_s=100.0, parts=NOT_MEASURED, flops_per_sample=1000) -> dict:
-    return limit(flops_per_sample, samples_per_s, 10, 1e6, 1e6, parts, optimizer_bytes=1000)
+def found(
+    samples_per_s=100.0,
+    parts=NOT_MEASURED,
+    flops_per_sample=1000,
+    pipeline="workers",
+    precision="32-true",
+    disturbances=(),
+) -> dict:
+    return limit(flops_per_sample, samples_per_s, 10, 1e6, 1e6, parts, 1000, pipeline, precision, disturbances)
 
 
 def test_fractions_of_the_peak():
@@ -24,9 +31,27 @@ def test_fractions_of_the_peak():
     assert one["optimizer_bytes_per_s"] == pytest.approx(1e5)
 
 
-def test_near_the_limit_nothing_holds_it_back():
+def test_near_the_limit_is_said():
     assert found(700.0)["verdict"] == "near the limit: 70% of the fastest matrix product here"
-    assert "near the limit" not in found(500.0)["verdict"]
+    assert "near the limit" not in found(650.0)["verdict"]
+
+
+def test_what_is_efficient_gets_no_advice_and_is_named_all_the_same():
+    verdict = found(650.0, breakdown(forward=0.005, backward=0.005, communication=0.004, optimizer=0.001))["verdict"]
+    assert "forward and backward take 67%, at 100% of that rate; waiting for the gradients of other" in verdict
+
+
+def test_nothing_is_advised_that_is_so_already():
+    parts = breakdown(forward=0.3, backward=0.3, data=0.4, optimizer=0.01)
+    assert "dataset.pipeline=memory" in found(parts=parts)["verdict"]
+    assert "dataset.pipeline=memory" not in found(parts=parts, pipeline="memory")["verdict"]
+    assert "bf16-mixed" in found(parts=parts)["verdict"]
+    assert "bf16-mixed" not in found(parts=parts, precision="bf16-mixed")["verdict"]
+
+
+def test_a_disturbed_probe_says_so():
+    verdict = found(disturbances=("other processes kept 60% of the cores busy",))["verdict"]
+    assert verdict.endswith("measured while other processes kept 60% of the cores busy: it may be faster")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +69,7 @@ def test_the_largest_part_is_named_first(part, words):
     parts = {"forward": 0.05, "backward": 0.05, "optimizer": 0.1} | {part: 0.8}
     parts["backward"] += 1 - sum(parts.values())
     verdict = found(parts=breakdown(**parts))["verdict"]
-    assert verdict.startswith(f"10% of the fastest matrix product here; of a step, {words}")
+    assert verdict.startswith(f"10% of the fastest matrix product here. Of a step, {words}")
 
 
 def test_small_parts_are_not_named():

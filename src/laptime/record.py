@@ -84,7 +84,7 @@ _SECTIONS: dict[str, tuple[str, ...] | None] = {
     "contention": ("no_sync_step_s", "straggling"),
     "breakdown": (
         *(f"{part}_s" for part in PARTS), "step_s", "step_p50_s", "step_p95_s", "step_p99_s", "num_steps",
-        "instrument_s",
+        "epoch_start_s", "instrument_s",
     ),
     "peak": (
         "matmul_flop_per_s", "copy_bytes_per_s", "achieved_flop_per_s", "achieved_fraction", "compute_fraction",

@@ -4,10 +4,12 @@ import copy
 import logging
 import os
 import statistics
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +37,14 @@ from laptime.classifier import Classifier
 from laptime.config import config_hashes, hashed_config, per_rank_batch_size, resolve_warmup_epochs
 from laptime.data.datamodule import DataModule
 from laptime.data.image_data import ImageData
+from laptime.data.timed_loader import Pipeline
 from laptime.device import Device, check_precision, mps_fallback, usable_cores
 from laptime.device import resolve as resolve_device
 from laptime.energy import EnergyMeter
 from laptime.errors import Interrupted, UserError
 from laptime.lightning_strategy import RankStrategy
 from laptime.limit import limit
-from laptime.noise import on_battery, read
+from laptime.noise import between, on_battery, read
 from laptime.peak import probe
 from laptime.process_memory import peak_rss_bytes, reset_peak_rss
 from laptime.quality import assess
@@ -142,9 +145,6 @@ def train(
         _note_result(record, recorder, config["measure"]["target_accuracy"])
         _note_quality(record, recorder)
         _note_resources(record, recorder, sampler, energy)
-        records.update(record, "breakdown", **_with_instrument_cost(breakdown.breakdown, record["timing"]))
-        records.update(record, "communication", **breakdown.communication)
-        records.update(record, "contention", **breakdown.contention)
         records.update(record, "bare_loop", **bare_loop.bare_loop)
         if rank.is_first:
             records.write_record(run_dir, record)
@@ -154,14 +154,13 @@ def train(
         recorder.rows += records.epoch_rows(run_dir)  # what the attempts before have measured stays
     patience = settings["early_stopping_patience"]
     loggers = _build_loggers(config) if rank.is_first else []
-    breakdown, bare_loop = Breakdown(device, rank, stop), BareLoop(device, rank, stop, timer)
+    bare_loop = BareLoop(device, rank, stop, timer)
     callbacks = [
+        *([bare_loop] if config["measure"]["bare_loop"] else []),
         timer,
         recorder,
         *([compiler] if settings["compile"] else []),
-        *([bare_loop] if config["measure"]["bare_loop"] else []),
         *_build_callbacks(config),
-        *([breakdown] if config["measure"]["breakdown"] and not _is_profiled(config) else []),
     ]
     with _quiet_lightning():
         try:
@@ -201,11 +200,54 @@ def train(
         trainer.test(module, datamodule=data, verbose=False)
         test = module.test_means
         assert test is not None
-        _note_memory(record, rank, device, sampler)
         records.update(record, "result", test_loss=test.loss, test_accuracy=test.accuracy, stop_reason=reason)
-        if config["measure"]["peak"] and not _is_profiled(config):  # last: it takes memory of its own
-            _note_limit(record, device, rank, trainer.optimizers[0])
+        _note_memory(record, rank, device, sampler)
+        if rank.is_first:
+            records.write_record(run_dir, record)
+        if _is_profiled(config):
+            log.info("a profiler runs with it: breakdown and peak are not measured")
+        else:
+            # When all is done that they could disturb: they change weights, and take memory of their own.
+            _measure_apart(config, record, device, rank, stop, module, trainer.optimizers[0], data)
         _log_results(loggers, record, config, recorder.rows[-1]["epoch"] if recorder.rows else 0)
+
+
+def _measure_apart(
+    config: Mapping[str, Any],
+    record: dict[str, Any],
+    device: Device,
+    rank: Rank,
+    stop: StopRequest,
+    module: Classifier,
+    optimizer: torch.optim.Optimizer,
+    data: DataModule,
+) -> None:
+    """Where a step's time goes, and how near the device's limit the run came.
+
+    A plain process goes on without them where they fail, for want of memory say. Of several ranks one alone can't.
+    """
+    pipeline = data.train_dataloader().pipeline
+    measures = {"breakdown": partial(_note_breakdown, record, device, rank, stop, module, pipeline)}
+    measures["peak"] = partial(_note_limit, record, device, rank, optimizer)
+    for name, measure in measures.items():
+        if config["measure"][name]:
+            try:
+                measure()
+            except (RuntimeError, MemoryError) as error:
+                if rank.is_distributed:
+                    raise
+                log.warning("measure.%s: not measured (%s)", name, str(error).partition("\n")[0])
+    data.teardown("fit")
+
+
+def _note_breakdown(
+    record: dict[str, Any], device: Device, rank: Rank, stop: StopRequest, module: Classifier, pipeline: Pipeline
+) -> None:
+    breakdown = Breakdown(device, rank, stop)
+    breakdown.measure(module, pipeline)
+    records.update(record, "breakdown", **_with_instrument_cost(breakdown.breakdown, record["timing"]))
+    records.update(record, "communication", **breakdown.communication)
+    records.update(record, "contention", **breakdown.contention)
 
 
 def _build_data(config: Mapping[str, Any], device: Device, rank: Rank) -> DataModule:
@@ -394,6 +436,8 @@ def _quiet_lightning() -> Iterator[None]:
                 ".*on CPU but no GPU",
                 "GPU available but not used",
                 ".*Profiler clears events at the end of each cycle",
+                "The PyTorch Profiler default schedule will be overridden",
+                "This DataLoader will create .* worker processes",
             ):
                 warnings.filterwarnings("ignore", message)
             yield
@@ -409,9 +453,10 @@ def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int | 
     try:
         on_meta = copy.deepcopy(network).to("meta").eval()
         with FlopCounterMode(display=False) as counter:
-            on_meta(torch.zeros(1, *image_shape, device="meta")).sum().backward()
-        return counter.get_total_flops()
-    except (RuntimeError, NotImplementedError, TypeError) as error:
+            # Two samples: some layers refuse to take one.
+            on_meta(torch.zeros(2, *image_shape, device="meta")).sum().backward()
+        return int(counter.get_total_flops()) // 2
+    except Exception as error:  # of whatever kind: the figure is no reason to fail
         log.debug("FLOPs not counted: %s", error)
         return None
 
@@ -571,7 +616,7 @@ def _note_memory(record: dict[str, Any], rank: Rank, device: Device, sampler: Sa
     records.update(
         record,
         "resources",
-        peak_rss_bytes=max(each or 0 for each in (*peaks, resources["peak_rss_bytes"])),
+        peak_rss_bytes=max((each for each in (*peaks, resources["peak_rss_bytes"]) if each is not None), default=None),
         peak_device_memory_bytes=max((each for each in on_device if each is not None), default=None),
         device_memory_bytes=total(device.memory_bytes_now()),
         driver_memory_bytes=total(device.driver_memory_bytes()),
@@ -617,17 +662,23 @@ def _note_result(record: dict[str, Any], recorder: EpochRecorder, target_accurac
 
 
 def _with_instrument_cost(breakdown: dict[str, Any], timing: Mapping[str, Any]) -> dict[str, Any]:
-    """What a step takes longer with the clock than in the epochs."""
-    if not breakdown or not timing["steps_per_s"]:
+    """What a step takes longer with the clock than in the epochs, less what an epoch's start takes."""
+    if not timing["steps_per_s"]:
         return breakdown
-    return breakdown | {"instrument_s": breakdown["step_s"] - 1 / timing["steps_per_s"]}
+    num_steps = timing["steps_per_s"] * timing["epoch_time_s"]
+    return breakdown | {
+        "instrument_s": breakdown["step_s"] + breakdown["epoch_start_s"] / num_steps - 1 / timing["steps_per_s"]
+    }
 
 
 def _note_limit(record: dict[str, Any], device: Device, rank: Rank, optimizer: torch.optim.Optimizer) -> None:
     """What the device can do at most, and how near the run came to that."""
     num_here = rank.gather(rank.node).count(rank.node)
     shared = 1.0 if device.used != "cpu" else usable_cores() / (num_here * rank.threads)
+    before, own_s = read(), time.process_time()
     peak = asdict(probe(device, record["device"]["precision"], rank, shared))
+    own_s = sum(s for s, node in rank.gather((time.process_time() - own_s, rank.node)) if node == rank.node)
+    cores = os.cpu_count() or 1
     reached = limit(
         record["model"]["flops_per_sample"],
         record["timing"]["samples_per_s"],
@@ -635,18 +686,23 @@ def _note_limit(record: dict[str, Any], device: Device, rank: Rank, optimizer: t
         **peak,
         breakdown=record["breakdown"],
         optimizer_bytes=rank.world_size * bytes_moved(optimizer),
+        pipeline=record["dataset"]["pipeline"],
+        precision=record["device"]["precision"],
+        disturbances=assess([between(before, read(), own_s, cores)], [], cores).reasons,
     )
     records.update(record, "peak", **peak, **reached)
 
 
 def bytes_moved(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes that one step must read and write: each weight and each tensor of its state twice, each gradient once."""
+    """Bytes that one step must read and write: each trained weight and each tensor of its state twice, each gradient
+    once."""
     moved = 0
     for group in optimizer.param_groups:
         for weight in group["params"]:
-            state = [each for each in optimizer.state[weight].values() if torch.is_tensor(each)]
-            state_bytes = sum(each.numel() * each.element_size() for each in state)
-            moved += 3 * weight.numel() * weight.element_size() + 2 * state_bytes
+            if weight.requires_grad:
+                state = [each for each in optimizer.state.get(weight, {}).values() if torch.is_tensor(each)]
+                state_bytes = sum(each.numel() * each.element_size() for each in state)
+                moved += 3 * weight.numel() * weight.element_size() + 2 * state_bytes
     return moved
 
 

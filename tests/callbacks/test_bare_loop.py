@@ -1,13 +1,17 @@
 """The bare loop beside the run's own epochs: the same work, and no trace of it."""
 
 import itertools
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import laptime
 from laptime.callbacks import bare_loop
+from laptime.callbacks.bare_loop import BareLoop
 from laptime.errors import UserError
 from laptime.record import read_epochs
 
@@ -27,8 +31,15 @@ QUICK = [
         ["dataset.pipeline=workers", "dataset.num_workers=1", "dataset.limit=500"],
         ["dataset.horizontal_flip=true", "dataset.rotation_degrees=10"],
         ["optimizer=sgd", "scheduler.step_size=1"],
+        [
+            "scheduler._target_=torch.optim.lr_scheduler.OneCycleLR",
+            "~scheduler.step_size",
+            "~scheduler.gamma",
+            "+scheduler.max_lr=0.01",
+            "+scheduler.total_steps=4",
+        ],
     ],
-    ids=["dropout", "ddp", "bf16", "clipping", "workers", "augmented", "schedule"],
+    ids=["dropout", "ddp", "bf16", "clipping", "workers", "augmented", "schedule", "momentum too"],
 )
 def test_it_learns_the_same(overrides):
     record = laptime.run([*QUICK, "measure.bare_loop=true", *overrides])
@@ -58,6 +69,28 @@ def test_its_epochs_are_no_training_time(monkeypatch):
     assert record["bare_loop"]["epoch_time_s"] == 1000
     # Three epochs, each from the first to the fourth reading, less a few real seconds.
     assert record["timing"]["total_train_s"] == pytest.approx(-9000, rel=0.1)
+
+
+def test_a_signal_in_it_loses_no_epoch(monkeypatch):
+    epoch, num_begun = BareLoop._epoch, itertools.count(1)
+
+    def interrupted(*arguments):
+        if next(num_begun) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return epoch(*arguments)
+
+    monkeypatch.setattr(BareLoop, "_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        laptime.run([*QUICK, "measure.bare_loop=true", "hydra.run.dir=here"])
+    checkpoint = torch.load("here/checkpoints/last.ckpt", weights_only=True)
+    assert set(read_epochs(Path("here"))["epoch"]) == {0, 1}
+    assert checkpoint["epoch"] == 1
+
+
+def test_other_work_is_said(monkeypatch, caplog):
+    monkeypatch.setattr(bare_loop, "_without_weights", lambda group: {"lr": 0.1})
+    laptime.run([*QUICK, "measure.bare_loop=true"])
+    assert "not the same work" in caplog.text or "not the same work" in next(Path().rglob("train.log")).read_text()
 
 
 def test_what_it_does_not_know_is_refused():

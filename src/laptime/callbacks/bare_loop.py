@@ -1,10 +1,15 @@
 """What Lightning and Laptime cost: after each epoch, the same one again in a bare PyTorch loop."""
 
 import copy
+import logging
+import random
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -19,12 +24,20 @@ from laptime.device import Device
 from laptime.ranks import Rank
 from laptime.stopping import StopRequest
 
+log = logging.getLogger(__name__)
+
+# The sum of an epoch's losses is in float32 here, and ranks differ in nothing else.
+_SAME_LOSS = 1e-3
+
 
 class BareLoop(Callback):
     """Trains a copy of the network as one would by hand, an epoch after each of the run's own.
 
-    The same initial weights, batches, learning rates, precision and DDP, so the same losses; the run's own network,
-    optimizer and random numbers are left alone. What it takes is in none of the run's figures.
+    The same initial weights, batches, settings of the optimizer, precision and DDP, so the same losses; the run's own
+    network, optimizer and random numbers are left alone. What it takes is in none of the run's times; the run's peak
+    memory contains the copy.
+
+    An epoch comes when the run's own is over with all that belongs to it, the checkpoint too: as the next one starts.
 
     Args:
         device: is synchronised at both ends of an epoch.
@@ -44,7 +57,7 @@ class BareLoop(Callback):
         self.bare_loop: dict[str, float | int] = {}
         self._bare_s: list[float] = []
         self._own_s: list[float] = []
-        self._lrs: list[float] = []
+        self._settings: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
@@ -57,32 +70,39 @@ class BareLoop(Callback):
         self._scaler = copy.deepcopy(pl_module.scaler)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._lrs = [group["lr"] for group in trainer.optimizers[0].param_groups]
+        self._repeat_last_epoch(trainer, pl_module)
+        self._settings = [_without_weights(group) for group in trainer.optimizers[0].param_groups]
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._repeat_last_epoch(trainer, pl_module)
+
+    def _repeat_last_epoch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, Classifier)
         loader, lap = trainer.train_dataloader, self.timer.lap
         assert isinstance(loader, TimedLoader)
-        if lap is None:  # broken off
+        if lap is None:  # there was none, or it was broken off
             return
         begun_at = time.perf_counter()
-        for group, lr in zip(self._optimizer.param_groups, self._lrs, strict=True):
-            group["lr"] = lr
-        own_numbers = torch.random.get_rng_state()
-        torch.manual_seed(epoch_seed(pl_module.seed, trainer.current_epoch, self.rank.rank))
-        self.device.synchronize()
-        self.rank.barrier()
-        before = time.perf_counter()
-        loss_sum = self._epoch(pl_module, loader.pipeline.batches())
-        self.device.synchronize()
-        bare_s = time.perf_counter() - before
-        torch.random.set_rng_state(own_numbers)
-        loss_sum, num_samples = self.rank.sum([loss_sum, lap.num_samples])
-        slowest = [max(of_ranks) for of_ranks in zip(*self.rank.gather((bare_s, lap.epoch_time_s)), strict=True)]
+        for group, settings in zip(self._optimizer.param_groups, self._settings, strict=True):
+            group.update(copy.deepcopy(settings))
+        epoch_now = loader.sampler.epoch
+        loader.sampler.set_epoch(lap.epoch)
+        with _own_random_numbers():
+            torch.manual_seed(epoch_seed(module.seed, lap.epoch, self.rank.rank))
+            self.device.synchronize()
+            self.rank.barrier()
+            before = time.perf_counter()
+            loss_sum = self._epoch(module, loader.pipeline.batches())
+            self.device.synchronize()
+            bare_s = time.perf_counter() - before
+        loader.sampler.set_epoch(epoch_now)
         if not lap.is_warmup:
+            loss_sum, num_samples = self.rank.sum([loss_sum, lap.num_samples])
+            slowest = [max(of_ranks) for of_ranks in zip(*self.rank.gather((bare_s, lap.epoch_time_s)), strict=True)]
             self._bare_s.append(slowest[0])
             self._own_s.append(slowest[1])
             self._note(loader, loss_sum / num_samples)
+            self._compare(loss_sum / num_samples, module.train_sums.means(self.rank).loss)
         self.timer.apart_s += time.perf_counter() - begun_at
 
     def _epoch(self, module: Classifier, batches: Iterable[Batch]) -> float:
@@ -114,6 +134,14 @@ class BareLoop(Callback):
         hits.item()
         return float(loss_sum)
 
+    def _compare(self, loss: float, own_loss: float) -> None:
+        if self.rank.is_first and abs(loss - own_loss) > _SAME_LOSS * abs(own_loss):
+            log.warning(
+                "measure.bare_loop: the bare loop's training loss is %.5f, the run's own %.5f: not the same work",
+                loss,
+                own_loss,
+            )
+
     def _note(self, loader: TimedLoader, loss: float) -> None:
         ratios = [own / bare - 1 for own, bare in zip(self._own_s, self._bare_s, strict=True)]
         steps = batch_sizes(len(loader.sampler), loader.pipeline.batch_size)
@@ -128,3 +156,18 @@ class BareLoop(Callback):
             "num_epochs": len(ratios),
             "train_loss": loss,
         }
+
+
+def _without_weights(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an optimizer's group: learning rate, momentum and whatever else a scheduler may move."""
+    return copy.deepcopy({name: value for name, value in group.items() if name != "params"})
+
+
+@contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    """Whatever is drawn within, outside it is as if it had not been."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(of_python)
+    np.random.set_state(of_numpy)

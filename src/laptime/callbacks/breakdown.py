@@ -1,4 +1,4 @@
-"""Where a step's time goes, from separate steps after the timed epochs: they never count and leave no trace.
+"""Where a step's time goes, from separate steps when training and test are over: they never count.
 
 First every rank trains on as in the epochs, and a clock takes each step apart. Then come short blocks of steps of three
 kinds in turn, so that whatever disturbs the machine meets all alike: synchronised steps as in training; steps without
@@ -10,19 +10,16 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.callbacks import Callback
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from laptime.classifier import Classifier, Sums
 from laptime.comm_hooks import AllReduce, watching_all_reduces
-from laptime.data.timed_loader import Batch, Pipeline, TimedLoader
+from laptime.data.timed_loader import Batch, Pipeline
 from laptime.data.workers import WorkersPipeline
 from laptime.device import Device
 from laptime.ranks import Rank
@@ -88,21 +85,8 @@ def _for_ever(pipeline: Pipeline) -> Generator[tuple[list[Batch], bool], None, N
             yield execution, number == 0
 
 
-@contextmanager
-def _leaving_no_trace(module: Classifier) -> Iterator[None]:
-    """Train within; afterwards weights, buffers and the epoch's sums are what they were."""
-    before = {name: value.clone() for name, value in module.network.state_dict().items()}
-    sums, module.train_sums = module.train_sums, Sums()
-    module.network.train()
-    try:
-        yield
-    finally:
-        module.network.load_state_dict(before)
-        module.train_sums = sums
-
-
-class Breakdown(Callback):
-    """Takes the separate steps when the last epoch is over, on the trained weights, and puts those back.
+class Breakdown:
+    """Takes the separate steps, with an optimizer of its own, on the trained weights, which they change.
 
     Args:
         device: is synchronised before and after every step.
@@ -122,32 +106,40 @@ class Breakdown(Callback):
         self.contention: dict[str, float | None] = {}
         self._block_steps = _BLOCK_STEPS
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
-        loader = trainer.train_dataloader
-        assert isinstance(loader, TimedLoader)
-        optimizer = pl_module.configure_optimizers()["optimizer"]
-        with _leaving_no_trace(pl_module):
-            if pl_module.ddp is not None:
-                pl_module.ddp._set_ddp_runtime_logging_sample_rate(1)
-            parts, totals, batches = self._take_apart(pl_module, optimizer, loader.pipeline)
-            is_slow = max(self.rank.gather(sum(parts.values()))) > _SLOW_STEP_S
-            self._block_steps = _SLOW_BLOCK_STEPS if is_slow else _BLOCK_STEPS
-            seconds, sent = self._measure(pl_module, optimizer, batches)
-        self._note_parts(parts, totals)
-        self._note(seconds, sent)
+    def measure(self, module: Classifier, pipeline: Pipeline) -> None:
+        """Measure all of it.
+
+        Args:
+            module: as trained.
+            pipeline: of the training batches.
+        """
+        module.to(self.device.torch_device)  # Lightning leaves a module on the CPU
+        module.network.train()
+        module.train_sums = Sums()
+        optimizer = module.configure_optimizers()["optimizer"]
+        if module.ddp is not None:
+            module.ddp._set_ddp_runtime_logging_sample_rate(1)
+        steps, epoch_start_s, batches = self._take_apart(module, optimizer, pipeline)
+        self._note_parts(typical(steps), [sum(step.values()) for step in steps], epoch_start_s)
+        step_s = self.breakdown["step_s"]
+        assert step_s is not None
+        self._block_steps = _SLOW_BLOCK_STEPS if step_s > _SLOW_STEP_S else _BLOCK_STEPS
+        self._note(*self._measure(module, optimizer, batches))
 
     def _take_apart(
         self, module: Classifier, optimizer: Optimizer, pipeline: Pipeline
-    ) -> tuple[dict[str, float], list[float], list[Batch]]:
+    ) -> tuple[list[dict[str, float]], float, list[Batch]]:
         """Train on as in the epochs, with a clock.
 
         Returns:
-            The seconds of a typical step by part, those of every step, and the batches of the last list.
+            The seconds of every step by part, those by which drawing an epoch's first list takes longer than any other,
+            and the batches of the last list.
         """
         ddp = module.ddp
         clock = StepClock(self.device, None if ddp is None else lambda: max(0.0, _comm_s(ddp) - _overlap_s(ddp)))
         executions = _for_ever(pipeline)
+        for _ in pipeline.executions():  # starts the workers, where there are any: in the epochs they are there
+            break
         self.rank.barrier()
         module.on_part = clock.on_part
         if isinstance(pipeline, WorkersPipeline):
@@ -172,11 +164,9 @@ class Breakdown(Callback):
                 pipeline.on_part = unheeded
             executions.close()
         steps = clock.parts()
-        parts = typical(steps)
-        if len(pipeline) > 1:  # an epoch's permutation is drawn with its first list, and workers start then
-            more_s = first_draw_s - len(execution) * parts["data"]
-            parts["data"] += more_s / (len(pipeline) * len(execution))
-        return parts, [sum(step.values()) for step in steps], execution
+        others_s = statistics.median(step["data"] for step in steps) * len(execution)
+        # A permutation is drawn with an epoch's first list, and workers have nothing ready. Alone, it is in the steps.
+        return steps, max(0.0, first_draw_s - others_s) if len(pipeline) > 1 else 0.0, execution
 
     def _num_steps(self, step_s: float) -> int:
         """How many steps to take apart, the same on every rank."""
@@ -251,15 +241,16 @@ class Breakdown(Callback):
                 return
             yield
 
-    def _note_parts(self, parts: dict[str, float], totals: list[float]) -> None:
-        by_rank = self.rank.gather((parts, totals))
-        mean = {part: statistics.fmean(parts[part] for parts, _ in by_rank) for part in parts}
-        slowest = [max(of_ranks) for of_ranks in zip(*(totals for _, totals in by_rank), strict=True)]
+    def _note_parts(self, parts: dict[str, float], totals: list[float], epoch_start_s: float) -> None:
+        by_rank = self.rank.gather((parts, totals, epoch_start_s))
+        mean = {part: statistics.fmean(each[part] for each, _, _ in by_rank) for part in parts}
+        slowest = [max(of_ranks) for of_ranks in zip(*(each for _, each, _ in by_rank), strict=True)]
         self.breakdown = {
             **{f"{part}_s": mean.get(part) for part in PARTS},
             "step_s": sum(mean.values()),
             **percentiles(slowest),
             "num_steps": len(totals),
+            "epoch_start_s": max(each for _, _, each in by_rank),
         }
 
     def _note(self, seconds: _Seconds, sent: list[AllReduce]) -> None:
