@@ -34,6 +34,11 @@ def seeds(sweep: Path = SWEEP) -> list[int]:
     return [read_record(sweep / str(number))["seed"] for number in numbers(sweep)]
 
 
+def times(sweep: Path) -> dict[Path, float]:
+    """When each file was changed, but for the one that says who uses the sweep."""
+    return {path: path.stat().st_mtime for path in sweep.rglob("*") if path.name != ".laptime"}
+
+
 def curve(run: Path) -> list[tuple]:
     rows = records.each_epoch_once(read_epochs(run))
     return list(rows[["epoch", "rank", "train_loss", "val_loss", "val_accuracy"]].itertuples(index=False, name=None))
@@ -211,6 +216,37 @@ def test_a_sweep_that_is_running_is_refused(two_runs, capfd):
     assert f"run 1 is still running (process {os.getpid()})" in refusal(["sweep.resume=latest"], capfd)
 
 
+def test_two_cannot_go_on_with_a_sweep_at_once(two_runs, capfd):
+    code = f"import pathlib, time; from laptime.run_dir import use; use(pathlib.Path({str(two_runs.absolute())!r}))"
+    first = subprocess.Popen(
+        [sys.executable, "-c", f"{code}; print(1, flush=True); time.sleep(600)"], stdout=subprocess.PIPE
+    )
+    try:
+        assert first.stdout is not None and first.stdout.readline() == b"1\n"
+        assert f"this sweep is still running (process {first.pid})" in refusal(["sweep.resume=latest"], capfd)
+    finally:
+        first.kill()
+        first.wait()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"schema_version": 1}',
+        '{"schema_version": 1, "status": "completed"}',
+        "",
+        "[]",
+        '{"schema_version": 1, "error": 7}',
+    ],
+)
+def test_a_record_that_cannot_be_read_is_made_anew(text, two_runs, call):
+    (two_runs / "1" / "run.json").write_text(text)
+    done = call("sweep.resume=latest")
+    assert "run 1 (seed=2): has no run.json that can be read, retried from the beginning" in done.stderr
+    assert read_record(two_runs / "1")["status"] == "completed"
+    assert (two_runs / "1/earlier/0/run.json").read_text() == text
+
+
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
@@ -236,9 +272,9 @@ def test_what_is_no_sweep_is_refused(typed, words, work_folder, capfd):
     ],
 )
 def test_mistakes_in_what_is_added_change_nothing(typed, words, two_runs, capfd):
-    before = {path: path.stat().st_mtime for path in two_runs.rglob("*")}
+    before = times(two_runs)
     assert words in refusal(["sweep.resume=latest", typed], capfd)
-    assert {path: path.stat().st_mtime for path in two_runs.rglob("*")} == before
+    assert times(two_runs) == before
 
 
 @pytest.mark.parametrize(

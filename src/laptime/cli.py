@@ -241,7 +241,7 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
     from laptime import fresh_processes, slurm, torchrun
     from laptime.compose import hydra_session, hydra_value
     from laptime.launch import num_ranks
-    from laptime.run_dir import RunDir
+    from laptime.run_dir import RunDir, use
 
     if torchrun.is_joined():
         raise UserError("-m: torchrun's ranks belong to one run. Start one torchrun per run, or the sweep without it.")
@@ -252,6 +252,7 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
         configs = [_check(each) for each in composed]
         chosen = any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in args.overrides)
         sweep_dir = RunDir(hydra_value(composed[0], "hydra.sweep.dir"), may_move=not chosen, key="hydra.sweep.dir")
+        use(sweep_dir.path)
     sweep_world_size = max(num_ranks(config) for config in configs)
     return _run_sweep(arguments, sweep_dir.path, jobs, sweep_world_size)
 
@@ -273,7 +274,7 @@ def _resume_sweep(args: argparse.Namespace, flags: list[str], sweep: "EarlierSwe
         flags: what was typed, without overrides.
         typed: overrides besides `sweep.resume`.
     """
-    from laptime import fresh_processes, resume_sweep, run_dir, slurm, torchrun
+    from laptime import fresh_processes, resume_sweep, slurm, torchrun
     from laptime.analysis.sweep_callback import report_sweep
     from laptime.compose import compose, hydra_session, resolve, without_hydra
 
@@ -309,7 +310,6 @@ def _resume_sweep(args: argparse.Namespace, flags: list[str], sweep: "EarlierSwe
         if not repeats:
             report_sweep(sweep.path)
             return 0
-    run_dir.use(sweep.path)
     sweep.keep_what_was_typed(asked[-1])
     return _run_sweep([*flags, *asked[-1]], sweep.path, known, sweep_world_size, todo)
 

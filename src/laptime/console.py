@@ -220,9 +220,7 @@ def _step(breakdown: Mapping[str, Any]) -> list[tuple[str, str]]:
     epochs_s = step_s - (breakdown["instrument_s"] or 0.0)
     words = f"{1e3 * step_s:.2f} ms: {', '.join(parts)}; {', '.join(slow)}"
     if abs(step_s - epochs_s) > 0.1 * epochs_s:
-        words += (
-            f". In the epochs a step took {1e3 * epochs_s:.2f} ms: something disturbed one of them"
-        )
+        words += f". In the epochs a step took {1e3 * epochs_s:.2f} ms: something disturbed one of them"
     return [("step", words)]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import psutil
@@ -32,11 +33,16 @@ from laptime.record import (
     read_epochs,
     read_record,
 )
-from laptime.run_dir import expanded, numbered_runs, user_of
+from laptime.run_dir import expanded, numbered_runs, use
 
 KEY = "sweep.resume"
 # Chosen by the sweep that is gone on with.
 _FIXED = ("hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir", "hydra.mode", "hydra/sweeper")
+# Of a record that can be read at all.
+_NEEDED: dict[str, Any] = {
+    "status": str, "error": (dict, NoneType), "started_at": str, "config": dict, "strategy": dict, "attempts": list,
+    "environment": (dict, NoneType), "config_hash": (str, NoneType), "hashed_config": (dict, NoneType),
+}  # fmt: skip
 # Clocks and file systems may differ by so much about when something happened.
 _CLOCK_S = 10.0
 
@@ -84,7 +90,7 @@ class EarlierRun:
     @property
     def how_it_ended(self) -> str:
         if not self.record:
-            return "ended before it had started"
+            return "has no run.json that can be read"
         status = "was killed" if self.record["status"] == "running" else str(self.record["status"])
         message = str((self.record["error"] or {}).get("message") or "").partition("\n")[0]
         return f"{status} ({message})" if message else status
@@ -131,6 +137,10 @@ class EarlierSweep:
             raise UserError(f"{self.asked}: is no sweep, it has no {SWEEP_FILE}. Name a sweep's directory, or latest.")
         self.path = found.absolute()
         self._typed = [*self._typed_before(), self._typed_in(self.path / SWEEP_FILE)]
+        pid = use(self.path)  # before anything is looked at that another might change
+        if pid is not None:
+            process = f" (process {pid})" if pid else ""
+            raise UserError(f"{self.asked}: this sweep is still running{process}. Wait, or end it first.")
         self.runs = [_read(number, path) for number, path in sorted(numbered_runs(self.path).items())]
         self._refuse_if_in_use()
 
@@ -247,9 +257,6 @@ class EarlierSweep:
         return [each for each in typed if each.lstrip("+~").partition("=")[0] not in _FIXED]
 
     def _refuse_if_in_use(self) -> None:
-        pid = user_of(self.path)
-        if pid is not None:
-            raise UserError(f"{self.asked}: this sweep is still running (process {pid}). Wait, or end it first.")
         for run in self.runs:
             pids = living_ranks(run)
             if pids:
@@ -349,6 +356,8 @@ def _read(number: int, path: Path) -> EarlierRun:
     try:
         record = read_record(path)
     except (OSError, ValueError):
+        record = {}
+    if not all(isinstance(record.get(key), kind) for key, kind in _NEEDED.items()):
         record = {}
     try:
         overrides = [str(each) for each in yaml.safe_load((path / ".hydra" / "overrides.yaml").read_text()) or []]

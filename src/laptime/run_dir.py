@@ -3,13 +3,20 @@
 import os
 import shutil
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 
 from laptime.errors import UserError
 
-# Whoever makes this file first has the directory. It says which process that is.
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# Whoever makes this file first has the directory. It says which process that is; of a sweep it is locked.
 _RESERVED = ".laptime"
+_used: dict[Path, TextIO] = {}
 # The system's figure of when a process started may move by seconds when its clock is set.
 _CLOCK_S = 10.0
 
@@ -39,7 +46,6 @@ class RunDir:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._before = set(self.path.iterdir())
                 (self.path / _RESERVED).touch(exist_ok=False)
-                use(self.path)
                 return
             except FileExistsError as error:
                 if not self.path.is_dir():
@@ -65,10 +71,31 @@ class RunDir:
             folder.rmdir()
 
 
-def use(path: Path) -> None:
-    """Note in a directory that was reserved that it is this process which uses it."""
+def use(path: Path) -> int | None:
+    """Take a directory that was reserved for this process, until it ends, and note that in it.
+
+    Returns:
+        The process that has it already, 0: one that can't be told; None: it is this one's now.
+    """
+    if path in _used:
+        return None
+    file = (path / _RESERVED).open("a+")
+    try:
+        if fcntl is not None:  # two that start at once can't both have it, and whoever dies gives it back
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        other = user_of(path)
+    except OSError:
+        file.close()
+        return user_of(path) or 0
+    if other is not None:
+        file.close()
+        return other
     own = psutil.Process()
-    (path / _RESERVED).write_text(f"{own.pid} {own.create_time()}\n")
+    file.truncate(0)
+    file.write(f"{own.pid} {own.create_time()}\n")
+    file.flush()
+    _used[path] = file
+    return None
 
 
 def user_of(path: Path) -> int | None:
