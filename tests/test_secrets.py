@@ -15,11 +15,14 @@ SECRET_KEYS = [
     "accessToken", "accesstoken", "client_secret", "secret", "secrets", "api_key", "apikey", "API-KEY", "apiKey",
     "x_api_keys", "credential", "credentials", "access_key", "aws_secret_access_key", "AWS_ACCESS_KEY_ID",
     "private_key", "secret_key", "auth", "http_auth", "Authorization", "bearer", "logger.wandb.api_key", "webhook_url",
+    "wandb_key", "signing_key", "encryption_key", "storage_key", "subscription_key", "pwd", "pw", "db_pass", "cookie",
+    "jwt", "github_pat", "sas_url", "dsn", "auth_header", "connection_string", "secret_key_base", "credentials_json",
 ]  # fmt: skip
 PLAIN_KEYS = [
     "tokenizer", "tokenizer_name", "num_tokens", "max_tokens", "tokens", "tokens_per_s", "token_dropout", "pad_token",
     "class_token", "cls_token", "mask_token", "next_token", "author", "authors", "authority", "secretary", "key",
-    "keys", "monkey", "key_dim", "num_keys", "lr", "seed", "passes", "password_file", "model", "root", "",
+    "keys", "monkey", "key_dim", "num_keys", "lr", "seed", "passes", "password_file", "model", "root", "", "bypass",
+    "sort_by_key", "compass", "path", "patience", "pattern", "num_passes", "dispatch",
 ]  # fmt: skip
 # Of the forms that their issuers document; none was ever issued.
 TOKENS = [
@@ -60,7 +63,28 @@ def test_what_only_looks_alike_stays(text):
     assert mask_command(["python", text, "--flag", text]) == ["python", text, "--flag", text]
 
 
-@pytest.mark.parametrize("password", ["hunter2", "p@ss", "a:b"])
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("Authorization: Bearer abcdefghijkl", "Authorization: Bearer ***"),
+        ("authorization=Basic dXNlcjpwYXNz, next", "authorization=Basic ***, next"),
+        ("{'Authorization': 'abcdefgh'}", "{'Authorization': '***'}"),
+        ("sent Bearer abcdefghijkl there", "sent Bearer *** there"),
+        ("basic training, Token embeddings, a bearer", "basic training, Token embeddings, a bearer"),
+        ("https://abcdef@github.com/x", "https://***@github.com/x"),
+        ("http://host:8080/p?x=a@b", "http://host:8080/p?x=a@b"),
+        ("git+https://github.com/a/b@main", "git+https://github.com/a/b@main"),
+    ],
+)
+def test_headers_and_urls(text, masked):
+    assert mask_text(text) == masked
+
+
+def test_a_flags_value_in_a_list_of_a_configuration():
+    assert mask({"arguments": ["--token", "supersecret", "--n", "3"]}) == {"arguments": ["--token", MASK, "--n", "3"]}
+
+
+@pytest.mark.parametrize("password", ["hunter2", "p@ss", "a:b", "pa/ss"])
 def test_password_in_a_url(password):
     assert mask_text(f"at postgres://me:{password}@host:5432/db") == f"at postgres://me:{MASK}@host:5432/db"
 

@@ -65,8 +65,13 @@ def test_record_is_complete_where_something_was_measured(default_run):
         "batch": (),
         "timing": ("compile_s", "straggling"),
         "result": ("time_to_accuracy",),
-        "resources": ("peak_device_memory_bytes", "energy_joules"),
-    }.items():
+        "resources": (
+            "peak_device_memory_bytes", "device_memory_bytes", "driver_memory_bytes",
+            "energy_joules", "energy_joules_per_1000_samples",
+        ),
+        "breakdown": ("host_to_device_s", "communication_s"),
+        "peak": (),
+    }.items():  # fmt: skip
         null = {key for key, value in record[section].items() if value is None}
         assert null == set(may_be_null), section
     assert record["error"] is None

@@ -14,7 +14,10 @@ MASK = "***"
 # The last words of a secret's key, in lower case with _ between words. Plurals too, but `tokens` are counted or listed.
 _KEY = re.compile(
     r"\w*(passw(or)?d|passphrase|secret|credential|api_?key|access_?key(_id)?|private_?key|secret_?key)s?"
-    r"|(\w*_)?(auth|oauth|authorization|bearer|webhook|webhook_url)"
+    r"(_(base|json|value|text|string|b64|base64))?"
+    r"|(\w*_)?(auth|oauth|authorization|auth_?header|bearer|webhook|webhook_url|cookies?|jwt|pat|pwd|passwd|pass|pw)"
+    r"|(\w*_)?(dsn|connection_?string|conn_?str|sas(_url)?)"
+    r"|(\w*_)?(wandb|signing|encryption|decryption|account|storage|subscription|license|ssh|gpg|rsa|hmac|service)_?key"
     r"|(?P<kind>\w*?)_?token"
 )
 # Tokens of a vocabulary, and of a model's input.
@@ -36,7 +39,14 @@ _FORMS = re.compile(
     r")"
     r"|(?s:-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z))"
 )
-_IN_URL = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:)[^\s/]+@")
+# scheme://user:password@host, where the password may hold @ and /, and https://token@host.
+_IN_URL = re.compile(
+    r"(?<![A-Za-z0-9+.-])(?:([A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:)(?![0-9]{1,5}(?:[/?#]|$))\S+|(https?://)[^\s/:@]+)@"
+)
+# A header of HTTP: its scheme and what follows it.
+_AUTHORIZATION = re.compile(
+    r"((?:\bauthorization[\"']?\s*[:=]\s*[\"']?(?:[A-Za-z]+\s+)?)|\bBearer\s+(?=\S{8}))[^\s\"',;]+", re.IGNORECASE
+)
 _PAIR = re.compile(
     r"""(?<![\w.-])([\w.-]+)(["']?\s*[:=]\s*)("[^"]*"|'[^']*'|[^\s,;&"'(){}\[\]]*[^\s,;&"'(){}\[\]:.])"""
 )
@@ -63,6 +73,8 @@ def mask(value: Any, hidden: bool = False) -> Any:
     if isinstance(value, Mapping):
         return {key: mask(item, hidden or is_secret(str(key))) for key, item in value.items()}
     if isinstance(value, list | tuple):
+        if not hidden and value and all(isinstance(item, str) for item in value):
+            return mask_command(value)  # `--token ...` as well
         return [mask(item, hidden) for item in value]
     if hidden and _says_something(value):
         return MASK
@@ -78,8 +90,14 @@ def mask_text(text: str, known: Collection[str] = ()) -> str:
     for secret in sorted(known, key=len, reverse=True):
         text = text.replace(secret, MASK)
     text = _FORMS.sub(MASK, text)
-    text = _IN_URL.sub(rf"\1{MASK}@", text)
-    return _PAIR.sub(lambda pair: f"{pair[1]}{pair[2]}{MASK}" if is_secret(pair[1]) else pair[0], text)
+    text = _IN_URL.sub(lambda url: f"{url[1] or url[2]}{MASK}@", text)
+    text = _AUTHORIZATION.sub(rf"\1{MASK}", text)
+    return _PAIR.sub(_masked_pair, text)
+
+
+def _masked_pair(pair: re.Match[str]) -> str:
+    is_header = pair[1].lower().endswith("authorization")  # masked by what it is
+    return f"{pair[1]}{pair[2]}{MASK}" if is_secret(pair[1]) and not is_header else pair[0]
 
 
 def mask_command(parts: Sequence[str], known: Collection[str] = ()) -> list[str]:

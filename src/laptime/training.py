@@ -143,7 +143,7 @@ def train(
     def note_epoch() -> None:
         _note_timing(record, timer, recorder, data, compiler, start)
         _note_result(record, recorder, config["measure"]["target_accuracy"])
-        _note_quality(record, recorder)
+        _note_quality(record, recorder, _is_profiled(config))
         _note_resources(record, recorder, sampler, energy)
         records.update(record, "bare_loop", **bare_loop.bare_loop)
         if rank.is_first:
@@ -631,7 +631,7 @@ def epochs_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [over_ranks(attempts[max(attempts)]) for _, attempts in sorted(by_epoch.items())]
 
 
-def _note_quality(record: dict[str, Any], recorder: EpochRecorder) -> None:
+def _note_quality(record: dict[str, Any], recorder: EpochRecorder, profiled: bool) -> None:
     """What else the machine did in each epoch, and how far the figures can be trusted for that."""
     noise = record["noise"]
     earlier = [each for each in noise["epochs"] or [] if each["attempt"] != recorder.rank.attempt]
@@ -645,7 +645,7 @@ def _note_quality(record: dict[str, Any], recorder: EpochRecorder) -> None:
         os.cpu_count() or 1,
         noise["on_battery"],
         bool(record["strategy"]["oversubscribed"]),
-        profiled=_is_profiled(record["config"]),
+        profiled=profiled,
     )
     if times:
         records.update(record, "quality", grade=found.grade, reasons=list(found.reasons))
