@@ -3,12 +3,13 @@
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 import laptime
 from laptime.device import usable_cores
 from laptime.noise import read
-from laptime.quality import assess, outliers
+from laptime.quality import assess, outliers, slow_start
 
 QUIET = {
     "wall_s": 2.0, "other_cores": 0.02, "steal_share": 0.001, "throttled_share": 0.0, "num_swapped_pages": 0,
@@ -70,6 +71,27 @@ def test_the_worst_reason_gives_the_grade():
 
 
 @pytest.mark.parametrize(
+    ("values", "times"),
+    [
+        ([4.3, 0.26, 0.30, 0.26], 16.5),
+        ([0.45, 0.31, 0.32], 1.43),
+        ([1.3, 1.0, 1.2], None),  # they differ that much
+        ([1.05, 1.0, 1.0], None),
+        ([1.0, 4.0, 1.0], None),
+        ([4.0, 1.0], None),
+        ([], None),
+    ],
+)
+def test_a_slow_start_is_a_first_epoch_unlike_the_others(values, times):
+    assert slow_start(values) == (None if times is None else pytest.approx(times, rel=0.01))
+
+
+def test_a_warm_up_that_was_too_short_is_named():
+    found = assess([QUIET] * 4, [4.0, 2.0, 2.0, 2.01], num_cores=4)
+    assert found.grade == "B" and "2.0 times the others: measure.warmup_epochs is too small" in found.reasons[-1]
+
+
+@pytest.mark.parametrize(
     ("values", "expected"),
     [([1.0, 1.0, 1.0, 1.2], [3]), ([1.0, 1.0, 1.0, 1.04], []), ([1.0, 5.0], []), ([1.0, 1.1, 0.9, 1.05, 4.0], [4])],
 )
@@ -77,16 +99,21 @@ def test_outliers_by_median_absolute_deviation(values, expected):
     assert outliers(values) == expected
 
 
+def busy_stranger() -> psutil.Process:
+    """A busy process that is no child of this one, whose children's work is its own."""
+    command = f"{sys.executable} -c 'while True: pass' > /dev/null 2>&1 & echo $!"
+    return psutil.Process(int(subprocess.check_output(["sh", "-c", command])))
+
+
 def test_a_run_beside_a_busy_process_on_every_core_is_no_grade_a(work_folder):
     if read().busy_s is None:
         pytest.skip("this system does not tell what its CPUs do")
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(usable_cores())]
+    busy = [busy_stranger() for _ in range(usable_cores())]
     try:
         record = laptime.run(["training.epochs=3", "dataset.limit=6000", "device=cpu", "strategy.threads_per_rank=1"])
     finally:
         for process in busy:
             process.kill()
-            process.wait()
     quality = record["quality"]
     assert quality["grade"] > "A"
     assert any(reason.startswith("other processes kept") for reason in quality["reasons"])

@@ -418,6 +418,10 @@ def _swept(overrides: list[str], jobs: list[list[str]]) -> str:
     return " ".join(mask_command(swept_overrides(overrides, jobs)))
 
 
+# What a sweep that is gone on with may be given anew, and tells no run from another.
+_OF_NO_RUN = ("measure.target_interval", "measure.max_repeats", "sweep.on_failure")
+
+
 def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
     """What tells a job of a sweep from the others, short enough for a folder's name, without secrets: `ws=2 seed=1`.
 
@@ -426,6 +430,7 @@ def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
         jobs: overrides of every job of the sweep.
     """
     swept = [override.lstrip("+").split("=", 1) for override in mask_command(swept_overrides(overrides, jobs))]
+    swept = [pair for pair in swept if pair[0] not in _OF_NO_RUN]
     short = {"strategy.world_size": "ws"}
     label = " ".join(f"{short.get(key, key.rpartition('.')[2])}={value}" for key, value in swept)
     return label.replace("/", "_").replace("\\", "_")[:100]

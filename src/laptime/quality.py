@@ -46,6 +46,19 @@ def outliers(values: Sequence[float]) -> list[int]:
     return [place for place, value in enumerate(values) if abs(value - middle) > least]
 
 
+def slow_start(values: Sequence[float]) -> float | None:
+    """How many times as long as the others the first one took; None: no longer than they differ, or too few to tell.
+
+    Longer means: than any other, and than their median by a tenth and by three times what they differ.
+    """
+    first, others = values[0] if values else 0.0, values[1:]
+    if len(others) < 2:
+        return None
+    middle = statistics.median(others)
+    least = middle + max(0.1 * middle, 3 * (max(others) - min(others)))
+    return first / middle if first > least else None
+
+
 def assess(
     epochs: Sequence[Mapping[str, Any]],
     epoch_times_s: Sequence[float],
@@ -90,6 +103,9 @@ def assess(
         if value >= b:
             grade = max(grade, "C" if value >= c else "B")
             reasons.append(words.format(value, timed=timed))
+    if (times := slow_start(epoch_times_s)) is not None and timed == "epochs":
+        grade = max(grade, "B")
+        reasons.append(f"the first counted epoch took {times:.1f} times the others: measure.warmup_epochs is too small")
     if battery:
         grade = max(grade, "B")
         reasons.append("it ran on its battery")

@@ -103,9 +103,14 @@ def question(analysis: Analysis) -> str:
 def answer(analysis: Analysis) -> str:
     """The main figure in one sentence, with its interval; and whether a device that was asked for was absent."""
     absent = sorted({name for group in analysis.groups for name in group.absent_devices})
-    if not absent:
-        return _main_figure(analysis)
-    return f"{_main_figure(analysis)} Absent, so nothing can be said of it: {_and(absent)}."
+    words = _main_figure(analysis)
+    num_disturbed = sum(group.quality == "C" for group in analysis.groups)
+    if num_disturbed:
+        which = "These" if num_disturbed == len(analysis.groups) else "Some of these"
+        words += f" {which} figures are graded C: something surely disturbed them."
+    if absent:
+        words += f" Absent, so nothing can be said of it: {_and(absent)}."
+    return words
 
 
 def _main_figure(analysis: Analysis) -> str:

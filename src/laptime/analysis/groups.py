@@ -177,7 +177,8 @@ class Group:
             found.append(f"epochs still get faster, by {-rise:.0%}: measure.warmup_epochs is too small")
         elif rise is not None and rise > _TREND:
             found.append(f"epochs get slower, by {rise:.0%}: is the machine throttling, or busy?")
-        target = self.first["config"]["measure"].get("target_interval")
+        latest = max(self.runs, key=lambda run: str(run.record.get("started_at")))
+        target = latest.record["config"]["measure"].get("target_interval")
         if target is not None:
             width = "unknown" if self.interval_width is None else f"{self.interval_width:.1%}"
             verdict = "reached" if self.is_precise(target) else "not reached"
@@ -187,7 +188,7 @@ class Group:
         if any(run.is_resumed for run in self.runs):
             found.append("resumed from a checkpoint: total time is of the epochs since")
         if any(len(run.record["attempts"]) > 1 for run in self.runs):
-            found.append("ranks were started again")
+            found.append("some runs were broken off and gone on with")
         early = {run.record["result"].get("stop_reason") for run in self.runs} - {"epochs", None}
         if early:
             found.append(f"stopped by {', '.join(sorted(early))}")

@@ -153,7 +153,7 @@ _FIGURES = {
 # The same for figures that not every run has measured, nor every Laptime known.
 _MORE_FIGURES = {
     "resources": ("peak_device_memory_bytes", "energy_joules", "energy_joules_per_1000_samples"),
-    "breakdown": (*(f"{part}_s" for part in PARTS), "step_s", "step_p50_s", "step_p95_s", "step_p99_s"),
+    "breakdown": (*(f"{part}_s" for part in PARTS), "step_s", "step_p50_s", "step_p95_s", "step_p99_s", "instrument_s"),
     "peak": ("achieved_flop_per_s", "matmul_flop_per_s", "achieved_fraction"),
     "bare_loop": ("overhead", "overhead_s_per_step"),
 }

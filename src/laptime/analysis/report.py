@@ -93,20 +93,16 @@ def print_analysis(analysis: Analysis, console: Console, ascii_only: bool = Fals
         console.print(Text(f"Missing: {problem}", style="yellow"))
 
 
-# In a narrower terminal optional columns are left out.
-_WIDE = 110
 # Longer words are broken.
 _WIDEST_WORD = 32
 
 
 def _print_table(table: Table, console: Console, lines: box.Box) -> None:
     shown = RichTable(title=Text(table.title), title_justify="left", title_style="bold", box=lines)
-    left_out = {*table.sentences, *(table.optional if console.width < _WIDE else ())}
-    places = [place for place, column in enumerate(table.columns) if column not in left_out]
-    for place in places:
-        words = [word for row in table.rows for word in row[place].split()] if place == 0 else []
-        widest = max(map(len, words), default=1)
-        shown.add_column(Text(table.columns[place]), overflow="fold", min_width=min(widest, _WIDEST_WORD))
+    widths = _widths(table, console.width)
+    places = list(widths)
+    for place, width in widths.items():
+        shown.add_column(Text(table.columns[place]), overflow="fold", width=width)
     for row in table.rows:
         shown.add_row(*(Text(row[place]) for place in places))
     console.print(shown)
@@ -118,6 +114,31 @@ def _print_table(table: Table, console: Console, lines: box.Box) -> None:
             console.print(Text(f"{row[0]}: {'; '.join(sentences)}"))
     for note in table.notes:
         console.print(Text(note, style="dim"))
+
+
+def _widths(table: Table, width: int) -> dict[int, int | None]:
+    """The columns that a terminal shows, by their places, and how wide: so that no word is broken, if that can be, for
+    which optional columns are left out, the last first. None: the terminal is too narrow for it."""
+    places = [place for place, column in enumerate(table.columns) if column not in table.sentences]
+    cells = {place: [table.columns[place], *(row[place] for row in table.rows)] for place in places}
+    words = {place: [word for cell in cells[place] for word in cell.split()] for place in places}
+    least = {place: min(max(map(len, words[place]), default=1), _WIDEST_WORD) for place in places}
+    for place in reversed([place for place in places if table.columns[place] in table.optional]):
+        if _line(least) <= width:
+            break
+        del least[place]
+    if _line(least) > width:
+        return dict.fromkeys(least)
+    widths = dict(least)
+    longest = {place: max(map(len, cells[place])) for place in widths}
+    while _line(widths) < width and (short := [place for place in widths if widths[place] < longest[place]]):
+        widths[min(short, key=lambda place: widths[place] / longest[place])] += 1
+    return dict(widths)
+
+
+def _line(widths: Mapping[int, int]) -> int:
+    """Characters of a line: columns, a space on both sides of each, and borders."""
+    return 1 + sum(width + 3 for width in widths.values())
 
 
 def as_markdown(analysis: Analysis, plots: Sequence[str]) -> str:

@@ -211,19 +211,40 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
         fraction = group.median("peak", "achieved_fraction")
         row = [group.label, f"{1e3 * step_s:.2f}", *("" if each is None else f"{each / step_s:.0%}" for each in shares)]
         row += [_milliseconds(group.median("breakdown", f"step_p{q}_s"), "") for q in (50, 95, 99)]
+        excess = group.median("breakdown", "instrument_s")
+        row += ["" if excess is None else f"{excess / (step_s - excess):+.0%}"]
         row += ["" if fraction is None else f"{fraction:.0%}"]
-        verdicts = [run.record["peak"].get("verdict") for run in group.runs]
-        rows.append((*row, next((printable(each) for each in verdicts if each), "")))
+        rows.append((*row, _verdict(group)))
     short = {"communication": "comm", "host_to_device": "copy"}
     heads = [short.get(part, part) for part in parts]
-    columns = ("group", "ms per step", *heads, "p50", "p95", "p99", "of the peak", "limit")
+    columns = ("group", "ms per step", *heads, "p50", "p95", "p99", "over epochs", "of the peak", "limit")
     note = (
         "From separate steps after the timed epochs (measure.breakdown), medians of the repeats; shares of the step, "
-        "p50, p95 and p99 are milliseconds. comm: waiting for gradients of other ranks, in the backward pass. "
+        "p50, p95 and p99 are milliseconds. over epochs: what a step takes longer than in the epochs, by the clock's "
+        "cost or by noise. comm: waiting for gradients of other ranks, in the backward pass. "
         "of the peak: floating-point operations a second against the fastest matrix product on the same device, "
         "precision, threads and ranks."
     )
-    return [Table("Where a step's time goes", columns, tuple(rows), (note,), ("rest", "p50", "p95", "p99"), ("limit",))]
+    return [
+        Table(
+            "Where a step's time goes",
+            columns,
+            tuple(rows),
+            (note,),
+            ("rest", "p50", "p95", "p99", "over epochs"),
+            ("limit",),
+        )
+    ]
+
+
+def _verdict(group: Group) -> str:
+    """The words of the repeat whose share of the peak is the middle one."""
+    known = [run.record["peak"] for run in group.runs if run.record["peak"].get("verdict")]
+    known.sort(key=lambda peak: peak.get("achieved_fraction") or 0.0)
+    if not known:
+        return ""
+    of_one = " (of the middle repeat)" if len(group.runs) > 1 else ""
+    return f"{printable(known[len(known) // 2]['verdict'])}{of_one}"
 
 
 def _resources(groups: Sequence[Group]) -> list[Table]:
@@ -278,7 +299,8 @@ def _comparison(comparison: Comparison) -> Table:
                 "; ".join(row.remarks),
             )
         )
-    columns = (comparison.key, "repeats", "quality", "epoch time", "total time", "samples/s", "speedup", "difference",
+    head = comparison.key.rpartition(".")[2]
+    columns = (head, "repeats", "quality", "epoch time", "total time", "samples/s", "speedup", "difference",
                "test accuracy", "results", "remarks")  # fmt: skip
     of = f" ({comparison.common})" if comparison.common else ""
     note = "difference: two-sided Mann-Whitney test of the repeats' throughputs at 5%."
