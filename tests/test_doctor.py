@@ -246,7 +246,7 @@ def test_spread_of_the_laps_by_hand():
 def test_the_busiest_are_what_others_used_since():
     before = {(1, 0.0): ("old", 100.0), (2, 0.0): ("idle", 7.0)}
     after = {(1, 0.0): ("old", 105.0), (2, 0.0): ("idle", 7.1), (3, 9.0): ("new\x1b[2J", 8.0)}
-    assert _busiest(before, after, 10.0) == (("new?[2J", 0.8), ("old", 0.5))
+    assert _busiest(before, after, 10.0) == (("new?[2J (process 3)", 0.8), ("old (process 1)", 0.5))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from laptime.noise import Reading, between, on_battery, read
+from laptime.noise import Reading, between, on_battery, percent_by_core, read
 
 HZ = os.sysconf("SC_CLK_TCK")
 
@@ -41,6 +41,22 @@ def test_counters_by_hand(work_folder):
     assert (found.busy_s, found.steal_s) == (14.0, 7.0)
     assert (found.throttled_s, found.num_swapped_pages, found.num_switches) == (2.5, 7, 42)
     assert (found.frequency_hz, found.temperature_celsius, found.load) == (2.5e9, 71.5, 1.5)
+
+
+def test_switches_are_those_of_all_threads(work_folder):
+    line = "nonvoluntary_ctxt_switches:\t{}\n"
+    tree(work_folder, **{"proc__7__status": line.format(1), "proc__7__task__7__status": line.format(1),
+                         "proc__7__task__9__status": line.format(40)})  # fmt: skip
+    assert read([7], work_folder).num_switches == 41
+
+
+def test_each_core_by_hand(work_folder):
+    first = "cpu  0 0 0 0 0 0 0 0\ncpu0 100 0 0 100 0 0 0 0\ncpu1 0 0 0 200 0 0 0 0\nintr 5\n"
+    second = "cpu  0 0 0 0 0 0 0 0\ncpu0 150 20 5 120 5 0 0 0\ncpu1 0 0 0 300 0 0 0 0\nintr 6\n"
+    before = read([], tree(work_folder, proc__stat=first))
+    after = read([], tree(work_folder, proc__stat=second))
+    assert percent_by_core(before, after) == [75.0, 0.0]
+    assert percent_by_core(before, read([], work_folder / "absent")) == []
 
 
 def test_what_is_not_there_is_none(work_folder):

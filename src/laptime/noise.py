@@ -32,6 +32,7 @@ class Reading:
         frequency_hz: mean over the cores, now.
         temperature_celsius: the hottest sensor's, now.
         load: mean number of processes that ran or wanted to, in the last minute.
+        cores: of each core the seconds in which it was busy, and all its seconds, since the start of the machine.
     """
 
     at_s: float
@@ -43,6 +44,7 @@ class Reading:
     frequency_hz: float | None
     temperature_celsius: float | None
     load: float | None
+    cores: tuple[tuple[float, float], ...] = ()
 
 
 def read(processes: Sequence[int] = (), root: Path = Path("/")) -> Reading:
@@ -63,7 +65,16 @@ def read(processes: Sequence[int] = (), root: Path = Path("/")) -> Reading:
         frequency_hz=_mean(_frequencies(root)),
         temperature_celsius=max(_temperatures(root), default=None),
         load=_first(lambda: float((root / "proc/loadavg").read_text().split()[0]), lambda: os.getloadavg()[0]),
+        cores=_core_times(root),
     )
+
+
+def percent_by_core(before: Reading, after: Reading) -> list[float]:
+    """How busy each core was between two readings, by whomever; empty where the system doesn't tell."""
+    if len(before.cores) != len(after.cores):
+        return []
+    spent = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(before.cores, after.cores, strict=True)]
+    return [100 * busy_s / all_s if all_s > 0 else 0.0 for busy_s, all_s in spent]
 
 
 def between(before: Reading, after: Reading, own_cpu_s: float | None, num_cores: int) -> dict[str, Any]:
@@ -83,6 +94,7 @@ def between(before: Reading, after: Reading, own_cpu_s: float | None, num_cores:
     steal_s = _difference(before.steal_s, after.steal_s)
     throttled_s = _difference(before.throttled_s, after.throttled_s)
     switches = _difference(before.num_switches, after.num_switches)
+    switches = None if switches is None else max(0, switches)  # threads that ended took theirs with them
     return {
         "wall_s": wall_s,
         "other_cores": others,
@@ -110,12 +122,27 @@ def on_battery(root: Path = Path("/")) -> bool | None:
 
 def _cpu_times(root: Path) -> tuple[float | None, float | None]:
     try:
-        fields = (root / "proc/stat").read_text().splitlines()[0].split()[1:]
-        user, nice, system, _, _, irq, softirq, steal = (int(field) / _HZ for field in fields[:8])
-        return user + nice + system + irq + softirq, steal
+        busy_s, _, steal_s = _of_line((root / "proc/stat").read_text().splitlines()[0])
+        return busy_s, steal_s
     except (OSError, ValueError, IndexError):
         times = _first(lambda: psutil.cpu_times()) if root == Path("/") else None
         return (None if times is None else times.user + times.system + getattr(times, "nice", 0.0)), None
+
+
+def _core_times(root: Path) -> tuple[tuple[float, float], ...]:
+    try:
+        lines = [line for line in (root / "proc/stat").read_text().splitlines() if line.startswith("cpu")][1:]
+        return tuple((busy_s, all_s) for busy_s, all_s, _ in map(_of_line, lines))
+    except (OSError, ValueError):
+        times = _first(lambda: psutil.cpu_times(percpu=True)) if root == Path("/") else None
+        return tuple((sum(each) - each.idle, sum(each)) for each in times or [])
+
+
+def _of_line(line: str) -> tuple[float, float, float]:
+    """Seconds busy, all of them, and those that the hypervisor gave to others, of a line of /proc/stat."""
+    user, nice, system, idle, iowait, irq, softirq, steal = (int(field) / _HZ for field in line.split()[1:9])
+    busy_s = user + nice + system + irq + softirq
+    return busy_s, busy_s + idle + iowait + steal, steal
 
 
 def _throttled_s(root: Path) -> float | None:
@@ -134,12 +161,15 @@ def _num_swapped_pages(root: Path) -> int | None:
 
 
 def _num_switches(processes: Iterable[int], root: Path) -> int | None:
+    """Of all threads; the file of a process itself tells of its first one alone."""
     total, found = 0, False
     for process in processes:
-        for line in text_of(root / f"proc/{process}/status").splitlines():
-            name, _, value = line.partition(":")
-            if name == "nonvoluntary_ctxt_switches" and value.strip().isdecimal():
-                total, found = total + int(value), True
+        own = root / f"proc/{process}"
+        for status in [*own.glob("task/*/status")] or [own / "status"]:
+            for line in text_of(status).splitlines():
+                name, _, value = line.partition(":")
+                if name == "nonvoluntary_ctxt_switches" and value.strip().isdecimal():
+                    total, found = total + int(value), True
     return total if found else None
 
 

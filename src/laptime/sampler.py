@@ -1,4 +1,4 @@
-"""A light thread that looks every half second at the memory of all ranks of this machine and at its cores."""
+"""A light thread that looks every half second at the memory of all ranks of this machine and of its device."""
 
 import logging
 import threading
@@ -48,8 +48,6 @@ class Sampler:
         self._container_bytes = container_memory_bytes()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="laptime sampler", daemon=True)
-        self._cores_before: list[tuple[float, float]] = []
-        self._cores_after: list[tuple[float, float]] = []
 
     def start(self) -> None:
         self._thread.start()
@@ -64,19 +62,6 @@ class Sampler:
     def cost_share(self) -> float | None:
         """CPU time of the thread as a share of one core's."""
         return self.cost_s / self.wall_s if self.wall_s else None
-
-    @property
-    def cpu_percent_by_core(self) -> list[float] | None:
-        """How busy each core was between the first sample and the last, by whomever; None: one sample or none."""
-        if self.num_samples < 2 or len(self._cores_before) != len(self._cores_after):
-            return None
-        busy = []
-        for (busy_before, all_before), (busy_after, all_after) in zip(
-            self._cores_before, self._cores_after, strict=True
-        ):
-            elapsed = all_after - all_before
-            busy.append(100 * (busy_after - busy_before) / elapsed if elapsed > 0 else 0.0)
-        return busy
 
     def _run(self) -> None:
         begun_at, cpu_before = time.perf_counter(), time.thread_time()
@@ -97,9 +82,6 @@ class Sampler:
         on_device = self.device.memory_bytes_now()
         if on_device is not None:
             self.peak_device_memory_bytes = max(on_device, self.peak_device_memory_bytes or 0)
-        self._cores_after = _core_times()
-        if not self.num_samples:
-            self._cores_before = self._cores_after
         self.num_samples += 1
         if not self._warned:
             self._warn(rss_bytes)
@@ -154,12 +136,3 @@ def _rss_bytes(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:  # gone since
         return 0
-
-
-def _core_times() -> list[tuple[float, float]]:
-    """Seconds that each core was busy, and all its seconds, since the start of the machine."""
-    times = psutil.cpu_times(percpu=True)
-    idle = [time.idle + getattr(time, "iowait", 0.0) for time in times]
-    # Guests' time is in user's already.
-    total = [sum(time) - getattr(time, "guest", 0.0) - getattr(time, "guest_nice", 0.0) for time in times]
-    return [(all_s - idle_s, all_s) for all_s, idle_s in zip(total, idle, strict=True)]

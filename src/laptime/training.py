@@ -586,6 +586,7 @@ def _note_resources(
         peak_rss_bytes=max((row["rss_bytes"] for row in epochs), default=None),
         peak_device_memory_bytes=max(device_memory, default=None),
         cpu_percent=statistics.median(row["cpu_percent"] for row in counted) if counted else None,
+        cpu_percent_by_core=[statistics.median(core) for core in zip(*recorder.percent_by_core, strict=True)] or None,
         energy_joules=joules,
         energy_joules_per_1000_samples=joules * 1000 / counted[-1]["num_samples"] if joules is not None else None,
         energy_missing=energy.missing if energy is not None else None,
@@ -594,7 +595,6 @@ def _note_resources(
         records.update(
             record,
             "resources",
-            cpu_percent_by_core=sampler.cpu_percent_by_core,
             num_samples=sampler.num_samples,
             sampler_cpu_share=sampler.cost_share,
         )

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 
 from laptime.callbacks.epoch_timer import EpochTimer
 from laptime.classifier import Classifier
-from laptime.noise import between
+from laptime.noise import between, percent_by_core
 from laptime.ranks import Rank
 from laptime.record import append_epochs
 
@@ -48,6 +48,7 @@ class EpochRecorder(Callback):
         rows: of all ranks, as written, in order; on every rank.
         noise: of every epoch, what else this machine did meanwhile; on the first rank.
         energy_joules: of every counted epoch in which all machines were measured; on the first rank.
+        percent_by_core: of every counted epoch how busy each core of this machine was, by whomever; on the first rank.
     """
 
     def __init__(self, timer: EpochTimer, run_dir: Path, rank: Rank, on_epoch: Callable[[], None]) -> None:
@@ -58,6 +59,7 @@ class EpochRecorder(Callback):
         self.rows: list[dict[str, Any]] = []
         self.noise: list[dict[str, Any]] = []
         self.energy_joules: list[float] = []
+        self.percent_by_core: list[list[float]] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
@@ -92,6 +94,8 @@ class EpochRecorder(Callback):
         cpu_s = sum(cpu_s for _, node, cpu_s, _ in gathered if node == self.rank.node)
         meanwhile = between(lap.before, lap.after, cpu_s, os.cpu_count() or 1)
         self.noise.append({"attempt": self.rank.attempt, "epoch": lap.epoch, "is_warmup": lap.is_warmup} | meanwhile)
+        if not lap.is_warmup:
+            self.percent_by_core.append(percent_by_core(lap.before, lap.after))
         append_epochs(self.run_dir, rows)
         epoch = over_ranks(rows)
         joules = [each for *_, each in gathered if each is not None]

@@ -68,11 +68,12 @@ def probe(seconds: float, num_cores: int, battery: bool | None = None) -> Noise:
         left, right = torch.rand(512, 1024), torch.rand(1024, 1024)
         _time(left, right, 10)  # the threads start, the processor wakes up
         num_products = max(1, round(_LAP_S / min(_time(left, right, 1) for _ in range(10))))
-        num_laps = max(1, round(seconds / _LAP_S / _NUM_SLICES))  # in each slice
         used_before, cpu_before = _used_by_others(), time.process_time()
         readings, own, times = [noise.read()], [cpu_before], list[float]()
         for _ in range(_NUM_SLICES):
-            times += [_time(left, right, num_products) for _ in range(num_laps)]
+            until = time.perf_counter() + seconds / _NUM_SLICES
+            while time.perf_counter() < until:
+                times.append(_time(left, right, num_products))
             readings.append(noise.read())
             own.append(time.process_time())
         used_after = _used_by_others()
@@ -122,7 +123,7 @@ def _busiest(
     used = [
         # Names alone: command lines may hold secrets. Anything can stand in a name, what terminals act on too.
         (
-            "".join(letter if letter.isprintable() else "?" for letter in name),
+            f"{''.join(letter if letter.isprintable() else '?' for letter in name)} (process {key[0]})",
             (cpu_s - before.get(key, ("", 0.0))[1]) / wall_s,
         )
         for key, (name, cpu_s) in after.items()
