@@ -55,6 +55,10 @@ def test_a_little_of_it_is_no_reason(changed):
     assert assess([QUIET | changed] * 4, EVEN, num_cores=4).grade == "A"
 
 
+def test_ones_own_ranks_and_workers_are_no_disturbance():
+    assert assess([QUIET | {"switches_per_s": 1500.0}] * 4, EVEN, num_cores=4, crowded=True).grade == "A"
+
+
 def test_throttling_is_a_falling_frequency():
     epochs = [QUIET | {"frequency_hz": hz} for hz in (3.0e9, 2.8e9, 2.0e9)]
     assert assess(epochs, EVEN[:3], num_cores=4).reasons == ("the CPU's frequency fell by 33%",)

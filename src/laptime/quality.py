@@ -66,6 +66,7 @@ def assess(
     battery: bool | None = None,
     oversubscribed: bool = False,
     profiled: bool = False,
+    crowded: bool = False,
     timed: str = "epochs",
 ) -> Quality:
     """Grade a run.
@@ -77,10 +78,11 @@ def assess(
         battery: whether it ran on its battery.
         oversubscribed: whether it had more threads than cores.
         profiled: whether a profiler ran with it, whose cost is in the times.
+        crowded: whether its own ranks or data workers take turns on its cores: then being taken off them is no news.
         timed: what the times are of, as the reasons name it.
     """
     found: dict[str, float] = {}
-    for name in ("steal_share", "throttled_share", "switches_per_s"):
+    for name in ("steal_share", "throttled_share", *(() if crowded else ("switches_per_s",))):
         known = [epoch[name] for epoch in epochs if epoch.get(name) is not None]
         if known:
             found[name] = statistics.median(known)

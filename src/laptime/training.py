@@ -646,6 +646,7 @@ def _note_quality(record: dict[str, Any], recorder: EpochRecorder, profiled: boo
         noise["on_battery"],
         bool(record["strategy"]["oversubscribed"]),
         profiled=profiled,
+        crowded=record["strategy"]["world_size"] > 1 or record["dataset"]["pipeline"] == "workers",
     )
     if times:
         records.update(record, "quality", grade=found.grade, reasons=list(found.reasons))
