@@ -227,7 +227,8 @@ def _measure_apart(
     A plain process goes on without them where they fail, for want of memory say. Of several ranks one alone can't.
     """
     pipeline = data.train_dataloader().pipeline
-    measures = {"breakdown": partial(_note_breakdown, record, device, rank, stop, module, pipeline)}
+    breakdown = Breakdown(device, rank, stop, in_sweep=bool(config["run_label"]))
+    measures = {"breakdown": partial(_note_breakdown, record, breakdown, module, pipeline)}
     measures["peak"] = partial(_note_limit, record, device, rank, optimizer)
     for name, measure in measures.items():
         if config["measure"][name]:
@@ -240,10 +241,7 @@ def _measure_apart(
     data.teardown("fit")
 
 
-def _note_breakdown(
-    record: dict[str, Any], device: Device, rank: Rank, stop: StopRequest, module: Classifier, pipeline: Pipeline
-) -> None:
-    breakdown = Breakdown(device, rank, stop)
+def _note_breakdown(record: dict[str, Any], breakdown: Breakdown, module: Classifier, pipeline: Pipeline) -> None:
     breakdown.measure(module, pipeline)
     records.update(record, "breakdown", **_with_instrument_cost(breakdown.breakdown, record["timing"]))
     records.update(record, "communication", **breakdown.communication)

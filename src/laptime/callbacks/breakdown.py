@@ -30,8 +30,10 @@ from laptime.stopping import StopRequest
 log = logging.getLogger(__name__)
 
 # Steps taken apart: as many as fit into that long, a hundred at least for the percentiles, fewer where steps are slow.
-_TAKEN_APART_S, _TAKEN_APART_AT_MOST_S = 0.2, 3.0
+_TAKEN_APART_S = 0.2
 _FEWEST_TAKEN_APART, _ENOUGH_TAKEN_APART = 5, 100
+# Which is at most so long; in a sweep, whose runs are many, less.
+_AT_MOST_S, _AT_MOST_IN_A_SWEEP_S = 3.0, 0.3
 _WARM_UP_STEPS = 3
 _BLOCK_STEPS, _SLOW_BLOCK_STEPS = 6, 2
 _SLOW_STEP_S = 0.05
@@ -92,15 +94,17 @@ class Breakdown:
         device: is synchronised before and after every step.
         rank: this process.
         stop: is heeded between two steps.
+        in_sweep: whether the run is one of many: then it is to be quick.
 
     Attributes:
         breakdown, communication, contention: the sections of the record, seconds per step; empty: not measured.
     """
 
-    def __init__(self, device: Device, rank: Rank, stop: StopRequest) -> None:
+    def __init__(self, device: Device, rank: Rank, stop: StopRequest, in_sweep: bool) -> None:
         self.device = device
         self.rank = rank
         self.stop = stop
+        self.at_most_s = _AT_MOST_IN_A_SWEEP_S if in_sweep else _AT_MOST_S
         self.breakdown: dict[str, float | int | None] = {}
         self.communication: dict[str, float | int] = {}
         self.contention: dict[str, float | None] = {}
@@ -124,7 +128,12 @@ class Breakdown:
         step_s = self.breakdown["step_s"]
         assert step_s is not None
         self._block_steps = _SLOW_BLOCK_STEPS if step_s > _SLOW_STEP_S else _BLOCK_STEPS
-        self._note(*self._measure(module, optimizer, batches))
+        if module.ddp is None:
+            # Nobody to wait for: the steps that were taken apart are those without synchronisation.
+            parts = ("forward_s", "backward_s", "optimizer_s")
+            self.contention = {"no_sync_step_s": sum(self.breakdown[part] or 0.0 for part in parts), "straggling": None}
+        else:
+            self._note(*self._measure(module, optimizer, batches))
 
     def _take_apart(
         self, module: Classifier, optimizer: Optimizer, pipeline: Pipeline
@@ -172,12 +181,13 @@ class Breakdown:
         """How many steps to take apart, the same on every rank."""
         step_s = max(self.rank.gather(step_s))
         enough = max(_ENOUGH_TAKEN_APART, round(_TAKEN_APART_S / step_s))
-        return max(_FEWEST_TAKEN_APART, min(enough, round(_TAKEN_APART_AT_MOST_S / step_s)))
+        return max(_FEWEST_TAKEN_APART, min(enough, round(self.at_most_s / step_s)))
 
     def _measure(
         self, module: Classifier, optimizer: Optimizer, batches: list[Batch]
     ) -> tuple[_Seconds, list[AllReduce]]:
         seconds, ddp = _Seconds(), module.ddp
+        assert ddp is not None
         num_taken = 0
 
         def step() -> float:
@@ -187,13 +197,6 @@ class Breakdown:
             images, labels = batches[num_taken % len(batches)]
             num_taken += 1
             return self._timed(lambda: module.take_step(optimizer, images, labels))
-
-        if ddp is None:
-            for _ in range(_WARM_UP_STEPS):
-                step()
-            for _ in self._rounds():
-                seconds.no_sync_step += self._block(step)
-            return seconds, []
 
         for _ in range(_WARM_UP_STEPS):
             step()
