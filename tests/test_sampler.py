@@ -123,10 +123,10 @@ def test_a_run_is_sampled(world_size, work_folder):
     few = ["dataset.limit=3000", "training.epochs=3", "device=cpu", "logger=none", "strategy.threads_per_rank=1"]
     record = laptime.run([*few, f"strategy.world_size={world_size}", "measure.sample_interval_s=0.05"])
     resources = record["resources"]
-    assert resources["num_samples"] >= 2
+    assert resources["sampler_num_samples"] >= 2
     assert 0 < resources["sampler_cpu_share"] < 1
     cores = resources["cpu_percent_by_core"]
     assert len(cores) == psutil.cpu_count() and all(0 <= percent <= 100.001 for percent in cores)
     assert resources["peak_rss_bytes"] > world_size * 200 * MEBIBYTE
     off = laptime.run([*few, "training.epochs=1", "measure.sample_interval_s=null"])["resources"]
-    assert off["num_samples"] is None and off["peak_rss_bytes"] > 200 * MEBIBYTE
+    assert off["sampler_num_samples"] is None and off["peak_rss_bytes"] > 200 * MEBIBYTE

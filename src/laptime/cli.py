@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError
-from laptime.secrets import mask_command
+from laptime.secrets import mask_command, mask_text
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -226,6 +226,7 @@ def _train(
     from laptime.secrets import secret_values
 
     cfg.run_dir = str(run_dir)
+    cfg.run_label = _folder_name(mask_text(cfg.run_label))
     rank = torchrun.rank() if torchrun.is_joined() else 0
     config = resolve(cfg)
     with logging_to(run_dir, rank, secrets=secret_values(config)):
@@ -433,6 +434,10 @@ def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
     swept = [pair for pair in swept if pair[0] not in _OF_NO_RUN]
     short = {"strategy.world_size": "ws"}
     label = " ".join(f"{short.get(key, key.rpartition('.')[2])}={value}" for key, value in swept)
+    return _folder_name(label)
+
+
+def _folder_name(label: str) -> str:
     return label.replace("/", "_").replace("\\", "_")[:100]
 
 

@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -169,6 +169,10 @@ def _cause_under_torchrun(error: BaseException, run_dir: Path, timeout_s: float)
     if not _is_consequence(own):
         first = torchrun.report(own, timeout_s)
         return error if first["rank"] == this else _as_exception(first, first["rank"])
+    if isinstance(error, Interrupted) and dist.is_initialized():
+        # Another rank may be waiting for this one's gradients, deaf to the same signal until this one is gone.
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
     try:
         words = torchrun.last_words(_SILENCE_S, timeout_s)
     except (RuntimeError, OSError):

@@ -74,8 +74,8 @@ _SECTIONS: dict[str, tuple[str, ...] | None] = {
     ),
     "resources": (
         "peak_rss_bytes", "peak_device_memory_bytes", "device_memory_bytes", "driver_memory_bytes", "cpu_percent",
-        "cpu_percent_by_core", "num_samples", "sampler_cpu_share", "energy_joules", "energy_joules_per_1000_samples",
-        "energy_missing",
+        "cpu_percent_by_core", "sampler_num_samples", "sampler_cpu_share", "energy_joules",
+        "energy_joules_per_1000_samples", "energy_missing",
     ),
     "communication": (
         "num_all_reduces_per_step", "bytes_per_step", "step_s", "compute_s", "comm_s", "overlap_s", "exposed_s",

@@ -593,7 +593,7 @@ def _note_resources(
         records.update(
             record,
             "resources",
-            num_samples=sampler.num_samples,
+            sampler_num_samples=sampler.num_samples,
             sampler_cpu_share=sampler.cost_share,
         )
 
