@@ -40,7 +40,7 @@ LAYERS = [
     ["models"],
     ["resume", "comm_hooks"],
     ["classifier"],
-    ["callbacks", "lightning_strategy"],
+    ["callbacks", "lightning_strategy", "breakdown"],
     ["training"],
     ["rank_process"],
     ["launch"],

@@ -28,8 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from laptime import record as records
 from laptime import resume, targets
+from laptime.breakdown import Breakdown
 from laptime.callbacks.bare_loop import BareLoop
-from laptime.callbacks.breakdown import Breakdown
 from laptime.callbacks.compile_ahead import CompileAhead
 from laptime.callbacks.epoch_recorder import EpochRecorder, over_ranks
 from laptime.callbacks.epoch_timer import EpochTimer

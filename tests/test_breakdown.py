@@ -151,8 +151,9 @@ def test_of_several_ranks_waiting_for_gradients_is_a_part():
         ["training.precision=bf16-mixed"],
         ["training.gradient_clip_norm=1"],
         ["dataset.limit=80"],  # an epoch of two steps
+        ["dataset.limit=680"],  # and of 17, of which a list of batches holds 16
     ],
-    ids=["workers", "accumulation", "bf16", "clipping", "few"],
+    ids=["workers", "accumulation", "bf16", "clipping", "few", "one more than a list"],
 )
 def test_every_kind_of_step_is_taken_apart(overrides):
     parts = one_process(*overrides)["breakdown"]

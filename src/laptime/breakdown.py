@@ -35,6 +35,7 @@ _FEWEST_TAKEN_APART, _ENOUGH_TAKEN_APART = 5, 100
 # Which is at most so long; in a sweep, whose runs are many, less.
 _AT_MOST_S, _AT_MOST_IN_A_SWEEP_S = 3.0, 0.3
 _WARM_UP_STEPS = 3
+_ENOUGH_LISTS = 4
 _BLOCK_STEPS, _SLOW_BLOCK_STEPS = 6, 2
 _SLOW_STEP_S = 0.05
 _SETTLING_STEPS = 2  # at the start of a block, not measured: caches still hold what the block before left there
@@ -147,6 +148,9 @@ class Breakdown:
         ddp = module.ddp
         clock = StepClock(self.device, None if ddp is None else lambda: max(0.0, _comm_s(ddp) - _overlap_s(ddp)))
         executions = _for_ever(pipeline)
+        # A permutation is drawn with an epoch's first list, and workers have nothing ready: told apart from the others,
+        # where there are enough of them.
+        leaves_first_out = len(pipeline) >= _ENOUGH_LISTS
         for _ in pipeline.executions():  # starts the workers, where there are any: in the epochs they are there
             break
         self.rank.barrier()
@@ -166,7 +170,7 @@ class Breakdown:
                 execution, is_first = next(executions)
                 clock.on_part("data")
                 module.take_steps(optimizer, execution[: num_steps - len(clock.steps)])
-                clock.end_execution(counts=not is_first or len(pipeline) == 1, num_drawn=len(execution))
+                clock.end_execution(counts=not is_first or not leaves_first_out, num_drawn=len(execution))
         finally:
             module.on_part = unheeded
             if isinstance(pipeline, WorkersPipeline):
@@ -174,8 +178,7 @@ class Breakdown:
             executions.close()
         steps = clock.parts()
         others_s = statistics.median(step["data"] for step in steps) * len(execution)
-        # A permutation is drawn with an epoch's first list, and workers have nothing ready. Alone, it is in the steps.
-        return steps, max(0.0, first_draw_s - others_s) if len(pipeline) > 1 else 0.0, execution
+        return steps, max(0.0, first_draw_s - others_s) if leaves_first_out else 0.0, execution
 
     def _num_steps(self, step_s: float) -> int:
         """How many steps to take apart, the same on every rank."""
