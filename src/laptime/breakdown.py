@@ -72,13 +72,14 @@ def _exposed_s(medians: Mapping[str, float]) -> float:
 
 
 def _comm_s(ddp: DistributedDataParallel) -> float:
-    """Seconds from the first all-reduce's start to the last one's end, in the step before, by DDP's own clock."""
-    return float(ddp._get_ddp_logging_data()["backward_comm_time"]) / 1e9
+    """Seconds from the first all-reduce's start to the last one's end, in the step before, by DDP's own clock; 0 in the
+    first one of all, as in ranks that were started again with nothing left to train."""
+    return float(ddp._get_ddp_logging_data().get("backward_comm_time", 0)) / 1e9
 
 
 def _overlap_s(ddp: DistributedDataParallel) -> float:
     """The part of `_comm_s` in which gradients were still computed."""
-    return float(ddp._get_ddp_logging_data()["backward_compute_comm_overlap_time"]) / 1e9
+    return float(ddp._get_ddp_logging_data().get("backward_compute_comm_overlap_time", 0)) / 1e9
 
 
 def _for_ever(pipeline: Pipeline) -> Generator[tuple[list[Batch], bool], None, None]:
