@@ -67,19 +67,17 @@ class _Seconds:
         return [_Seconds(*(part(each, number) for each in vars(self).values())) for number in range(num_rounds)]
 
 
-def _exposed_s(medians: Mapping[str, float]) -> float:
-    return max(0.0, medians["comm"] - medians["overlap"])
+def _exposed_s(times: Mapping[str, float]) -> float:
+    return max(0.0, times["comm"] - times["overlap"])
 
 
-def _comm_s(ddp: DistributedDataParallel) -> float:
-    """Seconds from the first all-reduce's start to the last one's end, in the step before, by DDP's own clock; 0 in the
-    first one of all, as in ranks that were started again with nothing left to train."""
-    return float(ddp._get_ddp_logging_data().get("backward_comm_time", 0)) / 1e9
-
-
-def _overlap_s(ddp: DistributedDataParallel) -> float:
-    """The part of `_comm_s` in which gradients were still computed."""
-    return float(ddp._get_ddp_logging_data().get("backward_compute_comm_overlap_time", 0)) / 1e9
+def _ddp_times(ddp: DistributedDataParallel) -> dict[str, float]:
+    """Of the step before, by DDP's own clocks: seconds from the first all-reduce's start to the last one's end, and how
+    many of them gradients were still computed in; 0 in the first step of all, as in ranks that were started again with
+    nothing left to train."""
+    clocks = ddp._get_ddp_logging_data()
+    names = {"comm": "backward_comm_time", "overlap": "backward_compute_comm_overlap_time"}
+    return {name: clocks.get(key, 0) / 1e9 for name, key in names.items()}
 
 
 def _for_ever(pipeline: Pipeline) -> Generator[tuple[list[Batch], bool], None, None]:
@@ -147,7 +145,7 @@ class Breakdown:
             and the batches of the last list.
         """
         ddp = module.ddp
-        clock = StepClock(self.device, None if ddp is None else lambda: max(0.0, _comm_s(ddp) - _overlap_s(ddp)))
+        clock = StepClock(self.device, None if ddp is None else lambda: _exposed_s(_ddp_times(ddp)))
         executions = _for_ever(pipeline)
         # A permutation is drawn with an epoch's first list, and workers have nothing ready: told apart from the others,
         # where there are enough of them.
@@ -216,8 +214,9 @@ class Breakdown:
         def synchronised_step() -> float:
             took = step()
             # Those of the step before: DDP reads its clocks when the next one starts.
-            seconds.comm.append(_comm_s(ddp))
-            seconds.overlap.append(_overlap_s(ddp))
+            times = _ddp_times(ddp)
+            seconds.comm.append(times["comm"])
+            seconds.overlap.append(times["overlap"])
             return took
 
         for _ in self._rounds():
@@ -266,8 +265,6 @@ class Breakdown:
         own_pace = [each["no_sync_step"] for each in ranks]
         straggling = max(own_pace) / middle["no_sync_step"] - 1 if len(ranks) > 1 else None
         self.contention = {"no_sync_step_s": middle["no_sync_step"], "straggling": straggling}
-        if not sent:
-            return
         exposed_s = _exposed_s(middle)
         share = exposed_s / middle["step"]
         rounds = [each.medians() for each in seconds.by_round(self._block_steps)]

@@ -44,7 +44,7 @@ def environment(cpu_name: str, usable_cores: int, config: Mapping[str, Any] | No
         usable_cores: the cores that this process may use.
     """
     return {
-        "code_hash": _code_hash(config or {}),
+        "code_hash": code_hash(config or {}),
         "python": platform.python_version(),
         "packages": {package: _version(package) for package in PACKAGES},
         "cpu": cpu_name,
@@ -58,7 +58,7 @@ def environment(cpu_name: str, usable_cores: int, config: Mapping[str, Any] | No
         "kernel": platform.release(),
         "platform": platform.platform(),
         "machine": platform.machine(),
-        "hostname_hash": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+        "hostname_hash": hostname_hash(),
         "hostname": platform.node() if os.environ.get(HOSTNAME_VARIABLE, "0") not in ("", "0") else None,
         "variables": mask(
             {
@@ -80,7 +80,12 @@ def _os_version() -> str | None:
         return None
 
 
-def _code_hash(config: Mapping[str, Any]) -> str:
+def hostname_hash() -> str:
+    """Tells machines apart without naming them."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:12]
+
+
+def code_hash(config: Mapping[str, Any]) -> str:
     """Of Laptime's own code, the analysis left out, and of modules that are no package's: what can change a run."""
     package = Path(__file__).parent
     digest = hashlib.sha256()

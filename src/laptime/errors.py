@@ -1,7 +1,8 @@
 """How a run can end other than by completing. What is not one of these is a bug and keeps its traceback."""
 
 import signal
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -55,3 +56,18 @@ class RankFailed(Exception):
     def __init__(self, message: str, error: dict[str, Any]) -> None:
         super().__init__(message)
         self.error = error
+
+
+def exit_code_of(work: Callable[[], int]) -> int:
+    """What a command returns; a mistake, and what the system refuses (a full disk, say), is one line on stderr."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        return 130
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 1

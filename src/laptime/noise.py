@@ -54,7 +54,8 @@ def read(processes: Sequence[int] = (), root: Path = Path("/")) -> Reading:
         processes: ids of those whose involuntary switches are counted.
         root: of /proc and /sys; another one in tests.
     """
-    busy_s, steal_s = _cpu_times(root)
+    cpu_lines = [line for line in text_of(root / "proc/stat").splitlines() if line.startswith("cpu")]
+    busy_s, steal_s = _cpu_times(cpu_lines, root)
     return Reading(
         at_s=time.perf_counter(),
         busy_s=busy_s,
@@ -65,7 +66,7 @@ def read(processes: Sequence[int] = (), root: Path = Path("/")) -> Reading:
         frequency_hz=_mean(_frequencies(root)),
         temperature_celsius=max(_temperatures(root), default=None),
         load=_first(lambda: float((root / "proc/loadavg").read_text().split()[0]), lambda: os.getloadavg()[0]),
-        cores=_core_times(root),
+        cores=_core_times(cpu_lines, root),
     )
 
 
@@ -120,22 +121,24 @@ def on_battery(root: Path = Path("/")) -> bool | None:
     return None if battery is None else not battery.power_plugged
 
 
-def _cpu_times(root: Path) -> tuple[float | None, float | None]:
+def _cpu_times(lines: Sequence[str], root: Path) -> tuple[float | None, float | None]:
     try:
-        busy_s, _, steal_s = _of_line((root / "proc/stat").read_text().splitlines()[0])
+        busy_s, _, steal_s = _of_line(lines[0])
         return busy_s, steal_s
-    except (OSError, ValueError, IndexError):
+    except (ValueError, IndexError):
         times = _first(lambda: psutil.cpu_times()) if root == Path("/") else None
         return (None if times is None else times.user + times.system + getattr(times, "nice", 0.0)), None
 
 
-def _core_times(root: Path) -> tuple[tuple[float, float], ...]:
+def _core_times(lines: Sequence[str], root: Path) -> tuple[tuple[float, float], ...]:
     try:
-        lines = [line for line in (root / "proc/stat").read_text().splitlines() if line.startswith("cpu")][1:]
-        return tuple((busy_s, all_s) for busy_s, all_s, _ in map(_of_line, lines))
-    except (OSError, ValueError):
-        times = _first(lambda: psutil.cpu_times(percpu=True)) if root == Path("/") else None
-        return tuple((sum(each) - each.idle, sum(each)) for each in times or [])
+        cores = tuple(_of_line(line)[:2] for line in lines[1:])
+    except ValueError:
+        cores = ()
+    if cores or root != Path("/"):
+        return cores
+    times = _first(lambda: psutil.cpu_times(percpu=True))
+    return tuple((sum(each) - each.idle, sum(each)) for each in times or [])
 
 
 def _of_line(line: str) -> tuple[float, float, float]:

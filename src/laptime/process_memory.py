@@ -1,7 +1,8 @@
-"""Peak memory of this process, from the system."""
+"""Peak memory of this process, and which others belong to it, from the system."""
 
 import contextlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -27,3 +28,31 @@ def peak_rss_bytes() -> int:
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(psutil.Process().memory_info().rss)
+
+
+def families(pids: Iterable[int]) -> set[int]:
+    """The processes and all their descendants."""
+    found: set[int] = set()
+    left = list(pids)
+    while left:
+        pid = left.pop()
+        if pid not in found:
+            found.add(pid)
+            left += _children(pid)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    """From /proc, which has them by thread; psutil would read every process of the machine for that."""
+    tasks = Path(f"/proc/{pid}/task")
+    try:
+        lists = [(task / "children").read_text() for task in tasks.iterdir()]
+        return [int(child) for children in lists for child in children.split()]
+    except OSError:
+        pass
+    if Path("/proc/self/task").is_dir():  # it is gone, or this kernel keeps no such list
+        return []
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.Error:
+        return []

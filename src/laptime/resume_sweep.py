@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from laptime.config import config_hashes, resolve_warmup_epochs
 from laptime.console import relative
 from laptime.device import cpu_name, usable_cores
-from laptime.environment import environment, git_state
+from laptime.environment import code_hash, environment, git_state, hostname_hash
 from laptime.errors import UserError, few
 from laptime.launch import num_ranks, threads_per_rank, will_be_hashed
 from laptime.record import (
@@ -336,8 +336,7 @@ def living_ranks(run: EarlierRun) -> list[int]:
     """
     if run.record.get("status") != "running":
         return []
-    here = environment(cpu_name(), usable_cores())["hostname_hash"]
-    if (run.record["environment"] or {}).get("hostname_hash") != here:
+    if (run.record["environment"] or {}).get("hostname_hash") != hostname_hash():
         return []
     alive = []
     first = parse_timestamp(run.record["started_at"]) - _CLOCK_S
@@ -421,6 +420,11 @@ def _changed_since(run: EarlierRun, hashed: Mapping[str, Any]) -> str:
 
 
 @cache
+def _here() -> dict[str, Any]:
+    return environment(cpu_name(), usable_cores())
+
+
+@cache
 def _commit() -> str | None:
     commit: str | None = git_state(Path(__file__).parent)["commit"]
     return commit
@@ -430,14 +434,14 @@ def _conditions_changed(run: EarlierRun, config: Mapping[str, Any]) -> tuple[lis
     """What else than the configuration is not as it was for a run; and its commit, where that is another one."""
     if not run.record.get("environment"):
         return [], ""
-    then, now = run.record["environment"], environment(cpu_name(), usable_cores(), config)
+    then, now = run.record["environment"], _here()
     commit_then = (run.record["git"] or {}).get("commit")
     commit_now = _commit()
     commits = ""
     if commit_then and commit_now and commit_then != commit_now:
         commits = f"commit ({commit_then[:7]} then, {commit_now[:7]} now)"
     others = []
-    if then["code_hash"] != now["code_hash"]:
+    if then["code_hash"] != code_hash(config):
         others.append(f"code ({commits or 'uncommitted changes'})")
     versions = [("torch", then["packages"].get("torch"), now["packages"]["torch"])]
     versions += [(key, then.get(key), now[key]) for key in ("python", "cpu")]

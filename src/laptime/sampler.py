@@ -3,13 +3,13 @@
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import psutil
 
 from laptime.device import Device
 from laptime.machine import container_memory_bytes
+from laptime.process_memory import families
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Sampler:
 
     def sample(self) -> None:
         """Look once."""
-        rss_bytes = sum(map(_rss_bytes, _families(self.pids)))
+        rss_bytes = sum(map(_rss_bytes, families(self.pids)))
         self.peak_rss_bytes = max(rss_bytes, self.peak_rss_bytes or 0)
         on_device = self.device.memory_bytes_now()
         if on_device is not None:
@@ -101,34 +101,6 @@ class Sampler:
                     100 * share, what, total / 1e9, own / 1e9,
                 )  # fmt: skip
                 return
-
-
-def _families(pids: Iterable[int]) -> set[int]:
-    """The processes and all their descendants."""
-    found: set[int] = set()
-    left = list(pids)
-    while left:
-        pid = left.pop()
-        if pid not in found:
-            found.add(pid)
-            left += _children(pid)
-    return found
-
-
-def _children(pid: int) -> list[int]:
-    """From /proc, which has them by thread; psutil would read every process of the machine for that."""
-    tasks = Path(f"/proc/{pid}/task")
-    try:
-        lists = [(task / "children").read_text() for task in tasks.iterdir()]
-        return [int(child) for children in lists for child in children.split()]
-    except OSError:
-        pass
-    if Path("/proc/self/task").is_dir():  # it is gone, or this kernel keeps no such list
-        return []
-    try:
-        return [child.pid for child in psutil.Process(pid).children()]
-    except psutil.Error:
-        return []
 
 
 def _rss_bytes(pid: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from laptime import record
-from laptime.errors import UserError
+from laptime.errors import UserError, exit_code_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,16 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     show_whatever_can_be_shown()
     args = _parser().parse_args(arguments)
-    try:
-        return _run(args)
-    except KeyboardInterrupt:
-        return 130
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        return 1
+    return exit_code_of(lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> int:

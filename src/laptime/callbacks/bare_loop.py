@@ -55,8 +55,7 @@ class BareLoop(Callback):
         self.stop = stop
         self.timer = timer
         self.bare_loop: dict[str, float | int] = {}
-        self._bare_s: list[float] = []
-        self._own_s: list[float] = []
+        self._epochs_s: list[tuple[float, float]] = []  # of the bare loop, and the run's own
         self._settings: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -98,9 +97,8 @@ class BareLoop(Callback):
         loader.sampler.set_epoch(epoch_now)
         if not lap.is_warmup:
             loss_sum, num_samples = self.rank.sum([loss_sum, lap.num_samples])
-            slowest = [max(of_ranks) for of_ranks in zip(*self.rank.gather((bare_s, lap.epoch_time_s)), strict=True)]
-            self._bare_s.append(slowest[0])
-            self._own_s.append(slowest[1])
+            bare, own = zip(*self.rank.gather((bare_s, lap.epoch_time_s)), strict=True)
+            self._epochs_s.append((max(bare), max(own)))
             self._note(loader, loss_sum / num_samples)
             self._compare(loss_sum / num_samples, module.train_sums.means(self.rank).loss)
         self.timer.apart_s += time.perf_counter() - begun_at
@@ -143,16 +141,14 @@ class BareLoop(Callback):
             )
 
     def _note(self, loader: TimedLoader, loss: float) -> None:
-        ratios = [own / bare - 1 for own, bare in zip(self._own_s, self._bare_s, strict=True)]
-        steps = batch_sizes(len(loader.sampler), loader.pipeline.batch_size)
+        ratios = [own / bare - 1 for bare, own in self._epochs_s]
+        num_steps = len(batch_sizes(len(loader.sampler), loader.pipeline.batch_size))
         self.bare_loop = {
-            "epoch_time_s": statistics.median(self._bare_s),
+            "epoch_time_s": statistics.median(bare for bare, _ in self._epochs_s),
             "overhead": statistics.median(ratios),
             "overhead_min": min(ratios),
             "overhead_max": max(ratios),
-            "overhead_s_per_step": statistics.median(
-                (own - bare) / len(steps) for own, bare in zip(self._own_s, self._bare_s, strict=True)
-            ),
+            "overhead_s_per_step": statistics.median((own - bare) / num_steps for bare, own in self._epochs_s),
             "num_epochs": len(ratios),
             "train_loss": loss,
         }

@@ -13,6 +13,7 @@ from laptime import noise
 from laptime.data.timed_loader import TimedLoader
 from laptime.device import Device
 from laptime.energy import EnergyMeter
+from laptime.process_memory import families
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,10 @@ class EpochTimer(Callback):
 def usage() -> tuple[float, int]:
     """CPU seconds (user and system) and resident bytes of this process and its children, data workers included."""
     cpu_s, rss_bytes = 0.0, 0
-    process = psutil.Process(os.getpid())
-    for each in (process, *process.children(recursive=True)):
+    for pid in families([os.getpid()]):
         try:
-            times, memory = each.cpu_times(), each.memory_info()
+            process = psutil.Process(pid)
+            times, memory = process.cpu_times(), process.memory_info()
         except psutil.NoSuchProcess:
             continue
         cpu_s += times.user + times.system

@@ -7,23 +7,14 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from laptime.errors import UserError
+from laptime.errors import UserError, exit_code_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 whatever the noise, 1 where a device or a backend is broken, 2 for a mistake in what was
     typed, 130 for Ctrl-C."""
     args = _parser().parse_args(arguments)
-    try:
-        return _run(args)
-    except KeyboardInterrupt:
-        return 130
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:  # a full disk that the output was sent to
-        print(f"error: {error.strerror or error}", file=sys.stderr)
-        return 1
+    return exit_code_of(lambda: _run(args))
 
 
 def _parser() -> argparse.ArgumentParser:
