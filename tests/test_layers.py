@@ -38,7 +38,7 @@ LAYERS = [
     ["step_clock", "peak", "sampler", "energy"],
     ["data"],
     ["models"],
-    ["resume", "comm_hooks"],
+    ["resume", "shared_memory", "comm_hooks"],
     ["classifier"],
     ["callbacks", "lightning_strategy", "breakdown"],
     ["training"],

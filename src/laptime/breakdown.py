@@ -12,13 +12,10 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 
-import torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from laptime.classifier import Classifier, Sums
-from laptime.comm_hooks import AllReduce, watching_all_reduces
+from laptime.comm_hooks import AllReduce, bare_all_reduce, comm_times, watching_all_reduces
 from laptime.data.timed_loader import Batch, Pipeline
 from laptime.data.workers import WorkersPipeline
 from laptime.device import Device
@@ -69,15 +66,6 @@ class _Seconds:
 
 def _exposed_s(times: Mapping[str, float]) -> float:
     return max(0.0, times["comm"] - times["overlap"])
-
-
-def _ddp_times(ddp: DistributedDataParallel) -> dict[str, float]:
-    """Of the step before, by DDP's own clocks: seconds from the first all-reduce's start to the last one's end, and how
-    many of them gradients were still computed in; 0 in the first step of all, as in ranks that were started again with
-    nothing left to train."""
-    clocks = ddp._get_ddp_logging_data()
-    names = {"comm": "backward_comm_time", "overlap": "backward_compute_comm_overlap_time"}
-    return {name: clocks.get(key, 0) / 1e9 for name, key in names.items()}
 
 
 def _for_ever(pipeline: Pipeline) -> Generator[tuple[list[Batch], bool], None, None]:
@@ -145,7 +133,7 @@ class Breakdown:
             and the batches of the last list.
         """
         ddp = module.ddp
-        clock = StepClock(self.device, None if ddp is None else lambda: _exposed_s(_ddp_times(ddp)))
+        clock = StepClock(self.device, None if ddp is None else lambda: _exposed_s(comm_times(ddp)))
         executions = _for_ever(pipeline)
         # A permutation is drawn with an epoch's first list, and workers have nothing ready: told apart from the others,
         # where there are enough of them.
@@ -204,17 +192,12 @@ class Breakdown:
             step()
         with watching_all_reduces(ddp) as sent:
             step()
-        buffers = [torch.zeros(size, dtype=dtype, device=self.device.torch_device) for size, dtype in sent]
-
-        def all_reduce() -> None:
-            for work in [dist.all_reduce(buffer, async_op=True) for buffer in buffers]:
-                assert work is not None
-                work.wait()
+        all_reduce = bare_all_reduce(ddp, sent, self.device.torch_device)
 
         def synchronised_step() -> float:
             took = step()
             # Those of the step before: DDP reads its clocks when the next one starts.
-            times = _ddp_times(ddp)
+            times = comm_times(ddp)
             seconds.comm.append(times["comm"])
             seconds.overlap.append(times["overlap"])
             return took

@@ -92,7 +92,7 @@ class StrategyConfig(_Group):
     def check(self) -> None:
         _one_of("strategy", self.name, ("ddp", "single"))
         _one_of("strategy.backend", self.backend, ("auto", "gloo", "nccl"))
-        _one_of("strategy.comm_hook", self.comm_hook, ("none", "fp16", "bf16", "powersgd"))
+        _one_of("strategy.comm_hook", self.comm_hook, ("none", "fp16", "bf16", "powersgd", "shared_memory"))
         _positive("strategy.bucket_cap_mb", self.bucket_cap_mb)
         if self.bucket_cap_mb > _MOST_BUCKET_MB:
             raise UserError(f"strategy.bucket_cap_mb={self.bucket_cap_mb}: must be at most {_MOST_BUCKET_MB}.")

@@ -20,7 +20,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from laptime import fresh_processes, rank_process, torchrun
+from laptime import fresh_processes, rank_process, shared_memory, torchrun
 from laptime import record as records
 from laptime.config import hashed_config
 from laptime.console import relative
@@ -171,6 +171,7 @@ def _cause_under_torchrun(error: BaseException, run_dir: Path, timeout_s: float)
         return error if first["rank"] == this else _as_exception(first, first["rank"])
     if isinstance(error, Interrupted) and dist.is_initialized():
         # Another rank may be waiting for this one's gradients, deaf to the same signal until this one is gone.
+        shared_memory.close_all()
         with suppress(RuntimeError):
             dist.destroy_process_group()
     try:
@@ -275,6 +276,12 @@ def _check_devices(config: Mapping[str, Any], world_size: int, local_world_size:
         )
     if config["strategy"]["backend"] == "nccl" and accelerator != "cuda":
         raise UserError("strategy.backend=nccl: needs CUDA devices. Use strategy.backend=auto.")
+    if config["strategy"]["comm_hook"] == "shared_memory" and (accelerator or sys.platform != "linux"):
+        reason = f"gradients on {accelerator} are not in memory that" if accelerator else "only on Linux can"
+        raise UserError(
+            f"strategy.comm_hook=shared_memory: {reason} processes share{'' if accelerator else ' it so'}. "
+            "Use strategy.comm_hook=none."
+        )
 
 
 def _accelerator(config: Mapping[str, Any]) -> str | None:
@@ -535,6 +542,8 @@ def _end(children: list[_Child]) -> None:
             child.process.kill()
         child.process.join()
         child.connection.close()
+        if child.process.pid is not None:
+            shared_memory.remove_left_behind(child.process.pid)
 
 
 def _is_lost_contact(error: Mapping[str, Any]) -> bool:

@@ -27,14 +27,16 @@ class RankStrategy(SingleDeviceStrategy):
         device: of this rank.
         rank: this process.
         ddp: arguments of DistributedDataParallel.
-        comm_hook: how gradients are compressed on their way: none, fp16, bf16 or powersgd.
+        comm_hook: how gradients travel: none, fp16, bf16, powersgd or shared_memory.
+        timeout_s: how long the hook waits for another rank.
     """
 
-    def __init__(self, device: torch.device, rank: Rank, ddp: dict[str, Any], comm_hook: str, **kwargs: Any) -> None:
-        super().__init__(device, **kwargs)
+    def __init__(self, device: torch.device, rank: Rank, ddp: dict[str, Any], comm_hook: str, timeout_s: float) -> None:
+        super().__init__(device)
         self.rank = rank
         self.ddp = ddp
         self.comm_hook = comm_hook
+        self.timeout_s = timeout_s
         self.global_rank = rank.rank
         self.local_rank = rank.local_rank
 
@@ -52,7 +54,7 @@ class RankStrategy(SingleDeviceStrategy):
     def _wrap(self, network: nn.Module) -> nn.Module:
         ids = None if self.root_device.type == "cpu" else [self.root_device]
         wrapped = DistributedDataParallel(network, device_ids=ids, **self.ddp)
-        comm_hooks.register(self.comm_hook, wrapped)
+        comm_hooks.register(self.comm_hook, wrapped, self.rank, self.timeout_s)
         return wrapped
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:

@@ -393,7 +393,7 @@ def _build_trainer(
     rank_zero_only.rank = rank.rank  # type: ignore[attr-defined]
     return pl.Trainer(
         accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
-        strategy=RankStrategy(device.torch_device, rank, ddp, strategy["comm_hook"]),
+        strategy=RankStrategy(device.torch_device, rank, ddp, strategy["comm_hook"], strategy["timeout_s"]),
         devices=1,
         # Lightning's idea of SLURM or torchrun would check their settings against the one device it sees.
         plugins=LightningEnvironment(),

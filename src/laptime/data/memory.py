@@ -9,8 +9,8 @@ from laptime.data.image_data import Images
 from laptime.data.order import EpochOrder, epoch_seed
 from laptime.data.timed_loader import Batch
 
-# One gather makes at most this much float32 data: beyond the caches, larger gathers gain nothing.
-_LARGEST_GATHER_BYTES = 2**26
+# One gather makes at most this much float32 data: what is larger leaves the caches before it is trained on.
+_LARGEST_GATHER_BYTES = 2**22
 
 
 class MemoryPipeline:
