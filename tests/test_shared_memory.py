@@ -107,9 +107,9 @@ def test_the_breakdown_says_what_averaging_takes(work_folder):
     assert record["breakdown"]["communication_s"] > 0
 
 
-def segments() -> set[str]:
+def segments() -> set[Path]:
     """The names of shared memory, of any process."""
-    return set(os.listdir("/dev/shm"))
+    return set(Path("/dev/shm").iterdir())
 
 
 def pids_of(folder: Path) -> list[int]:
@@ -146,7 +146,7 @@ def test_a_rank_that_is_stuck_is_given_up(work_folder):
 
     stopper = threading.Thread(target=stop)
     stopper.start()
-    with pytest.raises(RankFailed, match="rank 1 did not answer within strategy.timeout_s=3"):
+    with pytest.raises(RankFailed, match=r"rank 1 did not answer within strategy.timeout_s=3"):
         laptime.run(
             [*SHARED, "strategy.world_size=2", "training.epochs=100000", "strategy.timeout_s=3", "hydra.run.dir=run"]
         )
@@ -183,7 +183,7 @@ def test_ranks_of_two_machines_are_refused(work_folder, monkeypatch):
         "        shared_memory._machine = lambda: f'machine of {os.getpid()}'\n"
     )
     monkeypatch.syspath_prepend(str(work_folder))
-    with pytest.raises(UserError, match="rank 1 is on another machine than rank 0.*comm_hook=none"):
+    with pytest.raises(UserError, match=r"rank 1 is on another machine than rank 0.*comm_hook=none"):
         laptime.run([*SHARED, "strategy.world_size=2", "model._target_=elsewhere.Elsewhere"])
 
 
