@@ -29,7 +29,7 @@ def clock(monkeypatch):
 def test_rates_are_operations_and_bytes_over_seconds(clock):
     found = probe(CPU, "32-true", Rank())
     assert found.matmul_flop_per_s == pytest.approx(2 * 512**3 / 0.001)  # the largest that was tried
-    assert found.copy_bytes_per_s == pytest.approx(2 * 2**26 / 0.001)  # read and written
+    assert found.copy_bytes_per_s == pytest.approx(2 * 2**25 / 0.001)  # read and written
 
 
 def test_ranks_that_share_cores_take_them_in_turn(clock):

@@ -30,14 +30,14 @@ log = logging.getLogger(__name__)
 _TAKEN_APART_S = 0.2
 _FEWEST_TAKEN_APART, _ENOUGH_TAKEN_APART = 5, 100
 # Which is at most so long; in a sweep, whose runs are many, less.
-_AT_MOST_S, _AT_MOST_IN_A_SWEEP_S = 3.0, 0.3
+_AT_MOST_S, _AT_MOST_IN_A_SWEEP_S = 3.0, 0.2
 _WARM_UP_STEPS = 3
 _ENOUGH_LISTS = 4
 _BLOCK_STEPS, _SLOW_BLOCK_STEPS = 6, 2
 _SLOW_STEP_S = 0.05
 _SETTLING_STEPS = 2  # at the start of a block, not measured: caches still hold what the block before left there
-_FEWEST_ROUNDS, _MOST_ROUNDS = 3, 20
-_ENOUGH_S = 0.3  # no further round after that long
+_FEWEST_ROUNDS, _FEWEST_ROUNDS_IN_A_SWEEP, _MOST_ROUNDS = 3, 2, 20
+_ENOUGH_S, _ENOUGH_IN_A_SWEEP_S = 0.3, 0.1  # no further round after that long
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Breakdown:
         device: is synchronised before and after every step.
         rank: this process.
         stop: is heeded between two steps.
-        in_sweep: whether the run is one of many: then it is to be quick.
+        in_sweep: whether the run is one of many: then it is to be quick, and repeats make up for it.
 
     Attributes:
         breakdown, communication, contention: the sections of the record, seconds per step; empty: not measured.
@@ -92,7 +92,7 @@ class Breakdown:
         self.device = device
         self.rank = rank
         self.stop = stop
-        self.at_most_s = _AT_MOST_IN_A_SWEEP_S if in_sweep else _AT_MOST_S
+        self.in_sweep = in_sweep
         self.breakdown: dict[str, float | int | None] = {}
         self.communication: dict[str, float | int] = {}
         self.contention: dict[str, float | None] = {}
@@ -171,7 +171,9 @@ class Breakdown:
         """How many steps to take apart, the same on every rank."""
         step_s = max(self.rank.gather(step_s))
         enough = max(_ENOUGH_TAKEN_APART, round(_TAKEN_APART_S / step_s))
-        return max(_FEWEST_TAKEN_APART, min(enough, round(self.at_most_s / step_s)))
+        return max(
+            _FEWEST_TAKEN_APART, min(enough, round((_AT_MOST_IN_A_SWEEP_S if self.in_sweep else _AT_MOST_S) / step_s))
+        )
 
     def _measure(
         self, module: Classifier, optimizer: Optimizer, batches: list[Batch]
@@ -225,8 +227,10 @@ class Breakdown:
     def _rounds(self) -> Iterator[None]:
         """As many rounds as there is time for, the same number on every rank."""
         started_at = time.perf_counter()
+        fewest = _FEWEST_ROUNDS_IN_A_SWEEP if self.in_sweep else _FEWEST_ROUNDS
+        enough_s = _ENOUGH_IN_A_SWEEP_S if self.in_sweep else _ENOUGH_S
         for number in range(_MOST_ROUNDS):
-            if number >= _FEWEST_ROUNDS and self.rank.any(time.perf_counter() - started_at > _ENOUGH_S):
+            if number >= fewest and self.rank.any(time.perf_counter() - started_at > enough_s):
                 return
             yield
 

@@ -345,7 +345,7 @@ def hashed_config(
     # A path that follows from the run's own directory is no difference between two runs.
     content = json.loads(json.dumps(mask(config)).replace(json.dumps(config.get("run_dir") or "\0")[1:-1], ""))
     left_out = list(_NOT_HASHED)
-    if content["dataset"].get("pipeline") == "memory":
+    if content["dataset"].get("pipeline") in ("memory", "mapped"):
         left_out.append(("dataset", "num_workers"))
     if world_size > 1:
         left_out.append(("strategy", "wrap_single_rank"))

@@ -113,6 +113,13 @@ def container_memory_bytes(root: Path = Path("/")) -> int | None:
     return min((limit for limit in limits if limit < _NO_LIMIT_BYTES), default=None)
 
 
+def available_memory_bytes() -> int:
+    """What a process could still take, the container's limit considered."""
+    free = int(psutil.virtual_memory().available)
+    limit = container_memory_bytes()
+    return free if limit is None else min(free, limit)
+
+
 def apple(values: Mapping[str, int]) -> dict[str, Any]:
     """The same of a Mac with Apple silicon.
 

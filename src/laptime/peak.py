@@ -17,9 +17,9 @@ from laptime.ranks import Rank
 _SMALLEST, _LARGEST = 256, 16384
 _LONG_PRODUCT_S = 0.005
 _PER_SIZE_S = 0.015
-# Beyond the caches of nearly every processor.
-_COPIED_BYTES = 2**26
-_COPY_S = 0.03
+# Two of them are beyond the caches of nearly every processor.
+_COPIED_BYTES = 2**25
+_COPY_S = 0.02
 
 _DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 

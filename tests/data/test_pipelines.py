@@ -155,9 +155,9 @@ def test_steps_per_execution_does_not_change_augmented_batches(augmentation, dat
 
 
 def test_large_batches_are_gathered_one_at_a_time(datamodule):
-    # 2 MiB of float32 an image: 8 batches of 4 reach the 64 MiB that one gather may take.
-    module = datamodule(shape=[8, 256, 256], num_train=40, num_test=1, batch_size=4, steps_per_execution=100)
-    assert [len(execution) for execution in module.train_dataloader()] == [8, 2]
+    # 0.5 MiB of float32 an image: 4 batches of 4 reach the 8 MiB that one gather may take.
+    module = datamodule(shape=[2, 256, 256], num_train=40, num_test=1, batch_size=4, steps_per_execution=100)
+    assert [len(execution) for execution in module.train_dataloader()] == [4, 4, 2]
 
 
 def test_augmentation_changes_training_batches_only(datamodule):

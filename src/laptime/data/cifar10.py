@@ -1,6 +1,7 @@
 """CIFAR-10 (Krizhevsky 2009), read through torchvision from its python batches."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +37,12 @@ class CIFAR10(ImageData):
         self._verify(root / TorchvisionCIFAR10.base_folder)
         train, test = self._read(root, train=True), self._read(root, train=False)
         digest = hashlib.sha256()
-        for part in (*train, *test):
+        for part in (train.images, train.labels, test.images, test.labels):
             digest.update(part.numpy().tobytes())
         return train, test, digest.hexdigest()[:16]
+
+    def num_bytes(self) -> int:
+        return 60_000 * math.prod(self.image_shape)
 
     def _fetch_if_absent(self, root: Path) -> None:
         folder = root / TorchvisionCIFAR10.base_folder

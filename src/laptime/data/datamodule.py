@@ -21,6 +21,7 @@ from laptime.data.workers import (
 )
 from laptime.device import Device
 from laptime.errors import UserError
+from laptime.machine import available_memory_bytes
 from laptime.ranks import Rank
 
 
@@ -66,7 +67,11 @@ class DataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.steps_per_execution = steps_per_execution
+        if data.pipeline != "mapped":
+            require_memory(data, device, rank)
         train, test, self.checksum = data.load()
+        if data.pipeline == "mapped":
+            train, test = train.mapped(), test.mapped()
         labels = torch.cat([train.labels, test.labels])
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < data.class_count:
             raise UserError(
@@ -126,11 +131,12 @@ class DataModule(pl.LightningDataModule):
         return batch_sizes(len(self._val), self.eval_batch_size)
 
     def _pipeline(self) -> Pipeline:
-        if self.data.pipeline == "memory":
+        if self.data.pipeline != "workers":
             augment = FlipAndRotate(self.data.horizontal_flip, self.data.rotation_degrees)
             return MemoryPipeline(
-                self._train, self.order, self._normalize, augment, self.batch_size, self.steps_per_execution
-            )
+                self._train, self.order, self._normalize, augment, self.batch_size, self.steps_per_execution,
+                self.device.torch_device,
+            )  # fmt: skip
         dataset = TransformedImages(self._train, training_transform(self.data))
         pipeline = WorkersPipeline(
             dataset, self.order, self.batch_size, self.steps_per_execution, self.data.num_workers, self.device
@@ -139,9 +145,36 @@ class DataModule(pl.LightningDataModule):
         return pipeline
 
     def _evaluation(self, part: Images) -> Iterable[Batch]:
-        if self.data.pipeline == "memory":
-            return MemoryEvaluation(part, self._normalize, self.eval_batch_size)
+        if self.data.pipeline != "workers":
+            return MemoryEvaluation(part, self._normalize, self.eval_batch_size, self.device.torch_device)
         dataset = TransformedImages(part, evaluation_transform(self.data))
         evaluation = WorkersEvaluation(dataset, self.eval_batch_size, self.data.num_workers, self.device)
         self._with_workers.append(evaluation)
         return evaluation
+
+
+def require_memory(data: ImageData, device: Device, rank: Rank) -> None:
+    """Refuse a data set that does not fit, before it is loaded.
+
+    Raises:
+        UserError: says what it would take, and what there is.
+    """
+    num_bytes = data.num_bytes()
+    if num_bytes is None:
+        return
+    instead = "Use dataset.pipeline=mapped, which reads images from files as they are needed." if data.mappable else ""
+    key = f"dataset={data.name} dataset.pipeline={data.pipeline}"
+    if device.used != "cpu" and data.pipeline == "memory" and device.memory_bytes and num_bytes > device.memory_bytes:
+        raise UserError(
+            f"{key}: {num_bytes / 1e9:.1f} GB of images don't fit into the {device.used} device's "
+            f"{device.memory_bytes / 1e9:.1f} GB. {instead or 'Use dataset.pipeline=workers.'}"
+        )
+    num_here = max(1, rank.world_size // rank.num_nodes)
+    # Every rank reads them, and then takes its training and validation part out of them.
+    needed, free = 2 * num_here * num_bytes, available_memory_bytes()
+    if needed > free:
+        ranks = f" in each of {num_here} ranks" if num_here > 1 else ""
+        raise UserError(
+            f"{key}: {num_bytes / 1e9:.1f} GB of images, twice{ranks} while they are split, take "
+            f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. {instead or 'Use a smaller data set.'}"
+        )

@@ -99,6 +99,44 @@ def downloading(what: str, folder: Path, by_hand: str) -> Iterator[Path]:
         socket.setdefaulttimeout(before)
 
 
+@contextmanager
+def appearing(folder: Path, num_bytes: int) -> Iterator[Path]:
+    """Fill a folder that appears whole, or not at all, also when several processes make it at once.
+
+    Args:
+        folder: doesn't exist.
+        num_bytes: what will be written to it.
+
+    Yields:
+        The folder to write to.
+
+    Raises:
+        UserError: it can't be written, or there is no room for it.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder.parent).free
+        if num_bytes > free:
+            raise UserError(
+                f"dataset: {folder} would take {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there. "
+                "Choose another folder with dataset.root=DIR, or a smaller data set."
+            )
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".being-made-") as temporary:
+            there = Path(temporary) / folder.name
+            there.mkdir()
+            yield there
+            try:
+                there.rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was first, with the same
+                    raise
+    except OSError as error:
+        raise UserError(
+            f"dataset: {folder} can't be written ({error.strerror or error}). Choose another folder with "
+            "dataset.root=DIR."
+        ) from error
+
+
 def is_writable(folder: Path) -> bool:
     """Whether files can be made in a folder, or in the nearest one above it that exists."""
     while not folder.exists() and folder != folder.parent:

@@ -4,11 +4,13 @@ Source: https://yann.lecun.com/exdb/mnist/ (format).
 """
 
 import hashlib
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
@@ -16,6 +18,7 @@ from laptime.data import files
 from laptime.data.image_data import ImageData, Images, cache_dir
 from laptime.errors import UserError
 
+_IMAGES, _HEADER_BYTES = 0x803, 16
 TRAIN_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -33,6 +36,7 @@ class IdxData(ImageData):
     folder_name: ClassVar[str]
     packed_folder: ClassVar[Path]
     checksums: ClassVar[dict[str, str]]
+    mappable = True
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -55,6 +59,9 @@ class IdxData(ImageData):
         digests = [self.checksums[name] if self.verify else files.sha256(path) for name, path in found.items()]
         train, test = (self._read(*(found[name] for name in names)) for names in (TRAIN_FILES, TEST_FILES))
         return train, test, hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+
+    def num_bytes(self) -> int:
+        return sum(self._find(names[0]).stat().st_size for names in (TRAIN_FILES, TEST_FILES))
 
     def _find(self, name: str) -> Path:
         """The unpacked file, checked: as it lies there, else unpacked, else downloaded."""
@@ -87,7 +94,8 @@ class IdxData(ImageData):
 
     def _read(self, images_path: Path, labels_path: Path) -> Images:
         try:
-            images, labels = read_image_file(str(images_path)), read_label_file(str(labels_path))
+            images = _mapped(images_path) if self.pipeline == "mapped" else read_image_file(str(images_path))
+            labels = read_label_file(str(labels_path))
         except (ValueError, TypeError, KeyError, AssertionError, RuntimeError, OSError) as error:
             raise UserError(f"dataset: {images_path} or {labels_path.name} is no whole IDX file ({error}).") from error
         if images.shape[1:] != self.image_shape[1:] or len(images) != len(labels):
@@ -96,3 +104,12 @@ class IdxData(ImageData):
                 f"expected (N, {self.image_shape[1]}, {self.image_shape[2]}) and N labels."
             )
         return Images(images.unsqueeze(1), labels.to(torch.int64))
+
+
+def _mapped(path: Path) -> torch.Tensor:
+    """The images of an IDX file, uint8 (N, H, W), of which the system reads a page when it is needed."""
+    magic, *shape = np.fromfile(path, ">i4", 4).tolist()
+    if magic != _IMAGES or path.stat().st_size != _HEADER_BYTES + math.prod(shape):
+        raise ValueError(f"magic number {magic}, shape {shape}, {path.stat().st_size} bytes")
+    # Copied on write, and never written: torch wants memory that could be.
+    return torch.from_numpy(np.memmap(path, np.uint8, "c", _HEADER_BYTES, tuple(shape)))

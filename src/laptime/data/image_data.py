@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import platformdirs
 import torch
@@ -13,22 +13,37 @@ from laptime.errors import UserError
 from laptime.run_dir import expanded
 
 
-class Images(NamedTuple):
-    """Labelled images in memory.
+@dataclass(frozen=True)
+class Images:
+    """Labelled images, in memory or mapped from a file.
 
     Attributes:
-        images: uint8, (N, C, H, W).
+        images: uint8, (M, C, H, W).
         labels: int64, (N,), from 0 to the number of classes - 1.
+        rows: int64, (N,): which of the images belong to these labels, where a part was taken of mapped ones, which are
+            never copied as a whole; None: all, in order.
     """
 
     images: Tensor
     labels: Tensor
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def at(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """A batch, (B, C, H, W) and (B,)."""
+        return self.images[index if self.rows is None else self.rows[index]], self.labels[index]
+
     def take(self, index: Tensor | slice) -> "Images":
-        return Images(self.images[index], self.labels[index])
+        """A part."""
+        if self.rows is None:
+            return Images(*self.at(index))
+        return Images(self.images, self.labels[index], self.rows[index])
+
+    def mapped(self) -> "Images":
+        """The same, of which parts are taken by number."""
+        return Images(self.images, self.labels, torch.arange(len(self)))
 
     def to(self, device: torch.device) -> "Images":
         return Images(self.images.to(device), self.labels.to(device))
@@ -47,13 +62,14 @@ class ImageData(ABC):
         num_classes: number of classes.
         mean, std: per channel, of pixels scaled to [0, 1]; published figures of the training set.
         synthetic: whether the images are made up.
+        mappable: whether `load` maps the images from files where the pipeline is `mapped`, reading none of them.
     """
 
     root: str | None
     verify: bool
     val_fraction: float
     limit: int | None
-    pipeline: Literal["memory", "workers"]
+    pipeline: Literal["memory", "mapped", "workers"]
     num_workers: int
     horizontal_flip: bool
     rotation_degrees: float
@@ -62,6 +78,7 @@ class ImageData(ABC):
     mean: ClassVar[tuple[float, ...]]
     std: ClassVar[tuple[float, ...]]
     synthetic: ClassVar[bool] = False
+    mappable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
@@ -70,6 +87,8 @@ class ImageData(ABC):
             raise ValueError(f"limit={self.limit}: must be at least 1, or null for all samples.")
         if self.num_workers < 0:
             raise ValueError(f"num_workers={self.num_workers}: must be at least 0 (0: load in the training process).")
+        if self.pipeline == "mapped" and not self.mappable:
+            raise ValueError(f"pipeline=mapped: {self.name} lies in no files that can be mapped. Use pipeline=memory.")
         if not 0 <= self.rotation_degrees <= 180:
             raise ValueError(f"rotation_degrees={self.rotation_degrees}: must lie in [0, 180].")
 
@@ -93,6 +112,10 @@ class ImageData(ABC):
         Raises:
             UserError: a file is absent and can't be fetched, or is damaged.
         """
+
+    def num_bytes(self) -> int | None:
+        """The bytes that all images take in memory, known before they are loaded; None: not known."""
+        return None
 
     def folder(self) -> Path:
         """Where this data set's files are kept: `root`, else the user's cache folder."""

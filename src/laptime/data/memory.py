@@ -1,4 +1,5 @@
-"""The fast pipeline: the data set as uint8 tensors on the device, many batches gathered and normalised at once."""
+"""The fast pipelines: many batches gathered and normalised at once, from uint8 tensors on the device (`memory`) or from
+memory-mapped files (`mapped`)."""
 
 from collections.abc import Iterator
 
@@ -10,18 +11,19 @@ from laptime.data.order import EpochOrder, epoch_seed
 from laptime.data.timed_loader import Batch
 
 # One gather makes at most this much float32 data: what is larger leaves the caches before it is trained on.
-_LARGEST_GATHER_BYTES = 2**22
+_LARGEST_GATHER_BYTES = 2**23
 
 
 class MemoryPipeline:
     """Training batches from tensors.
 
     Args:
-        data: on the training device.
+        data: on the training device, or mapped.
         order: which samples in which order.
         normalize, augment: from pixels to network input.
         batch_size: samples per optimizer step.
         steps_per_execution: most batches per gather.
+        device: that trains.
     """
 
     def __init__(
@@ -32,7 +34,9 @@ class MemoryPipeline:
         augment: FlipAndRotate,
         batch_size: int,
         steps_per_execution: int,
+        device: torch.device,
     ) -> None:
+        self.device = device
         self.data = data
         self.order = order
         self.normalize = normalize
@@ -53,14 +57,13 @@ class MemoryPipeline:
 
     def _gathered(self, size: int) -> Iterator[Batch]:
         """The epoch in parts of so many samples."""
-        device = self.data.images.device
-        permutation = self.order.permutation().to(device)
-        generator = torch.Generator(device).manual_seed(
+        permutation = self.order.permutation().to(self.data.images.device)
+        generator = torch.Generator(self.device).manual_seed(
             epoch_seed(self.order.seed, self.order.epoch, self.order.rank) ^ 1
         )
         drawn = self.augment.draw(len(permutation), generator) if self.augment else permutation
         for index, drawn_part in zip(permutation.split(size), drawn.split(size), strict=True):
-            images, labels = self.data.images[index], self.data.labels[index]
+            images, labels = (part.to(self.device) for part in self.data.at(index))
             if self.augment:
                 images = self.augment(images, drawn_part)
             yield self.normalize(images), labels
@@ -70,12 +73,14 @@ class MemoryEvaluation:
     """Batches of a whole data set in order, normalised only.
 
     Args:
-        data: on the training device.
+        data: on the training device, or mapped.
         normalize: from pixels to network input.
         batch_size: samples per batch.
+        device: that evaluates.
     """
 
-    def __init__(self, data: Images, normalize: Normalize, batch_size: int) -> None:
+    def __init__(self, data: Images, normalize: Normalize, batch_size: int, device: torch.device) -> None:
+        self.device = device
         self.data = data
         self.normalize = normalize
         self.batch_size = batch_size
@@ -84,6 +89,6 @@ class MemoryEvaluation:
         return -(-len(self.data) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = zip(self.data.images.split(self.batch_size), self.data.labels.split(self.batch_size), strict=True)
-        for images, labels in batches:
+        for start in range(0, len(self.data), self.batch_size):
+            images, labels = (part.to(self.device) for part in self.data.at(slice(start, start + self.batch_size)))
             yield self.normalize(images), labels

@@ -2,11 +2,13 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
+import numpy as np
 import torch
 
+from laptime.data import files
 from laptime.data.image_data import ImageData, Images
 from laptime.errors import UserError
 
@@ -27,6 +29,7 @@ class Synthetic(ImageData):
     mean = (0.5,)
     std = (0.25,)
     synthetic = True
+    mappable = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,26 +50,59 @@ class Synthetic(ImageData):
     def class_count(self) -> int:
         return self.num_classes
 
+    def num_bytes(self) -> int:
+        return (self.num_train + self.num_test) * math.prod(self.shape)
+
     def load(self) -> tuple[Images, Images, str]:
-        size = (self.num_train + self.num_test) * math.prod(self.shape)
-        available = psutil.virtual_memory().available
-        if size > available:
-            raise UserError(
-                f"dataset.shape={self.shape}: {self.num_train + self.num_test} such images take {size / 1e9:.1f} GB, "
-                f"and {available / 1e9:.1f} GB are free. Use smaller ones, or fewer with dataset.num_train."
-            )
+        if self.pipeline == "mapped":
+            return self._mapped()
+        return self._make(lambda name, shape: np.empty(shape, np.uint8))
+
+    def _make(self, room: Callable[[str, tuple[int, ...]], np.ndarray]) -> tuple[Images, Images, str]:
+        """Make the images up.
+
+        Args:
+            room: gives the uint8 array of a shape for the images of a part.
+        """
         generator = torch.Generator().manual_seed(_SEED)
         templates = torch.randint(64, 192, (self.num_classes, *self.shape), generator=generator, dtype=torch.float32)
-        train = self._draw(self.num_train, templates, generator)
-        test = self._draw(self.num_test, templates, generator)
+        parts = []
         digest = hashlib.sha256(str(self.shape).encode())
-        for part in (*train, *test):
-            digest.update(part.numpy().tobytes())
-        return train, test, digest.hexdigest()[:16]
+        for name, count in (("train", self.num_train), ("test", self.num_test)):
+            images = torch.from_numpy(room(name, (count, *self.shape)))
+            parts.append(self._draw(images, templates, generator))
+            digest.update(images.numpy().data)
+            digest.update(parts[-1].labels.numpy().data)
+        return parts[0], parts[1], digest.hexdigest()[:16]
 
-    def _draw(self, count: int, templates: torch.Tensor, generator: torch.Generator) -> Images:
+    def _mapped(self) -> tuple[Images, Images, str]:
+        """From files, which are made the first time."""
+        name = f"{'x'.join(map(str, self.shape))}-{self.num_classes}-{self.num_train}-{self.num_test}"
+        folder = self.folder() / self.name / name
+        if not folder.exists():
+            with files.appearing(folder, self.num_bytes()) as there:
+
+                def room(part: str, shape: tuple[int, ...]) -> np.ndarray:
+                    return np.lib.format.open_memmap(there / f"{part}.npy", "w+", np.uint8, shape)
+
+                train, test, checksum = self._make(room)
+                np.savez(there / "labels.npz", train=train.labels.numpy(), test=test.labels.numpy(), checksum=checksum)
+        try:
+            labels = np.load(folder / "labels.npz")
+            train, test = (
+                Images(
+                    torch.from_numpy(np.lib.format.open_memmap(folder / f"{part}.npy", "c")),
+                    torch.from_numpy(labels[part]),
+                )
+                for part in ("train", "test")
+            )
+            return train, test, str(labels["checksum"])
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"dataset: {folder} is damaged ({error}). Delete it: it will be made again.") from error
+
+    def _draw(self, images: torch.Tensor, templates: torch.Tensor, generator: torch.Generator) -> Images:
+        count = len(images)
         labels = torch.randint(0, self.num_classes, (count,), generator=generator)
-        images = torch.empty((count, *self.shape), dtype=torch.uint8)
         chunk = max(1, 2**24 // math.prod(self.shape))
         for start in range(0, count, chunk):
             part = labels[start : start + chunk]

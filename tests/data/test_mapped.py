@@ -1,0 +1,157 @@
+"""dataset.pipeline=mapped: the same batches from files never read as a whole, and what doesn't fit is refused."""
+
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import laptime
+from laptime.data import datamodule as modules
+from laptime.data import files
+from laptime.data.cifar10 import CIFAR10
+from laptime.data.datamodule import DataModule
+from laptime.data.fashion_mnist import FashionMNIST
+from laptime.data.mnist import MNIST
+from laptime.device import Device
+from laptime.errors import UserError
+from laptime.ranks import Rank
+from laptime.record import read_epochs
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def module_of(data, device, rank=None):
+    return DataModule(data, device, 64, 100, 4, seed=3, rank=rank or Rank())
+
+
+def is_mapped(tensor: torch.Tensor) -> bool:
+    """Whether its memory belongs to a file, as the kernel sees it."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, *_, name = line.split(maxsplit=5)
+        start, end = (int(each, 16) for each in addresses.split("-"))
+        if start <= tensor.data_ptr() < end:
+            return name.startswith("/")
+    raise AssertionError("no memory of this process's")
+
+
+@pytest.mark.parametrize("augmentation", [{}, {"horizontal_flip": True, "rotation_degrees": 15.0}])
+@pytest.mark.parametrize("rank", [Rank(), Rank(rank=1, world_size=3)])
+def test_mapped_mnist_gives_the_same_batches_as_in_memory(make, cpu, augmentation, rank):
+    def batches(pipeline):
+        data = make(MNIST, pipeline=pipeline, val_fraction=0.2, limit=1000, **augmentation)
+        module = module_of(data, cpu, rank)
+        return [
+            *chain.from_iterable(module.train_dataloader()),
+            *module.val_dataloader(),
+            *module.test_dataloader(),
+        ], module.checksum
+
+    (memory, checksum), (mapped, same_checksum) = batches("memory"), batches("mapped")
+    assert checksum == same_checksum
+    assert len(memory) == len(mapped) > 8
+    for (images, labels), (same_images, same_labels) in zip(memory, mapped, strict=True):
+        assert torch.equal(images, same_images)
+        assert torch.equal(labels, same_labels)
+
+
+@linux
+def test_the_images_are_never_copied_as_a_whole(make, cpu):
+    module = module_of(make(MNIST, pipeline="mapped", val_fraction=0.2), cpu)
+    for part in (module._train, module._val, module._test):
+        assert is_mapped(part.images)
+    assert module._train.images.data_ptr() == module._val.images.data_ptr()
+    assert (module.num_train, module.num_val, module.num_test) == (48_000, 12_000, 10_000)
+
+
+@linux
+def test_synthetic_images_lie_in_a_file_that_is_made_once(synthetic, cpu, cache_folder):
+    memory, mapped = synthetic(), synthetic(pipeline="mapped")
+    (train, test, checksum), (same_train, same_test, same_checksum) = memory.load(), mapped.load()
+    assert checksum == same_checksum
+    for part, same in ((train, same_train), (test, same_test)):
+        assert is_mapped(same.images)
+        assert torch.equal(part.images, same.images)
+        assert torch.equal(part.labels, same.labels)
+    (made,) = cache_folder.rglob("train.npy")
+    before = made.stat().st_mtime_ns
+    assert mapped.load()[2] == checksum
+    assert made.stat().st_mtime_ns == before
+    assert [path.name for path in made.parents[1].iterdir()] == ["1x6x5-4-23-11"], "nothing half made is left"
+
+
+def test_several_processes_may_make_it_at_once(synthetic):
+    data = synthetic(pipeline="mapped", num_train=2000)
+    with ThreadPoolExecutor(4) as pool:
+        checksums = {done[2] for done in pool.map(lambda _: data.load(), range(4))}
+    assert len(checksums) == 1
+
+
+def test_a_damaged_file_says_what_to_do(synthetic, cache_folder):
+    data = synthetic(pipeline="mapped")
+    data.load()
+    (made,) = cache_folder.rglob("train.npy")
+    made.write_bytes(made.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"1x6x5-4-23-11 is damaged .*Delete it"):
+        data.load()
+
+
+def test_a_cut_idx_file_is_refused(make, small_idx, tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for name, content in small_idx.items():
+        (folder / name).write_bytes(content[:-50] if name.startswith("train-images") else content)
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte.* no whole IDX file"):
+        make(FashionMNIST, root=folder, verify=False, pipeline="mapped").load()
+
+
+def test_what_does_not_fit_on_the_disk_is_refused(synthetic, monkeypatch):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: type("usage", (), {"free": 100}))
+    with pytest.raises(UserError, match=r"would take 0.0 GB, and 0.0 GB are free there.*dataset.root=DIR"):
+        synthetic(pipeline="mapped").load()
+
+
+def test_what_does_not_fit_in_memory_is_refused_with_the_sizes(synthetic, cpu, monkeypatch):
+    monkeypatch.setattr(modules, "available_memory_bytes", lambda: int(20e9))
+    fits = synthetic(shape=[3, 1000, 1000], num_train=1000, num_test=1000)
+    too_large = synthetic(shape=[3, 1000, 1000], num_train=3000, num_test=1000)
+    monkeypatch.setattr(type(fits), "load", lambda self: pytest.fail("nothing is loaded"))
+    with pytest.raises(pytest.fail.Exception):
+        module_of(fits, cpu)
+    for rank, data, words in (
+        (Rank(), too_large, "12.0 GB of images, twice while they are split, take 24.0 GB, and 20.0 GB are free"),
+        (Rank(world_size=2), fits, "6.0 GB of images, twice in each of 2 ranks while they are split, take 24.0 GB"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            module_of(data, cpu, rank)
+        assert "dataset=synthetic dataset.pipeline=memory" in str(caught.value)
+        assert "dataset.pipeline=mapped" in str(caught.value)
+
+
+def test_what_does_not_fit_on_the_device_is_refused(make):
+    small = Device(requested="cuda", used="cuda", name="a card", num_devices=1, memory_bytes=10**7)
+    with pytest.raises(UserError, match=r"0.1 GB of images don't fit into the cuda device's 0.0 GB.*mapped"):
+        module_of(make(MNIST), small)
+
+
+def test_data_without_files_to_map_says_so(make):
+    with pytest.raises(ValueError, match=r"pipeline=mapped: cifar10 .* Use pipeline=memory"):
+        make(CIFAR10, pipeline="mapped")
+
+
+def test_ranks_learn_the_same_from_mapped_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    losses = []
+    for pipeline in ("memory", "mapped"):
+        laptime.run(
+            ["dataset.limit=2000", "training.epochs=2", "strategy.world_size=2", "logger=none", "device=cpu",
+             "measure.peak=false", f"dataset.pipeline={pipeline}", f"hydra.run.dir={pipeline}"]
+        )  # fmt: skip
+        rows = read_epochs(tmp_path / pipeline)
+        losses.append(rows[["epoch", "rank", "train_loss", "val_loss", "val_accuracy"]])
+    pd.testing.assert_frame_equal(*losses, check_exact=True)
+    assert Counter(losses[0]["rank"]) == {0: 2, 1: 2}
