@@ -107,9 +107,9 @@ def test_the_breakdown_says_what_averaging_takes(work_folder):
     assert record["breakdown"]["communication_s"] > 0
 
 
-def segments() -> set[Path]:
-    """The names of shared memory, of any process."""
-    return set(Path("/dev/shm").iterdir())
+def left_by(pids: list[int]) -> list[Path]:
+    """Names of shared memory that torch made in these processes."""
+    return [path for pid in pids for path in Path("/dev/shm").glob(f"torch_{pid}_*")]
 
 
 def pids_of(folder: Path) -> list[int]:
@@ -124,17 +124,19 @@ def pids_of(folder: Path) -> list[int]:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_a_rank_that_dies_ends_the_run_and_leaves_nothing(work_folder, number, world_size):
-    before = segments()
+    pids = []
 
     def kill() -> None:
-        os.kill(pids_of(Path("run"))[-1], number)
+        pids.extend(pids_of(Path("run")))
+        os.kill(pids[-1], number)
 
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(RankFailed, match=f"rank {world_size - 1} was killed by {number.name}"):
         laptime.run([*SHARED, f"strategy.world_size={world_size}", "training.epochs=100000", "hydra.run.dir=run"])
     killer.join()
-    assert segments() <= before
+    assert len(pids) == world_size
+    assert not left_by(pids)
 
 
 def test_a_rank_that_is_stuck_is_given_up(work_folder):
@@ -200,8 +202,87 @@ def test_gradients_on_an_accelerator_are_refused(work_folder, monkeypatch):
         laptime.run([*SHARED, "device=cuda", "strategy.world_size=2"])
 
 
-def test_a_name_that_a_killed_process_left_is_removed():
-    left = Path("/dev/shm/torch_999999999_1_0")
-    left.touch()
+@pytest.fixture
+def names():
+    """Makes names in /dev/shm as torch would for a process that there can't be, and removes them."""
+    made = []
+
+    def make(kind, name):
+        path = Path(f"/dev/shm/torch_999999999_{name}")
+        made.append(path)
+        getattr(path, kind)()
+        return path
+
+    yield make
+    for path in made:
+        if path.is_dir():
+            path.rmdir()
+        path.unlink(missing_ok=True)
+
+
+def test_a_name_that_a_killed_process_left_is_removed(names):
+    folder, file = names("mkdir", "0"), names("touch", "1_0")
     shared_memory.remove_left_behind(999999999)
-    assert not left.exists()
+    assert not file.exists()
+    assert folder.exists(), "what isn't torch's is left alone, and disturbs nobody"
+
+
+MIXED = """
+import torch
+from torch import nn
+
+class Mixed(nn.Module):
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.first = nn.Linear(784, 20)
+        self.second = nn.Linear(20, num_classes, dtype=torch.float64)
+        self.scale = nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
+        self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
+
+    def forward(self, images):
+        return (self.second(self.first(images.flatten(1)).relu().double()) * self.scale).float()
+"""
+
+
+@pytest.mark.parametrize("world_size", [2, 5])
+def test_parameters_of_several_types_and_fewer_than_ranks(work_folder, monkeypatch, world_size):
+    (work_folder / "mixed.py").write_text(MIXED)
+    monkeypatch.syspath_prepend(str(work_folder))
+    typed = ["model._target_=mixed.Mixed", "~model.hidden_sizes", "~model.dropout", f"strategy.world_size={world_size}"]
+    shared = losses(*SHARED, *typed, "measure.breakdown=true")
+    pd.testing.assert_frame_equal(shared, losses(*QUICK, *typed), rtol=1e-3)
+
+
+STRANGER = """
+import re, socket, sys, time
+seen = set()
+print("ready", flush=True)
+while True:
+    for name in set(re.findall(r"@(laptime-[0-9a-f]+)", open("/proc/net/unix").read())) - seen:
+        seen.add(name)
+        stranger = socket.socket(socket.AF_UNIX)
+        try:
+            stranger.connect("\\0" + name)
+            stranger.send(b"\\7\\0\\0\\0" * 5)
+        except OSError:
+            pass
+"""
+
+
+def test_strangers_that_connect_are_no_ranks(work_folder):
+    with subprocess.Popen([sys.executable, "-c", STRANGER], stdout=subprocess.PIPE) as stranger:
+        assert stranger.stdout is not None
+        stranger.stdout.readline()
+        try:
+            record = laptime.run([*SHARED, "strategy.world_size=3"])
+        finally:
+            stranger.kill()
+    assert record["status"] == "completed"
+
+
+def test_a_low_limit_of_open_files_is_raised_as_far_as_it_may_be(work_folder):
+    command = [sys.executable, "-m", "laptime", *SHARED, "strategy.world_size=4", "strategy.bucket_cap_mb=0.0001"]
+    command += ["model.hidden_sizes=[16,16,16,16,16,16,16,16,16,16,16,16]", "training.epochs=1"]
+    limited = ["bash", "-c", 'ulimit -S -n 64; exec "$@"', "bash", *command]
+    done = subprocess.run(limited, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

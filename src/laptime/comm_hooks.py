@@ -103,4 +103,4 @@ def watching_all_reduces(ddp: DistributedDataParallel) -> Iterator[list[AllReduc
         dtype = next(parameter.dtype for parameter in ddp.parameters() if parameter.requires_grad)
         logged = ddp._get_ddp_logging_data()
         sizes = str(logged.get("rebuilt_bucket_sizes") or logged["bucket_sizes"])  # bytes: "1052672, 1090600"
-        sent += [(int(size) // dtype.itemsize, dtype) for size in sizes.split(",")]
+        sent += [(-(-int(size) // dtype.itemsize), dtype) for size in sizes.split(",")]

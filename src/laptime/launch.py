@@ -542,7 +542,8 @@ def _end(children: list[_Child]) -> None:
             child.process.kill()
         child.process.join()
         child.connection.close()
-        if child.process.pid is not None:
+    for child in children:
+        if child.process.pid is not None and child.process.exitcode:
             shared_memory.remove_left_behind(child.process.pid)
 
 

@@ -5,12 +5,14 @@ sending there is. Then each rank averages one slice of the bucket over all ranks
 every value is computed once, so all ranks hold the same bits.
 
 Ranks wait for each other on Unix sockets: a rank that dies closes its own, and is missed at once. Shared memory has no
-name but for the microseconds in which torch makes it, so it ends with the last process that uses it.
+name but while torch makes it, so it ends with the last process that uses it; whoever starts ranks removes the name that
+one left which was killed in that moment.
 """
 
 import contextlib
 import mmap
 import os
+import resource
 import socket
 import struct
 import sys
@@ -29,6 +31,8 @@ from laptime.ranks import Rank
 
 # A rank with cores of its own looks this long whether the others are there before it sleeps: to be woken takes as long.
 _AWAKE_S = 100e-6
+_GREETING = struct.Struct("16si")  # the token of the rank that is greeted, and who greets
+_GREETING_S = 10.0
 _OPEN: "weakref.WeakSet[SharedMemory]" = weakref.WeakSet()
 
 
@@ -58,6 +62,7 @@ class SharedMemory:
     """
 
     def __init__(self, rank: Rank, timeout_s: float) -> None:
+        _allow_many_descriptors()
         self.rank = rank
         self.timeout_s = timeout_s
         self._slices: dict[Hashable, _Slices] = {}
@@ -77,6 +82,8 @@ class SharedMemory:
             torch.distributed.DistNetworkError: another rank is gone or did not come in time.
             RuntimeError: there is not enough shared memory.
         """
+        if not tensor.numel():
+            return
         slices = self._slices.get(name)
         if slices is None or slices.address != tensor.data_ptr() or not tensor.is_shared():
             slices = self._slices[name] = self._share(tensor)
@@ -99,6 +106,7 @@ class SharedMemory:
         try:
             descriptor, size = storage._share_fd_cpu_()  # what Tensor.share_memory_() does
         except RuntimeError as error:
+            remove_left_behind(os.getpid())
             raise RuntimeError(
                 f"strategy.comm_hook=shared_memory: no shared memory for {storage.nbytes() / 1e6:.0f} MB of gradients "
                 f"({error}). Enlarge /dev/shm (docker run --shm-size=…) or use strategy.comm_hook=none."
@@ -114,6 +122,11 @@ class SharedMemory:
                 message, descriptors, _, _ = socket.recv_fds(each, 8, 1)
                 if not message:
                     raise ConnectionResetError
+            if not descriptors:
+                raise RuntimeError(
+                    "strategy.comm_hook=shared_memory: this process may open too few files to map the gradients of "
+                    f"{len(self._sockets)} other ranks. Raise the limit (ulimit -n) or strategy.bucket_cap_mb."
+                )
             if message != struct.pack("q", size):
                 raise RuntimeError(f"rank {number} averages another tensor than rank {self.rank.rank}")
             try:
@@ -163,10 +176,19 @@ def close_all() -> None:
 
 
 def remove_left_behind(pid: int) -> None:
-    """Remove the name of shared memory that a process was making when it was killed: torch unlinks it microseconds
-    after it has made it."""
-    for path in Path("/dev/shm").glob(f"torch_{pid}_*"):
-        path.unlink(missing_ok=True)
+    """Remove the names of shared memory that a process of this user was making when it ended: torch unlinks one as soon
+    as its memory is allocated."""
+    with contextlib.suppress(OSError):
+        for path in Path("/dev/shm").glob(f"torch_{pid}_*"):
+            if path.is_file() and path.stat().st_uid == os.getuid():
+                path.unlink()
+
+
+def _allow_many_descriptors() -> None:
+    """As many as the system lets this process have: every bucket of every other rank takes one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _connected(rank: Rank, timeout_s: float) -> Iterator[tuple[int, socket.socket]]:
@@ -178,8 +200,9 @@ def _connected(rank: Rank, timeout_s: float) -> Iterator[tuple[int, socket.socke
         listener.settimeout(timeout_s)
         listener.bind(f"\0laptime-{os.urandom(16).hex()}")
         listener.listen(rank.world_size)
-        there = rank.gather((_machine(), listener.getsockname()))
-        strangers = [number for number, (machine, _) in enumerate(there) if machine != there[0][0]]
+        token = os.urandom(16)  # others can find the socket's name, but not this
+        there = rank.gather((_machine(), listener.getsockname(), token))
+        strangers = [number for number, (machine, _, _) in enumerate(there) if machine != there[0][0]]
         if strangers:
             raise UserError(
                 f"strategy.comm_hook=shared_memory: rank {strangers[0]} is on another machine than rank 0, or in "
@@ -187,13 +210,15 @@ def _connected(rank: Rank, timeout_s: float) -> Iterator[tuple[int, socket.socke
             )
         met: dict[int, socket.socket] = {}
         for number in range(rank.rank):
+            _, name, theirs = there[number]
             with _missing(number, timeout_s):
                 met[number] = socket.socket(socket.AF_UNIX)
-                met[number].connect(there[number][1])
-                met[number].sendall(struct.pack("i", rank.rank))
+                met[number].settimeout(timeout_s)
+                met[number].connect(name)
+                met[number].sendall(_GREETING.pack(theirs, rank.rank))
         for number in range(rank.rank + 1, rank.world_size):
             with _missing(number, timeout_s):
-                first, other = _accepted(listener)
+                first, other = _accepted(listener, token)
             met[first] = other
     for number, other in sorted(met.items()):
         other.setblocking(True)
@@ -203,21 +228,18 @@ def _connected(rank: Rank, timeout_s: float) -> Iterator[tuple[int, socket.socke
         yield number, other
 
 
-def _accepted(listener: socket.socket) -> tuple[int, socket.socket]:
-    """The next rank that connects, and its socket."""
+def _accepted(listener: socket.socket, token: bytes) -> tuple[int, socket.socket]:
+    """The next rank that connects, and its socket; whoever doesn't know the token is none."""
     while True:
         other, _ = listener.accept()
-        if _is_mine(other):
-            other.settimeout(listener.gettimeout())
-            if len(said := other.recv(4, socket.MSG_WAITALL)) == 4:
-                return struct.unpack("i", said)[0], other
+        other.settimeout(min(_GREETING_S, listener.gettimeout() or _GREETING_S))
+        with contextlib.suppress(OSError):
+            said = other.recv(_GREETING.size, socket.MSG_WAITALL)
+            if len(said) == _GREETING.size:
+                told, number = _GREETING.unpack(said)
+                if told == token:
+                    return number, other
         other.close()
-
-
-def _is_mine(other: socket.socket) -> bool:
-    """Whether a process of the same user is at the other end: others can find the socket's name too."""
-    credentials = other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iii"))
-    return struct.unpack("iii", credentials)[1] == os.getuid()
 
 
 def _machine() -> str:
@@ -236,5 +258,5 @@ def _missing(number: int, timeout_s: float) -> Iterator[None]:
         raise dist.DistNetworkError(
             f"rank {number} did not come to average gradients within strategy.timeout_s={timeout_s:g}"
         ) from error
-    except OSError as error:
+    except ConnectionError as error:
         raise dist.DistNetworkError(f"rank {number} is gone: its gradients are missed") from error

@@ -1,0 +1,89 @@
+"""What was tried to make an epoch faster and didn't help, or helped little: each against the default, by turns.
+
+    python benchmarks/tried.py                                     # all of them, MLP on MNIST, 7 rounds
+    python benchmarks/tried.py --only compile openmp --rounds 5
+
+Every run is `python train.py` in a process of its own, with one changed thing. Printed: the throughput against the
+default's, a median over the rounds with the smallest and largest.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from ratios import Measured, add_arguments, by_turns, require_learning, show
+
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+MALLOC = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
+SHARED = ["strategy.world_size=2", "strategy.comm_hook=shared_memory", "strategy.threads_per_rank=1"]
+
+
+class Trial(NamedTuple):
+    """What is changed, against what.
+
+    Attributes:
+        what: in words.
+        overrides: typed besides `base`.
+        environment: set besides the user's own.
+        base: typed on both sides.
+    """
+
+    what: str
+    overrides: list[str]
+    environment: dict[str, str] = {}
+    base: list[str] = []
+
+
+TRIALS = {
+    "compile": Trial("torch.compile", ["training.compile=true"]),
+    "threads": Trial("one thread instead of two", ["strategy.threads_per_rank=1"]),
+    "openmp": Trial("OpenMP threads that sleep when they wait", [], {"OMP_WAIT_POLICY": "passive"}),
+    "malloc": Trial("memory that is never given back to the system", [], MALLOC),
+    "hugepages": Trial("huge pages for torch's memory", [], {"THP_MEM_ALLOC_ENABLE": "1"}),
+    "bf16-matmul": Trial("matrix products in bfloat16", ["training.matmul_precision=medium"]),
+    "one-step": Trial("a Lightning batch for every step", ["training.steps_per_execution=1"]),
+    "64-steps": Trial("64 steps in a Lightning batch instead of 16", ["training.steps_per_execution=64"]),
+    "unfused": Trial("Adam that is not fused", ["optimizer.fused=false"]),
+    "fp16-hook": Trial("gradients in 16 bits over gloo", ["strategy.comm_hook=fp16"], base=SHARED[::2]),
+    "powersgd": Trial("PowerSGD over gloo", ["strategy.comm_hook=powersgd"], base=SHARED[::2]),
+    "bucket-view": Trial("gradients that are views of buckets", ["strategy.gradient_as_bucket_view=true"], base=SHARED),
+    "static-graph": Trial("DDP's static graph", ["strategy.static_graph=true"], base=SHARED),
+    "no-pinning": Trial("ranks that are not pinned", ["strategy.pin_ranks=false"], base=SHARED),
+}
+
+
+def run(overrides: list[str], environment: dict[str, str], limit: int) -> Measured:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable, str(TRAIN), "device=cpu", "logger=none", "training.epochs=4", "dataset.val_fraction=0",
+            "measure.breakdown=false", "measure.peak=false", f"dataset.limit={limit}", f"hydra.run.dir={folder}/run",
+            *overrides,
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+        assert done.returncode == 0, done.stderr
+        record = json.loads((Path(folder) / "run" / "run.json").read_text())
+    return require_learning(Measured(record["timing"]["samples_per_s"], record["result"]["train_loss"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser, rounds=7)
+    parser.add_argument("--only", nargs="+", choices=TRIALS, default=list(TRIALS))
+    parser.add_argument("--limit", type=int, default=24_000, help="training samples")
+    arguments = parser.parse_args()
+    for name in arguments.only:
+        trial = TRIALS[name]
+        sides = {
+            "default": lambda trial=trial: run(trial.base, {}, arguments.limit),
+            name: lambda trial=trial: run([*trial.base, *trial.overrides], trial.environment, arguments.limit),
+        }
+        show(by_turns(trial.what, sides, {}, arguments.rounds))
+
+
+if __name__ == "__main__":
+    main()
