@@ -83,12 +83,15 @@ def test_lap_is_the_synchronised_time_from_the_first_batch_to_the_last_step(cloc
     device = LazyDevice(clock)
     loader = TimedLoader(TwoExecutions(clock), EpochOrder(300, seed=1), device, Rank())
     timer = EpochTimer(device, warmup_epochs=1)
+    laps = []
     for epoch in range(3):
         run_epoch(timer, loader, clock, device, epoch)
-    for lap in timer.laps:
+        assert timer.lap is not None
+        laps.append(timer.lap)
+    for lap in laps:
         assert lap.epoch_time_s == pytest.approx(2 * 0.25 + 2 * 1.0)
         assert lap.data_wait_s == pytest.approx(0.5)
         assert lap.samples_per_s == pytest.approx(300 / 2.5)
         assert (lap.rss_bytes, lap.device_memory_bytes) == (1024, 4096)
-    assert [lap.is_warmup for lap in timer.laps] == [True, False, False]
-    assert [lap.epoch for lap in timer.laps] == [0, 1, 2]
+    assert [lap.is_warmup for lap in laps] == [True, False, False]
+    assert [lap.epoch for lap in laps] == [0, 1, 2]

@@ -77,7 +77,6 @@ class EpochTimer(Callback):
         self.energy = energy
         self.warmup_epochs = warmup_epochs
         self.lap: Lap | None = None
-        self.laps: list[Lap] = []
         self.first_batch_at: float | None = None
         self.train_started_at: float | None = None
         self.train_ended_at: float | None = None
@@ -119,7 +118,6 @@ class EpochTimer(Callback):
         if self.lap is None:
             self._make_lap(trainer)
         if self.lap is not None:
-            self.laps.append(self.lap)
             self.train_ended_at = time.perf_counter()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
