@@ -19,6 +19,7 @@ LAYERS = [
     [
         "config",
         "compose",
+        "forget_jobs",
         "targets",
         "machine",
         "environment",
