@@ -1,0 +1,237 @@
+"""What scripts here share: sides that are measured by turns, their medians and ratios, and a picture of them."""
+
+import argparse
+import contextlib
+import logging
+import math
+import multiprocessing
+import os
+import statistics
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+import laptime
+
+_BASELINE_COLOUR, _COLOUR = "#999999", "#0072B2"  # the blue of laptime.analysis.plots
+_ROW_INCHES, _CASE_INCHES = 0.52, 0.75
+
+
+class Measured(NamedTuple):
+    """One round of one side.
+
+    Attributes:
+        samples_per_s: of the median epoch.
+        loss: mean training loss of the last epoch; None: not looked at.
+    """
+
+    samples_per_s: float
+    loss: float | None = None
+
+
+@dataclass
+class Comparison:
+    """Sides of one case, round by round.
+
+    Attributes:
+        title: what was measured.
+        sides: each side's rounds; the first side is what the others are compared with.
+        goals: of the ratio, by side.
+        of_times: whether ratios are of times, at most the goal, and not of throughput, at least the goal.
+        ratios: of each side but the first to the first, by round; filled in from `sides` where not given.
+    """
+
+    title: str
+    sides: dict[str, list[Measured]]
+    goals: Mapping[str, float] = field(default_factory=dict)
+    of_times: bool = False
+    ratios: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for side in list(self.sides)[1:]:
+            self.ratios.setdefault(side, [self._ratio(*pair) for pair in self._pairs(side)])
+
+    def _pairs(self, side: str) -> Iterator[tuple[Measured, Measured]]:
+        return zip(self.sides[self.baseline], self.sides[side], strict=True)
+
+    def _ratio(self, baseline: Measured, side: Measured) -> float:
+        ratio = side.samples_per_s / baseline.samples_per_s
+        return 1 / ratio if self.of_times else ratio
+
+    @property
+    def baseline(self) -> str:
+        return next(iter(self.sides))
+
+    @property
+    def num_rounds(self) -> int:
+        return len(self.sides[self.baseline])
+
+    def samples_per_s(self, side: str) -> float:
+        """Median of the rounds."""
+        return statistics.median(each.samples_per_s for each in self.sides[side])
+
+    def loss(self, side: str) -> float | None:
+        """Median of the rounds."""
+        losses = [each.loss for each in self.sides[side] if each.loss is not None]
+        return statistics.median(losses) if losses else None
+
+    def ratio(self, side: str) -> str:
+        """Median, smallest and largest round: `4.31 x (4.20 to 4.44)`."""
+        ratios = self.ratios[side]
+        what = "x the time" if self.of_times else "x"
+        return f"{statistics.median(ratios):.2f} {what} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+    def goal(self, side: str) -> str:
+        """`goal: 4 x`; empty: there is none."""
+        if side not in self.goals:
+            return ""
+        return f"goal: {'at most ' if self.of_times else ''}{self.goals[side]:g} x"
+
+    def is_met(self, side: str) -> bool:
+        median, goal = statistics.median(self.ratios[side]), self.goals[side]
+        return median <= goal if self.of_times else median >= goal
+
+
+def by_turns(
+    title: str, sides: Mapping[str, Callable[[], Measured]], goals: Mapping[str, float], rounds: int
+) -> Comparison:
+    """Measure every side in every round, in an order that is turned round from one to the next.
+
+    Args:
+        sides: what measures each; the first one is what the others are compared with.
+    """
+    measured: dict[str, list[Measured]] = {side: [] for side in sides}
+    for number in range(rounds):
+        for side in reversed(list(sides)) if number % 2 else list(sides):
+            measured[side].append(sides[side]())
+    return Comparison(title, measured, goals)
+
+
+def show(comparison: Comparison) -> None:
+    """Print one line per side."""
+    print(f"{comparison.title}, medians (min to max) of {comparison.num_rounds} rounds")
+    width = max(map(len, comparison.sides))
+    for side in comparison.sides:
+        line = f"  {side:{width}}  {comparison.samples_per_s(side):8,.0f} samples/s"
+        if (loss := comparison.loss(side)) is not None:
+            line += f"  loss {loss:.4f}"
+        if side in comparison.ratios:
+            line += f"  {comparison.ratio(side)}"
+        if side in comparison.goals:
+            line += f"  {comparison.goal(side)}, {'met' if comparison.is_met(side) else 'not met'}"
+        print(line, flush=True)
+
+
+def require_learning(measured: Measured, num_classes: int = 10) -> Measured:
+    """The same, if its loss is that of a network that has learnt: a side that computes nonsense is no side."""
+    chance = math.log(num_classes)
+    assert measured.loss is not None and 0 < measured.loss < 0.8 * chance, f"loss {measured.loss}, chance {chance:.4f}"
+    return measured
+
+
+def in_fresh_process(function: Callable[..., Measured], *arguments: Any) -> Measured:
+    """What a function of a module returns in a process of its own, with what it prints left out."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_quietly, function, *arguments).result()
+
+
+def _quietly(function: Callable[..., Measured], *arguments: Any) -> Measured:
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    # What was spawned would spawn its own children, too: slower to start than those of a script on this system.
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
+    logging.disable(logging.INFO)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):  # noqa: PTH123
+        return function(*arguments)
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def run_laptime(overrides: Sequence[str]) -> Measured:
+    """One run without validation, and with nothing after its epochs but the test."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = laptime.run(
+            [
+                "device=cpu", "logger=none", "scheduler=none", "dataset.val_fraction=0", "measure.breakdown=false",
+                "measure.peak=false", f"hydra.run.dir={Path(folder) / 'run'}", *overrides,
+            ]
+        )  # fmt: skip
+    return require_learning(Measured(record["timing"]["samples_per_s"], record["result"]["train_loss"]))
+
+
+def add_arguments(parser: argparse.ArgumentParser, rounds: int = 5) -> None:
+    """--rounds and --plot."""
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the medians, too")
+
+
+@matplotlib.rc_context({"svg.hashsalt": "laptime", "text.parse_math": False})
+def draw(comparisons: Sequence[Comparison], title: str, file: Path) -> None:
+    """Write an SVG with a bar per side and a stroke per round: the same figures make the same bytes."""
+    heights = [_CASE_INCHES + _ROW_INCHES * len(comparison.sides) for comparison in comparisons]
+    figure = Figure(figsize=(8.4, sum(heights) + 0.8), layout="constrained")
+    all_axes = figure.subplots(len(comparisons), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, comparison in zip(all_axes, comparisons, strict=True):
+        _draw_case(axes, comparison)
+    all_axes[-1].set_xlabel(f"samples/s (bar: median; strokes: rounds{_dashes(comparisons)})", fontsize=9)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left", fontweight="bold")
+    figure.supxlabel(_machine(), fontsize=8, color="#555555", x=0.01, ha="left")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasSVG(figure)
+    figure.savefig(file, format=file.suffix[1:], metadata={"Date": None} if file.suffix == ".svg" else None)
+
+
+def _draw_case(axes: Axes, comparison: Comparison) -> None:
+    places = range(len(comparison.sides))
+    baseline = comparison.samples_per_s(comparison.baseline)
+    ends = []
+    for place, (side, rounds) in zip(places, comparison.sides.items(), strict=True):
+        median, values = comparison.samples_per_s(side), [each.samples_per_s for each in rounds]
+        colour = _BASELINE_COLOUR if side == comparison.baseline else _COLOUR
+        axes.barh(place, median, height=0.62, color=colour)
+        axes.plot(values, [place] * len(values), "|", color="#000000", markersize=8)
+        ends.append(max(values))
+        if side in comparison.goals:
+            goal = baseline / comparison.goals[side] if comparison.of_times else baseline * comparison.goals[side]
+            axes.plot([goal, goal], [place - 0.42, place + 0.42], "--", color="#D55E00", linewidth=1.6)
+            ends[-1] = max(ends[-1], goal)
+        label = f"{median:,.0f} samples/s"
+        if side in comparison.ratios:
+            label += f"\n{comparison.ratio(side)}"
+            label += f", {comparison.goal(side)}" if side in comparison.goals else ""
+        axes.annotate(label, (ends[-1], place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8.5)
+    axes.set_xlim(0, 1.9 * max(ends))  # with room for words
+    axes.set_yticks(places, list(comparison.sides), fontsize=9)
+    axes.set_ylim(len(comparison.sides) - 0.45, -0.55)
+    axes.set_title(comparison.title, fontsize=9.5, loc="left")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xticks([tick for tick in MaxNLocator(5).tick_values(0, max(ends)) if tick <= max(ends)])
+    axes.tick_params(axis="x", labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3, axis="x")
+    axes.set_axisbelow(True)
+
+
+def _dashes(comparisons: Sequence[Comparison]) -> str:
+    return "; dashes: goal" if any(comparison.goals for comparison in comparisons) else ""
+
+
+def _machine() -> str:
+    from laptime.device import cpu_name, usable_cores  # loads torch, which a side sets up first
+
+    return f"{usable_cores()} cores of {cpu_name()}, torch {version('torch')}"
