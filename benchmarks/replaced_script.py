@@ -1,0 +1,192 @@
+"""Laptime against the scripts that it replaces: plain PyTorch, written as people write it.
+
+    python benchmarks/replaced_script.py                                  # MLP on MNIST, CNN on images like CIFAR-10's
+    python benchmarks/replaced_script.py --cases mlp --rounds 9 --plot docs/figures/replaced_script.svg
+
+The script: a Dataset of PIL images with torchvision's transforms, a DataLoader with two workers, plain Adam, and loss
+and right answers read after every step. Laptime: the same network, samples, batch size, threads, augmentation and
+settings of Adam, in float32 and in bf16-mixed, which the script does without. Each round runs every side in a fresh
+process; the first epoch of each is a warm-up and not counted. An epoch is timed from asking for its first batch to the
+end of its last step on both sides; for the script that contains the start of its workers, which it makes anew for every
+epoch. Printed: medians of the rounds, the ratio of throughput with its smallest and largest round, and the losses of
+the last epoch, which must be those of a network that has learnt: the CNN takes about 20,000 samples for that.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from laptime.compose import compose, hydra_session, resolve, without_hydra
+from laptime.targets import build
+from ratios import (
+    Comparison,
+    Measured,
+    add_arguments,
+    by_turns,
+    draw,
+    in_fresh_process,
+    require_learning,
+    run_laptime,
+    show,
+)
+
+LEARNING_RATE, WEIGHT_DECAY = 0.0005, 1e-4  # Laptime's default, conf/optimizer/adam.yaml
+
+
+@dataclass(frozen=True)
+class Case:
+    """What both sides train.
+
+    Attributes:
+        title: for the table.
+        overrides: of Laptime, which say network and data.
+        num_samples: trained on in an epoch.
+        goals: smallest ratio, by side.
+        augmentation: of the script; `overrides` say the same.
+    """
+
+    title: str
+    overrides: tuple[str, ...]
+    num_samples: int
+    goals: dict[str, float]
+    augmentation: list[nn.Module] = field(default_factory=list)
+
+
+CASES = {
+    "mlp": Case("MLP on MNIST", ("model=mlp", "dataset=mnist"), 60_000, {"Laptime": 4}),
+    "cnn": Case(
+        "CNN on images like CIFAR-10's, flipped and rotated",
+        (
+            "model=cnn", "dataset=synthetic", "dataset.shape=[3,32,32]", "dataset.num_test=1000",
+            "dataset.horizontal_flip=true", "dataset.rotation_degrees=15",
+        ),
+        10_000,
+        {"Laptime": 1.7, "Laptime, bf16-mixed": 3.3},
+        [
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomRotation(15, interpolation=transforms.InterpolationMode.BILINEAR),
+        ],
+    ),
+}  # fmt: skip
+
+
+class PilImages(Dataset[tuple[torch.Tensor, int]]):
+    """Images one by one, as torchvision's data sets give them.
+
+    Args:
+        images: uint8, (N, H, W) or (N, H, W, 3).
+        labels: N of them.
+        transform: from a PIL image to a tensor.
+    """
+
+    def __init__(self, images: np.ndarray, labels: list[int], transform: transforms.Compose) -> None:
+        self.images = images
+        self.labels = labels
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image = Image.fromarray(self.images[index])
+        return self.transform(image), self.labels[index]
+
+
+def network_and_images(
+    overrides: Sequence[str], num_samples: int, augmentation: Sequence[nn.Module] = ()
+) -> tuple[nn.Module, PilImages]:
+    """The network and the first training images that a run of Laptime with these overrides would have."""
+    with hydra_session() as hydra:
+        config: dict[str, Any] = resolve(without_hydra(compose(hydra, list(overrides))))
+    data = build("dataset", config["dataset"])
+    train = data.load()[0].take(slice(0, num_samples))
+    network = build("model", config["model"], input_shape=data.image_shape, num_classes=data.class_count)
+    channels = data.image_shape[0]
+    mean, std = (value * channels if len(value) == 1 else value for value in (data.mean, data.std))
+    transform = transforms.Compose([*augmentation, transforms.ToTensor(), transforms.Normalize(mean, std)])
+    images = train.images.permute(0, 2, 3, 1).contiguous().numpy()
+    return network, PilImages(images[..., 0] if channels == 1 else images, train.labels.tolist(), transform)
+
+
+def run_script(name: str, arguments: argparse.Namespace) -> Measured:
+    """The script that people write."""
+    case, device = CASES[name], torch.device("cpu")
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(1)
+    network, dataset = network_and_images(case.overrides, num_samples(case, arguments), case.augmentation)
+    loader = DataLoader(dataset, batch_size=arguments.batch_size, shuffle=True, num_workers=2)
+    network.to(device)
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    times = []
+    for _ in range(arguments.epochs + 1):
+        network.train()
+        running_loss, correct, total = 0.0, 0, 0
+        start = time.perf_counter()
+        for images, labels in loader:
+            images, labels = images.to(device), labels.to(device)
+            optimizer.zero_grad()
+            outputs = network(images)
+            loss = criterion(outputs, labels)
+            loss.backward()
+            optimizer.step()
+            running_loss += loss.item() * labels.size(0)
+            correct += (outputs.argmax(1) == labels).sum().item()
+            total += labels.size(0)
+        times.append(time.perf_counter() - start)
+        assert total == len(dataset) and correct > 0
+    return require_learning(Measured(len(dataset) / statistics.median(times[1:]), running_loss / total))
+
+
+def num_samples(case: Case, arguments: argparse.Namespace) -> int:
+    return arguments.limit or case.num_samples
+
+
+def compare(name: str, arguments: argparse.Namespace) -> Comparison:
+    """Run all rounds of a case."""
+    case = CASES[name]
+    overrides = [
+        *case.overrides, f"dataset.limit={num_samples(case, arguments)}", f"training.epochs={arguments.epochs + 1}",
+        f"training.batch_size={arguments.batch_size}", f"strategy.threads_per_rank={arguments.threads}",
+    ]  # fmt: skip
+    sides = {
+        "script": lambda: in_fresh_process(run_script, name, arguments),
+        "Laptime": lambda: in_fresh_process(run_laptime, overrides),
+        "Laptime, bf16-mixed": lambda: in_fresh_process(run_laptime, [*overrides, "training.precision=bf16-mixed"]),
+    }
+    return by_turns(f"{case.title}, batch {arguments.batch_size}", sides, case.goals, arguments.rounds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=2, help="counted epochs per round and side")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        help="training samples; 60,000 (mlp), 10,000 (cnn)",
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    comparisons = []
+    for name in arguments.cases:
+        comparisons.append(compare(name, arguments))
+        show(comparisons[-1])
+    if arguments.plot:
+        draw(comparisons, "Laptime and the scripts that it replaces", arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
