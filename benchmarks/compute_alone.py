@@ -1,0 +1,131 @@
+"""What is left beside the computing: Laptime's epochs against the same steps on one batch that lies ready.
+
+    python benchmarks/compute_alone.py                                  # MLP and CNN on MNIST, batches of 64 and 32
+    python benchmarks/compute_alone.py --models mlp --rounds 9 --plot docs/figures/compute_alone.svg
+
+The computing alone is forward pass, loss, backward pass, optimizer step and zero_grad, as often as in an epoch, with no
+data, metrics or framework: on a copy of Laptime's network as it is at that moment, with an optimizer of its own. A
+round is one run of Laptime, in float32; between its epochs the computing alone takes place, which of the two comes
+first changing from epoch to epoch. The first of both is a warm-up and not counted. A round's ratio is the median of its
+pairs; printed are the medians of the rounds, with the smallest and largest of them.
+"""
+
+import argparse
+import contextlib
+import copy
+import io
+import logging
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.callbacks import Callback
+
+import laptime
+from laptime.classifier import Classifier
+from laptime.data.timed_loader import TimedLoader
+from laptime.record import read_epochs
+from ratios import Comparison, Measured, add_arguments, draw, show
+
+GOAL = 1.10
+LIMITS = {"mlp": 38_400, "cnn": 6_400}  # of samples: no step takes fewer than the others
+
+
+class ComputeAlone(Callback):
+    """Takes an epoch's steps on one batch, before or after each epoch by turns.
+
+    Epoch 0 is the warm-up. Odd epochs are followed by the computing alone, even ones come after it.
+
+    Attributes:
+        times: seconds of each time that counts; of the run that was made last.
+    """
+
+    times: list[float] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epoch = trainer.current_epoch
+        if epoch == 0:
+            self._compute(trainer, pl_module)
+            ComputeAlone.times = []
+        elif epoch % 2 == 0:
+            for _ in range(2):  # after the epoch before, and before this one
+                ComputeAlone.times.append(self._compute(trainer, pl_module))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if len(self.times) < trainer.current_epoch - 1:
+            ComputeAlone.times.append(self._compute(trainer, pl_module))
+
+    def _compute(self, trainer: pl.Trainer, module: pl.LightningModule) -> float:
+        loader = trainer.train_dataloader
+        assert isinstance(module, Classifier) and isinstance(loader, TimedLoader)
+        images, labels = (part.clone() for part in next(iter(loader.pipeline.batches())))
+        assert len(loader.sampler) % len(labels) == 0
+        network = copy.deepcopy(module.network).train()
+        optimizer = module.make_optimizer(network.parameters())
+        start = 0.0
+        for step in range(1 + len(loader.sampler) // len(labels)):
+            if step == 1:  # in the one before, the optimizer has made its state
+                start = time.perf_counter()
+            loss = F.cross_entropy(network(images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        seconds = time.perf_counter() - start
+        assert torch.isfinite(loss)
+        return seconds
+
+
+def compare(model: str, batch_size: int, arguments: argparse.Namespace) -> Comparison:
+    """Run all rounds of a network and a batch size."""
+    num_samples = arguments.limit or LIMITS[model]
+    sides: dict[str, list[Measured]] = {"compute alone": [], "Laptime": []}
+    ratios = []
+    for _ in range(arguments.rounds):
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            run_dir = Path(folder) / "run"
+            laptime.run(
+                [
+                    f"model={model}", f"training.batch_size={batch_size}", f"training.epochs={arguments.epochs + 1}",
+                    f"dataset.limit={num_samples}", "dataset.val_fraction=0", "device=cpu", "logger=none",
+                    "scheduler=none", "measure.breakdown=false", "measure.peak=false", "callbacks.checkpoint=null",
+                    f"+callbacks.compute_alone._target_={__name__}.ComputeAlone", f"hydra.run.dir={run_dir}",
+                    f"strategy.threads_per_rank={arguments.threads}",
+                ]
+            )  # fmt: skip
+            own = list(read_epochs(run_dir)["epoch_time_s"])[1:]
+        alone = ComputeAlone.times
+        ratios.append(statistics.median(mine / bare for mine, bare in zip(own, alone, strict=True)))
+        for side, times in zip(sides, (alone, own), strict=True):
+            sides[side].append(Measured(num_samples / statistics.median(times)))
+    title = f"{model.upper()} on MNIST, batch {batch_size}"
+    return Comparison(title, sides, {"Laptime": GOAL}, of_times=True, ratios={"Laptime": ratios})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--models", nargs="+", choices=LIMITS, default=list(LIMITS))
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[64, 32])
+    parser.add_argument("--epochs", type=int, default=4, help="counted epochs per round")
+    parser.add_argument("--limit", type=int, help="training samples; 38,400 (mlp) and 6,400 (cnn)")
+    parser.add_argument("--threads", default="auto")
+    arguments = parser.parse_args()
+    for model in arguments.models:
+        if any((arguments.limit or LIMITS[model]) % size for size in arguments.batch_sizes):
+            parser.error("--limit: must be a multiple of every batch size, or an epoch's last step is a smaller one")
+    logging.disable(logging.INFO)
+    comparisons = []
+    for model in arguments.models:
+        for batch_size in arguments.batch_sizes:
+            comparisons.append(compare(model, batch_size, arguments))
+            show(comparisons[-1])
+    if arguments.plot:
+        draw(comparisons, "Laptime's epochs and their computing alone", arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
