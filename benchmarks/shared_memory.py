@@ -5,10 +5,10 @@
     python benchmarks/shared_memory.py --world-size 4 --batch-sizes 64  # more ranks than cores, each with a thread
 
 A round is a sweep, `python train.py -m strategy.world_size=1,2 strategy.comm_hook=none,shared_memory` with one thread
-per rank, its order turned round from one round to the next; every rank is a fresh process on a core of its own. Printed:
+per rank, its order turned round from one to the next; every rank is a fresh process on a core of its own. Printed:
 samples per second of all ranks together, the throughput against gloo's (goal: 1.7 x with 2 ranks at 64) and against
-that of one rank (twice that of one is an efficiency of 1; goals: 1.6 x at 64 and 1.9 x at 256), and what the breakdown
-says of a step.
+that of one rank (2 x is an efficiency of 1; goals: 1.6 x at 64 and 1.9 x at 256), and what the breakdown says of a
+step.
 """
 
 import argparse

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _TAKEN_APART_S = 0.2
 _FEWEST_TAKEN_APART, _ENOUGH_TAKEN_APART = 5, 100
 # Which is at most so long; in a sweep, whose runs are many, less.
-_AT_MOST_S, _AT_MOST_IN_A_SWEEP_S = 3.0, 0.2
+_AT_MOST_S, _AT_MOST_IN_A_SWEEP_S = 3.0, 0.15
 _WARM_UP_STEPS = 3
 _ENOUGH_LISTS = 4
 _BLOCK_STEPS, _SLOW_BLOCK_STEPS = 6, 2

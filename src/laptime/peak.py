@@ -15,7 +15,7 @@ from laptime.ranks import Rank
 
 # Square products, larger and larger while one of them takes less than _LONG_PRODUCT_S.
 _SMALLEST, _LARGEST = 256, 16384
-_LONG_PRODUCT_S = 0.005
+_LONG_PRODUCT_S = 0.002
 _PER_SIZE_S = 0.015
 # Two of them are beyond the caches of nearly every processor.
 _COPIED_BYTES = 2**25

@@ -6,7 +6,7 @@ Source: https://yann.lecun.com/exdb/mnist/ (format).
 import hashlib
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -37,6 +37,7 @@ class IdxData(ImageData):
     packed_folder: ClassVar[Path]
     checksums: ClassVar[dict[str, str]]
     mappable = True
+    _paths: dict[str, Path] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -55,13 +56,19 @@ class IdxData(ImageData):
         """
 
     def load(self) -> tuple[Images, Images, str]:
-        found = {name: self._find(name) for name in (*TRAIN_FILES, *TEST_FILES)}
+        found = self._found()
         digests = [self.checksums[name] if self.verify else files.sha256(path) for name, path in found.items()]
         train, test = (self._read(*(found[name] for name in names)) for names in (TRAIN_FILES, TEST_FILES))
         return train, test, hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
     def num_bytes(self) -> int:
-        return sum(self._find(names[0]).stat().st_size for names in (TRAIN_FILES, TEST_FILES))
+        return sum(self._found()[images].stat().st_size for images, _ in (TRAIN_FILES, TEST_FILES))
+
+    def _found(self) -> dict[str, Path]:
+        """The four files, checked once."""
+        if not self._paths:
+            self._paths = {name: self._find(name) for name in (*TRAIN_FILES, *TEST_FILES)}
+        return self._paths
 
     def _find(self, name: str) -> Path:
         """The unpacked file, checked: as it lies there, else unpacked, else downloaded."""

@@ -1,0 +1,43 @@
+"""Data that does not fit: batches from memory-mapped files against the same from memory, by turns.
+
+    python benchmarks/mapped.py                       # MLP on MNIST, and on made-up colour images, 5 rounds
+    python benchmarks/mapped.py --plot docs/figures/mapped.svg
+
+The page cache holds the files: the first run of each side, a warm-up, reads them. What a disk adds is the disk's. Every
+run is a fresh process. Goal: at least 0.8 x the throughput.
+"""
+
+import argparse
+
+from ratios import add_arguments, by_turns, draw, in_fresh_process, run_laptime, show
+
+CASES = {
+    "MLP on MNIST": ["dataset.limit=30000"],
+    "MLP on 3 x 32 x 32 images": ["dataset=synthetic", "dataset.shape=[3,32,32]", "dataset.num_train=20000"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--threads", default="auto")
+    arguments = parser.parse_args()
+    comparisons = []
+    for title, overrides in CASES.items():
+        typed = [*overrides, "training.epochs=4", f"strategy.threads_per_rank={arguments.threads}"]
+        sides = {
+            pipeline: lambda pipeline=pipeline, typed=typed: in_fresh_process(
+                run_laptime, [*typed, f"dataset.pipeline={pipeline}"]
+            )
+            for pipeline in ("memory", "mapped")
+        }
+        for side in sides.values():
+            side()
+        comparisons.append(by_turns(title, sides, {"mapped": 0.8}, arguments.rounds))
+        show(comparisons[-1])
+    if arguments.plot:
+        draw(comparisons, "Memory-mapped files against memory", arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
