@@ -65,3 +65,18 @@ def test_convolution_without_channels_is_refused_and_one_channel_taken():
 def test_hidden_layer_without_units_is_refused():
     with pytest.raises(ValueError, match=r"^hidden_sizes=\[0\]"):
         CNN((1, 4, 4), 2, [1], [0], 0.0)
+
+
+def test_the_order_in_memory_changes_no_result():
+    torch.manual_seed(0)
+    network = CNN((3, 32, 32), 10, [8, 16], [20], 0.0)
+    images, labels = torch.randn(5, 3, 32, 32), torch.arange(5)
+    fast = network(images)
+    torch.nn.functional.cross_entropy(fast, labels).backward()
+    gradients = [weight.grad.clone() for weight in network.parameters()]
+    network.zero_grad()
+    plain = network.classifier(network.features(images))
+    torch.nn.functional.cross_entropy(plain, labels).backward()
+    torch.testing.assert_close(fast, plain)
+    for fast_gradient, weight in zip(gradients, network.parameters(), strict=True):
+        torch.testing.assert_close(fast_gradient, weight.grad)

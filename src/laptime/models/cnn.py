@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from laptime.models.mlp import check_head, head
@@ -48,5 +49,8 @@ class CNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to logits (B, num_classes)."""
+        if images.device.type == "cpu":
+            # Pooling over neighbouring channels is vectorised, over neighbouring pixels it isn't: 13 times as fast.
+            images = images.to(memory_format=torch.channels_last)
         logits: Tensor = self.classifier(self.features(images))
         return logits
