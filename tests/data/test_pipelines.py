@@ -154,10 +154,18 @@ def test_steps_per_execution_does_not_change_augmented_batches(augmentation, dat
     assert_same_batches(one, many, atol=1e-5)
 
 
-def test_large_batches_are_gathered_one_at_a_time(datamodule):
-    # 0.5 MiB of float32 an image: 4 batches of 4 reach the 8 MiB that one gather may take.
-    module = datamodule(shape=[2, 256, 256], num_train=40, num_test=1, batch_size=4, steps_per_execution=100)
-    assert [len(execution) for execution in module.train_dataloader()] == [4, 4, 2]
+def test_large_batches_make_short_lists(datamodule):
+    # 2 MiB of float32 an image: 8 batches of 4 reach the 64 MiB that one list may take.
+    module = datamodule(shape=[8, 256, 256], num_train=40, num_test=1, batch_size=4, steps_per_execution=100)
+    assert [len(execution) for execution in module.train_dataloader()] == [8, 2]
+
+
+def test_a_list_is_gathered_in_parts_that_caches_hold(datamodule):
+    # 64 KiB of float32 an image: 8 batches of 4 are a gather, which the lists of 5 don't follow.
+    module = datamodule(shape=[1, 128, 128], num_train=43, num_test=1, batch_size=4, steps_per_execution=5)
+    one_by_one = datamodule(shape=[1, 128, 128], num_train=43, num_test=1, batch_size=4, steps_per_execution=1)
+    assert [len(execution) for execution in module.train_dataloader()] == [5, 5, 1]
+    assert_same_batches(epoch(module), epoch(one_by_one))
 
 
 def test_augmentation_changes_training_batches_only(datamodule):

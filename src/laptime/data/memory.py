@@ -2,6 +2,7 @@
 memory-mapped files (`mapped`)."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 
@@ -10,8 +11,11 @@ from laptime.data.image_data import Images
 from laptime.data.order import EpochOrder, epoch_seed
 from laptime.data.timed_loader import Batch
 
-# One gather makes at most this much float32 data: what is larger leaves the caches before it is trained on.
-_LARGEST_GATHER_BYTES = 2**23
+# One gather makes at most this much float32 data: what is larger leaves the caches before it is trained on, and goes
+# back to the system after every list, which clears it anew.
+_LARGEST_GATHER_BYTES = 2**21
+# And one list of batches holds at most this much.
+_LARGEST_LIST_BYTES = 2**26
 
 
 class MemoryPipeline:
@@ -22,7 +26,7 @@ class MemoryPipeline:
         order: which samples in which order.
         normalize, augment: from pixels to network input.
         batch_size: samples per optimizer step.
-        steps_per_execution: most batches per gather.
+        steps_per_execution: most batches per list.
         device: that trains.
     """
 
@@ -43,14 +47,20 @@ class MemoryPipeline:
         self.augment = augment
         self.batch_size = batch_size
         batch_bytes = 4 * batch_size * data.images[0].numel()
-        self.steps_per_gather = max(1, min(steps_per_execution, _LARGEST_GATHER_BYTES // batch_bytes))
+        self.steps_per_list = max(1, min(steps_per_execution, _LARGEST_LIST_BYTES // batch_bytes))
+        self.steps_per_gather = max(1, min(self.steps_per_list, _LARGEST_GATHER_BYTES // batch_bytes))
 
     def __len__(self) -> int:
-        return -(-len(self.order) // (self.batch_size * self.steps_per_gather))
+        return -(-len(self.order) // (self.batch_size * self.steps_per_list))
 
     def executions(self) -> Iterator[list[Batch]]:
-        for images, labels in self._gathered(self.batch_size * self.steps_per_gather):
-            yield list(zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True))
+        batches = self._split(self._gathered(self.batch_size * self.steps_per_gather))
+        while execution := list(islice(batches, self.steps_per_list)):
+            yield execution
+
+    def _split(self, gathered: Iterator[Batch]) -> Iterator[Batch]:
+        for images, labels in gathered:
+            yield from zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
 
     def batches(self) -> Iterator[Batch]:
         return self._gathered(self.batch_size)
