@@ -31,6 +31,7 @@ def epochs(record: dict) -> pd.DataFrame:
 def planned(**strategy) -> list:
     defaults = {
         "world_size": 1, "threads_per_rank": "auto", "pin_ranks": True, "wrap_single_rank": False, "backend": "auto",
+        "comm_hook": "none",
     }  # fmt: skip
     sweep_world_size = strategy.pop("sweep_world_size", None)
     return plan({"device": {"name": "cpu"}, "strategy": defaults | strategy}, sweep_world_size)
@@ -236,6 +237,7 @@ def two_gpus(monkeypatch):
 def config_for(device: str, **strategy) -> dict:
     defaults = {
         "world_size": 1, "threads_per_rank": 1, "pin_ranks": True, "wrap_single_rank": False, "backend": "auto",
+        "comm_hook": "none",
         "timeout_s": 5, "max_restarts": 0, "name": "ddp",
     }  # fmt: skip
     return {"device": {"name": device, "fallback": "cpu"}, "strategy": defaults | strategy}
