@@ -12,7 +12,6 @@ one left which was killed in that moment.
 import contextlib
 import mmap
 import os
-import resource
 import socket
 import struct
 import sys
@@ -186,6 +185,8 @@ def remove_left_behind(pid: int) -> None:
 
 def _allow_many_descriptors() -> None:
     """As many as the system lets this process have: every bucket of every other rank takes one."""
+    import resource  # which Windows lacks
+
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
