@@ -49,7 +49,7 @@ def plain_rank(rank: int, world_size: int, port: int, batch_size: int, epochs: i
     train, _ = split(data.load()[0], data.val_fraction, 1)
     order = EpochOrder(len(train), 1, rank, world_size)
     normalize = Normalize(data.mean, data.std, torch.device("cpu"))
-    pipeline = MemoryPipeline(train, order, normalize, FlipAndRotate(False, 0), batch_size, 16, torch.device("cpu"))
+    pipeline = MemoryPipeline(train, order, normalize, FlipAndRotate(False, 0), batch_size, 16)
     network: torch.nn.Module = MLP((1, 28, 28), 10, hidden_sizes=[512, 256], dropout=0.2)
     if world_size > 1:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch.optim import Optimizer
 
@@ -29,15 +30,29 @@ log = logging.getLogger(__name__)
 # Steps taken apart: as many as fit into that long, a hundred at least for the percentiles, fewer where steps are slow.
 _TAKEN_APART_S = 0.2
 _FEWEST_TAKEN_APART, _ENOUGH_TAKEN_APART = 5, 100
-# Which is at most so long; in a sweep, whose runs are many, less.
-_AT_MOST_S, _AT_MOST_IN_A_SWEEP_S = 3.0, 0.15
 _WARM_UP_STEPS = 3
 _ENOUGH_LISTS = 4
 _BLOCK_STEPS, _SLOW_BLOCK_STEPS = 6, 2
 _SLOW_STEP_S = 0.05
 _SETTLING_STEPS = 2  # at the start of a block, not measured: caches still hold what the block before left there
-_FEWEST_ROUNDS, _FEWEST_ROUNDS_IN_A_SWEEP, _MOST_ROUNDS = 3, 2, 20
-_ENOUGH_S, _ENOUGH_IN_A_SWEEP_S = 0.3, 0.1  # no further round after that long
+_MOST_ROUNDS = 20
+
+
+class _Effort(NamedTuple):
+    """How long to measure.
+
+    Attributes:
+        taken_apart_s: most seconds of steps taken apart.
+        num_rounds: fewest rounds.
+        rounds_s: no further round after that long.
+    """
+
+    taken_apart_s: float
+    num_rounds: int
+    rounds_s: float
+
+
+_ALONE, _IN_A_SWEEP = _Effort(3.0, 3, 0.3), _Effort(0.15, 2, 0.1)
 
 
 @dataclass
@@ -92,7 +107,7 @@ class Breakdown:
         self.device = device
         self.rank = rank
         self.stop = stop
-        self.in_sweep = in_sweep
+        self._effort = _IN_A_SWEEP if in_sweep else _ALONE
         self.breakdown: dict[str, float | int | None] = {}
         self.communication: dict[str, float | int] = {}
         self.contention: dict[str, float | None] = {}
@@ -171,9 +186,7 @@ class Breakdown:
         """How many steps to take apart, the same on every rank."""
         step_s = max(self.rank.gather(step_s))
         enough = max(_ENOUGH_TAKEN_APART, round(_TAKEN_APART_S / step_s))
-        return max(
-            _FEWEST_TAKEN_APART, min(enough, round((_AT_MOST_IN_A_SWEEP_S if self.in_sweep else _AT_MOST_S) / step_s))
-        )
+        return max(_FEWEST_TAKEN_APART, min(enough, round(self._effort.taken_apart_s / step_s)))
 
     def _measure(
         self, module: Classifier, optimizer: Optimizer, batches: list[Batch]
@@ -227,10 +240,9 @@ class Breakdown:
     def _rounds(self) -> Iterator[None]:
         """As many rounds as there is time for, the same number on every rank."""
         started_at = time.perf_counter()
-        fewest = _FEWEST_ROUNDS_IN_A_SWEEP if self.in_sweep else _FEWEST_ROUNDS
-        enough_s = _ENOUGH_IN_A_SWEEP_S if self.in_sweep else _ENOUGH_S
         for number in range(_MOST_ROUNDS):
-            if number >= fewest and self.rank.any(time.perf_counter() - started_at > enough_s):
+            is_enough = number >= self._effort.num_rounds
+            if is_enough and self.rank.any(time.perf_counter() - started_at > self._effort.rounds_s):
                 return
             yield
 

@@ -276,12 +276,15 @@ def _check_devices(config: Mapping[str, Any], world_size: int, local_world_size:
         )
     if config["strategy"]["backend"] == "nccl" and accelerator != "cuda":
         raise UserError("strategy.backend=nccl: needs CUDA devices. Use strategy.backend=auto.")
-    if config["strategy"]["comm_hook"] == "shared_memory" and (accelerator or sys.platform != "linux"):
-        reason = f"gradients on {accelerator} are not in memory that" if accelerator else "only on Linux can"
-        raise UserError(
-            f"strategy.comm_hook=shared_memory: {reason} processes share{'' if accelerator else ' it so'}. "
-            "Use strategy.comm_hook=none."
-        )
+    if config["strategy"]["comm_hook"] == "shared_memory":
+        instead = "Use strategy.comm_hook=none."
+        if accelerator:
+            raise UserError(
+                f"strategy.comm_hook=shared_memory: gradients on {accelerator} are not in memory that processes share. "
+                f"{instead}"
+            )
+        if sys.platform != "linux":
+            raise UserError(f"strategy.comm_hook=shared_memory: only on Linux can processes share it so. {instead}")
 
 
 def _accelerator(config: Mapping[str, Any]) -> str | None:

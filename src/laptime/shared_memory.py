@@ -37,7 +37,10 @@ _OPEN: "weakref.WeakSet[SharedMemory]" = weakref.WeakSet()
 
 @dataclass
 class _Slices:
-    """One rank's share of a tensor that all ranks have: in its own memory, and the same place in the others'."""
+    """One rank's share of a tensor that all ranks have: in its own memory, and the same place in the others'.
+
+    `own` keeps that memory alive, so no other tensor can come to lie at `address`.
+    """
 
     address: int
     own: Tensor
@@ -84,7 +87,7 @@ class SharedMemory:
         if not tensor.numel():
             return
         slices = self._slices.get(name)
-        if slices is None or slices.address != tensor.data_ptr() or not tensor.is_shared():
+        if slices is None or slices.address != tensor.data_ptr():
             slices = self._slices[name] = self._share(tensor)
         self._meet()  # everybody's tensor is complete
         for other in slices.others:

@@ -91,11 +91,13 @@ def test_several_processes_may_make_it_at_once(synthetic):
     assert len(checksums) == 1
 
 
-def test_a_damaged_file_says_what_to_do(synthetic, cache_folder):
+@pytest.mark.parametrize("name", ["train.npy", "labels.npz"])
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_damaged_file_says_what_to_do(synthetic, cache_folder, name, left):
     data = synthetic(pipeline="mapped")
     data.load()
-    (made,) = cache_folder.rglob("train.npy")
-    made.write_bytes(made.read_bytes()[:100])
+    (made,) = cache_folder.rglob(name)
+    made.write_bytes(made.read_bytes()[:left])
     with pytest.raises(UserError, match=r"1x6x5-4-23-11 is damaged .*Delete it"):
         data.load()
 

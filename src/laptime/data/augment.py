@@ -14,10 +14,14 @@ class Normalize:
     Args:
         mean, std: per channel, of pixels scaled to [0, 1]; one number stands for all channels.
         device: where the batches are.
+
+    Attributes:
+        device: as given.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
         mean_, std_ = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+        self.device = device
         self.scale = (1 / (255 * std_)).float().view(-1, 1, 1).to(device)
         self.shift = (-mean_ / std_).float().view(-1, 1, 1).to(device)
 

@@ -134,9 +134,8 @@ class DataModule(pl.LightningDataModule):
         if self.data.pipeline != "workers":
             augment = FlipAndRotate(self.data.horizontal_flip, self.data.rotation_degrees)
             return MemoryPipeline(
-                self._train, self.order, self._normalize, augment, self.batch_size, self.steps_per_execution,
-                self.device.torch_device,
-            )  # fmt: skip
+                self._train, self.order, self._normalize, augment, self.batch_size, self.steps_per_execution
+            )
         dataset = TransformedImages(self._train, training_transform(self.data))
         pipeline = WorkersPipeline(
             dataset, self.order, self.batch_size, self.steps_per_execution, self.data.num_workers, self.device
@@ -146,7 +145,7 @@ class DataModule(pl.LightningDataModule):
 
     def _evaluation(self, part: Images) -> Iterable[Batch]:
         if self.data.pipeline != "workers":
-            return MemoryEvaluation(part, self._normalize, self.eval_batch_size, self.device.torch_device)
+            return MemoryEvaluation(part, self._normalize, self.eval_batch_size)
         dataset = TransformedImages(part, evaluation_transform(self.data))
         evaluation = WorkersEvaluation(dataset, self.eval_batch_size, self.data.num_workers, self.device)
         self._with_workers.append(evaluation)

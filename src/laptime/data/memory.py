@@ -27,7 +27,6 @@ class MemoryPipeline:
         normalize, augment: from pixels to network input.
         batch_size: samples per optimizer step.
         steps_per_execution: most batches per list.
-        device: that trains.
     """
 
     def __init__(
@@ -38,9 +37,7 @@ class MemoryPipeline:
         augment: FlipAndRotate,
         batch_size: int,
         steps_per_execution: int,
-        device: torch.device,
     ) -> None:
-        self.device = device
         self.data = data
         self.order = order
         self.normalize = normalize
@@ -68,12 +65,12 @@ class MemoryPipeline:
     def _gathered(self, size: int) -> Iterator[Batch]:
         """The epoch in parts of so many samples."""
         permutation = self.order.permutation().to(self.data.images.device)
-        generator = torch.Generator(self.device).manual_seed(
+        generator = torch.Generator(self.normalize.device).manual_seed(
             epoch_seed(self.order.seed, self.order.epoch, self.order.rank) ^ 1
         )
         drawn = self.augment.draw(len(permutation), generator) if self.augment else permutation
         for index, drawn_part in zip(permutation.split(size), drawn.split(size), strict=True):
-            images, labels = (part.to(self.device) for part in self.data.at(index))
+            images, labels = (part.to(self.normalize.device) for part in self.data.at(index))
             if self.augment:
                 images = self.augment(images, drawn_part)
             yield self.normalize(images), labels
@@ -86,11 +83,9 @@ class MemoryEvaluation:
         data: on the training device, or mapped.
         normalize: from pixels to network input.
         batch_size: samples per batch.
-        device: that evaluates.
     """
 
-    def __init__(self, data: Images, normalize: Normalize, batch_size: int, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, data: Images, normalize: Normalize, batch_size: int) -> None:
         self.data = data
         self.normalize = normalize
         self.batch_size = batch_size
@@ -100,5 +95,6 @@ class MemoryEvaluation:
 
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, len(self.data), self.batch_size):
-            images, labels = (part.to(self.device) for part in self.data.at(slice(start, start + self.batch_size)))
+            batch = self.data.at(slice(start, start + self.batch_size))
+            images, labels = (part.to(self.normalize.device) for part in batch)
             yield self.normalize(images), labels

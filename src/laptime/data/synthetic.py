@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -88,16 +89,16 @@ class Synthetic(ImageData):
                 train, test, checksum = self._make(room)
                 np.savez(there / "labels.npz", train=train.labels.numpy(), test=test.labels.numpy(), checksum=checksum)
         try:
-            labels = np.load(folder / "labels.npz")
-            train, test = (
-                Images(
-                    torch.from_numpy(np.lib.format.open_memmap(folder / f"{part}.npy", "c")),
-                    torch.from_numpy(labels[part]),
+            with np.load(folder / "labels.npz") as labels:
+                train, test = (
+                    Images(
+                        torch.from_numpy(np.lib.format.open_memmap(folder / f"{part}.npy", "c")),
+                        torch.from_numpy(labels[part]),
+                    )
+                    for part in ("train", "test")
                 )
-                for part in ("train", "test")
-            )
-            return train, test, str(labels["checksum"])
-        except (OSError, ValueError, KeyError) as error:
+                return train, test, str(labels["checksum"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"dataset: {folder} is damaged ({error}). Delete it: it will be made again.") from error
 
     def _draw(self, images: torch.Tensor, templates: torch.Tensor, generator: torch.Generator) -> Images:
