@@ -11,9 +11,7 @@ pairs; printed are the medians of the rounds, with the smallest and largest of t
 """
 
 import argparse
-import contextlib
 import copy
-import io
 import logging
 import statistics
 import tempfile
@@ -25,11 +23,10 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.callbacks import Callback
 
-import laptime
 from laptime.classifier import Classifier
 from laptime.data.timed_loader import TimedLoader
 from laptime.record import read_epochs
-from ratios import Comparison, Measured, add_arguments, draw, show
+from ratios import Comparison, Measured, add_arguments, report, run_here
 
 GOAL = 1.10
 LIMITS = {"mlp": 38_400, "cnn": 6_400}  # of samples: no step takes fewer than the others
@@ -85,18 +82,14 @@ def compare(model: str, batch_size: int, arguments: argparse.Namespace) -> Compa
     sides: dict[str, list[Measured]] = {"compute alone": [], "Laptime": []}
     ratios = []
     for _ in range(arguments.rounds):
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            run_dir = Path(folder) / "run"
-            laptime.run(
-                [
-                    f"model={model}", f"training.batch_size={batch_size}", f"training.epochs={arguments.epochs + 1}",
-                    f"dataset.limit={num_samples}", "dataset.val_fraction=0", "device=cpu", "logger=none",
-                    "scheduler=none", "measure.breakdown=false", "measure.peak=false", "callbacks.checkpoint=null",
-                    f"+callbacks.compute_alone._target_={__name__}.ComputeAlone", f"hydra.run.dir={run_dir}",
-                    f"strategy.threads_per_rank={arguments.threads}",
-                ]
+        with tempfile.TemporaryDirectory() as folder:
+            run_here(
+                Path(folder), f"model={model}", f"training.batch_size={batch_size}", "dataset.val_fraction=0",
+                f"training.epochs={arguments.epochs + 1}", f"dataset.limit={num_samples}", "logger=none",
+                "scheduler=none", "callbacks.checkpoint=null", f"strategy.threads_per_rank={arguments.threads}",
+                f"+callbacks.compute_alone._target_={__name__}.ComputeAlone",
             )  # fmt: skip
-            own = list(read_epochs(run_dir)["epoch_time_s"])[1:]
+            own = list(read_epochs(Path(folder) / "run")["epoch_time_s"])[1:]
         alone = ComputeAlone.times
         ratios.append(statistics.median(mine / bare for mine, bare in zip(own, alone, strict=True)))
         for side, times in zip(sides, (alone, own), strict=True):
@@ -118,13 +111,10 @@ def main() -> None:
         if any((arguments.limit or LIMITS[model]) % size for size in arguments.batch_sizes):
             parser.error("--limit: must be a multiple of every batch size, or an epoch's last step is a smaller one")
     logging.disable(logging.INFO)
-    comparisons = []
-    for model in arguments.models:
-        for batch_size in arguments.batch_sizes:
-            comparisons.append(compare(model, batch_size, arguments))
-            show(comparisons[-1])
-    if arguments.plot:
-        draw(comparisons, "Laptime's epochs and their computing alone", arguments.plot)
+    comparisons = (
+        compare(model, batch_size, arguments) for model in arguments.models for batch_size in arguments.batch_sizes
+    )
+    report(comparisons, "Laptime's epochs and their computing alone", arguments.plot)
 
 
 if __name__ == "__main__":

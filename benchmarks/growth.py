@@ -15,7 +15,6 @@ an epoch of 100,000 steps, TensorBoard's thread included, checkpoints left out. 
 import argparse
 import contextlib
 import functools
-import io
 import json
 import logging
 import os
@@ -34,24 +33,15 @@ import psutil
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-import laptime
 from laptime import record as records
 from laptime.callbacks import epoch_recorder
 from laptime.callbacks.epoch_timer import EpochTimer
 from laptime.record import parse_timestamp, read_epochs
-
-TRAIN = Path(__file__).resolve().parents[1] / "train.py"
-SHORT = ["device=cpu", "measure.breakdown=false", "measure.peak=false"]
+from ratios import SHORT, TRAIN, run_here
 
 
 def say(what: str, met: bool, goal: str) -> None:
     print(f"{what}; goal: {goal}: {'met' if met else 'MISSED'}", flush=True)
-
-
-def run(folder: Path, *overrides: str) -> dict[str, Any]:
-    """One run in this process, silently."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return laptime.run([*SHORT, *overrides, f"hydra.run.dir={folder}"])
 
 
 def samples(arguments: argparse.Namespace) -> None:
@@ -61,8 +51,8 @@ def samples(arguments: argparse.Namespace) -> None:
     for number in range(arguments.rounds):
         for size in sizes if number % 2 == 0 else reversed(sizes):
             with tempfile.TemporaryDirectory() as folder:
-                record = run(
-                    Path(folder) / "run", "dataset=synthetic", f"dataset.num_train={size}", "dataset.num_test=1000",
+                record = run_here(
+                    Path(folder), "dataset=synthetic", f"dataset.num_train={size}", "dataset.num_test=1000",
                     "dataset.val_fraction=0", "training.epochs=4", "logger=none", "callbacks.checkpoint=null",
                     f"strategy.threads_per_rank={arguments.threads}",
                 )  # fmt: skip
@@ -219,13 +209,12 @@ def logs(arguments: argparse.Namespace) -> None:
         clock.calls.clear()
         clock.at_epochs.clear()
         with tempfile.TemporaryDirectory() as folder:
-            run_dir = Path(folder) / "run"
-            run(
-                run_dir, "dataset=synthetic", "dataset.shape=[1,4,4]", f"dataset.num_train={arguments.steps}",
+            run_here(
+                Path(folder), "dataset=synthetic", "dataset.shape=[1,4,4]", f"dataset.num_train={arguments.steps}",
                 "dataset.num_test=1000", "dataset.val_fraction=0", "training.batch_size=1", "training.epochs=2",
                 "model.hidden_sizes=[16]", "strategy.threads_per_rank=1", f"logger={logger}",
             )  # fmt: skip
-            epoch_s = read_epochs(run_dir)["epoch_time_s"].iloc[-1]
+            epoch_s = read_epochs(Path(folder) / "run")["epoch_time_s"].iloc[-1]
         (calls, spent), (calls_after, spent_after) = clock.at_epochs[-2:]
         share = (spent_after - spent) / epoch_s
         say(

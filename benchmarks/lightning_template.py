@@ -38,12 +38,12 @@ from ratios import (
     Comparison,
     Measured,
     add_arguments,
+    add_epoch_arguments,
     by_turns,
-    draw,
     in_fresh_process,
+    report,
     require_learning,
     run_laptime,
-    show,
 )
 from replaced_script import LEARNING_RATE, WEIGHT_DECAY, network_and_images
 
@@ -145,17 +145,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--cases", nargs="+", choices=GOALS, default=list(GOALS))
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=2, help="counted epochs per round and side")
-    parser.add_argument("--limit", type=int, default=60_000, help="training samples")
-    parser.add_argument("--threads", type=int, default=2)
+    add_epoch_arguments(parser, 60_000, "training samples")
     arguments = parser.parse_args()
-    comparisons = []
-    for case in arguments.cases:
-        comparisons.append(compare(case, arguments))
-        show(comparisons[-1])
-    if arguments.plot:
-        draw(comparisons, "Laptime and a Lightning project of the usual kind", arguments.plot)
+    comparisons = (compare(case, arguments) for case in arguments.cases)
+    report(comparisons, "Laptime and a Lightning project of the usual kind", arguments.plot)
 
 
 if __name__ == "__main__":

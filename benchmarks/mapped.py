@@ -9,7 +9,7 @@ run is a fresh process. Goal: at least 0.8 x the throughput.
 
 import argparse
 
-from ratios import add_arguments, by_turns, draw, in_fresh_process, run_laptime, show
+from ratios import Comparison, add_arguments, by_turns, in_fresh_process, report, run_laptime
 
 CASES = {
     "MLP on MNIST": ["dataset.limit=30000"],
@@ -17,26 +17,24 @@ CASES = {
 }
 
 
+def compare(title: str, arguments: argparse.Namespace) -> Comparison:
+    """Run all rounds of a case, after a warm-up of each side."""
+    typed = [*CASES[title], "training.epochs=4", f"strategy.threads_per_rank={arguments.threads}"]
+    sides = {
+        pipeline: lambda pipeline=pipeline: in_fresh_process(run_laptime, [*typed, f"dataset.pipeline={pipeline}"])
+        for pipeline in ("memory", "mapped")
+    }
+    for side in sides.values():
+        side()
+    return by_turns(title, sides, {"mapped": 0.8}, arguments.rounds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--threads", default="auto")
     arguments = parser.parse_args()
-    comparisons = []
-    for title, overrides in CASES.items():
-        typed = [*overrides, "training.epochs=4", f"strategy.threads_per_rank={arguments.threads}"]
-        sides = {
-            pipeline: lambda pipeline=pipeline, typed=typed: in_fresh_process(
-                run_laptime, [*typed, f"dataset.pipeline={pipeline}"]
-            )
-            for pipeline in ("memory", "mapped")
-        }
-        for side in sides.values():
-            side()
-        comparisons.append(by_turns(title, sides, {"mapped": 0.8}, arguments.rounds))
-        show(comparisons[-1])
-    if arguments.plot:
-        draw(comparisons, "Memory-mapped files against memory", arguments.plot)
+    report((compare(title, arguments) for title in CASES), "Memory-mapped files against memory", arguments.plot)
 
 
 if __name__ == "__main__":

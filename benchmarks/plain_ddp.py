@@ -10,16 +10,11 @@ efficiency over the plain one's, and the speed that ranks keep without synchroni
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,8 +29,8 @@ from laptime.data.memory import MemoryPipeline
 from laptime.data.order import EpochOrder
 from laptime.models.mlp import MLP
 from laptime.targets import build
+from ratios import run_apart
 
-TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 EXTRA_EPOCHS = 1  # the first one is a warm-up on both sides
 
 
@@ -102,12 +97,10 @@ def plain(world_size: int, batch_size: int, epochs: int) -> float:
 
 def ours(batch_size: int, epochs: int) -> dict[int, dict[str, Any]]:
     """The records of a sweep over world sizes 1 and 2."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(TRAIN), "-m", "strategy.world_size=1,2", "strategy.threads_per_rank=1"]
-        command += [f"training.batch_size={batch_size}", f"training.epochs={epochs + EXTRA_EPOCHS}", "device=cpu"]
-        done = subprocess.run([*command, f"hydra.sweep.dir={folder}/sweep"], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        records = [json.loads(path.read_text()) for path in Path(folder).glob("sweep/*/run.json")]
+    records = run_apart(
+        "-m", "strategy.world_size=1,2", "strategy.threads_per_rank=1", f"training.batch_size={batch_size}",
+        f"training.epochs={epochs + EXTRA_EPOCHS}",
+    )  # fmt: skip
     return {record["strategy"]["world_size"]: record for record in records}
 
 

@@ -2,14 +2,18 @@
 
 import argparse
 import contextlib
+import io
+import json
 import logging
 import math
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -23,6 +27,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import laptime
+
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+SHORT = ("device=cpu", "measure.breakdown=false", "measure.peak=false")
 
 _BASELINE_COLOUR, _COLOUR = "#999999", "#0072B2"  # the blue of laptime.analysis.plots
 _ROW_INCHES, _CASE_INCHES = 0.52, 0.75
@@ -89,8 +96,8 @@ class Comparison:
     def ratio(self, side: str) -> str:
         """Median, smallest and largest round: `4.31 x (4.20 to 4.44)`."""
         ratios = self.ratios[side]
-        what = "x the time" if self.of_times else "x"
-        return f"{statistics.median(ratios):.2f} {what} ({min(ratios):.2f} to {max(ratios):.2f})"
+        what, digits = ("x the time", 3) if self.of_times else ("x", 2)
+        return f"{statistics.median(ratios):.{digits}f} {what} ({min(ratios):.{digits}f} to {max(ratios):.{digits}f})"
 
     def goal(self, side: str) -> str:
         """`goal: 4 x`; empty: there is none."""
@@ -162,15 +169,41 @@ def _end_with_the_parent() -> None:
     os._exit(1)
 
 
-def run_laptime(overrides: Sequence[str]) -> Measured:
-    """One run without validation, and with nothing after its epochs but the test."""
+def run_here(folder: Path, *overrides: str) -> dict[str, Any]:
+    """The record of a run in this process, silently, with nothing after its epochs but the test.
+
+    Args:
+        folder: gets the run directory, `run`.
+    """
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return laptime.run([*SHORT, f"hydra.run.dir={folder / 'run'}", *overrides])
+
+
+def run_apart(*arguments: str, environment: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """The records of `python train.py` with these arguments, a run or a sweep, in a process of its own.
+
+    Args:
+        environment: variables besides this process's own.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        record = laptime.run(
-            [
-                "device=cpu", "logger=none", "scheduler=none", "dataset.val_fraction=0", "measure.breakdown=false",
-                "measure.peak=false", f"hydra.run.dir={Path(folder) / 'run'}", *overrides,
-            ]
+        place = [f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/run"]
+        done = subprocess.run(
+            [sys.executable, str(TRAIN), *arguments, "device=cpu", "logger=none", *place],
+            capture_output=True, text=True, cwd=folder, env=os.environ | (environment or {}),
         )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return [json.loads(path.read_text()) for path in sorted(Path(folder).rglob("run.json"))]
+
+
+def run_laptime(overrides: Sequence[str]) -> Measured:
+    """One run without validation."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = run_here(Path(folder), "logger=none", "scheduler=none", "dataset.val_fraction=0", *overrides)
+    return speed_of(record)
+
+
+def speed_of(record: Mapping[str, Any]) -> Measured:
+    """What a run measured, if it has learnt."""
     return require_learning(Measured(record["timing"]["samples_per_s"], record["result"]["train_loss"]))
 
 
@@ -178,6 +211,29 @@ def add_arguments(parser: argparse.ArgumentParser, rounds: int = 5) -> None:
     """--rounds and --plot."""
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the medians, too")
+
+
+def add_epoch_arguments(parser: argparse.ArgumentParser, limit: int | None, samples: str) -> None:
+    """--batch-size, --epochs, --limit and --threads.
+
+    Args:
+        limit: default of --limit.
+        samples: its help.
+    """
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=2, help="counted epochs per round and side")
+    parser.add_argument("--limit", type=int, default=limit, help=samples)
+    parser.add_argument("--threads", type=int, default=2)
+
+
+def report(comparisons: Iterable[Comparison], title: str, plot: Path | None) -> None:
+    """Print each as soon as it is there, and draw all of them where a plot is asked for."""
+    shown = []
+    for comparison in comparisons:
+        show(comparison)
+        shown.append(comparison)
+    if plot is not None:
+        draw(shown, title, plot)
 
 
 @matplotlib.rc_context({"svg.hashsalt": "laptime", "text.parse_math": False})

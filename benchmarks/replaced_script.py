@@ -34,12 +34,12 @@ from ratios import (
     Comparison,
     Measured,
     add_arguments,
+    add_epoch_arguments,
     by_turns,
-    draw,
     in_fresh_process,
+    report,
     require_learning,
     run_laptime,
-    show,
 )
 
 LEARNING_RATE, WEIGHT_DECAY = 0.0005, 1e-4  # Laptime's default, conf/optimizer/adam.yaml
@@ -177,21 +177,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=2, help="counted epochs per round and side")
-    parser.add_argument(
-        "--limit",
-        type=int,
-        help="training samples; 60,000 (mlp), 10,000 (cnn)",
-    )
-    parser.add_argument("--threads", type=int, default=2)
+    add_epoch_arguments(parser, None, "training samples; 60,000 (mlp), 10,000 (cnn)")
     arguments = parser.parse_args()
-    comparisons = []
-    for name in arguments.cases:
-        comparisons.append(compare(name, arguments))
-        show(comparisons[-1])
-    if arguments.plot:
-        draw(comparisons, "Laptime and the scripts that it replaces", arguments.plot)
+    comparisons = (compare(name, arguments) for name in arguments.cases)
+    report(comparisons, "Laptime and the scripts that it replaces", arguments.plot)
 
 
 if __name__ == "__main__":

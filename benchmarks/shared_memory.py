@@ -12,17 +12,12 @@ step.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from ratios import Comparison, Measured, add_arguments, draw, require_learning, show
+from ratios import Comparison, Measured, add_arguments, report, require_learning, run_apart
 
-TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 ONE, GLOO, SHARED = "1 rank", "over gloo", "shared memory"
 AGAINST_GLOO = {64: 1.7}
 EFFICIENCY = {64: 0.80, 256: 0.95}
@@ -33,16 +28,11 @@ def sweep(batch_size: int, world_size: int, arguments: argparse.Namespace, is_tu
     sizes, hooks = (1, world_size), ("none", "shared_memory")
     if is_turned:
         sizes, hooks = sizes[::-1], hooks[::-1]
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable, str(TRAIN), "-m", f"strategy.world_size={','.join(map(str, sizes))}",
-            f"strategy.comm_hook={','.join(hooks)}", "strategy.threads_per_rank=1", "device=cpu", "logger=none",
-            f"training.batch_size={batch_size}", f"training.epochs={arguments.epochs + 1}", "measure.peak=false",
-            f"dataset.limit={arguments.limit}", "dataset.val_fraction=0", f"hydra.sweep.dir={folder}/sweep",
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return [json.loads(path.read_text()) for path in Path(folder).glob("sweep/*/run.json")]
+    return run_apart(
+        "-m", f"strategy.world_size={','.join(map(str, sizes))}", f"strategy.comm_hook={','.join(hooks)}",
+        "strategy.threads_per_rank=1", f"training.batch_size={batch_size}", f"training.epochs={arguments.epochs + 1}",
+        f"dataset.limit={arguments.limit}", "dataset.val_fraction=0", "measure.peak=false",
+    )  # fmt: skip
 
 
 def side_of(record: dict[str, Any]) -> str:
@@ -51,7 +41,8 @@ def side_of(record: dict[str, Any]) -> str:
     return SHARED if record["config"]["strategy"]["comm_hook"] == "shared_memory" else GLOO
 
 
-def compare(batch_size: int, arguments: argparse.Namespace) -> list[Comparison]:
+def compare(batch_size: int, arguments: argparse.Namespace) -> Iterator[Comparison]:
+    """Run all rounds, and say after both comparisons what a step consists of."""
     world_size = arguments.world_size
     sides: dict[str, list[Measured]] = {ONE: [], GLOO: [], SHARED: []}
     steps: dict[str, list[dict[str, float]]] = {GLOO: [], SHARED: []}
@@ -66,24 +57,19 @@ def compare(batch_size: int, arguments: argparse.Namespace) -> list[Comparison]:
             steps[side].append(found[side][0]["communication"] | found[side][0]["contention"])
     title = f"MLP on MNIST, {batch_size} samples per rank, {world_size} ranks with a thread each"
     counts = world_size == 2
-    comparisons = [
-        Comparison(
-            f"{title}: against gloo",
-            {side: sides[side] for side in (GLOO, SHARED)},
-            {SHARED: AGAINST_GLOO[batch_size]} if counts and batch_size in AGAINST_GLOO else {},
-        ),
-        Comparison(
-            f"{title}: against one rank",
-            sides,
-            {SHARED: 2 * EFFICIENCY[batch_size]} if counts and batch_size in EFFICIENCY else {},
-        ),
-    ]
-    for each in comparisons:
-        show(each)
+    yield Comparison(
+        f"{title}: against gloo",
+        {side: sides[side] for side in (GLOO, SHARED)},
+        {SHARED: AGAINST_GLOO[batch_size]} if counts and batch_size in AGAINST_GLOO else {},
+    )
+    yield Comparison(
+        f"{title}: against one rank",
+        sides,
+        {SHARED: 2 * EFFICIENCY[batch_size]} if counts and batch_size in EFFICIENCY else {},
+    )
     for side, found_steps in steps.items():
         of = {key: 1e3 * statistics.median(each[key] for each in found_steps) for key in WORDS}
         print(f"  {side}, ms a step: " + ", ".join(f"{word} {of[key]:.2f}" for key, word in WORDS.items()), flush=True)
-    return comparisons
 
 
 WORDS = {
@@ -102,9 +88,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="counted epochs per run")
     parser.add_argument("--limit", type=int, default=24_000, help="training samples")
     arguments = parser.parse_args()
-    comparisons = [each for batch_size in arguments.batch_sizes for each in compare(batch_size, arguments)]
-    if arguments.plot:
-        draw(comparisons, "Two ranks on one machine: shared memory against gloo", arguments.plot)
+    comparisons = (each for batch_size in arguments.batch_sizes for each in compare(batch_size, arguments))
+    report(comparisons, "Ranks on one machine: shared memory against gloo", arguments.plot)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ Printed: medians in seconds and the ratio, with its smallest and largest round. 
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
-TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+from ratios import SHORT, run_apart
+
 IMPORTS = """
 import time
 import torch, torchvision, pytorch_lightning, hydra
@@ -23,7 +21,6 @@ done = time.time()
 import psutil
 print(done - psutil.Process().create_time())
 """
-SHORT = ["training.epochs=1", "dataset.limit=1000", "logger=none", "measure.breakdown=false", "measure.peak=false"]
 
 
 def imports_s() -> float:
@@ -31,11 +28,9 @@ def imports_s() -> float:
 
 
 def startup_s() -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(TRAIN), *SHORT, f"hydra.run.dir={folder}/run"]
-        subprocess.run(command, capture_output=True, check=True, cwd=folder)
-        seconds: float = json.loads((Path(folder) / "run" / "run.json").read_text())["timing"]["startup_s"]
-        return seconds
+    (record,) = run_apart(*SHORT, "training.epochs=1", "dataset.limit=1000")
+    seconds: float = record["timing"]["startup_s"]
+    return seconds
 
 
 def main() -> None:

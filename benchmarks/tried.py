@@ -8,17 +8,10 @@ default's, a median over the rounds with the smallest and largest.
 """
 
 import argparse
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import NamedTuple
 
-from ratios import Measured, add_arguments, by_turns, require_learning, show
+from ratios import SHORT, Comparison, Measured, add_arguments, by_turns, report, run_apart, speed_of
 
-TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
 SHARED = ["strategy.world_size=2", "strategy.comm_hook=shared_memory", "strategy.threads_per_rank=1"]
 
@@ -58,16 +51,21 @@ TRIALS = {
 
 
 def run(overrides: list[str], environment: dict[str, str], limit: int) -> Measured:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable, str(TRAIN), "device=cpu", "logger=none", "training.epochs=4", "dataset.val_fraction=0",
-            "measure.breakdown=false", "measure.peak=false", f"dataset.limit={limit}", f"hydra.run.dir={folder}/run",
-            *overrides,
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
-        assert done.returncode == 0, done.stderr
-        record = json.loads((Path(folder) / "run" / "run.json").read_text())
-    return require_learning(Measured(record["timing"]["samples_per_s"], record["result"]["train_loss"]))
+    (record,) = run_apart(
+        *SHORT, "training.epochs=4", "dataset.val_fraction=0", f"dataset.limit={limit}", *overrides,
+        environment=environment,
+    )  # fmt: skip
+    return speed_of(record)
+
+
+def compare(name: str, arguments: argparse.Namespace) -> Comparison:
+    """Run all rounds of a trial."""
+    trial = TRIALS[name]
+    sides = {
+        "default": lambda: run(trial.base, {}, arguments.limit),
+        name: lambda: run([*trial.base, *trial.overrides], trial.environment, arguments.limit),
+    }
+    return by_turns(trial.what, sides, {}, arguments.rounds)
 
 
 def main() -> None:
@@ -76,13 +74,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=TRIALS, default=list(TRIALS))
     parser.add_argument("--limit", type=int, default=24_000, help="training samples")
     arguments = parser.parse_args()
-    for name in arguments.only:
-        trial = TRIALS[name]
-        sides = {
-            "default": lambda trial=trial: run(trial.base, {}, arguments.limit),
-            name: lambda trial=trial: run([*trial.base, *trial.overrides], trial.environment, arguments.limit),
-        }
-        show(by_turns(trial.what, sides, {}, arguments.rounds))
+    report((compare(name, arguments) for name in arguments.only), "What was tried", arguments.plot)
 
 
 if __name__ == "__main__":
