@@ -312,6 +312,7 @@ def start(*arguments, **environment):
         text=True,
         start_new_session=True,
         env=os.environ | environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let background jobs ignore it
     )
     while not (line := doctor.stderr.readline()).startswith("noise: "):
         assert line, f"ended with {doctor.wait(timeout=60)}"

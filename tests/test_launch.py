@@ -405,3 +405,13 @@ def test_no_process_is_left_when_the_command_ends(train, work_folder):
     assert done.returncode == 0, done.stderr
     left = [each for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == str(work_folder)]
     assert [each for each in left if each.pid != os.getpid() and each.status() != psutil.STATUS_ZOMBIE] == []
+
+
+@pytest.mark.parametrize("typed", [["strategy.world_size=2"], ["dataset.pipeline=workers", "dataset.num_workers=1"]])
+def test_a_temporary_folder_too_deep_for_sockets_is_none(work_folder, typed):
+    deep = work_folder / ("d" * 100)
+    deep.mkdir()
+    command = [sys.executable, "-m", "laptime", "dataset.limit=500", "training.epochs=1", *typed]
+    environment = os.environ | {"TMPDIR": str(deep)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr

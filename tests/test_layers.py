@@ -39,7 +39,7 @@ LAYERS = [
     ["step_clock", "peak", "sampler", "energy"],
     ["data"],
     ["models"],
-    ["resume", "shared_memory", "comm_hooks"],
+    ["resume", "shared_memory", "sharded_optimizer", "comm_hooks"],
     ["classifier"],
     ["callbacks", "lightning_strategy", "breakdown"],
     ["training"],

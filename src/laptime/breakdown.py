@@ -148,7 +148,8 @@ class Breakdown:
             and the batches of the last list.
         """
         ddp = module.ddp
-        clock = StepClock(self.device, None if ddp is None else lambda: _exposed_s(comm_times(ddp)))
+        exposed_s = None if ddp is None else lambda: _exposed_s(comm_times(ddp))
+        clock = StepClock(self.device, exposed_s, waits_in="backward" if module.shared is None else "optimizer")
         executions = _for_ever(pipeline)
         # A permutation is drawn with an epoch's first list, and workers have nothing ready: told apart from the others,
         # where there are enough of them.

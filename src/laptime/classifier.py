@@ -20,6 +20,8 @@ from laptime.device import Device
 from laptime.errors import TrainingFailed
 from laptime.ranks import Rank
 from laptime.resume import IDENTITY
+from laptime.sharded_optimizer import ShardedOptimizer
+from laptime.shared_memory import SharedMemory
 from laptime.step_clock import OnPart, unheeded
 from laptime.stopping import StopRequest
 
@@ -52,6 +54,7 @@ class Classifier(pl.LightningModule):
         wrap: makes of a network what trains: DDP's wrapper, where gradients are averaged.
         make_optimizer: as given.
         is_compiled: whether the network is.
+        shared: memory that the ranks update the weights in, each its share; None: each updates all of its own.
         scaler: scales losses, so that float16's small gradients don't vanish; None: another precision.
     """
 
@@ -93,6 +96,8 @@ class Classifier(pl.LightningModule):
         self.test_means: Means | None = None
         # In a list, so that DDP's wrapper is no submodule: checkpoints hold the network alone.
         self._trained = [network]
+        self.shared: SharedMemory | None = None
+        self._sharded: ShardedOptimizer | None = None
 
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Average the gradients over the ranks from now on.
@@ -102,6 +107,15 @@ class Classifier(pl.LightningModule):
         """
         self.wrap = wrap
         self._trained = [wrap(self.network)]
+
+    def shard(self, shared: SharedMemory) -> None:
+        """Let each rank update its share of the weights from now on.
+
+        Args:
+            shared: of DDP's hook.
+        """
+        self.shared = shared
+        shared.collects = True
 
     @property
     def ddp(self) -> DistributedDataParallel | None:
@@ -202,12 +216,22 @@ class Classifier(pl.LightningModule):
             if self.scaler is not None:
                 self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip_norm)
-        if self.scaler is None:
-            optimizer.step()
-        else:
+        if self.scaler is not None:
             self.scaler.step(optimizer)
             self.scaler.update()
+        elif self.shared is not None and self.shared.is_collected:  # not so in steps without synchronisation
+            if self._sharded is None or self._sharded.optimizer is not optimizer:
+                self._sharded = ShardedOptimizer(optimizer, self.make_optimizer, self.shared)
+            self._sharded.step()
+        else:
+            optimizer.step()
         optimizer.zero_grad()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Of all weights, whichever rank keeps it; all ranks ask for it at the same time."""
+        if self._sharded is not None and self._sharded.optimizer is optimizer:
+            return self._sharded.state_dict()
+        return optimizer.state_dict()
 
     def _note(self, labels: list[Tensor], losses: list[Tensor], logits: list[Tensor]) -> None:
         stacked = torch.stack(losses)

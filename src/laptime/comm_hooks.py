@@ -39,7 +39,8 @@ def register(comm_hook: str, ddp: DistributedDataParallel, rank: Rank, timeout_s
         ddp.register_comm_hook(SharedMemory(rank, timeout_s), average_bucket)
 
 
-def _shared_memory(ddp: DistributedDataParallel) -> SharedMemory | None:
+def shared_memory(ddp: DistributedDataParallel) -> SharedMemory | None:
+    """What its hook averages in; None: it has another one, or none."""
     return next((state for _, state in ddp._comm_hooks if isinstance(state, SharedMemory)), None)
 
 
@@ -50,7 +51,7 @@ def comm_times(ddp: DistributedDataParallel) -> dict[str, float]:
     By DDP's own clocks, which say 0 in the first step of all, as in ranks that were started again with nothing left to
     train. Averaging in shared memory is not seen by them: it happens within the backward pass, and nothing beside it.
     """
-    if (shared := _shared_memory(ddp)) is not None:
+    if (shared := shared_memory(ddp)) is not None:
         return {"comm": shared.took_s, "overlap": 0.0}
     clocks = ddp._get_ddp_logging_data()
     names = {"comm": "backward_comm_time", "overlap": "backward_compute_comm_overlap_time"}
@@ -66,7 +67,7 @@ def bare_all_reduce(ddp: DistributedDataParallel, sent: list[AllReduce], device:
         device: where the gradients are.
     """
     buffers = [torch.zeros(size, dtype=dtype, device=device) for size, dtype in sent]
-    shared = _shared_memory(ddp)
+    shared = shared_memory(ddp)
 
     def all_reduce() -> None:
         if shared is not None:

@@ -88,11 +88,19 @@ class StrategyConfig(_Group):
     gradient_as_bucket_view: bool = MISSING
     static_graph: bool = MISSING
     comm_hook: str = MISSING
+    shard_optimizer: bool | str = MISSING
 
     def check(self) -> None:
         _one_of("strategy", self.name, ("ddp", "single"))
         _one_of("strategy.backend", self.backend, ("auto", "gloo", "nccl"))
         _one_of("strategy.comm_hook", self.comm_hook, ("none", "fp16", "bf16", "powersgd", "shared_memory"))
+        if isinstance(self.shard_optimizer, str) and self.shard_optimizer != "auto":
+            raise UserError(f"strategy.shard_optimizer={self.shard_optimizer}: must be true, false or auto.")
+        if self.shard_optimizer is True and self.comm_hook != "shared_memory":
+            raise UserError(
+                f"strategy.shard_optimizer=true: needs strategy.comm_hook=shared_memory, not {self.comm_hook}: "
+                "there the ranks see each other's shares."
+            )
         _positive("strategy.bucket_cap_mb", self.bucket_cap_mb)
         if self.bucket_cap_mb > _MOST_BUCKET_MB:
             raise UserError(f"strategy.bucket_cap_mb={self.bucket_cap_mb}: must be at most {_MOST_BUCKET_MB}.")

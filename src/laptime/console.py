@@ -155,6 +155,10 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
         ranks += f" on {strategy['num_nodes']} nodes"
     if strategy["backend"] is not None:
         ranks += f" over {strategy['backend']}"
+        if (comm_hook := record["config"]["strategy"].get("comm_hook", "none")) != "none":
+            ranks += f" with comm_hook={comm_hook}"
+        if strategy.get("shards_optimizer"):
+            ranks += ", optimizer sharded"
     threads = f"{strategy['threads_per_rank']} thread{'s' if strategy['threads_per_rank'] > 1 else ''} each"
     if strategy["oversubscribed"]:
         threads += ", oversubscribed: more threads than cores"

@@ -9,6 +9,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from laptime import comm_hooks
 from laptime.classifier import Classifier
@@ -29,14 +30,24 @@ class RankStrategy(SingleDeviceStrategy):
         ddp: arguments of DistributedDataParallel.
         comm_hook: how gradients travel: none, fp16, bf16, powersgd or shared_memory.
         timeout_s: how long the hook waits for another rank.
+        shards: whether each rank updates its share of the weights, in the hook's shared memory.
     """
 
-    def __init__(self, device: torch.device, rank: Rank, ddp: dict[str, Any], comm_hook: str, timeout_s: float) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        rank: Rank,
+        ddp: dict[str, Any],
+        comm_hook: str,
+        timeout_s: float,
+        shards: bool = False,
+    ) -> None:
         super().__init__(device)
         self.rank = rank
         self.ddp = ddp
         self.comm_hook = comm_hook
         self.timeout_s = timeout_s
+        self.shards = shards
         self.global_rank = rank.rank
         self.local_rank = rank.local_rank
 
@@ -50,12 +61,23 @@ class RankStrategy(SingleDeviceStrategy):
             module = self.lightning_module
             assert isinstance(module, Classifier)
             module.distribute(self._wrap)
+            if self.shards:
+                assert module.ddp is not None
+                shared = comm_hooks.shared_memory(module.ddp)
+                assert shared is not None
+                module.shard(shared)
 
     def _wrap(self, network: nn.Module) -> nn.Module:
         ids = None if self.root_device.type == "cpu" else [self.root_device]
         wrapped = DistributedDataParallel(network, device_ids=ids, **self.ddp)
         comm_hooks.register(self.comm_hook, wrapped, self.rank, self.timeout_s)
         return wrapped
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """What a checkpoint holds of an optimizer."""
+        module = self.lightning_module
+        assert isinstance(module, Classifier)
+        return module.optimizer_state(optimizer)
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         self.rank.barrier()

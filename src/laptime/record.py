@@ -62,7 +62,10 @@ _SECTIONS: dict[str, tuple[str, ...] | None] = {
         "checksum",
     ),
     "model": ("name", "num_parameters", "flops_per_sample"),
-    "strategy": ("name", "backend", "world_size", "threads_per_rank", "oversubscribed", "num_nodes", "rank_pids"),
+    "strategy": (
+        "name", "backend", "world_size", "threads_per_rank", "oversubscribed", "num_nodes", "rank_pids",
+        "shards_optimizer",
+    ),
     "batch": ("scope", "per_rank_batch_size", "global_batch_size"),
     "timing": (
         "warmup_epochs", "total_train_s", "epoch_time_s", "samples_per_s", "steps_per_s", "startup_s", "compile_s",
@@ -102,7 +105,10 @@ _SECTIONS: dict[str, tuple[str, ...] | None] = {
 }  # fmt: skip
 
 # Keys of `strategy` that DistributedDataParallel alone knows: without it, such a setting changes nothing.
-OF_DDP = ("backend", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph", "comm_hook", "wrap_single_rank")
+OF_DDP = (
+    "backend", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph", "comm_hook", "shard_optimizer",
+    "wrap_single_rank",
+)  # fmt: skip
 
 # What TensorBoard's HPARAMS tab shows beside a run's settings: keys of `result` and `timing`.
 HPARAM_METRICS = ("hparam/epoch_time_s", "hparam/samples_per_s", "hparam/val_accuracy", "hparam/test_accuracy")

@@ -1,8 +1,9 @@
 """Averaging gradients through memory that the ranks of one machine share, where gloo sends them over loopback TCP.
 
 DDP's own buckets are moved into shared memory, so that copying gradients into them, which DDP does anyway, is all the
-sending there is. Then each rank averages one slice of the bucket over all ranks and writes it into every rank's bucket:
-every value is computed once, so all ranks hold the same bits.
+sending there is. Then each rank averages its share of the bucket over all ranks and writes it into every rank's bucket:
+every value is computed once, so all ranks hold the same bits. Where each rank also updates the weights of its share
+(`laptime.sharded_optimizer`), the buckets are only collected here.
 
 Ranks wait for each other on Unix sockets: a rank that dies closes its own, and is missed at once. Shared memory has no
 name but while torch makes it, so it ends with the last process that uses it; whoever starts ranks removes the name that
@@ -30,21 +31,32 @@ from laptime.ranks import Rank
 
 # A rank with cores of its own looks this long whether the others are there before it sleeps: to be woken takes as long.
 _AWAKE_S = 100e-6
+_LINE = 64  # elements: a cache line's bytes, so a whole one of any type
 _GREETING = struct.Struct("16si")  # the token of the rank that is greeted, and who greets
 _GREETING_S = 10.0
 _OPEN: "weakref.WeakSet[SharedMemory]" = weakref.WeakSet()
 
 
 @dataclass
-class _Slices:
-    """One rank's share of a tensor that all ranks have: in its own memory, and the same place in the others'.
+class Shared:
+    """A tensor that all ranks have, in the order of its memory: this rank's, and the others'.
 
-    `own` keeps that memory alive, so no other tensor can come to lie at `address`.
+    `own` keeps its memory alive, so no other tensor can come to lie at its address.
     """
 
-    address: int
     own: Tensor
     others: list[Tensor]
+
+    def part(self, part: range) -> "Shared":
+        where = slice(part.start, part.stop)
+        return Shared(self.own[where], [other[where] for other in self.others])
+
+
+def share_of(num_elements: int, rank: int, world_size: int) -> range:
+    """Which elements of so many are a rank's to average: whole cache lines, so that no two ranks write one."""
+    share = -(-num_elements // world_size // _LINE) * _LINE
+    start = min(rank * share, num_elements)
+    return range(start, min(start + share, num_elements))
 
 
 class SharedMemory:
@@ -57,6 +69,9 @@ class SharedMemory:
         timeout_s: how long to wait for another rank before giving up.
 
     Attributes:
+        collects: whether the hook leaves averaging to a sharded optimizer.
+        collected: gradients by parameter, as the hook found them in the last backward pass; each rank's own.
+        is_collected: whether that was after the last step.
         took_s: seconds that averaging took in the step before, all buckets together.
 
     Raises:
@@ -67,43 +82,83 @@ class SharedMemory:
         _allow_many_descriptors()
         self.rank = rank
         self.timeout_s = timeout_s
-        self._slices: dict[Hashable, _Slices] = {}
+        self.collects = self.is_collected = False
+        self.collected: dict[Tensor, Shared] = {}
+        self._shared: dict[Hashable, Shared] = {}
+        self._shares: dict[Hashable, Shared] = {}
         self._sockets = dict(_connected(rank, timeout_s))
         self._awake_s = 0.0 if rank.oversubscribed or rank.cores is None else _AWAKE_S
         self.took_s = self._takes_s = 0.0
         _OPEN.add(self)
 
-    def average(self, tensor: Tensor, name: Hashable) -> None:
-        """Replace a tensor by its mean over the ranks, in place; it lies in shared memory from the first time on.
+    def share_of(self, num_elements: int) -> range:
+        """Which elements of so many are this rank's to average."""
+        return share_of(num_elements, self.rank.rank, self.rank.world_size)
+
+    def share(self, tensor: Tensor, name: Hashable) -> Shared:
+        """Move a tensor into shared memory, all views of it too, and see the same of the other ranks.
 
         Args:
-            tensor: contiguous, on the CPU, of the same shape and type on every rank.
+            tensor: dense, on the CPU, of the same shape, strides and type on every rank.
             name: of the tensor, the same on every rank.
 
         Raises:
             torch.distributed.DistNetworkError: another rank is gone or did not come in time.
             RuntimeError: there is not enough shared memory.
         """
+        shared = self._shared.get(name)
+        if shared is None or shared.own.data_ptr() != tensor.data_ptr():
+            shared = self._shared[name] = self._exchange(tensor)
+            self._shares[name] = shared.part(self.share_of(tensor.numel()))
+        return shared
+
+    def average(self, tensor: Tensor, name: Hashable) -> None:
+        """Replace a tensor by its mean over the ranks, in place; it lies in shared memory from the first time on.
+
+        Args:
+            tensor, name: as for `share`.
+        """
         if not tensor.numel():
             return
-        slices = self._slices.get(name)
-        if slices is None or slices.address != tensor.data_ptr():
-            slices = self._slices[name] = self._share(tensor)
-        self._meet()  # everybody's tensor is complete
-        for other in slices.others:
-            slices.own.add_(other)
-        slices.own.mul_(1 / self.rank.world_size)
-        for other in slices.others:
-            other.copy_(slices.own)
-        self._meet()  # every slice has been written
+        self.share(tensor, name)
+        mine = self._shares[name]
+        self.meet()  # everybody's tensor is complete
+        for other in mine.others:
+            mine.own.add_(other)
+        mine.own.mul_(1 / self.rank.world_size)
+        for other in mine.others:
+            other.copy_(mine.own)
+        self.meet()  # every share has been written
+
+    def collect(self, bucket: dist.GradBucket) -> None:
+        """Note where the gradients of a bucket are, on every rank."""
+        buffer, name = bucket.buffer(), bucket.index()
+        known = self._shared.get(name)
+        shared = self.share(buffer, name)
+        if shared is not known:
+            self.collected = dict(self.collected)  # another one, so that it is known to have changed
+            for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
+                start = int(gradient.storage_offset() - buffer.storage_offset())
+                self.collected[parameter] = shared.part(range(start, start + parameter.numel()))
+        self.is_collected = True
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """What is done within is averaging."""
+        before = time.perf_counter()
+        yield
+        self._takes_s += time.perf_counter() - before
+
+    def next_step(self) -> None:
+        """The seconds of averaging are those of another step from now on."""
+        self.took_s, self._takes_s = self._takes_s, 0.0
 
     def close(self) -> None:
         """Leave: whoever waits for this rank learns that it won't come."""
         for each in self._sockets.values():
             each.close()
 
-    def _share(self, tensor: Tensor) -> _Slices:
-        """Move a tensor into shared memory, all views of it too, and map the others' into this process."""
+    def _exchange(self, tensor: Tensor) -> Shared:
         storage = tensor.untyped_storage()
         try:
             descriptor, size = storage._share_fd_cpu_()  # what Tensor.share_memory_() does
@@ -113,8 +168,6 @@ class SharedMemory:
                 f"strategy.comm_hook=shared_memory: no shared memory for {storage.nbytes() / 1e6:.0f} MB of gradients "
                 f"({error}). Enlarge /dev/shm (docker run --shm-size=…) or use strategy.comm_hook=none."
             ) from error
-        share = -(-tensor.numel() // self.rank.world_size)
-        mine = slice(self.rank.rank * share, (self.rank.rank + 1) * share)
         for number, each in self._sockets.items():
             with _missing(number, self.timeout_s):
                 socket.send_fds(each, [struct.pack("q", size)], [descriptor])
@@ -136,10 +189,10 @@ class SharedMemory:
             finally:
                 os.close(descriptors[0])
             start = int(tensor.storage_offset()) * tensor.itemsize
-            others.append(torch.frombuffer(mapped, dtype=tensor.dtype, count=tensor.numel(), offset=start)[mine])
-        return _Slices(tensor.data_ptr(), tensor.view(-1)[mine], others)
+            others.append(torch.frombuffer(mapped, dtype=tensor.dtype, count=tensor.numel(), offset=start))
+        return Shared(in_memory(tensor), others)
 
-    def _meet(self) -> None:
+    def meet(self) -> None:
         """Return when every rank has come here."""
         for number, each in self._sockets.items():
             with _missing(number, self.timeout_s):
@@ -159,13 +212,20 @@ class SharedMemory:
         return other.recv(1)
 
 
+def in_memory(tensor: Tensor) -> Tensor:
+    """The elements of a dense tensor in the order in which they lie, (N,); the same memory."""
+    return tensor.detach().as_strided((tensor.numel(),), (1,))
+
+
 def average_bucket(state: SharedMemory, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     """The hook: DDP calls it when all gradients of a bucket are there."""
     if bucket.index() == 0:
-        state.took_s, state._takes_s = state._takes_s, 0.0
-    before = time.perf_counter()
-    state.average(bucket.buffer(), bucket.index())
-    state._takes_s += time.perf_counter() - before
+        state.next_step()
+    with state.timed():
+        if state.collects:
+            state.collect(bucket)
+        else:
+            state.average(bucket.buffer(), bucket.index())
     averaged: torch.futures.Future[Tensor] = torch.futures.Future()
     averaged.set_result(bucket.buffer())
     return averaged

@@ -26,18 +26,22 @@ class StepClock:
 
     Args:
         device: is synchronised where a part ends.
-        exposed_s: asked after each step for the seconds of its backward pass that were spent waiting for gradients; may
+        exposed_s: asked after each step for the seconds of it that were spent waiting for gradients; may
             answer for the step before, as DDP does. None: there is nobody to wait for.
+        waits_in: the part that this waiting is in.
 
     Attributes:
         steps: seconds by part, one entry per step.
         shared: seconds by part of what belongs to all steps of the list of batches under way.
     """
 
-    def __init__(self, device: Device, exposed_s: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, device: Device, exposed_s: Callable[[], float] | None = None, waits_in: str = "backward"
+    ) -> None:
         self.device = device
         self.steps: list[dict[str, float]] = []
         self._exposed_s = exposed_s
+        self._waits_in = waits_in
         self._waited: list[float] = []
         self._step: dict[str, float] = {}
         self.shared: dict[str, float] = {}
@@ -81,13 +85,13 @@ class StepClock:
         self._first_of_execution = len(self.steps)
 
     def parts(self) -> list[dict[str, float]]:
-        """The steps, with the waiting taken out of the backward pass; the last one's is that of the one before."""
+        """The steps, with the waiting taken out of the part that it is in; the last one's is that of the one before."""
         if self._exposed_s is None:
             return self.steps
         parts = []
         for step, waited_s in zip(self.steps, [*self._waited[1:], *self._waited[-1:]], strict=True):
-            wait_s = min(waited_s, step["backward"])
-            parts.append(step | {"backward": step["backward"] - wait_s, "communication": wait_s})
+            wait_s = min(waited_s, step[self._waits_in])
+            parts.append(step | {self._waits_in: step[self._waits_in] - wait_s, "communication": wait_s})
         return parts
 
 

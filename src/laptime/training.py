@@ -50,6 +50,7 @@ from laptime.process_memory import peak_rss_bytes, reset_peak_rss
 from laptime.quality import assess
 from laptime.ranks import Rank, assert_world
 from laptime.sampler import Sampler
+from laptime.sharded_optimizer import reason_against
 from laptime.stopping import StopRequest, TimeLimitReached
 from laptime.torch_build import driver_version, torch_build
 from laptime.xpu import XPUAccelerator
@@ -126,7 +127,8 @@ def train(
 
     identity = resume.identity(config, rank.world_size)
     module = _build_module(config, network, device, stop, identity, rank)
-    _try_optimizer(module, config)
+    shards = _shards_optimizer(config, _try_optimizer(module, config), rank)
+    records.update(record, "strategy", shards_optimizer=shards)
     checkpoint, done = None, 0
     if settings["checkpoint"] is not None:
         checkpoint = resume.find_for_all(settings["checkpoint"], rank, run_dir)
@@ -164,7 +166,7 @@ def train(
     ]
     with _quiet_lightning():
         try:
-            trainer = _build_trainer(config, run_dir, device, rank, callbacks, loggers)
+            trainer = _build_trainer(config, run_dir, device, rank, callbacks, loggers, shards)
         except MisconfigurationException as error:
             raise UserError(f"callbacks or logger: {str(error).splitlines()[0]}") from error
         reason = "epochs"
@@ -324,13 +326,16 @@ def _try_network(network: nn.Module, source: ImageData) -> None:
         )
 
 
-def _try_optimizer(module: Classifier, config: Mapping[str, Any]) -> None:
+def _try_optimizer(module: Classifier, config: Mapping[str, Any]) -> torch.optim.Optimizer:
     """Take one step of optimizer and scheduler before anything is trained: some refuse their arguments only then.
+
+    Returns:
+        The optimizer; training makes another one.
 
     Raises:
         UserError: one of them did.
     """
-    built = module.configure_optimizers()
+    built: dict[str, Any] = module.configure_optimizers()
     if any(parameter.grad is not None for parameter in module.parameters()):
         raise AssertionError("a step on gradients would train")
     try:
@@ -345,6 +350,23 @@ def _try_optimizer(module: Classifier, config: Mapping[str, Any]) -> None:
             scheduler.step()
     except Exception as error:
         raise UserError(f"scheduler={config['scheduler']['_target_']}: can't take a step ({error}).") from error
+    optimizer: torch.optim.Optimizer = built["optimizer"]
+    return optimizer
+
+
+def _shards_optimizer(config: Mapping[str, Any], optimizer: torch.optim.Optimizer, rank: Rank) -> bool:
+    """Whether each rank updates a share of the weights.
+
+    Raises:
+        UserError: that was asked for, and can't be.
+    """
+    strategy = config["strategy"]
+    if strategy["comm_hook"] != "shared_memory" or not strategy["shard_optimizer"] or not rank.is_distributed:
+        return False
+    reason = reason_against(optimizer, config["training"]["gradient_clip_norm"])
+    if reason is not None and strategy["shard_optimizer"] is True:
+        raise UserError(f"strategy.shard_optimizer=true: {reason}. Use strategy.shard_optimizer=auto.")
+    return reason is None
 
 
 def _build_callbacks(config: Mapping[str, Any]) -> list[Callback]:
@@ -387,13 +409,16 @@ def _build_trainer(
     rank: Rank,
     callbacks: list[Callback],
     loggers: list[Logger],
+    shards: bool,
 ) -> pl.Trainer:
     strategy = config["strategy"]
     ddp = {key: strategy[key] for key in ("bucket_cap_mb", "gradient_as_bucket_view", "static_graph")}
+    if shards:
+        ddp["gradient_as_bucket_view"] = True  # nobody needs them outside the buckets
     rank_zero_only.rank = rank.rank  # type: ignore[attr-defined]
     return pl.Trainer(
         accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
-        strategy=RankStrategy(device.torch_device, rank, ddp, strategy["comm_hook"], strategy["timeout_s"]),
+        strategy=RankStrategy(device.torch_device, rank, ddp, strategy["comm_hook"], strategy["timeout_s"], shards),
         devices=1,
         # Lightning's idea of SLURM or torchrun would check their settings against the one device it sees.
         plugins=LightningEnvironment(),

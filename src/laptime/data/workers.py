@@ -19,6 +19,7 @@ from laptime.data.image_data import ImageData, Images
 from laptime.data.order import EpochOrder, epoch_seed
 from laptime.data.timed_loader import Batch
 from laptime.device import Device
+from laptime.fresh_processes import make_room_for_sockets
 from laptime.step_clock import OnPart, unheeded
 
 
@@ -140,6 +141,8 @@ def _loader(
     order: EpochOrder | None,
     prefetch: int,
 ) -> DataLoader[tuple[Tensor, int]]:
+    if num_workers:
+        make_room_for_sockets()  # of torch's, which hand tensors over
     return DataLoader(
         dataset,
         batch_size=batch_size,

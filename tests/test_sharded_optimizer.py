@@ -1,0 +1,139 @@
+"""strategy.shard_optimizer: each rank updates a share; what is learnt and saved is what one optimizer would give."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import laptime
+from laptime.errors import UserError
+from laptime.record import CHECKPOINT_DIR, LAST_CHECKPOINT, read_epochs, read_record
+from laptime.sharded_optimizer import reason_against
+from laptime.shared_memory import share_of
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory of this kind is Linux's")
+
+# One thread: torch's vectorised loops end elsewhere with several, and round a last element otherwise.
+GLOO = ["device=cpu", "dataset.limit=2000", "training.epochs=3", "logger=none", "callbacks.progress_bar=null",
+        "measure.breakdown=false", "measure.peak=false", "strategy.threads_per_rank=1",
+        "strategy.world_size=2"]  # fmt: skip
+SHARED = [*GLOO, "strategy.comm_hook=shared_memory"]
+LOSSES = ["epoch", "rank", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+
+
+def run(*overrides: str) -> Path:
+    folder = Path(f"run{len(list(Path().glob('run*')))}")
+    laptime.run([*overrides, f"hydra.run.dir={folder}"])
+    return folder
+
+
+def losses(folder: Path) -> pd.DataFrame:
+    return read_epochs(folder)[LOSSES]
+
+
+def checkpoint(folder: Path) -> dict:
+    return torch.load(folder / CHECKPOINT_DIR / LAST_CHECKPOINT, weights_only=True)
+
+
+def is_sharded(folder: Path) -> bool:
+    return read_record(folder)["strategy"]["shards_optimizer"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer=adam", "scheduler=cosine"],
+        ["optimizer=adamw", "scheduler=plateau"],
+        ["optimizer=sgd", "optimizer.lr=0.1"],
+        ["optimizer._target_=torch.optim.NAdam", "~optimizer.fused"],
+        ["model=cnn", "dataset.limit=500"],
+        ["strategy.world_size=3"],
+    ],
+)
+def test_a_checkpoint_holds_what_one_optimizer_would(work_folder, overrides):
+    """Weights, the optimizer's whole state, settings that the scheduler moved: the same bits as over gloo."""
+    gloo, shared = run(*GLOO, *overrides), run(*SHARED, *overrides)
+    assert is_sharded(shared) and not is_sharded(gloo)
+    exact = "strategy.world_size=3" not in overrides
+    pd.testing.assert_frame_equal(losses(shared), losses(gloo), check_exact=exact, rtol=1e-4)
+    ours, theirs = checkpoint(shared), checkpoint(gloo)
+    tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-2, "atol": 1e-4}
+    for key in ("state_dict", "optimizer_states"):
+        torch.testing.assert_close(ours[key], theirs[key], **tolerance)
+    if exact:
+        assert ours["lr_schedulers"] == theirs["lr_schedulers"]
+    assert len(ours["optimizer_states"][0]["state"]) == len(ours["state_dict"])
+
+
+@pytest.mark.parametrize("later", [SHARED, GLOO])
+def test_a_run_is_gone_on_from_with_shares_or_without(work_folder, later):
+    undisturbed = run(*SHARED, "training.epochs=4")
+    first = run(*SHARED, "training.epochs=2")
+    resumed = run(*later, "training.epochs=4", f"training.checkpoint={first}")
+    pd.testing.assert_frame_equal(losses(resumed), losses(undisturbed)[4:].reset_index(drop=True), check_exact=True)
+    torch.testing.assert_close(
+        checkpoint(resumed)["optimizer_states"], checkpoint(undisturbed)["optimizer_states"], rtol=0, atol=0
+    )
+
+
+def test_it_can_be_left_out(work_folder):
+    shared, whole = run(*SHARED), run(*SHARED, "strategy.shard_optimizer=false")
+    assert is_sharded(shared) and not is_sharded(whole)
+    pd.testing.assert_frame_equal(losses(shared), losses(whole), check_exact=True)
+
+
+def test_the_bare_loop_learns_the_same_beside_it(work_folder, caplog):
+    folder = run(*SHARED, "measure.bare_loop=true")
+    assert is_sharded(folder)
+    found = read_record(folder)
+    assert found["bare_loop"]["train_loss"] == pytest.approx(found["result"]["train_loss"], rel=1e-4)
+    assert "not the same work" not in caplog.text
+
+
+def test_schedulers_do_not_complain_that_no_step_was_taken(work_folder, capfd):
+    run(*SHARED, "scheduler=step")
+    assert "lr_scheduler.step()" not in capfd.readouterr().err
+
+
+def test_steps_without_synchronisation_are_each_ranks_own(work_folder):
+    found = read_record(run(*SHARED, "measure.breakdown=true"))
+    assert found["breakdown"]["communication_s"] > 0
+    assert found["breakdown"]["optimizer_s"] > 0
+    assert found["contention"]["no_sync_step_s"] > 0
+
+
+@pytest.mark.parametrize(
+    "typed, words",
+    [
+        (["training.gradient_clip_norm=1"], r"true: training.gradient_clip_norm=1 needs .*shard_optimizer=auto"),
+        (["optimizer._target_=own_adam.OwnAdam"], r"true: OwnAdam may look at more than .*shard_optimizer=auto"),
+        (["strategy.comm_hook=none"], r"true: needs strategy.comm_hook=shared_memory, not none"),
+        (["strategy.shard_optimizer=perhaps"], r"shard_optimizer=perhaps: must be true, false or auto"),
+    ],
+)
+def test_what_can_not_be_shared_out_is_refused_where_it_was_asked_for(work_folder, monkeypatch, typed, words):
+    (work_folder / "own_adam.py").write_text("import torch\n\nclass OwnAdam(torch.optim.Adam):\n    pass\n")
+    monkeypatch.syspath_prepend(str(work_folder))
+    with pytest.raises(UserError, match=words):
+        run(*SHARED, "strategy.shard_optimizer=true", *typed)
+
+
+def test_what_can_not_be_shared_out_is_averaged_whole_otherwise(work_folder):
+    folder = run(*SHARED, "training.gradient_clip_norm=0.5")
+    assert not is_sharded(folder)
+
+
+def test_parameters_that_fill_no_stretch_of_memory_are_not_shared_out():
+    for parameter in (torch.tensor(1.0), torch.zeros(4, 6)[:, ::2]):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(parameter)], lr=0.1)
+        assert "can't be shared out" in reason_against(optimizer, None)
+    assert reason_against(torch.optim.SGD([torch.nn.Parameter(torch.zeros(4, 6).t())], lr=0.1), None) is None
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("num_elements", [0, 1, 63, 64, 65, 1000, 401_408])
+def test_shares_make_up_the_whole(num_elements, world_size):
+    shares = [share_of(num_elements, rank, world_size) for rank in range(world_size)]
+    assert [element for share in shares for element in share] == list(range(num_elements))
