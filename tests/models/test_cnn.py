@@ -35,6 +35,25 @@ def test_pooling_stops_where_a_side_is_down_to_one_pixel(shape, poolings):
     assert sum(isinstance(layer, nn.MaxPool2d) for layer in features) == poolings
 
 
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 9, 7)])
+def test_values_and_gradients_are_those_of_relu_before_pooling(shape):
+    """Also where a whole window is negative, and where its largest elements are equal."""
+    torch.manual_seed(0)
+    network = CNN(shape, 10, [4, 8], [16], 0.0)
+    images = torch.randint(0, 3, (16, *shape)).float()  # many equal elements
+    usual: list[nn.Module] = []
+    for layer in network.features:
+        usual.insert(len(usual) - 1 if isinstance(layer, nn.ReLU) else len(usual), layer)
+    assert [type(layer) for layer in usual[:3]] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
+    gradients = []
+    for features in (network.features, nn.Sequential(*usual)):
+        network.zero_grad()
+        logits = network.classifier(features(images))
+        logits.square().sum().backward()
+        gradients.append([logits.detach(), *(parameter.grad.clone() for parameter in network.parameters())])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
 def test_dropout_acts_in_training_only():
     torch.manual_seed(0)
     network, images = CNN((1, 8, 8), 10, [4], [64], 0.5), torch.rand(2, 1, 8, 8)

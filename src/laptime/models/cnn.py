@@ -11,7 +11,8 @@ from laptime.models.mlp import check_head, head
 class CNN(nn.Module):
     """3 x 3 convolutions, each with ReLU and 2 x 2 max pooling, then linear layers with ReLU and dropout.
 
-    Adapts to the input: pooling stops where a side is down to one pixel.
+    Adapts to the input: pooling stops where a side is down to one pixel. ReLU comes after pooling, which gives the same
+    values and gradients as the other way round, on a quarter of the elements.
 
     Args:
         input_shape: of one image, (C, H, W).
@@ -39,11 +40,12 @@ class CNN(nn.Module):
         depth, height, width = input_shape
         layers: list[nn.Module] = []
         for size in channels:
-            layers += [nn.Conv2d(depth, size, kernel_size=3, padding=1), nn.ReLU()]
+            layers.append(nn.Conv2d(depth, size, kernel_size=3, padding=1))
             depth = size
             if min(height, width) >= 2:
                 layers.append(nn.MaxPool2d(2))
                 height, width = height // 2, width // 2
+            layers.append(nn.ReLU())
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Flatten(), *head(depth * height * width, hidden_sizes, num_classes, dropout))
 
