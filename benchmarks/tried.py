@@ -44,7 +44,7 @@ TRIALS = {
     "unfused": Trial("Adam that is not fused", ["optimizer.fused=false"]),
     "fp16-hook": Trial("gradients in 16 bits over gloo", ["strategy.comm_hook=fp16"], base=SHARED[::2]),
     "powersgd": Trial("PowerSGD over gloo", ["strategy.comm_hook=powersgd"], base=SHARED[::2]),
-    "bucket-view": Trial("gradients that are views of buckets", ["strategy.gradient_as_bucket_view=true"], base=SHARED),
+    "whole": Trial("every rank updates all weights", ["strategy.shard_optimizer=false"], base=SHARED),
     "static-graph": Trial("DDP's static graph", ["strategy.static_graph=true"], base=SHARED),
     "no-pinning": Trial("ranks that are not pinned", ["strategy.pin_ranks=false"], base=SHARED),
 }
