@@ -49,7 +49,7 @@ def comm_times(ddp: DistributedDataParallel) -> dict[str, float]:
     many of them gradients were still computed in.
 
     By DDP's own clocks, which say 0 in the first step of all, as in ranks that were started again with nothing left to
-    train. Averaging in shared memory is not seen by them: it happens within the backward pass, and nothing beside it.
+    train. Averaging in shared memory is not seen by them: nothing happens beside it.
     """
     if (shared := shared_memory(ddp)) is not None:
         return {"comm": shared.took_s, "overlap": 0.0}

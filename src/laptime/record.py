@@ -37,8 +37,8 @@ SWEEP_FILE = "multirun.yaml"
 
 STATUSES = ("running", "completed", "failed", "interrupted")
 
-# The parts of an optimizer step, in their order. `communication` is the part of the backward pass that waits for
-# gradients of other ranks, `rest` what is in none of the others: losses and hits are noted, say.
+# The parts of an optimizer step, in their order. `communication` is waiting for gradients of other ranks, taken out of
+# the backward pass or a sharded optimizer's step, `rest` what is in none of the others: losses and hits are noted, say.
 PARTS = ("data", "host_to_device", "forward", "backward", "communication", "optimizer", "rest")
 
 # Every key of run.json. A section that is a tuple of names is an object with those keys; what was not measured is null.

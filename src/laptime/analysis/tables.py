@@ -221,7 +221,7 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
     note = (
         "From separate steps after the timed epochs (measure.breakdown), medians of the repeats; shares of the step, "
         "p50, p95 and p99 are milliseconds. over epochs: what a step takes longer than in the epochs, by the clock's "
-        "cost or by noise. comm: waiting for gradients of other ranks, in the backward pass. "
+        "cost or by noise. comm: waiting for gradients of other ranks. "
         "of the peak: floating-point operations a second against the fastest matrix product on the same device, "
         "precision, threads and ranks."
     )
