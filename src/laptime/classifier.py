@@ -221,11 +221,17 @@ class Classifier(pl.LightningModule):
             self.scaler.update()
         elif self.shared is not None and self.shared.is_collected:  # not so in steps without synchronisation
             if self._sharded is None or self._sharded.optimizer is not optimizer:
-                self._sharded = ShardedOptimizer(optimizer, self.make_optimizer, self.shared)
+                self._sharded = ShardedOptimizer(optimizer, self.shared)
             self._sharded.step()
         else:
             optimizer.step()
         optimizer.zero_grad()
+
+    def own_optimizer(self, optimizer: Optimizer) -> Optimizer:
+        """What takes this rank's part of an optimizer's steps."""
+        if self._sharded is not None and self._sharded.optimizer is optimizer:
+            return self._sharded.own
+        return optimizer
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Of all weights, whichever rank keeps it; all ranks ask for it at the same time."""

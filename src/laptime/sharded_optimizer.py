@@ -7,13 +7,14 @@ Toward Training Trillion Parameter Models"), in shared memory.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from laptime.errors import UserError
 from laptime.shared_memory import Shared, SharedMemory, in_memory, share_of
 
 # They update every element from its own gradient and state alone.
@@ -43,78 +44,94 @@ class ShardedOptimizer:
 
     Args:
         optimizer: of the whole weights; its state is gone on from.
-        make_optimizer: makes one like it for other weights.
         shared: whose hook collects the gradients.
+
+    Attributes:
+        own: the optimizer of this rank's share.
     """
 
-    def __init__(
-        self, optimizer: Optimizer, make_optimizer: Callable[[Iterable[Tensor]], Optimizer], shared: SharedMemory
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, shared: SharedMemory) -> None:
         self.optimizer = optimizer
         self._shared = shared
         self._weights: dict[Tensor, Shared] = {}  # this rank's share of each weight that it has a share of
         for number, parameter in enumerate(_trained(optimizer)):
+            if not parameter.numel():
+                continue
             weight = shared.share(parameter.data, f"weight {number}")
             if mine := shared.share_of(parameter.numel()):
                 self._weights[parameter] = weight.part(mine)
+        self._places = {parameter: parameter.data_ptr() for parameter in self._weights}
         self._shards = {parameter: nn.Parameter(weight.own) for parameter, weight in self._weights.items()}
-        # An optimizer of nothing is refused, and of a tiny network a rank may have no share.
-        self._own = make_optimizer(list(self._shards.values()) or [nn.Parameter(torch.empty(0))])
+        kind: Any = type(optimizer)
+        self.own: Optimizer = kind([
+            {**_settings(group), "params": [self._shards[each] for each in group["params"] if each in self._shards]}
+            for group in optimizer.param_groups
+        ])  # fmt: skip
         for parameter, shard in self._shards.items():
             mine = shared.share_of(parameter.numel())
             for name, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    value = in_memory(value)[mine.start : mine.stop]
-                self._own.state[shard][name] = copy.deepcopy(value)
+                is_whole = isinstance(value, Tensor) and value.shape == parameter.shape
+                part = in_memory(value)[mine.start : mine.stop].clone() if is_whole else copy.deepcopy(value)
+                self.own.state[shard][name] = part
         optimizer.state.clear()
         self._collected: dict[Tensor, Shared] | None = None
-        self._gradients: list[Shared] = []
+        self._gradients: dict[Tensor, Shared] = {}
 
     def step(self) -> None:
         """Average this rank's share of the gradients, update its share of the weights, and send that to all ranks.
 
         Raises:
             torch.distributed.DistNetworkError: another rank is gone or did not come in time.
+            UserError: a weight is no longer where it was.
         """
         with self._shared.timed():
             self._find_gradients()
+            # DDP gives none to a parameter that no rank has used; an optimizer leaves such a one alone.
+            used = [parameter for parameter in self._shards if parameter.grad is not None]
             self._shared.meet()  # everybody's gradients are complete
-            own = [gradient.own for gradient in self._gradients]
-            for others in zip(*(gradient.others for gradient in self._gradients), strict=True):
+            gradients = [self._gradients[parameter] for parameter in used]
+            own = [gradient.own for gradient in gradients]
+            for others in zip(*(gradient.others for gradient in gradients), strict=True):
                 torch._foreach_add_(own, others)
             if own:
                 torch._foreach_mul_(own, 1 / self._shared.rank.world_size)
-        for shares, whole in zip(self._own.param_groups, self.optimizer.param_groups, strict=True):
-            shares.update({name: value for name, value in whole.items() if name != "params"})
-        self._own.step()
+        for parameter, shard in self._shards.items():
+            shard.grad = None if parameter.grad is None else self._gradients[parameter].own
+        for shares, whole in zip(self.own.param_groups, self.optimizer.param_groups, strict=True):
+            shares.update(_settings(whole))
+        self.own.step()
         with self._shared.timed():
-            weights = [weight.own for weight in self._weights.values()]
-            for others in zip(*(weight.others for weight in self._weights.values()), strict=True):
-                torch._foreach_copy_(others, weights)
+            sent = [self._weights[parameter] for parameter in used]
+            for others in zip(*(weight.others for weight in sent), strict=True):
+                torch._foreach_copy_(others, [weight.own for weight in sent])
             self._shared.meet()  # every share has been written
         self._shared.is_collected = False
         self.optimizer._opt_called = True  # type: ignore[attr-defined]  # torch's schedulers ask whether steps are taken
 
     def _find_gradients(self) -> None:
-        """DDP moves the gradients after the first step."""
-        if self._collected is self._shared.collected:
-            return
-        self._collected = self._shared.collected
-        self._gradients = []
-        for parameter, shard in self._shards.items():
-            mine = self._collected[parameter].part(self._shared.share_of(parameter.numel()))
-            shard.grad = mine.own
-            self._gradients.append(mine)
+        """DDP moves the gradients after the first step; nobody may move the weights."""
+        if any(parameter.data_ptr() != place for parameter, place in self._places.items()):
+            raise UserError(
+                "strategy.shard_optimizer: something has put a weight's data into other memory, which the ranks don't "
+                "share. Use strategy.shard_optimizer=false."
+            )
+        if self._collected is not self._shared.collected:
+            self._collected = self._shared.collected
+            self._gradients = {
+                parameter: self._collected[parameter].part(self._shared.share_of(parameter.numel()))
+                for parameter in self._shards
+            }
 
     def state_dict(self) -> dict[str, Any]:
         """What the optimizer's own would be, had it taken the steps; all ranks ask for it at the same time."""
         rank, parameters = self._shared.rank, _trained(self.optimizer)
-        shares = [self._own.state[self._shards[each]] if each in self._shards else {} for each in parameters]
-        for number, of_parameters in enumerate(rank.gather([dict(share) for share in shares])):
+        shards = [self._shards.get(each) for each in parameters]
+        shares = [{} if shard is None else dict(self.own.state.get(shard, {})) for shard in shards]
+        for number, of_parameters in enumerate(rank.gather(shares)):
             for parameter, share in zip(parameters, of_parameters, strict=True):
                 theirs = share_of(parameter.numel(), number, rank.world_size)
-                state = self.optimizer.state[parameter]
                 for name, value in share.items():
+                    state = self.optimizer.state[parameter]
                     if isinstance(value, Tensor) and value.ndim:
                         whole = state.setdefault(name, torch.empty_like(parameter, dtype=value.dtype))
                         in_memory(whole)[theirs.start : theirs.stop] = value
@@ -123,6 +140,11 @@ class ShardedOptimizer:
         found = self.optimizer.state_dict()
         self.optimizer.state.clear()
         return found
+
+
+def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an optimizer's group: learning rate and whatever else a scheduler may move."""
+    return {name: value for name, value in group.items() if name != "params"}
 
 
 def _trained(optimizer: Optimizer) -> list[Tensor]:

@@ -210,7 +210,8 @@ def train(
             log.info("a profiler runs with it: breakdown and peak are not measured")
         else:
             # When all is done that they could disturb: they change weights, and take memory of their own.
-            _measure_apart(config, record, device, rank, stop, module, trainer.optimizers[0], data)
+            optimizer = module.own_optimizer(trainer.optimizers[0])
+            _measure_apart(config, record, device, rank, stop, module, optimizer, data)
         _log_results(loggers, record, config, recorder.rows[-1]["epoch"] if recorder.rows else 0)
 
 
@@ -709,7 +710,7 @@ def _note_limit(record: dict[str, Any], device: Device, rank: Rank, optimizer: t
         record["batch"]["global_batch_size"],
         **peak,
         breakdown=record["breakdown"],
-        optimizer_bytes=rank.world_size * bytes_moved(optimizer),
+        optimizer_bytes=sum(rank.gather(bytes_moved(optimizer))),
         pipeline=record["dataset"]["pipeline"],
         precision=record["device"]["precision"],
         disturbances=assess([between(before, read(), own_s, cores)], [], cores).reasons,
