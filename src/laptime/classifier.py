@@ -220,24 +220,17 @@ class Classifier(pl.LightningModule):
             self.scaler.step(optimizer)
             self.scaler.update()
         elif self.shared is not None and self.shared.is_collected:  # not so in steps without synchronisation
-            if self._sharded is None or self._sharded.optimizer is not optimizer:
-                self._sharded = ShardedOptimizer(optimizer, self.shared)
-            self._sharded.step()
+            sharded = self.sharded(optimizer)
+            if sharded is None:
+                sharded = self._sharded = ShardedOptimizer(optimizer, self.shared)
+            sharded.step()
         else:
             optimizer.step()
         optimizer.zero_grad()
 
-    def own_optimizer(self, optimizer: Optimizer) -> Optimizer:
-        """What takes this rank's part of an optimizer's steps."""
-        if self._sharded is not None and self._sharded.optimizer is optimizer:
-            return self._sharded.own
-        return optimizer
-
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Of all weights, whichever rank keeps it; all ranks ask for it at the same time."""
-        if self._sharded is not None and self._sharded.optimizer is optimizer:
-            return self._sharded.state_dict()
-        return optimizer.state_dict()
+    def sharded(self, optimizer: Optimizer) -> ShardedOptimizer | None:
+        """What has taken an optimizer's steps, a share on each rank; None: it takes them itself."""
+        return self._sharded if self._sharded is not None and self._sharded.optimizer is optimizer else None
 
     def _note(self, labels: list[Tensor], losses: list[Tensor], logits: list[Tensor]) -> None:
         stacked = torch.stack(losses)

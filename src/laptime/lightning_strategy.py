@@ -40,7 +40,7 @@ class RankStrategy(SingleDeviceStrategy):
         ddp: dict[str, Any],
         comm_hook: str,
         timeout_s: float,
-        shards: bool = False,
+        shards: bool,
     ) -> None:
         super().__init__(device)
         self.rank = rank
@@ -77,7 +77,8 @@ class RankStrategy(SingleDeviceStrategy):
         """What a checkpoint holds of an optimizer."""
         module = self.lightning_module
         assert isinstance(module, Classifier)
-        return module.optimizer_state(optimizer)
+        sharded = module.sharded(optimizer)
+        return super().optimizer_state(optimizer) if sharded is None else sharded.state_dict()
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         self.rank.barrier()

@@ -74,8 +74,6 @@ class ShardedOptimizer:
                 part = in_memory(value)[mine.start : mine.stop].clone() if is_whole else copy.deepcopy(value)
                 self.own.state[shard][name] = part
         optimizer.state.clear()
-        self._collected: dict[Tensor, Shared] | None = None
-        self._gradients: dict[Tensor, Shared] = {}
 
     def step(self) -> None:
         """Average this rank's share of the gradients, update its share of the weights, and send that to all ranks.
@@ -85,18 +83,18 @@ class ShardedOptimizer:
             UserError: a weight is no longer where it was.
         """
         with self._shared.timed():
-            self._find_gradients()
+            self._require_places()
             # DDP gives none to a parameter that no rank has used; an optimizer leaves such a one alone.
             used = [parameter for parameter in self._shards if parameter.grad is not None]
             self._shared.meet()  # everybody's gradients are complete
-            gradients = [self._gradients[parameter] for parameter in used]
+            gradients = [self._shared.collected[parameter] for parameter in used]
             own = [gradient.own for gradient in gradients]
             for others in zip(*(gradient.others for gradient in gradients), strict=True):
                 torch._foreach_add_(own, others)
             if own:
                 torch._foreach_mul_(own, 1 / self._shared.rank.world_size)
         for parameter, shard in self._shards.items():
-            shard.grad = None if parameter.grad is None else self._gradients[parameter].own
+            shard.grad = None if parameter.grad is None else self._shared.collected[parameter].own
         for shares, whole in zip(self.own.param_groups, self.optimizer.param_groups, strict=True):
             shares.update(_settings(whole))
         self.own.step()
@@ -108,19 +106,12 @@ class ShardedOptimizer:
         self._shared.is_collected = False
         self.optimizer._opt_called = True  # type: ignore[attr-defined]  # torch's schedulers ask whether steps are taken
 
-    def _find_gradients(self) -> None:
-        """DDP moves the gradients after the first step; nobody may move the weights."""
+    def _require_places(self) -> None:
         if any(parameter.data_ptr() != place for parameter, place in self._places.items()):
             raise UserError(
                 "strategy.shard_optimizer: something has put a weight's data into other memory, which the ranks don't "
                 "share. Use strategy.shard_optimizer=false."
             )
-        if self._collected is not self._shared.collected:
-            self._collected = self._shared.collected
-            self._gradients = {
-                parameter: self._collected[parameter].part(self._shared.share_of(parameter.numel()))
-                for parameter in self._shards
-            }
 
     def state_dict(self) -> dict[str, Any]:
         """What the optimizer's own would be, had it taken the steps; all ranks ask for it at the same time."""

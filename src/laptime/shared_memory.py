@@ -70,7 +70,8 @@ class SharedMemory:
 
     Attributes:
         collects: whether the hook leaves averaging to a sharded optimizer.
-        collected: gradients by parameter, as the hook found them in the last backward pass; each rank's own.
+        collected: by parameter, this rank's share of the gradients that the hook found in the last backward pass, not
+            averaged.
         is_collected: whether that was after the last step.
         took_s: seconds that averaging took in the step before, all buckets together.
 
@@ -85,7 +86,6 @@ class SharedMemory:
         self.collects = self.is_collected = False
         self.collected: dict[Tensor, Shared] = {}
         self._shared: dict[Hashable, Shared] = {}
-        self._shares: dict[Hashable, Shared] = {}
         self._sockets = dict(_connected(rank, timeout_s))
         self._awake_s = 0.0 if rank.oversubscribed or rank.cores is None else _AWAKE_S
         self.took_s = self._takes_s = 0.0
@@ -109,7 +109,6 @@ class SharedMemory:
         shared = self._shared.get(name)
         if shared is None or shared.own.data_ptr() != tensor.data_ptr():
             shared = self._shared[name] = self._exchange(tensor)
-            self._shares[name] = shared.part(self.share_of(tensor.numel()))
         return shared
 
     def average(self, tensor: Tensor, name: Hashable) -> None:
@@ -120,8 +119,7 @@ class SharedMemory:
         """
         if not tensor.numel():
             return
-        self.share(tensor, name)
-        mine = self._shares[name]
+        mine = self.share(tensor, name).part(self.share_of(tensor.numel()))
         self.meet()  # everybody's tensor is complete
         for other in mine.others:
             mine.own.add_(other)
@@ -131,15 +129,15 @@ class SharedMemory:
         self.meet()  # every share has been written
 
     def collect(self, bucket: dist.GradBucket) -> None:
-        """Note where the gradients of a bucket are, on every rank."""
+        """Note where this rank's share of a bucket's gradients is, on every rank."""
         buffer, name = bucket.buffer(), bucket.index()
         known = self._shared.get(name)
         shared = self.share(buffer, name)
         if shared is not known:
-            self.collected = dict(self.collected)  # another one, so that it is known to have changed
             for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
                 start = int(gradient.storage_offset() - buffer.storage_offset())
-                self.collected[parameter] = shared.part(range(start, start + parameter.numel()))
+                whole = shared.part(range(start, start + parameter.numel()))
+                self.collected[parameter] = whole.part(self.share_of(parameter.numel()))
         self.is_collected = True
 
     @contextlib.contextmanager
@@ -247,7 +245,7 @@ def remove_left_behind(pid: int) -> None:
 
 
 def _allow_many_descriptors() -> None:
-    """As many as the system lets this process have: every bucket of every other rank takes one."""
+    """As many as the system lets this process have: every bucket and weight of every other rank takes one."""
     import resource  # which Windows lacks
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -26,8 +26,8 @@ class StepClock:
 
     Args:
         device: is synchronised where a part ends.
-        exposed_s: asked after each step for the seconds of it that were spent waiting for gradients; may
-            answer for the step before, as DDP does. None: there is nobody to wait for.
+        exposed_s: asked after each step for the seconds of it that were spent waiting for gradients; may answer for the
+            step before, as DDP does. None: there is nobody to wait for.
         waits_in: the part that this waiting is in.
 
     Attributes:

@@ -210,7 +210,9 @@ def train(
             log.info("a profiler runs with it: breakdown and peak are not measured")
         else:
             # When all is done that they could disturb: they change weights, and take memory of their own.
-            optimizer = module.own_optimizer(trainer.optimizers[0])
+            optimizer = trainer.optimizers[0]
+            if (sharded := module.sharded(optimizer)) is not None:
+                optimizer = sharded.own
             _measure_apart(config, record, device, rank, stop, module, optimizer, data)
         _log_results(loggers, record, config, recorder.rows[-1]["epoch"] if recorder.rows else 0)
 
