@@ -64,16 +64,21 @@ class FlipAndRotate:
         Returns:
             (B, C, H, W); float32 where something is rotated.
         """
-        count, _, height, width = images.shape
+        height, width = images.shape[2:]
         if self.horizontal_flip:
             mirrored = drawn[:, 0].view(-1, 1, 1, 1) < 0.5
             images = torch.where(mirrored, images.flip(3), images)
         if not self.degrees:
             return images
-        angle = (2 * drawn[:, 1] - 1) * math.radians(self.degrees)
-        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-        # affine_grid measures x in half widths and y in half heights, so the sines carry the aspect ratio.
-        rows = [cos, -sin * height / width, zero, sin * width / height, cos, zero]
-        matrix = torch.stack(rows, dim=1).view(count, 2, 3)
-        grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+        angle = ((2 * drawn[:, 1] - 1) * math.radians(self.degrees)).view(-1, 1, 1)
+        cos, sin = angle.cos(), angle.sin()
+        x, y = _centres(width, images.device), _centres(height, images.device).view(-1, 1)
+        # x is measured in half widths and y in half heights, so the sines carry the aspect ratio. Written out,
+        # because affine_grid multiplies small matrices, which takes six times as long.
+        grid = torch.stack((cos * x - sin * (height / width) * y, sin * (width / height) * x + cos * y), dim=3)
         return F.grid_sample(images.to(torch.float32), grid, mode="bilinear", align_corners=False)
+
+
+def _centres(count: int, device: torch.device) -> Tensor:
+    """Where pixels lie along a side, (count,), from -1 at its one end to 1 at the other."""
+    return (2 * torch.arange(count, device=device) + 1) / count - 1
