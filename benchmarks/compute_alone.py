@@ -88,6 +88,7 @@ def compare(model: str, batch_size: int, arguments: argparse.Namespace) -> Compa
                 f"training.epochs={arguments.epochs + 1}", f"dataset.limit={num_samples}", "logger=none",
                 "scheduler=none", "callbacks.checkpoint=null", f"strategy.threads_per_rank={arguments.threads}",
                 f"+callbacks.compute_alone._target_={__name__}.ComputeAlone",
+                f"security.allowed_targets=[{__name__}]",
             )  # fmt: skip
             own = list(read_epochs(Path(folder) / "run")["epoch_time_s"])[1:]
         alone = ComputeAlone.times

@@ -13,6 +13,11 @@ import pytest
 # Before torch is loaded: threads that wait busily for each other are a hundred times slower where others use the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Modules that tests write; the list itself is tested in test_security.py.
+os.environ["LAPTIME_ALLOWED_TARGETS"] = (
+    "breaking,odd,own_adam,same_weights,elsewhere,mixed,leaky,slow_rank,with_batch_norm"
+)
+
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ROOT / "train.py"
 

@@ -53,7 +53,8 @@ MISTAKES = {
     "strategy.threads_per_rank=many": ["threads_per_rank=many", "auto"],
     "seed=-1": ["seed=-1"],
     "optimized_metric=speed": ["optimized_metric=speed", "val_loss"],
-    "model._target_=nowhere.Net": ["model._target_=nowhere.Net"],
+    "model._target_=nowhere.Net": ["model._target_=nowhere.Net", "security.allowed_targets=[nowhere]"],
+    "model._target_=nowhere.Net security.allowed_targets=[nowhere]": ["model._target_=nowhere.Net", "imported"],
     "training.epochs=${nowhere}": ["training.epochs", "nowhere"],
     "training.epochs=???": ["training.epochs"],
     "training.epochs=[": ["training.epochs=["],
@@ -69,10 +70,13 @@ MISTAKES = {
     "scheduler.step_size=0": ["scheduler", "StepLR"],
     "model=null": ["model=null", "one of its options"],
     "+experiment=quick": ["+experiment=quick", "Leave out the +"],
-    "model._target_=builtins.dict": ["model", "no Module"],
+    "model._target_=builtins.dict security.allowed_targets=[builtins]": ["model", "no Module"],
     "model._target_=torch.nn.Flatten ~model.hidden_sizes ~model.dropout": ["Flatten", "(2, 784)", "(2, 10)"],
     "optimizer._target_=torch.optim.LBFGS ~optimizer.fused ~optimizer.weight_decay": ["LBFGS"],
-    "+callbacks.odd={_target_:builtins.dict}": ["callbacks.odd", "no Callback"],
+    "+callbacks.odd={_target_:builtins.dict} security.allowed_targets=[builtins.dict]": [
+        "callbacks.odd",
+        "no Callback",
+    ],
     "+callbacks.bar={_target_:pytorch_lightning.callbacks.RichProgressBar}": ["callbacks"],
     "training.checkpoint=~nosuchuser/x": ["training.checkpoint=~nosuchuser/x"],
     "-m seed=interval(1,3)": ["seed=interval(1,3)", "sweeper"],
@@ -219,7 +223,17 @@ def test_own_model_beside_own_configuration(work_folder, the_run):
         "        super().__init__(nn.Flatten(), first, nn.Linear(width, num_classes))\n"
     )
     with pytest.raises(SystemExit) as end:
-        main(["--config-dir", "own", "model=own_net", "dataset.limit=1000", "training.epochs=1", "logger=none"])
+        main(
+            [
+                "--config-dir",
+                "own",
+                "model=own_net",
+                "security.allowed_targets=[own_net_module]",
+                "dataset.limit=1000",
+                "training.epochs=1",
+                "logger=none",
+            ]
+        )
     assert not end.value.code
     record = the_run()[1]
     assert record["model"] == record["model"] | {"name": "ownnet", "num_parameters": 784 * 8 + 8 + 80 + 10}

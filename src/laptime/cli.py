@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError
+from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError, in_words
 from laptime.secrets import mask_command, mask_text
 
 if TYPE_CHECKING:
@@ -78,6 +78,11 @@ def _end_with_a_code(arguments: list[str]) -> None:
         sys.exit(error.exit_code)
     except (TrainingFailed, RankFailed, Interrupted) as error:  # the log has said what happened
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder that is gone
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"error: {in_words(error)}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -145,12 +150,15 @@ def _run_once(
         composed = compose(hydra, overrides, config_name)
         if not torchrun.is_joined() and _wants_processes(composed):
             fresh_processes.load_ahead()
-        config = _check(composed)
+        config = _check(composed, overrides)
         if config["measure"]["target_interval"] is not None:
             target = config["measure"]["target_interval"]
             raise UserError(f"measure.target_interval={target}: is for sweeps, which repeat their runs. Add -m.")
         if config["sweep"]["resume"] is not None:
             raise UserError(f"sweep.resume={config['sweep']['resume']}: is for the command line: train.py -m.")
+        for key in ("dry_run", "notify"):
+            if config["sweep"][key]:
+                raise UserError(f"sweep.{key}={str(config['sweep'][key]).lower()}: is for sweeps. Add -m.")
         chosen = any(override.lstrip("+").startswith("hydra.run.dir=") for override in overrides)
 
         def reserve() -> str:
@@ -164,11 +172,11 @@ def _run_once(
         if run_dir is None:
             # A rank of torchrun's: Hydra's files are the first rank's matter.
             Path(path).mkdir(parents=True, exist_ok=True)
-            return _train(without_hydra(composed), Path(path), command, started)
+            return _train(without_hydra(composed), Path(path), command, started, overrides)
 
         def task(cfg: "DictConfig") -> dict[str, Any] | Exception:
             try:
-                return _train(cfg, Path(path), command, started)
+                return _train(cfg, Path(path), command, started, overrides)
             except Exception as error:  # Hydra would print a line of its own: carried around it, raised below.
                 return error
 
@@ -192,8 +200,37 @@ def _wants_processes(composed: "DictConfig") -> bool:
     return bool(strategy.wrap_single_rank) or strategy.world_size not in (1, "auto")
 
 
-def _check(composed: "DictConfig") -> dict[str, Any]:
-    """Check all that can be said about a composed configuration without building anything."""
+def compose_and_check(overrides: Sequence[str]) -> dict[str, Any]:
+    """What `python train.py OVERRIDES` would train, checked as far as that goes without building anything.
+
+    Returns:
+        The configuration, resolved, as plain values.
+
+    Raises:
+        UserError: names what is wrong.
+    """
+    from laptime.compose import compose, hydra_session
+
+    with hydra_session() as hydra:
+        return _check(compose(hydra, overrides), overrides)
+
+
+def _check(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
+    """Check all that can be said about a composed configuration without building anything.
+
+    Args:
+        typed: the overrides of the command line, alone: what a file adds is not trusted.
+    """
+    from laptime.compose import tidy
+
+    try:
+        return _checked(composed, typed)
+    except UserError as error:
+        raise UserError(tidy(str(error), typed)) from error
+
+
+def _checked(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
+    from laptime import security
     from laptime.compose import resolve, without_hydra
     from laptime.config import validate
 
@@ -205,6 +242,7 @@ def _check(composed: "DictConfig") -> dict[str, Any]:
     cfg.run_dir = "."  # the real one is reserved when all is known to be right
     config = resolve(cfg)
     validate(config)
+    security.check(config, typed)
     from laptime.training import check_open_groups  # loads torch: after all that can be said without
 
     check_open_groups(config)
@@ -216,10 +254,11 @@ def _train(
     run_dir: Path,
     command: Sequence[str],
     started: float,
+    typed: Sequence[str],
     sweep_world_size: int | None = None,
     goes_on: bool = False,
 ) -> dict[str, Any]:
-    from laptime import torchrun
+    from laptime import security, torchrun
     from laptime.compose import resolve
     from laptime.console import logging_to, print_results, unread
     from laptime.launch import launch
@@ -229,6 +268,7 @@ def _train(
     cfg.run_label = _folder_name(mask_text(cfg.run_label))
     rank = torchrun.rank() if torchrun.is_joined() else 0
     config = resolve(cfg)
+    security.check(config, typed)  # once more: in the course of a long sweep its files may have changed
     with logging_to(run_dir, rank, secrets=secret_values(config)):
         record = launch(config, run_dir, command, started, sweep_world_size, goes_on)
     if rank == 0:
@@ -242,6 +282,7 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
     from laptime import fresh_processes, slurm, torchrun
     from laptime.compose import hydra_session, hydra_value
     from laptime.launch import num_ranks
+    from laptime.resume_sweep import Step
     from laptime.run_dir import RunDir, use
 
     if torchrun.is_joined():
@@ -250,12 +291,16 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
     with hydra_session(args.config_dir) as hydra:
         jobs, composed = _compose_sweep(hydra, args.overrides, args.config_name)
         fresh_processes.load_ahead()
-        configs = [_check(each) for each in composed]
+        configs = [_check(each, args.overrides) for each in composed]
+        sweep_world_size = max(num_ranks(config) for config in configs)
+        if any(config["sweep"]["dry_run"] for config in configs):
+            steps = [Step(number, job, "new") for number, job in enumerate(jobs)]
+            return _show_what_would_be_done(steps, configs, jobs, sweep_world_size)
         chosen = any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in args.overrides)
         sweep_dir = RunDir(hydra_value(composed[0], "hydra.sweep.dir"), may_move=not chosen, key="hydra.sweep.dir")
         use(sweep_dir.path)
-    sweep_world_size = max(num_ranks(config) for config in configs)
-    return _run_sweep(arguments, sweep_dir.path, jobs, sweep_world_size)
+    command = configs[0]["sweep"]["notify"]
+    return _run_sweep(arguments, args.overrides, sweep_dir.path, jobs, sweep_world_size, command)
 
 
 def _resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str]]":
@@ -282,7 +327,10 @@ def _resume_sweep(args: argparse.Namespace, flags: list[str], sweep: "EarlierSwe
     if torchrun.is_joined():
         raise UserError("sweep.resume: is for a sweep of runs that Laptime starts. Leave torchrun out.")
     slurm.require_one_task()
-    asked = sweep.invocations(typed)
+    # What is said anew each time makes no other jobs.
+    of_now = [override for override in typed if override.lstrip("+").partition("=")[0] in resume_sweep.OF_NOW]
+    added = [override for override in typed if override not in of_now]
+    asked = [resume_sweep.merged(each, of_now) for each in sweep.invocations(added)]
     with hydra_session(args.config_dir) as hydra:
         pairs: list[tuple[list[str], DictConfig]] = []
         for each in asked:
@@ -290,18 +338,23 @@ def _resume_sweep(args: argparse.Namespace, flags: list[str], sweep: "EarlierSwe
                 pairs += zip(*_compose_sweep(hydra, each, args.config_name), strict=True)
             except UserError as error:
                 raise UserError(f"{error}\nThe jobs of {sweep.path.name} follow from: {' '.join(each)}") from error
-        if not typed:
-            pairs += [(each, compose(hydra, each, args.config_name)) for each in sweep.unfinished()]
+        if not added:
+            unfinished = [resume_sweep.merged(each, of_now) for each in sweep.unfinished()]
+            pairs += [(each, compose(hydra, each, args.config_name)) for each in unfinished]
         fresh_processes.load_ahead()
         jobs = []
         for overrides, composed in pairs:
-            _check(composed)
+            _check(composed, typed)
             cfg = without_hydra(composed)
             cfg.run_dir = str(sweep.path / "run")  # any that nothing else in the configuration can be
             jobs.append(resume_sweep.Job(overrides, resolve(cfg)))
     sweep_world_size = sweep.sweep_world_size([job.config for job in jobs])
     steps = sweep.plan(jobs, sweep_world_size)
     known = resume_sweep.jobs_ever(sweep.runs, jobs)
+    if any(job.config["sweep"]["dry_run"] for job in jobs):
+        by_overrides = {tuple(job.overrides): job.config for job in jobs}
+        configs = [by_overrides[tuple(step.overrides)] for step in steps]
+        return _show_what_would_be_done(steps, configs, known, sweep_world_size)
     for step in sorted([*steps, *sweep.not_asked_for(steps)], key=lambda step: step.number):
         print(f"run {step.number} ({_swept(step.overrides, known)}): {step.decision}", file=sys.stderr)
     todo = {step.number: step for step in steps if not step.is_done}
@@ -312,7 +365,29 @@ def _resume_sweep(args: argparse.Namespace, flags: list[str], sweep: "EarlierSwe
             report_sweep(sweep.path)
             return 0
     sweep.keep_what_was_typed(asked[-1])
-    return _run_sweep([*flags, *asked[-1]], sweep.path, known, sweep_world_size, todo)
+    command = jobs[0].config["sweep"]["notify"]
+    return _run_sweep([*flags, *asked[-1]], typed, sweep.path, known, sweep_world_size, command, todo)
+
+
+def _show_what_would_be_done(
+    steps: "Sequence[Step]", configs: Sequence[Mapping[str, Any]], jobs: list[list[str]], sweep_world_size: int
+) -> int:
+    """Print each run of a sweep, what becomes of it and what it will take; `configs` in the order of `steps`."""
+    from laptime import dry_run
+    from laptime.console import unread, wide_console
+    from laptime.estimate import estimate, known_runs
+    from laptime.launch import will_be_hashed
+    from laptime.resume import RESULT_FOLDERS
+
+    known = known_runs(RESULT_FOLDERS)
+    planned = []
+    for step, config in zip(steps, configs, strict=True):
+        guess = estimate(will_be_hashed({**config, "run_dir": None}, sweep_world_size), known)
+        swept = _swept(step.overrides, jobs)
+        planned.append(dry_run.Planned(step.number, swept, step.decision, step.is_done, guess))
+    with unread():
+        dry_run.show(planned, wide_console())
+    return 0
 
 
 def _compose_sweep(
@@ -331,25 +406,33 @@ def _compose_sweep(
 
 def _run_sweep(
     arguments: list[str],
+    typed: Sequence[str],
     sweep_dir: Path,
     jobs: list[list[str]],
     sweep_world_size: int,
+    command: str | None,
     steps: "Mapping[int, Step] | None" = None,
 ) -> int:
     """Let Hydra run the jobs one after the other; a failed one doesn't stop the others.
 
     Args:
         arguments: for Hydra's command line.
+        typed: the overrides of the command line, alone.
         jobs: overrides of every job of the sweep.
+        command: to tell how it goes (`sweep.notify`).
         steps: what is to be done of an earlier sweep that is gone on with, by number; None: this is a new one.
     """
     from hydra.core.hydra_config import HydraConfig
 
     from laptime.analysis.sweep_callback import report_sweep
     from laptime.console import relative, unread
+    from laptime.notify import notify
+    from laptime.record import read_plan, write_plan
     from laptime.resume_sweep import set_aside
     from laptime.run_dir import RunDir
 
+    swept_of = dict(enumerate(jobs)) if steps is None else {number: step.overrides for number, step in steps.items()}
+    write_plan(sweep_dir, read_plan(sweep_dir) | {number: _swept(each, jobs) for number, each in swept_of.items()})
     num_jobs = len(jobs) if steps is None else len(steps)
     failed: list[str] = []
     num_started = exit_code = 0
@@ -371,20 +454,35 @@ def _run_sweep(
                     cfg.run_label = step.run.label
                 else:
                     set_aside(path)
-            return objective(_train(cfg, path, _command(), time.time(), sweep_world_size, goes_on))
+            return objective(_train(cfg, path, _command(), time.time(), typed, sweep_world_size, goes_on))
         except Interrupted as interruption:
             sys.exit(interruption.exit_code)
         except Exception as error:
-            if isinstance(error, UserError):
-                print(f"error: {error}", file=sys.stderr)
-            elif not isinstance(error, TrainingFailed | RankFailed):
-                traceback.print_exc()
-            failed.append(f"{job.job.num} ({swept}): {error}")
-            exit_code = max(exit_code, getattr(error, "exit_code", 1))
-            if cfg.sweep.on_failure == "stop":
-                sys.exit(exit_code)
+            fail(f"{job.job.num} ({swept})", error, cfg.sweep.on_failure)
         return None
 
+    def fail(run: str, error: Exception, on_failure: str) -> None:
+        nonlocal exit_code
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)
+        elif isinstance(error, OSError):
+            print(f"error: {in_words(error)}", file=sys.stderr)
+        elif not isinstance(error, TrainingFailed | RankFailed):
+            traceback.print_exception(error)
+        failed.append(f"{run}: {error}")
+        notify(command, "run-failed", sweep_dir, f"run {failed[-1]}")
+        exit_code = max(exit_code, getattr(error, "exit_code", 1))
+        if on_failure == "stop":
+            sys.exit(exit_code)
+
+    def could_not_start(number: int, overrides: list[str], error: OSError, on_failure: str) -> None:
+        nonlocal num_started
+        num_started += 1
+        swept = _swept(overrides, jobs)
+        print(f"\nrun {number} of the sweep: {swept}", file=sys.stderr)
+        fail(f"{number} ({swept})", error, on_failure)
+
+    task.could_not_start = could_not_start  # type: ignore[attr-defined]
     if steps is not None:
         task.jobs = {number: step.overrides for number, step in steps.items()}  # type: ignore[attr-defined]
     try:
@@ -406,6 +504,8 @@ def _run_sweep(
         print(f"Sweep        {relative(sweep_dir)}")
         if exit_code:
             print(f"To finish it: sweep.resume={relative(sweep_dir)}")
+    message = f"{num_started - len(failed)} of {max(num_jobs, num_started)} runs completed"
+    notify(command, "sweep-failed" if exit_code else "sweep-completed", sweep_dir, message)
     return exit_code
 
 
@@ -420,7 +520,13 @@ def _swept(overrides: list[str], jobs: list[list[str]]) -> str:
 
 
 # What a sweep that is gone on with may be given anew, and tells no run from another.
-_OF_NO_RUN = ("measure.target_interval", "measure.max_repeats", "sweep.on_failure")
+_OF_NO_RUN = (
+    "measure.target_interval",
+    "measure.max_repeats",
+    "sweep.on_failure",
+    "sweep.notify",
+    "security.allowed_targets",
+)
 
 
 def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:

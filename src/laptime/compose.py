@@ -14,7 +14,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import setup_globals
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
 from hydra.version import setbase
@@ -32,6 +32,8 @@ from laptime.config import Config, check_ranges, closed_groups, register_schema
 from laptime.errors import UserError
 
 CONFIG_NAME = "config"
+# Of what was typed so many characters are quoted.
+_LONGEST_QUOTE = 200
 _TYPE_WORDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
 
 
@@ -77,8 +79,9 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
     overrides = list(overrides)
     try:
         return hydra.compose_config(name, overrides, run_mode=RunMode.RUN, with_log_configuration=False)
-    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
-        raise UserError(_explain(hydra, overrides, name, error)) from error
+    except Exception as error:  # of many kinds, ANTLR's and Python's own among them
+        message = tidy(_explain(hydra, overrides, name, error), overrides)
+        raise UserError(_with_its_override(hydra, overrides, name, message)) from error
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -107,6 +110,50 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
         raise UserError(f"{error.full_key}{value}: {_first_line(error)}.") from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
+
+
+def tidy(message: str, typed: Sequence[str]) -> str:
+    """A message of one or two lines, whatever was typed: what it quotes is shortened, and shows what can't be seen.
+
+    Args:
+        message: of a UserError.
+        typed: the overrides that it may quote.
+    """
+    for override in typed:
+        key, _, value = override.partition("=")
+        for text in sorted({override, value, key.lstrip("+~")}, key=len, reverse=True):
+            if text and text != (shown := _shown(text)):
+                message = message.replace(text, shown)
+    lines = ["".join(map(_visible, line)) for line in message.splitlines()] or [""]
+    return "\n".join([lines[0], " ".join(lines[1:])]).strip()
+
+
+def _shown(text: str) -> str:
+    text = "".join(map(_visible, text))
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+
+def _with_its_override(hydra: Hydra, overrides: list[str], config_name: str, message: str) -> str:
+    """The message, with the override that it speaks of if it doesn't name it: the one without which all is well."""
+    if any(key and _shown(key) in message for key in map(_last_name, overrides)):
+        return message
+    for culprit in overrides:
+        try:
+            rest = [override for override in overrides if override is not culprit]
+            hydra.compose_config(config_name, rest, run_mode=RunMode.RUN, with_log_configuration=False)
+        except Exception:
+            continue
+        return f"{_shown(culprit)}: {message.lstrip(': ')}"
+    return f"{_shown(' '.join(overrides))}: {message.lstrip(': ')}"
+
+
+def _last_name(override: str) -> str:
+    """The last part of an override's key: `epochs` of `+training.epochs=3`."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0].rpartition(".")[2].rpartition("/")[2].strip("'\" ")
 
 
 def _check_keys(cfg: DictConfig) -> None:
@@ -139,6 +186,8 @@ def _explain(hydra: Hydra, overrides: list[str], config_name: str, error: Except
         return _explain_missing_option(error)
     if isinstance(error, OverrideParseException):
         reason = _first_line(error, skip="Error parsing")
+        if reason.startswith("LexerNoViableAltException"):
+            reason = "it has characters that stand in quotes only"
         return f"{error.override}: not understood ({reason}). Use group=option or key=value."
     typed = _override_of(str(error), overrides)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and typed is not None:

@@ -189,9 +189,16 @@ class MeasureConfig(_Group):
 class SweepConfig(_Group):
     on_failure: str = MISSING
     resume: str | None = MISSING
+    dry_run: bool = MISSING
+    notify: str | None = MISSING
 
     def check(self) -> None:
         _one_of("sweep.on_failure", self.on_failure, ("continue", "stop"))
+
+
+@dataclass
+class SecurityConfig(_Group):
+    allowed_targets: list[str] = MISSING
 
 
 @dataclass
@@ -207,6 +214,7 @@ class Config(_Group):
     training: TrainingConfig = field(default_factory=TrainingConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    security: SecurityConfig = field(default_factory=SecurityConfig)
     callbacks: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
     profiler: dict[str, Any] = MISSING
@@ -319,6 +327,7 @@ _NOT_HASHED = (
     ("strategy", "timeout_s"),
     ("strategy", "max_restarts"),
     ("sweep",),
+    ("security",),
     ("run_dir",),
     ("run_label",),
     ("logger",),
@@ -399,6 +408,7 @@ def closed_groups() -> dict[str, type]:
         "training": TrainingConfig,
         "measure": MeasureConfig,
         "sweep": SweepConfig,
+        "security": SecurityConfig,
     }
 
 

@@ -17,6 +17,9 @@ from rich.text import Text
 from laptime.record import LOG_FILE, PARTS, TENSORBOARD_DIR, each_epoch_once, read_epochs
 from laptime.secrets import mask_text
 
+# Where no terminal says how wide it is.
+_WIDTH = 160
+
 
 class StderrHandler(logging.StreamHandler[TextIO]):
     """Writes to what is sys.stderr now: a progress bar puts itself there and keeps the lines above it."""
@@ -85,6 +88,11 @@ def _log_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
 ) -> None:
     logging.getLogger("py.warnings").warning("%s (%s:%d)", message, Path(filename).name, lineno)
+
+
+def wide_console() -> Console:
+    """For a table with many columns, on stdout: as wide as the terminal; where there is none, as it needs to be."""
+    return Console(width=None if sys.stdout.isatty() else _WIDTH)
 
 
 def show_whatever_can_be_shown() -> None:

@@ -68,6 +68,11 @@ def exit_code_of(work: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"error: {in_words(error)}", file=sys.stderr)
         return 1
+
+
+def in_words(error: OSError) -> str:
+    """What the system refused, and where: `outputs/run.json: No space left on device.`"""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{str(error.strerror or error).rstrip('.')}."

@@ -20,13 +20,15 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from laptime import fresh_processes, rank_process, shared_memory, torchrun
+from laptime import fresh_processes, rank_process, resume, shared_memory, torchrun
 from laptime import record as records
 from laptime.config import hashed_config
 from laptime.console import relative
 from laptime.device import available_accelerator, cpu_name, usable_cores
 from laptime.environment import environment, git_state
 from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError
+from laptime.faults import out_of_memory_kills
+from laptime.heartbeat import beating
 from laptime.rank_process import Job, Outcome, describe
 from laptime.ranks import Rank
 from laptime.secrets import mask, mask_command, mask_text, secret_values
@@ -151,10 +153,10 @@ def _train_joined(
     rank_process.end_with_torchrun(rank, run_dir)
     if rank.world_size > 1 or strategy["wrap_single_rank"]:
         rank_process.join_torchrun(backend_of(config), strategy["timeout_s"])
-    checkpoint = run_dir / records.CHECKPOINT_DIR / records.LAST_CHECKPOINT
     # The first rank alone knows: the others may be on machines with disks of their own.
-    resumed = rank.attempt > 0 and rank.gather(checkpoint.exists())[0]
-    train(_resuming(config, checkpoint) if resumed else config, run_dir, record, rank, stop, start)
+    if rank.attempt and (checkpoint := rank.gather(resume.last_whole(run_dir))[0]) is not None:
+        config = _resuming(config, checkpoint)
+    train(config, run_dir, record, rank, stop, start)
     # Together, and before Python's shutdown: threads of a group that is still there end the process there.
     rank.barrier()
     if rank.is_distributed:
@@ -324,8 +326,9 @@ def _launch_processes(
 ) -> dict[str, Any]:
     """Start the ranks, again from the last checkpoint while `strategy.max_restarts` allows."""
     last_attempt = first_attempt + config["strategy"]["max_restarts"]
-    checkpoint = run_dir / records.CHECKPOINT_DIR / records.LAST_CHECKPOINT
-    resumed = _resuming(config, checkpoint) if first_attempt and checkpoint.exists() else config
+    resumed = config
+    if first_attempt and (checkpoint := resume.last_whole(run_dir)) is not None:
+        resumed = _resuming(config, checkpoint)
     for attempt in range(first_attempt, last_attempt + 1):
         numbered = [replace(rank, attempt=attempt) for rank in ranks]
         work = partial(_run_processes, resumed, run_dir, record, numbered, stop, start)
@@ -335,7 +338,8 @@ def _launch_processes(
             if attempt == last_attempt:
                 raise
             # Without a checkpoint of this run's own: as the first time.
-            resumed = _resuming(config, checkpoint) if checkpoint.exists() else config
+            checkpoint = resume.last_whole(run_dir)
+            resumed = config if checkpoint is None else _resuming(config, checkpoint)
             log.warning(
                 "%s: starting the ranks again, %s",
                 failure,
@@ -362,7 +366,8 @@ def _attempt(
     status: str = "failed"
     error: dict[str, Any] | None = None
     try:
-        record = work()
+        with beating(run_dir):
+            record = work()
         status = "completed"
     except BaseException as failure:
         error = describe(failure)
@@ -387,7 +392,12 @@ def _attempt(
         # Whatever else is pressed now: the record is finished first.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if hasattr(signal, "pthread_sigmask") else None
         records.end_attempt(record, status, error)
-        records.write_record(run_dir, record)
+        try:
+            records.write_record(run_dir, record)
+        except OSError as unwritten:
+            if status == "completed":
+                raise
+            log.error("%s can't be written (%s): it stays as it was", run_dir / records.RUN_FILE, unwritten)
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return record
@@ -425,7 +435,7 @@ def _run_processes(
             for rank in ranks:
                 job = Job(config, run_dir, record, rank, address, backend_of(config), strategy["timeout_s"], start)
                 children.append(_start(job))
-            _watch(children, stop, strategy["timeout_s"])
+            _watch(children, stop, strategy["timeout_s"], out_of_memory_kills())
         finally:
             _end(children)
     failed = [child for child in children if child.outcome is None or child.outcome.error is not None]
@@ -486,7 +496,7 @@ def _start(job: Job) -> _Child:
     return _Child(job.rank, process, connection)
 
 
-def _watch(children: list[_Child], stop: StopRequest, timeout_s: float) -> None:
+def _watch(children: list[_Child], stop: StopRequest, timeout_s: float, kills: int) -> None:
     """Until all ranks are done, or one has failed and the others had a moment to say so too."""
     stop.immediate = False
     deadline: float | None = None
@@ -500,7 +510,7 @@ def _watch(children: list[_Child], stop: StopRequest, timeout_s: float) -> None:
                 child.outcome = child.connection.recv()
             except (EOFError, OSError):
                 child.process.join(timeout=5)
-                child.outcome = Outcome(child.rank.rank, error=_death(child.process))
+                child.outcome = Outcome(child.rank.rank, error=_death(child.process, kills))
         if stop.signum is not None and not told:
             told = True
             deadline = time.monotonic() + _INTERRUPT_GRACE_S
@@ -530,9 +540,12 @@ def _is_stopped(process: BaseProcess) -> bool:
         return False
 
 
-def _death(process: BaseProcess) -> dict[str, Any]:
+def _death(process: BaseProcess, kills: int) -> dict[str, Any]:
+    """How a process ended that had nothing to say; `kills`: `out_of_memory_kills()` when it started."""
     code = process.exitcode
     how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
+    if code == -getattr(signal, "SIGKILL", 9) and out_of_memory_kills() > kills:
+        how += " when the system ran out of memory: try a smaller training.batch_size, or fewer ranks"
     return {"type": "RankDied", "message": how}
 
 

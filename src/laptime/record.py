@@ -28,12 +28,15 @@ EPOCHS_FILE = "epochs.csv"
 LOG_FILE = "train.log"
 CHECKPOINT_DIR = "checkpoints"
 LAST_CHECKPOINT = "last.ckpt"
+PREVIOUS_CHECKPOINT = "previous.ckpt"
 BEST_CHECKPOINT = "best.ckpt"
 TENSORBOARD_DIR = "tensorboard"
 # What a run had left behind when it was started again from the beginning.
 EARLIER_DIR = "earlier"
 # What Hydra writes into a sweep's directory when it starts.
 SWEEP_FILE = "multirun.yaml"
+# What tells each of its runs from the others, by number, those that have not started included.
+PLAN_FILE = "plan.json"
 
 STATUSES = ("running", "completed", "failed", "interrupted")
 
@@ -178,6 +181,24 @@ def write_record(run_dir: Path, record: Mapping[str, Any]) -> None:
     write_atomically(run_dir / RUN_FILE, text.encode() + b"\n")
 
 
+def write_plan(sweep_dir: Path, swept: Mapping[int, str]) -> None:
+    """Write down which runs a sweep has.
+
+    Args:
+        swept: what tells each from the others, by number.
+    """
+    write_atomically(sweep_dir / PLAN_FILE, json.dumps({"runs": swept}, indent=2).encode() + b"\n")
+
+
+def read_plan(sweep_dir: Path) -> dict[int, str]:
+    """What tells the runs of a sweep from each other, by number; empty where that can't be read."""
+    try:
+        runs = json.loads((sweep_dir / PLAN_FILE).read_bytes())["runs"]
+        return {int(number): str(swept) for number, swept in runs.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
 def read_record(run_dir: Path) -> dict[str, Any]:
     """Read run.json of a run directory.
 
@@ -206,17 +227,25 @@ def append_epochs(run_dir: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, EPOCH_COLUMNS, lineterminator="\n")
-    with (run_dir / EPOCHS_FILE).open("ab+") as file:
-        if file.tell() == 0:
+    with (run_dir / EPOCHS_FILE).open("ab+", buffering=0) as file:
+        size = file.tell()
+        if size == 0:
             writer.writeheader()
         else:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # a line torn by the death of the process that wrote it
                 text.write("\n")
         writer.writerows(rows)
-        file.write(text.getvalue().encode())
-        file.flush()
-        os.fsync(file.fileno())
+        content = text.getvalue().encode()
+        try:
+            written = file.write(content)
+            if written != len(content):  # as far as the disk had room: what is left says why
+                file.write(content[written:])
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(size)  # all rows or none
+            error.filename = str(run_dir / EPOCHS_FILE)
+            raise
 
 
 def read_epochs(run_dir: Path) -> "pd.DataFrame":
@@ -267,17 +296,21 @@ def flat_config(config: Mapping[str, Any]) -> dict[str, bool | int | float | str
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file in one step: whoever reads it sees the old content or the new, whole, whatever happens between."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    temporary = None
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the file that matters
         raise
 
 

@@ -1,5 +1,6 @@
 """Finding a checkpoint to go on from, and making sure that it belongs to this experiment. Never runs code from it."""
 
+import logging
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +10,11 @@ import torch
 
 from laptime.errors import UserError, few
 from laptime.ranks import Rank
-from laptime.record import CHECKPOINT_DIR, LAST_CHECKPOINT, latest_run, write_atomically
+from laptime.record import CHECKPOINT_DIR, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, latest_run, write_atomically
 from laptime.run_dir import expanded
 from laptime.secrets import mask
+
+log = logging.getLogger(__name__)
 
 # Where `latest` looks, relative to the working directory: Hydra's usual places.
 RESULT_FOLDERS = (Path("outputs"), Path("multirun"))
@@ -20,7 +23,7 @@ IDENTITY = "laptime"
 
 
 def find(checkpoint: str) -> Path:
-    """The file that `training.checkpoint` means.
+    """The file that `training.checkpoint` means; where that is a damaged last.ckpt, the one before it.
 
     Args:
         checkpoint: a file, a run directory, or latest.
@@ -32,15 +35,42 @@ def find(checkpoint: str) -> Path:
         found = [run for folder in RESULT_FOLDERS if (run := latest_run(folder, f"{CHECKPOINT_DIR}/{LAST_CHECKPOINT}"))]
         if not found:
             raise UserError("training.checkpoint=latest: no run below outputs/ or multirun/ has a checkpoint.")
-        return max(found, key=lambda run: run.stat().st_mtime) / CHECKPOINT_DIR / LAST_CHECKPOINT
+        checkpoint = str(max(found, key=lambda run: run.stat().st_mtime))
     path = expanded("training.checkpoint", checkpoint)
     if path.is_dir():
         path = path / CHECKPOINT_DIR / LAST_CHECKPOINT
+    if path.name == LAST_CHECKPOINT:
+        path = _last_whole(path) or path
     if not path.is_file():
         raise UserError(
             f"training.checkpoint={checkpoint}: there is no file {path}. Name a .ckpt file, a run directory or latest."
         )
     return path
+
+
+def last_whole(run_dir: Path) -> Path | None:
+    """The last checkpoint of a run that is whole; None: it has none."""
+    return _last_whole(run_dir / CHECKPOINT_DIR / LAST_CHECKPOINT)
+
+
+def _last_whole(last: Path) -> Path | None:
+    previous = last.with_name(PREVIOUS_CHECKPOINT)
+    if (damage := _damage(last)) is None:
+        return last
+    if _damage(previous) is not None:
+        return None
+    log.warning("%s is damaged (%s): going on from the checkpoint before it, %s", last, damage, previous)
+    return previous
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint's file, a zip archive with a checksum of each part; None: nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except Exception as error:  # damage can look like anything
+        return str(error).partition("\n")[0] or type(error).__name__
+    return None if part is None else f"checksum of {part}"
 
 
 def find_for_all(checkpoint: str, rank: Rank, run_dir: Path) -> Path:
@@ -116,9 +146,8 @@ def load(path: Path, expected: Mapping[str, Any], epochs: int) -> int:
         UserError: unreadable, of another experiment, or already trained that far.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise ValueError("a part of the file has another checksum")
+        if (damage := _damage(path)) is not None:
+            raise ValueError(damage)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way; none of them runs code from it
         raise UserError(

@@ -23,9 +23,7 @@ from laptime.environment import code_hash, environment, git_state, hostname_hash
 from laptime.errors import UserError, few
 from laptime.launch import num_ranks, threads_per_rank, will_be_hashed
 from laptime.record import (
-    CHECKPOINT_DIR,
     EARLIER_DIR,
-    LAST_CHECKPOINT,
     RUN_FILE,
     SWEEP_FILE,
     latest_sweep,
@@ -33,10 +31,13 @@ from laptime.record import (
     read_epochs,
     read_record,
 )
+from laptime.resume import last_whole
 from laptime.run_dir import expanded, numbered_runs, use
 
 KEY = "sweep.resume"
 # Chosen by the sweep that is gone on with.
+# Said anew each time.
+OF_NOW = ("security.allowed_targets", "sweep.notify", "sweep.dry_run")
 _FIXED = ("hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir", "hydra.mode", "hydra/sweeper")
 # Of a record that can be read at all.
 _NEEDED: dict[str, Any] = {
@@ -166,7 +167,7 @@ class EarlierSweep:
 
     def unfinished(self) -> list[list[str]]:
         """The overrides of each run that is not completed: repeats that the sweep added by itself are among them."""
-        return [run.overrides for run in self.runs if not run.is_completed and run.overrides]
+        return [_lasting(run.overrides) for run in self.runs if not run.is_completed and run.overrides]
 
     def sweep_world_size(self, configs: Sequence[Mapping[str, Any]]) -> int:
         """A largest world size that gives `strategy.threads_per_rank=auto` the threads that it has had so far.
@@ -204,6 +205,8 @@ class EarlierSweep:
             hashed.setdefault(config_hashes(will_be)[0], (job, will_be))
         taken = {each.path for each in self.runs if each.config_hash in hashed}
         number = max((run.number for run in self.runs), default=-1) + 1
+        # Of what ended before it could say what it was, the numbers are taken again, in the order of the jobs.
+        nameless = [run for run in self.runs if not run.record and not run.overrides]
         steps = []
         for config_hash, (job, content) in hashed.items():
             same = [run for run in self.runs if run.config_hash == config_hash]
@@ -218,8 +221,12 @@ class EarlierSweep:
                 steps.append(_retried(unfinished, job, content))
             else:
                 decision = f"new{_changed_since(typed_alike[0], content) if typed_alike else ''}"
-                steps.append(Step(number, job.overrides, decision))
-                number += 1
+                if nameless:
+                    run = nameless.pop(0)
+                    steps.append(Step(run.number, job.overrides, decision, run))
+                else:
+                    steps.append(Step(number, job.overrides, decision))
+                    number += 1
         return steps
 
     def not_asked_for(self, steps: Sequence[Step]) -> list[Step]:
@@ -254,7 +261,7 @@ class EarlierSweep:
             raise UserError(f"{self.asked}: its sweeper, {sweeper}, chooses jobs as it goes. Start a new sweep.")
         if subdir != "${hydra.job.num}":
             raise UserError(f"{self.asked}: hydra.sweep.subdir={subdir} gave its runs no numbers. Start a new sweep.")
-        return [each for each in typed if each.lstrip("+~").partition("=")[0] not in _FIXED]
+        return _lasting([each for each in typed if each.lstrip("+~").partition("=")[0] not in _FIXED])
 
     def _refuse_if_in_use(self) -> None:
         for run in self.runs:
@@ -264,6 +271,12 @@ class EarlierSweep:
                     f"{self.asked}: run {run.number} is still running (process {', '.join(map(str, pids))}). Wait, or "
                     "end it first."
                 )
+
+
+def _lasting(overrides: Sequence[str]) -> list[str]:
+    """What a run, or a sweep, was given that holds when it is gone on with, too."""
+    left_out = OF_NOW[1:]  # what may be named is checked against what is typed now
+    return [each for each in overrides if each.lstrip("+~").partition("=")[0] not in left_out]
 
 
 def asked_for(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -392,8 +405,9 @@ def _retried(run: EarlierRun, job: Job, hashed: Mapping[str, Any]) -> Step:
         reason = f", now with other {few(others)}"
     elif not _leaves_an_epoch_to_time(run, job.config):
         reason = ": the epochs left would all be warm-up"
-    elif not (run.path / CHECKPOINT_DIR / LAST_CHECKPOINT).exists():
-        return Step(run.number, job.overrides, f"{decision} from the beginning: no checkpoint", run, goes_on=True)
+    elif last_whole(run.path) is None:
+        reason = ": no whole checkpoint"
+        return Step(run.number, job.overrides, f"{decision} from the beginning{reason}", run, goes_on=True)
     else:
         return Step(run.number, job.overrides, f"{decision} from its last checkpoint", run, goes_on=True)
     return Step(run.number, job.overrides, f"{decision} from the beginning{reason}", run)

@@ -7,7 +7,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -42,8 +42,11 @@ from laptime.device import Device, check_precision, mps_fallback, usable_cores
 from laptime.device import resolve as resolve_device
 from laptime.energy import EnergyMeter
 from laptime.errors import Interrupted, UserError
+from laptime.faults import explained
+from laptime.forgiving_logger import forgiving
 from laptime.lightning_strategy import RankStrategy
 from laptime.limit import limit
+from laptime.machine import available_memory_bytes
 from laptime.noise import between, on_battery, read
 from laptime.peak import probe
 from laptime.process_memory import peak_rss_bytes, reset_peak_rss
@@ -104,6 +107,18 @@ def train(
         UserError: what was asked for can't be built on this machine.
         TrainingFailed, Interrupted: as the names say; what was measured until then is in the record.
     """
+    try:
+        _train(config, run_dir, record, rank, stop, start)
+    except Exception as error:
+        cause = explained(error, config)
+        if cause is error:
+            raise
+        raise cause from error
+
+
+def _train(
+    config: Mapping[str, Any], run_dir: Path, record: dict[str, Any], rank: Rank, stop: StopRequest, start: float
+) -> None:
     settings = config["training"]
     reset_peak_rss()
     device = resolve_device(config["device"]["name"], config["device"]["fallback"], rank.local_rank)
@@ -117,9 +132,7 @@ def train(
         records.update(record, "noise", load_before=read().load, on_battery=on_battery())
     pl.seed_everything(config["seed"], workers=False, verbose=False)
     data = _build_data(config, device, rank)
-    network = targets.build(
-        "model", config["model"], nn.Module, input_shape=data.data.image_shape, num_classes=data.data.class_count
-    )
+    network = build_network(config["model"], data.data, rank.world_size // rank.num_nodes)
     _try_network(network, data.data)
     _note_work(record, config, data, network)
     if rank.is_first:
@@ -303,6 +316,35 @@ def _build_module(
     )
 
 
+def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1) -> nn.Module:
+    """The network, if it fits into memory.
+
+    Args:
+        node: of the configuration.
+        source: what it is to look at.
+        num_ranks: of this machine, each with a copy.
+
+    Raises:
+        UserError: it can't be built with these arguments, or is too large.
+    """
+    given = {"input_shape": source.image_shape, "num_classes": source.class_count}
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            weights = list(targets.build("model", node, nn.Module, **given).parameters())
+        num_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
+    except Exception:  # it can't be built without memory; building it below says what is wrong, if something is
+        num_bytes = 0
+    needed, free = 2 * num_ranks * num_bytes, available_memory_bytes()
+    if needed > free:
+        copies = f" in each of {num_ranks} ranks" if num_ranks > 1 else ""
+        raise UserError(
+            f"model={node['_target_']}: {num_bytes / 1e9:.1f} GB of weights, and as much of gradients{copies}, take "
+            f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Use a smaller model."
+        )
+    network: nn.Module = targets.build("model", node, nn.Module, **given)
+    return network
+
+
 def _try_network(network: nn.Module, source: ImageData) -> None:
     """Put two made-up images through the network before anything is trained.
 
@@ -385,9 +427,12 @@ def _build_callbacks(config: Mapping[str, Any]) -> list[Callback]:
 
 
 def _build_loggers(config: Mapping[str, Any]) -> list[Logger]:
-    return [
-        targets.build(f"logger.{name}", node, Logger) for name, node in config["logger"].items() if node is not None
+    built = [
+        forgiving(name, targets.build(f"logger.{name}", node, Logger))
+        for name, node in config["logger"].items()
+        if node is not None
     ]
+    return [logger for logger in built if logger is not None]
 
 
 def _is_profiled(config: Mapping[str, Any]) -> bool:
@@ -567,7 +612,8 @@ def _note_timing(
     per_epoch = len(data.order) * data.rank.world_size
     attempt = record["attempts"][-1]
     if timer.first_batch_at is not None:
-        attempt["startup_s"] = timer.first_batch_at - start
+        startup_s = timer.first_batch_at - start
+        attempt["startup_s"] = startup_s if startup_s >= 0 else None  # the clock was set back meanwhile
     if timer.train_started_at is not None and timer.train_ended_at is not None:
         attempt["total_train_s"] = timer.train_ended_at - timer.train_started_at - timer.apart_s
     totals = [each["total_train_s"] for each in record["attempts"] if each["total_train_s"] is not None]
@@ -761,19 +807,26 @@ def _log_results(loggers: list[Logger], record: dict[str, Any], config: Mapping[
         section = record["communication" if tag == "comm" else tag]
         last |= {f"{tag}/{name}": value for name, value in section.items() if isinstance(value, int | float)}
     for logger in loggers:
-        logger.log_metrics(last, step=last_epoch)
-        log_hyperparams: Callable[..., None] = logger.log_hyperparams
-        flat = records.flat_config(config)
-        if isinstance(logger, pl.loggers.TensorBoardLogger) and config["run_label"]:
-            # What differs between the runs of a sweep, and which metrics matter, its report says for all of them.
-            from torch.utils.tensorboard.summary import hparams
+        with suppress(OSError):  # the logger has said so
+            _log_result(logger, config, known, last, last_epoch)
 
-            _, *session = hparams(flat, known)
-            for part in session:
-                logger.experiment._get_file_writer().add_summary(part)
-            logger.log_metrics(known, step=last_epoch)
-        elif isinstance(logger, pl.loggers.TensorBoardLogger):
-            log_hyperparams(flat, known)
-        else:
-            log_hyperparams(flat)
-        logger.finalize("success")
+
+def _log_result(
+    logger: Logger, config: Mapping[str, Any], known: dict[str, Any], last: dict[str, Any], last_epoch: int
+) -> None:
+    logger.log_metrics(last, step=last_epoch)
+    log_hyperparams: Callable[..., None] = logger.log_hyperparams
+    flat = records.flat_config(config)
+    if isinstance(logger, pl.loggers.TensorBoardLogger) and config["run_label"]:
+        # What differs between the runs of a sweep, and which metrics matter, its report says for all of them.
+        from torch.utils.tensorboard.summary import hparams
+
+        _, *session = hparams(flat, known)
+        for part in session:
+            logger.experiment._get_file_writer().add_summary(part)
+        logger.log_metrics(known, step=last_epoch)
+    elif isinstance(logger, pl.loggers.TensorBoardLogger):
+        log_hyperparams(flat, known)
+    else:
+        log_hyperparams(flat)
+    logger.finalize("success")

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
@@ -40,26 +41,46 @@ class RepeatingSweeper(BasicSweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.chosen: dict[int, list[str]] | None = getattr(task_function, "jobs", None)
+        self.task_function = task_function
 
-    def sweep(self, arguments: list[str]) -> Any:
-        results = super().sweep(arguments) if self.chosen is None else self._run(self.chosen)
-        measure = self.config.measure if self.config is not None else None
-        if measure is None or measure.target_interval is None:
-            return results
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         assert self.config is not None
-        started = sum(len(batch) for batch in self.overrides or ())
-        number = max([started, *(known + 1 for known in numbered_runs(Path(self.config.hydra.sweep.dir)))])
-        while jobs := self._missing_repeats(measure.target_interval, measure.max_repeats):
-            assert self.launcher is not None
-            results.append(self.launcher.launch(jobs, initial_job_idx=number))
-            number += len(jobs)
+        sweep_dir = Path(self.config.hydra.sweep.dir)
+        jobs: dict[int, list[str]] = getattr(self.task_function, "jobs", None) or self._jobs(arguments)
+        sweep_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, sweep_dir / SWEEP_FILE)
+        results = self._run(jobs)
+        measure = self.config.measure
+        if measure.target_interval is not None:
+            number = max([*jobs, *numbered_runs(sweep_dir)], default=-1) + 1
+            while further := self._missing_repeats(measure.target_interval, measure.max_repeats):
+                results += self._run({number + index: list(overrides) for index, overrides in enumerate(further)})
+                number += len(further)
         return results
 
+    def _jobs(self, arguments: list[str]) -> dict[int, list[str]]:
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        batches = self.split_arguments(overrides, self.max_batch_size)
+        return dict(enumerate(job for batch in batches for job in batch))
+
     def _run(self, jobs: dict[int, list[str]]) -> list[Sequence[JobReturn]]:
+        """Start the jobs, one by one where they run here: what keeps one from starting, a full disk say, is the others'
+        matter only if `sweep.on_failure` says so."""
         assert self.config is not None and self.launcher is not None
-        OmegaConf.save(self.config, Path(self.config.hydra.sweep.dir) / SWEEP_FILE)
-        return [self.launcher.launch([overrides], initial_job_idx=number) for number, overrides in jobs.items()]
+        first = min(jobs, default=0)
+        if type(self.launcher) is not BasicLauncher and list(jobs) == list(range(first, first + len(jobs))):
+            return [self.launcher.launch(list(jobs.values()), initial_job_idx=first)]
+        results = []
+        for number, overrides in jobs.items():
+            try:
+                results.append(self.launcher.launch([overrides], initial_job_idx=number))
+            except OSError as error:
+                self.task_function.could_not_start(  # type: ignore[attr-defined]
+                    number, overrides, error, self.config.sweep.on_failure
+                )
+        return results
 
     def _missing_repeats(self, target: float, most: int) -> list[Sequence[str]]:
         """A further job for every group whose interval is still too wide."""

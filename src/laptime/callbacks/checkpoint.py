@@ -1,4 +1,5 @@
-"""Saves what a run needs to go on: last.ckpt after every epoch, best.ckpt at the lowest validation loss."""
+"""Saves what a run needs to go on: last.ckpt after every epoch, previous.ckpt for when that one is damaged, and
+best.ckpt at the lowest validation loss."""
 
 import math
 import os
@@ -9,11 +10,11 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
 
-from laptime.record import BEST_CHECKPOINT, CHECKPOINT_DIR, LAST_CHECKPOINT
+from laptime.record import BEST_CHECKPOINT, CHECKPOINT_DIR, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
 
 
 class Checkpoint(LightningCheckpoint):
-    """Keeps last.ckpt and best.ckpt in the run directory's checkpoints/.
+    """Keeps last.ckpt, the one before it (previous.ckpt) and best.ckpt in the run directory's checkpoints/.
 
     last.ckpt is there from the start of training, so that a run that ends in its first epoch can be resumed as well.
     Lightning's ModelCheckpoint updates its last.ckpt only when the monitored metric improved; this one always does.
@@ -46,7 +47,7 @@ class Checkpoint(LightningCheckpoint):
         if self.save_best and val_loss is not None and float(val_loss) < self.best_val_loss:
             self.best_val_loss = float(val_loss)
             self._save(trainer, BEST_CHECKPOINT)
-        self._save(trainer, LAST_CHECKPOINT)
+        self._save(trainer, LAST_CHECKPOINT, keep=PREVIOUS_CHECKPOINT)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_val_loss": self.best_val_loss}
@@ -54,15 +55,26 @@ class Checkpoint(LightningCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_val_loss = state_dict["best_val_loss"]
 
-    def _save(self, trainer: pl.Trainer, name: str) -> None:
-        """Replace the file in one step, so that whatever ends the run leaves a whole checkpoint."""
+    def _save(self, trainer: pl.Trainer, name: str, keep: str | None = None) -> None:
+        """Replace the file in one step, so that whatever ends the run leaves a whole checkpoint.
+
+        Args:
+            keep: what the file so far is called from now on; None: it goes.
+        """
         path = self._path(trainer, name)
         temporary = path.with_name(f".{name}.{os.getpid()}")
         try:
-            trainer.save_checkpoint(temporary)
+            try:
+                trainer.save_checkpoint(temporary)
+            except RuntimeError as error:  # torch's writer, which doesn't say why
+                if "PytorchStreamWriter" not in str(error) and "file write failed" not in str(error):
+                    raise
+                raise OSError(None, "can't be written: is the disk full, or the file too large?", str(path)) from error
             if trainer.is_global_zero:
                 with temporary.open("rb+") as file:
                     os.fsync(file.fileno())
+                if keep is not None and path.exists():
+                    _rename_and_leave(path, path.with_name(keep))
                 temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -70,3 +82,16 @@ class Checkpoint(LightningCheckpoint):
     @staticmethod
     def _path(trainer: pl.Trainer, name: str) -> Path:
         return Path(trainer.default_root_dir) / CHECKPOINT_DIR / name
+
+
+def _rename_and_leave(path: Path, other: Path) -> None:
+    """Replace a file by another one, which stays there too."""
+    temporary = path.with_name(f".{other.name}.{os.getpid()}")
+    try:
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, temporary)
+        temporary.replace(other)
+    finally:
+        temporary.unlink(missing_ok=True)

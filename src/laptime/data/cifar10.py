@@ -45,16 +45,19 @@ class CIFAR10(ImageData):
         return 60_000 * math.prod(self.image_shape)
 
     def _fetch_if_absent(self, root: Path) -> None:
-        folder = root / TorchvisionCIFAR10.base_folder
-        if all((folder / name).is_file() for name, _ in _listed()):
+        def is_there() -> bool:
+            return all((root / TorchvisionCIFAR10.base_folder / name).is_file() for name, _ in _listed())
+
+        if is_there():
             return
-        with files.downloading(
+        files.download(
             "CIFAR-10",
             root,
             f"By hand: unpack {TorchvisionCIFAR10.filename} from {TorchvisionCIFAR10.url} in {root} and set "
             f"dataset.root={root}.",
-        ) as temporary:
-            TorchvisionCIFAR10(str(temporary), download=True)
+            lambda folder: TorchvisionCIFAR10(str(folder), download=True),
+            is_there,
+        )
 
     def _verify(self, folder: Path) -> None:
         if not self.verify:

@@ -78,6 +78,12 @@ class DataModule(pl.LightningDataModule):
                 f"dataset: labels from {int(labels.min())} to {int(labels.max())}; with {data.class_count} classes "
                 f"they must lie in 0 to {data.class_count - 1}."
             )
+        missing = (torch.bincount(train.labels, minlength=data.class_count) == 0).nonzero().flatten().tolist()
+        if missing:
+            raise UserError(
+                f"dataset={data.name}: no training sample of class {', '.join(map(str, missing[:5]))}, of "
+                f"{data.class_count} classes in all: they can't be learnt. Use whole files."
+            )
         kept = slice(0, data.limit)
         self._train, self._val = split(train.take(kept), data.val_fraction, seed)
         self._test = test.take(kept)

@@ -29,10 +29,12 @@ class FashionMNIST(IdxData):
     }
 
     def download(self) -> None:
-        with files.downloading(
+        raw = self.folder() / self.folder_name / "raw"
+        files.download(
             "Fashion-MNIST",
             self.folder(),
             f"By hand: put its four .gz files in {self.folder()} and set dataset.root={self.folder()}, or install "
             "Debian's package dataset-fashion-mnist.",
-        ) as folder:
-            TorchvisionFashionMNIST(str(folder), download=True)
+            lambda folder: TorchvisionFashionMNIST(str(folder), download=True),
+            lambda: all((raw / name).is_file() for name in self.checksums),
+        )

@@ -2,20 +2,27 @@
 
 import gzip
 import hashlib
+import logging
 import os
 import shutil
 import socket
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from laptime.errors import UserError
 from laptime.record import write_atomically
 
 OFFLINE = "Work with no network: dataset=mnist, dataset=synthetic."
 CONNECT_TIMEOUT_S = 5.0
+# As long as the largest of them takes to download on a slow line, and be it in another process.
+_LONGEST_WAIT_S = 3600.0
+
+log = logging.getLogger(__name__)
 
 
 def sha256(path: Path) -> str:
@@ -45,6 +52,19 @@ def unpack(packed: Path, target: Path, expected: str | None) -> None:
             written.
     """
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(target.parent):
+            if not target.is_file():  # else another process has unpacked it meanwhile
+                write_atomically(target, _unpacked(packed, expected))
+    except OSError as error:
+        raise UserError(
+            f"dataset: {target.parent} can't be written ({error.strerror or error}). "
+            "Choose another folder with dataset.root=DIR."
+        ) from error
+
+
+def _unpacked(packed: Path, expected: str | None) -> bytes:
+    try:
         content = gzip.decompress(packed.read_bytes())
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
@@ -57,29 +77,23 @@ def unpack(packed: Path, target: Path, expected: str | None) -> None:
             f"dataset: {packed} is damaged or not the published file: its content has SHA-256 {actual}, "
             f"expected {expected}.\nPut the published file in its place, or use dataset.verify=false."
         )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(target, content)
-    except OSError as error:
-        raise UserError(
-            f"dataset: {target.parent} can't be written ({error.strerror}). "
-            "Choose another folder with dataset.root=DIR."
-        ) from error
+    return content
 
 
-@contextmanager
-def downloading(what: str, folder: Path, by_hand: str) -> Iterator[Path]:
-    """Download into a folder of its own and move what came there, whole, to where it belongs.
+def download(
+    what: str, folder: Path, by_hand: str, fetch: Callable[[Path], object], is_there: Callable[[], bool]
+) -> None:
+    """Download into a folder of its own and move what came there, whole, to where it belongs; one process at a time.
 
-    Without a network it gives up within seconds, leaves nothing behind, and says what to do.
+    What arrives damaged is removed and fetched once more. Without a network it gives up within seconds, leaves nothing
+    behind, and says what to do.
 
     Args:
         what: the data set.
         folder: where its files belong.
         by_hand: which files to put where.
-
-    Yields:
-        The folder to download to.
+        fetch: downloads to the folder it is given, and raises RuntimeError for what has another checksum.
+        is_there: whether another process has fetched it meanwhile.
 
     Raises:
         UserError: the download failed, or `folder` can't be written.
@@ -88,15 +102,48 @@ def downloading(what: str, folder: Path, by_hand: str) -> Iterator[Path]:
     socket.setdefaulttimeout(CONNECT_TIMEOUT_S)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-            yield Path(temporary)
-            shutil.copytree(temporary, folder, dirs_exist_ok=True)
+        with one_at_a_time(folder):
+            if is_there():
+                return
+            try:
+                _fetch_and_move(fetch, folder)
+            except RuntimeError as error:
+                if "corrupted" not in str(error):
+                    raise
+                log.warning("dataset: %s arrived damaged (%s): fetching it again", what, error)
+                _fetch_and_move(fetch, folder)
     except (OSError, RuntimeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines) if lines else type(error).__name__
         raise UserError(f"dataset: {what} could not be downloaded ({reason}).\n{by_hand} {OFFLINE}") from error
     finally:
         socket.setdefaulttimeout(before)
+
+
+def _fetch_and_move(fetch: Callable[[Path], object], folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
+        fetch(Path(temporary))
+        for path in sorted(Path(temporary).rglob("*")):
+            target = folder / path.relative_to(temporary)
+            if path.is_dir():
+                target.mkdir(exist_ok=True)
+            else:
+                path.replace(target)
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait until no other process does this with the same folder, which exists."""
+    lock = FileLock(folder / ".lock", timeout=_LONGEST_WAIT_S)
+    try:
+        lock.acquire()
+    except NotImplementedError:  # a file system without locks: then everybody works, and the last one's files stay
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

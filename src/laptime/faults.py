@@ -1,0 +1,65 @@
+"""What the machine does to a training, in words that say what to do about it."""
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from laptime.errors import TrainingFailed
+
+# torch's CPU allocator raises a plain RuntimeError.
+_NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory|Cannot allocate memory|bad_alloc", re.I)
+_WANTED = re.compile(r"tried to allocate (\d[\d.]*) ?(bytes|KiB|MiB|GiB)", re.I)
+_BYTES = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_WORKER = re.compile(r"DataLoader worker .*(is killed by signal: \w+|exited unexpectedly)")
+
+
+def explained(error: Exception, config: Mapping[str, Any]) -> Exception:
+    """The error itself, or what stands behind it: too little memory, or a data worker's death.
+
+    Args:
+        config: of the run, resolved.
+    """
+    text = str(error)
+    if isinstance(error, RuntimeError) and (how := _WORKER.search(text)) is not None:
+        return TrainingFailed(
+            f"a data worker {how[1].replace('is killed', 'was killed')}; if the machine ran out of memory, fewer "
+            f"dataset.num_workers than {config['dataset']['num_workers']} or dataset.pipeline=memory take less."
+        )
+    if not isinstance(error, MemoryError | torch.OutOfMemoryError | OSError | RuntimeError):
+        return error
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+        return TrainingFailed(_too_little_memory(text, config["training"]))
+    return error
+
+
+def _too_little_memory(text: str, training: Mapping[str, Any]) -> str:
+    wanted = _WANTED.search(text)
+    amount = f" ({float(wanted[1]) * _BYTES[wanted[2].lower()] / 1e9:.2f} GB more were asked for)" if wanted else ""
+    batch_size, parts = training["batch_size"], training["accumulate_grad_batches"]
+    message = f"out of memory with training.batch_size={batch_size}{amount}."
+    if batch_size < 2:
+        return f"{message} Use a smaller model, or device=cpu."
+    smaller = 2 ** ((batch_size - 1).bit_length() - 1)  # the next power of two below
+    advice = f"Try training.batch_size={smaller}"
+    if batch_size % (2 * parts) == 0:
+        advice += f", or training.accumulate_grad_batches={2 * parts}, which learns the same from smaller parts"
+    return f"{message} {advice}."
+
+
+def out_of_memory_kills(root: Path = Path("/")) -> int:
+    """How many processes the system has killed so far for want of memory, on this machine or in this container; 0
+    where it does not tell.
+
+    Args:
+        root: of /proc and /sys; another one in tests.
+    """
+    for name in ("sys/fs/cgroup/memory.events", "proc/vmstat"):
+        with suppress(OSError, ValueError):
+            for line in (root / name).read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    return 0

@@ -1,0 +1,58 @@
+"""Loggers that can't write stop logging; the training goes on, for run.json and epochs.csv hold all that counts."""
+
+import functools
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+
+log = logging.getLogger(__name__)
+
+_WRITING = ("log_metrics", "log_hyperparams", "log_graph", "log_image", "save", "finalize", "after_save_checkpoint")
+
+
+def forgiving(name: str, logger: Logger) -> Logger | None:
+    """The same logger, which warns once where it can't write, and writes nothing from then on; None: it can't begin.
+
+    Args:
+        name: in the configuration's group.
+    """
+    failed = False
+    threading.excepthook = _but_for_tensorboard
+
+    def guarded(write: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(write)
+        def attempt(*args: Any, **kwargs: Any) -> Any:
+            nonlocal failed
+            if failed:
+                return None
+            try:
+                return write(*args, **kwargs)
+            except OSError as error:
+                failed = True
+                _warn(name, error)
+                return None
+
+        return attempt
+
+    try:
+        _ = getattr(logger, "experiment", None)  # made when it is first asked for, and Lightning asks before it trains
+    except OSError as error:
+        _warn(name, error)
+        return None
+    for method in _WRITING:
+        if callable(write := getattr(logger, method, None)):
+            setattr(logger, method, guarded(write))
+    return logger
+
+
+def _warn(name: str, error: OSError) -> None:
+    log.warning("logger.%s can't write (%s): the training goes on without it", name, error)
+
+
+def _but_for_tensorboard(args: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread, whose error comes once more where the next value is logged."""
+    if not (issubclass(args.exc_type, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(args)

@@ -1,0 +1,1 @@
+"""python -m laptime.watch: how a sweep is getting on."""

@@ -1,0 +1,130 @@
+"""python -m laptime.watch: a live view of a sweep or a run, from its files alone."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from laptime.dry_run import duration
+from laptime.errors import UserError, exit_code_of
+from laptime.notify import notify
+from laptime.record import RUN_FILE, SWEEP_FILE, latest_run, latest_sweep
+from laptime.watch.look import SweepSeen, Watcher
+
+_STYLES = {"completed": "green", "running": "cyan", "failed": "red", "dead": "red", "interrupted": "yellow"}
+# Of a long sweep so many rows are shown, the latest that have started before those that wait.
+_MOST_ROWS = 30
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 all runs completed, 1 some did not, 2 a mistake in what was typed, 130 Ctrl-C."""
+    args = _parser().parse_args(arguments)
+    return exit_code_of(lambda: _watch(args))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m laptime.watch", description=__doc__)
+    parser.add_argument("folder", metavar="DIR", help="a sweep's directory or a run's; latest: the one started last")
+    parser.add_argument("--once", action="store_true", help="show how it is now, and end")
+    parser.add_argument("--interval", type=float, default=1.0, metavar="S", help="look again after so many seconds")
+    parser.add_argument(
+        "--notify",
+        metavar="COMMAND",
+        help="for the shell, when a run fails or dies and at the end; it finds LAPTIME_EVENT, LAPTIME_DIR and "
+        "LAPTIME_MESSAGE in its environment",
+    )
+    return parser
+
+
+def _watch(args: argparse.Namespace) -> int:
+    from laptime.console import show_whatever_can_be_shown, unread, wide_console
+
+    show_whatever_can_be_shown()
+    if not 0.1 <= args.interval <= 3600:
+        raise UserError(f"--interval {args.interval}: must lie between 0.1 and 3600 seconds.")
+    watcher = Watcher(_found(args.folder))
+    console = wide_console()
+    if args.once:
+        seen = watcher.look()
+        with unread():
+            console.print(view(seen))
+        return _exit_code(seen)
+    told: set[int | None] = set()
+    with unread(), Live(console=console, auto_refresh=False, transient=False) as live:
+        while True:
+            seen = watcher.look()
+            if console.is_terminal:
+                live.update(view(seen), refresh=True)
+            for run in seen.runs:
+                if run.status in ("failed", "dead") and run.number not in told:
+                    told.add(run.number)
+                    message = f"run {run.number} ({run.swept}): {run.error or run.status}"
+                    notify(args.notify, "run-failed", seen.path, message)
+            if seen.is_over:
+                live.update(view(seen), refresh=True)
+                break
+            time.sleep(args.interval)
+    code = _exit_code(seen)
+    message = f"{seen.count('completed')} of {len(seen.runs)} runs completed"
+    notify(args.notify, "sweep-failed" if code else "sweep-completed", seen.path, message)
+    return code
+
+
+def _found(folder: str) -> Path:
+    if folder != "latest":
+        path = Path(folder).expanduser()
+        if not (path / RUN_FILE).is_file() and not (path / SWEEP_FILE).is_file():
+            what = "is neither a sweep's directory nor a run's" if path.is_dir() else "there is no such directory"
+            raise UserError(f"{folder}: {what}. Name one, or latest.")
+        return path
+    found = [path for path in (latest_sweep(Path("multirun")), latest_run(Path("outputs"))) if path is not None]
+    if not found:
+        raise UserError("latest: there is no sweep below multirun/, and no run below outputs/.")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def _exit_code(seen: SweepSeen) -> int:
+    """0 as long as nothing went wrong."""
+    wrong = seen.count("failed", "dead", "interrupted") or (seen.is_over and seen.count("waiting"))
+    return 1 if wrong else 0
+
+
+def view(seen: SweepSeen) -> Group:
+    """The picture of one moment."""
+    table = Table(expand=False)
+    for column in ("run", "what is swept", "status", "epochs", "epoch time", "time", "last line of the log"):
+        right = column in ("run", "epochs", "epoch time", "time")
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "last line of the log")
+    started = [run for run in seen.runs if run.status != "waiting"]
+    waiting = [run for run in seen.runs if run.status == "waiting"]
+    shown = started[-_MOST_ROWS:]
+    shown += waiting[: max(0, _MOST_ROWS - len(shown))]
+    for run in shown:
+        table.add_row(
+            Text("" if run.number is None else str(run.number)),
+            Text(run.swept),
+            Text(run.status, style=_STYLES.get(run.status, "")),
+            Text("" if run.done is None or run.epochs is None else f"{run.done}/{run.epochs}"),
+            Text("" if run.epoch_time_s is None else f"{run.epoch_time_s:.3f} s"),
+            Text("" if run.age_s is None else duration(run.age_s)),
+            Text(run.error if run.status == "failed" and run.error else run.last_line, overflow="ellipsis"),
+        )
+    words = [f"{seen.count(status)} {status}" for status in ("completed", "running") if seen.count(status)]
+    words += [f"{seen.count(status)} {status}" for status in ("failed", "dead", "interrupted") if seen.count(status)]
+    if seen.count("waiting"):
+        words.append(f"{seen.count('waiting')} {'not started' if seen.is_over else 'waiting'}")
+    left = f", about {duration(seen.time_left_s)} left" if seen.time_left_s is not None else ""
+    hidden = len(seen.runs) - len(shown)
+    more = f" ({hidden} not shown)" if hidden else ""
+    state = "over" if seen.is_over else "going on"
+    return Group(Text(f"{seen.path}: {state}"), table, Text(f"{', '.join(words) or 'no run yet'}{more}{left}"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

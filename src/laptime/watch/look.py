@@ -1,0 +1,170 @@
+"""What can be seen of a sweep, or a run, from its files alone: also by another process, or another machine."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from laptime.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE
+from laptime.record import LOG_FILE, RUN_FILE, each_epoch_once, parse_timestamp, read_epochs, read_plan, read_record
+from laptime.run_dir import numbered_runs, user_of
+
+_LAST_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class RunSeen:
+    """A run as its files show it.
+
+    Attributes:
+        number: in its sweep; None: a run by itself.
+        swept: what tells it from the others.
+        status: completed, failed, interrupted, running, dead (it says it runs, and gives no sign of life) or waiting.
+        done, epochs: epochs trained and wanted; None: not known yet.
+        epoch_time_s: median of its epochs so far, the slowest rank's; None: there is none.
+        age_s: seconds since it started, or that it took where it has ended; None: it has not started.
+        last_line: of its log.
+        error: why it failed.
+    """
+
+    number: int | None
+    swept: str
+    status: str
+    done: int | None = None
+    epochs: int | None = None
+    epoch_time_s: float | None = None
+    age_s: float | None = None
+    last_line: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class SweepSeen:
+    """A sweep, or a run by itself, at one moment.
+
+    Attributes:
+        path: its directory.
+        runs: in their order, those that have not started last.
+        is_over: nothing goes on any more.
+    """
+
+    path: Path
+    runs: Sequence[RunSeen]
+    is_over: bool
+
+    def count(self, *statuses: str) -> int:
+        return sum(run.status in statuses for run in self.runs)
+
+    @property
+    def time_left_s(self) -> float | None:
+        """Seconds until all runs are done, if those left take what the completed ones took; None: none is completed."""
+        took = [run.age_s for run in self.runs if run.status == "completed" and run.age_s is not None]
+        if not took or self.is_over:
+            return None
+        typical_s = statistics.median(took)
+        running = sum(max(0.0, typical_s - (run.age_s or 0.0)) for run in self.runs if run.status == "running")
+        return running + typical_s * self.count("waiting")
+
+
+@dataclass
+class Watcher:
+    """Looks at a directory again and again; what has moved in between is a sign of life, whatever the clocks say.
+
+    Args:
+        path: of a sweep, or of a run.
+        clock: seconds; only differences count.
+    """
+
+    path: Path
+    clock: Callable[[], float] = time.monotonic
+    _states: dict[Path, tuple[Any, float, bool]] = field(default_factory=dict)
+
+    def look(self) -> SweepSeen:
+        """What there is now."""
+        if (self.path / RUN_FILE).exists():
+            run = self._run(None, self.path, "")
+            return SweepSeen(self.path, [run], self._is_over([run]))
+        planned, here = read_plan(self.path), numbered_runs(self.path)
+        runs = []
+        for number in sorted({*planned, *here}):
+            swept = planned.get(number, "")
+            if number in here and (here[number] / RUN_FILE).exists():
+                runs.append(self._run(number, here[number], swept))
+            else:
+                runs.append(RunSeen(number, swept, "waiting"))
+        return SweepSeen(self.path, runs, self._is_over(runs))
+
+    def _is_over(self, runs: Sequence[RunSeen]) -> bool:
+        statuses = [run.status for run in runs]
+        silent_s, _ = self._seen(self.path, statuses)
+        if "running" in statuses or user_of(self.path) is not None:
+            return False
+        # Between two runs of a sweep on another machine nothing beats, and one that seems dead may have another clock.
+        return silent_s >= DEAD_AFTER_S or (bool(runs) and not {"waiting", "dead"} & set(statuses))
+
+    def _run(self, number: int | None, path: Path, swept: str) -> RunSeen:
+        try:
+            record = read_record(path)
+            status, config = str(record["status"]), dict(record["config"] or {})
+            message = str((record["error"] or {}).get("message") or "").partition("\n")[0]
+            epochs = config["training"]["epochs"] if config else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return RunSeen(number, swept, "failed", error=f"run.json can't be read: {error}")
+        if status == "running" and not self._is_alive(path):
+            status = "dead"
+        done, epoch_time_s = _epochs(path)
+        swept = swept or str(config.get("run_label") or "")
+        return RunSeen(number, swept, status, done, epochs, epoch_time_s, _age_s(record), _last_line(path), message)
+
+    def _is_alive(self, path: Path) -> bool:
+        """Whether a run that says so runs: its heartbeat is young by this machine's clock, or moves."""
+        beat = path / HEARTBEAT_FILE
+        try:
+            beaten_at = (beat if beat.exists() else path / RUN_FILE).stat().st_mtime
+        except OSError:
+            return False
+        silent_s, has_moved = self._seen(beat, beaten_at)
+        return 0 <= time.time() - beaten_at < DEAD_AFTER_S or (has_moved and silent_s < DEAD_AFTER_S)
+
+    def _seen(self, path: Path, state: Any) -> tuple[float, bool]:
+        """For how many seconds something has looked the same, and whether it ever looked otherwise."""
+        now = self.clock()
+        before, since, has_moved = self._states.get(path, (state, now, False))
+        if before != state:
+            since, has_moved = now, True
+        self._states[path] = (state, since, has_moved)
+        return now - since, has_moved
+
+
+def _epochs(path: Path) -> tuple[int | None, float | None]:
+    try:
+        epochs = read_epochs(path)
+        if epochs.empty:
+            return 0, None
+        slowest = each_epoch_once(epochs).groupby("epoch")["epoch_time_s"].max()
+        return len(slowest), float(slowest.median())
+    except (OSError, ValueError, KeyError):
+        return None, None
+
+
+def _age_s(record: Mapping[str, Any]) -> float | None:
+    try:
+        start = parse_timestamp(record["attempts"][-1]["started_at"])
+        if record["ended_at"] is not None:
+            return max(0.0, parse_timestamp(record["ended_at"]) - start)
+        return max(0.0, time.time() - start)
+    except (KeyError, TypeError, ValueError, IndexError):
+        return None
+
+
+def _last_line(path: Path) -> str:
+    try:
+        with (path / LOG_FILE).open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _LAST_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line for line in reversed(lines) if line.strip()), "")

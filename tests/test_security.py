@@ -1,0 +1,168 @@
+"""What a configuration may name (`_target_`): an allow-list that files can't widen. Runs the real command line."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from laptime import security
+from laptime.cli import main
+from laptime.errors import UserError
+
+QUICK = ["dataset.limit=500", "training.epochs=1", "logger=none", "measure.breakdown=false", "measure.peak=false"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_trusted(monkeypatch):
+    monkeypatch.delenv(security.VARIABLE, raising=False)
+
+
+@pytest.fixture
+def tell_tale(work_folder: Path) -> Path:
+    """A module that leaves a file behind when it is imported, and a network in it; the file."""
+    (work_folder / "tell_tale.py").write_text(
+        "from pathlib import Path\nfrom torch import nn\nPath(__file__).with_name('imported').touch()\n\n\n"
+        "class Net(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(784, 10))\n"
+    )
+    yield work_folder / "imported"
+    sys.modules.pop("tell_tale", None)
+
+
+def ended(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    return int(end.value.code or 0)
+
+
+NET = ["model._target_=tell_tale.Net", "~model.hidden_sizes", "~model.dropout"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        NET,
+        ["+callbacks.mine={_target_:tell_tale.Net}"],
+        ["+logger.mine={_target_:tell_tale.Net}"],
+        ["optimizer._target_=tell_tale.Net"],
+        ["scheduler._target_=tell_tale.Net"],
+        ["profiler._target_=tell_tale.Net"],
+        ["dataset._target_=tell_tale.Net"],
+        ["+model.inner={_target_:tell_tale.Net}"],
+        ["+model.inner=[{deep:[{_target_:tell_tale.Net}]}]"],
+        ["-m", *NET, "seed=1,2"],
+        ["-m", "model._target_=laptime.models.mlp.MLP,tell_tale.Net"],
+    ],
+)
+def test_what_is_outside_is_refused_before_it_is_imported(typed, tell_tale, work_folder, capfd):
+    assert ended([*typed, *QUICK]) == 2
+    errors = capfd.readouterr().err
+    assert "_target_=tell_tale.Net" in errors and "security.allowed_targets=[tell_tale]" in errors
+    assert len(errors.splitlines()) <= 2
+    assert not tell_tale.exists()
+    assert [path.name for path in work_folder.iterdir()] == ["tell_tale.py"]
+
+
+@pytest.mark.parametrize("how", ["typed", "the class alone", "environment"])
+def test_what_is_trusted_trains(how, tell_tale, monkeypatch):
+    added = {"typed": ["security.allowed_targets=[tell_tale]"], "environment": []}
+    if how == "environment":
+        monkeypatch.setenv(security.VARIABLE, "os, tell_tale")
+    assert ended([*NET, *QUICK, *added.get(how, ["security.allowed_targets=[tell_tale.Net]"])]) == 0
+    assert tell_tale.exists()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.hub.load", "torch.load", "torch.nn.init.torch.load", "torch.nn.modules.module.torch.hub.load",
+        "torch.optim.lr_scheduler.warnings.sys.modules", "os.system", "builtins.eval", "subprocess.Popen",
+        "laptime.data.files.shutil.rmtree", "laptime.models.mlp.nn.Linear", "pytorch_lightning.Trainer",
+        "torch.nnX.Linear", "torch", "", "torch.nn.", ".torch.nn", "torch..nn.Linear",
+        "torchvision.models.resnet.load_state_dict_from_url", "hydra.utils.instantiate",
+    ],
+)  # fmt: skip
+def test_places_are_exact(target, work_folder, capfd):
+    assert ended([f"model._target_='{target}'", *QUICK]) == 2
+    errors = capfd.readouterr().err
+    assert f"model._target_={target}: " in errors and len(errors.splitlines()) <= 2
+    assert list(work_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["experiment", "group", "sweep", "interpolation"])
+def test_a_file_cannot_widen_the_list(where, tell_tale, work_folder, capfd):
+    files = {
+        "experiment/evil.yaml": "# @package _global_\nsecurity:\n  allowed_targets: [tell_tale]\n",
+        "security/evil.yaml": "allowed_targets: [tell_tale]\n",
+        "model/evil.yaml": "_target_: tell_tale.Net\nplaces: tell_tale\n",
+    }
+    files["experiment/sweeps.yaml"] = (
+        "# @package _global_\ndefaults:\n  - override /model: evil\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n"
+        "      security.allowed_targets: '[tell_tale]'\n      seed: 1,2\n"
+    )
+    for name, content in files.items():
+        path = work_folder / "conf" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    typed = {
+        "experiment": ["experiment=evil"],
+        "group": ["security=evil"],
+        "sweep": ["experiment=sweeps"],
+        "interpolation": ["security.allowed_targets=['${model.places}']"],
+    }[where]
+    assert ended(["--config-dir", "conf", "model=evil", *typed, *QUICK]) == 2
+    errors = capfd.readouterr().err
+    assert "security.allowed_targets=" in errors and len(errors.splitlines()) <= 2
+    assert not tell_tale.exists()
+
+
+@pytest.mark.parametrize("value", ["tell_tale", "null", "[1]", "{a:b}", "[tell_tale],[os]", "[[tell_tale]]"])
+def test_what_is_no_list_of_places_is_refused(value, work_folder, capfd):
+    assert ended([f"security.allowed_targets={value}", *QUICK]) == 2
+    errors = capfd.readouterr().err
+    assert errors.startswith("error: security.allowed_targets=") and len(errors.splitlines()) <= 2
+    assert list(work_folder.iterdir()) == []
+
+
+def test_a_resumed_sweep_is_told_again_what_it_may_trust(tell_tale, work_folder, capfd):
+    trusted = "security.allowed_targets=[tell_tale]"
+    assert ended(["-m", *NET, *QUICK, trusted, "seed=1,2", "hydra.sweep.dir=s"]) == 0
+    record = work_folder / "s" / "1" / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "failed"}))
+    capfd.readouterr()
+    assert ended(["sweep.resume=s"]) == 2
+    assert "error: security.allowed_targets=['tell_tale']: comes from a" in capfd.readouterr().err
+    assert ended(["sweep.resume=s", trusted]) == 0
+    errors = capfd.readouterr().err
+    assert "run 0 (seed=1): completed" in errors and "run 1 (seed=2): failed" in errors
+    assert json.loads(record.read_text())["status"] == "completed"
+
+
+def test_every_option_of_laptime_names_allowed_places(work_folder):
+    from laptime.compose import compose, hydra_groups, hydra_session, resolve, without_hydra
+
+    with hydra_session() as hydra:
+        loader = hydra.config_loader
+        chosen = [
+            f"{group}={option}"
+            for group in hydra_groups(hydra)
+            if group not in ("hydra", "experiment")
+            for option in loader.get_group_options(group)
+        ]
+        assert len(chosen) > 25
+        for choice in chosen:
+            more = ["dataset.root=x"] if choice == "dataset=cifar10" else []
+            security.check(resolve(without_hydra(compose(hydra, [choice, *more]))), [])
+
+
+def test_check_reads_no_more_than_text():
+    config = {
+        "security": {"allowed_targets": []},
+        "sweep": {"notify": None},
+        "model": {"_target_": 3},
+        "scheduler": {"_target_": None},
+    }
+    security.check(config, [])
+    with pytest.raises(UserError, match=r"^a\[1\]\._target_=b\.c: "):
+        security.check(config | {"a": [1, {"_target_": "b.c"}]}, [])
