@@ -1,5 +1,7 @@
 """Mistakes in what is typed: exit code 2, at most two lines, no traceback, nothing left behind."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from laptime.cli import main, sweep_label
@@ -252,3 +254,20 @@ def test_sweep_label_names_what_was_swept(job, label):
 
 def test_sweep_of_one_job_has_no_label():
     assert sweep_label(["seed=1"], [["seed=1"]]) == ""
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_two_that_start_in_the_same_second_have_directories_of_their_own(sweep, train, work_folder):
+    """Directories are named by the second; here by a name that is always the same."""
+    (work_folder / "conf/experiment").mkdir(parents=True)
+    (work_folder / "conf/experiment/now.yaml").write_text(
+        "# @package _global_\nhydra:\n  run:\n    dir: runs/now\n  sweep:\n    dir: runs/now\n"
+    )
+    quick = ["dataset.limit=500", "training.epochs=1", "logger=none", "measure.breakdown=false", "measure.peak=false"]
+    typed = ["--config-dir", "conf", *(["-m", "seed=1,2"] if sweep else []), "experiment=now", *quick]
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(train, *typed) for _ in range(2)]
+    assert [each.result().returncode for each in both] == [0, 0]
+    assert sorted(path.name for path in (work_folder / "runs").iterdir()) == ["now", "now_1"]
+    records = [read_record(path.parent) for path in work_folder.rglob("run.json")]
+    assert [record["status"] for record in records] == ["completed"] * (4 if sweep else 2)

@@ -106,6 +106,42 @@ def test_truncated_checkpoint_is_refused(work_folder, capfd):
     assert "is damaged" in error_of([*QUICK, "training.epochs=2", "training.checkpoint=first"], capfd)
 
 
+DAMAGE = {
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "a flipped bit": lambda content: content[:5000] + bytes([content[5000] ^ 4]) + content[5001:],
+    "zeros": lambda content: bytes(len(content)),
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, "absent"])
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(damage, work_folder):
+    laptime.run([*QUICK, "training.epochs=3", "scheduler.step_size=2", "hydra.run.dir=first"])
+    laptime.run([*QUICK, "training.epochs=4", "scheduler.step_size=2", "hydra.run.dir=undisturbed"])
+    last = Path("first/checkpoints/last.ckpt")
+    if damage == "absent":
+        last.unlink()
+    else:
+        last.write_bytes(DAMAGE[damage](last.read_bytes()))
+    laptime.run(
+        [*QUICK, "training.epochs=4", "scheduler.step_size=2", "hydra.run.dir=second", "training.checkpoint=first"]
+    )
+    assert "going on from the checkpoint before it" in Path("second/train.log").read_text()
+    assert list(read_epochs(Path("second"))["epoch"]) == [2, 3]
+    assert curve(Path("second")) == curve(Path("undisturbed"))[2:]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_two_damaged_checkpoints_are_refused(damage, work_folder, capfd):
+    laptime.run([*QUICK, "training.epochs=2", "hydra.run.dir=first"])
+    capfd.readouterr()
+    for name in ("last.ckpt", "previous.ckpt"):
+        path = Path("first/checkpoints") / name
+        path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    assert "is damaged" in error_of([*QUICK, "training.epochs=3", "training.checkpoint=first"], capfd)
+    assert sorted(path.name for path in work_folder.iterdir()) == ["first"]
+
+
 class Malicious:
     def __reduce__(self):
         return (os.mkdir, ("owned",))

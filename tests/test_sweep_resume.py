@@ -165,6 +165,38 @@ def test_a_killed_sweep_that_is_resumed_equals_an_undisturbed_one(call, work_fol
         assert ours["result"]["test_loss"] == theirs["result"]["test_loss"]
 
 
+@pytest.mark.slow
+def test_whenever_it_is_killed_nothing_is_lost(work_folder):
+    """20 kills at random moments; each sweep, once gone on with until it is whole, equals one that nobody disturbed."""
+    kills = TRAIN.parent / "benchmarks" / "kills.py"
+    done = subprocess.run(
+        [sys.executable, str(kills), "--parts", "resume", "--kills", "20"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "faults injected 20, hangs 0, orphans 0, records lost 0, differences 0" in done.stdout
+
+
+@pytest.mark.slow
+def test_whatever_is_killed_the_others_end_and_say_so(work_folder):
+    kills = TRAIN.parent / "benchmarks" / "kills.py"
+    done = subprocess.run(
+        [sys.executable, str(kills), "--parts", "soak", "--minutes", "1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "hangs 0, orphans 0, records lost 0, differences 0" in done.stdout
+
+
+@pytest.mark.parametrize("damage", [b"", b"cut"])
+def test_a_run_whose_checkpoints_are_damaged_starts_from_the_beginning(damage, two_runs, call):
+    change(two_runs / "0", status="failed")
+    for path in (two_runs / "0/checkpoints").glob("*.ckpt"):
+        path.write_bytes(damage)
+    done = call("sweep.resume=latest")
+    assert done.returncode == 0, done.stderr
+    assert "retried from the beginning: no whole checkpoint" in done.stderr
+    assert read_record(two_runs / "0")["status"] == "completed"
+
+
 @pytest.fixture(scope="module")
 def finished_sweep(tmp_path_factory) -> Path:
     """Two runs of one epoch, seeds 1 and 2, trained once for all tests."""

@@ -1,7 +1,13 @@
 """CIFAR-10, in small files of its own format that the tests write."""
 
+import concurrent.futures
 import hashlib
+import http.server
 import pickle
+import shutil
+import tarfile
+import threading
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -140,3 +146,82 @@ def test_one_absent_batch_asks_for_a_download(folder, make, no_network):
     (folder / "data_batch_4").unlink()
     with pytest.raises(UserError, match="could not be downloaded"):
         make(CIFAR10, root=folder.parent).load()
+
+
+class Malicious:
+    def __reduce__(self):
+        return (Path.mkdir, (Path("owned"),))
+
+
+@pytest.mark.parametrize("where", ["in a batch", "instead of it"])
+def test_a_batch_never_runs_code(where, folder, make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evil = Malicious() if where == "instead of it" else batch(0) | {"more": Malicious()}
+    (folder / "data_batch_1").write_bytes(pickle.dumps(evil, protocol=2))
+    with pytest.raises(UserError, match=r"holds no readable CIFAR-10 batches .*which no array needs"):
+        make(CIFAR10, root=folder.parent, verify=False).load()
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.fixture
+def archive(folder, published, tmp_path, monkeypatch):
+    """What a web server on this machine gives out, by turns; the answers that it has given."""
+    packed = tmp_path / "cifar.tar.gz"
+    with tarfile.open(packed, "w:gz") as tar:
+        tar.add(folder, arcname="cifar-10-batches-py")
+    whole = packed.read_bytes()
+    shutil.rmtree(folder)
+    answers, given = [], []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            # torchvision asks twice for each file: first for where it lies.
+            given.append(answers[min(len(given) // 2, len(answers) - 1)])
+            content = {"whole": whole, "cut": whole[:500], "other": b"<html>not found</html>"}[given[-1]]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(TorchvisionCIFAR10, "url", f"http://127.0.0.1:{server.server_port}/cifar.tar.gz")
+    monkeypatch.setattr(TorchvisionCIFAR10, "tgz_md5", hashlib.md5(whole).hexdigest())
+    yield answers, given
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("damage", ["cut", "other"])
+def test_a_damaged_download_is_fetched_again_once(damage, archive, folder, make, caplog):
+    answers, given = archive
+    answers += [damage, "whole"]
+    train, test, _ = make(CIFAR10, root=folder.parent).load()
+    assert (len(train), len(test)) == (5 * PER_BATCH, PER_BATCH)
+    assert given[::2] == [damage, "whole"]
+    assert "arrived damaged" in caplog.text
+    assert not list(folder.parent.glob(".download-*"))
+
+
+def test_a_download_that_is_damaged_twice_is_refused_and_leaves_nothing(archive, folder, make):
+    answers, given = archive
+    answers.append("cut")
+    with pytest.raises(UserError, match=r"CIFAR-10 could not be downloaded .*corrupted"):
+        make(CIFAR10, root=folder.parent).load()
+    assert given[::2] == ["cut", "cut"]
+    assert [path.name for path in folder.parent.iterdir()] == [".lock"]
+
+
+def test_several_that_want_it_at_once_fetch_it_once(archive, folder, make):
+    answers, given = archive
+    answers.append("whole")
+    sets = [make(CIFAR10, root=folder.parent) for _ in range(4)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        sums = {checksum for _, _, checksum in pool.map(lambda each: each.load(), sets)}
+    assert len(sums) == 1 and given == ["whole"] * 2

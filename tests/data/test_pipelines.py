@@ -403,3 +403,25 @@ def test_checksum_is_the_data_sets(datamodule, synthetic):
 def test_lightning_does_not_move_batches_again(datamodule):
     batch = SimpleNamespace()
     assert datamodule().transfer_batch_to_device(batch, torch.device("meta"), 0) is batch
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda labels: labels.fill_(9), r"labels from 9 to 9|labels from 0 to 9"),
+        (lambda labels: labels.sub_(1), "labels from -1 to"),
+        (lambda labels: labels.masked_fill_(labels == 2, 1), "sample of class 2, of 4"),
+    ],
+    ids=["too large", "negative", "an empty class"],
+)
+def test_labels_that_cannot_be_learnt_are_refused(change, words, datamodule, synthetic, monkeypatch):
+    load = type(synthetic()).load
+
+    def damaged(self):
+        train, test, checksum = load(self)
+        change(train.labels)
+        return train, test, checksum
+
+    monkeypatch.setattr(type(synthetic()), "load", damaged)
+    with pytest.raises(UserError, match=words):
+        datamodule()

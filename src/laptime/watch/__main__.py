@@ -100,7 +100,7 @@ def view(seen: SweepSeen) -> Group:
     table = Table(expand=False)
     for column in ("run", "what is swept", "status", "epochs", "epoch time", "time", "last line of the log"):
         right = column in ("run", "epochs", "epoch time", "time")
-        table.add_column(column, justify="right" if right else "left", no_wrap=column != "last line of the log")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
     started = [run for run in seen.runs if run.status != "waiting"]
     waiting = [run for run in seen.runs if run.status == "waiting"]
     shown = started[-_MOST_ROWS:]
@@ -113,7 +113,7 @@ def view(seen: SweepSeen) -> Group:
             Text("" if run.done is None or run.epochs is None else f"{run.done}/{run.epochs}"),
             Text("" if run.epoch_time_s is None else f"{run.epoch_time_s:.3f} s"),
             Text("" if run.age_s is None else duration(run.age_s)),
-            Text(run.error if run.status == "failed" and run.error else run.last_line, overflow="ellipsis"),
+            Text(run.error if run.status == "failed" and run.error else run.last_line),
         )
     words = [f"{seen.count(status)} {status}" for status in ("completed", "running") if seen.count(status)]
     words += [f"{seen.count(status)} {status}" for status in ("failed", "dead", "interrupted") if seen.count(status)]

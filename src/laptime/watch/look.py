@@ -1,5 +1,6 @@
 """What can be seen of a sweep, or a run, from its files alone: also by another process, or another machine."""
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,8 @@ from laptime.record import LOG_FILE, RUN_FILE, each_epoch_once, parse_timestamp,
 from laptime.run_dir import numbered_runs, user_of
 
 _LAST_BYTES = 4096
+# Of a line in train.log the time is enough here.
+_PREFIX = re.compile(r"\[\S+ (?P<time>[\d:]+),\d+\](\[[^\]]*\])* ")
 
 
 @dataclass(frozen=True)
@@ -167,4 +170,6 @@ def _last_line(path: Path) -> str:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return next((line for line in reversed(lines) if line.strip()), "")
+    line = next((line for line in reversed(lines) if line.strip()), "")
+    prefix = _PREFIX.match(line)
+    return line if prefix is None else f"{prefix['time']} {line[prefix.end() :]}"
