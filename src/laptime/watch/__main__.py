@@ -97,10 +97,10 @@ def _exit_code(seen: SweepSeen) -> int:
 
 def view(seen: SweepSeen) -> Group:
     """The picture of one moment."""
-    table = Table(expand=False)
-    for column in ("run", "what is swept", "status", "epochs", "epoch time", "time", "last line of the log"):
+    table = Table()
+    for column in ("run", "what is swept", "status", "epochs", "epoch time", "time"):
         right = column in ("run", "epochs", "epoch time", "time")
-        table.add_column(column, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True)
     started = [run for run in seen.runs if run.status != "waiting"]
     waiting = [run for run in seen.runs if run.status == "waiting"]
     shown = started[-_MOST_ROWS:]
@@ -113,8 +113,13 @@ def view(seen: SweepSeen) -> Group:
             Text("" if run.done is None or run.epochs is None else f"{run.done}/{run.epochs}"),
             Text("" if run.epoch_time_s is None else f"{run.epoch_time_s:.3f} s"),
             Text("" if run.age_s is None else duration(run.age_s)),
-            Text(run.error if run.status == "failed" and run.error else run.last_line),
         )
+    # What goes on, or went wrong, in the words of the log.
+    lines = [
+        Text(f"{'' if run.number is None else f'run {run.number}: '}{run.error or run.last_line}", overflow="fold")
+        for run in shown
+        if run.status in ("running", "failed", "dead", "interrupted") and (run.error or run.last_line)
+    ]
     words = [f"{seen.count(status)} {status}" for status in ("completed", "running") if seen.count(status)]
     words += [f"{seen.count(status)} {status}" for status in ("failed", "dead", "interrupted") if seen.count(status)]
     if seen.count("waiting"):
@@ -123,7 +128,7 @@ def view(seen: SweepSeen) -> Group:
     hidden = len(seen.runs) - len(shown)
     more = f" ({hidden} not shown)" if hidden else ""
     state = "over" if seen.is_over else "going on"
-    return Group(Text(f"{seen.path}: {state}"), table, Text(f"{', '.join(words) or 'no run yet'}{more}{left}"))
+    return Group(Text(f"{seen.path}: {state}"), table, *lines, Text(f"{', '.join(words) or 'no run yet'}{more}{left}"))
 
 
 if __name__ == "__main__":
