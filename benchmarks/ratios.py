@@ -57,6 +57,7 @@ class Comparison:
         goals: of the ratio, by side.
         of_times: whether ratios are of times, at most the goal, and not of throughput, at least the goal.
         ratios: of each side but the first to the first, by round; filled in from `sides` where not given.
+        unit: of what `samples_per_s` holds, where that is something else.
     """
 
     title: str
@@ -64,6 +65,7 @@ class Comparison:
     goals: Mapping[str, float] = field(default_factory=dict)
     of_times: bool = False
     ratios: dict[str, list[float]] = field(default_factory=dict)
+    unit: str = "samples/s"
 
     def __post_init__(self) -> None:
         for side in list(self.sides)[1:]:
@@ -87,6 +89,10 @@ class Comparison:
     def samples_per_s(self, side: str) -> float:
         """Median of the rounds."""
         return statistics.median(each.samples_per_s for each in self.sides[side])
+
+    def speed(self, side: str) -> str:
+        """The median with its unit: `31,000 samples/s`."""
+        return f"{self.samples_per_s(side):,.{0 if self.unit == 'samples/s' else 1}f} {self.unit}"
 
     def loss(self, side: str) -> float | None:
         """Median of the rounds."""
@@ -130,7 +136,7 @@ def show(comparison: Comparison) -> None:
     print(f"{comparison.title}, medians (min to max) of {comparison.num_rounds} rounds")
     width = max(map(len, comparison.sides))
     for side in comparison.sides:
-        line = f"  {side:{width}}  {comparison.samples_per_s(side):8,.0f} samples/s"
+        line = f"  {side:{width}}  {comparison.speed(side):>18}"
         if (loss := comparison.loss(side)) is not None:
             line += f"  loss {loss:.4f}"
         if side in comparison.ratios:
@@ -244,7 +250,7 @@ def draw(comparisons: Sequence[Comparison], title: str, file: Path) -> None:
     all_axes = figure.subplots(len(comparisons), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, comparison in zip(all_axes, comparisons, strict=True):
         _draw_case(axes, comparison)
-    all_axes[-1].set_xlabel(f"samples/s (bar: median; strokes: rounds{_dashes(comparisons)})", fontsize=9)
+    all_axes[-1].set_xlabel(f"{comparisons[-1].unit} (bar: median; strokes: rounds{_dashes(comparisons)})", fontsize=9)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left", fontweight="bold")
     figure.supxlabel(_machine(), fontsize=8, color="#555555", x=0.01, ha="left")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -266,7 +272,7 @@ def _draw_case(axes: Axes, comparison: Comparison) -> None:
             goal = baseline / comparison.goals[side] if comparison.of_times else baseline * comparison.goals[side]
             axes.plot([goal, goal], [place - 0.42, place + 0.42], "--", color="#D55E00", linewidth=1.6)
             ends[-1] = max(ends[-1], goal)
-        label = f"{median:,.0f} samples/s"
+        label = comparison.speed(side)
         if side in comparison.ratios:
             label += f"\n{comparison.ratio(side)}"
             label += f", {comparison.goal(side)}" if side in comparison.goals else ""

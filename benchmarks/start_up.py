@@ -1,18 +1,20 @@
 """From the command to the first step of training, against importing what it is built on, by turns.
 
     python benchmarks/start_up.py                  # 9 rounds, files in the page cache
+    python benchmarks/start_up.py --plot docs/figures/start_up.svg
 
 One side is `python train.py`, from the start of its process until its first batch is asked for (`timing.startup_s`).
 The other is a bare process that imports torch, torchvision, Lightning and Hydra, from its start until that is done.
-Printed: medians in seconds and the ratio, with its smallest and largest round. Goal: at most 1.3.
+Printed: medians, as starts per minute, and the ratio of the times, with its smallest and largest round.
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
 
-from ratios import SHORT, run_apart
+from ratios import SHORT, Comparison, Measured, add_arguments, report, run_apart
+
+GOAL = 1.3
 
 IMPORTS = """
 import time
@@ -35,16 +37,20 @@ def startup_s() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
+    add_arguments(parser, rounds=9)
     arguments = parser.parse_args()
     imports, startup = [], []
     for number in range(arguments.rounds + 1):
         for side, seconds in ((imports_s, imports), (startup_s, startup))[:: 1 if number % 2 else -1]:
             seconds.append(side())
     del imports[0], startup[0]  # the first of each fills the page cache
-    ratios = [ours / theirs for ours, theirs in zip(startup, imports, strict=True)]
-    print(f"imports {statistics.median(imports):.2f} s, first step {statistics.median(startup):.2f} s")
-    print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); goal: at most 1.3")
+    sides = {
+        "imports": [Measured(60 / seconds) for seconds in imports],
+        "first step": [Measured(60 / seconds) for seconds in startup],
+    }
+    title = "Until the first step, against importing torch, torchvision, Lightning and Hydra"
+    comparison = Comparison(title, sides, {"first step": GOAL}, of_times=True, unit="starts/min")
+    report([comparison], "Start-up", arguments.plot)
 
 
 if __name__ == "__main__":
