@@ -81,6 +81,8 @@ MISTAKES = {
     ],
     "+callbacks.bar={_target_:pytorch_lightning.callbacks.RichProgressBar}": ["callbacks"],
     "training.checkpoint=~nosuchuser/x": ["training.checkpoint=~nosuchuser/x"],
+    "-m seed=range(0,1000000000)": ["seed=range(0,1000000000)", "1,000,000,000 runs", "10,000"],
+    "-m seed=range(0,1000) training.epochs=range(1,50)": ["seed=range(0,1000)", "49,000 runs"],
     "-m seed=interval(1,3)": ["seed=interval(1,3)", "sweeper"],
     "~seed": ["~seed"],
     "~optimized_metric": ["~optimized_metric"],

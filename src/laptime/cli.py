@@ -5,6 +5,7 @@ Nothing is written before what was typed is known to be right, and torch is load
 
 import argparse
 import logging
+import math
 import os
 import sys
 import time
@@ -18,6 +19,7 @@ from laptime.secrets import mask_command, mask_text
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
+    from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
     from laptime.resume_sweep import EarlierSweep, Step
@@ -563,6 +565,7 @@ def _sweep_jobs(hydra: "Hydra", overrides: list[str]) -> Iterator[list[str]]:
     try:
         parsed = OverridesParser.create(hydra.config_loader).parse_overrides(overrides)
         discrete = [each for each in parsed if not each.is_sweep_override() or each.is_discrete_sweep()]
+        _require_few_enough(discrete)
         for batch in RepeatingSweeper.split_arguments(discrete, max_batch_size=None):
             yield from batch
         ranges = [str(each.input_line) for each in parsed if each.is_sweep_override() and not each.is_discrete_sweep()]
@@ -572,6 +575,30 @@ def _sweep_jobs(hydra: "Hydra", overrides: list[str]) -> Iterator[list[str]]:
             )
     except HydraException as error:
         raise UserError(f"{str(error).splitlines()[0]}. Use key=value1,value2 to sweep over values.") from error
+
+
+# Each is composed and checked before the first starts.
+_MOST_JOBS = 10_000
+
+
+def _require_few_enough(overrides: "Sequence[Override]") -> None:
+    """Refuse what would be composed for hours, before anything of it is made."""
+    counts = {each.input_line: _num_values(each) for each in overrides}
+    total = math.prod(counts.values())
+    if total > _MOST_JOBS:
+        longest = max(counts, key=lambda line: counts[line])
+        raise UserError(
+            f"{longest}: makes {total:,.0f} runs in all; a sweep may have {_MOST_JOBS:,}. Sweep over fewer values."
+        )
+
+
+def _num_values(override: "Override") -> float:
+    from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
+
+    value = override.value()
+    if isinstance(value, RangeSweep) and value.start is not None and value.stop is not None and value.step:
+        return max(0, math.ceil((value.stop - value.start) / value.step))
+    return len(value.list) if isinstance(value, ChoiceSweep) else 1
 
 
 def _hand_over_to_hydra(arguments: list[str], task: Any) -> None:
