@@ -28,7 +28,7 @@ def test_there_is_an_option_for_every_group():
     groups = {option.partition("=")[0] for option in OPTIONS}
     assert groups == {
         "device", "dataset", "model", "strategy", "optimizer", "scheduler", "training", "measure", "sweep",
-        "callbacks", "logger", "profiler", "experiment",
+        "security", "callbacks", "logger", "profiler", "experiment",
     }  # fmt: skip
 
 

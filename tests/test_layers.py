@@ -14,13 +14,16 @@ PACKAGE = Path(laptime.__file__).parent
 
 # A module may import from its own layer's earlier names and from every layer above it in this list.
 LAYERS = [
-    ["errors", "secrets"],
+    ["errors", "secrets", "heartbeat", "notify"],
     ["record"],
     [
         "config",
         "compose",
         "forget_jobs",
         "targets",
+        "security",
+        "estimate",
+        "dry_run",
         "machine",
         "environment",
         "stopping",
@@ -33,9 +36,9 @@ LAYERS = [
         "quality",
         "limit",
     ],
-    ["analysis"],
+    ["analysis", "watch"],
     ["torchrun", "ranks"],
-    ["device", "torch_build", "xpu"],
+    ["device", "torch_build", "xpu", "faults", "forgiving_logger"],
     ["step_clock", "peak", "sampler", "energy"],
     ["data"],
     ["models"],

@@ -19,7 +19,7 @@ from laptime.secrets import mask
 # Laptime and what it depends on directly. By hand: what an editable installation says of it may be out of date.
 PACKAGES = (
     "laptime", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "numpy", "pandas",
-    "tensorboard", "rich", "psutil", "scipy", "matplotlib", "jinja2", "platformdirs", "pyyaml", "zeus",
+    "tensorboard", "rich", "psutil", "scipy", "matplotlib", "jinja2", "platformdirs", "filelock", "pyyaml", "zeus",
 )  # fmt: skip
 # Set to 1, where a machine may be known by its name, to record the name beside its hash.
 HOSTNAME_VARIABLE = "LAPTIME_RECORD_HOSTNAME"

@@ -25,15 +25,21 @@ def explained(error: Exception, config: Mapping[str, Any]) -> Exception:
     """
     text = str(error)
     if isinstance(error, RuntimeError) and (how := _WORKER.search(text)) is not None:
-        return TrainingFailed(
-            f"a data worker {how[1].replace('is killed', 'was killed')}; if the machine ran out of memory, fewer "
-            f"dataset.num_workers than {config['dataset']['num_workers']} or dataset.pipeline=memory take less."
-        )
+        return _data_worker_died(how[1].replace("is killed", "was killed"), config)
+    if isinstance(error, ConnectionError | EOFError) and config["dataset"].get("pipeline") == "workers":
+        return _data_worker_died("ended", config)  # while it handed over a batch
     if not isinstance(error, MemoryError | torch.OutOfMemoryError | OSError | RuntimeError):
         return error
     if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
         return TrainingFailed(_too_little_memory(text, config["training"]))
     return error
+
+
+def _data_worker_died(how: str, config: Mapping[str, Any]) -> TrainingFailed:
+    return TrainingFailed(
+        f"a data worker {how}; if the machine ran out of memory, fewer dataset.num_workers than "
+        f"{config['dataset']['num_workers']} or dataset.pipeline=memory take less."
+    )
 
 
 def _too_little_memory(text: str, training: Mapping[str, Any]) -> str:

@@ -309,7 +309,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             error.filename = str(path)  # the file that matters
         raise
 

@@ -272,21 +272,28 @@ def test_installed_fashion_mnist_has_the_official_counts(tmp_path, make):
     )
 
 
-def test_threads_that_unpack_into_one_root_at_once_all_succeed(packed_root, make, monkeypatch):
+def test_threads_that_want_the_same_files_unpack_each_once(packed_root, make, monkeypatch):
     count = 4
     barrier = threading.Barrier(count, timeout=60)
-    decompress = gzip.decompress
+    unpacked = []
+    decompress, unpack = gzip.decompress, files.unpack
 
-    def decompress_together(content):
-        barrier.wait()
+    def unpack_together(*arguments):
+        if not unpacked:
+            barrier.wait()  # nobody goes on before all have found nothing
+        unpack(*arguments)
+
+    def count_and_decompress(content):
+        unpacked.append(len(content))
         return decompress(content)
 
-    # Nobody goes on before all are between looking for the file and writing it.
-    monkeypatch.setattr(gzip, "decompress", decompress_together)
+    monkeypatch.setattr(files, "unpack", unpack_together)
+    monkeypatch.setattr(gzip, "decompress", count_and_decompress)
     with ThreadPoolExecutor(count) as pool:
         futures = [pool.submit(make(FashionMNIST, root=packed_root, verify=False).load) for _ in range(count)]
     assert len({future.result()[2] for future in futures}) == 1
     assert {path.name for path in (packed_root / "FashionMNIST" / "raw").iterdir()} == set(NAMES)
+    assert len(unpacked) == len(NAMES)
 
 
 def test_processes_that_unpack_one_file_at_once_all_succeed(tmp_path):

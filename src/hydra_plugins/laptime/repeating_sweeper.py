@@ -46,7 +46,9 @@ class RepeatingSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         assert self.config is not None
         sweep_dir = Path(self.config.hydra.sweep.dir)
-        jobs: dict[int, list[str]] = getattr(self.task_function, "jobs", None) or self._jobs(arguments)
+        jobs: dict[int, list[str]] | None = getattr(self.task_function, "jobs", None)
+        if jobs is None:
+            jobs = self._jobs(arguments)
         sweep_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, sweep_dir / SWEEP_FILE)
         results = self._run(jobs)

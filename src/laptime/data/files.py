@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import platformdirs
 from filelock import FileLock
 
 from laptime.errors import UserError
@@ -133,11 +134,14 @@ def _fetch_and_move(fetch: Callable[[Path], object], folder: Path) -> None:
 
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Wait until no other process does this with the same folder, which exists."""
-    lock = FileLock(folder / ".lock", timeout=_LONGEST_WAIT_S)
+    """Wait until no other process of this user does this with the same folder."""
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    place = Path(platformdirs.user_cache_dir("laptime", appauthor=False)) / "locks"
+    lock = FileLock(place / name, timeout=_LONGEST_WAIT_S)
     try:
+        place.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except NotImplementedError:  # a file system without locks: then everybody works, and the last one's files stay
+    except (OSError, NotImplementedError):  # no such place: then everybody works, and whole files replace each other
         yield
         return
     try:
