@@ -52,6 +52,7 @@ MISTAKES = {
     "dataset.val_fraction=0 measure.target_accuracy=0.9": ["target_accuracy", "dataset.val_fraction=0"],
     "training.accumulate_grad_batches=3": ["accumulate_grad_batches=3", "batch_size=64"],
     "strategy.world_size=0": ["strategy.world_size=0", "at least 1"],
+    "strategy.timeout_s=1e10": ["strategy.timeout_s=10000000000.0", "[1, 2,000,000]"],
     "strategy.threads_per_rank=many": ["threads_per_rank=many", "auto"],
     "seed=-1": ["seed=-1"],
     "optimized_metric=speed": ["optimized_metric=speed", "val_loss"],

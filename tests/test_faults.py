@@ -1,6 +1,7 @@
 """Real faults of the machine: no memory, a killed data worker, no place to write, a clock that goes back."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -67,6 +68,21 @@ def test_too_little_memory_names_the_batch_size_and_suggests_one(work_folder):
 def test_every_devices_words_for_too_little_memory(error, words):
     found = explained(error, CONFIG)
     assert isinstance(found, TrainingFailed) and words in str(found)
+
+
+def test_weights_without_a_gradient_say_what_to_do(work_folder, monkeypatch):
+    (work_folder / "odd.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.used, self.unused = nn.Linear(784, 10), nn.Linear(3, 3)\n\n"
+        "    def forward(self, images):\n        return self.used(images.flatten(1))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(work_folder), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(str(work_folder))
+    sys.modules.pop("odd", None)
+    net = ["model._target_=odd.Net", "~model.hidden_sizes", "~model.dropout", "strategy.world_size=2", "logger=none"]
+    with pytest.raises(TrainingFailed, match=r"no gradient.*strategy\.static_graph=true"):
+        laptime.run([*QUICK, *net])
+    assert laptime.run([*QUICK, *net, "strategy.static_graph=true"])["status"] == "completed"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), OSError(28, "no space")])

@@ -79,6 +79,18 @@ def test_killed_rank_fails_the_run_which_names_it(victim, two_ranks):
     assert f"rank {victim} was killed by SIGKILL" in errors
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_stopped_rank_does_not_outlive_a_killed_launcher(number, two_ranks):
+    process, _ = two_ranks()
+    family = family_of(process)
+    pids = read_record(Path("run"))["strategy"]["rank_pids"]
+    os.kill(pids[number], signal.SIGSTOP)
+    process.kill()
+    process.communicate()
+    _, left = psutil.wait_procs(family, timeout=60)
+    assert left == []
+
+
 def test_killed_launcher_takes_its_ranks_along_and_the_record_says_so(two_ranks):
     process, _ = two_ranks()
     family = family_of(process)

@@ -44,6 +44,8 @@ def _at_least(key: str, value: float | None, least: int) -> None:
 
 
 _MOST_BUCKET_MB = 1_000_000
+# In milliseconds it must fit into 31 bits.
+_LONGEST_TIMEOUT_S = 2_000_000
 
 
 def _positive(key: str, value: float | None, instead: str = "") -> None:
@@ -104,8 +106,10 @@ class StrategyConfig(_Group):
         _positive("strategy.bucket_cap_mb", self.bucket_cap_mb)
         if self.bucket_cap_mb > _MOST_BUCKET_MB:
             raise UserError(f"strategy.bucket_cap_mb={self.bucket_cap_mb}: must be at most {_MOST_BUCKET_MB}.")
-        if not 1 <= self.timeout_s < math.inf:
-            raise UserError(f"strategy.timeout_s={self.timeout_s}: must be at least 1 second, and finite.")
+        if not 1 <= self.timeout_s <= _LONGEST_TIMEOUT_S:
+            raise UserError(
+                f"strategy.timeout_s={self.timeout_s}: must lie in [1, {_LONGEST_TIMEOUT_S:,}], in seconds."
+            )
         _at_least("strategy.max_restarts", self.max_restarts, 0)
         if not 0 <= self.master_port < 2**16:
             raise UserError(f"strategy.master_port={self.master_port}: must lie in [0, 65535]; 0: any free port.")

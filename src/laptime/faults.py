@@ -14,6 +14,7 @@ from laptime.errors import TrainingFailed
 _NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory|Cannot allocate memory|bad_alloc", re.I)
 _WANTED = re.compile(r"tried to allocate (\d[\d.]*) ?(bytes|KiB|MiB|GiB)", re.I)
 _BYTES = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_NO_GRADIENT = re.compile(r"Expected to have finished reduction")
 _WORKER = re.compile(r"DataLoader worker .*(is killed by signal: \w+|exited unexpectedly)")
 
 
@@ -26,6 +27,11 @@ def explained(error: Exception, config: Mapping[str, Any]) -> Exception:
     text = str(error)
     if isinstance(error, RuntimeError) and (how := _WORKER.search(text)) is not None:
         return _data_worker_died(how[1].replace("is killed", "was killed"), config)
+    if isinstance(error, RuntimeError) and _NO_GRADIENT.search(text):
+        return TrainingFailed(
+            "some weights of the model get no gradient, which DDP waits for. Use strategy.static_graph=true if they "
+            "are always the same ones, or give them requires_grad=False."
+        )
     if isinstance(error, ConnectionError | EOFError) and config["dataset"].get("pipeline") == "workers":
         return _data_worker_died("ended", config)  # while it handed over a batch
     if not isinstance(error, MemoryError | torch.OutOfMemoryError | OSError | RuntimeError):

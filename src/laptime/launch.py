@@ -259,7 +259,10 @@ def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list
 
 def _stays_here(config: Mapping[str, Any], sweep_world_size: int | None) -> bool:
     """Whether the run trains in this process: one plain rank, and no sweep whose runs would warm each other."""
-    return num_ranks(config) == 1 and sweep_world_size is None and not config["strategy"]["wrap_single_rank"]
+    # A mapped file that becomes shorter ends the process that reads it: somebody must be left to say so.
+    may_end = config["dataset"].get("pipeline") == "mapped"
+    wrapped = config["strategy"]["wrap_single_rank"]
+    return num_ranks(config) == 1 and sweep_world_size is None and not wrapped and not may_end
 
 
 def _check_devices(config: Mapping[str, Any], world_size: int, local_world_size: int) -> None:
@@ -546,6 +549,8 @@ def _death(process: BaseProcess, kills: int) -> dict[str, Any]:
     how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
     if code == -getattr(signal, "SIGKILL", 9) and out_of_memory_kills() > kills:
         how += " when the system ran out of memory: try a smaller training.batch_size, or fewer ranks"
+    if code == -getattr(signal, "SIGBUS", 7):
+        how += ": a file that it had mapped became shorter, or its disk failed (dataset.pipeline=mapped)"
     return {"type": "RankDied", "message": how}
 
 

@@ -30,6 +30,8 @@ from laptime.training import train
 
 log = logging.getLogger(__name__)
 
+# How long the first rank may take to write down that the launcher is gone.
+_LAST_WORDS_S = 2.0
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
@@ -168,7 +170,16 @@ def _end_with_the_launcher(connection: Connection, job: Job) -> None:
         with contextlib.suppress(EOFError, OSError):
             connection.recv()
 
-    _end_after(wait, job.rank, job.run_dir)
+    def end_those_that_cannot() -> None:
+        """A stopped rank does not notice that the launcher is gone. The first rank has a moment to write it down."""
+        if not job.rank.is_first:
+            time.sleep(_LAST_WORDS_S)
+        for pid in job.record["strategy"]["rank_pids"] or []:
+            if pid != os.getpid():
+                with contextlib.suppress(psutil.Error):
+                    psutil.Process(pid).kill()
+
+    _end_after(wait, job.rank, job.run_dir, end_those_that_cannot)
 
 
 def end_with_torchrun(rank: Rank, run_dir: Path) -> None:
@@ -182,15 +193,19 @@ def end_with_torchrun(rank: Rank, run_dir: Path) -> None:
     _end_after(wait, rank, run_dir)
 
 
-def _end_after(wait: Callable[[], None], rank: Rank, run_dir: Path) -> None:
+def _end_after(wait: Callable[[], None], rank: Rank, run_dir: Path, others: Callable[[], None] | None = None) -> None:
     def watch() -> None:
         wait()
-        if rank.is_first:
-            message = "the process that launched the ranks is gone"
-            record = records.read_record(run_dir)
-            if record["status"] == "running":
-                records.end_attempt(record, "failed", {"type": "LauncherDied", "message": message})
-                records.write_record(run_dir, record)
-        os._exit(1)
+        try:
+            if rank.is_first:
+                message = "the process that launched the ranks is gone"
+                record = records.read_record(run_dir)
+                if record["status"] == "running":
+                    records.end_attempt(record, "failed", {"type": "LauncherDied", "message": message})
+                    records.write_record(run_dir, record)
+        finally:  # whether or not it could be written
+            if others is not None:
+                others()
+            os._exit(1)
 
     threading.Thread(target=watch, name="launcher watch", daemon=True).start()

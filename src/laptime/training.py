@@ -409,6 +409,8 @@ def _shards_optimizer(config: Mapping[str, Any], optimizer: torch.optim.Optimize
     if strategy["comm_hook"] != "shared_memory" or not strategy["shard_optimizer"] or not rank.is_distributed:
         return False
     reason = reason_against(optimizer, config["training"]["gradient_clip_norm"])
+    if config["measure"]["bare_loop"]:
+        reason = "measure.bare_loop=true updates all weights on each rank, and would compare other work"
     if reason is not None and strategy["shard_optimizer"] is True:
         raise UserError(f"strategy.shard_optimizer=true: {reason}. Use strategy.shard_optimizer=auto.")
     return reason is None
@@ -505,6 +507,8 @@ def _quiet_lightning() -> Iterator[None]:
                 ".*You defined a `validation_step` but have no `val_dataloader`",
                 ".*isinstance\\(treespec, LeafSpec\\)",
                 ".*on CPU but no GPU",
+                # The gradients of the CNN come as channels_last; the weights don't, and no layout of both was faster.
+                "Grad strides do not match bucket view strides",
                 "GPU available but not used",
                 ".*Profiler clears events at the end of each cycle",
                 "The PyTorch Profiler default schedule will be overridden",

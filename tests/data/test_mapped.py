@@ -1,6 +1,9 @@
 """dataset.pipeline=mapped: the same batches from files never read as a whole, and what doesn't fit is refused."""
 
+import os
+import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -20,7 +23,7 @@ from laptime.data.mnist import MNIST
 from laptime.device import Device
 from laptime.errors import UserError
 from laptime.ranks import Rank
-from laptime.record import read_epochs
+from laptime.record import read_epochs, read_record
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -157,3 +160,38 @@ def test_ranks_learn_the_same_from_mapped_files(tmp_path, monkeypatch):
         losses.append(rows[["epoch", "rank", "train_loss", "val_loss", "val_accuracy"]])
     pd.testing.assert_frame_equal(*losses, check_exact=True)
     assert Counter(losses[0]["rank"]) == {0: 2, 1: 2}
+
+
+def test_images_that_were_written_to_are_refused(synthetic, cache_folder):
+    made = {"pipeline": "mapped", "root": str(cache_folder)}
+    synthetic(**made).load()
+    (path,) = cache_folder.rglob("train.npy")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged \(its images have been written to.*Delete it"):
+        synthetic(**made).load()
+
+
+@pytest.mark.slow
+def test_a_file_that_becomes_shorter_while_it_is_read_ends_the_run_with_its_cause(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = [
+        "dataset=synthetic", "dataset.pipeline=mapped", "dataset.num_train=30000", "dataset.num_test=300",
+        "dataset.root=data", "training.epochs=1000", "logger=none", "hydra.run.dir=run",
+    ]  # fmt: skip
+    train = Path(__file__).parents[2] / "train.py"
+    process = subprocess.Popen([sys.executable, str(train), *typed], stderr=subprocess.PIPE, text=True)
+    try:
+        while not Path("run/epochs.csv").exists():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        (path,) = Path("data").rglob("train.npy")
+        os.truncate(path, 4096)
+        errors = process.communicate(timeout=300)[1]
+    finally:
+        process.kill()
+        process.wait()
+    record = read_record(Path("run"))
+    assert process.returncode == 1 and record["status"] == "failed"
+    assert "killed by SIGBUS: a file that it had mapped became shorter" in record["error"]["message"], errors

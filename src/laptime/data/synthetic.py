@@ -5,6 +5,7 @@ import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -87,9 +88,16 @@ class Synthetic(ImageData):
                     return np.lib.format.open_memmap(there / f"{part}.npy", "w+", np.uint8, shape)
 
                 train, test, checksum = self._make(room)
-                np.savez(there / "labels.npz", train=train.labels.numpy(), test=test.labels.numpy(), checksum=checksum)
+                np.savez(
+                    there / "labels.npz", train=train.labels.numpy(), test=test.labels.numpy(), checksum=checksum,
+                    stamps=_stamps(there),
+                )  # fmt: skip
         try:
             with np.load(folder / "labels.npz") as labels:
+                if not np.array_equal(
+                    labels["stamps"], _stamps(folder)
+                ):  # reading all of it would take what mapping saves
+                    raise ValueError("its images have been written to since they were made")
                 train, test = (
                     Images(
                         torch.from_numpy(np.lib.format.open_memmap(folder / f"{part}.npy", "c")),
@@ -110,3 +118,9 @@ class Synthetic(ImageData):
             noise = torch.randn((len(part), *self.shape), generator=generator) * _NOISE
             images[start : start + chunk] = (templates[part] + noise).clamp_(0, 255).to(torch.uint8)
         return Images(images, labels)
+
+
+def _stamps(folder: Path) -> np.ndarray:
+    """Size and time of the last change, in bytes and ns, of the files with images: int64 (2, 2)."""
+    found = [(folder / f"{part}.npy").stat() for part in ("train", "test")]
+    return np.array([(each.st_size, each.st_mtime_ns) for each in found], np.int64)
