@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMED = sorted(set(re.findall(r"`(test_\w+)`", (ROOT / "docs/RELIABILITY.md").read_text())))
-DOCUMENTS = ["README.md", "benchmarks/README.md", "docs/RELIABILITY.md"]
+DOCUMENTS = ["README.md", "docs/RELIABILITY.md"]
 
 
 def test_every_test_that_the_reliability_table_names_is_there():
@@ -30,3 +30,8 @@ def test_every_file_that_a_document_links_to_is_there(document):
         assert ((ROOT / document).parent / link).exists(), link
     for script in scripts:
         assert (ROOT / script).exists(), script
+
+
+def test_every_benchmark_is_explained():
+    explained = set(re.findall(r"^\| `(\w+\.py)`", (ROOT / "benchmarks/README.md").read_text(), re.MULTILINE))
+    assert explained == {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"ratios.py"}
