@@ -13,6 +13,7 @@ step. No way of averaging gradients can do better. 2 x one process is an efficie
 import argparse
 import multiprocessing as mp
 import os
+import sys
 import time
 from collections.abc import Sequence
 from multiprocessing.synchronize import Barrier
@@ -92,6 +93,8 @@ def compare(batch_size: int, arguments: argparse.Namespace) -> Comparison:
 
 
 def main() -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        sys.exit("needs two cores: each process has one of its own")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, rounds=9)
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[64, 256])

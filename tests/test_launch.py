@@ -34,7 +34,7 @@ def planned(**strategy) -> list:
         "comm_hook": "none",
     }  # fmt: skip
     sweep_world_size = strategy.pop("sweep_world_size", None)
-    return plan({"device": {"name": "cpu"}, "strategy": defaults | strategy}, sweep_world_size)
+    return plan({"device": {"name": "cpu"}, "dataset": {}, "strategy": defaults | strategy}, sweep_world_size)
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def config_for(device: str, **strategy) -> dict:
         "comm_hook": "none",
         "timeout_s": 5, "max_restarts": 0, "name": "ddp",
     }  # fmt: skip
-    return {"device": {"name": device, "fallback": "cpu"}, "strategy": defaults | strategy}
+    return {"device": {"name": device, "fallback": "cpu"}, "dataset": {}, "strategy": defaults | strategy}
 
 
 @pytest.mark.parametrize(

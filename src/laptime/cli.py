@@ -471,7 +471,7 @@ def _run_sweep(
             print(f"error: {in_words(error)}", file=sys.stderr)
         elif not isinstance(error, TrainingFailed | RankFailed):
             traceback.print_exception(error)
-        failed.append(f"{run}: {error}")
+        failed.append(mask_text(f"{run}: {error}"))
         notify(command, "run-failed", sweep_dir, f"run {failed[-1]}")
         exit_code = max(exit_code, getattr(error, "exit_code", 1))
         if on_failure == "stop":

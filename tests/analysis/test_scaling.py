@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from laptime.analysis import scaling
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
 from laptime.analysis.scaling import families, parse_world_sizes, projections, scaling_table
@@ -179,3 +180,16 @@ def test_numbers_of_ranks_are_read_or_refused():
     assert parse_world_sizes("8, 16") == [8, 16] and parse_world_sizes("") == []
     with pytest.raises(UserError, match="--project 8,x: x is no number of ranks"):
         parse_world_sizes("8,x")
+
+
+def test_the_advised_command_writes_elsewhere_than_the_runs_before():
+    typed = [
+        "python",
+        "train.py",
+        "-m",
+        "hydra.sweep.dir=taken",
+        "sweep.resume=latest",
+        "strategy.world_size=2",
+        "seed=1",
+    ]
+    assert scaling._with_one_rank(typed) == "python train.py -m seed=1 strategy.world_size=1"

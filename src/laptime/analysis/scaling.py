@@ -289,7 +289,9 @@ def _with_one_rank(command: list[str]) -> str:
     if not command:
         return ""
     key = "strategy.world_size="
-    kept = [part for part in command if not part.startswith(key)]
+    # Where the runs before lie, there is no room for new ones.
+    replaced = (key, "hydra.sweep.dir=", "hydra.run.dir=", "sweep.resume=")
+    kept = [part for part in command if not part.startswith(replaced)]
     return printable(shlex.join([*kept, f"{key}1"]))
 
 
