@@ -413,6 +413,8 @@ def _shards_optimizer(config: Mapping[str, Any], optimizer: torch.optim.Optimize
         reason = "measure.bare_loop=true updates all weights on each rank, and would compare other work"
     if reason is not None and strategy["shard_optimizer"] is True:
         raise UserError(f"strategy.shard_optimizer=true: {reason}. Use strategy.shard_optimizer=auto.")
+    if reason is not None and rank.is_first:
+        log.info("the optimizer is not sharded: %s", reason)
     return reason is None
 
 
