@@ -1,10 +1,12 @@
 """What a configuration may name (`_target_`): an allow-list that files can't widen. Runs the real command line."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from laptime import security
 from laptime.cli import main
@@ -15,7 +17,7 @@ QUICK = ["dataset.limit=500", "training.epochs=1", "logger=none", "measure.break
 
 @pytest.fixture(autouse=True)
 def nothing_trusted(monkeypatch):
-    monkeypatch.delenv(security.VARIABLE, raising=False)
+    monkeypatch.setattr(security, "_FROM_ENVIRONMENT", ())
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_what_is_outside_is_refused_before_it_is_imported(typed, tell_tale, work
 def test_what_is_trusted_trains(how, tell_tale, monkeypatch):
     added = {"typed": ["security.allowed_targets=[tell_tale]"], "environment": []}
     if how == "environment":
-        monkeypatch.setenv(security.VARIABLE, "os, tell_tale")
+        monkeypatch.setattr(security, "_FROM_ENVIRONMENT", ("os", "tell_tale"))
     assert ended([*NET, *QUICK, *added.get(how, ["security.allowed_targets=[tell_tale.Net]"])]) == 0
     assert tell_tale.exists()
 
@@ -166,3 +168,42 @@ def test_check_reads_no_more_than_text():
     security.check(config, [])
     with pytest.raises(UserError, match=r"^a\[1\]\._target_=b\.c: "):
         security.check(config | {"a": [1, {"_target_": "b.c"}]}, [])
+
+
+ENV_SET = "hydra: {job: {env_set: {LAPTIME_ALLOWED_TARGETS: tell_tale, WHICH: tell_tale.Net}}}\n"
+
+
+def test_variables_that_a_file_sets_add_nothing(tell_tale, work_folder, capfd):
+    for name, content in {
+        "experiment/evil.yaml": f"# @package _global_\ndefaults:\n  - override /model: evil\n{ENV_SET}",
+        "model/evil.yaml": "_target_: ${oc.env:WHICH,torch.nn.Identity}\n",
+    }.items():
+        path = work_folder / "conf" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    assert ended(["--config-dir", "conf", "experiment=evil", *QUICK]) != 0
+    assert "model._target_=tell_tale.Net" in capfd.readouterr().err
+    assert not tell_tale.exists()
+
+
+def test_a_doctored_sweep_sets_no_variables_and_names_nothing(tell_tale, work_folder, capfd):
+    assert ended(["-m", *QUICK, "seed=1", "hydra.sweep.dir=s"]) == 0
+    path = work_folder / "s/multirun.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["hydra"]["overrides"]["hydra"] += [
+        "++hydra.job.env_set.LAPTIME_ALLOWED_TARGETS=tell_tale", "++hydra.job.env_set.WHICH=tell_tale.Net",
+    ]  # fmt: skip
+    content["hydra"]["overrides"]["task"] = [*QUICK, "seed=7", "model._target_=${oc.env:WHICH,torch.nn.Identity}"]
+    path.write_text(yaml.safe_dump(content))
+    assert ended(["sweep.resume=s"]) != 0
+    assert not tell_tale.exists()
+
+
+@pytest.mark.parametrize("arguments", [["--config-dir", "conf", "--cfg", "job"], ["--help"]])
+def test_folders_of_configurations_bring_no_plugins(arguments, work_folder):
+    for folder in ("", "conf"):
+        (work_folder / folder / "hydra_plugins").mkdir(parents=True)
+        (work_folder / folder / "hydra_plugins/evil.py").write_text("open('owned', 'w')\n")
+    laptime = Path(sys.executable).with_name("laptime")
+    subprocess.run([str(laptime), *arguments], check=True, capture_output=True, cwd=work_folder)
+    assert not (work_folder / "owned").exists()

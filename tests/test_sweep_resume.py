@@ -365,3 +365,55 @@ def test_automatic_threads_stay_what_they_were(two_runs, monkeypatch):
     assert sweep.sweep_world_size([of_ranks(4, 1)]) == 4
     with pytest.raises(UserError, match="is 1 with up to 4 ranks on 4 cores, and was 2 in sweep"):
         sweep.sweep_world_size([of_ranks(1, "auto"), of_ranks(4, "auto")])
+
+
+def misspell(run: Path, key: str) -> None:
+    path = run / "run.json"
+    path.write_text(path.read_text().replace(f'"{key}"', '"misspelt"'))
+
+
+@pytest.mark.parametrize("key", ["threads_per_rank", "rank_pids", "code_hash", "packages", "git"])
+def test_a_record_without_one_of_its_keys_is_made_anew(key, two_runs, call):
+    misspell(two_runs / "1", key)
+    done = call("sweep.resume=latest")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "run 0 (seed=1): completed" in done.stderr and "run 1 (seed=2): has no run.json that can be read" in done.stderr
+    )
+    assert read_record(two_runs / "1")["status"] == "completed"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe- x", b"5", b"- seed=2\n- training.ep"])
+def test_overrides_that_cannot_be_read_stop_no_other_run(content, two_runs, call):
+    (two_runs / "1/run.json").unlink()
+    (two_runs / "1/.hydra/overrides.yaml").write_bytes(content)
+    done = call("sweep.resume=latest")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in sorted(two_runs.glob("[0-9]*"))] == ["0", "1"]
+    assert read_record(two_runs / "1")["seed"] == 2
+
+
+def test_what_the_sweep_was_started_with_survives_a_full_disk(two_runs):
+    (two_runs / "1/run.json").unlink()
+    before = (two_runs / "multirun.yaml").read_bytes()
+    program = (
+        "import resource, sys; from laptime.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))\nmain(sys.argv[1:])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "sweep.resume=latest", "seed=1,2,3"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr and "File too large" in ended.stderr
+    assert (two_runs / "multirun.yaml").read_bytes() == before
+
+
+def test_what_was_set_aside_before_is_never_in_the_way(two_runs, call):
+    (two_runs / "1/run.json").unlink()
+    (two_runs / "1/earlier/1").mkdir(parents=True)
+    done = call("sweep.resume=latest")
+    assert done.returncode == 0, done.stderr
+    assert (two_runs / "1/earlier/2").is_dir()

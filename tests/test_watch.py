@@ -183,3 +183,40 @@ def test_a_file_cannot_have_commands_run(train, work_folder):
     ended = train("--config-dir", "conf", "-m", "sweep=evil", *QUICK, "seed=1,2")
     assert ended.returncode == 2 and "error: sweep.notify=touch owned: comes from a" in ended.stderr
     assert not (work_folder / "owned").exists() and not (work_folder / "multirun").exists()
+
+
+def test_secrets_of_a_failed_run_are_told_to_nobody(train, work_folder):
+    (work_folder / "leaky.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Linear):\n    def __init__(self, api_key):\n"
+        "        raise RuntimeError('refused ' + api_key)\n"
+    )
+    net = ["model._target_=leaky.Net", "~model.hidden_sizes", "~model.dropout", "+model.api_key=hunter2secret"]
+    ended = train("-m", *QUICK, *net, "seed=1", "hydra.sweep.dir=s", f"sweep.notify='{NOTE}'")
+    assert ended.returncode != 0
+    assert "hunter2secret" not in ended.stderr + ended.stdout
+    assert "refused ***" in (work_folder / "told").read_text()
+
+
+def test_a_sweep_that_is_ended_before_its_first_run_says_so(work_folder):
+    command = [
+        sys.executable, str(ROOT / "train.py"), "-m", *QUICK, "seed=range(1,40)", "training.epochs=300",
+        "hydra.sweep.dir=s", f"sweep.notify='{NOTE}'",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (work_folder / "s/multirun.yaml").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert "To finish it: sweep.resume=s" in out
+    assert told(work_folder / "told") == [f"sweep-failed|{work_folder / 's'}|0 of 39 runs completed"]
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, "{}", '{"runs": 3}', "\udcff"])
+def test_a_damaged_plan_hides_no_run(content, running):
+    (running.parent / "plan.json").write_text(content, errors="surrogateescape")
+    (running / "epochs.csv").write_text("attempt,epoch,rank,is_warmup,epoch_time_s\n0,0,0,True,quick\n")
+    assert main([str(running.parent), "--once"]) == 0

@@ -7,15 +7,20 @@ import argparse
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError, in_words
 from laptime.secrets import mask_command, mask_text
+from laptime.stopping import SIGNALS
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -91,7 +96,9 @@ def _end_with_a_code(arguments: list[str]) -> None:
 
 def _main(arguments: list[str]) -> int:
     from hydra._internal.utils import get_args_parser
+    from hydra.core.plugins import Plugins
 
+    from laptime import security  # noqa: F401  reads what is trusted, before a configuration can change it
     from laptime.compose import compose, hydra_session, resolve, without_hydra
     from laptime.config import validate
 
@@ -100,6 +107,8 @@ def _main(arguments: list[str]) -> int:
         Path.cwd()
     except FileNotFoundError as error:
         raise UserError("the current folder is gone. Change to one that exists.") from error
+    # Hydra looks for plugins now: later it would run what lies as hydra_plugins/ in the folders that are added below.
+    Plugins.instance()
     # A model of the user's own may lie where the command was typed, or beside the user's configuration.
     sys.path += [str(Path(folder).absolute()) for folder in (args.config_dir, ".") if folder is not None]
     if args.cfg or args.help or args.info:
@@ -437,10 +446,10 @@ def _run_sweep(
     write_plan(sweep_dir, read_plan(sweep_dir) | {number: _swept(each, jobs) for number, each in swept_of.items()})
     num_jobs = len(jobs) if steps is None else len(steps)
     failed: list[str] = []
-    num_started = exit_code = 0
+    num_started = num_completed = exit_code = 0
 
     def task(cfg: "DictConfig") -> float | None:
-        nonlocal exit_code, num_started
+        nonlocal exit_code, num_started, num_completed
         num_started += 1
         job = HydraConfig.get()
         step = (steps or {}).get(job.job.num)
@@ -456,22 +465,24 @@ def _run_sweep(
                     cfg.run_label = step.run.label
                 else:
                     set_aside(path)
-            return objective(_train(cfg, path, _command(), time.time(), typed, sweep_world_size, goes_on))
+            result = objective(_train(cfg, path, _command(), time.time(), typed, sweep_world_size, goes_on))
+            num_completed += 1
+            return result
         except Interrupted as interruption:
             sys.exit(interruption.exit_code)
         except Exception as error:
-            fail(f"{job.job.num} ({swept})", error, cfg.sweep.on_failure)
+            fail(f"{job.job.num} ({swept})", error, cfg.sweep.on_failure, _secrets_of(cfg))
         return None
 
-    def fail(run: str, error: Exception, on_failure: str) -> None:
+    def fail(run: str, error: Exception, on_failure: str, secrets: Collection[str] = ()) -> None:
         nonlocal exit_code
         if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {mask_text(str(error), secrets)}", file=sys.stderr)
         elif isinstance(error, OSError):
             print(f"error: {in_words(error)}", file=sys.stderr)
         elif not isinstance(error, TrainingFailed | RankFailed):
             traceback.print_exception(error)
-        failed.append(mask_text(f"{run}: {error}"))
+        failed.append(mask_text(f"{run}: {error}", secrets))
         notify(command, "run-failed", sweep_dir, f"run {failed[-1]}")
         exit_code = max(exit_code, getattr(error, "exit_code", 1))
         if on_failure == "stop":
@@ -488,7 +499,8 @@ def _run_sweep(
     if steps is not None:
         task.jobs = {number: step.overrides for number, step in steps.items()}  # type: ignore[attr-defined]
     try:
-        _hand_over_to_hydra([*arguments, f"hydra.sweep.dir={_quote(sweep_dir)}"], task)
+        with _ending_by_signals():
+            _hand_over_to_hydra([*arguments, f"hydra.sweep.dir={_quote(sweep_dir)}"], task)
     except SystemExit as end:
         exit_code = end.code if isinstance(end.code, int) else 1
         if num_started:  # Hydra's callback is not called then
@@ -506,9 +518,40 @@ def _run_sweep(
         print(f"Sweep        {relative(sweep_dir)}")
         if exit_code:
             print(f"To finish it: sweep.resume={relative(sweep_dir)}")
-    message = f"{num_started - len(failed)} of {max(num_jobs, num_started)} runs completed"
+    message = f"{num_completed} of {max(num_jobs, num_started)} runs completed"
     notify(command, "sweep-failed" if exit_code else "sweep-completed", sweep_dir, message)
     return exit_code
+
+
+@contextmanager
+def _ending_by_signals() -> Iterator[None]:
+    """A signal between two runs ends the sweep as one during a run does, with all that is said at its end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        sys.exit(128 + signum)
+
+    heeded = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {signum: signal.signal(signum, end) for signum in heeded}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _secrets_of(cfg: "DictConfig") -> Collection[str]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from laptime.secrets import secret_values
+
+    try:
+        return secret_values(OmegaConf.to_container(cfg, resolve=True))
+    except OmegaConfBaseException:
+        return ()
 
 
 def swept_overrides(overrides: list[str], jobs: list[list[str]]) -> list[str]:

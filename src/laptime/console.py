@@ -92,7 +92,7 @@ def _log_warning(
 
 def wide_console() -> Console:
     """For a table with many columns, on stdout: as wide as the terminal; where there is none, as it needs to be."""
-    return Console(width=None if sys.stdout.isatty() else _WIDTH)
+    return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else _WIDTH)
 
 
 def show_whatever_can_be_shown() -> None:

@@ -62,10 +62,17 @@ def _modified(path: Path) -> float:
 
 def _known(paths: Iterable[Path]) -> Iterator[Known]:
     for path in paths:
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # whatever is wrong with a record
+        with suppress(
+            OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
+        ):  # whatever is wrong with a record
             record = read_record(path.parent)
             num_epochs = len(read_epochs(path.parent)["epoch"].unique())
-            if record["status"] == "completed" and len(record["attempts"]) == 1 and num_epochs:
+            if (
+                record["status"] == "completed"
+                and record["hashed_config"]["training.epochs"]
+                and len(record["attempts"]) == 1
+                and num_epochs
+            ):
                 wall_s = parse_timestamp(record["ended_at"]) - parse_timestamp(record["started_at"])
                 train_s = record["timing"]["total_train_s"]
                 files = [each for each in path.parent.rglob("*") if each.is_file()]

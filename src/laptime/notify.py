@@ -3,6 +3,7 @@
 import logging
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -23,12 +24,16 @@ def notify(command: str | None, event: str, folder: Path, message: str) -> None:
         return
     told = {"LAPTIME_EVENT": event, "LAPTIME_DIR": str(folder), "LAPTIME_MESSAGE": message}
     try:
-        done = subprocess.run(
-            command, shell=True, env=os.environ | told, timeout=_TIMEOUT_S, capture_output=True, text=True, check=False
-        )
+        # Into a file: what it leaves in the background would hold a pipe open.
+        with tempfile.TemporaryFile("w+", errors="replace") as errors:
+            done = subprocess.run(
+                command, shell=True, env=os.environ | told, timeout=_TIMEOUT_S, check=False,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+            )  # fmt: skip
+            errors.seek(0)
+            why = errors.read().strip().splitlines()
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         log.warning("sweep.notify: %s", error)
         return
     if done.returncode:
-        why = done.stderr.strip().splitlines()
         log.warning("sweep.notify: ended with code %d%s", done.returncode, f" ({why[-1]})" if why else "")

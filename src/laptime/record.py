@@ -195,7 +195,7 @@ def read_plan(sweep_dir: Path) -> dict[int, str]:
     try:
         runs = json.loads((sweep_dir / PLAN_FILE).read_bytes())["runs"]
         return {int(number): str(swept) for number, swept in runs.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

@@ -30,6 +30,7 @@ from laptime.record import (
     parse_timestamp,
     read_epochs,
     read_record,
+    write_atomically,
 )
 from laptime.resume import last_whole
 from laptime.run_dir import expanded, numbered_runs, use
@@ -163,7 +164,7 @@ class EarlierSweep:
         """Keep a copy of Hydra's file of what was typed last, before it is replaced by something else."""
         if list(overrides) != self._typed[-1]:
             number = len(list(self._typed_before()))
-            (self.path / SWEEP_FILE).rename(self.path / f"multirun-{number}.yaml")
+            write_atomically(self.path / f"multirun-{number}.yaml", (self.path / SWEEP_FILE).read_bytes())
 
     def unfinished(self) -> list[list[str]]:
         """The overrides of each run that is not completed: repeats that the sweep added by itself are among them."""
@@ -276,7 +277,9 @@ class EarlierSweep:
 def _lasting(overrides: Sequence[str]) -> list[str]:
     """What a run, or a sweep, was given that holds when it is gone on with, too."""
     left_out = OF_NOW[1:]  # what may be named is checked against what is typed now
-    return [each for each in overrides if each.lstrip("+~").partition("=")[0] not in left_out]
+    kept = [each for each in overrides if each.lstrip("+~").partition("=")[0] not in left_out]
+    # Hydra imports what its own part names, and sets variables by it: no file's matter.
+    return [each for each in kept if not each.lstrip("+~").startswith(("hydra.", "hydra/"))]
 
 
 def asked_for(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -335,7 +338,7 @@ def jobs_ever(runs: Sequence[EarlierRun], jobs: Sequence[Job]) -> list[list[str]
 def set_aside(run_dir: Path) -> None:
     """Move what a run has left behind to earlier/0/, the next time to earlier/1/, so that it starts afresh."""
     earlier = run_dir / EARLIER_DIR
-    place = earlier / str(len(list(earlier.iterdir())) if earlier.is_dir() else 0)
+    place = earlier / str(max(numbered_runs(earlier), default=-1) + 1 if earlier.is_dir() else 0)
     place.mkdir(parents=True)
     for entry in run_dir.iterdir():
         if entry != earlier and not entry.name.startswith("."):  # Hydra's files are this start's already
@@ -367,15 +370,30 @@ def living_ranks(run: EarlierRun) -> list[int]:
 def _read(number: int, path: Path) -> EarlierRun:
     try:
         record = read_record(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         record = {}
-    if not all(isinstance(record.get(key), kind) for key, kind in _NEEDED.items()):
+    if not _is_whole(record):
         record = {}
     try:
         overrides = [str(each) for each in yaml.safe_load((path / ".hydra" / "overrides.yaml").read_text()) or []]
-    except (OSError, yaml.YAMLError):
+        OverridesParser.create().parse_overrides(overrides)
+    except (OSError, ValueError, TypeError, yaml.YAMLError, HydraException, RecursionError):
         overrides = []
     return EarlierRun(number, path, record, overrides)
+
+
+def _is_whole(record: Mapping[str, Any]) -> bool:
+    """Whether all is there that is asked of a record below."""
+    if not all(isinstance(record.get(key), kind) for key, kind in _NEEDED.items()):
+        return False
+    try:
+        _ = record["strategy"]["rank_pids"], record["strategy"]["threads_per_rank"], record["config"]["run_label"]
+        _ = record["config"]["strategy"]["threads_per_rank"], parse_timestamp(record["started_at"])
+        if record["environment"]:
+            _ = record["environment"]["code_hash"], record["environment"]["packages"]["torch"], record["git"]["commit"]
+    except (KeyError, TypeError, ValueError):
+        return False
+    return True
 
 
 def _stands(run: EarlierRun, job: Job) -> Step:

@@ -111,7 +111,8 @@ def user_of(path: Path) -> int | None:
 
 def numbered_runs(sweep_dir: Path) -> dict[int, Path]:
     """The run directories of a sweep, which are named by their numbers."""
-    return {int(path.name): path for path in sweep_dir.iterdir() if path.name.isdecimal() and path.is_dir()}
+    named = [path for path in sweep_dir.iterdir() if path.name.isdecimal() and path.is_dir()]
+    return {int(path.name): path for path in named if str(int(path.name)) == path.name}
 
 
 def expanded(key: str, path: str) -> Path:

@@ -15,7 +15,7 @@ MASK = "***"
 _KEY = re.compile(
     r"\w*(passw(or)?d|passphrase|secret|credential|api_?key|access_?key(_id)?|private_?key|secret_?key)s?"
     r"(_(base|json|value|text|string|b64|base64))?"
-    r"|(\w*_)?(auth|oauth|authorization|auth_?header|bearer|webhook|webhook_url|cookies?|jwt|pat|pwd|passwd|pass|pw)"
+    r"|(\w*_)?(auth|oauth|authorization|auth_?header|bearer|notify|webhook|webhook_url|cookies?|jwt|pat|pwd|passwd|pass|pw)"
     r"|(\w*_)?(dsn|connection_?string|conn_?str|sas(_url)?)"
     r"|(\w*_)?(wandb|signing|encryption|decryption|account|storage|subscription|license|ssh|gpg|rsa|hmac|service)_?key"
     r"|(?P<kind>\w*?)_?token"

@@ -15,6 +15,8 @@ from laptime.errors import UserError
 KEY = "security.allowed_targets"
 NOTIFY_KEY = "sweep.notify"
 VARIABLE = "LAPTIME_ALLOWED_TARGETS"
+# As it was when the process began: a configuration can set variables (`hydra.job.env_set`).
+_FROM_ENVIRONMENT = tuple(each.strip() for each in os.environ.get(VARIABLE, "").split(",") if each.strip())
 
 # Modules of which each name is allowed, but nothing below: modules import others, and `torch.nn.init.torch.load` is one
 # of those names.
@@ -52,7 +54,7 @@ def check(config: Mapping[str, Any], typed: Sequence[str]) -> None:
             f"{KEY}={config['security']['allowed_targets']}: comes from a configuration file, which can't say what is "
             f"to be trusted. Type it, or set {VARIABLE}."
         )
-    places = {*_PLACES, *added, *_places_of_the_environment()}
+    places = {*_PLACES, *added, *_FROM_ENVIRONMENT}
     for key, target in _targets(config):
         place = target.rpartition(".")[0]
         if target not in places and place not in places:
@@ -79,10 +81,6 @@ def _typed_places(typed: Sequence[str]) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(each, str) and "$" not in each for each in value):
         raise UserError(f"{own[-1]}: must be a list of modules or classes, each written out: {KEY}=[my_net].")
     return [str(each) for each in value]
-
-
-def _places_of_the_environment() -> list[str]:
-    return [each.strip() for each in os.environ.get(VARIABLE, "").split(",") if each.strip()]
 
 
 def _targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Hydra's sweeper with repeats outermost, and as many of them as an interval asks for."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from laptime.record import SWEEP_FILE
+from laptime.errors import in_words
+from laptime.record import SWEEP_FILE, write_atomically
 from laptime.run_dir import numbered_runs
 
 
@@ -49,8 +51,12 @@ class RepeatingSweeper(BasicSweeper):
         jobs: dict[int, list[str]] | None = getattr(self.task_function, "jobs", None)
         if jobs is None:
             jobs = self._jobs(arguments)
-        sweep_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, sweep_dir / SWEEP_FILE)
+        try:
+            sweep_dir.mkdir(parents=True, exist_ok=True)
+            write_atomically(sweep_dir / SWEEP_FILE, OmegaConf.to_yaml(self.config).encode())
+        except OSError as error:  # Hydra would show a traceback
+            print(f"error: {in_words(error)}", file=sys.stderr)
+            sys.exit(1)
         results = self._run(jobs)
         measure = self.config.measure
         if measure.target_interval is not None:

@@ -113,7 +113,7 @@ class Watcher:
             status, config = str(record["status"]), dict(record["config"] or {})
             message = str((record["error"] or {}).get("message") or "").partition("\n")[0]
             epochs = config["training"]["epochs"] if config else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return RunSeen(number, swept, "failed", error=f"run.json can't be read: {error}")
         if status == "running" and not self._is_alive(path):
             status = "dead"
@@ -148,7 +148,7 @@ def _epochs(path: Path) -> tuple[int | None, float | None]:
             return 0, None
         slowest = each_epoch_once(epochs).groupby("epoch")["epoch_time_s"].max()
         return len(slowest), float(slowest.median())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None, None
 
 
