@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -301,6 +302,8 @@ def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
     slurm.require_one_task()
     with hydra_session(args.config_dir) as hydra:
         jobs, composed = _compose_sweep(hydra, args.overrides, args.config_name)
+        if twice := [job for job, count in Counter(map(tuple, jobs)).items() if count > 1]:
+            raise UserError(f"{' '.join(twice[0])}: the same run twice. Repeats of a run differ by their seed.")
         fresh_processes.load_ahead()
         configs = [_check(each, args.overrides) for each in composed]
         sweep_world_size = max(num_ranks(config) for config in configs)
