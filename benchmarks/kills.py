@@ -182,8 +182,8 @@ def compare(resumed: Path, whole: Path, tally: Tally) -> None:
             tally.notes.append(f"{resumed.name}: no run like {path.parent.name}")
             continue
         run = runs[theirs["config_hash"]]
-        ours, epochs = read_record(run), each_epoch_once(read_epochs(run))
-        same = epochs.sort_values(["epoch", "rank"])[_COLUMNS].reset_index(drop=True)
+        ours, rows = read_record(run), read_epochs(run)
+        same = each_epoch_once(rows).sort_values(["epoch", "rank"])[_COLUMNS].reset_index(drop=True)
         there = read_epochs(path.parent).sort_values(["epoch", "rank"])[_COLUMNS].reset_index(drop=True)
         if ours["status"] != "completed":
             tally.lost += 1
@@ -191,7 +191,7 @@ def compare(resumed: Path, whole: Path, tally: Tally) -> None:
         elif not same.equals(there) or ours["result"]["test_loss"] != theirs["result"]["test_loss"]:
             tally.differences += 1
             tally.notes.append(f"{run}: differs\n{same}\n{there}")
-        if read_epochs(run).duplicated(["attempt", "epoch", "rank"]).any():
+        if rows.duplicated(["attempt", "epoch", "rank"]).any():
             tally.differences += 1
             tally.notes.append(f"{run}: an epoch stands twice")
 

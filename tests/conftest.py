@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Modules that tests write; the list itself is tested in test_security.py.
-os.environ["LAPTIME_ALLOWED_TARGETS"] = (
-    "breaking,odd,own_adam,same_weights,elsewhere,mixed,leaky,slow_rank,with_batch_norm"
-)
+OWN_MODULES = (
+    "breaking", "odd", "own_adam", "same_weights", "elsewhere", "mixed", "leaky", "slow_rank", "with_batch_norm",
+)  # fmt: skip
+os.environ["LAPTIME_ALLOWED_TARGETS"] = ",".join(OWN_MODULES)
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ROOT / "train.py"
@@ -30,9 +31,12 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name in OWN_MODULES:  # the next test may write another of that name
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from laptime import targets, training
-from laptime.cli import compose_and_check, main
-from laptime.errors import UserError
+from laptime.cli import check, main
+from laptime.compose import compose, hydra_session
+from laptime.errors import UserError, printable
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +26,9 @@ RIGHT = {
     "training.early_stopping_patience": ["null", "3"],
     "training.gradient_clip_norm": ["null", "0.5", "1"],
     "training.time_limit_s": ["null", "1e9", "60"],
+    "training.label_smoothing": ["0", "0.1"],
+    "training.mixup_alpha": ["0", "0.2"],
+    "training.ema_decay": ["null", "0.99"],
     "training.compile": ["true", "no", "1", "off"],
     "strategy.world_size": ["1", "2", "auto"],
     "strategy.threads_per_rank": ["auto", "1", "1024"],
@@ -44,7 +48,7 @@ RIGHT = {
     "model.dropout": ["0", "0.25"],
     "optimizer": ["adam", "adamw", "sgd"],
     "optimizer.lr": ["1e-3", "1", "0.5"],
-    "scheduler": ["none", "step", "cosine", "plateau"],
+    "scheduler": ["none", "step", "cosine", "cosine_warmup", "one_cycle", "plateau"],
     "logger": ["none", "csv", "tensorboard"],
     "profiler": ["none", "simple"],
     "seed": ["0", "4294967295"],
@@ -118,7 +122,7 @@ def test_it_composes_and_builds_or_is_refused_in_two_lines(typed, work_folder):
     seen["overrides"] += len(typed)
     before, start = tree(work_folder), time.monotonic()
     try:
-        config = compose_and_check(typed)
+        config = composed_and_checked(typed)
     except UserError as error:
         message = str(error)
         assert 1 <= len(message.splitlines()) <= 2, message
@@ -136,13 +140,19 @@ def test_it_composes_and_builds_or_is_refused_in_two_lines(typed, work_folder):
     assert time.monotonic() - start < BOUND_S
 
 
+def composed_and_checked(typed: list[str]) -> dict:
+    """What `python train.py TYPED` would train."""
+    with hydra_session() as hydra:
+        return check(compose(hydra, typed), typed)
+
+
 def build_all(config) -> None:
     """What a run builds from the open groups before it trains."""
     source = targets.build("dataset", config["dataset"])
     network = training.build_network(config["model"], source)
     optimizer = targets.build("optimizer", config["optimizer"], params=network.parameters())
     if config["scheduler"].get("_target_") is not None:
-        targets.build("scheduler", config["scheduler"], optimizer=optimizer)
+        targets.build("scheduler", config["scheduler"], optimizer=optimizer, num_steps_per_epoch=10)
     training._build_callbacks(config)
     for name, node in config["logger"].items():
         if node is not None:
@@ -160,8 +170,7 @@ def names_one_of(typed: list[str], message: str) -> bool:
             .rpartition("/")[2]
             .strip("'\" ")
         )
-        shown = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in key)
-        if shown[:200] in message:
+        if any(printable(each)[:200] in message for each in (key, override)):
             return True
     return False
 

@@ -4,9 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from laptime.cli import main, sweep_label
+from laptime.cli import main
 from laptime.record import read_record
 from laptime.run_dir import RunDir
+from laptime.sweep import sweep_label
 
 MISTAKES = {
     "dataset=mnits": ["dataset=mnits", "cifar10, fashion_mnist, mnist, synthetic"],
@@ -96,6 +97,8 @@ MISTAKES = {
     "--cfg job training.epochs=0": ["training.epochs=0", "at least 1"],
     "--help training.epocs=3": ["training.epocs=3", "training.epochs"],
     "--info config training.epocs=3": ["training.epocs=3", "training.epochs"],
+    "-m hydra.verbose=true,false": ["hydra.verbose=true,false", "one value"],
+    "-m hydra/launcher=basic,joblib": ["hydra/launcher=basic,joblib", "one value"],
 }
 
 

@@ -10,7 +10,7 @@ from laptime.data.image_data import ImageData
 from laptime.device import describe
 from laptime.ranks import Rank
 from laptime.stopping import StopRequest
-from laptime.training import _build_callbacks, _build_loggers, _build_module, check_open_groups
+from laptime.training import _build_callbacks, _build_loggers, build_module, check_open_groups
 
 OPTIONS = sorted(
     f"{path.parent.name}={path.stem}"
@@ -28,7 +28,7 @@ def test_there_is_an_option_for_every_group():
     groups = {option.partition("=")[0] for option in OPTIONS}
     assert groups == {
         "device", "dataset", "model", "strategy", "optimizer", "scheduler", "training", "measure", "sweep",
-        "security", "callbacks", "logger", "profiler", "experiment",
+        "security", "callbacks", "logger", "profiler", "experiment", "search",
     }  # fmt: skip
 
 
@@ -40,9 +40,10 @@ def test_option_composes_and_builds(option):
     data = targets.build("dataset", config["dataset"])
     assert isinstance(data, ImageData)
     network = targets.build("model", config["model"], input_shape=data.image_shape, num_classes=data.class_count)
-    module = _build_module(config, network, describe("cpu", "cpu"), StopRequest(), {}, Rank())
+    module = build_module(config, network, describe("cpu", "cpu"), StopRequest(), {}, Rank(), 10)
     built = module.configure_optimizers()
-    assert built["optimizer"].param_groups[0]["lr"] == config["optimizer"]["lr"]
+    (group, *_) = built["optimizer"].param_groups
+    assert group.get("initial_lr", group["lr"]) == config["optimizer"]["lr"]  # a schedule may start below it
     assert ("lr_scheduler" in built) == (config["scheduler"]["_target_"] is not None)
     assert len(_build_callbacks(config)) == len(config["callbacks"])
     assert len(_build_loggers(config)) == len(config["logger"])

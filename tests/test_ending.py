@@ -130,7 +130,8 @@ def test_two_damaged_checkpoints_are_refused(damage, work_folder, capfd):
     for name in ("last.ckpt", "previous.ckpt"):
         path = Path("first/checkpoints") / name
         path.write_bytes(DAMAGE[damage](path.read_bytes()))
-    assert "is damaged" in error_of([*QUICK, "training.epochs=3", "training.checkpoint=first"], capfd)
+    message = error_of([*QUICK, "training.epochs=3", "training.checkpoint=first"], capfd)
+    assert "is damaged" in message and "Whole is first/checkpoints/best.ckpt: name that." in message
     assert sorted(path.name for path in work_folder.iterdir()) == ["first"]
 
 

@@ -55,6 +55,17 @@ def test_too_little_memory_names_the_batch_size_and_suggests_one(work_folder):
     assert "Try training.batch_size=32768, or training.accumulate_grad_batches=2" in record["error"]["message"]
 
 
+def test_too_little_memory_for_the_model_names_its_sizes(work_folder):
+    typed = ["model.hidden_sizes=[30000,30000]", "training.epochs=1", "logger=none", "hydra.run.dir=run"]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, "700000000", *typed], capture_output=True, text=True, timeout=600, check=False
+    )
+    record = read_record(Path("run"))
+    assert record["status"] == "failed", done.stderr
+    message = "out of memory while the model is built, which has 3.70 GB of weights (model.hidden_sizes=[30000, 30000]"
+    assert record["error"]["message"].startswith(message)
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [

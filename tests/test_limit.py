@@ -84,3 +84,9 @@ def test_without_flops_or_epochs_nothing_is_claimed():
 
 def test_without_a_breakdown_the_fraction_alone():
     assert found()["verdict"] == "10% of the fastest matrix product here"
+
+
+def test_what_cannot_be_is_not_called_near_the_limit():
+    one = found(1200.0, breakdown(forward=0.001, backward=0.001, optimizer=0.001))
+    assert one["verdict"].startswith("not known: 500% of the fastest matrix product that was found can't be")
+    assert one["achieved_fraction"] == pytest.approx(1.2)

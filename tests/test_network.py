@@ -13,13 +13,13 @@ ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["dataset.limit=1000", "training.epochs=1"]
 # Python loads it in every process that finds it, ranks and data workers included.
 HOOK = """
-import sys
+import os, sys
 
 def hook(event, arguments):
     if event in ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
         asked = arguments[0] if event.startswith("socket.get") else arguments[1]
-        with open({log!r}, "a") as file:
-            file.write(f"{event} {asked!r}\\n")
+        with open(os.environ["ASKED"], "a") as file:
+            print(event, repr(asked), file=file)
 
 sys.addaudithook(hook)
 """
@@ -32,14 +32,13 @@ def asked(work_folder):
     def run(*arguments: str) -> list[str]:
         log = work_folder / "asked"
         (work_folder / "hook").mkdir(exist_ok=True)
-        hook = HOOK.replace("{log!r}", repr(str(log)))
-        (work_folder / "hook" / "sitecustomize.py").write_text(hook.replace("\\\\n", "\\n"))
+        (work_folder / "hook" / "sitecustomize.py").write_text(HOOK)
         path = os.pathsep.join([str(work_folder / "hook"), os.environ.get("PYTHONPATH", "")])
         done = subprocess.run(
             [sys.executable, *arguments],
             capture_output=True,
             text=True,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": path, "ASKED": str(log)},
             check=False,
         )
         assert done.returncode == 0, done.stderr

@@ -207,3 +207,16 @@ def test_folders_of_configurations_bring_no_plugins(arguments, work_folder):
     laptime = Path(sys.executable).with_name("laptime")
     subprocess.run([str(laptime), *arguments], check=True, capture_output=True, cwd=work_folder)
     assert not (work_folder / "owned").exists()
+
+
+def test_a_folder_that_brings_a_package_of_an_allowed_name_runs_nothing(work_folder, capfd):
+    package = work_folder / "conf/lightning/pytorch"
+    package.mkdir(parents=True)
+    (work_folder / "conf/model").mkdir()
+    (work_folder / "conf/model/net.yaml").write_text("_target_: lightning.pytorch.callbacks.Net\n")
+    for path in (package.parent / "__init__.py", package / "__init__.py", package / "callbacks.py"):
+        path.write_text("open('ran', 'w')\nclass Net: pass\n")
+    with pytest.raises(SystemExit) as end:
+        main(["--config-dir", "conf", "model=net"])
+    assert end.value.code == 2 and "is none of the places" in capfd.readouterr().err
+    assert not (work_folder / "ran").exists()

@@ -52,8 +52,8 @@ def test_a_run_inside_a_job_takes_its_cores_and_ignores_lightnings_idea_of_slurm
     assert (strategy["threads_per_rank"], strategy["oversubscribed"]) == (1, True)
 
 
-def test_the_readmes_recipe_for_requeued_jobs_goes_on_from_the_last_checkpoint(work_folder):
-    readme = (TRAIN.parent / "README.md").read_text()
+def test_the_documented_recipe_for_requeued_jobs_goes_on_from_the_last_checkpoint(work_folder):
+    readme = (TRAIN.parent / "docs/ranks.md").read_text()
     recipe = readme[readme.index("    last=$(ls") : readme.index("torchrun itself knows SIGTERM")]
     recipe = recipe.strip().replace("python train.py", f"{sys.executable} {TRAIN} dataset.limit=1000 logger=none")
     (work_folder / "outputs" / "7" / "0").mkdir(parents=True)  # died before it had trained an epoch

@@ -16,6 +16,7 @@ import pytest
 from laptime import record as records
 from laptime import run_dir
 from laptime.cli import main
+from laptime.environment import hostname_hash
 from laptime.errors import UserError
 from laptime.record import read_epochs, read_record
 from laptime.resume_sweep import EarlierRun, EarlierSweep, living_ranks, merged
@@ -165,25 +166,24 @@ def test_a_killed_sweep_that_is_resumed_equals_an_undisturbed_one(call, work_fol
         assert ours["result"]["test_loss"] == theirs["result"]["test_loss"]
 
 
+def kills(*arguments: str) -> str:
+    """What benchmarks/kills.py prints, which must find nothing wrong."""
+    script = TRAIN.parent / "benchmarks" / "kills.py"
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.mark.slow
 def test_whenever_it_is_killed_nothing_is_lost(work_folder):
     """20 kills at random moments; each sweep, once gone on with until it is whole, equals one that nobody disturbed."""
-    kills = TRAIN.parent / "benchmarks" / "kills.py"
-    done = subprocess.run(
-        [sys.executable, str(kills), "--parts", "resume", "--kills", "20"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "faults injected 20, hangs 0, orphans 0, records lost 0, differences 0" in done.stdout
+    found = kills("--parts", "resume", "--kills", "20")
+    assert "faults injected 20, hangs 0, orphans 0, records lost 0, differences 0" in found
 
 
 @pytest.mark.slow
 def test_whatever_is_killed_the_others_end_and_say_so(work_folder):
-    kills = TRAIN.parent / "benchmarks" / "kills.py"
-    done = subprocess.run(
-        [sys.executable, str(kills), "--parts", "soak", "--minutes", "1"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "hangs 0, orphans 0, records lost 0, differences 0" in done.stdout
+    assert "hangs 0, orphans 0, records lost 0, differences 0" in kills("--parts", "soak", "--minutes", "1")
 
 
 @pytest.mark.parametrize("damage", [b"", b"cut"])
@@ -240,7 +240,7 @@ def test_a_run_that_failed_with_other_code_starts_afresh(two_runs, call):
 
 def test_a_sweep_that_is_running_is_refused(two_runs, capfd):
     other = psutil.Process(os.getppid())
-    (two_runs / ".laptime").write_text(f"{other.pid} {other.create_time()}\n")
+    (two_runs / ".laptime").write_text(f"{other.pid} {other.create_time()} {hostname_hash()}\n")
     assert f"this sweep is still running (process {other.pid})" in refusal(["sweep.resume=latest"], capfd)
     (two_runs / ".laptime").unlink()
     started = records.timestamp(psutil.Process().create_time())
@@ -417,3 +417,84 @@ def test_what_was_set_aside_before_is_never_in_the_way(two_runs, call):
     done = call("sweep.resume=latest")
     assert done.returncode == 0, done.stderr
     assert (two_runs / "1/earlier/2").is_dir()
+
+
+def test_what_could_not_be_built_keeps_its_number(call, work_folder):
+    too_large = ["model.hidden_sizes=[100000000]", "training.epochs=1", "sweep.notify=echo"]
+    assert call("-m", *QUICK, INTO, *too_large, "seed=1,2").returncode == 2
+    for told in (True, False):  # the second time there was none any more
+        done = call("sweep.resume=latest")
+        assert ("sweep.notify is not taken over" in done.stderr) is told
+        assert numbers() == [0, 1]
+
+
+@pytest.fixture
+def ended_early(two_runs):
+    """A sweep of three that ended after two."""
+    records.write_plan(SWEEP, {0: "seed=1", 1: "seed=2", 2: "seed=3"})
+    path = SWEEP / "multirun.yaml"
+    path.write_text(path.read_text().replace("seed=1,2", "seed=1,2,3"))
+
+
+def test_a_run_that_never_began_has_its_number_kept(ended_early, call):
+    done = call("sweep.resume=latest", "seed=4,5")
+    assert "run 2 (seed=3): never began, not among these jobs" in done.stderr
+    assert numbers() == [0, 1, 3, 4] and seeds() == [1, 2, 4, 5]
+    done = call("sweep.resume=latest", "sweep.dry_run=true")
+    assert "1 run to do of 5" in " ".join(done.stdout.split())
+    assert call("sweep.resume=latest").returncode == 0
+    assert numbers() == [0, 1, 2, 3, 4] and read_record(SWEEP / "2")["seed"] == 3
+
+
+def test_a_dry_run_shows_the_runs_that_are_left_as_they_are(ended_early, call):
+    done = call("sweep.resume=latest", "seed=1", "sweep.dry_run=true")
+    shown = " ".join(done.stdout.split())
+    assert "never began, not among these jobs" in shown and "sweep.dry_run" not in shown
+
+
+def test_a_wrong_name_lists_the_sweeps_that_there_are(two_runs, capfd):
+    assert f"The newest: {SWEEP}" in refusal(["sweep.resume=multirun/nope"], capfd)
+
+
+def test_jobs_that_are_the_same_run_in_other_words_are_both_gone_on_with(call, work_folder):
+    """Without an accelerator device=auto is the CPU: two runs at the start are two when they are gone on with."""
+    assert call("-m", *QUICK[:1], *QUICK[2:], INTO, "training.epochs=1", "device=cpu,auto").returncode == 0
+    change(SWEEP / "1", status="failed")
+    done = call("sweep.resume=latest")
+    assert (
+        "run 0 (device=cpu): completed, skipped" in done.stderr
+        and "run 1 (device=auto): failed, retried" in done.stderr
+    )
+    assert numbers() == [0, 1] and read_record(SWEEP / "1")["status"] == "completed"
+
+
+def test_further_repeats_take_no_number_that_is_planned(ended_early, call):
+    done = call("sweep.resume=latest", "seed=1", "measure.target_interval=0.0001", "measure.max_repeats=6")
+    assert done.returncode == 0, done.stderr
+    assert 2 not in numbers() and 3 in numbers()
+    assert records.read_plan(SWEEP)[2] == "seed=3" and set(numbers()) < set(records.read_plan(SWEEP))
+
+
+def test_a_directory_without_a_word_in_it_stays_whose_it_is(ended_early, call):
+    (SWEEP / "2").mkdir()
+    done = call("sweep.resume=latest", "seed=0,1,2,3", "sweep.dry_run=true")
+    rows = [line.split() for line in done.stdout.splitlines() if "seed=" in line]
+    assert {row[1]: row[3] for row in rows} == {"0": "seed=1", "1": "seed=2", "2": "seed=3", "3": "seed=0"}
+
+
+def test_a_dry_run_changes_not_one_byte(two_runs, call):
+    before = {path: path.read_bytes() for path in SWEEP.rglob("*") if path.is_file()}
+    (SWEEP / ".laptime").unlink()
+    del before[SWEEP / ".laptime"]
+    assert call("sweep.resume=latest", "seed=1,2,3", "sweep.dry_run=true").returncode == 0
+    assert {path: path.read_bytes() for path in SWEEP.rglob("*") if path.is_file()} == before
+
+
+def test_a_doctored_plan_steers_no_terminal_and_no_number(two_runs, call):
+    plan = {"runs": {"-1": "seed=4", "7" * 30: "seed=5", "1": "seed=2\x1b[31m", "2": "seed=3"}}
+    (SWEEP / "plan.json").write_text(json.dumps(plan))
+    done = call("sweep.resume=latest", "seed=1,2,4", "sweep.dry_run=true")
+    assert "\x1b" not in done.stdout + done.stderr
+    assert records.read_plan(SWEEP) == {1: "seed=2\\x1b[31m", 2: "seed=3"}
+    row = next(line for line in done.stdout.splitlines() if "seed=4" in line)
+    assert row.split()[1] == "3"

@@ -157,9 +157,46 @@ def test_a_killed_sweep_is_dead_and_the_rest_did_not_start(work_folder):
 
 
 @pytest.mark.parametrize("folder", ["nowhere", ".", "latest"])
-def test_what_is_no_sweep_is_refused(folder, work_folder, capsys):
+def test_what_is_no_sweep_is_refused(folder, work_folder, capsys, monkeypatch):
+    monkeypatch.setattr("laptime.watch.__main__._WAIT_S", 0)
     assert main([folder]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {folder}")
+    assert f"error: {folder}" in capsys.readouterr().err
+
+
+def test_latest_waits_for_a_sweep_that_is_about_to_start(train, work_folder):
+    """One that is over is not what is meant by whoever has just started another."""
+    assert train("-m", *QUICK, "seed=1", "hydra.sweep.dir=multirun/before").returncode == 0
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", "laptime.watch", "latest"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert "nothing is running: waiting" in watcher.stderr.readline()
+    (work_folder / "multirun/next").mkdir()
+    (work_folder / "multirun/next/multirun.yaml").touch()
+    assert "multirun/next: over" in watcher.communicate(timeout=120)[0]
+
+
+def test_a_line_tells_of_everything_that_happens_where_there_is_no_terminal(train, work_folder):
+    assert train("-m", *QUICK, "optimizer.lr=1e-3,1e30", "optimizer=sgd", "hydra.sweep.dir=s").returncode == 1
+    seen = watch("s")
+    assert "] run 0 (optimizer.lr=0.001): completed\n" in seen.stdout
+    assert "] run 1 (optimizer.lr=1e+30): the loss became" in seen.stdout
+    assert seen.stdout.endswith("To finish it: python train.py sweep.resume=s\n")
+
+
+def test_a_sweep_that_this_machine_has_ended_is_over_at_once(running):
+    child = subprocess.Popen(
+        [sys.executable, "-c", f"from laptime.run_dir import *; use(Path({str(running.parent)!r}))"]
+    )
+    assert child.wait() == 0
+    beat(running, time.time() - DEAD_AFTER_S - 1)
+    seen = Watcher(running.parent).look()
+    assert seen.is_over and [run.status for run in seen.runs] == ["dead", "waiting", "waiting"]
+
+
+def test_epochs_that_a_run_goes_on_from_count(train, work_folder):
+    assert train(*QUICK, "hydra.run.dir=first").returncode == 0
+    assert train(*QUICK, "training.epochs=5", "training.checkpoint=first", "hydra.run.dir=second").returncode == 0
+    assert "5/5" in watch("second", "--once").stdout
 
 
 def test_a_run_whose_record_is_damaged_is_shown(running, capsys):
@@ -220,3 +257,17 @@ def test_a_damaged_plan_hides_no_run(content, running):
     (running.parent / "plan.json").write_text(content, errors="surrogateescape")
     (running / "epochs.csv").write_text("attempt,epoch,rank,is_warmup,epoch_time_s\n0,0,0,True,quick\n")
     assert main([str(running.parent), "--once"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("sweep.notify=echo a, b", "sweep.notify=echo a, b: is several values, to sweep over. A command with a comma"),
+        ("sweep.notify='it\"s' now", "not understood. Write key=value1,value2"),
+        ("sweep.notify=a && b; c(", "not understood. Write key=value1,value2"),
+    ],
+)
+def test_a_command_without_quotes_of_its_own_is_told_about_them(typed, words, train):
+    ended = train("-m", *QUICK, "seed=1,2", typed)
+    assert ended.returncode == 2 and words in ended.stderr
+    assert "takes quotes of its own: 'sweep.notify=" in " ".join(ended.stderr.split())

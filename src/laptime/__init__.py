@@ -5,9 +5,10 @@ Importing this package loads no torch.
 
 from importlib.metadata import version
 
+from laptime.analysis.frames import Results, load
 from laptime.cli import run
 from laptime.errors import TrainingFailed, UserError
 
 __version__ = version("laptime")
 
-__all__ = ["TrainingFailed", "UserError", "__version__", "run"]
+__all__ = ["Results", "TrainingFailed", "UserError", "__version__", "load", "run"]

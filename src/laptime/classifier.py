@@ -14,16 +14,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from laptime import step_hooks
 from laptime.data.order import epoch_seed
 from laptime.data.timed_loader import Batch
 from laptime.device import Device
 from laptime.errors import TrainingFailed
+from laptime.mixup import Mixup, mixed_loss
 from laptime.ranks import Rank
 from laptime.resume import IDENTITY
+from laptime.schedulers.step_schedule import StepSchedule
 from laptime.sharded_optimizer import ShardedOptimizer
 from laptime.shared_memory import SharedMemory
 from laptime.step_clock import OnPart, unheeded
 from laptime.stopping import StopRequest
+from laptime.weight_average import WeightAverage
 
 _REMEDIES = "Try a smaller optimizer.lr, training.gradient_clip_norm=1 or training.precision=32-true."
 _AUTOCAST_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -39,12 +43,16 @@ class Classifier(pl.LightningModule):
     Args:
         network: images (B, C, H, W), float32, to logits (B, num_classes).
         make_optimizer: from the network's parameters to an optimizer.
-        make_scheduler: from the optimizer to a learning rate scheduler that is stepped once per epoch, or to None.
+        make_scheduler: from the optimizer to a learning rate scheduler, or to None. A StepSchedule is stepped after
+            each optimizer step, any other once per epoch.
         device: that trains.
         seed: what is random while training follows from it, the epoch and the rank.
         precision: 32-true, bf16-mixed or 16-mixed.
         accumulate_grad_batches: parts in which the batch of an optimizer step is computed.
         gradient_clip_norm: largest norm of the gradient over all parameters; None: no clipping.
+        label_smoothing: share of each training label that is spread evenly over all classes.
+        mixup_alpha: how evenly two images each are mixed while training; 0: not at all.
+        make_average: from the network to the average of its weights, which is evaluated and saved instead of them.
         stop: says when training is to end early.
         identity: plain values that are written into every checkpoint, to know it by.
         rank: this process.
@@ -52,7 +60,8 @@ class Classifier(pl.LightningModule):
     Attributes:
         on_part: called with the name of each part of a step where it ends.
         wrap: makes of a network what trains: DDP's wrapper, where gradients are averaged.
-        make_optimizer: as given.
+        make_optimizer, make_scheduler, make_average: as given.
+        schedule: is stepped after each optimizer step; None: none is.
         is_compiled: whether the network is.
         shared: memory that the ranks update the weights in, each its share; None: each updates all of its own.
         scaler: scales losses, so that float16's small gradients don't vanish; None: another precision.
@@ -68,6 +77,9 @@ class Classifier(pl.LightningModule):
         precision: str = "32-true",
         accumulate_grad_batches: int = 1,
         gradient_clip_norm: float | None = None,
+        label_smoothing: float = 0.0,
+        mixup_alpha: float = 0.0,
+        make_average: Callable[[nn.Module], WeightAverage] = WeightAverage,
         stop: StopRequest | None = None,
         identity: Mapping[str, Any] | None = None,
         rank: Rank = Rank(),  # noqa: B008
@@ -80,9 +92,14 @@ class Classifier(pl.LightningModule):
         self.accumulate_grad_batches = accumulate_grad_batches
         self.gradient_clip_norm = gradient_clip_norm
         self.make_optimizer = make_optimizer
-        self._make_scheduler = make_scheduler
+        self.make_scheduler = make_scheduler
+        self.schedule: StepSchedule | None = None
+        self.label_smoothing = label_smoothing
+        self.mixup = Mixup(mixup_alpha) if mixup_alpha else None
+        self.make_average = make_average
+        self._average = make_average(network)
         self._device_in_use = device
-        self._autocast_dtype = _AUTOCAST_DTYPES.get(precision)
+        self._precision = precision
         self.scaler = torch.amp.GradScaler(device.used) if precision == "16-mixed" else None
         self._stop = stop or StopRequest()
         self._identity = dict(identity or {})
@@ -98,6 +115,8 @@ class Classifier(pl.LightningModule):
         self._trained = [network]
         self.shared: SharedMemory | None = None
         self._sharded: ShardedOptimizer | None = None
+        self._hooks: frozenset[str] = frozenset()
+        self._told: frozenset[str] = frozenset()
 
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Average the gradients over the ranks from now on.
@@ -130,12 +149,19 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.network.parameters())
-        scheduler = self._make_scheduler(optimizer)
+        scheduler = self.make_scheduler(optimizer)
+        self.schedule = scheduler if isinstance(scheduler, StepSchedule) else None
         return {"optimizer": optimizer} if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_fit_start(self) -> None:
+        self._hooks = step_hooks.heard(self.trainer.callbacks)  # type: ignore[attr-defined]
 
     def on_train_epoch_start(self) -> None:
         # Dropout and augmentation follow from (seed, epoch), so that a resumed run goes on as the undisturbed one.
-        torch.manual_seed(epoch_seed(self.seed, self.current_epoch, self.rank.rank))
+        seed = epoch_seed(self.seed, self.current_epoch, self.rank.rank)
+        torch.manual_seed(seed)
+        if self.mixup is not None:
+            self.mixup.start(seed)
         self.train_sums = Sums()
 
     def training_step(self, execution: list[Batch], batch_idx: int) -> None:
@@ -147,7 +173,13 @@ class Classifier(pl.LightningModule):
         optimizer = self._optimizer()
         if self._stop.has_deadline:
             self._stop.expired = self.rank.any(self._stop.is_overdue())  # all ranks stop at the same step
-        self.take_steps(optimizer, execution)
+        self._told = self._hooks
+        try:
+            self.take_steps(optimizer, execution)
+        finally:
+            self._told = frozenset()  # what else takes steps is no training
+        if self.trainer.is_last_batch:
+            self._average.after_epoch(self.current_epoch)
         # Lightning counts the steps that its own wrapper takes; the wrapper would cost 2% of a small network's step.
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         for _ in execution:
@@ -183,38 +215,60 @@ class Classifier(pl.LightningModule):
         """
         result = self._backward(images, labels)
         self._step(optimizer)
+        if self.schedule is not None:
+            self.schedule.step()
+        self._average.after_step()
         self.on_part("optimizer")
         return result
 
+    def mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, float]:
+        """What is trained on instead of a batch: mixed by mixup, or the batch as it is.
+
+        Args:
+            images: (B, C, H, W), float32.
+            labels: (B,), int64.
+
+        Returns:
+            The images, the labels of what was mixed in, and the share of the batch's own labels, in [0, 1].
+        """
+        return (images, labels, 1.0) if self.mixup is None else self.mixup(images, labels)
+
     def _backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the mean loss over a batch; returns that loss and the logits, neither with a graph."""
+        images, others, share = self.mix(images, labels)
         if self.accumulate_grad_batches == 1:
-            return self._backward_part(images, labels, 1.0)
+            return self._backward_part(images, labels, others, share, 1.0)
         part_size = math.ceil(len(labels) / self.accumulate_grad_batches)
-        parts = list(zip(images.split(part_size), labels.split(part_size), strict=True))
+        parts = list(zip(*(each.split(part_size) for each in (images, labels, others)), strict=True))
         results = []
-        for number, (x, y) in enumerate(parts, start=1):
+        for number, (x, y, z) in enumerate(parts, start=1):
             # Ranks exchange gradients once per optimizer step, not once per part.
             wait = self.ddp is not None and number < len(parts)
             with self.ddp.no_sync() if self.ddp is not None and wait else nullcontext():
-                results.append(self._backward_part(x, y, len(y) / len(labels)))
+                results.append(self._backward_part(x, y, z, share, len(y) / len(labels)))
         return torch.stack([loss for loss, _ in results]).sum(), torch.cat([logits for _, logits in results])
 
-    def _backward_part(self, images: Tensor, labels: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    def _backward_part(
+        self, images: Tensor, labels: Tensor, others: Tensor, share: float, weight: float
+    ) -> tuple[Tensor, Tensor]:
         with self.autocast():
             logits = self._trained[0](images)
-            loss = F.cross_entropy(logits, labels)
+            loss = mixed_loss(logits, labels, others, share, self.label_smoothing)
         if weight != 1.0:
             loss = loss * weight
         self.on_part("forward")
+        self._tell("on_before_backward", loss)
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        self._tell("on_after_backward")
         self.on_part("backward")
         return loss.detach(), logits.detach()
 
     def _step(self, optimizer: Optimizer) -> None:
+        are_gradients_used = self.gradient_clip_norm is not None or "on_before_optimizer_step" in self._told
+        if self.scaler is not None and are_gradients_used:
+            self.scaler.unscale_(optimizer)
+        self._tell("on_before_optimizer_step", optimizer)
         if self.gradient_clip_norm is not None:
-            if self.scaler is not None:
-                self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip_norm)
         if self.scaler is not None:
             self.scaler.step(optimizer)
@@ -226,7 +280,12 @@ class Classifier(pl.LightningModule):
             sharded.step()
         else:
             optimizer.step()
+        self._tell("on_before_zero_grad", optimizer)
         optimizer.zero_grad()
+
+    def _tell(self, hook: str, *args: Any) -> None:
+        if hook in self._told:
+            step_hooks.tell(self.trainer, hook, *args)
 
     def sharded(self, optimizer: Optimizer) -> ShardedOptimizer | None:
         """What has taken an optimizer's steps, a share on each rank; None: it takes them itself."""
@@ -251,10 +310,11 @@ class Classifier(pl.LightningModule):
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(float(self.trainer.callback_metrics["val_loss"]))
-        elif isinstance(scheduler, LRScheduler):
+        elif isinstance(scheduler, LRScheduler) and self.schedule is None:
             scheduler.step()
 
     def on_validation_epoch_start(self) -> None:
+        self._average.swap()
         self._share_buffers()
         self.val_sums = Sums()
 
@@ -262,12 +322,14 @@ class Classifier(pl.LightningModule):
         self._evaluate(batch, self.val_sums)
 
     def on_validation_epoch_end(self) -> None:
+        self._average.swap()
         # For callbacks that watch a metric; what is logged is written by the epoch recorder.
         self.val_means = self.val_sums.means(self.rank)
         self._require_finite(self.val_means.loss, "validation")
         self.log_dict({"val_loss": self.val_means.loss, "val_accuracy": self.val_means.accuracy}, logger=False)
 
     def on_test_epoch_start(self) -> None:
+        self._average.swap()
         self._share_buffers()
         self.test_sums = Sums()
 
@@ -275,6 +337,7 @@ class Classifier(pl.LightningModule):
         self._evaluate(batch, self.test_sums)
 
     def on_test_epoch_end(self) -> None:
+        self._average.swap()
         self.test_means = self.test_sums.means(self.rank)
         self._require_finite(self.test_means.loss, "test")
 
@@ -301,10 +364,18 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[IDENTITY] = self._identity
+        step_hooks.require_plain_states(checkpoint["callbacks"])
+        if self._average.num_averaged:
+            checkpoint["trained_state_dict"] = checkpoint["state_dict"]
+            checkpoint["state_dict"] = self._average.averaged(checkpoint["state_dict"], "network.")
+            checkpoint["num_averaged"] = self._average.num_averaged
         if self.scaler is not None:
             checkpoint["grad_scaler"] = self.scaler.state_dict()
 
-    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "num_averaged" in checkpoint:
+            self._average.restore(checkpoint["state_dict"], "network.", checkpoint["num_averaged"])
+            checkpoint["state_dict"] = checkpoint["trained_state_dict"]  # Lightning loads it next
         if self.scaler is not None and "grad_scaler" in checkpoint:
             self.scaler.load_state_dict(checkpoint["grad_scaler"])
 
@@ -335,14 +406,18 @@ class Classifier(pl.LightningModule):
         """Mixed precision, where it was asked for."""
         # Within one context, torch would keep bfloat16 copies of the weights from before the optimizer step: so one
         # context per batch, never one around several steps.
-        if self._autocast_dtype is None:
-            return nullcontext()
-        return torch.autocast(self._device_in_use.used, dtype=self._autocast_dtype)
+        return autocast(self._precision, self._device_in_use)
 
     def _optimizer(self) -> Optimizer:
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
         return optimizer
+
+
+def autocast(precision: str, device: Device) -> AbstractContextManager[Any]:
+    """The context of a forward pass in this precision: mixed, or nothing."""
+    dtype = _AUTOCAST_DTYPES.get(precision)
+    return nullcontext() if dtype is None else torch.autocast(device.used, dtype=dtype)
 
 
 class Sums:

@@ -7,27 +7,21 @@ import argparse
 import logging
 import math
 import os
-import signal
 import sys
-import threading
 import time
-import traceback
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError, in_words
-from laptime.secrets import mask_command, mask_text
-from laptime.stopping import SIGNALS
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
+    from laptime.core_shares import CoreShares
     from laptime.resume_sweep import EarlierSweep, Step
 
 log = logging.getLogger(__name__)
@@ -97,37 +91,46 @@ def _end_with_a_code(arguments: list[str]) -> None:
 
 def _main(arguments: list[str]) -> int:
     from hydra._internal.utils import get_args_parser
-    from hydra.core.plugins import Plugins
 
     from laptime import security  # noqa: F401  reads what is trusted, before a configuration can change it
-    from laptime.compose import compose, hydra_session, resolve, without_hydra
+    from laptime.compose import compose, find_own_classes, hand_over_to_hydra, hydra_session, resolve, without_hydra
     from laptime.config import validate
+    from laptime.sweep import command_line
 
-    args = get_args_parser().parse_args(arguments)
+    if "--version" in arguments:  # of the parser it would be Hydra's
+        from importlib.metadata import version
+
+        print(f"laptime {version('laptime')}")
+        return 0
+    args = get_args_parser().parse_intermixed_args(arguments)
+    # Hydra's own parser wants what is not a flag in one piece.
+    flags = [each for each in arguments if each not in args.overrides]
+    arguments = [*flags, *args.overrides]
     try:
         Path.cwd()
     except FileNotFoundError as error:
         raise UserError("the current folder is gone. Change to one that exists.") from error
-    # Hydra looks for plugins now: later it would run what lies as hydra_plugins/ in the folders that are added below.
-    Plugins.instance()
-    # A model of the user's own may lie where the command was typed, or beside the user's configuration.
-    sys.path += [str(Path(folder).absolute()) for folder in (args.config_dir, ".") if folder is not None]
+    find_own_classes(args.config_dir)
+    if args.cfg and args.multirun:
+        raise UserError(
+            "--cfg: shows what one run would use. Leave -m out, and give each key one value; sweep.dry_run=true lists "
+            "the runs of a sweep."
+        )
     if args.cfg or args.help or args.info:
         with hydra_session(args.config_dir) as hydra:
             composed = compose(hydra, args.overrides, args.config_name)
             if args.cfg:
                 validate(resolve(without_hydra(composed)))
     if args.cfg or args.help or args.hydra_help or args.info or args.shell_completion:
-        _hand_over_to_hydra(arguments, lambda cfg: None)
+        hand_over_to_hydra(arguments, lambda cfg: None)
         return 0
     if args.multirun or _is_sweep(args):
-        arguments = arguments if args.multirun else ["-m", *arguments]
+        flags = flags if args.multirun else ["-m", *flags]
         resumed, typed = _resumed_sweep(args.overrides)
         if resumed is None:
-            return _sweep(args, arguments)
-        flags = [argument for argument in arguments if argument not in args.overrides]
+            return _sweep(args, [*flags, *args.overrides])
         return _resume_sweep(args, flags, resumed, typed)
-    _run_once(args.overrides, _process_started_at(), _command(), args)
+    _run_once(args.overrides, _process_started_at(), command_line(), args)
     return 0
 
 
@@ -137,20 +140,24 @@ def _is_sweep(args: argparse.Namespace) -> bool:
 
     if any(override.startswith("sweep.resume=") and override != "sweep.resume=null" for override in args.overrides):
         return True
-    experiments = [override for override in args.overrides if override.startswith("experiment=")]
+    experiments = [override for override in args.overrides if override.startswith(("experiment=", "search="))]
     if not experiments:
         return False
+    places = [override for override in args.overrides if override.startswith("hydra.searchpath=")]
     with hydra_session(args.config_dir) as hydra:  # of what else was typed some may be values to sweep over
-        return hydra_value(compose(hydra, experiments, args.config_name), "hydra.mode") == "RunMode.MULTIRUN"
+        return (
+            hydra_value(compose(hydra, [*places, *experiments], args.config_name), "hydra.mode") == "RunMode.MULTIRUN"
+        )
 
 
 def _run_once(
     overrides: list[str], started: float, command: list[str], args: argparse.Namespace | None = None
 ) -> dict[str, Any]:
     from laptime import fresh_processes, slurm, torchrun
-    from laptime.compose import CONFIG_NAME, compose, hydra_session, hydra_value, without_hydra
+    from laptime.compose import CONFIG_NAME, compose, hydra_session, hydra_value, quoted, without_hydra
     from laptime.record import RUN_FILE
     from laptime.run_dir import RunDir
+    from laptime.run_job import run_job
 
     if any(override.lstrip("+").startswith("hydra.mode=") for override in overrides):
         raise UserError("hydra.mode: is chosen by the flag -m (--multirun). Leave it out.")
@@ -162,7 +169,7 @@ def _run_once(
         composed = compose(hydra, overrides, config_name)
         if not torchrun.is_joined() and _wants_processes(composed):
             fresh_processes.load_ahead()
-        config = _check(composed, overrides)
+        config = check(composed, overrides)
         if config["measure"]["target_interval"] is not None:
             target = config["measure"]["target_interval"]
             raise UserError(f"measure.target_interval={target}: is for sweeps, which repeat their runs. Add -m.")
@@ -184,16 +191,16 @@ def _run_once(
         if run_dir is None:
             # A rank of torchrun's: Hydra's files are the first rank's matter.
             Path(path).mkdir(parents=True, exist_ok=True)
-            return _train(without_hydra(composed), Path(path), command, started, overrides)
+            return run_job(without_hydra(composed), Path(path), command, started, overrides)
 
         def task(cfg: "DictConfig") -> dict[str, Any] | Exception:
             try:
-                return _train(cfg, Path(path), command, started, overrides)
+                return run_job(cfg, Path(path), command, started, overrides)
             except Exception as error:  # Hydra would print a line of its own: carried around it, raised below.
                 return error
 
         try:
-            result = hydra.run(config_name, task, [*overrides, f"hydra.run.dir={_quote(Path(path))}"]).return_value
+            result = hydra.run(config_name, task, [*overrides, f"hydra.run.dir={quoted(Path(path))}"]).return_value
         except BaseException:
             if not (Path(path) / RUN_FILE).exists():  # ended before there was anything to keep
                 run_dir.remove()
@@ -212,22 +219,7 @@ def _wants_processes(composed: "DictConfig") -> bool:
     return bool(strategy.wrap_single_rank) or strategy.world_size not in (1, "auto")
 
 
-def compose_and_check(overrides: Sequence[str]) -> dict[str, Any]:
-    """What `python train.py OVERRIDES` would train, checked as far as that goes without building anything.
-
-    Returns:
-        The configuration, resolved, as plain values.
-
-    Raises:
-        UserError: names what is wrong.
-    """
-    from laptime.compose import compose, hydra_session
-
-    with hydra_session() as hydra:
-        return _check(compose(hydra, overrides), overrides)
-
-
-def _check(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
+def check(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
     """Check all that can be said about a composed configuration without building anything.
 
     Args:
@@ -251,6 +243,8 @@ def _checked(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
         raise UserError(
             f"run_dir={cfg.run_dir}: is filled in when the run starts. Choose the place with hydra.run.dir."
         )
+    if cfg.get("runs_at_once") != 1:
+        raise UserError(f"runs_at_once={cfg.runs_at_once}: is filled in by the launcher of a sweep. Leave it out.")
     cfg.run_dir = "."  # the real one is reserved when all is known to be right
     config = resolve(cfg)
     validate(config)
@@ -261,60 +255,48 @@ def _checked(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
     return config
 
 
-def _train(
-    cfg: "DictConfig",
-    run_dir: Path,
-    command: Sequence[str],
-    started: float,
-    typed: Sequence[str],
-    sweep_world_size: int | None = None,
-    goes_on: bool = False,
-) -> dict[str, Any]:
-    from laptime import security, torchrun
-    from laptime.compose import resolve
-    from laptime.console import logging_to, print_results, unread
-    from laptime.launch import launch
-    from laptime.secrets import secret_values
-
-    cfg.run_dir = str(run_dir)
-    cfg.run_label = _folder_name(mask_text(cfg.run_label))
-    rank = torchrun.rank() if torchrun.is_joined() else 0
-    config = resolve(cfg)
-    security.check(config, typed)  # once more: in the course of a long sweep its files may have changed
-    with logging_to(run_dir, rank, secrets=secret_values(config)):
-        record = launch(config, run_dir, command, started, sweep_world_size, goes_on)
-    if rank == 0:
-        with unread():
-            print_results(record, run_dir)
-    return record
-
-
 def _sweep(args: argparse.Namespace, arguments: list[str]) -> int:
     """Check every job of a sweep, then run them."""
     from laptime import fresh_processes, slurm, torchrun
     from laptime.compose import hydra_session, hydra_value
+    from laptime.core_shares import shares_of
     from laptime.launch import num_ranks
     from laptime.resume_sweep import Step
     from laptime.run_dir import RunDir, use
+    from laptime.sweep import Sweep, num_trials
 
     if torchrun.is_joined():
         raise UserError("-m: torchrun's ranks belong to one run. Start one torchrun per run, or the sweep without it.")
     slurm.require_one_task()
     with hydra_session(args.config_dir) as hydra:
         jobs, composed = _compose_sweep(hydra, args.overrides, args.config_name)
-        if twice := [job for job, count in Counter(map(tuple, jobs)).items() if count > 1]:
+        num_jobs = len(jobs) if (trials := num_trials(composed[0])) is None else trials
+        twice = [job for job, count in Counter(map(tuple, jobs)).items() if count > 1]
+        if twice and trials is None:
             raise UserError(f"{' '.join(twice[0])}: the same run twice. Repeats of a run differ by their seed.")
         fresh_processes.load_ahead()
-        configs = [_check(each, args.overrides) for each in composed]
+        configs = [check(each, args.overrides) for each in composed]
+        if trials is not None:
+            _require_search(composed[0], trials)
         sweep_world_size = max(num_ranks(config) for config in configs)
+        shares = shares_of(composed[0], num_jobs, sweep_world_size)
         if any(config["sweep"]["dry_run"] for config in configs):
+            if trials is not None:
+                raise UserError("sweep.dry_run=true: not with a search, whose sweeper chooses the trials as it goes.")
             steps = [Step(number, job, "new") for number, job in enumerate(jobs)]
-            return _show_what_would_be_done(steps, configs, jobs, sweep_world_size)
+            return _show_what_would_be_done(steps, configs, jobs, sweep_world_size, shares)
         chosen = any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in args.overrides)
         sweep_dir = RunDir(hydra_value(composed[0], "hydra.sweep.dir"), may_move=not chosen, key="hydra.sweep.dir")
         use(sweep_dir.path)
     command = configs[0]["sweep"]["notify"]
-    return _run_sweep(arguments, args.overrides, sweep_dir.path, jobs, sweep_world_size, command)
+    sweep = Sweep(
+        sweep_dir.path, args.overrides, jobs, num_jobs, sweep_world_size, command, shares, chooses=trials is not None
+    )
+    try:
+        return sweep.run(arguments)
+    except UserError:
+        sweep_dir.remove()
+        raise
 
 
 def _resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str]]":
@@ -324,7 +306,9 @@ def _resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str
     from laptime.resume_sweep import EarlierSweep, asked_for
 
     asked, typed = asked_for(overrides)
-    return None if asked is None else EarlierSweep(asked), typed
+    asks = ("true", "yes", "on", "1")
+    only_looks = any(each.lower() in {f"sweep.dry_run={word}" for word in asks} for each in typed)
+    return None if asked is None else EarlierSweep(asked, only_looks), typed
 
 
 def _resume_sweep(args: argparse.Namespace, flags: list[str], sweep: "EarlierSweep", typed: list[str]) -> int:
@@ -334,43 +318,53 @@ def _resume_sweep(args: argparse.Namespace, flags: list[str], sweep: "EarlierSwe
         flags: what was typed, without overrides.
         typed: overrides besides `sweep.resume`.
     """
-    from laptime import fresh_processes, resume_sweep, slurm, torchrun
+    from laptime import fresh_processes, resume_sweep, security, slurm, torchrun
     from laptime.analysis.sweep_callback import report_sweep
-    from laptime.compose import compose, hydra_session, resolve, without_hydra
+    from laptime.compose import compose, hydra_session, key_of, resolve, without_hydra
+    from laptime.core_shares import shares_of
+    from laptime.launch import num_ranks
+    from laptime.sweep import Sweep, swept
 
     if torchrun.is_joined():
         raise UserError("sweep.resume: is for a sweep of runs that Laptime starts. Leave torchrun out.")
     slurm.require_one_task()
     # What is said anew each time makes no other jobs.
-    of_now = [override for override in typed if override.lstrip("+").partition("=")[0] in resume_sweep.OF_NOW]
+    of_now = [override for override in typed if resume_sweep.is_of_now(override)]
     added = [override for override in typed if override not in of_now]
     asked = [resume_sweep.merged(each, of_now) for each in sweep.invocations(added)]
     with hydra_session(args.config_dir) as hydra:
-        pairs: list[tuple[list[str], DictConfig]] = []
-        for each in asked:
+        pairs: list[tuple[list[str], DictConfig, int]] = []
+        for invocation, each in enumerate(asked):
             try:
-                pairs += zip(*_compose_sweep(hydra, each, args.config_name), strict=True)
+                composed_jobs = zip(*_compose_sweep(hydra, each, args.config_name), strict=True)
+                pairs += ((job, composed, invocation) for job, composed in composed_jobs)
             except UserError as error:
                 raise UserError(f"{error}\nThe jobs of {sweep.path.name} follow from: {' '.join(each)}") from error
         if not added:
             unfinished = [resume_sweep.merged(each, of_now) for each in sweep.unfinished()]
-            pairs += [(each, compose(hydra, each, args.config_name)) for each in unfinished]
+            further = enumerate(unfinished, start=len(asked))
+            pairs += [(each, compose(hydra, each, args.config_name), number) for number, each in further]
         fresh_processes.load_ahead()
         jobs = []
-        for overrides, composed in pairs:
-            _check(composed, typed)
+        for overrides, composed, invocation in pairs:
+            check(composed, typed)
             cfg = without_hydra(composed)
             cfg.run_dir = str(sweep.path / "run")  # any that nothing else in the configuration can be
-            jobs.append(resume_sweep.Job(overrides, resolve(cfg)))
-    sweep_world_size = sweep.sweep_world_size([job.config for job in jobs])
-    steps = sweep.plan(jobs, sweep_world_size)
+            jobs.append(resume_sweep.Job(overrides, resolve(cfg), invocation))
+        shares = shares_of(pairs[0][1], len(jobs), max(num_ranks(job.config) for job in jobs))
+    sweep_world_size = sweep.sweep_world_size([job.config for job in jobs], shares)
+    steps = sweep.plan(jobs, sweep_world_size, shares)
     known = resume_sweep.jobs_ever(sweep.runs, jobs)
     if any(job.config["sweep"]["dry_run"] for job in jobs):
         by_overrides = {tuple(job.overrides): job.config for job in jobs}
-        configs = [by_overrides[tuple(step.overrides)] for step in steps]
-        return _show_what_would_be_done(steps, configs, known, sweep_world_size)
+        configs: list[Mapping[str, Any] | None] = [by_overrides[tuple(step.overrides)] for step in steps]
+        left = sweep.not_asked_for(steps)
+        configs += [None] * len(left)
+        return _show_what_would_be_done([*steps, *left], configs, known, sweep_world_size, shares)
     for step in sorted([*steps, *sweep.not_asked_for(steps)], key=lambda step: step.number):
-        print(f"run {step.number} ({_swept(step.overrides, known)}): {step.decision}", file=sys.stderr)
+        print(f"run {step.number} ({' '.join(swept(step.overrides, known))}): {step.decision}", file=sys.stderr)
+    if sweep.had_notify and not any(key_of(override) == security.NOTIFY_KEY for override in typed):
+        print(f"{security.NOTIFY_KEY} is not taken over: nobody is told, unless it is typed again", file=sys.stderr)
     todo = {step.number: step for step in steps if not step.is_done}
     repeats = any(job.config["measure"]["target_interval"] is not None for job in jobs)
     if not todo:
@@ -380,27 +374,39 @@ def _resume_sweep(args: argparse.Namespace, flags: list[str], sweep: "EarlierSwe
             return 0
     sweep.keep_what_was_typed(asked[-1])
     command = jobs[0].config["sweep"]["notify"]
-    return _run_sweep([*flags, *asked[-1]], typed, sweep.path, known, sweep_world_size, command, todo)
+    going_on = Sweep(sweep.path, typed, known, len(todo), sweep_world_size, command, shares, todo)
+    return going_on.run([*flags, *asked[-1]])
 
 
 def _show_what_would_be_done(
-    steps: "Sequence[Step]", configs: Sequence[Mapping[str, Any]], jobs: list[list[str]], sweep_world_size: int
+    steps: "Sequence[Step]",
+    configs: Sequence[Mapping[str, Any] | None],
+    jobs: list[list[str]],
+    sweep_world_size: int,
+    shares: "CoreShares | None",
 ) -> int:
-    """Print each run of a sweep, what becomes of it and what it will take; `configs` in the order of `steps`."""
+    """Print each run of a sweep, what becomes of it and what it will take.
+
+    Args:
+        configs: in the order of `steps`; None: of one that nothing is to become of.
+    """
     from laptime import dry_run
     from laptime.console import unread, wide_console
     from laptime.estimate import estimate, known_runs
     from laptime.launch import will_be_hashed
-    from laptime.resume import RESULT_FOLDERS
+    from laptime.record import RESULT_FOLDERS
+    from laptime.sweep import swept
 
-    known = known_runs(RESULT_FOLDERS)
+    known, at_once = known_runs(RESULT_FOLDERS), 1 if shares is None else shares.num
     planned = []
     for step, config in zip(steps, configs, strict=True):
-        guess = estimate(will_be_hashed({**config, "run_dir": None}, sweep_world_size), known)
-        swept = _swept(step.overrides, jobs)
-        planned.append(dry_run.Planned(step.number, swept, step.decision, step.is_done, guess))
+        guess = None
+        if config is not None:
+            guess = estimate(will_be_hashed({**config, "run_dir": None}, sweep_world_size, at_once), known)
+        differs = " ".join(swept(step.overrides, jobs))
+        planned.append(dry_run.Planned(step.number, differs, step.decision, step.is_done, guess))
     with unread():
-        dry_run.show(planned, wide_console())
+        dry_run.show(sorted(planned, key=lambda each: each.number), wide_console())
     return 0
 
 
@@ -418,209 +424,121 @@ def _compose_sweep(
     return jobs, [first, *(compose(hydra, overrides, config_name) for overrides in jobs[1:])]
 
 
-def _run_sweep(
-    arguments: list[str],
-    typed: Sequence[str],
-    sweep_dir: Path,
-    jobs: list[list[str]],
-    sweep_world_size: int,
-    command: str | None,
-    steps: "Mapping[int, Step] | None" = None,
-) -> int:
-    """Let Hydra run the jobs one after the other; a failed one doesn't stop the others.
-
-    Args:
-        arguments: for Hydra's command line.
-        typed: the overrides of the command line, alone.
-        jobs: overrides of every job of the sweep.
-        command: to tell how it goes (`sweep.notify`).
-        steps: what is to be done of an earlier sweep that is gone on with, by number; None: this is a new one.
-    """
-    from hydra.core.hydra_config import HydraConfig
-
-    from laptime.analysis.sweep_callback import report_sweep
-    from laptime.console import relative, unread
-    from laptime.notify import notify
-    from laptime.record import read_plan, write_plan
-    from laptime.resume_sweep import set_aside
-    from laptime.run_dir import RunDir
-
-    swept_of = dict(enumerate(jobs)) if steps is None else {number: step.overrides for number, step in steps.items()}
-    write_plan(sweep_dir, read_plan(sweep_dir) | {number: _swept(each, jobs) for number, each in swept_of.items()})
-    num_jobs = len(jobs) if steps is None else len(steps)
-    failed: list[str] = []
-    num_started = num_completed = exit_code = 0
-
-    def task(cfg: "DictConfig") -> float | None:
-        nonlocal exit_code, num_started, num_completed
-        num_started += 1
-        job = HydraConfig.get()
-        step = (steps or {}).get(job.job.num)
-        swept = _swept(list(job.overrides.task), jobs)
-        print(f"\nrun {job.job.num} of the sweep: {swept}", file=sys.stderr)
-        try:
-            cfg.run_label = sweep_label(list(job.overrides.task), jobs)
-            if step is None or step.run is None:
-                path, goes_on = RunDir(job.runtime.output_dir, may_move=False).path, False
-            else:
-                path, goes_on = step.run.path, step.goes_on
-                if goes_on:
-                    cfg.run_label = step.run.label
-                else:
-                    set_aside(path)
-            result = objective(_train(cfg, path, _command(), time.time(), typed, sweep_world_size, goes_on))
-            num_completed += 1
-            return result
-        except Interrupted as interruption:
-            sys.exit(interruption.exit_code)
-        except Exception as error:
-            fail(f"{job.job.num} ({swept})", error, cfg.sweep.on_failure, _secrets_of(cfg))
-        return None
-
-    def fail(run: str, error: Exception, on_failure: str, secrets: Collection[str] = ()) -> None:
-        nonlocal exit_code
-        if isinstance(error, UserError):
-            print(f"error: {mask_text(str(error), secrets)}", file=sys.stderr)
-        elif isinstance(error, OSError):
-            print(f"error: {in_words(error)}", file=sys.stderr)
-        elif not isinstance(error, TrainingFailed | RankFailed):
-            traceback.print_exception(error)
-        failed.append(mask_text(f"{run}: {error}", secrets))
-        notify(command, "run-failed", sweep_dir, f"run {failed[-1]}")
-        exit_code = max(exit_code, getattr(error, "exit_code", 1))
-        if on_failure == "stop":
-            sys.exit(exit_code)
-
-    def could_not_start(number: int, overrides: list[str], error: OSError, on_failure: str) -> None:
-        nonlocal num_started
-        num_started += 1
-        swept = _swept(overrides, jobs)
-        print(f"\nrun {number} of the sweep: {swept}", file=sys.stderr)
-        fail(f"{number} ({swept})", error, on_failure)
-
-    task.could_not_start = could_not_start  # type: ignore[attr-defined]
-    if steps is not None:
-        task.jobs = {number: step.overrides for number, step in steps.items()}  # type: ignore[attr-defined]
-    try:
-        with _ending_by_signals():
-            _hand_over_to_hydra([*arguments, f"hydra.sweep.dir={_quote(sweep_dir)}"], task)
-    except SystemExit as end:
-        exit_code = end.code if isinstance(end.code, int) else 1
-        if num_started:  # Hydra's callback is not called then
-            report_sweep(sweep_dir)
-    if failed:
-        print(
-            f"\n{len(failed)} of {max(num_jobs, num_started)} runs of the sweep failed:",
-            *failed,
-            sep="\n  ",
-            file=sys.stderr,
-        )
-    if exit_code and num_started < num_jobs:
-        print(f"\n{num_jobs - num_started} of {num_jobs} runs of the sweep were not started.", file=sys.stderr)
-    with unread():
-        print(f"Sweep        {relative(sweep_dir)}")
-        if exit_code:
-            print(f"To finish it: sweep.resume={relative(sweep_dir)}")
-    message = f"{num_completed} of {max(num_jobs, num_started)} runs completed"
-    notify(command, "sweep-failed" if exit_code else "sweep-completed", sweep_dir, message)
-    return exit_code
-
-
-@contextmanager
-def _ending_by_signals() -> Iterator[None]:
-    """A signal between two runs ends the sweep as one during a run does, with all that is said at its end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(signum: int, frame: FrameType | None) -> None:
-        sys.exit(128 + signum)
-
-    heeded = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
-    before = {signum: signal.signal(signum, end) for signum in heeded}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-def _secrets_of(cfg: "DictConfig") -> Collection[str]:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from laptime.secrets import secret_values
-
-    try:
-        return secret_values(OmegaConf.to_container(cfg, resolve=True))
-    except OmegaConfBaseException:
-        return ()
-
-
-def swept_overrides(overrides: list[str], jobs: list[list[str]]) -> list[str]:
-    """Those overrides of a job that not every job of the sweep has."""
-    same_everywhere = set.intersection(*(set(job) for job in jobs)) if jobs else set()
-    return [override for override in overrides if override not in same_everywhere]
-
-
-def _swept(overrides: list[str], jobs: list[list[str]]) -> str:
-    return " ".join(mask_command(swept_overrides(overrides, jobs)))
-
-
-# What a sweep that is gone on with may be given anew, and tells no run from another.
-_OF_NO_RUN = (
-    "measure.target_interval",
-    "measure.max_repeats",
-    "sweep.on_failure",
-    "sweep.notify",
-    "security.allowed_targets",
-)
-
-
-def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
-    """What tells a job of a sweep from the others, short enough for a folder's name, without secrets: `ws=2 seed=1`.
-
-    Args:
-        overrides: of the job.
-        jobs: overrides of every job of the sweep.
-    """
-    swept = [override.lstrip("+").split("=", 1) for override in mask_command(swept_overrides(overrides, jobs))]
-    swept = [pair for pair in swept if pair[0] not in _OF_NO_RUN]
-    short = {"strategy.world_size": "ws"}
-    label = " ".join(f"{short.get(key, key.rpartition('.')[2])}={value}" for key, value in swept)
-    return _folder_name(label)
-
-
-def _folder_name(label: str) -> str:
-    return label.replace("/", "_").replace("\\", "_")[:100]
-
-
-def objective(record: Mapping[str, Any]) -> float | None:
-    """The value of `optimized_metric`: what Hydra's sweepers optimise; None where it was not measured."""
-    name = record["config"]["optimized_metric"]
-    return None if name is None else (record["result"] | record["timing"])[name]
-
-
 def _sweep_jobs(hydra: "Hydra", overrides: list[str]) -> Iterator[list[str]]:
-    """The overrides of each job of a sweep; ranges without steps, which a sweeper will draw from, are left out."""
+    """The overrides of each job of a sweep; of one whose sweeper chooses as it goes, some that stand for the others."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     from hydra_plugins.laptime.repeating_sweeper import RepeatingSweeper
+    from laptime.compose import key_of, with_its_sweeper
 
+    overrides = with_its_sweeper(overrides)
     try:
         parsed = OverridesParser.create(hydra.config_loader).parse_overrides(overrides)
-        discrete = [each for each in parsed if not each.is_sweep_override() or each.is_discrete_sweep()]
-        _require_few_enough(discrete)
-        for batch in RepeatingSweeper.split_arguments(discrete, max_batch_size=None):
-            yield from batch
+        for each in parsed:
+            if each.is_sweep_override() and each.is_hydra_override():
+                raise UserError(f"{each.input_line}: Hydra's own settings hold for the whole sweep. Give it one value.")
+        if any(key_of(override) == "hydra/sweeper" and override != "hydra/sweeper=laptime" for override in overrides):
+            _require_one_seed(parsed)
+            yield from _that_may_be_chosen(parsed)
+            return
         ranges = [str(each.input_line) for each in parsed if each.is_sweep_override() and not each.is_discrete_sweep()]
-        if ranges and not any("hydra/sweeper" in override for override in overrides):
+        if ranges:
             raise UserError(
-                f"{ranges[0]}: a range without steps needs a sweeper that draws from it (hydra/sweeper=...)."
+                f"{ranges[0]}: a range without steps needs a sweeper that draws from it: hydra/sweeper=optuna."
             )
+        _require_few_enough(parsed)
+        for batch in RepeatingSweeper.split_arguments(parsed, max_batch_size=None):
+            yield from batch
     except HydraException as error:
-        raise UserError(f"{str(error).splitlines()[0]}. Use key=value1,value2 to sweep over values.") from error
+        raise UserError(_not_understood(overrides) or f"{str(error).splitlines()[0]}.") from error
+
+
+def _that_may_be_chosen(parsed: "Sequence[Override]") -> Iterator[list[str]]:
+    """Jobs that a sweeper could choose: both ends of each range, and each of several values, beside the first of the
+    others. What is wrong with one of them is found before the search starts."""
+    from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
+
+    def values(override: "Override") -> list[str]:
+        value = override.value()
+        if isinstance(value, IntervalSweep | RangeSweep):
+            ends = [value.start, value.end] if isinstance(value, IntervalSweep) else [value.start]
+            return [f"{override.get_key_element()}={end}" for end in ends]
+        if isinstance(value, ChoiceSweep):
+            key = override.get_key_element()
+            return [f"{key}={override._get_value_element_as_str(each)}" for each in value.list]
+        return [str(override.input_line)]
+
+    # The last of one key counts.
+    of_each = [values(each) for each in {each.get_key_element(): each for each in parsed}.values()]
+    first = [each[0] for each in of_each]
+    yield first
+    for place, others in enumerate(of_each):
+        for other in others[1:]:
+            yield [*first[:place], other, *first[place + 1 :]]
+
+
+def _require_one_seed(parsed: "Sequence[Override]") -> None:
+    """Refuse to search for the luckiest seed, which is what a sweeper that chooses would make of several."""
+    for each in parsed:
+        if each.is_sweep_override() and each.get_key_element() == "seed":
+            raise UserError(
+                f"{each.input_line}: a search does not repeat its trials, it would choose the luckiest seed. Give it "
+                "one; repeat the best trials afterwards, in a sweep of their own."
+            )
+
+
+def _require_search(composed: "DictConfig", num_trials: int) -> None:
+    """Refuse a search that would find nothing, or the worst.
+
+    Raises:
+        UserError: says what is missing, or which directions the metrics have.
+    """
+    from omegaconf import OmegaConf
+
+    from laptime.record import is_maximised
+
+    if num_trials < 1:
+        raise UserError(f"hydra.sweeper.n_trials={num_trials}: must be at least 1.")
+    num_at_once = OmegaConf.select(composed, "hydra.sweeper.n_jobs")
+    if num_at_once is not None and num_at_once < 1:
+        raise UserError(f"hydra.sweeper.n_jobs={num_at_once}: must be at least 1.")
+    rate = OmegaConf.select(composed, "hydra.sweeper.max_failure_rate")
+    if rate is not None and not 0 <= rate <= 1:
+        raise UserError(f"hydra.sweeper.max_failure_rate={rate}: must be a share from 0 to 1.")
+    if composed.measure.target_interval is not None:
+        raise UserError(f"measure.target_interval={composed.measure.target_interval}: not with a sweeper that chooses.")
+    metrics, asked = composed.optimized_metric, OmegaConf.select(composed, "hydra.sweeper.direction")
+    names = [str(each) for each in metrics] if OmegaConf.is_list(metrics) else [str(metrics)]
+    if metrics is None:
+        raise UserError("optimized_metric=null: a search needs an objective, like optimized_metric=val_accuracy.")
+    asked = list(asked) if OmegaConf.is_list(asked) else [asked]
+    given = [str(getattr(each, "name", each)) for each in asked]
+    wanted = ["maximize" if is_maximised(name) else "minimize" for name in names]
+    if given != wanted:
+        shown = [f"[{','.join(each)}]" if OmegaConf.is_list(metrics) else each[0] for each in (given, wanted, names)]
+        raise UserError(
+            f"hydra.sweeper.direction={shown[0]}: with optimized_metric={shown[2]} it must be "
+            f"'hydra.sweeper.direction={shown[1]}'."
+        )
+
+
+def _not_understood(overrides: list[str]) -> str | None:
+    """Which override can't be parsed, and what to do about it; None: each can."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    for override in overrides:
+        try:
+            OverridesParser.create().parse_overrides([override])
+        except HydraException:
+            key, _, value = override.partition("=")
+            return (
+                f"{override}: not understood. Write key=value1,value2 to sweep over values; a value with special "
+                f"characters takes quotes of its own: '{key}=\"...\"'"
+                + (', with \\" for each " in it.' if '"' in value else ".")
+            )
+    return None
 
 
 # Each is composed and checked before the first starts.
@@ -645,32 +563,6 @@ def _num_values(override: "Override") -> float:
     if isinstance(value, RangeSweep) and value.start is not None and value.stop is not None and value.step:
         return max(0, math.ceil((value.stop - value.start) / value.step))
     return len(value.list) if isinstance(value, ChoiceSweep) else 1
-
-
-def _hand_over_to_hydra(arguments: list[str], task: Any) -> None:
-    """Let Hydra's own command line do what it does: help, --cfg, completion, sweeps."""
-    import hydra
-
-    from laptime.compose import CONFIG_NAME, config_dir
-    from laptime.config import register_schema
-
-    register_schema()
-    before, sys.argv = sys.argv, [sys.argv[0], *arguments]
-    try:
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=CONFIG_NAME)(task)()
-    finally:
-        sys.argv = before
-
-
-def _quote(path: Path) -> str:
-    """A path so that Hydra takes it as it is."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def _command() -> list[str]:
-    """What was typed, the interpreter by its name alone."""
-    return [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]
 
 
 def _process_started_at() -> float:

@@ -3,7 +3,8 @@
 import copy
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
@@ -29,7 +31,7 @@ from omegaconf.errors import (
 )
 
 from laptime.config import Config, check_ranges, closed_groups, register_schema
-from laptime.errors import UserError
+from laptime.errors import UserError, printable
 
 CONFIG_NAME = "config"
 # Of what was typed so many characters are quoted.
@@ -45,17 +47,18 @@ def config_dir() -> Path:
 
 
 @contextmanager
-def hydra_session(extra_config_dir: str | None = None) -> Iterator[Hydra]:
+def hydra_session(extra_config_dir: str | None = None, conf: Path | None = None) -> Iterator[Hydra]:
     """A Hydra that finds Laptime's configuration; the one that the caller may have under way comes back afterwards.
 
     Args:
         extra_config_dir: a folder that is searched before conf/ (the flag --config-dir).
+        conf: what is searched instead of conf/.
     """
     backup = get_gh_backup()
     setbase("1.3")
     setup_globals()
     register_schema()
-    search_path = create_config_search_path(str(config_dir()))
+    search_path = create_config_search_path(str(conf or config_dir()))
     if extra_config_dir is not None:
         folder = Path(extra_config_dir).absolute()
         if not folder.is_dir():
@@ -69,6 +72,17 @@ def hydra_session(extra_config_dir: str | None = None) -> Iterator[Hydra]:
         restore_gh_from_backup(backup)
 
 
+def find_own_classes(extra_config_dir: str | None) -> None:
+    """Let classes of the user's own be imported from where the command was typed, and from beside the configuration.
+
+    Args:
+        extra_config_dir: of the flag --config-dir.
+    """
+    # Hydra looks for plugins now: later it would run what lies as hydra_plugins/ in the folders that are added.
+    Plugins.instance()
+    sys.path += [str(Path(folder).absolute()) for folder in (extra_config_dir, ".") if folder is not None]
+
+
 def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = None) -> DictConfig:
     """Compose what one run would get, Hydra's own part (`hydra`) included.
 
@@ -76,7 +90,7 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
         UserError: unknown option or key, wrong type, bad syntax: one line.
     """
     name = config_name or CONFIG_NAME
-    overrides = list(overrides)
+    overrides = with_its_sweeper(overrides)
     try:
         return hydra.compose_config(name, overrides, run_mode=RunMode.RUN, with_log_configuration=False)
     except Exception as error:  # of many kinds, ANTLR's and Python's own among them
@@ -84,11 +98,29 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
         raise UserError(_with_its_override(hydra, overrides, name, message)) from error
 
 
-def resolve(cfg: DictConfig) -> dict[str, Any]:
+def with_its_sweeper(overrides: Sequence[str]) -> list[str]:
+    """What was typed, and the sweeper that a `search` needs: a file can't choose one, conf/config.yaml has done so."""
+    chosen = {key_of(override): override.partition("=")[2] for override in overrides}
+    if chosen.get("search", "null") in ("null", "") or "hydra/sweeper" in chosen:
+        return list(overrides)
+    return [*overrides, "hydra/sweeper=optuna"]
+
+
+# Where an option of Hydra's own groups comes from.
+_EXTRAS = {
+    "hydra/launcher=joblib": "joblib",
+    "hydra/launcher=submitit_local": "submitit",
+    "hydra/launcher=submitit_slurm": "submitit",
+    "hydra/sweeper=optuna": "search",
+}
+
+
+def resolve(cfg: DictConfig, schema: Mapping[str, type] | None = None) -> dict[str, Any]:
     """Check types, ranges and keys of a composed configuration and resolve it.
 
     Args:
         cfg: as composed, without Hydra's own part.
+        schema: its closed groups by name, each with its dataclass, the root as ""; None: those of a run.
 
     Returns:
         Plain dicts, lists, numbers, strings and None.
@@ -97,7 +129,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
         UserError: a key that the schema does not know, a missing value, an interpolation that leads nowhere, a value
             out of its range.
     """
-    _check_keys(cfg)
+    _check_keys(cfg, schema or {"": Config, **closed_groups()})
     try:
         check_ranges(cfg)
         resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -120,26 +152,22 @@ def tidy(message: str, typed: Sequence[str]) -> str:
         typed: the overrides that it may quote.
     """
     for override in typed:
-        key, _, value = override.partition("=")
-        for text in sorted({override, value, key.lstrip("+~")}, key=len, reverse=True):
+        value = override.partition("=")[2]
+        for text in sorted({override, value, key_of(override)}, key=len, reverse=True):
             if text and text != (shown := _shown(text)):
                 message = message.replace(text, shown)
-    lines = ["".join(map(_visible, line)) for line in message.splitlines()] or [""]
+    lines = [printable(line) for line in message.splitlines()] or [""]
     return "\n".join([lines[0], " ".join(lines[1:])]).strip()
 
 
 def _shown(text: str) -> str:
-    text = "".join(map(_visible, text))
+    text = printable(text)
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
-
-
-def _visible(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def _with_its_override(hydra: Hydra, overrides: list[str], config_name: str, message: str) -> str:
     """The message, with the override that it speaks of if it doesn't name it: the one without which all is well."""
-    if any(key and _shown(key) in message for key in map(_last_name, overrides)):
+    if any(key and _shown(key) in message for key in [*map(_last_name, overrides), *overrides]):
         return message
     for culprit in overrides:
         try:
@@ -151,14 +179,18 @@ def _with_its_override(hydra: Hydra, overrides: list[str], config_name: str, mes
     return f"{_shown(' '.join(overrides))}: {message.lstrip(': ')}"
 
 
+def key_of(override: str) -> str:
+    """The key that an override sets: `training.epochs` of `+training.epochs=3`."""
+    return override.lstrip("+~").partition("=")[0]
+
+
 def _last_name(override: str) -> str:
     """The last part of an override's key: `epochs` of `+training.epochs=3`."""
-    return override.lstrip("+~").partition("=")[0].partition("@")[0].rpartition(".")[2].rpartition("/")[2].strip("'\" ")
+    return key_of(override).partition("@")[0].rpartition(".")[2].rpartition("/")[2].strip("'\" ")
 
 
-def _check_keys(cfg: DictConfig) -> None:
+def _check_keys(cfg: DictConfig, schema: Mapping[str, type]) -> None:
     """`+training.epoch=3` is composed without complaint, so the keys are compared with the schema's once more."""
-    schema: dict[str, type] = {"": Config, **closed_groups()}
     for group, dataclass in schema.items():
         node = OmegaConf.select(cfg, group) if group else cfg
         known = [field.name for field in fields(dataclass)]
@@ -183,7 +215,7 @@ def _unknown_key(full_key: str, value: str, known: Sequence[str]) -> str:
 def _explain(hydra: Hydra, overrides: list[str], config_name: str, error: Exception) -> str:
     cause = error.__cause__ or error
     if isinstance(error, MissingConfigException):
-        return _explain_missing_option(error)
+        return _explain_missing_option(hydra, error)
     if isinstance(error, OverrideParseException):
         reason = _first_line(error, skip="Error parsing")
         if reason.startswith("LexerNoViableAltException"):
@@ -214,11 +246,14 @@ def hydra_groups(hydra: Hydra) -> list[str]:
     return [str(name) for name in hydra.config_loader.list_groups("")]
 
 
-def _explain_missing_option(error: MissingConfigException) -> str:
-    options = ", ".join(error.options or ())
+def _explain_missing_option(hydra: Hydra, error: MissingConfigException) -> str:
     group, _, option = str(error.missing_cfg_file or "").rpartition("/")
     if not group:
         return _first_line(error) + "."
+    if (extra := _EXTRAS.get(f"{group}={option}")) is not None:
+        return f'{group}={option}: is not installed. Install it: pip install "laptime[{extra}]".'
+    # Of several options at once Hydra does not say which there are.
+    options = ", ".join(error.options or hydra.config_loader.get_group_options(group))
     return f"{group}={option}: no such option. Known options of {group}: {options}."
 
 
@@ -241,7 +276,7 @@ def _override_of(message: str, overrides: list[str]) -> str | None:
     if match is None:
         return None
     named = match[1] or match[2]
-    return next((o for o in overrides if o == named or o.lstrip("+~").partition("=")[0] == named), named)
+    return next((o for o in overrides if o == named or key_of(o) == named), named)
 
 
 def _wrong_type(error: ValidationError) -> str:
@@ -253,6 +288,8 @@ def _wrong_type(error: ValidationError) -> str:
         return "must be true or false"
     if message.endswith("is not Optional"):
         return "must not be null"
+    if message.endswith("is not a ListConfig, list or tuple"):
+        return "must be a list: [value], and 'key=[value]' in quotes where the shell knows brackets"
     if "incompatible with type hint 'Union[int, str]'" in message:
         return "must be a whole number or auto"
     return message
@@ -276,6 +313,24 @@ def without_hydra(composed: DictConfig) -> DictConfig:
     del cfg["hydra"]
     OmegaConf.set_struct(cfg, True)
     return cfg
+
+
+def hand_over_to_hydra(arguments: Sequence[str], task: Any) -> None:
+    """Let Hydra's own command line do what it does: help, --cfg, completion, sweeps."""
+    import hydra
+
+    register_schema()
+    before, sys.argv = sys.argv, [sys.argv[0], *with_its_sweeper(arguments)]
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=CONFIG_NAME)(task)()
+    finally:
+        sys.argv = before
+
+
+def quoted(path: Path) -> str:
+    """A path so that Hydra takes it as it is."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def hydra_value(composed: DictConfig, key: str) -> str:

@@ -44,6 +44,8 @@ def _at_least(key: str, value: float | None, least: int) -> None:
 
 
 _MOST_BUCKET_MB = 1_000_000
+# Beyond it, every share of mixup is one half.
+_LARGEST_ALPHA = 1000
 # In milliseconds it must fit into 31 bits.
 _LONGEST_TIMEOUT_S = 2_000_000
 
@@ -139,6 +141,10 @@ class TrainingConfig(_Group):
     gradient_clip_norm: float | None = MISSING
     steps_per_execution: int = MISSING
     eval_batch_size: int = MISSING
+    label_smoothing: float = MISSING
+    mixup_alpha: float = MISSING
+    ema_decay: float | None = MISSING
+    swa_start_epoch: int | None = MISSING
     precision: str = MISSING
     matmul_precision: str = MISSING
     compile: bool = MISSING
@@ -153,6 +159,18 @@ class TrainingConfig(_Group):
         _at_least("training.early_stopping_patience", self.early_stopping_patience, 1)
         _positive("training.gradient_clip_norm", self.gradient_clip_norm, "null: no clipping.")
         _positive("training.time_limit_s", self.time_limit_s, "null: no limit.")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"training.label_smoothing={self.label_smoothing}: must lie in [0, 1), a share of 1.")
+        if not 0 <= self.mixup_alpha <= _LARGEST_ALPHA:
+            raise UserError(f"training.mixup_alpha={self.mixup_alpha}: must lie in [0, {_LARGEST_ALPHA}]; 0: no mixup.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise UserError(f"training.ema_decay={self.ema_decay}: must lie in (0, 1); null: no moving average.")
+        _at_least("training.swa_start_epoch", self.swa_start_epoch, 0)
+        if self.ema_decay is not None and self.swa_start_epoch is not None:
+            raise UserError(
+                f"training.swa_start_epoch={self.swa_start_epoch}: is one average of the weights, and "
+                f"training.ema_decay={self.ema_decay} another. Set one of them to null."
+            )
         _one_of("training.batch_scope", self.batch_scope, ("per_rank", "global"))
         _one_of("training.precision", self.precision, PRECISIONS)
         _one_of("training.matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
@@ -223,15 +241,19 @@ class Config(_Group):
     logger: dict[str, Any] = MISSING
     profiler: dict[str, Any] = MISSING
     seed: int = MISSING
-    optimized_metric: str | None = MISSING
+    optimized_metric: Any = MISSING  # a name, or a list of names
     run_dir: str | None = MISSING
     run_label: str = MISSING
+    runs_at_once: int = MISSING
 
     def check(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed}: must lie in [0, 2**32).")
-        if self.optimized_metric is not None:
-            _one_of("optimized_metric", self.optimized_metric, OPTIMIZED_METRICS)
+        names = self.optimized_metric if isinstance(self.optimized_metric, list) else [self.optimized_metric]
+        for name in names if self.optimized_metric is not None else []:
+            _one_of("optimized_metric", name, OPTIMIZED_METRICS, "Several: [val_accuracy,epoch_time_s].")
+        if not names:
+            raise UserError("optimized_metric=[]: names nothing. Use null for no objective.")
 
 
 def register_schema() -> None:
@@ -275,6 +297,11 @@ def validate(config: Mapping[str, Any]) -> None:
     if resolve_warmup_epochs(warmup, epochs) >= epochs:
         raise UserError(
             f"measure.warmup_epochs={warmup}: must be less than training.epochs={epochs}, or no epoch is left to time."
+        )
+    if training["swa_start_epoch"] is not None and training["swa_start_epoch"] >= epochs:
+        raise UserError(
+            f"training.swa_start_epoch={training['swa_start_epoch']}: counts from 0, so it must be less than "
+            f"training.epochs={epochs}, or nothing is averaged."
         )
     world_size = strategy["world_size"] if isinstance(strategy["world_size"], int) else 1
     batch_size, parts = training["batch_size"], training["accumulate_grad_batches"]
@@ -351,6 +378,11 @@ _NOT_HASHED = (
 )
 
 
+# What leaves training as it would be without the key: a run with it off is the run that had no such key, in hashes and
+# in checkpoints.
+OFF = {"label_smoothing": 0, "mixup_alpha": 0, "ema_decay": None, "swa_start_epoch": None}
+
+
 def hashed_config(
     config: Mapping[str, Any], device_used: str, world_size: int, threads_per_rank: int
 ) -> dict[str, Any]:
@@ -366,6 +398,9 @@ def hashed_config(
     # A path that follows from the run's own directory is no difference between two runs.
     content = json.loads(json.dumps(mask(config)).replace(json.dumps(config.get("run_dir") or "\0")[1:-1], ""))
     left_out = list(_NOT_HASHED)
+    if content.get("runs_at_once") == 1:
+        left_out.append(("runs_at_once",))
+    left_out += [("training", key) for key, off in OFF.items() if content["training"].get(key) == off]
     if content["dataset"].get("pipeline") in ("memory", "mapped"):
         left_out.append(("dataset", "num_workers"))
     if world_size > 1:

@@ -47,7 +47,7 @@ class _WithoutSecrets(logging.Formatter):
 
 @contextmanager
 def logging_to(
-    run_dir: Path, rank: int = 0, level: int = logging.INFO, secrets: Collection[str] = ()
+    run_dir: Path, rank: int = 0, level: int = logging.INFO, secrets: Collection[str] = (), tag: str = ""
 ) -> Iterator[None]:
     """Send the log to train.log, lines tagged with time and rank, and from rank 0 to stderr as well.
 
@@ -55,6 +55,7 @@ def logging_to(
 
     Args:
         secrets: are masked wherever the log goes.
+        tag: before each line on stderr, where several runs write there.
     """
     file = logging.FileHandler(run_dir / LOG_FILE, encoding="utf-8", delay=True)
     layout = f"[%(asctime)s][rank {rank}][%(levelname)s][%(name)s] %(message)s"
@@ -62,7 +63,7 @@ def logging_to(
     handlers: list[logging.Handler] = [file]
     if rank == 0:
         stderr = StderrHandler()
-        stderr.setFormatter(_WithoutSecrets(secrets, "[%(asctime)s] %(levelprefix)s%(message)s", "%H:%M:%S"))
+        stderr.setFormatter(_WithoutSecrets(secrets, f"[%(asctime)s] {tag}%(levelprefix)s%(message)s", "%H:%M:%S"))
         stderr.addFilter(_add_level_prefix)
         handlers.append(stderr)
     root = logging.getLogger()
@@ -135,6 +136,7 @@ def print_results(record: Mapping[str, Any], run_dir: Path) -> None:
 
 _STOP_REASONS = {
     "early_stopping": "early: the validation loss got no better (training.early_stopping_patience)",
+    "callback": "early: a callback asked for it",
     "time_limit": "by training.time_limit_s; test figures are of the weights at that moment",
 }
 
@@ -274,7 +276,7 @@ def _synchronisation(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _data(data: Mapping[str, Any]) -> str:
     parts = f"{data['num_train']:,} train, {data['num_val']:,} val, {data['num_test']:,} test"
-    remarks = ["synthetic"] if data["synthetic"] else []
+    remarks = ["synthetic"] if data["synthetic"] and data["name"] != "synthetic" else []
     remarks += [f"limited to {data['limit']:,}"] if data["limit"] else []
     return f"{data['name']}: {parts}, pipeline {data['pipeline']}{', ' + ', '.join(remarks) if remarks else ''}"
 

@@ -15,14 +15,14 @@ class Planned:
     """One run.
 
     Attributes:
-        number: its directory's name; None: a single run, which has none.
+        number: its directory's name.
         swept: what tells it from the others.
         decision: what becomes of it, in words.
         is_done: it is completed, nothing is to be done.
         estimate: what it will take; None: no record at hand tells.
     """
 
-    number: int | None
+    number: int
     swept: str
     decision: str
     is_done: bool
@@ -35,20 +35,12 @@ def show(planned: Sequence[Planned], console: Console) -> None:
     for column in ("run", "what is swept", "what becomes of it", "time", "disk", "estimated from"):
         table.add_column(column, justify="right" if column in ("run", "time", "disk") else "left")
     for each in planned:
-        guess = each.estimate if not each.is_done else None
-        table.add_row(
-            *map(
-                Text,
-                (
-                    "" if each.number is None else str(each.number),
-                    each.swept,
-                    each.decision,
-                    "" if each.is_done else "?" if guess is None else duration(guess.seconds),
-                    "" if each.is_done else "?" if guess is None else size(guess.num_bytes),
-                    guess.basis if guess is not None else "" if each.is_done else "no record of such a run",
-                ),
-            )
-        )
+        time, disk, basis = "?", "?", "no record of such a run"
+        if each.is_done:
+            time, disk, basis = "", "", ""
+        elif each.estimate is not None:
+            time, disk, basis = duration(each.estimate.seconds), size(each.estimate.num_bytes), each.estimate.basis
+        table.add_row(*map(Text, (str(each.number), each.swept, each.decision, time, disk, basis)))
     console.print(table)
     todo = [each for each in planned if not each.is_done]
     guesses = [each.estimate for each in todo if each.estimate is not None]

@@ -16,10 +16,13 @@ import psutil
 from laptime.machine import machine
 from laptime.secrets import mask
 
-# Laptime and what it depends on directly. By hand: what an editable installation says of it may be out of date.
+# Laptime and what it depends on directly, extras included. By hand: what an editable installation says of it may be out
+# of date.
 PACKAGES = (
     "laptime", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "numpy", "pandas",
     "tensorboard", "rich", "psutil", "scipy", "matplotlib", "jinja2", "platformdirs", "filelock", "pyyaml", "zeus",
+    "timm", "onnx", "onnxruntime", "onnxscript", "torchao", "mlflow-skinny", "alembic", "sqlalchemy", "wandb",
+    "hydra-optuna-sweeper", "hydra-joblib-launcher", "hydra-submitit-launcher",
 )  # fmt: skip
 # Set to 1, where a machine may be known by its name, to record the name beside its hash.
 HOSTNAME_VARIABLE = "LAPTIME_RECORD_HOSTNAME"

@@ -1,5 +1,6 @@
 """How a run can end other than by completing. What is not one of these is a bug and keeps its traceback."""
 
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,11 @@ def few(differences: Sequence[str]) -> str:
     """The first three of them, and how many more there are."""
     more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
     return f"{'; '.join(differences[:3])}{more}"
+
+
+def printable(text: str) -> str:
+    """A text of somebody's without what would steer a terminal or break a line: such characters are spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 class TrainingFailed(Exception):
@@ -58,13 +64,24 @@ class RankFailed(Exception):
         self.error = error
 
 
+# torch's CPU allocator raises a plain RuntimeError.
+_NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory|Cannot allocate memory|bad_alloc", re.I)
+
+
+def is_for_want_of_memory(error: BaseException) -> bool:
+    """Whether the system, or the device, had no more memory to give."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, OSError | RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+    )
+
+
 def exit_code_of(work: Callable[[], int]) -> int:
     """What a command returns; a mistake, and what the system refuses (a full disk, say), is one line on stderr."""
     try:
         return work()
     except KeyboardInterrupt:
         return 130
-    except UserError as error:
+    except (UserError, TrainingFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:

@@ -1,21 +1,37 @@
 """What the machine does to a training, in words that say what to do about it."""
 
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from laptime.errors import TrainingFailed
+from laptime.errors import TrainingFailed, is_for_want_of_memory
+from laptime.machine import text_of
 
-# torch's CPU allocator raises a plain RuntimeError.
-_NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory|Cannot allocate memory|bad_alloc", re.I)
 _WANTED = re.compile(r"tried to allocate (\d[\d.]*) ?(bytes|KiB|MiB|GiB)", re.I)
 _BYTES = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _NO_GRADIENT = re.compile(r"Expected to have finished reduction")
+_ONE_VALUE = re.compile(r"Expected more than 1 value per channel when training")
 _WORKER = re.compile(r"DataLoader worker .*(is killed by signal: \w+|exited unexpectedly)")
+
+
+@contextmanager
+def explaining(config: Mapping[str, Any]) -> Iterator[None]:
+    """Raise what stands behind an error instead of it, where that is known.
+
+    Args:
+        config: of the run, resolved.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = explained(error, config)
+        if cause is error:
+            raise
+        raise cause from error
 
 
 def explained(error: Exception, config: Mapping[str, Any]) -> Exception:
@@ -32,11 +48,16 @@ def explained(error: Exception, config: Mapping[str, Any]) -> Exception:
             "some weights of the model get no gradient, which DDP waits for. Use strategy.static_graph=true if they "
             "are always the same ones, or give them requires_grad=False."
         )
+    if isinstance(error, ValueError) and _ONE_VALUE.search(text):
+        return TrainingFailed(
+            "batch norm can't learn from a single image of which one pixel is left. Choose a training.batch_size, or a "
+            "dataset.limit, that leaves more than one image to the last step of an epoch."
+        )
     if isinstance(error, ConnectionError | EOFError) and config["dataset"].get("pipeline") == "workers":
         return _data_worker_died("ended", config)  # while it handed over a batch
-    if not isinstance(error, MemoryError | torch.OutOfMemoryError | OSError | RuntimeError):
-        return error
-    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+    if isinstance(error, MisconfigurationException) or text.startswith("Early stopping conditioned on metric"):
+        return TrainingFailed(f"callbacks or logger: {text.splitlines()[0]}")  # a metric that nobody logs, say
+    if is_for_want_of_memory(error):
         return TrainingFailed(_too_little_memory(text, config["training"]))
     return error
 
@@ -70,8 +91,7 @@ def out_of_memory_kills(root: Path = Path("/")) -> int:
         root: of /proc and /sys; another one in tests.
     """
     for name in ("sys/fs/cgroup/memory.events", "proc/vmstat"):
-        with suppress(OSError, ValueError):
-            for line in (root / name).read_text().splitlines():
-                if line.startswith("oom_kill "):
-                    return int(line.split()[1])
+        for line in text_of(root / name).splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
     return 0

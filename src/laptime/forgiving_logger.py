@@ -1,4 +1,4 @@
-"""Loggers that can't write stop logging; the training goes on, for run.json and epochs.csv hold all that counts."""
+"""Loggers that fail stop logging; the training goes on, for run.json and epochs.csv hold all that counts."""
 
 import functools
 import logging
@@ -8,13 +8,23 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
+from laptime.errors import Interrupted, TrainingFailed, UserError, printable
+from laptime.stopping import TimeLimitReached
+
 log = logging.getLogger(__name__)
 
-_WRITING = ("log_metrics", "log_hyperparams", "log_graph", "log_image", "save", "finalize", "after_save_checkpoint")
+_WRITING = (
+    "begin", "end", "log_metrics", "log_hyperparams", "log_graph", "log_image", "save", "finalize",
+    "after_save_checkpoint",
+)  # fmt: skip
+# May come in the midst of writing, and say nothing of it.
+_OF_THE_RUN = (UserError, TrainingFailed, Interrupted, TimeLimitReached)
 
 
 def forgiving(name: str, logger: Logger) -> Logger | None:
-    """The same logger, which warns once where it can't write, and writes nothing from then on; None: it can't begin.
+    """The same logger, which warns once where it fails, and writes nothing from then on; None: it can't begin.
+
+    Of whatever kind the error is: trackers and their servers have many.
 
     Args:
         name: in the configuration's group.
@@ -30,7 +40,9 @@ def forgiving(name: str, logger: Logger) -> Logger | None:
                 return None
             try:
                 return write(*args, **kwargs)
-            except OSError as error:
+            except _OF_THE_RUN:
+                raise
+            except Exception as error:
                 failed = True
                 _warn(name, error)
                 return None
@@ -39,7 +51,9 @@ def forgiving(name: str, logger: Logger) -> Logger | None:
 
     try:
         _ = getattr(logger, "experiment", None)  # made when it is first asked for, and Lightning asks before it trains
-    except OSError as error:
+    except _OF_THE_RUN:
+        raise
+    except Exception as error:
         _warn(name, error)
         return None
     for method in _WRITING:
@@ -48,8 +62,9 @@ def forgiving(name: str, logger: Logger) -> Logger | None:
     return logger
 
 
-def _warn(name: str, error: OSError) -> None:
-    log.warning("logger.%s can't write (%s): the training goes on without it", name, error)
+def _warn(name: str, error: Exception) -> None:
+    reason = printable((str(error) or type(error).__name__).splitlines()[0])
+    log.warning("logger.%s can't write (%s): the training goes on without it", name, reason)
 
 
 def _but_for_tensorboard(args: threading.ExceptHookArgs) -> None:

@@ -41,6 +41,8 @@ def make_room_for_sockets() -> None:
 
 def start(target: Callable[..., None], job: Any, name: str) -> tuple[BaseProcess, Connection]:
     """Start a process that calls `target(connection, job)`; returned with the other end of its connection."""
+    if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
+        multiprocessing.set_start_method(None, force=True)  # of joblib's processes: a child would not know it
     fresh = context()
     ours, theirs = fresh.Pipe()
     process = fresh.Process(target=target, args=(theirs, job), name=name)  # type: ignore[attr-defined]

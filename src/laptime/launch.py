@@ -33,7 +33,7 @@ from laptime.rank_process import Job, Outcome, describe
 from laptime.ranks import Rank
 from laptime.secrets import mask, mask_command, mask_text, secret_values
 from laptime.stopping import SIGNALS, StopRequest, heeding_signals
-from laptime.training import train
+from laptime.training import end_trackers, train
 
 log = logging.getLogger(__name__)
 
@@ -154,8 +154,8 @@ def _train_joined(
     if rank.world_size > 1 or strategy["wrap_single_rank"]:
         rank_process.join_torchrun(backend_of(config), strategy["timeout_s"])
     # The first rank alone knows: the others may be on machines with disks of their own.
-    if rank.attempt and (checkpoint := rank.gather(resume.last_whole(run_dir))[0]) is not None:
-        config = _resuming(config, checkpoint)
+    if rank.attempt:
+        config = _resuming(config, rank.gather(resume.last_whole(run_dir) if rank.is_first else None)[0])
     train(config, run_dir, record, rank, stop, start)
     # Together, and before Python's shutdown: threads of a group that is still there end the process there.
     rank.barrier()
@@ -220,9 +220,12 @@ def threads_per_rank(config: Mapping[str, Any], sweep_world_size: int | None = N
     return max(1, usable_cores() // max(num_ranks(config), sweep_world_size or 1))
 
 
-def will_be_hashed(config: Mapping[str, Any], sweep_world_size: int | None = None) -> dict[str, Any]:
-    """What the run's `hashed_config` will be on this machine."""
-    threads = threads_per_rank(config, sweep_world_size)
+def will_be_hashed(
+    config: Mapping[str, Any], sweep_world_size: int | None = None, runs_at_once: int = 1
+) -> dict[str, Any]:
+    """What the run's `hashed_config` will be on this machine, shared by so many runs of its sweep."""
+    threads = threads_per_rank(config, (sweep_world_size or 1) * runs_at_once)
+    config = {**config, "runs_at_once": runs_at_once}
     return hashed_config(config, _accelerator(config) or "cpu", num_ranks(config), threads)
 
 
@@ -329,9 +332,7 @@ def _launch_processes(
 ) -> dict[str, Any]:
     """Start the ranks, again from the last checkpoint while `strategy.max_restarts` allows."""
     last_attempt = first_attempt + config["strategy"]["max_restarts"]
-    resumed = config
-    if first_attempt and (checkpoint := resume.last_whole(run_dir)) is not None:
-        resumed = _resuming(config, checkpoint)
+    resumed = _resuming(config, resume.last_whole(run_dir)) if first_attempt else config
     for attempt in range(first_attempt, last_attempt + 1):
         numbered = [replace(rank, attempt=attempt) for rank in ranks]
         work = partial(_run_processes, resumed, run_dir, record, numbered, stop, start)
@@ -342,7 +343,7 @@ def _launch_processes(
                 raise
             # Without a checkpoint of this run's own: as the first time.
             checkpoint = resume.last_whole(run_dir)
-            resumed = config if checkpoint is None else _resuming(config, checkpoint)
+            resumed = _resuming(config, checkpoint)
             log.warning(
                 "%s: starting the ranks again, %s",
                 failure,
@@ -352,7 +353,10 @@ def _launch_processes(
     raise AssertionError("unreachable")
 
 
-def _resuming(config: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
+def _resuming(config: Mapping[str, Any], checkpoint: Path | None) -> Mapping[str, Any]:
+    """The configuration that goes on from a checkpoint; None: there is none, it stays as it is."""
+    if checkpoint is None:
+        return config
     return {**config, "training": {**config["training"], "checkpoint": str(checkpoint)}}
 
 
@@ -442,6 +446,8 @@ def _run_processes(
         finally:
             _end(children)
     failed = [child for child in children if child.outcome is None or child.outcome.error is not None]
+    if children[0] in failed and _had_no_last_word(children[0]):
+        end_trackers(config, run_dir, record, "failed" if stop.signum is None else "interrupted")
     if stop.signum is not None:
         raise Interrupted(stop.signum)
     if failed:
@@ -566,6 +572,11 @@ def _end(children: list[_Child]) -> None:
     for child in children:
         if child.process.pid is not None and child.process.exitcode:
             shared_memory.remove_left_behind(child.process.pid)
+
+
+def _had_no_last_word(child: _Child) -> bool:
+    """Whether a rank was killed, or was stuck until it was."""
+    return child.outcome is None or (child.outcome.error or {}).get("type") == "RankDied"
 
 
 def _is_lost_contact(error: Mapping[str, Any]) -> bool:

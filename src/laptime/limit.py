@@ -5,6 +5,8 @@ from typing import Any
 
 # Of the fastest matrix product: a network of large products alone gets about there.
 _NEAR = 0.7
+# No step computes faster than that: it was the product that was slow when it was measured.
+_IMPOSSIBLE = 1.1
 # A part of the step below this share explains nothing.
 _WORTH_NAMING = 0.1
 
@@ -49,6 +51,13 @@ def limit(
         return found
     achieved = flops_per_sample * samples_per_s
     fraction = achieved / matmul_flop_per_s
+    fastest = max(fraction, compute_fraction or 0.0)
+    if fastest > _IMPOSSIBLE:
+        verdict = (
+            f"not known: {fastest:.0%} of the fastest matrix product that was found can't be, so something disturbed "
+            "that measurement"
+        )
+        return found | {"achieved_flop_per_s": achieved, "achieved_fraction": fraction, "verdict": verdict}
     verdict = f"{'near the limit: ' if fraction >= _NEAR else ''}{fraction:.0%} of the fastest matrix product here"
     if compute_fraction is not None:
         parts = "; ".join(_parts(breakdown, compute_fraction, pipeline, precision))

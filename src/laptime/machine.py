@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from laptime.errors import UserError
+
 _CPUS = "sys/devices/system/cpu"
 # cgroup v1 says "no limit" with the largest multiple of a page that a signed 64-bit number holds.
 _NO_LIMIT_BYTES = 2**62
@@ -118,6 +120,27 @@ def available_memory_bytes() -> int:
     free = int(psutil.virtual_memory().available)
     limit = container_memory_bytes()
     return free if limit is None else min(free, limit)
+
+
+def require_free_memory(key: str, num_bytes: int, of_what: str, num_ranks: int, instead: str) -> None:
+    """Refuse what is needed twice by each rank of this machine, and finds less room than that.
+
+    Args:
+        key: that asks for it, with its value.
+        num_bytes: of one of the two.
+        of_what: in words; `{ranks}` in it says which ranks, where there are several.
+        instead: what to do.
+
+    Raises:
+        UserError: says what it would take, and what there is.
+    """
+    needed, free = 2 * num_ranks * num_bytes, available_memory_bytes()
+    if needed > free:
+        what = of_what.format(ranks=f" in each of {num_ranks} ranks" if num_ranks > 1 else "")
+        raise UserError(
+            f"{key}: {num_bytes / 1e9:.1f} GB of {what}, take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. "
+            f"{instead}"
+        )
 
 
 def apple(values: Mapping[str, int]) -> dict[str, Any]:

@@ -67,6 +67,7 @@ def assess(
     oversubscribed: bool = False,
     profiled: bool = False,
     crowded: bool = False,
+    runs_at_once: int = 1,
     timed: str = "epochs",
 ) -> Quality:
     """Grade a run.
@@ -79,6 +80,7 @@ def assess(
         oversubscribed: whether it had more threads than cores.
         profiled: whether a profiler ran with it, whose cost is in the times.
         crowded: whether its own ranks or data workers take turns on its cores: then being taken off them is no news.
+        runs_at_once: of its sweep, itself among them.
         timed: what the times are of, as the reasons name it.
     """
     found: dict[str, float] = {}
@@ -114,6 +116,9 @@ def assess(
     if oversubscribed:
         grade = max(grade, "B")
         reasons.append("there were more threads than cores")
+    if runs_at_once > 1:
+        grade = max(grade, "B")
+        reasons.append(f"{runs_at_once} runs at once shared the machine")
     if profiled:
         grade = "C"
         reasons.append("a profiler's own cost is in the times")

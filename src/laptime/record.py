@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from laptime.errors import printable
 from laptime.secrets import mask
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
+# Where runs and sweeps are in the current folder, unless told otherwise: Hydra's usual places, in which `latest` looks.
+RESULT_FOLDERS = (Path("outputs"), Path("multirun"))
 RUN_FILE = "run.json"
 EPOCHS_FILE = "epochs.csv"
 LOG_FILE = "train.log"
@@ -37,6 +40,7 @@ EARLIER_DIR = "earlier"
 SWEEP_FILE = "multirun.yaml"
 # What tells each of its runs from the others, by number, those that have not started included.
 PLAN_FILE = "plan.json"
+_LARGEST_NUMBER = 10**9
 
 STATUSES = ("running", "completed", "failed", "interrupted")
 
@@ -194,7 +198,8 @@ def read_plan(sweep_dir: Path) -> dict[int, str]:
     """What tells the runs of a sweep from each other, by number; empty where that can't be read."""
     try:
         runs = json.loads((sweep_dir / PLAN_FILE).read_bytes())["runs"]
-        return {int(number): str(swept) for number, swept in runs.items()}
+        known = {int(number): printable(str(swept)) for number, swept in runs.items()}
+        return {number: swept for number, swept in known.items() if 0 <= number <= _LARGEST_NUMBER}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
@@ -281,6 +286,11 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def is_maximised(metric: str) -> bool:
+    """Whether more is better of a figure of `result` or `timing`: of accuracies and of what is done in a second."""
+    return (metric.endswith("_accuracy") and not metric.startswith("time_to")) or metric.endswith("_per_s")
 
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:

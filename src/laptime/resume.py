@@ -8,16 +8,23 @@ from typing import Any
 
 import torch
 
+from laptime.config import OFF
 from laptime.errors import UserError, few
 from laptime.ranks import Rank
-from laptime.record import CHECKPOINT_DIR, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, latest_run, write_atomically
+from laptime.record import (
+    BEST_CHECKPOINT,
+    CHECKPOINT_DIR,
+    LAST_CHECKPOINT,
+    PREVIOUS_CHECKPOINT,
+    RESULT_FOLDERS,
+    latest_run,
+    write_atomically,
+)
 from laptime.run_dir import expanded
 from laptime.secrets import mask
 
 log = logging.getLogger(__name__)
 
-# Where `latest` looks, relative to the working directory: Hydra's usual places.
-RESULT_FOLDERS = (Path("outputs"), Path("multirun"))
 # The entry that Laptime adds to Lightning's checkpoint.
 IDENTITY = "laptime"
 
@@ -32,10 +39,7 @@ def find(checkpoint: str) -> Path:
         UserError: there is none.
     """
     if checkpoint == "latest":
-        found = [run for folder in RESULT_FOLDERS if (run := latest_run(folder, f"{CHECKPOINT_DIR}/{LAST_CHECKPOINT}"))]
-        if not found:
-            raise UserError("training.checkpoint=latest: no run below outputs/ or multirun/ has a checkpoint.")
-        checkpoint = str(max(found, key=lambda run: run.stat().st_mtime))
+        checkpoint = str(newest_run("training.checkpoint"))
     path = expanded("training.checkpoint", checkpoint)
     if path.is_dir():
         path = path / CHECKPOINT_DIR / LAST_CHECKPOINT
@@ -46,6 +50,21 @@ def find(checkpoint: str) -> Path:
             f"training.checkpoint={checkpoint}: there is no file {path}. Name a .ckpt file, a run directory or latest."
         )
     return path
+
+
+def newest_run(key: str) -> Path:
+    """The directory of the newest run that has a checkpoint.
+
+    Args:
+        key: that asked for it, for the message.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [run for folder in RESULT_FOLDERS if (run := latest_run(folder, f"{CHECKPOINT_DIR}/{LAST_CHECKPOINT}"))]
+    if not found:
+        raise UserError(f"{key}=latest: no run below outputs/ or multirun/ has a checkpoint.")
+    return max(found, key=lambda run: run.stat().st_mtime)
 
 
 def last_whole(run_dir: Path) -> Path | None:
@@ -107,6 +126,12 @@ def find_for_all(checkpoint: str, rank: Rank, run_dir: Path) -> Path:
     return copy
 
 
+def _instead(path: Path, otherwise: str) -> str:
+    others = [path.with_name(name) for name in (LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, BEST_CHECKPOINT)]
+    whole = [str(each) for each in others if each != path and _damage(each) is None]
+    return f"Whole is {' and '.join(whole)}: name that." if whole else f"None beside it is whole: {otherwise}."
+
+
 # What a run may change when it goes on: how long, where, and what changes the timing but not the training.
 _MAY_CHANGE = {
     "dataset": {"root", "num_workers"},
@@ -126,13 +151,13 @@ def identity(config: Mapping[str, Any], world_size: int) -> dict[str, Any]:
         f"{group}.{key}": value
         for group in groups
         for key, value in config[group].items()
-        if key not in _MAY_CHANGE.get(group, ())
+        if key not in _MAY_CHANGE.get(group, ()) and not (group == "training" and key in OFF and value == OFF[key])
     }
     return keys | {"seed": config["seed"], "strategy.world_size": world_size}
 
 
 def load(path: Path, expected: Mapping[str, Any], epochs: int) -> int:
-    """Read a checkpoint, tensors and plain values only, and compare it with the experiment.
+    """Make sure that a run can go on from a checkpoint.
 
     Args:
         path: the file.
@@ -145,37 +170,64 @@ def load(path: Path, expected: Mapping[str, Any], epochs: int) -> int:
     Raises:
         UserError: unreadable, of another experiment, or already trained that far.
     """
+    key = f"training.checkpoint={path}"
+    checkpoint = read(path, key, "start without it")
+    differences = differences_between(checkpoint[IDENTITY], expected)
+    if differences:
+        raise UserError(
+            f"{key}: is of another experiment: {few(differences)}.\n"
+            "Give the run the checkpoint's values, or start without it."
+        )
+    done = epochs_trained(checkpoint)
+    if done >= epochs:
+        raise UserError(
+            f"{key}: has trained {done} epochs already, and training.epochs={epochs}. "
+            f"Set training.epochs to more than {done}."
+        )
+    return done
+
+
+def read(path: Path, key: str, otherwise: str) -> dict[str, Any]:
+    """Read a checkpoint of Laptime's, tensors and plain values only.
+
+    Args:
+        path: the file.
+        key: that names it, with its value, for the messages.
+        otherwise: what to do where there is no other.
+
+    Raises:
+        UserError: it is unreadable, or not Laptime's.
+    """
     try:
         if (damage := _damage(path)) is not None:
             raise ValueError(damage)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way; none of them runs code from it
         raise UserError(
-            f"training.checkpoint={path}: is damaged or no checkpoint of plain values ({type(error).__name__})."
+            f"{key}: is damaged or no checkpoint of plain values ({type(error).__name__}).\n{_instead(path, otherwise)}"
         ) from error
     if not isinstance(checkpoint, dict) or IDENTITY not in checkpoint or "loops" not in checkpoint:
-        raise UserError(f"training.checkpoint={path}: was not written by Laptime.")
-    there = checkpoint[IDENTITY]
+        raise UserError(f"{key}: was not written by Laptime.")
     try:
-        done = int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-        complete = isinstance(there, dict) and {"state_dict", "optimizer_states", "lr_schedulers"} <= checkpoint.keys()
+        epochs_trained(checkpoint)
+        parts = {"state_dict", "optimizer_states", "lr_schedulers"}
+        complete = isinstance(checkpoint[IDENTITY], dict) and parts <= checkpoint.keys()
     except (KeyError, TypeError, ValueError):
         complete = False
     if not complete:
-        raise UserError(f"training.checkpoint={path}: is damaged: parts of it are missing.")
-    differences = [
+        raise UserError(f"{key}: is damaged: parts of it are missing.")
+    return checkpoint
+
+
+def epochs_trained(checkpoint: Mapping[str, Any]) -> int:
+    """How many epochs the run had trained when it saved this."""
+    return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
+def differences_between(there: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """What two identities don't share, in words."""
+    return [
         f"{key} {there.get(key)} there, {expected.get(key)} here"
         for key in dict.fromkeys([*expected, *there])
         if there.get(key) != expected.get(key)
     ]
-    if differences:
-        raise UserError(
-            f"training.checkpoint={path}: is of another experiment: {few(differences)}.\n"
-            "Give the run the checkpoint's values, or start without it."
-        )
-    if done >= epochs:
-        raise UserError(
-            f"training.checkpoint={path}: has trained {done} epochs already, and training.epochs={epochs}. "
-            f"Set training.epochs to more than {done}."
-        )
-    return done

@@ -16,8 +16,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from laptime import security
+from laptime.compose import key_of
 from laptime.config import config_hashes, resolve_warmup_epochs
 from laptime.console import relative
+from laptime.core_shares import CoreShares
 from laptime.device import cpu_name, usable_cores
 from laptime.environment import code_hash, environment, git_state, hostname_hash
 from laptime.errors import UserError, few
@@ -29,16 +32,16 @@ from laptime.record import (
     latest_sweep,
     parse_timestamp,
     read_epochs,
+    read_plan,
     read_record,
     write_atomically,
 )
 from laptime.resume import last_whole
-from laptime.run_dir import expanded, numbered_runs, use
+from laptime.run_dir import expanded, numbered_runs, use, user_of
+from laptime.secrets import mask_command
 
 KEY = "sweep.resume"
 # Chosen by the sweep that is gone on with.
-# Said anew each time.
-OF_NOW = ("security.allowed_targets", "sweep.notify", "sweep.dry_run")
 _FIXED = ("hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir", "hydra.mode", "hydra/sweeper")
 # Of a record that can be read at all.
 _NEEDED: dict[str, Any] = {
@@ -54,12 +57,14 @@ class Job:
     """A run as it would be now.
 
     Attributes:
+        invocation: of what was typed at different times it follows from; what follows twice from one was meant twice.
         overrides: of this job alone, nothing left to sweep over.
         config: resolved, plain values.
     """
 
     overrides: list[str]
     config: Mapping[str, Any]
+    invocation: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,11 @@ class EarlierRun:
     @property
     def config_hash(self) -> str | None:
         return self.record.get("config_hash")
+
+    @property
+    def is_nameless(self) -> bool:
+        """Whether it ended before it could say what it was."""
+        return not self.record and not self.overrides
 
     @property
     def label(self) -> str:
@@ -123,23 +133,33 @@ class EarlierSweep:
 
     Args:
         asked: the value of `sweep.resume`: a directory, or latest.
+        only_looks: nothing is written, and nothing will be.
+
+    Attributes:
+        path: absolute.
+        runs: its directories.
+        had_notify: a command was typed that told how it went (`sweep.notify`).
 
     Raises:
         UserError: there is none, it is no sweep that can be gone on with, or it is still running.
     """
 
-    def __init__(self, asked: str) -> None:
+    def __init__(self, asked: str, only_looks: bool = False) -> None:
         self.asked = f"{KEY}={asked}"
         found = latest_sweep(Path("multirun")) if asked == "latest" else expanded(KEY, asked)
         if found is None:
             raise UserError(f"{self.asked}: there is no sweep below multirun/.")
         if not found.is_dir():
-            raise UserError(f"{self.asked}: there is no such directory. Name a sweep's, or latest.")
+            raise UserError(f"{self.asked}: there is no such directory. Name a sweep's, or latest.{_known()}")
         if not (found / SWEEP_FILE).is_file():
-            raise UserError(f"{self.asked}: is no sweep, it has no {SWEEP_FILE}. Name a sweep's directory, or latest.")
+            raise UserError(
+                f"{self.asked}: is no sweep, it has no {SWEEP_FILE}. Name a sweep's directory, or latest.{_known()}"
+            )
         self.path = found.absolute()
+        self.had_notify = False
         self._typed = [*self._typed_before(), self._typed_in(self.path / SWEEP_FILE)]
-        pid = use(self.path)  # before anything is looked at that another might change
+        # Taken before anything is looked at that another might change.
+        pid = user_of(self.path) if only_looks else use(self.path)
         if pid is not None:
             process = f" (process {pid})" if pid else ""
             raise UserError(f"{self.asked}: this sweep is still running{process}. Wait, or end it first.")
@@ -156,7 +176,7 @@ class EarlierSweep:
         if not typed:
             return self._typed
         for override in typed:
-            if override.lstrip("+~").partition("=")[0] in _FIXED:
+            if key_of(override) in _FIXED:
                 raise UserError(f"{override}: is what it was when the sweep started. Leave it out, or {KEY}.")
         return [merged(self._typed[0], typed)]
 
@@ -170,8 +190,12 @@ class EarlierSweep:
         """The overrides of each run that is not completed: repeats that the sweep added by itself are among them."""
         return [_lasting(run.overrides) for run in self.runs if not run.is_completed and run.overrides]
 
-    def sweep_world_size(self, configs: Sequence[Mapping[str, Any]]) -> int:
+    def sweep_world_size(self, configs: Sequence[Mapping[str, Any]], shares: CoreShares | None = None) -> int:
         """A largest world size that gives `strategy.threads_per_rank=auto` the threads that it has had so far.
+
+        Args:
+            configs: of the jobs now.
+            shares: of the cores; None: each run has all.
 
         Raises:
             UserError: none does.
@@ -186,49 +210,65 @@ class EarlierSweep:
         }
         if not automatic or not so_far:
             return largest
-        largest = max(largest, usable_cores() // max(so_far))
+        at_once = 1 if shares is None else shares.num
+        largest = max(largest, usable_cores() // at_once // max(so_far))
         for config in automatic:
-            threads = threads_per_rank(config, largest)
+            threads = threads_per_rank(config, largest * at_once)
             if threads not in so_far:
                 before = " or ".join(map(str, sorted(so_far)))
+                each = f" in each of {at_once} runs at once" if at_once > 1 else ""
                 raise UserError(
-                    f"strategy.threads_per_rank=auto: is {threads} with up to {largest} ranks on {usable_cores()} "
-                    f"cores, and was {before} in {self.path.name}: the figures would not compare. Choose "
-                    f"strategy.threads_per_rank={before}, or start a new sweep."
+                    f"strategy.threads_per_rank=auto: is {threads} with up to {largest} ranks{each} on "
+                    f"{usable_cores()} cores, and was {before} in {self.path.name}: the figures would not compare. "
+                    f"Choose strategy.threads_per_rank={before}, or start a new sweep."
                 )
         return largest
 
-    def plan(self, jobs: Sequence[Job], sweep_world_size: int) -> list[Step]:
-        """What becomes of each job, each configuration once, in the order of the jobs."""
-        hashed: dict[str, tuple[Job, dict[str, Any]]] = {}
-        for job in jobs:
-            will_be = will_be_hashed(job.config, sweep_world_size)
-            hashed.setdefault(config_hashes(will_be)[0], (job, will_be))
-        taken = {each.path for each in self.runs if each.config_hash in hashed}
-        number = max((run.number for run in self.runs), default=-1) + 1
-        # Of what ended before it could say what it was, the numbers are taken again, in the order of the jobs.
-        nameless = [run for run in self.runs if not run.record and not run.overrides]
+    def plan(self, jobs: Sequence[Job], sweep_world_size: int, shares: CoreShares | None = None) -> list[Step]:
+        """What becomes of each job, in the order of the jobs: each configuration as often as one invocation has it."""
+        at_once = 1 if shares is None else shares.num
+        wanted = _each_once([(job, will_be_hashed(job.config, sweep_world_size, at_once)) for job in jobs])
+        hashes = [config_hashes(content)[0] for _, content in wanted]
+        same = self._same(wanted, hashes)
+        left = [run for run in self.runs if run.config_hash not in hashes]
+        never_begun, nameless = self.never_begun(), {run.number: run for run in self.runs if run.is_nameless}
+        number = max([*(run.number for run in self.runs), *never_begun], default=-1) + 1
+        # Of what ended before it could say what it was, the numbers are taken again, by the plan or in the jobs' order.
+        free = [each for each in nameless if each not in never_begun]
         steps = []
-        for config_hash, (job, content) in hashed.items():
-            same = [run for run in self.runs if run.config_hash == config_hash]
-            typed_alike = [
-                run for run in self.runs if run.path not in taken and set(run.overrides) == set(job.overrides)
-            ]
-            completed = next((run for run in same if run.is_completed), None)
-            unfinished = next((run for run in [*same, *typed_alike] if not run.is_completed), None)
-            if completed is not None:
-                steps.append(_stands(completed, job))
-            elif unfinished is not None:
-                steps.append(_retried(unfinished, job, content))
+        for (job, content), run in zip(wanted, same, strict=True):
+            alike = [each for each in left if _typed_alike(each, job)]
+            run = run or next((each for each in alike if not each.is_completed), None)
+            if run is not None and run.is_completed:
+                steps.append(_stands(run, job))
+            elif run is not None:
+                left = [each for each in left if each is not run]
+                steps.append(_retried(run, job, content))
             else:
-                decision = f"new{_changed_since(typed_alike[0], content) if typed_alike else ''}"
-                if nameless:
-                    run = nameless.pop(0)
-                    steps.append(Step(run.number, job.overrides, decision, run))
+                decision = f"new{_changed_since(alike[0], content) if alike else ''}"
+                own = next((each for each, swept in never_begun.items() if _is_planned_as(job.overrides, swept)), None)
+                if own is not None:
+                    del never_begun[own]
+                elif free:
+                    own = free.pop(0)
                 else:
-                    steps.append(Step(number, job.overrides, decision))
-                    number += 1
+                    own, number = number, number + 1
+                steps.append(Step(own, job.overrides, decision, nameless.get(own)))
         return steps
+
+    def _same(
+        self, wanted: "Sequence[tuple[Job, Mapping[str, Any]]]", hashes: Sequence[str]
+    ) -> list[EarlierRun | None]:
+        """For each job the run of the same configuration: the one of the same overrides, or else a completed one."""
+        left = list(self.runs)
+        found: list[EarlierRun | None] = [None] * len(wanted)
+        for suits in (_typed_alike, lambda run, job: run.is_completed, lambda run, job: True):
+            for place, (job, _) in enumerate(wanted):
+                run = next((each for each in left if each.config_hash == hashes[place] and suits(each, job)), None)
+                if found[place] is None and run is not None:
+                    found[place] = run
+                    left.remove(run)
+        return found
 
     def not_asked_for(self, steps: Sequence[Step]) -> list[Step]:
         """What is to be known of the runs that none of the jobs is."""
@@ -243,7 +283,16 @@ class EarlierSweep:
             else:
                 continue
             found.append(Step(run.number, run.overrides, decision, run, is_done=True))
+        for number, swept in self.never_begun().items():
+            if all(step.number != number for step in steps):
+                decision = f"never began, not among these jobs: {KEY} without other values runs it"
+                found.append(Step(number, swept.split(), decision, is_done=True))
         return found
+
+    def never_begun(self) -> dict[int, str]:
+        """What is swept in the runs that the sweep was to have and has no directory for, by number."""
+        here = {run.number for run in self.runs if not run.is_nameless}
+        return {number: swept for number, swept in read_plan(self.path).items() if number not in here}
 
     def _typed_before(self) -> Iterator[list[str]]:
         number = 0
@@ -255,14 +304,15 @@ class EarlierSweep:
         try:
             hydra = yaml.safe_load(path.read_text())["hydra"]
             typed = [str(each) for each in [*hydra["overrides"]["task"], *hydra["overrides"]["hydra"]]]
+            self.had_notify |= any(key_of(each) == security.NOTIFY_KEY for each in typed)
             sweeper, subdir = str(hydra["sweeper"]["_target_"]), hydra["sweep"]["subdir"]
         except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
             raise UserError(f"{self.asked}: {path.name} is not what Hydra writes ({type(error).__name__}).") from error
         if not sweeper.endswith("RepeatingSweeper"):
-            raise UserError(f"{self.asked}: its sweeper, {sweeper}, chooses jobs as it goes. Start a new sweep.")
+            raise UserError(f"{self.asked}: is a search, whose sweeper chose its trials as it went. Start a new one.")
         if subdir != "${hydra.job.num}":
             raise UserError(f"{self.asked}: hydra.sweep.subdir={subdir} gave its runs no numbers. Start a new sweep.")
-        return _lasting([each for each in typed if each.lstrip("+~").partition("=")[0] not in _FIXED])
+        return _lasting(typed)
 
     def _refuse_if_in_use(self) -> None:
         for run in self.runs:
@@ -274,12 +324,46 @@ class EarlierSweep:
                 )
 
 
+def _known() -> str:
+    """The newest sweeps that could be meant, as a second line."""
+    found = sorted(Path("multirun").rglob(SWEEP_FILE), key=lambda path: path.stat().st_mtime, reverse=True)
+    names = ", ".join(str(path.parent) for path in found[:5])
+    return f"\nThe newest: {names}." if names else ""
+
+
+def _each_once(jobs: Sequence[tuple[Job, dict[str, Any]]]) -> list[tuple[Job, dict[str, Any]]]:
+    """Of jobs of one configuration those of the invocation that has most of them."""
+    by_hash: dict[str, dict[int, list[tuple[Job, dict[str, Any]]]]] = {}
+    for job, content in jobs:
+        of_hash = by_hash.setdefault(config_hashes(content)[0], {})
+        of_hash.setdefault(job.invocation, []).append((job, content))
+    kept = [id(job) for of_hash in by_hash.values() for job, _ in max(of_hash.values(), key=len)]
+    return [(job, content) for job, content in jobs if id(job) in kept]
+
+
+def _typed_alike(run: EarlierRun, job: Job) -> bool:
+    return set(_lasting(run.overrides)) == set(_lasting(job.overrides))
+
+
+def _is_planned_as(overrides: Sequence[str], swept: str) -> bool:
+    """Whether a job is the one that a sweep's plan knows by what is swept in it."""
+    return set(swept.split()) <= set(" ".join(mask_command(overrides)).split())
+
+
 def _lasting(overrides: Sequence[str]) -> list[str]:
     """What a run, or a sweep, was given that holds when it is gone on with, too."""
-    left_out = OF_NOW[1:]  # what may be named is checked against what is typed now
-    kept = [each for each in overrides if each.lstrip("+~").partition("=")[0] not in left_out]
-    # Hydra imports what its own part names, and sets variables by it: no file's matter.
-    return [each for each in kept if not each.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    # Hydra imports what its own part names, and sets variables by it: no file's matter. What may be named is checked
+    # against what is typed now, so that it isn't lost without a word.
+    left_out = {*security.OF_NOW} - {security.KEY}
+    return [
+        each for each in overrides if key_of(each) not in left_out and not key_of(each).startswith(("hydra.", "hydra/"))
+    ]
+
+
+def is_of_now(override: str) -> bool:
+    """Whether it is said anew each time, and makes no other jobs: how they are launched, and who is told."""
+    key = key_of(override)
+    return key in security.OF_NOW or (key.startswith(("hydra.", "hydra/")) and key not in _FIXED)
 
 
 def asked_for(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -320,7 +404,10 @@ def merged(before: Sequence[str], typed: Sequence[str]) -> list[str]:
                     (override,) = parser.parse_overrides([f"+{override.input_line}"])
             result[key] = override
     except HydraException as error:
-        raise UserError(f"{str(error).splitlines()[0]}. Use group=option or key=value.") from error
+        raise UserError(
+            f"{str(error).splitlines()[0]}. Use group=option or key=value; a value with special characters takes "
+            "quotes of its own: 'key=\"...\"'."
+        ) from error
     return [str(override.input_line) for override in result.values()]
 
 

@@ -2,12 +2,15 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
 import psutil
 
+from laptime.environment import hostname_hash
 from laptime.errors import UserError
+from laptime.record import write_atomically
 
 try:
     import fcntl
@@ -92,7 +95,7 @@ def use(path: Path) -> int | None:
         return other
     own = psutil.Process()
     file.truncate(0)
-    file.write(f"{own.pid} {own.create_time()}\n")
+    file.write(f"{own.pid} {own.create_time()} {hostname_hash()}\n")
     file.flush()
     _used[path] = file
     return None
@@ -101,18 +104,49 @@ def use(path: Path) -> int | None:
 def user_of(path: Path) -> int | None:
     """Another process of this machine that uses a reserved directory; None: none does any more."""
     try:
-        pid, started = (path / _RESERVED).read_text().split()
+        pid, started, host = (path / _RESERVED).read_text().split()
         process = psutil.Process(int(pid))
         is_it = abs(process.create_time() - float(started)) < _CLOCK_S and process.status() != psutil.STATUS_ZOMBIE
     except (OSError, ValueError, OverflowError, psutil.Error):
         return None
-    return process.pid if is_it and process.pid != os.getpid() else None
+    return process.pid if is_it and host == hostname_hash() and process.pid != os.getpid() else None
+
+
+def has_left(path: Path) -> bool:
+    """Whether a process of this machine had a reserved directory, and is gone."""
+    try:
+        _, _, host = (path / _RESERVED).read_text().split()
+    except (OSError, ValueError):
+        return False
+    return host == hostname_hash() and user_of(path) is None
 
 
 def numbered_runs(sweep_dir: Path) -> dict[int, Path]:
     """The run directories of a sweep, which are named by their numbers."""
     named = [path for path in sweep_dir.iterdir() if path.name.isdecimal() and path.is_dir()]
     return {int(path.name): path for path in named if str(int(path.name)) == path.name}
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """Write what belongs together into a folder of a run directory, each file as a whole; returns the folder.
+
+    Args:
+        folder: is made where it isn't there, and taken away again where a file can't be written into it.
+        files: content by name.
+
+    Raises:
+        OSError: with the file that can't be written.
+    """
+    is_new = not folder.exists()
+    folder.mkdir(exist_ok=True)
+    try:
+        for name, content in files.items():
+            write_atomically(folder / name, content)
+    except BaseException:
+        if is_new:
+            shutil.rmtree(folder)
+        raise
+    return folder
 
 
 def expanded(key: str, path: str) -> Path:

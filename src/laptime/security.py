@@ -10,10 +10,13 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from laptime.compose import key_of
 from laptime.errors import UserError
 
 KEY = "security.allowed_targets"
 NOTIFY_KEY = "sweep.notify"
+# Said anew each time that a sweep is gone on with.
+OF_NOW = (KEY, NOTIFY_KEY, "sweep.dry_run")
 VARIABLE = "LAPTIME_ALLOWED_TARGETS"
 # As it was when the process began: a configuration can set variables (`hydra.job.env_set`).
 _FROM_ENVIRONMENT = tuple(each.strip() for each in os.environ.get(VARIABLE, "").split(",") if each.strip())
@@ -22,14 +25,15 @@ _FROM_ENVIRONMENT = tuple(each.strip() for each in os.environ.get(VARIABLE, "").
 # of those names.
 _PLACES = (
     "torch.nn", "torch.optim", "torch.optim.lr_scheduler", "torch.optim.swa_utils", "torchvision.models",
-    *(
-        f"{package}.{module}"
-        for package in ("pytorch_lightning", "lightning.pytorch")
-        for module in ("callbacks", "loggers", "profilers")
-    ),
-    "laptime.models.mlp", "laptime.models.cnn",
+    # Not lightning.pytorch: where it is not installed, a folder of somebody's could bring one.
+    "pytorch_lightning.callbacks", "pytorch_lightning.loggers", "pytorch_lightning.profilers",
+    "laptime.models.mlp", "laptime.models.cnn", "laptime.models.resnet18", "laptime.models.efficientnet_b0",
+    "laptime.models.vit", "laptime.models.transformer", "laptime.models.lstm", "laptime.models.logistic_regression",
+    "laptime.models.torchvision", "laptime.models.timm",
     "laptime.data.mnist", "laptime.data.fashion_mnist", "laptime.data.cifar10", "laptime.data.synthetic",
+    "laptime.schedulers.cosine_warmup", "laptime.schedulers.one_cycle",
     "laptime.callbacks.checkpoint", "laptime.callbacks.progress_bar",
+    "laptime.loggers.mlflow", "laptime.loggers.wandb",
 )  # fmt: skip
 
 
@@ -44,42 +48,69 @@ def check(config: Mapping[str, Any], typed: Sequence[str]) -> None:
         UserError: one lies elsewhere, or a configuration file adds places, or a command for the shell.
     """
     notify = config["sweep"]["notify"]
-    if notify is not None and notify != _typed(typed, NOTIFY_KEY):
+    own = _last_of(typed, NOTIFY_KEY)
+    if own is not None and _is_several(own):
+        raise UserError(
+            f"{own}: is several values, to sweep over. A command with a comma takes quotes of its own: "
+            f"'{NOTIFY_KEY}=\"...\"'."
+        )
+    if notify is not None and notify != _value(own):
         raise UserError(
             f"{NOTIFY_KEY}={notify}: comes from a configuration file, which can't have commands run. Type it."
         )
-    added = _typed_places(typed)
-    if config["security"]["allowed_targets"] != added:
+    if config["security"]["allowed_targets"] != _typed_places(typed):
         raise UserError(
             f"{KEY}={config['security']['allowed_targets']}: comes from a configuration file, which can't say what is "
             f"to be trusted. Type it, or set {VARIABLE}."
         )
-    places = {*_PLACES, *added, *_FROM_ENVIRONMENT}
+    check_targets(config, typed)
+
+
+def check_targets(config: Mapping[str, Any], typed: Sequence[str]) -> None:
+    """Check every `_target_` in plain values from anywhere: those of a run's record, say.
+
+    Args:
+        config: nested.
+        typed: the overrides of the command line.
+
+    Raises:
+        UserError: one lies elsewhere.
+    """
+    places = {*_PLACES, *_typed_places(typed), *_FROM_ENVIRONMENT}
     for key, target in _targets(config):
         place = target.rpartition(".")[0]
         if target not in places and place not in places:
             raise UserError(
                 f"{key}={target}: is none of the places that a configuration may name. "
-                f"If you trust it, add {KEY}=[{place or target}]."
+                f"If you trust it, add '{KEY}=[{place or target}]'."
             )
 
 
-def _typed(typed: Sequence[str], key: str) -> Any:
-    """The value that a key was given on the command line; None: none."""
-    own = [override for override in typed if override.lstrip("+~").partition("=")[0] == key]
-    if not own:
+def _last_of(typed: Sequence[str], key: str) -> str | None:
+    """The override that holds for a key; None: none was typed."""
+    return next((override for override in reversed(typed) if key_of(override) == key), None)
+
+
+def _value(override: str | None) -> Any:
+    """What an override sets; None: nothing, or several values to sweep over."""
+    if override is None:
         return None
-    (override,) = OverridesParser.create().parse_overrides(own[-1:])
-    return None if override.is_sweep_override() else override.value()
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    return None if parsed.is_sweep_override() else parsed.value()
+
+
+def _is_several(override: str) -> bool:
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    return bool(parsed.is_sweep_override())
 
 
 def _typed_places(typed: Sequence[str]) -> list[str]:
-    own = [override for override in typed if override.lstrip("+~").partition("=")[0] == KEY]
-    if not own:
+    own = _last_of(typed, KEY)
+    if own is None:
         return []
-    value = _typed(typed, KEY)
+    value = _value(own)
     if not isinstance(value, list) or not all(isinstance(each, str) and "$" not in each for each in value):
-        raise UserError(f"{own[-1]}: must be a list of modules or classes, each written out: {KEY}=[my_net].")
+        raise UserError(f"{own}: must be a list of modules or classes, each written out: '{KEY}=[my_net]'.")
     return [str(each) for each in value]
 
 

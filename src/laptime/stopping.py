@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -65,14 +65,21 @@ class StopRequest:
 def heeding_signals() -> Iterator[StopRequest]:
     """The signals become a StopRequest, in the main thread; the handlers from before come back afterwards."""
     stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
+    with handling_signals(stop.handle):
         yield stop
+
+
+@contextmanager
+def handling_signals(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """The signals are handled so, in the main thread; the handlers from before come back afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
     # nohup has SIGHUP ignored already: then it stays so.
     heeded = [each for each in SIGNALS if each.name != "SIGHUP" or signal.getsignal(each) is not signal.SIG_IGN]
-    before = {signum: signal.signal(signum, stop.handle) for signum in heeded}
+    before = {signum: signal.signal(signum, handle) for signum in heeded}
     try:
-        yield stop
+        yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra._internal.utils import _locate
 
-from laptime.errors import UserError
+from laptime.errors import UserError, is_for_want_of_memory
 
 
 def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
@@ -27,7 +27,14 @@ def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
     try:
         target = _locate(path)
     except Exception as error:
+        if isinstance(error.__cause__, UserError):
+            raise UserError(f"{group}._target_={path}: {error.__cause__}") from error
         reason = str(error.__cause__ or error).splitlines()[0].removesuffix(":")
+        module, _, name = path.rpartition(".")
+        if reason == f"No module named '{path}'; '{module}' is not a package":
+            reason = f"{module} has no {name}"
+        elif reason == f"No module named '{module}'":
+            reason += ", neither where you are, nor in --config-dir, nor on PYTHONPATH"
         raise UserError(f"{group}._target_={path}: can't be imported ({reason}).") from error
     if not callable(target):
         raise UserError(f"{group}._target_={path}: is no class or function.")
@@ -100,6 +107,8 @@ def build(group: str, node: Mapping[str, Any], kind: type = object, **given: Any
     except UserError:
         raise
     except (Exception, SystemExit) as error:
+        if is_for_want_of_memory(error):
+            raise
         if not isinstance(error, _REFUSALS) and type(error).__name__ != "MisconfigurationException":
             raise  # a bug of its own: it keeps its traceback
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

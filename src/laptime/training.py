@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
@@ -24,10 +24,10 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from laptime import record as records
-from laptime import resume, targets
+from laptime import resume, step_hooks, targets
 from laptime.breakdown import Breakdown
 from laptime.callbacks.bare_loop import BareLoop
 from laptime.callbacks.compile_ahead import CompileAhead
@@ -41,12 +41,13 @@ from laptime.data.timed_loader import Pipeline
 from laptime.device import Device, check_precision, mps_fallback, usable_cores
 from laptime.device import resolve as resolve_device
 from laptime.energy import EnergyMeter
-from laptime.errors import Interrupted, UserError
-from laptime.faults import explained
+from laptime.errors import Interrupted, TrainingFailed, UserError, is_for_want_of_memory
+from laptime.faults import explaining
 from laptime.forgiving_logger import forgiving
 from laptime.lightning_strategy import RankStrategy
 from laptime.limit import limit
-from laptime.machine import available_memory_bytes
+from laptime.loggers.tracker import Run, Tracker
+from laptime.machine import require_free_memory
 from laptime.noise import between, on_battery, read
 from laptime.peak import probe
 from laptime.process_memory import peak_rss_bytes, reset_peak_rss
@@ -56,6 +57,7 @@ from laptime.sampler import Sampler
 from laptime.sharded_optimizer import reason_against
 from laptime.stopping import StopRequest, TimeLimitReached
 from laptime.torch_build import driver_version, torch_build
+from laptime.weight_average import WeightAverage
 from laptime.xpu import XPUAccelerator
 
 log = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ GIVEN = {
     "dataset": frozenset[str](),
     "model": frozenset({"input_shape", "num_classes"}),
     "optimizer": frozenset({"params"}),
-    "scheduler": frozenset({"optimizer"}),
+    "scheduler": frozenset({"optimizer", "num_steps_per_epoch"}),
     "profiler": frozenset[str](),
 }
 
@@ -86,6 +88,24 @@ def check_open_groups(config: Mapping[str, Any]) -> None:
                 if not isinstance(node, Mapping):
                     raise UserError(f"{group}.{name}={node}: must be a mapping with a _target_, or null.")
                 targets.check(f"{group}.{name}", node)
+                _refuse_what_is_done_here(f"{group}.{name}", node)
+
+
+# Callbacks of Lightning's that do what is Laptime's own to do, and what to use instead.
+_INSTEAD = {
+    pl.callbacks.GradientAccumulationScheduler: "training.accumulate_grad_batches",
+    pl.callbacks.StochasticWeightAveraging: "training.swa_start_epoch",
+    pl.callbacks.BatchSizeFinder: "python -m laptime.tune batch_size",
+    pl.callbacks.LearningRateFinder: "python -m laptime.tune lr",
+    pl.callbacks.ProgressBar: "callbacks.progress_bar",
+}
+
+
+def _refuse_what_is_done_here(key: str, node: Mapping[str, Any]) -> None:
+    target = targets.locate(key, node)
+    for kind, instead in _INSTEAD.items():
+        if isinstance(target, type) and issubclass(target, kind):
+            raise UserError(f"{key}={node['_target_']}: what it does is Laptime's own to do. Use {instead}.")
 
 
 def train(
@@ -107,13 +127,8 @@ def train(
         UserError: what was asked for can't be built on this machine.
         TrainingFailed, Interrupted: as the names say; what was measured until then is in the record.
     """
-    try:
+    with explaining(config):
         _train(config, run_dir, record, rank, stop, start)
-    except Exception as error:
-        cause = explained(error, config)
-        if cause is error:
-            raise
-        raise cause from error
 
 
 def _train(
@@ -121,17 +136,18 @@ def _train(
 ) -> None:
     settings = config["training"]
     reset_peak_rss()
-    device = resolve_device(config["device"]["name"], config["device"]["fallback"], rank.local_rank)
-    check_precision(settings["precision"], device)
-    torch.set_float32_matmul_precision(settings["matmul_precision"])
-    torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
+    device = prepare_device(config, rank.local_rank)
     _note_set_up(config, record, device, rank)
     records.update(record, "strategy", rank_pids=assert_world(rank, rank.world_size))
+    if rank.is_first:  # what can't be built is known by its hashes, too, when its sweep is gone on with
+        records.write_record(run_dir, record)
 
     if record["noise"]["load_before"] is None:
         records.update(record, "noise", load_before=read().load, on_battery=on_battery())
     pl.seed_everything(config["seed"], workers=False, verbose=False)
-    data = _build_data(config, device, rank)
+    own_callbacks = _build_callbacks(config)
+    data = build_data(config, device, rank)
+    _show_each_step(own_callbacks, data, rank)
     network = build_network(config["model"], data.data, rank.world_size // rank.num_nodes)
     _try_network(network, data.data)
     _note_work(record, config, data, network)
@@ -139,8 +155,8 @@ def _train(
         records.write_record(run_dir, record)
 
     identity = resume.identity(config, rank.world_size)
-    module = _build_module(config, network, device, stop, identity, rank)
-    shards = _shards_optimizer(config, _try_optimizer(module, config), rank)
+    module = build_module(config, network, device, stop, identity, rank, len(data.train_batch_sizes()))
+    shards = _shards_optimizer(config, _try_optimizer(module, config), own_callbacks, rank)
     records.update(record, "strategy", shards_optimizer=shards)
     checkpoint, done = None, 0
     if settings["checkpoint"] is not None:
@@ -158,7 +174,7 @@ def _train(
     def note_epoch() -> None:
         _note_timing(record, timer, recorder, data, compiler, start)
         _note_result(record, recorder, config["measure"]["target_accuracy"])
-        _note_quality(record, recorder, _is_profiled(config))
+        _note_quality(record, recorder, config["runs_at_once"], _is_profiled(config))
         _note_resources(record, recorder, sampler, energy)
         records.update(record, "bare_loop", **bare_loop.bare_loop)
         if rank.is_first:
@@ -168,16 +184,17 @@ def _train(
     if rank.attempt and rank.is_first:
         recorder.rows += records.epoch_rows(run_dir)  # what the attempts before have measured stays
     patience = settings["early_stopping_patience"]
-    loggers = _build_loggers(config) if rank.is_first else []
+    early_stopping = None if patience is None else EarlyStopping("val_loss", patience=patience)
     bare_loop = BareLoop(device, rank, stop, timer)
     callbacks = [
         *([bare_loop] if config["measure"]["bare_loop"] else []),
         timer,
         recorder,
         *([compiler] if settings["compile"] else []),
-        *_build_callbacks(config),
+        *own_callbacks,
+        *([early_stopping] if early_stopping is not None else []),
     ]
-    with _quiet_lightning():
+    with quiet_lightning(), _logging(config, run_dir, record, rank) as loggers:
         try:
             trainer = _build_trainer(config, run_dir, device, rank, callbacks, loggers, shards)
         except MisconfigurationException as error:
@@ -194,8 +211,11 @@ def _train(
             if stop.signum is not None:
                 stop.act()
             if trainer.should_stop:
-                reason = "early_stopping"
-                log.info("stopped early: the validation loss has not improved for %s epochs", patience)
+                if early_stopping is not None and early_stopping.stopped_epoch:
+                    reason, how = "early_stopping", f"the validation loss has not improved for {patience} epochs"
+                else:
+                    reason, how = "callback", "a callback asked for it"
+                log.info("stopped early: %s", how)
         except TimeLimitReached:
             reason = "time_limit"
             log.info("stopped by training.time_limit_s=%s; the broken epoch is not recorded", settings["time_limit_s"])
@@ -228,6 +248,24 @@ def _train(
                 optimizer = sharded.own
             _measure_apart(config, record, device, rank, stop, module, optimizer, data)
         _log_results(loggers, record, config, recorder.rows[-1]["epoch"] if recorder.rows else 0)
+
+
+def prepare_device(config: Mapping[str, Any], index: int = 0) -> Device:
+    """The device that trains, and torch set to compute on it as the configuration says.
+
+    Args:
+        config: resolved, plain values.
+        index: which of several.
+
+    Raises:
+        UserError: it is absent, or can't train in that precision.
+    """
+    settings = config["training"]
+    device = resolve_device(config["device"]["name"], config["device"]["fallback"], index)
+    check_precision(settings["precision"], device)
+    torch.set_float32_matmul_precision(settings["matmul_precision"])
+    torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
+    return device
 
 
 def _measure_apart(
@@ -266,7 +304,7 @@ def _note_breakdown(record: dict[str, Any], breakdown: Breakdown, module: Classi
     records.update(record, "contention", **breakdown.contention)
 
 
-def _build_data(config: Mapping[str, Any], device: Device, rank: Rank) -> DataModule:
+def build_data(config: Mapping[str, Any], device: Device, rank: Rank) -> DataModule:
     settings = config["training"]
     source = targets.build("dataset", config["dataset"])
     if not isinstance(source, ImageData):
@@ -282,22 +320,22 @@ def _build_data(config: Mapping[str, Any], device: Device, rank: Rank) -> DataMo
     )
 
 
-def _build_module(
+def build_module(
     config: Mapping[str, Any],
     network: nn.Module,
     device: Device,
     stop: StopRequest,
     identity: dict[str, Any],
     rank: Rank,
+    num_steps_per_epoch: int,
 ) -> Classifier:
     settings = config["training"]
 
     def make_scheduler(optimizer: torch.optim.Optimizer) -> Any:
         if config["scheduler"].get("_target_") is None:
             return None
-        return targets.build(
-            "scheduler", config["scheduler"], torch.optim.lr_scheduler.LRScheduler, optimizer=optimizer
-        )
+        given = {"optimizer": optimizer, "num_steps_per_epoch": num_steps_per_epoch}
+        return targets.build("scheduler", config["scheduler"], torch.optim.lr_scheduler.LRScheduler, **given)
 
     return Classifier(
         network,
@@ -310,6 +348,11 @@ def _build_module(
         precision=settings["precision"],
         accumulate_grad_batches=settings["accumulate_grad_batches"],
         gradient_clip_norm=settings["gradient_clip_norm"],
+        label_smoothing=settings["label_smoothing"],
+        mixup_alpha=settings["mixup_alpha"],
+        make_average=partial(
+            WeightAverage, ema_decay=settings["ema_decay"], swa_start_epoch=settings["swa_start_epoch"]
+        ),
         stop=stop,
         identity=identity,
         rank=rank,
@@ -326,6 +369,7 @@ def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1
 
     Raises:
         UserError: it can't be built with these arguments, or is too large.
+        TrainingFailed: there was too little memory after all.
     """
     given = {"input_shape": source.image_shape, "num_classes": source.class_count}
     try:
@@ -334,14 +378,18 @@ def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1
         num_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
     except Exception:  # it can't be built without memory; building it below says what is wrong, if something is
         num_bytes = 0
-    needed, free = 2 * num_ranks * num_bytes, available_memory_bytes()
-    if needed > free:
-        copies = f" in each of {num_ranks} ranks" if num_ranks > 1 else ""
-        raise UserError(
-            f"model={node['_target_']}: {num_bytes / 1e9:.1f} GB of weights, and as much of gradients{copies}, take "
-            f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Use a smaller model."
-        )
-    network: nn.Module = targets.build("model", node, nn.Module, **given)
+    sizes = ", ".join(f"model.{key}={value}" for key, value in node.items() if key != "_target_")
+    key, what = sizes or f"model={node['_target_']}", "weights, and as much of gradients{ranks}"
+    require_free_memory(key, num_bytes, what, num_ranks, "Use a smaller model.")
+    try:
+        network: nn.Module = targets.build("model", node, nn.Module, **given)
+    except Exception as error:
+        if not is_for_want_of_memory(error):
+            raise
+        raise TrainingFailed(
+            f"out of memory while the model is built, which has {num_bytes / 1e9:.2f} GB of weights ({key}). "
+            "Use a smaller model, or fewer ranks."
+        ) from error
     return network
 
 
@@ -357,6 +405,8 @@ def _try_network(network: nn.Module, source: ImageData) -> None:
         with torch.no_grad():
             logits = network.eval()(torch.zeros(2, *source.image_shape))
     except Exception as error:
+        if is_for_want_of_memory(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"model={type(network).__name__}: fails on images of shape {source.image_shape} ({reason})."
@@ -386,6 +436,8 @@ def _try_optimizer(module: Classifier, config: Mapping[str, Any]) -> torch.optim
     try:
         built["optimizer"].step()
     except Exception as error:
+        if is_for_want_of_memory(error):
+            raise
         raise UserError(f"optimizer={config['optimizer']['_target_']}: can't take a step ({error}).") from error
     try:
         scheduler = built.get("lr_scheduler")
@@ -394,12 +446,16 @@ def _try_optimizer(module: Classifier, config: Mapping[str, Any]) -> torch.optim
         elif scheduler is not None:
             scheduler.step()
     except Exception as error:
+        if is_for_want_of_memory(error):
+            raise
         raise UserError(f"scheduler={config['scheduler']['_target_']}: can't take a step ({error}).") from error
     optimizer: torch.optim.Optimizer = built["optimizer"]
     return optimizer
 
 
-def _shards_optimizer(config: Mapping[str, Any], optimizer: torch.optim.Optimizer, rank: Rank) -> bool:
+def _shards_optimizer(
+    config: Mapping[str, Any], optimizer: torch.optim.Optimizer, callbacks: list[Callback], rank: Rank
+) -> bool:
     """Whether each rank updates a share of the weights.
 
     Raises:
@@ -411,6 +467,8 @@ def _shards_optimizer(config: Mapping[str, Any], optimizer: torch.optim.Optimize
     reason = reason_against(optimizer, config["training"]["gradient_clip_norm"])
     if config["measure"]["bare_loop"]:
         reason = "measure.bare_loop=true updates all weights on each rank, and would compare other work"
+    if step_hooks.heard(callbacks):
+        reason = "a callback may look at the gradients, of which each rank would hold averages of its share alone"
     if reason is not None and strategy["shard_optimizer"] is True:
         raise UserError(f"strategy.shard_optimizer=true: {reason}. Use strategy.shard_optimizer=auto.")
     if reason is not None and rank.is_first:
@@ -419,15 +477,20 @@ def _shards_optimizer(config: Mapping[str, Any], optimizer: torch.optim.Optimize
 
 
 def _build_callbacks(config: Mapping[str, Any]) -> list[Callback]:
-    callbacks = [
+    return [
         targets.build(f"callbacks.{name}", node, Callback)
         for name, node in config["callbacks"].items()
         if node is not None
     ]
-    patience = config["training"]["early_stopping_patience"]
-    if patience is not None:
-        callbacks.append(EarlyStopping("val_loss", patience=patience))
-    return callbacks
+
+
+def _show_each_step(callbacks: list[Callback], data: DataModule, rank: Rank) -> None:
+    """Let Lightning carry one step at a time where a callback looks at them."""
+    watching = [type(each).__name__ for each in callbacks if step_hooks.looks_at_steps(each)]
+    if watching and data.steps_per_execution > 1:
+        data.steps_per_execution = 1
+        if rank.is_first:
+            log.info("training.steps_per_execution=1: %s looks at single steps", ", ".join(watching))
 
 
 def _build_loggers(config: Mapping[str, Any]) -> list[Logger]:
@@ -437,6 +500,48 @@ def _build_loggers(config: Mapping[str, Any]) -> list[Logger]:
         if node is not None
     ]
     return [logger for logger in built if logger is not None]
+
+
+def end_trackers(config: Mapping[str, Any], run_dir: Path, record: Mapping[str, Any], status: str) -> None:
+    """Tell the trackers how a run has ended whose first rank could not.
+
+    Args:
+        status: failed or interrupted.
+    """
+    for name, node in config["logger"].items():
+        if node is None or not getattr(targets.locate(f"logger.{name}", node), "outlives_its_process", False):
+            continue
+        tracker = forgiving(name, targets.build(f"logger.{name}", node, Tracker))
+        if isinstance(tracker, Tracker):
+            tracker.begin(Run.of(record, run_dir, config["run_label"]))
+            tracker.end(status)
+
+
+@contextmanager
+def _logging(config: Mapping[str, Any], run_dir: Path, record: Mapping[str, Any], rank: Rank) -> Iterator[list[Logger]]:
+    """The loggers, of the first rank alone; trackers are told what the run is, and how it ended."""
+    loggers = _build_loggers(config) if rank.is_first else []
+    trackers = [logger for logger in loggers if isinstance(logger, Tracker)]
+    status = "failed"
+    try:
+        for tracker in trackers:
+            tracker.begin(Run.of(record, run_dir, config["run_label"]))
+        for logger in loggers:
+            if not isinstance(logger, pl.loggers.TensorBoardLogger):  # which takes them with what came of them
+                _log_settings(logger, config)
+        yield loggers
+        status = "completed"
+    except (Interrupted, KeyboardInterrupt):
+        status = "interrupted"
+        raise
+    finally:
+        for tracker in trackers:
+            tracker.end(status)
+
+
+def _log_settings(logger: Logger, config: Mapping[str, Any]) -> None:
+    log_hyperparams: Callable[..., None] = logger.log_hyperparams
+    log_hyperparams(records.flat_config(config))
 
 
 def _is_profiled(config: Mapping[str, Any]) -> bool:
@@ -486,13 +591,14 @@ def _build_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         limit_val_batches=1.0 if config["dataset"]["val_fraction"] else 0,
-        log_every_n_steps=10**9,
+        # Laptime's own values are written once an epoch. Callbacks ask how often they should.
+        log_every_n_steps=50 if any(map(step_hooks.looks_at_steps, callbacks)) else 10**9,
         benchmark=config["training"]["cudnn_benchmark"],
     )
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's remarks on hardware, and its advice on settings that are here what they should be."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
@@ -529,13 +635,25 @@ def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int | 
     """
     try:
         on_meta = copy.deepcopy(network).to("meta").eval()
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=_FLOPS) as counter:
             # Two samples: some layers refuse to take one.
             on_meta(torch.zeros(2, *image_shape, device="meta")).sum().backward()
         return int(counter.get_total_flops()) // 2
     except Exception as error:  # of whatever kind: the figure is no reason to fail
         log.debug("FLOPs not counted: %s", error)
         return None
+
+
+def _convolution_backward_flops(
+    grad_shape: Sequence[int], x_shape: Sequence[int], w_shape: Sequence[int], *rest: Any, **_: Any
+) -> int:
+    """Of the backward pass of a convolution. torch's own formula takes the groups of a grouped one for one."""
+    _bias, _stride, _padding, _dilation, transposed, _output_padding, _groups, wanted = rest
+    forward = conv_flop_count(list(x_shape), list(w_shape), list(grad_shape), transposed)
+    return forward * sum(wanted[:2])  # for the inputs and for the weights as many as forward
+
+
+_FLOPS = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
 
 
 def _note_set_up(config: Mapping[str, Any], record: dict[str, Any], device: Device, rank: Rank) -> None:
@@ -591,7 +709,7 @@ def _note_work(record: dict[str, Any], config: Mapping[str, Any], data: DataModu
     records.update(
         record,
         "model",
-        name=type(network).__name__.lower(),
+        name=name_of(network),
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         flops_per_sample=count_flops(network, source.image_shape),
     )
@@ -602,6 +720,12 @@ def _note_work(record: dict[str, Any], config: Mapping[str, Any], data: DataModu
         per_rank_batch_size=data.batch_size,
         global_batch_size=data.batch_size * data.rank.world_size,
     )
+
+
+def name_of(network: nn.Module) -> str:
+    """The class, unless the network knows a name that says more."""
+    name = getattr(network, "name", None)
+    return name if isinstance(name, str) else type(network).__name__.lower()
 
 
 def _note_timing(
@@ -709,7 +833,7 @@ def epochs_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [over_ranks(attempts[max(attempts)]) for _, attempts in sorted(by_epoch.items())]
 
 
-def _note_quality(record: dict[str, Any], recorder: EpochRecorder, profiled: bool) -> None:
+def _note_quality(record: dict[str, Any], recorder: EpochRecorder, runs_at_once: int, profiled: bool) -> None:
     """What else the machine did in each epoch, and how far the figures can be trusted for that."""
     noise = record["noise"]
     earlier = [each for each in noise["epochs"] or [] if each["attempt"] != recorder.rank.attempt]
@@ -725,6 +849,7 @@ def _note_quality(record: dict[str, Any], recorder: EpochRecorder, profiled: boo
         bool(record["strategy"]["oversubscribed"]),
         profiled=profiled,
         crowded=record["strategy"]["world_size"] > 1 or record["dataset"]["pipeline"] == "workers",
+        runs_at_once=runs_at_once,
     )
     if times:
         records.update(record, "quality", grade=found.grade, reasons=list(found.reasons))
@@ -821,18 +946,16 @@ def _log_result(
     logger: Logger, config: Mapping[str, Any], known: dict[str, Any], last: dict[str, Any], last_epoch: int
 ) -> None:
     logger.log_metrics(last, step=last_epoch)
-    log_hyperparams: Callable[..., None] = logger.log_hyperparams
-    flat = records.flat_config(config)
+    if isinstance(logger, pl.loggers.TensorBoardLogger) and not config["run_label"]:
+        log_hyperparams: Callable[..., None] = logger.log_hyperparams
+        log_hyperparams(records.flat_config(config), known)  # writes the metrics, too
+    else:
+        logger.log_metrics(known, step=last_epoch)
     if isinstance(logger, pl.loggers.TensorBoardLogger) and config["run_label"]:
         # What differs between the runs of a sweep, and which metrics matter, its report says for all of them.
         from torch.utils.tensorboard.summary import hparams
 
-        _, *session = hparams(flat, known)
+        _, *session = hparams(records.flat_config(config), known)
         for part in session:
             logger.experiment._get_file_writer().add_summary(part)
-        logger.log_metrics(known, step=last_epoch)
-    elif isinstance(logger, pl.loggers.TensorBoardLogger):
-        log_hyperparams(flat, known)
-    else:
-        log_hyperparams(flat)
     logger.finalize("success")

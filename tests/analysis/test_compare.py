@@ -51,6 +51,13 @@ def test_a_missing_baseline_names_what_there_is_and_what_to_run(write, work_fold
         compare(groups_of(), "device", "cuda")
 
 
+def test_what_was_typed_first_is_the_baseline(write, work_folder):
+    for number, batch_size in enumerate((128, 32, 64)):
+        write(Path(f"sweep/{number}"), [9.0, 1.0], changed={"training.batch_size": batch_size})
+    (comparison,) = compare(groups_of(), "training.batch_size")
+    assert [row.value for row in comparison.rows] == ["128", "32", "64"]
+
+
 @pytest.mark.parametrize(
     ("num_repeats", "verdict"),
     [

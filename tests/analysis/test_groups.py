@@ -132,3 +132,22 @@ def test_quality_is_the_worst_of_the_repeats_with_its_reasons(write, work_folder
     assert group.quality == "C"
     assert "quality C of 1 of 2 repeats: other processes; swap" in group.remarks
     assert groups_table([group])["quality"].to_list() == ["C"]
+
+
+def test_the_spread_between_repeats_is_of_the_rates_that_are_shown(write, work_folder):
+    # Of two epochs the median of the rates is not the rate of the median time.
+    write(Path("a"), [9.0, 1.0, 9.0], seed=1)
+    write(Path("b"), [9.0, 5.0, 5.0], seed=2)
+    (group,) = group_runs(load_runs([Path()])[0])
+    assert group.throughputs == pytest.approx([200.0, 200.0])
+    assert group.samples_per_s.median == pytest.approx(200.0) and group.samples_per_s.between == pytest.approx(0.0)
+    assert not any("repeats differ" in remark for remark in group.remarks)
+
+
+def test_numbers_drawn_from_a_range_are_rounded_in_labels_as_far_as_they_stay_apart(write, work_folder):
+    for name, lr in (("a", 0.004108433563645798), ("b", 0.0123), ("c", 0.1)):
+        write(Path(name), [9.0, 1.0], changed={"optimizer.lr": lr})
+    assert [group.label for group in group_runs(load_runs([Path()])[0])] == ["lr=0.004108", "lr=0.0123", "lr=0.1"]
+    write(Path("d"), [9.0, 1.0], changed={"optimizer.lr": 0.004108433563645799})
+    labels = [group.label for group in group_runs(load_runs([Path()])[0])]
+    assert "lr=0.004108433563645798" in labels and len(set(labels)) == 4

@@ -321,3 +321,61 @@ def test_a_summary_is_not_its_own_gate(scaled, capsys):
     assert main(["sweep"]) == 0
     assert main(["sweep", "--gate", "sweep/summary/summary.json"]) == 2
     assert "would be overwritten" in capsys.readouterr().err
+
+
+SEARCH = "hydra:\n  sweeper:\n    n_trials: 20\n"
+
+
+def searched(write, metric, values) -> None:
+    """A search of the sweep s/ with a trial for each value, the first of which has learnt least."""
+    for number, value in enumerate(values):
+        write(
+            Path(f"s/{number}"), [9.0, 1.0 + number], changed={"optimizer.lr": 0.1 / (number + 1)},
+            config={"measure": {"target_accuracy": None}, "optimized_metric": metric},
+            sections={
+                "result": {"val_accuracy": value, "val_loss": 1 - value}, "timing": {"epoch_time_s": 1.0 + number},
+            },
+        )  # fmt: skip
+    Path("s/multirun.yaml").write_text(SEARCH)
+
+
+@pytest.mark.parametrize(("metric", "best"), [("val_accuracy", "0.97"), ("val_loss", "0.03")])
+def test_a_search_is_answered_with_its_best_trials(metric, best, write, work_folder, capsys):
+    searched(write, metric, [0.5, 0.9, 0.97, 0.8])
+    assert main(["s"]) == 0
+    printed = capsys.readouterr().out
+    assert f"What is best in {metric}?" in printed
+    assert f"{metric} {best} with lr=0.03333: the best of 4 groups." in " ".join(printed.split())
+    table = printed.partition("Best trials")[2].partition("The best 4 of 4")[0]
+    assert [line.split()[1] for line in table.splitlines() if "lr=" in line] == [
+        "lr=0.03333", "lr=0.05", "lr=0.025", "lr=0.1",
+    ]  # fmt: skip
+    assert "Best trials" in Path("s/summary/report.html").read_text()
+    assert not Path("s/summary/plots/pareto.png").exists()
+
+
+def test_runs_of_no_search_have_no_best_trial(write, work_folder, capsys):
+    searched(write, "val_loss", [0.5, 0.9])
+    Path("s/multirun.yaml").write_text("hydra:\n  sweeper: {}\n")
+    assert main(["s"]) == 0
+    assert "Best trials" not in capsys.readouterr().out
+
+
+def test_several_objectives_are_answered_with_the_ends_of_the_front(write, work_folder, capsys):
+    searched(write, ["val_accuracy", "epoch_time_s"], [0.5, 0.9, 0.97, 0.8])
+    assert main(["s"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (
+        "3 of 4 groups are beaten by no other in all of these: from val_accuracy 0.97, epoch_time_s 3 with lr=0.03333 "
+        "to val_accuracy 0.5, epoch_time_s 1 with lr=0.1." in printed
+    )
+
+
+def test_words_are_broken_in_as_few_columns_as_can_be(write, work_folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "a_class_with_a_long_name_of_its_own"
+    for each, target in ((f"my.{name.title()}", name), ("my.B", "b")):
+        write(Path(target), [9.0, 1.0], changed={"model._target_": each}, sections={"model": {"name": target}})
+    assert main(["."]) == 0
+    table = capsys.readouterr().out.partition("Groups")[2].partition("Medians")[0]
+    assert "1,000" in table and "97.00%" in table and "samples/s" in table

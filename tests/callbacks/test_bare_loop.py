@@ -38,8 +38,14 @@ QUICK = [
             "+scheduler.max_lr=0.01",
             "+scheduler.total_steps=4",
         ],
+        [
+            "scheduler=one_cycle",
+            "training.ema_decay=0.9",
+            "training.label_smoothing=0.1",
+            "training.mixup_alpha=0.4",
+        ],
     ],
-    ids=["dropout", "ddp", "bf16", "clipping", "workers", "augmented", "schedule", "momentum too"],
+    ids=["dropout", "ddp", "bf16", "clipping", "workers", "augmented", "schedule", "momentum too", "adaptive"],
 )
 def test_it_learns_the_same(overrides):
     record = laptime.run([*QUICK, "measure.bare_loop=true", *overrides])

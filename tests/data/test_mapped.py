@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import laptime
-from laptime.data import datamodule as modules
+from laptime import machine
 from laptime.data import files
 from laptime.data.cifar10 import CIFAR10
 from laptime.data.datamodule import DataModule
@@ -121,7 +121,7 @@ def test_what_does_not_fit_on_the_disk_is_refused(synthetic, monkeypatch):
 
 
 def test_what_does_not_fit_in_memory_is_refused_with_the_sizes(synthetic, cpu, monkeypatch):
-    monkeypatch.setattr(modules, "available_memory_bytes", lambda: int(20e9))
+    monkeypatch.setattr(machine, "available_memory_bytes", lambda: int(20e9))
     fits = synthetic(shape=[3, 1000, 1000], num_train=1000, num_test=1000)
     too_large = synthetic(shape=[3, 1000, 1000], num_train=3000, num_test=1000)
     monkeypatch.setattr(type(fits), "load", lambda self: pytest.fail("nothing is loaded"))

@@ -1,7 +1,7 @@
 """Hydra's sweeper with repeats outermost, and as many of them as an interval asks for."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from laptime.errors import in_words
-from laptime.record import SWEEP_FILE, write_atomically
+from laptime.record import SWEEP_FILE, read_plan, write_atomically
 from laptime.run_dir import numbered_runs
 
 
@@ -48,7 +48,7 @@ class RepeatingSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         assert self.config is not None
         sweep_dir = Path(self.config.hydra.sweep.dir)
-        jobs: dict[int, list[str]] | None = getattr(self.task_function, "jobs", None)
+        jobs: dict[int, list[str]] | None = getattr(self.task_function, "numbered_jobs", None)
         if jobs is None:
             jobs = self._jobs(arguments)
         try:
@@ -60,9 +60,11 @@ class RepeatingSweeper(BasicSweeper):
         results = self._run(jobs)
         measure = self.config.measure
         if measure.target_interval is not None:
-            number = max([*jobs, *numbered_runs(sweep_dir)], default=-1) + 1
-            while further := self._missing_repeats(measure.target_interval, measure.max_repeats):
-                results += self._run({number + index: list(overrides) for index, overrides in enumerate(further)})
+            number = max([*jobs, *numbered_runs(sweep_dir), *read_plan(sweep_dir)], default=-1) + 1
+            while missing := self._missing_repeats(measure.target_interval, measure.max_repeats):
+                further = dict(enumerate(map(list, missing), start=number))
+                self.task_function.plan(further)  # type: ignore[attr-defined]
+                results += self._run(further)
                 number += len(further)
         return results
 
@@ -77,9 +79,11 @@ class RepeatingSweeper(BasicSweeper):
         """Start the jobs, one by one where they run here: what keeps one from starting, a full disk say, is the others'
         matter only if `sweep.on_failure` says so."""
         assert self.config is not None and self.launcher is not None
-        first = min(jobs, default=0)
-        if type(self.launcher) is not BasicLauncher and list(jobs) == list(range(first, first + len(jobs))):
-            return [self.launcher.launch(list(jobs.values()), initial_job_idx=first)]
+        if type(self.launcher) is not BasicLauncher:
+            return [
+                self.launcher.launch([jobs[number] for number in stretch], initial_job_idx=stretch[0])
+                for stretch in consecutive(jobs)
+            ]
         results = []
         for number, overrides in jobs.items():
             try:
@@ -96,3 +100,13 @@ class RepeatingSweeper(BasicSweeper):
 
         assert self.config is not None
         return missing_repeats(Path(self.config.hydra.sweep.dir), target, most)
+
+
+def consecutive(numbers: Iterable[int]) -> list[list[int]]:
+    """Stretches of numbers of which each is the next of the one before: a launcher counts its jobs from the first."""
+    stretches: list[list[int]] = []
+    for number in numbers:
+        if not stretches or number != stretches[-1][-1] + 1:
+            stretches.append([])
+        stretches[-1].append(number)
+    return stretches

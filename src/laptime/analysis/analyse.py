@@ -9,6 +9,7 @@ from laptime.analysis.groups import Group, group_runs
 from laptime.analysis.laws import efficiency
 from laptime.analysis.load import Run, Skipped, load_runs
 from laptime.analysis.scaling import Family, families
+from laptime.analysis.search import Search, searches
 from laptime.analysis.statistics import HONEST_REPEATS, Interval
 from laptime.errors import UserError
 
@@ -28,6 +29,7 @@ class Analysis:
         groups: of repeats.
         families: of groups that differ in the number of ranks alone.
         comparisons: of groups that differ in one other key alone.
+        searches: for the best in several objectives.
         target_accuracy: time to which is reported; None: each run's own.
         project: numbers of ranks to project the scaling to.
         problems: what could not be reported and what to run for it.
@@ -39,6 +41,7 @@ class Analysis:
     groups: tuple[Group, ...]
     families: tuple[Family, ...]
     comparisons: tuple[Comparison, ...]
+    searches: tuple[Search, ...]
     target_accuracy: float | None
     project: tuple[int, ...]
     problems: tuple[str, ...]
@@ -55,7 +58,7 @@ def analyse(
 
     Args:
         folders: run or sweep directories, any number, of any sweeps and machines.
-        baseline: `key=value` that others are compared with; None: device=cpu, otherwise the first value of each key.
+        baseline: `key=value` that others are compared with; None: device=cpu, otherwise the value that was typed first.
         by: keys to compare by; empty: all in which the groups differ.
         target_accuracy: a share of 1; None: each run's own measure.target_accuracy.
         project: numbers of ranks to project the scaling to.
@@ -84,12 +87,14 @@ def analyse(
             raise UserError(f"--by {name}: no two groups differ in it alone. Keys in which they differ: {differing}.")
     return Analysis(
         tuple(folders), tuple(runs), tuple(skipped), tuple(groups), tuple(scaling), tuple(comparisons),
-        target_accuracy, tuple(project), tuple(problems),
+        tuple(searches(groups)), target_accuracy, tuple(project), tuple(problems),
     )  # fmt: skip
 
 
 def question(analysis: Analysis) -> str:
     """What the runs were made to find out."""
+    if analysis.searches:
+        return f"What is best in {_and(list(analysis.searches[0].metrics))}?"
     if analysis.families:
         sizes = sorted({size for family in analysis.families for size in family.world_sizes})
         return f"How does this training scale to {_and([str(size) for size in sizes])} ranks?"
@@ -114,6 +119,8 @@ def answer(analysis: Analysis) -> str:
 
 
 def _main_figure(analysis: Analysis) -> str:
+    if analysis.searches:
+        return _search_words(analysis.searches[0])
     measured = [family for family in analysis.families if family.baseline is not None]
     if measured:
         return _and_more([_scaling_words(family, len(measured) > 1) for family in measured], "families")
@@ -124,6 +131,19 @@ def _main_figure(analysis: Analysis) -> str:
         figures = f"{group.samples_per_s.median:,.0f} samples/s, {group.epoch_time_s.median:.3g} s per epoch"
         return f"{group.label}: {figures} (median of {len(group.runs)} run{'s' if len(group.runs) > 1 else ''})."
     return "No completed run was found."
+
+
+def _search_words(search: Search) -> str:
+    first, last, num = search.front[0], search.front[-1], len(search.groups)
+    best = f"{search.words(first)} with {search.groups[first].label}"
+    if len(search.metrics) == 1:
+        return f"{best}: the best of {num} groups."
+    if len(search.front) == 1:
+        return f"{best}: of {num} groups the best in all of these."
+    return (
+        f"{len(search.front)} of {num} groups are beaten by no other in all of these: from {best} to "
+        f"{search.words(last)} with {search.groups[last].label}."
+    )
 
 
 def _scaling_words(family: Family, named: bool) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from laptime.analysis.groups import CONFIG_GROUPS, Group, axes, value_of
+from laptime.analysis.load import by_number
 from laptime.analysis.results import agreement
 from laptime.analysis.scaling import OF_DDP, bounds, unlike
 from laptime.analysis.statistics import Difference, Interval, difference, ratio, ratio_interval
@@ -65,7 +66,8 @@ def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> l
     Args:
         groups: any.
         key: of the configuration, or a config group such as model or device.
-        baseline: its value; None: cpu for devices, otherwise the first.
+        baseline: its value; None: cpu for devices, otherwise that of the run of the lowest number, which was typed
+            first.
 
     Returns:
         One comparison for each set of groups that are alike otherwise and have at least two values of the key.
@@ -82,7 +84,8 @@ def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> l
         values = list(dict.fromkeys(value_of(group, key) for group in members))
         if len(values) < 2:
             continue
-        wanted = baseline if baseline is not None else "cpu" if key == "device" and "cpu" in values else values[0]
+        first = value_of(min(members, key=lambda group: min(by_number(run.path) for run in group.runs)), key)
+        wanted = baseline if baseline is not None else "cpu" if key == "device" and "cpu" in values else first
         candidates = [group for group in members if value_of(group, key) == wanted]
         if not candidates:
             without.append(members[0].label)

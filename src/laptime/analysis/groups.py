@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from laptime.analysis.load import Run, printable
+from laptime.analysis.load import Run
 from laptime.analysis.statistics import (
     HONEST_REPEATS,
     Summary,
@@ -18,6 +18,7 @@ from laptime.analysis.statistics import (
     summarise,
     trend,
 )
+from laptime.errors import printable
 from laptime.record import PARTS
 
 # Config groups of which one part may name all of it: `model=cnn` instead of every key in which the CNN differs.
@@ -28,6 +29,7 @@ _WIDE_SPREAD = 0.1
 # So is a trend of more than this share over the counted epochs.
 _TREND = 0.02
 _LONGEST_VALUE = 60
+_DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,9 @@ class Group:
     @cached_property
     def samples_per_s(self) -> Summary:
         rates = summarise([run.counted["samples_per_s"].to_list() for run in self.runs])
-        # Of the median time, so that one follows from the other.
-        return replace(rates, median=1 / float(np.median(self.seconds_per_sample)))
+        # Of median times, so that one follows from the other. Of an even number the median of rates is another.
+        _, between = median_and_deviation(self.throughputs)
+        return replace(rates, median=1 / float(np.median(self.seconds_per_sample)), between=between)
 
     @property
     def first(self) -> Mapping[str, Any]:
@@ -236,8 +239,12 @@ def axes(groups: Sequence[Group]) -> list[str]:
     return [key for key in found if key in whole or len({repr(g.config[key]) for g in groups if key in g.config}) > 1]
 
 
-def value_of(group: Group, key: str) -> str:
-    """A group's value of one of the `axes`, for people."""
+def value_of(group: Group, key: str, digits: int | None = _DIGITS) -> str:
+    """A group's value of one of the `axes`, for people.
+
+    Args:
+        digits: that a number with many more is rounded to; None: as it is.
+    """
     if key == "device":
         return str(group.first["device"]["used"])
     if key in ("model", "dataset"):
@@ -246,6 +253,8 @@ def value_of(group: Group, key: str) -> str:
         return str(group.config.get(f"{key}._target_")).rpartition(".")[2].lower()
     value = group.config.get(key)
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, float) and digits is not None and len(text) > 2 * digits:  # drawn from a range
+        text = f"{value:.{digits}g}"
     if len(text) > _LONGEST_VALUE:
         text = f"{text[: _LONGEST_VALUE - 10]}...{hashlib.sha256(text.encode()).hexdigest()[:6]}"
     return printable(text)
@@ -262,12 +271,11 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
     if len(groups) == 1:
         return [f"{groups[0].first['model']['name']} on {groups[0].first['dataset']['name']}"]
     names = short_names(axes(groups))
-    labels = []
-    for group in groups:
-        parts = [f"{names[key]}={value_of(group, key)}" for key in names if _has(group, key)]
-        if group.world_size == 1 and not group.is_plain:
-            parts.append("ddp")
-        labels.append(" ".join(parts))
+    labels: list[str] = []
+    for digits in (_DIGITS, None):
+        if len(set(labels)) == len(groups):
+            break
+        labels = [_label(group, names, digits) for group in groups]
     for condition in CONDITIONS:
         if len({getattr(group.conditions, condition) for group in groups}) > 1:
             short = 8 if condition == "checksum" else 40
@@ -276,6 +284,11 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
                 for label, group in zip(labels, groups, strict=True)
             ]
     return labels
+
+
+def _label(group: Group, names: Mapping[str, str], digits: int | None) -> str:
+    parts = [f"{name}={value_of(group, key, digits)}" for key, name in names.items() if _has(group, key)]
+    return " ".join([*parts, *(["ddp"] if group.world_size == 1 and not group.is_plain else [])])
 
 
 def groups_table(groups: Sequence[Group], target_accuracy: float | None = None) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from laptime.errors import printable
 from laptime.record import (
     EARLIER_DIR,
     EPOCH_COLUMNS,
@@ -79,7 +80,7 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
                 path = Path(place)
                 found.setdefault(path.resolve(), path)
             names[:] = [name for name in names if name not in _NOT_RUNS]
-    return sorted(found.values(), key=_by_number)
+    return sorted(found.values(), key=by_number)
 
 
 def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
@@ -100,7 +101,7 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
         else:
             remarks = (f"{num_torn} rows of {EPOCHS_FILE} can't be read",) if num_torn else ()
             runs.append(Run(path, record, ranks, epochs, remarks))
-    return runs, sorted(skipped, key=lambda each: _by_number(each.path))
+    return runs, sorted(skipped, key=lambda each: by_number(each.path))
 
 
 def _read_record(path: Path) -> Mapping[str, Any]:
@@ -264,10 +265,5 @@ def _reason(error: Exception) -> str:
     return printable(message.splitlines()[0])
 
 
-def printable(text: str) -> str:
-    """A text of somebody's without what would steer a terminal or break a line: such characters are spelt out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
-
-
-def _by_number(path: Path) -> list[tuple[int, int, str]]:
+def by_number(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in path.parts]

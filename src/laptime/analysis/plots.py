@@ -17,6 +17,7 @@ from laptime.analysis.analyse import Analysis
 from laptime.analysis.groups import Group
 from laptime.analysis.laws import TITLES
 from laptime.analysis.scaling import Family
+from laptime.analysis.search import Search
 from laptime.record import PARTS
 
 # Okabe and Ito, Color Universal Design (2008), the yellow left out, which is hard to see on white.
@@ -47,6 +48,10 @@ def plots(analysis: Analysis) -> dict[str, bytes]:
             if any(point.losses["ideal"] for point in family.points):
                 name = "losses" if len(families) == 1 else f"losses_{number + 1}"
                 made[name] = _png(lambda axes, family=family: _losses(axes, family))  # type: ignore[misc]
+    fronts = [search for search in analysis.searches if len(search.metrics) > 1]
+    for number, search in enumerate(fronts):
+        name = "pareto" if len(fronts) == 1 else f"pareto_{number + 1}"
+        made[name] = _png(lambda axes, search=search: _front(axes, search))  # type: ignore[misc]
     if groups:
         made["throughput"] = _png(lambda axes: _throughput(axes, groups))
         if any(group.median("breakdown", "step_s") for group in groups):
@@ -56,6 +61,17 @@ def plots(analysis: Analysis) -> dict[str, bytes]:
         made["accuracy"] = _pair(groups, "accuracy")
         made["resources"] = _resources(groups)
     return made
+
+
+def _front(axes: Axes, search: Search) -> None:
+    """All groups in their first two objectives, and the line through those that no other beats."""
+    x, y = ([values[place] for values in search.values] for place in (1, 0))
+    axes.scatter(x, y, color="#999999", label="beaten by another group")
+    front = sorted(search.front, key=lambda place: x[place])
+    axes.plot([x[i] for i in front], [y[i] for i in front], "o-", color=COLOURS[0], label="beaten by none")
+    axes.set_xlabel(search.metrics[1])
+    axes.set_ylabel(search.metrics[0])
+    _legend(axes)
 
 
 def _named_apart(groups: Sequence[Group]) -> list[Group]:
@@ -184,8 +200,13 @@ def _epoch_times(axes: Axes, groups: Sequence[Group]) -> None:
     axes.set_xlabel("epoch (a mark per rank and repeat; hollow: warm-up, not counted)")
     axes.set_ylabel("epoch time (s)")
     axes.set_ylim(0, 1.08 * max(run.ranks["epoch_time_s"].max() for group in groups for run in group.runs))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _by_epochs(axes)
     _legend(axes)
+
+
+def _by_epochs(axes: Axes) -> None:
+    """Whole numbers, also where there is one alone."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _pair(groups: Sequence[Group], what: str) -> bytes:
@@ -205,10 +226,11 @@ def _pair(groups: Sequence[Group], what: str) -> bytes:
                     continue
                 colour = COLOURS[number % len(COLOURS)]
                 label = _short(group.label) if line == "-" or over["middle"].isna().all() else None
-                axes.plot(x, factor * over["middle"], line, color=colour, label=label, linewidth=1.4)
+                mark = "o" if len(over) == 1 else ""  # one epoch makes no line
+                axes.plot(x, factor * over["middle"], line + mark, color=colour, label=label, linewidth=1.4)
                 axes.fill_between(x, factor * over["low"], factor * over["high"], color=colour, alpha=0.15, linewidth=0)
         if time == "epoch":
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            _by_epochs(axes)
         axes.set_xlabel("epoch" if time == "epoch" else "training time (s)")
         axes.set_ylabel(f"{what} (%)" if what == "accuracy" else what)
         axes.grid(alpha=0.3)

@@ -15,14 +15,16 @@ from rich.text import Text
 
 from laptime.analysis.analyse import Analysis, answer, question
 from laptime.analysis.environment import of_machine, of_software
-from laptime.analysis.load import Run, printable
+from laptime.analysis.load import Run
 from laptime.analysis.plots import MOST_FAMILIES, MOST_GROUPS
 from laptime.analysis.tables import Table, tables
+from laptime.errors import printable
 
 CAPTIONS = {
     "speedup": "Speedup over one process by number of ranks, and the fitted laws. Bars and band: 95% intervals.",
     "efficiency": "Scaling efficiency: speedup per rank. Bars: 95% intervals.",
     "losses": "What a step consists of. Ideal is what it would take if ranks cost each other nothing.",
+    "pareto": "What one objective costs in the other: every group, and those that no other beats in all objectives.",
     "throughput": "Throughput of every group, and of each of its repeats.",
     "steps": "What a step consists of, from separate steps after the timed epochs.",
     "epoch_times": "Every epoch of every rank and repeat.",
@@ -95,6 +97,8 @@ def print_analysis(analysis: Analysis, console: Console, ascii_only: bool = Fals
 
 # Longer words are broken.
 _WIDEST_WORD = 32
+# Where all columns were narrower, rich shares the room out by itself.
+_NARROWEST = 8
 
 
 def _print_table(table: Table, console: Console, lines: box.Box) -> None:
@@ -127,8 +131,11 @@ def _widths(table: Table, width: int) -> dict[int, int | None]:
         if _line(least) <= width:
             break
         del least[place]
-    if _line(least) > width:
-        return dict.fromkeys(least)
+    while _line(least) > width:  # words are broken after all, in as few columns as can be
+        widest = max(least, key=lambda place: least[place])
+        if least[widest] <= _NARROWEST:
+            return dict.fromkeys(least)
+        least[widest] -= 1
     widths = dict(least)
     longest = {place: max(map(len, cells[place])) for place in widths}
     while _line(widths) < width and (short := [place for place in widths if widths[place] < longest[place]]):

@@ -11,10 +11,9 @@ import pandas as pd
 from laptime import record
 from laptime.analysis.groups import CONDITIONS, Group
 from laptime.analysis.laws import Fit, efficiency, fit, karp_flatt
-from laptime.analysis.load import printable
 from laptime.analysis.results import agreement
 from laptime.analysis.statistics import Interval, ratio, ratio_interval, relative_error
-from laptime.errors import UserError
+from laptime.errors import UserError, printable
 
 # What may differ between the runs of one scaling family, said in the row where it does.
 _SOFT = ("strategy.threads_per_rank",)

@@ -2,17 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from laptime.analysis.analyse import Analysis
 from laptime.analysis.compare import Comparison
 from laptime.analysis.groups import Group, time_to_accuracy
 from laptime.analysis.laws import TITLES, Fit, efficiency, karp_flatt
-from laptime.analysis.load import printable
 from laptime.analysis.scaling import Family, projections
+from laptime.analysis.search import Search
 from laptime.analysis.statistics import HONEST_REPEATS, Interval, median_and_deviation
+from laptime.errors import printable
 from laptime.record import PARTS
+
+# Of a search for one thing so many are shown.
+_MOST_TRIALS = 10
 
 
 @dataclass(frozen=True)
@@ -37,16 +41,45 @@ class Table:
 
 
 def tables(analysis: Analysis) -> list[Table]:
-    """All tables, those that would be empty left out."""
+    """All tables; those, and columns of those, that would be empty are left out."""
     found = [_groups(analysis.groups, analysis.target_accuracy)] if analysis.groups else []
     for family in analysis.families:
         found += [_scaling(family, analysis.project), _losses(family)]
     found += [_comparison(comparison) for comparison in analysis.comparisons]
+    found[:0] = [_trials(search) for search in analysis.searches]
     found += _steps(analysis.groups) + _resources(analysis.groups)
     if analysis.skipped:
         rows = tuple((printable(str(skipped.path)), skipped.reason) for skipped in analysis.skipped)
         found.append(Table("Not counted", ("run", "reason"), rows))
-    return found
+    return [_without_empty_columns(table) for table in found]
+
+
+def _without_empty_columns(table: Table) -> Table:
+    """What no row has is in no table: the spread between repeats, where there is one of each."""
+    places = [place for place in range(len(table.columns)) if any(row[place] for row in table.rows)]
+    return replace(
+        table,
+        columns=tuple(table.columns[place] for place in places),
+        rows=tuple(tuple(row[place] for place in places) for row in table.rows),
+    )
+
+
+def _trials(search: Search) -> Table:
+    """The best ones, or those that no other beats."""
+    several = len(search.metrics) > 1
+    places = search.front if several else search.ranked[:_MOST_TRIALS]
+    rows = [
+        (search.groups[place].label, *(f"{value:.4g}" for value in search.values[place]), search.groups[place].quality)
+        for place in places
+    ]
+    note = f"The best {len(rows)} of {len(search.groups)} groups, by {search.metrics[0]}."
+    if several:
+        note = (
+            f"The {len(rows)} of {len(search.groups)} groups that no other beats: none is at least as good in all of "
+            "these and better in one."
+        )
+    title = "Pareto front" if several else "Best trials"
+    return Table(title, ("group", *search.metrics, "quality"), tuple(rows), (note,))
 
 
 def _groups(groups: Sequence[Group], target: float | None) -> Table:
@@ -74,8 +107,8 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
     columns += ["test accuracy", "training loss", *(["time to accuracy"] if with_target else []), "remarks"]
     note = (
         "Medians of the repeats' medians over counted epochs. between, within: standard deviation between repeats, "
-        "and of the epochs of a repeat, as a share of the median. Accuracy and loss: median ± standard deviation over "
-        "the repeats."
+        "and of the epochs of a repeat, as a share of the median. samples/s: of the median time. Accuracy and loss: "
+        "median ± standard deviation over the repeats."
         + (
             " Time to an accuracy of the validation set: of training alone, warm-up included, in whole epochs."
             if with_target
@@ -203,11 +236,10 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
     measured = [group for group in groups if group.median("breakdown", "step_s")]
     if not measured:
         return []
-    parts = [part for part in PARTS if any(group.values("breakdown", f"{part}_s") for group in measured)]
     rows = []
     for group in measured:
         step_s = group.median("breakdown", "step_s") or math.nan
-        shares = [group.median("breakdown", f"{part}_s") for part in parts]
+        shares = [group.median("breakdown", f"{part}_s") for part in PARTS]
         fraction = group.median("peak", "achieved_fraction")
         row = [group.label, f"{1e3 * step_s:.2f}", *("" if each is None else f"{each / step_s:.0%}" for each in shares)]
         row += [_milliseconds(group.median("breakdown", f"step_p{q}_s"), "") for q in (50, 95, 99)]
@@ -216,7 +248,7 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
         row += ["" if fraction is None else f"{fraction:.0%}"]
         rows.append((*row, _verdict(group)))
     short = {"communication": "comm", "host_to_device": "copy"}
-    heads = [short.get(part, part) for part in parts]
+    heads = [short.get(part, part) for part in PARTS]
     columns = ("group", "ms per step", *heads, "p50", "p95", "p99", "over epochs", "of the peak", "limit")
     note = (
         "From separate steps after the timed epochs (measure.breakdown), medians of the repeats; shares of the step, "
@@ -248,7 +280,7 @@ def _verdict(group: Group) -> str:
 
 
 def _resources(groups: Sequence[Group]) -> list[Table]:
-    """Memory, CPU, energy, and what the framework costs; columns that nothing was measured for are left out."""
+    """Memory, CPU, energy, and what the framework costs."""
     heads = ("peak memory", "peak device memory", "CPU", "J per epoch", "J per 1,000 samples", "over a bare loop")
     rows = []
     for group in groups:
@@ -266,8 +298,7 @@ def _resources(groups: Sequence[Group]) -> list[Table]:
                 "" if overhead is None else f"{overhead:+.1%}, {1e3 * (per_step or 0):+.3f} ms a step",
             )
         )
-    shown = [place for place in range(1, len(heads) + 1) if any(row[place] for row in rows)]
-    if not shown:
+    if not any(any(row[1:]) for row in rows):
         return []
     notes = ["Of all ranks together, medians of the repeats; 100% is one core."]
     missing = {run.record["resources"].get("energy_missing") for group in groups for run in group.runs} - {None}
@@ -275,8 +306,7 @@ def _resources(groups: Sequence[Group]) -> list[Table]:
         notes.append(f"Energy was not measured: {printable('; '.join(sorted(missing)))}.")
     if any(group.values("bare_loop", "overhead") for group in groups):
         notes.append("over a bare loop: what Lightning and Laptime cost, epochs of both by turns (measure.bare_loop).")
-    columns = ("group", *(heads[place - 1] for place in shown))
-    return [Table("Resources", columns, tuple((row[0], *(row[p] for p in shown)) for row in rows), tuple(notes))]
+    return [Table("Resources", ("group", *heads), tuple(rows), tuple(notes))]
 
 
 def _comparison(comparison: Comparison) -> Table:

@@ -12,9 +12,11 @@ import pandas as pd
 from laptime.analysis import report
 from laptime.analysis.analyse import Analysis, answer, question
 from laptime.analysis.compare import comparison_table
+from laptime.analysis.frames import run_row
 from laptime.analysis.groups import groups_table
-from laptime.analysis.load import Run, printable
+from laptime.analysis.load import Run
 from laptime.analysis.scaling import Family, scaling_table
+from laptime.errors import printable
 from laptime.record import finite, write_atomically
 
 SCHEMA_VERSION = 1
@@ -24,7 +26,7 @@ def write_tables(analysis: Analysis, out: Path) -> None:
     """Write runs.csv, groups.csv, scaling.csv, devices.csv, comparisons.csv and summary.json into a folder."""
     out.mkdir(parents=True, exist_ok=True)
     tables = {
-        "runs": pd.DataFrame([_run_row(run, label) for run, label in _labelled(analysis)]),
+        "runs": pd.DataFrame([run_row(run, label) for run, label in _labelled(analysis)]),
         "groups": groups_table(analysis.groups, analysis.target_accuracy),
         "scaling": scaling_table(analysis.families, analysis.project),
         "devices": comparison_table([each for each in analysis.comparisons if each.key == "device"]),
@@ -90,22 +92,6 @@ def _labelled(analysis: Analysis) -> Iterator[tuple[Run, str]]:
     for group in analysis.groups:
         for run in group.runs:
             yield run, group.label
-
-
-_RUN_SECTIONS = ("device", "dataset", "model", "strategy", "batch", "timing", "result", "resources", "communication",
-                 "contention")  # fmt: skip
-
-
-def _run_row(run: Run, label: str) -> dict[str, Any]:
-    record = run.record
-    row = {"run": printable(str(run.path)), "group": label, "seed": record["seed"]}
-    row |= {key: record.get(key) for key in ("config_hash", "group_hash", "started_at", "ended_at")}
-    for section in _RUN_SECTIONS:
-        for key, value in record[section].items():
-            name = key if key not in row and key != "name" else f"{section}_{key}"
-            row[name] = json.dumps(value) if isinstance(value, list | dict) else value
-    row |= {"commit": record["git"].get("commit"), "hostname_hash": record["environment"]["hostname_hash"]}
-    return row
 
 
 def _fits(family: Family) -> Iterator[dict[str, Any]]:

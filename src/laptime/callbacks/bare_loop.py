@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from pytorch_lightning.callbacks import Callback
 from torch import nn
 
@@ -21,6 +20,7 @@ from laptime.classifier import Classifier
 from laptime.data.order import epoch_seed
 from laptime.data.timed_loader import Batch, TimedLoader, batch_sizes
 from laptime.device import Device
+from laptime.mixup import mixed_loss
 from laptime.ranks import Rank
 from laptime.stopping import StopRequest
 
@@ -57,6 +57,7 @@ class BareLoop(Callback):
         self.bare_loop: dict[str, float | int] = {}
         self._epochs_s: list[tuple[float, float]] = []  # of the bare loop, and the run's own
         self._settings: list[dict[str, Any]] = []
+        self._schedule_state: dict[str, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
@@ -67,10 +68,16 @@ class BareLoop(Callback):
         self._optimizer = pl_module.make_optimizer(network.parameters())
         self._optimizer.load_state_dict(copy.deepcopy(trainer.optimizers[0].state_dict()))
         self._scaler = copy.deepcopy(pl_module.scaler)
+        # A scheduler of epochs moves settings, which are taken over; one of steps must move them within the epoch.
+        self._schedule = pl_module.make_scheduler(self._optimizer) if pl_module.schedule is not None else None
+        self._mixup = copy.deepcopy(pl_module.mixup)
+        self._average = pl_module.make_average(network)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._repeat_last_epoch(trainer, pl_module)
         self._settings = [_without_weights(group) for group in trainer.optimizers[0].param_groups]
+        assert isinstance(pl_module, Classifier)
+        self._schedule_state = copy.deepcopy(pl_module.schedule.state_dict()) if pl_module.schedule is not None else {}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._repeat_last_epoch(trainer, pl_module)
@@ -84,14 +91,20 @@ class BareLoop(Callback):
         begun_at = time.perf_counter()
         for group, settings in zip(self._optimizer.param_groups, self._settings, strict=True):
             group.update(copy.deepcopy(settings))
+        if self._schedule is not None:
+            self._schedule.load_state_dict(self._schedule_state)
         epoch_now = loader.sampler.epoch
         loader.sampler.set_epoch(lap.epoch)
         with _own_random_numbers():
-            torch.manual_seed(epoch_seed(module.seed, lap.epoch, self.rank.rank))
+            seed = epoch_seed(module.seed, lap.epoch, self.rank.rank)
+            torch.manual_seed(seed)
+            if self._mixup is not None:
+                self._mixup.start(seed)
             self.device.synchronize()
             self.rank.barrier()
             before = time.perf_counter()
             loss_sum = self._epoch(module, loader.pipeline.batches())
+            self._average.after_epoch(lap.epoch)
             self.device.synchronize()
             bare_s = time.perf_counter() - before
         loader.sampler.set_epoch(epoch_now)
@@ -113,9 +126,12 @@ class BareLoop(Callback):
         for images, labels in batches:
             if self.stop.requested:
                 self.stop.act()
+            others, share = labels, 1.0
+            if self._mixup is not None:
+                images, others, share = self._mixup(images, labels)
             with module.autocast():
                 logits = network(images)
-                loss = F.cross_entropy(logits, labels)
+                loss = mixed_loss(logits, labels, others, share, module.label_smoothing)
             (loss if scaler is None else scaler.scale(loss)).backward()
             if module.gradient_clip_norm is not None:
                 if scaler is not None:
@@ -126,6 +142,9 @@ class BareLoop(Callback):
             else:
                 scaler.step(optimizer)
                 scaler.update()
+            if self._schedule is not None:
+                self._schedule.step()
+            self._average.after_step()
             optimizer.zero_grad()
             loss_sum += loss.detach() * len(labels)
             hits += (logits.detach().argmax(1) == labels).sum()

@@ -1,6 +1,6 @@
 """The LightningDataModule: a data set, split, put through one of the two pipelines."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,7 +21,7 @@ from laptime.data.workers import (
 )
 from laptime.device import Device
 from laptime.errors import UserError
-from laptime.machine import available_memory_bytes
+from laptime.machine import require_free_memory
 from laptime.ranks import Rank
 
 
@@ -119,6 +119,11 @@ class DataModule(pl.LightningDataModule):
     def test_dataloader(self) -> Iterable[Batch]:
         return self._evaluation(self._test)
 
+    def test_batches(self, num_ranks: int) -> Iterator[Batch]:
+        """The test set in the batches in which so many ranks evaluate it, one rank after the other."""
+        for rank in range(num_ranks):
+            yield from self._evaluation(self._test.take(slice(rank, None, num_ranks)))
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Both pipelines hand out batches that are on the device."""
         return batch
@@ -176,10 +181,5 @@ def require_memory(data: ImageData, device: Device, rank: Rank) -> None:
         )
     num_here = max(1, rank.world_size // rank.num_nodes)
     # Every rank reads them, and then takes its training and validation part out of them.
-    needed, free = 2 * num_here * num_bytes, available_memory_bytes()
-    if needed > free:
-        ranks = f" in each of {num_here} ranks" if num_here > 1 else ""
-        raise UserError(
-            f"{key}: {num_bytes / 1e9:.1f} GB of images, twice{ranks} while they are split, take "
-            f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. {instead or 'Use a smaller data set.'}"
-        )
+    what = "images, twice{ranks} while they are split"
+    require_free_memory(key, num_bytes, what, num_here, instead or "Use a smaller data set.")

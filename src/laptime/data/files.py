@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import platformdirs
 from filelock import FileLock
 
+from laptime.data.image_data import cache_dir
 from laptime.errors import UserError
 from laptime.record import write_atomically
 
@@ -136,7 +136,7 @@ def _fetch_and_move(fetch: Callable[[Path], object], folder: Path) -> None:
 def one_at_a_time(folder: Path) -> Iterator[None]:
     """Wait until no other process of this user does this with the same folder."""
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    place = Path(platformdirs.user_cache_dir("laptime", appauthor=False)) / "locks"
+    place = cache_dir().with_name("locks")
     lock = FileLock(place / name, timeout=_LONGEST_WAIT_S)
     try:
         place.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,8 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 
 from rich.console import Group
@@ -15,11 +17,13 @@ from laptime.dry_run import duration
 from laptime.errors import UserError, exit_code_of
 from laptime.notify import notify
 from laptime.record import RUN_FILE, SWEEP_FILE, latest_run, latest_sweep
-from laptime.watch.look import SweepSeen, Watcher
+from laptime.watch.look import RunSeen, SweepSeen, Watcher
 
 _STYLES = {"completed": "green", "running": "cyan", "failed": "red", "dead": "red", "interrupted": "yellow"}
 # Of a long sweep so many rows are shown, the latest that have started before those that wait.
 _MOST_ROWS = 30
+# A sweep's directory is there some seconds after its start: all its jobs are checked first.
+_WAIT_S = 15
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,50 +47,80 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _watch(args: argparse.Namespace) -> int:
-    from laptime.console import show_whatever_can_be_shown, unread, wide_console
+    from laptime.console import relative, show_whatever_can_be_shown, unread, wide_console
 
     show_whatever_can_be_shown()
     if not 0.1 <= args.interval <= 3600:
         raise UserError(f"--interval {args.interval}: must lie between 0.1 and 3600 seconds.")
-    watcher = Watcher(_found(args.folder))
+    watcher = Watcher(_found(args.folder, waits=not args.once))
     console = wide_console()
     if args.once:
         seen = watcher.look()
         with unread():
             console.print(view(seen))
         return _exit_code(seen)
-    told: set[int | None] = set()
-    with unread(), Live(console=console, auto_refresh=False, transient=False) as live:
+    seen = watcher.look()
+    with unread(), Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+        before: dict[int | None, str] = {}
         while True:
-            seen = watcher.look()
-            if console.is_terminal:
-                live.update(view(seen), refresh=True)
             for run in seen.runs:
-                if run.status in ("failed", "dead") and run.number not in told:
-                    told.add(run.number)
-                    message = f"run {run.number} ({run.swept}): {run.error or run.status}"
+                if run.status == before.get(run.number, "waiting"):
+                    continue
+                before[run.number] = run.status
+                message = f"{_name(run)}: {run.error or run.status}"
+                if run.status in ("failed", "dead"):
                     notify(args.notify, "run-failed", seen.path, message)
-            if seen.is_over:
+                if live is None:  # into a file or a pipe: a line for everything that happens
+                    console.print(Text(f"[{datetime.now():%H:%M:%S}] {message}"), soft_wrap=True)
+                    sys.stdout.flush()
+            if live is not None:
                 live.update(view(seen), refresh=True)
+            if seen.is_over:
                 break
             time.sleep(args.interval)
+            seen = watcher.look()
+        if live is None:
+            console.print(view(seen))
     code = _exit_code(seen)
+    if code and (seen.path / SWEEP_FILE).is_file():
+        with unread():
+            print(f"To finish it: python train.py sweep.resume={relative(seen.path)}")
     message = f"{seen.count('completed')} of {len(seen.runs)} runs completed"
     notify(args.notify, "sweep-failed" if code else "sweep-completed", seen.path, message)
     return code
 
 
-def _found(folder: str) -> Path:
+def _name(run: RunSeen) -> str:
+    return f"run {run.number} ({run.swept})" if run.number is not None else "the run"
+
+
+def _found(folder: str, waits: bool) -> Path:
+    """The directory that is meant.
+
+    Args:
+        waits: `latest` is one that goes on; where none does, the next that starts soon, or else the last one.
+    """
     if folder != "latest":
         path = Path(folder).expanduser()
         if not (path / RUN_FILE).is_file() and not (path / SWEEP_FILE).is_file():
             what = "is neither a sweep's directory nor a run's" if path.is_dir() else "there is no such directory"
             raise UserError(f"{folder}: {what}. Name one, or latest.")
         return path
-    found = [path for path in (latest_sweep(Path("multirun")), latest_run(Path("outputs"))) if path is not None]
-    if not found:
+    newest = _newest()
+    if waits and (newest is None or Watcher(newest).look().is_over):
+        print(f"nothing is running: waiting {_WAIT_S} s for something that starts", file=sys.stderr)
+        give_up = time.monotonic() + _WAIT_S
+        while time.monotonic() < give_up and _newest() == newest:
+            time.sleep(0.2)
+        newest = _newest()
+    if newest is None:
         raise UserError("latest: there is no sweep below multirun/, and no run below outputs/.")
-    return max(found, key=lambda path: path.stat().st_mtime)
+    return newest
+
+
+def _newest() -> Path | None:
+    found = [path for path in (latest_sweep(Path("multirun")), latest_run(Path("outputs"))) if path is not None]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def _exit_code(seen: SweepSeen) -> int:
@@ -120,8 +154,7 @@ def view(seen: SweepSeen) -> Group:
         for run in shown
         if run.status in ("running", "failed", "dead", "interrupted") and (run.error or run.last_line)
     ]
-    words = [f"{seen.count(status)} {status}" for status in ("completed", "running") if seen.count(status)]
-    words += [f"{seen.count(status)} {status}" for status in ("failed", "dead", "interrupted") if seen.count(status)]
+    words = [f"{seen.count(status)} {status}" for status in _STYLES if seen.count(status)]
     if seen.count("waiting"):
         words.append(f"{seen.count('waiting')} {'not started' if seen.is_over else 'waiting'}")
     left = f", about {duration(seen.time_left_s)} left" if seen.time_left_s is not None else ""

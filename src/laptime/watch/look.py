@@ -10,7 +10,7 @@ from typing import Any
 
 from laptime.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE
 from laptime.record import LOG_FILE, RUN_FILE, each_epoch_once, parse_timestamp, read_epochs, read_plan, read_record
-from laptime.run_dir import numbered_runs, user_of
+from laptime.run_dir import has_left, numbered_runs, user_of
 
 _LAST_BYTES = 4096
 # Of a line in train.log the time is enough here.
@@ -104,6 +104,8 @@ class Watcher:
         silent_s, _ = self._seen(self.path, statuses)
         if "running" in statuses or user_of(self.path) is not None:
             return False
+        if has_left(self.path):
+            return True
         # Between two runs of a sweep on another machine nothing beats, and one that seems dead may have another clock.
         return silent_s >= DEAD_AFTER_S or (bool(runs) and not {"waiting", "dead"} & set(statuses))
 
@@ -147,7 +149,7 @@ def _epochs(path: Path) -> tuple[int | None, float | None]:
         if epochs.empty:
             return 0, None
         slowest = each_epoch_once(epochs).groupby("epoch")["epoch_time_s"].max()
-        return len(slowest), float(slowest.median())
+        return int(slowest.index.max()) + 1, float(slowest.median())
     except (OSError, ValueError, KeyError, TypeError):
         return None, None
 

@@ -1,0 +1,51 @@
+"""Write docs/api.md, the reference of what can be imported, from the docstrings: python docs/make_api.py
+
+The rendering is griffe2md's; which objects, and in which order, is said here.
+"""
+
+import logging
+import re
+from pathlib import Path
+
+from griffe import GriffeLoader
+from griffe2md import ConfigDict, render_object_docs
+
+PARTS = {
+    "From Python": ["laptime.cli.run", "laptime.analysis.frames.load", "laptime.analysis.frames.Results"],
+    "Errors": ["laptime.errors.UserError", "laptime.errors.TrainingFailed"],
+    "What a model, data set or schedule of your own builds on": [
+        "laptime.data.image_data.ImageData",
+        "laptime.data.image_data.Images",
+        "laptime.schedulers.step_schedule.StepSchedule",
+    ],
+    "What a callback of your own sees": ["laptime.classifier.Classifier", "laptime.data.datamodule.DataModule"],
+    "Files of a run": ["laptime.record.read_record", "laptime.record.read_epochs"],
+}
+HEAD = """\
+# API
+
+What can be imported, from the docstrings (`python docs/make_api.py`). `import laptime` loads no torch and brings
+`laptime.run`, `laptime.load` and the errors; the rest is imported by its full name. Everything else is internal and may
+change.
+"""
+
+
+def page() -> str:
+    """The whole of docs/api.md."""
+    logging.getLogger("griffe").setLevel(logging.ERROR)
+    loader = GriffeLoader(docstring_parser="google", docstring_options={"warn_missing_types": False})
+    loader.load("laptime", submodules=True)
+    settings = ConfigDict(heading_level=3, filters=["!^_"], summary=False, show_root_full_path=True)
+    text = HEAD
+    for title, names in PARTS.items():
+        text += f"\n## {title}\n"
+        for name in names:
+            text += f"\n{render_object_docs(loader.modules_collection[name], settings).strip()}\n"
+    headings = set(re.findall(r"^#+ `(.*)`$", text, re.MULTILINE))
+    # What is not described here, other libraries' classes say, is no link.
+    text = re.sub(r"\[([^\]]+)\]\(#([^)]*)\)", lambda link: link[0] if link[2] in headings else link[1], text)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("api.md").write_text(page())

@@ -1,0 +1,85 @@
+"""Writes docs/configuration.md: every group, option and key of conf/, with the comment that stands beside it.
+
+python docs/make_configuration.py
+"""
+
+from pathlib import Path
+
+from laptime.compose import config_dir
+from laptime.config import closed_groups
+
+OUT = Path(__file__).with_name("configuration.md")
+_HEAD = """# Configuration
+
+Every group and option of `conf/`, with its keys, their defaults and what they mean. Choose an option with
+`group=option`, change a key with `group.key=value`; `python train.py --cfg job` shows what a run would use. Made from
+the files by `python docs/make_configuration.py`; a test holds it to them.
+"""
+
+
+def page() -> str:
+    """The whole page, as Markdown."""
+    conf = config_dir()
+    parts = [_HEAD, "## The root\n", _option(conf / "config.yaml")]
+    closed = closed_groups()
+    for folder in sorted(path for path in conf.iterdir() if path.is_dir() and path.name != "hydra"):
+        kind = (
+            "its keys are fixed" if folder.name in closed else "its keys are those of the class that `_target_` names"
+        )
+        if folder.name in ("experiment", "search"):
+            kind = "each sets keys of other groups"
+        paths = sorted(folder.glob("*.yaml"))
+        parts.append(f"## `{folder.name}`\n\n{len(paths)} option{'s' if len(paths) > 1 else ''}; {kind}.\n")
+        for path in paths:
+            parts += [f"### `{folder.name}={path.stem}`\n", _option(path)]
+    return "\n".join(parts)
+
+
+def _option(path: Path) -> str:
+    """What the file is for, and a row per key that it sets."""
+    about, rows, comment, is_head, skips = [], [], [], True, False
+    for line in path.read_text().splitlines():
+        text = line.strip()
+        if not text:
+            if is_head and comment:
+                about, comment = comment, []
+            is_head = False
+            continue
+        if text.startswith("#"):
+            if not text.startswith("# @package"):
+                comment.append(text.removeprefix("#").strip())
+            continue
+        key, _, value = text.partition(":")
+        nested = line[0] in " -"
+        if is_head and comment and (not about) and key in ("defaults", "_target_", "name", "{}", "training", "hydra"):
+            about, comment = comment, []
+        is_head = False
+        if not nested:
+            skips = key in ("defaults", "hydra")
+            if key == "defaults" and value.strip().startswith("["):
+                about = [*about, f"The other keys are those of `{path.parent.name}={value.strip(' []')}`."]
+        if skips or text.startswith("- "):
+            comment = []
+            continue
+        rows.append(
+            (f"{'&nbsp;' * (len(line) - len(line.lstrip()))}`{key}`", value.partition(" #")[0].strip(), comment)
+        )
+        comment = []
+    lines = [f"{' '.join(about)}\n"] if about else []
+    if rows:
+        lines += ["| key | default | meaning |", "|---|---|---|"]
+        lines += [f"| {key} | {_code(value)} | {_cell(' '.join(words))} |" for key, value, words in rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _code(value: str) -> str:
+    return f"`{_cell(value)}`" if value else ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    OUT.write_text(page())

@@ -1,0 +1,8 @@
+"""What a trained run gets right, and how fast: `python evaluate.py run=latest`, see `python evaluate.py --help`."""
+
+import sys
+
+from laptime.evaluate.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main())

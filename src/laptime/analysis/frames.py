@@ -1,0 +1,130 @@
+"""Run directories as data frames: `laptime.load`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from laptime import record as records
+from laptime.errors import UserError, printable
+
+if TYPE_CHECKING:  # pandas takes its time to load, and importing laptime needs none of it
+    import pandas as pd
+
+    from laptime.analysis.load import Run
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was found, as frames; a figure that was not measured is missing (NaN, None).
+
+    Attributes:
+        runs: completed runs, one row each. `run`: the path of its directory. `group`: what tells its repeats from other
+            groups. `device`: which one trained. `seed`, `config_hash`, `group_hash`, `started_at`, `ended_at` (times in
+            UTC), `commit`, `hostname_hash`. Then the figures of run.json by their own names, with the section's name
+            before those that two sections share, in order: device, dataset, model, strategy, batch, timing, result,
+            resources, communication, contention, breakdown, peak, bare_loop, quality: `epoch_time_s`, `samples_per_s`,
+            `world_size`, `test_accuracy`, `model_name`, `dataset_name`, `bare_loop_epoch_time_s`. Then every setting by
+            its full key: `optimizer.lr`, `training.batch_size`. Lists are JSON texts.
+        epochs: one row per run, epoch and rank, those that stand of all attempts. `run` as in `runs`; the columns of
+            epochs.csv: `attempt`, `epoch`, `rank` (all from 0), `is_warmup`, `epoch_time_s`, `num_samples` and
+            `samples_per_s` (this rank's own), `data_wait_s`, `train_loss`, `train_accuracy`, `val_loss`,
+            `val_accuracy` (of all ranks), `lr`, `cpu_percent`, `rss_bytes`, `device_memory_bytes`.
+        groups: one row per group of repeats, as in summary/groups.csv. `samples_per_s` is of the median time, which
+            for an even number of repeats is not quite the median of theirs.
+        scaling: speedup and scaling efficiency by number of ranks, as in summary/scaling.csv.
+        skipped: run directories that don't count: `run`, `reason`. Failed, interrupted, unfinished and damaged ones,
+            and those of older versions.
+    """
+
+    runs: "pd.DataFrame"
+    epochs: "pd.DataFrame"
+    groups: "pd.DataFrame"
+    scaling: "pd.DataFrame"
+    skipped: "pd.DataFrame"
+
+    def __repr__(self) -> str:
+        return f"Results({len(self.runs)} runs, {len(self.epochs)} rows of epochs, {len(self.skipped)} skipped)"
+
+
+def load(*folders: str | Path) -> Results:
+    """Read runs and sweeps as data frames, for a notebook. Loads no torch.
+
+        results = laptime.load("multirun/2026-11-22/09-42-53")
+        results.runs.groupby("world_size")["samples_per_s"].median()
+        results.epochs.merge(results.runs[["run", "model_name"]], on="run")
+
+    Args:
+        folders: run directories, sweep directories, or any folders above them; `latest`: the newest run
+            below outputs/ and multirun/, with all of its sweep.
+
+    Returns:
+        What is in and below them, each run once.
+
+    Raises:
+        UserError: a folder does not exist, or there is nothing that `latest` could be.
+    """
+    import pandas as pd
+
+    from laptime.analysis.analyse import analyse
+    from laptime.analysis.groups import groups_table
+    from laptime.analysis.scaling import scaling_table
+
+    if not folders:
+        raise UserError("laptime.load(): name run or sweep directories, or latest.")
+    analysis = analyse([_latest() if folder == "latest" else Path(folder) for folder in folders])
+    labels = {run.path: group.label for group in analysis.groups for run in group.runs}
+    labelled = [(run, labels[run.path]) for run in analysis.runs]
+    rows = [run_row(run, label) | _settings(run) for run, label in labelled]
+    runs = pd.DataFrame(rows, columns=None if rows else ["run", "group", "seed"])
+    for column in {"started_at", "ended_at"} & set(runs.columns):
+        runs[column] = pd.to_datetime(runs[column], utc=True, errors="coerce")
+    epochs = [run.ranks.assign(run=printable(str(run.path))) for run, _ in labelled]
+    columns = ["run", *records.EPOCH_COLUMNS]
+    return Results(
+        runs=runs,
+        epochs=pd.concat(epochs, ignore_index=True)[columns] if epochs else pd.DataFrame(columns=columns),
+        groups=groups_table(analysis.groups, None),
+        scaling=scaling_table(analysis.families, analysis.project),
+        skipped=pd.DataFrame(
+            [(printable(str(each.path)), each.reason) for each in analysis.skipped], columns=["run", "reason"]
+        ),
+    )
+
+
+_SECTIONS = (
+    "device", "dataset", "model", "strategy", "batch", "timing", "result", "resources", "communication", "contention",
+    "breakdown", "peak", "bare_loop", "quality",
+)  # fmt: skip
+
+
+def run_row(run: "Run", label: str) -> dict[str, Any]:
+    """A run's figures in one row.
+
+    Args:
+        label: of its group.
+    """
+    record = run.record
+    row = {"run": printable(str(run.path)), "group": label, "seed": record["seed"]}
+    row |= {key: record.get(key) for key in ("config_hash", "group_hash", "started_at", "ended_at")}
+    for section in _SECTIONS:
+        for key, value in (record.get(section) or {}).items():
+            row[key if key not in row and key != "name" else f"{section}_{key}"] = _cell(value)
+    return row | {"commit": record["git"].get("commit"), "hostname_hash": record["environment"]["hostname_hash"]}
+
+
+def _settings(run: "Run") -> dict[str, Any]:
+    return {key: _cell(value) for key, value in run.config.items() if key != "seed"}
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _latest() -> Path:
+    """The newest run, with all of its sweep."""
+    found = [run for root in records.RESULT_FOLDERS if (run := records.latest_run(root)) is not None]
+    if not found:
+        raise UserError("latest: there is no run below outputs/ or multirun/.")
+    run = max(found, key=lambda each: (each / records.RUN_FILE).stat().st_mtime)
+    return run.parent if (run.parent / records.SWEEP_FILE).exists() else run

@@ -1,0 +1,96 @@
+"""Searches: the best trials, and of several objectives those that no other beats in all of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from laptime.analysis.groups import Group
+from laptime.record import SWEEP_FILE, is_maximised
+
+
+@dataclass(frozen=True)
+class Search:
+    """Groups of a search.
+
+    Attributes:
+        metrics: of `result` or `timing` of a record (`optimized_metric`).
+        groups: in which all of them were measured.
+        values: of each group, the median of its repeats for each metric.
+        front: the places of the groups that no other beats: none is at least as good in all and better in one. From the
+            best in the first metric on. With one metric the best alone.
+    """
+
+    metrics: tuple[str, ...]
+    groups: tuple[Group, ...]
+    values: tuple[tuple[float, ...], ...]
+    front: tuple[int, ...]
+
+    @property
+    def ranked(self) -> list[int]:
+        """The places of all groups, the best in the first metric first."""
+        costs = _costs(self.values, self.metrics)
+        return sorted(range(len(costs)), key=lambda place: costs[place][0])
+
+    def words(self, place: int) -> str:
+        """A group's values: `val_accuracy 0.9812, epoch_time_s 1.303`."""
+        each = zip(self.metrics, self.values[place], strict=True)
+        return ", ".join(f"{metric} {value:.4g}" for metric, value in each)
+
+
+def searches(groups: Sequence[Group]) -> list[Search]:
+    """What was searched for: runs of a sweeper that chooses, and whatever has several objectives."""
+    is_search = cache(_is_search)
+    by_metrics: dict[tuple[str, ...], list[Group]] = {}
+    for group in groups:
+        metrics = group.first["config"].get("optimized_metric")
+        several = tuple(metrics) if isinstance(metrics, list) else (metrics,)
+        if len(several) > 1 or (metrics and any(is_search(run.path.absolute().parent) for run in group.runs)):
+            by_metrics.setdefault(several, []).append(group)
+    found = []
+    for metrics, members in by_metrics.items():
+        measured = [(group, point) for group in members if (point := _values(group, metrics)) is not None]
+        if len(measured) > 1:
+            points = tuple(point for _, point in measured)
+            found.append(Search(metrics, tuple(group for group, _ in measured), points, pareto_front(points, metrics)))
+    return found
+
+
+def _is_search(sweep_dir: Path) -> bool:
+    """Whether its sweeper chose the runs as it went: those have a number of trials."""
+    try:
+        return "n_trials" in yaml.safe_load((sweep_dir / SWEEP_FILE).read_bytes())["hydra"]["sweeper"]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return False
+
+
+def _values(group: Group, metrics: Sequence[str]) -> tuple[float, ...] | None:
+    values = [group.median("result" if metric in group.first["result"] else "timing", metric) for metric in metrics]
+    known = [value for value in values if value is not None]
+    return tuple(known) if len(known) == len(metrics) else None
+
+
+def pareto_front(values: Sequence[Sequence[float]], metrics: Sequence[str]) -> tuple[int, ...]:
+    """The places of the points that no other beats, best in the first metric first.
+
+    Args:
+        values: of each point, one per metric.
+        metrics: their names, which say whether more or less is better.
+    """
+    costs = _costs(values, metrics)
+    front = [place for place, cost in enumerate(costs) if not any(_beats(other, cost) for other in costs)]
+    return tuple(sorted(front, key=lambda place: costs[place]))
+
+
+def _costs(values: Sequence[Sequence[float]], metrics: Sequence[str]) -> list[tuple[float, ...]]:
+    """The points so that less is better in each metric."""
+    return [
+        tuple(-value if is_maximised(metric) else value for value, metric in zip(point, metrics, strict=True))
+        for point in values
+    ]
+
+
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)

@@ -1,0 +1,1 @@
+"""Loggers of experiment trackers, each an extra: one per file."""

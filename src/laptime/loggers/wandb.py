@@ -1,0 +1,81 @@
+"""Weights & Biases: offline by default, files in the run's own directory that can be sent later."""
+
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from laptime.extras import require
+from laptime.loggers.tracker import Run, Tracker
+
+if TYPE_CHECKING:
+    import wandb
+
+# Loading it takes seconds: only where it is used, not where a configuration is checked.
+require("wandb", "wandb")
+
+_EXIT_CODES = {"completed": 0, "failed": 1, "interrupted": 130}
+
+
+class WandB(Tracker):
+    """Logs to Weights & Biases, values alone: neither output, code, command line nor the machine's state, in which
+    secrets may stand, or which would disturb what is measured.
+
+    Args:
+        project: below which the runs stand.
+        entity: the user or team that it belongs to; None: W&B's default.
+        mode: offline: into wandb/ of the run directory, nothing is sent; online: to the server as well.
+    """
+
+    def __init__(self, project: str, entity: str | None, mode: Literal["offline", "online", "disabled"]) -> None:
+        super().__init__()
+        self.project = project
+        self.entity = entity
+        self.mode = mode
+        self._run: wandb.Run | None = None
+
+    @property
+    def experiment(self) -> "wandb.Run | None":
+        """W&B's run; None before it has begun."""
+        return self._run
+
+    def begin(self, run: Run) -> None:
+        self.run = run
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would send its own errors to its makers
+        import wandb
+
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            disable_code=True,
+            disable_git=True,
+            x_disable_meta=True,
+            x_disable_machine_info=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
+        )
+        self._run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            dir=str(run.run_dir),
+            id=run.id,
+            name=run.name,
+            group=run.sweep,
+            mode=self.mode,
+            resume="allow" if self.mode == "online" else None,
+            settings=settings,
+        )
+        self._run.define_metric("*", step_metric="epoch")
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        if self._run is not None:
+            values = vars(params) if isinstance(params, Namespace) else params
+            self._run.config.update(values, allow_val_change=True)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if self._run is not None:
+            self._run.log({"epoch": step or 0, **metrics})
+
+    def end(self, status: str) -> None:
+        if self._run is not None:
+            self._run.finish(exit_code=_EXIT_CODES[status])

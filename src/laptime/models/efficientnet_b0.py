@@ -1,0 +1,37 @@
+"""EfficientNet-B0 for small images."""
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import efficientnet_b0
+
+
+class EfficientNetB0(nn.Module):
+    """torchvision's EfficientNet-B0, with a first layer at stride 1: it leaves small images twice the pixels a side.
+
+    Source: M. Tan and Q. Le, EfficientNet: rethinking model scaling for convolutional neural networks, 2019.
+
+    Args:
+        input_shape: of one image, (C, H, W).
+        num_classes: number of logits.
+        dropout: share of the last layer's inputs that is dropped in training, in [0, 1).
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, dropout: float) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: must lie in [0, 1), the share of outputs that is dropped.")
+        network = efficientnet_b0(num_classes=num_classes, dropout=dropout)
+        first = nn.Conv2d(input_shape[0], 32, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(first.weight, mode="fan_out")  # as all its convolutions
+        network.features[0][0] = first
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to logits (B, num_classes)."""
+        if images.device.type == "cpu":
+            images = images.to(memory_format=torch.channels_last)  # as convolutions on a CPU like them
+        logits: Tensor = self.network(images)
+        return logits

@@ -1,0 +1,44 @@
+"""LSTM over the rows of an image."""
+
+from torch import Tensor, nn
+
+
+class LSTM(nn.Module):
+    """Reads an image row by row, from top to bottom; the last row's output goes through dropout to the logits.
+
+    Args:
+        input_shape: of one image, (C, H, W): H steps of C x W values.
+        num_classes: number of logits.
+        hidden_size: width of each layer's state.
+        num_layers: LSTMs on top of each other.
+        dropout: share of each layer's outputs that is dropped in training, in [0, 1).
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self, input_shape: tuple[int, int, int], num_classes: int, hidden_size: int, num_layers: int, dropout: float
+    ) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: must lie in [0, 1), the share of outputs that is dropped.")
+        if hidden_size < 1:
+            raise ValueError(f"hidden_size={hidden_size}: must be at least 1.")
+        if num_layers < 1:
+            raise ValueError(f"num_layers={num_layers}: must be at least 1.")
+        channels, _, width = input_shape
+        between = dropout if num_layers > 1 else 0.0  # torch warns of dropout that has no layer after it
+        self.lstm = nn.LSTM(channels * width, hidden_size, num_layers, batch_first=True, dropout=between)
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden_size, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to logits (B, num_classes)."""
+        outputs, _ = self.lstm(rows(images))
+        logits: Tensor = self.classifier(outputs[:, -1])
+        return logits
+
+
+def rows(images: Tensor) -> Tensor:
+    """Images (B, C, H, W) as sequences of their rows, (B, H, C x W)."""
+    return images.transpose(1, 2).flatten(2)

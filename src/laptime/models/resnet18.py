@@ -1,0 +1,33 @@
+"""ResNet-18 for small images."""
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+
+class ResNet18(nn.Module):
+    """torchvision's ResNet-18 with first layers for small images: 3 x 3 at stride 1, and no pooling after it.
+
+    The usual ones, made for 224 pixels a side, would leave 7 x 7 of MNIST's 28 x 28 to the first block.
+
+    Source: K. He and others, Deep Residual Learning for Image Recognition, 2016, section 4.2.
+
+    Args:
+        input_shape: of one image, (C, H, W).
+        num_classes: number of logits.
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        network = resnet18(num_classes=num_classes)
+        network.conv1 = nn.Conv2d(input_shape[0], 64, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as all its convolutions
+        network.maxpool = nn.Identity()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to logits (B, num_classes)."""
+        if images.device.type == "cpu":
+            images = images.to(memory_format=torch.channels_last)  # as convolutions on a CPU like them
+        logits: Tensor = self.network(images)
+        return logits

@@ -1,0 +1,88 @@
+"""Transformer encoder over the rows of an image."""
+
+import torch
+from torch import Tensor, nn
+
+from laptime.models.lstm import rows
+
+
+class Transformer(nn.Module):
+    """Each row of an image is a token; encoder layers, then a linear layer on the mean of all tokens.
+
+    Source: A. Vaswani and others, Attention is all you need, 2017; normalised before each part, with GELU.
+
+    Args:
+        input_shape: of one image, (C, H, W): H tokens of C x W values.
+        num_classes: number of logits.
+        width: of a token between the layers; a multiple of num_heads.
+        num_layers: of the encoder.
+        num_heads: of each layer's attention.
+        hidden_size: width of each layer's hidden linear layer.
+        dropout: share of each layer's hidden outputs, and of what it adds, that is dropped in training, in [0, 1).
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        width: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_size: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        channels, num_rows, num_columns = input_shape
+        encoder = Encoder(num_rows, width, num_layers, num_heads, hidden_size, dropout)
+        self.embed = nn.Linear(channels * num_columns, width)
+        self.encoder = encoder
+        self.classifier = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to logits (B, num_classes)."""
+        logits: Tensor = self.classifier(self.encoder(self.embed(rows(images))))
+        return logits
+
+
+class Encoder(nn.Module):
+    """Adds to each token what is learnt of its position, then encoder layers, and the mean of the tokens.
+
+    Args:
+        num_tokens: in a sequence.
+
+    The others are Transformer's.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self, num_tokens: int, width: int, num_layers: int, num_heads: int, hidden_size: int, dropout: float
+    ) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: must lie in [0, 1), the share of outputs that is dropped.")
+        for name, value in {"num_layers": num_layers, "num_heads": num_heads, "hidden_size": hidden_size}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1.")
+        if width < 1 or width % num_heads:
+            raise ValueError(f"width={width}: must be a multiple of num_heads={num_heads}.")
+        self.positions = nn.Parameter(0.02 * torch.randn(num_tokens, width))
+        layers = [
+            nn.TransformerEncoderLayer(
+                width, num_heads, hidden_size, dropout, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(num_layers)
+        ]
+        for layer in layers:
+            layer.self_attn.dropout = 0.0  # of attention's weights: torch's fast way on a CPU takes none
+        self.layers = nn.Sequential(*layers)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, num_tokens, width) to (B, width)."""
+        normalised: Tensor = self.norm(self.layers(tokens + self.positions))
+        return normalised.mean(1)

@@ -1,0 +1,51 @@
+"""Searches that hydra-optuna-sweeper 1.3 would end with a traceback: those in which trials failed, which end as others
+do, and those that it can't begin."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Refused(BaseException):
+    """A search that can't begin, and why. Hydra would print a traceback of an exception."""
+
+
+@contextmanager
+def forgiven() -> Iterator[None]:
+    """While it lasts, a grid may end with a trial that failed, and every trial of a search may fail.
+
+    Raises:
+        Refused: the sweeper could not begin with what it was told.
+    """
+    try:
+        from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
+        from optuna import logging as optuna_logging
+        from optuna.samplers import GridSampler
+    except ImportError:  # another sweeper that chooses
+        yield
+        return
+    after_trial, sweep = GridSampler.after_trial, OptunaSweeper.sweep
+
+    def count_no_trials(*args: Any) -> None:
+        """The sweeper counts them itself. The sampler would call Study.stop(), which Optuna refuses to a sweeper."""
+
+    def sweep_without_best(self: Any, arguments: list[str]) -> None:
+        try:
+            sweep(self, arguments)
+        except Exception as error:
+            if not self.sweeper.job_idx:
+                storage = f"hydra.sweeper.storage={self.sweeper.storage}: " if self.sweeper.storage else ""
+                reason = str(error).partition("\n")[0] or f"{type(error).__name__}, with nothing said of why"
+                raise Refused(f"{storage}Optuna's sweeper can't begin: {reason}") from error
+            if "No trials are completed yet" not in str(error):
+                raise
+
+    optuna_logging.set_verbosity(optuna_logging.WARNING)
+    # Which trials failed, and why, is said by the sweep.
+    logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.CRITICAL)
+    GridSampler.after_trial, OptunaSweeper.sweep = count_no_trials, sweep_without_best  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        GridSampler.after_trial, OptunaSweeper.sweep = after_trial, sweep  # type: ignore[method-assign]

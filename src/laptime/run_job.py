@@ -1,0 +1,60 @@
+"""One run, from its composed configuration to its record and its table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from laptime import security  # early: what is trusted by the environment is read before a configuration can set it
+from laptime.secrets import mask_text
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def run_job(
+    cfg: "DictConfig",
+    run_dir: Path,
+    command: Sequence[str],
+    started: float,
+    typed: Sequence[str],
+    sweep_world_size: int | None = None,
+    goes_on: bool = False,
+    tag: str = "",
+) -> dict[str, Any]:
+    """Train and measure as a composed configuration says, and print what came of it.
+
+    Args:
+        cfg: without Hydra's own part; `run_dir` is filled in.
+        run_dir: absolute; exists.
+        command: as typed.
+        started: `time.time()` when the run began.
+        typed: the overrides of the command line, alone.
+        sweep_world_size: the largest world size of the sweep that it belongs to; None: of none.
+        goes_on: with what `run_dir` holds of the same run, from its last checkpoint.
+        tag: of its lines on the terminal, where several runs write there.
+
+    Returns:
+        The record, as run.json holds it.
+    """
+    from laptime import torchrun
+    from laptime.compose import resolve
+    from laptime.console import logging_to, print_results, unread
+    from laptime.launch import launch
+    from laptime.secrets import secret_values
+
+    cfg.run_dir = str(run_dir)
+    cfg.run_label = folder_name(mask_text(cfg.run_label))
+    rank = torchrun.rank() if torchrun.is_joined() else 0
+    config = resolve(cfg)
+    security.check(config, typed)  # once more: in the course of a long sweep its files may have changed
+    with logging_to(run_dir, rank, secrets=secret_values(config), tag=tag):
+        record = launch(config, run_dir, command, started, sweep_world_size, goes_on)
+    if rank == 0:
+        with unread():
+            print_results(record, run_dir)
+    return record
+
+
+def folder_name(label: str) -> str:
+    """A label as the name of a folder."""
+    return label.replace("/", "_").replace("\\", "_")[:100]

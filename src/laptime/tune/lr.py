@@ -1,0 +1,180 @@
+"""A learning rate to start from: Lightning's range test on the run's own model, data and optimizer."""
+
+import io
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.tuner import Tuner
+from torch import Tensor, nn
+
+from laptime.classifier import Classifier
+from laptime.data.timed_loader import Batch
+from laptime.device import Device
+from laptime.errors import TrainingFailed, UserError
+from laptime.mixup import mixed_loss
+from laptime.ranks import Rank
+from laptime.stopping import StopRequest
+from laptime.training import build_data, build_module, build_network, name_of, quiet_lightning
+from laptime.xpu import XPUAccelerator
+
+# Lightning leaves out the first steps, whose smoothed loss is not one yet, and the last when it looks for the steepest
+# one, and needs two to compare.
+SKIPPED_STEPS = 10
+_FEWEST_STEPS = SKIPPED_STEPS + 3
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """The loss while the learning rate grows from step to step.
+
+    Attributes:
+        of_what: model and data set, in words.
+        lrs: of each step, growing.
+        losses: after each step, smoothed as Lightning does, at the same places.
+        suggested: where the loss falls most steeply.
+        ended_early: before the highest learning rate, since the loss grew to four times its lowest.
+        device: that trained.
+        finder: Lightning's own, which plots.
+    """
+
+    of_what: str
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+    suggested: float
+    ended_early: bool
+    device: Device
+    finder: Any
+
+    def plot(self, path: Path) -> None:
+        """Draw the loss over the learning rate, the suggestion marked.
+
+        Raises:
+            OSError: the file can't be written.
+        """
+        import matplotlib
+
+        matplotlib.use("Agg")
+        figure = self.finder.plot(suggest=True)
+        figure.axes[0].set_title(f"Learning rate range test: {self.suggested:.2g}")
+        figure.savefig(path, dpi=150)
+
+
+def find(config: Mapping[str, Any], device: Device, lowest: float, highest: float, num_steps: int) -> RangeTest:
+    """Train while the learning rate grows exponentially.
+
+    Args:
+        config: of a run, resolved; its optimizer's lr is not looked at, nor is its scheduler.
+        device: that trains.
+        lowest, highest: learning rates of the first and the last step.
+        num_steps: optimizer steps.
+
+    Raises:
+        TrainingFailed: the loss shows no place where it falls.
+        UserError: data, model or optimizer can't be built.
+
+    Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks"; the suggestion is Lightning's.
+    """
+    settings = config["training"]
+    parts, clip_norm = settings["accumulate_grad_batches"], settings["gradient_clip_norm"]
+    scales = settings["precision"] == "16-mixed"
+    if scales and clip_norm is not None:
+        raise UserError(
+            f"training.gradient_clip_norm={clip_norm}: can't be tried with training.precision=16-mixed, whose "
+            "gradients are scaled. Leave one of them out."
+        )
+    data = build_data(config, device, Rank())
+    data.batch_size = -(-data.batch_size // parts)
+    data.steps_per_execution = 1
+    network = build_network(config["model"], data.data)
+    module = _Trained(build_module(config, network, device, StopRequest(), {}, Rank(), 1))
+    try:
+        with quiet_lightning(), _quiet_progress(), tempfile.TemporaryDirectory() as folder:
+            trainer = pl.Trainer(
+                accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
+                devices=1,
+                plugins=LightningEnvironment(),
+                precision="16-mixed" if scales else "32-true",
+                accumulate_grad_batches=parts,
+                max_epochs=-1,
+                logger=False,
+                default_root_dir=folder,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+                limit_val_batches=0,
+            )
+            finder = Tuner(trainer).lr_find(
+                module,
+                train_dataloaders=data.train_dataloader(),
+                min_lr=lowest,
+                max_lr=highest,
+                num_training=num_steps,
+                update_attr=False,
+            )
+    except SystemExit as end:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from end
+    finally:
+        data.teardown("fit")
+    assert finder is not None
+    suggested = finder.suggestion(skip_begin=SKIPPED_STEPS)
+    lrs, losses = finder.results["lr"], finder.results["loss"]
+    if suggested is None or len(lrs) < _FEWEST_STEPS:
+        raise TrainingFailed(
+            f"the loss became infinite, or too large, after {len(lrs)} of {num_steps} steps: there is nothing to "
+            "choose from. Start from a smaller --lowest."
+        )
+    of_what = f"{name_of(network)} on {data.data.name}"
+    return RangeTest(of_what, tuple(lrs), tuple(losses), suggested, len(lrs) < num_steps, device, finder)
+
+
+@contextmanager
+def _quiet_progress() -> Iterator[None]:
+    """Lightning's bar on a terminal alone, and none of its advice on data loaders."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if sys.stderr.isatty():
+            yield
+        else:
+            with redirect_stderr(io.StringIO()):
+                yield
+
+
+class _Trained(pl.LightningModule):
+    """The Classifier's loss for Lightning's own optimization, which the range test needs; one batch per list."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.network = classifier.network
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.classifier.make_optimizer(self.network.parameters())
+
+    def on_train_start(self) -> None:
+        if self.classifier.mixup is not None:
+            self.classifier.mixup.start(self.classifier.seed)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.classifier.gradient_clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.classifier.gradient_clip_norm)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # it is there
+
+    def training_step(self, execution: list[Batch], batch_idx: int) -> Tensor:
+        ((images, labels),) = execution
+        images, others, share = self.classifier.mix(images, labels)
+        with self.classifier.autocast():
+            logits = self.network(images)
+            return mixed_loss(logits, labels, others, share, self.classifier.label_smoothing)

@@ -1,0 +1,104 @@
+"""laptime.load: runs as data frames, with every figure and setting under its name."""
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import laptime
+from laptime.record import RUN_FILE, SWEEP_FILE, read_epochs, read_record
+
+
+def test_one_row_per_run_with_figures_and_settings(scaled):
+    runs = laptime.load(scaled).runs
+    assert runs["run"].to_list() == [f"sweep/{number}" for number in range(1, 10)]
+    assert runs["world_size"].to_list() == [1] * 3 + [2] * 3 + [4] * 3
+    assert runs["seed"].to_list() == [1, 2, 3] * 3
+    assert set(runs["optimizer.lr"]) == {0.001} and set(runs["device"]) == {"cpu"} and set(runs["grade"]) == {"A"}
+    assert runs["group"].nunique() == 3
+    assert runs["ended_at"].dtype.kind == "M" and str(runs["ended_at"].dt.tz) == "UTC"
+
+
+def test_one_row_per_epoch_and_rank_joined_to_its_run(write, work_folder):
+    write(Path("runs/a"), [5.0, 1.0, 2.0], world_size=2, rank_times_s=[[5.0, 1.0, 2.0], [4.0, 1.5, 1.0]])
+    write(Path("runs/b"), [3.0, 2.0])
+    results = laptime.load("runs")
+    joined = results.epochs.merge(results.runs[["run", "world_size"]], on="run", validate="many_to_one")
+    assert len(joined) == len(results.epochs) == 8
+    assert joined["world_size"].to_list() == [2] * 6 + [1] * 2
+    slowest = results.epochs.query("run == 'runs/a'").groupby("epoch")["epoch_time_s"].max()
+    assert slowest.to_list() == [5.0, 1.5, 2.0]
+    assert results.epochs["is_warmup"].dtype == bool
+
+
+def test_what_was_not_measured_is_missing(write, work_folder):
+    write(Path("run"), [1.0, 1.0])
+    results = laptime.load("run")
+    assert results.runs["energy_joules"].isna().all() and results.epochs["device_memory_bytes"].isna().all()
+
+
+def test_what_does_not_count_is_listed_with_the_reason(write, work_folder):
+    write(Path("runs/good"), [1.0, 1.0])
+    write(Path("runs/bad"), [1.0, 1.0], status="failed", error={"message": "rank 1 was killed"})
+    results = laptime.load("runs")
+    assert results.runs["run"].to_list() == ["runs/good"] and set(results.epochs["run"]) == {"runs/good"}
+    assert results.skipped.to_dict("records") == [{"run": "runs/bad", "reason": "failed: rank 1 was killed"}]
+
+
+def test_groups_and_scaling_are_those_of_the_summary(scaled):
+    results = laptime.load(scaled)
+    assert results.groups["num_repeats"].to_list() == [3, 3, 3]
+    measured = results.scaling[~results.scaling["projected"]]
+    assert measured["speedup"].round(2).to_list() == [1.0, 1.8, 3.0]
+
+
+def test_folders_are_read_together_and_each_run_once(scaled, write):
+    write(Path("other"), [1.0, 1.0])
+    assert len(laptime.load("sweep", "sweep/1", "other").runs) == 10
+
+
+def test_latest_is_the_newest_run_with_all_of_its_sweep(write, work_folder):
+    write(Path("outputs/day/old"), [1.0, 1.0])
+    for number in "01":
+        write(Path(f"multirun/day/night/{number}"), [1.0, 1.0])
+    Path("multirun/day/night", SWEEP_FILE).touch()
+    assert len(laptime.load("latest").runs) == 2
+    newest = write(Path("outputs/day/new"), [1.0, 1.0])
+    later = (newest / RUN_FILE).stat().st_mtime + 10
+    os.utime(newest / RUN_FILE, (later, later))
+    assert laptime.load("latest").runs["run"].to_list() == ["outputs/day/new"]
+
+
+def test_no_run_at_all_gives_empty_frames(work_folder):
+    results = laptime.load(".")
+    assert [len(frame) for frame in (results.runs, results.epochs, results.skipped)] == [0, 0, 0]
+    assert {"run", "epoch", "epoch_time_s"} <= set(results.epochs.columns) and "run" in results.runs.columns
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"), [((), "name run or sweep"), (("nowhere",), "nowhere"), (("latest",), "no run")]
+)
+def test_nothing_to_read_is_said(folders, words, work_folder):
+    with pytest.raises(laptime.UserError, match=words):
+        laptime.load(*folders)
+
+
+def test_a_real_run_is_read_as_it_was_written(work_folder):
+    record = laptime.run(["device=cpu", "dataset.limit=500", "training.epochs=2", "logger=none", "hydra.run.dir=real"])
+    results = laptime.load("real")
+    (row,) = results.runs.to_dict("records")
+    for key, value in (record["timing"] | record["result"]).items():
+        if key in row and value is not None:
+            assert row[key] == value, key
+    assert row["bare_loop_epoch_time_s"] is None or pd.isna(row["bare_loop_epoch_time_s"])
+    assert (
+        row["model_name"] == "mlp"
+        and row["training.epochs"] == 2
+        and row["optimizer.lr"] == record["config"]["optimizer"]["lr"]
+    )
+    assert json.loads(row["model.hidden_sizes"]) == [512, 256]
+    written = read_epochs(Path("real"))
+    assert results.epochs[written.columns].astype(float).equals(written.astype(float))
+    assert read_record(Path("real"))["config_hash"] == row["config_hash"]

@@ -1,0 +1,258 @@
+"""evaluate.py on real runs: what it finds is what the run recorded, and what it can't trust it refuses."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from laptime import security
+from laptime.evaluate.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = [
+    "dataset.limit=2000", "training.epochs=2", "device=cpu", "logger=none", "measure.breakdown=false",
+    "measure.peak=false",
+]  # fmt: skip
+NO_LATENCY = "latency.batch_sizes=[]"
+FEW_CALLS = ["latency.num_calls=5", "latency.warmup_calls=1", "latency.batch_sizes=1,16"]
+RUNS = {
+    "mlp": [],
+    "cnn": ["model=cnn", "training.epochs=1"],
+    "two ranks, batches that don't divide": ["strategy.world_size=2", "training.eval_batch_size=300"],
+    "sharded": ["strategy.world_size=2", "strategy.comm_hook=shared_memory", "strategy.threads_per_rank=1"],
+    "bf16": ["training.precision=bf16-mixed", "training.matmul_precision=medium"],
+    "compiled": ["training.compile=true", "training.epochs=1"],
+    "workers": ["dataset.pipeline=workers", "dataset.num_workers=1", "training.epochs=1"],
+    "batch norm": ["model._target_=with_batch_norm.Net", "~model.hidden_sizes", "~model.dropout",
+                   "strategy.world_size=2"],
+}  # fmt: skip
+NET = """
+from torch import nn
+
+
+class Net(nn.Sequential):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(2704, num_classes))
+"""
+
+
+def trained(folder: Path, *overrides: str) -> Path:
+    (folder / "with_batch_norm.py").write_text(NET)
+    command = [sys.executable, str(ROOT / "train.py"), *QUICK, *overrides, "hydra.run.dir=run"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def found(run: Path) -> dict:
+    return json.loads((run / "evaluation" / "evaluation.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def kept_run(tmp_path_factory, cache_folder) -> Path:
+    return trained(tmp_path_factory.mktemp("kept"))
+
+
+@pytest.fixture
+def run(kept_run, work_folder) -> Path:
+    """A copy that a test may spoil."""
+    shutil.copytree(kept_run, work_folder / "run")
+    return work_folder / "run"
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_accuracy_is_the_recorded_one(name, work_folder):
+    run = trained(work_folder, *RUNS[name])
+    trusted = "security.allowed_targets=with_batch_norm" if name == "batch norm" else "threads=null"
+    assert main([f"run={run}", NO_LATENCY, trusted]) == 0
+    record = json.loads((run / "run.json").read_text())
+    evaluation = found(run)
+    assert evaluation["result"]["test_accuracy"] == record["result"]["test_accuracy"]
+    assert evaluation["result"]["test_loss"] == pytest.approx(record["result"]["test_loss"], rel=1e-5)
+    assert evaluation["recorded"]["is_equal"] is True
+    assert evaluation["latency"]["batch_sizes"] == []
+
+
+def test_matrix_and_table_agree_with_the_accuracy(run, capsys):
+    assert main([f"run={run}", *FEW_CALLS]) == 0
+    evaluation = found(run)
+    matrix = np.array(evaluation["confusion_matrix"])
+    assert matrix.shape == (10, 10) and matrix.sum() == 2000
+    assert np.trace(matrix) / 2000 == evaluation["result"]["test_accuracy"]
+    assert [row["support"] for row in evaluation["per_class"]] == matrix.sum(axis=1).tolist()
+    rows = list(csv.reader((run / "evaluation" / "confusion_matrix.csv").open()))
+    assert rows[0] == ["true", *(f"predicted_{number}" for number in range(10))]
+    assert [[int(cell) for cell in row[1:]] for row in rows[1:]] == matrix.tolist()
+    assert (run / "evaluation" / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
+    assert [each["batch_size"] for each in evaluation["latency"]["batch_sizes"]] == [1, 16]
+    assert all(each["num_calls"] == 5 and each["p99_s"] is None for each in evaluation["latency"]["batch_sizes"])
+    printed = capsys.readouterr().out
+    assert "the same" in printed and "Confusion matrix" in printed and "Timed: one forward pass" in printed
+
+
+@pytest.mark.parametrize("name", ["best", "previous"])
+def test_another_checkpoint_is_not_compared_with_the_record(name, run):
+    assert main([f"run={run}", f"checkpoint={name}", NO_LATENCY]) == 0
+    assert found(run)["recorded"]["is_equal"] is None
+    assert found(run)["checkpoint"]["path"].endswith(f"{name}.ckpt")
+
+
+@pytest.mark.parametrize("how", ["latest", "a file in it", "its run.json"])
+def test_ways_to_name_a_run(how, run, work_folder):
+    if how == "latest":
+        (work_folder / "outputs").mkdir()
+        run = run.rename(work_folder / "outputs" / "a, b = c's")
+    named = {"latest": "latest", "a file in it": run / "checkpoints" / "last.ckpt", "its run.json": run / "run.json"}
+    assert main([f"run={named[how]}", NO_LATENCY]) == 0
+    assert found(run)["recorded"]["is_equal"] is True
+
+
+def test_a_path_with_any_characters_is_taken_as_typed(run, work_folder):
+    odd = run.rename(work_folder / "a, b = c's (1)")
+    assert main([f"run={odd}", NO_LATENCY]) == 0
+    assert found(odd)["recorded"]["is_equal"] is True
+
+
+MISTAKES = {
+    "": "run: has no value",
+    "run=nowhere": "there is no such directory",
+    "run=latest": "no run below outputs/ or multirun/",
+    "run=run checkpoint=frist": "The run has last, best, previous.",
+    "run=run chekpoint=best": "Did you mean checkpoint?",
+    "run=run device=tpu": "must be one of auto, cpu",
+    "run=run precision=16-mixed": "float16",
+    "run=run precision=half": "must be one of 32-true",
+    "run=run latency.batch_sizes=0": "must be at least 1",
+    "run=run latency.batch_sizes=1,1": "holds a size twice",
+    "run=run latency.batch_sizes=many": "must be a whole number",
+    "run=run latency.num_calls=0": "must be at least 1",
+    "run=run threads=0": "must be at least 1",
+    "run=run threads=5000": "must be at most 1024",
+    "run=run dataset.root=nowhere dataset.rot=x": "unknown key",
+    "run=run compile=perhaps": "must be true or false",
+    "run=run/run.json/x": "there is no such directory",
+}
+
+
+@pytest.mark.parametrize("typed", MISTAKES)
+def test_mistakes_get_a_line_or_two_and_leave_nothing(typed, run, capsys):
+    assert main(typed.split()) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and len(errors.splitlines()) <= 2
+    assert MISTAKES[typed] in errors
+    assert not (run / "evaluation").exists()
+
+
+def spoil_record(run: Path, change) -> None:
+    record = json.loads((run / "run.json").read_text())
+    change(record)
+    (run / "run.json").write_text(json.dumps(record))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+SPOILT = {
+    "half a checkpoint": (lambda run: truncate(run / "checkpoints" / "last.ckpt"), "is damaged"),
+    "no checkpoint": (lambda run: (run / "checkpoints" / "last.ckpt").unlink(), "The run has best, previous."),
+    "no checkpoints": (lambda run: shutil.rmtree(run / "checkpoints"), "The run has saved none."),
+    "a checkpoint that is none": (
+        lambda run: torch.save({"a": 1}, run / "checkpoints" / "last.ckpt"), "was not written by Laptime",
+    ),
+    "half a record": (lambda run: truncate(run / "run.json"), "not JSON"),
+    "an empty record": (lambda run: (run / "run.json").write_text("{}"), "schema version"),
+    "no configuration": (lambda run: spoil_record(run, lambda r: r.update(config=None)), "run.json is damaged"),
+    "no result": (lambda run: spoil_record(run, lambda r: r.update(result=3)), "run.json is damaged"),
+    "no batch size": (
+        lambda run: spoil_record(run, lambda r: r["config"]["training"].update(eval_batch_size="x")), "is damaged",
+    ),
+    "another model": (
+        lambda run: spoil_record(run, lambda r: r["config"]["model"].update(hidden_sizes=[8])), "is not of the run",
+    ),
+    "another seed": (lambda run: spoil_record(run, lambda r: r["config"].update(seed=7)), "seed 1 there, 7 here"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_damaged_run_is_refused(how, run, capsys):
+    spoil, words = SPOILT[how]
+    spoil(run)
+    assert main([f"run={run}", NO_LATENCY]) == 2
+    errors = capsys.readouterr().err
+    assert words in errors and len(errors.splitlines()) <= 2
+    assert not (run / "evaluation").exists()
+
+
+def test_a_checkpoint_with_other_weights_is_refused(run, capsys):
+    path = run / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    name = next(iter(content["state_dict"]))
+    content["state_dict"][name] = torch.zeros(3, 3)
+    torch.save(content, path)
+    assert main([f"run={run}", NO_LATENCY]) == 2
+    assert "don't fit into the run's model" in capsys.readouterr().err
+
+
+def test_a_checkpoint_outside_of_a_run_needs_its_run(run, work_folder, capsys):
+    shutil.move(run / "checkpoints" / "last.ckpt", work_folder / "mine.ckpt")
+    assert main(["run=mine.ckpt", NO_LATENCY]) == 2
+    assert "run=DIR checkpoint=mine.ckpt" in capsys.readouterr().err
+    assert main([f"run={run}", "checkpoint=mine.ckpt", NO_LATENCY]) == 0
+
+
+@pytest.mark.parametrize("group", ["model", "dataset"])
+@pytest.mark.parametrize("target", ["tell_tale.Net", "os.system", "torch.hub.load"])
+def test_what_a_record_names_is_imported_only_if_it_was_typed(group, target, run, work_folder, capsys, monkeypatch):
+    monkeypatch.setattr(security, "_FROM_ENVIRONMENT", ())
+    (work_folder / "tell_tale.py").write_text("open('imported', 'w')\n\n\nclass Net:\n    pass\n")
+
+    def change(record):
+        record["config"][group] = {"_target_": target}
+        record["config"]["security"]["allowed_targets"] = ["tell_tale", "os", "torch.hub"]
+
+    spoil_record(run, change)
+    assert main([f"run={run}", NO_LATENCY]) == 2
+    errors = capsys.readouterr().err
+    assert f"{group}._target_={target}: is none of the places" in errors and len(errors.splitlines()) == 1
+    assert not (work_folder / "imported").exists() and not (run / "evaluation").exists()
+
+
+def test_a_checkpoint_never_runs_code(run, work_folder, capsys):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (work_folder / "ran",))
+
+    torch.save({"laptime": {}, "loops": Evil(), "state_dict": {}}, run / "checkpoints" / "last.ckpt")
+    assert main([f"run={run}", NO_LATENCY]) == 2
+    assert "no checkpoint of plain values" in capsys.readouterr().err
+    assert not (work_folder / "ran").exists()
+
+
+def test_a_folder_that_cannot_be_written_leaves_nothing(run, monkeypatch, capsys):
+    from laptime import run_dir
+
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(run_dir, "write_atomically", full)
+    assert main([f"run={run}", NO_LATENCY]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert not (run / "evaluation").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+@pytest.mark.parametrize("door", ["script", "module"])
+def test_help_loads_no_torch_and_names_every_key(command, door, work_folder):
+    where = ["-m", f"laptime.{command}"] if door == "module" else [str(ROOT / f"{command}.py")]
+    arguments = [sys.executable, "-X", "importtime", *where, "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert "| torch\n" not in done.stderr
+    for key in ("run:", "checkpoint:", "latency:", "allowed_targets:", f"python {command}.py run=latest"):
+        assert key in done.stdout

@@ -1,0 +1,104 @@
+"""Networks of torchvision and timm by name: adapted, scaled, refused."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from laptime.errors import UserError
+from laptime.models.timm import Timm
+from laptime.models.torchvision import Torchvision
+
+MNIST = (1, 28, 28)
+
+
+def meta(kind, shape, name, image_size=None, num_classes=10):
+    with torch.device("meta"):
+        return kind(shape, num_classes, name, image_size)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_first_layer_and_head_fit_images_and_classes_and_the_rest_is_torchvisions(channels):
+    network = Torchvision((channels, 28, 28), 7, "mobilenet_v3_small", None).network
+    original = models.mobilenet_v3_small().state_dict()
+    different = [name for name, weight in network.state_dict().items() if weight.shape != original[name].shape]
+    head = ["classifier.3.weight", "classifier.3.bias"]
+    assert different == (head if channels == 3 else ["features.0.0.weight", *head])
+    assert (network.features[0][0].in_channels, network.classifier[3].out_features) == (channels, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "too_small", "enough"),
+    [
+        ("alexnet", None, 63),
+        ("vgg11", None, 32),
+        ("convnext_tiny", None, 32),
+        ("inception_v3", 74, 75),
+        ("vit_b_16", None, 32),
+        ("maxvit_t", 100, 224),
+    ],
+)
+def test_images_that_are_too_small_are_refused_with_the_way_out_that_then_works(name, too_small, enough):
+    sides = "28 x 28" if too_small is None else f"{too_small} x {too_small}"
+    with pytest.raises(ValueError, match=rf"^name={name}: can't take images of {sides} \(.*model\.image_size=224"):
+        meta(Torchvision, MNIST, name, too_small)
+    network = meta(Torchvision, MNIST, name, enough)
+    assert network(torch.zeros(2, *MNIST, device="meta")).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "shufflenet_v2_x0_5", "squeezenet1_1", "regnet_x_400mf", "swin_t"])
+def test_other_families_take_mnist_as_it_is(name):
+    network = Torchvision(MNIST, 10, name, None)
+    logits = network(torch.rand(2, *MNIST))
+    assert logits.shape == (2, 10)
+    logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_scaled_images_are_those_that_the_network_would_see():
+    torch.manual_seed(0)
+    network, images = Torchvision(MNIST, 10, "shufflenet_v2_x0_5", 56).eval(), torch.rand(2, *MNIST)
+    scaled = nn.functional.interpolate(images, size=(56, 56), mode="bilinear")
+    torch.testing.assert_close(network(images), network.network(scaled))
+
+
+@pytest.mark.parametrize("kind", [Torchvision, Timm])
+def test_unknown_name_is_refused_with_those_like_it(kind):
+    with pytest.raises(ValueError, match=r"^name=resnet19: .*resnet18"):
+        kind(MNIST, 10, "resnet19", None)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/resnet18.a1_in1k", "local-dir:/somewhere"])
+def test_timm_loads_nothing_from_elsewhere(name):
+    with pytest.raises(ValueError, match=r"^name=.*is no classification network of timm"):
+        Timm(MNIST, 10, name, None)
+
+
+@pytest.mark.parametrize("kind", [Torchvision, Timm])
+def test_a_side_of_no_pixels_is_refused(kind):
+    with pytest.raises(ValueError, match=r"^image_size=0: must be at least 1"):
+        kind(MNIST, 10, "resnet18", 0)
+
+
+def test_a_transformer_of_timm_is_made_for_the_images():
+    network = Timm((3, 32, 32), 5, "vit_tiny_patch16_224", None)
+    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 5)
+    with pytest.raises(ValueError, match=r"^name=inception_v4: can't take images of 28 x 28"):
+        meta(Timm, MNIST, "inception_v4")
+
+
+def test_without_timm_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=r'pip install "laptime\[timm\]"'):
+        Timm(MNIST, 10, "resnet18", None)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "mixer_s16_224"])
+def test_patches_that_would_leave_pixels_out_are_refused(name):
+    with pytest.raises(
+        ValueError, match=rf"name={name}: can't take images of 28 x 28 .*patches of 16 x 16.*image_size="
+    ):
+        Timm((1, 28, 28), 10, name=name, image_size=None)
+    assert Timm((1, 28, 28), 10, name=name, image_size=32)(torch.zeros(2, 1, 28, 28)).shape == (2, 10)

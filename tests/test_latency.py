@@ -1,0 +1,52 @@
+"""Latency: which calls are timed, and which percentiles are given; no test depends on how fast this machine is."""
+
+import pytest
+import torch
+
+from laptime.device import describe
+from laptime.errors import UserError
+from laptime.latency import measure
+
+IMAGES = torch.rand(5, 1, 4, 4)
+SETTINGS = {"batch_sizes": [1], "num_calls": 100, "warmup_calls": 4, "time_limit_s": 60.0}
+
+
+def timed(batch_size: int = 1, **settings):
+    calls = []
+    result = measure({"a": calls.append}, IMAGES, batch_size, describe("cpu", "cpu"), SETTINGS | settings)["a"]
+    return result, calls
+
+
+def test_warm_up_calls_come_besides_those_that_are_timed():
+    result, calls = timed()
+    assert result.num_calls == 100
+    assert len(calls) == 100 + 4 + 4 * 3  # 4 in the first of 5 rounds, 3 in each other
+
+
+@pytest.mark.parametrize(("num_calls", "given"), [(1, 1), (19, 1), (20, 2), (99, 2), (100, 3)])
+def test_percentiles_need_enough_calls(num_calls, given):
+    result, _ = timed(num_calls=num_calls)
+    assert result.num_calls == num_calls
+    assert [result.p50_s, result.p95_s, result.p99_s].count(None) == 3 - given
+
+
+def test_after_the_time_limit_there_is_no_further_call():
+    result, _ = timed(time_limit_s=1e-9)
+    assert result.num_calls == 5  # one in each round
+
+
+def test_a_batch_larger_than_the_images_takes_them_again():
+    _, calls = timed(batch_size=12)
+    assert torch.equal(calls[0], torch.cat([IMAGES, IMAGES, IMAGES[:2]]))
+
+
+def test_networks_take_turns():
+    order = []
+    networks = {name: lambda _, name=name: order.append(name) for name in "ab"}
+    measure(networks, IMAGES, 1, describe("cpu", "cpu"), SETTINGS | {"num_calls": 2, "warmup_calls": 1})
+    assert order == list("aabbaabb")
+
+
+def test_a_batch_that_fits_into_no_memory_is_refused():
+    with pytest.raises(UserError, match=r"latency\.batch_sizes="):
+        timed(batch_size=10**12)

@@ -1,0 +1,39 @@
+"""The example notebook runs from its first cell to its last, in a kernel of its own."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).resolve().parents[1] / "docs/results.ipynb"
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory) -> dict[str, str]:
+    """What each cell shows, as text, by its source."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    folder = tmp_path_factory.mktemp("notebook")
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    return {
+        cell.source: "\n".join(str(output.get("data", {}).get("text/plain", "")) for output in cell.outputs)
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    }
+
+
+def shown(outputs: dict[str, str], source: str) -> str:
+    (found,) = [text for cell, text in outputs.items() if cell.startswith(source)]
+    return found
+
+
+def test_the_notebook_shows_its_own_runs(outputs):
+    assert "4 runs, 12 rows of epochs, 0 skipped" in shown(outputs, "results = laptime.load")
+    assert "example/batch32-seed1" in shown(outputs, 'results.runs[["run"')
+    assert "128" in shown(outputs, "by_batch")
+    assert "Figure" in shown(outputs, "%matplotlib")
+
+
+def test_it_is_kept_without_outputs():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if "outputs" in cell)
