@@ -122,11 +122,11 @@ def test_kills_for_want_of_memory_are_counted(name, tmp_path):
 
 def test_a_killed_data_worker_is_named(own_callback):
     kill = own_callback(
-        "import os, signal, psutil\n\n\nclass Own(Callback):\n"
+        "import multiprocessing\n\n\nclass Own(Callback):\n"
         "    def on_train_batch_end(self, trainer, *rest):\n"
         "        if trainer.current_epoch == 1:\n"
-        "            for child in psutil.Process().children():\n"
-        "                os.kill(child.pid, signal.SIGKILL)\n"
+        "            for worker in multiprocessing.active_children():\n"
+        "                worker.kill()\n"
     )
     with pytest.raises(
         TrainingFailed, match=r"a data worker .*dataset\.num_workers than 2 or dataset\.pipeline=memory"

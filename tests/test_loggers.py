@@ -212,6 +212,33 @@ def test_interrupted_run_was_killed_for_mlflow_and_ended_for_wandb(work_folder):
     assert end.exit_code == 130
 
 
+KILLS_WANDB = """
+import psutil
+from pytorch_lightning.callbacks import Callback
+
+
+class Kills(Callback):
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == self.epoch:
+            (service,) = [child for child in psutil.Process().children() if child.name() == "wandb-core"]
+            service.kill()
+            service.wait()
+"""
+
+
+def test_a_killed_process_of_wandb_costs_its_own_run_alone(work_folder):
+    (work_folder / "odd.py").write_text(KILLS_WANDB)
+    kills = ["+callbacks.x._target_=odd.Kills", "+callbacks.x.epoch=1,9"]
+    done = run(work_folder, "-m", *kills, "logger=wandb", "training.epochs=3", "hydra.sweep.dir=s")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("logger.wandb can't write") == 1 and "Traceback" not in done.stderr, done.stderr
+    assert [read_record(work_folder / "s" / run)["status"] for run in "01"] == ["completed"] * 2
+    assert [step for step, _ in wandb_values(work_folder / "s/1")["train/loss"]] == [0, 1, 2]
+
+
 NOBODY = """
 import socket
 with socket.create_server(("127.0.0.1", 0)) as server:

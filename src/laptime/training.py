@@ -537,6 +537,7 @@ def _logging(config: Mapping[str, Any], run_dir: Path, record: Mapping[str, Any]
     finally:
         for tracker in trackers:
             tracker.end(status)
+            tracker.release()
 
 
 def _log_settings(logger: Logger, config: Mapping[str, Any]) -> None:

@@ -63,6 +63,9 @@ class Tracker(Logger):
             status: completed, failed or interrupted.
         """
 
+    def release(self) -> None:
+        """Let go of what this process holds for the tracker, last of all and whether it could be written to or not."""
+
     @property
     def name(self) -> str | None:
         return self.run.name if self.run is not None else None

@@ -3,6 +3,7 @@
 import os
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from laptime.extras import require
@@ -33,6 +34,7 @@ class WandB(Tracker):
         self.entity = entity
         self.mode = mode
         self._run: wandb.Run | None = None
+        self._owns_service = False
 
     @property
     def experiment(self) -> "wandb.Run | None":
@@ -44,6 +46,7 @@ class WandB(Tracker):
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would send its own errors to its makers
         import wandb
 
+        self._owns_service = "WANDB_SERVICE" not in os.environ
         settings = wandb.Settings(
             silent=True,
             console="off",
@@ -79,3 +82,11 @@ class WandB(Tracker):
     def end(self, status: str) -> None:
         if self._run is not None:
             self._run.finish(exit_code=_EXIT_CODES[status])
+
+    def release(self) -> None:
+        """W&B's process of this run ends with it, or is forgotten where it is gone: the next of a sweep has its own."""
+        if self._owns_service:
+            import wandb
+
+            with suppress(Exception, SystemExit):
+                wandb.teardown()
