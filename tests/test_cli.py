@@ -203,6 +203,7 @@ def test_sweep_directory_belongs_to_one_sweep(capfd, work_folder):
     with pytest.raises(SystemExit) as end:
         main(sweep)
     assert not end.value.code
+    assert "TensorBoard" not in capfd.readouterr().out, "logger=none leaves nothing to look at"
     before = [path.read_bytes() for path in sorted(work_folder.rglob("run.json"))]
     with pytest.raises(SystemExit) as end:
         main(sweep)

@@ -103,13 +103,18 @@ def test_other_errors_stay_what_they_are(error):
 
 @pytest.mark.parametrize(("batch_size", "smaller"), [(2, 1), (3, 2), (64, 32), (65, 64), (4096, 2048)])
 def test_the_suggested_batch_is_smaller(batch_size, smaller):
-    config = {"training": {"batch_size": batch_size, "accumulate_grad_batches": 1}}
+    config = {"training": {"batch_size": batch_size, "accumulate_grad_batches": 1}, "model": {}}
     assert f"Try training.batch_size={smaller}" in str(explained(MemoryError(), config))
 
 
 def test_a_batch_of_one_has_no_smaller_one():
-    config = {"training": {"batch_size": 1, "accumulate_grad_batches": 1}}
-    assert "smaller model" in str(explained(MemoryError(), config))
+    config = {"training": {"batch_size": 1, "accumulate_grad_batches": 1}, "model": {"image_size": 4096}}
+    assert "a smaller model or model.image_size" in str(explained(MemoryError(), config))
+
+
+def test_large_images_may_be_smaller_too():
+    config = {"training": {"batch_size": 2, "accumulate_grad_batches": 1}, "model": {"image_size": 4096}}
+    assert str(explained(MemoryError(), config)).endswith("or a smaller model.image_size.")
 
 
 @pytest.mark.parametrize("name", ["sys/fs/cgroup/memory.events", "proc/vmstat"])

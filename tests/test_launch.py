@@ -342,6 +342,7 @@ def test_ctrl_c_stops_the_sweep(work_folder):
     assert process.returncode == 130
     assert "2 of 3 runs of the sweep were not started" in errors
     assert "Traceback" not in errors
+    assert "training.checkpoint" not in errors, "a sweep goes on with sweep.resume"
     assert read_record(Path("here/0"))["status"] == "interrupted"
     assert not Path("here/1").exists()
     assert not psutil.wait_procs(family, timeout=60)[1]

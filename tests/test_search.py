@@ -84,6 +84,7 @@ def test_a_search_of_which_every_trial_fails_ends_with_their_reasons(train, samp
         (["optimizer.lr=interval(-1,1)"], "optimizer.lr=-1"),
         (["training.batch_size=choice(64,0)"], "training.batch_size=0"),
         (["sweep.dry_run=true"], "sweep.dry_run=true: not with a search"),
+        (["hydra.sweeper.params.optimizer.lr=interval(0.1,1)"], "To search it, type optimizer.lr=interval(0.1,1)."),
         (["seed=1,2"], "seed=1,2: a search does not repeat its trials"),
         (["hydra.sweeper.n_jobs=0"], "hydra.sweeper.n_jobs=0: must be at least 1"),
         (["hydra.sweeper.max_failure_rate=2"], "hydra.sweeper.max_failure_rate=2.0: must be a share from 0 to 1"),

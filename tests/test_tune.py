@@ -82,6 +82,12 @@ def test_time_ends_the_search(monkeypatch, work_folder, capsys):
     assert found(capsys.readouterr().out, "Largest").startswith("training.batch_size=16 (larger ones would have taken")
 
 
+def test_what_disturbed_the_times_is_said(monkeypatch, work_folder, capsys):
+    monkeypatch.setattr("laptime.noise.on_battery", lambda: True)
+    assert main(["batch_size", *FEW, "--limit", "0.000001"]) == 0
+    assert re.match(r"[BC]: .*it ran on its battery$", found(capsys.readouterr().out, "Quality"))
+
+
 def test_nothing_fits_is_said(work_folder):
     sizes = ["device=cpu", "model.hidden_sizes=[4000,4000]", "dataset.limit=500", "strategy.threads_per_rank=1"]
     done = subprocess.run(

@@ -437,7 +437,9 @@ def _sweep_jobs(hydra: "Hydra", overrides: list[str]) -> Iterator[list[str]]:
         parsed = OverridesParser.create(hydra.config_loader).parse_overrides(overrides)
         for each in parsed:
             if each.is_sweep_override() and each.is_hydra_override():
-                raise UserError(f"{each.input_line}: Hydra's own settings hold for the whole sweep. Give it one value.")
+                within = str(each.input_line).removeprefix("hydra.sweeper.params.")
+                instead = "Give it one value" if within == each.input_line else f"To search it, type {within}"
+                raise UserError(f"{each.input_line}: Hydra's own settings hold for the whole sweep. {instead}.")
         if any(key_of(override) == "hydra/sweeper" and override != "hydra/sweeper=laptime" for override in overrides):
             _require_one_seed(parsed)
             yield from _that_may_be_chosen(parsed)

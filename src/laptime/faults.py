@@ -58,7 +58,7 @@ def explained(error: Exception, config: Mapping[str, Any]) -> Exception:
     if isinstance(error, MisconfigurationException) or text.startswith("Early stopping conditioned on metric"):
         return TrainingFailed(f"callbacks or logger: {text.splitlines()[0]}")  # a metric that nobody logs, say
     if is_for_want_of_memory(error):
-        return TrainingFailed(_too_little_memory(text, config["training"]))
+        return TrainingFailed(_too_little_memory(text, config))
     return error
 
 
@@ -69,17 +69,21 @@ def _data_worker_died(how: str, config: Mapping[str, Any]) -> TrainingFailed:
     )
 
 
-def _too_little_memory(text: str, training: Mapping[str, Any]) -> str:
+def _too_little_memory(text: str, config: Mapping[str, Any]) -> str:
+    training = config["training"]
     wanted = _WANTED.search(text)
     amount = f" ({float(wanted[1]) * _BYTES[wanted[2].lower()] / 1e9:.2f} GB more were asked for)" if wanted else ""
     batch_size, parts = training["batch_size"], training["accumulate_grad_batches"]
     message = f"out of memory with training.batch_size={batch_size}{amount}."
+    images = " or model.image_size" if config["model"].get("image_size") else ""
     if batch_size < 2:
-        return f"{message} Use a smaller model, or device=cpu."
+        return f"{message} Use a smaller model{images}, or device=cpu."
     smaller = 2 ** ((batch_size - 1).bit_length() - 1)  # the next power of two below
     advice = f"Try training.batch_size={smaller}"
     if batch_size % (2 * parts) == 0:
         advice += f", or training.accumulate_grad_batches={2 * parts}, which learns the same from smaller parts"
+    if images:
+        advice += ", or a smaller model.image_size"
     return f"{message} {advice}."
 
 

@@ -389,10 +389,14 @@ def _attempt(
         elif "traceback" in error and not isinstance(failure, KeyboardInterrupt):
             log.error("failed: %s: %s", error["type"], error["message"])
         if isinstance(failure, Interrupted):
-            on = "no epoch was completed"
-            if (run_dir / records.EPOCHS_FILE).exists():
-                on = f"the same command with training.checkpoint={relative(run_dir)} goes on from the last whole epoch"
-            log.warning("%s: what was measured until now is kept; %s", failure, on)
+            on = "what was measured until now is kept"
+            if not (run_dir / records.EPOCHS_FILE).exists():
+                on += "; no epoch was completed"
+            elif not config["run_label"]:  # how a sweep goes on, its end says
+                on += (
+                    f"; the same command with training.checkpoint={relative(run_dir)} goes on from the last whole epoch"
+                )
+            log.warning("%s: %s", failure, on)
         record = _read_back(run_dir, record)
         raise
     finally:

@@ -103,6 +103,11 @@ _INSTEAD = {
 
 def _refuse_what_is_done_here(key: str, node: Mapping[str, Any]) -> None:
     target = targets.locate(key, node)
+    if isinstance(target, type) and issubclass(target, pl.callbacks.BackboneFinetuning):
+        raise UserError(
+            f"{key}={node['_target_']}: it freezes module.backbone, which is not there: the network is module.network. "
+            "Write a BaseFinetuning of your own, which freezes what you choose of that."
+        )
     for kind, instead in _INSTEAD.items():
         if isinstance(target, type) and issubclass(target, kind):
             raise UserError(f"{key}={node['_target_']}: what it does is Laptime's own to do. Use {instead}.")

@@ -137,6 +137,12 @@ def test_callbacks_that_do_what_laptime_does_are_refused(name, instead, work_fol
     assert list(work_folder.iterdir()) == []
 
 
+def test_a_callback_that_looks_for_a_backbone_is_refused(work_folder):
+    with pytest.raises(UserError, match=r"callbacks\.x=.*BackboneFinetuning.*the network is module\.network"):
+        laptime.run([*QUICK, f"+callbacks.x._target_={LIGHTNING}.BackboneFinetuning"])
+    assert list(work_folder.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["EarlyStopping", "ModelCheckpoint"])
 def test_a_metric_that_nobody_logs_is_said_in_a_line(name, work_folder):
     with pytest.raises(TrainingFailed, match=r"val_los.*val_loss"):

@@ -9,7 +9,7 @@ from laptime import targets
 from laptime.compose import compose, config_dir, hydra_session, resolve, without_hydra
 from laptime.errors import TrainingFailed
 from laptime.record import read_epochs
-from laptime.training import count_flops
+from laptime.training import count_flops, name_of
 
 # Parameters on MNIST, as the options' comments and the README tell them.
 PARAMETERS = {
@@ -44,6 +44,11 @@ def test_every_option_is_tested_here():
 @pytest.mark.parametrize("model", PARAMETERS)
 def test_size_on_mnist_is_the_documented_one(model):
     assert sum(parameter.numel() for parameter in build(model).parameters()) == PARAMETERS[model]
+
+
+@pytest.mark.parametrize("model", PARAMETERS)
+def test_a_run_is_named_by_what_was_typed(model):
+    assert name_of(build(model)).split()[0] == model
 
 
 @pytest.mark.parametrize("model", PARAMETERS)

@@ -7,7 +7,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from laptime.record import SWEEP_FILE
+from laptime.record import SWEEP_FILE, TENSORBOARD_DIR
 
 
 class SweepReport(Callback):
@@ -42,6 +42,7 @@ def report_sweep(sweep_dir: Path) -> None:
         write_reports(analysis, sweep_dir / "summary")
         with unread():
             print(f"\nReport       {relative(sweep_dir / 'summary' / 'report.html')}")
-            print(f"TensorBoard  tensorboard --logdir {relative(sweep_dir)}")
+            if any((run.path / TENSORBOARD_DIR).is_dir() for run in analysis.runs):
+                print(f"TensorBoard  tensorboard --logdir {relative(sweep_dir)}")
     except Exception as error:  # the runs are what counts; python -m laptime.analysis shows what went wrong
         print(f"error: no report of the sweep: {type(error).__name__}: {error}", file=sys.stderr)

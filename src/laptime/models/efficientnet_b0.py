@@ -19,6 +19,8 @@ class EfficientNetB0(nn.Module):
         ValueError: an argument is out of its range.
     """
 
+    name = "efficientnet_b0"
+
     def __init__(self, input_shape: tuple[int, int, int], num_classes: int, dropout: float) -> None:
         super().__init__()
         if not 0 <= dropout < 1:

@@ -13,6 +13,8 @@ class LogisticRegression(nn.Module):
         num_classes: number of logits.
     """
 
+    name = "logistic_regression"
+
     def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), num_classes))

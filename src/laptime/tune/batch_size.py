@@ -1,6 +1,7 @@
 """The batch size by trying it: real steps of the run's own model, until memory, time or data end it."""
 
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,8 @@ from typing import Any
 import psutil
 import torch
 
+from laptime import noise
+from laptime.callbacks.epoch_timer import usage
 from laptime.classifier import Classifier
 from laptime.data.datamodule import DataModule
 from laptime.data.timed_loader import Batch
@@ -17,6 +20,7 @@ from laptime.device import Device
 from laptime.errors import TrainingFailed, is_for_want_of_memory
 from laptime.machine import available_memory_bytes
 from laptime.process_memory import peak_rss_bytes, reset_peak_rss
+from laptime.quality import Quality, assess
 from laptime.ranks import Rank
 from laptime.stopping import StopRequest
 from laptime.training import build_data, build_module, build_network, name_of
@@ -68,6 +72,7 @@ class Found:
         ended_by: memory, data (the whole training set is one batch) or time.
         largest: batch size that fits.
         fast: the smallest batch size that is about as fast as the fastest.
+        quality: of the times, by what else the machine did meanwhile.
     """
 
     of_what: str
@@ -77,6 +82,7 @@ class Found:
     ended_by: str
     largest: int
     fast: int
+    quality: Quality
 
 
 def find(config: Mapping[str, Any], device: Device, limit_s: float, note: Callable[[Trial], None]) -> Found:
@@ -105,6 +111,7 @@ def find(config: Mapping[str, Any], device: Device, limit_s: float, note: Callab
             raise TrainingFailed(_NOTHING_FITS) from error
         raise
     trials: list[Trial] = []
+    before, (cpu_before_s, _) = noise.read(), usage()
 
     def fits(batch_size: int) -> bool:
         trials.append(search.attempt(batch_size, trials))
@@ -137,7 +144,11 @@ def find(config: Mapping[str, Any], device: Device, limit_s: float, note: Callab
             too_large = middle
     if not largest:
         raise TrainingFailed(_NOTHING_FITS)
-    return Found(search.of_what, tuple(trials), device, search.budget_bytes, ended_by, largest, fast_enough(trials))
+    num_cores = os.cpu_count() or 1
+    meanwhile = noise.between(before, noise.read(), usage()[0] - cpu_before_s, num_cores)
+    quality = assess([meanwhile], [], num_cores, noise.on_battery())
+    fast = fast_enough(trials)
+    return Found(search.of_what, tuple(trials), device, search.budget_bytes, ended_by, largest, fast, quality)
 
 
 def fast_enough(trials: list[Trial]) -> int:

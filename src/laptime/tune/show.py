@@ -57,6 +57,8 @@ def batch_sizes(found: Found, typed: Sequence[str]) -> None:
     budget = "" if found.budget_bytes is None else f"; up to {_gigabytes(found.budget_bytes)} may be used"
     _line(console, "Largest", f"training.batch_size={found.largest} ({ended_by}{budget})")
     _line(console, "Fast", f"training.batch_size={found.fast}, the smallest within 5% of the most samples/s")
+    if found.quality.reasons:
+        _line(console, "Quality", f"{found.quality.grade}: {'; '.join(found.quality.reasons)}")
     around = sorted({each.batch_size for each in found.trials if each.fits and found.fast <= 4 * each.batch_size})[:4]
     sweep = f"training.batch_size={','.join(map(str, around))}"
     _line(console, "Measure it", _command([*typed, sweep], sweep=len(around) > 1))
