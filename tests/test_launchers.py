@@ -85,6 +85,37 @@ def test_a_signal_ends_all_of_them_between_two_steps(work_folder):
     assert "To finish it: sweep.resume=s" in out and "runs of the sweep were not started" in err
 
 
+KILLS = """
+import psutil
+from pytorch_lightning.callbacks import Callback
+
+
+class Kills(Callback):
+    '''Ends the process that runs the job, whose rank this is a process of, by way of the server of its ranks.'''
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == 1 and self.seed == 1:
+            psutil.Process().parent().parent().kill()
+"""
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("search", [[], ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]], ids=["sweep", "search"])
+def test_a_process_that_was_killed_is_said_in_a_line(search, launcher, train, work_folder):
+    (work_folder / "odd.py").write_text(KILLS)
+    kills = ["+callbacks.x._target_=odd.Kills", "+callbacks.x.seed=choice(1,2)"]
+    ended = train(
+        "-m", *QUICK, *kills, "training.epochs=50", f"hydra/launcher={launcher}", "hydra.sweep.dir=s", *search
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr, ended.stderr
+    assert "error: the launcher gave up" in ended.stderr and "its process was ended" in ended.stderr, ended.stderr
+    assert "running" not in {record["status"] for record in records("s")}
+
+
 @pytest.mark.parametrize("number", ["0", "1000", "-1000"])
 def test_more_at_once_than_there_are_cores_is_refused(number, train, work_folder):
     ended = train("-m", *QUICK, "seed=1,2", "hydra/launcher=joblib", f"hydra.launcher.n_jobs={number}")

@@ -3,7 +3,8 @@
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -47,6 +48,28 @@ class Interrupted(Exception):
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum = signum
         self.exit_code = 128 + signum
+
+
+class LauncherFailed(BaseException):
+    """Hydra's launcher gave up, with what was running. Hydra would print a traceback of an exception.
+
+    Args:
+        error: the launcher's own.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        said = printable(str(error).strip().partition("\n")[0])
+        reason = said.partition(". ")[0].rstrip(".") or type(error).__name__
+        super().__init__(f"the launcher gave up, and the runs that it had begun ended with it: {reason}.")
+
+
+@contextmanager
+def launching() -> Iterator[None]:
+    """While a launcher other than Hydra's own works: jobs catch what is wrong with them, so an exception is its own."""
+    try:
+        yield
+    except Exception as error:
+        raise LauncherFailed(error) from error
 
 
 class RankFailed(Exception):

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+from laptime.errors import launching
+
 
 class Refused(BaseException):
     """A search that can't begin, and why. Hydra would print a traceback of an exception."""
@@ -31,6 +35,10 @@ def forgiven() -> Iterator[None]:
         """The sweeper counts them itself. The sampler would call Study.stop(), which Optuna refuses to a sweeper."""
 
     def sweep_without_best(self: Any, arguments: list[str]) -> None:
+        launcher = type(self.sweeper.launcher)  # the class's, for launchers send themselves to other processes
+        launch = launcher.launch
+        if launcher is not BasicLauncher:
+            launcher.launch = launching()(launch)
         try:
             sweep(self, arguments)
         except Exception as error:
@@ -40,6 +48,8 @@ def forgiven() -> Iterator[None]:
                 raise Refused(f"{storage}Optuna's sweeper can't begin: {reason}") from error
             if "No trials are completed yet" not in str(error):
                 raise
+        finally:
+            launcher.launch = launch
 
     optuna_logging.set_verbosity(optuna_logging.WARNING)
     # Which trials failed, and why, is said by the sweep.

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import yaml
 
 from laptime import optuna_faults
@@ -20,10 +21,18 @@ from laptime.compose import hand_over_to_hydra, key_of, quoted
 from laptime.console import relative, unread
 from laptime.core_shares import CoreShares
 from laptime.environment import hostname_hash
-from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError, in_words
+from laptime.errors import Interrupted, LauncherFailed, RankFailed, TrainingFailed, UserError, in_words
 from laptime.notify import notify
-from laptime.record import SWEEP_FILE, read_plan, write_atomically, write_plan
-from laptime.run_dir import RunDir
+from laptime.record import (
+    SWEEP_FILE,
+    end_attempt,
+    read_plan,
+    read_record,
+    write_atomically,
+    write_plan,
+    write_record,
+)
+from laptime.run_dir import RunDir, numbered_runs
 from laptime.run_job import folder_name, run_job
 from laptime.secrets import mask_command, mask_text
 from laptime.security import OF_NOW
@@ -39,6 +48,7 @@ _OF_NO_RUN = ("measure.target_interval", "measure.max_repeats", "sweep.on_failur
 # Where processes of a sweep say what has become of their runs, below its directory, as long as it goes on.
 _OUTCOMES = ".outcomes"
 _STOP = "stop"
+_ENDED = "its process was ended"
 
 
 @dataclass(frozen=True)
@@ -117,8 +127,11 @@ class Sweep:
                 hand_over_to_hydra([*arguments, f"hydra.sweep.dir={quoted(self.path)}"], self)
         except optuna_faults.Refused as refused:
             raise UserError(str(refused)) from refused
-        except SystemExit as end:
-            exit_code = end.code if isinstance(end.code, int) else 1
+        except (SystemExit, LauncherFailed) as end:
+            exit_code = end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 1
+            if isinstance(end, LauncherFailed):
+                print(f"error: {end}", file=sys.stderr)
+            self._end_records()
             if self._all():  # Hydra's callback is not called then
                 report_sweep(self.path)
         else:
@@ -244,6 +257,19 @@ class Sweep:
         except (OSError, ValueError):
             return None
 
+    def _end_records(self) -> None:
+        """Runs whose process was ended from outside have failed, though nobody was left to write it down."""
+        found = numbered_runs(self.path) if self.path.is_dir() else {}
+        for each in self._all():
+            path = found.get(int(each.run.partition(" ")[0]))
+            if each.status != "begun" or path is None or each.host != hostname_hash() or psutil.pid_exists(each.pid):
+                continue
+            with suppress(OSError, ValueError, KeyError):
+                record = read_record(path)
+                if record["status"] == "running":
+                    end_attempt(record, "failed", {"type": "LauncherDied", "message": _ENDED})
+                    write_record(path, record)
+
     def _forget(self) -> None:
         with suppress(OSError):
             for path in (self.path / _OUTCOMES).iterdir():
@@ -285,7 +311,7 @@ class Sweep:
         failed += [each for each in found if each.status == "begun"]
         num_jobs = max(self.num_jobs, len(found))
         if failed:
-            lines = [f"{each.run}: {each.message or 'its process was ended'}" for each in failed]
+            lines = [f"{each.run}: {each.message or _ENDED}" for each in failed]
             print(f"\n{len(failed)} of {num_jobs} runs of the sweep failed:", *lines, sep="\n  ", file=sys.stderr)
         if exit_code and len(found) < num_jobs:
             print(f"\n{num_jobs - len(found)} of {num_jobs} runs of the sweep were not started.", file=sys.stderr)

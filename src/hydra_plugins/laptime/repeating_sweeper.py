@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from laptime.errors import in_words
+from laptime.errors import in_words, launching
 from laptime.record import SWEEP_FILE, read_plan, write_atomically
 from laptime.run_dir import numbered_runs
 
@@ -80,10 +80,11 @@ class RepeatingSweeper(BasicSweeper):
         matter only if `sweep.on_failure` says so."""
         assert self.config is not None and self.launcher is not None
         if type(self.launcher) is not BasicLauncher:
-            return [
-                self.launcher.launch([jobs[number] for number in stretch], initial_job_idx=stretch[0])
-                for stretch in consecutive(jobs)
-            ]
+            with launching():
+                return [
+                    self.launcher.launch([jobs[number] for number in stretch], initial_job_idx=stretch[0])
+                    for stretch in consecutive(jobs)
+                ]
         results = []
         for number, overrides in jobs.items():
             try:
