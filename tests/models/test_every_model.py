@@ -19,8 +19,8 @@ PARAMETERS = {
     "lstm": 214_282,
     "transformer": 138_314,
     "vit": 205_834,
-    "timm": 970_186,
-    "torchvision": 1_527_818,
+    "timm": 4_927_186,
+    "torchvision": 1_263_422,
     "efficientnet_b0": 4_019_782,
     "resnet18": 11_172_810,
 }
