@@ -2,7 +2,7 @@
 
     python benchmarks/options.py                                         # everything
     python benchmarks/options.py --only model=vit strategy=ddp           # those that have all of these
-    python benchmarks/options.py --limit 5000 --epochs 3
+    python benchmarks/options.py --limit 5000 --epochs 5
 
 Each is `python train.py` in a process of its own, on the first images of the set. Fashion-MNIST's and CIFAR-10's are
 MNIST's digits, written in their formats: the loading and the shape are real, the pictures aren't. Printed: a row per
@@ -113,7 +113,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--limit", type=int, default=2000, help="images to train and validate with, and to test with")
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=3)
     arguments = parser.parse_args()
     few = [f"dataset.limit={arguments.limit}", f"training.epochs={arguments.epochs}", "training.batch_size=8"]
     few += ["measure.peak=false", "measure.breakdown=false", "device.fallback=error"]
