@@ -356,6 +356,7 @@ def test_time_to_accuracy_counts_the_epochs_until_the_target():
 
 
 def test_absent_mps_falls_back_with_one_warning(monkeypatch, capfd):
+    monkeypatch.setenv("COLUMNS", "200")  # a processor's long name breaks no line then
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
     record = laptime.run([*QUICK, "device=mps"])
     assert (record["device"]["requested"], record["device"]["used"]) == ("mps", "cpu")
