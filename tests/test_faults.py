@@ -15,7 +15,7 @@ from laptime.faults import explained, out_of_memory_kills
 from laptime.record import read_epochs, read_record
 
 QUICK = ["dataset.limit=2000", "training.epochs=2", "measure.breakdown=false", "measure.peak=false"]
-CONFIG = {"training": {"batch_size": 96, "accumulate_grad_batches": 1}, "dataset": {"num_workers": 2}}
+CONFIG = {"training": {"batch_size": 96, "accumulate_grad_batches": 1}, "dataset": {"num_workers": 2}, "model": {}}
 
 
 @pytest.fixture
