@@ -198,11 +198,7 @@ def _end_after(wait: Callable[[], None], rank: Rank, run_dir: Path, others: Call
         wait()
         try:
             if rank.is_first:
-                message = "the process that launched the ranks is gone"
-                record = records.read_record(run_dir)
-                if record["status"] == "running":
-                    records.end_attempt(record, "failed", {"type": "LauncherDied", "message": message})
-                    records.write_record(run_dir, record)
+                records.end_without_launcher(run_dir, "the process that launched the ranks is gone")
         finally:  # whether or not it could be written
             if others is not None:
                 others()

@@ -185,6 +185,14 @@ def write_record(run_dir: Path, record: Mapping[str, Any]) -> None:
     write_atomically(run_dir / RUN_FILE, text.encode() + b"\n")
 
 
+def end_without_launcher(run_dir: Path, message: str) -> None:
+    """Note that a run has failed whose launching process is gone; one that had ended before stays as it is."""
+    record = read_record(run_dir)
+    if record["status"] == "running":
+        end_attempt(record, "failed", {"type": "LauncherDied", "message": message})
+        write_record(run_dir, record)
+
+
 def write_plan(sweep_dir: Path, swept: Mapping[int, str]) -> None:
     """Write down which runs a sweep has.
 

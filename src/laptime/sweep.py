@@ -25,12 +25,10 @@ from laptime.errors import Interrupted, LauncherFailed, RankFailed, TrainingFail
 from laptime.notify import notify
 from laptime.record import (
     SWEEP_FILE,
-    end_attempt,
+    end_without_launcher,
     read_plan,
-    read_record,
     write_atomically,
     write_plan,
-    write_record,
 )
 from laptime.run_dir import RunDir, numbered_runs
 from laptime.run_job import folder_name, run_job
@@ -69,6 +67,10 @@ class Outcome:
     exit_code: int = 0
     pid: int = field(default_factory=os.getpid)
     host: str = field(default_factory=hostname_hash)
+
+    @property
+    def number(self) -> int:
+        return int(self.run.partition(" ")[0])
 
 
 @dataclass
@@ -228,7 +230,7 @@ class Sweep:
             self._outcomes[outcome.run] = outcome
             return
         with suppress(OSError):  # a full disk: then the run has no outcome but in its record
-            self._write(f"{outcome.run.partition(' ')[0]}.json", json.dumps(asdict(outcome)))
+            self._write(f"{outcome.number}.json", json.dumps(asdict(outcome)))
 
     def _write(self, name: str, text: str) -> None:
         (self.path / _OUTCOMES).mkdir(exist_ok=True)
@@ -241,7 +243,7 @@ class Sweep:
             with suppress(OSError, ValueError, TypeError):
                 outcome = Outcome(**json.loads(path.read_bytes()))
                 found[outcome.run] = outcome
-        return sorted(found.values(), key=lambda outcome: int(outcome.run.partition(" ")[0]))
+        return sorted(found.values(), key=lambda outcome: outcome.number)
 
     def _stop(self, exit_code: int) -> None:
         """Let no further run begin."""
@@ -261,14 +263,11 @@ class Sweep:
         """Runs whose process was ended from outside have failed, though nobody was left to write it down."""
         found = numbered_runs(self.path) if self.path.is_dir() else {}
         for each in self._all():
-            path = found.get(int(each.run.partition(" ")[0]))
+            path = found.get(each.number)
             if each.status != "begun" or path is None or each.host != hostname_hash() or psutil.pid_exists(each.pid):
                 continue
             with suppress(OSError, ValueError, KeyError):
-                record = read_record(path)
-                if record["status"] == "running":
-                    end_attempt(record, "failed", {"type": "LauncherDied", "message": _ENDED})
-                    write_record(path, record)
+                end_without_launcher(path, _ENDED)
 
     def _forget(self) -> None:
         with suppress(OSError):
