@@ -101,9 +101,12 @@ class Kills(Callback):
             psutil.Process().parent().parent().kill()
 """
 
+# A grid tries every value once. Trials that are drawn may all be the one that kills nothing.
+GRID_OF_TWO = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=2"]
+
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-@pytest.mark.parametrize("search", [[], ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]], ids=["sweep", "search"])
+@pytest.mark.parametrize("search", [[], GRID_OF_TWO], ids=["sweep", "search"])
 def test_a_process_that_was_killed_is_said_in_a_line(search, launcher, train, work_folder):
     (work_folder / "odd.py").write_text(KILLS)
     kills = ["+callbacks.x._target_=odd.Kills", "+callbacks.x.seed=choice(1,2)"]
