@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from laptime.models.parts import channels_last
+
 
 class ByName(nn.Module):
     """A library's network, to which images are scaled.
@@ -45,9 +47,7 @@ class ByName(nn.Module):
         """(B, C, H, W) to logits (B, num_classes)."""
         if self._scaled_to is not None:
             images = F.interpolate(images, size=self._scaled_to, mode="bilinear")
-        if images.device.type == "cpu":
-            images = images.to(memory_format=torch.channels_last)  # as convolutions on a CPU like them
-        logits: Tensor = self.network(images)
+        logits: Tensor = self.network(channels_last(images))
         return logits
 
 

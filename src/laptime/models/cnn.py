@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from laptime.models.mlp import check_head, head
+from laptime.models.parts import channels_last, check_head, head
 
 
 class CNN(nn.Module):
@@ -51,8 +50,5 @@ class CNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to logits (B, num_classes)."""
-        if images.device.type == "cpu":
-            # Pooling over neighbouring channels is vectorised, over neighbouring pixels it isn't: 13 times as fast.
-            images = images.to(memory_format=torch.channels_last)
-        logits: Tensor = self.classifier(self.features(images))
+        logits: Tensor = self.classifier(self.features(channels_last(images)))
         return logits

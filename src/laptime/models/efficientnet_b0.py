@@ -1,8 +1,9 @@
 """EfficientNet-B0 for small images."""
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import efficientnet_b0
+
+from laptime.models.parts import channels_last, check_dropout
 
 
 class EfficientNetB0(nn.Module):
@@ -23,8 +24,7 @@ class EfficientNetB0(nn.Module):
 
     def __init__(self, input_shape: tuple[int, int, int], num_classes: int, dropout: float) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: must lie in [0, 1), the share of outputs that is dropped.")
+        check_dropout(dropout)
         network = efficientnet_b0(num_classes=num_classes, dropout=dropout)
         first = nn.Conv2d(input_shape[0], 32, kernel_size=3, padding=1, bias=False)
         nn.init.kaiming_normal_(first.weight, mode="fan_out")  # as all its convolutions
@@ -33,7 +33,5 @@ class EfficientNetB0(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to logits (B, num_classes)."""
-        if images.device.type == "cpu":
-            images = images.to(memory_format=torch.channels_last)  # as convolutions on a CPU like them
-        logits: Tensor = self.network(images)
+        logits: Tensor = self.network(channels_last(images))
         return logits

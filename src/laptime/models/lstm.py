@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from laptime.models.parts import check_dropout
+
 
 class LSTM(nn.Module):
     """Reads an image row by row, from top to bottom; the last row's output goes through dropout to the logits.
@@ -21,8 +23,7 @@ class LSTM(nn.Module):
         self, input_shape: tuple[int, int, int], num_classes: int, hidden_size: int, num_layers: int, dropout: float
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: must lie in [0, 1), the share of outputs that is dropped.")
+        check_dropout(dropout)
         if hidden_size < 1:
             raise ValueError(f"hidden_size={hidden_size}: must be at least 1.")
         if num_layers < 1:

@@ -1,8 +1,9 @@
 """ResNet-18 for small images."""
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
+
+from laptime.models.parts import channels_last
 
 
 class ResNet18(nn.Module):
@@ -27,7 +28,5 @@ class ResNet18(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to logits (B, num_classes)."""
-        if images.device.type == "cpu":
-            images = images.to(memory_format=torch.channels_last)  # as convolutions on a CPU like them
-        logits: Tensor = self.network(images)
+        logits: Tensor = self.network(channels_last(images))
         return logits

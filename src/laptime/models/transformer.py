@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from laptime.models.lstm import rows
+from laptime.models.parts import check_dropout
 
 
 class Transformer(nn.Module):
@@ -63,8 +64,7 @@ class Encoder(nn.Module):
         self, num_tokens: int, width: int, num_layers: int, num_heads: int, hidden_size: int, dropout: float
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: must lie in [0, 1), the share of outputs that is dropped.")
+        check_dropout(dropout)
         for name, value in {"num_layers": num_layers, "num_heads": num_heads, "hidden_size": hidden_size}.items():
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1.")
