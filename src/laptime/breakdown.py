@@ -166,7 +166,7 @@ class Breakdown:
             clock.on_part("data")
             first_draw_s = clock.shared["data"]
             module.take_steps(optimizer, execution[:_WARM_UP_STEPS])  # the new optimizer has no state yet
-            num_steps = self._num_steps(sum(clock.steps[-1].values()))
+            num_steps = self._num_steps(min(sum(step.values()) for step in clock.steps))
             clock.end_execution(counts=False)
             clock.start()
             while len(clock.steps) < num_steps:
