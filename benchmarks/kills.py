@@ -46,6 +46,7 @@ SWEEP = [*COMMON, "training.epochs=4", "seed=1,2", "strategy.world_size=1,2", "s
 SOAK = [*COMMON, "training.epochs=6", "strategy.world_size=2", "strategy.threads_per_rank=1", "strategy.timeout_s=5"]
 _HANGS_AFTER_S = 180.0
 _NOTICED_WITHIN_S = 10.0
+_GONE_WITHIN_S = 60.0  # a process that is still importing torch notices after it
 _COLUMNS = ["epoch", "rank", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "num_samples"]
 
 
@@ -56,6 +57,7 @@ class Tally:
     Attributes:
         notes: what went wrong, in words.
         noticed_s: from each kill of a rank to the record that names it.
+        gone_s: longest time from the end of a command to that of its last process.
     """
 
     runs: int = 0
@@ -65,6 +67,7 @@ class Tally:
     lost: int = 0
     differences: int = 0
     noticed_s: list[float] = field(default_factory=list)
+    gone_s: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -106,7 +109,9 @@ class Command:
             tally.notes.append(f"hung: {self.tail()}")
             self.process.kill()
             self.process.wait()
-        _, left = psutil.wait_procs(self.others(), timeout=_NOTICED_WITHIN_S)
+        ended_at = time.monotonic()
+        _, left = psutil.wait_procs(self.others(), timeout=_GONE_WITHIN_S)
+        tally.gone_s = max(tally.gone_s, time.monotonic() - ended_at)
         for process in left:
             tally.orphans += 1
             tally.notes.append(f"left behind: {process}")
@@ -290,6 +295,7 @@ def main() -> None:
             f"{part}: runs {tally.runs}, faults injected {tally.faults}, hangs {tally.hangs}, orphans {tally.orphans}, "
             f"records lost {tally.lost}, differences {tally.differences}"
         )
+        print(f"{part}: of a command that had ended, nothing was left within {tally.gone_s:.1f} s")
         if tally.noticed_s:
             print(f"{part}: a dead rank was noticed within {max(tally.noticed_s):.1f} s, {len(tally.noticed_s)} times")
         print(*tally.notes, sep="\n", end="\n" if tally.notes else "")
