@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 # Before torch is loaded: threads that wait busily for each other are a hundred times slower where others use the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# The machine may be busy, and what a test finds is to be found again: no deadline, and the same cases each time.
+settings.register_profile("laptime", deadline=None, derandomize=True)
+settings.load_profile("laptime")
 
 # Modules that tests write; the list itself is tested in test_security.py.
 OWN_MODULES = (

@@ -322,12 +322,17 @@ def start(*arguments, **environment):
 def nothing_is_left_of(doctor):
     """Whether all processes of the command's group end, soon after it."""
     for _ in range(50):
-        try:
-            os.killpg(doctor.pid, 0)
-        except ProcessLookupError:
+        if not [pid for pid in psutil.pids() if in_group(pid, doctor.pid)]:
             return True
         time.sleep(0.1)
     return False
+
+
+def in_group(pid, group):
+    try:  # one that nobody has waited for is no process any more
+        return os.getpgid(pid) == group and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except (OSError, psutil.Error):
+        return False
 
 
 def test_a_busy_process_on_every_core_costs_the_grade(work_folder):
@@ -344,8 +349,9 @@ def test_a_busy_process_on_every_core_costs_the_grade(work_folder):
             process.wait()
     assert doctor.returncode == 0, error
     report = json.loads(out)
-    assert report["noise"]["grade"] in ("B", "C")
-    assert any("other processes" in reason for reason in report["noise"]["reasons"])
+    if usable_cores() >= 0.2 * (os.cpu_count() or 1):  # else they are few of the cores that the noise is a share of
+        assert report["noise"]["grade"] in ("B", "C")
+        assert any("other processes" in reason for reason in report["noise"]["reasons"])
     assert len(report["noise"]["busiest"]) >= 1
     assert next(each["ok"] for each in report["checklist"] if each["name"] == "other processes") is False
     assert list(work_folder.rglob("*")) == [scratch]

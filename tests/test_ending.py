@@ -98,10 +98,14 @@ def test_damaged_checkpoint_is_refused(content, work_folder, capfd):
     assert "training.checkpoint=broken.ckpt: is damaged" in error_of([*QUICK, "training.checkpoint=broken.ckpt"], capfd)
 
 
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+
+
 DAMAGE = {
     "cut": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",
-    "a flipped bit": lambda content: content[:5000] + bytes([content[5000] ^ 4]) + content[5001:],
+    "a flipped bit": lambda content: flipped(content, len(content) // 2),
     "zeros": lambda content: bytes(len(content)),
 }
 

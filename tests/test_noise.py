@@ -76,7 +76,8 @@ def test_older_containers_and_frequencies_without_cpufreq(work_folder):
 @pytest.mark.parametrize("content", ["", "cpu", "cpu a b c d e f g h", "\x00"])
 def test_nonsense_is_none(content, work_folder):
     tree(work_folder, proc__stat=content, proc__vmstat=content, proc__cpuinfo=content)
-    assert read([], work_folder).busy_s is None
+    found = read([], work_folder)
+    assert (found.busy_s, found.num_swapped_pages, found.frequency_hz) == (None, None, None)
 
 
 def test_differences_by_hand():

@@ -119,7 +119,7 @@ def test_signal_interrupts_the_run(to_all, signum, code, two_ranks):
 
 
 def test_stuck_rank_is_given_up_after_the_timeout(two_ranks):
-    process, pids = two_ranks("strategy.timeout_s=5")
+    process, pids = two_ranks("strategy.timeout_s=15")
     family = family_of(process)
     os.kill(pids[1], signal.SIGSTOP)
     errors = process.communicate(timeout=120)[1]
@@ -131,7 +131,7 @@ def test_stuck_rank_is_given_up_after_the_timeout(two_ranks):
 
 
 def test_ranks_that_are_all_stuck_are_given_up_too(two_ranks):
-    process, pids = two_ranks("strategy.timeout_s=5")
+    process, pids = two_ranks("strategy.timeout_s=15")
     family = family_of(process)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)

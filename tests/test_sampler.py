@@ -120,7 +120,7 @@ def test_below_its_share_nothing_is_said(caplog):
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_run_is_sampled(world_size, work_folder):
-    few = ["dataset.limit=3000", "training.epochs=3", "device=cpu", "logger=none", "strategy.threads_per_rank=1"]
+    few = ["dataset.limit=3000", "training.epochs=10", "device=cpu", "logger=none", "strategy.threads_per_rank=1"]
     record = laptime.run([*few, f"strategy.world_size={world_size}", "measure.sample_interval_s=0.05"])
     resources = record["resources"]
     assert resources["sampler_num_samples"] >= 2

@@ -114,11 +114,12 @@ def left_by(pids: list[int]) -> list[Path]:
 
 def pids_of(folder: Path) -> list[int]:
     """The ranks of the run there, once they train."""
-    while True:
-        record = laptime.record.read_record(folder) if (folder / "run.json").exists() else None
-        if record and record["timing"]["epoch_time_s"]:
-            return record["strategy"]["rank_pids"]
+    record = None
+    while not (record and record["timing"]["epoch_time_s"]):
         time.sleep(0.05)
+        record = laptime.record.read_record(folder) if (folder / "run.json").exists() else None
+        assert not record or record["status"] == "running"
+    return record["strategy"]["rank_pids"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
@@ -127,10 +128,10 @@ def test_a_rank_that_dies_ends_the_run_and_leaves_nothing(work_folder, number, w
     pids = []
 
     def kill() -> None:
-        pids.extend(pids_of(Path("run")))
+        pids.extend(pids_of(work_folder / "run"))
         os.kill(pids[-1], number)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     with pytest.raises(RankFailed, match=f"rank {world_size - 1} was killed by {number.name}"):
         laptime.run([*SHARED, f"strategy.world_size={world_size}", "training.epochs=100000", "hydra.run.dir=run"])
@@ -143,23 +144,23 @@ def test_a_rank_that_is_stuck_is_given_up(work_folder):
     stopped = []
 
     def stop() -> None:
-        stopped.append(pids_of(Path("run"))[1])
+        stopped.append(pids_of(work_folder / "run")[1])
         os.kill(stopped[0], signal.SIGSTOP)
 
-    stopper = threading.Thread(target=stop)
+    stopper = threading.Thread(target=stop, daemon=True)
     stopper.start()
-    with pytest.raises(RankFailed, match=r"rank 1 did not answer within strategy.timeout_s=3"):
+    with pytest.raises(RankFailed, match=r"rank 1 did not answer within strategy.timeout_s=15"):
         laptime.run(
-            [*SHARED, "strategy.world_size=2", "training.epochs=100000", "strategy.timeout_s=3", "hydra.run.dir=run"]
+            [*SHARED, "strategy.world_size=2", "training.epochs=100000", "strategy.timeout_s=15", "hydra.run.dir=run"]
         )
     stopper.join()
 
 
 def test_restarted_ranks_go_on(work_folder):
     def kill() -> None:
-        os.kill(pids_of(Path("run"))[0], signal.SIGKILL)
+        os.kill(pids_of(work_folder / "run")[0], signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     typed = [*SHARED, "strategy.world_size=2", "training.epochs=30", "strategy.max_restarts=1", "dataset.limit=5000"]
     record = laptime.run([*typed, "hydra.run.dir=run"])

@@ -60,7 +60,8 @@ def test_folders_are_read_together_and_each_run_once(scaled, write):
 
 
 def test_latest_is_the_newest_run_with_all_of_its_sweep(write, work_folder):
-    write(Path("outputs/day/old"), [1.0, 1.0])
+    old = write(Path("outputs/day/old"), [1.0, 1.0]) / RUN_FILE
+    os.utime(old, (old.stat().st_mtime - 10,) * 2)
     for number in "01":
         write(Path(f"multirun/day/night/{number}"), [1.0, 1.0])
     Path("multirun/day/night", SWEEP_FILE).touch()

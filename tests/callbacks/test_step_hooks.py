@@ -63,6 +63,9 @@ class Keeps(Callback):
     def state_dict(self):
         return {"state": eval(self.what)}
 
+    def load_state_dict(self, state):
+        pathlib.Path("given_back").write_text(repr(state["state"]))
+
 
 class Stops(Callback):
     def on_train_epoch_end(self, trainer, module):
@@ -165,6 +168,7 @@ def test_a_plain_state_is_kept(work_folder, monkeypatch):
     laptime.run([*QUICK, keeps, "hydra.run.dir=run"])
     again = laptime.run([*QUICK, keeps, "training.checkpoint=run/checkpoints/last.ckpt", "training.epochs=3"])
     assert again["status"] == "completed"
+    assert Path("given_back").read_text() == "[1, 2.5, None, {'a': True}]"
 
 
 def test_a_callback_that_stops_a_run_is_no_early_stopping(work_folder, monkeypatch, capfd):
