@@ -112,11 +112,13 @@ def test_a_large_one_begins_to_learn(model, work_folder):
 
 @pytest.mark.parametrize("model", ["lstm", "transformer", "vit", "torchvision"])
 def test_it_trains_in_bfloat16_as_in_float32(model):
+    some = ["dataset.limit=600", "training.epochs=3", "optimizer.lr=0.003", "measure.breakdown=false"]
     whole, half = (
-        laptime.run([*FEW, f"model={model}", f"training.precision={precision}"])
+        laptime.run([*FEW, *some, f"model={model}", f"training.precision={precision}"])["result"]
         for precision in ("32-true", "bf16-mixed")
     )
-    assert half["result"]["train_loss"] == pytest.approx(whole["result"]["train_loss"], rel=0.05)
+    assert max(whole["train_loss"], half["train_loss"]) < 1.8, "with ten classes a guess is 2.3"
+    assert half["train_loss"] == pytest.approx(whole["train_loss"], rel=0.25)
 
 
 @pytest.mark.parametrize("comm_hook", ["none", "shared_memory"])
