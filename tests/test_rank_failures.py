@@ -35,6 +35,8 @@ def two_ranks(work_folder):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # Under nohup, which the tests may be run under, the command ignores it, as it should.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         while len(read_epochs(RUN_DIR)) < 2:
             assert process.poll() is None, process.communicate()[1]
