@@ -136,9 +136,8 @@ def test_the_parts_of_a_step_add_up_to_it():
     epochs_step_s = record["timing"]["epoch_time_s"] / num_steps
     apart_step_s = parts["step_s"] + parts["epoch_start_s"] / num_steps
     assert parts["instrument_s"] == pytest.approx(apart_step_s - epochs_step_s)
-    percentiles = [parts[f"step_p{percent}_s"] for percent in (50, 95, 99)]
-    told = [each for each, enough in zip(percentiles, (0, 20, 100), strict=True) if parts["num_steps"] >= enough]
-    assert percentiles == told + [None] * (3 - len(told)) and told == sorted(told) and told[0] > 0
+    assert parts["num_steps"] >= 100
+    assert 0 < parts["step_p50_s"] <= parts["step_p95_s"] <= parts["step_p99_s"]
 
 
 def test_of_several_ranks_waiting_for_gradients_is_a_part():

@@ -98,14 +98,15 @@ def test_damaged_checkpoint_is_refused(content, work_folder, capfd):
     assert "training.checkpoint=broken.ckpt: is damaged" in error_of([*QUICK, "training.checkpoint=broken.ckpt"], capfd)
 
 
-def flipped(content: bytes, place: int) -> bytes:
-    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+def flip_a_bit(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
 
 
 DAMAGE = {
     "cut": lambda content: content[: len(content) // 2],
     "empty": lambda content: b"",
-    "a flipped bit": lambda content: flipped(content, len(content) // 2),
+    "a flipped bit": flip_a_bit,
     "zeros": lambda content: bytes(len(content)),
 }
 

@@ -271,7 +271,9 @@ def assert_whole_epochs(run_dir: Path) -> None:
     log = (run_dir / "train.log").read_text()
     num_whole = len(re.findall(r"epoch \d+/100000  ", log))
     broken_off = [int(number) for number in re.findall(r"epoch (\d+) was broken off and is not recorded", log)]
-    assert list(read_epochs(run_dir)["epoch"]) == list(range(num_whole))
+    epochs = read_epochs(run_dir)
+    assert list(epochs["epoch"]) == list(range(num_whole))
+    assert (epochs["num_samples"] == 1600).all() and (epochs["epoch_time_s"] > 0).all()
     assert broken_off in ([], [num_whole + 1])
 
 

@@ -72,7 +72,8 @@ def test_two_images_more_in_a_batch_change_nothing_for_the_others_in_evaluation(
     network, images = build(model).eval(), torch.rand(4, 1, 28, 28)
     with torch.no_grad():
         alone = network(images[:2])
-        torch.testing.assert_close(network(images)[:2], alone, rtol=1e-4, atol=1e-4 * float(alone.abs().max()))
+        atol = min(1e-5, 1e-4 * float(alone.abs().max()))  # efficientnet_b0's logits are of 1e-13 before training
+        torch.testing.assert_close(network(images)[:2], alone, rtol=1e-4, atol=atol)
 
 
 @pytest.mark.parametrize("model", PARAMETERS)
@@ -110,15 +111,25 @@ def test_a_large_one_begins_to_learn(model, work_folder):
     assert record["model"]["flops_per_sample"] > 0
 
 
-@pytest.mark.parametrize("model", ["lstm", "transformer", "vit", "torchvision"])
+def train_losses_in_both_precisions(*overrides: str) -> list[float]:
+    precisions = ("32-true", "bf16-mixed")
+    runs = (laptime.run([*FEW, *overrides, f"training.precision={precision}"]) for precision in precisions)
+    return [run["result"]["train_loss"] for run in runs]
+
+
+@pytest.mark.parametrize("model", ["lstm", "transformer", "vit"])
 def test_it_trains_in_bfloat16_as_in_float32(model):
-    some = ["dataset.limit=600", "training.epochs=3", "optimizer.lr=0.003", "measure.breakdown=false"]
-    whole, half = (
-        laptime.run([*FEW, *some, f"model={model}", f"training.precision={precision}"])["result"]
-        for precision in ("32-true", "bf16-mixed")
+    whole, half = train_losses_in_both_precisions(
+        f"model={model}", "dataset.limit=600", "training.epochs=2", "optimizer.lr=0.003", "measure.breakdown=false"
     )
-    assert max(whole["train_loss"], half["train_loss"]) < 1.8, "with ten classes a guess is 2.3"
-    assert half["train_loss"] == pytest.approx(whole["train_loss"], rel=0.25)
+    assert max(whole, half) < 1.8, "with ten classes a guess is 2.3"
+    assert half == pytest.approx(whole, rel=0.05)
+
+
+def test_batch_norm_trains_in_bfloat16_as_in_float32():
+    """For a few steps: the statistics of small batches then set the two apart."""
+    whole, half = train_losses_in_both_precisions("model=torchvision")
+    assert half == pytest.approx(whole, rel=0.05)
 
 
 @pytest.mark.parametrize("comm_hook", ["none", "shared_memory"])
