@@ -1,35 +1,92 @@
-"""Every test trains in a folder of its own; MNIST is unpacked once for all of them."""
+"""What holds for every test: the CPU, folders of its own, a deadline, and which tests run beside each other."""
 
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
-from hypothesis import settings
+from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
-# Before torch is loaded: threads that wait busily for each other are a hundred times slower where others use the cores.
+from tests.support import processes
+from tests.support.settings import QUICK
+
+ROOT = processes.ROOT
+TRAIN = processes.TRAIN
+USER_CLASSES = Path(__file__).with_name("user_classes")
+
+# The whole suite tests the CPU, whatever else the machine has. Before torch is imported.
+os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ONEAPI_DEVICE_SELECTOR": "*:cpu"}
+# Threads that wait busily for each other are a hundred times slower where others use the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(USER_CLASSES), os.environ.get("PYTHONPATH")]))
 
-# The machine may be busy, and what a test finds is to be found again: no deadline, and the same cases each time.
-settings.register_profile("laptime", deadline=None, derandomize=True)
-settings.load_profile("laptime")
+# Modules that a test's configuration names: files in user_classes/, and those that tests of importing write themselves.
+WRITTEN_BY_TESTS = ("breaking", "odd", "own_adam", "same_weights", "elsewhere", "mixed", "leaky", "slow_rank",
+                    "with_batch_norm")  # fmt: skip
+ALLOWED = sorted({*WRITTEN_BY_TESTS, *(path.stem for path in USER_CLASSES.glob("*.py"))})
+os.environ["LAPTIME_ALLOWED_TARGETS"] = ",".join(ALLOWED)
 
-# Modules that tests write; the list itself is tested in test_security.py.
-OWN_MODULES = (
-    "breaking", "odd", "own_adam", "same_weights", "elsewhere", "mixed", "leaky", "slow_rank", "with_batch_norm",
-)  # fmt: skip
-os.environ["LAPTIME_ALLOWED_TARGETS"] = ",".join(OWN_MODULES)
+# The same cases in every run, so that what a test finds can be found again; fresh ones, and more of them, in the soak.
+_HYPOTHESIS = dict(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+settings.register_profile("default run", derandomize=True, **_HYPOTHESIS)
+settings.register_profile("soak", derandomize=False, print_blob=True, **_HYPOTHESIS)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default run"))
 
-ROOT = Path(__file__).resolve().parents[1]
-TRAIN = ROOT / "train.py"
+
+# Which tests run, and beside which others.
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Two files at a time where whole folders are run; one process where somebody looks at a few tests."""
+    typed = config.invocation_params.args
+    if any(each.startswith(("-n", "--numprocesses", "--dist", "-p")) for each in typed):
+        return
+    option = config.option
+    looks_closely = option.usepdb or option.capture == "no" or option.keyword or option.lf or option.failedfirst
+    named = [each for each in typed if "::" in each or each.endswith(".py")]
+    if not (looks_closely or named or option.collectonly):
+        option.numprocesses, option.dist = 2, "loadfile"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test marked `alone` runs while no other test of the same pytest does: it measures, or plants load."""
+    with _beside_others(item.config, alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@contextmanager
+def _beside_others(config: pytest.Config, alone: bool) -> Iterator[None]:
+    number = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    if number == "1":
+        yield
+        return
+    folder = Path(config._tmp_path_factory.getbasetemp()).parent  # type: ignore[attr-defined]
+    own = os.environ["PYTEST_XDIST_WORKER"]
+    workers = [f"gw{index}" for index in range(int(number))]
+    with ExitStack() as held:
+        # Whoever wants to be alone keeps the others from starting anew while it waits for those that are running.
+        with FileLock(folder / "next.lock"):
+            for worker in workers if alone else [own]:
+                held.enter_context(FileLock(folder / f"{worker}.lock"))
+        yield
+
+
+# What every test is given.
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MNIST is unpacked once, for all tests of this process."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
     return folder
@@ -37,28 +94,101 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty current folder. Modules that a test imports from it are forgotten after the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
-    for name in OWN_MODULES:  # the next test may write another of that name
-        sys.modules.pop(name, None)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(f"{tmp_path}{os.sep}"):
+            del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def no_process_in_unit_tests(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pytest -m unit` is quick because its tests start nothing."""
+    if request.node.get_closest_marker("unit") is None:
+        return
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a test marked unit starts no process: leave the mark out, or the process")
+
+    monkeypatch.setattr(subprocess, "_fork_exec" if hasattr(subprocess, "_fork_exec") else "Popen", refuse)
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", refuse)
+    if hasattr(os, "fork"):
+        monkeypatch.setattr(os, "fork", refuse)
 
 
 @pytest.fixture
-def train(work_folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the real command in a process of its own."""
+def start(work_folder: Path) -> Iterator[Callable[..., Any]]:
+    """tests.support.processes.start; nothing that it started, nor their children, outlives the test."""
+    started: list[Any] = []
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(TRAIN), *arguments],
-            capture_output=True,
-            text=True,
-            cwd=work_folder,
-            env=os.environ | environment,
-            timeout=600,
-        )
+    def run(*arguments: object, **how: Any) -> Any:
+        process = processes.start(*arguments, **how)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            with_children = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            for each in with_children:
+                if each.is_running():
+                    each.kill()
+            psutil.wait_procs(with_children, timeout=processes.DEADLINE_S)
+
+
+@pytest.fixture
+def train(work_folder: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """`python train.py ARGUMENTS` to its end; keywords are environment variables."""
+
+    def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        return processes.run(*arguments, environment=environment)
 
     return run
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
+    """The command line within pytest's own process, for tests that patch something; its ranks are processes still."""
+    from laptime.cli import main
+
+    def run(*arguments: str) -> SimpleNamespace:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        captured = capfd.readouterr()
+        return SimpleNamespace(returncode=end.value.code or 0, stdout=captured.out, stderr=captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
+    """trained(*overrides): the directory of a completed run, trained once per process for all tests that ask for it.
+
+    It is shared: copy it to change something (shutil.copytree). At the end of the session it must be as it was.
+    """
+    folder = tmp_path_factory.mktemp("trained")
+    known: dict[tuple[str, ...], Path] = {}
+    contents: dict[Path, list[tuple[str, int, int]]] = {}
+
+    def run(*overrides: str) -> Path:
+        if overrides not in known:
+            path = folder / str(len(known))
+            done = processes.run(*overrides, f"hydra.run.dir={path}", cwd=folder)
+            assert done.returncode == 0, done.stderr
+            known[overrides], contents[path] = path, _content(path)
+        return known[overrides]
+
+    yield run
+    changed = [overrides for overrides, path in known.items() if _content(path) != contents[path]]
+    assert not changed, f"a test changed a shared run: {changed}"
+
+
+def _content(folder: Path) -> list[tuple[str, int, int]]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
 
 
 @pytest.fixture
@@ -72,56 +202,13 @@ def the_run(work_folder: Path) -> Callable[[], tuple[Path, dict[str, Any]]]:
     return find
 
 
-BROKEN = '''
-from laptime.callbacks.epoch_timer import EpochTimer
-from pytorch_lightning.callbacks import Callback
-from pathlib import Path
-import os
-import signal
-
-
-class BreakAt(Callback):
-    """Fails in one rank, in the middle of an epoch, for epoch -1 before the first and for the epoch after the last in
-    the test; once, where a file remembers it."""
-
-    def __init__(self, rank: int, epoch: int, how: str, once: bool = False) -> None:
-        self.rank, self.epoch, self.how, self.once = rank, epoch, how, once
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if trainer.global_rank == self.rank and trainer.current_epoch == self.epoch and batch_idx == 0:
-            self.fail()
-
-    def on_fit_start(self, trainer, module):
-        if trainer.global_rank == self.rank and self.epoch == -1:
-            self.fail()
-
-    def on_test_start(self, trainer, module):
-        if trainer.global_rank == self.rank and trainer.max_epochs == self.epoch:
-            self.fail()
-
-    def fail(self):
-        if self.once:
-            if Path("broken").exists():
-                return
-            Path("broken").touch()
-        if self.how == "raise":
-            raise ValueError("broken on purpose")
-        os.kill(os.getpid(), signal.SIGKILL)
-'''
-
-
 @pytest.fixture
-def breaking(work_folder, monkeypatch):
-    """Overrides that make one rank fail in the middle of an epoch."""
-    (work_folder / "breaking.py").write_text(BROKEN)
-    monkeypatch.setenv("PYTHONPATH", str(work_folder), prepend=os.pathsep)
-    monkeypatch.syspath_prepend(str(work_folder))
-    quick = [
-        "dataset.limit=2000", "training.batch_size=32", "logger=none", "device=cpu", "strategy.world_size=2",
-    ]  # fmt: skip
+def breaking() -> Callable[..., list[str]]:
+    """breaking(rank, epoch, how): overrides of three epochs with two ranks, one of which fails within an epoch."""
 
     def overrides(rank: int, epoch: int, how: str, once: bool = False) -> list[str]:
         target = f"_target_:breaking.BreakAt,rank:{rank},epoch:{epoch},how:{how},once:{str(once).lower()}"
+        quick = [*QUICK, "dataset.limit=2000", "training.batch_size=32", "strategy.world_size=2"]
         return [*quick, "training.epochs=3", f"+callbacks.breaks={{{target}}}"]
 
     return overrides

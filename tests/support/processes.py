@@ -1,0 +1,234 @@
+"""Commands that tests start: real processes, most of them forked from one that has already imported torch."""
+
+import atexit
+import contextlib
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from tests.support.warm_server import LENGTH
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ROOT / "train.py"
+# How long a test waits for a command or for anything else, at most: far beyond what a busy machine takes.
+DEADLINE_S = 240.0
+CAN_FORK = sys.platform == "linux"
+
+
+class Process:
+    """A command forked from the warm server, to be used like subprocess.Popen with text streams.
+
+    Attributes:
+        pid: its process id. It is no child of pytest, but of the warm server.
+        returncode: None until `poll`, `wait` or `communicate` has seen its end; negative for a signal.
+        stdout, stderr: its streams where they are pipes, as text.
+    """
+
+    def __init__(self, argv: list[str], stdout: Any, stderr: Any, **request: Any) -> None:
+        self.args = argv
+        self.returncode: int | None = None
+        self._answers, theirs = socket.socketpair()
+        ends: list[int] = []  # the server's, closed here once they are passed on
+        self.stdout = _open_stream(stdout, ends)
+        self.stderr = _open_stream(stderr, ends) if stderr != subprocess.STDOUT else None
+        if stderr == subprocess.STDOUT:
+            ends.append(os.dup(ends[0]))
+        ends.insert(0, os.open(os.devnull, os.O_RDONLY))
+        content = pickle.dumps({"argv": argv, **request})
+        with _lock:
+            control = _server()
+            socket.send_fds(control, [LENGTH.pack(len(content))], [*ends, theirs.fileno()])
+            control.sendall(content)
+        for end in ends:
+            os.close(end)
+        theirs.close()
+        self.pid: int = struct.unpack("!q", self._receive(DEADLINE_S) or b"")[0]
+
+    def _receive(self, timeout: float | None) -> bytes | None:
+        if not select.select([self._answers], [], [], timeout)[0]:
+            return None
+        answer = self._answers.recv(8)
+        if len(answer) < 8:
+            raise RuntimeError("the warm server has ended")
+        return answer
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float = DEADLINE_S) -> int:
+        if self.returncode is None:
+            answer = self._receive(timeout)
+            if answer is None:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            (self.returncode,) = struct.unpack("!q", answer)
+            self._answers.close()
+        assert self.returncode is not None
+        return self.returncode
+
+    def communicate(self, timeout: float = DEADLINE_S) -> tuple[str, str]:
+        """Wait for its end and for all that it wrote."""
+        read: dict[str, str] = {"stdout": "", "stderr": ""}
+
+        def drain(name: str, stream: IO[str]) -> None:
+            with contextlib.suppress(ValueError):
+                read[name] = stream.read()
+
+        streams = {"stdout": self.stdout, "stderr": self.stderr}
+        readers = [
+            threading.Thread(target=drain, args=(name, stream), daemon=True)
+            for name, stream in streams.items()
+            if stream is not None and not stream.closed
+        ]
+        for reader in readers:
+            reader.start()
+        end = time.monotonic() + timeout
+        self.wait(timeout)
+        for reader in readers:
+            reader.join(max(end - time.monotonic(), 0.1))
+            if reader.is_alive():
+                raise subprocess.TimeoutExpired(self.args, timeout, "it has ended, but someone holds its streams")
+        return read["stdout"], read["stderr"]
+
+    def send_signal(self, signum: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+
+def start(
+    *arguments: object,
+    script: str | Path = TRAIN,
+    module: str | None = None,
+    real: bool = False,
+    cwd: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    stdout: Any = subprocess.PIPE,
+    stderr: Any = subprocess.PIPE,
+    new_session: bool = False,
+    limits: Mapping[int, int] | None = None,
+) -> "Process | subprocess.Popen[str]":
+    """Start a command: `python train.py ARGUMENTS` unless `script` or `module` (`python -m`) says otherwise.
+
+    Args:
+        real: a new interpreter instead of a fork of the warm server.
+        environment: variables beside those of pytest.
+        new_session: whether it leads a session and process group of its own, for signals to all of it.
+        limits: resource limits, `{resource.RLIMIT_AS: bytes}` for example.
+    """
+    argv = [*(["-m", module] if module else [str(script)]), *map(str, arguments)]
+    folder, environ = str(cwd or Path.cwd()), dict(os.environ) | dict(environment or {})
+    if CAN_FORK and not real:
+        return Process(
+            argv, stdout, stderr, cwd=folder, environ=environ, new_session=new_session, limits=dict(limits or {})
+        )
+
+    def prepare() -> None:
+        # Under nohup, which pytest may run under, a command ignores SIGHUP, as it should.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        if limits:
+            import resource
+
+            for limit, value in limits.items():
+                resource.setrlimit(limit, (value, value))
+
+    return subprocess.Popen(
+        [sys.executable, *argv], stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True, cwd=folder,
+        env=environ, start_new_session=new_session, preexec_fn=prepare if os.name == "posix" else None,
+    )  # fmt: skip
+
+
+def run(*arguments: object, timeout: float = DEADLINE_S, **how: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end; the same arguments as `start`."""
+    process = start(*arguments, **how)
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except BaseException:
+        process.kill()
+        raise
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def until(
+    condition: Callable[[], Any],
+    process: "Process | subprocess.Popen[str] | None" = None,
+    seconds: float = DEADLINE_S,
+    what: str | None = None,
+) -> Any:
+    """Wait until a condition holds, and return what it returned.
+
+    Fails with the process's stderr where that ends before, and after `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if process is not None and process.poll() is not None and not (value := condition()):
+            raise AssertionError(f"{what or condition} never held; the process ended: {_last_words(process)}")
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            if process is not None:
+                process.kill()
+            words = _last_words(process) if process is not None else ""
+            raise AssertionError(f"{what or condition} did not hold within {seconds} s. {words}")
+        time.sleep(0.01)
+    return value
+
+
+def _last_words(process: "Process | subprocess.Popen[str]") -> str:
+    try:
+        return f"exit code {process.wait(timeout=10)}\n{process.communicate(timeout=10)[1]}"
+    except subprocess.TimeoutExpired:
+        return f"(process {process.pid} still holds its streams)"
+
+
+_lock = threading.Lock()
+_control: socket.socket | None = None
+_owner: int | None = None
+
+
+def _server() -> socket.socket:
+    """The socket of this process's warm server, which is started by the first call."""
+    global _control, _owner
+    if _control is None or _owner != os.getpid():
+        _control, theirs = socket.socketpair()
+        _owner = os.getpid()
+        script = Path(__file__).with_name("warm_server.py")
+        subprocess.Popen(
+            [sys.executable, str(script), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd="/", start_new_session=True,
+        )  # fmt: skip
+        theirs.close()
+        atexit.register(_control.close)
+    return _control
+
+
+def _open_stream(kind: Any, ends: list[int]) -> IO[str] | None:
+    """Add the process's end of a stream to `ends`; returned is ours where it is a pipe."""
+    if kind == subprocess.PIPE:
+        ours, theirs = os.pipe()
+        ends.append(theirs)
+        return open(ours, encoding="utf-8", errors="replace")
+    if kind == subprocess.DEVNULL:
+        ends.append(os.open(os.devnull, os.O_WRONLY))
+    elif kind is None:
+        ends.append(os.dup(1 + len(ends)))
+    else:
+        ends.append(os.dup(kind if isinstance(kind, int) else kind.fileno()))
+    return None

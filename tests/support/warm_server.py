@@ -1,0 +1,201 @@
+"""Starts commands by forking a process that has already imported torch, Lightning and Hydra.
+
+Importing them takes four seconds, and the tests start hundreds of commands. `python warm_server.py FD` listens on the
+socket FD. Each request forks the server once. The fork takes over the command's arguments, folder, environment and
+streams, and then runs the script as `python SCRIPT` would. It ends with Python's exit handlers, without the rest of
+Python's shutdown, which takes a second to free what was imported.
+
+The server itself computes nothing and starts no thread, so a fork holds nothing but imported modules. This is also how
+Laptime starts its ranks (laptime.fresh_processes).
+"""
+
+import atexit
+import contextlib
+import gc
+import os
+import pickle
+import resource
+import runpy
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+from dataclasses import dataclass, field
+from multiprocessing import util
+from pathlib import Path
+
+# laptime.security is absent on purpose: it reads the environment when it is imported.
+PRELOADED = (
+    "laptime.rank_process", "laptime.launch", "laptime.analysis.sweep_callback", "laptime.analysis.report",
+    "laptime.analysis.plots", "hydra.main", "torch.utils.tensorboard",
+)  # fmt: skip
+LENGTH = struct.Struct("!I")
+
+
+@dataclass
+class Request:
+    """A command to start. Its standard input, output and error are passed beside it.
+
+    Attributes:
+        argv: script or ["-m", module], then its arguments.
+        cwd: the folder to run in.
+        environ: all of its environment variables.
+        new_session: whether it leads a session and process group of its own.
+        limits: resource limits, `resource.RLIMIT_AS: bytes` for example.
+        umask: mode bits that new files lack.
+    """
+
+    argv: list[str]
+    cwd: str
+    environ: dict[str, str]
+    new_session: bool = False
+    limits: dict[int, int] = field(default_factory=dict)
+    umask: int = 0o022
+
+
+def serve(control: socket.socket) -> Request:
+    """Fork for each request. Returns only in a fork, with the request that it has to carry out.
+
+    Each request comes with four file descriptors: standard input, output and error, and a socket on which the server
+    answers with the fork's process id and, after its end, its status (8 bytes each).
+    """
+    wakeup, wake = os.pipe()
+    os.set_blocking(wake, False)
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which then closes the socket
+    watched: dict[int, socket.socket] = {}
+    while True:
+        readable, _, _ = select.select([control, wakeup], [], [])
+        if wakeup in readable:
+            os.read(wakeup, 4096)
+            report_ended(watched)
+        if control not in readable:
+            continue
+        head, descriptors, _, _ = socket.recv_fds(control, LENGTH.size, 4)
+        if not head:  # pytest has ended
+            for pid in watched:
+                os.kill(pid, signal.SIGKILL)
+            os._exit(0)
+        (length,) = LENGTH.unpack(head)
+        content = b""
+        while len(content) < length:
+            content += control.recv(length - len(content))
+        *streams, answers = descriptors
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            for descriptor in (wakeup, wake, answers, control.detach()):
+                os.close(descriptor)
+            for answering in watched.values():
+                answering.close()
+            for number, stream in enumerate(streams):
+                os.dup2(stream, number)
+                os.close(stream)
+            return Request(**pickle.loads(content))
+        for stream in streams:
+            os.close(stream)
+        watched[pid] = socket.socket(fileno=answers)
+        watched[pid].sendall(struct.pack("!q", pid))
+
+
+def report_ended(watched: dict[int, socket.socket]) -> None:
+    """Send the exit codes of forks that have ended: negative for a signal, as subprocess has them."""
+    for pid in list(watched):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            with watched.pop(pid) as answering:
+                try:
+                    answering.sendall(struct.pack("!q", os.waitstatus_to_exitcode(status)))
+                except OSError:
+                    pass  # nobody waits for it
+
+
+def become(request: Request) -> None:
+    """Take over folder, environment and signals of the command."""
+    if request.new_session:
+        os.setsid()
+    os.umask(request.umask)
+    os.chdir(request.cwd)
+    os.environ.clear()
+    os.environ.update(request.environ)
+    for signum in (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for limit, value in request.limits.items():
+        resource.setrlimit(limit, (value, value))
+    sys.stdin, sys.stdout, sys.stderr = (
+        open(number, mode, buffering, encoding="utf-8", errors=errors, closefd=False)
+        for number, mode, buffering, errors in ((0, "r", -1, None), (1, "w", -1, None), (2, "w", 1, "backslashreplace"))
+    )
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    util.spawnv_passfds = fork_instead
+
+
+def run(request: Request) -> int:
+    """Run the command in this process, as its `__main__`; returned is its exit code."""
+    try:
+        _run(request)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
+    return 0
+
+
+def _run(request: Request) -> None:
+    is_module = request.argv[0] == "-m"
+    own_place = request.cwd if is_module else str(Path(request.argv[0]).parent)
+    paths = [each for each in request.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+    known = [each for each in sys.path if each != str(Path(__file__).parent)]
+    sys.path[:] = list(dict.fromkeys([own_place, *paths, *known]))
+    sys.orig_argv = [sys.executable, *request.argv]
+    if is_module:
+        sys.argv = [request.argv[1], *request.argv[2:]]
+        runpy.run_module(request.argv[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = list(request.argv)
+        runpy.run_path(request.argv[0], run_name="__main__")
+
+
+def fork_instead(path: bytes, args: list[str], passfds: list[int]) -> int:
+    """multiprocessing.util.spawnv_passfds without a new interpreter: what it would run, `python -c CODE`, in a fork."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, signal.SIG_DFL if signum != signal.SIGINT else signal.default_int_handler)
+        kept = sorted({0, 1, 2, *passfds})
+        for low, high in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
+            os.closerange(low + 1, high)
+        exec(args[-1], {"__name__": "__main__"})
+    except SystemExit as end:
+        os._exit(end.code if isinstance(end.code, int) else 1)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    for module in PRELOADED:
+        __import__(module)
+    gc.collect()
+    gc.freeze()  # what is imported is shared by all forks, and never collected
+    asked = serve(socket.socket(fileno=int(sys.argv[1])))
+    become(asked)
+    exit_code = run(asked)
+    threading._shutdown()  # waits for threads, as Python's shutdown does
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(exit_code)
