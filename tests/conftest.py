@@ -35,7 +35,10 @@ ALLOWED = sorted({*WRITTEN_BY_TESTS, *(path.stem for path in USER_CLASSES.glob("
 os.environ["LAPTIME_ALLOWED_TARGETS"] = ",".join(ALLOWED)
 
 # The same cases in every run, so that what a test finds can be found again; fresh ones, and more of them, in the soak.
-_HYPOTHESIS = dict(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+_HYPOTHESIS: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+}
 settings.register_profile("default run", derandomize=True, **_HYPOTHESIS)
 settings.register_profile("soak", derandomize=False, print_blob=True, **_HYPOTHESIS)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default run"))
@@ -47,14 +50,22 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default run"))
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Two files at a time where whole folders are run; one process where somebody looks at a few tests."""
-    typed = config.invocation_params.args
+    typed, option = config.invocation_params.args, config.option
     if any(each.startswith(("-n", "--numprocesses", "--dist", "-p")) for each in typed):
         return
-    option = config.option
-    looks_closely = option.usepdb or option.capture == "no" or option.keyword or option.lf or option.failedfirst
-    named = [each for each in typed if "::" in each or each.endswith(".py")]
-    if not (looks_closely or named or option.collectonly):
-        option.numprocesses, option.dist = 2, "loadfile"
+    debugs = option.usepdb or option.trace or option.capture == "no"
+    selects = option.keyword or option.lf or option.failedfirst or option.stepwise or option.collectonly
+    names = any("::" in each or each.endswith(".py") for each in typed)
+    if not (debugs or selects or names):
+        option.numprocesses, option.dist, option.loadscopereorder = 2, "loadfile", False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start processes come first, so that short ones are left for the end, when one of two is done."""
+    waits: dict[Path, int] = {}
+    for item in items:
+        waits[item.path] = waits.get(item.path, 0) + (item.get_closest_marker("unit") is None)
+    items.sort(key=lambda item: -waits[item.path])  # stable: the order within a file stays
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -114,6 +125,7 @@ def no_process_in_unit_tests(request: pytest.FixtureRequest, monkeypatch: pytest
 
     monkeypatch.setattr(subprocess, "_fork_exec" if hasattr(subprocess, "_fork_exec") else "Popen", refuse)
     monkeypatch.setattr("multiprocessing.process.BaseProcess.start", refuse)
+    monkeypatch.setattr(processes.Process, "__init__", refuse)
     if hasattr(os, "fork"):
         monkeypatch.setattr(os, "fork", refuse)
 

@@ -224,7 +224,7 @@ def _open_stream(kind: Any, ends: list[int]) -> IO[str] | None:
     if kind == subprocess.PIPE:
         ours, theirs = os.pipe()
         ends.append(theirs)
-        return open(ours, encoding="utf-8", errors="replace")
+        return os.fdopen(ours, encoding="utf-8", errors="replace")
     if kind == subprocess.DEVNULL:
         ends.append(os.open(os.devnull, os.O_WRONLY))
     elif kind is None:

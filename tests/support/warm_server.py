@@ -107,11 +107,8 @@ def report_ended(watched: dict[int, socket.socket]) -> None:
     for pid in list(watched):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            with watched.pop(pid) as answering:
-                try:
-                    answering.sendall(struct.pack("!q", os.waitstatus_to_exitcode(status)))
-                except OSError:
-                    pass  # nobody waits for it
+            with watched.pop(pid) as answering, contextlib.suppress(OSError):  # nobody waits for it
+                answering.sendall(struct.pack("!q", os.waitstatus_to_exitcode(status)))
 
 
 def become(request: Request) -> None:
@@ -128,7 +125,7 @@ def become(request: Request) -> None:
     for limit, value in request.limits.items():
         resource.setrlimit(limit, (value, value))
     sys.stdin, sys.stdout, sys.stderr = (
-        open(number, mode, buffering, encoding="utf-8", errors=errors, closefd=False)
+        os.fdopen(number, mode, buffering, encoding="utf-8", errors=errors, closefd=False)
         for number, mode, buffering, errors in ((0, "r", -1, None), (1, "w", -1, None), (2, "w", 1, "backslashreplace"))
     )
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
