@@ -41,7 +41,10 @@ _HYPOTHESIS: dict[str, Any] = {
 }
 settings.register_profile("default run", derandomize=True, **_HYPOTHESIS)
 settings.register_profile("soak", derandomize=False, print_blob=True, **_HYPOTHESIS)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default run"))
+settings.load_profile("default run")
+
+# Of a test marked soak, instead of pyproject.toml's `timeout`.
+SOAK_TIMEOUT_S = 1200
 
 
 # Which tests run, and beside which others.
@@ -60,10 +63,17 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         option.numprocesses, option.dist, option.loadscopereorder = 2, "loadfile", False
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "soak":
+        settings.load_profile("soak")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that start processes come first, so that short ones are left for the end, when one of two is done."""
     waits: dict[Path, int] = {}
     for item in items:
+        if item.get_closest_marker("soak") is not None:
+            item.add_marker(pytest.mark.timeout(SOAK_TIMEOUT_S))
         waits[item.path] = waits.get(item.path, 0) + (item.get_closest_marker("unit") is None)
     items.sort(key=lambda item: -waits[item.path])  # stable: the order within a file stays
 
