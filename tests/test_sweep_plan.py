@@ -1,0 +1,223 @@
+"""Resuming a sweep: what is refused, what would be done (dry runs), and whose process or number is whose."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from laptime import record as records
+from laptime.device import cpu_name, usable_cores
+from laptime.environment import environment, hostname_hash
+from laptime.errors import UserError
+from laptime.record import read_record
+from laptime.resume_sweep import EarlierRun, EarlierSweep, asked_for, living_ranks, merged
+from tests.support import processes
+from tests.support.settings import NO_REPORT, TINY
+
+SWEEP = Path("multirun/sweep")
+
+
+@pytest.fixture(scope="module")
+def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of one epoch, seeds 1 and 2, trained once for all tests of this file. Copy it to change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    typed = ["-m", *TINY, NO_REPORT, f"hydra.sweep.dir={SWEEP}", "training.epochs=1", "seed=1,2"]
+    done = processes.run(*typed, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / SWEEP
+
+
+@pytest.fixture
+def two_runs(finished_sweep: Path, work_folder: Path) -> Path:
+    shutil.copytree(finished_sweep, SWEEP)
+    return SWEEP
+
+
+@pytest.fixture
+def ended_early(two_runs: Path) -> None:
+    """A sweep of three that ended after two."""
+    records.write_plan(SWEEP, {0: "seed=1", 1: "seed=2", 2: "seed=3"})
+    path = SWEEP / "multirun.yaml"
+    path.write_text(path.read_text().replace("seed=1,2", "seed=1,2,3"))
+
+
+def change(run: Path, **sections: Any) -> None:
+    record = read_record(run)
+    for name, values in sections.items():
+        record[name] = (record[name] or {}) | values if isinstance(values, dict) else values
+    records.write_record(run, record)
+
+
+def times(sweep: Path) -> dict[Path, float]:
+    """When each file was changed, without the one that says who uses the sweep."""
+    return {path: path.stat().st_mtime for path in sweep.rglob("*") if path.name != ".laptime"}
+
+
+# Refusals.
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("nowhere", "sweep.resume=nowhere: there is no such directory"),
+        ("plain", "sweep.resume=plain: is no sweep"),
+        ("latest", "there is no sweep below multirun/"),
+    ],
+)
+def test_a_directory_that_is_no_sweep_is_refused(asked, words, work_folder):
+    Path("plain").mkdir()
+    with pytest.raises(UserError) as refused:
+        EarlierSweep(asked)
+    assert words in str(refused.value)
+    assert [path.name for path in work_folder.rglob("*")] == ["plain"]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("typed", "words"), [("sweep.resume=a,b", "one sweep at a time"), ("sweep.resume=[a", "not understood")]
+)
+def test_a_value_that_is_no_directory_is_refused(typed, words):
+    with pytest.raises(UserError, match=words):
+        asked_for(["seed=1", typed])
+
+
+def test_a_refusal_is_an_exit_code_and_one_line(train, work_folder):
+    ended = train("sweep.resume=nowhere")
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr.startswith("error: sweep.resume=nowhere: there is no such directory")
+    assert list(work_folder.iterdir()) == []
+
+
+def test_a_wrong_name_lists_the_sweeps_that_there_are(two_runs):
+    with pytest.raises(UserError, match=f"The newest: {SWEEP}"):
+        EarlierSweep("multirun/nope")
+
+
+def test_a_sweep_that_is_running_is_refused(two_runs):
+    other = psutil.Process(os.getppid())
+    (two_runs / ".laptime").write_text(f"{other.pid} {other.create_time()} {hostname_hash()}\n")
+    with pytest.raises(UserError, match=rf"this sweep is still running \(process {other.pid}\)"):
+        EarlierSweep("latest")
+    (two_runs / ".laptime").unlink()
+    started = records.timestamp(psutil.Process().create_time())
+    change(two_runs / "1", status="running", started_at=started, strategy={"rank_pids": [os.getpid()]})
+    with pytest.raises(UserError, match=rf"run 1 is still running \(process {os.getpid()}\)"):
+        EarlierSweep("latest")
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("hydra.sweep.dir=other", "hydra.sweep.dir=other: is what it was"),
+        ("training.epocs=2", "Did you mean training.epochs?"),
+        ("strategy.threads_per_rank=0", "at least 1"),
+    ],
+)
+def test_mistakes_in_what_is_added_change_nothing(typed, words, two_runs, train):
+    before = times(two_runs)
+    ended = train("sweep.resume=latest", typed)
+    assert ended.returncode == 2 and words in ended.stderr and "Traceback" not in ended.stderr
+    assert times(two_runs) == before
+
+
+# What is typed.
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("before", "typed", "result"),
+    [
+        (["seed=1,2", "model=cnn"], ["seed=3"], ["seed=3", "model=cnn"]),
+        (["model=mlp"], ["model=cnn", "training.epochs=2"], ["model=cnn", "training.epochs=2"]),
+        (["+model.x=1"], ["model.x=2"], ["+model.x=2"]),
+        (["model.x=1"], ["++model.x=2"], ["++model.x=2"]),
+        (["+model.x=1", "seed=1"], ["~model.x"], ["seed=1"]),
+        (["model.x=1"], ["~model.x"], ["~model.x"]),
+        (["~callbacks.progress_bar"], ["seed=1"], ["~callbacks.progress_bar", "seed=1"]),
+    ],
+)
+def test_what_is_typed_replaces_what_was(before, typed, result):
+    assert merged(before, typed) == result
+
+
+# Whose process it is.
+
+
+def earlier_run(pid: int, started: float, host: str | None = None) -> EarlierRun:
+    record = records.new_record()
+    here = environment(cpu_name(), usable_cores())["hostname_hash"]
+    record["environment"] = {"hostname_hash": host or here}
+    record["started_at"] = records.timestamp(started)
+    record["strategy"]["rank_pids"] = [pid]
+    records.write_record(Path(), record)
+    return EarlierRun(0, Path(), record, [])
+
+
+def test_a_process_that_only_has_the_pid_of_a_rank_is_none(work_folder):
+    own, born = os.getpid(), psutil.Process().create_time()
+    assert living_ranks(earlier_run(own, born)) == [own]
+    assert living_ranks(earlier_run(own, born + 1000)) == [], "the run began after this process"
+    assert living_ranks(earlier_run(own, born, host="another machine")) == []
+    run = earlier_run(own, born - 1000)
+    os.utime("run.json", (born - 500, born - 500))
+    assert living_ranks(run) == [], "the run wrote its last before this process began"
+
+
+# Threads.
+
+
+def of_ranks(world_size: int, threads: int | str) -> dict[str, Any]:
+    strategy = {"world_size": world_size, "threads_per_rank": threads}
+    return {"device": {"name": "cpu"}, "strategy": strategy}
+
+
+def test_automatic_threads_stay_what_they_were(two_runs, monkeypatch):
+    for module in ("launch", "resume_sweep"):
+        monkeypatch.setattr(f"laptime.{module}.usable_cores", lambda: 4)
+    for run in (two_runs / "0", two_runs / "1"):
+        config = read_record(run)["config"]
+        config["strategy"]["threads_per_rank"] = "auto"
+        change(run, config=config, strategy={"threads_per_rank": 2})
+    sweep = EarlierSweep(str(two_runs))
+    assert sweep.sweep_world_size([of_ranks(1, "auto")]) == 2
+    assert sweep.sweep_world_size([of_ranks(4, 1)]) == 4
+    with pytest.raises(UserError, match="is 1 with up to 4 ranks on 4 cores, and was 2 in sweep"):
+        sweep.sweep_world_size([of_ranks(1, "auto"), of_ranks(4, "auto")])
+
+
+# Dry runs.
+
+
+def test_a_dry_run_shows_the_runs_that_are_left_as_they_are(ended_early, train):
+    done = train("sweep.resume=latest", "seed=1", "sweep.dry_run=true", COLUMNS="200")
+    shown = " ".join(done.stdout.split())
+    assert "never began, not among these jobs" in shown and "sweep.dry_run" not in shown
+
+
+def test_a_directory_without_a_word_in_it_stays_whose_it_is(ended_early, train):
+    (SWEEP / "2").mkdir()
+    done = train("sweep.resume=latest", "seed=0,1,2,3", "sweep.dry_run=true", COLUMNS="200")
+    rows = [line.split() for line in done.stdout.splitlines() if "seed=" in line]
+    assert {row[1]: row[3] for row in rows} == {"0": "seed=1", "1": "seed=2", "2": "seed=3", "3": "seed=0"}
+
+
+def test_a_dry_run_changes_not_one_byte(two_runs, train):
+    (SWEEP / ".laptime").unlink()
+    before = {path: path.read_bytes() for path in SWEEP.rglob("*") if path.is_file()}
+    assert train("sweep.resume=latest", "seed=1,2,3", "sweep.dry_run=true").returncode == 0
+    assert {path: path.read_bytes() for path in SWEEP.rglob("*") if path.is_file()} == before
+
+
+def test_a_doctored_plan_writes_nothing_to_the_terminal_and_takes_no_number(two_runs, train):
+    plan = {"runs": {"-1": "seed=4", "7" * 30: "seed=5", "1": "seed=2\x1b[31m", "2": "seed=3"}}
+    (SWEEP / "plan.json").write_text(json.dumps(plan))
+    done = train("sweep.resume=latest", "seed=1,2,4", "sweep.dry_run=true", COLUMNS="200")
+    assert "\x1b" not in done.stdout + done.stderr
+    assert records.read_plan(SWEEP) == {1: "seed=2\\x1b[31m", 2: "seed=3"}
+    row = next(line for line in done.stdout.splitlines() if "seed=4" in line)
+    assert row.split()[1] == "3"
