@@ -32,10 +32,11 @@ def _unknown(name: str) -> Check:
 
 
 def other_processes(other_cores: float | None, num_cores: int, busiest: Sequence[tuple[str, float]]) -> Check:
-    """Args: other_cores: that others kept busy; busiest: names and used cores of some of them, the busiest first."""
+    """Args: other_cores: that others kept busy; num_cores: of the machine, whether or not a run may use them all;
+    busiest: names and used cores of some of them, the busiest first."""
     if other_cores is None:
         return _unknown("other processes")
-    found = f"they kept {other_cores:.1f} of {num_cores} cores busy"
+    found = f"they kept {other_cores:.1f} of the machine's {num_cores} cores busy"
     if other_cores / num_cores < _OTHER_SHARE:
         return Check("other processes", True, found)
     above_all = f", {busiest[0][0]} above all" if busiest else ""
