@@ -38,7 +38,9 @@ def page() -> str:
 def _option(path: Path) -> str:
     """What the file is for, and a row per key that it sets."""
     about, rows, comment, is_head, skips = [], [], [], True, False
-    for line in path.read_text().splitlines():
+    content = path.read_text()
+    sets_other_groups = "# @package _global_" in content
+    for line in content.splitlines():
         text = line.strip()
         if not text:
             if is_head and comment:
@@ -51,7 +53,8 @@ def _option(path: Path) -> str:
             continue
         key, _, value = text.partition(":")
         nested = line[0] in " -"
-        if is_head and comment and (not about) and key in ("defaults", "_target_", "name", "{}", "training", "hydra"):
+        tells_of_the_file = sets_other_groups or key in ("defaults", "_target_", "name", "{}")
+        if is_head and comment and not about and tells_of_the_file:
             about, comment = comment, []
         is_head = False
         if not nested:
@@ -65,12 +68,25 @@ def _option(path: Path) -> str:
             (f"{'&nbsp;' * (len(line) - len(line.lstrip()))}`{key}`", value.partition(" #")[0].strip(), comment)
         )
         comment = []
-    lines = [f"{' '.join(about)}\n"] if about else []
+    lines = [f"{paragraph}\n" for paragraph in _paragraphs(about)]
     if rows:
         lines += ["| key | default | meaning |", "|---|---|---|"]
-        lines += [f"| {key} | {_code(value)} | {_cell(' '.join(words))} |" for key, value, words in rows]
+        lines += [f"| {key} | {_code(value)} | {_cell(' '.join(_paragraphs(words)))} |" for key, value, words in rows]
         lines.append("")
     return "\n".join(lines)
+
+
+def _paragraphs(comment: list[str]) -> list[str]:
+    """The text of a comment. A line without words ends a paragraph; a command is one of its own, as code."""
+    paragraphs: list[list[str]] = [[]]
+    for line in comment:
+        if line.startswith("python train.py "):
+            paragraphs += [[f"`{line}`"], []]
+        elif line:
+            paragraphs[-1].append(line)
+        else:
+            paragraphs.append([])
+    return [" ".join(lines) for lines in paragraphs if lines]
 
 
 def _code(value: str) -> str:
