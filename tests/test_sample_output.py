@@ -1,0 +1,265 @@
+"""Output that a document shows is what the command prints: the same titles, rows, columns and words. Only its figures,
+dates and directories are free. So whoever changes what is printed has to paste a new sample.
+
+What depends on how a measurement came out is printed from the figures below. They lead to the words of the samples.
+Change them where a new sample came to other verdicts.
+"""
+
+import contextlib
+import copy
+import io
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from laptime import record as records
+from laptime.analysis import write
+from laptime.analysis.sweep_callback import report_sweep
+from laptime.cli import main
+from laptime.console import print_results
+from laptime.doctor import __main__ as doctor
+from laptime.doctor import examine, groups, steps
+from laptime.doctor.probe import Noise
+from laptime.limit import limit
+from laptime.quality import assess
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+SWEEP = "python train.py -m seed=1,2,3 strategy.world_size=1,2,4 training.batch_size=128 dataset.limit=8000"
+# The commands whose output is shown, and the fixture that prints it. test_own_model.py looks after own_model.md.
+PRINTED_BY = {
+    "python train.py": "single_run",
+    SWEEP: "sweep",
+    "python -m laptime.doctor": "doctor_report",
+    "python train.py dataset=mnits": "mistake",
+}
+LOG_LINE = re.compile(r"\[\d\d:\d\d:\d\d\] ")
+BORDER = re.compile(r"[╭┌├╰└─┬┼┴╮┐┤╯┘]+")
+# Replaced by the figures below.
+QUICK = ["measure.peak=false", "measure.breakdown=false"]
+# What the sweep in the README measured: repeats by number of ranks.
+EPOCH_TIMES_S = {1: (0.234, 0.227, 0.230), 2: (0.225, 0.209, 0.215), 4: (0.267, 0.270, 0.243)}
+TEST_ACCURACIES = {1: (0.9323, 0.9270, 0.9310), 2: (0.9236, 0.9225, 0.9156), 4: (0.9025, 0.9095, 0.9070)}
+TRAIN_LOSSES = {1: (0.164, 0.157, 0.153), 2: (0.206, 0.207, 0.210), 4: (0.281, 0.271, 0.273)}
+NO_SYNC_STEP_S = {1: 0.0042, 2: 0.0045, 4: 0.0092}
+SYNCHRONIZATION_S = {1: None, 2: 0.0034, 4: 0.0093}
+STRAGGLING = {1: None, 2: 0.003, 4: 0.096}
+STEPS_PER_S = {1: 217.0, 2: 116.0, 4: 48.7}
+
+
+def samples(document: str) -> list[tuple[str, list[list[str]]]]:
+    """Each command of a document whose output is shown, and the parts of that between the lines `...`."""
+    found = []
+    for block in re.findall(r"(?:^    .*\n)+", (ROOT / document).read_text(), re.MULTILINE):
+        for shown in re.split(r"^    \$ ", block, flags=re.MULTILINE)[1:]:
+            command, *lines = [line.removeprefix("    ") for line in shown.splitlines()]
+            parts: list[list[str]] = [[]]
+            for line in lines:
+                if line.strip() == "...":
+                    parts.append([])
+                else:
+                    parts[-1].append(line)
+            if any(parts):
+                found.append((command, [part for part in parts if part]))
+    return found
+
+
+SAMPLES = [(document, *sample) for document in DOCUMENTS for sample in samples(document)]
+
+
+def whole_lines(lines: list[str]) -> list[str]:
+    """The lines without borders of tables. A table's row that was wrapped is one line again, and so is a paragraph."""
+    found: list[str] = []
+    rows: list[list[str]] = []
+    paragraph: list[str] = []
+
+    def end() -> None:
+        found.extend(" | ".join(" ".join(cell.split()) for cell in row) for row in rows)
+        found.extend([" ".join(" ".join(paragraph).split())] if paragraph else [])
+        rows.clear()
+        paragraph.clear()
+
+    kind = ""
+    for line in map(str.strip, lines):
+        if line.startswith("├"):  # what stands above is the head
+            rows[:] = [joined(rows)]
+            continue
+        before, kind = kind, "row" if line.startswith("│") else "border" if BORDER.fullmatch(line) else "text"
+        if kind != before or not line:
+            end()
+        if kind == "row":
+            cells = line.strip("│").split("│")
+            if rows and not cells[0].strip():
+                rows[-1] = joined([rows[-1], cells])
+            else:
+                rows.append(cells)
+        elif kind == "text" and line:
+            paragraph.append(line)
+    end()
+    return found
+
+
+def joined(rows: list[list[str]]) -> list[str]:
+    return [" ".join(cells) for cells in zip(*rows, strict=True)]
+
+
+def without_figures(text: str) -> str:
+    """A text with `#` for every number, and for every date and time that is part of a path."""
+    return re.sub(r"#(?:/?#)*", "#", re.sub(r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?", "#", text))
+
+
+def words(lines: list[str]) -> str:
+    return without_figures(" ".join(whole_lines(lines)))
+
+
+# What is printed
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A real run with few data: its directory and what it said on stderr."""
+    folder = tmp_path_factory.mktemp("run")
+    error = io.StringIO()
+    typed = ["device=cpu", "strategy.threads_per_rank=2", "dataset.limit=600", "training.epochs=2", *QUICK]
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(error):
+        with pytest.raises(SystemExit) as end:
+            main(typed)
+        assert not end.value.code, error.getvalue()
+        (path,) = folder.rglob("run.json")
+    return path.parent, error.getvalue()
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    """Nothing is wrapped, and no column is left out."""
+    monkeypatch.setenv("COLUMNS", "1000")
+
+
+@pytest.fixture
+def single_run(trained, wide, capsys, monkeypatch):
+    run_dir, error = trained
+    record = records.read_record(run_dir)
+    record["dataset"]["limit"] = None
+    record["quality"] = {"grade": "A", "reasons": []}
+    parts = {"data_s": 0.00006, "forward_s": 0.0008, "backward_s": 0.0006, "optimizer_s": 0.0004, "rest_s": 0.00004}
+    percentiles = {"step_p50_s": 0.0019, "step_p95_s": 0.0022, "step_p99_s": 0.0045}
+    records.update(record, "breakdown", **parts, **percentiles, step_s=sum(parts.values()), instrument_s=0.0)
+    flops, peak = 2.4e6, 2.2e11
+    found = limit(flops, 29_000, 64, peak, 7e10, record["breakdown"], 10**7, "memory", "32-true")
+    records.update(record, "peak", **found)
+    monkeypatch.chdir(run_dir.parents[2])
+    print_results(record, run_dir)
+    return [error, capsys.readouterr().out]
+
+
+@pytest.fixture
+def sweep(trained, wide, work_folder, capsys, monkeypatch):
+    """The end of a sweep of nine runs: copies of the one that ran, with the figures above."""
+    monkeypatch.setattr(write, "write_reports", lambda *arguments: None)  # plots; other tests draw them
+    sweep_dir = Path("multirun/2026-11-29/19-26-56")
+    first = records.read_record(trained[0])
+    rows = records.epoch_rows(trained[0])
+    for repeat in range(3):
+        for number, (world_size, times_s) in enumerate(EPOCH_TIMES_S.items()):
+            record = copy.deepcopy(first)
+            record["hashed_config"] |= {"seed": repeat, "strategy.world_size": world_size}
+            record |= {"seed": repeat, "config_hash": f"{world_size} {repeat}", "group_hash": str(world_size)}
+            oversubscribed = world_size == 4
+            several = {"world_size": world_size, "backend": "gloo" if world_size > 1 else None}
+            records.update(record, "strategy", **several, threads_per_rank=1, oversubscribed=oversubscribed)
+            records.update(record, "batch", scope="per_rank", global_batch_size=128 * world_size)
+            records.update(record, "timing", steps_per_s=STEPS_PER_S[world_size])
+            results = {"test_accuracy": TEST_ACCURACIES[world_size], "train_loss": TRAIN_LOSSES[world_size]}
+            records.update(record, "result", **{key: values[repeat] for key, values in results.items()})
+            records.update(record, "communication", cost_s=SYNCHRONIZATION_S[world_size])
+            straggling = STRAGGLING[world_size]
+            records.update(record, "contention", no_sync_step_s=NO_SYNC_STEP_S[world_size], straggling=straggling)
+            record["dataset"]["num_test"] = 8000
+            record["environment"]["num_usable_cores"] = 2
+            outliers = ["25% of the epochs are outliers", "there were more threads than cores"]
+            record["quality"] = {"grade": "B", "reasons": outliers} if oversubscribed else {"grade": "A", "reasons": []}
+            run_dir = sweep_dir / str(3 * repeat + number)
+            run_dir.mkdir(parents=True)
+            records.write_record(run_dir, record)
+            counted = {"epoch_time_s": times_s[repeat], "num_samples": 6400}
+            ranks = [row | counted | {"rank": rank} for rank in range(world_size) for row in rows]
+            records.append_epochs(run_dir, ranks)
+    report_sweep(sweep_dir)
+    return list(capsys.readouterr())
+
+
+@pytest.fixture
+def doctor_report(wide, capsys, monkeypatch):
+    """Of this machine, as if others kept it busy, and without the checks that come out differently elsewhere."""
+    sums = [3.0 * each for each in range(1, 9)]
+    meanwhile = {
+        "wall_s": 10.0, "other_cores": 1.2, "steal_share": 0.0, "throttled_share": None, "num_swapped_pages": 0,
+        "switches_per_s": None, "frequency_hz": None, "temperature_celsius": None, "frequency_drop": None,
+    }  # fmt: skip
+    laps_s = (0.6,) * 16
+    busiest = (("pytest (process 12)", 0.8), ("python (process 34)", 0.4))
+    noise = Noise(assess([meanwhile], laps_s, 2, timed="laps"), 2, laps_s, meanwhile, busiest)
+    all_checks = examine.checks
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("laptime.fresh_processes.load_ahead", lambda: None)
+    monkeypatch.setattr(
+        examine, "check_devices", lambda: [steps.check("cpu", 0, precision) for precision in steps.TOLERANCES]
+    )
+    monkeypatch.setattr(examine, "check_backends", lambda: [groups.judge("gloo", [sums, sums], 9.0)])
+    monkeypatch.setattr(examine, "probe", lambda seconds, cores, battery: noise)
+    shown = ("other processes", "hypervisor")
+    monkeypatch.setattr(examine, "checks", lambda *seen: [each for each in all_checks(*seen) if each.name in shown])
+    assert doctor.main([]) == 0
+    return list(capsys.readouterr())
+
+
+@pytest.fixture
+def mistake(capsys):
+    with pytest.raises(SystemExit):
+        main(["dataset=mnits"])
+    return list(capsys.readouterr())
+
+
+# What is shown
+
+
+def test_every_sample_is_checked():
+    shown = {command for _, command, _ in SAMPLES}
+    assert shown == set(PRINTED_BY), "name the new command in PRINTED_BY, with a fixture that prints its output"
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [pytest.param(command, parts, id=f"{document}: {command}") for document, command, parts in SAMPLES],
+)
+def test_a_sample_is_what_the_command_prints(command, parts, request):
+    left = [words(text.splitlines()) for text in request.getfixturevalue(PRINTED_BY[command])]
+    for part in parts:
+        log = [line for line in part if LOG_LINE.match(line)]
+        for lines in filter(None, (log, [line for line in part if line not in log])):
+            wanted = words(lines)
+            stream = next((number for number, text in enumerate(left) if wanted in text), None)
+            assert stream is not None, f"not printed, or not in this order:\n{wanted}\nPrinted:\n" + "\n".join(left)
+            left[stream] = left[stream].partition(wanted)[2]
+
+
+def test_documents_that_show_the_same_command_show_the_same_result():
+    results = [
+        {without_figures(line): line for part in parts for line in whole_lines(part)}
+        for _, command, parts in SAMPLES
+        if command == SWEEP
+    ]
+    first, second = results
+    shared = first.keys() & second.keys()
+    assert len(shared) >= 2
+    assert {first[line] for line in shared} == {second[line] for line in shared}
+
+
+def test_what_the_readme_says_of_its_sweep_is_in_the_sample():
+    shown = next(str(parts) for document, command, parts in SAMPLES if (document, command) == ("README.md", SWEEP))
+    (remark,) = re.findall(r"^A hand-written script [^$]*?\n\n", (ROOT / "README.md").read_text(), re.MULTILINE)
+    figures = re.findall(r"\d+\.\d+|\d+%", remark)
+    assert len(figures) >= 3
+    assert [figure for figure in figures if figure not in shown] == []
