@@ -1,60 +1,108 @@
-"""What the documents name is there."""
+"""What the documents show and name: links, commands, tests, references made by scripts."""
 
+import argparse
+import contextlib
+import importlib
+import io
 import re
 import runpy
 import shlex
-import subprocess
-import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from laptime.cli import main
+from laptime import fresh_processes, security
+from laptime.cli import check, main
+from laptime.compose import compose, find_own_classes, hydra_session
+from laptime.errors import UserError
+from tests.support import documents, processes
+from tests.support.documents import DOCUMENTS, ROOT, Shown, read
 
-ROOT = Path(__file__).resolve().parents[1]
-NAMED = sorted(set(re.findall(r"`(test_\w+)`", (ROOT / "docs/RELIABILITY.md").read_text())))
-DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-# Documents whose commands are run, with few data; those of the others are composed.
-FEW = {"dataset.limit": "2500", "training.epochs": "1", "measure.peak": "false"}
-RUN = ["README.md", "docs/recipes.md"]
+WITH_COMMANDS = [*DOCUMENTS, "benchmarks/README.md"]
+BENCHMARKS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name != "ratios.py")
+ONLY_PARSES = Path(documents.__file__).with_name("only_parses.py")
+# Words in commands that stand for what the reader has.
+STAND_INS = {"DIR": "latest", "OVERRIDES": "seed=1", "NAME": "compile"}
+# What isn't a whole command.
+BEGUN = {"python train.py model=": "the Tab key completes it"}
+# Programs whose arguments are not Laptime's matter.
+OTHERS = {"head", "ls", "mail", "mlflow", "pytest", "scontrol", "wandb"}
 # What can't be run here, and why.
 NOT_RUN = {
     "pip install": "is what the tests were installed by",
-    "tensorboard --logdir": "serves until it is stopped; test_layers.py reads what it shows",
+    "tensorboard --logdir": "serves until it is stopped; analysis/test_report.py reads what it shows",
     "torchrun --nnodes": "needs several machines; test_torchrun.py runs it on two made of network namespaces",
-    "srun ": "needs SLURM; test_slurm.py plays it",
-    "#SBATCH": "the same",
-    "first=$(scontrol": "the same",
-    "last=$(ls": "the same",
-    "hydra/launcher=submitit_slurm": "needs SLURM",
-    "!": "a notebook's cell, in Colab",
-    "%": "the same",
+    "hydra/launcher=submitit_slurm": "needs SLURM; test_slurm.py plays it",
+    "device=cuda": "is a notebook's cell, in Colab",
 }
+FEW = {"training.epochs": "1", "dataset.limit": "1000", "measure.peak": "false", "strategy.threads_per_rank": "1"}
 
 
-def test_every_test_that_the_reliability_table_names_is_there():
-    defined = {
-        name
-        for path in (ROOT / "tests").rglob("test_*.py")
-        for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
-    }
-    assert len(NAMED) > 30
-    assert set(NAMED) <= defined
+# The table of docs/RELIABILITY.md.
 
 
+def rows() -> list[str]:
+    """The rows of its tables that name a fault, or who gets in, and a test."""
+    tables = re.findall(r"^\| (?:fault|matter) \|.*\n\|[-|]+\n((?:\|.*\n)+)", read("docs/RELIABILITY.md"), re.MULTILINE)
+    return [row for table in tables for row in table.splitlines()]
+
+
+def soak_marks(path: Path) -> dict[str, bool]:
+    """The tests of a file, and whether each is part of the soak."""
+    text = path.read_text(encoding="utf-8")
+    whole_file = re.search(r"^pytestmark = .*\.soak\b", text, re.MULTILINE) is not None
+    found = re.findall(r"^((?:@[\s\S]*?\n)?)def (test_\w+)\(", text, re.MULTILINE)
+    return {name: whole_file or ".soak" in decorators.rpartition("\n\n\n")[2] for decorators, name in found}
+
+
+@pytest.mark.unit
+def test_every_row_of_the_reliability_tables_names_tests_of_the_default_run():
+    """Each name is a test of the file named before it; a row whose tests are in the soak says so."""
+    files = {str(path.relative_to(ROOT / "tests")): soak_marks(path) for path in (ROOT / "tests").rglob("test_*.py")}
+    wrong = []
+    for row in rows():
+        fault, cell = row.split("|")[1].strip(), row.rstrip(" |").rpartition("|")[2]
+        in_use: list[str] = []
+        marks: list[bool] = []
+        for name in re.findall(r"`([\w/]+\.py|test_\w+)`", cell):
+            if name.endswith(".py"):
+                in_use = in_use if name in files else []
+                in_use = [*in_use, name] if in_use and not marks else [name]
+                wrong += [f"{fault}: there is no tests/{name}"] if name not in files else []
+                continue
+            holders = [file for file, tests in files.items() if name in tests]
+            places = [file for file in in_use if name in files.get(file, {})] if in_use else holders
+            if not places:
+                wrong.append(f"{fault}: {name} is in {', '.join(holders) or 'no file'}, not in {', '.join(in_use)}")
+            marks += [files[place][name] for place in places]
+        if not marks:  # whole files
+            marks = [all(files[name].values()) for name in in_use if name in files]
+        if not marks:
+            wrong.append(f"{fault}: names no test")
+        elif all(marks) and "soak" not in cell:
+            wrong.append(f"{fault}: its tests are all in the soak, which it doesn't say")
+    assert len(rows()) > 40
+    assert not wrong, "\n".join(wrong)
+
+
+# Links.
+
+
+@pytest.mark.unit
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_that_a_document_links_to_is_there(document):
-    text = (ROOT / document).read_text()
+    text = read(document)
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     for link in links:
         name, _, place = link.partition("#")
         path = (ROOT / document).parent / name if name else ROOT / document
         assert path.exists(), link
-        assert not place or place in places(path.read_text()), link
-    scripts = re.findall(r"python (benchmarks/\w+\.py)", text)
-    assert links or scripts or document not in ("README.md", "docs/RELIABILITY.md")
-    for script in scripts:
+        assert not place or place in places(path.read_text(encoding="utf-8")), link
+    assert links or document not in ("README.md", "docs/choosing.md", "docs/sweeps.md")
+    for script in re.findall(r"\b(?:benchmarks|docs)/\w+\.py\b", text):
         assert (ROOT / script).exists(), script
 
 
@@ -65,96 +113,314 @@ def places(text: str) -> set[str]:
     return anchors | {heading.strip("`") for heading in headings}
 
 
-def commands(document: str) -> list[str]:
-    """What a document's code blocks tell to type, without comments."""
-    text = (ROOT / document).read_text()
-    blocks = re.findall(r"(?:^    .*\n)+", re.sub(r"^```[\s\S]*?^```", "", text, flags=re.MULTILINE), re.MULTILINE)
-    found = []
-    for block in blocks:
-        lines = [line[4:] for line in re.sub(r"\\\n\s*", "", block).splitlines()]
-        if lines[0].startswith("$ "):  # with what it prints
-            lines = [line[2:] for line in lines if line.startswith("$ ")]
-        elif not re.match(r"(python|pip|torchrun|srun|tensorboard|last=|first=|#SBATCH|!|%)", lines[0]):
-            continue  # files, Python
-        found += [re.sub(r"\s+#(?!SBATCH) .*$", "", line) for line in lines if line.strip()]
-    return found
+# Commands: all are understood.
 
 
-def write_files(document: str, folder: Path) -> None:
-    """The files that a document shows, each named in the line before."""
-    text = (ROOT / document).read_text()
-    for name, content in re.findall(r"`([\w/]+\.(?:py|yaml))`:\n\n```(?:python|yaml)\n(.*?)```", text, re.DOTALL):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(content)
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Reader"]:
+    """Reads commands in a folder that holds the files that the documents show."""
+    folder = tmp_path_factory.mktemp("reader")
+    for document in DOCUMENTS:
+        documents.write_files(document, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(security, "_FROM_ENVIRONMENT", ("my_lab",))  # docs/own_model.md exports it
+        patch.setattr(fresh_processes, "load_ahead", lambda: None)  # nothing is trained
+        yield Reader(folder, patch)
 
 
-def is_run_here(command: str) -> bool:
-    return not command.startswith(tuple(NOT_RUN)) and not any(word in NOT_RUN for word in command.split())
+class Reader:
+    """Whether programs would take the arguments that a document shows, as far as that is known without a run."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.patch = folder, patch
+        self.known: dict[tuple[str, ...], str] = {}
+
+    def error(self, words: tuple[str, ...]) -> str:
+        """What the program would say against its arguments; empty: nothing."""
+        words = tuple(STAND_INS.get(word, word) for word in words)
+        if words not in self.known:
+            self.known[words] = self._error(*words)
+        return self.known[words]
+
+    def _error(self, program: str, *arguments: str) -> str:
+        first = arguments[0] if arguments else ""
+        match program:
+            case "srun" if first == "bash":
+                (inner,) = documents.in_a_shell([arguments[-1]], self.folder)
+                return "".join(map(self.error, inner))
+            case "srun":
+                return self.error(arguments)
+            case "torchrun":
+                from torch.distributed.run import get_args_parser
+
+                parsed = get_args_parser().parse_args(arguments)
+                return self.error(("python", parsed.training_script, *parsed.training_script_args))
+            case "tensorboard":
+                return "" if first == "--logdir" and len(arguments) == 2 else "tensorboard: not --logdir DIR"
+            case "pip":
+                return self._pip(arguments[1:])
+            case "laptime":
+                return self._train(arguments)
+            case "python" if first == "-m":
+                return self._module(*arguments[1:])
+            case "python" if first == "train.py":
+                return self._train(arguments[1:])
+            case "python" if first in ("evaluate.py", "export.py"):
+                return self._module(f"laptime.{first.removesuffix('.py')}", *arguments[1:])
+            case "python":
+                return self._script(*arguments)
+        return "" if program in OTHERS else f"{program}: what is this?"
+
+    def _train(self, arguments: tuple[str, ...]) -> str:
+        from hydra._internal.utils import get_args_parser
+
+        args = get_args_parser().parse_intermixed_args(arguments)
+        if args.cfg or args.help or args.info or args.shell_completion:
+            return ended(main, arguments)
+        is_sweep = args.multirun or any(each.startswith(("experiment=", "search=")) for each in arguments)
+        if is_sweep:
+            fewer = [re.sub(r"^seed=1,.*", "seed=1", each) for each in arguments]
+            error = ended(main, [*fewer, "sweep.dry_run=true"])
+            # Refused are searches and single runs, after all else has been found right.
+            return "" if error.startswith("error: sweep.dry_run=true: ") else error
+        find_own_classes(args.config_dir)
+        try:
+            with hydra_session(args.config_dir) as hydra:
+                check(compose(hydra, args.overrides, args.config_name), args.overrides)
+        except UserError as error:
+            return f"error: {error}"
+        return ""
+
+    def _module(self, name: str, *arguments: str) -> str:
+        if name == "laptime":
+            return self._train(arguments)
+        command = importlib.import_module(f"{name}.__main__")
+        if not arguments:
+            return ended(command.main, ["--help"])
+        if name in ("laptime.evaluate", "laptime.export"):
+            with self.patch.context() as patch:
+                patch.setattr(command, "_work", lambda config, typed: 0)
+                return ended(command.main, arguments)
+        args = parsed(command.main, arguments)
+        return self._train(tuple(args.overrides)) if name == "laptime.tune" else ""
+
+    def _script(self, script: str, *arguments: str) -> str:
+        if not (self.folder / script).exists() and not arguments and (ROOT / script).parent.name == "docs":
+            return "" if (ROOT / script).exists() else f"{script}: is not there"
+        if (self.folder / script).exists():
+            return "" if not arguments else f"{script}: takes no arguments"
+        done = processes.run(ROOT / script, *arguments, script=ONLY_PARSES, cwd=self.folder)
+        return done.stderr or f"{script}: parses no arguments" if done.returncode else ""
+
+    def _pip(self, arguments: tuple[str, ...]) -> str:
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        asked = re.findall(r"\[(.*?)\]", " ".join(arguments))
+        return "".join(f"pip: no extra {each}" for each in asked if each not in extras)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_training_that_a_document_tells_to_type_is_right(document, work_folder, capfd):
-    write_files(document, work_folder)
-    for command in filter(is_run_here, commands(document)):
-        words = shlex.split(command)
-        if words[:2] != ["python", "train.py"] or re.search(r"--(help|cfg)|search=|hydra/|\.resume=", command):
+def ended(command: Callable[[list[str]], Any], arguments: Any) -> str:
+    """What a command has written to standard error where it ended with another code than 0."""
+    written, shown = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(written), contextlib.redirect_stdout(shown):
+        try:
+            code = command(list(arguments))
+        except SystemExit as end:
+            code = end.code
+    return (written.getvalue().strip() or f"exit code {code}") if code else ""
+
+
+def parsed(command: Callable[[list[str]], Any], arguments: tuple[str, ...]) -> argparse.Namespace:
+    """What a command parses its arguments to; it goes no further."""
+    found: list[argparse.Namespace] = []
+
+    class Parsed(Exception):
+        pass
+
+    def ending(parse: Callable[..., argparse.Namespace]) -> Callable[..., None]:
+        def parse_and_end(*given: Any, **named: Any) -> None:
+            found.append(parse(*given, **named))
+            raise Parsed
+
+        return parse_and_end
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(argparse.ArgumentParser, name, ending(getattr(argparse.ArgumentParser, name)))
+        with pytest.raises(Parsed):
+            command(list(arguments))
+    return found[-1]
+
+
+@pytest.mark.parametrize("document", WITH_COMMANDS)
+def test_every_command_of_a_document_is_understood(document, reader, monkeypatch):
+    monkeypatch.chdir(reader.folder)
+    text = read(document)
+    shown = documents.shown(document, reader.folder)
+    for each in shown:
+        if each.text in BEGUN:
             continue
-        sweeps = words[2:3] == ["-m"] or "experiment=" in command
-        with pytest.raises(SystemExit) as end:
-            main([*words[2:], *(["sweep.dry_run=true"] if sweeps and "mnist_99" not in command else ["--cfg", "job"])])
-        printed = capfd.readouterr()
-        told = printed.err.strip()
-        assert not end.value.code or (told and told in (ROOT / document).read_text()), (command, printed.err)
+        for words in each.words:
+            error = reader.error(words)
+            assert not error or error.splitlines()[0] in text, f"{each.text}\n{error}"
+    assert left_over(text, shown) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("document", RUN)
+def left_over(text: str, shown: list[Shown]) -> list[str]:
+    """Mentions of commands with arguments that `shown` doesn't hold."""
+    rest = re.sub(r"\s+", " ", text.replace("\\\n", " "))
+    for each in sorted(shown, key=lambda each: -len(each.text)):
+        rest = rest.replace(re.sub(r"\s+", " ", each.text), "")
+    without_eval = rest.replace('eval "$(python train.py -sc install=bash)"', "")
+    return re.findall(
+        r"(?:\w+\.py|-m laptime\.\w+|torchrun|\$ laptime) (?:-{1,2}\w[\w-]*|[a-z.]+=\S+)[^`]{0,40}", without_eval
+    )
+
+
+def test_a_command_that_is_not_understood_is_found(reader, monkeypatch):
+    """The check itself: each kind of command with a mistake in it."""
+    monkeypatch.chdir(reader.folder)
+    for right, wrong in [
+        ("python train.py model=cnn", "python train.py model=cmm"),
+        ("laptime -m seed=1,2", "laptime -m sed=1,2"),
+        ("python train.py search=accuracy", "python train.py search=accuracy hydra.sweeper.trials=3"),
+        ("python train.py -m seed=1 hydra/launcher=joblib", "python train.py -m seed=1 hydra/launcher=joblibs"),
+        ("torchrun --nproc-per-node 2 train.py", "torchrun --nproc-per-node 2 train.py modle=cnn"),
+        ("srun bash -c 'python train.py seed=1'", "srun bash -c 'python train.py seeds=1'"),
+        ("python evaluate.py run=latest", "python evaluate.py run=latest latency.sizes=1"),
+        ("python export.py run=latest format=onnx", "python export.py run=latest format=onyx"),
+        ("python -m laptime.tune lr model=cnn", "python -m laptime.tune lr model=cmm"),
+        ("python benchmarks/models.py --limit 5000", "python benchmarks/models.py --limits 5000"),
+        ("pip install 'laptime[onnx]'", "pip install 'laptime[onyx]'"),
+    ]:
+        assert reader.error(tuple(shlex.split(right))) == "", right
+        assert reader.error(tuple(shlex.split(wrong))) != "", wrong
+    with pytest.raises(SystemExit):
+        reader.error(("python", "-m", "laptime.analysis", "latest", "--buy", "precision"))
+    with pytest.raises(SystemExit):
+        reader.error(("python", "-m", "laptime.watch", "--twice"))
+
+
+# Commands: those of the README are run; the others in the soak.
+
+
+def test_every_command_of_the_readme_does_what_it_says(work_folder):
+    """The soak runs them again, with what they measure and with repeats."""
+    quick = {**FEW, "measure.breakdown": "false"}
+    fewer = {"seed=1,2,3": "seed=1", "strategy.world_size=1,2,4": "strategy.world_size=1,2"}
+    assert run_all("README.md", work_folder, quick, fewer) >= 9
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("document", ["README.md", "docs/recipes.md"])
 def test_every_command_of_a_document_does_what_it_says(document, work_folder):
-    """One after the other in one folder, as somebody would who reads it, with few data and repeats."""
-    write_files(document, work_folder)
-    told = list(filter(is_run_here, commands(document)))
-    assert len(told) > 9
-    for command in told:
-        words = shlex.split(re.sub(r"seed=1,2,3[,\d]*", "seed=1,2", command))
-        if words[0] == "torchrun":
-            words[:1] = ["python", "-m", "torch.distributed.run"]
-        if "train.py" in words and not re.search(r"--(help|cfg)|\.resume=", command):
-            typed = {word.partition("=")[0] for word in words}
-            words += [f"{key}={value}" for key, value in FEW.items() if key not in typed]
-            words += ["seed=1"] if "experiment" in typed and "seed" not in typed else []
-        words = [str(ROOT / word) if re.fullmatch(r"\w+\.py", word) else word for word in words]
-        done = subprocess.run(
-            [sys.executable, *words[1:]], cwd=work_folder, capture_output=True, text=True, timeout=900, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
-        assert "Traceback" not in done.stderr, f"{command}\n{done.stderr}"
+    fewer = {"seed=1,2,3": "seed=1,2", "seed=1,2,3,4,5": "seed=1,2"}
+    assert run_all(document, work_folder, FEW, fewer) >= 9
 
 
-@pytest.mark.slow
+def run_all(document: str, folder: Path, added: Mapping[str, str], fewer: Mapping[str, str]) -> int:
+    """Type one after the other in one folder, as a reader would.
+
+    Args:
+        added: overrides for commands that train, where they have no value for the key.
+        fewer: words to replace, so that less is trained.
+
+    Returns:
+        The number of commands.
+    """
+    documents.write_files(document, folder)
+    seen: set[Path] = set()
+    number = 0
+    for each in filter(lambda each: each.in_block, documents.shown(document, folder)):
+        if each.text.startswith(tuple(NOT_RUN)) or any(word in NOT_RUN for word in each.text.split()):
+            continue
+        for words in each.words:
+            typed = [fewer.get(word, word) for word in words]
+            if trains(words):
+                keys = {word.partition("=")[0] for word in typed}
+                typed += [f"{key}={value}" for key, value in added.items() if key not in keys]
+                typed = [f"dataset.limit={FEW['dataset.limit']}" if "dataset.limit" in word else word for word in typed]
+                typed += ["seed=1"] if "experiment" in keys and "seed" not in keys else []
+            run_one(typed, folder)
+            looks_right(words, folder, seen)
+            number += 1
+    return number
+
+
+def run_one(typed: list[str], folder: Path) -> None:
+    if typed[0] == "torchrun":
+        typed = ["python", "-m", "torch.distributed.run", "--master-port", "0", *typed[1:]]
+    assert typed[0] == "python", typed
+    how: dict[str, Any] = {"cwd": folder, "timeout": 900, "real": "torch.distributed.run" in typed}
+    _, *words = [str(ROOT / word) if re.fullmatch(r"\w+\.py", word) else word for word in typed]
+    if words[0] == "-m":
+        done = processes.run(*words[2:], module=words[1], **how)
+    else:
+        done = processes.run(*words[1:], script=words[0], **how)
+    assert done.returncode == 0, f"{typed}\n{done.stderr}"
+    assert "Traceback" not in done.stderr, f"{typed}\n{done.stderr}"
+    assert done.stdout.strip(), typed
+
+
+def trains(words: tuple[str, ...]) -> bool:
+    only_asks = re.compile(r"--(help|cfg)|sweep\.(resume|dry_run)=")
+    return "train.py" in words and not any(only_asks.match(word) for word in words)
+
+
+def looks_right(words: tuple[str, ...], folder: Path, seen: set[Path]) -> None:
+    """The files that a command has left: completed runs, a sweep's report, an evaluation, an exported network."""
+    records = set(folder.rglob("run.json")) - seen
+    seen |= records
+    if trains(words):
+        assert records, words
+        assert all('"status": "completed"' in record.read_text() for record in records), words
+        sweeps = {record.parents[1] for record in records if "multirun" in record.parts}
+        assert all((sweep / "summary/report.html").exists() for sweep in sweeps), words
+    else:
+        assert not records, words
+    for program, file in {"evaluate.py": "evaluation.json", "export.py": "export.json"}.items():
+        assert program not in words or list(folder.rglob(file)), words
+    if "--out" in words:
+        assert (folder / words[words.index("--out") + 1] / "summary.json").exists()
+
+
+@pytest.mark.soak
 def test_the_python_of_the_recipes_does_what_it_says(train):
     assert train("-m", "strategy.world_size=1", *(f"{key}={value}" for key, value in FEW.items())).returncode == 0
-    text = (ROOT / "docs/recipes.md").read_text()
-    (block,) = re.findall(r"^    import laptime\n(?:(?:    .*)?\n)+", text, re.MULTILINE)
+    (block,) = re.findall(r"^    import laptime\n(?:(?:    .*)?\n)+", read("docs/recipes.md"), re.MULTILINE)
     *lines, last = [line[4:] for line in block.splitlines() if line.strip()]
     names: dict[str, Any] = {}
     exec("\n".join(lines), names)
     assert eval(last, names).shape == (1, 4)
 
 
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_starts(name, work_folder):
+    done = processes.run("--help", script=ROOT / "benchmarks" / name)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: {name}") and not done.stderr
+    assert list(work_folder.iterdir()) == []
+
+
+# What scripts make from the code.
+
+
 def test_the_api_reference_is_what_the_docstrings_say():
     made = runpy.run_path(str(ROOT / "docs/make_api.py"))["page"]()
-    assert made == (ROOT / "docs/api.md").read_text(), "run python docs/make_api.py"
+    assert made == read("docs/api.md"), "run python docs/make_api.py"
     assert all(f"### `{name}`" in made for name in ("laptime.cli.run", "laptime.analysis.frames.load"))
 
 
+@pytest.mark.unit
 def test_the_configuration_reference_is_what_conf_says():
     made = runpy.run_path(str(ROOT / "docs/make_configuration.py"))["page"]()
-    assert made == (ROOT / "docs/configuration.md").read_text(), "run python docs/make_configuration.py"
+    assert made == read("docs/configuration.md"), "run python docs/make_configuration.py"
     for option in (ROOT / "conf").glob("*/*.yaml"):
         if option.parent.name != "hydra":
             assert f"### `{option.parent.name}={option.stem}`" in made
 
 
+@pytest.mark.unit
 def test_every_benchmark_is_explained():
-    explained = set(re.findall(r"^\| `(\w+\.py)`", (ROOT / "benchmarks/README.md").read_text(), re.MULTILINE))
-    assert explained == {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"ratios.py"}
+    explained = set(re.findall(r"^\| `(\w+\.py)`", read("benchmarks/README.md"), re.MULTILINE))
+    assert explained == set(BENCHMARKS)

@@ -1,0 +1,120 @@
+"""The commands that README and docs/ show: taken from their text, and split into words by a shell."""
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+PROGRAMS = "python|laptime|torchrun|srun|tensorboard|pip|pytest|mlflow|wandb"
+# How the first line of a block of commands begins; other blocks are Python, files, or what was printed.
+_FIRST = re.compile(rf"\$ |[!%]|#SBATCH|(?:\w+=\S* )?(?:{PROGRAMS}) |\w+=\$\(")
+# A shell that finds no program at all: each command is noted with the number of its line, and prints a word.
+_NOTING = """\
+command_not_found_handle() { { printf '%s\\0' "$LINE" "$@"; printf '\\1\\0'; } >> "$NOTES"; echo printed; }
+"""
+# What a batch system or a user's shell would have set.
+_VARIABLES = {"SLURM_JOB_ID": "7", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "node[1-2]"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A line of a document that is to be typed.
+
+    Attributes:
+        text: the line, without the prompt and what is explained behind it.
+        words: of each program that a shell would start for it, the arguments, the program's name first.
+        in_block: whether it stands in a block of its own, else within a sentence.
+    """
+
+    text: str
+    words: tuple[tuple[str, ...], ...]
+    in_block: bool
+
+
+def read(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def blocks(document: str) -> list[list[str]]:
+    """The document's blocks of commands, line by line; what they print is left out."""
+    text = read(document)
+    fenced = [
+        block
+        for language, block in re.findall(r"^```(\w*)\n([\s\S]*?)^```$", text, re.MULTILINE)
+        if language in ("", "bash", "console", "sh")
+    ]
+    rest = re.sub(r"^```[\s\S]*?^```$", "", text, flags=re.MULTILINE)
+    indented = re.findall(r"^((?:    .*\n|\n(?=    ))+)", rest, re.MULTILINE)
+    found = []
+    for block in [*fenced, *(re.sub(r"^    ", "", each, flags=re.MULTILINE) for each in indented)]:
+        lines = [line for line in re.sub(r"\\\n\s*", "", block).splitlines() if line.strip()]
+        if not lines or not _FIRST.match(lines[0]):
+            continue
+        if any(line.startswith("$ ") for line in lines):
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        found.append([re.sub(r"\s+#(?!SBATCH) .*$", "", line) for line in lines])
+    return found
+
+
+def in_sentences(document: str) -> list[str]:
+    """Commands between backquotes, with at least one argument."""
+    rest = re.sub(r"^```[\s\S]*?^```$", "", read(document), flags=re.MULTILINE)
+    rest = re.sub(r"^    .*$", "", rest, flags=re.MULTILINE)
+    spans = [re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", rest)]
+    return [span for span in spans if re.match(rf"(?:{PROGRAMS}) ", span)]
+
+
+def shown(document: str, folder: Path) -> list[Shown]:
+    """All commands of a document, in its order.
+
+    Args:
+        folder: where a shell reads them; nothing is started there.
+    """
+    scripts = [(lines, True) for lines in blocks(document)] + [([line], False) for line in in_sentences(document)]
+    found = []
+    for lines, in_block in scripts:
+        typed = [line.removeprefix("!") for line in lines if not line.startswith(("#SBATCH", "%"))]
+        for line, words in zip(typed, in_a_shell(typed, folder), strict=True):
+            found.append(Shown(line, words, in_block))
+    return found
+
+
+def in_a_shell(lines: list[str], folder: Path) -> list[tuple[tuple[str, ...], ...]]:
+    """Which programs a shell would start for each line, in which nothing but its own commands is found."""
+    notes = folder / "notes"
+    notes.write_bytes(b"")
+    script = _NOTING + "".join(f"LINE={number}\n{line}\n" for number, line in enumerate(lines))
+    variables = {
+        **_VARIABLES,
+        "PATH": "/nonexistent",
+        "NOTES": str(notes),
+        "LC_ALL": os.environ.get("LC_ALL", "C.UTF-8"),
+    }
+    bash = next(path for path in ("/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash") if Path(path).exists())
+    done = subprocess.run(
+        [bash, "-c", script], cwd=folder, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert "syntax error" not in done.stderr and "unexpected EOF" not in done.stderr, done.stderr
+    started: list[list[tuple[str, ...]]] = [[] for _ in lines]
+    for note in notes.read_text(encoding="utf-8").split("\0\1\0")[:-1]:
+        number, *words = note.split("\0")
+        started[int(number)].append(tuple(words))
+    notes.unlink()
+    return [tuple(each) for each in started]
+
+
+def files(document: str) -> dict[str, str]:
+    """The files that a document shows, by name: the last one that the paragraph before the block names."""
+    shown = re.findall(r"([^\n]+(?:\n[^\n]+)*)\n\n```(?:python|yaml)\n(.*?)```", read(document), re.DOTALL)
+    named = [(re.findall(r"`([\w/]+\.(?:py|yaml))`", before), content) for before, content in shown]
+    return {names[-1]: content for names, content in named if names}
+
+
+def write_files(document: str, folder: Path) -> None:
+    for name, content in files(document).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
