@@ -5,6 +5,8 @@ import pytest
 
 from laptime.evaluate.confusion import confusion_matrix, most_confused, per_class
 
+pytestmark = pytest.mark.unit
+
 # Three classes and ten samples; class 2 is never predicted.
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
 PREDICTED = np.array([0, 0, 0, 1, 1, 1, 0, 0, 1, 0])

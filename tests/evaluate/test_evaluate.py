@@ -2,75 +2,71 @@
 
 import csv
 import json
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.support import processes
+from tests.support.settings import QUICK, TINY
 
 from laptime import security
+from laptime.device import describe
 from laptime.evaluate.__main__ import main
+from laptime.predict import predict
+from laptime.trained_run import open_run
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = [
-    "dataset.limit=2000", "training.epochs=2", "device=cpu", "logger=none", "measure.breakdown=false",
-    "measure.peak=false",
-]  # fmt: skip
 NO_LATENCY = "latency.batch_sizes=[]"
 FEW_CALLS = ["latency.num_calls=5", "latency.warmup_calls=1", "latency.batch_sizes=1,16"]
+PLAIN = (*TINY, "training.epochs=2")
+TWO_RANKS = (*TINY, "training.epochs=1", "strategy.world_size=2")
+WITH_BATCH_NORM = tuple(each for each in TWO_RANKS if "hidden_sizes" not in each)
 RUNS = {
-    "mlp": [],
-    "cnn": ["model=cnn", "training.epochs=1"],
-    "two ranks, batches that don't divide": ["strategy.world_size=2", "training.eval_batch_size=300"],
-    "sharded": ["strategy.world_size=2", "strategy.comm_hook=shared_memory", "strategy.threads_per_rank=1"],
-    "bf16": ["training.precision=bf16-mixed", "training.matmul_precision=medium"],
-    "compiled": ["training.compile=true", "training.epochs=1"],
-    "workers": ["dataset.pipeline=workers", "dataset.num_workers=1", "training.epochs=1"],
-    "batch norm": ["model._target_=with_batch_norm.Net", "~model.hidden_sizes", "~model.dropout",
-                   "strategy.world_size=2"],
+    "mlp": PLAIN,
+    "mnist": (*QUICK, "dataset.limit=1000", "training.epochs=1"),
+    "cnn": (*TINY, "training.epochs=1", "model=cnn"),
+    "two ranks, batches that don't divide": (*TWO_RANKS, "training.eval_batch_size=7"),
+    "sharded": (*TWO_RANKS, "strategy.comm_hook=shared_memory"),
+    "bf16": (*PLAIN, "training.precision=bf16-mixed", "training.matmul_precision=medium"),
+    "workers": (*TINY, "training.epochs=1", "dataset.pipeline=workers", "dataset.num_workers=1"),
+    "batch norm": (*WITH_BATCH_NORM, "model._target_=networks_to_export.WithBatchNorm", "~model.hidden_sizes",
+                   "~model.dropout"),
 }  # fmt: skip
-NET = """
-from torch import nn
 
 
-class Net(nn.Sequential):
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(2704, num_classes))
-"""
-
-
-def trained(folder: Path, *overrides: str) -> Path:
-    (folder / "with_batch_norm.py").write_text(NET)
-    command = [sys.executable, str(ROOT / "train.py"), *QUICK, *overrides, "hydra.run.dir=run"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
-
-
-def found(run: Path) -> dict:
-    return json.loads((run / "evaluation" / "evaluation.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def kept_run(tmp_path_factory, cache_folder) -> Path:
-    return trained(tmp_path_factory.mktemp("kept"))
+def found(run: Path) -> dict[str, Any]:
+    evaluation: dict[str, Any] = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    return evaluation
 
 
 @pytest.fixture
-def run(kept_run, work_folder) -> Path:
-    """A copy that a test may spoil."""
-    shutil.copytree(kept_run, work_folder / "run")
-    return work_folder / "run"
+def copy(trained, work_folder) -> Callable[..., Path]:
+    """copy(*overrides): a copy of a trained run, in run/, that a test may spoil."""
+
+    def copy_run(*overrides: str) -> Path:
+        shutil.copytree(trained(*overrides), work_folder / "run")
+        return work_folder / "run"
+
+    return copy_run
+
+
+@pytest.fixture
+def run(copy) -> Path:
+    return copy(*PLAIN)
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_accuracy_is_the_recorded_one(name, work_folder):
-    run = trained(work_folder, *RUNS[name])
-    trusted = "security.allowed_targets=with_batch_norm" if name == "batch norm" else "threads=null"
-    assert main([f"run={run}", NO_LATENCY, trusted]) == 0
+def test_accuracy_is_the_recorded_one(name, copy):
+    run = copy(*RUNS[name])
+    allowed = "security.allowed_targets=networks_to_export" if name == "batch norm" else "threads=null"
+    assert main([f"run={run}", NO_LATENCY, allowed]) == 0
     record = json.loads((run / "run.json").read_text())
     evaluation = found(run)
     assert evaluation["result"]["test_accuracy"] == record["result"]["test_accuracy"]
@@ -79,12 +75,49 @@ def test_accuracy_is_the_recorded_one(name, work_folder):
     assert evaluation["latency"]["batch_sizes"] == []
 
 
-def test_matrix_and_table_agree_with_the_accuracy(run, capsys):
+def _loss(run: Path, precision: str) -> float:
+    """The test loss as torch itself computes it."""
+    network, data = open_run(str(run), "last", [], None).load(describe("cpu", "cpu"))
+    enabled = precision == "bf16-mixed"
+    return predict(network, data.test_batches(1), lambda: torch.autocast("cpu", torch.bfloat16, enabled=enabled)).loss
+
+
+@pytest.mark.parametrize(("trained_in", "evaluated_in"), [("32-true", "bf16-mixed"), ("bf16-mixed", "32-true")])
+def test_another_precision_than_the_runs_is_the_one_that_is_used(trained_in, evaluated_in, copy):
+    run = copy(*(PLAIN if trained_in == "32-true" else RUNS["bf16"]))
+    assert main([f"run={run}", f"precision={evaluated_in}", NO_LATENCY]) == 0
+    evaluation = found(run)
+    assert evaluation["precision"] == evaluated_in
+    assert evaluation["result"]["test_loss"] == _loss(run, evaluated_in) != _loss(run, trained_in)
+
+
+def test_a_device_that_is_absent_is_replaced_by_the_cpu(run):
+    assert main([f"run={run}", "device=cuda", NO_LATENCY]) == 0
+    assert found(run)["device"] | {"name": ""} == {"requested": "cuda", "used": "cpu", "name": ""}
+    assert found(run)["recorded"]["is_equal"] is True
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("trained_compiled", [True, False])
+def test_accuracy_is_the_recorded_one_compiled_or_not(trained_compiled, copy):
+    run = copy(*PLAIN, f"training.compile={str(trained_compiled).lower()}")
+    for compiled in ("null", "true", "false"):
+        assert main([f"run={run}", f"compile={compiled}", NO_LATENCY]) == 0
+        evaluation = found(run)
+        assert evaluation["compile"] is (trained_compiled if compiled == "null" else compiled == "true")
+        # Compiled or not, a sum is taken in another order: the last bits differ.
+        assert evaluation["result"]["test_loss"] == pytest.approx(evaluation["recorded"]["test_loss"], rel=1e-4)
+        if evaluation["compile"] is trained_compiled:
+            assert evaluation["recorded"]["is_equal"] is True
+
+
+def test_matrix_and_table_agree_with_the_accuracy(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     assert main([f"run={run}", *FEW_CALLS]) == 0
     evaluation = found(run)
     matrix = np.array(evaluation["confusion_matrix"])
-    assert matrix.shape == (10, 10) and matrix.sum() == 2000
-    assert np.trace(matrix) / 2000 == evaluation["result"]["test_accuracy"]
+    assert matrix.shape == (10, 10) and matrix.sum() == 60
+    assert np.trace(matrix) / 60 == evaluation["result"]["test_accuracy"]
     assert [row["support"] for row in evaluation["per_class"]] == matrix.sum(axis=1).tolist()
     rows = list(csv.reader((run / "evaluation" / "confusion_matrix.csv").open()))
     assert rows[0] == ["true", *(f"predicted_{number}" for number in range(10))]
@@ -141,7 +174,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("typed", MISTAKES)
-def test_mistakes_get_a_line_or_two_and_leave_nothing(typed, run, capsys):
+def test_mistakes_get_a_line_or_two_and_leave_nothing(typed, trained, capsys):
+    run = trained(*PLAIN)
+    (Path.cwd() / "run").symlink_to(run)
     assert main(typed.split()) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and len(errors.splitlines()) <= 2
@@ -235,24 +270,20 @@ def test_a_checkpoint_never_runs_code(run, work_folder, capsys):
     assert not (work_folder / "ran").exists()
 
 
-def test_a_folder_that_cannot_be_written_leaves_nothing(run, monkeypatch, capsys):
-    from laptime import run_dir
-
-    def full(path, content):
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr(run_dir, "write_atomically", full)
-    assert main([f"run={run}", NO_LATENCY]) == 1
-    assert "No space left on device" in capsys.readouterr().err
+def test_a_result_that_cannot_be_written_leaves_nothing(run):
+    # The table fits; the picture is larger than a file may be.
+    limits = {resource.RLIMIT_FSIZE: 4096}
+    done = processes.run(f"run={run}", NO_LATENCY, script=ROOT / "evaluate.py", limits=limits)
+    assert done.returncode == 1 and "File too large" in done.stderr and "confusion_matrix.png" in done.stderr
     assert not (run / "evaluation").exists()
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export"])
-@pytest.mark.parametrize("door", ["script", "module"])
-def test_help_loads_no_torch_and_names_every_key(command, door, work_folder):
-    where = ["-m", f"laptime.{command}"] if door == "module" else [str(ROOT / f"{command}.py")]
-    arguments = [sys.executable, "-X", "importtime", *where, "--help"]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert "| torch\n" not in done.stderr
+def test_help_loads_no_torch_and_names_every_key(command):
+    arguments = [sys.executable, "-X", "importtime", str(ROOT / f"{command}.py"), "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=processes.DEADLINE_S)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in imported and "torch" not in imported
     for key in ("run:", "checkpoint:", "latency:", "allowed_targets:", f"python {command}.py run=latest"):
         assert key in done.stdout
+    assert processes.run("--help", module=f"laptime.{command}").stdout == done.stdout
