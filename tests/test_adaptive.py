@@ -13,28 +13,29 @@ import laptime
 from laptime import targets
 from laptime.compose import compose, hydra_session, resolve, without_hydra
 from laptime.config import check_ranges, config_hashes, hashed_config, validate
+from laptime.data.mnist import MNIST
+from laptime.data.order import epoch_seed
 from laptime.errors import UserError
 from laptime.mixup import Mixup, mixed_loss
-from laptime.record import CHECKPOINT_DIR, LAST_CHECKPOINT, read_epochs
+from laptime.record import CHECKPOINT_DIR, LAST_CHECKPOINT, read_epochs, read_record
 from laptime.resume import identity
 from laptime.schedulers.cosine_warmup import CosineWarmup
 from laptime.schedulers.one_cycle import OneCycle
 from laptime.weight_average import WeightAverage
+from tests.support.settings import QUICK, TINY
 
-QUICK = [
-    "dataset.limit=1500", "training.epochs=2", "training.batch_size=64", "device=cpu", "logger=none",
-    "strategy.threads_per_rank=1", "measure.breakdown=false", "measure.peak=false", "callbacks.progress_bar=null",
-]  # fmt: skip
+SHORT = (*TINY, "training.epochs=2")  # of 8 steps each
 # All at once, each of which a resumed run could lose.
-ADAPTIVE = [
+ADAPTIVE = (
     "scheduler=one_cycle", "training.ema_decay=0.9", "training.label_smoothing=0.1", "training.mixup_alpha=0.4",
-]  # fmt: skip
+)  # fmt: skip
+MIXUP = ("training.mixup_alpha=0.5", "model.dropout=0")
 LOSSES = ["epoch", "rank", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"]
 
 
 def run(*overrides: str) -> Path:
     folder = Path(f"run{len(list(Path().glob('run*')))}")
-    laptime.run([*QUICK, *overrides, f"hydra.run.dir={folder}"])
+    laptime.run([*SHORT, *overrides, f"hydra.run.dir={folder}"])
     return folder
 
 
@@ -49,22 +50,10 @@ def composed(*overrides: str) -> dict:
     return resolve(config)
 
 
-class Stops(Exception):
-    """Breaks a training off after a whole epoch, as a machine that goes down would."""
-
-
-def broken_off(monkeypatch, *overrides: str) -> Path:
-    """A run whose last epoch is missing."""
-    from laptime.callbacks.epoch_timer import EpochTimer
-
-    def stop(self, trainer, module):
-        if trainer.current_epoch == 1:
-            raise Stops
-
-    with monkeypatch.context() as patch, pytest.raises(Stops):
-        patch.setattr(EpochTimer, "on_train_epoch_start", stop)
-        patch.setattr(EpochTimer, "_make_lap", lambda self, trainer: None)
-        run(*overrides)
+def broken_off(*overrides: str) -> Path:
+    """A run that failed in its last epoch."""
+    with pytest.raises(ValueError, match="broken on purpose"):
+        run(*overrides, "+callbacks.breaks={_target_:breaking.BreakAt,rank:0,epoch:1,how:raise}")
     return sorted(Path().glob("run*"))[-1]
 
 
@@ -79,6 +68,7 @@ def shares(make, num_steps=100, **arguments):
     return found, optimizer.param_groups[0]["lr"] / 0.5
 
 
+@pytest.mark.unit
 def test_warm_up_then_cosine():
     found, last = shares(CosineWarmup, warmup_share=0.1, end=0.2)
     assert found[:11] == pytest.approx([number / 11 for number in range(1, 12)])
@@ -86,6 +76,7 @@ def test_warm_up_then_cosine():
     assert last == pytest.approx(0.2)
 
 
+@pytest.mark.unit
 def test_cosine_without_warm_up_is_torchs():
     found, _ = shares(CosineWarmup, warmup_share=0.0, end=0.0)
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
@@ -96,6 +87,7 @@ def test_cosine_without_warm_up_is_torchs():
         scheduler.step()
 
 
+@pytest.mark.unit
 def test_one_cycle_is_torchs_with_straight_lines():
     found, last = shares(OneCycle, warmup_share=0.25, start=0.04, end=0.0)
     assert found[0] == 0.04 and max(found) == found[25] == 1.0 and last == 0.0
@@ -105,19 +97,21 @@ def test_one_cycle_is_torchs_with_straight_lines():
 
 @pytest.mark.parametrize("scheduler", ["cosine_warmup", "one_cycle"])
 def test_a_schedule_by_steps_reaches_its_end_with_the_last_step(scheduler):
-    folder = run(f"scheduler={scheduler}", "optimizer.lr=0.01", "training.steps_per_execution=7")
+    folder = run(f"scheduler={scheduler}", "optimizer.lr=0.01", "training.steps_per_execution=3")
     rates = read_epochs(folder)["lr"]
     assert 0 < rates[0] < 0.01 and rates[1] == 0
-    assert checkpoint(folder)["lr_schedulers"][0]["last_epoch"] == 2 * 19  # of 1,200 samples, 64 at a time
+    assert checkpoint(folder)["lr_schedulers"][0]["last_epoch"] == 2 * 8
 
 
 def test_a_schedule_by_steps_does_not_depend_on_how_steps_are_grouped():
-    one, other = (run("scheduler=one_cycle", f"training.steps_per_execution={n}") for n in (1, 16))
+    one, other = (run("scheduler=one_cycle", f"training.steps_per_execution={n}") for n in (1, 3))
     assert read_epochs(one)[LOSSES].equals(read_epochs(other)[LOSSES])
 
 
 def test_all_of_it_learns():
-    epochs = read_epochs(run(*ADAPTIVE, "optimizer.lr=0.003"))
+    few_of_mnist = [*QUICK, "dataset.limit=1500", "training.epochs=2"]
+    laptime.run([*few_of_mnist, *ADAPTIVE, "optimizer.lr=0.003", "hydra.run.dir=run"])
+    epochs = read_epochs(Path("run"))
     assert epochs["train_loss"][1] < epochs["train_loss"][0]
     assert epochs["val_accuracy"][1] > 0.8
 
@@ -131,9 +125,9 @@ def test_all_of_it_learns():
     ],
     ids=["ema", "swa", "swa from its first epoch"],
 )
-def test_a_resumed_run_ends_as_the_undisturbed_one(overrides, monkeypatch):
+def test_a_resumed_run_ends_as_the_undisturbed_one(overrides):
     whole = run(*overrides)
-    broken = broken_off(monkeypatch, *overrides)
+    broken = broken_off(*overrides)
     resumed = run(*overrides, f"training.checkpoint={broken}")
     assert read_epochs(whole)[LOSSES].iloc[-1:].values.tolist() == read_epochs(resumed)[LOSSES].values.tolist()
     there, here = checkpoint(whole), checkpoint(resumed)
@@ -145,7 +139,7 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(overrides, monkeypatch):
 @pytest.mark.parametrize("hook", ["none", "shared_memory"])
 def test_two_ranks_go_on_as_if_undisturbed(hook, breaking, train):
     overrides = [
-        *QUICK, *ADAPTIVE, "strategy.world_size=2", f"strategy.comm_hook={hook}", "training.epochs=3",
+        *TINY, *ADAPTIVE, "strategy.world_size=2", f"strategy.comm_hook={hook}", "training.epochs=3",
         "+callbacks.breaks={_target_:breaking.BreakAt,rank:1,epoch:2,how:kill,once:true}", "strategy.max_restarts=1",
     ]  # fmt: skip
     for folder in ("broken_run", "whole_run"):  # the file that the first leaves keeps the second from breaking
@@ -160,17 +154,21 @@ def test_two_ranks_go_on_as_if_undisturbed(hook, breaking, train):
     "overrides",
     [
         ["training.ema_decay=0.95", "model.dropout=0"],
-        ["training.swa_start_epoch=0", "model=resnet18", "dataset.limit=200", "training.batch_size=10"],
-        ["training.ema_decay=0.95", "training.compile=true"],
+        ["training.swa_start_epoch=0", "model._target_=batch_normed.BatchNormed"],
+        pytest.param(["training.ema_decay=0.95", "training.compile=true"], marks=pytest.mark.soak),
+        pytest.param(
+            ["training.swa_start_epoch=0", "model=resnet18", "dataset.limit=200", "training.batch_size=10"],
+            marks=pytest.mark.soak,
+        ),
     ],
-    ids=["ema", "swa with batch norm", "ema, compiled"],
+    ids=["ema", "swa with batch norm", "ema, compiled", "swa of ResNet-18"],
 )
 def test_what_is_evaluated_is_what_is_saved(overrides):
-    folder = run(*overrides)
+    overrides = [*QUICK, "dataset.limit=1500", "training.epochs=2", *overrides]
+    folder = Path("run")
+    laptime.run([*overrides, f"hydra.run.dir={folder}"])
     saved, epochs = checkpoint(folder), read_epochs(folder)
-    config = composed(*QUICK, *overrides)
-    from laptime.data.mnist import MNIST
-
+    config = composed(*overrides)
     network = targets.build("model", config["model"], nn.Module, input_shape=(1, 28, 28), num_classes=10)
     arguments = {key: value for key, value in config["dataset"].items() if key != "_target_"}
     _, test, _ = MNIST(**arguments).load()
@@ -182,7 +180,7 @@ def test_what_is_evaluated_is_what_is_saved(overrides):
         network.load_state_dict({name.removeprefix("network."): value for name, value in saved[part].items()})
         with torch.no_grad():
             found[part] = F.cross_entropy(network.eval()(images), labels).item()
-    record = laptime.record.read_record(folder)
+    record = read_record(folder)
     assert record["result"]["test_loss"] == pytest.approx(found["state_dict"], rel=1e-4)
     assert abs(found["trained_state_dict"] - found["state_dict"]) > 1e-3
     assert epochs["val_loss"].iloc[-1] == record["result"]["val_loss"]
@@ -196,6 +194,7 @@ def test_averaging_changes_what_is_evaluated_and_nothing_of_the_training():
     assert not read_epochs(one)["val_loss"].equals(read_epochs(other)["val_loss"])
 
 
+@pytest.mark.unit
 def test_the_moving_average_by_hand():
     network = nn.Linear(1, 1, bias=False)
     average = WeightAverage(network, ema_decay=0.75)
@@ -209,6 +208,7 @@ def test_the_moving_average_by_hand():
     assert network.weight.item() == 0
 
 
+@pytest.mark.unit
 def test_the_equal_average_by_hand():
     network = nn.BatchNorm1d(1)
     average = WeightAverage(network, swa_start_epoch=1)
@@ -221,6 +221,7 @@ def test_the_equal_average_by_hand():
     assert average.num_averaged == 3
 
 
+@pytest.mark.unit
 def test_a_weight_that_is_used_twice_has_one_average():
     network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
     network[1].weight = network[0].weight
@@ -240,6 +241,7 @@ def test_validation_loss_is_plain_cross_entropy():
     assert read_epochs(one)["train_loss"][0] != pytest.approx(read_epochs(other)["train_loss"][0], rel=1e-3)
 
 
+@pytest.mark.unit
 def test_mixup_by_hand():
     mixup = Mixup(1.0)
     mixup.start(3)
@@ -255,22 +257,19 @@ def test_mixup_by_hand():
 
 
 @pytest.mark.parametrize("key", ["training.steps_per_execution=1", "training.accumulate_grad_batches=2"])
-def test_mixup_does_not_depend_on_how_a_step_is_computed(key):
-    one, other = (
-        run("training.mixup_alpha=0.5", "model.dropout=0"),
-        run("training.mixup_alpha=0.5", "model.dropout=0", key),
-    )
+def test_mixup_does_not_depend_on_how_a_step_is_computed(key, trained):
+    one, other = trained(*SHORT, *MIXUP), run(*MIXUP, key)
     assert read_epochs(one)["train_loss"].values == pytest.approx(read_epochs(other)["train_loss"].values, rel=1e-4)
 
 
-def test_mixup_follows_from_the_seed():
-    losses = [read_epochs(run("training.mixup_alpha=0.5", f"seed={seed}"))["train_loss"].tolist() for seed in (1, 1, 2)]
+def test_mixup_follows_from_the_seed(trained):
+    runs = [trained(*SHORT, *MIXUP), run(*MIXUP), run(*MIXUP, "seed=2")]
+    losses = [read_epochs(folder)["train_loss"].tolist() for folder in runs]
     assert losses[0] == losses[1] != losses[2]
 
 
+@pytest.mark.unit
 def test_ranks_mix_by_different_shares():
-    from laptime.data.order import epoch_seed
-
     drawn = []
     for rank in (0, 1):
         mixup = Mixup(1.0)
@@ -279,6 +278,7 @@ def test_ranks_mix_by_different_shares():
     assert drawn[0] != drawn[1]
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("key", "refused", "accepted"),
     [
@@ -296,6 +296,7 @@ def test_ranges(key, refused, accepted):
             validate(composed(f"{key}={value}"))
 
 
+@pytest.mark.unit
 def test_two_averages_at_once_are_refused():
     with pytest.raises(UserError, match=r"ema_decay=0.9.*Set one of them to null"):
         composed("training.ema_decay=0.9", "training.swa_start_epoch=1")
@@ -308,6 +309,7 @@ def test_a_share_out_of_range_is_refused(key):
             run("scheduler=one_cycle", f"scheduler.{key}={value}")
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     "override",
     [
@@ -324,6 +326,7 @@ def test_what_is_on_makes_another_experiment(override):
     assert identity(on, 1) != identity(off, 1)
 
 
+@pytest.mark.unit
 def test_what_is_off_changes_no_hash_and_no_checkpoint():
     hashed = hashed_config(composed(), "cpu", 1, 1)
     keys = {"label_smoothing", "mixup_alpha", "ema_decay", "swa_start_epoch"}
