@@ -194,14 +194,14 @@ def test_automatic_threads_stay_what_they_were(two_runs, monkeypatch):
 
 
 def test_a_dry_run_shows_the_runs_that_are_left_as_they_are(ended_early, train):
-    done = train("sweep.resume=latest", "seed=1", "sweep.dry_run=true", COLUMNS="200")
+    done = train("sweep.resume=latest", "seed=1", "sweep.dry_run=true")
     shown = " ".join(done.stdout.split())
     assert "never began, not among these jobs" in shown and "sweep.dry_run" not in shown
 
 
 def test_a_directory_without_a_word_in_it_stays_whose_it_is(ended_early, train):
     (SWEEP / "2").mkdir()
-    done = train("sweep.resume=latest", "seed=0,1,2,3", "sweep.dry_run=true", COLUMNS="200")
+    done = train("sweep.resume=latest", "seed=0,1,2,3", "sweep.dry_run=true")
     rows = [line.split() for line in done.stdout.splitlines() if "seed=" in line]
     assert {row[1]: row[3] for row in rows} == {"0": "seed=1", "1": "seed=2", "2": "seed=3", "3": "seed=0"}
 
@@ -216,7 +216,7 @@ def test_a_dry_run_changes_not_one_byte(two_runs, train):
 def test_a_doctored_plan_writes_nothing_to_the_terminal_and_takes_no_number(two_runs, train):
     plan = {"runs": {"-1": "seed=4", "7" * 30: "seed=5", "1": "seed=2\x1b[31m", "2": "seed=3"}}
     (SWEEP / "plan.json").write_text(json.dumps(plan))
-    done = train("sweep.resume=latest", "seed=1,2,4", "sweep.dry_run=true", COLUMNS="200")
+    done = train("sweep.resume=latest", "seed=1,2,4", "sweep.dry_run=true")
     assert "\x1b" not in done.stdout + done.stderr
     assert records.read_plan(SWEEP) == {1: "seed=2\\x1b[31m", 2: "seed=3"}
     row = next(line for line in done.stdout.splitlines() if "seed=4" in line)

@@ -1,0 +1,9 @@
+"""A script that reserves a sweep's directory as a sweep does, and ends."""
+
+import sys
+from pathlib import Path
+
+from laptime.run_dir import use
+
+if __name__ == "__main__":
+    use(Path(sys.argv[1]))
