@@ -1,74 +1,65 @@
 """What must not grow from run to run of one process, from epoch to epoch and from job to job; benchmarks/growth.py has
 the figures."""
 
-import gc
+import json
 import sys
-import threading
-import time
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 
-import laptime
 from laptime.forget_jobs import ForgetJobs
 from laptime.record import read_epochs
+from tests.support import processes
+from tests.support.repeat_in_one_process import growth
+from tests.support.settings import NO_REPORT, TINY
 
-SHORT = ["device=cpu", "dataset=synthetic", "dataset.shape=[1,8,8]", "dataset.num_train=300", "dataset.num_test=100",
-         "model.hidden_sizes=[16]", "strategy.threads_per_rank=1"]  # fmt: skip
+REPEAT = processes.ROOT / "tests/support/repeat_in_one_process.py"
 
 
-def held() -> tuple[int, int, Counter[str]]:
-    """Threads, descriptors and objects of Laptime's and Lightning's classes that are alive in this process."""
-    gc.collect()
-    names = (f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.get_objects())
-    packages = ("laptime.", "pytorch_lightning.", "tensorboard.", "omegaconf.")
-    objects = Counter(name for name in names if name.startswith(packages))
-    return threading.active_count(), psutil.Process().num_fds(), objects
+def counts_of(what: str, number: int, *overrides: str) -> list[dict[str, int]]:
+    """What a process of its own holds after each of so many runs, or within each of so many jobs of a sweep."""
+    done = processes.run(what, number, *overrides, script=REPEAT)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(Path("counts.json").read_text())
+    assert len(counts) == number
+    return counts
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors are counted")
 @pytest.mark.parametrize(
-    "overrides",
+    ("number", "overrides"),
     [
-        ["logger=tensorboard"],
-        ["logger=csv"],
-        ["dataset.pipeline=workers", "dataset.num_workers=1", "logger=none"],
-        ["strategy.world_size=2", "strategy.comm_hook=shared_memory", "logger=none"],
+        (6, ["logger=tensorboard", "measure.breakdown=true", "measure.peak=true"]),
+        (6, ["logger=csv"]),
+        (4, ["dataset.pipeline=workers", "dataset.num_workers=1"]),
+        pytest.param(
+            4,
+            ["strategy.world_size=2", "strategy.comm_hook=shared_memory"],
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="shared memory of this kind is Linux's"),
+        ),
     ],
     ids=["tensorboard", "csv", "workers", "two ranks"],
 )
-def test_a_process_holds_after_six_runs_what_it_held_after_three(overrides, work_folder):
-    if "strategy.world_size=2" in overrides and sys.platform != "linux":
-        pytest.skip("shared memory of this kind is Linux's")
-    after = []
-    for number in range(6):
-        laptime.run([*SHORT, "training.epochs=1", *overrides, f"hydra.run.dir=run{number}"])
-        after.append(held())
-    for _ in range(100):  # what has ended may not have been tidied up yet; what is held stays
-        if after[5][0] <= after[2][0] and after[5][1] <= after[2][1]:
-            break
-        time.sleep(0.1)
-        after[5] = held()
-    (threads, descriptors, objects), (threads_later, descriptors_later, objects_later) = after[2], after[5]
-    assert threads_later <= threads
-    assert descriptors_later <= descriptors
-    assert objects_later - objects == Counter()
+def test_a_process_holds_after_several_runs_what_it_held_after_half_of_them(number, overrides, work_folder):
+    counts = counts_of("runs", number, *TINY, "training.epochs=1", *overrides)
+    assert growth(counts[number // 2 - 1], counts[-1]) == {}
 
 
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_epochs(train, work_folder):
+@pytest.mark.soak
+def test_memory_does_not_grow_with_the_epochs(work_folder):
     # An allocator that keeps nothing for later: what is resident is in use. (glibc's; others don't heed it.)
-    done = train(*SHORT, "training.epochs=150", "logger=tensorboard", "measure.breakdown=false", "measure.peak=false",
-                 "hydra.run.dir=run", MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536")  # fmt: skip
+    allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    done = processes.run(
+        *TINY, "training.epochs=150", "logger=tensorboard", "hydra.run.dir=run", environment=allocator, real=True
+    )
     assert done.returncode == 0, done.stderr
     rss_bytes = read_epochs(Path("run"))["rss_bytes"].to_numpy()[20:]
     assert np.polyfit(np.arange(len(rss_bytes)), rss_bytes, 1)[0] < 50_000
 
 
+@pytest.mark.unit
 def test_a_job_is_forgotten_when_the_next_one_starts():
     callback, first, second = ForgetJobs(), *(SimpleNamespace(cfg="cfg", hydra_cfg="hydra") for _ in range(2))
     callback.on_job_start(None, task_function=None)
@@ -80,17 +71,6 @@ def test_a_job_is_forgotten_when_the_next_one_starts():
     assert second.cfg == "cfg"
 
 
-def test_a_sweep_forgets_its_jobs(work_folder, monkeypatch, capsys):
-    from laptime import cli, sweep
-
-    alive = []
-
-    def count(*args, **kwargs):
-        alive.append(held()[2]["omegaconf.dictconfig.DictConfig"])
-        return {"config": {"optimized_metric": None}, "result": {}, "timing": {}}
-
-    monkeypatch.setattr(sweep, "run_job", count)
-    with pytest.raises(SystemExit) as end:
-        cli.main(["-m", "seed=range(0,6)", "~hydra.callbacks.report", "device=cpu"])
-    assert not end.value.code
-    assert alive[-1] == alive[2]
+def test_a_sweep_forgets_its_jobs(work_folder):
+    configurations = [count["omegaconf.dictconfig.DictConfig"] for count in counts_of("jobs", 6, *TINY, NO_REPORT)]
+    assert configurations[-1] == configurations[2]
