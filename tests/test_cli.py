@@ -1,13 +1,21 @@
-"""Mistakes in what is typed: exit code 2, at most two lines, no traceback, nothing left behind."""
+"""The command line: mistakes (exit code 2, at most two lines, nothing left behind), directories, help, completion."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from laptime.cli import main
+from laptime.compose import config_dir
+from laptime.errors import UserError
 from laptime.record import read_record
 from laptime.run_dir import RunDir
 from laptime.sweep import sweep_label
+from tests.support.settings import NO_REPORT, TINY
+
+ONE_EPOCH = (*TINY, "training.epochs=1")
 
 MISTAKES = {
     "dataset=mnits": ["dataset=mnits", "cifar10, fashion_mnist, mnist, synthetic"],
@@ -102,48 +110,50 @@ MISTAKES = {
 }
 
 
+@pytest.fixture
+def refused(call, monkeypatch):
+    """`call` for what is refused before anything is trained: no process is started in advance."""
+    monkeypatch.setattr("laptime.fresh_processes.load_ahead", lambda: None)
+    return call
+
+
 @pytest.mark.parametrize("typed", MISTAKES)
-def test_mistake_is_named_in_two_lines_and_leaves_nothing(typed, capfd, work_folder):
-    with pytest.raises(SystemExit) as end:
-        main(typed.split())
-    captured = capfd.readouterr()
-    assert end.value.code == 2
-    assert captured.out == ""
-    assert len(captured.err.strip().splitlines()) <= 2, captured.err
-    assert captured.err.startswith("error: ")
+def test_mistake_is_named_in_two_lines_and_leaves_nothing(typed, refused, work_folder):
+    ended = refused(*typed.split())
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert len(ended.stderr.strip().splitlines()) <= 2, ended.stderr
+    assert ended.stderr.startswith("error: ")
     for words in MISTAKES[typed]:
-        assert words in captured.err
+        assert words in ended.stderr
     assert list(work_folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    "typed",
+    ("typed", "expected"),
     [
-        "training.epochs=1",
-        "++training.epochs=1",
-        "dataset.val_fraction=0.99 training.batch_size=16",
-        "training.batch_size=1600",
-        "measure.warmup_epochs=1 training.epochs=2",
-        "model.dropout=0",
-        "device=cuda",
-        "training.accumulate_grad_batches=2",
-        "training.precision=bf16-mixed",
-        "dataset.val_fraction=0 scheduler=step",
+        (
+            "++training.epochs=1 dataset.num_train=2000 training.batch_size=1600 model.dropout=0 device=cuda",
+            {"epochs": 1, "batch_size": 1600},
+        ),
+        (
+            "training.epochs=2 measure.warmup_epochs=1 dataset.num_train=2000 dataset.val_fraction=0.99 "
+            "training.batch_size=16 training.accumulate_grad_batches=2 training.precision=bf16-mixed",
+            {"epochs": 2, "batch_size": 16, "accumulate_grad_batches": 2, "precision": "bf16-mixed"},
+        ),
+        ("training.epochs=1 dataset.val_fraction=0 scheduler=step", {"epochs": 1}),
     ],
+    ids=["largest batch", "smallest training set", "no validation"],
 )
-def test_accepted_neighbour_trains(typed, the_run):
-    arguments = ["dataset.limit=2000", "logger=none", *typed.split()]
-    if "epochs" not in typed:
-        arguments.append("training.epochs=1")
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert not end.value.code
-    assert the_run()[1]["status"] == "completed"
+def test_accepted_neighbors_of_mistakes_train(typed, expected, train, the_run):
+    ended = train(*TINY, *typed.split())
+    assert ended.returncode == 0, ended.stderr
+    record = the_run()[1]
+    assert record["status"] == "completed"
+    assert {key: record["config"]["training"][key] for key in expected} == expected
 
 
 def test_full_error_on_request(monkeypatch):
-    from laptime.errors import UserError
-
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(UserError):
         main(["dataset=mnits"])
@@ -156,99 +166,65 @@ def test_mistake_in_the_real_command(train, work_folder):
     assert list(work_folder.iterdir()) == []
 
 
-def test_mistake_in_one_job_of_a_sweep_is_found_before_the_first_starts(capfd, work_folder):
-    with pytest.raises(SystemExit) as end:
-        main(["-m", "training.epochs=1,0", "dataset.limit=2000"])
-    assert end.value.code == 2
-    assert "training.epochs=0" in capfd.readouterr().err
+def test_mistake_in_one_job_of_a_sweep_is_found_before_the_first_starts(refused, work_folder):
+    ended = refused("-m", "training.epochs=1,0", "dataset.limit=2000")
+    assert ended.returncode == 2 and "training.epochs=0" in ended.stderr
     assert list(work_folder.iterdir()) == []
 
 
-def test_a_run_is_never_written_over(capfd, work_folder):
-    arguments = ["dataset.limit=2000", "training.epochs=1", "logger=none", "hydra.run.dir=mine"]
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert not end.value.code
-    before = (work_folder / "mine" / "run.json").read_bytes()
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert end.value.code == 2
-    assert "hydra.run.dir=mine" in capfd.readouterr().err
-    assert (work_folder / "mine" / "run.json").read_bytes() == before
+def test_a_run_is_never_written_over(trained, train):
+    run = trained(*ONE_EPOCH)
+    before = (run / "run.json").read_bytes()
+    ended = train(*ONE_EPOCH, f"hydra.run.dir={run}")
+    assert ended.returncode == 2 and f"hydra.run.dir={run}" in ended.stderr
+    assert (run / "run.json").read_bytes() == before
 
 
-def test_a_users_own_files_survive_a_mistake(work_folder):
+def test_a_users_own_files_survive_a_mistake(refused, work_folder):
     (work_folder / "mine").mkdir()
     (work_folder / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(SystemExit) as end:
-        main(["hydra.run.dir=mine", "model.dropout=2"])
-    assert end.value.code == 2
+    assert refused("hydra.run.dir=mine", "model.dropout=2").returncode == 2
     assert [path.name for path in (work_folder / "mine").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.unit
 def test_runs_that_want_the_same_directory_get_their_own(work_folder):
     first, second, third = (RunDir("outputs/12-00-00", may_move=True).path for _ in range(3))
     assert [path.name for path in (first, second, third)] == ["12-00-00", "12-00-00_1", "12-00-00_2"]
 
 
-def test_odd_names_of_directories_are_taken_as_they_are(work_folder):
-    with pytest.raises(SystemExit) as end:
-        main(["dataset.limit=2000", "training.epochs=1", "hydra.run.dir='out of, (the) {ordinary}=é'"])
-    assert not end.value.code
+def test_odd_names_of_directories_are_taken_as_they_are(train, work_folder):
+    ended = train(*ONE_EPOCH, "hydra.run.dir='out of, (the) {ordinary}=é'")
+    assert ended.returncode == 0, ended.stderr
     assert (work_folder / "out of, (the) {ordinary}=é" / "run.json").is_file()
 
 
-def test_sweep_directory_belongs_to_one_sweep(capfd, work_folder):
-    sweep = ["-m", "seed=1,2", "dataset.limit=1000", "training.epochs=1", "logger=none", "hydra.sweep.dir=mine"]
-    with pytest.raises(SystemExit) as end:
-        main(sweep)
-    assert not end.value.code
-    assert "TensorBoard" not in capfd.readouterr().out, "logger=none leaves nothing to look at"
+def test_sweep_directory_belongs_to_one_sweep(train, work_folder):
+    """The second job can't be built, which fails it alone."""
+    sweep = ["-m", *ONE_EPOCH, NO_REPORT, "training.batch_size=32,9999", "hydra.sweep.dir=mine"]
+    ended = train(*sweep)
+    assert ended.returncode == 2
+    assert "1 of 2 runs of the sweep failed" in ended.stderr and "training.batch_size=9999" in ended.stderr
+    assert read_record(work_folder / "mine" / "0")["status"] == "completed"
+    assert read_record(work_folder / "mine" / "1")["status"] == "failed"
     before = [path.read_bytes() for path in sorted(work_folder.rglob("run.json"))]
-    with pytest.raises(SystemExit) as end:
-        main(sweep)
-    assert end.value.code == 2
-    assert "hydra.sweep.dir=mine" in capfd.readouterr().err
+    again = train(*sweep)
+    assert again.returncode == 2 and "hydra.sweep.dir=mine" in again.stderr
     assert [path.read_bytes() for path in sorted(work_folder.rglob("run.json"))] == before
 
 
-def test_mistake_that_shows_only_in_building_fails_its_job_alone(capfd, work_folder):
-    with pytest.raises(SystemExit) as end:
-        main(["-m", "training.batch_size=32,9999", "dataset.limit=1000", "training.epochs=1", "hydra.sweep.dir=mine"])
-    assert end.value.code == 2
-    errors = capfd.readouterr().err
-    assert "1 of 2 runs of the sweep failed" in errors and "training.batch_size=9999" in errors
-    assert read_record(work_folder / "mine" / "0")["status"] == "completed"
-    assert read_record(work_folder / "mine" / "1")["status"] == "failed"
-
-
-def test_own_model_beside_own_configuration(work_folder, the_run):
-    conf = work_folder / "own"
-    (conf / "model").mkdir(parents=True)
-    (conf / "model" / "own_net.yaml").write_text("_target_: own_net_module.OwnNet\nwidth: 8\n")
-    (conf / "own_net_module.py").write_text(
-        "import math\nfrom torch import nn\n\n\nclass OwnNet(nn.Sequential):\n"
-        "    def __init__(self, input_shape, num_classes, width: int):\n"
-        "        first = nn.Linear(math.prod(input_shape), width)\n"
-        "        super().__init__(nn.Flatten(), first, nn.Linear(width, num_classes))\n"
-    )
-    with pytest.raises(SystemExit) as end:
-        main(
-            [
-                "--config-dir",
-                "own",
-                "model=own_net",
-                "security.allowed_targets=[own_net_module]",
-                "dataset.limit=1000",
-                "training.epochs=1",
-                "logger=none",
-            ]
-        )
-    assert not end.value.code
+def test_own_model_beside_own_configuration(train, work_folder, the_run):
+    (work_folder / "own/model").mkdir(parents=True)
+    (work_folder / "own/model/own_net.yaml").write_text("_target_: own_net_module.WidthNet\nwidth: 8\n")
+    shutil.copy(Path(__file__).with_name("user_classes") / "width_net.py", work_folder / "own/own_net_module.py")
+    quick = [each for each in ONE_EPOCH if not each.startswith("model.")]
+    ended = train("--config-dir", "own", *quick, "model=own_net", "security.allowed_targets=[own_net_module]")
+    assert ended.returncode == 0, ended.stderr
     record = the_run()[1]
-    assert record["model"] == record["model"] | {"name": "ownnet", "num_parameters": 784 * 8 + 8 + 80 + 10}
+    assert record["model"] == record["model"] | {"name": "widthnet", "num_parameters": 64 * 8 + 8 + 80 + 10}
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("job", "label"),
     [
@@ -260,6 +236,7 @@ def test_sweep_label_names_what_was_swept(job, label):
     assert sweep_label(job, [job, ["seed=9", "strategy.world_size=9", "training.epochs=2"]]) == label
 
 
+@pytest.mark.unit
 def test_sweep_of_one_job_has_no_label():
     assert sweep_label(["seed=1"], [["seed=1"]]) == ""
 
@@ -271,11 +248,47 @@ def test_two_that_start_in_the_same_second_have_directories_of_their_own(sweep, 
     (work_folder / "conf/experiment/now.yaml").write_text(
         "# @package _global_\nhydra:\n  run:\n    dir: runs/now\n  sweep:\n    dir: runs/now\n"
     )
-    quick = ["dataset.limit=500", "training.epochs=1", "logger=none", "measure.breakdown=false", "measure.peak=false"]
-    typed = ["--config-dir", "conf", *(["-m", "seed=1,2"] if sweep else []), "experiment=now", *quick]
+    more = ["-m", "seed=1,2", NO_REPORT] if sweep else []
+    typed = ["--config-dir", "conf", *more, "experiment=now", *ONE_EPOCH]
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(train, *typed) for _ in range(2)]
     assert [each.result().returncode for each in both] == [0, 0]
     assert sorted(path.name for path in (work_folder / "runs").iterdir()) == ["now", "now_1"]
     records = [read_record(path.parent) for path in work_folder.rglob("run.json")]
     assert [record["status"] for record in records] == ["completed"] * (4 if sweep else 2)
+
+
+# What is asked without training.
+
+
+@pytest.mark.unit
+def test_version_is_that_of_the_package(call):
+    assert call("--version").stdout == f"laptime {version('laptime')}\n"
+
+
+def test_info_shows_where_each_value_comes_from(call, work_folder):
+    ended = call("--info", "all", "model=cnn")
+    assert ended.returncode == 0, ended.stderr
+    shown = ended.stdout
+    assert "Config search path" in shown and "Defaults Tree" in shown and "Defaults List" in shown
+    assert config_dir().as_posix() in shown
+    assert "model/cnn" in shown and "channels" in shown
+    assert list(work_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("mod", {"model=", "model."}),
+        ("model=m", {"model=mlp"}),
+        ("logger=", {"logger=csv", "logger=mlflow", "logger=none", "logger=tensorboard", "logger=wandb"}),
+        ("training.ep", {"training.epochs="}),
+    ],
+)
+def test_the_shell_completes_groups_options_and_keys(words, completed, train, work_folder):
+    """What bash asks: COMP_LINE is what was typed, COMP_POINT where the cursor is."""
+    line = f"python train.py {words}"
+    ended = train("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert ended.returncode == 0, ended.stderr
+    assert set(ended.stdout.split()) == completed
+    assert list(work_folder.iterdir()) == []

@@ -112,6 +112,7 @@ def test_a_failed_run_is_retried_in_its_own_directory(epochs, continues, train, 
         # The report of the resumed sweep covers the runs of both commands.
         summary = json.loads((SWEEP / "summary/summary.json").read_text())
         assert [group["seeds"] for group in summary["groups"]] == [[1, 2]]
+        assert "TensorBoard" not in done.stdout, "logger=none leaves nothing to look at"
     # Undisturbed, as the file `broken` says that it broke already.
     assert train(*typed, "hydra.sweep.dir=whole", "seed=1").returncode == 0
     assert curve(run) == curve(Path("whole/0"))

@@ -70,6 +70,9 @@ class Checkpoint(LightningCheckpoint):
                 if "PytorchStreamWriter" not in str(error) and "file write failed" not in str(error):
                     raise
                 raise OSError(None, "can't be written: is the disk full, or the file too large?", str(path)) from error
+            except OSError as error:  # Lightning's writer, which doesn't say where
+                error.filename = error.filename or str(path)
+                raise
             if trainer.is_global_zero:
                 with temporary.open("rb+") as file:
                     os.fsync(file.fileno())

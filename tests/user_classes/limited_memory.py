@@ -1,0 +1,17 @@
+"""A script that loads everything, takes away all memory but so many bytes, and then trains.
+
+`limited_memory.py BYTES OVERRIDES`
+"""
+
+import resource
+import sys
+
+import psutil
+
+import laptime
+import laptime.training
+
+if __name__ == "__main__":
+    limit = psutil.Process().memory_info().vms + int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    laptime.run(sys.argv[2:])
