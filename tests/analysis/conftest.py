@@ -108,15 +108,42 @@ def write_run(
     return path
 
 
-@pytest.fixture
+def write_scaled(folder: Path) -> Path:
+    """Write a sweep of 1, 2 and 4 ranks, three repeats each, of 1, 1.8 and 3 times the throughput."""
+    for number, (world_size, epoch_s) in enumerate(((1, 1.0), (2, 2 / 1.8), (4, 4 / 3))):
+        for seed, factor in enumerate((0.99, 1.0, 1.01), start=1):
+            write_run(folder / str(3 * number + seed), [9.0, *[epoch_s * factor] * 3], world_size, seed)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are as wide on every terminal."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture(scope="session")
 def write() -> Callable[..., Path]:
     return write_run
 
 
 @pytest.fixture
 def scaled(work_folder: Path) -> Path:
-    """A sweep of 1, 2 and 4 ranks, three repeats each, of 1, 1.8 and 3 times the throughput."""
-    for number, (world_size, epoch_s) in enumerate(((1, 1.0), (2, 2 / 1.8), (4, 4 / 3))):
-        for seed, factor in enumerate((0.99, 1.0, 1.01), start=1):
-            write_run(Path(f"sweep/{3 * number + seed}"), [9.0, *[epoch_s * factor] * 3], world_size, seed)
-    return Path("sweep")
+    return write_scaled(Path("sweep"))
+
+
+@pytest.fixture(scope="session")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a sweep like `scaled`, plots and all. Tests read it and leave it as it is."""
+    from laptime.analysis.__main__ import main
+
+    sweep = write_scaled(tmp_path_factory.mktemp("reported") / "sweep")
+    assert main([str(sweep)]) == 0
+    return sweep / "summary"
+
+
+@pytest.fixture
+def unrendered(summary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots are drawn, and then replaced by the same small image: rendering takes most of a report's time."""
+    image = (summary / "plots" / "efficiency.png").read_bytes()
+    monkeypatch.setattr("laptime.analysis.plots._save", lambda figure: image)

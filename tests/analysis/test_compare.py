@@ -10,6 +10,8 @@ from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
 from laptime.errors import UserError
 
+pytestmark = pytest.mark.unit
+
 
 def groups_of(folder: str | Path = "."):
     return group_runs(load_runs([Path(folder)])[0])

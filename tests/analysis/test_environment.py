@@ -7,6 +7,8 @@ import pytest
 from laptime.analysis.analyse import analyse
 from laptime.analysis.report import as_html, as_markdown, as_text, environment
 
+pytestmark = pytest.mark.unit
+
 SERVER = {
     "hostname_hash": "5e57e7", "machine": "x86_64", "num_sockets": 2, "num_physical_cores": 16, "num_logical_cores": 32,
     "num_performance_cores": 4, "num_efficiency_cores": 12, "governors": ["performance"],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tests.support.settings import TINY
 
 import laptime
 from laptime.record import RUN_FILE, SWEEP_FILE, read_epochs, read_record
@@ -86,9 +87,9 @@ def test_nothing_to_read_is_said(folders, words, work_folder):
         laptime.load(*folders)
 
 
-def test_a_real_run_is_read_as_it_was_written(work_folder):
-    record = laptime.run(["device=cpu", "dataset.limit=500", "training.epochs=2", "logger=none", "hydra.run.dir=real"])
-    results = laptime.load("real")
+def test_a_real_run_is_read_as_it_was_written(trained):
+    run = trained(*TINY, "training.epochs=2")
+    record, results = read_record(run), laptime.load(str(run))
     (row,) = results.runs.to_dict("records")
     for key, value in (record["timing"] | record["result"]).items():
         if key in row and value is not None:
@@ -99,7 +100,7 @@ def test_a_real_run_is_read_as_it_was_written(work_folder):
         and row["training.epochs"] == 2
         and row["optimizer.lr"] == record["config"]["optimizer"]["lr"]
     )
-    assert json.loads(row["model.hidden_sizes"]) == [512, 256]
-    written = read_epochs(Path("real"))
+    assert json.loads(row["model.hidden_sizes"]) == [16]
+    written = read_epochs(run)
     assert results.epochs[written.columns].astype(float).equals(written.astype(float))
-    assert read_record(Path("real"))["config_hash"] == row["config_hash"]
+    assert read_record(run)["config_hash"] == row["config_hash"]

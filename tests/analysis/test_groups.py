@@ -7,6 +7,8 @@ import pytest
 from laptime.analysis.groups import axes, group_runs, groups_table, time_to_accuracy
 from laptime.analysis.load import load_runs
 
+pytestmark = pytest.mark.unit
+
 
 def groups_of(*folders: str):
     return group_runs(load_runs([Path(folder) for folder in folders])[0])

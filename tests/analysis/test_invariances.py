@@ -9,6 +9,8 @@ from scipy import optimize, stats
 from laptime.analysis.laws import fit, karp_flatt, usl
 from laptime.analysis.statistics import difference, ratio, ratio_interval, summarise
 
+pytestmark = pytest.mark.unit
+
 speeds = st.floats(1.0, 1e6)
 repeats = st.lists(speeds, min_size=1, max_size=8)
 several = st.lists(speeds, min_size=2, max_size=8)

@@ -7,6 +7,8 @@ import pytest
 
 from laptime.analysis.laws import amdahl, efficiency, fit, karp_flatt, peak, speedup, usl
 
+pytestmark = pytest.mark.unit
+
 
 def test_speedup_and_efficiency_by_hand():
     assert speedup(30_000, 20_000) == 1.5

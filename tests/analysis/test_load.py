@@ -9,6 +9,8 @@ from laptime.analysis.groups import group_runs
 from laptime.analysis.load import find_runs, load_runs
 from laptime.record import EPOCHS_FILE, RUN_FILE
 
+pytestmark = pytest.mark.unit
+
 
 def test_epochs_are_the_slowest_ranks_with_everybodys_samples(write, work_folder):
     write(Path("run"), [5.0, 1.0, 2.0], world_size=2, rank_times_s=[[5.0, 1.0, 2.0], [4.0, 1.5, 1.0]])

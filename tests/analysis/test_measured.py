@@ -8,6 +8,8 @@ from laptime.analysis.analyse import analyse
 from laptime.analysis.plots import plots
 from laptime.analysis.tables import Table, tables
 
+pytestmark = pytest.mark.unit
+
 STEP = {"forward_s": 0.004, "backward_s": 0.003, "optimizer_s": 0.002, "rest_s": 0.001, "step_s": 0.010,
         "step_p50_s": 0.010, "step_p95_s": 0.012, "step_p99_s": 0.015}  # fmt: skip
 
@@ -87,3 +89,10 @@ def test_a_figure_that_is_none_is_damage(sections, write, work_folder):
     write(Path("1"), [1.0, 1.0], sections=sections)
     (skipped,) = analyse([Path()]).skipped
     assert "damaged" in skipped.reason
+
+
+def test_labels_are_no_mathematics(write, work_folder):
+    for number, value in enumerate(("$\\frac{$", "$$", "x$y$", "a\\$b$", "_^{")):
+        for world_size in (1, 2):
+            write(Path(f"sweep/{number}{world_size}"), [9.0, 1.0], world_size, changed={"x.name": value})
+    assert plots(analyse([Path("sweep")]))["speedup"].startswith(b"\x89PNG")

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
 from laptime.analysis.repeats import missing_repeats
+
+pytestmark = pytest.mark.unit
 
 
 def write_job(write, number: int, seed: int, epoch_s: float, lr: float = 0.001, **changes) -> None:

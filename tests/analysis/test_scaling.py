@@ -10,6 +10,8 @@ from laptime.analysis.load import load_runs
 from laptime.analysis.scaling import families, parse_world_sizes, projections, scaling_table
 from laptime.errors import UserError
 
+pytestmark = pytest.mark.unit
+
 
 def families_of(folder: str | Path = "."):
     return families(group_runs(load_runs([Path(folder)])[0]))

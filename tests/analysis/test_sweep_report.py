@@ -2,34 +2,26 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tests.support import processes
+from tests.support.settings import NO_REPORT, TINY
 
-QUICK = [
-    "-m",
-    "dataset.limit=2000",
-    "training.epochs=2",
-    "training.batch_size=32",
-    "device=cpu",
-    "hydra.sweep.dir=sweep",
-]
+SWEEP = ("-m", *TINY, "training.epochs=2", "hydra.sweep.dir=sweep")
 SUMMARY = Path("sweep/summary")
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     """A sweep over two numbers of ranks and two seeds, its folder and what it printed."""
-    import os
-    import subprocess
-    import sys
-
     folder = tmp_path_factory.mktemp("swept")
-    train = Path(__file__).resolve().parents[2] / "train.py"
-    command = [sys.executable, str(train), *QUICK, "seed=1,2", "strategy.world_size=1,2"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ, timeout=600)
+    looked_at = ("measure.breakdown=true", "logger=tensorboard")
+    done = processes.run(*SWEEP, *looked_at, "seed=1,2", "strategy.world_size=1,2", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -73,8 +65,29 @@ def test_hparams_tab_knows_what_was_swept(swept):
         assert run.Scalars("hparam/samples_per_s")[0].value > 0
 
 
-def test_failed_runs_are_listed_and_the_rest_is_reported(train, work_folder):
-    done = train(*QUICK, "optimizer.lr=0.001,1e30,0.002", "measure.breakdown=false")
+def test_output_that_nobody_reads_is_written_all_the_same(swept, start, work_folder):
+    folder, _ = swept
+    process = start(folder / "sweep", "--out", "elsewhere", module="laptime.analysis")
+    process.stdout.close()
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert Path("elsewhere/report.html").exists()
+
+
+def test_analysis_loads_no_torch(swept, work_folder):
+    folder, _ = swept
+    script = (
+        "import sys; from laptime.analysis.__main__ import main; code = main([sys.argv[1], '--out', 'elsewhere']); "
+        "sys.exit(code or int(any(name in sys.modules for name in ('torch', 'pytorch_lightning', 'tensorflow'))))"
+    )
+    command = [sys.executable, "-c", script, str(folder / "sweep")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=processes.DEADLINE_S)
+    assert done.returncode == 0, done.stderr
+    assert Path("elsewhere/report.html").exists()
+
+
+def test_failed_runs_are_listed_and_the_rest_is_reported(call, unrendered, work_folder):
+    done = call(*SWEEP, "optimizer.lr=0.001,1e30,0.002")
     assert done.returncode == 1
     summary = json.loads((SUMMARY / "summary.json").read_text())
     assert [Path(each["path"]).name for each in summary["skipped"]] == ["1"]
@@ -83,31 +96,29 @@ def test_failed_runs_are_listed_and_the_rest_is_reported(train, work_folder):
     assert "By optimizer.lr" in done.stdout and "Not counted" in done.stdout
 
 
-def test_a_sweep_that_stops_early_is_reported_too(train, work_folder):
-    done = train(*QUICK, "optimizer.lr=0.001,1e30,0.002", "measure.breakdown=false", "sweep.on_failure=stop")
+def test_a_sweep_that_stops_early_is_reported_too(call, unrendered, work_folder):
+    done = call(*SWEEP, "optimizer.lr=0.001,1e30,0.002", "sweep.on_failure=stop")
     assert done.returncode == 1
     assert len(json.loads((SUMMARY / "summary.json").read_text())["groups"]) == 1
     assert "1 of 3 runs of the sweep were not started" in done.stderr
 
 
-def test_the_report_can_be_left_out(train, work_folder):
-    done = train(*QUICK, "seed=1,2", "training.epochs=1", "~hydra.callbacks.report")
+def test_the_report_can_be_left_out(call, work_folder):
+    done = call(*SWEEP, "seed=1,2", "training.epochs=1", NO_REPORT)
     assert done.returncode == 0, done.stderr
-    assert not SUMMARY.exists()
+    assert Path("sweep/1/run.json").exists() and not SUMMARY.exists()
 
 
 def test_an_experiment_can_be_a_sweep(train, work_folder):
-    small = [argument for argument in QUICK if argument != "-m"]
-    done = train("experiment=weak_scaling", *small, "seed=1,2", "strategy.world_size=1,2", "measure.breakdown=false")
+    done = train("experiment=weak_scaling", *SWEEP[1:], "seed=1", "strategy.world_size=1,2")
     assert done.returncode == 0, done.stderr
-    assert [row["world_size"] for row in csv.DictReader((SUMMARY / "scaling.csv").open())] == ["1", "2"]
-    # What was not measured is open.
-    assert [row["communication_s_per_step"] for row in csv.DictReader((SUMMARY / "scaling.csv").open())] == ["0.0", ""]
+    scaling = list(csv.DictReader((SUMMARY / "scaling.csv").open()))
+    assert [row["world_size"] for row in scaling] == ["1", "2"]
+    assert [row["communication_s_per_step"] for row in scaling] == ["0.0", ""]  # what was not measured is open
 
 
 def test_absent_accelerator_is_said_in_the_answer(train, work_folder):
-    small = [argument for argument in QUICK if argument not in ("-m", "device=cpu")]
-    done = train("experiment=device_benchmark", *small, "model=mlp", "seed=1", "device=cpu,mps", "dataset.limit=500")
+    done = train("experiment=device_benchmark", "model=mlp", *SWEEP[1:], "seed=1", "device=cpu,mps")
     assert done.returncode == 0, done.stderr
     assert "device=mps is absent" in done.stderr
     assert "Absent, so nothing can be said of it: mps." in " ".join(done.stdout.split())

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from laptime.data.datamodule import DataModule
 from laptime.data.image_data import ImageData
+from laptime.data.mnist import MNIST
 from laptime.data.synthetic import Synthetic
 from laptime.device import Device
 
@@ -60,8 +62,32 @@ def synthetic(make: Callable[..., ImageData]) -> Callable[..., ImageData]:
 
 
 @pytest.fixture(scope="session")
+def mnist_root(tmp_path_factory: pytest.TempPathFactory, make: Callable[..., ImageData]) -> Path:
+    """A root into which MNIST has been unpacked once. Tests read it and leave it as it is."""
+    root = tmp_path_factory.mktemp("mnist")
+    with pytest.MonkeyPatch.context() as patched:
+        for variable in ("XDG_CACHE_HOME", "HOME"):
+            patched.setenv(variable, str(tmp_path_factory.mktemp("home")))
+        make(MNIST, root=root).load()
+    return root
+
+
+@pytest.fixture(scope="session")
 def cpu() -> Device:
     return Device(requested="cpu", used="cpu", name="a processor", num_devices=1, memory_bytes=None)
+
+
+@pytest.fixture
+def datamodule(synthetic: Callable[..., ImageData], cpu: Device) -> Callable[..., DataModule]:
+    """datamodule(**changes): of the small synthetic data set; changes to the data set or to the module."""
+
+    def make_one(**changes: Any) -> DataModule:
+        mine = ("batch_size", "eval_batch_size", "steps_per_execution", "seed", "rank", "world_size")
+        arguments = {"batch_size": 5, "eval_batch_size": 4, "steps_per_execution": 1, "seed": 0}
+        arguments |= {key: changes.pop(key) for key in mine if key in changes}
+        return DataModule(synthetic(**changes), cpu, **arguments)
+
+    return make_one
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ from torchvision.transforms import functional
 
 from laptime.data.augment import FlipAndRotate, Normalize
 
+pytestmark = pytest.mark.unit
+
 CPU = torch.device("cpu")
 
 

@@ -18,6 +18,8 @@ from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 from laptime.data.cifar10 import CIFAR10
 from laptime.errors import UserError
 
+pytestmark = pytest.mark.unit
+
 TRAIN_BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
 PER_BATCH = 4
 

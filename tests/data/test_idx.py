@@ -1,12 +1,10 @@
 """MNIST and Fashion-MNIST: found, unpacked, checked, read."""
 
-import errno
 import gzip
 import hashlib
 import os
+import resource
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +13,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from tests.support.processes import until
 
 from laptime.data import files
 from laptime.data.fashion_mnist import FashionMNIST
@@ -25,17 +24,6 @@ from laptime.errors import UserError
 NAMES = (*TRAIN_FILES, *TEST_FILES)
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 has_debian_package = pytest.mark.skipif(not DEBIAN_FOLDER.is_dir(), reason="Debian's dataset-fashion-mnist is absent")
-
-
-@pytest.fixture(scope="module")
-def mnist_root(tmp_path_factory, make):
-    """A root into which MNIST has been unpacked once. Tests read it and leave it as it is."""
-    root = tmp_path_factory.mktemp("mnist")
-    with pytest.MonkeyPatch.context() as patched:
-        for variable in ("XDG_CACHE_HOME", "HOME"):
-            patched.setenv(variable, str(tmp_path_factory.mktemp("home")))
-        make(MNIST, root=root).load()
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -233,13 +221,14 @@ def test_published_files_go_to_the_cache_folder_where_root_cannot_be_written(tmp
     assert not (tmp_path / "root").exists()
 
 
-def test_full_disk_is_a_users_mistake_and_leaves_nothing_behind(packed_root, make, monkeypatch):
-    def fail(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fdopen", fail)
-    with pytest.raises(UserError, match="No space left on device"):
-        make(FashionMNIST, root=packed_root, verify=False).load()
+def test_a_file_that_cannot_be_written_as_a_whole_is_a_users_mistake_and_leaves_nothing_behind(packed_root, make):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # bytes of a file; the images take more
+    try:
+        with pytest.raises(UserError, match=r"File too large.*dataset\.root=DIR"):
+            make(FashionMNIST, root=packed_root, verify=False).load()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list((packed_root / "FashionMNIST" / "raw").iterdir()) == []
 
 
@@ -296,16 +285,17 @@ def test_threads_that_want_the_same_files_unpack_each_once(packed_root, make, mo
     assert len(unpacked) == len(NAMES)
 
 
-def test_processes_that_unpack_one_file_at_once_all_succeed(tmp_path):
-    name = TEST_FILES[1]
-    code = (
-        "import sys; from pathlib import Path; from laptime.data.files import unpack; "
-        "unpack(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])"
-    )
+def test_processes_that_unpack_one_file_at_once_all_succeed(start, tmp_path):
+    name, ready = TEST_FILES[0], tmp_path / "ready"
     target = tmp_path / "root" / "raw" / name
-    arguments = [str(MNIST.packed_folder / f"{name}.gz"), str(target), MNIST.checksums[name]]
-    processes = [subprocess.Popen([sys.executable, "-c", code, *arguments]) for _ in range(4)]
-    assert [process.wait() for process in processes] == [0] * 4
+    ready.mkdir()
+    script = Path(__file__).with_name("unpack_with_others.py")
+    arguments = [MNIST.packed_folder / f"{name}.gz", target, MNIST.checksums[name], ready]
+    processes = [start(*arguments, script=script) for _ in range(4)]
+    for process in processes:
+        until((ready / str(process.pid)).exists, process)
+    (ready / "go").touch()
+    assert [(process.wait(), process.communicate()[1]) for process in processes] == [(0, "")] * 4
     assert list(target.parent.iterdir()) == [target]
     assert files.sha256(target) == MNIST.checksums[name]
 

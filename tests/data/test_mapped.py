@@ -1,19 +1,19 @@
 """dataset.pipeline=mapped: the same batches from files never read as a whole, and what doesn't fit is refused."""
 
 import os
-import subprocess
 import sys
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
+from tests.support.processes import until
+from tests.support.settings import QUICK, TINY
 
-import laptime
 from laptime import machine
 from laptime.data import files
 from laptime.data.cifar10 import CIFAR10
@@ -44,9 +44,9 @@ def is_mapped(tensor: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize("augmentation", [{}, {"horizontal_flip": True, "rotation_degrees": 15.0}])
 @pytest.mark.parametrize("rank", [Rank(), Rank(rank=1, world_size=3)])
-def test_mapped_mnist_gives_the_same_batches_as_in_memory(make, cpu, augmentation, rank):
+def test_mapped_mnist_gives_the_same_batches_as_in_memory(make, mnist_root, cpu, augmentation, rank):
     def batches(pipeline):
-        data = make(MNIST, pipeline=pipeline, val_fraction=0.2, limit=1000, **augmentation)
+        data = make(MNIST, root=mnist_root, pipeline=pipeline, val_fraction=0.2, limit=1000, **augmentation)
         module = module_of(data, cpu, rank)
         return [
             *chain.from_iterable(module.train_dataloader()),
@@ -63,8 +63,8 @@ def test_mapped_mnist_gives_the_same_batches_as_in_memory(make, cpu, augmentatio
 
 
 @linux
-def test_the_images_are_never_copied_as_a_whole(make, cpu):
-    module = module_of(make(MNIST, pipeline="mapped", val_fraction=0.2), cpu)
+def test_the_images_are_never_copied_as_a_whole(make, mnist_root, cpu):
+    module = module_of(make(MNIST, root=mnist_root, pipeline="mapped", val_fraction=0.2), cpu)
     for part in (module._train, module._val, module._test):
         assert is_mapped(part.images)
     assert module._train.images.data_ptr() == module._val.images.data_ptr()
@@ -137,10 +137,10 @@ def test_what_does_not_fit_in_memory_is_refused_with_the_sizes(synthetic, cpu, m
         assert "dataset.pipeline=mapped" in str(caught.value)
 
 
-def test_what_does_not_fit_on_the_device_is_refused(make):
+def test_what_does_not_fit_on_the_device_is_refused(make, mnist_root):
     small = Device(requested="cuda", used="cuda", name="a card", num_devices=1, memory_bytes=10**7)
     with pytest.raises(UserError, match=r"0.1 GB of images don't fit into the cuda device's 0.0 GB.*mapped"):
-        module_of(make(MNIST), small)
+        module_of(make(MNIST, root=mnist_root), small)
 
 
 def test_data_without_files_to_map_says_so(make):
@@ -148,18 +148,42 @@ def test_data_without_files_to_map_says_so(make):
         make(CIFAR10, pipeline="mapped")
 
 
-def test_ranks_learn_the_same_from_mapped_files(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_ranks_learn_the_same_from_mapped_files(trained, mnist_root):
     losses = []
     for pipeline in ("memory", "mapped"):
-        laptime.run(
-            ["dataset.limit=2000", "training.epochs=2", "strategy.world_size=2", "logger=none", "device=cpu",
-             "measure.peak=false", f"dataset.pipeline={pipeline}", f"hydra.run.dir={pipeline}"]
-        )  # fmt: skip
-        rows = read_epochs(tmp_path / pipeline)
+        data = (f"dataset.root={mnist_root}", "dataset.limit=1000", f"dataset.pipeline={pipeline}")
+        rows = read_epochs(trained(*QUICK, *data, "training.epochs=2", "strategy.world_size=2"))
         losses.append(rows[["epoch", "rank", "train_loss", "val_loss", "val_accuracy"]])
     pd.testing.assert_frame_equal(*losses, check_exact=True)
     assert Counter(losses[0]["rank"]) == {0: 2, 1: 2}
+
+
+def images_in_memory(pid: int) -> dict[str, int]:
+    """What a process has of train.npy in memory, in kB: Rss, all of it, and Pss, where what n share counts 1/n."""
+    found: dict[str, int] = {}
+    is_ours = False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if not first.endswith(":"):
+            is_ours = rest[-1].endswith("train.npy")
+        elif is_ours and first in ("Rss:", "Pss:"):
+            found[first[:-1]] = found.get(first[:-1], 0) + int(rest[0])
+    return found
+
+
+MAPPED = (*TINY, "dataset.pipeline=mapped", "dataset.num_train=20000", "dataset.root=data", "training.epochs=100000",
+          "hydra.run.dir=run")  # fmt: skip
+
+
+@linux
+def test_ranks_share_what_the_system_has_read(start, work_folder):
+    process = start(*MAPPED, "strategy.world_size=2")
+    until(Path("run/epochs.csv").exists, process)
+    family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+    memory = [found for pid in family if (found := images_in_memory(pid))]
+    assert len(memory) == 2
+    for each in memory:  # 20,000 images of 64 bytes, every second one read by each rank, so nearly all pages by both
+        assert each["Rss"] > 1000 and each["Pss"] < 0.6 * each["Rss"]
 
 
 def test_images_that_were_written_to_are_refused(synthetic, cache_folder):
@@ -173,25 +197,13 @@ def test_images_that_were_written_to_are_refused(synthetic, cache_folder):
         synthetic(**made).load()
 
 
-@pytest.mark.slow
-def test_a_file_that_becomes_shorter_while_it_is_read_ends_the_run_with_its_cause(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    typed = [
-        "dataset=synthetic", "dataset.pipeline=mapped", "dataset.num_train=30000", "dataset.num_test=300",
-        "dataset.root=data", "training.epochs=1000", "logger=none", "hydra.run.dir=run",
-    ]  # fmt: skip
-    train = Path(__file__).parents[2] / "train.py"
-    process = subprocess.Popen([sys.executable, str(train), *typed], stderr=subprocess.PIPE, text=True)
-    try:
-        while not Path("run/epochs.csv").exists():
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.05)
-        (path,) = Path("data").rglob("train.npy")
-        os.truncate(path, 4096)
-        errors = process.communicate(timeout=300)[1]
-    finally:
-        process.kill()
-        process.wait()
+@linux
+def test_a_file_that_becomes_shorter_while_it_is_read_ends_the_run_with_its_cause(start, work_folder):
+    process = start(*MAPPED)
+    until(Path("run/epochs.csv").exists, process)
+    (path,) = Path("data").rglob("train.npy")
+    os.truncate(path, 4096)
+    errors = process.communicate()[1]
     record = read_record(Path("run"))
     assert process.returncode == 1 and record["status"] == "failed"
     assert "killed by SIGBUS: a file that it had mapped became shorter" in record["error"]["message"], errors

@@ -8,25 +8,13 @@ import pytest
 import torch
 
 from laptime.data import timed_loader
-from laptime.data.datamodule import DataModule
 from laptime.data.order import EpochOrder, epoch_seed
 from laptime.data.timed_loader import TimedLoader, batch_sizes
 from laptime.device import Device
 from laptime.errors import UserError
 from laptime.ranks import Rank
 
-
-@pytest.fixture
-def datamodule(synthetic, cpu):
-    """datamodule(**changes): of the small synthetic data set; changes to the data set or to the module."""
-
-    def make_one(**changes):
-        mine = ("batch_size", "eval_batch_size", "steps_per_execution", "seed", "rank", "world_size")
-        arguments = {"batch_size": 5, "eval_batch_size": 4, "steps_per_execution": 1, "seed": 0}
-        arguments |= {key: changes.pop(key) for key in mine if key in changes}
-        return DataModule(synthetic(**changes), cpu, **arguments)
-
-    return make_one
+pytestmark = pytest.mark.unit
 
 
 def epoch(module, number=0):
@@ -57,20 +45,6 @@ def test_both_pipelines_give_the_same_batches(shape, number, datamodule):
     memory = epoch(datamodule(shape=shape, pipeline="memory", seed=4), number)
     workers = epoch(datamodule(shape=shape, pipeline="workers", seed=4), number)
     assert_same_batches(memory, workers, atol=1e-5)
-
-
-def test_worker_processes_give_the_same_batches_as_the_training_process(datamodule):
-    module = datamodule(pipeline="workers", num_workers=2)
-    expected = datamodule(pipeline="workers", num_workers=0)
-    assert_same_batches(epoch(module), epoch(expected))
-
-
-def test_worker_processes_that_stay_follow_the_epoch(datamodule):
-    loader = datamodule(pipeline="workers", num_workers=1).train_dataloader()
-    for number in (0, 1):
-        loader.sampler.set_epoch(number)
-        expected = epoch(datamodule(), number)
-        assert_same_batches(list(chain.from_iterable(loader)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("pipeline", ["memory", "workers"])

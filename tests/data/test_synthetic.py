@@ -5,6 +5,8 @@ import torch
 
 from laptime.data.mnist import MNIST
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize("shape", [[1, 1, 1], [3, 5, 7], [2, 28, 28]])
 @pytest.mark.parametrize("num_classes", [2, 100])
