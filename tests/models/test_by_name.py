@@ -11,6 +11,8 @@ from laptime.errors import UserError
 from laptime.models.timm import Timm
 from laptime.models.torchvision import Torchvision
 
+pytestmark = pytest.mark.unit
+
 MNIST = (1, 28, 28)
 
 
@@ -21,8 +23,9 @@ def meta(kind, shape, name, image_size=None, num_classes=10):
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
 def test_first_layer_and_head_fit_images_and_classes_and_the_rest_is_torchvisions(channels):
-    network = Torchvision((channels, 28, 28), 7, "mobilenet_v3_small", None).network
-    original = models.mobilenet_v3_small().state_dict()
+    with torch.device("meta"):
+        network = Torchvision((channels, 28, 28), 7, "mobilenet_v3_small", None).network
+        original = models.mobilenet_v3_small().state_dict()
     different = [name for name, weight in network.state_dict().items() if weight.shape != original[name].shape]
     head = ["classifier.3.weight", "classifier.3.bias"]
     assert different == (head if channels == 3 else ["features.0.0.weight", *head])
@@ -83,8 +86,8 @@ def test_a_side_of_no_pixels_is_refused(kind):
 
 
 def test_a_transformer_of_timm_is_made_for_the_images():
-    network = Timm((3, 32, 32), 5, "vit_tiny_patch16_224", None)
-    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 5)
+    network = meta(Timm, (3, 32, 32), "vit_tiny_patch16_224", num_classes=5)
+    assert network(torch.rand(2, 3, 32, 32, device="meta")).shape == (2, 5)
     with pytest.raises(ValueError, match=r"^name=inception_v4: can't take images of 28 x 28"):
         meta(Timm, MNIST, "inception_v4")
 

@@ -7,6 +7,8 @@ from laptime.models.lstm import LSTM, rows
 from laptime.models.transformer import Transformer
 from laptime.models.vit import ViT, patch_size_for
 
+pytestmark = pytest.mark.unit
+
 SHAPE = (2, 8, 12)
 
 
