@@ -4,55 +4,52 @@ from pathlib import Path
 
 import pytest
 
-from laptime.cli import main
 from laptime.estimate import Known, estimate
 from laptime.record import read_record
+from tests.support.settings import NO_REPORT, TINY
 
-QUICK = ["dataset.limit=1000", "training.epochs=2", "logger=none", "measure.breakdown=false", "measure.peak=false"]
-
-
-def typed(arguments: list[str], capfd) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    captured = capfd.readouterr()
-    return int(end.value.code or 0), " ".join(captured.out.split()) + captured.err
+TWO_EPOCHS = (*TINY, "training.epochs=2")
+TINY_SWEEP = ("-m", *TWO_EPOCHS, NO_REPORT)
 
 
 def files(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def test_without_records_it_lists_the_runs_and_guesses_nothing(work_folder, capfd):
-    code, text = typed(["-m", *QUICK, "seed=1,2", "model.dropout=0.1,0.2", "sweep.dry_run=true"], capfd)
-    assert code == 0
+def test_without_records_it_lists_the_runs_and_guesses_nothing(train, work_folder):
+    done = train(*TINY_SWEEP, "seed=1,2", "model.dropout=0.1,0.2", "sweep.dry_run=true")
+    assert done.returncode == 0
+    shown = " ".join(done.stdout.split())
     for swept in ("seed=1 model.dropout=0.1", "seed=2 model.dropout=0.2"):
-        assert swept in text
-    assert "4 runs to do of 4; no record at hand tells how long" in text
+        assert swept in shown
+    assert "4 runs to do of 4; no record at hand tells how long" in shown
     assert list(work_folder.iterdir()) == []
 
 
-def test_it_says_what_a_resumed_sweep_would_do_and_what_that_takes(work_folder, capfd):
-    assert typed(["-m", *QUICK, "seed=1,2", "hydra.sweep.dir=multirun/s"], capfd)[0] == 0
+def test_it_says_what_a_resumed_sweep_would_do_and_what_that_takes(train, work_folder):
+    assert train(*TINY_SWEEP, "seed=1,2", "hydra.sweep.dir=multirun/s").returncode == 0
     before = files(work_folder)
-    code, text = typed(["sweep.resume=multirun/s", "seed=1,2,3", "sweep.dry_run=true"], capfd)
-    assert code == 0
-    assert text.count("completed, skipped") == 2 and "1 run to do of 3, about" in text
-    assert "2 runs of the same configuration" in text
+    done = train("sweep.resume=multirun/s", "seed=1,2,3", "sweep.dry_run=true")
+    assert done.returncode == 0
+    shown = " ".join(done.stdout.split())
+    assert shown.count("completed, skipped") == 2 and "1 run to do of 3, about" in shown
+    assert "2 runs of the same configuration" in shown
     assert files(work_folder) == before
     # And the sweep itself runs as if nothing had been asked.
-    assert typed(["sweep.resume=multirun/s", "seed=1,2,3"], capfd)[0] == 0
+    assert train("sweep.resume=multirun/s", "seed=1,2,3").returncode == 0
     assert read_record(work_folder / "multirun/s/2")["status"] == "completed"
 
 
-def test_a_mistake_is_found_before_the_night(work_folder, capfd):
-    code, text = typed(["-m", *QUICK, "training.batch_size=64,0", "sweep.dry_run=true"], capfd)
-    assert code == 2 and "training.batch_size=0" in text
+def test_a_mistake_is_found_before_the_night(train, work_folder):
+    done = train(*TINY_SWEEP, "training.batch_size=64,0", "sweep.dry_run=true")
+    assert done.returncode == 2 and "training.batch_size=0" in done.stderr
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("override", ["sweep.dry_run=true", "sweep.notify=x"])
-def test_a_single_run_has_none(override, work_folder, capfd):
-    code, text = typed([*QUICK, override], capfd)
-    assert code == 2 and f"error: {override}: is for sweeps. Add -m." in text
+def test_a_single_run_has_none(override, call, work_folder):
+    done = call(*TWO_EPOCHS, override)
+    assert done.returncode == 2 and f"error: {override}: is for sweeps. Add -m." in done.stderr
 
 
 def known(**changed) -> Known:
@@ -60,6 +57,7 @@ def known(**changed) -> Known:
     return Known(hashed | changed.pop("hashed", {}), **({"epoch_s": 3.0, "rest_s": 1.0, "num_bytes": 100} | changed))
 
 
+@pytest.mark.unit
 def test_time_grows_with_epochs_and_the_rest_is_paid_once():
     wanted = known().hashed | {"training.epochs": 10, "seed": 7}
     found = estimate(wanted, [known(), known(epoch_s=5.0), known(epoch_s=4.0)])
@@ -68,6 +66,7 @@ def test_time_grows_with_epochs_and_the_rest_is_paid_once():
     assert found.basis == "3 runs of the same configuration"
 
 
+@pytest.mark.unit
 def test_the_same_configuration_counts_before_a_similar_one():
     same, similar = known(epoch_s=3.0), known(epoch_s=9.0, hashed={"optimizer.lr": 0.5})
     assert estimate(same.hashed, [similar, same]).seconds == 7.0

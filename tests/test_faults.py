@@ -13,6 +13,7 @@ from laptime.errors import TrainingFailed
 from laptime.faults import explained, out_of_memory_kills
 from laptime.record import read_epochs, read_record
 from tests.support import processes
+from tests.support.faults import small_disk
 from tests.support.settings import NO_REPORT, TINY
 
 SCRIPTS = Path(__file__).with_name("user_classes")
@@ -157,15 +158,8 @@ def test_a_logger_that_cannot_write_is_left_out_with_a_warning(logger, train, wo
 @pytest.fixture
 def disk(work_folder: Path) -> Iterator[Path]:
     """A file system of 8 MB of its own."""
-    folder = work_folder / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True, timeout=60)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("file systems can't be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True, timeout=60)
+    with small_disk(work_folder / "disk") as folder:
+        yield folder
 
 
 def readable(run_dir: Path) -> dict[str, Any]:
@@ -212,9 +206,9 @@ def test_a_sweep_continues_or_stops_when_the_disk_is_full(on_failure, num_runs, 
 
 
 def test_a_limit_on_file_sizes_is_one_line_that_names_the_file(trained, work_folder):
-    """Less than what the whole record takes; and what the record and the rows of epochs fit in, but the checkpoint doesn't."""
+    """The whole record does not fit into the first limit; of the second run only the checkpoints don't fit."""
     record = (trained(*TWO_EPOCHS) / "run.json").stat().st_size
-    for run, sizes, limit, file in (("one", 16, record * 3 // 4, "run.json"), ("two", 1024, 8 * record, "best.ckpt")):
+    for run, sizes, limit, file in (("one", 16, record * 3 // 4, "run.json"), ("two", 1024, 8 * record, "last.ckpt")):
         typed = [*NO_MODEL, f"model.hidden_sizes=[{sizes}]", f"hydra.run.dir={run}"]
         ended = processes.run(*typed, limits={resource.RLIMIT_FSIZE: limit})
         assert ended.returncode == 1

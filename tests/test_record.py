@@ -3,10 +3,16 @@
 import json
 import math
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import pytest
 
 from laptime import record
+from tests.support.faults import fill, limited, no_descriptor_left, small_disk
 
 # The run directory's contract: every section of run.json, and the keys of those that are objects.
 CONTRACT = {
@@ -60,14 +66,19 @@ EPOCH_ROW = {
 }
 
 
-@pytest.mark.parametrize(("section", "keys"), CONTRACT.items())
-def test_new_record_has_every_key_of_the_contract(section, keys):
+@pytest.mark.unit
+def test_new_record_has_every_key_of_the_contract():
     new = record.new_record()
-    assert section in new
-    if keys is not None:
-        assert set(keys.split()) <= new[section].keys()
+    missing = [
+        f"{section}.{key}"
+        for section, keys in CONTRACT.items()
+        for key in (keys or "").split() or [""]
+        if section not in new or (key and key not in new[section])
+    ]
+    assert missing == []
 
 
+@pytest.mark.unit
 def test_new_record_runs_and_knows_nothing_else():
     new = record.new_record()
     known = {"schema_version", "status", "started_at", "attempts"}
@@ -76,6 +87,7 @@ def test_new_record_runs_and_knows_nothing_else():
     assert all(value is None or set(value.values()) == {None} for value in values)
 
 
+@pytest.mark.unit
 def test_new_records_share_nothing():
     first, second = record.new_record(), record.new_record()
     first["device"]["used"] = "cpu"
@@ -84,24 +96,28 @@ def test_new_records_share_nothing():
     assert second["attempts"] == []
 
 
+@pytest.mark.unit
 def test_update_sets_keys_of_a_section():
     new = record.new_record()
     record.update(new, "timing", epoch_time_s=1.5, steps_per_s=2.5)
     assert (new["timing"]["epoch_time_s"], new["timing"]["steps_per_s"]) == (1.5, 2.5)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(("section", "key"), [("timing", "epoch_time"), ("clock", "epoch_time_s")])
 def test_update_refuses_a_key_that_the_schema_lacks(section, key):
     with pytest.raises(KeyError):
         record.update(record.new_record(), section, **{key: 1})
 
 
+@pytest.mark.unit
 def test_written_record_is_read_back_as_it_was(tmp_path):
     new = record.new_record() | {"seed": 0, "config": {"a": [1, 2.5, None, True, "ä"]}}
     record.write_record(tmp_path, new)
     assert record.read_record(tmp_path) == new
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_a_finite_number_becomes_null(value, tmp_path):
     new = record.new_record()
@@ -113,6 +129,7 @@ def test_what_is_not_a_finite_number_becomes_null(value, tmp_path):
     assert read["noise"] == {"values": [1.0, None], "pair": [None, 2]}
 
 
+@pytest.mark.unit
 def test_writing_leaves_the_record_in_memory_as_it_was(tmp_path):
     new = record.new_record()
     record.update(new, "result", train_loss=math.inf)
@@ -120,6 +137,7 @@ def test_writing_leaves_the_record_in_memory_as_it_was(tmp_path):
     assert new["result"]["train_loss"] == math.inf
 
 
+@pytest.mark.unit
 def test_run_json_is_strict_json_that_others_may_read(tmp_path):
     record.write_record(tmp_path, record.new_record())
     path = tmp_path / record.RUN_FILE
@@ -131,22 +149,62 @@ def test_run_json_is_strict_json_that_others_may_read(tmp_path):
     assert path.stat().st_mode & 0o444 == 0o444
 
 
-@pytest.mark.parametrize("failing", ["fsync", "fdopen"])
-def test_failure_while_writing_leaves_the_old_record_whole_and_nothing_else(failing, tmp_path, monkeypatch):
-    record.write_record(tmp_path, record.new_record())
-    before = (tmp_path / record.RUN_FILE).read_bytes()
+@contextmanager
+def failing(function: str) -> Iterator[None]:
+    """A function of `os` fails, as it would where a device can't keep what it took."""
 
-    def fail(*args, **kwargs):
+    def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError("No space left on device")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(os, failing, fail)
-        with pytest.raises(OSError, match="No space left"):
-            record.write_record(tmp_path, record.new_record() | {"status": "completed"})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, function, fail)
+        yield
+
+
+FAULTS = {
+    "no file can be opened": (no_descriptor_left, "Too many open files"),
+    "the file ends early": (partial(limited, resource.RLIMIT_FSIZE, 1000), "File too large"),
+    "it can't be seen onto the disk": (partial(failing, "fsync"), "No space left"),
+    "it can't be renamed": (partial(failing, "replace"), "No space left"),
+}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("fault", FAULTS)
+def test_failure_while_writing_leaves_the_old_record_whole_and_nothing_else(fault, tmp_path):
+    record.write_record(tmp_path, record.new_record())
+    before = (tmp_path / record.RUN_FILE).read_bytes()
+    breaks, words = FAULTS[fault]
+    with pytest.raises(OSError, match=words), breaks():
+        record.write_record(tmp_path, record.new_record() | {"status": "completed"})
     assert [path.name for path in tmp_path.iterdir()] == [record.RUN_FILE]
     assert (tmp_path / record.RUN_FILE).read_bytes() == before
 
 
+def test_a_full_disk_leaves_the_old_record_whole_and_nothing_else(tmp_path):
+    with small_disk(tmp_path / "disk") as disk:
+        record.write_record(disk, record.new_record())
+        before = (disk / record.RUN_FILE).read_bytes()
+        fill(disk)
+        with pytest.raises(OSError, match="No space left"):
+            record.write_record(disk, record.new_record() | {"status": "completed"})
+        assert {path.name for path in disk.iterdir()} == {record.RUN_FILE, "filler"}
+        assert (disk / record.RUN_FILE).read_bytes() == before
+
+
+@pytest.mark.unit
+def test_rows_for_which_there_is_no_room_are_appended_all_or_none(tmp_path):
+    record.append_epochs(tmp_path, [EPOCH_ROW])
+    before = (tmp_path / record.EPOCHS_FILE).read_bytes()
+    row = len(before.splitlines(keepends=True)[1])
+    with pytest.raises(OSError, match="File too large"), limited(resource.RLIMIT_FSIZE, len(before) + 3 * row // 2):
+        record.append_epochs(tmp_path, [EPOCH_ROW] * 2)
+    assert (tmp_path / record.EPOCHS_FILE).read_bytes() == before
+    record.append_epochs(tmp_path, [EPOCH_ROW] * 2)
+    assert len(record.read_epochs(tmp_path)) == 3
+
+
+@pytest.mark.unit
 def test_record_that_json_cannot_hold_leaves_the_old_one_whole(tmp_path):
     record.write_record(tmp_path, record.new_record())
     with pytest.raises(TypeError):
@@ -155,6 +213,7 @@ def test_record_that_json_cannot_hold_leaves_the_old_one_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [record.RUN_FILE]
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -174,15 +233,18 @@ def test_damaged_record_is_refused_by_name(content, reason, tmp_path):
     assert str(tmp_path / record.RUN_FILE) in str(caught.value)
 
 
+@pytest.mark.unit
 def test_absent_record_is_told_apart_from_a_damaged_one(tmp_path):
     with pytest.raises(FileNotFoundError):
         record.read_record(tmp_path)
 
 
+@pytest.mark.unit
 def test_columns_of_an_epoch_are_those_of_the_contract():
     assert tuple(EPOCH_ROW) == record.EPOCH_COLUMNS
 
 
+@pytest.mark.unit
 def test_appended_epochs_are_read_back_with_values_and_types(tmp_path):
     second = EPOCH_ROW | {"epoch": 2, "rank": 1, "is_warmup": True, "epoch_time_s": 0.1 + 0.2}
     record.append_epochs(tmp_path, [EPOCH_ROW])
@@ -192,6 +254,7 @@ def test_appended_epochs_are_read_back_with_values_and_types(tmp_path):
     assert frame["is_warmup"].dtype == bool
 
 
+@pytest.mark.unit
 def test_value_that_was_not_measured_is_missing_not_0(tmp_path):
     row = EPOCH_ROW | {"val_loss": None, "device_memory_bytes": None, "train_loss": 0.0}
     record.append_epochs(tmp_path, [row])
@@ -201,6 +264,7 @@ def test_value_that_was_not_measured_is_missing_not_0(tmp_path):
     assert frame["train_loss"].tolist() == [0.0]
 
 
+@pytest.mark.unit
 def test_header_stands_once_however_often_rows_are_appended(tmp_path):
     for _ in range(3):
         record.append_epochs(tmp_path, [EPOCH_ROW, EPOCH_ROW])
@@ -209,12 +273,14 @@ def test_header_stands_once_however_often_rows_are_appended(tmp_path):
     assert len(lines) == 1 + 6
 
 
+@pytest.mark.unit
 def test_header_is_written_into_an_empty_file_that_a_killed_run_left(tmp_path):
     (tmp_path / record.EPOCHS_FILE).touch()
     record.append_epochs(tmp_path, [EPOCH_ROW])
     assert record.read_epochs(tmp_path).to_dict("records") == [EPOCH_ROW]
 
 
+@pytest.mark.unit
 def test_row_after_one_that_a_killed_run_left_torn_stays_whole(tmp_path):
     record.append_epochs(tmp_path, [EPOCH_ROW])
     with (tmp_path / record.EPOCHS_FILE).open("a") as file:
@@ -224,11 +290,13 @@ def test_row_after_one_that_a_killed_run_left_torn_stays_whole(tmp_path):
     assert rows[rows["attempt"] == 1]["epoch_time_s"].tolist() == [1.25]
 
 
+@pytest.mark.unit
 def test_unknown_column_is_refused(tmp_path):
     with pytest.raises(ValueError, match="epoch_time"):
         record.append_epochs(tmp_path, [EPOCH_ROW | {"epoch_time": 1.0}])
 
 
+@pytest.mark.unit
 def test_run_without_epochs_has_an_empty_frame_with_all_columns(tmp_path):
     frame = record.read_epochs(tmp_path)
     assert frame.empty
@@ -242,6 +310,7 @@ def make_run(folder, mtime):
     return folder
 
 
+@pytest.mark.unit
 def test_latest_run_is_the_one_written_last_at_any_depth(tmp_path):
     make_run(tmp_path / "b", 1000)
     latest = make_run(tmp_path / "a" / "deep", 3000)
@@ -249,6 +318,7 @@ def test_latest_run_is_the_one_written_last_at_any_depth(tmp_path):
     assert record.latest_run(tmp_path) == latest
 
 
+@pytest.mark.unit
 def test_latest_run_holds_the_file_asked_for(tmp_path):
     older = make_run(tmp_path / "older", 1000)
     make_run(tmp_path / "newer", 2000)
@@ -257,16 +327,19 @@ def test_latest_run_holds_the_file_asked_for(tmp_path):
     assert record.latest_run(tmp_path, "checkpoints/last.ckpt") == older
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("folder", [".", "absent"])
 def test_there_is_no_latest_run_where_there_is_no_run(folder, tmp_path):
     assert record.latest_run(tmp_path / folder) is None
 
 
+@pytest.mark.unit
 def test_time_is_utc_to_the_millisecond():
     assert record.now().endswith("+00:00")
     assert len(record.now()) == len("2025-01-02T03:04:05.678+00:00")
 
 
+@pytest.mark.unit
 def test_epochs_file_that_was_only_just_made_has_no_rows(tmp_path):
     (tmp_path / record.EPOCHS_FILE).touch()
     assert record.read_epochs(tmp_path).empty

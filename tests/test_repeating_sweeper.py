@@ -1,41 +1,43 @@
-"""Repeats of a sweep, by real runs: outermost, and as many as the interval asks for."""
+"""Repeats of a sweep: outermost, and as many as the interval asks for."""
 
 import json
-from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-QUICK = ["-m", "dataset.limit=300", "training.epochs=2", "logger=none", "device=cpu", "hydra.sweep.dir=sweep",
-         "callbacks.checkpoint.save_best=false"]  # fmt: skip
-
-
-def jobs_of(sweep: Path) -> list[tuple[int, str]]:
-    records = [
-        json.loads((path / "run.json").read_text()) for path in sorted(sweep.glob("[0-9]*"), key=lambda p: int(p.name))
-    ]
-    return [(record["seed"], record["model"]["name"]) for record in records]
+from hydra_plugins.laptime.repeating_sweeper import RepeatingSweeper
+from laptime.record import read_record
+from laptime.run_dir import numbered_runs
+from tests.support.settings import TINY
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("typed", [["model=mlp,cnn", "seed=1,2"], ["seed=1,2", "model=mlp,cnn"]])
-def test_repeats_are_outermost_whatever_was_typed_first(typed, train, work_folder):
-    done = train(*QUICK, *typed)
-    assert done.returncode == 0, done.stderr
-    assert jobs_of(work_folder / "sweep") == [(1, "mlp"), (1, "cnn"), (2, "mlp"), (2, "cnn")]
+def test_repeats_are_outermost_whatever_was_typed_first(typed):
+    (batch,) = RepeatingSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), None)
+    assert [sorted(job) for job in batch] == [
+        ["model=mlp", "seed=1"], ["model=cnn", "seed=1"], ["model=mlp", "seed=2"], ["model=cnn", "seed=2"],
+    ]  # fmt: skip
 
 
-def test_a_sweep_goes_on_until_the_interval_or_the_limit_is_reached(train, work_folder):
-    done = train(*QUICK, "optimizer.lr=0.001,0.002", "measure.target_interval=1e-9", "measure.max_repeats=3")
+def test_a_sweep_repeats_its_runs_until_the_interval_or_the_limit_is_reached(train, work_folder):
+    """Seeds are outermost in the numbers of the runs, too."""
+    done = train("-m", *TINY, "training.epochs=2", "optimizer.lr=0.001,0.002", "seed=1,2", "hydra.sweep.dir=sweep",
+                 "measure.target_interval=1e-9", "measure.max_repeats=3")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    records = [json.loads(path.read_text()) for path in (work_folder / "sweep").glob("*/run.json")]
-    assert sorted(record["seed"] for record in records) == [1, 1, 2, 2, 3, 3]
+    records = [read_record(path) for _, path in sorted(numbered_runs(work_folder / "sweep").items())]
+    jobs = [(record["seed"], record["config"]["optimizer"]["lr"]) for record in records]
+    assert jobs == [(1, 0.001), (1, 0.002), (2, 0.001), (2, 0.002), (3, 0.001), (3, 0.002)]
     summary = json.loads((work_folder / "sweep/summary/summary.json").read_text())
+    assert len(summary["groups"]) == 2
     for group in summary["groups"]:
         assert group["seeds"] == [1, 2, 3]
         assert any("target interval of 0.0% not reached with 3 repeats" in remark for remark in group["remarks"])
 
 
-def test_a_single_run_has_no_target_interval(train, work_folder):
-    done = train("measure.target_interval=0.02")
+@pytest.mark.unit
+def test_a_single_run_has_no_target_interval(call, work_folder):
+    done = call("measure.target_interval=0.02")
     assert done.returncode == 2
     assert "measure.target_interval=0.02: is for sweeps" in done.stderr
     assert list(work_folder.iterdir()) == []
