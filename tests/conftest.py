@@ -197,7 +197,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
 
     def run(*overrides: str) -> Path:
         if overrides not in known:
-            path = folder / str(len(known))
+            path = folder / str(len(list(folder.iterdir())))  # of one that failed, too, the directory stays
             done = processes.run(*overrides, f"hydra.run.dir={path}", cwd=folder)
             assert done.returncode == 0, done.stderr
             known[overrides], contents[path] = path, _content(path)

@@ -23,7 +23,7 @@ import struct
 import sys
 import threading
 from dataclasses import dataclass, field
-from multiprocessing import util
+from multiprocessing import forkserver, util
 from pathlib import Path
 
 # laptime.security is absent on purpose: it reads the environment when it is imported.
@@ -173,6 +173,8 @@ def fork_instead(path: bytes, args: list[str], passfds: list[int]) -> int:
         kept = sorted({0, 1, 2, *passfds})
         for low, high in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
             os.closerange(low + 1, high)
+        # The caller holds its lock, for which a rank that starts a forkserver for its data workers would wait for ever.
+        forkserver._forkserver.__init__()  # type: ignore[misc]
         exec(args[-1], {"__name__": "__main__"})
     except SystemExit as end:
         os._exit(end.code if isinstance(end.code, int) else 1)
