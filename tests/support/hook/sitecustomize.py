@@ -1,0 +1,22 @@
+"""Notes what a process asks of the network, in the file that the variable ASKED names.
+
+Python imports a module of this name when it starts, if it finds one: so do ranks and data workers.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+EVENTS = ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname")
+
+
+def note_network(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in EVENTS:
+        asked = arguments[0] if event.startswith("socket.get") else arguments[1]
+        with Path(os.environ["ASKED"]).open("a") as file:
+            print(event, repr(asked), file=file)
+
+
+if __name__ == "sitecustomize":
+    sys.addaudithook(note_network)

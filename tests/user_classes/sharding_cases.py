@@ -1,0 +1,44 @@
+"""Optimizers, networks and callbacks that users may have, and that sharding an optimizer could get wrong."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+
+
+def decay_by_shape(params: Iterable[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW without weight decay for biases."""
+    params = list(params)
+    groups = [
+        {"params": [each for each in params if each.ndim > 1], "weight_decay": 0.5},
+        {"params": [each for each in params if each.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr)
+
+
+class OwnAdam(torch.optim.Adam):
+    """An optimizer of which nobody knows whether it looks at single elements."""
+
+
+class PartlyUnused(nn.Module):
+    """One layer trains, one is never used, and a parameter has no elements."""
+
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.used = nn.Linear(input_shape[0] * input_shape[1] * input_shape[2], num_classes)
+        self.unused = nn.Linear(20, 30)
+        self.nothing = nn.Parameter(torch.empty(0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.used(images.flatten(1)) + self.nothing.sum()
+        return logits
+
+
+class MoveWeights(Callback):
+    """Puts the weights into other memory before each epoch."""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: nn.Module) -> None:
+        weights = list(pl_module.parameters())
+        nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(weights), weights)
