@@ -2,18 +2,20 @@
 
 import importlib
 import importlib.util
+import os
+import subprocess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import psutil
 import pytest
 
 import laptime
 from laptime import energy
 from laptime.device import Device
 from laptime.energy import EnergyMeter
+from tests.support.settings import TINY
 
 CPU = Device("cpu", "cpu", "made up", 1, None)
-FEW = ["dataset.limit=1000", "device=cpu", "strategy.threads_per_rank=1"]
 
 
 def set_counter(package: Path, joules: float) -> None:
@@ -55,12 +57,20 @@ def test_a_counter_that_wrapped_around(packages):
     assert meter.end() == pytest.approx(262_143.32885 - 90)
 
 
-def test_no_process_is_started(packages):
-    before = psutil.Process().children(recursive=True)
+def test_no_process_is_started(packages, monkeypatch):
+    started = []
+
+    def note(*arguments, **keywords):
+        started.append(arguments)
+        raise OSError("no process may be started")
+
+    monkeypatch.setattr(BaseProcess, "start", note)
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", note)
+    monkeypatch.setattr(os, "fork", note)
     meter = EnergyMeter(CPU)
     meter.begin()
     meter.end()
-    assert psutil.Process().children(recursive=True) == before
+    assert started == []
 
 
 def test_a_window_that_was_never_ended_is_forgotten(packages):
@@ -75,7 +85,7 @@ def test_a_window_that_was_never_ended_is_forgotten(packages):
 def test_without_a_counter_the_reason_is_recorded(work_folder, monkeypatch):
     monkeypatch.setattr(energy, "_RAPL", (Path("nowhere"),))
     monkeypatch.delenv("ZEUSD_SOCK_PATH", raising=False)
-    resources = laptime.run([*FEW, "training.epochs=1", "logger=none"])["resources"]
+    resources = laptime.run([*TINY, "training.epochs=1"])["resources"]
     assert resources["energy_joules"] is None and resources["energy_joules_per_1000_samples"] is None
     assert resources["energy_missing"] in (energy.NO_COUNTER, energy.NOT_INSTALLED)
 
@@ -96,9 +106,9 @@ def test_a_run_tells_joules_per_epoch_and_per_thousand_samples(work_folder, pack
         set_counter(packages[1], float((packages[1] / "energy_uj").read_text()) / 1e6 + 40)
 
     monkeypatch.setattr(EnergyMeter, "begin", spend)  # 40 J while each epoch is trained
-    record = laptime.run([*FEW, "training.epochs=3", "hydra.run.dir=here"])
+    record = laptime.run([*TINY, "training.epochs=3", "logger=tensorboard", "hydra.run.dir=here"])
     assert record["resources"]["energy_joules"] == pytest.approx(40)
-    assert record["resources"]["energy_joules_per_1000_samples"] == pytest.approx(50)  # 800 samples are trained on
+    assert record["resources"]["energy_joules_per_1000_samples"] == pytest.approx(40 / 0.24)  # of 240 samples
     assert record["resources"]["energy_missing"] is None
     event_accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
     events = event_accumulator.EventAccumulator("here/tensorboard")

@@ -7,6 +7,8 @@ from laptime.device import describe
 from laptime.errors import UserError
 from laptime.latency import measure
 
+pytestmark = pytest.mark.unit
+
 IMAGES = torch.rand(5, 1, 4, 4)
 SETTINGS = {"batch_sizes": [1], "num_calls": 100, "warmup_calls": 4, "time_limit_s": 60.0}
 

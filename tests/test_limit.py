@@ -5,6 +5,8 @@ import pytest
 from laptime.limit import limit
 from laptime.record import PARTS
 
+pytestmark = pytest.mark.unit
+
 NOT_MEASURED = dict.fromkeys([f"{part}_s" for part in PARTS] + ["step_s"])
 
 

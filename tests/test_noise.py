@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from laptime.noise import Reading, between, on_battery, percent_by_core, read
+from tests.support.processes import until
 
 HZ = os.sysconf("SC_CLK_TCK")
 
@@ -27,6 +28,7 @@ def stat(user: float, steal: float) -> str:
     return "cpu  " + " ".join(str(int(field * HZ)) for field in fields) + "\ncpu0 1 2 3\n"
 
 
+@pytest.mark.unit
 def test_counters_by_hand(work_folder):
     root = tree(work_folder, proc__stat=stat(10, 7), proc__vmstat="pgfault 9\npswpin 3\npswpout 4\n",
                 proc__loadavg="1.50 0.5 0.2 1/2 3\n")  # fmt: skip
@@ -43,6 +45,7 @@ def test_counters_by_hand(work_folder):
     assert (found.frequency_hz, found.temperature_celsius, found.load) == (2.5e9, 71.5, 1.5)
 
 
+@pytest.mark.unit
 def test_switches_are_those_of_all_threads(work_folder):
     line = "nonvoluntary_ctxt_switches:\t{}\n"
     tree(work_folder, **{"proc__7__status": line.format(1), "proc__7__task__7__status": line.format(1),
@@ -50,6 +53,7 @@ def test_switches_are_those_of_all_threads(work_folder):
     assert read([7], work_folder).num_switches == 41
 
 
+@pytest.mark.unit
 def test_each_core_by_hand(work_folder):
     first = "cpu  0 0 0 0 0 0 0 0\ncpu0 100 0 0 100 0 0 0 0\ncpu1 0 0 0 200 0 0 0 0\nintr 5\n"
     second = "cpu  0 0 0 0 0 0 0 0\ncpu0 150 20 5 120 5 0 0 0\ncpu1 0 0 0 300 0 0 0 0\nintr 6\n"
@@ -59,6 +63,7 @@ def test_each_core_by_hand(work_folder):
     assert percent_by_core(before, read([], work_folder / "absent")) == []
 
 
+@pytest.mark.unit
 def test_what_is_not_there_is_none(work_folder):
     found = read([1], work_folder)
     assert [getattr(found, name) for name in ("busy_s", "steal_s", "throttled_s", "num_swapped_pages", "num_switches",
@@ -66,6 +71,7 @@ def test_what_is_not_there_is_none(work_folder):
     assert on_battery(work_folder) is None
 
 
+@pytest.mark.unit
 def test_older_containers_and_frequencies_without_cpufreq(work_folder):
     tree(work_folder, **{"sys__fs__cgroup__cpu__cpu.stat": "nr_throttled 4\nthrottled_time 1500000000\n",
                          "proc__cpuinfo": "processor\t: 0\ncpu MHz\t\t: 2400.5\n"})  # fmt: skip
@@ -73,6 +79,7 @@ def test_older_containers_and_frequencies_without_cpufreq(work_folder):
     assert (found.throttled_s, found.frequency_hz) == (1.5, 2_400_500_000.0)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("content", ["", "cpu", "cpu a b c d e f g h", "\x00"])
 def test_nonsense_is_none(content, work_folder):
     tree(work_folder, proc__stat=content, proc__vmstat=content, proc__cpuinfo=content)
@@ -80,6 +87,7 @@ def test_nonsense_is_none(content, work_folder):
     assert (found.busy_s, found.num_swapped_pages, found.frequency_hz) == (None, None, None)
 
 
+@pytest.mark.unit
 def test_differences_by_hand():
     before = Reading(10.0, 100.0, 5.0, 1.0, 10, 100, 3e9, 50.0, 0.1)
     after = Reading(20.0, 125.0, 6.0, 1.5, 30, 150, 2e9, 80.0, 2.0)
@@ -92,6 +100,7 @@ def test_differences_by_hand():
     assert {key for key, value in between(before, unknown, 1.0, 4).items() if value is not None} == {"wall_s"}
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(("online", "expected"), [("0", True), ("1", False)])
 def test_battery(online, expected, work_folder):
     tree(work_folder, sys__class__power_supply__BAT0__type="Battery", sys__class__power_supply__AC__type="Mains",
@@ -99,19 +108,19 @@ def test_battery(online, expected, work_folder):
     assert on_battery(work_folder) is expected
 
 
+@pytest.mark.soak
+@pytest.mark.alone
 def test_a_planted_load_is_seen_on_this_machine():
     if read().busy_s is None:
         pytest.skip("this system does not tell what its CPUs do")
-    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"], text=True)
     try:
         before, own, started_s = read([busy.pid]), time.process_time(), planted_s(busy)
-        while planted_s(busy) < started_s + 0.5:  # however long the machine takes to let it run so much
-            assert busy.poll() is None
-            time.sleep(0.05)
+        until(lambda: planted_s(busy) >= started_s + 0.5, busy)  # however long the machine takes to let it run so much
         found = between(before, read([busy.pid]), time.process_time() - own, os.cpu_count() or 1)
     finally:
         busy.kill()
-        busy.wait()
+        busy.wait(timeout=60)
     assert found["other_cores"] * found["wall_s"] >= 0.45
 
 

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-import laptime
 from laptime import peak
 from laptime.device import resolve
 from laptime.peak import probe
 from laptime.ranks import Rank
+from laptime.record import read_record
 from laptime.training import bytes_moved
+from tests.support.settings import TINY
 
 CPU = resolve("cpu", "cpu")
 
@@ -26,18 +27,21 @@ def clock(monkeypatch):
     monkeypatch.setattr(peak, "_LARGEST", 512)
 
 
+@pytest.mark.unit
 def test_rates_are_operations_and_bytes_over_seconds(clock):
     found = probe(CPU, "32-true", Rank())
     assert found.matmul_flop_per_s == pytest.approx(2 * 512**3 / 0.001)  # the largest that was tried
     assert found.copy_bytes_per_s == pytest.approx(2 * 2**25 / 0.001)  # read and written
 
 
+@pytest.mark.unit
 def test_ranks_that_share_cores_take_them_in_turn(clock):
     alone, shared = probe(CPU, "32-true", Rank()), probe(CPU, "32-true", Rank(), cores_per_thread=0.5)
     assert shared.matmul_flop_per_s == alone.matmul_flop_per_s / 2
     assert probe(CPU, "32-true", Rank(), cores_per_thread=4.0) == alone  # spare cores make none of them faster
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)]
 )
@@ -48,6 +52,7 @@ def test_products_are_in_the_precision_of_the_run(precision, dtype, clock, monke
     assert seen == {(dtype,) * 3}
 
 
+@pytest.mark.unit
 def test_bytes_that_an_optimizer_must_move():
     weight = torch.nn.Parameter(torch.zeros(100))
     weight.grad = torch.ones(100)
@@ -60,12 +65,12 @@ def test_bytes_that_an_optimizer_must_move():
     assert bytes_moved(plain) == 4 * 300
 
 
-FEW = ["dataset.limit=2000", "training.epochs=2", "device=cpu", "logger=none", "strategy.threads_per_rank=1"]
+MEASURED = (*TINY, "training.epochs=2", "measure.breakdown=true", "measure.peak=true")
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_run_says_how_near_it_came(world_size, work_folder):
-    record = laptime.run([*FEW, f"strategy.world_size={world_size}"])
+def test_a_run_says_how_near_it_came(world_size, trained):
+    record = read_record(trained(*MEASURED, f"strategy.world_size={world_size}"))
     found, timing = record["peak"], record["timing"]
     flops = record["model"]["flops_per_sample"]
     assert found["achieved_flop_per_s"] == pytest.approx(flops * timing["samples_per_s"])
@@ -76,7 +81,8 @@ def test_a_run_says_how_near_it_came(world_size, work_folder):
     assert found["verdict"].startswith(f"{found['achieved_fraction']:.0%} of the fastest matrix product")
 
 
-def test_it_can_be_left_out_and_changes_no_hash(work_folder):
-    one, other = (laptime.run([*FEW, "training.epochs=1", f"measure.peak={value}"]) for value in ("true", "false"))
+def test_it_can_be_left_out_and_changes_no_hash(trained):
+    settings = [*MEASURED, "strategy.world_size=1"]
+    one, other = read_record(trained(*settings)), read_record(trained(*settings, "measure.peak=false"))
     assert other["peak"]["matmul_flop_per_s"] is None and other["peak"]["verdict"] is None
     assert one["config_hash"] == other["config_hash"]

@@ -11,6 +11,7 @@ import laptime
 from laptime.device import usable_cores
 from laptime.noise import read
 from laptime.quality import assess, outliers, slow_start
+from tests.support.settings import QUICK
 
 QUIET = {
     "wall_s": 2.0, "other_cores": 0.02, "steal_share": 0.001, "throttled_share": 0.0, "num_swapped_pages": 0,
@@ -19,16 +20,19 @@ QUIET = {
 EVEN = [2.0, 2.01, 1.99, 2.0]
 
 
+@pytest.mark.unit
 def test_a_quiet_machine_gets_an_a_without_reasons():
     found = assess([QUIET] * 4, EVEN, num_cores=4, battery=False)
     assert (found.grade, found.reasons) == ("A", ())
 
 
+@pytest.mark.unit
 def test_what_is_not_known_is_no_reason():
     assert assess([dict.fromkeys(QUIET)] * 4, EVEN, num_cores=4).grade == "A"
     assert assess([], [], num_cores=1).grade == "A"
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("changed", "grade", "words"),
     [
@@ -42,15 +46,12 @@ def test_what_is_not_known_is_no_reason():
         ({"switches_per_s": 150.0}, "B", "it was taken off its cores 150 times a second"),
     ],
 )
-def test_each_disturbance_is_named(
-    changed,
-    grade,
-    words,
-):
+def test_each_disturbance_is_named(changed, grade, words):
     found = assess([QUIET | changed] * 4, EVEN, num_cores=4)
     assert found.grade == grade and len(found.reasons) == 1 and words in found.reasons[0]
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("changed", [{"temperature_celsius": 94.0}, {"switches_per_s": 90.0}, {"other_cores": 0.19}])
 def test_a_little_of_it_is_no_reason(changed):
     assert assess([QUIET | changed] * 4, EVEN, num_cores=4).grade == "A"
@@ -91,11 +92,13 @@ def test_a_slow_start_is_a_first_epoch_unlike_the_others(values, times):
     assert slow_start(values) == (None if times is None else pytest.approx(times, rel=0.01))
 
 
+@pytest.mark.unit
 def test_a_warm_up_that_was_too_short_is_named():
     found = assess([QUIET] * 4, [4.0, 2.0, 2.0, 2.01], num_cores=4)
     assert found.grade == "B" and "2.0 times the others: measure.warmup_epochs is too small" in found.reasons[-1]
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("values", "expected"),
     [([1.0, 1.0, 1.0, 1.2], [3]), ([1.0, 1.0, 1.0, 1.04], []), ([1.0, 5.0], []), ([1.0, 1.1, 0.9, 1.05, 4.0], [4])],
@@ -107,9 +110,11 @@ def test_outliers_by_median_absolute_deviation(values, expected):
 def busy_stranger() -> psutil.Process:
     """A busy process that is no child of this one, whose children's work is its own."""
     command = f"{sys.executable} -c 'while True: pass' > /dev/null 2>&1 & echo $!"
-    return psutil.Process(int(subprocess.check_output(["sh", "-c", command])))
+    return psutil.Process(int(subprocess.check_output(["sh", "-c", command], timeout=60)))
 
 
+@pytest.mark.soak
+@pytest.mark.alone
 def test_a_run_beside_a_busy_process_on_every_core_is_no_grade_a(work_folder):
     if read().busy_s is None:
         pytest.skip("this system does not tell what its CPUs do")
@@ -117,7 +122,7 @@ def test_a_run_beside_a_busy_process_on_every_core_is_no_grade_a(work_folder):
         pytest.skip("all cores that may be used are few of the machine's")
     busy = [busy_stranger() for _ in range(usable_cores())]
     try:
-        record = laptime.run(["training.epochs=3", "dataset.limit=6000", "device=cpu", "strategy.threads_per_rank=1"])
+        record = laptime.run([*QUICK, "training.epochs=3", "dataset.limit=6000"])
     finally:
         for process in busy:
             process.kill()

@@ -3,15 +3,16 @@
 import logging
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 
-import laptime
 from laptime import sampler as module
 from laptime.device import Device
+from laptime.record import read_record
 from laptime.sampler import Sampler
+from tests.support.processes import until
+from tests.support.settings import TINY
 
 MEBIBYTE = 2**20
 HOLDING = f"import time; held = bytearray(200 * {MEBIBYTE}); print('ready', flush=True); time.sleep(600)"
@@ -44,7 +45,7 @@ def family():
     yield process.pid
     for each in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
         each.kill()
-    process.wait()
+    process.wait(timeout=60)
 
 
 def test_children_count(family):
@@ -62,7 +63,7 @@ def test_ranks_are_summed(family):
 
 def test_a_process_that_is_gone_takes_nothing():
     process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
+    process.wait(timeout=60)
     one = sampler(process.pid)
     one.sample()
     assert one.peak_rss_bytes == 0
@@ -71,8 +72,7 @@ def test_a_process_that_is_gone_takes_nothing():
 def test_it_runs_until_it_is_stopped_and_knows_what_it_cost():
     one = sampler(psutil.Process().pid)
     one.start()
-    while one.num_samples < 3:
-        time.sleep(0.01)
+    until(lambda: one.num_samples >= 3)
     one.stop()
     assert 0 < one.cost_s < one.wall_s and one.cost_share == one.cost_s / one.wall_s
     number = one.num_samples
@@ -119,14 +119,18 @@ def test_below_its_share_nothing_is_said(caplog):
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_run_is_sampled(world_size, work_folder):
-    few = ["dataset.limit=3000", "training.epochs=10", "device=cpu", "logger=none", "strategy.threads_per_rank=1"]
-    record = laptime.run([*few, f"strategy.world_size={world_size}", "measure.sample_interval_s=0.05"])
-    resources = record["resources"]
+def test_a_run_is_sampled(world_size, trained):
+    # The callback makes sure that the sampler looks twice, however fast the machine trains.
+    callback = "+callbacks.wait={_target_:wait_for_samples.WaitForSamples,number:2}"
+    sampled = ["measure.sample_interval_s=0.02", callback, f"strategy.world_size={world_size}"]
+    resources = read_record(trained(*TINY, "training.epochs=1", *sampled))["resources"]
     assert resources["sampler_num_samples"] >= 2
     assert 0 < resources["sampler_cpu_share"] < 1
     cores = resources["cpu_percent_by_core"]
     assert len(cores) == psutil.cpu_count() and all(0 <= percent <= 100.001 for percent in cores)
     assert resources["peak_rss_bytes"] > world_size * 200 * MEBIBYTE
-    off = laptime.run([*few, "training.epochs=1", "measure.sample_interval_s=null"])["resources"]
-    assert off["sampler_num_samples"] is None and off["peak_rss_bytes"] > 200 * MEBIBYTE
+
+
+def test_without_an_interval_a_run_is_not_sampled(trained):
+    resources = read_record(trained(*TINY, "training.epochs=1", "measure.sample_interval_s=null"))["resources"]
+    assert resources["sampler_num_samples"] is None and resources["peak_rss_bytes"] > 200 * MEBIBYTE

@@ -6,6 +6,8 @@ from laptime import step_clock
 from laptime.device import Device
 from laptime.step_clock import StepClock, percentiles, typical
 
+pytestmark = pytest.mark.unit
+
 
 class Accelerator(Device):
     """Counts how often it is waited for."""

@@ -11,6 +11,8 @@ from laptime.data.order import EpochOrder
 from laptime.data.timed_loader import TimedLoader
 from laptime.ranks import Rank
 
+pytestmark = pytest.mark.unit
+
 
 class Clock:
     def __init__(self) -> None:
