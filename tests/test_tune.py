@@ -1,12 +1,10 @@
 """Finders of batch size and learning rate: on real MNIST, with real limits of memory."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import laptime
 from laptime import device as devices
@@ -14,17 +12,17 @@ from laptime.device import Device, describe
 from laptime.tune import batch_size
 from laptime.tune.__main__ import main
 from laptime.tune.batch_size import Trial, fast_enough, foretold_bytes, memory_budget
+from tests.support import processes
+from tests.support.settings import QUICK
 
-FEW = ["device=cpu", "dataset.limit=2000"]
-LIMITED = """
-import resource, sys
-from laptime.tune.__main__ import main
-limit = int(sys.argv[1])
-import torch, pytorch_lightning, laptime.training, laptime.tune.batch_size  # what is loaded takes its share before
-used = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
-resource.setrlimit(resource.RLIMIT_AS, (used + limit, used + limit))
-sys.exit(main(sys.argv[2:]))
-"""
+FEW = ["device=cpu", "dataset.limit=2000", "strategy.threads_per_rank=1"]
+LIMITED = Path(processes.__file__).with_name("limited_tune.py")
+
+
+@pytest.fixture(autouse=True)
+def short_trials(monkeypatch):
+    """Each batch size is tried for its least number of steps; no test looks at times."""
+    monkeypatch.setattr(batch_size, "_TIMED_S", 0.0)
 
 
 def trial(batch_size: int, memory_bytes: int | None = None, samples_per_s: float | None = 1.0) -> Trial:
@@ -38,26 +36,26 @@ def found(output: str, name: str) -> str:
 
 
 def test_batch_sizes_are_doubled_up_to_the_whole_training_set(work_folder, capsys):
-    assert main(["batch_size", *FEW, "model=cnn"]) == 0
+    assert main(["batch_size", *FEW, "model=mlp"]) == 0
     printed = capsys.readouterr()
     tried = [int(size.replace(",", "")) for size in re.findall(r"^batch size ([\d,]+):", printed.err, re.M)]
     assert tried == [16, 32, 64, 128, 256, 512, 1024, 1600]  # a fifth of the 2,000 is for validation
-    assert "laptime: batch sizes for cnn on mnist, cpu" in printed.out
+    assert "laptime: batch sizes for mlp on mnist, cpu" in printed.out
     assert found(printed.out, "Largest").startswith("training.batch_size=1600 (the whole training set")
     fast = int(found(printed.out, "Fast").partition("=")[2].partition(",")[0])
     assert fast in tried
-    sweep = rf"laptime -m {FEW[0]} {FEW[1]} model=cnn training.batch_size=\d+,"
+    sweep = rf"laptime -m {' '.join(FEW)} model=mlp training.batch_size=\d+,"
     assert re.match(sweep, found(printed.out, "Measure it"))
     assert list(work_folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("typed", [[], ["training.accumulate_grad_batches=4"]])
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by what /proc says")
+@pytest.mark.parametrize(
+    "typed", [["training.accumulate_grad_batches=4"], pytest.param([], marks=pytest.mark.soak)], ids=str
+)
 def test_the_largest_batch_is_limited_by_real_memory(typed, work_folder):
-    sizes = ["device=cpu", "model.hidden_sizes=[512,512]", "dataset.limit=60000", "strategy.threads_per_rank=1"]
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, "160000000", "batch_size", "--limit", "1e5", *sizes, *typed],
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+    sizes = ["model.hidden_sizes=[512,512]", "dataset.limit=60000", "strategy.threads_per_rank=1"]
+    done = processes.run("160000000", "batch_size", "--limit", "1e5", *sizes, *typed, script=LIMITED)
     assert done.returncode == 0, done.stderr
     assert "out of memory" in done.stderr
     largest = int(found(done.stdout, "Largest").partition("=")[2].partition(" ")[0])
@@ -88,17 +86,16 @@ def test_what_disturbed_the_times_is_said(monkeypatch, work_folder, capsys):
     assert re.match(r"[BC]: .*it ran on its battery$", found(capsys.readouterr().out, "Quality"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by what /proc says")
 def test_nothing_fits_is_said(work_folder):
-    sizes = ["device=cpu", "model.hidden_sizes=[4000,4000]", "dataset.limit=500", "strategy.threads_per_rank=1"]
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, "150000000", "batch_size", *sizes],
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+    sizes = ["model.hidden_sizes=[4000,4000]", "dataset.limit=500", "strategy.threads_per_rank=1"]
+    done = processes.run("150000000", "batch_size", *sizes, script=LIMITED)
     assert done.returncode == 1
     assert "not even one sample at a time fits into memory" in done.stderr
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.unit
 def test_memory_is_foretold_from_the_two_largest():
     assert foretold_bytes([trial(16, 500)], 32) is None
     assert foretold_bytes([trial(16, 500), trial(32, 600), trial(64, 1000)], 128) == 1000 + 64 * 400 / 32
@@ -106,11 +103,13 @@ def test_memory_is_foretold_from_the_two_largest():
     assert foretold_bytes([trial(32, 700), trial(64, 600)], 128) == 600  # noise
 
 
+@pytest.mark.unit
 def test_the_smallest_of_those_that_are_about_as_fast():
     trials = [trial(16, samples_per_s=100), trial(32, samples_per_s=960), trial(64, samples_per_s=1000)]
     assert fast_enough([*trials, trial(128, samples_per_s=None)]) == 32
 
 
+@pytest.mark.unit
 def test_budget_of_an_accelerator_is_its_memory_without_what_others_use(monkeypatch):
     device = Device("cuda", "cuda", "a GPU", 1, 10_000)
     monkeypatch.setattr(Device, "memory_use", lambda self: (0.5, 10_000, 1_000))
@@ -130,8 +129,7 @@ def test_the_suggested_learning_rate_learns(optimizer, work_folder, capsys):
     assert found(printed.out, "Train") == f"laptime {' '.join(typed)} optimizer.lr={suggested}"
     assert "falls most steeply" in printed.out and "Finding best" not in printed.err
     assert Path("lr.png").read_bytes().startswith(b"\x89PNG") and len(list(work_folder.iterdir())) == 1
-    quick = ["training.epochs=3", "logger=none", "measure.peak=false", "measure.breakdown=false"]
-    record = laptime.run([*typed, *quick, f"optimizer.lr={suggested}"])
+    record = laptime.run([*typed, *QUICK, "training.epochs=3", f"optimizer.lr={suggested}"])
     assert record["result"]["test_accuracy"] > 0.6
 
 
@@ -141,7 +139,7 @@ def test_learning_rates_are_the_same_twice_and_with_all_that_changes_a_step(work
              "dataset.num_workers=1", "training.batch_size=32"]  # fmt: skip
     outputs = []
     for _ in range(2):
-        assert main(["lr", *typed, "--steps", "30"]) == 0
+        assert main(["lr", *typed, "--steps", "20"]) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1]
 
@@ -169,8 +167,6 @@ def test_a_test_that_ends_too_early_says_so(work_folder, capsys):
     ],
 )
 def test_mistakes_are_one_line(typed, words, work_folder, capsys):
-    if torch.accelerator.is_available() and "device=cuda" in typed:
-        pytest.skip("there is one")
     assert main(typed) == 2
     error = capsys.readouterr().err
     assert words in error and "Traceback" not in error and len(error.splitlines()) <= 2
