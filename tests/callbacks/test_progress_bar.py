@@ -5,11 +5,17 @@ import re
 
 import pytest
 from rich.console import Console
+from tests.support.settings import TINY
 
 import laptime
 from laptime.callbacks.progress_bar import ProgressBar
 
-QUICK = ["dataset.limit=2000", "training.epochs=2", "logger=none"]
+# 50 steps in each epoch.
+SHORT = (
+    *(each for each in TINY if not each.startswith("callbacks.progress_bar")),
+    "dataset.num_train=2000",
+    "training.epochs=2",
+)
 
 
 @pytest.fixture
@@ -26,17 +32,17 @@ def terminal(monkeypatch) -> io.StringIO:
 
 
 def test_bar_shows_epoch_loss_accuracy_rate_and_time_left(terminal):
-    laptime.run([*QUICK, "callbacks.progress_bar.refresh_s=0.0001"])
+    laptime.run([*SHORT, "callbacks.progress_bar.refresh_s=0.0001"])
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
     assert re.search(r"epoch 2/2.*100%\s+loss \d\.\d{4}  accuracy \d+\.\d\d%  [\d,]+ samples/s  0:00 left", text)
 
 
 def test_bar_is_redrawn_by_time_and_not_by_step(terminal):
-    laptime.run([*QUICK, "callbacks.progress_bar.refresh_s=3600", "training.steps_per_execution=1"])
+    laptime.run([*SHORT, "callbacks.progress_bar.refresh_s=3600", "training.steps_per_execution=1"])
     # At the end of each epoch and when the bar goes, not after each of the 50 steps.
     assert 2 <= len(re.findall(r"samples/s", terminal.getvalue())) <= 10
 
 
 def test_no_bar_without_a_terminal(capfd):
-    laptime.run(QUICK)
+    laptime.run([*SHORT])
     assert "\x1b" not in capfd.readouterr().err
