@@ -364,7 +364,6 @@ STORES = [("mlruns", "Use sqlite:///mlflow.db"), ("sqlite:///nowhere/a.db", "the
           ("gopher://a", "gopher")]  # fmt: skip
 
 
-@pytest.mark.unit
 @pytest.mark.parametrize(("uri", "words"), STORES)
 def test_store_that_cannot_be_is_refused(uri, words, work_folder):
     from laptime.loggers.mlflow import MLflow
