@@ -285,6 +285,7 @@ def test_latest_waits_for_a_sweep_that_is_about_to_start(watch, dies_quickly, mo
     os.utime(work_folder / "multirun/before/multirun.yaml", (1, 1))
     fake = SimpleNamespace(sleep=another_starts, monotonic=time.monotonic)
     monkeypatch.setattr("laptime.watch.__main__.time", fake)
+    monkeypatch.setattr("laptime.watch.__main__._WAIT_S", 240)
     seen = watch("latest")
     assert "nothing is running: waiting" in seen.stderr
     assert "multirun/next: over" in seen.stdout and "before" not in seen.stdout
