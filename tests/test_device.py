@@ -11,6 +11,8 @@ from laptime import device
 from laptime.device import Device
 from laptime.errors import UserError
 
+pytestmark = pytest.mark.unit
+
 KINDS = ("cpu", "mps", "cuda", "xpu")
 
 

@@ -1,20 +1,19 @@
 """Inside a SLURM job: its cores, its tasks, its signals. SLURM itself is not here; its environment is."""
 
-import json
 import os
+import shlex
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from laptime import device, slurm
 from laptime.errors import UserError
 from laptime.record import read_epochs
+from tests.support.processes import ROOT
+from tests.support.settings import TINY
 
-TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 
-
+@pytest.mark.unit
 def test_cores_are_those_of_the_allocation(monkeypatch):
     monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
     monkeypatch.setattr(device, "container_cores", lambda: None)
@@ -26,6 +25,7 @@ def test_cores_are_those_of_the_allocation(monkeypatch):
     assert slurm.allocated_cores({}) is None
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("value", ["", "many", "0", "-1"])
 def test_nonsense_about_cores_is_no_limit(value):
     assert slurm.allocated_cores({"SLURM_CPUS_ON_NODE": value}) is None
@@ -46,21 +46,28 @@ def test_a_run_inside_a_job_takes_its_cores_and_ignores_lightnings_idea_of_slurm
         "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "n1",
         "SLURM_CPUS_ON_NODE": "1",
     }  # fmt: skip
-    done = train("dataset.limit=1000", "training.epochs=1", "device=cpu", "strategy.world_size=2", **job)
+    typed = [each for each in TINY if not each.startswith("strategy.threads")]
+    done = train(*typed, "training.epochs=1", "strategy.world_size=2", **job)
     assert done.returncode == 0, done.stderr
-    strategy = json.loads((the_run()[0] / "run.json").read_text())["strategy"]
+    strategy = the_run()[1]["strategy"]
     assert (strategy["threads_per_rank"], strategy["oversubscribed"]) == (1, True)
 
 
-def test_the_documented_recipe_for_requeued_jobs_goes_on_from_the_last_checkpoint(work_folder):
-    readme = (TRAIN.parent / "docs/ranks.md").read_text()
-    recipe = readme[readme.index("    last=$(ls") : readme.index("torchrun itself knows SIGTERM")]
-    recipe = recipe.strip().replace("python train.py", f"{sys.executable} {TRAIN} dataset.limit=1000 logger=none")
+def test_the_documented_recipe_for_requeued_jobs_goes_on_from_the_last_checkpoint(train, work_folder):
+    document = (ROOT / "docs/ranks.md").read_text()
+    recipe = document[document.index("    last=$(ls") : document.index("torchrun itself knows SIGTERM")].strip()
+    assert recipe.count("srun python train.py ") == 1
     (work_folder / "outputs" / "7" / "0").mkdir(parents=True)  # died before it had trained an epoch
     for restart, epochs in ((1, 1), (2, 3)):
-        script = f'srun() {{ "$@"; }}; {recipe} training.epochs={epochs}'
+        # The shell says what srun would start, and the test starts it.
         job = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restart)}
-        done = subprocess.run(["bash", "-c", script], env=os.environ | job, capture_output=True, text=True, timeout=300)
+        script = 'srun() { printf "%q " "$@"; }\n' + recipe
+        said = subprocess.run(
+            ["bash", "-c", script], env=os.environ | job, capture_output=True, text=True, timeout=60, check=True
+        )
+        python, train_py, *typed = shlex.split(said.stdout)
+        assert (python, train_py) == ("python", "train.py")
+        done = train(*TINY, *typed, f"training.epochs={epochs}", **job)
         assert done.returncode == 0, done.stderr
     assert list(read_epochs(work_folder / "outputs/7/1")["epoch"]) == [0]
     assert list(read_epochs(work_folder / "outputs/7/2")["epoch"]) == [1, 2]

@@ -1,22 +1,7 @@
-"""Notes what a process asks of the network, in the file that the variable ASKED names.
+"""Python imports a module of this name when it starts, if it finds one: so do ranks and data workers."""
 
-Python imports a module of this name when it starts, if it finds one: so do ranks and data workers.
-"""
-
-import os
 import sys
-from pathlib import Path
-from typing import Any
 
-EVENTS = ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname")
+from network_notes import note_network
 
-
-def note_network(event: str, arguments: tuple[Any, ...]) -> None:
-    if event in EVENTS:
-        asked = arguments[0] if event.startswith("socket.get") else arguments[1]
-        with Path(os.environ["ASKED"]).open("a") as file:
-            print(event, repr(asked), file=file)
-
-
-if __name__ == "sitecustomize":
-    sys.addaudithook(note_network)
+sys.addaudithook(note_network)

@@ -6,7 +6,7 @@ Each process that it forks has the hook too. The notes are in the file that the 
 import runpy
 import sys
 
-from tests.support.hook.sitecustomize import note_network
+from network_notes import note_network
 
 sys.addaudithook(note_network)
 subject = sys.argv.pop(1)
