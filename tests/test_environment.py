@@ -13,12 +13,13 @@ import laptime
 from laptime import resume
 from laptime.device import Device
 from laptime.environment import PACKAGES, environment
-from laptime.record import flat_config
+from laptime.record import flat_config, read_record
 from laptime.torch_build import driver_version, torch_build
+from tests.support import processes
+from tests.support.settings import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "correct-horse-battery"
-QUICK = ["dataset.limit=1000", "training.epochs=1", "training.batch_size=100", "device=cpu"]
 
 
 def test_every_direct_dependency_is_recorded():
@@ -81,39 +82,13 @@ def test_processor_has_no_driver():
     assert driver_version(Device("cpu", "cpu", "a CPU", 1, None)) is None
 
 
-def test_run_records_torch_with_the_threads_of_its_ranks():
-    record = laptime.run([*QUICK, "logger=none", "strategy.world_size=2", "strategy.threads_per_rank=1"])
+def test_run_records_torch_with_the_threads_of_its_ranks(trained):
+    record = read_record(trained(*TINY, "training.epochs=1", "strategy.world_size=2"))
     assert record["environment"]["torch"]["num_threads"] == 1
     assert record["environment"]["driver"] is None
 
 
-LEAKY = """
-import logging
-import pytorch_lightning as pl
-
-from laptime.models.mlp import MLP
-
-
-class Leaky(MLP):
-    def __init__(self, token=None, **rest):
-        logging.getLogger("leaky").warning("trying %s", token)
-        super().__init__(**rest)
-
-
-class Fails(pl.Callback):
-    def __init__(self, password):
-        self.password = password
-
-    def on_train_epoch_end(self, trainer, module):
-        raise RuntimeError(f"401 for {self.password}")
-"""
-
-
-@pytest.fixture
-def leaky(work_folder, monkeypatch):
-    (work_folder / "leaky.py").write_text(LEAKY)
-    monkeypatch.syspath_prepend(str(work_folder))
-    return [*QUICK, "model._target_=leaky.Leaky"]
+LEAKY = [*TINY, "training.epochs=1", "model._target_=leaky.Leaky"]
 
 
 def written(run_dir: Path) -> dict[str, bytes]:
@@ -122,8 +97,8 @@ def written(run_dir: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run_dir)): path.read_bytes() for path in files}
 
 
-def test_secrets_are_in_nothing_that_a_run_writes(leaky):
-    record = laptime.run([*leaky, f"+model.token={SECRET}"])
+def test_secrets_are_in_nothing_that_a_run_writes():
+    record = laptime.run([*LEAKY, "logger=tensorboard", f"+model.token={SECRET}"])
     files = written(Path(record["config"]["run_dir"]))
     assert {"run.json", "train.log", "checkpoints/last.ckpt"} <= files.keys()
     assert any("tfevents" in name for name in files)
@@ -134,24 +109,23 @@ def test_secrets_are_in_nothing_that_a_run_writes(leaky):
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_secret_in_an_error_is_not_written(world_size, leaky, work_folder, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(work_folder), prepend=":")
+def test_secret_in_an_error_is_not_written(world_size, work_folder):
     fails = f"+callbacks.fails={{_target_:leaky.Fails,password:{SECRET}}}"
-    with pytest.raises(Exception, match="401"):
-        laptime.run([*leaky, "logger=none", fails, f"strategy.world_size={world_size}"])
+    done = processes.run(*LEAKY, fails, f"strategy.world_size={world_size}")
+    assert done.returncode == 1 and "401" in done.stderr
     (run_file,) = work_folder.rglob("run.json")
     assert "401 for ***" in json.loads(run_file.read_text())["error"]["message"]
     files = written(run_file.parent)
     assert [name for name, content in files.items() if SECRET.encode() in content] == []
 
 
-def test_new_secret_is_the_same_experiment_and_may_resume(leaky):
-    first = laptime.run([*leaky, f"+model.token={SECRET}"])
+def test_new_secret_is_the_same_experiment_and_may_resume():
+    first = laptime.run([*LEAKY, f"+model.token={SECRET}"])
     run_dir = first["config"]["run_dir"]
     resumed = ["training.epochs=2", f"training.checkpoint={run_dir}"]
-    again = laptime.run([*leaky, *resumed, "+model.token=another-secret"])
+    again = laptime.run([*LEAKY, *resumed, "+model.token=another-secret"])
     assert again["status"] == "completed"
-    other = laptime.run([*leaky, "+model.token=another-secret"])
+    other = laptime.run([*LEAKY, "+model.token=another-secret"])
     assert (first["config_hash"], first["group_hash"]) == (other["config_hash"], other["group_hash"])
 
 
@@ -162,6 +136,6 @@ def test_hparams_and_identity_hold_no_secret():
     assert SECRET not in json.dumps(resume.identity(config, 1))
 
 
-def test_real_value_reaches_what_is_built(leaky):
+def test_real_value_reaches_what_is_built():
     with pytest.raises(RuntimeError, match=f"401 for {SECRET}"):
-        laptime.run([*leaky, "logger=none", f"+callbacks.fails={{_target_:leaky.Fails,password:{SECRET}}}"])
+        laptime.run([*LEAKY, f"+callbacks.fails={{_target_:leaky.Fails,password:{SECRET}}}"])

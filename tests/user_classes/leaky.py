@@ -1,0 +1,26 @@
+"""A network and a callback that are given secrets, and tell them."""
+
+import logging
+from typing import Any
+
+import pytorch_lightning as pl
+
+from laptime.models.mlp import MLP
+
+
+class Leaky(MLP):
+    """Logs its token."""
+
+    def __init__(self, token: str | None = None, **rest: Any) -> None:
+        logging.getLogger("leaky").warning("trying %s", token)
+        super().__init__(**rest)
+
+
+class Fails(pl.Callback):
+    """Raises an error that holds its password."""
+
+    def __init__(self, password: str) -> None:
+        self.password = password
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        raise RuntimeError(f"401 for {self.password}")
