@@ -285,9 +285,10 @@ def test_epoch_that_a_callback_breaks_off_is_not_recorded():
 
 
 def test_time_limit_stops_within_an_epoch():
-    # An epoch of 160,000 steps, which takes longer than the limit on any machine.
-    long = ["dataset.shape=[1,2,2]", "dataset.num_train=200000", "training.batch_size=1", "model.hidden_sizes=[4]"]
-    record = laptime.run([*TINY, *long, "training.time_limit_s=0.5"])
+    # No machine takes 20,000 steps in half a second.
+    long = ["dataset.shape=[1,2,2]", "dataset.num_train=30000", "training.batch_size=1", "model.hidden_sizes=[4]"]
+    fails = "+callbacks.fails={_target_:stop_within_epoch.FailAtBatch,batch:20000}"
+    record = laptime.run([*TINY, *long, fails, "training.time_limit_s=0.5"])
     assert record["status"] == "completed"
     assert record["result"]["stop_reason"] == "time_limit"
     run_dir = Path(record["config"]["run_dir"])

@@ -1,4 +1,4 @@
-"""A callback that ends the training in the middle of an epoch."""
+"""Callbacks that end the training in the middle of an epoch."""
 
 from typing import Any
 
@@ -14,3 +14,13 @@ class StopWithinEpoch(Callback):
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.current_epoch == self.epoch and batch_idx == self.batch:
             trainer.should_stop = True
+
+
+class FailAtBatch(Callback):
+    """Fails at a batch, which the training should not reach."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        assert batch_idx < self.batch
