@@ -1,36 +1,39 @@
-"""Ranks that torchrun has started: on one machine, and on two hosts that are network namespaces joined by a cable."""
+"""Ranks that torchrun has started.
 
-import json
+Most tests start the ranks themselves, with the store and the variables that torchrun gives them
+(tests.support.elastic). One starts torchrun, and more do in the soak. Two hosts are in test_two_hosts.py.
+"""
+
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
+import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
-import laptime
+from laptime import rank_process, torchrun
 from laptime.device import usable_cores
+from laptime.errors import RankFailed, UserError
 from laptime.record import read_epochs, read_record
+from tests.support import processes
+from tests.support.elastic import Agent
+from tests.support.processes import DEADLINE_S, TRAIN, until
+from tests.support.settings import TINY
 
-TRAIN = Path(__file__).resolve().parents[1] / "train.py"
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
-QUICK = [
-    "dataset.limit=2000", "training.epochs=2", "training.batch_size=32", "logger=none", "device=cpu",
-    "strategy.threads_per_rank=1",  # other numbers of threads sum in other orders
-]  # fmt: skip
+QUICK = [*TINY, "training.epochs=2"]
 RUN_DIR = Path("run")
 CURVE = ["epoch", "rank", "train_loss", "val_loss"]
 
 
-def torchrun(*arguments: str, ranks: int = 2, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    command = [*TORCHRUN, str(ranks), *options, str(TRAIN), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+def start_torchrun(*arguments: str, options: tuple[str, ...] = (), ranks: int = 2, **how: Any) -> Any:
+    """torchrun on this machine alone; its store takes a free port."""
+    typed = ["--standalone", "--nproc-per-node", str(ranks), *options, str(TRAIN), *arguments]
+    return processes.start(*typed, module="torch.distributed.run", **how)
 
 
 def curve(run_dir: Path) -> list[list[float]]:
@@ -38,37 +41,60 @@ def curve(run_dir: Path) -> list[list[float]]:
     return rows
 
 
-def test_ranks_that_exist_are_joined_with_one_record(work_folder):
-    done = torchrun(*QUICK)
-    assert done.returncode == 0, done.stderr
-    (path,) = work_folder.rglob("run.json")
-    record = read_record(path.parent)
-    assert record["status"] == "completed"
+def without_world_size(overrides: list[str]) -> list[str]:
+    return [each for each in overrides if not each.startswith("strategy.world_size")]
+
+
+def end(ranks: list[Any]) -> tuple[list[int | None], list[str]]:
+    """Exit codes and stderr of ranks that end by themselves."""
+    errors = [rank.communicate()[1] for rank in ranks]
+    return [rank.returncode for rank in ranks], errors
+
+
+@pytest.fixture
+def agent(start):
+    """agent(nodes=(2,)): an Agent that lives as long as the test."""
+    agents: list[Agent] = []
+
+    def make(nodes: tuple[int, ...] = (2,)) -> Agent:
+        agents.append(Agent(start, nodes))
+        return agents[-1]
+
+    return make
+
+
+def test_torchruns_ranks_are_joined_a_killed_one_is_named_and_a_restart_finds_the_checkpoint(breaking, trained):
+    typed = [*without_world_size(breaking(1, 1, "kill", once=True)), *TINY, "measure.breakdown=true"]
+    process = start_torchrun(*typed, "hydra.run.dir=run", options=("--max-restarts", "1"))
+    errors = process.communicate()[1]
+    assert process.returncode == 0, errors
+    record = read_record(RUN_DIR)
+    assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
+    assert record["attempts"][0]["error"]["rank"] == 1
+    assert "rank 1 no longer answers" in record["attempts"][0]["error"]["message"]
     assert record["strategy"]["world_size"] == len(set(record["strategy"]["rank_pids"])) == 2
     communication = record["communication"]
     assert communication["share_min"] <= communication["share"] <= communication["share_max"]
     assert record["config"]["strategy"]["world_size"] == 2
     assert record["command"][:3] == ["torchrun", "--nproc-per-node", "2"] and record["command"][3].endswith("train.py")
-    laptime.run([*QUICK, "strategy.world_size=2", "hydra.run.dir=ours"])
-    assert curve(path.parent) == curve(Path("ours"))
+    assert curve(RUN_DIR) == curve(trained(*TINY, "strategy.world_size=2", "training.epochs=3"))
 
 
-def test_its_own_restart_finds_the_run_and_its_checkpoint(breaking):
-    arguments = [each for each in breaking(1, 1, "kill", once=True) if not each.startswith("strategy.world_size")]
-    done = torchrun(*arguments, "hydra.run.dir=run", options=("--max-restarts", "1"))
-    assert done.returncode == 0, done.stderr
-    record = read_record(RUN_DIR)
-    assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
-    assert record["attempts"][0]["error"]["rank"] == 1
-    laptime.run([*breaking(1, 1, "kill", once=True), "hydra.run.dir=whole"])
-    assert curve(RUN_DIR) == curve(Path("whole"))
+def test_ranks_that_exist_are_joined_with_one_record(agent, trained, work_folder):
+    codes, errors = end(agent().launch(*QUICK))
+    assert codes == [0, 0], errors
+    (path,) = work_folder.rglob("run.json")
+    record = read_record(path.parent)
+    assert record["status"] == "completed"
+    assert record["strategy"]["world_size"] == len(set(record["strategy"]["rank_pids"])) == 2
+    assert curve(path.parent) == curve(trained(*QUICK, "strategy.world_size=2"))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_exception_in_a_rank_is_in_the_record_of_all(rank, breaking):
-    arguments = [each for each in breaking(rank, 1, "raise") if not each.startswith("strategy.world_size")]
-    done = torchrun(*arguments, "hydra.run.dir=run")
-    assert done.returncode == 1
+def test_exception_in_a_rank_is_in_the_record_of_all(rank, agent, breaking):
+    typed = [*without_world_size(breaking(rank, 1, "raise")), *TINY, "hydra.run.dir=run"]
+    codes, _ = end(agent().launch(*typed))
+    assert codes == [1, 1]
     record = read_record(RUN_DIR)
     assert record["status"] == "failed"
     assert "broken on purpose" in record["error"]["message"]
@@ -76,48 +102,22 @@ def test_exception_in_a_rank_is_in_the_record_of_all(rank, breaking):
     assert set(read_epochs(RUN_DIR)["epoch"]) == {0}
 
 
-@pytest.fixture
-def long_run() -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
-    """A torchrun of two ranks with a completed epoch in epochs.csv and in run.json, and all of its processes."""
-    arguments = [*QUICK, "training.epochs=100000", "hydra.run.dir=run"]
-    process = subprocess.Popen(
-        [*TORCHRUN, "2", str(TRAIN), *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    while len(read_epochs(RUN_DIR)) < 2 or not read_record(RUN_DIR)["timing"]["total_train_s"]:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.05)
-    own = psutil.Process(process.pid)
-    family = [own, *own.children(recursive=True)]
-    yield process, family
-    for each in family:
-        if each.is_running():
-            each.kill()
-    process.communicate()
-
-
-@pytest.mark.parametrize(
-    ("signum", "status", "words"),
-    [(signal.SIGTERM, "interrupted", "SIGTERM"), (signal.SIGKILL, "failed", "launched the ranks is gone")],
-    ids=["SIGTERM", "SIGKILL"],
-)
-def test_end_of_torchrun_ends_its_ranks_and_the_record_says_so(signum, status, words, long_run):
-    process, family = long_run
-    process.send_signal(signum)
-    _, left = psutil.wait_procs(family, timeout=60)
-    assert not left
-    record = read_record(RUN_DIR)
-    assert record["status"] == status
-    assert words in record["error"]["message"]
-    if signum == signal.SIGTERM:
-        assert "training.checkpoint=run goes on from the last whole epoch" in (RUN_DIR / "train.log").read_text()
-
-
 @pytest.mark.parametrize("victim", [0, 1])
-def test_killed_rank_ends_the_others(victim, long_run):
-    _, family = long_run
-    os.kill(read_record(RUN_DIR)["strategy"]["rank_pids"][victim], signal.SIGKILL)
-    _, left = psutil.wait_procs(family, timeout=60)
-    assert not left
+def test_killed_rank_ends_the_others(victim, agent):
+    ranks = agent().launch(*TINY, "training.epochs=1000000", "hydra.run.dir=run")
+    until(has_trained, ranks[0])
+    ranks[victim].kill()
+    errors = ranks[1 - victim].communicate()[1]
+    assert ranks[1 - victim].returncode == 1, errors
+    assert_death_is_recorded(victim)
+
+
+def has_trained() -> bool:
+    """Whether an epoch is in epochs.csv and in run.json."""
+    return len(read_epochs(RUN_DIR)) >= 2 and bool(read_record(RUN_DIR)["timing"]["total_train_s"])
+
+
+def assert_death_is_recorded(victim: int) -> None:
     record = read_record(RUN_DIR)
     assert record["status"] == record["attempts"][0]["status"] == "failed"
     assert record["error"]["type"] == "RankDied" and record["error"]["rank"] == victim
@@ -125,182 +125,245 @@ def test_killed_rank_ends_the_others(victim, long_run):
     assert record["timing"]["total_train_s"] > 0
 
 
-def test_one_rank_is_a_plain_process_unless_ddp_is_asked_for(work_folder):
+def test_one_rank_is_a_plain_process_unless_ddp_is_asked_for(agent):
     for name, wrap, backend in (("plain", "false", None), ("wrapped", "true", "gloo")):
-        done = torchrun(*QUICK, f"strategy.wrap_single_rank={wrap}", f"hydra.run.dir={name}", ranks=1)
-        assert done.returncode == 0, done.stderr
+        typed = [*QUICK, f"strategy.wrap_single_rank={wrap}", f"hydra.run.dir={name}"]
+        codes, errors = end(agent(nodes=(1,)).launch(*typed))
+        assert codes == [0], errors
         assert read_record(Path(name))["strategy"]["backend"] == backend
 
 
-def two_nodes(first: list[str], second: list[str]) -> list[subprocess.CompletedProcess[str]]:
-    """Two torchruns of a rank each on this machine, with arguments of their own."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    node = ["--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(port), "--node-rank"]
-    running = [
-        subprocess.Popen(
-            [*TORCHRUN, "1", *node, str(number), str(TRAIN), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number, arguments in enumerate((first, second))
-    ]
-    ended = [process.communicate(timeout=300) for process in running]
-    return [
-        subprocess.CompletedProcess(process.args, process.returncode, *output)
-        for process, output in zip(running, ended, strict=True)
-    ]
-
-
-def test_nodes_started_with_different_settings_are_refused(work_folder):
-    nodes = two_nodes([*QUICK, "seed=1"], [*QUICK, "seed=2", "training.epochs=3", "dataset.root=null"])
-    for node in nodes:
-        assert node.returncode != 0
-        assert "training.epochs 2 on rank 0, 3 on rank 1; seed 1 on rank 0, 2 on rank 1" in node.stderr
-        assert "same command" in node.stderr
+def test_nodes_started_with_different_settings_are_refused(agent, work_folder):
+    more = {0: ["seed=1"], 1: ["seed=2", "training.epochs=3", "dataset.root=null"]}
+    codes, errors = end(agent(nodes=(1, 1)).launch(*QUICK, more=more))
+    assert 0 not in codes
+    for error in errors:
+        assert "training.epochs 2 on rank 0, 3 on rank 1; seed 1 on rank 0, 2 on rank 1" in error
+        assert "same command" in error
     assert not list(work_folder.rglob("run.json"))
 
 
-def test_nodes_on_one_machine_share_its_cores(work_folder):
+def test_nodes_on_one_machine_share_its_cores(agent):
     cores = usable_cores()
     own = [each for each in QUICK if not each.startswith("strategy")]
     for number, (threads, expected) in enumerate({"auto": max(1, cores // 2), str(cores): cores}.items()):
-        arguments = [*own, f"strategy.threads_per_rank={threads}", f"hydra.run.dir={number}"]
-        nodes = two_nodes(arguments, arguments)
-        assert [node.returncode for node in nodes] == [0, 0], nodes
+        typed = [*own, f"strategy.threads_per_rank={threads}", f"hydra.run.dir={number}"]
+        codes, errors = end(agent(nodes=(1, 1)).launch(*typed))
+        assert codes == [0, 0], errors
         strategy = read_record(Path(str(number)))["strategy"]
         assert (strategy["num_nodes"], strategy["threads_per_rank"]) == (2, expected)
         assert strategy["oversubscribed"] == (2 * expected > cores)
 
 
-def test_nodes_one_of_which_does_not_come_end_by_themselves(work_folder):
-    nodes = two_nodes([*QUICK, "strategy.timeout_s=15"], [*QUICK, "model=none_such"])
-    assert all(node.returncode != 0 for node in nodes)
-    assert "rank 1 did not come within strategy.timeout_s=15" in nodes[0].stderr
-    assert "model=none_such: no such option" in nodes[1].stderr
+def test_nodes_one_of_which_does_not_come_end_by_themselves(agent):
+    codes, errors = end(agent(nodes=(1, 1)).launch(*QUICK, "strategy.timeout_s=8", more={1: ["model=none_such"]}))
+    assert 0 not in codes
+    assert "rank 1 did not come within strategy.timeout_s=8" in errors[0]
+    assert "model=none_such: no such option" in errors[1]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["strategy.world_size=4"], "strategy.world_size=4: torchrun has started 2 ranks"),
-        (["strategy.max_restarts=1"], "strategy.max_restarts=1: the ranks that torchrun has started are started again"),
-        (["strategy=single"], "strategy=single: torchrun has started 2 ranks"),
-        (["--multirun"], "-m: torchrun's ranks belong to one run"),
-        (["model=mpl"], "model=mpl: no such option"),
-    ],
-)
-def test_mistakes_are_named_without_a_traceback_of_ours(arguments, words, work_folder):
-    done = torchrun(*QUICK, *arguments)
-    assert done.returncode != 0
-    assert words in done.stderr
-    assert "laptime/" not in done.stderr.replace(str(TRAIN), "")
-    assert not list(work_folder.rglob("run.json"))
-
-
-# Two hosts: network namespaces with a loopback of their own and one cable between them; for the second one the first
-# one's working folder is empty, as if it were on another disk.
-CABLE = [
-    "ip link add lta netns {0} type veth peer name ltb netns {1}",
-    "ip -n {0} address add 10.77.0.1/24 dev lta",
-    "ip -n {1} address add 10.77.0.2/24 dev ltb",
-    "ip -n {0} link set lo up",
-    "ip -n {1} link set lo up",
-    "ip -n {0} link set lta up",
-    "ip -n {1} link set ltb up",
+MISTAKES = [
+    (["strategy.world_size=4"], "strategy.world_size=4: torchrun has started 2 ranks"),
+    (["strategy.max_restarts=1"], "strategy.max_restarts=1: the ranks that torchrun has started are started again"),
+    (["strategy=single"], "strategy=single: torchrun has started 2 ranks"),
+    (["--multirun"], "-m: torchrun's ranks belong to one run"),
+    (["model=mpl"], "model=mpl: no such option"),
 ]
 
 
-def quietly(command: str) -> bool:
-    return subprocess.run(command.split(), capture_output=True).returncode == 0
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES)
+def test_mistakes_are_named_without_a_traceback_of_ours(arguments, words, agent, work_folder):
+    codes, errors = end(agent().launch(*QUICK, *arguments))
+    assert codes == [2, 2]
+    assert any(words in error for error in errors), errors
+    assert not any("Traceback" in error for error in errors)
+    assert not list(work_folder.rglob("run.json"))
+
+
+# The same by torchrun itself.
 
 
 @pytest.fixture
-def hosts() -> Iterator[tuple[str, str]]:
-    if not all(shutil.which(tool) for tool in ("ip", "unshare", "mount")):
-        pytest.skip("needs ip, unshare and mount to make two hosts of one")
-    names = (f"laptime-a-{os.getpid()}", f"laptime-b-{os.getpid()}")
+def long_torchrun(work_folder: Path) -> Iterator[tuple[Any, list[psutil.Process]]]:
+    """A torchrun of two ranks with a completed epoch in epochs.csv and in run.json, and all of its processes."""
+    process = start_torchrun(*TINY, "training.epochs=1000000", "hydra.run.dir=run", new_session=True, real=True)
+    family: list[psutil.Process] = []
     try:
-        if not all(quietly(f"ip netns add {name}") for name in names):
-            pytest.skip("may not make network namespaces here")
-        if not all(quietly(command.format(*names)) for command in CABLE):
-            pytest.skip("may not join network namespaces here")
-        if not quietly(f"ip netns exec {names[0]} unshare --mount true"):
-            pytest.skip("may not make mount namespaces here")
-        yield names
+        until(has_trained, process)
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        yield process, family
     finally:
-        for name in names:
-            quietly(f"ip netns delete {name}")
+        for each in family or [psutil.Process(process.pid)]:
+            if each.is_running():
+                each.kill()
+        process.communicate(timeout=DEADLINE_S)
 
 
-def train_on(hosts: tuple[str, str], folder: Path, options: list[str], arguments: list[str]) -> list[str]:
-    """Start torchrun on both hosts and wait; what each wrote to stderr, after both have succeeded."""
-    running = []
-    for number, host in enumerate(hosts):
-        own = folder / f"disk {number}"
-        own.mkdir(exist_ok=True)
-        hidden = folder / f"disk {1 - number}"
-        rendezvous = ["--nnodes", "2", "--node-rank", str(number), "--master-addr", "10.77.0.1"]
-        command = [*TORCHRUN, "1", *rendezvous, "--master-port", "29511", *options, str(TRAIN), *arguments]
-        script = 'mount -t tmpfs none "$1" && cd "$2" && shift 2 && exec "$@"'
-        running.append(
-            subprocess.Popen(
-                ["ip", "netns", "exec", host, "unshare", "--mount", "sh", "-c", script, "sh", hidden, own, *command],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-        (folder / f"disk {1 - number}").mkdir(exist_ok=True)
-    errors = []
-    try:
-        errors = [process.communicate(timeout=300)[1] for process in running]
-        assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
-    finally:
-        for process in running:
-            if process.poll() is None:
-                process.terminate()
-                process.communicate()
-    return errors
+def assert_all_end(process: Any, family: list[psutil.Process]) -> None:
+    process.wait(timeout=DEADLINE_S)
+    assert not psutil.wait_procs(family, timeout=DEADLINE_S)[1]
 
 
-@pytest.mark.slow
-def test_two_hosts_train_one_run(hosts, work_folder):
-    for number in (0, 1):
-        (work_folder / f"disk {number}").mkdir()
-    train_on(hosts, work_folder, [], [*QUICK, "hydra.run.dir=run"])
-    (path,) = work_folder.rglob("run.json")
-    assert path.parent == work_folder / "disk 0" / "run"
-    record = read_record(path.parent)
-    assert record["strategy"]["num_nodes"] == record["strategy"]["world_size"] == 2
-    assert len(set(record["strategy"]["rank_pids"])) == 2
-    # The same ranks on one machine learn the same.
-    laptime.run([*QUICK, "strategy.world_size=2", "hydra.run.dir=ours"])
-    assert curve(path.parent) == curve(Path("ours"))
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("signum", "status", "words"),
+    [(signal.SIGTERM, "interrupted", "SIGTERM"), (signal.SIGKILL, "failed", "launched the ranks is gone")],
+    ids=["SIGTERM", "SIGKILL"],
+)
+def test_end_of_torchrun_ends_its_ranks_and_the_record_says_so(signum, status, words, long_torchrun):
+    process, family = long_torchrun
+    process.send_signal(signum)
+    assert_all_end(process, family)
+    record = read_record(RUN_DIR)
+    assert record["status"] == status
+    assert words in record["error"]["message"]
+    if signum == signal.SIGTERM:
+        assert "training.checkpoint=run goes on from the last whole epoch" in (RUN_DIR / "train.log").read_text()
 
 
-@pytest.mark.slow
-def test_two_hosts_start_again_from_the_first_ones_checkpoint(hosts, breaking, work_folder):
-    arguments = [each for each in breaking(1, 1, "kill", once=True) if not each.startswith("strategy.world_size")]
-    for number in (0, 1):
-        (work_folder / f"disk {number}").mkdir()
-    arguments = [*arguments, "hydra.run.dir=run", "strategy.threads_per_rank=1"]
-    train_on(hosts, work_folder, ["--max-restarts", "1"], arguments)
-    run_dir = work_folder / "disk 0" / "run"
-    assert read_record(run_dir)["attempts"][-1]["status"] == "completed"
-    assert [row[:2] for row in curve(run_dir)] == [[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [2, 1]]
-    laptime.run([*breaking(1, 9, "kill"), "hydra.run.dir=whole", "strategy.threads_per_rank=1"])
-    assert curve(run_dir) == curve(Path("whole"))
+@pytest.mark.soak
+@pytest.mark.parametrize("victim", [0, 1])
+def test_killed_rank_of_torchrun_ends_the_others(victim, long_torchrun):
+    process, family = long_torchrun
+    os.kill(read_record(RUN_DIR)["strategy"]["rank_pids"][victim], signal.SIGKILL)
+    assert_all_end(process, family)
+    assert_death_is_recorded(victim)
 
 
-@pytest.mark.slow
-def test_two_hosts_go_on_from_a_checkpoint_that_the_first_one_has(hosts, work_folder):
-    for number in (0, 1):
-        (work_folder / f"disk {number}").mkdir()
-    train_on(hosts, work_folder, [], [*QUICK, "hydra.run.dir=run"])
-    longer = [each for each in QUICK if not each.startswith("training.epochs")]
-    train_on(hosts, work_folder, [], [*longer, "training.epochs=3", "training.checkpoint=run", "hydra.run.dir=second"])
-    record = json.loads((work_folder / "disk 0" / "second" / "run.json").read_text())
-    assert record["status"] == "completed"
-    assert list(read_epochs(work_folder / "disk 0" / "second")["epoch"]) == [2, 2]
+@pytest.mark.soak
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES)
+def test_torchrun_shows_mistakes_without_a_traceback_of_ours(arguments, words, work_folder):
+    process = start_torchrun(*QUICK, *arguments, real=True)
+    errors = process.communicate(timeout=DEADLINE_S)[1]
+    assert process.returncode != 0
+    assert words in errors
+    own = str(Path(torchrun.__file__).parent)
+    assert own not in errors, "no traceback has lines of this package"
+    assert not list(work_folder.rglob("run.json"))
+
+
+# How ranks find each other: functions alone.
+
+
+@pytest.mark.unit
+def test_ranks_meet_and_say_what_differs(monkeypatch):
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+    here = threading.local()
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setattr(torchrun, "rank", lambda: here.rank)
+
+    def meet(*configs: dict[str, Any], attempt: str) -> list[Any]:
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+        found: list[Any] = [None] * len(configs)
+
+        def be(rank: int, config: dict[str, Any]) -> None:
+            here.rank = rank
+            try:
+                found[rank] = torchrun.meet(config, 4, 60)
+            except UserError as error:
+                found[rank] = str(error)
+
+        threads = [threading.Thread(target=be, args=each, daemon=True) for each in enumerate(configs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+        return found
+
+    first, second = meet({"seed": 1, "run_dir": "a"}, {"seed": 1, "run_dir": "b"}, attempt="0")
+    assert first == second and [peer.usable_cores for peer in first] == [4, 4], "places may differ"
+    for words in meet({"seed": 1}, {"seed": 2}, attempt="1"):
+        assert "seed 1 on rank 0, 2 on rank 1" in words
+    here.rank = 0
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    with pytest.raises(RankFailed, match=r"rank 1 did not come within strategy.timeout_s=0.2"):
+        torchrun.meet({"seed": 1}, 4, 0.2)
+
+
+ADDRESSES = {
+    "lo": ["127.0.0.1", "::1"],
+    "eth0": ["192.0.2.7", "fe80::1%eth0"],
+    "eth1": ["198.51.100.7", "fe80::2%eth1"],
+}
+
+
+@pytest.fixture
+def sends_from(monkeypatch):
+    """sends_from(address): what the system would send from, whoever is asked for; interfaces are those of ADDRESSES."""
+    faked = {name: [SimpleNamespace(address=each) for each in addresses] for name, addresses in ADDRESSES.items()}
+    monkeypatch.setattr(rank_process.psutil, "net_if_addrs", lambda: faked)
+    asked: list[Any] = []
+
+    class Socket:
+        def __init__(self, *kind: Any) -> None: ...
+
+        def __enter__(self) -> "Socket":
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def connect(self, address: Any) -> None:
+            asked.append(address)
+
+        def getsockname(self) -> tuple[str, int]:
+            return (answer, 9)
+
+    answer = ""
+
+    def fake(address: str) -> list[Any]:
+        nonlocal answer
+        answer = address
+        monkeypatch.setattr(rank_process.socket, "socket", Socket)
+        return asked
+
+    return fake
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("address", "interface"),
+    [("192.0.2.7", "eth0"), ("198.51.100.7", "eth1"), ("fe80::2%eth1", "eth1"), ("127.0.0.1", None), ("::1", None),
+     ("203.0.113.1", None)],
+)  # fmt: skip
+def test_the_interface_towards_the_first_machine_has_the_address_that_is_sent_from(address, interface, sends_from):
+    asked = sends_from(address)
+    assert rank_process.interface_towards("198.51.100.1") == interface
+    assert [each[0] for each in asked] == ["198.51.100.1"]
+
+
+@pytest.mark.unit
+def test_there_is_no_interface_towards_a_machine_that_has_no_address(monkeypatch):
+    def fails(*arguments: Any, **keywords: Any) -> None:
+        raise OSError("no such host")
+
+    monkeypatch.setattr(rank_process.socket, "getaddrinfo", fails)
+    assert rank_process.interface_towards("no.such.host.invalid") is None
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("nodes", "named", "used"),
+    [("1", None, rank_process.LOOPBACK), ("2", None, "eth1"), ("1", "eth9", "eth9"), ("2", "eth9", "eth9")],
+)
+def test_ranks_talk_over_the_interface_that_is_named_or_leads_to_the_first(nodes, named, used, monkeypatch):
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+    for name, value in {**dict.fromkeys(names, "1"), "GROUP_WORLD_SIZE": nodes}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", named or "")
+    if named is None:
+        monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    monkeypatch.setattr(rank_process, "interface_towards", lambda host: "eth1")
+    monkeypatch.setattr(torchrun, "store", lambda timeout_s: None)
+    monkeypatch.setattr(rank_process.dist, "PrefixStore", lambda prefix, store: None)
+    seen: list[str] = []
+    monkeypatch.setattr(
+        rank_process.dist,
+        "init_process_group",
+        lambda *arguments, **keywords: seen.append(os.environ["GLOO_SOCKET_IFNAME"]),
+    )
+    rank_process.join_torchrun("gloo", 60)
+    assert seen == [used]
