@@ -8,16 +8,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from laptime import security
+from laptime import fresh_processes, security
 from laptime.cli import main
 from laptime.errors import UserError
+from tests.support.settings import NO_REPORT, QUICK
 
-QUICK = ["dataset.limit=500", "training.epochs=1", "logger=none", "measure.breakdown=false", "measure.peak=false"]
+# Digits, which the network of the tests' own module is made for.
+TINY_NET = [*QUICK, "dataset.limit=500", "training.epochs=1"]
 
 
 @pytest.fixture(autouse=True)
 def nothing_trusted(monkeypatch):
     monkeypatch.setattr(security, "_FROM_ENVIRONMENT", ())
+    monkeypatch.setattr(fresh_processes, "load_ahead", lambda: None)  # no run here has several ranks
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ NET = ["model._target_=tell_tale.Net", "~model.hidden_sizes", "~model.dropout"]
     ],
 )
 def test_what_is_outside_is_refused_before_it_is_imported(typed, tell_tale, work_folder, capfd):
-    assert ended([*typed, *QUICK]) == 2
+    assert ended([*typed, *TINY_NET]) == 2
     errors = capfd.readouterr().err
     assert "_target_=tell_tale.Net" in errors and "security.allowed_targets=[tell_tale]" in errors
     assert len(errors.splitlines()) <= 2
@@ -66,13 +69,18 @@ def test_what_is_outside_is_refused_before_it_is_imported(typed, tell_tale, work
     assert [path.name for path in work_folder.iterdir()] == ["tell_tale.py"]
 
 
-@pytest.mark.parametrize("how", ["typed", "the class alone", "environment"])
-def test_what_is_trusted_trains(how, tell_tale, monkeypatch):
-    added = {"typed": ["security.allowed_targets=[tell_tale]"], "environment": []}
+def test_what_is_trusted_trains(tell_tale):
+    assert ended([*NET, *TINY_NET, "security.allowed_targets=[tell_tale.Net]"]) == 0
+    assert tell_tale.exists()
+
+
+@pytest.mark.parametrize("how", ["module", "class", "environment"])
+def test_what_is_trusted_is_accepted(how, tell_tale, monkeypatch, capfd):
+    """As far as a dry run goes, which imports nothing of it."""
+    added = {"module": ["security.allowed_targets=[tell_tale]"], "class": ["security.allowed_targets=[tell_tale.Net]"]}
     if how == "environment":
         monkeypatch.setattr(security, "_FROM_ENVIRONMENT", ("os", "tell_tale"))
-    assert ended([*NET, *QUICK, *added.get(how, ["security.allowed_targets=[tell_tale.Net]"])]) == 0
-    assert tell_tale.exists()
+    assert ended(["-m", *NET, *TINY_NET, *added.get(how, []), "sweep.dry_run=true"]) == 0, capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -86,7 +94,7 @@ def test_what_is_trusted_trains(how, tell_tale, monkeypatch):
     ],
 )  # fmt: skip
 def test_places_are_exact(target, work_folder, capfd):
-    assert ended([f"model._target_='{target}'", *QUICK]) == 2
+    assert ended([f"model._target_='{target}'", *TINY_NET]) == 2
     errors = capfd.readouterr().err
     assert f"model._target_={target}: " in errors and len(errors.splitlines()) <= 2
     assert list(work_folder.iterdir()) == []
@@ -113,7 +121,7 @@ def test_a_file_cannot_widen_the_list(where, tell_tale, work_folder, capfd):
         "sweep": ["experiment=sweeps"],
         "interpolation": ["security.allowed_targets=['${model.places}']"],
     }[where]
-    assert ended(["--config-dir", "conf", "model=evil", *typed, *QUICK]) == 2
+    assert ended(["--config-dir", "conf", "model=evil", *typed, *TINY_NET]) == 2
     errors = capfd.readouterr().err
     assert "security.allowed_targets=" in errors and len(errors.splitlines()) <= 2
     assert not tell_tale.exists()
@@ -121,7 +129,7 @@ def test_a_file_cannot_widen_the_list(where, tell_tale, work_folder, capfd):
 
 @pytest.mark.parametrize("value", ["tell_tale", "null", "[1]", "{a:b}", "[tell_tale],[os]", "[[tell_tale]]"])
 def test_what_is_no_list_of_places_is_refused(value, work_folder, capfd):
-    assert ended([f"security.allowed_targets={value}", *QUICK]) == 2
+    assert ended([f"security.allowed_targets={value}", *TINY_NET]) == 2
     errors = capfd.readouterr().err
     assert errors.startswith("error: security.allowed_targets=") and len(errors.splitlines()) <= 2
     assert list(work_folder.iterdir()) == []
@@ -129,7 +137,7 @@ def test_what_is_no_list_of_places_is_refused(value, work_folder, capfd):
 
 def test_a_resumed_sweep_is_told_again_what_it_may_trust(tell_tale, work_folder, capfd):
     trusted = "security.allowed_targets=[tell_tale]"
-    assert ended(["-m", *NET, *QUICK, trusted, "seed=1,2", "hydra.sweep.dir=s"]) == 0
+    assert ended(["-m", *NET, *TINY_NET, NO_REPORT, trusted, "seed=1,2", "hydra.sweep.dir=s"]) == 0
     record = work_folder / "s" / "1" / "run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "failed"}))
     capfd.readouterr()
@@ -139,23 +147,6 @@ def test_a_resumed_sweep_is_told_again_what_it_may_trust(tell_tale, work_folder,
     errors = capfd.readouterr().err
     assert "run 0 (seed=1): completed" in errors and "run 1 (seed=2): failed" in errors
     assert json.loads(record.read_text())["status"] == "completed"
-
-
-def test_every_option_of_laptime_names_allowed_places(work_folder):
-    from laptime.compose import compose, hydra_groups, hydra_session, resolve, without_hydra
-
-    with hydra_session() as hydra:
-        loader = hydra.config_loader
-        chosen = [
-            f"{group}={option}"
-            for group in hydra_groups(hydra)
-            if group not in ("hydra", "experiment")
-            for option in loader.get_group_options(group)
-        ]
-        assert len(chosen) > 25
-        for choice in chosen:
-            more = ["dataset.root=x"] if choice == "dataset=cifar10" else []
-            security.check(resolve(without_hydra(compose(hydra, [choice, *more]))), [])
 
 
 def test_check_reads_no_more_than_text():
@@ -181,21 +172,24 @@ def test_variables_that_a_file_sets_add_nothing(tell_tale, work_folder, capfd):
         path = work_folder / "conf" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    assert ended(["--config-dir", "conf", "experiment=evil", *QUICK]) != 0
+    assert ended(["--config-dir", "conf", "experiment=evil", *TINY_NET]) == 2
     assert "model._target_=tell_tale.Net" in capfd.readouterr().err
     assert not tell_tale.exists()
 
 
 def test_a_doctored_sweep_sets_no_variables_and_names_nothing(tell_tale, work_folder, capfd):
-    assert ended(["-m", *QUICK, "seed=1", "hydra.sweep.dir=s"]) == 0
+    assert ended(["-m", *TINY_NET, NO_REPORT, "seed=1", "hydra.sweep.dir=s"]) == 0
     path = work_folder / "s/multirun.yaml"
     content = yaml.safe_load(path.read_text())
     content["hydra"]["overrides"]["hydra"] += [
         "++hydra.job.env_set.LAPTIME_ALLOWED_TARGETS=tell_tale", "++hydra.job.env_set.WHICH=tell_tale.Net",
     ]  # fmt: skip
-    content["hydra"]["overrides"]["task"] = [*QUICK, "seed=7", "model._target_=${oc.env:WHICH,torch.nn.Identity}"]
+    content["hydra"]["overrides"]["task"] = [*TINY_NET, "seed=7", "model._target_=${oc.env:WHICH,torch.nn.Identity}"]
     path.write_text(yaml.safe_dump(content))
+    capfd.readouterr()
     assert ended(["sweep.resume=s"]) != 0
+    errors = capfd.readouterr().err
+    assert "model=Identity" in errors and "tell_tale" not in errors
     assert not tell_tale.exists()
 
 
@@ -205,7 +199,7 @@ def test_folders_of_configurations_bring_no_plugins(arguments, work_folder):
         (work_folder / folder / "hydra_plugins").mkdir(parents=True)
         (work_folder / folder / "hydra_plugins/evil.py").write_text("open('owned', 'w')\n")
     laptime = Path(sys.executable).with_name("laptime")
-    subprocess.run([str(laptime), *arguments], check=True, capture_output=True, cwd=work_folder)
+    subprocess.run([str(laptime), *arguments], check=True, capture_output=True, cwd=work_folder, timeout=240)
     assert not (work_folder / "owned").exists()
 
 
