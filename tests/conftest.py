@@ -54,6 +54,8 @@ SOAK_TIMEOUT_S = 1200
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Two files at a time where whole folders are run; one process where somebody looks at a few tests."""
     typed, option = config.invocation_params.args, config.option
+    if hasattr(config, "workerinput"):  # this is one of the two already
+        return
     if any(each.startswith(("-n", "--numprocesses", "--dist", "-p")) for each in typed):
         return
     debugs = option.usepdb or option.trace or option.capture == "no"
@@ -66,6 +68,10 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr == "soak":
         settings.load_profile("soak")
+
+
+def pytest_unconfigure() -> None:
+    processes.stop_server()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

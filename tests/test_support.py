@@ -142,6 +142,14 @@ def test_{name}(number):
 """
 
 
+def test_the_processes_that_pytest_started_start_no_further_ones():
+    option = SimpleNamespace(numprocesses=None)
+    conftest.pytest_cmdline_main(
+        SimpleNamespace(workerinput={}, invocation_params=SimpleNamespace(args=()), option=option)
+    )
+    assert option.numprocesses is None
+
+
 def test_no_other_test_runs_beside_one_that_is_marked_alone(work_folder):
     hooks = "from tests.conftest import pytest_runtest_protocol\n"
     (work_folder / "conftest.py").write_text(f"import sys; sys.path.insert(0, {str(processes.ROOT)!r})\n{hooks}")

@@ -1,6 +1,5 @@
 """Commands that tests start: real processes, most of them forked from one that has already imported torch."""
 
-import atexit
 import contextlib
 import os
 import pickle
@@ -200,23 +199,30 @@ def _last_words(process: "Process | subprocess.Popen[str]") -> str:
 
 _lock = threading.Lock()
 _control: socket.socket | None = None
-_owner: int | None = None
+_process: "subprocess.Popen[bytes] | None" = None
 
 
 def _server() -> socket.socket:
     """The socket of this process's warm server, which is started by the first call."""
-    global _control, _owner
-    if _control is None or _owner != os.getpid():
+    global _control, _process
+    if _control is None:
         _control, theirs = socket.socketpair()
-        _owner = os.getpid()
         script = Path(__file__).with_name("warm_server.py")
-        subprocess.Popen(
+        _process = subprocess.Popen(
             [sys.executable, str(script), str(theirs.fileno())],
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd="/", start_new_session=True,
         )  # fmt: skip
         theirs.close()
-        atexit.register(_control.close)
     return _control
+
+
+def stop_server() -> None:
+    """End the warm server and what is left of its forks, and wait for them: their CPU time counts as pytest's."""
+    global _control, _process
+    if _control is not None and _process is not None:
+        _control.close()
+        _process.wait(DEADLINE_S)
+    _control = _process = None
 
 
 def _open_stream(kind: Any, ends: list[int]) -> IO[str] | None:

@@ -79,6 +79,7 @@ def serve(control: socket.socket) -> Request:
         if not head:  # pytest has ended
             for pid in watched:
                 os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
             os._exit(0)
         (length,) = LENGTH.unpack(head)
         content = b""
