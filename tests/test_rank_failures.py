@@ -62,17 +62,20 @@ def test_killed_rank_fails_the_run_which_names_it(victim, two_ranks):
 
 
 @pytest.mark.parametrize("comm_hook", ["none", "shared_memory"])
-def test_the_others_miss_a_dead_rank_at_once(comm_hook, two_ranks):
-    """Not after the timeout, which is an hour, and not because the launcher ends them: it is stopped."""
-    process, pids, family = two_ranks(f"strategy.comm_hook={comm_hook}", "strategy.timeout_s=3600")
-    os.kill(process.pid, signal.SIGSTOP)
-    survivor = psutil.Process(pids[0])
-    os.kill(pids[1], signal.SIGKILL)
-    until(lambda: not survivor.is_running(), what="the end of the other rank")
-    assert read_record(RUN_DIR)["status"] == "running", "the launcher, which says how the run ended, is stopped"
-    os.kill(process.pid, signal.SIGCONT)
-    assert process.wait() == 1
-    assert assert_ended(family, "failed")["error"]["rank"] == 1
+def test_the_others_miss_a_dead_rank_at_once(comm_hook, start):
+    """Not after the timeout, which is an hour, and not because the launcher ends them: it is stopped meanwhile."""
+    process = start(
+        *TWO_RANKS, "training.epochs=3", f"strategy.comm_hook={comm_hook}", "strategy.timeout_s=3600",
+        "+callbacks.dies._target_=rank_checks.DieWhileLauncherIsStopped", f"hydra.run.dir={RUN_DIR}",
+    )  # fmt: skip
+    until(lambda: len(read_epochs(RUN_DIR)) >= 2, process)
+    survivor = psutil.Process(read_record(RUN_DIR)["strategy"]["rank_pids"][0])
+    until(lambda: not survivor.is_running(), process, what="the end of the other rank")
+    assert psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+    process.send_signal(signal.SIGCONT)
+    errors = process.communicate()[1]
+    assert process.returncode == 1
+    assert "rank 1 was killed by SIGKILL" in errors
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -1,6 +1,7 @@
 """Networks and callbacks that look at what ranks have in common, or disturb how they meet."""
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
@@ -116,3 +118,12 @@ class OneClockRunsAhead(Callback):
         Path(f"last step of rank {trainer.global_rank}").write_text(f"epoch {trainer.current_epoch} step {batch_idx}")
         if (trainer.global_rank, trainer.current_epoch, batch_idx) == (1, 1, 5):
             stopping.time = SimpleNamespace(monotonic=lambda: time.monotonic() + 7200)  # type: ignore[assignment]
+
+
+class DieWhileLauncherIsStopped(Callback):
+    """Rank 1 stops the command that launched it, by way of the server of its ranks, and dies between two steps."""
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (trainer.global_rank, trainer.current_epoch, batch_idx) == (1, 1, 0):
+            psutil.Process().parent().parent().suspend()
+            os.kill(os.getpid(), signal.SIGKILL)
