@@ -39,6 +39,7 @@ def losses(trained):
         [],
         ["strategy.static_graph=true", "strategy.gradient_as_bucket_view=true"],
         ["strategy.bucket_cap_mb=0.001", "strategy.pin_ranks=false"],
+        ["strategy.bucket_cap_mb=0.001", "strategy.shard_optimizer=false"],
     ],
 )
 def test_two_ranks_learn_what_they_learn_over_gloo_bit_for_bit(losses, overrides):
@@ -69,9 +70,11 @@ def test_it_fits_the_other_settings(losses, overrides):
     pd.testing.assert_frame_equal(losses(*shared, TWO, *overrides), losses(*gloo, TWO, *overrides), check_exact=True)
 
 
-def test_all_ranks_hold_the_same_weights_bit_for_bit(train, work_folder):
+@pytest.mark.parametrize("shards", ["true", "false"])
+def test_all_ranks_hold_the_same_weights_bit_for_bit(shards, train, work_folder):
     # 60 samples are evaluated by 4 ranks in equal steps, so all of them meet in each comparison.
-    done = train(*SHARED, "model._target_=rank_checks.SameWeights", "strategy.world_size=4")
+    typed = ["model._target_=rank_checks.SameWeights", f"strategy.shard_optimizer={shards}"]
+    done = train(*SHARED, *typed, "strategy.world_size=4")
     assert done.returncode == 0, done.stderr
     assert len(list(work_folder.glob("compared by rank *"))) == 4
 
