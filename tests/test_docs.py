@@ -177,9 +177,12 @@ class Reader:
         args = get_args_parser().parse_intermixed_args(arguments)
         if args.cfg or args.help or args.info or args.shell_completion:
             return ended(main, arguments)
-        is_sweep = args.multirun or any(each.startswith(("experiment=", "search=")) for each in arguments)
-        if is_sweep:
-            fewer = [re.sub(r"^seed=1,.*", "seed=1", each) for each in arguments]
+        sweeps = ("experiment=", "search=", "sweep.resume=")
+        if args.multirun or any(each.startswith(sweeps) for each in arguments):
+            # What is typed beside sweep.resume is added to the sweep's own; here there is no sweep.
+            resumes = ["-m"] if any(each.startswith("sweep.resume=") for each in arguments) else []
+            typed = [each for each in arguments if not each.startswith("sweep.resume=")]
+            fewer = [*resumes, *(re.sub(r"^seed=1,.*", "seed=1", each) for each in typed)]
             error = ended(main, [*fewer, "sweep.dry_run=true"])
             # Refused are searches and single runs, after all else has been found right.
             return "" if error.startswith("error: sweep.dry_run=true: ") else error
