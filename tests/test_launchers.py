@@ -11,7 +11,7 @@ from laptime.device import usable_cores
 from laptime.record import read_record
 from laptime.run_dir import numbered_runs
 from tests.support import processes
-from tests.support.processes import DEADLINE_S, until
+from tests.support.processes import DEADLINE_S, TRAIN, until
 from tests.support.settings import NO_REPORT, TINY
 
 QUICK = [each for each in [*TINY, "training.epochs=2"] if not each.startswith("strategy.threads")]
@@ -19,6 +19,7 @@ SWEEP = ["-m", *QUICK, NO_REPORT, "hydra.sweep.dir=s"]
 JOBLIB = "hydra/launcher=joblib"
 AT_ONCE = min(2, usable_cores())
 SCRIPTS = Path(processes.__file__).with_name("scripts")
+FORKED_JOBS = SCRIPTS / "forked_jobs.py"
 
 
 def records(sweep: str) -> list[dict]:
@@ -90,9 +91,11 @@ def test_no_further_run_begins_where_a_failed_one_stops_the_sweep(train):
     assert ended.returncode == 1 and "3 of 4 runs of the sweep were not started" in ended.stderr
 
 
-@pytest.mark.soak
-def test_a_signal_ends_all_of_them_between_two_steps(start):
-    process = start(*SWEEP, "training.epochs=1000000", "seed=1,2,3", JOBLIB, new_session=True)
+@pytest.mark.parametrize(
+    "script", [FORKED_JOBS, pytest.param(TRAIN, marks=pytest.mark.soak)], ids=["forked", "started"]
+)
+def test_a_signal_ends_all_of_them_between_two_steps(script, start):
+    process = start(*SWEEP, "training.epochs=1000000", "seed=1,2,3", JOBLIB, script=script, new_session=True)
     until(lambda: sum(1 for _ in Path("s").glob("*/epochs.csv")) >= AT_ONCE, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=DEADLINE_S)
@@ -105,16 +108,24 @@ def test_a_signal_ends_all_of_them_between_two_steps(start):
 GRID_OF_TWO = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=2"]
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-@pytest.mark.parametrize("search", [[], GRID_OF_TWO], ids=["sweep", "search"])
-def test_a_process_that_was_killed_is_said_in_a_line(search, launcher, train):
+def assert_a_killed_process_is_said_in_a_line(*typed: str, script: Path = TRAIN) -> None:
     kills = ["+callbacks.x._target_=kill_job.KillJob", "+callbacks.x.seed=choice(1,2)"]
-    ended = train(*SWEEP, *kills, "training.epochs=50", f"hydra/launcher={launcher}", *search)
+    ended = processes.run(*SWEEP, *kills, "training.epochs=50", *typed, script=script)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr, ended.stderr
     assert "error: the launcher gave up" in ended.stderr and "its process was ended" in ended.stderr, ended.stderr
     assert "running" not in {record["status"] for record in records("s")}
+
+
+def test_a_forked_process_that_was_killed_is_said_in_a_line():
+    assert_a_killed_process_is_said_in_a_line(JOBLIB, script=FORKED_JOBS)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("search", [[], GRID_OF_TWO], ids=["sweep", "search"])
+def test_a_process_that_was_killed_is_said_in_a_line(search, launcher):
+    assert_a_killed_process_is_said_in_a_line(f"hydra/launcher={launcher}", *search)
 
 
 @pytest.mark.parametrize("number", ["0", "1000", "-1000"])

@@ -138,6 +138,16 @@ def test_writing_leaves_the_record_in_memory_as_it_was(tmp_path):
 
 
 @pytest.mark.unit
+def test_who_reads_a_record_while_it_is_written_anew_reads_the_old_one_to_its_end(tmp_path):
+    record.write_record(tmp_path, record.new_record())
+    before = (tmp_path / record.RUN_FILE).read_bytes()
+    with (tmp_path / record.RUN_FILE).open("rb", buffering=0) as reader:
+        start = reader.read(10)
+        record.write_record(tmp_path, record.new_record() | {"status": "completed"})
+        assert start + reader.read() == before
+
+
+@pytest.mark.unit
 def test_run_json_is_strict_json_that_others_may_read(tmp_path):
     record.write_record(tmp_path, record.new_record())
     path = tmp_path / record.RUN_FILE

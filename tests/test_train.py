@@ -354,6 +354,14 @@ def test_early_stopping_ends_a_run_that_gets_no_better():
     assert record["result"]["test_accuracy"] is not None
 
 
+def test_early_stopping_lets_a_run_go_on_that_gets_better():
+    typed = ["training.epochs=4", "training.early_stopping_patience=1", "model.dropout=0"]
+    record = laptime.run([*TINY, *typed])
+    epochs = read_epochs(Path(record["config"]["run_dir"]))
+    assert epochs["val_loss"].is_monotonic_decreasing, list(epochs["val_loss"])
+    assert record["result"]["stop_reason"] == "epochs" and len(epochs) == 4
+
+
 def test_without_validation_nothing_is_validated():
     record = laptime.run([*SHORT, "dataset.val_fraction=0"])
     run_dir = Path(record["config"]["run_dir"])

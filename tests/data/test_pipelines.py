@@ -383,10 +383,11 @@ def test_lightning_does_not_move_batches_again(datamodule):
     ("change", "words"),
     [
         (lambda labels: labels.fill_(9), r"labels from 9 to 9|labels from 0 to 9"),
+        (lambda labels: labels[:1].fill_(4), "labels from 0 to 4; with 4 classes they must lie in 0 to 3"),
         (lambda labels: labels.sub_(1), "labels from -1 to"),
         (lambda labels: labels.masked_fill_(labels == 2, 1), "sample of class 2, of 4"),
     ],
-    ids=["too large", "negative", "an empty class"],
+    ids=["too large", "one too large", "negative", "an empty class"],
 )
 def test_labels_that_cannot_be_learnt_are_refused(change, words, datamodule, synthetic, monkeypatch):
     load = type(synthetic()).load
