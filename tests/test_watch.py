@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -222,6 +223,14 @@ def test_a_sweep_that_is_ended_between_two_runs_says_so(train, work_folder):
     assert "1 of 2 runs of the sweep were not started" in ended.stderr
     assert [line.partition("|")[0] for line in told(work_folder / "told")] == ["run-failed", "sweep-failed"]
     assert told(work_folder / "told")[1] == f"sweep-failed|{work_folder / 's'}|0 of 2 runs completed"
+
+
+def test_a_sweep_that_is_ended_before_its_first_run_says_so(train, work_folder):
+    early = f"+hydra.callbacks.early={{_target_:signal_at.SignalBeforeTheFirstRun,signum:{int(signal.SIGTERM)}}}"
+    ended = train(*TINY_SWEEP, "seed=1,2,3", early, "hydra.sweep.dir=s", f"sweep.notify='{NOTE}'")
+    assert ended.returncode == 143, ended.stderr
+    assert "To finish it: sweep.resume=s" in ended.stdout
+    assert told(work_folder / "told") == [f"sweep-failed|{work_folder / 's'}|0 of 3 runs completed"]
 
 
 def test_epochs_of_the_run_that_was_continued_count(trained, train, watch, work_folder):

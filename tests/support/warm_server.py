@@ -130,7 +130,7 @@ def become(request: Request) -> None:
         for number, mode, buffering, errors in ((0, "r", -1, None), (1, "w", -1, None), (2, "w", 1, "backslashreplace"))
     )
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
-    util.spawnv_passfds = fork_instead
+    util.spawnv_passfds = start_python
 
 
 def run(request: Request) -> int:
@@ -162,8 +162,17 @@ def _run(request: Request) -> None:
         runpy.run_path(request.argv[0], run_name="__main__")
 
 
-def fork_instead(path: bytes, args: list[str], passfds: list[int]) -> int:
-    """multiprocessing.util.spawnv_passfds without a new interpreter: what it would run, `python -c CODE`, in a fork."""
+start_interpreter = util.spawnv_passfds
+
+
+def start_python(path: bytes, args: list[str], passfds: list[int]) -> int:
+    """multiprocessing.util.spawnv_passfds without a new interpreter: what it would run, `python -c CODE`, in a fork.
+
+    A process with several threads starts an interpreter after all: a fork of it could wait for a lock that one of the
+    other threads held.
+    """
+    if len(list(Path("/proc/self/task").iterdir())) > 1:
+        return int(start_interpreter(path, args, passfds))
     pid = os.fork()
     if pid:
         return pid

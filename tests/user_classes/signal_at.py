@@ -1,8 +1,9 @@
-"""A callback that has a signal sent to the training's own process."""
+"""Callbacks that send a signal to their own process: one of Lightning's, one of Hydra's."""
 
 import os
 from typing import Any
 
+from hydra.experimental.callback import Callback as HydraCallback
 from pytorch_lightning.callbacks import Callback
 
 
@@ -15,3 +16,13 @@ class SignalAt(Callback):
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.current_epoch == self.epoch and batch_idx == self.batch:
             os.kill(os.getpid(), self.signum)
+
+
+class SignalBeforeTheFirstRun(HydraCallback):
+    """Sends a signal when the sweep has begun and none of its runs has."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+
+    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
+        os.kill(os.getpid(), self.signum)
