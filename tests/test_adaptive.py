@@ -108,7 +108,7 @@ def test_a_schedule_by_steps_does_not_depend_on_how_steps_are_grouped():
     assert read_epochs(one)[LOSSES].equals(read_epochs(other)[LOSSES])
 
 
-def test_all_of_it_learns():
+def test_training_with_all_adaptive_options_learns():
     few_of_mnist = [*QUICK, "dataset.limit=1500", "training.epochs=2"]
     laptime.run([*few_of_mnist, *ADAPTIVE, "optimizer.lr=0.003", "hydra.run.dir=run"])
     epochs = read_epochs(Path("run"))
@@ -163,7 +163,7 @@ def test_two_ranks_go_on_as_if_undisturbed(hook, breaking, train):
     ],
     ids=["ema", "swa with batch norm", "ema, compiled", "swa of ResNet-18"],
 )
-def test_what_is_evaluated_is_what_is_saved(overrides):
+def test_the_averaged_weights_are_both_evaluated_and_saved(overrides):
     overrides = [*QUICK, "dataset.limit=1500", "training.epochs=2", *overrides]
     folder = Path("run")
     laptime.run([*overrides, f"hydra.run.dir={folder}"])
@@ -319,7 +319,7 @@ def test_a_share_out_of_range_is_refused(key):
         "training.swa_start_epoch=1",
     ],
 )
-def test_what_is_on_makes_another_experiment(override):
+def test_an_adaptive_option_that_is_on_changes_the_hashes(override):
     on, off = composed(override), composed()
     hashes = [config_hashes(hashed_config(config, "cpu", 1, 1)) for config in (on, off)]
     assert hashes[0][0] != hashes[1][0] and hashes[0][1] != hashes[1][1]
@@ -327,7 +327,7 @@ def test_what_is_on_makes_another_experiment(override):
 
 
 @pytest.mark.unit
-def test_what_is_off_changes_no_hash_and_no_checkpoint():
+def test_adaptive_options_that_are_off_change_no_hash_and_no_checkpoint():
     hashed = hashed_config(composed(), "cpu", 1, 1)
     keys = {"label_smoothing", "mixup_alpha", "ema_decay", "swa_start_epoch"}
     assert not keys & {key.removeprefix("training.") for key in hashed}

@@ -23,7 +23,7 @@ def two_ranks(trained) -> Path:
     return trained(*TWO_RANKS, "logger=tensorboard")
 
 
-def test_two_ranks_tell_what_synchronisation_costs(two_ranks):
+def test_two_ranks_record_what_synchronization_costs(two_ranks):
     record = read_record(two_ranks)
     comm, contention = record["communication"], record["contention"]
     assert comm["num_all_reduces_per_step"] == 1
@@ -77,7 +77,7 @@ def test_the_steps_leave_no_trace_in_weights_results_or_epochs(two_ranks, traine
         pytest.param(["strategy.static_graph=true"], 1, 4 * NUM_PARAMETERS, marks=pytest.mark.soak),
     ],
 )
-def test_what_is_sent_follows_the_settings(overrides, num_all_reduces, num_bytes, trained):
+def test_the_number_of_bytes_sent_follows_the_settings(overrides, num_all_reduces, num_bytes, trained):
     comm = read_record(trained(*TWO_RANKS, *overrides))["communication"]
     assert (comm["num_all_reduces_per_step"], comm["bytes_per_step"]) == (num_all_reduces, num_bytes)
 

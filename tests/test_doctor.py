@@ -49,7 +49,7 @@ GB = 10**9
         (checklist.torch_build, False, True),
     ],
 )
-def test_a_rule_tells_what_is_to_be_changed_from_its_neighbour(rule, accepted, refused):
+def test_a_rule_accepts_one_value_and_refuses_the_next(rule, accepted, refused):
     fine, not_fine = rule(accepted), rule(refused)
     assert (fine.ok, not_fine.ok) == (True, False)
     assert ". " in not_fine.text or ": " in not_fine.text, "says what to do"
@@ -71,7 +71,7 @@ def test_a_rule_tells_what_is_to_be_changed_from_its_neighbour(rule, accepted, r
     ],
     ids=lambda check: check.name,
 )
-def test_what_cannot_be_read_is_not_known(check):
+def test_a_check_that_cannot_read_its_value_says_not_known(check):
     assert check.ok is None
     assert "not known here" in check.text
 
@@ -298,7 +298,7 @@ def test_losses_that_json_has_no_word_for_are_null(quick, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_all_of_it_fits_the_terminal(width, quick):
+def test_the_whole_report_fits_the_width_of_the_terminal(width, quick):
     report = examine.examine(1.0, lambda text: None)
     written = StringIO()
     show(report, Console(file=written, width=width))

@@ -94,7 +94,7 @@ def test_large_images_may_be_smaller_too():
 
 @pytest.mark.unit
 @pytest.mark.parametrize("name", ["sys/fs/cgroup/memory.events", "proc/vmstat"])
-def test_kills_for_want_of_memory_are_counted(name, tmp_path):
+def test_out_of_memory_kills_are_counted(name, tmp_path):
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_text("oom 4\noom_kill 3\noom_group_kill 0\n")
     assert out_of_memory_kills(tmp_path) == 3

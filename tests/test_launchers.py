@@ -35,7 +35,7 @@ def assert_shared_the_machine(record: dict) -> None:
     assert f"{AT_ONCE} runs at once shared the machine" in record["quality"]["reasons"]
 
 
-def test_a_failed_one_is_named_and_the_sweep_is_gone_on_with(train):
+def test_a_failed_run_is_named_and_the_others_continue(train):
     """Two runs at once, each with cores of its own and marked as such; the one that fails can be tried again."""
     ended = train(*SWEEP, "optimizer=sgd", "optimizer.lr=0.01,1e30", JOBLIB)
     assert ended.returncode == 1
@@ -75,7 +75,7 @@ def test_runs_go_on_at_once_each_with_cores_of_its_own(launcher, train):
 
 
 @pytest.mark.soak
-def test_they_are_other_runs_than_those_that_had_the_machine_to_themselves(train):
+def test_runs_at_once_have_another_hash_than_a_run_alone(train):
     typed = ["-m", *QUICK, NO_REPORT, "strategy.threads_per_rank=1"]
     assert train(*typed, "seed=1", "hydra.sweep.dir=alone").returncode == 0
     assert train(*typed, "seed=1,2", JOBLIB, "hydra.sweep.dir=together").returncode == 0
@@ -108,7 +108,7 @@ def test_a_signal_ends_all_of_them_between_two_steps(script, start):
 GRID_OF_TWO = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=2"]
 
 
-def assert_a_killed_process_is_said_in_a_line(*typed: str, script: Path = TRAIN) -> None:
+def assert_a_killed_process_is_reported_in_one_line(*typed: str, script: Path = TRAIN) -> None:
     kills = ["+callbacks.x._target_=kill_job.KillJob", "+callbacks.x.seed=choice(1,2)"]
     ended = processes.run(*SWEEP, *kills, "training.epochs=50", *typed, script=script)
     assert ended.returncode == 1
@@ -117,15 +117,15 @@ def assert_a_killed_process_is_said_in_a_line(*typed: str, script: Path = TRAIN)
     assert "running" not in {record["status"] for record in records("s")}
 
 
-def test_a_forked_process_that_was_killed_is_said_in_a_line():
-    assert_a_killed_process_is_said_in_a_line(JOBLIB, script=FORKED_JOBS)
+def test_a_killed_forked_process_is_reported_in_one_line():
+    assert_a_killed_process_is_reported_in_one_line(JOBLIB, script=FORKED_JOBS)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 @pytest.mark.parametrize("search", [[], GRID_OF_TWO], ids=["sweep", "search"])
-def test_a_process_that_was_killed_is_said_in_a_line(search, launcher):
-    assert_a_killed_process_is_said_in_a_line(f"hydra/launcher={launcher}", *search)
+def test_a_killed_process_is_reported_in_one_line(search, launcher):
+    assert_a_killed_process_is_reported_in_one_line(f"hydra/launcher={launcher}", *search)
 
 
 @pytest.mark.parametrize("number", ["0", "1000", "-1000"])
@@ -135,7 +135,7 @@ def test_more_at_once_than_there_are_cores_is_refused(number, train, work_folder
     assert list(work_folder.iterdir()) == []
 
 
-def test_what_it_is_filled_in_with_cannot_be_typed(train):
+def test_runs_at_once_cannot_be_set_by_the_user(train):
     assert "error: runs_at_once=3: is filled in" in train(*QUICK, "runs_at_once=3").stderr
 
 

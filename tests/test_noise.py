@@ -54,7 +54,7 @@ def test_switches_are_those_of_all_threads(work_folder):
 
 
 @pytest.mark.unit
-def test_each_core_by_hand(work_folder):
+def test_percent_by_core_equals_numbers_worked_out_by_hand(work_folder):
     first = "cpu  0 0 0 0 0 0 0 0\ncpu0 100 0 0 100 0 0 0 0\ncpu1 0 0 0 200 0 0 0 0\nintr 5\n"
     second = "cpu  0 0 0 0 0 0 0 0\ncpu0 150 20 5 120 5 0 0 0\ncpu1 0 0 0 300 0 0 0 0\nintr 6\n"
     before = read([], tree(work_folder, proc__stat=first))
@@ -64,7 +64,7 @@ def test_each_core_by_hand(work_folder):
 
 
 @pytest.mark.unit
-def test_what_is_not_there_is_none(work_folder):
+def test_a_counter_that_the_system_lacks_is_none(work_folder):
     found = read([1], work_folder)
     assert [getattr(found, name) for name in ("busy_s", "steal_s", "throttled_s", "num_swapped_pages", "num_switches",
                                               "frequency_hz", "temperature_celsius")] == [None] * 7  # fmt: skip

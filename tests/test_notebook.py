@@ -38,6 +38,6 @@ def test_the_notebook_shows_its_own_runs(outputs):
     assert "Figure" in shown(outputs, "%matplotlib")
 
 
-def test_it_is_kept_without_outputs():
+def test_the_notebook_is_stored_without_outputs():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if "outputs" in cell)

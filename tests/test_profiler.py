@@ -30,7 +30,7 @@ def test_torchs_profiler_keeps_a_chrome_trace_of_training_steps(trained):
     assert "aten::" in (folder / "fit-operators.txt").read_text()  # those of the most time
 
 
-def test_each_rank_has_its_own(trained):
+def test_each_rank_writes_a_profile_of_its_own(trained):
     folder = trained(*MEASURED, "profiler=simple", "strategy.world_size=2") / "profiler"
     assert {path.name for path in folder.glob("fit-*")} == {"fit-simple-rank0.txt", "fit-simple-rank1.txt"}
 

@@ -27,7 +27,7 @@ def test_a_quiet_machine_gets_an_a_without_reasons():
 
 
 @pytest.mark.unit
-def test_what_is_not_known_is_no_reason():
+def test_unknown_counters_do_not_lower_the_grade():
     assert assess([dict.fromkeys(QUIET)] * 4, EVEN, num_cores=4).grade == "A"
     assert assess([], [], num_cores=1).grade == "A"
 

@@ -69,7 +69,7 @@ def test_a_process_that_is_gone_takes_nothing():
     assert one.peak_rss_bytes == 0
 
 
-def test_it_runs_until_it_is_stopped_and_knows_what_it_cost():
+def test_the_sampler_runs_until_it_is_stopped_and_knows_its_cost():
     one = sampler(psutil.Process().pid)
     one.start()
     until(lambda: one.num_samples >= 3)

@@ -40,12 +40,12 @@ PLAIN_TEXTS = [
 
 
 @pytest.mark.parametrize("key", SECRET_KEYS)
-def test_key_of_a_secret(key):
+def test_key_names_a_secret(key):
     assert is_secret(key)
 
 
 @pytest.mark.parametrize("key", PLAIN_KEYS)
-def test_key_of_no_secret(key):
+def test_key_names_no_secret(key):
     assert not is_secret(key)
 
 
@@ -57,7 +57,7 @@ def test_known_forms_are_masked_wherever_they_stand(token):
 
 
 @pytest.mark.parametrize("text", PLAIN_TEXTS)
-def test_what_only_looks_alike_stays(text):
+def test_text_that_only_looks_like_a_secret_is_kept(text):
     assert mask_text(text) == text
     assert mask({"name": text}) == {"name": text}
     assert mask_command(["python", text, "--flag", text]) == ["python", text, "--flag", text]
@@ -93,7 +93,7 @@ def test_password_in_a_url(password):
     ("value", "expected"),
     [("abc", MASK), (1234, MASK), (0, MASK), (1.5, MASK), (True, True), (False, False), (None, None), ("", "")],
 )
-def test_values_that_say_nothing_stay(value, expected):
+def test_values_that_reveal_nothing_are_kept(value, expected):
     assert mask({"password": value}) == {"password": expected}
 
 

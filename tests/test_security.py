@@ -60,7 +60,7 @@ NET = ["model._target_=tell_tale.Net", "~model.hidden_sizes", "~model.dropout"]
         ["-m", "model._target_=laptime.models.mlp.MLP,tell_tale.Net"],
     ],
 )
-def test_what_is_outside_is_refused_before_it_is_imported(typed, tell_tale, work_folder, capfd):
+def test_a_target_that_is_not_allowed_is_refused_before_it_is_imported(typed, tell_tale, work_folder, capfd):
     assert ended([*typed, *TINY_NET]) == 2
     errors = capfd.readouterr().err
     assert "_target_=tell_tale.Net" in errors and "security.allowed_targets=[tell_tale]" in errors
@@ -69,13 +69,13 @@ def test_what_is_outside_is_refused_before_it_is_imported(typed, tell_tale, work
     assert [path.name for path in work_folder.iterdir()] == ["tell_tale.py"]
 
 
-def test_what_is_trusted_trains(tell_tale):
+def test_an_allowed_target_trains(tell_tale):
     assert ended([*NET, *TINY_NET, "security.allowed_targets=[tell_tale.Net]"]) == 0
     assert tell_tale.exists()
 
 
 @pytest.mark.parametrize("how", ["module", "class", "environment"])
-def test_what_is_trusted_is_accepted(how, tell_tale, monkeypatch, capfd):
+def test_an_allowed_target_is_accepted(how, tell_tale, monkeypatch, capfd):
     """As far as a dry run goes, which imports nothing of it."""
     added = {"module": ["security.allowed_targets=[tell_tale]"], "class": ["security.allowed_targets=[tell_tale.Net]"]}
     if how == "environment":
@@ -128,7 +128,7 @@ def test_a_file_cannot_widen_the_list(where, tell_tale, work_folder, capfd):
 
 
 @pytest.mark.parametrize("value", ["tell_tale", "null", "[1]", "{a:b}", "[tell_tale],[os]", "[[tell_tale]]"])
-def test_what_is_no_list_of_places_is_refused(value, work_folder, capfd):
+def test_allowed_targets_that_are_no_list_of_modules_are_refused(value, work_folder, capfd):
     assert ended([f"security.allowed_targets={value}", *TINY_NET]) == 2
     errors = capfd.readouterr().err
     assert errors.startswith("error: security.allowed_targets=") and len(errors.splitlines()) <= 2

@@ -1,4 +1,4 @@
-"""strategy.shard_optimizer: each rank updates a share; what is learnt and saved is what one optimizer would give."""
+"""strategy.shard_optimizer: each rank updates a share; what is learned and saved is what one optimizer would give."""
 
 import sys
 from pathlib import Path
@@ -97,7 +97,7 @@ def test_weights_that_were_put_elsewhere_are_missed(train):
     assert done.returncode == 0, done.stderr
 
 
-def test_it_can_be_left_out(trained):
+def test_sharding_can_be_turned_off(trained):
     shared, whole = trained(*SHARED), trained(*SHARED, "strategy.shard_optimizer=false")
     assert is_sharded(shared) and not is_sharded(whole)
     pd.testing.assert_frame_equal(losses(shared), losses(whole), check_exact=True)
@@ -116,7 +116,7 @@ def test_schedulers_do_not_complain_that_no_step_was_taken(train):
     assert done.returncode == 0 and "lr_scheduler.step()" not in done.stderr
 
 
-def test_steps_without_synchronisation_are_each_ranks_own(trained):
+def test_steps_without_synchronization_are_each_ranks_own(trained):
     found = read_record(trained(*SHARED, "measure.breakdown=true"))
     assert found["breakdown"]["communication_s"] > 0
     assert found["breakdown"]["optimizer_s"] > 0

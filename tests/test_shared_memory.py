@@ -61,7 +61,7 @@ def test_more_ranks_agree_up_to_rounding(losses, world_size):
     ],
     ids=["accumulated and clipped", "bfloat16 from workers", "cnn"],
 )
-def test_it_fits_the_other_settings(losses, overrides):
+def test_shared_memory_works_with_other_settings(losses, overrides):
     if "model=cnn" in overrides:
         without = ("dataset.shape", "dataset.num_", "model.", "dataset=")
         gloo, shared = ([each for each in base if not each.startswith(without)] for base in (GLOO, SHARED))
@@ -128,7 +128,7 @@ def test_a_rank_that_is_stuck_is_given_up(start):
     assert "rank 1 did not answer within strategy.timeout_s=8" in errors
 
 
-def test_restarted_ranks_go_on(train, breaking, losses):
+def test_restarted_ranks_resume_over_shared_memory(train, breaking, losses):
     typed = [*breaking(0, 1, "kill", once=True), *SHARED, "training.epochs=3", "strategy.max_restarts=1"]
     done = train(*typed, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr

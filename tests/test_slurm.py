@@ -53,7 +53,7 @@ def test_a_run_inside_a_job_takes_its_cores_and_ignores_lightnings_idea_of_slurm
     assert (strategy["threads_per_rank"], strategy["oversubscribed"]) == (1, True)
 
 
-def test_the_documented_recipe_for_requeued_jobs_goes_on_from_the_last_checkpoint(train, work_folder):
+def test_the_documented_recipe_for_requeued_jobs_resumes_from_the_last_checkpoint(train, work_folder):
     document = (ROOT / "docs/ranks.md").read_text()
     recipe = document[document.index("    last=$(ls") : document.index("torchrun itself knows SIGTERM")].strip()
     assert recipe.count("srun python train.py ") == 1

@@ -61,7 +61,7 @@ def test_parts_of_a_batch_add_up_to_one_step(now):
     assert taken.parts() == [{"forward": 3.0, "backward": 3.0, "optimizer": 1.0}]
 
 
-def test_what_does_not_count_is_forgotten(now):
+def test_a_step_that_does_not_count_is_forgotten(now):
     taken = clock()
     run(taken, now, [("data", 9.0), *STEP])
     taken.end_execution(counts=False)

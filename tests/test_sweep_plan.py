@@ -141,7 +141,7 @@ def test_mistakes_in_what_is_added_change_nothing(typed, words, two_runs, train)
         (["~callbacks.progress_bar"], ["seed=1"], ["~callbacks.progress_bar", "seed=1"]),
     ],
 )
-def test_what_is_typed_replaces_what_was(before, typed, result):
+def test_overrides_typed_now_replace_earlier_ones(before, typed, result):
     assert merged(before, typed) == result
 
 

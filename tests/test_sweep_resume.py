@@ -185,7 +185,7 @@ def test_runs_whose_checkpoints_are_damaged_start_from_the_beginning(two_runs, t
         assert read_record(two_runs / str(number))["status"] == "completed"
 
 
-def test_what_has_changed_since_is_said_per_run(two_runs, train):
+def test_what_has_changed_since_is_listed_per_run(two_runs, train):
     change(two_runs / "0", environment={"code_hash": "other"})
     change(two_runs / "1", hashed_config={"optimizer.lr": 0.5}, config_hash="other")
     error = train("sweep.resume=latest").stderr
@@ -228,7 +228,7 @@ def test_a_record_that_cannot_be_read_is_recognized(two_runs):
         assert EarlierSweep("latest", only_looks=True).runs[1].how_it_ended == "has no run.json that can be read", key
 
 
-def test_runs_whose_records_cannot_be_read_are_made_anew(two_runs, train):
+def test_runs_whose_records_cannot_be_read_are_repeated(two_runs, train):
     (two_runs / "0/run.json").write_text("[]")
     misspell(two_runs / "1", "git")
     damaged = (two_runs / "1/run.json").read_text()
@@ -252,7 +252,7 @@ def test_overrides_that_cannot_be_read_stop_no_other_run(two_runs, train):
     assert numbers() == [0, 1] and read_record(two_runs / "1")["seed"] == 2
 
 
-def test_what_was_set_aside_before_is_never_in_the_way(work_folder):
+def test_files_that_were_set_aside_before_are_kept(work_folder):
     (work_folder / "earlier/1").mkdir(parents=True)
     (work_folder / "run.json").write_text("older")
     set_aside(work_folder)

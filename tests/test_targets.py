@@ -146,7 +146,7 @@ FITS = [
 
 
 @pytest.mark.parametrize(("annotation", "accepted", "refused"), FITS, ids=str)
-def test_value_of_another_type_is_refused_and_its_neighbour_taken(annotation, accepted, refused, monkeypatch):
+def test_value_of_another_type_is_refused_and_one_that_fits_is_accepted(annotation, accepted, refused, monkeypatch):
     def take(value):
         return value
 

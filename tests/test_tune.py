@@ -65,7 +65,7 @@ def test_the_largest_batch_is_limited_by_real_memory(typed, work_folder):
     assert f"({too_large} does not fit into memory" in done.stdout
 
 
-def test_what_would_not_fit_is_not_tried(monkeypatch, work_folder, capsys):
+def test_a_batch_size_that_would_not_fit_is_not_tried(monkeypatch, work_folder, capsys):
     rss = batch_size.psutil.Process().memory_info().rss
     monkeypatch.setattr(batch_size, "available_memory_bytes", lambda: 400_000_000 + rss // 9)
     assert main(["batch_size", "device=cpu", "model=cnn", "dataset.limit=20000", "--limit", "1000"]) == 0
@@ -87,7 +87,7 @@ def test_what_disturbed_the_times_is_said(monkeypatch, work_folder, capsys):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by what /proc says")
-def test_nothing_fits_is_said(work_folder):
+def test_tune_says_that_no_batch_size_fits(work_folder):
     sizes = ["model.hidden_sizes=[4000,4000]", "dataset.limit=500", "strategy.threads_per_rank=1"]
     done = processes.run("150000000", "batch_size", *sizes, script=LIMITED)
     assert done.returncode == 1

@@ -170,7 +170,7 @@ def test_two_hosts_start_again_from_the_first_ones_checkpoint(start_on, breaking
     assert curve(run_dir) == curve(trained(*TINY, "strategy.world_size=2", "training.epochs=3"))
 
 
-def test_two_hosts_go_on_from_a_checkpoint_that_the_first_one_has(start_on, work_folder):
+def test_two_hosts_resume_from_a_checkpoint_that_only_the_first_one_has(start_on, work_folder):
     succeed(start_on([*QUICK, "hydra.run.dir=run"]))
     succeed(start_on([*TINY, "training.epochs=3", "training.checkpoint=run", "hydra.run.dir=second"]))
     assert read_record(work_folder / "disk 0" / "second")["status"] == "completed"

@@ -43,7 +43,7 @@ def kept_by_git(folder: str) -> list[Path]:
     return [ROOT / name for name in listed.stdout.split("\0")[:-1] if (ROOT / name).exists()]
 
 
-def test_all_of_src_and_conf_is_in_it(content):
+def test_the_wheel_holds_all_of_src_and_conf(content):
     expected = {str(path.relative_to(ROOT / "src")): path for path in kept_by_git("src")}
     expected |= {f"laptime/conf/{path.relative_to(ROOT / 'conf')}": path for path in kept_by_git("conf")}
     assert len(expected) > 150
@@ -57,7 +57,7 @@ def test_all_of_src_and_conf_is_in_it(content):
         assert needed in content
 
 
-def test_nothing_else_is_in_it(content):
+def test_the_wheel_holds_nothing_else(content):
     """No test, benchmark or document, nor what runs leave behind."""
     tops = {name.partition("/")[0] for name in content}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"laptime", "hydra_plugins"}

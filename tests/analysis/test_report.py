@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("unrendered")]
 EVIL = "<script>alert('x')</script>|`*_"
 
 
-def test_all_files_are_there(summary):
+def test_the_summary_has_all_its_files(summary):
     found = {
         str(path.relative_to(summary)) for path in summary.rglob("*") if path.is_file() and "events" not in path.name
     }
@@ -59,10 +59,10 @@ def test_plots_are_images_with_something_on_them(summary):
             assert image.width >= 700 and image.height >= 250, path
             pixels = np.asarray(image.convert("RGB")).astype(int)
         for part in np.array_split(pixels, 2, axis=1) if path.stem in halves else [pixels]:
-            # Axes, grid, letters and the ideal line are grey. What was measured has a colour.
-            coloured = np.ptp(part, axis=2) > 60
-            height = len(coloured) // 8 * 7  # without the legend
-            assert coloured[:height].sum() > 100, path
+            # Axes, grid, letters and the ideal line are gray. What was measured has a color.
+            colored = np.ptp(part, axis=2) > 60
+            height = len(colored) // 8 * 7  # without the legend
+            assert colored[:height].sum() > 100, path
 
 
 def test_reports_say_the_same_in_text_markdown_and_html(scaled):
@@ -302,7 +302,7 @@ SEARCH = "hydra:\n  sweeper:\n    n_trials: 20\n"
 
 
 def searched(write, metric, values) -> None:
-    """A search of the sweep s/ with a trial for each value, the first of which has learnt least."""
+    """A search of the sweep s/ with a trial for each value, the first of which has learned least."""
     for number, value in enumerate(values):
         write(
             Path(f"s/{number}"), [9.0, 1.0 + number], changed={"optimizer.lr": 0.1 / (number + 1)},

@@ -31,7 +31,7 @@ def test_one_repeat_has_no_spread_between():
     assert (found.median, found.between, found.within) == (2.0, None, None)
 
 
-def test_nothing_to_summarise_is_an_error():
+def test_nothing_to_summarize_is_an_error():
     with pytest.raises(ValueError, match="needs a value"):
         summarise([[1.0], []])
 

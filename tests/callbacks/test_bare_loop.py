@@ -46,7 +46,7 @@ SHORT = (*TINY, "training.epochs=3")
     ],
     ids=["dropout", "ddp", "bf16", "clipping", "workers", "augmented", "schedule", "momentum too", "adaptive"],
 )
-def test_it_learns_the_same(overrides, trained):
+def test_the_bare_loop_learns_the_same_as_the_run(overrides, trained):
     record = read_record(trained(*SHORT, "measure.bare_loop=true", *overrides))
     bare = record["bare_loop"]
     # The sum over an epoch is in float32 here, in float64 there.
@@ -103,6 +103,6 @@ def test_other_work_is_said():
     assert "not the same work" in Path("here/train.log").read_text()
 
 
-def test_what_it_does_not_know_is_refused():
+def test_settings_that_the_bare_loop_does_not_support_are_refused():
     with pytest.raises(UserError, match=r"measure.bare_loop=true.*accumulate_grad_batches=2"):
         laptime.run([*SHORT, "measure.bare_loop=true", "training.accumulate_grad_batches=2"])

@@ -1,4 +1,4 @@
-"""Normalisation, mirroring and rotation of whole batches, against torchvision's of single images."""
+"""Normalization, mirroring and rotation of whole batches, against torchvision's of single images."""
 
 import pytest
 import torch
@@ -103,7 +103,7 @@ def test_rotation_of_uint8_is_that_of_the_same_floats():
 
 
 def test_angles_fill_both_directions_up_to_the_largest():
-    # A bright dot right of the centre moves by the sine of the angle, up or down.
+    # A bright dot right of the center moves by the sine of the angle, up or down.
     images = torch.zeros(500, 1, 65, 65)
     images[:, :, 32, 60] = 255
     rotated = applied(FlipAndRotate(False, 20.0), images)[:, 0]
@@ -134,11 +134,11 @@ def test_input_is_left_as_it_was():
 
 
 @pytest.mark.parametrize(("flip", "degrees"), [(True, 0.0), (False, 0.5), (True, 10.0)])
-def test_it_is_true_where_it_changes_images(flip, degrees):
+def test_an_augmentation_that_changes_images_is_truthy(flip, degrees):
     assert FlipAndRotate(flip, degrees)
 
 
-def test_without_flip_and_angle_it_is_false_and_changes_nothing():
+def test_an_augmentation_without_flip_and_angle_is_falsy_and_changes_nothing():
     nothing = FlipAndRotate(False, 0.0)
     images = pixels(5, 3, 4, 6)
     assert not nothing

@@ -389,7 +389,7 @@ def test_lightning_does_not_move_batches_again(datamodule):
     ],
     ids=["too large", "one too large", "negative", "an empty class"],
 )
-def test_labels_that_cannot_be_learnt_are_refused(change, words, datamodule, synthetic, monkeypatch):
+def test_labels_that_cannot_be_learned_are_refused(change, words, datamodule, synthetic, monkeypatch):
     load = type(synthetic()).load
 
     def damaged(self):

@@ -87,7 +87,7 @@ def test_it_is_marked_synthetic_and_real_data_is_not(synthetic):
         ("rotation_degrees", 180.5, 180.0),
     ],
 )
-def test_argument_out_of_range_is_refused_and_its_neighbour_taken(key, refused, accepted, synthetic):
+def test_argument_out_of_range_is_refused_and_one_within_it_is_accepted(key, refused, accepted, synthetic):
     assert getattr(synthetic(**{key: accepted}), key) == accepted
     with pytest.raises(ValueError, match=rf"^{key}="):
         synthetic(**{key: refused})

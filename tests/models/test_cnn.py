@@ -65,7 +65,7 @@ def test_dropout_acts_in_training_only():
 
 
 @pytest.mark.parametrize(("refused", "accepted"), [(-0.01, 0), (1.0, 0.99), (float("nan"), 0.5)])
-def test_dropout_out_of_range_is_refused_and_its_neighbour_taken(refused, accepted):
+def test_dropout_out_of_range_is_refused_and_one_within_it_is_accepted(refused, accepted):
     CNN((1, 4, 4), 2, [2], [4], accepted)
     with pytest.raises(ValueError, match=r"^dropout="):
         CNN((1, 4, 4), 2, [2], [4], refused)

@@ -91,7 +91,7 @@ def test_a_patch_of_ones_own_makes_as_many_tokens_as_fit():
         (vit, "patch_size", 8, None),
     ],
 )
-def test_argument_out_of_range_is_refused_and_its_neighbour_taken(make, name, refused, accepted):
+def test_argument_out_of_range_is_refused_and_one_within_it_is_accepted(make, name, refused, accepted):
     make(**{name: accepted})
     with pytest.raises(ValueError, match=rf"^{name}={refused}: must "):
         make(**{name: refused})

@@ -40,7 +40,7 @@ def test_efficientnet_b0_halves_mnist_four_times():
 
 
 @pytest.mark.parametrize(("refused", "accepted"), [(-0.01, 0), (1.0, 0.99), (float("nan"), 0.5)])
-def test_dropout_out_of_range_is_refused_and_its_neighbour_taken(refused, accepted):
+def test_dropout_out_of_range_is_refused_and_one_within_it_is_accepted(refused, accepted):
     EfficientNetB0((1, 28, 28), 2, accepted)
     with pytest.raises(ValueError, match=r"^dropout="):
         EfficientNetB0((1, 28, 28), 2, refused)
