@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,11 +24,23 @@ ROOT = processes.ROOT
 TRAIN = processes.TRAIN
 USER_CLASSES = Path(__file__).with_name("user_classes")
 
+# What the shell that starts pytest has set for other commands: in a job of SLURM, a hook of git, for one's own W&B.
+_OF_OTHERS = ("GIT_", "GLOO_", "GROUP_", "HYDRA_", "LAPTIME_", "LOCAL_", "MLFLOW_", "NCCL_", "OMP_", "SLURM_",
+              "TORCHELASTIC_", "WANDB_")  # fmt: skip
+_OF_OTHERS_TOO = {
+    "COLUMNS", "FORCE_COLOR", "MASTER_ADDR", "MASTER_PORT", "MPLBACKEND", "NO_COLOR",
+    "PYTHONUNBUFFERED", "PYTHONWARNINGS", "RANK", "WORLD_SIZE",
+}  # fmt: skip
+for _name in list(os.environ):
+    if _name.startswith(_OF_OTHERS) or _name in _OF_OTHERS_TOO:
+        del os.environ[_name]
+os.umask(0o022)
 # The whole suite tests the CPU, whatever else the machine has. Before torch is imported.
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ONEAPI_DEVICE_SELECTOR": "*:cpu"}
 # Threads that wait busily for each other are a hundred times slower where others use the cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(USER_CLASSES), os.environ.get("PYTHONPATH")]))
+os.environ["OMP_WAIT_POLICY"] = "passive"
+_TYPED_PATH = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+os.environ["PYTHONPATH"] = os.pathsep.join([str(USER_CLASSES), *(str(Path(each).absolute()) for each in _TYPED_PATH)])
 
 # Configurations may name what stands in user_classes/.
 os.environ["LAPTIME_ALLOWED_TARGETS"] = ",".join(sorted(path.stem for path in USER_CLASSES.glob("*.py")))
@@ -55,7 +67,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     typed, option = config.invocation_params.args, config.option
     if hasattr(config, "workerinput"):  # this is one of the two already
         return
-    if any(each.startswith(("-n", "--numprocesses", "--dist", "-p")) for each in typed):
+    if getattr(option, "numprocesses", None) is not None or any(each.startswith(("--dist", "-p")) for each in typed):
         return
     debugs = option.usepdb or option.trace or option.capture == "no"
     selects = option.keyword or option.lf or option.failedfirst or option.stepwise or option.collectonly
@@ -170,9 +182,11 @@ def start(work_folder: Path) -> Iterator[Callable[..., Any]]:
     yield run
     for process in started:
         if process.poll() is None:
-            with_children = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            with_children: list[psutil.Process] = []
+            with suppress(psutil.NoSuchProcess):  # it ends just now
+                with_children = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
             for each in with_children:
-                if each.is_running():
+                with suppress(psutil.NoSuchProcess):
                     each.kill()
             psutil.wait_procs(with_children, timeout=processes.DEADLINE_S)
 

@@ -51,7 +51,10 @@ class Process:
         for end in ends:
             os.close(end)
         theirs.close()
-        self.pid: int = struct.unpack("!q", self._receive(DEADLINE_S) or b"")[0]
+        answer = self._receive(DEADLINE_S)
+        if answer is None:
+            raise RuntimeError(f"the warm server has not answered within {DEADLINE_S} s")
+        self.pid: int = struct.unpack("!q", answer)[0]
 
     def _receive(self, timeout: float | None) -> bytes | None:
         if not select.select([self._answers], [], [], timeout)[0]:
@@ -139,8 +142,9 @@ def start(
         )
 
     def prepare() -> None:
-        # Under nohup, which pytest may run under, a command ignores SIGHUP, as it should.
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        # Under nohup or in the background of a script, where pytest may run, a command ignores these, as it should.
+        for signum in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(signum, signal.SIG_DFL)
         if limits:
             import resource
 
@@ -203,8 +207,10 @@ _process: "subprocess.Popen[bytes] | None" = None
 
 
 def _server() -> socket.socket:
-    """The socket of this process's warm server, which is started by the first call."""
+    """The socket of this process's warm server, which is started by the first call, and again after its death."""
     global _control, _process
+    if _process is not None and _process.poll() is not None:
+        stop_server()
     if _control is None:
         _control, theirs = socket.socketpair()
         script = Path(__file__).with_name("warm_server.py")

@@ -76,15 +76,15 @@ def serve(control: socket.socket) -> Request:
         if control not in readable:
             continue
         head, descriptors, _, _ = socket.recv_fds(control, LENGTH.size, 4)
-        if not head:  # pytest has ended
-            for pid in watched:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            os._exit(0)
-        (length,) = LENGTH.unpack(head)
+        (length,) = LENGTH.unpack(head) if head else (1,)
         content = b""
         while len(content) < length:
-            content += control.recv(length - len(content))
+            if not (part := control.recv(length - len(content))):  # pytest has ended
+                for pid in watched:
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+                os._exit(0)
+            content += part
         *streams, answers = descriptors
         pid = os.fork()
         if pid == 0:
