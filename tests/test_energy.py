@@ -50,10 +50,11 @@ def test_joules_of_all_processors_and_their_memory(packages):
     assert meter.end() == pytest.approx(16)
 
 
-def test_a_counter_that_wrapped_around(packages):
+@pytest.mark.parametrize("wrapped", [0, 2], ids=["package", "memory"])
+def test_a_counter_that_wrapped_around(wrapped, packages):
     meter = EnergyMeter(CPU)
     meter.begin()
-    set_counter(packages[0], 10)  # from 100 up to 262,143.32885 and on from 0
+    set_counter(packages[wrapped], 10)  # from 100 up to 262,143.32885 and on from 0
     assert meter.end() == pytest.approx(262_143.32885 - 90)
 
 

@@ -80,6 +80,16 @@ def test_the_sampler_runs_until_it_is_stopped_and_knows_its_cost():
     assert one.num_samples == number
 
 
+def test_samples_that_cost_much_are_taken_less_often(monkeypatch):
+    one, used_s, waits = sampler(), [0.0], []
+    monkeypatch.setattr(module.time, "thread_time", lambda: used_s[0])
+    monkeypatch.setattr(one, "sample", lambda: used_s.append(used_s.pop() + 0.5))
+    monkeypatch.setattr(one._stopped, "wait", lambda seconds: waits.append(seconds) or len(waits) == 2)
+    one._run()
+    assert waits == [pytest.approx(0.5 / Sampler._MOST_COST)] * 2
+    assert one.cost_s == 1.0
+
+
 def test_the_peak_of_a_device_that_keeps_none():
     Accelerator.taken = 0
     one = sampler(device=Accelerator("mps", "mps", "made up", 1, 10**9))

@@ -34,6 +34,12 @@ def test_few_repeats_are_not_trusted_however_alike(write, work_folder):
     assert missing_repeats(Path("sweep"), 0.02, most=20) == [["seed=5", "optimizer.lr=0.001"]]
 
 
+def test_the_next_seed_comes_after_the_highest(write, work_folder):
+    write_job(write, 1, 5, 1.0)
+    write_job(write, 2, 8, 1.0)
+    assert missing_repeats(Path("sweep"), 0.02, most=20) == [["seed=9", "optimizer.lr=0.001"]]
+
+
 def test_failed_repeats_count_towards_the_limit(write, work_folder):
     write_job(write, 1, 1, 1.0)
     for seed in (2, 3):
