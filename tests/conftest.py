@@ -77,7 +77,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.option.markexpr == "soak":
+    marks = config.option.markexpr
+    if "soak" in marks and "not soak" not in marks:
         settings.load_profile("soak")
 
 
@@ -109,8 +110,9 @@ def _beside_others(config: pytest.Config, alone: bool) -> Iterator[None]:
         yield
         return
     folder = Path(config._tmp_path_factory.getbasetemp()).parent  # type: ignore[attr-defined]
-    own = os.environ["PYTEST_XDIST_WORKER"]
     workers = [f"gw{index}" for index in range(int(number))]
+    # One that replaces a worker that died has a number beyond theirs.
+    own = workers[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(workers)]
     with ExitStack() as held:
         # Whoever wants to be alone keeps the others from starting anew while it waits for those that are running.
         with FileLock(folder / "next.lock"):
