@@ -24,23 +24,24 @@ ROOT = processes.ROOT
 TRAIN = processes.TRAIN
 USER_CLASSES = Path(__file__).with_name("user_classes")
 
-# What the shell that starts pytest has set for other commands: in a job of SLURM, a hook of git, for one's own W&B.
-_OF_OTHERS = ("GIT_", "GLOO_", "GROUP_", "HYDRA_", "LAPTIME_", "LOCAL_", "MLFLOW_", "NCCL_", "OMP_", "SLURM_",
+# Variables of the user's shell that would change what tests see: of a SLURM job, a git hook, the user's own W&B.
+_REMOVED_PREFIXES = ("GIT_", "GLOO_", "GROUP_", "HYDRA_", "LAPTIME_", "LOCAL_", "MLFLOW_", "NCCL_", "OMP_", "SLURM_",
               "TORCHELASTIC_", "WANDB_")  # fmt: skip
-_OF_OTHERS_TOO = {
+_REMOVED_NAMES = {
     "COLUMNS", "FORCE_COLOR", "MASTER_ADDR", "MASTER_PORT", "MPLBACKEND", "NO_COLOR",
     "PYTHONUNBUFFERED", "PYTHONWARNINGS", "RANK", "WORLD_SIZE",
 }  # fmt: skip
 for _name in list(os.environ):
-    if _name.startswith(_OF_OTHERS) or _name in _OF_OTHERS_TOO:
+    if _name.startswith(_REMOVED_PREFIXES) or _name in _REMOVED_NAMES:
         del os.environ[_name]
 os.umask(0o022)
 # The whole suite tests the CPU, whatever else the machine has. Before torch is imported.
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ONEAPI_DEVICE_SELECTOR": "*:cpu"}
 # Threads that wait busily for each other are a hundred times slower where others use the cores.
 os.environ["OMP_WAIT_POLICY"] = "passive"
-_TYPED_PATH = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-os.environ["PYTHONPATH"] = os.pathsep.join([str(USER_CLASSES), *(str(Path(each).absolute()) for each in _TYPED_PATH)])
+# Commands import this checkout, whichever one is installed.
+_TYPED_PATHS = [str(Path(each).absolute()) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+os.environ["PYTHONPATH"] = os.pathsep.join([str(USER_CLASSES), str(ROOT / "src"), *_TYPED_PATHS])
 
 # Configurations may name what stands in user_classes/.
 os.environ["LAPTIME_ALLOWED_TARGETS"] = ",".join(sorted(path.stem for path in USER_CLASSES.glob("*.py")))

@@ -171,9 +171,13 @@ def build_all(config: dict[str, Any]) -> None:
 def names_one_of(typed: list[str], message: str) -> bool:
     """Whether a message names one of the keys that were typed, or quotes the whole override.
 
-    The last part of a key is enough where it has more than one character and stands as a word of its own.
+    The last part of a key is enough where it has more than one character and stands as a word of its own. What has
+    fewer is named at the beginning, in quotes where it is no word.
     """
     for override in typed:
+        quoted, bare = f"'{override}': ", f"{override}: "
+        if len(override) < 2 and message.startswith((quoted, bare) if override else quoted):
+            return True
         key = override.lstrip("+~").partition("=")[0].partition("@")[0].strip("'\" ")
         last = re.split(r"[./]", key)[-1]
         texts = [re.escape(printable(each)[:200]) for each in (override, key, last) if len(each) > 1]
@@ -186,6 +190,7 @@ def names_one_of(typed: list[str], message: str) -> bool:
 def test_a_message_that_names_nothing_typed_is_found():
     message = "training.epochs=x: must be a whole number."
     assert names_one_of(["training.epochs=x"], message) and names_one_of(["seed=1", "epochs@here=x"], message)
+    assert names_one_of([""], "'': names no key.") and names_one_of(["x"], "x: unknown key.")
     for other in ("=x", "training.=x", "callbacks.x=1", "seed=1", "epoch=1", "", "~", "a=1"):
         assert not names_one_of([other], message), other
 

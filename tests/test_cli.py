@@ -20,6 +20,7 @@ ONE_EPOCH = (*TINY, "training.epochs=1")
 MISTAKES = {
     "dataset=mnits": ["dataset=mnits", "cifar10, fashion_mnist, mnist, synthetic"],
     "device=gpu": ["device=gpu", "auto, cpu, cuda, mps, xpu"],
+    "=": ["'='", "names no key"],
     "experiment=nope": ["experiment=nope", "quick"],
     "training.epocs=3": ["training.epocs=3", "training.epochs"],
     "+training.epocs=3": ["training.epocs=3", "training.epochs"],
