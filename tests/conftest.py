@@ -64,9 +64,9 @@ SOAK_TIMEOUT_S = 1200
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Two files at a time where whole folders are run; one process where somebody looks at a few tests."""
+    """Three files at a time where whole folders are run; one process where somebody looks at a few tests."""
     typed, option = config.invocation_params.args, config.option
-    if hasattr(config, "workerinput"):  # this is one of the two already
+    if hasattr(config, "workerinput"):  # this process is one of the three
         return
     if getattr(option, "numprocesses", None) is not None or any(each.startswith(("--dist", "-p")) for each in typed):
         return
@@ -74,7 +74,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     selects = option.keyword or option.lf or option.failedfirst or option.stepwise or option.collectonly
     names = any("::" in each or each.endswith(".py") for each in typed)
     if not (debugs or selects or names):
-        option.numprocesses, option.dist, option.loadscopereorder = 2, "loadfile", False
+        # One more than the cores of the smallest machine: much of what tests do is waiting for other processes.
+        option.numprocesses, option.dist, option.loadscopereorder = 3, "loadfile", False
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -88,7 +89,7 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start processes come first, so that short ones are left for the end, when one of two is done."""
+    """Files that start processes come first, so that short ones are left for the end, when others are done."""
     waits: dict[Path, int] = {}
     for item in items:
         if item.get_closest_marker("soak") is not None:

@@ -106,9 +106,9 @@ def test_a_unit_test_cannot_start_a_process():
 @pytest.mark.parametrize(
     ("typed", "options", "expected"),
     [
-        ((), {}, 2),
-        (("tests/analysis",), {}, 2),
-        (("-m", "unit"), {}, 2),
+        ((), {}, 3),
+        (("tests/analysis",), {}, 3),
+        (("-m", "unit"), {}, 3),
         (("tests/test_cli.py::test_x",), {}, None),
         (("tests/test_cli.py",), {}, None),
         (("--pdb",), {"usepdb": True}, None),
@@ -118,7 +118,7 @@ def test_a_unit_test_cannot_start_a_process():
         (("-n", "0"), {"numprocesses": 0}, 0),
     ],
 )
-def test_two_processes_run_whole_folders_and_one_runs_what_somebody_looks_at(typed, options, expected):
+def test_three_processes_run_whole_folders_and_one_runs_what_somebody_looks_at(typed, options, expected):
     names = ("usepdb", "trace", "keyword", "lf", "failedfirst", "stepwise", "collectonly", "numprocesses")
     option = SimpleNamespace(**(dict.fromkeys(names) | {"capture": "fd", "dist": "no"} | options))
     conftest.pytest_cmdline_main(SimpleNamespace(invocation_params=SimpleNamespace(args=typed), option=option))
