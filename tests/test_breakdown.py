@@ -103,6 +103,7 @@ def test_one_rank_with_ddp_is_measured_too(trained):
     assert record["contention"]["straggling"] is None
 
 
+@pytest.mark.soak
 def test_data_workers_are_no_hindrance(trained):
     record = read_record(trained(*TWO_RANKS, "dataset.pipeline=workers", "dataset.num_workers=1"))
     assert record["communication"]["step_s"] > 0

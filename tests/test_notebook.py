@@ -31,6 +31,7 @@ def shown(outputs: dict[str, str], source: str) -> str:
     return found
 
 
+@pytest.mark.soak
 def test_the_notebook_shows_its_own_runs(outputs):
     assert "4 runs, 12 rows of epochs, 0 skipped" in shown(outputs, "results = laptime.load")
     assert "example/batch32-seed1" in shown(outputs, 'results.runs[["run"')

@@ -56,10 +56,11 @@ def test_more_ranks_agree_up_to_rounding(losses, world_size):
     "overrides",
     [
         ["training.batch_size=16", "training.accumulate_grad_batches=4", "training.gradient_clip_norm=0.5"],
-        ["training.precision=bf16-mixed", "dataset.pipeline=workers", "dataset.num_workers=1"],
+        ["training.precision=bf16-mixed"],
+        pytest.param(["dataset.pipeline=workers", "dataset.num_workers=1"], marks=pytest.mark.soak),
         pytest.param(["model=cnn", "dataset=mnist", "dataset.limit=500"], marks=pytest.mark.soak),
     ],
-    ids=["accumulated and clipped", "bfloat16 from workers", "cnn"],
+    ids=["accumulated and clipped", "bfloat16", "data workers", "cnn"],
 )
 def test_shared_memory_works_with_other_settings(losses, overrides):
     if "model=cnn" in overrides:
