@@ -55,7 +55,7 @@ settings.register_profile("default run", derandomize=True, **_HYPOTHESIS)
 settings.register_profile("soak", derandomize=False, print_blob=True, **_HYPOTHESIS)
 settings.load_profile("default run")
 
-# Of a test marked soak, instead of pyproject.toml's `timeout`.
+# The time limit of a test marked soak; pyproject.toml's `timeout` holds for the others.
 SOAK_TIMEOUT_S = 1200
 
 
