@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from tests.support import processes
-from tests.support.settings import QUICK
+from tests.support.settings import NO_REPORT, QUICK, TINY
 
 ROOT = processes.ROOT
 TRAIN = processes.TRAIN
@@ -246,6 +247,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
 def _content(folder: Path) -> list[tuple[str, int, int]]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+
+
+@pytest.fixture(scope="session")
+def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of one epoch, seeds 1 and 2, trained once per process. `two_runs` is a copy that a test may change."""
+    folder = tmp_path_factory.mktemp("finished")
+    typed = ["-m", *TINY, NO_REPORT, f"hydra.sweep.dir={folder / 'sweep'}", "training.epochs=1", "seed=1,2"]
+    done = processes.run(*typed, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "sweep"
+
+
+@pytest.fixture
+def two_runs(finished_sweep: Path, work_folder: Path) -> Path:
+    copy = Path("multirun/sweep")
+    shutil.copytree(finished_sweep, copy)
+    return copy
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,8 @@ from laptime.environment import environment, hostname_hash
 from laptime.errors import UserError
 from laptime.record import read_record
 from laptime.resume_sweep import EarlierRun, EarlierSweep, asked_for, living_ranks, merged
-from tests.support import processes
-from tests.support.settings import NO_REPORT, TINY
 
 SWEEP = Path("multirun/sweep")
-
-
-@pytest.fixture(scope="module")
-def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs of one epoch, seeds 1 and 2, trained once for all tests of this file. Copy it to change it."""
-    folder = tmp_path_factory.mktemp("finished")
-    typed = ["-m", *TINY, NO_REPORT, f"hydra.sweep.dir={SWEEP}", "training.epochs=1", "seed=1,2"]
-    done = processes.run(*typed, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / SWEEP
-
-
-@pytest.fixture
-def two_runs(finished_sweep: Path, work_folder: Path) -> Path:
-    shutil.copytree(finished_sweep, SWEEP)
-    return SWEEP
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import resource
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,21 +41,6 @@ def change(run: Path, **sections: Any) -> None:
     for name, values in sections.items():
         record[name] = (record[name] or {}) | values if isinstance(values, dict) else values
     records.write_record(run, record)
-
-
-@pytest.fixture(scope="module")
-def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs of one epoch, seeds 1 and 2, trained once for all tests of this file. Copy it to change it."""
-    folder = tmp_path_factory.mktemp("finished")
-    done = processes.run(*TINY_SWEEP, INTO, "training.epochs=1", "seed=1,2", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / SWEEP
-
-
-@pytest.fixture
-def two_runs(finished_sweep: Path, work_folder: Path) -> Path:
-    shutil.copytree(finished_sweep, SWEEP)
-    return SWEEP
 
 
 def test_repeats_are_added_to_a_finished_sweep_by_one_command(train, work_folder):
