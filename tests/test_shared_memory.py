@@ -3,7 +3,9 @@ dead."""
 
 import os
 import signal
+import socket
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -214,6 +216,21 @@ def test_strangers_that_connect_are_no_ranks(train, work_folder):
     assert sorted(path.name for path in work_folder.glob("stranger*")) == [
         f"stranger {rank} at rank {other} was turned away" for rank, other in ((1, 0), (2, 0), (2, 1))
     ]
+
+
+@pytest.mark.unit
+def test_a_rank_waits_for_room_in_the_queue_of_another_one():
+    name = f"\0laptime-test-{os.urandom(8).hex()}"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(name)
+        listener.listen(0)
+        first.connect(name)  # now the queue is full
+        with socket.socket(socket.AF_UNIX) as second:
+            shared_memory._set_timeout(second, 0.2)
+            begin = time.monotonic()
+            with pytest.raises(BlockingIOError):
+                second.connect(name)
+            assert time.monotonic() - begin >= 0.2
 
 
 def test_a_low_limit_of_open_files_is_raised_as_far_as_it_may_be():

@@ -261,7 +261,7 @@ def _connected(rank: Rank, timeout_s: float) -> Iterator[tuple[int, socket.socke
     with socket.socket(socket.AF_UNIX) as listener:
         listener.settimeout(timeout_s)
         listener.bind(f"\0laptime-{os.urandom(16).hex()}")
-        listener.listen(rank.world_size)
+        listener.listen(socket.SOMAXCONN)
         token = os.urandom(16)  # others can find the socket's name, but not this
         there = rank.gather((_machine(), listener.getsockname(), token))
         strangers = [number for number, (machine, _, _) in enumerate(there) if machine != there[0][0]]
@@ -275,7 +275,7 @@ def _connected(rank: Rank, timeout_s: float) -> Iterator[tuple[int, socket.socke
             _, name, theirs = there[number]
             with _missing(number, timeout_s):
                 met[number] = socket.socket(socket.AF_UNIX)
-                met[number].settimeout(timeout_s)
+                _set_timeout(met[number], timeout_s)
                 met[number].connect(name)
                 met[number].sendall(_GREETING.pack(theirs, rank.rank))
         for number in range(rank.rank + 1, rank.world_size):
@@ -283,11 +283,20 @@ def _connected(rank: Rank, timeout_s: float) -> Iterator[tuple[int, socket.socke
                 first, other = _accepted(listener, token)
             met[first] = other
     for number, other in sorted(met.items()):
-        other.setblocking(True)
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            seconds, fraction = divmod(timeout_s, 1)
-            other.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), int(fraction * 1e6)))
+        _set_timeout(other, timeout_s)
         yield number, other
+
+
+def _set_timeout(connection: socket.socket, timeout_s: float) -> None:
+    """Make every call on a blocking socket fail after so long.
+
+    Python's own `settimeout` makes the socket non-blocking. Then `connect` fails at once when the other rank's queue of
+    connections is full, instead of waiting for room.
+    """
+    connection.setblocking(True)
+    seconds, fraction = divmod(timeout_s, 1)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), int(fraction * 1e6)))
 
 
 def _accepted(listener: socket.socket, token: bytes) -> tuple[int, socket.socket]:
