@@ -20,6 +20,9 @@ JOBLIB = "hydra/launcher=joblib"
 AT_ONCE = min(2, usable_cores())
 SCRIPTS = Path(processes.__file__).with_name("scripts")
 FORKED_JOBS = SCRIPTS / "forked_jobs.py"
+FORKED_AND_STARTED = pytest.mark.parametrize(
+    "script", [FORKED_JOBS, pytest.param(TRAIN, marks=pytest.mark.soak)], ids=["forked", "started"]
+)
 
 
 def records(sweep: str) -> list[dict]:
@@ -35,9 +38,10 @@ def assert_shared_the_machine(record: dict) -> None:
     assert f"{AT_ONCE} runs at once shared the machine" in record["quality"]["reasons"]
 
 
-def test_a_failed_run_is_named_and_the_others_continue(train):
+@FORKED_AND_STARTED
+def test_a_failed_run_is_named_and_the_others_continue(script, train):
     """Two runs at once, each with cores of its own and marked as such; the one that fails can be tried again."""
-    ended = train(*SWEEP, "optimizer=sgd", "optimizer.lr=0.01,1e30", JOBLIB)
+    ended = processes.run(*SWEEP, "optimizer=sgd", "optimizer.lr=0.01,1e30", JOBLIB, script=script)
     assert ended.returncode == 1
     assert "1 of 2 runs of the sweep failed:\n  1 (optimizer.lr=1e+30): the loss became" in ended.stderr
     first, second = records("s")
@@ -91,9 +95,7 @@ def test_no_further_run_begins_where_a_failed_one_stops_the_sweep(train):
     assert ended.returncode == 1 and "3 of 4 runs of the sweep were not started" in ended.stderr
 
 
-@pytest.mark.parametrize(
-    "script", [FORKED_JOBS, pytest.param(TRAIN, marks=pytest.mark.soak)], ids=["forked", "started"]
-)
+@FORKED_AND_STARTED
 def test_a_signal_ends_all_of_them_between_two_steps(script, start):
     process = start(*SWEEP, "training.epochs=1000000", "seed=1,2,3", JOBLIB, script=script, new_session=True)
     until(lambda: sum(1 for _ in Path("s").glob("*/epochs.csv")) >= AT_ONCE, process)

@@ -46,10 +46,11 @@ def test_the_hook_sees_what_is_asked_also_in_child_processes(real, asked):
     assert lines == ["socket.connect ('10.9.8.7', 9)", "socket.connect ('10.9.8.7', 10)"]
 
 
-def test_a_sweep_and_its_report_ask_nobody(asked, work_folder):
-    """New interpreters: also while they import what they need."""
+@pytest.mark.parametrize("real", [pytest.param(True, marks=pytest.mark.soak), False], ids=["new interpreter", "fork"])
+def test_a_sweep_and_its_report_ask_nobody(real, asked, work_folder):
+    """In new interpreters: also while they import what they need."""
     typed = ["-m", *TINY, "training.epochs=1", "strategy.world_size=1,2", "logger=tensorboard", "hydra.sweep.dir=sweep"]
-    lines = asked(TRAIN, *typed, real=True)
+    lines = asked(TRAIN, *typed, real=real)
     for number in ("0", "1"):
         assert read_record(work_folder / "sweep" / number)["status"] == "completed"
     assert (work_folder / "sweep/summary/report.html").exists()

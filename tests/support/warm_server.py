@@ -163,15 +163,18 @@ def _run(request: Request) -> None:
 
 
 start_interpreter = util.spawnv_passfds
+# Threads of Laptime that sleep, and hold no lock that a fork could wait for.
+SLEEPERS = {"heartbeat", "launcher watch"}
 
 
 def start_python(path: bytes, args: list[str], passfds: list[int]) -> int:
     """multiprocessing.util.spawnv_passfds without a new interpreter: what it would run, `python -c CODE`, in a fork.
 
-    A process with several threads starts an interpreter after all: a fork of it could wait for a lock that one of the
-    other threads held.
+    A process with other threads starts an interpreter after all: a fork of it could wait for a lock that one of them
+    held. That includes threads of torch, which Python doesn't know.
     """
-    if len(list(Path("/proc/self/task").iterdir())) > 1:
+    sleeping = [thread for thread in threading.enumerate() if thread.name in SLEEPERS]
+    if len(list(Path("/proc/self/task").iterdir())) > 1 + len(sleeping):
         return int(start_interpreter(path, args, passfds))
     pid = os.fork()
     if pid:
