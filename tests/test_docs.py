@@ -353,7 +353,7 @@ def run_all(document: str, folder: Path, added: Mapping[str, str], fewer: Mappin
 
 def run_one(typed: list[str], folder: Path) -> None:
     if typed[0] == "torchrun":
-        typed = ["python", "-m", "torch.distributed.run", "--master-port", "0", *typed[1:]]
+        typed = ["python", "-m", "torch.distributed.run", "--standalone", *typed[1:]]
     assert typed[0] == "python", typed
     how: dict[str, Any] = {"cwd": folder, "timeout": 900, "real": "torch.distributed.run" in typed}
     _, *words = [str(ROOT / word) if re.fullmatch(r"\w+\.py", word) else word for word in typed]

@@ -89,7 +89,8 @@ def test_argument_that_laptime_gives_itself_is_no_key():
 
 
 def test_missing_required_argument_is_named_with_what_to_do():
-    with pytest.raises(UserError, match=r"^model\.size: has no value, and Layer needs one\..*\+model\.size="):
+    message = r"^model\.size: has no value, and model\._target_=\S*Layer needs one\..*\+model\.size="
+    with pytest.raises(UserError, match=message):
         targets.check("model", node(dropout=0.5))
 
 

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 _GRACE_S = 2.0
 _INTERRUPT_GRACE_S = 30.0
 # How long ranks under torchrun wait for the others' word before they are said to be dead; torchrun itself waits 30 s.
-_SILENCE_S = 5.0
+_SILENCE_S = 10.0
 
 
 def launch(

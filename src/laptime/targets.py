@@ -80,7 +80,8 @@ def check(group: str, node: Mapping[str, Any], given: frozenset[str] = frozenset
         )
         if required and name not in arguments and name not in given:
             raise UserError(
-                f"{group}.{name}: has no value, and {target.__name__} needs one. Give it: +{group}.{name}=..."
+                f"{group}.{name}: has no value, and {group}._target_={node['_target_']} needs one. "
+                f"Give it: +{group}.{name}=..."
             )
     return target
 
