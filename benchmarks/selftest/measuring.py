@@ -1,0 +1,108 @@
+"""Are the figures right? Memory, the clock of an epoch, the peak and how near a training comes to it."""
+
+import statistics
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from laptime import device as devices
+from laptime.record import read_epochs
+from selftest.learning import PRECISIONS
+from selftest.part import Notes, Setting
+from selftest.planted import HeldMemory, fake_memory, fake_queue
+from selftest.trainings import SMALL, train
+
+_HELD_BYTES = 256 * 2**20
+_QUEUED_S = 0.4
+_DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+def memory(setting: Setting, notes: Notes) -> None:
+    """The record's peak is torch's own, and grows by what a callback holds."""
+    held = "+callbacks.held={_target_:selftest.planted.HeldMemory,num_bytes:%d}"
+    peaks = {}
+    with fake_memory() if setting.rehearsal else nullcontext():
+        for num_bytes in (0, _HELD_BYTES):
+            record = train(setting, f"held-{num_bytes}", *SMALL, "training.epochs=2", held % num_bytes)
+            peaks[num_bytes] = record["resources"]["peak_device_memory_bytes"]
+            if peaks[num_bytes] is None:
+                notes.check("resources.peak_device_memory_bytes", False, "null")
+                return
+            own = max(HeldMemory.PEAKS)
+            notes.check(
+                f"peak with {num_bytes / 2**20:.0f} MiB held",
+                own <= peaks[num_bytes] <= 1.05 * own,
+                f"recorded {peaks[num_bytes] / 1e6:.1f} MB, torch's own {own / 1e6:.1f} MB",
+            )
+    more = peaks[_HELD_BYTES] - peaks[0]
+    notes.check(
+        "the peak grows by what is held",
+        0.95 <= more / _HELD_BYTES <= 1.05,
+        f"{more / 1e6:.1f} MB for {_HELD_BYTES / 1e6:.1f} MB",
+    )
+    notes.figure("device memory of a small training", peaks[0] / 1e6, "MB")
+
+
+def synchronization(setting: Setting, notes: Notes) -> None:
+    """An epoch's time includes work that the device has been given and has not done when the last step returns."""
+    queued = f"+callbacks.queued={{_target_:selftest.planted.QueuedWork,seconds:{_QUEUED_S}}}"
+    with fake_queue() if setting.rehearsal else nullcontext():
+        train(setting, "queued", *SMALL, "training.epochs=7", queued)
+    epochs = read_epochs(Path(setting.folder) / "queued").query("epoch > 0")
+    planted = epochs[epochs["epoch"] % 2 == 1]["epoch_time_s"].tolist()
+    plain = epochs[epochs["epoch"] % 2 == 0]["epoch_time_s"].tolist()
+    more = statistics.median(planted) - statistics.median(plain)
+    # The device may be faster than when the work was timed, but not by half. Unsynchronized, nothing would be added.
+    notes.check(
+        "planted work is part of the epoch",
+        more >= 0.5 * _QUEUED_S,
+        f"{more:.3f} s longer with {_QUEUED_S} s of planted work",
+    )
+    notes.figure("epoch without planted work", statistics.median(plain), "s")
+    notes.figure("epoch with planted work", statistics.median(planted), "s")
+
+
+def peak(setting: Setting, notes: Notes) -> None:
+    """No product of large matrices is faster than the peak; and a training's share of it (MFU)."""
+    on_cpu = setting.kind == "cpu"
+    sizes = ["model.hidden_sizes=[256,256]"] if on_cpu else ["model.hidden_sizes=[4096,4096,4096]"]
+    data = ["dataset=synthetic", f"dataset.num_train={4000 if on_cpu else 40000}", "dataset.num_test=100"]
+    data += [f"training.batch_size={64 if on_cpu else 2048}"]
+    device = devices.describe("auto", setting.kind)
+    for precision in PRECISIONS:
+        try:
+            devices.check_precision(precision, device)
+        except devices.UserError as refusal:
+            notes.skip(precision, f"refused: {refusal}")
+            continue
+        typed = [*data, *sizes, "training.epochs=2", "measure.peak=true", "measure.breakdown=true"]
+        found = train(setting, f"peak-{precision}", *typed, f"training.precision={precision}")["peak"]
+        fastest = max(
+            _flop_per_s(device, size, _DTYPES[precision]) for size in ((512, 1024) if on_cpu else (4096, 8192))
+        )
+        probed, share = found["matmul_flop_per_s"], found["achieved_fraction"]
+        notes.check(
+            f"{precision}: the peak is one",
+            fastest <= 1.2 * probed,
+            f"peak {probed / 1e12:.3g} TFLOP/s, other products {fastest / 1e12:.3g} TFLOP/s",
+        )
+        notes.check(f"{precision}: MFU", share is not None and 0 < share <= 1, f"{share}")
+        notes.figure(f"{precision}: peak of matrix products", probed / 1e12, "TFLOP/s")
+        notes.figure(f"{precision}: copying", found["copy_bytes_per_s"] / 1e9, "GB/s")
+        if share is not None:
+            notes.figure(f"{precision}: MFU of an MLP", 100 * share, "%")
+
+
+def _flop_per_s(device: devices.Device, size: int, dtype: torch.dtype) -> float:
+    """Of ten products of square matrices, one after the other, with one wait at the end."""
+    a = torch.randn(size, size, device=device.torch_device).to(dtype)
+    product = torch.empty_like(a)
+    torch.mm(a, a, out=product)
+    device.synchronize()
+    begin = time.perf_counter()
+    for _ in range(10):
+        torch.mm(a, a, out=product)
+    device.synchronize()
+    return 10 * 2 * size**3 / (time.perf_counter() - begin)

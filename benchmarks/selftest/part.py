@@ -1,0 +1,152 @@
+"""What a part of the self-test is, what it is given, and what it notes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Literal
+
+Status = Literal["pass", "fail", "skipped"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is tested.
+
+    Attributes:
+        kind: cuda, mps or xpu; cpu in a rehearsal.
+        num_devices: how many of this kind there are.
+        rehearsal: whether the CPU stands in for the accelerator.
+        folder: where the part may write; it is removed afterwards.
+    """
+
+    kind: str
+    num_devices: int
+    rehearsal: bool
+    folder: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a part looked at.
+
+    Attributes:
+        what: its name, like `model=cnn`.
+        status: pass, fail or skipped.
+        detail: the values that were compared, or why it was skipped.
+    """
+
+    what: str
+    status: Status
+    detail: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One value that a part measured.
+
+    Attributes:
+        what: its name.
+        value: a number.
+        unit: of the number, like `GB/s`.
+    """
+
+    what: str
+    value: float
+    unit: str
+
+
+class Skipped(Exception):
+    """A part, or the rest of it, makes no sense here. The message says why."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a part ended.
+
+    Attributes:
+        error: the first line of what it raised; None where it came to its end.
+        skipped: why it makes no sense here.
+    """
+
+    error: str | None = None
+    skipped: str | None = None
+
+
+class Notes:
+    """Sends what a part finds to the parent at once, so that it is kept when the part crashes or is ended.
+
+    Args:
+        connection: to the parent.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def check(self, what: str, passed: bool, detail: str) -> None:
+        """Note whether something is as it must be."""
+        self._connection.send(Check(what, "pass" if passed else "fail", detail))
+
+    def skip(self, what: str, why: str) -> None:
+        """Note that something can't be tried here."""
+        self._connection.send(Check(what, "skipped", why))
+
+    def figure(self, what: str, value: float, unit: str) -> None:
+        """Note a measured value."""
+        self._connection.send(Figure(what, float(value), unit))
+
+    def ended(self, how: Ended) -> None:
+        self._connection.send(how)
+
+
+Work = Callable[[Setting, Notes], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the self-test.
+
+    Attributes:
+        name: as typed after --only.
+        about: what it tries, for the page.
+        work: does it, with the current folder set to `Setting.folder`.
+        limit_s: seconds after which it is ended.
+    """
+
+    name: str
+    about: str
+    work: Work
+    limit_s: float = 60.0
+
+
+@dataclass
+class Result:
+    """What became of a part.
+
+    Attributes:
+        name, about: of the part.
+        status: fail where one check failed or the part did not come to its end; skipped where nothing was tried.
+        why: for fail and skipped: the reason in one line.
+        wall_s: seconds that it took, the start of its process included.
+        checks, figures: in the order in which they were noted.
+    """
+
+    name: str
+    about: str
+    status: Status = "pass"
+    why: str | None = None
+    wall_s: float = 0.0
+    checks: list[Check] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+
+    def conclude(self, end: Ended) -> None:
+        """Set status and reason from the checks and from how the part ended."""
+        self.status, self.why = "pass", None
+        failed = [check for check in self.checks if check.status == "fail"]
+        if end.error is not None:
+            self.status, self.why = "fail", end.error
+        elif failed:
+            others = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+            self.status, self.why = "fail", f"{failed[0].what}: {failed[0].detail}{others}"
+        elif end.skipped is not None or all(check.status == "skipped" for check in self.checks):
+            self.status = "skipped"
+            self.why = end.skipped or (self.checks[0].detail if self.checks else "it noted nothing")

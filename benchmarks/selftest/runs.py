@@ -1,0 +1,96 @@
+"""What users do with runs: ask the doctor, resume elsewhere, evaluate, export, compare devices in a sweep."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import laptime
+from selftest.part import Notes, Setting, Skipped
+from selftest.trainings import SMALL, TOLERANCE, compared, differs, loss_of, train
+
+
+def doctor(setting: Setting, notes: Notes) -> None:
+    from laptime.doctor.examine import examine
+
+    report = examine(2.0, print)
+    for finding in [*report["devices"], *report["backends"]]:
+        what = " ".join(filter(None, (finding["name"], finding["precision"])))
+        if finding["verdict"] == "not there":
+            notes.skip(what, finding["detail"])
+        else:
+            notes.check(what, finding["verdict"] == "works", f"{finding['verdict']}: {finding['detail']}")
+    noise = report["noise"]
+    notes.check("the machine now", True, "; ".join([f"quality {noise['grade']}", *noise["reasons"]]))
+
+
+def memory_in_use(setting: Setting, notes: Notes) -> None:
+    """How much of the device others take: a busy device explains what fails later."""
+    from laptime.device import describe
+
+    device = describe("auto", setting.kind)
+    if setting.kind == "cpu":
+        raise Skipped("the CPU has no memory of its own")
+    share, total, own = device.memory_use()
+    others = max(0.0, share * total - own)
+    notes.figure("device memory", total / 1e9, "GB")
+    notes.figure("device memory taken by others", others / 1e9, "GB")
+    is_busy = others > 0.1 * total
+    notes.check("the device is free", True, "no: others use it, and figures may be low" if is_busy else "yes")
+
+
+def resume(setting: Setting, notes: Notes) -> None:
+    """One epoch here, the next there, as if all had been trained on the CPU."""
+    two = ["training.epochs=2", "model=cnn", "model.dropout=0"]
+    expected = loss_of(train(setting, "whole", *SMALL, *two, device="cpu"))
+    for first, then in ((setting.kind, "cpu"), ("cpu", setting.kind)):
+        name = f"{first}-then-{then}"
+        begun = train(setting, f"{name}-1", *SMALL, *two, "training.epochs=1", device=first)
+        checkpoint = f"training.checkpoint='{begun['config']['run_dir']}'"
+        loss = loss_of(train(setting, f"{name}-2", *SMALL, *two, checkpoint, device=then))
+        notes.check(f"{first}, then {then}", differs(loss, expected) <= TOLERANCE, compared(loss, expected, TOLERANCE))
+
+
+def evaluate_and_export(setting: Setting, notes: Notes) -> None:
+    """A run that was trained on the device is evaluated there and on the CPU, and exported."""
+    from laptime.evaluate.__main__ import main as evaluate
+    from laptime.export.__main__ import main as export
+
+    typed = [*SMALL, "training.epochs=2", "dataset.num_test=300", "model=cnn"]
+    folder = train(setting, "trained", *typed)["config"]["run_dir"]
+    for device in dict.fromkeys((setting.kind, "cpu")):
+        code = evaluate([f"run={folder}", f"device={device}", "latency.batch_sizes=[1]", "latency.num_calls=20"])
+        what = f"evaluate.py device={device}"
+        if code != 0:
+            notes.check(what, False, f"exit code {code}")
+            continue
+        evaluation = json.loads((Path(folder) / "evaluation/evaluation.json").read_text())
+        found, recorded = evaluation["result"]["test_accuracy"], evaluation["recorded"]["test_accuracy"]
+        # Between devices rounding may turn an image or two whose classes are about equally likely.
+        allowed = 0.0 if device == setting.kind else 2 / 300
+        notes.check(what, abs(found - recorded) <= allowed + 1e-9, f"accuracy {found:.2%}, in the test {recorded:.2%}")
+    code = export([f"run={folder}", "format=torch_export", "latency.batch_sizes=[]"])
+    notes.check("export.py format=torch_export", code == 0, f"exit code {code}")
+
+
+def device_benchmark(setting: Setting, notes: Notes) -> None:
+    """experiment=device_benchmark in small: its answer is a comparison of the CPU with the accelerator."""
+    from laptime.cli import main
+
+    small = ["dataset.limit=3000", "training.epochs=3", "training.batch_size=256", "seed=1,2", "logger=none"]
+    typed = ["experiment=device_benchmark", *small, "measure.breakdown=false", "~hydra.callbacks.report"]
+    code: object = 0
+    with contextlib.suppress(SystemExit):
+        try:
+            main([*typed, "hydra.sweep.dir=sweep"])
+        except SystemExit as end:
+            code = end.code or 0
+    notes.check("experiment=device_benchmark", code == 0, f"exit code {code}")
+    runs = laptime.load("sweep").runs
+    medians = runs.groupby("device_used")["samples_per_s"].median()
+    for device, samples_per_s in medians.items():
+        notes.figure(f"CNN on {device}", samples_per_s, "samples/s")
+    if setting.kind in medians and setting.kind != "cpu":
+        notes.figure(f"{setting.kind} / cpu", medians[setting.kind] / medians["cpu"], "")
+    notes.check(
+        "both devices trained", setting.kind in medians and "cpu" in medians, ", ".join(map(str, medians.index))
+    )

@@ -1,0 +1,81 @@
+"""Parts of a self-test that end in every way, and parts of the real one on a device with a fault."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from unittest.mock import patch
+
+from selftest import learning, measuring
+from selftest.part import Notes, Setting, Skipped
+
+
+def passes(setting: Setting, notes: Notes) -> None:
+    notes.check("one", True, "1 is 1")
+
+
+def fails(setting: Setting, notes: Notes) -> None:
+    notes.check("one", False, "1 is not 2")
+    notes.check("two", True, "2 is 2")
+
+
+def skips(setting: Setting, notes: Notes) -> None:
+    raise Skipped("there is nothing to try")
+
+
+def raises(setting: Setting, notes: Notes) -> None:
+    _note(notes)
+    raise RuntimeError("broken on purpose\nand a second line")
+
+
+def is_killed(setting: Setting, notes: Notes) -> None:
+    _note(notes)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hangs(setting: Setting, notes: Notes) -> None:
+    child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(10000)"])
+    Path("child.new").write_text(str(child.pid))
+    Path("child.new").rename("child")
+    time.sleep(10000)
+
+
+def _note(notes: Notes) -> None:
+    notes.check("before", True, "it was noted")
+    notes.figure("before", 1.5, "s")
+
+
+def with_unsynchronized(setting: Setting, notes: Notes) -> None:
+    """The device's queue is not waited for."""
+    with patch.object(measuring, "fake_queue", nullcontext):
+        measuring.synchronization(setting, notes)
+
+
+def with_memory_of_one_epoch(setting: Setting, notes: Notes) -> None:
+    """The recorded peak lacks what a callback holds."""
+    from laptime.device import Device
+    from selftest.planted import FAKE_MEMORY
+
+    FAKE_MEMORY.held = 0
+    own = patch.object(measuring, "fake_memory", nullcontext)
+    with own, patch.object(Device, "peak_memory_bytes", lambda device: 10_000_000):
+        measuring.memory(setting, notes)
+
+
+def with_wrong_weights(setting: Setting, notes: Notes) -> None:
+    """A training other than the first one starts from other weights."""
+    trained = learning.train
+    count = 0
+
+    def train(*arguments, **settings):
+        nonlocal count
+        count += 1
+        if count > 1:
+            arguments = (*arguments, "seed=2")
+        return trained(*arguments, **settings)
+
+    with patch.object(learning, "train", train), patch.object(learning, "PRECISIONS", ("32-true",)):
+        learning.precisions(setting, notes)
