@@ -59,7 +59,7 @@ def main() -> int:
 def _test(kind: str, num_devices: int, arguments: argparse.Namespace, out: Path) -> int:
     began, begin = now(), time.monotonic()
     wanted = [part for part in PARTS if arguments.only is None or part.name in arguments.only]
-    # Ctrl-C reaches the server that the parts' processes are copied from as well; there it would only leave a traceback.
+    # Ctrl-C also reaches the server that the parts are copied from, where it would only leave a traceback.
     heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)
     fresh_processes.load_ahead()
     signal.signal(signal.SIGINT, heeded)
