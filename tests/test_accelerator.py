@@ -90,7 +90,6 @@ def test_ctrl_c_writes_what_was_done(start, work_folder):
     assert [part["name"] for part in written["parts"]] == ["memory_in_use"]
 
 
-@pytest.mark.unit
 def test_the_page_names_no_user_folder_or_secret(work_folder, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.setattr(page.getpass, "getuser", lambda: "somebody")

@@ -178,9 +178,10 @@ def names_one_of(typed: list[str], message: str) -> bool:
         quoted, bare = f"'{override}': ", f"{override}: "
         if len(override) < 2 and message.startswith((quoted, bare) if override else quoted):
             return True
-        key = override.lstrip("+~").partition("=")[0].partition("@")[0].strip("'\" ")
+        plain = override.lstrip("+~")
+        key = plain.partition("=")[0].partition("@")[0].strip("'\" ")
         last = re.split(r"[./]", key)[-1]
-        texts = [re.escape(printable(each)[:200]) for each in (override, key, last) if len(each) > 1]
+        texts = [re.escape(printable(each)[:200]) for each in (override, plain, key, last, f"'{key}'") if len(each) > 1]
         if any(re.search(rf"(?<!\w){text}(?!\w)", message) for text in texts):
             return True
     return False
@@ -191,6 +192,7 @@ def test_a_message_that_names_nothing_typed_is_found():
     message = "training.epochs=x: must be a whole number."
     assert names_one_of(["training.epochs=x"], message) and names_one_of(["seed=1", "epochs@here=x"], message)
     assert names_one_of([""], "'': names no key.") and names_one_of(["x"], "x: unknown key.")
+    assert names_one_of(["+A="], "A=: unknown key.") and names_one_of(["~A="], "can't delete: 'A' does not exist.")
     for other in ("=x", "training.=x", "callbacks.x=1", "seed=1", "epoch=1", "", "~", "a=1"):
         assert not names_one_of([other], message), other
 
