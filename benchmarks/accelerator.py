@@ -3,7 +3,6 @@
     python benchmarks/accelerator.py                            # on what torch finds: CUDA, ROCm, MPS or XPU
     python benchmarks/accelerator.py --rehearse                 # the same on the CPU
     python benchmarks/accelerator.py --only memory peak         # some parts; --list names them
-    PYTHONPATH=src python benchmarks/accelerator.py             # from a checkout that is not installed
 
 Each part runs in a process of its own: where one fails, crashes or hangs, the next ones are still tried. Written are
 accelerator.json and accelerator.md, a page to attach to an issue: it names no user, machine or folder. No network is

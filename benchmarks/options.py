@@ -44,6 +44,7 @@ MAY_BE_MISSING = {
 
 
 def options(group: str) -> list[str]:
+    """The names of a group's options in conf/."""
     return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
 
 

@@ -1,21 +1,28 @@
 """Does the device learn what the CPU learns? Every model, optimizer and precision, and torch.compile."""
 
 import importlib.util
-import math
 import shutil
+from typing import Any
 
 from laptime.compose import config_dir
 from laptime.errors import TrainingFailed, UserError
+from laptime.peak import _DTYPES
+from options import options
 from selftest.part import Notes, Setting
-from selftest.trainings import HALF_TOLERANCE, SMALL, TOLERANCE, compared, differs, loss_of, train
+from selftest.trainings import (
+    HALF_TOLERANCE,
+    HALF_WEIGHTS_TOLERANCE,
+    SMALL,
+    TOLERANCE,
+    WEIGHTS_TOLERANCE,
+    compared,
+    differs,
+    loss_of,
+    train,
+    weights_apart,
+)  # fmt: skip
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _PACKAGES = {"model=timm": "timm", "model=torchvision": "torchvision"}
-
-
-def options(group: str) -> list[str]:
-    """The names of a group's options in conf/."""
-    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
 
 
 def models(setting: Setting, notes: Notes) -> None:
@@ -32,17 +39,15 @@ def optimizers(setting: Setting, notes: Notes) -> None:
 
 def precisions(setting: Setting, notes: Notes) -> None:
     for model in ("mlp", "cnn"):
-        expected = loss_of(train(setting, f"{model}-cpu", *SMALL, f"model={model}", "model.dropout=0", device="cpu"))
-        for precision in PRECISIONS:
+        expected = train(setting, f"{model}-cpu", *SMALL, f"model={model}", "model.dropout=0", device="cpu")
+        for precision in _DTYPES:
             what = f"model={model} training.precision={precision}"
             try:
                 record = train(setting, what.replace("=", "-"), *SMALL, *what.split(), "model.dropout=0")
             except UserError as refusal:
                 notes.skip(what, f"refused: {refusal}")
                 continue
-            tolerance = TOLERANCE if precision == "32-true" else HALF_TOLERANCE
-            loss = loss_of(record)
-            notes.check(what, differs(loss, expected) <= tolerance, compared(loss, expected, tolerance))
+            _check(notes, what, record, expected, is_half=precision != "32-true")
 
 
 def compiled(setting: Setting, notes: Notes) -> None:
@@ -71,10 +76,21 @@ def _compare(setting: Setting, notes: Notes, option: str, *overrides: str) -> No
         return
     name = option.replace("=", "-")
     try:
-        expected = loss_of(train(setting, f"{name}-cpu", *SMALL, option, *overrides, device="cpu"))
-        loss = loss_of(train(setting, name, *SMALL, option, *overrides))
+        expected = train(setting, f"{name}-cpu", *SMALL, option, *overrides, device="cpu")
+        record = train(setting, name, *SMALL, option, *overrides)
     except (TrainingFailed, UserError, RuntimeError, ImportError) as error:  # the others are still tried
         notes.check(option, False, str(error).partition("\n")[0])
         return
-    is_learning = math.isfinite(loss) and differs(loss, expected) <= TOLERANCE
-    notes.check(option, is_learning, compared(loss, expected, TOLERANCE))
+    _check(notes, option, record, expected)
+
+
+def _check(notes: Notes, what: str, record: dict[str, Any], expected: dict[str, Any], is_half: bool = False) -> None:
+    """Whether a run has learned what the CPU's has: its loss and its weights."""
+    tolerance, allowed = (HALF_TOLERANCE, HALF_WEIGHTS_TOLERANCE) if is_half else (TOLERANCE, WEIGHTS_TOLERANCE)
+    loss, on_cpu = loss_of(record), loss_of(expected)
+    apart = weights_apart(record, expected)
+    notes.check(
+        what,
+        differs(loss, on_cpu) <= tolerance and apart <= allowed,
+        f"{compared(loss, on_cpu, tolerance)}; change of the weights off by {apart:.1e}, {allowed:g} allowed",
+    )

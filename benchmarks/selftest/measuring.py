@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 
 from laptime import device as devices
+from laptime.errors import UserError
+from laptime.peak import _DTYPES
 from laptime.record import read_epochs
-from selftest.learning import PRECISIONS
 from selftest.part import Notes, Setting
 from selftest.planted import HeldMemory, fake_memory, fake_queue
 from selftest.trainings import SMALL, train
 
 _HELD_BYTES = 256 * 2**20
 _QUEUED_S = 0.4
-_DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def memory(setting: Setting, notes: Notes) -> None:
@@ -71,17 +71,15 @@ def peak(setting: Setting, notes: Notes) -> None:
     data = ["dataset=synthetic", f"dataset.num_train={4000 if on_cpu else 40000}", "dataset.num_test=100"]
     data += [f"training.batch_size={64 if on_cpu else 2048}"]
     device = devices.describe("auto", setting.kind)
-    for precision in PRECISIONS:
+    for precision, dtype in _DTYPES.items():
         try:
             devices.check_precision(precision, device)
-        except devices.UserError as refusal:
+        except UserError as refusal:
             notes.skip(precision, f"refused: {refusal}")
             continue
         typed = [*data, *sizes, "training.epochs=2", "measure.peak=true", "measure.breakdown=true"]
         found = train(setting, f"peak-{precision}", *typed, f"training.precision={precision}")["peak"]
-        fastest = max(
-            _flop_per_s(device, size, _DTYPES[precision]) for size in ((512, 1024) if on_cpu else (4096, 8192))
-        )
+        fastest = max(_flop_per_s(device, side, dtype) for side in ((512, 1024) if on_cpu else (4096, 8192)))
         probed, share = found["matmul_flop_per_s"], found["achieved_fraction"]
         notes.check(
             f"{precision}: the peak is one",

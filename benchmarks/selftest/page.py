@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,6 @@ from laptime.secrets import mask_text
 from selftest.part import Result
 
 SCHEMA_VERSION = 1
-# Packages whose versions explain results.
-_PACKAGES = (
-    "laptime", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "numpy", "pandas", "scipy",
-    "matplotlib", "tensorboard", "triton", "timm",
-)  # fmt: skip
 
 
 @dataclass
@@ -61,7 +55,7 @@ class Machine:
 def machine(kind: str) -> Machine:
     """Look at this machine; a device that can't be started is named by its kind."""
     from laptime.device import Device, cpu_name, describe, usable_cores
-    from laptime.environment import git_state
+    from laptime.environment import environment, git_state
     from laptime.torch_build import driver_version, torch_build
 
     try:
@@ -73,15 +67,8 @@ def machine(kind: str) -> Machine:
     return Machine(
         kind, device.name, device.num_devices, device.memory_bytes, driver, cpu_name(), usable_cores(),
         f"{platform.system()} {platform.release()} {platform.machine()}", platform.python_version(), torch_build(),
-        {name: _version(name) for name in _PACKAGES}, git["commit"], git["dirty"],
+        environment(cpu_name(), usable_cores())["packages"], git["commit"], git["dirty"],
     )  # fmt: skip
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def without_names(text: str) -> str:

@@ -63,7 +63,7 @@ class FakeQueue:
         self._works = threading.Thread(target=time.sleep, args=(seconds,))
         self._works.start()
 
-    def synchronize(self, device: Device) -> None:
+    def synchronize(self) -> None:
         if self._works is not None:
             self._works.join()
 
@@ -74,7 +74,7 @@ FAKE_QUEUE = FakeQueue()
 @contextmanager
 def fake_queue() -> Iterator[None]:
     """The CPU has a queue within."""
-    with patch.object(Device, "synchronize", lambda device: FAKE_QUEUE.synchronize(device)):
+    with patch.object(Device, "synchronize", lambda device: FAKE_QUEUE.synchronize()):
         yield
 
 

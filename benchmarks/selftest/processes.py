@@ -87,11 +87,10 @@ def _in_a_line(error: BaseException, setting: Setting) -> str:
     lines = str(error).strip().splitlines() or [""]
     text = f"{type(error).__name__}: {lines[0]}"
     if _NO_MEMORY in str(error) and setting.kind != "cpu":
-        from laptime.device import describe
+        from selftest.runs import taken_by_others
 
         with suppress(Exception):
-            share, total, own = describe("auto", setting.kind).memory_use()
-            others = max(0.0, share * total - own)
+            others, total = taken_by_others(setting.kind)
             text += f" (others take {others / 1e9:.1f} of the device's {total / 1e9:.1f} GB)"
     return text
 

@@ -1,6 +1,5 @@
 """What users do with runs: ask the doctor, resume elsewhere, evaluate, export, compare devices in a sweep."""
 
-import contextlib
 import json
 from pathlib import Path
 
@@ -23,15 +22,19 @@ def doctor(setting: Setting, notes: Notes) -> None:
     notes.check("the machine now", True, "; ".join([f"quality {noise['grade']}", *noise["reasons"]]))
 
 
-def memory_in_use(setting: Setting, notes: Notes) -> None:
-    """How much of the device others take: a busy device explains what fails later."""
+def taken_by_others(kind: str) -> tuple[float, int]:
+    """Bytes of the device's memory that other processes take, and all of its bytes."""
     from laptime.device import describe
 
-    device = describe("auto", setting.kind)
+    share, total, own = describe("auto", kind).memory_use()
+    return max(0.0, share * total - own), total
+
+
+def memory_in_use(setting: Setting, notes: Notes) -> None:
+    """How much of the device others take: a busy device explains what fails later."""
     if setting.kind == "cpu":
         raise Skipped("the CPU has no memory of its own")
-    share, total, own = device.memory_use()
-    others = max(0.0, share * total - own)
+    others, total = taken_by_others(setting.kind)
     notes.figure("device memory", total / 1e9, "GB")
     notes.figure("device memory taken by others", others / 1e9, "GB")
     is_busy = others > 0.1 * total
@@ -42,7 +45,7 @@ def resume(setting: Setting, notes: Notes) -> None:
     """One epoch here, the next there, as if all had been trained on the CPU."""
     two = ["training.epochs=2", "model=cnn", "model.dropout=0"]
     expected = loss_of(train(setting, "whole", *SMALL, *two, device="cpu"))
-    for first, then in ((setting.kind, "cpu"), ("cpu", setting.kind)):
+    for first, then in dict.fromkeys([(setting.kind, "cpu"), ("cpu", setting.kind)]):
         name = f"{first}-then-{then}"
         begun = train(setting, f"{name}-1", *SMALL, *two, "training.epochs=1", device=first)
         checkpoint = f"training.checkpoint='{begun['config']['run_dir']}'"
@@ -79,14 +82,13 @@ def device_benchmark(setting: Setting, notes: Notes) -> None:
     small = ["dataset.limit=3000", "training.epochs=3", "training.batch_size=256", "seed=1,2", "logger=none"]
     typed = ["experiment=device_benchmark", *small, "measure.breakdown=false", "~hydra.callbacks.report"]
     code: object = 0
-    with contextlib.suppress(SystemExit):
-        try:
-            main([*typed, "hydra.sweep.dir=sweep"])
-        except SystemExit as end:
-            code = end.code or 0
+    try:
+        main([*typed, "hydra.sweep.dir=sweep"])
+    except SystemExit as end:
+        code = end.code or 0
     notes.check("experiment=device_benchmark", code == 0, f"exit code {code}")
     runs = laptime.load("sweep").runs
-    medians = runs.groupby("device_used")["samples_per_s"].median()
+    medians = runs.groupby("device")["samples_per_s"].median()
     for device, samples_per_s in medians.items():
         notes.figure(f"CNN on {device}", samples_per_s, "samples/s")
     if setting.kind in medians and setting.kind != "cpu":

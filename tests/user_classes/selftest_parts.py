@@ -77,5 +77,5 @@ def with_wrong_weights(setting: Setting, notes: Notes) -> None:
             arguments = (*arguments, "seed=2")
         return trained(*arguments, **settings)
 
-    with patch.object(learning, "train", train), patch.object(learning, "PRECISIONS", ("32-true",)):
+    with patch.object(learning, "train", train), patch.object(learning, "_DTYPES", ("32-true",)):
         learning.precisions(setting, notes)
