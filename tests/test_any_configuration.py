@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from laptime import fresh_processes, targets, training
@@ -115,6 +115,10 @@ def look_at(max_examples: int, work_folder: Path) -> None:
 
     @settings(max_examples=max_examples, database=None)
     @given(typed=typed_overrides)
+    @example(typed=["=\n"])  # what fresh cases of the soak have found
+    @example(typed=["+A="])
+    @example(typed=["~A="])
+    @example(typed=["profiler._target_=laptime.models.mlp.MLP"])
     def each(typed: list[str]) -> None:
         typed = [override for override in typed if not FLAGS.match(override)]
         seen["overrides"] += len(typed)
@@ -140,7 +144,7 @@ def look_at(max_examples: int, work_folder: Path) -> None:
 
 def test_it_composes_and_builds_or_is_refused_in_two_lines(work_folder):
     """The same cases in each run; other ones, and more of them, in the soak."""
-    look_at(60, work_folder)
+    look_at(100, work_folder)
 
 
 @pytest.mark.soak
@@ -171,17 +175,18 @@ def build_all(config: dict[str, Any]) -> None:
 def names_one_of(typed: list[str], message: str) -> bool:
     """Whether a message names one of the keys that were typed, or quotes the whole override.
 
-    The last part of a key is enough where it has more than one character and stands as a word of its own. What has
-    fewer is named at the beginning, in quotes where it is no word.
+    The last part of a key is enough where it has more than one character and stands as a word of its own. A key of one
+    character is named in quotes or with its equals sign. An override that has fewer than two characters is named at the
+    beginning, in quotes where it is empty.
     """
     for override in typed:
         quoted, bare = f"'{override}': ", f"{override}: "
         if len(override) < 2 and message.startswith((quoted, bare) if override else quoted):
             return True
-        plain = override.lstrip("+~")
-        key = plain.partition("=")[0].partition("@")[0].strip("'\" ")
+        key = override.lstrip("+~").partition("=")[0].partition("@")[0].strip("'\" ")
         last = re.split(r"[./]", key)[-1]
-        texts = [re.escape(printable(each)[:200]) for each in (override, plain, key, last, f"'{key}'") if len(each) > 1]
+        short = (f"'{key}'", f"{key}=") if len(key) == 1 else ()
+        texts = [re.escape(printable(each)[:200]) for each in (override, key, last, *short) if len(each) > 1]
         if any(re.search(rf"(?<!\w){text}(?!\w)", message) for text in texts):
             return True
     return False

@@ -92,7 +92,7 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
     name = config_name or CONFIG_NAME
     without_key = next((each for each in overrides if each.strip() in ("", "=")), None)
     if without_key is not None:
-        raise UserError(f"'{without_key}': names no key. Use group=option or key=value.")
+        raise UserError(f"'{printable(without_key)}': names no key. Use group=option or key=value.")
     overrides = with_its_sweeper(overrides)
     try:
         return hydra.compose_config(name, overrides, run_mode=RunMode.RUN, with_log_configuration=False)

@@ -281,14 +281,13 @@ def _connected(rank: Rank, timeout_s: float) -> Iterator[tuple[int, socket.socke
         for number in range(rank.rank + 1, rank.world_size):
             with _missing(number, timeout_s):
                 first, other = _accepted(listener, token)
+            _set_timeout(other, timeout_s)
             met[first] = other
-    for number, other in sorted(met.items()):
-        _set_timeout(other, timeout_s)
-        yield number, other
+    yield from sorted(met.items())
 
 
 def _set_timeout(connection: socket.socket, timeout_s: float) -> None:
-    """Make every call on a blocking socket fail after so long.
+    """Make every call on a socket wait this many seconds at most; the socket is a blocking one from then on.
 
     Python's own `settimeout` makes the socket non-blocking. Then `connect` fails at once when the other rank's queue of
     connections is full, instead of waiting for room.
