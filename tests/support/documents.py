@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +13,10 @@ DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs"
 PROGRAMS = "python|laptime|torchrun|srun|tensorboard|pip|pytest|mlflow|wandb"
 # How the first line of a block of commands begins; other blocks are Python, files, or what was printed.
 _FIRST = re.compile(rf"\$ |[!%]|#SBATCH|(?:\w+=\S* )?(?:{PROGRAMS}) |\w+=\$\(")
-# A shell that finds no program at all: each command is noted with the number of its line, and prints a word.
+# A shell that finds no program at all: each command notes its words in a file of its own, because the commands of a
+# pipeline run at the same time, and prints a word.
 _NOTING = """\
-command_not_found_handle() { { printf '%s\\0' "$LINE" "$@"; printf '\\1\\0'; } >> "$NOTES"; echo printed; }
+command_not_found_handle() { printf '%s\\0' "$@" > "$NOTES/$LINE-$BASHPID"; echo printed; }
 """
 # What a batch system or a user's shell would have set.
 _VARIABLES = {"SLURM_JOB_ID": "7", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "node[1-2]"}
@@ -83,9 +86,11 @@ def shown(document: str, folder: Path) -> list[Shown]:
 
 
 def in_a_shell(lines: list[str], folder: Path) -> list[tuple[tuple[str, ...], ...]]:
-    """Which programs a shell would start for each line, in which nothing but its own commands is found."""
-    notes = folder / "notes"
-    notes.write_bytes(b"")
+    """Which programs a shell would start for each line, in which nothing but its own commands is found.
+
+    The programs of a line stand in the order in which they were started; those of a pipeline, in any order.
+    """
+    notes = Path(tempfile.mkdtemp(prefix="notes-", dir=folder))
     script = _NOTING + "".join(f"LINE={number}\n{line}\n" for number, line in enumerate(lines))
     variables = {
         **_VARIABLES,
@@ -100,10 +105,10 @@ def in_a_shell(lines: list[str], folder: Path) -> list[tuple[tuple[str, ...], ..
     )  # fmt: skip
     assert "syntax error" not in done.stderr and "unexpected EOF" not in done.stderr, done.stderr
     started: list[list[tuple[str, ...]]] = [[] for _ in lines]
-    for note in notes.read_text(encoding="utf-8").split("\0\1\0")[:-1]:
-        number, *words = note.split("\0")
-        started[int(number)].append(tuple(words))
-    notes.unlink()
+    for note in sorted(notes.iterdir(), key=lambda note: (note.stat().st_mtime_ns, int(note.name.split("-")[1]))):
+        number = int(note.name.split("-")[0])
+        started[number].append(tuple(note.read_text(encoding="utf-8").split("\0")[:-1]))
+    shutil.rmtree(notes)
     return [tuple(each) for each in started]
 
 
