@@ -14,7 +14,7 @@ PACKAGE = Path(laptime.__file__).parent
 
 # A module may import from its own layer's earlier names and from every layer above it in this list.
 LAYERS = [
-    ["errors", "secrets", "heartbeat", "notify", "extras"],
+    ["errors", "secrets", "heartbeat", "notify", "extras", "version"],
     ["record"],
     [
         "config",

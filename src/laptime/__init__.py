@@ -3,12 +3,9 @@
 Importing this package loads no torch.
 """
 
-from importlib.metadata import version
-
 from laptime.analysis.frames import Results, load
 from laptime.cli import run
 from laptime.errors import TrainingFailed, UserError
-
-__version__ = version("laptime")
+from laptime.version import __version__
 
 __all__ = ["Results", "TrainingFailed", "UserError", "__version__", "load", "run"]

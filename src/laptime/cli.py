@@ -98,9 +98,9 @@ def _main(arguments: list[str]) -> int:
     from laptime.sweep import command_line
 
     if "--version" in arguments:  # of the parser it would be Hydra's
-        from importlib.metadata import version
+        from laptime.version import __version__
 
-        print(f"laptime {version('laptime')}")
+        print(f"laptime {__version__}")
         return 0
     args = get_args_parser().parse_intermixed_args(arguments)
     # Hydra's own parser wants what is not a flag in one piece.

@@ -15,6 +15,7 @@ import psutil
 
 from laptime.machine import machine
 from laptime.secrets import mask
+from laptime.version import __version__
 
 # Laptime and what it depends on directly, extras included. By hand: what an editable installation says of it may be out
 # of date.
@@ -140,6 +141,8 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
 
 
 def _version(package: str) -> str | None:
+    if package == "laptime":  # also where it is not installed: PYTHONPATH=src
+        return __version__
     try:
         return version(package)
     except PackageNotFoundError:

@@ -6,8 +6,6 @@ Source of the checksums: the files of https://github.com/zalandoresearch/fashion
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchvision.datasets import FashionMNIST as TorchvisionFashionMNIST
-
 from laptime.data import files
 from laptime.data.idx import IdxData
 
@@ -29,6 +27,8 @@ class FashionMNIST(IdxData):
     }
 
     def download(self) -> None:
+        from torchvision.datasets import FashionMNIST as TorchvisionFashionMNIST
+
         raw = self.folder() / self.folder_name / "raw"
         files.download(
             "Fashion-MNIST",

@@ -12,7 +12,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from laptime.data import files
 from laptime.data.image_data import ImageData, Images, cache_dir
@@ -100,6 +99,8 @@ class IdxData(ImageData):
         return target
 
     def _read(self, images_path: Path, labels_path: Path) -> Images:
+        from torchvision.datasets.mnist import read_image_file, read_label_file
+
         try:
             images = _mapped(images_path) if self.pipeline == "mapped" else read_image_file(str(images_path))
             labels = read_label_file(str(labels_path))

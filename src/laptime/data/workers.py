@@ -8,12 +8,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 from laptime.data.image_data import ImageData, Images
 from laptime.data.order import EpochOrder, epoch_seed
@@ -21,6 +20,9 @@ from laptime.data.timed_loader import Batch
 from laptime.device import Device
 from laptime.fresh_processes import make_room_for_sockets
 from laptime.step_clock import OnPart, unheeded
+
+if TYPE_CHECKING:  # torchvision and PIL are imported where they are used: that takes a second
+    from torchvision import transforms
 
 
 class TransformedImages(Dataset[tuple[Tensor, int]]):
@@ -31,7 +33,10 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
         transform: from a PIL image to a tensor.
     """
 
-    def __init__(self, data: Images, transform: transforms.Compose) -> None:
+    def __init__(self, data: Images, transform: "transforms.Compose") -> None:
+        from PIL import Image
+
+        self._image = Image.fromarray
         self.images = data.images.permute(0, 2, 3, 1).contiguous().numpy()
         self.labels = data.labels.tolist()
         self.transform = transform
@@ -41,12 +46,14 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         pixels = self.images[index]
-        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        image = self._image(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         return self.transform(image), self.labels[index]
 
 
-def training_transform(data: ImageData) -> transforms.Compose:
+def training_transform(data: ImageData) -> "transforms.Compose":
     """Flip and rotation as the data set asks for, then `evaluation_transform`."""
+    from torchvision import transforms
+
     steps: list[torch.nn.Module] = []
     if data.horizontal_flip:
         steps.append(transforms.RandomHorizontalFlip())
@@ -56,8 +63,10 @@ def training_transform(data: ImageData) -> transforms.Compose:
     return transforms.Compose([*steps, *evaluation_transform(data).transforms])
 
 
-def evaluation_transform(data: ImageData) -> transforms.Compose:
+def evaluation_transform(data: ImageData) -> "transforms.Compose":
     """To float32 in [0, 1], then normalised per channel."""
+    from torchvision import transforms
+
     channels = data.image_shape[0]
     mean, std = (value * channels if len(value) == 1 else value for value in (data.mean, data.std))
     return transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])

@@ -3,6 +3,9 @@
 import numpy as np
 import pandas as pd
 
+# Of more classes nobody can read the numbers.
+MOST_CLASSES = 20
+
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """How often each class was taken for each.

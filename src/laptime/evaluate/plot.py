@@ -8,8 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-# Of more classes nobody can read the numbers.
-MOST_CLASSES = 20
+from laptime.evaluate.confusion import MOST_CLASSES
 
 
 @matplotlib.rc_context({"text.parse_math": False})

@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from laptime.console import relative
-from laptime.evaluate.confusion import most_confused
-from laptime.evaluate.plot import MOST_CLASSES
+from laptime.evaluate.confusion import MOST_CLASSES, most_confused
 
 
 def show(evaluation: Mapping[str, Any], folder: Path) -> None:
