@@ -116,9 +116,12 @@ def look_at(max_examples: int, work_folder: Path) -> None:
     @settings(max_examples=max_examples, database=None)
     @given(typed=typed_overrides)
     @example(typed=["=\n"])  # what fresh cases of the soak have found
+    @example(typed=["\x1b"])
     @example(typed=["+A="])
     @example(typed=["~A="])
+    @example(typed=["+D=77459"])
     @example(typed=["profiler._target_=laptime.models.mlp.MLP"])
+    @example(typed=["scheduler._target_=laptime.models.mlp.MLP"])
     def each(typed: list[str]) -> None:
         typed = [override for override in typed if not FLAGS.match(override)]
         seen["overrides"] += len(typed)
@@ -173,15 +176,15 @@ def build_all(config: dict[str, Any]) -> None:
 
 
 def names_one_of(typed: list[str], message: str) -> bool:
-    """Whether a message names one of the keys that were typed, or quotes the whole override.
+    """Whether a message quotes an override that was typed, or names its key.
 
     The last part of a key is enough where it has more than one character and stands as a word of its own. A key of one
-    character is named in quotes or with its equals sign. An override that has fewer than two characters is named at the
-    beginning, in quotes where it is empty.
+    character is named in quotes or with its equals sign. Signs and spaces before a key may be left out.
     """
     for override in typed:
-        quoted, bare = f"'{override}': ", f"{override}: "
-        if len(override) < 2 and message.startswith((quoted, bare) if override else quoted):
+        begins = {f"'{printable(override)}': "}
+        begins |= {f"{printable(text)}: " for text in (override, override.lstrip("+~ ")) if text}
+        if message.startswith(tuple(begins)):
             return True
         key = override.lstrip("+~").partition("=")[0].partition("@")[0].strip("'\" ")
         last = re.split(r"[./]", key)[-1]

@@ -69,7 +69,10 @@ def check(group: str, node: Mapping[str, Any], given: frozenset[str] = frozenset
             close = difflib.get_close_matches(key, known, n=1)
             hint = f" Did you mean {group}.{close[0]}?" if close else ""
             names = ", ".join(known)
-            raise UserError(f"{group}.{key}={value}: {target.__name__} has no such argument.{hint}\nKnown: {names}.")
+            raise UserError(
+                f"{group}.{key}={value}: {group}._target_={node['_target_']} has no such argument.{hint}\n"
+                f"Known: {names}."
+            )
         annotation = parameters[key].annotation
         if not _fits(value, annotation):
             raise UserError(f"{group}.{key}={_as_typed(value)}: must be {_in_words(annotation)}.")
