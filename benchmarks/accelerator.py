@@ -5,15 +5,16 @@
     python benchmarks/accelerator.py --only memory peak         # some parts; --list names them
 
 Each part runs in a process of its own: where one fails, crashes or hangs, the next ones are still tried. Written are
-accelerator.json and accelerator.md, a page to attach to an issue: it names no user, machine or folder. No network is
-needed.
+accelerator.json and accelerator.md, a page to attach to an issue: it names no user, machine or folder. Both are written
+anew after each part. No network is needed, and no installation: it tests the checkout that it lies in.
 
-Exit code: 0 nothing failed, 1 a part failed, 2 there is no accelerator or an option is wrong, 130 Ctrl-C (what was done
-until then is written).
+Exit code: 0 nothing failed, 1 a part failed, 2 there is no accelerator, an option is wrong or nothing can be written,
+130 Ctrl-C (what was done until then is written).
 """
 
 import argparse
 import math
+import os
 import shutil
 import signal
 import sys
@@ -21,11 +22,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from laptime import fresh_processes
-from laptime.record import now
-from selftest import page, processes
-from selftest.part import Result, Setting
-from selftest.parts import PARTS
+# This checkout's Laptime, not another one that may be installed; here and in the processes that are started.
+_SRC = str(Path(__file__).resolve().parents[1] / "src")
+sys.path.insert(0, _SRC)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_SRC, os.environ.get("PYTHONPATH"))))
+
+from laptime import fresh_processes  # noqa: E402
+from laptime.record import now  # noqa: E402
+from selftest import page, processes  # noqa: E402
+from selftest.part import Result, Setting  # noqa: E402
+from selftest.parts import PARTS  # noqa: E402
 
 # So many seconds before the limit no part is started any more.
 _LAST_START_S = 5.0
@@ -48,11 +54,11 @@ def main() -> int:
         return 2
     out = Path(arguments.out or f"accelerator-{kind}-{time.strftime('%Y-%m-%d-%H%M%S')}")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        print(f"error: --out {out}: {error.strerror}.", file=sys.stderr)
+        page.make_folder(out)
+        return _test(kind, num_devices, arguments, out)
+    except page.CannotWrite as error:
+        print(f"error: --out {out}: {error}. Name another folder.", file=sys.stderr)
         return 2
-    return _test(kind, num_devices, arguments, out)
 
 
 def _test(kind: str, num_devices: int, arguments: argparse.Namespace, out: Path) -> int:
@@ -76,6 +82,7 @@ def _test(kind: str, num_devices: int, arguments: argparse.Namespace, out: Path)
             setting = Setting(kind, num_devices, arguments.rehearse, str(work / part.name))
             result = processes.run(part, setting, min(part.limit_s, left))
             results.append(result)
+            page.write(out, began, arguments.rehearse, tested, results, complete=False)
             why = f"  {page.without_names(result.why)}" if result.why else ""
             print(f"{result.status:8} {result.wall_s:5.1f} s{why}", flush=True)
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """benchmarks/accelerator.py: the self-test of a device. Here the CPU stands in for one."""
 
 import json
+import os
 import re
 import signal
 import sys
@@ -63,6 +64,28 @@ def test_what_a_part_found_is_kept_whatever_becomes_of_it(carry_out):
         assert result.figures == [Figure("before", 1.5, "s")]
 
 
+def test_what_a_missing_package_leaves_untried_is_skipped(carry_out):
+    nothing, rest = carry_out("needs_a_package"), carry_out("needs_a_package_at_its_end")
+    assert (nothing.status, nothing.why) == ("skipped", "no_such_package is not installed")
+    assert rest.status == "pass" and "no_such_package is not installed" in rest.why
+
+
+def test_a_busy_device_is_named_and_explains_failures(carry_out):
+    failed, noted = carry_out("fails_on_a_busy_device"), carry_out("looks_at_a_busy_device")
+    assert failed.status == "fail"
+    assert failed.why.startswith("RuntimeError: out of memory") and "60.0 of the device's 80.0 GB" in failed.why
+    assert noted.status == "pass" and "75%" in noted.why
+    assert Figure("device memory that other processes use", 60.0, "GB") in noted.figures
+
+
+@pytest.mark.parametrize("out", ["file", "file/folder", "/proc/folder"])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_tried(out, work_folder):
+    Path("file").touch()
+    done = processes.run("--rehearse", "--only", "copies", "--out", out, script=SCRIPT)
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and f"--out {out}" in done.stderr
+
+
 def test_a_part_that_hangs_is_ended_with_what_it_started(carry_out, work_folder):
     result = carry_out("hangs", limit_s=8.0)
     assert (result.status, result.why) == ("fail", "it was not done within 8 s")
@@ -81,7 +104,8 @@ def test_ctrl_c_writes_what_was_done(start, work_folder):
     typed = ["--rehearse", "--only", "memory_in_use", "models", "--out", "out"]
     process = start(*typed, script=SCRIPT, new_session=True, environment={"PYTHONUNBUFFERED": "1"})
     until(lambda: process.stdout.readline().startswith("memory_in_use"), process)
-    process.send_signal(signal.SIGINT)
+    assert len(json.loads(Path("out/accelerator.json").read_text())["parts"]) == 1  # written after each part
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     errors = process.communicate()[1]
     assert process.returncode == 130, errors
     assert "Traceback" not in errors

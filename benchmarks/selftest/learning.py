@@ -1,28 +1,13 @@
 """Does the device learn what the CPU learns? Every model, optimizer and precision, and torch.compile."""
 
-import importlib.util
 import shutil
-from typing import Any
 
 from laptime.compose import config_dir
 from laptime.errors import TrainingFailed, UserError
 from laptime.peak import _DTYPES
 from options import options
-from selftest.part import Notes, Setting
-from selftest.trainings import (
-    HALF_TOLERANCE,
-    HALF_WEIGHTS_TOLERANCE,
-    SMALL,
-    TOLERANCE,
-    WEIGHTS_TOLERANCE,
-    compared,
-    differs,
-    loss_of,
-    train,
-    weights_apart,
-)  # fmt: skip
-
-_PACKAGES = {"model=timm": "timm", "model=torchvision": "torchvision"}
+from selftest.part import Notes, Setting, missing_package
+from selftest.trainings import SMALL, check_learned, train
 
 
 def models(setting: Setting, notes: Notes) -> None:
@@ -47,7 +32,7 @@ def precisions(setting: Setting, notes: Notes) -> None:
             except UserError as refusal:
                 notes.skip(what, f"refused: {refusal}")
                 continue
-            _check(notes, what, record, expected, is_half=precision != "32-true")
+            check_learned(notes, what, record, expected, is_half=precision != "32-true")
 
 
 def compiled(setting: Setting, notes: Notes) -> None:
@@ -58,8 +43,7 @@ def compiled(setting: Setting, notes: Notes) -> None:
     several = [*SMALL, "model=cnn", "model.dropout=0", "training.epochs=3"]
     plain = train(setting, "plain", *several)
     fast = train(setting, "compiled", *several, "training.compile=true")
-    loss, expected = loss_of(fast), loss_of(plain)
-    notes.check("training.compile=true", differs(loss, expected) <= TOLERANCE, compared(loss, expected, TOLERANCE))
+    check_learned(notes, "training.compile=true", fast, plain)
     compile_s = fast["timing"]["compile_s"]
     notes.check("timing.compile_s", bool(compile_s and compile_s > 0), f"{compile_s} s")
     if compile_s:
@@ -70,27 +54,15 @@ def compiled(setting: Setting, notes: Notes) -> None:
 
 
 def _compare(setting: Setting, notes: Notes, option: str, *overrides: str) -> None:
-    package = _PACKAGES.get(option)
-    if package is not None and importlib.util.find_spec(package) is None:
-        notes.skip(option, f"{package} is not installed")
-        return
     name = option.replace("=", "-")
     try:
         expected = train(setting, f"{name}-cpu", *SMALL, option, *overrides, device="cpu")
         record = train(setting, name, *SMALL, option, *overrides)
     except (TrainingFailed, UserError, RuntimeError, ImportError) as error:  # the others are still tried
-        notes.check(option, False, str(error).partition("\n")[0])
+        package = missing_package(error)
+        if package is not None:
+            notes.skip(option, f"{package} is not installed")
+        else:
+            notes.check(option, False, str(error).partition("\n")[0])
         return
-    _check(notes, option, record, expected)
-
-
-def _check(notes: Notes, what: str, record: dict[str, Any], expected: dict[str, Any], is_half: bool = False) -> None:
-    """Whether a run has learned what the CPU's has: its loss and its weights."""
-    tolerance, allowed = (HALF_TOLERANCE, HALF_WEIGHTS_TOLERANCE) if is_half else (TOLERANCE, WEIGHTS_TOLERANCE)
-    loss, on_cpu = loss_of(record), loss_of(expected)
-    apart = weights_apart(record, expected)
-    notes.check(
-        what,
-        differs(loss, on_cpu) <= tolerance and apart <= allowed,
-        f"{compared(loss, on_cpu, tolerance)}; change of the weights off by {apart:.1e}, {allowed:g} allowed",
-    )
+    check_learned(notes, option, record, expected)

@@ -95,6 +95,24 @@ def _without_names(value: Any) -> Any:
     return without_names(value) if isinstance(value, str) else value
 
 
+class CannotWrite(Exception):
+    """The system refuses to write; the message is its own."""
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and see whether files can be written into it.
+
+    Raises:
+        CannotWrite: they can't.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CannotWrite(error.strerror) from error
+
+
 def write(
     folder: Path, began: str, rehearsal: bool, tested: Machine, results: Sequence[Result], complete: bool
 ) -> None:
@@ -104,6 +122,9 @@ def write(
         began: when, ISO 8601.
         rehearsal: whether the CPU stood in for an accelerator.
         complete: whether all parts that were asked for have been tried.
+
+    Raises:
+        CannotWrite: the disk is full, for example.
     """
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -114,9 +135,12 @@ def write(
         "parts": [asdict(result) for result in results],
     }
     text = json.dumps(_without_names(finite(content)), indent=2, allow_nan=False)
-    (folder / "accelerator.json").write_text(text + "\n", encoding="utf-8")
     page = _page(began, rehearsal, tested, results, complete)
-    (folder / "accelerator.md").write_text(without_names(page), encoding="utf-8")
+    try:
+        (folder / "accelerator.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "accelerator.md").write_text(without_names(page), encoding="utf-8")
+    except OSError as error:
+        raise CannotWrite(error.strerror) from error
 
 
 def _page(began: str, rehearsal: bool, tested: Machine, results: Sequence[Result], complete: bool) -> str:
@@ -142,8 +166,8 @@ def _page(began: str, rehearsal: bool, tested: Machine, results: Sequence[Result
         "",
     ]  # fmt: skip
     for result in results:
-        if result.figures or result.checks:
-            lines += [f"## {result.name}", ""]
+        if result.figures or result.checks or result.remarks:
+            lines += [f"## {result.name}", "", *(f"{remark.text}\n" for remark in result.remarks)]
         if result.figures:
             lines += ["| figure | value | unit |", "|---|---:|---|"]
             lines += [f"| {_cell(each.what)} | {each.value:.4g} | {each.unit} |" for each in result.figures] + [""]
@@ -155,7 +179,7 @@ def _page(began: str, rehearsal: bool, tested: Machine, results: Sequence[Result
 
 def _verdict(results: Sequence[Result]) -> str:
     counts = {status: sum(result.status == status for result in results) for status in ("pass", "fail", "skipped")}
-    return f"{counts['pass']} parts passed, {counts['fail']} failed, {counts['skipped']} were skipped."
+    return f"{counts['pass']} parts passed, {counts['fail']} failed, {counts['skipped']} skipped."
 
 
 def _cell(text: str) -> str:

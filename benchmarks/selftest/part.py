@@ -1,5 +1,6 @@
 """What a part of the self-test is, what it is given, and what it notes."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -55,8 +56,29 @@ class Figure:
     unit: str
 
 
+@dataclass(frozen=True)
+class Remark:
+    """What explains a part's figures or failures, like a busy device.
+
+    Attributes:
+        text: in one line.
+    """
+
+    text: str
+
+
 class Skipped(Exception):
-    """A part, or the rest of it, makes no sense here. The message says why."""
+    """A part, or the rest of it, can't be tried here. The message says why."""
+
+
+def missing_package(error: BaseException | None) -> str | None:
+    """The package that is not installed, where an error comes from its import."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name is not None:
+            package = error.name.partition(".")[0]
+            return package if importlib.util.find_spec(package) is None else None
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @dataclass(frozen=True)
@@ -65,11 +87,13 @@ class Ended:
 
     Attributes:
         error: the first line of what it raised; None where it came to its end.
-        skipped: why it makes no sense here.
+        skipped: why it can't be tried here.
+        memory: how much of the device's memory other processes use, in words; None: little, or not known.
     """
 
     error: str | None = None
     skipped: str | None = None
+    memory: str | None = None
 
 
 class Notes:
@@ -93,6 +117,10 @@ class Notes:
     def figure(self, what: str, value: float, unit: str) -> None:
         """Note a measured value."""
         self._connection.send(Figure(what, float(value), unit))
+
+    def remark(self, text: str) -> None:
+        """Note what explains figures or failures."""
+        self._connection.send(Remark(text))
 
     def ended(self, how: Ended) -> None:
         self._connection.send(how)
@@ -125,9 +153,9 @@ class Result:
     Attributes:
         name, about: of the part.
         status: fail where one check failed or the part did not come to its end; skipped where nothing was tried.
-        why: for fail and skipped: the reason in one line.
+        why: for fail and skipped: the reason in one line; for pass: what was left out, and the remarks.
         wall_s: seconds that it took, the start of its process included.
-        checks, figures: in the order in which they were noted.
+        checks, figures, remarks: in the order in which they were noted.
     """
 
     name: str
@@ -137,16 +165,19 @@ class Result:
     wall_s: float = 0.0
     checks: list[Check] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
 
     def conclude(self, end: Ended) -> None:
         """Set status and reason from the checks and from how the part ended."""
-        self.status, self.why = "pass", None
         failed = [check for check in self.checks if check.status == "fail"]
-        if end.error is not None:
-            self.status, self.why = "fail", end.error
-        elif failed:
+        if end.error is not None or failed:
             others = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-            self.status, self.why = "fail", f"{failed[0].what}: {failed[0].detail}{others}"
-        elif end.skipped is not None or all(check.status == "skipped" for check in self.checks):
+            why = end.error or f"{failed[0].what}: {failed[0].detail}{others}"
+            self.status, self.why = "fail", f"{why} ({end.memory})" if end.memory else why
+        elif self.figures or self.remarks or any(check.status == "pass" for check in self.checks):
+            left_out = [f"the rest was skipped: {end.skipped}"] if end.skipped else []
+            self.status = "pass"
+            self.why = "; ".join([*left_out, *(remark.text for remark in self.remarks)]) or None
+        else:
             self.status = "skipped"
             self.why = end.skipped or (self.checks[0].detail if self.checks else "it noted nothing")

@@ -11,9 +11,10 @@ from pathlib import Path
 import psutil
 
 from laptime import fresh_processes
-from selftest.part import Check, Ended, Figure, Notes, Part, Result, Setting, Skipped, Work
+from selftest.part import Check, Ended, Figure, Notes, Part, Result, Setting, Skipped, Work, missing_package
 
-_NO_MEMORY = "out of memory"
+# How long a part that has said its last word may take to leave.
+_LEAVES_WITHIN_S = 10.0
 
 
 def run(part: Part, setting: Setting, limit_s: float) -> Result:
@@ -45,11 +46,14 @@ def run(part: Part, setting: Setting, limit_s: float) -> Result:
                 break
             if isinstance(noted, Ended):
                 end = noted
+                process.join(_LEAVES_WITHIN_S)
                 break
             if isinstance(noted, Check):
                 result.checks.append(noted)
             elif isinstance(noted, Figure):
                 result.figures.append(noted)
+            else:
+                result.remarks.append(noted)
     finally:
         _end(process.pid)
         process.join()
@@ -62,37 +66,41 @@ def run(part: Part, setting: Setting, limit_s: float) -> Result:
 def _carry_out(connection: Connection, job: tuple[Work, Setting]) -> None:
     """The part's process. What it prints goes into a file in its folder."""
     work, setting = job
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with suppress(OSError):
         os.setpgid(0, 0)  # Ctrl-C is for the parent, which ends this process and its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it was ignored until now
     os.chdir(setting.folder)
     output = os.open("output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
     notes = Notes(connection)
+    error = skipped = None
     try:
         work(setting, notes)
-        notes.ended(Ended())
     except Skipped as why:
-        notes.ended(Ended(skipped=str(why)))
-    except BaseException as error:
+        skipped = str(why)
+    except BaseException as raised:
         import traceback
 
         traceback.print_exc()
-        notes.ended(Ended(error=_in_a_line(error, setting)))
+        package = missing_package(raised)
+        if package is not None:
+            skipped = f"{package} is not installed"
+        else:
+            error = f"{type(raised).__name__}: {(str(raised).strip().splitlines() or [''])[0]}"
+    notes.ended(Ended(error, skipped, _memory(setting)))
     sys.stdout.flush()
 
 
-def _in_a_line(error: BaseException, setting: Setting) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    text = f"{type(error).__name__}: {lines[0]}"
-    if _NO_MEMORY in str(error) and setting.kind != "cpu":
-        from selftest.runs import taken_by_others
+def _memory(setting: Setting) -> str | None:
+    """How much of the device others use, where that may explain why something failed."""
+    from selftest.runs import is_busy, used_by_others
 
-        with suppress(Exception):
-            others, total = taken_by_others(setting.kind)
-            text += f" (others take {others / 1e9:.1f} of the device's {total / 1e9:.1f} GB)"
-    return text
+    with suppress(Exception):  # a device that can't be started tells nothing
+        others, total = used_by_others(setting.kind)
+        if is_busy(others, total):
+            return f"other processes use {others / 1e9:.1f} of the device's {total / 1e9:.1f} GB"
+    return None
 
 
 def _how(exit_code: int | None) -> str:

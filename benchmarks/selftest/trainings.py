@@ -7,7 +7,7 @@ import torch
 
 import laptime
 from laptime.record import CHECKPOINT_DIR, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
-from selftest.part import Setting
+from selftest.part import Notes, Setting
 
 # Nothing beside the training; a part adds back what it looks at: the last override counts.
 PLAIN = (
@@ -41,12 +41,9 @@ def train(setting: Setting, name: str, *overrides: str, device: str | None = Non
     return laptime.run([*PLAIN, f"device={device or setting.kind}", *overrides, f"hydra.run.dir='{folder}'"])
 
 
-def loss_of(record: dict[str, Any]) -> float:
-    return float(record["result"]["train_loss"])
-
-
 def weights_apart(record: dict[str, Any], expected: dict[str, Any]) -> float:
-    """How far the weights of two runs of one epoch lie apart, relative to how far the expected run has moved them."""
+    """How far the weights of two runs lie apart, relative to how far the expected run's last
+    epoch has moved them."""
     start, then = (_weights(expected, name) for name in (PREVIOUS_CHECKPOINT, LAST_CHECKPOINT))
     return float((_weights(record, LAST_CHECKPOINT) - then).norm() / (then - start).norm())
 
@@ -58,12 +55,21 @@ def _weights(record: dict[str, Any], name: str) -> torch.Tensor:
     return torch.cat([value.flatten().double() for value in state.values() if value.is_floating_point()])
 
 
-def differs(loss: float, expected: float) -> float:
-    """The relative difference of two losses; not a number where one of them is none."""
-    return abs(loss - expected) / abs(expected)
+def check_learned(
+    notes: Notes, what: str, record: dict[str, Any], expected: dict[str, Any], is_half: bool = False
+) -> None:
+    """Note whether a run has learned what another one has: its loss and the change of its weights.
 
-
-def compared(loss: float, expected: float, tolerance: float) -> str:
-    """Both losses in words."""
-    difference = f"{differs(loss, expected):.1e}, {tolerance:g} allowed"
-    return f"loss {loss:.5f}, on the CPU {expected:.5f}, relative difference {difference}"
+    Args:
+        expected: the other run's record, of the CPU where the device is tested.
+        is_half: whether one of them trained in 16 bits.
+    """
+    tolerance, allowed = (HALF_TOLERANCE, HALF_WEIGHTS_TOLERANCE) if is_half else (TOLERANCE, WEIGHTS_TOLERANCE)
+    loss, then = (float(each["result"]["train_loss"]) for each in (record, expected))
+    difference, apart = abs(loss - then) / abs(then), weights_apart(record, expected)
+    notes.check(
+        what,
+        difference <= tolerance and apart <= allowed,
+        f"loss {loss:.5f}, expected {then:.5f}, relative difference {difference:.1e}, {tolerance:g} allowed; "
+        f"change of the weights off by {apart:.1e}, {allowed:g} allowed",
+    )

@@ -84,7 +84,7 @@ def ctrl_c(setting: Setting, notes: Notes) -> None:
                 said = " ".join(Path("ctrl-c.log").read_text()[-300:].split())
                 raise RuntimeError(f"no epoch was trained, exit code {process.poll()}: {said}")
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
         begin = time.monotonic()
         code = process.wait(timeout=_ENDS_WITHIN_S)
         notes.figure("Ctrl-C to the end of the command", time.monotonic() - begin, "s")

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
-from selftest import learning, measuring
+from selftest import learning, measuring, runs
 from selftest.part import Notes, Setting, Skipped
 
 
@@ -41,6 +41,38 @@ def hangs(setting: Setting, notes: Notes) -> None:
     Path("child.new").write_text(str(child.pid))
     Path("child.new").rename("child")
     time.sleep(10000)
+
+
+def needs_a_package(setting: Setting, notes: Notes) -> None:
+    notes.skip("one", "it is not tried here")
+    import no_such_package  # noqa: F401
+
+
+def needs_a_package_at_its_end(setting: Setting, notes: Notes) -> None:
+    _note(notes)
+    try:
+        import no_such_package.within  # noqa: F401
+    except ImportError as error:
+        raise ValueError("what it was needed for can't be done") from error
+
+
+def fails_on_a_busy_device(setting: Setting, notes: Notes) -> None:
+    _make_busy()
+    raise RuntimeError("out of memory")
+
+
+def looks_at_a_busy_device(setting: Setting, notes: Notes) -> None:
+    _make_busy()
+    runs.memory_in_use(Setting("cuda", 1, False, setting.folder), notes)
+
+
+def _make_busy() -> None:
+    """In this part's process the device has 80 GB, of which others use 60 and this process 1."""
+    from laptime import device
+
+    busy = device.Device("auto", "cpu", "busy", 1, 80 * 10**9)
+    patch.object(device, "describe", lambda requested, used: busy).start()
+    patch.object(device.Device, "memory_use", lambda device: (61 / 80, 80 * 10**9, 10**9)).start()
 
 
 def _note(notes: Notes) -> None:
