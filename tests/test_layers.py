@@ -22,6 +22,8 @@ LAYERS = [
         "forget_jobs",
         "targets",
         "security",
+        "sweep_plan",
+        "hydra_jobs",
         "estimate",
         "dry_run",
         "machine",

@@ -3,21 +3,10 @@
 import json
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from hydra_plugins.laptime.repeating_sweeper import RepeatingSweeper
 from laptime.record import read_record
 from laptime.run_dir import numbered_runs
 from tests.support.settings import TINY
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize("typed", [["model=mlp,cnn", "seed=1,2"], ["seed=1,2", "model=mlp,cnn"]])
-def test_repeats_are_outermost_whatever_was_typed_first(typed):
-    (batch,) = RepeatingSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), None)
-    assert [sorted(job) for job in batch] == [
-        ["model=mlp", "seed=1"], ["model=cnn", "seed=1"], ["model=mlp", "seed=2"], ["model=cnn", "seed=2"],
-    ]  # fmt: skip
 
 
 def test_a_sweep_repeats_its_runs_until_the_interval_or_the_limit_is_reached(train, work_folder):

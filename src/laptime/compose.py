@@ -101,6 +101,15 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
         raise UserError(_with_its_override(hydra, overrides, name, message)) from error
 
 
+def sweeps_without_flag(hydra: Hydra, overrides: Sequence[str], config_name: str) -> bool:
+    """Whether a configuration stands for a sweep though -m was not typed, as Hydra asks: whatever is swept over."""
+    try:
+        cfg = hydra.compose_config(config_name, with_its_sweeper(overrides), RunMode.MULTIRUN)
+    except Exception:  # whoever composes it for its own sake says what is wrong
+        return False
+    return bool(cfg.hydra.mode == RunMode.MULTIRUN)
+
+
 def with_its_sweeper(overrides: Sequence[str]) -> list[str]:
     """What was typed, and the sweeper that a `search` needs: a file can't choose one, conf/config.yaml has done so."""
     chosen = {key_of(override): override.partition("=")[2] for override in overrides}

@@ -420,6 +420,11 @@ def hashed_config(
     return dict(flat(_normalised(content)))
 
 
+def asked_hash(config: Mapping[str, Any]) -> str:
+    """A hash of all in a resolved configuration that can change a run's result or its timing, whatever the machine."""
+    return config_hashes(hashed_config({**config, "run_dir": None, "runs_at_once": 1}, "", 1, 1))[0]
+
+
 def config_hashes(hashed: Mapping[str, Any]) -> tuple[str, str]:
     """(config_hash, group_hash) of a `hashed_config`, the latter blind to the seed: two hexadecimal SHA-256 digests,
     shortened to 16 digits."""

@@ -163,7 +163,7 @@ class EarlierSweep:
         if pid is not None:
             process = f" (process {pid})" if pid else ""
             raise UserError(f"{self.asked}: this sweep is still running{process}. Wait, or end it first.")
-        self.runs = [_read(number, path) for number, path in sorted(numbered_runs(self.path).items())]
+        self.runs = [_read(number, path, self._kept_in) for number, path in sorted(numbered_runs(self.path).items())]
         self._refuse_if_in_use()
 
     def invocations(self, typed: Sequence[str]) -> list[list[str]]:
@@ -306,12 +306,17 @@ class EarlierSweep:
             typed = [str(each) for each in [*hydra["overrides"]["task"], *hydra["overrides"]["hydra"]]]
             self.had_notify |= any(key_of(each) == security.NOTIFY_KEY for each in typed)
             sweeper, subdir = str(hydra["sweeper"]["_target_"]), hydra["sweep"]["subdir"]
+            self._kept_in = hydra.get("output_subdir", ".hydra")
         except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
             raise UserError(f"{self.asked}: {path.name} is not what Hydra writes ({type(error).__name__}).") from error
         if not sweeper.endswith("RepeatingSweeper"):
             raise UserError(f"{self.asked}: is a search, whose sweeper chose its trials as it went. Start a new one.")
         if subdir != "${hydra.job.num}":
             raise UserError(f"{self.asked}: hydra.sweep.subdir={subdir} gave its runs no numbers. Start a new sweep.")
+        if self._kept_in is None:
+            raise UserError(
+                f"{self.asked}: hydra.output_subdir=null kept nothing of what its runs were given. Start a new sweep."
+            )
         return _lasting(typed)
 
     def _refuse_if_in_use(self) -> None:
@@ -454,7 +459,8 @@ def living_ranks(run: EarlierRun) -> list[int]:
     return alive
 
 
-def _read(number: int, path: Path) -> EarlierRun:
+def _read(number: int, path: Path, kept_in: str) -> EarlierRun:
+    """A run's record and overrides; `kept_in` is Hydra's folder in its directory (`hydra.output_subdir`)."""
     try:
         record = read_record(path)
     except (OSError, ValueError, RecursionError):
@@ -462,7 +468,7 @@ def _read(number: int, path: Path) -> EarlierRun:
     if not _is_whole(record):
         record = {}
     try:
-        overrides = [str(each) for each in yaml.safe_load((path / ".hydra" / "overrides.yaml").read_text()) or []]
+        overrides = [str(each) for each in yaml.safe_load((path / kept_in / "overrides.yaml").read_text()) or []]
         OverridesParser.create().parse_overrides(overrides)
     except (OSError, ValueError, TypeError, yaml.YAMLError, HydraException, RecursionError):
         overrides = []

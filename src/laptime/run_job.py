@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laptime import security  # early: what is trusted by the environment is read before a configuration can set it
+from laptime.errors import UserError
 from laptime.secrets import mask_text
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def run_job(
     sweep_world_size: int | None = None,
     goes_on: bool = False,
     tag: str = "",
+    checked: str | None = None,
 ) -> dict[str, Any]:
     """Train and measure as a composed configuration says, and print what came of it.
 
@@ -32,16 +34,28 @@ def run_job(
         sweep_world_size: the largest world size of the sweep that it belongs to; None: of none.
         goes_on: with what `run_dir` holds of the same run, from its last checkpoint.
         tag: of its lines on the terminal, where several runs write there.
+        checked: `asked_hash` of the configuration that was checked before; None: it is not known beforehand.
 
     Returns:
         The record, as run.json holds it.
+
+    Raises:
+        UserError: it is not the configuration that was checked.
     """
     from laptime import torchrun
     from laptime.compose import resolve
+    from laptime.config import asked_hash
     from laptime.console import logging_to, print_results, unread
     from laptime.launch import launch
     from laptime.secrets import secret_values
 
+    if checked is not None:
+        cfg.run_dir = "."
+        if asked_hash(resolve(cfg)) != checked:
+            raise UserError(
+                "the configuration is not the one that was checked before: one of its files or a variable has changed "
+                "since, or a resolver gives another value each time. Give each key one value."
+            )
     cfg.run_dir = str(run_dir)
     cfg.run_label = folder_name(mask_text(cfg.run_label))
     rank = torchrun.rank() if torchrun.is_joined() else 0

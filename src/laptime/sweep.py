@@ -17,11 +17,12 @@ import psutil
 import yaml
 
 from laptime import optuna_faults
-from laptime.compose import hand_over_to_hydra, key_of, quoted
+from laptime.compose import key_of
 from laptime.console import relative, unread
 from laptime.core_shares import CoreShares
 from laptime.environment import hostname_hash
 from laptime.errors import Interrupted, LauncherFailed, RankFailed, TrainingFailed, UserError, in_words
+from laptime.hydra_jobs import run_sweep
 from laptime.notify import notify
 from laptime.record import (
     SWEEP_FILE,
@@ -37,6 +38,7 @@ from laptime.security import OF_NOW
 from laptime.stopping import handling_signals
 
 if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
     from omegaconf import DictConfig
 
     from laptime.resume_sweep import Step
@@ -87,7 +89,10 @@ class Sweep:
         sweep_world_size: the largest of them.
         command: to tell how it goes (`sweep.notify`); None: nobody is told.
         shares: of the machine's cores, for runs at once; None: one at a time.
-        steps: what is to be done of an earlier sweep that is gone on with, by number; None: this is a new one.
+        known: the overrides of every run that the sweep has or is to have, by number.
+        todo: of those that are to be run now.
+        checked: `asked_hash` of each configuration that was checked, by number.
+        steps: what is to be done of an earlier sweep that is gone on with, by number.
         chooses: whether its sweeper chooses the jobs as it goes: `jobs` only stand for what it may choose.
     """
 
@@ -98,18 +103,21 @@ class Sweep:
     sweep_world_size: int
     command: str | None = None
     shares: CoreShares | None = None
-    steps: "Mapping[int, Step] | None" = None
+    known: dict[int, list[str]] = field(default_factory=dict)
+    todo: Mapping[int, list[str]] = field(default_factory=dict)
+    checked: Mapping[int, str] = field(default_factory=dict)
+    steps: "Mapping[int, Step]" = field(default_factory=dict)
     chooses: bool = False
     _outcomes: dict[str, Outcome] = field(default_factory=dict)
     _owner: int = field(default_factory=os.getpid)
     _typed_command: list[str] = field(default_factory=lambda: command_line())
     _sys_path: list[str] = field(default_factory=lambda: list(sys.path))
 
-    def run(self, arguments: Sequence[str]) -> int:
+    def run(self, hydra: "Hydra", settings: "DictConfig") -> int:
         """Let Hydra run the jobs; a failed one doesn't stop the others.
 
         Args:
-            arguments: for Hydra's command line.
+            settings: of the whole sweep, see laptime.hydra_jobs.
 
         Returns:
             The exit code.
@@ -119,14 +127,12 @@ class Sweep:
         """
         from laptime.analysis.sweep_callback import report_sweep
 
-        planned = dict(enumerate([""] * self.num_jobs if self.chooses else map(self._swept, self.jobs)))
-        if self.steps is not None:
-            planned = {number: self._swept(step.overrides) for number, step in self.steps.items()}
-        write_plan(self.path, read_plan(self.path) | planned)
+        planned = {number: self._swept(overrides) for number, overrides in self.todo.items()}
+        write_plan(self.path, read_plan(self.path) | (planned or dict.fromkeys(range(self.num_jobs), "")))
         exit_code = 0
         try:
             with self._handling_signals(), optuna_faults.forgiven() if self.chooses else nullcontext():
-                hand_over_to_hydra([*arguments, f"hydra.sweep.dir={quoted(self.path)}"], self)
+                run_sweep(hydra, settings, self)
         except optuna_faults.Refused as refused:
             raise UserError(str(refused)) from refused
         except (SystemExit, LauncherFailed) as end:
@@ -141,7 +147,7 @@ class Sweep:
                 self.num_jobs = len(self._all())
                 write_plan(self.path, dict.fromkeys(range(self.num_jobs), ""))
         exit_code = max([exit_code, self._stopped() or 0, *(each.exit_code for each in self._all())])
-        self._say_how_it_ended(exit_code)
+        self._say_how_it_ended(exit_code, settings.hydra.output_subdir is not None and not self.chooses)
         self._forget()
         return exit_code
 
@@ -153,7 +159,7 @@ class Sweep:
         if self._stopped() is not None:
             return None
         sys.path += [place for place in self._sys_path if place not in sys.path]
-        step = (self.steps or {}).get(job.job.num)
+        step = self.steps.get(job.job.num)
         overrides = self._that_may_differ(list(job.overrides.task))
         with self._share() as sweep_world_size:
             if self._stopped() is not None:  # while it waited for its cores
@@ -174,8 +180,9 @@ class Sweep:
                         set_aside(path)
                 tag = f"[run {job.job.num}] " if self.shares is not None else ""
                 record = run_job(
-                    cfg, path, self._typed_command, time.time(), self.typed, sweep_world_size, goes_on, tag
-                )
+                    cfg, path, self._typed_command, time.time(), self.typed, sweep_world_size, goes_on, tag,
+                    self.checked.get(job.job.num),
+                )  # fmt: skip
                 self._note(Outcome(run, "completed"))
                 return objective(record)
             except Interrupted as interruption:
@@ -185,14 +192,13 @@ class Sweep:
                 self._fail(run, error, cfg.sweep.on_failure, _secrets_of(cfg))
         return None
 
-    @property
-    def numbered_jobs(self) -> dict[int, list[str]] | None:
-        """The overrides of what is to be done of an earlier sweep, by number; None: they follow from what was typed."""
-        return None if self.steps is None else {number: step.overrides for number, step in self.steps.items()}
-
-    def plan(self, jobs: Mapping[int, list[str]]) -> None:
-        """Write down further runs that there will be, by number."""
-        write_plan(self.path, read_plan(self.path) | {number: self._swept(job) for number, job in jobs.items()})
+    def plan(self, jobs: Sequence[list[str]]) -> dict[int, list[str]]:
+        """Give further runs their numbers, and write down that there will be such."""
+        first = max([*self.known, *read_plan(self.path), *numbered_runs(self.path)], default=-1) + 1
+        further = dict(enumerate(jobs, start=first))
+        self.known |= further
+        write_plan(self.path, read_plan(self.path) | {number: self._swept(job) for number, job in further.items()})
+        return further
 
     def could_not_start(self, number: int, overrides: list[str], error: OSError, on_failure: str) -> None:
         """A job of which the launcher could not even make the directory."""
@@ -303,7 +309,7 @@ class Sweep:
         with self.shares.take(self.path / _OUTCOMES) as has_own_cores:
             yield self.sweep_world_size if has_own_cores else self.sweep_world_size * self.shares.num
 
-    def _say_how_it_ended(self, exit_code: int) -> None:
+    def _say_how_it_ended(self, exit_code: int, can_be_resumed: bool) -> None:
         found = self._all()
         failed = [each for each in found if each.status == "failed"]
         # A process that was killed has said nothing any more.
@@ -318,7 +324,7 @@ class Sweep:
             for line in _best(self.path):
                 print(f"Best         {line}")
             print(f"Sweep        {relative(self.path)}")
-            if exit_code and not self.chooses:
+            if exit_code and can_be_resumed:
                 print(f"To finish it: sweep.resume={relative(self.path)}")
         num_completed = sum(each.status == "completed" for each in found)
         event = "sweep-failed" if exit_code else "sweep-completed"

@@ -5,19 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from laptime.record import SWEEP_FILE, TENSORBOARD_DIR
+from laptime.record import TENSORBOARD_DIR
 
 
 class SweepReport(Callback):
     """Prints the tables of a sweep and writes its summary/."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write down what the sweep is where its sweeper doesn't: Optuna's."""
-        path = Path(config.hydra.sweep.dir) / SWEEP_FILE
-        if not path.exists():
-            OmegaConf.save(config, path)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         report_sweep(Path(config.hydra.sweep.dir))

@@ -1,0 +1,11 @@
+"""A resolver that gives another value each time it is asked."""
+
+import itertools
+
+from omegaconf import OmegaConf
+
+_COUNT = itertools.count(1)
+
+
+def register() -> None:
+    OmegaConf.register_new_resolver("other_each_time", lambda: next(_COUNT), replace=True)
