@@ -200,6 +200,7 @@ def _run_once(
             fresh_processes.load_ahead()
         config = check(composed, overrides)
         checked = asked_hash(config)
+        composed.experiment_name = composed.hydra.runtime.choices.get("experiment")
         if config["measure"]["target_interval"] is not None:
             target = config["measure"]["target_interval"]
             raise UserError(f"measure.target_interval={target}: is for sweeps, which repeat their runs. Add -m.")
@@ -272,6 +273,10 @@ def _checked(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
     if cfg.get("run_dir") is not None:
         raise UserError(
             f"run_dir={cfg.run_dir}: is filled in when the run starts. Choose the place with hydra.run.dir."
+        )
+    if cfg.get("experiment_name") is not None:
+        raise UserError(
+            f"experiment_name={cfg.experiment_name}: is filled in when the run starts. Choose one with experiment=..."
         )
     if cfg.get("runs_at_once") != 1:
         raise UserError(f"runs_at_once={cfg.runs_at_once}: is filled in by the launcher of a sweep. Leave it out.")

@@ -244,6 +244,7 @@ class Config(_Group):
     optimized_metric: Any = MISSING  # a name, or a list of names
     run_dir: str | None = MISSING
     run_label: str = MISSING
+    experiment_name: str | None = MISSING
     runs_at_once: int = MISSING
 
     def check(self) -> None:
@@ -361,6 +362,7 @@ _NOT_HASHED = (
     ("security",),
     ("run_dir",),
     ("run_label",),
+    ("experiment_name",),
     ("logger",),
     ("optimized_metric",),
     ("callbacks", "progress_bar"),

@@ -167,6 +167,7 @@ class Sweep:
             run = self._announce(job.job.num, overrides)
             try:
                 cfg.run_label = sweep_label(overrides, self.jobs)
+                cfg.experiment_name = job.runtime.choices.get("experiment")
                 cfg.runs_at_once = 1 if self.shares is None else self.shares.num
                 if step is None or step.run is None:
                     path, goes_on = RunDir(job.runtime.output_dir, may_move=False).path, False

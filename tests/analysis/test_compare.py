@@ -181,3 +181,48 @@ def test_values_that_differ_beyond_what_a_label_shows_stay_apart(write, work_fol
     first, second = groups_of()
     assert first.label != second.label and len(first.label) < 80
     assert [row.speedup for row in compare([first, second], "model.sizes")[0].rows] in ([1.0, 0.5], [1.0, 2.0])
+
+
+def of_experiments(write, *names: str) -> None:
+    """One run of each experiment on one and on two ranks; each has a model and a batch size of its own."""
+    for number, name in enumerate(names):
+        changed = {"training.batch_size": 64 * (number + 1), "model._target_": f"laptime.models.Model{number}"}
+        for world_size in (1, 2):
+            sections = {"config": {"experiment_name": name}}
+            path = Path(f"{name}-{world_size}")
+            write(path, [9.0, (number + 1) / world_size], world_size=world_size, changed=changed, sections=sections)
+
+
+def test_experiments_are_compared_whatever_they_set(write, work_folder):
+    of_experiments(write, "first", "second")
+    analysis = analyse([Path()])
+    assert [(each.key, each.common) for each in analysis.comparisons] == [
+        ("experiment", "ws=1"),
+        ("experiment", "ws=2"),
+    ]
+    for comparison in analysis.comparisons:
+        assert [row.value for row in comparison.rows] == ["first", "second"]
+        assert [row.speedup for row in comparison.rows] == pytest.approx([1.0, 0.5])
+    assert [family.name for family in analysis.families] == ["experiment=first", "experiment=second"]
+    assert [group.label for group in analysis.groups] == [
+        "ws=1 experiment=first", "ws=1 experiment=second", "ws=2 experiment=first", "ws=2 experiment=second",
+    ]  # fmt: skip
+
+
+def test_what_is_swept_within_experiments_is_compared_within_them(write, work_folder):
+    for name in ("first", "second"):
+        for precision in ("32-true", "bf16-mixed"):
+            changed = {"training.precision": precision, "training.batch_size": len(name)}
+            write(Path(f"{name}-{precision}"), [9.0, 1.0], changed=changed,
+                  sections={"config": {"experiment_name": name}})  # fmt: skip
+    keys = [(each.key, each.common) for each in analyse([Path()]).comparisons]
+    assert keys == [
+        ("training.precision", "experiment=first"), ("training.precision", "experiment=second"),
+        ("experiment", "precision=32-true"), ("experiment", "precision=bf16-mixed"),
+    ]  # fmt: skip
+
+
+def test_one_experiment_tells_nothing_apart(write, work_folder):
+    of_experiments(write, "first")
+    (family,) = analyse([Path()]).families
+    assert family.name == "" and "experiment" not in swept_keys(groups_of())

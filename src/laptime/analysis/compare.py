@@ -1,12 +1,12 @@
 """One thing compared with all else equal: devices, models, precisions, whatever was swept."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from laptime.analysis.groups import CONFIG_GROUPS, Group, axes, value_of
+from laptime.analysis.groups import CONFIG_GROUPS, EXPERIMENT, Group, axes, set_by_experiment, value_of
 from laptime.analysis.load import by_number
 from laptime.analysis.results import agreement
 from laptime.analysis.scaling import OF_DDP, bounds, unlike
@@ -76,8 +76,9 @@ def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> l
         UserError: no group has the baseline's value.
     """
     alike: dict[tuple[Any, ...], list[Group]] = {}
+    set_by_key = set_by_experiment(groups) if key == EXPERIMENT else set()
     for group in groups:
-        alike.setdefault(_rest(group, key), []).append(group)
+        alike.setdefault(_rest(group, key, set_by_key), []).append(group)
     found: list[Comparison] = []
     without: list[str] = []
     for members in alike.values():
@@ -180,10 +181,10 @@ def _row(group: Group, reference: Group, key: str) -> Row:
     )
 
 
-def _rest(group: Group, key: str) -> tuple[Any, ...]:
+def _rest(group: Group, key: str, set_by_key: Collection[str] = ()) -> tuple[Any, ...]:
     """All but the compared key that must be equal. Machines may differ between devices, which are part of them, and the
     data between data sets; code, torch and threads are named in the row instead."""
-    left_out = {"strategy.threads_per_rank", *_DEPENDENT.get(key, ())}
+    left_out = {"strategy.threads_per_rank", *_DEPENDENT.get(key, ()), *set_by_key}
     if key == "strategy.world_size":
         left_out |= set(OF_DDP)
     whole = f"{key}." if key in _WHOLE else "\0"
@@ -194,8 +195,8 @@ def _rest(group: Group, key: str) -> tuple[Any, ...]:
             if name != key and not name.startswith(whole) and name not in left_out
         )
     )
-    machine = "" if key == "device" else group.conditions.machine
-    return config, machine, "" if key == "dataset" else group.conditions.checksum
+    machine = "" if key in ("device", EXPERIMENT) else group.conditions.machine
+    return config, machine, "" if key in ("dataset", EXPERIMENT) else group.conditions.checksum
 
 
 def _common(members: Sequence[Group], key: str) -> str:

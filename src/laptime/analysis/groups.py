@@ -23,6 +23,9 @@ from laptime.record import PARTS
 
 # Config groups of which one part may name all of it: `model=cnn` instead of every key in which the CNN differs.
 CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler")
+# Which experiment the runs of a group were composed with, where several are compared.
+EXPERIMENT = "experiment"
+_ABSENT = object()
 _SHORT = {"strategy.world_size": "ws"}
 # A spread between repeats of more than this share of the median is said.
 _WIDE_SPREAD = 0.1
@@ -222,17 +225,38 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     for (_, conditions), repeats in together.items():
         repeats.sort(key=lambda run: (run.record["seed"], str(run.path)))
         config = {key: value for key, value in repeats[0].config.items() if key != "seed"}
+        config[EXPERIMENT] = " and ".join(sorted({str(run.record["config"].get("experiment_name")) for run in repeats}))
         groups.append(Group(tuple(repeats), config, conditions))
+    if len({group.config[EXPERIMENT] for group in groups}) == 1:  # nothing that tells one from another
+        groups = [replace(each, config={k: v for k, v in each.config.items() if k != EXPERIMENT}) for each in groups]
     labels = labels_of(groups)
     named = [replace(group, label=label) for group, label in zip(groups, labels, strict=True)]
     return sorted(named, key=lambda group: _natural(group.label))
 
 
+def set_by_experiment(groups: Sequence[Group]) -> set[str]:
+    """The keys that have one value in each experiment: where several are compared, those differ with the experiment."""
+    by_experiment: dict[str, list[Group]] = {}
+    for group in groups:
+        by_experiment.setdefault(group.config.get(EXPERIMENT, ""), []).append(group)
+    if len(by_experiment) < 2:
+        return set()
+    keys = {key for group in groups for key in group.config} - {EXPERIMENT}
+    return {
+        key
+        for key in keys
+        if all(
+            len({repr(each.config.get(key, _ABSENT)) for each in members}) == 1 for members in by_experiment.values()
+        )
+    }
+
+
 def axes(groups: Sequence[Group]) -> list[str]:
-    """The keys in which the groups differ; a config group stands for all of its keys where its class differs."""
-    absent = object()
+    """The keys in which the groups differ; a config group stands for all of its keys where its class differs, and an
+    experiment for what it sets."""
     keys = dict.fromkeys(key for group in groups for key in group.config)
-    differing = [key for key in keys if len({repr(group.config.get(key, absent)) for group in groups}) > 1]
+    keys = dict.fromkeys(key for key in keys if key not in set_by_experiment(groups))
+    differing = [key for key in keys if len({repr(group.config.get(key, _ABSENT)) for group in groups}) > 1]
     whole = [name for name in CONFIG_GROUPS if f"{name}._target_" in differing]
     found = dict.fromkeys(next((name for name in whole if key.startswith(f"{name}.")), key) for key in differing)
     # Settings of DDP that a plain process has none of don't tell groups apart by themselves.
