@@ -3,14 +3,17 @@
 import getpass
 import json
 import platform
+import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from laptime.record import finite
+import torch
+
+from laptime.record import finite, write_atomically
 from laptime.secrets import mask_text
 from selftest.part import Result
 
@@ -24,6 +27,7 @@ class Machine:
     Attributes:
         kind: cuda, mps or xpu; cpu in a rehearsal.
         device: the device's own name.
+        architecture: of a CUDA or ROCm device.
         num_devices: how many of them there are.
         memory_bytes: of one of them.
         driver: its driver's version.
@@ -39,6 +43,7 @@ class Machine:
 
     kind: str
     device: str
+    architecture: str | None
     num_devices: int
     memory_bytes: int | None
     driver: str | None
@@ -52,47 +57,81 @@ class Machine:
     dirty: bool | None
 
 
+def accelerator() -> tuple[str | None, int]:
+    """The accelerator's kind and how many of it there are."""
+    from laptime.device import available_accelerator
+
+    kind = available_accelerator()
+    return kind, torch.accelerator.device_count() if kind else 0
+
+
 def machine(kind: str) -> Machine:
     """Look at this machine; a device that can't be started is named by its kind."""
     from laptime.device import Device, cpu_name, describe, usable_cores
     from laptime.environment import environment, git_state
     from laptime.torch_build import driver_version, torch_build
 
+    architecture = None
     try:
         device = describe("auto", kind)
         driver = driver_version(device)
+        if kind == "cuda":
+            properties = torch.cuda.get_device_properties(0)
+            architecture = (
+                getattr(properties, "gcnArchName", "") or f"compute capability {properties.major}.{properties.minor}"
+            )
     except RuntimeError as error:  # taken by somebody else, or its driver is another version's
-        device, driver = Device("auto", kind, f"{kind} ({str(error).partition(chr(10))[0]})", 1, None), None
+        reason = public(str(error).partition("\n")[0])
+        device, driver = Device("auto", kind, f"{kind} ({reason})", 1, None), None
     git = git_state(Path(__file__).resolve().parents[2])
     return Machine(
-        kind, device.name, device.num_devices, device.memory_bytes, driver, cpu_name(), usable_cores(),
+        kind, device.name, architecture, device.num_devices, device.memory_bytes, driver, cpu_name(), usable_cores(),
         f"{platform.system()} {platform.release()} {platform.machine()}", platform.python_version(), torch_build(),
         environment(cpu_name(), usable_cores())["packages"], git["commit"], git["dirty"],
     )  # fmt: skip
 
 
-def without_names(text: str) -> str:
-    """Without secrets, and without folders, users and machines that only their owner knows."""
-    hidden = {
-        str(Path(__file__).resolve().parents[2]): "<laptime>",
-        tempfile.gettempdir(): "<tmp>",
-        str(Path.cwd()): "<folder>",
-        str(Path.home()): "<home>",
-        platform.node(): "<machine>",
-    }
+def public(text: str) -> str:
+    """A text without secrets, and without folders, users and machines that only their owner knows.
+
+    For free text only: a user may be called like a model.
+    """
+    text = mask_text(text)
+    for place, name in _places().items():
+        text = text.replace(place, name)
+    text = re.sub(r"(?<![\w<>:/])/(?:[^\s/:'\"]+/)+([^\s/:'\"]*)", r"<folder>/\1", text)
+    for known, name in _names().items():
+        text = re.sub(rf"(?<![\w.]){re.escape(known)}(?!\w)", name, text)
+    return text
+
+
+def _places() -> dict[str, str]:
+    """Folders that may be named, longest first."""
+    places = {str(Path(__file__).resolve().parents[2]): "<laptime>", tempfile.gettempdir(): "<tmp>"}
+    with suppress(OSError):  # the current folder may be gone
+        places[str(Path.cwd())] = "<folder>"
+    with suppress(RuntimeError):  # a user without a home
+        places[str(Path.home())] = "<home>"
+    return {place: places[place] for place in sorted(places, key=len, reverse=True) if len(place) > 1}
+
+
+def _names() -> dict[str, str]:
+    node = platform.node()
+    names = dict.fromkeys(filter(None, (node, node.partition(".")[0])), "<machine>")
     with suppress(OSError, KeyError):  # the system's files name no such user
-        hidden[getpass.getuser()] = "<user>"
-    for name in sorted((name for name in hidden if len(name) > 3), key=len, reverse=True):
-        text = text.replace(name, hidden[name])
-    return mask_text(text)
+        names[getpass.getuser()] = "<user>"
+    return names
 
 
-def _without_names(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_names(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_names(item) for item in value]
-    return without_names(value) if isinstance(value, str) else value
+def _public(result: Result) -> Result:
+    """A part's result of which all free text may be shown."""
+    return replace(
+        result,
+        why=result.why and public(result.why),
+        checks=[replace(each, detail=public(each.detail)) for each in result.checks],
+        remarks=[replace(each, text=public(each.text)) for each in result.remarks],
+        output=[public(line) for line in result.output],
+    )
 
 
 class CannotWrite(Exception):
@@ -126,6 +165,7 @@ def write(
     Raises:
         CannotWrite: the disk is full, for example.
     """
+    results = [_public(result) for result in results]
     content = {
         "schema_version": SCHEMA_VERSION,
         "began": began,
@@ -134,31 +174,37 @@ def write(
         "machine": asdict(tested),
         "parts": [asdict(result) for result in results],
     }
-    text = json.dumps(_without_names(finite(content)), indent=2, allow_nan=False)
-    page = _page(began, rehearsal, tested, results, complete)
+    text = json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
     try:
-        (folder / "accelerator.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "accelerator.md").write_text(without_names(page), encoding="utf-8")
+        write_atomically(folder / "accelerator.json", text.encode())
+        write_atomically(folder / "accelerator.md", _page(began, rehearsal, tested, results, complete).encode())
     except OSError as error:
         raise CannotWrite(error.strerror) from error
 
 
 def _page(began: str, rehearsal: bool, tested: Machine, results: Sequence[Result], complete: bool) -> str:
-    memory = f", {tested.memory_bytes / 1e9:.0f} GB" if tested.memory_bytes else ""
     number = f"{tested.num_devices} x " if tested.num_devices > 1 else ""
-    kind = "rehearsal on the CPU" if rehearsal else tested.kind
+    memory = f", {tested.memory_bytes / 1e9:.0f} GB" if tested.memory_bytes else ""
+    driver = "" if tested.kind == "cpu" else f", driver {tested.driver or 'not known'}"
+    architecture = f", {tested.architecture}" if tested.architecture else ""
+    build = tested.torch_build
+    built = [
+        f"{name} {build[key]}" for name, key in (("CUDA", "cuda"), ("ROCm", "hip"), ("cuDNN", "cudnn")) if build[key]
+    ]
     packages = ", ".join(f"{name} {value}" for name, value in tested.packages.items() if value)
     absent = ", ".join(name for name, value in tested.packages.items() if value is None)
-    commit = f"{tested.commit[:12]}{' and changes' if tested.dirty else ''}" if tested.commit else "not a checkout"
+    commit = f"{tested.commit[:12]}{' with local changes' if tested.dirty else ''}" if tested.commit else "not known"
     lines = [
-        f"# Laptime on {number}{tested.device} ({kind})", "",
-        f"{began[:16].replace('T', ' ')} UTC. {_verdict(results)}{'' if complete else ' It was ended early.'}", "",
-        f"- device: {number}{tested.device}{memory}, driver {tested.driver or 'not known'}",
+        f"# Laptime on {number}{tested.device} ({'rehearsal' if rehearsal else tested.kind})", "",
+        f"{began[:16].replace('T', ' ')} UTC. {summary(results)}{'' if complete else ' It was ended early.'}", "",
+        *([_REHEARSAL, ""] if rehearsal else []),
+        f"- device: {number}{tested.device}{architecture}{memory}{driver}",
         f"- processor: {tested.cpu}, {tested.num_cores} usable cores",
         f"- system: {tested.system}, Python {tested.python}",
+        f"- torch {build['version']}, built with {', '.join(built) or 'neither CUDA nor ROCm'}",
         f"- packages: {packages}{f'; not installed: {absent}' if absent else ''}",
         f"- commit: {commit}", "",
-        "| part | what it tries | result | seconds | why |", "|---|---|---|---:|---|",
+        "| part | what it tries | result | seconds | note |", "|---|---|---|---:|---|",
         *(
             f"| {each.name} | {each.about} | {each.status} | {each.wall_s:.1f} | {_cell(each.why or '')} |"
             for each in results
@@ -166,7 +212,7 @@ def _page(began: str, rehearsal: bool, tested: Machine, results: Sequence[Result
         "",
     ]  # fmt: skip
     for result in results:
-        if result.figures or result.checks or result.remarks:
+        if result.figures or result.checks or result.remarks or result.output:
             lines += [f"## {result.name}", "", *(f"{remark.text}\n" for remark in result.remarks)]
         if result.figures:
             lines += ["| figure | value | unit |", "|---|---:|---|"]
@@ -174,10 +220,19 @@ def _page(began: str, rehearsal: bool, tested: Machine, results: Sequence[Result
         if result.checks:
             lines += ["| check | result | detail |", "|---|---|---|"]
             lines += [f"| {_cell(each.what)} | {each.status} | {_cell(each.detail)} |" for each in result.checks] + [""]
+        if result.output:
+            lines += ["The last lines that it printed:", "", *(f"    {line}" for line in result.output), ""]
     return "\n".join(lines)
 
 
-def _verdict(results: Sequence[Result]) -> str:
+_REHEARSAL = (
+    "This is a rehearsal: the CPU stood in for the accelerator, and a queue and memory were faked. It shows that the "
+    "script works; its figures say nothing of an accelerator."
+)
+
+
+def summary(results: Sequence[Result]) -> str:
+    """How many parts ended in which way, in one sentence."""
     counts = {status: sum(result.status == status for result in results) for status in ("pass", "fail", "skipped")}
     return f"{counts['pass']} parts passed, {counts['fail']} failed, {counts['skipped']} skipped."
 

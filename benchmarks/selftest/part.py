@@ -1,10 +1,16 @@
 """What a part of the self-test is, what it is given, and what it notes."""
 
 import importlib.util
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Literal
+
+import torch
+
+from laptime.errors import UserError
 
 Status = Literal["pass", "fail", "skipped"]
 
@@ -77,7 +83,7 @@ def missing_package(error: BaseException | None) -> str | None:
         if isinstance(error, ModuleNotFoundError) and error.name is not None:
             package = error.name.partition(".")[0]
             return package if importlib.util.find_spec(package) is None else None
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return None
 
 
@@ -122,6 +128,28 @@ class Notes:
         """Note what explains figures or failures."""
         self._connection.send(Remark(text))
 
+    @contextmanager
+    def attempt(self, what: str, refusals: bool = False) -> Iterator[None]:
+        """Note a failure within as a failed check, so that what comes after it is still tried.
+
+        Args:
+            what: the check's name.
+            refusals: whether Laptime may refuse it by a UserError: then it is skipped with its words.
+        """
+        try:
+            yield
+        except (Skipped, torch.AcceleratorError):  # nothing more can be computed on the device
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            package, line = missing_package(error), (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if package is not None:
+                self.skip(what, f"{package} is not installed")
+            elif refusals and isinstance(error, UserError):
+                self.skip(what, f"refused: {line}")
+            else:
+                self.check(what, False, line)
+
     def ended(self, how: Ended) -> None:
         self._connection.send(how)
 
@@ -156,6 +184,7 @@ class Result:
         why: for fail and skipped: the reason in one line; for pass: what was left out, and the remarks.
         wall_s: seconds that it took, the start of its process included.
         checks, figures, remarks: in the order in which they were noted.
+        output: of a part that did not come to its end, the last lines that it printed.
     """
 
     name: str
@@ -166,6 +195,7 @@ class Result:
     checks: list[Check] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
+    output: list[str] = field(default_factory=list)
 
     def conclude(self, end: Ended) -> None:
         """Set status and reason from the checks and from how the part ended."""

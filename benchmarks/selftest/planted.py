@@ -12,12 +12,26 @@ import torch
 
 from laptime.device import Device
 
-# The side of the matrix whose products fill the device's queue.
-_SIDE = 2048
+
+class NothingRandom(pl.Callback):
+    """Takes everything random out of the network: dropout, and layers that are left out by chance."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for module in pl_module.modules():
+            for name in ("p", "drop_prob", "dropout"):
+                is_random = name == "dropout" or type(module).__name__.startswith(("Dropout", "DropPath", "Stochastic"))
+                if is_random and isinstance(getattr(module, name, None), float):
+                    setattr(module, name, 0.0)
+
+
+# At most so many products of matrices fill the device's queue: it takes about a thousand before it makes the program
+# wait by itself.
+_MOST_PRODUCTS = 100
 
 
 class QueuedWork(pl.Callback):
-    """In every odd epoch the device is given work for so many seconds, which the program does not wait for.
+    """At the end of every odd epoch, just before Laptime waits for the device, the device is given work for so many
+    seconds. Where nothing waits for it, it is no part of the epoch's time.
 
     Args:
         seconds: how long the device takes for it.
@@ -27,23 +41,42 @@ class QueuedWork(pl.Callback):
         self.seconds = seconds
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if pl_module.device.type == "cpu":
-            return
-        self._matrix = torch.randn(_SIDE, _SIDE, device=pl_module.device)
-        self._product = torch.empty_like(self._matrix)
-        self._multiply(3)
-        torch.accelerator.synchronize()
-        begin = time.perf_counter()
-        self._multiply(20)
-        torch.accelerator.synchronize()
-        self._number = max(1, round(20 * self.seconds / (time.perf_counter() - begin)))
+        self._device = pl_module.device
+        if self._device.type != "cpu":
+            side = 1024
+            self._number = _MOST_PRODUCTS + 1
+            while self._number > _MOST_PRODUCTS and side < 16384:
+                side *= 2
+                self._matrix = torch.randn(side, side, device=self._device)
+                self._product = torch.empty_like(self._matrix)
+                self._multiply(3)
+                torch.accelerator.synchronize()
+                begin = time.perf_counter()
+                self._multiply(5)
+                torch.accelerator.synchronize()
+                self._number = max(1, round(5 * self.seconds / (time.perf_counter() - begin)))
+        self._is_due = False
+        synchronize = Device.synchronize
+
+        def queue_and_synchronize(device: Device) -> None:
+            if self._is_due:
+                self._is_due = False
+                self._queue()
+            synchronize(device)
+
+        self._patch = patch.object(Device, "synchronize", queue_and_synchronize)
+        self._patch.start()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if not trainer.is_last_batch or trainer.current_epoch % 2 == 0:
-            return
-        if pl_module.device.type == "cpu":
+        self._is_due = trainer.is_last_batch and trainer.current_epoch % 2 == 1
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._patch.stop()
+
+    def _queue(self) -> None:
+        if self._device.type == "cpu":
             FAKE_QUEUE.put(self.seconds)
         else:
             self._multiply(self._number)
@@ -95,7 +128,7 @@ class HeldMemory(pl.Callback):
         self._held = torch.zeros(self.num_bytes, dtype=torch.uint8, device=pl_module.device)
         FAKE_MEMORY.held = self.num_bytes
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # as Laptime does
         HeldMemory.PEAKS.append(_peak(pl_module.device))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

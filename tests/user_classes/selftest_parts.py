@@ -7,7 +7,11 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
+
+import torch
+from pytorch_lightning import Callback
 
 from selftest import learning, measuring, runs
 from selftest.part import Notes, Setting, Skipped
@@ -72,7 +76,11 @@ def _make_busy() -> None:
 
     busy = device.Device("auto", "cpu", "busy", 1, 80 * 10**9)
     patch.object(device, "describe", lambda requested, used: busy).start()
-    patch.object(device.Device, "memory_use", lambda device: (61 / 80, 80 * 10**9, 10**9)).start()
+    module = SimpleNamespace(get_device_properties=lambda index: None)
+    patch.object(torch, "get_device_module", lambda kind: module).start()
+    used_by_others = runs.used_by_others
+    patch.object(runs, "used_by_others", lambda kind: used_by_others("cuda")).start()
+    patch.object(device.Device, "memory_use", lambda device: (62 / 80, 80 * 10**9, 10**9)).start()
 
 
 def _note(notes: Notes) -> None:
@@ -84,6 +92,42 @@ def with_unsynchronized(setting: Setting, notes: Notes) -> None:
     """The device's queue is not waited for."""
     with patch.object(measuring, "fake_queue", nullcontext):
         measuring.synchronization(setting, notes)
+
+
+def with_never_synchronized(setting: Setting, notes: Notes) -> None:
+    """An epoch ends before the device's queue is waited for."""
+    from laptime.callbacks.epoch_timer import EpochTimer
+
+    on_train_batch_end = EpochTimer.on_train_batch_end
+
+    def without_waiting(timer, trainer, *arguments):
+        device = timer.device
+        timer.device = SimpleNamespace(synchronize=lambda: None)
+        on_train_batch_end(timer, trainer, *arguments)
+        timer.device = device
+
+    with patch.object(EpochTimer, "on_train_batch_end", without_waiting):
+        measuring.synchronization(setting, notes)
+
+
+class Reseed(Callback):
+    """Other random numbers from the first batch on: what is drawn before, weights and order, stays."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if batch_idx == 0:
+            torch.manual_seed(123456)
+
+
+def models_with_other_random_numbers(setting: Setting, notes: Notes) -> None:
+    trained = learning.train
+
+    def train(*arguments, device=None):
+        if device is None:
+            arguments = (*arguments, "+callbacks.reseed={_target_:selftest_parts.Reseed}")
+        return trained(*arguments, device=device)
+
+    with patch.object(learning, "train", train):
+        learning.models(setting, notes)
 
 
 def with_memory_of_one_epoch(setting: Setting, notes: Notes) -> None:
