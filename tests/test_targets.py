@@ -34,6 +34,17 @@ class PositionalOnly:
     def __init__(self, first: int = 1, /) -> None: ...
 
 
+class Takes:
+    """Whatever it is given."""
+
+    def __init__(self, *positional: Any, value: Any = None, typed: Layer | None = None) -> None:
+        self.positional, self.value, self.typed = positional, value, typed
+
+
+def fails_as_a_bug() -> None:
+    raise ZeroDivisionError
+
+
 NOT_CALLABLE = 3
 
 
@@ -257,3 +268,120 @@ def test_failure_that_is_no_refusal_keeps_its_traceback(monkeypatch):
 def test_positional_only_argument_is_not_offered_as_a_key():
     with pytest.raises(UserError):
         targets.build("model", node("PositionalOnly", first=2))
+
+
+# Objects within objects.
+
+
+def made(value: Any) -> Any:
+    return targets.build("model", node("Takes", value=value)).value
+
+
+def test_mapping_with_a_target_is_made_wherever_it_stands():
+    layer = node(size=3)
+    built = made({"a": layer, "b": [1, {"c": layer}], "d": {"e": 1}})
+    assert isinstance(built["a"], Layer) and isinstance(built["b"][1]["c"], Layer)
+    assert type(built) is dict and type(built["b"]) is list
+    assert built["b"][0] == 1 and built["d"] == {"e": 1}
+
+
+def test_objects_are_made_within_made_objects():
+    built = made(node("Takes", value=[node("Takes", value=node(size=3))]))
+    assert isinstance(built.value[0].value, Layer)
+
+
+def test_value_without_a_target_stays_the_same_object():
+    value = {"a": [1, {"b": None}]}
+    assert made(value) is value
+
+
+def test_partial_is_called_later_with_the_rest():
+    later = made(node(_partial_=True, dropout=0.5))
+    assert later(size=3).arguments == (3, 0.5, "relu")
+
+
+def test_positional_arguments_are_passed():
+    assert made(node(_args_=[3, 0.5])).arguments == (3, 0.5, "relu")
+    assert made(node("Takes", _args_=[node(size=1), 2])).positional[1] == 2
+    assert isinstance(made(node("Takes", _args_=[node(size=1)])).positional[0], Layer)
+
+
+def test_arguments_of_nested_objects_are_plain_unless_they_are_converted_otherwise():
+    assert type(made(node("Takes", value=[1])).value) is list
+    assert type(made(node("Takes", value={"a": 1})).value) is dict
+    assert type(made(node("Takes", value=[1], _convert_="none")).value).__name__ == "ListConfig"
+
+
+def test_not_recursive_leaves_what_is_within_as_it_is():
+    inner = node(size=3)
+    assert dict(made(node("Takes", value=inner, _recursive_=False)).value) == inner
+    # Whoever takes it as it is knows what to do with what would be a mistake here.
+    assert dict(made(node("Takes", value=node(no_such=3), _recursive_=False)).value) == node(no_such=3)
+
+
+def test_object_is_taken_where_a_class_is_wanted_and_a_plain_mapping_is_not():
+    assert isinstance(targets.build("model", node("Takes", typed=node(size=1))).typed, Layer)
+    with pytest.raises(UserError, match=r"^model\.typed="):
+        targets.check("model", node("Takes", typed={"size": 1}))
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        (node(size=3, droput=1), "model.value.droput=1"),
+        (node(), "model.value.size"),
+        (node(size="a"), "model.value.size=a"),
+        ([0, node(size="a")], "model.value[1].size=a"),
+        ({"b": node(size="a")}, "model.value.b.size=a"),
+        (node("Takes", value=node("Takes", value=[node(size="a")])), "model.value.value.value[0].size=a"),
+        (node(_args_=["a"]), "model.value._args_[0]=a"),
+        (node(_args_=[1, 0.5, "a", 4]), "model.value._args_=[1, 0.5, 'a', 4]"),
+        (node(_args_=[1], size=2), "model.value.size=2"),
+        (node("Missing"), "model.value._target_=targets_of_the_test.Missing"),
+        ({"_target_": 3}, "model.value._target_=3"),
+        (node(size=1, _partial_="yes"), "model.value._partial_=yes"),
+        (node(size=1, _recursive_=None), "model.value._recursive_=null"),
+        (node(size=1, _convert_="everything"), "model.value._convert_=everything"),
+        (node(size=1, _args_={"a": 1}), "model.value._args_="),
+        ({"_partial_": True, "size": 1}, "model.value._partial_=true"),
+    ],
+)
+def test_mistake_in_a_nested_object_is_refused_by_its_key_while_it_is_checked(value, key):
+    with pytest.raises(UserError) as caught:
+        targets.check("model", node("Takes", value=value))
+    assert str(caught.value).startswith(key)
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        (node(size=101), "model.value: "),
+        ([node(size=1), node(size=101)], "model.value[1]: "),
+        (node("Takes", value=node(size=101)), "model.value.value: "),
+        (node("Takes", _args_=[node(size=101)]), "model.value._args_"),
+        (node(size=1, activation="${oc.env:HOME}"), "model.value.activation="),
+        (node("Takes", value=["${oc.create:{_target_:os.getcwd}}"]), "model.value.value[0]="),
+    ],
+)
+def test_nested_object_that_is_refused_gets_one_line_with_its_key(value, key):
+    with pytest.raises(UserError) as caught:
+        targets.build("model", node("Takes", value=value))
+    assert str(caught.value).startswith(key) and len(str(caught.value).splitlines()) == 1
+
+
+def test_bug_in_a_nested_object_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        made(node("fails_as_a_bug"))
+
+
+@pytest.mark.parametrize("key", ["_partial_", "_recursive_", "_args_", "_convert_"])
+def test_object_that_laptime_makes_takes_no_special_key(key):
+    value = {"_args_": [1], "_convert_": "all"}.get(key, True)
+    with pytest.raises(UserError, match=rf"^model\.{key}="):
+        targets.check("model", node("Open", size=1, **{key: value}))
+
+
+def test_class_of_another_kind_is_refused_before_it_is_made():
+    with pytest.raises(UserError, match="makes a Layer, no Open"):
+        targets.check("model", node(size=1), kind=Open)
+    assert targets.check("model", node(size=1), kind=Layer) is Layer

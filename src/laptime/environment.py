@@ -104,11 +104,11 @@ def code_hash(config: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _modules_named(config: Mapping[str, Any]) -> set[str]:
+def _modules_named(node: Any) -> set[str]:
     """The modules of the classes that a configuration names, Laptime's own left out."""
     found: set[str] = set()
-    for key, value in config.items():
-        if isinstance(value, Mapping):
+    for key, value in node.items() if isinstance(node, Mapping) else ((None, each) for each in node):
+        if isinstance(value, Mapping | list):
             found |= _modules_named(value)
         elif key == "_target_" and isinstance(value, str) and not value.startswith("laptime."):
             found.add(value.rpartition(".")[0])

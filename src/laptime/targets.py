@@ -1,18 +1,25 @@
 """From an open group of the configuration to the object that its `_target_` names.
 
-The constructor is the schema of an open group, so its signature is what the keys and types are checked against.
+The constructor is the schema of an open group, so its signature is what the keys and types are checked against. An
+argument may itself be a mapping with a `_target_`, or a list of such: Hydra makes those objects first.
 """
 
 import difflib
 import inspect
+import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra._internal.utils import _locate
+from hydra.utils import instantiate
 
 from laptime.errors import UserError, is_for_want_of_memory
+
+# What Hydra's instantiate takes beside the arguments of an object, and the type of each.
+_SPECIAL = {"_partial_": bool, "_recursive_": bool, "_args_": list, "_convert_": str}
+_CONVERSIONS = ("none", "partial", "object", "all")
 
 
 def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
@@ -41,30 +48,82 @@ def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
     return typing.cast(Callable[..., Any], target)
 
 
-def check(group: str, node: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Callable[..., Any]:
-    """Check the keys of an open group, and their types, against the signature of what `_target_` names.
+def check(
+    group: str, node: Mapping[str, Any], given: frozenset[str] = frozenset(), kind: type = object
+) -> Callable[..., Any]:
+    """Check the keys of an open group, and their types, against the signature of what `_target_` names. The same for
+    each object that an argument describes.
 
     Args:
         group: its name in the configuration, for the messages.
         node: `_target_` and the arguments, as plain values.
         given: names of the arguments that Laptime itself passes.
+        kind: what it must make, where `_target_` names a class.
 
     Returns:
         The class or function.
 
     Raises:
-        UserError: unknown, missing or ill-typed argument.
+        UserError: unknown, missing or ill-typed argument, or a class of another kind.
     """
+    for key in _SPECIAL:
+        if key in node:
+            raise UserError(
+                f"{group}.{key}={_as_typed(node[key])}: is for an object within {group}, which Laptime itself makes. "
+                "Leave it out."
+            )
     target = locate(group, node)
-    arguments = {key: value for key, value in node.items() if key != "_target_"}
+    if isinstance(target, type) and not issubclass(target, kind):
+        raise _of_another_kind(group, node, target, kind)
+    _check_arguments(group, node, target, given)
+    for key, value in node.items():
+        for inner, inner_node, inner_target in targets_in(f"{group}.{key}", value):
+            _check_arguments(inner, inner_node, inner_target)
+    return target
+
+
+def targets_in(key: str, value: Any) -> Iterator[tuple[str, Mapping[str, Any], Callable[..., Any]]]:
+    """Each object that a value of the configuration describes, itself included: full key, node, class or function.
+
+    Raises:
+        UserError: a `_target_` can't be imported, or a special key of Hydra's is misused.
+    """
+    if isinstance(value, Mapping):
+        special = {name: each for name, each in value.items() if name in _SPECIAL}
+        if "_target_" in value:
+            _check_special(key, special)
+            yield key, value, locate(key, value)
+        elif special:
+            name = next(iter(special))
+            raise UserError(f"{key}.{name}={_as_typed(special[name])}: needs a {key}._target_ beside it.")
+        if value.get("_recursive_", True):
+            for name, each in value.items():
+                yield from targets_in(f"{key}.{name}", each)
+    elif isinstance(value, list | tuple):
+        for number, each in enumerate(value):
+            yield from targets_in(f"{key}[{number}]", each)
+
+
+def _check_special(key: str, special: Mapping[str, Any]) -> None:
+    for name, value in special.items():
+        if not isinstance(value, _SPECIAL[name]) or (name == "_convert_" and value not in _CONVERSIONS):
+            wanted = " or ".join(_CONVERSIONS) if name == "_convert_" else _in_words(_SPECIAL[name])
+            raise UserError(f"{key}.{name}={_as_typed(value)}: must be {wanted}.")
+
+
+def _check_arguments(
+    group: str, node: Mapping[str, Any], target: Callable[..., Any], given: frozenset[str] = frozenset()
+) -> None:
     parameters = _parameters(target)
     if parameters is None:
-        return target
-    known = [name for name in parameters if name not in given]
+        return
+    arguments = {key: value for key, value in node.items() if key != "_target_" and key not in _SPECIAL}
+    by_position = _check_positional(group, node, parameters)
+    known = [name for name in parameters if name not in given and name not in by_position]
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for key, value in arguments.items():
         if key not in known:
-            if takes_any:
+            if takes_any and key not in by_position:
                 continue
             close = difflib.get_close_matches(key, known, n=1)
             hint = f" Did you mean {group}.{close[0]}?" if close else ""
@@ -73,24 +132,47 @@ def check(group: str, node: Mapping[str, Any], given: frozenset[str] = frozenset
                 f"{group}.{key}={value}: {group}._target_={node['_target_']} has no such argument.{hint}\n"
                 f"Known: {names}."
             )
-        annotation = parameters[key].annotation
-        if not _fits(value, annotation):
-            raise UserError(f"{group}.{key}={_as_typed(value)}: must be {_in_words(annotation)}.")
+        _check_type(f"{group}.{key}", value, parameters[key].annotation)
     for name, parameter in parameters.items():
         required = parameter.default is inspect.Parameter.empty and parameter.kind in (
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
             inspect.Parameter.KEYWORD_ONLY,
         )
-        if required and name not in arguments and name not in given:
+        if required and name not in arguments and name not in given and name not in by_position:
+            if node.get("_partial_"):
+                continue  # whoever calls it gives the rest
             raise UserError(
                 f"{group}.{name}: has no value, and {group}._target_={node['_target_']} needs one. "
                 f"Give it: +{group}.{name}=..."
             )
-    return target
+
+
+def _check_positional(group: str, node: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> set[str]:
+    """Check `_args_`; returns the names of the parameters that it fills."""
+    values = node.get("_args_", [])
+    positional = [
+        parameter
+        for parameter in parameters.values()
+        if parameter.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    takes_any = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters.values())
+    if len(values) > len(positional) and not takes_any:
+        raise UserError(
+            f"{group}._args_={values}: {group}._target_={node['_target_']} takes {len(positional)} such arguments."
+        )
+    for number, (value, parameter) in enumerate(zip(values, positional, strict=False)):
+        _check_type(f"{group}._args_[{number}]", value, parameter.annotation)
+    return {parameter.name for parameter in positional[: len(values)]}
+
+
+def _check_type(key: str, value: Any, annotation: Any) -> None:
+    if not _fits(value, annotation):
+        hint = " Name its class: a _target_ within it." if isinstance(value, Mapping) else ""
+        raise UserError(f"{key}={_as_typed(value)}: must be {_in_words(annotation)}.{hint}")
 
 
 def build(group: str, node: Mapping[str, Any], kind: type = object, **given: Any) -> Any:
-    """Make the object of an open group.
+    """Make the object of an open group, and the objects within it.
 
     Args:
         kind: what it must be.
@@ -101,9 +183,9 @@ def build(group: str, node: Mapping[str, Any], kind: type = object, **given: Any
     Raises:
         UserError: the arguments don't fit, or the constructor refused them, or what came of it is of another kind.
     """
-    target = check(group, node, frozenset(given))
+    target = check(group, node, frozenset(given), kind)
     parameters = _parameters(target)
-    arguments = {key: value for key, value in node.items() if key != "_target_"}
+    arguments = {key: _made(f"{group}.{key}", value) for key, value in node.items() if key != "_target_"}
     if parameters is not None and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         given = {key: value for key, value in given.items() if key in parameters}
     try:
@@ -111,22 +193,90 @@ def build(group: str, node: Mapping[str, Any], kind: type = object, **given: Any
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        if is_for_want_of_memory(error):
+        if not _is_refusal(error):
             raise
-        if not isinstance(error, _REFUSALS) and type(error).__name__ != "MisconfigurationException":
-            raise  # a bug of its own: it keeps its traceback
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = _first_line(error)
         key = first.partition("=")[0]
         prefix = f"{group}." if key in arguments else f"{group}={getattr(target, '__name__', target)}: "
         raise UserError(f"{prefix}{first}") from error
     if not isinstance(made, kind):
-        raise UserError(f"{group}._target_={node['_target_']}: makes a {type(made).__name__}, no {kind.__name__}.")
+        raise _of_another_kind(group, node, type(made), kind)
     return made
 
 
+def _made(key: str, value: Any) -> Any:
+    """An argument with the objects that it describes; without any it stays what it is."""
+    if next(targets_in(key, value), None) is None:
+        return value
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return _instantiated(key, value)
+        return {name: _made(f"{key}.{name}", each) for name, each in value.items()}
+    return [_made(f"{key}[{number}]", each) for number, each in enumerate(value)]
+
+
+def _instantiated(key: str, node: Mapping[str, Any]) -> Any:
+    """The object of a mapping with a `_target_`, as Hydra makes it; its arguments are plain unless `_convert_` says
+    otherwise.
+    """
+    _require_resolved(key, node)
+    try:
+        return instantiate({"_convert_": "all", **node})
+    except (Exception, SystemExit) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        if isinstance(cause, UserError) or not _is_refusal(cause):
+            raise cause from None
+        deeper = re.search(r"^full_key: (.+)$", str(error), re.MULTILINE)
+        if deeper is not None:
+            key = f"{key}{'' if deeper[1].startswith('[') else '.'}{deeper[1]}"
+        raise UserError(f"{key}: can't be made ({_first_line(cause)}).") from cause
+
+
+def _require_resolved(key: str, value: Any) -> None:
+    """Hydra resolves interpolations once more: text that still has one could name what was not checked.
+
+    Raises:
+        UserError: there is one.
+    """
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            _require_resolved(f"{key}.{name}", each)
+    elif isinstance(value, list | tuple):
+        for number, each in enumerate(value):
+            _require_resolved(f"{key}[{number}]", each)
+    elif isinstance(value, str) and ("${" in value or value == "???"):
+        raise UserError(f"{key}={value}: the arguments of a nested _target_ can't be ??? or have ${{...}} in them.")
+
+
+def _of_another_kind(group: str, node: Mapping[str, Any], made: type, kind: type) -> UserError:
+    message = f"{group}._target_={node['_target_']}: makes a {made.__name__}, no {kind.__name__}."
+    package, own = "", kind.__module__.partition(".")[0]
+    for base in made.__mro__:
+        if base.__name__ == kind.__name__:
+            package = base.__module__.partition(".")[0]
+    if package:
+        message = (
+            f"{group}._target_={node['_target_']}: its {kind.__name__} is that of the package {package}, and Laptime "
+            f"uses {own}. Take the class from {own}, or derive yours from {own}'s."
+        )
+    return UserError(message)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether a constructor has refused its arguments; everything else is a bug and keeps its traceback."""
+    if is_for_want_of_memory(error):
+        return False
+    return isinstance(error, _REFUSALS) or type(error).__name__ in _REFUSALS_BY_NAME
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 # How constructors say that they don't like their arguments; Lightning's own exception is known by name, since it
-# would load torch.
+# would load torch, and Hydra's, of which only those without a cause come here.
 _REFUSALS = (ValueError, TypeError, RuntimeError, OSError, ImportError, SystemExit)
+_REFUSALS_BY_NAME = ("MisconfigurationException", "InstantiationException")
 
 
 def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
@@ -138,6 +288,8 @@ def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] |
 
 def _fits(value: Any, annotation: Any) -> bool:
     """Whether a plain value from YAML can stand for the annotated type; what can't be told from it passes."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return True
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, arg) for arg in args)
@@ -163,8 +315,17 @@ def _fits(value: Any, annotation: Any) -> bool:
             return len(value) == len(items) and all(map(_fits, value, items))
         return all(_fits(item, items[0]) for item in value) if items else True
     if isinstance(annotation, type):
+        if isinstance(value, dict) and annotation.__module__ != "builtins":
+            return _is_like_a_mapping(annotation)
         return not isinstance(value, bool | int | float | str | list | types.NoneType)
     return True
+
+
+def _is_like_a_mapping(annotation: type) -> bool:
+    try:
+        return issubclass(dict, annotation)
+    except TypeError:  # a TypedDict or a protocol, of which it can't be told
+        return True
 
 
 _SEQUENCES = (list, tuple, Sequence, Iterable)
