@@ -50,6 +50,7 @@ LAYERS = [
     ["classifier"],
     ["callbacks", "lightning_strategy", "breakdown"],
     ["predict", "latency"],
+    ["open_groups"],
     ["training"],
     ["trained_run"],
     ["evaluate"],

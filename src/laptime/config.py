@@ -342,8 +342,6 @@ def _check_without_validation(config: Mapping[str, Any]) -> None:
     if config["training"]["early_stopping_patience"] is not None:
         patience = config["training"]["early_stopping_patience"]
         raise UserError(f"training.early_stopping_patience={patience}: {needs} training.early_stopping_patience=null.")
-    if str(config["scheduler"].get("_target_")).endswith("ReduceLROnPlateau"):
-        raise UserError(f"scheduler=plateau: {needs} another scheduler.")
     if config["measure"]["target_accuracy"] is not None:
         target = config["measure"]["target_accuracy"]
         raise UserError(

@@ -1,6 +1,7 @@
 """What the machine does to a training, in words that say what to do about it."""
 
 import re
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from laptime import targets
 from laptime.errors import TrainingFailed, is_for_want_of_memory
 from laptime.machine import text_of
 
@@ -56,10 +58,26 @@ def explained(error: Exception, config: Mapping[str, Any]) -> Exception:
     if isinstance(error, ConnectionError | EOFError) and config["dataset"].get("pipeline") == "workers":
         return _data_worker_died("ended", config)  # while it handed over a batch
     if isinstance(error, MisconfigurationException) or text.startswith("Early stopping conditioned on metric"):
-        return TrainingFailed(f"callbacks or logger: {text.splitlines()[0]}")  # a metric that nobody logs, say
+        return TrainingFailed(refusal(error, config))  # a metric that nobody logs, say
     if is_for_want_of_memory(error):
         return TrainingFailed(_too_little_memory(text, config))
     return error
+
+
+def refusal(error: Exception, config: Mapping[str, Any]) -> str:
+    """Lightning's complaint in one line that begins with the key of what raised it, as far as that is of the
+    configuration.
+
+    Args:
+        config: of the run, resolved.
+    """
+    nodes = {group: config[group] for group in ("dataset", "model", "optimizer", "scheduler", "profiler")}
+    for group in ("callbacks", "logger"):
+        nodes |= {f"{group}.{name}": node for name, node in config[group].items() if node is not None}
+    keys = {targets.locate(key, node): key for key, node in nodes.items() if node.get("_target_") is not None}
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    raised_by = [keys[made] for frame in frames if (made := type(frame.f_locals.get("self"))) in keys]
+    return f"{raised_by[-1] if raised_by else 'Lightning'}: {str(error).splitlines()[0]}"
 
 
 def _data_worker_died(how: str, config: Mapping[str, Any]) -> TrainingFailed:

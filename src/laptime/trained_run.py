@@ -13,11 +13,10 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from laptime import open_groups, resume, security
 from laptime import record as records
-from laptime import resume, security, targets
 from laptime.config import MATMUL_PRECISIONS, PRECISIONS
 from laptime.data.datamodule import DataModule
-from laptime.data.image_data import ImageData
 from laptime.device import Device
 from laptime.errors import UserError, few
 from laptime.record import BEST_CHECKPOINT, CHECKPOINT_DIR, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, RUN_FILE, SWEEP_FILE
@@ -77,9 +76,7 @@ class TrainedRun:
             UserError: they can't be built here, or the weights are not this network's.
         """
         pl.seed_everything(self.config["seed"], workers=False, verbose=False)  # as in training
-        source = targets.build("dataset", self.config["dataset"])
-        if not isinstance(source, ImageData):
-            raise UserError(f"dataset._target_={self.config['dataset']['_target_']}: must name an ImageData.")
+        source = open_groups.build(self.config, "dataset")
         settings = self.config["training"]
         data = DataModule(source, device, 1, settings["eval_batch_size"], 1, self.config["seed"])
         network = build_network(self.config["model"], source)

@@ -26,8 +26,8 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+from laptime import open_groups, resume, step_hooks, targets
 from laptime import record as records
-from laptime import resume, step_hooks, targets
 from laptime.breakdown import Breakdown
 from laptime.callbacks.bare_loop import BareLoop
 from laptime.callbacks.compile_ahead import CompileAhead
@@ -42,13 +42,14 @@ from laptime.device import Device, check_precision, mps_fallback, usable_cores
 from laptime.device import resolve as resolve_device
 from laptime.energy import EnergyMeter
 from laptime.errors import Interrupted, TrainingFailed, UserError, is_for_want_of_memory
-from laptime.faults import explaining
+from laptime.faults import explaining, refusal
 from laptime.forgiving_logger import forgiving
 from laptime.lightning_strategy import RankStrategy
 from laptime.limit import limit
 from laptime.loggers.tracker import Run, Tracker
 from laptime.machine import require_free_memory
 from laptime.noise import between, on_battery, read
+from laptime.open_groups import check_open_groups as check_open_groups
 from laptime.peak import probe
 from laptime.process_memory import peak_rss_bytes, reset_peak_rss
 from laptime.quality import assess
@@ -61,56 +62,6 @@ from laptime.weight_average import WeightAverage
 from laptime.xpu import XPUAccelerator
 
 log = logging.getLogger(__name__)
-
-# What Laptime passes to the open groups' constructors besides their own keys.
-GIVEN = {
-    "dataset": frozenset[str](),
-    "model": frozenset({"input_shape", "num_classes"}),
-    "optimizer": frozenset({"params"}),
-    "scheduler": frozenset({"optimizer", "num_steps_per_epoch"}),
-    "profiler": frozenset[str](),
-}
-
-
-def check_open_groups(config: Mapping[str, Any]) -> None:
-    """Check keys and types of the open groups against the constructors they name, without making anything.
-
-    Raises:
-        UserError: names the key, the value and the rule.
-    """
-    for group, given in GIVEN.items():
-        if group in ("scheduler", "profiler") and config[group].get("_target_") is None:
-            continue
-        targets.check(group, config[group], given)
-    for group in ("callbacks", "logger"):
-        for name, node in config[group].items():
-            if node is not None:
-                if not isinstance(node, Mapping):
-                    raise UserError(f"{group}.{name}={node}: must be a mapping with a _target_, or null.")
-                targets.check(f"{group}.{name}", node)
-                _refuse_what_is_done_here(f"{group}.{name}", node)
-
-
-# Callbacks of Lightning's that do what is Laptime's own to do, and what to use instead.
-_INSTEAD = {
-    pl.callbacks.GradientAccumulationScheduler: "training.accumulate_grad_batches",
-    pl.callbacks.StochasticWeightAveraging: "training.swa_start_epoch",
-    pl.callbacks.BatchSizeFinder: "python -m laptime.tune batch_size",
-    pl.callbacks.LearningRateFinder: "python -m laptime.tune lr",
-    pl.callbacks.ProgressBar: "callbacks.progress_bar",
-}
-
-
-def _refuse_what_is_done_here(key: str, node: Mapping[str, Any]) -> None:
-    target = targets.locate(key, node)
-    if isinstance(target, type) and issubclass(target, pl.callbacks.BackboneFinetuning):
-        raise UserError(
-            f"{key}={node['_target_']}: it freezes module.backbone, which is not there: the network is module.network. "
-            "Write a BaseFinetuning of your own, which freezes what you choose of that."
-        )
-    for kind, instead in _INSTEAD.items():
-        if isinstance(target, type) and issubclass(target, kind):
-            raise UserError(f"{key}={node['_target_']}: what it does is Laptime's own to do. Use {instead}.")
 
 
 def train(
@@ -202,8 +153,10 @@ def _train(
     with quiet_lightning(), _logging(config, run_dir, record, rank) as loggers:
         try:
             trainer = _build_trainer(config, run_dir, device, rank, callbacks, loggers, shards)
-        except MisconfigurationException as error:
-            raise UserError(f"callbacks or logger: {str(error).splitlines()[0]}") from error
+        except (MisconfigurationException, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "more than one stateful callback" not in str(error):
+                raise
+            raise UserError(refusal(error, config)) from error
         reason = "epochs"
         try:
             if rank.is_first:
@@ -311,11 +264,8 @@ def _note_breakdown(record: dict[str, Any], breakdown: Breakdown, module: Classi
 
 def build_data(config: Mapping[str, Any], device: Device, rank: Rank) -> DataModule:
     settings = config["training"]
-    source = targets.build("dataset", config["dataset"])
-    if not isinstance(source, ImageData):
-        raise UserError(f"dataset._target_={config['dataset']['_target_']}: must name an ImageData.")
     return DataModule(
-        source,
+        open_groups.build(config, "dataset"),
         device,
         batch_size=per_rank_batch_size(settings["batch_size"], settings["batch_scope"], rank.world_size),
         eval_batch_size=settings["eval_batch_size"],
@@ -339,14 +289,11 @@ def build_module(
     def make_scheduler(optimizer: torch.optim.Optimizer) -> Any:
         if config["scheduler"].get("_target_") is None:
             return None
-        given = {"optimizer": optimizer, "num_steps_per_epoch": num_steps_per_epoch}
-        return targets.build("scheduler", config["scheduler"], torch.optim.lr_scheduler.LRScheduler, **given)
+        return open_groups.build(config, "scheduler", optimizer=optimizer, num_steps_per_epoch=num_steps_per_epoch)
 
     return Classifier(
         network,
-        make_optimizer=lambda parameters: targets.build(
-            "optimizer", config["optimizer"], torch.optim.Optimizer, params=parameters
-        ),
+        make_optimizer=lambda parameters: open_groups.build(config, "optimizer", params=parameters),
         make_scheduler=make_scheduler,
         device=device,
         seed=config["seed"],
@@ -379,7 +326,7 @@ def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1
     given = {"input_shape": source.image_shape, "num_classes": source.class_count}
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            weights = list(targets.build("model", node, nn.Module, **given).parameters())
+            weights = list(open_groups.build({"model": node}, "model", **given).parameters())
         num_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
     except Exception:  # it can't be built without memory; building it below says what is wrong, if something is
         num_bytes = 0
@@ -387,7 +334,7 @@ def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1
     key, what = sizes or f"model={node['_target_']}", "weights, and as much of gradients{ranks}"
     require_free_memory(key, num_bytes, what, num_ranks, "Use a smaller model.")
     try:
-        network: nn.Module = targets.build("model", node, nn.Module, **given)
+        network: nn.Module = open_groups.build({"model": node}, "model", **given)
     except Exception as error:
         if not is_for_want_of_memory(error):
             raise
@@ -482,11 +429,7 @@ def _shards_optimizer(
 
 
 def _build_callbacks(config: Mapping[str, Any]) -> list[Callback]:
-    return [
-        targets.build(f"callbacks.{name}", node, Callback)
-        for name, node in config["callbacks"].items()
-        if node is not None
-    ]
+    return [open_groups.build(config, key) for key in open_groups.keys_of(config, "callbacks")]
 
 
 def _show_each_step(callbacks: list[Callback], data: DataModule, rank: Rank) -> None:
@@ -499,11 +442,8 @@ def _show_each_step(callbacks: list[Callback], data: DataModule, rank: Rank) -> 
 
 
 def _build_loggers(config: Mapping[str, Any]) -> list[Logger]:
-    built = [
-        forgiving(name, targets.build(f"logger.{name}", node, Logger))
-        for name, node in config["logger"].items()
-        if node is not None
-    ]
+    keys = open_groups.keys_of(config, "logger")
+    built = [forgiving(key.partition(".")[2], open_groups.build(config, key)) for key in keys]
     return [logger for logger in built if logger is not None]
 
 
@@ -562,7 +502,8 @@ def _build_profiler(config: Mapping[str, Any], rank: Rank) -> Profiler | None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler would write of its own state to stderr
     if rank.world_size > 1 and node.get("filename"):  # Lightning knows of one rank only
         node["filename"] += f"-rank{rank.rank}"
-    return targets.build("profiler", node, Profiler)
+    profiler: Profiler = open_groups.build({**config, "profiler": node}, "profiler")
+    return profiler
 
 
 def _build_trainer(
