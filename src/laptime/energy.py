@@ -3,7 +3,6 @@
 Source: J. You, J.-W. Chung, M. Chowdhury: Zeus, NSDI 2023; https://ml.energy/zeus.
 """
 
-import importlib.util
 import logging
 import os
 import platform
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from laptime.device import Device
+from laptime.extras import is_installed
 
 NOT_INSTALLED = 'needs Zeus: pip install "laptime[energy]"'
 NO_COUNTER = "no energy counter that Zeus can read here (RAPL, which needs root or zeusd; NVML; Apple silicon)"
@@ -37,7 +37,7 @@ class EnergyMeter:
     def __init__(self, device: Device) -> None:
         self.missing: str | None = None
         self._monitor: Any = None
-        if importlib.util.find_spec("zeus") is None:
+        if not is_installed("zeus"):
             self.missing = NOT_INSTALLED
         elif not _may_have_counters(device):  # Zeus takes more than a second to load
             self.missing = NO_COUNTER

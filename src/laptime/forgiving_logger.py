@@ -9,6 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 
 from laptime.errors import Interrupted, TrainingFailed, UserError, printable
+from laptime.extras import missing_package
 from laptime.stopping import TimeLimitReached
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,9 @@ def forgiving(name: str, logger: Logger) -> Logger | None:
 
     Args:
         name: in the configuration's group.
+
+    Raises:
+        UserError: the package that it needs is not installed.
     """
     failed = False
     threading.excepthook = _but_for_tensorboard
@@ -50,10 +54,15 @@ def forgiving(name: str, logger: Logger) -> Logger | None:
         return attempt
 
     try:
-        _ = getattr(logger, "experiment", None)  # made when it is first asked for, and Lightning asks before it trains
+        if hasattr(type(logger), "experiment"):  # made when it is first asked for; Lightning asks before it trains
+            _ = logger.experiment  # type: ignore[attr-defined]
     except _OF_THE_RUN:
         raise
     except Exception as error:
+        if (package := missing_package(error)) is not None:
+            raise UserError(
+                f"logger.{name}: needs {package}, which is not installed. Install it: pip install {package}"
+            ) from error
         _warn(name, error)
         return None
     for method in _WRITING:

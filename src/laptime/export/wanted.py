@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from laptime.errors import UserError
+from laptime.extras import is_installed
 from laptime.trained_run_config import FORMATS
 
 _PACKAGES = {
@@ -58,5 +58,5 @@ def wanted(formats: Sequence[str], int8: bool) -> list[Wanted]:
 
 def _missing(format: str, int8: bool) -> str | None:
     extra, packages = _PACKAGES.get((format, int8), ("", ()))
-    absent = [package for package in packages if find_spec(package) is None]
+    absent = [package for package in packages if not is_installed(package)]
     return f'needs {", ".join(absent)}: pip install "laptime[{extra}]"' if absent else None

@@ -2,8 +2,11 @@
 
 from typing import Any
 
-from laptime.errors import UserError
+from laptime.extras import require
 from laptime.models.by_name import ByName, check_name, sides_for, too_small
+
+# As soon as a configuration is checked.
+require("timm", "timm")
 
 
 class Timm(ByName):
@@ -22,10 +25,9 @@ class Timm(ByName):
     """
 
     def __init__(self, input_shape: tuple[int, int, int], num_classes: int, name: str, image_size: int | None) -> None:
-        try:
-            import timm
-        except ImportError as error:
-            raise UserError('model=timm: needs the package timm. Install it: pip install "laptime[timm]"') from error
+        require("timm", "timm")
+        import timm
+
         sides = sides_for(input_shape, image_size)
         # A name of another form, like hf-hub:..., would load code's settings from elsewhere.
         check_name(name, timm.list_models(), "timm")
