@@ -12,7 +12,7 @@ import torch
 import laptime
 from laptime import resume
 from laptime.device import Device
-from laptime.environment import PACKAGES, environment
+from laptime.environment import PACKAGES, code_hash, environment
 from laptime.record import flat_config, read_record
 from laptime.torch_build import driver_version, torch_build
 from tests.support import processes
@@ -139,3 +139,14 @@ def test_hparams_and_identity_hold_no_secret():
 def test_real_value_reaches_what_is_built():
     with pytest.raises(RuntimeError, match=f"401 for {SECRET}"):
         laptime.run([*LEAKY, f"+callbacks.fails={{_target_:leaky.Fails,password:{SECRET}}}"])
+
+
+@pytest.mark.unit
+def test_code_of_a_class_that_is_named_in_a_list_is_hashed(work_folder, monkeypatch):
+    monkeypatch.syspath_prepend(work_folder)
+    config = {"model": {"_target_": "torch.nn.Sequential", "layers": [{"_target_": "own_layer.Layer"}]}}
+    hashes = set()
+    for text in ("a = 1", "a = 2"):
+        Path("own_layer.py").write_text(text)
+        hashes.add(code_hash(config))
+    assert len(hashes) == 2

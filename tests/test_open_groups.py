@@ -1,10 +1,7 @@
 """What the open groups name is used as it is meant to be, or refused before anything is written."""
 
-import importlib.util
 import shutil
-import sys
 from collections.abc import Callable
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +11,6 @@ import pytest
 import laptime
 from laptime import open_groups
 from laptime.errors import UserError
-from laptime.extras import is_installed
-from laptime.forgiving_logger import forgiving
 from tests.support.settings import TINY
 
 Call = Callable[..., SimpleNamespace]
@@ -143,6 +138,14 @@ def test_a_class_of_another_kind_is_refused(group, target, config):
     described = {"mine": node(target)} if group in ("callbacks", "logger") else node(target)
     with pytest.raises(UserError, match=f"^{group}.*{target}"):
         open_groups.check_open_groups({**config, group: described})
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("group", ["scheduler", "profiler"])
+def test_arguments_of_nothing_are_refused(group, config):
+    open_groups.check_open_groups({**config, group: {"_target_": None}})
+    with pytest.raises(UserError, match=rf"^{group}\.gamma=0\.5: "):
+        open_groups.check_open_groups({**config, group: {"_target_": None, "gamma": 0.5}})
 
 
 # Objects within objects.
@@ -285,100 +288,6 @@ def test_what_watches_the_validation_needs_a_validation_set(group, described, co
 )
 def test_what_is_used_as_it_is_meant_to_be_is_accepted(group, described, config):
     build_all({**config, group: described})
-
-
-# Packages that are not there.
-
-
-@pytest.fixture
-def only_a_folder(work_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """only_a_folder(package): as where it is not installed, and a folder in the current one has its name."""
-    find = PathFinder.find_spec
-
-    def make(package: str) -> None:
-        folder = work_folder / "here"
-        (folder / package).mkdir(parents=True)
-
-        def find_folder(cls: Any, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-            return find(name, [str(folder)] if name == package else path, target)
-
-        monkeypatch.setattr(PathFinder, "find_spec", classmethod(find_folder))
-        for name in [each for each in sys.modules if each == package or each.startswith(f"{package}.")]:
-            monkeypatch.delitem(sys.modules, name)
-
-    return make
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize(
-    ("package", "module", "typed"),
-    [
-        ("wandb", "laptime.loggers.wandb", ["logger=wandb"]),
-        ("alembic", "laptime.loggers.mlflow", ["logger=[csv,mlflow]"]),
-        ("timm", "laptime.models.timm", ["model=timm"]),
-    ],
-)
-def test_a_folder_is_not_taken_for_a_package(package, module, typed, only_a_folder, call, work_folder, monkeypatch):
-    monkeypatch.delitem(sys.modules, module, raising=False)
-    parent, _, name = module.rpartition(".")
-    monkeypatch.delattr(f"{parent}.{name}", raising=False)
-    only_a_folder(package)
-    key = "model._target_=" if "model" in typed[0] else "logger."
-    assert f"needs {package}" in refused(call, work_folder, key, *typed)
-
-
-@pytest.mark.unit
-def test_a_folder_is_not_taken_for_an_exporter_or_an_energy_meter(only_a_folder):
-    from laptime.device import describe
-    from laptime.energy import NOT_INSTALLED, EnergyMeter
-    from laptime.export.wanted import wanted
-
-    only_a_folder("onnxscript")
-    assert importlib.util.find_spec("onnxscript") is not None and not is_installed("onnxscript")
-    assert [each.missing is None for each in wanted(["all"], int8=False) if each.format == "onnx"] == [False]
-    only_a_folder("zeus")
-    assert EnergyMeter(describe("cpu", "cpu")).missing == NOT_INSTALLED
-
-
-@pytest.mark.unit
-def test_packages_and_modules_that_are_there_are_installed():
-    assert all(map(is_installed, ("torch", "laptime", "sys", "json")))
-    assert not is_installed("no_such_package")
-
-
-class Fails:
-    """A logger that raises an error as it begins."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    @property
-    def experiment(self) -> None:
-        raise self.error
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize(
-    "error",
-    [ImportError("no such thing", name="json"), AttributeError("x", obj=shutil), ConnectionError("no answer")],
-    ids=repr,
-)
-def test_a_logger_that_fails_otherwise_is_left_out(error):
-    assert forgiving("mine", Fails(error)) is None  # type: ignore[arg-type]
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize("kind", ["import", "module", "attribute"])
-def test_a_logger_without_its_package_is_refused(kind, only_a_folder):
-    only_a_folder("onnxscript")
-    error = {
-        "import": ImportError("cannot import name", name="onnxscript"),
-        "module": ModuleNotFoundError("no module", name="onnxscript.values"),
-        "attribute": AttributeError("no attribute", obj=importlib.import_module("onnxscript")),
-    }[kind]
-    sys.modules.pop("onnxscript", None)
-    with pytest.raises(UserError, match=r"^logger\.mine: needs onnxscript"):
-        forgiving("mine", Fails(error))  # type: ignore[arg-type]
 
 
 # What messages say.

@@ -108,7 +108,11 @@ def _nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
                 if not isinstance(node, Mapping):
                     raise UserError(f"{key}={node}: must be a mapping with a _target_, or null.")
                 yield key, node
-        elif group not in ("scheduler", "profiler") or config[group].get("_target_") is not None:
+        elif group in ("scheduler", "profiler") and config[group].get("_target_") is None:
+            for key, value in config[group].items():
+                if key != "_target_":
+                    raise UserError(f"{group}.{key}={value}: has no effect without a {group}. Choose one: {group}=...")
+        else:
             yield group, config[group]
 
 

@@ -1,0 +1,109 @@
+"""Optional packages: a folder of that name is none, and what needs one that is missing is refused."""
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from laptime.errors import UserError
+from laptime.extras import is_installed
+from laptime.forgiving_logger import forgiving
+
+
+@pytest.fixture
+def only_a_folder(work_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """only_a_folder(package): as where it is not installed, and a folder in the current one has its name."""
+    find = PathFinder.find_spec
+
+    def make(package: str) -> None:
+        folder = work_folder / "here"
+        (folder / package).mkdir(parents=True)
+
+        def find_folder(cls: Any, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+            return find(name, [str(folder)] if name == package else path, target)
+
+        monkeypatch.setattr(PathFinder, "find_spec", classmethod(find_folder))
+        for name in [each for each in sys.modules if each == package or each.startswith(f"{package}.")]:
+            monkeypatch.delitem(sys.modules, name)
+
+    return make
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("package", "module", "typed"),
+    [
+        ("wandb", "laptime.loggers.wandb", ["logger=wandb"]),
+        ("alembic", "laptime.loggers.mlflow", ["logger=[csv,mlflow]"]),
+        ("timm", "laptime.models.timm", ["model=timm"]),
+    ],
+)
+def test_a_folder_is_not_taken_for_a_package(package, module, typed, only_a_folder, call, work_folder, monkeypatch):
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    parent, _, name = module.rpartition(".")
+    monkeypatch.delattr(f"{parent}.{name}", raising=False)
+    only_a_folder(package)
+    before = set(work_folder.rglob("*"))
+    ended = call(*typed)
+    assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert f"needs {package}" in ended.stderr and "pip install" in ended.stderr
+    assert set(work_folder.rglob("*")) == before
+
+
+@pytest.mark.unit
+def test_a_folder_is_not_taken_for_an_exporter_or_an_energy_meter(only_a_folder):
+    from laptime.device import describe
+    from laptime.energy import NOT_INSTALLED, EnergyMeter
+    from laptime.export.wanted import wanted
+
+    only_a_folder("onnxscript")
+    assert importlib.util.find_spec("onnxscript") is not None and not is_installed("onnxscript")
+    assert [each.missing is None for each in wanted(["all"], int8=False) if each.format == "onnx"] == [False]
+    only_a_folder("zeus")
+    assert EnergyMeter(describe("cpu", "cpu")).missing == NOT_INSTALLED
+
+
+@pytest.mark.unit
+def test_packages_and_modules_that_are_there_are_installed():
+    assert all(map(is_installed, ("torch", "laptime", "sys", "json")))
+    assert not is_installed("no_such_package")
+
+
+class Fails:
+    """A logger that raises an error as it begins."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    @property
+    def experiment(self) -> None:
+        raise self.error
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "error",
+    [ImportError("no such thing", name="json"), AttributeError("x", obj=shutil), ConnectionError("no answer")],
+    ids=repr,
+)
+def test_a_logger_that_fails_otherwise_is_left_out(error):
+    assert forgiving("mine", Fails(error)) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("kind", ["import", "module", "attribute"])
+def test_a_logger_without_its_package_is_refused(kind, only_a_folder):
+    only_a_folder("onnxscript")
+    error = {
+        "import": ImportError("cannot import name", name="onnxscript"),
+        "module": ModuleNotFoundError("no module", name="onnxscript.values"),
+        "attribute": AttributeError("no attribute", obj=importlib.import_module("onnxscript")),
+    }[kind]
+    sys.modules.pop("onnxscript", None)
+    with pytest.raises(UserError, match=r"^logger\.mine: needs onnxscript"):
+        forgiving("mine", Fails(error))  # type: ignore[arg-type]
