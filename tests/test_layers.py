@@ -16,6 +16,7 @@ PACKAGE = Path(laptime.__file__).parent
 LAYERS = [
     ["errors", "secrets", "heartbeat", "notify", "extras", "version"],
     ["record"],
+    ["latest"],
     [
         "config",
         "compose",
@@ -69,7 +70,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 
 # The analysis shares nothing with training but the record, and how a terminal is written to.
-OF_ANALYSIS = {"errors", "record", "console", "analysis"}
+OF_ANALYSIS = {"errors", "record", "latest", "console", "analysis"}
 
 
 def modules() -> list[Path]:

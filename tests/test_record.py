@@ -313,36 +313,6 @@ def test_run_without_epochs_has_an_empty_frame_with_all_columns(tmp_path):
     assert tuple(frame.columns) == record.EPOCH_COLUMNS
 
 
-def make_run(folder, mtime):
-    folder.mkdir(parents=True)
-    record.write_record(folder, record.new_record())
-    os.utime(folder / record.RUN_FILE, (mtime, mtime))
-    return folder
-
-
-@pytest.mark.unit
-def test_latest_run_is_the_one_written_last_at_any_depth(tmp_path):
-    make_run(tmp_path / "b", 1000)
-    latest = make_run(tmp_path / "a" / "deep", 3000)
-    make_run(tmp_path / "z", 2000)
-    assert record.latest_run(tmp_path) == latest
-
-
-@pytest.mark.unit
-def test_latest_run_holds_the_file_asked_for(tmp_path):
-    older = make_run(tmp_path / "older", 1000)
-    make_run(tmp_path / "newer", 2000)
-    (older / "checkpoints").mkdir()
-    (older / "checkpoints" / "last.ckpt").touch()
-    assert record.latest_run(tmp_path, "checkpoints/last.ckpt") == older
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize("folder", [".", "absent"])
-def test_there_is_no_latest_run_where_there_is_no_run(folder, tmp_path):
-    assert record.latest_run(tmp_path / folder) is None
-
-
 @pytest.mark.unit
 def test_time_is_utc_to_the_millisecond():
     assert record.now().endswith("+00:00")

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from laptime.analysis.search import pareto_front
-from laptime.record import is_maximised, latest_sweep, read_record
+from laptime.latest import newest_sweeps
+from laptime.record import is_maximised, read_record
 from laptime.run_dir import numbered_runs
 from tests.support.settings import NO_REPORT, TINY
 
@@ -38,7 +39,7 @@ def test_a_search_draws_from_its_space_and_says_what_was_best(train):
     assert "run 0 of the sweep" in ended.stderr and "[I 20" not in ended.stderr and "Study" not in ended.stderr
     typed = yaml.safe_load(Path("s/multirun.yaml").read_text())["hydra"]["overrides"]["task"]
     assert typed[0] == "search=accuracy" and "training.epochs=2" in typed
-    assert latest_sweep(Path()) == Path("s")
+    assert newest_sweeps([Path()]) == [Path("s")]
     resumed = train("sweep.resume=s")
     assert resumed.returncode == 2 and "s: is a search, whose sweeper chose its trials as it went" in resumed.stderr
 

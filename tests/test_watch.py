@@ -282,7 +282,7 @@ def test_latest_waits_for_a_sweep_that_is_about_to_start(watch, dies_quickly, mo
     def another_starts(seconds: float) -> None:
         (work_folder / "multirun/next").mkdir(exist_ok=True)
         (work_folder / "multirun/next/multirun.yaml").touch()
-        time.sleep(0.01)
+        write_plan(work_folder / "multirun/next", {}, starts=True)
 
     (work_folder / "multirun/before/0").mkdir(parents=True)
     (work_folder / "multirun/before/multirun.yaml").touch()
@@ -291,7 +291,6 @@ def test_latest_waits_for_a_sweep_that_is_about_to_start(watch, dies_quickly, mo
     start_attempt(record, 0)
     end_attempt(record, "completed", None)
     write_record(work_folder / "multirun/before/0", record)
-    os.utime(work_folder / "multirun/before/multirun.yaml", (1, 1))
     fake = SimpleNamespace(sleep=another_starts, monotonic=time.monotonic)
     monkeypatch.setattr("laptime.watch.__main__.time", fake)
     monkeypatch.setattr("laptime.watch.__main__._WAIT_S", 240)

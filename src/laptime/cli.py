@@ -441,8 +441,8 @@ def _show_what_would_be_done(
     from laptime import dry_run
     from laptime.console import unread, wide_console
     from laptime.estimate import estimate, known_runs
+    from laptime.latest import RESULT_FOLDERS
     from laptime.launch import will_be_hashed
-    from laptime.record import RESULT_FOLDERS
     from laptime.sweep import swept
 
     known, at_once = known_runs(RESULT_FOLDERS), 1 if shares is None else shares.num

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from laptime.record import RUN_FILE, parse_timestamp, read_epochs, read_record
+from laptime.latest import newest_runs
+from laptime.record import parse_timestamp, read_epochs, read_record
 
 # Of the newest records so many are read.
 _MOST_RECORDS = 500
@@ -49,24 +50,16 @@ class Estimate:
 
 def known_runs(folders: Iterable[Path]) -> list[Known]:
     """The newest completed runs below some folders."""
-    paths = [path for folder in folders if folder.is_dir() for path in folder.rglob(RUN_FILE)]
-    return list(_known(sorted(paths, key=_modified)[-_MOST_RECORDS:]))
+    return list(_known(newest_runs(folders)[:_MOST_RECORDS]))
 
 
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _known(paths: Iterable[Path]) -> Iterator[Known]:
-    for path in paths:
+def _known(run_dirs: Iterable[Path]) -> Iterator[Known]:
+    for path in run_dirs:
         with suppress(
             OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
         ):  # whatever is wrong with a record
-            record = read_record(path.parent)
-            num_epochs = len(read_epochs(path.parent)["epoch"].unique())
+            record = read_record(path)
+            num_epochs = len(read_epochs(path)["epoch"].unique())
             if (
                 record["status"] == "completed"
                 and record["hashed_config"]["training.epochs"]
@@ -75,7 +68,7 @@ def _known(paths: Iterable[Path]) -> Iterator[Known]:
             ):
                 wall_s = parse_timestamp(record["ended_at"]) - parse_timestamp(record["started_at"])
                 train_s = record["timing"]["total_train_s"]
-                files = [each for each in path.parent.rglob("*") if each.is_file()]
+                files = [each for each in path.rglob("*") if each.is_file()]
                 num_bytes = sum(each.stat().st_size for each in files)
                 yield Known(record["hashed_config"], train_s / num_epochs, max(0.0, wall_s - train_s), num_bytes)
 

@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
-# Where runs and sweeps are in the current folder, unless told otherwise: Hydra's usual places, in which `latest` looks.
-RESULT_FOLDERS = (Path("outputs"), Path("multirun"))
 RUN_FILE = "run.json"
 EPOCHS_FILE = "epochs.csv"
 LOG_FILE = "train.log"
@@ -193,13 +192,19 @@ def end_without_launcher(run_dir: Path, message: str) -> None:
         write_record(run_dir, record)
 
 
-def write_plan(sweep_dir: Path, swept: Mapping[int, str]) -> None:
-    """Write down which runs a sweep has.
+def write_plan(sweep_dir: Path, swept: Mapping[int, str], starts: bool = False) -> None:
+    """Write down which runs a sweep has, and when it was started, or resumed, last.
 
     Args:
         swept: what tells each from the others, by number.
+        starts: whether that is now; otherwise it is what it was.
     """
-    write_atomically(sweep_dir / PLAN_FILE, json.dumps({"runs": swept}, indent=2).encode() + b"\n")
+    started_at = now() if starts else None
+    if not starts:
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            started_at = json.loads((sweep_dir / PLAN_FILE).read_bytes())["started_at"]
+    text = json.dumps({"started_at": started_at, "runs": swept}, indent=2)
+    write_atomically(sweep_dir / PLAN_FILE, text.encode() + b"\n")
 
 
 def read_plan(sweep_dir: Path) -> dict[int, str]:
@@ -330,18 +335,6 @@ def write_atomically(path: Path, content: bytes) -> None:
         if isinstance(error, OSError) and error.errno is not None:
             error.filename = str(path)  # the file that matters
         raise
-
-
-def latest_run(root: Path, holding: str = RUN_FILE) -> Path | None:
-    """The run directory below `root` written last among those that hold the file `holding`; None: there is none."""
-    runs = [path.parent for path in root.rglob(RUN_FILE) if (path.parent / holding).exists()]
-    return max(runs, key=lambda run: (run / RUN_FILE).stat().st_mtime, default=None)
-
-
-def latest_sweep(root: Path) -> Path | None:
-    """The sweep directory below `root` that was started, or gone on with, last; None: there is none."""
-    sweeps = [path.parent for path in root.rglob(SWEEP_FILE)]
-    return max(sweeps, key=lambda sweep: (sweep / SWEEP_FILE).stat().st_mtime, default=None)
 
 
 def finite(value: Any) -> Any:

@@ -10,14 +10,13 @@ import torch
 
 from laptime.config import OFF
 from laptime.errors import UserError, few
+from laptime.latest import newest_runs
 from laptime.ranks import Rank
 from laptime.record import (
     BEST_CHECKPOINT,
     CHECKPOINT_DIR,
     LAST_CHECKPOINT,
     PREVIOUS_CHECKPOINT,
-    RESULT_FOLDERS,
-    latest_run,
     write_atomically,
 )
 from laptime.run_dir import expanded
@@ -61,10 +60,10 @@ def newest_run(key: str) -> Path:
     Raises:
         UserError: there is none.
     """
-    found = [run for folder in RESULT_FOLDERS if (run := latest_run(folder, f"{CHECKPOINT_DIR}/{LAST_CHECKPOINT}"))]
+    found = newest_runs(holding=f"{CHECKPOINT_DIR}/{LAST_CHECKPOINT}")
     if not found:
         raise UserError(f"{key}=latest: no run below outputs/ or multirun/ has a checkpoint.")
-    return max(found, key=lambda run: run.stat().st_mtime)
+    return found[0]
 
 
 def last_whole(run_dir: Path) -> Path | None:

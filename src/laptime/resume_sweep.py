@@ -24,12 +24,12 @@ from laptime.core_shares import CoreShares
 from laptime.device import cpu_name, usable_cores
 from laptime.environment import code_hash, environment, git_state, hostname_hash
 from laptime.errors import UserError, few
+from laptime.latest import newest_sweeps
 from laptime.launch import num_ranks, threads_per_rank, will_be_hashed
 from laptime.record import (
     EARLIER_DIR,
     RUN_FILE,
     SWEEP_FILE,
-    latest_sweep,
     parse_timestamp,
     read_epochs,
     read_plan,
@@ -146,7 +146,7 @@ class EarlierSweep:
 
     def __init__(self, asked: str, only_looks: bool = False) -> None:
         self.asked = f"{KEY}={asked}"
-        found = latest_sweep(Path("multirun")) if asked == "latest" else expanded(KEY, asked)
+        found = next(iter(newest_sweeps()), None) if asked == "latest" else expanded(KEY, asked)
         if found is None:
             raise UserError(f"{self.asked}: there is no sweep below multirun/.")
         if not found.is_dir():
@@ -331,8 +331,7 @@ class EarlierSweep:
 
 def _known() -> str:
     """The newest sweeps that could be meant, as a second line."""
-    found = sorted(Path("multirun").rglob(SWEEP_FILE), key=lambda path: path.stat().st_mtime, reverse=True)
-    names = ", ".join(str(path.parent) for path in found[:5])
+    names = ", ".join(map(str, newest_sweeps()[:5]))
     return f"\nThe newest: {names}." if names else ""
 
 

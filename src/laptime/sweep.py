@@ -128,7 +128,7 @@ class Sweep:
         from laptime.analysis.sweep_callback import report_sweep
 
         planned = {number: self._swept(overrides) for number, overrides in self.todo.items()}
-        write_plan(self.path, read_plan(self.path) | (planned or dict.fromkeys(range(self.num_jobs), "")))
+        write_plan(self.path, read_plan(self.path) | (planned or dict.fromkeys(range(self.num_jobs), "")), starts=True)
         exit_code = 0
         try:
             with self._handling_signals(), optuna_faults.forgiven() if self.chooses else nullcontext():

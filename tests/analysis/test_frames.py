@@ -1,7 +1,6 @@
 """laptime.load: runs as data frames, with every figure and setting under its name."""
 
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +8,7 @@ import pytest
 from tests.support.settings import TINY
 
 import laptime
-from laptime.record import RUN_FILE, SWEEP_FILE, read_epochs, read_record
+from laptime.record import SWEEP_FILE, read_epochs, read_record, write_record
 
 
 def test_one_row_per_run_with_figures_and_settings(scaled):
@@ -60,16 +59,20 @@ def test_folders_are_read_together_and_each_run_once(scaled, write):
     assert len(laptime.load("sweep", "sweep/1", "other").runs) == 10
 
 
+def started_at(run: Path, when: str) -> None:
+    record = read_record(run)
+    record["started_at"], record["attempts"] = when, []
+    write_record(run, record)
+
+
 def test_latest_is_the_newest_run_with_all_of_its_sweep(write, work_folder):
-    old = write(Path("outputs/day/old"), [1.0, 1.0]) / RUN_FILE
-    os.utime(old, (old.stat().st_mtime - 10,) * 2)
+    started_at(write(Path("outputs/day/old"), [1.0, 1.0]), "2026-11-22T10:00:00+00:00")
     for number in "01":
-        write(Path(f"multirun/day/night/{number}"), [1.0, 1.0])
+        started_at(write(Path(f"multirun/day/night/{number}"), [1.0, 1.0]), "2026-11-22T11:00:00+00:00")
     Path("multirun/day/night", SWEEP_FILE).touch()
     assert len(laptime.load("latest").runs) == 2
     newest = write(Path("outputs/day/new"), [1.0, 1.0])
-    later = (newest / RUN_FILE).stat().st_mtime + 10
-    os.utime(newest / RUN_FILE, (later, later))
+    started_at(newest, "2026-11-22T12:00:00+00:00")
     assert laptime.load("latest").runs["run"].to_list() == ["outputs/day/new"]
 
 

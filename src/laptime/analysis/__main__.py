@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from laptime import record
 from laptime.errors import UserError, exit_code_of
+from laptime.latest import newest_sweeps
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,12 +84,12 @@ def _place(folders: Sequence[Path]) -> Path:
 
 
 def latest_sweep() -> Path:
-    """The sweep directory below multirun/ that was written last.
+    """The sweep directory below multirun/ that was started or resumed last.
 
     Raises:
         UserError: there is none.
     """
-    found = record.latest_sweep(Path("multirun"))
+    found = next(iter(newest_sweeps()), None)
     if found is None:
         raise UserError("latest: there is no sweep below multirun/.")
     return found

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from laptime import record as records
 from laptime.errors import UserError, printable
+from laptime.latest import newest_runs
 
 if TYPE_CHECKING:  # pandas takes its time to load, and importing laptime needs none of it
     import pandas as pd
@@ -123,8 +124,7 @@ def _cell(value: Any) -> Any:
 
 def _latest() -> Path:
     """The newest run, with all of its sweep."""
-    found = [run for root in records.RESULT_FOLDERS if (run := records.latest_run(root)) is not None]
-    if not found:
+    run = next(iter(newest_runs()), None)
+    if run is None:
         raise UserError("latest: there is no run below outputs/ or multirun/.")
-    run = max(found, key=lambda each: (each / records.RUN_FILE).stat().st_mtime)
     return run.parent if (run.parent / records.SWEEP_FILE).exists() else run

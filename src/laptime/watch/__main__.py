@@ -15,8 +15,9 @@ from rich.text import Text
 
 from laptime.dry_run import duration
 from laptime.errors import UserError, exit_code_of
+from laptime.latest import newest
 from laptime.notify import notify
-from laptime.record import RUN_FILE, SWEEP_FILE, latest_run, latest_sweep
+from laptime.record import RUN_FILE, SWEEP_FILE
 from laptime.watch.look import RunSeen, SweepSeen, Watcher
 
 _STYLES = {"completed": "green", "running": "cyan", "failed": "red", "dead": "red", "interrupted": "yellow"}
@@ -106,21 +107,20 @@ def _found(folder: str, waits: bool) -> Path:
             what = "is neither a sweep's directory nor a run's" if path.is_dir() else "there is no such directory"
             raise UserError(f"{folder}: {what}. Name one, or latest.")
         return path
-    newest = _newest()
-    if waits and (newest is None or Watcher(newest).look().is_over):
+    found = _newest()
+    if waits and (found is None or Watcher(found).look().is_over):
         print(f"nothing is running: waiting {_WAIT_S} s for something that starts", file=sys.stderr)
         give_up = time.monotonic() + _WAIT_S
-        while time.monotonic() < give_up and _newest() == newest:
+        while time.monotonic() < give_up and _newest() == found:
             time.sleep(0.2)
-        newest = _newest()
-    if newest is None:
+        found = _newest()
+    if found is None:
         raise UserError("latest: there is no sweep below multirun/, and no run below outputs/.")
-    return newest
+    return found
 
 
 def _newest() -> Path | None:
-    found = [path for path in (latest_sweep(Path("multirun")), latest_run(Path("outputs"))) if path is not None]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+    return next(iter(newest()), None)
 
 
 def _exit_code(seen: SweepSeen) -> int:

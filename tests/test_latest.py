@@ -1,0 +1,112 @@
+"""Which run, and which sweep, `latest` means: the records say when each started, whatever the times of files say."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from laptime import record as records
+from laptime.analysis.__main__ import latest_sweep
+from laptime.latest import newest, newest_runs, newest_sweeps
+from laptime.resume import newest_run
+from laptime.resume_sweep import _known
+
+pytestmark = pytest.mark.unit
+
+HOUR_S = 3600.0
+NOON = 1_600_000_000.0
+
+
+def make_run(path: str, hour: float, **changes: object) -> Path:
+    """A run that started so many hours after noon; its files get the time of this moment."""
+    run = Path(path)
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints/last.ckpt").touch()
+    record = records.new_record()
+    record["started_at"] = records.timestamp(NOON + hour * HOUR_S)
+    record["config"] = {"run_dir": str(run.absolute())}
+    records.write_record(run, record | changes)
+    return run
+
+
+def make_sweep(path: str, hour: float) -> Path:
+    make_run(f"{path}/0", hour)
+    Path(path, records.SWEEP_FILE).touch()
+    return Path(path)
+
+
+def test_the_run_that_started_last_is_the_newest_though_another_was_touched_since(work_folder):
+    newest_ = make_run("outputs/day/new", 3)
+    old = make_run("outputs/day/deep/old", 1)
+    make_run("multirun/day/0", 2)
+    (old / "1").touch()
+    os.utime(old / records.RUN_FILE)
+    assert newest_runs()[0] == newest_run("run") == newest_
+    assert [run.name for run in newest_runs()] == ["new", "0", "old"]
+
+
+def test_a_copy_is_as_old_as_its_original_and_comes_after_it(work_folder):
+    old = make_run("outputs/b", 1)
+    shutil.copytree(old, "outputs/a")  # with times of now, as cp -r gives them, and before it by name
+    shutil.copytree(old, "outputs/c")
+    assert newest_runs()[0] == old
+    newest_ = make_run("outputs/0", 2)
+    assert newest_runs()[0] == newest_
+
+
+def test_a_run_counts_by_its_last_start(work_folder):
+    first = make_run("outputs/first", 1, attempts=[{"started_at": records.timestamp(NOON + 9 * HOUR_S)}])
+    make_run("outputs/second", 2)
+    assert newest_runs()[0] == first
+
+
+def test_times_of_another_machine_are_compared_in_its_time_zone(work_folder):
+    make_run("outputs/here", 0, started_at="2027-01-15T12:00:00+00:00")
+    there = make_run("outputs/there", 0, started_at="2027-01-15T08:30:00-05:00")
+    assert newest_runs()[0] == there
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, '{"started_at": 5, "attempts": 3, "config": 1}'])
+def test_a_run_whose_record_can_not_be_read_comes_last(content, work_folder):
+    known = make_run("outputs/known", 1)
+    damaged = make_run("outputs/damaged", 2)
+    (damaged / records.RUN_FILE).write_text(content)
+    assert newest_runs() == [known, damaged]
+
+
+def test_what_a_run_has_set_aside_is_no_run(work_folder):
+    run = make_run("outputs/a", 1)
+    make_run("outputs/a/earlier/0", 2)
+    assert newest_runs() == [run]
+
+
+def test_a_run_holds_the_file_asked_for(work_folder):
+    older = make_run("outputs/older", 1)
+    shutil.rmtree(make_run("outputs/newer", 2) / "checkpoints")
+    assert newest_runs(holding="checkpoints/last.ckpt") == [older]
+
+
+@pytest.mark.parametrize("folder", [".", "absent"])
+def test_there_is_none_where_there_is_no_run(folder, work_folder):
+    assert newest_runs([Path(folder)]) == newest_sweeps([Path(folder)]) == []
+
+
+def test_a_sweep_is_as_new_as_its_last_start(work_folder):
+    old, new = make_sweep("multirun/old", 1), make_sweep("multirun/new", 2)
+    os.utime(old / records.SWEEP_FILE)
+    (old / "summary").mkdir()
+    assert newest_sweeps() == [new, old]
+    assert latest_sweep() == new
+    assert _known().index("new") < _known().index("old")
+    records.write_plan(old, {0: ""}, starts=True)  # as resuming it does, before a run of it has started
+    records.write_plan(new, {0: "", 1: ""})  # a run is added to what has started before
+    assert newest_sweeps() == [old, new]
+
+
+def test_watch_takes_what_started_last_run_or_sweep(work_folder):
+    sweep, run = make_sweep("multirun/sweep", 2), make_run("outputs/run", 1)
+    os.utime(run)
+    assert newest() == [sweep, run]
+    later = make_run("outputs/later", 3)
+    assert newest()[0] == later
