@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from laptime.record import read_epochs, read_record
+from tests.support.noted import csv_values, tensorboard_values
 from tests.support.processes import DEADLINE_S, until
 from tests.support.settings import TINY
 
@@ -163,14 +164,14 @@ def test_exception_in_a_rank_is_recorded_with_its_traceback(rank, train, breakin
 
 @pytest.fixture
 def restarted(train, breaking):
-    """restarted(rank, epoch): the run of which this rank is killed once in this epoch; its record and standard output.
+    """restarted(rank, epoch, *overrides): the run of which this rank is killed once in this epoch; record and stdout.
 
     The ranks may start again once.
     """
 
-    def run(rank: int, epoch: int) -> tuple[dict, str]:
+    def run(rank: int, epoch: int, *overrides: str) -> tuple[dict, str]:
         typed = [*breaking(rank, epoch, "kill", once=True), *TINY, "strategy.max_restarts=1", "hydra.run.dir=run"]
-        done = train(*typed)
+        done = train(*typed, *overrides)
         assert done.returncode == 0, done.stderr
         record = read_record(RUN_DIR)
         assert record["status"] == "completed"
@@ -207,8 +208,10 @@ def assert_figures_are_of_all_attempts(record: dict, rows: pd.DataFrame) -> None
 
 
 def test_restart_keeps_the_epochs_that_earlier_attempts_have_counted(restarted):
-    record, shown = restarted(0, 2)
+    record, shown = restarted(0, 2, "logger=[csv,tensorboard]")
     rows = read_epochs(RUN_DIR)
+    for values in (csv_values(RUN_DIR), tensorboard_values(RUN_DIR)):
+        assert sorted(step for step, _ in values["train/loss"]) == [0, 1, 2]
     assert rows.groupby("epoch")["attempt"].first().to_list() == [0, 0, 1]
     assert rows.groupby("epoch")["is_warmup"].first().to_list() == [True, False, True]
     assert_figures_are_of_all_attempts(record, rows)

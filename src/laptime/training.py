@@ -46,6 +46,7 @@ from laptime.faults import explaining, refusal
 from laptime.forgiving_logger import forgiving
 from laptime.lightning_strategy import RankStrategy
 from laptime.limit import limit
+from laptime.loggers.resumed import resume_at
 from laptime.loggers.tracker import Run, Tracker
 from laptime.machine import require_free_memory
 from laptime.noise import between, on_battery, read
@@ -150,7 +151,7 @@ def _train(
         *own_callbacks,
         *([early_stopping] if early_stopping is not None else []),
     ]
-    with quiet_lightning(), _logging(config, run_dir, record, rank) as loggers:
+    with quiet_lightning(), _logging(config, run_dir, record, rank, done) as loggers:
         try:
             trainer = _build_trainer(config, run_dir, device, rank, callbacks, loggers, shards)
         except (MisconfigurationException, RuntimeError) as error:
@@ -441,10 +442,19 @@ def _show_each_step(callbacks: list[Callback], data: DataModule, rank: Rank) -> 
             log.info("training.steps_per_execution=1: %s looks at single steps", ", ".join(watching))
 
 
-def _build_loggers(config: Mapping[str, Any]) -> list[Logger]:
-    keys = open_groups.keys_of(config, "logger")
-    built = [forgiving(key.partition(".")[2], open_groups.build(config, key)) for key in keys]
-    return [logger for logger in built if logger is not None]
+def _build_loggers(config: Mapping[str, Any], resumed_at: int | None) -> list[Logger]:
+    """The loggers.
+
+    Args:
+        resumed_at: the first epoch that will be trained; None: this is the start of the run.
+    """
+    found = []
+    for key in open_groups.keys_of(config, "logger"):
+        logger = open_groups.build(config, key)
+        if resumed_at is not None:
+            resume_at(logger, resumed_at)
+        found.append(forgiving(key.partition(".")[2], logger))
+    return [logger for logger in found if logger is not None]
 
 
 def end_trackers(config: Mapping[str, Any], run_dir: Path, record: Mapping[str, Any], status: str) -> None:
@@ -463,9 +473,15 @@ def end_trackers(config: Mapping[str, Any], run_dir: Path, record: Mapping[str, 
 
 
 @contextmanager
-def _logging(config: Mapping[str, Any], run_dir: Path, record: Mapping[str, Any], rank: Rank) -> Iterator[list[Logger]]:
-    """The loggers, of the first rank alone; trackers are told what the run is, and how it ended."""
-    loggers = _build_loggers(config) if rank.is_first else []
+def _logging(
+    config: Mapping[str, Any], run_dir: Path, record: Mapping[str, Any], rank: Rank, done: int
+) -> Iterator[list[Logger]]:
+    """The loggers, of the first rank alone; trackers are told what the run is, and how it ended.
+
+    Args:
+        done: epochs that are trained already.
+    """
+    loggers = _build_loggers(config, done if done or rank.attempt else None) if rank.is_first else []
     trackers = [logger for logger in loggers if isinstance(logger, Tracker)]
     status = "failed"
     try:

@@ -106,6 +106,7 @@ class EpochRecorder(Callback):
             scalars["energy/joules"] = sum(joules)
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=lap.epoch)
+            logger.save()  # what is only kept in memory would be lost with this process
         log.info("%s", one_line(epoch, trainer.max_epochs or 0))
         self.on_epoch()
 

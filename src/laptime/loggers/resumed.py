@@ -1,0 +1,56 @@
+"""What Lightning's loggers that write files do where training goes on from a checkpoint: each epoch stays, once."""
+
+import csv
+import io
+from contextlib import suppress
+from pathlib import Path
+
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+
+from laptime.record import write_atomically
+
+
+def resume_at(logger: Logger, epoch: int) -> None:
+    """Let a logger keep what it has of the epochs before this one, and drop the later ones: they are trained again.
+
+    Args:
+        logger: as built, before it has written anything.
+        epoch: the first that will be trained, from 0.
+    """
+    if isinstance(logger, TensorBoardLogger):
+        logger._kwargs.setdefault("purge_step", epoch)  # SummaryWriter's; its step is the epoch
+    elif isinstance(logger, CSVLogger):
+        with suppress(OSError):  # comes again where the logger writes, and is reported there
+            logger._experiment = _ResumedCSV(logger.log_dir, epoch)
+
+
+class _ResumedCSV(ExperimentWriter):
+    """Appends to metrics.csv, which Lightning's own writer deletes when it starts."""
+
+    def __init__(self, log_dir: str, epoch: int) -> None:
+        super().__init__(log_dir)
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            reader = csv.DictReader(file)
+            self.metrics_keys = list(reader.fieldnames or [])
+            rows = [row for row in reader if _is_before(row, epoch)]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.metrics_keys)
+        if self.metrics_keys:
+            writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(path, text.getvalue().encode())
+
+    def _check_log_dir_exists(self) -> None:
+        """Lightning's deletes the file."""
+
+
+def _is_before(row: dict[str, str | None], epoch: int) -> bool:
+    """Whether a row is of an earlier epoch, and whole: a process that is killed while it writes tears its last one."""
+    try:
+        return None not in row.values() and int(row["step"] or "") < epoch
+    except (KeyError, ValueError):
+        return False
