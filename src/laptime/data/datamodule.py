@@ -16,8 +16,7 @@ from laptime.data.workers import (
     WorkersEvaluation,
     WorkersPipeline,
     close,
-    evaluation_transform,
-    training_transform,
+    transform_of,
 )
 from laptime.device import Device
 from laptime.errors import UserError
@@ -142,12 +141,12 @@ class DataModule(pl.LightningDataModule):
         return batch_sizes(len(self._val), self.eval_batch_size)
 
     def _pipeline(self) -> Pipeline:
+        augment = FlipAndRotate(self.data.horizontal_flip, self.data.rotation_degrees)
         if self.data.pipeline != "workers":
-            augment = FlipAndRotate(self.data.horizontal_flip, self.data.rotation_degrees)
             return MemoryPipeline(
                 self._train, self.order, self._normalize, augment, self.batch_size, self.steps_per_execution
             )
-        dataset = TransformedImages(self._train, training_transform(self.data))
+        dataset = TransformedImages(self._train, transform_of(self.data), augment)
         pipeline = WorkersPipeline(
             dataset, self.order, self.batch_size, self.steps_per_execution, self.data.num_workers, self.device
         )
@@ -157,7 +156,7 @@ class DataModule(pl.LightningDataModule):
     def _evaluation(self, part: Images) -> Iterable[Batch]:
         if self.data.pipeline != "workers":
             return MemoryEvaluation(part, self._normalize, self.eval_batch_size)
-        dataset = TransformedImages(part, evaluation_transform(self.data))
+        dataset = TransformedImages(part, transform_of(self.data), FlipAndRotate(False, 0.0))
         evaluation = WorkersEvaluation(dataset, self.eval_batch_size, self.data.num_workers, self.device)
         self._with_workers.append(evaluation)
         return evaluation

@@ -4,11 +4,9 @@ memory-mapped files (`mapped`)."""
 from collections.abc import Iterator
 from itertools import islice
 
-import torch
-
 from laptime.data.augment import FlipAndRotate, Normalize
 from laptime.data.image_data import Images
-from laptime.data.order import EpochOrder, epoch_seed
+from laptime.data.order import EpochOrder
 from laptime.data.timed_loader import Batch
 
 # One gather makes at most this much float32 data: what is larger leaves the caches before it is trained on, and goes
@@ -65,9 +63,7 @@ class MemoryPipeline:
     def _gathered(self, size: int) -> Iterator[Batch]:
         """The epoch in parts of so many samples."""
         permutation = self.order.permutation().to(self.data.images.device)
-        generator = torch.Generator(self.normalize.device).manual_seed(
-            epoch_seed(self.order.seed, self.order.epoch, self.order.rank) ^ 1
-        )
+        generator = self.order.generator(self.normalize.device)
         drawn = self.augment.draw(len(permutation), generator) if self.augment else permutation
         for index, drawn_part in zip(permutation.split(size), drawn.split(size), strict=True):
             images, labels = (part.to(self.normalize.device) for part in self.data.at(index))

@@ -35,6 +35,11 @@ class EpochOrder(Sampler[int]):
         order = torch.randperm(self.num_samples, generator=generator)
         return order[: len(self) * self.world_size][self.rank :: self.world_size]
 
+    def generator(self, device: torch.device) -> torch.Generator:
+        """For whatever else is drawn at random for this rank's samples in this epoch; apart from torch's own generator,
+        so that dropout draws the same numbers with every pipeline."""
+        return torch.Generator(device).manual_seed(epoch_seed(self.seed, self.epoch, self.rank) ^ 1)
+
     def __iter__(self):  # type: ignore[no-untyped-def]
         return iter(self.permutation().tolist())
 

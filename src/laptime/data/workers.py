@@ -8,35 +8,45 @@ import sys
 import threading
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from laptime.data.augment import FlipAndRotate
 from laptime.data.image_data import ImageData, Images
-from laptime.data.order import EpochOrder, epoch_seed
+from laptime.data.order import EpochOrder
 from laptime.data.timed_loader import Batch
 from laptime.device import Device
 from laptime.fresh_processes import make_room_for_sockets
 from laptime.step_clock import OnPart, unheeded
 
 if TYPE_CHECKING:  # torchvision and PIL are imported where they are used: that takes a second
+    from PIL import Image
     from torchvision import transforms
+
+
+# Which image; in training with augmentation also what is drawn for it, as `FlipAndRotate.draw` does.
+Sample = int | tuple[int, tuple[float, float]]
 
 
 class TransformedImages(Dataset[tuple[Tensor, int]]):
     """Images one by one: from uint8 through PIL and torchvision's transforms to float32 (C, H, W).
 
+    Nothing is drawn at random here: that would depend on the worker that an image falls to.
+
     Args:
         data: in main memory.
         transform: from a PIL image to a tensor.
+        augment: says what to do to an image with what is drawn for it.
     """
 
-    def __init__(self, data: Images, transform: "transforms.Compose") -> None:
+    def __init__(self, data: Images, transform: "transforms.Compose", augment: FlipAndRotate) -> None:
         from PIL import Image
 
         self._image = Image.fromarray
+        self.augment = augment
         self.images = data.images.permute(0, 2, 3, 1).contiguous().numpy()
         self.labels = data.labels.tolist()
         self.transform = transform
@@ -44,26 +54,39 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, sample: Sample) -> tuple[Tensor, int]:
+        index, drawn = (sample, None) if isinstance(sample, int) else sample
         pixels = self.images[index]
         image = self._image(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-        return self.transform(image), self.labels[index]
+        return self.transform(image if drawn is None else self._augmented(image, *drawn)), self.labels[index]
+
+    def _augmented(self, image: "Image.Image", mirror: float, turn: float) -> "Image.Image":
+        from torchvision.transforms import InterpolationMode, functional
+
+        if self.augment.horizontal_flip and mirror < 0.5:
+            image = functional.hflip(image)
+        if self.augment.degrees:
+            image = functional.rotate(image, (2 * turn - 1) * self.augment.degrees, InterpolationMode.BILINEAR)
+        return image
 
 
-def training_transform(data: ImageData) -> "transforms.Compose":
-    """Flip and rotation as the data set asks for, then `evaluation_transform`."""
-    from torchvision import transforms
+class _WithDrawn(Sampler[Sample]):
+    """An order, and for each of its samples what is drawn for it in this epoch."""
 
-    steps: list[torch.nn.Module] = []
-    if data.horizontal_flip:
-        steps.append(transforms.RandomHorizontalFlip())
-    if data.rotation_degrees:
-        bilinear = transforms.InterpolationMode.BILINEAR
-        steps.append(transforms.RandomRotation(data.rotation_degrees, interpolation=bilinear))
-    return transforms.Compose([*steps, *evaluation_transform(data).transforms])
+    def __init__(self, order: EpochOrder, augment: FlipAndRotate) -> None:
+        self.order = order
+        self.augment = augment
+
+    def __iter__(self) -> Iterator[Sample]:
+        indices = self.order.permutation().tolist()
+        drawn = self.augment.draw(len(indices), self.order.generator(torch.device("cpu"))).tolist()
+        return zip(indices, drawn, strict=True)
+
+    def __len__(self) -> int:
+        return len(self.order)
 
 
-def evaluation_transform(data: ImageData) -> "transforms.Compose":
+def transform_of(data: ImageData) -> "transforms.Compose":
     """To float32 in [0, 1], then normalised per channel."""
     from torchvision import transforms
 
@@ -98,8 +121,8 @@ class WorkersPipeline:
     ) -> None:
         # A whole list is on its way while the one before is trained on, or waiting would be no overlap but all of it.
         prefetch = -(-2 * steps_per_execution // max(1, num_workers))
-        self.loader = _loader(dataset, batch_size, num_workers, device, order, prefetch)
-        self.order = order
+        sampler = _WithDrawn(order, dataset.augment) if dataset.augment else order
+        self.loader = _loader(dataset, batch_size, num_workers, device, sampler, prefetch)
         self.batch_size = batch_size
         self.steps_per_execution = steps_per_execution
         self.device = device
@@ -114,10 +137,6 @@ class WorkersPipeline:
             yield execution
 
     def batches(self) -> Iterator[Batch]:
-        # The workers' seeds are drawn from a generator of their own, so that dropout sees the same numbers with either
-        # pipeline.
-        assert self.loader.generator is not None
-        self.loader.generator.manual_seed(epoch_seed(self.order.seed, self.order.epoch, self.order.rank) ^ 1)
         return _on_device(self.loader, self.device, lambda part: self.on_part(part))
 
 
@@ -147,7 +166,7 @@ def _loader(
     batch_size: int,
     num_workers: int,
     device: Device,
-    order: EpochOrder | None,
+    order: Sampler[Any] | None,
     prefetch: int,
 ) -> DataLoader[tuple[Tensor, int]]:
     if num_workers:
@@ -160,7 +179,7 @@ def _loader(
         persistent_workers=num_workers > 0,
         prefetch_factor=max(2, prefetch) if num_workers else None,
         pin_memory=device.used == "cuda",
-        generator=torch.Generator(),
+        generator=torch.Generator(),  # for the workers' seeds: torch's own is for dropout
         worker_init_fn=_depend_on_the_parent,
     )
 
