@@ -1,11 +1,12 @@
 """One run, from its composed configuration to its record and its table."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laptime import security  # early: what is trusted by the environment is read before a configuration can set it
-from laptime.errors import UserError
+from laptime.errors import UserError, printable
 from laptime.secrets import mask_text
 
 if TYPE_CHECKING:
@@ -69,6 +70,14 @@ def run_job(
     return record
 
 
+# A file system takes names of 255 bytes, some that encrypt take 143.
+_MOST_BYTES = 140
+
+
 def folder_name(label: str) -> str:
-    """A label as the name of a folder."""
-    return label.replace("/", "_").replace("\\", "_")[:100]
+    """A label as the name of a folder; one that is too long is cut, and ends in a hash that tells it from others."""
+    name = printable(label).replace("/", "_").replace("\\", "_")
+    if len(name.encode()) <= _MOST_BYTES:
+        return name
+    end = f"… {hashlib.sha256(label.encode(errors='surrogatepass')).hexdigest()[:8]}"
+    return name.encode()[: _MOST_BYTES - len(end.encode())].decode(errors="ignore") + end
