@@ -18,6 +18,7 @@ LAYERS = [
     ["record"],
     ["latest"],
     [
+        "typed",
         "config",
         "compose",
         "forget_jobs",

@@ -40,11 +40,13 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
         TrainingFailed: the loss became infinite or not a number; the record says where.
         KeyboardInterrupt: the run was interrupted; the record says so.
     """
+    from laptime.typed import for_hydra
+
     if isinstance(overrides, str):
         raise UserError(f'laptime.run("{overrides}"): takes a list. Write laptime.run(["{overrides}"]).')
     command = ["laptime.run", *overrides]
     try:
-        return _run_once(list(overrides), time.time(), command)
+        return _run_once(for_hydra(overrides), time.time(), command)
     except Interrupted as interruption:
         raise KeyboardInterrupt(str(interruption)) from None
     except UserError as error:
@@ -92,16 +94,21 @@ def _main(arguments: list[str]) -> int:
     from laptime.compose import compose, find_own_classes, hand_over_to_hydra, hydra_session, resolve, without_hydra
     from laptime.config import validate
     from laptime.sweep import command_line
+    from laptime.typed import for_hydra, refuse_dashes
 
     if "--version" in arguments:  # of the parser it would be Hydra's
         from laptime.version import __version__
 
         print(f"laptime {__version__}")
         return 0
-    args = get_args_parser().parse_intermixed_args(arguments)
+    parser = get_args_parser()
+    refuse_dashes(arguments, parser)
+    args = parser.parse_intermixed_args(arguments)
     _refuse_unused_flags(args)
     # Hydra's own parser wants what is not a flag in one piece.
-    arguments = [*(each for each in arguments if each not in args.overrides), *args.overrides]
+    flags = [each for each in arguments if each not in args.overrides]
+    args.overrides = for_hydra(args.overrides)
+    arguments = [*flags, *args.overrides]
     try:
         Path.cwd()
     except FileNotFoundError as error:

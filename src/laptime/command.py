@@ -3,16 +3,16 @@
 import argparse
 import logging
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from laptime.errors import UserError, exit_code_of
+from laptime.typed import PATHS, as_text, refuse_dashes
 
 # Apart from conf/, whose groups have some of the keys' names.
 _CONF = Path(__file__).resolve().parent / "trained_run_conf"
-# Values that are taken as they are typed, whatever Hydra's grammar would make of their characters.
-_PATHS = ("run", "checkpoint", "dataset.root")
 # Keys of which `key=a,b` means a list.
 _LISTS = ("format", "latency.batch_sizes", "security.allowed_targets")
 
@@ -34,14 +34,16 @@ def run(command: str, about: str, arguments: Sequence[str] | None, work: Work) -
     from laptime.console import StderrHandler, show_whatever_can_be_shown
 
     show_whatever_can_be_shown()
-    args = _parser(command, about).parse_args(arguments)
     logging.basicConfig(handlers=[StderrHandler()], level=logging.WARNING, format="%(message)s")
-    return exit_code_of(lambda: _run(command, args, work))
+    return exit_code_of(lambda: _run(command, about, sys.argv[1:] if arguments is None else arguments, work))
 
 
-def _run(command: str, args: argparse.Namespace, work: Work) -> int:
+def _run(command: str, about: str, arguments: Sequence[str], work: Work) -> int:
     from laptime.compose import find_own_classes
 
+    parser = _parser(command, about)
+    refuse_dashes(arguments, parser)
+    args = parser.parse_args(arguments)
     if args.config_dir is not None and not Path(args.config_dir).is_dir():
         raise UserError(f"--config-dir {args.config_dir}: there is no such folder.")
     find_own_classes(args.config_dir)
@@ -73,10 +75,8 @@ def _for_hydra(override: str) -> str:
     key, equals, value = override.partition("=")
     if not equals:
         return override
-    if key in _PATHS and value not in ("", "null") and value[0] not in "'\"":
-        escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
-        trailing = re.search(r"\\*$", escaped)
-        return f"{key}='{escaped}{trailing[0] if trailing else ''}'"
+    if key in PATHS and value not in ("", "null") and value[0] not in "'\"":
+        return f"{key}={as_text(value)}"
     if key in _LISTS and value not in ("", "null") and not value.startswith("["):
         return f"{key}=[{value}]"
     return override

@@ -14,6 +14,7 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -32,6 +33,7 @@ from omegaconf.errors import (
 
 from laptime.config import Config, check_ranges, closed_groups, register_schema
 from laptime.errors import UserError, printable
+from laptime.typed import how_to_quote
 
 CONFIG_NAME = "config"
 # Of what was typed so many characters are quoted.
@@ -65,10 +67,13 @@ def hydra_session(extra_config_dir: str | None = None, conf: Path | None = None)
             raise UserError(f"--config-dir {extra_config_dir}: there is no such folder.")
         search_path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
+    # Of a run before, in this process: `${hydra:...}` would be its values.
+    before, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
     try:
         yield Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)
     finally:
         GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = before
         restore_gh_from_backup(backup)
 
 
@@ -229,10 +234,9 @@ def _explain(hydra: Hydra, overrides: list[str], config_name: str, error: Except
     if isinstance(error, MissingConfigException):
         return _explain_missing_option(hydra, error)
     if isinstance(error, OverrideParseException):
-        reason = _first_line(error, skip="Error parsing")
-        if reason.startswith("LexerNoViableAltException"):
-            reason = "it has characters that stand in quotes only"
-        return f"{error.override}: not understood ({reason}). Use group=option or key=value."
+        if "=" not in str(error.override).strip("="):
+            return f"{error.override}: not understood. Use group=option or key=value."
+        return f"{error.override}: not understood. {how_to_quote(str(error.override))}"
     typed = _override_of(str(error), overrides)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and typed is not None:
         return _explain_unknown_key(hydra, overrides, config_name, typed, cause)
@@ -313,6 +317,8 @@ def _quoted(message: str) -> str:
 
 
 def _first_line(error: BaseException, skip: str = "\0") -> str:
+    if "HydraConfig was not set" in str(error):
+        return "${hydra:...} isn't known before the run starts. Write an absolute path, or ${oc.env:PWD}/..."
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(skip)]
     return lines[0].rstrip(".") if lines else type(error).__name__
 

@@ -39,6 +39,7 @@ from laptime.record import (
 from laptime.resume import last_whole
 from laptime.run_dir import expanded, numbered_runs, use, user_of
 from laptime.secrets import mask_command
+from laptime.typed import how_to_quote
 
 KEY = "sweep.resume"
 # Chosen by the sweep that is gone on with.
@@ -383,7 +384,7 @@ def asked_for(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
     try:
         (value,) = OverridesParser.create().parse_overrides(own[-1:])
     except HydraException as error:
-        raise UserError(f"{own[-1]}: not understood. Put a path with special characters in quotes.") from error
+        raise UserError(f"{own[-1]}: not understood. {how_to_quote(own[-1])}") from error
     if value.is_sweep_override():
         raise UserError(f"{own[-1]}: goes on with one sweep at a time.")
     return (None if value.value() is None else str(value.value())), rest

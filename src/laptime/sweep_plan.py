@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from laptime.compose import compose, hydra_groups, key_of, with_its_sweeper
 from laptime.errors import UserError
 from laptime.record import is_maximised
+from laptime.typed import how_to_quote
 
 # Each is composed and checked before the first starts.
 _MOST_JOBS = 10_000
@@ -262,10 +263,5 @@ def _not_understood(overrides: Sequence[str]) -> str | None:
         try:
             OverridesParser.create().parse_overrides([override])
         except HydraException:
-            key, _, value = override.partition("=")
-            return (
-                f"{override}: not understood. Write key=value1,value2 to sweep over values; a value with special "
-                f"characters takes quotes of its own: '{key}=\"...\"'"
-                + (', with \\" for each " in it.' if '"' in value else ".")
-            )
+            return f"{override}: not understood. Write key=value1,value2 to sweep over values. {how_to_quote(override)}"
     return None

@@ -27,9 +27,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from laptime.console import StderrHandler, show_whatever_can_be_shown
 
     show_whatever_can_be_shown()
-    args = _parser().parse_intermixed_args(arguments)
     logging.basicConfig(handlers=[StderrHandler()], level=logging.WARNING, format="%(message)s")
-    return exit_code_of(lambda: _run(args))
+    return exit_code_of(lambda: _run(_parsed(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    from laptime.typed import for_hydra, refuse_dashes
+
+    parser = _parser()
+    refuse_dashes(arguments, parser)
+    args = parser.parse_intermixed_args(arguments)
+    args.overrides = for_hydra(args.overrides)
+    return args
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,91 @@
+"""From what was typed to overrides that Hydra's grammar takes: paths are quoted, dashes are refused. Loads no torch."""
+
+import argparse
+import re
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from laptime.errors import UserError
+
+# Keys whose values are paths, with any characters.
+PATHS = ("training.checkpoint", "dataset.root", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir", "run", "checkpoint")
+# Of another value these say that it is meant as Hydra's grammar says.
+_STRUCTURE = re.compile(r"[\[\](){}'\"\\]")
+
+
+def for_hydra(overrides: Sequence[str]) -> list[str]:
+    """Overrides with those values in quotes that Hydra's grammar doesn't take as they are: `a/lr=0.1/last.ckpt`.
+
+    Of several values, separated by commas, each is a value of its own. Brackets and quotes are left to Hydra, except in
+    paths.
+
+    Raises:
+        UserError: one begins with a dash.
+    """
+    for override in overrides:
+        if re.match(r"-+[A-Za-z_]", override):
+            raise _with_dashes(override)
+    return [_for_hydra(override) for override in overrides]
+
+
+def refuse_dashes(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """Refuse an override that is typed as a flag, before the parser answers with its usage.
+
+    Raises:
+        UserError: names it without dashes.
+    """
+    flags = parser._option_string_actions
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        shortened = flag.startswith("--") and any(known.startswith(flag) for known in flags)
+        if re.match(r"-+[A-Za-z_]", argument) and "=" in argument and flag not in flags and not shortened:
+            raise _with_dashes(argument)
+
+
+def as_text(value: str) -> str:
+    """A value in quotes, which Hydra takes as it is."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    trailing = re.search(r"\\*$", escaped)
+    return f"'{escaped}{trailing[0] if trailing else ''}'"
+
+
+def how_to_quote(override: str) -> str:
+    """What to type in a shell instead of an override that Hydra's grammar doesn't take."""
+    key, _, value = override.partition("=")
+    if not value or re.search(r"['\"\\]", value):
+        return "A value with special characters takes quotes of its own: 'key=\"...\"'" + (
+            ', with \\" for each " in it.' if '"' in value else "."
+        )
+    return f"A value with special characters takes quotes of its own: '{key}=\"{value}\"'."
+
+
+def _with_dashes(argument: str) -> UserError:
+    return UserError(f"{argument}: is no flag. Write an override without dashes: {argument.lstrip('-')}")
+
+
+def _for_hydra(override: str) -> str:
+    key, equals, value = override.partition("=")
+    is_path = key.lstrip("+") in PATHS
+    parsed = _parsed(override)
+    if parsed is not None and not (is_path and isinstance(parsed.value(), int | float)):
+        return override
+    if not equals or value[:1] in ("'", '"') or (not is_path and _STRUCTURE.search(value)):
+        return override
+    parts = [value] if "${" in value else value.split(",")
+    return f"{key}={','.join(part if _is_text(key, part) else as_text(part) for part in parts)}"
+
+
+def _is_text(key: str, value: str) -> bool:
+    parsed = _parsed(f"{key}={value}")
+    return parsed is not None and isinstance(parsed.value(), str)
+
+
+def _parsed(override: str) -> Override | None:
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([override])
+    except HydraException:
+        return None
+    return parsed
