@@ -40,8 +40,10 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
         TrainingFailed: the loss became infinite or not a number; the record says where.
         KeyboardInterrupt: the run was interrupted; the record says so.
     """
+    from laptime.console import show_whatever_can_be_shown
     from laptime.typed import for_hydra
 
+    show_whatever_can_be_shown()
     if isinstance(overrides, str):
         raise UserError(f'laptime.run("{overrides}"): takes a list. Write laptime.run(["{overrides}"]).')
     command = ["laptime.run", *overrides]
@@ -56,7 +58,9 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. Ends the process: 0 completed, 1 failed, 2 a mistake in what was typed, 128 + n signal n."""
     from laptime import torchrun
+    from laptime.console import show_whatever_can_be_shown
 
+    show_whatever_can_be_shown()
     try:
         _end_with_a_code(list(sys.argv[1:] if arguments is None else arguments))
     except SystemExit as end:

@@ -100,6 +100,6 @@ def _keys(command: str) -> str:
     """The files that define the keys, comments included, indented."""
     lines = []
     for name in ("trained_run", command):
-        content = (_CONF / f"{name}.yaml").read_text()
+        content = (_CONF / f"{name}.yaml").read_text("utf-8")
         lines += re.sub(r"\A(#.*\n)*\n?(defaults:\n(  - .*\n)+\n)?", "", content).splitlines()
     return "\n".join(f"  {line}".rstrip() for line in lines).replace("%", "%%")

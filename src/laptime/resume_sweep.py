@@ -303,7 +303,7 @@ class EarlierSweep:
 
     def _typed_in(self, path: Path) -> list[str]:
         try:
-            hydra = yaml.safe_load(path.read_text())["hydra"]
+            hydra = yaml.safe_load(path.read_text("utf-8"))["hydra"]
             typed = [str(each) for each in [*hydra["overrides"]["task"], *hydra["overrides"]["hydra"]]]
             self.had_notify |= any(key_of(each) == security.NOTIFY_KEY for each in typed)
             sweeper, subdir = str(hydra["sweeper"]["_target_"]), hydra["sweep"]["subdir"]
@@ -468,7 +468,8 @@ def _read(number: int, path: Path, kept_in: str) -> EarlierRun:
     if not _is_whole(record):
         record = {}
     try:
-        overrides = [str(each) for each in yaml.safe_load((path / kept_in / "overrides.yaml").read_text()) or []]
+        text = (path / kept_in / "overrides.yaml").read_text("utf-8")
+        overrides = [str(each) for each in yaml.safe_load(text) or []]
         OverridesParser.create().parse_overrides(overrides)
     except (OSError, ValueError, TypeError, yaml.YAMLError, HydraException, RecursionError):
         overrides = []

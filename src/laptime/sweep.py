@@ -353,8 +353,8 @@ def num_trials(composed: "DictConfig") -> int | None:
 def _best(sweep_dir: Path) -> list[str]:
     """What Optuna's sweeper found best, where it has searched for one thing."""
     try:
-        found = yaml.safe_load((sweep_dir / "optimization_results.yaml").read_text())
-        metric = yaml.safe_load((sweep_dir / SWEEP_FILE).read_text())["optimized_metric"]
+        found = yaml.safe_load((sweep_dir / "optimization_results.yaml").read_text("utf-8"))
+        metric = yaml.safe_load((sweep_dir / SWEEP_FILE).read_text("utf-8"))["optimized_metric"]
         values = " ".join(f"{key}={value}" for key, value in found["best_params"].items())
         return [f"{metric} {found['best_value']:.4g} with {values}"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):

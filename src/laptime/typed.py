@@ -2,13 +2,14 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from laptime.errors import UserError
+from laptime.errors import UserError, printable
 
 # Keys whose values are paths, with any characters.
 PATHS = ("training.checkpoint", "dataset.root", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir", "run", "checkpoint")
@@ -23,11 +24,16 @@ def for_hydra(overrides: Sequence[str]) -> list[str]:
     paths.
 
     Raises:
-        UserError: one begins with a dash.
+        UserError: one begins with a dash, or has bytes that the locale's encoding doesn't know.
     """
     for override in overrides:
         if re.match(r"-+[A-Za-z_]", override):
             raise _with_dashes(override)
+        if any("\ud800" <= character <= "\udfff" for character in override):
+            raise UserError(
+                f"{printable(override)}: is no text in the encoding {sys.getfilesystemencoding()}. Set PYTHONUTF8=1, or "
+                "a locale like LC_ALL=C.UTF-8."
+            )
     return [_for_hydra(override) for override in overrides]
 
 
@@ -55,11 +61,9 @@ def as_text(value: str) -> str:
 def how_to_quote(override: str) -> str:
     """What to type in a shell instead of an override that Hydra's grammar doesn't take."""
     key, _, value = override.partition("=")
-    if not value or re.search(r"['\"\\]", value):
-        return "A value with special characters takes quotes of its own: 'key=\"...\"'" + (
-            ', with \\" for each " in it.' if '"' in value else "."
-        )
-    return f"A value with special characters takes quotes of its own: '{key}=\"{value}\"'."
+    shown = "..." if re.search(r"['\"\\]", value) else value
+    escapes = ', with \\" for each " in it' if '"' in value else ""
+    return f"A value with special characters takes quotes of its own: '{key}=\"{shown}\"'{escapes}."
 
 
 def _with_dashes(argument: str) -> UserError:

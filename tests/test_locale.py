@@ -1,0 +1,61 @@
+"""A locale without Unicode: reports are written all the same, as UTF-8; a terminal gets what it can show."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from laptime.errors import UserError
+from laptime.record import read_record
+from laptime.typed import for_hydra
+from tests.support import processes
+from tests.support.settings import TINY
+
+ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_a_resumed_sweep_ends_in_its_report(finished_sweep, work_folder):
+    """Its runs are read, its tables and report printed and written, all in one process."""
+    shutil.copytree(finished_sweep, "multirun/sweep")
+    done = processes.run("sweep.resume=latest", real=True, environment=ASCII)
+    assert done.returncode == 0 and "UnicodeEncodeError" not in done.stderr, done.stderr
+    assert done.stdout.isascii()
+    report = Path("multirun/sweep/summary/report.html").read_text("utf-8")
+    assert not report.isascii() and Path("multirun/sweep/summary/report.txt").read_text("utf-8")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["laptime.analysis", "sweep"], ["laptime.watch", "sweep", "--once"], ["laptime.doctor"],
+        ["laptime.evaluate", "run=sweep/0", "latency.time_limit_s=0.2"],
+        ["laptime.export", "run=sweep/0", "format=torch_export"],
+        ["laptime", "-m", *TINY, "training.epochs=1", "seed=1,2"],
+        ["laptime.tune", "lr", *TINY, "--steps", "20"], ["laptime", "--help"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)  # fmt: skip
+def test_every_command_runs(command, finished_sweep, work_folder):
+    shutil.copytree(finished_sweep, "sweep")
+    module, *arguments = command
+    done = processes.run(*arguments, module=module, real=True, environment=ASCII)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii() and "UnicodeEncodeError" not in done.stderr
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("value", [os.fsdecode(b"gr\xc3"), "a\udcff"])
+def test_an_argument_that_is_no_text_in_the_locale_is_refused(value):
+    with pytest.raises(UserError):
+        for_hydra([f"hydra.run.dir={value}"])
+
+
+@pytest.mark.soak
+def test_a_run_in_a_folder_that_is_no_ascii(work_folder):
+    Path("größe").mkdir()
+    typed = [*TINY, "training.epochs=1", "hydra.run.dir=run"]
+    done = processes.run(*typed, real=True, cwd=work_folder / "größe", environment=ASCII)
+    assert done.returncode == 0, done.stderr
+    assert read_record(Path("größe/run"))["status"] == "completed"
