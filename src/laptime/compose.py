@@ -99,6 +99,7 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
     if without_key is not None:
         raise UserError(f"'{printable(without_key)}': names no key. Use group=option or key=value.")
     overrides = with_its_sweeper(overrides)
+    _refuse_no_option(hydra, overrides)
     try:
         return hydra.compose_config(name, overrides, run_mode=RunMode.RUN, with_log_configuration=False)
     except Exception as error:  # of many kinds, ANTLR's and Python's own among them
@@ -229,6 +230,22 @@ def _unknown_key(full_key: str, value: str, known: Sequence[str]) -> str:
     return f"{full_key}{value}: unknown key.{hint}\nKnown keys{parent and ' of ' + parent}: {', '.join(known)}."
 
 
+def _refuse_no_option(hydra: Hydra, overrides: Sequence[str]) -> None:
+    """Refuse a group that is set to something else than the names of its options: null, a number, an empty list.
+
+    Hydra's own answer names no override, and an empty list takes the group away.
+    """
+    for override in overrides:
+        group = key_of(override).partition("@")[0]
+        value = override.partition("=")[2].strip()
+        names = value.strip("[]").split(",") if value.startswith("[") else [value]
+        if override.startswith("~") or not any(name.strip() in ("", "null") or name.startswith("{") for name in names):
+            continue
+        if "." not in group and "=" in override and (options := hydra.config_loader.get_group_options(group)):
+            known = ", ".join(options)
+            raise UserError(f"{override}: a group takes the name of one of its options. Known options: {known}.")
+
+
 def _explain(hydra: Hydra, overrides: list[str], config_name: str, error: Exception) -> str:
     cause = error.__cause__ or error
     if isinstance(error, MissingConfigException):
@@ -246,9 +263,6 @@ def _explain(hydra: Hydra, overrides: list[str], config_name: str, error: Except
         return f"{typed}: {_first_line(cause)}."
     if "An item is already at" in str(error):
         return f"+{_quoted(str(error))}: the key is there already. Leave out the +."
-    if "Config group override must be" in str(error):
-        typed = next((o for o in overrides if o.partition("=")[0] in hydra_groups(hydra) and "." not in o), "")
-        return f"{typed}: a group takes the name of one of its options."
     if "Multiple values for" in str(error):
         typed = next((o for o in overrides if o.startswith("+")), str(error).splitlines()[0])
         return f"{typed}: the group is there already. Leave out the +."
