@@ -87,3 +87,16 @@ def test_the_folder_where_it_was_typed_can_be_named(call, work_folder, the_run, 
     done = call(*ONE_EPOCH, "dataset.root=${oc.env:PWD}/data")
     assert done.returncode == 0, done.stderr
     assert the_run()[1]["config"]["dataset"]["root"] == f"{work_folder}/data"
+
+
+def test_relative_paths_mean_the_same_where_hydra_changes_the_folder(call, work_folder):
+    assert call(*ONE_EPOCH, "hydra.run.dir=outputs/first").returncode == 0
+    first = work_folder / "outputs/first/checkpoints/last.ckpt"
+    for number, checkpoint in enumerate(("latest", "outputs/first", str(first))):
+        typed = ["hydra.job.chdir=true", f"training.checkpoint={checkpoint}", "dataset.root=data"]
+        done = call(*TINY, "training.epochs=2", *typed, f"hydra.run.dir=elsewhere/{number}")
+        assert done.returncode == 0, done.stderr
+        config = read_record(Path(f"elsewhere/{number}"))["config"]
+        assert config["training"]["checkpoint"] == str(first) and config["dataset"]["root"] == str(work_folder / "data")
+    done = call(*TINY, "hydra.job.chdir=true", "training.checkpoint=first", "hydra.run.dir=wrong")
+    assert done.returncode == 2 and not Path("wrong").exists()

@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import chdir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laptime import security  # early: what is trusted by the environment is read before a configuration can set it
 from laptime.errors import UserError, printable
+from laptime.run_dir import expanded
 from laptime.secrets import mask_text
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ def run_job(
                 "the configuration is not the one that was checked before: one of its files or a variable has changed "
                 "since, or a resolver gives another value each time. Give each key one value."
             )
+    _name_paths_for(cfg)
     cfg.run_dir = str(run_dir)
     cfg.run_label = folder_name(mask_text(cfg.run_label))
     rank = torchrun.rank() if torchrun.is_joined() else 0
@@ -68,6 +71,29 @@ def run_job(
         with unread():
             print_results(record, run_dir)
     return record
+
+
+def _name_paths_for(cfg: "DictConfig") -> None:
+    """Make relative paths absolute that would mean something else in the folder that Hydra has changed to
+    (`hydra.job.chdir`).
+
+    Raises:
+        UserError: `training.checkpoint` names none.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():  # another rank of torchrun's, or no run of Hydra's
+        return
+    typed_in = Path(HydraConfig.get().runtime.cwd)
+    if not typed_in.is_dir() or Path.cwd() == typed_in:
+        return
+    from laptime.resume import find
+
+    with chdir(typed_in):
+        if cfg.dataset.get("root") is not None:
+            cfg.dataset.root = str(expanded("dataset.root", cfg.dataset.root).absolute())
+        if cfg.training.checkpoint is not None:
+            cfg.training.checkpoint = str(find(cfg.training.checkpoint).absolute())
 
 
 # A file system takes names of 255 bytes, some that encrypt take 143.

@@ -30,9 +30,9 @@ def for_hydra(overrides: Sequence[str]) -> list[str]:
         if re.match(r"-+[A-Za-z_]", override):
             raise _with_dashes(override)
         if any("\ud800" <= character <= "\udfff" for character in override):
+            encoding = sys.getfilesystemencoding()
             raise UserError(
-                f"{printable(override)}: is no text in the encoding {sys.getfilesystemencoding()}. Set PYTHONUTF8=1, or "
-                "a locale like LC_ALL=C.UTF-8."
+                f"{printable(override)}: is no text in the locale's encoding, {encoding}. Set PYTHONUTF8=1."
             )
     return [_for_hydra(override) for override in overrides]
 
