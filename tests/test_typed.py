@@ -1,5 +1,6 @@
 """What was typed as Hydra's grammar takes it: paths with any characters, values that aren't ASCII, no dashes."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from laptime.errors import UserError
 from laptime.record import read_record
 from laptime.tune.__main__ import main as tune
 from laptime.typed import for_hydra
-from tests.support.settings import TINY
+from tests.support.settings import NO_REPORT, TINY
 
 ONE_EPOCH = [*TINY, "training.epochs=1"]
 
@@ -100,3 +101,20 @@ def test_relative_paths_mean_the_same_where_hydra_changes_the_folder(call, work_
         assert config["training"]["checkpoint"] == str(first) and config["dataset"]["root"] == str(work_folder / "data")
     done = call(*TINY, "hydra.job.chdir=true", "training.checkpoint=first", "hydra.run.dir=wrong")
     assert done.returncode == 2 and not Path("wrong").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_offered"),
+    [
+        pytest.param(["hydra.sweep.dir=a b"], True, marks=pytest.mark.soak),
+        (["hydra.sweep.subdir=r${hydra.job.num}"], False),
+    ],
+)
+def test_a_failed_sweep_offers_to_be_resumed_only_where_it_can(settings, is_offered, call):
+    fails = ["optimizer.lr=1e30", "training.gradient_clip_norm=null"]
+    done = call("-m", *ONE_EPOCH, NO_REPORT, *fails, "seed=1,2", "hydra.sweep.dir=s", *settings)
+    offered = [line for line in done.stdout.splitlines() if "sweep.resume=" in line]
+    assert done.returncode == 1 and bool(offered) == is_offered
+    typed = shlex.split(offered[0])[-1] if offered else "sweep.resume=s"
+    resumed = call(typed, "sweep.dry_run=true")
+    assert resumed.returncode == (0 if is_offered else 2), resumed.stderr

@@ -306,18 +306,12 @@ class EarlierSweep:
             hydra = yaml.safe_load(path.read_text("utf-8"))["hydra"]
             typed = [str(each) for each in [*hydra["overrides"]["task"], *hydra["overrides"]["hydra"]]]
             self.had_notify |= any(key_of(each) == security.NOTIFY_KEY for each in typed)
-            sweeper, subdir = str(hydra["sweeper"]["_target_"]), hydra["sweep"]["subdir"]
             self._kept_in = hydra.get("output_subdir", ".hydra")
+            why_not = _why_not_resumed(hydra)
         except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
             raise UserError(f"{self.asked}: {path.name} is not what Hydra writes ({type(error).__name__}).") from error
-        if not sweeper.endswith("RepeatingSweeper"):
-            raise UserError(f"{self.asked}: is a search, whose sweeper chose its trials as it went. Start a new one.")
-        if subdir != "${hydra.job.num}":
-            raise UserError(f"{self.asked}: hydra.sweep.subdir={subdir} gave its runs no numbers. Start a new sweep.")
-        if self._kept_in is None:
-            raise UserError(
-                f"{self.asked}: hydra.output_subdir=null kept nothing of what its runs were given. Start a new sweep."
-            )
+        if why_not is not None:
+            raise UserError(f"{self.asked}: {why_not}")
         return _lasting(typed)
 
     def _refuse_if_in_use(self) -> None:
@@ -328,6 +322,25 @@ class EarlierSweep:
                     f"{self.asked}: run {run.number} is still running (process {', '.join(map(str, pids))}). Wait, or "
                     "end it first."
                 )
+
+
+def can_be_resumed(sweep_dir: Path) -> bool:
+    """Whether `sweep.resume` takes a sweep when it has ended."""
+    try:
+        return _why_not_resumed(yaml.safe_load((sweep_dir / SWEEP_FILE).read_text("utf-8"))["hydra"]) is None
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return False
+
+
+def _why_not_resumed(hydra: Mapping[str, Any]) -> str | None:
+    """Why a sweep with these settings of Hydra's can't be resumed; None: it can."""
+    if not str(hydra["sweeper"]["_target_"]).endswith("RepeatingSweeper"):
+        return "is a search, whose sweeper chose its trials as it went. Start a new one."
+    if (subdir := hydra["sweep"]["subdir"]) != "${hydra.job.num}":
+        return f"hydra.sweep.subdir={subdir} gave its runs no numbers. Start a new sweep."
+    if hydra.get("output_subdir", ".hydra") is None:
+        return "hydra.output_subdir=null kept nothing of what its runs were given. Start a new sweep."
+    return None
 
 
 def _known() -> str:

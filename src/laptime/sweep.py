@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -147,7 +148,7 @@ class Sweep:
                 self.num_jobs = len(self._all())
                 write_plan(self.path, dict.fromkeys(range(self.num_jobs), ""))
         exit_code = max([exit_code, self._stopped() or 0, *(each.exit_code for each in self._all())])
-        self._say_how_it_ended(exit_code, settings.hydra.output_subdir is not None and not self.chooses)
+        self._say_how_it_ended(exit_code)
         self._forget()
         return exit_code
 
@@ -310,11 +311,13 @@ class Sweep:
         with self.shares.take(self.path / _OUTCOMES) as has_own_cores:
             yield self.sweep_world_size if has_own_cores else self.sweep_world_size * self.shares.num
 
-    def _say_how_it_ended(self, exit_code: int, can_be_resumed: bool) -> None:
+    def _say_how_it_ended(self, exit_code: int) -> None:
         found = self._all()
         failed = [each for each in found if each.status == "failed"]
         # A process that was killed has said nothing any more.
         failed += [each for each in found if each.status == "begun"]
+        from laptime.resume_sweep import can_be_resumed
+
         num_jobs = max(self.num_jobs, len(found))
         if failed:
             lines = [f"{each.run}: {each.message or _ENDED}" for each in failed]
@@ -325,8 +328,8 @@ class Sweep:
             for line in _best(self.path):
                 print(f"Best         {line}")
             print(f"Sweep        {relative(self.path)}")
-            if exit_code and can_be_resumed:
-                print(f"To finish it: sweep.resume={relative(self.path)}")
+            if exit_code and can_be_resumed(self.path):
+                print(f"To finish it: {shlex.quote(f'sweep.resume={relative(self.path)}')}")
         num_completed = sum(each.status == "completed" for each in found)
         event = "sweep-failed" if exit_code else "sweep-completed"
         notify(self.command, event, self.path, f"{num_completed} of {num_jobs} runs completed")
