@@ -7,7 +7,6 @@ import subprocess
 import pytest
 
 from laptime import device, slurm
-from laptime.errors import UserError
 from laptime.record import read_epochs
 from tests.support.processes import ROOT
 from tests.support.settings import TINY
@@ -31,15 +30,6 @@ def test_nonsense_about_cores_is_no_limit(value):
     assert slurm.allocated_cores({"SLURM_CPUS_ON_NODE": value}) is None
 
 
-def test_several_tasks_of_one_command_are_refused_with_what_to_do(train, work_folder):
-    with pytest.raises(UserError, match=r"srun has started 4 tasks.*torchrun"):
-        slurm.require_one_task({"SLURM_STEP_NUM_TASKS": "4"})
-    for arguments in (["training.epochs=1"], ["-m", "seed=1,2"]):
-        done = train(*arguments, SLURM_STEP_NUM_TASKS="4")
-        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert list(work_folder.iterdir()) == []
-
-
 def test_a_run_inside_a_job_takes_its_cores_and_ignores_lightnings_idea_of_slurm(train, the_run):
     job = {
         "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "laps", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
@@ -51,6 +41,16 @@ def test_a_run_inside_a_job_takes_its_cores_and_ignores_lightnings_idea_of_slurm
     assert done.returncode == 0, done.stderr
     strategy = the_run()[1]["strategy"]
     assert (strategy["threads_per_rank"], strategy["oversubscribed"]) == (1, True)
+
+
+def test_on_a_login_node_nobody_advises_to_use_srun(train, work_folder):
+    """Lightning would, where there is one: Laptime refuses several tasks of its."""
+    (srun := work_folder / "srun").touch()
+    srun.chmod(0o755)
+    path = f"{work_folder}{os.pathsep}{os.environ['PATH']}"
+    for world_size in (1, 2):
+        done = train(*TINY, "training.epochs=1", f"strategy.world_size={world_size}", PATH=path)
+        assert done.returncode == 0 and "srun" not in done.stdout + done.stderr, done.stderr
 
 
 def test_the_documented_recipe_for_requeued_jobs_resumes_from_the_last_checkpoint(train, work_folder):

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from laptime import step_hooks
+from laptime.data.datamodule import DataModule
 from laptime.data.order import epoch_seed
 from laptime.data.timed_loader import Batch
 from laptime.device import Device
@@ -325,7 +326,7 @@ class Classifier(pl.LightningModule):
         self._average.swap()
         # For callbacks that watch a metric; what is logged is written by the epoch recorder.
         self.val_means = self.val_sums.means(self.rank)
-        self._require_finite(self.val_means.loss, "validation")
+        self._require_sound(self.val_means, "validation")
         self.log_dict({"val_loss": self.val_means.loss, "val_accuracy": self.val_means.accuracy}, logger=False)
 
     def on_test_epoch_start(self) -> None:
@@ -339,7 +340,7 @@ class Classifier(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._average.swap()
         self.test_means = self.test_sums.means(self.rank)
-        self._require_finite(self.test_means.loss, "test")
+        self._require_sound(self.test_means, "test")
 
     def _share_buffers(self) -> None:
         """All ranks evaluate the network that a checkpoint holds: batch norm's statistics of the first rank."""
@@ -347,10 +348,20 @@ class Classifier(pl.LightningModule):
             for buffer in self.network.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def _require_finite(self, loss: float, part: str) -> None:
-        if not math.isfinite(loss):
-            epoch = self.current_epoch
-            raise TrainingFailed(f"the {part} loss is {loss} after epoch {epoch}, counted from 0. {_REMEDIES}", epoch)
+    def _require_sound(self, means: "Means", part: str) -> None:
+        """Refuse figures that are no numbers, or of other samples than the record will say."""
+        epoch, data = self.current_epoch, self.trainer.datamodule  # type: ignore[attr-defined]
+        expected = {"validation": "num_val", "test": "num_test"}[part]
+        if isinstance(data, DataModule) and means.num_samples != getattr(data, expected):
+            raise TrainingFailed(
+                f"the {part} saw {means.num_samples} of {getattr(data, expected)} samples: a callback has changed the "
+                "Trainer's batches. Leave them as they are; dataset.limit takes fewer samples.",
+                epoch,
+            )
+        if not math.isfinite(means.loss):
+            raise TrainingFailed(
+                f"the {part} loss is {means.loss} after epoch {epoch}, counted from 0. {_REMEDIES}", epoch
+            )
 
     def _evaluate(self, batch: Batch, sums: "Sums") -> None:
         # While it validates, a run waits: the epoch that is being validated is trained and timed already.
@@ -457,8 +468,8 @@ class Sums:
         hits = 0 if self._hits is None else int(self._hits)
         loss_sum, hit_sum, num_samples = rank.sum([self._loss_sum(), hits, self.num_samples])
         if not num_samples:
-            return Means(math.nan, math.nan)
-        return Means(loss_sum / num_samples, hit_sum / num_samples)
+            return Means(math.nan, math.nan, 0)
+        return Means(loss_sum / num_samples, hit_sum / num_samples, int(num_samples))
 
     def _loss_sum(self) -> float:
         if not self._losses:
@@ -473,7 +484,9 @@ class Means(NamedTuple):
     Attributes:
         loss: mean per sample.
         accuracy: share of right answers, from 0 to 1.
+        num_samples: that were counted.
     """
 
     loss: float
     accuracy: float
+    num_samples: int

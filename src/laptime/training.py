@@ -584,6 +584,7 @@ def quiet_lightning() -> Iterator[None]:
                 ".*Profiler clears events at the end of each cycle",
                 "The PyTorch Profiler default schedule will be overridden",
                 "This DataLoader will create .* worker processes",
+                ".*`srun` command is available",  # Laptime refuses several of its tasks
             ):
                 warnings.filterwarnings("ignore", message)
             yield
@@ -702,7 +703,8 @@ def _note_timing(
     epochs = epochs_of(recorder.rows)
     counted = [row for row in epochs if not row["is_warmup"]]
     epoch_time_s = statistics.median(row["epoch_time_s"] for row in counted) if counted else None
-    per_epoch = len(data.order) * data.rank.world_size
+    # Of epochs that another attempt has timed the steps are not known.
+    num_steps = statistics.median(recorder.num_steps or [len(data.train_batch_sizes())])
     attempt = record["attempts"][-1]
     if timer.first_batch_at is not None:
         startup_s = timer.first_batch_at - start
@@ -717,8 +719,8 @@ def _note_timing(
         warmup_epochs=len(epochs) - len(counted) if epochs else timer.warmup_epochs,
         total_train_s=sum(totals) if totals else None,
         epoch_time_s=epoch_time_s,
-        samples_per_s=per_epoch / epoch_time_s if epoch_time_s else None,
-        steps_per_s=len(data.train_batch_sizes()) / epoch_time_s if epoch_time_s else None,
+        samples_per_s=statistics.median(row["num_samples"] for row in counted) / epoch_time_s if epoch_time_s else None,
+        steps_per_s=num_steps / epoch_time_s if epoch_time_s else None,
         startup_s=startups[0] if startups else None,
         compile_s=compiler.compile_s if compiler.compile_s is not None else record["timing"]["compile_s"],
         straggling=statistics.median(row["straggling"] for row in counted)

@@ -64,8 +64,9 @@ def clock(monkeypatch) -> Clock:
 
 def run_epoch(timer: EpochTimer, loader: TimedLoader, clock: Clock, device: LazyDevice, epoch: int) -> None:
     trainer = SimpleNamespace(
-        train_dataloader=loader, current_epoch=epoch, is_last_batch=False, state=SimpleNamespace(fn="fit")
-    )
+        train_dataloader=loader, current_epoch=epoch, is_last_batch=False, state=SimpleNamespace(fn="fit"),
+        lightning_module=SimpleNamespace(train_sums=SimpleNamespace(num_samples=280, num_batches=2)),
+    )  # fmt: skip
     iterator = iter(loader)
     if epoch == 0:
         timer.on_train_start(trainer, None)
@@ -93,7 +94,9 @@ def test_lap_is_the_synchronised_time_from_the_first_batch_to_the_last_step(cloc
     for lap in laps:
         assert lap.epoch_time_s == pytest.approx(2 * 0.25 + 2 * 1.0)
         assert lap.data_wait_s == pytest.approx(0.5)
-        assert lap.samples_per_s == pytest.approx(300 / 2.5)
+        # Of what the module has trained on, not of what the loader could give.
+        assert (lap.num_samples, lap.num_steps) == (280, 2)
+        assert lap.samples_per_s == pytest.approx(280 / 2.5)
         assert (lap.rss_bytes, lap.device_memory_bytes) == (1024, 4096)
     assert [lap.is_warmup for lap in laps] == [True, False, False]
     assert [lap.epoch for lap in laps] == [0, 1, 2]

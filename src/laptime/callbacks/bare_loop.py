@@ -88,6 +88,10 @@ class BareLoop(Callback):
         assert isinstance(loader, TimedLoader)
         if lap is None:  # there was none, or it was broken off
             return
+        if self.rank.any(lap.num_samples != len(loader.sampler)):  # some callback left batches out: it is other work
+            if self.rank.is_first and not self._epochs_s:
+                log.warning("measure.bare_loop: not measured: a callback left out batches of epoch %d", lap.epoch + 1)
+            return
         begun_at = time.perf_counter()
         for group, settings in zip(self._optimizer.param_groups, self._settings, strict=True):
             group.update(copy.deepcopy(settings))

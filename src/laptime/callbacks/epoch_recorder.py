@@ -46,6 +46,7 @@ class EpochRecorder(Callback):
 
     Attributes:
         rows: of all ranks, as written, in order; on every rank.
+        num_steps: optimizer steps of every counted epoch that this process has trained.
         noise: of every epoch, what else this machine did meanwhile; on the first rank.
         energy_joules: of every counted epoch in which all machines were measured; on the first rank.
         percent_by_core: of every counted epoch how busy each core of this machine was, by whomever; on the first rank.
@@ -57,6 +58,7 @@ class EpochRecorder(Callback):
         self.rank = rank
         self.on_epoch = on_epoch
         self.rows: list[dict[str, Any]] = []
+        self.num_steps: list[int] = []
         self.noise: list[dict[str, Any]] = []
         self.energy_joules: list[float] = []
         self.percent_by_core: list[list[float]] = []
@@ -89,6 +91,8 @@ class EpochRecorder(Callback):
         gathered = self.rank.gather((own, self.rank.node, lap.cpu_s, lap.energy_joules))
         rows = [row for row, _, _, _ in gathered]
         self.rows += rows
+        if not lap.is_warmup:
+            self.num_steps.append(lap.num_steps)
         if not self.rank.is_first:
             return
         cpu_s = sum(cpu_s for _, node, cpu_s, _ in gathered if node == self.rank.node)

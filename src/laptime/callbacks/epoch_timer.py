@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from laptime import noise
+from laptime.classifier import Sums
 from laptime.data.timed_loader import TimedLoader
 from laptime.device import Device
 from laptime.energy import EnergyMeter
@@ -25,7 +26,8 @@ class Lap:
         is_warmup: whether it is left out of all timing figures.
         epoch_time_s: from asking for the first batch to the device-synchronised end of the last optimizer step; no
             validation, checkpointing or logging in it.
-        num_samples: trained on by this rank.
+        num_samples: trained on by this rank, as the module counted them: a callback may leave some out.
+        num_steps: optimizer steps that it took.
         data_wait_s: spent waiting for batches.
         rss_bytes: resident memory of the process and its children at the end.
         device_memory_bytes: peak of tensors on the device; None on the CPU.
@@ -38,6 +40,7 @@ class Lap:
     is_warmup: bool
     epoch_time_s: float
     num_samples: int
+    num_steps: int
     data_wait_s: float
     rss_bytes: int
     device_memory_bytes: int | None
@@ -128,6 +131,7 @@ class EpochTimer(Callback):
         if self._end is None:  # some callback stopped the epoch before its last batch: it is no lap
             return
         loader = trainer.train_dataloader
+        sums: Sums = trainer.lightning_module.train_sums  # type: ignore[assignment]
         assert isinstance(loader, TimedLoader) and self._before is not None
         energy_joules = self.energy.end() if self.energy is not None else None
         cpu_s, rss_bytes = usage()
@@ -138,7 +142,8 @@ class EpochTimer(Callback):
             epoch=trainer.current_epoch,
             is_warmup=trainer.current_epoch - self._first_epoch < self.warmup_epochs,
             epoch_time_s=epoch_time_s,
-            num_samples=len(loader.sampler),
+            num_samples=sums.num_samples,
+            num_steps=sums.num_batches,
             data_wait_s=loader.wait_s,
             rss_bytes=rss_bytes,
             device_memory_bytes=self.device.peak_memory_bytes(),
