@@ -26,8 +26,8 @@ TRAIN = processes.TRAIN
 USER_CLASSES = Path(__file__).with_name("user_classes")
 
 # Variables of the user's shell that would change what tests see: of a SLURM job, a git hook, the user's own W&B.
-_REMOVED_PREFIXES = ("GIT_", "GLOO_", "GROUP_", "HYDRA_", "LAPTIME_", "LOCAL_", "MLFLOW_", "NCCL_", "OMP_", "SLURM_",
-              "TORCHELASTIC_", "WANDB_")  # fmt: skip
+_REMOVED_PREFIXES = ("GIT_", "GLOO_", "GROUP_", "HYDRA_", "LAPTIME_", "LOCAL_", "MLFLOW_", "NCCL_", "OMPI_", "OMP_",
+              "PL_TRAINER_", "PMI_", "SLURM_", "TORCHELASTIC_", "WANDB_")  # fmt: skip
 _REMOVED_NAMES = {
     "COLUMNS", "FORCE_COLOR", "MASTER_ADDR", "MASTER_PORT", "MPLBACKEND", "NO_COLOR",
     "PYTHONUNBUFFERED", "PYTHONWARNINGS", "RANK", "WORLD_SIZE",

@@ -44,6 +44,7 @@ LAYERS = [
     ],
     ["analysis", "watch"],
     ["torchrun", "ranks"],
+    ["preflight"],
     ["device", "torch_build", "xpu", "faults", "forgiving_logger", "loggers"],
     ["step_clock", "peak", "sampler", "energy", "step_hooks"],
     ["data"],

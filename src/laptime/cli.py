@@ -174,7 +174,7 @@ def _refuse_unused_flags(args: argparse.Namespace) -> None:
 def _run_once(
     overrides: list[str], started: float, command: list[str], args: argparse.Namespace | None = None
 ) -> dict[str, Any]:
-    from laptime import fresh_processes, slurm, torchrun
+    from laptime import fresh_processes, torchrun
     from laptime.compose import (
         CONFIG_NAME,
         compose,
@@ -191,8 +191,6 @@ def _run_once(
 
     if any(override.lstrip("+").startswith("hydra.mode=") for override in overrides):
         raise UserError("hydra.mode: is chosen by the flag -m (--multirun). Leave it out.")
-    if not torchrun.is_joined():
-        slurm.require_one_task()
     config_name = getattr(args, "config_name", None) or CONFIG_NAME
     run_dir: RunDir | None = None
     with hydra_session(getattr(args, "config_dir", None)) as hydra:
@@ -276,10 +274,11 @@ def check(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
 
 
 def _checked(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
-    from laptime import security
+    from laptime import preflight, security
     from laptime.compose import resolve, without_hydra
     from laptime.config import validate
 
+    preflight.check(composed)
     cfg = without_hydra(composed)
     if cfg.get("run_dir") is not None:
         raise UserError(
@@ -303,7 +302,7 @@ def _checked(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
 
 def _sweep(args: argparse.Namespace) -> int:
     """Check every job of a sweep, then run them."""
-    from laptime import fresh_processes, slurm, torchrun
+    from laptime import fresh_processes, torchrun
     from laptime.compose import hydra_session, hydra_value, with_its_sweeper
     from laptime.config import asked_hash
     from laptime.core_shares import shares_of
@@ -316,7 +315,6 @@ def _sweep(args: argparse.Namespace) -> int:
 
     if torchrun.is_joined():
         raise UserError("-m: torchrun's ranks belong to one run. Start one torchrun per run, or the sweep without it.")
-    slurm.require_one_task()
     with hydra_session(args.config_dir) as hydra:
         runs = plan_runs(hydra, args.overrides, args.config_name)
         first, jobs = runs[0].composed, [run.overrides for run in runs]
@@ -370,7 +368,7 @@ def _resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[s
     Args:
         typed: overrides besides `sweep.resume`.
     """
-    from laptime import fresh_processes, resume_sweep, security, slurm, torchrun
+    from laptime import fresh_processes, resume_sweep, security, torchrun
     from laptime.analysis.sweep_callback import report_sweep
     from laptime.compose import compose, hydra_session, key_of, resolve, without_hydra
     from laptime.config import asked_hash
@@ -382,7 +380,6 @@ def _resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[s
 
     if torchrun.is_joined():
         raise UserError("sweep.resume: is for a sweep of runs that Laptime starts. Leave torchrun out.")
-    slurm.require_one_task()
     # What is said anew each time makes no other jobs.
     of_now = [override for override in typed if resume_sweep.is_of_now(override)]
     added = [override for override in typed if override not in of_now]

@@ -20,7 +20,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from laptime import fresh_processes, rank_process, resume, shared_memory, torchrun
+from laptime import fresh_processes, preflight, rank_process, resume, shared_memory, torchrun
 from laptime import record as records
 from laptime.config import hashed_config
 from laptime.console import relative
@@ -71,6 +71,7 @@ def launch(
         UserError, TrainingFailed, Interrupted, RankFailed, or whatever went wrong, after run.json says so.
     """
     start = time.time() if start is None else start
+    preflight.check_environment()  # in the process that runs the job: a launcher may have started it elsewhere
     if torchrun.is_joined():
         return _join(config, run_dir, command, start)
     ranks = plan(config, sweep_world_size)

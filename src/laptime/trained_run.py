@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from laptime import open_groups, resume, security
+from laptime import open_groups, preflight, resume, security
 from laptime import record as records
 from laptime.config import MATMUL_PRECISIONS, PRECISIONS
 from laptime.data.datamodule import DataModule
@@ -102,6 +102,7 @@ def open_run(run: str, checkpoint: str, typed: Sequence[str], root: str | None =
     Raises:
         UserError: there is no such run or checkpoint, it is damaged, of another run, or names what isn't trusted.
     """
+    preflight.check_environment()
     run_dir, path = _find(run, checkpoint)
     try:
         record = records.read_record(run_dir)
