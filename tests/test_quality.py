@@ -93,6 +93,30 @@ def test_a_slow_start_is_a_first_epoch_unlike_the_others(values, times):
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize(
+    ("changed", "oversubscribed", "threads", "suggested"),
+    [
+        ({"switches_per_s": 500.0}, False, 2, True),
+        ({"other_cores": 2.0}, False, 2, True),
+        ({}, True, 2, True),
+        ({"switches_per_s": 500.0}, False, 1, False),
+        ({"temperature_celsius": 97.0}, False, 2, False),
+        ({}, False, 2, False),
+    ],
+)
+def test_one_thread_is_suggested_where_several_wait_for_a_core(changed, oversubscribed, threads, suggested):
+    found = assess([QUIET | changed] * 4, EVEN, num_cores=4, oversubscribed=oversubscribed, threads=(threads, threads))
+    assert any("strategy.threads_per_rank=1" in reason for reason in found.reasons) == suggested
+
+
+@pytest.mark.unit
+def test_settings_that_slow_it_down_and_other_threads_than_given_are_named():
+    found = assess([QUIET] * 4, EVEN, num_cores=4, restraints=["ATEN_CPU_CAPABILITY=default"], threads=(1, 1))
+    assert found.grade == "B" and "ATEN_CPU_CAPABILITY=default" in found.reasons[0]
+    assert assess([QUIET] * 4, EVEN, num_cores=4, threads=(1, 3)).grade == "C"
+
+
+@pytest.mark.unit
 def test_a_warm_up_that_was_too_short_is_named():
     found = assess([QUIET] * 4, [4.0, 2.0, 2.0, 2.01], num_cores=4)
     assert found.grade == "B" and "2.0 times the others: measure.warmup_epochs is too small" in found.reasons[-1]

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -28,13 +29,39 @@ PACKAGES = (
 # Set to 1, where a machine may be known by its name, to record the name beside its hash.
 HOSTNAME_VARIABLE = "LAPTIME_RECORD_HOSTNAME"
 
-# Settings that change what is measured. An allow-list: nothing else of the environment is recorded.
+# Variables that something in a training process reads. An allow-list: nothing else of the environment is recorded.
 VARIABLE_PREFIXES = (
-    "OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "ONEDNN_", "DNNL_", "PYTORCH_", "GLOO_", "NCCL_",
-    "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "LD_PRELOAD",
+    "ATEN_", "C10_", "CXX", "INDUCTOR_", "PYTORCH_", "TORCH", "TRITON_",  # torch and its compiler
+    "BLIS_", "DNNL_", "GOMP_", "GOTO_", "KMP_", "LIBOMP", "MKL_", "NUMEXPR_", "OMP_", "ONEDNN_", "OPENBLAS_",
+    "VECLIB_",  # matrix products, OpenMP
+    "DYLD_", "GLIBC_TUNABLES", "JEMALLOC", "LD_", "MALLOC_", "MIMALLOC_", "TCMALLOC_",  # loader, allocators
+    "CCL_", "FI_", "GLOO_", "I_MPI_", "NCCL_", "RCCL_", "UCC_", "UCX_",  # communication
+    "CUBLAS", "CUDA_", "CUDNN_", "NVIDIA_",
+    "AMD_", "GPU_MAX_", "HIP", "HSA_", "MIOPEN_", "ROCBLAS_", "ROCM_", "ROCR_", "TENSILE_",
+    "IGC_", "IPEX_", "NEO", "ONEAPI_", "SYCL_", "UR_", "ZES_", "ZE_",
+    "METAL_", "MTL_",
+    "PYTHON",
+    "SLURM_JOB_ID",
 )  # fmt: skip
-
-_SET_BY_LIGHTNING = ("PYTORCH_NVML_BASED_CUDA_CHECK",)
+# Set by torch, Lightning, joblib and torchrun themselves, in processes where nobody has asked for it.
+_SET_WHILE_RUNNING = ("CUDA_MODULE_LOADING", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK",
+                      "PYTORCH_NVML_BASED_CUDA_CHECK", "TORCHELASTIC_")  # fmt: skip
+# Recorded variables that change no timing of a training: places, names, which devices there are (the one that trains is
+# recorded by itself), numbers of threads (strategy.threads_per_rank decides), and most of Python's own.
+_NO_SETTING = re.compile(
+    r"(?!LD_PRELOAD).*(_DIR|_FILE|_HOME|_PATH|_ROOT|_VISIBLE_DEVICES|_IFNAME|_NUM_THREADS|_MAXIMUM_THREADS)"
+    r"|ONEAPI_DEVICE_SELECTOR|ZE_AFFINITY_MASK|SLURM_.*|CXX|NVIDIA_(?!TF32).*"
+    r"|PYTHON(?!MALLOC|DEVMODE|OPTIMIZE|TRACEMALLOC|_GIL|_JIT|ASYNCIODEBUG).*"
+)
+# Settings with which torch computes slower than this machine can, on purpose or left over from debugging.
+_RESTRAINTS = (
+    "ATEN_CPU_CAPABILITY", "AMD_SERIALIZE_COPY", "AMD_SERIALIZE_KERNEL", "CUDA_LAUNCH_BLOCKING", "DNNL_MAX_CPU_ISA",
+    "DNNL_VERBOSE", "HIP_LAUNCH_BLOCKING", "MALLOC_CHECK_", "MALLOC_PERTURB_", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_VERBOSE", "OMP_THREAD_LIMIT", "ONEDNN_MAX_CPU_ISA", "ONEDNN_VERBOSE", "PYTHONDEVMODE",
+    "PYTHONMALLOC", "PYTHONTRACEMALLOC", "PYTORCH_NO_CUDA_MEMORY_CACHING", "PYTORCH_NO_HIP_MEMORY_CACHING",
+    "TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE", "TORCH_DISTRIBUTED_DEBUG",
+)  # fmt: skip
+_OFF = ("", "0", "false", "no", "off")
 
 
 def environment(cpu_name: str, usable_cores: int, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -64,14 +91,51 @@ def environment(cpu_name: str, usable_cores: int, config: Mapping[str, Any] | No
         "machine": platform.machine(),
         "hostname_hash": hostname_hash(),
         "hostname": platform.node() if os.environ.get(HOSTNAME_VARIABLE, "0") not in ("", "0") else None,
-        "variables": mask(
-            {
-                name: os.environ[name]
-                for name in sorted(os.environ)
-                if name.startswith(VARIABLE_PREFIXES) and name not in _SET_BY_LIGHTNING
-            }
-        ),
+        "variables": mask(_recorded(os.environ)),
+        "settings": mask(settings()),
     }
+
+
+def _recorded(variables: Mapping[str, str]) -> dict[str, str]:
+    names = (name for name in sorted(variables) if name.startswith(VARIABLE_PREFIXES))
+    return {name: variables[name] for name in names if not name.startswith(_SET_WHILE_RUNNING)}
+
+
+def settings(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables that can change a training's timing, by name: runs that differ in them are no repeats.
+
+    torch and the libraries below it read them when they are loaded.
+
+    Args:
+        variables: of a process; None: this one's.
+    """
+    found = _recorded(os.environ if variables is None else variables)
+    return {name: value for name, value in found.items() if value and not _NO_SETTING.fullmatch(name)}
+
+
+def restraints(found: Mapping[str, str]) -> list[str]:
+    """Those of `settings` with which torch computes slower than it can, as `NAME=value`."""
+    return [f"{name}={found[name]}" for name in _RESTRAINTS if found.get(name, "").lower() not in _OFF]
+
+
+def without_effect(threads_per_rank: int) -> list[str]:
+    """Variables that ask for another number of threads than the ranks have, as `NAME=value`.
+
+    torchrun sets OMP_NUM_THREADS=1 where nobody has set it.
+    """
+    asked = {name: os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    if "TORCHELASTIC_RUN_ID" in os.environ and asked["OMP_NUM_THREADS"] == "1":
+        del asked["OMP_NUM_THREADS"]
+    return [f"{name}={value}" for name, value in asked.items() if value and value != str(threads_per_rank)]
+
+
+# As they were when this process began. Hydra sets others for a job (hydra.job.env_set), Python code at any time.
+_AT_START = settings()
+
+
+def settings_have_changed() -> bool:
+    """Whether the settings are others than when this process began: then they are in force in new processes alone."""
+    return settings() != _AT_START
 
 
 def _os_version() -> str | None:

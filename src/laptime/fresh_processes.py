@@ -15,11 +15,19 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from laptime.environment import settings
+
+# Environment variables that the forkserver's torch was loaded with; None: it has not been started.
+_loaded_with: dict[str, str] | None = None
+
 
 def context() -> BaseContext:
-    """A forkserver, whose copies start in a fraction of a second; on macOS, where that isn't safe, new processes."""
-    if sys.platform != "linux":
+    """A forkserver, whose copies start in a fraction of a second; new processes on macOS, where that isn't safe, and
+    where variables that libraries read while they load are others than when the forkserver loaded them."""
+    global _loaded_with
+    if sys.platform != "linux" or _loaded_with not in (None, settings()):
         return multiprocessing.get_context("spawn")
+    _loaded_with = settings()
     make_room_for_sockets()
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["laptime.rank_process"])

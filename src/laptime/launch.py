@@ -25,7 +25,7 @@ from laptime import record as records
 from laptime.config import hashed_config
 from laptime.console import relative
 from laptime.device import available_accelerator, cpu_name, usable_cores
-from laptime.environment import environment, git_state
+from laptime.environment import environment, git_state, settings_have_changed
 from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError
 from laptime.faults import out_of_memory_kills
 from laptime.heartbeat import beating
@@ -103,6 +103,11 @@ def _first_record(config: Mapping[str, Any], run_dir: Path, command: Sequence[st
 def _join(config: Mapping[str, Any], run_dir: Path, command: Sequence[str], start: float) -> dict[str, Any]:
     """Be one of the ranks that torchrun has started; the first one keeps the record."""
     strategy = config["strategy"]
+    if settings_have_changed():
+        raise UserError(
+            "hydra.job.env_set: has no effect on ranks of torchrun, which have loaded torch already. Set them "
+            "in the shell."
+        )
     if strategy["world_size"] not in (1, "auto", torchrun.world_size()):
         raise UserError(
             f"strategy.world_size={strategy['world_size']}: torchrun has started {torchrun.world_size()} ranks. "
@@ -266,7 +271,8 @@ def _stays_here(config: Mapping[str, Any], sweep_world_size: int | None) -> bool
     # A mapped file that becomes shorter ends the process that reads it: somebody must be left to say so.
     may_end = config["dataset"].get("pipeline") == "mapped"
     wrapped = config["strategy"]["wrap_single_rank"]
-    return num_ranks(config) == 1 and sweep_world_size is None and not wrapped and not may_end
+    alone = num_ranks(config) == 1 and sweep_world_size is None and not wrapped
+    return alone and not may_end and not settings_have_changed()  # which torch has read in this process
 
 
 def _check_devices(config: Mapping[str, Any], world_size: int, local_world_size: int) -> None:
@@ -445,7 +451,8 @@ def _run_processes(
     with meeting(strategy, group) as address:
         try:
             for rank in ranks:
-                job = Job(config, run_dir, record, rank, address, backend_of(config), strategy["timeout_s"], start)
+                backend, timeout_s = backend_of(config), strategy["timeout_s"]
+                job = Job(config, run_dir, record, rank, address, backend, timeout_s, start, dict(os.environ))
                 children.append(_start(job))
             _watch(children, stop, strategy["timeout_s"], out_of_memory_kills())
         finally:

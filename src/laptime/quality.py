@@ -21,6 +21,8 @@ _RULES: tuple[tuple[str, float, float, str], ...] = (
     ("swapped_per_s", 1.0, 100.0, "{:.0f} pages a second went to or came from the swap"),
     ("outlier_share", 0.01, 0.34, "{:.0%} of the {timed} are outliers"),
 )
+# What takes a core away from one thread while the others of its rank wait for it.
+_WAITING = {"steal_share", "other_share", "throttled_share", "switches_per_s"}
 # An outlier is further from the median than this many scaled median absolute deviations, and than this share of it.
 _OUTLIER_MADS, _OUTLIER_SHARE = 3.5, 0.05
 
@@ -69,6 +71,8 @@ def assess(
     crowded: bool = False,
     runs_at_once: int = 1,
     timed: str = "epochs",
+    restraints: Sequence[str] = (),
+    threads: tuple[int, int] | None = None,
 ) -> Quality:
     """Grade a run.
 
@@ -82,6 +86,8 @@ def assess(
         crowded: whether its own ranks or data workers take turns on its cores: then being taken off them is no news.
         runs_at_once: of its sweep, itself among them.
         timed: what the times are of, as the reasons name it.
+        restraints: environment variables that make it slower, as `NAME=value`.
+        threads: of each rank, as the run was given them, and as torch had them at the end; None: not known.
     """
     found: dict[str, float] = {}
     for name in ("steal_share", "throttled_share", *(() if crowded else ("switches_per_s",))):
@@ -101,12 +107,13 @@ def assess(
         found["swapped_per_s"] = sum(pages for pages, _ in swapped) / sum(wall_s for _, wall_s in swapped)
     if epoch_times_s:
         found["outlier_share"] = len(outliers(epoch_times_s)) / len(epoch_times_s)
-    grade, reasons = "A", []
+    grade, reasons, found_bad = "A", [], set[str]()
     for name, b, c, words in _RULES:
         value = found.get(name, 0.0)
         if value >= b:
             grade = max(grade, "C" if value >= c else "B")
             reasons.append(words.format(value, timed=timed))
+            found_bad.add(name)
     if (times := slow_start(epoch_times_s)) is not None and timed == "epochs":
         grade = max(grade, "B")
         reasons.append(f"the first counted epoch took {times:.1f} times the others: measure.warmup_epochs is too small")
@@ -119,6 +126,14 @@ def assess(
     if runs_at_once > 1:
         grade = max(grade, "B")
         reasons.append(f"{runs_at_once} runs at once shared the machine")
+    if threads is not None and threads[0] > 1 and (oversubscribed or _WAITING & found_bad):
+        reasons.append("the threads of a rank wait for each other then: strategy.threads_per_rank=1 may be faster")
+    if restraints:
+        grade = max(grade, "B")
+        reasons.append(f"environment variables slow it down: {', '.join(restraints)}")
+    if threads is not None and threads[0] != threads[1]:
+        grade = "C"
+        reasons.append(f"the model or a callback changed torch's threads from {threads[0]} to {threads[1]}")
     if profiled:
         grade = "C"
         reasons.append("a profiler's own cost is in the times")

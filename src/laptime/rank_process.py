@@ -48,6 +48,7 @@ class Job:
         backend: gloo or nccl.
         timeout_s: how long to wait for the others.
         start: `time.time()` when the run began.
+        variables: of the environment; the process that a rank is a copy of may have started with others.
     """
 
     config: Mapping[str, Any]
@@ -58,6 +59,7 @@ class Job:
     backend: str
     timeout_s: float
     start: float
+    variables: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Outcome:
 
 def main(connection: Connection, job: Job) -> None:
     """Train as one rank and send the Outcome; ends the process."""
+    os.environ.clear()
+    os.environ.update(job.variables)
     _end_with_the_launcher(connection, job)
     with logging_to(job.run_dir, job.rank.rank, secrets=secret_values(job.config)):
         try:

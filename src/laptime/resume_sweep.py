@@ -585,5 +585,8 @@ def _conditions_changed(run: EarlierRun, config: Mapping[str, Any]) -> tuple[lis
     versions = [("torch", then["packages"].get("torch"), now["packages"]["torch"])]
     versions += [(key, then.get(key), now[key]) for key in ("python", "cpu")]
     versions += [("number of cores", then.get("num_usable_cores"), now["num_usable_cores"])]
+    if "settings" in then:
+        names = sorted({*then["settings"], *now["settings"]})
+        versions += [(name, then["settings"].get(name), now["settings"].get(name)) for name in names]
     others += [f"{name} ({before} then, {after} now)" for name, before, after in versions if before != after]
     return others, commits

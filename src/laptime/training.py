@@ -41,6 +41,7 @@ from laptime.data.timed_loader import Pipeline
 from laptime.device import Device, check_precision, mps_fallback, usable_cores
 from laptime.device import resolve as resolve_device
 from laptime.energy import EnergyMeter
+from laptime.environment import restraints, without_effect
 from laptime.errors import Interrupted, TrainingFailed, UserError, is_for_want_of_memory
 from laptime.faults import explaining, refusal
 from laptime.forgiving_logger import forgiving
@@ -650,6 +651,9 @@ def _note_set_up(config: Mapping[str, Any], record: dict[str, Any], device: Devi
     )
     if rank.is_first:
         record["environment"] |= {"torch": torch_build(), "driver": driver_version(device)}
+    if rank.is_first and rank.attempt == 0 and config["runs_at_once"] == 1:  # joblib sets them in its processes
+        for variable in without_effect(rank.threads):
+            log.warning("%s has no effect: strategy.threads_per_rank=%d decides", variable, rank.threads)
     if mps_fallback():
         log.warning("PYTORCH_ENABLE_MPS_FALLBACK is set: operators that MPS lacks run on the CPU. Recorded.")
 
@@ -815,7 +819,11 @@ def _note_quality(record: dict[str, Any], recorder: EpochRecorder, runs_at_once:
         profiled=profiled,
         crowded=record["strategy"]["world_size"] > 1 or record["dataset"]["pipeline"] == "workers",
         runs_at_once=runs_at_once,
+        restraints=restraints((record["environment"] or {}).get("settings") or {}),
+        threads=(record["strategy"]["threads_per_rank"], torch.get_num_threads()),
     )
+    if recorder.rank.is_first:
+        record["environment"]["torch"]["num_threads"] = torch.get_num_threads()
     if times:
         records.update(record, "quality", grade=found.grade, reasons=list(found.reasons))
 

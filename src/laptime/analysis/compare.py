@@ -195,8 +195,9 @@ def _rest(group: Group, key: str, set_by_key: Collection[str] = ()) -> tuple[Any
             if name != key and not name.startswith(whole) and name not in left_out
         )
     )
-    machine = "" if key in ("device", EXPERIMENT) else group.conditions.machine
-    return config, machine, "" if key in ("dataset", EXPERIMENT) else group.conditions.checksum
+    machine, checksum, instructions = group.conditions.work
+    of_device = () if key in ("device", EXPERIMENT) else (machine, instructions)
+    return config, of_device, "" if key in ("dataset", EXPERIMENT) else checksum
 
 
 def _common(members: Sequence[Group], key: str) -> str:

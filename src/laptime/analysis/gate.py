@@ -55,9 +55,9 @@ def _checks(groups: Sequence[Group], kept: Mapping[str, Any], tolerance: float) 
     same = [group for group in groups if _key(group) == str(kept["group_hash"])]
     if not same:
         return [Check(str(kept.get("label")), None, None, False, "no completed run of it now")]
-    alike = [group for group in same if not _unlike(group, kept, ("machine", "checksum"))]
+    alike = [group for group in same if not _unlike(group, kept, ("machine", "checksum", "instructions"))]
     if not alike:
-        reasons = "; ".join(_unlike(same[0], kept, ("machine", "checksum")))
+        reasons = "; ".join(_unlike(same[0], kept, ("machine", "checksum", "instructions")))
         return [Check(same[0].label, None, None, False, reasons)]
     return [_check(group, kept, tolerance) for group in alike]
 

@@ -46,6 +46,9 @@ class Conditions:
         torch: version.
         python: version.
         code: hash of Laptime's own code and of the classes that the configuration names.
+        instructions: of the CPU, the best that torch used: AVX2, say; empty where it isn't known.
+        settings: environment variables that change the timing, as `NAME=value`, and torch's threads where they were not
+            as many as the run was given.
     """
 
     machine: str
@@ -54,6 +57,13 @@ class Conditions:
     torch: str
     python: str
     code: str
+    instructions: str = ""
+    settings: str = ""
+
+    @property
+    def work(self) -> tuple[str, ...]:
+        """What must be equal for two figures to be compared at all; the rest is named beside the comparison."""
+        return self.machine, self.checksum, self.instructions
 
 
 CONDITIONS = tuple(each.name for each in fields(Conditions))
@@ -213,7 +223,24 @@ def conditions_of(run: Run) -> Conditions:
         torch=str(environment["packages"].get("torch")),
         python=".".join(str(environment.get("python")).split(".")[:2]),
         code=str(environment["code_hash"])[:8],
+        instructions=str(_section(environment, "torch").get("cpu_capability") or ""),
+        settings=_settings(run),
     )
+
+
+def _settings(run: Run) -> str:
+    """Older records have none of them."""
+    found = _section(run.record["environment"], "settings")
+    words = [f"{name}={value}" for name, value in sorted(found.items())]
+    given, in_force = run.record["strategy"]["threads_per_rank"], _section(run.record["environment"], "torch")
+    if (threads := in_force.get("num_threads")) is not None and threads != given:
+        words.append(f"threads={threads}")
+    return printable(" ".join(words))
+
+
+def _section(environment: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    section = environment.get(key)
+    return section if isinstance(section, Mapping) else {}
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

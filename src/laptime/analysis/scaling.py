@@ -249,7 +249,7 @@ def _work(group: Group) -> tuple[Any, ...]:
     """What must be equal for a speedup to mean something."""
     left_out = {"strategy.world_size", *_SOFT, *OF_DDP}
     work = tuple(sorted((key, repr(value)) for key, value in group.config.items() if key not in left_out))
-    return work, group.conditions.machine, group.conditions.checksum
+    return work, group.conditions.work
 
 
 def _way(group: Group) -> tuple[Any, ...]:

@@ -55,7 +55,7 @@ def check(backend: str, used: str, timeout_s: float = 60.0) -> Finding:
         with meeting(strategy, True) as address:
             for number in range(_NUM_RANKS):
                 rank = Rank(rank=number, local_rank=number, place=number, world_size=_NUM_RANKS)
-                job = Job({}, Path(), {}, rank, address, backend, timeout_s, time.time())
+                job = Job({}, Path(), {}, rank, address, backend, timeout_s, time.time(), {})
                 children.append(fresh_processes.start(partial(add_up, used), job, f"{backend} rank {number}"))
             answers = [_answer(connection, deadline) for _, connection in children]
     except Exception as error:

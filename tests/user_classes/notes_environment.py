@@ -1,0 +1,28 @@
+"""What a rank sees of its environment, and a model that changes torch's threads."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from laptime.models.mlp import MLP
+
+
+class NoteVariable(Callback):
+    """Writes an environment variable's value to noted<rank>."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_fit_start(self, trainer: Any, module: Any) -> None:
+        Path(f"noted{trainer.global_rank}").write_text(os.environ.get(self.name, "not set"))
+
+
+class ChangesThreads(MLP):
+    """Asks torch for another number of threads than the run was given."""
+
+    def __init__(self, **arguments: Any) -> None:
+        torch.set_num_threads(3)
+        super().__init__(**arguments)
