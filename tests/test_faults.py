@@ -1,6 +1,7 @@
 """Real faults of the machine: no memory, a killed data worker, no place to write, a clock that goes back."""
 
 import json
+import pwd
 import resource
 import subprocess
 from collections.abc import Iterator
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from laptime.errors import TrainingFailed
+from laptime.data.image_data import cache_dir
+from laptime.errors import TrainingFailed, UserError, in_words
 from laptime.faults import explained, out_of_memory_kills
 from laptime.record import read_epochs, read_record
+from laptime.run_dir import expanded
 from tests.support import processes
 from tests.support.faults import small_disk
 from tests.support.settings import NO_REPORT, TINY
@@ -249,3 +252,63 @@ def test_a_disk_that_becomes_read_only_is_one_line(disk, train):
     assert "Read-only file system" in ended.stderr
     assert "Traceback" not in ended.stderr, ended.stderr
     assert readable(disk / "run")["status"] in ("running", "failed")
+
+
+# What the system or a container grants little of.
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (
+            RuntimeError("unable to allocate shared memory(shm) for file </torch_7_1_4>: No space left on device (28)"),
+            "--shm-size",
+        ),
+        (RuntimeError("unable to write to file </torch_7_1_4>: No space left on device (28)"), "--shm-size"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"), "--shm-size"),
+        (OSError(24, "Too many open files"), "ulimit -n"),
+        (RuntimeError("Too many open files. Communication with the workers is no longer possible."), "ulimit -n"),
+    ],
+)
+def test_what_there_is_too_little_of_is_named_with_what_to_do(error, word):
+    found = explained(error, CONFIG)
+    assert isinstance(found, TrainingFailed) and word in str(found) and "dataset.num_workers" in str(found)
+
+
+@pytest.mark.unit
+def test_other_errors_of_full_disks_and_of_the_ranks_own_memory_stay():
+    for error in (
+        OSError(28, "No space left on device"),
+        RuntimeError(
+            "strategy.comm_hook=shared_memory: unable to allocate shared memory(shm): No space left on device"
+        ),
+    ):
+        assert explained(error, CONFIG) is error
+    assert "ulimit" not in in_words(OSError(28, "No space left on device"))
+    assert "ulimit -n" in in_words(OSError(24, "Too many open files"))
+
+
+def test_a_limit_on_open_files_is_one_line(work_folder):
+    workers = ["dataset.pipeline=workers", "dataset.num_workers=2", "dataset.num_train=4000"]
+    typed = [*TINY, *workers, "training.epochs=1", "hydra.run.dir=run"]
+    done = processes.run(*typed, limits={resource.RLIMIT_NOFILE: 64})
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "ulimit -n" in str((read_record(Path("run"))["error"] or {})["message"])
+
+
+@pytest.mark.unit
+def test_a_user_without_a_home_folder_is_told_to_name_one(monkeypatch):
+    def unknown(*_: object) -> None:
+        raise KeyError("uid not found")
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("getpwuid", "getpwnam"):
+        monkeypatch.setattr(pwd, name, unknown)
+    for find in (cache_dir, lambda: expanded("dataset.root", "~/data"), lambda: expanded("folder", "~somebody")):
+        with pytest.raises(UserError):
+            find()
+    assert expanded("dataset.root", "data") == Path("data")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_dir() == Path("/somewhere/laptime/datasets")

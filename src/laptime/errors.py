@@ -1,5 +1,6 @@
 """How a run can end other than by completing. What is not one of these is a bug and keeps its traceback."""
 
+import errno
 import re
 import signal
 import sys
@@ -115,4 +116,9 @@ def exit_code_of(work: Callable[[], int]) -> int:
 def in_words(error: OSError) -> str:
     """What the system refused, and where: `outputs/run.json: No space left on device.`"""
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{str(error.strerror or error).rstrip('.')}."
+    instead = f" {MORE_FILES}" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+    return f"{where}{str(error.strerror or error).rstrip('.')}.{instead}"
+
+
+# What to do where a process may have no more files, pipes and sockets.
+MORE_FILES = "Raise the limit (ulimit -n 4096), or use fewer ranks or a smaller dataset.num_workers."

@@ -1,5 +1,6 @@
 """What the machine does to a training, in words that say what to do about it."""
 
+import errno
 import re
 import traceback
 from collections.abc import Iterator, Mapping
@@ -10,13 +11,17 @@ from typing import Any
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from laptime import targets
-from laptime.errors import TrainingFailed, is_for_want_of_memory
+from laptime.errors import MORE_FILES, TrainingFailed, in_words, is_for_want_of_memory
 from laptime.machine import text_of
 
 _WANTED = re.compile(r"tried to allocate (\d[\d.]*) ?(bytes|KiB|MiB|GiB)", re.I)
 _BYTES = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _NO_GRADIENT = re.compile(r"Expected to have finished reduction")
 _ONE_VALUE = re.compile(r"Expected more than 1 value per channel when training")
+# Where a worker writes into memory that can't be given to it, the system ends it with SIGBUS.
+_NO_SHARED_MEMORY = re.compile(
+    r"shared memory\(shm\).*No space left|/torch_\d+_\d+.*No space left|worker .*killed by signal: Bus error", re.S
+)
 _WORKER = re.compile(r"DataLoader worker .*(is killed by signal: \w+|exited unexpectedly)")
 
 
@@ -43,6 +48,19 @@ def explained(error: Exception, config: Mapping[str, Any]) -> Exception:
         config: of the run, resolved.
     """
     text = str(error)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return TrainingFailed(in_words(error))
+    if isinstance(error, RuntimeError) and "Too many open files" in text:
+        return TrainingFailed(f"Too many open files. {MORE_FILES}")
+    if (
+        isinstance(error, RuntimeError | OSError)
+        and _NO_SHARED_MEMORY.search(text)
+        and not text.startswith("strategy.")
+    ):
+        return TrainingFailed(
+            "data workers: /dev/shm has no room for their batches. Enlarge it (docker run --shm-size=2g), or use "
+            "dataset.num_workers=0."
+        )
     if isinstance(error, RuntimeError) and (how := _WORKER.search(text)) is not None:
         return _data_worker_died(how[1].replace("is killed", "was killed"), config)
     if isinstance(error, RuntimeError) and _NO_GRADIENT.search(text):

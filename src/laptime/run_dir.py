@@ -153,9 +153,9 @@ def expanded(key: str, path: str) -> Path:
     """A path with ~ expanded.
 
     Raises:
-        UserError: there is no such user.
+        UserError: there is no such user, or this one has no home folder: no HOME, and no entry in the system's list.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{key}={path}: {error}") from error
+        raise UserError(f"{key}={path}: no home folder is known. Set HOME, or give a path without ~.") from error

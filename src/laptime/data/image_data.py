@@ -123,8 +123,18 @@ class ImageData(ABC):
 
 
 def cache_dir() -> Path:
-    """The user's cache folder for data sets (on Linux ~/.cache/laptime, following XDG_CACHE_HOME)."""
-    return Path(platformdirs.user_cache_dir("laptime", appauthor=False)) / "datasets"
+    """The user's cache folder for data sets (on Linux ~/.cache/laptime, following XDG_CACHE_HOME).
+
+    Raises:
+        UserError: no home folder is known.
+    """
+    try:
+        return Path(platformdirs.user_cache_dir("laptime", appauthor=False)).expanduser() / "datasets"
+    except RuntimeError as error:
+        raise UserError(
+            "dataset.root=null: no home folder is known to keep data sets in. Set HOME or XDG_CACHE_HOME, or give "
+            "dataset.root a folder."
+        ) from error
 
 
 def split(train: Images, val_fraction: float, seed: int) -> tuple[Images, Images]:

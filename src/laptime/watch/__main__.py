@@ -18,6 +18,7 @@ from laptime.errors import UserError, exit_code_of
 from laptime.latest import newest
 from laptime.notify import notify
 from laptime.record import RUN_FILE, SWEEP_FILE
+from laptime.run_dir import expanded
 from laptime.watch.look import RunSeen, SweepSeen, Watcher
 
 _STYLES = {"completed": "green", "running": "cyan", "failed": "red", "dead": "red", "interrupted": "yellow"}
@@ -102,7 +103,7 @@ def _found(folder: str, waits: bool) -> Path:
         waits: `latest` is one that goes on; where none does, the next that starts soon, or else the last one.
     """
     if folder != "latest":
-        path = Path(folder).expanduser()
+        path = expanded("folder", folder)
         if not (path / RUN_FILE).is_file() and not (path / SWEEP_FILE).is_file():
             what = "is neither a sweep's directory nor a run's" if path.is_dir() else "there is no such directory"
             raise UserError(f"{folder}: {what}. Name one, or latest.")
