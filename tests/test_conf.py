@@ -55,7 +55,7 @@ def test_option_composes_and_builds(option, composed):
     assert group.get("initial_lr", group["lr"]) == config["optimizer"]["lr"]  # a schedule may start below it
     assert ("lr_scheduler" in built) == (config["scheduler"]["_target_"] is not None)
     assert len(_build_callbacks(config)) == len(config["callbacks"])
-    assert len(_build_loggers(config)) == len(config["logger"])
+    assert len(_build_loggers(config, None)) == len(config["logger"])
 
 
 @pytest.mark.parametrize("path", sorted(config_dir().glob("experiment/*.yaml")), ids=lambda path: path.stem)

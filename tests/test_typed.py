@@ -107,7 +107,7 @@ def test_relative_paths_mean_the_same_where_hydra_changes_the_folder(call, work_
     ("settings", "is_offered"),
     [
         pytest.param(["hydra.sweep.dir=a b"], True, marks=pytest.mark.soak),
-        (["hydra.sweep.subdir=r${hydra.job.num}"], False),
+        (["hydra.output_subdir=null"], False),
     ],
 )
 def test_a_failed_sweep_offers_to_be_resumed_only_where_it_can(settings, is_offered, call):
