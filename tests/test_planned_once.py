@@ -95,6 +95,16 @@ def test_two_runs_that_are_the_same_are_refused(typed, call, work_folder):
     assert list(work_folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("model", ["logistic_regression", "resnet18"])
+@pytest.mark.parametrize("search", ["accuracy", "both"])
+def test_a_search_names_the_dimension_that_an_option_lacks(search, model, call, work_folder):
+    done = call(f"search={search}", f"model={model}", "dataset=synthetic")
+    assert done.returncode == 2
+    for named in ("model.dropout", f"model={model}", f"search={search}"):
+        assert named in done.stderr.splitlines()[0]
+    assert list(work_folder.iterdir()) == []
+
+
 # Where they lie.
 
 

@@ -55,10 +55,14 @@ def plan_runs(hydra: Hydra, typed: Sequence[str], config_name: str | None = None
     if any(key_of(override) == "hydra.mode" for override in typed):
         raise UserError("hydra.mode: is chosen by the flag -m (--multirun). Leave it out.")
     composed: dict[tuple[str, ...], DictConfig] = {}
+    params: list[str] = []
 
     def composed_of(job: Sequence[str]) -> DictConfig:
         if tuple(job) not in composed:
-            composed[tuple(job)] = compose(hydra, job, config_name)
+            try:
+                composed[tuple(job)] = compose(hydra, job, config_name)
+            except UserError as error:
+                raise _of_a_dimension(error, params, typed) from error
             if len(composed) > 1:  # what is asked for once, like the time of day, is the same in every run
                 OmegaConf.copy_cache(next(iter(composed.values())), composed[tuple(job)])
         return composed[tuple(job)]
@@ -66,13 +70,29 @@ def plan_runs(hydra: Hydra, typed: Sequence[str], config_name: str | None = None
     if any(key_of(override) == "hydra/sweeper" and override != "hydra/sweeper=laptime" for override in typed):
         _require_one_seed(parsed)
         jobs = list(_that_may_be_chosen(parsed))
-        if params := _params(composed_of(jobs[0])):
+        params += _params(composed_of(jobs[0]))
+        if params:
             jobs = list(_that_may_be_chosen(_parsed(parser, [*params, *typed])))
     else:
         jobs = _all_jobs(parser, parsed, set(hydra_groups(hydra)), composed_of)
     planned = [PlannedRun([str(each) for each in cfg.hydra.overrides.task], cfg) for cfg in map(composed_of, jobs)]
     _require_numbers(planned[0].composed)
     return planned
+
+
+def _of_a_dimension(error: UserError, params: Sequence[str], typed: Sequence[str]) -> UserError:
+    """What is wrong with a key that nobody typed: a search or an experiment sweeps over it."""
+    keys = [key_of(each) for each in params if key_of(each) not in map(key_of, typed)]
+    key = next((key for key in keys if str(error).startswith(f"{key}=")), None)
+    if key is None:
+        return error
+    group = key.partition(".")[0]
+    chosen = next((each for each in reversed(typed) if key_of(each) == group), f"the option of {group}")
+    source = next((each for each in typed if key_of(each) in ("search", "experiment")), "the configuration")
+    return UserError(
+        f"{chosen}: {source} chooses values of {key}, and {chosen} has no such key. Choose another option, or a space "
+        "of your own: hydra/sweeper=optuna with key=interval(low,high) for each dimension."
+    )
 
 
 def _require_numbers(composed: DictConfig) -> None:
