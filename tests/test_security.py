@@ -173,7 +173,7 @@ def test_variables_that_a_file_sets_add_nothing(tell_tale, work_folder, capfd):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     assert ended(["--config-dir", "conf", "experiment=evil", *TINY_NET]) == 2
-    assert "model._target_=tell_tale.Net" in capfd.readouterr().err
+    assert "model._target_" in capfd.readouterr().err
     assert not tell_tale.exists()
 
 

@@ -183,7 +183,7 @@ def _run_once(
         sweeps_without_flag,
         without_hydra,
     )
-    from laptime.config import asked_hash
+    from laptime.config import snapshot
     from laptime.hydra_jobs import run_once
     from laptime.record import RUN_FILE
     from laptime.run_dir import RunDir
@@ -208,7 +208,7 @@ def _run_once(
         if not torchrun.is_joined() and _wants_processes(composed):
             fresh_processes.load_ahead()
         config = check(composed, overrides)
-        checked = asked_hash(config)
+        checked = snapshot(config)
         composed.experiment_name = composed.hydra.runtime.choices.get("experiment")
         if config["measure"]["target_interval"] is not None:
             target = config["measure"]["target_interval"]
@@ -304,7 +304,7 @@ def _sweep(args: argparse.Namespace) -> int:
     """Check every job of a sweep, then run them."""
     from laptime import fresh_processes, torchrun
     from laptime.compose import hydra_session, hydra_value, with_its_sweeper
-    from laptime.config import asked_hash
+    from laptime.config import snapshot
     from laptime.core_shares import shares_of
     from laptime.hydra_jobs import settings_of
     from laptime.launch import num_ranks
@@ -339,7 +339,7 @@ def _sweep(args: argparse.Namespace) -> int:
         sweep = Sweep(
             sweep_dir.path, args.overrides, jobs, num_jobs, sweep_world_size, configs[0]["sweep"]["notify"], shares,
             known=dict(numbered), todo=numbered, chooses=trials is not None,
-            checked={number: asked_hash(configs[number]) for number in numbered},
+            checked={number: snapshot(configs[number]) for number in numbered},
         )  # fmt: skip
         settings = settings_of(hydra, with_its_sweeper(args.overrides), first, sweep_dir.path)
         del runs, first, configs  # of thousands of runs they take much memory
@@ -371,7 +371,7 @@ def _resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[s
     from laptime import fresh_processes, resume_sweep, security, torchrun
     from laptime.analysis.sweep_callback import report_sweep
     from laptime.compose import compose, hydra_session, key_of, resolve, without_hydra
-    from laptime.config import asked_hash
+    from laptime.config import snapshot
     from laptime.core_shares import shares_of
     from laptime.hydra_jobs import settings_of
     from laptime.launch import num_ranks
@@ -396,9 +396,9 @@ def _resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[s
             further = enumerate(unfinished, start=len(asked))
             pairs += [(PlannedRun(each, compose(hydra, each, args.config_name)), number) for number, each in further]
         fresh_processes.load_ahead()
-        jobs, hashes = [], {}
+        jobs, snapshots = [], {}
         for run, invocation in pairs:
-            hashes[tuple(run.overrides)] = asked_hash(check(run.composed, typed))
+            snapshots[tuple(run.overrides)] = snapshot(check(run.composed, typed))
             cfg = without_hydra(run.composed)
             cfg.run_dir = str(sweep.path / "run")  # any that nothing else in the configuration can be
             jobs.append(resume_sweep.Job(run.overrides, resolve(cfg), invocation))
@@ -429,7 +429,7 @@ def _resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[s
             sweep.path, typed, known, len(todo), sweep_world_size, jobs[0].config["sweep"]["notify"], shares,
             known={run.number: run.overrides for run in sweep.runs} | {step.number: step.overrides for step in steps},
             todo={number: step.overrides for number, step in todo.items()}, steps=todo,
-            checked={number: hashes[tuple(step.overrides)] for number, step in todo.items()},
+            checked={number: snapshots[tuple(step.overrides)] for number, step in todo.items()},
         )  # fmt: skip
         return continued.run(hydra, settings_of(hydra, asked[-1], first, sweep.path))
 

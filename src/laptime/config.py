@@ -8,6 +8,7 @@ stand in conf/, each in one place.
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -420,9 +421,20 @@ def hashed_config(
     return dict(flat(_normalised(content)))
 
 
-def asked_hash(config: Mapping[str, Any]) -> str:
-    """A hash of all in a resolved configuration that can change a run's result or its timing, whatever the machine."""
-    return config_hashes(hashed_config({**config, "run_dir": None, "runs_at_once": 1}, "", 1, 1))[0]
+def snapshot(config: Mapping[str, Any]) -> bytes:
+    """All in a resolved configuration that can change a run's result or its timing, whatever the machine; compressed,
+    for a sweep may have thousands."""
+    return zlib.compress(json.dumps(_asked(config), sort_keys=True).encode())
+
+
+def changed_since(taken: bytes, config: Mapping[str, Any]) -> list[str]:
+    """The keys in which a configuration differs from a `snapshot`."""
+    before, now = json.loads(zlib.decompress(taken)), json.loads(json.dumps(_asked(config)))
+    return [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
+
+
+def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
+    return hashed_config({**config, "run_dir": None, "runs_at_once": 1}, "", 1, 1)
 
 
 def config_hashes(hashed: Mapping[str, Any]) -> tuple[str, str]:

@@ -24,7 +24,7 @@ def run_job(
     sweep_world_size: int | None = None,
     goes_on: bool = False,
     tag: str = "",
-    checked: str | None = None,
+    checked: bytes | None = None,
 ) -> dict[str, Any]:
     """Train and measure as a composed configuration says, and print what came of it.
 
@@ -37,7 +37,7 @@ def run_job(
         sweep_world_size: the largest world size of the sweep that it belongs to; None: of none.
         goes_on: with what `run_dir` holds of the same run, from its last checkpoint.
         tag: of its lines on the terminal, where several runs write there.
-        checked: `asked_hash` of the configuration that was checked before; None: it is not known beforehand.
+        checked: `snapshot` of the configuration that was checked before; None: it is not known beforehand.
 
     Returns:
         The record, as run.json holds it.
@@ -47,17 +47,17 @@ def run_job(
     """
     from laptime import torchrun
     from laptime.compose import resolve
-    from laptime.config import asked_hash
+    from laptime.config import changed_since
     from laptime.console import logging_to, print_results, unread
     from laptime.launch import launch
     from laptime.secrets import secret_values
 
     if checked is not None:
         cfg.run_dir = "."
-        if asked_hash(resolve(cfg)) != checked:
+        if changed := changed_since(checked, resolve(cfg)):
             raise UserError(
-                "the configuration is not the one that was checked before: one of its files or a variable has changed "
-                "since, or a resolver gives another value each time. Give each key one value."
+                f"{', '.join(changed)}: another value than when the configuration was checked: one of its files or a "
+                "variable has changed since, or a resolver gives another value each time. Give each key one value."
             )
     _name_paths_for(cfg)
     cfg.run_dir = str(run_dir)

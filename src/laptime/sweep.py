@@ -92,7 +92,7 @@ class Sweep:
         shares: of the machine's cores, for runs at once; None: one at a time.
         known: the overrides of every run that the sweep has or is to have, by number.
         todo: of those that are to be run now.
-        checked: `asked_hash` of each configuration that was checked, by number.
+        checked: `snapshot` of each configuration that was checked, by number.
         steps: what is to be done of an earlier sweep that is gone on with, by number.
         chooses: whether its sweeper chooses the jobs as it goes: `jobs` only stand for what it may choose.
     """
@@ -106,7 +106,7 @@ class Sweep:
     shares: CoreShares | None = None
     known: dict[int, list[str]] = field(default_factory=dict)
     todo: Mapping[int, list[str]] = field(default_factory=dict)
-    checked: Mapping[int, str] = field(default_factory=dict)
+    checked: Mapping[int, bytes] = field(default_factory=dict)
     steps: "Mapping[int, Step]" = field(default_factory=dict)
     chooses: bool = False
     _outcomes: dict[str, Outcome] = field(default_factory=dict)

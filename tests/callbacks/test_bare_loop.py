@@ -31,11 +31,9 @@ SHORT = (*TINY, "training.epochs=3")
         ["dataset.horizontal_flip=true", "dataset.rotation_degrees=10"],
         ["optimizer=sgd", "scheduler.step_size=1"],
         [
-            "scheduler._target_=torch.optim.lr_scheduler.OneCycleLR",
+            "scheduler._target_=momentum_schedule.MomentumToo",
             "~scheduler.step_size",
-            "~scheduler.gamma",
-            "+scheduler.max_lr=0.01",
-            "+scheduler.total_steps=4",
+            "scheduler.gamma=0.5",
         ],
         [
             "scheduler=one_cycle",
