@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -400,9 +401,10 @@ def _attempt(
             if not (run_dir / records.EPOCHS_FILE).exists():
                 on += "; no epoch was completed"
             elif not config["run_label"]:  # how a sweep goes on, its end says
-                on += (
-                    f"; the same command with training.checkpoint={relative(run_dir)} goes on from the last whole epoch"
-                )
+                elsewhere = any(each.lstrip("+").startswith("hydra.run.dir=") for each in record["command"])
+                checkpoint = shlex.quote(f"training.checkpoint={relative(run_dir)}")
+                also = " and another hydra.run.dir" if elsewhere else ""
+                on += f"; the same command with {checkpoint}{also} goes on from the last whole epoch"
             log.warning("%s: %s", failure, on)
         record = _read_back(run_dir, record)
         raise

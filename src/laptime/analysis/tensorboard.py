@@ -3,6 +3,7 @@
 Written with TensorBoard's own writer: torch's would load torch.
 """
 
+import os
 import re
 import shutil
 import time
@@ -121,10 +122,20 @@ def _type(values: list[bool | int | float | str | None]) -> int:
     return int(api_pb2.DATA_TYPE_FLOAT64)
 
 
+def _encodable(folder: Path) -> str:
+    """A folder as TensorBoard takes it: in UTF-8, which the part above the current folder isn't in a locale of ASCII."""
+    path = str(folder)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        path = os.path.relpath(path)
+    return path
+
+
 @contextmanager
 def _writer(folder: Path) -> Iterator[EventFileWriter]:
     folder.mkdir(parents=True, exist_ok=True)
-    writer = EventFileWriter(str(folder))
+    writer = EventFileWriter(_encodable(folder))
     try:
         yield writer
     finally:
