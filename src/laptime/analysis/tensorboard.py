@@ -123,7 +123,7 @@ def _type(values: list[bool | int | float | str | None]) -> int:
 
 
 def _encodable(folder: Path) -> str:
-    """A folder as TensorBoard takes it: in UTF-8, which the part above the current folder isn't in a locale of ASCII."""
+    """A folder as TensorBoard takes it: in UTF-8, for which a locale of ASCII has no characters above here."""
     path = str(folder)
     try:
         path.encode()
