@@ -213,3 +213,62 @@ def test_a_flag_without_an_effect_is_refused(flags, mode, call, work_folder):
 def test_the_mode_is_chosen_by_the_flag(mode, call):
     assert call("-m", *TINY, "seed=1,2", f"hydra.mode={mode}").returncode == 2
     assert call(*TINY, f"hydra.mode={mode}").returncode == 2
+
+
+# What a fresh pair of eyes found next.
+
+
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        (["-m", "seed=1,2", "hydra.sweeper.max_batch_size=1"], "hydra.sweeper.max_batch_size"),
+        (["-m", "hydra.sweeper.params={seed:'1,2'}"], "hydra.sweeper.params"),
+        (["-m", "seed=1,2", "training.checkpoint=latest"], "training.checkpoint"),
+        (["--config-dir", "own", "experiment=with_params"], "hydra.sweeper.params"),
+        (["-m", "--config-dir", "own", "experiment=resumes", "seed=1,2"], "sweep.resume"),
+        (["--config-dir", "own", "experiment=resumes"], "sweep.resume"),
+    ],
+)
+def test_what_would_have_no_effect_or_another_each_time_is_refused(typed, named, call, work_folder):
+    folder = work_folder / "own/experiment"
+    folder.mkdir(parents=True)
+    (folder / "with_params.yaml").write_text("# @package _global_\nhydra: {sweeper: {params: {seed: '1,2'}}}\n")
+    (folder / "resumes.yaml").write_text("# @package _global_\nsweep: {resume: latest}\n")
+    done = call(*typed, *TINY, NO_REPORT)
+    assert done.returncode == 2 and named in done.stderr
+    assert [path.name for path in work_folder.iterdir()] == ["own"]
+
+
+def test_several_experiments_at_once_are_recorded(train, work_folder):
+    (work_folder / "own/experiment").mkdir(parents=True)
+    for name, text in (("a", "training: {batch_size: 16}"), ("b", "optimizer: {lr: 0.01}")):
+        (work_folder / f"own/experiment/{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+    done = train(*SWEEP, "--config-dir", "own", "experiment=[a],[a,b]", "seed=1")
+    assert done.returncode == 0, done.stderr
+    names = [read_record(work_folder / f"sweep/{number}")["config"]["experiment_name"] for number in (0, 1)]
+    assert names == ["a", "a+b"]
+
+
+def test_a_sweep_is_resumed_with_the_files_that_it_was_started_with(train, work_folder):
+    folder = work_folder / "own"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("defaults: [config, _self_]\noptimizer: {lr: 0.05}\n")
+    flags = ["--config-dir", "own", "--config-name", "mine"]
+    assert train(*SWEEP, *flags, "seed=1,2").returncode == 0
+    for given in ([], flags[:2], flags[2:]):
+        refused = train(*given, "sweep.resume=sweep", "seed=3")
+        assert refused.returncode == 2, given
+    done = train(*flags, "sweep.resume=sweep", "seed=3")
+    assert done.returncode == 0, done.stderr
+    assert read_record(work_folder / "sweep/2")["config"]["optimizer"]["lr"] == 0.05
+
+
+def test_a_resumed_run_waits_as_long_as_it_is_told_now(train, work_folder):
+    stops = [*TINY, "optimizer.lr=1e-12", "training.epochs=6", "training.early_stopping_patience=2"]
+    assert train(*stops, "hydra.run.dir=first").returncode == 0
+    first = read_record(work_folder / "first")
+    assert first["result"]["stop_reason"] == "early_stopping"
+    typed = [*stops, "training.epochs=9", "training.early_stopping_patience=50", "training.checkpoint=first"]
+    done = train(*typed, "hydra.run.dir=second")
+    assert done.returncode == 0, done.stderr
+    assert read_record(work_folder / "second")["result"]["stop_reason"] == "epochs"

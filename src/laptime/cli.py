@@ -178,6 +178,7 @@ def _run_once(
     from laptime.compose import (
         CONFIG_NAME,
         compose,
+        experiment_of,
         hydra_session,
         hydra_value,
         sweeps_without_flag,
@@ -188,6 +189,7 @@ def _run_once(
     from laptime.record import RUN_FILE
     from laptime.run_dir import RunDir
     from laptime.run_job import run_job
+    from laptime.sweep_plan import params_of
 
     if any(override.lstrip("+").startswith("hydra.mode=") for override in overrides):
         raise UserError("hydra.mode: is chosen by the flag -m (--multirun). Leave it out.")
@@ -209,12 +211,13 @@ def _run_once(
             fresh_processes.load_ahead()
         config = check(composed, overrides)
         checked = snapshot(config)
-        composed.experiment_name = composed.hydra.runtime.choices.get("experiment")
+        composed.experiment_name = experiment_of(composed)
         if config["measure"]["target_interval"] is not None:
             target = config["measure"]["target_interval"]
             raise UserError(f"measure.target_interval={target}: is for sweeps, which repeat their runs. Add -m.")
-        if config["sweep"]["resume"] is not None:
-            raise UserError(f"sweep.resume={config['sweep']['resume']}: is for the command line: train.py -m.")
+        _refuse_resume_in_a_file(config)
+        if params := params_of(composed):
+            raise UserError(f"hydra.sweeper.params: sweeps over {params[0]}. Add -m.")
         for key in ("dry_run", "notify"):
             if config["sweep"][key]:
                 raise UserError(f"sweep.{key}={str(config['sweep'][key]).lower()}: is for sweeps. Add -m.")
@@ -327,6 +330,9 @@ def _sweep(args: argparse.Namespace) -> int:
             refuse_repeated_runs(runs, configs)
         sweep_world_size = max(num_ranks(config) for config in configs)
         shares = shares_of(first, num_jobs, sweep_world_size)
+        for config in configs:
+            _refuse_resume_in_a_file(config)
+            _refuse_latest(config)
         if any(config["sweep"]["dry_run"] for config in configs):
             if trials is not None:
                 raise UserError("sweep.dry_run=true: not with a search, whose sweeper chooses the trials as it goes.")
@@ -348,6 +354,21 @@ def _sweep(args: argparse.Namespace) -> int:
         except UserError:
             sweep_dir.remove()
             raise
+
+
+def _refuse_resume_in_a_file(config: Mapping[str, Any]) -> None:
+    """What is typed has been taken out already."""
+    if config["sweep"]["resume"] is not None:
+        raise UserError(f"sweep.resume={config['sweep']['resume']}: comes from a file. Type it instead.")
+
+
+def _refuse_latest(config: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that each run of a sweep would find anew: the run before it, for example."""
+    if config["training"]["checkpoint"] == "latest":
+        raise UserError(
+            "training.checkpoint=latest: is another run for each run of a sweep. Name the run: "
+            "training.checkpoint=outputs/..."
+        )
 
 
 def _resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str]]":
@@ -380,6 +401,7 @@ def _resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[s
 
     if torchrun.is_joined():
         raise UserError("sweep.resume: is for a sweep of runs that Laptime starts. Leave torchrun out.")
+    sweep.require_same_configuration(args.config_name, args.config_dir)
     # What is said anew each time makes no other jobs.
     of_now = [override for override in typed if resume_sweep.is_of_now(override)]
     added = [override for override in typed if override not in of_now]
@@ -398,7 +420,9 @@ def _resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[s
         fresh_processes.load_ahead()
         jobs, snapshots = [], {}
         for run, invocation in pairs:
-            snapshots[tuple(run.overrides)] = snapshot(check(run.composed, typed))
+            config = check(run.composed, typed)
+            _refuse_latest(config)
+            snapshots[tuple(run.overrides)] = snapshot(config)
             cfg = without_hydra(run.composed)
             cfg.run_dir = str(sweep.path / "run")  # any that nothing else in the configuration can be
             jobs.append(resume_sweep.Job(run.overrides, resolve(cfg), invocation))

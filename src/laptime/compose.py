@@ -107,6 +107,15 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
         raise UserError(_with_its_override(hydra, overrides, name, message)) from error
 
 
+def experiment_of(composed: DictConfig) -> str | None:
+    """The option of the group experiment that a configuration was composed with; of several, all: `one+other`."""
+    chosen = composed.hydra.runtime.choices.get("experiment")
+    if chosen is None:
+        typed = [each.partition("=")[2] for each in composed.hydra.overrides.task if key_of(each) == "experiment"]
+        chosen = "+".join(part.strip() for part in typed[-1].strip("[]").split(",")) if typed else None
+    return None if chosen is None else str(chosen)
+
+
 def sweeps_without_flag(hydra: Hydra, overrides: Sequence[str], config_name: str) -> bool:
     """Whether a configuration stands for a sweep though -m was not typed, as Hydra asks: whatever is swept over."""
     try:

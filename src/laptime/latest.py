@@ -42,7 +42,8 @@ def newest() -> list[Path]:
 
 def _runs_below(folder: Path) -> Iterator[Path]:
     for path in folder.rglob(RUN_FILE):
-        if path.parent.parent.name != EARLIER_DIR:
+        above = path.parent.parent
+        if above.name != EARLIER_DIR or not (above.parent / RUN_FILE).exists():
             yield path.parent
 
 

@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from laptime import security
-from laptime.compose import key_of
+from laptime.compose import CONFIG_NAME, key_of
 from laptime.config import config_hashes, resolve_warmup_epochs
 from laptime.console import relative
 from laptime.core_shares import CoreShares
@@ -181,6 +181,26 @@ class EarlierSweep:
                 raise UserError(f"{override}: is what it was when the sweep started. Leave it out, or {KEY}.")
         return [merged(self._typed[0], typed)]
 
+    def require_same_configuration(self, config_name: str | None, config_dir: str | None) -> None:
+        """Refuse to compose the runs from other files than those of the sweep.
+
+        Args:
+            config_name, config_dir: of the flags that are typed now. They are not taken from the sweep's own files,
+                which could name any folder.
+        """
+        for flag, before, now in (
+            ("--config-name", self._config_name, config_name),
+            ("--config-dir", self._config_dir, config_dir),
+        ):
+            if before is not None and now is None:
+                raise UserError(f"{self.asked}: this sweep was started with {flag} {before}. Type that again.")
+            if before is None and now is not None:
+                raise UserError(f"{self.asked}: this sweep was started without {flag}. Leave it out.")
+        if self._config_name != config_name:
+            raise UserError(
+                f"{self.asked}: this sweep was started with --config-name {self._config_name}, not {config_name}."
+            )
+
     def keep_what_was_typed(self, overrides: Sequence[str]) -> None:
         """Keep a copy of Hydra's file of what was typed last, before it is replaced by something else."""
         if list(overrides) != self._typed[-1]:
@@ -306,6 +326,11 @@ class EarlierSweep:
             hydra = yaml.safe_load(path.read_text("utf-8"))["hydra"]
             typed = [str(each) for each in [*hydra["overrides"]["task"], *hydra["overrides"]["hydra"]]]
             self.had_notify |= any(key_of(each) == security.NOTIFY_KEY for each in typed)
+            name = hydra["job"].get("config_name")
+            self._config_name = None if name in (None, CONFIG_NAME) else str(name)
+            sources = hydra["runtime"].get("config_sources") or []
+            folders = [str(each["path"]) for each in sources if each["provider"] == "command-line"]
+            self._config_dir = folders[0] if folders else None
             self._kept_in = hydra.get("output_subdir", ".hydra")
             why_not = _why_not_resumed(hydra)
         except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:

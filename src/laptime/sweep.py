@@ -12,13 +12,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 import yaml
 
 from laptime import optuna_faults
-from laptime.compose import key_of
+from laptime.compose import experiment_of, key_of
 from laptime.console import relative, unread
 from laptime.core_shares import CoreShares
 from laptime.environment import hostname_hash
@@ -168,7 +168,7 @@ class Sweep:
             run = self._announce(job.job.num, overrides)
             try:
                 cfg.run_label = sweep_label(overrides, self.jobs)
-                cfg.experiment_name = job.runtime.choices.get("experiment")
+                cfg.experiment_name = experiment_of(cast("DictConfig", HydraConfig.instance().cfg))
                 cfg.runs_at_once = 1 if self.shares is None else self.shares.num
                 if step is None or step.run is None:
                     path, goes_on = RunDir(job.runtime.output_dir, may_move=False).path, False

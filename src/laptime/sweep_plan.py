@@ -54,6 +54,7 @@ def plan_runs(hydra: Hydra, typed: Sequence[str], config_name: str | None = None
     _refuse_swept_settings(parsed)
     if any(key_of(override) == "hydra.mode" for override in typed):
         raise UserError("hydra.mode: is chosen by the flag -m (--multirun). Leave it out.")
+    _refuse_params(parsed)
     composed: dict[tuple[str, ...], DictConfig] = {}
     params: list[str] = []
 
@@ -70,13 +71,19 @@ def plan_runs(hydra: Hydra, typed: Sequence[str], config_name: str | None = None
     if any(key_of(override) == "hydra/sweeper" and override != "hydra/sweeper=laptime" for override in typed):
         _require_one_seed(parsed)
         jobs = list(_that_may_be_chosen(parsed))
-        params += _params(composed_of(jobs[0]))
+        params += params_of(composed_of(jobs[0]))
         if params:
             jobs = list(_that_may_be_chosen(_parsed(parser, [*params, *typed])))
     else:
         jobs = _all_jobs(parser, parsed, set(hydra_groups(hydra)), composed_of)
     planned = [PlannedRun([str(each) for each in cfg.hydra.overrides.task], cfg) for cfg in map(composed_of, jobs)]
     _require_numbers(planned[0].composed)
+    most = planned[0].composed.hydra.sweeper.get("max_batch_size")
+    if most is not None:
+        raise UserError(
+            f"hydra.sweeper.max_batch_size={most}: how many runs go on at once is the launcher's matter: "
+            f"hydra/launcher=joblib hydra.launcher.n_jobs={most}, or one after the other without a launcher."
+        )
     return planned
 
 
@@ -120,7 +127,7 @@ def _all_jobs(
     by_params: dict[tuple[str, ...], list[list[str]]] = {}
     for options in itertools.product(*map(_values, chosen)):
         first = next(_combinations([*others, *_parsed(parser, options)]))
-        by_params.setdefault(tuple(_params(composed_of(first))), []).append(list(options))
+        by_params.setdefault(tuple(params_of(composed_of(first))), []).append(list(options))
     if list(by_params) == [()]:
         return list(_combinations(parsed))
     for params, combinations in by_params.items():
@@ -140,7 +147,7 @@ def _parsed(parser: OverridesParser, overrides: Sequence[str]) -> list[Override]
         raise UserError(_not_understood(overrides) or f"{str(error).splitlines()[0]}.") from error
 
 
-def _params(composed: DictConfig) -> list[str]:
+def params_of(composed: DictConfig) -> list[str]:
     """What a composed configuration sweeps over by itself, as overrides."""
     params = composed.hydra.sweeper.get("params") or {}
     return [f"{key}={value}" for key, value in params.items()]
@@ -195,6 +202,12 @@ def _refuse_swept_settings(parsed: Sequence[Override]) -> None:
             within = str(each.input_line).removeprefix("hydra.sweeper.params.")
             instead = "Give it one value" if within == each.input_line else f"To search it, type {within}"
             raise UserError(f"{each.input_line}: Hydra's own settings hold for the whole sweep. {instead}.")
+
+
+def _refuse_params(parsed: Sequence[Override]) -> None:
+    for each in parsed:
+        if each.get_key_element().lstrip("+~").startswith("hydra.sweeper.params"):
+            raise UserError(f"{each.input_line}: type the keys themselves: key=value1,value2.")
 
 
 def _require_steps(parsed: Sequence[Override]) -> None:

@@ -143,6 +143,9 @@ def _train(
         recorder.rows += records.epoch_rows(run_dir)  # what the attempts before have measured stays
     patience = settings["early_stopping_patience"]
     early_stopping = None if patience is None else EarlyStopping("val_loss", patience=patience)
+    for callback in [*own_callbacks, *([early_stopping] if early_stopping is not None else [])]:
+        if isinstance(callback, EarlyStopping):
+            _keep_patience(callback)
     bare_loop = BareLoop(device, rank, stop, timer)
     callbacks = [
         *([bare_loop] if config["measure"]["bare_loop"] else []),
@@ -441,6 +444,16 @@ def _show_each_step(callbacks: list[Callback], data: DataModule, rank: Rank) -> 
         data.steps_per_execution = 1
         if rank.is_first:
             log.info("training.steps_per_execution=1: %s looks at single steps", ", ".join(watching))
+
+
+def _keep_patience(callback: EarlyStopping) -> None:
+    """Let a callback wait as long as it is told now: Lightning takes the patience of the run that left a checkpoint."""
+    load_state_dict = callback.load_state_dict
+
+    def load(state_dict: dict[str, Any]) -> None:
+        load_state_dict({**state_dict, "patience": callback.patience})
+
+    callback.load_state_dict = load  # type: ignore[method-assign]
 
 
 def _build_loggers(config: Mapping[str, Any], resumed_at: int | None) -> list[Logger]:

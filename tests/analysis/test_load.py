@@ -1,6 +1,7 @@
 """What counts as a run, and what is listed with the reason why not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ def test_runs_are_found_once_in_the_order_of_their_numbers(write, work_folder):
     for number in (10, 9, 1):
         write(Path(f"sweep/{number}"), [1.0, 1.0])
     write(Path("sweep/summary/old"), [1.0, 1.0])
+    Path("sweep/multirun.yaml").touch()
     found = find_runs([Path("sweep"), Path("sweep/9"), Path()])
     assert [path.name for path in found if "summary" not in path.parts] == ["1", "9", "10"]
     assert find_runs([Path("sweep")]) == [Path("sweep/1"), Path("sweep/9"), Path("sweep/10")]
@@ -151,3 +153,33 @@ def test_a_resumed_run_has_no_time_to_an_accuracy(write, work_folder):
     (group,) = group_runs(load_runs([Path()])[0])
     assert group.runs[0].is_resumed and group.times_to(0.9) == [None]
     assert any("resumed from a checkpoint" in remark for remark in group.remarks)
+
+
+def test_a_copy_of_a_run_counts_once(write, work_folder):
+    sections = {"config": {"run_dir": "/first/place"}, "strategy": {"rank_pids": [7]}}
+    write(Path("a/0"), [9.0, 1.0], sections=sections, started_at="2026-11-30T10:00:00+00:00")
+    write(Path("a/1"), [9.0, 1.0], seed=2, sections={**sections, "config": {"run_dir": "/first/other"}},
+          started_at="2026-11-30T10:00:00+00:00")  # fmt: skip
+    shutil.copytree("a", "b")
+    runs, skipped = load_runs([Path()])
+    assert [str(run.path) for run in runs] == ["a/0", "a/1"]
+    assert [str(each.path) for each in skipped] == ["b/0", "b/1"] and "a/0" in skipped[0].reason
+
+
+@pytest.mark.parametrize("name", ["earlier", "summary", "tensorboard", "checkpoints"])
+def test_a_run_counts_whatever_its_folder_is_called(name, write, work_folder):
+    write(Path(name), [9.0, 1.0])
+    write(Path("sweep/0") / name, [9.0, 1.0])  # within a run it is that run's own
+    write(Path("sweep/0/x"), [9.0, 1.0])
+    (Path("sweep/0/run.json")).write_text("{}")
+    runs, _ = load_runs([Path()])
+    assert {str(run.path) for run in runs} == {name, "sweep/0/x"}
+
+
+def test_links_to_runs_are_followed_once(write, work_folder):
+    write(Path("place/run"), [9.0, 1.0])
+    Path("links").mkdir()
+    Path("links/run").symlink_to(Path("place/run").absolute())
+    Path("links/up").symlink_to(Path("links").absolute())
+    assert len(load_runs([Path("links")])[0]) == 1
+    assert len(load_runs([Path()])[0]) == 1

@@ -8,6 +8,8 @@ from pathlib import Path
 from laptime.errors import UserError, exit_code_of
 from laptime.latest import newest_sweeps
 
+_TOLERANCE = 0.05
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 1 where the gate failed, 2 for a mistake in what was typed or a missing baseline."""
@@ -30,8 +32,11 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
         raise UserError(f"--target-accuracy {args.target_accuracy}: must be a share between 0 and 1.")
-    if not 0 <= args.tolerance < 1:
-        raise UserError(f"--tolerance {args.tolerance}: must be a share from 0 to less than 1.")
+    tolerance = _TOLERANCE if args.tolerance is None else args.tolerance
+    if not 0 <= tolerance < 1:
+        raise UserError(f"--tolerance {tolerance}: must be a share from 0 to less than 1.")
+    if args.gate is None and args.tolerance is not None:
+        raise UserError(f"--tolerance {tolerance}: is what --gate lets pass. Add --gate FILE, or leave it out.")
     folders = [latest_sweep() if folder == "latest" else Path(folder) for folder in args.folders]
     analysis = analyse(folders, args.baseline, args.by, args.target_accuracy, parse_world_sizes(args.project))
     out = Path(args.out) if args.out else _place(folders)
@@ -44,7 +49,7 @@ def _run(args: argparse.Namespace) -> int:
         print_analysis(analysis, console)
     if not analysis.runs:
         raise UserError(f"no completed run in or below {', '.join(map(str, folders))}.")
-    checks = check(analysis, Path(args.gate), args.tolerance) if args.gate is not None else []
+    checks = check(analysis, Path(args.gate), tolerance) if args.gate is not None else []
     write_tables(analysis, out)
     write_reports(analysis, out)
     with unread():
@@ -75,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         help="exit with 1 where the throughput of a group in that summary fell by more than the "
         "tolerance and its interval lies below 1, or where the group is missing now",
     )
-    parser.add_argument("--tolerance", type=float, default=0.05, metavar="SHARE", help="that the gate lets pass")
+    parser.add_argument(
+        "--tolerance", type=float, metavar="SHARE", help=f"that the gate lets pass; default: {_TOLERANCE}"
+    )
     return parser
 
 

@@ -17,13 +17,15 @@ from laptime.record import (
     EPOCHS_FILE,
     PARTS,
     RUN_FILE,
+    SWEEP_FILE,
     each_epoch_once,
     read_epochs,
     read_record,
 )
 
-# Below these nothing is a run: what the analysis, Laptime and other tools write.
-_NOT_RUNS = {"summary", "tensorboard", "checkpoints", EARLIER_DIR, ".git", "__pycache__"}
+# What the analysis and Laptime write into the directory of a run or a sweep: below these nothing is a run.
+_WITHIN_RUNS = {"summary", "tensorboard", "checkpoints", EARLIER_DIR}
+_NOT_RUNS = {".git", "__pycache__"}
 
 
 @dataclass(frozen=True)
@@ -72,24 +74,44 @@ class Skipped:
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:
-    """All run directories in and below the folders, each once, in the order of their paths, numbers by value."""
+    """All run directories in and below the folders, each once, in the order of their paths, numbers by value. Links to
+    folders are followed."""
     found: dict[Path, Path] = {}
     for folder in folders:
-        for place, names, files in os.walk(folder):
-            if RUN_FILE in files or ".hydra" in names:
-                path = Path(place)
+        seen: set[Path] = set()
+        for place, names, files in os.walk(folder, followlinks=True):
+            path = Path(place)
+            if path.resolve() in seen:  # a link to where the walk has been
+                names.clear()
+                continue
+            seen.add(path.resolve())
+            is_run = RUN_FILE in files or ".hydra" in names
+            if is_run:
                 found.setdefault(path.resolve(), path)
-            names[:] = [name for name in names if name not in _NOT_RUNS]
+            left_out = _NOT_RUNS | _WITHIN_RUNS if is_run or SWEEP_FILE in files else _NOT_RUNS
+            names[:] = [name for name in names if name not in left_out]
     return sorted(found.values(), key=by_number)
+
+
+def _identity(record: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """What no two runs share: where and when a run was started, by which processes; None: an old record lacks it."""
+    started = [record["config"].get("run_dir"), record.get("started_at"), record["strategy"].get("rank_pids")]
+    return None if None in started else (*map(str, started), str(record["environment"].get("hostname_hash")))
 
 
 def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
     """Read all run directories in and below the folders."""
     read: list[tuple[Path, Mapping[str, Any], pd.DataFrame]] = []
     skipped: list[Skipped] = []
+    first: dict[tuple[str, ...], Path] = {}
     for path in find_runs(folders):
         try:
-            read.append((path, _read_record(path), _read_rows(path)))
+            record = _read_record(path)
+            identity = _identity(record)
+            if identity is not None and first.setdefault(identity, path) is not path:
+                skipped.append(Skipped(path, f"a copy of {printable(str(first[identity]))}"))
+                continue
+            read.append((path, record, _read_rows(path)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             skipped.append(Skipped(path, _reason(error)))
     runs = []

@@ -104,6 +104,11 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
     find_own_classes(args.config_dir)
     with hydra_session(args.config_dir) as hydra:
         config = check(compose(hydra, args.overrides), args.overrides)
+    if config["training"]["checkpoint"] is not None:
+        raise UserError(
+            f"training.checkpoint={config['training']['checkpoint']}: only networks of random weights are tried. "
+            "Leave it out."
+        )
     world_size = config["strategy"]["world_size"]
     if world_size not in (1, "auto"):
         raise UserError(
