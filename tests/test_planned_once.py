@@ -59,8 +59,7 @@ def test_what_an_experiment_sweeps_over_holds_for_its_runs_alone():
     "typed",
     [
         ["model=vit,transformer", "model.width=16"],
-        ["model=cnn,lstm", "model.dropout=0"],
-        ["scheduler=one_cycle,cosine_warmup", "scheduler.warmup_share=0.2,0.3"],
+        pytest.param(["model=cnn,lstm", "model.dropout=0"], marks=pytest.mark.soak),
     ],
 )
 def test_a_key_of_the_swept_options_alone_is_planned(typed, call):
@@ -95,8 +94,7 @@ def test_two_runs_that_are_the_same_are_refused(typed, call, work_folder):
     assert list(work_folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("model", ["logistic_regression", "resnet18"])
-@pytest.mark.parametrize("search", ["accuracy", "both"])
+@pytest.mark.parametrize(("search", "model"), [("accuracy", "logistic_regression"), ("both", "resnet18")])
 def test_a_search_names_the_dimension_that_an_option_lacks(search, model, call, work_folder):
     done = call(f"search={search}", f"model={model}", "dataset=synthetic")
     assert done.returncode == 2
@@ -115,7 +113,7 @@ def test_runs_of_a_sweep_are_named_by_their_numbers(subdir, call, work_folder):
     assert list(work_folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("folder", ["null", ".kept"])
+@pytest.mark.parametrize("folder", ["null", pytest.param(".kept", marks=pytest.mark.soak)])
 def test_repeats_do_not_depend_on_what_hydra_keeps(folder, train, work_folder):
     typed = ["measure.target_interval=1e-9", "measure.max_repeats=2", f"hydra.output_subdir={folder}"]
     done = train(*SWEEP, "training.epochs=2", "seed=1", *typed)
@@ -174,7 +172,7 @@ def sweeping_config(work_folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("seeds", [["seed=1,2"], []])
+@pytest.mark.parametrize("seeds", [["seed=1,2"], pytest.param([], marks=pytest.mark.soak)])
 def test_a_primary_configuration_may_stand_for_a_sweep(seeds, sweeping_config, train, work_folder):
     typed = ["--config-dir", "own", "--config-name", "sweeping", *TINY, NO_REPORT, "training.epochs=1"]
     done = train(*typed, *seeds)
