@@ -276,6 +276,14 @@ def check(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
         raise UserError(tidy(str(error), typed)) from error
 
 
+# What a run fills in, and what to do instead of setting it.
+_FILLED_IN = (
+    ("run_dir", None, "Choose the place with hydra.run.dir."),
+    ("experiment_name", None, "Choose one with experiment=..."),
+    ("runs_at_once", 1, "Leave it out; hydra/launcher=joblib starts several at once."),
+)
+
+
 def _checked(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
     from laptime import preflight, security
     from laptime.compose import resolve, without_hydra
@@ -283,16 +291,11 @@ def _checked(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
 
     preflight.check(composed)
     cfg = without_hydra(composed)
-    if cfg.get("run_dir") is not None:
-        raise UserError(
-            f"run_dir={cfg.run_dir}: is filled in when the run starts. Choose the place with hydra.run.dir."
-        )
-    if cfg.get("experiment_name") is not None:
-        raise UserError(
-            f"experiment_name={cfg.experiment_name}: is filled in when the run starts. Choose one with experiment=..."
-        )
-    if cfg.get("runs_at_once") != 1:
-        raise UserError(f"runs_at_once={cfg.runs_at_once}: is filled in by the launcher of a sweep. Leave it out.")
+    for key, empty, instead in _FILLED_IN:
+        node = cfg._get_node(key)
+        typed_value = empty if node is None else node._value()  # as it stands there: an interpolation may lead nowhere
+        if typed_value != empty:
+            raise UserError(f"{key}={typed_value}: is filled in when the run starts. {instead}")
     cfg.run_dir = "."  # the real one is reserved when all is known to be right
     config = resolve(cfg)
     validate(config)
