@@ -118,6 +118,7 @@ def look_at(max_examples: int, work_folder: Path) -> None:
     @example(typed=["=\n"])  # what fresh cases of the soak have found
     @example(typed=["\x1b"])
     @example(typed=["run_dir=${nowhere}"])
+    @example(typed=["~runs_at_once"])
     @example(typed=["+A="])
     @example(typed=["~A="])
     @example(typed=["+D=77459"])

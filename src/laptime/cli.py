@@ -292,7 +292,7 @@ def _checked(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
     preflight.check(composed)
     cfg = without_hydra(composed)
     for key, empty, instead in _FILLED_IN:
-        node = cfg._get_node(key)
+        node = cfg._get_node(key, validate_access=False)
         typed_value = empty if node is None else node._value()  # as it stands there: an interpolation may lead nowhere
         if typed_value != empty:
             raise UserError(f"{key}={typed_value}: is filled in when the run starts. {instead}")
