@@ -33,7 +33,7 @@ def refused(call: Call, work_folder: Path, key: str, *typed: str) -> str:
 
 @pytest.fixture(scope="module")
 def config() -> dict[str, Any]:
-    """Of a run that is in order."""
+    """The configuration of a run that nothing is wrong with."""
     from laptime.compose import compose, hydra_session, resolve, without_hydra
 
     with hydra_session(None) as hydra:

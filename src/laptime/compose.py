@@ -67,7 +67,7 @@ def hydra_session(extra_config_dir: str | None = None, conf: Path | None = None)
             raise UserError(f"--config-dir {extra_config_dir}: there is no such folder.")
         search_path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
-    # Of a run before, in this process: `${hydra:...}` would be its values.
+    # An earlier run of this process may have left its settings: `${hydra:...}` would take its values from them.
     before, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
     try:
         yield Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)

@@ -18,7 +18,7 @@ def is_installed(package: str) -> bool:
 
 
 def missing_package(error: Exception) -> str | None:
-    """The package for want of which an error was raised; None: it has another reason."""
+    """The missing package that caused an error; None: the error has another cause."""
     name = None
     if isinstance(error, ImportError):
         name = error.name

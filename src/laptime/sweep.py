@@ -93,7 +93,7 @@ class Sweep:
         known: the overrides of every run that the sweep has or is to have, by number.
         todo: of those that are to be run now.
         checked: `snapshot` of each configuration that was checked, by number.
-        steps: what is to be done of an earlier sweep that is gone on with, by number.
+        steps: what becomes of each run of a sweep that is resumed, by number; empty: this is a new one.
         chooses: whether its sweeper chooses the jobs as it goes: `jobs` only stand for what it may choose.
     """
 

@@ -40,7 +40,7 @@ def plan_runs(hydra: Hydra, typed: Sequence[str], config_name: str | None = None
     """The runs that overrides with several values stand for, those of one seed before those of the next.
 
     What an experiment sweeps over (`hydra.sweeper.params`) holds for the runs of that experiment, and gives way to what
-    is typed. Of a sweeper that chooses its runs as it goes, some stand for all that it may choose.
+    is typed. A sweeper that chooses its runs as it goes gets examples: both ends of each range, and each value.
 
     Args:
         typed: overrides, Hydra's own included.

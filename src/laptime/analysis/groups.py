@@ -282,7 +282,8 @@ def axes(groups: Sequence[Group]) -> list[str]:
     """The keys in which the groups differ; a config group stands for all of its keys where its class differs, and an
     experiment for what it sets."""
     keys = dict.fromkeys(key for group in groups for key in group.config)
-    keys = dict.fromkeys(key for key in keys if key not in set_by_experiment(groups))
+    explained = set_by_experiment(groups)
+    keys = dict.fromkeys(key for key in keys if key not in explained)
     differing = [key for key in keys if len({repr(group.config.get(key, _ABSENT)) for group in groups}) > 1]
     whole = [name for name in CONFIG_GROUPS if f"{name}._target_" in differing]
     found = dict.fromkeys(next((name for name in whole if key.startswith(f"{name}.")), key) for key in differing)

@@ -80,14 +80,14 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
     for folder in folders:
         seen: set[Path] = set()
         for place, names, files in os.walk(folder, followlinks=True):
-            path = Path(place)
-            if path.resolve() in seen:  # a link to where the walk has been
+            path, real = Path(place), Path(place).resolve()
+            if real in seen:  # a link to where the walk has been
                 names.clear()
                 continue
-            seen.add(path.resolve())
+            seen.add(real)
             is_run = RUN_FILE in files or ".hydra" in names
             if is_run:
-                found.setdefault(path.resolve(), path)
+                found.setdefault(real, path)
             left_out = _NOT_RUNS | _WITHIN_RUNS if is_run or SWEEP_FILE in files else _NOT_RUNS
             names[:] = [name for name in names if name not in left_out]
     return sorted(found.values(), key=by_number)
