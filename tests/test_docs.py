@@ -52,11 +52,12 @@ def rows() -> list[str]:
 
 
 def soak_marks(path: Path) -> dict[str, bool]:
-    """The tests of a file, and whether each is part of the soak."""
+    """The tests of a file, and whether each is part of the soak with all of its parameters."""
     text = path.read_text(encoding="utf-8")
     whole_file = re.search(r"^pytestmark = .*\.soak\b", text, re.MULTILINE) is not None
     found = re.findall(r"^((?:@[\s\S]*?\n)?)def (test_\w+)\(", text, re.MULTILINE)
-    return {name: whole_file or ".soak" in decorators.rpartition("\n\n\n")[2] for decorators, name in found}
+    own = {name: decorators.rpartition("\n\n\n")[2] for decorators, name in found}
+    return {name: whole_file or re.search(r"^@.*\.soak$", text, re.MULTILINE) is not None for name, text in own.items()}
 
 
 @pytest.mark.unit
@@ -183,7 +184,8 @@ class Reader:
             # What is typed beside sweep.resume is added to the sweep's own; here there is no sweep.
             resumes = ["-m"] if any(each.startswith("sweep.resume=") for each in arguments) else []
             typed = [each for each in arguments if not each.startswith("sweep.resume=")]
-            fewer = [*resumes, *(re.sub(r"^seed=1,.*", "seed=1", each) for each in typed)]
+            # Of a list of numbers the first stands for all; of a list of words each is read.
+            fewer = [*resumes, *(re.sub(r"^([\w.]+=\d+),[\d,]+$", r"\1", each) for each in typed)]
             error = ended(main, [*fewer, "sweep.dry_run=true"])
             # Refused are searches and single runs, after all else has been found right.
             return "" if error.startswith("error: sweep.dry_run=true: ") else error

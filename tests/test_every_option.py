@@ -29,7 +29,7 @@ OPTIONS = sorted(
 )
 # Their batch norm's running statistics need more steps than a test can take: benchmarks/options.py trains them.
 LARGE = {"model=efficientnet_b0", "model=timm", "model=torchvision"}
-# models/test_every_model.py trains these by default.
+# models/test_every_model.py trains these, one by default and the others in the soak.
 SLOW = {*LARGE, "model=resnet18"}
 SWEEPS = {
     "batch_size_scaling": ["training.batch_size=16,32", "seed=1"],

@@ -32,7 +32,7 @@ def counts_of(what: str, number: int, *overrides: str) -> list[dict[str, int]]:
     ("number", "overrides"),
     [
         (6, ["logger=tensorboard", "measure.breakdown=true", "measure.peak=true"]),
-        (6, ["logger=csv"]),
+        pytest.param(6, ["logger=csv"], marks=pytest.mark.soak),
         (4, ["dataset.pipeline=workers", "dataset.num_workers=1"]),
         pytest.param(
             4,

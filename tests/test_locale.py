@@ -15,12 +15,17 @@ from tests.support.settings import TINY
 ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
-def test_a_resumed_sweep_ends_in_its_report(finished_sweep, work_folder):
-    """Its runs are read, its tables and report printed and written, all in one process."""
+@pytest.mark.parametrize(
+    "command",
+    [["laptime.analysis", "multirun/sweep"], pytest.param(["laptime", "sweep.resume=latest"], marks=pytest.mark.soak)],
+    ids=" ".join,
+)
+def test_tables_and_report_are_written(command, finished_sweep, work_folder):
     sweep = Path("größe/multirun/sweep")
     shutil.copytree(finished_sweep, sweep)
     shutil.rmtree(sweep / "summary", ignore_errors=True)
-    done = processes.run("sweep.resume=latest", real=True, environment=ASCII, cwd="größe")
+    module, *arguments = command
+    done = processes.run(*arguments, module=module, real=True, environment=ASCII, cwd="größe")
     assert done.returncode == 0 and "error" not in done.stderr.lower(), done.stderr
     assert done.stdout.isascii()
     report = (sweep / "summary/report.html").read_text("utf-8")
@@ -32,7 +37,7 @@ def test_a_resumed_sweep_ends_in_its_report(finished_sweep, work_folder):
 @pytest.mark.parametrize(
     "command",
     [
-        ["laptime.analysis", "sweep"], ["laptime.watch", "sweep", "--once"], ["laptime.doctor"],
+        ["laptime.watch", "sweep", "--once"], ["laptime.doctor"],
         ["laptime.evaluate", "run=sweep/0", "latency.time_limit_s=0.2"],
         ["laptime.export", "run=sweep/0", "format=torch_export"],
         ["laptime", "-m", *TINY, "training.epochs=1", "seed=1,2"],

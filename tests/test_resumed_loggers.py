@@ -1,5 +1,6 @@
 """Loggers that write files, where training goes on from a checkpoint: each epoch is there once."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,7 @@ def test_tensorboard_shows_the_last_of_an_epoch_that_is_trained_again(work_folde
     for attempt, resumed_at in enumerate((None, 1)):
         logger = TensorBoardLogger("run", name="tensorboard", version="")
         if resumed_at is not None:
+            rename_as_if_of_another_host()
             resume_at(logger, resumed_at)
         for epoch in range(resumed_at or 0, 3):
             logger.log_metrics({"loss": 10.0 * attempt + epoch}, step=epoch)
@@ -73,3 +75,9 @@ def test_tensorboard_shows_the_last_of_an_epoch_that_is_trained_again(work_folde
     events = EventAccumulator("run/tensorboard")
     events.Reload()
     assert [(each.step, each.value) for each in events.Scalars("loss")] == [(0, 0.0), (1, 11.0), (2, 12.0)]
+
+
+def rename_as_if_of_another_host() -> None:
+    """Two files of the same second stand in the order of their hosts' names."""
+    (file,) = Path("run/tensorboard").glob("*tfevents*")
+    file.rename(file.with_name(f"events.out.tfevents.{int(time.time())}.zzz.1.0"))

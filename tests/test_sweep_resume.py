@@ -66,7 +66,7 @@ def test_repeats_are_added_to_a_finished_sweep_by_one_command(train, work_folder
     assert [group["seeds"] for group in groups] == [[1, 2], [1, 2]]
 
 
-@pytest.mark.parametrize(("epochs", "continues"), [(3, True), (2, False)])
+@pytest.mark.parametrize(("epochs", "continues"), [(3, True), pytest.param(2, False, marks=pytest.mark.soak)])
 def test_a_failed_run_is_retried_in_its_own_directory(epochs, continues, train, work_folder):
     breaks = "+callbacks.breaks={_target_:breaking.BreakAt,rank:0,epoch:1,how:raise,once:true}"
     typed = ["-m", *TINY, f"training.epochs={epochs}", breaks]

@@ -63,20 +63,37 @@ def agent(start):
     return make
 
 
-def test_torchruns_ranks_are_joined_a_killed_one_is_named_and_a_restart_finds_the_checkpoint(breaking, trained):
-    typed = [*without_world_size(breaking(1, 1, "kill", once=True)), *TINY, "measure.breakdown=true"]
-    process = start_torchrun(*typed, "hydra.run.dir=run", options=("--max-restarts", "1"))
+def test_torchruns_ranks_are_joined(trained):
+    process = start_torchrun(*QUICK, "measure.breakdown=true", "hydra.run.dir=run")
     errors = process.communicate()[1]
     assert process.returncode == 0, errors
     record = read_record(RUN_DIR)
-    assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
-    assert record["attempts"][0]["error"]["rank"] == 1
-    assert "rank 1 no longer answers" in record["attempts"][0]["error"]["message"]
     assert record["strategy"]["world_size"] == len(set(record["strategy"]["rank_pids"])) == 2
     communication = record["communication"]
     assert communication["share_min"] <= communication["share"] <= communication["share_max"]
     assert record["config"]["strategy"]["world_size"] == 2
     assert record["command"][:3] == ["torchrun", "--nproc-per-node", "2"] and record["command"][3].endswith("train.py")
+    assert curve(RUN_DIR) == curve(trained(*QUICK, "strategy.world_size=2"))
+
+
+def test_a_killed_rank_is_named_and_a_restart_finds_the_checkpoint(agent, breaking, trained):
+    typed = [*without_world_size(breaking(1, 1, "kill", once=True)), *TINY, "hydra.run.dir=run"]
+    pretended = agent()
+    first, killed = pretended.launch(*typed)
+    assert killed.wait() == -signal.SIGKILL
+    errors = first.communicate()[1]
+    assert first.returncode == 1, errors
+    codes, errors = end(pretended.launch(*typed, attempt=1))
+    assert codes == [0, 0], errors
+    assert_restarted(trained)
+
+
+def assert_restarted(trained: Any) -> None:
+    """The first attempt names rank 1, the second went on, and the curve is that of an undisturbed run."""
+    record = read_record(RUN_DIR)
+    assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
+    assert record["attempts"][0]["error"]["rank"] == 1
+    assert "rank 1 no longer answers" in record["attempts"][0]["error"]["message"]
     assert curve(RUN_DIR) == curve(trained(*TINY, "strategy.world_size=2", "training.epochs=3"))
 
 
@@ -102,7 +119,7 @@ def test_exception_in_a_rank_is_in_the_record_of_all(rank, agent, breaking):
     assert set(read_epochs(RUN_DIR)["epoch"]) == {0}
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_killed_rank_ends_the_others(victim, agent):
     ranks = agent().launch(*TINY, "training.epochs=1000000", "hydra.run.dir=run")
     until(has_trained, ranks[0])
@@ -181,6 +198,15 @@ def test_mistakes_are_named_without_a_traceback_of_ours(arguments, words, agent,
 
 
 # The same by torchrun itself.
+
+
+@pytest.mark.soak
+def test_torchrun_restarts_its_ranks_from_the_checkpoint(breaking, trained):
+    typed = [*without_world_size(breaking(1, 1, "kill", once=True)), *TINY]
+    process = start_torchrun(*typed, "hydra.run.dir=run", options=("--max-restarts", "1"))
+    errors = process.communicate()[1]
+    assert process.returncode == 0, errors
+    assert_restarted(trained)
 
 
 @pytest.fixture

@@ -111,19 +111,25 @@ def ctrl_c_waits() -> Iterator[None]:
 @contextmanager
 def _started(target: Callable[..., None], job: Any, name: str) -> Iterator[tuple[BaseProcess, Connection]]:
     """A process, ended with all that it started at the end of the block."""
-    with ctrl_c_waits():
-        process, connection = fresh_processes.start(target, job, f"selftest {name}")
+    started: tuple[BaseProcess, Connection] | None = None
     try:
-        yield process, connection
+        with ctrl_c_waits():  # a signal that came within is raised at its end, when the process is there
+            started = fresh_processes.start(target, job, f"selftest {name}")
+        yield started
     finally:
-        if process.pid is not None:
-            with suppress(psutil.NoSuchProcess):
-                parent = psutil.Process(process.pid)
-                for each in [*parent.children(recursive=True), parent]:
-                    with suppress(psutil.NoSuchProcess):
-                        each.kill()
-        process.join(_GONE_WITHIN_S)  # one that a driver holds back can't be waited for
-        connection.close()
+        if started is not None:
+            _end(*started)
+
+
+def _end(process: BaseProcess, connection: Connection) -> None:
+    if process.pid is not None:
+        with suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(process.pid)
+            for each in [*parent.children(recursive=True), parent]:
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
+    process.join(_GONE_WITHIN_S)  # one that a driver holds back can't be waited for
+    connection.close()
 
 
 def _read(result: Result, process: BaseProcess, connection: Connection, deadline: float) -> Ended | None:

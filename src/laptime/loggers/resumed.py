@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,10 +21,20 @@ def resume_at(logger: Logger, epoch: int) -> None:
         epoch: the first that will be trained, from 0.
     """
     if isinstance(logger, TensorBoardLogger):
+        _wait_for_a_later_name(Path(logger.log_dir))
         logger._kwargs.setdefault("purge_step", epoch)  # SummaryWriter's; its step is the epoch
     elif isinstance(logger, CSVLogger):
         with suppress(OSError):  # comes again where the logger writes, and is reported there
             logger._experiment = _ResumedCSV(logger.log_dir, epoch)
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Until a new event file stands behind those that are there: TensorBoard reads them in the order of their names,
+    which begin with the second in which they were opened."""
+    named = [re.match(r"events\.out\.tfevents\.(\d+)\.", path.name) for path in folder.glob("events.out.tfevents.*")]
+    seconds = {int(each[1]) for each in named if each}
+    while int(time.time()) in seconds:
+        time.sleep(0.01)
 
 
 class _ResumedCSV(ExperimentWriter):
