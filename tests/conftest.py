@@ -36,6 +36,9 @@ for _name in list(os.environ):
     if _name.startswith(_REMOVED_PREFIXES) or _name in _REMOVED_NAMES:
         del os.environ[_name]
 os.umask(0o022)
+# Without it each of hundreds of processes compiles Laptime anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # The whole suite tests the CPU, whatever else the machine has. Before torch is imported.
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ONEAPI_DEVICE_SELECTOR": "*:cpu"}
 # Threads that wait busily for each other are a hundred times slower where others use the cores.

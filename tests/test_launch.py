@@ -242,7 +242,7 @@ def test_output_that_nobody_reads_stops_neither_run_nor_sweep(start):
     """The reader of standard output ends after the first line, as `head -n 1` does."""
     for arguments, is_new_interpreter in (
         ([*TINY, "training.epochs=1", "hydra.run.dir=run"], True),  # its own end writes too
-        (["-m", "seed=1,2", *TINY, "training.epochs=1", "hydra.sweep.dir=sweep"], False),
+        (["-m", "seed=1,2", *TINY, NO_REPORT, "training.epochs=1", "hydra.sweep.dir=sweep"], False),
     ):
         process = start(*arguments, real=is_new_interpreter)
         assert process.stdout.readline()

@@ -150,6 +150,7 @@ def test_the_processes_that_pytest_started_start_no_further_ones():
     assert option.numprocesses is None
 
 
+@pytest.mark.soak
 def test_no_other_test_runs_beside_one_that_is_marked_alone(work_folder):
     hooks = "from tests.conftest import pytest_runtest_protocol\n"
     (work_folder / "conftest.py").write_text(f"import sys; sys.path.insert(0, {str(processes.ROOT)!r})\n{hooks}")

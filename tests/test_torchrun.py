@@ -119,7 +119,8 @@ def test_exception_in_a_rank_is_in_the_record_of_all(rank, agent, breaking):
     assert set(read_epochs(RUN_DIR)["epoch"]) == {0}
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("victim", [0, 1])
 def test_killed_rank_ends_the_others(victim, agent):
     ranks = agent().launch(*TINY, "training.epochs=1000000", "hydra.run.dir=run")
     until(has_trained, ranks[0])

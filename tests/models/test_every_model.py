@@ -123,7 +123,9 @@ def test_a_large_one_begins_to_learn(model, work_folder):
     assert record["model"]["flops_per_sample"] == count_flops(build(model), (1, 16, 16))
 
 
-@pytest.mark.parametrize("model", ["lstm", "transformer", "vit", "torchvision"])
+@pytest.mark.parametrize(
+    "model", ["lstm", "transformer", *(pytest.param(each, marks=pytest.mark.soak) for each in ("vit", "torchvision"))]
+)
 def test_it_trains_in_bfloat16_as_in_float32(model, work_folder):
     """Three steps of plain SGD on one batch: bfloat16 has 8 bits, so losses and what steps change are off by percents.
 
@@ -143,7 +145,17 @@ def test_it_trains_in_bfloat16_as_in_float32(model, work_folder):
     assert whole[0] > whole[2] and half[0] - half[2] == pytest.approx(whole[0] - whole[2], rel=0.25)
 
 
-@pytest.mark.parametrize("comm_hook", [pytest.param("none", marks=pytest.mark.soak), "shared_memory"])
+def test_two_ranks_average_strided_weights_in_shared_memory(work_folder):
+    typed = ["strategy.world_size=2", "model=torchvision", "dataset.num_train=40", "training.epochs=1"]
+    for hook in ("none", "shared_memory"):
+        done = processes.run(*SMALL, *typed, f"strategy.comm_hook={hook}", f"hydra.run.dir={hook}")
+        assert done.returncode == 0, done.stderr
+    one, other = (read_epochs(work_folder / hook)["train_loss"].tolist() for hook in ("none", "shared_memory"))
+    assert one == other
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("comm_hook", ["none", "shared_memory"])
 def test_two_ranks_train_batch_norm_and_strided_weights_and_resume(comm_hook, work_folder):
     two = ["dataset.num_train=80", "strategy.world_size=2", f"strategy.comm_hook={comm_hook}", "model=torchvision"]
 

@@ -29,7 +29,8 @@ from pathlib import Path
 # laptime.security is absent on purpose: it reads the environment when it is imported.
 PRELOADED = (
     "laptime.rank_process", "laptime.launch", "laptime.analysis.sweep_callback", "laptime.analysis.report",
-    "laptime.analysis.plots", "hydra.main", "torch.utils.tensorboard",
+    "laptime.analysis.plots", "laptime.cli", "laptime.hydra_jobs", "laptime.sweep_plan", "laptime.notify",
+    "laptime.core_shares", "laptime.models.mlp", "hydra.main", "torch.utils.tensorboard", "filelock",
 )  # fmt: skip
 LENGTH = struct.Struct("!I")
 
@@ -162,6 +163,25 @@ def _run(request: Request) -> None:
         runpy.run_path(request.argv[0], run_name="__main__")
 
 
+def parse_overrides() -> None:
+    """Hydra's parser learns its grammar while it parses: the first overrides take ten times as long as later ones."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    learned = [
+        "a.b=1.5",
+        "+a=[1,b]",
+        "a={b:1,_c_:d.e}",
+        "~a",
+        "a=1,2",
+        "a=x y",
+        "a='b'",
+        "a@b=c",
+        "a=null",
+        "a=choice(1,2)",
+    ]
+    OverridesParser.create().parse_overrides(learned)
+
+
 start_interpreter = util.spawnv_passfds
 # Threads of Laptime that sleep, and hold no lock that a fork could wait for.
 SLEEPERS = {"heartbeat", "launcher watch"}
@@ -200,6 +220,7 @@ def start_python(path: bytes, args: list[str], passfds: list[int]) -> int:
 if __name__ == "__main__":
     for module in PRELOADED:
         __import__(module)
+    parse_overrides()
     gc.collect()
     gc.freeze()  # what is imported is shared by all forks, and never collected
     asked = serve(socket.socket(fileno=int(sys.argv[1])))
