@@ -112,6 +112,23 @@ def test_hydra_cannot_set_them_either(typed, named, refused):
     assert named in refused(typed)
 
 
+@pytest.mark.parametrize("name", ["TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"])
+def test_what_switches_compiling_off_is_refused_where_it_is_asked_for(name, refused, monkeypatch, work_folder):
+    assert name in refused("training.compile=true", **{name: "1"})
+    assert name in refused("training.compile=true", f"+hydra.job.env_set.{name}='1'")
+    with monkeypatch.context() as patched, pytest.raises(UserError, match=name):
+        patched.setenv(name, "1")
+        laptime.run([*TINY, "training.compile=true"])
+    monkeypatch.setenv(name, "0")
+    preflight.check(composed("training.compile=true"))
+    monkeypatch.setenv(name, "1")
+    preflight.check(composed("training.compile=false"))
+
+
+def composed(typed):
+    return OmegaConf.merge(with_launcher(), OmegaConf.from_dotlist([typed]))
+
+
 def with_launcher(**settings):
     return OmegaConf.create({"hydra": {"job": {"env_set": {}, "env_copy": []}, "launcher": settings}})
 

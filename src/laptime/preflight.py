@@ -35,6 +35,9 @@ _NUM_PROCESSES = {
 # Set by hand, or by a launcher that isn't torchrun. WORLD_SIZE alone says nothing: a shell may have kept it.
 _BY_HAND = ("WORLD_SIZE", ("RANK", "LOCAL_RANK"))
 
+# With the value 1 they switch torch.compile off: torch returns the network as it is, without a word.
+_NO_COMPILING = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
+
 # Keys of submitit's launchers, and options of sbatch and srun, that ask for several processes per run.
 _TASKS = ("nodes", "tasks_per_node", "ntasks", "ntasks_per_node", "ntasks_per_gpu", "ntasks_per_core",
           "ntasks_per_socket", "n", "N")  # fmt: skip
@@ -65,6 +68,12 @@ def check(composed: "DictConfig") -> None:
     except UserError as error:
         raise UserError(f"hydra.job.env_set: {error}") from error
     _require_one_process_per_run(hydra.get("launcher") or {})
+    for name in _NO_COMPILING:
+        if OmegaConf.select(composed, "training.compile") and {**os.environ, **own}.get(name) == "1":
+            raise UserError(
+                f"training.compile=true: {name}=1 switches torch.compile off. Unset it: unset {name}; or leave "
+                "training.compile out."
+            )
 
 
 def check_environment(environment: Mapping[str, str] | None = None) -> None:
