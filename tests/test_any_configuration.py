@@ -117,6 +117,7 @@ def look_at(max_examples: int, work_folder: Path) -> None:
     @given(typed=typed_overrides)
     @example(typed=["=\n"])  # what fresh cases of the soak have found
     @example(typed=["\x1b"])
+    @example(typed=["\0="])
     @example(typed=["run_dir=${nowhere}"])
     @example(typed=["~runs_at_once"])
     @example(typed=["+A="])

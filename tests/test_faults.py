@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import laptime
 from laptime.data.image_data import cache_dir
 from laptime.errors import TrainingFailed, UserError, in_words
 from laptime.faults import explained, out_of_memory_kills
@@ -116,6 +117,31 @@ def test_weights_without_a_gradient_say_what_to_do(train, work_folder):
     assert "no gradient" in message and "strategy.static_graph=true" in message
     ended = train(*typed, "strategy.static_graph=true", "hydra.run.dir=run")
     assert ended.returncode == 0 and read_record(Path("run"))["status"] == "completed"
+
+
+@pytest.mark.parametrize("name", ["Frozen", "Detached", "Lazy"])
+def test_a_network_without_anything_to_train_is_refused(name, call, work_folder):
+    done = call(*NO_MODEL, f"model._target_=nothing_to_train.{name}", "~model.hidden_sizes", "~model.dropout")
+    assert done.returncode == 2 and f"model={name}" in done.stderr
+    assert not list(work_folder.rglob("run.json"))
+
+
+def test_a_network_that_is_detached_in_evaluation_alone_trains(call, work_folder):
+    typed = ["model._target_=nothing_to_train.DetachedInEvaluation", "~model.hidden_sizes", "~model.dropout"]
+    assert call(*NO_MODEL, *typed, "hydra.run.dir=run").returncode == 0
+    assert read_record(Path("run"))["status"] == "completed"
+
+
+@pytest.mark.parametrize("typed", [[], ["-m", "seed=1", "hydra.sweep.dir=sweep", NO_REPORT]], ids=str)
+def test_a_callback_that_calls_sys_exit_fails_the_run(typed, call, work_folder):
+    where = [] if typed else ["hydra.run.dir=run"]
+    done = call(*typed, *TINY, "+callbacks.ends._target_=process_faults.Exit", *where)
+    assert done.returncode == 1
+    (record,) = map(read_record, (path.parent for path in work_folder.rglob("run.json")))
+    assert record["status"] == "failed"
+    if not typed:
+        with pytest.raises(TrainingFailed):
+            laptime.run([*TINY, "+callbacks.ends._target_=process_faults.Exit"])
 
 
 def test_a_killed_data_worker_is_named(train, work_folder):

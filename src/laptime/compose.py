@@ -98,6 +98,9 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
     without_key = next((each for each in overrides if each.strip() in ("", "=")), None)
     if without_key is not None:
         raise UserError(f"'{printable(without_key)}': names no key. Use group=option or key=value.")
+    with_null = next((each for each in overrides if "\0" in each), None)
+    if with_null is not None:  # no command line can hold it, but a list in Python can
+        raise UserError(f"'{printable(with_null)}': holds a null character. Leave it out.")
     overrides = with_its_sweeper(overrides)
     _refuse_no_option(hydra, overrides)
     try:

@@ -294,6 +294,9 @@ def validate(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: names the key, the value and the rule.
     """
+    for key, value in flat(config):
+        if isinstance(value, float) and math.isnan(value):
+            raise UserError(f"{key}=nan: must be a number. Give one, or null where the key allows it.")
     training, measure, strategy = config["training"], config["measure"], config["strategy"]
     epochs, warmup = training["epochs"], measure["warmup_epochs"]
     if resolve_warmup_epochs(warmup, epochs) >= epochs:
@@ -430,7 +433,8 @@ def snapshot(config: Mapping[str, Any]) -> bytes:
 def changed_since(taken: bytes, config: Mapping[str, Any]) -> list[str]:
     """The keys in which a configuration differs from a `snapshot`."""
     before, now = json.loads(zlib.decompress(taken)), json.loads(json.dumps(_asked(config)))
-    return [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
+    # As text: nan is not equal to itself.
+    return [key for key in dict.fromkeys([*before, *now]) if json.dumps(before.get(key)) != json.dumps(now.get(key))]
 
 
 def _asked(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -407,6 +407,8 @@ def _attempt(
                 on += f"; the same command with {checkpoint}{also} goes on from the last whole epoch"
             log.warning("%s: %s", failure, on)
         record = _read_back(run_dir, record)
+        if isinstance(failure, SystemExit):  # of a class of the user's own; its code is not that of this command
+            raise TrainingFailed(f"something called sys.exit({failure.code})") from failure
         raise
     finally:
         # Whatever else is pressed now: the record is finished first.

@@ -68,8 +68,9 @@ def check(composed: "DictConfig") -> None:
     except UserError as error:
         raise UserError(f"hydra.job.env_set: {error}") from error
     _require_one_process_per_run(hydra.get("launcher") or {})
-    for name in _NO_COMPILING:
-        if OmegaConf.select(composed, "training.compile") and {**os.environ, **own}.get(name) == "1":
+    compiles = OmegaConf.select(composed, "training.compile", throw_on_resolution_failure=False)
+    for name in _NO_COMPILING if compiles else ():
+        if {**os.environ, **own}.get(name) == "1":
             raise UserError(
                 f"training.compile=true: {name}=1 switches torch.compile off. Unset it: unset {name}; or leave "
                 "training.compile out."

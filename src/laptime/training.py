@@ -23,6 +23,7 @@ from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
@@ -354,27 +355,43 @@ def _try_network(network: nn.Module, source: ImageData) -> None:
     """Put two made-up images through the network before anything is trained.
 
     Raises:
-        UserError: it fails, or does not give one logit per class and image.
+        UserError: it fails, does not give one logit per class and image, or has nothing to train.
     """
-    expected = (2, source.class_count)
+    expected, images = (2, source.class_count), torch.zeros(2, *source.image_shape)
+    name = f"model={type(network).__name__}"
+    weights = list(network.parameters())
+    if any(isinstance(weight, UninitializedParameter) for weight in weights):
+        raise UserError(
+            f"{name}: has lazy layers, whose weights are made at the first batch. Give them their numbers of inputs."
+        )
+    if not any(weight.requires_grad for weight in weights):
+        raise UserError(
+            f"{name}: has no weight to train: none has requires_grad=True. Set it where the network learns."
+        )
     before = copy.deepcopy(network.state_dict())
     try:
-        with torch.no_grad():
-            logits = network.eval()(torch.zeros(2, *source.image_shape))
+        logits = network.eval()(images)
+        if isinstance(logits, torch.Tensor) and not logits.requires_grad:  # perhaps in evaluation alone
+            with torch.random.fork_rng(devices=[]):
+                is_trained = network.train()(images).requires_grad
+        else:
+            is_trained = True
     except Exception as error:
         if is_for_want_of_memory(error):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"model={type(network).__name__}: fails on images of shape {source.image_shape} ({reason})."
-        ) from error
+        raise UserError(f"{name}: fails on images of shape {source.image_shape} ({reason}).") from error
     network.load_state_dict(before)
     network.train()
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if shape != expected or not logits.is_floating_point():
         raise UserError(
-            f"model={type(network).__name__}: gives {shape} for two images; with {source.class_count} classes it must "
-            f"give logits of shape {expected}."
+            f"{name}: gives {shape} for two images; with {source.class_count} classes it must give logits of shape "
+            f"{expected}."
+        )
+    if not is_trained:
+        raise UserError(
+            f"{name}: its logits have no gradient. Leave out what takes it away: .detach(), torch.no_grad()."
         )
 
 
