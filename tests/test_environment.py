@@ -31,7 +31,9 @@ def test_every_direct_dependency_is_recorded():
     assert environment("a CPU", 2)["packages"]["psutil"] == version("psutil")
 
 
-@pytest.mark.parametrize(("value", "recorded"), [(None, False), ("", False), ("0", False), ("1", True)])
+@pytest.mark.parametrize(
+    ("value", "recorded"), [(None, False), ("", False), ("0", False), ("false", False), ("1", True)]
+)
 def test_hostname_is_hashed_unless_asked_for(value, recorded, monkeypatch):
     monkeypatch.setattr(platform, "node", lambda: "my-own-machine")
     monkeypatch.delenv("LAPTIME_RECORD_HOSTNAME", raising=False)
@@ -150,3 +152,23 @@ def test_code_of_a_class_that_is_named_in_a_list_is_hashed(work_folder, monkeypa
         Path("own_layer.py").write_text(text)
         hashes.add(code_hash(config))
     assert len(hashes) == 2
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("target", ["own_package.Net", "own_package.net.Net", "own_package.net.Net.make"])
+def test_all_code_of_the_package_of_a_class_is_hashed(target, work_folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(work_folder))
+    package = work_folder / "own_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from own_package.net import Net\n")
+    hashes = set()
+    for content in ("class Net: ...\n", "class Net:\n    width = 2\n"):
+        (package / "net.py").write_text(content)
+        hashes.add(code_hash({"model": {"_target_": target}}))
+    assert len(hashes) == 2
+
+
+@pytest.mark.unit
+def test_what_is_installed_is_no_code_of_the_users_own():
+    assert code_hash({"model": {"_target_": "functools.partial"}}) == code_hash({})
+    assert code_hash({"model": {"_target_": "torch.nn.Linear"}}) == code_hash({})

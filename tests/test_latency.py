@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from laptime import latency
 from laptime.device import describe
 from laptime.errors import UserError
 from laptime.latency import measure
@@ -52,3 +53,12 @@ def test_networks_take_turns():
 def test_a_batch_that_fits_into_no_memory_is_refused():
     with pytest.raises(UserError, match=r"latency\.batch_sizes="):
         timed(batch_size=10**14)  # more than can be addressed: also where memory is promised that there isn't
+
+
+def test_settings_and_too_many_threads_are_among_what_disturbs(monkeypatch):
+    monkeypatch.setattr(latency, "settings", lambda: {"ATEN_CPU_CAPABILITY": "default"})
+    monkeypatch.setattr(latency, "usable_cores", lambda: torch.get_num_threads())
+    found = latency.Disturbances().found()
+    assert any("ATEN_CPU_CAPABILITY=default" in each for each in found) and not any("threads" in each for each in found)
+    monkeypatch.setattr(latency, "usable_cores", lambda: torch.get_num_threads() - 1)
+    assert any("more threads" in each for each in latency.Disturbances().found())

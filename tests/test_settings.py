@@ -1,7 +1,10 @@
 """Environment variables that change the timing: in force in every rank, recorded, graded, and compared."""
 
+import contextlib
 import json
 import os
+import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,9 @@ import laptime
 from laptime import environment, fresh_processes, launch, resume_sweep
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
-from laptime.environment import restraints, settings, without_effect
+from laptime.compose import compose, hydra_session, resolve, without_hydra
+from laptime.config import config_hashes, hashed_config
+from laptime.environment import restraints, set_in_python, settings, without_effect
 from laptime.errors import UserError
 from laptime.record import read_record
 from tests.support.settings import NO_REPORT, TINY
@@ -164,3 +169,31 @@ def test_threads_that_a_model_changes_are_recorded_and_no_repeat(work_folder):
     assert changed["quality"]["grade"] == "C"
     (group,) = group_runs(load_runs([work_folder])[0])
     assert group.conditions.settings.split()[-1] == "threads=3"
+
+
+@pytest.mark.parametrize("name", ["torch.backends.mkldnn", "sys.setprofile", "tracemalloc"])
+def test_what_python_code_has_set_is_recorded_and_graded(name, work_folder):
+    assert set_in_python() == {}
+    record = laptime.run(ONE_EPOCH)
+    with contextlib.ExitStack() as stack:
+        if name == "torch.backends.mkldnn":
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        elif name == "sys.setprofile":
+            stack.callback(sys.setprofile, None)
+            sys.setprofile(lambda *_: None)
+        else:
+            stack.callback(tracemalloc.stop)
+            tracemalloc.start()
+        other = laptime.run(ONE_EPOCH)
+    assert name not in record["environment"]["settings"] and name in other["environment"]["settings"]
+    assert other["quality"]["grade"] != "A" and any(name in reason for reason in other["quality"]["reasons"])
+
+
+@pytest.mark.unit
+def test_another_callback_in_the_place_of_the_progress_bar_makes_another_experiment():
+    with hydra_session() as hydra:
+        config = resolve(without_hydra(compose(hydra, [])))
+    bars = [None, config["callbacks"]["progress_bar"], {"_target_": "own.Slow"}]
+    changed = [config | {"callbacks": config["callbacks"] | {"progress_bar": bar}} for bar in bars]
+    first, second, third = (config_hashes(hashed_config(each, "cpu", 1, 1)) for each in changed)
+    assert first == second and third[0] != first[0] and third[1] != first[1]

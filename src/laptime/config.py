@@ -402,6 +402,9 @@ def hashed_config(
     # A path that follows from the run's own directory is no difference between two runs.
     content = json.loads(json.dumps(mask(config)).replace(json.dumps(config.get("run_dir") or "\0")[1:-1], ""))
     left_out = list(_NOT_HASHED)
+    bar = (content.get("callbacks") or {}).get("progress_bar") or {}
+    if not str(bar.get("_target_", "laptime.")).startswith(("laptime.", "pytorch_lightning.")):
+        left_out.remove(("callbacks", "progress_bar"))  # another callback in its place
     if content.get("runs_at_once") == 1:
         left_out.append(("runs_at_once",))
     left_out += [("training", key) for key, off in OFF.items() if content["training"].get(key) == off]

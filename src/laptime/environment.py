@@ -7,6 +7,9 @@ import os
 import platform
 import re
 import subprocess
+import sys
+import sysconfig
+import tracemalloc
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,6 +63,8 @@ _RESTRAINTS = (
     "MKL_VERBOSE", "OMP_THREAD_LIMIT", "ONEDNN_MAX_CPU_ISA", "ONEDNN_VERBOSE", "PYTHONDEVMODE",
     "PYTHONMALLOC", "PYTHONTRACEMALLOC", "PYTORCH_NO_CUDA_MEMORY_CACHING", "PYTORCH_NO_HIP_MEMORY_CACHING",
     "TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE", "TORCH_DISTRIBUTED_DEBUG",
+    "sys.setprofile", "sys.settrace", "tracemalloc", "python -X dev", "torch.backends.mkldnn",
+    "torch.autograd.set_detect_anomaly",
 )  # fmt: skip
 _OFF = ("", "0", "false", "no", "off")
 
@@ -90,7 +95,7 @@ def environment(cpu_name: str, usable_cores: int, config: Mapping[str, Any] | No
         "platform": platform.platform(),
         "machine": platform.machine(),
         "hostname_hash": hostname_hash(),
-        "hostname": platform.node() if os.environ.get(HOSTNAME_VARIABLE, "0") not in ("", "0") else None,
+        "hostname": platform.node() if os.environ.get(HOSTNAME_VARIABLE, "").lower() not in _OFF else None,
         "variables": mask(_recorded(os.environ)),
         "settings": mask(settings()),
     }
@@ -111,6 +116,24 @@ def settings(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     """
     found = _recorded(os.environ if variables is None else variables)
     return {name: value for name, value in found.items() if value and not _NO_SETTING.fullmatch(name)}
+
+
+def set_in_python() -> dict[str, str]:
+    """What Python code, or a flag of Python's, has set in this process and what changes how fast it computes: of no
+    variable, so `settings` can't know it. Empty where all is as usual."""
+    torch: Any = sys.modules.get("torch")
+    found = {
+        "sys.setprofile": sys.getprofile() is not None,
+        "sys.settrace": sys.gettrace() is not None,
+        "tracemalloc": tracemalloc.is_tracing() and "PYTHONTRACEMALLOC" not in os.environ,
+        "python -X dev": sys.flags.dev_mode and "PYTHONDEVMODE" not in os.environ,
+        "torch.use_deterministic_algorithms": torch and torch.are_deterministic_algorithms_enabled(),
+        "torch.autograd.set_detect_anomaly": torch and torch.is_anomaly_enabled(),
+    }
+    is_without = torch and torch.backends.mkldnn.is_available() and not torch._C._get_mkldnn_enabled()
+    return {name: "on" for name, is_set in found.items() if is_set} | (
+        {"torch.backends.mkldnn": "disabled"} if is_without else {}
+    )
 
 
 def restraints(found: Mapping[str, str]) -> list[str]:
@@ -154,28 +177,50 @@ def hostname_hash() -> str:
 
 
 def code_hash(config: Mapping[str, Any]) -> str:
-    """Of Laptime's own code, the analysis left out, and of modules that are no package's: what can change a run."""
+    """Of the code that can change a run: Laptime's own, the analysis left out, and all modules of the packages of
+    the user's own classes."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         if "analysis" not in path.relative_to(package).parts:
             digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    for module in sorted(_modules_named(config)):
-        with contextlib.suppress(ImportError, ValueError, AttributeError, OSError):
-            spec = importlib.util.find_spec(module)
-            if spec is not None and spec.origin is not None and "site-packages" not in spec.origin:
-                digest.update(module.encode() + b"\0" + Path(spec.origin).read_bytes())
+    for name in sorted(_packages_named(config)):
+        for path in _own_files(name):
+            with contextlib.suppress(OSError):
+                digest.update(f"{name}/{path.name}".encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _modules_named(node: Any) -> set[str]:
-    """The modules of the classes that a configuration names, Laptime's own left out."""
+def _own_files(name: str) -> list[Path]:
+    """The Python files of a module or a whole package; none of what is installed, whose versions are recorded."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return []
+    if spec is None:
+        return []
+    folders = [Path(each) for each in spec.submodule_search_locations or ()]
+    files = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    if not folders and spec.origin is not None:
+        files = [Path(spec.origin)]
+    installed = [Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return [
+        path
+        for path in files
+        if path.suffix == ".py"
+        and not {"site-packages", "dist-packages"} & set(path.parts)
+        and not any(path.is_relative_to(folder) for folder in installed)
+    ]
+
+
+def _packages_named(node: Any) -> set[str]:
+    """The first part of each class that a configuration names, Laptime's own left out: a module or a package."""
     found: set[str] = set()
     for key, value in node.items() if isinstance(node, Mapping) else ((None, each) for each in node):
         if isinstance(value, Mapping | list):
-            found |= _modules_named(value)
+            found |= _packages_named(value)
         elif key == "_target_" and isinstance(value, str) and not value.startswith("laptime."):
-            found.add(value.rpartition(".")[0])
+            found.add(value.partition(".")[0] if "." in value else "")
     return found - {""}
 
 

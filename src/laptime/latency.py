@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laptime.device import Device
+from laptime.device import Device, usable_cores
+from laptime.environment import restraints, set_in_python, settings
 from laptime.errors import UserError, is_for_want_of_memory
 from laptime.machine import require_free_memory
 from laptime.noise import between, on_battery, read
@@ -29,7 +30,7 @@ _NEEDED = {50: 1, 95: 20, 99: 100}
 
 
 class Disturbances:
-    """What else this machine did since this was made."""
+    """What disturbs a measurement: what else this machine did since this was made, settings, and too many threads."""
 
     def __init__(self) -> None:
         self._before, self._own_s = read(), time.process_time()
@@ -38,7 +39,9 @@ class Disturbances:
         """In words; empty: nothing that would disturb a measurement."""
         cores = os.cpu_count() or 1
         meanwhile = between(self._before, read(), time.process_time() - self._own_s, cores)
-        return list(assess([meanwhile], [], cores, on_battery()).reasons)
+        slowed = restraints({**settings(), **set_in_python()})
+        oversubscribed = torch.get_num_threads() > usable_cores()
+        return list(assess([meanwhile], [], cores, on_battery(), oversubscribed, restraints=slowed).reasons)
 
 
 Call = Callable[[Tensor], Any]

@@ -68,13 +68,22 @@ def check(composed: "DictConfig") -> None:
     except UserError as error:
         raise UserError(f"hydra.job.env_set: {error}") from error
     _require_one_process_per_run(hydra.get("launcher") or {})
-    compiles = OmegaConf.select(composed, "training.compile", throw_on_resolution_failure=False)
-    for name in _NO_COMPILING if compiles else ():
-        if {**os.environ, **own}.get(name) == "1":
-            raise UserError(
-                f"training.compile=true: {name}=1 switches torch.compile off. Unset it: unset {name}; or leave "
-                "training.compile out."
-            )
+    if OmegaConf.select(composed, "training.compile", throw_on_resolution_failure=False):
+        require_compiling("training.compile", {**os.environ, **own})
+
+
+def require_compiling(key: str, environment: Mapping[str, str]) -> None:
+    """Refuse variables that switch torch.compile off.
+
+    Args:
+        key: what asked for it.
+
+    Raises:
+        UserError: names key and variable.
+    """
+    for name in _NO_COMPILING:
+        if environment.get(name) == "1":
+            raise UserError(f"{key}=true: {name}=1 switches torch.compile off. Unset it, or use {key}=false.")
 
 
 def check_environment(environment: Mapping[str, str] | None = None) -> None:

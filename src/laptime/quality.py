@@ -86,7 +86,7 @@ def assess(
         crowded: whether its own ranks or data workers take turns on its cores: then being taken off them is no news.
         runs_at_once: of its sweep, itself among them.
         timed: what the times are of, as the reasons name it.
-        restraints: environment variables that make it slower, as `NAME=value`.
+        restraints: environment variables and other settings that make it slower, as `NAME=value`.
         threads: of each rank, as the run was given them, and as torch had them at the end; None: not known.
     """
     found: dict[str, float] = {}
@@ -130,7 +130,7 @@ def assess(
         reasons.append("the threads of a rank wait for each other then: strategy.threads_per_rank=1 may be faster")
     if restraints:
         grade = max(grade, "B")
-        reasons.append(f"environment variables slow it down: {', '.join(restraints)}")
+        reasons.append(f"settings slow it down: {', '.join(restraints)}")
     if threads is not None and threads[0] != threads[1]:
         grade = "C"
         reasons.append(f"the model or a callback changed torch's threads from {threads[0]} to {threads[1]}")

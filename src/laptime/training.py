@@ -42,7 +42,7 @@ from laptime.data.timed_loader import Pipeline
 from laptime.device import Device, check_precision, mps_fallback, usable_cores
 from laptime.device import resolve as resolve_device
 from laptime.energy import EnergyMeter
-from laptime.environment import restraints, without_effect
+from laptime.environment import restraints, set_in_python, without_effect
 from laptime.errors import Interrupted, TrainingFailed, UserError, is_for_want_of_memory
 from laptime.faults import explaining, refusal
 from laptime.forgiving_logger import forgiving
@@ -840,6 +840,7 @@ def _note_quality(record: dict[str, Any], recorder: EpochRecorder, runs_at_once:
     noise["load_after"] = read().load
     counted = [epoch for epoch in noise["epochs"] if not epoch["is_warmup"]]
     times = [row["epoch_time_s"] for row in epochs_of(recorder.rows) if not row["is_warmup"]]
+    own_settings = {**((record["environment"] or {}).get("settings") or {}), **set_in_python()}
     found = assess(
         counted,
         times,
@@ -849,11 +850,12 @@ def _note_quality(record: dict[str, Any], recorder: EpochRecorder, runs_at_once:
         profiled=profiled,
         crowded=record["strategy"]["world_size"] > 1 or record["dataset"]["pipeline"] == "workers",
         runs_at_once=runs_at_once,
-        restraints=restraints((record["environment"] or {}).get("settings") or {}),
+        restraints=restraints(own_settings),
         threads=(record["strategy"]["threads_per_rank"], torch.get_num_threads()),
     )
     if recorder.rank.is_first:
         record["environment"]["torch"]["num_threads"] = torch.get_num_threads()
+        record["environment"]["settings"] = own_settings
     if times:
         records.update(record, "quality", grade=found.grade, reasons=list(found.reasons))
 

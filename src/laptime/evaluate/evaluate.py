@@ -1,6 +1,7 @@
 """Evaluates a trained run the way the run itself was tested: same batches, precision and threads, so that the accuracy
 is the recorded one; then times its forward pass."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -19,6 +20,7 @@ from laptime.device import resolve as resolve_device
 from laptime.errors import UserError
 from laptime.evaluate.confusion import confusion_matrix, per_class
 from laptime.predict import Predictions, predict
+from laptime.preflight import require_compiling
 from laptime.torch_build import torch_build
 from laptime.trained_run import TrainedRun, use_threads
 
@@ -48,6 +50,7 @@ def evaluate(run: TrainedRun, config: Mapping[str, Any]) -> dict[str, Any]:
     network, data = run.load(device)
     compiled = settings["compile"] if config["compile"] is None else config["compile"]
     if compiled:
+        require_compiling("compile", os.environ)
         # One graph for each batch size: beyond torch's own limit it would go on uncompiled.
         torch._dynamo.config.recompile_limit = 8 + len(config["latency"]["batch_sizes"])
         network.compile(dynamic=False)
