@@ -50,9 +50,8 @@ def test_batch_sizes_are_doubled_up_to_the_whole_training_set(work_folder, capsy
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by what /proc says")
-@pytest.mark.parametrize(
-    "typed", [["training.accumulate_grad_batches=4"], pytest.param([], marks=pytest.mark.soak)], ids=str
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("typed", [["training.accumulate_grad_batches=4"], []], ids=str)
 def test_the_largest_batch_is_limited_by_real_memory(typed, work_folder):
     sizes = ["model.hidden_sizes=[512,512]", "dataset.limit=60000", "strategy.threads_per_rank=1"]
     done = processes.run("160000000", "batch_size", "--limit", "1e5", *sizes, *typed, script=LIMITED)

@@ -359,21 +359,16 @@ def _try_network(network: nn.Module, source: ImageData) -> None:
     """
     expected, images = (2, source.class_count), torch.zeros(2, *source.image_shape)
     name = f"model={type(network).__name__}"
-    weights = list(network.parameters())
-    if any(isinstance(weight, UninitializedParameter) for weight in weights):
+    if any(isinstance(weight, UninitializedParameter) for weight in network.parameters()):
         raise UserError(
             f"{name}: has lazy layers, whose weights are made at the first batch. Give them their numbers of inputs."
-        )
-    if not any(weight.requires_grad for weight in weights):
-        raise UserError(
-            f"{name}: has no weight to train: none has requires_grad=True. Set it where the network learns."
         )
     before = copy.deepcopy(network.state_dict())
     try:
         logits = network.eval()(images)
         if isinstance(logits, torch.Tensor) and not logits.requires_grad:  # perhaps in evaluation alone
             with torch.random.fork_rng(devices=[]):
-                is_trained = network.train()(images).requires_grad
+                is_trained = getattr(network.train()(images), "requires_grad", False)
         else:
             is_trained = True
     except Exception as error:
@@ -388,6 +383,10 @@ def _try_network(network: nn.Module, source: ImageData) -> None:
         raise UserError(
             f"{name}: gives {shape} for two images; with {source.class_count} classes it must give logits of shape "
             f"{expected}."
+        )
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise UserError(
+            f"{name}: has no weight to train: none has requires_grad=True. Set it where the network learns."
         )
     if not is_trained:
         raise UserError(
