@@ -184,7 +184,7 @@ class Reader:
             # What is typed beside sweep.resume is added to the sweep's own; here there is no sweep.
             resumes = ["-m"] if any(each.startswith("sweep.resume=") for each in arguments) else []
             typed = [each for each in arguments if not each.startswith("sweep.resume=")]
-            # Of a list of numbers the first stands for all; of a list of words each is read.
+            # A list of numbers is checked by its first number alone; of any other list each value is checked.
             fewer = [*resumes, *(re.sub(r"^([\w.]+=\d+),[\d,]+$", r"\1", each) for each in typed)]
             error = ended(main, [*fewer, "sweep.dry_run=true"])
             # Refused are searches and single runs, after all else has been found right.

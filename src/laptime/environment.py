@@ -197,20 +197,15 @@ def _own_files(name: str) -> list[Path]:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
         return []
-    if spec is None:
-        return []
-    folders = [Path(each) for each in spec.submodule_search_locations or ()]
-    files = sorted(path for folder in folders for path in folder.rglob("*.py"))
-    if not folders and spec.origin is not None:
-        files = [Path(spec.origin)]
-    installed = [Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return [
-        path
-        for path in files
-        if path.suffix == ".py"
-        and not {"site-packages", "dist-packages"} & set(path.parts)
-        and not any(path.is_relative_to(folder) for folder in installed)
-    ]
+    places = list(spec.submodule_search_locations or [spec.origin]) if spec is not None else []
+    own = [Path(place) for place in places if place is not None and not _is_installed(Path(place))]
+    files = [file for place in own for file in (place.rglob("*.py") if place.is_dir() else [place])]
+    return sorted(file for file in files if file.suffix == ".py")
+
+
+def _is_installed(path: Path) -> bool:
+    installed = (sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return bool({"site-packages", "dist-packages"} & set(path.parts)) or any(map(path.is_relative_to, installed))
 
 
 def _packages_named(node: Any) -> set[str]:

@@ -97,7 +97,6 @@ def test_a_device_that_is_absent_is_replaced_by_the_cpu(run):
     assert found(run)["recorded"]["is_equal"] is True
 
 
-@pytest.mark.soak
 def test_compiling_is_refused_where_a_variable_switches_it_off(copy, monkeypatch):
     run = copy(*PLAIN)
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
@@ -105,6 +104,7 @@ def test_compiling_is_refused_where_a_variable_switches_it_off(copy, monkeypatch
     assert not list(run.rglob("evaluation.json"))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("trained_compiled", [True, False])
 def test_accuracy_is_the_recorded_one_compiled_or_not(trained_compiled, copy):
     run = copy(*PLAIN, f"training.compile={str(trained_compiled).lower()}")

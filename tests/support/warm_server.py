@@ -167,19 +167,8 @@ def parse_overrides() -> None:
     """Hydra's parser learns its grammar while it parses: the first overrides take ten times as long as later ones."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    learned = [
-        "a.b=1.5",
-        "+a=[1,b]",
-        "a={b:1,_c_:d.e}",
-        "~a",
-        "a=1,2",
-        "a=x y",
-        "a='b'",
-        "a@b=c",
-        "a=null",
-        "a=choice(1,2)",
-    ]
-    OverridesParser.create().parse_overrides(learned)
+    learned = ["a.b=1.5", "+a=[1,b]", "a={b:1,_c_:d.e}", "~a", "a=1,2", "a='b'", "a@b=c", "a=null", "a=choice(1,2)"]
+    OverridesParser.create().parse_overrides([*learned, "a=x y"])
 
 
 start_interpreter = util.spawnv_passfds
