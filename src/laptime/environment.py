@@ -197,8 +197,8 @@ def _own_files(name: str) -> list[Path]:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
         return []
-    places = list(spec.submodule_search_locations or [spec.origin]) if spec is not None else []
-    own = [Path(place) for place in places if place is not None and not _is_installed(Path(place))]
+    places = (spec.submodule_search_locations or [spec.origin or ""]) if spec is not None else []
+    own = [Path(place) for place in places if place and not _is_installed(Path(place))]
     files = [file for place in own for file in (place.rglob("*.py") if place.is_dir() else [place])]
     return sorted(file for file in files if file.suffix == ".py")
 
