@@ -166,6 +166,7 @@ def no_process_in_unit_tests(request: pytest.FixtureRequest, monkeypatch: pytest
     """`pytest -m unit` is quick because its tests start nothing."""
     if request.node.get_closest_marker("unit") is None:
         return
+    import torch  # noqa: F401  which asks ldconfig for libraries when it is first imported
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a test marked unit starts no process: leave the mark out, or the process")

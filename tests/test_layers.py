@@ -62,7 +62,7 @@ LAYERS = [
     ["launch"],
     ["core_shares", "optuna_faults", "run_job"],
     ["doctor", "resume_sweep"],
-    ["sweep"],
+    ["sweep", "without_effect"],
     ["cli"],
     ["tune"],
     ["__init__"],

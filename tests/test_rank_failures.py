@@ -239,6 +239,19 @@ def test_death_after_the_last_epoch_loses_no_measurement(train, breaking, traine
     assert record["result"] == read_record(trained(*UNDISTURBED))["result"]
 
 
+@pytest.mark.parametrize("typed", [[], pytest.param(["dataset.pipeline=mapped"], marks=pytest.mark.soak)])
+def test_one_plain_rank_is_started_again_too(typed, train, breaking):
+    done = train(
+        *breaking(0, 1, "kill", once=True), *TINY, *typed, "strategy.world_size=1", "strategy.max_restarts=1",
+        "hydra.run.dir=run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = read_record(RUN_DIR)
+    assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
+    assert sorted(set(read_epochs(RUN_DIR)["epoch"])) == [0, 1, 2]
+    assert len(record["strategy"]["rank_pids"]) == 1
+
+
 def test_restarts_are_limited(train, breaking):
     done = train(*breaking(0, 0, "kill"), *TINY, "strategy.max_restarts=2", "hydra.run.dir=run")
     assert done.returncode == 1 and "rank 0 was killed by SIGKILL" in done.stderr

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.unit
 def planned(**strategy) -> list:
     defaults = {
         "world_size": 1, "threads_per_rank": "auto", "pin_ranks": True, "wrap_single_rank": False, "backend": "auto",
-        "comm_hook": "none",
+        "comm_hook": "none", "max_restarts": 0,
     }  # fmt: skip
     sweep_world_size = strategy.pop("sweep_world_size", None)
     return plan({"device": {"name": "cpu"}, "dataset": {}, "strategy": defaults | strategy}, sweep_world_size)

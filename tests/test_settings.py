@@ -74,7 +74,8 @@ def test_what_slows_torch_down_is_known_by_name():
 
 @pytest.mark.unit
 def test_new_settings_need_new_processes(monkeypatch):
-    plain = {"dataset": {}, "device": {"name": "cpu"}, "strategy": {"world_size": 1, "wrap_single_rank": False}}
+    strategy = {"world_size": 1, "wrap_single_rank": False, "max_restarts": 0}
+    plain = {"dataset": {}, "device": {"name": "cpu"}, "strategy": strategy}
     monkeypatch.setattr(fresh_processes, "_loaded_with", settings())
     assert launch._stays_here(plain, None)
     before = fresh_processes.context().get_start_method()

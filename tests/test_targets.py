@@ -247,12 +247,12 @@ def test_refused_value_is_named_by_its_key():
 
 
 def test_refusal_that_names_no_key_is_told_in_one_line_with_the_class():
-    with pytest.raises(UserError, match=r"^model=Layer: too large for the machine$"):
+    with pytest.raises(UserError, match=r"^model=Layer\(size=101\): too large for the machine$"):
         targets.build("model", node(size=101))
 
 
 def test_refusal_without_a_word_still_says_something():
-    with pytest.raises(UserError, match=r"^model=Layer: TypeError$"):
+    with pytest.raises(UserError, match=r"^model=Layer\(size=13\): TypeError$"):
         targets.build("model", node(size=13))
 
 

@@ -80,7 +80,7 @@ def test_time_ends_the_search(monkeypatch, work_folder, capsys):
 
 
 def test_what_disturbed_the_times_is_said(monkeypatch, work_folder, capsys):
-    monkeypatch.setattr("laptime.noise.on_battery", lambda: True)
+    monkeypatch.setattr("laptime.latency.on_battery", lambda: True)
     assert main(["batch_size", *FEW, "--limit", "0.000001"]) == 0
     assert re.match(r"[BC]: .*it ran on its battery$", found(capsys.readouterr().out, "Quality"))
 
@@ -158,6 +158,11 @@ def test_a_test_that_ends_too_early_says_so(work_folder, capsys):
         (["lr", "--plot", "lr.txt"], "--plot lr.txt: must end in"),
         (["lr", "--plot", "nowhere/lr.png"], "--plot nowhere/lr.png: there is no folder"),
         (["batch_size", "--plot", "lr.png"], "--plot lr.png: belongs to lr"),
+        (["batch_size", "--steps", "30"], "--steps 30: belongs to lr"),
+        (["batch_size", "--lowest", "1e-6"], "--lowest 1e-6: belongs to lr"),
+        (["lr", "--limit", "30"], "--limit 30: belongs to batch_size"),
+        (["lr", "sweep.dry_run=true"], "sweep.dry_run=true: has no effect"),
+        (["batch_size", "hydra.run.dir=x"], "hydra.run.dir=x: has no effect"),
         (["batch_size", "--limit", "soon"], "--limit soon: must be"),
         (["batch_size", "strategy.world_size=2"], "strategy.world_size=2: what one process can do"),
         (["batch_size", "model=nothing"], "model=nothing: no such option"),

@@ -35,6 +35,7 @@ _LEAVES_WITHIN_S, _GONE_WITHIN_S = 10.0, 5.0
 # So many lines of what a failed part has printed are kept.
 _NUM_LINES = 20
 _OUTPUT = "output.log"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(part: Part, setting: Setting, limit_s: float) -> Result:
@@ -95,13 +96,13 @@ def _answer(connection: Connection, job: tuple[Callable[..., Any], tuple[Any, ..
 
 
 @contextmanager
-def ctrl_c_waits() -> Iterator[None]:
-    """Ctrl-C reaches this process at the end of the block. Processes that are started within heed it when they have a
-    group of their own: until then it is not meant for them."""
+def signals_wait() -> Iterator[None]:
+    """Ctrl-C and SIGTERM reach this process at the end of the block. Processes that are started within heed them when
+    they have a group of their own: until then they are not meant for them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     finally:
@@ -113,7 +114,7 @@ def _started(target: Callable[..., None], job: Any, name: str) -> Iterator[tuple
     """A process, ended with all that it started at the end of the block."""
     started: tuple[BaseProcess, Connection] | None = None
     try:
-        with ctrl_c_waits():  # a signal that came within is raised at its end, when the process is there
+        with signals_wait():  # a signal that came within is raised at its end, when the process is there
             started = fresh_processes.start(target, job, f"selftest {name}")
         yield started
     finally:
@@ -184,10 +185,12 @@ def _become_own_group(connection: Connection) -> None:
     """Ctrl-C is for the parent, which ends this process and its children; they end themselves when it is gone."""
     with suppress(OSError):
         os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one that came before
+    for signum in _SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)  # one that came before
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def end_with_parent() -> None:
         with suppress(OSError):

@@ -174,7 +174,7 @@ def _refuse_unused_flags(args: argparse.Namespace) -> None:
 def _run_once(
     overrides: list[str], started: float, command: list[str], args: argparse.Namespace | None = None
 ) -> dict[str, Any]:
-    from laptime import fresh_processes, torchrun
+    from laptime import fresh_processes, torchrun, without_effect
     from laptime.compose import (
         CONFIG_NAME,
         compose,
@@ -216,6 +216,7 @@ def _run_once(
             target = config["measure"]["target_interval"]
             raise UserError(f"measure.target_interval={target}: is for sweeps, which repeat their runs. Add -m.")
         _refuse_resume_in_a_file(config)
+        without_effect.check(hydra, overrides, [(composed, config)], False, config_name)
         if params := params_of(composed):
             raise UserError(f"hydra.sweeper.params: sweeps over {params[0]}. Add -m.")
         for key in ("dry_run", "notify"):
@@ -278,6 +279,7 @@ def check(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
 
 # What a run fills in, and what to do instead of setting it.
 _FILLED_IN = (
+    ("run_label", "", "In a sweep it is what tells a run from the others. Choose the place with hydra.run.dir."),
     ("run_dir", None, "Choose the place with hydra.run.dir."),
     ("experiment_name", None, "Choose one with experiment=..."),
     ("runs_at_once", 1, "Leave it out; hydra/launcher=joblib starts several at once."),
@@ -308,7 +310,7 @@ def _checked(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
 
 def _sweep(args: argparse.Namespace) -> int:
     """Check every job of a sweep, then run them."""
-    from laptime import fresh_processes, torchrun
+    from laptime import fresh_processes, torchrun, without_effect
     from laptime.compose import hydra_session, hydra_value, with_its_sweeper
     from laptime.config import snapshot
     from laptime.core_shares import shares_of
@@ -331,6 +333,8 @@ def _sweep(args: argparse.Namespace) -> int:
             require_search(first, trials)
         else:
             refuse_repeated_runs(runs, configs)
+        planned = [(run.composed, config) for run, config in zip(runs, configs, strict=True)]
+        without_effect.check(hydra, args.overrides, planned, True, args.config_name)
         sweep_world_size = max(num_ranks(config) for config in configs)
         shares = shares_of(first, num_jobs, sweep_world_size)
         for config in configs:
@@ -351,7 +355,7 @@ def _sweep(args: argparse.Namespace) -> int:
             checked={number: snapshot(configs[number]) for number in numbered},
         )  # fmt: skip
         settings = settings_of(hydra, with_its_sweeper(args.overrides), first, sweep_dir.path)
-        del runs, first, configs  # of thousands of runs they take much memory
+        del runs, first, configs, planned  # of thousands of runs they take much memory
         try:
             return sweep.run(hydra, settings)
         except UserError:
@@ -392,7 +396,7 @@ def _resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[s
     Args:
         typed: overrides besides `sweep.resume`.
     """
-    from laptime import fresh_processes, resume_sweep, security, torchrun
+    from laptime import fresh_processes, resume_sweep, security, torchrun, without_effect
     from laptime.analysis.sweep_callback import report_sweep
     from laptime.compose import compose, hydra_session, key_of, resolve, without_hydra
     from laptime.config import snapshot
@@ -429,7 +433,11 @@ def _resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[s
             cfg = without_hydra(run.composed)
             cfg.run_dir = str(sweep.path / "run")  # any that nothing else in the configuration can be
             jobs.append(resume_sweep.Job(run.overrides, resolve(cfg), invocation))
-        first = pairs[0][0].composed
+        composed = [run.composed for run, _ in pairs]
+        without_effect.check(
+            hydra, typed, list(zip(composed, (job.config for job in jobs), strict=True)), True, args.config_name
+        )
+        first = composed[0]
         shares = shares_of(first, len(jobs), max(num_ranks(job.config) for job in jobs))
         sweep_world_size = sweep.sweep_world_size([job.config for job in jobs], shares)
         steps = sweep.plan(jobs, sweep_world_size, shares)

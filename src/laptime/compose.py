@@ -4,6 +4,7 @@ import copy
 import difflib
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -17,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
 from hydra.version import setbase
@@ -104,10 +105,17 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
     overrides = with_its_sweeper(overrides)
     _refuse_no_option(hydra, overrides)
     try:
-        return hydra.compose_config(name, overrides, run_mode=RunMode.RUN, with_log_configuration=False)
+        return _composed(hydra, name, overrides)
     except Exception as error:  # of many kinds, ANTLR's and Python's own among them
         message = tidy(_explain(hydra, overrides, name, error), overrides)
         raise UserError(_with_its_override(hydra, overrides, name, message)) from error
+
+
+def _composed(hydra: Hydra, name: str, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
+    """What Hydra composes; it warns of a folder of `hydra.searchpath` that is missing, which is an error here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", r".*path=.* is not\s+available", UserWarning)
+        return hydra.compose_config(name, list(overrides), run_mode=mode, with_log_configuration=False)
 
 
 def experiment_of(composed: DictConfig) -> str | None:
@@ -122,7 +130,7 @@ def experiment_of(composed: DictConfig) -> str | None:
 def sweeps_without_flag(hydra: Hydra, overrides: Sequence[str], config_name: str) -> bool:
     """Whether a configuration stands for a sweep though -m was not typed, as Hydra asks: whatever is swept over."""
     try:
-        cfg = hydra.compose_config(config_name, with_its_sweeper(overrides), RunMode.MULTIRUN)
+        cfg = _composed(hydra, config_name, with_its_sweeper(overrides), RunMode.MULTIRUN)
     except Exception:  # whoever composes it for its own sake says what is wrong
         return False
     return bool(cfg.hydra.mode == RunMode.MULTIRUN)
@@ -202,7 +210,7 @@ def _with_its_override(hydra: Hydra, overrides: list[str], config_name: str, mes
     for culprit in overrides:
         try:
             rest = [override for override in overrides if override is not culprit]
-            hydra.compose_config(config_name, rest, run_mode=RunMode.RUN, with_log_configuration=False)
+            _composed(hydra, config_name, rest)
         except Exception:
             continue
         return f"{_shown(culprit)}: {message.lstrip(': ')}"
@@ -266,7 +274,16 @@ def _explain(hydra: Hydra, overrides: list[str], config_name: str, error: Except
         if "=" not in str(error.override).strip("="):
             return f"{error.override}: not understood. Use group=option or key=value."
         return f"{error.override}: not understood. {how_to_quote(str(error.override))}"
+    if isinstance(error, UserWarning):
+        folder = str(error).partition("path=")[2].removesuffix(" is not available.")
+        return f"hydra.searchpath: there is no such folder: {folder}."
+    if "Could not delete" in str(error):
+        return _explain_not_deleted(str(error), overrides)
     typed = _override_of(str(error), overrides)
+    if typed is not None and "@" in typed.partition("=")[0] and isinstance(error, ConfigCompositionException):
+        group = key_of(typed).partition("@")[0]
+        value = typed.partition("=")[2]
+        return f"{typed}: no option of {group} is placed there. Without @: {group}={value}."
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and typed is not None:
         return _explain_unknown_key(hydra, overrides, config_name, typed, cause)
     if isinstance(cause, ValidationError) and typed is not None:
@@ -297,6 +314,17 @@ def _explain_missing_option(hydra: Hydra, error: MissingConfigException) -> str:
     # Of several options at once Hydra does not say which there are.
     options = ", ".join(error.options or hydra.config_loader.get_group_options(group))
     return f"{group}={option}: no such option. Known options of {group}: {options}."
+
+
+def _explain_not_deleted(message: str, overrides: Sequence[str]) -> str:
+    """What to do instead of `~key`, from Hydra's words about it."""
+    key = _quoted(message).partition("=")[0]
+    typed = next((each for each in overrides if each.startswith("~") and key_of(each) == key), f"~{key}")
+    if "does not exist" in message:
+        return f"{typed}: there is no such key, or it is null already. Leave it out."
+    if "and not" in message:
+        return f"{typed}: the key has another value. Without a value it is deleted whatever it is: ~{key}."
+    return f"{typed}: the defaults list has no such entry, as a whole. Delete one that it has: ~{key} or ~{key}.NAME."
 
 
 def _explain_unknown_key(

@@ -43,7 +43,7 @@ VARIABLE_PREFIXES = (
     "AMD_", "GPU_MAX_", "HIP", "HSA_", "MIOPEN_", "ROCBLAS_", "ROCM_", "ROCR_", "TENSILE_",
     "IGC_", "IPEX_", "NEO", "ONEAPI_", "SYCL_", "UR_", "ZES_", "ZE_",
     "METAL_", "MTL_",
-    "PYTHON",
+    "NPY_", "PYTHON", "THP_",  # THP_: huge pages for torch's memory
     "SLURM_JOB_ID",
 )  # fmt: skip
 # Set by torch, Lightning, joblib and torchrun themselves, in processes where nobody has asked for it.

@@ -16,7 +16,7 @@ from laptime.environment import restraints, set_in_python, settings
 from laptime.errors import UserError, is_for_want_of_memory
 from laptime.machine import require_free_memory
 from laptime.noise import between, on_battery, read
-from laptime.quality import assess
+from laptime.quality import Quality, assess
 
 # What is timed, for those who read the figures.
 TIMED = (
@@ -30,18 +30,27 @@ _NEEDED = {50: 1, 95: 20, 99: 100}
 
 
 class Disturbances:
-    """What disturbs a measurement: what else this machine did since this was made, settings, and too many threads."""
+    """What disturbs a measurement: what else this machine did since this was made, settings, and too many threads.
 
-    def __init__(self) -> None:
-        self._before, self._own_s = read(), time.process_time()
+    Args:
+        cpu_s: the CPU time of what is measured, in seconds.
+    """
+
+    def __init__(self, cpu_s: Callable[[], float] = time.process_time) -> None:
+        self._cpu_s = cpu_s
+        self._before, self._own_s = read(), cpu_s()
 
     def found(self) -> list[str]:
         """In words; empty: nothing that would disturb a measurement."""
+        return list(self.quality().reasons)
+
+    def quality(self) -> Quality:
+        """The grade, with what disturbed in words."""
         cores = os.cpu_count() or 1
-        meanwhile = between(self._before, read(), time.process_time() - self._own_s, cores)
+        meanwhile = between(self._before, read(), self._cpu_s() - self._own_s, cores)
         slowed = restraints({**settings(), **set_in_python()})
         oversubscribed = torch.get_num_threads() > usable_cores()
-        return list(assess([meanwhile], [], cores, on_battery(), oversubscribed, restraints=slowed).reasons)
+        return assess([meanwhile], [], cores, on_battery(), oversubscribed, restraints=slowed)
 
 
 Call = Callable[[Tensor], Any]

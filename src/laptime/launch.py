@@ -43,6 +43,8 @@ _GRACE_S = 2.0
 _INTERRUPT_GRACE_S = 30.0
 # How long ranks under torchrun wait for the others' word before they are said to be dead; torchrun itself waits 30 s.
 _SILENCE_S = 10.0
+# As many descriptors as a process opens, as measured, to start ranks and to let them meet: of two each.
+_PIPES, _PIPES_PER_RANK = 6, 2
 
 
 def launch(
@@ -208,7 +210,7 @@ def backend_of(config: Mapping[str, Any]) -> str:
     backend: str = config["strategy"]["backend"]
     if backend != "auto":
         return backend
-    return {"cuda": "nccl", "xpu": "xccl"}.get(_accelerator(config) or "", "gloo")
+    return {"cuda": "nccl", "xpu": "xccl"}.get(accelerator_of(config) or "", "gloo")
 
 
 def num_ranks(config: Mapping[str, Any]) -> int:
@@ -216,7 +218,7 @@ def num_ranks(config: Mapping[str, Any]) -> int:
     world_size: int | str = config["strategy"]["world_size"]
     if isinstance(world_size, int):
         return world_size
-    return torch.accelerator.device_count() if _accelerator(config) else 1
+    return torch.accelerator.device_count() if accelerator_of(config) else 1
 
 
 def threads_per_rank(config: Mapping[str, Any], sweep_world_size: int | None = None) -> int:
@@ -233,7 +235,7 @@ def will_be_hashed(
     """What the run's `hashed_config` will be on this machine, shared by so many runs of its sweep."""
     threads = threads_per_rank(config, (sweep_world_size or 1) * runs_at_once)
     config = {**config, "runs_at_once": runs_at_once}
-    return hashed_config(config, _accelerator(config) or "cpu", num_ranks(config), threads)
+    return hashed_config(config, accelerator_of(config) or "cpu", num_ranks(config), threads)
 
 
 def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list[Rank]:
@@ -269,8 +271,9 @@ def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list
 
 def _stays_here(config: Mapping[str, Any], sweep_world_size: int | None) -> bool:
     """Whether the run trains in this process: one plain rank, and no sweep whose runs would warm each other."""
-    # A mapped file that becomes shorter ends the process that reads it: somebody must be left to say so.
-    may_end = config["dataset"].get("pipeline") == "mapped"
+    # A mapped file that becomes shorter ends the process that reads it: somebody must be left to say so, or, with
+    # strategy.max_restarts, to start it again.
+    may_end = config["dataset"].get("pipeline") == "mapped" or config["strategy"]["max_restarts"] > 0
     wrapped = config["strategy"]["wrap_single_rank"]
     alone = num_ranks(config) == 1 and sweep_world_size is None and not wrapped
     return alone and not may_end and not settings_have_changed()  # which torch has read in this process
@@ -278,7 +281,7 @@ def _stays_here(config: Mapping[str, Any], sweep_world_size: int | None) -> bool
 
 def _check_devices(config: Mapping[str, Any], world_size: int, local_world_size: int) -> None:
     """Refuse what the devices of this machine can't do: `world_size` ranks, `local_world_size` of them here."""
-    accelerator = _accelerator(config)
+    accelerator = accelerator_of(config)
     if accelerator == "mps" and world_size > 1:
         raise UserError(
             f"strategy.world_size={world_size}: a Mac has one MPS device, and gloo can't average tensors on it. "
@@ -303,7 +306,7 @@ def _check_devices(config: Mapping[str, Any], world_size: int, local_world_size:
             raise UserError(f"strategy.comm_hook=shared_memory: only on Linux can processes share it so. {instead}")
 
 
-def _accelerator(config: Mapping[str, Any]) -> str | None:
+def accelerator_of(config: Mapping[str, Any]) -> str | None:
     """The accelerator that will train: cuda, mps or xpu; None: the CPU, as was asked or as what is left."""
     available = available_accelerator()
     return available if config["device"]["name"] in ("auto", "accelerator", available) else None
@@ -452,6 +455,7 @@ def _run_processes(
     strategy = config["strategy"]
     group = len(ranks) > 1 or strategy["wrap_single_rank"]
     children: list[_Child] = []
+    _require_file_descriptors(len(ranks))
     with meeting(strategy, group) as address:
         try:
             for rank in ranks:
@@ -471,6 +475,21 @@ def _run_processes(
     first = children[0].outcome
     assert first is not None and first.record is not None
     return first.record
+
+
+def _require_file_descriptors(world_size: int) -> None:
+    """Find out whether this process may open what it needs for its ranks: torch's store waits in vain for a socket.
+
+    Raises:
+        OSError: EMFILE, it may not.
+    """
+    opened: list[int] = []
+    try:
+        for _ in range(_PIPES + world_size * _PIPES_PER_RANK):
+            opened += os.pipe()
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 @contextmanager

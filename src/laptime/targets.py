@@ -197,11 +197,17 @@ def build(group: str, node: Mapping[str, Any], kind: type = object, **given: Any
             raise
         first = _first_line(error)
         key = first.partition("=")[0]
-        prefix = f"{group}." if key in arguments else f"{group}={getattr(target, '__name__', target)}: "
+        prefix = f"{group}." if key in arguments else f"{shown(group, node)}: "
         raise UserError(f"{prefix}{first}") from error
     if not isinstance(made, kind):
         raise _of_another_kind(group, node, type(made), kind)
     return made
+
+
+def shown(group: str, node: Mapping[str, Any]) -> str:
+    """A group with its arguments, as a constructor call: which of them is wrong, its own error may not say."""
+    arguments = [f"{key}={_as_typed(value)}" for key, value in node.items() if not key.startswith("_")]
+    return f"{group}={str(node.get('_target_')).rpartition('.')[2]}({', '.join(arguments)})"
 
 
 def _made(key: str, value: Any) -> Any:

@@ -180,6 +180,9 @@ def _train(
                 else:
                     reason, how = "callback", "a callback asked for it"
                 log.info("stopped early: %s", how)
+            elif trainer.max_epochs != settings["epochs"]:
+                reason = "callback"
+                log.info("a callback set trainer.max_epochs=%s", trainer.max_epochs)
         except TimeLimitReached:
             reason = "time_limit"
             log.info("stopped by training.time_limit_s=%s; the broken epoch is not recorded", settings["time_limit_s"])
@@ -411,7 +414,7 @@ def _try_optimizer(module: Classifier, config: Mapping[str, Any]) -> torch.optim
     except Exception as error:
         if is_for_want_of_memory(error):
             raise
-        raise UserError(f"optimizer={config['optimizer']['_target_']}: can't take a step ({error}).") from error
+        raise UserError(f"{targets.shown('optimizer', config['optimizer'])}: can't take a step ({error}).") from error
     try:
         scheduler = built.get("lr_scheduler")
         if isinstance(scheduler, ReduceLROnPlateau):
@@ -421,7 +424,7 @@ def _try_optimizer(module: Classifier, config: Mapping[str, Any]) -> torch.optim
     except Exception as error:
         if is_for_want_of_memory(error):
             raise
-        raise UserError(f"scheduler={config['scheduler']['_target_']}: can't take a step ({error}).") from error
+        raise UserError(f"{targets.shown('scheduler', config['scheduler'])}: can't take a step ({error}).") from error
     optimizer: torch.optim.Optimizer = built["optimizer"]
     return optimizer
 

@@ -132,6 +132,25 @@ def test_a_figure_that_is_no_number_is_damage(figure, value, write, work_folder)
 
 
 @pytest.mark.parametrize(
+    ("cut", "training", "num_missing"),
+    [
+        (slice(0, 2), {"epochs": 4, "checkpoint": None}, 2),  # the last epochs
+        (slice(2, 4), {"epochs": 4, "checkpoint": None}, 2),  # the first
+        (slice(2, 4), {"epochs": 4, "checkpoint": "other"}, 0),  # which another run has trained
+        (slice(0, 4, 3), {"epochs": 4}, 2),  # in between
+        (slice(0, 4), {"epochs": 4, "checkpoint": None}, 0),
+    ],
+)
+def test_epochs_that_a_file_has_lost_are_counted(cut, training, num_missing, write, work_folder):
+    sections = {"config": {"training": training}, "result": {"stop_reason": "epochs"}}
+    path = write(Path("run"), [1.0, 1.0, 1.0, 1.0], sections=sections) / EPOCHS_FILE
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *rows[cut]]) + "\n")
+    (run,), _ = load_runs([Path()])
+    assert run.remarks == ((f"epochs.csv lacks {num_missing} of the run's epochs",) if num_missing else ())
+
+
+@pytest.mark.parametrize(
     ("column", "value"),
     [("attempt", "inf"), ("rank", "-1"), ("rank", "0.5"), ("epoch", "1e300"), ("epoch_time_s", "inf"),
      ("epoch_time_s", "0"), ("num_samples", "-5"), ("num_samples", "x"), ("is_warmup", "maybe")],

@@ -108,6 +108,13 @@ def test_a_callback_that_stops_a_run_is_no_early_stopping(capfd):
     assert "stopped early: a callback asked for it" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_callback_that_chooses_the_number_of_epochs_is_the_reason(epochs):
+    record = laptime.run([*SHORT, f"+callbacks.x={{_target_:stop_within_epoch.TrainFor,epochs:{epochs}}}"])
+    assert record["result"]["stop_reason"] == "callback"
+    assert read_epochs(Path(record["config"]["run_dir"]))["epoch"].to_list() == list(range(epochs))
+
+
 def test_values_that_lightnings_callbacks_log_by_steps_are_written():
     monitor = f"+callbacks.x={{_target_:{LIGHTNING}.LearningRateMonitor,logging_interval:step}}"
     # Lightning logs every 50 steps; an epoch has 75, at rates of 0.001 and 0.0001.

@@ -24,3 +24,13 @@ class FailAtBatch(Callback):
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert batch_idx < self.batch
+
+
+class TrainFor(Callback):
+    """Sets the number of epochs when the training starts."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        trainer.fit_loop.max_epochs = self.epochs

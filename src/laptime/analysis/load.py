@@ -121,8 +121,10 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
         elif epochs["is_warmup"].all():
             skipped.append(Skipped(path, "no epoch after the warm-up"))
         else:
-            remarks = (f"{num_torn} rows of {EPOCHS_FILE} can't be read",) if num_torn else ()
-            runs.append(Run(path, record, ranks, epochs, remarks))
+            remarks = [f"{num_torn} rows of {EPOCHS_FILE} can't be read"] if num_torn else []
+            if num_missing := _num_missing(record, epochs):
+                remarks.append(f"{EPOCHS_FILE} lacks {num_missing} of the run's epochs")
+            runs.append(Run(path, record, ranks, epochs, tuple(remarks)))
     return runs, sorted(skipped, key=lambda each: by_number(each.path))
 
 
@@ -274,6 +276,17 @@ def _tidy(read: Sequence[tuple[Path, Mapping[str, Any], pd.DataFrame]]) -> list[
         (of_ranks.get(number, none[0]), of_runs.get(number, none[1]), int(num_torn.get(number, 0)))
         for number in range(len(read))
     ]
+
+
+def _num_missing(record: Mapping[str, Any], epochs: pd.DataFrame) -> int:
+    """How many epochs a run has trained that its file doesn't have, as far as its record tells."""
+    first, last = int(epochs["epoch"].min()), int(epochs["epoch"].max())
+    training = record["config"].get("training") or {}
+    if record["result"].get("stop_reason") == "epochs" and isinstance(training.get("epochs"), int):
+        last = max(last, training["epochs"] - 1)
+    if "checkpoint" in training and training["checkpoint"] is None:
+        first = 0
+    return last - first + 1 - len(epochs)
 
 
 def _reason(error: Exception) -> str:

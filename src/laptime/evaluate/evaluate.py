@@ -82,7 +82,7 @@ def evaluate(run: TrainedRun, config: Mapping[str, Any]) -> dict[str, Any]:
         "torch": torch_build(),
         "dataset": {"name": data.data.name, "num_test": data.num_test, "checksum": data.checksum},
         "result": {"test_accuracy": predictions.accuracy, "test_loss": predictions.loss},
-        "recorded": _recorded(run, predictions, data, device),
+        "recorded": _recorded(run, predictions, data, device, precision),
         "macro": {key: float(np.mean(classes[key])) for key in ("precision", "recall", "f1")},
         "per_class": classes.to_dict("records"),
         "confusion_matrix": matrix.tolist(),
@@ -104,7 +104,9 @@ def _latency(
     return [asdict(measure(batch_size=size)["network"]) for size in settings["batch_sizes"]]
 
 
-def _recorded(run: TrainedRun, predictions: Predictions, data: DataModule, device: Device) -> dict[str, Any]:
+def _recorded(
+    run: TrainedRun, predictions: Predictions, data: DataModule, device: Device, precision: str
+) -> dict[str, Any]:
     """What the run itself found in its test, and whether this is the same; null: not to be compared.
 
     The run tested the weights of its last checkpoint, unless a time limit broke off an epoch after that.
@@ -122,6 +124,8 @@ def _recorded(run: TrainedRun, predictions: Predictions, data: DataModule, devic
         reasons.append("these are other data")
     if run.record["device"]["used"] != device.used:
         reasons.append(f"the run used {run.record['device']['used']}")
+    if run.config["training"]["precision"] != precision:
+        reasons.append(f"the run used training.precision={run.config['training']['precision']}")
     hits = None if accuracy is None else round(accuracy * len(predictions.labels))
     return {
         "test_accuracy": accuracy,

@@ -22,6 +22,10 @@ Examples
   python -m laptime.tune lr model=cnn optimizer=sgd --plot lr.png"""
 
 
+# Which of the two each flag belongs to.
+_FLAGS = {"batch_size": ("limit",), "lr": ("lowest", "highest", "steps", "plot")}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 1 where nothing was found, 2 for a mistake in what was typed, 130 for Ctrl-C."""
     from laptime.console import StderrHandler, show_whatever_can_be_shown
@@ -49,23 +53,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for train.py: group=option, key=value")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder with options of your own, as for train.py")
     parser.add_argument(
-        "--limit", default="120", metavar="S", help="batch_size: start nothing that ends after S seconds; default: 120"
+        "--limit", metavar="S", help="batch_size: start nothing that ends after S seconds; default: 120"
     )
-    parser.add_argument("--lowest", default="1e-6", metavar="LR", help="lr: of the first step; default: 1e-6")
-    parser.add_argument("--highest", default="1", metavar="LR", help="lr: of the last step; default: 1")
-    parser.add_argument("--steps", default="100", metavar="N", help="lr: optimizer steps; default: 100")
+    parser.add_argument("--lowest", metavar="LR", help="lr: of the first step; default: 1e-6")
+    parser.add_argument("--highest", metavar="LR", help="lr: of the last step; default: 1")
+    parser.add_argument("--steps", metavar="N", help="lr: optimizer steps; default: 100")
     parser.add_argument("--plot", metavar="FILE", help="lr: draw loss over learning rate, as .png, .svg or .pdf")
     return parser
 
 
 def _run(args: argparse.Namespace) -> int:
-    limit_s = _number("--limit", args.limit, "a number of seconds above 0, like 120")
-    lowest = _number("--lowest", args.lowest, "a learning rate above 0, like 1e-6")
-    highest = _number("--highest", args.highest, "a learning rate above --lowest, like 1", above=lowest)
-    num_steps = _steps(args.steps)
+    for what, flags in _FLAGS.items():
+        for flag in flags if what != args.what else ():
+            if (value := getattr(args, flag)) is not None:
+                raise UserError(f"--{flag} {value}: belongs to {what}. Leave it out.")
+    limit_s = _number("--limit", args.limit or "120", "a number of seconds above 0, like 120")
+    lowest = _number("--lowest", args.lowest or "1e-6", "a learning rate above 0, like 1e-6")
+    highest = _number("--highest", args.highest or "1", "a learning rate above --lowest, like 1", above=lowest)
+    num_steps = _steps(args.steps or "100")
     plot = None if args.plot is None else _file(args.plot)
-    if plot is not None and args.what != "lr":
-        raise UserError(f"--plot {args.plot}: belongs to lr. Leave it out.")
     config = _config(args)
 
     import pytorch_lightning as pl
@@ -98,6 +104,9 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
     from laptime.cli import check
     from laptime.compose import compose, find_own_classes, hydra_session, key_of
 
+    for typed in args.overrides:
+        if key_of(typed) in ("sweep.dry_run", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir"):
+            raise UserError(f"{typed}: has no effect here. Leave it out.")
     found = {"batch_size": "training.batch_size", "lr": "optimizer.lr"}[args.what]
     if typed := next((each for each in args.overrides if key_of(each) == found), None):
         raise UserError(f"{typed}: is what is to be found. Leave it out.")

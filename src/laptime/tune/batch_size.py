@@ -1,7 +1,6 @@
 """The batch size by trying it: real steps of the run's own model, until memory, time or data end it."""
 
 import itertools
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,16 +10,16 @@ from typing import Any
 import psutil
 import torch
 
-from laptime import noise
 from laptime.callbacks.epoch_timer import usage
 from laptime.classifier import Classifier
 from laptime.data.datamodule import DataModule
 from laptime.data.timed_loader import Batch
 from laptime.device import Device
 from laptime.errors import TrainingFailed, is_for_want_of_memory
+from laptime.latency import Disturbances
 from laptime.machine import available_memory_bytes
 from laptime.process_memory import peak_rss_bytes, reset_peak_rss
-from laptime.quality import Quality, assess
+from laptime.quality import Quality
 from laptime.ranks import Rank
 from laptime.stopping import StopRequest
 from laptime.training import build_data, build_module, build_network, name_of
@@ -111,7 +110,7 @@ def find(config: Mapping[str, Any], device: Device, limit_s: float, note: Callab
             raise TrainingFailed(_NOTHING_FITS) from error
         raise
     trials: list[Trial] = []
-    before, (cpu_before_s, _) = noise.read(), usage()
+    machine = Disturbances(lambda: usage()[0])
 
     def fits(batch_size: int) -> bool:
         trials.append(search.attempt(batch_size, trials))
@@ -144,10 +143,7 @@ def find(config: Mapping[str, Any], device: Device, limit_s: float, note: Callab
             too_large = middle
     if not largest:
         raise TrainingFailed(_NOTHING_FITS)
-    num_cores = os.cpu_count() or 1
-    meanwhile = noise.between(before, noise.read(), usage()[0] - cpu_before_s, num_cores)
-    quality = assess([meanwhile], [], num_cores, noise.on_battery())
-    fast = fast_enough(trials)
+    quality, fast = machine.quality(), fast_enough(trials)
     return Found(search.of_what, tuple(trials), device, search.budget_bytes, ended_by, largest, fast, quality)
 
 
