@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import laptime
 from laptime.cli import main
 from laptime.compose import config_dir
 from laptime.errors import UserError
@@ -198,6 +199,29 @@ def test_a_users_own_files_survive_a_mistake(refused, work_folder):
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("file", ["run.json", "epochs.csv", "plan.json", "multirun.yaml", "checkpoints/last.ckpt"])
+def test_a_directory_that_holds_a_run_is_known_without_hidden_files(file, call, work_folder):
+    path = work_folder / "copy" / file
+    path.parent.mkdir(parents=True)
+    path.write_text("kept")
+    for typed in (["hydra.run.dir=copy"], ["-m", "seed=1,2", "hydra.sweep.dir=copy"]):
+        done = call(*TINY, *typed)
+        assert done.returncode == 2 and done.stderr.startswith(f"error: {typed[-1]}: ")
+    assert [each for each in work_folder.rglob("*") if each.is_file()] == [path] and path.read_text() == "kept"
+
+
+@pytest.mark.parametrize("how", [iter, tuple, lambda overrides: (each for each in overrides)])
+def test_overrides_from_python_may_be_any_iterable(how, work_folder):
+    assert laptime.run(how([*TINY, "training.epochs=1"]))["dataset"]["name"] == "synthetic"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("wrong", [1, None, Path("seed=1"), b"seed=1", ["seed=1"]])
+def test_overrides_from_python_are_text(wrong):
+    with pytest.raises(UserError, match=r"^laptime\.run"):
+        laptime.run(["seed=1", wrong])
+
+
 def test_runs_that_want_the_same_directory_get_their_own(work_folder):
     first, second, third = (RunDir("outputs/12-00-00", may_move=True).path for _ in range(3))
     assert [path.name for path in (first, second, third)] == ["12-00-00", "12-00-00_1", "12-00-00_2"]

@@ -55,6 +55,18 @@ def test_a_copy_is_as_old_as_its_original_and_comes_after_it(work_folder):
     assert newest_runs()[0] == newest_
 
 
+def test_folders_behind_links_count_and_links_in_a_circle_end(work_folder):
+    make_run("outputs/day/old", 1)
+    elsewhere = make_run("elsewhere/new", 2)
+    Path("outputs/linked").symlink_to(elsewhere.parent.absolute())
+    (elsewhere.parent / "back").symlink_to(Path("outputs").absolute())
+    assert [run.name for run in newest_runs()] == ["new", "old"]
+    sweep = make_sweep("elsewhere/sweep", 3)
+    Path("multirun").mkdir()
+    Path("multirun/linked").symlink_to(sweep.absolute())
+    assert newest_sweeps() == [Path("multirun/linked")]
+
+
 def test_a_run_counts_by_its_last_start(work_folder):
     first = make_run("outputs/first", 1, attempts=[{"started_at": records.timestamp(NOON + 9 * HOUR_S)}])
     make_run("outputs/second", 2)

@@ -224,6 +224,12 @@ def test_schedulers_of_single_steps_are_refused_with_what_to_use(scheduler, conf
         build_all({**config, "scheduler": scheduler})
 
 
+@pytest.mark.parametrize("around", ["chained", "after_another"])
+def test_a_schedule_of_single_steps_within_another_scheduler_is_refused(around, config):
+    with pytest.raises(UserError, match=r"^scheduler\._target_=nested_parts\..*OneCycle"):
+        build_all({**config, "scheduler": node(f"own_one_cycle_{around}")})
+
+
 @pytest.mark.unit
 @pytest.mark.parametrize(
     "scheduler", [node(f"{TORCH}.ReduceLROnPlateau", mode="max"), node("OwnPlateau"), node("plateau_of_more")], ids=str

@@ -22,6 +22,8 @@ import laptime
 from laptime.compose import compose as compose_run
 from laptime.compose import config_dir, hydra_session, resolve, without_hydra
 from laptime.config import config_hashes, hashed_config
+from laptime.errors import UserError
+from laptime.export.__main__ import main as export
 from laptime.record import EPOCH_COLUMNS, new_record, read_epochs, read_record
 from tests.support import processes
 from tests.support.settings import NO_REPORT, QUICK, TINY
@@ -231,14 +233,34 @@ def learnable(count: int, shape: tuple[int, ...], generator: np.random.Generator
     return images.astype(np.uint8), labels.astype(np.uint8)
 
 
-def test_trains_on_fashion_mnist_files(work_folder):
-    # IDX: a magic number, the sizes as big-endian int32, the bytes.
+def write_fashion_mnist(folder: Path, seed: int = 0) -> None:
+    """600 training and 100 test images, as IDX: a magic number, the sizes as big-endian int32, the bytes."""
+    folder.mkdir(exist_ok=True)
     for prefix, count in (("train", 600), ("t10k", 100)):
-        images, labels = learnable(count, (28, 28), np.random.default_rng(count))
+        images, labels = learnable(count, (28, 28), np.random.default_rng(count + seed))
         header = struct.pack(">IIII", 0x803, count, 28, 28)
-        (work_folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes(), 1))
+        (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes(), 1))
         header = struct.pack(">II", 0x801, count)
-        (work_folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels.tobytes()))
+        (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels.tobytes()))
+
+
+def test_other_data_of_the_same_name_are_told_apart(work_folder):
+    write_fashion_mnist(work_folder / "a", 1)
+    write_fashion_mnist(work_folder / "b", 2)
+    (work_folder / "c").symlink_to("a")
+    typed = [*QUICK, "dataset=fashion_mnist", "dataset.verify=false", "dataset.limit=200"]
+    laptime.run([*typed, "dataset.root=a", "training.epochs=1", "hydra.run.dir=first"])
+    on = [*typed, "training.checkpoint=first", "training.epochs=2"]
+    with pytest.raises(UserError, match=r"^training\.checkpoint=first.*checksum"):
+        laptime.run([*on, "dataset.root=b"])
+    assert laptime.run([*on, "dataset.root=c"])["status"] == "completed"
+    for root, is_other in (("a", False), ("b", True)):
+        assert export(["run=first", "format=torch_export", "latency.batch_sizes=[]", f"dataset.root={root}"]) == 0
+        assert json.loads(Path("first/export/export.json").read_text())["has_other_data"] is is_other
+
+
+def test_trains_on_fashion_mnist_files(work_folder):
+    write_fashion_mnist(work_folder)
     record = laptime.run(
         [*QUICK, "dataset=fashion_mnist", "dataset.root=.", "dataset.verify=false", "training.epochs=8",
          "training.batch_size=16"]

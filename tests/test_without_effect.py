@@ -26,6 +26,13 @@ SWEEP = ["-m", "seed=1,2"]
         (["dataset.num_workers=3"], "dataset.pipeline=workers"),
         (["measure.sample_interval_s=null", "measure.memory_warning=0.5"], "measure.sample_interval_s"),
         (["run_label=mine"], "hydra.run.dir"),
+        (["optimized_metric=test_loss"], "-m"),
+        (["hydra.verbose=true"], "logging"),
+        ([*SWEEP, "hydra/job_logging=default"], "logging"),
+        (["dataset.root=/nowhere"], "dataset=synthetic"),
+        (["dataset.val_fraction=0", "callbacks.checkpoint.save_best=false"], "dataset.val_fraction"),
+        ([*SWEEP, "hydra.run={dir:x}"], "hydra.run.dir"),
+        (["hydra.sweep={dir:x}"], "hydra.sweep.dir"),
     ],
 )
 def test_what_would_change_nothing_is_refused(typed, needs, call, work_folder):
@@ -52,6 +59,17 @@ def test_what_matters_in_one_of_the_runs_is_taken(typed, call, work_folder):
     done = call("-m", *TINY, *typed, "sweep.dry_run=true")
     assert done.returncode == 0, done.stderr
     assert not list(work_folder.iterdir())
+
+
+@pytest.mark.parametrize("how", [["--config-dir", "own"], ["hydra.searchpath=[own]"]])
+@pytest.mark.parametrize("name", ["model/mlp.yaml", "experiment/strong_scaling.yaml", "config.yaml"])
+def test_an_option_that_hydra_would_not_find_is_refused(name, how, call, work_folder):
+    path = work_folder / "own" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("seed: 7\n")
+    done = call(*how, *TINY)
+    assert done.returncode == 2 and name in done.stderr
+    assert [each.name for each in work_folder.iterdir()] == ["own"]
 
 
 def test_a_resumed_sweep_refuses_them_as_well(two_runs, call):

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
+def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Train and measure once, from Python: what `python train.py OVERRIDES` does.
 
         record = laptime.run(["model=cnn", "training.epochs=1"])
@@ -46,6 +46,10 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
     show_whatever_can_be_shown()
     if isinstance(overrides, str):
         raise UserError(f'laptime.run("{overrides}"): takes a list. Write laptime.run(["{overrides}"]).')
+    overrides = list(overrides)  # of a generator, which gives them once
+    for override in overrides:
+        if not isinstance(override, str):
+            raise UserError(f"laptime.run([{override!r}]): an override is text, like 'training.epochs=1'.")
     command = ["laptime.run", *overrides]
     try:
         return _run_once(for_hydra(overrides), time.time(), command)

@@ -66,6 +66,7 @@ def hydra_session(extra_config_dir: str | None = None, conf: Path | None = None)
         folder = Path(extra_config_dir).absolute()
         if not folder.is_dir():
             raise UserError(f"--config-dir {extra_config_dir}: there is no such folder.")
+        _refuse_names_of_ours(f"--config-dir {extra_config_dir}", folder)
         search_path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
     # An earlier run of this process may have left its settings: `${hydra:...}` would take its values from them.
@@ -76,6 +77,17 @@ def hydra_session(extra_config_dir: str | None = None, conf: Path | None = None)
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = before
         restore_gh_from_backup(backup)
+
+
+def _refuse_names_of_ours(typed: str, folder: Path) -> None:
+    """Refuse a folder with an option that Laptime has under the same name: Hydra would take Laptime's."""
+    ours = config_dir()
+    if folder.resolve() == ours.resolve():
+        return
+    for path in sorted(ours.rglob("*.yaml")):
+        name = path.relative_to(ours)
+        if (folder / name).is_file():
+            raise UserError(f"{typed}: {name} is one of Laptime's own files, which Hydra finds first. Rename yours.")
 
 
 def find_own_classes(extra_config_dir: str | None) -> None:
@@ -102,10 +114,15 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
     with_null = next((each for each in overrides if "\0" in each), None)
     if with_null is not None:  # no command line can hold it, but a list in Python can
         raise UserError(f"'{printable(with_null)}': holds a null character. Leave it out.")
+    for override in overrides:
+        if key_of(override) in ("hydra", "hydra.run", "hydra.sweep"):
+            raise UserError(f"{override}: sets several keys at once. Write each by itself: {key_of(override)}.dir=...")
     overrides = with_its_sweeper(overrides)
     _refuse_no_option(hydra, overrides)
     try:
         return _composed(hydra, name, overrides)
+    except UserError:
+        raise
     except Exception as error:  # of many kinds, ANTLR's and Python's own among them
         message = tidy(_explain(hydra, overrides, name, error), overrides)
         raise UserError(_with_its_override(hydra, overrides, name, message)) from error
@@ -115,7 +132,11 @@ def _composed(hydra: Hydra, name: str, overrides: Sequence[str], mode: RunMode =
     """What Hydra composes; it warns of a folder of `hydra.searchpath` that is missing, which is an error here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", r".*path=.* is not\s+available", UserWarning)
-        return hydra.compose_config(name, list(overrides), run_mode=mode, with_log_configuration=False)
+        composed = hydra.compose_config(name, list(overrides), run_mode=mode, with_log_configuration=False)
+    for place in composed.hydra.searchpath:
+        if (folder := Path(str(place).removeprefix("file://"))).is_dir():
+            _refuse_names_of_ours(f"hydra.searchpath=[{place}]", folder)
+    return composed
 
 
 def experiment_of(composed: DictConfig) -> str | None:

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLR
 from laptime import targets
 from laptime.data.image_data import ImageData
 from laptime.errors import UserError
+from laptime.schedulers.step_schedule import StepSchedule
 
 KINDS: dict[str, type] = {
     "dataset": ImageData,
@@ -89,6 +90,11 @@ def build(config: Mapping[str, Any], key: str, **given: Any) -> Any:
     made = targets.build(key, node, KINDS[group], **given)
     for part in _parts(made):
         _refuse_part(group, key, node, type(part))
+        if isinstance(part, StepSchedule) and part is not made:
+            raise UserError(
+                f"{key}._target_={node['_target_']}: {type(part).__name__} moves the learning rate at every optimizer "
+                f"step, and {type(made).__name__} is stepped once an epoch. Name {type(part).__name__} alone."
+            )
         monitor, mode = (getattr(part, attribute, None) for attribute in ("monitor", "mode"))
         _check_watched(key, node, type(part), monitor, mode, config)
     return made

@@ -141,9 +141,16 @@ _MAY_CHANGE = {
 }  # fmt: skip
 
 
-def identity(config: Mapping[str, Any], world_size: int) -> dict[str, Any]:
+_CHECKSUM = "dataset checksum"
+
+
+def identity(config: Mapping[str, Any], world_size: int, checksum: str | None = None) -> dict[str, Any]:
     """What a checkpoint must share with the run that goes on from it: all that decides what is learnt, by full key;
-    secrets masked, for it is written into the checkpoint."""
+    secrets masked, for it is written into the checkpoint.
+
+    Args:
+        checksum: of the data; None: it is not known, and not compared.
+    """
     config = mask(config)
     groups = ("dataset", "model", "optimizer", "scheduler", "training")
     keys = {
@@ -152,6 +159,8 @@ def identity(config: Mapping[str, Any], world_size: int) -> dict[str, Any]:
         for key, value in config[group].items()
         if key not in _MAY_CHANGE.get(group, ()) and not (group == "training" and key in OFF and value == OFF[key])
     }
+    if checksum is not None:
+        keys[_CHECKSUM] = checksum
     return keys | {"seed": config["seed"], "strategy.world_size": world_size}
 
 
@@ -224,9 +233,10 @@ def epochs_trained(checkpoint: Mapping[str, Any]) -> int:
 
 
 def differences_between(there: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """What two identities don't share, in words."""
+    """What two identities don't share, in words. A checksum that one of them lacks is not compared."""
+    keys = dict.fromkeys([*expected, *there])
+    if not (_CHECKSUM in there and _CHECKSUM in expected):
+        keys.pop(_CHECKSUM, None)
     return [
-        f"{key} {there.get(key)} there, {expected.get(key)} here"
-        for key in dict.fromkeys([*expected, *there])
-        if there.get(key) != expected.get(key)
+        f"{key} {there.get(key)} there, {expected.get(key)} here" for key in keys if there.get(key) != expected.get(key)
     ]

@@ -10,7 +10,7 @@ import psutil
 
 from laptime.environment import hostname_hash
 from laptime.errors import UserError
-from laptime.record import write_atomically
+from laptime.record import CHECKPOINT_DIR, EPOCHS_FILE, PLAN_FILE, RUN_FILE, SWEEP_FILE, write_atomically
 
 try:
     import fcntl
@@ -19,6 +19,8 @@ except ImportError:  # Windows
 
 # Whoever makes this file first has the directory. It says which process that is; of a sweep it is locked.
 _RESERVED = ".laptime"
+# What tells the directory of a run or a sweep.
+_OF_A_RUN = {RUN_FILE, EPOCHS_FILE, PLAN_FILE, SWEEP_FILE, CHECKPOINT_DIR}
 _used: dict[Path, TextIO] = {}
 # The system's figure of when a process started may move by seconds when its clock is set.
 _CLOCK_S = 10.0
@@ -48,6 +50,8 @@ class RunDir:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._before = set(self.path.iterdir())
+                if {each.name for each in self._before} & _OF_A_RUN:  # a copy may lack hidden files
+                    raise FileExistsError
                 (self.path / _RESERVED).touch(exist_ok=False)
                 return
             except FileExistsError as error:

@@ -279,6 +279,9 @@ def require_search(composed: DictConfig, num_trials: int) -> None:
     names = [str(each) for each in metrics] if OmegaConf.is_list(metrics) else [str(metrics)]
     if metrics is None:
         raise UserError("optimized_metric=null: a search needs an objective, like optimized_metric=val_accuracy.")
+    for name in names:
+        if name.startswith("val_") and not OmegaConf.select(composed, "dataset.val_fraction", default=1):
+            raise UserError(f"optimized_metric={name}: needs validation, and dataset.val_fraction=0 leaves none.")
     asked = list(asked) if OmegaConf.is_list(asked) else [asked]
     given = [str(getattr(each, "name", each)) for each in asked]
     wanted = ["maximize" if is_maximised(name) else "minimize" for name in names]

@@ -113,7 +113,7 @@ def _train(
     if rank.is_first:
         records.write_record(run_dir, record)
 
-    identity = resume.identity(config, rank.world_size)
+    identity = resume.identity(config, rank.world_size, data.checksum)
     module = build_module(config, network, device, stop, identity, rank, len(data.train_batch_sizes()))
     shards = _shards_optimizer(config, _try_optimizer(module, config), own_callbacks, rank)
     records.update(record, "strategy", shards_optimizer=shards)

@@ -31,7 +31,7 @@ class _Rule:
     needs: str
 
     def covers(self, key: str) -> bool:
-        return any(key == each or (each.endswith(".") and key.startswith(each)) for each in self.keys)
+        return any(key == each or (each.endswith(".") and f"{key}.".startswith(each)) for each in self.keys)
 
 
 def _has_ranks_that_meet(config: Config, is_sweep: bool) -> bool:
@@ -53,6 +53,26 @@ _RULES = (
         ("sweep.", "hydra/launcher", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.", "hydra.sweep."),
         lambda config, is_sweep: is_sweep,
         "is for sweeps. Add -m, or leave it out.",
+    ),
+    _Rule(
+        ("optimized_metric",),
+        lambda config, is_sweep: is_sweep,
+        "is what a sweep is searched or compared by. Add -m, or leave it out.",
+    ),
+    _Rule(
+        ("hydra.verbose", "hydra/job_logging", "hydra/hydra_logging", "hydra.job_logging.", "hydra.hydra_logging."),
+        lambda config, is_sweep: False,
+        "has no effect: Laptime sets up logging itself, for every rank. Leave it out.",
+    ),
+    _Rule(
+        ("dataset.root", "dataset.verify"),
+        lambda config, is_sweep: config["dataset"].get("_target_") != "laptime.data.synthetic.Synthetic",
+        "has no effect: dataset=synthetic makes its images and reads no files. Leave it out.",
+    ),
+    _Rule(
+        ("callbacks.checkpoint.save_best",),
+        lambda config, is_sweep: bool(config["dataset"].get("val_fraction", 1)),
+        "needs a validation loss, and dataset.val_fraction=0 leaves none. Leave it out.",
     ),
     _Rule(
         ("hydra.run.dir",),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 from html.parser import HTMLParser
 from pathlib import Path
@@ -200,6 +201,30 @@ def test_gate_fails_where_throughput_fell_beyond_interval_and_tolerance(slower, 
         write(Path(f"now/{seed}"), [9.0, slower * epoch_s], seed=seed, sections={"environment": {"code_hash": "newer"}})
     assert main(["then"]) == 0
     assert gate("--tolerance", "0.05") == code
+
+
+@pytest.mark.parametrize("speed", [True, math.inf, math.nan, 0, -1, "1"])
+def test_a_speed_that_is_none_is_refused(speed, write, work_folder):
+    write(Path("then/0"), [9.0, 1.0])
+    write(Path("now/0"), [9.0, 1.0])
+    main(["then"])
+    summary = Path("then/summary/summary.json")
+    content = json.loads(summary.read_text())
+    content["groups"][0]["samples_per_s"] = [speed]
+    summary.write_text(json.dumps(content))
+    assert gate() == 2
+
+
+def test_gate_says_when_it_can_not_know_the_machine(write, work_folder, capsys):
+    write(Path("then/0"), [9.0, 1.0])
+    write(Path("now/0"), [9.0, 1.0])
+    main(["then"])
+    summary = Path("then/summary/summary.json")
+    content = json.loads(summary.read_text())
+    del content["groups"][0]["conditions"]
+    summary.write_text(json.dumps(content))
+    assert gate() == 0
+    assert "machine" in capsys.readouterr().out.partition("gate:")[2]
 
 
 def test_gate_fails_where_a_kept_group_is_missing_or_was_on_another_machine(write, work_folder, capsys):

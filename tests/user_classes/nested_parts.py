@@ -8,7 +8,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
+from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
+
+from laptime.schedulers.one_cycle import OneCycle
 
 
 class Layers(nn.Sequential):
@@ -101,6 +103,16 @@ def one_cycle(optimizer: Optimizer) -> LRScheduler:
 
 def one_cycle_after_another(optimizer: Optimizer) -> LRScheduler:
     return SequentialLR(optimizer, [StepLR(optimizer, 1), OneCycleLR(optimizer, 0.1, total_steps=100)], [1])
+
+
+def own_one_cycle_chained(optimizer: Optimizer, num_steps_per_epoch: int) -> LRScheduler:
+    return ChainedScheduler([OneCycle(optimizer, 2, num_steps_per_epoch, 0.3, 0.04, 1e-4), StepLR(optimizer, 1)])
+
+
+def own_one_cycle_after_another(optimizer: Optimizer, num_steps_per_epoch: int) -> LRScheduler:
+    return SequentialLR(
+        optimizer, [StepLR(optimizer, 1), OneCycle(optimizer, 2, num_steps_per_epoch, 0.3, 0.04, 1e-4)], [1]
+    )
 
 
 def step_after_step(optimizer: Optimizer) -> LRScheduler:

@@ -1,6 +1,7 @@
 """A gate for CI: has throughput fallen since a summary that was kept?"""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,10 @@ def _check(group: Group, kept: Mapping[str, Any], tolerance: float) -> Check:
     then = [1 / float(value) for value in kept["samples_per_s"]]
     change, interval = ratio(then, group.seconds_per_sample), ratio_interval(then, group.seconds_per_sample)
     fallen = change < 1 - tolerance and (interval is None or interval.high < 1)
-    return Check(group.label, change, interval, fallen, "; ".join(_unlike(group, kept, CONDITIONS)))
+    remarks = _unlike(group, kept, CONDITIONS)
+    if "machine" not in (kept.get("conditions") or {}):
+        remarks.append("the kept summary does not say which machine it is of")
+    return Check(group.label, change, interval, fallen, "; ".join(remarks))
 
 
 def _unlike(group: Group, kept: Mapping[str, Any], names: Sequence[str]) -> list[str]:
@@ -82,12 +86,16 @@ def _key(group: Group) -> str:
     return str(group.first["group_hash"])
 
 
+def _is_speed(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
 def _read(path: Path) -> list[Mapping[str, Any]]:
     try:
         groups: list[Mapping[str, Any]] = json.loads(path.read_bytes())["groups"]
         for group in groups:
             speeds, conditions = group["samples_per_s"], group.get("conditions") or {}
-            if not speeds or not all(value > 0 for value in speeds) or not isinstance(conditions, dict):
+            if not speeds or not all(map(_is_speed, speeds)) or not isinstance(conditions, dict):
                 raise ValueError
             str(group["group_hash"])
         return groups

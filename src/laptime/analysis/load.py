@@ -122,8 +122,11 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
             skipped.append(Skipped(path, "no epoch after the warm-up"))
         else:
             remarks = [f"{num_torn} rows of {EPOCHS_FILE} can't be read"] if num_torn else []
-            if num_missing := _num_missing(record, epochs):
+            num_missing = _num_missing(record, epochs)
+            if num_missing > 0:
                 remarks.append(f"{EPOCHS_FILE} lacks {num_missing} of the run's epochs")
+            elif num_missing < 0:
+                remarks.append(f"{EPOCHS_FILE} has {-num_missing} epochs more than the run has trained")
             runs.append(Run(path, record, ranks, epochs, tuple(remarks)))
     return runs, sorted(skipped, key=lambda each: by_number(each.path))
 
@@ -279,11 +282,11 @@ def _tidy(read: Sequence[tuple[Path, Mapping[str, Any], pd.DataFrame]]) -> list[
 
 
 def _num_missing(record: Mapping[str, Any], epochs: pd.DataFrame) -> int:
-    """How many epochs a run has trained that its file doesn't have, as far as its record tells."""
+    """How many epochs of a run its file lacks, as far as its record tells; below 0: it has more than there were."""
     first, last = int(epochs["epoch"].min()), int(epochs["epoch"].max())
     training = record["config"].get("training") or {}
     if record["result"].get("stop_reason") == "epochs" and isinstance(training.get("epochs"), int):
-        last = max(last, training["epochs"] - 1)
+        last = training["epochs"] - 1
     if "checkpoint" in training and training["checkpoint"] is None:
         first = 0
     return last - first + 1 - len(epochs)

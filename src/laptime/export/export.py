@@ -89,6 +89,7 @@ def export(
             "std": list(data.data.std),
         },
         "trained_precision": run.config["training"]["precision"],
+        "has_other_data": data.checksum != run.record["dataset"]["checksum"],
         "tolerance": config["tolerance"],
         "timed": latency.TIMED,
         "disturbances": disturbances,

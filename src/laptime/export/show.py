@@ -70,6 +70,8 @@ def _remarks(console: Console, report: Mapping[str, Any]) -> None:
         lines += [f"{each['name']}: {note}" for note in each["notes"]]
         if each["int8_layers"]:
             lines.append(f"{each['name']}: int8 in {', '.join(each['int8_layers'])}")
+    if report["has_other_data"]:
+        lines.append("These are other data than those that the run was tested on: its accuracy is not to be compared.")
     if report["trained_precision"] != "32-true":
         lines.append(f"The run trained in {report['trained_precision']}; all figures here are of float32.")
     lines += [f"{each['name']}: left out, {each['reason']}" for each in report["left_out"]]
