@@ -2,7 +2,7 @@
 
 import sys
 
-from laptime.evaluate.__main__ import main
+from laptime.evaluation.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from laptime.export.__main__ import main
+from laptime.exporting.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

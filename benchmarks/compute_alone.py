@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.callbacks import Callback
 
-from laptime.classifier import Classifier
-from laptime.data.timed_loader import TimedLoader
-from laptime.record import read_epochs
+from laptime.lap.timed_loader import TimedLoader
+from laptime.record.files import read_epochs
+from laptime.training.classifier import Classifier
 from ratios import Comparison, Measured, add_arguments, report, run_here
 
 GOAL = 1.10

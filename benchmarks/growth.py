@@ -33,10 +33,10 @@ import psutil
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from laptime import record as records
-from laptime.callbacks import epoch_recorder
-from laptime.callbacks.epoch_timer import EpochTimer
-from laptime.record import parse_timestamp, read_epochs
+from laptime.lap import epoch_recorder
+from laptime.lap.epoch_timer import EpochTimer
+from laptime.record import files as records
+from laptime.record.files import parse_timestamp, read_epochs
 from ratios import SHORT, TRAIN, run_here
 
 

@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import torch.nn.functional as F
 
-from laptime.compose import compose, config_dir, hydra_session, resolve, without_hydra
-from laptime.record import new_record, read_epochs, read_record
-from laptime.targets import build
+from laptime.config.compose import compose, config_dir, hydra_session, resolve, without_hydra
+from laptime.config.targets import build
+from laptime.record.files import new_record, read_epochs, read_record
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 STRATEGIES = ("strategy=single", "strategy=ddp strategy.wrap_single_rank=true", "strategy=ddp strategy.world_size=2")

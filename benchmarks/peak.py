@@ -15,11 +15,11 @@ import time
 import torch
 from torch import nn
 
-from laptime.compose import compose, hydra_session, resolve, without_hydra
-from laptime.device import resolve as resolve_device
-from laptime.peak import _DTYPES, probe
-from laptime.ranks import Rank
-from laptime.targets import build
+from laptime.config.compose import compose, hydra_session, resolve, without_hydra
+from laptime.config.targets import build
+from laptime.machine.device import resolve as resolve_device
+from laptime.measure.peak import _DTYPES, probe
+from laptime.ranks.rank import Rank
 
 
 def products(network: nn.Module, batch_size: int) -> dict[tuple[int, int, int], str]:

@@ -22,13 +22,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from laptime.compose import compose, hydra_session, resolve, without_hydra
+from laptime.config.compose import compose, hydra_session, resolve, without_hydra
+from laptime.config.targets import build
 from laptime.data.augment import FlipAndRotate, Normalize
 from laptime.data.image_data import split
 from laptime.data.memory import MemoryPipeline
 from laptime.data.order import EpochOrder
 from laptime.models.mlp import MLP
-from laptime.targets import build
 from ratios import run_apart
 
 EXTRA_EPOCHS = 1  # the first one is a warm-up on both sides

@@ -294,6 +294,6 @@ def _dashes(comparisons: Sequence[Comparison]) -> str:
 
 
 def _machine() -> str:
-    from laptime.device import cpu_name, usable_cores  # loads torch, which a side sets up first
+    from laptime.machine.device import cpu_name, usable_cores  # loads torch, which a side sets up first
 
     return f"{usable_cores()} cores of {cpu_name()}, torch {version('torch')}"

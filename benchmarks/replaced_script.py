@@ -27,9 +27,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 from torchvision.datasets import MNIST
 
-from laptime.compose import compose, hydra_session, resolve, without_hydra
+from laptime.config.compose import compose, hydra_session, resolve, without_hydra
+from laptime.config.targets import build
 from laptime.models.cnn import CNN
-from laptime.targets import build
 from ratios import (
     Comparison,
     Measured,

@@ -18,8 +18,11 @@ PARTS = {
         "laptime.data.image_data.Images",
         "laptime.schedulers.step_schedule.StepSchedule",
     ],
-    "What a callback of your own sees": ["laptime.classifier.Classifier", "laptime.data.datamodule.DataModule"],
-    "Files of a run": ["laptime.record.read_record", "laptime.record.read_epochs"],
+    "What a callback of your own sees": [
+        "laptime.training.classifier.Classifier",
+        "laptime.data.datamodule.DataModule",
+    ],
+    "Files of a run": ["laptime.record.files.read_record", "laptime.record.files.read_epochs"],
 }
 HEAD = """\
 # API

@@ -5,8 +5,8 @@ python docs/make_configuration.py
 
 from pathlib import Path
 
-from laptime.compose import config_dir
-from laptime.config import closed_groups
+from laptime.config.compose import config_dir
+from laptime.config.schema import closed_groups
 
 OUT = Path(__file__).with_name("configuration.md")
 _HEAD = """# Configuration

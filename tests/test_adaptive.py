@@ -10,18 +10,18 @@ import torch.nn.functional as F
 from torch import nn
 
 import laptime
-from laptime import targets
-from laptime.compose import compose, hydra_session, resolve, without_hydra
-from laptime.config import check_ranges, config_hashes, hashed_config, validate
+from laptime.config import targets
+from laptime.config.compose import compose, hydra_session, resolve, without_hydra
+from laptime.config.schema import check_ranges, config_hashes, hashed_config, validate
 from laptime.data.mnist import MNIST
 from laptime.data.order import epoch_seed
 from laptime.errors import UserError
-from laptime.mixup import Mixup, mixed_loss
-from laptime.record import CHECKPOINT_DIR, LAST_CHECKPOINT, read_epochs, read_record
-from laptime.resume import identity
+from laptime.record.files import CHECKPOINT_DIR, LAST_CHECKPOINT, read_epochs, read_record
 from laptime.schedulers.cosine_warmup import CosineWarmup
 from laptime.schedulers.one_cycle import OneCycle
-from laptime.weight_average import WeightAverage
+from laptime.training.checkpoints import identity
+from laptime.training.mixup import Mixup, mixed_loss
+from laptime.training.weight_average import WeightAverage
 from tests.support.settings import QUICK, TINY
 
 SHORT = (*TINY, "training.epochs=2")  # of 8 steps each

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from laptime import fresh_processes, targets, training
 from laptime.cli import check, main
-from laptime.compose import compose, hydra_session
+from laptime.config import targets
+from laptime.config.compose import compose, hydra_session
 from laptime.errors import UserError, printable
+from laptime.runner import fresh_processes, train
 
 # Keys with values that are right, whatever else is set.
 RIGHT = {
@@ -168,11 +169,11 @@ def composed_and_checked(typed: list[str]) -> dict[str, Any]:
 def build_all(config: dict[str, Any]) -> None:
     """What a run builds from the open groups before it trains."""
     source = targets.build("dataset", config["dataset"])
-    network = training.build_network(config["model"], source)
+    network = train.build_network(config["model"], source)
     optimizer = targets.build("optimizer", config["optimizer"], params=network.parameters())
     if config["scheduler"].get("_target_") is not None:
         targets.build("scheduler", config["scheduler"], optimizer=optimizer, num_steps_per_epoch=10)
-    training._build_callbacks(config)
+    train._build_callbacks(config)
     for name, node in config["logger"].items():
         if node is not None:
             targets.build(f"logger.{name}", node)

@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import laptime
-from laptime.record import PARTS, read_epochs, read_record
+from laptime.record.files import PARTS, read_epochs, read_record
 from tests.support.settings import TINY
 
 SHORT = (*TINY, "training.epochs=2")

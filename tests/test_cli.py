@@ -9,11 +9,11 @@ import pytest
 
 import laptime
 from laptime.cli import main
-from laptime.compose import config_dir
+from laptime.config.compose import config_dir
 from laptime.errors import UserError
-from laptime.record import read_record
-from laptime.run_dir import RunDir
-from laptime.sweep import sweep_label
+from laptime.record.directory import RunDir
+from laptime.record.files import read_record
+from laptime.sweeps.sweep import sweep_label
 from tests.support.settings import NO_REPORT, TINY
 
 ONE_EPOCH = (*TINY, "training.epochs=1")
@@ -124,7 +124,7 @@ MISTAKES = {
 @pytest.fixture
 def refused(call, monkeypatch):
     """`call` for what is refused before anything is trained: no process is started in advance."""
-    monkeypatch.setattr("laptime.fresh_processes.load_ahead", lambda: None)
+    monkeypatch.setattr("laptime.runner.fresh_processes.load_ahead", lambda: None)
     return call
 
 

@@ -9,14 +9,14 @@ import pytest
 from omegaconf import OmegaConf
 from torch import nn
 
-from laptime import security, targets
-from laptime.compose import compose, config_dir, hydra_session, resolve, without_hydra
-from laptime.config import validate
+from laptime.config import security, targets
+from laptime.config.compose import compose, config_dir, hydra_session, resolve, without_hydra
+from laptime.config.schema import validate
 from laptime.data.image_data import ImageData
-from laptime.device import describe
-from laptime.ranks import Rank
-from laptime.stopping import StopRequest
-from laptime.training import _build_callbacks, _build_loggers, build_module, check_open_groups
+from laptime.machine.device import describe
+from laptime.ranks.rank import Rank
+from laptime.ranks.stopping import StopRequest
+from laptime.runner.train import _build_callbacks, _build_loggers, build_module, check_open_groups
 
 pytestmark = pytest.mark.unit
 

@@ -7,9 +7,9 @@ import psutil
 import pytest
 import torch
 
-from laptime import device
-from laptime.device import Device
 from laptime.errors import UserError
+from laptime.machine import device
+from laptime.machine.device import Device
 
 pytestmark = pytest.mark.unit
 

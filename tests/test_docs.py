@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from laptime import fresh_processes, security
 from laptime.cli import check, main
-from laptime.compose import compose, find_own_classes, hydra_session
+from laptime.config import security
+from laptime.config.compose import compose, find_own_classes, hydra_session
 from laptime.errors import UserError
+from laptime.runner import fresh_processes
 from tests.support import documents, processes
 from tests.support.documents import DOCUMENTS, ROOT, Shown, read
 
@@ -200,10 +201,11 @@ class Reader:
     def _module(self, name: str, *arguments: str) -> str:
         if name == "laptime":
             return self._train(arguments)
-        command = importlib.import_module(f"{name}.__main__")
+        rooms = {"laptime.evaluate": "laptime.evaluation.main", "laptime.export": "laptime.exporting.main"}
+        command = importlib.import_module(rooms.get(name, f"{name}.__main__"))
         if not arguments:
             return ended(command.main, ["--help"])
-        if name in ("laptime.evaluate", "laptime.export"):
+        if name in rooms:
             with self.patch.context() as patch:
                 patch.setattr(command, "_work", lambda config, typed: 0)
                 return ended(command.main, arguments)

@@ -13,13 +13,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from laptime.device import usable_cores
 from laptime.doctor import __main__ as command
 from laptime.doctor import checklist, examine, groups, steps
 from laptime.doctor.finding import Finding
 from laptime.doctor.probe import Noise, _busiest
 from laptime.doctor.show import show
-from laptime.quality import Quality
+from laptime.machine.device import usable_cores
+from laptime.measure.quality import Quality
 from tests.support.processes import until
 
 GB = 10**9
@@ -102,7 +102,7 @@ def mps(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("mps"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
     monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 12_345)
-    monkeypatch.setattr("laptime.device.mps_has_bfloat16", lambda: True)
+    monkeypatch.setattr("laptime.machine.device.mps_has_bfloat16", lambda: True)
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_a_device_that_raises_fails_with_the_errors_first_line(mps, monkeypatch)
 
 def test_a_precision_that_the_device_does_not_take_is_no_fault(mps_that_computes, monkeypatch):
     mps_that_computes(lambda losses: losses)
-    monkeypatch.setattr("laptime.device.mps_has_bfloat16", lambda: False)
+    monkeypatch.setattr("laptime.machine.device.mps_has_bfloat16", lambda: False)
     finding = steps.check("mps", 0, "bf16-mixed")
     assert (finding.verdict, finding.is_broken) == ("not there", False)
 

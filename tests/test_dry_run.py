@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from laptime.estimate import Known, estimate
-from laptime.record import read_record
+from laptime.record.files import read_record
+from laptime.sweeps.estimate import Known, estimate
 from tests.support.settings import NO_REPORT, TINY
 
 TWO_EPOCHS = (*TINY, "training.epochs=2")

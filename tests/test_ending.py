@@ -15,8 +15,8 @@ import torch
 import laptime
 from laptime.cli import main
 from laptime.errors import TrainingFailed, UserError
-from laptime.process_memory import peak_rss_bytes, reset_peak_rss
-from laptime.record import read_epochs, read_record
+from laptime.machine.memory import peak_rss_bytes, reset_peak_rss
+from laptime.record.files import read_epochs, read_record
 from tests.support import processes
 from tests.support.processes import until
 from tests.support.settings import TINY
@@ -310,7 +310,7 @@ def test_peak_memory_is_the_runs_own(first):
     reset_peak_rss()
     ballast = bytearray(os.urandom(1)) * 300_000_000
     assert (with_ballast := peak_rss_bytes()) >= len(ballast)
-    code = "from laptime.process_memory import peak_rss_bytes; print(peak_rss_bytes())"
+    code = "from laptime.machine.memory import peak_rss_bytes; print(peak_rss_bytes())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=processes.DEADLINE_S)
     assert 0 < int(child.stdout) < len(ballast), child.stderr
     if sys.platform == "linux":

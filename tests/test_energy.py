@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import laptime
-from laptime import energy
-from laptime.device import Device
-from laptime.energy import EnergyMeter
+from laptime.machine import energy
+from laptime.machine.device import Device
+from laptime.machine.energy import EnergyMeter
 from tests.support.settings import TINY
 
 CPU = Device("cpu", "cpu", "made up", 1, None)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import laptime
-from laptime import resume
-from laptime.device import Device
-from laptime.environment import PACKAGES, code_hash, environment
-from laptime.record import flat_config, read_record
-from laptime.torch_build import driver_version, torch_build
+from laptime.machine.device import Device
+from laptime.machine.environment import PACKAGES, code_hash, environment
+from laptime.machine.torch_build import driver_version, torch_build
+from laptime.record.files import flat_config, read_record
+from laptime.training import checkpoints
 from tests.support import processes
 from tests.support.settings import TINY
 
@@ -135,7 +135,7 @@ def test_hparams_and_identity_hold_no_secret():
     groups = ("dataset", "model", "optimizer", "scheduler", "training")
     config = {group: {"api_key": SECRET} for group in groups} | {"seed": 1}
     assert flat_config(config) == {f"{group}.api_key": "***" for group in groups} | {"seed": 1}
-    assert SECRET not in json.dumps(resume.identity(config, 1))
+    assert SECRET not in json.dumps(checkpoints.identity(config, 1))
 
 
 def test_real_value_reaches_what_is_built():

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import laptime
-from laptime import fresh_processes, launch
-from laptime.compose import config_dir
+from laptime.config.compose import config_dir
 from laptime.errors import UserError
-from laptime.record import read_epochs, read_record
-from laptime.run_dir import numbered_runs
+from laptime.record.directory import numbered_runs
+from laptime.record.files import read_epochs, read_record
+from laptime.runner import fresh_processes, launch
 from tests.support import processes
 from tests.support.settings import QUICK
 

@@ -12,7 +12,7 @@ import pytest
 
 from laptime.errors import UserError
 from laptime.extras import is_installed
-from laptime.forgiving_logger import forgiving
+from laptime.loggers.forgiving import forgiving
 
 
 @pytest.fixture
@@ -57,9 +57,9 @@ def test_a_folder_is_not_taken_for_a_package(package, module, typed, only_a_fold
 
 @pytest.mark.unit
 def test_a_folder_is_not_taken_for_an_exporter_or_an_energy_meter(only_a_folder):
-    from laptime.device import describe
-    from laptime.energy import NOT_INSTALLED, EnergyMeter
-    from laptime.export.wanted import wanted
+    from laptime.exporting.wanted import wanted
+    from laptime.machine.device import describe
+    from laptime.machine.energy import NOT_INSTALLED, EnergyMeter
 
     only_a_folder("onnxscript")
     assert importlib.util.find_spec("onnxscript") is not None and not is_installed("onnxscript")

@@ -13,9 +13,9 @@ import pytest
 import laptime
 from laptime.data.image_data import cache_dir
 from laptime.errors import TrainingFailed, UserError, in_words
-from laptime.faults import explained, out_of_memory_kills
-from laptime.record import read_epochs, read_record
-from laptime.run_dir import expanded
+from laptime.record.directory import expanded
+from laptime.record.files import read_epochs, read_record
+from laptime.training.faults import explained, out_of_memory_kills
 from tests.support import processes
 from tests.support.faults import small_disk
 from tests.support.settings import NO_REPORT, TINY

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from laptime import environment
-from laptime.environment import git_state
-from laptime.record import read_record
+from laptime.machine import environment
+from laptime.machine.environment import git_state
+from laptime.record.files import read_record
 from tests.support.settings import TINY
 
 NOTHING = {"commit": None, "dirty": None, "diff_hash": None}

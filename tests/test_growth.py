@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from laptime.forget_jobs import ForgetJobs
-from laptime.record import read_epochs
+from laptime.record.files import read_epochs
+from laptime.sweeps.forget_jobs import ForgetJobs
 from tests.support import processes
 from tests.support.repeat_in_one_process import growth
 from tests.support.settings import NO_REPORT, TINY

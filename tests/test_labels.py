@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from laptime.record import read_record
-from laptime.run_job import folder_name
+from laptime.record.files import read_record
+from laptime.runner.job import folder_name
 from tests.support.settings import NO_REPORT, TINY
 
 LONGEST_BYTES = 255

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from laptime import latency
-from laptime.device import describe
 from laptime.errors import UserError
-from laptime.latency import measure
+from laptime.machine.device import describe
+from laptime.measure import latency
+from laptime.measure.latency import measure
 
 pytestmark = pytest.mark.unit
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from laptime import record as records
 from laptime.analysis.__main__ import latest_sweep
-from laptime.latest import newest, newest_runs, newest_sweeps
-from laptime.resume import newest_run
-from laptime.resume_sweep import _known
+from laptime.record import files as records
+from laptime.record.latest import newest, newest_runs, newest_sweeps
+from laptime.sweeps.resume import _known
+from laptime.training.checkpoints import newest_run
 
 pytestmark = pytest.mark.unit
 

@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 import laptime
-from laptime import fresh_processes
-from laptime.device import usable_cores
-from laptime.record import read_epochs, read_record
+from laptime.machine.device import usable_cores
+from laptime.record.files import read_epochs, read_record
+from laptime.runner import fresh_processes
 from tests.support import processes
 from tests.support.processes import DEADLINE_S, until
 from tests.support.settings import NO_REPORT, QUICK, TINY
@@ -170,7 +170,7 @@ def test_mistake_about_ranks_is_named_and_leaves_nothing(typed, words, train, wo
 
 @pytest.mark.soak
 def test_off_linux_ranks_start_with_spawn_and_train_the_same(monkeypatch, trained):
-    monkeypatch.setattr("laptime.fresh_processes.sys", SimpleNamespace(platform="darwin", modules=sys.modules))
+    monkeypatch.setattr("laptime.runner.fresh_processes.sys", SimpleNamespace(platform="darwin", modules=sys.modules))
     monkeypatch.delattr(os, "sched_getaffinity")  # macOS has none
     assert fresh_processes.context().get_start_method() == "spawn"
     here = laptime.run(TWO_RANKS)

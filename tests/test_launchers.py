@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from laptime.core_shares import CoreShares
-from laptime.device import usable_cores
-from laptime.record import read_record
-from laptime.run_dir import numbered_runs
+from laptime.machine.device import usable_cores
+from laptime.record.directory import numbered_runs
+from laptime.record.files import read_record
+from laptime.sweeps.core_shares import CoreShares
 from tests.support import processes
 from tests.support.processes import DEADLINE_S, TRAIN, until
 from tests.support.settings import NO_REPORT, TINY

@@ -2,8 +2,8 @@
 
 import pytest
 
-from laptime.limit import limit
-from laptime.record import PARTS
+from laptime.measure.limit import limit
+from laptime.record.files import PARTS
 
 pytestmark = pytest.mark.unit
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from laptime.config.typed import for_hydra
 from laptime.errors import UserError
-from laptime.record import read_record
-from laptime.typed import for_hydra
+from laptime.record.files import read_record
 from tests.support import processes
 from tests.support.settings import TINY
 

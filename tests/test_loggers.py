@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from laptime import targets
+from laptime.config import targets
 from laptime.errors import UserError
-from laptime.record import flat_config, read_epochs, read_record
+from laptime.record.files import flat_config, read_epochs, read_record
 from tests.support import processes
 from tests.support.noted import (
     csv_values,
@@ -152,7 +152,7 @@ def test_mlflow_has_results_settings_and_that_the_run_finished(followed):
     assert noted.data.metrics["test/accuracy"] == record["result"]["test_accuracy"]
     assert noted.data.params == {key: str(value) for key, value in flat_config(record["config"]).items()}
     assert noted.data.params["strategy.world_size"] == "2"
-    assert noted.data.tags["laptime.run_dir"] == str(followed.run)
+    assert noted.data.tags["laptime.record.directory"] == str(followed.run)
     assert noted.data.tags["mlflow.source.git.commit"] == record["git"]["commit"]
 
 
@@ -170,7 +170,7 @@ def test_runs_of_a_sweep_are_named_by_what_was_swept(followed):
     names = ["breakdown=False", "breakdown=True"]
     noted = mlflow_runs(followed.folder)
     assert [each.info.run_name for each in noted] == names
-    assert {each.data.tags["laptime.sweep"] for each in noted} == {"night/sweep"}
+    assert {each.data.tags["laptime.sweeps.sweep"] for each in noted} == {"night/sweep"}
     for number, name in enumerate(names):
         about = wandb_about(followed.sweep / str(number))
         assert (about.display_name, about.run_group, about.project) == (name, "night/sweep", "laptime")
@@ -281,7 +281,7 @@ def own_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatc
 
 
 def logger_node(name: str) -> dict[str, Any]:
-    from laptime.compose import compose, hydra_session, resolve, without_hydra
+    from laptime.config.compose import compose, hydra_session, resolve, without_hydra
 
     with hydra_session(None) as hydra:
         node: dict[str, Any] = resolve(without_hydra(compose(hydra, [f"logger={name}"])))["logger"][name]

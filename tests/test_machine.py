@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from laptime.machine import apple, machine, sysctl_values
+from laptime.machine.hardware import apple, machine, sysctl_values
 
 CPU = "sys/devices/system/cpu/cpu{}/"
 UNKNOWN = {

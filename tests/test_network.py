@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from laptime.record import read_record
+from laptime.record.files import read_record
 from tests.support import processes
 from tests.support.processes import TRAIN
 from tests.support.settings import TINY

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from laptime.noise import Reading, between, on_battery, percent_by_core, read
+from laptime.machine.counters import Reading, between, on_battery, percent_by_core, read
 from tests.support.processes import until
 
 HZ = os.sysconf("SC_CLK_TCK")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import laptime
-from laptime import open_groups
 from laptime.errors import UserError
+from laptime.training import open_groups
 from tests.support.settings import TINY
 
 Call = Callable[..., SimpleNamespace]
@@ -34,7 +34,7 @@ def refused(call: Call, work_folder: Path, key: str, *typed: str) -> str:
 @pytest.fixture(scope="module")
 def config() -> dict[str, Any]:
     """The configuration of a run that nothing is wrong with."""
-    from laptime.compose import compose, hydra_session, resolve, without_hydra
+    from laptime.config.compose import compose, hydra_session, resolve, without_hydra
 
     with hydra_session(None) as hydra:
         cfg = without_hydra(compose(hydra, [*TINY, "scheduler=none"]))
@@ -171,8 +171,8 @@ def nested_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_evaluate_and_export_make_nested_objects_again(nested_run, work_folder, capsys):
-    from laptime.evaluate.__main__ import main as evaluate
-    from laptime.export.__main__ import main as export
+    from laptime.evaluation.main import main as evaluate
+    from laptime.exporting.main import main as export
 
     shutil.copytree(nested_run, work_folder / "run")
     assert evaluate(["run=run", "latency.batch_sizes=[]"]) == 0, capsys.readouterr().err
@@ -180,7 +180,7 @@ def test_evaluate_and_export_make_nested_objects_again(nested_run, work_folder, 
 
 
 def test_a_record_cannot_name_what_is_not_allowed_within_an_argument(nested_run, work_folder, capsys):
-    from laptime.evaluate.__main__ import main as evaluate
+    from laptime.evaluation.main import main as evaluate
 
     shutil.copytree(nested_run, work_folder / "run")
     record = (work_folder / "run/run.json").read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import laptime
-from laptime.record import read_record
+from laptime.record.files import read_record
 from tests.support import documents, processes
 
 DOCUMENT = "docs/own_model.md"

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from laptime import peak
-from laptime.device import resolve
-from laptime.peak import probe
-from laptime.ranks import Rank
-from laptime.record import read_record
-from laptime.training import bytes_moved
+from laptime.machine.device import resolve
+from laptime.measure import peak
+from laptime.measure.peak import probe
+from laptime.ranks.rank import Rank
+from laptime.record.files import read_record
+from laptime.runner.train import bytes_moved
 from tests.support.settings import TINY
 
 CPU = resolve("cpu", "cpu")

@@ -7,11 +7,11 @@ import other_each_time
 import pytest
 
 from laptime.cli import run
-from laptime.compose import hydra_session
+from laptime.config.compose import hydra_session
 from laptime.errors import UserError
-from laptime.record import read_plan, read_record
-from laptime.run_dir import numbered_runs
-from laptime.sweep_plan import plan_runs
+from laptime.record.directory import numbered_runs
+from laptime.record.files import read_plan, read_record
+from laptime.sweeps.plan import plan_runs
 from tests.support.settings import NO_REPORT, TINY
 
 SWEEP = ("-m", *TINY, NO_REPORT, "training.epochs=1", "hydra.sweep.dir=sweep")

@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 import laptime
-from laptime import preflight, torchrun
 from laptime.errors import UserError
+from laptime.ranks import preflight, torchrun
 from tests.support.settings import TINY
 
 TORCHRUN = dict.fromkeys(torchrun._VARIABLES, "2") | {"RANK": "0", "LOCAL_RANK": "0"}
@@ -89,8 +89,8 @@ def test_every_command_refuses_them(refused, monkeypatch, trained, capfd):
     monkeypatch.setenv("PL_TRAINER_LIMIT_TRAIN_BATCHES", "0.5")
     with pytest.raises(UserError, match="PL_TRAINER_LIMIT_TRAIN_BATCHES"):
         laptime.run([*TINY])
-    from laptime.evaluate.__main__ import main as evaluate
-    from laptime.export.__main__ import main as export
+    from laptime.evaluation.main import main as evaluate
+    from laptime.exporting.main import main as export
     from laptime.tune.__main__ import main as tune
 
     for command, typed in ((tune, ["lr", *TINY]), (evaluate, [f"run={run_dir}"]), (export, [f"run={run_dir}"])):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from laptime.record import read_record
+from laptime.record.files import read_record
 from tests.support.settings import TINY
 
 MEASURED = (*TINY, "training.epochs=1", "measure.breakdown=true", "measure.peak=true")

@@ -8,9 +8,9 @@ import psutil
 import pytest
 
 import laptime
-from laptime.device import usable_cores
-from laptime.noise import read
-from laptime.quality import assess, outliers, slow_start
+from laptime.machine.counters import read
+from laptime.machine.device import usable_cores
+from laptime.measure.quality import assess, outliers, slow_start
 from tests.support.settings import QUICK
 
 QUIET = {

@@ -9,7 +9,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from laptime.record import read_epochs, read_record
+from laptime.record.files import read_epochs, read_record
 from tests.support.noted import csv_values, tensorboard_values
 from tests.support.processes import DEADLINE_S, until
 from tests.support.settings import TINY

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from laptime import record
+from laptime.record import files as record
 from tests.support.faults import fill, limited, no_descriptor_left, small_disk
 
 # The run directory's contract: every section of run.json, and the keys of those that are objects.

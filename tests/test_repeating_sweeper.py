@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from laptime.record import read_record
-from laptime.run_dir import numbered_runs
+from laptime.record.directory import numbered_runs
+from laptime.record.files import read_record
 from tests.support.settings import TINY
 
 

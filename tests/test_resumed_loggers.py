@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from laptime.forgiving_logger import forgiving
+from laptime.loggers.forgiving import forgiving
 from laptime.loggers.resumed import resume_at
 from tests.support.noted import csv_values
 

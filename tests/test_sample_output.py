@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from laptime import record as records
 from laptime.analysis import write
 from laptime.analysis.sweep_callback import report_sweep
 from laptime.cli import main
-from laptime.console import print_results
 from laptime.doctor import __main__ as doctor
 from laptime.doctor import examine, groups, steps
 from laptime.doctor.probe import Noise
-from laptime.limit import limit
-from laptime.quality import assess
+from laptime.measure.limit import limit
+from laptime.measure.quality import assess
+from laptime.record import files as records
+from laptime.terminal import print_results
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -204,7 +204,7 @@ def doctor_report(wide, capsys, monkeypatch):
     noise = Noise(assess([meanwhile], laps_s, 2, timed="laps"), 2, laps_s, meanwhile, busiest)
     all_checks = examine.checks
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr("laptime.fresh_processes.load_ahead", lambda: None)
+    monkeypatch.setattr("laptime.runner.fresh_processes.load_ahead", lambda: None)
     monkeypatch.setattr(
         examine, "check_devices", lambda: [steps.check("cpu", 0, precision) for precision in steps.TOLERANCES]
     )

@@ -7,10 +7,10 @@ import sys
 import psutil
 import pytest
 
-from laptime import sampler as module
-from laptime.device import Device
-from laptime.record import read_record
-from laptime.sampler import Sampler
+from laptime.machine.device import Device
+from laptime.measure import sampler as module
+from laptime.measure.sampler import Sampler
+from laptime.record.files import read_record
 from tests.support.processes import until
 from tests.support.settings import TINY
 

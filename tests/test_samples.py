@@ -6,7 +6,7 @@ import pytest
 
 import laptime
 from laptime.errors import TrainingFailed
-from laptime.record import read_epochs
+from laptime.record.files import read_epochs
 from tests.support.settings import TINY
 
 # 240 samples in eight steps, the last one of 16.

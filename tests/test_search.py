@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from laptime.analysis.search import pareto_front
-from laptime.latest import newest_sweeps
-from laptime.record import is_maximised, read_record
-from laptime.run_dir import numbered_runs
+from laptime.record.directory import numbered_runs
+from laptime.record.files import is_maximised, read_record
+from laptime.record.latest import newest_sweeps
 from tests.support.settings import NO_REPORT, TINY
 
 TWO_EPOCHS = (*TINY, "training.epochs=2")
@@ -127,7 +127,7 @@ def test_each_sampler_searches(sampler, train):
     ],
 )
 def test_a_search_that_cannot_be_is_refused_before_it_starts(typed, words, call, monkeypatch, work_folder):
-    monkeypatch.setattr("laptime.fresh_processes.load_ahead", lambda: None)  # starts a process that nothing uses
+    monkeypatch.setattr("laptime.runner.fresh_processes.load_ahead", lambda: None)  # starts a process that nothing uses
     ended = call("-m", *OPTUNA, *TWO_EPOCHS, *typed)
     assert ended.returncode == 2 and words in ended.stderr, ended.stderr
     assert "Traceback" not in ended.stderr and list(work_folder.iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laptime.secrets import MASK, is_secret, mask, mask_command, mask_text, secret_values
+from laptime.record.masking import MASK, is_secret, mask, mask_command, mask_text, secret_values
 
 SECRET_KEYS = [
     "password", "passwd", "db_password", "dbPassword", "PASSWORDS", "passphrase", "token", "hf_token", "AUTH_TOKEN",

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from laptime import fresh_processes, security
 from laptime.cli import main
+from laptime.config import security
 from laptime.errors import UserError
+from laptime.runner import fresh_processes
 from tests.support.settings import NO_REPORT, QUICK
 
 # Digits, which the network of the tests' own module is made for.

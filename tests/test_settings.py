@@ -11,14 +11,16 @@ import pytest
 import torch
 
 import laptime
-from laptime import environment, fresh_processes, launch, resume_sweep
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
-from laptime.compose import compose, hydra_session, resolve, without_hydra
-from laptime.config import config_hashes, hashed_config
-from laptime.environment import restraints, set_in_python, settings, without_effect
+from laptime.config.compose import compose, hydra_session, resolve, without_hydra
+from laptime.config.schema import config_hashes, hashed_config
 from laptime.errors import UserError
-from laptime.record import read_record
+from laptime.machine import environment
+from laptime.machine.environment import restraints, set_in_python, settings, without_effect
+from laptime.record.files import read_record
+from laptime.runner import fresh_processes, launch
+from laptime.sweeps import resume
 from tests.support.settings import NO_REPORT, TINY
 
 ONE_EPOCH = (*TINY, "training.epochs=1")
@@ -87,14 +89,14 @@ def test_new_settings_need_new_processes(monkeypatch):
 
 
 def test_other_settings_than_a_resumed_sweeps_are_named():
-    here = resume_sweep._here()
+    here = resume._here()
     then = here | {"settings": here["settings"] | {"KMP_BLOCKTIME": "0"}, "code_hash": environment.code_hash({})}
-    run = resume_sweep.EarlierRun(0, Path(), {"environment": then, "git": {}}, [])
-    (changed,), _ = resume_sweep._conditions_changed(run, {})
+    run = resume.EarlierRun(0, Path(), {"environment": then, "git": {}}, [])
+    (changed,), _ = resume._conditions_changed(run, {})
     assert "KMP_BLOCKTIME" in changed
     older = {key: value for key, value in then.items() if key != "settings"}
-    run = resume_sweep.EarlierRun(0, Path(), {"environment": older, "git": {}}, [])
-    assert resume_sweep._conditions_changed(run, {})[0] == []
+    run = resume.EarlierRun(0, Path(), {"environment": older, "git": {}}, [])
+    assert resume._conditions_changed(run, {})[0] == []
 
 
 @pytest.mark.unit

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from laptime.record import CHECKPOINT_DIR, LAST_CHECKPOINT, read_epochs, read_record
-from laptime.sharded_optimizer import reason_against
-from laptime.shared_memory import share_of
+from laptime.ranks.sharded_optimizer import reason_against
+from laptime.ranks.shared_memory import share_of
+from laptime.record.files import CHECKPOINT_DIR, LAST_CHECKPOINT, read_epochs, read_record
 from tests.support.settings import TINY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory of this kind is Linux's")

@@ -11,9 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from laptime import launch, shared_memory
 from laptime.errors import UserError
-from laptime.record import read_epochs, read_record
+from laptime.ranks import shared_memory
+from laptime.record.files import read_epochs, read_record
+from laptime.runner import launch
 from tests.support import processes
 from tests.support.processes import until
 from tests.support.settings import TINY

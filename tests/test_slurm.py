@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from laptime import device, slurm
-from laptime.record import read_epochs
+from laptime.machine import device, slurm
+from laptime.record.files import read_epochs
 from tests.support.processes import ROOT
 from tests.support.settings import TINY
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from laptime import step_clock
-from laptime.device import Device
-from laptime.step_clock import StepClock, percentiles, typical
+from laptime.lap import step_clock
+from laptime.lap.step_clock import StepClock, percentiles, typical
+from laptime.machine.device import Device
 
 pytestmark = pytest.mark.unit
 

@@ -8,12 +8,12 @@ from typing import Any
 import psutil
 import pytest
 
-from laptime import record as records
-from laptime.device import cpu_name, usable_cores
-from laptime.environment import environment, hostname_hash
 from laptime.errors import UserError
-from laptime.record import read_record
-from laptime.resume_sweep import EarlierRun, EarlierSweep, asked_for, living_ranks, merged
+from laptime.machine.device import cpu_name, usable_cores
+from laptime.machine.environment import environment, hostname_hash
+from laptime.record import files as records
+from laptime.record.files import read_record
+from laptime.sweeps.resume import EarlierRun, EarlierSweep, asked_for, living_ranks, merged
 
 SWEEP = Path("multirun/sweep")
 
@@ -158,7 +158,7 @@ def of_ranks(world_size: int, threads: int | str) -> dict[str, Any]:
 
 
 def test_automatic_threads_stay_what_they_were(two_runs, monkeypatch):
-    for module in ("launch", "resume_sweep"):
+    for module in ("runner.launch", "sweeps.resume"):
         monkeypatch.setattr(f"laptime.{module}.usable_cores", lambda: 4)
     for run in (two_runs / "0", two_runs / "1"):
         config = read_record(run)["config"]

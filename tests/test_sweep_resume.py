@@ -10,10 +10,10 @@ from typing import Any
 import psutil
 import pytest
 
-from laptime import record as records
-from laptime import run_dir
-from laptime.record import read_epochs, read_record
-from laptime.resume_sweep import EarlierSweep, set_aside
+from laptime.record import directory as run_dir
+from laptime.record import files as records
+from laptime.record.files import read_epochs, read_record
+from laptime.sweeps.resume import EarlierSweep, set_aside
 from tests.support import processes
 from tests.support.processes import until
 from tests.support.settings import NO_REPORT, QUICK, TINY

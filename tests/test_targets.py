@@ -7,7 +7,7 @@ from typing import Any, Literal, Optional, Union
 
 import pytest
 
-from laptime import targets
+from laptime.config import targets
 from laptime.errors import UserError
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from laptime.record import read_record
+from laptime.record.files import read_record
 from tests.support.processes import until
 from tests.support.settings import NO_REPORT, TINY
 from tests.support.terminal import Terminal

@@ -16,10 +16,11 @@ from typing import Any
 import psutil
 import pytest
 
-from laptime import rank_process, torchrun
-from laptime.device import usable_cores
 from laptime.errors import RankFailed, UserError
-from laptime.record import read_epochs, read_record
+from laptime.machine.device import usable_cores
+from laptime.ranks import torchrun
+from laptime.record.files import read_epochs, read_record
+from laptime.runner import rank_process
 from tests.support import processes
 from tests.support.elastic import Agent
 from tests.support.processes import DEADLINE_S, TRAIN, until

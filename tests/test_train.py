@@ -19,12 +19,12 @@ from hydra.core.global_hydra import GlobalHydra
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import laptime
-from laptime.compose import compose as compose_run
-from laptime.compose import config_dir, hydra_session, resolve, without_hydra
-from laptime.config import config_hashes, hashed_config
+from laptime.config.compose import compose as compose_run
+from laptime.config.compose import config_dir, hydra_session, resolve, without_hydra
+from laptime.config.schema import config_hashes, hashed_config
 from laptime.errors import UserError
-from laptime.export.__main__ import main as export
-from laptime.record import EPOCH_COLUMNS, new_record, read_epochs, read_record
+from laptime.exporting.main import main as export
+from laptime.record.files import EPOCH_COLUMNS, new_record, read_epochs, read_record
 from tests.support import processes
 from tests.support.settings import NO_REPORT, QUICK, TINY
 

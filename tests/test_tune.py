@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import laptime
-from laptime import device as devices
-from laptime.device import Device, describe
+from laptime.machine import device as devices
+from laptime.machine.device import Device, describe
 from laptime.tune import batch_size
 from laptime.tune.__main__ import main
 from laptime.tune.batch_size import Trial, fast_enough, foretold_bytes, memory_budget
@@ -80,7 +80,7 @@ def test_time_ends_the_search(monkeypatch, work_folder, capsys):
 
 
 def test_what_disturbed_the_times_is_said(monkeypatch, work_folder, capsys):
-    monkeypatch.setattr("laptime.latency.on_battery", lambda: True)
+    monkeypatch.setattr("laptime.measure.latency.on_battery", lambda: True)
     assert main(["batch_size", *FEW, "--limit", "0.000001"]) == 0
     assert re.match(r"[BC]: .*it ran on its battery$", found(capsys.readouterr().out, "Quality"))
 

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from laptime.record import read_epochs, read_record
+from laptime.record.files import read_epochs, read_record
 from tests.support.processes import DEADLINE_S, TRAIN, until
 from tests.support.settings import TINY
 

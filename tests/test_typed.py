@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from laptime.command import composed
+from laptime.config.typed import for_hydra
 from laptime.errors import UserError
-from laptime.record import read_record
+from laptime.evaluation.command_line import composed
+from laptime.record.files import read_record
 from laptime.tune.__main__ import main as tune
-from laptime.typed import for_hydra
 from tests.support.settings import NO_REPORT, TINY
 
 ONE_EPOCH = [*TINY, "training.epochs=1"]
@@ -49,7 +49,7 @@ def test_dashes_before_an_override_are_refused_by_every_command(argument, call, 
         done = call(*arguments)
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and argument.lstrip("-") in done.stderr
     assert tune(["lr", argument]) == 2
-    from laptime.evaluate.__main__ import main as evaluate
+    from laptime.evaluation.main import main as evaluate
 
     assert evaluate(["run=latest", argument]) == 2
     assert len(capfd.readouterr().err.splitlines()) == 2

@@ -12,8 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from laptime.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE, beating
-from laptime.record import (
+from laptime.record.files import (
     append_epochs,
     end_attempt,
     new_record,
@@ -23,6 +22,7 @@ from laptime.record import (
     write_plan,
     write_record,
 )  # fmt: skip
+from laptime.record.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE, beating
 from laptime.watch.__main__ import main
 from laptime.watch.look import Watcher
 from tests.support import processes

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import torch
 
 from laptime.data import workers
-from laptime.device import describe
+from laptime.machine.device import describe
 from selftest.part import Notes, Setting, Skipped
 from selftest.trainings import check_learned, train
 

@@ -2,7 +2,7 @@
 
 import shutil
 
-from laptime.peak import _DTYPES
+from laptime.measure.peak import _DTYPES
 from options import options
 from selftest.part import Notes, Setting
 from selftest.trainings import SMALL, check_learned, train

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from laptime import device as devices
-from laptime.peak import _DTYPES
-from laptime.record import read_epochs
+from laptime.machine import device as devices
+from laptime.measure.peak import _DTYPES
+from laptime.record.files import read_epochs
 from selftest.part import Notes, Setting
 from selftest.planted import HeldMemory, fake_memory, fake_queue
 from selftest.trainings import SMALL, train

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from laptime.record import finite, write_atomically
-from laptime.secrets import mask_text
+from laptime.record.files import finite, write_atomically
+from laptime.record.masking import mask_text
 from selftest.part import Result
 
 SCHEMA_VERSION = 1
@@ -59,7 +59,7 @@ class Machine:
 
 def accelerator() -> tuple[str | None, int]:
     """The accelerator's kind and how many of it there are."""
-    from laptime.device import available_accelerator
+    from laptime.machine.device import available_accelerator
 
     kind = available_accelerator()
     return kind, torch.accelerator.device_count() if kind else 0
@@ -67,9 +67,9 @@ def accelerator() -> tuple[str | None, int]:
 
 def machine(kind: str) -> Machine:
     """Look at this machine; a device that can't be started is named by its kind."""
-    from laptime.device import Device, cpu_name, describe, usable_cores
-    from laptime.environment import environment, git_state
-    from laptime.torch_build import driver_version, torch_build
+    from laptime.machine.device import Device, cpu_name, describe, usable_cores
+    from laptime.machine.environment import environment, git_state
+    from laptime.machine.torch_build import driver_version, torch_build
 
     architecture = None
     try:

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytorch_lightning as pl
 import torch
 
-from laptime.device import Device
+from laptime.machine.device import Device
 
 
 class NothingRandom(pl.Callback):

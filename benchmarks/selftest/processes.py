@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from laptime import fresh_processes
+from laptime.runner import fresh_processes
 from selftest.part import (
     Check,
     Ended,

@@ -31,7 +31,7 @@ def doctor(setting: Setting, notes: Notes) -> None:
 def used_by_others(kind: str) -> tuple[float, int] | None:
     """Bytes of the device's memory that other processes use, and all of its bytes; None where that can't be told: of
     the CPU, of a Mac, of graphics built into the processor, whose memory the whole system uses."""
-    from laptime.device import describe
+    from laptime.machine.device import describe
 
     if kind not in ("cuda", "xpu"):
         return None
@@ -77,13 +77,13 @@ def resume(setting: Setting, notes: Notes) -> None:
 
 def evaluate_and_export(setting: Setting, notes: Notes) -> None:
     """A run that was trained on the device is evaluated there and on the CPU, and exported."""
-    from laptime.export.__main__ import main as export
+    from laptime.exporting.main import main as export
 
     typed = [*SMALL, "training.epochs=2", "dataset.num_test=300", "model=cnn"]
     folder = train(setting, "trained", *typed)["config"]["run_dir"]
     code = export([f"run={folder}", "format=torch_export", "latency.batch_sizes=[]"])
     notes.check("export.py format=torch_export", code == 0, f"exit code {code}")
-    from laptime.evaluate.__main__ import main as evaluate
+    from laptime.evaluation.main import main as evaluate
 
     for device in dict.fromkeys((setting.kind, "cpu")):
         code = evaluate([f"run={folder}", f"device={device}", "latency.batch_sizes=[1]", "latency.num_calls=20"])

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 import laptime
-from laptime.record import CHECKPOINT_DIR, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
+from laptime.record.files import CHECKPOINT_DIR, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
 from selftest.part import Notes, Setting
 
 # Nothing beside the training; a part adds back what it looks at: the last override counts. Nothing random within the

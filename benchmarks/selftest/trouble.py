@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from laptime.errors import TrainingFailed, UserError
-from laptime.record import read_epochs, read_record
+from laptime.record.files import read_epochs, read_record
 from selftest.part import Notes, Setting, Skipped
 from selftest.trainings import PLAIN, SMALL, train
 

@@ -17,8 +17,8 @@ from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError, i
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from laptime.core_shares import CoreShares
-    from laptime.resume_sweep import EarlierSweep, Step
+    from laptime.sweeps.core_shares import CoreShares
+    from laptime.sweeps.resume import EarlierSweep, Step
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
         TrainingFailed: the loss became infinite or not a number; the record says where.
         KeyboardInterrupt: the run was interrupted; the record says so.
     """
-    from laptime.console import show_whatever_can_be_shown
-    from laptime.typed import for_hydra
+    from laptime.config.typed import for_hydra
+    from laptime.terminal import show_whatever_can_be_shown
 
     show_whatever_can_be_shown()
     if isinstance(overrides, str):
@@ -61,8 +61,8 @@ def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. Ends the process: 0 completed, 1 failed, 2 a mistake in what was typed, 128 + n signal n."""
-    from laptime import torchrun
-    from laptime.console import show_whatever_can_be_shown
+    from laptime.ranks import torchrun
+    from laptime.terminal import show_whatever_can_be_shown
 
     show_whatever_can_be_shown()
     try:
@@ -98,11 +98,18 @@ def _end_with_a_code(arguments: list[str]) -> None:
 def _main(arguments: list[str]) -> int:
     from hydra._internal.utils import get_args_parser
 
-    from laptime import security  # noqa: F401  reads what is trusted, before a configuration can change it
-    from laptime.compose import compose, find_own_classes, hand_over_to_hydra, hydra_session, resolve, without_hydra
-    from laptime.config import validate
-    from laptime.sweep import command_line
-    from laptime.typed import for_hydra, refuse_dashes
+    from laptime.config import security  # noqa: F401  reads what is trusted, before a configuration can change it
+    from laptime.config.compose import (
+        compose,
+        find_own_classes,
+        hand_over_to_hydra,
+        hydra_session,
+        resolve,
+        without_hydra,
+    )
+    from laptime.config.schema import validate
+    from laptime.config.typed import for_hydra, refuse_dashes
+    from laptime.sweeps.sweep import command_line
 
     if "--version" in arguments:  # of the parser it would be Hydra's
         from laptime.version import __version__
@@ -178,8 +185,7 @@ def _refuse_unused_flags(args: argparse.Namespace) -> None:
 def _run_once(
     overrides: list[str], started: float, command: list[str], args: argparse.Namespace | None = None
 ) -> dict[str, Any]:
-    from laptime import fresh_processes, torchrun, without_effect
-    from laptime.compose import (
+    from laptime.config.compose import (
         CONFIG_NAME,
         compose,
         experiment_of,
@@ -188,12 +194,14 @@ def _run_once(
         sweeps_without_flag,
         without_hydra,
     )
-    from laptime.config import snapshot
-    from laptime.hydra_jobs import run_once
-    from laptime.record import RUN_FILE
-    from laptime.run_dir import RunDir
-    from laptime.run_job import run_job
-    from laptime.sweep_plan import params_of
+    from laptime.config.schema import snapshot
+    from laptime.ranks import torchrun
+    from laptime.record.directory import RunDir
+    from laptime.record.files import RUN_FILE
+    from laptime.runner import fresh_processes, without_effect
+    from laptime.runner.job import run_job
+    from laptime.sweeps.hydra_jobs import run_once
+    from laptime.sweeps.plan import params_of
 
     if any(override.lstrip("+").startswith("hydra.mode=") for override in overrides):
         raise UserError("hydra.mode: is chosen by the flag -m (--multirun). Leave it out.")
@@ -273,7 +281,7 @@ def check(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
     Args:
         typed: the overrides of the command line, alone: what a file adds is not trusted.
     """
-    from laptime.compose import tidy
+    from laptime.config.compose import tidy
 
     try:
         return _checked(composed, typed)
@@ -291,9 +299,10 @@ _FILLED_IN = (
 
 
 def _checked(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
-    from laptime import preflight, security
-    from laptime.compose import resolve, without_hydra
-    from laptime.config import validate
+    from laptime.config import security
+    from laptime.config.compose import resolve, without_hydra
+    from laptime.config.schema import validate
+    from laptime.ranks import preflight
 
     preflight.check(composed)
     cfg = without_hydra(composed)
@@ -306,7 +315,7 @@ def _checked(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
     config = resolve(cfg)
     validate(config)
     security.check(config, typed)
-    from laptime.training import check_open_groups  # loads torch: after all that can be said without
+    from laptime.runner.train import check_open_groups  # loads torch: after all that can be said without
 
     check_open_groups(config)
     return config
@@ -314,16 +323,17 @@ def _checked(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
 
 def _sweep(args: argparse.Namespace) -> int:
     """Check every job of a sweep, then run them."""
-    from laptime import fresh_processes, torchrun, without_effect
-    from laptime.compose import hydra_session, hydra_value, with_its_sweeper
-    from laptime.config import snapshot
-    from laptime.core_shares import shares_of
-    from laptime.hydra_jobs import settings_of
-    from laptime.launch import num_ranks
-    from laptime.resume_sweep import Step
-    from laptime.run_dir import RunDir, use
-    from laptime.sweep import Sweep, num_trials
-    from laptime.sweep_plan import plan_runs, refuse_repeated_runs, require_search
+    from laptime.config.compose import hydra_session, hydra_value, with_its_sweeper
+    from laptime.config.schema import snapshot
+    from laptime.ranks import torchrun
+    from laptime.record.directory import RunDir, use
+    from laptime.runner import fresh_processes, without_effect
+    from laptime.runner.launch import num_ranks
+    from laptime.sweeps.core_shares import shares_of
+    from laptime.sweeps.hydra_jobs import settings_of
+    from laptime.sweeps.plan import plan_runs, refuse_repeated_runs, require_search
+    from laptime.sweeps.resume import Step
+    from laptime.sweeps.sweep import Sweep, num_trials
 
     if torchrun.is_joined():
         raise UserError("-m: torchrun's ranks belong to one run. Start one torchrun per run, or the sweep without it.")
@@ -386,7 +396,7 @@ def _resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str
     """The sweep that is to be gone on with, None: a new one is to be started, and what is typed besides."""
     if not any(override.lstrip("+").startswith("sweep.resume=") for override in overrides):
         return None, overrides
-    from laptime.resume_sweep import EarlierSweep, asked_for
+    from laptime.sweeps.resume import EarlierSweep, asked_for
 
     asked, typed = asked_for(overrides)
     asks = ("true", "yes", "on", "1")
@@ -400,23 +410,26 @@ def _resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[s
     Args:
         typed: overrides besides `sweep.resume`.
     """
-    from laptime import fresh_processes, resume_sweep, security, torchrun, without_effect
     from laptime.analysis.sweep_callback import report_sweep
-    from laptime.compose import compose, hydra_session, key_of, resolve, without_hydra
-    from laptime.config import snapshot
-    from laptime.core_shares import shares_of
-    from laptime.hydra_jobs import settings_of
-    from laptime.launch import num_ranks
-    from laptime.sweep import Sweep, swept
-    from laptime.sweep_plan import PlannedRun, plan_runs
+    from laptime.config import security
+    from laptime.config.compose import compose, hydra_session, key_of, resolve, without_hydra
+    from laptime.config.schema import snapshot
+    from laptime.ranks import torchrun
+    from laptime.runner import fresh_processes, without_effect
+    from laptime.runner.launch import num_ranks
+    from laptime.sweeps import resume
+    from laptime.sweeps.core_shares import shares_of
+    from laptime.sweeps.hydra_jobs import settings_of
+    from laptime.sweeps.plan import PlannedRun, plan_runs
+    from laptime.sweeps.sweep import Sweep, swept
 
     if torchrun.is_joined():
         raise UserError("sweep.resume: is for a sweep of runs that Laptime starts. Leave torchrun out.")
     sweep.require_same_configuration(args.config_name, args.config_dir)
     # What is said anew each time makes no other jobs.
-    of_now = [override for override in typed if resume_sweep.is_of_now(override)]
+    of_now = [override for override in typed if resume.is_of_now(override)]
     added = [override for override in typed if override not in of_now]
-    asked = [resume_sweep.merged(each, of_now) for each in sweep.invocations(added)]
+    asked = [resume.merged(each, of_now) for each in sweep.invocations(added)]
     with hydra_session(args.config_dir) as hydra:
         pairs: list[tuple[PlannedRun, int]] = []
         for invocation, each in enumerate(asked):
@@ -425,7 +438,7 @@ def _resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[s
             except UserError as error:
                 raise UserError(f"{error}\nThe jobs of {sweep.path.name} follow from: {' '.join(each)}") from error
         if not added:
-            unfinished = [resume_sweep.merged(each, of_now) for each in sweep.unfinished()]
+            unfinished = [resume.merged(each, of_now) for each in sweep.unfinished()]
             further = enumerate(unfinished, start=len(asked))
             pairs += [(PlannedRun(each, compose(hydra, each, args.config_name)), number) for number, each in further]
         fresh_processes.load_ahead()
@@ -436,7 +449,7 @@ def _resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[s
             snapshots[tuple(run.overrides)] = snapshot(config)
             cfg = without_hydra(run.composed)
             cfg.run_dir = str(sweep.path / "run")  # any that nothing else in the configuration can be
-            jobs.append(resume_sweep.Job(run.overrides, resolve(cfg), invocation))
+            jobs.append(resume.Job(run.overrides, resolve(cfg), invocation))
         composed = [run.composed for run, _ in pairs]
         without_effect.check(
             hydra, typed, list(zip(composed, (job.config for job in jobs), strict=True)), True, args.config_name
@@ -445,7 +458,7 @@ def _resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[s
         shares = shares_of(first, len(jobs), max(num_ranks(job.config) for job in jobs))
         sweep_world_size = sweep.sweep_world_size([job.config for job in jobs], shares)
         steps = sweep.plan(jobs, sweep_world_size, shares)
-        known = resume_sweep.jobs_ever(sweep.runs, jobs)
+        known = resume.jobs_ever(sweep.runs, jobs)
         if any(job.config["sweep"]["dry_run"] for job in jobs):
             by_overrides = {tuple(job.overrides): job.config for job in jobs}
             configs: list[Mapping[str, Any] | None] = [by_overrides[tuple(step.overrides)] for step in steps]
@@ -485,12 +498,12 @@ def _show_what_would_be_done(
     Args:
         configs: in the order of `steps`; None: of one that nothing is to become of.
     """
-    from laptime import dry_run
-    from laptime.console import unread, wide_console
-    from laptime.estimate import estimate, known_runs
-    from laptime.latest import RESULT_FOLDERS
-    from laptime.launch import will_be_hashed
-    from laptime.sweep import swept
+    from laptime.record.latest import RESULT_FOLDERS
+    from laptime.runner.launch import will_be_hashed
+    from laptime.sweeps import dry_run
+    from laptime.sweeps.estimate import estimate, known_runs
+    from laptime.sweeps.sweep import swept
+    from laptime.terminal import unread, wide_console
 
     known, at_once = known_runs(RESULT_FOLDERS), 1 if shares is None else shares.num
     planned = []

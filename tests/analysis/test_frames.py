@@ -8,7 +8,7 @@ import pytest
 from tests.support.settings import TINY
 
 import laptime
-from laptime.record import SWEEP_FILE, read_epochs, read_record, write_record
+from laptime.record.files import SWEEP_FILE, read_epochs, read_record, write_record
 
 
 def test_one_row_per_run_with_figures_and_settings(scaled):

@@ -8,7 +8,7 @@ import pytest
 
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import find_runs, load_runs
-from laptime.record import EPOCHS_FILE, RUN_FILE
+from laptime.record.files import EPOCHS_FILE, RUN_FILE
 
 pytestmark = pytest.mark.unit
 

@@ -12,10 +12,11 @@ import torch
 from tests.support.settings import TINY
 
 import laptime
-from laptime.callbacks import bare_loop, epoch_timer
-from laptime.callbacks.bare_loop import BareLoop
 from laptime.errors import UserError
-from laptime.record import read_epochs, read_record
+from laptime.lap import epoch_timer
+from laptime.measure import bare_loop
+from laptime.measure.bare_loop import BareLoop
+from laptime.record.files import read_epochs, read_record
 
 SHORT = (*TINY, "training.epochs=3")
 

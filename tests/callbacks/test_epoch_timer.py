@@ -4,12 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from laptime.callbacks import epoch_timer
-from laptime.callbacks.epoch_timer import EpochTimer
-from laptime.data import timed_loader
 from laptime.data.order import EpochOrder
-from laptime.data.timed_loader import TimedLoader
-from laptime.ranks import Rank
+from laptime.lap import epoch_timer, timed_loader
+from laptime.lap.epoch_timer import EpochTimer
+from laptime.lap.timed_loader import TimedLoader
+from laptime.ranks.rank import Rank
 
 pytestmark = pytest.mark.unit
 

@@ -9,7 +9,7 @@ from tests.support.settings import TINY
 
 import laptime
 from laptime.errors import TrainingFailed, UserError
-from laptime.record import read_epochs
+from laptime.record.files import read_epochs
 
 SHORT = (*TINY, "training.epochs=2")
 NUM_STEPS = 2 * 8  # of 240 images in batches of 32

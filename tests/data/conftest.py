@@ -14,7 +14,7 @@ from laptime.data.datamodule import DataModule
 from laptime.data.image_data import ImageData
 from laptime.data.mnist import MNIST
 from laptime.data.synthetic import Synthetic
-from laptime.device import Device
+from laptime.machine.device import Device
 
 # The keys that all data sets share, as conf/dataset/mnist.yaml has them, without validation set.
 SHARED: dict[str, Any] = {

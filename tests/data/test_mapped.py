@@ -14,16 +14,16 @@ import torch
 from tests.support.processes import until
 from tests.support.settings import QUICK, TINY
 
-from laptime import machine
 from laptime.data import files
 from laptime.data.cifar10 import CIFAR10
 from laptime.data.datamodule import DataModule
 from laptime.data.fashion_mnist import FashionMNIST
 from laptime.data.mnist import MNIST
-from laptime.device import Device
 from laptime.errors import UserError
-from laptime.ranks import Rank
-from laptime.record import read_epochs, read_record
+from laptime.machine import hardware
+from laptime.machine.device import Device
+from laptime.ranks.rank import Rank
+from laptime.record.files import read_epochs, read_record
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -121,7 +121,7 @@ def test_what_does_not_fit_on_the_disk_is_refused(synthetic, monkeypatch):
 
 
 def test_what_does_not_fit_in_memory_is_refused_with_the_sizes(synthetic, cpu, monkeypatch):
-    monkeypatch.setattr(machine, "available_memory_bytes", lambda: int(20e9))
+    monkeypatch.setattr(hardware, "available_memory_bytes", lambda: int(20e9))
     fits = synthetic(shape=[3, 1000, 1000], num_train=1000, num_test=1000)
     too_large = synthetic(shape=[3, 1000, 1000], num_train=3000, num_test=1000)
     monkeypatch.setattr(type(fits), "load", lambda self: pytest.fail("nothing is loaded"))

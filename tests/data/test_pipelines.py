@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from laptime.data import timed_loader
 from laptime.data.order import EpochOrder, epoch_seed
-from laptime.data.timed_loader import TimedLoader, batch_sizes
-from laptime.device import Device
 from laptime.errors import UserError
-from laptime.ranks import Rank
+from laptime.lap import timed_loader
+from laptime.lap.timed_loader import TimedLoader, batch_sizes
+from laptime.machine.device import Device
+from laptime.ranks.rank import Rank
 
 pytestmark = pytest.mark.unit
 

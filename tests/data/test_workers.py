@@ -8,8 +8,8 @@ import pytest
 import torch
 from tests.support.settings import TINY
 
-from laptime.ranks import Rank
-from laptime.record import read_epochs
+from laptime.ranks.rank import Rank
+from laptime.record.files import read_epochs
 
 
 def epoch(loader, number=0):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from laptime.evaluate.confusion import confusion_matrix, most_confused, per_class
+from laptime.evaluation.confusion import confusion_matrix, most_confused, per_class
 
 pytestmark = pytest.mark.unit
 

@@ -16,11 +16,11 @@ import torch
 from tests.support import processes
 from tests.support.settings import QUICK, TINY
 
-from laptime import security
-from laptime.device import describe
-from laptime.evaluate.__main__ import main
-from laptime.predict import predict
-from laptime.trained_run import open_run
+from laptime.config import security
+from laptime.evaluation.main import main
+from laptime.evaluation.predict import predict
+from laptime.evaluation.trained_run import open_run
+from laptime.machine.device import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_LATENCY = "latency.batch_sizes=[]"

@@ -20,14 +20,14 @@ import torch
 from tests.support import processes
 from tests.support.settings import QUICK, TINY
 
-from laptime.device import describe
 from laptime.errors import UserError
-from laptime.export.__main__ import main
-from laptime.export.export import difference, speedup
-from laptime.export.wanted import wanted
-from laptime.latency import Latency
-from laptime.predict import Predictions, predict
-from laptime.trained_run import open_run
+from laptime.evaluation.predict import Predictions, predict
+from laptime.evaluation.trained_run import open_run
+from laptime.exporting.export import difference, speedup
+from laptime.exporting.main import main
+from laptime.exporting.wanted import wanted
+from laptime.machine.device import describe
+from laptime.measure.latency import Latency
 
 MNIST = (*QUICK, "dataset.limit=1000", "training.epochs=1", "training.precision=bf16-mixed")
 NO_LATENCY = "latency.batch_sizes=[]"

@@ -11,11 +11,11 @@ from tests.support.settings import QUICK
 from torch import nn
 
 import laptime
-from laptime import targets
-from laptime.compose import compose, config_dir, hydra_session, resolve, without_hydra
+from laptime.config import targets
+from laptime.config.compose import compose, config_dir, hydra_session, resolve, without_hydra
 from laptime.errors import TrainingFailed
-from laptime.record import read_epochs
-from laptime.training import count_flops, name_of
+from laptime.record.files import read_epochs
+from laptime.runner.train import count_flops, name_of
 
 README = (processes.ROOT / "README.md").read_text(encoding="utf-8")
 # The README's table of models: parameters and FLOPs per sample, in millions, on MNIST.

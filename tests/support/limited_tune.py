@@ -4,7 +4,7 @@ import resource
 import sys
 from pathlib import Path
 
-import laptime.training  # what is loaded takes its share before
+import laptime.runner.train  # what is loaded takes its share before
 import laptime.tune.batch_size  # noqa: F401
 from laptime.tune.__main__ import main
 

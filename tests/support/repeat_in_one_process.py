@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 
 import laptime
-from laptime import cli, sweep
+from laptime import cli
+from laptime.sweeps import sweep
 
 PACKAGES = ("laptime.", "pytorch_lightning.", "tensorboard.", "omegaconf.")
 

@@ -6,7 +6,7 @@ streams, and then runs the script as `python SCRIPT` would. It ends with Python'
 Python's shutdown, which takes a second to free what was imported.
 
 The server itself computes nothing and starts no thread, so a fork holds nothing but imported modules. This is also how
-Laptime starts its ranks (laptime.fresh_processes).
+Laptime starts its ranks (laptime.runner.fresh_processes).
 """
 
 import atexit
@@ -26,11 +26,12 @@ from dataclasses import dataclass, field
 from multiprocessing import forkserver, util
 from pathlib import Path
 
-# laptime.security is absent on purpose: it reads the environment when it is imported.
+# laptime.config.security is absent on purpose: it reads the environment when it is imported.
 PRELOADED = (
-    "laptime.rank_process", "laptime.launch", "laptime.analysis.sweep_callback", "laptime.analysis.report",
-    "laptime.analysis.plots", "laptime.cli", "laptime.hydra_jobs", "laptime.sweep_plan", "laptime.notify",
-    "laptime.core_shares", "laptime.models.mlp", "hydra.main", "torch.utils.tensorboard", "filelock",
+    "laptime.runner.rank_process", "laptime.runner.launch", "laptime.analysis.sweep_callback",
+    "laptime.analysis.report", "laptime.analysis.plots", "laptime.cli", "laptime.sweeps.hydra_jobs",
+    "laptime.sweeps.plan", "laptime.sweeps.notify", "laptime.sweeps.core_shares", "laptime.models.mlp", "hydra.main",
+    "torch.utils.tensorboard", "filelock",
 )  # fmt: skip
 LENGTH = struct.Struct("!I")
 

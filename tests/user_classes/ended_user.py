@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from laptime.run_dir import use
+from laptime.record.directory import use
 
 if __name__ == "__main__":
     use(Path(sys.argv[1]))

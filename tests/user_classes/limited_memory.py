@@ -9,7 +9,7 @@ import sys
 import psutil
 
 import laptime
-import laptime.training
+import laptime.runner.train
 
 if __name__ == "__main__":
     limit = psutil.Process().memory_info().vms + int(sys.argv[1])

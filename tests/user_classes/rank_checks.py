@@ -15,8 +15,9 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
-from laptime import ranks, shared_memory, stopping
 from laptime.models.mlp import MLP
+from laptime.ranks import rank as ranks
+from laptime.ranks import shared_memory, stopping
 
 
 def require_same(tensor: Tensor) -> None:

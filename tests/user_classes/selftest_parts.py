@@ -72,7 +72,7 @@ def looks_at_a_busy_device(setting: Setting, notes: Notes) -> None:
 
 def _make_busy() -> None:
     """In this part's process the device has 80 GB, of which others use 60 and this process 1."""
-    from laptime import device
+    from laptime.machine import device
 
     busy = device.Device("auto", "cpu", "busy", 1, 80 * 10**9)
     patch.object(device, "describe", lambda requested, used: busy).start()
@@ -96,7 +96,7 @@ def with_unsynchronized(setting: Setting, notes: Notes) -> None:
 
 def with_never_synchronized(setting: Setting, notes: Notes) -> None:
     """An epoch ends before the device's queue is waited for."""
-    from laptime.callbacks.epoch_timer import EpochTimer
+    from laptime.lap.epoch_timer import EpochTimer
 
     on_train_batch_end = EpochTimer.on_train_batch_end
 
@@ -132,7 +132,7 @@ def models_with_other_random_numbers(setting: Setting, notes: Notes) -> None:
 
 def with_memory_of_one_epoch(setting: Setting, notes: Notes) -> None:
     """The recorded peak lacks what a callback holds."""
-    from laptime.device import Device
+    from laptime.machine.device import Device
     from selftest.planted import FAKE_MEMORY
 
     FAKE_MEMORY.held = 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_lightning.callbacks import Callback
 
-from laptime.sampler import Sampler
+from laptime.measure.sampler import Sampler
 
 
 class WaitForSamples(Callback):

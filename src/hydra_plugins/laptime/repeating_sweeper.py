@@ -23,10 +23,10 @@ ConfigStore.instance().store(group="hydra/sweeper", name="laptime", node=Repeati
 
 
 class RepeatingSweeper(BasicSweeper):
-    """Runs what was planned (laptime.sweep_plan), all of one seed before the next: what drifts slowly then meets every
+    """Runs what was planned (laptime.sweeps.plan), all of one seed before the next: what drifts slowly then meets every
     group alike. While `measure.target_interval` is not reached, it repeats those groups with further seeds.
 
-    Its task function is a laptime.sweep.Sweep.
+    Its task function is a laptime.sweeps.sweep.Sweep.
     """
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from laptime.errors import UserError, exit_code_of
-from laptime.latest import newest_sweeps
+from laptime.record.latest import newest_sweeps
 
 _TOLERANCE = 0.05
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 1 where the gate failed, 2 for a mistake in what was typed or a missing baseline."""
-    from laptime.console import show_whatever_can_be_shown
+    from laptime.terminal import show_whatever_can_be_shown
 
     show_whatever_can_be_shown()
     args = _parser().parse_args(arguments)
@@ -28,7 +28,7 @@ def _run(args: argparse.Namespace) -> int:
     from laptime.analysis.report import print_analysis
     from laptime.analysis.scaling import parse_world_sizes
     from laptime.analysis.write import write_reports, write_tables
-    from laptime.console import unread
+    from laptime.terminal import unread
 
     if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
         raise UserError(f"--target-accuracy {args.target_accuracy}: must be a share between 0 and 1.")

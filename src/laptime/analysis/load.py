@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from laptime.errors import printable
-from laptime.record import (
+from laptime.record.files import (
     EARLIER_DIR,
     EPOCH_COLUMNS,
     EPOCHS_FILE,

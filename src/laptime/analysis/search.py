@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from laptime.analysis.groups import Group
-from laptime.record import SWEEP_FILE, is_maximised
+from laptime.record.files import SWEEP_FILE, is_maximised
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from laptime.record import TENSORBOARD_DIR
+from laptime.record.files import TENSORBOARD_DIR
 
 
 class SweepReport(Callback):
@@ -24,7 +24,7 @@ def report_sweep(sweep_dir: Path) -> None:
     from laptime.analysis.analyse import analyse
     from laptime.analysis.report import print_analysis
     from laptime.analysis.write import write_reports, write_tables
-    from laptime.console import relative, unread
+    from laptime.terminal import relative, unread
 
     try:
         analysis = analyse([sweep_dir])

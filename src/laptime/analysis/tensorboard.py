@@ -24,7 +24,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from laptime.analysis.analyse import Analysis
 from laptime.analysis.laws import efficiency
-from laptime.record import HPARAM_METRICS, flat_config
+from laptime.record.files import HPARAM_METRICS, flat_config
 
 
 def write_events(analysis: Analysis, images: Mapping[str, bytes], folder: Path) -> None:

@@ -17,7 +17,7 @@ from laptime.analysis.groups import groups_table
 from laptime.analysis.load import Run
 from laptime.analysis.scaling import Family, scaling_table
 from laptime.errors import printable
-from laptime.record import finite, write_atomically
+from laptime.record.files import finite, write_atomically
 
 SCHEMA_VERSION = 1
 

@@ -8,8 +8,8 @@ from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from laptime.classifier import Classifier
-from laptime.data.timed_loader import TimedLoader
+from laptime.lap.timed_loader import TimedLoader
+from laptime.training.classifier import Classifier
 
 
 class ProgressBar(Callback):

@@ -10,7 +10,6 @@ from laptime.data.augment import FlipAndRotate, Normalize
 from laptime.data.image_data import ImageData, Images, split
 from laptime.data.memory import MemoryEvaluation, MemoryPipeline
 from laptime.data.order import EpochOrder
-from laptime.data.timed_loader import Batch, Pipeline, TimedLoader, batch_sizes
 from laptime.data.workers import (
     TransformedImages,
     WorkersEvaluation,
@@ -18,10 +17,11 @@ from laptime.data.workers import (
     close,
     transform_of,
 )
-from laptime.device import Device
 from laptime.errors import UserError
-from laptime.machine import require_free_memory
-from laptime.ranks import Rank
+from laptime.lap.timed_loader import Batch, Pipeline, TimedLoader, batch_sizes
+from laptime.machine.device import Device
+from laptime.machine.hardware import require_free_memory
+from laptime.ranks.rank import Rank
 
 
 class DataModule(pl.LightningDataModule):

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from laptime.data.image_data import cache_dir
 from laptime.errors import UserError
-from laptime.record import write_atomically
+from laptime.record.files import write_atomically
 
 OFFLINE = "Work with no network: dataset=mnist, dataset=synthetic."
 CONNECT_TIMEOUT_S = 5.0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from laptime.errors import UserError
-from laptime.run_dir import expanded
+from laptime.record.directory import expanded
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from itertools import islice
 from laptime.data.augment import FlipAndRotate, Normalize
 from laptime.data.image_data import Images
 from laptime.data.order import EpochOrder
-from laptime.data.timed_loader import Batch
+from laptime.lap.timed_loader import Batch
 
 # One gather makes at most this much float32 data: what is larger leaves the caches before it is trained on, and goes
 # back to the system after every list, which clears it anew.

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from laptime.data.augment import FlipAndRotate
 from laptime.data.image_data import ImageData, Images
 from laptime.data.order import EpochOrder
-from laptime.data.timed_loader import Batch
-from laptime.device import Device
-from laptime.fresh_processes import make_room_for_sockets
-from laptime.step_clock import OnPart, unheeded
+from laptime.lap.step_clock import OnPart, unheeded
+from laptime.lap.timed_loader import Batch
+from laptime.machine.device import Device
+from laptime.runner.fresh_processes import make_room_for_sockets
 
 if TYPE_CHECKING:  # torchvision and PIL are imported where they are used: that takes a second
     from PIL import Image

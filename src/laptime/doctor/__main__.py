@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> int:
     seconds = _seconds(args.seconds)
-    from laptime import fresh_processes
+    from laptime.runner import fresh_processes
 
     # Ctrl-C reaches the server that ranks are copied from as well; there it would only leave a traceback.
     heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -36,10 +36,10 @@ def _run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, heeded)
     from rich.console import Console
 
-    from laptime.console import show_whatever_can_be_shown, unread
     from laptime.doctor.examine import examine
     from laptime.doctor.show import show
-    from laptime.record import finite
+    from laptime.record.files import finite
+    from laptime.terminal import show_whatever_can_be_shown, unread
 
     show_whatever_can_be_shown()
     report = examine(seconds, _note)

@@ -8,14 +8,14 @@ from typing import Any
 import psutil
 import torch
 
-from laptime.device import cpu_name, mps_fallback, usable_cores
 from laptime.doctor import checklist
 from laptime.doctor.checklist import Check
 from laptime.doctor.groups import check_backends
 from laptime.doctor.probe import Noise, probe
 from laptime.doctor.steps import check_devices
-from laptime.environment import environment
-from laptime.noise import on_battery
+from laptime.machine.counters import on_battery
+from laptime.machine.device import cpu_name, mps_fallback, usable_cores
+from laptime.machine.environment import environment
 
 
 def examine(seconds: float, note: Callable[[str], None]) -> dict[str, Any]:

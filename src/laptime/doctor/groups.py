@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from laptime import fresh_processes
-from laptime.device import available_accelerator, describe
 from laptime.doctor.finding import Finding, first_line
-from laptime.launch import meeting
-from laptime.rank_process import Job, join
-from laptime.ranks import Rank
+from laptime.machine.device import available_accelerator, describe
+from laptime.ranks.rank import Rank
+from laptime.runner import fresh_processes
+from laptime.runner.launch import meeting
+from laptime.runner.rank_process import Job, join
 
 _NUM_RANKS = 2
 _OF_ACCELERATOR = {"cuda": "nccl", "xpu": "xccl"}

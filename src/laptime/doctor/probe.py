@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import torch
 
-from laptime import noise
-from laptime.quality import Quality, assess, outliers
+from laptime.machine import counters
+from laptime.measure.quality import Quality, assess, outliers
 
 # A lap is long against the clock ticks (10 ms) that the system counts CPU time in; each slice has its counters read.
 _LAP_S = 0.25
@@ -69,22 +69,22 @@ def probe(seconds: float, num_cores: int, battery: bool | None = None) -> Noise:
         _time(left, right, 10)  # the threads start, the processor wakes up
         num_products = max(1, round(_LAP_S / min(_time(left, right, 1) for _ in range(10))))
         used_before, cpu_before = _used_by_others(), time.process_time()
-        readings, own, times = [noise.read()], [cpu_before], list[float]()
+        readings, own, times = [counters.read()], [cpu_before], list[float]()
         for _ in range(_NUM_SLICES):
             until = time.perf_counter() + seconds / _NUM_SLICES
             while time.perf_counter() < until:
                 times.append(_time(left, right, num_products))
-            readings.append(noise.read())
+            readings.append(counters.read())
             own.append(time.process_time())
         used_after = _used_by_others()
     finally:
         torch.set_num_threads(threads_before)
     total_cores = os.cpu_count() or 1
     slices = [
-        noise.between(readings[each], readings[each + 1], own[each + 1] - own[each], total_cores)
+        counters.between(readings[each], readings[each + 1], own[each + 1] - own[each], total_cores)
         for each in range(_NUM_SLICES)
     ]
-    meanwhile = noise.between(readings[0], readings[-1], own[-1] - own[0], total_cores)
+    meanwhile = counters.between(readings[0], readings[-1], own[-1] - own[0], total_cores)
     frequencies = [each["frequency_hz"] for each in slices if each["frequency_hz"]]
     meanwhile["frequency_drop"] = 1 - min(frequencies) / max(frequencies) if frequencies else None
     return Noise(

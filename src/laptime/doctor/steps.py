@@ -7,9 +7,9 @@ so the CPU itself can be found out, and a CPU that is wrong puts no blame on the
 import torch
 from torch import nn
 
-from laptime.device import Device, available_accelerator, check_precision, describe
 from laptime.doctor.finding import Finding, first_line
 from laptime.errors import UserError
+from laptime.machine.device import Device, available_accelerator, check_precision, describe
 
 # The largest relative difference of a loss. What sound devices need: 1e-7 in float32, 4e-4 with the TF32 that torch
 # lets NVIDIA's convolutions use, 4e-3 in bfloat16. What a fault makes: gradients 10% off, 7e-2.

@@ -10,7 +10,7 @@ from pathlib import Path
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
-from laptime.record import write_atomically
+from laptime.record.files import write_atomically
 
 
 def resume_at(logger: Logger, epoch: int) -> None:

@@ -28,7 +28,7 @@ _FLAGS = {"batch_size": ("limit",), "lr": ("lowest", "highest", "steps", "plot")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 1 where nothing was found, 2 for a mistake in what was typed, 130 for Ctrl-C."""
-    from laptime.console import StderrHandler, show_whatever_can_be_shown
+    from laptime.terminal import StderrHandler, show_whatever_can_be_shown
 
     show_whatever_can_be_shown()
     logging.basicConfig(handlers=[StderrHandler()], level=logging.WARNING, format="%(message)s")
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    from laptime.typed import for_hydra, refuse_dashes
+    from laptime.config.typed import for_hydra, refuse_dashes
 
     parser = _parser()
     refuse_dashes(arguments, parser)
@@ -77,10 +77,10 @@ def _run(args: argparse.Namespace) -> int:
     import pytorch_lightning as pl
     import torch
 
-    from laptime.console import unread
-    from laptime.faults import explaining
-    from laptime.launch import threads_per_rank
-    from laptime.training import prepare_device
+    from laptime.runner.launch import threads_per_rank
+    from laptime.runner.train import prepare_device
+    from laptime.terminal import unread
+    from laptime.training.faults import explaining
     from laptime.tune import batch_size, lr, show
 
     typed = [*(["--config-dir", args.config_dir] if args.config_dir else []), *args.overrides]
@@ -100,9 +100,9 @@ def _run(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> dict[str, Any]:
     """What `train.py` would train with these overrides, checked."""
-    from laptime import security  # noqa: F401  reads what is trusted, before a configuration can change it
     from laptime.cli import check
-    from laptime.compose import compose, find_own_classes, hydra_session, key_of
+    from laptime.config import security  # noqa: F401  reads what is trusted, before a configuration can change it
+    from laptime.config.compose import compose, find_own_classes, hydra_session, key_of
 
     for typed in args.overrides:
         if key_of(typed) in ("sweep.dry_run", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir"):

@@ -10,19 +10,19 @@ from typing import Any
 import psutil
 import torch
 
-from laptime.callbacks.epoch_timer import usage
-from laptime.classifier import Classifier
 from laptime.data.datamodule import DataModule
-from laptime.data.timed_loader import Batch
-from laptime.device import Device
 from laptime.errors import TrainingFailed, is_for_want_of_memory
-from laptime.latency import Disturbances
-from laptime.machine import available_memory_bytes
-from laptime.process_memory import peak_rss_bytes, reset_peak_rss
-from laptime.quality import Quality
-from laptime.ranks import Rank
-from laptime.stopping import StopRequest
-from laptime.training import build_data, build_module, build_network, name_of
+from laptime.lap.epoch_timer import usage
+from laptime.lap.timed_loader import Batch
+from laptime.machine.device import Device
+from laptime.machine.hardware import available_memory_bytes
+from laptime.machine.memory import peak_rss_bytes, reset_peak_rss
+from laptime.measure.latency import Disturbances
+from laptime.measure.quality import Quality
+from laptime.ranks.rank import Rank
+from laptime.ranks.stopping import StopRequest
+from laptime.runner.train import build_data, build_module, build_network, name_of
+from laptime.training.classifier import Classifier
 
 _FIRST = 16
 # Steps of a trial are timed for at least so long, and there are at least so many of them.

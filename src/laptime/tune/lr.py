@@ -16,15 +16,15 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.tuner import Tuner
 from torch import Tensor, nn
 
-from laptime.classifier import Classifier
-from laptime.data.timed_loader import Batch
-from laptime.device import Device
 from laptime.errors import TrainingFailed, UserError
-from laptime.mixup import mixed_loss
-from laptime.ranks import Rank
-from laptime.stopping import StopRequest
-from laptime.training import build_data, build_module, build_network, name_of, quiet_lightning
-from laptime.xpu import XPUAccelerator
+from laptime.lap.timed_loader import Batch
+from laptime.machine.device import Device
+from laptime.machine.xpu import XPUAccelerator
+from laptime.ranks.rank import Rank
+from laptime.ranks.stopping import StopRequest
+from laptime.runner.train import build_data, build_module, build_network, name_of, quiet_lightning
+from laptime.training.classifier import Classifier
+from laptime.training.mixup import mixed_loss
 
 # Lightning leaves out the first steps, whose smoothed loss is not one yet, and the last when it looks for the steepest
 # one, and needs two to compare.

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from laptime.console import relative, wide_console
+from laptime.terminal import relative, wide_console
 from laptime.tune.batch_size import Found, Trial
 from laptime.tune.lr import SKIPPED_STEPS, RangeTest
 

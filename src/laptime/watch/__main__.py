@@ -13,12 +13,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from laptime.dry_run import duration
 from laptime.errors import UserError, exit_code_of
-from laptime.latest import newest
-from laptime.notify import notify
-from laptime.record import RUN_FILE, SWEEP_FILE
-from laptime.run_dir import expanded
+from laptime.record.directory import expanded
+from laptime.record.files import RUN_FILE, SWEEP_FILE
+from laptime.record.latest import newest
+from laptime.sweeps.dry_run import duration
+from laptime.sweeps.notify import notify
 from laptime.watch.look import RunSeen, SweepSeen, Watcher
 
 _STYLES = {"completed": "green", "running": "cyan", "failed": "red", "dead": "red", "interrupted": "yellow"}
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _watch(args: argparse.Namespace) -> int:
-    from laptime.console import relative, show_whatever_can_be_shown, unread, wide_console
+    from laptime.terminal import relative, show_whatever_can_be_shown, unread, wide_console
 
     show_whatever_can_be_shown()
     if not 0.1 <= args.interval <= 3600:

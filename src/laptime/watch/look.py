@@ -8,9 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from laptime.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE
-from laptime.record import LOG_FILE, RUN_FILE, each_epoch_once, parse_timestamp, read_epochs, read_plan, read_record
-from laptime.run_dir import has_left, numbered_runs, user_of
+from laptime.record.directory import has_left, numbered_runs, user_of
+from laptime.record.files import (
+    LOG_FILE,
+    RUN_FILE,
+    each_epoch_once,
+    parse_timestamp,
+    read_epochs,
+    read_plan,
+    read_record,
+)
+from laptime.record.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE
 
 _LAST_BYTES = 4096
 # Of a line in train.log the time is enough here.

@@ -1,0 +1,484 @@
+"""The closed config groups: their keys, types and ranges, what must hold across them, and what makes two runs the same.
+
+Keys and types are checked while composing (Hydra compares with the dataclasses), one field's range in its
+class's `check`, several fields against each other in `validate`. None of it depends on the machine. The defaults
+stand in conf/, each in one place.
+"""
+
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from laptime.errors import UserError
+from laptime.record.files import OF_DDP, flat
+from laptime.record.masking import mask
+
+DEVICES = ("auto", "cpu", "mps", "cuda", "xpu", "accelerator")
+# No count needs to be larger, and torch fails on numbers beyond 64 bits.
+_LARGEST = 10**9
+_MOST_THREADS = 1024
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+MATMUL_PRECISIONS = ("highest", "high", "medium")
+OPTIMIZED_METRICS = (
+    "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "time_to_accuracy",
+    "epoch_time_s", "samples_per_s", "steps_per_s", "total_train_s",
+)  # fmt: skip
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...], instead: str = "") -> None:
+    if value not in allowed:
+        raise UserError(f"{key}={value}: must be one of {', '.join(allowed)}.{instead and ' ' + instead}")
+
+
+def _at_least(key: str, value: float | None, least: int) -> None:
+    if value is not None and value < least:
+        raise UserError(f"{key}={value}: must be at least {least}.")
+    if isinstance(value, int) and value > _LARGEST:
+        raise UserError(f"{key}={value}: must be at most {_LARGEST:,}.")
+
+
+_MOST_BUCKET_MB = 1_000_000
+# Beyond it, every share of mixup is one half.
+_LARGEST_ALPHA = 1000
+# In milliseconds it must fit into 31 bits.
+_LONGEST_TIMEOUT_S = 2_000_000
+
+
+def _positive(key: str, value: float | None, instead: str = "") -> None:
+    if value is not None and not 0 < value < float("inf"):
+        raise UserError(f"{key}={value}: must be a finite number above 0.{instead and ' ' + instead}")
+
+
+class _Group:
+    """A closed group checks its ranges once it is complete: Hydra also makes it with every field still missing."""
+
+    def __post_init__(self) -> None:
+        if MISSING not in vars(self).values():
+            self.check()
+
+    def check(self) -> None:
+        """Raise UserError where a field is out of its range."""
+
+
+@dataclass
+class DeviceConfig(_Group):
+    name: str = MISSING
+    fallback: str = MISSING
+
+    def check(self) -> None:
+        _one_of("device", self.name, DEVICES)
+        _one_of("device.fallback", self.fallback, ("cpu", "error"))
+
+
+@dataclass
+class StrategyConfig(_Group):
+    name: str = MISSING
+    world_size: int | str = MISSING
+    threads_per_rank: int | str = MISSING
+    pin_ranks: bool = MISSING
+    backend: str = MISSING
+    master_addr: str = MISSING
+    master_port: int = MISSING
+    timeout_s: float = MISSING
+    max_restarts: int = MISSING
+    wrap_single_rank: bool = MISSING
+    bucket_cap_mb: float = MISSING
+    gradient_as_bucket_view: bool = MISSING
+    static_graph: bool = MISSING
+    comm_hook: str = MISSING
+    shard_optimizer: bool | str = MISSING
+
+    def check(self) -> None:
+        _one_of("strategy", self.name, ("ddp", "single"))
+        _one_of("strategy.backend", self.backend, ("auto", "gloo", "nccl"))
+        _one_of("strategy.comm_hook", self.comm_hook, ("none", "fp16", "bf16", "powersgd", "shared_memory"))
+        if isinstance(self.shard_optimizer, str) and self.shard_optimizer != "auto":
+            raise UserError(f"strategy.shard_optimizer={self.shard_optimizer}: must be true, false or auto.")
+        if self.shard_optimizer is True and self.comm_hook != "shared_memory":
+            raise UserError(
+                f"strategy.shard_optimizer=true: needs strategy.comm_hook=shared_memory, not {self.comm_hook}: "
+                "there the ranks see each other's shares."
+            )
+        _positive("strategy.bucket_cap_mb", self.bucket_cap_mb)
+        if self.bucket_cap_mb > _MOST_BUCKET_MB:
+            raise UserError(f"strategy.bucket_cap_mb={self.bucket_cap_mb}: must be at most {_MOST_BUCKET_MB}.")
+        if not 1 <= self.timeout_s <= _LONGEST_TIMEOUT_S:
+            raise UserError(
+                f"strategy.timeout_s={self.timeout_s}: must lie in [1, {_LONGEST_TIMEOUT_S:,}], in seconds."
+            )
+        _at_least("strategy.max_restarts", self.max_restarts, 0)
+        if not 0 <= self.master_port < 2**16:
+            raise UserError(f"strategy.master_port={self.master_port}: must lie in [0, 65535]; 0: any free port.")
+        if isinstance(self.world_size, str) and self.world_size != "auto":
+            raise UserError(f"strategy.world_size={self.world_size}: must be a number of ranks or auto.")
+        if isinstance(self.world_size, int):
+            _at_least("strategy.world_size", self.world_size, 1)
+        if self.name == "single" and (self.world_size != 1 or self.wrap_single_rank):
+            raise UserError(
+                f"strategy=single: is one plain process, not strategy.world_size={self.world_size} "
+                f"strategy.wrap_single_rank={str(self.wrap_single_rank).lower()}. Use strategy=ddp."
+            )
+        if isinstance(self.threads_per_rank, str) and self.threads_per_rank != "auto":
+            raise UserError(f"strategy.threads_per_rank={self.threads_per_rank}: must be a number of threads or auto.")
+        if isinstance(self.threads_per_rank, int):
+            _at_least("strategy.threads_per_rank", self.threads_per_rank, 1)
+            if self.threads_per_rank > _MOST_THREADS:
+                raise UserError(f"strategy.threads_per_rank={self.threads_per_rank}: must be at most {_MOST_THREADS}.")
+
+
+@dataclass
+class TrainingConfig(_Group):
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    batch_scope: str = MISSING
+    accumulate_grad_batches: int = MISSING
+    gradient_clip_norm: float | None = MISSING
+    steps_per_execution: int = MISSING
+    eval_batch_size: int = MISSING
+    label_smoothing: float = MISSING
+    mixup_alpha: float = MISSING
+    ema_decay: float | None = MISSING
+    swa_start_epoch: int | None = MISSING
+    precision: str = MISSING
+    matmul_precision: str = MISSING
+    compile: bool = MISSING
+    cudnn_benchmark: bool = MISSING
+    early_stopping_patience: int | None = MISSING
+    time_limit_s: float | None = MISSING
+    checkpoint: str | None = MISSING
+
+    def check(self) -> None:
+        for key in ("epochs", "batch_size", "accumulate_grad_batches", "steps_per_execution", "eval_batch_size"):
+            _at_least(f"training.{key}", getattr(self, key), 1)
+        _at_least("training.early_stopping_patience", self.early_stopping_patience, 1)
+        _positive("training.gradient_clip_norm", self.gradient_clip_norm, "null: no clipping.")
+        _positive("training.time_limit_s", self.time_limit_s, "null: no limit.")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"training.label_smoothing={self.label_smoothing}: must lie in [0, 1), a share of 1.")
+        if not 0 <= self.mixup_alpha <= _LARGEST_ALPHA:
+            raise UserError(f"training.mixup_alpha={self.mixup_alpha}: must lie in [0, {_LARGEST_ALPHA}]; 0: no mixup.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise UserError(f"training.ema_decay={self.ema_decay}: must lie in (0, 1); null: no moving average.")
+        _at_least("training.swa_start_epoch", self.swa_start_epoch, 0)
+        if self.ema_decay is not None and self.swa_start_epoch is not None:
+            raise UserError(
+                f"training.swa_start_epoch={self.swa_start_epoch}: is one average of the weights, and "
+                f"training.ema_decay={self.ema_decay} another. Set one of them to null."
+            )
+        _one_of("training.batch_scope", self.batch_scope, ("per_rank", "global"))
+        _one_of("training.precision", self.precision, PRECISIONS)
+        _one_of("training.matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
+
+
+@dataclass
+class MeasureConfig(_Group):
+    warmup_epochs: int | str = MISSING
+    breakdown: bool = MISSING
+    peak: bool = MISSING
+    bare_loop: bool = MISSING
+    sample_interval_s: float | None = MISSING
+    memory_warning: float = MISSING
+    target_accuracy: float | None = MISSING
+    target_interval: float | None = MISSING
+    max_repeats: int = MISSING
+
+    def check(self) -> None:
+        _at_least("measure.max_repeats", self.max_repeats, 1)
+        if self.sample_interval_s is not None and not 0.01 <= self.sample_interval_s < math.inf:
+            raise UserError(
+                f"measure.sample_interval_s={self.sample_interval_s}: must be at least 0.01 seconds, and finite; "
+                "null: no sampling."
+            )
+        if not 0 < self.memory_warning <= 1:
+            raise UserError(f"measure.memory_warning={self.memory_warning}: must lie in (0, 1], a share of 1.")
+        if self.target_interval is not None and not 0 < self.target_interval < 1:
+            raise UserError(f"measure.target_interval={self.target_interval}: must lie in (0, 1), a share of 1.")
+        if isinstance(self.warmup_epochs, str) and self.warmup_epochs != "auto":
+            raise UserError(f"measure.warmup_epochs={self.warmup_epochs}: must be a number of epochs or auto.")
+        if isinstance(self.warmup_epochs, int):
+            _at_least("measure.warmup_epochs", self.warmup_epochs, 0)
+        if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
+            raise UserError(f"measure.target_accuracy={self.target_accuracy}: must lie in (0, 1], a share of 1.")
+
+
+@dataclass
+class SweepConfig(_Group):
+    on_failure: str = MISSING
+    resume: str | None = MISSING
+    dry_run: bool = MISSING
+    notify: str | None = MISSING
+
+    def check(self) -> None:
+        _one_of("sweep.on_failure", self.on_failure, ("continue", "stop"))
+
+
+@dataclass
+class SecurityConfig(_Group):
+    allowed_targets: list[str] = MISSING
+
+
+@dataclass
+class Config(_Group):
+    """The root. The groups that are plain dicts are open: the constructor that `_target_` names is their schema."""
+
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    dataset: dict[str, Any] = MISSING
+    model: dict[str, Any] = MISSING
+    optimizer: dict[str, Any] = MISSING
+    scheduler: dict[str, Any] = MISSING
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    security: SecurityConfig = field(default_factory=SecurityConfig)
+    callbacks: dict[str, Any] = MISSING
+    logger: dict[str, Any] = MISSING
+    profiler: dict[str, Any] = MISSING
+    seed: int = MISSING
+    optimized_metric: Any = MISSING  # a name, or a list of names
+    run_dir: str | None = MISSING
+    run_label: str = MISSING
+    experiment_name: str | None = MISSING
+    runs_at_once: int = MISSING
+
+    def check(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed}: must lie in [0, 2**32).")
+        names = self.optimized_metric if isinstance(self.optimized_metric, list) else [self.optimized_metric]
+        for name in names if self.optimized_metric is not None else []:
+            _one_of("optimized_metric", name, OPTIMIZED_METRICS, "Several: [val_accuracy,epoch_time_s].")
+        if not names:
+            raise UserError("optimized_metric=[]: names nothing. Use null for no objective.")
+
+
+def register_schema() -> None:
+    """Put the schema where conf/config.yaml's defaults list finds it."""
+    ConfigStore.instance().store(name="schema", node=Config, provider="laptime")
+
+
+def resolve_warmup_epochs(warmup_epochs: int | str, epochs: int) -> int:
+    """The number that `measure.warmup_epochs` stands for: `auto` is one epoch, none where there is only one."""
+    return min(1, epochs - 1) if isinstance(warmup_epochs, str) else warmup_epochs
+
+
+def per_rank_batch_size(batch_size: int, batch_scope: str, world_size: int) -> int:
+    """Samples of one optimizer step on each rank.
+
+    Raises:
+        UserError: a global batch can't be shared out evenly.
+    """
+    if batch_scope == "per_rank":
+        return batch_size
+    if batch_size % world_size:
+        raise UserError(
+            f"training.batch_size={batch_size}: with training.batch_scope=global it must be a multiple of "
+            f"strategy.world_size={world_size}."
+        )
+    return batch_size // world_size
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """Check what must hold across keys, independent of the machine.
+
+    Args:
+        config: the resolved configuration as plain dicts, closed groups already of the right types and ranges, the
+            arguments of the open groups of the right types.
+
+    Raises:
+        UserError: names the key, the value and the rule.
+    """
+    for key, value in flat(config):
+        if isinstance(value, float) and math.isnan(value):
+            raise UserError(f"{key}=nan: must be a number. Give one, or null where the key allows it.")
+    training, measure, strategy = config["training"], config["measure"], config["strategy"]
+    epochs, warmup = training["epochs"], measure["warmup_epochs"]
+    if resolve_warmup_epochs(warmup, epochs) >= epochs:
+        raise UserError(
+            f"measure.warmup_epochs={warmup}: must be less than training.epochs={epochs}, or no epoch is left to time."
+        )
+    if training["swa_start_epoch"] is not None and training["swa_start_epoch"] >= epochs:
+        raise UserError(
+            f"training.swa_start_epoch={training['swa_start_epoch']}: counts from 0, so it must be less than "
+            f"training.epochs={epochs}, or nothing is averaged."
+        )
+    world_size = strategy["world_size"] if isinstance(strategy["world_size"], int) else 1
+    batch_size, parts = training["batch_size"], training["accumulate_grad_batches"]
+    per_rank = per_rank_batch_size(batch_size, training["batch_scope"], world_size)
+    if per_rank % parts:
+        whose = (
+            "the samples of one optimizer step" if per_rank == batch_size else "each rank's part of training.batch_size"
+        )
+        raise UserError(
+            f"training.accumulate_grad_batches={parts}: must divide "
+            f"{f'training.batch_size={batch_size}' if per_rank == batch_size else per_rank}, {whose}."
+        )
+    if config["device"]["name"] == "mps" and isinstance(strategy["world_size"], int) and strategy["world_size"] > 1:
+        raise UserError(
+            f"device=mps strategy.world_size={strategy['world_size']}: a Mac has one MPS device, and gloo can't "
+            "average tensors on it. Use device=cpu for several ranks, or strategy.world_size=1."
+        )
+    if strategy["static_graph"] and training["accumulate_grad_batches"] > 1:
+        raise UserError(
+            f"strategy.static_graph=true: torch's DDP can't do it with training.accumulate_grad_batches="
+            f"{training['accumulate_grad_batches']}. Leave one of them out."
+        )
+    if measure["bare_loop"] and parts > 1:
+        raise UserError(
+            f"measure.bare_loop=true: its loop takes each batch whole, not training.accumulate_grad_batches={parts}. "
+            "Leave one of them out."
+        )
+    if not config["dataset"].get("val_fraction", 0):
+        _check_without_validation(config)
+    lr = config["optimizer"].get("lr")
+    if isinstance(lr, int | float):
+        _positive("optimizer.lr", lr)
+
+
+def _check_without_validation(config: Mapping[str, Any]) -> None:
+    needs = "needs a validation loss, and dataset.val_fraction=0 leaves none. Set dataset.val_fraction=0.2 or"
+    if config["training"]["early_stopping_patience"] is not None:
+        patience = config["training"]["early_stopping_patience"]
+        raise UserError(f"training.early_stopping_patience={patience}: {needs} training.early_stopping_patience=null.")
+    if config["measure"]["target_accuracy"] is not None:
+        target = config["measure"]["target_accuracy"]
+        raise UserError(
+            f"measure.target_accuracy={target}: is looked for in the validation set, and dataset.val_fraction=0 "
+            "leaves none. Set dataset.val_fraction=0.2 or measure.target_accuracy=null."
+        )
+
+
+# What can change neither the result of a run nor its timing: paths, ports, loggers, callbacks that only show.
+_NOT_HASHED = (
+    ("strategy", "master_addr"),
+    ("strategy", "master_port"),
+    ("strategy", "timeout_s"),
+    ("strategy", "max_restarts"),
+    ("sweep",),
+    ("security",),
+    ("run_dir",),
+    ("run_label",),
+    ("experiment_name",),
+    ("logger",),
+    ("optimized_metric",),
+    ("callbacks", "progress_bar"),
+    ("dataset", "root"),
+    ("dataset", "verify"),
+    ("measure", "breakdown"),  # its steps come after the timed ones
+    ("measure", "peak"),
+    ("measure", "sample_interval_s"),  # less than 1% of a core
+    ("measure", "memory_warning"),
+    ("measure", "target_accuracy"),
+    ("measure", "target_interval"),
+    ("measure", "max_repeats"),
+    ("strategy", "name"),
+    ("training", "checkpoint"),
+)
+
+
+# What leaves training as it would be without the key: a run with it off is the run that had no such key, in hashes and
+# in checkpoints.
+OFF = {"label_smoothing": 0, "mixup_alpha": 0, "ema_decay": None, "swa_start_epoch": None}
+
+
+def hashed_config(
+    config: Mapping[str, Any], device_used: str, world_size: int, threads_per_rank: int
+) -> dict[str, Any]:
+    """What makes two runs the same: all that can change a run's result or its timing, by full key. Secrets are masked,
+    so that they are in no record, and a new password makes no other experiment.
+
+    Args:
+        config: the resolved configuration as plain dicts.
+        device_used: the device that trained, whatever was requested.
+        world_size: number of ranks, as used.
+        threads_per_rank: CPU threads of each rank, as used.
+    """
+    # A path that follows from the run's own directory is no difference between two runs.
+    content = json.loads(json.dumps(mask(config)).replace(json.dumps(config.get("run_dir") or "\0")[1:-1], ""))
+    left_out = list(_NOT_HASHED)
+    bar = (content.get("callbacks") or {}).get("progress_bar") or {}
+    if not str(bar.get("_target_", "laptime.")).startswith(("laptime.", "pytorch_lightning.")):
+        left_out.remove(("callbacks", "progress_bar"))  # another callback in its place
+    if content.get("runs_at_once") == 1:
+        left_out.append(("runs_at_once",))
+    left_out += [("training", key) for key, off in OFF.items() if content["training"].get(key) == off]
+    if content["dataset"].get("pipeline") in ("memory", "mapped"):
+        left_out.append(("dataset", "num_workers"))
+    if world_size > 1:
+        left_out.append(("strategy", "wrap_single_rank"))
+    elif not content["strategy"]["wrap_single_rank"]:
+        left_out += [("strategy", key) for key in OF_DDP]
+    for *parents, key in left_out:
+        node = content
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(key, None)
+    content["device"] = device_used
+    content["strategy"] |= {"world_size": world_size, "threads_per_rank": threads_per_rank}
+    content["measure"]["warmup_epochs"] = resolve_warmup_epochs(
+        config["measure"]["warmup_epochs"], config["training"]["epochs"]
+    )
+    return dict(flat(_normalised(content)))
+
+
+def snapshot(config: Mapping[str, Any]) -> bytes:
+    """All in a resolved configuration that can change a run's result or its timing, whatever the machine; compressed,
+    for a sweep may have thousands."""
+    return zlib.compress(json.dumps(_asked(config), sort_keys=True).encode())
+
+
+def changed_since(taken: bytes, config: Mapping[str, Any]) -> list[str]:
+    """The keys in which a configuration differs from a `snapshot`."""
+    before, now = json.loads(zlib.decompress(taken)), json.loads(json.dumps(_asked(config)))
+    # As text: nan is not equal to itself.
+    return [key for key in dict.fromkeys([*before, *now]) if json.dumps(before.get(key)) != json.dumps(now.get(key))]
+
+
+def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
+    return hashed_config({**config, "run_dir": None, "runs_at_once": 1}, "", 1, 1)
+
+
+def config_hashes(hashed: Mapping[str, Any]) -> tuple[str, str]:
+    """(config_hash, group_hash) of a `hashed_config`, the latter blind to the seed: two hexadecimal SHA-256 digests,
+    shortened to 16 digits."""
+    return _digest(hashed), _digest({key: value for key, value in hashed.items() if key != "seed"})
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _normalised(value: Any) -> Any:
+    """0 and 0.0 mean the same."""
+    if isinstance(value, dict):
+        return {key: _normalised(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_normalised(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def closed_groups() -> dict[str, type]:
+    """The closed groups by name, each with its dataclass."""
+    return {
+        "device": DeviceConfig,
+        "strategy": StrategyConfig,
+        "training": TrainingConfig,
+        "measure": MeasureConfig,
+        "sweep": SweepConfig,
+        "security": SecurityConfig,
+    }
+
+
+def check_ranges(config: Any) -> None:
+    """Build the dataclasses from a composed configuration, so that each checks its fields' ranges.
+
+    Raises:
+        UserError: from a dataclass's `check`.
+    """
+    OmegaConf.to_object(config)

@@ -1,0 +1,136 @@
+"""Evaluates a trained run the way the run itself was tested: same batches, precision and threads, so that the accuracy
+is the recorded one; then times its forward pass."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from laptime.data.datamodule import DataModule
+from laptime.errors import UserError
+from laptime.evaluation.confusion import confusion_matrix, per_class
+from laptime.evaluation.predict import Predictions, predict
+from laptime.evaluation.trained_run import TrainedRun, use_threads
+from laptime.machine.device import Device, check_precision
+from laptime.machine.device import resolve as resolve_device
+from laptime.machine.torch_build import torch_build
+from laptime.measure import latency
+from laptime.ranks.preflight import require_compiling
+from laptime.record import files as records
+from laptime.training.classifier import autocast
+
+SCHEMA_VERSION = 1
+
+
+def evaluate(run: TrainedRun, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Evaluate a run.
+
+    Args:
+        config: of the command, plain values.
+
+    Returns:
+        What evaluation.json holds, in plain values; a share of nothing is NaN.
+
+    Raises:
+        UserError: something in it can't be done on this machine.
+    """
+    settings = run.config["training"]
+    threads = use_threads(run, config["threads"])
+    asked = config["device"] or str(run.record["device"]["requested"])
+    device = resolve_device(asked, "cpu")
+    precision = config["precision"] or settings["precision"]
+    check_precision(precision, device)
+    torch.set_float32_matmul_precision(settings["matmul_precision"])
+    torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
+    network, data = run.load(device)
+    compiled = settings["compile"] if config["compile"] is None else config["compile"]
+    if compiled:
+        require_compiling("compile", os.environ)
+        # One graph for each batch size: beyond torch's own limit it would go on uncompiled.
+        torch._dynamo.config.recompile_limit = 8 + len(config["latency"]["batch_sizes"])
+        network.compile(dynamic=False)
+    try:
+        predictions = predict(network, data.test_batches(run.world_size), lambda: autocast(precision, device))
+        machine = latency.Disturbances()
+        timed = _latency(network, data, device, precision, config["latency"])
+        disturbances = machine.found() if timed else []
+    except Exception as error:
+        if not compiled or isinstance(error, UserError) or not type(error).__module__.startswith("torch._"):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"compile=true: torch can't compile it here ({reason}). Use compile=false.") from error
+    finally:
+        data.teardown("test")
+    matrix = confusion_matrix(predictions.labels.numpy(), predictions.classes.numpy(), data.data.class_count)
+    classes = per_class(matrix)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "evaluated_at": records.now(),
+        "run_dir": str(run.path),
+        "model": type(network).__name__.lower(),
+        "checkpoint": {"path": str(run.checkpoint), "epochs": run.epochs},
+        "device": {"requested": asked, "used": device.used, "name": device.name},
+        "precision": precision,
+        "matmul_precision": settings["matmul_precision"],
+        "compile": compiled,
+        "threads": threads,
+        "torch": torch_build(),
+        "dataset": {"name": data.data.name, "num_test": data.num_test, "checksum": data.checksum},
+        "result": {"test_accuracy": predictions.accuracy, "test_loss": predictions.loss},
+        "recorded": _recorded(run, predictions, data, device, precision),
+        "macro": {key: float(np.mean(classes[key])) for key in ("precision", "recall", "f1")},
+        "per_class": classes.to_dict("records"),
+        "confusion_matrix": matrix.tolist(),
+        "latency": {"timed": latency.TIMED, "disturbances": disturbances, "batch_sizes": timed},
+    }
+
+
+def _latency(
+    network: nn.Module, data: DataModule, device: Device, precision: str, settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    images, _ = next(iter(data.test_dataloader()))
+
+    def forward(batch: Tensor) -> Tensor:
+        with autocast(precision, device):
+            logits: Tensor = network(batch)
+        return logits
+
+    measure = partial(latency.measure, {"network": forward}, images, device=device, settings=settings)
+    return [asdict(measure(batch_size=size)["network"]) for size in settings["batch_sizes"]]
+
+
+def _recorded(
+    run: TrainedRun, predictions: Predictions, data: DataModule, device: Device, precision: str
+) -> dict[str, Any]:
+    """What the run itself found in its test, and whether this is the same; null: not to be compared.
+
+    The run tested the weights of its last checkpoint, unless a time limit broke off an epoch after that.
+    """
+    result, dataset = run.record["result"], run.record["dataset"]
+    accuracy = result["test_accuracy"]
+    reasons = []
+    if accuracy is None:
+        reasons.append("the run recorded none")
+    if not run.is_last:
+        reasons.append("the run tested its last checkpoint")
+    if result["stop_reason"] == "time_limit":
+        reasons.append("the run tested weights of an epoch that its time limit broke off")
+    if dataset["checksum"] != data.checksum:
+        reasons.append("these are other data")
+    if run.record["device"]["used"] != device.used:
+        reasons.append(f"the run used {run.record['device']['used']}")
+    if run.config["training"]["precision"] != precision:
+        reasons.append(f"the run used training.precision={run.config['training']['precision']}")
+    hits = None if accuracy is None else round(accuracy * len(predictions.labels))
+    return {
+        "test_accuracy": accuracy,
+        "test_loss": result["test_loss"],
+        "is_equal": None if reasons else accuracy == predictions.accuracy,
+        "num_images_apart": None if reasons or hits is None else round(predictions.accuracy * data.num_test) - hits,
+        "why_not_compared": reasons,
+    }

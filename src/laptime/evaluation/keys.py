@@ -1,0 +1,95 @@
+"""The keys of the commands about a run that is trained: the files in conf/.
+
+Their types and ranges stand here, what they mean and their defaults in those files. Loads no torch.
+"""
+
+from dataclasses import dataclass, field
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from laptime.config.schema import DEVICES, PRECISIONS, SecurityConfig, _at_least, _Group, _one_of, _positive
+from laptime.errors import UserError
+
+FORMATS = ("onnx", "torch_export", "torchscript")
+
+
+@dataclass
+class DatasetConfig(_Group):
+    root: str | None = MISSING
+
+
+@dataclass
+class LatencyConfig(_Group):
+    batch_sizes: list[int] = MISSING
+    num_calls: int = MISSING
+    warmup_calls: int = MISSING
+    time_limit_s: float = MISSING
+
+    def check(self) -> None:
+        for size in self.batch_sizes:
+            _at_least("latency.batch_sizes", size, 1)
+        if len(set(self.batch_sizes)) < len(self.batch_sizes):
+            raise UserError(f"latency.batch_sizes={self.batch_sizes}: holds a size twice.")
+        _at_least("latency.num_calls", self.num_calls, 1)
+        _at_least("latency.warmup_calls", self.warmup_calls, 1)
+        _positive("latency.time_limit_s", self.time_limit_s)
+
+
+@dataclass
+class TrainedRunConfig(_Group):
+    run: str = MISSING
+    checkpoint: str = MISSING
+    threads: int | None = MISSING
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
+    security: SecurityConfig = field(default_factory=SecurityConfig)
+
+    def check(self) -> None:
+        _at_least("threads", self.threads, 1)
+        if self.threads is not None and self.threads > 1024:
+            raise UserError(f"threads={self.threads}: must be at most 1024.")
+
+
+@dataclass
+class EvaluateConfig(TrainedRunConfig):
+    device: str | None = MISSING
+    precision: str | None = MISSING
+    compile: bool | None = MISSING
+
+    def check(self) -> None:
+        super().check()
+        if self.device is not None:
+            _one_of("device", self.device, DEVICES)
+        if self.precision is not None:
+            _one_of("precision", self.precision, PRECISIONS)
+
+
+@dataclass
+class ExportConfig(TrainedRunConfig):
+    format: list[str] = MISSING
+    int8: bool = MISSING
+    tolerance: float = MISSING
+    num_images: int | None = MISSING
+
+    def check(self) -> None:
+        super().check()
+        if not self.format:
+            raise UserError(f"format=[]: must be one or several of {', '.join(FORMATS)}, or all.")
+        for each in self.format:
+            _one_of("format", each, (*FORMATS, "all"))
+        _positive("tolerance", self.tolerance)
+        _at_least("num_images", self.num_images, 1)
+
+
+SCHEMAS: dict[str, type[TrainedRunConfig]] = {"evaluate": EvaluateConfig, "export": ExportConfig}
+
+
+def register(command: str) -> None:
+    """Put a command's schema where its file in conf/ finds it."""
+    ConfigStore.instance().store(name=f"{command}_schema", node=SCHEMAS[command], provider="laptime")
+
+
+def schema(command: str) -> dict[str, type]:
+    """A command's closed groups by name, each with its dataclass, the root as ""."""
+    return {"": SCHEMAS[command], "dataset": DatasetConfig, "latency": LatencyConfig, "security": SecurityConfig}

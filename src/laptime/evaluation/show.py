@@ -1,0 +1,139 @@
+"""What an evaluation says on the terminal."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from laptime.evaluation.confusion import MOST_CLASSES, most_confused
+from laptime.terminal import relative
+
+
+def show(evaluation: Mapping[str, Any], folder: Path) -> None:
+    """Print the tables of an evaluation to stdout.
+
+    Args:
+        evaluation: as `evaluate` makes it.
+        folder: where it was written.
+    """
+    console = Console()
+    matrix = np.array(evaluation["confusion_matrix"])
+    summary = Table(title=Text(f"laptime: {_name(evaluation)}, evaluated"), title_justify="left", show_header=False)
+    summary.add_column(style="bold", no_wrap=True)
+    summary.add_column(overflow="fold")
+    for name, value in summary_rows(evaluation):
+        summary.add_row(Text(name), Text(value))
+    console.print(summary)
+    console.print(_per_class(evaluation))
+    if len(matrix) <= MOST_CLASSES:
+        console.print(_confusion(matrix))
+    if evaluation["latency"]["batch_sizes"]:
+        latency = evaluation["latency"]
+        print_latency(console, {"": latency["batch_sizes"]}, latency["timed"], latency["disturbances"])
+    console.print(Text(f"Written      {relative(folder)}"), soft_wrap=True)
+
+
+def _name(evaluation: Mapping[str, Any]) -> str:
+    return f"{evaluation['model']} on {evaluation['dataset']['name']}"
+
+
+def summary_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The lines of the first table."""
+    checkpoint, device, result = evaluation["checkpoint"], evaluation["device"], evaluation["result"]
+    threads = counted(evaluation["threads"], "thread")
+    used = f"{device['used']}, {device['name']}, {threads}, precision {evaluation['precision']}"
+    if device["requested"] not in ("auto", "accelerator", device["used"]):
+        used += f"  (requested: {device['requested']}, absent)"
+    confused = most_confused(np.array(evaluation["confusion_matrix"]), 3)
+    macro = evaluation["macro"]
+    return [
+        ("checkpoint", f"{relative(Path(checkpoint['path']))}, after {counted(checkpoint['epochs'], 'epoch')}"),
+        ("device", used + (", compiled" if evaluation["compile"] else "")),
+        ("data", f"{evaluation['dataset']['name']}: {evaluation['dataset']['num_test']:,} test"),
+        ("test accuracy", f"{result['test_accuracy']:.2%}  (loss {result['test_loss']:.4f})"),
+        ("recorded", _recorded(evaluation["recorded"])),
+        ("mean of classes", f"precision {macro['precision']:.4f}, recall {macro['recall']:.4f}, F1 {macro['f1']:.4f}"),
+        ("most confused", ", ".join(f"{count} x {true} as {predicted}" for true, predicted, count in confused) or "-"),
+    ]
+
+
+def _recorded(recorded: Mapping[str, Any]) -> str:
+    if recorded["test_accuracy"] is None:
+        return "nothing"
+    accuracy = f"{recorded['test_accuracy']:.2%}  (loss {recorded['test_loss']:.4f})"
+    if recorded["is_equal"] is None:
+        return f"{accuracy}; not compared: {', '.join(recorded['why_not_compared'])}"
+    if recorded["is_equal"]:
+        return f"{accuracy}: the same"
+    apart = recorded["num_images_apart"]
+    return f"{accuracy}: {counted(abs(apart), 'image')} {'more' if apart > 0 else 'fewer'} right now"
+
+
+def counted(number: int, what: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _per_class(evaluation: Mapping[str, Any]) -> Table:
+    table = Table(title="Per class", title_justify="left")
+    for column in ("class", "precision", "recall", "F1", "support"):
+        table.add_column(column, justify="right")
+    for row in evaluation["per_class"]:
+        figures = [_share(row[key]) for key in ("precision", "recall", "f1")]
+        table.add_row(str(row["class"]), *figures, f"{row['support']:,}")
+    return table
+
+
+def _share(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.4f}"
+
+
+def _confusion(matrix: np.ndarray) -> Table:
+    table = Table(title="Confusion matrix: true class down, predicted across", title_justify="left")
+    table.add_column("", justify="right", style="bold")
+    for number in range(len(matrix)):
+        table.add_column(str(number), justify="right")
+    for number, row in enumerate(matrix):
+        cells = [Text("" if count == 0 else str(count), style="bold" if at == number else "") for at, count in
+                 enumerate(row)]  # fmt: skip
+        table.add_row(str(number), *cells)
+    return table
+
+
+def print_latency(
+    console: Console, networks: Mapping[str, Sequence[Mapping[str, Any]]], timed: str, disturbances: Sequence[str]
+) -> None:
+    """Print the latencies of one network, or of several beside each other.
+
+    Args:
+        networks: by name ("": the only one), each with its batch sizes; an entry may have `speedup`.
+        timed: what the figures mean.
+        disturbances: why they can't be trusted.
+    """
+    is_one = len(networks) == 1
+    compared = any("speedup" in each for rows in networks.values() for each in rows)
+    table = Table(title="Latency", title_justify="left")
+    columns = ["batch size", *([] if is_one else ["network"]), "p50", "p95", "p99", "images/s", "calls"]
+    for column in [*columns, *(["x original"] if compared else [])]:
+        table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
+    sizes = dict.fromkeys(each["batch_size"] for rows in networks.values() for each in rows)
+    for size in sizes:
+        for name, rows in networks.items():
+            for each in rows:
+                if each["batch_size"] == size:
+                    cells = [_ms(each[f"p{q}_s"]) for q in (50, 95, 99)]
+                    cells += [f"{each['samples_per_s']:,.0f}", str(each["num_calls"])]
+                    cells += [f"{each['speedup']:.2f} x" if "speedup" in each else ""] if compared else []
+                    table.add_row(str(size), *([] if is_one else [name]), *cells)
+    console.print(table)
+    console.print(Text(f"Timed: {timed}."))
+    if disturbances:
+        console.print(Text(f"Disturbed: {'; '.join(disturbances)}."))
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1e3 * seconds:.3f} ms"

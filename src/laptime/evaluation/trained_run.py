@@ -1,0 +1,217 @@
+"""A run that is over, from its directory: record, checkpoint, network and data as they were. Trusts nothing in there.
+
+A run directory may come from anywhere: what its record names is imported only if it is allowed (see security), and a
+checkpoint is read as tensors and plain values only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from laptime.config import security
+from laptime.config.schema import MATMUL_PRECISIONS, PRECISIONS
+from laptime.data.datamodule import DataModule
+from laptime.errors import UserError, few
+from laptime.machine.device import Device
+from laptime.ranks import preflight
+from laptime.record import files as records
+from laptime.record.directory import expanded, numbered_runs
+from laptime.record.files import (
+    BEST_CHECKPOINT,
+    CHECKPOINT_DIR,
+    LAST_CHECKPOINT,
+    PREVIOUS_CHECKPOINT,
+    RUN_FILE,
+    SWEEP_FILE,
+)
+from laptime.record.masking import MASK
+from laptime.runner.train import build_network
+from laptime.training import checkpoints, open_groups
+
+_CHECKPOINTS = {"last": LAST_CHECKPOINT, "best": BEST_CHECKPOINT, "previous": PREVIOUS_CHECKPOINT}
+# What evaluating reads of a record's sections, and of config.training.
+_NEEDED = {
+    "device": {"requested", "used"},
+    "dataset": {"checksum"},
+    "result": {"test_accuracy", "test_loss", "stop_reason"},
+}
+_CHOICES = {
+    "precision": PRECISIONS,
+    "matmul_precision": MATMUL_PRECISIONS,
+    "compile": (False, True),
+    "cudnn_benchmark": (False, True),
+}
+# The Classifier's name for its network, in the checkpoint's keys.
+_PREFIX = "network."
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run and one of its checkpoints.
+
+    Attributes:
+        path: its directory.
+        record: as in run.json.
+        config: as recorded, the data set's root as asked for now.
+        checkpoint: the file.
+        epochs: that the run had trained when it saved that.
+        weights: of the network, by name.
+        world_size, threads: ranks of the run, and CPU threads of each.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+    config: Mapping[str, Any]
+    checkpoint: Path
+    epochs: int
+    weights: Mapping[str, Any]
+    world_size: int
+    threads: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the checkpoint is the one after the last epoch."""
+        return self.checkpoint.name == LAST_CHECKPOINT and self.checkpoint.parent == self.path / CHECKPOINT_DIR
+
+    def load(self, device: Device) -> tuple[nn.Module, DataModule]:
+        """The network, in evaluation mode on the device, and its data.
+
+        Raises:
+            UserError: they can't be built here, or the weights are not this network's.
+        """
+        pl.seed_everything(self.config["seed"], workers=False, verbose=False)  # as in training
+        source = open_groups.build(self.config, "dataset")
+        settings = self.config["training"]
+        data = DataModule(source, device, 1, settings["eval_batch_size"], 1, self.config["seed"])
+        network = build_network(self.config["model"], source)
+        try:
+            network.load_state_dict(dict(self.weights))
+        except Exception as error:
+            reason = [line.strip() for line in str(error).splitlines() if line.strip()][:2][-1].rstrip(".")
+            raise UserError(
+                f"checkpoint={self.checkpoint}: its weights don't fit into the run's model ({reason})."
+            ) from error
+        return network.to(device.torch_device).eval(), data
+
+
+def open_run(run: str, checkpoint: str, typed: Sequence[str], root: str | None = None) -> TrainedRun:
+    """Find a run and read its record and checkpoint; imports nothing that they name.
+
+    Args:
+        run: a run directory, latest, or a checkpoint file in one.
+        checkpoint: last, best, previous or a file.
+        typed: the overrides of the command line: they alone say what is to be trusted besides Laptime's own places.
+        root: folder of the data set's files; None: as in the run.
+
+    Raises:
+        UserError: there is no such run or checkpoint, it is damaged, of another run, or names what isn't trusted.
+    """
+    preflight.check_environment()
+    run_dir, path = _find(run, checkpoint)
+    try:
+        record = records.read_record(run_dir)
+    except ValueError as error:
+        raise UserError(f"run={run}: the record can't be read: {error}.") from error
+    except OSError as error:
+        raise UserError(f"run={run}: {run_dir / RUN_FILE} can't be read ({error.strerror}).") from error
+    config, world_size, threads = _checked(record, run_dir)
+    if root is not None:
+        config = {**config, "dataset": {**config["dataset"], "root": root}}
+    security.check_targets({group: config[group] for group in ("model", "dataset")}, typed)
+    key = f"checkpoint={path}"
+    content = checkpoints.read(path, key, "there is nothing to evaluate")
+    identity = records.finite(checkpoints.identity(config, world_size))
+    if differences := checkpoints.differences_between(records.finite(content[checkpoints.IDENTITY]), identity):
+        raise UserError(f"{key}: is not of the run {run_dir}: {few(differences)}. Name a checkpoint of that run.")
+    weights = content["state_dict"]
+    if not isinstance(weights, dict) or not all(str(name).startswith(_PREFIX) for name in weights):
+        raise UserError(f"{key}: is damaged: its weights are not a network's.")
+    return TrainedRun(
+        run_dir,
+        record,
+        config,
+        path,
+        checkpoints.epochs_trained(content),
+        {name.removeprefix(_PREFIX): value for name, value in weights.items()},
+        world_size,
+        threads,
+    )
+
+
+def use_threads(run: TrainedRun, threads: int | None) -> int:
+    """Let torch compute with so many CPU threads; None: as many as each rank of the run had. Returns the number."""
+    torch.set_num_threads(threads or run.threads)
+    return torch.get_num_threads()
+
+
+def _find(run: str, checkpoint: str) -> tuple[Path, Path]:
+    """The run's directory and the checkpoint's file."""
+    path = checkpoints.newest_run("run") if run == "latest" else expanded("run", run)
+    if path.is_file() and path.name != RUN_FILE:
+        if checkpoint != "last":
+            raise UserError(f"run={run} checkpoint={checkpoint}: name two checkpoints. Leave one out.")
+        run_dir, file = path.parent.parent, path
+        if not (run_dir / RUN_FILE).is_file():
+            raise UserError(f"run={run}: lies in no run directory. Name that too: run=DIR checkpoint={run}")
+        return run_dir, file
+    run_dir = path.parent if path.name == RUN_FILE else path
+    if not (run_dir / RUN_FILE).is_file():
+        if (run_dir / SWEEP_FILE).is_file():
+            inside = [str(run_dir / str(number)) for number in sorted(numbered_runs(run_dir))]
+            names = ", ".join([*inside[:3], *(["..."] if len(inside) > 3 else [])])
+            raise UserError(f"run={run}: is a sweep. Name one of its runs: {names}")
+        what = "holds no run.json" if run_dir.is_dir() else "there is no such directory"
+        raise UserError(f"run={run}: {what}. Name a run directory, a .ckpt file in one, or latest.")
+    name = _CHECKPOINTS.get(checkpoint)
+    file = run_dir / CHECKPOINT_DIR / name if name is not None else expanded("checkpoint", checkpoint)
+    if not file.is_file():
+        there = [key for key, each in _CHECKPOINTS.items() if (run_dir / CHECKPOINT_DIR / each).is_file()]
+        raise UserError(
+            f"checkpoint={checkpoint}: there is no file {file}. "
+            + (f"The run has {', '.join(there)}." if there else "The run has saved none.")
+        )
+    return run_dir, file
+
+
+def _checked(record: Mapping[str, Any], run_dir: Path) -> tuple[dict[str, Any], int, int]:
+    """What evaluating needs of a record, made sure to be there: configuration, ranks, threads of each."""
+
+    def damaged(what: str) -> UserError:
+        return UserError(f"run={run_dir}: run.json is damaged: {what}.")
+
+    config = record.get("config")
+    if not isinstance(config, dict):
+        raise damaged("it has no configuration")
+    for group in ("dataset", "model", "optimizer", "scheduler", "training"):
+        if not isinstance(config.get(group), dict):
+            raise damaged(f"config.{group} is missing")
+    for section, keys in _NEEDED.items():
+        if not isinstance(record.get(section), dict) or not keys <= record[section].keys():
+            raise damaged(f"{section} is incomplete")
+    accuracy, loss = record["result"]["test_accuracy"], record["result"]["test_loss"]
+    if not all(value is None or isinstance(value, int | float) for value in (accuracy, loss)):
+        raise damaged(f"result.test_accuracy is {accuracy}, result.test_loss {loss}")
+    training, strategy = config["training"], record.get("strategy")
+    numbers = {
+        "config.seed": config.get("seed"),
+        "config.training.eval_batch_size": training.get("eval_batch_size"),
+        **{
+            f"strategy.{key}": strategy.get(key) if isinstance(strategy, dict) else None
+            for key in ("world_size", "threads_per_rank")
+        },
+    }
+    for key, value in numbers.items():
+        if not isinstance(value, int) or isinstance(value, bool) or not (key == "config.seed" or 0 < value <= 10**9):
+            raise damaged(f"{key} is {value}")
+    for key, known in _CHOICES.items():
+        if training.get(key) not in known:
+            raise damaged(f"config.training.{key} is {training.get(key)}")
+    for key, value in records.flat({group: config[group] for group in ("dataset", "model")}):
+        if value == MASK and key != "dataset.root":
+            raise UserError(f"run={run_dir}: {key} is a secret that run.json doesn't hold: the run can't be rebuilt.")
+    return config, numbers["strategy.world_size"], numbers["strategy.threads_per_rank"]

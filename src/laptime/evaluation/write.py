@@ -1,0 +1,35 @@
+"""Writes an evaluation into its run directory."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from laptime.evaluation.plot import confusion_png
+from laptime.record.directory import write_folder
+from laptime.record.files import finite
+
+FOLDER = "evaluation"
+
+
+def write(evaluation: Mapping[str, Any], run_dir: Path) -> Path:
+    """Write evaluation.json, confusion_matrix.csv and confusion_matrix.png; returns their folder."""
+    matrix = np.array(evaluation["confusion_matrix"])
+    title = f"{evaluation['model']} on {evaluation['dataset']['name']}: {evaluation['result']['test_accuracy']:.2%}"
+    files = {
+        "confusion_matrix.csv": _csv(matrix),
+        "confusion_matrix.png": confusion_png(matrix, title),
+        "evaluation.json": json.dumps(finite(evaluation), indent=2, allow_nan=False).encode() + b"\n",
+    }
+    return write_folder(run_dir / FOLDER, files)
+
+
+def _csv(matrix: np.ndarray) -> bytes:
+    """One row per true class, one column per predicted class."""
+    columns = [f"predicted_{number}" for number in range(len(matrix))]
+    frame = pd.DataFrame(matrix, columns=columns).rename_axis("true")
+    text: str = frame.to_csv(lineterminator="\n")
+    return text.encode()

@@ -1,0 +1,243 @@
+"""Exports a trained network, reads each file back, and compares it with the original on the real test images."""
+
+import io
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from laptime.data.datamodule import DataModule
+from laptime.errors import printable
+from laptime.evaluation.predict import Predictions, predict
+from laptime.evaluation.trained_run import TrainedRun, use_threads
+from laptime.exporting import int8
+from laptime.exporting.formats import EXPORTERS, SUFFIXES, Loaded
+from laptime.exporting.wanted import Wanted
+from laptime.lap.timed_loader import Batch
+from laptime.machine.device import describe
+from laptime.measure import latency
+from laptime.record import files as records
+
+SCHEMA_VERSION = 1
+# What takes part in it: their versions are recorded.
+_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "torchao")
+_LONGEST_REASON = 200
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A file that was made and read back."""
+
+    wanted: Wanted
+    content: bytes
+    loaded: Loaded
+    layers: list[str]
+    predictions: Predictions
+
+
+def export(
+    run: TrainedRun, config: Mapping[str, Any], wanted: Sequence[Wanted]
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Export a run's network.
+
+    Args:
+        config: of the command, plain values.
+        wanted: the files to make; what lacks a package is reported as left out.
+
+    Returns:
+        What export.json holds, in plain values, and the content of each file that is to be kept, by name.
+    """
+    threads = use_threads(run, config["threads"])
+    torch.set_float32_matmul_precision("highest")
+    device = describe("cpu", "cpu")
+    network, data = run.load(device)
+    try:
+        original = predict(network, _batches(data, config["num_images"]))
+        images, _ = next(iter(data.test_dataloader()))
+        with tempfile.TemporaryDirectory() as folder:
+            made, failed = _make(network, data, images, config, wanted, original, Path(folder))
+            kept = [each for each in made if _fits(each, original, config["tolerance"], failed)]
+            machine = latency.Disturbances()
+            timed = _latencies(network, kept, images, config["latency"])
+            disturbances = machine.found() if timed["original"] else []
+    finally:
+        data.teardown("test")
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "exported_at": records.now(),
+        "run_dir": str(run.path),
+        "model": type(network).__name__.lower(),
+        "checkpoint": {"path": str(run.checkpoint), "epochs": run.epochs},
+        "device": {"used": device.used, "name": device.name},
+        "threads": threads,
+        "packages": _versions(),
+        "dataset": {"name": data.data.name, "checksum": data.checksum, "num_images": len(original.labels)},
+        "input": {
+            "shape": ["batch", *data.data.image_shape],
+            "dtype": "float32",
+            "normalisation": "(pixel / 255 - mean) / std, per channel",
+            "mean": list(data.data.mean),
+            "std": list(data.data.std),
+        },
+        "trained_precision": run.config["training"]["precision"],
+        "has_other_data": data.checksum != run.record["dataset"]["checksum"],
+        "tolerance": config["tolerance"],
+        "timed": latency.TIMED,
+        "disturbances": disturbances,
+        "original": {
+            "size_bytes": _size_of_weights(network),
+            "test_accuracy": original.accuracy,
+            "latency": [asdict(each) for each in timed["original"]],
+        },
+        "exports": [_described(each, original, timed) for each in kept],
+        "failed": failed,
+        "left_out": [{"name": each.name, "reason": each.missing} for each in wanted if each.missing is not None],
+    }
+    return report, {file_name(each.wanted): each.content for each in kept}
+
+
+def file_name(wanted: Wanted) -> str:
+    """Of the file in export/."""
+    return f"model{'.int8' if wanted.int8 else ''}{SUFFIXES[wanted.format]}"
+
+
+def _make(
+    network: nn.Module,
+    data: DataModule,
+    images: Tensor,
+    config: Mapping[str, Any],
+    wanted: Sequence[Wanted],
+    original: Predictions,
+    folder: Path,
+) -> tuple[list[_Made], list[dict[str, str]]]:
+    """Each file, and why some couldn't be made. One format's failure is no reason to leave the others out."""
+    made, failed = [], []
+    # Two images: with one, torch.export would take the batch size for a constant.
+    example = images[torch.arange(2) % len(images)].clone()
+    for each in wanted:
+        if each.missing is not None:
+            continue
+        path = folder / file_name(each)
+        try:
+            if each.int8:
+                loaded, layers = int8.EXPORTERS[each.format](network, example, path)
+            else:
+                loaded, layers = EXPORTERS[each.format](network, example, path), []
+            predictions = predict(_any_size(loaded), _batches(data, config["num_images"]))
+        except Exception as error:  # of the exporters' own many kinds
+            log.debug("%s", each.name, exc_info=True)
+            failed.append({"name": each.name, "reason": _reason(error)})
+            continue
+        made.append(_Made(each, path.read_bytes(), loaded, layers, predictions))
+        if predictions.logits.shape != original.logits.shape:
+            made.pop()
+            failed.append({"name": each.name, "reason": f"gives {tuple(predictions.logits.shape)}"})
+    return made, failed
+
+
+def _any_size(loaded: Loaded) -> Any:
+    if loaded.fixed_batch is None:
+        return loaded.call
+    return lambda images: torch.cat([loaded.call(part) for part in images.split(loaded.fixed_batch)])
+
+
+def _batches(data: DataModule, num_images: int | None) -> Iterator[Batch]:
+    """The first test images, the last of them as a batch of its own: files must take batches of any size."""
+    left = data.num_test if num_images is None else min(num_images, data.num_test)
+    for images, labels in data.test_batches(1):
+        images, labels = images[:left], labels[:left]
+        left -= len(labels)
+        head = len(labels) - 1 if left == 0 else len(labels)
+        for part in (slice(0, head), slice(head, None)):
+            if len(labels[part]):
+                yield images[part], labels[part]
+        if left == 0:
+            return
+
+
+def difference(predictions: Predictions, original: Predictions) -> float:
+    """The largest difference of any logit, as a share of the original's largest logit."""
+    largest = float(original.logits.abs().max())
+    apart = float((predictions.logits - original.logits).abs().max())
+    return apart / largest if largest else apart
+
+
+def _fits(made: _Made, original: Predictions, tolerance: float, failed: list[dict[str, str]]) -> bool:
+    """Whether a file is to be kept; notes why not."""
+    apart = difference(made.predictions, original)
+    if made.wanted.int8 or apart <= tolerance:
+        return True
+    reason = f"its logits differ from the original's by {apart:.1e}, more than tolerance={tolerance:g}"
+    failed.append({"name": made.wanted.name, "reason": reason})
+    return False
+
+
+def _latencies(
+    network: nn.Module, made: Sequence[_Made], images: Tensor, settings: Mapping[str, Any]
+) -> dict[str, list[latency.Latency]]:
+    timed: dict[str, list[latency.Latency]] = {name: [] for name in ("original", *(each.wanted.name for each in made))}
+    for size in settings["batch_sizes"]:
+        networks: dict[str, latency.Call] = {"original": network}
+        networks |= {each.wanted.name: each.loaded.call for each in made if each.loaded.fixed_batch in (None, size)}
+        for name, measured in latency.measure(networks, images, size, describe("cpu", "cpu"), settings).items():
+            timed[name].append(measured)
+    return timed
+
+
+def _described(made: _Made, original: Predictions, timed: Mapping[str, Sequence[latency.Latency]]) -> dict[str, Any]:
+    by_size = {each.batch_size: each for each in timed["original"]}
+    return {
+        "name": made.wanted.name,
+        "format": made.wanted.format,
+        "int8": made.wanted.int8,
+        "file": file_name(made.wanted),
+        "size_bytes": len(made.content),
+        "batch_size": made.loaded.fixed_batch or "any",
+        "difference": difference(made.predictions, original),
+        "agreement": int((made.predictions.classes == original.classes).sum()) / len(original.labels),
+        "test_accuracy": made.predictions.accuracy,
+        "accuracy_cost": original.accuracy - made.predictions.accuracy,
+        "int8_layers": made.layers,
+        "latency": [
+            asdict(each) | {"speedup": speedup(by_size[each.batch_size], each)} for each in timed[made.wanted.name]
+        ],
+        "notes": list(made.loaded.notes),
+        **made.loaded.details,
+    }
+
+
+def speedup(original: latency.Latency, exported: latency.Latency) -> float:
+    """The original's time over the exported file's: the median of the rounds' ratios."""
+    return median(a / b for a, b in zip(original.round_p50_s, exported.round_p50_s, strict=True))
+
+
+def _size_of_weights(network: nn.Module) -> int:
+    """Bytes of a file that holds the network's weights alone, as torch saves them."""
+    content = io.BytesIO()
+    torch.save(network.state_dict(), content)
+    return len(content.getvalue())
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = printable(f"{type(error).__name__}: {lines[0]}" if not isinstance(error, ValueError) else lines[0])
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"

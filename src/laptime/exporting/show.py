@@ -1,0 +1,80 @@
+"""What an export says on the terminal."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from laptime.evaluation.show import counted, print_latency
+from laptime.terminal import relative, wide_console
+
+
+def show(report: Mapping[str, Any], folder: Path | None) -> None:
+    """Print the tables of an export to stdout.
+
+    Args:
+        report: as `export` makes it.
+        folder: where the files are; None: none was kept.
+    """
+    console = wide_console()
+    console.print(_files(report))
+    if report["original"]["latency"] and report["exports"]:
+        networks = {"original": report["original"]["latency"]}
+        networks |= {each["name"]: each["latency"] for each in report["exports"]}
+        print_latency(console, networks, report["timed"], report["disturbances"])
+    _remarks(console, report)
+    if folder is not None:
+        console.print(Text(f"Written      {relative(folder)}"), soft_wrap=True)
+
+
+def _files(report: Mapping[str, Any]) -> Table:
+    epochs, data = report["checkpoint"]["epochs"], report["dataset"]
+    where = f"{data['num_images']:,} test images, {report['device']['name']}, {counted(report['threads'], 'thread')}"
+    title = f"laptime: {report['model']} on {data['name']}, after {counted(epochs, 'epoch')}, exported; {where}"
+    table = Table(title=Text(title), title_justify="left")
+    for column in ("network", "file", "size", "batch", "difference", "same answer", "accuracy", "cost"):
+        table.add_column(column, justify="left" if column in ("network", "file") else "right", no_wrap=True)
+    original = report["original"]
+    table.add_row("original", "", _size(original["size_bytes"]), "any", "", "", f"{original['test_accuracy']:.2%}", "")
+    for each in report["exports"]:
+        table.add_row(
+            each["name"],
+            each["file"],
+            _size(each["size_bytes"]),
+            str(each["batch_size"]),
+            f"{each['difference']:.1e}",
+            f"{each['agreement']:.2%}",
+            f"{each['test_accuracy']:.2%}",
+            f"{100 * each['accuracy_cost']:+.2f} points",
+        )
+    return table
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.3f} MB"
+
+
+def _remarks(console: Console, report: Mapping[str, Any]) -> None:
+    lines = []
+    if report["exports"]:
+        lines.append(
+            "Difference: the largest of any logit of any image, as a share of the original's largest logit; without "
+            f"int8 at most {report['tolerance']:g}."
+        )
+        if report["original"]["latency"]:
+            lines.append("x original: the median of the rounds' ratios, in each of which all networks take their turn.")
+    for each in report["exports"]:
+        lines += [f"{each['name']}: {note}" for note in each["notes"]]
+        if each["int8_layers"]:
+            lines.append(f"{each['name']}: int8 in {', '.join(each['int8_layers'])}")
+    if report["has_other_data"]:
+        lines.append("These are other data than those that the run was tested on: its accuracy is not to be compared.")
+    if report["trained_precision"] != "32-true":
+        lines.append(f"The run trained in {report['trained_precision']}; all figures here are of float32.")
+    lines += [f"{each['name']}: left out, {each['reason']}" for each in report["left_out"]]
+    lines += [f"{each['name']}: failed, {each['reason']}" for each in report["failed"]]
+    for line in lines:
+        console.print(Text(line))

@@ -1,0 +1,17 @@
+"""Writes exported files into their run directory."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from laptime.record.directory import write_folder
+from laptime.record.files import finite
+
+FOLDER = "export"
+
+
+def write(report: Mapping[str, Any], files: Mapping[str, bytes], run_dir: Path) -> Path:
+    """Write the files, and export.json, which describes them, last; returns their folder."""
+    text = json.dumps(finite(report), indent=2, allow_nan=False)
+    return write_folder(run_dir / FOLDER, {**files, "export.json": text.encode() + b"\n"})

@@ -1,0 +1,82 @@
+"""Loggers that fail stop logging; the training goes on, for run.json and epochs.csv hold all that counts."""
+
+import functools
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+
+from laptime.errors import Interrupted, TrainingFailed, UserError, printable
+from laptime.extras import missing_package
+from laptime.ranks.stopping import TimeLimitReached
+
+log = logging.getLogger(__name__)
+
+_WRITING = (
+    "begin", "end", "log_metrics", "log_hyperparams", "log_graph", "log_image", "save", "finalize",
+    "after_save_checkpoint",
+)  # fmt: skip
+# May come in the midst of writing, and say nothing of it.
+_OF_THE_RUN = (UserError, TrainingFailed, Interrupted, TimeLimitReached)
+
+
+def forgiving(name: str, logger: Logger) -> Logger | None:
+    """The same logger, which warns once where it fails, and writes nothing from then on; None: it can't begin.
+
+    Of whatever kind the error is: trackers and their servers have many.
+
+    Args:
+        name: in the configuration's group.
+
+    Raises:
+        UserError: the package that it needs is not installed.
+    """
+    failed = False
+    threading.excepthook = _but_for_tensorboard
+
+    def guarded(write: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(write)
+        def attempt(*args: Any, **kwargs: Any) -> Any:
+            nonlocal failed
+            if failed:
+                return None
+            try:
+                return write(*args, **kwargs)
+            except _OF_THE_RUN:
+                raise
+            except Exception as error:
+                failed = True
+                _warn(name, error)
+                return None
+
+        return attempt
+
+    try:
+        if hasattr(type(logger), "experiment"):  # made when it is first asked for; Lightning asks before it trains
+            _ = logger.experiment  # type: ignore[attr-defined]
+    except _OF_THE_RUN:
+        raise
+    except Exception as error:
+        if (package := missing_package(error)) is not None:
+            raise UserError(
+                f"logger.{name}: needs {package}, which is not installed. Install it: pip install {package}"
+            ) from error
+        _warn(name, error)
+        return None
+    for method in _WRITING:
+        if callable(write := getattr(logger, method, None)):
+            setattr(logger, method, guarded(write))
+    return logger
+
+
+def _warn(name: str, error: Exception) -> None:
+    reason = printable((str(error) or type(error).__name__).splitlines()[0])
+    log.warning("logger.%s can't write (%s): the training goes on without it", name, reason)
+
+
+def _but_for_tensorboard(args: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread, whose error comes once more where the next value is logged."""
+    if not (issubclass(args.exc_type, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(args)

@@ -1,0 +1,1 @@
+"""What the computer is and does: hardware, counters, memory, devices, environment, energy."""

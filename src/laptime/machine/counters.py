@@ -1,0 +1,217 @@
+"""What else the machine was doing while a run was timed: counters of the system, read before and after.
+
+Linux tells most of it in /proc and /sys; elsewhere psutil tells some. What a system doesn't tell is None.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+from laptime.machine.hardware import text_of
+
+_HZ = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Counters of the machine at one moment.
+
+    Attributes:
+        at_s: `time.perf_counter()`.
+        busy_s: CPU seconds that all processes have used, on all cores, since the start of the machine.
+        steal_s: CPU seconds that the hypervisor gave to others.
+        throttled_s: wall seconds in which the container's CPU quota was used up.
+        num_swapped_pages: in and out.
+        num_switches: times that the given processes were taken off their core against their will.
+        frequency_hz: mean over the cores, now.
+        temperature_celsius: the hottest sensor's, now.
+        load: mean number of processes that ran or wanted to, in the last minute.
+        cores: of each core the seconds in which it was busy, and all its seconds, since the start of the machine.
+    """
+
+    at_s: float
+    busy_s: float | None
+    steal_s: float | None
+    throttled_s: float | None
+    num_swapped_pages: int | None
+    num_switches: int | None
+    frequency_hz: float | None
+    temperature_celsius: float | None
+    load: float | None
+    cores: tuple[tuple[float, float], ...] = ()
+
+
+def read(processes: Sequence[int] = (), root: Path = Path("/")) -> Reading:
+    """Read all counters.
+
+    Args:
+        processes: ids of those whose involuntary switches are counted.
+        root: of /proc and /sys; another one in tests.
+    """
+    cpu_lines = [line for line in text_of(root / "proc/stat").splitlines() if line.startswith("cpu")]
+    busy_s, steal_s = _cpu_times(cpu_lines, root)
+    return Reading(
+        at_s=time.perf_counter(),
+        busy_s=busy_s,
+        steal_s=steal_s,
+        throttled_s=_throttled_s(root),
+        num_swapped_pages=_num_swapped_pages(root),
+        num_switches=_num_switches(processes, root),
+        frequency_hz=_mean(_frequencies(root)),
+        temperature_celsius=max(_temperatures(root), default=None),
+        load=_first(lambda: float((root / "proc/loadavg").read_text().split()[0]), lambda: os.getloadavg()[0]),
+        cores=_core_times(cpu_lines, root),
+    )
+
+
+def percent_by_core(before: Reading, after: Reading) -> list[float]:
+    """How busy each core was between two readings, by whomever; empty where the system doesn't tell."""
+    if len(before.cores) != len(after.cores):
+        return []
+    spent = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(before.cores, after.cores, strict=True)]
+    return [100 * busy_s / all_s if all_s > 0 else 0.0 for busy_s, all_s in spent]
+
+
+def between(before: Reading, after: Reading, own_cpu_s: float | None, num_cores: int) -> dict[str, Any]:
+    """What happened between two readings.
+
+    Args:
+        own_cpu_s: CPU seconds that the run itself used in that time; None: not known.
+        num_cores: of the machine.
+
+    Returns:
+        wall_s; other_cores: how many cores other processes kept busy; steal_share: of all cores' time; throttled_share:
+        of wall time; num_swapped_pages; switches_per_s; frequency_hz and temperature_celsius at the end.
+    """
+    wall_s = after.at_s - before.at_s
+    busy_s = _difference(before.busy_s, after.busy_s)
+    others = None if busy_s is None or own_cpu_s is None else max(0.0, busy_s - own_cpu_s) / wall_s
+    steal_s = _difference(before.steal_s, after.steal_s)
+    throttled_s = _difference(before.throttled_s, after.throttled_s)
+    switches = _difference(before.num_switches, after.num_switches)
+    switches = None if switches is None else max(0, switches)  # threads that ended took theirs with them
+    return {
+        "wall_s": wall_s,
+        "other_cores": others,
+        "steal_share": None if steal_s is None else steal_s / (wall_s * num_cores),
+        "throttled_share": None if throttled_s is None else throttled_s / wall_s,
+        "num_swapped_pages": _difference(before.num_swapped_pages, after.num_swapped_pages),
+        "switches_per_s": None if switches is None else switches / wall_s,
+        "frequency_hz": after.frequency_hz,
+        "temperature_celsius": after.temperature_celsius,
+    }
+
+
+def on_battery(root: Path = Path("/")) -> bool | None:
+    """Whether the machine runs on its battery, which slows many processors down; None: none, or not known."""
+    supplies = _glob(root, "sys/class/power_supply/*")
+    if supplies:
+        mains = [text_of(path / "online") for path in supplies if text_of(path / "type") in ("Mains", "USB")]
+        batteries = [path for path in supplies if text_of(path / "type") == "Battery"]
+        return "1" not in mains if batteries and mains else None
+    if root != Path("/"):
+        return None
+    battery = _first(lambda: psutil.sensors_battery())
+    return None if battery is None else not battery.power_plugged
+
+
+def _cpu_times(lines: Sequence[str], root: Path) -> tuple[float | None, float | None]:
+    try:
+        busy_s, _, steal_s = _of_line(lines[0])
+        return busy_s, steal_s
+    except (ValueError, IndexError):
+        times = _first(lambda: psutil.cpu_times()) if root == Path("/") else None
+        return (None if times is None else times.user + times.system + getattr(times, "nice", 0.0)), None
+
+
+def _core_times(lines: Sequence[str], root: Path) -> tuple[tuple[float, float], ...]:
+    try:
+        cores = tuple(_of_line(line)[:2] for line in lines[1:])
+    except ValueError:
+        cores = ()
+    if cores or root != Path("/"):
+        return cores
+    times = _first(lambda: psutil.cpu_times(percpu=True))
+    return tuple((sum(each) - each.idle, sum(each)) for each in times or [])
+
+
+def _of_line(line: str) -> tuple[float, float, float]:
+    """Seconds busy, all of them, and those that the hypervisor gave to others, of a line of /proc/stat."""
+    user, nice, system, idle, iowait, irq, softirq, steal = (int(field) / _HZ for field in line.split()[1:9])
+    busy_s = user + nice + system + irq + softirq
+    return busy_s, busy_s + idle + iowait + steal, steal
+
+
+def _throttled_s(root: Path) -> float | None:
+    v2 = _counters(root / "sys/fs/cgroup/cpu.stat").get("throttled_usec")
+    if v2 is not None:
+        return v2 / 1e6
+    v1 = _counters(root / "sys/fs/cgroup/cpu/cpu.stat").get("throttled_time")
+    return None if v1 is None else v1 / 1e9
+
+
+def _num_swapped_pages(root: Path) -> int | None:
+    counters = _counters(root / "proc/vmstat")
+    if "pswpin" in counters:
+        return counters["pswpin"] + counters.get("pswpout", 0)
+    return None
+
+
+def _num_switches(processes: Iterable[int], root: Path) -> int | None:
+    """Of all threads; the file of a process itself tells of its first one alone."""
+    total, found = 0, False
+    for process in processes:
+        own = root / f"proc/{process}"
+        for status in [*own.glob("task/*/status")] or [own / "status"]:
+            for line in text_of(status).splitlines():
+                name, _, value = line.partition(":")
+                if name == "nonvoluntary_ctxt_switches" and value.strip().isdecimal():
+                    total, found = total + int(value), True
+    return total if found else None
+
+
+def _frequencies(root: Path) -> list[float]:
+    files = _glob(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
+    found = [1e3 * float(text) for path in files if (text := text_of(path)).isdecimal()]
+    if found:
+        return found
+    lines = [line.partition(":") for line in text_of(root / "proc/cpuinfo").splitlines()]
+    return [1e6 * float(value) for name, _, value in lines if name.strip() == "cpu MHz"]
+
+
+def _temperatures(root: Path) -> list[float]:
+    files = [*_glob(root, "sys/class/thermal/thermal_zone*/temp"), *_glob(root, "sys/class/hwmon/hwmon*/temp*_input")]
+    found = [int(text) / 1e3 for path in files if (text := text_of(path)).lstrip("-").isdecimal()]
+    return [each for each in found if 0 < each < 150]  # absent sensors say nonsense
+
+
+def _counters(path: Path) -> dict[str, int]:
+    pairs = [line.split() for line in text_of(path).splitlines()]
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
+
+
+def _glob(root: Path, pattern: str) -> list[Path]:
+    return sorted(root.glob(pattern))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _first(*ways: Callable[[], T]) -> T | None:
+    for way in ways:
+        try:
+            return way()
+        except (OSError, ValueError, IndexError, AttributeError, NotImplementedError):
+            continue
+    return None
+
+
+def _difference(before: Any, after: Any) -> Any:
+    return None if before is None or after is None else after - before

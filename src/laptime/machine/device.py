@@ -1,0 +1,186 @@
+"""From the device that was asked for to the one that trains, and what torch tells of it. Built on torch.accelerator.
+
+AMD GPUs (ROCm builds of torch) are torch's `cuda`.
+"""
+
+import logging
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from laptime.errors import UserError
+from laptime.machine import slurm
+from laptime.machine.hardware import container_cores
+
+log = logging.getLogger(__name__)
+
+ACCELERATORS = ("cuda", "mps", "xpu")
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device of a run.
+
+    Attributes:
+        requested: what the configuration asked for: auto, cpu, mps, cuda or xpu.
+        used: what trains: cpu, mps, cuda or xpu.
+        name: the hardware's own name.
+        num_devices: how many of this kind the machine has; 1 for the CPU.
+        memory_bytes: memory of one of them (unified memory counts as both), None where it can't be told.
+        index: which of them this process uses, as torch counts (within CUDA_VISIBLE_DEVICES).
+    """
+
+    requested: str
+    used: str
+    name: str
+    num_devices: int
+    memory_bytes: int | None
+    index: int = 0
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device("cpu") if self.used == "cpu" else torch.device(self.used, self.index)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was given: accelerators work behind the program's back."""
+        if self.used != "cpu":
+            torch.accelerator.synchronize()
+
+    def reset_peak_memory(self) -> None:
+        """Start the count that `peak_memory_bytes` reads anew."""
+        if self.used in ("cuda", "xpu"):
+            torch.accelerator.reset_peak_memory_stats()
+
+    def peak_memory_bytes(self) -> int | None:
+        """The most that tensors took on the device since `reset_peak_memory`; on MPS, which keeps no peak, what they
+        take now; None on the CPU, whose memory is the process's own."""
+        if self.used == "cpu":
+            return None
+        if self.used == "mps":
+            return torch.mps.current_allocated_memory()
+        return torch.accelerator.max_memory_allocated()
+
+    def memory_bytes_now(self) -> int | None:
+        """What tensors take on the device now; None on the CPU."""
+        if self.used == "cpu":
+            return None
+        return torch.mps.current_allocated_memory() if self.used == "mps" else torch.accelerator.memory_allocated()
+
+    def driver_memory_bytes(self) -> int | None:
+        """What the driver has set aside for this process, torch's own cache of freed tensors included; None on the
+        CPU."""
+        if self.used == "cpu":
+            return None
+        return torch.mps.driver_allocated_memory() if self.used == "mps" else torch.accelerator.memory_reserved()
+
+    def memory_use(self) -> tuple[float, int, int]:
+        """The share of the device's memory that is in use, all of it in bytes, and this process's part of it in bytes;
+        zeros on the CPU."""
+        own, total = self.driver_memory_bytes(), self.memory_bytes
+        if own is None or not total:
+            return 0.0, 0, 0
+        used = own
+        if self.used in ("cuda", "xpu"):  # there may be others
+            free, _ = torch.get_device_module(self.used).mem_get_info(self.index)
+            used = total - free
+        return used / total, total, own
+
+
+def resolve(requested: str, fallback: str, index: int = 0) -> Device:
+    """The device that trains.
+
+    Args:
+        requested: auto, cpu, mps, cuda or xpu.
+        fallback: what to do where it is absent: cpu (one warning) or error.
+        index: which of several: the rank's number on this machine.
+
+    Raises:
+        UserError: the device is absent and fallback is error.
+    """
+    available = available_accelerator()
+    if requested == "auto" or (requested == "accelerator" and available):
+        return describe(requested, available or "cpu", index)
+    if requested in ("cpu", available):
+        return describe(requested, requested, index)
+    found = f"torch finds {available} here" if available else "torch finds no accelerator here"
+    if fallback == "error":
+        raise UserError(f"device={requested}: absent, {found}. Use device={available or 'cpu'} or device.fallback=cpu.")
+    log.warning("device=%s is absent (%s): training on the CPU instead, and recorded as such.", requested, found)
+    return describe(requested, "cpu")
+
+
+def available_accelerator() -> str | None:
+    """The kind of accelerator that this torch was built for, if one is there: cuda, mps or xpu."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator.type if accelerator is not None and accelerator.type in ACCELERATORS else None
+
+
+def describe(requested: str, used: str, index: int = 0) -> Device:
+    """Ask torch and the system what the device is, and make it this process's own."""
+    if used == "cpu":
+        return Device(requested, used, cpu_name(), 1, psutil.virtual_memory().total)
+    count = torch.accelerator.device_count()
+    if used == "mps":
+        return Device(requested, used, cpu_name(), count, torch.mps.recommended_max_memory())
+    torch.accelerator.set_device_index(index)
+    properties = torch.get_device_module(used).get_device_properties(index)
+    return Device(requested, used, properties.name, count, properties.total_memory, index)
+
+
+def mps_fallback() -> bool:
+    """Whether torch runs operators that MPS lacks on the CPU, silently slower (PYTORCH_ENABLE_MPS_FALLBACK)."""
+    return os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") not in ("", "0")
+
+
+def check_precision(precision: str, device: Device) -> None:
+    """Refuse a precision that the device can't train in.
+
+    Raises:
+        UserError: float16 on the CPU, bfloat16 on a GPU without it.
+    """
+    if precision == "16-mixed" and device.used == "cpu":
+        raise UserError("training.precision=16-mixed: float16 does not train on the CPU. Use bf16-mixed or 32-true.")
+    if (
+        precision == "bf16-mixed"
+        and device.used == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        raise UserError(
+            f"training.precision=bf16-mixed: {device.name} has no bfloat16. Use training.precision=16-mixed or 32-true."
+        )
+    if precision == "bf16-mixed" and device.used == "mps" and not mps_has_bfloat16():
+        raise UserError(
+            "training.precision=bf16-mixed: MPS has bfloat16 from macOS 14 on. "
+            "Use training.precision=16-mixed or 32-true."
+        )
+
+
+def mps_has_bfloat16() -> bool:
+    return torch.backends.mps.is_macos_or_newer(14, 0)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use: its affinity, where the system has one, within a container's quota and a
+    SLURM job's allocation."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = (cores, container_cores(), slurm.allocated_cores())
+    return max(1, int(min(limit for limit in limits if limit is not None)))
+
+
+def cpu_name() -> str:
+    """The processor's name as the system tells it."""
+    try:
+        if platform.system() == "Darwin":
+            command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return platform.processor() or platform.machine()

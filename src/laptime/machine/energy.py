@@ -1,0 +1,100 @@
+"""Joules, read by Zeus from the counters of processors (RAPL), of NVIDIA's and AMD's GPUs and of Apple silicon.
+
+Source: J. You, J.-W. Chung, M. Chowdhury: Zeus, NSDI 2023; https://ml.energy/zeus.
+"""
+
+import logging
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from laptime.extras import is_installed
+from laptime.machine.device import Device
+
+NOT_INSTALLED = 'needs Zeus: pip install "laptime[energy]"'
+NO_COUNTER = "no energy counter that Zeus can read here (RAPL, which needs root or zeusd; NVML; Apple silicon)"
+
+_WINDOW = "laptime"
+# Where Zeus looks for the processor's counters: on the machine itself, and where a container is shown them.
+_RAPL = (Path("/sys/class/powercap/intel-rapl"), Path("/zeus_sys/class/powercap/intel-rapl"))
+
+# Millijoules, each in none of the others.
+_OF_APPLE_SILICON = ("cpu_total_mj", "dram_mj", "gpu_mj", "gpu_sram_mj", "ane_mj")
+
+
+class EnergyMeter:
+    """Measures windows of time: all processors of this machine and, where CUDA trains, all GPUs that this process sees.
+
+    Args:
+        device: that trains.
+
+    Attributes:
+        missing: why nothing is measured; None: something is.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.missing: str | None = None
+        self._monitor: Any = None
+        if not is_installed("zeus"):
+            self.missing = NOT_INSTALLED
+        elif not _may_have_counters(device):  # Zeus takes more than a second to load
+            self.missing = NO_COUNTER
+        else:
+            self._monitor = self._make(device)
+
+    def _make(self, device: Device) -> Any:
+        logging.getLogger("zeus").setLevel(logging.ERROR)  # it tells of every counter that is not there
+        try:
+            from zeus.monitor import ZeusMonitor
+
+            monitor = ZeusMonitor(gpu_indices=None if device.used == "cuda" else [])
+            for file in _counter_files(monitor):
+                file._wraparound_tracker = _NoTracker()
+        except Exception as error:
+            self.missing = f"Zeus can't measure here ({str(error).splitlines()[0] if str(error) else repr(error)})"
+            return None
+        if not (monitor.gpu_indices or monitor.cpu_indices or monitor.soc_is_present):
+            self.missing = NO_COUNTER
+            return None
+        return monitor
+
+    def begin(self) -> None:
+        """Start a window; one that is open is forgotten."""
+        if self._monitor is not None:
+            self._monitor.begin_window(_WINDOW, sync_execution=False, restart=True)
+
+    def end(self) -> float | None:
+        """Joules since `begin`; None where nothing is measured."""
+        if self._monitor is None:
+            return None
+        measured = self._monitor.end_window(_WINDOW, sync_execution=False)
+        joules = list(measured.gpu_energy.values())
+        for part, name in ((measured.cpu_energy, "rapl_file"), (measured.dram_energy, "dram")):
+            for index, value in (part or {}).items():
+                file = getattr(self._monitor.cpus.cpus[index], name, None)
+                joules.append(value if value >= 0 or file is None else value + file.max_energy_range_uj / 1e6)
+        of_chip = (getattr(measured.soc_energy, part, None) for part in _OF_APPLE_SILICON)
+        joules += [millijoules / 1e3 for millijoules in of_chip if millijoules is not None]
+        return float(sum(joules)) if joules else None
+
+
+class _NoTracker:
+    """In place of the process with which Zeus watches each counter for its wrapping around: it would run beside what is
+    measured, and outlive a rank that is killed. An epoch is short enough for one wrapping at most, which shows."""
+
+    def get_num_wraparounds(self) -> int:
+        return 0
+
+
+def _counter_files(monitor: Any) -> list[Any]:
+    """The files in which the processors count; none where a daemon of Zeus reads them."""
+    files = (getattr(cpu, name, None) for cpu in monitor.cpus.cpus for name in ("rapl_file", "dram"))
+    return [file for file in files if file is not None]
+
+
+def _may_have_counters(device: Device) -> bool:
+    """Whether it is worth asking Zeus."""
+    on_apple_silicon = sys.platform == "darwin" and platform.machine() == "arm64"
+    return device.used == "cuda" or on_apple_silicon or "ZEUSD_SOCK_PATH" in os.environ or any(map(Path.is_dir, _RAPL))

@@ -1,0 +1,53 @@
+"""How this torch was built and set up, and the driver of the device: from inside a rank, where threads are set."""
+
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from laptime.machine.device import Device
+from laptime.machine.hardware import text_of
+
+
+def torch_build() -> dict[str, Any]:
+    """Libraries, their versions and thread counts; None for what this torch was built without."""
+    built_with = torch.__config__.show()
+    return {
+        "version": str(torch.__version__),
+        "debug": torch.version.debug,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "blas": _named(r"\bBLAS_INFO=(\w+)", built_with),
+        "mkl": _named(r"Math Kernel Library Version (\S+?)(?:-| )", built_with),
+        "onednn": _named(r"(?:MKL-DNN|oneDNN) v(\S+)", built_with) if torch.backends.mkldnn.is_available() else None,
+        "openmp": _named(r"OpenMP (\S+)", built_with) if torch.backends.openmp.is_available() else None,
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+        "xpu": torch.version.xpu,
+        "cudnn": torch.backends.cudnn.version(),
+        "num_threads": torch.get_num_threads(),
+        "num_interop_threads": torch.get_num_interop_threads(),
+    }
+
+
+def driver_version(device: Device, root: Path = Path("/")) -> str | None:
+    """The version of the device's driver; a Mac's is the system's own. None: the CPU has none, or it can't be told.
+
+    Args:
+        root: of /proc and /sys; another one in tests.
+    """
+    if device.used == "mps":
+        return f"macOS {platform.mac_ver()[0]}"
+    if device.used == "xpu":
+        return str(torch.xpu.get_device_properties(device.index).driver_version)
+    if device.used == "cuda" and torch.version.hip is not None:
+        return text_of(root / "sys/module/amdgpu/version") or None
+    if device.used == "cuda":
+        return _named(r"Kernel Module.*?\s([0-9]+\.[0-9.]+)\s", text_of(root / "proc/driver/nvidia/version"))
+    return None
+
+
+def _named(pattern: str, text: str) -> str | None:
+    found = re.search(pattern, text)
+    return found[1] if found else None

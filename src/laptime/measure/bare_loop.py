@@ -1,0 +1,192 @@
+"""What Lightning and Laptime cost: after each epoch, the same one again in a bare PyTorch loop."""
+
+import copy
+import logging
+import random
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import nn
+
+from laptime.data.order import epoch_seed
+from laptime.lap.epoch_timer import EpochTimer
+from laptime.lap.timed_loader import Batch, TimedLoader, batch_sizes
+from laptime.machine.device import Device
+from laptime.ranks.rank import Rank
+from laptime.ranks.stopping import StopRequest
+from laptime.training.classifier import Classifier
+from laptime.training.mixup import mixed_loss
+
+log = logging.getLogger(__name__)
+
+# The sum of an epoch's losses is in float32 here, and ranks differ in nothing else.
+_SAME_LOSS = 1e-3
+
+
+class BareLoop(Callback):
+    """Trains a copy of the network as one would by hand, an epoch after each of the run's own.
+
+    The same initial weights, batches, settings of the optimizer, precision and DDP, so the same losses; the run's own
+    network, optimizer and random numbers are left alone. What it takes is in none of the run's times; the run's peak
+    memory contains the copy.
+
+    An epoch comes when the run's own is over with all that belongs to it, the checkpoint too: as the next one starts.
+
+    Args:
+        device: is synchronised at both ends of an epoch.
+        rank: this process.
+        stop: is heeded between two steps.
+        timer: has the run's own laps.
+
+    Attributes:
+        bare_loop: the section of the record; empty: not measured.
+    """
+
+    def __init__(self, device: Device, rank: Rank, stop: StopRequest, timer: EpochTimer) -> None:
+        self.device = device
+        self.rank = rank
+        self.stop = stop
+        self.timer = timer
+        self.bare_loop: dict[str, float | int] = {}
+        self._epochs_s: list[tuple[float, float]] = []  # of the bare loop, and the run's own
+        self._settings: list[dict[str, Any]] = []
+        self._schedule_state: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        network = copy.deepcopy(pl_module.network)
+        if pl_module.is_compiled:
+            network.compile(dynamic=False)
+        self._network = pl_module.wrap(network)
+        self._optimizer = pl_module.make_optimizer(network.parameters())
+        self._optimizer.load_state_dict(copy.deepcopy(trainer.optimizers[0].state_dict()))
+        self._scaler = copy.deepcopy(pl_module.scaler)
+        # A scheduler of epochs moves settings, which are taken over; one of steps must move them within the epoch.
+        self._schedule = pl_module.make_scheduler(self._optimizer) if pl_module.schedule is not None else None
+        self._mixup = copy.deepcopy(pl_module.mixup)
+        self._average = pl_module.make_average(network)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._repeat_last_epoch(trainer, pl_module)
+        self._settings = [_without_weights(group) for group in trainer.optimizers[0].param_groups]
+        assert isinstance(pl_module, Classifier)
+        self._schedule_state = copy.deepcopy(pl_module.schedule.state_dict()) if pl_module.schedule is not None else {}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._repeat_last_epoch(trainer, pl_module)
+
+    def _repeat_last_epoch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, Classifier)
+        loader, lap = trainer.train_dataloader, self.timer.lap
+        assert isinstance(loader, TimedLoader)
+        if lap is None:  # there was none, or it was broken off
+            return
+        if self.rank.any(lap.num_samples != len(loader.sampler)):  # some callback left batches out: it is other work
+            if self.rank.is_first and not self._epochs_s:
+                log.warning("measure.bare_loop: not measured: a callback left out batches of epoch %d", lap.epoch + 1)
+            return
+        begun_at = time.perf_counter()
+        for group, settings in zip(self._optimizer.param_groups, self._settings, strict=True):
+            group.update(copy.deepcopy(settings))
+        if self._schedule is not None:
+            self._schedule.load_state_dict(self._schedule_state)
+        epoch_now = loader.sampler.epoch
+        loader.sampler.set_epoch(lap.epoch)
+        with _own_random_numbers():
+            seed = epoch_seed(module.seed, lap.epoch, self.rank.rank)
+            torch.manual_seed(seed)
+            if self._mixup is not None:
+                self._mixup.start(seed)
+            self.device.synchronize()
+            self.rank.barrier()
+            before = time.perf_counter()
+            loss_sum = self._epoch(module, loader.pipeline.batches())
+            self._average.after_epoch(lap.epoch)
+            self.device.synchronize()
+            bare_s = time.perf_counter() - before
+        loader.sampler.set_epoch(epoch_now)
+        if not lap.is_warmup:
+            loss_sum, num_samples = self.rank.sum([loss_sum, lap.num_samples])
+            bare, own = zip(*self.rank.gather((bare_s, lap.epoch_time_s)), strict=True)
+            self._epochs_s.append((max(bare), max(own)))
+            self._note(loader, loss_sum / num_samples)
+            self._compare(loss_sum / num_samples, module.train_sums.means(self.rank).loss)
+        self.timer.apart_s += time.perf_counter() - begun_at
+
+    def _epoch(self, module: Classifier, batches: Iterable[Batch]) -> float:
+        """A careful person's loop, whose figures stay on the device until they are read once; returns the sum of the
+        losses."""
+        network, optimizer, scaler = self._network, self._optimizer, self._scaler
+        network.train()
+        loss_sum = torch.zeros((), device=self.device.torch_device)
+        hits = torch.zeros((), dtype=torch.int64, device=self.device.torch_device)
+        for images, labels in batches:
+            if self.stop.requested:
+                self.stop.act()
+            others, share = labels, 1.0
+            if self._mixup is not None:
+                images, others, share = self._mixup(images, labels)
+            with module.autocast():
+                logits = network(images)
+                loss = mixed_loss(logits, labels, others, share, module.label_smoothing)
+            (loss if scaler is None else scaler.scale(loss)).backward()
+            if module.gradient_clip_norm is not None:
+                if scaler is not None:
+                    scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(network.parameters(), module.gradient_clip_norm)
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+                scaler.update()
+            if self._schedule is not None:
+                self._schedule.step()
+            self._average.after_step()
+            optimizer.zero_grad()
+            loss_sum += loss.detach() * len(labels)
+            hits += (logits.detach().argmax(1) == labels).sum()
+        hits.item()
+        return float(loss_sum)
+
+    def _compare(self, loss: float, own_loss: float) -> None:
+        if self.rank.is_first and abs(loss - own_loss) > _SAME_LOSS * abs(own_loss):
+            log.warning(
+                "measure.bare_loop: the bare loop's training loss is %.5f, the run's own %.5f: not the same work",
+                loss,
+                own_loss,
+            )
+
+    def _note(self, loader: TimedLoader, loss: float) -> None:
+        ratios = [own / bare - 1 for bare, own in self._epochs_s]
+        num_steps = len(batch_sizes(len(loader.sampler), loader.pipeline.batch_size))
+        self.bare_loop = {
+            "epoch_time_s": statistics.median(bare for bare, _ in self._epochs_s),
+            "overhead": statistics.median(ratios),
+            "overhead_min": min(ratios),
+            "overhead_max": max(ratios),
+            "overhead_s_per_step": statistics.median((own - bare) / num_steps for bare, own in self._epochs_s),
+            "num_epochs": len(ratios),
+            "train_loss": loss,
+        }
+
+
+def _without_weights(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an optimizer's group: learning rate, momentum and whatever else a scheduler may move."""
+    return copy.deepcopy({name: value for name, value in group.items() if name != "params"})
+
+
+@contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    """Whatever is drawn within, outside it is as if it had not been."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(of_python)
+    np.random.set_state(of_numpy)

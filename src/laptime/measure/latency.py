@@ -1,0 +1,165 @@
+"""How long a forward pass takes, by batch size: several networks by turns, so that slow drift hits all alike."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from laptime.errors import UserError, is_for_want_of_memory
+from laptime.machine.counters import between, on_battery, read
+from laptime.machine.device import Device, usable_cores
+from laptime.machine.environment import restraints, set_in_python, settings
+from laptime.machine.hardware import require_free_memory
+from laptime.measure.quality import Quality, assess
+
+# What is timed, for those who read the figures.
+TIMED = (
+    "one forward pass at a time, of a batch of normalised images that lies on the device, until the device is done; "
+    "reading, normalising and copying images is not in it"
+)
+_ROUNDS = 5
+_WARMUP_OF_LATER_ROUNDS = 3
+# A percentile that fewer calls would make up is not given.
+_NEEDED = {50: 1, 95: 20, 99: 100}
+
+
+class Disturbances:
+    """What disturbs a measurement: what else this machine did since this was made, settings, and too many threads.
+
+    Args:
+        cpu_s: the CPU time of what is measured, in seconds.
+    """
+
+    def __init__(self, cpu_s: Callable[[], float] = time.process_time) -> None:
+        self._cpu_s = cpu_s
+        self._before, self._own_s = read(), cpu_s()
+
+    def found(self) -> list[str]:
+        """In words; empty: nothing that would disturb a measurement."""
+        return list(self.quality().reasons)
+
+    def quality(self) -> Quality:
+        """The grade, with what disturbed in words."""
+        cores = os.cpu_count() or 1
+        meanwhile = between(self._before, read(), self._cpu_s() - self._own_s, cores)
+        slowed = restraints({**settings(), **set_in_python()})
+        oversubscribed = torch.get_num_threads() > usable_cores()
+        return assess([meanwhile], [], cores, on_battery(), oversubscribed, restraints=slowed)
+
+
+Call = Callable[[Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of one batch size.
+
+    Attributes:
+        batch_size: images of a call.
+        num_calls: that were timed.
+        p50_s, p95_s, p99_s: seconds of a call; None: too few calls.
+        samples_per_s: images of all calls over the time of all calls, which came one after the other.
+        round_p50_s: median of each round.
+    """
+
+    batch_size: int
+    num_calls: int
+    p50_s: float
+    p95_s: float | None
+    p99_s: float | None
+    samples_per_s: float
+    round_p50_s: tuple[float, ...]
+
+
+def measure(
+    networks: Mapping[str, Call], images: Tensor, batch_size: int, device: Device, settings: Mapping[str, Any]
+) -> dict[str, Latency]:
+    """Time calls of several networks, each in a few rounds by turns; warm-up calls before each round don't count.
+
+    Args:
+        networks: by name.
+        images: (N, C, H, W), normalised, on the device; taken again from the first where a batch needs more.
+        batch_size: images of a call.
+        device: synchronised before and after every call.
+        settings: the config group `latency`.
+
+    Raises:
+        UserError: a batch of that size doesn't fit into memory.
+    """
+    key = f"latency.batch_sizes={settings['batch_sizes']}"
+    if device.used == "cpu":
+        num_bytes = batch_size * images[0].numel() * images.element_size()
+        require_free_memory(key, num_bytes, f"images in a batch of {batch_size:,}", 1, "Use smaller ones.")
+    try:
+        batch = images[torch.arange(batch_size, device=images.device) % len(images)]
+        times = _times(networks, batch, device, settings)
+    except Exception as error:
+        if not is_for_want_of_memory(error):
+            raise
+        raise UserError(f"{key}: a batch of {batch_size:,} doesn't fit into memory. Use smaller ones.") from error
+    return {name: _latency(batch_size, rounds) for name, rounds in times.items()}
+
+
+def _times(
+    networks: Mapping[str, Call], batch: Tensor, device: Device, settings: Mapping[str, Any]
+) -> dict[str, list[list[float]]]:
+    times: dict[str, list[list[float]]] = {name: [] for name in networks}
+    num_rounds = min(_ROUNDS, settings["num_calls"])
+    with torch.inference_mode():
+        for number in range(num_rounds):
+            num_calls = settings["num_calls"] // num_rounds + (number < settings["num_calls"] % num_rounds)
+            warmup_calls = settings["warmup_calls"]
+            if number:
+                warmup_calls = min(warmup_calls, _WARMUP_OF_LATER_ROUNDS)
+            for name, network in networks.items():
+                start = time.perf_counter()
+                limit = settings["time_limit_s"] / num_rounds
+                for call in range(warmup_calls):  # the first may compile, so it is not held against the limit
+                    network(batch)
+                    device.synchronize()
+                    if call == 0:
+                        start = time.perf_counter()
+                    elif time.perf_counter() - start > limit:
+                        break
+                times[name].append(_timed(network, batch, device, num_calls, limit))
+    return times
+
+
+def _timed(network: Call, batch: Tensor, device: Device, num_calls: int, limit_s: float) -> list[float]:
+    """Seconds of each call; at least one, and no further one after the limit."""
+    seconds: list[float] = []
+    end = time.perf_counter() + limit_s
+    while len(seconds) < num_calls:
+        device.synchronize()
+        start = time.perf_counter()
+        network(batch)
+        device.synchronize()
+        stop = time.perf_counter()
+        seconds.append(stop - start)
+        if stop > end:
+            break
+    return seconds
+
+
+def _latency(batch_size: int, rounds: list[list[float]]) -> Latency:
+    seconds = [each for part in rounds for each in part]
+
+    def percentile(q: int) -> float | None:
+        return float(np.percentile(seconds, q)) if len(seconds) >= _NEEDED[q] else None
+
+    total = math.fsum(seconds)
+    return Latency(
+        batch_size,
+        len(seconds),
+        float(np.median(seconds)),
+        percentile(95),
+        percentile(99),
+        batch_size * len(seconds) / total,
+        tuple(float(np.median(part)) for part in rounds),
+    )

@@ -1,0 +1,1 @@
+"""What a rank is, how ranks are found (torchrun, SLURM) and how they talk."""

@@ -1,0 +1,81 @@
+"""Where the ranks' processes come from: copies of one that has loaded torch and Lightning but computed nothing."""
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import types
+from collections.abc import Callable
+from multiprocessing import forkserver, util
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from laptime.machine.environment import settings
+
+# Environment variables that the forkserver's torch was loaded with; None: it has not been started.
+_loaded_with: dict[str, str] | None = None
+
+
+def context() -> BaseContext:
+    """A forkserver, whose copies start in a fraction of a second; new processes on macOS, where that isn't safe, and
+    where variables that libraries read while they load are others than when the forkserver loaded them."""
+    global _loaded_with
+    if sys.platform != "linux" or _loaded_with not in (None, settings()):
+        return multiprocessing.get_context("spawn")
+    _loaded_with = settings()
+    make_room_for_sockets()
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["laptime.runner.rank_process"])
+    return server
+
+
+def make_room_for_sockets() -> None:
+    """Put the sockets that processes are started through where their names are not too long, as Python does from 3.14
+    on: the system takes 107 bytes."""
+    there = os.fsencode(tempfile.gettempdir())
+    if len(there) + len("/pymp-12345678/listener-12345678") <= 107:
+        return
+    tempfile.tempdir = "/tmp"
+    try:
+        util.get_temp_dir()  # makes one at the first call, and stays with it
+    finally:
+        tempfile.tempdir = os.fsdecode(there)
+
+
+def start(target: Callable[..., None], job: Any, name: str) -> tuple[BaseProcess, Connection]:
+    """Start a process that calls `target(connection, job)`; returned with the other end of its connection."""
+    if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
+        multiprocessing.set_start_method(None, force=True)  # of joblib's processes: a child would not know it
+    fresh = context()
+    ours, theirs = fresh.Pipe()
+    process = fresh.Process(target=target, args=(theirs, job), name=name)  # type: ignore[attr-defined]
+    # A child would run the caller's script once more to have its __main__; ranks need nothing of it.
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
+    theirs.close()
+    return process, ours
+
+
+def load_ahead() -> None:
+    """Let the forkserver load torch while this process does the same."""
+    if context().get_start_method() == "forkserver":
+        forkserver.ensure_running()
+        atexit.unregister(_end)
+        atexit.register(_end)
+
+
+def _end() -> None:
+    """End the forkserver with this process: by itself it takes another second or two."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)

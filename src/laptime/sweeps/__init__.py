@@ -1,0 +1,1 @@
+"""Many runs: their jobs, their launchers, a dry run, resuming, repeats."""

@@ -1,0 +1,100 @@
+"""What a run will take, in time and on disk, as far as records at hand tell."""
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from laptime.record.files import parse_timestamp, read_epochs, read_record
+from laptime.record.latest import newest_runs
+
+# Of the newest records so many are read.
+_MOST_RECORDS = 500
+# What decides most of what a run takes; where no record of the same configuration is at hand, one that shares these.
+_ALIKE = ("model.", "dataset.", "strategy.world_size", "training.batch_size", "training.precision", "device")
+
+
+@dataclass(frozen=True)
+class Known:
+    """A completed run at hand.
+
+    Attributes:
+        hashed: its `hashed_config`.
+        epoch_s: wall time per epoch, validation and checkpoint included, in seconds.
+        rest_s: wall time of the run beyond its epochs, in seconds.
+        num_bytes: of its directory.
+    """
+
+    hashed: Mapping[str, Any]
+    epoch_s: float
+    rest_s: float
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take.
+
+    Attributes:
+        seconds: of wall time.
+        num_bytes: on disk.
+        basis: which records say so, in words.
+    """
+
+    seconds: float
+    num_bytes: int
+    basis: str
+
+
+def known_runs(folders: Iterable[Path]) -> list[Known]:
+    """The newest completed runs below some folders."""
+    return list(_known(newest_runs(folders)[:_MOST_RECORDS]))
+
+
+def _known(run_dirs: Iterable[Path]) -> Iterator[Known]:
+    for path in run_dirs:
+        with suppress(
+            OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
+        ):  # whatever is wrong with a record
+            record = read_record(path)
+            num_epochs = len(read_epochs(path)["epoch"].unique())
+            if (
+                record["status"] == "completed"
+                and record["hashed_config"]["training.epochs"]
+                and len(record["attempts"]) == 1
+                and num_epochs
+            ):
+                wall_s = parse_timestamp(record["ended_at"]) - parse_timestamp(record["started_at"])
+                train_s = record["timing"]["total_train_s"]
+                files = [each for each in path.rglob("*") if each.is_file()]
+                num_bytes = sum(each.stat().st_size for each in files)
+                yield Known(record["hashed_config"], train_s / num_epochs, max(0.0, wall_s - train_s), num_bytes)
+
+
+def estimate(hashed: Mapping[str, Any], known: Sequence[Known]) -> Estimate | None:
+    """What a run with this configuration will take; None: no record tells.
+
+    Args:
+        hashed: the `hashed_config` that it will have.
+        known: completed runs.
+    """
+    left_out = ("seed", "training.epochs")
+
+    def same(key: str) -> bool:
+        return key not in left_out
+
+    def alike(key: str) -> bool:
+        return key.startswith(_ALIKE)
+
+    for matters, words in ((same, "the same configuration"), (alike, "another with its model, data, batch and ranks")):
+        wanted = {key: value for key, value in hashed.items() if matters(key)}
+        found = [one for one in known if {key: value for key, value in one.hashed.items() if matters(key)} == wanted]
+        if found:
+            epoch_s, rest_s, num_bytes = (
+                statistics.median(getattr(one, name) for one in found) for name in ("epoch_s", "rest_s", "num_bytes")
+            )
+            basis = f"{len(found)} run{'s' if len(found) > 1 else ''} of {words}"
+            return Estimate(rest_s + hashed["training.epochs"] * epoch_s, round(num_bytes), basis)
+    return None

@@ -1,0 +1,94 @@
+"""Runs and sweeps in Hydra's hands: its callbacks, sweeper and launcher get what was composed and checked already."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import run_and_report
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import configure_log, run_job
+from hydra.types import HydraContext, RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from laptime.config.compose import quoted
+from laptime.errors import in_words
+from laptime.record.files import SWEEP_FILE, write_atomically
+
+
+def run_once(hydra: Hydra, composed: DictConfig, run_dir: Path, task: TaskFunction) -> Any:
+    """What `Hydra.run` does, with a configuration that is composed and checked already.
+
+    Args:
+        run_dir: absolute.
+        task: trains.
+
+    Returns:
+        What `task` returns.
+    """
+    with read_write(composed), open_dict(composed):
+        composed.hydra.mode = RunMode.RUN
+        composed.hydra.run.dir = str(run_dir)
+        composed.hydra.overrides.hydra.append(f"hydra.run.dir={quoted(run_dir)}")
+    OmegaConf.set_readonly(composed.hydra, False)
+    configure_log(composed.hydra.hydra_logging, composed.hydra.verbose)
+    callbacks = Callbacks(composed)
+    callbacks.on_run_start(config=composed, config_name=composed.hydra.job.config_name)
+    result = run_job(
+        task_function=task, config=composed, job_dir_key="hydra.run.dir", job_subdir_key=None,
+        hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
+    )  # fmt: skip
+    callbacks.on_run_end(config=composed, config_name=composed.hydra.job.config_name, job_return=result)
+    return result.return_value
+
+
+def settings_of(hydra: Hydra, typed: Sequence[str], composed: DictConfig, sweep_dir: Path) -> DictConfig:
+    """The configuration of a whole sweep, from one of its runs: that of a run which has all that the sweep's has.
+
+    Args:
+        typed: all overrides, several values of a key included.
+        composed: of the first run.
+        sweep_dir: absolute.
+    """
+    cfg = composed.copy()
+    with read_write(cfg), open_dict(cfg):
+        cfg.hydra.mode = RunMode.MULTIRUN
+        cfg.hydra.sweep.dir = str(sweep_dir)
+        cfg.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(sweep_dir)}")
+        parsed = OverridesParser.create(hydra.config_loader).parse_overrides(list(typed))
+        cfg.hydra.overrides.task = [each.input_line for each in parsed if not each.is_hydra_override()]
+    OmegaConf.set_readonly(cfg.hydra, False)
+    return cfg
+
+
+def run_sweep(hydra: Hydra, cfg: DictConfig, task: TaskFunction) -> None:
+    """What `Hydra.multirun` does, with a configuration that is composed and checked already.
+
+    Args:
+        cfg: as `settings_of` makes it.
+        task: is called for each run.
+
+    Raises:
+        SystemExit: 1 where a callback, the sweeper or the launcher failed, which Hydra has printed.
+    """
+    sweep_dir = Path(cfg.hydra.sweep.dir)
+    try:
+        sweep_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(sweep_dir / SWEEP_FILE, OmegaConf.to_yaml(cfg).encode())
+    except OSError as error:
+        print(f"error: {in_words(error)}", file=sys.stderr)
+        sys.exit(1)
+
+    def sweep() -> None:
+        configure_log(cfg.hydra.hydra_logging, cfg.hydra.verbose)
+        callbacks = Callbacks(cfg)
+        callbacks.on_multirun_start(config=cfg, config_name=cfg.hydra.job.config_name)
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=callbacks)
+        sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=task, config=cfg)
+        sweeper.sweep(arguments=list(cfg.hydra.overrides.task))
+        callbacks.on_multirun_end(config=cfg, config_name=cfg.hydra.job.config_name)
+
+    run_and_report(sweep)

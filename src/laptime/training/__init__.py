@@ -1,0 +1,1 @@
+"""Optimizer steps: the module that trains, its checkpoints, what is refused before the first step."""

@@ -1,0 +1,53 @@
+"""torch.compile before the first epoch, so that no timed epoch contains compiling."""
+
+import logging
+import time
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from laptime.data.datamodule import DataModule
+from laptime.errors import UserError
+from laptime.machine.device import Device
+from laptime.training.classifier import Classifier
+
+log = logging.getLogger(__name__)
+
+
+class CompileAhead(Callback):
+    """Compiles the network for every batch shape that training and validation will bring.
+
+    Args:
+        device: is synchronised before the clock is read.
+        data: knows the shapes of the batches.
+
+    Attributes:
+        compile_s: how long it took; None before.
+    """
+
+    def __init__(self, device: Device, data: DataModule) -> None:
+        self.device = device
+        self.data = data
+        self.compile_s: float | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        data = self.data
+        before = time.perf_counter()
+        try:
+            pl_module.compile_network()
+            for training, sizes in ((True, data.train_batch_sizes()), (False, data.val_batch_sizes())):
+                for size in sorted(set(sizes), reverse=True):
+                    images = torch.zeros(size, *data.data.image_shape, device=self.device.torch_device)
+                    labels = torch.zeros(size, dtype=torch.int64, device=self.device.torch_device)
+                    pl_module.run_once(images, labels, training)
+        except (RuntimeError, ImportError, OSError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"training.compile=true: torch can't compile this network on {self.device.used} here ({reason}). "
+                "Use training.compile=false."
+            ) from error
+        self.device.synchronize()
+        self.compile_s = time.perf_counter() - before
+        log.info("compiled the network in %.1f s, outside the timed epochs", self.compile_s)

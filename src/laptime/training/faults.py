@@ -1,0 +1,137 @@
+"""What the machine does to a training, in words that say what to do about it."""
+
+import errno
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from laptime.config import targets
+from laptime.errors import MORE_FILES, TrainingFailed, in_words, is_for_want_of_memory
+from laptime.machine.hardware import text_of
+
+_WANTED = re.compile(r"tried to allocate (\d[\d.]*) ?(bytes|KiB|MiB|GiB)", re.I)
+_BYTES = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_NO_GRADIENT = re.compile(r"Expected to have finished reduction")
+_ONE_VALUE = re.compile(r"Expected more than 1 value per channel when training")
+# Where a worker writes into memory that can't be given to it, the system ends it with SIGBUS.
+_NO_SHARED_MEMORY = re.compile(
+    r"shared memory\(shm\).*No space left|/torch_\d+_\d+.*No space left|worker .*killed by signal: Bus error", re.S
+)
+_WORKER = re.compile(r"DataLoader worker .*(is killed by signal: \w+|exited unexpectedly)")
+
+
+@contextmanager
+def explaining(config: Mapping[str, Any]) -> Iterator[None]:
+    """Raise what stands behind an error instead of it, where that is known.
+
+    Args:
+        config: of the run, resolved.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = explained(error, config)
+        if cause is error:
+            raise
+        raise cause from error
+
+
+def explained(error: Exception, config: Mapping[str, Any]) -> Exception:
+    """The error itself, or what stands behind it: too little memory, or a data worker's death.
+
+    Args:
+        config: of the run, resolved.
+    """
+    text = str(error)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return TrainingFailed(in_words(error))
+    if isinstance(error, RuntimeError) and "Too many open files" in text:
+        return TrainingFailed(f"Too many open files. {MORE_FILES}")
+    if (
+        isinstance(error, RuntimeError | OSError)
+        and _NO_SHARED_MEMORY.search(text)
+        and not text.startswith("strategy.")
+    ):
+        return TrainingFailed(
+            "data workers: /dev/shm has no room for their batches. Enlarge it (docker run --shm-size=2g), or use "
+            "dataset.num_workers=0."
+        )
+    if isinstance(error, RuntimeError) and (how := _WORKER.search(text)) is not None:
+        return _data_worker_died(how[1].replace("is killed", "was killed"), config)
+    if isinstance(error, RuntimeError) and _NO_GRADIENT.search(text):
+        return TrainingFailed(
+            "some weights of the model get no gradient, which DDP waits for. Use strategy.static_graph=true if they "
+            "are always the same ones, or give them requires_grad=False."
+        )
+    if isinstance(error, ValueError) and _ONE_VALUE.search(text):
+        return TrainingFailed(
+            "batch norm can't learn from a single image of which one pixel is left. Choose a training.batch_size, or a "
+            "dataset.limit, that leaves more than one image to the last step of an epoch."
+        )
+    if isinstance(error, ConnectionError | EOFError) and config["dataset"].get("pipeline") == "workers":
+        return _data_worker_died("ended", config)  # while it handed over a batch
+    if isinstance(error, MisconfigurationException) or text.startswith("Early stopping conditioned on metric"):
+        return TrainingFailed(refusal(error, config))  # a metric that nobody logs, say
+    if is_for_want_of_memory(error):
+        return TrainingFailed(_too_little_memory(text, config))
+    return error
+
+
+def refusal(error: Exception, config: Mapping[str, Any]) -> str:
+    """Lightning's complaint in one line that begins with the key of what raised it, as far as that is of the
+    configuration.
+
+    Args:
+        config: of the run, resolved.
+    """
+    nodes = {group: config[group] for group in ("dataset", "model", "optimizer", "scheduler", "profiler")}
+    for group in ("callbacks", "logger"):
+        nodes |= {f"{group}.{name}": node for name, node in config[group].items() if node is not None}
+    keys = {targets.locate(key, node): key for key, node in nodes.items() if node.get("_target_") is not None}
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    raised_by = [keys[made] for frame in frames if (made := type(frame.f_locals.get("self"))) in keys]
+    return f"{raised_by[-1] if raised_by else 'Lightning'}: {str(error).splitlines()[0]}"
+
+
+def _data_worker_died(how: str, config: Mapping[str, Any]) -> TrainingFailed:
+    return TrainingFailed(
+        f"a data worker {how}; if the machine ran out of memory, fewer dataset.num_workers than "
+        f"{config['dataset']['num_workers']} or dataset.pipeline=memory take less."
+    )
+
+
+def _too_little_memory(text: str, config: Mapping[str, Any]) -> str:
+    training = config["training"]
+    wanted = _WANTED.search(text)
+    amount = f" ({float(wanted[1]) * _BYTES[wanted[2].lower()] / 1e9:.2f} GB more were asked for)" if wanted else ""
+    batch_size, parts = training["batch_size"], training["accumulate_grad_batches"]
+    message = f"out of memory with training.batch_size={batch_size}{amount}."
+    images = " or model.image_size" if config["model"].get("image_size") else ""
+    if batch_size < 2:
+        return f"{message} Use a smaller model{images}, or device=cpu."
+    smaller = 2 ** ((batch_size - 1).bit_length() - 1)  # the next power of two below
+    advice = f"Try training.batch_size={smaller}"
+    if batch_size % (2 * parts) == 0:
+        advice += f", or training.accumulate_grad_batches={2 * parts}, which learns the same from smaller parts"
+    if images:
+        advice += ", or a smaller model.image_size"
+    return f"{message} {advice}."
+
+
+def out_of_memory_kills(root: Path = Path("/")) -> int:
+    """How many processes the system has killed so far for want of memory, on this machine or in this container; 0
+    where it does not tell.
+
+    Args:
+        root: of /proc and /sys; another one in tests.
+    """
+    for name in ("sys/fs/cgroup/memory.events", "proc/vmstat"):
+        for line in text_of(root / name).splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

@@ -1,0 +1,91 @@
+"""Lightning's view of the ranks: each drives one device, DDP wraps the network, the processes are there already."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from laptime.ranks import comm_hooks
+from laptime.ranks.rank import Rank
+from laptime.training.classifier import Classifier
+
+
+class RankStrategy(SingleDeviceStrategy):
+    """One rank of a process group that was made before the Trainer.
+
+    Lightning's DDPStrategy wraps the whole module and expects one backward pass per training_step; here a
+    training_step takes several optimizer steps, so DDP wraps the network. To Lightning each rank is alone
+    (`trainer.world_size` is 1): where it knows of others it broadcasts, before every batch and from its signal handler,
+    whether there was a SIGTERM, and a rank that is in a collective of its own at that moment never comes back.
+
+    Args:
+        device: of this rank.
+        rank: this process.
+        ddp: arguments of DistributedDataParallel.
+        comm_hook: how gradients travel: none, fp16, bf16, powersgd or shared_memory.
+        timeout_s: how long the hook waits for another rank.
+        shards: whether each rank updates its share of the weights, in the hook's shared memory.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        rank: Rank,
+        ddp: dict[str, Any],
+        comm_hook: str,
+        timeout_s: float,
+        shards: bool,
+    ) -> None:
+        super().__init__(device)
+        self.rank = rank
+        self.ddp = ddp
+        self.comm_hook = comm_hook
+        self.timeout_s = timeout_s
+        self.shards = shards
+        self.global_rank = rank.rank
+        self.local_rank = rank.local_rank
+
+    @property
+    def is_global_zero(self) -> bool:
+        return self.rank.is_first
+
+    def setup(self, trainer: pl.Trainer) -> None:
+        super().setup(trainer)
+        if trainer.state.fn == TrainerFn.FITTING and self.rank.is_distributed:
+            module = self.lightning_module
+            assert isinstance(module, Classifier)
+            module.distribute(self._wrap)
+            if self.shards:
+                assert module.ddp is not None
+                shared = comm_hooks.shared_memory(module.ddp)
+                assert shared is not None
+                module.shard(shared)
+
+    def _wrap(self, network: nn.Module) -> nn.Module:
+        ids = None if self.root_device.type == "cpu" else [self.root_device]
+        wrapped = DistributedDataParallel(network, device_ids=ids, **self.ddp)
+        comm_hooks.register(self.comm_hook, wrapped, self.rank, self.timeout_s)
+        return wrapped
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """What a checkpoint holds of an optimizer."""
+        module = self.lightning_module
+        assert isinstance(module, Classifier)
+        sharded = module.sharded(optimizer)
+        return super().optimizer_state(optimizer) if sharded is None else sharded.state_dict()
+
+    def barrier(self, *args: Any, **kwargs: Any) -> None:
+        self.rank.barrier()
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        if not self.rank.is_distributed:
+            return obj
+        box = [obj]
+        dist.broadcast_object_list(box, src)
+        return box[0]

@@ -1,0 +1,51 @@
+"""Imports point one way (the contracts stand in pyproject.toml), and what needs no torch loads none."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_imports_point_one_way():
+    """In a process of its own: import-linter changes how this one logs."""
+    check = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def without_torch(code: str, *arguments: str, **environment: str) -> None:
+    """Run Python code in a new interpreter, which must not have loaded torch at its end."""
+    code += "\nassert 'torch' not in sys.modules, 'torch was loaded'\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}", *arguments], capture_output=True, text=True,
+        env=os.environ | environment, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--cfg", "job"], ["--hydra-help"], ["--info", "searchpath"], ["--shell-completion", "query=bash"]],
+    ids=" ".join,
+)
+def test_asking_loads_no_torch(arguments, work_folder):
+    code = (
+        "from laptime.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code"
+    )
+    # What bash tells when it asks to complete.
+    without_torch(code, *arguments, COMP_LINE="python train.py device=", COMP_POINT="23")
+    assert list(work_folder.iterdir()) == []
+
+
+def test_importing_loads_no_torch():
+    modules = (
+        "laptime", "laptime.record.files", "laptime.config.schema", "laptime.config.compose",
+        "laptime.machine.environment", "laptime.terminal", "laptime.analysis.frames", "laptime.analysis.write",
+        "laptime.analysis.tensorboard", "laptime.analysis.sweep_callback",
+    )  # fmt: skip
+    code = f"import importlib\nfor name in {modules}:\n    importlib.import_module(name)\n"
+    without_torch(f"{code}    assert 'torch' not in sys.modules, name")
