@@ -1,0 +1,184 @@
+"""Every option of every group trains: an epoch on few images, after which it knows more than before."""
+
+import itertools
+import json
+import math
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.support import processes
+from tests.support.settings import QUICK
+
+import laptime
+from laptime.config.compose import config_dir
+from laptime.errors import UserError
+from laptime.record.directory import numbered_runs
+from laptime.record.files import read_epochs, read_record
+from laptime.runner import fresh_processes, launch
+
+BENCHMARK = runpy.run_path(str(processes.ROOT / "benchmarks" / "options.py"))
+# Groups that are swept, or whose one option is always in use, are in the tests of what they are for.
+OPTIONS = sorted(
+    f"{path.parent.name}={path.stem}"
+    for path in config_dir().glob("*/*.yaml")
+    if path.parent.name not in ("experiment", "search", "hydra") and len(list(path.parent.iterdir())) > 1
+)
+# Their batch norm's running statistics need more steps than a test can take: benchmarks/options.py trains them.
+LARGE = {"model=efficientnet_b0", "model=timm", "model=torchvision"}
+# models/test_every_model.py trains these, one by default and the others in the soak.
+SLOW = {*LARGE, "model=resnet18"}
+SWEEPS = {
+    "batch_size_scaling": ["training.batch_size=16,32", "seed=1"],
+    "device_benchmark": ["device=cpu", "dataset=mnist", "model=mlp", "seed=1"],
+    "distributed_mlp": ["strategy.world_size=1,2", "seed=1"],
+    "strong_scaling": ["strategy.world_size=1,2", "seed=1"],
+    "weak_scaling": ["strategy.world_size=1,2", "seed=1"],
+}
+SINGLE = sorted({path.stem for path in config_dir().glob("experiment/*.yaml")} - set(SWEEPS))
+FEW = ["training.epochs=1", "dataset.limit=700", "training.batch_size=8", "optimizer.lr=0.001"]
+# What a run with a profiler leaves out, which would be disturbed by it.
+PROFILED = {"breakdown", "peak"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds digits as Fashion-MNIST's and as CIFAR-10's files, to be given as dataset.root."""
+    folder = tmp_path_factory.mktemp("files")
+    BENCHMARK["write_data"](folder)
+    return folder
+
+
+def needed(options: list[str], files: Path) -> list[str]:
+    """What some options need besides."""
+    found = []
+    if {"dataset=cifar10", "dataset=fashion_mnist", "experiment=cnn_cifar10"} & set(options):
+        found += [f"dataset.root={files}", "dataset.verify=false"]
+    if "strategy=ddp" in options:  # of which a Mac has one rank
+        found.append("strategy.wrap_single_rank=true" if "device=mps" in options else "strategy.world_size=2")
+    return found
+
+
+def trained(*typed: str) -> dict[str, Any]:
+    """The record of a completed run, which has lowered the loss on the test set."""
+    done = processes.run(*typed, "+callbacks.own._target_=notes_losses.NotesLosses", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    record = read_record(Path("run"))
+    assert record["status"] == "completed"
+    before, after = (json.loads(Path(f"loss_{when}_0.json").read_text()) for when in ("before", "after"))
+    assert after < before and math.isfinite(before)
+    epochs = read_epochs(Path("run"))
+    assert len(epochs) == record["strategy"]["world_size"] * record["config"]["training"]["epochs"]
+    assert (epochs["epoch_time_s"] > 0).all()
+    return record
+
+
+def covering(options: list[str]) -> list[list[str]]:
+    """Few runs, each with an option of every group, that have each option at least once."""
+    groups = [list(group) for _, group in itertools.groupby(options, key=lambda option: option.partition("=")[0])]
+    return [[group[number % len(group)] for group in groups] for number in range(max(map(len, groups)))]
+
+
+RUNS = covering(sorted(set(OPTIONS) - SLOW))
+
+
+@pytest.mark.unit
+def test_each_option_is_in_one_of_the_runs():
+    assert {option for run in RUNS for option in run} == set(OPTIONS) - SLOW
+    assert {option.partition("=")[0] for option in OPTIONS} == {
+        "dataset", "device", "logger", "model", "optimizer", "profiler", "scheduler", "strategy",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("options", RUNS, ids=" ".join)
+def test_options_of_all_groups_train_together(options, files, work_folder):
+    """One by one, with what they measure, in the soak."""
+    typed = [*(each for each in QUICK if "logger" not in each), *FEW, *options, *needed(options, files)]
+    record = trained(*typed)
+    left_out = {key.partition(".")[0] for key in BENCHMARK["missing"](record)}
+    assert left_out == PROFILED, "which are switched off here"
+    for option in options:
+        group, _, name = option.partition("=")
+        if group in ("dataset", "model"):
+            assert record[group]["name"].split()[0] == name
+    assert record["config"]["strategy"]["world_size"] == (2 if "strategy.world_size=2" in typed else 1)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("option", sorted(set(OPTIONS) - LARGE))
+def test_option_trains_an_epoch(option, files, work_folder):
+    record = trained(*FEW, option, *needed([option], files))
+    assert record["result"]["test_accuracy"] > 2 / record["dataset"]["num_classes"]
+    left_out = BENCHMARK["missing"](record)
+    if option.startswith("profiler=") and option != "profiler=none":
+        assert {key.partition(".")[0] for key in left_out} == PROFILED
+    else:
+        assert left_out == set()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("experiment", SINGLE)
+def test_experiment_trains_an_epoch(experiment, files, work_folder):
+    typed = [f"experiment={experiment}", *FEW]
+    if experiment == "cnn_cifar10":
+        typed.append("training.epochs=4")
+    record = trained(*typed, *needed(typed, files))
+    assert record["result"]["test_accuracy"] > 0.2
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("experiment", SWEEPS)
+def test_experiment_that_is_a_sweep_trains_an_epoch(experiment, work_folder):
+    few = [each for each in FEW if not (experiment == "batch_size_scaling" and "batch_size" in each)]
+    typed = [*few, *SWEEPS[experiment], "measure.warmup_epochs=0", "hydra.sweep.dir=s"]
+    done = processes.run(f"experiment={experiment}", *typed)
+    assert done.returncode == 0, done.stderr
+    records = [read_record(path) for path in numbered_runs(Path("s")).values()]
+    assert len(records) == max(1, math.prod(len(each.split(",")) for each in SWEEPS[experiment]))
+    assert all(each["status"] == "completed" and each["result"]["test_accuracy"] > 0.2 for each in records)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_mnist_99_reaches_99_percent(work_folder):
+    """On all of MNIST, as its name, its file and the README say."""
+    done = processes.run("experiment=mnist_99", "hydra.run.dir=run", timeout=1000)
+    assert done.returncode == 0, done.stderr
+    record = read_record(Path("run"))
+    assert record["dataset"]["num_test"] == 10_000
+    assert record["result"]["test_accuracy"] >= 0.99
+
+
+SMALL = ["dataset=synthetic", "dataset.shape=[1,8,8]"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "reason"),
+    [
+        (["device=mps", "strategy.world_size=2"], "a Mac has one MPS device"),
+        (["device=cuda", "strategy.world_size=4"], "there are 2 cuda devices"),
+        (["device=xpu", "strategy.world_size=4"], "there are 2 xpu devices"),
+        (["device=cpu", "strategy.backend=nccl", "strategy.world_size=2"], "needs CUDA devices"),
+        (["device=cuda", "strategy.comm_hook=shared_memory", "strategy.world_size=2"], "not in memory that processes"),
+        (["device=cpu", "strategy=single", "strategy.world_size=2"], "is one plain process, not strategy.world_size=2"),
+        (["device=cpu", "training.precision=16-mixed"], "float16 does not train on the CPU"),
+        (["device=cpu", "dataset=cifar10", "dataset.pipeline=mapped"], "lies in no files that can be mapped"),
+        (["device=cpu", "dataset=synthetic", "dataset.shape=[4,8,8]", "dataset.pipeline=workers"], "goes through PIL"),
+        (["device=cpu", *SMALL, "model=vit", "model.patch_size=9"], "must divide both sides of 8 x 8 images"),
+        (["device=cpu", *SMALL, "model=torchvision", "model.name=alexnet"], "can't take images of 8 x 8"),
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_is_refused_with_the_reason(typed, reason, monkeypatch, work_folder):
+    accelerator = typed[0].partition("=")[2]
+    monkeypatch.setattr(fresh_processes, "load_ahead", lambda: None)
+    if accelerator != "cpu":
+        monkeypatch.setattr(launch, "available_accelerator", lambda: accelerator)
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=re.escape(reason)) as refusal:
+        laptime.run([*typed, "logger=none"])
+    assert "=" in str(refusal.value).partition(":")[0] and len(str(refusal.value).splitlines()) <= 2
+    assert list(work_folder.iterdir()) == []

@@ -1,0 +1,203 @@
+"""Environment variables that change the timing: in force in every rank, recorded, graded, and compared."""
+
+import contextlib
+import json
+import os
+import sys
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import torch
+from tests.support.settings import NO_REPORT, TINY
+
+import laptime
+from laptime.analysis.groups import group_runs
+from laptime.analysis.load import load_runs
+from laptime.config.compose import compose, hydra_session, resolve, without_hydra
+from laptime.config.schema import config_hashes, hashed_config
+from laptime.errors import UserError
+from laptime.machine import environment
+from laptime.machine.environment import restraints, set_in_python, settings, without_effect
+from laptime.record.files import read_record
+from laptime.runner import fresh_processes, launch
+from laptime.sweeps import resume
+
+ONE_EPOCH = (*TINY, "training.epochs=1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ATEN_CPU_CAPABILITY", "default"),
+        ("OMP_WAIT_POLICY", "PASSIVE"),
+        ("KMP_BLOCKTIME", "0"),
+        ("MALLOC_ARENA_MAX", "1"),
+        ("LD_PRELOAD", "/usr/lib/libjemalloc.so"),
+        ("TORCHINDUCTOR_MAX_AUTOTUNE", "1"),
+        ("NVIDIA_TF32_OVERRIDE", "0"),
+        ("HSA_ENABLE_SDMA", "0"),
+        ("PYTHONMALLOC", "malloc"),
+    ],
+)
+def test_a_variable_that_a_library_reads_is_recorded_and_compared(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    recorded = environment.environment("a CPU", 1)
+    assert recorded["variables"][name] == recorded["settings"][name] == value
+    assert environment.settings_have_changed()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"CUDA_VISIBLE_DEVICES": "1", "SLURM_JOB_ID": "7", "NVIDIA_VISIBLE_DEVICES": "all"},
+        {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        {"TORCHINDUCTOR_CACHE_DIR": "/tmp/x", "LD_LIBRARY_PATH": "/opt/lib", "PYTHONPATH": "src"},
+        {"TORCHELASTIC_RUN_ID": "x", "KMP_INIT_AT_FORK": "FALSE", "GLOO_SOCKET_IFNAME": "lo"},
+        {"OMP_WAIT_POLICY": "", "HOME": "/root", "SECRET": "x"},
+    ],
+)
+def test_places_devices_and_numbers_of_threads_are_no_settings(variables):
+    assert settings(variables) == {}
+
+
+def test_a_secret_among_them_is_masked(monkeypatch):
+    monkeypatch.setenv("TORCH_HUB_ACCESS_TOKEN", "correct-horse-battery")
+    assert "correct-horse" not in json.dumps(environment.environment("a CPU", 1))
+
+
+@pytest.mark.unit
+def test_what_slows_torch_down_is_known_by_name():
+    found = settings({"ATEN_CPU_CAPABILITY": "default", "CUDA_LAUNCH_BLOCKING": "1", "OMP_WAIT_POLICY": "passive"})
+    assert restraints(found) == ["ATEN_CPU_CAPABILITY=default", "CUDA_LAUNCH_BLOCKING=1"]
+    assert restraints({"CUDA_LAUNCH_BLOCKING": "0", "TORCHDYNAMO_DISABLE": "False"}) == []
+
+
+@pytest.mark.unit
+def test_new_settings_need_new_processes(monkeypatch):
+    strategy = {"world_size": 1, "wrap_single_rank": False, "max_restarts": 0}
+    plain = {"dataset": {}, "device": {"name": "cpu"}, "strategy": strategy}
+    monkeypatch.setattr(fresh_processes, "_loaded_with", settings())
+    assert launch._stays_here(plain, None)
+    before = fresh_processes.context().get_start_method()
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert not launch._stays_here(plain, None)
+    assert fresh_processes.context().get_start_method() == "spawn"
+    monkeypatch.undo()
+    assert fresh_processes.context().get_start_method() == before
+
+
+def test_other_settings_than_a_resumed_sweeps_are_named():
+    here = resume._here()
+    then = here | {"settings": here["settings"] | {"KMP_BLOCKTIME": "0"}, "code_hash": environment.code_hash({})}
+    run = resume.EarlierRun(0, Path(), {"environment": then, "git": {}}, [])
+    (changed,), _ = resume._conditions_changed(run, {})
+    assert "KMP_BLOCKTIME" in changed
+    older = {key: value for key, value in then.items() if key != "settings"}
+    run = resume.EarlierRun(0, Path(), {"environment": older, "git": {}}, [])
+    assert resume._conditions_changed(run, {})[0] == []
+
+
+@pytest.mark.unit
+def test_ranks_of_torchrun_can_have_no_new_settings(monkeypatch, work_folder):
+    monkeypatch.setattr(launch.torchrun, "is_joined", lambda: True)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    with pytest.raises(UserError):
+        launch.launch({"strategy": {}}, work_folder, [])
+    assert list(work_folder.iterdir()) == []
+
+
+def test_what_hydra_sets_is_in_force_recorded_and_graded(monkeypatch):
+    note = "+callbacks.note={_target_:notes_environment.NoteVariable,name:LAPTIME_NOTED}"
+    record = laptime.run([*ONE_EPOCH, note, "+hydra.job.env_set={ATEN_CPU_CAPABILITY:default,LAPTIME_NOTED:1}"])
+    assert Path("noted0").read_text() == "1"
+    assert record["environment"]["torch"]["cpu_capability"] == "DEFAULT"
+    assert record["environment"]["settings"]["ATEN_CPU_CAPABILITY"] == "default"
+    assert record["strategy"]["rank_pids"] != [os.getpid()]
+    assert any("ATEN_CPU_CAPABILITY=default" in reason for reason in record["quality"]["reasons"])
+    assert "ATEN_CPU_CAPABILITY" not in os.environ
+
+
+@pytest.mark.soak
+def test_any_variable_that_hydra_sets_reaches_every_rank(work_folder):
+    note = "+callbacks.note={_target_:notes_environment.NoteVariable,name:LAPTIME_NOTED}"
+    laptime.run([*ONE_EPOCH, note, "+hydra.job.env_set.LAPTIME_NOTED=1", "strategy.world_size=2"])
+    assert [Path(f"noted{rank}").read_text() for rank in range(2)] == ["1", "1"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_in_a_sweep_too(launcher, train):
+    typed = ["-m", *ONE_EPOCH, NO_REPORT, "seed=1,2", f"hydra/launcher={launcher}", "hydra.sweep.dir=sweep"]
+    done = train(*typed, "strategy.world_size=2", "+hydra.job.env_set.ATEN_CPU_CAPABILITY=default")
+    assert done.returncode == 0, done.stderr
+    for run in ("sweep/0", "sweep/1"):
+        assert read_record(Path(run))["environment"]["torch"]["cpu_capability"] == "DEFAULT"
+
+
+def test_a_number_of_threads_that_has_no_effect_is_said_and_recorded(monkeypatch, capfd):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    record = laptime.run(ONE_EPOCH)
+    assert capfd.readouterr().err.count("OMP_NUM_THREADS=7") == 1
+    assert record["environment"]["variables"]["OMP_NUM_THREADS"] == "7"
+    assert record["strategy"]["threads_per_rank"] == record["environment"]["torch"]["num_threads"] == 1
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({"OMP_NUM_THREADS": "2"}, []),
+        ({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "4"}, ["OMP_NUM_THREADS=1", "MKL_NUM_THREADS=4"]),
+        ({"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "x"}, []),
+        ({"OMP_NUM_THREADS": "3", "TORCHELASTIC_RUN_ID": "x"}, ["OMP_NUM_THREADS=3"]),
+        ({"OMP_NUM_THREADS": ""}, []),
+    ],
+)
+def test_numbers_of_threads_that_have_no_effect(variables, found, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert without_effect(2) == found
+
+
+def test_threads_that_a_model_changes_are_recorded_and_no_repeat(work_folder):
+    try:
+        changed = laptime.run([*ONE_EPOCH, "model._target_=notes_environment.ChangesThreads"])
+    finally:
+        torch.set_num_threads(1)
+    assert changed["environment"]["torch"]["num_threads"] == 3
+    assert changed["quality"]["grade"] == "C"
+    (group,) = group_runs(load_runs([work_folder])[0])
+    assert group.conditions.settings.split()[-1] == "threads=3"
+
+
+@pytest.mark.parametrize("name", ["torch.backends.mkldnn", "sys.setprofile", "tracemalloc"])
+def test_what_python_code_has_set_is_recorded_and_graded(name, work_folder):
+    assert set_in_python() == {}
+    record = laptime.run(ONE_EPOCH)
+    with contextlib.ExitStack() as stack:
+        if name == "torch.backends.mkldnn":
+            stack.callback(torch._C._set_mkldnn_enabled, torch._C._get_mkldnn_enabled())
+            torch._C._set_mkldnn_enabled(False)
+        elif name == "sys.setprofile":
+            stack.callback(sys.setprofile, None)
+            sys.setprofile(lambda *_: None)
+        else:
+            stack.callback(tracemalloc.stop)
+            tracemalloc.start()
+        other = laptime.run(ONE_EPOCH)
+    assert name not in record["environment"]["settings"] and name in other["environment"]["settings"]
+    assert other["quality"]["grade"] != "A" and any(name in reason for reason in other["quality"]["reasons"])
+
+
+@pytest.mark.unit
+def test_another_callback_in_the_place_of_the_progress_bar_makes_another_experiment():
+    with hydra_session() as hydra:
+        config = resolve(without_hydra(compose(hydra, [])))
+    bars = [None, config["callbacks"]["progress_bar"], {"_target_": "own.Slow"}]
+    changed = [config | {"callbacks": config["callbacks"] | {"progress_bar": bar}} for bar in bars]
+    first, second, third = (config_hashes(hashed_config(each, "cpu", 1, 1)) for each in changed)
+    assert first == second and third[0] != first[0] and third[1] != first[1]

@@ -1,0 +1,88 @@
+"""The probe for the peak, on this CPU and on made-up clocks; a run's own figures follow from it."""
+
+import pytest
+import torch
+from tests.support.settings import TINY
+
+from laptime.machine.device import resolve
+from laptime.measure import peak
+from laptime.measure.peak import probe
+from laptime.ranks.rank import Rank
+from laptime.record.files import read_record
+from laptime.runner.train import bytes_moved
+
+CPU = resolve("cpu", "cpu")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A device on which everything takes a millisecond."""
+    now = [0.0]
+
+    def perf_counter() -> float:
+        now[0] += 0.001
+        return now[0]
+
+    monkeypatch.setattr(peak.time, "perf_counter", perf_counter)
+    monkeypatch.setattr(peak, "_LARGEST", 512)
+
+
+@pytest.mark.unit
+def test_rates_are_operations_and_bytes_over_seconds(clock):
+    found = probe(CPU, "32-true", Rank())
+    assert found.matmul_flop_per_s == pytest.approx(2 * 512**3 / 0.001)  # the largest that was tried
+    assert found.copy_bytes_per_s == pytest.approx(2 * 2**25 / 0.001)  # read and written
+
+
+@pytest.mark.unit
+def test_ranks_that_share_cores_take_them_in_turn(clock):
+    alone, shared = probe(CPU, "32-true", Rank()), probe(CPU, "32-true", Rank(), cores_per_thread=0.5)
+    assert shared.matmul_flop_per_s == alone.matmul_flop_per_s / 2
+    assert probe(CPU, "32-true", Rank(), cores_per_thread=4.0) == alone  # spare cores make none of them faster
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)]
+)
+def test_products_are_in_the_precision_of_the_run(precision, dtype, clock, monkeypatch):
+    seen = set()
+    monkeypatch.setattr(torch, "mm", lambda a, b, out: seen.add((a.dtype, b.dtype, out.dtype)))
+    probe(CPU, precision, Rank())
+    assert seen == {(dtype,) * 3}
+
+
+@pytest.mark.unit
+def test_bytes_that_an_optimizer_must_move():
+    weight = torch.nn.Parameter(torch.zeros(100))
+    weight.grad = torch.ones(100)
+    adam = torch.optim.Adam([weight])
+    adam.step()
+    # Weight read and written, gradient read, two moments read and written, and the count of steps.
+    assert bytes_moved(adam) == 4 * (100 * 7 + 2)
+    plain = torch.optim.SGD([weight], lr=0.1)
+    plain.step()
+    assert bytes_moved(plain) == 4 * 300
+
+
+MEASURED = (*TINY, "training.epochs=2", "measure.breakdown=true", "measure.peak=true")
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_run_says_how_near_it_came(world_size, trained):
+    record = read_record(trained(*MEASURED, f"strategy.world_size={world_size}"))
+    found, timing = record["peak"], record["timing"]
+    flops = record["model"]["flops_per_sample"]
+    assert found["achieved_flop_per_s"] == pytest.approx(flops * timing["samples_per_s"])
+    assert found["achieved_fraction"] == pytest.approx(found["achieved_flop_per_s"] / found["matmul_flop_per_s"])
+    compute_s = record["breakdown"]["forward_s"] + record["breakdown"]["backward_s"]
+    per_step = flops * record["batch"]["global_batch_size"]
+    assert found["compute_fraction"] == pytest.approx(per_step / compute_s / found["matmul_flop_per_s"])
+    assert found["verdict"].startswith(f"{found['achieved_fraction']:.0%} of the fastest matrix product")
+
+
+def test_the_peak_can_be_left_out_without_changing_the_hash(trained):
+    settings = [*MEASURED, "strategy.world_size=1"]
+    one, other = read_record(trained(*settings)), read_record(trained(*settings, "measure.peak=false"))
+    assert other["peak"]["matmul_flop_per_s"] is None and other["peak"]["verdict"] is None
+    assert one["config_hash"] == other["config_hash"]

@@ -1,0 +1,100 @@
+"""docs/own_model.md: its files are written and its commands typed, as they stand there."""
+
+import functools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.support import documents, processes
+
+import laptime
+from laptime.record.files import read_record
+
+DOCUMENT = "docs/own_model.md"
+BLOCKS = re.findall(r"```console\n(.*?)```", documents.read(DOCUMENT), re.DOTALL)
+COMMANDS = [
+    (command, output)
+    for block in BLOCKS
+    for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
+]
+RUNS = [(command, output) for command, output in COMMANDS if "laptime " in command and "error:" not in output]
+MISTAKES = [(command, output) for command, output in COMMANDS if "error:" in output]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    documents.write_files(DOCUMENT, folder)
+    done = processes.run(script=folder / "make_shapes.py", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def typed(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """What the command does, with its words and variables as a shell makes them."""
+    ((words,),) = documents.in_a_shell([re.sub(r"^PYTHONPATH=\S+ ", "", command)], folder)
+    assert words[0] == "laptime"
+    environment = {"LAPTIME_ALLOWED_TARGETS": "my_lab"}  # exported in the page's first block
+    if command.startswith("PYTHONPATH="):
+        assert command.startswith("PYTHONPATH=$PYTHONPATH:my_conf ")
+        environment["PYTHONPATH"] = "my_conf"
+    return processes.run(*words[1:], module="laptime", cwd=folder, environment=environment)
+
+
+def test_the_page_has_its_files_and_commands():
+    assert list(documents.files(DOCUMENT)) == [
+        "make_shapes.py", "my_conf/my_lab.py", "my_conf/model/tiny.yaml", "my_conf/dataset/shapes.yaml",
+        "my_conf/callbacks/mine.yaml", "my_conf/experiment/shapes.yaml",
+    ]  # fmt: skip
+    assert len(COMMANDS) == len(RUNS) + len(MISTAKES) + 2 == 12
+    assert [command for command, _ in COMMANDS[:2]] == [
+        "export LAPTIME_ALLOWED_TARGETS=my_lab", "python make_shapes.py",
+    ]  # fmt: skip
+
+
+@functools.cache
+def seen(folder: Path) -> set[str]:
+    """The runs that were looked at."""
+    return set()
+
+
+@pytest.mark.parametrize(
+    "command",
+    # The sweep has data workers, for each of which a new interpreter loads torch.
+    [pytest.param(each, marks=pytest.mark.soak) if " -m " in each else each for each, _ in RUNS],
+    ids=[command[:70] for command, _ in RUNS],
+)
+def test_command_trains(command, folder):
+    done = typed(command, folder)
+    assert done.returncode == 0, done.stderr
+    assert "best epoch:" in done.stderr and "tinynet on shapes" in done.stdout
+    new = set(laptime.load(folder).runs["run"]) - seen(folder)
+    assert len(new) == (2 if " -m " in command else 1)
+    seen(folder).update(new)
+    for run in new:
+        record = read_record(folder / run)
+        assert record["dataset"]["name"] == "shapes" and record["result"]["test_accuracy"] > 1 / 3
+        assert record["dataset"]["num_val"] in (600, 120)  # a fifth of all, or of dataset.limit
+
+
+@pytest.mark.parametrize(("command", "output"), MISTAKES, ids=[output[:70] for _, output in MISTAKES])
+def test_mistake_gets_the_line_that_the_page_shows(command, output, folder):
+    done = typed(command, folder)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1:] == output.splitlines()
+
+
+def test_the_console_script_trains_as_well(folder, work_folder):
+    """The real one, as pip installs it, in an interpreter of its own."""
+    script = Path(sys.executable).with_name("laptime")
+    if not script.exists():
+        pytest.skip("Laptime is not installed beside this interpreter")
+    few = ["model=tiny", "dataset=shapes", "training.epochs=1", "dataset.limit=200", "measure.breakdown=false"]
+    words = [str(script), "--config-dir", str(folder / "my_conf"), *few, f"dataset.root={folder}"]
+    done = subprocess.run(
+        [*words, "security.allowed_targets=[my_lab]"], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tinynet on shapes" in done.stdout

@@ -1,0 +1,239 @@
+"""strategy.comm_hook=shared_memory: the same averages as gloo's, the same bits on every rank, and nobody waits for the
+dead."""
+
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tests.support import processes
+from tests.support.processes import until
+from tests.support.settings import TINY
+
+from laptime.errors import UserError
+from laptime.ranks import shared_memory
+from laptime.record.files import read_epochs, read_record
+from laptime.runner import launch
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory of this kind is Linux's")
+
+GLOO = [*TINY, "training.epochs=2"]
+SHARED = [*GLOO, "strategy.comm_hook=shared_memory"]
+TWO = "strategy.world_size=2"
+ENDLESS = [*SHARED, "training.epochs=1000000", "hydra.run.dir=run"]
+RUN_DIR = Path("run")
+LOSSES = ["epoch", "rank", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+SCRIPTS = Path(processes.__file__).with_name("scripts")
+
+
+@pytest.fixture
+def losses(trained):
+    """losses(*overrides): of each epoch and rank."""
+    return lambda *overrides: read_epochs(trained(*overrides))[LOSSES]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["strategy.static_graph=true", "strategy.gradient_as_bucket_view=true"],
+        ["strategy.bucket_cap_mb=0.001", "strategy.pin_ranks=false"],
+        ["strategy.bucket_cap_mb=0.001", "strategy.shard_optimizer=false"],
+    ],
+)
+def test_two_ranks_learn_what_they_learn_over_gloo_bit_for_bit(losses, overrides):
+    pd.testing.assert_frame_equal(losses(*SHARED, TWO, *overrides), losses(*GLOO, TWO), check_exact=True)
+
+
+@pytest.mark.parametrize("world_size", [3, pytest.param(4, marks=pytest.mark.soak)])
+def test_more_ranks_agree_up_to_rounding(losses, world_size):
+    ranks = f"strategy.world_size={world_size}"
+    pd.testing.assert_frame_equal(losses(*SHARED, ranks), losses(*GLOO, ranks), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.batch_size=16", "training.accumulate_grad_batches=4", "training.gradient_clip_norm=0.5"],
+        ["training.precision=bf16-mixed"],
+        pytest.param(["dataset.pipeline=workers", "dataset.num_workers=1"], marks=pytest.mark.soak),
+        pytest.param(["model=cnn", "dataset=mnist", "dataset.limit=500"], marks=pytest.mark.soak),
+    ],
+    ids=["accumulated and clipped", "bfloat16", "data workers", "cnn"],
+)
+def test_shared_memory_works_with_other_settings(losses, overrides):
+    if "model=cnn" in overrides:
+        without = ("dataset.shape", "dataset.num_", "model.", "dataset=")
+        gloo, shared = ([each for each in base if not each.startswith(without)] for base in (GLOO, SHARED))
+    else:
+        gloo, shared = GLOO, SHARED
+    pd.testing.assert_frame_equal(losses(*shared, TWO, *overrides), losses(*gloo, TWO, *overrides), check_exact=True)
+
+
+@pytest.mark.parametrize("shards", ["true", "false"])
+def test_all_ranks_hold_the_same_weights_bit_for_bit(shards, train, work_folder):
+    # 60 samples are evaluated by 4 ranks in equal steps, so all of them meet in each comparison.
+    typed = ["model._target_=rank_checks.SameWeights", f"strategy.shard_optimizer={shards}"]
+    done = train(*SHARED, *typed, "strategy.world_size=4")
+    assert done.returncode == 0, done.stderr
+    assert len(list(work_folder.glob("compared by rank *"))) == 4
+
+
+def test_one_rank_has_nobody_to_wait_for(losses):
+    pd.testing.assert_frame_equal(losses(*SHARED, "strategy.wrap_single_rank=true"), losses(*GLOO), check_exact=True)
+
+
+def test_the_breakdown_says_what_averaging_takes(trained):
+    record = read_record(trained(*SHARED, TWO, "measure.breakdown=true"))
+    found = record["communication"]
+    assert found["num_all_reduces_per_step"] == 1
+    assert found["bytes_per_step"] == 4 * record["model"]["num_parameters"]
+    assert found["comm_s"] > 0
+    assert found["overlap_s"] == 0, "ranks do nothing else while they average"
+    assert found["bare_all_reduce_s"] > 0
+    assert record["breakdown"]["communication_s"] > 0
+
+
+def left_by(pids: list[int]) -> list[Path]:
+    """Names of shared memory that torch made in these processes."""
+    return [path for pid in pids for path in Path("/dev/shm").glob(f"torch_{pid}_*")]
+
+
+def ranks_of_run(process) -> list[int]:
+    """The process ids of the ranks, once they have trained two epochs."""
+    until(lambda: len(read_epochs(RUN_DIR)) and read_epochs(RUN_DIR)["epoch"].max() >= 1, process)
+    pids: list[int] = read_record(RUN_DIR)["strategy"]["rank_pids"]
+    return pids
+
+
+@pytest.mark.parametrize(("number", "world_size"), [(signal.SIGKILL, 2), (signal.SIGSEGV, 3)])
+def test_a_rank_that_dies_ends_the_run_and_leaves_nothing(start, number, world_size):
+    process = start(*ENDLESS, f"strategy.world_size={world_size}")
+    pids = ranks_of_run(process)
+    assert len(pids) == world_size
+    os.kill(pids[-1], number)
+    errors = process.communicate()[1]
+    assert process.returncode == 1
+    assert f"rank {world_size - 1} was killed by {number.name}" in errors
+    assert not left_by(pids)
+
+
+def test_a_rank_that_is_stuck_is_given_up(start):
+    process = start(*ENDLESS, TWO, "strategy.timeout_s=8")
+    os.kill(ranks_of_run(process)[1], signal.SIGSTOP)
+    errors = process.communicate()[1]
+    assert process.returncode == 1
+    assert "rank 1 did not answer within strategy.timeout_s=8" in errors
+
+
+def test_restarted_ranks_resume_over_shared_memory(train, breaking, losses):
+    typed = [*breaking(0, 1, "kill", once=True), *SHARED, "training.epochs=3", "strategy.max_restarts=1"]
+    done = train(*typed, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    record = read_record(RUN_DIR)
+    assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
+    whole = losses(*GLOO, TWO, "training.epochs=3")
+    pd.testing.assert_frame_equal(read_epochs(RUN_DIR)[LOSSES], whole, check_exact=True)
+
+
+@pytest.mark.soak
+def test_under_torchrun(losses):
+    typed = ["--standalone", "--nproc-per-node", "2", "-m", "laptime", *SHARED, "hydra.run.dir=joined"]
+    done = processes.run(*typed, module="torch.distributed.run", real=True)
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(read_epochs(Path("joined"))[LOSSES], losses(*GLOO, TWO), check_exact=True)
+
+
+def test_ranks_of_two_machines_are_refused(train):
+    done = train(*SHARED, TWO, "model._target_=rank_checks.EachRankOnItsOwnMachine")
+    assert done.returncode == 2
+    assert "rank 1 is on another machine than rank 0" in done.stderr and "comm_hook=none" in done.stderr
+
+
+def config_for(device: str) -> dict:
+    strategy = {"world_size": 2, "threads_per_rank": 1, "backend": "auto", "comm_hook": "shared_memory"}
+    return {"device": {"name": device}, "dataset": {}, "strategy": strategy}
+
+
+@pytest.mark.unit
+def test_systems_that_have_no_such_memory_are_refused(monkeypatch):
+    monkeypatch.setattr(launch.sys, "platform", "darwin")
+    with pytest.raises(UserError, match=r"shared_memory: only on Linux.*comm_hook=none"):
+        launch.plan(config_for("cpu"))
+
+
+@pytest.mark.unit
+def test_gradients_on_an_accelerator_are_refused(monkeypatch):
+    monkeypatch.setattr(launch, "available_accelerator", lambda: "cuda")
+    monkeypatch.setattr(launch.torch.accelerator, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=r"shared_memory: gradients on cuda.*comm_hook=none"):
+        launch.plan(config_for("cuda"))
+
+
+@pytest.fixture
+def names():
+    """Makes names in /dev/shm as torch would for a process that there can't be, and removes them."""
+    made = []
+
+    def make(kind, name):
+        path = Path(f"/dev/shm/torch_999999999_{os.getpid()}{name}")
+        made.append(path)
+        getattr(path, kind)()
+        return path
+
+    yield make
+    for path in made:
+        if path.is_dir():
+            path.rmdir()
+        path.unlink(missing_ok=True)
+
+
+@pytest.mark.unit
+def test_a_name_that_a_killed_process_left_is_removed(names):
+    folder, file = names("mkdir", "0"), names("touch", "1_0")
+    shared_memory.remove_left_behind(999999999)
+    assert not file.exists()
+    assert folder.exists(), "what isn't torch's is left alone, and disturbs nobody"
+
+
+@pytest.mark.parametrize("world_size", [2, 5])
+def test_parameters_of_several_types_and_fewer_than_ranks(losses, world_size):
+    typed = ["model._target_=rank_checks.WeightsOfSeveralTypes", "~model.hidden_sizes", "~model.dropout"]
+    typed = [*typed, f"strategy.world_size={world_size}", f"measure.breakdown={str(world_size == 2).lower()}"]
+    gloo, shared = ([each for each in base if not each.startswith("model.")] for base in (GLOO, SHARED))
+    pd.testing.assert_frame_equal(losses(*shared, *typed), losses(*gloo, *typed), rtol=1e-3)
+
+
+def test_strangers_that_connect_are_no_ranks(train, work_folder):
+    done = train(*SHARED, "model._target_=rank_checks.StrangersConnect", "strategy.world_size=3", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    assert read_record(RUN_DIR)["status"] == "completed"
+    assert sorted(path.name for path in work_folder.glob("stranger*")) == [
+        f"stranger {rank} at rank {other} was turned away" for rank, other in ((1, 0), (2, 0), (2, 1))
+    ]
+
+
+@pytest.mark.unit
+def test_a_rank_waits_for_room_in_the_queue_of_another_one():
+    name = f"\0laptime-test-{os.urandom(8).hex()}"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(name)
+        listener.listen(0)
+        first.connect(name)  # now the queue is full
+        with socket.socket(socket.AF_UNIX) as second:
+            shared_memory._set_timeout(second, 0.2)
+            begin = time.monotonic()
+            with pytest.raises(BlockingIOError):
+                second.connect(name)
+            assert time.monotonic() - begin >= 0.2
+
+
+def test_a_low_limit_of_open_files_is_raised_as_far_as_it_may_be():
+    typed = [*SHARED, "strategy.world_size=4", "strategy.bucket_cap_mb=0.0001", "training.epochs=1"]
+    typed += ["model.hidden_sizes=[16,16,16,16,16,16,16,16,16,16,16,16]"]
+    done = processes.run(*typed, script=SCRIPTS / "few_open_files.py")
+    assert done.returncode == 0, done.stderr

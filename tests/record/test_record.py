@@ -1,0 +1,307 @@
+"""run.json and epochs.csv: what they hold, and that they survive failures."""
+
+import json
+import math
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+from tests.support.faults import fill, limited, no_descriptor_left, small_disk
+from tests.support.records import EPOCH_ROW
+
+from laptime.record import files as record
+
+# The run directory's contract: every section of run.json, and the keys of those that are objects.
+CONTRACT = {
+    "schema_version": None,
+    "status": None,
+    "error": None,
+    "started_at": None,
+    "ended_at": None,
+    "config": None,
+    "config_hash": None,
+    "group_hash": None,
+    "seed": None,
+    "device": "requested used name",
+    "dataset": "name num_train num_val num_test checksum",
+    "model": "name num_parameters flops_per_sample",
+    "strategy": "name backend world_size threads_per_rank oversubscribed rank_pids",
+    "batch": "scope per_rank_batch_size global_batch_size",
+    "timing": "warmup_epochs total_train_s epoch_time_s samples_per_s steps_per_s startup_s",
+    "result": "train_loss train_accuracy val_loss val_accuracy test_loss test_accuracy time_to_accuracy",
+    "resources": "peak_rss_bytes peak_device_memory_bytes cpu_percent energy_joules",
+    "communication": "num_all_reduces_per_step bytes_per_step compute_s comm_s overlap_s exposed_s bare_all_reduce_s",
+    "contention": "no_sync_step_s",
+    "breakdown": None,
+    "peak": "matmul_flop_per_s copy_bytes_per_s achieved_fraction",
+    "bare_loop": "epoch_time_s overhead",
+    "noise": "load_before load_after on_battery epochs",
+    "quality": "grade reasons",
+    "attempts": None,
+    "environment": None,
+    "git": "commit dirty diff_hash",
+    "command": None,
+}
+
+
+@pytest.mark.unit
+def test_new_record_has_every_key_of_the_contract():
+    new = record.new_record()
+    missing = [
+        f"{section}.{key}"
+        for section, keys in CONTRACT.items()
+        for key in (keys or "").split() or [""]
+        if section not in new or (key and key not in new[section])
+    ]
+    assert missing == []
+
+
+@pytest.mark.unit
+def test_new_record_runs_and_knows_nothing_else():
+    new = record.new_record()
+    known = {"schema_version", "status", "started_at", "attempts"}
+    values = [new[key] for key in new.keys() - known]
+    assert new["status"] == "running"
+    assert all(value is None or set(value.values()) == {None} for value in values)
+
+
+@pytest.mark.unit
+def test_new_records_share_nothing():
+    first, second = record.new_record(), record.new_record()
+    first["device"]["used"] = "cpu"
+    first["attempts"].append({})
+    assert second["device"]["used"] is None
+    assert second["attempts"] == []
+
+
+@pytest.mark.unit
+def test_update_sets_keys_of_a_section():
+    new = record.new_record()
+    record.update(new, "timing", epoch_time_s=1.5, steps_per_s=2.5)
+    assert (new["timing"]["epoch_time_s"], new["timing"]["steps_per_s"]) == (1.5, 2.5)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("section", "key"), [("timing", "epoch_time"), ("clock", "epoch_time_s")])
+def test_update_refuses_a_key_that_the_schema_lacks(section, key):
+    with pytest.raises(KeyError):
+        record.update(record.new_record(), section, **{key: 1})
+
+
+@pytest.mark.unit
+def test_written_record_is_read_back_as_it_was(tmp_path):
+    new = record.new_record() | {"seed": 0, "config": {"a": [1, 2.5, None, True, "ä"]}}
+    record.write_record(tmp_path, new)
+    assert record.read_record(tmp_path) == new
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_a_finite_number_becomes_null(value, tmp_path):
+    new = record.new_record()
+    record.update(new, "timing", epoch_time_s=value, samples_per_s=0.0)
+    new["noise"] = {"values": [1.0, value], "pair": (value, 2)}
+    record.write_record(tmp_path, new)
+    read = record.read_record(tmp_path)
+    assert (read["timing"]["epoch_time_s"], read["timing"]["samples_per_s"]) == (None, 0.0)
+    assert read["noise"] == {"values": [1.0, None], "pair": [None, 2]}
+
+
+@pytest.mark.unit
+def test_writing_leaves_the_record_in_memory_as_it_was(tmp_path):
+    new = record.new_record()
+    record.update(new, "result", train_loss=math.inf)
+    record.write_record(tmp_path, new)
+    assert new["result"]["train_loss"] == math.inf
+
+
+@pytest.mark.unit
+def test_who_reads_a_record_while_it_is_written_anew_reads_the_old_one_to_its_end(tmp_path):
+    record.write_record(tmp_path, record.new_record())
+    before = (tmp_path / record.RUN_FILE).read_bytes()
+    with (tmp_path / record.RUN_FILE).open("rb", buffering=0) as reader:
+        start = reader.read(10)
+        record.write_record(tmp_path, record.new_record() | {"status": "completed"})
+        assert start + reader.read() == before
+
+
+@pytest.mark.unit
+def test_run_json_is_strict_json_that_others_may_read(tmp_path):
+    record.write_record(tmp_path, record.new_record())
+    path = tmp_path / record.RUN_FILE
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    assert json.loads(path.read_bytes(), parse_constant=refuse)["status"] == "running"
+    assert path.stat().st_mode & 0o444 == 0o444
+
+
+@contextmanager
+def failing(function: str) -> Iterator[None]:
+    """A function of `os` fails, as it would where a device can't keep what it took."""
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise OSError("No space left on device")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, function, fail)
+        yield
+
+
+FAULTS = {
+    "no file can be opened": (no_descriptor_left, "Too many open files"),
+    "the file ends early": (partial(limited, resource.RLIMIT_FSIZE, 1000), "File too large"),
+    "it can't be seen onto the disk": (partial(failing, "fsync"), "No space left"),
+    "it can't be renamed": (partial(failing, "replace"), "No space left"),
+}
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("fault", FAULTS)
+def test_failure_while_writing_leaves_the_old_record_whole_and_nothing_else(fault, tmp_path):
+    record.write_record(tmp_path, record.new_record())
+    before = (tmp_path / record.RUN_FILE).read_bytes()
+    breaks, words = FAULTS[fault]
+    with pytest.raises(OSError, match=words), breaks():
+        record.write_record(tmp_path, record.new_record() | {"status": "completed"})
+    assert [path.name for path in tmp_path.iterdir()] == [record.RUN_FILE]
+    assert (tmp_path / record.RUN_FILE).read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_old_record_whole_and_nothing_else(tmp_path):
+    with small_disk(tmp_path / "disk") as disk:
+        record.write_record(disk, record.new_record())
+        before = (disk / record.RUN_FILE).read_bytes()
+        fill(disk)
+        with pytest.raises(OSError, match="No space left"):
+            record.write_record(disk, record.new_record() | {"status": "completed"})
+        assert {path.name for path in disk.iterdir()} == {record.RUN_FILE, "filler"}
+        assert (disk / record.RUN_FILE).read_bytes() == before
+
+
+@pytest.mark.unit
+def test_rows_for_which_there_is_no_room_are_appended_all_or_none(tmp_path):
+    record.append_epochs(tmp_path, [EPOCH_ROW])
+    before = (tmp_path / record.EPOCHS_FILE).read_bytes()
+    row = len(before.splitlines(keepends=True)[1])
+    with pytest.raises(OSError, match="File too large"), limited(resource.RLIMIT_FSIZE, len(before) + 3 * row // 2):
+        record.append_epochs(tmp_path, [EPOCH_ROW] * 2)
+    assert (tmp_path / record.EPOCHS_FILE).read_bytes() == before
+    record.append_epochs(tmp_path, [EPOCH_ROW] * 2)
+    assert len(record.read_epochs(tmp_path)) == 3
+
+
+@pytest.mark.unit
+def test_record_that_json_cannot_hold_leaves_the_old_one_whole(tmp_path):
+    record.write_record(tmp_path, record.new_record())
+    with pytest.raises(TypeError):
+        record.write_record(tmp_path, record.new_record() | {"config": object()})
+    assert record.read_record(tmp_path)["config"] is None
+    assert [path.name for path in tmp_path.iterdir()] == [record.RUN_FILE]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not JSON"),
+        (b'{"status": "run', "not JSON"),
+        (b'"\xff"', "not UTF-8"),
+        (b"[1, 2]", "not an object"),
+        (b"null", "not an object"),
+        (b"{}", "schema version None"),
+        (b'{"schema_version": 999}', "schema version 999"),
+    ],
+)
+def test_damaged_record_is_refused_by_name(content, reason, tmp_path):
+    (tmp_path / record.RUN_FILE).write_bytes(content)
+    with pytest.raises(ValueError, match=reason) as caught:
+        record.read_record(tmp_path)
+    assert str(tmp_path / record.RUN_FILE) in str(caught.value)
+
+
+@pytest.mark.unit
+def test_absent_record_is_told_apart_from_a_damaged_one(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        record.read_record(tmp_path)
+
+
+@pytest.mark.unit
+def test_columns_of_an_epoch_are_those_of_the_contract():
+    assert tuple(EPOCH_ROW) == record.EPOCH_COLUMNS
+
+
+@pytest.mark.unit
+def test_appended_epochs_are_read_back_with_values_and_types(tmp_path):
+    second = EPOCH_ROW | {"epoch": 2, "rank": 1, "is_warmup": True, "epoch_time_s": 0.1 + 0.2}
+    record.append_epochs(tmp_path, [EPOCH_ROW])
+    record.append_epochs(tmp_path, [second])
+    frame = record.read_epochs(tmp_path)
+    assert frame.to_dict("records") == [EPOCH_ROW, second]
+    assert frame["is_warmup"].dtype == bool
+
+
+@pytest.mark.unit
+def test_value_that_was_not_measured_is_missing_not_0(tmp_path):
+    row = EPOCH_ROW | {"val_loss": None, "device_memory_bytes": None, "train_loss": 0.0}
+    record.append_epochs(tmp_path, [row])
+    frame = record.read_epochs(tmp_path)
+    missing = frame.columns[frame.isna().all()].tolist()
+    assert missing == ["val_loss", "device_memory_bytes"]
+    assert frame["train_loss"].tolist() == [0.0]
+
+
+@pytest.mark.unit
+def test_header_stands_once_however_often_rows_are_appended(tmp_path):
+    for _ in range(3):
+        record.append_epochs(tmp_path, [EPOCH_ROW, EPOCH_ROW])
+    lines = (tmp_path / record.EPOCHS_FILE).read_text().splitlines()
+    assert lines[0] == ",".join(record.EPOCH_COLUMNS)
+    assert len(lines) == 1 + 6
+
+
+@pytest.mark.unit
+def test_header_is_written_into_an_empty_file_that_a_killed_run_left(tmp_path):
+    (tmp_path / record.EPOCHS_FILE).touch()
+    record.append_epochs(tmp_path, [EPOCH_ROW])
+    assert record.read_epochs(tmp_path).to_dict("records") == [EPOCH_ROW]
+
+
+@pytest.mark.unit
+def test_row_after_one_that_a_killed_run_left_torn_stays_whole(tmp_path):
+    record.append_epochs(tmp_path, [EPOCH_ROW])
+    with (tmp_path / record.EPOCHS_FILE).open("a") as file:
+        file.write("0,2,0,Fal")
+    record.append_epochs(tmp_path, [EPOCH_ROW | {"attempt": 1}])
+    rows = record.read_epochs(tmp_path)
+    assert rows[rows["attempt"] == 1]["epoch_time_s"].tolist() == [1.25]
+
+
+@pytest.mark.unit
+def test_unknown_column_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="epoch_time"):
+        record.append_epochs(tmp_path, [EPOCH_ROW | {"epoch_time": 1.0}])
+
+
+@pytest.mark.unit
+def test_run_without_epochs_has_an_empty_frame_with_all_columns(tmp_path):
+    frame = record.read_epochs(tmp_path)
+    assert frame.empty
+    assert tuple(frame.columns) == record.EPOCH_COLUMNS
+
+
+@pytest.mark.unit
+def test_time_is_utc_to_the_millisecond():
+    assert record.now().endswith("+00:00")
+    assert len(record.now()) == len("2025-01-02T03:04:05.678+00:00")
+
+
+@pytest.mark.unit
+def test_epochs_file_that_was_only_just_made_has_no_rows(tmp_path):
+    (tmp_path / record.EPOCHS_FILE).touch()
+    assert record.read_epochs(tmp_path).empty

@@ -1,0 +1,69 @@
+"""What a run says to the network beyond this machine: nothing. An audit hook in each process notes whom it asks."""
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.support import processes
+from tests.support.processes import TRAIN
+from tests.support.settings import TINY
+
+from laptime.record.files import read_record
+
+SUPPORT = Path(processes.__file__).parent
+# With whatever is on by default: what a run asks for, it may ask for in any part.
+QUICK = ["dataset.limit=1000", "training.epochs=1"]
+
+
+@pytest.fixture
+def asked(work_folder):
+    """asked(subject, *arguments): what a script's or module's processes asked of the network.
+
+    With `real`, a new interpreter and all that it starts have the hook from their start on, imports included.
+    """
+
+    def run(subject: str | Path, *arguments: str, real: bool = False) -> list[str]:
+        log = work_folder / "asked"
+        path = os.pathsep.join([str(SUPPORT / "hook"), os.environ["PYTHONPATH"]])
+        environment = {"ASKED": str(log), "PYTHONPATH": path}
+        script, typed = (subject, arguments) if real else (SUPPORT / "scripts/audited.py", (str(subject), *arguments))
+        done = processes.run(*typed, script=script, environment=environment, real=real)
+        assert done.returncode == 0, done.stderr
+        assert "Tip" not in done.stderr + done.stdout and "lightning.ai" not in done.stderr + done.stdout
+        return log.read_text().splitlines() if log.exists() else []
+
+    return run
+
+
+def is_local(line: str) -> bool:
+    """Loopback, or a socket in the file system, or an interface's address that is asked for without sending."""
+    return any(each in line for each in ("'127.0.0.1'", "'localhost'", "'::1'", "b'\\\\x00", "connect '/", "bind '/"))
+
+
+@pytest.mark.parametrize("real", [True, False], ids=["new interpreter", "fork"])
+def test_the_hook_sees_what_is_asked_also_in_child_processes(real, asked):
+    lines = asked(SUPPORT / "scripts/asks_the_network.py", real=real)
+    assert lines == ["socket.connect ('10.9.8.7', 9)", "socket.connect ('10.9.8.7', 10)"]
+
+
+@pytest.mark.parametrize("real", [pytest.param(True, marks=pytest.mark.soak), False], ids=["new interpreter", "fork"])
+def test_a_sweep_and_its_report_ask_nobody(real, asked, work_folder):
+    """In new interpreters: also while they import what they need."""
+    typed = ["-m", *TINY, "training.epochs=1", "strategy.world_size=1,2", "logger=tensorboard", "hydra.sweep.dir=sweep"]
+    lines = asked(TRAIN, *typed, real=real)
+    for number in ("0", "1"):
+        assert read_record(work_folder / "sweep" / number)["status"] == "completed"
+    assert (work_folder / "sweep/summary/report.html").exists()
+    assert lines, "ranks meet"
+    lines = asked("laptime.analysis", "sweep")
+    lines = asked("laptime.watch", "sweep", "--once")
+    assert [line for line in lines if not is_local(line)] == []
+
+
+@pytest.mark.parametrize("more", [[], ["strategy.world_size=2"], ["dataset.pipeline=workers", "profiler=simple"]])
+def test_a_run_asks_nobody_beyond_this_machine(more, asked, work_folder):
+    lines = asked(TRAIN, *QUICK, *more, "hydra.run.dir=run")
+    assert read_record(work_folder / "run")["status"] == "completed"
+    assert [line for line in lines if not is_local(line)] == []
+    if "strategy.world_size=2" in more:
+        assert lines, "ranks meet"

@@ -1,0 +1,75 @@
+"""What a sweep would do, without doing it (`sweep.dry_run`), after real runs."""
+
+from pathlib import Path
+
+import pytest
+from tests.support.settings import NO_REPORT, TINY
+
+from laptime.record.files import read_record
+from laptime.sweeps.estimate import Known, estimate
+
+TWO_EPOCHS = (*TINY, "training.epochs=2")
+TINY_SWEEP = ("-m", *TWO_EPOCHS, NO_REPORT)
+
+
+def files(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_without_records_it_lists_the_runs_and_guesses_nothing(train, work_folder):
+    done = train(*TINY_SWEEP, "seed=1,2", "model.dropout=0.1,0.2", "sweep.dry_run=true")
+    assert done.returncode == 0
+    shown = " ".join(done.stdout.split())
+    for swept in ("seed=1 model.dropout=0.1", "seed=2 model.dropout=0.2"):
+        assert swept in shown
+    assert "4 runs to do of 4; no record at hand tells how long" in shown
+    assert list(work_folder.iterdir()) == []
+
+
+def test_it_says_what_a_resumed_sweep_would_do_and_what_that_takes(train, work_folder):
+    assert train(*TINY_SWEEP, "seed=1,2", "hydra.sweep.dir=multirun/s").returncode == 0
+    before = files(work_folder)
+    done = train("sweep.resume=multirun/s", "seed=1,2,3", "sweep.dry_run=true")
+    assert done.returncode == 0
+    shown = " ".join(done.stdout.split())
+    assert shown.count("completed, skipped") == 2 and "1 run to do of 3, about" in shown
+    assert "2 runs of the same configuration" in shown
+    assert files(work_folder) == before
+    # And the sweep itself runs as if nothing had been asked.
+    assert train("sweep.resume=multirun/s", "seed=1,2,3").returncode == 0
+    assert read_record(work_folder / "multirun/s/2")["status"] == "completed"
+
+
+def test_a_mistake_is_found_before_the_night(train, work_folder):
+    done = train(*TINY_SWEEP, "training.batch_size=64,0", "sweep.dry_run=true")
+    assert done.returncode == 2 and "training.batch_size=0" in done.stderr
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("override", ["sweep.dry_run=true", "sweep.notify=x"])
+def test_a_single_run_has_none(override, call, work_folder):
+    done = call(*TWO_EPOCHS, override)
+    assert done.returncode == 2 and f"error: {override}: is for sweeps. Add -m" in done.stderr
+
+
+def known(**changed) -> Known:
+    hashed = {"model.width": 8, "training.epochs": 2, "seed": 1, "optimizer.lr": 0.1, "device": "cpu"}
+    return Known(hashed | changed.pop("hashed", {}), **({"epoch_s": 3.0, "rest_s": 1.0, "num_bytes": 100} | changed))
+
+
+@pytest.mark.unit
+def test_time_grows_with_epochs_and_the_rest_is_paid_once():
+    wanted = known().hashed | {"training.epochs": 10, "seed": 7}
+    found = estimate(wanted, [known(), known(epoch_s=5.0), known(epoch_s=4.0)])
+    assert found is not None
+    assert found.seconds == 1.0 + 10 * 4.0 and found.num_bytes == 100
+    assert found.basis == "3 runs of the same configuration"
+
+
+@pytest.mark.unit
+def test_the_same_configuration_counts_before_a_similar_one():
+    same, similar = known(epoch_s=3.0), known(epoch_s=9.0, hashed={"optimizer.lr": 0.5})
+    assert estimate(same.hashed, [similar, same]).seconds == 7.0
+    only = estimate(same.hashed, [similar])
+    assert only.seconds == 19.0 and only.basis.startswith("1 run of another")
+    assert estimate(same.hashed, [known(hashed={"model.width": 16})]) is None

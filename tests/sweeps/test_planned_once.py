@@ -1,0 +1,272 @@
+"""What is composed and checked is what runs: sweeps are planned once, and nothing that is typed is dropped."""
+
+import json
+from pathlib import Path
+
+import other_each_time
+import pytest
+from tests.support.settings import NO_REPORT, TINY
+
+from laptime.cli import run
+from laptime.config.compose import hydra_session
+from laptime.errors import UserError
+from laptime.record.directory import numbered_runs
+from laptime.record.files import read_plan, read_record
+from laptime.sweeps.plan import plan_runs
+
+SWEEP = ("-m", *TINY, NO_REPORT, "training.epochs=1", "hydra.sweep.dir=sweep")
+
+
+def planned(*typed: str) -> list[list[str]]:
+    with hydra_session() as hydra:
+        return [run.overrides for run in plan_runs(hydra, typed)]
+
+
+def values(jobs: list[list[str]], key: str) -> list[str | None]:
+    return [dict(override.split("=", 1) for override in job).get(key) for job in jobs]
+
+
+# Which runs there are.
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("typed", [["model=mlp,cnn", "seed=1,2"], ["seed=1,2", "model=mlp,cnn"]])
+def test_repeats_are_outermost_whatever_was_typed_first(typed):
+    assert [sorted(job) for job in planned(*typed)] == [
+        ["model=mlp", "seed=1"], ["model=cnn", "seed=1"], ["model=mlp", "seed=2"], ["model=cnn", "seed=2"],
+    ]  # fmt: skip
+
+
+@pytest.mark.unit
+def test_each_of_several_experiments_has_all_of_its_runs():
+    jobs = planned("experiment=strong_scaling,weak_scaling", "training.batch_size=64", "seed=1")
+    assert values(jobs, "experiment") == ["strong_scaling"] * 3 + ["weak_scaling"] * 3
+    assert values(jobs, "strategy.world_size") == ["1", "2", "4"] * 2
+    assert set(values(jobs, "seed")) == {"1"} and set(values(jobs, "training.batch_size")) == {"64"}
+
+
+@pytest.mark.unit
+def test_what_an_experiment_sweeps_over_holds_for_its_runs_alone():
+    jobs = planned("experiment=strong_scaling,mnist_99", "strategy.world_size=1,2")
+    assert values(jobs, "seed") == ["1", "1", "2", "2", "3", "3", None, None]
+    both = planned("experiment=strong_scaling,device_benchmark")
+    assert len(both) == 3 * 3 + 3 * 2
+    assert values(both, "seed") == sorted(values(both, "seed"))  # all of one seed before the next
+    assert set(values(both, "device")) == {None, "cpu", "accelerator"}
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["model=vit,transformer", "model.width=16"],
+        pytest.param(["model=cnn,lstm", "model.dropout=0"], marks=pytest.mark.soak),
+    ],
+)
+def test_a_key_of_the_swept_options_alone_is_planned(typed, call):
+    """The default options, which none of the runs has, lack it."""
+    assert call("-m", "dataset=synthetic", *typed, "sweep.dry_run=true").returncode == 0
+
+
+def test_a_key_of_the_swept_options_alone_trains(train, work_folder):
+    done = train(*SWEEP, "scheduler=one_cycle,cosine_warmup", "scheduler.warmup_share=0.2")
+    assert done.returncode == 0, done.stderr
+    records = [read_record(path) for path in numbered_runs(work_folder / "sweep").values()]
+    assert [record["config"]["scheduler"]["warmup_share"] for record in records] == [0.2, 0.2]
+
+
+def test_shuffled_values_are_drawn_once(train, work_folder):
+    done = train(*SWEEP, "training.batch_size=shuffle(8,16,32,64,128)")
+    assert done.returncode == 0, done.stderr
+    runs = {number: read_record(path)["config"] for number, path in numbered_runs(work_folder / "sweep").items()}
+    sizes = {number: config["training"]["batch_size"] for number, config in runs.items()}
+    assert sorted(sizes.values()) == [8, 16, 32, 64, 128]
+    plan = read_plan(work_folder / "sweep")
+    assert plan == {number: f"training.batch_size={size}" for number, size in sizes.items()}
+    assert {number: config["run_label"] for number, config in runs.items()} == {
+        number: f"batch_size={size}" for number, size in sizes.items()
+    }
+
+
+@pytest.mark.parametrize("typed", ["optimizer.lr=0.1,0.10", "seed=1,01", "model=mlp,mlp", "dataset.num_train=300,3e2"])
+def test_two_runs_that_are_the_same_are_refused(typed, call, work_folder):
+    done = call(*SWEEP, typed)
+    assert done.returncode == 2
+    assert list(work_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(("search", "model"), [("accuracy", "logistic_regression"), ("both", "resnet18")])
+def test_a_search_names_the_dimension_that_an_option_lacks(search, model, call, work_folder):
+    done = call(f"search={search}", f"model={model}", "dataset=synthetic")
+    assert done.returncode == 2
+    for named in ("model.dropout", f"model={model}", f"search={search}"):
+        assert named in done.stderr.splitlines()[0]
+    assert list(work_folder.iterdir()) == []
+
+
+# Where they lie.
+
+
+@pytest.mark.parametrize("subdir", ["lr_${optimizer.lr}", "run_${hydra.job.num}", "${hydra.job.override_dirname}"])
+def test_runs_of_a_sweep_are_named_by_their_numbers(subdir, call, work_folder):
+    done = call(*SWEEP, "seed=1,2", f"hydra.sweep.subdir={subdir}")
+    assert done.returncode == 2 and "hydra.sweep.subdir" in done.stderr
+    assert list(work_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["null", pytest.param(".kept", marks=pytest.mark.soak)])
+def test_repeats_do_not_depend_on_what_hydra_keeps(folder, train, work_folder):
+    typed = ["measure.target_interval=1e-9", "measure.max_repeats=2", f"hydra.output_subdir={folder}"]
+    done = train(*SWEEP, "training.epochs=2", "seed=1", *typed)
+    assert done.returncode == 0, done.stderr
+    records = [read_record(path) for _, path in sorted(numbered_runs(work_folder / "sweep").items())]
+    assert [record["seed"] for record in records] == [1, 2]
+    assert records[0]["group_hash"] == records[1]["group_hash"]
+
+
+def test_a_sweep_whose_overrides_lie_elsewhere_is_resumed(train, work_folder):
+    typed = [*SWEEP, "seed=1,2", "hydra.output_subdir=.kept"]
+    assert train(*typed).returncode == 0
+    record = read_record(work_folder / "sweep/1")
+    record["status"], record["config_hash"] = "failed", None  # of which only the overrides say what it was
+    (work_folder / "sweep/1/run.json").write_text(json.dumps(record))
+    done = train("sweep.resume=sweep")
+    assert done.returncode == 0, done.stderr
+    again = read_record(work_folder / "sweep/1")
+    assert again["status"] == "completed" and again["seed"] == 2
+    assert sorted(numbered_runs(work_folder / "sweep")) == [0, 1]
+
+
+def test_a_sweep_that_kept_no_overrides_is_not_resumed(train, call):
+    assert train(*SWEEP, "seed=1,2", "hydra.output_subdir=null").returncode == 0
+    done = call("sweep.resume=sweep")
+    assert done.returncode == 2 and "hydra.output_subdir=null" in done.stderr
+
+
+# What is checked is what runs.
+
+
+@pytest.mark.parametrize("flag", [[], ["-m"]])
+def test_a_value_that_changes_between_check_and_run_is_refused(flag, call, work_folder):
+    other_each_time.register()
+    done = call(*flag, *TINY, NO_REPORT, "training.epochs=1", "seed=${other_each_time:}", "hydra.sweep.dir=sweep")
+    assert done.returncode == 2, done.stderr
+    assert not list(work_folder.rglob("run.json"))
+
+
+def test_a_value_that_depends_on_the_time_is_taken_once(train, work_folder):
+    done = train(*SWEEP, "seed=1,2", "logger=csv", "logger.csv.name='${now:%f}'")
+    assert done.returncode == 0, done.stderr
+    assert all(read_record(path)["status"] == "completed" for path in numbered_runs(work_folder / "sweep").values())
+
+
+# A sweep without -m.
+
+
+@pytest.fixture
+def sweeping_config(work_folder: Path) -> Path:
+    """A primary configuration that stands for a sweep."""
+    folder = work_folder / "own"
+    folder.mkdir()
+    text = "defaults:\n  - config\n  - _self_\nhydra:\n  mode: MULTIRUN\n  sweep:\n    dir: sweep\n"
+    (folder / "sweeping.yaml").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("seeds", [["seed=1,2"], pytest.param([], marks=pytest.mark.soak)])
+def test_a_primary_configuration_may_stand_for_a_sweep(seeds, sweeping_config, train, work_folder):
+    typed = ["--config-dir", "own", "--config-name", "sweeping", *TINY, NO_REPORT, "training.epochs=1"]
+    done = train(*typed, *seeds)
+    assert done.returncode == 0, done.stderr
+    assert len(numbered_runs(work_folder / "sweep")) == max(1, 2 * len(seeds))
+
+
+@pytest.mark.parametrize("typed", ["experiment=strong_scaling", "search=accuracy"])
+def test_from_python_a_sweep_is_refused(typed, work_folder):
+    with pytest.raises(UserError, match=r"^hydra\.mode"):
+        run([*TINY, typed])
+    assert list(work_folder.iterdir()) == []
+
+
+# Flags.
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--config-path", "nowhere"], ["-cp", "nowhere"], ["--experimental-rerun", "job.pickle"], ["--resolve"],
+        ["--package", "model"], ["--run", "--multirun"],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", [[], ["-m"]])
+def test_a_flag_without_an_effect_is_refused(flags, mode, call, work_folder):
+    done = call(*mode, *flags, *TINY)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert list(work_folder.iterdir()) == []
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("mode", ["RUN", "MULTIRUN"])
+def test_the_mode_is_chosen_by_the_flag(mode, call):
+    assert call("-m", *TINY, "seed=1,2", f"hydra.mode={mode}").returncode == 2
+    assert call(*TINY, f"hydra.mode={mode}").returncode == 2
+
+
+# What a fresh pair of eyes found next.
+
+
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        (["-m", "seed=1,2", "hydra.sweeper.max_batch_size=1"], "hydra.sweeper.max_batch_size"),
+        (["-m", "hydra.sweeper.params={seed:'1,2'}"], "hydra.sweeper.params"),
+        (["-m", "seed=1,2", "training.checkpoint=latest"], "training.checkpoint"),
+        (["--config-dir", "own", "experiment=with_params"], "hydra.sweeper.params"),
+        (["-m", "--config-dir", "own", "experiment=resumes", "seed=1,2"], "sweep.resume"),
+        (["--config-dir", "own", "experiment=resumes"], "sweep.resume"),
+    ],
+)
+def test_what_would_have_no_effect_or_another_each_time_is_refused(typed, named, call, work_folder):
+    folder = work_folder / "own/experiment"
+    folder.mkdir(parents=True)
+    (folder / "with_params.yaml").write_text("# @package _global_\nhydra: {sweeper: {params: {seed: '1,2'}}}\n")
+    (folder / "resumes.yaml").write_text("# @package _global_\nsweep: {resume: latest}\n")
+    done = call(*typed, *TINY, NO_REPORT)
+    assert done.returncode == 2 and named in done.stderr
+    assert [path.name for path in work_folder.iterdir()] == ["own"]
+
+
+def test_several_experiments_at_once_are_recorded(train, work_folder):
+    (work_folder / "own/experiment").mkdir(parents=True)
+    for name, text in (("a", "training: {batch_size: 16}"), ("b", "optimizer: {lr: 0.01}")):
+        (work_folder / f"own/experiment/{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+    done = train(*SWEEP, "--config-dir", "own", "experiment=[a],[a,b]", "seed=1")
+    assert done.returncode == 0, done.stderr
+    names = [read_record(work_folder / f"sweep/{number}")["config"]["experiment_name"] for number in (0, 1)]
+    assert names == ["a", "a+b"]
+
+
+def test_a_sweep_is_resumed_with_the_files_that_it_was_started_with(train, work_folder):
+    folder = work_folder / "own"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("defaults: [config, _self_]\noptimizer: {lr: 0.05}\n")
+    flags = ["--config-dir", "own", "--config-name", "mine"]
+    assert train(*SWEEP, *flags, "seed=1,2").returncode == 0
+    for given in ([], flags[:2], flags[2:]):
+        refused = train(*given, "sweep.resume=sweep", "seed=3")
+        assert refused.returncode == 2, given
+    done = train(*flags, "sweep.resume=sweep", "seed=3")
+    assert done.returncode == 0, done.stderr
+    assert read_record(work_folder / "sweep/2")["config"]["optimizer"]["lr"] == 0.05
+
+
+def test_a_resumed_run_waits_as_long_as_it_is_told_now(train, work_folder):
+    stops = [*TINY, "optimizer.lr=1e-12", "training.epochs=6", "training.early_stopping_patience=2"]
+    assert train(*stops, "hydra.run.dir=first").returncode == 0
+    first = read_record(work_folder / "first")
+    assert first["result"]["stop_reason"] == "early_stopping"
+    typed = [*stops, "training.epochs=9", "training.early_stopping_patience=50", "training.checkpoint=first"]
+    done = train(*typed, "hydra.run.dir=second")
+    assert done.returncode == 0, done.stderr
+    assert read_record(work_folder / "second")["result"]["stop_reason"] == "epochs"

@@ -1,0 +1,298 @@
+"""Resumed sweeps: what stays, what is run again, and that the result equals an undisturbed sweep. Real, tiny sweeps."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tests.support import processes
+from tests.support.processes import until
+from tests.support.settings import NO_REPORT, QUICK, TINY
+
+from laptime.record import directory as run_dir
+from laptime.record import files as records
+from laptime.record.files import read_epochs, read_record
+from laptime.sweeps.resume import EarlierSweep, set_aside
+
+TINY_SWEEP = ("-m", *TINY, NO_REPORT)
+SWEEP = Path("multirun/sweep")
+INTO = f"hydra.sweep.dir={SWEEP}"
+
+
+def numbers(sweep: Path = SWEEP) -> list[int]:
+    return sorted(run_dir.numbered_runs(sweep))
+
+
+def seeds(sweep: Path = SWEEP) -> list[int]:
+    return [read_record(sweep / str(number))["seed"] for number in numbers(sweep)]
+
+
+def curve(run: Path) -> list[tuple[Any, ...]]:
+    rows = records.each_epoch_once(read_epochs(run))
+    return list(rows[["epoch", "rank", "train_loss", "val_loss", "val_accuracy"]].itertuples(index=False, name=None))
+
+
+def change(run: Path, **sections: Any) -> None:
+    record = read_record(run)
+    for name, values in sections.items():
+        record[name] = (record[name] or {}) | values if isinstance(values, dict) else values
+    records.write_record(run, record)
+
+
+def test_repeats_are_added_to_a_finished_sweep_by_one_command(train, work_folder):
+    assert train(*TINY_SWEEP, INTO, "training.epochs=1", "optimizer.lr=0.001,0.002").returncode == 0
+    before = [(SWEEP / str(number) / "run.json").read_bytes() for number in (0, 1)]
+    done = train("sweep.resume=latest", "seed=1,2")
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "run 0 (seed=1 optimizer.lr=0.001): completed, skipped\n",
+        "run 1 (seed=1 optimizer.lr=0.002): completed, skipped\n",
+        "run 2 (seed=2 optimizer.lr=0.001): new\n",
+        "run 3 (seed=2 optimizer.lr=0.002): new\n",
+    ):
+        assert line in done.stderr
+    assert [(SWEEP / str(number) / "run.json").read_bytes() for number in (0, 1)] == before
+    assert seeds() == [1, 1, 2, 2]
+
+    done = train("-m", f"sweep.resume={SWEEP}")
+    assert done.returncode == 0, done.stderr
+    assert "all 4 runs are completed" in done.stderr and "Report" in done.stdout
+    assert numbers() == [0, 1, 2, 3]
+    groups = json.loads((SWEEP / "summary/summary.json").read_text())["groups"]
+    assert [group["seeds"] for group in groups] == [[1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize(("epochs", "continues"), [(3, True), pytest.param(2, False, marks=pytest.mark.soak)])
+def test_a_failed_run_is_retried_in_its_own_directory(epochs, continues, train, work_folder):
+    breaks = "+callbacks.breaks={_target_:breaking.BreakAt,rank:0,epoch:1,how:raise,once:true}"
+    typed = ["-m", *TINY, f"training.epochs={epochs}", breaks]
+    typed += [NO_REPORT] if continues else []
+    done = train(*typed, INTO, "seed=1,2")
+    assert done.returncode == 1
+    assert f"sweep.resume={SWEEP}" in done.stdout
+    failed = read_record(SWEEP / "0")
+    assert failed["status"] == "failed"
+
+    done = train("sweep.resume=latest")
+    assert done.returncode == 0, done.stderr
+    assert "run 1 (seed=2): completed, skipped" in done.stderr
+    run, record = SWEEP / "0", read_record(SWEEP / "0")
+    assert record["status"] == "completed" and record["config_hash"] == failed["config_hash"]
+    assert numbers() == [0, 1]
+    rows = [(row.epoch, row.attempt, row.is_warmup) for row in read_epochs(run).itertuples()]
+    if continues:
+        assert "run 0 (seed=1): failed (rank 0: ValueError: broken on purpose), retried from its last" in done.stderr
+        assert rows == [(0, 0, True), (1, 1, True), (2, 1, False)]
+        assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
+    else:
+        # The one epoch that is left would be a warm-up epoch, and nothing would be measured.
+        assert "retried from the beginning: the epochs left would all be warm-up" in done.stderr
+        assert rows == [(0, 0, True), (1, 0, False)]
+        assert read_record(run / "earlier/0")["status"] == "failed"
+        # The report of the resumed sweep covers the runs of both commands.
+        summary = json.loads((SWEEP / "summary/summary.json").read_text())
+        assert [group["seeds"] for group in summary["groups"]] == [[1, 2]]
+        assert "TensorBoard" not in done.stdout, "logger=none leaves nothing to look at"
+    # Undisturbed, as the file `broken` says that it broke already.
+    assert train(*typed, "hydra.sweep.dir=whole", "seed=1").returncode == 0
+    assert curve(run) == curve(Path("whole/0"))
+
+
+def test_a_killed_sweep_that_is_resumed_equals_an_undisturbed_one(start, train, work_folder):
+    """It is killed in the middle of its third epoch. While it runs, nobody else can resume it."""
+    pauses = "+callbacks.pause={_target_:pauses.PauseOnce,epoch:2,batch:3}"
+    typed = [*TINY_SWEEP, "training.epochs=5", pauses]
+    killed = start(*typed, INTO, "seed=1,2")
+    until(Path("paused").exists, killed)
+    refused = train("sweep.resume=latest")
+    assert refused.returncode == 2
+    assert f"this sweep is still running (process {killed.pid})" in refused.stderr
+    (rank,) = read_record(SWEEP / "0")["strategy"]["rank_pids"]
+    killed.kill()
+    killed.communicate()
+    until(lambda: not psutil.pid_exists(rank) or psutil.Process(rank).status() == psutil.STATUS_ZOMBIE)
+
+    done = train("sweep.resume=latest")
+    assert done.returncode == 0, done.stderr
+    assert "from its last checkpoint" in done.stderr and "run 1 (seed=2): new" in done.stderr
+    assert train(*typed, "hydra.sweep.dir=whole", "seed=1,2").returncode == 0
+    for number in ("0", "1"):
+        resumed, whole = SWEEP / number, Path("whole") / number
+        assert curve(resumed) == curve(whole)
+        ours, theirs = read_record(resumed), read_record(whole)
+        assert ours["config_hash"] == theirs["config_hash"]
+        assert ours["result"]["test_loss"] == theirs["result"]["test_loss"]
+    # The epoch that was broken off was measured again as a whole: once, by the second attempt.
+    rows = read_epochs(SWEEP / "0")
+    assert list(zip(rows["epoch"], rows["attempt"], strict=True)) == [(0, 0), (1, 0), (2, 1), (3, 1), (4, 1)]
+
+
+def kills(*arguments: str) -> str:
+    """What benchmarks/kills.py prints, which must find nothing wrong."""
+    script = processes.ROOT / "benchmarks" / "kills.py"
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False, timeout=1100
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.soak
+def test_whenever_it_is_killed_nothing_is_lost(work_folder):
+    """20 kills at random moments; each sweep, once resumed until it is whole, equals an undisturbed one."""
+    found = kills("--parts", "resume", "--kills", "20")
+    assert "faults injected 20, hangs 0, orphans 0, records lost 0, differences 0" in found
+
+
+@pytest.mark.soak
+def test_whatever_is_killed_the_others_end_and_say_so(work_folder):
+    assert "hangs 0, orphans 0, records lost 0, differences 0" in kills("--parts", "soak", "--minutes", "1")
+
+
+def test_runs_whose_checkpoints_are_damaged_start_from_the_beginning(two_runs, train):
+    for number, damage in enumerate((b"", b"cut")):
+        change(two_runs / str(number), status="failed")
+        paths = list((two_runs / str(number) / "checkpoints").glob("*.ckpt"))
+        assert paths
+        for path in paths:
+            path.write_bytes(damage)
+    done = train("sweep.resume=latest")
+    assert done.returncode == 0, done.stderr
+    for number in (0, 1):
+        assert f"run {number} (seed={number + 1}): failed, retried from the beginning: no whole checkpoint" in (
+            done.stderr
+        )
+        assert read_record(two_runs / str(number))["status"] == "completed"
+
+
+def test_what_has_changed_since_is_listed_per_run(two_runs, train):
+    change(two_runs / "0", environment={"code_hash": "other"})
+    change(two_runs / "1", hashed_config={"optimizer.lr": 0.5}, config_hash="other")
+    error = train("sweep.resume=latest").stderr
+    assert "run 0 (seed=1): completed, skipped; measured with other code" in error
+    assert "delete multirun/sweep/0 to run it again" in error
+    assert "run 2 (seed=2): new: run 1 of the same overrides had optimizer.lr 0.5 then, 0.0005 now" in error
+
+
+def test_a_run_that_failed_with_other_code_starts_afresh(two_runs, train):
+    error = {"type": "ValueError", "message": "broken"}
+    change(two_runs / "0", environment={"code_hash": "other"}, status="failed", error=error)
+    words = train("sweep.resume=latest").stderr
+    assert "run 0 (seed=1): failed (broken), retried from the beginning, now with other code" in words
+    assert read_record(two_runs / "0/earlier/0")["environment"]["code_hash"] == "other"
+    assert read_record(two_runs / "0")["environment"]["code_hash"] != "other"
+    assert len(read_epochs(two_runs / "0")) == 1
+
+
+def misspell(run: Path, key: str) -> None:
+    path = run / "run.json"
+    path.write_text(path.read_text().replace(f'"{key}"', '"misspelt"'))
+
+
+UNREADABLE = ["", "[]", '{"schema_version": 1}', '{"schema_version": 1, "status": "completed"}',
+              '{"schema_version": 1, "error": 7}']  # fmt: skip
+KEYS = ["threads_per_rank", "rank_pids", "code_hash", "packages", "git"]
+
+
+def test_a_record_that_cannot_be_read_is_recognized(two_runs):
+    whole = (two_runs / "1/run.json").read_text()
+    for text in UNREADABLE:
+        (two_runs / "1/run.json").write_text(text)
+        first, second = EarlierSweep("latest", only_looks=True).runs
+        assert (first.is_completed, second.is_completed) == (True, False), text
+        assert second.how_it_ended == "has no run.json that can be read", text
+    for key in KEYS:
+        (two_runs / "1/run.json").write_text(whole)
+        assert EarlierSweep("latest", only_looks=True).runs[1].is_completed
+        misspell(two_runs / "1", key)
+        assert EarlierSweep("latest", only_looks=True).runs[1].how_it_ended == "has no run.json that can be read", key
+
+
+def test_runs_whose_records_cannot_be_read_are_repeated(two_runs, train):
+    (two_runs / "0/run.json").write_text("[]")
+    misspell(two_runs / "1", "git")
+    damaged = (two_runs / "1/run.json").read_text()
+    done = train("sweep.resume=latest")
+    assert done.returncode == 0, done.stderr
+    for number, text in enumerate(("[]", damaged)):
+        line = f"run {number} (seed={number + 1}): has no run.json that can be read, retried from the beginning"
+        assert line in done.stderr
+        assert read_record(two_runs / str(number))["status"] == "completed"
+        assert (two_runs / str(number) / "earlier/0/run.json").read_text() == text
+
+
+def test_overrides_that_cannot_be_read_stop_no_other_run(two_runs, train):
+    (two_runs / "1/run.json").unlink()
+    for content in (b"5", b"- seed=2\n- training.ep", b"\xff\xfe- x"):
+        (two_runs / "1/.hydra/overrides.yaml").write_bytes(content)
+        first, second = EarlierSweep("latest", only_looks=True).runs
+        assert first.is_completed and second.is_nameless, content
+    done = train("sweep.resume=latest")
+    assert done.returncode == 0, done.stderr
+    assert numbers() == [0, 1] and read_record(two_runs / "1")["seed"] == 2
+
+
+def test_files_that_were_set_aside_before_are_kept(work_folder):
+    (work_folder / "earlier/1").mkdir(parents=True)
+    (work_folder / "run.json").write_text("older")
+    set_aside(work_folder)
+    assert (work_folder / "earlier/2/run.json").read_text() == "older"
+    assert not (work_folder / "run.json").exists()
+
+
+def test_what_the_sweep_was_started_with_survives_a_full_disk(two_runs, train):
+    (two_runs / "1/run.json").unlink()
+    before = (two_runs / "multirun.yaml").read_bytes()
+    assert len(before) > 2048
+    ended = processes.run("sweep.resume=latest", "seed=1,2,3", limits={resource.RLIMIT_FSIZE: 2048})
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr and "File too large" in ended.stderr
+    assert (two_runs / "multirun.yaml").read_bytes() == before
+
+
+def test_runs_that_could_not_be_built_keep_their_numbers(train, work_folder):
+    too_large = [*QUICK, "dataset=synthetic", "model.hidden_sizes=[100000000]", "training.epochs=1"]
+    assert train("-m", *too_large, NO_REPORT, INTO, "sweep.notify=echo", "seed=1,2").returncode == 2
+    for is_said in (True, False):  # the second time there is no command any more
+        done = train("sweep.resume=latest")
+        assert ("sweep.notify is not taken over" in done.stderr) is is_said
+        assert numbers() == [0, 1]
+
+
+@pytest.fixture
+def ended_early(two_runs: Path) -> None:
+    """A sweep of three that ended after two."""
+    records.write_plan(SWEEP, {0: "seed=1", 1: "seed=2", 2: "seed=3"})
+    path = SWEEP / "multirun.yaml"
+    path.write_text(path.read_text().replace("seed=1,2", "seed=1,2,3"))
+
+
+def test_a_run_that_never_began_has_its_number_kept(ended_early, train):
+    done = train("sweep.resume=latest", "seed=4,5")
+    assert "run 2 (seed=3): never began, not among these jobs" in done.stderr
+    assert numbers() == [0, 1, 3, 4] and seeds() == [1, 2, 4, 5]
+    done = train("sweep.resume=latest", "sweep.dry_run=true")
+    assert "1 run to do of 5" in " ".join(done.stdout.split())
+    assert train("sweep.resume=latest").returncode == 0
+    assert numbers() == [0, 1, 2, 3, 4] and read_record(SWEEP / "2")["seed"] == 3
+
+
+def test_further_repeats_stop_at_the_limit_and_take_no_number_that_is_planned(ended_early, train):
+    done = train("sweep.resume=latest", "seed=1", "measure.target_interval=1e-9", "measure.max_repeats=4")
+    assert done.returncode == 0, done.stderr
+    assert numbers() == [0, 1, 3, 4] and seeds() == [1, 2, 3, 4]
+    assert records.read_plan(SWEEP)[2] == "seed=3" and set(numbers()) < set(records.read_plan(SWEEP))
+
+
+def test_jobs_that_are_the_same_run_in_other_words_are_both_resumed(train, work_folder):
+    """Without an accelerator device=auto is the CPU: two runs at the start are two when they are resumed."""
+    assert train(*TINY_SWEEP, INTO, "training.epochs=1", "device=cpu,auto").returncode == 0
+    change(SWEEP / "1", status="failed")
+    done = train("sweep.resume=latest")
+    assert "run 0 (device=cpu): completed, skipped" in done.stderr
+    assert "run 1 (device=auto): failed, retried" in done.stderr
+    assert numbers() == [0, 1] and read_record(SWEEP / "1")["status"] == "completed"

@@ -1,0 +1,153 @@
+"""Searches with Optuna's sweeper: real, small ones; and the front of several objectives, by hand."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from tests.support.settings import NO_REPORT, TINY
+
+from laptime.analysis.search import pareto_front
+from laptime.record.directory import numbered_runs
+from laptime.record.files import is_maximised, read_record
+from laptime.record.latest import newest_sweeps
+
+TWO_EPOCHS = (*TINY, "training.epochs=2")
+# A search chooses batch sizes of up to 512.
+WITH_LARGE_BATCHES = [*(each for each in TWO_EPOCHS if "batch_size" not in each), "dataset.num_train=1000"]
+OPTUNA = ["hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1"]
+
+
+def records(sweep: str) -> list[dict]:
+    return [read_record(path) for _, path in sorted(numbered_runs(Path(sweep)).items())]
+
+
+def test_a_search_draws_from_its_space_and_says_what_was_best(train):
+    ended = train("search=accuracy", *WITH_LARGE_BATCHES, "hydra.sweeper.n_trials=3", "hydra.sweep.dir=s")
+    assert ended.returncode == 0, ended.stderr
+    found = records("s")
+    assert [record["status"] for record in found] == ["completed"] * 3
+    rates = {record["config"]["optimizer"]["lr"] for record in found}
+    assert len(rates) == 3 and all(1e-4 <= rate <= 1e-2 for rate in rates)
+    best = max(record["result"]["val_accuracy"] for record in found)
+    assert f"Best         val_accuracy {best:.4g} with " in ended.stdout
+    assert "What is best in val_accuracy?" in ended.stdout and "Best trials" in ended.stdout
+    answered = rf"val_accuracy {best:.4g} with [^:]*lr=[0-9.e-]+[^:]*: the best of 3 groups"
+    assert re.search(answered, " ".join(ended.stdout.split()))
+    assert "3 of 3" not in ended.stderr and Path("s/summary/report.html").exists()
+    assert "run 0 of the sweep" in ended.stderr and "[I 20" not in ended.stderr and "Study" not in ended.stderr
+    typed = yaml.safe_load(Path("s/multirun.yaml").read_text())["hydra"]["overrides"]["task"]
+    assert typed[0] == "search=accuracy" and "training.epochs=2" in typed
+    assert newest_sweeps([Path()]) == [Path("s")]
+    resumed = train("sweep.resume=s")
+    assert resumed.returncode == 2 and "s: is a search, whose sweeper chose its trials as it went" in resumed.stderr
+
+
+def test_a_trial_that_fails_ends_no_search(train):
+    grid = [*OPTUNA, "hydra/sweeper/sampler=grid", "optimizer=sgd", "optimizer.lr=choice(0.01,1e30)"]
+    ended = train("-m", *grid, *TWO_EPOCHS, "hydra.sweep.dir=s")
+    assert ended.returncode == 1
+    assert sorted(record["status"] for record in records("s")) == ["completed", "failed"]  # a grid's order is random
+    assert "1 of 2 runs of the sweep failed" in ended.stderr and "Best         " in ended.stdout
+    assert "run 0 of the sweep: optimizer.lr=" in ended.stderr and "measure.breakdown" not in ended.stderr
+    assert "sweep.resume" not in ended.stdout and "not started" not in ended.stderr
+
+
+@pytest.mark.parametrize("sampler", ["grid", pytest.param("tpe", marks=pytest.mark.soak)])
+def test_a_search_of_which_every_trial_fails_ends_with_their_reasons(train, sampler):
+    search = [*OPTUNA, f"hydra/sweeper/sampler={sampler}", "hydra.sweeper.n_trials=2", "optimizer=sgd"]
+    ended = train("-m", *search, "optimizer.lr=choice(1e29,1e30)", *TWO_EPOCHS, "hydra.sweep.dir=s")
+    assert ended.returncode == 1
+    assert [record["status"] for record in records("s")] == ["failed"] * 2
+    assert "2 of 2 runs of the sweep failed" in ended.stderr and "Traceback" not in ended.stderr
+    assert "Best" not in ended.stdout
+
+
+@pytest.mark.soak
+def test_two_objectives_end_in_the_front_of_trials_that_no_other_beats(train):
+    ended = train("search=both", *WITH_LARGE_BATCHES, "hydra.sweeper.n_trials=4", "hydra.sweep.dir=s")
+    assert ended.returncode == 0, ended.stderr
+    assert "Pareto front" in ended.stdout and "groups that no other beats" in " ".join(ended.stdout.split())
+    assert Path("s/summary/plots/pareto.png").exists()
+    runs = pd.read_csv("s/summary/runs.csv")
+    best = runs.sort_values(["val_accuracy", "epoch_time_s"], ascending=[False, True]).iloc[0]
+    assert f"{best['val_accuracy']:.4g}" in ended.stdout
+
+
+@pytest.mark.soak
+def test_a_search_for_speed_draws_batches_steps_and_threads(train):
+    quick = [each for each in WITH_LARGE_BATCHES if "threads" not in each and "epochs" not in each]
+    ended = train("search=epoch_time", *quick, "hydra.sweeper.n_trials=4", "hydra.sweep.dir=s")
+    assert ended.returncode == 0, ended.stderr
+    found = records("s")
+    assert [record["status"] for record in found] == ["completed"] * 4
+    assert {record["config"]["training"]["batch_size"] for record in found} <= {32, 64, 128, 256, 512}
+    assert {record["config"]["training"]["steps_per_execution"] for record in found} <= {1, 4, 16, 64}
+    fastest = min(record["timing"]["epoch_time_s"] for record in found)
+    assert f"Best         epoch_time_s {fastest:.4g} with " in ended.stdout
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "nsgaii", "motpe"])
+def test_each_sampler_searches(sampler, train):
+    objectives = ["optimized_metric=[val_accuracy,epoch_time_s]", "hydra.sweeper.direction=[maximize,minimize]"]
+    one = ["optimized_metric=val_accuracy", "hydra.sweeper.direction=maximize"]
+    search = [*OPTUNA, f"hydra/sweeper/sampler={sampler}", "hydra.sweeper.n_trials=3"]
+    space = ["optimizer.lr=interval(0.001,0.1)", "model.dropout=interval(0.0,0.5)"]
+    metric = objectives if sampler == "motpe" else one
+    ended = train("-m", *search, *metric, *space, *TWO_EPOCHS, NO_REPORT, "hydra.sweep.dir=s")
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    found = records("s")
+    assert [record["status"] for record in found] == ["completed"] * 3
+    assert all(0.001 <= record["config"]["optimizer"]["lr"] <= 0.1 for record in found)
+    assert all(0.0 <= record["config"]["model"]["dropout"] <= 0.5 for record in found)
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["optimized_metric=val_accuracy"], "'hydra.sweeper.direction=maximize'"),
+        (["optimized_metric=[val_accuracy,epoch_time_s]"], "'hydra.sweeper.direction=[maximize,minimize]'"),
+        (["optimized_metric=null"], "optimized_metric=null: a search needs an objective"),
+        (["optimizer.lr=interval(-1,1)"], "optimizer.lr=-1"),
+        (["training.batch_size=choice(64,0)"], "training.batch_size=0"),
+        (["sweep.dry_run=true"], "sweep.dry_run=true: not with a search"),
+        (["hydra.sweeper.params.optimizer.lr=interval(0.1,1)"], "To search it, type optimizer.lr=interval(0.1,1)."),
+        (["seed=1,2"], "seed=1,2: a search does not repeat its trials"),
+        (["hydra.sweeper.n_jobs=0"], "hydra.sweeper.n_jobs=0: must be at least 1"),
+        (["hydra.sweeper.max_failure_rate=2"], "hydra.sweeper.max_failure_rate=2.0: must be a share from 0 to 1"),
+        (["model.dropout=interval(0.6,0.1)"], "Optuna's sweeper can't begin: The `low` value must be smaller"),
+        (["hydra/sweeper/sampler=grid", "model.dropout=interval(0.1,0.6)"], "GridSampler only supports discrete"),
+        (["hydra.sweeper.storage=sqlite:////proc/x.db"], "hydra.sweeper.storage=sqlite:////proc/x.db: Optuna's"),
+        (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: must be at least 1"),
+        (["optimized_metric=nonsense"], "optimized_metric=nonsense: must be one of train_loss"),
+        (["measure.target_interval=0.1"], "measure.target_interval=0.1"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_before_it_starts(typed, words, call, monkeypatch, work_folder):
+    monkeypatch.setattr("laptime.runner.fresh_processes.load_ahead", lambda: None)  # starts a process that nothing uses
+    ended = call("-m", *OPTUNA, *TWO_EPOCHS, *typed)
+    assert ended.returncode == 2 and words in ended.stderr, ended.stderr
+    assert "Traceback" not in ended.stderr and list(work_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("metrics", ["[]", "[val_loss,speed]", "3", "{a:b}"])
+def test_an_objective_that_is_none_is_refused(metrics, call):
+    ended = call(*TWO_EPOCHS, f"optimized_metric={metrics}")
+    assert ended.returncode == 2 and "optimized_metric" in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.unit
+def test_what_is_better_follows_from_the_metric():
+    assert all(map(is_maximised, ("val_accuracy", "test_accuracy", "samples_per_s", "steps_per_s")))
+    assert not any(map(is_maximised, ("val_loss", "epoch_time_s", "time_to_accuracy", "total_train_s")))
+
+
+@pytest.mark.unit
+def test_the_front_is_what_no_other_beats():
+    points = [(0.90, 1.0), (0.95, 2.0), (0.94, 2.5), (0.99, 9.0), (0.90, 1.5), (0.95, 2.0)]
+    assert pareto_front(points, ("val_accuracy", "epoch_time_s")) == (3, 1, 5, 0)
+    assert pareto_front(points, ("epoch_time_s", "val_loss")) == (0,)
+    assert pareto_front([(1.0, 1.0)], ("val_loss", "epoch_time_s")) == (0,)

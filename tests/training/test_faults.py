@@ -1,0 +1,340 @@
+"""Real faults of the machine: no memory, a killed data worker, no place to write, a clock that goes back."""
+
+import json
+import pwd
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support import processes
+from tests.support.faults import small_disk
+from tests.support.settings import NO_REPORT, TINY
+
+import laptime
+from laptime.data.image_data import cache_dir
+from laptime.errors import TrainingFailed, UserError, in_words
+from laptime.record.directory import expanded
+from laptime.record.files import read_epochs, read_record
+from laptime.training.faults import explained, out_of_memory_kills
+
+SCRIPTS = Path(__file__).parents[1] / "user_classes"
+CONFIG = {"training": {"batch_size": 96, "accumulate_grad_batches": 1}, "dataset": {"num_workers": 2}, "model": {}}
+TWO_EPOCHS = (*TINY, "training.epochs=2")
+NO_MODEL = [each for each in TWO_EPOCHS if not each.startswith("model.")]
+
+
+# Memory.
+
+
+def message_with_little_memory(*overrides: str) -> str:
+    """The error of a run that may take 0.7 GB beside what is loaded."""
+    typed = ["700000000", *TINY, "training.epochs=1", "hydra.run.dir=run", *overrides]
+    done = processes.run(*typed, script=SCRIPTS / "limited_memory.py")
+    assert done.returncode != 0
+    record = read_record(Path("run"))
+    assert record["status"] == "failed", done.stderr
+    return str(record["error"]["message"])
+
+
+def test_too_little_memory_names_the_batch_size_and_suggests_one(work_folder):
+    """Activations of 40,000 samples in layers of 4,096 take 0.66 GB each."""
+    message = message_with_little_memory(
+        "dataset.num_train=50000", "training.batch_size=40000", "model.hidden_sizes=[4096,4096]"
+    )
+    assert message.startswith("out of memory with training.batch_size=40000 ("), message
+    assert "Try training.batch_size=32768, or training.accumulate_grad_batches=2" in message
+
+
+def test_too_little_memory_for_the_model_names_its_sizes(work_folder):
+    message = message_with_little_memory("model.hidden_sizes=[15000,15000]")
+    assert message.startswith(
+        "out of memory while the model is built, which has 0.90 GB of weights (model.hidden_sizes=[15000, 15000]"
+    ), message
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 20000000 bytes."), "0.02 GB"),
+        (MemoryError(), "training.batch_size=96. Try training.batch_size=64, or training.accumulate_grad_batches=2"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"), "2.15 GB more"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9.0 GB"), "out of memory with"),
+        (OSError(12, "Cannot allocate memory"), "out of memory with"),
+    ],
+)  # fmt: skip
+def test_every_devices_words_for_too_little_memory(error, words):
+    found = explained(error, CONFIG)
+    assert isinstance(found, TrainingFailed) and words in str(found)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), OSError(28, "no space")])
+def test_other_errors_stay_what_they_are(error):
+    assert explained(error, CONFIG) is error
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("batch_size", "smaller"), [(2, 1), (3, 2), (64, 32), (65, 64), (4096, 2048)])
+def test_the_suggested_batch_is_smaller(batch_size, smaller):
+    config = {"training": {"batch_size": batch_size, "accumulate_grad_batches": 1}, "model": {}}
+    assert f"Try training.batch_size={smaller}" in str(explained(MemoryError(), config))
+
+
+@pytest.mark.unit
+def test_a_batch_of_one_has_no_smaller_one():
+    config = {"training": {"batch_size": 1, "accumulate_grad_batches": 1}, "model": {"image_size": 4096}}
+    assert "a smaller model or model.image_size" in str(explained(MemoryError(), config))
+
+
+@pytest.mark.unit
+def test_large_images_may_be_smaller_too():
+    config = {"training": {"batch_size": 2, "accumulate_grad_batches": 1}, "model": {"image_size": 4096}}
+    assert str(explained(MemoryError(), config)).endswith("or a smaller model.image_size.")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", ["sys/fs/cgroup/memory.events", "proc/vmstat"])
+def test_out_of_memory_kills_are_counted(name, tmp_path):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("oom 4\noom_kill 3\noom_group_kill 0\n")
+    assert out_of_memory_kills(tmp_path) == 3
+    assert out_of_memory_kills(tmp_path / "nowhere") == 0
+
+
+# What user code, data workers and clocks do.
+
+
+def test_weights_without_a_gradient_say_what_to_do(train, work_folder):
+    net = ["model._target_=unused_weights.UnusedWeights", "~model.hidden_sizes", "~model.dropout"]
+    typed = [*NO_MODEL, *net, "strategy.world_size=2"]
+    failed = train(*typed, "hydra.run.dir=failed")
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    message = read_record(Path("failed"))["error"]["message"]
+    assert "no gradient" in message and "strategy.static_graph=true" in message
+    ended = train(*typed, "strategy.static_graph=true", "hydra.run.dir=run")
+    assert ended.returncode == 0 and read_record(Path("run"))["status"] == "completed"
+
+
+@pytest.mark.parametrize("name", ["Frozen", "Detached", "Lazy"])
+def test_a_network_without_anything_to_train_is_refused(name, call, work_folder):
+    done = call(*NO_MODEL, f"model._target_=nothing_to_train.{name}", "~model.hidden_sizes", "~model.dropout")
+    assert done.returncode == 2 and f"model={name}" in done.stderr
+    assert not list(work_folder.rglob("run.json"))
+
+
+def test_a_network_that_is_detached_in_evaluation_alone_trains(call, work_folder):
+    typed = ["model._target_=nothing_to_train.DetachedInEvaluation", "~model.hidden_sizes", "~model.dropout"]
+    assert call(*NO_MODEL, *typed, "hydra.run.dir=run").returncode == 0
+    assert read_record(Path("run"))["status"] == "completed"
+
+
+@pytest.mark.parametrize("typed", [[], ["-m", "seed=1", "hydra.sweep.dir=sweep", NO_REPORT]], ids=str)
+def test_a_callback_that_calls_sys_exit_fails_the_run(typed, call, work_folder):
+    where = [] if typed else ["hydra.run.dir=run"]
+    done = call(*typed, *TINY, "+callbacks.ends._target_=process_faults.Exit", *where)
+    assert done.returncode == 1
+    (record,) = map(read_record, (path.parent for path in work_folder.rglob("run.json")))
+    assert record["status"] == "failed"
+    if not typed:
+        with pytest.raises(TrainingFailed):
+            laptime.run([*TINY, "+callbacks.ends._target_=process_faults.Exit"])
+
+
+def test_a_killed_data_worker_is_named(train, work_folder):
+    kill = "+callbacks.kill._target_=process_faults.KillDataWorkers"
+    ended = train(*TWO_EPOCHS, "dataset.pipeline=workers", "dataset.num_workers=2", kill, "hydra.run.dir=run")
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
+    record = read_record(Path("run"))
+    assert record["status"] == "failed" and "traceback" not in record["error"]
+    message = record["error"]["message"]
+    assert "a data worker " in message and "dataset.num_workers than 2 or dataset.pipeline=memory" in message
+    assert message in ended.stderr
+    assert list(read_epochs(Path("run"))["epoch"]) == [0]
+
+
+def test_a_clock_that_is_set_back_makes_no_time_negative(train, work_folder):
+    ended = train(*TWO_EPOCHS, "+callbacks.back._target_=clock_faults.SetClockBack", "hydra.run.dir=run")
+    assert ended.returncode == 0, ended.stderr
+    record = read_record(Path("run"))
+    assert record["status"] == "completed"
+    assert (read_epochs(Path("run"))["epoch_time_s"] > 0).all()
+    assert record["timing"]["startup_s"] is None and record["timing"]["total_train_s"] > 0
+    assert all(value is None or value >= 0 for value in record["timing"].values())
+    assert record["quality"]["grade"] is not None
+
+
+# No place to write.
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "csv"])
+def test_a_logger_that_cannot_write_is_left_out_with_a_warning(logger, train, work_folder):
+    folder = Path("run") / logger
+    folder.parent.mkdir()
+    folder.write_text("in the way")
+    ended = train(*TWO_EPOCHS, f"logger={logger}", "hydra.run.dir=run")
+    assert ended.returncode == 0, ended.stderr
+    record = read_record(Path("run"))
+    assert record["status"] == "completed" and record["result"]["test_accuracy"] is not None
+    assert list(read_epochs(Path("run"))["epoch"]) == [0, 1]
+    assert Path("run/train.log").read_text().count(f"logger.{logger} can't write") == 1
+    assert folder.read_text() == "in the way"
+
+
+@pytest.fixture
+def disk(work_folder: Path) -> Iterator[Path]:
+    """A file system of 8 MB of its own."""
+    with small_disk(work_folder / "disk") as folder:
+        yield folder
+
+
+def readable(run_dir: Path) -> dict[str, Any]:
+    """The record, once everything that is there has been read."""
+    read_epochs(run_dir)
+    for path in run_dir.rglob("*.json"):
+        json.loads(path.read_text())
+    return read_record(run_dir)
+
+
+FILL = "+callbacks.fill._target_=disk_faults.FillDisk"
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_full_disk_ends_the_run_with_one_line_and_keeps_what_was_written(ranks, disk, train):
+    typed = [*TINY, "training.epochs=4", f"strategy.world_size={ranks}"]
+    ended = train(*typed, FILL, "logger=tensorboard", "hydra.run.dir=disk/run")
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert "error: " in last and f"{disk}/run/" in last and "No space left on device" in last, ended.stderr
+    assert "Traceback" not in ended.stderr, ended.stderr
+    assert readable(disk / "run")["status"] in ("running", "failed")
+    assert set(read_epochs(disk / "run")["epoch"]) >= {0}
+    (disk / "filler").unlink()
+    # It can be continued from there once there is room.
+    more = train(*typed, "training.checkpoint=disk/run", "hydra.run.dir=more")
+    assert more.returncode == 0, more.stderr
+    assert read_record(Path("more"))["status"] == "completed"
+
+
+@pytest.mark.parametrize(("on_failure", "num_runs"), [("continue", 3), ("stop", 1)])
+def test_a_sweep_continues_or_stops_when_the_disk_is_full(on_failure, num_runs, disk, train):
+    typed = ["-m", *TWO_EPOCHS, NO_REPORT, "seed=1,2,3", "hydra.sweep.dir=disk/sweep", f"sweep.on_failure={on_failure}"]
+    ended = train(*typed, FILL)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr, ended.stderr
+    assert "No space left on device" in ended.stderr
+    assert ended.stderr.count(" of the sweep: ") == num_runs
+    assert readable(disk / "sweep" / "0")["status"] in ("running", "failed")
+    (disk / "filler").unlink()
+    again = train("sweep.resume=disk/sweep")
+    assert again.returncode == 0, again.stderr
+    assert all(readable(disk / "sweep" / str(number))["status"] == "completed" for number in range(3))
+
+
+def test_a_limit_on_file_sizes_is_one_line_that_names_the_file(trained, work_folder):
+    """The whole record does not fit into the first limit; of the second run only the checkpoints don't fit."""
+    record = (trained(*TWO_EPOCHS) / "run.json").stat().st_size
+    for run, sizes, limit, file in (("one", 16, record * 3 // 4, "run.json"), ("two", 1024, 8 * record, "last.ckpt")):
+        typed = [*NO_MODEL, f"model.hidden_sizes=[{sizes}]", f"hydra.run.dir={run}"]
+        ended = processes.run(*typed, limits={resource.RLIMIT_FSIZE: limit})
+        assert ended.returncode == 1
+        assert "Traceback" not in ended.stderr, ended.stderr
+        last = ended.stderr.splitlines()[-1]
+        assert last.startswith("error: ") and last.endswith(f"{file}: File too large."), ended.stderr
+        assert readable(Path(run))["status"] in ("running", "failed")
+        assert not list(Path(run).glob(".run.json*")) and not list(Path(run).glob("checkpoints/.*"))
+
+
+def test_a_directory_that_vanishes_is_one_line(train, work_folder):
+    ended = train(*TWO_EPOCHS, "hydra.run.dir=run", "+callbacks.move._target_=disk_faults.MoveRunAway")
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr, ended.stderr
+    assert "run" in ended.stderr.splitlines()[-1] and "No such file or directory" in ended.stderr
+
+
+def is_read_only(disk: Path) -> bool:
+    (options,) = [
+        line.split()[3] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[1] == str(disk)
+    ]
+    return "ro" in options.split(",")
+
+
+def test_a_read_only_disk_is_refused_before_anything_is_trained(disk, train):
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=60)
+    assert is_read_only(disk)
+    ended = train(*TWO_EPOCHS, "hydra.run.dir=disk/run")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: hydra.run.dir=disk/run: can't be written (Read-only file system)")
+
+
+def test_a_disk_that_becomes_read_only_is_one_line(disk, train):
+    remount = "+callbacks.remount._target_=disk_faults.RemountReadOnly"
+    ended = train(*TWO_EPOCHS, "hydra.run.dir=disk/run", remount)
+    assert is_read_only(disk), ended.stderr
+    assert ended.returncode == 1
+    assert "Read-only file system" in ended.stderr
+    assert "Traceback" not in ended.stderr, ended.stderr
+    assert readable(disk / "run")["status"] in ("running", "failed")
+
+
+# What the system or a container grants little of.
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (
+            RuntimeError("unable to allocate shared memory(shm) for file </torch_7_1_4>: No space left on device (28)"),
+            "--shm-size",
+        ),
+        (RuntimeError("unable to write to file </torch_7_1_4>: No space left on device (28)"), "--shm-size"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"), "--shm-size"),
+        (OSError(24, "Too many open files"), "ulimit -n"),
+        (RuntimeError("Too many open files. Communication with the workers is no longer possible."), "ulimit -n"),
+    ],
+)
+def test_what_there_is_too_little_of_is_named_with_what_to_do(error, word):
+    found = explained(error, CONFIG)
+    assert isinstance(found, TrainingFailed) and word in str(found) and "dataset.num_workers" in str(found)
+
+
+@pytest.mark.unit
+def test_other_errors_of_full_disks_and_of_the_ranks_own_memory_stay():
+    for error in (
+        OSError(28, "No space left on device"),
+        RuntimeError(
+            "strategy.comm_hook=shared_memory: unable to allocate shared memory(shm): No space left on device"
+        ),
+    ):
+        assert explained(error, CONFIG) is error
+    assert "ulimit" not in in_words(OSError(28, "No space left on device"))
+    assert "ulimit -n" in in_words(OSError(24, "Too many open files"))
+
+
+def test_a_limit_on_open_files_is_one_line(work_folder):
+    workers = ["dataset.pipeline=workers", "dataset.num_workers=2", "dataset.num_train=4000"]
+    typed = [*TINY, *workers, "training.epochs=1", "hydra.run.dir=run"]
+    done = processes.run(*typed, limits={resource.RLIMIT_NOFILE: 64})
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "ulimit -n" in str((read_record(Path("run"))["error"] or {})["message"])
+
+
+@pytest.mark.unit
+def test_a_user_without_a_home_folder_is_told_to_name_one(monkeypatch):
+    def unknown(*_: object) -> None:
+        raise KeyError("uid not found")
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("getpwuid", "getpwnam"):
+        monkeypatch.setattr(pwd, name, unknown)
+    for find in (cache_dir, lambda: expanded("dataset.root", "~/data"), lambda: expanded("folder", "~somebody")):
+        with pytest.raises(UserError):
+            find()
+    assert expanded("dataset.root", "data") == Path("data")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_dir() == Path("/somewhere/laptime/datasets")

@@ -1,0 +1,332 @@
+"""What the open groups name is used as it is meant to be, or refused before anything is written."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.support.settings import TINY
+
+import laptime
+from laptime.errors import UserError
+from laptime.training import open_groups
+
+Call = Callable[..., SimpleNamespace]
+OTHER_MODEL = [each for each in TINY if "hidden_sizes" not in each] + ["~model.hidden_sizes", "~model.dropout"]
+EPOCH = "training.epochs=1"
+LIGHTNING = "pytorch_lightning.callbacks"
+
+
+def refused(call: Call, work_folder: Path, key: str, *typed: str) -> str:
+    """The first line of a command that is refused and leaves nothing behind."""
+    before = set(work_folder.rglob("*"))
+    ended = call(*typed, EPOCH)
+    assert ended.returncode == 2, ended.stderr
+    line = str(ended.stderr.splitlines()[0])
+    assert line.startswith(f"error: {key}"), ended.stderr
+    assert len(ended.stderr.splitlines()) <= 2, ended.stderr
+    assert set(work_folder.rglob("*")) == before
+    return line
+
+
+@pytest.fixture(scope="module")
+def config() -> dict[str, Any]:
+    """The configuration of a run that nothing is wrong with."""
+    from laptime.config.compose import compose, hydra_session, resolve, without_hydra
+
+    with hydra_session(None) as hydra:
+        cfg = without_hydra(compose(hydra, [*TINY, "scheduler=none"]))
+    cfg.run_dir = "."
+    composed: dict[str, Any] = resolve(cfg)
+    return composed
+
+
+def build_all(config: dict[str, Any]) -> None:
+    """Check a configuration as a command does, then make what training makes."""
+    open_groups.check_open_groups(config)
+    network = open_groups.build(config, "model", input_shape=(1, 8, 8), num_classes=10)
+    optimizer = open_groups.build(config, "optimizer", params=network.parameters())
+    if config["scheduler"]["_target_"] is not None:
+        open_groups.build(config, "scheduler", optimizer=optimizer, num_steps_per_epoch=3)
+    for key in open_groups.keys_of(config, "callbacks"):
+        open_groups.build(config, key)
+
+
+def node(target: str, **arguments: Any) -> dict[str, Any]:
+    return {"_target_": target if "." in target else f"nested_parts.{target}", **arguments}
+
+
+# What belongs to another trainer.
+
+
+@pytest.fixture
+def other_lightning(work_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package `lightning`, of which Laptime's `pytorch_lightning` knows nothing."""
+    package = work_folder / "lightning/pytorch"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").write_text(
+        "from torch import nn\n\n\nclass LightningModule(nn.Module): ...\nclass LitNet(LightningModule): ...\n"
+        + "".join(f"class {name}: ...\nclass Own{name}({name}): ...\n" for name in ("Callback", "Logger", "Profiler"))
+    )
+    monkeypatch.syspath_prepend(work_folder)
+
+
+IN_FUNCTION = node("Holds", inner=node("torch.nn.Sequential", _args_=[node("lit_net", num_classes=64)]))
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        (node("LitNet"), "model._target_=nested_parts.LitNet"),
+        (node("lit_net"), "model._target_=nested_parts.lit_net"),
+        (node("around_lit_net"), "model._target_=nested_parts.around_lit_net"),
+        (node("Holds", inner=node("LitNet")), "model.inner._target_=nested_parts.LitNet"),
+        (IN_FUNCTION, "model._target_=nested_parts.Holds"),
+        (node("lightning.pytorch.LitNet"), "model._target_=lightning.pytorch.LitNet"),
+    ],
+    ids=["class", "function", "function around it", "nested", "nested function", "of lightning"],
+)
+def test_a_lightning_module_is_no_model(model, key, config, other_lightning):
+    with pytest.raises(UserError, match="LightningModule") as caught:
+        build_all({**config, "model": model})
+    assert str(caught.value).startswith(key)
+
+
+@pytest.mark.parametrize("target", ["LitNet", "lit_net"])
+def test_a_command_with_a_lightning_module_leaves_nothing_behind(target, call, work_folder):
+    refused(call, work_folder, "model._target_=", *OTHER_MODEL, f"model._target_=nested_parts.{target}")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("group", "target"),
+    [
+        ("callbacks", "lightning.pytorch.OwnCallback"),
+        ("logger", "lightning.pytorch.OwnLogger"),
+        ("profiler", "lightning.pytorch.OwnProfiler"),
+    ],
+)
+def test_parts_of_the_other_lightning_are_refused_with_the_name_of_the_right_one(
+    group, target, config, other_lightning
+):
+    with pytest.raises(UserError, match="pytorch_lightning") as caught:
+        open_groups.check_open_groups(
+            {**config, group: node(target) if group == "profiler" else {"mine": node(target)}}
+        )
+    assert f"_target_={target}" in str(caught.value)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("group", "target"),
+    [
+        ("dataset", "nested_parts.LitData"),
+        ("model", "torch.optim.SGD"),
+        ("optimizer", "torch.nn.GELU"),
+        ("scheduler", "torch.nn.GELU"),
+        ("scheduler", "torch.optim.SGD"),
+        ("profiler", "torch.nn.GELU"),
+        ("callbacks", "torch.nn.GELU"),
+        ("logger", "pytorch_lightning.callbacks.LearningRateMonitor"),
+    ],
+)
+def test_a_class_of_another_kind_is_refused(group, target, config):
+    described = {"mine": node(target)} if group in ("callbacks", "logger") else node(target)
+    with pytest.raises(UserError, match=f"^{group}.*{target}"):
+        open_groups.check_open_groups({**config, group: described})
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("group", ["scheduler", "profiler"])
+def test_arguments_of_nothing_are_refused(group, config):
+    open_groups.check_open_groups({**config, group: {"_target_": None}})
+    with pytest.raises(UserError, match=rf"^{group}\.gamma=0\.5: "):
+        open_groups.check_open_groups({**config, group: {"_target_": None, "gamma": 0.5}})
+
+
+# Objects within objects.
+
+LAYERS = [
+    "model._target_=nested_parts.Layers",
+    "+model.layers=[{_target_:torch.nn.Linear,in_features:64,out_features:64},{_target_:torch.nn.GELU}]",
+    "+model.last={_target_:torch.nn.LayerNorm,_partial_:true,normalized_shape:[64]}",
+    "+model.named={middle:{_target_:torch.nn.Sequential,_args_:[{_target_:torch.nn.Identity},{_target_:torch.nn.Tanh}]}}",
+]
+
+
+@pytest.fixture(scope="module")
+def nested_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model and callback have objects within them."""
+    folder = tmp_path_factory.mktemp("nested")
+    callback = "+callbacks.mine={_target_:nested_parts.Inner,inner:{_target_:torch.nn.GELU}}"
+    record = laptime.run([*OTHER_MODEL, *LAYERS, callback, EPOCH, f"hydra.run.dir={folder / 'run'}"])
+    assert record["status"] == "completed"
+    # Two linear layers and the norm of 64 values: the objects, not what describes them, were trained.
+    assert record["model"]["num_parameters"] == 64 * 65 + 2 * 64 + 65 * 10
+    return folder / "run"
+
+
+def test_evaluate_and_export_make_nested_objects_again(nested_run, work_folder, capsys):
+    from laptime.evaluation.main import main as evaluate
+    from laptime.exporting.main import main as export
+
+    shutil.copytree(nested_run, work_folder / "run")
+    assert evaluate(["run=run", "latency.batch_sizes=[]"]) == 0, capsys.readouterr().err
+    assert export(["run=run", "format=torch_export", "latency.num_calls=2"]) == 0, capsys.readouterr().err
+
+
+def test_a_record_cannot_name_what_is_not_allowed_within_an_argument(nested_run, work_folder, capsys):
+    from laptime.evaluation.main import main as evaluate
+
+    shutil.copytree(nested_run, work_folder / "run")
+    record = (work_folder / "run/run.json").read_text()
+    assert '"torch.nn.GELU"' in record
+    (work_folder / "run/run.json").write_text(record.replace('"torch.nn.GELU"', '"os.getcwd"'))
+    assert evaluate(["run=run", "latency.batch_sizes=[]"]) == 2
+    assert "model.layers[1]._target_=os.getcwd" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("inner", "key"),
+    [
+        ("{_target_:torch.nn.GELU,approx:tanh}", "callbacks.mine.inner.approx=tanh"),
+        ("{_target_:torch.nn.Conv2d,in_channels:3,out_channels:4,kernel_size:3,groups:2}", "callbacks.mine.inner"),
+    ],
+    ids=["seen by its signature", "seen by its constructor"],
+)
+def test_a_command_with_a_mistake_in_a_nested_object_leaves_nothing_behind(inner, key, call, work_folder):
+    refused(call, work_folder, key, *TINY, f"+callbacks.mine={{_target_:nested_parts.Inner,inner:{inner}}}")
+
+
+# Schedulers, and callbacks that watch a metric.
+
+TORCH = "torch.optim.lr_scheduler"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        node(f"{TORCH}.OneCycleLR", max_lr=0.1, total_steps=9),
+        node(f"{TORCH}.CyclicLR", base_lr=0.001, max_lr=0.1),
+        node("OwnOneCycle", max_lr=0.1, total_steps=9),
+        node("one_cycle"),
+        node("one_cycle_after_another"),
+    ],
+    ids=["one cycle", "cyclic", "subclass", "function", "within another"],
+)
+def test_schedulers_of_single_steps_are_refused_with_what_to_use(scheduler, config):
+    with pytest.raises(UserError, match=r"^scheduler\._target_=.*scheduler=one_cycle"):
+        build_all({**config, "scheduler": scheduler})
+
+
+@pytest.mark.parametrize("around", ["chained", "after_another"])
+def test_a_schedule_of_single_steps_within_another_scheduler_is_refused(around, config):
+    with pytest.raises(UserError, match=r"^scheduler\._target_=nested_parts\..*OneCycle"):
+        build_all({**config, "scheduler": node(f"own_one_cycle_{around}")})
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "scheduler", [node(f"{TORCH}.ReduceLROnPlateau", mode="max"), node("OwnPlateau"), node("plateau_of_more")], ids=str
+)
+def test_a_plateau_scheduler_takes_less_loss_for_better(scheduler, config):
+    with pytest.raises(UserError, match=r"^scheduler\.mode=max: "):
+        build_all({**config, "scheduler": scheduler})
+
+
+def test_a_command_with_the_wrong_mode_leaves_nothing_behind(call, work_folder):
+    refused(call, work_folder, "scheduler.mode=max", *TINY, "scheduler=plateau", "scheduler.mode=max")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("callback", "mode"),
+    [
+        (node(f"{LIGHTNING}.EarlyStopping", monitor="val_accuracy"), "min"),
+        (node(f"{LIGHTNING}.EarlyStopping", monitor="val_loss", mode="max"), "max"),
+        (node(f"{LIGHTNING}.ModelCheckpoint", monitor="val_accuracy"), "min"),
+        (node(f"{LIGHTNING}.ModelCheckpoint", monitor="val_loss", mode="max"), "max"),
+        (node("OwnStopping"), "min"),
+        (node("OwnStopping", mode="min"), "min"),
+    ],
+    ids=str,
+)
+def test_a_callback_that_takes_worse_for_better_is_refused(callback, mode, config):
+    with pytest.raises(UserError, match=rf"^callbacks\.mine\.mode={mode}: "):
+        build_all({**config, "callbacks": {"mine": callback}})
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("group", "described"),
+    [
+        ("scheduler", node(f"{TORCH}.ReduceLROnPlateau")),
+        ("scheduler", node("OwnPlateau")),
+        ("callbacks", {"mine": node(f"{LIGHTNING}.EarlyStopping", monitor="val_loss")}),
+    ],
+)
+def test_what_watches_the_validation_needs_a_validation_set(group, described, config):
+    without = {**config["dataset"], "val_fraction": 0.0}
+    with pytest.raises(UserError, match=rf"^{group}.*dataset\.val_fraction=0"):
+        open_groups.check_open_groups({**config, "dataset": without, group: described})
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("group", "described"),
+    [
+        ("model", node("HasTrainingStep")),
+        ("scheduler", node(f"{TORCH}.ReduceLROnPlateau")),
+        ("scheduler", node(f"{TORCH}.ExponentialLR", gamma=0.5)),
+        ("scheduler", node("step_after_step")),
+        ("scheduler", node("laptime.schedulers.one_cycle.OneCycle", epochs=1, warmup_share=0.3, start=0.04, end=0.0)),
+        ("callbacks", {"best": node(f"{LIGHTNING}.ModelCheckpoint")}),
+        ("callbacks", {"best": node(f"{LIGHTNING}.ModelCheckpoint", monitor="val_accuracy", mode="max")}),
+        ("callbacks", {"stop": node(f"{LIGHTNING}.EarlyStopping", monitor="own_metric", mode="max")}),
+        ("callbacks", {"stop": node("OwnStopping", mode="max")}),
+    ],
+    ids=str,
+)
+def test_what_is_used_as_it_is_meant_to_be_is_accepted(group, described, config):
+    build_all({**config, group: described})
+
+
+# What messages say.
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("target", "choice"),
+    [
+        ("torchvision.models.resnet18", "model=torchvision model.name=resnet18"),
+        ("torchvision.models.get_model", "model=torchvision"),
+        ("timm.create_model", "model=timm"),
+        ("timm.models.resnet18", "model=timm model.name=resnet18"),
+    ],
+)
+def test_a_librarys_function_is_answered_with_the_model_group(target, choice, config):
+    with pytest.raises(UserError, match=rf"^model\._target_={target}: .*{choice}"):
+        open_groups.check_open_groups({**config, "model": node(target)})
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "key"),
+    [
+        ([f"+callbacks.stop={{_target_:{LIGHTNING}.EarlyStopping,monitor:no_metric}}"], "callbacks.stop: "),
+        (["+callbacks.odd._target_=nested_parts.Misconfigured"], "callbacks.odd: "),
+    ],
+)
+def test_what_fails_within_a_callback_is_named_by_its_key(callbacks, key, call):
+    ended = call(*TINY, *callbacks, EPOCH)
+    assert ended.returncode == 1, ended.stderr
+    assert key in ended.stderr.splitlines()[-1], ended.stderr
+
+
+def test_two_callbacks_that_lightning_cannot_tell_apart_are_refused(call, work_folder):
+    twice = [f"+callbacks.{name}={{_target_:{LIGHTNING}.EarlyStopping,monitor:val_loss}}" for name in "ab"]
+    refused(call, work_folder, "Lightning: ", *TINY, *twice)

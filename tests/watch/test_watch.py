@@ -1,0 +1,415 @@
+"""Watching a sweep from its files: real sweeps, killed and whole, and records made up for what clocks do."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tests.support import processes
+from tests.support.processes import until
+from tests.support.records import EPOCH_ROW
+from tests.support.settings import NO_REPORT, TINY
+from tests.support.terminal import Terminal
+
+from laptime.record.files import (
+    append_epochs,
+    end_attempt,
+    new_record,
+    read_record,
+    start_attempt,
+    timestamp,
+    write_plan,
+    write_record,
+)  # fmt: skip
+from laptime.record.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE, beating
+from laptime.watch.__main__ import main
+from laptime.watch.look import Watcher
+
+TINY_SWEEP = ("-m", *TINY, NO_REPORT, "training.epochs=2")
+SCRIPTS = Path(__file__).parents[1] / "user_classes"
+NOTE = 'echo "$LAPTIME_EVENT|$LAPTIME_DIR|$LAPTIME_MESSAGE" >> told'
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def running(work_folder: Path) -> Path:
+    """A made-up sweep of three runs, of which run 0 says that it runs; the directory of run 0."""
+    run = work_folder / "sweep" / "0"
+    run.mkdir(parents=True)
+    (work_folder / "sweep" / "multirun.yaml").touch()
+    record = new_record()
+    record["config"] = {"training": {"epochs": 5}, "run_label": "seed=1"}
+    start_attempt(record, 0)
+    write_record(run, record)
+    write_plan(work_folder / "sweep", {0: "seed=1", 1: "seed=2", 2: "seed=3"})
+    return run
+
+
+@pytest.fixture
+def dies_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run is dead when it was not heard of for one second instead of ten."""
+    monkeypatch.setattr("laptime.watch.look.DEAD_AFTER_S", 1.0)
+
+
+@pytest.fixture
+def watch(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
+    """`python -m laptime.watch ARGUMENTS` within this process."""
+
+    def run(*arguments: str) -> SimpleNamespace:
+        capsys.readouterr()
+        code = main(arguments)
+        captured = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=captured.out, stderr=captured.err)
+
+    return run
+
+
+def beat(run: Path, at: float) -> None:
+    (run / HEARTBEAT_FILE).touch()
+    os.utime(run / HEARTBEAT_FILE, (at, at))
+
+
+def statuses(watcher: Watcher) -> list[str]:
+    return [run.status for run in watcher.look().runs]
+
+
+def told(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+# Signs of life.
+
+
+@pytest.mark.unit
+def test_a_run_that_beats_runs_and_the_others_wait(running, clock):
+    beat(running, time.time())
+    watcher = Watcher(running.parent, clock)
+    assert statuses(watcher) == ["running", "waiting", "waiting"]
+    assert not watcher.look().is_over
+
+
+@pytest.mark.unit
+def test_a_heartbeat_that_stopped_is_a_death(running, clock):
+    beat(running, time.time() - DEAD_AFTER_S - 1)
+    watcher = Watcher(running.parent, clock)
+    seen = watcher.look()
+    assert [run.status for run in seen.runs] == ["dead", "waiting", "waiting"] and not seen.is_over
+    clock.now += DEAD_AFTER_S
+    assert watcher.look().is_over
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("skew", [-86400.0, 86400.0])
+def test_another_machines_clock_may_be_wrong_as_long_as_the_heart_beats(skew, running, clock):
+    watcher = Watcher(running.parent, clock)
+    for step in range(5):
+        beat(running, time.time() + skew + 2 * step)
+        seen = watcher.look()
+        clock.now += 2
+    assert seen.runs[0].status == "running" and not seen.is_over
+    clock.now += DEAD_AFTER_S
+    assert statuses(watcher)[0] == "dead"
+
+
+@pytest.mark.unit
+def test_the_heart_beats_while_the_work_is_done_and_no_longer(work_folder):
+    with beating(work_folder):
+        until((work_folder / HEARTBEAT_FILE).exists)
+    assert not (work_folder / HEARTBEAT_FILE).exists()
+
+
+@pytest.mark.unit
+def test_a_heart_that_cannot_write_ends_nothing(work_folder):
+    with beating(work_folder / "nowhere"):
+        pass
+
+
+def test_a_sweep_that_this_machine_has_ended_is_over_at_once(running):
+    assert processes.run(running.parent, script=SCRIPTS / "ended_user.py").returncode == 0
+    beat(running, time.time() - DEAD_AFTER_S - 1)
+    seen = Watcher(running.parent).look()
+    assert seen.is_over and [run.status for run in seen.runs] == ["dead", "waiting", "waiting"]
+
+
+# Real sweeps.
+
+
+@dataclass
+class Done:
+    """A sweep that has ended, in the folder where it was typed, and what it wrote to stderr."""
+
+    folder: Path
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def one_failed(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """s/: two runs, of which the second has failed; `told` holds what `sweep.notify` was told."""
+    folder = tmp_path_factory.mktemp("failed")
+    typed = [*TINY_SWEEP, "optimizer=sgd", "optimizer.lr=0.1,1e30", "hydra.sweep.dir=s", f"sweep.notify='{NOTE}'"]
+    done = processes.run(*typed, cwd=folder)
+    assert done.returncode == 1, done.stderr
+    return Done(folder, done.stderr)
+
+
+def test_a_sweep_with_a_failed_run_is_shown_and_told(one_failed, watch, work_folder):
+    folder = one_failed.folder
+    first, last = told(folder / "told")
+    assert first.startswith(f"run-failed|{folder / 's'}|run 1 (optimizer.lr=1e+30): the loss became")
+    assert last == f"sweep-failed|{folder / 's'}|1 of 2 runs completed"
+    seen = watch(str(folder / "s"), "--notify", NOTE)
+    assert seen.returncode == 1
+    assert "s: over" in seen.stdout and "1 completed, 1 failed" in seen.stdout
+    assert "optimizer.lr=1e+30" in seen.stdout and "2/2" in seen.stdout and "the loss became" in seen.stdout
+    assert [line.partition("|")[0] for line in told(work_folder / "told")] == ["run-failed", "sweep-failed"]
+
+
+def test_without_a_terminal_there_is_a_line_for_everything_that_happens(one_failed):
+    seen = processes.run("s", module="laptime.watch", cwd=one_failed.folder)
+    assert seen.returncode == 1, seen.stderr
+    assert "] run 0 (optimizer.lr=0.1): completed\n" in seen.stdout
+    assert "] run 1 (optimizer.lr=1e+30): the loss became" in seen.stdout
+    assert seen.stdout.endswith("To finish it: python train.py sweep.resume=s\n")
+
+
+def test_a_whole_sweep_ends_the_watch_with_0(train, watch, work_folder):
+    assert train(*TINY_SWEEP, "seed=1,2", "hydra.sweep.dir=s", f"sweep.notify='{NOTE}'").returncode == 0
+    assert told(work_folder / "told") == [f"sweep-completed|{work_folder / 's'}|2 of 2 runs completed"]
+    seen = watch("s")
+    assert seen.returncode == 0 and "2 completed" in seen.stdout
+    assert watch("s/0", "--once").returncode == 0
+
+
+def test_a_killed_sweep_is_dead_and_the_rest_did_not_start(start, watch, dies_quickly, monkeypatch, work_folder):
+    pauses = "+callbacks.pause={_target_:pauses.PauseOnce,epoch:1}"
+    sweep = start(*TINY_SWEEP, "seed=1,2,3", pauses, "hydra.sweep.dir=s")
+    until((work_folder / "paused").exists, sweep)
+    with monkeypatch.context() as patched:
+        patched.setattr("laptime.watch.look.DEAD_AFTER_S", 1000.0)
+        live = watch("s", "--once")
+    assert live.returncode == 0 and "1 running, 2 waiting" in live.stdout and "s: going on" in live.stdout
+    sweep.kill()
+    sweep.wait()
+    seen = watch("s")
+    assert seen.returncode == 1
+    # The first rank notes the launcher's death, if it still can.
+    assert ("1 dead" in seen.stdout or "1 failed" in seen.stdout) and "2 not started" in seen.stdout
+
+
+def test_a_sweep_that_is_ended_between_two_runs_says_so(train, work_folder):
+    """The command that is told of the first run's failure ends the sweep before the second."""
+    note = f"{NOTE}; [ $LAPTIME_EVENT = sweep-failed ] || kill $PPID"
+    ended = train(*TINY_SWEEP, "optimizer=sgd", "optimizer.lr=1e30,0.1", "hydra.sweep.dir=s", f"sweep.notify='{note}'")
+    assert ended.returncode == 143, ended.stderr
+    assert "To finish it: sweep.resume=s" in ended.stdout
+    assert "1 of 2 runs of the sweep were not started" in ended.stderr
+    assert [line.partition("|")[0] for line in told(work_folder / "told")] == ["run-failed", "sweep-failed"]
+    assert told(work_folder / "told")[1] == f"sweep-failed|{work_folder / 's'}|0 of 2 runs completed"
+
+
+def test_a_sweep_that_is_ended_before_its_first_run_says_so(train, work_folder):
+    early = f"+hydra.callbacks.early={{_target_:signal_at.SignalBeforeTheFirstRun,signum:{int(signal.SIGTERM)}}}"
+    ended = train(*TINY_SWEEP, "seed=1,2,3", early, "hydra.sweep.dir=s", f"sweep.notify='{NOTE}'")
+    assert ended.returncode == 143, ended.stderr
+    assert "To finish it: sweep.resume=s" in ended.stdout
+    assert told(work_folder / "told") == [f"sweep-failed|{work_folder / 's'}|0 of 3 runs completed"]
+
+
+def test_epochs_of_the_run_that_was_continued_count(trained, train, watch, work_folder):
+    first = trained(*TINY, "training.epochs=2")
+    typed = ["training.epochs=5", f"training.checkpoint={first}", "hydra.run.dir=second"]
+    assert train(*TINY, *typed).returncode == 0
+    assert "5/5" in watch("second", "--once").stdout
+
+
+def test_a_command_that_fails_ends_nothing(train, work_folder):
+    ended = train(*TINY_SWEEP, "seed=1", "hydra.sweep.dir=s", "sweep.notify='echo no >&2; exit 3'")
+    assert ended.returncode == 0
+    assert read_record(work_folder / "s/0")["status"] == "completed"
+    assert "sweep.notify: ended with code 3 (no)" in ended.stderr
+
+
+def test_secrets_of_a_failed_run_are_told_to_nobody(train, work_folder):
+    net = ["model._target_=nets_with_secrets.Refusing", "~model.hidden_sizes", "~model.dropout"]
+    quick = [each for each in TINY_SWEEP if not each.startswith("model.")]
+    typed = ["+model.api_key=hunter2secret", "seed=1", "hydra.sweep.dir=s", f"sweep.notify='{NOTE}'"]
+    ended = train(*quick, *net, *typed)
+    assert ended.returncode != 0
+    assert "hunter2secret" not in ended.stderr + ended.stdout
+    assert "refused ***" in (work_folder / "told").read_text()
+
+
+# What can be typed.
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("folder", ["nowhere", ".", "latest"])
+def test_what_is_no_sweep_is_refused(folder, watch, work_folder, monkeypatch):
+    monkeypatch.setattr("laptime.watch.__main__._WAIT_S", 0)
+    refused = watch(folder)
+    assert refused.returncode == 2 and f"error: {folder}" in refused.stderr
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("seconds", ["0.05", "3601"])
+def test_an_interval_that_is_too_short_or_too_long_is_refused(seconds, watch, running):
+    refused = watch(str(running.parent), "--interval", seconds)
+    assert refused.returncode == 2 and "must lie between 0.1 and 3600 seconds" in refused.stderr
+
+
+@pytest.mark.unit
+def test_latest_waits_for_a_sweep_that_is_about_to_start(watch, dies_quickly, monkeypatch, work_folder):
+    """One that is over is not what is meant by whoever has just started another."""
+
+    def another_starts(seconds: float) -> None:
+        (work_folder / "multirun/next").mkdir(exist_ok=True)
+        (work_folder / "multirun/next/multirun.yaml").touch()
+        write_plan(work_folder / "multirun/next", {}, starts=True)
+
+    (work_folder / "multirun/before/0").mkdir(parents=True)
+    (work_folder / "multirun/before/multirun.yaml").touch()
+    record = new_record()
+    record["config"] = {"training": {"epochs": 5}, "run_label": "seed=1"}
+    start_attempt(record, 0)
+    end_attempt(record, "completed", None)
+    write_record(work_folder / "multirun/before/0", record)
+    fake = SimpleNamespace(sleep=another_starts, monotonic=time.monotonic)
+    monkeypatch.setattr("laptime.watch.__main__.time", fake)
+    monkeypatch.setattr("laptime.watch.__main__._WAIT_S", 240)
+    seen = watch("latest")
+    assert "nothing is running: waiting" in seen.stderr
+    assert "multirun/next: over" in seen.stdout and "before" not in seen.stdout
+
+
+@pytest.mark.unit
+def test_the_interval_is_what_it_waits_between_two_looks(watch, running, monkeypatch):
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            shutil.rmtree(running.parent / "0")
+            write_plan(running.parent, {})
+            monkeypatch.setattr("laptime.watch.look.DEAD_AFTER_S", 0.0)
+
+    beat(running, time.time())
+    monkeypatch.setattr("laptime.watch.__main__.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    watch(str(running.parent), "--interval", "7")
+    assert waited == [7.0, 7.0, 7.0]
+
+
+@pytest.mark.unit
+def test_a_run_whose_record_is_damaged_is_shown(running, watch):
+    (running / "run.json").write_text("{")
+    seen = watch(str(running.parent), "--once")
+    assert seen.returncode == 1 and "can't be read" in " ".join(seen.stdout.split())
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("content", ["[" * 200_000, "{}", '{"runs": 3}', "\udcff"])
+def test_a_damaged_plan_hides_no_run(content, running, watch):
+    (running.parent / "plan.json").write_text(content, errors="surrogateescape")
+    (running / "epochs.csv").write_text("attempt,epoch,rank,is_warmup,epoch_time_s\n0,0,0,True,quick\n")
+    seen = watch(str(running.parent), "--once")
+    assert seen.returncode == 0 and "seed=1" in seen.stdout
+
+
+def test_a_file_cannot_have_commands_run(train, work_folder):
+    (work_folder / "conf/sweep").mkdir(parents=True)
+    (work_folder / "conf/sweep/evil.yaml").write_text(
+        "on_failure: continue\nresume: null\ndry_run: false\nnotify: touch owned\n"
+    )
+    ended = train("--config-dir", "conf", *TINY_SWEEP, "sweep=evil", "seed=1,2")
+    assert ended.returncode == 2 and "error: sweep.notify=touch owned: comes from a" in ended.stderr
+    assert not (work_folder / "owned").exists() and not (work_folder / "multirun").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("sweep.notify=echo a, b", "sweep.notify=echo a, b: is several values, to sweep over. A command with a comma"),
+        ("sweep.notify='it\"s' now", "not understood. Write key=value1,value2"),
+        ("sweep.notify=a && b; c(", "not understood. Write key=value1,value2"),
+    ],
+)
+def test_a_command_without_quotes_of_its_own_is_told_about_them(typed, words, train):
+    ended = train(*TINY_SWEEP, "seed=1,2", typed)
+    assert ended.returncode == 2 and words in ended.stderr
+    assert "takes quotes of its own: 'sweep.notify=" in " ".join(ended.stderr.split())
+
+
+# On a terminal.
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    with Terminal() as opened:
+        yield opened
+
+
+def end(run: Path, seconds: float) -> None:
+    """Note that a run is completed, which took so long."""
+    record = read_record(run)
+    end_attempt(record, "completed", None)
+    now = time.time()
+    record["ended_at"], record["attempts"][-1]["started_at"] = timestamp(now), timestamp(now - seconds)
+    write_record(run, record)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
+def test_a_terminal_shows_epoch_times_the_log_and_the_time_left_until_the_sweep_is_over(running, start, terminal):
+    """Run 0 took 10 hours, run 1 has trained for 4, run 2 waits: 6 + 10 hours are left."""
+    sweep, hour = running.parent, 3600.0
+    for number in ("1", "2"):
+        shutil.copytree(running, sweep / number)
+    (sweep / "2/run.json").rename(sweep / "not yet")
+    end(running, 10 * hour)
+    append_epochs(running, [EPOCH_ROW | {"epoch": epoch, "epoch_time_s": 7.25} for epoch in range(5)])
+    record = read_record(sweep / "1")
+    record["attempts"][-1]["started_at"] = timestamp(time.time() - 4 * hour)
+    write_record(sweep / "1", record)
+    times = (8.5, 9.125, 99.0)
+    append_epochs(sweep / "1", [EPOCH_ROW | {"epoch": at, "epoch_time_s": each} for at, each in enumerate(times)])
+    (sweep / "1/train.log").write_text(
+        "[2026-01-02 12:00:00,100][rank 0][INFO][laptime] epoch 1\n"
+        "[2026-01-02 12:34:56,789][rank 0][INFO][laptime] epoch 2 is the last line\n"
+    )
+    with beating(sweep / "1"):
+        watched = start(
+            str(sweep), "--interval", "0.1", module="laptime.watch", stdout=terminal.theirs,
+            environment={"TERM": "xterm", "COLUMNS": "120"},
+        )  # fmt: skip
+        until(lambda: "about 16.0 h left" in terminal.text, watched)
+    shown = terminal.text
+    assert "going on" in shown and "1 completed, 1 running, 1 waiting" in " ".join(shown.split())
+    rows = [line.replace("│", " ").split() for line in shown.splitlines() if "seed=" in line][:3]
+    assert rows[0] == ["0", "seed=1", "completed", "5/5", "7.250", "s", "10.0", "h"]
+    assert rows[1] == ["1", "seed=2", "running", "3/5", "9.125", "s", "4.0", "h"]
+    assert rows[2] == ["2", "seed=3", "waiting"]
+    assert "run 1: 12:34:56 epoch 2 is the last line" in shown
+
+    for number in ("1", "2"):
+        if number == "2":
+            (sweep / "not yet").rename(sweep / "2/run.json")
+        end(sweep / number, 10 * hour)
+    assert watched.wait() == 0
+    until(lambda: "3 completed" in terminal.text)
+    assert "over" in terminal.text
