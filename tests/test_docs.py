@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from laptime.cli import check, main
+from laptime.cli import main
 from laptime.config import security
 from laptime.config.compose import compose, find_own_classes, hydra_session
 from laptime.errors import UserError
 from laptime.runner import fresh_processes
+from laptime.runner.check import check
 from tests.support import documents, processes
 from tests.support.documents import DOCUMENTS, ROOT, Shown, read
 

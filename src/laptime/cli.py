@@ -199,6 +199,7 @@ def _run_once(
     from laptime.record.directory import RunDir
     from laptime.record.files import RUN_FILE
     from laptime.runner import fresh_processes, without_effect
+    from laptime.runner.check import check
     from laptime.runner.job import run_job
     from laptime.sweeps.hydra_jobs import run_once
     from laptime.sweeps.plan import params_of
@@ -275,52 +276,6 @@ def _wants_processes(composed: "DictConfig") -> bool:
     return bool(strategy.wrap_single_rank) or strategy.world_size not in (1, "auto")
 
 
-def check(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
-    """Check all that can be said about a composed configuration without building anything.
-
-    Args:
-        typed: the overrides of the command line, alone: what a file adds is not trusted.
-    """
-    from laptime.config.compose import tidy
-
-    try:
-        return _checked(composed, typed)
-    except UserError as error:
-        raise UserError(tidy(str(error), typed)) from error
-
-
-# What a run fills in, and what to do instead of setting it.
-_FILLED_IN = (
-    ("run_label", "", "In a sweep it is what tells a run from the others. Choose the place with hydra.run.dir."),
-    ("run_dir", None, "Choose the place with hydra.run.dir."),
-    ("experiment_name", None, "Choose one with experiment=..."),
-    ("runs_at_once", 1, "Leave it out; hydra/launcher=joblib starts several at once."),
-)
-
-
-def _checked(composed: "DictConfig", typed: Sequence[str]) -> dict[str, Any]:
-    from laptime.config import security
-    from laptime.config.compose import resolve, without_hydra
-    from laptime.config.schema import validate
-    from laptime.ranks import preflight
-
-    preflight.check(composed)
-    cfg = without_hydra(composed)
-    for key, empty, instead in _FILLED_IN:
-        node = cfg._get_node(key, validate_access=False)
-        typed_value = empty if node is None else node._value()  # as it stands there: an interpolation may lead nowhere
-        if typed_value != empty:
-            raise UserError(f"{key}={typed_value}: is filled in when the run starts. {instead}")
-    cfg.run_dir = "."  # the real one is reserved when all is known to be right
-    config = resolve(cfg)
-    validate(config)
-    security.check(config, typed)
-    from laptime.runner.train import check_open_groups  # loads torch: after all that can be said without
-
-    check_open_groups(config)
-    return config
-
-
 def _sweep(args: argparse.Namespace) -> int:
     """Check every job of a sweep, then run them."""
     from laptime.config.compose import hydra_session, hydra_value, with_its_sweeper
@@ -328,6 +283,7 @@ def _sweep(args: argparse.Namespace) -> int:
     from laptime.ranks import torchrun
     from laptime.record.directory import RunDir, use
     from laptime.runner import fresh_processes, without_effect
+    from laptime.runner.check import check
     from laptime.runner.launch import num_ranks
     from laptime.sweeps.core_shares import shares_of
     from laptime.sweeps.hydra_jobs import settings_of
@@ -416,6 +372,7 @@ def _resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[s
     from laptime.config.schema import snapshot
     from laptime.ranks import torchrun
     from laptime.runner import fresh_processes, without_effect
+    from laptime.runner.check import check
     from laptime.runner.launch import num_ranks
     from laptime.sweeps import resume
     from laptime.sweeps.core_shares import shares_of

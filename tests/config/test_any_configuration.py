@@ -9,11 +9,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from laptime.cli import check, main
+from laptime.cli import main
 from laptime.config import targets
 from laptime.config.compose import compose, hydra_session
 from laptime.errors import UserError, printable
 from laptime.runner import fresh_processes, train
+from laptime.runner.check import check
 
 # Keys with values that are right, whatever else is set.
 RIGHT = {

@@ -10,8 +10,9 @@ import pytest
 
 from laptime.errors import UserError
 from laptime.machine.device import cpu_name, usable_cores
-from laptime.machine.environment import environment, hostname_hash
+from laptime.machine.environment import environment
 from laptime.record import files as records
+from laptime.record.directory import hostname_hash
 from laptime.record.files import read_record
 from laptime.sweeps.resume import EarlierRun, EarlierSweep, asked_for, living_ranks, merged
 

@@ -20,7 +20,7 @@ from laptime.data.order import EpochOrder
 from laptime.lap.step_clock import OnPart, unheeded
 from laptime.lap.timed_loader import Batch
 from laptime.machine.device import Device
-from laptime.runner.fresh_processes import make_room_for_sockets
+from laptime.machine.sockets import make_room_for_sockets
 
 if TYPE_CHECKING:  # torchvision and PIL are imported where they are used: that takes a second
     from PIL import Image

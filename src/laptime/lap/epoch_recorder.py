@@ -6,16 +6,16 @@ import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from laptime.lap.epoch_sums import Means, Sums
 from laptime.lap.epoch_timer import EpochTimer
 from laptime.machine.counters import between, percent_by_core
 from laptime.ranks.rank import Rank
 from laptime.record.files import append_epochs
-from laptime.training.classifier import Classifier
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,19 @@ TAGS = {
     "memory/device_bytes": "device_memory_bytes",
     "cpu/percent": "cpu_percent",
 }
+
+
+@runtime_checkable
+class CountsSamples(Protocol):
+    """A module that sums up what it trains on.
+
+    Attributes:
+        train_sums: of this epoch so far, on this rank.
+        val_means: of the last validation, over all ranks; None: there was none.
+    """
+
+    train_sums: Sums
+    val_means: Means | None
 
 
 class EpochRecorder(Callback):
@@ -64,7 +77,7 @@ class EpochRecorder(Callback):
         self.percent_by_core: list[list[float]] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
+        assert isinstance(pl_module, CountsSamples)
         lap = self.timer.lap
         if lap is None:
             log.warning("epoch %d was broken off and is not recorded", trainer.current_epoch + 1)

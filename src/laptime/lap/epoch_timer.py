@@ -9,12 +9,12 @@ import psutil
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from laptime.lap.epoch_sums import Sums
 from laptime.lap.timed_loader import TimedLoader
 from laptime.machine import counters
 from laptime.machine.device import Device
 from laptime.machine.energy import EnergyMeter
 from laptime.machine.memory import families
-from laptime.training.classifier import Sums
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-from laptime.data.order import EpochOrder
 from laptime.machine.device import Device
 from laptime.ranks.rank import Rank
 
@@ -31,6 +30,22 @@ class Pipeline(Protocol):
         ...
 
 
+class EpochSampler(Protocol):
+    """What decides which samples an epoch takes, and in which order.
+
+    Attributes:
+        epoch: from 0.
+    """
+
+    epoch: int
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+    def __len__(self) -> int:
+        """Number of this rank's samples in an epoch."""
+        ...
+
+
 class TimedLoader:
     """What Lightning iterates over: a pipeline, with a clock.
 
@@ -43,7 +58,7 @@ class TimedLoader:
         wait_s: seconds of this epoch spent waiting for batches.
     """
 
-    def __init__(self, pipeline: Pipeline, order: EpochOrder, device: Device, rank: Rank) -> None:
+    def __init__(self, pipeline: Pipeline, order: EpochSampler, device: Device, rank: Rank) -> None:
         self.pipeline = pipeline
         self.sampler = order
         self.device = device

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from laptime.machine.hardware import machine
+from laptime.record.directory import hostname_hash
 from laptime.record.masking import mask
 from laptime.version import __version__
 
@@ -169,11 +170,6 @@ def _os_version() -> str | None:
         return platform.freedesktop_os_release().get("PRETTY_NAME")
     except OSError:
         return None
-
-
-def hostname_hash() -> str:
-    """Tells machines apart without naming them."""
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:12]
 
 
 def code_hash(config: Mapping[str, Any]) -> str:

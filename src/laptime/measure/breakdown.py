@@ -16,6 +16,7 @@ from typing import NamedTuple
 from torch.optim import Optimizer
 
 from laptime.data.workers import WorkersPipeline
+from laptime.lap.epoch_sums import Sums
 from laptime.lap.step_clock import StepClock, percentiles, typical, unheeded
 from laptime.lap.timed_loader import Batch, Pipeline
 from laptime.machine.device import Device
@@ -23,7 +24,7 @@ from laptime.ranks.comm_hooks import AllReduce, bare_all_reduce, comm_times, wat
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.record.files import PARTS
-from laptime.training.classifier import Classifier, Sums
+from laptime.training.classifier import Classifier
 
 log = logging.getLogger(__name__)
 

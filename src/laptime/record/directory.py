@@ -1,6 +1,8 @@
 """Reserving the directory of a run or a sweep, and giving it back when the run turns out to be a mistake."""
 
+import hashlib
 import os
+import platform
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +11,6 @@ from typing import TextIO
 import psutil
 
 from laptime.errors import UserError
-from laptime.machine.environment import hostname_hash
 from laptime.record.files import CHECKPOINT_DIR, EPOCHS_FILE, PLAN_FILE, RUN_FILE, SWEEP_FILE, write_atomically
 
 try:
@@ -103,6 +104,11 @@ def use(path: Path) -> int | None:
     file.flush()
     _used[path] = file
     return None
+
+
+def hostname_hash() -> str:
+    """Tells machines apart without naming them."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:12]
 
 
 def user_of(path: Path) -> int | None:

@@ -6,16 +6,16 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import types
 from collections.abc import Callable
-from multiprocessing import forkserver, util
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from laptime.machine.environment import settings
+from laptime.machine.sockets import make_room_for_sockets
 
 # Environment variables that the forkserver's torch was loaded with; None: it has not been started.
 _loaded_with: dict[str, str] | None = None
@@ -32,19 +32,6 @@ def context() -> BaseContext:
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["laptime.runner.rank_process"])
     return server
-
-
-def make_room_for_sockets() -> None:
-    """Put the sockets that processes are started through where their names are not too long, as Python does from 3.14
-    on: the system takes 107 bytes."""
-    there = os.fsencode(tempfile.gettempdir())
-    if len(there) + len("/pymp-12345678/listener-12345678") <= 107:
-        return
-    tempfile.tempdir = "/tmp"
-    try:
-        util.get_temp_dir()  # makes one at the first call, and stays with it
-    finally:
-        tempfile.tempdir = os.fsdecode(there)
 
 
 def start(target: Callable[..., None], job: Any, name: str) -> tuple[BaseProcess, Connection]:

@@ -61,7 +61,6 @@ from laptime.training import checkpoints, open_groups, step_hooks
 from laptime.training.classifier import Classifier
 from laptime.training.compile_ahead import CompileAhead
 from laptime.training.faults import explaining, refusal
-from laptime.training.open_groups import check_open_groups as check_open_groups
 from laptime.training.strategy import RankStrategy
 from laptime.training.weight_average import WeightAverage
 

@@ -22,8 +22,8 @@ from laptime.config.schema import config_hashes, resolve_warmup_epochs
 from laptime.config.typed import how_to_quote
 from laptime.errors import UserError, few
 from laptime.machine.device import cpu_name, usable_cores
-from laptime.machine.environment import code_hash, environment, git_state, hostname_hash
-from laptime.record.directory import expanded, numbered_runs, use, user_of
+from laptime.machine.environment import code_hash, environment, git_state
+from laptime.record.directory import expanded, hostname_hash, numbered_runs, use, user_of
 from laptime.record.files import (
     EARLIER_DIR,
     RUN_FILE,

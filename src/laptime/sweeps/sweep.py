@@ -20,9 +20,8 @@ import yaml
 from laptime.config.compose import experiment_of, key_of
 from laptime.config.security import OF_NOW
 from laptime.errors import Interrupted, LauncherFailed, RankFailed, TrainingFailed, UserError, in_words
-from laptime.machine.environment import hostname_hash
 from laptime.ranks.stopping import handling_signals
-from laptime.record.directory import RunDir, numbered_runs
+from laptime.record.directory import RunDir, hostname_hash, numbered_runs
 from laptime.record.files import (
     SWEEP_FILE,
     end_without_launcher,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from laptime.data.datamodule import DataModule
 from laptime.data.order import epoch_seed
 from laptime.errors import TrainingFailed
+from laptime.lap.epoch_sums import Means, Sums
 from laptime.lap.step_clock import OnPart, unheeded
 from laptime.lap.timed_loader import Batch
 from laptime.machine.device import Device
@@ -429,64 +430,3 @@ def autocast(precision: str, device: Device) -> AbstractContextManager[Any]:
     """The context of a forward pass in this precision: mixed, or nothing."""
     dtype = _AUTOCAST_DTYPES.get(precision)
     return nullcontext() if dtype is None else torch.autocast(device.used, dtype=dtype)
-
-
-class Sums:
-    """Losses and hits of an epoch so far, kept on the device; reading a figure waits for the device."""
-
-    def __init__(self) -> None:
-        self.num_samples = 0
-        self.num_batches = 0
-        self._losses: list[Tensor] = []
-        self._sizes: list[int] = []
-        self._hits: Tensor | None = None
-
-    def add(self, losses: Tensor, hits: Tensor, sizes: list[int]) -> None:
-        """Add some batches.
-
-        Args:
-            losses: mean loss of each batch, (K,).
-            hits: number of right answers in all of them, a scalar.
-            sizes: samples of each batch, K numbers.
-        """
-        self._losses.append(losses.detach())
-        self._sizes += sizes
-        self._hits = hits if self._hits is None else self._hits + hits
-        self.num_samples += sum(sizes)
-        self.num_batches += len(sizes)
-
-    def loss(self) -> float:
-        """Mean loss per sample on this rank; NaN before the first batch."""
-        return self._loss_sum() / self.num_samples if self.num_samples else math.nan
-
-    def accuracy(self) -> float:
-        """Share of right answers on this rank, from 0 to 1; NaN before the first batch."""
-        return math.nan if self._hits is None else int(self._hits) / self.num_samples
-
-    def means(self, rank: Rank) -> "Means":
-        """The figures over all ranks, every sample counted once."""
-        hits = 0 if self._hits is None else int(self._hits)
-        loss_sum, hit_sum, num_samples = rank.sum([self._loss_sum(), hits, self.num_samples])
-        if not num_samples:
-            return Means(math.nan, math.nan, 0)
-        return Means(loss_sum / num_samples, hit_sum / num_samples, int(num_samples))
-
-    def _loss_sum(self) -> float:
-        if not self._losses:
-            return 0.0
-        losses = torch.cat(self._losses).cpu().double()
-        return float((losses * torch.tensor(self._sizes, dtype=torch.float64)).sum())
-
-
-class Means(NamedTuple):
-    """Figures of an epoch over all ranks.
-
-    Attributes:
-        loss: mean per sample.
-        accuracy: share of right answers, from 0 to 1.
-        num_samples: that were counted.
-    """
-
-    loss: float
-    accuracy: float
-    num_samples: int

@@ -100,9 +100,9 @@ def _run(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> dict[str, Any]:
     """What `train.py` would train with these overrides, checked."""
-    from laptime.cli import check
     from laptime.config import security  # noqa: F401  reads what is trusted, before a configuration can change it
     from laptime.config.compose import compose, find_own_classes, hydra_session, key_of
+    from laptime.runner.check import check
 
     for typed in args.overrides:
         if key_of(typed) in ("sweep.dry_run", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir"):

@@ -1,0 +1,51 @@
+"""All that can be said about a configuration before a run begins: keys, types, ranges, classes, the environment."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from laptime.config import security
+from laptime.config.compose import resolve, tidy, without_hydra
+from laptime.config.schema import validate
+from laptime.errors import UserError
+from laptime.ranks import preflight
+
+
+def check(composed: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
+    """Check all that can be said about a composed configuration without building anything.
+
+    Args:
+        typed: the overrides of the command line, alone: what a file adds is not trusted.
+    """
+    try:
+        return _checked(composed, typed)
+    except UserError as error:
+        raise UserError(tidy(str(error), typed)) from error
+
+
+# What a run fills in, and what to do instead of setting it.
+_FILLED_IN = (
+    ("run_label", "", "In a sweep it is what tells a run from the others. Choose the place with hydra.run.dir."),
+    ("run_dir", None, "Choose the place with hydra.run.dir."),
+    ("experiment_name", None, "Choose one with experiment=..."),
+    ("runs_at_once", 1, "Leave it out; hydra/launcher=joblib starts several at once."),
+)
+
+
+def _checked(composed: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
+    preflight.check(composed)
+    cfg = without_hydra(composed)
+    for key, empty, instead in _FILLED_IN:
+        node = cfg._get_node(key, validate_access=False)
+        typed_value = empty if node is None else node._value()  # as it stands there: an interpolation may lead nowhere
+        if typed_value != empty:
+            raise UserError(f"{key}={typed_value}: is filled in when the run starts. {instead}")
+    cfg.run_dir = "."  # the real one is reserved when all is known to be right
+    config = resolve(cfg)
+    validate(config)
+    security.check(config, typed)
+    from laptime.training.open_groups import check_open_groups  # loads torch: after all that can be said without
+
+    check_open_groups(config)
+    return config
