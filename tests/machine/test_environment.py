@@ -13,7 +13,7 @@ from tests.support.settings import TINY
 
 import laptime
 from laptime.machine.device import Device
-from laptime.machine.environment import PACKAGES, code_hash, environment
+from laptime.machine.environment import PACKAGES, ROOMS_OF_A_RANK, code_hash, environment
 from laptime.machine.torch_build import driver_version, torch_build
 from laptime.record.files import flat_config, read_record
 from laptime.training import checkpoints
@@ -141,6 +141,37 @@ def test_hparams_and_identity_hold_no_secret():
 def test_real_value_reaches_what_is_built():
     with pytest.raises(RuntimeError, match=f"401 for {SECRET}"):
         laptime.run([*LEAKY, f"+callbacks.fails={{_target_:leaky.Fails,password:{SECRET}}}"])
+
+
+# What every process imports with `import laptime`, and what only shows things.
+NO_ROOMS = {"__init__", "analysis", "cli", "errors", "extras", "terminal", "version"}
+
+
+def test_the_code_hash_covers_what_a_rank_imports(work_folder):
+    done = processes.run(
+        *TINY, "training.epochs=1", "strategy.world_size=2", "hydra.run.dir=run",
+        "+callbacks.notes._target_=notes_environment.NoteModules", real=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rooms = {name.partition(".")[0] for name in json.loads(Path("modules.json").read_text())}
+    assert rooms - NO_ROOMS <= set(ROOMS_OF_A_RANK)
+    assert {"training", "lap", "runner", "models", "data"} <= rooms
+
+
+@pytest.mark.unit
+def test_a_text_that_is_shown_changes_no_code_hash(monkeypatch):
+    before = code_hash({})
+    read_bytes = Path.read_bytes
+    rooms = ("doctor", "watch", "tune", "exporting", "evaluation", "sweeps", "analysis")
+
+    def changed(path: Path) -> bytes:
+        return read_bytes(path) + (b"# other" if path.parent.name in changing else b"")
+
+    monkeypatch.setattr(Path, "read_bytes", changed)
+    changing: tuple[str, ...] = rooms
+    assert code_hash({}) == before
+    changing = ("training",)
+    assert code_hash({}) != before
 
 
 @pytest.mark.unit

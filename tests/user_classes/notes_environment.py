@@ -1,6 +1,8 @@
 """What a rank sees of its environment, and a model that changes torch's threads."""
 
+import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +28,12 @@ class ChangesThreads(MLP):
     def __init__(self, **arguments: Any) -> None:
         torch.set_num_threads(3)
         super().__init__(**arguments)
+
+
+class NoteModules(Callback):
+    """Writes which of Laptime's modules a rank has imported at its end, without the package's name."""
+
+    def on_test_end(self, trainer: Any, module: Any) -> None:
+        names = sorted(name.removeprefix("laptime.") for name in sys.modules if name.startswith("laptime."))
+        if trainer.global_rank == 1:
+            Path("modules.json").write_text(json.dumps(names))

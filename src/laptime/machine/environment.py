@@ -30,6 +30,11 @@ PACKAGES = (
     "timm", "onnx", "onnxruntime", "onnxscript", "torchao", "mlflow-skinny", "alembic", "sqlalchemy", "wandb",
     "hydra-optuna-sweeper", "hydra-joblib-launcher", "hydra-submitit-launcher",
 )  # fmt: skip
+# Laptime's folders whose modules a rank imports. A test compares them with what one has imported.
+ROOMS_OF_A_RANK = (
+    "callbacks", "config", "data", "lap", "loggers", "machine", "measure", "models", "ranks", "record", "runner",
+    "schedulers", "training",
+)  # fmt: skip
 # Set to 1, where a machine may be known by its name, to record the name beside its hash.
 HOSTNAME_VARIABLE = "LAPTIME_RECORD_HOSTNAME"
 
@@ -173,13 +178,12 @@ def _os_version() -> str | None:
 
 
 def code_hash(config: Mapping[str, Any]) -> str:
-    """Of the code that can change a run: Laptime's own, the analysis left out, and all modules of the packages of
-    the user's own classes."""
+    """Of the code that a rank imports: Laptime's rooms that train and measure, and all modules of the packages of the
+    user's own classes. What only plans, shows or compares runs is not in it."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        if "analysis" not in path.relative_to(package).parts:
-            digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in sorted(path for room in ROOMS_OF_A_RANK for path in (package / room).rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     for name in sorted(_packages_named(config)):
         for path in _own_files(name):
             with contextlib.suppress(OSError):
