@@ -1,1 +1,5 @@
 """What a run directory holds: its files, the newest run, the heartbeat, masked secrets. No torch, no configuration."""
+
+from laptime.record.files import read_epochs, read_record
+
+__all__ = ["read_epochs", "read_record"]
