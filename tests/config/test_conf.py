@@ -16,7 +16,9 @@ from laptime.data.image_data import ImageData
 from laptime.machine.device import describe
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
-from laptime.runner.train import _build_callbacks, _build_loggers, build_module, check_open_groups
+from laptime.runner.trackers import _build_loggers
+from laptime.runner.train import check_open_groups
+from laptime.training.build import build_callbacks, build_module
 
 pytestmark = pytest.mark.unit
 
@@ -54,7 +56,7 @@ def test_option_composes_and_builds(option, composed):
     (group, *_) = built["optimizer"].param_groups
     assert group.get("initial_lr", group["lr"]) == config["optimizer"]["lr"]  # a schedule may start below it
     assert ("lr_scheduler" in built) == (config["scheduler"]["_target_"] is not None)
-    assert len(_build_callbacks(config)) == len(config["callbacks"])
+    assert len(build_callbacks(config)) == len(config["callbacks"])
     assert len(_build_loggers(config, None)) == len(config["logger"])
 
 

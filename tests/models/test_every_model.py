@@ -14,8 +14,9 @@ import laptime
 from laptime.config import targets
 from laptime.config.compose import compose, config_dir, hydra_session, resolve, without_hydra
 from laptime.errors import TrainingFailed
+from laptime.lap.flops import count_flops
 from laptime.record.files import read_epochs
-from laptime.runner.train import count_flops, name_of
+from laptime.training.build import name_of
 
 README = (processes.ROOT / "README.md").read_text(encoding="utf-8")
 # The README's table of models: parameters and FLOPs per sample, in millions, on MNIST.

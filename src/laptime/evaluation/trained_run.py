@@ -30,8 +30,8 @@ from laptime.record.files import (
     SWEEP_FILE,
 )
 from laptime.record.masking import MASK
-from laptime.runner.train import build_network
 from laptime.training import checkpoints, open_groups
+from laptime.training.build import build_network
 
 _CHECKPOINTS = {"last": LAST_CHECKPOINT, "best": BEST_CHECKPOINT, "previous": PREVIOUS_CHECKPOINT}
 # What evaluating reads of a record's sections, and of config.training.

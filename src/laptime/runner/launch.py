@@ -33,7 +33,8 @@ from laptime.record.heartbeat import beating
 from laptime.record.masking import mask, mask_command, mask_text, secret_values
 from laptime.runner import fresh_processes, rank_process
 from laptime.runner.rank_process import Job, Outcome, describe
-from laptime.runner.train import end_trackers, train
+from laptime.runner.trackers import end_trackers
+from laptime.runner.train import train
 from laptime.terminal import relative
 from laptime.training import checkpoints
 from laptime.training.faults import out_of_memory_kills

@@ -78,8 +78,8 @@ def _run(args: argparse.Namespace) -> int:
     import torch
 
     from laptime.runner.launch import threads_per_rank
-    from laptime.runner.train import prepare_device
     from laptime.terminal import unread
+    from laptime.training.build import prepare_device
     from laptime.training.faults import explaining
     from laptime.tune import batch_size, lr, show
 

@@ -21,7 +21,7 @@ from laptime.measure.latency import Disturbances
 from laptime.measure.quality import Quality
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
-from laptime.runner.train import build_data, build_module, build_network, name_of
+from laptime.training.build import build_data, build_module, build_network, name_of
 from laptime.training.classifier import Classifier
 
 _FIRST = 16

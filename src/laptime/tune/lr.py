@@ -22,9 +22,10 @@ from laptime.machine.device import Device
 from laptime.machine.xpu import XPUAccelerator
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
-from laptime.runner.train import build_data, build_module, build_network, name_of, quiet_lightning
+from laptime.training.build import build_data, build_module, build_network, name_of
 from laptime.training.classifier import Classifier
 from laptime.training.mixup import mixed_loss
+from laptime.training.trainer import quiet_lightning
 
 # Lightning leaves out the first steps, whose smoothed loss is not one yet, and the last when it looks for the steepest
 # one, and needs two to compare.

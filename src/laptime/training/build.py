@@ -1,0 +1,155 @@
+"""What a run trains with, as its configuration describes it: device, data, network, module, callbacks."""
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping
+from torch import nn
+
+from laptime.config.schema import per_rank_batch_size
+from laptime.data.datamodule import DataModule
+from laptime.data.image_data import ImageData
+from laptime.errors import TrainingFailed, is_for_want_of_memory
+from laptime.machine.device import Device, check_precision
+from laptime.machine.device import resolve as resolve_device
+from laptime.machine.hardware import require_free_memory
+from laptime.ranks.rank import Rank
+from laptime.ranks.stopping import StopRequest
+from laptime.training import open_groups, step_hooks
+from laptime.training.classifier import Classifier
+from laptime.training.weight_average import WeightAverage
+
+log = logging.getLogger(__name__)
+
+
+def prepare_device(config: Mapping[str, Any], index: int = 0) -> Device:
+    """The device that trains, and torch set to compute on it as the configuration says.
+
+    Args:
+        config: resolved, plain values.
+        index: which of several.
+
+    Raises:
+        UserError: it is absent, or can't train in that precision.
+    """
+    settings = config["training"]
+    device = resolve_device(config["device"]["name"], config["device"]["fallback"], index)
+    check_precision(settings["precision"], device)
+    torch.set_float32_matmul_precision(settings["matmul_precision"])
+    torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
+    return device
+
+
+def build_data(config: Mapping[str, Any], device: Device, rank: Rank) -> DataModule:
+    settings = config["training"]
+    return DataModule(
+        open_groups.build(config, "dataset"),
+        device,
+        batch_size=per_rank_batch_size(settings["batch_size"], settings["batch_scope"], rank.world_size),
+        eval_batch_size=settings["eval_batch_size"],
+        steps_per_execution=settings["steps_per_execution"],
+        seed=config["seed"],
+        rank=rank,
+    )
+
+
+def build_module(
+    config: Mapping[str, Any],
+    network: nn.Module,
+    device: Device,
+    stop: StopRequest,
+    identity: dict[str, Any],
+    rank: Rank,
+    num_steps_per_epoch: int,
+) -> Classifier:
+    settings = config["training"]
+
+    def make_scheduler(optimizer: torch.optim.Optimizer) -> Any:
+        if config["scheduler"].get("_target_") is None:
+            return None
+        return open_groups.build(config, "scheduler", optimizer=optimizer, num_steps_per_epoch=num_steps_per_epoch)
+
+    return Classifier(
+        network,
+        make_optimizer=lambda parameters: open_groups.build(config, "optimizer", params=parameters),
+        make_scheduler=make_scheduler,
+        device=device,
+        seed=config["seed"],
+        precision=settings["precision"],
+        accumulate_grad_batches=settings["accumulate_grad_batches"],
+        gradient_clip_norm=settings["gradient_clip_norm"],
+        label_smoothing=settings["label_smoothing"],
+        mixup_alpha=settings["mixup_alpha"],
+        make_average=partial(
+            WeightAverage, ema_decay=settings["ema_decay"], swa_start_epoch=settings["swa_start_epoch"]
+        ),
+        stop=stop,
+        identity=identity,
+        rank=rank,
+    )
+
+
+def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1) -> nn.Module:
+    """The network, if it fits into memory.
+
+    Args:
+        node: of the configuration.
+        source: what it is to look at.
+        num_ranks: of this machine, each with a copy.
+
+    Raises:
+        UserError: it can't be built with these arguments, or is too large.
+        TrainingFailed: there was too little memory after all.
+    """
+    given = {"input_shape": source.image_shape, "num_classes": source.class_count}
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            weights = list(open_groups.build({"model": node}, "model", **given).parameters())
+        num_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
+    except Exception:  # it can't be built without memory; building it below says what is wrong, if something is
+        num_bytes = 0
+    sizes = ", ".join(f"model.{key}={value}" for key, value in node.items() if key != "_target_")
+    key, what = sizes or f"model={node['_target_']}", "weights, and as much of gradients{ranks}"
+    require_free_memory(key, num_bytes, what, num_ranks, "Use a smaller model.")
+    try:
+        network: nn.Module = open_groups.build({"model": node}, "model", **given)
+    except Exception as error:
+        if not is_for_want_of_memory(error):
+            raise
+        raise TrainingFailed(
+            f"out of memory while the model is built, which has {num_bytes / 1e9:.2f} GB of weights ({key}). "
+            "Use a smaller model, or fewer ranks."
+        ) from error
+    return network
+
+
+def build_callbacks(config: Mapping[str, Any]) -> list[Callback]:
+    return [open_groups.build(config, key) for key in open_groups.keys_of(config, "callbacks")]
+
+
+def show_each_step(callbacks: list[Callback], data: DataModule, rank: Rank) -> None:
+    """Let Lightning carry one step at a time where a callback looks at them."""
+    watching = [type(each).__name__ for each in callbacks if step_hooks.looks_at_steps(each)]
+    if watching and data.steps_per_execution > 1:
+        data.steps_per_execution = 1
+        if rank.is_first:
+            log.info("training.steps_per_execution=1: %s looks at single steps", ", ".join(watching))
+
+
+def keep_patience(callback: EarlyStopping) -> None:
+    """Let a callback wait as long as it is told now: Lightning takes the patience of the run that left a checkpoint."""
+    load_state_dict = callback.load_state_dict
+
+    def load(state_dict: dict[str, Any]) -> None:
+        load_state_dict({**state_dict, "patience": callback.patience})
+
+    callback.load_state_dict = load  # type: ignore[method-assign]
+
+
+def name_of(network: nn.Module) -> str:
+    """The class, unless the network knows a name that says more."""
+    name = getattr(network, "name", None)
+    return name if isinstance(name, str) else type(network).__name__.lower()

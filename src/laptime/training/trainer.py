@@ -1,0 +1,109 @@
+"""Lightning's Trainer as Laptime uses it, and its remarks."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.profilers import Profiler
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from laptime.machine.device import Device
+from laptime.machine.xpu import XPUAccelerator
+from laptime.ranks.rank import Rank
+from laptime.training import open_groups, step_hooks
+from laptime.training.strategy import RankStrategy
+
+
+def is_profiled(config: Mapping[str, Any]) -> bool:
+    """Whether a profiler runs with the training: then nothing that it runs with is a measurement."""
+    return config["profiler"].get("_target_") is not None
+
+
+def _build_profiler(config: Mapping[str, Any], rank: Rank) -> Profiler | None:
+    node = dict(config["profiler"])
+    if node.get("_target_") is None:
+        return None
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler would write of its own state to stderr
+    if rank.world_size > 1 and node.get("filename"):  # Lightning knows of one rank only
+        node["filename"] += f"-rank{rank.rank}"
+    profiler: Profiler = open_groups.build({**config, "profiler": node}, "profiler")
+    return profiler
+
+
+def build_trainer(
+    config: Mapping[str, Any],
+    run_dir: Path,
+    device: Device,
+    rank: Rank,
+    callbacks: list[Callback],
+    loggers: list[Logger],
+    shards: bool,
+) -> pl.Trainer:
+    strategy = config["strategy"]
+    ddp = {key: strategy[key] for key in ("bucket_cap_mb", "gradient_as_bucket_view", "static_graph")}
+    if shards:
+        ddp["gradient_as_bucket_view"] = True  # nobody needs them outside the buckets
+    rank_zero_only.rank = rank.rank  # type: ignore[attr-defined]
+    return pl.Trainer(
+        accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
+        strategy=RankStrategy(device.torch_device, rank, ddp, strategy["comm_hook"], strategy["timeout_s"], shards),
+        devices=1,
+        # Lightning's idea of SLURM or torchrun would check their settings against the one device it sees.
+        plugins=LightningEnvironment(),
+        max_epochs=config["training"]["epochs"],
+        callbacks=callbacks,
+        logger=loggers,
+        profiler=_build_profiler(config, rank),
+        default_root_dir=run_dir,
+        # Ours are in `callbacks`; autocast and the gradient scaler are the Classifier's, once per optimizer step.
+        enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        limit_val_batches=1.0 if config["dataset"]["val_fraction"] else 0,
+        # Laptime's own values are written once an epoch. Callbacks ask how often they should.
+        log_every_n_steps=50 if any(map(step_hooks.looks_at_steps, callbacks)) else 10**9,
+        benchmark=config["training"]["cudnn_benchmark"],
+    )
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's remarks on hardware, and its advice on settings that are here what they should be."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in (
+                "The number of training batches",
+                ".*sync_dist=True",  # the figures are those of all ranks already
+                ".*does not have many workers",
+                "You requested to overfit",
+                "Checkpoint directory .* exists",
+                ".*You defined a `validation_step` but have no `val_dataloader`",
+                ".*isinstance\\(treespec, LeafSpec\\)",
+                ".*on CPU but no GPU",
+                # The gradients of the CNN come as channels_last; the weights don't, and no layout of both was faster.
+                "Grad strides do not match bucket view strides",
+                "GPU available but not used",
+                ".*Profiler clears events at the end of each cycle",
+                "The PyTorch Profiler default schedule will be overridden",
+                "This DataLoader will create .* worker processes",
+                ".*`srun` command is available",  # Laptime refuses several of its tasks
+            ):
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

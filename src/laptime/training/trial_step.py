@@ -1,0 +1,120 @@
+"""A step of network, optimizer and scheduler before anything is trained: what they refuse is one line."""
+
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from laptime.config import targets
+from laptime.data.image_data import ImageData
+from laptime.errors import UserError, is_for_want_of_memory
+from laptime.ranks.rank import Rank
+from laptime.ranks.sharded_optimizer import reason_against
+from laptime.training import step_hooks
+from laptime.training.classifier import Classifier
+
+log = logging.getLogger(__name__)
+
+
+def try_network(network: nn.Module, source: ImageData) -> None:
+    """Put two made-up images through the network before anything is trained.
+
+    Raises:
+        UserError: it fails, does not give one logit per class and image, or has nothing to train.
+    """
+    expected, images = (2, source.class_count), torch.zeros(2, *source.image_shape)
+    name = f"model={type(network).__name__}"
+    if any(isinstance(weight, UninitializedParameter) for weight in network.parameters()):
+        raise UserError(
+            f"{name}: has lazy layers, whose weights are made at the first batch. Give them their numbers of inputs."
+        )
+    before = copy.deepcopy(network.state_dict())
+    try:
+        logits = network.eval()(images)
+        if isinstance(logits, torch.Tensor) and not logits.requires_grad:  # perhaps in evaluation alone
+            with torch.random.fork_rng(devices=[]):
+                is_trained = getattr(network.train()(images), "requires_grad", False)
+        else:
+            is_trained = True
+    except Exception as error:
+        if is_for_want_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{name}: fails on images of shape {source.image_shape} ({reason}).") from error
+    network.load_state_dict(before)
+    network.train()
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if shape != expected or not logits.is_floating_point():
+        raise UserError(
+            f"{name}: gives {shape} for two images; with {source.class_count} classes it must give logits of shape "
+            f"{expected}."
+        )
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise UserError(
+            f"{name}: has no weight to train: none has requires_grad=True. Set it where the network learns."
+        )
+    if not is_trained:
+        raise UserError(
+            f"{name}: its logits have no gradient. Leave out what takes it away: .detach(), torch.no_grad()."
+        )
+
+
+def try_optimizer(module: Classifier, config: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """Take one step of optimizer and scheduler before anything is trained: some refuse their arguments only then.
+
+    Returns:
+        The optimizer; training makes another one.
+
+    Raises:
+        UserError: one of them did.
+    """
+    built: dict[str, Any] = module.configure_optimizers()
+    if any(parameter.grad is not None for parameter in module.parameters()):
+        raise AssertionError("a step on gradients would train")
+    try:
+        built["optimizer"].step()
+    except Exception as error:
+        if is_for_want_of_memory(error):
+            raise
+        raise UserError(f"{targets.shown('optimizer', config['optimizer'])}: can't take a step ({error}).") from error
+    try:
+        scheduler = built.get("lr_scheduler")
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(0.0)
+        elif scheduler is not None:
+            scheduler.step()
+    except Exception as error:
+        if is_for_want_of_memory(error):
+            raise
+        raise UserError(f"{targets.shown('scheduler', config['scheduler'])}: can't take a step ({error}).") from error
+    optimizer: torch.optim.Optimizer = built["optimizer"]
+    return optimizer
+
+
+def shards_optimizer(
+    config: Mapping[str, Any], optimizer: torch.optim.Optimizer, callbacks: list[Callback], rank: Rank
+) -> bool:
+    """Whether each rank updates a share of the weights.
+
+    Raises:
+        UserError: that was asked for, and can't be.
+    """
+    strategy = config["strategy"]
+    if strategy["comm_hook"] != "shared_memory" or not strategy["shard_optimizer"] or not rank.is_distributed:
+        return False
+    reason = reason_against(optimizer, config["training"]["gradient_clip_norm"])
+    if config["measure"]["bare_loop"]:
+        reason = "measure.bare_loop=true updates all weights on each rank, and would compare other work"
+    if step_hooks.heard(callbacks):
+        reason = "a callback may look at the gradients, of which each rank would hold averages of its share alone"
+    if reason is not None and strategy["shard_optimizer"] is True:
+        raise UserError(f"strategy.shard_optimizer=true: {reason}. Use strategy.shard_optimizer=auto.")
+    if reason is not None and rank.is_first:
+        log.info("the optimizer is not sharded: %s", reason)
+    return reason is None
