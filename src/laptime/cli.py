@@ -284,7 +284,7 @@ def _sweep(args: argparse.Namespace) -> int:
     from laptime.record.directory import RunDir, use
     from laptime.runner import fresh_processes, without_effect
     from laptime.runner.check import check
-    from laptime.runner.launch import num_ranks
+    from laptime.runner.plan import num_ranks
     from laptime.sweeps.core_shares import shares_of
     from laptime.sweeps.hydra_jobs import settings_of
     from laptime.sweeps.plan import plan_runs, refuse_repeated_runs, require_search
@@ -373,7 +373,7 @@ def _resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[s
     from laptime.ranks import torchrun
     from laptime.runner import fresh_processes, without_effect
     from laptime.runner.check import check
-    from laptime.runner.launch import num_ranks
+    from laptime.runner.plan import num_ranks
     from laptime.sweeps import resume
     from laptime.sweeps.core_shares import shares_of
     from laptime.sweeps.hydra_jobs import settings_of
@@ -456,7 +456,7 @@ def _show_what_would_be_done(
         configs: in the order of `steps`; None: of one that nothing is to become of.
     """
     from laptime.record.latest import RESULT_FOLDERS
-    from laptime.runner.launch import will_be_hashed
+    from laptime.runner.plan import will_be_hashed
     from laptime.sweeps import dry_run
     from laptime.sweeps.estimate import estimate, known_runs
     from laptime.sweeps.sweep import swept

@@ -13,7 +13,7 @@ from laptime.cli import main
 from laptime.config import targets
 from laptime.config.compose import compose, hydra_session
 from laptime.errors import UserError, printable
-from laptime.runner import fresh_processes, train
+from laptime.runner import fresh_processes
 from laptime.runner.check import check
 
 # Keys with values that are right, whatever else is set.
@@ -170,11 +170,11 @@ def composed_and_checked(typed: list[str]) -> dict[str, Any]:
 def build_all(config: dict[str, Any]) -> None:
     """What a run builds from the open groups before it trains."""
     source = targets.build("dataset", config["dataset"])
-    network = train.build_network(config["model"], source)
+    network = build.build_network(config["model"], source)
     optimizer = targets.build("optimizer", config["optimizer"], params=network.parameters())
     if config["scheduler"].get("_target_") is not None:
         targets.build("scheduler", config["scheduler"], optimizer=optimizer, num_steps_per_epoch=10)
-    train._build_callbacks(config)
+    build.build_callbacks(config)
     for name, node in config["logger"].items():
         if node is not None:
             targets.build(f"logger.{name}", node)

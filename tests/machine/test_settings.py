@@ -20,7 +20,7 @@ from laptime.errors import UserError
 from laptime.machine import environment
 from laptime.machine.environment import restraints, set_in_python, settings, without_effect
 from laptime.record.files import read_record
-from laptime.runner import fresh_processes, launch
+from laptime.runner import fresh_processes, launch, plan
 from laptime.sweeps import resume
 
 ONE_EPOCH = (*TINY, "training.epochs=1")
@@ -79,10 +79,10 @@ def test_new_settings_need_new_processes(monkeypatch):
     strategy = {"world_size": 1, "wrap_single_rank": False, "max_restarts": 0}
     plain = {"dataset": {}, "device": {"name": "cpu"}, "strategy": strategy}
     monkeypatch.setattr(fresh_processes, "_loaded_with", settings())
-    assert launch._stays_here(plain, None)
+    assert plan.stays_here(plain, None)
     before = fresh_processes.context().get_start_method()
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    assert not launch._stays_here(plain, None)
+    assert not plan.stays_here(plain, None)
     assert fresh_processes.context().get_start_method() == "spawn"
     monkeypatch.undo()
     assert fresh_processes.context().get_start_method() == before

@@ -17,7 +17,7 @@ from tests.support.settings import TINY
 from laptime.errors import UserError
 from laptime.ranks import shared_memory
 from laptime.record.files import read_epochs, read_record
-from laptime.runner import launch
+from laptime.runner import plan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory of this kind is Linux's")
 
@@ -161,17 +161,17 @@ def config_for(device: str) -> dict:
 
 @pytest.mark.unit
 def test_systems_that_have_no_such_memory_are_refused(monkeypatch):
-    monkeypatch.setattr(launch.sys, "platform", "darwin")
+    monkeypatch.setattr(plan.sys, "platform", "darwin")
     with pytest.raises(UserError, match=r"shared_memory: only on Linux.*comm_hook=none"):
-        launch.plan(config_for("cpu"))
+        plan.plan(config_for("cpu"))
 
 
 @pytest.mark.unit
 def test_gradients_on_an_accelerator_are_refused(monkeypatch):
-    monkeypatch.setattr(launch, "available_accelerator", lambda: "cuda")
-    monkeypatch.setattr(launch.torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(plan, "available_accelerator", lambda: "cuda")
+    monkeypatch.setattr(plan.torch.accelerator, "device_count", lambda: 2)
     with pytest.raises(UserError, match=r"shared_memory: gradients on cuda.*comm_hook=none"):
-        launch.plan(config_for("cuda"))
+        plan.plan(config_for("cuda"))
 
 
 @pytest.fixture

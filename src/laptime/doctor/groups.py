@@ -16,8 +16,8 @@ from laptime.doctor.finding import Finding, first_line
 from laptime.machine.device import available_accelerator, describe
 from laptime.ranks.rank import Rank
 from laptime.runner import fresh_processes
-from laptime.runner.launch import meeting
 from laptime.runner.rank_process import Job, join
+from laptime.runner.supervise import meeting
 
 _NUM_RANKS = 2
 _OF_ACCELERATOR = {"cuda": "nccl", "xpu": "xccl"}

@@ -36,7 +36,7 @@ from laptime.record.files import (
 )
 from laptime.record.latest import newest_sweeps
 from laptime.record.masking import mask_command
-from laptime.runner.launch import num_ranks, threads_per_rank, will_be_hashed
+from laptime.runner.plan import num_ranks, threads_per_rank, will_be_hashed
 from laptime.sweeps.core_shares import CoreShares
 from laptime.terminal import relative
 from laptime.training.checkpoints import last_whole

@@ -1,0 +1,237 @@
+"""Starts the ranks of a run in processes of their own, watches them, and ends them."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch.distributed as dist
+
+from laptime.errors import Interrupted, RankFailed, UserError
+from laptime.ranks import shared_memory
+from laptime.ranks.rank import Rank
+from laptime.ranks.stopping import StopRequest
+from laptime.runner import fresh_processes, rank_process
+from laptime.runner.failures import as_exception, is_lost_contact
+from laptime.runner.plan import backend_of
+from laptime.runner.rank_process import Job, Outcome
+from laptime.runner.trackers import end_trackers
+from laptime.training.faults import out_of_memory_kills
+
+# How long the other ranks may take to end by themselves once one has failed, or once the run was interrupted.
+_GRACE_S = 2.0
+
+_INTERRUPT_GRACE_S = 30.0
+
+# As many descriptors as a process opens, as measured, to start ranks and to let them meet: of two each.
+_PIPES, _PIPES_PER_RANK = 6, 2
+
+
+@dataclass
+class _Child:
+    rank: Rank
+    process: BaseProcess
+    connection: Connection
+    outcome: Outcome | None = None
+
+
+def run_processes(
+    config: Mapping[str, Any],
+    run_dir: Path,
+    record: dict[str, Any],
+    ranks: list[Rank],
+    stop: StopRequest,
+    start: float,
+) -> dict[str, Any]:
+    strategy = config["strategy"]
+    group = len(ranks) > 1 or strategy["wrap_single_rank"]
+    children: list[_Child] = []
+    _require_file_descriptors(len(ranks))
+    with meeting(strategy, group) as address:
+        try:
+            for rank in ranks:
+                backend, timeout_s = backend_of(config), strategy["timeout_s"]
+                job = Job(config, run_dir, record, rank, address, backend, timeout_s, start, dict(os.environ))
+                children.append(_start(job))
+            _watch(children, stop, strategy["timeout_s"], out_of_memory_kills())
+        finally:
+            _end(children)
+    failed = [child for child in children if child.outcome is None or child.outcome.error is not None]
+    if children[0] in failed and _had_no_last_word(children[0]):
+        end_trackers(config, run_dir, record, "failed" if stop.signum is None else "interrupted")
+    if stop.signum is not None:
+        raise Interrupted(stop.signum)
+    if failed:
+        raise _blame(failed, strategy["timeout_s"])
+    first = children[0].outcome
+    assert first is not None and first.record is not None
+    return first.record
+
+
+def _require_file_descriptors(world_size: int) -> None:
+    """Find out whether this process may open what it needs for its ranks: torch's store waits in vain for a socket.
+
+    Raises:
+        OSError: EMFILE, it may not.
+    """
+    opened: list[int] = []
+    try:
+        for _ in range(_PIPES + world_size * _PIPES_PER_RANK):
+            opened += os.pipe()
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+@contextmanager
+def meeting(strategy: Mapping[str, Any], group: bool) -> Iterator[tuple[str, int] | None]:
+    """The store where the ranks meet, listening on `strategy.master_addr` alone (torch's own would listen on all)."""
+    if not group:
+        yield None
+        return
+    host, port = _loopback_address(strategy["master_addr"]), strategy["master_port"]
+    try:
+        listener = socket.create_server((host, port), backlog=128)
+    except OSError as error:
+        raise UserError(
+            f"strategy.master_addr={host} strategy.master_port={port}: can't be listened on "
+            f"({os.strerror(error.errno) if error.errno else error}). Use strategy.master_port=0 for a free port."
+        ) from error
+    port = listener.getsockname()[1]
+    timeout = timedelta(seconds=strategy["timeout_s"])
+    store = dist.TCPStore(
+        host, port, is_master=True, wait_for_workers=False, timeout=timeout, master_listen_fd=listener.detach()
+    )
+    try:
+        yield host, port
+    finally:
+        del store
+
+
+def _loopback_address(host: str) -> str:
+    """The address that a name of this machine's loopback interface stands for.
+
+    Raises:
+        UserError: it is none: others could reach the ranks there.
+    """
+    try:
+        address = socket.gethostbyname(host) if host else ""
+    except OSError:
+        address = ""
+    if not address.startswith("127."):
+        raise UserError(
+            f"strategy.master_addr={host}: the ranks that Laptime starts meet on this machine's loopback interface. "
+            "Use 127.0.0.1; for several machines use torchrun."
+        )
+    return address
+
+
+def _start(job: Job) -> _Child:
+    process, connection = fresh_processes.start(rank_process.main, job, f"laptime rank {job.rank.rank}")
+    return _Child(job.rank, process, connection)
+
+
+def _watch(children: list[_Child], stop: StopRequest, timeout_s: float, kills: int) -> None:
+    """Until all ranks are done, or one has failed and the others had a moment to say so too."""
+    stop.immediate = False
+    deadline: float | None = None
+    all_stopped_since: float | None = None
+    told = False
+    while any(child.outcome is None for child in children):
+        waiting = [child.connection for child in children if child.outcome is None]
+        for connection in wait(waiting, timeout=0.1):
+            child = next(child for child in children if child.connection is connection)
+            try:
+                child.outcome = child.connection.recv()
+            except (EOFError, OSError):
+                child.process.join(timeout=5)
+                child.outcome = Outcome(child.rank.rank, error=_death(child.process, kills))
+        if stop.signum is not None and not told:
+            told = True
+            deadline = time.monotonic() + _INTERRUPT_GRACE_S
+            for child in children:
+                if child.process.is_alive() and child.process.pid is not None:
+                    os.kill(child.process.pid, signal.SIGTERM)
+                    if hasattr(signal, "SIGCONT"):
+                        os.kill(child.process.pid, signal.SIGCONT)  # a stopped one would not notice
+        if deadline is None and any(child.outcome is not None and child.outcome.error for child in children):
+            deadline = time.monotonic() + _GRACE_S
+        # A rank that is stopped is missed by the others; where all are, nobody complains.
+        if all(child.outcome is not None or _is_stopped(child.process) for child in children):
+            all_stopped_since = all_stopped_since or time.monotonic()
+            if time.monotonic() - all_stopped_since >= timeout_s:
+                return
+        else:
+            all_stopped_since = None
+        if deadline is not None and time.monotonic() >= deadline:
+            return
+
+
+def _is_stopped(process: BaseProcess) -> bool:
+    """Whether a process is held by SIGSTOP or a debugger."""
+    try:
+        return psutil.Process(process.pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False
+
+
+def _death(process: BaseProcess, kills: int) -> dict[str, Any]:
+    """How a process ended that had nothing to say; `kills`: `out_of_memory_kills()` when it started."""
+    code = process.exitcode
+    how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
+    if code == -getattr(signal, "SIGKILL", 9) and out_of_memory_kills() > kills:
+        how += " when the system ran out of memory: try a smaller training.batch_size, or fewer ranks"
+    if code == -getattr(signal, "SIGBUS", 7):
+        how += ": a file that it had mapped became shorter, or its disk failed (dataset.pipeline=mapped)"
+    return {"type": "RankDied", "message": how}
+
+
+def _end(children: list[_Child]) -> None:
+    """Leave no process behind."""
+    for child in children:
+        if child.outcome is not None and child.outcome.error is None:
+            child.process.join(timeout=5)
+        if child.process.is_alive():
+            child.process.kill()
+        child.process.join()
+        child.connection.close()
+    for child in children:
+        if child.process.pid is not None and child.process.exitcode:
+            shared_memory.remove_left_behind(child.process.pid)
+
+
+def _had_no_last_word(child: _Child) -> bool:
+    """Whether a rank was killed, or was stuck until it was."""
+    return child.outcome is None or (child.outcome.error or {}).get("type") == "RankDied"
+
+
+def _blame(failed: list[_Child], timeout_s: float) -> Exception:
+    """Which rank's error is the cause, when one rank's end makes the others fail too."""
+
+    def weight(child: _Child) -> int:
+        if child.outcome is None:
+            return 4
+        error = child.outcome.error or {}
+        if error["type"] in ("UserError", "TrainingFailed"):
+            return 0
+        if error["type"] == "RankDied":
+            return 1
+        if error["type"] == "Interrupted":
+            return 2
+        return 5 if is_lost_contact(error) else 3
+
+    child = min(failed, key=weight)
+    number = child.rank.rank
+    if child.outcome is None:
+        message = f"rank {number} did not answer within strategy.timeout_s={timeout_s}"
+        return RankFailed(message, {"type": "RankStuck", "message": message, "rank": number})
+    return as_exception(child.outcome.error or {}, number)
