@@ -15,6 +15,7 @@ from laptime.config.compose import compose, hydra_session
 from laptime.errors import UserError, printable
 from laptime.runner import fresh_processes
 from laptime.runner.check import check
+from laptime.training import build
 
 # Keys with values that are right, whatever else is set.
 RIGHT = {

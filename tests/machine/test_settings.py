@@ -21,7 +21,8 @@ from laptime.machine import environment
 from laptime.machine.environment import restraints, set_in_python, settings, without_effect
 from laptime.record.files import read_record
 from laptime.runner import fresh_processes, launch, plan
-from laptime.sweeps import resume
+from laptime.sweeps import decide
+from laptime.sweeps.earlier import EarlierRun
 
 ONE_EPOCH = (*TINY, "training.epochs=1")
 
@@ -89,14 +90,14 @@ def test_new_settings_need_new_processes(monkeypatch):
 
 
 def test_other_settings_than_a_resumed_sweeps_are_named():
-    here = resume._here()
+    here = decide.here()
     then = here | {"settings": here["settings"] | {"KMP_BLOCKTIME": "0"}, "code_hash": environment.code_hash({})}
-    run = resume.EarlierRun(0, Path(), {"environment": then, "git": {}}, [])
-    (changed,), _ = resume._conditions_changed(run, {})
+    run = EarlierRun(0, Path(), {"environment": then, "git": {}}, [])
+    (changed,), _ = decide._conditions_changed(run, {})
     assert "KMP_BLOCKTIME" in changed
     older = {key: value for key, value in then.items() if key != "settings"}
-    run = resume.EarlierRun(0, Path(), {"environment": older, "git": {}}, [])
-    assert resume._conditions_changed(run, {})[0] == []
+    run = EarlierRun(0, Path(), {"environment": older, "git": {}}, [])
+    assert decide._conditions_changed(run, {})[0] == []
 
 
 @pytest.mark.unit

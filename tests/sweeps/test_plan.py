@@ -14,7 +14,9 @@ from laptime.machine.environment import environment
 from laptime.record import files as records
 from laptime.record.directory import hostname_hash
 from laptime.record.files import read_record
-from laptime.sweeps.resume import EarlierRun, EarlierSweep, asked_for, living_ranks, merged
+from laptime.sweeps.earlier import EarlierRun, living_ranks
+from laptime.sweeps.overrides import asked_for, merged
+from laptime.sweeps.resume import EarlierSweep
 
 SWEEP = Path("multirun/sweep")
 

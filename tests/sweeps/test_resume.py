@@ -16,7 +16,8 @@ from tests.support.settings import NO_REPORT, QUICK, TINY
 from laptime.record import directory as run_dir
 from laptime.record import files as records
 from laptime.record.files import read_epochs, read_record
-from laptime.sweeps.resume import EarlierSweep, set_aside
+from laptime.sweeps.earlier import set_aside
+from laptime.sweeps.resume import EarlierSweep
 
 TINY_SWEEP = ("-m", *TINY, NO_REPORT)
 SWEEP = Path("multirun/sweep")

@@ -4,129 +4,29 @@ Nothing is written here before a run starts; the command line says what was deci
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
-import psutil
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 
 from laptime.config import security
 from laptime.config.compose import CONFIG_NAME, key_of
-from laptime.config.schema import config_hashes, resolve_warmup_epochs
-from laptime.config.typed import how_to_quote
-from laptime.errors import UserError, few
-from laptime.machine.device import cpu_name, usable_cores
-from laptime.machine.environment import code_hash, environment, git_state
-from laptime.record.directory import expanded, hostname_hash, numbered_runs, use, user_of
+from laptime.config.schema import config_hashes
+from laptime.errors import UserError
+from laptime.machine.device import usable_cores
+from laptime.record.directory import expanded, numbered_runs, use, user_of
 from laptime.record.files import (
-    EARLIER_DIR,
-    RUN_FILE,
     SWEEP_FILE,
-    parse_timestamp,
-    read_epochs,
     read_plan,
-    read_record,
     write_atomically,
 )
 from laptime.record.latest import newest_sweeps
 from laptime.record.masking import mask_command
 from laptime.runner.plan import num_ranks, threads_per_rank, will_be_hashed
 from laptime.sweeps.core_shares import CoreShares
-from laptime.terminal import relative
-from laptime.training.checkpoints import last_whole
-
-KEY = "sweep.resume"
-# Chosen by the sweep that is gone on with.
-_FIXED = ("hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir", "hydra.mode", "hydra/sweeper")
-# Of a record that can be read at all.
-_NEEDED: dict[str, Any] = {
-    "status": str, "error": (dict, NoneType), "started_at": str, "config": dict, "strategy": dict, "attempts": list,
-    "environment": (dict, NoneType), "config_hash": (str, NoneType), "hashed_config": (dict, NoneType),
-}  # fmt: skip
-# Clocks and file systems may differ by so much about when something happened.
-_CLOCK_S = 10.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run as it would be now.
-
-    Attributes:
-        invocation: of what was typed at different times it follows from; what follows twice from one was meant twice.
-        overrides: of this job alone, nothing left to sweep over.
-        config: resolved, plain values.
-    """
-
-    overrides: list[str]
-    config: Mapping[str, Any]
-    invocation: int = 0
-
-
-@dataclass(frozen=True)
-class EarlierRun:
-    """A run directory of the sweep.
-
-    Attributes:
-        record: run.json; empty: it ended before it had one that can be read.
-        overrides: as Hydra keeps them beside the run.
-    """
-
-    number: int
-    path: Path
-    record: Mapping[str, Any]
-    overrides: list[str]
-
-    @property
-    def is_completed(self) -> bool:
-        return bool(self.record.get("status") == "completed")
-
-    @property
-    def config_hash(self) -> str | None:
-        return self.record.get("config_hash")
-
-    @property
-    def is_nameless(self) -> bool:
-        """Whether it ended before it could say what it was."""
-        return not self.record and not self.overrides
-
-    @property
-    def label(self) -> str:
-        """What tells it from the others of its sweep: its TensorBoard events lie below it."""
-        return str(self.record["config"]["run_label"])
-
-    @property
-    def how_it_ended(self) -> str:
-        if not self.record:
-            return "has no run.json that can be read"
-        status = "was killed" if self.record["status"] == "running" else str(self.record["status"])
-        message = str((self.record["error"] or {}).get("message") or "").partition("\n")[0]
-        return f"{status} ({message})" if message else status
-
-
-@dataclass(frozen=True)
-class Step:
-    """What becomes of one job.
-
-    Attributes:
-        number: of the run, and its directory's name.
-        decision: in words.
-        run: that has the directory already; None: none has.
-        is_done: it is completed; nothing is to be done.
-        goes_on: from what it has: its last checkpoint, if it has one. Otherwise what it has is set aside.
-    """
-
-    number: int
-    overrides: list[str]
-    decision: str
-    run: EarlierRun | None = None
-    is_done: bool = False
-    goes_on: bool = False
+from laptime.sweeps.decide import Job, Step, changed_since, measured_with, retried, stands
+from laptime.sweeps.earlier import EarlierRun, living_ranks, read_run
+from laptime.sweeps.overrides import FIXED, KEY, lasting, merged
 
 
 class EarlierSweep:
@@ -164,7 +64,7 @@ class EarlierSweep:
         if pid is not None:
             process = f" (process {pid})" if pid else ""
             raise UserError(f"{self.asked}: this sweep is still running{process}. Wait, or end it first.")
-        self.runs = [_read(number, path, self._kept_in) for number, path in sorted(numbered_runs(self.path).items())]
+        self.runs = [read_run(number, path, self._kept_in) for number, path in sorted(numbered_runs(self.path).items())]
         self._refuse_if_in_use()
 
     def invocations(self, typed: Sequence[str]) -> list[list[str]]:
@@ -177,7 +77,7 @@ class EarlierSweep:
         if not typed:
             return self._typed
         for override in typed:
-            if key_of(override) in _FIXED:
+            if key_of(override) in FIXED:
                 raise UserError(f"{override}: is what it was when the sweep started. Leave it out, or {KEY}.")
         return [merged(self._typed[0], typed)]
 
@@ -209,7 +109,7 @@ class EarlierSweep:
 
     def unfinished(self) -> list[list[str]]:
         """The overrides of each run that is not completed: repeats that the sweep added by itself are among them."""
-        return [_lasting(run.overrides) for run in self.runs if not run.is_completed and run.overrides]
+        return [lasting(run.overrides) for run in self.runs if not run.is_completed and run.overrides]
 
     def sweep_world_size(self, configs: Sequence[Mapping[str, Any]], shares: CoreShares | None = None) -> int:
         """A largest world size that gives `strategy.threads_per_rank=auto` the threads that it has had so far.
@@ -261,12 +161,12 @@ class EarlierSweep:
             alike = [each for each in left if _typed_alike(each, job)]
             run = run or next((each for each in alike if not each.is_completed), None)
             if run is not None and run.is_completed:
-                steps.append(_stands(run, job))
+                steps.append(stands(run, job))
             elif run is not None:
                 left = [each for each in left if each is not run]
-                steps.append(_retried(run, job, content))
+                steps.append(retried(run, job, content))
             else:
-                decision = f"new{_changed_since(alike[0], content) if alike else ''}"
+                decision = f"new{changed_since(alike[0], content) if alike else ''}"
                 own = next((each for each, swept in never_begun.items() if _is_planned_as(job.overrides, swept)), None)
                 if own is not None:
                     del never_begun[own]
@@ -299,7 +199,7 @@ class EarlierSweep:
                 continue
             if not run.is_completed:
                 decision = f"{run.how_it_ended}, not among these jobs: left as it is"
-            elif changed := _measured_with(run, run.record["config"]):
+            elif changed := measured_with(run, run.record["config"]):
                 decision = f"completed{changed}"
             else:
                 continue
@@ -337,7 +237,7 @@ class EarlierSweep:
             raise UserError(f"{self.asked}: {path.name} is not what Hydra writes ({type(error).__name__}).") from error
         if why_not is not None:
             raise UserError(f"{self.asked}: {why_not}")
-        return _lasting(typed)
+        return lasting(typed)
 
     def _refuse_if_in_use(self) -> None:
         for run in self.runs:
@@ -385,73 +285,12 @@ def _each_once(jobs: Sequence[tuple[Job, dict[str, Any]]]) -> list[tuple[Job, di
 
 
 def _typed_alike(run: EarlierRun, job: Job) -> bool:
-    return set(_lasting(run.overrides)) == set(_lasting(job.overrides))
+    return set(lasting(run.overrides)) == set(lasting(job.overrides))
 
 
 def _is_planned_as(overrides: Sequence[str], swept: str) -> bool:
     """Whether a job is the one that a sweep's plan knows by what is swept in it."""
     return set(swept.split()) <= set(" ".join(mask_command(overrides)).split())
-
-
-def _lasting(overrides: Sequence[str]) -> list[str]:
-    """What a run, or a sweep, was given that holds when it is gone on with, too."""
-    # Hydra imports what its own part names, and sets variables by it: no file's matter. What may be named is checked
-    # against what is typed now, so that it isn't lost without a word.
-    left_out = {*security.OF_NOW} - {security.KEY}
-    return [
-        each for each in overrides if key_of(each) not in left_out and not key_of(each).startswith(("hydra.", "hydra/"))
-    ]
-
-
-def is_of_now(override: str) -> bool:
-    """Whether it is said anew each time, and makes no other jobs: how they are launched, and who is told."""
-    key = key_of(override)
-    return key in security.OF_NOW or (key.startswith(("hydra.", "hydra/")) and key not in _FIXED)
-
-
-def asked_for(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
-    """What `sweep.resume` was set to, None: it was not, and the other overrides.
-
-    Raises:
-        UserError: it is not one directory.
-    """
-    own = [override for override in overrides if override.lstrip("+").partition("=")[0] == KEY]
-    rest = [override for override in overrides if override not in own]
-    if not own:
-        return None, rest
-    try:
-        (value,) = OverridesParser.create().parse_overrides(own[-1:])
-    except HydraException as error:
-        raise UserError(f"{own[-1]}: not understood. {how_to_quote(own[-1])}") from error
-    if value.is_sweep_override():
-        raise UserError(f"{own[-1]}: goes on with one sweep at a time.")
-    return (None if value.value() is None else str(value.value())), rest
-
-
-def merged(before: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """Overrides of which later ones replace earlier ones of the same key or group.
-
-    What replaces an addition (`+key=...`) is one itself, and taking it away (`~key`) leaves nothing.
-    """
-    parser = OverridesParser.create()
-    result: dict[str, Override] = {}
-    try:
-        for override in parser.parse_overrides([*before, *typed]):
-            key = override.get_key_element().lstrip("+~")
-            earlier = result.get(key)
-            if earlier is not None and earlier.is_add():
-                if override.is_delete():
-                    del result[key]
-                    continue
-                if not override.is_add() and not override.is_force_add():
-                    (override,) = parser.parse_overrides([f"+{override.input_line}"])
-            result[key] = override
-    except HydraException as error:
-        raise UserError(
-            f"{str(error).splitlines()[0]}. Use group=option or key=value; a value with special characters takes "
-            "quotes of its own: 'key=\"...\"'."
-        ) from error
-    return [str(override.input_line) for override in result.values()]
 
 
 def jobs_ever(runs: Sequence[EarlierRun], jobs: Sequence[Job]) -> list[list[str]]:
@@ -463,155 +302,3 @@ def jobs_ever(runs: Sequence[EarlierRun], jobs: Sequence[Job]) -> list[list[str]
         keys = {override.partition("=")[0] for override in run.overrides}
         earlier.append([*run.overrides, *(each for each in shared if each.partition("=")[0] not in keys)])
     return [*earlier, *(job.overrides for job in jobs)]
-
-
-def set_aside(run_dir: Path) -> None:
-    """Move what a run has left behind to earlier/0/, the next time to earlier/1/, so that it starts afresh."""
-    earlier = run_dir / EARLIER_DIR
-    place = earlier / str(max(numbered_runs(earlier), default=-1) + 1 if earlier.is_dir() else 0)
-    place.mkdir(parents=True)
-    for entry in run_dir.iterdir():
-        if entry != earlier and not entry.name.startswith("."):  # Hydra's files are this start's already
-            entry.rename(place / entry.name)
-
-
-def living_ranks(run: EarlierRun) -> list[int]:
-    """The ranks' processes of a run that says it is running, as far as they are there, and no others of their pid.
-
-    Those of another machine can't be seen from here.
-    """
-    if run.record.get("status") != "running":
-        return []
-    if (run.record["environment"] or {}).get("hostname_hash") != hostname_hash():
-        return []
-    alive = []
-    first = parse_timestamp(run.record["started_at"]) - _CLOCK_S
-    last = (run.path / RUN_FILE).stat().st_mtime + _CLOCK_S
-    for pid in run.record["strategy"]["rank_pids"] or []:
-        try:
-            process = psutil.Process(pid)
-            if first <= process.create_time() <= last and process.status() != psutil.STATUS_ZOMBIE:
-                alive.append(pid)
-        except psutil.Error:
-            pass
-    return alive
-
-
-def _read(number: int, path: Path, kept_in: str) -> EarlierRun:
-    """A run's record and overrides; `kept_in` is Hydra's folder in its directory (`hydra.output_subdir`)."""
-    try:
-        record = read_record(path)
-    except (OSError, ValueError, RecursionError):
-        record = {}
-    if not _is_whole(record):
-        record = {}
-    try:
-        text = (path / kept_in / "overrides.yaml").read_text("utf-8")
-        overrides = [str(each) for each in yaml.safe_load(text) or []]
-        OverridesParser.create().parse_overrides(overrides)
-    except (OSError, ValueError, TypeError, yaml.YAMLError, HydraException, RecursionError):
-        overrides = []
-    return EarlierRun(number, path, record, overrides)
-
-
-def _is_whole(record: Mapping[str, Any]) -> bool:
-    """Whether all is there that is asked of a record below."""
-    if not all(isinstance(record.get(key), kind) for key, kind in _NEEDED.items()):
-        return False
-    try:
-        _ = record["strategy"]["rank_pids"], record["strategy"]["threads_per_rank"], record["config"]["run_label"]
-        _ = record["config"]["strategy"]["threads_per_rank"], parse_timestamp(record["started_at"])
-        if record["environment"]:
-            _ = record["environment"]["code_hash"], record["environment"]["packages"]["torch"], record["git"]["commit"]
-    except (KeyError, TypeError, ValueError):
-        return False
-    return True
-
-
-def _stands(run: EarlierRun, job: Job) -> Step:
-    return Step(run.number, job.overrides, f"completed, skipped{_measured_with(run, job.config)}", run, is_done=True)
-
-
-def _measured_with(run: EarlierRun, config: Mapping[str, Any]) -> str:
-    """What a completed run does not share with new ones beside its configuration, in words; empty: nothing."""
-    others, commits = _conditions_changed(run, config)
-    if others:
-        return (
-            f"; measured with other {few(others)}: its figures don't compare with new ones, delete "
-            f"{relative(run.path)} to run it again"
-        )
-    return f"; of the same code at another {commits}" if commits else ""
-
-
-def _retried(run: EarlierRun, job: Job, hashed: Mapping[str, Any]) -> Step:
-    """Go on with a run where its epochs can stand beside new ones, otherwise start it again from the beginning."""
-    decision = f"{run.how_it_ended}, retried"
-    others, _ = _conditions_changed(run, job.config)
-    if run.config_hash is None:
-        reason = ""  # it had not come to anything
-    elif run.config_hash != config_hashes(hashed)[0]:
-        reason = _changed_since(run, hashed)
-    elif others:
-        reason = f", now with other {few(others)}"
-    elif not _leaves_an_epoch_to_time(run, job.config):
-        reason = ": the epochs left would all be warm-up"
-    elif last_whole(run.path) is None:
-        reason = ": no whole checkpoint"
-        return Step(run.number, job.overrides, f"{decision} from the beginning{reason}", run, goes_on=True)
-    else:
-        return Step(run.number, job.overrides, f"{decision} from its last checkpoint", run, goes_on=True)
-    return Step(run.number, job.overrides, f"{decision} from the beginning{reason}", run)
-
-
-def _leaves_an_epoch_to_time(run: EarlierRun, config: Mapping[str, Any]) -> bool:
-    """Whether a run that goes on has an epoch that counts: new processes are cold, and warm up once more."""
-    epochs = read_epochs(run.path)
-    if epochs.empty or not epochs["is_warmup"].all():
-        return True
-    left = config["training"]["epochs"] - (int(epochs["epoch"].max()) + 1)
-    return left > resolve_warmup_epochs(config["measure"]["warmup_epochs"], config["training"]["epochs"])
-
-
-def _changed_since(run: EarlierRun, hashed: Mapping[str, Any]) -> str:
-    """How the configuration that the same overrides stand for has changed."""
-    before = run.record.get("hashed_config") or {}
-    differences = [
-        f"{key} {before.get(key)} then, {hashed.get(key)} now"
-        for key in dict.fromkeys([*before, *hashed])
-        if before.get(key) != hashed.get(key)
-    ]
-    return f": run {run.number} of the same overrides had {few(differences)}" if before else ""
-
-
-@cache
-def _here() -> dict[str, Any]:
-    return environment(cpu_name(), usable_cores())
-
-
-@cache
-def _commit() -> str | None:
-    commit: str | None = git_state(Path(__file__).parent)["commit"]
-    return commit
-
-
-def _conditions_changed(run: EarlierRun, config: Mapping[str, Any]) -> tuple[list[str], str]:
-    """What else than the configuration is not as it was for a run; and its commit, where that is another one."""
-    if not run.record.get("environment"):
-        return [], ""
-    then, now = run.record["environment"], _here()
-    commit_then = (run.record["git"] or {}).get("commit")
-    commit_now = _commit()
-    commits = ""
-    if commit_then and commit_now and commit_then != commit_now:
-        commits = f"commit ({commit_then[:7]} then, {commit_now[:7]} now)"
-    others = []
-    if then["code_hash"] != code_hash(config):
-        others.append(f"code ({commits or 'uncommitted changes'})")
-    versions = [("torch", then["packages"].get("torch"), now["packages"]["torch"])]
-    versions += [(key, then.get(key), now[key]) for key in ("python", "cpu")]
-    versions += [("number of cores", then.get("num_usable_cores"), now["num_usable_cores"])]
-    if "settings" in then:
-        names = sorted({*then["settings"], *now["settings"]})
-        versions += [(name, then["settings"].get(name), now["settings"].get(name)) for name in names]
-    others += [f"{name} ({before} then, {after} now)" for name, before, after in versions if before != after]
-    return others, commits

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
     from omegaconf import DictConfig
 
-    from laptime.sweeps.resume import Step
+    from laptime.sweeps.decide import Step
 
 # What a sweep that is gone on with may be given anew, and tells no run from another.
 _OF_NO_RUN = ("measure.target_interval", "measure.max_repeats", "sweep.on_failure")
@@ -176,7 +176,7 @@ class Sweep:
                     if goes_on:
                         cfg.run_label = step.run.label
                     else:
-                        from laptime.sweeps.resume import set_aside
+                        from laptime.sweeps.earlier import set_aside
 
                         set_aside(path)
                 tag = f"[run {job.job.num}] " if self.shares is not None else ""

@@ -1,0 +1,215 @@
+"""What `-m`, and `sweep.resume`, do: check every job of a sweep, then run them, or show what would be run."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from laptime.errors import UserError
+
+if TYPE_CHECKING:
+    from laptime.sweeps.core_shares import CoreShares
+    from laptime.sweeps.decide import Step
+    from laptime.sweeps.resume import EarlierSweep
+
+
+def run_sweep(args: argparse.Namespace) -> int:
+    """Check every job of a sweep, then run them."""
+    from laptime.config.compose import hydra_session, hydra_value, with_its_sweeper
+    from laptime.config.schema import snapshot
+    from laptime.ranks import torchrun
+    from laptime.record.directory import RunDir, use
+    from laptime.runner import fresh_processes, without_effect
+    from laptime.runner.check import check
+    from laptime.runner.plan import num_ranks
+    from laptime.sweeps.core_shares import shares_of
+    from laptime.sweeps.decide import Step
+    from laptime.sweeps.hydra_jobs import settings_of
+    from laptime.sweeps.plan import plan_runs, refuse_repeated_runs, require_search
+    from laptime.sweeps.sweep import Sweep, num_trials
+
+    if torchrun.is_joined():
+        raise UserError("-m: torchrun's ranks belong to one run. Start one torchrun per run, or the sweep without it.")
+    with hydra_session(args.config_dir) as hydra:
+        runs = plan_runs(hydra, args.overrides, args.config_name)
+        first, jobs = runs[0].composed, [run.overrides for run in runs]
+        num_jobs = len(jobs) if (trials := num_trials(first)) is None else trials
+        fresh_processes.load_ahead()
+        configs = [check(run.composed, args.overrides) for run in runs]
+        if trials is not None:
+            require_search(first, trials)
+        else:
+            refuse_repeated_runs(runs, configs)
+        planned = [(run.composed, config) for run, config in zip(runs, configs, strict=True)]
+        without_effect.check(hydra, args.overrides, planned, True, args.config_name)
+        sweep_world_size = max(num_ranks(config) for config in configs)
+        shares = shares_of(first, num_jobs, sweep_world_size)
+        for config in configs:
+            refuse_resume_in_a_file(config)
+            _refuse_latest(config)
+        if any(config["sweep"]["dry_run"] for config in configs):
+            if trials is not None:
+                raise UserError("sweep.dry_run=true: not with a search, whose sweeper chooses the trials as it goes.")
+            steps = [Step(number, job, "new") for number, job in enumerate(jobs)]
+            return _show_what_would_be_done(steps, configs, jobs, sweep_world_size, shares)
+        chosen = any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in args.overrides)
+        sweep_dir = RunDir(hydra_value(first, "hydra.sweep.dir"), may_move=not chosen, key="hydra.sweep.dir")
+        use(sweep_dir.path)
+        numbered = dict(enumerate(jobs)) if trials is None else {}
+        sweep = Sweep(
+            sweep_dir.path, args.overrides, jobs, num_jobs, sweep_world_size, configs[0]["sweep"]["notify"], shares,
+            known=dict(numbered), todo=numbered, chooses=trials is not None,
+            checked={number: snapshot(configs[number]) for number in numbered},
+        )  # fmt: skip
+        settings = settings_of(hydra, with_its_sweeper(args.overrides), first, sweep_dir.path)
+        del runs, first, configs, planned  # of thousands of runs they take much memory
+        try:
+            return sweep.run(hydra, settings)
+        except UserError:
+            sweep_dir.remove()
+            raise
+
+
+def refuse_resume_in_a_file(config: Mapping[str, Any]) -> None:
+    """What is typed has been taken out already."""
+    if config["sweep"]["resume"] is not None:
+        raise UserError(f"sweep.resume={config['sweep']['resume']}: comes from a file. Type it instead.")
+
+
+def _refuse_latest(config: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that each run of a sweep would find anew: the run before it, for example."""
+    if config["training"]["checkpoint"] == "latest":
+        raise UserError(
+            "training.checkpoint=latest: is another run for each run of a sweep. Name the run: "
+            "training.checkpoint=outputs/..."
+        )
+
+
+def resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str]]":
+    """The sweep that is to be gone on with, None: a new one is to be started, and what is typed besides."""
+    if not any(override.lstrip("+").startswith("sweep.resume=") for override in overrides):
+        return None, overrides
+    from laptime.sweeps.overrides import asked_for
+    from laptime.sweeps.resume import EarlierSweep
+
+    asked, typed = asked_for(overrides)
+    asks = ("true", "yes", "on", "1")
+    only_looks = any(each.lower() in {f"sweep.dry_run={word}" for word in asks} for each in typed)
+    return None if asked is None else EarlierSweep(asked, only_looks), typed
+
+
+def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[str]) -> int:
+    """Say what becomes of each job of an earlier sweep, then run those that are not completed.
+
+    Args:
+        typed: overrides besides `sweep.resume`.
+    """
+    from laptime.analysis.sweep_callback import report_sweep
+    from laptime.config import security
+    from laptime.config.compose import compose, hydra_session, key_of, resolve, without_hydra
+    from laptime.config.schema import snapshot
+    from laptime.ranks import torchrun
+    from laptime.runner import fresh_processes, without_effect
+    from laptime.runner.check import check
+    from laptime.runner.plan import num_ranks
+    from laptime.sweeps.core_shares import shares_of
+    from laptime.sweeps.decide import Job
+    from laptime.sweeps.hydra_jobs import settings_of
+    from laptime.sweeps.overrides import is_of_now, merged
+    from laptime.sweeps.plan import PlannedRun, plan_runs
+    from laptime.sweeps.resume import jobs_ever
+    from laptime.sweeps.sweep import Sweep, swept
+
+    if torchrun.is_joined():
+        raise UserError("sweep.resume: is for a sweep of runs that Laptime starts. Leave torchrun out.")
+    sweep.require_same_configuration(args.config_name, args.config_dir)
+    # What is said anew each time makes no other jobs.
+    of_now = [override for override in typed if is_of_now(override)]
+    added = [override for override in typed if override not in of_now]
+    asked = [merged(each, of_now) for each in sweep.invocations(added)]
+    with hydra_session(args.config_dir) as hydra:
+        pairs: list[tuple[PlannedRun, int]] = []
+        for invocation, each in enumerate(asked):
+            try:
+                pairs += ((run, invocation) for run in plan_runs(hydra, each, args.config_name))
+            except UserError as error:
+                raise UserError(f"{error}\nThe jobs of {sweep.path.name} follow from: {' '.join(each)}") from error
+        if not added:
+            unfinished = [merged(each, of_now) for each in sweep.unfinished()]
+            further = enumerate(unfinished, start=len(asked))
+            pairs += [(PlannedRun(each, compose(hydra, each, args.config_name)), number) for number, each in further]
+        fresh_processes.load_ahead()
+        jobs, snapshots = [], {}
+        for run, invocation in pairs:
+            config = check(run.composed, typed)
+            _refuse_latest(config)
+            snapshots[tuple(run.overrides)] = snapshot(config)
+            cfg = without_hydra(run.composed)
+            cfg.run_dir = str(sweep.path / "run")  # any that nothing else in the configuration can be
+            jobs.append(Job(run.overrides, resolve(cfg), invocation))
+        composed = [run.composed for run, _ in pairs]
+        without_effect.check(
+            hydra, typed, list(zip(composed, (job.config for job in jobs), strict=True)), True, args.config_name
+        )
+        first = composed[0]
+        shares = shares_of(first, len(jobs), max(num_ranks(job.config) for job in jobs))
+        sweep_world_size = sweep.sweep_world_size([job.config for job in jobs], shares)
+        steps = sweep.plan(jobs, sweep_world_size, shares)
+        known = jobs_ever(sweep.runs, jobs)
+        if any(job.config["sweep"]["dry_run"] for job in jobs):
+            by_overrides = {tuple(job.overrides): job.config for job in jobs}
+            configs: list[Mapping[str, Any] | None] = [by_overrides[tuple(step.overrides)] for step in steps]
+            left = sweep.not_asked_for(steps)
+            configs += [None] * len(left)
+            return _show_what_would_be_done([*steps, *left], configs, known, sweep_world_size, shares)
+        for step in sorted([*steps, *sweep.not_asked_for(steps)], key=lambda step: step.number):
+            print(f"run {step.number} ({' '.join(swept(step.overrides, known))}): {step.decision}", file=sys.stderr)
+        if sweep.had_notify and not any(key_of(override) == security.NOTIFY_KEY for override in typed):
+            print(f"{security.NOTIFY_KEY} is not taken over: nobody is told, unless it is typed again", file=sys.stderr)
+        todo = {step.number: step for step in steps if not step.is_done}
+        repeats = any(job.config["measure"]["target_interval"] is not None for job in jobs)
+        if not todo:
+            print(f"\nall {len(steps)} runs are completed", file=sys.stderr)
+            if not repeats:
+                report_sweep(sweep.path)
+                return 0
+        sweep.keep_what_was_typed(asked[-1])
+        continued = Sweep(
+            sweep.path, typed, known, len(todo), sweep_world_size, jobs[0].config["sweep"]["notify"], shares,
+            known={run.number: run.overrides for run in sweep.runs} | {step.number: step.overrides for step in steps},
+            todo={number: step.overrides for number, step in todo.items()}, steps=todo,
+            checked={number: snapshots[tuple(step.overrides)] for number, step in todo.items()},
+        )  # fmt: skip
+        return continued.run(hydra, settings_of(hydra, asked[-1], first, sweep.path))
+
+
+def _show_what_would_be_done(
+    steps: "Sequence[Step]",
+    configs: Sequence[Mapping[str, Any] | None],
+    jobs: list[list[str]],
+    sweep_world_size: int,
+    shares: "CoreShares | None",
+) -> int:
+    """Print each run of a sweep, what becomes of it and what it will take.
+
+    Args:
+        configs: in the order of `steps`; None: of one that nothing is to become of.
+    """
+    from laptime.record.latest import RESULT_FOLDERS
+    from laptime.runner.plan import will_be_hashed
+    from laptime.sweeps import dry_run
+    from laptime.sweeps.estimate import estimate, known_runs
+    from laptime.sweeps.sweep import swept
+    from laptime.terminal import unread, wide_console
+
+    known, at_once = known_runs(RESULT_FOLDERS), 1 if shares is None else shares.num
+    planned = []
+    for step, config in zip(steps, configs, strict=True):
+        guess = None
+        if config is not None:
+            guess = estimate(will_be_hashed({**config, "run_dir": None}, sweep_world_size, at_once), known)
+        differs = " ".join(swept(step.overrides, jobs))
+        planned.append(dry_run.Planned(step.number, differs, step.decision, step.is_done, guess))
+    with unread():
+        dry_run.show(sorted(planned, key=lambda each: each.number), wide_console())
+    return 0
