@@ -106,8 +106,8 @@ def _main(arguments: list[str]) -> int:
         resolve,
         without_hydra,
     )
-    from laptime.config.schema import validate
     from laptime.config.typed import for_hydra, refuse_dashes
+    from laptime.config.validate import validate
     from laptime.sweeps.sweep import command_line
 
     if "--version" in arguments:  # of the parser it would be Hydra's
@@ -193,7 +193,7 @@ def _run_once(
         sweeps_without_flag,
         without_hydra,
     )
-    from laptime.config.schema import snapshot
+    from laptime.config.identity import snapshot
     from laptime.ranks import torchrun
     from laptime.record.directory import RunDir
     from laptime.record.files import RUN_FILE

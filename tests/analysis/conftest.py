@@ -54,7 +54,7 @@ def write_run(
     if wrapped:
         config["strategy.wrap_single_rank"] = True
     if world_size > 1:
-        config.pop("strategy.wrap_single_rank")  # as laptime.config.schema.hashed_config has it
+        config.pop("strategy.wrap_single_rank")  # as laptime.config.identity.hashed_config has it
     config |= {"seed": seed, "strategy.world_size": world_size} | (changed or {})
     without_seed = {key: value for key, value in config.items() if key != "seed"}
     record = records.new_record()

@@ -11,7 +11,7 @@ from torch import nn
 
 from laptime.config import security, targets
 from laptime.config.compose import compose, config_dir, hydra_session, resolve, without_hydra
-from laptime.config.schema import validate
+from laptime.config.validate import validate
 from laptime.data.image_data import ImageData
 from laptime.machine.device import describe
 from laptime.ranks.rank import Rank

@@ -15,7 +15,7 @@ import laptime
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
 from laptime.config.compose import compose, hydra_session, resolve, without_hydra
-from laptime.config.schema import config_hashes, hashed_config
+from laptime.config.identity import config_hashes, hashed_config
 from laptime.errors import UserError
 from laptime.machine import environment
 from laptime.machine.environment import restraints, set_in_python, settings, without_effect

@@ -23,7 +23,7 @@ from tests.support.settings import NO_REPORT, QUICK, TINY
 import laptime
 from laptime.config.compose import compose as compose_run
 from laptime.config.compose import config_dir, hydra_session, resolve, without_hydra
-from laptime.config.schema import config_hashes, hashed_config
+from laptime.config.identity import config_hashes, hashed_config
 from laptime.errors import UserError
 from laptime.exporting.main import main as export
 from laptime.record.files import EPOCH_COLUMNS, new_record, read_epochs, read_record

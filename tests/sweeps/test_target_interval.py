@@ -13,7 +13,9 @@ from torch import nn
 import laptime
 from laptime.config import targets
 from laptime.config.compose import compose, hydra_session, resolve, without_hydra
-from laptime.config.schema import check_ranges, config_hashes, hashed_config, validate
+from laptime.config.identity import config_hashes, hashed_config
+from laptime.config.schema import check_ranges
+from laptime.config.validate import validate
 from laptime.data.mnist import MNIST
 from laptime.data.order import epoch_seed
 from laptime.errors import UserError

@@ -1,15 +1,11 @@
-"""The closed config groups: their keys, types and ranges, what must hold across them, and what makes two runs the same.
+"""The closed config groups: their keys, types and ranges.
 
-Keys and types are checked while composing (Hydra compares with the dataclasses), one field's range in its
-class's `check`, several fields against each other in `validate`. None of it depends on the machine. The defaults
+Keys and types are checked while composing (Hydra compares with the dataclasses), one field's range in its class's
+`check`, several fields against each other in laptime.config.validate. None of it depends on the machine. The defaults
 stand in conf/, each in one place.
 """
 
-import hashlib
-import json
 import math
-import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,15 +13,18 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from laptime.errors import UserError
-from laptime.record.files import OF_DDP, flat
-from laptime.record.masking import mask
 
 DEVICES = ("auto", "cpu", "mps", "cuda", "xpu", "accelerator")
+
 # No count needs to be larger, and torch fails on numbers beyond 64 bits.
 _LARGEST = 10**9
+
 _MOST_THREADS = 1024
+
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
 MATMUL_PRECISIONS = ("highest", "high", "medium")
+
 OPTIMIZED_METRICS = (
     "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "time_to_accuracy",
     "epoch_time_s", "samples_per_s", "steps_per_s", "total_train_s",
@@ -45,13 +44,15 @@ def _at_least(key: str, value: float | None, least: int) -> None:
 
 
 _MOST_BUCKET_MB = 1_000_000
+
 # Beyond it, every share of mixup is one half.
 _LARGEST_ALPHA = 1000
+
 # In milliseconds it must fit into 31 bits.
 _LONGEST_TIMEOUT_S = 2_000_000
 
 
-def _positive(key: str, value: float | None, instead: str = "") -> None:
+def positive(key: str, value: float | None, instead: str = "") -> None:
     if value is not None and not 0 < value < float("inf"):
         raise UserError(f"{key}={value}: must be a finite number above 0.{instead and ' ' + instead}")
 
@@ -106,7 +107,7 @@ class StrategyConfig(_Group):
                 f"strategy.shard_optimizer=true: needs strategy.comm_hook=shared_memory, not {self.comm_hook}: "
                 "there the ranks see each other's shares."
             )
-        _positive("strategy.bucket_cap_mb", self.bucket_cap_mb)
+        positive("strategy.bucket_cap_mb", self.bucket_cap_mb)
         if self.bucket_cap_mb > _MOST_BUCKET_MB:
             raise UserError(f"strategy.bucket_cap_mb={self.bucket_cap_mb}: must be at most {_MOST_BUCKET_MB}.")
         if not 1 <= self.timeout_s <= _LONGEST_TIMEOUT_S:
@@ -158,8 +159,8 @@ class TrainingConfig(_Group):
         for key in ("epochs", "batch_size", "accumulate_grad_batches", "steps_per_execution", "eval_batch_size"):
             _at_least(f"training.{key}", getattr(self, key), 1)
         _at_least("training.early_stopping_patience", self.early_stopping_patience, 1)
-        _positive("training.gradient_clip_norm", self.gradient_clip_norm, "null: no clipping.")
-        _positive("training.time_limit_s", self.time_limit_s, "null: no limit.")
+        positive("training.gradient_clip_norm", self.gradient_clip_norm, "null: no clipping.")
+        positive("training.time_limit_s", self.time_limit_s, "null: no limit.")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"training.label_smoothing={self.label_smoothing}: must lie in [0, 1), a share of 1.")
         if not 0 <= self.mixup_alpha <= _LARGEST_ALPHA:
@@ -261,206 +262,6 @@ class Config(_Group):
 def register_schema() -> None:
     """Put the schema where conf/config.yaml's defaults list finds it."""
     ConfigStore.instance().store(name="schema", node=Config, provider="laptime")
-
-
-def resolve_warmup_epochs(warmup_epochs: int | str, epochs: int) -> int:
-    """The number that `measure.warmup_epochs` stands for: `auto` is one epoch, none where there is only one."""
-    return min(1, epochs - 1) if isinstance(warmup_epochs, str) else warmup_epochs
-
-
-def per_rank_batch_size(batch_size: int, batch_scope: str, world_size: int) -> int:
-    """Samples of one optimizer step on each rank.
-
-    Raises:
-        UserError: a global batch can't be shared out evenly.
-    """
-    if batch_scope == "per_rank":
-        return batch_size
-    if batch_size % world_size:
-        raise UserError(
-            f"training.batch_size={batch_size}: with training.batch_scope=global it must be a multiple of "
-            f"strategy.world_size={world_size}."
-        )
-    return batch_size // world_size
-
-
-def validate(config: Mapping[str, Any]) -> None:
-    """Check what must hold across keys, independent of the machine.
-
-    Args:
-        config: the resolved configuration as plain dicts, closed groups already of the right types and ranges, the
-            arguments of the open groups of the right types.
-
-    Raises:
-        UserError: names the key, the value and the rule.
-    """
-    for key, value in flat(config):
-        if isinstance(value, float) and math.isnan(value):
-            raise UserError(f"{key}=nan: must be a number. Give one, or null where the key allows it.")
-    training, measure, strategy = config["training"], config["measure"], config["strategy"]
-    epochs, warmup = training["epochs"], measure["warmup_epochs"]
-    if resolve_warmup_epochs(warmup, epochs) >= epochs:
-        raise UserError(
-            f"measure.warmup_epochs={warmup}: must be less than training.epochs={epochs}, or no epoch is left to time."
-        )
-    if training["swa_start_epoch"] is not None and training["swa_start_epoch"] >= epochs:
-        raise UserError(
-            f"training.swa_start_epoch={training['swa_start_epoch']}: counts from 0, so it must be less than "
-            f"training.epochs={epochs}, or nothing is averaged."
-        )
-    world_size = strategy["world_size"] if isinstance(strategy["world_size"], int) else 1
-    batch_size, parts = training["batch_size"], training["accumulate_grad_batches"]
-    per_rank = per_rank_batch_size(batch_size, training["batch_scope"], world_size)
-    if per_rank % parts:
-        whose = (
-            "the samples of one optimizer step" if per_rank == batch_size else "each rank's part of training.batch_size"
-        )
-        raise UserError(
-            f"training.accumulate_grad_batches={parts}: must divide "
-            f"{f'training.batch_size={batch_size}' if per_rank == batch_size else per_rank}, {whose}."
-        )
-    if config["device"]["name"] == "mps" and isinstance(strategy["world_size"], int) and strategy["world_size"] > 1:
-        raise UserError(
-            f"device=mps strategy.world_size={strategy['world_size']}: a Mac has one MPS device, and gloo can't "
-            "average tensors on it. Use device=cpu for several ranks, or strategy.world_size=1."
-        )
-    if strategy["static_graph"] and training["accumulate_grad_batches"] > 1:
-        raise UserError(
-            f"strategy.static_graph=true: torch's DDP can't do it with training.accumulate_grad_batches="
-            f"{training['accumulate_grad_batches']}. Leave one of them out."
-        )
-    if measure["bare_loop"] and parts > 1:
-        raise UserError(
-            f"measure.bare_loop=true: its loop takes each batch whole, not training.accumulate_grad_batches={parts}. "
-            "Leave one of them out."
-        )
-    if not config["dataset"].get("val_fraction", 0):
-        _check_without_validation(config)
-    lr = config["optimizer"].get("lr")
-    if isinstance(lr, int | float):
-        _positive("optimizer.lr", lr)
-
-
-def _check_without_validation(config: Mapping[str, Any]) -> None:
-    needs = "needs a validation loss, and dataset.val_fraction=0 leaves none. Set dataset.val_fraction=0.2 or"
-    if config["training"]["early_stopping_patience"] is not None:
-        patience = config["training"]["early_stopping_patience"]
-        raise UserError(f"training.early_stopping_patience={patience}: {needs} training.early_stopping_patience=null.")
-    if config["measure"]["target_accuracy"] is not None:
-        target = config["measure"]["target_accuracy"]
-        raise UserError(
-            f"measure.target_accuracy={target}: is looked for in the validation set, and dataset.val_fraction=0 "
-            "leaves none. Set dataset.val_fraction=0.2 or measure.target_accuracy=null."
-        )
-
-
-# What can change neither the result of a run nor its timing: paths, ports, loggers, callbacks that only show.
-_NOT_HASHED = (
-    ("strategy", "master_addr"),
-    ("strategy", "master_port"),
-    ("strategy", "timeout_s"),
-    ("strategy", "max_restarts"),
-    ("sweep",),
-    ("security",),
-    ("run_dir",),
-    ("run_label",),
-    ("experiment_name",),
-    ("logger",),
-    ("optimized_metric",),
-    ("callbacks", "progress_bar"),
-    ("dataset", "root"),
-    ("dataset", "verify"),
-    ("measure", "breakdown"),  # its steps come after the timed ones
-    ("measure", "peak"),
-    ("measure", "sample_interval_s"),  # less than 1% of a core
-    ("measure", "memory_warning"),
-    ("measure", "target_accuracy"),
-    ("measure", "target_interval"),
-    ("measure", "max_repeats"),
-    ("strategy", "name"),
-    ("training", "checkpoint"),
-)
-
-
-# What leaves training as it would be without the key: a run with it off is the run that had no such key, in hashes and
-# in checkpoints.
-OFF = {"label_smoothing": 0, "mixup_alpha": 0, "ema_decay": None, "swa_start_epoch": None}
-
-
-def hashed_config(
-    config: Mapping[str, Any], device_used: str, world_size: int, threads_per_rank: int
-) -> dict[str, Any]:
-    """What makes two runs the same: all that can change a run's result or its timing, by full key. Secrets are masked,
-    so that they are in no record, and a new password makes no other experiment.
-
-    Args:
-        config: the resolved configuration as plain dicts.
-        device_used: the device that trained, whatever was requested.
-        world_size: number of ranks, as used.
-        threads_per_rank: CPU threads of each rank, as used.
-    """
-    # A path that follows from the run's own directory is no difference between two runs.
-    content = json.loads(json.dumps(mask(config)).replace(json.dumps(config.get("run_dir") or "\0")[1:-1], ""))
-    left_out = list(_NOT_HASHED)
-    bar = (content.get("callbacks") or {}).get("progress_bar") or {}
-    if not str(bar.get("_target_", "laptime.")).startswith(("laptime.", "pytorch_lightning.")):
-        left_out.remove(("callbacks", "progress_bar"))  # another callback in its place
-    if content.get("runs_at_once") == 1:
-        left_out.append(("runs_at_once",))
-    left_out += [("training", key) for key, off in OFF.items() if content["training"].get(key) == off]
-    if content["dataset"].get("pipeline") in ("memory", "mapped"):
-        left_out.append(("dataset", "num_workers"))
-    if world_size > 1:
-        left_out.append(("strategy", "wrap_single_rank"))
-    elif not content["strategy"]["wrap_single_rank"]:
-        left_out += [("strategy", key) for key in OF_DDP]
-    for *parents, key in left_out:
-        node = content
-        for parent in parents:
-            node = node.get(parent, {})
-        node.pop(key, None)
-    content["device"] = device_used
-    content["strategy"] |= {"world_size": world_size, "threads_per_rank": threads_per_rank}
-    content["measure"]["warmup_epochs"] = resolve_warmup_epochs(
-        config["measure"]["warmup_epochs"], config["training"]["epochs"]
-    )
-    return dict(flat(_normalised(content)))
-
-
-def snapshot(config: Mapping[str, Any]) -> bytes:
-    """All in a resolved configuration that can change a run's result or its timing, whatever the machine; compressed,
-    for a sweep may have thousands."""
-    return zlib.compress(json.dumps(_asked(config), sort_keys=True).encode())
-
-
-def changed_since(taken: bytes, config: Mapping[str, Any]) -> list[str]:
-    """The keys in which a configuration differs from a `snapshot`."""
-    before, now = json.loads(zlib.decompress(taken)), json.loads(json.dumps(_asked(config)))
-    # As text: nan is not equal to itself.
-    return [key for key in dict.fromkeys([*before, *now]) if json.dumps(before.get(key)) != json.dumps(now.get(key))]
-
-
-def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
-    return hashed_config({**config, "run_dir": None, "runs_at_once": 1}, "", 1, 1)
-
-
-def config_hashes(hashed: Mapping[str, Any]) -> tuple[str, str]:
-    """(config_hash, group_hash) of a `hashed_config`, the latter blind to the seed: two hexadecimal SHA-256 digests,
-    shortened to 16 digits."""
-    return _digest(hashed), _digest({key: value for key, value in hashed.items() if key != "seed"})
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _normalised(value: Any) -> Any:
-    """0 and 0.0 mean the same."""
-    if isinstance(value, dict):
-        return {key: _normalised(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_normalised(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def closed_groups() -> dict[str, type]:

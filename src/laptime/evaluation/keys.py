@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from laptime.config.schema import DEVICES, PRECISIONS, SecurityConfig, _at_least, _Group, _one_of, _positive
+from laptime.config.schema import DEVICES, PRECISIONS, SecurityConfig, _at_least, _Group, _one_of, positive
 from laptime.errors import UserError
 
 FORMATS = ("onnx", "torch_export", "torchscript")
@@ -33,7 +33,7 @@ class LatencyConfig(_Group):
             raise UserError(f"latency.batch_sizes={self.batch_sizes}: holds a size twice.")
         _at_least("latency.num_calls", self.num_calls, 1)
         _at_least("latency.warmup_calls", self.warmup_calls, 1)
-        _positive("latency.time_limit_s", self.time_limit_s)
+        positive("latency.time_limit_s", self.time_limit_s)
 
 
 @dataclass
@@ -78,7 +78,7 @@ class ExportConfig(TrainedRunConfig):
             raise UserError(f"format=[]: must be one or several of {', '.join(FORMATS)}, or all.")
         for each in self.format:
             _one_of("format", each, (*FORMATS, "all"))
-        _positive("tolerance", self.tolerance)
+        positive("tolerance", self.tolerance)
         _at_least("num_images", self.num_images, 1)
 
 

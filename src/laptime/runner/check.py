@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from laptime.config import security
 from laptime.config.compose import resolve, tidy, without_hydra
-from laptime.config.schema import validate
+from laptime.config.validate import validate
 from laptime.errors import UserError
 from laptime.ranks import preflight
 

@@ -48,7 +48,7 @@ def run_job(
         UserError: it is not the configuration that was checked.
     """
     from laptime.config.compose import resolve
-    from laptime.config.schema import changed_since
+    from laptime.config.identity import changed_since
     from laptime.ranks import torchrun
     from laptime.record.masking import secret_values
     from laptime.runner.launch import launch

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from laptime.config.schema import hashed_config
+from laptime.config.identity import hashed_config
 from laptime.errors import UserError
 from laptime.machine.device import available_accelerator, usable_cores
 from laptime.machine.environment import settings_have_changed

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from laptime.config.schema import config_hashes, hashed_config
+from laptime.config.identity import config_hashes, hashed_config
 from laptime.data.datamodule import DataModule
 from laptime.lap.epoch_recorder import EpochRecorder, over_ranks
 from laptime.lap.epoch_timer import EpochTimer

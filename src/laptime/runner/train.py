@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from laptime.config.schema import resolve_warmup_epochs
+from laptime.config.validate import resolve_warmup_epochs
 from laptime.errors import Interrupted, UserError
 from laptime.lap.epoch_recorder import EpochRecorder
 from laptime.lap.epoch_timer import EpochTimer

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def run_sweep(args: argparse.Namespace) -> int:
     """Check every job of a sweep, then run them."""
     from laptime.config.compose import hydra_session, hydra_value, with_its_sweeper
-    from laptime.config.schema import snapshot
+    from laptime.config.identity import snapshot
     from laptime.ranks import torchrun
     from laptime.record.directory import RunDir, use
     from laptime.runner import fresh_processes, without_effect
@@ -107,7 +107,7 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
     from laptime.analysis.sweep_callback import report_sweep
     from laptime.config import security
     from laptime.config.compose import compose, hydra_session, key_of, resolve, without_hydra
-    from laptime.config.schema import snapshot
+    from laptime.config.identity import snapshot
     from laptime.ranks import torchrun
     from laptime.runner import fresh_processes, without_effect
     from laptime.runner.check import check

@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from laptime.config.schema import config_hashes, resolve_warmup_epochs
+from laptime.config.identity import config_hashes
+from laptime.config.validate import resolve_warmup_epochs
 from laptime.errors import few
 from laptime.machine.device import cpu_name, usable_cores
 from laptime.machine.environment import code_hash, environment, git_state

@@ -11,7 +11,7 @@ import yaml
 
 from laptime.config import security
 from laptime.config.compose import CONFIG_NAME, key_of
-from laptime.config.schema import config_hashes
+from laptime.config.identity import config_hashes
 from laptime.errors import UserError
 from laptime.machine.device import usable_cores
 from laptime.record.directory import expanded, numbered_runs, use, user_of

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch import nn
 
-from laptime.config.schema import per_rank_batch_size
+from laptime.config.validate import per_rank_batch_size
 from laptime.data.datamodule import DataModule
 from laptime.data.image_data import ImageData
 from laptime.errors import TrainingFailed, is_for_want_of_memory

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from laptime.config.schema import OFF
+from laptime.config.identity import OFF
 from laptime.errors import UserError, few
 from laptime.ranks.rank import Rank
 from laptime.record.directory import expanded

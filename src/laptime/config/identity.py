@@ -1,0 +1,119 @@
+"""What makes two runs the same: all that can change a run's result or its timing."""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from laptime.config.validate import resolve_warmup_epochs
+from laptime.record.files import OF_DDP, flat
+from laptime.record.masking import mask
+
+# What can change neither the result of a run nor its timing: paths, ports, loggers, callbacks that only show.
+_NOT_HASHED = (
+    ("strategy", "master_addr"),
+    ("strategy", "master_port"),
+    ("strategy", "timeout_s"),
+    ("strategy", "max_restarts"),
+    ("sweep",),
+    ("security",),
+    ("run_dir",),
+    ("run_label",),
+    ("experiment_name",),
+    ("logger",),
+    ("optimized_metric",),
+    ("callbacks", "progress_bar"),
+    ("dataset", "root"),
+    ("dataset", "verify"),
+    ("measure", "breakdown"),  # its steps come after the timed ones
+    ("measure", "peak"),
+    ("measure", "sample_interval_s"),  # less than 1% of a core
+    ("measure", "memory_warning"),
+    ("measure", "target_accuracy"),
+    ("measure", "target_interval"),
+    ("measure", "max_repeats"),
+    ("strategy", "name"),
+    ("training", "checkpoint"),
+)
+
+
+# What leaves training as it would be without the key: a run with it off is the run that had no such key, in hashes and
+# in checkpoints.
+OFF = {"label_smoothing": 0, "mixup_alpha": 0, "ema_decay": None, "swa_start_epoch": None}
+
+
+def hashed_config(
+    config: Mapping[str, Any], device_used: str, world_size: int, threads_per_rank: int
+) -> dict[str, Any]:
+    """What makes two runs the same: all that can change a run's result or its timing, by full key. Secrets are masked,
+    so that they are in no record, and a new password makes no other experiment.
+
+    Args:
+        config: the resolved configuration as plain dicts.
+        device_used: the device that trained, whatever was requested.
+        world_size: number of ranks, as used.
+        threads_per_rank: CPU threads of each rank, as used.
+    """
+    # A path that follows from the run's own directory is no difference between two runs.
+    content = json.loads(json.dumps(mask(config)).replace(json.dumps(config.get("run_dir") or "\0")[1:-1], ""))
+    left_out = list(_NOT_HASHED)
+    bar = (content.get("callbacks") or {}).get("progress_bar") or {}
+    if not str(bar.get("_target_", "laptime.")).startswith(("laptime.", "pytorch_lightning.")):
+        left_out.remove(("callbacks", "progress_bar"))  # another callback in its place
+    if content.get("runs_at_once") == 1:
+        left_out.append(("runs_at_once",))
+    left_out += [("training", key) for key, off in OFF.items() if content["training"].get(key) == off]
+    if content["dataset"].get("pipeline") in ("memory", "mapped"):
+        left_out.append(("dataset", "num_workers"))
+    if world_size > 1:
+        left_out.append(("strategy", "wrap_single_rank"))
+    elif not content["strategy"]["wrap_single_rank"]:
+        left_out += [("strategy", key) for key in OF_DDP]
+    for *parents, key in left_out:
+        node = content
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(key, None)
+    content["device"] = device_used
+    content["strategy"] |= {"world_size": world_size, "threads_per_rank": threads_per_rank}
+    content["measure"]["warmup_epochs"] = resolve_warmup_epochs(
+        config["measure"]["warmup_epochs"], config["training"]["epochs"]
+    )
+    return dict(flat(_normalised(content)))
+
+
+def snapshot(config: Mapping[str, Any]) -> bytes:
+    """All in a resolved configuration that can change a run's result or its timing, whatever the machine; compressed,
+    for a sweep may have thousands."""
+    return zlib.compress(json.dumps(_asked(config), sort_keys=True).encode())
+
+
+def changed_since(taken: bytes, config: Mapping[str, Any]) -> list[str]:
+    """The keys in which a configuration differs from a `snapshot`."""
+    before, now = json.loads(zlib.decompress(taken)), json.loads(json.dumps(_asked(config)))
+    # As text: nan is not equal to itself.
+    return [key for key in dict.fromkeys([*before, *now]) if json.dumps(before.get(key)) != json.dumps(now.get(key))]
+
+
+def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
+    return hashed_config({**config, "run_dir": None, "runs_at_once": 1}, "", 1, 1)
+
+
+def config_hashes(hashed: Mapping[str, Any]) -> tuple[str, str]:
+    """(config_hash, group_hash) of a `hashed_config`, the latter blind to the seed: two hexadecimal SHA-256 digests,
+    shortened to 16 digits."""
+    return _digest(hashed), _digest({key: value for key, value in hashed.items() if key != "seed"})
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _normalised(value: Any) -> Any:
+    """0 and 0.0 mean the same."""
+    if isinstance(value, dict):
+        return {key: _normalised(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_normalised(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
