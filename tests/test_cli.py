@@ -108,6 +108,8 @@ MISTAKES = {
     "hydra.mode=MULTIRUN": ["hydra.mode", "-m"],
     "strategy.threads_per_rank=100000": ["strategy.threads_per_rank=100000", "1024"],
     "training.eval_batch_size=1000000000000000000000": ["training.eval_batch_size", "at most"],
+    "+seeds=???": ["seeds=???", "seed?"],
+    "+seeds=${nowhere}": ["seeds=${nowhere}", "seed?"],
     "run_dir=here": ["run_dir=here", "hydra.run.dir"],
     "dataset=synthetic dataset.shape=[3,100000,100000]": ["dataset=synthetic", "GB are free", "mapped"],
     "--cfg job training.epochs=0": ["training.epochs=0", "at least 1"],

@@ -249,10 +249,10 @@ def _run_once(
             Path(path).mkdir(parents=True, exist_ok=True)
             return run_job(without_hydra(composed), Path(path), command, started, overrides, checked=checked)
 
-        def task(cfg: "DictConfig") -> dict[str, Any] | Exception:
+        def task(cfg: "DictConfig") -> dict[str, Any] | BaseException:
             try:
                 return run_job(cfg, Path(path), command, started, overrides, checked=checked)
-            except Exception as error:  # Hydra would print a line of its own: carried around it, raised below.
+            except (Exception, Interrupted) as error:  # around Hydra, which would print a line of its own
                 return error
 
         try:
@@ -263,7 +263,7 @@ def _run_once(
             raise
     if isinstance(result, UserError):
         run_dir.remove()
-    if isinstance(result, Exception):
+    if isinstance(result, BaseException):
         raise result
     record: dict[str, Any] = result
     return record

@@ -42,8 +42,8 @@ class TrainingFailed(Exception):
         self.step = step
 
 
-class Interrupted(Exception):
-    """A signal asked the run to end."""
+class Interrupted(BaseException):
+    """A signal asked the run to end. No Exception, as KeyboardInterrupt is none: whoever catches those goes on."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")

@@ -17,8 +17,8 @@ from laptime.machine.device import describe
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.runner.trackers import _build_loggers
-from laptime.runner.train import check_open_groups
 from laptime.training.build import build_callbacks, build_module
+from laptime.training.open_groups import check_open_groups
 
 pytestmark = pytest.mark.unit
 

@@ -36,6 +36,7 @@ RUNS = {
     "sharded": (*TWO_RANKS, "strategy.comm_hook=shared_memory"),
     "bf16": (*PLAIN, "training.precision=bf16-mixed", "training.matmul_precision=medium"),
     "workers": (*TINY, "training.epochs=1", "dataset.pipeline=workers", "dataset.num_workers=1"),
+    "a class of two words": (*(each for each in PLAIN if "hidden" not in each), "model=logistic_regression"),
     "batch norm": (*WITH_BATCH_NORM, "model._target_=networks_to_export.WithBatchNorm", "~model.hidden_sizes",
                    "~model.dropout"),
 }  # fmt: skip
@@ -72,6 +73,7 @@ def test_accuracy_is_the_recorded_one(name, copy):
     assert evaluation["result"]["test_accuracy"] == record["result"]["test_accuracy"]
     assert evaluation["result"]["test_loss"] == pytest.approx(record["result"]["test_loss"], rel=1e-5)
     assert evaluation["recorded"]["is_equal"] is True
+    assert evaluation["model"] == record["model"]["name"]
     assert evaluation["latency"]["batch_sizes"] == []
 
 
@@ -87,7 +89,7 @@ def test_another_precision_than_the_runs_is_the_one_that_is_used(trained_in, eva
     run = copy(*(PLAIN if trained_in == "32-true" else RUNS["bf16"]))
     assert main([f"run={run}", f"precision={evaluated_in}", NO_LATENCY]) == 0
     evaluation = found(run)
-    assert evaluation["precision"] == evaluated_in
+    assert evaluation["precision"] == evaluated_in and evaluation["recorded"]["is_equal"] is None
     assert evaluation["result"]["test_loss"] == _loss(run, evaluated_in) != _loss(run, trained_in)
 
 

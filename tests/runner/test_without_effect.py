@@ -28,7 +28,7 @@ SWEEP = ["-m", "seed=1,2"]
         (["optimized_metric=test_loss"], "-m"),
         (["hydra.verbose=true"], "logging"),
         ([*SWEEP, "hydra/job_logging=default"], "logging"),
-        (["dataset.root=/nowhere"], "dataset=synthetic"),
+        (["dataset.verify=false"], "dataset=synthetic"),
         (["dataset.val_fraction=0", "callbacks.checkpoint.save_best=false"], "dataset.val_fraction"),
         ([*SWEEP, "hydra.run={dir:x}"], "hydra.run.dir"),
         (["hydra.sweep={dir:x}"], "hydra.sweep.dir"),

@@ -260,7 +260,8 @@ def _check_keys(cfg: DictConfig, schema: Mapping[str, type]) -> None:
         for key in node:
             if key not in known:
                 full_key = f"{group}.{key!s}" if group else str(key)
-                raise UserError(_unknown_key(full_key, f"={node[str(key)]!s}", known))
+                value = node._get_node(key)  # as it stands there: it may be missing, or lead nowhere
+                raise UserError(_unknown_key(full_key, f"={value!s}", known))
 
 
 def _unknown_key(full_key: str, value: str, known: Sequence[str]) -> str:

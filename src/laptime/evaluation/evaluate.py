@@ -22,6 +22,7 @@ from laptime.machine.torch_build import torch_build
 from laptime.measure import latency
 from laptime.ranks.preflight import require_compiling
 from laptime.record import files as records
+from laptime.training.build import name_of
 from laptime.training.classifier import autocast
 
 SCHEMA_VERSION = 1
@@ -72,7 +73,7 @@ def evaluate(run: TrainedRun, config: Mapping[str, Any]) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "evaluated_at": records.now(),
         "run_dir": str(run.path),
-        "model": type(network).__name__.lower(),
+        "model": name_of(network),
         "checkpoint": {"path": str(run.checkpoint), "epochs": run.epochs},
         "device": {"requested": asked, "used": device.used, "name": device.name},
         "precision": precision,

@@ -24,6 +24,7 @@ from laptime.lap.timed_loader import Batch
 from laptime.machine.device import describe
 from laptime.measure import latency
 from laptime.record import files as records
+from laptime.training.build import name_of
 
 SCHEMA_VERSION = 1
 # What takes part in it: their versions are recorded.
@@ -75,7 +76,7 @@ def export(
         "schema_version": SCHEMA_VERSION,
         "exported_at": records.now(),
         "run_dir": str(run.path),
-        "model": type(network).__name__.lower(),
+        "model": name_of(network),
         "checkpoint": {"path": str(run.checkpoint), "epochs": run.epochs},
         "device": {"used": device.used, "name": device.name},
         "threads": threads,

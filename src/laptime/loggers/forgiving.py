@@ -3,7 +3,8 @@
 import functools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
@@ -34,7 +35,6 @@ def forgiving(name: str, logger: Logger) -> Logger | None:
         UserError: the package that it needs is not installed.
     """
     failed = False
-    threading.excepthook = _but_for_tensorboard
 
     def guarded(write: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(write)
@@ -76,7 +76,21 @@ def _warn(name: str, error: Exception) -> None:
     log.warning("logger.%s can't write (%s): the training goes on without it", name, reason)
 
 
-def _but_for_tensorboard(args: threading.ExceptHookArgs) -> None:
-    """TensorBoard writes in a thread, whose error comes once more where the next value is logged."""
-    if not (issubclass(args.exc_type, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
-        threading.__excepthook__(args)
+@contextmanager
+def quiet_writer_threads() -> Iterator[None]:
+    """Don't show an error of TensorBoard's writer thread twice: it comes once more where the next value is logged.
+
+    Other threads' errors go to whatever hook there was, which is there again afterwards.
+    """
+    before = threading.excepthook
+
+    def but_for_tensorboard(args: threading.ExceptHookArgs) -> None:
+        if not (issubclass(args.exc_type, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
+            before(args)
+
+    threading.excepthook = but_for_tensorboard
+    try:
+        yield
+    finally:
+        if threading.excepthook is but_for_tensorboard:
+            threading.excepthook = before

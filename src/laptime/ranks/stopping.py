@@ -14,8 +14,8 @@ from laptime.errors import Interrupted
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 
 
-class TimeLimitReached(Exception):
-    """`training.time_limit_s` is over."""
+class TimeLimitReached(BaseException):
+    """`training.time_limit_s` is over. No Exception: whoever catches those goes on."""
 
 
 class StopRequest:

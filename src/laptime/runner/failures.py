@@ -16,7 +16,7 @@ def is_consequence(error: Mapping[str, Any]) -> bool:
     return error["type"] == "Interrupted" or is_lost_contact(error)
 
 
-def as_exception(error: Mapping[str, Any], rank: int) -> Exception:
+def as_exception(error: Mapping[str, Any], rank: int) -> BaseException:
     """A rank's error in plain values (`describe`) as the run's."""
     if error["type"] == "UserError":
         return UserError(error["message"])

@@ -214,7 +214,7 @@ def _had_no_last_word(child: _Child) -> bool:
     return child.outcome is None or (child.outcome.error or {}).get("type") == "RankDied"
 
 
-def _blame(failed: list[_Child], timeout_s: float) -> Exception:
+def _blame(failed: list[_Child], timeout_s: float) -> BaseException:
     """Which rank's error is the cause, when one rank's end makes the others fail too."""
 
     def weight(child: _Child) -> int:

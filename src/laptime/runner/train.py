@@ -13,6 +13,7 @@ from laptime.config.validate import resolve_warmup_epochs
 from laptime.errors import Interrupted, UserError
 from laptime.lap.epoch_recorder import EpochRecorder
 from laptime.lap.epoch_timer import EpochTimer
+from laptime.loggers.forgiving import quiet_writer_threads
 from laptime.machine.counters import on_battery, read
 from laptime.machine.energy import EnergyMeter
 from laptime.machine.memory import reset_peak_rss
@@ -139,7 +140,7 @@ def _train(
         *own_callbacks,
         *([early_stopping] if early_stopping is not None else []),
     ]
-    with quiet_lightning(), tracked(config, run_dir, record, rank, done) as loggers:
+    with quiet_lightning(), quiet_writer_threads(), tracked(config, run_dir, record, rank, done) as loggers:
         try:
             trainer = build_trainer(config, run_dir, device, rank, callbacks, loggers, shards)
         except (MisconfigurationException, RuntimeError) as error:

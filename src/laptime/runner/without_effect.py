@@ -65,7 +65,7 @@ _RULES = (
         "has no effect: Laptime sets up logging itself, for every rank. Leave it out.",
     ),
     _Rule(
-        ("dataset.root", "dataset.verify"),
+        ("dataset.verify",),
         lambda config, is_sweep: config["dataset"].get("_target_") != "laptime.data.synthetic.Synthetic",
         "has no effect: dataset=synthetic makes its images and reads no files. Leave it out.",
     ),
@@ -96,8 +96,8 @@ _RULES = (
     ),
     _Rule(
         ("device.fallback",),
-        lambda config, is_sweep: config["device"]["name"] not in ("auto", "cpu"),
-        "has an effect where a device is asked for that may be missing. Use device=accelerator, mps, cuda or xpu.",
+        lambda config, is_sweep: config["device"]["name"] != "auto",
+        "has no effect on device=auto, which takes what there is. Use device=accelerator, mps, cuda or xpu.",
     ),
     _Rule(
         ("dataset.num_workers",),

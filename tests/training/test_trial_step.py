@@ -1,0 +1,62 @@
+"""A signal while something is tried before the training ends the run: it is no fault of what was tried."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.support.settings import TINY
+from torch import nn
+
+import laptime
+from laptime.errors import Interrupted
+from laptime.lap.flops import count_flops
+from laptime.loggers.forgiving import quiet_writer_threads
+from laptime.training.trial_step import try_network, try_optimizer
+
+IMAGES = SimpleNamespace(image_shape=(1, 4, 4), class_count=3)
+
+
+class Signaled(nn.Linear):
+    """A signal arrives while it computes."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise Interrupted(2)
+
+
+class SignaledStep(torch.optim.SGD):
+    def step(self, closure=None):
+        raise Interrupted(15)
+
+
+@pytest.mark.unit
+def test_a_signal_in_a_trial_ends_the_run_with_its_own_code():
+    network = Signaled(16, 3)
+    with pytest.raises(Interrupted) as end:
+        try_network(network, IMAGES)
+    assert end.value.exit_code == 130
+    with pytest.raises(Interrupted):
+        count_flops(network, IMAGES.image_shape)
+    built = {"optimizer": SignaledStep(network.parameters(), lr=0.1)}
+    module = SimpleNamespace(configure_optimizers=lambda: built, parameters=network.parameters)
+    with pytest.raises(Interrupted) as end:
+        try_optimizer(module, {"optimizer": {"_target_": "torch.optim.SGD"}})
+    assert end.value.exit_code == 143
+
+
+@pytest.mark.unit
+def test_no_handler_of_exceptions_takes_a_signal():
+    assert not issubclass(Interrupted, Exception)
+
+
+def test_the_hook_for_errors_of_threads_is_as_before(monkeypatch, work_folder):
+    heard = []
+    monkeypatch.setattr(threading, "excepthook", heard.append)
+    before = threading.excepthook
+    laptime.run([*TINY, "logger=tensorboard", "training.epochs=1"])
+    assert threading.excepthook is before
+    with quiet_writer_threads():
+        for name, error in (("_AsyncWriterThread", OSError("full")), ("Thread", OSError("full"))):
+            thread = type(name, (threading.Thread,), {})()
+            threading.excepthook(threading.ExceptHookArgs((type(error), error, None, thread)))
+    assert [type(each.thread).__name__ for each in heard] == ["Thread"]
