@@ -61,7 +61,7 @@ MISTAKES = {
     "dataset.val_fraction=0 training.early_stopping_patience=2": ["early_stopping_patience", "dataset.val_fraction=0"],
     "dataset.val_fraction=0 scheduler=plateau": ["plateau", "dataset.val_fraction=0"],
     "dataset.val_fraction=0 measure.target_accuracy=0.9": ["target_accuracy", "dataset.val_fraction=0"],
-    "training.accumulate_grad_batches=3": ["accumulate_grad_batches=3", "batch_size=64"],
+    "training.num_microbatches=3": ["num_microbatches=3", "batch_size=64"],
     "strategy.world_size=0": ["strategy.world_size=0", "at least 1"],
     "strategy.timeout_s=1e10": ["strategy.timeout_s=10000000000.0", "[1, 2,000,000]"],
     "strategy.threads_per_rank=many": ["threads_per_rank=many", "auto"],
@@ -151,8 +151,8 @@ def test_mistake_is_named_in_two_lines_and_leaves_nothing(typed, refused, work_f
         ),
         (
             "training.epochs=2 measure.warmup_epochs=1 dataset.num_train=2000 dataset.val_fraction=0.99 "
-            "training.batch_size=16 training.accumulate_grad_batches=2 training.precision=bf16-mixed",
-            {"epochs": 2, "batch_size": 16, "accumulate_grad_batches": 2, "precision": "bf16-mixed"},
+            "training.batch_size=16 training.num_microbatches=2 training.precision=bf16-mixed",
+            {"epochs": 2, "batch_size": 16, "num_microbatches": 2, "precision": "bf16-mixed"},
         ),
         ("training.epochs=1 dataset.val_fraction=0 scheduler=step", {"epochs": 1}),
     ],

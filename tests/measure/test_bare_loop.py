@@ -103,5 +103,5 @@ def test_other_work_is_said():
 
 
 def test_settings_that_the_bare_loop_does_not_support_are_refused():
-    with pytest.raises(UserError, match=r"measure.bare_loop=true.*accumulate_grad_batches=2"):
-        laptime.run([*SHORT, "measure.bare_loop=true", "training.accumulate_grad_batches=2"])
+    with pytest.raises(UserError, match=r"measure.bare_loop=true.*num_microbatches=2"):
+        laptime.run([*SHORT, "measure.bare_loop=true", "training.num_microbatches=2"])

@@ -65,7 +65,7 @@ def test_the_steps_leave_no_trace_in_weights_results_or_epochs(two_ranks, traine
     ("overrides", "num_all_reduces", "num_bytes"),
     [
         (["strategy.comm_hook=fp16"], 1, 2 * NUM_PARAMETERS),
-        (["training.accumulate_grad_batches=4"], 1, 4 * NUM_PARAMETERS),
+        (["training.num_microbatches=4"], 1, 4 * NUM_PARAMETERS),
         # A bucket is full at 0.5 MB: with the 512 x 256 weights and what comes after them; then the others.
         (
             ["model.hidden_sizes=[512,256]", "strategy.bucket_cap_mb=0.5"],
@@ -140,7 +140,7 @@ def test_the_parts_of_a_step_add_up_to_it(trained):
     "overrides",
     [
         ["dataset.pipeline=workers", "dataset.num_workers=1"],
-        ["training.accumulate_grad_batches=4"],
+        ["training.num_microbatches=4"],
         ["training.precision=bf16-mixed"],
         ["training.gradient_clip_norm=1"],
         ["dataset.limit=80"],  # an epoch of two steps

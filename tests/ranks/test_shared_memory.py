@@ -58,7 +58,7 @@ def test_more_ranks_agree_up_to_rounding(losses, world_size):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["training.batch_size=16", "training.accumulate_grad_batches=4", "training.gradient_clip_norm=0.5"],
+        ["training.batch_size=16", "training.num_microbatches=4", "training.gradient_clip_norm=0.5"],
         ["training.precision=bf16-mixed"],
         pytest.param(["dataset.pipeline=workers", "dataset.num_workers=1"], marks=pytest.mark.soak),
         pytest.param(["model=cnn", "dataset=mnist", "dataset.limit=500"], marks=pytest.mark.soak),

@@ -107,7 +107,7 @@ def test_compressed_gradients_train_too(hook, trained):
 
 def test_accumulation_over_ranks_gives_the_gradient_of_the_whole_batch(trained):
     whole, parts = (
-        read_record(trained(*TWO_RANKS, NO_DROPOUT, f"training.accumulate_grad_batches={parts}")) for parts in (1, 4)
+        read_record(trained(*TWO_RANKS, NO_DROPOUT, f"training.num_microbatches={parts}")) for parts in (1, 4)
     )
     assert parts["result"]["train_loss"] == pytest.approx(whole["result"]["train_loss"], rel=1e-4)
 
@@ -153,10 +153,10 @@ def test_resumed_ranks_go_on_as_the_undisturbed_ones(trained):
         ("strategy.timeout_s=0", ["strategy.timeout_s=0"]),
         ("strategy.timeout_s=0.01 strategy.world_size=2", ["strategy.timeout_s=0.01", "must lie in [1"]),
         (
-            "strategy.world_size=2 training.batch_scope=global training.accumulate_grad_batches=64",
-            ["accumulate_grad_batches=64", "divide 32"],
+            "strategy.world_size=2 training.batch_scope=global training.num_microbatches=64",
+            ["num_microbatches=64", "divide 32"],
         ),
-        ("strategy.static_graph=true training.accumulate_grad_batches=2", ["static_graph=true", "accumulate_grad_b"]),
+        ("strategy.static_graph=true training.num_microbatches=2", ["static_graph=true", "accumulate_grad_b"]),
         ("strategy.world_size=4 dataset.limit=10 training.batch_size=2", ["dataset.val_fraction"]),
     ],
 )

@@ -194,7 +194,7 @@ def test_steps_per_execution_changes_nothing_but_the_bookkeeping(precision):
 
 
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch(trained):
-    whole, parts = (losses(trained(*NO_DROPOUT, f"training.accumulate_grad_batches={parts}")) for parts in (1, 4))
+    whole, parts = (losses(trained(*NO_DROPOUT, f"training.num_microbatches={parts}")) for parts in (1, 4))
     assert parts == [pytest.approx(each, rel=1e-4) for each in whole]
     assert parts != whole, "nothing was accumulated"
 

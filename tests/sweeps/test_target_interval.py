@@ -258,7 +258,7 @@ def test_mixup_by_hand():
         assert loss.item() == pytest.approx(F.cross_entropy(logits, soft, label_smoothing=smoothing).item())
 
 
-@pytest.mark.parametrize("key", ["training.steps_per_execution=1", "training.accumulate_grad_batches=2"])
+@pytest.mark.parametrize("key", ["training.steps_per_execution=1", "training.num_microbatches=2"])
 def test_mixup_does_not_depend_on_how_a_step_is_computed(key, trained):
     one, other = trained(*SHORT, *MIXUP), run(*MIXUP, key)
     assert read_epochs(one)["train_loss"].values == pytest.approx(read_epochs(other)["train_loss"].values, rel=1e-4)

@@ -21,7 +21,7 @@ from laptime.record.files import read_epochs, read_record
 from laptime.training.faults import explained, out_of_memory_kills
 
 SCRIPTS = Path(__file__).parents[1] / "user_classes"
-CONFIG = {"training": {"batch_size": 96, "accumulate_grad_batches": 1}, "dataset": {"num_workers": 2}, "model": {}}
+CONFIG = {"training": {"batch_size": 96, "num_microbatches": 1}, "dataset": {"num_workers": 2}, "model": {}}
 TWO_EPOCHS = (*TINY, "training.epochs=2")
 NO_MODEL = [each for each in TWO_EPOCHS if not each.startswith("model.")]
 
@@ -45,7 +45,7 @@ def test_too_little_memory_names_the_batch_size_and_suggests_one(work_folder):
         "dataset.num_train=50000", "training.batch_size=40000", "model.hidden_sizes=[4096,4096]"
     )
     assert message.startswith("out of memory with training.batch_size=40000 ("), message
-    assert "Try training.batch_size=32768, or training.accumulate_grad_batches=2" in message
+    assert "Try training.batch_size=32768, or training.num_microbatches=2" in message
 
 
 def test_too_little_memory_for_the_model_names_its_sizes(work_folder):
@@ -60,7 +60,7 @@ def test_too_little_memory_for_the_model_names_its_sizes(work_folder):
     ("error", "words"),
     [
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 20000000 bytes."), "0.02 GB"),
-        (MemoryError(), "training.batch_size=96. Try training.batch_size=64, or training.accumulate_grad_batches=2"),
+        (MemoryError(), "training.batch_size=96. Try training.batch_size=64, or training.num_microbatches=2"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"), "2.15 GB more"),
         (RuntimeError("MPS backend out of memory (MPS allocated: 9.0 GB"), "out of memory with"),
         (OSError(12, "Cannot allocate memory"), "out of memory with"),
@@ -80,19 +80,19 @@ def test_other_errors_stay_what_they_are(error):
 @pytest.mark.unit
 @pytest.mark.parametrize(("batch_size", "smaller"), [(2, 1), (3, 2), (64, 32), (65, 64), (4096, 2048)])
 def test_the_suggested_batch_is_smaller(batch_size, smaller):
-    config = {"training": {"batch_size": batch_size, "accumulate_grad_batches": 1}, "model": {}}
+    config = {"training": {"batch_size": batch_size, "num_microbatches": 1}, "model": {}}
     assert f"Try training.batch_size={smaller}" in str(explained(MemoryError(), config))
 
 
 @pytest.mark.unit
 def test_a_batch_of_one_has_no_smaller_one():
-    config = {"training": {"batch_size": 1, "accumulate_grad_batches": 1}, "model": {"image_size": 4096}}
+    config = {"training": {"batch_size": 1, "num_microbatches": 1}, "model": {"image_size": 4096}}
     assert "a smaller model or model.image_size" in str(explained(MemoryError(), config))
 
 
 @pytest.mark.unit
 def test_large_images_may_be_smaller_too():
-    config = {"training": {"batch_size": 2, "accumulate_grad_batches": 1}, "model": {"image_size": 4096}}
+    config = {"training": {"batch_size": 2, "num_microbatches": 1}, "model": {"image_size": 4096}}
     assert str(explained(MemoryError(), config)).endswith("or a smaller model.image_size.")
 
 

@@ -28,7 +28,7 @@ def test_every_step_is_seen_from_its_start_to_its_end(precision, capfd):
 
 
 def test_parts_of_a_batch_are_seen_and_the_training_stays_the_same(trained):
-    parts = "training.accumulate_grad_batches=4"
+    parts = "training.num_microbatches=4"
     plain = trained(*SHORT, parts)
     watched = laptime.run([*SHORT, parts, COUNTED])
     seen = json.loads(Path("counts0.json").read_text())
@@ -58,7 +58,7 @@ def test_lightnings_own_averaging_is_of_every_step(trained):
 @pytest.mark.parametrize(
     ("name", "instead"),
     [
-        ("GradientAccumulationScheduler,scheduling:{0:4}", "training.accumulate_grad_batches"),
+        ("GradientAccumulationScheduler,scheduling:{0:4}", "training.num_microbatches"),
         ("StochasticWeightAveraging,swa_lrs:0.1", "training.swa_start_epoch"),
         ("BatchSizeFinder", "python -m laptime.tune batch_size"),
         ("LearningRateFinder", "python -m laptime.tune lr"),

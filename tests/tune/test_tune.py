@@ -51,7 +51,7 @@ def test_batch_sizes_are_doubled_up_to_the_whole_training_set(work_folder, capsy
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by what /proc says")
 @pytest.mark.soak
-@pytest.mark.parametrize("typed", [["training.accumulate_grad_batches=4"], []], ids=str)
+@pytest.mark.parametrize("typed", [["training.num_microbatches=4"], []], ids=str)
 def test_the_largest_batch_is_limited_by_real_memory(typed, work_folder):
     sizes = ["model.hidden_sizes=[512,512]", "dataset.limit=60000", "strategy.threads_per_rank=1"]
     done = processes.run("160000000", "batch_size", "--limit", "1e5", *sizes, *typed, script=LIMITED)
@@ -133,7 +133,7 @@ def test_the_suggested_learning_rate_learns(optimizer, work_folder, capsys):
 
 
 def test_learning_rates_are_the_same_twice_and_with_all_that_changes_a_step(work_folder, capsys):
-    typed = [*FEW, "training.mixup_alpha=0.2", "training.label_smoothing=0.1", "training.accumulate_grad_batches=2",
+    typed = [*FEW, "training.mixup_alpha=0.2", "training.label_smoothing=0.1", "training.num_microbatches=2",
              "training.gradient_clip_norm=1", "training.precision=bf16-mixed", "dataset.pipeline=workers",
              "dataset.num_workers=1", "training.batch_size=32"]  # fmt: skip
     outputs = []

@@ -35,8 +35,12 @@ from omegaconf.errors import (
 from laptime.config.schema import Config, check_ranges, closed_groups, register_schema
 from laptime.config.typed import how_to_quote
 from laptime.errors import UserError, printable
+from laptime.record.renamed import RENAMED
 
 CONFIG_NAME = "config"
+_WHY_RENAMED = {
+    "training.accumulate_grad_batches": "It splits the batch of a step; Lightning's key of that name multiplies it."
+}
 # Of what was typed so many characters are quoted.
 _LONGEST_QUOTE = 200
 _TYPE_WORDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
@@ -265,6 +269,9 @@ def _check_keys(cfg: DictConfig, schema: Mapping[str, type]) -> None:
 
 
 def _unknown_key(full_key: str, value: str, known: Sequence[str]) -> str:
+    if full_key in RENAMED:
+        new = RENAMED[full_key]
+        return f"{full_key}{value}: is called {new} now. {_WHY_RENAMED[full_key]} Write {new}{value}."
     parent, _, key = full_key.rpartition(".")
     prefix = f"{parent}." if parent else ""
     close = difflib.get_close_matches(key, known, n=1)
@@ -312,6 +319,9 @@ def _explain(hydra: Hydra, overrides: list[str], config_name: str, error: Except
         return f"{typed}: {_wrong_type(cause)}."
     if typed is not None:
         return f"{typed}: {_first_line(cause)}."
+    place = re.match(r"In '([^']*)': ", str(error))
+    if place is not None and isinstance(error.__context__, OmegaConfBaseException):
+        return f"{place[1]}.yaml: {_explain_in_a_file(error.__context__)}"
     if "An item is already at" in str(error):
         return f"+{_quoted(str(error))}: the key is there already. Leave out the +."
     if "Multiple values for" in str(error):
@@ -320,6 +330,17 @@ def _explain(hydra: Hydra, overrides: list[str], config_name: str, error: Except
     if "Ambiguous value" in str(error):
         return f"{_quoted(str(error))}: several values. To sweep over them, add -m; for a list, write [a,b]."
     return _first_line(cause) + "."
+
+
+def _explain_in_a_file(error: OmegaConfBaseException) -> str:
+    """What is wrong with a key that a configuration file holds."""
+    full_key = str(error.full_key)
+    if isinstance(error, ConfigAttributeError | ConfigKeyError):
+        group = closed_groups().get(full_key.rpartition(".")[0])
+        return _unknown_key(full_key, "", [field.name for field in fields(group or Config)])
+    if isinstance(error, ValidationError):
+        return f"{full_key}: {_wrong_type(error)}."
+    return f"{full_key}: {_first_line(error)}."
 
 
 def hydra_groups(hydra: Hydra) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from laptime.config.validate import resolve_warmup_epochs
 from laptime.record.files import OF_DDP, flat
 from laptime.record.masking import mask
+from laptime.record.renamed import by_old_names
 
 # What can change neither the result of a run nor its timing: paths, ports, loggers, callbacks that only show.
 _NOT_HASHED = (
@@ -106,8 +107,8 @@ def config_hashes(hashed: Mapping[str, Any]) -> tuple[str, str]:
     return _digest(hashed), _digest({key: value for key, value in hashed.items() if key != "seed"})
 
 
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(by_old_names(content), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _normalised(value: Any) -> Any:

@@ -139,7 +139,7 @@ class TrainingConfig(_Group):
     epochs: int = MISSING
     batch_size: int = MISSING
     batch_scope: str = MISSING
-    accumulate_grad_batches: int = MISSING
+    num_microbatches: int = MISSING
     gradient_clip_norm: float | None = MISSING
     steps_per_execution: int = MISSING
     eval_batch_size: int = MISSING
@@ -156,7 +156,7 @@ class TrainingConfig(_Group):
     checkpoint: str | None = MISSING
 
     def check(self) -> None:
-        for key in ("epochs", "batch_size", "accumulate_grad_batches", "steps_per_execution", "eval_batch_size"):
+        for key in ("epochs", "batch_size", "num_microbatches", "steps_per_execution", "eval_batch_size"):
             _at_least(f"training.{key}", getattr(self, key), 1)
         _at_least("training.early_stopping_patience", self.early_stopping_patience, 1)
         positive("training.gradient_clip_norm", self.gradient_clip_norm, "null: no clipping.")

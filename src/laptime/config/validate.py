@@ -55,14 +55,14 @@ def validate(config: Mapping[str, Any]) -> None:
             f"training.epochs={epochs}, or nothing is averaged."
         )
     world_size = strategy["world_size"] if isinstance(strategy["world_size"], int) else 1
-    batch_size, parts = training["batch_size"], training["accumulate_grad_batches"]
+    batch_size, parts = training["batch_size"], training["num_microbatches"]
     per_rank = per_rank_batch_size(batch_size, training["batch_scope"], world_size)
     if per_rank % parts:
         whose = (
             "the samples of one optimizer step" if per_rank == batch_size else "each rank's part of training.batch_size"
         )
         raise UserError(
-            f"training.accumulate_grad_batches={parts}: must divide "
+            f"training.num_microbatches={parts}: must divide "
             f"{f'training.batch_size={batch_size}' if per_rank == batch_size else per_rank}, {whose}."
         )
     if config["device"]["name"] == "mps" and isinstance(strategy["world_size"], int) and strategy["world_size"] > 1:
@@ -70,14 +70,14 @@ def validate(config: Mapping[str, Any]) -> None:
             f"device=mps strategy.world_size={strategy['world_size']}: a Mac has one MPS device, and gloo can't "
             "average tensors on it. Use device=cpu for several ranks, or strategy.world_size=1."
         )
-    if strategy["static_graph"] and training["accumulate_grad_batches"] > 1:
+    if strategy["static_graph"] and training["num_microbatches"] > 1:
         raise UserError(
-            f"strategy.static_graph=true: torch's DDP can't do it with training.accumulate_grad_batches="
-            f"{training['accumulate_grad_batches']}. Leave one of them out."
+            f"strategy.static_graph=true: torch's DDP can't do it with training.num_microbatches="
+            f"{training['num_microbatches']}. Leave one of them out."
         )
     if measure["bare_loop"] and parts > 1:
         raise UserError(
-            f"measure.bare_loop=true: its loop takes each batch whole, not training.accumulate_grad_batches={parts}. "
+            f"measure.bare_loop=true: its loop takes each batch whole, not training.num_microbatches={parts}. "
             "Leave one of them out."
         )
     if not config["dataset"].get("val_fraction", 0):

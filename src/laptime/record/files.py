@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laptime.errors import printable
+from laptime.record import renamed
 from laptime.record.masking import mask
 
 if TYPE_CHECKING:
@@ -234,6 +235,7 @@ def read_record(run_dir: Path) -> dict[str, Any]:
         raise ValueError(f"{run_dir / RUN_FILE}: not an object")
     if record.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"{run_dir / RUN_FILE}: schema version {record.get('schema_version')}, not {SCHEMA_VERSION}")
+    renamed.update(record)
     return record
 
 

@@ -18,6 +18,7 @@ from laptime.record.files import (
     parse_timestamp,
     read_record,
 )
+from laptime.record.renamed import override_by_new_name
 
 # Of a record that can be read at all.
 _NEEDED: dict[str, Any] = {
@@ -112,7 +113,7 @@ def read_run(number: int, path: Path, kept_in: str) -> EarlierRun:
         record = {}
     try:
         text = (path / kept_in / "overrides.yaml").read_text("utf-8")
-        overrides = [str(each) for each in yaml.safe_load(text) or []]
+        overrides = [override_by_new_name(str(each)) for each in yaml.safe_load(text) or []]
         OverridesParser.create().parse_overrides(overrides)
     except (OSError, ValueError, TypeError, yaml.YAMLError, HydraException, RecursionError):
         overrides = []

@@ -22,6 +22,7 @@ from laptime.record.files import (
 )
 from laptime.record.latest import newest_sweeps
 from laptime.record.masking import mask_command
+from laptime.record.renamed import override_by_new_name
 from laptime.runner.plan import num_ranks, threads_per_rank, will_be_hashed
 from laptime.sweeps.core_shares import CoreShares
 from laptime.sweeps.decide import Job, Step, changed_since, measured_with, retried, stands
@@ -224,7 +225,8 @@ class EarlierSweep:
     def _typed_in(self, path: Path) -> list[str]:
         try:
             hydra = yaml.safe_load(path.read_text("utf-8"))["hydra"]
-            typed = [str(each) for each in [*hydra["overrides"]["task"], *hydra["overrides"]["hydra"]]]
+            both = [*hydra["overrides"]["task"], *hydra["overrides"]["hydra"]]
+            typed = [override_by_new_name(str(each)) for each in both]
             self.had_notify |= any(key_of(each) == security.NOTIFY_KEY for each in typed)
             name = hydra["job"].get("config_name")
             self._config_name = None if name in (None, CONFIG_NAME) else str(name)
@@ -290,7 +292,8 @@ def _typed_alike(run: EarlierRun, job: Job) -> bool:
 
 def _is_planned_as(overrides: Sequence[str], swept: str) -> bool:
     """Whether a job is the one that a sweep's plan knows by what is swept in it."""
-    return set(swept.split()) <= set(" ".join(mask_command(overrides)).split())
+    planned = {override_by_new_name(each) for each in swept.split()}
+    return planned <= set(" ".join(mask_command(overrides)).split())
 
 
 def jobs_ever(runs: Sequence[EarlierRun], jobs: Sequence[Job]) -> list[list[str]]:

@@ -79,7 +79,7 @@ def build_module(
         device=device,
         seed=config["seed"],
         precision=settings["precision"],
-        accumulate_grad_batches=settings["accumulate_grad_batches"],
+        num_microbatches=settings["num_microbatches"],
         gradient_clip_norm=settings["gradient_clip_norm"],
         label_smoothing=settings["label_smoothing"],
         mixup_alpha=settings["mixup_alpha"],

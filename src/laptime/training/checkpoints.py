@@ -21,6 +21,7 @@ from laptime.record.files import (
 )
 from laptime.record.latest import newest_runs
 from laptime.record.masking import mask
+from laptime.record.renamed import by_new_names
 
 log = logging.getLogger(__name__)
 
@@ -224,6 +225,7 @@ def read(path: Path, key: str, otherwise: str) -> dict[str, Any]:
         complete = False
     if not complete:
         raise UserError(f"{key}: is damaged: parts of it are missing.")
+    checkpoint[IDENTITY] = by_new_names(checkpoint[IDENTITY])
     return checkpoint
 
 

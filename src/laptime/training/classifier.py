@@ -50,7 +50,7 @@ class Classifier(pl.LightningModule):
         device: that trains.
         seed: what is random while training follows from it, the epoch and the rank.
         precision: 32-true, bf16-mixed or 16-mixed.
-        accumulate_grad_batches: parts in which the batch of an optimizer step is computed.
+        num_microbatches: parts in which the batch of an optimizer step is computed.
         gradient_clip_norm: largest norm of the gradient over all parameters; None: no clipping.
         label_smoothing: share of each training label that is spread evenly over all classes.
         mixup_alpha: how evenly two images each are mixed while training; 0: not at all.
@@ -77,7 +77,7 @@ class Classifier(pl.LightningModule):
         device: Device,
         seed: int,
         precision: str = "32-true",
-        accumulate_grad_batches: int = 1,
+        num_microbatches: int = 1,
         gradient_clip_norm: float | None = None,
         label_smoothing: float = 0.0,
         mixup_alpha: float = 0.0,
@@ -91,7 +91,7 @@ class Classifier(pl.LightningModule):
         self.network = network
         self.seed = seed
         self.rank = rank
-        self.accumulate_grad_batches = accumulate_grad_batches
+        self.num_microbatches = num_microbatches
         self.gradient_clip_norm = gradient_clip_norm
         self.make_optimizer = make_optimizer
         self.make_scheduler = make_scheduler
@@ -238,9 +238,9 @@ class Classifier(pl.LightningModule):
     def _backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the mean loss over a batch; returns that loss and the logits, neither with a graph."""
         images, others, share = self.mix(images, labels)
-        if self.accumulate_grad_batches == 1:
+        if self.num_microbatches == 1:
             return self._backward_part(images, labels, others, share, 1.0)
-        part_size = math.ceil(len(labels) / self.accumulate_grad_batches)
+        part_size = math.ceil(len(labels) / self.num_microbatches)
         parts = list(zip(*(each.split(part_size) for each in (images, labels, others)), strict=True))
         results = []
         for number, (x, y, z) in enumerate(parts, start=1):

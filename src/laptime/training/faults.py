@@ -109,7 +109,7 @@ def _too_little_memory(text: str, config: Mapping[str, Any]) -> str:
     training = config["training"]
     wanted = _WANTED.search(text)
     amount = f" ({float(wanted[1]) * _BYTES[wanted[2].lower()] / 1e9:.2f} GB more were asked for)" if wanted else ""
-    batch_size, parts = training["batch_size"], training["accumulate_grad_batches"]
+    batch_size, parts = training["batch_size"], training["num_microbatches"]
     message = f"out of memory with training.batch_size={batch_size}{amount}."
     images = " or model.image_size" if config["model"].get("image_size") else ""
     if batch_size < 2:
@@ -117,7 +117,7 @@ def _too_little_memory(text: str, config: Mapping[str, Any]) -> str:
     smaller = 2 ** ((batch_size - 1).bit_length() - 1)  # the next power of two below
     advice = f"Try training.batch_size={smaller}"
     if batch_size % (2 * parts) == 0:
-        advice += f", or training.accumulate_grad_batches={2 * parts}, which learns the same from smaller parts"
+        advice += f", or training.num_microbatches={2 * parts}, which learns the same from smaller parts"
     if images:
         advice += ", or a smaller model.image_size"
     return f"{message} {advice}."

@@ -39,7 +39,7 @@ _GIVEN = {
 
 # Callbacks of Lightning's that do what is Laptime's own to do, and what to use instead.
 _INSTEAD = {
-    pl.callbacks.GradientAccumulationScheduler: "training.accumulate_grad_batches",
+    pl.callbacks.GradientAccumulationScheduler: "training.num_microbatches",
     pl.callbacks.StochasticWeightAveraging: "training.swa_start_epoch",
     pl.callbacks.BatchSizeFinder: "python -m laptime.tune batch_size",
     pl.callbacks.LearningRateFinder: "python -m laptime.tune lr",

@@ -85,7 +85,7 @@ def find(config: Mapping[str, Any], device: Device, lowest: float, highest: floa
     Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks"; the suggestion is Lightning's.
     """
     settings = config["training"]
-    parts, clip_norm = settings["accumulate_grad_batches"], settings["gradient_clip_norm"]
+    parts, clip_norm = settings["num_microbatches"], settings["gradient_clip_norm"]
     scales = settings["precision"] == "16-mixed"
     if scales and clip_norm is not None:
         raise UserError(

@@ -1,0 +1,36 @@
+"""Keys of the configuration that had other names: what an older Laptime wrote is read by the names of today."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# By the old name. Hashes of a configuration are made of the old names, so that they stay what they were.
+RENAMED = {"training.accumulate_grad_batches": "training.num_microbatches"}
+_OLD = {new: old for old, new in RENAMED.items()}
+
+
+def by_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by full key, as a hashed configuration and a checkpoint's identity have them."""
+    return {RENAMED.get(key, key): value for key, value in values.items()}
+
+
+def by_old_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `by_new_names`."""
+    return {_OLD.get(key, key): value for key, value in values.items()}
+
+
+def override_by_new_name(override: str) -> str:
+    """An override as it would be typed today: `training.num_microbatches=2`."""
+    key, equals, value = override.partition("=")
+    bare = key.lstrip("+~")
+    return f"{key.removesuffix(bare)}{RENAMED.get(bare, bare)}{equals}{value}"
+
+
+def update(record: dict[str, Any]) -> None:
+    """Give the keys of a record's configuration their names of today."""
+    for old, new in RENAMED.items():
+        group, _, name = old.partition(".")
+        section = (record.get("config") or {}).get(group)
+        if isinstance(section, dict) and name in section:
+            section[new.partition(".")[2]] = section.pop(name)
+    if isinstance(record.get("hashed_config"), dict):
+        record["hashed_config"] = by_new_names(record["hashed_config"])
