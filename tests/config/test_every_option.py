@@ -18,7 +18,7 @@ from laptime.config.compose import config_dir
 from laptime.errors import UserError
 from laptime.record.directory import numbered_runs
 from laptime.record.files import read_epochs, read_record
-from laptime.runner import fresh_processes, plan
+from laptime.runner import fresh_processes, rank_plan
 
 BENCHMARK = runpy.run_path(str(processes.ROOT / "benchmarks" / "options.py"))
 # Groups that are swept, or whose one option is always in use, are in the tests of what they are for.
@@ -176,7 +176,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason(typed, reason, monkeypat
     accelerator = typed[0].partition("=")[2]
     monkeypatch.setattr(fresh_processes, "load_ahead", lambda: None)
     if accelerator != "cpu":
-        monkeypatch.setattr(plan, "available_accelerator", lambda: accelerator)
+        monkeypatch.setattr(rank_plan, "available_accelerator", lambda: accelerator)
         monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     with pytest.raises(UserError, match=re.escape(reason)) as refusal:
         laptime.run([*typed, "logger=none"])

@@ -20,8 +20,8 @@ from laptime.errors import UserError
 from laptime.machine import environment
 from laptime.machine.environment import restraints, set_in_python, settings, without_effect
 from laptime.record.files import read_record
-from laptime.runner import fresh_processes, launch, plan
-from laptime.sweeps import decide
+from laptime.runner import fresh_processes, launch, rank_plan
+from laptime.sweeps import rerun_rules
 from laptime.sweeps.earlier import EarlierRun
 
 ONE_EPOCH = (*TINY, "training.epochs=1")
@@ -80,24 +80,24 @@ def test_new_settings_need_new_processes(monkeypatch):
     strategy = {"world_size": 1, "wrap_single_rank": False, "max_restarts": 0}
     plain = {"dataset": {}, "device": {"name": "cpu"}, "strategy": strategy}
     monkeypatch.setattr(fresh_processes, "_loaded_with", settings())
-    assert plan.stays_here(plain, None)
+    assert rank_plan.stays_here(plain, None)
     before = fresh_processes.context().get_start_method()
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    assert not plan.stays_here(plain, None)
+    assert not rank_plan.stays_here(plain, None)
     assert fresh_processes.context().get_start_method() == "spawn"
     monkeypatch.undo()
     assert fresh_processes.context().get_start_method() == before
 
 
 def test_other_settings_than_a_resumed_sweeps_are_named():
-    here = decide.here()
+    here = rerun_rules.here()
     then = here | {"settings": here["settings"] | {"KMP_BLOCKTIME": "0"}, "code_hash": environment.code_hash({})}
     run = EarlierRun(0, Path(), {"environment": then, "git": {}}, [])
-    (changed,), _ = decide._conditions_changed(run, {})
+    (changed,), _ = rerun_rules._conditions_changed(run, {})
     assert "KMP_BLOCKTIME" in changed
     older = {key: value for key, value in then.items() if key != "settings"}
     run = EarlierRun(0, Path(), {"environment": older, "git": {}}, [])
-    assert decide._conditions_changed(run, {})[0] == []
+    assert rerun_rules._conditions_changed(run, {})[0] == []
 
 
 @pytest.mark.unit

@@ -17,7 +17,7 @@ from tests.support.settings import TINY
 from laptime.errors import UserError
 from laptime.ranks import shared_memory
 from laptime.record.files import read_epochs, read_record
-from laptime.runner import plan
+from laptime.runner import rank_plan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory of this kind is Linux's")
 
@@ -161,17 +161,17 @@ def config_for(device: str) -> dict:
 
 @pytest.mark.unit
 def test_systems_that_have_no_such_memory_are_refused(monkeypatch):
-    monkeypatch.setattr(plan.sys, "platform", "darwin")
+    monkeypatch.setattr(rank_plan.sys, "platform", "darwin")
     with pytest.raises(UserError, match=r"shared_memory: only on Linux.*comm_hook=none"):
-        plan.plan(config_for("cpu"))
+        rank_plan.plan(config_for("cpu"))
 
 
 @pytest.mark.unit
 def test_gradients_on_an_accelerator_are_refused(monkeypatch):
-    monkeypatch.setattr(plan, "available_accelerator", lambda: "cuda")
-    monkeypatch.setattr(plan.torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(rank_plan, "available_accelerator", lambda: "cuda")
+    monkeypatch.setattr(rank_plan.torch.accelerator, "device_count", lambda: 2)
     with pytest.raises(UserError, match=r"shared_memory: gradients on cuda.*comm_hook=none"):
-        plan.plan(config_for("cuda"))
+        rank_plan.plan(config_for("cuda"))
 
 
 @pytest.fixture

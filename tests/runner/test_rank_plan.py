@@ -6,7 +6,7 @@ import pytest
 
 from laptime.errors import UserError
 from laptime.runner import fresh_processes, launch
-from laptime.runner.plan import backend_of, plan
+from laptime.runner.rank_plan import backend_of, plan
 
 pytestmark = pytest.mark.unit
 
@@ -22,7 +22,7 @@ def planned(**strategy) -> list:
 
 @pytest.fixture
 def four_cores(monkeypatch):
-    monkeypatch.setattr("laptime.runner.plan.usable_cores", lambda: 4)
+    monkeypatch.setattr("laptime.runner.rank_plan.usable_cores", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
 
 
@@ -51,7 +51,7 @@ def test_a_single_run_of_one_rank_leaves_the_process_where_it_is(four_cores):
 
 
 def test_ranks_are_not_pinned_where_a_quota_grants_fewer_cores_than_there_are(four_cores, monkeypatch):
-    monkeypatch.setattr("laptime.runner.plan.usable_cores", lambda: 2)
+    monkeypatch.setattr("laptime.runner.rank_plan.usable_cores", lambda: 2)
     assert {rank.cores for rank in planned(world_size=2)} == {None}
 
 
@@ -61,7 +61,7 @@ def test_pinning_can_be_left_out(four_cores):
 
 @pytest.fixture
 def two_gpus(monkeypatch):
-    monkeypatch.setattr("laptime.runner.plan.available_accelerator", lambda: "cuda")
+    monkeypatch.setattr("laptime.runner.rank_plan.available_accelerator", lambda: "cuda")
     monkeypatch.setattr("torch.accelerator.device_count", lambda: 2)
 
 
@@ -101,7 +101,7 @@ def test_more_ranks_than_gpus_is_refused(two_gpus, monkeypatch, work_folder):
      ("xpu", "xpu", "xccl")],
 )  # fmt: skip
 def test_backend_is_the_devices_own(device, accelerator, backend, monkeypatch):
-    monkeypatch.setattr("laptime.runner.plan.available_accelerator", lambda: accelerator)
+    monkeypatch.setattr("laptime.runner.rank_plan.available_accelerator", lambda: accelerator)
     assert backend_of(config_for(device)) == backend
     assert backend_of(config_for(device, backend="gloo")) == "gloo"
 
@@ -109,20 +109,20 @@ def test_backend_is_the_devices_own(device, accelerator, backend, monkeypatch):
 def test_world_size_auto_is_a_rank_per_gpu_or_one_on_the_cpu(monkeypatch):
     import torch
 
-    from laptime.runner.plan import num_ranks
+    from laptime.runner.rank_plan import num_ranks
 
     def ranks(device: str, world_size: int | str = "auto") -> int:
         return num_ranks({"device": {"name": device}, "strategy": {"world_size": world_size}})
 
     assert (ranks("auto"), ranks("cpu"), ranks("cuda"), ranks("cpu", 3)) == (1, 1, 1, 3)
-    monkeypatch.setattr("laptime.runner.plan.available_accelerator", lambda: "cuda")
+    monkeypatch.setattr("laptime.runner.rank_plan.available_accelerator", lambda: "cuda")
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
     assert (ranks("auto"), ranks("cpu"), ranks("cuda"), ranks("mps")) == (4, 1, 4, 1)
 
 
 def test_on_macos_ranks_are_not_pinned(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr("laptime.runner.plan.usable_cores", lambda: 4)
+    monkeypatch.setattr("laptime.runner.rank_plan.usable_cores", lambda: 4)
     assert {rank.cores for rank in planned(world_size=2)} == {None}
 
 

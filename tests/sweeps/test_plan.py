@@ -161,7 +161,7 @@ def of_ranks(world_size: int, threads: int | str) -> dict[str, Any]:
 
 
 def test_automatic_threads_stay_what_they_were(two_runs, monkeypatch):
-    for module in ("runner.plan", "sweeps.resume"):
+    for module in ("runner.rank_plan", "sweeps.resume"):
         monkeypatch.setattr(f"laptime.{module}.usable_cores", lambda: 4)
     for run in (two_runs / "0", two_runs / "1"):
         config = read_record(run)["config"]

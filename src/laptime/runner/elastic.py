@@ -18,7 +18,7 @@ from laptime.record import files as records
 from laptime.runner import rank_process
 from laptime.runner.attempt import attempt_run, first_record, resuming
 from laptime.runner.failures import as_exception, is_consequence
-from laptime.runner.plan import backend_of, check_devices, pinned
+from laptime.runner.rank_plan import backend_of, check_devices, pinned
 from laptime.runner.rank_process import describe
 from laptime.runner.train import train
 from laptime.training import checkpoints

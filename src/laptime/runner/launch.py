@@ -16,7 +16,7 @@ from laptime.record import files as records
 from laptime.record.masking import mask
 from laptime.runner.attempt import attempt_run, first_record, resuming
 from laptime.runner.elastic import join_ranks
-from laptime.runner.plan import plan, stays_here
+from laptime.runner.rank_plan import plan, stays_here
 from laptime.runner.supervise import run_processes
 from laptime.runner.train import train
 from laptime.training import checkpoints

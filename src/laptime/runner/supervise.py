@@ -22,7 +22,7 @@ from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.runner import fresh_processes, rank_process
 from laptime.runner.failures import as_exception, is_lost_contact
-from laptime.runner.plan import backend_of
+from laptime.runner.rank_plan import backend_of
 from laptime.runner.rank_process import Job, Outcome
 from laptime.runner.trackers import end_trackers
 from laptime.training.faults import out_of_memory_kills

@@ -36,14 +36,14 @@ class _Rule:
 
 def _has_ranks_that_meet(config: Config, is_sweep: bool) -> bool:
     from laptime.ranks import torchrun
-    from laptime.runner.plan import num_ranks
+    from laptime.runner.rank_plan import num_ranks
 
     num = torchrun.world_size() if torchrun.is_joined() else num_ranks(config)
     return num > 1 or bool(config["strategy"]["wrap_single_rank"])
 
 
 def _trains_on_cuda(config: Config, is_sweep: bool) -> bool:
-    from laptime.runner.plan import accelerator_of
+    from laptime.runner.rank_plan import accelerator_of
 
     return accelerator_of(config) == "cuda"
 

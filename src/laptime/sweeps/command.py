@@ -9,7 +9,7 @@ from laptime.errors import UserError
 
 if TYPE_CHECKING:
     from laptime.sweeps.core_shares import CoreShares
-    from laptime.sweeps.decide import Step
+    from laptime.sweeps.rerun_rules import Step
     from laptime.sweeps.resume import EarlierSweep
 
 
@@ -21,11 +21,11 @@ def run_sweep(args: argparse.Namespace) -> int:
     from laptime.record.directory import RunDir, use
     from laptime.runner import fresh_processes, without_effect
     from laptime.runner.check import check
-    from laptime.runner.plan import num_ranks
+    from laptime.runner.rank_plan import num_ranks
     from laptime.sweeps.core_shares import shares_of
-    from laptime.sweeps.decide import Step
     from laptime.sweeps.hydra_jobs import settings_of
     from laptime.sweeps.plan import plan_runs, refuse_repeated_runs, require_search
+    from laptime.sweeps.rerun_rules import Step
     from laptime.sweeps.sweep import Sweep, num_trials
 
     if torchrun.is_joined():
@@ -111,12 +111,12 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
     from laptime.ranks import torchrun
     from laptime.runner import fresh_processes, without_effect
     from laptime.runner.check import check
-    from laptime.runner.plan import num_ranks
+    from laptime.runner.rank_plan import num_ranks
     from laptime.sweeps.core_shares import shares_of
-    from laptime.sweeps.decide import Job
     from laptime.sweeps.hydra_jobs import settings_of
     from laptime.sweeps.overrides import is_of_now, merged
     from laptime.sweeps.plan import PlannedRun, plan_runs
+    from laptime.sweeps.rerun_rules import Job
     from laptime.sweeps.resume import jobs_ever
     from laptime.sweeps.sweep import Sweep, swept
 
@@ -196,7 +196,7 @@ def _show_what_would_be_done(
         configs: in the order of `steps`; None: of one that nothing is to become of.
     """
     from laptime.record.latest import RESULT_FOLDERS
-    from laptime.runner.plan import will_be_hashed
+    from laptime.runner.rank_plan import will_be_hashed
     from laptime.sweeps import dry_run
     from laptime.sweeps.estimate import estimate, known_runs
     from laptime.sweeps.sweep import swept

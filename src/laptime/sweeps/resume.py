@@ -23,11 +23,11 @@ from laptime.record.files import (
 from laptime.record.latest import newest_sweeps
 from laptime.record.masking import mask_command
 from laptime.record.renamed import override_by_new_name
-from laptime.runner.plan import num_ranks, threads_per_rank, will_be_hashed
+from laptime.runner.rank_plan import num_ranks, threads_per_rank, will_be_hashed
 from laptime.sweeps.core_shares import CoreShares
-from laptime.sweeps.decide import Job, Step, changed_since, measured_with, retried, stands
 from laptime.sweeps.earlier import EarlierRun, living_ranks, read_run
 from laptime.sweeps.overrides import FIXED, KEY, lasting, merged
+from laptime.sweeps.rerun_rules import Job, Step, changed_since, measured_with, retried, stands
 
 
 class EarlierSweep:

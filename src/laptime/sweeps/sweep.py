@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
     from omegaconf import DictConfig
 
-    from laptime.sweeps.decide import Step
+    from laptime.sweeps.rerun_rules import Step
 
 # What a sweep that is gone on with may be given anew, and tells no run from another.
 _OF_NO_RUN = ("measure.target_interval", "measure.max_repeats", "sweep.on_failure")

@@ -77,7 +77,7 @@ def _run(args: argparse.Namespace) -> int:
     import pytorch_lightning as pl
     import torch
 
-    from laptime.runner.plan import threads_per_rank
+    from laptime.runner.rank_plan import threads_per_rank
     from laptime.terminal import unread
     from laptime.training.build import prepare_device
     from laptime.training.faults import explaining
