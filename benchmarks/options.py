@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import torch.nn.functional as F
 
-from laptime.config.compose import compose, config_dir, hydra_session, resolve, without_hydra
+from laptime.config.compose import compose, hydra_session, resolve, without_hydra
+from laptime.config.composition import config_dir
 from laptime.config.targets import build
 from laptime.record.files import new_record, read_epochs, read_record
 

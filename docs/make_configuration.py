@@ -5,7 +5,7 @@ python docs/make_configuration.py
 
 from pathlib import Path
 
-from laptime.config.compose import config_dir
+from laptime.config.composition import config_dir
 from laptime.config.schema import closed_groups
 
 OUT = Path(__file__).with_name("configuration.md")

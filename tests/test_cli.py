@@ -9,7 +9,7 @@ import pytest
 
 import laptime
 from laptime.cli import main
-from laptime.config.compose import config_dir
+from laptime.config.composition import config_dir
 from laptime.errors import UserError
 from laptime.record.directory import RunDir
 from laptime.record.files import read_record

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from laptime.config import security, targets
-from laptime.config.compose import compose, config_dir, hydra_session, resolve, without_hydra
+from laptime.config.compose import compose, hydra_session, resolve, without_hydra
+from laptime.config.composition import config_dir
 from laptime.config.validate import validate
 from laptime.data.image_data import ImageData
 from laptime.machine.device import describe

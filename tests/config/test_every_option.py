@@ -14,7 +14,7 @@ from tests.support import processes
 from tests.support.settings import QUICK
 
 import laptime
-from laptime.config.compose import config_dir
+from laptime.config.composition import config_dir
 from laptime.errors import UserError
 from laptime.record.directory import numbered_runs
 from laptime.record.files import read_epochs, read_record

@@ -12,7 +12,8 @@ from torch import nn
 
 import laptime
 from laptime.config import targets
-from laptime.config.compose import compose, config_dir, hydra_session, resolve, without_hydra
+from laptime.config.compose import compose, hydra_session, resolve, without_hydra
+from laptime.config.composition import config_dir
 from laptime.errors import TrainingFailed
 from laptime.lap.flops import count_flops
 from laptime.record.files import read_epochs

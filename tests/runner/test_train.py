@@ -22,7 +22,8 @@ from tests.support.settings import NO_REPORT, QUICK, TINY
 
 import laptime
 from laptime.config.compose import compose as compose_run
-from laptime.config.compose import config_dir, hydra_session, resolve, without_hydra
+from laptime.config.compose import hydra_session, resolve, without_hydra
+from laptime.config.composition import config_dir
 from laptime.config.identity import config_hashes, hashed_config
 from laptime.errors import UserError
 from laptime.exporting.main import main as export

@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from laptime.config.compose import key_of
+from laptime.config.composition import key_of
 from laptime.errors import UserError
 
 KEY = "security.allowed_targets"

@@ -57,7 +57,8 @@ def composed(command: str, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: an unknown key, a wrong type, a value out of its range: one line, or two.
     """
-    from laptime.config.compose import compose, hydra_session, resolve, tidy, without_hydra
+    from laptime.config.compose import compose, hydra_session, resolve, without_hydra
+    from laptime.config.explain import tidy
     from laptime.evaluation import keys
 
     keys.register(command)

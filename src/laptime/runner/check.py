@@ -6,7 +6,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from laptime.config import security
-from laptime.config.compose import resolve, tidy, without_hydra
+from laptime.config.compose import resolve, without_hydra
+from laptime.config.explain import tidy
 from laptime.config.validate import validate
 from laptime.errors import UserError
 from laptime.ranks import preflight

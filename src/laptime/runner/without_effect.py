@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.base import Node
 from omegaconf.errors import OmegaConfBaseException
 
-from laptime.config.compose import compose, key_of
+from laptime.config.compose import compose
+from laptime.config.composition import key_of
 from laptime.errors import UserError
 from laptime.record.files import OF_DDP
 

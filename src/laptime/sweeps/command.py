@@ -106,7 +106,8 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
     """
     from laptime.analysis.sweep_callback import report_sweep
     from laptime.config import security
-    from laptime.config.compose import compose, hydra_session, key_of, resolve, without_hydra
+    from laptime.config.compose import compose, hydra_session, resolve, without_hydra
+    from laptime.config.composition import key_of
     from laptime.config.identity import snapshot
     from laptime.ranks import torchrun
     from laptime.runner import fresh_processes, without_effect

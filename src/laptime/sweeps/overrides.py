@@ -7,7 +7,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from laptime.config import security
-from laptime.config.compose import key_of
+from laptime.config.composition import key_of
 from laptime.config.typed import how_to_quote
 from laptime.errors import UserError
 

@@ -12,7 +12,8 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from laptime.config.compose import compose, hydra_groups, key_of, with_its_sweeper
+from laptime.config.compose import compose, with_its_sweeper
+from laptime.config.composition import hydra_groups, key_of
 from laptime.config.typed import how_to_quote
 from laptime.errors import UserError
 from laptime.record.files import is_maximised

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from laptime.config import security
-from laptime.config.compose import CONFIG_NAME, key_of
+from laptime.config.compose import CONFIG_NAME
+from laptime.config.composition import key_of
 from laptime.config.identity import config_hashes
 from laptime.errors import UserError
 from laptime.machine.device import usable_cores

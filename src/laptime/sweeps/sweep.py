@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 import psutil
 import yaml
 
-from laptime.config.compose import experiment_of, key_of
+from laptime.config.compose import experiment_of
+from laptime.config.composition import key_of
 from laptime.config.security import OF_NOW
 from laptime.errors import Interrupted, LauncherFailed, RankFailed, TrainingFailed, UserError, in_words
 from laptime.ranks.stopping import handling_signals

@@ -101,7 +101,8 @@ def _run(args: argparse.Namespace) -> int:
 def _config(args: argparse.Namespace) -> dict[str, Any]:
     """What `train.py` would train with these overrides, checked."""
     from laptime.config import security  # noqa: F401  reads what is trusted, before a configuration can change it
-    from laptime.config.compose import compose, find_own_classes, hydra_session, key_of
+    from laptime.config.compose import compose, find_own_classes, hydra_session
+    from laptime.config.composition import key_of
     from laptime.runner.check import check
 
     for typed in args.overrides:

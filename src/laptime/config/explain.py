@@ -1,0 +1,213 @@
+"""Every mistake in what was typed, or in a configuration file, as one clear line."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+
+from hydra._internal.hydra import Hydra
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from laptime.config.composition import compose_with_hydra, key_of
+from laptime.config.schema import Config, closed_groups
+from laptime.config.typed import how_to_quote
+from laptime.errors import printable
+from laptime.record.renamed import RENAMED
+
+_WHY_RENAMED = {
+    "training.accumulate_grad_batches": "It splits the batch of a step; Lightning's key of that name multiplies it."
+}
+
+
+# Of what was typed so many characters are quoted.
+_LONGEST_QUOTE = 200
+
+
+_TYPE_WORDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
+
+
+# Where an option of Hydra's own groups comes from.
+_EXTRAS = {
+    "hydra/launcher=joblib": "joblib",
+    "hydra/launcher=submitit_local": "submitit",
+    "hydra/launcher=submitit_slurm": "submitit",
+    "hydra/sweeper=optuna": "search",
+}
+
+
+def tidy(message: str, typed: Sequence[str]) -> str:
+    """A message of one or two lines, whatever was typed: what it quotes is shortened, and shows what can't be seen.
+
+    Args:
+        message: of a UserError.
+        typed: the overrides that it may quote.
+    """
+    for override in typed:
+        value = override.partition("=")[2]
+        for text in sorted({override, value, key_of(override)}, key=len, reverse=True):
+            if text and text != (shown := _shown(text)):
+                message = message.replace(text, shown)
+    lines = [printable(line) for line in message.splitlines()] or [""]
+    return "\n".join([lines[0], " ".join(lines[1:])]).strip()
+
+
+def _shown(text: str) -> str:
+    text = printable(text)
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
+
+
+def with_its_override(hydra: Hydra, overrides: list[str], config_name: str, message: str) -> str:
+    """The message, with the override that it speaks of if it doesn't name it: the one without which all is well."""
+    if any(key and _shown(key) in message for key in [*map(_last_name, overrides), *overrides]):
+        return message
+    for culprit in overrides:
+        try:
+            rest = [override for override in overrides if override is not culprit]
+            compose_with_hydra(hydra, config_name, rest)
+        except Exception:
+            continue
+        return f"{_shown(culprit)}: {message.lstrip(': ')}"
+    return f"{_shown(' '.join(overrides))}: {message.lstrip(': ')}"
+
+
+def _last_name(override: str) -> str:
+    """The last part of an override's key: `epochs` of `+training.epochs=3`."""
+    return key_of(override).partition("@")[0].rpartition(".")[2].rpartition("/")[2].strip("'\" ")
+
+
+def unknown_key(full_key: str, value: str, known: Sequence[str]) -> str:
+    if full_key in RENAMED:
+        new = RENAMED[full_key]
+        return f"{full_key}{value}: is called {new} now. {_WHY_RENAMED[full_key]} Write {new}{value}."
+    parent, _, key = full_key.rpartition(".")
+    prefix = f"{parent}." if parent else ""
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f" Did you mean {prefix}{close[0]}?" if close else ""
+    return f"{full_key}{value}: unknown key.{hint}\nKnown keys{parent and ' of ' + parent}: {', '.join(known)}."
+
+
+def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Exception) -> str:
+    cause = error.__cause__ or error
+    if isinstance(error, MissingConfigException):
+        return _explain_missing_option(hydra, error)
+    if isinstance(error, OverrideParseException):
+        if "=" not in str(error.override).strip("="):
+            return f"{error.override}: not understood. Use group=option or key=value."
+        return f"{error.override}: not understood. {how_to_quote(str(error.override))}"
+    if isinstance(error, UserWarning):
+        folder = str(error).partition("path=")[2].removesuffix(" is not available.")
+        return f"hydra.searchpath: there is no such folder: {folder}."
+    if "Could not delete" in str(error):
+        return _explain_not_deleted(str(error), overrides)
+    typed = _override_of(str(error), overrides)
+    if typed is not None and "@" in typed.partition("=")[0] and isinstance(error, ConfigCompositionException):
+        group = key_of(typed).partition("@")[0]
+        value = typed.partition("=")[2]
+        return f"{typed}: no option of {group} is placed there. Without @: {group}={value}."
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and typed is not None:
+        return _explain_unknown_key(hydra, overrides, config_name, typed, cause)
+    if isinstance(cause, ValidationError) and typed is not None:
+        return f"{typed}: {_wrong_type(cause)}."
+    if typed is not None:
+        return f"{typed}: {first_line(cause)}."
+    place = re.match(r"In '([^']*)': ", str(error))
+    if place is not None and isinstance(error.__context__, OmegaConfBaseException):
+        return f"{place[1]}.yaml: {_explain_in_a_file(error.__context__)}"
+    if "An item is already at" in str(error):
+        return f"+{_quoted(str(error))}: the key is there already. Leave out the +."
+    if "Multiple values for" in str(error):
+        typed = next((o for o in overrides if o.startswith("+")), str(error).splitlines()[0])
+        return f"{typed}: the group is there already. Leave out the +."
+    if "Ambiguous value" in str(error):
+        return f"{_quoted(str(error))}: several values. To sweep over them, add -m; for a list, write [a,b]."
+    return first_line(cause) + "."
+
+
+def _explain_in_a_file(error: OmegaConfBaseException) -> str:
+    """What is wrong with a key that a configuration file holds."""
+    full_key = str(error.full_key)
+    if isinstance(error, ConfigAttributeError | ConfigKeyError):
+        group = closed_groups().get(full_key.rpartition(".")[0])
+        return unknown_key(full_key, "", [field.name for field in fields(group or Config)])
+    if isinstance(error, ValidationError):
+        return f"{full_key}: {_wrong_type(error)}."
+    return f"{full_key}: {first_line(error)}."
+
+
+def _explain_missing_option(hydra: Hydra, error: MissingConfigException) -> str:
+    group, _, option = str(error.missing_cfg_file or "").rpartition("/")
+    if not group:
+        return first_line(error) + "."
+    if (extra := _EXTRAS.get(f"{group}={option}")) is not None:
+        return f'{group}={option}: is not installed. Install it: pip install "laptime[{extra}]".'
+    # Of several options at once Hydra does not say which there are.
+    options = ", ".join(error.options or hydra.config_loader.get_group_options(group))
+    return f"{group}={option}: no such option. Known options of {group}: {options}."
+
+
+def _explain_not_deleted(message: str, overrides: Sequence[str]) -> str:
+    """What to do instead of `~key`, from Hydra's words about it."""
+    key = _quoted(message).partition("=")[0]
+    typed = next((each for each in overrides if each.startswith("~") and key_of(each) == key), f"~{key}")
+    if "does not exist" in message:
+        return f"{typed}: there is no such key, or it is null already. Leave it out."
+    if "and not" in message:
+        return f"{typed}: the key has another value. Without a value it is deleted whatever it is: ~{key}."
+    return f"{typed}: the defaults list has no such entry, as a whole. Delete one that it has: ~{key} or ~{key}.NAME."
+
+
+def _explain_unknown_key(
+    hydra: Hydra, overrides: list[str], config_name: str, typed: str, error: OmegaConfBaseException
+) -> str:
+    full_key = str(error.full_key)
+    value = f"={typed.partition('=')[2]}" if "=" in typed else ""
+    rest = [override for override in overrides if override != typed]
+    cfg = compose_with_hydra(hydra, config_name, rest)
+    parent = full_key.rpartition(".")[0]
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    known = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
+    return unknown_key(full_key, value, known)
+
+
+def _override_of(message: str, overrides: list[str]) -> str | None:
+    """The override that Hydra's message speaks of."""
+    match = re.match(r"Could not override '(.*)'|Error merging override (.*)", message)
+    if match is None:
+        return None
+    named = match[1] or match[2]
+    return next((o for o in overrides if o == named or key_of(o) == named), named)
+
+
+def _wrong_type(error: ValidationError) -> str:
+    message = first_line(error)
+    for omegaconf_name, words in _TYPE_WORDS.items():
+        if message.endswith(f"could not be converted to {omegaconf_name}"):
+            return f"must be {words}"
+    if "is not a valid bool" in message:
+        return "must be true or false"
+    if message.endswith("is not Optional"):
+        return "must not be null"
+    if message.endswith("is not a ListConfig, list or tuple"):
+        return "must be a list: [value], and 'key=[value]' in quotes where the shell knows brackets"
+    if "incompatible with type hint 'Union[int, str]'" in message:
+        return "must be a whole number or auto"
+    return message
+
+
+def _quoted(message: str) -> str:
+    match = re.search(r"'(.*)'", message)
+    return match[1] if match else message
+
+
+def first_line(error: BaseException, skip: str = "\0") -> str:
+    if "HydraConfig was not set" in str(error):
+        return "${hydra:...} isn't known before the run starts. Write an absolute path, or ${oc.env:PWD}/..."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(skip)]
+    return lines[0].rstrip(".") if lines else type(error).__name__
