@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, select_autoescape
+from jinja2 import Environment, Template, select_autoescape
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -183,7 +183,7 @@ def as_html(analysis: Analysis, plots: Mapping[str, bytes]) -> str:
 
 
 @cache
-def _template():  # type: ignore[no-untyped-def]
+def _template() -> Template:
     source = (Path(__file__).parent / "report.html.jinja").read_text(encoding="utf-8")
     return Environment(autoescape=select_autoescape(default=True, default_for_string=True)).from_string(source)
 

@@ -34,7 +34,8 @@ def per_class(matrix: np.ndarray) -> pd.DataFrame:
     hits, support, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
 
     def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-        return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+        shares: np.ndarray = np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+        return shares
 
     return pd.DataFrame(
         {

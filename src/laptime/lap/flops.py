@@ -32,8 +32,8 @@ def _convolution_backward_flops(
 ) -> int:
     """Of the backward pass of a convolution. torch's own formula takes the groups of a grouped one for one."""
     _bias, _stride, _padding, _dilation, transposed, _output_padding, _groups, wanted = rest
-    forward = conv_flop_count(list(x_shape), list(w_shape), list(grad_shape), transposed)
-    return forward * sum(wanted[:2])  # for the inputs and for the weights as many as forward
+    forward: int = conv_flop_count(list(x_shape), list(w_shape), list(grad_shape), transposed)
+    return forward * int(sum(wanted[:2]))  # for the inputs and for the weights as many as forward
 
 
 _FLOPS = {torch.ops.aten.convolution_backward: _convolution_backward_flops}

@@ -343,7 +343,7 @@ def time_to_accuracy(rows: list[dict[str, Any]], target: float) -> float | None:
         rows: of one rank, in order, with epoch_time_s and val_accuracy.
         target: a share of 1.
     """
-    elapsed = 0.0
+    elapsed: float = 0.0
     if rows and rows[0]["epoch"] > 0:
         return None
     for row in rows:

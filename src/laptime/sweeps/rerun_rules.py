@@ -94,7 +94,7 @@ def _leaves_an_epoch_to_time(run: EarlierRun, config: Mapping[str, Any]) -> bool
     epochs = read_epochs(run.path)
     if epochs.empty or not epochs["is_warmup"].all():
         return True
-    left = config["training"]["epochs"] - (int(epochs["epoch"].max()) + 1)
+    left: int = config["training"]["epochs"] - (int(epochs["epoch"].max()) + 1)
     return left > resolve_warmup_epochs(config["measure"]["warmup_epochs"], config["training"]["epochs"])
 
 

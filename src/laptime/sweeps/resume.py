@@ -134,7 +134,7 @@ class EarlierSweep:
         if not automatic or not so_far:
             return largest
         at_once = 1 if shares is None else shares.num
-        largest = max(largest, usable_cores() // at_once // max(so_far))
+        largest = max(largest, usable_cores() // at_once // int(max(so_far)))
         for config in automatic:
             threads = threads_per_rank(config, largest * at_once)
             if threads not in so_far:
