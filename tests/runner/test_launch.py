@@ -156,7 +156,7 @@ def test_resumed_ranks_go_on_as_the_undisturbed_ones(trained):
             "strategy.world_size=2 training.batch_scope=global training.num_microbatches=64",
             ["num_microbatches=64", "divide 32"],
         ),
-        ("strategy.static_graph=true training.num_microbatches=2", ["static_graph=true", "accumulate_grad_b"]),
+        ("strategy.static_graph=true training.num_microbatches=2", ["static_graph=true", "num_microbatches=2"]),
         ("strategy.world_size=4 dataset.limit=10 training.batch_size=2", ["dataset.val_fraction"]),
     ],
 )

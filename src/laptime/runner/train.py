@@ -7,10 +7,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from laptime.config.validate import resolve_warmup_epochs
-from laptime.errors import Interrupted, UserError
+from laptime.data.datamodule import DataModule
+from laptime.errors import Interrupted
 from laptime.lap.epoch_recorder import EpochRecorder
 from laptime.lap.epoch_timer import EpochTimer
 from laptime.loggers.forgiving import quiet_writer_threads
@@ -18,6 +18,7 @@ from laptime.machine.counters import on_battery, read
 from laptime.machine.energy import EnergyMeter
 from laptime.machine.memory import reset_peak_rss
 from laptime.measure.bare_loop import BareLoop
+from laptime.measure.sampler import Sampler
 from laptime.ranks.rank import Rank, assert_world
 from laptime.ranks.stopping import StopRequest, TimeLimitReached
 from laptime.record import files as records
@@ -43,8 +44,9 @@ from laptime.training.build import (
     prepare_device,
     show_each_step,
 )
+from laptime.training.classifier import Classifier
 from laptime.training.compile_ahead import CompileAhead
-from laptime.training.faults import explaining, refusal
+from laptime.training.faults import explaining
 from laptime.training.trainer import build_trainer, is_profiled, quiet_lightning
 from laptime.training.trial_step import shards_optimizer, try_network, try_optimizer
 
@@ -141,47 +143,12 @@ def _train(
         *([early_stopping] if early_stopping is not None else []),
     ]
     with quiet_lightning(), quiet_writer_threads(), tracked(config, run_dir, record, rank, done) as loggers:
+        trainer = build_trainer(config, run_dir, device, rank, callbacks, loggers, shards)
+        if rank.is_first:
+            log.info("writing to %s", run_dir)
         try:
-            trainer = build_trainer(config, run_dir, device, rank, callbacks, loggers, shards)
-        except (MisconfigurationException, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "more than one stateful callback" not in str(error):
-                raise
-            raise UserError(refusal(error, config)) from error
-        reason = "epochs"
-        try:
-            if rank.is_first:
-                log.info("writing to %s", run_dir)
-            stop.immediate = False
-            stop.limit(settings["time_limit_s"])
-            if sampler is not None:
-                sampler.start()
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-            if stop.signum is not None:
-                stop.act()
-            if trainer.should_stop:
-                if early_stopping is not None and early_stopping.stopped_epoch:
-                    reason, how = "early_stopping", f"the validation loss has not improved for {patience} epochs"
-                else:
-                    reason, how = "callback", "a callback asked for it"
-                log.info("stopped early: %s", how)
-            elif trainer.max_epochs != settings["epochs"]:
-                reason = "callback"
-                log.info("a callback set trainer.max_epochs=%s", trainer.max_epochs)
-        except TimeLimitReached:
-            reason = "time_limit"
-            log.info("stopped by training.time_limit_s=%s; the broken epoch is not recorded", settings["time_limit_s"])
-        except BaseException as error:
-            # Lightning and data workers have answers of their own to a signal; what the user meant is this one.
-            if stop.signum is not None and not isinstance(error, Interrupted):
-                raise Interrupted(stop.signum) from error
-            raise
+            reason = _fit(config, trainer, module, data, checkpoint, stop, sampler, early_stopping)
         finally:
-            stop.limit(None)
-            stop.expired = False
-            data.teardown("fit")
-            if sampler is not None:
-                sampler.stop()
-            stop.immediate = True
             note_epoch()
         trainer.test(module, datamodule=data, verbose=False)
         test = module.test_means
@@ -199,3 +166,57 @@ def _train(
                 optimizer = sharded.own
             measure_apart(config, record, device, rank, stop, module, optimizer, data)
         log_results(loggers, record, config, recorder.rows[-1]["epoch"] if recorder.rows else 0)
+
+
+def _fit(
+    config: Mapping[str, Any],
+    trainer: pl.Trainer,
+    module: Classifier,
+    data: DataModule,
+    checkpoint: Path | None,
+    stop: StopRequest,
+    sampler: Sampler | None,
+    early_stopping: EarlyStopping | None,
+) -> str:
+    """Train until the last epoch, or until something ends it.
+
+    Returns:
+        Why it ended, as `result.stop_reason` has it: epochs, early_stopping, callback or time_limit.
+
+    Raises:
+        Interrupted: a signal asked for it, whatever Lightning or a data worker made of that.
+    """
+    settings = config["training"]
+    try:
+        stop.immediate = False
+        stop.limit(settings["time_limit_s"])
+        if sampler is not None:
+            sampler.start()
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        if stop.signum is not None:
+            stop.act()
+        if trainer.should_stop:
+            if early_stopping is not None and early_stopping.stopped_epoch:
+                patience = settings["early_stopping_patience"]
+                log.info("stopped early: the validation loss has not improved for %s epochs", patience)
+                return "early_stopping"
+            log.info("stopped early: a callback asked for it")
+            return "callback"
+        if trainer.max_epochs != settings["epochs"]:
+            log.info("a callback set trainer.max_epochs=%s", trainer.max_epochs)
+            return "callback"
+        return "epochs"
+    except TimeLimitReached:
+        log.info("stopped by training.time_limit_s=%s; the broken epoch is not recorded", settings["time_limit_s"])
+        return "time_limit"
+    except BaseException as error:
+        if stop.signum is not None and not isinstance(error, Interrupted):
+            raise Interrupted(stop.signum) from error
+        raise
+    finally:
+        stop.limit(None)
+        stop.expired = False
+        data.teardown("fit")
+        if sampler is not None:
+            sampler.stop()
+        stop.immediate = True

@@ -13,12 +13,15 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.profilers import Profiler
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from laptime.errors import UserError
 from laptime.machine.device import Device
 from laptime.machine.xpu import XPUAccelerator
 from laptime.ranks.rank import Rank
 from laptime.training import open_groups, step_hooks
+from laptime.training.faults import refusal
 from laptime.training.strategy import RankStrategy
 
 
@@ -52,28 +55,33 @@ def build_trainer(
     if shards:
         ddp["gradient_as_bucket_view"] = True  # nobody needs them outside the buckets
     rank_zero_only.rank = rank.rank  # type: ignore[attr-defined]
-    return pl.Trainer(
-        accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
-        strategy=RankStrategy(device.torch_device, rank, ddp, strategy["comm_hook"], strategy["timeout_s"], shards),
-        devices=1,
-        # Lightning's idea of SLURM or torchrun would check their settings against the one device it sees.
-        plugins=LightningEnvironment(),
-        max_epochs=config["training"]["epochs"],
-        callbacks=callbacks,
-        logger=loggers,
-        profiler=_build_profiler(config, rank),
-        default_root_dir=run_dir,
-        # Ours are in `callbacks`; autocast and the gradient scaler are the Classifier's, once per optimizer step.
-        enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        limit_val_batches=1.0 if config["dataset"]["val_fraction"] else 0,
-        # Laptime's own values are written once an epoch. Callbacks ask how often they should.
-        log_every_n_steps=50 if any(map(step_hooks.looks_at_steps, callbacks)) else 10**9,
-        benchmark=config["training"]["cudnn_benchmark"],
-    )
+    try:
+        return pl.Trainer(
+            accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
+            strategy=RankStrategy(device.torch_device, rank, ddp, strategy["comm_hook"], strategy["timeout_s"], shards),
+            devices=1,
+            # Lightning's idea of SLURM or torchrun would check their settings against the one device it sees.
+            plugins=LightningEnvironment(),
+            max_epochs=config["training"]["epochs"],
+            callbacks=callbacks,
+            logger=loggers,
+            profiler=_build_profiler(config, rank),
+            default_root_dir=run_dir,
+            # Ours are in `callbacks`; autocast and the gradient scaler are the Classifier's, once per optimizer step.
+            enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            limit_val_batches=1.0 if config["dataset"]["val_fraction"] else 0,
+            # Laptime's own values are written once an epoch. Callbacks ask how often they should.
+            log_every_n_steps=50 if any(map(step_hooks.looks_at_steps, callbacks)) else 10**9,
+            benchmark=config["training"]["cudnn_benchmark"],
+        )
+    except (MisconfigurationException, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "more than one stateful callback" not in str(error):
+            raise
+        raise UserError(refusal(error, config)) from error
 
 
 @contextmanager
