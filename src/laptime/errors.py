@@ -51,6 +51,12 @@ class Interrupted(BaseException):
         self.exit_code = 128 + signum
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, on one line; its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
 class LauncherFailed(BaseException):
     """Hydra's launcher gave up, with what was running. Hydra would print a traceback of an exception.
 

@@ -15,7 +15,7 @@ from typing import Any
 from hydra._internal.utils import _locate
 from hydra.utils import instantiate
 
-from laptime.errors import UserError, is_for_want_of_memory
+from laptime.errors import UserError, first_line, is_for_want_of_memory
 
 # What Hydra's instantiate takes beside the arguments of an object, and the type of each.
 _SPECIAL = {"_partial_": bool, "_recursive_": bool, "_args_": list, "_convert_": str}
@@ -36,7 +36,7 @@ def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
     except Exception as error:
         if isinstance(error.__cause__, UserError):
             raise UserError(f"{group}._target_={path}: {error.__cause__}") from error
-        reason = str(error.__cause__ or error).splitlines()[0].removesuffix(":")
+        reason = first_line(error.__cause__ or error).removesuffix(":")
         module, _, name = path.rpartition(".")
         if reason == f"No module named '{path}'; '{module}' is not a package":
             reason = f"{module} has no {name}"
@@ -195,7 +195,7 @@ def build(group: str, node: Mapping[str, Any], kind: type = object, **given: Any
     except (Exception, SystemExit) as error:
         if not _is_refusal(error):
             raise
-        first = _first_line(error)
+        first = first_line(error)
         key = first.partition("=")[0]
         prefix = f"{group}." if key in arguments else f"{shown(group, node)}: "
         raise UserError(f"{prefix}{first}") from error
@@ -235,7 +235,7 @@ def _instantiated(key: str, node: Mapping[str, Any]) -> Any:
         deeper = re.search(r"^full_key: (.+)$", str(error), re.MULTILINE)
         if deeper is not None:
             key = f"{key}{'' if deeper[1].startswith('[') else '.'}{deeper[1]}"
-        raise UserError(f"{key}: can't be made ({_first_line(cause)}).") from cause
+        raise UserError(f"{key}: can't be made ({first_line(cause)}).") from cause
 
 
 def _require_resolved(key: str, value: Any) -> None:
@@ -273,10 +273,6 @@ def _is_refusal(error: BaseException) -> bool:
     if is_for_want_of_memory(error):
         return False
     return isinstance(error, _REFUSALS) or type(error).__name__ in _REFUSALS_BY_NAME
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 # How constructors say that they don't like their arguments; Lightning's own exception is known by name, since it

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from laptime.data.datamodule import DataModule
-from laptime.errors import UserError
+from laptime.errors import UserError, first_line
 from laptime.evaluation.confusion import confusion_matrix, per_class
 from laptime.evaluation.predict import Predictions, predict
 from laptime.evaluation.trained_run import TrainedRun, use_threads
@@ -63,7 +63,7 @@ def evaluate(run: TrainedRun, config: Mapping[str, Any]) -> dict[str, Any]:
     except Exception as error:
         if not compiled or isinstance(error, UserError) or not type(error).__module__.startswith("torch._"):
             raise
-        reason = str(error).strip().partition("\n")[0]
+        reason = first_line(error)
         raise UserError(f"compile=true: torch can't compile it here ({reason}). Use compile=false.") from error
     finally:
         data.teardown("test")

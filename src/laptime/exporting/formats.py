@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from laptime.errors import first_line
+
 Call = Callable[[Tensor], Tensor]
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "torchscript": ".torchscript.pt"}
 
@@ -111,7 +113,7 @@ def _program(network: nn.Module, images: Tensor) -> tuple[torch.export.ExportedP
                 program = torch.export.export(network, (images[:1],))
             except Exception:
                 raise error from None
-            reason = str(error).strip().partition("\n")[0]
+            reason = first_line(error)
             return program, 1, (f"takes one image at a time: torch.export can't leave the batch size open ({reason})",)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
-from laptime.errors import Interrupted, TrainingFailed, UserError, printable
+from laptime.errors import Interrupted, TrainingFailed, UserError, first_line, printable
 from laptime.extras import missing_package
 from laptime.ranks.stopping import TimeLimitReached
 
@@ -72,7 +72,7 @@ def forgiving(name: str, logger: Logger) -> Logger | None:
 
 
 def _warn(name: str, error: Exception) -> None:
-    reason = printable((str(error) or type(error).__name__).splitlines()[0])
+    reason = printable(first_line(error))
     log.warning("logger.%s can't write (%s): the training goes on without it", name, reason)
 
 

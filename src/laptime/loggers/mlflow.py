@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from laptime.errors import UserError
+from laptime.errors import UserError, first_line
 from laptime.extras import require
 from laptime.loggers.tracker import Run, Tracker
 
@@ -118,7 +118,7 @@ def _client(tracking_uri: str) -> "MlflowClient":
                 f"logger.mlflow.tracking_uri={tracking_uri}: MLflow no longer keeps runs in plain files. "
                 "Use sqlite:///mlflow.db."
             ) from error
-        raise UserError(f"logger.mlflow.tracking_uri={tracking_uri}: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"logger.mlflow.tracking_uri={tracking_uri}: {first_line(error)}") from error
 
 
 def _experiment(client: "MlflowClient", name: str) -> str:

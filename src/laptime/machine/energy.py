@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from laptime.errors import first_line
 from laptime.extras import is_installed
 from laptime.machine.device import Device
 
@@ -53,7 +54,7 @@ class EnergyMeter:
             for file in _counter_files(monitor):
                 file._wraparound_tracker = _NoTracker()
         except Exception as error:
-            self.missing = f"Zeus can't measure here ({str(error).splitlines()[0] if str(error) else repr(error)})"
+            self.missing = f"Zeus can't measure here ({first_line(error)})"
             return None
         if not (monitor.gpu_indices or monitor.cpu_indices or monitor.soc_is_present):
             self.missing = NO_COUNTER

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from laptime.errors import first_line
 from laptime.models.parts import channels_last
 
 
@@ -80,7 +81,7 @@ def check_name(name: str, known: Sequence[str], library: str) -> None:
 
 def too_small(name: str, sides: tuple[int, int], error: Exception) -> ValueError:
     """What to say where a network refuses images of a size."""
-    reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    reason = first_line(error).rstrip(".")
     return ValueError(
         f"name={name.split()[-1]}: can't take images of {sides[0]} x {sides[1]} ({reason}). "
         "Have them scaled: model.image_size=224, or as few pixels as it takes."

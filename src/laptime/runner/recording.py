@@ -15,6 +15,7 @@ from torch import nn
 
 from laptime.config.identity import config_hashes, hashed_config
 from laptime.data.datamodule import DataModule
+from laptime.errors import first_line
 from laptime.lap.epoch_recorder import EpochRecorder, over_ranks
 from laptime.lap.epoch_timer import EpochTimer
 from laptime.lap.flops import count_flops
@@ -65,7 +66,7 @@ def measure_apart(
             except (RuntimeError, MemoryError) as error:
                 if rank.is_distributed:
                     raise
-                log.warning("measure.%s: not measured (%s)", name, str(error).partition("\n")[0])
+                log.warning("measure.%s: not measured (%s)", name, first_line(error))
     data.teardown("fit")
 
 

@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from laptime.config import security
 from laptime.config.composition import key_of
 from laptime.config.typed import how_to_quote
-from laptime.errors import UserError
+from laptime.errors import UserError, first_line
 
 KEY = "sweep.resume"
 
@@ -72,7 +72,7 @@ def merged(before: Sequence[str], typed: Sequence[str]) -> list[str]:
             result[key] = override
     except HydraException as error:
         raise UserError(
-            f"{str(error).splitlines()[0]}. Use group=option or key=value; a value with special characters takes "
+            f"{first_line(error)}. Use group=option or key=value; a value with special characters takes "
             "quotes of its own: 'key=\"...\"'."
         ) from error
     return [str(override.input_line) for override in result.values()]

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from laptime.config.compose import compose, with_its_sweeper
 from laptime.config.composition import hydra_groups, key_of
 from laptime.config.typed import how_to_quote
-from laptime.errors import UserError
+from laptime.errors import UserError, first_line
 from laptime.record.files import is_maximised
 
 # Each is composed and checked before the first starts.
@@ -145,7 +145,7 @@ def _parsed(parser: OverridesParser, overrides: Sequence[str]) -> list[Override]
     try:
         return list(parser.parse_overrides(list(overrides)))
     except HydraException as error:
-        raise UserError(_not_understood(overrides) or f"{str(error).splitlines()[0]}.") from error
+        raise UserError(_not_understood(overrides) or f"{first_line(error)}.") from error
 
 
 def params_of(composed: DictConfig) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from laptime.config.identity import OFF
-from laptime.errors import UserError, few
+from laptime.errors import UserError, few, first_line
 from laptime.ranks.rank import Rank
 from laptime.record.directory import expanded
 from laptime.record.files import (
@@ -88,7 +88,7 @@ def _damage(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
     except Exception as error:  # damage can look like anything
-        return str(error).partition("\n")[0] or type(error).__name__
+        return first_line(error)
     return None if part is None else f"checksum of {part}"
 
 

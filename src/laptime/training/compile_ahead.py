@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from laptime.data.datamodule import DataModule
-from laptime.errors import UserError
+from laptime.errors import UserError, first_line
 from laptime.machine.device import Device
 from laptime.training.classifier import Classifier
 
@@ -43,7 +43,7 @@ class CompileAhead(Callback):
                     labels = torch.zeros(size, dtype=torch.int64, device=self.device.torch_device)
                     pl_module.run_once(images, labels, training)
         except (RuntimeError, ImportError, OSError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise UserError(
                 f"training.compile=true: torch can't compile this network on {self.device.used} here ({reason}). "
                 "Use training.compile=false."

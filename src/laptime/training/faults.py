@@ -11,7 +11,7 @@ from typing import Any
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from laptime.config import targets
-from laptime.errors import MORE_FILES, TrainingFailed, in_words, is_for_want_of_memory
+from laptime.errors import MORE_FILES, TrainingFailed, first_line, in_words, is_for_want_of_memory
 from laptime.machine.hardware import text_of
 
 _WANTED = re.compile(r"tried to allocate (\d[\d.]*) ?(bytes|KiB|MiB|GiB)", re.I)
@@ -95,7 +95,7 @@ def refusal(error: Exception, config: Mapping[str, Any]) -> str:
     keys = {targets.locate(key, node): key for key, node in nodes.items() if node.get("_target_") is not None}
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     raised_by = [keys[made] for frame in frames if (made := type(frame.f_locals.get("self"))) in keys]
-    return f"{raised_by[-1] if raised_by else 'Lightning'}: {str(error).splitlines()[0]}"
+    return f"{raised_by[-1] if raised_by else 'Lightning'}: {first_line(error)}"
 
 
 def _data_worker_died(how: str, config: Mapping[str, Any]) -> TrainingFailed:

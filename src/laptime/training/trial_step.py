@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from laptime.config import targets
 from laptime.data.image_data import ImageData
-from laptime.errors import UserError, is_for_want_of_memory
+from laptime.errors import UserError, first_line, is_for_want_of_memory
 from laptime.ranks.rank import Rank
 from laptime.ranks.sharded_optimizer import reason_against
 from laptime.training import step_hooks
@@ -45,7 +45,7 @@ def try_network(network: nn.Module, source: ImageData) -> None:
     except Exception as error:
         if is_for_want_of_memory(error):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise UserError(f"{name}: fails on images of shape {source.image_shape} ({reason}).") from error
     network.load_state_dict(before)
     network.train()
