@@ -15,7 +15,7 @@ from laptime.errors import UserError
 
 KEY = "security.allowed_targets"
 NOTIFY_KEY = "sweep.notify"
-# Said anew each time that a sweep is gone on with.
+# Typed again each time that a sweep is resumed.
 OF_NOW = (KEY, NOTIFY_KEY, "sweep.dry_run")
 VARIABLE = "LAPTIME_ALLOWED_TARGETS"
 # As it was when the process began: a configuration can set variables (`hydra.job.env_set`).

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from laptime.data.augment import FlipAndRotate
 from laptime.data.image_data import ImageData, Images
 from laptime.data.order import EpochOrder
-from laptime.lap.step_clock import OnPart, unheeded
+from laptime.lap.step_clock import OnPart, ignore_part
 from laptime.lap.timed_loader import Batch
 from laptime.machine.device import Device
 from laptime.machine.sockets import make_room_for_sockets
@@ -126,7 +126,7 @@ class WorkersPipeline:
         self.batch_size = batch_size
         self.steps_per_execution = steps_per_execution
         self.device = device
-        self.on_part: OnPart = unheeded
+        self.on_part: OnPart = ignore_part
 
     def __len__(self) -> int:
         return -(-len(self.loader) // self.steps_per_execution)
@@ -211,7 +211,9 @@ def _depend_on_the_parent(worker: int) -> None:
         threading.Thread(target=end_with_the_parent, daemon=True).start()
 
 
-def _on_device(loader: DataLoader[tuple[Tensor, int]], device: Device, on_part: OnPart = unheeded) -> Iterator[Batch]:
+def _on_device(
+    loader: DataLoader[tuple[Tensor, int]], device: Device, on_part: OnPart = ignore_part
+) -> Iterator[Batch]:
     target = device.torch_device
     for images, labels in loader:
         if device.used != "cpu":

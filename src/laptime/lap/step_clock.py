@@ -17,8 +17,8 @@ _ENDS_A_STEP = "optimizer"
 OnPart = Callable[[str], None]
 
 
-def unheeded(part: str) -> None:
-    """Nobody asks how long a part took: so it is while epochs are timed."""
+def ignore_part(part: str) -> None:
+    """Do nothing: while epochs are timed, their parts are not."""
 
 
 class StepClock:

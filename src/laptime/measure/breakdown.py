@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from laptime.data.workers import WorkersPipeline
 from laptime.lap.epoch_sums import Sums
-from laptime.lap.step_clock import StepClock, percentiles, typical, unheeded
+from laptime.lap.step_clock import StepClock, ignore_part, percentiles, typical
 from laptime.lap.timed_loader import Batch, Pipeline
 from laptime.machine.device import Device
 from laptime.ranks.comm_hooks import AllReduce, bare_all_reduce, comm_times, watching_all_reduces
@@ -176,9 +176,9 @@ class Breakdown:
                 module.take_steps(optimizer, execution[: num_steps - len(clock.steps)])
                 clock.end_execution(counts=not is_first or not leaves_first_out, num_drawn=len(execution))
         finally:
-            module.on_part = unheeded
+            module.on_part = ignore_part
             if isinstance(pipeline, WorkersPipeline):
-                pipeline.on_part = unheeded
+                pipeline.on_part = ignore_part
             executions.close()
         steps = clock.parts()
         others_s = statistics.median(step["data"] for step in steps) * len(execution)

@@ -1,4 +1,4 @@
-"""One attempt at a run: whatever comes of it, run.json says so."""
+"""One attempt at a run. However it ends, run.json records it."""
 
 import logging
 import shlex
@@ -46,7 +46,7 @@ def attempt_run(
     attempt: int,
     work: Callable[[], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Do the work, and whatever comes of it, say so in run.json, beside what the first rank wrote there."""
+    """Do the work, and record in run.json how it ended. What the first rank wrote there stays."""
     records.start_attempt(record, attempt)
     records.write_record(run_dir, record)
     status: str = "failed"

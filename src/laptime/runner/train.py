@@ -84,7 +84,7 @@ def _train(
     device = prepare_device(config, rank.local_rank)
     note_set_up(config, record, device, rank)
     records.update(record, "strategy", rank_pids=assert_world(rank, rank.world_size))
-    if rank.is_first:  # what can't be built is known by its hashes, too, when its sweep is gone on with
+    if rank.is_first:  # when a sweep is resumed, runs that could not be built are known by their hashes
         records.write_record(run_dir, record)
 
     if record["noise"]["load_before"] is None:

@@ -20,7 +20,7 @@ from laptime.record.files import (
 )
 from laptime.record.renamed import override_by_new_name
 
-# Of a record that can be read at all.
+# What each record must have, and of which type.
 _NEEDED: dict[str, Any] = {
     "status": str, "error": (dict, NoneType), "started_at": str, "config": dict, "strategy": dict, "attempts": list,
     "environment": (dict, NoneType), "config_hash": (str, NoneType), "hashed_config": (dict, NoneType),

@@ -13,12 +13,12 @@ from laptime.errors import UserError, first_line
 
 KEY = "sweep.resume"
 
-# Chosen by the sweep that is gone on with.
+# A resumed sweep keeps these.
 FIXED = ("hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir", "hydra.mode", "hydra/sweeper")
 
 
 def lasting(overrides: Sequence[str]) -> list[str]:
-    """What a run, or a sweep, was given that holds when it is gone on with, too."""
+    """The overrides that still hold when a run, or a sweep, is resumed."""
     # Hydra imports what its own part names, and sets variables by it: no file's matter. What may be named is checked
     # against what is typed now, so that it isn't lost without a word.
     left_out = {*security.OF_NOW} - {security.KEY}
@@ -48,7 +48,7 @@ def asked_for(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
     except HydraException as error:
         raise UserError(f"{own[-1]}: not understood. {how_to_quote(own[-1])}") from error
     if value.is_sweep_override():
-        raise UserError(f"{own[-1]}: goes on with one sweep at a time.")
+        raise UserError(f"{own[-1]}: one sweep at a time can be resumed. Give one value.")
     return (None if value.value() is None else str(value.value())), rest
 
 

@@ -44,7 +44,7 @@ class EarlierSweep:
         had_notify: a command was typed that told how it went (`sweep.notify`).
 
     Raises:
-        UserError: there is none, it is no sweep that can be gone on with, or it is still running.
+        UserError: there is none, it is no sweep that can be resumed, or it is still running.
     """
 
     def __init__(self, asked: str, only_looks: bool = False) -> None:

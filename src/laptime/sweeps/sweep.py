@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from laptime.sweeps.rerun_rules import Step
 
-# What a sweep that is gone on with may be given anew, and tells no run from another.
+# A resumed sweep may be given other values of these. They do not tell its runs apart.
 _OF_NO_RUN = ("measure.target_interval", "measure.max_repeats", "sweep.on_failure")
 # Where processes of a sweep say what has become of their runs, below its directory, as long as it goes on.
 _OUTCOMES = ".outcomes"

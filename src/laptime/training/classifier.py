@@ -18,7 +18,7 @@ from laptime.data.datamodule import DataModule
 from laptime.data.order import epoch_seed
 from laptime.errors import TrainingFailed
 from laptime.lap.epoch_sums import Means, Sums
-from laptime.lap.step_clock import OnPart, unheeded
+from laptime.lap.step_clock import OnPart, ignore_part
 from laptime.lap.timed_loader import Batch
 from laptime.machine.device import Device
 from laptime.ranks.rank import Rank
@@ -105,7 +105,7 @@ class Classifier(pl.LightningModule):
         self.scaler = torch.amp.GradScaler(device.used) if precision == "16-mixed" else None
         self._stop = stop or StopRequest()
         self._identity = dict(identity or {})
-        self.on_part: OnPart = unheeded
+        self.on_part: OnPart = ignore_part
         self.wrap: Callable[[nn.Module], nn.Module] = lambda network: network
         self.is_compiled = False
         self.train_sums = Sums()

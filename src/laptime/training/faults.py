@@ -124,8 +124,8 @@ def _too_little_memory(text: str, config: Mapping[str, Any]) -> str:
 
 
 def out_of_memory_kills(root: Path = Path("/")) -> int:
-    """How many processes the system has killed so far for want of memory, on this machine or in this container; 0
-    where it does not tell.
+    """How many processes the system has killed so far because it was out of memory, on this machine or in this
+    container; 0 where it does not tell.
 
     Args:
         root: of /proc and /sys; another one in tests.
