@@ -193,6 +193,7 @@ def _run_once(
         sweeps_without_flag,
         without_hydra,
     )
+    from laptime.config.composition import key_of
     from laptime.config.identity import snapshot
     from laptime.ranks import torchrun
     from laptime.record.directory import RunDir
@@ -234,7 +235,7 @@ def _run_once(
         for key in ("dry_run", "notify"):
             if config["sweep"][key]:
                 raise UserError(f"sweep.{key}={str(config['sweep'][key]).lower()}: is for sweeps. Add -m.")
-        chosen = any(override.lstrip("+").startswith("hydra.run.dir=") for override in overrides)
+        chosen = any(key_of(override) == "hydra.run.dir" for override in overrides)
 
         def reserve() -> str:
             nonlocal run_dir

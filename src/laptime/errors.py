@@ -65,8 +65,7 @@ class LauncherFailed(BaseException):
     """
 
     def __init__(self, error: Exception) -> None:
-        said = printable(str(error).strip().partition("\n")[0])
-        reason = said.partition(". ")[0].rstrip(".") or type(error).__name__
+        reason = printable(first_line(error)).partition(". ")[0].rstrip(".") or type(error).__name__
         super().__init__(f"the launcher gave up, and the runs that it had begun ended with it: {reason}.")
 
 

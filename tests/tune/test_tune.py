@@ -158,6 +158,8 @@ def test_a_test_that_ends_too_early_says_so(work_folder, capsys):
         (["lr", "--plot", "lr.txt"], "--plot lr.txt: must end in"),
         (["lr", "--plot", "nowhere/lr.png"], "--plot nowhere/lr.png: there is no folder"),
         (["batch_size", "--plot", "lr.png"], "--plot lr.png: belongs to lr"),
+        (["batch_size", "--limit", ""], "--limit : must be"),
+        (["lr", "--steps", ""], "--steps : must be"),
         (["batch_size", "--steps", "30"], "--steps 30: belongs to lr"),
         (["batch_size", "--lowest", "1e-6"], "--lowest 1e-6: belongs to lr"),
         (["lr", "--limit", "30"], "--limit 30: belongs to batch_size"),

@@ -1,6 +1,5 @@
 """Reads run directories: what can be counted becomes a Run, the rest is listed with the reason."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from laptime.record.files import (
     read_epochs,
     read_record,
 )
+from laptime.record.walk import walk
 
 # What the analysis and Laptime write into the directory of a run or a sweep: below these nothing is a run.
 _WITHIN_RUNS = {"summary", "tensorboard", "checkpoints", EARLIER_DIR}
@@ -78,16 +78,10 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
     folders are followed."""
     found: dict[Path, Path] = {}
     for folder in folders:
-        seen: set[Path] = set()
-        for place, names, files in os.walk(folder, followlinks=True):
-            path, real = Path(place), Path(place).resolve()
-            if real in seen:  # a link to where the walk has been
-                names.clear()
-                continue
-            seen.add(real)
+        for path, names, files in walk(folder):
             is_run = RUN_FILE in files or ".hydra" in names
             if is_run:
-                found.setdefault(real, path)
+                found.setdefault(path.resolve(), path)
             left_out = _NOT_RUNS | _WITHIN_RUNS if is_run or SWEEP_FILE in files else _NOT_RUNS
             names[:] = [name for name in names if name not in left_out]
     return sorted(found.values(), key=by_number)

@@ -26,7 +26,7 @@ from omegaconf.errors import (
 )
 
 from laptime.config.composition import compose_with_hydra, config_dir, key_of, refuse_names_of_ours
-from laptime.config.explain import explain, first_line, tidy, unknown_key, with_its_override
+from laptime.config.explain import explain, reason_of, tidy, unknown_key, with_its_override
 from laptime.config.schema import Config, check_ranges, closed_groups, register_schema
 from laptime.errors import UserError, printable
 
@@ -151,7 +151,7 @@ def resolve(cfg: DictConfig, schema: Mapping[str, type] | None = None) -> dict[s
         value = ""
         if isinstance(error, InterpolationResolutionError) and error.parent_node is not None:
             value = f"={error.parent_node._get_node(str(error.key))}"
-        raise UserError(f"{error.full_key}{value}: {first_line(error)}.") from error
+        raise UserError(f"{error.full_key}{value}: {reason_of(error)}.") from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
 
@@ -225,4 +225,4 @@ def hydra_value(composed: DictConfig, key: str) -> str:
     try:
         return str(OmegaConf.select(composed, key, throw_on_missing=True))
     except OmegaConfBaseException as error:
-        raise UserError(f"{key}: {first_line(error)}.") from error
+        raise UserError(f"{key}: {reason_of(error)}.") from error

@@ -18,7 +18,7 @@ from omegaconf.errors import (
 from laptime.config.composition import compose_with_hydra, key_of
 from laptime.config.schema import Config, closed_groups
 from laptime.config.typed import how_to_quote
-from laptime.errors import printable
+from laptime.errors import first_line, printable
 from laptime.record.renamed import RENAMED
 
 _WHY_RENAMED = {
@@ -116,7 +116,7 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
     if isinstance(cause, ValidationError) and typed is not None:
         return f"{typed}: {_wrong_type(cause)}."
     if typed is not None:
-        return f"{typed}: {first_line(cause)}."
+        return f"{typed}: {reason_of(cause)}."
     place = re.match(r"In '([^']*)': ", str(error))
     if place is not None and isinstance(error.__context__, OmegaConfBaseException):
         return f"{place[1]}.yaml: {_explain_in_a_file(error.__context__)}"
@@ -127,7 +127,7 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
         return f"{typed}: the group is there already. Leave out the +."
     if "Ambiguous value" in str(error):
         return f"{_quoted(str(error))}: several values. To sweep over them, add -m; for a list, write [a,b]."
-    return first_line(cause) + "."
+    return reason_of(cause) + "."
 
 
 def _explain_in_a_file(error: OmegaConfBaseException) -> str:
@@ -138,13 +138,13 @@ def _explain_in_a_file(error: OmegaConfBaseException) -> str:
         return unknown_key(full_key, "", [field.name for field in fields(group or Config)])
     if isinstance(error, ValidationError):
         return f"{full_key}: {_wrong_type(error)}."
-    return f"{full_key}: {first_line(error)}."
+    return f"{full_key}: {reason_of(error)}."
 
 
 def _explain_missing_option(hydra: Hydra, error: MissingConfigException) -> str:
     group, _, option = str(error.missing_cfg_file or "").rpartition("/")
     if not group:
-        return first_line(error) + "."
+        return reason_of(error) + "."
     if (extra := _EXTRAS.get(f"{group}={option}")) is not None:
         return f'{group}={option}: is not installed. Install it: pip install "laptime[{extra}]".'
     # Of several options at once Hydra does not say which there are.
@@ -186,7 +186,7 @@ def _override_of(message: str, overrides: list[str]) -> str | None:
 
 
 def _wrong_type(error: ValidationError) -> str:
-    message = first_line(error)
+    message = reason_of(error)
     for omegaconf_name, words in _TYPE_WORDS.items():
         if message.endswith(f"could not be converted to {omegaconf_name}"):
             return f"must be {words}"
@@ -206,8 +206,8 @@ def _quoted(message: str) -> str:
     return match[1] if match else message
 
 
-def first_line(error: BaseException, skip: str = "\0") -> str:
+def reason_of(error: BaseException) -> str:
+    """What OmegaConf or Hydra says first, without its full stop."""
     if "HydraConfig was not set" in str(error):
         return "${hydra:...} isn't known before the run starts. Write an absolute path, or ${oc.env:PWD}/..."
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(skip)]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return first_line(error).rstrip(".")

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import Literal
 
+from laptime.errors import first_line
+
 Verdict = Literal["works", "computes something else", "fails", "not there"]
 
 
@@ -32,7 +34,7 @@ class Finding:
         return self.verdict in ("computes something else", "fails")
 
 
-def first_line(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     """An error as one line: its type and its message's first line, cut where it is long (torch lists all backends)."""
-    lines = str(error).strip().splitlines()
-    return shorten(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__, 200, placeholder=" ...")
+    name, said = type(error).__name__, first_line(error)
+    return shorten(name if said == name else f"{name}: {said}", 200, placeholder=" ...")

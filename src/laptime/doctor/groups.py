@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from laptime.doctor.finding import Finding, first_line
+from laptime.doctor.finding import Finding, in_one_line
 from laptime.machine.device import available_accelerator, describe
 from laptime.ranks.rank import Rank
 from laptime.runner import fresh_processes
@@ -59,7 +59,7 @@ def check(backend: str, used: str, timeout_s: float = 60.0) -> Finding:
                 children.append(fresh_processes.start(partial(add_up, used), job, f"{backend} rank {number}"))
             answers = [_answer(connection, deadline) for _, connection in children]
     except Exception as error:
-        return Finding(backend, "fails", first_line(error))
+        return Finding(backend, "fails", in_one_line(error))
     finally:
         for process, connection in children:
             process.kill()
@@ -98,7 +98,7 @@ def add_up(used: str, connection: Connection, job: Job) -> None:
         dist.all_reduce(values)
         connection.send(values.tolist())
     except Exception as error:
-        connection.send(first_line(error))
+        connection.send(in_one_line(error))
     os._exit(0)  # as ranks of a run end: threads of the group can block Python's own shutdown
 
 

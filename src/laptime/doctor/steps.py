@@ -7,7 +7,7 @@ so the CPU itself can be found out, and a CPU that is wrong puts no blame on the
 import torch
 from torch import nn
 
-from laptime.doctor.finding import Finding, first_line
+from laptime.doctor.finding import Finding, in_one_line
 from laptime.errors import UserError
 from laptime.machine.device import Device, available_accelerator, check_precision, describe
 
@@ -42,7 +42,7 @@ def check(used: str, index: int, precision: str) -> Finding:
     except UserError as refusal:
         return Finding(name, "not there", str(refusal).partition(": ")[2], precision)
     except Exception as error:  # whatever a driver raises is the answer that was asked for
-        return Finding(name, "fails", first_line(error), precision)
+        return Finding(name, "fails", in_one_line(error), precision)
     return compare(name, precision, found, expected)
 
 

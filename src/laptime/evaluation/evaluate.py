@@ -112,7 +112,7 @@ def _recorded(
 
     The run tested the weights of its last checkpoint, unless a time limit broke off an epoch after that.
     """
-    result, dataset = run.record["result"], run.record["dataset"]
+    result = run.record["result"]
     accuracy = result["test_accuracy"]
     reasons = []
     if accuracy is None:
@@ -121,7 +121,7 @@ def _recorded(
         reasons.append("the run tested its last checkpoint")
     if result["stop_reason"] == "time_limit":
         reasons.append("the run tested weights of an epoch that its time limit broke off")
-    if dataset["checksum"] != data.checksum:
+    if run.has_other_data(data):
         reasons.append("these are other data")
     if run.record["device"]["used"] != device.used:
         reasons.append(f"the run used {run.record['device']['used']}")

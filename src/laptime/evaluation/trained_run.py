@@ -78,6 +78,10 @@ class TrainedRun:
         """Whether the checkpoint is the one after the last epoch."""
         return self.checkpoint.name == LAST_CHECKPOINT and self.checkpoint.parent == self.path / CHECKPOINT_DIR
 
+    def has_other_data(self, data: DataModule) -> bool:
+        """Whether these are other data than those that the run was trained and tested on."""
+        return bool(self.record["dataset"]["checksum"] != data.checksum)
+
     def load(self, device: Device) -> tuple[nn.Module, DataModule]:
         """The network, in evaluation mode on the device, and its data.
 

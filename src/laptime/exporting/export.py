@@ -90,7 +90,7 @@ def export(
             "std": list(data.data.std),
         },
         "trained_precision": run.config["training"]["precision"],
-        "has_other_data": data.checksum != run.record["dataset"]["checksum"],
+        "has_other_data": run.has_other_data(data),
         "tolerance": config["tolerance"],
         "timed": latency.TIMED,
         "disturbances": disturbances,

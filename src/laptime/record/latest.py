@@ -5,13 +5,13 @@ Their records say when they started. The times of files and folders say when the
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from laptime.record.files import EARLIER_DIR, PLAN_FILE, RUN_FILE, SWEEP_FILE, parse_timestamp
+from laptime.record.walk import files_below
 
 # Where runs and sweeps are in the current folder, unless told otherwise: Hydra's usual places.
 RESULT_FOLDERS = (Path("outputs"), Path("multirun"))
@@ -33,7 +33,7 @@ def newest_runs(folders: Iterable[Path] = RESULT_FOLDERS, holding: str = RUN_FIL
 
 def newest_sweeps(folders: Iterable[Path] = SWEEP_FOLDERS) -> list[Path]:
     """Sweep directories below some folders, at any depth, the one that was started or resumed last first."""
-    return _by_start(path.parent for folder in folders for path in _files_below(folder, SWEEP_FILE))
+    return _by_start(path.parent for folder in folders for path in files_below(folder, SWEEP_FILE))
 
 
 def newest() -> list[Path]:
@@ -42,23 +42,10 @@ def newest() -> list[Path]:
 
 
 def _runs_below(folder: Path) -> Iterator[Path]:
-    for path in _files_below(folder, RUN_FILE):
+    for path in files_below(folder, RUN_FILE):
         above = path.parent.parent
         if above.name != EARLIER_DIR or not (above.parent / RUN_FILE).exists():
             yield path.parent
-
-
-def _files_below(folder: Path, name: str) -> Iterator[Path]:
-    """All files of that name, each once; links to folders are followed."""
-    seen: set[Path] = set()
-    for place, names, files in os.walk(folder, followlinks=True):
-        real = Path(place).resolve()
-        if real in seen:  # a link to where the walk has been
-            names.clear()
-            continue
-        seen.add(real)
-        if name in files:
-            yield Path(place) / name
 
 
 def _by_start(paths: Iterable[Path]) -> list[Path]:

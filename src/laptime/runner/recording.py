@@ -53,7 +53,8 @@ def measure_apart(
 ) -> None:
     """Where a step's time goes, and how near the device's limit the run came.
 
-    A plain process goes on without them where they fail, for want of memory say. Of several ranks one alone can't.
+    If they fail (out of memory, for example), a run of one plain process continues without them. One of several ranks
+    can't continue alone, so the error is raised.
     """
     pipeline = data.train_dataloader().pipeline
     breakdown = Breakdown(device, rank, stop, in_sweep=bool(config["run_label"]))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def run_sweep(args: argparse.Namespace) -> int:
     """Check every job of a sweep, then run them."""
     from laptime.config.compose import hydra_session, hydra_value, with_its_sweeper
+    from laptime.config.composition import key_of
     from laptime.config.identity import snapshot
     from laptime.ranks import torchrun
     from laptime.record.directory import RunDir, use
@@ -52,7 +53,7 @@ def run_sweep(args: argparse.Namespace) -> int:
                 raise UserError("sweep.dry_run=true: not with a search, whose sweeper chooses the trials as it goes.")
             steps = [Step(number, job, "new") for number, job in enumerate(jobs)]
             return _show_what_would_be_done(steps, configs, jobs, sweep_world_size, shares)
-        chosen = any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in args.overrides)
+        chosen = any(key_of(override) == "hydra.sweep.dir" for override in args.overrides)
         sweep_dir = RunDir(hydra_value(first, "hydra.sweep.dir"), may_move=not chosen, key="hydra.sweep.dir")
         use(sweep_dir.path)
         numbered = dict(enumerate(jobs)) if trials is None else {}
@@ -86,7 +87,7 @@ def _refuse_latest(config: Mapping[str, Any]) -> None:
 
 
 def resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str]]":
-    """The sweep that is to be gone on with, None: a new one is to be started, and what is typed besides."""
+    """The sweep to resume, and the other overrides. None instead of a sweep: a new one is to be started."""
     if not any(override.lstrip("+").startswith("sweep.resume=") for override in overrides):
         return None, overrides
     from laptime.sweeps.overrides import asked_for
@@ -191,7 +192,7 @@ def _show_what_would_be_done(
     sweep_world_size: int,
     shares: "CoreShares | None",
 ) -> int:
-    """Print each run of a sweep, what becomes of it and what it will take.
+    """Print each run of a sweep, what will be done with it, and how much time and disk space it will take.
 
     Args:
         configs: in the order of `steps`; None: of one that nothing is to become of.

@@ -22,8 +22,11 @@ Examples
   python -m laptime.tune lr model=cnn optimizer=sgd --plot lr.png"""
 
 
-# Which of the two each flag belongs to.
-_FLAGS = {"batch_size": ("limit",), "lr": ("lowest", "highest", "steps", "plot")}
+# The flags of each of the two, with their defaults.
+_FLAGS: dict[str, dict[str, str | None]] = {
+    "batch_size": {"limit": "120"},
+    "lr": {"lowest": "1e-6", "highest": "1", "steps": "100", "plot": None},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,13 +67,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> int:
     for what, flags in _FLAGS.items():
-        for flag in flags if what != args.what else ():
-            if (value := getattr(args, flag)) is not None:
+        for flag, default in flags.items():
+            if (value := getattr(args, flag)) is None:
+                setattr(args, flag, default)
+            elif what != args.what:
                 raise UserError(f"--{flag} {value}: belongs to {what}. Leave it out.")
-    limit_s = _number("--limit", args.limit or "120", "a number of seconds above 0, like 120")
-    lowest = _number("--lowest", args.lowest or "1e-6", "a learning rate above 0, like 1e-6")
-    highest = _number("--highest", args.highest or "1", "a learning rate above --lowest, like 1", above=lowest)
-    num_steps = _steps(args.steps or "100")
+    limit_s = _number("--limit", args.limit, "a number of seconds above 0, like 120")
+    lowest = _number("--lowest", args.lowest, "a learning rate above 0, like 1e-6")
+    highest = _number("--highest", args.highest, "a learning rate above --lowest, like 1", above=lowest)
+    num_steps = _steps(args.steps)
     plot = None if args.plot is None else _file(args.plot)
     config = _config(args)
 
