@@ -35,8 +35,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from laptime.lap import epoch_recorder
 from laptime.lap.epoch_timer import EpochTimer
-from laptime.record import files as records
 from laptime.record.files import parse_timestamp, read_epochs
+from laptime.record.run_record import RunRecord
 from ratios import SHORT, TRAIN, run_here
 
 
@@ -197,7 +197,7 @@ def logs(arguments: argparse.Namespace) -> None:
     clock.note_epochs()
     for owner, names in {
         epoch_recorder: ["append_epochs"],
-        records: ["write_record"],
+        RunRecord: ["write"],
         logging.Handler: ["handle"],
         TensorBoardLogger: ["log_metrics", "save"],
         CSVLogger: ["log_metrics", "save"],

@@ -34,7 +34,8 @@ from typing import Any
 
 import psutil
 
-from laptime.record.files import each_epoch_once, read_epochs, read_record
+from laptime.record.epochs import each_epoch_once
+from laptime.record.files import read_epochs, read_record
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 MARK = "LAPTIME_KILLS"

@@ -10,6 +10,7 @@ import copy
 import io
 import os
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,12 @@ from laptime.doctor import __main__ as doctor
 from laptime.doctor import examine, groups, steps
 from laptime.doctor.probe import Noise
 from laptime.measure.limit import limit
+from laptime.measure.peak import Peak
 from laptime.measure.quality import assess
 from laptime.record import files as records
-from laptime.terminal import print_results
+from laptime.record.run_record import RunRecord
+from laptime.runner.table import print_results
+from tests.support.records import append_epochs, update, write_record
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -145,12 +149,12 @@ def single_run(trained, wide, capsys, monkeypatch):
     record["quality"] = {"grade": "A", "reasons": []}
     parts = {"data_s": 0.00006, "forward_s": 0.0008, "backward_s": 0.0006, "optimizer_s": 0.0004, "rest_s": 0.00004}
     percentiles = {"step_p50_s": 0.0019, "step_p95_s": 0.0022, "step_p99_s": 0.0045}
-    records.update(record, "breakdown", **parts, **percentiles, step_s=sum(parts.values()), instrument_s=0.0)
+    update(record, "breakdown", **parts, **percentiles, step_s=sum(parts.values()), instrument_s=0.0)
     flops, peak = 2.4e6, 2.2e11
-    found = limit(flops, 29_000, 64, peak, 7e10, record["breakdown"], 10**7, "memory", "32-true")
-    records.update(record, "peak", **found)
+    typed = RunRecord.of(record)
+    typed.peak = limit(flops, 29_000, 64, Peak(peak, 7e10), typed.breakdown, 10**7, "memory", "32-true")
     monkeypatch.chdir(run_dir.parents[2])
-    print_results(record, run_dir)
+    print_results(typed, run_dir)
     return [error, capsys.readouterr().out]
 
 
@@ -160,7 +164,7 @@ def sweep(trained, wide, work_folder, capsys, monkeypatch):
     monkeypatch.setattr(write, "write_reports", lambda *arguments: None)  # plots; other tests draw them
     sweep_dir = Path("multirun/2026-11-29/19-26-56")
     first = records.read_record(trained[0])
-    rows = records.epoch_rows(trained[0])
+    rows = [asdict(row) for row in records.epoch_rows(trained[0])]
     for repeat in range(3):
         for number, (world_size, times_s) in enumerate(EPOCH_TIMES_S.items()):
             record = copy.deepcopy(first)
@@ -168,14 +172,14 @@ def sweep(trained, wide, work_folder, capsys, monkeypatch):
             record |= {"seed": repeat, "config_hash": f"{world_size} {repeat}", "group_hash": str(world_size)}
             oversubscribed = world_size == 4
             several = {"world_size": world_size, "backend": "gloo" if world_size > 1 else None}
-            records.update(record, "strategy", **several, threads_per_rank=1, oversubscribed=oversubscribed)
-            records.update(record, "batch", scope="per_rank", global_batch_size=128 * world_size)
-            records.update(record, "timing", steps_per_s=STEPS_PER_S[world_size])
+            update(record, "strategy", **several, threads_per_rank=1, oversubscribed=oversubscribed)
+            update(record, "batch", scope="per_rank", global_batch_size=128 * world_size)
+            update(record, "timing", steps_per_s=STEPS_PER_S[world_size])
             results = {"test_accuracy": TEST_ACCURACIES[world_size], "train_loss": TRAIN_LOSSES[world_size]}
-            records.update(record, "result", **{key: values[repeat] for key, values in results.items()})
-            records.update(record, "communication", cost_s=SYNCHRONIZATION_S[world_size])
+            update(record, "result", **{key: values[repeat] for key, values in results.items()})
+            update(record, "communication", cost_s=SYNCHRONIZATION_S[world_size])
             straggling = STRAGGLING[world_size]
-            records.update(record, "contention", no_sync_step_s=NO_SYNC_STEP_S[world_size], straggling=straggling)
+            update(record, "contention", no_sync_step_s=NO_SYNC_STEP_S[world_size], straggling=straggling)
             record["dataset"]["num_test"] = 8000
             record["environment"]["num_usable_cores"] = 2
             outliers = ["25% of the epochs are outliers", "there were more threads than cores"]
@@ -183,10 +187,10 @@ def sweep(trained, wide, work_folder, capsys, monkeypatch):
             run_dir = sweep_dir / str(3 * repeat + number)
             run_dir.mkdir(parents=True)
             record["config"]["run_dir"] = str(run_dir)  # else it is a copy, which counts once
-            records.write_record(run_dir, record)
+            write_record(run_dir, record)
             counted = {"epoch_time_s": times_s[repeat], "num_samples": 6400}
             ranks = [row | counted | {"rank": rank} for rank in range(world_size) for row in rows]
-            records.append_epochs(run_dir, ranks)
+            append_epochs(run_dir, ranks)
     report_sweep(sweep_dir)
     return list(capsys.readouterr())
 

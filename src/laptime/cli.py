@@ -12,10 +12,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError, in_words
+from laptime.errors import Interrupted, RunFailed, UserError, in_words
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from laptime.record.run_record import RunRecord
 
 from laptime.sweeps.command import refuse_resume_in_a_file, resume_sweep, resumed_sweep, run_sweep
 
@@ -51,7 +53,7 @@ def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
             raise UserError(f"laptime.run([{override!r}]): an override is text, like 'training.epochs=1'.")
     command = ["laptime.run", *overrides]
     try:
-        return _run_once(for_hydra(overrides), time.time(), command)
+        return _run_once(for_hydra(overrides), time.time(), command).to_json()
     except Interrupted as interruption:
         raise KeyboardInterrupt(str(interruption)) from None
     except UserError as error:
@@ -83,7 +85,7 @@ def _end_with_a_code(arguments: list[str]) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except (TrainingFailed, RankFailed, Interrupted) as error:  # the log has said what happened
+    except (RunFailed, Interrupted) as error:  # the log has said what happened
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a folder that is gone
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -183,7 +185,7 @@ def _refuse_unused_flags(args: argparse.Namespace) -> None:
 
 def _run_once(
     overrides: list[str], started: float, command: list[str], args: argparse.Namespace | None = None
-) -> dict[str, Any]:
+) -> "RunRecord":
     from laptime.config.compose import (
         CONFIG_NAME,
         compose,
@@ -198,6 +200,7 @@ def _run_once(
     from laptime.ranks import torchrun
     from laptime.record.directory import RunDir
     from laptime.record.files import RUN_FILE
+    from laptime.record.run_record import RunRecord
     from laptime.runner import fresh_processes, without_effect
     from laptime.runner.check import check
     from laptime.runner.job import run_job
@@ -225,16 +228,17 @@ def _run_once(
         config = check(composed, overrides)
         checked = snapshot(config)
         composed.experiment_name = experiment_of(composed)
-        if config["measure"]["target_interval"] is not None:
-            target = config["measure"]["target_interval"]
+        if config.measure.target_interval is not None:
+            target = config.measure.target_interval
             raise UserError(f"measure.target_interval={target}: is for sweeps, which repeat their runs. Add -m.")
         refuse_resume_in_a_file(config)
         without_effect.check(hydra, overrides, [(composed, config)], False, config_name)
         if params := params_of(composed):
             raise UserError(f"hydra.sweeper.params: sweeps over {params[0]}. Add -m.")
-        for key in ("dry_run", "notify"):
-            if config["sweep"][key]:
-                raise UserError(f"sweep.{key}={str(config['sweep'][key]).lower()}: is for sweeps. Add -m.")
+        if config.sweep.dry_run:
+            raise UserError("sweep.dry_run=true: is for sweeps. Add -m.")
+        if config.sweep.notify:
+            raise UserError(f"sweep.notify={config.sweep.notify}: is for sweeps. Add -m.")
         chosen = any(key_of(override) == "hydra.run.dir" for override in overrides)
 
         def reserve() -> str:
@@ -242,15 +246,13 @@ def _run_once(
             run_dir = RunDir(hydra_value(composed, "hydra.run.dir"), may_move=not chosen)
             return str(run_dir.path)
 
-        path = (
-            torchrun.agree_on_run_dir(reserve, config["strategy"]["timeout_s"]) if torchrun.is_joined() else reserve()
-        )
+        path = torchrun.agree_on_run_dir(reserve, config.strategy.timeout_s) if torchrun.is_joined() else reserve()
         if run_dir is None:
             # A rank of torchrun's: Hydra's files are the first rank's matter.
             Path(path).mkdir(parents=True, exist_ok=True)
             return run_job(without_hydra(composed), Path(path), command, started, overrides, checked=checked)
 
-        def task(cfg: "DictConfig") -> dict[str, Any] | BaseException:
+        def task(cfg: "DictConfig") -> RunRecord | BaseException:
             try:
                 return run_job(cfg, Path(path), command, started, overrides, checked=checked)
             except (Exception, Interrupted) as error:  # around Hydra, which would print a line of its own
@@ -266,8 +268,8 @@ def _run_once(
         run_dir.remove()
     if isinstance(result, BaseException):
         raise result
-    record: dict[str, Any] = result
-    return record
+    assert isinstance(result, RunRecord)
+    return result
 
 
 def _wants_processes(composed: "DictConfig") -> bool:

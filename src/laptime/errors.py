@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 
 class UserError(Exception):
@@ -26,15 +25,19 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
-class TrainingFailed(Exception):
+class RunFailed(Exception):
+    """The run failed, and its log has said how."""
+
+    exit_code = 1
+
+
+class TrainingFailed(RunFailed):
     """The training itself went wrong, by no mistake in the syntax of what was asked for.
 
     Args:
         message: what happened, where.
         epoch, step: where in the training, both from 0; None where it is not known.
     """
-
-    exit_code = 1
 
     def __init__(self, message: str, epoch: int | None = None, step: int | None = None) -> None:
         super().__init__(message)
@@ -76,21 +79,6 @@ def launching() -> Iterator[None]:
         yield
     except Exception as error:
         raise LauncherFailed(error) from error
-
-
-class RankFailed(Exception):
-    """A rank died, got stuck or raised something.
-
-    Args:
-        message: which rank, and what became of it.
-        error: the same in plain values, with the rank's traceback where it had one.
-    """
-
-    exit_code = 1
-
-    def __init__(self, message: str, error: dict[str, Any]) -> None:
-        super().__init__(message)
-        self.error = error
 
 
 # torch's CPU allocator raises a plain RuntimeError.

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.records import append_epochs, new_record, update, write_record
 
 from laptime.record import files as records
+from laptime.record.epochs import EPOCH_COLUMNS
 
 CONFIG: dict[str, Any] = {
     "seed": 1,
@@ -57,7 +59,7 @@ def write_run(
         config.pop("strategy.wrap_single_rank")  # as laptime.config.identity.hashed_config has it
     config |= {"seed": seed, "strategy.world_size": world_size} | (changed or {})
     without_seed = {key: value for key, value in config.items() if key != "seed"}
-    record = records.new_record()
+    record = new_record()
     record |= {"status": "completed", "seed": seed, "hashed_config": config, "ended_at": records.now()}
     record |= {"config_hash": repr(sorted(config.items())), "group_hash": repr(sorted(without_seed.items()))}
     record |= {"command": ["python", "train.py", "-m", f"strategy.world_size={world_size}"]}
@@ -86,7 +88,7 @@ def write_run(
         "quality": {"grade": "A", "reasons": []},
     }  # fmt: skip
     for section, keys in values.items():
-        records.update(record, section, **keys)
+        update(record, section, **keys)
     record["environment"] = {
         "packages": {"torch": "2.14.1"}, "cpu": "a CPU", "num_usable_cores": 8, "hostname_hash": "h",
         "code_hash": "c0de",
@@ -94,17 +96,17 @@ def write_run(
     for section, keys in (sections or {}).items():
         record[section] = copy.deepcopy(record[section] or {}) | keys
     record |= top
-    records.write_record(path, record)
+    write_record(path, record)
     times = rank_times_s or [epoch_times_s] * world_size
     for epoch in range(len(epoch_times_s)):
         rows = []
         for rank in range(world_size):
-            row = dict.fromkeys(records.EPOCH_COLUMNS)
+            row = dict.fromkeys(EPOCH_COLUMNS)
             row |= {"attempt": 0, "epoch": epoch, "rank": rank, "is_warmup": epoch == 0, "num_samples": num_samples}
             row |= {"epoch_time_s": times[rank][epoch], "train_loss": 1 / (epoch + 1), "train_accuracy": 0.5}
             row |= {"val_loss": 1 / (epoch + 1), "val_accuracy": 0.9 + 0.02 * epoch}
             rows.append(row)
-        records.append_epochs(path, rows)
+        append_epochs(path, rows)
     return path
 
 

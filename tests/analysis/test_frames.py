@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tests.support.records import write_record
 from tests.support.settings import TINY
 
 import laptime
-from laptime.record.files import SWEEP_FILE, read_epochs, read_record, write_record
+from laptime.record.files import SWEEP_FILE, read_epochs, read_record
 
 
 def test_one_row_per_run_with_figures_and_settings(scaled):

@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from laptime.cli import main
 from laptime.config import targets
 from laptime.config.compose import compose, hydra_session
+from laptime.config.schema import Config
 from laptime.errors import UserError, printable
 from laptime.runner import fresh_processes
 from laptime.runner.check import check
@@ -162,21 +162,21 @@ def test_thousands_of_other_configurations_are_built_or_refused_in_two_lines(wor
     look_at(2000, work_folder)
 
 
-def composed_and_checked(typed: list[str]) -> dict[str, Any]:
+def composed_and_checked(typed: list[str]) -> Config:
     """What `python train.py TYPED` would train."""
     with hydra_session() as hydra:
         return check(compose(hydra, typed), typed)
 
 
-def build_all(config: dict[str, Any]) -> None:
+def build_all(config: Config) -> None:
     """What a run builds from the open groups before it trains."""
-    source = targets.build("dataset", config["dataset"])
-    network = build.build_network(config["model"], source)
-    optimizer = targets.build("optimizer", config["optimizer"], params=network.parameters())
-    if config["scheduler"].get("_target_") is not None:
-        targets.build("scheduler", config["scheduler"], optimizer=optimizer, num_steps_per_epoch=10)
+    source = targets.build("dataset", config.dataset)
+    network = build.build_network(config.model, source)
+    optimizer = targets.build("optimizer", config.optimizer, params=network.parameters())
+    if config.scheduler.get("_target_") is not None:
+        targets.build("scheduler", config.scheduler, optimizer=optimizer, num_steps_per_epoch=10)
     build.build_callbacks(config)
-    for name, node in config["logger"].items():
+    for name, node in config.logger.items():
         if node is not None:
             targets.build(f"logger.{name}", node)
 

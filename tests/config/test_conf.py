@@ -3,7 +3,6 @@
 import functools
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -12,6 +11,7 @@ from torch import nn
 from laptime.config import security, targets
 from laptime.config.compose import compose, hydra_session, resolve, without_hydra
 from laptime.config.composition import config_dir
+from laptime.config.schema import Config
 from laptime.config.validate import validate
 from laptime.data.image_data import ImageData
 from laptime.machine.device import describe
@@ -31,7 +31,7 @@ OPTIONS = sorted(
 
 
 @pytest.fixture(scope="module")
-def composed() -> Iterator[Callable[..., dict[str, Any]]]:
+def composed() -> Iterator[Callable[..., Config]]:
     """Composes overrides, all in one Hydra session."""
     with hydra_session() as hydra:
         yield lambda *overrides: resolve(without_hydra(compose(hydra, [*overrides, "run_dir=here"])))
@@ -49,16 +49,16 @@ def test_option_composes_and_builds(option, composed):
     validate(config)
     check_open_groups(config)
     security.check(config, [])  # all that Laptime's own options name may be imported
-    data = targets.build("dataset", config["dataset"])
+    data = targets.build("dataset", config.dataset)
     assert isinstance(data, ImageData)
-    network = network_of(json.dumps(config["model"]), data.image_shape, data.class_count)
+    network = network_of(json.dumps(config.model), data.image_shape, data.class_count)
     module = build_module(config, network, describe("cpu", "cpu"), StopRequest(), {}, Rank(), 10)
     built = module.configure_optimizers()
     (group, *_) = built["optimizer"].param_groups
-    assert group.get("initial_lr", group["lr"]) == config["optimizer"]["lr"]  # a schedule may start below it
-    assert ("lr_scheduler" in built) == (config["scheduler"]["_target_"] is not None)
-    assert len(build_callbacks(config)) == len(config["callbacks"])
-    assert len(_build_loggers(config, None)) == len(config["logger"])
+    assert group.get("initial_lr", group["lr"]) == config.optimizer["lr"]  # a schedule may start below it
+    assert ("lr_scheduler" in built) == (config.scheduler["_target_"] is not None)
+    assert len(build_callbacks(config)) == len(config.callbacks)
+    assert len(_build_loggers(config, None)) == len(config.logger)
 
 
 @pytest.mark.parametrize("path", sorted(config_dir().glob("experiment/*.yaml")), ids=lambda path: path.stem)

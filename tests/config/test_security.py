@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.support.configs import changed
 from tests.support.settings import NO_REPORT, QUICK
 
 from laptime.cli import main
@@ -151,15 +152,10 @@ def test_a_resumed_sweep_is_told_again_what_it_may_trust(tell_tale, work_folder,
 
 
 def test_check_reads_no_more_than_text():
-    config = {
-        "security": {"allowed_targets": []},
-        "sweep": {"notify": None},
-        "model": {"_target_": 3},
-        "scheduler": {"_target_": None},
-    }
+    config = changed(model={"_target_": 3}, scheduler={"_target_": None})
     security.check(config, [])
-    with pytest.raises(UserError, match=r"^a\[1\]\._target_=b\.c: "):
-        security.check(config | {"a": [1, {"_target_": "b.c"}]}, [])
+    with pytest.raises(UserError, match=r"^model\.a\[1\]\._target_=b\.c: "):
+        security.check(changed(config, model={"a": [1, {"_target_": "b.c"}]}), [])
 
 
 ENV_SET = "hydra: {job: {env_set: {LAPTIME_ALLOWED_TARGETS: tell_tale, WHICH: tell_tale.Net}}}\n"

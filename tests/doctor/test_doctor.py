@@ -19,6 +19,7 @@ from laptime.doctor import checklist, examine, groups, steps
 from laptime.doctor.finding import Finding
 from laptime.doctor.probe import Noise, _busiest
 from laptime.doctor.show import show
+from laptime.machine import counters
 from laptime.machine.device import usable_cores
 from laptime.measure.quality import Quality
 
@@ -250,15 +251,13 @@ def test_an_accelerators_backend_needs_a_device_for_each_rank(kind, backend, num
 
 
 def quiet(**changes):
-    meanwhile = {
-        "wall_s": 10.0, "other_cores": 0.0, "steal_share": 0.0, "throttled_share": None, "num_swapped_pages": 0,
-        "switches_per_s": None, "frequency_hz": None, "temperature_celsius": None, "frequency_drop": None,
-    }  # fmt: skip
-    return Noise(Quality("A", ()), 2, (0.25,) * 40, meanwhile | changes, ())
+    drop = changes.pop("frequency_drop", None)
+    meanwhile = counters.Noise(**{"wall_s": 10.0, "other_cores": 0.0, "num_swapped_pages": 0} | changes)
+    return Noise(Quality("A", ()), 2, (0.25,) * 40, meanwhile, drop, ())
 
 
 def test_spread_of_the_laps_by_hand():
-    noise = Noise(Quality("A", ()), 2, (1.0,) * 20 + (2.0,), {}, ())
+    noise = Noise(Quality("A", ()), 2, (1.0,) * 20 + (2.0,), counters.Noise(wall_s=1.0), None, ())
     assert (noise.median_s, noise.p95_over_median, noise.num_outliers) == (1.0, 1.0, 1)
 
 

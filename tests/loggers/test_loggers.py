@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.support import processes
+from tests.support.configs import composed
 from tests.support.noted import (
     csv_values,
     mlflow_runs,
@@ -281,10 +282,7 @@ def own_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatc
 
 
 def logger_node(name: str) -> dict[str, Any]:
-    from laptime.config.compose import compose, hydra_session, resolve, without_hydra
-
-    with hydra_session(None) as hydra:
-        node: dict[str, Any] = resolve(without_hydra(compose(hydra, [f"logger={name}"])))["logger"][name]
+    node: dict[str, Any] = composed(f"logger={name}").logger[name]
     return node
 
 

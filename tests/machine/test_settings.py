@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
+from tests.support.configs import changed, composed
 from tests.support.settings import NO_REPORT, TINY
 
 import laptime
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
-from laptime.config.compose import compose, hydra_session, resolve, without_hydra
 from laptime.config.identity import config_hashes, hashed_config
 from laptime.errors import UserError
 from laptime.machine import environment
 from laptime.machine.environment import restraints, set_in_python, settings, without_effect
 from laptime.record.files import read_record
+from laptime.record.run_record import RunRecord
 from laptime.runner import fresh_processes, launch, rank_plan
 from laptime.sweeps import rerun_rules
 from laptime.sweeps.earlier import EarlierRun
@@ -77,8 +79,7 @@ def test_what_slows_torch_down_is_known_by_name():
 
 @pytest.mark.unit
 def test_new_settings_need_new_processes(monkeypatch):
-    strategy = {"world_size": 1, "wrap_single_rank": False, "max_restarts": 0}
-    plain = {"dataset": {}, "device": {"name": "cpu"}, "strategy": strategy}
+    plain = changed(device={"name": "cpu"}, strategy={"world_size": 1})
     monkeypatch.setattr(fresh_processes, "_loaded_with", settings())
     assert rank_plan.stays_here(plain, None)
     before = fresh_processes.context().get_start_method()
@@ -91,12 +92,11 @@ def test_new_settings_need_new_processes(monkeypatch):
 
 def test_other_settings_than_a_resumed_sweeps_are_named():
     here = rerun_rules.here()
-    then = here | {"settings": here["settings"] | {"KMP_BLOCKTIME": "0"}, "code_hash": environment.code_hash({})}
-    run = EarlierRun(0, Path(), {"environment": then, "git": {}}, [])
+    then = replace(here, settings={**here.settings, "KMP_BLOCKTIME": "0"}, code_hash=environment.code_hash({}))
+    run = EarlierRun(0, Path(), RunRecord(environment=then), [])
     (changed,), _ = rerun_rules._conditions_changed(run, {})
     assert "KMP_BLOCKTIME" in changed
-    older = {key: value for key, value in then.items() if key != "settings"}
-    run = EarlierRun(0, Path(), {"environment": older, "git": {}}, [])
+    run = EarlierRun(0, Path(), RunRecord(environment=replace(then, settings=None)), [])
     assert rerun_rules._conditions_changed(run, {})[0] == []
 
 
@@ -105,7 +105,7 @@ def test_ranks_of_torchrun_can_have_no_new_settings(monkeypatch, work_folder):
     monkeypatch.setattr(launch.torchrun, "is_joined", lambda: True)
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     with pytest.raises(UserError):
-        launch.launch({"strategy": {}}, work_folder, [])
+        launch.launch(changed(), work_folder, [])
     assert list(work_folder.iterdir()) == []
 
 
@@ -196,9 +196,8 @@ def test_what_python_code_has_set_is_recorded_and_graded(name, work_folder):
 
 @pytest.mark.unit
 def test_another_callback_in_the_place_of_the_progress_bar_makes_another_experiment():
-    with hydra_session() as hydra:
-        config = resolve(without_hydra(compose(hydra, [])))
-    bars = [None, config["callbacks"]["progress_bar"], {"_target_": "own.Slow"}]
-    changed = [config | {"callbacks": config["callbacks"] | {"progress_bar": bar}} for bar in bars]
-    first, second, third = (config_hashes(hashed_config(each, "cpu", 1, 1)) for each in changed)
+    callbacks = composed().callbacks
+    bars = [None, callbacks["progress_bar"], {"_target_": "own.Slow"}]
+    configs = [changed(callbacks=callbacks | {"progress_bar": bar}) for bar in bars]
+    first, second, third = (config_hashes(hashed_config(each, "cpu", 1, 1)) for each in configs)
     assert first == second and third[0] != first[0] and third[1] != first[1]

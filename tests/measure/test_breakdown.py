@@ -9,7 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.support.settings import TINY
 
 import laptime
-from laptime.record.files import PARTS, read_epochs, read_record
+from laptime.record.files import read_epochs, read_record
+from laptime.record.schema import PARTS
 
 SHORT = (*TINY, "training.epochs=2")
 MEASURED = (*SHORT, "measure.breakdown=true")

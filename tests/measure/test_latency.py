@@ -1,9 +1,12 @@
 """Latency: which calls are timed, and which percentiles are given; no test depends on how fast this machine is."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from laptime.errors import UserError
+from laptime.evaluation.keys import LatencyConfig
 from laptime.machine.device import describe
 from laptime.measure import latency
 from laptime.measure.latency import measure
@@ -11,12 +14,14 @@ from laptime.measure.latency import measure
 pytestmark = pytest.mark.unit
 
 IMAGES = torch.rand(5, 1, 4, 4)
-SETTINGS = {"batch_sizes": [1], "num_calls": 100, "warmup_calls": 4, "time_limit_s": 60.0}
+SETTINGS = LatencyConfig(batch_sizes=[1], num_calls=100, warmup_calls=4, time_limit_s=60.0)
 
 
 def timed(batch_size: int = 1, **settings):
     calls = []
-    result = measure({"a": calls.append}, IMAGES, batch_size, describe("cpu", "cpu"), SETTINGS | settings)["a"]
+    result = measure({"a": calls.append}, IMAGES, batch_size, describe("cpu", "cpu"), replace(SETTINGS, **settings))[
+        "a"
+    ]
     return result, calls
 
 
@@ -46,7 +51,7 @@ def test_a_batch_larger_than_the_images_takes_them_again():
 def test_networks_take_turns():
     order = []
     networks = {name: lambda _, name=name: order.append(name) for name in "ab"}
-    measure(networks, IMAGES, 1, describe("cpu", "cpu"), SETTINGS | {"num_calls": 2, "warmup_calls": 1})
+    measure(networks, IMAGES, 1, describe("cpu", "cpu"), replace(SETTINGS, num_calls=2, warmup_calls=1))
     assert order == list("aabbaabb")
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from tests.support import processes
+from tests.support.configs import composed
 from tests.support.settings import QUICK
 from torch import nn
 
 import laptime
 from laptime.config import targets
-from laptime.config.compose import compose, hydra_session, resolve, without_hydra
 from laptime.config.composition import config_dir
 from laptime.errors import TrainingFailed
 from laptime.lap.flops import count_flops
@@ -35,8 +35,7 @@ SMALL = [*QUICK, "dataset=synthetic", "dataset.shape=[1,16,16]", "dataset.num_te
 
 @functools.cache
 def node_of(model: str) -> dict[str, Any]:
-    with hydra_session() as hydra:
-        return resolve(without_hydra(compose(hydra, [f"model={model}", "run_dir=here"])))["model"]
+    return composed(f"model={model}").model
 
 
 def build(model: str, shape: tuple[int, int, int] = (1, 28, 28), num_classes: int = 10) -> nn.Module:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from tests.support import processes
+from tests.support.configs import changed
 from tests.support.processes import until
 from tests.support.settings import TINY
 
+from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.ranks import shared_memory
 from laptime.record.files import read_epochs, read_record
@@ -154,9 +156,9 @@ def test_ranks_of_two_machines_are_refused(train):
     assert "rank 1 is on another machine than rank 0" in done.stderr and "comm_hook=none" in done.stderr
 
 
-def config_for(device: str) -> dict:
-    strategy = {"world_size": 2, "threads_per_rank": 1, "backend": "auto", "comm_hook": "shared_memory"}
-    return {"device": {"name": device}, "dataset": {}, "strategy": strategy}
+def config_for(device: str) -> Config:
+    strategy = {"world_size": 2, "threads_per_rank": 1, "comm_hook": "shared_memory"}
+    return changed(device={"name": device}, strategy=strategy)
 
 
 @pytest.mark.unit

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.support.records import new_record, write_record
 
 from laptime.analysis.__main__ import latest_sweep
 from laptime.record import files as records
@@ -23,10 +24,10 @@ def make_run(path: str, hour: float, **changes: object) -> Path:
     run = Path(path)
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints/last.ckpt").touch()
-    record = records.new_record()
+    record = new_record()
     record["started_at"] = records.timestamp(NOON + hour * HOUR_S)
     record["config"] = {"run_dir": str(run.absolute())}
-    records.write_record(run, record | changes)
+    write_record(run, record | changes)
     return run
 
 

@@ -3,7 +3,9 @@
 import os
 
 import pytest
+from tests.support.configs import changed
 
+from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.runner import fresh_processes, launch
 from laptime.runner.rank_plan import backend_of, plan
@@ -12,12 +14,8 @@ pytestmark = pytest.mark.unit
 
 
 def planned(**strategy) -> list:
-    defaults = {
-        "world_size": 1, "threads_per_rank": "auto", "pin_ranks": True, "wrap_single_rank": False, "backend": "auto",
-        "comm_hook": "none", "max_restarts": 0,
-    }  # fmt: skip
     sweep_world_size = strategy.pop("sweep_world_size", None)
-    return plan({"device": {"name": "cpu"}, "dataset": {}, "strategy": defaults | strategy}, sweep_world_size)
+    return plan(changed(device={"name": "cpu"}, strategy=strategy), sweep_world_size)
 
 
 @pytest.fixture
@@ -65,13 +63,8 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr("torch.accelerator.device_count", lambda: 2)
 
 
-def config_for(device: str, **strategy) -> dict:
-    defaults = {
-        "world_size": 1, "threads_per_rank": 1, "pin_ranks": True, "wrap_single_rank": False, "backend": "auto",
-        "comm_hook": "none",
-        "timeout_s": 5, "max_restarts": 0, "name": "ddp",
-    }  # fmt: skip
-    return {"device": {"name": device, "fallback": "cpu"}, "dataset": {}, "strategy": defaults | strategy}
+def config_for(device: str, **strategy) -> Config:
+    return changed(device={"name": device}, strategy={"threads_per_rank": 1, "timeout_s": 5, **strategy})
 
 
 @pytest.mark.parametrize(
@@ -112,7 +105,7 @@ def test_world_size_auto_is_a_rank_per_gpu_or_one_on_the_cpu(monkeypatch):
     from laptime.runner.rank_plan import num_ranks
 
     def ranks(device: str, world_size: int | str = "auto") -> int:
-        return num_ranks({"device": {"name": device}, "strategy": {"world_size": world_size}})
+        return num_ranks(config_for(device, world_size=world_size))
 
     assert (ranks("auto"), ranks("cpu"), ranks("cuda"), ranks("cpu", 3)) == (1, 1, 1, 3)
     monkeypatch.setattr("laptime.runner.rank_plan.available_accelerator", lambda: "cuda")

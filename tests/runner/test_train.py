@@ -18,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.support import processes
+from tests.support.records import new_record
 from tests.support.settings import NO_REPORT, QUICK, TINY
 
 import laptime
@@ -27,7 +28,8 @@ from laptime.config.composition import config_dir
 from laptime.config.identity import config_hashes, hashed_config
 from laptime.errors import UserError
 from laptime.exporting.main import main as export
-from laptime.record.files import EPOCH_COLUMNS, new_record, read_epochs, read_record
+from laptime.record.epochs import EPOCH_COLUMNS
+from laptime.record.files import read_epochs, read_record
 
 SHORT = (*TINY, "training.epochs=2")
 NO_DROPOUT = (*SHORT, "model.dropout=0")

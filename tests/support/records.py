@@ -1,6 +1,15 @@
-"""Rows of epochs.csv for tests."""
+"""run.json and epochs.csv as plain values, for tests that write and change them."""
 
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+from msgspec import to_builtins
+
+from laptime.record import files
+from laptime.record.epochs import EpochRow
+from laptime.record.run_record import RunRecord
 
 EPOCH_ROW: dict[str, Any] = {
     "attempt": 0,
@@ -20,3 +29,41 @@ EPOCH_ROW: dict[str, Any] = {
     "rss_bytes": 2**33,
     "device_memory_bytes": 2**34,
 }
+
+
+def new_record() -> dict[str, Any]:
+    """A record in which nothing is known yet but that the run has begun."""
+    return RunRecord(started_at=files.now()).to_json()
+
+
+def update(record: dict[str, Any], section: str, **values: Any) -> None:
+    """Set keys of a section that the schema has."""
+    for key, value in values.items():
+        if key not in record[section]:
+            raise KeyError(f"run.json has no {section}.{key}")
+        record[section][key] = value
+
+
+def write_record(run_dir: Path, record: Mapping[str, Any]) -> None:
+    """Write run.json, damaged or whole."""
+    text = json.dumps(files.finite(record), indent=2, allow_nan=False)
+    files.write_atomically(run_dir / files.RUN_FILE, text.encode() + b"\n")
+
+
+def start_attempt(record: dict[str, Any], attempt: int) -> None:
+    """Note that an attempt has begun."""
+    typed = RunRecord(status=record["status"])
+    typed.start_attempt(attempt)
+    record["attempts"].append(to_builtins(typed.attempts[-1]))
+
+
+def end_attempt(record: dict[str, Any], status: str, error: Mapping[str, Any] | None) -> None:
+    """Note how a run and its last attempt have ended."""
+    end = {"status": status, "error": error, "ended_at": files.now()}
+    record.update(end)
+    record["attempts"][-1].update(end)
+
+
+def append_epochs(run_dir: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows to epochs.csv."""
+    files.append_epochs(run_dir, [EpochRow(**row) for row in rows])

@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.support.records import new_record, write_record
 
 from laptime.errors import UserError
 from laptime.machine.device import cpu_name, usable_cores
@@ -33,7 +34,7 @@ def change(run: Path, **sections: Any) -> None:
     record = read_record(run)
     for name, values in sections.items():
         record[name] = (record[name] or {}) | values if isinstance(values, dict) else values
-    records.write_record(run, record)
+    write_record(run, record)
 
 
 def times(sweep: Path) -> dict[Path, float]:
@@ -133,12 +134,12 @@ def test_overrides_typed_now_replace_earlier_ones(before, typed, result):
 
 
 def earlier_run(pid: int, started: float, host: str | None = None) -> EarlierRun:
-    record = records.new_record()
+    record = new_record()
     here = environment(cpu_name(), usable_cores())["hostname_hash"]
     record["environment"] = {"hostname_hash": host or here}
     record["started_at"] = records.timestamp(started)
     record["strategy"]["rank_pids"] = [pid]
-    records.write_record(Path(), record)
+    write_record(Path(), record)
     return EarlierRun(0, Path(), record, [])
 
 

@@ -11,10 +11,12 @@ import psutil
 import pytest
 from tests.support import processes
 from tests.support.processes import until
+from tests.support.records import write_record
 from tests.support.settings import NO_REPORT, QUICK, TINY
 
 from laptime.record import directory as run_dir
 from laptime.record import files as records
+from laptime.record.epochs import each_epoch_once
 from laptime.record.files import read_epochs, read_record
 from laptime.sweeps.earlier import set_aside
 from laptime.sweeps.resume import EarlierSweep
@@ -33,7 +35,7 @@ def seeds(sweep: Path = SWEEP) -> list[int]:
 
 
 def curve(run: Path) -> list[tuple[Any, ...]]:
-    rows = records.each_epoch_once(read_epochs(run))
+    rows = each_epoch_once(read_epochs(run))
     return list(rows[["epoch", "rank", "train_loss", "val_loss", "val_accuracy"]].itertuples(index=False, name=None))
 
 
@@ -41,7 +43,7 @@ def change(run: Path, **sections: Any) -> None:
     record = read_record(run)
     for name, values in sections.items():
         record[name] = (record[name] or {}) | values if isinstance(values, dict) else values
-    records.write_record(run, record)
+    write_record(run, record)
 
 
 def test_repeats_are_added_to_a_finished_sweep_by_one_command(train, work_folder):

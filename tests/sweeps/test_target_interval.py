@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.support.configs import composed
 from tests.support.settings import QUICK, TINY
 from torch import nn
 
 import laptime
 from laptime.config import targets
-from laptime.config.compose import compose, hydra_session, resolve, without_hydra
 from laptime.config.identity import config_hashes, hashed_config
-from laptime.config.schema import check_ranges
 from laptime.config.validate import validate
 from laptime.data.mnist import MNIST
 from laptime.data.order import epoch_seed
@@ -43,13 +42,6 @@ def run(*overrides: str) -> Path:
 
 def checkpoint(folder: Path) -> dict:
     return torch.load(folder / CHECKPOINT_DIR / LAST_CHECKPOINT, weights_only=True)
-
-
-def composed(*overrides: str) -> dict:
-    with hydra_session() as hydra:
-        config = without_hydra(compose(hydra, [*overrides, "run_dir=here"]))
-    check_ranges(config)
-    return resolve(config)
 
 
 def broken_off(*overrides: str) -> Path:
@@ -171,12 +163,12 @@ def test_the_averaged_weights_are_both_evaluated_and_saved(overrides):
     laptime.run([*overrides, f"hydra.run.dir={folder}"])
     saved, epochs = checkpoint(folder), read_epochs(folder)
     config = composed(*overrides)
-    network = targets.build("model", config["model"], nn.Module, input_shape=(1, 28, 28), num_classes=10)
-    arguments = {key: value for key, value in config["dataset"].items() if key != "_target_"}
+    network = targets.build("model", config.model, nn.Module, input_shape=(1, 28, 28), num_classes=10)
+    arguments = {key: value for key, value in config.dataset.items() if key != "_target_"}
     _, test, _ = MNIST(**arguments).load()
     mean, std = MNIST.mean[0], MNIST.std[0]
     images, labels = (test.images / 255 - mean) / std, test.labels
-    images, labels = images[: config["dataset"]["limit"]], labels[: config["dataset"]["limit"]]
+    images, labels = images[: config.dataset["limit"]], labels[: config.dataset["limit"]]
     found = {}
     for part in ("state_dict", "trained_state_dict"):
         network.load_state_dict({name.removeprefix("network."): value for name, value in saved[part].items()})
@@ -325,7 +317,7 @@ def test_an_adaptive_option_that_is_on_changes_the_hashes(override):
     on, off = composed(override), composed()
     hashes = [config_hashes(hashed_config(config, "cpu", 1, 1)) for config in (on, off)]
     assert hashes[0][0] != hashes[1][0] and hashes[0][1] != hashes[1][1]
-    assert identity(on, 1) != identity(off, 1)
+    assert identity(on.as_dict(), 1) != identity(off.as_dict(), 1)
 
 
 @pytest.mark.unit
@@ -333,7 +325,7 @@ def test_adaptive_options_that_are_off_change_no_hash_and_no_checkpoint():
     hashed = hashed_config(composed(), "cpu", 1, 1)
     keys = {"label_smoothing", "mixup_alpha", "ema_decay", "swa_start_epoch"}
     assert not keys & {key.removeprefix("training.") for key in hashed}
-    assert not keys & {key.removeprefix("training.") for key in identity(composed(), 1)}
+    assert not keys & {key.removeprefix("training.") for key in identity(composed().as_dict(), 1)}
 
 
 def test_a_schedule_of_another_length_is_another_experiment():

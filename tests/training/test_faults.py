@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.support import processes
+from tests.support.configs import changed
 from tests.support.faults import small_disk
 from tests.support.settings import NO_REPORT, TINY
 
@@ -21,7 +22,7 @@ from laptime.record.files import read_epochs, read_record
 from laptime.training.faults import explained, out_of_memory_kills
 
 SCRIPTS = Path(__file__).parents[1] / "user_classes"
-CONFIG = {"training": {"batch_size": 96, "num_microbatches": 1}, "dataset": {"num_workers": 2}, "model": {}}
+CONFIG = changed(training={"batch_size": 96}, dataset={"num_workers": 2}, model={})
 TWO_EPOCHS = (*TINY, "training.epochs=2")
 NO_MODEL = [each for each in TWO_EPOCHS if not each.startswith("model.")]
 
@@ -80,19 +81,19 @@ def test_other_errors_stay_what_they_are(error):
 @pytest.mark.unit
 @pytest.mark.parametrize(("batch_size", "smaller"), [(2, 1), (3, 2), (64, 32), (65, 64), (4096, 2048)])
 def test_the_suggested_batch_is_smaller(batch_size, smaller):
-    config = {"training": {"batch_size": batch_size, "num_microbatches": 1}, "model": {}}
+    config = changed(training={"batch_size": batch_size}, model={})
     assert f"Try training.batch_size={smaller}" in str(explained(MemoryError(), config))
 
 
 @pytest.mark.unit
 def test_a_batch_of_one_has_no_smaller_one():
-    config = {"training": {"batch_size": 1, "num_microbatches": 1}, "model": {"image_size": 4096}}
+    config = changed(training={"batch_size": 1}, model={"image_size": 4096})
     assert "a smaller model or model.image_size" in str(explained(MemoryError(), config))
 
 
 @pytest.mark.unit
 def test_large_images_may_be_smaller_too():
-    config = {"training": {"batch_size": 2, "num_microbatches": 1}, "model": {"image_size": 4096}}
+    config = changed(training={"batch_size": 2}, model={"image_size": 4096})
     assert str(explained(MemoryError(), config)).endswith("or a smaller model.image_size.")
 
 

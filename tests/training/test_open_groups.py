@@ -7,9 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.support.configs import changed, composed
 from tests.support.settings import TINY
 
 import laptime
+from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.training import open_groups
 
@@ -32,25 +34,19 @@ def refused(call: Call, work_folder: Path, key: str, *typed: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def config() -> dict[str, Any]:
+def config() -> Config:
     """The configuration of a run that nothing is wrong with."""
-    from laptime.config.compose import compose, hydra_session, resolve, without_hydra
-
-    with hydra_session(None) as hydra:
-        cfg = without_hydra(compose(hydra, [*TINY, "scheduler=none"]))
-    cfg.run_dir = "."
-    composed: dict[str, Any] = resolve(cfg)
-    return composed
+    return composed(*TINY, "scheduler=none")
 
 
-def build_all(config: dict[str, Any]) -> None:
+def build_all(config: Config) -> None:
     """Check a configuration as a command does, then make what training makes."""
     open_groups.check_open_groups(config)
     network = open_groups.build(config, "model", input_shape=(1, 8, 8), num_classes=10)
     optimizer = open_groups.build(config, "optimizer", params=network.parameters())
-    if config["scheduler"]["_target_"] is not None:
+    if config.scheduler["_target_"] is not None:
         open_groups.build(config, "scheduler", optimizer=optimizer, num_steps_per_epoch=3)
-    for key in open_groups.keys_of(config, "callbacks"):
+    for key, _ in open_groups.entries(config, "callbacks"):
         open_groups.build(config, key)
 
 
@@ -115,7 +111,7 @@ def test_parts_of_the_other_lightning_are_refused_with_the_name_of_the_right_one
 ):
     with pytest.raises(UserError, match="pytorch_lightning") as caught:
         open_groups.check_open_groups(
-            {**config, group: node(target) if group == "profiler" else {"mine": node(target)}}
+            changed(config, **{group: node(target) if group == "profiler" else {"mine": node(target)}})
         )
     assert f"_target_={target}" in str(caught.value)
 
@@ -137,15 +133,15 @@ def test_parts_of_the_other_lightning_are_refused_with_the_name_of_the_right_one
 def test_a_class_of_another_kind_is_refused(group, target, config):
     described = {"mine": node(target)} if group in ("callbacks", "logger") else node(target)
     with pytest.raises(UserError, match=f"^{group}.*{target}"):
-        open_groups.check_open_groups({**config, group: described})
+        open_groups.check_open_groups(changed(config, **{group: described}))
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("group", ["scheduler", "profiler"])
 def test_arguments_of_nothing_are_refused(group, config):
-    open_groups.check_open_groups({**config, group: {"_target_": None}})
+    open_groups.check_open_groups(changed(config, **{group: {"_target_": None}}))
     with pytest.raises(UserError, match=rf"^{group}\.gamma=0\.5: "):
-        open_groups.check_open_groups({**config, group: {"_target_": None, "gamma": 0.5}})
+        open_groups.check_open_groups(changed(config, **{group: {"_target_": None, "gamma": 0.5}}))
 
 
 # Objects within objects.
@@ -271,9 +267,9 @@ def test_a_callback_that_takes_worse_for_better_is_refused(callback, mode, confi
     ],
 )
 def test_what_watches_the_validation_needs_a_validation_set(group, described, config):
-    without = {**config["dataset"], "val_fraction": 0.0}
+    without = {**config.dataset, "val_fraction": 0.0}
     with pytest.raises(UserError, match=rf"^{group}.*dataset\.val_fraction=0"):
-        open_groups.check_open_groups({**config, "dataset": without, group: described})
+        open_groups.check_open_groups(changed(config, **{"dataset": without, group: described}))
 
 
 @pytest.mark.unit
@@ -293,7 +289,7 @@ def test_what_watches_the_validation_needs_a_validation_set(group, described, co
     ids=str,
 )
 def test_what_is_used_as_it_is_meant_to_be_is_accepted(group, described, config):
-    build_all({**config, group: described})
+    build_all(changed(config, **{group: described}))
 
 
 # What messages say.
@@ -311,7 +307,7 @@ def test_what_is_used_as_it_is_meant_to_be_is_accepted(group, described, config)
 )
 def test_a_librarys_function_is_answered_with_the_model_group(target, choice, config):
     with pytest.raises(UserError, match=rf"^model\._target_={target}: .*{choice}"):
-        open_groups.check_open_groups({**config, "model": node(target)})
+        open_groups.check_open_groups(changed(config, model=node(target)))
 
 
 @pytest.mark.parametrize(

@@ -13,19 +13,14 @@ from types import SimpleNamespace
 import pytest
 from tests.support import processes
 from tests.support.processes import until
-from tests.support.records import EPOCH_ROW
+from tests.support.records import EPOCH_ROW, append_epochs, end_attempt, new_record, start_attempt, write_record
 from tests.support.settings import NO_REPORT, TINY
 from tests.support.terminal import Terminal
 
 from laptime.record.files import (
-    append_epochs,
-    end_attempt,
-    new_record,
     read_record,
-    start_attempt,
     timestamp,
     write_plan,
-    write_record,
 )  # fmt: skip
 from laptime.record.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE, beating
 from laptime.watch.__main__ import main

@@ -19,7 +19,7 @@ from laptime.analysis.statistics import (
     trend,
 )
 from laptime.errors import printable
-from laptime.record.files import PARTS
+from laptime.record.schema import PARTS
 
 # Config groups of which one part may name all of it: `model=cnn` instead of every key in which the CNN differs.
 CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler")

@@ -10,17 +10,17 @@ import numpy as np
 import pandas as pd
 
 from laptime.errors import printable
+from laptime.record.epochs import EPOCH_COLUMNS, each_epoch_once, frame_over_ranks
 from laptime.record.files import (
     EARLIER_DIR,
-    EPOCH_COLUMNS,
     EPOCHS_FILE,
-    PARTS,
     RUN_FILE,
     SWEEP_FILE,
-    each_epoch_once,
     read_epochs,
     read_record,
 )
+from laptime.record.run_record import RunRecord
+from laptime.record.schema import known
 from laptime.record.walk import walk
 
 # What the analysis and Laptime write into the directory of a run or a sweep: below these nothing is a run.
@@ -34,7 +34,7 @@ class Run:
 
     Attributes:
         path: its directory.
-        record: run.json.
+        record: of a completed run: set up, with all that tells it from others.
         ranks: rows of epochs.csv that stand, one per epoch and rank.
         epochs: one row per epoch, in order: epoch, is_warmup, epoch_time_s (the slowest rank's), num_samples (of all
             ranks), samples_per_s, elapsed_s (training time until its end), train_loss, train_accuracy, val_loss,
@@ -43,7 +43,7 @@ class Run:
     """
 
     path: Path
-    record: Mapping[str, Any]
+    record: RunRecord
     ranks: pd.DataFrame
     epochs: pd.DataFrame
     remarks: tuple[str, ...] = ()
@@ -61,8 +61,7 @@ class Run:
     @property
     def config(self) -> Mapping[str, Any]:
         """What can change its result or its timing, by full key."""
-        config: Mapping[str, Any] = self.record["hashed_config"]
-        return config
+        return self.record.hashed_config or {}
 
 
 @dataclass(frozen=True)
@@ -87,15 +86,15 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
     return sorted(found.values(), key=by_number)
 
 
-def _identity(record: Mapping[str, Any]) -> tuple[str, ...] | None:
+def _identity(record: RunRecord) -> tuple[str, ...] | None:
     """What no two runs share: where and when a run was started, by which processes; None: an old record lacks it."""
-    started = [record["config"].get("run_dir"), record.get("started_at"), record["strategy"].get("rank_pids")]
-    return None if None in started else (*map(str, started), str(record["environment"].get("hostname_hash")))
+    started = [(record.config or {}).get("run_dir"), record.started_at, known(record.strategy).rank_pids]
+    return None if None in started else (*map(str, started), known(record.environment).hostname_hash)
 
 
 def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
     """Read all run directories in and below the folders."""
-    read: list[tuple[Path, Mapping[str, Any], pd.DataFrame]] = []
+    read: list[tuple[Path, RunRecord, pd.DataFrame]] = []
     skipped: list[Skipped] = []
     first: dict[tuple[str, ...], Path] = {}
     for path in find_runs(folders):
@@ -125,97 +124,33 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
     return runs, sorted(skipped, key=lambda each: by_number(each.path))
 
 
-def _read_record(path: Path) -> Mapping[str, Any]:
+# What every completed run has.
+_COMPLETE = (
+    "seed", "config_hash", "group_hash", "command", "device", "dataset", "model", "strategy", "batch", "environment",
+)  # fmt: skip
+
+
+def _read_record(path: Path) -> RunRecord:
     """Read run.json of a completed run.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: it is not complete; the message says why.
+        OSError, ValueError: it is not complete; the message says why.
     """
     if not (path / RUN_FILE).exists():
         raise ValueError(f"has no {RUN_FILE}, so it ended before it had started")
-    record = read_record(path)
-    if record.get("status") != "completed":
-        message = (record.get("error") or {}).get("message")
-        raise ValueError(f"{record.get('status')}{': ' + str(message).splitlines()[0] if message else ''}")
-    if not isinstance(record.get("hashed_config"), dict):
+    content = read_record(path)
+    if content.get("status") != "completed":
+        message = (content.get("error") or {}).get("message")
+        raise ValueError(f"{content.get('status')}{': ' + str(message).splitlines()[0] if message else ''}")
+    if not isinstance(content.get("hashed_config"), dict):
         raise ValueError("was written by an older Laptime, whose records can't be compared")
-    world_size = record["strategy"]["world_size"]
-    if not isinstance(world_size, int) or world_size < 1:
-        raise ValueError(f"damaged: strategy.world_size is {world_size}")
-    for section in _MORE_FIGURES:
-        record[section] = record.get(section) or {}
-    _check_types(record)
+    record = RunRecord.of(content)
+    for name in _COMPLETE:
+        if getattr(record, name) is None:
+            raise ValueError(f"damaged, or of an older Laptime: {RUN_FILE} has no {name}")
+    if not isinstance((record.config or {}).get("measure"), dict):
+        raise ValueError(f"damaged, or of an older Laptime: {RUN_FILE} has no config.measure")
     return record
-
-
-_NEEDED: dict[str, Any] = {
-    "seed": int,
-    "config_hash": str,
-    "group_hash": str,
-    "attempts": list,
-    "command": list,
-    "device": {"used": str, "requested": str, "name": str, "precision": str},
-    "dataset": {"name": str, "checksum": (str, type(None)), "num_test": int},
-    "model": {"name": str},
-    "strategy": {"world_size": int, "threads_per_rank": int, "oversubscribed": bool},
-    "batch": {"scope": str, "per_rank_batch_size": int, "global_batch_size": int},
-    "environment": {"packages": dict, "cpu": str, "num_usable_cores": int, "hostname_hash": str, "code_hash": str},
-    "config": {"measure": dict},
-    "git": {},
-    "quality": {"grade": (str, type(None)), "reasons": (list, type(None))},
-}
-# Sections of figures, each a number or null, and those that are read.
-_FIGURES = {
-    "timing": ("total_train_s", "startup_s", "steps_per_s"),
-    "result": ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy"),
-    "resources": ("peak_rss_bytes", "cpu_percent"),
-    "communication": ("cost_s",),
-    "contention": ("no_sync_step_s", "straggling"),
-}
-# The same for figures that not every run has measured, nor every Laptime known.
-_MORE_FIGURES = {
-    "resources": ("peak_device_memory_bytes", "energy_joules", "energy_joules_per_1000_samples"),
-    "breakdown": (*(f"{part}_s" for part in PARTS), "step_s", "step_p50_s", "step_p95_s", "step_p99_s", "instrument_s"),
-    "peak": ("achieved_flop_per_s", "matmul_flop_per_s", "achieved_fraction"),
-    "bare_loop": ("overhead", "overhead_s_per_step"),
-}
-_TEXTS = (("peak", "verdict"), ("resources", "energy_missing"), ("result", "stop_reason"))
-_OPTIONAL = {"started_at": str, "ended_at": str}
-_LARGEST = 1e300
-
-
-def _check_types(record: Mapping[str, Any]) -> None:
-    """Raise KeyError or ValueError where a part of a record that the analysis reads is missing or no such thing."""
-
-    def check(value: Any, name: str, kind: type | tuple[type, ...]) -> None:
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ValueError(f"damaged: {name} is {str(value)[:40]}")
-
-    for name, kind in _NEEDED.items():
-        if isinstance(kind, type):
-            check(record[name], name, kind)
-            continue
-        check(record[name], name, dict)
-        for key, inner in kind.items():
-            check(record[name][key], f"{name}.{key}", inner)
-    for section in dict.fromkeys([*_FIGURES, *_MORE_FIGURES]):
-        check(record[section], section, dict)
-    for name, kind in _OPTIONAL.items():
-        if record.get(name) is not None:
-            check(record[name], name, kind)
-    figures = [(section, key, record[section][key]) for section, keys in _FIGURES.items() for key in keys]
-    figures += [(section, key, record[section].get(key)) for section, keys in _MORE_FIGURES.items() for key in keys]
-    for section, key, value in figures:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (is_number and abs(value) < _LARGEST):
-            raise ValueError(f"damaged: {section}.{key} is {str(value)[:40]}")
-    for section, key in _TEXTS:
-        if record[section].get(key) is not None:
-            check(record[section][key], f"{section}.{key}", str)
-    if not all(isinstance(part, str) for part in record["command"]):
-        raise ValueError("damaged: command is no list of texts")
-    if record["environment"]["num_usable_cores"] < 1 or record["strategy"]["threads_per_rank"] < 1:
-        raise ValueError("damaged: cores and threads must be at least 1")
 
 
 def _read_rows(path: Path) -> pd.DataFrame:
@@ -240,7 +175,7 @@ _MOST = 1e9
 _Tidy = tuple[pd.DataFrame, pd.DataFrame, int]
 
 
-def _tidy(read: Sequence[tuple[Path, Mapping[str, Any], pd.DataFrame]]) -> list[_Tidy]:
+def _tidy(read: Sequence[tuple[Path, RunRecord, pd.DataFrame]]) -> list[_Tidy]:
     """Of each run the rows that stand, of epochs that every rank has completed; one row per epoch; and how many rows
     can't be read. All runs at once: pandas takes as long for one as for hundreds."""
     if not read:
@@ -255,17 +190,14 @@ def _tidy(read: Sequence[tuple[Path, Mapping[str, Any], pd.DataFrame]]) -> list[
     rows = rows[good].astype({"attempt": int, "epoch": int, "rank": int, "is_warmup": bool})
     rows = each_epoch_once(rows, by=["run", "epoch"]).drop_duplicates(["run", "epoch", "rank"], keep="last")
     world_sizes = rows["run"].map(
-        {number: record["strategy"]["world_size"] for number, (_, record, _) in enumerate(read)}
+        {number: known(record.strategy).world_size for number, (_, record, _) in enumerate(read)}
     )
     complete = rows.groupby(["run", "epoch"])["rank"].transform("nunique") == world_sizes
     rows = rows[complete].sort_values(["run", "epoch", "rank"])
     grouped = rows.groupby(["run", "epoch"])
-    epochs = grouped[["train_loss", "train_accuracy", "val_loss", "val_accuracy"]].first()
-    epochs.insert(0, "is_warmup", grouped["is_warmup"].max())
-    epochs.insert(1, "epoch_time_s", grouped["epoch_time_s"].max())
-    epochs.insert(2, "num_samples", grouped["num_samples"].sum())
-    epochs.insert(3, "samples_per_s", epochs["num_samples"] / epochs["epoch_time_s"])
-    epochs.insert(4, "elapsed_s", epochs.groupby("run")["epoch_time_s"].cumsum())
+    epochs = frame_over_ranks(rows, by=["run", "epoch"])
+    epochs["elapsed_s"] = epochs.groupby("run")["epoch_time_s"].cumsum()
+    epochs = epochs.join(grouped[["train_loss", "train_accuracy", "val_loss", "val_accuracy"]].first())
     of_ranks = {number: part.drop(columns="run").reset_index(drop=True) for number, part in rows.groupby("run")}
     of_runs = {number: part.drop(columns="run") for number, part in epochs.reset_index().groupby("run")}
     none = rows.iloc[:0], epochs.reset_index().iloc[:0]
@@ -275,11 +207,11 @@ def _tidy(read: Sequence[tuple[Path, Mapping[str, Any], pd.DataFrame]]) -> list[
     ]
 
 
-def _num_missing(record: Mapping[str, Any], epochs: pd.DataFrame) -> int:
+def _num_missing(record: RunRecord, epochs: pd.DataFrame) -> int:
     """How many epochs of a run its file lacks, as far as its record tells; below 0: it has more than there were."""
     first, last = int(epochs["epoch"].min()), int(epochs["epoch"].max())
-    training = record["config"].get("training") or {}
-    if record["result"].get("stop_reason") == "epochs" and isinstance(training.get("epochs"), int):
+    training = (record.config or {}).get("training") or {}
+    if record.result.stop_reason == "epochs" and isinstance(training.get("epochs"), int):
         last = training["epochs"] - 1
     if "checkpoint" in training and training["checkpoint"] is None:
         first = 0

@@ -18,7 +18,7 @@ from laptime.analysis.groups import Group
 from laptime.analysis.laws import TITLES
 from laptime.analysis.scaling import Family
 from laptime.analysis.search import Search
-from laptime.record.files import PARTS
+from laptime.record.schema import PARTS
 
 # Okabe and Ito, Color Universal Design (2008), the yellow left out, which is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

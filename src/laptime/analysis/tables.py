@@ -13,7 +13,7 @@ from laptime.analysis.scaling import Family, projections
 from laptime.analysis.search import Search
 from laptime.analysis.statistics import HONEST_REPEATS, Interval, median_and_deviation
 from laptime.errors import printable
-from laptime.record.files import PARTS
+from laptime.record.schema import PARTS
 
 # Of a search for one thing so many are shown.
 _MOST_TRIALS = 10

@@ -2,11 +2,11 @@
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -27,10 +27,12 @@ from omegaconf.errors import (
 
 from laptime.config.composition import compose_with_hydra, config_dir, key_of, refuse_names_of_ours
 from laptime.config.explain import explain, reason_of, tidy, unknown_key, with_its_override
-from laptime.config.schema import Config, check_ranges, closed_groups, register_schema
+from laptime.config.schema import Config, Group, closed_groups, register_schema
 from laptime.errors import UserError, printable
 
 CONFIG_NAME = "config"
+
+Schema = TypeVar("Schema", bound=Group)
 
 
 @contextmanager
@@ -127,24 +129,28 @@ def with_its_sweeper(overrides: Sequence[str]) -> list[str]:
     return [*overrides, "hydra/sweeper=optuna"]
 
 
-def resolve(cfg: DictConfig, schema: Mapping[str, type] | None = None) -> dict[str, Any]:
+def resolve(cfg: DictConfig) -> Config:
+    """Check types, ranges and keys of a composed configuration of a run and resolve it: see `resolve_as`."""
+    return resolve_as(Config, cfg)
+
+
+def resolve_as(schema: type[Schema], cfg: DictConfig) -> Schema:
     """Check types, ranges and keys of a composed configuration and resolve it.
 
     Args:
+        schema: of the root; the groups in it that are dataclasses are closed.
         cfg: as composed, without Hydra's own part.
-        schema: its closed groups by name, each with its dataclass, the root as ""; None: those of a run.
-
-    Returns:
-        Plain dicts, lists, numbers, strings and None.
 
     Raises:
         UserError: a key that the schema does not know, a missing value, an interpolation that leads nowhere, a value
             out of its range.
     """
-    _check_keys(cfg, schema or {"": Config, **closed_groups()})
+    _check_keys(cfg, schema)
     try:
-        check_ranges(cfg)
-        resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        resolved = OmegaConf.to_object(cfg)
+        assert isinstance(resolved, schema)
+        resolved.check()
+        return resolved
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key}: has no value. Give it one: {error.full_key}=...") from error
     except OmegaConfBaseException as error:
@@ -152,13 +158,11 @@ def resolve(cfg: DictConfig, schema: Mapping[str, type] | None = None) -> dict[s
         if isinstance(error, InterpolationResolutionError) and error.parent_node is not None:
             value = f"={error.parent_node._get_node(str(error.key))}"
         raise UserError(f"{error.full_key}{value}: {reason_of(error)}.") from error
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
 
 
-def _check_keys(cfg: DictConfig, schema: Mapping[str, type]) -> None:
+def _check_keys(cfg: DictConfig, schema: type[Group]) -> None:
     """`+training.epoch=3` is composed without complaint, so the keys are compared with the schema's once more."""
-    for group, dataclass in schema.items():
+    for group, dataclass in {"": schema, **closed_groups(schema)}.items():
         node = OmegaConf.select(cfg, group) if group else cfg
         known = [field.name for field in fields(dataclass)]
         for name in known:

@@ -4,8 +4,10 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from laptime.config.schema import Config
 from laptime.config.validate import resolve_warmup_epochs
 from laptime.record.files import OF_DDP, flat
 from laptime.record.masking import mask
@@ -44,20 +46,17 @@ _NOT_HASHED = (
 OFF = {"label_smoothing": 0, "mixup_alpha": 0, "ema_decay": None, "swa_start_epoch": None}
 
 
-def hashed_config(
-    config: Mapping[str, Any], device_used: str, world_size: int, threads_per_rank: int
-) -> dict[str, Any]:
+def hashed_config(config: Config, device_used: str, world_size: int, threads_per_rank: int) -> dict[str, Any]:
     """What makes two runs the same: all that can change a run's result or its timing, by full key. Secrets are masked,
     so that they are in no record, and a new password makes no other experiment.
 
     Args:
-        config: the resolved configuration as plain dicts.
         device_used: the device that trained, whatever was requested.
         world_size: number of ranks, as used.
         threads_per_rank: CPU threads of each rank, as used.
     """
     # A path that follows from the run's own directory is no difference between two runs.
-    content = json.loads(json.dumps(mask(config)).replace(json.dumps(config.get("run_dir") or "\0")[1:-1], ""))
+    content = json.loads(json.dumps(mask(config.as_dict())).replace(json.dumps(config.run_dir or "\0")[1:-1], ""))
     left_out = list(_NOT_HASHED)
     bar = (content.get("callbacks") or {}).get("progress_bar") or {}
     if not str(bar.get("_target_", "laptime.")).startswith(("laptime.", "pytorch_lightning.")):
@@ -78,27 +77,25 @@ def hashed_config(
         node.pop(key, None)
     content["device"] = device_used
     content["strategy"] |= {"world_size": world_size, "threads_per_rank": threads_per_rank}
-    content["measure"]["warmup_epochs"] = resolve_warmup_epochs(
-        config["measure"]["warmup_epochs"], config["training"]["epochs"]
-    )
+    content["measure"]["warmup_epochs"] = resolve_warmup_epochs(config.measure.warmup_epochs, config.training.epochs)
     return dict(flat(_normalised(content)))
 
 
-def snapshot(config: Mapping[str, Any]) -> bytes:
+def snapshot(config: Config) -> bytes:
     """All in a resolved configuration that can change a run's result or its timing, whatever the machine; compressed,
     for a sweep may have thousands."""
     return zlib.compress(json.dumps(_asked(config), sort_keys=True).encode())
 
 
-def changed_since(taken: bytes, config: Mapping[str, Any]) -> list[str]:
+def changed_since(taken: bytes, config: Config) -> list[str]:
     """The keys in which a configuration differs from a `snapshot`."""
     before, now = json.loads(zlib.decompress(taken)), json.loads(json.dumps(_asked(config)))
     # As text: nan is not equal to itself.
     return [key for key in dict.fromkeys([*before, *now]) if json.dumps(before.get(key)) != json.dumps(now.get(key))]
 
 
-def _asked(config: Mapping[str, Any]) -> dict[str, Any]:
-    return hashed_config({**config, "run_dir": None, "runs_at_once": 1}, "", 1, 1)
+def _asked(config: Config) -> dict[str, Any]:
+    return hashed_config(replace(config, run_dir=None, runs_at_once=1), "", 1, 1)
 
 
 def config_hashes(hashed: Mapping[str, Any]) -> tuple[str, str]:

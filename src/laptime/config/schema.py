@@ -1,4 +1,4 @@
-"""The closed config groups: their keys, types and ranges.
+"""The configuration of a run, as every part of Laptime gets it: the closed groups' keys, types and ranges.
 
 Keys and types are checked while composing (Hydra compares with the dataclasses), one field's range in its class's
 `check`, several fields against each other in laptime.config.validate. None of it depends on the machine. The defaults
@@ -6,11 +6,11 @@ stand in conf/, each in one place.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from laptime.errors import UserError
 
@@ -31,12 +31,12 @@ OPTIMIZED_METRICS = (
 )  # fmt: skip
 
 
-def _one_of(key: str, value: str, allowed: tuple[str, ...], instead: str = "") -> None:
+def one_of(key: str, value: str, allowed: tuple[str, ...], instead: str = "") -> None:
     if value not in allowed:
         raise UserError(f"{key}={value}: must be one of {', '.join(allowed)}.{instead and ' ' + instead}")
 
 
-def _at_least(key: str, value: float | None, least: int) -> None:
+def at_least(key: str, value: float | None, least: int) -> None:
     if value is not None and value < least:
         raise UserError(f"{key}={value}: must be at least {least}.")
     if isinstance(value, int) and value > _LARGEST:
@@ -57,29 +57,29 @@ def positive(key: str, value: float | None, instead: str = "") -> None:
         raise UserError(f"{key}={value}: must be a finite number above 0.{instead and ' ' + instead}")
 
 
-class _Group:
-    """A closed group checks its ranges once it is complete: Hydra also makes it with every field still missing."""
-
-    def __post_init__(self) -> None:
-        if MISSING not in vars(self).values():
-            self.check()
+@dataclass(frozen=True)
+class Group:
+    """A closed group. It can't be changed; `dataclasses.replace` makes another one."""
 
     def check(self) -> None:
-        """Raise UserError where a field is out of its range."""
+        """Raise UserError where a field is out of its range, of the groups within it too."""
+        for value in vars(self).values():
+            if isinstance(value, Group):
+                value.check()
 
 
-@dataclass
-class DeviceConfig(_Group):
+@dataclass(frozen=True)
+class DeviceConfig(Group):
     name: str = MISSING
     fallback: str = MISSING
 
     def check(self) -> None:
-        _one_of("device", self.name, DEVICES)
-        _one_of("device.fallback", self.fallback, ("cpu", "error"))
+        one_of("device", self.name, DEVICES)
+        one_of("device.fallback", self.fallback, ("cpu", "error"))
 
 
-@dataclass
-class StrategyConfig(_Group):
+@dataclass(frozen=True)
+class StrategyConfig(Group):
     name: str = MISSING
     world_size: int | str = MISSING
     threads_per_rank: int | str = MISSING
@@ -97,9 +97,9 @@ class StrategyConfig(_Group):
     shard_optimizer: bool | str = MISSING
 
     def check(self) -> None:
-        _one_of("strategy", self.name, ("ddp", "single"))
-        _one_of("strategy.backend", self.backend, ("auto", "gloo", "nccl"))
-        _one_of("strategy.comm_hook", self.comm_hook, ("none", "fp16", "bf16", "powersgd", "shared_memory"))
+        one_of("strategy", self.name, ("ddp", "single"))
+        one_of("strategy.backend", self.backend, ("auto", "gloo", "nccl"))
+        one_of("strategy.comm_hook", self.comm_hook, ("none", "fp16", "bf16", "powersgd", "shared_memory"))
         if isinstance(self.shard_optimizer, str) and self.shard_optimizer != "auto":
             raise UserError(f"strategy.shard_optimizer={self.shard_optimizer}: must be true, false or auto.")
         if self.shard_optimizer is True and self.comm_hook != "shared_memory":
@@ -114,13 +114,13 @@ class StrategyConfig(_Group):
             raise UserError(
                 f"strategy.timeout_s={self.timeout_s}: must lie in [1, {_LONGEST_TIMEOUT_S:,}], in seconds."
             )
-        _at_least("strategy.max_restarts", self.max_restarts, 0)
+        at_least("strategy.max_restarts", self.max_restarts, 0)
         if not 0 <= self.master_port < 2**16:
             raise UserError(f"strategy.master_port={self.master_port}: must lie in [0, 65535]; 0: any free port.")
         if isinstance(self.world_size, str) and self.world_size != "auto":
             raise UserError(f"strategy.world_size={self.world_size}: must be a number of ranks or auto.")
         if isinstance(self.world_size, int):
-            _at_least("strategy.world_size", self.world_size, 1)
+            at_least("strategy.world_size", self.world_size, 1)
         if self.name == "single" and (self.world_size != 1 or self.wrap_single_rank):
             raise UserError(
                 f"strategy=single: is one plain process, not strategy.world_size={self.world_size} "
@@ -129,13 +129,13 @@ class StrategyConfig(_Group):
         if isinstance(self.threads_per_rank, str) and self.threads_per_rank != "auto":
             raise UserError(f"strategy.threads_per_rank={self.threads_per_rank}: must be a number of threads or auto.")
         if isinstance(self.threads_per_rank, int):
-            _at_least("strategy.threads_per_rank", self.threads_per_rank, 1)
+            at_least("strategy.threads_per_rank", self.threads_per_rank, 1)
             if self.threads_per_rank > _MOST_THREADS:
                 raise UserError(f"strategy.threads_per_rank={self.threads_per_rank}: must be at most {_MOST_THREADS}.")
 
 
-@dataclass
-class TrainingConfig(_Group):
+@dataclass(frozen=True)
+class TrainingConfig(Group):
     epochs: int = MISSING
     batch_size: int = MISSING
     batch_scope: str = MISSING
@@ -157,8 +157,8 @@ class TrainingConfig(_Group):
 
     def check(self) -> None:
         for key in ("epochs", "batch_size", "num_microbatches", "steps_per_execution", "eval_batch_size"):
-            _at_least(f"training.{key}", getattr(self, key), 1)
-        _at_least("training.early_stopping_patience", self.early_stopping_patience, 1)
+            at_least(f"training.{key}", getattr(self, key), 1)
+        at_least("training.early_stopping_patience", self.early_stopping_patience, 1)
         positive("training.gradient_clip_norm", self.gradient_clip_norm, "null: no clipping.")
         positive("training.time_limit_s", self.time_limit_s, "null: no limit.")
         if not 0 <= self.label_smoothing < 1:
@@ -167,19 +167,19 @@ class TrainingConfig(_Group):
             raise UserError(f"training.mixup_alpha={self.mixup_alpha}: must lie in [0, {_LARGEST_ALPHA}]; 0: no mixup.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UserError(f"training.ema_decay={self.ema_decay}: must lie in (0, 1); null: no moving average.")
-        _at_least("training.swa_start_epoch", self.swa_start_epoch, 0)
+        at_least("training.swa_start_epoch", self.swa_start_epoch, 0)
         if self.ema_decay is not None and self.swa_start_epoch is not None:
             raise UserError(
                 f"training.swa_start_epoch={self.swa_start_epoch}: is one average of the weights, and "
                 f"training.ema_decay={self.ema_decay} another. Set one of them to null."
             )
-        _one_of("training.batch_scope", self.batch_scope, ("per_rank", "global"))
-        _one_of("training.precision", self.precision, PRECISIONS)
-        _one_of("training.matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
+        one_of("training.batch_scope", self.batch_scope, ("per_rank", "global"))
+        one_of("training.precision", self.precision, PRECISIONS)
+        one_of("training.matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
 
 
-@dataclass
-class MeasureConfig(_Group):
+@dataclass(frozen=True)
+class MeasureConfig(Group):
     warmup_epochs: int | str = MISSING
     breakdown: bool = MISSING
     peak: bool = MISSING
@@ -191,7 +191,7 @@ class MeasureConfig(_Group):
     max_repeats: int = MISSING
 
     def check(self) -> None:
-        _at_least("measure.max_repeats", self.max_repeats, 1)
+        at_least("measure.max_repeats", self.max_repeats, 1)
         if self.sample_interval_s is not None and not 0.01 <= self.sample_interval_s < math.inf:
             raise UserError(
                 f"measure.sample_interval_s={self.sample_interval_s}: must be at least 0.01 seconds, and finite; "
@@ -204,30 +204,31 @@ class MeasureConfig(_Group):
         if isinstance(self.warmup_epochs, str) and self.warmup_epochs != "auto":
             raise UserError(f"measure.warmup_epochs={self.warmup_epochs}: must be a number of epochs or auto.")
         if isinstance(self.warmup_epochs, int):
-            _at_least("measure.warmup_epochs", self.warmup_epochs, 0)
+            at_least("measure.warmup_epochs", self.warmup_epochs, 0)
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
             raise UserError(f"measure.target_accuracy={self.target_accuracy}: must lie in (0, 1], a share of 1.")
 
 
-@dataclass
-class SweepConfig(_Group):
+@dataclass(frozen=True)
+class SweepConfig(Group):
     on_failure: str = MISSING
     resume: str | None = MISSING
     dry_run: bool = MISSING
     notify: str | None = MISSING
 
     def check(self) -> None:
-        _one_of("sweep.on_failure", self.on_failure, ("continue", "stop"))
+        one_of("sweep.on_failure", self.on_failure, ("continue", "stop"))
 
 
-@dataclass
-class SecurityConfig(_Group):
+@dataclass(frozen=True)
+class SecurityConfig(Group):
     allowed_targets: list[str] = MISSING
 
 
-@dataclass
-class Config(_Group):
-    """The root. The groups that are plain dicts are open: the constructor that `_target_` names is their schema."""
+@dataclass(frozen=True)
+class Config(Group):
+    """The configuration of a run. Groups that are plain dicts are open: the constructor that `_target_` names is their
+    schema."""
 
     device: DeviceConfig = field(default_factory=DeviceConfig)
     dataset: dict[str, Any] = MISSING
@@ -249,37 +250,54 @@ class Config(_Group):
     experiment_name: str | None = MISSING
     runs_at_once: int = MISSING
 
+    def open_group(self, name: str) -> dict[str, Any]:
+        """An open group by its name: dataset, model, optimizer, scheduler, callbacks, logger or profiler."""
+        group = getattr(self, name)
+        assert isinstance(group, dict), name
+        return group
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether a part of the training set is kept for validation."""
+        return bool(self.dataset.get("val_fraction", 1))  # of a class of the user's own: its own default
+
+    def as_dict(self) -> dict[str, Any]:
+        """A copy as plain dicts, lists, numbers, strings and None, as run.json and loggers get it."""
+        return asdict(self)
+
     def check(self) -> None:
+        super().check()
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed}: must lie in [0, 2**32).")
         names = self.optimized_metric if isinstance(self.optimized_metric, list) else [self.optimized_metric]
         for name in names if self.optimized_metric is not None else []:
-            _one_of("optimized_metric", name, OPTIMIZED_METRICS, "Several: [val_accuracy,epoch_time_s].")
+            one_of("optimized_metric", name, OPTIMIZED_METRICS, "Several: [val_accuracy,epoch_time_s].")
         if not names:
             raise UserError("optimized_metric=[]: names nothing. Use null for no objective.")
 
 
 def register_schema() -> None:
     """Put the schema where conf/config.yaml's defaults list finds it."""
-    ConfigStore.instance().store(name="schema", node=Config, provider="laptime")
+    store("schema", Config)
 
 
-def closed_groups() -> dict[str, type]:
-    """The closed groups by name, each with its dataclass."""
-    return {
-        "device": DeviceConfig,
-        "strategy": StrategyConfig,
-        "training": TrainingConfig,
-        "measure": MeasureConfig,
-        "sweep": SweepConfig,
-        "security": SecurityConfig,
-    }
+def store(name: str, schema: type[Group]) -> None:
+    """Put a schema into Hydra's ConfigStore. What is composed from it can be changed until it is a `schema` object."""
+    node = OmegaConf.structured(schema)
+    _make_writable(node)
+    ConfigStore.instance().store(name=name, node=node, provider="laptime")
 
 
-def check_ranges(config: Any) -> None:
-    """Build the dataclasses from a composed configuration, so that each checks its fields' ranges.
+def _make_writable(node: DictConfig) -> None:
+    """Undo what OmegaConf does for frozen dataclasses: Hydra could not set a value."""
+    OmegaConf.set_readonly(node, None)
+    for key in node:
+        group = node._get_node(key)
+        if isinstance(group, DictConfig) and not group._is_missing():
+            _make_writable(group)
 
-    Raises:
-        UserError: from a dataclass's `check`.
-    """
-    OmegaConf.to_object(config)
+
+def closed_groups(schema: type[Group] = Config) -> dict[str, type[Group]]:
+    """The closed groups of a schema by name, each with its dataclass."""
+    types = {field.name: field.type for field in fields(schema)}
+    return {name: kind for name, kind in types.items() if isinstance(kind, type) and issubclass(kind, Group)}

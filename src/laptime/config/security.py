@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from laptime.config.composition import key_of
+from laptime.config.schema import Config
 from laptime.errors import UserError
 
 KEY = "security.allowed_targets"
@@ -37,17 +38,16 @@ _PLACES = (
 )  # fmt: skip
 
 
-def check(config: Mapping[str, Any], typed: Sequence[str]) -> None:
+def check(config: Config, typed: Sequence[str]) -> None:
     """Check every `_target_` of a configuration before anything is imported.
 
     Args:
-        config: resolved, plain values.
         typed: the overrides of the command line.
 
     Raises:
         UserError: one lies elsewhere, or a configuration file adds places, or a command for the shell.
     """
-    notify = config["sweep"]["notify"]
+    notify = config.sweep.notify
     own = _last_of(typed, NOTIFY_KEY)
     if own is not None and _is_several(own):
         raise UserError(
@@ -58,12 +58,12 @@ def check(config: Mapping[str, Any], typed: Sequence[str]) -> None:
         raise UserError(
             f"{NOTIFY_KEY}={notify}: comes from a configuration file, which can't have commands run. Type it."
         )
-    if config["security"]["allowed_targets"] != _typed_places(typed):
+    if config.security.allowed_targets != _typed_places(typed):
         raise UserError(
-            f"{KEY}={config['security']['allowed_targets']}: comes from a configuration file, which can't say what is "
+            f"{KEY}={config.security.allowed_targets}: comes from a configuration file, which can't say what is "
             f"to be trusted. Type it, or set {VARIABLE}."
         )
-    check_targets(config, typed)
+    check_targets(config.as_dict(), typed)
 
 
 def check_targets(config: Mapping[str, Any], typed: Sequence[str]) -> None:

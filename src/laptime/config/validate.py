@@ -1,10 +1,8 @@
 """What must hold across keys, whatever the machine."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
-from laptime.config.schema import positive
+from laptime.config.schema import Config, positive
 from laptime.errors import UserError
 from laptime.record.files import flat
 
@@ -30,33 +28,32 @@ def per_rank_batch_size(batch_size: int, batch_scope: str, world_size: int) -> i
     return batch_size // world_size
 
 
-def validate(config: Mapping[str, Any]) -> None:
+def validate(config: Config) -> None:
     """Check what must hold across keys, independent of the machine.
 
     Args:
-        config: the resolved configuration as plain dicts, closed groups already of the right types and ranges, the
-            arguments of the open groups of the right types.
+        config: closed groups already in their ranges, the arguments of the open groups of the right types.
 
     Raises:
         UserError: names the key, the value and the rule.
     """
-    for key, value in flat(config):
+    for key, value in flat(config.as_dict()):
         if isinstance(value, float) and math.isnan(value):
             raise UserError(f"{key}=nan: must be a number. Give one, or null where the key allows it.")
-    training, measure, strategy = config["training"], config["measure"], config["strategy"]
-    epochs, warmup = training["epochs"], measure["warmup_epochs"]
+    training, measure, strategy = config.training, config.measure, config.strategy
+    epochs, warmup = training.epochs, measure.warmup_epochs
     if resolve_warmup_epochs(warmup, epochs) >= epochs:
         raise UserError(
             f"measure.warmup_epochs={warmup}: must be less than training.epochs={epochs}, or no epoch is left to time."
         )
-    if training["swa_start_epoch"] is not None and training["swa_start_epoch"] >= epochs:
+    if training.swa_start_epoch is not None and training.swa_start_epoch >= epochs:
         raise UserError(
-            f"training.swa_start_epoch={training['swa_start_epoch']}: counts from 0, so it must be less than "
+            f"training.swa_start_epoch={training.swa_start_epoch}: counts from 0, so it must be less than "
             f"training.epochs={epochs}, or nothing is averaged."
         )
-    world_size = strategy["world_size"] if isinstance(strategy["world_size"], int) else 1
-    batch_size, parts = training["batch_size"], training["num_microbatches"]
-    per_rank = per_rank_batch_size(batch_size, training["batch_scope"], world_size)
+    world_size = strategy.world_size if isinstance(strategy.world_size, int) else 1
+    batch_size, parts = training.batch_size, training.num_microbatches
+    per_rank = per_rank_batch_size(batch_size, training.batch_scope, world_size)
     if per_rank % parts:
         whose = (
             "the samples of one optimizer step" if per_rank == batch_size else "each rank's part of training.batch_size"
@@ -65,35 +62,35 @@ def validate(config: Mapping[str, Any]) -> None:
             f"training.num_microbatches={parts}: must divide "
             f"{f'training.batch_size={batch_size}' if per_rank == batch_size else per_rank}, {whose}."
         )
-    if config["device"]["name"] == "mps" and isinstance(strategy["world_size"], int) and strategy["world_size"] > 1:
+    if config.device.name == "mps" and isinstance(strategy.world_size, int) and strategy.world_size > 1:
         raise UserError(
-            f"device=mps strategy.world_size={strategy['world_size']}: a Mac has one MPS device, and gloo can't "
+            f"device=mps strategy.world_size={strategy.world_size}: a Mac has one MPS device, and gloo can't "
             "average tensors on it. Use device=cpu for several ranks, or strategy.world_size=1."
         )
-    if strategy["static_graph"] and training["num_microbatches"] > 1:
+    if strategy.static_graph and training.num_microbatches > 1:
         raise UserError(
             f"strategy.static_graph=true: torch's DDP can't do it with training.num_microbatches="
-            f"{training['num_microbatches']}. Leave one of them out."
+            f"{training.num_microbatches}. Leave one of them out."
         )
-    if measure["bare_loop"] and parts > 1:
+    if measure.bare_loop and parts > 1:
         raise UserError(
             f"measure.bare_loop=true: its loop takes each batch whole, not training.num_microbatches={parts}. "
             "Leave one of them out."
         )
-    if not config["dataset"].get("val_fraction", 0):
+    if not config.has_validation:
         _check_without_validation(config)
-    lr = config["optimizer"].get("lr")
+    lr = config.optimizer.get("lr")
     if isinstance(lr, int | float):
         positive("optimizer.lr", lr)
 
 
-def _check_without_validation(config: Mapping[str, Any]) -> None:
+def _check_without_validation(config: Config) -> None:
     needs = "needs a validation loss, and dataset.val_fraction=0 leaves none. Set dataset.val_fraction=0.2 or"
-    if config["training"]["early_stopping_patience"] is not None:
-        patience = config["training"]["early_stopping_patience"]
+    if config.training.early_stopping_patience is not None:
+        patience = config.training.early_stopping_patience
         raise UserError(f"training.early_stopping_patience={patience}: {needs} training.early_stopping_patience=null.")
-    if config["measure"]["target_accuracy"] is not None:
-        target = config["measure"]["target_accuracy"]
+    if config.measure.target_accuracy is not None:
+        target = config.measure.target_accuracy
         raise UserError(
             f"measure.target_accuracy={target}: is looked for in the validation set, and dataset.val_fraction=0 "
             "leaves none. Set dataset.val_fraction=0.2 or measure.target_accuracy=null."

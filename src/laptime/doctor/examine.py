@@ -51,7 +51,8 @@ def examine(seconds: float, note: Callable[[str], None]) -> dict[str, Any]:
             "p95_over_median": noise.p95_over_median,
             "num_outliers": noise.num_outliers,
             "on_battery": battery,
-            **noise.meanwhile,
+            **asdict(noise.meanwhile),
+            "frequency_drop": noise.frequency_drop,
             "busiest": [{"name": name, "cores": used} for name, used in noise.busiest],
         },
         "checklist": [asdict(each) for each in checks(machine, noise, battery)],
@@ -62,20 +63,20 @@ def examine(seconds: float, note: Callable[[str], None]) -> dict[str, Any]:
 def checks(machine: Mapping[str, Any], noise: Noise, battery: bool | None) -> list[Check]:
     """The whole checklist, of this machine as it is now."""
     free, swap, seen = psutil.virtual_memory(), psutil.swap_memory(), noise.meanwhile
-    swapped = seen["num_swapped_pages"]
+    swapped = seen.num_swapped_pages
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     return [
-        checklist.other_processes(seen["other_cores"], os.cpu_count() or 1, noise.busiest),
-        checklist.hypervisor(seen["steal_share"]),
+        checklist.other_processes(seen.other_cores, os.cpu_count() or 1, noise.busiest),
+        checklist.hypervisor(seen.steal_share),
         checklist.power(battery),
         checklist.governor(machine["governors"] or []),
-        checklist.frequency(seen["frequency_drop"]),
-        checklist.temperature(seen["temperature_celsius"]),
+        checklist.frequency(noise.frequency_drop),
+        checklist.temperature(seen.temperature_celsius),
         checklist.quota(machine["container"]["num_cores"]),
         checklist.affinity(allowed, psutil.cpu_count()),
         checklist.hyper_threads(psutil.cpu_count(), psutil.cpu_count(logical=False)),
         checklist.memory(free.available, free.total),
-        checklist.swap(swap.used, None if swapped is None else swapped / seen["wall_s"]),
+        checklist.swap(swap.used, None if swapped is None else swapped / seen.wall_s),
         checklist.thread_variables(os.environ),
         checklist.wait_policy(os.environ),
         checklist.mps_fallback(mps_fallback()),

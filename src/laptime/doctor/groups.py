@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -16,7 +15,7 @@ from laptime.doctor.finding import Finding, in_one_line
 from laptime.machine.device import available_accelerator, describe
 from laptime.ranks.rank import Rank
 from laptime.runner import fresh_processes
-from laptime.runner.rank_process import Job, join
+from laptime.runner.rank_process import Rendezvous, join
 from laptime.runner.supervise import meeting
 
 _NUM_RANKS = 2
@@ -49,13 +48,12 @@ def check(backend: str, used: str, timeout_s: float = 60.0) -> Finding:
     if not dist.is_backend_available(backend):
         return Finding(backend, "not there", "this torch was built without it")
     deadline = time.monotonic() + timeout_s
-    strategy = {"master_addr": "127.0.0.1", "master_port": 0, "timeout_s": timeout_s}
     children = []
     try:
-        with meeting(strategy, True) as address:
+        with meeting("127.0.0.1", 0, backend, timeout_s) as rendezvous:
             for number in range(_NUM_RANKS):
                 rank = Rank(rank=number, local_rank=number, place=number, world_size=_NUM_RANKS)
-                job = Job({}, Path(), {}, rank, address, backend, timeout_s, time.time(), {})
+                job = rank, rendezvous
                 children.append(fresh_processes.start(partial(add_up, used), job, f"{backend} rank {number}"))
             answers = [_answer(connection, deadline) for _, connection in children]
     except Exception as error:
@@ -82,19 +80,20 @@ def judge(backend: str, answers: Sequence[list[float] | str | None], timeout_s: 
     return Finding(backend, "works", f"{len(answers)} ranks on this machine added up a tensor")
 
 
-def add_up(used: str, connection: Connection, job: Job) -> None:
+def add_up(used: str, connection: Connection, job: tuple[Rank, Rendezvous]) -> None:
     """Be one of the ranks: join the group, all-reduce, and send what came out; ends the process."""
+    rank, rendezvous = job
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that waits ends this one
     if hasattr(signal, "alarm"):
-        signal.alarm(math.ceil(job.timeout_s) + 1)  # and where that one was killed, nobody does
+        signal.alarm(math.ceil(rendezvous.timeout_s) + 1)  # and where that one was killed, nobody does
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):  # backends print of their own accord
         os.dup2(nowhere, descriptor)
     try:
-        device = describe("auto", used, job.rank.local_rank)
-        job.rank.settle()
-        join(job)
-        values = _summand(job.rank.rank).to(device.torch_device)
+        device = describe("auto", used, rank.local_rank)
+        rank.settle()
+        join(rank, rendezvous)
+        values = _summand(rank.rank).to(device.torch_device)
         dist.all_reduce(values)
         connection.send(values.tolist())
     except Exception as error:

@@ -8,7 +8,6 @@ import os
 import statistics
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 import torch
@@ -30,15 +29,16 @@ class Noise:
         quality: grade and reasons, by the rules that runs are graded by, with laps in place of epochs.
         num_threads: that the work was done with.
         lap_times_s: of the same work each.
-        meanwhile: what `noise.between` says of the whole probe, and frequency_drop, from its fastest slice to its
-            slowest.
+        meanwhile: what `counters.between` says of the whole probe.
+        frequency_drop: from its fastest slice to its slowest, as a share; None: not known.
         busiest: name and used cores of the other processes that used most, those that this user may look at.
     """
 
     quality: Quality
     num_threads: int
     lap_times_s: tuple[float, ...]
-    meanwhile: dict[str, Any]
+    meanwhile: counters.Noise
+    frequency_drop: float | None
     busiest: tuple[tuple[str, float], ...]
 
     @property
@@ -85,14 +85,14 @@ def probe(seconds: float, num_cores: int, battery: bool | None = None) -> Noise:
         for each in range(_NUM_SLICES)
     ]
     meanwhile = counters.between(readings[0], readings[-1], own[-1] - own[0], total_cores)
-    frequencies = [each["frequency_hz"] for each in slices if each["frequency_hz"]]
-    meanwhile["frequency_drop"] = 1 - min(frequencies) / max(frequencies) if frequencies else None
+    frequencies = [each.frequency_hz for each in slices if each.frequency_hz]
     return Noise(
         quality=assess(slices, times, total_cores, battery, timed="laps"),
         num_threads=num_cores,
         lap_times_s=tuple(times),
         meanwhile=meanwhile,
-        busiest=_busiest(used_before, used_after, meanwhile["wall_s"]),
+        frequency_drop=1 - min(frequencies) / max(frequencies) if frequencies else None,
+        busiest=_busiest(used_before, used_after, meanwhile.wall_s),
     )
 
 

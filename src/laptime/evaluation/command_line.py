@@ -10,13 +10,14 @@ from typing import Any
 
 from laptime.config.typed import PATHS, as_text, refuse_dashes
 from laptime.errors import UserError, exit_code_of
+from laptime.evaluation.keys import TrainedRunConfig
 
 # Apart from conf/, whose groups have some of the keys' names.
 _CONF = Path(__file__).resolve().parent / "conf"
 # Keys of which `key=a,b` means a list.
 _LISTS = ("format", "latency.batch_sizes", "security.allowed_targets")
 
-Work = Callable[[dict[str, Any], list[str]], int]
+Work = Callable[[Any, list[str]], int]  # the first is what keys.SCHEMAS has for the command
 
 
 def run(command: str, about: str, arguments: Sequence[str] | None, work: Work) -> int:
@@ -51,13 +52,13 @@ def _run(command: str, about: str, arguments: Sequence[str], work: Work) -> int:
     return work(composed(command, overrides), overrides)
 
 
-def composed(command: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The checked configuration of a command, as plain values.
+def composed(command: str, overrides: Sequence[str]) -> TrainedRunConfig:
+    """The checked configuration of a command.
 
     Raises:
         UserError: an unknown key, a wrong type, a value out of its range: one line, or two.
     """
-    from laptime.config.compose import compose, hydra_session, resolve, without_hydra
+    from laptime.config.compose import compose, hydra_session, resolve_as, without_hydra
     from laptime.config.explain import tidy
     from laptime.evaluation import keys
 
@@ -67,7 +68,7 @@ def composed(command: str, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         with hydra_session(conf=_CONF) as hydra:
             cfg = without_hydra(compose(hydra, overrides, command))
-            return resolve(cfg, keys.schema(command))
+            return resolve_as(keys.SCHEMAS[command], cfg)
     except UserError as error:
         raise UserError(tidy(str(error), overrides)) from error
 

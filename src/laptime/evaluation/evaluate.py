@@ -2,7 +2,6 @@
 is the recorded one; then times its forward pass."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from laptime.data.datamodule import DataModule
 from laptime.errors import UserError, first_line
 from laptime.evaluation.confusion import confusion_matrix, per_class
+from laptime.evaluation.keys import EvaluateConfig
 from laptime.evaluation.predict import Predictions, predict
 from laptime.evaluation.trained_run import TrainedRun, use_threads
 from laptime.machine.device import Device, check_precision
@@ -22,17 +22,18 @@ from laptime.machine.torch_build import torch_build
 from laptime.measure import latency
 from laptime.ranks.preflight import require_compiling
 from laptime.record import files as records
+from laptime.record.schema import known
 from laptime.training.build import name_of
 from laptime.training.classifier import autocast
 
 SCHEMA_VERSION = 1
 
 
-def evaluate(run: TrainedRun, config: Mapping[str, Any]) -> dict[str, Any]:
+def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate a run.
 
     Args:
-        config: of the command, plain values.
+        config: of the command.
 
     Returns:
         What evaluation.json holds, in plain values; a share of nothing is NaN.
@@ -41,24 +42,24 @@ def evaluate(run: TrainedRun, config: Mapping[str, Any]) -> dict[str, Any]:
         UserError: something in it can't be done on this machine.
     """
     settings = run.config["training"]
-    threads = use_threads(run, config["threads"])
-    asked = config["device"] or str(run.record["device"]["requested"])
+    threads = use_threads(run, config.threads)
+    asked = config.device or known(run.record.device).requested
     device = resolve_device(asked, "cpu")
-    precision = config["precision"] or settings["precision"]
+    precision = config.precision or settings.precision
     check_precision(precision, device)
-    torch.set_float32_matmul_precision(settings["matmul_precision"])
-    torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
+    torch.set_float32_matmul_precision(settings.matmul_precision)
+    torch.backends.cudnn.benchmark = settings.cudnn_benchmark
     network, data = run.load(device)
-    compiled = settings["compile"] if config["compile"] is None else config["compile"]
+    compiled = settings.compile if config.compile is None else config.compile
     if compiled:
         require_compiling("compile", os.environ)
         # One graph for each batch size: beyond torch's own limit it would go on uncompiled.
-        torch._dynamo.config.recompile_limit = 8 + len(config["latency"]["batch_sizes"])
+        torch._dynamo.config.recompile_limit = 8 + len(config.latency.batch_sizes)
         network.compile(dynamic=False)
     try:
         predictions = predict(network, data.test_batches(run.world_size), lambda: autocast(precision, device))
         machine = latency.Disturbances()
-        timed = _latency(network, data, device, precision, config["latency"])
+        timed = _latency(network, data, device, precision, config.latency)
         disturbances = machine.found() if timed else []
     except Exception as error:
         if not compiled or isinstance(error, UserError) or not type(error).__module__.startswith("torch._"):
@@ -77,7 +78,7 @@ def evaluate(run: TrainedRun, config: Mapping[str, Any]) -> dict[str, Any]:
         "checkpoint": {"path": str(run.checkpoint), "epochs": run.epochs},
         "device": {"requested": asked, "used": device.used, "name": device.name},
         "precision": precision,
-        "matmul_precision": settings["matmul_precision"],
+        "matmul_precision": settings.matmul_precision,
         "compile": compiled,
         "threads": threads,
         "torch": torch_build(),
@@ -92,7 +93,7 @@ def evaluate(run: TrainedRun, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _latency(
-    network: nn.Module, data: DataModule, device: Device, precision: str, settings: Mapping[str, Any]
+    network: nn.Module, data: DataModule, device: Device, precision: str, settings: latency.Settings
 ) -> list[dict[str, Any]]:
     images, _ = next(iter(data.test_dataloader()))
 
@@ -102,7 +103,7 @@ def _latency(
         return logits
 
     measure = partial(latency.measure, {"network": forward}, images, device=device, settings=settings)
-    return [asdict(measure(batch_size=size)["network"]) for size in settings["batch_sizes"]]
+    return [asdict(measure(batch_size=size)["network"]) for size in settings.batch_sizes]
 
 
 def _recorded(
@@ -112,25 +113,25 @@ def _recorded(
 
     The run tested the weights of its last checkpoint, unless a time limit broke off an epoch after that.
     """
-    result = run.record["result"]
-    accuracy = result["test_accuracy"]
+    result, used = run.record.result, known(run.record.device).used
+    accuracy = result.test_accuracy
     reasons = []
     if accuracy is None:
         reasons.append("the run recorded none")
     if not run.is_last:
         reasons.append("the run tested its last checkpoint")
-    if result["stop_reason"] == "time_limit":
+    if result.stop_reason == "time_limit":
         reasons.append("the run tested weights of an epoch that its time limit broke off")
     if run.has_other_data(data):
         reasons.append("these are other data")
-    if run.record["device"]["used"] != device.used:
-        reasons.append(f"the run used {run.record['device']['used']}")
+    if used != device.used:
+        reasons.append(f"the run used {used}")
     if run.config["training"]["precision"] != precision:
         reasons.append(f"the run used training.precision={run.config['training']['precision']}")
     hits = None if accuracy is None else round(accuracy * len(predictions.labels))
     return {
         "test_accuracy": accuracy,
-        "test_loss": result["test_loss"],
+        "test_loss": result.test_loss,
         "is_equal": None if reasons else accuracy == predictions.accuracy,
         "num_images_apart": None if reasons or hits is None else round(predictions.accuracy * data.num_test) - hits,
         "why_not_compared": reasons,

@@ -5,22 +5,21 @@ Their types and ranges stand here, what they mean and their defaults in those fi
 
 from dataclasses import dataclass, field
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from laptime.config.schema import DEVICES, PRECISIONS, SecurityConfig, _at_least, _Group, _one_of, positive
+from laptime.config.schema import DEVICES, PRECISIONS, Group, SecurityConfig, at_least, one_of, positive, store
 from laptime.errors import UserError
 
 FORMATS = ("onnx", "torch_export", "torchscript")
 
 
-@dataclass
-class DatasetConfig(_Group):
+@dataclass(frozen=True)
+class DatasetConfig(Group):
     root: str | None = MISSING
 
 
-@dataclass
-class LatencyConfig(_Group):
+@dataclass(frozen=True)
+class LatencyConfig(Group):
     batch_sizes: list[int] = MISSING
     num_calls: int = MISSING
     warmup_calls: int = MISSING
@@ -28,16 +27,16 @@ class LatencyConfig(_Group):
 
     def check(self) -> None:
         for size in self.batch_sizes:
-            _at_least("latency.batch_sizes", size, 1)
+            at_least("latency.batch_sizes", size, 1)
         if len(set(self.batch_sizes)) < len(self.batch_sizes):
             raise UserError(f"latency.batch_sizes={self.batch_sizes}: holds a size twice.")
-        _at_least("latency.num_calls", self.num_calls, 1)
-        _at_least("latency.warmup_calls", self.warmup_calls, 1)
+        at_least("latency.num_calls", self.num_calls, 1)
+        at_least("latency.warmup_calls", self.warmup_calls, 1)
         positive("latency.time_limit_s", self.time_limit_s)
 
 
-@dataclass
-class TrainedRunConfig(_Group):
+@dataclass(frozen=True)
+class TrainedRunConfig(Group):
     run: str = MISSING
     checkpoint: str = MISSING
     threads: int | None = MISSING
@@ -46,12 +45,13 @@ class TrainedRunConfig(_Group):
     security: SecurityConfig = field(default_factory=SecurityConfig)
 
     def check(self) -> None:
-        _at_least("threads", self.threads, 1)
+        super().check()
+        at_least("threads", self.threads, 1)
         if self.threads is not None and self.threads > 1024:
             raise UserError(f"threads={self.threads}: must be at most 1024.")
 
 
-@dataclass
+@dataclass(frozen=True)
 class EvaluateConfig(TrainedRunConfig):
     device: str | None = MISSING
     precision: str | None = MISSING
@@ -60,12 +60,12 @@ class EvaluateConfig(TrainedRunConfig):
     def check(self) -> None:
         super().check()
         if self.device is not None:
-            _one_of("device", self.device, DEVICES)
+            one_of("device", self.device, DEVICES)
         if self.precision is not None:
-            _one_of("precision", self.precision, PRECISIONS)
+            one_of("precision", self.precision, PRECISIONS)
 
 
-@dataclass
+@dataclass(frozen=True)
 class ExportConfig(TrainedRunConfig):
     format: list[str] = MISSING
     int8: bool = MISSING
@@ -77,9 +77,9 @@ class ExportConfig(TrainedRunConfig):
         if not self.format:
             raise UserError(f"format=[]: must be one or several of {', '.join(FORMATS)}, or all.")
         for each in self.format:
-            _one_of("format", each, (*FORMATS, "all"))
+            one_of("format", each, (*FORMATS, "all"))
         positive("tolerance", self.tolerance)
-        _at_least("num_images", self.num_images, 1)
+        at_least("num_images", self.num_images, 1)
 
 
 SCHEMAS: dict[str, type[TrainedRunConfig]] = {"evaluate": EvaluateConfig, "export": ExportConfig}
@@ -87,9 +87,4 @@ SCHEMAS: dict[str, type[TrainedRunConfig]] = {"evaluate": EvaluateConfig, "expor
 
 def register(command: str) -> None:
     """Put a command's schema where its file in conf/ finds it."""
-    ConfigStore.instance().store(name=f"{command}_schema", node=SCHEMAS[command], provider="laptime")
-
-
-def schema(command: str) -> dict[str, type]:
-    """A command's closed groups by name, each with its dataclass, the root as ""."""
-    return {"": SCHEMAS[command], "dataset": DatasetConfig, "latency": LatencyConfig, "security": SecurityConfig}
+    store(f"{command}_schema", SCHEMAS[command])

@@ -1,9 +1,9 @@
 """What `python evaluate.py` does: test accuracy, confusion matrix, per-class table and latency of a trained run."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from laptime.evaluation import command_line
+from laptime.evaluation.keys import EvaluateConfig
 
 _ABOUT = """\
 What a trained run gets right on its test set, and how fast it answers: test accuracy, confusion matrix, precision,
@@ -22,14 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command_line.run("evaluate", _ABOUT, arguments, _work)
 
 
-def _work(config: dict[str, Any], typed: list[str]) -> int:
+def _work(config: EvaluateConfig, typed: list[str]) -> int:
     from laptime.evaluation.evaluate import evaluate
     from laptime.evaluation.show import show
     from laptime.evaluation.trained_run import open_run
     from laptime.evaluation.write import write
     from laptime.terminal import unread
 
-    run = open_run(config["run"], config["checkpoint"], typed, config["dataset"]["root"])
+    run = open_run(config.run, config.checkpoint, typed, config.dataset.root)
     evaluation = evaluate(run, config)
     folder = write(evaluation, run.path)
     with unread():

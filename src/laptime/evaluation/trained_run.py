@@ -30,16 +30,13 @@ from laptime.record.files import (
     SWEEP_FILE,
 )
 from laptime.record.masking import MASK
+from laptime.record.run_record import RunRecord
+from laptime.record.schema import known
 from laptime.training import checkpoints, open_groups
 from laptime.training.build import build_network
 
 _CHECKPOINTS = {"last": LAST_CHECKPOINT, "best": BEST_CHECKPOINT, "previous": PREVIOUS_CHECKPOINT}
-# What evaluating reads of a record's sections, and of config.training.
-_NEEDED = {
-    "device": {"requested", "used"},
-    "dataset": {"checksum"},
-    "result": {"test_accuracy", "test_loss", "stop_reason"},
-}
+# What evaluating reads of config.training, beside the batch size.
 _CHOICES = {
     "precision": PRECISIONS,
     "matmul_precision": MATMUL_PRECISIONS,
@@ -56,7 +53,7 @@ class TrainedRun:
 
     Attributes:
         path: its directory.
-        record: as in run.json.
+        record: device, dataset and strategy are known.
         config: as recorded, the data set's root as asked for now.
         checkpoint: the file.
         epochs: that the run had trained when it saved that.
@@ -65,7 +62,7 @@ class TrainedRun:
     """
 
     path: Path
-    record: Mapping[str, Any]
+    record: RunRecord
     config: Mapping[str, Any]
     checkpoint: Path
     epochs: int
@@ -80,7 +77,7 @@ class TrainedRun:
 
     def has_other_data(self, data: DataModule) -> bool:
         """Whether these are other data than those that the run was trained and tested on."""
-        return bool(self.record["dataset"]["checksum"] != data.checksum)
+        return known(self.record.dataset).checksum != data.checksum
 
     def load(self, device: Device) -> tuple[nn.Module, DataModule]:
         """The network, in evaluation mode on the device, and its data.
@@ -89,7 +86,7 @@ class TrainedRun:
             UserError: they can't be built here, or the weights are not this network's.
         """
         pl.seed_everything(self.config["seed"], workers=False, verbose=False)  # as in training
-        source = open_groups.build(self.config, "dataset")
+        source = open_groups.build_node("dataset", self.config["dataset"])
         settings = self.config["training"]
         data = DataModule(source, device, 1, settings["eval_batch_size"], 1, self.config["seed"])
         network = build_network(self.config["model"], source)
@@ -118,7 +115,7 @@ def open_run(run: str, checkpoint: str, typed: Sequence[str], root: str | None =
     preflight.check_environment()
     run_dir, path = _find(run, checkpoint)
     try:
-        record = records.read_record(run_dir)
+        record = RunRecord.read(run_dir)
     except ValueError as error:
         raise UserError(f"run={run}: the record can't be read: {error}.") from error
     except OSError as error:
@@ -182,40 +179,35 @@ def _find(run: str, checkpoint: str) -> tuple[Path, Path]:
     return run_dir, file
 
 
-def _checked(record: Mapping[str, Any], run_dir: Path) -> tuple[dict[str, Any], int, int]:
+def _checked(record: RunRecord, run_dir: Path) -> tuple[dict[str, Any], int, int]:
     """What evaluating needs of a record, made sure to be there: configuration, ranks, threads of each."""
 
     def damaged(what: str) -> UserError:
         return UserError(f"run={run_dir}: run.json is damaged: {what}.")
 
-    config = record.get("config")
-    if not isinstance(config, dict):
+    config = record.config
+    if config is None:
         raise damaged("it has no configuration")
     for group in ("dataset", "model", "optimizer", "scheduler", "training"):
         if not isinstance(config.get(group), dict):
             raise damaged(f"config.{group} is missing")
-    for section, keys in _NEEDED.items():
-        if not isinstance(record.get(section), dict) or not keys <= record[section].keys():
-            raise damaged(f"{section} is incomplete")
-    accuracy, loss = record["result"]["test_accuracy"], record["result"]["test_loss"]
-    if not all(value is None or isinstance(value, int | float) for value in (accuracy, loss)):
-        raise damaged(f"result.test_accuracy is {accuracy}, result.test_loss {loss}")
-    training, strategy = config["training"], record.get("strategy")
+    strategy = record.strategy
+    if strategy is None or record.device is None or record.dataset is None:
+        raise damaged("device, dataset and strategy are incomplete")
+    training = config["training"]
     numbers = {
         "config.seed": config.get("seed"),
         "config.training.eval_batch_size": training.get("eval_batch_size"),
-        **{
-            f"strategy.{key}": strategy.get(key) if isinstance(strategy, dict) else None
-            for key in ("world_size", "threads_per_rank")
-        },
+        "strategy.world_size": strategy.world_size,
+        "strategy.threads_per_rank": strategy.threads_per_rank,
     }
     for key, value in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or not (key == "config.seed" or 0 < value <= 10**9):
             raise damaged(f"{key} is {value}")
-    for key, known in _CHOICES.items():
-        if training.get(key) not in known:
+    for key, choices in _CHOICES.items():
+        if training.get(key) not in choices:
             raise damaged(f"config.training.{key} is {training.get(key)}")
     for key, value in records.flat({group: config[group] for group in ("dataset", "model")}):
         if value == MASK and key != "dataset.root":
             raise UserError(f"run={run_dir}: {key} is a secret that run.json doesn't hold: the run can't be rebuilt.")
-    return config, numbers["strategy.world_size"], numbers["strategy.threads_per_rank"]
+    return config, strategy.world_size, strategy.threads_per_rank

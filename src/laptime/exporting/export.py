@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from laptime.data.datamodule import DataModule
 from laptime.errors import printable
+from laptime.evaluation.keys import ExportConfig
 from laptime.evaluation.predict import Predictions, predict
 from laptime.evaluation.trained_run import TrainedRun, use_threads
 from laptime.exporting import int8
@@ -45,30 +46,28 @@ class _Made:
     predictions: Predictions
 
 
-def export(
-    run: TrainedRun, config: Mapping[str, Any], wanted: Sequence[Wanted]
-) -> tuple[dict[str, Any], dict[str, bytes]]:
+def export(run: TrainedRun, config: ExportConfig, wanted: Sequence[Wanted]) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Export a run's network.
 
     Args:
-        config: of the command, plain values.
+        config: of the command.
         wanted: the files to make; what lacks a package is reported as left out.
 
     Returns:
         What export.json holds, in plain values, and the content of each file that is to be kept, by name.
     """
-    threads = use_threads(run, config["threads"])
+    threads = use_threads(run, config.threads)
     torch.set_float32_matmul_precision("highest")
     device = describe("cpu", "cpu")
     network, data = run.load(device)
     try:
-        original = predict(network, _batches(data, config["num_images"]))
+        original = predict(network, _batches(data, config.num_images))
         images, _ = next(iter(data.test_dataloader()))
         with tempfile.TemporaryDirectory() as folder:
             made, failed = _make(network, data, images, config, wanted, original, Path(folder))
-            kept = [each for each in made if _fits(each, original, config["tolerance"], failed)]
+            kept = [each for each in made if _fits(each, original, config.tolerance, failed)]
             machine = latency.Disturbances()
-            timed = _latencies(network, kept, images, config["latency"])
+            timed = _latencies(network, kept, images, config.latency)
             disturbances = machine.found() if timed["original"] else []
     finally:
         data.teardown("test")
@@ -91,7 +90,7 @@ def export(
         },
         "trained_precision": run.config["training"]["precision"],
         "has_other_data": run.has_other_data(data),
-        "tolerance": config["tolerance"],
+        "tolerance": config.tolerance,
         "timed": latency.TIMED,
         "disturbances": disturbances,
         "original": {
@@ -115,7 +114,7 @@ def _make(
     network: nn.Module,
     data: DataModule,
     images: Tensor,
-    config: Mapping[str, Any],
+    config: ExportConfig,
     wanted: Sequence[Wanted],
     original: Predictions,
     folder: Path,
@@ -133,7 +132,7 @@ def _make(
                 loaded, layers = int8.EXPORTERS[each.format](network, example, path)
             else:
                 loaded, layers = EXPORTERS[each.format](network, example, path), []
-            predictions = predict(_any_size(loaded), _batches(data, config["num_images"]))
+            predictions = predict(_any_size(loaded), _batches(data, config.num_images))
         except Exception as error:  # of the exporters' own many kinds
             log.debug("%s", each.name, exc_info=True)
             failed.append({"name": each.name, "reason": _reason(error)})
@@ -183,10 +182,10 @@ def _fits(made: _Made, original: Predictions, tolerance: float, failed: list[dic
 
 
 def _latencies(
-    network: nn.Module, made: Sequence[_Made], images: Tensor, settings: Mapping[str, Any]
+    network: nn.Module, made: Sequence[_Made], images: Tensor, settings: latency.Settings
 ) -> dict[str, list[latency.Latency]]:
     timed: dict[str, list[latency.Latency]] = {name: [] for name in ("original", *(each.wanted.name for each in made))}
-    for size in settings["batch_sizes"]:
+    for size in settings.batch_sizes:
         networks: dict[str, latency.Call] = {"original": network}
         networks |= {each.wanted.name: each.loaded.call for each in made if each.loaded.fixed_batch in (None, size)}
         for name, measured in latency.measure(networks, images, size, describe("cpu", "cpu"), settings).items():

@@ -1,9 +1,9 @@
 """What `python export.py` does: a trained run's network as ONNX, torch.export or TorchScript, checked and timed."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from laptime.evaluation import command_line
+from laptime.evaluation.keys import ExportConfig
 
 _ABOUT = """\
 A trained run's network as a file that runs elsewhere, without Laptime. Each file is read back and run on the real
@@ -28,17 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command_line.run("export", _ABOUT, arguments, _work)
 
 
-def _work(config: dict[str, Any], typed: list[str]) -> int:
+def _work(config: ExportConfig, typed: list[str]) -> int:
     from laptime.exporting.wanted import wanted
 
-    formats = wanted(config["format"], config["int8"])  # a package that is missing is known before anything is loaded
+    formats = wanted(config.format, config.int8)  # a package that is missing is known before anything is loaded
     from laptime.evaluation.trained_run import open_run
     from laptime.exporting.export import export
     from laptime.exporting.show import show
     from laptime.exporting.write import write
     from laptime.terminal import unread
 
-    run = open_run(config["run"], config["checkpoint"], typed, config["dataset"]["root"])
+    run = open_run(config.run, config.checkpoint, typed, config.dataset.root)
     report, files = export(run, config, formats)
     folder = write(report, files, run.path) if files else None
     with unread():

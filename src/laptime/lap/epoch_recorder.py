@@ -3,10 +3,10 @@
 import logging
 import math
 import os
-import statistics
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -15,11 +15,13 @@ from laptime.lap.epoch_sums import Means, Sums
 from laptime.lap.epoch_timer import EpochTimer
 from laptime.machine.counters import between, percent_by_core
 from laptime.ranks.rank import Rank
+from laptime.record.epochs import Epoch, EpochRow, over_ranks
 from laptime.record.files import append_epochs
+from laptime.record.schema import EpochNoise
 
 log = logging.getLogger(__name__)
 
-# What each column of epochs.csv is called in TensorBoard and the other loggers.
+# What each figure of an epoch is called in TensorBoard and the other loggers.
 TAGS = {
     "time/epoch_s": "epoch_time_s",
     "time/straggling": "straggling",
@@ -70,9 +72,9 @@ class EpochRecorder(Callback):
         self.run_dir = run_dir
         self.rank = rank
         self.on_epoch = on_epoch
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[EpochRow] = []
         self.num_steps: list[int] = []
-        self.noise: list[dict[str, Any]] = []
+        self.noise: list[EpochNoise] = []
         self.energy_joules: list[float] = []
         self.percent_by_core: list[list[float]] = []
 
@@ -83,24 +85,24 @@ class EpochRecorder(Callback):
             log.warning("epoch %d was broken off and is not recorded", trainer.current_epoch + 1)
             return
         train, val = pl_module.train_sums.means(self.rank), pl_module.val_means
-        own = {
-            "attempt": self.rank.attempt,
-            "epoch": lap.epoch,
-            "rank": self.rank.rank,
-            "is_warmup": lap.is_warmup,
-            "epoch_time_s": lap.epoch_time_s,
-            "num_samples": lap.num_samples,
-            "samples_per_s": lap.samples_per_s,
-            "data_wait_s": lap.data_wait_s,
-            "train_loss": train.loss,
-            "train_accuracy": train.accuracy,
-            "val_loss": val.loss if val is not None else None,
-            "val_accuracy": val.accuracy if val is not None else None,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "cpu_percent": lap.cpu_percent,
-            "rss_bytes": lap.rss_bytes,
-            "device_memory_bytes": lap.device_memory_bytes,
-        }
+        own = EpochRow(
+            attempt=self.rank.attempt,
+            epoch=lap.epoch,
+            rank=self.rank.rank,
+            is_warmup=lap.is_warmup,
+            epoch_time_s=lap.epoch_time_s,
+            num_samples=lap.num_samples,
+            samples_per_s=lap.samples_per_s,
+            data_wait_s=lap.data_wait_s,
+            train_loss=train.loss,
+            train_accuracy=train.accuracy,
+            val_loss=val.loss if val is not None else None,
+            val_accuracy=val.accuracy if val is not None else None,
+            lr=trainer.optimizers[0].param_groups[0]["lr"],
+            cpu_percent=lap.cpu_percent,
+            rss_bytes=lap.rss_bytes,
+            device_memory_bytes=lap.device_memory_bytes,
+        )
         gathered = self.rank.gather((own, self.rank.node, lap.cpu_s, lap.energy_joules))
         rows = [row for row, _, _, _ in gathered]
         self.rows += rows
@@ -110,7 +112,9 @@ class EpochRecorder(Callback):
             return
         cpu_s = sum(cpu_s for _, node, cpu_s, _ in gathered if node == self.rank.node)
         meanwhile = between(lap.before, lap.after, cpu_s, os.cpu_count() or 1)
-        self.noise.append({"attempt": self.rank.attempt, "epoch": lap.epoch, "is_warmup": lap.is_warmup} | meanwhile)
+        self.noise.append(
+            EpochNoise(attempt=self.rank.attempt, epoch=lap.epoch, is_warmup=lap.is_warmup, **asdict(meanwhile))
+        )
         if not lap.is_warmup:
             self.percent_by_core.append(percent_by_core(lap.before, lap.after))
         append_epochs(self.run_dir, rows)
@@ -118,7 +122,7 @@ class EpochRecorder(Callback):
         joules = [each for *_, each in gathered if each is not None]
         if len(joules) == self.rank.num_nodes and not lap.is_warmup:
             self.energy_joules.append(sum(joules))
-        scalars = {tag: epoch[column] for tag, column in TAGS.items() if epoch[column] is not None}
+        scalars = {tag: value for tag, name in TAGS.items() if (value := getattr(epoch, name)) is not None}
         if len(joules) == self.rank.num_nodes:
             scalars["energy/joules"] = sum(joules)
         for logger in trainer.loggers:
@@ -128,40 +132,16 @@ class EpochRecorder(Callback):
         self.on_epoch()
 
 
-def over_ranks(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """One epoch of all ranks as one row: the slowest rank's time, everybody's samples, CPU and memory.
-
-    `straggling` is how much longer the slowest rank took than the median one, as a share; None with a single rank.
-
-    Args:
-        rows: of one epoch, one per rank.
-    """
-    times = [row["epoch_time_s"] for row in rows]
-    epoch_time_s = max(times)
-    num_samples = sum(row["num_samples"] for row in rows)
-    device_memory = [row["device_memory_bytes"] for row in rows if row["device_memory_bytes"] is not None]
-    return rows[0] | {
-        "epoch_time_s": epoch_time_s,
-        "straggling": epoch_time_s / statistics.median(times) - 1 if len(rows) > 1 else None,
-        "num_samples": num_samples,
-        "samples_per_s": num_samples / epoch_time_s,
-        "data_wait_s": max(row["data_wait_s"] for row in rows),
-        "cpu_percent": sum(row["cpu_percent"] for row in rows),
-        "rss_bytes": sum(row["rss_bytes"] for row in rows),
-        "device_memory_bytes": sum(device_memory) if device_memory else None,
-    }
-
-
-def one_line(row: dict[str, Any], epochs: int) -> str:
-    """A row of epochs.csv for people."""
+def one_line(epoch: Epoch, num_epochs: int) -> str:
+    """An epoch for people."""
     parts = [
-        f"epoch {row['epoch'] + 1}/{epochs}",
-        f"{row['epoch_time_s']:.2f} s",
-        f"{row['samples_per_s']:,.0f} samples/s",
-        f"train loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.2%}",
+        f"epoch {epoch.epoch + 1}/{num_epochs}",
+        f"{epoch.epoch_time_s:.2f} s",
+        f"{epoch.samples_per_s:,.0f} samples/s",
+        f"train loss {epoch.train_loss:.4f}, accuracy {epoch.train_accuracy:.2%}",
     ]
-    if row["val_loss"] is not None and not math.isnan(row["val_loss"]):
-        parts.append(f"val loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.2%}")
-    if row["is_warmup"]:
+    if epoch.val_loss is not None and not math.isnan(epoch.val_loss):
+        parts.append(f"val loss {epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.2%}")
+    if epoch.is_warmup:
         parts.append("warm-up, not counted")
     return "  ".join(parts)

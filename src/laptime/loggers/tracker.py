@@ -2,10 +2,8 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
@@ -29,15 +27,17 @@ class Run:
     commit: str | None
 
     @classmethod
-    def of(cls, record: Mapping[str, Any], run_dir: Path, label: str) -> "Run":
-        """The run of a record.
+    def of(cls, run_dir: Path, started_at: str, commit: str | None, label: str) -> "Run":
+        """The run in a directory.
 
         Args:
+            run_dir: absolute.
+            started_at, commit: as its record has them.
             label: what tells it from the others of its sweep; empty: there is nothing.
         """
-        digest = hashlib.sha256(f"{run_dir} {record['started_at']}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{run_dir} {started_at}".encode()).hexdigest()[:16]
         sweep = _last_two(run_dir.parent) if label else None
-        return cls(digest, label or _last_two(run_dir), sweep, run_dir, record["git"]["commit"])
+        return cls(digest, label or _last_two(run_dir), sweep, run_dir, commit)
 
 
 class Tracker(Logger):

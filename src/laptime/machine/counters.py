@@ -78,16 +78,36 @@ def percent_by_core(before: Reading, after: Reading) -> list[float]:
     return [100 * busy_s / all_s if all_s > 0 else 0.0 for busy_s, all_s in spent]
 
 
-def between(before: Reading, after: Reading, own_cpu_s: float | None, num_cores: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Noise:
+    """What happened on the machine between two readings; None: the system doesn't tell.
+
+    Attributes:
+        wall_s: between them.
+        other_cores: how many cores other processes kept busy.
+        steal_share: of all cores' time.
+        throttled_share: of wall time.
+        num_swapped_pages: in and out.
+        switches_per_s: times that the given processes were taken off their core against their will.
+        frequency_hz, temperature_celsius: at the end.
+    """
+
+    wall_s: float
+    other_cores: float | None = None
+    steal_share: float | None = None
+    throttled_share: float | None = None
+    num_swapped_pages: int | None = None
+    switches_per_s: float | None = None
+    frequency_hz: float | None = None
+    temperature_celsius: float | None = None
+
+
+def between(before: Reading, after: Reading, own_cpu_s: float | None, num_cores: int) -> Noise:
     """What happened between two readings.
 
     Args:
         own_cpu_s: CPU seconds that the run itself used in that time; None: not known.
         num_cores: of the machine.
-
-    Returns:
-        wall_s; other_cores: how many cores other processes kept busy; steal_share: of all cores' time; throttled_share:
-        of wall time; num_swapped_pages; switches_per_s; frequency_hz and temperature_celsius at the end.
     """
     wall_s = after.at_s - before.at_s
     busy_s = _difference(before.busy_s, after.busy_s)
@@ -96,16 +116,16 @@ def between(before: Reading, after: Reading, own_cpu_s: float | None, num_cores:
     throttled_s = _difference(before.throttled_s, after.throttled_s)
     switches = _difference(before.num_switches, after.num_switches)
     switches = None if switches is None else max(0, switches)  # threads that ended took theirs with them
-    return {
-        "wall_s": wall_s,
-        "other_cores": others,
-        "steal_share": None if steal_s is None else steal_s / (wall_s * num_cores),
-        "throttled_share": None if throttled_s is None else throttled_s / wall_s,
-        "num_swapped_pages": _difference(before.num_swapped_pages, after.num_swapped_pages),
-        "switches_per_s": None if switches is None else switches / wall_s,
-        "frequency_hz": after.frequency_hz,
-        "temperature_celsius": after.temperature_celsius,
-    }
+    return Noise(
+        wall_s=wall_s,
+        other_cores=others,
+        steal_share=None if steal_s is None else steal_s / (wall_s * num_cores),
+        throttled_share=None if throttled_s is None else throttled_s / wall_s,
+        num_swapped_pages=_difference(before.num_swapped_pages, after.num_swapped_pages),
+        switches_per_s=None if switches is None else switches / wall_s,
+        frequency_hz=after.frequency_hz,
+        temperature_celsius=after.temperature_celsius,
+    )
 
 
 def on_battery(root: Path = Path("/")) -> bool | None:

@@ -21,6 +21,7 @@ from laptime.lap.timed_loader import Batch, TimedLoader, batch_sizes
 from laptime.machine.device import Device
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
+from laptime.record import schema
 from laptime.training.classifier import Classifier
 from laptime.training.mixup import mixed_loss
 
@@ -46,7 +47,7 @@ class BareLoop(Callback):
         timer: has the run's own laps.
 
     Attributes:
-        bare_loop: the section of the record; empty: not measured.
+        measured: the section of the record.
     """
 
     def __init__(self, device: Device, rank: Rank, stop: StopRequest, timer: EpochTimer) -> None:
@@ -54,7 +55,7 @@ class BareLoop(Callback):
         self.rank = rank
         self.stop = stop
         self.timer = timer
-        self.bare_loop: dict[str, float | int] = {}
+        self.measured = schema.BareLoop()
         self._epochs_s: list[tuple[float, float]] = []  # of the bare loop, and the run's own
         self._settings: list[dict[str, Any]] = []
         self._schedule_state: dict[str, Any] = {}
@@ -166,15 +167,15 @@ class BareLoop(Callback):
     def _note(self, loader: TimedLoader, loss: float) -> None:
         ratios = [own / bare - 1 for bare, own in self._epochs_s]
         num_steps = len(batch_sizes(len(loader.sampler), loader.pipeline.batch_size))
-        self.bare_loop = {
-            "epoch_time_s": statistics.median(bare for bare, _ in self._epochs_s),
-            "overhead": statistics.median(ratios),
-            "overhead_min": min(ratios),
-            "overhead_max": max(ratios),
-            "overhead_s_per_step": statistics.median((own - bare) / num_steps for bare, own in self._epochs_s),
-            "num_epochs": len(ratios),
-            "train_loss": loss,
-        }
+        self.measured = schema.BareLoop(
+            epoch_time_s=statistics.median(bare for bare, _ in self._epochs_s),
+            overhead=statistics.median(ratios),
+            overhead_min=min(ratios),
+            overhead_max=max(ratios),
+            overhead_s_per_step=statistics.median((own - bare) / num_steps for bare, own in self._epochs_s),
+            num_epochs=len(ratios),
+            train_loss=loss,
+        )
 
 
 def _without_weights(group: Mapping[str, Any]) -> dict[str, Any]:

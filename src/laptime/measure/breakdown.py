@@ -23,7 +23,7 @@ from laptime.machine.device import Device
 from laptime.ranks.comm_hooks import AllReduce, bare_all_reduce, comm_times, watching_all_reduces
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
-from laptime.record.files import PARTS
+from laptime.record import schema
 from laptime.training.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Breakdown:
         in_sweep: whether the run is one of many: then it is to be quick, and repeats make up for it.
 
     Attributes:
-        breakdown, communication, contention: the sections of the record, seconds per step; empty: not measured.
+        breakdown, communication, contention: the sections of the record.
     """
 
     def __init__(self, device: Device, rank: Rank, stop: StopRequest, in_sweep: bool) -> None:
@@ -109,9 +109,9 @@ class Breakdown:
         self.rank = rank
         self.stop = stop
         self._effort = _IN_A_SWEEP if in_sweep else _ALONE
-        self.breakdown: dict[str, float | int | None] = {}
-        self.communication: dict[str, float | int] = {}
-        self.contention: dict[str, float | None] = {}
+        self.breakdown = schema.Breakdown()
+        self.communication = schema.Communication()
+        self.contention = schema.Contention()
         self._block_steps = _BLOCK_STEPS
 
     def measure(self, module: Classifier, pipeline: Pipeline) -> None:
@@ -129,13 +129,14 @@ class Breakdown:
             module.ddp._set_ddp_runtime_logging_sample_rate(1)
         steps, epoch_start_s, batches = self._take_apart(module, optimizer, pipeline)
         self._note_parts(typical(steps), [sum(step.values()) for step in steps], epoch_start_s)
-        step_s = self.breakdown["step_s"]
+        step_s = self.breakdown.step_s
         assert step_s is not None
         self._block_steps = _SLOW_BLOCK_STEPS if step_s > _SLOW_STEP_S else _BLOCK_STEPS
         if module.ddp is None:
             # Nobody to wait for: the steps that were taken apart are those without synchronisation.
-            parts = ("forward_s", "backward_s", "optimizer_s")
-            self.contention = {"no_sync_step_s": sum(self.breakdown[part] or 0.0 for part in parts), "straggling": None}
+            parts = ("forward", "backward", "optimizer")
+            no_sync_step_s = sum(self.breakdown.of_part(part) or 0.0 for part in parts)
+            self.contention = schema.Contention(no_sync_step_s=no_sync_step_s)
         else:
             self._note(*self._measure(module, optimizer, batches))
 
@@ -252,41 +253,41 @@ class Breakdown:
         by_rank = self.rank.gather((parts, totals, epoch_start_s))
         mean = {part: statistics.fmean(each[part] for each, _, _ in by_rank) for part in parts}
         slowest = [max(of_ranks) for of_ranks in zip(*(each for _, each, _ in by_rank), strict=True)]
-        self.breakdown = {
-            **{f"{part}_s": mean.get(part) for part in PARTS},
-            "step_s": sum(mean.values()),
+        self.breakdown = schema.Breakdown(
+            **{f"{part}_s": mean.get(part) for part in schema.PARTS},
+            step_s=sum(mean.values()),
             **percentiles(slowest),
-            "num_steps": len(totals),
-            "epoch_start_s": max(each for _, _, each in by_rank),
-        }
+            num_steps=len(totals),
+            epoch_start_s=max(each for _, _, each in by_rank),
+        )
 
     def _note(self, seconds: _Seconds, sent: list[AllReduce]) -> None:
         ranks = self.rank.gather(seconds.medians())
         middle = {name: statistics.median(each[name] for each in ranks) for name in ranks[0]}
         own_pace = [each["no_sync_step"] for each in ranks]
         straggling = max(own_pace) / middle["no_sync_step"] - 1 if len(ranks) > 1 else None
-        self.contention = {"no_sync_step_s": middle["no_sync_step"], "straggling": straggling}
+        self.contention = schema.Contention(no_sync_step_s=middle["no_sync_step"], straggling=straggling)
         exposed_s = _exposed_s(middle)
         share = exposed_s / middle["step"]
         rounds = [each.medians() for each in seconds.by_round(self._block_steps)]
         of_ranks = self.rank.gather([_exposed_s(each) / each["step"] for each in rounds])
         shares = [share, *(statistics.median(values) for values in zip(*of_ranks, strict=True))]
-        self.communication = {
-            "num_all_reduces_per_step": len(sent),
-            "bytes_per_step": sum(size * dtype.itemsize for size, dtype in sent),
-            "step_s": middle["step"],
-            "compute_s": middle["step"] - exposed_s,
-            "comm_s": middle["comm"],
-            "overlap_s": middle["overlap"],
-            "exposed_s": exposed_s,
-            "share": share,
-            "share_min": min(shares),
-            "share_max": max(shares),
+        self.communication = schema.Communication(
+            num_all_reduces_per_step=len(sent),
+            bytes_per_step=sum(size * dtype.itemsize for size, dtype in sent),
+            step_s=middle["step"],
+            compute_s=middle["step"] - exposed_s,
+            comm_s=middle["comm"],
+            overlap_s=middle["overlap"],
+            exposed_s=exposed_s,
+            share=share,
+            share_min=min(shares),
+            share_max=max(shares),
             # More than the waiting: gradients are copied into DDP's buckets and back, and caches lose what they held.
-            "cost_s": middle["step"] - middle["no_sync_step"],
-            "bare_all_reduce_s": middle["bare_all_reduce"],
-            "num_steps": len(seconds.step),
-        }
+            cost_s=middle["step"] - middle["no_sync_step"],
+            bare_all_reduce_s=middle["bare_all_reduce"],
+            num_steps=len(seconds.step),
+        )
         if not self.rank.is_first:
             return
         log.info(

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -77,8 +77,21 @@ class Latency:
     round_p50_s: tuple[float, ...]
 
 
+class Settings(Protocol):
+    """How a forward pass is timed: the config group `latency` of evaluate and export."""
+
+    @property
+    def batch_sizes(self) -> list[int]: ...
+    @property
+    def num_calls(self) -> int: ...
+    @property
+    def warmup_calls(self) -> int: ...
+    @property
+    def time_limit_s(self) -> float: ...
+
+
 def measure(
-    networks: Mapping[str, Call], images: Tensor, batch_size: int, device: Device, settings: Mapping[str, Any]
+    networks: Mapping[str, Call], images: Tensor, batch_size: int, device: Device, settings: Settings
 ) -> dict[str, Latency]:
     """Time calls of several networks, each in a few rounds by turns; warm-up calls before each round don't count.
 
@@ -87,12 +100,12 @@ def measure(
         images: (N, C, H, W), normalised, on the device; taken again from the first where a batch needs more.
         batch_size: images of a call.
         device: synchronised before and after every call.
-        settings: the config group `latency`.
+        settings: how many calls, and for how long.
 
     Raises:
         UserError: a batch of that size doesn't fit into memory.
     """
-    key = f"latency.batch_sizes={settings['batch_sizes']}"
+    key = f"latency.batch_sizes={settings.batch_sizes}"
     if device.used == "cpu":
         num_bytes = batch_size * images[0].numel() * images.element_size()
         require_free_memory(key, num_bytes, f"images in a batch of {batch_size:,}", 1, "Use smaller ones.")
@@ -107,19 +120,19 @@ def measure(
 
 
 def _times(
-    networks: Mapping[str, Call], batch: Tensor, device: Device, settings: Mapping[str, Any]
+    networks: Mapping[str, Call], batch: Tensor, device: Device, settings: Settings
 ) -> dict[str, list[list[float]]]:
     times: dict[str, list[list[float]]] = {name: [] for name in networks}
-    num_rounds = min(_ROUNDS, settings["num_calls"])
+    num_rounds = min(_ROUNDS, settings.num_calls)
     with torch.inference_mode():
         for number in range(num_rounds):
-            num_calls = settings["num_calls"] // num_rounds + (number < settings["num_calls"] % num_rounds)
-            warmup_calls = settings["warmup_calls"]
+            num_calls = settings.num_calls // num_rounds + (number < settings.num_calls % num_rounds)
+            warmup_calls = settings.warmup_calls
             if number:
                 warmup_calls = min(warmup_calls, _WARMUP_OF_LATER_ROUNDS)
             for name, network in networks.items():
                 start = time.perf_counter()
-                limit = settings["time_limit_s"] / num_rounds
+                limit = settings.time_limit_s / num_rounds
                 for call in range(warmup_calls):  # the first may compile, so it is not held against the limit
                     network(batch)
                     device.synchronize()

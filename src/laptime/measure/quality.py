@@ -6,9 +6,11 @@ machine's load is recorded but gives no grade: it is a mean over minutes, and a 
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from laptime.machine.counters import Noise
+from laptime.record.schema import EpochNoise
 
 # Each rule: what is looked at, from where on it is a B and a C, and how it is said. Shares are of 1.
 _RULES: tuple[tuple[str, float, float, str], ...] = (
@@ -62,7 +64,7 @@ def slow_start(values: Sequence[float]) -> float | None:
 
 
 def assess(
-    epochs: Sequence[Mapping[str, Any]],
+    epochs: Sequence[Noise | EpochNoise],
     epoch_times_s: Sequence[float],
     num_cores: int,
     battery: bool | None = None,
@@ -77,7 +79,7 @@ def assess(
     """Grade a run.
 
     Args:
-        epochs: of each counted one what `noise.between` says.
+        epochs: of each counted one what `counters.between` says.
         epoch_times_s: of the counted epochs.
         num_cores: of the machine, whether or not the run may use them all.
         battery: whether it ran on its battery.
@@ -89,24 +91,7 @@ def assess(
         restraints: environment variables and other settings that make it slower, as `NAME=value`.
         threads: of each rank, as the run was given them, and as torch had them at the end; None: not known.
     """
-    found: dict[str, float] = {}
-    for name in ("steal_share", "throttled_share", *(() if crowded else ("switches_per_s",))):
-        known = [epoch[name] for epoch in epochs if epoch.get(name) is not None]
-        if known:
-            found[name] = statistics.median(known)
-    others = [epoch["other_cores"] for epoch in epochs if epoch.get("other_cores") is not None]
-    if others:
-        found["other_share"] = statistics.median(others) / num_cores
-    temperatures = [epoch["temperature_celsius"] for epoch in epochs if epoch.get("temperature_celsius") is not None]
-    found["temperature_celsius"] = max(temperatures, default=0.0)
-    frequencies = [epoch["frequency_hz"] for epoch in epochs if epoch.get("frequency_hz")]
-    if len(frequencies) > 1:
-        found["frequency_drop"] = 1 - min(frequencies) / max(frequencies)
-    swapped = [(epoch["num_swapped_pages"], epoch["wall_s"]) for epoch in epochs if epoch.get("num_swapped_pages")]
-    if swapped:
-        found["swapped_per_s"] = sum(pages for pages, _ in swapped) / sum(wall_s for _, wall_s in swapped)
-    if epoch_times_s:
-        found["outlier_share"] = len(outliers(epoch_times_s)) / len(epoch_times_s)
+    found = _figures(epochs, epoch_times_s, num_cores, crowded)
     grade, reasons, found_bad = "A", [], set[str]()
     for name, b, c, words in _RULES:
         value = found.get(name, 0.0)
@@ -138,3 +123,25 @@ def assess(
         grade = "C"
         reasons.append("a profiler's own cost is in the times")
     return Quality(grade, tuple(reasons))
+
+
+def _figures(
+    epochs: Sequence[Noise | EpochNoise], epoch_times_s: Sequence[float], num_cores: int, crowded: bool
+) -> dict[str, float]:
+    """What the rules look at, by its name there, as far as it is known."""
+    found: dict[str, float] = {}
+    for name in ("steal_share", "throttled_share", *(() if crowded else ("switches_per_s",))):
+        if known := [value for epoch in epochs if (value := getattr(epoch, name)) is not None]:
+            found[name] = statistics.median(known)
+    if others := [epoch.other_cores for epoch in epochs if epoch.other_cores is not None]:
+        found["other_share"] = statistics.median(others) / num_cores
+    if temperatures := [epoch.temperature_celsius for epoch in epochs if epoch.temperature_celsius is not None]:
+        found["temperature_celsius"] = max(temperatures)
+    frequencies = [epoch.frequency_hz for epoch in epochs if epoch.frequency_hz]
+    if len(frequencies) > 1:
+        found["frequency_drop"] = 1 - min(frequencies) / max(frequencies)
+    if swapped := [(epoch.num_swapped_pages, epoch.wall_s) for epoch in epochs if epoch.num_swapped_pages]:
+        found["swapped_per_s"] = sum(pages for pages, _ in swapped) / sum(wall_s for _, wall_s in swapped)
+    if epoch_times_s:
+        found["outlier_share"] = len(outliers(epoch_times_s)) / len(epoch_times_s)
+    return found

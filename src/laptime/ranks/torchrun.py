@@ -15,8 +15,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laptime.errors import RankFailed, UserError, few
+import msgspec
+
+from laptime.errors import UserError, few
+from laptime.ranks.failures import RankFailed, RankFailure, Report
 from laptime.record.files import flat
+from laptime.record.schema import RunError
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -129,7 +133,7 @@ def _await(met: "Store", keys: list[str], whose: list[str], timeout_s: float) ->
     except (DistError, RuntimeError) as error:
         missing = [name for key, name in zip(keys, whose, strict=True) if not met.check([key])]
         message = f"{', '.join(missing)} did not come within strategy.timeout_s={timeout_s}"
-        raise RankFailed(message, {"type": "RankStuck", "message": message}) from error
+        raise RankFailed(message, RunError(type="RankStuck", message=message)) from error
 
 
 def this_rank(threads_per_rank: int | str, peers: Sequence[Peer]) -> "Rank":
@@ -192,48 +196,48 @@ def agree_on_run_dir(reserve: Callable[[], str], timeout_s: float) -> str:
     return run_dir
 
 
-def report(error: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+def report(failure: RankFailure, timeout_s: float) -> Report:
     """Tell the others why this rank failed.
 
     Returns:
-        What was reported first, with its rank: this, or what another rank has said before.
+        What was reported first: this, or what another rank has said before.
     """
-    own = {**error, "rank": rank()}
+    own = Report(rank(), failure)
     with contextlib.suppress(RuntimeError, OSError):
-        store(timeout_s).compare_set(f"error {attempt()}", "", json.dumps(own))
+        store(timeout_s).compare_set(f"error {attempt()}", "", msgspec.json.encode(own).decode())
     return reported(timeout_s) or own
 
 
-def reported(timeout_s: float) -> dict[str, Any] | None:
+def reported(timeout_s: float) -> Report | None:
     """What a rank of this attempt has reported; None: nothing."""
     with contextlib.suppress(RuntimeError, OSError):
         reports = store(timeout_s)
         if reports.check([f"error {attempt()}"]):
-            error: dict[str, Any] = json.loads(bytes(reports.get(f"error {attempt()}")))
-            return error
+            return msgspec.json.decode(bytes(reports.get(f"error {attempt()}")), type=Report)
     return None
 
 
-def sign_off(error: Mapping[str, Any] | None, timeout_s: float) -> None:
+def sign_off(failure: RankFailure | None, timeout_s: float) -> None:
     """Tell the others that this rank has ended by itself, completed (None) or not, and was not killed."""
     with contextlib.suppress(RuntimeError, OSError):
-        store(timeout_s).set(f"ended {attempt()} {rank()}", json.dumps(error))
+        own = msgspec.json.encode(Report(rank(), failure))
+        store(timeout_s).set(f"ended {attempt()} {rank()}", own.decode())
 
 
-def last_words(wait_s: float, timeout_s: float) -> dict[int, dict[str, Any] | None]:
+def last_words(wait_s: float, timeout_s: float) -> dict[int, RankFailure | None]:
     """What the ranks said when they signed off, by rank; those that have said nothing within `wait_s` are left out:
     they were killed, are stuck, or their machine is gone.
 
     Raises:
         RuntimeError, OSError: torchrun's store is gone with torchrun: nothing can be told.
     """
-    words: dict[int, dict[str, Any] | None] = {}
+    words: dict[int, RankFailure | None] = {}
     said = store(timeout_s)
     deadline = time.monotonic() + wait_s
     while len(words) < world_size() and time.monotonic() < deadline:
         for number in set(range(world_size())) - set(words):
             if said.check([f"ended {attempt()} {number}"]):
-                words[number] = json.loads(bytes(said.get(f"ended {attempt()} {number}")))
+                words[number] = msgspec.json.decode(bytes(said.get(f"ended {attempt()} {number}")), type=Report).failure
         time.sleep(0.05)
     return words
 

@@ -1,19 +1,19 @@
 """All that can be said about a configuration before a run begins: keys, types, ranges, classes, the environment."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from omegaconf import DictConfig
 
 from laptime.config import security
 from laptime.config.compose import resolve, without_hydra
 from laptime.config.explain import tidy
+from laptime.config.schema import Config
 from laptime.config.validate import validate
 from laptime.errors import UserError
 from laptime.ranks import preflight
 
 
-def check(composed: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
+def check(composed: DictConfig, typed: Sequence[str]) -> Config:
     """Check all that can be said about a composed configuration without building anything.
 
     Args:
@@ -34,7 +34,7 @@ _FILLED_IN = (
 )
 
 
-def _checked(composed: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
+def _checked(composed: DictConfig, typed: Sequence[str]) -> Config:
     preflight.check(composed)
     cfg = without_hydra(composed)
     for key, empty, instead in _FILLED_IN:

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import chdir
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from laptime.config import (
     security,  # early: what is trusted by the environment is read before a configuration can set it
@@ -15,6 +15,8 @@ from laptime.record.masking import mask_text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from laptime.record.run_record import RunRecord
 
 
 def run_job(
@@ -27,7 +29,7 @@ def run_job(
     goes_on: bool = False,
     tag: str = "",
     checked: bytes | None = None,
-) -> dict[str, Any]:
+) -> "RunRecord":
     """Train and measure as a composed configuration says, and print what came of it.
 
     Args:
@@ -42,7 +44,7 @@ def run_job(
         checked: `snapshot` of the configuration that was checked before; None: it is not known beforehand.
 
     Returns:
-        The record, as run.json holds it.
+        The record.
 
     Raises:
         UserError: it is not the configuration that was checked.
@@ -52,7 +54,8 @@ def run_job(
     from laptime.ranks import torchrun
     from laptime.record.masking import secret_values
     from laptime.runner.launch import launch
-    from laptime.terminal import logging_to, print_results, unread
+    from laptime.runner.table import print_results
+    from laptime.terminal import logging_to, unread
 
     if checked is not None:
         cfg.run_dir = "."
@@ -67,7 +70,7 @@ def run_job(
     rank = torchrun.rank() if torchrun.is_joined() else 0
     config = resolve(cfg)
     security.check(config, typed)  # once more: in the course of a long sweep its files may have changed
-    with logging_to(run_dir, rank, secrets=secret_values(config), tag=tag):
+    with logging_to(run_dir, rank, secrets=secret_values(config.as_dict()), tag=tag):
         record = launch(config, run_dir, command, started, sweep_world_size, goes_on)
     if rank == 0:
         with unread():

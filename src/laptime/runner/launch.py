@@ -2,19 +2,20 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from laptime.errors import RankFailed
+from laptime.config.schema import Config
 from laptime.ranks import preflight, torchrun
+from laptime.ranks.failures import RankFailed
 from laptime.ranks.rank import Rank
-from laptime.ranks.stopping import StopRequest, heeding_signals
-from laptime.record import files as records
+from laptime.ranks.stopping import heeding_signals
 from laptime.record.masking import mask
+from laptime.record.run_record import RunRecord
 from laptime.runner.attempt import attempt_run, first_record, resuming
+from laptime.runner.context import RunContext
 from laptime.runner.elastic import join_ranks
 from laptime.runner.rank_plan import plan, stays_here
 from laptime.runner.supervise import run_processes
@@ -25,19 +26,18 @@ log = logging.getLogger(__name__)
 
 
 def launch(
-    config: Mapping[str, Any],
+    config: Config,
     run_dir: Path,
     command: Sequence[str],
     start: float | None = None,
     sweep_world_size: int | None = None,
     goes_on: bool = False,
-) -> dict[str, Any]:
+) -> RunRecord:
     """Run one training job.
 
     A single run of one plain rank trains in this process, so that a debugger works; all others in fresh processes.
 
     Args:
-        config: resolved, plain values.
         run_dir: absolute; exists.
         command: as typed.
         start: `time.time()` when the run began; None: now.
@@ -45,7 +45,7 @@ def launch(
         goes_on: with what `run_dir` holds of the same run of a sweep that ended early, from its last checkpoint.
 
     Returns:
-        The record, as run.json holds it.
+        The record.
 
     Raises:
         UserError, TrainingFailed, Interrupted, RankFailed, or whatever went wrong, after run.json says so.
@@ -57,52 +57,41 @@ def launch(
     ranks = plan(config, sweep_world_size)
     attempt = 0
     if goes_on:
-        record = records.read_record(run_dir) | {"config": mask(config)}
-        attempt = len(record["attempts"])
+        record = RunRecord.read(run_dir)
+        record.config = mask(config.as_dict())
+        attempt = len(record.attempts)
     else:
         record = first_record(config, run_dir, command, start)
     with heeding_signals() as stop:
+        run = RunContext(config, run_dir, record, stop, start)
         if stays_here(config, sweep_world_size):
-            work = partial(_train_here, config, run_dir, record, ranks[0], stop, start)
-            return attempt_run(config, run_dir, record, 0, work)
-        return _launch_processes(config, run_dir, record, ranks, stop, start, attempt)
+            return attempt_run(run, 0, partial(_train_here, run, ranks[0]))
+        return _launch_processes(run, ranks, attempt)
 
 
-def _train_here(
-    config: Mapping[str, Any], run_dir: Path, record: dict[str, Any], rank: Rank, stop: StopRequest, start: float
-) -> dict[str, Any]:
+def _train_here(run: RunContext, rank: Rank) -> RunRecord:
     rank.settle()
-    train(config, run_dir, record, rank, stop, start)
-    return record
+    train(run, rank)
+    return run.record
 
 
-def _launch_processes(
-    config: Mapping[str, Any],
-    run_dir: Path,
-    record: dict[str, Any],
-    ranks: list[Rank],
-    stop: StopRequest,
-    start: float,
-    first_attempt: int,
-) -> dict[str, Any]:
+def _launch_processes(run: RunContext, ranks: list[Rank], first_attempt: int) -> RunRecord:
     """Start the ranks, again from the last checkpoint while `strategy.max_restarts` allows."""
-    last_attempt = first_attempt + config["strategy"]["max_restarts"]
-    resumed = resuming(config, checkpoints.last_whole(run_dir)) if first_attempt else config
+    config = run.config
+    last_attempt = first_attempt + config.strategy.max_restarts
+    if first_attempt:
+        run = replace(run, config=resuming(config, checkpoints.last_whole(run.run_dir)))
     for attempt in range(first_attempt, last_attempt + 1):
         numbered = [replace(rank, attempt=attempt) for rank in ranks]
-        work = partial(run_processes, resumed, run_dir, record, numbered, stop, start)
         try:
-            return attempt_run(config, run_dir, record, attempt, work)
+            return attempt_run(run, attempt, partial(run_processes, run, numbered))
         except RankFailed as failure:
             if attempt == last_attempt:
                 raise
             # Without a checkpoint of this run's own: as the first time.
-            checkpoint = checkpoints.last_whole(run_dir)
-            resumed = resuming(config, checkpoint)
-            log.warning(
-                "%s: starting the ranks again, %s",
-                failure,
-                f"from {checkpoint}" if resumed is not config else "from the beginning",
-            )
-            record, start = records.read_record(run_dir), time.time()
+            checkpoint = checkpoints.last_whole(run.run_dir)
+            place = "the beginning" if checkpoint is None else checkpoint
+            log.warning("%s: starting the ranks again, from %s", failure, place)
+            record = RunRecord.read(run.run_dir)
+            run = replace(run, config=resuming(config, checkpoint), record=record, start=time.time())
     raise AssertionError("unreachable")

@@ -2,63 +2,61 @@
 
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from laptime.config.identity import hashed_config
+from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.machine.device import available_accelerator, usable_cores
 from laptime.machine.environment import settings_have_changed
 from laptime.ranks.rank import Rank
 
 
-def backend_of(config: Mapping[str, Any]) -> str:
+def backend_of(config: Config) -> str:
     """The communication library of this configuration on this machine: gloo, nccl or Intel's xccl."""
-    backend: str = config["strategy"]["backend"]
+    backend = config.strategy.backend
     if backend != "auto":
         return backend
     return {"cuda": "nccl", "xpu": "xccl"}.get(accelerator_of(config) or "", "gloo")
 
 
-def num_ranks(config: Mapping[str, Any]) -> int:
+def num_ranks(config: Config) -> int:
     """The number that `strategy.world_size` stands for: `auto` is a rank per GPU, one where the CPU trains."""
-    world_size: int | str = config["strategy"]["world_size"]
+    world_size = config.strategy.world_size
     if isinstance(world_size, int):
         return world_size
     return torch.accelerator.device_count() if accelerator_of(config) else 1
 
 
-def threads_per_rank(config: Mapping[str, Any], sweep_world_size: int | None = None) -> int:
+def threads_per_rank(config: Config, sweep_world_size: int | None = None) -> int:
     """The number that `strategy.threads_per_rank` stands for, in a sweep of up to `sweep_world_size` ranks."""
-    threads: int | str = config["strategy"]["threads_per_rank"]
+    threads = config.strategy.threads_per_rank
     if isinstance(threads, int):
         return threads
     return max(1, usable_cores() // max(num_ranks(config), sweep_world_size or 1))
 
 
-def will_be_hashed(
-    config: Mapping[str, Any], sweep_world_size: int | None = None, runs_at_once: int = 1
-) -> dict[str, Any]:
+def will_be_hashed(config: Config, sweep_world_size: int | None = None, runs_at_once: int = 1) -> dict[str, Any]:
     """What the run's `hashed_config` will be on this machine, shared by so many runs of its sweep."""
     threads = threads_per_rank(config, (sweep_world_size or 1) * runs_at_once)
-    config = {**config, "runs_at_once": runs_at_once}
-    return hashed_config(config, accelerator_of(config) or "cpu", num_ranks(config), threads)
+    return hashed_config(
+        replace(config, runs_at_once=runs_at_once), accelerator_of(config) or "cpu", num_ranks(config), threads
+    )
 
 
-def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list[Rank]:
+def plan(config: Config, sweep_world_size: int | None = None) -> list[Rank]:
     """Which ranks there will be, with how many threads and on which cores.
 
     Args:
-        config: resolved, plain values.
         sweep_world_size: the largest world size of the sweep; None: no sweep.
 
     Raises:
         UserError: this machine can't run them.
     """
-    strategy = config["strategy"]
+    strategy = config.strategy
     world_size = num_ranks(config)
     check_devices(config, world_size, world_size)
     cores = usable_cores()
@@ -75,21 +73,21 @@ def plan(config: Mapping[str, Any], sweep_world_size: int | None = None) -> list
         )
         for number in range(world_size)
     ]
-    pin = strategy["pin_ranks"] and not stays_here(config, sweep_world_size)
+    pin = strategy.pin_ranks and not stays_here(config, sweep_world_size)
     return [pinned(rank) for rank in ranks] if pin else ranks
 
 
-def stays_here(config: Mapping[str, Any], sweep_world_size: int | None) -> bool:
+def stays_here(config: Config, sweep_world_size: int | None) -> bool:
     """Whether the run trains in this process: one plain rank, and no sweep whose runs would warm each other."""
     # A mapped file that becomes shorter ends the process that reads it: somebody must be left to say so, or, with
     # strategy.max_restarts, to start it again.
-    may_end = config["dataset"].get("pipeline") == "mapped" or config["strategy"]["max_restarts"] > 0
-    wrapped = config["strategy"]["wrap_single_rank"]
+    may_end = config.dataset.get("pipeline") == "mapped" or config.strategy.max_restarts > 0
+    wrapped = config.strategy.wrap_single_rank
     alone = num_ranks(config) == 1 and sweep_world_size is None and not wrapped
     return alone and not may_end and not settings_have_changed()  # which torch has read in this process
 
 
-def check_devices(config: Mapping[str, Any], world_size: int, local_world_size: int) -> None:
+def check_devices(config: Config, world_size: int, local_world_size: int) -> None:
     """Refuse what the devices of this machine can't do: `world_size` ranks, `local_world_size` of them here."""
     accelerator = accelerator_of(config)
     if accelerator == "mps" and world_size > 1:
@@ -103,9 +101,9 @@ def check_devices(config: Mapping[str, Any], world_size: int, local_world_size: 
             f"strategy.world_size={world_size}: there are {num_devices} {accelerator} devices (that "
             "CUDA_VISIBLE_DEVICES leaves, if it is set), and each rank needs its own. Use fewer ranks or device=cpu."
         )
-    if config["strategy"]["backend"] == "nccl" and accelerator != "cuda":
+    if config.strategy.backend == "nccl" and accelerator != "cuda":
         raise UserError("strategy.backend=nccl: needs CUDA devices. Use strategy.backend=auto.")
-    if config["strategy"]["comm_hook"] == "shared_memory":
+    if config.strategy.comm_hook == "shared_memory":
         instead = "Use strategy.comm_hook=none."
         if accelerator:
             raise UserError(
@@ -116,10 +114,10 @@ def check_devices(config: Mapping[str, Any], world_size: int, local_world_size: 
             raise UserError(f"strategy.comm_hook=shared_memory: only on Linux can processes share it so. {instead}")
 
 
-def accelerator_of(config: Mapping[str, Any]) -> str | None:
+def accelerator_of(config: Config) -> str | None:
     """The accelerator that will train: cuda, mps or xpu; None: the CPU, as was asked or as what is left."""
     available = available_accelerator()
-    return available if config["device"]["name"] in ("auto", "accelerator", available) else None
+    return available if config.device.name in ("auto", "accelerator", available) else None
 
 
 def pinned(rank: Rank) -> Rank:

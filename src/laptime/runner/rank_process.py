@@ -8,23 +8,24 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch.distributed as dist
+from msgspec import UNSET
 
-from laptime.errors import Interrupted, TrainingFailed, UserError
+from laptime.config.schema import Config
 from laptime.ranks import torchrun
+from laptime.ranks.failures import RankFailure
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import heeding_signals
-from laptime.record import files as records
 from laptime.record.masking import secret_values
+from laptime.record.run_record import RunRecord, end_without_launcher
+from laptime.runner.context import RunContext
 from laptime.runner.train import train
 from laptime.terminal import logging_to
 
@@ -36,28 +37,40 @@ LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
 @dataclass(frozen=True)
+class Rendezvous:
+    """Where the ranks of a group meet.
+
+    Attributes:
+        host, port: of the store.
+        backend: gloo or nccl.
+        timeout_s: how long to wait for the others.
+    """
+
+    host: str
+    port: int
+    backend: str
+    timeout_s: float
+
+
+@dataclass(frozen=True)
 class Job:
     """What a rank is told when it starts; everything in it can be pickled.
 
     Attributes:
-        config: resolved, plain values.
+        config: of the run.
         run_dir: absolute; exists.
         record: of the run, as known so far.
         rank: which one this is.
-        meeting: host and port of the store where the ranks meet; None: a plain process without a group.
-        backend: gloo or nccl.
-        timeout_s: how long to wait for the others.
+        rendezvous: where the ranks meet; None: a plain process without a group.
         start: `time.time()` when the run began.
         variables: of the environment; the process that a rank is a copy of may have started with others.
     """
 
-    config: Mapping[str, Any]
+    config: Config
     run_dir: Path
-    record: dict[str, Any]
+    record: RunRecord
     rank: Rank
-    meeting: tuple[str, int] | None
-    backend: str
-    timeout_s: float
+    rendezvous: Rendezvous | None
     start: float
     variables: Mapping[str, str]
 
@@ -69,12 +82,12 @@ class Outcome:
     Attributes:
         rank: which one.
         record: of the run, from the first rank when it completed.
-        error: the exception in plain values; None: completed.
+        failure: None: it has completed.
     """
 
     rank: int
-    record: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
+    record: RunRecord | None = None
+    failure: RankFailure | None = None
 
 
 def main(connection: Connection, job: Job) -> None:
@@ -82,37 +95,36 @@ def main(connection: Connection, job: Job) -> None:
     os.environ.clear()
     os.environ.update(job.variables)
     _end_with_the_launcher(connection, job)
-    with logging_to(job.run_dir, job.rank.rank, secrets=secret_values(job.config)):
+    with logging_to(job.run_dir, job.rank.rank, secrets=secret_values(job.config.as_dict())):
         try:
             with heeding_signals() as stop:
                 job.rank.settle()
-                if job.meeting is not None:
-                    join(job)
-                train(job.config, job.run_dir, job.record, job.rank, stop, job.start)
+                if job.rendezvous is not None:
+                    join(job.rank, job.rendezvous)
+                run = RunContext(job.config, job.run_dir, job.record, stop, job.start)
+                train(run, job.rank)
             connection.send(Outcome(job.rank.rank, record=job.record if job.rank.is_first else None))
         except BaseException as error:
-            plain = describe(error)
-            if "traceback" in plain:
-                log.debug("%s", plain["traceback"])
-            connection.send(Outcome(job.rank.rank, error=plain))
+            failure = RankFailure.of(error)
+            if failure.error.traceback is not UNSET:
+                log.debug("%s", failure.error.traceback)
+            connection.send(Outcome(job.rank.rank, failure=failure))
     sys.stdout.flush()
     # Without Python's own shutdown: threads of a process group whose other ranks are gone can block it.
     os._exit(0)
 
 
-def join(job: Job) -> None:
+def join(rank: Rank, rendezvous: Rendezvous) -> None:
     """Meet the other ranks and make the process group."""
-    assert job.meeting is not None
-    host, port = job.meeting
-    timeout = timedelta(seconds=job.timeout_s)
+    timeout = timedelta(seconds=rendezvous.timeout_s)
     # Ranks of one machine talk over the loopback interface: nobody else is to reach them.
     os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = LOOPBACK
-    store = dist.TCPStore(host, port, is_master=False, timeout=timeout)
+    store = dist.TCPStore(rendezvous.host, rendezvous.port, is_master=False, timeout=timeout)
     dist.init_process_group(
-        job.backend,
-        store=dist.PrefixStore(f"attempt {job.rank.attempt}", store),
-        rank=job.rank.rank,
-        world_size=job.rank.world_size,
+        rendezvous.backend,
+        store=dist.PrefixStore(f"attempt {rank.attempt}", store),
+        rank=rank.rank,
+        world_size=rank.world_size,
         timeout=timeout,
     )
 
@@ -155,18 +167,6 @@ def interface_towards(host: str) -> str | None:
     return None
 
 
-def describe(error: BaseException) -> dict[str, Any]:
-    """An exception in plain values: type and message, and what its kind knows besides."""
-    plain: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
-    if isinstance(error, TrainingFailed):
-        return plain | {"epoch": error.epoch, "step": error.step}
-    if isinstance(error, Interrupted):
-        return plain | {"signum": error.signum}
-    if isinstance(error, UserError):
-        return plain
-    return plain | {"traceback": "".join(traceback.format_exception(error))}
-
-
 def _end_with_the_launcher(connection: Connection, job: Job) -> None:
     """Nobody would wait for ranks whose launcher is gone: they end at once, and the first one says so in run.json."""
 
@@ -178,7 +178,8 @@ def _end_with_the_launcher(connection: Connection, job: Job) -> None:
         """A stopped rank does not notice that the launcher is gone. The first rank has a moment to write it down."""
         if not job.rank.is_first:
             time.sleep(_LAST_WORDS_S)
-        for pid in job.record["strategy"]["rank_pids"] or []:
+        strategy = job.record.strategy
+        for pid in (strategy.rank_pids if strategy is not None else None) or []:
             if pid != os.getpid():
                 with contextlib.suppress(psutil.Error):
                     psutil.Process(pid).kill()
@@ -202,7 +203,7 @@ def _end_after(wait: Callable[[], None], rank: Rank, run_dir: Path, others: Call
         wait()
         try:
             if rank.is_first:
-                records.end_without_launcher(run_dir, "the process that launched the ranks is gone")
+                end_without_launcher(run_dir, "the process that launched the ranks is gone")
         finally:  # whether or not it could be written
             if others is not None:
                 others()

@@ -4,26 +4,27 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any
 
 import psutil
 import torch.distributed as dist
 
-from laptime.errors import Interrupted, RankFailed, UserError
+from laptime.errors import Interrupted, UserError
 from laptime.ranks import shared_memory
+from laptime.ranks.failures import Cause, RankFailed, RankFailure
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
+from laptime.record.run_record import RunRecord
+from laptime.record.schema import RunError
 from laptime.runner import fresh_processes, rank_process
-from laptime.runner.failures import as_exception, is_lost_contact
+from laptime.runner.context import RunContext
 from laptime.runner.rank_plan import backend_of
-from laptime.runner.rank_process import Job, Outcome
+from laptime.runner.rank_process import Job, Outcome, Rendezvous
 from laptime.runner.trackers import end_trackers
 from laptime.training.faults import out_of_memory_kills
 
@@ -44,34 +45,35 @@ class _Child:
     outcome: Outcome | None = None
 
 
-def run_processes(
-    config: Mapping[str, Any],
-    run_dir: Path,
-    record: dict[str, Any],
-    ranks: list[Rank],
-    stop: StopRequest,
-    start: float,
-) -> dict[str, Any]:
-    strategy = config["strategy"]
-    group = len(ranks) > 1 or strategy["wrap_single_rank"]
+def run_processes(run: RunContext, ranks: list[Rank]) -> RunRecord:
+    """Train in fresh processes, one per rank, and leave none of them behind.
+
+    Returns:
+        The record, as the first rank has filled it in.
+
+    Raises:
+        RankFailed, UserError, TrainingFailed, Interrupted: how the rank failed whose fault it is.
+    """
+    config, strategy = run.config, run.config.strategy
+    group = len(ranks) > 1 or strategy.wrap_single_rank
     children: list[_Child] = []
     _require_file_descriptors(len(ranks))
-    with meeting(strategy, group) as address:
+    place = (strategy.master_addr, strategy.master_port)
+    with meeting(*place, backend_of(config), strategy.timeout_s) if group else nullcontext() as rendezvous:
         try:
             for rank in ranks:
-                backend, timeout_s = backend_of(config), strategy["timeout_s"]
-                job = Job(config, run_dir, record, rank, address, backend, timeout_s, start, dict(os.environ))
+                job = Job(config, run.run_dir, run.record, rank, rendezvous, run.start, dict(os.environ))
                 children.append(_start(job))
-            _watch(children, stop, strategy["timeout_s"], out_of_memory_kills())
+            _watch(children, run.stop, strategy.timeout_s, out_of_memory_kills())
         finally:
             _end(children)
-    failed = [child for child in children if child.outcome is None or child.outcome.error is not None]
+    failed = [child for child in children if child.outcome is None or child.outcome.failure is not None]
     if children[0] in failed and _had_no_last_word(children[0]):
-        end_trackers(config, run_dir, record, "failed" if stop.signum is None else "interrupted")
-    if stop.signum is not None:
-        raise Interrupted(stop.signum)
+        end_trackers(config, run.run_dir, run.record, "failed" if run.stop.signum is None else "interrupted")
+    if run.stop.signum is not None:
+        raise Interrupted(run.stop.signum)
     if failed:
-        raise _blame(failed, strategy["timeout_s"])
+        raise _blame(failed, strategy.timeout_s)
     first = children[0].outcome
     assert first is not None and first.record is not None
     return first.record
@@ -93,12 +95,15 @@ def _require_file_descriptors(world_size: int) -> None:
 
 
 @contextmanager
-def meeting(strategy: Mapping[str, Any], group: bool) -> Iterator[tuple[str, int] | None]:
-    """The store where the ranks meet, listening on `strategy.master_addr` alone (torch's own would listen on all)."""
-    if not group:
-        yield None
-        return
-    host, port = _loopback_address(strategy["master_addr"]), strategy["master_port"]
+def meeting(host: str, port: int, backend: str, timeout_s: float) -> Iterator[Rendezvous]:
+    """The store where the ranks meet, listening on `host` alone (torch's own would listen on all).
+
+    Args:
+        host, port: `strategy.master_addr` and `strategy.master_port`; port 0: any free one.
+        backend: of the group.
+        timeout_s: how long the ranks wait for each other.
+    """
+    host = _loopback_address(host)
     try:
         listener = socket.create_server((host, port), backlog=128)
     except OSError as error:
@@ -107,12 +112,12 @@ def meeting(strategy: Mapping[str, Any], group: bool) -> Iterator[tuple[str, int
             f"({os.strerror(error.errno) if error.errno else error}). Use strategy.master_port=0 for a free port."
         ) from error
     port = listener.getsockname()[1]
-    timeout = timedelta(seconds=strategy["timeout_s"])
+    timeout = timedelta(seconds=timeout_s)
     store = dist.TCPStore(
         host, port, is_master=True, wait_for_workers=False, timeout=timeout, master_listen_fd=listener.detach()
     )
     try:
-        yield host, port
+        yield Rendezvous(host, port, backend, timeout_s)
     finally:
         del store
 
@@ -154,7 +159,7 @@ def _watch(children: list[_Child], stop: StopRequest, timeout_s: float, kills: i
                 child.outcome = child.connection.recv()
             except (EOFError, OSError):
                 child.process.join(timeout=5)
-                child.outcome = Outcome(child.rank.rank, error=_death(child.process, kills))
+                child.outcome = Outcome(child.rank.rank, failure=_death(child.process, kills))
         if stop.signum is not None and not told:
             told = True
             deadline = time.monotonic() + _INTERRUPT_GRACE_S
@@ -163,7 +168,7 @@ def _watch(children: list[_Child], stop: StopRequest, timeout_s: float, kills: i
                     os.kill(child.process.pid, signal.SIGTERM)
                     if hasattr(signal, "SIGCONT"):
                         os.kill(child.process.pid, signal.SIGCONT)  # a stopped one would not notice
-        if deadline is None and any(child.outcome is not None and child.outcome.error for child in children):
+        if deadline is None and any(child.outcome is not None and child.outcome.failure for child in children):
             deadline = time.monotonic() + _GRACE_S
         # A rank that is stopped is missed by the others; where all are, nobody complains.
         if all(child.outcome is not None or _is_stopped(child.process) for child in children):
@@ -184,7 +189,7 @@ def _is_stopped(process: BaseProcess) -> bool:
         return False
 
 
-def _death(process: BaseProcess, kills: int) -> dict[str, Any]:
+def _death(process: BaseProcess, kills: int) -> RankFailure:
     """How a process ended that had nothing to say; `kills`: `out_of_memory_kills()` when it started."""
     code = process.exitcode
     how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
@@ -192,13 +197,13 @@ def _death(process: BaseProcess, kills: int) -> dict[str, Any]:
         how += " when the system ran out of memory: try a smaller training.batch_size, or fewer ranks"
     if code == -getattr(signal, "SIGBUS", 7):
         how += ": a file that it had mapped became shorter, or its disk failed (dataset.pipeline=mapped)"
-    return {"type": "RankDied", "message": how}
+    return RankFailure.died(how)
 
 
 def _end(children: list[_Child]) -> None:
     """Leave no process behind."""
     for child in children:
-        if child.outcome is not None and child.outcome.error is None:
+        if child.outcome is not None and child.outcome.failure is None:
             child.process.join(timeout=5)
         if child.process.is_alive():
             child.process.kill()
@@ -211,27 +216,19 @@ def _end(children: list[_Child]) -> None:
 
 def _had_no_last_word(child: _Child) -> bool:
     """Whether a rank was killed, or was stuck until it was."""
-    return child.outcome is None or (child.outcome.error or {}).get("type") == "RankDied"
+    return child.outcome is None or _cause(child) is Cause.DIED
 
 
 def _blame(failed: list[_Child], timeout_s: float) -> BaseException:
     """Which rank's error is the cause, when one rank's end makes the others fail too."""
-
-    def weight(child: _Child) -> int:
-        if child.outcome is None:
-            return 4
-        error = child.outcome.error or {}
-        if error["type"] in ("UserError", "TrainingFailed"):
-            return 0
-        if error["type"] == "RankDied":
-            return 1
-        if error["type"] == "Interrupted":
-            return 2
-        return 5 if is_lost_contact(error) else 3
-
-    child = min(failed, key=weight)
+    child = min(failed, key=_cause)
     number = child.rank.rank
-    if child.outcome is None:
+    if child.outcome is None or child.outcome.failure is None:
         message = f"rank {number} did not answer within strategy.timeout_s={timeout_s}"
-        return RankFailed(message, {"type": "RankStuck", "message": message, "rank": number})
-    return as_exception(child.outcome.error or {}, number)
+        return RankFailed(message, RunError(type="RankStuck", message=message, rank=number))
+    return child.outcome.failure.as_exception(number)
+
+
+def _cause(child: _Child) -> Cause:
+    failure = None if child.outcome is None else child.outcome.failure
+    return Cause.STUCK if failure is None else failure.cause

@@ -1,31 +1,35 @@
 """The loggers of a run: what they are told at its start and its end."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from msgspec import structs
 from pytorch_lightning.loggers import Logger
 
 from laptime.config import targets
+from laptime.config.schema import Config
 from laptime.errors import Interrupted
 from laptime.loggers.forgiving import forgiving
 from laptime.loggers.resumed import resume_at
 from laptime.loggers.tracker import Run, Tracker
 from laptime.ranks.rank import Rank
 from laptime.record import files as records
+from laptime.record.run_record import RunRecord
+from laptime.runner.context import RunContext
 from laptime.training import open_groups
 
 
-def _build_loggers(config: Mapping[str, Any], resumed_at: int | None) -> list[Logger]:
+def _build_loggers(config: Config, resumed_at: int | None) -> list[Logger]:
     """The loggers.
 
     Args:
         resumed_at: the first epoch that will be trained; None: this is the start of the run.
     """
     found = []
-    for key in open_groups.keys_of(config, "logger"):
+    for key, _ in open_groups.entries(config, "logger"):
         logger = open_groups.build(config, key)
         if resumed_at is not None:
             resume_at(logger, resumed_at)
@@ -33,36 +37,35 @@ def _build_loggers(config: Mapping[str, Any], resumed_at: int | None) -> list[Lo
     return [logger for logger in found if logger is not None]
 
 
-def end_trackers(config: Mapping[str, Any], run_dir: Path, record: Mapping[str, Any], status: str) -> None:
+def end_trackers(config: Config, run_dir: Path, record: RunRecord, status: str) -> None:
     """Tell the trackers how a run has ended whose first rank could not.
 
     Args:
         status: failed or interrupted.
     """
-    for name, node in config["logger"].items():
-        if node is None or not getattr(targets.locate(f"logger.{name}", node), "outlives_its_process", False):
+    for key, node in open_groups.entries(config, "logger"):
+        if not getattr(targets.locate(key, node), "outlives_its_process", False):
             continue
-        tracker = forgiving(name, targets.build(f"logger.{name}", node, Tracker))
+        tracker = forgiving(key.partition(".")[2], targets.build(key, node, Tracker))
         if isinstance(tracker, Tracker):
-            tracker.begin(Run.of(record, run_dir, config["run_label"]))
+            tracker.begin(_tracked_run(config, run_dir, record))
             tracker.end(status)
 
 
 @contextmanager
-def tracked(
-    config: Mapping[str, Any], run_dir: Path, record: Mapping[str, Any], rank: Rank, done: int
-) -> Iterator[list[Logger]]:
+def tracked(run: RunContext, rank: Rank, done: int) -> Iterator[list[Logger]]:
     """The loggers, of the first rank alone; trackers are told what the run is, and how it ended.
 
     Args:
         done: epochs that are trained already.
     """
+    config = run.config
     loggers = _build_loggers(config, done if done or rank.attempt else None) if rank.is_first else []
     trackers = [logger for logger in loggers if isinstance(logger, Tracker)]
     status = "failed"
     try:
         for tracker in trackers:
-            tracker.begin(Run.of(record, run_dir, config["run_label"]))
+            tracker.begin(_tracked_run(config, run.run_dir, run.record))
         for logger in loggers:
             if not isinstance(logger, pl.loggers.TensorBoardLogger):  # which takes them with what came of them
                 _log_settings(logger, config)
@@ -77,38 +80,47 @@ def tracked(
             tracker.release()
 
 
-def _log_settings(logger: Logger, config: Mapping[str, Any]) -> None:
+def _log_settings(logger: Logger, config: Config) -> None:
     log_hyperparams: Callable[..., None] = logger.log_hyperparams
-    log_hyperparams(records.flat_config(config))
+    log_hyperparams(records.flat_config(config.as_dict()))
 
 
-def log_results(loggers: list[Logger], record: dict[str, Any], config: Mapping[str, Any], last_epoch: int) -> None:
-    result, timing = record["result"], record["timing"]
+def _tracked_run(config: Config, run_dir: Path, record: RunRecord) -> Run:
+    return Run.of(run_dir, record.started_at or "", record.git.commit, config.run_label)
+
+
+def log_results(loggers: list[Logger], record: RunRecord, config: Config, last_epoch: int) -> None:
+    result, timing = structs.asdict(record.result), structs.asdict(record.timing)
     metrics = {tag: (result | timing)[tag.removeprefix("hparam/")] for tag in records.HPARAM_METRICS}
     known = {name: value for name, value in metrics.items() if value is not None}
-    last = {"test/accuracy": result["test_accuracy"], "test/loss": result["test_loss"]}
-    for tag in ("comm", "contention", "breakdown", "peak", "bare_loop"):
-        section = record["communication" if tag == "comm" else tag]
-        last |= {f"{tag}/{name}": value for name, value in section.items() if isinstance(value, int | float)}
+    last: dict[str, float | None] = {"test/accuracy": record.result.test_accuracy, "test/loss": record.result.test_loss}
+    sections = {
+        "comm": record.communication,
+        "contention": record.contention,
+        "breakdown": record.breakdown,
+        "peak": record.peak,
+        "bare_loop": record.bare_loop,
+    }
+    for tag, section in sections.items():
+        values = structs.asdict(section)
+        last |= {f"{tag}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
     for logger in loggers:
         with suppress(OSError):  # the logger has said so
             _log_result(logger, config, known, last, last_epoch)
 
 
-def _log_result(
-    logger: Logger, config: Mapping[str, Any], known: dict[str, Any], last: dict[str, Any], last_epoch: int
-) -> None:
+def _log_result(logger: Logger, config: Config, known: dict[str, Any], last: dict[str, Any], last_epoch: int) -> None:
     logger.log_metrics(last, step=last_epoch)
-    if isinstance(logger, pl.loggers.TensorBoardLogger) and not config["run_label"]:
+    if isinstance(logger, pl.loggers.TensorBoardLogger) and not config.run_label:
         log_hyperparams: Callable[..., None] = logger.log_hyperparams
-        log_hyperparams(records.flat_config(config), known)  # writes the metrics, too
+        log_hyperparams(records.flat_config(config.as_dict()), known)  # writes the metrics, too
     else:
         logger.log_metrics(known, step=last_epoch)
-    if isinstance(logger, pl.loggers.TensorBoardLogger) and config["run_label"]:
+    if isinstance(logger, pl.loggers.TensorBoardLogger) and config.run_label:
         # What differs between the runs of a sweep, and which metrics matter, its report says for all of them.
         from torch.utils.tensorboard.summary import hparams
 
-        _, *session = hparams(records.flat_config(config), known)
+        _, *session = hparams(records.flat_config(config.as_dict()), known)
         for part in session:
             logger.experiment._get_file_writer().add_summary(part)
     logger.finalize("success")

@@ -1,6 +1,6 @@
 """What is typed and would change nothing: refused. A file may hold such keys, for those runs in which they matter."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from laptime.config.compose import compose
 from laptime.config.composition import key_of
+from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.record.files import OF_DDP
-
-Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def _has_ranks_that_meet(config: Config, is_sweep: bool) -> bool:
     from laptime.runner.rank_plan import num_ranks
 
     num = torchrun.world_size() if torchrun.is_joined() else num_ranks(config)
-    return num > 1 or bool(config["strategy"]["wrap_single_rank"])
+    return num > 1 or bool(config.strategy.wrap_single_rank)
 
 
 def _trains_on_cuda(config: Config, is_sweep: bool) -> bool:
@@ -67,12 +66,12 @@ _RULES = (
     ),
     _Rule(
         ("dataset.verify",),
-        lambda config, is_sweep: config["dataset"].get("_target_") != "laptime.data.synthetic.Synthetic",
+        lambda config, is_sweep: config.dataset.get("_target_") != "laptime.data.synthetic.Synthetic",
         "has no effect: dataset=synthetic makes its images and reads no files. Leave it out.",
     ),
     _Rule(
         ("callbacks.checkpoint.save_best",),
-        lambda config, is_sweep: bool(config["dataset"].get("val_fraction", 1)),
+        lambda config, is_sweep: bool(config.dataset.get("val_fraction", 1)),
         "needs a validation loss, and dataset.val_fraction=0 leaves none. Leave it out.",
     ),
     _Rule(
@@ -82,7 +81,7 @@ _RULES = (
     ),
     _Rule(
         ("measure.max_repeats",),
-        lambda config, is_sweep: is_sweep and config["measure"]["target_interval"] is not None,
+        lambda config, is_sweep: is_sweep and config.measure.target_interval is not None,
         "bounds the repeats that measure.target_interval asks for in a sweep (-m). Set that too, or leave it out.",
     ),
     _Rule(
@@ -97,17 +96,17 @@ _RULES = (
     ),
     _Rule(
         ("device.fallback",),
-        lambda config, is_sweep: config["device"]["name"] != "auto",
+        lambda config, is_sweep: config.device.name != "auto",
         "has no effect on device=auto, which takes what there is. Use device=accelerator, mps, cuda or xpu.",
     ),
     _Rule(
         ("dataset.num_workers",),
-        lambda config, is_sweep: config["dataset"].get("pipeline") not in ("memory", "mapped"),
+        lambda config, is_sweep: config.dataset.get("pipeline") not in ("memory", "mapped"),
         "only dataset.pipeline=workers has data workers. Set that too, or leave it out.",
     ),
     _Rule(
         ("measure.memory_warning",),
-        lambda config, is_sweep: config["measure"]["sample_interval_s"] is not None,
+        lambda config, is_sweep: config.measure.sample_interval_s is not None,
         "needs measure.sample_interval_s, which is null. Give it seconds, or leave it out.",
     ),
 )  # fmt: skip
@@ -126,7 +125,7 @@ def check(
 
     Args:
         typed: the overrides of the command line.
-        runs: of each run what was composed, Hydra's own part included, and that as resolved, plain values.
+        runs: of each run what was composed, Hydra's own part included, and its configuration.
         is_sweep: whether they are those of a sweep.
 
     Raises:

@@ -2,12 +2,14 @@
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from laptime.errors import UserError
 
 if TYPE_CHECKING:
+    from laptime.config.schema import Config
     from laptime.sweeps.core_shares import CoreShares
     from laptime.sweeps.rerun_rules import Step
     from laptime.sweeps.resume import EarlierSweep
@@ -48,7 +50,7 @@ def run_sweep(args: argparse.Namespace) -> int:
         for config in configs:
             refuse_resume_in_a_file(config)
             _refuse_latest(config)
-        if any(config["sweep"]["dry_run"] for config in configs):
+        if any(config.sweep.dry_run for config in configs):
             if trials is not None:
                 raise UserError("sweep.dry_run=true: not with a search, whose sweeper chooses the trials as it goes.")
             steps = [Step(number, job, "new") for number, job in enumerate(jobs)]
@@ -58,7 +60,7 @@ def run_sweep(args: argparse.Namespace) -> int:
         use(sweep_dir.path)
         numbered = dict(enumerate(jobs)) if trials is None else {}
         sweep = Sweep(
-            sweep_dir.path, args.overrides, jobs, num_jobs, sweep_world_size, configs[0]["sweep"]["notify"], shares,
+            sweep_dir.path, args.overrides, jobs, num_jobs, sweep_world_size, configs[0].sweep.notify, shares,
             known=dict(numbered), todo=numbered, chooses=trials is not None,
             checked={number: snapshot(configs[number]) for number in numbered},
         )  # fmt: skip
@@ -71,15 +73,15 @@ def run_sweep(args: argparse.Namespace) -> int:
             raise
 
 
-def refuse_resume_in_a_file(config: Mapping[str, Any]) -> None:
+def refuse_resume_in_a_file(config: "Config") -> None:
     """What is typed has been taken out already."""
-    if config["sweep"]["resume"] is not None:
-        raise UserError(f"sweep.resume={config['sweep']['resume']}: comes from a file. Type it instead.")
+    if config.sweep.resume is not None:
+        raise UserError(f"sweep.resume={config.sweep.resume}: comes from a file. Type it instead.")
 
 
-def _refuse_latest(config: Mapping[str, Any]) -> None:
+def _refuse_latest(config: "Config") -> None:
     """Refuse a checkpoint that each run of a sweep would find anew: the run before it, for example."""
-    if config["training"]["checkpoint"] == "latest":
+    if config.training.checkpoint == "latest":
         raise UserError(
             "training.checkpoint=latest: is another run for each run of a sweep. Name the run: "
             "training.checkpoint=outputs/..."
@@ -158,9 +160,9 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
         sweep_world_size = sweep.sweep_world_size([job.config for job in jobs], shares)
         steps = sweep.plan(jobs, sweep_world_size, shares)
         known = jobs_ever(sweep.runs, jobs)
-        if any(job.config["sweep"]["dry_run"] for job in jobs):
+        if any(job.config.sweep.dry_run for job in jobs):
             by_overrides = {tuple(job.overrides): job.config for job in jobs}
-            configs: list[Mapping[str, Any] | None] = [by_overrides[tuple(step.overrides)] for step in steps]
+            configs: list[Config | None] = [by_overrides[tuple(step.overrides)] for step in steps]
             left = sweep.not_asked_for(steps)
             configs += [None] * len(left)
             return _show_what_would_be_done([*steps, *left], configs, known, sweep_world_size, shares)
@@ -169,7 +171,7 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
         if sweep.had_notify and not any(key_of(override) == security.NOTIFY_KEY for override in typed):
             print(f"{security.NOTIFY_KEY} is not taken over: nobody is told, unless it is typed again", file=sys.stderr)
         todo = {step.number: step for step in steps if not step.is_done}
-        repeats = any(job.config["measure"]["target_interval"] is not None for job in jobs)
+        repeats = any(job.config.measure.target_interval is not None for job in jobs)
         if not todo:
             print(f"\nall {len(steps)} runs are completed", file=sys.stderr)
             if not repeats:
@@ -177,7 +179,7 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
                 return 0
         sweep.keep_what_was_typed(asked[-1])
         continued = Sweep(
-            sweep.path, typed, known, len(todo), sweep_world_size, jobs[0].config["sweep"]["notify"], shares,
+            sweep.path, typed, known, len(todo), sweep_world_size, jobs[0].config.sweep.notify, shares,
             known={run.number: run.overrides for run in sweep.runs} | {step.number: step.overrides for step in steps},
             todo={number: step.overrides for number, step in todo.items()}, steps=todo,
             checked={number: snapshots[tuple(step.overrides)] for number, step in todo.items()},
@@ -187,7 +189,7 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
 
 def _show_what_would_be_done(
     steps: "Sequence[Step]",
-    configs: Sequence[Mapping[str, Any] | None],
+    configs: Sequence["Config | None"],
     jobs: list[list[str]],
     sweep_world_size: int,
     shares: "CoreShares | None",
@@ -209,7 +211,7 @@ def _show_what_would_be_done(
     for step, config in zip(steps, configs, strict=True):
         guess = None
         if config is not None:
-            guess = estimate(will_be_hashed({**config, "run_dir": None}, sweep_world_size, at_once), known)
+            guess = estimate(will_be_hashed(replace(config, run_dir=None), sweep_world_size, at_once), known)
         differs = " ".join(swept(step.overrides, jobs))
         planned.append(dry_run.Planned(step.number, differs, step.decision, step.is_done, guess))
     with unread():

@@ -1,9 +1,7 @@
 """A run of an earlier sweep, as its directory tells."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import psutil
@@ -16,15 +14,9 @@ from laptime.record.files import (
     EARLIER_DIR,
     RUN_FILE,
     parse_timestamp,
-    read_record,
 )
 from laptime.record.renamed import override_by_new_name
-
-# What each record must have, and of which type.
-_NEEDED: dict[str, Any] = {
-    "status": str, "error": (dict, NoneType), "started_at": str, "config": dict, "strategy": dict, "attempts": list,
-    "environment": (dict, NoneType), "config_hash": (str, NoneType), "hashed_config": (dict, NoneType),
-}  # fmt: skip
+from laptime.record.run_record import RunRecord
 
 # Clocks and file systems may differ by so much about when something happened.
 _CLOCK_S = 10.0
@@ -35,39 +27,44 @@ class EarlierRun:
     """A run directory of the sweep.
 
     Attributes:
-        record: run.json; empty: it ended before it had one that can be read.
+        record: None: it ended before it had one that can be read.
         overrides: as Hydra keeps them beside the run.
     """
 
     number: int
     path: Path
-    record: Mapping[str, Any]
+    record: RunRecord | None
     overrides: list[str]
 
     @property
     def is_completed(self) -> bool:
-        return bool(self.record.get("status") == "completed")
+        return self.record is not None and self.record.status == "completed"
 
     @property
     def config_hash(self) -> str | None:
-        return self.record.get("config_hash")
+        return None if self.record is None else self.record.config_hash
 
     @property
     def is_nameless(self) -> bool:
         """Whether it ended before it could say what it was."""
-        return not self.record and not self.overrides
+        return self.record is None and not self.overrides
 
     @property
     def label(self) -> str:
         """What tells it from the others of its sweep: its TensorBoard events lie below it."""
-        return str(self.record["config"]["run_label"])
+        return str(self.config["run_label"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As recorded; empty: it has no record."""
+        return (None if self.record is None else self.record.config) or {}
 
     @property
     def how_it_ended(self) -> str:
-        if not self.record:
+        if self.record is None:
             return "has no run.json that can be read"
-        status = "was killed" if self.record["status"] == "running" else str(self.record["status"])
-        message = str((self.record["error"] or {}).get("message") or "").partition("\n")[0]
+        status = "was killed" if self.record.status == "running" else self.record.status
+        message = (self.record.error.message if self.record.error is not None else "").partition("\n")[0]
         return f"{status} ({message})" if message else status
 
 
@@ -86,14 +83,15 @@ def living_ranks(run: EarlierRun) -> list[int]:
 
     Those of another machine can't be seen from here.
     """
-    if run.record.get("status") != "running":
+    record = run.record
+    if record is None or record.status != "running" or record.strategy is None:
         return []
-    if (run.record["environment"] or {}).get("hostname_hash") != hostname_hash():
+    if record.environment is None or record.environment.hostname_hash != hostname_hash():
         return []
     alive = []
-    first = parse_timestamp(run.record["started_at"]) - _CLOCK_S
+    first = parse_timestamp(record.started_at or "") - _CLOCK_S
     last = (run.path / RUN_FILE).stat().st_mtime + _CLOCK_S
-    for pid in run.record["strategy"]["rank_pids"] or []:
+    for pid in record.strategy.rank_pids or []:
         try:
             process = psutil.Process(pid)
             if first <= process.create_time() <= last and process.status() != psutil.STATUS_ZOMBIE:
@@ -106,11 +104,9 @@ def living_ranks(run: EarlierRun) -> list[int]:
 def read_run(number: int, path: Path, kept_in: str) -> EarlierRun:
     """A run's record and overrides; `kept_in` is Hydra's folder in its directory (`hydra.output_subdir`)."""
     try:
-        record = read_record(path)
+        record = _whole(RunRecord.read(path))
     except (OSError, ValueError, RecursionError):
-        record = {}
-    if not _is_whole(record):
-        record = {}
+        record = None
     try:
         text = (path / kept_in / "overrides.yaml").read_text("utf-8")
         overrides = [override_by_new_name(str(each)) for each in yaml.safe_load(text) or []]
@@ -120,15 +116,14 @@ def read_run(number: int, path: Path, kept_in: str) -> EarlierRun:
     return EarlierRun(number, path, record, overrides)
 
 
-def _is_whole(record: Mapping[str, Any]) -> bool:
-    """Whether all is there that is asked of a record below."""
-    if not all(isinstance(record.get(key), kind) for key, kind in _NEEDED.items()):
-        return False
-    try:
-        _ = record["strategy"]["rank_pids"], record["strategy"]["threads_per_rank"], record["config"]["run_label"]
-        _ = record["config"]["strategy"]["threads_per_rank"], parse_timestamp(record["started_at"])
-        if record["environment"]:
-            _ = record["environment"]["code_hash"], record["environment"]["packages"]["torch"], record["git"]["commit"]
-    except (KeyError, TypeError, ValueError):
-        return False
-    return True
+def _whole(record: RunRecord) -> RunRecord:
+    """A record that has what is asked of it here.
+
+    Raises:
+        ValueError: it hasn't.
+    """
+    parse_timestamp(record.started_at or "")
+    config = record.config or {}
+    if "run_label" not in config or "threads_per_rank" not in (config.get("strategy") or {}):
+        raise ValueError("its configuration is not whole")
+    return record

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from laptime.record.files import parse_timestamp, read_epochs, read_record
+from laptime.record.files import parse_timestamp, read_epochs
 from laptime.record.latest import newest_runs
+from laptime.record.run_record import RunRecord
 
 # Of the newest records so many are read.
 _MOST_RECORDS = 500
@@ -58,19 +59,20 @@ def _known(run_dirs: Iterable[Path]) -> Iterator[Known]:
         with suppress(
             OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
         ):  # whatever is wrong with a record
-            record = read_record(path)
+            record = RunRecord.read(path)
             num_epochs = len(read_epochs(path)["epoch"].unique())
+            hashed, train_s = record.hashed_config or {}, record.timing.total_train_s
             if (
-                record["status"] == "completed"
-                and record["hashed_config"]["training.epochs"]
-                and len(record["attempts"]) == 1
+                record.status == "completed"
+                and hashed["training.epochs"]
+                and len(record.attempts) == 1
                 and num_epochs
+                and train_s is not None
             ):
-                wall_s = parse_timestamp(record["ended_at"]) - parse_timestamp(record["started_at"])
-                train_s = record["timing"]["total_train_s"]
+                wall_s = parse_timestamp(record.ended_at or "") - parse_timestamp(record.started_at or "")
                 files = [each for each in path.rglob("*") if each.is_file()]
                 num_bytes = sum(each.stat().st_size for each in files)
-                yield Known(record["hashed_config"], train_s / num_epochs, max(0.0, wall_s - train_s), num_bytes)
+                yield Known(hashed, train_s / num_epochs, max(0.0, wall_s - train_s), num_bytes)
 
 
 def estimate(hashed: Mapping[str, Any], known: Sequence[Known]) -> Estimate | None:

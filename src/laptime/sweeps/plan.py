@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hydra._internal.hydra import Hydra
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from laptime.config.compose import compose, with_its_sweeper
 from laptime.config.composition import hydra_groups, key_of
+from laptime.config.schema import Config
 from laptime.config.typed import how_to_quote
 from laptime.errors import UserError, first_line
 from laptime.record.files import is_maximised
@@ -235,11 +236,11 @@ def _num_values(override: Override) -> float:
     return len(value.list) if isinstance(value, ChoiceSweep) else 1
 
 
-def refuse_repeated_runs(runs: Sequence[PlannedRun], configs: Sequence[Mapping[str, object]]) -> None:
+def refuse_repeated_runs(runs: Sequence[PlannedRun], configs: Sequence[Config]) -> None:
     """Refuse a sweep of which two runs are the same, seed included: they would count as repeats.
 
     Args:
-        configs: of the runs, resolved, in their order.
+        configs: of the runs, in their order.
     """
     before: dict[bytes, PlannedRun] = {}
     for run, config in zip(runs, configs, strict=True):

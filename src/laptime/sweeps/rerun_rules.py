@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from laptime.config.identity import config_hashes
+from laptime.config.schema import Config
 from laptime.config.validate import resolve_warmup_epochs
 from laptime.errors import few
 from laptime.machine.device import cpu_name, usable_cores
@@ -14,6 +15,7 @@ from laptime.machine.environment import code_hash, environment, git_state
 from laptime.record.files import (
     read_epochs,
 )
+from laptime.record.schema import Environment
 from laptime.sweeps.earlier import EarlierRun
 from laptime.terminal import relative
 from laptime.training.checkpoints import last_whole
@@ -26,11 +28,10 @@ class Job:
     Attributes:
         invocation: of what was typed at different times it follows from; what follows twice from one was meant twice.
         overrides: of this job alone, nothing left to sweep over.
-        config: resolved, plain values.
     """
 
     overrides: list[str]
-    config: Mapping[str, Any]
+    config: Config
     invocation: int = 0
 
 
@@ -55,7 +56,9 @@ class Step:
 
 
 def stands(run: EarlierRun, job: Job) -> Step:
-    return Step(run.number, job.overrides, f"completed, skipped{measured_with(run, job.config)}", run, is_done=True)
+    return Step(
+        run.number, job.overrides, f"completed, skipped{measured_with(run, job.config.as_dict())}", run, is_done=True
+    )
 
 
 def measured_with(run: EarlierRun, config: Mapping[str, Any]) -> str:
@@ -72,7 +75,7 @@ def measured_with(run: EarlierRun, config: Mapping[str, Any]) -> str:
 def retried(run: EarlierRun, job: Job, hashed: Mapping[str, Any]) -> Step:
     """Go on with a run where its epochs can stand beside new ones, otherwise start it again from the beginning."""
     decision = f"{run.how_it_ended}, retried"
-    others, _ = _conditions_changed(run, job.config)
+    others, _ = _conditions_changed(run, job.config.as_dict())
     if run.config_hash is None:
         reason = ""  # it had not come to anything
     elif run.config_hash != config_hashes(hashed)[0]:
@@ -89,18 +92,18 @@ def retried(run: EarlierRun, job: Job, hashed: Mapping[str, Any]) -> Step:
     return Step(run.number, job.overrides, f"{decision} from the beginning{reason}", run)
 
 
-def _leaves_an_epoch_to_time(run: EarlierRun, config: Mapping[str, Any]) -> bool:
+def _leaves_an_epoch_to_time(run: EarlierRun, config: Config) -> bool:
     """Whether a run that goes on has an epoch that counts: new processes are cold, and warm up once more."""
     epochs = read_epochs(run.path)
     if epochs.empty or not epochs["is_warmup"].all():
         return True
-    left: int = config["training"]["epochs"] - (int(epochs["epoch"].max()) + 1)
-    return left > resolve_warmup_epochs(config["measure"]["warmup_epochs"], config["training"]["epochs"])
+    left = config.training.epochs - (int(epochs["epoch"].max()) + 1)
+    return left > resolve_warmup_epochs(config.measure.warmup_epochs, config.training.epochs)
 
 
 def changed_since(run: EarlierRun, hashed: Mapping[str, Any]) -> str:
     """How the configuration that the same overrides stand for has changed."""
-    before = run.record.get("hashed_config") or {}
+    before = (None if run.record is None else run.record.hashed_config) or {}
     differences = [
         f"{key} {before.get(key)} then, {hashed.get(key)} now"
         for key in dict.fromkeys([*before, *hashed])
@@ -110,8 +113,8 @@ def changed_since(run: EarlierRun, hashed: Mapping[str, Any]) -> str:
 
 
 @cache
-def here() -> dict[str, Any]:
-    return environment(cpu_name(), usable_cores())
+def here() -> Environment:
+    return Environment(**environment(cpu_name(), usable_cores()))
 
 
 @cache
@@ -122,22 +125,23 @@ def _commit() -> str | None:
 
 def _conditions_changed(run: EarlierRun, config: Mapping[str, Any]) -> tuple[list[str], str]:
     """What else than the configuration is not as it was for a run; and its commit, where that is another one."""
-    if not run.record.get("environment"):
+    if run.record is None or run.record.environment is None:
         return [], ""
-    then, now = run.record["environment"], here()
-    commit_then = (run.record["git"] or {}).get("commit")
+    then, now = run.record.environment, here()
+    commit_then = run.record.git.commit
     commit_now = _commit()
     commits = ""
     if commit_then and commit_now and commit_then != commit_now:
         commits = f"commit ({commit_then[:7]} then, {commit_now[:7]} now)"
     others = []
-    if then["code_hash"] != code_hash(config):
+    if then.code_hash != code_hash(config):
         others.append(f"code ({commits or 'uncommitted changes'})")
-    versions = [("torch", then["packages"].get("torch"), now["packages"]["torch"])]
-    versions += [(key, then.get(key), now[key]) for key in ("python", "cpu")]
-    versions += [("number of cores", then.get("num_usable_cores"), now["num_usable_cores"])]
-    if "settings" in then:
-        names = sorted({*then["settings"], *now["settings"]})
-        versions += [(name, then["settings"].get(name), now["settings"].get(name)) for name in names]
+    versions = [("torch", then.packages.get("torch"), now.packages["torch"])]
+    versions += [("python", then.python, now.python), ("cpu", then.cpu, now.cpu)]
+    versions += [("number of cores", str(then.num_usable_cores), str(now.num_usable_cores))]
+    if then.settings is not None:
+        settings_now = now.settings or {}
+        names = sorted({*then.settings, *settings_now})
+        versions += [(name, then.settings.get(name), settings_now.get(name)) for name in names]
     others += [f"{name} ({before} then, {after} now)" for name, before, after in versions if before != after]
     return others, commits

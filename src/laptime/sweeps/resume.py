@@ -13,6 +13,7 @@ from laptime.config import security
 from laptime.config.compose import CONFIG_NAME
 from laptime.config.composition import key_of
 from laptime.config.identity import config_hashes
+from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.machine.device import usable_cores
 from laptime.record.directory import expanded, numbered_runs, use, user_of
@@ -24,6 +25,7 @@ from laptime.record.files import (
 from laptime.record.latest import newest_sweeps
 from laptime.record.masking import mask_command
 from laptime.record.renamed import override_by_new_name
+from laptime.record.schema import known
 from laptime.runner.rank_plan import num_ranks, threads_per_rank, will_be_hashed
 from laptime.sweeps.core_shares import CoreShares
 from laptime.sweeps.earlier import EarlierRun, living_ranks, read_run
@@ -113,7 +115,7 @@ class EarlierSweep:
         """The overrides of each run that is not completed: repeats that the sweep added by itself are among them."""
         return [lasting(run.overrides) for run in self.runs if not run.is_completed and run.overrides]
 
-    def sweep_world_size(self, configs: Sequence[Mapping[str, Any]], shares: CoreShares | None = None) -> int:
+    def sweep_world_size(self, configs: Sequence[Config], shares: CoreShares | None = None) -> int:
         """A largest world size that gives `strategy.threads_per_rank=auto` the threads that it has had so far.
 
         Args:
@@ -124,17 +126,17 @@ class EarlierSweep:
             UserError: none does.
         """
         largest = max(num_ranks(config) for config in configs)
-        automatic = [config for config in configs if config["strategy"]["threads_per_rank"] == "auto"]
-        records = [run.record for run in self.runs if run.config_hash is not None]
+        automatic = [config for config in configs if config.strategy.threads_per_rank == "auto"]
         so_far = {
-            record["strategy"]["threads_per_rank"]
-            for record in records
-            if record["config"]["strategy"]["threads_per_rank"] == "auto"
+            known(run.record.strategy).threads_per_rank
+            for run in self.runs
+            if run.record is not None and run.record.config_hash is not None
+            if run.config["strategy"]["threads_per_rank"] == "auto"
         }
         if not automatic or not so_far:
             return largest
         at_once = 1 if shares is None else shares.num
-        largest = max(largest, usable_cores() // at_once // int(max(so_far)))
+        largest = max(largest, usable_cores() // at_once // max(so_far))
         for config in automatic:
             threads = threads_per_rank(config, largest * at_once)
             if threads not in so_far:
@@ -201,7 +203,7 @@ class EarlierSweep:
                 continue
             if not run.is_completed:
                 decision = f"{run.how_it_ended}, not among these jobs: left as it is"
-            elif changed := measured_with(run, run.record["config"]):
+            elif changed := measured_with(run, run.config):
                 decision = f"completed{changed}"
             else:
                 continue

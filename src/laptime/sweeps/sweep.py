@@ -16,21 +16,22 @@ from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 import yaml
+from msgspec import structs
 
 from laptime.config.compose import experiment_of
 from laptime.config.composition import key_of
 from laptime.config.security import OF_NOW
-from laptime.errors import Interrupted, LauncherFailed, RankFailed, TrainingFailed, UserError, in_words
+from laptime.errors import Interrupted, LauncherFailed, RunFailed, UserError, in_words
 from laptime.ranks.stopping import handling_signals
 from laptime.record.directory import RunDir, hostname_hash, numbered_runs
 from laptime.record.files import (
     SWEEP_FILE,
-    end_without_launcher,
     read_plan,
     write_atomically,
     write_plan,
 )
 from laptime.record.masking import mask_command, mask_text
+from laptime.record.run_record import RunRecord, end_without_launcher
 from laptime.runner.job import folder_name, run_job
 from laptime.sweeps import optuna_faults
 from laptime.sweeps.core_shares import CoreShares
@@ -186,7 +187,7 @@ class Sweep:
                     self.checked.get(job.job.num),
                 )  # fmt: skip
                 self._note(Outcome(run, "completed"))
-                return objective(record)
+                return objective(record, (record.config or {})["optimized_metric"])
             except Interrupted as interruption:
                 self._note(Outcome(run, "interrupted", exit_code=interruption.exit_code))
                 self._stop(interruption.exit_code)
@@ -218,7 +219,7 @@ class Sweep:
             print(f"error: {mask_text(str(error), secrets)}", file=sys.stderr)
         elif isinstance(error, OSError):
             print(f"error: {in_words(error)}", file=sys.stderr)
-        elif not isinstance(error, TrainingFailed | RankFailed):
+        elif not isinstance(error, RunFailed):
             traceback.print_exception(error)
         message = mask_text(str(error), secrets)
         exit_code = getattr(error, "exit_code", 1)
@@ -409,14 +410,13 @@ def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
     return folder_name(label)
 
 
-def objective(record: Mapping[str, Any]) -> float | list[float | None] | None:
+def objective(record: RunRecord, names: str | Sequence[str] | None) -> float | list[float | None] | None:
     """The value of `optimized_metric`, or of each where it is a list: what Hydra's sweepers optimise; None where it was
     not measured."""
-    names = record["config"]["optimized_metric"]
-    values = record["result"] | record["timing"]
-    if isinstance(names, list):
-        return [values[name] for name in names]
-    return None if names is None else values[names]
+    values: dict[str, float | None] = structs.asdict(record.result) | structs.asdict(record.timing)
+    if names is None:
+        return None
+    return values[names] if isinstance(names, str) else [values[name] for name in names]
 
 
 def command_line() -> list[str]:

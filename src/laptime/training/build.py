@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch import nn
 
+from laptime.config.schema import Config
 from laptime.config.validate import per_rank_batch_size
 from laptime.data.datamodule import DataModule
 from laptime.data.image_data import ImageData
@@ -25,7 +26,7 @@ from laptime.training.weight_average import WeightAverage
 log = logging.getLogger(__name__)
 
 
-def prepare_device(config: Mapping[str, Any], index: int = 0) -> Device:
+def prepare_device(config: Config, index: int = 0) -> Device:
     """The device that trains, and torch set to compute on it as the configuration says.
 
     Args:
@@ -35,29 +36,29 @@ def prepare_device(config: Mapping[str, Any], index: int = 0) -> Device:
     Raises:
         UserError: it is absent, or can't train in that precision.
     """
-    settings = config["training"]
-    device = resolve_device(config["device"]["name"], config["device"]["fallback"], index)
-    check_precision(settings["precision"], device)
-    torch.set_float32_matmul_precision(settings["matmul_precision"])
-    torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
+    settings = config.training
+    device = resolve_device(config.device.name, config.device.fallback, index)
+    check_precision(settings.precision, device)
+    torch.set_float32_matmul_precision(settings.matmul_precision)
+    torch.backends.cudnn.benchmark = settings.cudnn_benchmark
     return device
 
 
-def build_data(config: Mapping[str, Any], device: Device, rank: Rank) -> DataModule:
-    settings = config["training"]
+def build_data(config: Config, device: Device, rank: Rank) -> DataModule:
+    settings = config.training
     return DataModule(
         open_groups.build(config, "dataset"),
         device,
-        batch_size=per_rank_batch_size(settings["batch_size"], settings["batch_scope"], rank.world_size),
-        eval_batch_size=settings["eval_batch_size"],
-        steps_per_execution=settings["steps_per_execution"],
-        seed=config["seed"],
+        batch_size=per_rank_batch_size(settings.batch_size, settings.batch_scope, rank.world_size),
+        eval_batch_size=settings.eval_batch_size,
+        steps_per_execution=settings.steps_per_execution,
+        seed=config.seed,
         rank=rank,
     )
 
 
 def build_module(
-    config: Mapping[str, Any],
+    config: Config,
     network: nn.Module,
     device: Device,
     stop: StopRequest,
@@ -65,10 +66,10 @@ def build_module(
     rank: Rank,
     num_steps_per_epoch: int,
 ) -> Classifier:
-    settings = config["training"]
+    settings = config.training
 
     def make_scheduler(optimizer: torch.optim.Optimizer) -> Any:
-        if config["scheduler"].get("_target_") is None:
+        if config.scheduler.get("_target_") is None:
             return None
         return open_groups.build(config, "scheduler", optimizer=optimizer, num_steps_per_epoch=num_steps_per_epoch)
 
@@ -77,15 +78,13 @@ def build_module(
         make_optimizer=lambda parameters: open_groups.build(config, "optimizer", params=parameters),
         make_scheduler=make_scheduler,
         device=device,
-        seed=config["seed"],
-        precision=settings["precision"],
-        num_microbatches=settings["num_microbatches"],
-        gradient_clip_norm=settings["gradient_clip_norm"],
-        label_smoothing=settings["label_smoothing"],
-        mixup_alpha=settings["mixup_alpha"],
-        make_average=partial(
-            WeightAverage, ema_decay=settings["ema_decay"], swa_start_epoch=settings["swa_start_epoch"]
-        ),
+        seed=config.seed,
+        precision=settings.precision,
+        num_microbatches=settings.num_microbatches,
+        gradient_clip_norm=settings.gradient_clip_norm,
+        label_smoothing=settings.label_smoothing,
+        mixup_alpha=settings.mixup_alpha,
+        make_average=partial(WeightAverage, ema_decay=settings.ema_decay, swa_start_epoch=settings.swa_start_epoch),
         stop=stop,
         identity=identity,
         rank=rank,
@@ -107,7 +106,7 @@ def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1
     given = {"input_shape": source.image_shape, "num_classes": source.class_count}
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            weights = list(open_groups.build({"model": node}, "model", **given).parameters())
+            weights = list(open_groups.build_node("model", node, **given).parameters())
         num_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
     except Exception:  # it can't be built without memory; building it below says what is wrong, if something is
         num_bytes = 0
@@ -115,7 +114,7 @@ def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1
     key, what = sizes or f"model={node['_target_']}", "weights, and as much of gradients{ranks}"
     require_free_memory(key, num_bytes, what, num_ranks, "Use a smaller model.")
     try:
-        network: nn.Module = open_groups.build({"model": node}, "model", **given)
+        network: nn.Module = open_groups.build_node("model", node, **given)
     except Exception as error:
         if not is_for_want_of_memory(error):
             raise
@@ -126,8 +125,8 @@ def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1
     return network
 
 
-def build_callbacks(config: Mapping[str, Any]) -> list[Callback]:
-    return [open_groups.build(config, key) for key in open_groups.keys_of(config, "callbacks")]
+def build_callbacks(config: Config) -> list[Callback]:
+    return [open_groups.build(config, key) for key, _ in open_groups.entries(config, "callbacks")]
 
 
 def show_each_step(callbacks: list[Callback], data: DataModule, rank: Rank) -> None:

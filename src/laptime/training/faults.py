@@ -3,16 +3,17 @@
 import errno
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from laptime.config import targets
+from laptime.config.schema import Config
 from laptime.errors import MORE_FILES, TrainingFailed, first_line, in_words, is_for_want_of_memory
 from laptime.machine.hardware import text_of
+from laptime.training import open_groups
 
 _WANTED = re.compile(r"tried to allocate (\d[\d.]*) ?(bytes|KiB|MiB|GiB)", re.I)
 _BYTES = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -26,7 +27,7 @@ _WORKER = re.compile(r"DataLoader worker .*(is killed by signal: \w+|exited unex
 
 
 @contextmanager
-def explaining(config: Mapping[str, Any]) -> Iterator[None]:
+def explaining(config: Config) -> Iterator[None]:
     """Raise what stands behind an error instead of it, where that is known.
 
     Args:
@@ -41,7 +42,7 @@ def explaining(config: Mapping[str, Any]) -> Iterator[None]:
         raise cause from error
 
 
-def explained(error: Exception, config: Mapping[str, Any]) -> Exception:
+def explained(error: Exception, config: Config) -> Exception:
     """The error itself, or what stands behind it: too little memory, or a data worker's death.
 
     Args:
@@ -73,7 +74,7 @@ def explained(error: Exception, config: Mapping[str, Any]) -> Exception:
             "batch norm can't learn from a single image of which one pixel is left. Choose a training.batch_size, or a "
             "dataset.limit, that leaves more than one image to the last step of an epoch."
         )
-    if isinstance(error, ConnectionError | EOFError) and config["dataset"].get("pipeline") == "workers":
+    if isinstance(error, ConnectionError | EOFError) and config.dataset.get("pipeline") == "workers":
         return _data_worker_died("ended", config)  # while it handed over a batch
     if isinstance(error, MisconfigurationException) or text.startswith("Early stopping conditioned on metric"):
         return TrainingFailed(refusal(error, config))  # a metric that nobody logs, say
@@ -82,36 +83,34 @@ def explained(error: Exception, config: Mapping[str, Any]) -> Exception:
     return error
 
 
-def refusal(error: Exception, config: Mapping[str, Any]) -> str:
+def refusal(error: Exception, config: Config) -> str:
     """Lightning's complaint in one line that begins with the key of what raised it, as far as that is of the
     configuration.
 
     Args:
         config: of the run, resolved.
     """
-    nodes = {group: config[group] for group in ("dataset", "model", "optimizer", "scheduler", "profiler")}
-    for group in ("callbacks", "logger"):
-        nodes |= {f"{group}.{name}": node for name, node in config[group].items() if node is not None}
+    nodes = {key: node for group in open_groups.KINDS for key, node in open_groups.entries(config, group)}
     keys = {targets.locate(key, node): key for key, node in nodes.items() if node.get("_target_") is not None}
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     raised_by = [keys[made] for frame in frames if (made := type(frame.f_locals.get("self"))) in keys]
     return f"{raised_by[-1] if raised_by else 'Lightning'}: {first_line(error)}"
 
 
-def _data_worker_died(how: str, config: Mapping[str, Any]) -> TrainingFailed:
+def _data_worker_died(how: str, config: Config) -> TrainingFailed:
     return TrainingFailed(
         f"a data worker {how}; if the machine ran out of memory, fewer dataset.num_workers than "
-        f"{config['dataset']['num_workers']} or dataset.pipeline=memory take less."
+        f"{config.dataset['num_workers']} or dataset.pipeline=memory take less."
     )
 
 
-def _too_little_memory(text: str, config: Mapping[str, Any]) -> str:
-    training = config["training"]
+def _too_little_memory(text: str, config: Config) -> str:
+    training = config.training
     wanted = _WANTED.search(text)
     amount = f" ({float(wanted[1]) * _BYTES[wanted[2].lower()] / 1e9:.2f} GB more were asked for)" if wanted else ""
-    batch_size, parts = training["batch_size"], training["num_microbatches"]
+    batch_size, parts = training.batch_size, training.num_microbatches
     message = f"out of memory with training.batch_size={batch_size}{amount}."
-    images = " or model.image_size" if config["model"].get("image_size") else ""
+    images = " or model.image_size" if config.model.get("image_size") else ""
     if batch_size < 2:
         return f"{message} Use a smaller model{images}, or device=cpu."
     smaller = 2 ** ((batch_size - 1).bit_length() - 1)  # the next power of two below

@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from laptime.config import targets
+from laptime.config.schema import Config
 from laptime.data.image_data import ImageData
 from laptime.errors import UserError
 from laptime.schedulers.step_schedule import StepSchedule
@@ -56,7 +57,7 @@ _AT_EACH_STEP = {
 _BETTER = {"val_loss": "min", "val_accuracy": "max"}
 
 
-def check_open_groups(config: Mapping[str, Any]) -> None:
+def check_open_groups(config: Config) -> None:
     """Check keys, types and classes of the open groups against the constructors they name, without making anything.
 
     Raises:
@@ -74,19 +75,31 @@ def check_open_groups(config: Mapping[str, Any]) -> None:
         _check_watched(key, node, target, _argument(node, target, "monitor"), _argument(node, target, "mode"), config)
 
 
-def build(config: Mapping[str, Any], key: str, **given: Any) -> Any:
-    """Make what a group, or one entry of callbacks and logger, describes.
+def build(config: Config, key: str, **given: Any) -> Any:
+    """Make what a group, or one entry of callbacks and logger, describes: see `build_node`.
 
     Args:
-        config: resolved, plain values.
         key: like model, or callbacks.checkpoint.
+    """
+    node = dict(entries(config, key.partition(".")[0]))[key]
+    made = build_node(key, node, **given)
+    for part in _parts(made):
+        monitor, mode = (getattr(part, attribute, None) for attribute in ("monitor", "mode"))
+        _check_watched(key, node, type(part), monitor, mode, config)
+    return made
+
+
+def build_node(key: str, node: Mapping[str, Any], **given: Any) -> Any:
+    """Make what a mapping with a `_target_` describes.
+
+    Args:
+        key: where it stands in the configuration: its first part is the group.
         given: what Laptime passes besides its own keys; what the target does not take is left out.
 
     Raises:
         UserError: the arguments don't fit, or it is nothing that Laptime can use.
     """
-    group, _, name = key.partition(".")
-    node = config[group][name] if name else config[group]
+    group = key.partition(".")[0]
     made = targets.build(key, node, KINDS[group], **given)
     for part in _parts(made):
         _refuse_part(group, key, node, type(part))
@@ -95,31 +108,30 @@ def build(config: Mapping[str, Any], key: str, **given: Any) -> Any:
                 f"{key}._target_={node['_target_']}: {type(part).__name__} moves the learning rate at every optimizer "
                 f"step, and {type(made).__name__} is stepped once an epoch. Name {type(part).__name__} alone."
             )
-        monitor, mode = (getattr(part, attribute, None) for attribute in ("monitor", "mode"))
-        _check_watched(key, node, type(part), monitor, mode, config)
     return made
 
 
-def keys_of(config: Mapping[str, Any], group: str) -> list[str]:
-    """The keys of a group of several, callbacks or logger, without those that are null."""
-    return [f"{group}.{name}" for name, node in config[group].items() if node is not None]
+def entries(config: Config, group: str) -> list[tuple[str, dict[str, Any]]]:
+    """Each object that a group describes, by its full key: several of callbacks and logger, without those that are
+    null; of scheduler and profiler none where none is chosen."""
+    nodes = config.open_group(group)
+    if group in ("callbacks", "logger"):
+        return [(f"{group}.{name}", node) for name, node in nodes.items() if node is not None]
+    return [(group, nodes)] if nodes.get("_target_") is not None or group not in ("scheduler", "profiler") else []
 
 
-def _nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _nodes(config: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each object that Laptime makes: its key, and what describes it."""
     for group in KINDS:
-        if group in ("callbacks", "logger"):
-            for key in keys_of(config, group):
-                node = config[group][key.partition(".")[2]]
-                if not isinstance(node, Mapping):
-                    raise UserError(f"{key}={node}: must be a mapping with a _target_, or null.")
-                yield key, node
-        elif group in ("scheduler", "profiler") and config[group].get("_target_") is None:
-            for key, value in config[group].items():
+        found = entries(config, group)
+        if not found and group in ("scheduler", "profiler"):
+            for key, value in config.open_group(group).items():
                 if key != "_target_":
                     raise UserError(f"{group}.{key}={value}: has no effect without a {group}. Choose one: {group}=...")
-        else:
-            yield group, config[group]
+        for key, node in found:
+            if not isinstance(node, Mapping):
+                raise UserError(f"{key}={node}: must be a mapping with a _target_, or null.")
+            yield key, node
 
 
 def _parts(made: Any) -> Iterator[Any]:
@@ -194,9 +206,7 @@ def _argument(node: Mapping[str, Any], target: Any, name: str) -> Any:
     return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
 
 
-def _check_watched(
-    key: str, node: Mapping[str, Any], made: Any, monitor: Any, mode: Any, config: Mapping[str, Any]
-) -> None:
+def _check_watched(key: str, node: Mapping[str, Any], made: Any, monitor: Any, mode: Any, config: Config) -> None:
     """Check that what watches a metric of Laptime's finds it, and takes it to improve in the right direction.
 
     Args:
@@ -207,7 +217,7 @@ def _check_watched(
     metric = "val_loss" if is_plateau else monitor  # the Classifier's choice
     if metric not in _BETTER or not (is_plateau or key.startswith("callbacks.")):
         return
-    if not config["dataset"].get("val_fraction"):
+    if not config.has_validation:
         does = "waits for a plateau of" if is_plateau else "watches"
         raise UserError(
             f"{key}={node['_target_']}: {does} {metric}, and dataset.val_fraction=0 leaves no validation set. "

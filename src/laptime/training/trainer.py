@@ -3,10 +3,9 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -16,6 +15,7 @@ from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.machine.device import Device
 from laptime.machine.xpu import XPUAccelerator
@@ -25,24 +25,24 @@ from laptime.training.faults import refusal
 from laptime.training.strategy import RankStrategy
 
 
-def is_profiled(config: Mapping[str, Any]) -> bool:
+def is_profiled(config: Config) -> bool:
     """Whether a profiler runs with the training: then nothing that it runs with is a measurement."""
-    return config["profiler"].get("_target_") is not None
+    return config.profiler.get("_target_") is not None
 
 
-def _build_profiler(config: Mapping[str, Any], rank: Rank) -> Profiler | None:
-    node = dict(config["profiler"])
+def _build_profiler(config: Config, rank: Rank) -> Profiler | None:
+    node = dict(config.profiler)
     if node.get("_target_") is None:
         return None
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler would write of its own state to stderr
     if rank.world_size > 1 and node.get("filename"):  # Lightning knows of one rank only
         node["filename"] += f"-rank{rank.rank}"
-    profiler: Profiler = open_groups.build({**config, "profiler": node}, "profiler")
+    profiler: Profiler = open_groups.build_node("profiler", node)
     return profiler
 
 
 def build_trainer(
-    config: Mapping[str, Any],
+    config: Config,
     run_dir: Path,
     device: Device,
     rank: Rank,
@@ -50,19 +50,21 @@ def build_trainer(
     loggers: list[Logger],
     shards: bool,
 ) -> pl.Trainer:
-    strategy = config["strategy"]
-    ddp = {key: strategy[key] for key in ("bucket_cap_mb", "gradient_as_bucket_view", "static_graph")}
-    if shards:
-        ddp["gradient_as_bucket_view"] = True  # nobody needs them outside the buckets
+    strategy = config.strategy
+    ddp = {
+        "bucket_cap_mb": strategy.bucket_cap_mb,
+        "gradient_as_bucket_view": strategy.gradient_as_bucket_view or shards,  # nobody needs them outside the buckets
+        "static_graph": strategy.static_graph,
+    }
     rank_zero_only.rank = rank.rank  # type: ignore[attr-defined]
     try:
         return pl.Trainer(
             accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
-            strategy=RankStrategy(device.torch_device, rank, ddp, strategy["comm_hook"], strategy["timeout_s"], shards),
+            strategy=RankStrategy(device.torch_device, rank, ddp, strategy.comm_hook, strategy.timeout_s, shards),
             devices=1,
             # Lightning's idea of SLURM or torchrun would check their settings against the one device it sees.
             plugins=LightningEnvironment(),
-            max_epochs=config["training"]["epochs"],
+            max_epochs=config.training.epochs,
             callbacks=callbacks,
             logger=loggers,
             profiler=_build_profiler(config, rank),
@@ -73,10 +75,10 @@ def build_trainer(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            limit_val_batches=1.0 if config["dataset"]["val_fraction"] else 0,
+            limit_val_batches=1.0 if config.has_validation else 0,
             # Laptime's own values are written once an epoch. Callbacks ask how often they should.
             log_every_n_steps=50 if any(map(step_hooks.looks_at_steps, callbacks)) else 10**9,
-            benchmark=config["training"]["cudnn_benchmark"],
+            benchmark=config.training.cudnn_benchmark,
         )
     except (MisconfigurationException, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "more than one stateful callback" not in str(error):

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from laptime.config import targets
+from laptime.config.schema import Config
 from laptime.data.image_data import ImageData
 from laptime.errors import UserError, first_line, is_for_want_of_memory
 from laptime.ranks.rank import Rank
@@ -65,7 +65,7 @@ def try_network(network: nn.Module, source: ImageData) -> None:
         )
 
 
-def try_optimizer(module: Classifier, config: Mapping[str, Any]) -> torch.optim.Optimizer:
+def try_optimizer(module: Classifier, config: Config) -> torch.optim.Optimizer:
     """Take one step of optimizer and scheduler before anything is trained: some refuse their arguments only then.
 
     Returns:
@@ -82,7 +82,7 @@ def try_optimizer(module: Classifier, config: Mapping[str, Any]) -> torch.optim.
     except Exception as error:
         if is_for_want_of_memory(error):
             raise
-        raise UserError(f"{targets.shown('optimizer', config['optimizer'])}: can't take a step ({error}).") from error
+        raise UserError(f"{targets.shown('optimizer', config.optimizer)}: can't take a step ({error}).") from error
     try:
         scheduler = built.get("lr_scheduler")
         if isinstance(scheduler, ReduceLROnPlateau):
@@ -92,28 +92,26 @@ def try_optimizer(module: Classifier, config: Mapping[str, Any]) -> torch.optim.
     except Exception as error:
         if is_for_want_of_memory(error):
             raise
-        raise UserError(f"{targets.shown('scheduler', config['scheduler'])}: can't take a step ({error}).") from error
+        raise UserError(f"{targets.shown('scheduler', config.scheduler)}: can't take a step ({error}).") from error
     optimizer: torch.optim.Optimizer = built["optimizer"]
     return optimizer
 
 
-def shards_optimizer(
-    config: Mapping[str, Any], optimizer: torch.optim.Optimizer, callbacks: list[Callback], rank: Rank
-) -> bool:
+def shards_optimizer(config: Config, optimizer: torch.optim.Optimizer, callbacks: list[Callback], rank: Rank) -> bool:
     """Whether each rank updates a share of the weights.
 
     Raises:
         UserError: that was asked for, and can't be.
     """
-    strategy = config["strategy"]
-    if strategy["comm_hook"] != "shared_memory" or not strategy["shard_optimizer"] or not rank.is_distributed:
+    strategy = config.strategy
+    if strategy.comm_hook != "shared_memory" or not strategy.shard_optimizer or not rank.is_distributed:
         return False
-    reason = reason_against(optimizer, config["training"]["gradient_clip_norm"])
-    if config["measure"]["bare_loop"]:
+    reason = reason_against(optimizer, config.training.gradient_clip_norm)
+    if config.measure.bare_loop:
         reason = "measure.bare_loop=true updates all weights on each rank, and would compare other work"
     if step_hooks.heard(callbacks):
         reason = "a callback may look at the gradients, of which each rank would hold averages of its share alone"
-    if reason is not None and strategy["shard_optimizer"] is True:
+    if reason is not None and strategy.shard_optimizer is True:
         raise UserError(f"strategy.shard_optimizer=true: {reason}. Use strategy.shard_optimizer=auto.")
     if reason is not None and rank.is_first:
         log.info("the optimizer is not sharded: %s", reason)

@@ -6,9 +6,12 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from laptime.errors import UserError, exit_code_of
+
+if TYPE_CHECKING:
+    from laptime.config.schema import Config
 
 _ABOUT = """\
 Finds by trying, on this machine, what to train with. Takes train.py's overrides, and prints the line to go on with.
@@ -91,7 +94,7 @@ def _run(args: argparse.Namespace) -> int:
     typed = [*(["--config-dir", args.config_dir] if args.config_dir else []), *args.overrides]
     device = prepare_device(config)
     torch.set_num_threads(threads_per_rank(config))
-    pl.seed_everything(config["seed"], workers=False, verbose=False)
+    pl.seed_everything(config.seed, workers=False, verbose=False)
     with explaining(config), unread():
         if args.what == "batch_size":
             show.batch_sizes(batch_size.find(config, device, limit_s, show.trial), typed)
@@ -103,7 +106,7 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _config(args: argparse.Namespace) -> dict[str, Any]:
+def _config(args: argparse.Namespace) -> "Config":
     """What `train.py` would train with these overrides, checked."""
     from laptime.config import security  # noqa: F401  reads what is trusted, before a configuration can change it
     from laptime.config.compose import compose, find_own_classes, hydra_session
@@ -119,19 +122,19 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
     find_own_classes(args.config_dir)
     with hydra_session(args.config_dir) as hydra:
         config = check(compose(hydra, args.overrides), args.overrides)
-    if config["training"]["checkpoint"] is not None:
+    if config.training.checkpoint is not None:
         raise UserError(
-            f"training.checkpoint={config['training']['checkpoint']}: only networks of random weights are tried. "
+            f"training.checkpoint={config.training.checkpoint}: only networks of random weights are tried. "
             "Leave it out."
         )
-    world_size = config["strategy"]["world_size"]
+    world_size = config.strategy.world_size
     if world_size not in (1, "auto"):
         raise UserError(
             f"strategy.world_size={world_size}: what one process can do is found out. Leave it out; "
             "training.batch_scope=per_rank takes what was found for each rank."
         )
-    if args.what == "lr" and "lr" not in config["optimizer"]:
-        raise UserError(f"optimizer={config['optimizer'].get('_target_')}: has no lr. Use another optimizer.")
+    if args.what == "lr" and "lr" not in config.optimizer:
+        raise UserError(f"optimizer={config.optimizer.get('_target_')}: has no lr. Use another optimizer.")
     return config
 
 

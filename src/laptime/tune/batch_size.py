@@ -3,13 +3,13 @@
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
 
+from laptime.config.schema import Config
 from laptime.data.datamodule import DataModule
 from laptime.errors import TrainingFailed, is_for_want_of_memory
 from laptime.lap.epoch_timer import usage
@@ -84,14 +84,14 @@ class Found:
     quality: Quality
 
 
-def find(config: Mapping[str, Any], device: Device, limit_s: float, note: Callable[[Trial], None]) -> Found:
+def find(config: Config, device: Device, limit_s: float, note: Callable[[Trial], None]) -> Found:
     """Double the batch size until it does not fit, then narrow that down.
 
     A size that would not fit, as the ones before it foretell, is not tried: on the CPU nothing would stop it but the
     system, by ending the process.
 
     Args:
-        config: of a run, resolved; its batch_size is not looked at.
+        config: of a run; its batch_size is not looked at.
         device: that trains.
         limit_s: seconds after which no further trial starts, as far as those before it foretell its time.
         note: is told each trial as it ends.
@@ -101,8 +101,8 @@ def find(config: Mapping[str, Any], device: Device, limit_s: float, note: Callab
         UserError: data or model can't be built.
     """
     start = time.monotonic()
-    single = {**config["training"], "batch_size": 1, "batch_scope": "per_rank"}
-    data = build_data({**config, "training": single}, device, Rank())
+    single = replace(config.training, batch_size=1, batch_scope="per_rank")
+    data = build_data(replace(config, training=single), device, Rank())
     try:
         search = _Search(config, device, data, memory_budget(device))
     except RuntimeError as error:
@@ -164,13 +164,13 @@ def memory_budget(device: Device) -> int | None:
 class _Search:
     """Makes trials, each from the same weights."""
 
-    def __init__(self, config: Mapping[str, Any], device: Device, data: DataModule, budget_bytes: int | None) -> None:
+    def __init__(self, config: Config, device: Device, data: DataModule, budget_bytes: int | None) -> None:
         self.config = config
         self.device = device
         self.data = data
         self.budget_bytes = budget_bytes
         self.last_trial_s = 0.0
-        self._network = build_network(config["model"], data.data)
+        self._network = build_network(config.model, data.data)
         self.of_what = f"{name_of(self._network)} on {data.data.name}"
         self._weights = {name: value.clone() for name, value in self._network.state_dict().items()}
 
@@ -199,7 +199,7 @@ class _Search:
         self.data.batch_size = batch_size
         module = build_module(self.config, self._network, self.device, StopRequest(), {}, Rank(), 1)
         module.to(self.device.torch_device).train()
-        if self.config["training"]["compile"]:
+        if self.config.training.compile:
             module.compile_network()
         optimizer = module.make_optimizer(module.network.parameters())
         batches = self._batches()

@@ -4,7 +4,7 @@ import io
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.tuner import Tuner
 from torch import Tensor, nn
 
+from laptime.config.schema import Config
 from laptime.errors import TrainingFailed, UserError
 from laptime.lap.timed_loader import Batch
 from laptime.machine.device import Device
@@ -69,11 +70,11 @@ class RangeTest:
         figure.savefig(path, dpi=150)
 
 
-def find(config: Mapping[str, Any], device: Device, lowest: float, highest: float, num_steps: int) -> RangeTest:
+def find(config: Config, device: Device, lowest: float, highest: float, num_steps: int) -> RangeTest:
     """Train while the learning rate grows exponentially.
 
     Args:
-        config: of a run, resolved; its optimizer's lr is not looked at, nor is its scheduler.
+        config: of a run; its optimizer's lr is not looked at, nor is its scheduler.
         device: that trains.
         lowest, highest: learning rates of the first and the last step.
         num_steps: optimizer steps.
@@ -84,9 +85,9 @@ def find(config: Mapping[str, Any], device: Device, lowest: float, highest: floa
 
     Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks"; the suggestion is Lightning's.
     """
-    settings = config["training"]
-    parts, clip_norm = settings["num_microbatches"], settings["gradient_clip_norm"]
-    scales = settings["precision"] == "16-mixed"
+    settings = config.training
+    parts, clip_norm = settings.num_microbatches, settings.gradient_clip_norm
+    scales = settings.precision == "16-mixed"
     if scales and clip_norm is not None:
         raise UserError(
             f"training.gradient_clip_norm={clip_norm}: can't be tried with training.precision=16-mixed, whose "
@@ -95,7 +96,7 @@ def find(config: Mapping[str, Any], device: Device, lowest: float, highest: floa
     data = build_data(config, device, Rank())
     data.batch_size = -(-data.batch_size // parts)
     data.steps_per_execution = 1
-    network = build_network(config["model"], data.data)
+    network = build_network(config.model, data.data)
     module = _Trained(build_module(config, network, device, StopRequest(), {}, Rank(), 1))
     try:
         with quiet_lightning(), _quiet_progress(), tempfile.TemporaryDirectory() as folder:

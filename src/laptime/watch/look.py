@@ -3,22 +3,22 @@
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from laptime.record.directory import has_left, numbered_runs, user_of
+from laptime.record.epochs import each_epoch_once, frame_over_ranks
 from laptime.record.files import (
     LOG_FILE,
     RUN_FILE,
-    each_epoch_once,
     parse_timestamp,
     read_epochs,
     read_plan,
-    read_record,
 )
 from laptime.record.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE
+from laptime.record.run_record import RunRecord
 
 _LAST_BYTES = 4096
 # Of a line in train.log the time is enough here.
@@ -119,9 +119,10 @@ class Watcher:
 
     def _run(self, number: int | None, path: Path, swept: str) -> RunSeen:
         try:
-            record = read_record(path)
-            status, config = str(record["status"]), dict(record["config"] or {})
-            message = str((record["error"] or {}).get("message") or "").partition("\n")[0]
+            record = RunRecord.read(path)
+            status: str = record.status
+            config = record.config or {}
+            message = (record.error.message if record.error is not None else "").partition("\n")[0]
             epochs = config["training"]["epochs"] if config else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return RunSeen(number, swept, "failed", error=f"run.json can't be read: {error}")
@@ -156,17 +157,17 @@ def _epochs(path: Path) -> tuple[int | None, float | None]:
         epochs = read_epochs(path)
         if epochs.empty:
             return 0, None
-        slowest = each_epoch_once(epochs).groupby("epoch")["epoch_time_s"].max()
+        slowest = frame_over_ranks(each_epoch_once(epochs))["epoch_time_s"]
         return int(slowest.index.max()) + 1, float(slowest.median())
     except (OSError, ValueError, KeyError, TypeError):
         return None, None
 
 
-def _age_s(record: Mapping[str, Any]) -> float | None:
+def _age_s(record: RunRecord) -> float | None:
     try:
-        start = parse_timestamp(record["attempts"][-1]["started_at"])
-        if record["ended_at"] is not None:
-            return max(0.0, parse_timestamp(record["ended_at"]) - start)
+        start = parse_timestamp(record.attempts[-1].started_at or "")
+        if record.ended_at is not None:
+            return max(0.0, parse_timestamp(record.ended_at) - start)
         return max(0.0, time.time() - start)
     except (KeyError, TypeError, ValueError, IndexError):
         return None

@@ -1,0 +1,136 @@
+"""Rows of epochs.csv, and what they are together.
+
+A run's epoch time is its slowest rank's. Of an epoch that several attempts have trained the last attempt's rows stand.
+"""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRow:
+    """One epoch on one rank, as epochs.csv has it.
+
+    Attributes:
+        attempt, epoch, rank: from 0.
+        is_warmup: trained, but not counted.
+        epoch_time_s: wall time of its training part.
+        num_samples, samples_per_s: of this rank alone.
+        data_wait_s: that it waited for batches.
+        train_loss, train_accuracy, val_loss, val_accuracy: over all ranks.
+        lr: of the first parameter group, at its end.
+        cpu_percent: of one core.
+        rss_bytes, device_memory_bytes: the peak so far.
+    """
+
+    attempt: int
+    epoch: int
+    rank: int
+    is_warmup: bool
+    epoch_time_s: float
+    num_samples: int
+    samples_per_s: float
+    data_wait_s: float
+    train_loss: float | None
+    train_accuracy: float | None
+    val_loss: float | None
+    val_accuracy: float | None
+    lr: float
+    cpu_percent: float
+    rss_bytes: int
+    device_memory_bytes: int | None
+
+
+EPOCH_COLUMNS = tuple(field.name for field in fields(EpochRow))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One epoch of all ranks: the slowest rank's time and wait, everybody's samples, CPU and memory.
+
+    Attributes:
+        straggling: how much longer the slowest rank took than the median one, as a share; None: a single rank.
+    """
+
+    epoch: int
+    is_warmup: bool
+    epoch_time_s: float
+    straggling: float | None
+    num_samples: int
+    samples_per_s: float
+    data_wait_s: float
+    train_loss: float | None
+    train_accuracy: float | None
+    val_loss: float | None
+    val_accuracy: float | None
+    lr: float
+    cpu_percent: float
+    rss_bytes: int
+    device_memory_bytes: int | None
+
+
+def over_ranks(rows: Sequence[EpochRow]) -> Epoch:
+    """One epoch of all ranks.
+
+    Args:
+        rows: of that epoch and one attempt, one per rank.
+    """
+    first, times = rows[0], [row.epoch_time_s for row in rows]
+    epoch_time_s, num_samples = max(times), sum(row.num_samples for row in rows)
+    device_memory = [row.device_memory_bytes for row in rows if row.device_memory_bytes is not None]
+    return Epoch(
+        epoch=first.epoch,
+        is_warmup=first.is_warmup,
+        epoch_time_s=epoch_time_s,
+        straggling=epoch_time_s / statistics.median(times) - 1 if len(rows) > 1 else None,
+        num_samples=num_samples,
+        samples_per_s=num_samples / epoch_time_s,
+        data_wait_s=max(row.data_wait_s for row in rows),
+        train_loss=first.train_loss,
+        train_accuracy=first.train_accuracy,
+        val_loss=first.val_loss,
+        val_accuracy=first.val_accuracy,
+        lr=first.lr,
+        cpu_percent=sum(row.cpu_percent for row in rows),
+        rss_bytes=sum(row.rss_bytes for row in rows),
+        device_memory_bytes=sum(device_memory) if device_memory else None,
+    )
+
+
+def epochs_of(rows: Iterable[EpochRow]) -> list[Epoch]:
+    """The epochs of a run, in order."""
+    by_epoch: dict[int, dict[int, list[EpochRow]]] = {}
+    for row in rows:
+        by_epoch.setdefault(row.epoch, {}).setdefault(row.attempt, []).append(row)
+    return [over_ranks(attempts[max(attempts)]) for _, attempts in sorted(by_epoch.items())]
+
+
+def each_epoch_once(epochs: "pd.DataFrame", by: Sequence[str] = ("epoch",)) -> "pd.DataFrame":
+    """The rows of epochs.csv that stand: of an epoch that several attempts have trained, the last one's.
+
+    Args:
+        by: columns that tell epochs apart, where there are those of several runs.
+    """
+    return epochs[epochs["attempt"] == epochs.groupby(list(by))["attempt"].transform("max")]
+
+
+def frame_over_ranks(rows: "pd.DataFrame", by: Sequence[str] = ("epoch",)) -> "pd.DataFrame":
+    """`over_ranks` for the rows of many epochs at once.
+
+    Args:
+        rows: of epochs.csv, those that stand.
+        by: as for `each_epoch_once`.
+
+    Returns:
+        One row per epoch, with index `by`: is_warmup, epoch_time_s, num_samples, samples_per_s.
+    """
+    grouped = rows.groupby(list(by))
+    epochs = grouped[["is_warmup", "epoch_time_s"]].max()
+    epochs["num_samples"] = grouped["num_samples"].sum()
+    epochs["samples_per_s"] = epochs["num_samples"] / epochs["epoch_time_s"]
+    return epochs

@@ -1,0 +1,312 @@
+"""What run.json holds, section by section: keys in their order, types, and what may be null.
+
+What was not measured is null. Seconds, bytes and joules are in the names; shares are of 1. A record with other types is
+damaged (`laptime.record.run_record.RunRecord.read` says where); keys that an older Laptime did not write are null.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+SCHEMA_VERSION = 1
+
+Status = Literal["running", "completed", "failed", "interrupted"]
+# Sums and ratios of larger figures would be infinite.
+Figure = Annotated[float, Meta(gt=-1e300, lt=1e300)]
+Count = Annotated[int, Meta(ge=1)]
+
+# The parts of an optimizer step, in their order. `communication` is waiting for gradients of other ranks, taken out of
+# the backward pass or a sharded optimizer's step; `rest` is what is in none of the others, such as summing up losses.
+PARTS = ("data", "host_to_device", "forward", "backward", "communication", "optimizer", "rest")
+
+Section = TypeVar("Section")
+
+
+def known(section: Section | None) -> Section:
+    """A section that is filled in while the run is set up.
+
+    Raises:
+        ValueError: the run ended before it was.
+    """
+    if section is None:
+        raise ValueError("the run ended before it was set up")
+    return section
+
+
+class RunError(Struct, kw_only=True):
+    """Why a run, an attempt or a rank failed, as plain values: as errors cross processes, and as run.json has them.
+
+    Attributes:
+        type: the class of the exception, RankDied, RankStuck or LauncherDied.
+        message: in words.
+        epoch, step: of the training, both from 0; None: not known.
+        signum: of the signal that ended it.
+        traceback: of what is no known way to end.
+        rank: that it happened to.
+    """
+
+    type: str
+    message: str
+    epoch: int | UnsetType | None = UNSET
+    step: int | UnsetType | None = UNSET
+    signum: int | UnsetType = UNSET
+    traceback: str | UnsetType = UNSET
+    rank: int | UnsetType = UNSET
+
+
+class Device(Struct, kw_only=True):
+    """The device that was asked for, and the one that trained."""
+
+    requested: str
+    used: str
+    name: str
+    num_devices: int | None = None
+    memory_bytes: int | None = None
+    precision: str
+    matmul_precision: str | None = None
+    compile: bool | None = None
+    cudnn_benchmark: bool | None = None
+    mps_fallback: bool | None = None
+
+
+class Dataset(Struct, kw_only=True):
+    """The data, and how many samples of them were used."""
+
+    name: str
+    synthetic: bool | None = None
+    shape: list[int] | None = None
+    num_classes: int | None = None
+    num_train: int | None = None
+    num_val: int | None = None
+    num_test: int
+    limit: int | None = None
+    pipeline: str | None = None
+    checksum: str | None = None
+
+
+class Model(Struct, kw_only=True):
+    """The network."""
+
+    name: str
+    num_parameters: int | None = None
+    flops_per_sample: int | None = None
+
+
+class Strategy(Struct, kw_only=True):
+    """The ranks; `rank_pids` in the order of the ranks."""
+
+    name: str | None = None
+    backend: str | None = None
+    world_size: Count
+    threads_per_rank: Count
+    oversubscribed: bool
+    num_nodes: int | None = None
+    rank_pids: list[int] | None = None
+    shards_optimizer: bool | None = None
+
+
+class Batch(Struct, kw_only=True):
+    """Samples of an optimizer step."""
+
+    scope: str
+    per_rank_batch_size: int
+    global_batch_size: int
+
+
+class Timing(Struct, kw_only=True):
+    """Medians of the epochs that count, and what the whole run took."""
+
+    warmup_epochs: int | None = None
+    total_train_s: Figure | None = None
+    epoch_time_s: Figure | None = None
+    samples_per_s: Figure | None = None
+    steps_per_s: Figure | None = None
+    startup_s: Figure | None = None
+    compile_s: Figure | None = None
+    straggling: Figure | None = None
+
+
+class Result(Struct, kw_only=True):
+    """What was learned; `time_to_accuracy` in seconds of training."""
+
+    train_loss: Figure | None = None
+    train_accuracy: Figure | None = None
+    val_loss: Figure | None = None
+    val_accuracy: Figure | None = None
+    test_loss: Figure | None = None
+    test_accuracy: Figure | None = None
+    time_to_accuracy: Figure | None = None
+    stop_reason: str | None = None
+
+
+class Resources(Struct, kw_only=True):
+    """Memory, CPU and energy of all ranks together."""
+
+    peak_rss_bytes: Figure | None = None
+    peak_device_memory_bytes: Figure | None = None
+    device_memory_bytes: Figure | None = None
+    driver_memory_bytes: Figure | None = None
+    cpu_percent: Figure | None = None
+    cpu_percent_by_core: list[float] | None = None
+    sampler_num_samples: int | None = None
+    sampler_cpu_share: Figure | None = None
+    energy_joules: Figure | None = None
+    energy_joules_per_1000_samples: Figure | None = None
+    energy_missing: str | None = None
+
+
+class Communication(Struct, kw_only=True):
+    """What synchronizing the gradients takes of a step, in seconds per step."""
+
+    num_all_reduces_per_step: Figure | None = None
+    bytes_per_step: Figure | None = None
+    step_s: Figure | None = None
+    compute_s: Figure | None = None
+    comm_s: Figure | None = None
+    overlap_s: Figure | None = None
+    exposed_s: Figure | None = None
+    share: Figure | None = None
+    share_min: Figure | None = None
+    share_max: Figure | None = None
+    cost_s: Figure | None = None
+    bare_all_reduce_s: Figure | None = None
+    num_steps: int | None = None
+
+
+class Contention(Struct, kw_only=True):
+    """Steps without synchronization, in seconds, and how far the slowest rank is behind the median one in them."""
+
+    no_sync_step_s: Figure | None = None
+    straggling: Figure | None = None
+
+
+class Breakdown(Struct, kw_only=True):
+    """Seconds of a step by part (`PARTS`)."""
+
+    data_s: Figure | None = None
+    host_to_device_s: Figure | None = None
+    forward_s: Figure | None = None
+    backward_s: Figure | None = None
+    communication_s: Figure | None = None
+    optimizer_s: Figure | None = None
+    rest_s: Figure | None = None
+    step_s: Figure | None = None
+    step_p50_s: Figure | None = None
+    step_p95_s: Figure | None = None
+    step_p99_s: Figure | None = None
+    num_steps: int | None = None
+    epoch_start_s: Figure | None = None
+    instrument_s: Figure | None = None
+
+    def of_part(self, part: str) -> float | None:
+        """Seconds of a part; None: not measured."""
+        value: float | None = getattr(self, f"{part}_s")
+        return value
+
+
+class Peak(Struct, kw_only=True):
+    """What the devices of all ranks can do at most, and how near the run came to that."""
+
+    matmul_flop_per_s: Figure | None = None
+    copy_bytes_per_s: Figure | None = None
+    achieved_flop_per_s: Figure | None = None
+    achieved_fraction: Figure | None = None
+    compute_fraction: Figure | None = None
+    optimizer_bytes_per_s: Figure | None = None
+    verdict: str | None = None
+
+
+class BareLoop(Struct, kw_only=True):
+    """The same epochs in a loop without Lightning; `overhead` is what the run took longer, as a share of that loop."""
+
+    epoch_time_s: Figure | None = None
+    overhead: Figure | None = None
+    overhead_min: Figure | None = None
+    overhead_max: Figure | None = None
+    overhead_s_per_step: Figure | None = None
+    num_epochs: int | None = None
+    train_loss: Figure | None = None
+
+
+class EpochNoise(Struct, kw_only=True):
+    """What else the machine did during an epoch: see `laptime.machine.counters.between`."""
+
+    attempt: int
+    epoch: int
+    is_warmup: bool
+    wall_s: Figure
+    other_cores: Figure | None = None
+    steal_share: Figure | None = None
+    throttled_share: Figure | None = None
+    num_swapped_pages: int | None = None
+    switches_per_s: Figure | None = None
+    frequency_hz: Figure | None = None
+    temperature_celsius: Figure | None = None
+
+
+class Noise(Struct, kw_only=True):
+    """The load of the machine before and after the epochs, and what it did in each."""
+
+    load_before: Figure | None = None
+    load_after: Figure | None = None
+    on_battery: bool | None = None
+    epochs: list[EpochNoise] | None = None
+
+
+class Quality(Struct, kw_only=True):
+    """How far the figures can be trusted: A, B or C, and the reasons why it is no better."""
+
+    grade: str | None = None
+    reasons: list[str] | None = None
+
+
+class Attempt(Struct, kw_only=True):
+    """One start of the ranks."""
+
+    attempt: int
+    started_at: str | None = None
+    ended_at: str | None = None
+    status: Status
+    error: RunError | None = None
+    startup_s: Figure | None = None
+    total_train_s: Figure | None = None
+
+
+class Git(Struct, kw_only=True):
+    """Where the code stands; `diff_hash` of what is not committed."""
+
+    commit: str | None = None
+    dirty: bool | None = None
+    diff_hash: str | None = None
+
+
+class Environment(Struct, kw_only=True):
+    """Machine, system and packages; `settings` are variables and options that change the timing."""
+
+    code_hash: str
+    python: str | None = None
+    packages: dict[str, str | None]
+    cpu: str
+    num_physical_cores: int | None = None
+    num_logical_cores: int | None = None
+    num_usable_cores: Count
+    num_sockets: int | None = None
+    num_performance_cores: int | None = None
+    num_efficiency_cores: int | None = None
+    caches: list[dict[str, Any]] | None = None
+    governors: list[str] | None = None
+    frequency_min_hz: Figure | None = None
+    frequency_max_hz: Figure | None = None
+    container: dict[str, Figure | None] | None = None
+    memory_bytes: int | None = None
+    os: str | None = None
+    os_version: str | None = None
+    kernel: str | None = None
+    platform: str | None = None
+    machine: str | None = None
+    hostname_hash: str
+    hostname: str | None = None
+    variables: dict[str, str] | None = None
+    settings: dict[str, str] | None = None
+    torch: dict[str, Any] | None = None
+    driver: str | None = None

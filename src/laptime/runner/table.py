@@ -1,0 +1,214 @@
+"""The table of results that a run prints when it has ended."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from laptime.record import schema
+from laptime.record.epochs import each_epoch_once, frame_over_ranks
+from laptime.record.files import TENSORBOARD_DIR, read_epochs
+from laptime.record.run_record import RunRecord
+from laptime.record.schema import PARTS, known
+from laptime.terminal import relative
+
+Rows = list[tuple[str, str]]
+
+_STOP_REASONS = {
+    "early_stopping": "early: the validation loss got no better (training.early_stopping_patience)",
+    "callback": "early: a callback asked for it",
+    "time_limit": "by training.time_limit_s; test figures are of the weights at that moment",
+}
+
+
+def print_results(record: RunRecord, run_dir: Path) -> None:
+    """Print what a completed run measured, and where it lies, to stdout."""
+    console = Console()
+    label = (record.config or {}).get("run_label")
+    title = f"laptime: {known(record.model).name} on {known(record.dataset).name}{f', {label}' if label else ''}"
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("", style="bold", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for name, value in result_rows(record, each_epoch_once(read_epochs(run_dir))):
+        table.add_row(Text(name), Text(value))
+    table.show_header = False
+    console.print(table)
+    place = relative(run_dir)
+    console.print(Text(f"Results      {place}"), soft_wrap=True)
+    if (run_dir / TENSORBOARD_DIR).is_dir():
+        console.print(Text(f"TensorBoard  tensorboard --logdir {_quoted(place)}"), soft_wrap=True)
+
+
+def result_rows(record: RunRecord, epochs: pd.DataFrame) -> Rows:
+    """The lines of the table of results.
+
+    Args:
+        record: of a run that was set up.
+        epochs: as in epochs.csv, each epoch once.
+    """
+    return [
+        *_set_up(record),
+        *_epochs(record, epochs),
+        *_quality(record.quality),
+        *_step(record.breakdown),
+        *([("limit", record.peak.verdict)] if record.peak.verdict is not None else []),
+        *_synchronization(record),
+        *_overhead(record.bare_loop),
+        *_outcome(record),
+    ]
+
+
+def _set_up(record: RunRecord) -> Rows:
+    """Device, ranks, model, data and batch."""
+    device, batch, model = known(record.device), known(record.batch), known(record.model)
+    used = f"{device.used}, {device.name}"
+    if (device.num_devices or 1) > 1:
+        used = f"{used}, 1 of {device.num_devices}"
+    if device.memory_bytes is not None:
+        used += f", {device.memory_bytes / 1e9:.1f} GB"
+    if device.requested not in ("auto", device.used) and device.used == "cpu":
+        used += f"  (requested: {device.requested}, absent)"
+    per_rank = f" ({batch.per_rank_batch_size:,} per rank)" if known(record.strategy).world_size > 1 else ""
+    return [
+        ("device", used),
+        ("ranks", _ranks(known(record.strategy), record.config or {})),
+        ("model", f"{model.name}, {model.num_parameters:,} parameters"),
+        ("data", _data(known(record.dataset))),
+        ("batch size", f"{batch.global_batch_size:,}{per_rank}, precision {device.precision}"),
+    ]
+
+
+def _ranks(strategy: schema.Strategy, config: Mapping[str, Any]) -> str:
+    ranks = f"{strategy.world_size} rank{'s' if strategy.world_size > 1 else ''}"
+    if (strategy.num_nodes or 1) > 1:
+        ranks += f" on {strategy.num_nodes} nodes"
+    if strategy.backend is not None:
+        ranks += f" over {strategy.backend}"
+        if (comm_hook := config["strategy"].get("comm_hook", "none")) != "none":
+            ranks += f" with comm_hook={comm_hook}"
+        if strategy.shards_optimizer:
+            ranks += ", optimizer sharded"
+    threads = f"{strategy.threads_per_rank} thread{'s' if strategy.threads_per_rank > 1 else ''} each"
+    if strategy.oversubscribed:
+        threads += ", oversubscribed: more threads than cores"
+    return f"{ranks}, {threads}"
+
+
+def _data(data: schema.Dataset) -> str:
+    parts = f"{data.num_train:,} train, {data.num_val:,} val, {data.num_test:,} test"
+    remarks = ["synthetic"] if data.synthetic and data.name != "synthetic" else []
+    remarks += [f"limited to {data.limit:,}"] if data.limit else []
+    return f"{data.name}: {parts}, pipeline {data.pipeline}{', ' + ', '.join(remarks) if remarks else ''}"
+
+
+def _epochs(record: RunRecord, epochs: pd.DataFrame) -> Rows:
+    """How many epochs, how they ended and how long they took."""
+    slowest = frame_over_ranks(epochs)
+    counted = slowest.loc[~slowest["is_warmup"].astype(bool), "epoch_time_s"]
+    num_warmup = len(slowest) - len(counted)
+    which = f"of which {num_warmup} warm-up (not counted)" if num_warmup else "all counted"
+    rows = [("epochs", f"{len(slowest)}, {which}")]
+    if len(record.attempts) > 1:
+        reasons = [attempt.error.message for attempt in record.attempts if attempt.error is not None]
+        rows.append(("restarts", f"{len(reasons)}, after: {'; '.join(reasons)}"))
+    if record.result.stop_reason in _STOP_REASONS:
+        rows.append(("stopped", _STOP_REASONS[record.result.stop_reason]))
+    if not len(counted):
+        return [*rows, ("epoch time", "not measured: no epoch after the warm-up")]
+    timing = record.timing
+    spread = f"median of {len(counted)}, min {counted.min():.3f} s, max {counted.max():.3f} s"
+    return [
+        *rows,
+        ("epoch time", f"{timing.epoch_time_s:.3f} s  ({spread})"),
+        ("throughput", f"{timing.samples_per_s:,.0f} samples/s, {timing.steps_per_s:,.1f} steps/s"),
+    ]
+
+
+def _quality(quality: schema.Quality) -> Rows:
+    if quality.grade is None:
+        return []
+    why = "; ".join(quality.reasons or []) or "nothing was seen to disturb it"
+    return [("quality", f"{quality.grade}: {why}")]
+
+
+def _step(breakdown: schema.Breakdown) -> Rows:
+    """Where the time of a step goes, largest part first, where it was measured."""
+    step_s = breakdown.step_s
+    if step_s is None:
+        return []
+    shares = {part: seconds / step_s for part in PARTS if (seconds := breakdown.of_part(part)) is not None}
+    parts = [f"{part.replace('_', ' ')} {share:.0%}" for part, share in sorted(shares.items(), key=lambda one: -one[1])]
+    of_steps = {"p50": breakdown.step_p50_s, "p95": breakdown.step_p95_s, "p99": breakdown.step_p99_s}
+    slow = [f"{name} {1e3 * seconds:.2f} ms" for name, seconds in of_steps.items() if seconds]
+    epochs_s = step_s - (breakdown.instrument_s or 0.0)
+    words = f"{1e3 * step_s:.2f} ms: {', '.join(parts)}; {', '.join(slow)}"
+    if abs(step_s - epochs_s) > 0.1 * epochs_s:
+        words += f". In the epochs a step took {1e3 * epochs_s:.2f} ms: something disturbed one of them"
+    return [("step", words)]
+
+
+def _overhead(bare_loop: schema.BareLoop) -> Rows:
+    """What Lightning and Laptime cost, where it was measured."""
+    overhead, low, high = bare_loop.overhead, bare_loop.overhead_min, bare_loop.overhead_max
+    if overhead is None or low is None or high is None or bare_loop.overhead_s_per_step is None:
+        return []
+    num = bare_loop.num_epochs
+    reach = "one epoch" if num == 1 else f"{low:+.1%} to {high:+.1%} in {num} epochs"
+    if num != 1 and low < 0 < high:
+        reach += ", not told apart from none"
+    a_step = f"{1e3 * bare_loop.overhead_s_per_step:+.3f} ms a step"
+    against = f"against a bare PyTorch loop of {bare_loop.epoch_time_s:.3f} s an epoch"
+    return [("overhead", f"{overhead:+.1%} ({reach}), {a_step}, {against}")]
+
+
+def _synchronization(record: RunRecord) -> Rows:
+    """What several ranks cost each other, where it was measured."""
+    comm, contention = record.communication, record.contention
+    rows = []
+    if comm.step_s is not None and comm.cost_s is not None and comm.exposed_s is not None:
+        num = comm.num_all_reduces_per_step or 0
+        cost = f"costs {1e3 * comm.cost_s:.2f} ms of a step of {1e3 * comm.step_s:.2f} ms"
+        if comm.cost_s <= 0:
+            cost = "costs less than the steps vary on this machine now"
+        spread = f"{comm.share_min:.0%} to {comm.share_max:.0%} over the rounds"
+        waiting = f"waiting for gradients {1e3 * comm.exposed_s:.2f} ms, {comm.share:.0%} of the step ({spread})"
+        sent = f"{(comm.bytes_per_step or 0) / 1e6:.2f} MB in {num} all-reduce{'s' if num > 1 else ''} per step"
+        rows = [
+            ("synchronisation", f"{cost}; {waiting}"),
+            ("communication", f"{sent}; with nothing around {1e3 * (comm.bare_all_reduce_s or 0.0):.2f} ms"),
+        ]
+    if contention.straggling is not None:
+        epochs = record.timing.straggling
+        in_epochs = "" if epochs is None else f" ({epochs:.1%} in the epochs, where ranks wait for each other)"
+        rows.append(("straggling", f"slowest rank {contention.straggling:.1%} behind the median{in_epochs}"))
+    return rows
+
+
+def _outcome(record: RunRecord) -> Rows:
+    """What was learned, and what the whole run took."""
+    timing, result = record.timing, record.result
+    rows = []
+    if timing.compile_s is not None:
+        rows.append(("compile time", f"{timing.compile_s:.1f} s, outside the epochs"))
+    for part, accuracy, loss in (
+        ("train", result.train_accuracy, result.train_loss),
+        ("val", result.val_accuracy, result.val_loss),
+        ("test", result.test_accuracy, result.test_loss),
+    ):
+        if accuracy is not None:
+            rows.append((f"{part} accuracy", f"{accuracy:.2%}  (loss {loss:.4f})"))
+    if (target := (record.config or {})["measure"]["target_accuracy"]) is not None:
+        reached = result.time_to_accuracy
+        rows.append((f"time to {target:.1%}", "not reached" if reached is None else f"{reached:.2f} s of training"))
+    if timing.total_train_s is not None:
+        started = f", start-up {timing.startup_s:.1f} s" if timing.startup_s is not None else ""
+        rows.append(("total time", f"{timing.total_train_s:.1f} s of training and validation{started}"))
+    return rows
+
+
+def _quoted(path: str) -> str:
+    return f'"{path}"' if " " in path else path
