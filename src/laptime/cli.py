@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError, in_words
+from laptime.errors import Interrupted, RankFailed, TrainingFailed, UserError
+from laptime.text import os_error
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -88,7 +89,7 @@ def _end_with_a_code(arguments: list[str]) -> None:
     except OSError as error:  # a full disk, a folder that is gone
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        print(f"error: {in_words(error)}", file=sys.stderr)
+        print(f"error: {os_error(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from laptime.record.files import LOG_FILE, PARTS, TENSORBOARD_DIR, each_epoch_once, read_epochs
 from laptime.record.masking import mask_text
+from laptime.text import byte_size, counted
 
 # Where no terminal says how wide it is.
 _WIDTH = 160
@@ -154,13 +155,13 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
     if device["num_devices"] > 1:
         used = f"{used}, 1 of {device['num_devices']}"
     if device["memory_bytes"] is not None:
-        used += f", {device['memory_bytes'] / 1e9:.1f} GB"
+        used += f", {byte_size(device['memory_bytes'], 'GB')}"
     if device["requested"] not in ("auto", device["used"]) and device["used"] == "cpu":
         used += f"  (requested: {device['requested']}, absent)"
     slowest = epochs.groupby("epoch")[["epoch_time_s", "is_warmup"]].max()
-    counted = slowest.loc[~slowest["is_warmup"].astype(bool), "epoch_time_s"]
-    num_warmup = len(slowest) - len(counted)
-    ranks = f"{strategy['world_size']} rank{'s' if strategy['world_size'] > 1 else ''}"
+    measured = slowest.loc[~slowest["is_warmup"].astype(bool), "epoch_time_s"]
+    num_warmup = len(slowest) - len(measured)
+    ranks = counted(strategy["world_size"], "rank")
     if strategy["num_nodes"] > 1:
         ranks += f" on {strategy['num_nodes']} nodes"
     if strategy["backend"] is not None:
@@ -169,7 +170,7 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
             ranks += f" with comm_hook={comm_hook}"
         if strategy.get("shards_optimizer"):
             ranks += ", optimizer sharded"
-    threads = f"{strategy['threads_per_rank']} thread{'s' if strategy['threads_per_rank'] > 1 else ''} each"
+    threads = f"{counted(strategy['threads_per_rank'], 'thread')} each"
     if strategy["oversubscribed"]:
         threads += ", oversubscribed: more threads than cores"
     per_rank = f" ({batch['per_rank_batch_size']:,} per rank)" if strategy["world_size"] > 1 else ""
@@ -189,8 +190,8 @@ def result_rows(record: Mapping[str, Any], epochs: pd.DataFrame) -> list[tuple[s
         rows.append(("restarts", f"{len(reasons)}, after: {'; '.join(reasons)}"))
     if result["stop_reason"] in _STOP_REASONS:
         rows.append(("stopped", _STOP_REASONS[result["stop_reason"]]))
-    if len(counted):
-        spread = f"median of {len(counted)}, min {counted.min():.3f} s, max {counted.max():.3f} s"
+    if len(measured):
+        spread = f"median of {len(measured)}, min {measured.min():.3f} s, max {measured.max():.3f} s"
         rows += [
             ("epoch time", f"{timing['epoch_time_s']:.3f} s  ({spread})"),
             ("throughput", f"{timing['samples_per_s']:,.0f} samples/s, {timing['steps_per_s']:,.1f} steps/s"),
@@ -262,7 +263,7 @@ def _synchronisation(record: Mapping[str, Any]) -> list[tuple[str, str]]:
             cost = "costs less than the steps vary on this machine now"
         spread = f"{comm['share_min']:.0%} to {comm['share_max']:.0%} over the rounds"
         waiting = f"waiting for gradients {1e3 * comm['exposed_s']:.2f} ms, {comm['share']:.0%} of the step ({spread})"
-        sent = f"{comm['bytes_per_step'] / 1e6:.2f} MB in {num} all-reduce{'s' if num > 1 else ''} per step"
+        sent = f"{byte_size(comm['bytes_per_step'], 'MB', 2)} in {counted(num, 'all-reduce')} per step"
         rows = [
             ("synchronisation", f"{cost}; {waiting}"),
             ("communication", f"{sent}; with nothing around {1e3 * comm['bare_all_reduce_s']:.2f} ms"),

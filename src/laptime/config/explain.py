@@ -18,8 +18,9 @@ from omegaconf.errors import (
 from laptime.config.composition import compose_with_hydra, key_of
 from laptime.config.schema import Config, closed_groups
 from laptime.config.typed import how_to_quote
-from laptime.errors import first_line, printable
+from laptime.errors import first_line
 from laptime.record.renamed import RENAMED
+from laptime.text import printable
 
 _WHY_RENAMED = {
     "training.accumulate_grad_batches": "It splits the batch of a step; Lightning's key of that name multiplies it."

@@ -22,6 +22,7 @@ from laptime.lap.timed_loader import Batch, Pipeline, TimedLoader, batch_sizes
 from laptime.machine.device import Device
 from laptime.machine.hardware import require_free_memory
 from laptime.ranks.rank import Rank
+from laptime.text import byte_size
 
 
 class DataModule(pl.LightningDataModule):
@@ -175,8 +176,8 @@ def require_memory(data: ImageData, device: Device, rank: Rank) -> None:
     key = f"dataset={data.name} dataset.pipeline={data.pipeline}"
     if device.used != "cpu" and data.pipeline == "memory" and device.memory_bytes and num_bytes > device.memory_bytes:
         raise UserError(
-            f"{key}: {num_bytes / 1e9:.1f} GB of images don't fit into the {device.used} device's "
-            f"{device.memory_bytes / 1e9:.1f} GB. {instead or 'Use dataset.pipeline=workers.'}"
+            f"{key}: {byte_size(num_bytes, 'GB')} of images don't fit into the {device.used} device's "
+            f"{byte_size(device.memory_bytes, 'GB')}. {instead or 'Use dataset.pipeline=workers.'}"
         )
     num_here = max(1, rank.world_size // rank.num_nodes)
     # Every rank reads them, and then takes its training and validation part out of them.

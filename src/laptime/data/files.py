@@ -17,6 +17,7 @@ from filelock import FileLock
 from laptime.data.image_data import cache_dir
 from laptime.errors import UserError
 from laptime.record.files import write_atomically
+from laptime.text import byte_size
 
 OFFLINE = "Work with no network: dataset=mnist, dataset=synthetic."
 CONNECT_TIMEOUT_S = 5.0
@@ -169,8 +170,8 @@ def appearing(folder: Path, num_bytes: int) -> Iterator[Path]:
         free = shutil.disk_usage(folder.parent).free
         if num_bytes > free:
             raise UserError(
-                f"dataset: {folder} would take {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there. "
-                "Choose another folder with dataset.root=DIR, or a smaller data set."
+                f"dataset: {folder} would take {byte_size(num_bytes, 'GB')}, and {byte_size(free, 'GB')} are free "
+                "there. Choose another folder with dataset.root=DIR, or a smaller data set."
             )
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".being-made-") as temporary:
             there = Path(temporary) / folder.name

@@ -9,9 +9,10 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
-from laptime.errors import Interrupted, TrainingFailed, UserError, first_line, printable
+from laptime.errors import Interrupted, TrainingFailed, UserError, first_line
 from laptime.extras import missing_package
 from laptime.ranks.stopping import TimeLimitReached
+from laptime.text import printable
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laptime.errors import RankFailed, UserError, few
+from laptime.errors import RankFailed, UserError
 from laptime.record.files import flat
+from laptime.text import first_three
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -102,7 +103,7 @@ def meet(config: Mapping[str, Any], usable_cores: int, timeout_s: float) -> list
     differences = [difference for peer in peers for difference in peer.differences]
     if differences:
         raise UserError(
-            f"torchrun's ranks were started with different settings: {few(differences)}. "
+            f"torchrun's ranks were started with different settings: {first_three(differences)}. "
             "Give every node the same command."
         )
     return peers

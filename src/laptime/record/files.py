@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laptime.errors import printable
 from laptime.record import renamed
 from laptime.record.masking import mask
+from laptime.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,6 +18,7 @@ from laptime.machine.device import resolve as resolve_device
 from laptime.machine.hardware import require_free_memory
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
+from laptime.text import byte_size
 from laptime.training import open_groups, step_hooks
 from laptime.training.classifier import Classifier
 from laptime.training.weight_average import WeightAverage
@@ -120,7 +121,7 @@ def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1
         if not is_for_want_of_memory(error):
             raise
         raise TrainingFailed(
-            f"out of memory while the model is built, which has {num_bytes / 1e9:.2f} GB of weights ({key}). "
+            f"out of memory while the model is built, which has {byte_size(num_bytes, 'GB', 2)} of weights ({key}). "
             "Use a smaller model, or fewer ranks."
         ) from error
     return network

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from laptime.terminal import relative, wide_console
+from laptime.text import byte_size
 from laptime.tune.batch_size import Found, Trial
 from laptime.tune.lr import SKIPPED_STEPS, RangeTest
 
@@ -105,4 +106,4 @@ def _line(console: Console, name: str, text: str) -> None:
 
 
 def _gigabytes(num_bytes: int | None) -> str:
-    return "" if num_bytes is None else f"{num_bytes / 1e9:.2f} GB"
+    return "" if num_bytes is None else byte_size(num_bytes, "GB", 2)
