@@ -10,7 +10,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 
 from laptime.errors import Interrupted, TrainingFailed, UserError, first_line
-from laptime.extras import missing_package
+from laptime.extras import missing_package, not_installed
 from laptime.ranks.stopping import TimeLimitReached
 from laptime.text import printable
 
@@ -61,9 +61,7 @@ def forgiving(name: str, logger: Logger) -> Logger | None:
         raise
     except Exception as error:
         if (package := missing_package(error)) is not None:
-            raise UserError(
-                f"logger.{name}: needs {package}, which is not installed. Install it: pip install {package}"
-            ) from error
+            raise UserError(f"logger.{name}: {not_installed(package)}") from error
         _warn(name, error)
         return None
     for method in _WRITING:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from laptime.errors import first_line
-from laptime.extras import is_installed
+from laptime.extras import install_command, is_installed
 from laptime.machine.device import Device
 
-NOT_INSTALLED = 'needs Zeus: pip install "laptime[energy]"'
+NOT_INSTALLED = f"needs Zeus: {install_command('zeus')}"
 NO_COUNTER = "no energy counter that Zeus can read here (RAPL, which needs root or zeusd; NVML; Apple silicon)"
 
 _WINDOW = "laptime"
