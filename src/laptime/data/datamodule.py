@@ -73,16 +73,16 @@ class DataModule(pl.LightningDataModule):
         if data.pipeline == "mapped":
             train, test = train.mapped(), test.mapped()
         labels = torch.cat([train.labels, test.labels])
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < data.class_count:
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < data.num_classes:
             raise UserError(
-                f"dataset: labels from {int(labels.min())} to {int(labels.max())}; with {data.class_count} classes "
-                f"they must lie in 0 to {data.class_count - 1}."
+                f"dataset: labels from {int(labels.min())} to {int(labels.max())}; with {data.num_classes} classes "
+                f"they must lie in 0 to {data.num_classes - 1}."
             )
-        missing = (torch.bincount(train.labels, minlength=data.class_count) == 0).nonzero().flatten().tolist()
+        missing = (torch.bincount(train.labels, minlength=data.num_classes) == 0).nonzero().flatten().tolist()
         if missing:
             raise UserError(
                 f"dataset={data.name}: no training sample of class {', '.join(map(str, missing[:5]))}, of "
-                f"{data.class_count} classes in all: they can't be learnt. Use whole files."
+                f"{data.num_classes} classes in all: they can't be learnt. Use whole files."
             )
         kept = slice(0, data.limit)
         self._train, self._val = split(train.take(kept), data.val_fraction, seed)

@@ -67,7 +67,7 @@ def evaluate(run: TrainedRun, config: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"compile=true: torch can't compile it here ({reason}). Use compile=false.") from error
     finally:
         data.teardown("test")
-    matrix = confusion_matrix(predictions.labels.numpy(), predictions.classes.numpy(), data.data.class_count)
+    matrix = confusion_matrix(predictions.labels.numpy(), predictions.classes.numpy(), data.data.num_classes)
     classes = per_class(matrix)
     return {
         "schema_version": SCHEMA_VERSION,

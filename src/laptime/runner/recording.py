@@ -123,7 +123,7 @@ def note_work(record: dict[str, Any], config: Mapping[str, Any], data: DataModul
         name=source.name,
         synthetic=source.synthetic,
         shape=list(source.image_shape),
-        num_classes=source.class_count,
+        num_classes=source.num_classes,
         num_train=data.num_train,
         num_val=data.num_val,
         num_test=data.num_test,

@@ -105,7 +105,7 @@ def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1
         UserError: it can't be built with these arguments, or is too large.
         TrainingFailed: there was too little memory after all.
     """
-    given = {"input_shape": source.image_shape, "num_classes": source.class_count}
+    given = {"input_shape": source.image_shape, "num_classes": source.num_classes}
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             weights = list(open_groups.build({"model": node}, "model", **given).parameters())
