@@ -4,7 +4,6 @@ Nothing is written before what was typed is known to be right, and torch is load
 """
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 from laptime.sweeps.command import refuse_resume_in_a_file, resume_sweep, resumed_sweep, run_sweep
-
-log = logging.getLogger(__name__)
 
 
 def run(overrides: Iterable[str] = ()) -> dict[str, Any]:

@@ -42,8 +42,6 @@ SWEEP_FILE = "multirun.yaml"
 PLAN_FILE = "plan.json"
 _LARGEST_NUMBER = 10**9
 
-STATUSES = ("running", "completed", "failed", "interrupted")
-
 # The parts of an optimizer step, in their order. `communication` is waiting for gradients of other ranks, taken out of
 # the backward pass or a sharded optimizer's step, `rest` what is in none of the others: losses and hits are noted, say.
 PARTS = ("data", "host_to_device", "forward", "backward", "communication", "optimizer", "rest")
