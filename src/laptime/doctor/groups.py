@@ -92,6 +92,7 @@ def add_up(used: str, connection: Connection, job: Job) -> None:
         os.dup2(nowhere, descriptor)
     try:
         device = describe("auto", used, job.rank.local_rank)
+        device.select()
         job.rank.settle()
         join(job)
         values = _summand(job.rank.rank).to(device.torch_device)

@@ -44,6 +44,7 @@ def evaluate(run: TrainedRun, config: Mapping[str, Any]) -> dict[str, Any]:
     threads = use_threads(run, config["threads"])
     asked = config["device"] or str(run.record["device"]["requested"])
     device = resolve_device(asked, "cpu")
+    device.select()
     precision = config["precision"] or settings["precision"]
     check_precision(precision, device)
     torch.set_float32_matmul_precision(settings["matmul_precision"])

@@ -38,6 +38,7 @@ def prepare_device(config: Mapping[str, Any], index: int = 0) -> Device:
     """
     settings = config["training"]
     device = resolve_device(config["device"]["name"], config["device"]["fallback"], index)
+    device.select()
     check_precision(settings["precision"], device)
     torch.set_float32_matmul_precision(settings["matmul_precision"])
     torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
