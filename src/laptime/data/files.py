@@ -100,8 +100,6 @@ def download(
     Raises:
         UserError: the download failed, or `folder` can't be written.
     """
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(CONNECT_TIMEOUT_S)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(folder):
@@ -118,19 +116,30 @@ def download(
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines) if lines else type(error).__name__
         raise UserError(f"dataset: {what} could not be downloaded ({reason}).\n{by_hand} {OFFLINE}") from error
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _fetch_and_move(fetch: Callable[[Path], object], folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-        fetch(Path(temporary))
+        with _socket_timeout(CONNECT_TIMEOUT_S):
+            fetch(Path(temporary))
         for path in sorted(Path(temporary).rglob("*")):
             target = folder / path.relative_to(temporary)
             if path.is_dir():
                 target.mkdir(exist_ok=True)
             else:
                 path.replace(target)
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """Let new sockets of this process give up: torchvision 0.29 takes no timeout for its downloads (not reported
+    upstream)."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 @contextmanager

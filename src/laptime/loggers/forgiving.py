@@ -79,7 +79,8 @@ def _warn(name: str, error: Exception) -> None:
 def quiet_writer_threads() -> Iterator[None]:
     """Don't show an error of TensorBoard's writer thread twice: it comes once more where the next value is logged.
 
-    Other threads' errors go to whatever hook there was, which is there again afterwards.
+    Other threads' errors go to whatever hook there was, which is there again afterwards. TensorBoard 2.21 hands the
+    error on since https://github.com/tensorflow/tensorboard/issues/6167, and lets the thread end with it as well.
     """
     before = threading.excepthook
 

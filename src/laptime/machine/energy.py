@@ -83,7 +83,10 @@ class EnergyMeter:
 
 class _NoTracker:
     """In place of the process with which Zeus watches each counter for its wrapping around: it would run beside what is
-    measured, and outlive a rank that is killed. An epoch is short enough for one wrapping at most, which shows."""
+    measured, and outlive a rank that is killed. An epoch is short enough for one wrapping at most, which shows.
+
+    Seen with Zeus 0.16, which starts it at the first reading: https://github.com/ml-energy/zeus/issues/121
+    """
 
     def get_num_wraparounds(self) -> int:
         return 0

@@ -142,7 +142,8 @@ def show_each_step(callbacks: list[Callback], data: DataModule, rank: Rank) -> N
 
 
 def keep_patience(callback: EarlyStopping) -> None:
-    """Let a callback wait as long as it is told now: Lightning takes the patience of the run that left a checkpoint."""
+    """Let a callback wait as long as it is told now: Lightning 2.6 takes the patience of the run that left a checkpoint
+    (not reported upstream)."""
     load_state_dict = callback.load_state_dict
 
     def load(state_dict: dict[str, Any]) -> None:
