@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from laptime import extras
 from laptime.errors import UserError
 from laptime.extras import EXTRAS, install_command, is_installed, require
 from laptime.loggers.forgiving import forgiving
@@ -92,6 +93,12 @@ def test_each_extra_installs_what_is_said_of_it():
     for package, extra in EXTRAS.items():
         named.setdefault(extra, set()).add(DISTRIBUTIONS.get(package, package.replace("_", "-")))
     assert named == declared
+
+
+@pytest.mark.unit
+def test_no_other_module_says_how_to_install_something():
+    source = Path(extras.__file__).parent
+    assert [path.name for path in source.rglob("*.py") if "pip install" in path.read_text()] == ["extras.py"]
 
 
 @pytest.mark.unit
