@@ -112,7 +112,7 @@ def network_and_images(
         config: dict[str, Any] = resolve(without_hydra(compose(hydra, list(overrides))))
     data = build("dataset", config["dataset"])
     train = data.load()[0].take(slice(0, num_samples))
-    network = build("model", config["model"], input_shape=data.image_shape, num_classes=data.class_count)
+    network = build("model", config["model"], input_shape=data.image_shape, num_classes=data.num_classes)
     channels = data.image_shape[0]
     mean, std = (value * channels if len(value) == 1 else value for value in (data.mean, data.std))
     transform = transforms.Compose([*augmentation, transforms.ToTensor(), transforms.Normalize(mean, std)])

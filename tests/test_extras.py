@@ -1,8 +1,10 @@
 """Optional packages: a folder of that name is none, and what needs one that is missing is refused."""
 
 import importlib.util
+import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -10,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from laptime import extras
 from laptime.errors import UserError
-from laptime.extras import is_installed
+from laptime.extras import EXTRAS, install_command, is_installed, require
 from laptime.loggers.forgiving import forgiving
 
 
@@ -72,6 +75,38 @@ def test_a_folder_is_not_taken_for_an_exporter_or_an_energy_meter(only_a_folder)
 def test_packages_and_modules_that_are_there_are_installed():
     assert all(map(is_installed, ("torch", "laptime", "sys", "json")))
     assert not is_installed("no_such_package")
+
+
+# Distributions with another name than what is imported.
+DISTRIBUTIONS = {"mlflow": "mlflow-skinny"}
+
+
+@pytest.mark.unit
+def test_each_extra_installs_what_is_said_of_it():
+    project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]
+    declared = {
+        extra: {re.split(r"[>\[]", requirement)[0] for requirement in requirements}
+        for extra, requirements in project["optional-dependencies"].items()
+        if extra != "dev"
+    }
+    named: dict[str, set[str]] = {}
+    for package, extra in EXTRAS.items():
+        named.setdefault(extra, set()).add(DISTRIBUTIONS.get(package, package.replace("_", "-")))
+    assert named == declared
+
+
+@pytest.mark.unit
+def test_no_other_module_says_how_to_install_something():
+    source = Path(extras.__file__).parent
+    assert [path.name for path in source.rglob("*.py") if "pip install" in path.read_text()] == ["extras.py"]
+
+
+@pytest.mark.unit
+def test_a_package_without_an_extra_is_installed_by_its_name():
+    assert install_command("hydra_joblib_launcher") == 'pip install "laptime[joblib]"'
+    assert install_command("no_such_package") == "pip install no_such_package"
+    with pytest.raises(UserError, match=r"^needs no_such_package.*pip install no_such_package$"):
+        require("torch", "no_such_package")
 
 
 class Fails:

@@ -4,7 +4,6 @@ Nothing is written before what was typed is known to be right, and torch is load
 """
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -12,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laptime.errors import Interrupted, RunFailed, UserError, in_words
+from laptime.errors import Interrupted, RunFailed, UserError
+from laptime.text import os_error
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from laptime.record.run_record import RunRecord
 
 from laptime.sweeps.command import refuse_resume_in_a_file, resume_sweep, resumed_sweep, run_sweep
-
-log = logging.getLogger(__name__)
 
 
 def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -90,7 +88,7 @@ def _end_with_a_code(arguments: list[str]) -> None:
     except OSError as error:  # a full disk, a folder that is gone
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        print(f"error: {in_words(error)}", file=sys.stderr)
+        print(f"error: {os_error(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

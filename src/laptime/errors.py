@@ -1,28 +1,18 @@
 """How a run can end other than by completing. What is not one of these is a bug and keeps its traceback."""
 
-import errno
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from laptime.text import os_error, printable
 
 
 class UserError(Exception):
     """A mistake in what was asked for, in one or two lines: `key=value: the rule it breaks. What to do instead.`"""
 
     exit_code = 2
-
-
-def few(differences: Sequence[str]) -> str:
-    """The first three of them, and how many more there are."""
-    more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
-    return f"{'; '.join(differences[:3])}{more}"
-
-
-def printable(text: str) -> str:
-    """A text of somebody's without what would steer a terminal or break a line: such characters are spelt out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 class RunFailed(Exception):
@@ -102,16 +92,5 @@ def exit_code_of(work: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)
+        print(f"error: {os_error(error)}", file=sys.stderr)
         return 1
-
-
-def in_words(error: OSError) -> str:
-    """What the system refused, and where: `outputs/run.json: No space left on device.`"""
-    where = f"{error.filename}: " if error.filename else ""
-    instead = f" {MORE_FILES}" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
-    return f"{where}{str(error.strerror or error).rstrip('.')}.{instead}"
-
-
-# What to do where a process may have no more files, pipes and sockets.
-MORE_FILES = "Raise the limit (ulimit -n 4096), or use fewer ranks or a smaller dataset.num_workers."

@@ -5,6 +5,23 @@ from types import ModuleType
 
 from laptime.errors import UserError
 
+# The extra that installs each package, by the name that it is imported by; Hydra's plugins by their folder.
+EXTRAS = {
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "torchao": "int8",
+    "zeus": "energy",
+    "timm": "timm",
+    "mlflow": "mlflow",
+    "alembic": "mlflow",
+    "sqlalchemy": "mlflow",
+    "wandb": "wandb",
+    "hydra_optuna_sweeper": "search",
+    "hydra_joblib_launcher": "joblib",
+    "hydra_submitit_launcher": "submitit",
+}
+
 
 def is_installed(package: str) -> bool:
     """Whether there is a package of that name, without importing it. A mere folder of that name is none: Python would
@@ -28,12 +45,22 @@ def missing_package(error: Exception) -> str | None:
     return package if package and not is_installed(package) else None
 
 
-def require(extra: str, *packages: str) -> None:
-    """Check that the packages of an extra are there, without importing them.
+def install_command(package: str) -> str:
+    """What to type where a package is missing: `pip install "laptime[timm]"`, or the package alone without an extra."""
+    return f'pip install "laptime[{EXTRAS[package]}]"' if package in EXTRAS else f"pip install {package}"
+
+
+def not_installed(package: str) -> str:
+    """That a package is missing, and how to install it."""
+    return f"needs {package}, which is not installed. Install it: {install_command(package)}"
+
+
+def require(*packages: str) -> None:
+    """Check that packages are installed, without importing them.
 
     Raises:
         UserError: one is not.
     """
     for package in packages:
         if not is_installed(package):
-            raise UserError(f'needs {package}, which is not installed. Install it: pip install "laptime[{extra}]"')
+            raise UserError(not_installed(package))

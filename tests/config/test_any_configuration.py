@@ -12,9 +12,10 @@ from laptime.cli import main
 from laptime.config import targets
 from laptime.config.compose import compose, hydra_session
 from laptime.config.schema import Config
-from laptime.errors import UserError, printable
+from laptime.errors import UserError
 from laptime.runner import fresh_processes
 from laptime.runner.check import check
+from laptime.text import printable
 from laptime.training import build
 
 # Keys with values that are right, whatever else is set.

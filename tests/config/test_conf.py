@@ -51,7 +51,7 @@ def test_option_composes_and_builds(option, composed):
     security.check(config, [])  # all that Laptime's own options name may be imported
     data = targets.build("dataset", config.dataset)
     assert isinstance(data, ImageData)
-    network = network_of(json.dumps(config.model), data.image_shape, data.class_count)
+    network = network_of(json.dumps(config.model), data.image_shape, data.num_classes)
     module = build_module(config, network, describe("cpu", "cpu"), StopRequest(), {}, Rank(), 10)
     built = module.configure_optimizers()
     (group, *_) = built["optimizer"].param_groups

@@ -320,6 +320,21 @@ def test_failed_download_leaves_the_socket_timeout_as_it_was(tmp_path, make, no_
     assert socket.getdefaulttimeout() == before
 
 
+def test_only_the_download_itself_has_a_socket_timeout(tmp_path):
+    seen = []
+
+    def is_there():
+        seen.append(socket.getdefaulttimeout())
+        return False
+
+    def fetch(folder):
+        seen.append(socket.getdefaulttimeout())
+
+    files.download("x", tmp_path, "", fetch, is_there)
+    before = socket.getdefaulttimeout()
+    assert seen == [before, files.CONNECT_TIMEOUT_S] and before != files.CONNECT_TIMEOUT_S
+
+
 def test_interrupted_download_does_not_block_the_next_one(tmp_path, make, no_packed_files, monkeypatch):
     attempts = []
 

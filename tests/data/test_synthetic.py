@@ -16,7 +16,7 @@ def test_images_have_the_shape_and_labels_the_classes_asked_for(shape, num_class
     assert (train.images.shape, test.images.shape) == ((300, *shape), (20, *shape))
     assert (train.images.dtype, train.labels.dtype) == (torch.uint8, torch.int64)
     assert set(train.labels.tolist()) <= set(range(num_classes))
-    assert (data.image_shape, data.class_count) == (tuple(shape), num_classes)
+    assert (data.image_shape, data.num_classes) == (tuple(shape), num_classes)
 
 
 def test_every_class_occurs(synthetic):

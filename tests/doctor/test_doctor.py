@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from io import StringIO
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -120,6 +121,22 @@ def mps_that_computes(mps, monkeypatch):
         monkeypatch.setattr(steps, "losses", losses)
 
     return fake
+
+
+@pytest.mark.unit
+def test_the_doctor_selects_no_device(monkeypatch):
+    """It looks at all of them; the process that called it goes on with its own."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    properties = SimpleNamespace(name="a GPU", total_memory=67_890)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(steps, "losses", lambda device, precision: [1.0])
+    places = ("cpu", "cuda:0", "cuda:1")
+    assert set(verdicts()) == {f"{place} {precision}" for place in places for precision in steps.TOLERANCES}
+    assert chosen == []
 
 
 def verdicts():

@@ -10,6 +10,7 @@ import torch
 from laptime.errors import UserError
 from laptime.machine import device
 from laptime.machine.device import Device
+from laptime.training.build import prepare_device
 
 pytestmark = pytest.mark.unit
 
@@ -80,7 +81,24 @@ def test_present_cuda_is_used_and_described(requested, cuda):
 def test_each_rank_of_a_machine_takes_its_own_gpu(index, cuda):
     found = device.resolve("cuda", "error", index)
     assert (found.name, found.index, found.torch_device) == (f"NVIDIA Z10{index}", index, torch.device("cuda", index))
+    assert cuda == [], "it was looked at"
+    found.select()
     assert cuda == [index], "torch's current device, which synchronize and the memory counts refer to"
+
+
+@pytest.mark.parametrize("used", ["cpu", "mps"])
+def test_what_there_is_one_of_needs_no_selecting(used, cuda):
+    a_device(used).select()
+    assert cuda == []
+
+
+def test_who_trains_selects_the_device(cuda, monkeypatch):
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    training = {"precision": "32-true", "matmul_precision": "highest", "cudnn_benchmark": False}
+    config = {"device": {"name": "cuda", "fallback": "error"}, "training": training}
+    assert prepare_device(config, 1).index == 1
+    assert cuda == [1]
 
 
 def test_accelerator_of_an_unknown_kind_is_not_used(monkeypatch):

@@ -144,7 +144,7 @@ def test_real_value_reaches_what_is_built():
 
 
 # What every process imports with `import laptime`, and what only shows things.
-NO_ROOMS = {"__init__", "analysis", "cli", "errors", "extras", "sweeps", "terminal", "version"}
+NO_ROOMS = {"__init__", "analysis", "cli", "errors", "extras", "sweeps", "terminal", "text", "version"}
 
 
 def test_the_code_hash_covers_what_a_rank_imports(work_folder):

@@ -14,7 +14,7 @@ from laptime.lap.flops import count_flops
 from laptime.loggers.forgiving import quiet_writer_threads
 from laptime.training.trial_step import try_network, try_optimizer
 
-IMAGES = SimpleNamespace(image_shape=(1, 4, 4), class_count=3)
+IMAGES = SimpleNamespace(image_shape=(1, 4, 4), num_classes=3)
 
 
 class Signaled(nn.Linear):

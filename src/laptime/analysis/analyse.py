@@ -12,6 +12,7 @@ from laptime.analysis.scaling import Family, families
 from laptime.analysis.search import Search, searches
 from laptime.analysis.statistics import HONEST_REPEATS, Interval
 from laptime.errors import UserError
+from laptime.text import counted
 
 PROJECTED = (8, 16)
 # More than that make no answer.
@@ -129,7 +130,7 @@ def _main_figure(analysis: Analysis) -> str:
     if analysis.groups:
         group = max(analysis.groups, key=lambda each: each.samples_per_s.median)
         figures = f"{group.samples_per_s.median:,.0f} samples/s, {group.epoch_time_s.median:.3g} s per epoch"
-        return f"{group.label}: {figures} (median of {len(group.runs)} run{'s' if len(group.runs) > 1 else ''})."
+        return f"{group.label}: {figures} (median of {counted(len(group.runs), 'run')})."
     return "No completed run was found."
 
 
@@ -199,7 +200,7 @@ def _wrong(agrees: str) -> str:
 
 
 def _ranks(world_size: int) -> str:
-    return f"{world_size} rank{'s' if world_size > 1 else ''}"
+    return counted(world_size, "rank")
 
 
 def _and(words: Sequence[str]) -> str:

@@ -1,7 +1,9 @@
 """A run's environment in words: its machine, and what ran there. Records of older Laptimes tell less."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from laptime.text import binary_size, counted, joined
 
 Rows = list[tuple[str, str]]
 
@@ -17,20 +19,18 @@ def of_machine(record: Mapping[str, Any]) -> Rows:
     limits = _section(there, "container")
     return [
         ("Processor", f"{there['cpu']}{_brackets(there.get('machine'))}"),
-        ("Cores", _joined(_cores(there))),
-        ("Caches", _joined(map(_cache, _items(there, "caches")))),
+        ("Cores", joined(_cores(there))),
+        ("Caches", joined(map(_cache, _items(there, "caches")))),
         (
             "Clock",
-            _joined(
-                ["-".join(filter(None, frequencies)), *(f"governor {name}" for name in _items(there, "governors"))]
-            ),
+            joined(["-".join(filter(None, frequencies)), *(f"governor {name}" for name in _items(there, "governors"))]),
         ),
         ("Memory", _size(there.get("memory_bytes"))),
         (
             "Container",
-            _joined([_counted(limits.get("num_cores"), "core"), _size(limits.get("memory_bytes"))]),
+            joined([_counted(limits.get("num_cores"), "core"), _size(limits.get("memory_bytes"))]),
         ),
-        ("System", _joined([there.get("os_version"), there.get("platform")])),
+        ("System", joined([there.get("os_version"), there.get("platform")])),
     ]
 
 
@@ -44,10 +44,10 @@ def of_software(record: Mapping[str, Any]) -> Rows:
     packages = [f"{name} {version}" for name, version in there["packages"].items() if version]
     changes = f" with local changes {git.get('diff_hash') or ''}".rstrip() if git.get("dirty") else ""
     return [
-        ("Device", _joined([device["used"], device["name"], _driver(there)])),
-        ("Versions", _joined([f"Python {there.get('python')}", *packages])),
-        ("torch", _joined(_torch(_section(there, "torch")))),
-        ("Variables", _joined(f"{name}={value}" for name, value in _section(there, "variables").items())),
+        ("Device", joined([device["used"], device["name"], _driver(there)])),
+        ("Versions", joined([f"Python {there.get('python')}", *packages])),
+        ("torch", joined(_torch(_section(there, "torch")))),
+        ("Variables", joined(f"{name}={value}" for name, value in _section(there, "variables").items())),
         ("Code", f"commit {git.get('commit') or 'unknown'}{changes}"),
         ("Data", f"{data['name']}, checksum {str(data['checksum'])[:16]}"),
     ]
@@ -91,25 +91,15 @@ def _gigahertz(hertz: Any) -> str:
 
 
 def _size(num_bytes: Any) -> str:
-    """In binary units, as memory and caches come: 48 KiB."""
-    if not isinstance(num_bytes, int | float):
-        return ""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.3g} {unit}"
-    return f"{num_bytes / 2**10:.3g} KiB"
+    return binary_size(num_bytes) if isinstance(num_bytes, int | float) else ""
 
 
 def _counted(number: Any, word: str) -> str:
-    return f"{number:g} {word}{'' if number == 1 else 's'}" if isinstance(number, int | float) else ""
+    return counted(number, word, "g") if isinstance(number, int | float) else ""
 
 
 def _brackets(text: Any) -> str:
     return f" ({text})" if text else ""
-
-
-def _joined(parts: Iterable[Any]) -> str:
-    return ", ".join(str(part) for part in parts if part)
 
 
 def _section(there: Mapping[str, Any], key: str) -> Mapping[str, Any]:

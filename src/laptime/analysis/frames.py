@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laptime.errors import UserError, printable
+from laptime.errors import UserError
 from laptime.record import files as records
 from laptime.record.latest import newest_runs
+from laptime.text import printable
 
 if TYPE_CHECKING:  # pandas takes its time to load, and importing laptime needs none of it
     import pandas as pd

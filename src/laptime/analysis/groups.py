@@ -18,15 +18,14 @@ from laptime.analysis.statistics import (
     summarise,
     trend,
 )
-from laptime.errors import printable
 from laptime.record.schema import PARTS
+from laptime.text import printable, short_name
 
 # Config groups of which one part may name all of it: `model=cnn` instead of every key in which the CNN differs.
 CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler")
 # Which experiment the runs of a group were composed with, where several are compared.
 EXPERIMENT = "experiment"
 _ABSENT = object()
-_SHORT = {"strategy.world_size": "ws"}
 # A spread between repeats of more than this share of the median is said.
 _WIDE_SPREAD = 0.1
 # So is a trend of more than this share over the counted epochs.
@@ -314,7 +313,7 @@ def value_of(group: Group, key: str, digits: int | None = _DIGITS) -> str:
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
     """The last part of each key, the whole of it where two would be the same."""
-    short = {key: _SHORT.get(key, key.rpartition(".")[2]) for key in keys}
+    short = {key: short_name(key) for key in keys}
     return {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
 
 

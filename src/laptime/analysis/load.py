@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from laptime.errors import printable
 from laptime.record.epochs import EPOCH_COLUMNS, each_epoch_once, frame_over_ranks
 from laptime.record.files import (
     EARLIER_DIR,
@@ -22,6 +21,7 @@ from laptime.record.files import (
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import known
 from laptime.record.walk import walk
+from laptime.text import printable
 
 # What the analysis and Laptime write into the directory of a run or a sweep: below these nothing is a run.
 _WITHIN_RUNS = {"summary", "tensorboard", "checkpoints", EARLIER_DIR}

@@ -18,7 +18,7 @@ from laptime.analysis.environment import of_machine, of_software
 from laptime.analysis.load import Run
 from laptime.analysis.plots import MOST_FAMILIES, MOST_GROUPS
 from laptime.analysis.tables import Table, tables
-from laptime.errors import printable
+from laptime.text import counted, printable
 
 CAPTIONS = {
     "speedup": "Speedup over one process by number of ranks, and the fitted laws. Bars and band: 95% intervals.",
@@ -207,11 +207,7 @@ def environment(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
     for number, runs in enumerate(machines.values(), start=1):
         there = runs[0].record["environment"]
         name = there.get("hostname") or there["hostname_hash"]
-        title = (
-            f"Machine {number}: {name}, {len(runs)} run{'s' if len(runs) > 1 else ''}"
-            if len(machines) > 1
-            else "Machine"
-        )
+        title = f"Machine {number}: {name}, {counted(len(runs), 'run')}" if len(machines) > 1 else "Machine"
         parts.append((printable(title), _printable(of_machine(runs[0].record))))
     found: dict[str, list[str]] = {}
     for run in analysis.runs:

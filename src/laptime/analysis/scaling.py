@@ -12,8 +12,9 @@ from laptime.analysis.groups import CONDITIONS, Group
 from laptime.analysis.laws import Fit, efficiency, fit, karp_flatt
 from laptime.analysis.results import agreement
 from laptime.analysis.statistics import Interval, ratio, ratio_interval, relative_error
-from laptime.errors import UserError, printable
+from laptime.errors import UserError
 from laptime.record import files as record
+from laptime.text import printable
 
 # What may differ between the runs of one scaling family, said in the row where it does.
 _SOFT = ("strategy.threads_per_rank",)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from laptime.text import counted
+
 CONFIDENCE = 0.95
 _RESAMPLES = 9999
 # With fewer repeats the bootstrap's intervals are too narrow: with three they cover the truth in about 90 of 100 cases.
@@ -177,7 +179,7 @@ class Difference:
     def verdict(self) -> str:
         """In words."""
         if not self.decidable:
-            have = f"{self.num_repeats} repeat{'s' if self.num_repeats > 1 else ''}"
+            have = counted(self.num_repeats, "repeat")
             return f"cannot be decided with {have}; {self.repeats_needed} would do"
         if self.p_value <= self.level:
             return f"real (p = {self.p_value:.2g})"

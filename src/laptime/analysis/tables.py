@@ -12,8 +12,8 @@ from laptime.analysis.laws import TITLES, Fit, efficiency, karp_flatt
 from laptime.analysis.scaling import Family, projections
 from laptime.analysis.search import Search
 from laptime.analysis.statistics import HONEST_REPEATS, Interval, median_and_deviation
-from laptime.errors import printable
 from laptime.record.schema import PARTS
+from laptime.text import byte_size, counted, printable
 
 # Of a search for one thing so many are shown.
 _MOST_TRIALS = 10
@@ -222,7 +222,7 @@ def _losses(family: Family) -> Table:
             )
             cells.append(f"{_milliseconds(value)}{share}")
         rows.append(tuple(cells))
-    columns = ("ms per step", *(f"{size} rank{'s' if size > 1 else ''}" for size in family.world_sizes))
+    columns = ("ms per step", *(counted(num_ranks, "rank") for num_ranks in family.world_sizes))
     note = (
         "In brackets as a share of the step, to which ideal and the causes add up. Causes are measured in "
         "separate steps (measure.breakdown), rest is what they don't explain of the epochs' own steps."
@@ -381,7 +381,7 @@ def _milliseconds(value: float | None, missing: str = "not measured") -> str:
 
 
 def _gigabytes(value: float | None) -> str:
-    return "" if value is None else f"{value / 1e9:.2f} GB"
+    return "" if value is None else byte_size(value, "GB", 2)
 
 
 def _three_digits(value: float | None) -> str:

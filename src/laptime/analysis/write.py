@@ -16,8 +16,8 @@ from laptime.analysis.frames import run_row
 from laptime.analysis.groups import groups_table
 from laptime.analysis.load import Run
 from laptime.analysis.scaling import Family, scaling_table
-from laptime.errors import printable
 from laptime.record.files import finite, write_atomically
+from laptime.text import printable
 
 SCHEMA_VERSION = 1
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from laptime.lap.timed_loader import TimedLoader
+from laptime.text import clock
 from laptime.training.classifier import Classifier
 
 
@@ -82,7 +83,7 @@ class ProgressBar(Callback):
         left = (epochs - trainer.current_epoch) * per_epoch - sums.num_samples
         figures = (
             f"loss {sums.loss():.4f}  accuracy {sums.accuracy():.2%}  "
-            f"{rate * pl_module.rank.world_size:,.0f} samples/s  {_duration(left / rate)} left"
+            f"{rate * pl_module.rank.world_size:,.0f} samples/s  {clock(left / rate)} left"
         )
         progress.update(
             self._task,
@@ -92,9 +93,3 @@ class ProgressBar(Callback):
             figures=figures,
         )
         progress.refresh()
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -28,7 +28,8 @@ from omegaconf.errors import (
 from laptime.config.composition import compose_with_hydra, config_dir, key_of, refuse_names_of_ours
 from laptime.config.explain import explain, reason_of, tidy, unknown_key, with_its_override
 from laptime.config.schema import Config, Group, closed_groups, register_schema
-from laptime.errors import UserError, printable
+from laptime.errors import UserError
+from laptime.text import printable
 
 CONFIG_NAME = "config"
 

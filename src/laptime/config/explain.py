@@ -18,8 +18,10 @@ from omegaconf.errors import (
 from laptime.config.composition import compose_with_hydra, key_of
 from laptime.config.schema import Config, closed_groups
 from laptime.config.typed import how_to_quote
-from laptime.errors import first_line, printable
+from laptime.errors import first_line
+from laptime.extras import install_command
 from laptime.record.renamed import RENAMED
+from laptime.text import printable
 
 _WHY_RENAMED = {
     "training.accumulate_grad_batches": "It splits the batch of a step; Lightning's key of that name multiplies it."
@@ -33,12 +35,12 @@ _LONGEST_QUOTE = 200
 _TYPE_WORDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
 
 
-# Where an option of Hydra's own groups comes from.
-_EXTRAS = {
-    "hydra/launcher=joblib": "joblib",
-    "hydra/launcher=submitit_local": "submitit",
-    "hydra/launcher=submitit_slurm": "submitit",
-    "hydra/sweeper=optuna": "search",
+# The package that an option of Hydra's own groups comes from.
+_PLUGINS = {
+    "hydra/launcher=joblib": "hydra_joblib_launcher",
+    "hydra/launcher=submitit_local": "hydra_submitit_launcher",
+    "hydra/launcher=submitit_slurm": "hydra_submitit_launcher",
+    "hydra/sweeper=optuna": "hydra_optuna_sweeper",
 }
 
 
@@ -145,8 +147,8 @@ def _explain_missing_option(hydra: Hydra, error: MissingConfigException) -> str:
     group, _, option = str(error.missing_cfg_file or "").rpartition("/")
     if not group:
         return reason_of(error) + "."
-    if (extra := _EXTRAS.get(f"{group}={option}")) is not None:
-        return f'{group}={option}: is not installed. Install it: pip install "laptime[{extra}]".'
+    if (plugin := _PLUGINS.get(f"{group}={option}")) is not None:
+        return f"{group}={option}: is not installed. Install it: {install_command(plugin)}."
     # Of several options at once Hydra does not say which there are.
     options = ", ".join(error.options or hydra.config_loader.get_group_options(group))
     return f"{group}={option}: no such option. Known options of {group}: {options}."

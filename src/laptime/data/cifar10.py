@@ -22,16 +22,13 @@ class CIFAR10(ImageData):
     """50,000 + 10,000 colour images of 32 x 32 in ten classes, in <root>/cifar-10-batches-py."""
 
     name = "cifar10"
+    num_classes = 10
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return (3, 32, 32)
-
-    @property
-    def class_count(self) -> int:
-        return 10
 
     def load(self) -> tuple[Images, Images, str]:
         # The folder itself may be named as well as the one that holds it.

@@ -22,6 +22,7 @@ from laptime.lap.timed_loader import Batch, Pipeline, TimedLoader, batch_sizes
 from laptime.machine.device import Device
 from laptime.machine.hardware import require_free_memory
 from laptime.ranks.rank import Rank
+from laptime.text import byte_size
 
 
 class DataModule(pl.LightningDataModule):
@@ -72,16 +73,16 @@ class DataModule(pl.LightningDataModule):
         if data.pipeline == "mapped":
             train, test = train.mapped(), test.mapped()
         labels = torch.cat([train.labels, test.labels])
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < data.class_count:
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < data.num_classes:
             raise UserError(
-                f"dataset: labels from {int(labels.min())} to {int(labels.max())}; with {data.class_count} classes "
-                f"they must lie in 0 to {data.class_count - 1}."
+                f"dataset: labels from {int(labels.min())} to {int(labels.max())}; with {data.num_classes} classes "
+                f"they must lie in 0 to {data.num_classes - 1}."
             )
-        missing = (torch.bincount(train.labels, minlength=data.class_count) == 0).nonzero().flatten().tolist()
+        missing = (torch.bincount(train.labels, minlength=data.num_classes) == 0).nonzero().flatten().tolist()
         if missing:
             raise UserError(
                 f"dataset={data.name}: no training sample of class {', '.join(map(str, missing[:5]))}, of "
-                f"{data.class_count} classes in all: they can't be learnt. Use whole files."
+                f"{data.num_classes} classes in all: they can't be learnt. Use whole files."
             )
         kept = slice(0, data.limit)
         self._train, self._val = split(train.take(kept), data.val_fraction, seed)
@@ -175,8 +176,8 @@ def require_memory(data: ImageData, device: Device, rank: Rank) -> None:
     key = f"dataset={data.name} dataset.pipeline={data.pipeline}"
     if device.used != "cpu" and data.pipeline == "memory" and device.memory_bytes and num_bytes > device.memory_bytes:
         raise UserError(
-            f"{key}: {num_bytes / 1e9:.1f} GB of images don't fit into the {device.used} device's "
-            f"{device.memory_bytes / 1e9:.1f} GB. {instead or 'Use dataset.pipeline=workers.'}"
+            f"{key}: {byte_size(num_bytes, 'GB')} of images don't fit into the {device.used} device's "
+            f"{byte_size(device.memory_bytes, 'GB')}. {instead or 'Use dataset.pipeline=workers.'}"
         )
     num_here = max(1, rank.world_size // rank.num_nodes)
     # Every rank reads them, and then takes its training and validation part out of them.

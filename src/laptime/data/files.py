@@ -17,6 +17,7 @@ from filelock import FileLock
 from laptime.data.image_data import cache_dir
 from laptime.errors import UserError
 from laptime.record.files import write_atomically
+from laptime.text import byte_size
 
 OFFLINE = "Work with no network: dataset=mnist, dataset=synthetic."
 CONNECT_TIMEOUT_S = 5.0
@@ -99,8 +100,6 @@ def download(
     Raises:
         UserError: the download failed, or `folder` can't be written.
     """
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(CONNECT_TIMEOUT_S)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(folder):
@@ -117,19 +116,30 @@ def download(
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines) if lines else type(error).__name__
         raise UserError(f"dataset: {what} could not be downloaded ({reason}).\n{by_hand} {OFFLINE}") from error
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _fetch_and_move(fetch: Callable[[Path], object], folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-        fetch(Path(temporary))
+        with _socket_timeout(CONNECT_TIMEOUT_S):
+            fetch(Path(temporary))
         for path in sorted(Path(temporary).rglob("*")):
             target = folder / path.relative_to(temporary)
             if path.is_dir():
                 target.mkdir(exist_ok=True)
             else:
                 path.replace(target)
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """Let new sockets of this process give up: torchvision 0.29 takes no timeout for its downloads (not reported
+    upstream)."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 @contextmanager
@@ -169,8 +179,8 @@ def appearing(folder: Path, num_bytes: int) -> Iterator[Path]:
         free = shutil.disk_usage(folder.parent).free
         if num_bytes > free:
             raise UserError(
-                f"dataset: {folder} would take {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there. "
-                "Choose another folder with dataset.root=DIR, or a smaller data set."
+                f"dataset: {folder} would take {byte_size(num_bytes, 'GB')}, and {byte_size(free, 'GB')} are free "
+                "there. Choose another folder with dataset.root=DIR, or a smaller data set."
             )
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".being-made-") as temporary:
             there = Path(temporary) / folder.name

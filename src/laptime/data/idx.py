@@ -26,7 +26,7 @@ TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 class IdxData(ImageData):
     """Grey images of 28 x 28 in ten classes, in four IDX files, unpacked in <root>/<folder_name>/raw.
 
-    Class attributes:
+    Attributes:
         folder_name: torchvision's name for the data set's folder.
         packed_folder: a folder that may hold the packed files already, besides `root`.
         checksums: SHA-256 of each unpacked file.
@@ -35,16 +35,13 @@ class IdxData(ImageData):
     folder_name: ClassVar[str]
     packed_folder: ClassVar[Path]
     checksums: ClassVar[dict[str, str]]
+    num_classes = 10
     mappable = True
     _paths: dict[str, Path] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return (1, 28, 28)
-
-    @property
-    def class_count(self) -> int:
-        return 10
 
     @abstractmethod
     def download(self) -> None:

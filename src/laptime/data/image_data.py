@@ -56,10 +56,9 @@ class ImageData(ABC):
     The fields are the keys of the config group `dataset`; what they mean and their defaults stand in
     conf/dataset/mnist.yaml.
 
-    Class attributes:
+    Attributes:
         name: as in the config group.
-        shape: of one image, (C, H, W).
-        num_classes: number of classes.
+        num_classes: number of classes; of the class, or of each object.
         mean, std: per channel, of pixels scaled to [0, 1]; published figures of the training set.
         synthetic: whether the images are made up.
         mappable: whether `load` maps the images from files where the pipeline is `mapped`, reading none of them.
@@ -75,12 +74,16 @@ class ImageData(ABC):
     rotation_degrees: float
 
     name: ClassVar[str]
+    num_classes: ClassVar[int]
     mean: ClassVar[tuple[float, ...]]
     std: ClassVar[tuple[float, ...]]
     synthetic: ClassVar[bool] = False
     mappable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        if not hasattr(self, "num_classes"):
+            renamed = " (class_count is its former name)" if hasattr(self, "class_count") else ""
+            raise TypeError(f"{type(self).__name__}.num_classes: is not defined{renamed}. Set it in the class.")
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction={self.val_fraction}: must lie in [0, 1), a share of the training set.")
         if self.limit is not None and self.limit < 1:
@@ -96,11 +99,6 @@ class ImageData(ABC):
     @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
-
-    @property
-    @abstractmethod
-    def class_count(self) -> int:
-        """Number of classes."""
 
     @abstractmethod
     def load(self) -> tuple[Images, Images, str]:

@@ -23,7 +23,7 @@ class Synthetic(ImageData):
     """Images of any shape and class count, learnable, and the same on every machine and for every seed."""
 
     shape: list[int]
-    num_classes: int
+    num_classes: int  # type: ignore[misc]  # of each object, not of the class
     num_train: int
     num_test: int
 
@@ -47,10 +47,6 @@ class Synthetic(ImageData):
     def image_shape(self) -> tuple[int, int, int]:
         channels, height, width = self.shape
         return (channels, height, width)
-
-    @property
-    def class_count(self) -> int:
-        return self.num_classes
 
     def num_bytes(self) -> int:
         return (self.num_train + self.num_test) * math.prod(self.shape)

@@ -185,7 +185,10 @@ def _loader(
 
 
 def close(loader: DataLoader[tuple[Tensor, int]]) -> None:
-    """End the worker processes, which otherwise live as long as the loader."""
+    """End the worker processes, which otherwise live as long as the loader.
+
+    torch 2.14 has no public way: https://github.com/pytorch/pytorch/issues/64766
+    """
     iterator = loader._iterator
     if iterator is not None and hasattr(iterator, "_shutdown_workers"):
         iterator._shutdown_workers()

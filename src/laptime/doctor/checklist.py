@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from laptime.text import byte_size
+
 # From here on the probe's findings count; the first three are those that cost a run its grade A.
 _OTHER_SHARE, _STEAL_SHARE, _FREQUENCY_DROP = 0.05, 0.01, 0.10
 _SWAPPED_PER_S = 1.0
@@ -131,7 +133,7 @@ def memory(available_bytes: int, total_bytes: int) -> Check:
 
 def swap(used_bytes: int, swapped_per_s: float | None) -> Check:
     """Args: used_bytes: of swap, now; swapped_per_s: pages a second that went in and out in the probe."""
-    used = f"{used_bytes / 1e9:.1f} GB in use"
+    used = f"{byte_size(used_bytes, 'GB')} in use"
     if swapped_per_s is not None and swapped_per_s >= _SWAPPED_PER_S:
         return Check("swap", False, f"{used}, {swapped_per_s:.0f} pages a second moved. Free some memory")
     if not used_bytes:

@@ -91,6 +91,7 @@ def add_up(used: str, connection: Connection, job: tuple[Rank, Rendezvous]) -> N
         os.dup2(nowhere, descriptor)
     try:
         device = describe("auto", used, rank.local_rank)
+        device.select()
         rank.settle()
         join(rank, rendezvous)
         values = _summand(rank.rank).to(device.torch_device)

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from laptime.analysis.environment import of_machine
+from laptime.text import counted
 
 _MARKS = {True: ("[ok]", "green"), False: ("[!]", "bold red"), None: ("[?]", "dim")}
 _VERDICTS = {"works": "green", "not there": "dim"}
@@ -51,14 +52,14 @@ def machine_rows(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def noise_rows(noise: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The lines of the table on the probe."""
-    times = f"{noise['num_laps']} laps of the same matrix products, {noise['num_threads']} thread"
+    times = f"{noise['num_laps']} laps of the same matrix products, {counted(noise['num_threads'], 'thread')}"
     spread = f"median {1e3 * noise['median_s']:.0f} ms, p95 {noise['p95_over_median']:.2f} x the median"
     busiest = ", ".join(f"{each['name']} {each['cores']:.0%} of a core" for each in noise["busiest"])
     why = "; ".join(noise["reasons"]) or "nothing was seen that would disturb a measurement"
     return [
         ("grade", f"{noise['grade']}: {why}"),
-        ("probe", f"{times}{'s' if noise['num_threads'] > 1 else ''}"),
-        ("lap time", f"{spread}, {noise['num_outliers']} outlier{'' if noise['num_outliers'] == 1 else 's'}"),
+        ("probe", times),
+        ("lap time", f"{spread}, {counted(noise['num_outliers'], 'outlier')}"),
         ("busiest others", busiest or "none that can be seen from here"),
     ]
 
@@ -66,7 +67,7 @@ def noise_rows(noise: Mapping[str, Any]) -> list[tuple[str, str]]:
 def last_line(report: Mapping[str, Any]) -> str:
     """What it comes to."""
     to_change = sum(each["ok"] is False for each in report["checklist"])
-    changes = f"{to_change} thing{'' if to_change == 1 else 's'} to change" if to_change else "nothing to change"
+    changes = f"{counted(to_change, 'thing')} to change" if to_change else "nothing to change"
     works = f"broken: {', '.join(report['broken'])}" if report["broken"] else "all that is there works"
     return f"{works[0].upper()}{works[1:]}; noise {report['noise']['grade']}; {changes} before measuring."
 

@@ -45,12 +45,13 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
     threads = use_threads(run, config.threads)
     asked = config.device or known(run.record.device).requested
     device = resolve_device(asked, "cpu")
-    precision = config.precision or settings.precision
+    device.select()
+    precision = config.precision or settings["precision"]
     check_precision(precision, device)
-    torch.set_float32_matmul_precision(settings.matmul_precision)
-    torch.backends.cudnn.benchmark = settings.cudnn_benchmark
+    torch.set_float32_matmul_precision(settings["matmul_precision"])
+    torch.backends.cudnn.benchmark = settings["cudnn_benchmark"]
     network, data = run.load(device)
-    compiled = settings.compile if config.compile is None else config.compile
+    compiled = settings["compile"] if config.compile is None else config.compile
     if compiled:
         require_compiling("compile", os.environ)
         # One graph for each batch size: beyond torch's own limit it would go on uncompiled.
@@ -68,7 +69,7 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
         raise UserError(f"compile=true: torch can't compile it here ({reason}). Use compile=false.") from error
     finally:
         data.teardown("test")
-    matrix = confusion_matrix(predictions.labels.numpy(), predictions.classes.numpy(), data.data.class_count)
+    matrix = confusion_matrix(predictions.labels.numpy(), predictions.classes.numpy(), data.data.num_classes)
     classes = per_class(matrix)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -78,7 +79,7 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
         "checkpoint": {"path": str(run.checkpoint), "epochs": run.epochs},
         "device": {"requested": asked, "used": device.used, "name": device.name},
         "precision": precision,
-        "matmul_precision": settings.matmul_precision,
+        "matmul_precision": settings["matmul_precision"],
         "compile": compiled,
         "threads": threads,
         "torch": torch_build(),

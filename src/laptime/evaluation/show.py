@@ -11,6 +11,7 @@ from rich.text import Text
 
 from laptime.evaluation.confusion import MOST_CLASSES, most_confused
 from laptime.terminal import relative
+from laptime.text import counted
 
 
 def show(evaluation: Mapping[str, Any], folder: Path) -> None:
@@ -44,14 +45,14 @@ def _name(evaluation: Mapping[str, Any]) -> str:
 def summary_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The lines of the first table."""
     checkpoint, device, result = evaluation["checkpoint"], evaluation["device"], evaluation["result"]
-    threads = counted(evaluation["threads"], "thread")
+    threads = counted(evaluation["threads"], "thread", ",")
     used = f"{device['used']}, {device['name']}, {threads}, precision {evaluation['precision']}"
     if device["requested"] not in ("auto", "accelerator", device["used"]):
         used += f"  (requested: {device['requested']}, absent)"
     confused = most_confused(np.array(evaluation["confusion_matrix"]), 3)
     macro = evaluation["macro"]
     return [
-        ("checkpoint", f"{relative(Path(checkpoint['path']))}, after {counted(checkpoint['epochs'], 'epoch')}"),
+        ("checkpoint", f"{relative(Path(checkpoint['path']))}, after {counted(checkpoint['epochs'], 'epoch', ',')}"),
         ("device", used + (", compiled" if evaluation["compile"] else "")),
         ("data", f"{evaluation['dataset']['name']}: {evaluation['dataset']['num_test']:,} test"),
         ("test accuracy", f"{result['test_accuracy']:.2%}  (loss {result['test_loss']:.4f})"),
@@ -70,12 +71,7 @@ def _recorded(recorded: Mapping[str, Any]) -> str:
     if recorded["is_equal"]:
         return f"{accuracy}: the same"
     apart = recorded["num_images_apart"]
-    return f"{accuracy}: {counted(abs(apart), 'image')} {'more' if apart > 0 else 'fewer'} right now"
-
-
-def counted(number: int, what: str) -> str:
-    """`1 epoch`, `2 epochs`."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    return f"{accuracy}: {counted(abs(apart), 'image', ',')} {'more' if apart > 0 else 'fewer'} right now"
 
 
 def _per_class(evaluation: Mapping[str, Any]) -> Table:

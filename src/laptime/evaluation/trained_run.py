@@ -16,7 +16,7 @@ from torch import nn
 from laptime.config import security
 from laptime.config.schema import MATMUL_PRECISIONS, PRECISIONS
 from laptime.data.datamodule import DataModule
-from laptime.errors import UserError, few
+from laptime.errors import UserError
 from laptime.machine.device import Device
 from laptime.ranks import preflight
 from laptime.record import files as records
@@ -32,6 +32,7 @@ from laptime.record.files import (
 from laptime.record.masking import MASK
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import known
+from laptime.text import first_three
 from laptime.training import checkpoints, open_groups
 from laptime.training.build import build_network
 
@@ -128,7 +129,9 @@ def open_run(run: str, checkpoint: str, typed: Sequence[str], root: str | None =
     content = checkpoints.read(path, key, "there is nothing to evaluate")
     identity = records.finite(checkpoints.identity(config, world_size))
     if differences := checkpoints.differences_between(records.finite(content[checkpoints.IDENTITY]), identity):
-        raise UserError(f"{key}: is not of the run {run_dir}: {few(differences)}. Name a checkpoint of that run.")
+        raise UserError(
+            f"{key}: is not of the run {run_dir}: {first_three(differences)}. Name a checkpoint of that run."
+        )
     weights = content["state_dict"]
     if not isinstance(weights, dict) or not all(str(name).startswith(_PREFIX) for name in weights):
         raise UserError(f"{key}: is damaged: its weights are not a network's.")

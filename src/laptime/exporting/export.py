@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from laptime.data.datamodule import DataModule
-from laptime.errors import printable
 from laptime.evaluation.keys import ExportConfig
 from laptime.evaluation.predict import Predictions, predict
 from laptime.evaluation.trained_run import TrainedRun, use_threads
@@ -25,6 +24,7 @@ from laptime.lap.timed_loader import Batch
 from laptime.machine.device import describe
 from laptime.measure import latency
 from laptime.record import files as records
+from laptime.text import printable
 from laptime.training.build import name_of
 
 SCHEMA_VERSION = 1

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 from laptime.evaluation import command_line
 from laptime.evaluation.keys import ExportConfig
+from laptime.extras import install_command
 
-_ABOUT = """\
+_ABOUT = f"""\
 A trained run's network as a file that runs elsewhere, without Laptime. Each file is read back and run on the real
 test images: it is kept only if its outputs are the original's, within the tolerance. Prints accuracy, size and latency
 beside the original's, and writes the files and export.json into export/ of the run directory. All of it on the CPU, in
 float32.
 
-  onnx          for ONNX Runtime and most others; needs pip install "laptime[onnx]"
+  onnx          for ONNX Runtime and most others; needs {install_command("onnx")}
   torch_export  .pt2, torch's own: torch.export.load(FILE).module()
   torchscript   for what still loads it: torch advises against it and may take it away
 

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from laptime.evaluation.show import counted, print_latency
+from laptime.evaluation.show import print_latency
 from laptime.terminal import relative, wide_console
+from laptime.text import byte_size, counted
 
 
 def show(report: Mapping[str, Any], folder: Path | None) -> None:
@@ -32,18 +33,20 @@ def show(report: Mapping[str, Any], folder: Path | None) -> None:
 
 def _files(report: Mapping[str, Any]) -> Table:
     epochs, data = report["checkpoint"]["epochs"], report["dataset"]
-    where = f"{data['num_images']:,} test images, {report['device']['name']}, {counted(report['threads'], 'thread')}"
-    title = f"laptime: {report['model']} on {data['name']}, after {counted(epochs, 'epoch')}, exported; {where}"
+    threads = counted(report["threads"], "thread", ",")
+    where = f"{data['num_images']:,} test images, {report['device']['name']}, {threads}"
+    title = f"laptime: {report['model']} on {data['name']}, after {counted(epochs, 'epoch', ',')}, exported; {where}"
     table = Table(title=Text(title), title_justify="left")
     for column in ("network", "file", "size", "batch", "difference", "same answer", "accuracy", "cost"):
         table.add_column(column, justify="left" if column in ("network", "file") else "right", no_wrap=True)
     original = report["original"]
-    table.add_row("original", "", _size(original["size_bytes"]), "any", "", "", f"{original['test_accuracy']:.2%}", "")
+    size, accuracy = byte_size(original["size_bytes"], "MB", 3), f"{original['test_accuracy']:.2%}"
+    table.add_row("original", "", size, "any", "", "", accuracy, "")
     for each in report["exports"]:
         table.add_row(
             each["name"],
             each["file"],
-            _size(each["size_bytes"]),
+            byte_size(each["size_bytes"], "MB", 3),
             str(each["batch_size"]),
             f"{each['difference']:.1e}",
             f"{each['agreement']:.2%}",
@@ -51,10 +54,6 @@ def _files(report: Mapping[str, Any]) -> Table:
             f"{100 * each['accuracy_cost']:+.2f} points",
         )
     return table
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:.3f} MB"
 
 
 def _remarks(console: Console, report: Mapping[str, Any]) -> None:

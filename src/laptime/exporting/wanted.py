@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from laptime.errors import UserError
 from laptime.evaluation.keys import FORMATS
-from laptime.extras import is_installed
+from laptime.extras import install_command, is_installed
 
 _PACKAGES = {
-    ("onnx", False): ("onnx", ("onnx", "onnxscript", "onnxruntime")),
-    ("onnx", True): ("onnx", ("onnx", "onnxscript", "onnxruntime")),
-    ("torch_export", True): ("int8", ("torchao",)),
+    ("onnx", False): ("onnx", "onnxscript", "onnxruntime"),
+    ("onnx", True): ("onnx", "onnxscript", "onnxruntime"),
+    ("torch_export", True): ("torchao",),
 }
 
 
@@ -57,6 +57,5 @@ def wanted(formats: Sequence[str], int8: bool) -> list[Wanted]:
 
 
 def _missing(format: str, int8: bool) -> str | None:
-    extra, packages = _PACKAGES.get((format, int8), ("", ()))
-    absent = [package for package in packages if not is_installed(package)]
-    return f'needs {", ".join(absent)}: pip install "laptime[{extra}]"' if absent else None
+    absent = [package for package in _PACKAGES.get((format, int8), ()) if not is_installed(package)]
+    return f"needs {', '.join(absent)}: {install_command(absent[0])}" if absent else None

@@ -84,4 +84,7 @@ class TimedLoader:
 def batch_sizes(num_samples: int, batch_size: int) -> list[int]:
     """The samples of each optimizer step of an epoch; the last one takes what is left."""
     whole, rest = divmod(num_samples, batch_size)
-    return [batch_size] * whole + [rest] * bool(rest)
+    sizes = [batch_size] * whole
+    if rest:
+        sizes.append(rest)
+    return sizes

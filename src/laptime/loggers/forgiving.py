@@ -9,9 +9,10 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
-from laptime.errors import Interrupted, TrainingFailed, UserError, first_line, printable
-from laptime.extras import missing_package
+from laptime.errors import Interrupted, TrainingFailed, UserError, first_line
+from laptime.extras import missing_package, not_installed
 from laptime.ranks.stopping import TimeLimitReached
+from laptime.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,7 @@ def forgiving(name: str, logger: Logger) -> Logger | None:
         raise
     except Exception as error:
         if (package := missing_package(error)) is not None:
-            raise UserError(
-                f"logger.{name}: needs {package}, which is not installed. Install it: pip install {package}"
-            ) from error
+            raise UserError(f"logger.{name}: {not_installed(package)}") from error
         _warn(name, error)
         return None
     for method in _WRITING:
@@ -80,7 +79,8 @@ def _warn(name: str, error: Exception) -> None:
 def quiet_writer_threads() -> Iterator[None]:
     """Don't show an error of TensorBoard's writer thread twice: it comes once more where the next value is logged.
 
-    Other threads' errors go to whatever hook there was, which is there again afterwards.
+    Other threads' errors go to whatever hook there was, which is there again afterwards. TensorBoard 2.21 hands the
+    error on since https://github.com/tensorflow/tensorboard/issues/6167, and lets the thread end with it as well.
     """
     before = threading.excepthook
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 # Loading MLflow takes seconds: only where it is used, not where a configuration is checked.
-require("mlflow", "mlflow", "sqlalchemy", "alembic")
+require("mlflow", "sqlalchemy", "alembic")
 
 _STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 # What MLflow takes at once, and of one value.

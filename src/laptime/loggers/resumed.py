@@ -22,7 +22,8 @@ def resume_at(logger: Logger, epoch: int) -> None:
     """
     if isinstance(logger, TensorBoardLogger):
         _wait_for_a_later_name(Path(logger.log_dir))
-        logger._kwargs.setdefault("purge_step", epoch)  # SummaryWriter's; its step is the epoch
+        # SummaryWriter's; its step is the epoch. Lightning 2.6 takes it when the logger is made; not reported upstream.
+        logger._kwargs.setdefault("purge_step", epoch)
     elif isinstance(logger, CSVLogger):
         with suppress(OSError):  # comes again where the logger writes, and is reported there
             logger._experiment = _ResumedCSV(logger.log_dir, epoch)
@@ -38,7 +39,9 @@ def _wait_for_a_later_name(folder: Path) -> None:
 
 
 class _ResumedCSV(ExperimentWriter):
-    """Appends to metrics.csv, which Lightning's own writer deletes when it starts."""
+    """Appends to metrics.csv, which the writer of Lightning 2.6 deletes when it starts, by design:
+    https://github.com/Lightning-AI/pytorch-lightning/pull/19446
+    """
 
     def __init__(self, log_dir: str, epoch: int) -> None:
         super().__init__(log_dir)

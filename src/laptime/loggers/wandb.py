@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import wandb
 
 # Loading it takes seconds: only where it is used, not where a configuration is checked.
-require("wandb", "wandb")
+require("wandb")
 
 _EXIT_CODES = {"completed": 0, "failed": 1, "interrupted": 130}
 

@@ -46,6 +46,11 @@ class Device:
     def torch_device(self) -> torch.device:
         return torch.device("cpu") if self.used == "cpu" else torch.device(self.used, self.index)
 
+    def select(self) -> None:
+        """Make it this process's own: what `synchronize` and the memory counts refer to."""
+        if self.used in ("cuda", "xpu"):
+            torch.accelerator.set_device_index(self.index)
+
     def synchronize(self) -> None:
         """Wait until the device has done all it was given: accelerators work behind the program's back."""
         if self.used != "cpu":
@@ -92,7 +97,7 @@ class Device:
 
 
 def resolve(requested: str, fallback: str, index: int = 0) -> Device:
-    """The device that trains.
+    """The device to train on, for its user to select.
 
     Args:
         requested: auto, cpu, mps, cuda or xpu.
@@ -121,13 +126,12 @@ def available_accelerator() -> str | None:
 
 
 def describe(requested: str, used: str, index: int = 0) -> Device:
-    """Ask torch and the system what the device is, and make it this process's own."""
+    """Ask torch and the system what the device is."""
     if used == "cpu":
         return Device(requested, used, cpu_name(), 1, psutil.virtual_memory().total)
     count = torch.accelerator.device_count()
     if used == "mps":
         return Device(requested, used, cpu_name(), count, torch.mps.recommended_max_memory())
-    torch.accelerator.set_device_index(index)
     properties = torch.get_device_module(used).get_device_properties(index)
     return Device(requested, used, properties.name, count, properties.total_memory, index)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from laptime.errors import first_line
-from laptime.extras import is_installed
+from laptime.extras import install_command, is_installed
 from laptime.machine.device import Device
 
-NOT_INSTALLED = 'needs Zeus: pip install "laptime[energy]"'
+NOT_INSTALLED = f"needs Zeus: {install_command('zeus')}"
 NO_COUNTER = "no energy counter that Zeus can read here (RAPL, which needs root or zeusd; NVML; Apple silicon)"
 
 _WINDOW = "laptime"
@@ -83,7 +83,10 @@ class EnergyMeter:
 
 class _NoTracker:
     """In place of the process with which Zeus watches each counter for its wrapping around: it would run beside what is
-    measured, and outlive a rank that is killed. An epoch is short enough for one wrapping at most, which shows."""
+    measured, and outlive a rank that is killed. An epoch is short enough for one wrapping at most, which shows.
+
+    Seen with Zeus 0.16, which starts it at the first reading: https://github.com/ml-energy/zeus/issues/121
+    """
 
     def get_num_wraparounds(self) -> int:
         return 0

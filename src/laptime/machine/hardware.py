@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from laptime.errors import UserError
+from laptime.text import byte_size
 
 _CPUS = "sys/devices/system/cpu"
 # cgroup v1 says "no limit" with the largest multiple of a page that a signed 64-bit number holds.
@@ -138,8 +139,8 @@ def require_free_memory(key: str, num_bytes: int, of_what: str, num_ranks: int, 
     if needed > free:
         what = of_what.format(ranks=f" in each of {num_ranks} ranks" if num_ranks > 1 else "")
         raise UserError(
-            f"{key}: {num_bytes / 1e9:.1f} GB of {what}, take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. "
-            f"{instead}"
+            f"{key}: {byte_size(num_bytes, 'GB')} of {what}, take {byte_size(needed, 'GB')}, "
+            f"and {byte_size(free, 'GB')} are free. {instead}"
         )
 
 

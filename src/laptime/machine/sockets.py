@@ -7,7 +7,7 @@ from multiprocessing import util
 
 def make_room_for_sockets() -> None:
     """Put the sockets that processes are started through where their names are not too long, as Python does from 3.14
-    on: the system takes 107 bytes."""
+    on: the system takes 107 bytes. https://github.com/python/cpython/issues/132124"""
     there = os.fsencode(tempfile.gettempdir())
     if len(there) + len("/pymp-12345678/listener-12345678") <= 107:
         return

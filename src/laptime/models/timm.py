@@ -6,7 +6,7 @@ from laptime.extras import require
 from laptime.models.by_name import ByName, check_name, sides_for, too_small
 
 # As soon as a configuration is checked.
-require("timm", "timm")
+require("timm")
 
 
 class Timm(ByName):
@@ -25,7 +25,7 @@ class Timm(ByName):
     """
 
     def __init__(self, input_shape: tuple[int, int, int], num_classes: int, name: str, image_size: int | None) -> None:
-        require("timm", "timm")
+        require("timm")
         import timm
 
         sides = sides_for(input_shape, image_size)

@@ -104,7 +104,8 @@ class ShardedOptimizer:
                 torch._foreach_copy_(others, [weight.own for weight in sent])
             self._shared.meet()  # every share has been written
         self._shared.is_collected = False
-        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # torch's schedulers ask whether steps are taken
+        # The schedulers of torch 2.14 ask whether steps are taken: https://github.com/pytorch/pytorch/pull/21460
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]
 
     def _require_places(self) -> None:
         if any(parameter.data_ptr() != place for parameter, place in self._places.items()):

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from laptime.errors import UserError
 from laptime.ranks.rank import Rank
+from laptime.text import byte_size
 
 # A rank with cores of its own looks this long whether the others are there before it sleeps: to be woken takes as long.
 _AWAKE_S = 100e-6
@@ -163,8 +164,8 @@ class SharedMemory:
         except RuntimeError as error:
             remove_left_behind(os.getpid())
             raise RuntimeError(
-                f"strategy.comm_hook=shared_memory: no shared memory for {storage.nbytes() / 1e6:.0f} MB of gradients "
-                f"({error}). Enlarge /dev/shm (docker run --shm-size=…) or use strategy.comm_hook=none."
+                f"strategy.comm_hook=shared_memory: no shared memory for {byte_size(storage.nbytes(), 'MB', 0)} of "
+                f"gradients ({error}). Enlarge /dev/shm (docker run --shm-size=…) or use strategy.comm_hook=none."
             ) from error
         for number, each in self._sockets.items():
             with _missing(number, self.timeout_s):

@@ -18,11 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laptime.errors import printable
 from laptime.record import renamed
 from laptime.record.epochs import EPOCH_COLUMNS, EpochRow
 from laptime.record.masking import mask
 from laptime.record.schema import SCHEMA_VERSION
+from laptime.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -37,11 +37,13 @@ def context() -> BaseContext:
 def start(target: Callable[..., None], job: Any, name: str) -> tuple[BaseProcess, Connection]:
     """Start a process that calls `target(connection, job)`; returned with the other end of its connection."""
     if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
-        multiprocessing.set_start_method(None, force=True)  # of joblib's processes: a child would not know it
+        # Of joblib 1.6's processes: a child would not know it. https://github.com/joblib/loky/pull/153
+        multiprocessing.set_start_method(None, force=True)
     fresh = context()
     ours, theirs = fresh.Pipe()
     process = fresh.Process(target=target, args=(theirs, job), name=name)  # type: ignore[attr-defined]
-    # A child would run the caller's script once more to have its __main__; ranks need nothing of it.
+    # A child would run the caller's script once more to have its __main__; ranks need nothing of it. Python documents
+    # it so ("Safe importing of main module"); not reported upstream.
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -61,7 +63,8 @@ def load_ahead() -> None:
 
 
 def _end() -> None:
-    """End the forkserver with this process: by itself it takes another second or two."""
+    """End the forkserver with this process: by itself it takes another second or two. Python 3.11 has no public way to
+    its process; not reported upstream."""
     pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if pid is not None:
         with contextlib.suppress(OSError):

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from laptime.config import (
     security,  # early: what is trusted by the environment is read before a configuration can set it
 )
-from laptime.errors import UserError, printable
+from laptime.errors import UserError
 from laptime.record.directory import expanded
 from laptime.record.masking import mask_text
+from laptime.text import printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -121,7 +121,7 @@ def note_work(record: RunRecord, config: Config, data: DataModule, network: nn.M
         name=source.name,
         synthetic=source.synthetic,
         shape=list(source.image_shape),
-        num_classes=source.class_count,
+        num_classes=source.num_classes,
         num_train=data.num_train,
         num_val=data.num_val,
         num_test=data.num_test,

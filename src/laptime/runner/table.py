@@ -15,6 +15,7 @@ from laptime.record.files import TENSORBOARD_DIR, read_epochs
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import PARTS, known
 from laptime.terminal import relative
+from laptime.text import byte_size, counted
 
 Rows = list[tuple[str, str]]
 
@@ -69,7 +70,7 @@ def _set_up(record: RunRecord) -> Rows:
     if (device.num_devices or 1) > 1:
         used = f"{used}, 1 of {device.num_devices}"
     if device.memory_bytes is not None:
-        used += f", {device.memory_bytes / 1e9:.1f} GB"
+        used += f", {byte_size(device.memory_bytes, 'GB')}"
     if device.requested not in ("auto", device.used) and device.used == "cpu":
         used += f"  (requested: {device.requested}, absent)"
     per_rank = f" ({batch.per_rank_batch_size:,} per rank)" if known(record.strategy).world_size > 1 else ""
@@ -83,7 +84,7 @@ def _set_up(record: RunRecord) -> Rows:
 
 
 def _ranks(strategy: schema.Strategy, config: Mapping[str, Any]) -> str:
-    ranks = f"{strategy.world_size} rank{'s' if strategy.world_size > 1 else ''}"
+    ranks = counted(strategy.world_size, "rank")
     if (strategy.num_nodes or 1) > 1:
         ranks += f" on {strategy.num_nodes} nodes"
     if strategy.backend is not None:
@@ -92,7 +93,7 @@ def _ranks(strategy: schema.Strategy, config: Mapping[str, Any]) -> str:
             ranks += f" with comm_hook={comm_hook}"
         if strategy.shards_optimizer:
             ranks += ", optimizer sharded"
-    threads = f"{strategy.threads_per_rank} thread{'s' if strategy.threads_per_rank > 1 else ''} each"
+    threads = f"{counted(strategy.threads_per_rank, 'thread')} each"
     if strategy.oversubscribed:
         threads += ", oversubscribed: more threads than cores"
     return f"{ranks}, {threads}"
@@ -108,19 +109,19 @@ def _data(data: schema.Dataset) -> str:
 def _epochs(record: RunRecord, epochs: pd.DataFrame) -> Rows:
     """How many epochs, how they ended and how long they took."""
     slowest = frame_over_ranks(epochs)
-    counted = slowest.loc[~slowest["is_warmup"].astype(bool), "epoch_time_s"]
-    num_warmup = len(slowest) - len(counted)
-    which = f"of which {num_warmup} warm-up (not counted)" if num_warmup else "all counted"
+    measured = slowest.loc[~slowest["is_warmup"].astype(bool), "epoch_time_s"]
+    num_warmup = len(slowest) - len(measured)
+    which = f"of which {num_warmup} warm-up (not measured)" if num_warmup else "all measured"
     rows = [("epochs", f"{len(slowest)}, {which}")]
     if len(record.attempts) > 1:
         reasons = [attempt.error.message for attempt in record.attempts if attempt.error is not None]
         rows.append(("restarts", f"{len(reasons)}, after: {'; '.join(reasons)}"))
     if record.result.stop_reason in _STOP_REASONS:
         rows.append(("stopped", _STOP_REASONS[record.result.stop_reason]))
-    if not len(counted):
+    if not len(measured):
         return [*rows, ("epoch time", "not measured: no epoch after the warm-up")]
     timing = record.timing
-    spread = f"median of {len(counted)}, min {counted.min():.3f} s, max {counted.max():.3f} s"
+    spread = f"median of {len(measured)}, min {measured.min():.3f} s, max {measured.max():.3f} s"
     return [
         *rows,
         ("epoch time", f"{timing.epoch_time_s:.3f} s  ({spread})"),
@@ -170,13 +171,13 @@ def _synchronization(record: RunRecord) -> Rows:
     comm, contention = record.communication, record.contention
     rows = []
     if comm.step_s is not None and comm.cost_s is not None and comm.exposed_s is not None:
-        num = comm.num_all_reduces_per_step or 0
+        num = round(comm.num_all_reduces_per_step or 0)
         cost = f"costs {1e3 * comm.cost_s:.2f} ms of a step of {1e3 * comm.step_s:.2f} ms"
         if comm.cost_s <= 0:
             cost = "costs less than the steps vary on this machine now"
         spread = f"{comm.share_min:.0%} to {comm.share_max:.0%} over the rounds"
         waiting = f"waiting for gradients {1e3 * comm.exposed_s:.2f} ms, {comm.share:.0%} of the step ({spread})"
-        sent = f"{(comm.bytes_per_step or 0) / 1e6:.2f} MB in {num} all-reduce{'s' if num > 1 else ''} per step"
+        sent = f"{byte_size(comm.bytes_per_step or 0, 'MB', 2)} in {counted(num, 'all-reduce')} per step"
         rows = [
             ("synchronisation", f"{cost}; {waiting}"),
             ("communication", f"{sent}; with nothing around {1e3 * (comm.bare_all_reduce_s or 0.0):.2f} ms"),

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from laptime.sweeps.estimate import Estimate
+from laptime.text import byte_size, counted, duration
 
 
 @dataclass(frozen=True)
@@ -39,33 +40,17 @@ def show(planned: Sequence[Planned], console: Console) -> None:
         if each.is_done:
             time, disk, basis = "", "", ""
         elif each.estimate is not None:
-            time, disk, basis = duration(each.estimate.seconds), size(each.estimate.num_bytes), each.estimate.basis
+            time, disk, basis = duration(each.estimate.seconds), byte_size(each.estimate.num_bytes), each.estimate.basis
         table.add_row(*map(Text, (str(each.number), each.swept, each.decision, time, disk, basis)))
     console.print(table)
     todo = [each for each in planned if not each.is_done]
     guesses = [each.estimate for each in todo if each.estimate is not None]
-    words = f"{len(todo)} run{'s' if len(todo) != 1 else ''} to do of {len(planned)}"
+    words = f"{counted(len(todo), 'run')} to do of {len(planned)}"
     if guesses:
         seconds, num_bytes = sum(one.seconds for one in guesses), sum(one.num_bytes for one in guesses)
-        words += f", about {duration(seconds)} and {size(num_bytes)}"
+        words += f", about {duration(seconds)} and {byte_size(num_bytes)}"
         if len(guesses) < len(todo):
             words += f" for the {len(guesses)} that records tell of"
     elif todo:
         words += "; no record at hand tells how long: run one of them"
     console.print(Text(words))
-
-
-def duration(seconds: float) -> str:
-    """For people: 8 s, 12 min, 3.4 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def size(num_bytes: float) -> str:
-    """For people, in powers of ten: 12 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit in ("B", "kB", "MB") else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} TB"

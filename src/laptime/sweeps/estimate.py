@@ -10,6 +10,7 @@ from typing import Any
 from laptime.record.files import parse_timestamp, read_epochs
 from laptime.record.latest import newest_runs
 from laptime.record.run_record import RunRecord
+from laptime.text import counted
 
 # Of the newest records so many are read.
 _MOST_RECORDS = 500
@@ -97,6 +98,6 @@ def estimate(hashed: Mapping[str, Any], known: Sequence[Known]) -> Estimate | No
             epoch_s, rest_s, num_bytes = (
                 statistics.median(getattr(one, name) for one in found) for name in ("epoch_s", "rest_s", "num_bytes")
             )
-            basis = f"{len(found)} run{'s' if len(found) > 1 else ''} of {words}"
+            basis = f"{counted(len(found), 'run')} of {words}"
             return Estimate(rest_s + hashed["training.epochs"] * epoch_s, round(num_bytes), basis)
     return None

@@ -15,8 +15,8 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from laptime.config.compose import quoted
-from laptime.errors import in_words
 from laptime.record.files import SWEEP_FILE, write_atomically
+from laptime.text import os_error
 
 
 def run_once(hydra: Hydra, composed: DictConfig, run_dir: Path, task: TaskFunction) -> Any:
@@ -79,7 +79,7 @@ def run_sweep(hydra: Hydra, cfg: DictConfig, task: TaskFunction) -> None:
         sweep_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(sweep_dir / SWEEP_FILE, OmegaConf.to_yaml(cfg).encode())
     except OSError as error:
-        print(f"error: {in_words(error)}", file=sys.stderr)
+        print(f"error: {os_error(error)}", file=sys.stderr)
         sys.exit(1)
 
     def sweep() -> None:

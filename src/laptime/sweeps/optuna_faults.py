@@ -32,8 +32,13 @@ def forgiven() -> Iterator[None]:
     after_trial, sweep = GridSampler.after_trial, OptunaSweeper.sweep
 
     def count_no_trials(*args: Any) -> None:
-        """The sweeper counts them itself. The sampler would call Study.stop(), which Optuna refuses to a sweeper."""
+        """The sweeper counts them itself. The sampler would call Study.stop(), which Optuna refuses to a sweeper.
 
+        Seen with Optuna 2.10: https://github.com/optuna/optuna/issues/5141
+        """
+
+    # hydra-optuna-sweeper 1.3 asks for the best trial where none is completed, and Hydra 1.3 prints a launcher's error
+    # with its traceback. Not reported upstream.
     def sweep_without_best(self: Any, arguments: list[str]) -> None:
         launcher = type(self.sweeper.launcher)  # the class's, for launchers send themselves to other processes
         launch = launcher.launch
@@ -51,11 +56,14 @@ def forgiven() -> Iterator[None]:
         finally:
             launcher.launch = launch
 
+    sweeper_log = logging.getLogger("hydra_plugins.hydra_optuna_sweeper")
+    verbosity, level = optuna_logging.get_verbosity(), sweeper_log.level
     optuna_logging.set_verbosity(optuna_logging.WARNING)
-    # Which trials failed, and why, is said by the sweep.
-    logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.CRITICAL)
+    sweeper_log.setLevel(logging.CRITICAL)  # which trials failed, and why, is said by the sweep
     GridSampler.after_trial, OptunaSweeper.sweep = count_no_trials, sweep_without_best  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
         GridSampler.after_trial, OptunaSweeper.sweep = after_trial, sweep  # type: ignore[method-assign]
+        optuna_logging.set_verbosity(verbosity)
+        sweeper_log.setLevel(level)

@@ -21,7 +21,7 @@ from msgspec import structs
 from laptime.config.compose import experiment_of
 from laptime.config.composition import key_of
 from laptime.config.security import OF_NOW
-from laptime.errors import Interrupted, LauncherFailed, RunFailed, UserError, in_words
+from laptime.errors import Interrupted, LauncherFailed, RunFailed, UserError
 from laptime.ranks.stopping import handling_signals
 from laptime.record.directory import RunDir, hostname_hash, numbered_runs
 from laptime.record.files import (
@@ -38,6 +38,7 @@ from laptime.sweeps.core_shares import CoreShares
 from laptime.sweeps.hydra_jobs import run_sweep
 from laptime.sweeps.notify import notify
 from laptime.terminal import relative, unread
+from laptime.text import os_error, short_name
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -218,7 +219,7 @@ class Sweep:
         if isinstance(error, UserError):
             print(f"error: {mask_text(str(error), secrets)}", file=sys.stderr)
         elif isinstance(error, OSError):
-            print(f"error: {in_words(error)}", file=sys.stderr)
+            print(f"error: {os_error(error)}", file=sys.stderr)
         elif not isinstance(error, RunFailed):
             traceback.print_exception(error)
         message = mask_text(str(error), secrets)
@@ -405,8 +406,7 @@ def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
         jobs: overrides of every job of the sweep.
     """
     parts = [part.lstrip("+").partition("=") for part in swept(overrides, jobs)]
-    short = {"strategy.world_size": "ws"}
-    label = " ".join(f"{short.get(key, key.rpartition('.')[2])}={value}" for key, _, value in parts)
+    label = " ".join(f"{short_name(key)}={value}" for key, _, value in parts)
     return folder_name(label)
 
 

@@ -19,6 +19,7 @@ from laptime.machine.device import resolve as resolve_device
 from laptime.machine.hardware import require_free_memory
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
+from laptime.text import byte_size
 from laptime.training import open_groups, step_hooks
 from laptime.training.classifier import Classifier
 from laptime.training.weight_average import WeightAverage
@@ -38,6 +39,7 @@ def prepare_device(config: Config, index: int = 0) -> Device:
     """
     settings = config.training
     device = resolve_device(config.device.name, config.device.fallback, index)
+    device.select()
     check_precision(settings.precision, device)
     torch.set_float32_matmul_precision(settings.matmul_precision)
     torch.backends.cudnn.benchmark = settings.cudnn_benchmark
@@ -103,7 +105,7 @@ def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1
         UserError: it can't be built with these arguments, or is too large.
         TrainingFailed: there was too little memory after all.
     """
-    given = {"input_shape": source.image_shape, "num_classes": source.class_count}
+    given = {"input_shape": source.image_shape, "num_classes": source.num_classes}
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             weights = list(open_groups.build_node("model", node, **given).parameters())
@@ -119,7 +121,7 @@ def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1
         if not is_for_want_of_memory(error):
             raise
         raise TrainingFailed(
-            f"out of memory while the model is built, which has {num_bytes / 1e9:.2f} GB of weights ({key}). "
+            f"out of memory while the model is built, which has {byte_size(num_bytes, 'GB', 2)} of weights ({key}). "
             "Use a smaller model, or fewer ranks."
         ) from error
     return network
@@ -139,7 +141,8 @@ def show_each_step(callbacks: list[Callback], data: DataModule, rank: Rank) -> N
 
 
 def keep_patience(callback: EarlyStopping) -> None:
-    """Let a callback wait as long as it is told now: Lightning takes the patience of the run that left a checkpoint."""
+    """Let a callback wait as long as it is told now: Lightning 2.6 takes the patience of the run that left a checkpoint
+    (not reported upstream)."""
     load_state_dict = callback.load_state_dict
 
     def load(state_dict: dict[str, Any]) -> None:

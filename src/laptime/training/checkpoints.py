@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from laptime.config.identity import OFF
-from laptime.errors import UserError, few, first_line
+from laptime.errors import UserError, first_line
 from laptime.ranks.rank import Rank
 from laptime.record.directory import expanded
 from laptime.record.files import (
@@ -22,6 +22,7 @@ from laptime.record.files import (
 from laptime.record.latest import newest_runs
 from laptime.record.masking import mask
 from laptime.record.renamed import by_new_names
+from laptime.text import first_three
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ def load(path: Path, expected: Mapping[str, Any], epochs: int) -> int:
     differences = differences_between(checkpoint[IDENTITY], expected)
     if differences:
         raise UserError(
-            f"{key}: is of another experiment: {few(differences)}.\n"
+            f"{key}: is of another experiment: {first_three(differences)}.\n"
             "Give the run the checkpoint's values, or start without it."
         )
     done = epochs_trained(checkpoint)

@@ -11,8 +11,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from laptime.config import targets
 from laptime.config.schema import Config
-from laptime.errors import MORE_FILES, TrainingFailed, first_line, in_words, is_for_want_of_memory
+from laptime.errors import TrainingFailed, first_line, is_for_want_of_memory
 from laptime.machine.hardware import text_of
+from laptime.text import MORE_FILES, byte_size, os_error
 from laptime.training import open_groups
 
 _WANTED = re.compile(r"tried to allocate (\d[\d.]*) ?(bytes|KiB|MiB|GiB)", re.I)
@@ -50,7 +51,7 @@ def explained(error: Exception, config: Config) -> Exception:
     """
     text = str(error)
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return TrainingFailed(in_words(error))
+        return TrainingFailed(os_error(error))
     if isinstance(error, RuntimeError) and "Too many open files" in text:
         return TrainingFailed(f"Too many open files. {MORE_FILES}")
     if (
@@ -107,7 +108,9 @@ def _data_worker_died(how: str, config: Config) -> TrainingFailed:
 def _too_little_memory(text: str, config: Config) -> str:
     training = config.training
     wanted = _WANTED.search(text)
-    amount = f" ({float(wanted[1]) * _BYTES[wanted[2].lower()] / 1e9:.2f} GB more were asked for)" if wanted else ""
+    amount = ""
+    if wanted:
+        amount = f" ({byte_size(float(wanted[1]) * _BYTES[wanted[2].lower()], 'GB', 2)} more were asked for)"
     batch_size, parts = training.batch_size, training.num_microbatches
     message = f"out of memory with training.batch_size={batch_size}{amount}."
     images = " or model.image_size" if config.model.get("image_size") else ""

@@ -34,7 +34,8 @@ def _build_profiler(config: Config, rank: Rank) -> Profiler | None:
     node = dict(config.profiler)
     if node.get("_target_") is None:
         return None
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler would write of its own state to stderr
+    # torch 2.14's profiler would write of its own state to stderr: https://github.com/pytorch/pytorch/issues/83383
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     if rank.world_size > 1 and node.get("filename"):  # Lightning knows of one rank only
         node["filename"] += f"-rank{rank.rank}"
     profiler: Profiler = open_groups.build_node("profiler", node)
@@ -56,6 +57,7 @@ def build_trainer(
         "gradient_as_bucket_view": strategy.gradient_as_bucket_view or shards,  # nobody needs them outside the buckets
         "static_graph": strategy.static_graph,
     }
+    # Lightning 2.6 has the application say which rank logs: https://github.com/Lightning-AI/utilities/issues/37
     rank_zero_only.rank = rank.rank  # type: ignore[attr-defined]
     try:
         return pl.Trainer(
@@ -88,7 +90,8 @@ def build_trainer(
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's remarks on hardware, and its advice on settings that are here what they should be."""
+    """Silence Lightning's remarks on hardware, and its advice on settings that are here what they should be: those of
+    Lightning 2.6 and torch 2.14, said by design where no issue is named."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -102,9 +105,10 @@ def quiet_lightning() -> Iterator[None]:
                 "You requested to overfit",
                 "Checkpoint directory .* exists",
                 ".*You defined a `validation_step` but have no `val_dataloader`",
-                ".*isinstance\\(treespec, LeafSpec\\)",
+                ".*isinstance\\(treespec, LeafSpec\\)",  # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
                 ".*on CPU but no GPU",
                 # The gradients of the CNN come as channels_last; the weights don't, and no layout of both was faster.
+                # https://github.com/pytorch/pytorch/issues/47163
                 "Grad strides do not match bucket view strides",
                 "GPU available but not used",
                 ".*Profiler clears events at the end of each cycle",

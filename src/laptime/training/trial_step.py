@@ -28,7 +28,7 @@ def try_network(network: nn.Module, source: ImageData) -> None:
     Raises:
         UserError: it fails, does not give one logit per class and image, or has nothing to train.
     """
-    expected, images = (2, source.class_count), torch.zeros(2, *source.image_shape)
+    expected, images = (2, source.num_classes), torch.zeros(2, *source.image_shape)
     name = f"model={type(network).__name__}"
     if any(isinstance(weight, UninitializedParameter) for weight in network.parameters()):
         raise UserError(
@@ -52,7 +52,7 @@ def try_network(network: nn.Module, source: ImageData) -> None:
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if shape != expected or not logits.is_floating_point():
         raise UserError(
-            f"{name}: gives {shape} for two images; with {source.class_count} classes it must give logits of shape "
+            f"{name}: gives {shape} for two images; with {source.num_classes} classes it must give logits of shape "
             f"{expected}."
         )
     if not any(weight.requires_grad for weight in network.parameters()):

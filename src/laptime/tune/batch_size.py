@@ -21,6 +21,7 @@ from laptime.measure.latency import Disturbances
 from laptime.measure.quality import Quality
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
+from laptime.text import byte_size
 from laptime.training.build import build_data, build_module, build_network, name_of
 from laptime.training.classifier import Classifier
 
@@ -177,7 +178,7 @@ class _Search:
     def attempt(self, batch_size: int, before: list[Trial]) -> Trial:
         wanted = foretold_bytes([trial for trial in before if trial.fits], batch_size)
         if wanted is not None and self.budget_bytes is not None and wanted > self.budget_bytes:
-            refused = f"would take {wanted / 1e9:.1f} GB, as the others foretell"
+            refused = f"would take {byte_size(wanted, 'GB')}, as the others foretell"
             return Trial(batch_size, None, None, wanted, refused)
         start = time.monotonic()
         try:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from laptime.terminal import relative, wide_console
+from laptime.text import byte_size
 from laptime.tune.batch_size import Found, Trial
 from laptime.tune.lr import SKIPPED_STEPS, RangeTest
 
@@ -40,10 +41,10 @@ def batch_sizes(found: Found, typed: Sequence[str]) -> None:
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for each in sorted(found.trials, key=lambda each: each.batch_size):
         remarks = [each.refused] if each.refused else []
-        remarks += ["largest that fits" if found.ended_by == "memory" else "largest tried"] * (
-            each.batch_size == found.largest
-        )
-        remarks += ["about as fast as the fastest"] * (each.batch_size == found.fast)
+        if each.batch_size == found.largest:
+            remarks.append("largest that fits" if found.ended_by == "memory" else "largest tried")
+        if each.batch_size == found.fast:
+            remarks.append("about as fast as the fastest")
         table.add_row(
             f"{each.batch_size:,}",
             "" if each.step_s is None else f"{1e3 * each.step_s:,.2f}",
@@ -105,4 +106,4 @@ def _line(console: Console, name: str, text: str) -> None:
 
 
 def _gigabytes(num_bytes: int | None) -> str:
-    return "" if num_bytes is None else f"{num_bytes / 1e9:.2f} GB"
+    return "" if num_bytes is None else byte_size(num_bytes, "GB", 2)

@@ -17,8 +17,8 @@ from laptime.errors import UserError, exit_code_of
 from laptime.record.directory import expanded
 from laptime.record.files import RUN_FILE, SWEEP_FILE
 from laptime.record.latest import newest
-from laptime.sweeps.dry_run import duration
 from laptime.sweeps.notify import notify
+from laptime.text import duration
 from laptime.watch.look import RunSeen, SweepSeen, Watcher
 
 _STYLES = {"completed": "green", "running": "cyan", "failed": "red", "dead": "red", "interrupted": "yellow"}

@@ -1,0 +1,43 @@
+"""What a data set of one's own has to define."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from laptime.data.image_data import ImageData, Images
+
+pytestmark = pytest.mark.unit
+
+
+class Unfinished(ImageData):
+    name = "unfinished"
+    mean = (0.5,)
+    std = (0.25,)
+    image_shape = (1, 2, 2)
+
+    def load(self) -> tuple[Images, Images, str]:
+        raise NotImplementedError
+
+
+def test_the_number_of_classes_must_be_defined(make):
+    with pytest.raises(TypeError, match=r"^Unfinished\.num_classes: is not defined\. "):
+        make(Unfinished)
+
+
+def test_the_former_name_of_the_number_of_classes_is_refused(make):
+    class Old(Unfinished):
+        class_count = 3
+
+    with pytest.raises(TypeError, match=r"^Old\.num_classes: is not defined \(class_count is its former name\)\. "):
+        make(Old)
+
+
+def test_the_number_of_classes_is_of_the_class_or_of_the_object(make):
+    class OfTheClass(Unfinished):
+        num_classes = 3
+
+    @dataclass(kw_only=True)
+    class OfTheObject(Unfinished):
+        num_classes: int
+
+    assert (make(OfTheClass).num_classes, make(OfTheObject, num_classes=5).num_classes) == (3, 5)

@@ -1,0 +1,26 @@
+"""What is changed of Optuna and its sweeper lasts as long as a search."""
+
+import logging
+
+import pytest
+
+from laptime.sweeps.optuna_faults import forgiven
+
+sweepers = pytest.importorskip("hydra_plugins.hydra_optuna_sweeper.optuna_sweeper")
+optuna = pytest.importorskip("optuna")
+
+SWEEPER_LOG = "hydra_plugins.hydra_optuna_sweeper"
+
+
+@pytest.mark.unit
+def test_optuna_is_as_it_was_after_a_search():
+    sampler, sweeper, log = optuna.samplers.GridSampler, sweepers.OptunaSweeper, logging.getLogger(SWEEPER_LOG)
+
+    def state() -> list[object]:
+        return [sampler.after_trial, sweeper.sweep, optuna.logging.get_verbosity(), log.level]
+
+    before = state()
+    with forgiven():
+        within = state()
+    assert state() == before
+    assert all(one != other for one, other in zip(before, within, strict=True))
