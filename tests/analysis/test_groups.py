@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from laptime.analysis.groups import axes, group_runs, groups_table, time_to_accuracy
+from laptime.analysis.groups import Reached, axes, group_runs, groups_table, reached
 from laptime.analysis.load import load_runs
 
 pytestmark = pytest.mark.unit
@@ -97,10 +97,10 @@ def test_time_to_an_accuracy_counts_the_repeats_that_reached_it(write, work_fold
     write(Path("a"), [9.0, 1.0, 2.0])  # validation accuracies 0.90, 0.92, 0.94
     write(Path("b"), [9.0, 3.0], seed=2)
     (group,) = groups_of(".")
-    assert time_to_accuracy(group, 0.94) == {"target_accuracy": 0.94, "num_reached": 1, "time_to_accuracy_s": 12.0}
-    assert time_to_accuracy(group, 0.92)["time_to_accuracy_s"] == (10.0 + 12.0) / 2
-    assert time_to_accuracy(group, 0.99)["time_to_accuracy_s"] is None
-    assert time_to_accuracy(group, None)["target_accuracy"] is None
+    assert reached(group, 0.94) == Reached(0.94, 1, 12.0)
+    assert reached(group, 0.92) == Reached(0.92, 2, (10.0 + 12.0) / 2)
+    assert reached(group, 0.99) == Reached(0.99, 0, None)
+    assert reached(group, None) is None
 
 
 def test_a_warm_up_that_was_too_short_is_said(write, work_folder):

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from laptime.analysis.statistics import (
     trend,
 )
 from laptime.errors import printable
+from laptime.record.epochs import time_to_accuracy
 from laptime.record.files import PARTS
 
 # Config groups of which one part may name all of it: `model=cnn` instead of every key in which the CNN differs.
@@ -154,10 +155,15 @@ class Group:
         return float(np.median(values)) if values else None
 
     def times_to(self, accuracy: float) -> list[float | None]:
-        """Seconds of training until each repeat first reached a validation accuracy; None: never."""
-        reached = [run.epochs[run.epochs["val_accuracy"] >= accuracy]["elapsed_s"] for run in self.runs]
-        started = [not run.is_resumed for run in self.runs]  # what came before a checkpoint is not known
-        return [float(times.iloc[0]) if len(times) and ok else None for times, ok in zip(reached, started, strict=True)]
+        """Seconds of training until each repeat first reached a validation accuracy; None: never, or not known."""
+        return [
+            time_to_accuracy(
+                zip(run.epochs["elapsed_s"].tolist(), run.epochs["val_accuracy"].tolist(), strict=True),
+                accuracy,
+                int(run.epochs["epoch"].iloc[0]),
+            )
+            for run in self.runs
+        ]
 
     @property
     def absent_devices(self) -> list[str]:
@@ -360,7 +366,9 @@ def groups_table(groups: Sequence[Group], target_accuracy: float | None = None) 
         for key in ("test_accuracy", "val_accuracy", "train_accuracy", "test_loss", "val_loss", "train_loss"):
             values = group.values("result", key)
             row[key], row[f"{key}_between"] = median_and_deviation(values) if values else (None, None)
-        row |= time_to_accuracy(group, target_accuracy)
+        row |= dict.fromkeys(("target_accuracy", "num_reached", "time_to_accuracy_s"))
+        if (time := reached(group, target_accuracy)) is not None:
+            row |= asdict(time)
         for section, key in _MEDIANS:
             row[f"bare_loop_{key}" if section == "bare_loop" else key] = group.median(section, key)
         row["quality"] = group.quality
@@ -379,14 +387,28 @@ _MEDIANS = (
 )  # fmt: skip
 
 
-def time_to_accuracy(group: Group, target: float | None) -> dict[str, Any]:
-    """The target (given, or the runs' own), how many repeats reached it, and the median time of those that did."""
+@dataclass(frozen=True)
+class Reached:
+    """How long a group took to a validation accuracy.
+
+    Attributes:
+        target_accuracy: a share of 1.
+        num_reached: repeats that reached it.
+        time_to_accuracy_s: the median of those that did; None: none did.
+    """
+
+    target_accuracy: float
+    num_reached: int
+    time_to_accuracy_s: float | None
+
+
+def reached(group: Group, target: float | None) -> Reached | None:
+    """The time to a target accuracy (given, or the runs' own); None: there is no target."""
     target = target if target is not None else group.first["config"]["measure"].get("target_accuracy")
     if target is None:
-        return {"target_accuracy": None, "num_reached": None, "time_to_accuracy_s": None}
+        return None
     times = [time for time in group.times_to(target) if time is not None]
-    median = float(np.median(times)) if times else None
-    return {"target_accuracy": target, "num_reached": len(times), "time_to_accuracy_s": median}
+    return Reached(target, len(times), float(np.median(times)) if times else None)
 
 
 def _has(group: Group, key: str) -> bool:

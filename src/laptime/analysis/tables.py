@@ -3,11 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from laptime.analysis.analyse import Analysis
 from laptime.analysis.compare import Comparison
-from laptime.analysis.groups import Group, time_to_accuracy
+from laptime.analysis.groups import Group, Reached, reached
 from laptime.analysis.laws import TITLES, Fit, efficiency, karp_flatt
 from laptime.analysis.scaling import Family, projections
 from laptime.analysis.search import Search
@@ -83,10 +82,10 @@ def _trials(search: Search) -> Table:
 
 
 def _groups(groups: Sequence[Group], target: float | None) -> Table:
-    targets = [time_to_accuracy(group, target) for group in groups]
-    with_target = any(each["target_accuracy"] is not None for each in targets)
+    times = [reached(group, target) for group in groups]
+    with_target = any(time is not None for time in times)
     rows = []
-    for group, reached in zip(groups, targets, strict=True):
+    for group, time in zip(groups, times, strict=True):
         epoch, speed = group.epoch_time_s, group.samples_per_s
         row = [
             group.label,
@@ -101,7 +100,7 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
             _with_spread(group.values("result", "train_loss"), 1, "{:.4f}"),
         ]
         if with_target:
-            row.append(_time_to_accuracy(reached, len(group.runs)))
+            row.append("" if time is None else _time_to_accuracy(time, len(group.runs)))
         rows.append((*row, "; ".join(group.remarks)))
     columns = ["group", "repeats", "quality", "epoch time", "min to max", "samples/s", "between", "within"]
     columns += ["test accuracy", "training loss", *(["time to accuracy"] if with_target else []), "remarks"]
@@ -118,11 +117,11 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
     return Table("Groups", tuple(columns), tuple(rows), (note,), ("min to max", "within", "training loss"))
 
 
-def _time_to_accuracy(reached: dict[str, Any], num_repeats: int) -> str:
-    if reached["target_accuracy"] is None:
-        return ""
-    which, time = f"to {reached['target_accuracy']:.1%}:", reached["time_to_accuracy_s"]
-    return f"{which} never" if time is None else f"{which} {_seconds(time)} ({reached['num_reached']} of {num_repeats})"
+def _time_to_accuracy(time: Reached, num_repeats: int) -> str:
+    which = f"to {time.target_accuracy:.1%}:"
+    if time.time_to_accuracy_s is None:
+        return f"{which} never"
+    return f"{which} {_seconds(time.time_to_accuracy_s)} ({time.num_reached} of {num_repeats})"
 
 
 def _scaling(family: Family, project: Sequence[int]) -> Table:

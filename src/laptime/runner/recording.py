@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from laptime.measure.sampler import Sampler
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.record import files as records
+from laptime.record.epochs import time_to_accuracy
 from laptime.training.build import name_of
 from laptime.training.classifier import Classifier
 from laptime.training.compile_ahead import CompileAhead
@@ -288,7 +290,11 @@ def note_result(record: dict[str, Any], recorder: EpochRecorder, target_accuracy
     columns = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     records.update(record, "result", **{column: last[column] for column in columns})
     if target_accuracy is not None:
-        records.update(record, "result", time_to_accuracy=time_to_accuracy(epochs_of(recorder.rows), target_accuracy))
+        rows = epochs_of(recorder.rows)
+        elapsed_s = accumulate(row["epoch_time_s"] for row in rows)
+        epochs = zip(elapsed_s, (row["val_accuracy"] for row in rows), strict=True)
+        reached_s = time_to_accuracy(epochs, target_accuracy, rows[0]["epoch"])
+        records.update(record, "result", time_to_accuracy=reached_s)
 
 
 def _with_instrument_cost(breakdown: dict[str, Any], timing: Mapping[str, Any]) -> dict[str, Any]:
@@ -334,22 +340,3 @@ def bytes_moved(optimizer: torch.optim.Optimizer) -> int:
                 state_bytes = sum(each.numel() * each.element_size() for each in state)
                 moved += 3 * weight.numel() * weight.element_size() + 2 * state_bytes
     return moved
-
-
-def time_to_accuracy(rows: list[dict[str, Any]], target: float) -> float | None:
-    """Seconds of training, warm-up included, until the validation accuracy first reached the target.
-
-    None: never, or it is not known what was trained before a checkpoint.
-
-    Args:
-        rows: of one rank, in order, with epoch_time_s and val_accuracy.
-        target: a share of 1.
-    """
-    elapsed: float = 0.0
-    if rows and rows[0]["epoch"] > 0:
-        return None
-    for row in rows:
-        elapsed += row["epoch_time_s"]
-        if row["val_accuracy"] is not None and row["val_accuracy"] >= target:
-            return elapsed
-    return None
