@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from laptime.errors import UserError, printable
 from laptime.record import files as records
@@ -68,8 +68,7 @@ def load(*folders: str | Path) -> Results:
     import pandas as pd
 
     from laptime.analysis.analyse import analyse
-    from laptime.analysis.groups import groups_table
-    from laptime.analysis.scaling import scaling_table
+    from laptime.analysis.summary_tables import groups_table, scaling_table
 
     if not folders:
         raise UserError("laptime.load(): name run or sweep directories, or latest.")
@@ -99,7 +98,7 @@ _SECTIONS = (
 )  # fmt: skip
 
 
-def run_row(run: "Run", label: str) -> dict[str, Any]:
+def run_row(run: "Run", label: str) -> dict[str, object]:
     """A run's figures in one row.
 
     Args:
@@ -114,11 +113,11 @@ def run_row(run: "Run", label: str) -> dict[str, Any]:
     return row | {"commit": record["git"].get("commit"), "hostname_hash": record["environment"]["hostname_hash"]}
 
 
-def _settings(run: "Run") -> dict[str, Any]:
+def _settings(run: "Run") -> dict[str, object]:
     return {key: _cell(value) for key, value in run.config.items() if key != "seed"}
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 

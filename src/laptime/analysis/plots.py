@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from laptime.analysis.analyse import Analysis
-from laptime.analysis.groups import Group
+from laptime.analysis.group import Group
 from laptime.analysis.laws import TITLES
 from laptime.analysis.scaling import Family
 from laptime.analysis.search import Search

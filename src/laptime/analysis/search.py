@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from laptime.analysis.groups import Group
+from laptime.analysis.group import Group
 from laptime.record.files import SWEEP_FILE, is_maximised
 
 

@@ -174,14 +174,9 @@ class Difference:
     level: float
 
     @property
-    def verdict(self) -> str:
-        """In words."""
-        if not self.decidable:
-            have = f"{self.num_repeats} repeat{'s' if self.num_repeats > 1 else ''}"
-            return f"cannot be decided with {have}; {self.repeats_needed} would do"
-        if self.p_value <= self.level:
-            return f"real (p = {self.p_value:.2g})"
-        return f"not shown (p = {self.p_value:.2g})"
+    def is_shown(self) -> bool:
+        """Whether the test shows a difference."""
+        return self.decidable and self.p_value <= self.level
 
 
 def difference(a: Sequence[float], b: Sequence[float], level: float = 0.05) -> Difference:
