@@ -58,15 +58,21 @@ def _main_figure(analysis: Analysis) -> str:
 
 def _search_words(search: Search) -> str:
     first, last, num = search.front[0], search.front[-1], len(search.groups)
-    best = f"{search.words(first)} with {search.groups[first].label}"
+    best = f"{_values_words(search, first)} with {search.groups[first].label}"
     if len(search.metrics) == 1:
         return f"{best}: the best of {num} groups."
     if len(search.front) == 1:
         return f"{best}: of {num} groups the best in all of these."
     return (
         f"{len(search.front)} of {num} groups are beaten by no other in all of these: from {best} to "
-        f"{search.words(last)} with {search.groups[last].label}."
+        f"{_values_words(search, last)} with {search.groups[last].label}."
     )
+
+
+def _values_words(search: Search, place: int) -> str:
+    """A group's values: `val_accuracy 0.9812, epoch_time_s 1.303`."""
+    each = zip(search.metrics, search.values[place], strict=True)
+    return ", ".join(f"{metric} {value:.4g}" for metric, value in each)
 
 
 def _scaling_words(family: Family, named: bool) -> str:

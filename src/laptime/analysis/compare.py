@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from laptime.analysis.group import Group
-from laptime.analysis.labels import CONFIG_GROUPS, EXPERIMENT, axes, set_by_experiment, value_of
+from laptime.analysis.labels import CONFIG_GROUPS, EXPERIMENT, axes, common_label, set_by_experiment, value_of
 from laptime.analysis.load import by_number
 from laptime.analysis.mismatch import Mismatch, unlike
 from laptime.analysis.results import Agreement, agreement
@@ -88,7 +88,7 @@ def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> l
         reference = max(candidates, key=lambda group: len(group.runs))
         others = [group for group in members if group is not reference]
         rows = [_row(group, reference, key) for group in (reference, *others)]
-        found.append(Comparison(key, _common(members, key), tuple(rows)))
+        found.append(Comparison(key, common_label([group.label for group in members]), tuple(rows)))
     known = sorted({value_of(group, key) for group in groups})
     if baseline is not None and (without or baseline not in known):
         where = f" for {without[0]}" if without else ""
@@ -157,8 +157,3 @@ def _rest(group: Group, key: str, set_by_key: Collection[str] = ()) -> tuple[obj
     machine, checksum, instructions = group.conditions.work
     of_device = () if key in ("device", EXPERIMENT) else (machine, instructions)
     return config, of_device, "" if key in ("dataset", EXPERIMENT) else checksum
-
-
-def _common(members: Sequence[Group], key: str) -> str:
-    shared = set.intersection(*(set(group.label.split()) for group in members))
-    return " ".join(part for part in members[0].label.split() if part in shared)

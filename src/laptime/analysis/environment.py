@@ -53,7 +53,7 @@ def of_software(record: Mapping[str, Any]) -> Rows:
     ]
 
 
-def _cores(there: Mapping[str, Any]) -> list[str]:
+def _cores(there: Mapping[str, object]) -> list[str]:
     performance, efficiency = there.get("num_performance_cores"), there.get("num_efficiency_cores")
     kinds = f" ({performance} performance, {efficiency} efficiency)" if performance and efficiency else ""
     return [
@@ -64,14 +64,14 @@ def _cores(there: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _cache(cache: Any) -> str:
+def _cache(cache: object) -> str:
     if not isinstance(cache, Mapping):
         return ""
     kind = {"data": "d", "instruction": "i"}.get(str(cache.get("type")), "")
     return f"{cache.get('num')} x L{cache.get('level')}{kind} {_size(cache.get('size_bytes'))}"
 
 
-def _torch(torch: Mapping[str, Any]) -> list[str]:
+def _torch(torch: Mapping[str, object]) -> list[str]:
     words = {
         "version": "", "cpu_capability": "", "blas": "BLAS", "mkl": "MKL", "onednn": "oneDNN", "openmp": "OpenMP",
         "cuda": "CUDA", "hip": "HIP", "xpu": "XPU", "cudnn": "cuDNN",
@@ -82,15 +82,15 @@ def _torch(torch: Mapping[str, Any]) -> list[str]:
     return [*told, threads, interop, "debug build" if torch.get("debug") else ""]
 
 
-def _driver(there: Mapping[str, Any]) -> str:
+def _driver(there: Mapping[str, object]) -> str:
     return f"driver {there['driver']}" if there.get("driver") else ""
 
 
-def _gigahertz(hertz: Any) -> str:
+def _gigahertz(hertz: object) -> str:
     return f"{hertz / 1e9:.2f} GHz" if isinstance(hertz, int | float) else ""
 
 
-def _size(num_bytes: Any) -> str:
+def _size(num_bytes: object) -> str:
     """In binary units, as memory and caches come: 48 KiB."""
     if not isinstance(num_bytes, int | float):
         return ""
@@ -100,23 +100,23 @@ def _size(num_bytes: Any) -> str:
     return f"{num_bytes / 2**10:.3g} KiB"
 
 
-def _counted(number: Any, word: str) -> str:
+def _counted(number: object, word: str) -> str:
     return f"{number:g} {word}{'' if number == 1 else 's'}" if isinstance(number, int | float) else ""
 
 
-def _brackets(text: Any) -> str:
+def _brackets(text: object) -> str:
     return f" ({text})" if text else ""
 
 
-def _joined(parts: Iterable[Any]) -> str:
+def _joined(parts: Iterable[object]) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
-def _section(there: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _section(there: Mapping[str, object], key: str) -> Mapping[str, object]:
     section = there.get(key)
     return section if isinstance(section, Mapping) else {}
 
 
-def _items(there: Mapping[str, Any], key: str) -> list[Any]:
+def _items(there: Mapping[str, object], key: str) -> list[object]:
     items = there.get(key)
     return items if isinstance(items, list) else []

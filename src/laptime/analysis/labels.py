@@ -12,7 +12,8 @@ CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler")
 # Which experiment the runs of a group were composed with, where several are compared.
 EXPERIMENT = "experiment"
 _ABSENT = object()
-_SHORT = {"strategy.world_size": "ws"}
+_RANKS = "strategy.world_size"
+_SHORT = {_RANKS: "ws"}
 _LONGEST_VALUE = 60
 _DIGITS = 4
 
@@ -101,6 +102,28 @@ def _label(group: Group, names: Mapping[str, str], digits: int | None) -> str:
 
 def _has(group: Group, key: str) -> bool:
     return key in group.config or key in CONFIG_GROUPS or key == "device"
+
+
+def common_label(labels: Sequence[str]) -> str:
+    """The parts of the first label that all of them have."""
+    shared = _shared(labels)
+    return " ".join(part for part in labels[0].split() if part in shared)
+
+
+def shorter_labels(labels: Sequence[str]) -> list[str]:
+    """The labels without the parts that all of them have; a single one as it is."""
+    shared = _shared(labels) if len(labels) > 1 else set()
+    return [" ".join(part for part in label.split() if part not in shared) for label in labels]
+
+
+def without_ranks(label: str) -> str:
+    """A label without the number of ranks."""
+    ranks = tuple(f"{name}=" for name in (_RANKS, _SHORT[_RANKS]))
+    return " ".join(part for part in label.split() if not part.startswith(ranks))
+
+
+def _shared(labels: Sequence[str]) -> set[str]:
+    return set.intersection(*(set(label.split()) for label in labels))
 
 
 def by_value(label: str) -> list[tuple[str, float, str]]:

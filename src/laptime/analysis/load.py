@@ -59,9 +59,9 @@ class Run:
         return bool(self.epochs["epoch"].iloc[0] > 0)
 
     @property
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> Mapping[str, object]:
         """What can change its result or its timing, by full key."""
-        config: Mapping[str, Any] = self.record["hashed_config"]
+        config: Mapping[str, object] = self.record["hashed_config"]
         return config
 
 
@@ -148,7 +148,8 @@ def _read_record(path: Path) -> Mapping[str, Any]:
     return record
 
 
-_NEEDED: dict[str, Any] = {
+_Kind = type | tuple[type, ...]
+_NEEDED: dict[str, type | dict[str, _Kind]] = {
     "seed": int,
     "config_hash": str,
     "group_hash": str,
@@ -187,7 +188,7 @@ _LARGEST = 1e300
 def _check_types(record: Mapping[str, Any]) -> None:
     """Raise KeyError or ValueError where a part of a record that the analysis reads is missing or no such thing."""
 
-    def check(value: Any, name: str, kind: type | tuple[type, ...]) -> None:
+    def check(value: object, name: str, kind: _Kind) -> None:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise ValueError(f"damaged: {name} is {str(value)[:40]}")
 

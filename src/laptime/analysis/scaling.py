@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from laptime.analysis.group import Group
+from laptime.analysis.labels import without_ranks
 from laptime.analysis.laws import Fit, fit
 from laptime.analysis.mismatch import SOFT, Mismatch, unlike
 from laptime.analysis.results import Agreement, agreement
@@ -107,8 +108,7 @@ def _family(members: list[Group], baseline: Group | None, wrapped: Group | None)
         speedups = [value / reference for point in points for value in point.group.throughputs]
         error = relative_error(baseline.seconds_per_sample)
         fits = {name: found for name in ("amdahl", "usl") if (found := fit(name, sizes, speedups, error)) is not None}
-    shared = [part for part in members[0].label.split() if not part.startswith(("ws=", "strategy.world_size="))]
-    return Family(" ".join(shared), kind, baseline, wrapped, tuple(points), fits)
+    return Family(without_ranks(members[0].label), kind, baseline, wrapped, tuple(points), fits)
 
 
 def _point(group: Group, baseline: Group | None, wrapped: Group | None, kind: Kind) -> Point:

@@ -34,11 +34,6 @@ class Search:
         costs = _costs(self.values, self.metrics)
         return sorted(range(len(costs)), key=lambda place: costs[place][0])
 
-    def words(self, place: int) -> str:
-        """A group's values: `val_accuracy 0.9812, epoch_time_s 1.303`."""
-        each = zip(self.metrics, self.values[place], strict=True)
-        return ", ".join(f"{metric} {value:.4g}" for metric, value in each)
-
 
 def searches(groups: Sequence[Group]) -> list[Search]:
     """What was searched for: runs of a sweeper that chooses, and whatever has several objectives."""

@@ -6,7 +6,6 @@ The repeat (one process) is the sampling unit, not the epoch: epochs of one proc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -101,7 +100,7 @@ def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> 
     return _bootstrap(statistic, numerator, denominator)
 
 
-def _bootstrap(statistic: Callable[..., Any], *samples: Sequence[float]) -> Interval:
+def _bootstrap(statistic: Callable[..., np.ndarray], *samples: Sequence[float]) -> Interval:
     found = stats.bootstrap(
         tuple(np.sort(values) for values in samples),
         statistic,
