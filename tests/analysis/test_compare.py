@@ -4,13 +4,29 @@ from pathlib import Path
 
 import pytest
 
-from laptime.analysis.analyse import analyse, answer
-from laptime.analysis.compare import compare, comparison_table, resolve_key, swept_keys
+from laptime.analysis.analyse import analyse
+from laptime.analysis.answer import answer
+from laptime.analysis.compare import compare, resolve_key, swept_keys
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
+from laptime.analysis.mismatch import Mismatch
+from laptime.analysis.remarks import remarks_of
+from laptime.analysis.results import Agreement, Lost, Scatter, Shift, Verdict
+from laptime.analysis.summary_tables import comparison_table
 from laptime.errors import UserError
 
 pytestmark = pytest.mark.unit
+
+
+AGREES = Agreement(Verdict.AGREES)
+
+
+def differs(*details: Lost | Scatter | Shift) -> Agreement:
+    return Agreement(Verdict.DIFFERS, details)
+
+
+def shifted(figure: str, by: float) -> Agreement:
+    return differs(Shift(figure, pytest.approx(by)))
 
 
 def groups_of(folder: str | Path = "."):
@@ -36,7 +52,7 @@ def test_devices_are_compared_with_the_cpu(write, work_folder):
     (comparison,) = compare(groups_of(), "device")
     assert [row.value for row in comparison.rows] == ["cpu", "mps"]
     assert [row.speedup for row in comparison.rows] == pytest.approx([1.0, 4.0])
-    assert comparison.rows[0].verdict == "baseline"
+    assert comparison.rows[0].difference is None and comparison.rows[0].agreement is None
 
 
 def test_another_baseline_turns_the_ratio_round(write, work_folder):
@@ -60,17 +76,12 @@ def test_what_was_typed_first_is_the_baseline(write, work_folder):
     assert [row.value for row in comparison.rows] == ["128", "32", "64"]
 
 
-@pytest.mark.parametrize(
-    ("num_repeats", "verdict"),
-    [
-        (1, "cannot be decided with 1 repeat; 4 would do"),
-        (3, "cannot be decided with 3 repeats; 4 would do"),
-        (4, "real (p = 0.029)"),
-    ],
-)
-def test_whether_a_difference_is_real_takes_four_repeats(num_repeats, verdict, write, work_folder):
+@pytest.mark.parametrize(("num_repeats", "decidable"), [(1, False), (3, False), (4, True)])
+def test_whether_a_difference_is_real_takes_four_repeats(num_repeats, decidable, write, work_folder):
     two_devices(write, num_repeats)
-    assert compare(groups_of(), "device")[0].rows[1].verdict == verdict
+    difference = compare(groups_of(), "device")[0].rows[1].difference
+    assert (difference.decidable, difference.is_shown) == (decidable, decidable)
+    assert (difference.num_repeats, difference.repeats_needed) == (num_repeats, 4)
 
 
 def test_no_difference_is_not_shown(write, work_folder):
@@ -78,7 +89,8 @@ def test_no_difference_is_not_shown(write, work_folder):
         write(Path(f"a{seed}"), [9.0, 1.0 + seed / 10], seed=seed)
         write(Path(f"b{seed}"), [9.0, 1.05 + seed / 10], seed=seed, changed={"training.precision": "bf16-mixed"})
     (comparison,) = compare(groups_of(), "training.precision")
-    assert comparison.rows[1].verdict.startswith("not shown")
+    difference = comparison.rows[1].difference
+    assert difference.decidable and not difference.is_shown
 
 
 def test_only_what_differs_in_that_key_alone_is_compared(write, work_folder):
@@ -95,7 +107,7 @@ def test_a_device_that_fell_back_is_what_it_was(write, work_folder):
     write(Path("cpu"), [9.0, 1.0])
     write(Path("mps"), [9.0, 1.0], seed=2, sections={"device": {"requested": "mps"}})
     (group,) = groups_of()
-    assert "mps was asked for and absent: trained on cpu" in group.remarks
+    assert "mps was asked for and absent: trained on cpu" in remarks_of(group)
     assert compare([group], "device") == []
     assert "Absent, so nothing can be said of it: mps." in answer(analyse([Path()]))
 
@@ -103,10 +115,10 @@ def test_a_device_that_fell_back_is_what_it_was(write, work_folder):
 @pytest.mark.parametrize(
     ("accuracies", "expected"),
     [
-        (([0.97], [0.95]), "differs: test accuracy -2.00 points"),
-        (([0.97], [0.969]), "agrees"),  # within what 10,000 test images leave open
-        (([0.97, 0.94], [0.95, 0.95]), "agrees"),  # within the spread of the repeats
-        (([None], [None]), "not known: no accuracy was measured"),
+        (([0.97], [0.95]), shifted("test_accuracy", -0.02)),
+        (([0.97], [0.969]), AGREES),  # within what 10,000 test images leave open
+        (([0.97, 0.94], [0.95, 0.95]), AGREES),  # within the spread of the repeats
+        (([None], [None]), Agreement(Verdict.UNKNOWN)),
     ],
 )
 def test_faster_but_wrong_is_marked(accuracies, expected, write, work_folder):
@@ -114,7 +126,7 @@ def test_faster_but_wrong_is_marked(accuracies, expected, write, work_folder):
         for seed, accuracy in enumerate(values):
             result = {"result": {"test_accuracy": accuracy, "train_loss": None}}
             write(Path(f"{name}{seed}"), [9.0, 1.0], seed=seed, changed=changed, sections=result)
-    assert compare(groups_of(), "training.precision")[0].rows[1].agrees == expected
+    assert compare(groups_of(), "training.precision")[0].rows[1].agreement == expected
 
 
 def test_a_loss_beyond_the_spread_of_the_repeats_is_marked(write, work_folder):
@@ -123,20 +135,18 @@ def test_a_loss_beyond_the_spread_of_the_repeats_is_marked(write, work_folder):
             write(
                 Path(f"{name}{seed}"), [9.0, 1.0], seed=seed, changed=changed, sections={"result": {"train_loss": loss}}
             )
-    assert compare(groups_of(), "training.precision")[0].rows[1].agrees == "differs: training loss +0.1000"
+    assert compare(groups_of(), "training.precision")[0].rows[1].agreement == shifted("train_loss", 0.1)
 
 
 def test_other_code_threads_or_machines_are_named(write, work_folder):
     write(Path("cpu"), [9.0, 1.0])
     write(Path("mps"), [9.0, 0.5], changed={"device": "mps", "strategy.threads_per_rank": 4},
           sections={"environment": {"cpu": "Apple M4", "code_hash": "0ther"}})  # fmt: skip
-    remarks = "; ".join(compare(groups_of(), "device")[0].rows[1].remarks)
-    for words in (
-        "threads_per_rank 4, baseline 1",
-        "machine Apple M4, 8 cores, a CPU, baseline a CPU, 8 cores",
-        "code 0ther, baseline c0de",
-    ):
-        assert words in remarks
+    assert compare(groups_of(), "device")[0].rows[1].mismatches == (
+        Mismatch("threads_per_rank", "4", "1"),
+        Mismatch("machine", "Apple M4, 8 cores, a CPU", "a CPU, 8 cores"),
+        Mismatch("code", "0ther", "c0de"),
+    )
 
 
 def test_keys_are_found_by_their_last_part(write, work_folder):
@@ -161,10 +171,10 @@ def test_table_has_a_row_per_value(write, work_folder):
 @pytest.mark.parametrize(
     ("here", "there", "expected"),
     [
-        ([0.10, 0.10, 0.97], [0.97, 0.97, 0.97], "differs: test accuracy -87.00 points"),
-        ([0.10, 0.97, 0.97], [0.97, 0.97, 0.97], "differs: test accuracy varies by 87.00 points"),
-        ([None, None, 0.97], [0.97, 0.97, 0.97], "differs: 2 of 3 repeats have no test accuracy"),
-        ([0.97, 0.96, 0.95], [0.965, 0.955, 0.95], "agrees"),
+        ([0.10, 0.10, 0.97], [0.97, 0.97, 0.97], shifted("test_accuracy", -0.87)),
+        ([0.10, 0.97, 0.97], [0.97, 0.97, 0.97], differs(Scatter("test_accuracy", pytest.approx(0.87)))),
+        ([None, None, 0.97], [0.97, 0.97, 0.97], differs(Lost(2, 3))),
+        ([0.97, 0.96, 0.95], [0.965, 0.955, 0.95], AGREES),
     ],
 )
 def test_repeats_that_went_wrong_do_not_excuse_themselves(here, there, expected, write, work_folder):
@@ -172,7 +182,7 @@ def test_repeats_that_went_wrong_do_not_excuse_themselves(here, there, expected,
         for seed, accuracy in enumerate(values):
             result = {"result": {"test_accuracy": accuracy, "train_loss": None}}
             write(Path(f"{name}{seed}"), [9.0, 1.0], seed=seed, changed=changed, sections=result)
-    assert compare(groups_of(), "training.precision", "32-true")[0].rows[1].agrees == expected
+    assert compare(groups_of(), "training.precision", "32-true")[0].rows[1].agreement == expected
 
 
 def test_values_that_differ_beyond_what_a_label_shows_stay_apart(write, work_folder):

@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from laptime.analysis.groups import axes, group_runs, groups_table, time_to_accuracy
+from laptime.analysis.group import Reached, reached
+from laptime.analysis.groups import group_runs
+from laptime.analysis.labels import axes
 from laptime.analysis.load import load_runs
+from laptime.analysis.remarks import remarks_of
+from laptime.analysis.summary_tables import groups_table
 
 pytestmark = pytest.mark.unit
 
@@ -85,7 +89,7 @@ def test_remarks_say_what_a_figure_is_worth(write, work_folder):
     write(Path("a"), [9.0, 1.0], sections=sections)
     write(Path("b"), [9.0, 2.0], seed=2, sections={"environment": {"hostname_hash": "another"}, **sections})
     (group,) = groups_of(".")
-    said = "; ".join(group.remarks)
+    said = "; ".join(remarks_of(group))
     for words in (
         "mps was asked for and absent: trained on cpu", "oversubscribed", "on 2 hosts", "repeats differ by 53%",
         "stopped by time_limit",
@@ -97,10 +101,10 @@ def test_time_to_an_accuracy_counts_the_repeats_that_reached_it(write, work_fold
     write(Path("a"), [9.0, 1.0, 2.0])  # validation accuracies 0.90, 0.92, 0.94
     write(Path("b"), [9.0, 3.0], seed=2)
     (group,) = groups_of(".")
-    assert time_to_accuracy(group, 0.94) == {"target_accuracy": 0.94, "num_reached": 1, "time_to_accuracy_s": 12.0}
-    assert time_to_accuracy(group, 0.92)["time_to_accuracy_s"] == (10.0 + 12.0) / 2
-    assert time_to_accuracy(group, 0.99)["time_to_accuracy_s"] is None
-    assert time_to_accuracy(group, None)["target_accuracy"] is None
+    assert reached(group, 0.94) == Reached(0.94, 1, 12.0)
+    assert reached(group, 0.92) == Reached(0.92, 2, (10.0 + 12.0) / 2)
+    assert reached(group, 0.99) == Reached(0.99, 0, None)
+    assert reached(group, None) is None
 
 
 def test_a_warm_up_that_was_too_short_is_said(write, work_folder):
@@ -108,7 +112,7 @@ def test_a_warm_up_that_was_too_short_is_said(write, work_folder):
         write(Path(f"falling/{seed}"), [9.0, 1.3, 1.2, 1.1, 1.0], seed=seed)
         write(Path(f"rising/{seed}"), [9.0, 1.0, 1.1, 1.2, 1.3], seed=seed)
         write(Path(f"even/{seed}"), [9.0, 1.0, 1.001, 1.002, 1.003], seed=seed)
-    said = {folder: "; ".join(groups_of(folder)[0].remarks) for folder in ("falling", "rising", "even")}
+    said = {folder: "; ".join(remarks_of(groups_of(folder)[0])) for folder in ("falling", "rising", "even")}
     assert "epochs still get faster, by 26%: measure.warmup_epochs is too small" in said["falling"]
     assert "epochs get slower, by 26%" in said["rising"]
     assert "epochs" not in said["even"]
@@ -135,7 +139,7 @@ def test_quality_is_the_worst_of_the_repeats_with_its_reasons(write, work_folder
     write(Path("b"), [9.0, 1.0], seed=2, sections={"quality": {"grade": "C", "reasons": ["other processes", "swap"]}})
     (group,) = groups_of(".")
     assert group.quality == "C"
-    assert "quality C of 1 of 2 repeats: other processes; swap" in group.remarks
+    assert "quality C of 1 of 2 repeats: other processes; swap" in remarks_of(group)
     assert groups_table([group])["quality"].to_list() == ["C"]
 
 
@@ -146,7 +150,7 @@ def test_the_spread_between_repeats_is_of_the_rates_that_are_shown(write, work_f
     (group,) = group_runs(load_runs([Path()])[0])
     assert group.throughputs == pytest.approx([200.0, 200.0])
     assert group.samples_per_s.median == pytest.approx(200.0) and group.samples_per_s.between == pytest.approx(0.0)
-    assert not any("repeats differ" in remark for remark in group.remarks)
+    assert not any("repeats differ" in remark for remark in remarks_of(group))
 
 
 def test_numbers_drawn_from_a_range_are_rounded_in_labels_as_far_as_they_stay_apart(write, work_folder):

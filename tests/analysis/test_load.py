@@ -8,6 +8,7 @@ import pytest
 
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import find_runs, load_runs
+from laptime.analysis.remarks import remarks_of
 from laptime.record.files import EPOCHS_FILE, RUN_FILE
 
 pytestmark = pytest.mark.unit
@@ -173,7 +174,7 @@ def test_a_resumed_run_has_no_time_to_an_accuracy(write, work_folder):
     path.write_text("\n".join([header, *(row.replace("0,", "0,1", 1) for row in rows)]) + "\n")  # epochs 10 to 12
     (group,) = group_runs(load_runs([Path()])[0])
     assert group.runs[0].is_resumed and group.times_to(0.9) == [None]
-    assert any("resumed from a checkpoint" in remark for remark in group.remarks)
+    assert any("resumed from a checkpoint" in remark for remark in remarks_of(group))
 
 
 def test_a_copy_of_a_run_counts_once(write, work_folder):

@@ -17,7 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from laptime.analysis.__main__ import main
-from laptime.analysis.analyse import analyse, answer, question
+from laptime.analysis.analyse import analyse
+from laptime.analysis.answer import answer, question
 from laptime.analysis.report import as_html, as_markdown, as_text
 from laptime.analysis.write import write_reports, write_tables
 

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from laptime.analysis import scaling
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
-from laptime.analysis.scaling import families, parse_world_sizes, projections, scaling_table
+from laptime.analysis.mismatch import Mismatch
+from laptime.analysis.remarks import remarks_of
+from laptime.analysis.scaling import families, parse_world_sizes, projections, with_one_rank
+from laptime.analysis.summary_tables import scaling_table
+from laptime.analysis.wording import missing_baseline_words
 from laptime.errors import UserError
 
 pytestmark = pytest.mark.unit
@@ -90,26 +93,25 @@ def test_other_work_machine_or_data_are_no_baseline(other, write, work_folder):
     write(Path("two"), [9.0, 1.0], 2)
     (family,) = families_of()
     assert family.baseline is None and family.points[0].speedup is None
-    assert family.missing is not None
-    assert "Run: python train.py -m strategy.world_size=1" in family.missing
+    assert "Run: python train.py -m strategy.world_size=1" in missing_baseline_words(family)
 
 
 @pytest.mark.parametrize(
-    ("other", "remark"),
+    ("other", "mismatch"),
     [
-        ({"changed": {"strategy.threads_per_rank": 2}}, "threads_per_rank 1, baseline 2"),
-        ({"sections": {"environment": {"code_hash": "0ther"}}}, "code c0de, baseline 0ther"),
-        ({"sections": {"environment": {"packages": {"torch": "2.9"}}}}, "torch 2.14.1, baseline 2.9"),
+        ({"changed": {"strategy.threads_per_rank": 2}}, Mismatch("threads_per_rank", "1", "2")),
+        ({"sections": {"environment": {"code_hash": "0ther"}}}, Mismatch("code", "c0de", "0ther")),
+        ({"sections": {"environment": {"packages": {"torch": "2.9"}}}}, Mismatch("torch", "2.14.1", "2.9")),
     ],
 )
-def test_a_baseline_that_is_not_quite_alike_is_named_in_the_row(other, remark, write, work_folder):
+def test_a_baseline_that_is_not_quite_alike_is_named_in_the_row(other, mismatch, write, work_folder):
     write(Path("one"), [9.0, 1.0], **other)
     write(Path("two"), [9.0, 1.0], 2)
     (family,) = families_of()
-    assert remark in family.points[-1].remarks
+    assert family.points[-1].mismatches == (mismatch,)
     write(Path("better"), [9.0, 1.0], 1)
     (family,) = families_of()
-    assert remark not in family.points[-1].remarks
+    assert family.points[-1].mismatches == ()
 
 
 def test_losses_add_up_to_the_step(write, work_folder):
@@ -175,7 +177,7 @@ def test_one_repeat_has_a_speedup_without_interval(write, work_folder):
     write(Path("two"), [9.0, 1.0], 2)
     point = families_of()[0].points[1]
     assert point.speedup == 2.0 and point.speedup_interval is None
-    assert "one repeat: no interval" in point.remarks
+    assert "one repeat: no interval" in remarks_of(point.group)
 
 
 def test_numbers_of_ranks_are_read_or_refused():
@@ -194,4 +196,4 @@ def test_the_advised_command_writes_elsewhere_than_the_runs_before():
         "strategy.world_size=2",
         "seed=1",
     ]
-    assert scaling._with_one_rank(typed) == "python train.py -m seed=1 strategy.world_size=1"
+    assert with_one_rank(typed) == "python train.py -m seed=1 strategy.world_size=1"

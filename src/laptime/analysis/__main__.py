@@ -24,9 +24,11 @@ def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from laptime.analysis.analyse import analyse
-    from laptime.analysis.gate import check
+    from laptime.analysis.answer import problems
+    from laptime.analysis.gate import Verdict, check
     from laptime.analysis.report import print_analysis
     from laptime.analysis.scaling import parse_world_sizes
+    from laptime.analysis.wording import check_words
     from laptime.analysis.write import write_reports, write_tables
     from laptime.terminal import unread
 
@@ -55,15 +57,13 @@ def _run(args: argparse.Namespace) -> int:
     with unread():
         console.print(f"\nReport       {out / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
         for each in checks:
-            interval = f" ({each.interval.low:.3f} to {each.interval.high:.3f})" if each.interval else ""
-            change = f"{each.change:.3f} x the kept throughput{interval}" if each.change is not None else "not compared"
-            remark = f"; {each.remark}" if each.remark else ""
-            print(f"gate: {each.verdict:7} {each.group}: {change}{remark}")
-    for problem in analysis.problems:
+            print(check_words(each))
+    missing = problems(analysis)
+    for problem in missing:
         print(f"error: {problem}", file=sys.stderr)
-    if any(each.verdict != "ok" for each in checks):
+    if any(each.verdict is not Verdict.OK for each in checks):
         return 1
-    return UserError.exit_code if analysis.problems else 0
+    return UserError.exit_code if missing else 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,14 +2,13 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pandas as pd
-
-from laptime.analysis.groups import CONFIG_GROUPS, EXPERIMENT, Group, axes, set_by_experiment, value_of
+from laptime.analysis.group import Group
+from laptime.analysis.labels import CONFIG_GROUPS, EXPERIMENT, axes, common_label, set_by_experiment, value_of
 from laptime.analysis.load import by_number
-from laptime.analysis.results import agreement
-from laptime.analysis.scaling import OF_DDP, bounds, unlike
+from laptime.analysis.mismatch import Mismatch, unlike
+from laptime.analysis.results import Agreement, agreement
+from laptime.analysis.scaling import OF_DDP
 from laptime.analysis.statistics import Difference, Interval, difference, ratio, ratio_interval
 from laptime.errors import UserError
 
@@ -27,8 +26,8 @@ class Row:
         group: its runs.
         speedup: samples_per_s over the baseline's, with its bootstrap interval; None with one repeat.
         difference: the test whether throughputs differ; None for the baseline itself.
-        agrees: whether it learns the same (results.agreement).
-        remarks: what differs besides or is to be known.
+        agreement: whether it learns the same; None for the baseline itself.
+        mismatches: what differs besides.
     """
 
     value: str
@@ -36,13 +35,8 @@ class Row:
     speedup: float
     interval: Interval | None
     difference: Difference | None
-    agrees: str
-    remarks: tuple[str, ...]
-
-    @property
-    def verdict(self) -> str:
-        """Whether the difference is real, in words."""
-        return "baseline" if self.difference is None else self.difference.verdict
+    agreement: Agreement | None
+    mismatches: tuple[Mismatch, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> l
     Raises:
         UserError: no group has the baseline's value.
     """
-    alike: dict[tuple[Any, ...], list[Group]] = {}
+    alike: dict[tuple[object, ...], list[Group]] = {}
     set_by_key = set_by_experiment(groups) if key == EXPERIMENT else set()
     for group in groups:
         alike.setdefault(_rest(group, key, set_by_key), []).append(group)
@@ -94,7 +88,7 @@ def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> l
         reference = max(candidates, key=lambda group: len(group.runs))
         others = [group for group in members if group is not reference]
         rows = [_row(group, reference, key) for group in (reference, *others)]
-        found.append(Comparison(key, _common(members, key), tuple(rows)))
+        found.append(Comparison(key, common_label([group.label for group in members]), tuple(rows)))
     known = sorted({value_of(group, key) for group in groups})
     if baseline is not None and (without or baseline not in known):
         where = f" for {without[0]}" if without else ""
@@ -129,44 +123,9 @@ def resolve_key(groups: Sequence[Group], name: str) -> str:
     raise UserError(f"--by {name}: no such key in these runs. Keys in which they differ: {differing}.")
 
 
-_COLUMNS = (
-    "key", "common", "value", "device_name", "num_repeats", "epoch_time_s", "samples_per_s", "total_train_s", "speedup",
-    "speedup_low", "speedup_high", "p_value", "verdict", "test_accuracy", "results", "remarks",
-)  # fmt: skip
-
-
-def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """One row per comparison and value."""
-    rows = []
-    for comparison in comparisons:
-        for row in comparison.rows:
-            group = row.group
-            rows.append(
-                {
-                    "key": comparison.key,
-                    "common": comparison.common,
-                    "value": row.value,
-                    "device_name": group.first["device"]["name"],
-                    "num_repeats": len(group.runs),
-                    "epoch_time_s": group.epoch_time_s.median,
-                    "samples_per_s": group.samples_per_s.median,
-                    "total_train_s": group.median("timing", "total_train_s"),
-                    "speedup": row.speedup,
-                    **bounds("speedup", row.interval),
-                    "p_value": row.difference.p_value if row.difference else None,
-                    "verdict": row.verdict,
-                    "test_accuracy": group.median("result", "test_accuracy"),
-                    "results": row.agrees,
-                    "remarks": "; ".join(row.remarks),
-                }
-            )
-    return pd.DataFrame(rows, columns=list(_COLUMNS))
-
-
 def _row(group: Group, reference: Group, key: str) -> Row:
     own, base = group.seconds_per_sample, reference.seconds_per_sample
     is_reference = group is reference
-    beside = [] if is_reference else [each for each in unlike(group, reference) if not each.startswith(f"{key} ")]
     value = value_of(group, key)
     if not is_reference and value == value_of(reference, key):
         value = f"{value}, otherwise"  # as the remarks say
@@ -176,12 +135,12 @@ def _row(group: Group, reference: Group, key: str) -> Row:
         speedup=ratio(base, own),
         interval=None if is_reference else ratio_interval(base, own),
         difference=None if is_reference else difference(own, base),
-        agrees="" if is_reference else agreement(group, reference),
-        remarks=(*group.remarks, *beside),
+        agreement=None if is_reference else agreement(group, reference),
+        mismatches=() if is_reference else unlike(group, reference),
     )
 
 
-def _rest(group: Group, key: str, set_by_key: Collection[str] = ()) -> tuple[Any, ...]:
+def _rest(group: Group, key: str, set_by_key: Collection[str] = ()) -> tuple[object, ...]:
     """All but the compared key that must be equal. Machines may differ between devices, which are part of them, and the
     data between data sets; code, torch and threads are named in the row instead."""
     left_out = {"strategy.threads_per_rank", *_DEPENDENT.get(key, ()), *set_by_key}
@@ -198,8 +157,3 @@ def _rest(group: Group, key: str, set_by_key: Collection[str] = ()) -> tuple[Any
     machine, checksum, instructions = group.conditions.work
     of_device = () if key in ("device", EXPERIMENT) else (machine, instructions)
     return config, of_device, "" if key in ("dataset", EXPERIMENT) else checksum
-
-
-def _common(members: Sequence[Group], key: str) -> str:
-    shared = set.intersection(*(set(group.label.split()) for group in members))
-    return " ".join(part for part in members[0].label.split() if part in shared)

@@ -1,77 +1,64 @@
 """A run's environment in words: its machine, and what ran there. Records of older Laptimes tell less."""
 
 from collections.abc import Mapping
-from typing import Any
 
+from laptime.analysis.load import Run
+from laptime.record.schema import Environment
 from laptime.text import binary_size, counted, joined
 
 Rows = list[tuple[str, str]]
 
 
-def of_machine(record: Mapping[str, Any]) -> Rows:
-    """Processor, cores, caches, clock, memory, limits and system by name; an empty text where it isn't known.
-
-    Args:
-        record: run.json of a completed run.
-    """
-    there = record["environment"]
-    frequencies = [_gigahertz(there.get(f"frequency_{end}_hz")) for end in ("min", "max")]
-    limits = _section(there, "container")
+def of_machine(there: Environment) -> Rows:
+    """Processor, cores, caches, clock, memory, limits and system by name; an empty text where it isn't known."""
+    frequencies = [_gigahertz(hertz) for hertz in (there.frequency_min_hz, there.frequency_max_hz)]
+    limits = there.container or {}
     return [
-        ("Processor", f"{there['cpu']}{_brackets(there.get('machine'))}"),
+        ("Processor", f"{there.cpu}{_brackets(there.machine)}"),
         ("Cores", joined(_cores(there))),
-        ("Caches", joined(map(_cache, _items(there, "caches")))),
+        ("Caches", joined(map(_cache, there.caches or []))),
         (
             "Clock",
-            joined(["-".join(filter(None, frequencies)), *(f"governor {name}" for name in _items(there, "governors"))]),
+            joined(["-".join(filter(None, frequencies)), *(f"governor {name}" for name in there.governors or [])]),
         ),
-        ("Memory", _size(there.get("memory_bytes"))),
-        (
-            "Container",
-            joined([_counted(limits.get("num_cores"), "core"), _size(limits.get("memory_bytes"))]),
-        ),
-        ("System", joined([there.get("os_version"), there.get("platform")])),
+        ("Memory", _size(there.memory_bytes)),
+        ("Container", joined([_counted(limits.get("num_cores"), "core"), _size(limits.get("memory_bytes"))])),
+        ("System", joined([there.os_version, there.platform])),
     ]
 
 
-def of_software(record: Mapping[str, Any]) -> Rows:
-    """Device, versions, torch's build, settings, code and data by name; an empty text where it isn't known.
-
-    Args:
-        record: run.json of a completed run.
-    """
-    there, git, device, data = (record[section] for section in ("environment", "git", "device", "dataset"))
-    packages = [f"{name} {version}" for name, version in there["packages"].items() if version]
-    changes = f" with local changes {git.get('diff_hash') or ''}".rstrip() if git.get("dirty") else ""
+def of_software(run: Run) -> Rows:
+    """Device, versions, torch's build, settings, code and data by name; an empty text where it isn't known."""
+    there, git, device, data = run.environment, run.record.git, run.device, run.dataset
+    packages = [f"{name} {version}" for name, version in there.packages.items() if version]
+    changes = f" with local changes {git.diff_hash or ''}".rstrip() if git.dirty else ""
     return [
-        ("Device", joined([device["used"], device["name"], _driver(there)])),
-        ("Versions", joined([f"Python {there.get('python')}", *packages])),
-        ("torch", joined(_torch(_section(there, "torch")))),
-        ("Variables", joined(f"{name}={value}" for name, value in _section(there, "variables").items())),
-        ("Code", f"commit {git.get('commit') or 'unknown'}{changes}"),
-        ("Data", f"{data['name']}, checksum {str(data['checksum'])[:16]}"),
+        ("Device", joined([device.used, device.name, f"driver {there.driver}" if there.driver else ""])),
+        ("Versions", joined([f"Python {there.python}", *packages])),
+        ("torch", joined(_torch(there.torch or {}))),
+        ("Variables", joined(f"{name}={value}" for name, value in (there.variables or {}).items())),
+        ("Code", f"commit {git.commit or 'unknown'}{changes}"),
+        ("Data", f"{data.name}, checksum {str(data.checksum)[:16]}"),
     ]
 
 
-def _cores(there: Mapping[str, Any]) -> list[str]:
-    performance, efficiency = there.get("num_performance_cores"), there.get("num_efficiency_cores")
+def _cores(there: Environment) -> list[str]:
+    performance, efficiency = there.num_performance_cores, there.num_efficiency_cores
     kinds = f" ({performance} performance, {efficiency} efficiency)" if performance and efficiency else ""
     return [
-        _counted(there.get("num_sockets"), "socket"),
-        f"{there['num_physical_cores']} physical{kinds}" if there.get("num_physical_cores") else "",
-        f"{there['num_logical_cores']} logical" if there.get("num_logical_cores") else "",
-        f"{there['num_usable_cores']} usable",
+        _counted(there.num_sockets, "socket"),
+        f"{there.num_physical_cores} physical{kinds}" if there.num_physical_cores else "",
+        f"{there.num_logical_cores} logical" if there.num_logical_cores else "",
+        f"{there.num_usable_cores} usable",
     ]
 
 
-def _cache(cache: Any) -> str:
-    if not isinstance(cache, Mapping):
-        return ""
+def _cache(cache: Mapping[str, object]) -> str:
     kind = {"data": "d", "instruction": "i"}.get(str(cache.get("type")), "")
     return f"{cache.get('num')} x L{cache.get('level')}{kind} {_size(cache.get('size_bytes'))}"
 
 
-def _torch(torch: Mapping[str, Any]) -> list[str]:
+def _torch(torch: Mapping[str, object]) -> list[str]:
     words = {
         "version": "", "cpu_capability": "", "blas": "BLAS", "mkl": "MKL", "onednn": "oneDNN", "openmp": "OpenMP",
         "cuda": "CUDA", "hip": "HIP", "xpu": "XPU", "cudnn": "cuDNN",
@@ -82,31 +69,17 @@ def _torch(torch: Mapping[str, Any]) -> list[str]:
     return [*told, threads, interop, "debug build" if torch.get("debug") else ""]
 
 
-def _driver(there: Mapping[str, Any]) -> str:
-    return f"driver {there['driver']}" if there.get("driver") else ""
-
-
-def _gigahertz(hertz: Any) -> str:
+def _gigahertz(hertz: float | None) -> str:
     return f"{hertz / 1e9:.2f} GHz" if isinstance(hertz, int | float) else ""
 
 
-def _size(num_bytes: Any) -> str:
+def _size(num_bytes: object) -> str:
     return binary_size(num_bytes) if isinstance(num_bytes, int | float) else ""
 
 
-def _counted(number: Any, word: str) -> str:
+def _counted(number: object, word: str) -> str:
     return counted(number, word, "g") if isinstance(number, int | float) else ""
 
 
-def _brackets(text: Any) -> str:
+def _brackets(text: str | None) -> str:
     return f" ({text})" if text else ""
-
-
-def _section(there: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    section = there.get(key)
-    return section if isinstance(section, Mapping) else {}
-
-
-def _items(there: Mapping[str, Any], key: str) -> list[Any]:
-    items = there.get(key)
-    return items if isinstance(items, list) else []

@@ -3,10 +3,13 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from laptime.errors import UserError
 from laptime.record import files as records
+from laptime.record.epochs import EPOCH_COLUMNS
 from laptime.record.latest import newest_runs
 from laptime.text import printable
 
@@ -69,8 +72,7 @@ def load(*folders: str | Path) -> Results:
     import pandas as pd
 
     from laptime.analysis.analyse import analyse
-    from laptime.analysis.groups import groups_table
-    from laptime.analysis.scaling import scaling_table
+    from laptime.analysis.summary_tables import groups_table, scaling_table
 
     if not folders:
         raise UserError("laptime.load(): name run or sweep directories, or latest.")
@@ -82,7 +84,7 @@ def load(*folders: str | Path) -> Results:
     for column in {"started_at", "ended_at"} & set(runs.columns):
         runs[column] = pd.to_datetime(runs[column], utc=True, errors="coerce")
     epochs = [run.ranks.assign(run=printable(str(run.path))) for run, _ in labelled]
-    columns = ["run", *records.EPOCH_COLUMNS]
+    columns = ["run", *EPOCH_COLUMNS]
     return Results(
         runs=runs,
         epochs=pd.concat(epochs, ignore_index=True)[columns] if epochs else pd.DataFrame(columns=columns),
@@ -100,26 +102,26 @@ _SECTIONS = (
 )  # fmt: skip
 
 
-def run_row(run: "Run", label: str) -> dict[str, Any]:
+def run_row(run: "Run", label: str) -> dict[str, object]:
     """A run's figures in one row.
 
     Args:
         label: of its group.
     """
     record = run.record
-    row = {"run": printable(str(run.path)), "group": label, "seed": record["seed"]}
-    row |= {key: record.get(key) for key in ("config_hash", "group_hash", "started_at", "ended_at")}
+    row: dict[str, object] = {"run": printable(str(run.path)), "group": label, "seed": run.seed}
+    row |= {key: getattr(record, key) for key in ("config_hash", "group_hash", "started_at", "ended_at")}
     for section in _SECTIONS:
-        for key, value in (record.get(section) or {}).items():
+        for key, value in structs.asdict(getattr(record, section)).items():
             row[key if key not in row and key != "name" else f"{section}_{key}"] = _cell(value)
-    return row | {"commit": record["git"].get("commit"), "hostname_hash": record["environment"]["hostname_hash"]}
+    return row | {"commit": record.git.commit, "hostname_hash": run.environment.hostname_hash}
 
 
-def _settings(run: "Run") -> dict[str, Any]:
+def _settings(run: "Run") -> dict[str, object]:
     return {key: _cell(value) for key, value in run.config.items() if key != "seed"}
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 

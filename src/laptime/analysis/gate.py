@@ -4,13 +4,38 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from laptime.analysis.analyse import Analysis
-from laptime.analysis.groups import CONDITIONS, Group
+from laptime.analysis.conditions import CONDITIONS, WORK
+from laptime.analysis.group import Group
+from laptime.analysis.mismatch import Mismatch
 from laptime.analysis.statistics import Interval, ratio, ratio_interval
 from laptime.errors import UserError
+
+
+class Verdict(Enum):
+    """Of one group."""
+
+    OK = "ok"
+    FALLEN = "fallen"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A group of a summary.json that was kept.
+
+    Attributes:
+        label, group_hash, samples_per_s: as there; samples_per_s of each repeat.
+        conditions: fields of Conditions by name; an older summary has fewer, or none.
+    """
+
+    label: str
+    group_hash: str
+    samples_per_s: tuple[float, ...]
+    conditions: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -22,18 +47,22 @@ class Check:
         change: ratio of throughputs, now over then; None: it was not measured now, or on another machine.
         interval: of it; None with one repeat on either side.
         fallen: whether it fell by more than the tolerance, and the interval leaves no doubt that it fell.
-        remark: what differs besides.
+        mismatches: in what the groups differ; of a group that is not compared, why. Empty: it has no completed run now.
+        names_machine: whether the kept summary says which machine it is of.
     """
 
     group: str
     change: float | None
     interval: Interval | None
     fallen: bool
-    remark: str
+    mismatches: tuple[Mismatch, ...] = ()
+    names_machine: bool = True
 
     @property
-    def verdict(self) -> str:
-        return "missing" if self.change is None else "fallen" if self.fallen else "ok"
+    def verdict(self) -> Verdict:
+        if self.change is None:
+            return Verdict.MISSING
+        return Verdict.FALLEN if self.fallen else Verdict.OK
 
 
 def check(analysis: Analysis, kept: Path, tolerance: float) -> list[Check]:
@@ -43,61 +72,59 @@ def check(analysis: Analysis, kept: Path, tolerance: float) -> list[Check]:
         UserError: the file is no summary, or has none of these groups.
     """
     then = _read(kept)
-    if not {_key(group) for group in analysis.groups} & {str(group["group_hash"]) for group in then}:
+    if not {_key(group) for group in analysis.groups} & {group.group_hash for group in then}:
         raise UserError(
             f"--gate {kept}: has none of these groups. Keep the summary.json of runs of the same configuration."
         )
     return [found for group in then for found in _checks(analysis.groups, group, tolerance)]
 
 
-def _checks(groups: Sequence[Group], kept: Mapping[str, Any], tolerance: float) -> list[Check]:
+def _checks(groups: Sequence[Group], kept: Kept, tolerance: float) -> list[Check]:
     """A check of every group of the kept one's configuration, whatever code made it; of other machines or data alone
     where there is nothing else."""
-    same = [group for group in groups if _key(group) == str(kept["group_hash"])]
+    same = [group for group in groups if _key(group) == kept.group_hash]
     if not same:
-        return [Check(str(kept.get("label")), None, None, False, "no completed run of it now")]
-    alike = [group for group in same if not _unlike(group, kept, ("machine", "checksum", "instructions"))]
+        return [Check(kept.label, None, None, False)]
+    alike = [group for group in same if not _unlike(group, kept, WORK)]
     if not alike:
-        reasons = "; ".join(_unlike(same[0], kept, ("machine", "checksum", "instructions")))
-        return [Check(same[0].label, None, None, False, reasons)]
+        return [Check(same[0].label, None, None, False, _unlike(same[0], kept, WORK))]
     return [_check(group, kept, tolerance) for group in alike]
 
 
-def _check(group: Group, kept: Mapping[str, Any], tolerance: float) -> Check:
-    then = [1 / float(value) for value in kept["samples_per_s"]]
+def _check(group: Group, kept: Kept, tolerance: float) -> Check:
+    then = [1 / value for value in kept.samples_per_s]
     change, interval = ratio(then, group.seconds_per_sample), ratio_interval(then, group.seconds_per_sample)
     fallen = change < 1 - tolerance and (interval is None or interval.high < 1)
-    remarks = _unlike(group, kept, CONDITIONS)
-    if "machine" not in (kept.get("conditions") or {}):
-        remarks.append("the kept summary does not say which machine it is of")
-    return Check(group.label, change, interval, fallen, "; ".join(remarks))
+    mismatches = _unlike(group, kept, CONDITIONS)
+    return Check(group.label, change, interval, fallen, mismatches, names_machine="machine" in kept.conditions)
 
 
-def _unlike(group: Group, kept: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    conditions = kept.get("conditions") or {}
-    return [
-        f"{name} {getattr(group.conditions, name)}, then {conditions[name]}"
-        for name in names
-        if name in conditions and conditions[name] != getattr(group.conditions, name)
-    ]
+def _unlike(group: Group, kept: Kept, names: Sequence[str]) -> tuple[Mismatch, ...]:
+    now = {name: getattr(group.conditions, name) for name in names if name in kept.conditions}
+    return tuple(
+        Mismatch(name, str(here), str(kept.conditions[name]))
+        for name, here in now.items()
+        if here != kept.conditions[name]
+    )
 
 
 def _key(group: Group) -> str:
-    return str(group.first["group_hash"])
+    return str(group.first.group_hash)
 
 
-def _is_speed(value: Any) -> bool:
+def _is_speed(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-def _read(path: Path) -> list[Mapping[str, Any]]:
+def _read(path: Path) -> list[Kept]:
     try:
-        groups: list[Mapping[str, Any]] = json.loads(path.read_bytes())["groups"]
-        for group in groups:
+        groups = []
+        for group in json.loads(path.read_bytes())["groups"]:
             speeds, conditions = group["samples_per_s"], group.get("conditions") or {}
             if not speeds or not all(map(_is_speed, speeds)) or not isinstance(conditions, dict):
                 raise ValueError
-            str(group["group_hash"])
+            label, group_hash = str(group.get("label")), str(group["group_hash"])
+            groups.append(Kept(label, group_hash, tuple(map(float, speeds)), conditions))
         return groups
     except OSError as error:
         raise UserError(f"--gate {path}: can't be read ({error.strerror}).") from error

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from laptime.record import schema
 from laptime.record.epochs import EPOCH_COLUMNS, each_epoch_once, frame_over_ranks
 from laptime.record.files import (
     EARLIER_DIR,
@@ -48,6 +49,48 @@ class Run:
     epochs: pd.DataFrame
     remarks: tuple[str, ...] = ()
 
+    @property
+    def seed(self) -> int:
+        return known(self.record.seed)
+
+    @property
+    def group_hash(self) -> str:
+        return known(self.record.group_hash)
+
+    @property
+    def command(self) -> list[str]:
+        """As typed."""
+        return known(self.record.command)
+
+    @property
+    def full_config(self) -> Mapping[str, Any]:
+        """As recorded, the groups nested."""
+        return known(self.record.config)
+
+    @property
+    def device(self) -> schema.Device:
+        return known(self.record.device)
+
+    @property
+    def dataset(self) -> schema.Dataset:
+        return known(self.record.dataset)
+
+    @property
+    def model(self) -> schema.Model:
+        return known(self.record.model)
+
+    @property
+    def strategy(self) -> schema.Strategy:
+        return known(self.record.strategy)
+
+    @property
+    def batch(self) -> schema.Batch:
+        return known(self.record.batch)
+
+    @property
+    def environment(self) -> schema.Environment:
+        return known(self.record.environment)
+
     @cached_property
     def counted(self) -> pd.DataFrame:
         """The epochs that count: no warm-up."""
@@ -59,7 +102,7 @@ class Run:
         return bool(self.epochs["epoch"].iloc[0] > 0)
 
     @property
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> Mapping[str, object]:
         """What can change its result or its timing, by full key."""
         return self.record.hashed_config or {}
 

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from laptime.analysis.analyse import Analysis
-from laptime.analysis.groups import Group
+from laptime.analysis.group import Group
+from laptime.analysis.labels import shorter_labels
 from laptime.analysis.laws import TITLES
 from laptime.analysis.scaling import Family
 from laptime.analysis.search import Search
@@ -76,8 +77,8 @@ def _front(axes: Axes, search: Search) -> None:
 
 def _named_apart(groups: Sequence[Group]) -> list[Group]:
     """The groups with what all of their labels say left out."""
-    shared = set.intersection(*(set(group.label.split()) for group in groups)) if len(groups) > 1 else set()
-    return [replace(g, label=" ".join(part for part in g.label.split() if part not in shared)) for g in groups]
+    labels = shorter_labels([group.label for group in groups])
+    return [replace(group, label=label) for group, label in zip(groups, labels, strict=True)]
 
 
 def _speedup(axes: Axes, families: Sequence[Family], project: Sequence[int]) -> None:

@@ -13,11 +13,13 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from laptime.analysis.analyse import Analysis, answer, question
+from laptime.analysis.analyse import Analysis
+from laptime.analysis.answer import answer, problems, question
 from laptime.analysis.environment import of_machine, of_software
 from laptime.analysis.load import Run
 from laptime.analysis.plots import MOST_FAMILIES, MOST_GROUPS
-from laptime.analysis.tables import Table, tables
+from laptime.analysis.table import Table
+from laptime.analysis.tables import tables
 from laptime.text import counted, printable
 
 CAPTIONS = {
@@ -90,7 +92,7 @@ def print_analysis(analysis: Analysis, console: Console, ascii_only: bool = Fals
     for table in tables(analysis):
         console.print()
         _print_table(table, console, box.ASCII2 if ascii_only else box.ROUNDED)
-    for problem in analysis.problems:
+    for problem in problems(analysis):
         console.print()
         console.print(Text(f"Missing: {problem}", style="yellow"))
 
@@ -106,16 +108,14 @@ def _print_table(table: Table, console: Console, lines: box.Box) -> None:
     widths = _widths(table, console.width)
     places = list(widths)
     for place, width in widths.items():
-        shown.add_column(Text(table.columns[place]), overflow="fold", width=width)
+        shown.add_column(Text(table.columns[place].head), overflow="fold", width=width)
     for row in table.rows:
-        shown.add_row(*(Text(row[place]) for place in places))
+        shown.add_row(*(Text(row.cells[place].text) for place in places))
     console.print(shown)
     for row in table.rows:
-        sentences = [
-            row[place] for place, column in enumerate(table.columns) if column in table.sentences and row[place]
-        ]
+        sentences = [cell.text for cell in table.sentences(row)]
         if sentences:
-            console.print(Text(f"{row[0]}: {'; '.join(sentences)}"))
+            console.print(Text(f"{row.cells[0].text}: {'; '.join(sentences)}"))
     for note in table.notes:
         console.print(Text(note, style="dim"))
 
@@ -123,11 +123,11 @@ def _print_table(table: Table, console: Console, lines: box.Box) -> None:
 def _widths(table: Table, width: int) -> dict[int, int | None]:
     """The columns that a terminal shows, by their places, and how wide: so that no word is broken, if that can be, for
     which optional columns are left out, the last first. None: the terminal is too narrow for it."""
-    places = [place for place, column in enumerate(table.columns) if column not in table.sentences]
-    cells = {place: [table.columns[place], *(row[place] for row in table.rows)] for place in places}
+    places = table.figures
+    cells = {place: [table.columns[place].head, *(row.cells[place].text for row in table.rows)] for place in places}
     words = {place: [word for cell in cells[place] for word in cell.split()] for place in places}
     least = {place: min(max(map(len, words[place]), default=1), _WIDEST_WORD) for place in places}
-    for place in reversed([place for place in places if table.columns[place] in table.optional]):
+    for place in reversed([place for place in places if table.columns[place].is_optional]):
         if _line(least) <= width:
             break
         del least[place]
@@ -151,12 +151,12 @@ def _line(widths: Mapping[int, int]) -> int:
 def as_markdown(analysis: Analysis, plots: Sequence[str]) -> str:
     """The report in Markdown, for an issue or a paper; its images lie in plots/."""
     lines = [f"# {_md(question(analysis))}", "", f"**{_md(answer(analysis))}**", ""]
-    lines += [f"- Missing: {_md(problem)}" for problem in analysis.problems]
+    lines += [f"- Missing: {_md(problem)}" for problem in problems(analysis)]
     for table in tables(analysis):
         lines += ["", f"## {_md(table.title)}", ""]
-        lines.append(f"| {' | '.join(map(_md, table.columns))} |")
+        lines.append(f"| {' | '.join(_md(column.head) for column in table.columns)} |")
         lines.append("|" + "---|" * len(table.columns))
-        lines += [f"| {' | '.join(map(_md, row))} |" for row in table.rows]
+        lines += [f"| {' | '.join(_md(cell.text) for cell in row.cells)} |" for row in table.rows]
         lines += ["", *(f"{_md(note)}\n" for note in table.notes)]
     lines += ["## Plots", "", *([_left_out(analysis), ""] if _left_out(analysis) else [])]
     lines += [f"![{caption(name)}](plots/{name}.png)\n" for name in plots]
@@ -178,7 +178,7 @@ def as_html(analysis: Analysis, plots: Mapping[str, bytes]) -> str:
         methods=METHODS,
         environment=environment(analysis),
         commands=commands(analysis),
-        problems=analysis.problems,
+        problems=problems(analysis),
     )
 
 
@@ -202,20 +202,20 @@ def environment(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
         return []
     machines: dict[str, list[Run]] = {}
     for run in analysis.runs:
-        machines.setdefault(repr((run.record["environment"]["hostname_hash"], of_machine(run.record))), []).append(run)
+        machines.setdefault(repr((run.environment.hostname_hash, of_machine(run.environment))), []).append(run)
     parts = []
     for number, runs in enumerate(machines.values(), start=1):
-        there = runs[0].record["environment"]
-        name = there.get("hostname") or there["hostname_hash"]
+        there = runs[0].environment
+        name = there.hostname or there.hostname_hash
         title = f"Machine {number}: {name}, {counted(len(runs), 'run')}" if len(machines) > 1 else "Machine"
-        parts.append((printable(title), _printable(of_machine(runs[0].record))))
+        parts.append((printable(title), _printable(of_machine(there))))
     found: dict[str, list[str]] = {}
     for run in analysis.runs:
-        for name, value in of_software(run.record):
+        for name, value in of_software(run):
             if value not in found.setdefault(name, []):
                 found[name].append(value)
     software = _printable([(name, "; ".join(values)) for name, values in found.items()])
-    started = [run.record["started_at"] for run in analysis.runs if run.record.get("started_at")]
+    started = [run.record.started_at for run in analysis.runs if run.record.started_at]
     if started:
         software.append(("Measured", f"{min(started)} to {max(started)} (UTC), {len(analysis.runs)} runs"))
     return [*parts, ("Device, software, code and data", software)]
@@ -227,7 +227,7 @@ def _printable(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def commands(analysis: Analysis) -> list[str]:
     """The commands that made the runs, each once, and the one that makes this report."""
-    typed = [shlex.join(run.record["command"] or []) for run in analysis.runs]
+    typed = [shlex.join(run.command) for run in analysis.runs]
     again = shlex.join(["python", "-m", "laptime.analysis", *(str(folder) for folder in analysis.folders)])
     return [printable(command) for command in dict.fromkeys([*typed, again]) if command]
 

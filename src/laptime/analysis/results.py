@@ -1,15 +1,66 @@
 """Faster but wrong is not faster: whether two groups learn the same."""
 
 import math
+from dataclasses import dataclass
+from enum import Enum, auto
 from statistics import median
+from typing import Literal
 
-from laptime.analysis.groups import Group
+from laptime.analysis.group import Group
 
 # Two-sided 95% of a normal distribution.
 _Z = 1.96
 
+# Of `result` in run.json.
+Figure = Literal["test_accuracy", "train_loss"]
 
-def agreement(group: Group, baseline: Group) -> str:
+
+class Verdict(Enum):
+    """Whether two groups learn the same; UNKNOWN: nothing was measured by which it could be told."""
+
+    AGREES = auto()
+    DIFFERS = auto()
+    UNKNOWN = auto()
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The median of a figure is another: by so much more than the baseline's."""
+
+    figure: Figure
+    by: float
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """The repeats differ more than the baseline's do: the largest value is so much more than the smallest."""
+
+    figure: Figure
+    spread: float
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Some of the repeats have no test accuracy, which the baseline has."""
+
+    num_lost: int
+    num_repeats: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Whether a group learns the same as its baseline.
+
+    Attributes:
+        verdict: whether it does.
+        details: in what they differ; empty unless they do.
+    """
+
+    verdict: Verdict
+    details: tuple[Shift | Scatter | Lost, ...] = ()
+
+
+def agreement(group: Group, baseline: Group) -> Agreement:
     """Whether accuracy and loss agree with the baseline's within what repeats and a finite test set leave open.
 
     A difference of accuracies counts where it exceeds the spread of the repeats and what the size of the test set
@@ -17,40 +68,36 @@ def agreement(group: Group, baseline: Group) -> str:
     the spread of the repeats, of which one repeat has none. Spread is largest less smallest: the wider of the two
     groups', but no more than three times the narrower, or repeats that went wrong would excuse themselves. Repeats that
     went wrong are marked too where the medians agree, and so are those without a figure.
-
-    Returns:
-        `agrees`, `differs: ...` or `not known: ...`.
     """
-    differing, known = [], 0
+    found: list[Shift | Scatter | Lost] = []
+    is_known = False
     here, there = group.values("result", "test_accuracy"), baseline.values("result", "test_accuracy")
-    lost = []
-    if there and len(here) < group.num_seeds:
-        lost = [f"{group.num_seeds - len(here)} of {group.num_seeds} repeats have no test accuracy"]
+    num_lost = group.num_seeds - len(here) if there else 0
     if here and there:
-        known += 1
-        num_test = min(group.first["dataset"]["num_test"] or 1, baseline.first["dataset"]["num_test"] or 1)
+        is_known = True
+        num_test = min(group.first.dataset.num_test or 1, baseline.first.dataset.num_test or 1)
         variance = sum(max(share * (1 - share), 0.0) for share in (median(here), median(there))) / num_test
-        differing += _compare("test accuracy", here, there, _Z * math.sqrt(variance), 100, "+.2f", " points")
+        found += _compare("test_accuracy", here, there, _Z * math.sqrt(variance))
     here, there = group.values("result", "train_loss"), baseline.values("result", "train_loss")
     if len(here) > 1 and len(there) > 1:
-        known += 1
-        differing += _compare("training loss", here, there, 0.0, 1, "+.4f", "")
-    if differing or lost:
-        return f"differs: {', '.join([*differing, *lost])}"
-    return "agrees" if known else "not known: no accuracy was measured"
+        is_known = True
+        found += _compare("train_loss", here, there, 0.0)
+    if num_lost > 0:
+        found.append(Lost(num_lost, group.num_seeds))
+    if found:
+        return Agreement(Verdict.DIFFERS, tuple(found))
+    return Agreement(Verdict.AGREES if is_known else Verdict.UNKNOWN)
 
 
-def _compare(
-    what: str, here: list[float], there: list[float], floor: float, scale: float, form: str, unit: str
-) -> list[str]:
+def _compare(figure: Figure, here: list[float], there: list[float], floor: float) -> list[Shift | Scatter]:
     difference = median(here) - median(there)
     narrow, wide = sorted([_spread(here), _spread(there)])
     if min(len(here), len(there)) == 1:  # which has no spread to compare with
         narrow = wide
     if abs(difference) > max(floor, min(wide, 3 * narrow)):
-        return [f"{what} {scale * difference:{form}}{unit}"]
+        return [Shift(figure, difference)]
     if floor and _spread(here) > 5 * max(floor, _spread(there)):
-        return [f"{what} varies by {scale * _spread(here):.2f}{unit}"]
+        return [Scatter(figure, _spread(here))]
     return []
 
 

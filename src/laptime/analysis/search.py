@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from laptime.analysis.groups import Group
+from laptime.analysis.group import Group
 from laptime.record.files import SWEEP_FILE, is_maximised
 
 
@@ -34,18 +34,13 @@ class Search:
         costs = _costs(self.values, self.metrics)
         return sorted(range(len(costs)), key=lambda place: costs[place][0])
 
-    def words(self, place: int) -> str:
-        """A group's values: `val_accuracy 0.9812, epoch_time_s 1.303`."""
-        each = zip(self.metrics, self.values[place], strict=True)
-        return ", ".join(f"{metric} {value:.4g}" for metric, value in each)
-
 
 def searches(groups: Sequence[Group]) -> list[Search]:
     """What was searched for: runs of a sweeper that chooses, and whatever has several objectives."""
     is_search = cache(_is_search)
     by_metrics: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
-        metrics = group.first["config"].get("optimized_metric")
+        metrics = group.first.full_config.get("optimized_metric")
         several = tuple(metrics) if isinstance(metrics, list) else (metrics,)
         if len(several) > 1 or (metrics and any(is_search(run.path.absolute().parent) for run in group.runs)):
             by_metrics.setdefault(several, []).append(group)
@@ -67,7 +62,8 @@ def _is_search(sweep_dir: Path) -> bool:
 
 
 def _values(group: Group, metrics: Sequence[str]) -> tuple[float, ...] | None:
-    values = [group.median("result" if metric in group.first["result"] else "timing", metric) for metric in metrics]
+    sections = ["result" if hasattr(group.first.record.result, metric) else "timing" for metric in metrics]
+    values = [group.median(section, metric) for section, metric in zip(sections, metrics, strict=True)]
     known = [value for value in values if value is not None]
     return tuple(known) if len(known) == len(metrics) else None
 

@@ -6,12 +6,9 @@ The repeat (one process) is the sampling unit, not the epoch: epochs of one proc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
-
-from laptime.text import counted
 
 CONFIDENCE = 0.95
 _RESAMPLES = 9999
@@ -103,7 +100,7 @@ def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> 
     return _bootstrap(statistic, numerator, denominator)
 
 
-def _bootstrap(statistic: Callable[..., Any], *samples: Sequence[float]) -> Interval:
+def _bootstrap(statistic: Callable[..., np.ndarray], *samples: Sequence[float]) -> Interval:
     found = stats.bootstrap(
         tuple(np.sort(values) for values in samples),
         statistic,
@@ -176,14 +173,9 @@ class Difference:
     level: float
 
     @property
-    def verdict(self) -> str:
-        """In words."""
-        if not self.decidable:
-            have = counted(self.num_repeats, "repeat")
-            return f"cannot be decided with {have}; {self.repeats_needed} would do"
-        if self.p_value <= self.level:
-            return f"real (p = {self.p_value:.2g})"
-        return f"not shown (p = {self.p_value:.2g})"
+    def is_shown(self) -> bool:
+        """Whether the test shows a difference."""
+        return self.decidable and self.p_value <= self.level
 
 
 def difference(a: Sequence[float], b: Sequence[float], level: float = 0.05) -> Difference:

@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from laptime.analysis import report
-from laptime.analysis.analyse import Analysis, answer, question
-from laptime.analysis.compare import comparison_table
+from laptime.analysis.analyse import Analysis
+from laptime.analysis.answer import answer, problems, question
 from laptime.analysis.frames import run_row
-from laptime.analysis.groups import groups_table
 from laptime.analysis.load import Run
-from laptime.analysis.scaling import Family, scaling_table
+from laptime.analysis.remarks import remarks_of
+from laptime.analysis.scaling import Family
+from laptime.analysis.summary_tables import comparison_table, groups_table, scaling_table
 from laptime.record.files import finite, write_atomically
 from laptime.text import printable
 
@@ -40,16 +40,16 @@ def write_tables(analysis: Analysis, out: Path) -> None:
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "question": question(analysis),
         "answer": answer(analysis),
-        "problems": list(analysis.problems),
+        "problems": problems(analysis),
         "skipped": [{"path": printable(str(each.path)), "reason": each.reason} for each in analysis.skipped],
         "groups": [
             {
                 "label": group.label,
-                "group_hash": group.first["group_hash"],
+                "group_hash": group.first.group_hash,
                 "conditions": asdict(group.conditions),
-                "seeds": [run.record["seed"] for run in group.runs],
+                "seeds": [run.seed for run in group.runs],
                 "samples_per_s": group.throughputs,
-                "remarks": group.remarks,
+                "remarks": remarks_of(group),
             }
             for group in analysis.groups
         ],
@@ -83,7 +83,7 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _no_formula(value: Any) -> Any:
+def _no_formula(value: object) -> object:
     """A spreadsheet would compute a cell of somebody's text that begins like a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
@@ -94,7 +94,7 @@ def _labelled(analysis: Analysis) -> Iterator[tuple[Run, str]]:
             yield run, group.label
 
 
-def _fits(family: Family) -> Iterator[dict[str, Any]]:
+def _fits(family: Family) -> Iterator[dict[str, object]]:
     for fit in family.fits.values():
         best = fit.best_world_size
         yield {

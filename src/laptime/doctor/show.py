@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec import convert
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from laptime.analysis.environment import of_machine
+from laptime.record.schema import Environment
 from laptime.text import counted
 
 _MARKS = {True: ("[ok]", "green"), False: ("[!]", "bold red"), None: ("[?]", "dim")}
@@ -47,7 +49,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
 def machine_rows(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is known of the machine, as reports say it."""
     torch = f"{machine['packages']['torch']}, {machine['num_torch_threads']} threads, Python {machine['python']}"
-    return [(name, words) for name, words in [*of_machine({"environment": machine}), ("torch", torch)] if words]
+    return [(name, words) for name, words in [*of_machine(convert(machine, Environment)), ("torch", torch)] if words]
 
 
 def noise_rows(noise: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from laptime.lap.percentile import percentile
 from laptime.machine.device import Device
 
 _OF_DRAWING = ("data", "host_to_device")
@@ -110,7 +111,5 @@ def typical(steps: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def percentiles(totals: Sequence[float]) -> dict[str, float | None]:
-    """p50, p95 and p99 of step times; None where there are too few steps to have one in twenty, or in a hundred."""
-    values = np.asarray(totals)
-    least = {50: 1, 95: 20, 99: 100}
-    return {f"step_p{q}_s": float(np.quantile(values, q / 100)) if len(values) >= n else None for q, n in least.items()}
+    """p50, p95 and p99 of step times; None where there are too few steps."""
+    return {f"step_p{q}_s": percentile(totals, q) for q in (50, 95, 99)}

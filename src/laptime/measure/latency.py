@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from laptime.errors import UserError, is_for_want_of_memory
+from laptime.lap.percentile import percentile
 from laptime.machine.counters import between, on_battery, read
 from laptime.machine.device import Device, usable_cores
 from laptime.machine.environment import restraints, set_in_python, settings
@@ -25,8 +26,6 @@ TIMED = (
 )
 _ROUNDS = 5
 _WARMUP_OF_LATER_ROUNDS = 3
-# A percentile that fewer calls would make up is not given.
-_NEEDED = {50: 1, 95: 20, 99: 100}
 
 
 class Disturbances:
@@ -162,17 +161,13 @@ def _timed(network: Call, batch: Tensor, device: Device, num_calls: int, limit_s
 
 def _latency(batch_size: int, rounds: list[list[float]]) -> Latency:
     seconds = [each for part in rounds for each in part]
-
-    def percentile(q: int) -> float | None:
-        return float(np.percentile(seconds, q)) if len(seconds) >= _NEEDED[q] else None
-
     total = math.fsum(seconds)
     return Latency(
         batch_size,
         len(seconds),
         float(np.median(seconds)),
-        percentile(95),
-        percentile(99),
+        percentile(seconds, 95),
+        percentile(seconds, 99),
         batch_size * len(seconds) / total,
         tuple(float(np.median(part)) for part in rounds),
     )

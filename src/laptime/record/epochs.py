@@ -110,6 +110,23 @@ def epochs_of(rows: Iterable[EpochRow]) -> list[Epoch]:
     return [over_ranks(attempts[max(attempts)]) for _, attempts in sorted(by_epoch.items())]
 
 
+def time_to_accuracy(epochs: Iterable[tuple[float, float | None]], target: float, first_epoch: int = 0) -> float | None:
+    """Seconds of training, warm-up included, until the validation accuracy first reached the target.
+
+    None: never, or the run was resumed from a checkpoint, so that the time before is not known.
+
+    Args:
+        epochs: in order, the seconds of training until the end of each epoch, and its validation accuracy (a share of
+            1; None or NaN: not measured).
+        target: a share of 1.
+        first_epoch: number of the first of them, from 0.
+    """
+    if first_epoch > 0:
+        return None
+    reached = (elapsed_s for elapsed_s, accuracy in epochs if accuracy is not None and accuracy >= target)
+    return next(reached, None)
+
+
 def each_epoch_once(epochs: "pd.DataFrame", by: Sequence[str] = ("epoch",)) -> "pd.DataFrame":
     """The rows of epochs.csv that stand: of an epoch that several attempts have trained, the last one's.
 

@@ -4,8 +4,9 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 
 import torch
 import torch.distributed as dist
@@ -32,7 +33,7 @@ from laptime.measure.quality import assess
 from laptime.measure.sampler import Sampler
 from laptime.ranks.rank import Rank
 from laptime.record import schema
-from laptime.record.epochs import Epoch, epochs_of
+from laptime.record.epochs import epochs_of, time_to_accuracy
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import known
 from laptime.runner.context import RunContext
@@ -263,7 +264,10 @@ def note_result(record: RunRecord, recorder: EpochRecorder, target_accuracy: flo
     result.train_loss, result.train_accuracy = last.train_loss, last.train_accuracy
     result.val_loss, result.val_accuracy = last.val_loss, last.val_accuracy
     if target_accuracy is not None:
-        result.time_to_accuracy = time_to_accuracy(epochs_of(recorder.rows), target_accuracy)
+        epochs = epochs_of(recorder.rows)
+        elapsed_s = accumulate(epoch.epoch_time_s for epoch in epochs)
+        reached = zip(elapsed_s, (epoch.val_accuracy for epoch in epochs), strict=True)
+        result.time_to_accuracy = time_to_accuracy(reached, target_accuracy, epochs[0].epoch)
 
 
 def _instrument_s(breakdown: schema.Breakdown, timing: schema.Timing) -> float | None:
@@ -307,22 +311,3 @@ def bytes_moved(optimizer: torch.optim.Optimizer) -> int:
                 state_bytes = sum(each.numel() * each.element_size() for each in state)
                 moved += 3 * weight.numel() * weight.element_size() + 2 * state_bytes
     return moved
-
-
-def time_to_accuracy(epochs: Sequence[Epoch], target: float) -> float | None:
-    """Seconds of training, warm-up included, until the validation accuracy first reached the target.
-
-    None: never, or it is not known what was trained before a checkpoint.
-
-    Args:
-        epochs: in order.
-        target: a share of 1.
-    """
-    elapsed: float = 0.0
-    if epochs and epochs[0].epoch > 0:
-        return None
-    for epoch in epochs:
-        elapsed += epoch.epoch_time_s
-        if epoch.val_accuracy is not None and epoch.val_accuracy >= target:
-            return elapsed
-    return None

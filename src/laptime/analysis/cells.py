@@ -1,0 +1,77 @@
+"""What a cell of a table says of a figure."""
+
+import math
+from collections.abc import Sequence
+
+from laptime.analysis.group import Group
+from laptime.analysis.results import Agreement, Verdict
+from laptime.analysis.statistics import HONEST_REPEATS, Interval, median_and_deviation
+from laptime.analysis.table import Cell, Column, Tone
+from laptime.analysis.wording import agreement_words
+
+RESULTS = Column("results", is_sentence=True)
+REMARKS = Column("remarks", is_sentence=True)
+NOT_MEASURED = Cell("not measured", Tone.OPEN)
+
+
+def with_interval(value: float | None, interval: Interval | None, scale: float = 1.0, unit: str = "") -> str:
+    """A figure with its interval.
+
+    Args:
+        value: None: there is nothing to compare with.
+        interval: None with one repeat.
+        scale: of the interval.
+        unit: `%`: the value is a share of 1.
+    """
+    if value is None:
+        return "no baseline"
+    shown = value * (100 if unit == "%" else 1)
+    digits = 1 if unit == "%" else 2
+    if interval is None:
+        return f"{shown:.{digits}f}{unit}"
+    return f"{shown:.{digits}f}{unit} ({interval.low * scale:.{digits}f} to {interval.high * scale:.{digits}f})"
+
+
+def with_spread(values: Sequence[float], scale: float, form: str) -> Cell:
+    """Median and standard deviation of the repeats, each value times `scale`, both in the format `form`."""
+    finite = [value * scale for value in values if math.isfinite(value)]
+    if not finite:
+        return NOT_MEASURED
+    median, deviation = median_and_deviation(finite)
+    return Cell(form.format(median) if deviation is None else f"{form.format(median)} ± {form.format(deviation)}")
+
+
+def percent_of(value: float | None, whole: float) -> str:
+    return "" if value is None else f"{value / whole:.1%}"
+
+
+def seconds(value: float) -> str:
+    return f"{value:.3g} s" if value < 100 else f"{value:,.0f} s"
+
+
+def milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{1e3 * value:.2f}"
+
+
+def gigabytes(value: float | None) -> str:
+    return "" if value is None else f"{value / 1e9:.2f} GB"
+
+
+def three_digits(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def results_cell(agreement: Agreement | None) -> Cell:
+    is_other = agreement is not None and agreement.verdict is Verdict.DIFFERS
+    return Cell(agreement_words(agreement), Tone.WARNING if is_other else Tone.PLAIN)
+
+
+def interval_note(groups: Sequence[Group]) -> list[str]:
+    """A warning where there are intervals of too few repeats."""
+    fewest = min(len(group.runs) for group in groups)
+    if not 1 < fewest < HONEST_REPEATS:
+        return []
+    return [
+        f"With {fewest} repeats the intervals are too narrow: they cover the truth in fewer than 95 of 100 cases. "
+        f"{HONEST_REPEATS} would do."
+    ]

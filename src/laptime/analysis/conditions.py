@@ -1,0 +1,76 @@
+"""What the figures of two runs depend on beside their configuration: machine, data, versions, code and settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from laptime.analysis.load import Run
+from laptime.text import printable
+
+# What must be equal for two figures to be compared at all.
+WORK = ("machine", "checksum", "instructions")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What two groups can differ in beside their configuration.
+
+    Attributes:
+        machine: CPU, number of usable cores, and the accelerator that trained.
+        checksum: of the data.
+        nodes: torchruns that the ranks were shared among.
+        torch: version.
+        python: version.
+        code: hash of Laptime's own code and of the classes that the configuration names.
+        instructions: of the CPU, the best that torch used: AVX2, say; empty where it isn't known.
+        settings: environment variables that change the timing, as `NAME=value`, and torch's threads where they were not
+            as many as the run was given.
+    """
+
+    machine: str
+    checksum: str
+    nodes: str
+    torch: str
+    python: str
+    code: str
+    instructions: str = ""
+    settings: str = ""
+
+    @property
+    def work(self) -> tuple[str, ...]:
+        """What must be equal for two figures to be compared at all; the rest is named beside the comparison."""
+        return tuple(getattr(self, name) for name in WORK)
+
+
+CONDITIONS = tuple(each.name for each in fields(Conditions))
+
+
+def conditions_of(run: Run) -> Conditions:
+    environment, device = run.environment, run.device
+    machine = f"{environment.cpu}, {environment.num_usable_cores} cores"
+    if device.used != "cpu":
+        machine += f", {device.name}{' with operators on the CPU' if device.mps_fallback else ''}"
+    return Conditions(
+        machine=machine,
+        checksum=str(run.dataset.checksum),
+        nodes=str(run.strategy.num_nodes or 1),
+        torch=str(environment.packages.get("torch")),
+        python=".".join(str(environment.python).split(".")[:2]),
+        code=environment.code_hash[:8],
+        instructions=str((environment.torch or {}).get("cpu_capability") or ""),
+        settings=_settings(run),
+    )
+
+
+def _settings(run: Run) -> str:
+    """Older records have none of them."""
+    found = run.environment.settings or {}
+    words = [f"{name}={value}" for name, value in sorted(found.items())]
+    given, in_force = run.strategy.threads_per_rank, run.environment.torch or {}
+    if (threads := in_force.get("num_threads")) is not None and threads != given:
+        words.append(f"threads={threads}")
+    return printable(" ".join(words))
+
+
+def _section(environment: Mapping[str, object], key: str) -> Mapping[str, object]:
+    section = environment.get(key)
+    return section if isinstance(section, Mapping) else {}

@@ -1,0 +1,154 @@
+"""A group of repeats, and what they say together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from laptime.analysis.conditions import Conditions
+from laptime.analysis.load import Run
+from laptime.analysis.statistics import (
+    HONEST_REPEATS,
+    Summary,
+    median_and_deviation,
+    relative_width,
+    summarise,
+    trend,
+)
+from laptime.record.epochs import time_to_accuracy
+
+
+@dataclass(frozen=True)
+class Group:
+    """Repeats of one configuration under one set of conditions.
+
+    Attributes:
+        runs: in the order of their seeds.
+        config: what can change result or timing, by full key, without the seed.
+        label: what tells it from the other groups, short.
+        epoch_time_s, samples_per_s: of the counted epochs.
+    """
+
+    runs: tuple[Run, ...]
+    config: Mapping[str, object]
+    conditions: Conditions
+    label: str = ""
+
+    @cached_property
+    def epoch_time_s(self) -> Summary:
+        return summarise([run.counted["epoch_time_s"].to_list() for run in self.runs])
+
+    @cached_property
+    def samples_per_s(self) -> Summary:
+        rates = summarise([run.counted["samples_per_s"].to_list() for run in self.runs])
+        # Of median times, so that one follows from the other. Of an even number the median of rates is another.
+        _, between = median_and_deviation(self.throughputs)
+        return replace(rates, median=1 / float(np.median(self.seconds_per_sample)), between=between)
+
+    @property
+    def first(self) -> Run:
+        """One of its runs, for what all of them share."""
+        return self.runs[0]
+
+    @property
+    def world_size(self) -> int:
+        return self.first.strategy.world_size
+
+    @property
+    def num_seeds(self) -> int:
+        """Different ones among its repeats: runs of the same seed learn the same."""
+        return len({run.seed for run in self.runs})
+
+    @property
+    def hosts(self) -> set[str]:
+        """On which its runs were made."""
+        return {run.environment.hostname_hash for run in self.runs}
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a single process without DDP."""
+        return self.world_size == 1 and self.first.strategy.backend is None
+
+    @cached_property
+    def seconds_per_sample(self) -> list[float]:
+        """Of each repeat: its median epoch time over the samples of an epoch. What speedups are ratios of."""
+        return [float(run.counted["epoch_time_s"].median() / run.counted["num_samples"].median()) for run in self.runs]
+
+    @property
+    def throughputs(self) -> list[float]:
+        """samples_per_s of each repeat, as in run.json."""
+        return [1 / seconds for seconds in self.seconds_per_sample]
+
+    @cached_property
+    def interval_width(self) -> float | None:
+        """Of the 95% interval of the epoch time, as a share of it; None with one repeat."""
+        return relative_width(self.seconds_per_sample)
+
+    def is_precise(self, target: float) -> bool:
+        """Whether that is at most the target, with enough repeats to trust it."""
+        width = self.interval_width
+        return width is not None and width <= target and len(self.runs) >= HONEST_REPEATS
+
+    def values(self, section: str, key: str) -> list[float]:
+        """A figure of run.json for each repeat that has it; what was learnt, once for each seed."""
+        runs = {run.seed: run for run in reversed(self.runs)}.values() if section == "result" else self.runs
+        found = [getattr(getattr(run.record, section), key) for run in runs]
+        return [float(value) for value in found if isinstance(value, int | float)]
+
+    def median(self, section: str, key: str) -> float | None:
+        """The median of a figure of run.json over the repeats; None: not measured."""
+        values = self.values(section, key)
+        return float(np.median(values)) if values else None
+
+    def times_to(self, accuracy: float) -> list[float | None]:
+        """Seconds of training until each repeat first reached a validation accuracy; None: never, or not known."""
+        return [
+            time_to_accuracy(
+                zip(run.epochs["elapsed_s"].tolist(), run.epochs["val_accuracy"].tolist(), strict=True),
+                accuracy,
+                int(run.epochs["epoch"].iloc[0]),
+            )
+            for run in self.runs
+        ]
+
+    @property
+    def absent_devices(self) -> list[str]:
+        """Devices that some of its runs were to train on, and trained on the CPU instead."""
+        if self.first.device.used != "cpu":
+            return []
+        return sorted({run.device.requested for run in self.runs} - {"auto", "cpu"})
+
+    @property
+    def quality(self) -> str:
+        """The worst grade of its repeats: A, B or C; empty where none was given."""
+        return max((grade for run in self.runs if (grade := run.record.quality.grade) is not None), default="")
+
+    @cached_property
+    def trend(self) -> float | None:
+        """How much its epoch times rise (or fall) over the counted epochs, as a share; None: no trend is shown."""
+        return trend([run.counted["epoch_time_s"].to_list() for run in self.runs])
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How long a group took to a validation accuracy.
+
+    Attributes:
+        target_accuracy: a share of 1.
+        num_reached: repeats that reached it.
+        time_to_accuracy_s: the median of those that did; None: none did.
+    """
+
+    target_accuracy: float
+    num_reached: int
+    time_to_accuracy_s: float | None
+
+
+def reached(group: Group, target: float | None) -> Reached | None:
+    """The time to a target accuracy (given, or the runs' own); None: there is no target."""
+    target = target if target is not None else group.first.full_config["measure"].get("target_accuracy")
+    if target is None:
+        return None
+    times = [time for time in group.times_to(target) if time is not None]
+    return Reached(target, len(times), float(np.median(times)) if times else None)

@@ -1,0 +1,124 @@
+"""The tables of a scaling family: speedups with their fits, and where the loss went."""
+
+from collections.abc import Sequence
+
+from laptime.analysis.cells import (
+    NOT_MEASURED,
+    REMARKS,
+    RESULTS,
+    interval_note,
+    milliseconds,
+    results_cell,
+    with_interval,
+)
+from laptime.analysis.laws import TITLES, Fit, efficiency, karp_flatt
+from laptime.analysis.remarks import remarks_of
+from laptime.analysis.scaling import Family, projections
+from laptime.analysis.table import Cell, Column, Table, columns, row
+from laptime.analysis.wording import missing_baseline_words
+
+
+def scaling(family: Family, project: Sequence[int]) -> Table:
+    rows = []
+    with_ddp = family.one_rank_ddp is not None
+    for point in family.points:
+        p, s = point.world_size, point.speedup
+        cells = [
+            str(p),
+            str(len(point.group.runs)),
+            point.group.quality,
+            f"{point.group.samples_per_s.median:,.0f}",
+            f"{p}.00",
+        ]
+        cells.append(with_interval(s, point.speedup_interval))
+        cells.append("" if s is None else with_interval(efficiency(s, p), point.speedup_interval, 100 / p, "%"))
+        serial = None if s is None else karp_flatt(s, p)
+        cells.append("" if serial is None else f"{serial:.3f}")
+        if with_ddp:
+            cells.append(with_interval(point.speedup_over_ddp, point.ddp_interval))
+        remarks = "; ".join(remarks_of(point.group, point.mismatches))
+        rows.append(row(*cells, results_cell(point.agreement), remarks))
+    for projected in projections(family, project):
+        p, speedup, interval = projected.world_size, projected.speedup, projected.interval
+        cells = [f"{p} (projected)", "", "", "", f"{p}.00", with_interval(speedup, interval)]
+        cells += [with_interval(speedup / p, interval, 100 / p, "%"), "", *([""] if with_ddp else [])]
+        rows.append(row(*cells, "", "projected by the fit, not measured", is_projected=True))
+    over_ddp = ["speedup over one-rank DDP"] if with_ddp else []
+    heads = columns(
+        "ranks", "repeats", "quality", "samples/s", "expected", "speedup", "efficiency",
+        Column("serial fraction", is_optional=True), *over_ddp, RESULTS, REMARKS,
+    )  # fmt: skip
+    kind = "weak scaling: the batch of each rank is fixed"
+    if family.kind == "strong":
+        kind = "strong scaling: the global batch is fixed"
+    title = f"Scaling{' of ' + family.name if family.name else ''} ({kind})"
+    notes = (*interval_note([point.group for point in family.points]), *scaling_notes(family))
+    return Table(title, heads, tuple(rows), notes)
+
+
+def scaling_notes(family: Family) -> list[str]:
+    """What the fits say, or why there are none."""
+    if family.baseline is None:
+        return [missing_baseline_words(family)]
+    num_sizes = len(set(family.world_sizes))
+    if not family.fits:
+        return [f"No fit: {num_sizes} numbers of ranks were measured, and a fit needs three.", _SERIAL]
+    notes = [_fit_words(family.fits[name]) for name in ("amdahl", "usl") if name in family.fits]
+    if any(point.group.first.strategy.oversubscribed for point in family.points):
+        notes.append("Among the fitted are ranks with more threads than cores: more cores would scale otherwise.")
+    usl = family.fits.get("usl")
+    if usl is None:
+        return [*notes, _SERIAL]
+    if not usl.describes:
+        notes.append("Nothing is projected from a law that does not describe what was measured.")
+    elif usl.intervals is None:
+        notes.append("How far off the law may be can't be told: there are no more speedups than parameters.")
+    elif usl.best_world_size is not None:
+        best, interval = usl.best_world_size
+        notes.append(f"Fastest, by that law, with {best:.1f} ranks ({interval.low:.1f} to {interval.high:.1f}).")
+    else:
+        notes.append(
+            "The best number of ranks is withheld: its interval reaches beyond twice the largest number that was "
+            "measured, of which these data say nothing."
+        )
+    return [*notes, _SERIAL]
+
+
+_SERIAL = (
+    "Serial fraction (Karp and Flatt): the share of the work that is as if one rank did it; above 1, slower than one."
+)
+
+
+def _fit_words(fit: Fit) -> str:
+    parts = []
+    for name, value in fit.parameters.items():
+        interval = fit.intervals[name] if fit.intervals else None
+        reach = f" ({interval.low:.3f} to {interval.high:.3f})" if interval else " (no interval: too few data)"
+        parts.append(f"{name} {value:.3f}{reach}")
+    quality = "" if fit.r_squared is None else f", R² {fit.r_squared:.3f}"
+    doubt = "" if fit.describes else ": does not describe these speedups"
+    return f"{TITLES[fit.name]}: {', '.join(parts)}{quality}, off by {fit.deviation:.0%}{doubt}."
+
+
+_LOSSES = ("contention", "oversubscription", "communication", "straggling", "rest")
+
+
+def losses(family: Family) -> Table:
+    rows = []
+    for name in ("ideal", *_LOSSES, "step"):
+        cells: list[str | Cell] = [name]
+        for point in family.points:
+            value, step = point.losses[name], point.losses["step"]
+            if value is None:
+                cells.append(NOT_MEASURED)
+                continue
+            share = f" ({value / step:.0%})" if step and point.group is not family.baseline else ""
+            cells.append(f"{milliseconds(value)}{share}")
+        rows.append(row(*cells))
+    heads = columns("ms per step", *(f"{size} rank{'s' if size > 1 else ''}" for size in family.world_sizes))
+    note = (
+        "In brackets as a share of the step, to which ideal and the causes add up. Causes are measured in "
+        "separate steps (measure.breakdown), rest is what they don't explain of the epochs' own steps."
+    )
+    title = f"Where the loss went{': ' + family.name if family.name else ''}"
+    return Table(title, heads, tuple(rows), (note,))

@@ -1,0 +1,130 @@
+"""The tables that machines read, as data frames: groups.csv, scaling.csv, devices.csv and comparisons.csv."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import pandas as pd
+
+from laptime.analysis.compare import Comparison
+from laptime.analysis.group import Group, reached
+from laptime.analysis.laws import efficiency, karp_flatt
+from laptime.analysis.remarks import remarks_of
+from laptime.analysis.scaling import Family, projections
+from laptime.analysis.statistics import Interval, median_and_deviation
+from laptime.analysis.wording import agreement_words, difference_words
+from laptime.record.schema import PARTS
+
+
+def groups_table(groups: Sequence[Group], target_accuracy: float | None = None) -> pd.DataFrame:
+    """One row per group: repeats, medians, spread between and within repeats, extremes; None where not measured."""
+    rows = []
+    for group in groups:
+        row: dict[str, object] = {"group": group.label, "num_repeats": len(group.runs)}
+        row["seeds"] = " ".join(str(run.seed) for run in group.runs)
+        row |= {"device": group.first.device.used, "model": group.first.model.name}
+        row |= {"dataset": group.first.dataset.name, "world_size": group.world_size}
+        row |= {"threads_per_rank": group.first.strategy.threads_per_rank}
+        row |= {"global_batch_size": group.first.batch.global_batch_size}
+        row |= {"precision": group.first.device.precision}
+        for name, summary in (("epoch_time_s", group.epoch_time_s), ("samples_per_s", group.samples_per_s)):
+            row |= {name: summary.median, f"{name}_between": summary.between, f"{name}_within": summary.within}
+            row |= {f"{name}_min": summary.low, f"{name}_max": summary.high}
+        for key in ("test_accuracy", "val_accuracy", "train_accuracy", "test_loss", "val_loss", "train_loss"):
+            values = group.values("result", key)
+            row[key], row[f"{key}_between"] = median_and_deviation(values) if values else (None, None)
+        row |= dict.fromkeys(("target_accuracy", "num_reached", "time_to_accuracy_s"))
+        if (time := reached(group, target_accuracy)) is not None:
+            row |= asdict(time)
+        for section, key in _MEDIANS:
+            row[f"bare_loop_{key}" if section == "bare_loop" else key] = group.median(section, key)
+        row["quality"] = group.quality
+        row["remarks"] = "; ".join(remarks_of(group))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+_MEDIANS = (
+    ("timing", "total_train_s"), ("timing", "startup_s"), ("resources", "peak_rss_bytes"),
+    ("resources", "peak_device_memory_bytes"), ("resources", "cpu_percent"), ("resources", "energy_joules"),
+    ("resources", "energy_joules_per_1000_samples"), *(("breakdown", f"{part}_s") for part in PARTS),
+    ("breakdown", "step_s"), ("breakdown", "step_p50_s"), ("breakdown", "step_p95_s"), ("breakdown", "step_p99_s"),
+    ("peak", "achieved_flop_per_s"), ("peak", "matmul_flop_per_s"), ("peak", "achieved_fraction"),
+    ("bare_loop", "overhead"), ("bare_loop", "overhead_s_per_step"),
+)  # fmt: skip
+
+
+_SCALING_COLUMNS = (
+    "family", "scaling", "group", "world_size", "projected", "num_repeats", "samples_per_s", "epoch_time_s", "expected",
+    "speedup", "speedup_low", "speedup_high", "efficiency", "efficiency_low", "efficiency_high", "serial_fraction",
+    "speedup_over_one_rank_ddp", "speedup_over_one_rank_ddp_low", "speedup_over_one_rank_ddp_high", "ideal_s_per_step",
+    "contention_s_per_step", "oversubscription_s_per_step", "communication_s_per_step", "straggling_s_per_step",
+    "rest_s_per_step", "step_s_per_step", "results", "remarks",
+)  # fmt: skip
+
+
+def scaling_table(found: Sequence[Family], project: Sequence[int] = ()) -> pd.DataFrame:
+    """One row per family and number of ranks, projected ones marked; intervals None with one repeat."""
+    rows: list[dict[str, object]] = []
+    for family in found:
+        for point in family.points:
+            p, group = point.world_size, point.group
+            row: dict[str, object] = {"family": family.name, "scaling": family.kind, "group": group.label}
+            row |= {"world_size": p, "projected": False, "num_repeats": len(group.runs)}
+            row |= {"samples_per_s": group.samples_per_s.median, "epoch_time_s": group.epoch_time_s.median}
+            row |= {"expected": float(p), "speedup": point.speedup} | _bounds("speedup", point.speedup_interval)
+            row["efficiency"] = None if point.speedup is None else efficiency(point.speedup, p)
+            row |= _bounds("efficiency", point.speedup_interval, 1 / p)
+            row["serial_fraction"] = None if point.speedup is None else karp_flatt(point.speedup, p)
+            row["speedup_over_one_rank_ddp"] = point.speedup_over_ddp
+            row |= _bounds("speedup_over_one_rank_ddp", point.ddp_interval)
+            row |= {f"{name}_s_per_step": value for name, value in point.losses.items()}
+            row["results"] = agreement_words(point.agreement)
+            row["remarks"] = "; ".join(remarks_of(group, point.mismatches))
+            rows.append(row)
+        for projected in projections(family, project):
+            p = projected.world_size
+            row = {"family": family.name, "scaling": family.kind, "world_size": p, "projected": True}
+            row |= {"expected": float(p), "speedup": projected.speedup} | _bounds("speedup", projected.interval)
+            row |= {"efficiency": efficiency(projected.speedup, p)} | _bounds("efficiency", projected.interval, 1 / p)
+            rows.append(row | {"remarks": "projected, not measured"})
+    return pd.DataFrame(rows, columns=list(_SCALING_COLUMNS))
+
+
+_COMPARISON_COLUMNS = (
+    "key", "common", "value", "device_name", "num_repeats", "epoch_time_s", "samples_per_s", "total_train_s", "speedup",
+    "speedup_low", "speedup_high", "p_value", "verdict", "test_accuracy", "results", "remarks",
+)  # fmt: skip
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """One row per comparison and value."""
+    rows = []
+    for comparison in comparisons:
+        for row in comparison.rows:
+            group = row.group
+            rows.append(
+                {
+                    "key": comparison.key,
+                    "common": comparison.common,
+                    "value": row.value,
+                    "device_name": group.first.device.name,
+                    "num_repeats": len(group.runs),
+                    "epoch_time_s": group.epoch_time_s.median,
+                    "samples_per_s": group.samples_per_s.median,
+                    "total_train_s": group.median("timing", "total_train_s"),
+                    "speedup": row.speedup,
+                    **_bounds("speedup", row.interval),
+                    "p_value": row.difference.p_value if row.difference else None,
+                    "verdict": difference_words(row.difference),
+                    "test_accuracy": group.median("result", "test_accuracy"),
+                    "results": agreement_words(row.agreement),
+                    "remarks": "; ".join(remarks_of(group, row.mismatches)),
+                }
+            )
+    return pd.DataFrame(rows, columns=list(_COMPARISON_COLUMNS))
+
+
+def _bounds(name: str, interval: Interval | None, scale: float = 1.0) -> dict[str, object]:
+    """Two columns of a table, None without an interval."""
+    low, high = (interval.low * scale, interval.high * scale) if interval else (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}

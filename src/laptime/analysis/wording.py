@@ -1,0 +1,87 @@
+"""What the analysis found, in words. Nothing reads them back."""
+
+from laptime.analysis.gate import Check
+from laptime.analysis.mismatch import HOST, Mismatch
+from laptime.analysis.results import Agreement, Lost, Scatter, Shift, Verdict
+from laptime.analysis.scaling import Family, with_one_rank
+from laptime.analysis.statistics import HONEST_REPEATS, Difference, Interval
+
+_FIGURES = {"test_accuracy": "test accuracy", "train_loss": "training loss"}
+
+
+def agreement_words(agreement: Agreement | None) -> str:
+    """Whether a group learns the same as its baseline; empty for the baseline itself."""
+    if agreement is None:
+        return ""
+    match agreement.verdict:
+        case Verdict.AGREES:
+            return "agrees"
+        case Verdict.UNKNOWN:
+            return "not known: no accuracy was measured"
+        case Verdict.DIFFERS:
+            return f"differs: {', '.join(map(_detail_words, agreement.details))}"
+
+
+def _detail_words(detail: Shift | Scatter | Lost) -> str:
+    match detail:
+        case Shift("test_accuracy", by):
+            return f"{_FIGURES['test_accuracy']} {100 * by:+.2f} points"
+        case Shift(figure, by):
+            return f"{_FIGURES[figure]} {by:+.4f}"
+        case Scatter("test_accuracy", spread):
+            return f"{_FIGURES['test_accuracy']} varies by {100 * spread:.2f} points"
+        case Scatter(figure, spread):
+            return f"{_FIGURES[figure]} varies by {spread:.2f}"
+        case Lost(num_lost, num_repeats):
+            return f"{num_lost} of {num_repeats} repeats have no test accuracy"
+
+
+def difference_words(difference: Difference | None) -> str:
+    """Whether a difference from the baseline is real; None: it is the baseline itself."""
+    if difference is None:
+        return "baseline"
+    if not difference.decidable:
+        have = f"{difference.num_repeats} repeat{'s' if difference.num_repeats > 1 else ''}"
+        return f"cannot be decided with {have}; {difference.repeats_needed} would do"
+    return f"{'real' if difference.is_shown else 'not shown'} (p = {difference.p_value:.2g})"
+
+
+def mismatch_words(mismatch: Mismatch) -> str:
+    """What a group and its baseline differ in besides."""
+    if mismatch.name == HOST:
+        return "on another host than the baseline"
+    name = "data checksum" if mismatch.name == "checksum" else mismatch.name
+    return f"{name} {mismatch.here[:60]}, baseline {mismatch.there[:60]}"
+
+
+def missing_baseline_words(family: Family) -> str:
+    """What a family lacks for a speedup, and the command that would give it."""
+    command = with_one_rank(family.points[0].group.first.command)
+    what = f"no run with one rank to compare {family.points[-1].group.label} with"
+    return f"{what}. Run: {command}" if command else what + "."
+
+
+def check_words(check: Check) -> str:
+    """A line of the gate."""
+    remarks = [f"{each.name} {each.here}, then {each.there}" for each in check.mismatches]
+    if check.change is None and not check.mismatches:
+        remarks.append("no completed run of it now")
+    if not check.names_machine:
+        remarks.append("the kept summary does not say which machine it is of")
+    interval = f" ({check.interval.low:.3f} to {check.interval.high:.3f})" if check.interval else ""
+    change = "not compared" if check.change is None else f"{check.change:.3f} x the kept throughput{interval}"
+    remark = f"; {'; '.join(remarks)}" if remarks else ""
+    return f"gate: {check.verdict.value:7} {check.group}: {change}{remark}"
+
+
+def times(ratio: float) -> str:
+    """A ratio for people: 1.34 times."""
+    return f"{ratio:.2f} times"
+
+
+def interval_words(interval: Interval | None, num_repeats: int) -> str:
+    """An interval for people."""
+    if interval is None:
+        return "one repeat: no interval"
+    kind = "95% interval" if num_repeats >= HONEST_REPEATS else f"interval of {num_repeats} repeats"
+    return f"{kind} {interval.low:.2f} to {interval.high:.2f}"

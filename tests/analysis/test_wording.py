@@ -1,0 +1,89 @@
+"""What was found, in words: each value has its sentence."""
+
+import pytest
+
+from laptime.analysis.gate import Check, Verdict
+from laptime.analysis.mismatch import HOST, Mismatch
+from laptime.analysis.results import Agreement, Lost, Scatter, Shift
+from laptime.analysis.results import Verdict as Learned
+from laptime.analysis.statistics import Difference, Interval
+from laptime.analysis.wording import agreement_words, check_words, difference_words, mismatch_words
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("agreement", "words"),
+    [
+        (None, ""),
+        (Agreement(Learned.AGREES), "agrees"),
+        (Agreement(Learned.UNKNOWN), "not known: no accuracy was measured"),
+        (
+            Agreement(Learned.DIFFERS, (Shift("test_accuracy", -0.02), Shift("train_loss", 0.1), Lost(2, 3))),
+            "differs: test accuracy -2.00 points, training loss +0.1000, 2 of 3 repeats have no test accuracy",
+        ),
+        (
+            Agreement(Learned.DIFFERS, (Scatter("test_accuracy", 0.87),)),
+            "differs: test accuracy varies by 87.00 points",
+        ),
+    ],
+)
+def test_agreements(agreement, words):
+    assert agreement_words(agreement) == words
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [
+        (None, "baseline"),
+        (Difference(1.0, False, 4, 1, 0.05), "cannot be decided with 1 repeat; 4 would do"),
+        (Difference(0.1, False, 4, 3, 0.05), "cannot be decided with 3 repeats; 4 would do"),
+        (Difference(0.0286, True, 4, 4, 0.05), "real (p = 0.029)"),
+        (Difference(0.06, True, 4, 4, 0.05), "not shown (p = 0.06)"),
+    ],
+)
+def test_differences(difference, words):
+    assert difference_words(difference) == words
+
+
+@pytest.mark.parametrize(
+    ("mismatch", "words"),
+    [
+        (Mismatch("code", "0ther", "c0de"), "code 0ther, baseline c0de"),
+        (Mismatch("checksum", "a" * 99, "b"), f"data checksum {'a' * 60}, baseline b"),
+        (Mismatch(HOST), "on another host than the baseline"),
+    ],
+)
+def test_mismatches(mismatch, words):
+    assert mismatch_words(mismatch) == words
+
+
+@pytest.mark.parametrize(
+    ("check", "verdict", "words"),
+    [
+        (
+            Check("ws=2", 0.5, Interval(0.4, 0.6), True),
+            Verdict.FALLEN,
+            "gate: fallen  ws=2: 0.500 x the kept throughput (0.400 to 0.600)",
+        ),
+        (
+            Check("ws=2", 1.0, None, False, (Mismatch("code", "new", "old"),), names_machine=False),
+            Verdict.OK,
+            "gate: ok      ws=2: 1.000 x the kept throughput; code new, then old; "
+            "the kept summary does not say which machine it is of",
+        ),
+        (
+            Check("ws=2", None, None, False),
+            Verdict.MISSING,
+            "gate: missing ws=2: not compared; no completed run of it now",
+        ),
+        (
+            Check("ws=2", None, None, False, (Mismatch("machine", "this", "that"),)),
+            Verdict.MISSING,
+            "gate: missing ws=2: not compared; machine this, then that",
+        ),
+    ],
+)
+def test_checks_of_the_gate(check, verdict, words):
+    assert check.verdict is verdict
+    assert check_words(check) == words
