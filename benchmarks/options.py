@@ -30,7 +30,8 @@ import torch.nn.functional as F
 from laptime.config.compose import compose, hydra_session, resolve, without_hydra
 from laptime.config.composition import config_dir
 from laptime.config.targets import build
-from laptime.record.files import new_record, read_epochs, read_record
+from laptime.record.files import read_epochs, read_record
+from laptime.record.run_record import RunRecord
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 STRATEGIES = ("strategy=single", "strategy=ddp strategy.wrap_single_rank=true", "strategy=ddp strategy.world_size=2")
@@ -72,7 +73,7 @@ def write_data(folder: Path) -> None:
 def missing(record: dict[str, Any]) -> set[str]:
     """Keys of a completed run's record that have no value, of those that every run should have."""
     found = set()
-    for section, content in new_record().items():
+    for section, content in RunRecord().to_json().items():
         if not isinstance(content, dict):
             found |= {section} if record[section] is None else set()
         else:

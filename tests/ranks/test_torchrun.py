@@ -20,9 +20,10 @@ from tests.support.elastic import Agent
 from tests.support.processes import DEADLINE_S, TRAIN, until
 from tests.support.settings import TINY
 
-from laptime.errors import RankFailed, UserError
+from laptime.errors import UserError
 from laptime.machine.device import usable_cores
 from laptime.ranks import torchrun
+from laptime.ranks.failures import RankFailed
 from laptime.record.files import read_epochs, read_record
 from laptime.runner import rank_process
 
