@@ -24,7 +24,7 @@ from laptime.ranks.preflight import require_compiling
 from laptime.record import files as records
 from laptime.record.schema import known
 from laptime.training.build import name_of
-from laptime.training.classifier import autocast
+from laptime.training.stepper import autocast
 
 SCHEMA_VERSION = 1
 

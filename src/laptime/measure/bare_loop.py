@@ -63,22 +63,24 @@ class BareLoop(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
         network = copy.deepcopy(pl_module.network)
-        if pl_module.is_compiled:
+        if pl_module.stepper.is_compiled:
             network.compile(dynamic=False)
-        self._network = pl_module.wrap(network)
+        self._network = pl_module.stepper.wrap(network)
         self._optimizer = pl_module.make_optimizer(network.parameters())
         self._optimizer.load_state_dict(copy.deepcopy(trainer.optimizers[0].state_dict()))
-        self._scaler = copy.deepcopy(pl_module.scaler)
+        self._scaler = copy.deepcopy(pl_module.stepper.scaler)
         # A scheduler of epochs moves settings, which are taken over; one of steps must move them within the epoch.
-        self._schedule = pl_module.make_scheduler(self._optimizer) if pl_module.schedule is not None else None
-        self._mixup = copy.deepcopy(pl_module.mixup)
+        self._schedule = pl_module.make_scheduler(self._optimizer) if pl_module.stepper.schedule is not None else None
+        self._mixup = copy.deepcopy(pl_module.stepper.mixup)
         self._average = pl_module.make_average(network)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._repeat_last_epoch(trainer, pl_module)
         self._settings = [_without_weights(group) for group in trainer.optimizers[0].param_groups]
         assert isinstance(pl_module, Classifier)
-        self._schedule_state = copy.deepcopy(pl_module.schedule.state_dict()) if pl_module.schedule is not None else {}
+        self._schedule_state = (
+            copy.deepcopy(pl_module.stepper.schedule.state_dict()) if pl_module.stepper.schedule is not None else {}
+        )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._repeat_last_epoch(trainer, pl_module)
@@ -134,14 +136,14 @@ class BareLoop(Callback):
             others, share = labels, 1.0
             if self._mixup is not None:
                 images, others, share = self._mixup(images, labels)
-            with module.autocast():
+            with module.stepper.autocast():
                 logits = network(images)
-                loss = mixed_loss(logits, labels, others, share, module.label_smoothing)
+                loss = mixed_loss(logits, labels, others, share, module.stepper.label_smoothing)
             (loss if scaler is None else scaler.scale(loss)).backward()
-            if module.gradient_clip_norm is not None:
+            if module.stepper.gradient_clip_norm is not None:
                 if scaler is not None:
                     scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(network.parameters(), module.gradient_clip_norm)
+                nn.utils.clip_grad_norm_(network.parameters(), module.stepper.gradient_clip_norm)
             if scaler is None:
                 optimizer.step()
             else:

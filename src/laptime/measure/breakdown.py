@@ -125,14 +125,14 @@ class Breakdown:
         module.network.train()
         module.train_sums = Sums()
         optimizer = module.configure_optimizers()["optimizer"]
-        if module.ddp is not None:
-            module.ddp._set_ddp_runtime_logging_sample_rate(1)
+        if module.stepper.ddp is not None:
+            module.stepper.ddp._set_ddp_runtime_logging_sample_rate(1)
         steps, epoch_start_s, batches = self._take_apart(module, optimizer, pipeline)
         self._note_parts(typical(steps), [sum(step.values()) for step in steps], epoch_start_s)
         step_s = self.breakdown.step_s
         assert step_s is not None
         self._block_steps = _SLOW_BLOCK_STEPS if step_s > _SLOW_STEP_S else _BLOCK_STEPS
-        if module.ddp is None:
+        if module.stepper.ddp is None:
             # Nobody to wait for: the steps that were taken apart are those without synchronisation.
             parts = ("forward", "backward", "optimizer")
             no_sync_step_s = sum(self.breakdown.of_part(part) or 0.0 for part in parts)
@@ -149,9 +149,9 @@ class Breakdown:
             The seconds of every step by part, those by which drawing an epoch's first list takes longer than any other,
             and the batches of the last list.
         """
-        ddp = module.ddp
+        ddp = module.stepper.ddp
         exposed_s = None if ddp is None else lambda: _exposed_s(comm_times(ddp))
-        clock = StepClock(self.device, exposed_s, waits_in="backward" if module.shared is None else "optimizer")
+        clock = StepClock(self.device, exposed_s, waits_in="backward" if module.stepper.shared is None else "optimizer")
         executions = _for_ever(pipeline)
         # A permutation is drawn with an epoch's first list, and workers have nothing ready: told apart from the others,
         # where there are enough of them.
@@ -159,7 +159,7 @@ class Breakdown:
         for _ in pipeline.executions():  # starts the workers, where there are any: in the epochs they are there
             break
         self.rank.barrier()
-        module.on_part = clock.on_part
+        module.stepper.on_part = clock.on_part
         if isinstance(pipeline, WorkersPipeline):
             pipeline.on_part = clock.on_part
         try:
@@ -177,7 +177,7 @@ class Breakdown:
                 module.take_steps(optimizer, execution[: num_steps - len(clock.steps)])
                 clock.end_execution(counts=not is_first or not leaves_first_out, num_drawn=len(execution))
         finally:
-            module.on_part = ignore_part
+            module.stepper.on_part = ignore_part
             if isinstance(pipeline, WorkersPipeline):
                 pipeline.on_part = ignore_part
             executions.close()
@@ -194,7 +194,7 @@ class Breakdown:
     def _measure(
         self, module: Classifier, optimizer: Optimizer, batches: list[Batch]
     ) -> tuple[_Seconds, list[AllReduce]]:
-        seconds, ddp = _Seconds(), module.ddp
+        seconds, ddp = _Seconds(), module.stepper.ddp
         assert ddp is not None
         num_taken = 0
 
@@ -204,7 +204,7 @@ class Breakdown:
                 self.stop.act()
             images, labels = batches[num_taken % len(batches)]
             num_taken += 1
-            return self._timed(lambda: module.take_step(optimizer, images, labels))
+            return self._timed(lambda: module.stepper.take(optimizer, images, labels))
 
         for _ in range(_WARM_UP_STEPS):
             step()

@@ -126,7 +126,7 @@ def _train(run: RunContext, rank: Rank) -> None:
         else:
             # When all is done that they could disturb: they change weights, and take memory of their own.
             optimizer = trainer.optimizers[0]
-            if (sharded := module.sharded(optimizer)) is not None:
+            if (sharded := module.stepper.sharded(optimizer)) is not None:
                 optimizer = sharded.own
             measure_apart(run, device, rank, module, optimizer, data)
         log_results(loggers, record, config, watch.recorder.rows[-1].epoch if watch.recorder.rows else 0)

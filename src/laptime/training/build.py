@@ -22,6 +22,7 @@ from laptime.ranks.stopping import StopRequest
 from laptime.text import byte_size
 from laptime.training import open_groups, step_hooks
 from laptime.training.classifier import Classifier
+from laptime.training.stepper import Stepper
 from laptime.training.weight_average import WeightAverage
 
 log = logging.getLogger(__name__)
@@ -75,18 +76,21 @@ def build_module(
             return None
         return open_groups.build(config, "scheduler", optimizer=optimizer, num_steps_per_epoch=num_steps_per_epoch)
 
-    return Classifier(
+    stepper = Stepper(
         network,
-        make_optimizer=lambda parameters: open_groups.build(config, "optimizer", params=parameters),
-        make_scheduler=make_scheduler,
-        device=device,
-        seed=config.seed,
+        device,
         precision=settings.precision,
         num_microbatches=settings.num_microbatches,
         gradient_clip_norm=settings.gradient_clip_norm,
         label_smoothing=settings.label_smoothing,
         mixup_alpha=settings.mixup_alpha,
+    )
+    return Classifier(
+        stepper,
+        make_optimizer=lambda parameters: open_groups.build(config, "optimizer", params=parameters),
+        make_scheduler=make_scheduler,
         make_average=partial(WeightAverage, ema_decay=settings.ema_decay, swa_start_epoch=settings.swa_start_epoch),
+        seed=config.seed,
         stop=stop,
         identity=identity,
         rank=rank,

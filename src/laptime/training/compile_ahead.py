@@ -36,12 +36,12 @@ class CompileAhead(Callback):
         data = self.data
         before = time.perf_counter()
         try:
-            pl_module.compile_network()
+            pl_module.stepper.compile()
             for training, sizes in ((True, data.train_batch_sizes()), (False, data.val_batch_sizes())):
                 for size in sorted(set(sizes), reverse=True):
                     images = torch.zeros(size, *data.data.image_shape, device=self.device.torch_device)
                     labels = torch.zeros(size, dtype=torch.int64, device=self.device.torch_device)
-                    pl_module.run_once(images, labels, training)
+                    pl_module.stepper.run_once(images, labels, training)
         except (RuntimeError, ImportError, OSError) as error:
             reason = first_line(error)
             raise UserError(

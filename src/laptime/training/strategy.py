@@ -60,12 +60,12 @@ class RankStrategy(SingleDeviceStrategy):
         if trainer.state.fn == TrainerFn.FITTING and self.rank.is_distributed:
             module = self.lightning_module
             assert isinstance(module, Classifier)
-            module.distribute(self._wrap)
+            module.stepper.distribute(self._wrap)
             if self.shards:
-                assert module.ddp is not None
-                shared = comm_hooks.shared_memory(module.ddp)
+                assert module.stepper.ddp is not None
+                shared = comm_hooks.shared_memory(module.stepper.ddp)
                 assert shared is not None
-                module.shard(shared)
+                module.stepper.shard(shared)
 
     def _wrap(self, network: nn.Module) -> nn.Module:
         ids = None if self.root_device.type == "cpu" else [self.root_device]
@@ -77,7 +77,7 @@ class RankStrategy(SingleDeviceStrategy):
         """What a checkpoint holds of an optimizer."""
         module = self.lightning_module
         assert isinstance(module, Classifier)
-        sharded = module.sharded(optimizer)
+        sharded = module.stepper.sharded(optimizer)
         return super().optimizer_state(optimizer) if sharded is None else sharded.state_dict()
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:

@@ -201,7 +201,7 @@ class _Search:
         module = build_module(self.config, self._network, self.device, StopRequest(), {}, Rank(), 1)
         module.to(self.device.torch_device).train()
         if self.config.training.compile:
-            module.compile_network()
+            module.stepper.compile()
         optimizer = module.make_optimizer(module.network.parameters())
         batches = self._batches()
         _step(module, optimizer, batches)  # memory and code are made ready
@@ -230,7 +230,7 @@ class _Search:
 
 
 def _step(module: Classifier, optimizer: torch.optim.Optimizer, batches: Iterator[Batch]) -> None:
-    module.take_step(optimizer, *next(batches))
+    module.stepper.take(optimizer, *next(batches))
 
 
 def foretold_bytes(fitted: list[Trial], batch_size: int) -> int | None:

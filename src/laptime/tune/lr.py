@@ -164,19 +164,19 @@ class _Trained(pl.LightningModule):
         return self.classifier.make_optimizer(self.network.parameters())
 
     def on_train_start(self) -> None:
-        if self.classifier.mixup is not None:
-            self.classifier.mixup.start(self.classifier.seed)
+        if self.classifier.stepper.mixup is not None:
+            self.classifier.stepper.mixup.start(self.classifier.seed)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.classifier.gradient_clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.classifier.gradient_clip_norm)
+        if self.classifier.stepper.gradient_clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.classifier.stepper.gradient_clip_norm)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # it is there
 
     def training_step(self, execution: list[Batch], batch_idx: int) -> Tensor:
         ((images, labels),) = execution
-        images, others, share = self.classifier.mix(images, labels)
-        with self.classifier.autocast():
+        images, others, share = self.classifier.stepper.mix(images, labels)
+        with self.classifier.stepper.autocast():
             logits = self.network(images)
-            return mixed_loss(logits, labels, others, share, self.classifier.label_smoothing)
+            return mixed_loss(logits, labels, others, share, self.classifier.stepper.label_smoothing)
