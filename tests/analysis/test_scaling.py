@@ -1,11 +1,13 @@
 """Speedups against numbers worked out by hand, and what must hold whatever the numbers are."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
+from laptime.analysis.losses import Losses
 from laptime.analysis.mismatch import Mismatch
 from laptime.analysis.remarks import remarks_of
 from laptime.analysis.scaling import families, parse_world_sizes, projections, with_one_rank
@@ -38,7 +40,7 @@ def test_strong_scaling_is_named_and_measured_by_throughput(write, work_folder):
     (family,) = families_of()
     assert family.kind == "strong"
     assert family.points[1].speedup == pytest.approx(1 / 0.6)
-    assert family.points[1].losses["ideal"] == pytest.approx(0.005)  # half of the baseline's step of 10 ms
+    assert family.points[1].losses.ideal == pytest.approx(0.005)  # half of the baseline's step of 10 ms
 
 
 def test_unit_of_time_does_not_matter(write, work_folder):
@@ -123,7 +125,7 @@ def test_losses_add_up_to_the_step(write, work_folder):
     }
     write(Path("two"), [9.0, 1.0], 2, sections=sections)
     losses = families_of()[0].points[1].losses
-    assert losses == pytest.approx(
+    assert asdict(losses) == pytest.approx(
         {"ideal": 0.010, "contention": 0.002, "oversubscription": 0.0, "communication": 0.006 - 0.0011,
          "straggling": 0.0011, "rest": 0.002, "step": 0.020}
     )  # fmt: skip
@@ -144,15 +146,14 @@ def test_oversubscription_is_told_from_contention(write, work_folder):
     )
     losses = next(f for f in families_of() if f.points[-1].world_size == 4).points[-1].losses
     # Four threads on two cores take twice as long at least.
-    assert (losses["oversubscription"], losses["contention"]) == pytest.approx((0.010, 0.005))
+    assert (losses.oversubscription, losses.contention) == pytest.approx((0.010, 0.005))
 
 
 def test_what_was_not_measured_is_left_open(write, work_folder):
     write(Path("one"), [9.0, 1.0])
     write(Path("two"), [9.0, 1.0], 2)
     losses = families_of()[0].points[1].losses
-    assert losses["ideal"] is not None
-    assert [losses[name] for name in ("contention", "communication", "straggling", "rest")] == [None] * 4
+    assert losses == Losses(ideal=0.01, step=0.01)
 
 
 def test_fewer_than_three_world_sizes_are_neither_fitted_nor_projected(write, work_folder):

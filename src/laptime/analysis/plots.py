@@ -46,7 +46,7 @@ def plots(analysis: Analysis) -> dict[str, bytes]:
         made["speedup"] = _png(lambda axes: _speedup(axes, families, analysis.project))
         made["efficiency"] = _png(lambda axes: _efficiency(axes, families))
         for number, family in enumerate(families):
-            if any(point.losses["ideal"] for point in family.points):
+            if any(point.losses.ideal for point in family.points):
                 name = "losses" if len(families) == 1 else f"losses_{number + 1}"
                 made[name] = _png(lambda axes, family=family: _losses(axes, family))  # type: ignore[misc]
     fronts = [search for search in analysis.searches if len(search.metrics) > 1]
@@ -140,12 +140,14 @@ def _by_ranks(axes: Axes, families: Sequence[Family], what: str, project: Sequen
 
 def _losses(axes: Axes, family: Family) -> None:
     """What a step consists of, as shares of it: one bar per number of ranks."""
-    points = [point for point in family.points if point.losses["ideal"] and point.losses["step"]]
+    points = [point for point in family.points if point.losses.ideal and point.losses.step]
     labels = [str(point.world_size) for point in points]
-    bottom = np.array([(point.losses["ideal"] or 0) / (point.losses["step"] or 1) for point in points])
+    bottom = np.array([(point.losses.ideal or 0) / (point.losses.step or 1) for point in points])
     axes.bar(labels, 100 * bottom, color="#0072B2", label="ideal step")
     for cause, colour in _CAUSES.items():
-        shares = np.array([max(0.0, point.losses[cause] or 0.0) / (point.losses["step"] or 1) for point in points])
+        shares = np.array(
+            [max(0.0, getattr(point.losses, cause) or 0.0) / (point.losses.step or 1) for point in points]
+        )
         if shares.any():
             axes.bar(labels, 100 * shares, bottom=100 * bottom, color=colour, label=cause)
             bottom = bottom + shares

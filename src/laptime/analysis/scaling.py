@@ -4,11 +4,11 @@ and where the rest went."""
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from laptime.analysis.group import Group
 from laptime.analysis.labels import without_ranks
 from laptime.analysis.laws import Fit, fit
+from laptime.analysis.losses import Kind, Losses, losses_of
 from laptime.analysis.mismatch import SOFT, Mismatch, unlike
 from laptime.analysis.results import Agreement, agreement
 from laptime.analysis.statistics import Interval, ratio, ratio_interval, relative_error
@@ -17,9 +17,6 @@ from laptime.record import files as record
 from laptime.text import printable
 
 OF_DDP = tuple(f"strategy.{key}" for key in record.OF_DDP)
-
-
-Kind = Literal["strong", "weak"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Point:
         speedup: samples_per_s over the plain single process's; None: there is none.
         speedup_interval: bootstrap, over repeats.
         speedup_over_ddp: over one rank with DDP, with its interval; None: not measured.
-        losses: seconds of a step by cause, None where it was not measured; with `ideal` and `rest` they add up to it.
+        losses: where the time of a step goes.
         agreement: whether it learns the same as the baseline; None for the baseline itself, or without one.
         mismatches: what differs from the baseline besides.
     """
@@ -41,7 +38,7 @@ class Point:
     speedup_interval: Interval | None
     speedup_over_ddp: float | None
     ddp_interval: Interval | None
-    losses: dict[str, float | None]
+    losses: Losses
     agreement: Agreement | None
     mismatches: tuple[Mismatch, ...]
 
@@ -121,51 +118,10 @@ def _point(group: Group, baseline: Group | None, wrapped: Group | None, kind: Ki
         speedup_interval=None if other is None else ratio_interval(other.seconds_per_sample, own),
         speedup_over_ddp=None if wrapped is None else ratio(wrapped.seconds_per_sample, own),
         ddp_interval=None if wrapped is None else ratio_interval(wrapped.seconds_per_sample, own),
-        losses=losses(group, baseline, kind),
+        losses=losses_of(group, baseline, kind),
         agreement=None if other is None else agreement(group, other),
         mismatches=() if other is None else unlike(group, other),
     )
-
-
-def losses(group: Group, baseline: Group | None, kind: Kind) -> dict[str, float | None]:
-    """Where a step's time goes beyond the ideal one, in seconds per step.
-
-    `ideal` is the baseline's step (strong scaling: that over the number of ranks). `contention` is how much longer
-    ranks take without synchronisation than the baseline does; where they are oversubscribed, what sharing cores by time
-    costs at least is `oversubscription` instead. `straggling` is how much longer the slowest rank takes for that than
-    the median one, which the others wait for. `communication` is the rest of what synchronisation costs. These come
-    from separate steps; `rest` is what they leave unexplained of the epochs' own steps, and may be negative.
-
-    Returns:
-        ideal, contention, oversubscription, communication, straggling, rest and step; None where something that it
-        needs was not measured.
-    """
-    names = ("ideal", "contention", "oversubscription", "communication", "straggling", "rest", "step")
-    parts: dict[str, float | None] = dict.fromkeys(names)
-    step = parts["step"] = _step_s(group)
-    base_step = _step_s(baseline) if baseline is not None else None
-    if baseline is None or step is None or base_step is None:
-        return parts
-    share = group.world_size if kind == "strong" else 1
-    ideal = parts["ideal"] = base_step / share
-    if group is baseline:
-        return parts | dict.fromkeys(names[1:-1], 0.0)
-    own_pace, base_pace = (each.median("contention", "no_sync_step_s") for each in (group, baseline))
-    if own_pace is not None and base_pace is not None:
-        slower = own_pace - base_pace / share
-        strategy, cores = group.first.strategy, group.first.environment.num_usable_cores
-        crowding = group.world_size * strategy.threads_per_rank / cores
-        by_time = base_pace / share * (crowding - 1) if strategy.oversubscribed else 0.0
-        oversubscription = min(by_time, max(slower, 0.0))
-        parts |= {"oversubscription": oversubscription, "contention": slower - oversubscription}
-    cost, behind = group.median("communication", "cost_s"), group.median("contention", "straggling")
-    if cost is not None and own_pace is not None and behind is not None:
-        straggling = min(own_pace * behind, max(cost, 0.0))
-        parts |= {"straggling": straggling, "communication": cost - straggling}
-    known = [part for name in names[1:5] if (part := parts[name]) is not None]
-    if len(known) == 4:
-        parts["rest"] = step - ideal - sum(known)
-    return parts
 
 
 @dataclass(frozen=True)
@@ -211,11 +167,6 @@ def _closest(candidates: Sequence[Group], group: Group, with_ddp: bool = False) 
         return differing, -len(candidate.runs), candidate.label
 
     return min(candidates, key=distance, default=None)
-
-
-def _step_s(group: Group) -> float | None:
-    steps_per_s = group.median("timing", "steps_per_s")
-    return 1 / steps_per_s if steps_per_s else None
 
 
 def with_one_rank(command: list[str]) -> str:

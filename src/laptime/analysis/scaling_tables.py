@@ -1,6 +1,7 @@
 """The tables of a scaling family: speedups with their fits, and where the loss went."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from laptime.analysis.cells import (
     NOT_MEASURED,
@@ -12,6 +13,7 @@ from laptime.analysis.cells import (
     with_interval,
 )
 from laptime.analysis.laws import TITLES, Fit, efficiency, karp_flatt
+from laptime.analysis.losses import Losses
 from laptime.analysis.remarks import remarks_of
 from laptime.analysis.scaling import Family, projections
 from laptime.analysis.table import Cell, Column, Table, columns, row
@@ -100,15 +102,12 @@ def _fit_words(fit: Fit) -> str:
     return f"{TITLES[fit.name]}: {', '.join(parts)}{quality}, off by {fit.deviation:.0%}{doubt}."
 
 
-_LOSSES = ("contention", "oversubscription", "communication", "straggling", "rest")
-
-
 def losses(family: Family) -> Table:
     rows = []
-    for name in ("ideal", *_LOSSES, "step"):
-        cells: list[str | Cell] = [name]
+    for part in fields(Losses):
+        cells: list[str | Cell] = [part.name]
         for point in family.points:
-            value, step = point.losses[name], point.losses["step"]
+            value, step = getattr(point.losses, part.name), point.losses.step
             if value is None:
                 cells.append(NOT_MEASURED)
                 continue

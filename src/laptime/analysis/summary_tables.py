@@ -77,7 +77,7 @@ def scaling_table(found: Sequence[Family], project: Sequence[int] = ()) -> pd.Da
             row["serial_fraction"] = None if point.speedup is None else karp_flatt(point.speedup, p)
             row["speedup_over_one_rank_ddp"] = point.speedup_over_ddp
             row |= _bounds("speedup_over_one_rank_ddp", point.ddp_interval)
-            row |= {f"{name}_s_per_step": value for name, value in point.losses.items()}
+            row |= {f"{name}_s_per_step": value for name, value in asdict(point.losses).items()}
             row["results"] = agreement_words(point.agreement)
             row["remarks"] = "; ".join(remarks_of(group, point.mismatches))
             rows.append(row)

@@ -78,9 +78,8 @@ class BareLoop(Callback):
         self._repeat_last_epoch(trainer, pl_module)
         self._settings = [_without_weights(group) for group in trainer.optimizers[0].param_groups]
         assert isinstance(pl_module, Classifier)
-        self._schedule_state = (
-            copy.deepcopy(pl_module.stepper.schedule.state_dict()) if pl_module.stepper.schedule is not None else {}
-        )
+        schedule = pl_module.stepper.schedule
+        self._schedule_state = {} if schedule is None else copy.deepcopy(schedule.state_dict())
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._repeat_last_epoch(trainer, pl_module)
