@@ -21,7 +21,7 @@ def groups_of(*folders: str):
 def test_runs_that_differ_in_the_seed_alone_are_repeats(scaled):
     groups = groups_of("sweep")
     assert [group.label for group in groups] == ["ws=1", "ws=2", "ws=4"]
-    assert [[run.record["seed"] for run in group.runs] for group in groups] == [[1, 2, 3]] * 3
+    assert [[run.seed for run in group.runs] for group in groups] == [[1, 2, 3]] * 3
 
 
 def test_figures_by_hand(write, work_folder):

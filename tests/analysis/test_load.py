@@ -120,7 +120,7 @@ def test_nan_accuracy_is_no_obstacle(write, work_folder):
     record = json.loads((path / RUN_FILE).read_text())
     assert record["result"]["test_accuracy"] is None
     (run,), _ = load_runs([Path()])
-    assert run.record["result"]["test_accuracy"] is None
+    assert run.record.result.test_accuracy is None
 
 
 @pytest.mark.parametrize("value", ["fast", True, 10**400, [1]])

@@ -84,7 +84,7 @@ def test_small_parts_are_not_named():
 
 def test_without_flops_or_epochs_nothing_is_claimed():
     for unknown in (found(flops_per_sample=None), found(samples_per_s=None)):
-        assert "verdict" not in unknown and "achieved_fraction" not in unknown
+        assert unknown.verdict is None and unknown.achieved_fraction is None
 
 
 def test_without_a_breakdown_the_fraction_alone():

@@ -72,7 +72,7 @@ def test_an_old_run_is_compared_with_a_new_one(old_run, trained):
     shutil.copytree(trained(*TWO_PARTS[:-1], f"{NEW}=2", "seed=2"), "new")
     runs, skipped = load_runs([Path()])
     assert not skipped and len(runs) == 2
-    assert {run.record["group_hash"] for run in runs} == {runs[0].record["group_hash"]}
+    assert {run.group_hash for run in runs} == {runs[0].group_hash}
     assert all(run.config[NEW] == 2 and OLD not in run.config for run in runs)
 
 

@@ -88,7 +88,7 @@ IN_FUNCTION = node("Holds", inner=node("torch.nn.Sequential", _args_=[node("lit_
 )
 def test_a_lightning_module_is_no_model(model, key, config, other_lightning):
     with pytest.raises(UserError, match="LightningModule") as caught:
-        build_all({**config, "model": model})
+        build_all(changed(config, model=model))
     assert str(caught.value).startswith(key)
 
 
@@ -217,13 +217,13 @@ TORCH = "torch.optim.lr_scheduler"
 )
 def test_schedulers_of_single_steps_are_refused_with_what_to_use(scheduler, config):
     with pytest.raises(UserError, match=r"^scheduler\._target_=.*scheduler=one_cycle"):
-        build_all({**config, "scheduler": scheduler})
+        build_all(changed(config, scheduler=scheduler))
 
 
 @pytest.mark.parametrize("around", ["chained", "after_another"])
 def test_a_schedule_of_single_steps_within_another_scheduler_is_refused(around, config):
     with pytest.raises(UserError, match=r"^scheduler\._target_=nested_parts\..*OneCycle"):
-        build_all({**config, "scheduler": node(f"own_one_cycle_{around}")})
+        build_all(changed(config, scheduler=node(f"own_one_cycle_{around}")))
 
 
 @pytest.mark.unit
@@ -232,7 +232,7 @@ def test_a_schedule_of_single_steps_within_another_scheduler_is_refused(around, 
 )
 def test_a_plateau_scheduler_takes_less_loss_for_better(scheduler, config):
     with pytest.raises(UserError, match=r"^scheduler\.mode=max: "):
-        build_all({**config, "scheduler": scheduler})
+        build_all(changed(config, scheduler=scheduler))
 
 
 def test_a_command_with_the_wrong_mode_leaves_nothing_behind(call, work_folder):
@@ -254,7 +254,7 @@ def test_a_command_with_the_wrong_mode_leaves_nothing_behind(call, work_folder):
 )
 def test_a_callback_that_takes_worse_for_better_is_refused(callback, mode, config):
     with pytest.raises(UserError, match=rf"^callbacks\.mine\.mode={mode}: "):
-        build_all({**config, "callbacks": {"mine": callback}})
+        build_all(changed(config, callbacks={"mine": callback}))
 
 
 @pytest.mark.unit
