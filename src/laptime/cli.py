@@ -193,8 +193,8 @@ def _run_once(
         sweeps_without_flag,
         without_hydra,
     )
-    from laptime.config.composition import key_of
     from laptime.config.identity import snapshot
+    from laptime.config.overrides import find
     from laptime.ranks import torchrun
     from laptime.record.directory import RunDir
     from laptime.record.files import RUN_FILE
@@ -204,7 +204,7 @@ def _run_once(
     from laptime.sweeps.hydra_jobs import run_once
     from laptime.sweeps.plan import params_of
 
-    if any(override.lstrip("+").startswith("hydra.mode=") for override in overrides):
+    if find(overrides, "hydra.mode") is not None:
         raise UserError("hydra.mode: is chosen by the flag -m (--multirun). Leave it out.")
     config_name = getattr(args, "config_name", None) or CONFIG_NAME
     run_dir: RunDir | None = None
@@ -235,7 +235,7 @@ def _run_once(
         for key in ("dry_run", "notify"):
             if config["sweep"][key]:
                 raise UserError(f"sweep.{key}={str(config['sweep'][key]).lower()}: is for sweeps. Add -m.")
-        chosen = any(key_of(override) == "hydra.run.dir" for override in overrides)
+        chosen = find(overrides, "hydra.run.dir") is not None
 
         def reserve() -> str:
             nonlocal run_dir

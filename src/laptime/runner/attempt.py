@@ -14,6 +14,7 @@ from laptime.ranks.stopping import SIGNALS
 from laptime.record import files as records
 from laptime.record.heartbeat import beating
 from laptime.record.masking import mask, mask_command, mask_text, secret_values
+from laptime.record.override_text import split
 from laptime.runner.rank_process import describe
 from laptime.terminal import relative
 
@@ -72,7 +73,7 @@ def attempt_run(
             if not (run_dir / records.EPOCHS_FILE).exists():
                 on += "; no epoch was completed"
             elif not config["run_label"]:  # how a sweep goes on, its end says
-                elsewhere = any(each.lstrip("+").startswith("hydra.run.dir=") for each in record["command"])
+                elsewhere = any(split(each).key == "hydra.run.dir" for each in record["command"])
                 checkpoint = shlex.quote(f"training.checkpoint={relative(run_dir)}")
                 also = " and another hydra.run.dir" if elsewhere else ""
                 on += f"; the same command with {checkpoint}{also} goes on from the last whole epoch"

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def run_sweep(args: argparse.Namespace) -> int:
     """Check every job of a sweep, then run them."""
     from laptime.config.compose import hydra_session, hydra_value, with_its_sweeper
-    from laptime.config.composition import key_of
     from laptime.config.identity import snapshot
+    from laptime.config.overrides import find
     from laptime.ranks import torchrun
     from laptime.record.directory import RunDir, use
     from laptime.runner import fresh_processes, without_effect
@@ -53,7 +53,7 @@ def run_sweep(args: argparse.Namespace) -> int:
                 raise UserError("sweep.dry_run=true: not with a search, whose sweeper chooses the trials as it goes.")
             steps = [Step(number, job, "new") for number, job in enumerate(jobs)]
             return _show_what_would_be_done(steps, configs, jobs, sweep_world_size, shares)
-        chosen = any(key_of(override) == "hydra.sweep.dir" for override in args.overrides)
+        chosen = find(args.overrides, "hydra.sweep.dir") is not None
         sweep_dir = RunDir(hydra_value(first, "hydra.sweep.dir"), may_move=not chosen, key="hydra.sweep.dir")
         use(sweep_dir.path)
         numbered = dict(enumerate(jobs)) if trials is None else {}
@@ -88,14 +88,16 @@ def _refuse_latest(config: Mapping[str, Any]) -> None:
 
 def resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str]]":
     """The sweep to resume, and the other overrides. None instead of a sweep: a new one is to be started."""
-    if not any(override.lstrip("+").startswith("sweep.resume=") for override in overrides):
+    from laptime.config.overrides import find, find_last
+
+    if find(overrides, "sweep.resume") is None:
         return None, overrides
     from laptime.sweeps.overrides import asked_for
     from laptime.sweeps.resume import EarlierSweep
 
     asked, typed = asked_for(overrides)
-    asks = ("true", "yes", "on", "1")
-    only_looks = any(each.lower() in {f"sweep.dry_run={word}" for word in asks} for each in typed)
+    dry_run = find_last(typed, "sweep.dry_run")
+    only_looks = dry_run is not None and str(dry_run.value).lower() in ("true", "yes", "on", "1")
     return None if asked is None else EarlierSweep(asked, only_looks), typed
 
 
@@ -108,8 +110,8 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
     from laptime.analysis.sweep_callback import report_sweep
     from laptime.config import security
     from laptime.config.compose import compose, hydra_session, resolve, without_hydra
-    from laptime.config.composition import key_of
     from laptime.config.identity import snapshot
+    from laptime.config.overrides import find
     from laptime.ranks import torchrun
     from laptime.runner import fresh_processes, without_effect
     from laptime.runner.check import check
@@ -166,7 +168,7 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
             return _show_what_would_be_done([*steps, *left], configs, known, sweep_world_size, shares)
         for step in sorted([*steps, *sweep.not_asked_for(steps)], key=lambda step: step.number):
             print(f"run {step.number} ({' '.join(swept(step.overrides, known))}): {step.decision}", file=sys.stderr)
-        if sweep.had_notify and not any(key_of(override) == security.NOTIFY_KEY for override in typed):
+        if sweep.had_notify and find(typed, security.NOTIFY_KEY) is None:
             print(f"{security.NOTIFY_KEY} is not taken over: nobody is told, unless it is typed again", file=sys.stderr)
         todo = {step.number: step for step in steps if not step.is_done}
         repeats = any(job.config["measure"]["target_interval"] is not None for job in jobs)

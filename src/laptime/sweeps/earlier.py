@@ -8,9 +8,8 @@ from typing import Any
 
 import psutil
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 
+from laptime.config.overrides import first_refused
 from laptime.record.directory import hostname_hash, numbered_runs
 from laptime.record.files import (
     EARLIER_DIR,
@@ -114,8 +113,9 @@ def read_run(number: int, path: Path, kept_in: str) -> EarlierRun:
     try:
         text = (path / kept_in / "overrides.yaml").read_text("utf-8")
         overrides = [override_by_new_name(str(each)) for each in yaml.safe_load(text) or []]
-        OverridesParser.create().parse_overrides(overrides)
-    except (OSError, ValueError, TypeError, yaml.YAMLError, HydraException, RecursionError):
+    except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError):
+        overrides = []
+    if first_refused(overrides) is not None:
         overrides = []
     return EarlierRun(number, path, record, overrides)
 

@@ -11,8 +11,8 @@ import yaml
 
 from laptime.config import security
 from laptime.config.compose import CONFIG_NAME
-from laptime.config.composition import key_of
 from laptime.config.identity import config_hashes
+from laptime.config.overrides import find, parse
 from laptime.errors import UserError
 from laptime.machine.device import usable_cores
 from laptime.record.directory import expanded, numbered_runs, use, user_of
@@ -78,9 +78,8 @@ class EarlierSweep:
         """
         if not typed:
             return self._typed
-        for override in typed:
-            if key_of(override) in FIXED:
-                raise UserError(f"{override}: is what it was when the sweep started. Leave it out, or {KEY}.")
+        if (fixed := find(typed, *FIXED)) is not None:
+            raise UserError(f"{fixed.text}: is what it was when the sweep started. Leave it out, or {KEY}.")
         return [merged(self._typed[0], typed)]
 
     def require_same_configuration(self, config_name: str | None, config_dir: str | None) -> None:
@@ -228,7 +227,7 @@ class EarlierSweep:
             hydra = yaml.safe_load(path.read_text("utf-8"))["hydra"]
             both = [*hydra["overrides"]["task"], *hydra["overrides"]["hydra"]]
             typed = [override_by_new_name(str(each)) for each in both]
-            self.had_notify |= any(key_of(each) == security.NOTIFY_KEY for each in typed)
+            self.had_notify |= find(typed, security.NOTIFY_KEY) is not None
             name = hydra["job"].get("config_name")
             self._config_name = None if name in (None, CONFIG_NAME) else str(name)
             sources = hydra["runtime"].get("config_sources") or []
@@ -303,6 +302,6 @@ def jobs_ever(runs: Sequence[EarlierRun], jobs: Sequence[Job]) -> list[list[str]
     shared = set.intersection(*(set(job.overrides) for job in jobs))
     earlier = []
     for run in runs:
-        keys = {override.partition("=")[0] for override in run.overrides}
-        earlier.append([*run.overrides, *(each for each in shared if each.partition("=")[0] not in keys)])
+        keys = {parse(override).full_key for override in run.overrides}
+        earlier.append([*run.overrides, *(each for each in shared if parse(each).full_key not in keys)])
     return [*earlier, *(job.overrides for job in jobs)]

@@ -18,7 +18,7 @@ import psutil
 import yaml
 
 from laptime.config.compose import experiment_of
-from laptime.config.composition import key_of
+from laptime.config.overrides import key_of, parse
 from laptime.config.security import OF_NOW
 from laptime.errors import Interrupted, LauncherFailed, RankFailed, TrainingFailed, UserError, in_words
 from laptime.ranks.stopping import handling_signals
@@ -338,8 +338,8 @@ class Sweep:
         # A sweeper that chooses writes what all its jobs share in words of its own: False for false.
         if not self.chooses:
             return overrides
-        shared = {key_of(each) for each in set.intersection(*map(set, self.jobs))}
-        return [each for each in overrides if key_of(each) not in shared]
+        shared = {parse(each).full_key for each in set.intersection(*map(set, self.jobs))}
+        return [each for each in overrides if parse(each).full_key not in shared]
 
     def _swept(self, overrides: list[str]) -> str:
         return " ".join(swept(overrides, self.jobs))
@@ -403,10 +403,12 @@ def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
         overrides: of the job.
         jobs: overrides of every job of the sweep.
     """
-    parts = [part.lstrip("+").partition("=") for part in swept(overrides, jobs)]
     short = {"strategy.world_size": "ws"}
-    label = " ".join(f"{short.get(key, key.rpartition('.')[2])}={value}" for key, _, value in parts)
-    return folder_name(label)
+    parts = []
+    for each in map(parse, swept(overrides, jobs)):
+        key = f"~{each.full_key}" if each.is_deletion else each.full_key
+        parts.append(f"{short.get(key, key.rpartition('.')[2])}={each.value_text or ''}")
+    return folder_name(" ".join(parts))
 
 
 def objective(record: Mapping[str, Any]) -> float | list[float | None] | None:
