@@ -10,11 +10,11 @@ from laptime.config.typed import for_hydra
 from laptime.errors import UserError
 from laptime.evaluation.command_line import _for_hydra as for_evaluation
 from laptime.record.override_text import split
+from laptime.sweeps.labels import sweep_label
 from laptime.sweeps.overrides import asked_for
 from laptime.sweeps.plan import plan_runs
 from laptime.sweeps.rerun_rules import Job
 from laptime.sweeps.resume import jobs_ever
-from laptime.sweeps.sweep import sweep_label
 
 pytestmark = pytest.mark.unit
 
