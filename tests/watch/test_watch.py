@@ -24,10 +24,10 @@ from laptime.record.files import (
     read_record,
     start_attempt,
     timestamp,
-    write_plan,
     write_record,
 )  # fmt: skip
 from laptime.record.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE, beating
+from laptime.record.plan import write_plan
 from laptime.watch.__main__ import main
 from laptime.watch.look import Watcher
 

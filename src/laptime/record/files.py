@@ -11,13 +11,11 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laptime.errors import printable
 from laptime.record import renamed
 from laptime.record.masking import mask
 
@@ -40,7 +38,6 @@ EARLIER_DIR = "earlier"
 SWEEP_FILE = "multirun.yaml"
 # What tells each of its runs from the others, by number, those that have not started included.
 PLAN_FILE = "plan.json"
-_LARGEST_NUMBER = 10**9
 
 STATUSES = ("running", "completed", "failed", "interrupted")
 
@@ -191,31 +188,6 @@ def end_without_launcher(run_dir: Path, message: str) -> None:
     if record["status"] == "running":
         end_attempt(record, "failed", {"type": "LauncherDied", "message": message})
         write_record(run_dir, record)
-
-
-def write_plan(sweep_dir: Path, swept: Mapping[int, str], starts: bool = False) -> None:
-    """Write down which runs a sweep has, and when it was started, or resumed, last.
-
-    Args:
-        swept: what tells each from the others, by number.
-        starts: whether that is now; otherwise it is what it was.
-    """
-    started_at = now() if starts else None
-    if not starts:
-        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            started_at = json.loads((sweep_dir / PLAN_FILE).read_bytes())["started_at"]
-    text = json.dumps({"started_at": started_at, "runs": swept}, indent=2)
-    write_atomically(sweep_dir / PLAN_FILE, text.encode() + b"\n")
-
-
-def read_plan(sweep_dir: Path) -> dict[int, str]:
-    """What tells the runs of a sweep from each other, by number; empty where that can't be read."""
-    try:
-        runs = json.loads((sweep_dir / PLAN_FILE).read_bytes())["runs"]
-        known = {int(number): printable(str(swept)) for number, swept in runs.items()}
-        return {number: swept for number, swept in known.items() if 0 <= number <= _LARGEST_NUMBER}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:

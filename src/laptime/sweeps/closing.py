@@ -5,9 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
-from laptime.record.files import SWEEP_FILE
+from laptime.record.hydra_files import NotHydras, read_best_trial, read_sweep_file
 from laptime.sweeps.notify import notify
 from laptime.sweeps.outcomes import ENDED, Outcome
 from laptime.sweeps.resume import can_be_resumed
@@ -49,9 +47,8 @@ def say_how_it_ended(
 def _best(sweep_dir: Path) -> list[str]:
     """What Optuna's sweeper found best, where it has searched for one thing."""
     try:
-        found = yaml.safe_load((sweep_dir / "optimization_results.yaml").read_text("utf-8"))
-        metric = yaml.safe_load((sweep_dir / SWEEP_FILE).read_text("utf-8"))["optimized_metric"]
-        values = " ".join(f"{key}={value}" for key, value in found["best_params"].items())
-        return [f"{metric} {found['best_value']:.4g} with {values}"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        best, metric = read_best_trial(sweep_dir), read_sweep_file(sweep_dir).optimized_metric
+    except NotHydras:
         return []
+    values = " ".join(f"{key}={value}" for key, value in best.params.items())
+    return [f"{metric} {best.value:.4g} with {values}"]

@@ -7,7 +7,6 @@ from types import NoneType
 from typing import Any
 
 import psutil
-import yaml
 
 from laptime.config.overrides import first_refused
 from laptime.record.directory import hostname_hash, numbered_runs
@@ -17,7 +16,7 @@ from laptime.record.files import (
     parse_timestamp,
     read_record,
 )
-from laptime.record.renamed import override_by_new_name
+from laptime.record.hydra_files import NotHydras, read_overrides
 
 # What each record must have, and of which type.
 _NEEDED: dict[str, Any] = {
@@ -111,9 +110,8 @@ def read_run(number: int, path: Path, kept_in: str) -> EarlierRun:
     if not _is_whole(record):
         record = {}
     try:
-        text = (path / kept_in / "overrides.yaml").read_text("utf-8")
-        overrides = [override_by_new_name(str(each)) for each in yaml.safe_load(text) or []]
-    except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError):
+        overrides = read_overrides(path, kept_in)
+    except NotHydras:
         overrides = []
     if first_refused(overrides) is not None:
         overrides = []

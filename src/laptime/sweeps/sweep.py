@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 from laptime.config.compose import experiment_of
 from laptime.errors import Interrupted, LauncherFailed, RankFailed, TrainingFailed, UserError, in_words
 from laptime.record.directory import RunDir, numbered_runs
-from laptime.record.files import read_plan, write_plan
 from laptime.record.masking import mask_text
+from laptime.record.plan import read_plan, write_plan
 from laptime.runner.job import run_job
 from laptime.sweeps import optuna_faults
 from laptime.sweeps.core_shares import CoreShares

@@ -15,10 +15,10 @@ from laptime.record.files import (
     each_epoch_once,
     parse_timestamp,
     read_epochs,
-    read_plan,
     read_record,
 )
 from laptime.record.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE
+from laptime.record.plan import read_plan
 
 _LAST_BYTES = 4096
 # Of a line in train.log the time is enough here.
