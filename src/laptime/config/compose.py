@@ -27,6 +27,7 @@ from omegaconf.errors import (
 
 from laptime.config.composition import compose_with_hydra, config_dir, refuse_names_of_ours
 from laptime.config.explain import explain, reason_of, tidy, unknown_key, with_its_override
+from laptime.config.identity import DIRECTORY_TO_COME
 from laptime.config.overrides import find, find_last, key_of, parse
 from laptime.config.schema import Config, check_ranges, closed_groups, register_schema
 from laptime.errors import UserError, printable
@@ -160,6 +161,16 @@ def resolve(cfg: DictConfig, schema: Mapping[str, type] | None = None) -> dict[s
         raise UserError(f"{error.full_key}{value}: {reason_of(error)}.") from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
+
+
+def resolve_ahead(cfg: DictConfig) -> dict[str, Any]:
+    """As `resolve`, before the run's directory is known: `run_dir` is None, and paths in it lie in a stand-in for it.
+
+    Args:
+        cfg: as for `resolve`; the stand-in is left in it.
+    """
+    cfg.run_dir = DIRECTORY_TO_COME
+    return {**resolve(cfg), "run_dir": None}
 
 
 def _check_keys(cfg: DictConfig, schema: Mapping[str, type]) -> None:

@@ -134,7 +134,7 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
     with hydra_session(args.config_dir) as hydra:
         planned = _planned_again(hydra, sweep, invocations, unfinished, args.config_name)
         fresh_processes.load_ahead()
-        jobs, snapshots = _checked_again(sweep, planned, typed)
+        jobs, snapshots = _checked_again(planned, typed)
         configs = [job.config for job in jobs]
         composed = [run.composed for run, _ in planned]
         without_effect.check(hydra, typed, list(zip(composed, configs, strict=True)), True, args.config_name)
@@ -179,11 +179,8 @@ def _planned_again(
     return planned
 
 
-def _checked_again(
-    sweep: "EarlierSweep", planned: "Sequence[tuple[PlannedRun, int]]", typed: Sequence[str]
-) -> "tuple[list[Job], Snapshots]":
+def _checked_again(planned: "Sequence[tuple[PlannedRun, int]]", typed: Sequence[str]) -> "tuple[list[Job], Snapshots]":
     """The jobs with their configurations, and a `snapshot` of each configuration."""
-    from laptime.config.compose import resolve, without_hydra
     from laptime.config.identity import snapshot
     from laptime.runner.check import check
     from laptime.sweeps.rerun_rules import Job
@@ -193,9 +190,7 @@ def _checked_again(
         config = check(run.composed, typed)
         _refuse_latest(config)
         snapshots[tuple(run.overrides)] = snapshot(config)
-        cfg = without_hydra(run.composed)
-        cfg.run_dir = str(sweep.path / "run")  # any that nothing else in the configuration can be
-        jobs.append(Job(run.overrides, resolve(cfg), invocation))
+        jobs.append(Job(run.overrides, config, invocation))
     return jobs, snapshots
 
 
@@ -284,7 +279,7 @@ def _show_what_would_be_done(
     for step, config in zip(steps, configs, strict=True):
         guess = None
         if config is not None:
-            guess = estimate(will_be_hashed({**config, "run_dir": None}, sweep_world_size, at_once), known)
+            guess = estimate(will_be_hashed(config, sweep_world_size, at_once), known)
         differs = " ".join(swept(step.overrides, jobs))
         planned.append(dry_run.Planned(step.number, differs, step.decision, step.is_done, guess))
     with unread():
