@@ -153,7 +153,7 @@ def _explain_missing_option(hydra: Hydra, error: MissingConfigException) -> str:
 
 def _explain_not_deleted(message: str, overrides: Sequence[str]) -> str:
     """What to do instead of `~key`, from Hydra's words about it."""
-    key = _quoted(message).partition("=")[0]
+    key = parse(_quoted(message)).full_key
     deletions = [each for each in map(parse, overrides) if each.is_deletion]
     typed = next((each.text for each in deletions if each.full_key == key), f"~{key}")
     if "does not exist" in message:
