@@ -13,7 +13,7 @@ from laptime.config.composition import config_dir
 from laptime.errors import UserError
 from laptime.record.directory import RunDir
 from laptime.record.files import read_record
-from laptime.sweeps.sweep import sweep_label
+from laptime.sweeps.labels import sweep_label
 from tests.support.settings import NO_REPORT, TINY
 
 ONE_EPOCH = (*TINY, "training.epochs=1")

@@ -15,8 +15,12 @@ from laptime.errors import Interrupted, RunFailed, UserError
 from laptime.text import os_error
 
 if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
+    from hydra.types import TaskFunction
     from omegaconf import DictConfig
 
+    from laptime.config.schema import Config
+    from laptime.record.directory import RunDir
     from laptime.record.run_record import RunRecord
 
 from laptime.sweeps.command import refuse_resume_in_a_file, resume_sweep, resumed_sweep, run_sweep
@@ -184,60 +188,34 @@ def _refuse_unused_flags(args: argparse.Namespace) -> None:
 def _run_once(
     overrides: list[str], started: float, command: list[str], args: argparse.Namespace | None = None
 ) -> "RunRecord":
-    from laptime.config.compose import (
-        CONFIG_NAME,
-        compose,
-        experiment_of,
-        hydra_session,
-        hydra_value,
-        sweeps_without_flag,
-        without_hydra,
-    )
-    from laptime.config.composition import key_of
+    """Train once.
+
+    Raises:
+        UserError: what was asked for can't be done; nothing was left behind.
+        _IsSweep: the configuration stands for a sweep.
+    """
+    from laptime.config.compose import CONFIG_NAME, experiment_of, hydra_session, hydra_value, without_hydra
     from laptime.config.identity import snapshot
+    from laptime.config.overrides import find
     from laptime.ranks import torchrun
     from laptime.record.directory import RunDir
-    from laptime.record.files import RUN_FILE
-    from laptime.record.run_record import RunRecord
-    from laptime.runner import fresh_processes, without_effect
+    from laptime.runner import fresh_processes
     from laptime.runner.check import check
     from laptime.runner.job import run_job
-    from laptime.sweeps.hydra_jobs import run_once
-    from laptime.sweeps.plan import params_of
 
-    if any(override.lstrip("+").startswith("hydra.mode=") for override in overrides):
+    if find(overrides, "hydra.mode") is not None:
         raise UserError("hydra.mode: is chosen by the flag -m (--multirun). Leave it out.")
     config_name = getattr(args, "config_name", None) or CONFIG_NAME
     run_dir: RunDir | None = None
     with hydra_session(getattr(args, "config_dir", None)) as hydra:
-        try:
-            composed = compose(hydra, overrides, config_name)
-            is_sweep = hydra_value(composed, "hydra.mode") == "RunMode.MULTIRUN"
-        except UserError:  # of a value to sweep over, perhaps
-            if args is None or not sweeps_without_flag(hydra, overrides, config_name):
-                raise
-            is_sweep = True
-        if is_sweep and args is not None and not args.run:
-            raise _IsSweep
-        if is_sweep:
-            raise UserError("hydra.mode=MULTIRUN: the configuration stands for a sweep: python train.py -m runs it.")
+        composed = _composed_for_one_run(hydra, overrides, config_name, args)
         if not torchrun.is_joined() and _wants_processes(composed):
             fresh_processes.load_ahead()
         config = check(composed, overrides)
         checked = snapshot(config)
         composed.experiment_name = experiment_of(composed)
-        if config.measure.target_interval is not None:
-            target = config.measure.target_interval
-            raise UserError(f"measure.target_interval={target}: is for sweeps, which repeat their runs. Add -m.")
-        refuse_resume_in_a_file(config)
-        without_effect.check(hydra, overrides, [(composed, config)], False, config_name)
-        if params := params_of(composed):
-            raise UserError(f"hydra.sweeper.params: sweeps over {params[0]}. Add -m.")
-        if config.sweep.dry_run:
-            raise UserError("sweep.dry_run=true: is for sweeps. Add -m.")
-        if config.sweep.notify:
-            raise UserError(f"sweep.notify={config.sweep.notify}: is for sweeps. Add -m.")
-        chosen = any(key_of(override) == "hydra.run.dir" for override in overrides)
+        _refuse_what_one_run_has_no_use_for(hydra, overrides, composed, config, config_name)
+        chosen = find(overrides, "hydra.run.dir") is not None
 
         def reserve() -> str:
             nonlocal run_dir
@@ -250,18 +228,76 @@ def _run_once(
             Path(path).mkdir(parents=True, exist_ok=True)
             return run_job(without_hydra(composed), Path(path), command, started, overrides, checked=checked)
 
-        def task(cfg: "DictConfig") -> RunRecord | BaseException:
+        def task(cfg: "DictConfig") -> "RunRecord | BaseException":
             try:
                 return run_job(cfg, Path(path), command, started, overrides, checked=checked)
             except (Exception, Interrupted) as error:  # around Hydra, which would print a line of its own
                 return error
 
-        try:
-            result = run_once(hydra, composed, Path(path), task)
-        except BaseException:
-            if not (Path(path) / RUN_FILE).exists():  # ended before there was anything to keep
-                run_dir.remove()
+        return _run_in(run_dir, hydra, composed, task)
+
+
+def _composed_for_one_run(
+    hydra: "Hydra", overrides: list[str], config_name: str, args: argparse.Namespace | None
+) -> "DictConfig":
+    """What Hydra composes, if that is one run.
+
+    Args:
+        args: of the command line; None: of Python, where no sweep can be run.
+
+    Raises:
+        UserError: it can't be composed, or it stands for a sweep where none can be run.
+        _IsSweep: it stands for a sweep.
+    """
+    from laptime.config.compose import compose, hydra_value, sweeps_without_flag
+
+    try:
+        composed = compose(hydra, overrides, config_name)
+        if hydra_value(composed, "hydra.mode") != "RunMode.MULTIRUN":
+            return composed
+    except UserError:  # of a value to sweep over, perhaps
+        if args is None or not sweeps_without_flag(hydra, overrides, config_name):
             raise
+    if args is not None and not args.run:
+        raise _IsSweep
+    raise UserError("hydra.mode=MULTIRUN: the configuration stands for a sweep: python train.py -m runs it.")
+
+
+def _refuse_what_one_run_has_no_use_for(
+    hydra: "Hydra", overrides: list[str], composed: "DictConfig", config: "Config", config_name: str
+) -> None:
+    from laptime.runner import without_effect
+    from laptime.sweeps.plan import params_of
+
+    if config.measure.target_interval is not None:
+        target = config.measure.target_interval
+        raise UserError(f"measure.target_interval={target}: is for sweeps, which repeat their runs. Add -m.")
+    refuse_resume_in_a_file(config)
+    without_effect.check(hydra, overrides, [(composed, config)], False, config_name)
+    if params := params_of(composed):
+        raise UserError(f"hydra.sweeper.params: sweeps over {params[0]}. Add -m.")
+    if config.sweep.dry_run:
+        raise UserError("sweep.dry_run=true: is for sweeps. Add -m.")
+    if config.sweep.notify:
+        raise UserError(f"sweep.notify={config.sweep.notify}: is for sweeps. Add -m.")
+
+
+def _run_in(run_dir: "RunDir", hydra: "Hydra", composed: "DictConfig", task: "TaskFunction") -> "RunRecord":
+    """Let Hydra run a task in a directory, which goes if there is nothing to keep.
+
+    Returns:
+        What the task returns; an exception among that is raised.
+    """
+    from laptime.record.files import RUN_FILE
+    from laptime.record.run_record import RunRecord
+    from laptime.sweeps.hydra_jobs import run_once
+
+    try:
+        result = run_once(hydra, composed, run_dir.path, task)
+    except BaseException:
+        if not (run_dir.path / RUN_FILE).exists():  # ended before there was anything to keep
+            run_dir.remove()
+        raise
     if isinstance(result, UserError):
         run_dir.remove()
     if isinstance(result, BaseException):

@@ -68,3 +68,10 @@ def test_a_group_that_nothing_is_known_of_is_not_repeated(write_job, known, work
     write_job(2, 1, 1.0, lr=0.002)
     del known[2]
     assert missing_repeats(Path("sweep"), known, 0.02, most=20) == [["seed=2", "optimizer.lr=0.001"]]
+
+
+def test_a_forced_seed_is_a_seed(write_job, known, work_folder):
+    for seed in (1, 2):
+        write_job(seed, seed, 1.0)
+        known[seed] = ["optimizer.lr=0.001", f"++seed={seed}"]
+    assert missing_repeats(Path("sweep"), known, 0.02, most=20) == [["seed=3", "optimizer.lr=0.001"]]

@@ -10,6 +10,7 @@ from tests.support.records import new_record, write_record
 from laptime.analysis.__main__ import latest_sweep
 from laptime.record import files as records
 from laptime.record.latest import newest, newest_runs, newest_sweeps
+from laptime.record.plan import write_plan
 from laptime.sweeps.resume import _known
 from laptime.training.checkpoints import newest_run
 
@@ -112,8 +113,8 @@ def test_a_sweep_is_as_new_as_its_last_start(work_folder):
     assert newest_sweeps() == [new, old]
     assert latest_sweep() == new
     assert _known().index("new") < _known().index("old")
-    records.write_plan(old, {0: ""}, starts=True)  # as resuming it does, before a run of it has started
-    records.write_plan(new, {0: "", 1: ""})  # a run is added to what has started before
+    write_plan(old, {0: ""}, starts=True)  # as resuming it does, before a run of it has started
+    write_plan(new, {0: "", 1: ""})  # a run is added to what has started before
     assert newest_sweeps() == [old, new]
 
 

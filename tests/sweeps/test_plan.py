@@ -15,6 +15,7 @@ from laptime.machine.environment import environment
 from laptime.record import files as records
 from laptime.record.directory import hostname_hash
 from laptime.record.files import read_record
+from laptime.record.plan import read_plan, write_plan
 from laptime.sweeps.earlier import EarlierRun, living_ranks
 from laptime.sweeps.overrides import asked_for, merged
 from laptime.sweeps.resume import EarlierSweep
@@ -25,7 +26,7 @@ SWEEP = Path("multirun/sweep")
 @pytest.fixture
 def ended_early(two_runs: Path) -> None:
     """A sweep of three that ended after two."""
-    records.write_plan(SWEEP, {0: "seed=1", 1: "seed=2", 2: "seed=3"})
+    write_plan(SWEEP, {0: "seed=1", 1: "seed=2", 2: "seed=3"})
     path = SWEEP / "multirun.yaml"
     path.write_text(path.read_text().replace("seed=1,2", "seed=1,2,3"))
 
@@ -203,6 +204,6 @@ def test_a_doctored_plan_writes_nothing_to_the_terminal_and_takes_no_number(two_
     (SWEEP / "plan.json").write_text(json.dumps(plan))
     done = train("sweep.resume=latest", "seed=1,2,4", "sweep.dry_run=true")
     assert "\x1b" not in done.stdout + done.stderr
-    assert records.read_plan(SWEEP) == {1: "seed=2\\x1b[31m", 2: "seed=3"}
+    assert read_plan(SWEEP) == {1: "seed=2\\x1b[31m", 2: "seed=3"}
     row = next(line for line in done.stdout.splitlines() if "seed=4" in line)
     assert row.split()[1] == "3"

@@ -11,7 +11,8 @@ from laptime.cli import run
 from laptime.config.compose import hydra_session
 from laptime.errors import UserError
 from laptime.record.directory import numbered_runs
-from laptime.record.files import read_plan, read_record
+from laptime.record.files import read_record
+from laptime.record.plan import read_plan
 from laptime.sweeps.plan import plan_runs
 
 SWEEP = ("-m", *TINY, NO_REPORT, "training.epochs=1", "hydra.sweep.dir=sweep")

@@ -15,9 +15,9 @@ from tests.support.records import write_record
 from tests.support.settings import NO_REPORT, QUICK, TINY
 
 from laptime.record import directory as run_dir
-from laptime.record import files as records
 from laptime.record.epochs import each_epoch_once
 from laptime.record.files import read_epochs, read_record
+from laptime.record.plan import read_plan, write_plan
 from laptime.sweeps.earlier import set_aside
 from laptime.sweeps.resume import EarlierSweep
 
@@ -269,7 +269,7 @@ def test_runs_that_could_not_be_built_keep_their_numbers(train, work_folder):
 @pytest.fixture
 def ended_early(two_runs: Path) -> None:
     """A sweep of three that ended after two."""
-    records.write_plan(SWEEP, {0: "seed=1", 1: "seed=2", 2: "seed=3"})
+    write_plan(SWEEP, {0: "seed=1", 1: "seed=2", 2: "seed=3"})
     path = SWEEP / "multirun.yaml"
     path.write_text(path.read_text().replace("seed=1,2", "seed=1,2,3"))
 
@@ -288,7 +288,7 @@ def test_further_repeats_stop_at_the_limit_and_take_no_number_that_is_planned(en
     done = train("sweep.resume=latest", "seed=1", "measure.target_interval=1e-9", "measure.max_repeats=4")
     assert done.returncode == 0, done.stderr
     assert numbers() == [0, 1, 3, 4] and seeds() == [1, 2, 3, 4]
-    assert records.read_plan(SWEEP)[2] == "seed=3" and set(numbers()) < set(records.read_plan(SWEEP))
+    assert read_plan(SWEEP)[2] == "seed=3" and set(numbers()) < set(read_plan(SWEEP))
 
 
 def test_jobs_that_are_the_same_run_in_other_words_are_both_resumed(train, work_folder):

@@ -17,12 +17,9 @@ from tests.support.records import EPOCH_ROW, append_epochs, end_attempt, new_rec
 from tests.support.settings import NO_REPORT, TINY
 from tests.support.terminal import Terminal
 
-from laptime.record.files import (
-    read_record,
-    timestamp,
-    write_plan,
-)  # fmt: skip
+from laptime.record.files import read_record, timestamp
 from laptime.record.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE, beating
+from laptime.record.plan import write_plan
 from laptime.watch.__main__ import main
 from laptime.watch.look import Watcher
 

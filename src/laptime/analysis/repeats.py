@@ -5,6 +5,7 @@ from pathlib import Path
 
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
+from laptime.record.override_text import split
 
 
 def missing_repeats(sweep_dir: Path, known: Mapping[int, Sequence[str]], target: float, most: int) -> list[list[str]]:
@@ -35,6 +36,6 @@ def missing_repeats(sweep_dir: Path, known: Mapping[int, Sequence[str]], target:
 
 def _job(overrides: Sequence[str]) -> tuple[tuple[str, ...], int]:
     """The overrides of a run without its seed, and its seed (1 where none was typed)."""
-    seeds = [override.partition("=")[2] for override in overrides if override.startswith("seed=")]
-    work = tuple(override for override in overrides if not override.startswith("seed="))
+    seeds = [split(override).value or "" for override in overrides if split(override).key == "seed"]
+    work = tuple(override for override in overrides if split(override).key != "seed")
     return work, int(seeds[-1]) if seeds and seeds[-1].isdecimal() else 1

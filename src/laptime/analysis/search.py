@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from laptime.analysis.group import Group
-from laptime.record.files import SWEEP_FILE, is_maximised
+from laptime.record.files import is_maximised
+from laptime.record.hydra_files import NotHydras, read_sweep_file
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,9 @@ def searches(groups: Sequence[Group]) -> list[Search]:
 
 
 def _is_search(sweep_dir: Path) -> bool:
-    """Whether its sweeper chose the runs as it went: those have a number of trials."""
     try:
-        return "n_trials" in yaml.safe_load((sweep_dir / SWEEP_FILE).read_bytes())["hydra"]["sweeper"]
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return read_sweep_file(sweep_dir).is_search
+    except NotHydras:
         return False
 
 

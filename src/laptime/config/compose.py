@@ -4,7 +4,7 @@ import copy
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,8 +25,10 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from laptime.config.composition import compose_with_hydra, config_dir, key_of, refuse_names_of_ours
+from laptime.config.composition import compose_with_hydra, config_dir, refuse_names_of_ours
 from laptime.config.explain import explain, reason_of, tidy, unknown_key, with_its_override
+from laptime.config.identity import DIRECTORY_TO_COME
+from laptime.config.overrides import find, find_last, key_of, parse
 from laptime.config.schema import Config, Group, closed_groups, register_schema
 from laptime.errors import UserError
 from laptime.text import printable
@@ -108,8 +110,9 @@ def experiment_of(composed: DictConfig) -> str | None:
     """The option of the group experiment that a configuration was composed with; of several, all: `one+other`."""
     chosen = composed.hydra.runtime.choices.get("experiment")
     if chosen is None:
-        typed = [each.partition("=")[2] for each in composed.hydra.overrides.task if key_of(each) == "experiment"]
-        chosen = "+".join(part.strip() for part in typed[-1].strip("[]").split(",")) if typed else None
+        typed = find_last(list(composed.hydra.overrides.task), "experiment")
+        value = None if typed is None else typed.value
+        chosen = "+".join(map(str, value)) if isinstance(value, list) else value
     return None if chosen is None else str(chosen)
 
 
@@ -124,8 +127,12 @@ def sweeps_without_flag(hydra: Hydra, overrides: Sequence[str], config_name: str
 
 def with_its_sweeper(overrides: Sequence[str]) -> list[str]:
     """What was typed, and the sweeper that a `search` needs: a file can't choose one, conf/config.yaml has done so."""
-    chosen = {key_of(override): override.partition("=")[2] for override in overrides}
-    if chosen.get("search", "null") in ("null", "") or "hydra/sweeper" in chosen:
+    search = find_last(overrides, "search")
+    if (
+        search is None
+        or (not search.is_swept and search.value in (None, ""))
+        or find(overrides, "hydra/sweeper") is not None
+    ):
         return list(overrides)
     return [*overrides, "hydra/sweeper=optuna"]
 
@@ -161,6 +168,16 @@ def resolve_as(schema: type[Schema], cfg: DictConfig) -> Schema:
         raise UserError(f"{error.full_key}{value}: {reason_of(error)}.") from error
 
 
+def resolve_ahead(cfg: DictConfig) -> Config:
+    """As `resolve`, before the run's directory is known: `run_dir` is None, and paths in it lie in a stand-in for it.
+
+    Args:
+        cfg: as for `resolve`; the stand-in is left in it.
+    """
+    cfg.run_dir = DIRECTORY_TO_COME
+    return replace(resolve(cfg), run_dir=None)
+
+
 def _check_keys(cfg: DictConfig, schema: type[Group]) -> None:
     """`+training.epoch=3` is composed without complaint, so the keys are compared with the schema's once more."""
     for group, dataclass in {"": schema, **closed_groups(schema)}.items():
@@ -182,15 +199,14 @@ def _refuse_no_option(hydra: Hydra, overrides: Sequence[str]) -> None:
 
     Hydra's own answer names no override, and an empty list takes the group away.
     """
-    for override in overrides:
-        group = key_of(override).partition("@")[0]
-        value = override.partition("=")[2].strip()
-        names = value.strip("[]").split(",") if value.startswith("[") else [value]
-        if override.startswith("~") or not any(name.strip() in ("", "null") or name.startswith("{") for name in names):
+    for override in map(parse, overrides):
+        names = override.value if isinstance(override.value, list) else [override.value]
+        no_name = not names or any(name is None or name == "" or isinstance(name, dict) for name in names)
+        if override.parsed is None or override.is_swept or override.is_deletion or not no_name:
             continue
-        if "." not in group and "=" in override and (options := hydra.config_loader.get_group_options(group)):
+        if "." not in override.key and (options := hydra.config_loader.get_group_options(override.key)):
             known = ", ".join(options)
-            raise UserError(f"{override}: a group takes the name of one of its options. Known options: {known}.")
+            raise UserError(f"{override.text}: a group takes the name of one of its options. Known options: {known}.")
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:

@@ -40,11 +40,6 @@ def compose_with_hydra(hydra: Hydra, name: str, overrides: Sequence[str], mode: 
     return composed
 
 
-def key_of(override: str) -> str:
-    """The key that an override sets: `training.epochs` of `+training.epochs=3`."""
-    return override.lstrip("+~").partition("=")[0]
-
-
 def hydra_groups(hydra: Hydra) -> list[str]:
     """The config groups by name."""
     return [str(name) for name in hydra.config_loader.list_groups("")]

@@ -15,7 +15,8 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from laptime.config.composition import compose_with_hydra, key_of
+from laptime.config.composition import compose_with_hydra
+from laptime.config.overrides import Override, key_of, parse
 from laptime.config.schema import Config, closed_groups
 from laptime.config.typed import how_to_quote
 from laptime.errors import first_line
@@ -51,9 +52,8 @@ def tidy(message: str, typed: Sequence[str]) -> str:
         message: of a UserError.
         typed: the overrides that it may quote.
     """
-    for override in typed:
-        value = override.partition("=")[2]
-        for text in sorted({override, value, key_of(override)}, key=len, reverse=True):
+    for override in map(parse, typed):
+        for text in sorted({override.text, override.value_text or "", override.full_key}, key=len, reverse=True):
             if text and text != (shown := _shown(text)):
                 message = message.replace(text, shown)
     lines = [printable(line) for line in message.splitlines()] or [""]
@@ -81,7 +81,7 @@ def with_its_override(hydra: Hydra, overrides: list[str], config_name: str, mess
 
 def _last_name(override: str) -> str:
     """The last part of an override's key: `epochs` of `+training.epochs=3`."""
-    return key_of(override).partition("@")[0].rpartition(".")[2].rpartition("/")[2].strip("'\" ")
+    return key_of(override).rpartition(".")[2].rpartition("/")[2].strip("'\" ")
 
 
 def unknown_key(full_key: str, value: str, known: Sequence[str]) -> str:
@@ -109,24 +109,23 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
     if "Could not delete" in str(error):
         return _explain_not_deleted(str(error), overrides)
     typed = _override_of(str(error), overrides)
-    if typed is not None and "@" in typed.partition("=")[0] and isinstance(error, ConfigCompositionException):
-        group = key_of(typed).partition("@")[0]
-        value = typed.partition("=")[2]
-        return f"{typed}: no option of {group} is placed there. Without @: {group}={value}."
+    if typed is not None and typed.package is not None and isinstance(error, ConfigCompositionException):
+        without = f"{typed.key}={typed.value_text or ''}"
+        return f"{typed.text}: no option of {typed.key} is placed there. Without @: {without}."
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and typed is not None:
         return _explain_unknown_key(hydra, overrides, config_name, typed, cause)
     if isinstance(cause, ValidationError) and typed is not None:
-        return f"{typed}: {_wrong_type(cause)}."
+        return f"{typed.text}: {_wrong_type(cause)}."
     if typed is not None:
-        return f"{typed}: {reason_of(cause)}."
+        return f"{typed.text}: {reason_of(cause)}."
     place = re.match(r"In '([^']*)': ", str(error))
     if place is not None and isinstance(error.__context__, OmegaConfBaseException):
         return f"{place[1]}.yaml: {_explain_in_a_file(error.__context__)}"
     if "An item is already at" in str(error):
         return f"+{_quoted(str(error))}: the key is there already. Leave out the +."
     if "Multiple values for" in str(error):
-        typed = next((o for o in overrides if o.startswith("+")), str(error).splitlines()[0])
-        return f"{typed}: the group is there already. Leave out the +."
+        added = next((each for each in overrides if parse(each).is_addition), str(error).splitlines()[0])
+        return f"{added}: the group is there already. Leave out the +."
     if "Ambiguous value" in str(error):
         return f"{_quoted(str(error))}: several values. To sweep over them, add -m; for a list, write [a,b]."
     return reason_of(cause) + "."
@@ -156,8 +155,9 @@ def _explain_missing_option(hydra: Hydra, error: MissingConfigException) -> str:
 
 def _explain_not_deleted(message: str, overrides: Sequence[str]) -> str:
     """What to do instead of `~key`, from Hydra's words about it."""
-    key = _quoted(message).partition("=")[0]
-    typed = next((each for each in overrides if each.startswith("~") and key_of(each) == key), f"~{key}")
+    key = parse(_quoted(message)).full_key
+    deletions = [each for each in map(parse, overrides) if each.is_deletion]
+    typed = next((each.text for each in deletions if each.full_key == key), f"~{key}")
     if "does not exist" in message:
         return f"{typed}: there is no such key, or it is null already. Leave it out."
     if "and not" in message:
@@ -166,11 +166,11 @@ def _explain_not_deleted(message: str, overrides: Sequence[str]) -> str:
 
 
 def _explain_unknown_key(
-    hydra: Hydra, overrides: list[str], config_name: str, typed: str, error: OmegaConfBaseException
+    hydra: Hydra, overrides: list[str], config_name: str, typed: Override, error: OmegaConfBaseException
 ) -> str:
     full_key = str(error.full_key)
-    value = f"={typed.partition('=')[2]}" if "=" in typed else ""
-    rest = [override for override in overrides if override != typed]
+    value = "" if typed.value_text is None else f"={typed.value_text}"
+    rest = [override for override in overrides if override != typed.text]
     cfg = compose_with_hydra(hydra, config_name, rest)
     parent = full_key.rpartition(".")[0]
     node = OmegaConf.select(cfg, parent) if parent else cfg
@@ -178,13 +178,13 @@ def _explain_unknown_key(
     return unknown_key(full_key, value, known)
 
 
-def _override_of(message: str, overrides: list[str]) -> str | None:
+def _override_of(message: str, overrides: list[str]) -> Override | None:
     """The override that Hydra's message speaks of."""
     match = re.match(r"Could not override '(.*)'|Error merging override (.*)", message)
     if match is None:
         return None
     named = match[1] or match[2]
-    return next((o for o in overrides if o == named or key_of(o) == named), named)
+    return next((each for each in map(parse, overrides) if named in (each.text, each.full_key)), parse(named))
 
 
 def _wrong_type(error: ValidationError) -> str:

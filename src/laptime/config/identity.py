@@ -41,6 +41,10 @@ _NOT_HASHED = (
 )
 
 
+# Stands for a run's directory in what a configuration makes of it, until that is known (laptime.config.compose.
+# resolve_ahead): the current folder, as nobody types it.
+DIRECTORY_TO_COME = "./."
+
 # What leaves training as it would be without the key: a run with it off is the run that had no such key, in hashes and
 # in checkpoints.
 OFF = {"label_smoothing": 0, "mixup_alpha": 0, "ema_decay": None, "swa_start_epoch": None}
@@ -51,12 +55,12 @@ def hashed_config(config: Config, device_used: str, world_size: int, threads_per
     so that they are in no record, and a new password makes no other experiment.
 
     Args:
+        config: its `run_dir` is None as long as that is not known.
         device_used: the device that trained, whatever was requested.
         world_size: number of ranks, as used.
         threads_per_rank: CPU threads of each rank, as used.
     """
-    # A path that follows from the run's own directory is no difference between two runs.
-    content = json.loads(json.dumps(mask(config.as_dict())).replace(json.dumps(config.run_dir or "\0")[1:-1], ""))
+    content = _without_run_dir(json.loads(json.dumps(mask(config.as_dict()))), config.run_dir or DIRECTORY_TO_COME)
     left_out = list(_NOT_HASHED)
     bar = (content.get("callbacks") or {}).get("progress_bar") or {}
     if not str(bar.get("_target_", "laptime.")).startswith(("laptime.", "pytorch_lightning.")):
@@ -82,8 +86,8 @@ def hashed_config(config: Config, device_used: str, world_size: int, threads_per
 
 
 def snapshot(config: Config) -> bytes:
-    """All in a resolved configuration that can change a run's result or its timing, whatever the machine; compressed,
-    for a sweep may have thousands."""
+    """All in a resolved configuration that can change a run's result or its timing, whatever the machine and the run's
+    directory; compressed, for a sweep may have thousands."""
     return zlib.compress(json.dumps(_asked(config), sort_keys=True).encode())
 
 
@@ -95,13 +99,23 @@ def changed_since(taken: bytes, config: Config) -> list[str]:
 
 
 def _asked(config: Config) -> dict[str, Any]:
-    return hashed_config(replace(config, run_dir=None, runs_at_once=1), "", 1, 1)
+    return hashed_config(replace(config, runs_at_once=1), "", 1, 1)
 
 
 def config_hashes(hashed: Mapping[str, Any]) -> tuple[str, str]:
     """(config_hash, group_hash) of a `hashed_config`, the latter blind to the seed: two hexadecimal SHA-256 digests,
     shortened to 16 digits."""
     return _digest(hashed), _digest({key: value for key, value in hashed.items() if key != "seed"})
+
+
+def _without_run_dir(value: Any, run_dir: str) -> Any:
+    """Plain values, in which a path in the run's own directory begins at that: it is no difference between two runs."""
+    if isinstance(value, dict):
+        return {key: _without_run_dir(item, run_dir) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_run_dir(item, run_dir) for item in value]
+    is_within = isinstance(value, str) and (value == run_dir or value.startswith(f"{run_dir}/"))
+    return value.removeprefix(run_dir) if is_within else value
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -8,9 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-
-from laptime.config.composition import key_of
+from laptime.config.overrides import find_last
 from laptime.config.schema import Config
 from laptime.errors import UserError
 
@@ -48,13 +46,13 @@ def check(config: Config, typed: Sequence[str]) -> None:
         UserError: one lies elsewhere, or a configuration file adds places, or a command for the shell.
     """
     notify = config.sweep.notify
-    own = _last_of(typed, NOTIFY_KEY)
-    if own is not None and _is_several(own):
+    own = find_last(typed, NOTIFY_KEY)
+    if own is not None and own.is_swept:
         raise UserError(
-            f"{own}: is several values, to sweep over. A command with a comma takes quotes of its own: "
+            f"{own.text}: is several values, to sweep over. A command with a comma takes quotes of its own: "
             f"'{NOTIFY_KEY}=\"...\"'."
         )
-    if notify is not None and notify != _value(own):
+    if notify is not None and (own is None or notify != own.value):
         raise UserError(
             f"{NOTIFY_KEY}={notify}: comes from a configuration file, which can't have commands run. Type it."
         )
@@ -86,31 +84,13 @@ def check_targets(config: Mapping[str, Any], typed: Sequence[str]) -> None:
             )
 
 
-def _last_of(typed: Sequence[str], key: str) -> str | None:
-    """The override that holds for a key; None: none was typed."""
-    return next((override for override in reversed(typed) if key_of(override) == key), None)
-
-
-def _value(override: str | None) -> Any:
-    """What an override sets; None: nothing, or several values to sweep over."""
-    if override is None:
-        return None
-    (parsed,) = OverridesParser.create().parse_overrides([override])
-    return None if parsed.is_sweep_override() else parsed.value()
-
-
-def _is_several(override: str) -> bool:
-    (parsed,) = OverridesParser.create().parse_overrides([override])
-    return bool(parsed.is_sweep_override())
-
-
 def _typed_places(typed: Sequence[str]) -> list[str]:
-    own = _last_of(typed, KEY)
+    own = find_last(typed, KEY)
     if own is None:
         return []
-    value = _value(own)
+    value = own.value
     if not isinstance(value, list) or not all(isinstance(each, str) and "$" not in each for each in value):
-        raise UserError(f"{own}: must be a list of modules or classes, each written out: '{KEY}=[my_net]'.")
+        raise UserError(f"{own.text}: must be a list of modules or classes, each written out: '{KEY}=[my_net]'.")
     return [str(each) for each in value]
 
 

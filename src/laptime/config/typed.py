@@ -5,10 +5,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-
+from laptime.config.overrides import parse
 from laptime.errors import UserError
 from laptime.text import printable
 
@@ -61,10 +58,12 @@ def as_text(value: str) -> str:
 
 def how_to_quote(override: str) -> str:
     """What to type in a shell instead of an override that Hydra's grammar doesn't take."""
-    key, _, value = override.partition("=")
+    parsed = parse(override)
+    value = parsed.value_text or ""
     shown = "..." if re.search(r"['\"\\]", value) else value
     escapes = ', with \\" for each " in it' if '"' in value else ""
-    return f"A value with special characters takes quotes of its own: '{key}=\"{shown}\"'{escapes}."
+    quoted = parsed.with_value(f'"{shown}"')
+    return f"A value with special characters takes quotes of its own: '{quoted}'{escapes}."
 
 
 def _with_dashes(argument: str) -> UserError:
@@ -72,25 +71,16 @@ def _with_dashes(argument: str) -> UserError:
 
 
 def _for_hydra(override: str) -> str:
-    key, equals, value = override.partition("=")
-    is_path = key.lstrip("+") in PATHS
-    parsed = _parsed(override)
-    if parsed is not None and not (is_path and isinstance(parsed.value(), int | float)):
+    typed = parse(override)
+    is_path = typed.key in PATHS
+    if typed.parsed is not None and not (is_path and isinstance(typed.value, int | float)):
         return override
-    if not equals or value[:1] in ("'", '"') or (not is_path and _STRUCTURE.search(value)):
+    value = typed.value_text
+    if value is None or value[:1] in ("'", '"') or (not is_path and _STRUCTURE.search(value)):
         return override
     parts = [value] if "${" in value else value.split(",")
-    return f"{key}={','.join(part if _is_text(key, part) else as_text(part) for part in parts)}"
+    return typed.with_value(",".join(part if _is_text(typed.with_value(part)) else as_text(part) for part in parts))
 
 
-def _is_text(key: str, value: str) -> bool:
-    parsed = _parsed(f"{key}={value}")
-    return parsed is not None and isinstance(parsed.value(), str)
-
-
-def _parsed(override: str) -> Override | None:
-    try:
-        (parsed,) = OverridesParser.create().parse_overrides([override])
-    except HydraException:
-        return None
-    return parsed
+def _is_text(override: str) -> bool:
+    return isinstance(parse(override).value, str)

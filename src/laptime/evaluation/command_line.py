@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from laptime.config.overrides import parse
 from laptime.config.typed import PATHS, as_text, refuse_dashes
 from laptime.errors import UserError, exit_code_of
 from laptime.evaluation.keys import TrainedRunConfig
@@ -63,7 +64,7 @@ def composed(command: str, overrides: Sequence[str]) -> TrainedRunConfig:
     from laptime.evaluation import keys
 
     keys.register(command)
-    if not any(re.fullmatch(r"\+*run=.+", each) for each in overrides):
+    if not any(each.key == "run" and each.value_text and not each.is_deletion for each in map(parse, overrides)):
         raise UserError(f"run: has no value. Name a run directory or latest: python {command}.py run=latest")
     try:
         with hydra_session(conf=_CONF) as hydra:
@@ -74,13 +75,12 @@ def composed(command: str, overrides: Sequence[str]) -> TrainedRunConfig:
 
 
 def _for_hydra(override: str) -> str:
-    key, equals, value = override.partition("=")
-    if not equals:
-        return override
-    if key in PATHS and value not in ("", "null") and value[0] not in "'\"":
-        return f"{key}={as_text(value)}"
-    if key in _LISTS and value not in ("", "null") and not value.startswith("["):
-        return f"{key}=[{value}]"
+    typed = parse(override)
+    value = typed.value_text or ""
+    if typed.key in PATHS and value not in ("", "null") and value[0] not in "'\"":
+        return typed.with_value(as_text(value))
+    if typed.key in _LISTS and value not in ("", "null") and not value.startswith("["):
+        return typed.with_value(f"[{value}]")
     return override
 
 

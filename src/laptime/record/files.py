@@ -11,7 +11,6 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,7 +21,6 @@ from laptime.record import renamed
 from laptime.record.epochs import EPOCH_COLUMNS, EpochRow
 from laptime.record.masking import mask
 from laptime.record.schema import SCHEMA_VERSION
-from laptime.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +39,6 @@ EARLIER_DIR = "earlier"
 SWEEP_FILE = "multirun.yaml"
 # What tells each of its runs from the others, by number, those that have not started included.
 PLAN_FILE = "plan.json"
-_LARGEST_NUMBER = 10**9
 
 # Keys of `strategy` that DistributedDataParallel alone knows: without it, such a setting changes nothing.
 OF_DDP = (
@@ -66,31 +63,6 @@ def timestamp(seconds: float) -> str:
 def parse_timestamp(text: str) -> float:
     """The `time.time()` that `timestamp` wrote."""
     return datetime.fromisoformat(text).timestamp()
-
-
-def write_plan(sweep_dir: Path, swept: Mapping[int, str], starts: bool = False) -> None:
-    """Write down which runs a sweep has, and when it was started, or resumed, last.
-
-    Args:
-        swept: what tells each from the others, by number.
-        starts: whether that is now; otherwise it is what it was.
-    """
-    started_at = now() if starts else None
-    if not starts:
-        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            started_at = json.loads((sweep_dir / PLAN_FILE).read_bytes())["started_at"]
-    text = json.dumps({"started_at": started_at, "runs": swept}, indent=2)
-    write_atomically(sweep_dir / PLAN_FILE, text.encode() + b"\n")
-
-
-def read_plan(sweep_dir: Path) -> dict[int, str]:
-    """What tells the runs of a sweep from each other, by number; empty where that can't be read."""
-    try:
-        runs = json.loads((sweep_dir / PLAN_FILE).read_bytes())["runs"]
-        known = {int(number): printable(str(swept)) for number, swept in runs.items()}
-        return {number: swept for number, swept in known.items() if 0 <= number <= _LARGEST_NUMBER}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from laptime.record.override_text import split
+
 # By the old name. Hashes of a configuration are made of the old names, so that they stay what they were.
 RENAMED = {"training.accumulate_grad_batches": "training.num_microbatches"}
 _OLD = {new: old for old, new in RENAMED.items()}
@@ -20,9 +22,8 @@ def by_old_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def override_by_new_name(override: str) -> str:
     """An override as it would be typed today: `training.num_microbatches=2`."""
-    key, equals, value = override.partition("=")
-    bare = key.lstrip("+~")
-    return f"{key.removesuffix(bare)}{RENAMED.get(bare, bare)}{equals}{value}"
+    prefix, key, value = split(override)
+    return f"{prefix}{RENAMED.get(key, key)}{'' if value is None else f'={value}'}"
 
 
 def update(record: dict[str, Any]) -> None:

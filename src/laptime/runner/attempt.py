@@ -18,6 +18,7 @@ from laptime.ranks.stopping import SIGNALS
 from laptime.record import files as records
 from laptime.record.heartbeat import beating
 from laptime.record.masking import mask, mask_command, mask_text, secret_values
+from laptime.record.override_text import split
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import Environment, Git, RunError, Status
 from laptime.runner.context import RunContext
@@ -100,7 +101,7 @@ def _log_failure(run: RunContext, failure: BaseException, error: RunError) -> No
         if not (run.run_dir / records.EPOCHS_FILE).exists():
             on += "; no epoch was completed"
         elif not run.config.run_label:  # how to resume a sweep, its end says
-            elsewhere = any(each.lstrip("+").startswith("hydra.run.dir=") for each in run.record.command or [])
+            elsewhere = any(split(each).key == "hydra.run.dir" for each in run.record.command or [])
             checkpoint = shlex.quote(f"training.checkpoint={relative(run.run_dir)}")
             also = " and another hydra.run.dir" if elsewhere else ""
             on += f"; the same command with {checkpoint}{also} goes on from the last whole epoch"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from laptime.config import security
-from laptime.config.compose import resolve, without_hydra
+from laptime.config.compose import resolve_ahead, without_hydra
 from laptime.config.explain import tidy
 from laptime.config.schema import Config
 from laptime.config.validate import validate
@@ -18,6 +18,9 @@ def check(composed: DictConfig, typed: Sequence[str]) -> Config:
 
     Args:
         typed: the overrides of the command line, alone: what a file adds is not trusted.
+
+    Returns:
+        The resolved configuration; its `run_dir` is None.
     """
     try:
         return _checked(composed, typed)
@@ -42,8 +45,7 @@ def _checked(composed: DictConfig, typed: Sequence[str]) -> Config:
         typed_value = empty if node is None else node._value()  # as it stands there: an interpolation may lead nowhere
         if typed_value != empty:
             raise UserError(f"{key}={typed_value}: is filled in when the run starts. {instead}")
-    cfg.run_dir = "."  # the real one is reserved when all is known to be right
-    config = resolve(cfg)
+    config = resolve_ahead(cfg)  # the directory is reserved when all is known to be right
     validate(config)
     security.check(config, typed)
     from laptime.training.open_groups import check_open_groups  # loads torch: after all that can be said without

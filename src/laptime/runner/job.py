@@ -50,7 +50,7 @@ def run_job(
     Raises:
         UserError: it is not the configuration that was checked.
     """
-    from laptime.config.compose import resolve
+    from laptime.config.compose import resolve, resolve_ahead
     from laptime.config.identity import changed_since
     from laptime.ranks import torchrun
     from laptime.record.masking import secret_values
@@ -58,13 +58,11 @@ def run_job(
     from laptime.runner.table import print_results
     from laptime.terminal import logging_to, unread
 
-    if checked is not None:
-        cfg.run_dir = "."
-        if changed := changed_since(checked, resolve(cfg)):
-            raise UserError(
-                f"{', '.join(changed)}: another value than when the configuration was checked: one of its files or a "
-                "variable has changed since, or a resolver gives another value each time. Give each key one value."
-            )
+    if checked is not None and (changed := changed_since(checked, resolve_ahead(cfg))):
+        raise UserError(
+            f"{', '.join(changed)}: another value than when the configuration was checked: one of its files or a "
+            "variable has changed since, or a resolver gives another value each time. Give each key one value."
+        )
     _name_paths_for(cfg)
     cfg.run_dir = str(run_dir)
     cfg.run_label = folder_name(mask_text(cfg.run_label))

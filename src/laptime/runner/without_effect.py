@@ -10,7 +10,7 @@ from omegaconf.base import Node
 from omegaconf.errors import OmegaConfBaseException
 
 from laptime.config.compose import compose
-from laptime.config.composition import key_of
+from laptime.config.overrides import key_of, parse
 from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.record.files import OF_DDP
@@ -131,17 +131,17 @@ def check(
     Raises:
         UserError: names the override and what it needs.
     """
-    for override in typed:
-        key = key_of(override)
+    for override in map(parse, typed):
+        key = override.key
         rule = next((rule for rule in _RULES if rule.covers(key)), None)
-        if rule is None or override.startswith("~"):
+        if rule is None or override.is_deletion:
             continue
         if any(rule.matters(config, is_sweep) for _, config in runs):
             continue
         own = list(runs[0][0].hydra.overrides.task) + list(runs[0][0].hydra.overrides.hydra)
         without = compose(hydra, [each for each in own if key_of(each) != key], config_name)
         if any(_value(composed, key) != _value(without, key) for composed, _ in runs):
-            raise UserError(f"{override}: {rule.needs}")
+            raise UserError(f"{override.text}: {rule.needs}")
 
 
 def _value(composed: DictConfig, key: str) -> Any:

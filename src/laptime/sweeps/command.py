@@ -3,23 +3,29 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from laptime.errors import UserError
 
 if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
+
     from laptime.config.schema import Config
     from laptime.sweeps.core_shares import CoreShares
-    from laptime.sweeps.rerun_rules import Step
+    from laptime.sweeps.plan import PlannedRun
+    from laptime.sweeps.rerun_rules import Job, Step
     from laptime.sweeps.resume import EarlierSweep
+    from laptime.sweeps.sweep import Sweep
+
+# Of each job's configuration, by its overrides.
+Snapshots = dict[tuple[str, ...], bytes]
 
 
 def run_sweep(args: argparse.Namespace) -> int:
     """Check every job of a sweep, then run them."""
     from laptime.config.compose import hydra_session, hydra_value, with_its_sweeper
-    from laptime.config.composition import key_of
     from laptime.config.identity import snapshot
+    from laptime.config.overrides import find
     from laptime.ranks import torchrun
     from laptime.record.directory import RunDir, use
     from laptime.runner import fresh_processes, without_effect
@@ -55,7 +61,7 @@ def run_sweep(args: argparse.Namespace) -> int:
                 raise UserError("sweep.dry_run=true: not with a search, whose sweeper chooses the trials as it goes.")
             steps = [Step(number, job, "new") for number, job in enumerate(jobs)]
             return _show_what_would_be_done(steps, configs, jobs, sweep_world_size, shares)
-        chosen = any(key_of(override) == "hydra.sweep.dir" for override in args.overrides)
+        chosen = find(args.overrides, "hydra.sweep.dir") is not None
         sweep_dir = RunDir(hydra_value(first, "hydra.sweep.dir"), may_move=not chosen, key="hydra.sweep.dir")
         use(sweep_dir.path)
         numbered = dict(enumerate(jobs)) if trials is None else {}
@@ -90,14 +96,16 @@ def _refuse_latest(config: "Config") -> None:
 
 def resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str]]":
     """The sweep to resume, and the other overrides. None instead of a sweep: a new one is to be started."""
-    if not any(override.lstrip("+").startswith("sweep.resume=") for override in overrides):
+    from laptime.config.overrides import find, find_last
+
+    if find(overrides, "sweep.resume") is None:
         return None, overrides
     from laptime.sweeps.overrides import asked_for
     from laptime.sweeps.resume import EarlierSweep
 
     asked, typed = asked_for(overrides)
-    asks = ("true", "yes", "on", "1")
-    only_looks = any(each.lower() in {f"sweep.dry_run={word}" for word in asks} for each in typed)
+    dry_run = find_last(typed, "sweep.dry_run")
+    only_looks = dry_run is not None and str(dry_run.value).lower() in ("true", "yes", "on", "1")
     return None if asked is None else EarlierSweep(asked, only_looks), typed
 
 
@@ -107,22 +115,14 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
     Args:
         typed: overrides besides `sweep.resume`.
     """
-    from laptime.analysis.sweep_callback import report_sweep
-    from laptime.config import security
-    from laptime.config.compose import compose, hydra_session, resolve, without_hydra
-    from laptime.config.composition import key_of
-    from laptime.config.identity import snapshot
+    from laptime.config.compose import hydra_session
     from laptime.ranks import torchrun
     from laptime.runner import fresh_processes, without_effect
-    from laptime.runner.check import check
     from laptime.runner.rank_plan import num_ranks
     from laptime.sweeps.core_shares import shares_of
     from laptime.sweeps.hydra_jobs import settings_of
     from laptime.sweeps.overrides import is_of_now, merged
-    from laptime.sweeps.plan import PlannedRun, plan_runs
-    from laptime.sweeps.rerun_rules import Job
     from laptime.sweeps.resume import jobs_ever
-    from laptime.sweeps.sweep import Sweep, swept
 
     if torchrun.is_joined():
         raise UserError("sweep.resume: is for a sweep of runs that Laptime starts. Leave torchrun out.")
@@ -130,61 +130,130 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
     # What is said anew each time makes no other jobs.
     of_now = [override for override in typed if is_of_now(override)]
     added = [override for override in typed if override not in of_now]
-    asked = [merged(each, of_now) for each in sweep.invocations(added)]
+    invocations = [merged(each, of_now) for each in sweep.invocations(added)]
+    unfinished = [] if added else [merged(each, of_now) for each in sweep.unfinished()]
     with hydra_session(args.config_dir) as hydra:
-        pairs: list[tuple[PlannedRun, int]] = []
-        for invocation, each in enumerate(asked):
-            try:
-                pairs += ((run, invocation) for run in plan_runs(hydra, each, args.config_name))
-            except UserError as error:
-                raise UserError(f"{error}\nThe jobs of {sweep.path.name} follow from: {' '.join(each)}") from error
-        if not added:
-            unfinished = [merged(each, of_now) for each in sweep.unfinished()]
-            further = enumerate(unfinished, start=len(asked))
-            pairs += [(PlannedRun(each, compose(hydra, each, args.config_name)), number) for number, each in further]
+        planned = _planned_again(hydra, sweep, invocations, unfinished, args.config_name)
         fresh_processes.load_ahead()
-        jobs, snapshots = [], {}
-        for run, invocation in pairs:
-            config = check(run.composed, typed)
-            _refuse_latest(config)
-            snapshots[tuple(run.overrides)] = snapshot(config)
-            cfg = without_hydra(run.composed)
-            cfg.run_dir = str(sweep.path / "run")  # any that nothing else in the configuration can be
-            jobs.append(Job(run.overrides, resolve(cfg), invocation))
-        composed = [run.composed for run, _ in pairs]
-        without_effect.check(
-            hydra, typed, list(zip(composed, (job.config for job in jobs), strict=True)), True, args.config_name
-        )
-        first = composed[0]
-        shares = shares_of(first, len(jobs), max(num_ranks(job.config) for job in jobs))
-        sweep_world_size = sweep.sweep_world_size([job.config for job in jobs], shares)
+        jobs, snapshots = _checked_again(planned, typed)
+        configs = [job.config for job in jobs]
+        composed = [run.composed for run, _ in planned]
+        without_effect.check(hydra, typed, list(zip(composed, configs, strict=True)), True, args.config_name)
+        shares = shares_of(composed[0], len(jobs), max(num_ranks(config) for config in configs))
+        sweep_world_size = sweep.sweep_world_size(configs, shares)
         steps = sweep.plan(jobs, sweep_world_size, shares)
         known = jobs_ever(sweep.runs, jobs)
-        if any(job.config.sweep.dry_run for job in jobs):
-            by_overrides = {tuple(job.overrides): job.config for job in jobs}
-            configs: list[Config | None] = [by_overrides[tuple(step.overrides)] for step in steps]
-            left = sweep.not_asked_for(steps)
-            configs += [None] * len(left)
-            return _show_what_would_be_done([*steps, *left], configs, known, sweep_world_size, shares)
-        for step in sorted([*steps, *sweep.not_asked_for(steps)], key=lambda step: step.number):
-            print(f"run {step.number} ({' '.join(swept(step.overrides, known))}): {step.decision}", file=sys.stderr)
-        if sweep.had_notify and not any(key_of(override) == security.NOTIFY_KEY for override in typed):
-            print(f"{security.NOTIFY_KEY} is not taken over: nobody is told, unless it is typed again", file=sys.stderr)
-        todo = {step.number: step for step in steps if not step.is_done}
-        repeats = any(job.config.measure.target_interval is not None for job in jobs)
-        if not todo:
-            print(f"\nall {len(steps)} runs are completed", file=sys.stderr)
-            if not repeats:
-                report_sweep(sweep.path)
-                return 0
-        sweep.keep_what_was_typed(asked[-1])
-        continued = Sweep(
-            sweep.path, typed, known, len(todo), sweep_world_size, jobs[0].config.sweep.notify, shares,
-            known={run.number: run.overrides for run in sweep.runs} | {step.number: step.overrides for step in steps},
-            todo={number: step.overrides for number, step in todo.items()}, steps=todo,
-            checked={number: snapshots[tuple(step.overrides)] for number, step in todo.items()},
-        )  # fmt: skip
-        return continued.run(hydra, settings_of(hydra, asked[-1], first, sweep.path))
+        if any(config.sweep.dry_run for config in configs):
+            return _show_what_would_be_resumed(sweep, jobs, steps, known, sweep_world_size, shares)
+        _say_what_was_decided(sweep, steps, known, typed)
+        if all(step.is_done for step in steps) and _is_complete(sweep, steps, configs):
+            return 0
+        sweep.keep_what_was_typed(invocations[-1])
+        continued = _continued(sweep, typed, jobs, steps, known, snapshots, sweep_world_size, shares)
+        return continued.run(hydra, settings_of(hydra, invocations[-1], composed[0], sweep.path))
+
+
+def _planned_again(
+    hydra: "Hydra",
+    sweep: "EarlierSweep",
+    invocations: Sequence[list[str]],
+    unfinished: Sequence[list[str]],
+    config_name: str | None,
+) -> "list[tuple[PlannedRun, int]]":
+    """The runs that an earlier sweep would have now, each with the number of the invocation that it follows from.
+
+    Args:
+        invocations: overrides of each, several values of a key included.
+        unfinished: overrides of runs that are jobs besides.
+    """
+    from laptime.config.compose import compose
+    from laptime.sweeps.plan import PlannedRun, plan_runs
+
+    planned: list[tuple[PlannedRun, int]] = []
+    for number, overrides in enumerate(invocations):
+        try:
+            planned += ((run, number) for run in plan_runs(hydra, overrides, config_name))
+        except UserError as error:
+            raise UserError(f"{error}\nThe jobs of {sweep.path.name} follow from: {' '.join(overrides)}") from error
+    for number, overrides in enumerate(unfinished, start=len(invocations)):
+        planned.append((PlannedRun(overrides, compose(hydra, overrides, config_name)), number))
+    return planned
+
+
+def _checked_again(planned: "Sequence[tuple[PlannedRun, int]]", typed: Sequence[str]) -> "tuple[list[Job], Snapshots]":
+    """The jobs with their configurations, and a `snapshot` of each configuration."""
+    from laptime.config.identity import snapshot
+    from laptime.runner.check import check
+    from laptime.sweeps.rerun_rules import Job
+
+    jobs, snapshots = [], {}
+    for run, invocation in planned:
+        config = check(run.composed, typed)
+        _refuse_latest(config)
+        snapshots[tuple(run.overrides)] = snapshot(config)
+        jobs.append(Job(run.overrides, config, invocation))
+    return jobs, snapshots
+
+
+def _show_what_would_be_resumed(
+    sweep: "EarlierSweep",
+    jobs: "Sequence[Job]",
+    steps: "Sequence[Step]",
+    known: list[list[str]],
+    sweep_world_size: int,
+    shares: "CoreShares | None",
+) -> int:
+    by_overrides = {tuple(job.overrides): job.config for job in jobs}
+    configs: list[Config | None] = [by_overrides[tuple(step.overrides)] for step in steps]
+    left = sweep.not_asked_for(steps)
+    configs += [None] * len(left)
+    return _show_what_would_be_done([*steps, *left], configs, known, sweep_world_size, shares)
+
+
+def _say_what_was_decided(
+    sweep: "EarlierSweep", steps: "Sequence[Step]", known: list[list[str]], typed: Sequence[str]
+) -> None:
+    from laptime.config import security
+    from laptime.config.overrides import find
+    from laptime.sweeps.labels import swept
+
+    for step in sorted([*steps, *sweep.not_asked_for(steps)], key=lambda step: step.number):
+        print(f"run {step.number} ({' '.join(swept(step.overrides, known))}): {step.decision}", file=sys.stderr)
+    if sweep.had_notify and find(typed, security.NOTIFY_KEY) is None:
+        print(f"{security.NOTIFY_KEY} is not taken over: nobody is told, unless it is typed again", file=sys.stderr)
+
+
+def _is_complete(sweep: "EarlierSweep", steps: "Sequence[Step]", configs: "Sequence[Config]") -> bool:
+    """Whether a sweep of which each job is completed asks for no repeats either; then it is reported on."""
+    from laptime.analysis.sweep_callback import report_sweep
+
+    print(f"\nall {len(steps)} runs are completed", file=sys.stderr)
+    if any(config.measure.target_interval is not None for config in configs):
+        return False
+    report_sweep(sweep.path)
+    return True
+
+
+def _continued(
+    sweep: "EarlierSweep",
+    typed: Sequence[str],
+    jobs: "Sequence[Job]",
+    steps: "Sequence[Step]",
+    known: list[list[str]],
+    snapshots: Snapshots,
+    sweep_world_size: int,
+    shares: "CoreShares | None",
+) -> "Sweep":
+    """The sweep of those runs that are not completed."""
+    from laptime.sweeps.sweep import Sweep
+
+    todo = {step.number: step for step in steps if not step.is_done}
+    return Sweep(
+        sweep.path, typed, known, len(todo), sweep_world_size, jobs[0].config.sweep.notify, shares,
+        known={run.number: run.overrides for run in sweep.runs} | {step.number: step.overrides for step in steps},
+        todo={number: step.overrides for number, step in todo.items()}, steps=todo,
+        checked={number: snapshots[tuple(step.overrides)] for number, step in todo.items()},
+    )  # fmt: skip
 
 
 def _show_what_would_be_done(
@@ -203,7 +272,7 @@ def _show_what_would_be_done(
     from laptime.runner.rank_plan import will_be_hashed
     from laptime.sweeps import dry_run
     from laptime.sweeps.estimate import estimate, known_runs
-    from laptime.sweeps.sweep import swept
+    from laptime.sweeps.labels import swept
     from laptime.terminal import unread, wide_console
 
     known, at_once = known_runs(RESULT_FOLDERS), 1 if shares is None else shares.num
@@ -211,7 +280,7 @@ def _show_what_would_be_done(
     for step, config in zip(steps, configs, strict=True):
         guess = None
         if config is not None:
-            guess = estimate(will_be_hashed(replace(config, run_dir=None), sweep_world_size, at_once), known)
+            guess = estimate(will_be_hashed(config, sweep_world_size, at_once), known)
         differs = " ".join(swept(step.overrides, jobs))
         planned.append(dry_run.Planned(step.number, differs, step.decision, step.is_done, guess))
     with unread():

@@ -5,17 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 
+from laptime.config.overrides import first_refused
 from laptime.record.directory import hostname_hash, numbered_runs
 from laptime.record.files import (
     EARLIER_DIR,
     RUN_FILE,
     parse_timestamp,
 )
-from laptime.record.renamed import override_by_new_name
+from laptime.record.hydra_files import NotHydras, read_overrides
 from laptime.record.run_record import RunRecord
 
 # Clocks and file systems may differ by so much about when something happened.
@@ -108,10 +106,10 @@ def read_run(number: int, path: Path, kept_in: str) -> EarlierRun:
     except (OSError, ValueError, RecursionError):
         record = None
     try:
-        text = (path / kept_in / "overrides.yaml").read_text("utf-8")
-        overrides = [override_by_new_name(str(each)) for each in yaml.safe_load(text) or []]
-        OverridesParser.create().parse_overrides(overrides)
-    except (OSError, ValueError, TypeError, yaml.YAMLError, HydraException, RecursionError):
+        overrides = read_overrides(path, kept_in)
+    except NotHydras:
+        overrides = []
+    if first_refused(overrides) is not None:
         overrides = []
     return EarlierRun(number, path, record, overrides)
 

@@ -8,13 +8,13 @@ from typing import Any
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import run_and_report
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log, run_job
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from laptime.config.compose import quoted
+from laptime.config.overrides import parse
 from laptime.record.files import SWEEP_FILE, write_atomically
 from laptime.text import os_error
 
@@ -58,8 +58,7 @@ def settings_of(hydra: Hydra, typed: Sequence[str], composed: DictConfig, sweep_
         cfg.hydra.mode = RunMode.MULTIRUN
         cfg.hydra.sweep.dir = str(sweep_dir)
         cfg.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(sweep_dir)}")
-        parsed = OverridesParser.create(hydra.config_loader).parse_overrides(list(typed))
-        cfg.hydra.overrides.task = [each.input_line for each in parsed if not each.is_hydra_override()]
+        cfg.hydra.overrides.task = [each for each in typed if not parse(each).is_of_hydra]
     OmegaConf.set_readonly(cfg.hydra, False)
     return cfg
 

@@ -2,12 +2,8 @@
 
 from collections.abc import Sequence
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-
 from laptime.config import security
-from laptime.config.composition import key_of
+from laptime.config.overrides import Override, first_refused, parse
 from laptime.config.typed import how_to_quote
 from laptime.errors import UserError, first_line
 
@@ -22,15 +18,13 @@ def lasting(overrides: Sequence[str]) -> list[str]:
     # Hydra imports what its own part names, and sets variables by it: no file's matter. What may be named is checked
     # against what is typed now, so that it isn't lost without a word.
     left_out = {*security.OF_NOW} - {security.KEY}
-    return [
-        each for each in overrides if key_of(each) not in left_out and not key_of(each).startswith(("hydra.", "hydra/"))
-    ]
+    return [each.text for each in map(parse, overrides) if each.key not in left_out and not each.is_of_hydra]
 
 
 def is_of_now(override: str) -> bool:
     """Whether it is said anew each time, and makes no other jobs: how they are launched, and who is told."""
-    key = key_of(override)
-    return key in security.OF_NOW or (key.startswith(("hydra.", "hydra/")) and key not in FIXED)
+    parsed = parse(override)
+    return parsed.key in security.OF_NOW or (parsed.is_of_hydra and parsed.key not in FIXED)
 
 
 def asked_for(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -39,17 +33,16 @@ def asked_for(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
     Raises:
         UserError: it is not one directory.
     """
-    own = [override for override in overrides if override.lstrip("+").partition("=")[0] == KEY]
-    rest = [override for override in overrides if override not in own]
-    if not own:
+    resuming = [each for each in map(parse, overrides) if each.key == KEY and not each.is_deletion]
+    rest = [override for override in overrides if parse(override) not in resuming]
+    if not resuming:
         return None, rest
-    try:
-        (value,) = OverridesParser.create().parse_overrides(own[-1:])
-    except HydraException as error:
-        raise UserError(f"{own[-1]}: not understood. {how_to_quote(own[-1])}") from error
-    if value.is_sweep_override():
-        raise UserError(f"{own[-1]}: one sweep at a time can be resumed. Give one value.")
-    return (None if value.value() is None else str(value.value())), rest
+    own = resuming[-1]
+    if own.parsed is None:
+        raise UserError(f"{own.text}: not understood. {how_to_quote(own.text)}") from own.error
+    if own.is_swept:
+        raise UserError(f"{own.text}: one sweep at a time can be resumed. Give one value.")
+    return (None if own.value is None else str(own.value)), rest
 
 
 def merged(before: Sequence[str], typed: Sequence[str]) -> list[str]:
@@ -57,22 +50,21 @@ def merged(before: Sequence[str], typed: Sequence[str]) -> list[str]:
 
     What replaces an addition (`+key=...`) is one itself, and taking it away (`~key`) leaves nothing.
     """
-    parser = OverridesParser.create()
-    result: dict[str, Override] = {}
-    try:
-        for override in parser.parse_overrides([*before, *typed]):
-            key = override.get_key_element().lstrip("+~")
-            earlier = result.get(key)
-            if earlier is not None and earlier.is_add():
-                if override.is_delete():
-                    del result[key]
-                    continue
-                if not override.is_add() and not override.is_force_add():
-                    (override,) = parser.parse_overrides([f"+{override.input_line}"])
-            result[key] = override
-    except HydraException as error:
+    refused = first_refused([*before, *typed])
+    if refused is not None and refused.error is not None:
         raise UserError(
-            f"{first_line(error)}. Use group=option or key=value; a value with special characters takes "
+            f"{first_line(refused.error)}. Use group=option or key=value; a value with special characters takes "
             "quotes of its own: 'key=\"...\"'."
-        ) from error
-    return [str(override.input_line) for override in result.values()]
+        ) from refused.error
+    result: dict[str, Override] = {}
+    for override in map(parse, [*before, *typed]):
+        key = override.full_key
+        earlier = result.get(key)
+        if earlier is not None and earlier.prefix == "+":
+            if override.is_deletion:
+                del result[key]
+                continue
+            if not override.is_addition:
+                override = parse(f"+{override.text}")
+        result[key] = override
+    return [override.text for override in result.values()]

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hydra._internal.hydra import Hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from laptime.config.compose import compose, with_its_sweeper
-from laptime.config.composition import hydra_groups, key_of
+from laptime.config.composition import hydra_groups
+from laptime.config.overrides import as_hydra, find, find_last, first_refused, key_of
 from laptime.config.schema import Config
 from laptime.config.typed import how_to_quote
-from laptime.errors import UserError, first_line
+from laptime.errors import UserError
 from laptime.record.files import is_maximised
 
 # Each is composed and checked before the first starts.
@@ -51,10 +51,9 @@ def plan_runs(hydra: Hydra, typed: Sequence[str], config_name: str | None = None
         UserError: an override can't be understood, or makes no sense for a sweep.
     """
     typed = with_its_sweeper(typed)
-    parser = OverridesParser.create(hydra.config_loader)
-    parsed = _parsed(parser, typed)
+    parsed = _parsed(hydra.config_loader, typed)
     _refuse_swept_settings(parsed)
-    if any(key_of(override) == "hydra.mode" for override in typed):
+    if find(typed, "hydra.mode") is not None:
         raise UserError("hydra.mode: is chosen by the flag -m (--multirun). Leave it out.")
     _refuse_params(parsed)
     composed: dict[tuple[str, ...], DictConfig] = {}
@@ -70,14 +69,15 @@ def plan_runs(hydra: Hydra, typed: Sequence[str], config_name: str | None = None
                 OmegaConf.copy_cache(next(iter(composed.values())), composed[tuple(job)])
         return composed[tuple(job)]
 
-    if any(key_of(override) == "hydra/sweeper" and override != "hydra/sweeper=laptime" for override in typed):
+    sweeper = find_last(typed, "hydra/sweeper")
+    if sweeper is not None and sweeper.value != "laptime":
         _require_one_seed(parsed)
         jobs = list(_that_may_be_chosen(parsed))
         params += params_of(composed_of(jobs[0]))
         if params:
-            jobs = list(_that_may_be_chosen(_parsed(parser, [*params, *typed])))
+            jobs = list(_that_may_be_chosen(_parsed(hydra.config_loader, [*params, *typed])))
     else:
-        jobs = _all_jobs(parser, parsed, set(hydra_groups(hydra)), composed_of)
+        jobs = _all_jobs(hydra.config_loader, parsed, set(hydra_groups(hydra)), composed_of)
     planned = [PlannedRun([str(each) for each in cfg.hydra.overrides.task], cfg) for cfg in map(composed_of, jobs)]
     _require_numbers(planned[0].composed)
     most = planned[0].composed.hydra.sweeper.get("max_batch_size")
@@ -96,8 +96,9 @@ def _of_a_dimension(error: UserError, params: Sequence[str], typed: Sequence[str
     if key is None:
         return error
     group = key.partition(".")[0]
-    chosen = next((each for each in reversed(typed) if key_of(each) == group), f"the option of {group}")
-    source = next((each for each in typed if key_of(each) in ("search", "experiment")), "the configuration")
+    option, search = find_last(typed, group), find(typed, "search", "experiment")
+    chosen = f"the option of {group}" if option is None else option.text
+    source = "the configuration" if search is None else search.text
     return UserError(
         f"{chosen}: {source} chooses values of {key}, and {chosen} has no such key. Choose another option, or a space "
         "of your own: hydra/sweeper=optuna with key=interval(low,high) for each dimension."
@@ -114,7 +115,7 @@ def _require_numbers(composed: DictConfig) -> None:
 
 
 def _all_jobs(
-    parser: OverridesParser,
+    config_loader: ConfigLoader,
     parsed: list[Override],
     groups: set[str],
     composed_of: Callable[[Sequence[str]], DictConfig],
@@ -124,17 +125,17 @@ def _all_jobs(
     _require_few_enough(parsed)
     jobs: list[list[str]] = []
     # Each combination of options may come with values of its own to sweep over: experiments do.
-    chosen = [each for each in parsed if each.is_sweep_override() and each.get_key_element() in groups]
+    chosen = [each for each in parsed if each.is_sweep_override() and each.key_or_group in groups]
     others = [each for each in parsed if each not in chosen]
     by_params: dict[tuple[str, ...], list[list[str]]] = {}
     for options in itertools.product(*map(_values, chosen)):
-        first = next(_combinations([*others, *_parsed(parser, options)]))
+        first = next(_combinations([*others, *_parsed(config_loader, options)]))
         by_params.setdefault(tuple(params_of(composed_of(first))), []).append(list(options))
     if list(by_params) == [()]:
         return list(_combinations(parsed))
     for params, combinations in by_params.items():
         for combination in combinations:
-            of_these = [*_parsed(parser, params), *others, *_parsed(parser, combination)]
+            of_these = [*_parsed(config_loader, params), *others, *_parsed(config_loader, combination)]
             _require_steps(of_these)
             _require_few_enough(of_these)
             jobs += _combinations(of_these)
@@ -142,11 +143,13 @@ def _all_jobs(
     return sorted(jobs, key=lambda job: seeds.index(_seed_of(job)))
 
 
-def _parsed(parser: OverridesParser, overrides: Sequence[str]) -> list[Override]:
-    try:
-        return list(parser.parse_overrides(list(overrides)))
-    except HydraException as error:
-        raise UserError(_not_understood(overrides) or f"{first_line(error)}.") from error
+def _parsed(config_loader: ConfigLoader, overrides: Sequence[str]) -> list[Override]:
+    if (refused := first_refused(overrides)) is not None:
+        raise UserError(
+            f"{refused.text}: not understood. Write key=value1,value2 to sweep over values. "
+            f"{how_to_quote(refused.text)}"
+        ) from refused.error
+    return as_hydra(overrides, config_loader)
 
 
 def params_of(composed: DictConfig) -> list[str]:
@@ -157,10 +160,24 @@ def params_of(composed: DictConfig) -> list[str]:
 
 def _combinations(overrides: Sequence[Override]) -> Iterator[list[str]]:
     """Every combination of values, seeds outermost wherever they were typed. The last override of a key counts."""
-    of_each: dict[str, list[str]] = {}
-    for override in sorted(overrides, key=lambda override: override.get_key_element() != "seed"):
-        of_each[override.get_key_element()] = _values(override)
-    yield from map(list, itertools.product(*of_each.values()))
+    seeds_first = sorted(overrides, key=lambda override: not _is_seed(override))
+    yield from map(list, itertools.product(*map(_values, _last_of_each_key(seeds_first))))
+
+
+def _last_of_each_key(overrides: Sequence[Override]) -> list[Override]:
+    """Of several overrides of one key the last. `key=` stands beside an earlier `+key=`, on which it depends."""
+    last: dict[str, Override] = {}
+    for override in overrides:
+        if override.is_force_add():
+            bare = override.get_key_element().removeprefix("++")
+            last.pop(bare, None)
+            last.pop(f"+{bare}", None)
+        last[override.get_key_element()] = override
+    return list(last.values())
+
+
+def _is_seed(override: Override) -> bool:
+    return bool(override.key_or_group == "seed")
 
 
 def _values(override: Override) -> list[str]:
@@ -172,7 +189,8 @@ def _values(override: Override) -> list[str]:
 
 
 def _seed_of(job: Sequence[str]) -> str | None:
-    return next((override for override in reversed(job) if key_of(override) == "seed"), None)
+    seed = find_last(job, "seed")
+    return None if seed is None else seed.text
 
 
 def _that_may_be_chosen(parsed: Sequence[Override]) -> Iterator[list[str]]:
@@ -189,8 +207,7 @@ def _that_may_be_chosen(parsed: Sequence[Override]) -> Iterator[list[str]]:
             return [f"{key}={override._get_value_element_as_str(each)}" for each in value.list]
         return [str(override.input_line)]
 
-    # The last of one key counts.
-    of_each = [values(each) for each in {each.get_key_element(): each for each in parsed}.values()]
+    of_each = [values(each) for each in _last_of_each_key(parsed)]
     first = [each[0] for each in of_each]
     yield first
     for place, others in enumerate(of_each):
@@ -208,7 +225,7 @@ def _refuse_swept_settings(parsed: Sequence[Override]) -> None:
 
 def _refuse_params(parsed: Sequence[Override]) -> None:
     for each in parsed:
-        if each.get_key_element().lstrip("+~").startswith("hydra.sweeper.params"):
+        if each.key_or_group.startswith("hydra.sweeper.params"):
             raise UserError(f"{each.input_line}: type the keys themselves: key=value1,value2.")
 
 
@@ -220,12 +237,13 @@ def _require_steps(parsed: Sequence[Override]) -> None:
 
 def _require_few_enough(overrides: Sequence[Override]) -> None:
     """Refuse what would be composed for hours, before anything of it is made."""
-    counts = {each.get_key_element(): (str(each.input_line), _num_values(each)) for each in overrides}
-    total = math.prod(count for _, count in counts.values())
+    effective = _last_of_each_key(overrides)
+    total = math.prod(map(_num_values, effective))
     if total > _MOST_JOBS:
-        longest, _ = max(counts.values(), key=lambda each: each[1])
+        longest = max(effective, key=_num_values)
         raise UserError(
-            f"{longest}: makes {total:,.0f} runs in all; a sweep may have {_MOST_JOBS:,}. Sweep over fewer values."
+            f"{longest.input_line}: makes {total:,.0f} runs in all; a sweep may have {_MOST_JOBS:,}. "
+            "Sweep over fewer values."
         )
 
 
@@ -254,7 +272,7 @@ def refuse_repeated_runs(runs: Sequence[PlannedRun], configs: Sequence[Config]) 
 def _require_one_seed(parsed: Sequence[Override]) -> None:
     """Refuse to search for the luckiest seed, which is what a sweeper that chooses would make of several."""
     for each in parsed:
-        if each.is_sweep_override() and each.get_key_element() == "seed":
+        if each.is_sweep_override() and _is_seed(each):
             raise UserError(
                 f"{each.input_line}: a search does not repeat its trials, it would choose the luckiest seed. Give it "
                 "one; repeat the best trials afterwards, in a sweep of their own."
@@ -293,13 +311,3 @@ def require_search(composed: DictConfig, num_trials: int) -> None:
             f"hydra.sweeper.direction={shown[0]}: with optimized_metric={shown[2]} it must be "
             f"'hydra.sweeper.direction={shown[1]}'."
         )
-
-
-def _not_understood(overrides: Sequence[str]) -> str | None:
-    """Which override can't be parsed, and what to do about it; None: each can."""
-    for override in overrides:
-        try:
-            OverridesParser.create().parse_overrides([override])
-        except HydraException:
-            return f"{override}: not understood. Write key=value1,value2 to sweep over values. {how_to_quote(override)}"
-    return None

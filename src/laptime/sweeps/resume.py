@@ -7,23 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from laptime.config import security
 from laptime.config.compose import CONFIG_NAME
-from laptime.config.composition import key_of
 from laptime.config.identity import config_hashes
+from laptime.config.overrides import find, parse
 from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.machine.device import usable_cores
 from laptime.record.directory import expanded, numbered_runs, use, user_of
-from laptime.record.files import (
-    SWEEP_FILE,
-    read_plan,
-    write_atomically,
-)
+from laptime.record.files import SWEEP_FILE, write_atomically
+from laptime.record.hydra_files import HYDRA_DIR, NotHydras, SweepFile, read_sweep_file
 from laptime.record.latest import newest_sweeps
 from laptime.record.masking import mask_command
+from laptime.record.plan import read_plan
 from laptime.record.renamed import override_by_new_name
 from laptime.record.schema import known
 from laptime.runner.rank_plan import num_ranks, threads_per_rank, will_be_hashed
@@ -62,7 +58,7 @@ class EarlierSweep:
             )
         self.path = found.absolute()
         self.had_notify = False
-        self._typed = [*self._typed_before(), self._typed_in(self.path / SWEEP_FILE)]
+        self._typed = [*self._typed_before(), self._typed_in(SWEEP_FILE)]
         # Taken before anything is looked at that another might change.
         pid = user_of(self.path) if only_looks else use(self.path)
         if pid is not None:
@@ -80,9 +76,8 @@ class EarlierSweep:
         """
         if not typed:
             return self._typed
-        for override in typed:
-            if key_of(override) in FIXED:
-                raise UserError(f"{override}: is what it was when the sweep started. Leave it out, or {KEY}.")
+        if (fixed := find(typed, *FIXED)) is not None:
+            raise UserError(f"{fixed.text}: is what it was when the sweep started. Leave it out, or {KEY}.")
         return [merged(self._typed[0], typed)]
 
     def require_same_configuration(self, config_name: str | None, config_dir: str | None) -> None:
@@ -221,28 +216,24 @@ class EarlierSweep:
 
     def _typed_before(self) -> Iterator[list[str]]:
         number = 0
-        while (path := self.path / f"multirun-{number}.yaml").is_file():
-            yield self._typed_in(path)
+        while (self.path / (name := f"multirun-{number}.yaml")).is_file():
+            yield self._typed_in(name)
             number += 1
 
-    def _typed_in(self, path: Path) -> list[str]:
+    def _typed_in(self, name: str) -> list[str]:
+        """What was typed for it once; the settings that count are those of the file that is read last."""
         try:
-            hydra = yaml.safe_load(path.read_text("utf-8"))["hydra"]
-            both = [*hydra["overrides"]["task"], *hydra["overrides"]["hydra"]]
-            typed = [override_by_new_name(str(each)) for each in both]
-            self.had_notify |= any(key_of(each) == security.NOTIFY_KEY for each in typed)
-            name = hydra["job"].get("config_name")
-            self._config_name = None if name in (None, CONFIG_NAME) else str(name)
-            sources = hydra["runtime"].get("config_sources") or []
-            folders = [str(each["path"]) for each in sources if each["provider"] == "command-line"]
-            self._config_dir = folders[0] if folders else None
-            self._kept_in = hydra.get("output_subdir", ".hydra")
-            why_not = _why_not_resumed(hydra)
-        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
-            raise UserError(f"{self.asked}: {path.name} is not what Hydra writes ({type(error).__name__}).") from error
-        if why_not is not None:
+            file = read_sweep_file(self.path, name)
+        except NotHydras as error:
+            raise UserError(f"{self.asked}: {name} is not what Hydra writes ({error}).") from error
+        if not file.is_whole:
+            raise UserError(f"{self.asked}: {name} is not what Hydra writes (KeyError).")
+        if (why_not := _why_not_resumed(file)) is not None:
             raise UserError(f"{self.asked}: {why_not}")
-        return lasting(typed)
+        self.had_notify |= find(file.overrides, security.NOTIFY_KEY) is not None
+        self._config_name = None if file.config_name == CONFIG_NAME else file.config_name
+        self._config_dir, self._kept_in = file.config_dir, file.kept_in or HYDRA_DIR
+        return lasting(file.overrides)
 
     def _refuse_if_in_use(self) -> None:
         for run in self.runs:
@@ -257,18 +248,19 @@ class EarlierSweep:
 def can_be_resumed(sweep_dir: Path) -> bool:
     """Whether `sweep.resume` takes a sweep when it has ended."""
     try:
-        return _why_not_resumed(yaml.safe_load((sweep_dir / SWEEP_FILE).read_text("utf-8"))["hydra"]) is None
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        file = read_sweep_file(sweep_dir)
+    except NotHydras:
         return False
+    return file.is_whole and _why_not_resumed(file) is None
 
 
-def _why_not_resumed(hydra: Mapping[str, Any]) -> str | None:
+def _why_not_resumed(file: SweepFile) -> str | None:
     """Why a sweep with these settings of Hydra's can't be resumed; None: it can."""
-    if not str(hydra["sweeper"]["_target_"]).endswith("RepeatingSweeper"):
+    if not str(file.sweeper["_target_"]).endswith("RepeatingSweeper"):
         return "is a search, whose sweeper chose its trials as it went. Start a new one."
-    if (subdir := hydra["sweep"]["subdir"]) != "${hydra.job.num}":
-        return f"hydra.sweep.subdir={subdir} gave its runs no numbers. Start a new sweep."
-    if hydra.get("output_subdir", ".hydra") is None:
+    if file.subdir != "${hydra.job.num}":
+        return f"hydra.sweep.subdir={file.subdir} gave its runs no numbers. Start a new sweep."
+    if file.kept_in is None:
         return "hydra.output_subdir=null kept nothing of what its runs were given. Start a new sweep."
     return None
 
@@ -305,6 +297,6 @@ def jobs_ever(runs: Sequence[EarlierRun], jobs: Sequence[Job]) -> list[list[str]
     shared = set.intersection(*(set(job.overrides) for job in jobs))
     earlier = []
     for run in runs:
-        keys = {override.partition("=")[0] for override in run.overrides}
-        earlier.append([*run.overrides, *(each for each in shared if each.partition("=")[0] not in keys)])
+        keys = {parse(override).full_key for override in run.overrides}
+        earlier.append([*run.overrides, *(each for each in shared if parse(each).full_key not in keys)])
     return [*earlier, *(job.overrides for job in jobs)]

@@ -110,15 +110,14 @@ def _config(args: argparse.Namespace) -> "Config":
     """What `train.py` would train with these overrides, checked."""
     from laptime.config import security  # noqa: F401  reads what is trusted, before a configuration can change it
     from laptime.config.compose import compose, find_own_classes, hydra_session
-    from laptime.config.composition import key_of
+    from laptime.config.overrides import find
     from laptime.runner.check import check
 
-    for typed in args.overrides:
-        if key_of(typed) in ("sweep.dry_run", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir"):
-            raise UserError(f"{typed}: has no effect here. Leave it out.")
+    if typed := find(args.overrides, "sweep.dry_run", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir"):
+        raise UserError(f"{typed.text}: has no effect here. Leave it out.")
     found = {"batch_size": "training.batch_size", "lr": "optimizer.lr"}[args.what]
-    if typed := next((each for each in args.overrides if key_of(each) == found), None):
-        raise UserError(f"{typed}: is what is to be found. Leave it out.")
+    if typed := find(args.overrides, found):
+        raise UserError(f"{typed.text}: is what is to be found. Leave it out.")
     find_own_classes(args.config_dir)
     with hydra_session(args.config_dir) as hydra:
         config = check(compose(hydra, args.overrides), args.overrides)

@@ -15,9 +15,9 @@ from laptime.record.files import (
     RUN_FILE,
     parse_timestamp,
     read_epochs,
-    read_plan,
 )
 from laptime.record.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE
+from laptime.record.plan import read_plan
 from laptime.record.run_record import RunRecord
 
 _LAST_BYTES = 4096

@@ -1,0 +1,133 @@
+"""What Hydra, and its sweeper for Optuna, leave in the directories of runs and sweeps. Loads no Hydra."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from laptime.record.files import SWEEP_FILE
+from laptime.record.renamed import override_by_new_name
+
+# Hydra's folder in the directory of a run, unless hydra.output_subdir names another.
+HYDRA_DIR = ".hydra"
+_OVERRIDES_FILE = "overrides.yaml"
+_BEST_FILE = "optimization_results.yaml"  # Optuna's sweeper
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError)
+
+
+class NotHydras(Exception):
+    """A file can't be read, or is not what Hydra writes. Its text names the reason, in one word."""
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """multirun.yaml: the settings with which a sweep was started, or resumed last.
+
+    Attributes:
+        overrides: as typed, Hydra's own last, keys by the names of today.
+        sweeper: the settings of `hydra.sweeper`.
+        subdir: how the directories of its runs are named (`hydra.sweep.subdir`), as it stands there.
+        kept_in: Hydra's folder in the directory of a run; None: it keeps nothing.
+        config_name: the primary configuration (`--config-name`), as Hydra names it; None: it doesn't say.
+        config_dir: the folder that was typed (`--config-dir`); None: none was.
+        optimized_metric: of Laptime's part.
+        is_whole: everything is there that Hydra writes of these.
+    """
+
+    overrides: tuple[str, ...]
+    sweeper: Mapping[str, Any]
+    subdir: str | None
+    kept_in: str | None
+    config_name: str | None
+    config_dir: str | None
+    optimized_metric: Any
+    is_whole: bool
+
+    @property
+    def is_search(self) -> bool:
+        """Whether its sweeper chose the runs as it went: those have a number of trials."""
+        return "n_trials" in self.sweeper
+
+
+@dataclass(frozen=True)
+class BestTrial:
+    """The best trial of a search for one thing.
+
+    Attributes:
+        params: what was chosen, by key.
+        value: of the metric.
+    """
+
+    params: Mapping[str, Any]
+    value: float
+
+
+def read_sweep_file(sweep_dir: Path, name: str = SWEEP_FILE) -> SweepFile:
+    """Read multirun.yaml of a sweep, or an earlier copy of it.
+
+    Raises:
+        NotHydras: it can't be read, or holds no settings of Hydra's.
+    """
+    try:
+        content = _load(sweep_dir / name)
+        hydra = content["hydra"]
+        if not isinstance(hydra, Mapping):
+            raise TypeError
+        overrides = _section(hydra, "overrides")
+        typed = [str(each) for part in ("task", "hydra") for each in overrides.get(part) or ()]
+        sources = _section(hydra, "runtime").get("config_sources") or ()
+        folders = [str(each["path"]) for each in sources if each["provider"] == "command-line"]
+        config_name = _section(hydra, "job").get("config_name")
+        subdir = _section(hydra, "sweep").get("subdir")
+        sweeper = _section(hydra, "sweeper")
+        return SweepFile(
+            overrides=tuple(map(override_by_new_name, typed)),
+            sweeper=sweeper,
+            subdir=None if subdir is None else str(subdir),
+            kept_in=hydra.get("output_subdir", HYDRA_DIR),
+            config_name=None if config_name is None else str(config_name),
+            config_dir=folders[0] if folders else None,
+            optimized_metric=content.get("optimized_metric"),
+            is_whole={"task", "hydra"} <= overrides.keys() and {"job", "runtime"} <= hydra.keys()
+            and "_target_" in sweeper and subdir is not None,
+        )  # fmt: skip
+    except _UNREADABLE as error:
+        raise NotHydras(type(error).__name__) from error
+
+
+def read_overrides(run_dir: Path, kept_in: str = HYDRA_DIR) -> list[str]:
+    """The overrides that a run was given, without Hydra's own, keys by the names of today.
+
+    Args:
+        kept_in: Hydra's folder in the run's directory.
+
+    Raises:
+        NotHydras: they can't be read.
+    """
+    try:
+        return [override_by_new_name(str(each)) for each in _load(run_dir / kept_in / _OVERRIDES_FILE) or ()]
+    except _UNREADABLE as error:
+        raise NotHydras(type(error).__name__) from error
+
+
+def read_best_trial(sweep_dir: Path) -> BestTrial:
+    """What Optuna's sweeper found best, where it has searched for one thing.
+
+    Raises:
+        NotHydras: there is no such file, or it speaks of several things.
+    """
+    try:
+        content = _load(sweep_dir / _BEST_FILE)
+        return BestTrial(dict(content["best_params"]), float(content["best_value"]))
+    except _UNREADABLE as error:
+        raise NotHydras(type(error).__name__) from error
+
+
+def _load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text("utf-8"))
+
+
+def _section(hydra: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return hydra[name] if isinstance(hydra.get(name), Mapping) else {}

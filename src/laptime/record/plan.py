@@ -1,0 +1,36 @@
+"""plan.json: which runs a sweep has, those that have not started included."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from laptime.record.files import PLAN_FILE, now, write_atomically
+from laptime.text import printable
+
+_LARGEST_NUMBER = 10**9
+
+
+def write_plan(sweep_dir: Path, swept: Mapping[int, str], starts: bool = False) -> None:
+    """Write down which runs a sweep has, and when it was started, or resumed, last.
+
+    Args:
+        swept: what tells each from the others, by number.
+        starts: whether that is now; otherwise it is what it was.
+    """
+    started_at = now() if starts else None
+    if not starts:
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            started_at = json.loads((sweep_dir / PLAN_FILE).read_bytes())["started_at"]
+    text = json.dumps({"started_at": started_at, "runs": swept}, indent=2)
+    write_atomically(sweep_dir / PLAN_FILE, text.encode() + b"\n")
+
+
+def read_plan(sweep_dir: Path) -> dict[int, str]:
+    """What tells the runs of a sweep from each other, by number; empty where that can't be read."""
+    try:
+        runs = json.loads((sweep_dir / PLAN_FILE).read_bytes())["runs"]
+        known = {int(number): printable(str(swept)) for number, swept in runs.items()}
+        return {number: swept for number, swept in known.items() if 0 <= number <= _LARGEST_NUMBER}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
