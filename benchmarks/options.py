@@ -54,7 +54,7 @@ def write_data(folder: Path) -> None:
     """MNIST's first 5,000 training and 1,000 test digits as Fashion-MNIST's files, and with a border as CIFAR-10's."""
     with hydra_session() as hydra:
         config = resolve(without_hydra(compose(hydra, ["dataset.val_fraction=0", "run_dir=."])))
-    train, test, _ = build("dataset", config["dataset"]).load()
+    train, test, _ = build("dataset", config.dataset).load()
     cifar10 = folder / "cifar-10-batches-py"
     cifar10.mkdir()
     for number, name in enumerate([*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]):

@@ -213,7 +213,7 @@ SPOILT = {
     "half a record": (lambda run: truncate(run / "run.json"), "not JSON"),
     "an empty record": (lambda run: (run / "run.json").write_text("{}"), "schema version"),
     "no configuration": (lambda run: spoil_record(run, lambda r: r.update(config=None)), "run.json is damaged"),
-    "no result": (lambda run: spoil_record(run, lambda r: r.update(result=3)), "run.json is damaged"),
+    "no result": (lambda run: spoil_record(run, lambda r: r.update(result=3)), "damaged: result is 3"),
     "no batch size": (
         lambda run: spoil_record(run, lambda r: r["config"]["training"].update(eval_batch_size="x")), "is damaged",
     ),

@@ -282,7 +282,7 @@ def own_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatc
 
 
 def logger_node(name: str) -> dict[str, Any]:
-    node: dict[str, Any] = composed(f"logger={name}").logger[name]
+    node: dict[str, Any] = composed.__wrapped__(f"logger={name}").logger[name]  # not cached: variables change it
     return node
 
 

@@ -1,10 +1,13 @@
 """What follows from the epochs of a run."""
 
 import math
+from dataclasses import asdict
 
+import pandas as pd
 import pytest
+from tests.support.records import EPOCH_ROW
 
-from laptime.record.epochs import time_to_accuracy
+from laptime.record.epochs import EpochRow, each_epoch_once, epochs_of, frame_over_ranks, time_to_accuracy
 
 pytestmark = pytest.mark.unit
 
@@ -24,3 +27,35 @@ def test_without_epochs_the_target_is_not_reached():
 
 def test_the_time_before_a_checkpoint_is_not_known():
     assert time_to_accuracy(EPOCHS, 0.5, first_epoch=1) is None
+
+
+def rows(times: list[list[float]], attempt: int = 0, first_epoch: int = 0) -> list[EpochRow]:
+    """One row per epoch and rank of these times; the first epoch is a warm-up."""
+    plain = {key: value for key, value in EPOCH_ROW.items() if key not in ("attempt", "epoch", "rank", "is_warmup")}
+    return [
+        EpochRow(**plain | {"epoch_time_s": time_s}, attempt=attempt, epoch=epoch, rank=rank, is_warmup=epoch == 0)
+        for epoch, of_ranks in enumerate(times, start=first_epoch)
+        for rank, time_s in enumerate(of_ranks)
+    ]
+
+
+def test_the_slowest_rank_makes_the_epoch():
+    (epoch,) = epochs_of(rows([[1.0, 2.0, 1.5]]))
+    assert (epoch.epoch_time_s, epoch.num_samples, epoch.samples_per_s) == (2.0, 300, 150.0)
+    assert epoch.straggling == pytest.approx(2.0 / 1.5 - 1)
+    assert (epoch.cpu_percent, epoch.rss_bytes) == (3 * 99.5, 3 * 2**33)
+    assert epochs_of(rows([[1.0]]))[0].straggling is None
+
+
+def test_the_last_attempt_at_an_epoch_stands():
+    found = epochs_of([*rows([[5.0], [9.0]]), *rows([[2.0], [3.0]], attempt=1, first_epoch=1)])
+    assert [(each.epoch, each.epoch_time_s) for each in found] == [(0, 5.0), (1, 2.0), (2, 3.0)]
+
+
+def test_frames_and_rows_have_the_same_definition():
+    written = [*rows([[5.0, 6.0], [9.0, 1.0]]), *rows([[2.0, 2.5], [3.0, 1.0]], attempt=1, first_epoch=1)]
+    frame = frame_over_ranks(each_epoch_once(pd.DataFrame([asdict(row) for row in written])))
+    expected = epochs_of(written)
+    assert frame.index.tolist() == [epoch.epoch for epoch in expected]
+    for name in ("epoch_time_s", "num_samples", "samples_per_s", "is_warmup"):
+        assert frame[name].tolist() == [getattr(epoch, name) for epoch in expected], name

@@ -9,18 +9,20 @@ from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.runner import fresh_processes, launch
 from laptime.runner.rank_plan import backend_of, plan
+from laptime.sweeps.core_shares import SweepCores
 
 pytestmark = pytest.mark.unit
 
 
 def planned(**strategy) -> list:
-    sweep_world_size = strategy.pop("sweep_world_size", None)
-    return plan(changed(device={"name": "cpu"}, strategy=strategy), sweep_world_size)
+    sweep = strategy.pop("sweep", None)
+    return plan(changed(device={"name": "cpu"}, strategy=strategy), sweep)
 
 
 @pytest.fixture
 def four_cores(monkeypatch):
     monkeypatch.setattr("laptime.runner.rank_plan.usable_cores", lambda: 4)
+    monkeypatch.setattr("laptime.machine.device.usable_cores", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
 
 
@@ -33,7 +35,7 @@ def test_cores_are_shared_among_the_ranks_of_a_single_run(four_cores):
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_in_a_sweep_every_rank_has_the_threads_of_the_largest_run(four_cores, world_size):
-    ranks = planned(world_size=world_size, sweep_world_size=4)
+    ranks = planned(world_size=world_size, sweep=SweepCores(largest_world_size=4).context())
     assert {rank.threads for rank in ranks} == {1}
     assert [rank.cores for rank in ranks] == [(number,) for number in range(world_size)]
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.support.records import new_record, write_record
+from tests.support.configs import changed
+from tests.support.records import write_record
 
+from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.machine.device import cpu_name, usable_cores
 from laptime.machine.environment import environment
@@ -16,6 +18,8 @@ from laptime.record import files as records
 from laptime.record.directory import hostname_hash
 from laptime.record.files import read_record
 from laptime.record.plan import read_plan, write_plan
+from laptime.record.run_record import RunRecord
+from laptime.record.schema import Environment, Strategy
 from laptime.sweeps.earlier import EarlierRun, living_ranks
 from laptime.sweeps.overrides import asked_for, merged
 from laptime.sweeps.resume import EarlierSweep
@@ -135,12 +139,11 @@ def test_overrides_typed_now_replace_earlier_ones(before, typed, result):
 
 
 def earlier_run(pid: int, started: float, host: str | None = None) -> EarlierRun:
-    record = new_record()
-    here = environment(cpu_name(), usable_cores())["hostname_hash"]
-    record["environment"] = {"hostname_hash": host or here}
-    record["started_at"] = records.timestamp(started)
-    record["strategy"]["rank_pids"] = [pid]
-    write_record(Path(), record)
+    here = Environment(**environment(cpu_name(), usable_cores()))
+    record = RunRecord(started_at=records.timestamp(started), environment=here)
+    here.hostname_hash = host or here.hostname_hash
+    record.strategy = Strategy(world_size=1, threads_per_rank=1, oversubscribed=False, rank_pids=[pid])
+    record.write(Path())
     return EarlierRun(0, Path(), record, [])
 
 
@@ -157,23 +160,23 @@ def test_a_process_that_only_has_the_pid_of_a_rank_is_none(work_folder):
 # Threads.
 
 
-def of_ranks(world_size: int, threads: int | str) -> dict[str, Any]:
-    strategy = {"world_size": world_size, "threads_per_rank": threads}
-    return {"device": {"name": "cpu"}, "strategy": strategy}
+def of_ranks(world_size: int, threads: int | str) -> Config:
+    return changed(device={"name": "cpu"}, strategy={"world_size": world_size, "threads_per_rank": threads})
 
 
 def test_automatic_threads_stay_what_they_were(two_runs, monkeypatch):
-    for module in ("runner.rank_plan", "sweeps.resume"):
+    for module in ("machine.device", "sweeps.resume"):
         monkeypatch.setattr(f"laptime.{module}.usable_cores", lambda: 4)
     for run in (two_runs / "0", two_runs / "1"):
         config = read_record(run)["config"]
         config["strategy"]["threads_per_rank"] = "auto"
         change(run, config=config, strategy={"threads_per_rank": 2})
     sweep = EarlierSweep(str(two_runs))
-    assert sweep.sweep_world_size([of_ranks(1, "auto")]) == 2
-    assert sweep.sweep_world_size([of_ranks(4, 1)]) == 4
+    assert sweep.cores([of_ranks(1, "auto")]).threads_per_rank() == 2
+    assert sweep.cores([of_ranks(2, "auto"), of_ranks(1, 1)]).threads_per_rank() == 2
+    assert sweep.cores([of_ranks(4, 1)]).threads_per_rank() == 1
     with pytest.raises(UserError, match="is 1 with up to 4 ranks on 4 cores, and was 2 in sweep"):
-        sweep.sweep_world_size([of_ranks(1, "auto"), of_ranks(4, "auto")])
+        sweep.cores([of_ranks(1, "auto"), of_ranks(4, "auto")])
 
 
 # Dry runs.

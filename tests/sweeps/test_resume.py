@@ -198,7 +198,7 @@ def misspell(run: Path, key: str) -> None:
 
 UNREADABLE = ["", "[]", '{"schema_version": 1}', '{"schema_version": 1, "status": "completed"}',
               '{"schema_version": 1, "error": 7}']  # fmt: skip
-KEYS = ["threads_per_rank", "rank_pids", "code_hash", "packages", "git"]
+KEYS = ["threads_per_rank", "world_size", "code_hash", "packages", "started_at"]
 
 
 def test_a_record_that_cannot_be_read_is_recognized(two_runs):
@@ -217,7 +217,7 @@ def test_a_record_that_cannot_be_read_is_recognized(two_runs):
 
 def test_runs_whose_records_cannot_be_read_are_repeated(two_runs, train):
     (two_runs / "0/run.json").write_text("[]")
-    misspell(two_runs / "1", "git")
+    misspell(two_runs / "1", "packages")
     damaged = (two_runs / "1/run.json").read_text()
     done = train("sweep.resume=latest")
     assert done.returncode == 0, done.stderr

@@ -27,16 +27,16 @@ class Run:
     commit: str | None
 
     @classmethod
-    def of(cls, run_dir: Path, started_at: str, commit: str | None, label: str) -> "Run":
+    def of(cls, run_dir: Path, started_at: str, commit: str | None, label: str | None) -> "Run":
         """The run in a directory.
 
         Args:
             run_dir: absolute.
             started_at, commit: as its record has them.
-            label: what tells it from the others of its sweep; empty: there is nothing.
+            label: what tells it from the others of its sweep, empty where nothing does; None: it is in no sweep.
         """
         digest = hashlib.sha256(f"{run_dir} {started_at}".encode()).hexdigest()[:16]
-        sweep = _last_two(run_dir.parent) if label else None
+        sweep = None if label is None else _last_two(run_dir.parent)
         return cls(digest, label or _last_two(run_dir), sweep, run_dir, commit)
 
 

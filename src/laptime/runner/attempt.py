@@ -100,7 +100,7 @@ def _log_failure(run: RunContext, failure: BaseException, error: RunError) -> No
         on = "what was measured until now is kept"
         if not (run.run_dir / records.EPOCHS_FILE).exists():
             on += "; no epoch was completed"
-        elif not run.config.run_label:  # how to resume a sweep, its end says
+        elif run.sweep is None:  # how to resume a sweep, its end says
             elsewhere = any(split(each).key == "hydra.run.dir" for each in run.record.command or [])
             checkpoint = shlex.quote(f"training.checkpoint={relative(run.run_dir)}")
             also = " and another hydra.run.dir" if elsewhere else ""

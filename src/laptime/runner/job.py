@@ -11,13 +11,13 @@ from laptime.config import (
 )
 from laptime.errors import UserError
 from laptime.record.directory import expanded
-from laptime.record.masking import mask_text
 from laptime.text import printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from laptime.record.run_record import RunRecord
+    from laptime.runner.context import SweepContext
 
 
 def run_job(
@@ -26,7 +26,7 @@ def run_job(
     command: Sequence[str],
     started: float,
     typed: Sequence[str],
-    sweep_world_size: int | None = None,
+    sweep: "SweepContext | None" = None,
     goes_on: bool = False,
     tag: str = "",
     checked: bytes | None = None,
@@ -39,7 +39,7 @@ def run_job(
         command: as typed.
         started: `time.time()` when the run began.
         typed: the overrides of the command line, alone.
-        sweep_world_size: the largest world size of the sweep that it belongs to; None: of none.
+        sweep: that it belongs to; None: a run by itself.
         goes_on: with what `run_dir` holds of the same run, from its last checkpoint.
         tag: of its lines on the terminal, where several runs write there.
         checked: `snapshot` of the configuration that was checked before; None: it is not known beforehand.
@@ -65,12 +65,12 @@ def run_job(
         )
     _name_paths_for(cfg)
     cfg.run_dir = str(run_dir)
-    cfg.run_label = folder_name(mask_text(cfg.run_label))
+    cfg.run_label = "" if sweep is None else sweep.label
     rank = torchrun.rank() if torchrun.is_joined() else 0
     config = resolve(cfg)
     security.check(config, typed)  # once more: in the course of a long sweep its files may have changed
     with logging_to(run_dir, rank, secrets=secret_values(config.as_dict()), tag=tag):
-        record = launch(config, run_dir, command, started, sweep_world_size, goes_on)
+        record = launch(config, run_dir, command, started, sweep, goes_on)
     if rank == 0:
         with unread():
             print_results(record, run_dir)

@@ -15,7 +15,7 @@ from laptime.ranks.stopping import heeding_signals
 from laptime.record.masking import mask
 from laptime.record.run_record import RunRecord
 from laptime.runner.attempt import attempt_run, first_record, resuming
-from laptime.runner.context import RunContext
+from laptime.runner.context import RunContext, SweepContext
 from laptime.runner.elastic import join_ranks
 from laptime.runner.rank_plan import plan, stays_here
 from laptime.runner.supervise import run_processes
@@ -30,7 +30,7 @@ def launch(
     run_dir: Path,
     command: Sequence[str],
     start: float | None = None,
-    sweep_world_size: int | None = None,
+    sweep: SweepContext | None = None,
     goes_on: bool = False,
 ) -> RunRecord:
     """Run one training job.
@@ -41,7 +41,7 @@ def launch(
         run_dir: absolute; exists.
         command: as typed.
         start: `time.time()` when the run began; None: now.
-        sweep_world_size: the largest world size of the sweep that this run belongs to; None: of none.
+        sweep: that this run belongs to; None: a run by itself.
         goes_on: with what `run_dir` holds of the same run of a sweep that ended early, from its last checkpoint.
 
     Returns:
@@ -54,7 +54,7 @@ def launch(
     preflight.check_environment()  # in the process that runs the job: a launcher may have started it elsewhere
     if torchrun.is_joined():
         return join_ranks(config, run_dir, command, start)
-    ranks = plan(config, sweep_world_size)
+    ranks = plan(config, sweep)
     attempt = 0
     if goes_on:
         record = RunRecord.read(run_dir)
@@ -63,8 +63,8 @@ def launch(
     else:
         record = first_record(config, run_dir, command, start)
     with heeding_signals() as stop:
-        run = RunContext(config, run_dir, record, stop, start)
-        if stays_here(config, sweep_world_size):
+        run = RunContext(config, run_dir, record, stop, start, sweep)
+        if stays_here(config, sweep):
             return attempt_run(run, 0, partial(_train_here, run, ranks[0]))
         return _launch_processes(run, ranks, attempt)
 

@@ -13,6 +13,7 @@ from laptime.errors import UserError
 from laptime.machine.device import available_accelerator, usable_cores
 from laptime.machine.environment import settings_have_changed
 from laptime.ranks.rank import Rank
+from laptime.runner.context import SweepContext
 
 
 def backend_of(config: Config) -> str:
@@ -31,27 +32,27 @@ def num_ranks(config: Config) -> int:
     return torch.accelerator.device_count() if accelerator_of(config) else 1
 
 
-def threads_per_rank(config: Config, sweep_world_size: int | None = None) -> int:
-    """The number that `strategy.threads_per_rank` stands for, in a sweep of up to `sweep_world_size` ranks."""
+def threads_per_rank(config: Config, sweep: SweepContext | None = None) -> int:
+    """The number that `strategy.threads_per_rank` stands for."""
     threads = config.strategy.threads_per_rank
     if isinstance(threads, int):
         return threads
-    return max(1, usable_cores() // max(num_ranks(config), sweep_world_size or 1))
+    return max(1, usable_cores() // num_ranks(config)) if sweep is None else sweep.threads_per_rank
 
 
-def will_be_hashed(config: Config, sweep_world_size: int | None = None, runs_at_once: int = 1) -> dict[str, Any]:
-    """What the run's `hashed_config` will be on this machine, shared by so many runs of its sweep."""
-    threads = threads_per_rank(config, (sweep_world_size or 1) * runs_at_once)
+def will_be_hashed(config: Config, sweep: SweepContext) -> dict[str, Any]:
+    """What the `hashed_config` of a run of a sweep will be on this machine."""
+    threads = threads_per_rank(config, sweep)
     return hashed_config(
-        replace(config, runs_at_once=runs_at_once), accelerator_of(config) or "cpu", num_ranks(config), threads
+        replace(config, runs_at_once=sweep.runs_at_once), accelerator_of(config) or "cpu", num_ranks(config), threads
     )
 
 
-def plan(config: Config, sweep_world_size: int | None = None) -> list[Rank]:
+def plan(config: Config, sweep: SweepContext | None = None) -> list[Rank]:
     """Which ranks there will be, with how many threads and on which cores.
 
     Args:
-        sweep_world_size: the largest world size of the sweep; None: no sweep.
+        sweep: that the run belongs to; None: a run by itself.
 
     Raises:
         UserError: this machine can't run them.
@@ -60,7 +61,7 @@ def plan(config: Config, sweep_world_size: int | None = None) -> list[Rank]:
     world_size = num_ranks(config)
     check_devices(config, world_size, world_size)
     cores = usable_cores()
-    threads = threads_per_rank(config, sweep_world_size)
+    threads = threads_per_rank(config, sweep)
     oversubscribed = world_size * threads > cores
     ranks = [
         Rank(
@@ -73,17 +74,17 @@ def plan(config: Config, sweep_world_size: int | None = None) -> list[Rank]:
         )
         for number in range(world_size)
     ]
-    pin = strategy.pin_ranks and not stays_here(config, sweep_world_size)
+    pin = strategy.pin_ranks and not stays_here(config, sweep)
     return [pinned(rank) for rank in ranks] if pin else ranks
 
 
-def stays_here(config: Config, sweep_world_size: int | None) -> bool:
+def stays_here(config: Config, sweep: SweepContext | None) -> bool:
     """Whether the run trains in this process: one plain rank, and no sweep whose runs would warm each other."""
     # A mapped file that becomes shorter ends the process that reads it: somebody must be left to say so, or, with
     # strategy.max_restarts, to start it again.
     may_end = config.dataset.get("pipeline") == "mapped" or config.strategy.max_restarts > 0
     wrapped = config.strategy.wrap_single_rank
-    alone = num_ranks(config) == 1 and sweep_world_size is None and not wrapped
+    alone = num_ranks(config) == 1 and sweep is None and not wrapped
     return alone and not may_end and not settings_have_changed()  # which torch has read in this process
 
 

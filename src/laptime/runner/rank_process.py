@@ -25,7 +25,7 @@ from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import heeding_signals
 from laptime.record.masking import secret_values
 from laptime.record.run_record import RunRecord, end_without_launcher
-from laptime.runner.context import RunContext
+from laptime.runner.context import RunContext, SweepContext
 from laptime.runner.train import train
 from laptime.terminal import logging_to
 
@@ -63,6 +63,7 @@ class Job:
         rank: which one this is.
         rendezvous: where the ranks meet; None: a plain process without a group.
         start: `time.time()` when the run began.
+        sweep: that the run belongs to; None: a run by itself.
         variables: of the environment; the process that a rank is a copy of may have started with others.
     """
 
@@ -72,6 +73,7 @@ class Job:
     rank: Rank
     rendezvous: Rendezvous | None
     start: float
+    sweep: SweepContext | None
     variables: Mapping[str, str]
 
 
@@ -101,7 +103,7 @@ def main(connection: Connection, job: Job) -> None:
                 job.rank.settle()
                 if job.rendezvous is not None:
                     join(job.rank, job.rendezvous)
-                run = RunContext(job.config, job.run_dir, job.record, stop, job.start)
+                run = RunContext(job.config, job.run_dir, job.record, stop, job.start, job.sweep)
                 train(run, job.rank)
             connection.send(Outcome(job.rank.rank, record=job.record if job.rank.is_first else None))
         except BaseException as error:

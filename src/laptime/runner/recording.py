@@ -60,7 +60,7 @@ def measure_apart(
     pipeline = data.train_dataloader().pipeline
     measures: dict[str, Callable[[], None]] = {}
     if run.config.measure.breakdown:
-        breakdown = Breakdown(device, rank, run.stop, in_sweep=bool(run.config.run_label))
+        breakdown = Breakdown(device, rank, run.stop, in_sweep=run.sweep is not None)
         measures["breakdown"] = partial(_note_breakdown, run.record, breakdown, module, pipeline)
     if run.config.measure.peak:
         measures["peak"] = partial(_note_limit, run.record, device, rank, optimizer)
@@ -82,8 +82,8 @@ def _note_breakdown(record: RunRecord, breakdown: Breakdown, module: Classifier,
     record.contention = breakdown.contention
 
 
-def note_set_up(config: Config, record: RunRecord, device: Device, rank: Rank) -> None:
-    settings = config.training
+def note_set_up(run: RunContext, device: Device, rank: Rank) -> None:
+    config, record, settings = run.config, run.record, run.config.training
     record.hashed_config = hashed_config(config, device.used, rank.world_size, rank.threads)
     record.config_hash, record.group_hash = config_hashes(record.hashed_config)
     record.device = schema.Device(
@@ -109,7 +109,8 @@ def note_set_up(config: Config, record: RunRecord, device: Device, rank: Rank) -
     if rank.is_first:
         there = known(record.environment)
         there.torch, there.driver = torch_build(), driver_version(device)
-    if rank.is_first and rank.attempt == 0 and config.runs_at_once == 1:  # joblib sets them in its processes
+    is_alone = run.sweep is None or run.sweep.runs_at_once == 1  # joblib sets them in its processes
+    if rank.is_first and rank.attempt == 0 and is_alone:
         for variable in without_effect(rank.threads):
             log.warning("%s has no effect: strategy.threads_per_rank=%d decides", variable, rank.threads)
     if mps_fallback():

@@ -62,14 +62,14 @@ def run_processes(run: RunContext, ranks: list[Rank]) -> RunRecord:
     with meeting(*place, backend_of(config), strategy.timeout_s) if group else nullcontext() as rendezvous:
         try:
             for rank in ranks:
-                job = Job(config, run.run_dir, run.record, rank, rendezvous, run.start, dict(os.environ))
+                job = Job(config, run.run_dir, run.record, rank, rendezvous, run.start, run.sweep, dict(os.environ))
                 children.append(_start(job))
             _watch(children, run.stop, strategy.timeout_s, out_of_memory_kills())
         finally:
             _end(children)
     failed = [child for child in children if child.outcome is None or child.outcome.failure is not None]
     if children[0] in failed and _had_no_last_word(children[0]):
-        end_trackers(config, run.run_dir, run.record, "failed" if run.stop.signum is None else "interrupted")
+        end_trackers(run, "failed" if run.stop.signum is None else "interrupted")
     if run.stop.signum is not None:
         raise Interrupted(run.stop.signum)
     if failed:

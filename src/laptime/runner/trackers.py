@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,7 +16,6 @@ from laptime.loggers.resumed import resume_at
 from laptime.loggers.tracker import Run, Tracker
 from laptime.ranks.rank import Rank
 from laptime.record import files as records
-from laptime.record.run_record import RunRecord
 from laptime.runner.context import RunContext
 from laptime.training import open_groups
 
@@ -37,18 +35,18 @@ def _build_loggers(config: Config, resumed_at: int | None) -> list[Logger]:
     return [logger for logger in found if logger is not None]
 
 
-def end_trackers(config: Config, run_dir: Path, record: RunRecord, status: str) -> None:
+def end_trackers(run: RunContext, status: str) -> None:
     """Tell the trackers how a run has ended whose first rank could not.
 
     Args:
         status: failed or interrupted.
     """
-    for key, node in open_groups.entries(config, "logger"):
+    for key, node in open_groups.entries(run.config, "logger"):
         if not getattr(targets.locate(key, node), "outlives_its_process", False):
             continue
         tracker = forgiving(key.partition(".")[2], targets.build(key, node, Tracker))
         if isinstance(tracker, Tracker):
-            tracker.begin(_tracked_run(config, run_dir, record))
+            tracker.begin(_tracked_run(run))
             tracker.end(status)
 
 
@@ -65,7 +63,7 @@ def tracked(run: RunContext, rank: Rank, done: int) -> Iterator[list[Logger]]:
     status = "failed"
     try:
         for tracker in trackers:
-            tracker.begin(_tracked_run(config, run.run_dir, run.record))
+            tracker.begin(_tracked_run(run))
         for logger in loggers:
             if not isinstance(logger, pl.loggers.TensorBoardLogger):  # which takes them with what came of them
                 _log_settings(logger, config)
@@ -85,11 +83,14 @@ def _log_settings(logger: Logger, config: Config) -> None:
     log_hyperparams(records.flat_config(config.as_dict()))
 
 
-def _tracked_run(config: Config, run_dir: Path, record: RunRecord) -> Run:
-    return Run.of(run_dir, record.started_at or "", record.git.commit, config.run_label)
+def _tracked_run(run: RunContext) -> Run:
+    label = None if run.sweep is None else run.sweep.label
+    return Run.of(run.run_dir, run.record.started_at or "", run.record.git.commit, label)
 
 
-def log_results(loggers: list[Logger], record: RunRecord, config: Config, last_epoch: int) -> None:
+def log_results(loggers: list[Logger], run: RunContext, last_epoch: int) -> None:
+    """Write what came of the run into its loggers."""
+    record = run.record
     result, timing = structs.asdict(record.result), structs.asdict(record.timing)
     metrics = {tag: (result | timing)[tag.removeprefix("hparam/")] for tag in records.HPARAM_METRICS}
     known = {name: value for name, value in metrics.items() if value is not None}
@@ -106,21 +107,21 @@ def log_results(loggers: list[Logger], record: RunRecord, config: Config, last_e
         last |= {f"{tag}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
     for logger in loggers:
         with suppress(OSError):  # the logger has said so
-            _log_result(logger, config, known, last, last_epoch)
+            _log_result(logger, run, known, last, last_epoch)
 
 
-def _log_result(logger: Logger, config: Config, known: dict[str, Any], last: dict[str, Any], last_epoch: int) -> None:
+def _log_result(logger: Logger, run: RunContext, known: dict[str, Any], last: dict[str, Any], last_epoch: int) -> None:
     logger.log_metrics(last, step=last_epoch)
-    if isinstance(logger, pl.loggers.TensorBoardLogger) and not config.run_label:
+    if isinstance(logger, pl.loggers.TensorBoardLogger) and run.sweep is None:
         log_hyperparams: Callable[..., None] = logger.log_hyperparams
-        log_hyperparams(records.flat_config(config.as_dict()), known)  # writes the metrics, too
+        log_hyperparams(records.flat_config(run.config.as_dict()), known)  # writes the metrics, too
     else:
         logger.log_metrics(known, step=last_epoch)
-    if isinstance(logger, pl.loggers.TensorBoardLogger) and config.run_label:
+    if isinstance(logger, pl.loggers.TensorBoardLogger) and run.sweep is not None:
         # What differs between the runs of a sweep, and which metrics matter, its report says for all of them.
         from torch.utils.tensorboard.summary import hparams
 
-        _, *session = hparams(records.flat_config(config.as_dict()), known)
+        _, *session = hparams(records.flat_config(run.config.as_dict()), known)
         for part in session:
             logger.experiment._get_file_writer().add_summary(part)
     logger.finalize("success")

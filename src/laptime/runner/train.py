@@ -78,7 +78,7 @@ def _train(run: RunContext, rank: Rank) -> None:
     settings = config.training
     reset_peak_rss()
     device = prepare_device(config, rank.local_rank)
-    note_set_up(config, record, device, rank)
+    note_set_up(run, device, rank)
     known(record.strategy).rank_pids = assert_world(rank, rank.world_size)
     if rank.is_first:  # when a sweep is resumed, runs that could not be built are known by their hashes
         record.write(run_dir)
@@ -129,7 +129,7 @@ def _train(run: RunContext, rank: Rank) -> None:
             if (sharded := module.stepper.sharded(optimizer)) is not None:
                 optimizer = sharded.own
             measure_apart(run, device, rank, module, optimizer, data)
-        log_results(loggers, record, config, watch.recorder.rows[-1].epoch if watch.recorder.rows else 0)
+        log_results(loggers, run, watch.recorder.rows[-1].epoch if watch.recorder.rows else 0)
 
 
 class _Watch:
@@ -165,7 +165,8 @@ class _Watch:
         config, record = self.run.config, self.run.record
         note_timing(record, self.timer, self.recorder, self.data, self.compiler, self.run.start)
         note_result(record, self.recorder, config.measure.target_accuracy)
-        note_quality(record, self.recorder, config.runs_at_once, is_profiled(config))
+        runs_at_once = 1 if self.run.sweep is None else self.run.sweep.runs_at_once
+        note_quality(record, self.recorder, runs_at_once, is_profiled(config))
         note_resources(record, self.recorder, self.sampler, self.energy)
         record.bare_loop = self.bare_loop.measured
         if self.rank.is_first:

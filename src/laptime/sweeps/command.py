@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
 
     from laptime.config.schema import Config
-    from laptime.sweeps.core_shares import CoreShares
+    from laptime.sweeps.core_shares import SweepCores
     from laptime.sweeps.plan import PlannedRun
     from laptime.sweeps.rerun_rules import Job, Step
     from laptime.sweeps.resume import EarlierSweep
@@ -31,7 +31,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     from laptime.runner import fresh_processes, without_effect
     from laptime.runner.check import check
     from laptime.runner.rank_plan import num_ranks
-    from laptime.sweeps.core_shares import shares_of
+    from laptime.sweeps.core_shares import SweepCores, shares_of
     from laptime.sweeps.hydra_jobs import settings_of
     from laptime.sweeps.plan import plan_runs, refuse_repeated_runs, require_search
     from laptime.sweeps.rerun_rules import Step
@@ -51,8 +51,8 @@ def run_sweep(args: argparse.Namespace) -> int:
             refuse_repeated_runs(runs, configs)
         planned = [(run.composed, config) for run, config in zip(runs, configs, strict=True)]
         without_effect.check(hydra, args.overrides, planned, True, args.config_name)
-        sweep_world_size = max(num_ranks(config) for config in configs)
-        shares = shares_of(first, num_jobs, sweep_world_size)
+        largest = max(num_ranks(config) for config in configs)
+        cores = SweepCores(largest, shares_of(first, num_jobs, largest))
         for config in configs:
             refuse_resume_in_a_file(config)
             _refuse_latest(config)
@@ -60,13 +60,13 @@ def run_sweep(args: argparse.Namespace) -> int:
             if trials is not None:
                 raise UserError("sweep.dry_run=true: not with a search, whose sweeper chooses the trials as it goes.")
             steps = [Step(number, job, "new") for number, job in enumerate(jobs)]
-            return _show_what_would_be_done(steps, configs, jobs, sweep_world_size, shares)
+            return _show_what_would_be_done(steps, configs, jobs, cores)
         chosen = find(args.overrides, "hydra.sweep.dir") is not None
         sweep_dir = RunDir(hydra_value(first, "hydra.sweep.dir"), may_move=not chosen, key="hydra.sweep.dir")
         use(sweep_dir.path)
         numbered = dict(enumerate(jobs)) if trials is None else {}
         sweep = Sweep(
-            sweep_dir.path, args.overrides, jobs, num_jobs, sweep_world_size, configs[0].sweep.notify, shares,
+            sweep_dir.path, args.overrides, jobs, num_jobs, cores, configs[0].sweep.notify,
             known=dict(numbered), todo=numbered, chooses=trials is not None,
             checked={number: snapshot(configs[number]) for number in numbered},
         )  # fmt: skip
@@ -140,16 +140,16 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
         composed = [run.composed for run, _ in planned]
         without_effect.check(hydra, typed, list(zip(composed, configs, strict=True)), True, args.config_name)
         shares = shares_of(composed[0], len(jobs), max(num_ranks(config) for config in configs))
-        sweep_world_size = sweep.sweep_world_size(configs, shares)
-        steps = sweep.plan(jobs, sweep_world_size, shares)
+        cores = sweep.cores(configs, shares)
+        steps = sweep.plan(jobs, cores)
         known = jobs_ever(sweep.runs, jobs)
         if any(config.sweep.dry_run for config in configs):
-            return _show_what_would_be_resumed(sweep, jobs, steps, known, sweep_world_size, shares)
+            return _show_what_would_be_resumed(sweep, jobs, steps, known, cores)
         _say_what_was_decided(sweep, steps, known, typed)
         if all(step.is_done for step in steps) and _is_complete(sweep, steps, configs):
             return 0
         sweep.keep_what_was_typed(invocations[-1])
-        continued = _continued(sweep, typed, jobs, steps, known, snapshots, sweep_world_size, shares)
+        continued = _continued(sweep, typed, jobs, steps, known, snapshots, cores)
         return continued.run(hydra, settings_of(hydra, invocations[-1], composed[0], sweep.path))
 
 
@@ -200,14 +200,13 @@ def _show_what_would_be_resumed(
     jobs: "Sequence[Job]",
     steps: "Sequence[Step]",
     known: list[list[str]],
-    sweep_world_size: int,
-    shares: "CoreShares | None",
+    cores: "SweepCores",
 ) -> int:
     by_overrides = {tuple(job.overrides): job.config for job in jobs}
     configs: list[Config | None] = [by_overrides[tuple(step.overrides)] for step in steps]
     left = sweep.not_asked_for(steps)
     configs += [None] * len(left)
-    return _show_what_would_be_done([*steps, *left], configs, known, sweep_world_size, shares)
+    return _show_what_would_be_done([*steps, *left], configs, known, cores)
 
 
 def _say_what_was_decided(
@@ -241,15 +240,14 @@ def _continued(
     steps: "Sequence[Step]",
     known: list[list[str]],
     snapshots: Snapshots,
-    sweep_world_size: int,
-    shares: "CoreShares | None",
+    cores: "SweepCores",
 ) -> "Sweep":
     """The sweep of those runs that are not completed."""
     from laptime.sweeps.sweep import Sweep
 
     todo = {step.number: step for step in steps if not step.is_done}
     return Sweep(
-        sweep.path, typed, known, len(todo), sweep_world_size, jobs[0].config.sweep.notify, shares,
+        sweep.path, typed, known, len(todo), cores, jobs[0].config.sweep.notify,
         known={run.number: run.overrides for run in sweep.runs} | {step.number: step.overrides for step in steps},
         todo={number: step.overrides for number, step in todo.items()}, steps=todo,
         checked={number: snapshots[tuple(step.overrides)] for number, step in todo.items()},
@@ -260,8 +258,7 @@ def _show_what_would_be_done(
     steps: "Sequence[Step]",
     configs: Sequence["Config | None"],
     jobs: list[list[str]],
-    sweep_world_size: int,
-    shares: "CoreShares | None",
+    cores: "SweepCores",
 ) -> int:
     """Print each run of a sweep, what will be done with it, and how much time and disk space it will take.
 
@@ -275,12 +272,12 @@ def _show_what_would_be_done(
     from laptime.sweeps.labels import swept
     from laptime.terminal import unread, wide_console
 
-    known, at_once = known_runs(RESULT_FOLDERS), 1 if shares is None else shares.num
+    known = known_runs(RESULT_FOLDERS)
     planned = []
     for step, config in zip(steps, configs, strict=True):
         guess = None
         if config is not None:
-            guess = estimate(will_be_hashed(config, sweep_world_size, at_once), known)
+            guess = estimate(will_be_hashed(config, cores.context()), known)
         differs = " ".join(swept(step.overrides, jobs))
         planned.append(dry_run.Planned(step.number, differs, step.decision, step.is_done, guess))
     with unread():

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from laptime.errors import UserError
+from laptime.runner.context import SweepContext
 
 _POLL_S = 0.2
 
@@ -61,6 +62,54 @@ class CoreShares:
                 except Timeout:
                     continue
             time.sleep(_POLL_S)
+
+
+@dataclass(frozen=True)
+class SweepCores:
+    """How the runs of a sweep share the cores of a machine.
+
+    Attributes:
+        largest_world_size: of its runs: p ranks have p times the cores in each of them.
+        shares: for runs at once; None: one at a time.
+        threads: that `strategy.threads_per_rank=auto` has stood for so far, in a resumed sweep; None: in no run yet.
+    """
+
+    largest_world_size: int
+    shares: CoreShares | None = None
+    threads: int | None = None
+
+    @property
+    def runs_at_once(self) -> int:
+        return 1 if self.shares is None else self.shares.num
+
+    def threads_per_rank(self) -> int:
+        """What `strategy.threads_per_rank=auto` stands for on this machine, in each run."""
+        return self._threads(self.runs_at_once)
+
+    def context(self) -> SweepContext:
+        """What each run will know of its sweep."""
+        return SweepContext(self.threads_per_rank(), runs_at_once=self.runs_at_once)
+
+    @contextmanager
+    def take(self, folder: Path) -> Iterator[SweepContext]:
+        """Wait for cores for a run of this process; yields what that needs to know.
+
+        Args:
+            folder: that all processes of the sweep share.
+        """
+        if self.shares is None:
+            yield self.context()
+            return
+        folder.mkdir(exist_ok=True)
+        with self.shares.take(folder) as has_own_cores:
+            threads = self._threads(1 if has_own_cores else self.shares.num)
+            yield SweepContext(threads, runs_at_once=self.shares.num)
+
+    def _threads(self, num_runs: int) -> int:
+        """Where so many runs have the cores that this process may use."""
+        from laptime.machine.device import usable_cores  # loads torch
+
+        return self.threads or max(1, usable_cores() // (self.largest_world_size * num_runs))
 
 
 def shares_of(composed: DictConfig, num_jobs: int, world_size: int) -> CoreShares | None:

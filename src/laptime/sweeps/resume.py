@@ -4,6 +4,7 @@ Nothing is written here before a run starts; the command line says what was deci
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from laptime.record.masking import mask_command
 from laptime.record.plan import read_plan
 from laptime.record.renamed import override_by_new_name
 from laptime.record.schema import known
-from laptime.runner.rank_plan import num_ranks, threads_per_rank, will_be_hashed
-from laptime.sweeps.core_shares import CoreShares
+from laptime.runner.rank_plan import num_ranks, will_be_hashed
+from laptime.sweeps.core_shares import CoreShares, SweepCores
 from laptime.sweeps.earlier import EarlierRun, living_ranks, read_run
 from laptime.sweeps.overrides import FIXED, KEY, lasting, merged
 from laptime.sweeps.rerun_rules import Job, Step, changed_since, measured_with, retried, stands
@@ -110,44 +111,40 @@ class EarlierSweep:
         """The overrides of each run that is not completed: repeats that the sweep added by itself are among them."""
         return [lasting(run.overrides) for run in self.runs if not run.is_completed and run.overrides]
 
-    def sweep_world_size(self, configs: Sequence[Config], shares: CoreShares | None = None) -> int:
-        """A largest world size that gives `strategy.threads_per_rank=auto` the threads that it has had so far.
+    def cores(self, configs: Sequence[Config], shares: CoreShares | None = None) -> SweepCores:
+        """How the runs share the cores, so that `strategy.threads_per_rank=auto` stands for the threads that it has had
+        so far.
 
         Args:
             configs: of the jobs now.
             shares: of the cores; None: each run has all.
 
         Raises:
-            UserError: none does.
+            UserError: it can't.
         """
-        largest = max(num_ranks(config) for config in configs)
-        automatic = [config for config in configs if config.strategy.threads_per_rank == "auto"]
+        cores = SweepCores(max(num_ranks(config) for config in configs), shares)
         so_far = {
             known(run.record.strategy).threads_per_rank
             for run in self.runs
             if run.record is not None and run.record.config_hash is not None
             if run.config["strategy"]["threads_per_rank"] == "auto"
         }
-        if not automatic or not so_far:
-            return largest
-        at_once = 1 if shares is None else shares.num
-        largest = max(largest, usable_cores() // at_once // max(so_far))
-        for config in automatic:
-            threads = threads_per_rank(config, largest * at_once)
-            if threads not in so_far:
-                before = " or ".join(map(str, sorted(so_far)))
-                each = f" in each of {at_once} runs at once" if at_once > 1 else ""
-                raise UserError(
-                    f"strategy.threads_per_rank=auto: is {threads} with up to {largest} ranks{each} on "
-                    f"{usable_cores()} cores, and was {before} in {self.path.name}: the figures would not compare. "
-                    f"Choose strategy.threads_per_rank={before}, or start a new sweep."
-                )
-        return largest
+        if not so_far or all(config.strategy.threads_per_rank != "auto" for config in configs):
+            return cores
+        threads = min(cores.threads_per_rank(), max(so_far))
+        if threads not in so_far:
+            before = " or ".join(map(str, sorted(so_far)))
+            each = f" in each of {cores.runs_at_once} runs at once" if cores.runs_at_once > 1 else ""
+            raise UserError(
+                f"strategy.threads_per_rank=auto: is {threads} with up to {cores.largest_world_size} ranks{each} on "
+                f"{usable_cores()} cores, and was {before} in {self.path.name}: the figures would not compare. "
+                f"Choose strategy.threads_per_rank={before}, or start a new sweep."
+            )
+        return replace(cores, threads=threads)
 
-    def plan(self, jobs: Sequence[Job], sweep_world_size: int, shares: CoreShares | None = None) -> list[Step]:
+    def plan(self, jobs: Sequence[Job], cores: SweepCores) -> list[Step]:
         """What becomes of each job, in the order of the jobs: each configuration as often as one invocation has it."""
-        at_once = 1 if shares is None else shares.num
-        wanted = _each_once([(job, will_be_hashed(job.config, sweep_world_size, at_once)) for job in jobs])
+        wanted = _each_once([(job, will_be_hashed(job.config, cores.context())) for job in jobs])
         hashes = [config_hashes(content)[0] for _, content in wanted]
         same = self._same(wanted, hashes)
         left = [run for run in self.runs if run.config_hash not in hashes]

@@ -3,9 +3,9 @@
 import sys
 import time
 import traceback
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,9 +17,9 @@ from laptime.record.directory import RunDir, numbered_runs
 from laptime.record.masking import mask_text
 from laptime.record.plan import read_plan, write_plan
 from laptime.record.run_record import RunRecord
-from laptime.runner.job import run_job
+from laptime.runner.job import folder_name, run_job
 from laptime.sweeps import optuna_faults
-from laptime.sweeps.core_shares import CoreShares
+from laptime.sweeps.core_shares import SweepCores
 from laptime.sweeps.hydra_jobs import run_sweep
 from laptime.sweeps.labels import sweep_label, swept, with_keys_that_differ
 from laptime.sweeps.notify import notify
@@ -45,9 +45,8 @@ class Sweep:
         typed: the overrides of the command line, alone.
         jobs: overrides of every job, as far as they are known: a sweeper may choose them as it goes.
         num_jobs: how many there will be.
-        sweep_world_size: the largest of them.
+        cores: how its runs share the machine's.
         command: to tell how it goes (`sweep.notify`); None: nobody is told.
-        shares: of the machine's cores, for runs at once; None: one at a time.
         known: the overrides of every run that the sweep has or is to have, by number.
         todo: of those that are to be run now.
         checked: `snapshot` of each configuration that was checked, by number.
@@ -59,9 +58,8 @@ class Sweep:
     typed: Sequence[str]
     jobs: list[list[str]]
     num_jobs: int
-    sweep_world_size: int
+    cores: SweepCores
     command: str | None = None
-    shares: CoreShares | None = None
     known: dict[int, list[str]] = field(default_factory=dict)
     todo: Mapping[int, list[str]] = field(default_factory=dict)
     checked: Mapping[int, bytes] = field(default_factory=dict)
@@ -72,7 +70,7 @@ class Sweep:
     _outcomes: OutcomeStore = field(init=False)
 
     def __post_init__(self) -> None:
-        self._outcomes = OutcomeStore(self.path, is_one_process=self.shares is None)
+        self._outcomes = OutcomeStore(self.path, is_one_process=self.cores.shares is None)
 
     def run(self, hydra: "Hydra", settings: "DictConfig") -> int:
         """Let Hydra run the jobs; a failed one doesn't stop the others.
@@ -94,7 +92,7 @@ class Sweep:
         exit_code = 0
         try:
             with (
-                passing_signals_on(self._outcomes, runs_at_once=self.shares is not None),
+                passing_signals_on(self._outcomes, runs_at_once=self.cores.shares is not None),
                 optuna_faults.forgiven() if self.chooses else nullcontext(),
             ):
                 run_sweep(hydra, settings, self)
@@ -129,27 +127,28 @@ class Sweep:
         overrides = list(job.overrides.task)
         if self.chooses:
             overrides = with_keys_that_differ(overrides, self.jobs)
-        with self._share() as sweep_world_size:
+        with self.cores.take(self.path / OUTCOMES_DIR) as context:
             if self._outcomes.stopped() is not None:  # while it waited for its cores
                 return None
             run = self._announce(job.job.num, overrides)
             try:
-                cfg.run_label = sweep_label(overrides, self.jobs)
+                label = sweep_label(overrides, self.jobs)
                 cfg.experiment_name = experiment_of(cast("DictConfig", HydraConfig.instance().cfg))
-                cfg.runs_at_once = 1 if self.shares is None else self.shares.num
+                cfg.runs_at_once = context.runs_at_once
                 if step is None or step.run is None:
                     path, goes_on = RunDir(job.runtime.output_dir, may_move=False).path, False
                 else:
                     path, goes_on = step.run.path, step.goes_on
                     if goes_on:
-                        cfg.run_label = step.run.label
+                        label = step.run.label
                     else:
                         from laptime.sweeps.earlier import set_aside
 
                         set_aside(path)
-                tag = f"[run {job.job.num}] " if self.shares is not None else ""
+                tag = f"[run {job.job.num}] " if self.cores.shares is not None else ""
+                context = replace(context, label=folder_name(mask_text(label)))
                 record = run_job(
-                    cfg, path, self._typed_command, time.time(), self.typed, sweep_world_size, goes_on, tag,
+                    cfg, path, self._typed_command, time.time(), self.typed, context, goes_on, tag,
                     self.checked.get(job.job.num),
                 )  # fmt: skip
                 self._outcomes.note(Outcome(run, "completed"))
@@ -193,16 +192,6 @@ class Sweep:
         notify(self.command, "run-failed", self.path, mask_text(f"run {run}: {message}", secrets))
         if on_failure == "stop":
             self._outcomes.stop(max([exit_code, *(each.exit_code for each in self._outcomes.all())]))
-
-    @contextmanager
-    def _share(self) -> Iterator[int]:
-        """With cores of its own, where several runs go on at once: the world size that its threads follow from."""
-        if self.shares is None:
-            yield self.sweep_world_size
-            return
-        (self.path / OUTCOMES_DIR).mkdir(exist_ok=True)
-        with self.shares.take(self.path / OUTCOMES_DIR) as has_own_cores:
-            yield self.sweep_world_size if has_own_cores else self.sweep_world_size * self.shares.num
 
     def _swept(self, overrides: list[str]) -> str:
         return " ".join(swept(overrides, self.jobs))
