@@ -20,9 +20,14 @@ PARTS = {
     ],
     "What a callback of your own sees": [
         "laptime.training.classifier.Classifier",
+        "laptime.training.stepper.Stepper",
         "laptime.data.datamodule.DataModule",
     ],
-    "Files of a run": ["laptime.record.files.read_record", "laptime.record.files.read_epochs"],
+    "Files of a run": [
+        "laptime.record.files.read_record",
+        "laptime.record.files.read_epochs",
+        "laptime.record.run_record.RunRecord",
+    ],
 }
 HEAD = """\
 # API
