@@ -22,7 +22,7 @@ from laptime.record.run_record import RunRecord
 from laptime.record.schema import Environment, Strategy
 from laptime.sweeps.earlier import EarlierRun, living_ranks
 from laptime.sweeps.overrides import asked_for, merged
-from laptime.sweeps.resume import EarlierSweep
+from laptime.sweeps.resume import open_sweep
 
 SWEEP = Path("multirun/sweep")
 
@@ -62,7 +62,7 @@ def times(sweep: Path) -> dict[Path, float]:
 def test_a_directory_that_is_no_sweep_is_refused(asked, words, work_folder):
     Path("plain").mkdir()
     with pytest.raises(UserError) as refused:
-        EarlierSweep(asked)
+        open_sweep(asked)
     assert words in str(refused.value)
     assert [path.name for path in work_folder.rglob("*")] == ["plain"]
 
@@ -85,19 +85,19 @@ def test_a_refusal_is_an_exit_code_and_one_line(train, work_folder):
 
 def test_a_wrong_name_lists_the_sweeps_that_there_are(two_runs):
     with pytest.raises(UserError, match=f"The newest: {SWEEP}"):
-        EarlierSweep("multirun/nope")
+        open_sweep("multirun/nope")
 
 
 def test_a_sweep_that_is_running_is_refused(two_runs):
     other = psutil.Process(os.getppid())
     (two_runs / ".laptime").write_text(f"{other.pid} {other.create_time()} {hostname_hash()}\n")
     with pytest.raises(UserError, match=rf"this sweep is still running \(process {other.pid}\)"):
-        EarlierSweep("latest")
+        open_sweep("latest")
     (two_runs / ".laptime").unlink()
     started = records.timestamp(psutil.Process().create_time())
     change(two_runs / "1", status="running", started_at=started, strategy={"rank_pids": [os.getpid()]})
     with pytest.raises(UserError, match=rf"run 1 is still running \(process {os.getpid()}\)"):
-        EarlierSweep("latest")
+        open_sweep("latest")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_automatic_threads_stay_what_they_were(two_runs, monkeypatch):
         config = read_record(run)["config"]
         config["strategy"]["threads_per_rank"] = "auto"
         change(run, config=config, strategy={"threads_per_rank": 2})
-    sweep = EarlierSweep(str(two_runs))
+    sweep = open_sweep(str(two_runs))
     assert sweep.cores([of_ranks(1, "auto")]).threads_per_rank() == 2
     assert sweep.cores([of_ranks(2, "auto"), of_ranks(1, 1)]).threads_per_rank() == 2
     assert sweep.cores([of_ranks(4, 1)]).threads_per_rank() == 1

@@ -19,7 +19,7 @@ from laptime.record.epochs import each_epoch_once
 from laptime.record.files import read_epochs, read_record
 from laptime.record.plan import read_plan, write_plan
 from laptime.sweeps.earlier import set_aside
-from laptime.sweeps.resume import EarlierSweep
+from laptime.sweeps.resume import open_sweep
 
 TINY_SWEEP = ("-m", *TINY, NO_REPORT)
 SWEEP = Path("multirun/sweep")
@@ -205,14 +205,14 @@ def test_a_record_that_cannot_be_read_is_recognized(two_runs):
     whole = (two_runs / "1/run.json").read_text()
     for text in UNREADABLE:
         (two_runs / "1/run.json").write_text(text)
-        first, second = EarlierSweep("latest", only_looks=True).runs
+        first, second = open_sweep("latest", only_looks=True).runs
         assert (first.is_completed, second.is_completed) == (True, False), text
         assert second.how_it_ended == "has no run.json that can be read", text
     for key in KEYS:
         (two_runs / "1/run.json").write_text(whole)
-        assert EarlierSweep("latest", only_looks=True).runs[1].is_completed
+        assert open_sweep("latest", only_looks=True).runs[1].is_completed
         misspell(two_runs / "1", key)
-        assert EarlierSweep("latest", only_looks=True).runs[1].how_it_ended == "has no run.json that can be read", key
+        assert open_sweep("latest", only_looks=True).runs[1].how_it_ended == "has no run.json that can be read", key
 
 
 def test_runs_whose_records_cannot_be_read_are_repeated(two_runs, train):
@@ -232,7 +232,7 @@ def test_overrides_that_cannot_be_read_stop_no_other_run(two_runs, train):
     (two_runs / "1/run.json").unlink()
     for content in (b"5", b"- seed=2\n- training.ep", b"\xff\xfe- x"):
         (two_runs / "1/.hydra/overrides.yaml").write_bytes(content)
-        first, second = EarlierSweep("latest", only_looks=True).runs
+        first, second = open_sweep("latest", only_looks=True).runs
         assert first.is_completed and second.is_nameless, content
     done = train("sweep.resume=latest")
     assert done.returncode == 0, done.stderr

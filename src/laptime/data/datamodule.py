@@ -5,6 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from laptime.data.augment import FlipAndRotate, Normalize
 from laptime.data.image_data import ImageData, Images, split
@@ -72,42 +73,33 @@ class DataModule(pl.LightningDataModule):
         train, test, self.checksum = data.load()
         if data.pipeline == "mapped":
             train, test = train.mapped(), test.mapped()
-        labels = torch.cat([train.labels, test.labels])
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < data.num_classes:
-            raise UserError(
-                f"dataset: labels from {int(labels.min())} to {int(labels.max())}; with {data.num_classes} classes "
-                f"they must lie in 0 to {data.num_classes - 1}."
-            )
-        missing = (torch.bincount(train.labels, minlength=data.num_classes) == 0).nonzero().flatten().tolist()
-        if missing:
-            raise UserError(
-                f"dataset={data.name}: no training sample of class {', '.join(map(str, missing[:5]))}, of "
-                f"{data.num_classes} classes in all: they can't be learnt. Use whole files."
-            )
+        _check_labels(data, train.labels, test.labels)
         kept = slice(0, data.limit)
         self._train, self._val = split(train.take(kept), data.val_fraction, seed)
         self._test = test.take(kept)
         self.num_train, self.num_val, self.num_test = len(self._train), len(self._val), len(self._test)
-        world_size = rank.world_size
-        if batch_size * world_size > self.num_train:
-            raise UserError(
-                f"training.batch_size={batch_size}: is larger than the training set of {self.num_train} samples"
-                f"{f' shared by {world_size} ranks' if world_size > 1 else ''}. Use a smaller one."
-            )
-        if 0 < self.num_val < world_size:
-            raise UserError(
-                f"dataset.val_fraction={data.val_fraction}: leaves {self.num_val} samples to validate on, fewer than "
-                f"strategy.world_size={world_size}. Use a larger share."
-            )
+        self._check_sizes(rank.world_size)
         self.rank = rank
-        self.order = EpochOrder(self.num_train, seed, rank.rank, world_size)
+        self.order = EpochOrder(self.num_train, seed, rank.rank, rank.world_size)
         # Every sample is evaluated once, whatever the number of ranks.
-        share = slice(rank.rank, None, world_size)
+        share = slice(rank.rank, None, rank.world_size)
         self._val, self._test = self._val.take(share), self._test.take(share)
         self._normalize = Normalize(data.mean, data.std, device.torch_device)
         if data.pipeline == "memory":
             self._train, self._val, self._test = (
                 part.to(device.torch_device) for part in (self._train, self._val, self._test)
+            )
+
+    def _check_sizes(self, world_size: int) -> None:
+        if self.batch_size * world_size > self.num_train:
+            raise UserError(
+                f"training.batch_size={self.batch_size}: is larger than the training set of {self.num_train} samples"
+                f"{f' shared by {world_size} ranks' if world_size > 1 else ''}. Use a smaller one."
+            )
+        if 0 < self.num_val < world_size:
+            raise UserError(
+                f"dataset.val_fraction={self.data.val_fraction}: leaves {self.num_val} samples to validate on, fewer "
+                f"than strategy.world_size={world_size}. Use a larger share."
             )
 
     def train_dataloader(self) -> TimedLoader:
@@ -183,3 +175,19 @@ def require_memory(data: ImageData, device: Device, rank: Rank) -> None:
     # Every rank reads them, and then takes its training and validation part out of them.
     what = "images, twice{ranks} while they are split"
     require_free_memory(key, num_bytes, what, num_here, instead or "Use a smaller data set.")
+
+
+def _check_labels(data: ImageData, train: Tensor, test: Tensor) -> None:
+    """Refuse labels, each (N,), int64, that are no classes, and classes that can't be learned."""
+    labels = torch.cat([train, test])
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < data.num_classes:
+        raise UserError(
+            f"dataset: labels from {int(labels.min())} to {int(labels.max())}; with {data.num_classes} classes "
+            f"they must lie in 0 to {data.num_classes - 1}."
+        )
+    missing = (torch.bincount(train, minlength=data.num_classes) == 0).nonzero().flatten().tolist()
+    if missing:
+        raise UserError(
+            f"dataset={data.name}: no training sample of class {', '.join(map(str, missing[:5]))}, of "
+            f"{data.num_classes} classes in all: they can't be learnt. Use whole files."
+        )

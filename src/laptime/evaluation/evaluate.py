@@ -53,10 +53,7 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
     network, data = run.load(device)
     compiled = settings["compile"] if config.compile is None else config.compile
     if compiled:
-        require_compiling("compile", os.environ)
-        # One graph for each batch size: beyond torch's own limit it would go on uncompiled.
-        torch._dynamo.config.recompile_limit = 8 + len(config.latency.batch_sizes)
-        network.compile(dynamic=False)
+        _compile(network, len(config.latency.batch_sizes))
     try:
         predictions = predict(network, data.test_batches(run.world_size), lambda: autocast(precision, device))
         machine = latency.Disturbances()
@@ -91,6 +88,13 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
         "confusion_matrix": matrix.tolist(),
         "latency": {"timed": latency.TIMED, "disturbances": disturbances, "batch_sizes": timed},
     }
+
+
+def _compile(network: nn.Module, num_batch_sizes: int) -> None:
+    require_compiling("compile", os.environ)
+    # One graph for each batch size: beyond torch's own limit it would go on uncompiled.
+    torch._dynamo.config.recompile_limit = 8 + num_batch_sizes
+    network.compile(dynamic=False)
 
 
 def _latency(

@@ -101,12 +101,12 @@ def resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str]
     if find(overrides, "sweep.resume") is None:
         return None, overrides
     from laptime.sweeps.overrides import asked_for
-    from laptime.sweeps.resume import EarlierSweep
+    from laptime.sweeps.resume import open_sweep
 
     asked, typed = asked_for(overrides)
     dry_run = find_last(typed, "sweep.dry_run")
     only_looks = dry_run is not None and str(dry_run.value).lower() in ("true", "yes", "on", "1")
-    return None if asked is None else EarlierSweep(asked, only_looks), typed
+    return None if asked is None else open_sweep(asked, only_looks), typed
 
 
 def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[str]) -> int:
@@ -218,7 +218,7 @@ def _say_what_was_decided(
 
     for step in sorted([*steps, *sweep.not_asked_for(steps)], key=lambda step: step.number):
         print(f"run {step.number} ({' '.join(swept(step.overrides, known))}): {step.decision}", file=sys.stderr)
-    if sweep.had_notify and find(typed, security.NOTIFY_KEY) is None:
+    if sweep.typed.had_notify and find(typed, security.NOTIFY_KEY) is None:
         print(f"{security.NOTIFY_KEY} is not taken over: nobody is told, unless it is typed again", file=sys.stderr)
 
 

@@ -3,8 +3,9 @@
 Nothing is written here before a run starts; the command line says what was decided and does it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,43 +31,39 @@ from laptime.sweeps.overrides import FIXED, KEY, lasting, merged
 from laptime.sweeps.rerun_rules import Job, Step, changed_since, measured_with, retried, stands
 
 
-class EarlierSweep:
-    """A sweep directory that nobody is writing to.
-
-    Args:
-        asked: the value of `sweep.resume`: a directory, or latest.
-        only_looks: nothing is written, and nothing will be.
+@dataclass(frozen=True)
+class _Typed:
+    """What was typed for a sweep, as Hydra's files in its directory tell; the flags are those of the last time.
 
     Attributes:
-        path: absolute.
-        runs: its directories.
+        invocations: the overrides of each time, the first first.
+        config_name, config_dir: of the flags; None: they were not typed.
+        kept_in: Hydra's folder in the directory of a run.
         had_notify: a command was typed that told how it went (`sweep.notify`).
-
-    Raises:
-        UserError: there is none, it is no sweep that can be resumed, or it is still running.
     """
 
-    def __init__(self, asked: str, only_looks: bool = False) -> None:
-        self.asked = f"{KEY}={asked}"
-        found = next(iter(newest_sweeps()), None) if asked == "latest" else expanded(KEY, asked)
-        if found is None:
-            raise UserError(f"{self.asked}: there is no sweep below multirun/.")
-        if not found.is_dir():
-            raise UserError(f"{self.asked}: there is no such directory. Name a sweep's, or latest.{_known()}")
-        if not (found / SWEEP_FILE).is_file():
-            raise UserError(
-                f"{self.asked}: is no sweep, it has no {SWEEP_FILE}. Name a sweep's directory, or latest.{_known()}"
-            )
-        self.path = found.absolute()
-        self.had_notify = False
-        self._typed = [*self._typed_before(), self._typed_in(SWEEP_FILE)]
-        # Taken before anything is looked at that another might change.
-        pid = user_of(self.path) if only_looks else use(self.path)
-        if pid is not None:
-            process = f" (process {pid})" if pid else ""
-            raise UserError(f"{self.asked}: this sweep is still running{process}. Wait, or end it first.")
-        self.runs = [read_run(number, path, self._kept_in) for number, path in sorted(numbered_runs(self.path).items())]
-        self._refuse_if_in_use()
+    invocations: list[list[str]]
+    config_name: str | None
+    config_dir: str | None
+    kept_in: str
+    had_notify: bool
+
+
+@dataclass(frozen=True)
+class EarlierSweep:
+    """A sweep directory that nobody is writing to: see `open_sweep`.
+
+    Attributes:
+        asked: the override that names it, for messages.
+        path: absolute.
+        typed: for it, until now.
+        runs: its directories.
+    """
+
+    asked: str
+    path: Path
+    typed: _Typed
+    runs: list[EarlierRun]
 
     def invocations(self, typed: Sequence[str]) -> list[list[str]]:
         """What to make jobs of: what the sweep was started with, and after it what is typed now; where that is
@@ -76,10 +73,10 @@ class EarlierSweep:
             UserError: what is typed can't be changed any more.
         """
         if not typed:
-            return self._typed
+            return self.typed.invocations
         if (fixed := find(typed, *FIXED)) is not None:
             raise UserError(f"{fixed.text}: is what it was when the sweep started. Leave it out, or {KEY}.")
-        return [merged(self._typed[0], typed)]
+        return [merged(self.typed.invocations[0], typed)]
 
     def require_same_configuration(self, config_name: str | None, config_dir: str | None) -> None:
         """Refuse to compose the runs from other files than those of the sweep.
@@ -89,22 +86,22 @@ class EarlierSweep:
                 which could name any folder.
         """
         for flag, before, now in (
-            ("--config-name", self._config_name, config_name),
-            ("--config-dir", self._config_dir, config_dir),
+            ("--config-name", self.typed.config_name, config_name),
+            ("--config-dir", self.typed.config_dir, config_dir),
         ):
             if before is not None and now is None:
                 raise UserError(f"{self.asked}: this sweep was started with {flag} {before}. Type that again.")
             if before is None and now is not None:
                 raise UserError(f"{self.asked}: this sweep was started without {flag}. Leave it out.")
-        if self._config_name != config_name:
+        if self.typed.config_name != config_name:
             raise UserError(
-                f"{self.asked}: this sweep was started with --config-name {self._config_name}, not {config_name}."
+                f"{self.asked}: this sweep was started with --config-name {self.typed.config_name}, not {config_name}."
             )
 
     def keep_what_was_typed(self, overrides: Sequence[str]) -> None:
         """Keep a copy of Hydra's file of what was typed last, before it is replaced by something else."""
-        if list(overrides) != self._typed[-1]:
-            number = len(list(self._typed_before()))
+        if list(overrides) != self.typed.invocations[-1]:
+            number = len(_files_before(self.path))
             write_atomically(self.path / f"multirun-{number}.yaml", (self.path / SWEEP_FILE).read_bytes())
 
     def unfinished(self) -> list[list[str]]:
@@ -179,7 +176,7 @@ class EarlierSweep:
         """For each job the run of the same configuration: the one of the same overrides, or else a completed one."""
         left = list(self.runs)
         found: list[EarlierRun | None] = [None] * len(wanted)
-        for suits in (_typed_alike, lambda run, job: run.is_completed, lambda run, job: True):
+        for suits in _PREFERENCES:
             for place, (job, _) in enumerate(wanted):
                 run = next((each for each in left if each.config_hash == hashes[place] and suits(each, job)), None)
                 if found[place] is None and run is not None:
@@ -211,35 +208,77 @@ class EarlierSweep:
         here = {run.number for run in self.runs if not run.is_nameless}
         return {number: swept for number, swept in read_plan(self.path).items() if number not in here}
 
-    def _typed_before(self) -> Iterator[list[str]]:
-        number = 0
-        while (self.path / (name := f"multirun-{number}.yaml")).is_file():
-            yield self._typed_in(name)
-            number += 1
 
-    def _typed_in(self, name: str) -> list[str]:
-        """What was typed for it once; the settings that count are those of the file that is read last."""
-        try:
-            file = read_sweep_file(self.path, name)
-        except NotHydras as error:
-            raise UserError(f"{self.asked}: {name} is not what Hydra writes ({error}).") from error
-        if not file.is_whole:
-            raise UserError(f"{self.asked}: {name} is not what Hydra writes (KeyError).")
-        if (why_not := _why_not_resumed(file)) is not None:
-            raise UserError(f"{self.asked}: {why_not}")
-        self.had_notify |= find(file.overrides, security.NOTIFY_KEY) is not None
-        self._config_name = None if file.config_name == CONFIG_NAME else file.config_name
-        self._config_dir, self._kept_in = file.config_dir, file.kept_in or HYDRA_DIR
-        return lasting(file.overrides)
+def open_sweep(asked: str, only_looks: bool = False) -> EarlierSweep:
+    """Find an earlier sweep, and mark it as in use by this process.
 
-    def _refuse_if_in_use(self) -> None:
-        for run in self.runs:
-            pids = living_ranks(run)
-            if pids:
-                raise UserError(
-                    f"{self.asked}: run {run.number} is still running (process {', '.join(map(str, pids))}). Wait, or "
-                    "end it first."
-                )
+    Args:
+        asked: the value of `sweep.resume`: a directory, or latest.
+        only_looks: nothing is written, and nothing will be.
+
+    Raises:
+        UserError: there is none, it is no sweep that can be resumed, or it is still running.
+    """
+    key = f"{KEY}={asked}"
+    path = _found(key, asked)
+    typed = _typed_for(key, path)
+    # Taken before anything is looked at that another might change.
+    pid = user_of(path) if only_looks else use(path)
+    if pid is not None:
+        process = f" (process {pid})" if pid else ""
+        raise UserError(f"{key}: this sweep is still running{process}. Wait, or end it first.")
+    runs = [read_run(number, each, typed.kept_in) for number, each in sorted(numbered_runs(path).items())]
+    for run in runs:
+        if pids := living_ranks(run):
+            raise UserError(
+                f"{key}: run {run.number} is still running (process {', '.join(map(str, pids))}). Wait, or end it "
+                "first."
+            )
+    return EarlierSweep(key, path, typed, runs)
+
+
+def _found(key: str, asked: str) -> Path:
+    """The directory of the sweep that was asked for, absolute."""
+    found = next(iter(newest_sweeps()), None) if asked == "latest" else expanded(KEY, asked)
+    if found is None:
+        raise UserError(f"{key}: there is no sweep below multirun/.")
+    if not found.is_dir():
+        raise UserError(f"{key}: there is no such directory. Name a sweep's, or latest.{_known()}")
+    if not (found / SWEEP_FILE).is_file():
+        raise UserError(f"{key}: is no sweep, it has no {SWEEP_FILE}. Name a sweep's directory, or latest.{_known()}")
+    return found.absolute()
+
+
+def _files_before(sweep_dir: Path) -> list[str]:
+    """The copies of Hydra's file of what was typed, the first first; the last time's has its own name."""
+    names: list[str] = []
+    while (sweep_dir / (name := f"multirun-{len(names)}.yaml")).is_file():
+        names.append(name)
+    return names
+
+
+def _typed_for(key: str, sweep_dir: Path) -> _Typed:
+    files = [_read(key, sweep_dir, name) for name in (*_files_before(sweep_dir), SWEEP_FILE)]
+    last = files[-1]
+    return _Typed(
+        [lasting(file.overrides) for file in files],
+        None if last.config_name == CONFIG_NAME else last.config_name,
+        last.config_dir,
+        last.kept_in or HYDRA_DIR,
+        had_notify=any(find(file.overrides, security.NOTIFY_KEY) is not None for file in files),
+    )
+
+
+def _read(key: str, sweep_dir: Path, name: str) -> SweepFile:
+    try:
+        file = read_sweep_file(sweep_dir, name)
+    except NotHydras as error:
+        raise UserError(f"{key}: {name} is not what Hydra writes ({error}).") from error
+    if not file.is_whole:
+        raise UserError(f"{key}: {name} is not what Hydra writes (KeyError).")
+    if (why_not := _why_not_resumed(file)) is not None:
+        raise UserError(f"{key}: {why_not}")
+    return file
 
 
 def can_be_resumed(sweep_dir: Path) -> bool:
@@ -270,16 +309,25 @@ def _known() -> str:
 
 def _each_once(jobs: Sequence[tuple[Job, dict[str, Any]]]) -> list[tuple[Job, dict[str, Any]]]:
     """Of jobs of one configuration those of the invocation that has most of them."""
-    by_hash: dict[str, dict[int, list[tuple[Job, dict[str, Any]]]]] = {}
-    for job, content in jobs:
-        of_hash = by_hash.setdefault(config_hashes(content)[0], {})
-        of_hash.setdefault(job.invocation, []).append((job, content))
-    kept = [id(job) for of_hash in by_hash.values() for job, _ in max(of_hash.values(), key=len)]
-    return [(job, content) for job, content in jobs if id(job) in kept]
+    hashes = [config_hashes(content)[0] for _, content in jobs]
+    counts = Counter((of_job, job.invocation) for of_job, (job, _) in zip(hashes, jobs, strict=True))
+    most: dict[str, int] = {}
+    for of_job, invocation in counts:  # in the order of the jobs: of as many the first
+        if of_job not in most or counts[of_job, invocation] > counts[of_job, most[of_job]]:
+            most[of_job] = invocation
+    return [each for of_job, each in zip(hashes, jobs, strict=True) if each[0].invocation == most[of_job]]
 
 
 def _typed_alike(run: EarlierRun, job: Job) -> bool:
     return set(lasting(run.overrides)) == set(lasting(job.overrides))
+
+
+# Of several runs of a job's configuration: which stands for the job, the best first.
+_PREFERENCES: tuple[Callable[[EarlierRun, Job], bool], ...] = (
+    _typed_alike,
+    lambda run, job: run.is_completed,
+    lambda run, job: True,
+)
 
 
 def _is_planned_as(overrides: Sequence[str], swept: str) -> bool:

@@ -104,12 +104,7 @@ def find(config: Config, device: Device, limit_s: float, note: Callable[[Trial],
     start = time.monotonic()
     single = replace(config.training, batch_size=1, batch_scope="per_rank")
     data = build_data(replace(config, training=single), device, Rank())
-    try:
-        search = _Search(config, device, data, memory_budget(device))
-    except RuntimeError as error:
-        if is_for_want_of_memory(error):
-            raise TrainingFailed(_NOTHING_FITS) from error
-        raise
+    search = _started(config, device, data)
     trials: list[Trial] = []
     machine = Disturbances(lambda: usage()[0])
 
@@ -146,6 +141,15 @@ def find(config: Config, device: Device, limit_s: float, note: Callable[[Trial],
         raise TrainingFailed(_NOTHING_FITS)
     quality, fast = machine.quality(), fast_enough(trials)
     return Found(search.of_what, tuple(trials), device, search.budget_bytes, ended_by, largest, fast, quality)
+
+
+def _started(config: Config, device: Device, data: DataModule) -> "_Search":
+    try:
+        return _Search(config, device, data, memory_budget(device))
+    except RuntimeError as error:
+        if is_for_want_of_memory(error):
+            raise TrainingFailed(_NOTHING_FITS) from error
+        raise
 
 
 def fast_enough(trials: list[Trial]) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -100,22 +100,7 @@ def find(config: Config, device: Device, lowest: float, highest: float, num_step
     module = _Trained(build_module(config, network, device, StopRequest(), {}, Rank(), 1))
     try:
         with quiet_lightning(), _quiet_progress(), tempfile.TemporaryDirectory() as folder:
-            trainer = pl.Trainer(
-                accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
-                devices=1,
-                plugins=LightningEnvironment(),
-                precision="16-mixed" if scales else "32-true",
-                accumulate_grad_batches=parts,
-                max_epochs=-1,
-                logger=False,
-                default_root_dir=folder,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                use_distributed_sampler=False,
-                limit_val_batches=0,
-            )
+            trainer = _trainer(device, "16-mixed" if scales else "32-true", parts, folder)
             finder = Tuner(trainer).lr_find(
                 module,
                 train_dataloaders=data.train_dataloader(),
@@ -138,6 +123,26 @@ def find(config: Config, device: Device, lowest: float, highest: float, num_step
         )
     of_what = f"{name_of(network)} on {data.data.name}"
     return RangeTest(of_what, tuple(lrs), tuple(losses), suggested, len(lrs) < num_steps, device, finder)
+
+
+def _trainer(device: Device, precision: Literal["16-mixed", "32-true"], parts: int, folder: str) -> pl.Trainer:
+    """Lightning's own optimization, and nothing beside it."""
+    return pl.Trainer(
+        accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
+        devices=1,
+        plugins=LightningEnvironment(),
+        precision=precision,
+        accumulate_grad_batches=parts,
+        max_epochs=-1,
+        logger=False,
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+    )
 
 
 @contextmanager
