@@ -45,15 +45,27 @@ def test_runs_are_found_once_in_the_order_of_their_numbers(write, work_folder):
         ({"status": "interrupted", "error": {"message": "stopped by SIGTERM"}}, "interrupted: stopped by SIGTERM"),
         ({"schema_version": 0}, "schema version 0, not 1"),
         ({"hashed_config": None}, "older Laptime"),
-        ({"strategy": None}, "a part of run.json is not what it should be"),
-        ({"device": {}}, "run.json has no used"),
+        ({"strategy": None}, "run.json has no strategy"),
+        ({"device": {}}, "run.json has no device"),
+        ({"device": {"used": "cpu"}}, "run.json has no device.requested"),
         ({"environment": [1]}, "damaged: environment is [1]"),
         ({"seed": "one"}, "damaged: seed is one"),
         ({"group_hash": ["x"]}, "damaged: group_hash is"),
         ({"attempts": 3}, "damaged: attempts is 3"),
-        ({"command": [1]}, "damaged: command is no list of texts"),
+        ({"command": [1]}, "damaged: command[0] is 1"),
         ({"started_at": {}}, "damaged: started_at is {}"),
-        ({"contention": {}}, "run.json has no no_sync_step_s"),
+        (
+            {
+                "environment": {
+                    "cpu": "x",
+                    "num_usable_cores": 1,
+                    "hostname_hash": "h",
+                    "code_hash": "c",
+                    "packages": {"torch": 2},
+                }
+            },
+            "damaged: environment.packages",
+        ),
     ],
 )
 def test_what_cannot_be_counted_is_listed_with_the_reason(change, reason, write, work_folder):

@@ -68,6 +68,14 @@ def test_a_key_of_the_swept_options_alone_is_planned(typed, call):
     assert call("-m", "dataset=synthetic", *typed, "sweep.dry_run=true").returncode == 0
 
 
+def test_a_search_over_a_key_that_the_chosen_option_lacks_names_both(call, work_folder):
+    ended = call("-m", "search=accuracy", "model=logistic_regression")
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 2 and list(work_folder.iterdir()) == []
+    assert line.startswith("error: model=logistic_regression: ")
+    assert "search=accuracy" in line and "model.dropout" in line
+
+
 def test_a_key_of_the_swept_options_alone_trains(train, work_folder):
     done = train(*SWEEP, "scheduler=one_cycle,cosine_warmup", "scheduler.warmup_share=0.2")
     assert done.returncode == 0, done.stderr

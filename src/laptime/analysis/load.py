@@ -16,6 +16,7 @@ from laptime.record.files import (
     EPOCHS_FILE,
     RUN_FILE,
     SWEEP_FILE,
+    DamagedRecord,
     read_epochs,
     read_record,
 )
@@ -268,8 +269,8 @@ def _reason(error: Exception) -> str:
         return f"damaged: a part of {RUN_FILE} is not what it should be"
     if isinstance(error, OSError):
         return f"can't be read: {error.strerror or error}"
-    message = str(error).rpartition(f"{RUN_FILE}: ")[2] or type(error).__name__  # the path is beside it
-    return printable(message.splitlines()[0])
+    message = error.reason if isinstance(error, DamagedRecord) else str(error)  # the path is beside it
+    return printable((message or type(error).__name__).splitlines()[0])
 
 
 def by_number(path: Path) -> list[tuple[int, int, str]]:

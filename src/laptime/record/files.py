@@ -65,23 +65,37 @@ def parse_timestamp(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
+class DamagedRecord(ValueError):
+    """A run.json that can't be read.
+
+    Args:
+        path: of the file.
+        reason: why, in words.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.reason = reason
+
+
 def read_record(run_dir: Path) -> dict[str, Any]:
     """Read run.json of a run directory.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is not JSON, no object, or of another schema version.
+        DamagedRecord: a ValueError: it is not JSON, no object, or of another schema version.
     """
+    path = run_dir / RUN_FILE
     try:
-        record = json.loads((run_dir / RUN_FILE).read_bytes())
+        record = json.loads(path.read_bytes())
     except UnicodeDecodeError as error:
-        raise ValueError(f"{run_dir / RUN_FILE}: not UTF-8 text") from error
+        raise DamagedRecord(path, "not UTF-8 text") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"{run_dir / RUN_FILE}: not JSON ({error})") from error
+        raise DamagedRecord(path, f"not JSON ({error})") from error
     if not isinstance(record, dict):
-        raise ValueError(f"{run_dir / RUN_FILE}: not an object")
+        raise DamagedRecord(path, "not an object")
     if record.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(f"{run_dir / RUN_FILE}: schema version {record.get('schema_version')}, not {SCHEMA_VERSION}")
+        raise DamagedRecord(path, f"schema version {record.get('schema_version')}, not {SCHEMA_VERSION}")
     renamed.update(record)
     return record
 

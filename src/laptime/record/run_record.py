@@ -16,6 +16,7 @@ from laptime.record.schema import RunError, Status
 # Filled in as a whole while a run is set up: until then each of their keys is null.
 _SET_UP = ("device", "dataset", "model", "strategy", "batch")
 _PLACE = re.compile(r" - at `\$\.?(?P<path>.*)`$")
+_PART = re.compile(r"(\w+)|\[(\d+)\]")
 
 
 class RunRecord(Struct, kw_only=True):
@@ -135,6 +136,9 @@ def _in_words(message: str, content: Mapping[str, Any]) -> str:
     if missing is not None:
         return f"damaged, or of an older Laptime: {RUN_FILE} has no {'.'.join(filter(None, (path, missing[1])))}"
     value: Any = content
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return f"damaged: {path} is {str(value)[:40]}" if value is not None else f"damaged: {path}: {message}"
+    for name, number in _PART.findall(path):
+        if name and isinstance(value, Mapping):
+            value = value.get(name)
+        elif number and isinstance(value, list):
+            value = value[int(number)]
+    return f"damaged: {path} is {str(value)[:40]}"

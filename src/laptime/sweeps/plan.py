@@ -10,6 +10,7 @@ from hydra._internal.hydra import Hydra
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from laptime.config.compose import compose, with_its_sweeper
 from laptime.config.composition import hydra_groups
@@ -92,8 +93,8 @@ def plan_runs(hydra: Hydra, typed: Sequence[str], config_name: str | None = None
 def _of_a_dimension(error: UserError, params: Sequence[str], typed: Sequence[str]) -> UserError:
     """What is wrong with a key that nobody typed: a search or an experiment sweeps over it."""
     keys = [key_of(each) for each in params if key_of(each) not in map(key_of, typed)]
-    key = next((key for key in keys if str(error).startswith(f"{key}=")), None)
-    if key is None:
+    key = _key_of_error(error)
+    if key not in keys:
         return error
     group = key.partition(".")[0]
     option, search = find_last(typed, group), find(typed, "search", "experiment")
@@ -103,6 +104,15 @@ def _of_a_dimension(error: UserError, params: Sequence[str], typed: Sequence[str
         f"{chosen}: {source} chooses values of {key}, and {chosen} has no such key. Choose another option, or a space "
         "of your own: hydra/sweeper=optuna with key=interval(low,high) for each dimension."
     )
+
+
+def _key_of_error(error: BaseException | None) -> str:
+    """The key that OmegaConf says an error is about; empty: none."""
+    while error is not None:
+        if isinstance(error, OmegaConfBaseException) and error.full_key:
+            return str(error.full_key)
+        error = error.__cause__
+    return ""
 
 
 def _require_numbers(composed: DictConfig) -> None:
