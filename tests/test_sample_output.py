@@ -21,6 +21,7 @@ from laptime.cli import main
 from laptime.doctor import __main__ as doctor
 from laptime.doctor import examine, groups, steps
 from laptime.doctor.probe import Noise
+from laptime.machine import counters
 from laptime.measure.limit import limit
 from laptime.measure.peak import Peak
 from laptime.measure.quality import assess
@@ -199,13 +200,10 @@ def sweep(trained, wide, work_folder, capsys, monkeypatch):
 def doctor_report(wide, capsys, monkeypatch):
     """Of this machine, as if others kept it busy, and without the checks that come out differently elsewhere."""
     sums = [3.0 * each for each in range(1, 9)]
-    meanwhile = {
-        "wall_s": 10.0, "other_cores": 1.2, "steal_share": 0.0, "throttled_share": None, "num_swapped_pages": 0,
-        "switches_per_s": None, "frequency_hz": None, "temperature_celsius": None, "frequency_drop": None,
-    }  # fmt: skip
+    meanwhile = counters.Noise(wall_s=10.0, other_cores=1.2, steal_share=0.0, num_swapped_pages=0)
     laps_s = (0.6,) * 16
     busiest = (("pytest (process 12)", 0.8), ("python (process 34)", 0.4))
-    noise = Noise(assess([meanwhile], laps_s, 2, timed="laps"), 2, laps_s, meanwhile, busiest)
+    noise = Noise(assess([meanwhile], laps_s, 2, timed="laps"), 2, laps_s, meanwhile, None, busiest)
     all_checks = examine.checks
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr("laptime.runner.fresh_processes.load_ahead", lambda: None)

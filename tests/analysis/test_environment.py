@@ -59,8 +59,19 @@ def test_devices_of_one_machine_are_one_machine(write):
     assert dict(rest)["Device"] == "cpu, a CPU, driver 535.1; mps, a CPU, driver 535.1"
 
 
-@pytest.mark.parametrize("value", [None, "nonsense", 3, [3], {"size_bytes": []}, [{}], [None], float("nan")])
-def test_what_is_damaged_or_of_an_older_record_stops_no_report(value, write):
-    known = {"packages", "cpu", "num_usable_cores", "hostname_hash", "code_hash"}
-    write(Path("a"), [9.0, 1.0], sections={"environment": dict.fromkeys(SERVER.keys() - known, value)})
+KNOWN = {"packages", "cpu", "num_usable_cores", "hostname_hash", "code_hash"}
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_what_an_older_record_lacks_is_left_out(value, write):
+    write(Path("a"), [9.0, 1.0], sections={"environment": dict.fromkeys(SERVER.keys() - KNOWN, value)})
     assert "a CPU" in as_markdown(analyse([Path("a")]), [])
+
+
+@pytest.mark.parametrize("value", ["nonsense", [3], {"size_bytes": []}, [{}], [None]])
+def test_a_damaged_part_of_the_environment_is_named_and_stops_no_report(value, write):
+    write(Path("a"), [9.0, 1.0])
+    write(Path("b"), [9.0, 1.0], seed=2, sections={"environment": {"memory_bytes": value}})
+    found = analyse([Path()])
+    assert "a CPU" in as_markdown(found, [])
+    assert [(each.path, "environment.memory_bytes" in each.reason) for each in found.skipped] == [(Path("b"), True)]

@@ -47,6 +47,6 @@ def test_any_other_text_stays_as_it_is(run_dir, value):
 
 def test_a_directory_that_is_not_known_yet_is_none():
     config = resolved(None, OWN)
-    assert config["run_dir"] is None
+    assert config.run_dir is None
     assert changed_since(snapshot(config), resolved("/runs/1", OWN)) == []
     assert changed_since(snapshot(config), resolved(None, OWN, "optimizer.lr=0.5")) == ["optimizer.lr"]

@@ -2,6 +2,7 @@
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from tests.support.configs import changed
 
 from laptime.config import security
 from laptime.config.compose import compose, experiment_of, hydra_session, with_its_sweeper
@@ -146,7 +147,7 @@ def test_a_deletion_resumes_no_sweep():
 
 
 def test_what_is_typed_last_holds_for_security():
-    config = {"sweep": {"notify": "true"}, "security": {"allowed_targets": ["a b"]}}
+    config = changed(sweep={"notify": "true"}, security={"allowed_targets": ["a b"]})
     security.check(config, ["sweep.notify=no", "++sweep.notify='true'", "security.allowed_targets= ['a b']"])
 
 

@@ -70,7 +70,7 @@ def test_a_run_goes_on_from_a_checkpoint_with_such_a_path(folder, call, work_fol
     done = call(*TINY, "training.epochs=2", f"training.checkpoint={first}", "hydra.run.dir=second")
     assert done.returncode == 0, done.stderr
     assert read_record(Path("second"))["config"]["training"]["checkpoint"] == str(first)
-    assert composed("evaluate", for_hydra([f"run={first}"]))["run"] == str(first)
+    assert composed("evaluate", for_hydra([f"run={first}"])).run == str(first)
 
 
 @pytest.mark.parametrize(

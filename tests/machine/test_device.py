@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from tests.support.configs import changed
 
 from laptime.errors import UserError
 from laptime.machine import device
@@ -95,8 +96,7 @@ def test_what_there_is_one_of_needs_no_selecting(used, cuda):
 def test_who_trains_selects_the_device(cuda, monkeypatch):
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    training = {"precision": "32-true", "matmul_precision": "highest", "cudnn_benchmark": False}
-    config = {"device": {"name": "cuda", "fallback": "error"}, "training": training}
+    config = changed(device={"name": "cuda", "fallback": "error"})
     assert prepare_device(config, 1).index == 1
     assert cuda == [1]
 

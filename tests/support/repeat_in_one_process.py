@@ -17,6 +17,7 @@ import psutil
 
 import laptime
 from laptime import cli
+from laptime.record.run_record import RunRecord
 from laptime.sweeps import sweep
 
 PACKAGES = ("laptime.", "pytorch_lightning.", "tensorboard.", "omegaconf.")
@@ -49,9 +50,9 @@ def count_runs(number: int, overrides: list[str]) -> list[dict[str, int]]:
 def count_jobs(number: int, overrides: list[str]) -> list[dict[str, int]]:
     counts: list[dict[str, int]] = []
 
-    def job(*arguments: Any, **keywords: Any) -> dict[str, Any]:
+    def job(*arguments: Any, **keywords: Any) -> RunRecord:
         counts.append(held())
-        return {"config": {"optimized_metric": None}, "result": {}, "timing": {}}
+        return RunRecord(config={"optimized_metric": None})
 
     sweep.run_job = job
     try:

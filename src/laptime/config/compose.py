@@ -28,7 +28,7 @@ from omegaconf.errors import (
 from laptime.config.composition import compose_with_hydra, config_dir, refuse_names_of_ours
 from laptime.config.explain import explain, reason_of, tidy, unknown_key, with_its_override
 from laptime.config.identity import DIRECTORY_TO_COME
-from laptime.config.overrides import find, find_last, key_of, parse
+from laptime.config.overrides import find, find_last, forget_parsed, key_of, parse
 from laptime.config.schema import Config, Group, closed_groups, register_schema
 from laptime.errors import UserError
 from laptime.text import printable
@@ -66,6 +66,7 @@ def hydra_session(extra_config_dir: str | None = None, conf: Path | None = None)
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = before
         restore_gh_from_backup(backup)
+        forget_parsed()
 
 
 def find_own_classes(extra_config_dir: str | None) -> None:

@@ -74,7 +74,7 @@ class Override:
 
 @lru_cache(maxsize=_MOST_KEPT)
 def parse(text: str) -> Override:
-    """An override from its text, parsed once per process: the grammar takes up to a millisecond."""
+    """An override from its text, parsed once until `forget_parsed`: the grammar takes up to a millisecond."""
     prefix, full_key, value = split(text)
     key, at, package = full_key.partition("@")
     parsed, error = None, None
@@ -84,6 +84,11 @@ def parse(text: str) -> Override:
     except Exception as refusal:  # of many kinds, ANTLR's and Python's own among them
         error = refusal.with_traceback(None)
     return Override(text, prefix, key, package if at else None, value, parsed, error)
+
+
+def forget_parsed() -> None:
+    """Let go of what `parse` has kept: a process may make many runs, each with overrides of its own."""
+    parse.cache_clear()
 
 
 def key_of(text: str) -> str:

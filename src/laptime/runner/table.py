@@ -111,7 +111,7 @@ def _epochs(record: RunRecord, epochs: pd.DataFrame) -> Rows:
     slowest = frame_over_ranks(epochs)
     measured = slowest.loc[~slowest["is_warmup"].astype(bool), "epoch_time_s"]
     num_warmup = len(slowest) - len(measured)
-    which = f"of which {num_warmup} warm-up (not measured)" if num_warmup else "all measured"
+    which = f"of which {num_warmup} warm-up (not counted)" if num_warmup else "all counted"
     rows = [("epochs", f"{len(slowest)}, {which}")]
     if len(record.attempts) > 1:
         reasons = [attempt.error.message for attempt in record.attempts if attempt.error is not None]
