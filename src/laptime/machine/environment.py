@@ -26,7 +26,7 @@ from laptime.version import __version__
 # of date.
 PACKAGES = (
     "laptime", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "numpy", "pandas",
-    "tensorboard", "rich", "psutil", "scipy", "matplotlib", "jinja2", "platformdirs", "filelock", "pyyaml", "zeus",
+    "tensorboard", "rich", "psutil", "scipy", "matplotlib", "jinja2", "msgspec", "platformdirs", "filelock", "pyyaml", "zeus",
     "timm", "onnx", "onnxruntime", "onnxscript", "torchao", "mlflow-skinny", "alembic", "sqlalchemy", "wandb",
     "hydra-optuna-sweeper", "hydra-joblib-launcher", "hydra-submitit-launcher",
 )  # fmt: skip
