@@ -49,7 +49,10 @@ def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
     show_whatever_can_be_shown()
     if isinstance(overrides, str):
         raise UserError(f'laptime.run("{overrides}"): takes a list. Write laptime.run(["{overrides}"]).')
-    overrides = list(overrides)  # of a generator, which gives them once
+    try:
+        overrides = list(overrides)  # of a generator, which gives them once
+    except TypeError as error:
+        raise UserError(f"laptime.run({overrides!r}): takes a list, like ['training.epochs=1'].") from error
     for override in overrides:
         if not isinstance(override, str):
             raise UserError(f"laptime.run([{override!r}]): an override is text, like 'training.epochs=1'.")

@@ -53,6 +53,8 @@ def test_runs_are_found_once_in_the_order_of_their_numbers(write, work_folder):
         ({"group_hash": ["x"]}, "damaged: group_hash is"),
         ({"attempts": 3}, "damaged: attempts is 3"),
         ({"command": [1]}, "damaged: command[0] is 1"),
+        ({"config": "x"}, "damaged: config is x"),
+        ({"config": {"measure": {}, "training": 5}}, "damaged: config.training is 5"),
         ({"started_at": {}}, "damaged: started_at is {}"),
         (
             {

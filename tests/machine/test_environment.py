@@ -28,7 +28,7 @@ def test_every_direct_dependency_is_recorded():
     wanted = [*project["dependencies"], *(each for name, extra in extras if name != "dev" for each in extra)]
     needed = {requirement.partition(">")[0].partition("=")[0].partition("[")[0].strip() for requirement in wanted}
     assert needed | {"laptime"} == set(PACKAGES)
-    assert environment("a CPU", 2)["packages"]["psutil"] == version("psutil")
+    assert environment("a CPU", 2).packages["psutil"] == version("psutil")
 
 
 @pytest.mark.parametrize(
@@ -40,16 +40,16 @@ def test_hostname_is_hashed_unless_asked_for(value, recorded, monkeypatch):
     if value is not None:
         monkeypatch.setenv("LAPTIME_RECORD_HOSTNAME", value)
     found = environment("a CPU", 2)
-    assert found["hostname"] == ("my-own-machine" if recorded else None)
-    assert ("my-own-machine" in json.dumps(found)) is recorded
-    assert len(found["hostname_hash"]) == 12
+    assert found.hostname == ("my-own-machine" if recorded else None)
+    assert ("my-own-machine" in str(found)) is recorded
+    assert len(found.hostname_hash) == 12
 
 
 def test_variables_are_those_that_matter_without_secrets(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("PYTORCH_HUB_TOKEN", SECRET)
     monkeypatch.setenv("SOMETHING_ELSE", "x")
-    variables = environment("a CPU", 2)["variables"]
+    variables = environment("a CPU", 2).variables
     assert (variables["OMP_NUM_THREADS"], variables["PYTORCH_HUB_TOKEN"]) == ("3", "***")
     assert "SOMETHING_ELSE" not in variables
 

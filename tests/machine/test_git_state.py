@@ -9,8 +9,9 @@ from tests.support.settings import TINY
 from laptime.machine import environment
 from laptime.machine.environment import git_state
 from laptime.record.files import read_record
+from laptime.record.schema import Git
 
-NOTHING = {"commit": None, "dirty": None, "diff_hash": None}
+NOTHING = Git()
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -39,9 +40,9 @@ def repository(work_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_clean_checkout_has_its_commit_alone(repository):
     commit = git(repository, "rev-parse", "HEAD")
-    assert git_state(repository / "package") == {"commit": commit, "dirty": False, "diff_hash": None}
+    assert git_state(repository / "package") == Git(commit=commit, dirty=False)
     (repository / "package/ignored.py").write_text("two = 2\n")
-    assert git_state(repository / "package")["dirty"] is False
+    assert git_state(repository / "package").dirty is False
 
 
 def test_a_change_is_told_by_its_hash_until_it_is_committed(repository):
@@ -50,14 +51,14 @@ def test_a_change_is_told_by_its_hash_until_it_is_committed(repository):
     for value in (2, 3, 2):
         (package / "code.py").write_text(f"one = {value}\n")
         state = git_state(package)
-        assert (state["commit"], state["dirty"]) == (commit, True)
-        hashes.append(state["diff_hash"])
+        assert (state.commit, state.dirty) == (commit, True)
+        hashes.append(state.diff_hash)
     assert hashes[0] == hashes[2] != hashes[1]
     git(repository, "add", ".")
-    assert git_state(package)["diff_hash"] == hashes[0], "staged or not is the same code"
+    assert git_state(package).diff_hash == hashes[0], "staged or not is the same code"
     git(repository, "commit", "-q", "-m", "Second")
     after = git_state(package)
-    assert after["commit"] != commit and after == {"commit": after["commit"], "dirty": False, "diff_hash": None}
+    assert after.commit != commit and after == Git(commit=after.commit, dirty=False)
 
 
 def test_new_files_count_by_name_and_content(repository):
@@ -66,11 +67,11 @@ def test_new_files_count_by_name_and_content(repository):
     for name, content in (("new.py", "a"), ("new.py", "b"), ("other.py", "b")):
         (package / name).write_text(content)
         state = git_state(package)
-        assert state["dirty"] is True
-        hashes.append(state["diff_hash"])
+        assert state.dirty is True
+        hashes.append(state.diff_hash)
         (package / name).unlink()
     assert len(set(hashes)) == 3 and None not in hashes
-    assert git_state(package)["dirty"] is False
+    assert git_state(package).dirty is False
 
 
 def test_outside_of_a_repository_nothing_is_known(work_folder, repository):
@@ -89,7 +90,7 @@ def test_a_run_records_the_state_of_laptimes_own_code(trained):
     recorded = read_record(trained(*TINY, "training.epochs=1"))["git"]
     assert set(recorded) == {"commit", "dirty", "diff_hash"}
     package = Path(environment.__file__).parent
-    if git_state(package)["commit"] is None:  # the tests of an archive, or of an installed package
+    if git_state(package).commit is None:  # the tests of an archive, or of an installed package
         assert recorded == NOTHING
     else:
         assert git(package, "cat-file", "-t", recorded["commit"]) == "commit"

@@ -337,3 +337,28 @@ def test_time_is_utc_to_the_millisecond():
 def test_epochs_file_that_was_only_just_made_has_no_rows(tmp_path):
     (tmp_path / record.EPOCHS_FILE).touch()
     assert record.read_epochs(tmp_path).empty
+
+
+@pytest.mark.unit
+def test_a_number_of_bytes_stays_a_whole_number():
+    content = RunRecord().to_json()
+    content["resources"]["peak_rss_bytes"] = 634343424
+    assert repr(RunRecord.of(content).to_json()["resources"]["peak_rss_bytes"]) == "634343424"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"config": "x"}, "config is x"), ({"status": None}, "no status"), ({"error": [1]}, "error is [1]"),
+        ({"environment": {"packages": {"torch": 2}}}, "environment.packages: Expected str | null, got int"),
+    ],
+)  # fmt: skip
+def test_what_a_damaged_record_holds_is_told_and_nothing_else_is_raised(change, words, tmp_path):
+    whole = {"cpu": "a CPU", "num_usable_cores": 1, "hostname_hash": "h", "code_hash": "c"}
+    if "environment" in change:
+        change["environment"] |= whole
+    (tmp_path / record.RUN_FILE).write_text(json.dumps(RunRecord().to_json() | change))
+    with pytest.raises(ValueError) as caught:
+        RunRecord.read(tmp_path)
+    assert words in str(caught.value)

@@ -19,7 +19,7 @@ from laptime.record.directory import hostname_hash
 from laptime.record.files import read_record
 from laptime.record.plan import read_plan, write_plan
 from laptime.record.run_record import RunRecord
-from laptime.record.schema import Environment, Strategy
+from laptime.record.schema import Strategy
 from laptime.sweeps.earlier import EarlierRun, living_ranks
 from laptime.sweeps.overrides import asked_for, merged
 from laptime.sweeps.resume import open_sweep
@@ -139,7 +139,7 @@ def test_overrides_typed_now_replace_earlier_ones(before, typed, result):
 
 
 def earlier_run(pid: int, started: float, host: str | None = None) -> EarlierRun:
-    here = Environment(**environment(cpu_name(), usable_cores()))
+    here = environment(cpu_name(), usable_cores())
     record = RunRecord(started_at=records.timestamp(started), environment=here)
     here.hostname_hash = host or here.hostname_hash
     record.strategy = Strategy(world_size=1, threads_per_rank=1, oversubscribed=False, rank_pids=[pid])

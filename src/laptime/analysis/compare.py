@@ -11,6 +11,7 @@ from laptime.analysis.results import Agreement, agreement
 from laptime.analysis.scaling import OF_DDP
 from laptime.analysis.statistics import Difference, Interval, difference, ratio, ratio_interval
 from laptime.errors import UserError
+from laptime.record.renamed import RENAMED
 
 _WHOLE = (*CONFIG_GROUPS, "device")
 # Keys that only have a meaning with some values of another.
@@ -117,6 +118,9 @@ def resolve_key(groups: Sequence[Group], name: str) -> str:
     found = [key for key in known if key.endswith(f".{name}")]
     if len(found) == 1:
         return found[0]
+    for old, new in RENAMED.items():
+        if name in (old, old.rpartition(".")[2]):
+            raise UserError(f"--by {name}: is called {new} now. Write that.")
     differing = ", ".join(swept_keys(groups)) or "none"
     if found:
         raise UserError(f"--by {name}: could be {' or '.join(found)}. Write the whole key.")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from laptime.analysis.conditions import CONDITIONS
 from laptime.analysis.group import Group
-from laptime.text import printable
+from laptime.text import printable, short_name
 
 # Config groups of which one part may name all of it: `model=cnn` instead of every key in which the CNN differs.
 CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler")
@@ -13,7 +13,6 @@ CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler")
 EXPERIMENT = "experiment"
 _ABSENT = object()
 _RANKS = "strategy.world_size"
-_SHORT = {_RANKS: "ws"}
 _LONGEST_VALUE = 60
 _DIGITS = 4
 
@@ -73,7 +72,7 @@ def value_of(group: Group, key: str, digits: int | None = _DIGITS) -> str:
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
     """The last part of each key, the whole of it where two would be the same."""
-    short = {key: _SHORT.get(key, key.rpartition(".")[2]) for key in keys}
+    short = {key: short_name(key) for key in keys}
     return {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
 
 
@@ -120,7 +119,7 @@ def shorter_labels(labels: Sequence[str]) -> list[str]:
 
 def without_ranks(label: str) -> str:
     """A label without the number of ranks."""
-    ranks = tuple(f"{name}=" for name in (_RANKS, _SHORT[_RANKS]))
+    ranks = tuple(f"{name}=" for name in (_RANKS, short_name(_RANKS)))
     return " ".join(part for part in label.split() if not part.startswith(ranks))
 
 

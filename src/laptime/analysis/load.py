@@ -183,17 +183,20 @@ def _read_record(path: Path) -> RunRecord:
     if not (path / RUN_FILE).exists():
         raise ValueError(f"has no {RUN_FILE}, so it ended before it had started")
     content = read_record(path)
-    if content.get("status") != "completed":
-        message = (content.get("error") or {}).get("message")
-        raise ValueError(f"{content.get('status')}{': ' + str(message).splitlines()[0] if message else ''}")
-    if not isinstance(content.get("hashed_config"), dict):
+    if content.get("status") == "completed" and content.get("hashed_config") is None:
         raise ValueError("was written by an older Laptime, whose records can't be compared")
     record = RunRecord.of(content)
+    if record.status != "completed":
+        why = "" if record.error is None else record.error.first_line
+        raise ValueError(f"{record.status}: {why}" if why else record.status)
     for name in _COMPLETE:
         if getattr(record, name) is None:
             raise ValueError(f"damaged, or of an older Laptime: {RUN_FILE} has no {name}")
-    if not isinstance((record.config or {}).get("measure"), dict):
+    config = record.config or {}
+    if not isinstance(config.get("measure"), dict):
         raise ValueError(f"damaged, or of an older Laptime: {RUN_FILE} has no config.measure")
+    if not isinstance(config.get("training", {}), dict):
+        raise ValueError(f"damaged: config.training is {str(config['training'])[:40]}")
     return record
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 import torch
+from msgspec import to_builtins
 
 from laptime.doctor import checklist
 from laptime.doctor.checklist import Check
@@ -30,7 +31,8 @@ def examine(seconds: float, note: Callable[[str], None]) -> dict[str, Any]:
         each; noise; checklist: a `Check` each; broken: the names of what must not be used.
     """
     cores, battery = usable_cores(), on_battery()
-    machine = environment(cpu_name(), cores)
+    machine = to_builtins(environment(cpu_name(), cores))
+    del machine["torch"], machine["driver"]  # of a run; here each device says its own
     machine |= {"num_torch_threads": torch.get_num_threads()}
     note("devices: a few training steps on each ...")
     devices = check_devices()

@@ -20,15 +20,16 @@ import psutil
 from laptime.machine.hardware import machine
 from laptime.record.directory import hostname_hash
 from laptime.record.masking import mask
+from laptime.record.schema import Environment, Git
 from laptime.version import __version__
 
 # Laptime and what it depends on directly, extras included. By hand: what an editable installation says of it may be out
 # of date.
 PACKAGES = (
     "laptime", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "numpy", "pandas",
-    "tensorboard", "rich", "psutil", "scipy", "matplotlib", "jinja2", "msgspec", "platformdirs", "filelock", "pyyaml", "zeus",
-    "timm", "onnx", "onnxruntime", "onnxscript", "torchao", "mlflow-skinny", "alembic", "sqlalchemy", "wandb",
-    "hydra-optuna-sweeper", "hydra-joblib-launcher", "hydra-submitit-launcher",
+    "tensorboard", "rich", "psutil", "scipy", "matplotlib", "jinja2", "msgspec", "platformdirs", "filelock",
+    "pyyaml", "zeus", "timm", "onnx", "onnxruntime", "onnxscript", "torchao", "mlflow-skinny", "alembic",
+    "sqlalchemy", "wandb", "hydra-optuna-sweeper", "hydra-joblib-launcher", "hydra-submitit-launcher",
 )  # fmt: skip
 # Laptime's folders whose modules a rank imports. A test compares them with what one has imported.
 ROOMS_OF_A_RANK = (
@@ -75,8 +76,8 @@ _RESTRAINTS = (
 _OFF = ("", "0", "false", "no", "off")
 
 
-def environment(cpu_name: str, usable_cores: int, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Versions, CPU, cores, memory and operating system, as plain values; `machine` says which more of the machine.
+def environment(cpu_name: str, usable_cores: int, config: Mapping[str, Any] | None = None) -> Environment:
+    """Versions, CPU, cores, memory and operating system; `machine` says which more of the machine.
 
     The name of the machine is hashed, and recorded in the clear only where LAPTIME_RECORD_HOSTNAME=1.
 
@@ -85,26 +86,26 @@ def environment(cpu_name: str, usable_cores: int, config: Mapping[str, Any] | No
         cpu_name: the processor's name.
         usable_cores: the cores that this process may use.
     """
-    return {
-        "code_hash": code_hash(config or {}),
-        "python": platform.python_version(),
-        "packages": {package: _version(package) for package in PACKAGES},
-        "cpu": cpu_name,
-        "num_physical_cores": psutil.cpu_count(logical=False),
-        "num_logical_cores": psutil.cpu_count(),
-        "num_usable_cores": usable_cores,
+    return Environment(
+        code_hash=code_hash(config or {}),
+        python=platform.python_version(),
+        packages={package: _version(package) for package in PACKAGES},
+        cpu=cpu_name,
+        num_physical_cores=psutil.cpu_count(logical=False),
+        num_logical_cores=psutil.cpu_count(),
+        num_usable_cores=usable_cores,
         **machine(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "os": platform.system(),
-        "os_version": _os_version(),
-        "kernel": platform.release(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "hostname_hash": hostname_hash(),
-        "hostname": platform.node() if os.environ.get(HOSTNAME_VARIABLE, "").lower() not in _OFF else None,
-        "variables": mask(_recorded(os.environ)),
-        "settings": mask(settings()),
-    }
+        memory_bytes=psutil.virtual_memory().total,
+        os=platform.system(),
+        os_version=_os_version(),
+        kernel=platform.release(),
+        platform=platform.platform(),
+        machine=platform.machine(),
+        hostname_hash=hostname_hash(),
+        hostname=platform.node() if os.environ.get(HOSTNAME_VARIABLE, "").lower() not in _OFF else None,
+        variables=mask(_recorded(os.environ)),
+        settings=mask(settings()),
+    )
 
 
 def _recorded(variables: Mapping[str, str]) -> dict[str, str]:
@@ -219,21 +220,21 @@ def _packages_named(node: Any) -> set[str]:
     return found - {""}
 
 
-def git_state(folder: Path) -> dict[str, Any]:
+def git_state(folder: Path) -> Git:
     """Commit, whether files of the folder differ from it or are new, and a hash of those differences.
 
     All null where the folder is not part of a git checkout, or is one that git ignores (an installed package).
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None or not _git(folder, "ls-files", "."):
-        return {"commit": None, "dirty": None, "diff_hash": None}
+        return Git()
     diff = _git(folder, "diff", "HEAD") or b""
     new = (_git(folder, "ls-files", "--others", "--exclude-standard", ".") or b"").decode().splitlines()
     digest = hashlib.sha256(diff)
     for name in new:
         digest.update(name.encode() + (folder / name).read_bytes())
     dirty = bool(diff or new)
-    return {"commit": commit.decode().strip(), "dirty": dirty, "diff_hash": digest.hexdigest()[:16] if dirty else None}
+    return Git(commit=commit.decode().strip(), dirty=dirty, diff_hash=digest.hexdigest()[:16] if dirty else None)
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:

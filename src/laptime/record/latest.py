@@ -6,6 +6,7 @@ Their records say when they started. The times of files and folders say when the
 import json
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,25 @@ def _start(path: Path) -> tuple[float, bool]:
 
 
 def _start_of_run(run_dir: Path) -> tuple[float, bool]:
-    record = _read(run_dir / RUN_FILE)
-    return max(map(_time, record["starts"]), default=-math.inf), record["run_dir"] == str(run_dir.absolute())
+    starts = _read(run_dir / RUN_FILE)
+    return starts.last, starts.run_dir == str(run_dir.absolute())
 
 
 def _start_of_sweep(sweep_dir: Path) -> tuple[float, bool]:
-    return max(map(_time, _read(sweep_dir / PLAN_FILE)["starts"]), default=-math.inf), False
+    return _read(sweep_dir / PLAN_FILE).last, False
+
+
+@dataclass(frozen=True)
+class _Starts:
+    """What a file says of its run or sweep.
+
+    Attributes:
+        last: when it started last, as `time.time()`; -inf: it doesn't say.
+        run_dir: where the run was made; None: it doesn't say.
+    """
+
+    last: float = -math.inf
+    run_dir: str | None = None
 
 
 def _time(text: Any) -> float:
@@ -75,17 +89,17 @@ def _time(text: Any) -> float:
         return -math.inf
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> _Starts:
     try:
         seen = path.stat()
         return _parsed(path.absolute(), seen.st_ino, seen.st_mtime_ns, seen.st_size)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return {"starts": [], "run_dir": None}
+        return _Starts()
 
 
 # Whoever waits for a run to start looks several times a second.
 @lru_cache(maxsize=4096)
-def _parsed(path: Path, *state: int) -> dict[str, Any]:
+def _parsed(path: Path, *state: int) -> _Starts:
     content = json.loads(path.read_bytes())
     starts = [each.get("started_at") for each in (content, *(content.get("attempts") or []))]
-    return {"starts": starts, "run_dir": (content.get("config") or {}).get("run_dir")}
+    return _Starts(max(map(_time, starts)), (content.get("config") or {}).get("run_dir"))

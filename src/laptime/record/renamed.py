@@ -30,7 +30,8 @@ def update(record: dict[str, Any]) -> None:
     """Give the keys of a record's configuration their names of today."""
     for old, new in RENAMED.items():
         group, _, name = old.partition(".")
-        section = (record.get("config") or {}).get(group)
+        config = record.get("config")
+        section = config.get(group) if isinstance(config, dict) else None
         if isinstance(section, dict) and name in section:
             section[new.partition(".")[2]] = section.pop(name)
     if isinstance(record.get("hashed_config"), dict):

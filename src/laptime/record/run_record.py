@@ -72,11 +72,16 @@ class RunRecord(Struct, kw_only=True):
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "RunRecord":
-        """A record from the plain values of run.json, by the names of today.
+        """A record from plain values.
+
+        Args:
+            content: of run.json, of this schema version and by the names of today: see `read_record`.
 
         Raises:
             ValueError: says which value is of another type than the schema's.
         """
+        if content.get("status") is None:
+            raise ValueError(f"damaged: {RUN_FILE} has no status")
         present = {key: value for key, value in content.items() if not _is_unknown(key, value)}
         try:
             return msgspec.convert(present, cls)
@@ -135,6 +140,8 @@ def _in_words(message: str, content: Mapping[str, Any]) -> str:
     missing = re.match(r"Object missing required field `(\w+)`", message)
     if missing is not None:
         return f"damaged, or of an older Laptime: {RUN_FILE} has no {'.'.join(filter(None, (path, missing[1])))}"
+    if "[...]" in path:  # of a mapping, msgspec does not say which value
+        return f"damaged: {path.replace('[...]', '')}: {message.partition(' - at')[0].replace('`', '')}"
     value: Any = content
     for name, number in _PART.findall(path):
         if name and isinstance(value, Mapping):

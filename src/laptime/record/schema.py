@@ -14,6 +14,7 @@ Status = Literal["running", "completed", "failed", "interrupted"]
 # Sums and ratios of larger figures would be infinite.
 Figure = Annotated[float, Meta(gt=-1e300, lt=1e300)]
 Count = Annotated[int, Meta(ge=1)]
+Size = Annotated[int, Meta(ge=0, le=2**62)]
 
 # The parts of an optimizer step, in their order. `communication` is waiting for gradients of other ranks, taken out of
 # the backward pass or a sharded optimizer's step; `rest` is what is in none of the others, such as summing up losses.
@@ -37,7 +38,7 @@ class RunError(Struct, kw_only=True):
     """Why a run, an attempt or a rank failed, as plain values: as errors cross processes, and as run.json has them.
 
     Attributes:
-        type: the class of the exception, RankDied, RankStuck or LauncherDied.
+        type: the class of the exception, RankDied, RankStuck or LauncherDied; empty: an older record does not say.
         message: in words.
         epoch, step: of the training, both from 0; None: not known.
         signum: of the signal that ended it.
@@ -45,13 +46,18 @@ class RunError(Struct, kw_only=True):
         rank: that it happened to.
     """
 
-    type: str
+    type: str = ""
     message: str
     epoch: int | UnsetType | None = UNSET
     step: int | UnsetType | None = UNSET
     signum: int | UnsetType = UNSET
     traceback: str | UnsetType = UNSET
     rank: int | UnsetType = UNSET
+
+    @property
+    def first_line(self) -> str:
+        """Of the message."""
+        return self.message.partition("\n")[0]
 
 
 class Device(Struct, kw_only=True):
@@ -61,7 +67,7 @@ class Device(Struct, kw_only=True):
     used: str
     name: str
     num_devices: int | None = None
-    memory_bytes: int | None = None
+    memory_bytes: Size | None = None
     precision: str
     matmul_precision: str | None = None
     compile: bool | None = None
@@ -142,10 +148,10 @@ class Result(Struct, kw_only=True):
 class Resources(Struct, kw_only=True):
     """Memory, CPU and energy of all ranks together."""
 
-    peak_rss_bytes: Figure | None = None
-    peak_device_memory_bytes: Figure | None = None
-    device_memory_bytes: Figure | None = None
-    driver_memory_bytes: Figure | None = None
+    peak_rss_bytes: Size | None = None
+    peak_device_memory_bytes: Size | None = None
+    device_memory_bytes: Size | None = None
+    driver_memory_bytes: Size | None = None
     cpu_percent: Figure | None = None
     cpu_percent_by_core: list[float] | None = None
     sampler_num_samples: int | None = None
@@ -158,8 +164,8 @@ class Resources(Struct, kw_only=True):
 class Communication(Struct, kw_only=True):
     """What synchronizing the gradients takes of a step, in seconds per step."""
 
-    num_all_reduces_per_step: Figure | None = None
-    bytes_per_step: Figure | None = None
+    num_all_reduces_per_step: Size | None = None
+    bytes_per_step: Size | None = None
     step_s: Figure | None = None
     compute_s: Figure | None = None
     comm_s: Figure | None = None
@@ -298,7 +304,7 @@ class Environment(Struct, kw_only=True):
     frequency_min_hz: Figure | None = None
     frequency_max_hz: Figure | None = None
     container: dict[str, Figure | None] | None = None
-    memory_bytes: int | None = None
+    memory_bytes: Size | None = None
     os: str | None = None
     os_version: str | None = None
     kernel: str | None = None

@@ -20,7 +20,7 @@ from laptime.record.heartbeat import beating
 from laptime.record.masking import mask, mask_command, mask_text, secret_values
 from laptime.record.override_text import split
 from laptime.record.run_record import RunRecord
-from laptime.record.schema import Environment, Git, RunError, Status
+from laptime.record.schema import RunError, Status
 from laptime.runner.context import RunContext
 from laptime.terminal import relative
 
@@ -35,8 +35,8 @@ def first_record(config: Config, run_dir: Path, command: Sequence[str], start: f
         config=mask(plain),
         seed=config.seed,
         command=mask_command(command, secret_values(plain)),
-        environment=Environment(**environment(cpu_name(), usable_cores(), plain)),
-        git=Git(**git_state(Path(__file__).parent)),
+        environment=environment(cpu_name(), usable_cores(), plain),
+        git=git_state(Path(__file__).parent),
     )
     record.write(run_dir)
     return record

@@ -62,8 +62,8 @@ class EarlierRun:
         if self.record is None:
             return "has no run.json that can be read"
         status = "was killed" if self.record.status == "running" else self.record.status
-        message = (self.record.error.message if self.record.error is not None else "").partition("\n")[0]
-        return f"{status} ({message})" if message else status
+        error = self.record.error
+        return status if error is None or not error.first_line else f"{status} ({error.first_line})"
 
 
 def set_aside(run_dir: Path) -> None:

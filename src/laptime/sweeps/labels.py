@@ -4,10 +4,10 @@ from laptime.config.overrides import key_of, parse
 from laptime.config.security import OF_NOW
 from laptime.record.masking import mask_command
 from laptime.runner.job import folder_name
+from laptime.text import short_name
 
 # A resumed sweep may be given other values of these. They do not tell its runs apart.
 _OF_NO_RUN = ("measure.target_interval", "measure.max_repeats", "sweep.on_failure")
-_SHORT = {"strategy.world_size": "ws"}
 
 
 def swept(overrides: list[str], jobs: list[list[str]]) -> list[str]:
@@ -32,7 +32,7 @@ def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
     parts = []
     for each in map(parse, swept(overrides, jobs)):
         key = f"~{each.full_key}" if each.is_deletion else each.full_key
-        parts.append(f"{_SHORT.get(key, key.rpartition('.')[2])}={each.value_text or ''}")
+        parts.append(f"{short_name(key)}={each.value_text or ''}")
     return folder_name(" ".join(parts))
 
 

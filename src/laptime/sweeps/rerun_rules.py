@@ -114,13 +114,12 @@ def changed_since(run: EarlierRun, hashed: Mapping[str, Any]) -> str:
 
 @cache
 def here() -> Environment:
-    return Environment(**environment(cpu_name(), usable_cores()))
+    return environment(cpu_name(), usable_cores())
 
 
 @cache
 def _commit() -> str | None:
-    commit: str | None = git_state(Path(__file__).parent)["commit"]
-    return commit
+    return git_state(Path(__file__).parent).commit
 
 
 def _conditions_changed(run: EarlierRun, config: Mapping[str, Any]) -> tuple[list[str], str]:

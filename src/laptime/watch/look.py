@@ -122,7 +122,7 @@ class Watcher:
             record = RunRecord.read(path)
             status: str = record.status
             config = record.config or {}
-            message = (record.error.message if record.error is not None else "").partition("\n")[0]
+            message = "" if record.error is None else record.error.first_line
             epochs = config["training"]["epochs"] if config else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return RunSeen(number, swept, "failed", error=f"run.json can't be read: {error}")
@@ -166,9 +166,8 @@ def _epochs(path: Path) -> tuple[int | None, float | None]:
 def _age_s(record: RunRecord) -> float | None:
     try:
         start = parse_timestamp(record.attempts[-1].started_at or "")
-        if record.ended_at is not None:
-            return max(0.0, parse_timestamp(record.ended_at) - start)
-        return max(0.0, time.time() - start)
+        end = time.time() if record.status == "running" else parse_timestamp(record.ended_at or "")
+        return max(0.0, end - start)
     except (KeyError, TypeError, ValueError, IndexError):
         return None
 
