@@ -59,7 +59,7 @@ def main() -> None:
     device, dtype = resolve_device("cpu", "cpu"), _DTYPES[arguments.precision]
     with hydra_session() as hydra:
         config = resolve(without_hydra(compose(hydra, [f"model={arguments.model}"])))
-    network = build("model", config["model"], input_shape=(1, 28, 28), num_classes=10)
+    network = build("model", config.model, input_shape=(1, 28, 28), num_classes=10)
     shapes = {shape: name for size in arguments.batch_sizes for shape, name in products(network, size).items()}
     peaks: list[float] = []
     rates: dict[tuple[int, int, int], list[float]] = {shape: [] for shape in shapes}

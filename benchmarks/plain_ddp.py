@@ -40,7 +40,7 @@ def plain_rank(rank: int, world_size: int, port: int, batch_size: int, epochs: i
     torch.set_num_threads(1)
     torch.manual_seed(1)
     with hydra_session() as hydra:
-        data = build("dataset", resolve(without_hydra(compose(hydra, [])))["dataset"])
+        data = build("dataset", resolve(without_hydra(compose(hydra, []))).dataset)
     train, _ = split(data.load()[0], data.val_fraction, 1)
     order = EpochOrder(len(train), 1, rank, world_size)
     normalize = Normalize(data.mean, data.std, torch.device("cpu"))

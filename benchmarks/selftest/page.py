@@ -87,7 +87,7 @@ def machine(kind: str) -> Machine:
     return Machine(
         kind, device.name, architecture, device.num_devices, device.memory_bytes, driver, cpu_name(), usable_cores(),
         f"{platform.system()} {platform.release()} {platform.machine()}", platform.python_version(), torch_build(),
-        environment(cpu_name(), usable_cores())["packages"], git["commit"], git["dirty"],
+        environment(cpu_name(), usable_cores()).packages, git.commit, git.dirty,
     )  # fmt: skip
 
 
