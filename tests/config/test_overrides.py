@@ -154,3 +154,10 @@ def test_what_is_typed_last_holds_for_security():
 def test_labels_name_groups_with_their_package_and_deletions():
     jobs = [["dataset@other=mnist", "~callbacks.x", "++strategy.world_size=2"], []]
     assert sweep_label(jobs[0], jobs) == "dataset@other=mnist ~callbacks.x= ws=2".replace("~callbacks.x", "x")
+
+
+@pytest.mark.parametrize("text", ["", " ", "=", "=0.1.2", "=x", "+=1", "~=1", "~", "++", "@=1"])
+def test_an_override_without_a_key_is_refused_by_its_text(text):
+    with hydra_session() as hydra, pytest.raises(UserError, match=r"^'.*': names no key\. ") as caught:
+        compose(hydra, ["seed=1", text])
+    assert repr(text) in str(caught.value)

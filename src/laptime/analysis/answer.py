@@ -9,6 +9,7 @@ from laptime.analysis.results import Agreement, Verdict
 from laptime.analysis.scaling import Family
 from laptime.analysis.search import Search
 from laptime.analysis.wording import agreement_words, difference_words, interval_words, missing_baseline_words, times
+from laptime.text import counted
 
 # More than that make no answer.
 _SENTENCES = 3
@@ -52,7 +53,7 @@ def _main_figure(analysis: Analysis) -> str:
     if analysis.groups:
         group = max(analysis.groups, key=lambda each: each.samples_per_s.median)
         figures = f"{group.samples_per_s.median:,.0f} samples/s, {group.epoch_time_s.median:.3g} s per epoch"
-        return f"{group.label}: {figures} (median of {len(group.runs)} run{'s' if len(group.runs) > 1 else ''})."
+        return f"{group.label}: {figures} (median of {counted(len(group.runs), 'run')})."
     return "No completed run was found."
 
 
@@ -119,7 +120,7 @@ def _wrong(agreement: Agreement | None) -> str:
 
 
 def _ranks(world_size: int) -> str:
-    return f"{world_size} rank{'s' if world_size > 1 else ''}"
+    return counted(world_size, "rank")
 
 
 def _and(words: Sequence[str]) -> str:

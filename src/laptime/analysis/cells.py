@@ -8,6 +8,7 @@ from laptime.analysis.results import Agreement, Verdict
 from laptime.analysis.statistics import HONEST_REPEATS, Interval, median_and_deviation
 from laptime.analysis.table import Cell, Column, Tone
 from laptime.analysis.wording import agreement_words
+from laptime.text import byte_size
 
 RESULTS = Column("results", is_sentence=True)
 REMARKS = Column("remarks", is_sentence=True)
@@ -54,7 +55,7 @@ def milliseconds(value: float | None) -> str:
 
 
 def gigabytes(value: float | None) -> str:
-    return "" if value is None else f"{value / 1e9:.2f} GB"
+    return "" if value is None else byte_size(value, "GB", 2)
 
 
 def three_digits(value: float | None) -> str:

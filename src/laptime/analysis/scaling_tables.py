@@ -18,6 +18,7 @@ from laptime.analysis.remarks import remarks_of
 from laptime.analysis.scaling import Family, projections
 from laptime.analysis.table import Cell, Column, Table, columns, row
 from laptime.analysis.wording import missing_baseline_words
+from laptime.text import counted
 
 
 def scaling(family: Family, project: Sequence[int]) -> Table:
@@ -114,7 +115,7 @@ def losses(family: Family) -> Table:
             share = f" ({value / step:.0%})" if step and point.group is not family.baseline else ""
             cells.append(f"{milliseconds(value)}{share}")
         rows.append(row(*cells))
-    heads = columns("ms per step", *(f"{size} rank{'s' if size > 1 else ''}" for size in family.world_sizes))
+    heads = columns("ms per step", *(counted(size, "rank") for size in family.world_sizes))
     note = (
         "In brackets as a share of the step, to which ideal and the causes add up. Causes are measured in "
         "separate steps (measure.breakdown), rest is what they don't explain of the epochs' own steps."

@@ -5,6 +5,7 @@ from laptime.analysis.mismatch import HOST, Mismatch
 from laptime.analysis.results import Agreement, Lost, Scatter, Shift, Verdict
 from laptime.analysis.scaling import Family, with_one_rank
 from laptime.analysis.statistics import HONEST_REPEATS, Difference, Interval
+from laptime.text import counted
 
 _FIGURES = {"test_accuracy": "test accuracy", "train_loss": "training loss"}
 
@@ -41,7 +42,7 @@ def difference_words(difference: Difference | None) -> str:
     if difference is None:
         return "baseline"
     if not difference.decidable:
-        have = f"{difference.num_repeats} repeat{'s' if difference.num_repeats > 1 else ''}"
+        have = counted(difference.num_repeats, "repeat")
         return f"cannot be decided with {have}; {difference.repeats_needed} would do"
     return f"{'real' if difference.is_shown else 'not shown'} (p = {difference.p_value:.2g})"
 

@@ -87,7 +87,7 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
         UserError: unknown option or key, wrong type, bad syntax: one line.
     """
     name = config_name or CONFIG_NAME
-    without_key = next((each for each in overrides if each.strip() in ("", "=")), None)
+    without_key = next((each for each in overrides if not key_of(each).strip()), None)
     if without_key is not None:
         raise UserError(f"'{printable(without_key)}': names no key. Use group=option or key=value.")
     with_null = next((each for each in overrides if "\0" in each), None)

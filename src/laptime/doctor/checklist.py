@@ -125,7 +125,7 @@ def hyper_threads(num_logical: int | None, num_physical: int | None) -> Check:
 
 
 def memory(available_bytes: int, total_bytes: int) -> Check:
-    found = f"{available_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB are free"
+    found = f"{available_bytes / 1e9:.1f} of {byte_size(total_bytes, 'GB')} are free"
     if available_bytes >= _LEAST_FREE * total_bytes:
         return Check("memory", True, found)
     return Check("memory", False, f"{found}. End what takes most of it")
