@@ -192,9 +192,9 @@ def run_apart(*arguments: str, environment: Mapping[str, str] | None = None) -> 
         environment: variables besides this process's own.
     """
     with tempfile.TemporaryDirectory() as folder:
-        place = [f"hydra.run.dir={folder}/run", f"hydra.sweep.dir={folder}/run"]
+        kind = "sweep" if "-m" in arguments else "run"
         done = subprocess.run(
-            [sys.executable, str(TRAIN), *arguments, "device=cpu", "logger=none", *place],
+            [sys.executable, str(TRAIN), *arguments, "device=cpu", "logger=none", f"hydra.{kind}.dir={folder}/run"],
             capture_output=True, text=True, cwd=folder, env=os.environ | (environment or {}),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
