@@ -1,6 +1,5 @@
 """What the figures of two runs depend on beside their configuration: machine, data, versions, code and settings."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from laptime.analysis.load import Run
@@ -69,8 +68,3 @@ def _settings(run: Run) -> str:
     if (threads := in_force.get("num_threads")) is not None and threads != given:
         words.append(f"threads={threads}")
     return printable(" ".join(words))
-
-
-def _section(environment: Mapping[str, object], key: str) -> Mapping[str, object]:
-    section = environment.get(key)
-    return section if isinstance(section, Mapping) else {}

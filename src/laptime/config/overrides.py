@@ -19,7 +19,7 @@ _MOST_KEPT = 2**15
 class Override:
     """One override: `key=value`, `+key=value`, `++key=value`, `~key`, `group@package=option`.
 
-    Of a text that Hydra's grammar doesn't take, the parts are those around its first =.
+    If Hydra's grammar rejects the text, the parts are those before and after its first =.
 
     Attributes:
         text: as typed.

@@ -59,7 +59,7 @@ class RankFailure(Struct, frozen=True):
 
     @classmethod
     def died(cls, how: str) -> "RankFailure":
-        """Of a rank whose process was ended from outside."""
+        """The failure of a rank whose process was killed from outside."""
         return cls(Cause.DIED, RunError(type="RankDied", message=how))
 
     @property
