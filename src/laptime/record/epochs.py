@@ -5,7 +5,7 @@ A run's epoch time is its slowest rank's. Of an epoch that several attempts have
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,18 +14,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRow:
-    """One epoch on one rank, as epochs.csv has it.
+    """One epoch on one rank, as epochs.csv has it; one lap, where a lap is a number of batches.
 
     Attributes:
         attempt, epoch, rank: from 0.
         is_warmup: trained, but not counted.
         epoch_time_s: wall time of its training part.
-        num_samples, samples_per_s: of this rank alone.
+        num_samples, samples_per_s: of this rank alone; None: the samples can't be counted.
         data_wait_s: that it waited for batches.
         train_loss, train_accuracy, val_loss, val_accuracy: over all ranks.
         lr: of the first parameter group, at its end.
         cpu_percent: of one core.
         rss_bytes, device_memory_bytes: the peak so far.
+        num_tokens, num_batches: of this rank alone; None: no text, or not counted.
+        apart_s: that its clock stood still, for validation or a checkpoint say; None: not measured.
     """
 
     attempt: int
@@ -33,20 +35,25 @@ class EpochRow:
     rank: int
     is_warmup: bool
     epoch_time_s: float
-    num_samples: int
-    samples_per_s: float
+    num_samples: int | None
+    samples_per_s: float | None
     data_wait_s: float
     train_loss: float | None
     train_accuracy: float | None
     val_loss: float | None
     val_accuracy: float | None
-    lr: float
+    lr: float | None
     cpu_percent: float
     rss_bytes: int
     device_memory_bytes: int | None
+    num_tokens: int | None = None
+    num_batches: int | None = None
+    apart_s: float | None = None
 
 
 EPOCH_COLUMNS = tuple(field.name for field in fields(EpochRow))
+# What older files lack.
+NEW_COLUMNS = tuple(field.name for field in fields(EpochRow) if field.default is not MISSING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +68,24 @@ class Epoch:
     is_warmup: bool
     epoch_time_s: float
     straggling: float | None
-    num_samples: int
-    samples_per_s: float
+    num_samples: int | None
+    samples_per_s: float | None
     data_wait_s: float
     train_loss: float | None
     train_accuracy: float | None
     val_loss: float | None
     val_accuracy: float | None
-    lr: float
+    lr: float | None
     cpu_percent: float
     rss_bytes: int
     device_memory_bytes: int | None
+    num_tokens: int | None = None
+    num_batches: int | None = None
+    apart_s: float | None = None
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        return None if self.num_tokens is None else self.num_tokens / self.epoch_time_s
 
 
 def over_ranks(rows: Sequence[EpochRow]) -> Epoch:
@@ -81,7 +95,7 @@ def over_ranks(rows: Sequence[EpochRow]) -> Epoch:
         rows: of that epoch and one attempt, one per rank.
     """
     first, times = rows[0], [row.epoch_time_s for row in rows]
-    epoch_time_s, num_samples = max(times), sum(row.num_samples for row in rows)
+    epoch_time_s, num_samples = max(times), _total(row.num_samples for row in rows)
     device_memory = [row.device_memory_bytes for row in rows if row.device_memory_bytes is not None]
     return Epoch(
         epoch=first.epoch,
@@ -89,7 +103,7 @@ def over_ranks(rows: Sequence[EpochRow]) -> Epoch:
         epoch_time_s=epoch_time_s,
         straggling=epoch_time_s / statistics.median(times) - 1 if len(rows) > 1 else None,
         num_samples=num_samples,
-        samples_per_s=num_samples / epoch_time_s,
+        samples_per_s=None if num_samples is None else num_samples / epoch_time_s,
         data_wait_s=max(row.data_wait_s for row in rows),
         train_loss=first.train_loss,
         train_accuracy=first.train_accuracy,
@@ -99,7 +113,16 @@ def over_ranks(rows: Sequence[EpochRow]) -> Epoch:
         cpu_percent=sum(row.cpu_percent for row in rows),
         rss_bytes=sum(row.rss_bytes for row in rows),
         device_memory_bytes=sum(device_memory) if device_memory else None,
+        num_tokens=_total(row.num_tokens for row in rows),
+        num_batches=max((row.num_batches for row in rows if row.num_batches is not None), default=None),
+        apart_s=max((row.apart_s for row in rows if row.apart_s is not None), default=None),
     )
+
+
+def _total(counts: Iterable[int | None]) -> int | None:
+    """Of all ranks; None: some rank doesn't know."""
+    known = list(counts)
+    return None if None in known else sum(count for count in known if count is not None)
 
 
 def epochs_of(rows: Iterable[EpochRow]) -> list[Epoch]:

@@ -28,6 +28,8 @@ class RunRecord(Struct, kw_only=True):
         config_hash, group_hash: of that, with and without the seed.
         command: as typed, secrets masked.
         device, dataset, model, strategy, batch, environment: None: the run ended before it was set up.
+        seed: None: not known, where Laptime timed somebody else's training.
+        missing: why a figure is null, by section or key: `breakdown`, `peak.achieved_fraction`.
     """
 
     schema_version: int = schema.SCHEMA_VERSION
@@ -45,6 +47,7 @@ class RunRecord(Struct, kw_only=True):
     model: schema.Model | None = None
     strategy: schema.Strategy | None = None
     batch: schema.Batch | None = None
+    lap: schema.Lap = field(default_factory=schema.Lap)
     timing: schema.Timing = field(default_factory=schema.Timing)
     result: schema.Result = field(default_factory=schema.Result)
     resources: schema.Resources = field(default_factory=schema.Resources)
@@ -59,6 +62,7 @@ class RunRecord(Struct, kw_only=True):
     environment: schema.Environment | None = None
     git: schema.Git = field(default_factory=schema.Git)
     command: list[str] | None = None
+    missing: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, run_dir: Path) -> "RunRecord":

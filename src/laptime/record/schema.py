@@ -76,7 +76,7 @@ class Device(Struct, kw_only=True):
 
 
 class Dataset(Struct, kw_only=True):
-    """The data, and how many samples of them were used."""
+    """The data, and how many samples of them were used; `num_test` is 0 where there was no test."""
 
     name: str
     synthetic: bool | None = None
@@ -96,6 +96,7 @@ class Model(Struct, kw_only=True):
     name: str
     num_parameters: int | None = None
     flops_per_sample: int | None = None
+    flops_per_batch: int | None = None
 
 
 class Strategy(Struct, kw_only=True):
@@ -115,17 +116,37 @@ class Batch(Struct, kw_only=True):
     """Samples of an optimizer step."""
 
     scope: str
-    per_rank_batch_size: int
-    global_batch_size: int
+    per_rank_batch_size: int | None
+    global_batch_size: int | None
+
+
+class Lap(Struct, kw_only=True):
+    """What is timed as one lap.
+
+    Attributes:
+        unit: epoch, or batches where a lap is so many of them.
+        num_batches: of a lap of batches on each rank; None: a lap is an epoch.
+        timer: what timed it: training (Laptime's own), LapTimer (a Lightning callback), laps (a plain loop) or
+            transformers (a callback for Hugging Face's Trainer).
+        contents: what is in a lap's time and what is not, in words.
+    """
+
+    unit: Literal["epoch", "batches"] = "epoch"
+    num_batches: int | None = None
+    timer: str = "training"
+    contents: str | None = None
 
 
 class Timing(Struct, kw_only=True):
-    """Medians of the epochs that count, and what the whole run took."""
+    """Medians of the laps that count, and what the whole run took. A lap is an epoch, unless `lap` says otherwise:
+    `warmup_epochs` and `epoch_time_s` are of laps."""
 
     warmup_epochs: int | None = None
     total_train_s: Figure | None = None
     epoch_time_s: Figure | None = None
     samples_per_s: Figure | None = None
+    tokens_per_s: Figure | None = None
+    batches_per_s: Figure | None = None
     steps_per_s: Figure | None = None
     startup_s: Figure | None = None
     compile_s: Figure | None = None
