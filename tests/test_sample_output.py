@@ -24,7 +24,7 @@ from laptime.doctor.probe import Noise
 from laptime.machine import counters
 from laptime.measure.limit import limit
 from laptime.measure.peak import Peak
-from laptime.measure.quality import assess
+from laptime.lap.quality import assess
 from laptime.record import files as records
 from laptime.record.run_record import RunRecord
 from laptime.runner.table import print_results

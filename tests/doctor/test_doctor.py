@@ -22,7 +22,7 @@ from laptime.doctor.probe import Noise, _busiest
 from laptime.doctor.show import show
 from laptime.machine import counters
 from laptime.machine.device import usable_cores
-from laptime.measure.quality import Quality
+from laptime.lap.quality import Quality
 
 GB = 10**9
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from laptime.data.augment import FlipAndRotate
 from laptime.data.image_data import ImageData, Images
 from laptime.data.order import EpochOrder
-from laptime.lap.step_clock import OnPart, ignore_part
+from laptime.lap.phases import OnPart, ignore_part
 from laptime.lap.timed_loader import Batch
 from laptime.machine.device import Device
 from laptime.machine.sockets import make_room_for_sockets

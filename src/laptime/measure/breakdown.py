@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from laptime.data.workers import WorkersPipeline
 from laptime.lap.epoch_sums import Sums
-from laptime.lap.step_clock import StepClock, ignore_part, percentiles, typical
+from laptime.lap.phases import StepClock, ignore_part, percentiles, typical
 from laptime.lap.timed_loader import Batch, Pipeline
 from laptime.machine.device import Device
 from laptime.ranks.comm_hooks import AllReduce, bare_all_reduce, comm_times, watching_all_reduces

@@ -29,7 +29,7 @@ from laptime.machine.torch_build import driver_version, torch_build
 from laptime.measure.breakdown import Breakdown
 from laptime.measure.limit import limit
 from laptime.measure.peak import probe
-from laptime.measure.quality import assess
+from laptime.lap.quality import assess
 from laptime.measure.sampler import Sampler
 from laptime.ranks.rank import Rank
 from laptime.record import schema

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from laptime.lap.step_clock import OnPart, ignore_part
+from laptime.lap.phases import OnPart, ignore_part
 from laptime.machine.device import Device
 from laptime.ranks.sharded_optimizer import ShardedOptimizer
 from laptime.ranks.shared_memory import SharedMemory

@@ -18,7 +18,7 @@ from laptime.machine.device import Device
 from laptime.machine.hardware import available_memory_bytes
 from laptime.machine.memory import peak_rss_bytes, reset_peak_rss
 from laptime.measure.latency import Disturbances
-from laptime.measure.quality import Quality
+from laptime.lap.quality import Quality
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.text import byte_size

@@ -2,8 +2,8 @@
 
 import pytest
 
-from laptime.lap import step_clock
-from laptime.lap.step_clock import StepClock, percentiles, typical
+from laptime.lap import phases
+from laptime.lap.phases import StepClock, percentiles, typical
 from laptime.machine.device import Device
 
 pytestmark = pytest.mark.unit
@@ -22,7 +22,7 @@ class Accelerator(Device):
 def now(monkeypatch):
     """A clock that stands still until it is set."""
     time = [0.0]
-    monkeypatch.setattr(step_clock.time, "perf_counter", lambda: time[0])
+    monkeypatch.setattr(phases.time, "perf_counter", lambda: time[0])
     return time
 
 
