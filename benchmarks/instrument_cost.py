@@ -22,14 +22,14 @@ import numpy as np
 from scipy.stats import bootstrap
 
 import laptime
-from laptime.lap import epoch_timer
+from laptime.lap import clock
 from laptime.lap.epoch_timer import EpochTimer
 from laptime.machine import counters
 from laptime.machine.device import resolve
 from laptime.measure.sampler import Sampler
 from laptime.record.files import read_epochs
 
-READ, USAGE = counters.read, epoch_timer.usage
+READ, USAGE = counters.read, clock.usage
 
 
 class Switch:
@@ -51,13 +51,13 @@ class Switch:
             self.sampler.stop()
             self.sampler = None
         if self.is_on(epoch):
-            counters.read, epoch_timer.usage = READ, USAGE
+            counters.read, clock.usage = READ, USAGE
             self.sampler = Sampler([os.getpid()], resolve("cpu", "cpu"), self.interval_s, warn_at=1.0)
             self.samplers.append(self.sampler)
             self.sampler.start()
         else:
             reading, used = self.nothing
-            counters.read, epoch_timer.usage = lambda *_: replace(reading, at_s=time.perf_counter()), lambda: used
+            counters.read, clock.usage = lambda *_: replace(reading, at_s=time.perf_counter()), lambda: used
 
 
 def main() -> None:

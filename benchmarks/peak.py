@@ -18,7 +18,7 @@ from torch import nn
 from laptime.config.compose import compose, hydra_session, resolve, without_hydra
 from laptime.config.targets import build
 from laptime.machine.device import resolve as resolve_device
-from laptime.measure.peak import _DTYPES, probe
+from laptime.measure.peak import DTYPES, probe
 from laptime.ranks.rank import Rank
 
 
@@ -51,12 +51,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mlp")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32, 64, 256, 1024])
-    parser.add_argument("--precision", default="32-true", choices=_DTYPES)
+    parser.add_argument("--precision", default="32-true", choices=DTYPES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    device, dtype = resolve_device("cpu", "cpu"), _DTYPES[arguments.precision]
+    device, dtype = resolve_device("cpu", "cpu"), DTYPES[arguments.precision]
     with hydra_session() as hydra:
         config = resolve(without_hydra(compose(hydra, [f"model={arguments.model}"])))
     network = build("model", config.model, input_shape=(1, 28, 28), num_classes=10)

@@ -2,7 +2,7 @@
 
 import shutil
 
-from laptime.measure.peak import _DTYPES
+from laptime.measure.peak import DTYPES
 from options import options
 from selftest.part import Notes, Setting
 from selftest.trainings import SMALL, check_learned, train
@@ -21,7 +21,7 @@ def optimizers(setting: Setting, notes: Notes) -> None:
 def precisions(setting: Setting, notes: Notes) -> None:
     for model in ("mlp", "cnn"):
         expected = train(setting, f"{model}-cpu", *SMALL, f"model={model}", device="cpu")
-        for precision in _DTYPES:
+        for precision in DTYPES:
             what = f"model={model} training.precision={precision}"
             with notes.attempt(what, refusals=True):
                 record = train(setting, what.replace("=", "-"), *SMALL, *what.split())

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from laptime.machine import device as devices
-from laptime.measure.peak import _DTYPES
+from laptime.measure.peak import DTYPES
 from laptime.record.files import read_epochs
 from selftest.part import Notes, Setting
 from selftest.planted import HeldMemory, fake_memory, fake_queue
@@ -75,7 +75,7 @@ def peak(setting: Setting, notes: Notes) -> None:
     sizes = "model.hidden_sizes=[4096,4096,4096]" if is_fast else "model.hidden_sizes=[256,256]"
     data = ["dataset=synthetic", f"dataset.num_train={40000 if is_fast else 4000}", "dataset.num_test=100"]
     data += [f"training.batch_size={2048 if is_fast else 64}"]
-    for precision, dtype in _DTYPES.items():
+    for precision, dtype in DTYPES.items():
         with notes.attempt(precision, refusals=True):
             devices.check_precision(precision, device)
             typed = [*data, sizes, "training.epochs=2", "measure.peak=true", "measure.breakdown=true"]

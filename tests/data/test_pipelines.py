@@ -9,7 +9,8 @@ import torch
 
 from laptime.data.order import EpochOrder, epoch_seed
 from laptime.errors import UserError
-from laptime.lap import timed_loader
+from laptime.lap import clock as lap_clock
+from laptime.lap.clock import LapClock
 from laptime.lap.timed_loader import TimedLoader, batch_sizes
 from laptime.machine.device import Device
 from laptime.ranks.rank import Rank
@@ -239,25 +240,25 @@ class SlowPipeline:
 @pytest.fixture
 def clock(monkeypatch):
     clock = FakeTime()
-    monkeypatch.setattr(timed_loader, "time", clock)
+    monkeypatch.setattr(lap_clock, "time", clock)
     return clock
 
 
 @pytest.fixture
 def timed(clock, cpu):
-    return TimedLoader(SlowPipeline(clock), EpochOrder(3, 0), cpu, Rank())
+    return TimedLoader(SlowPipeline(clock), EpochOrder(3, 0), LapClock(cpu), Rank())
 
 
 def test_waiting_for_data_leaves_out_the_training_between(timed, clock):
     for _ in timed:
         clock.seconds += 10
-    assert timed.wait_s == 3 * 2 + 1
+    assert timed.clock.wait_s == 3 * 2 + 1
 
 
 def test_waiting_so_far_is_known_while_training(timed, clock):
     waited = []
     for _ in timed:
-        waited.append(timed.wait_s)
+        waited.append(timed.clock.wait_s)
         clock.seconds += 10
     assert waited == [2, 4, 6]
 
@@ -266,14 +267,14 @@ def test_epoch_starts_when_its_first_batch_is_asked_for(timed, clock):
     batches = iter(timed)
     clock.seconds = 500.0
     next(batches)
-    assert timed.started_at == 500.0
+    assert timed.clock.started_at == 500.0
 
 
 def test_every_epoch_starts_its_own_count(timed, clock):
     list(timed)
     before = clock.seconds
     list(timed)
-    assert (timed.started_at, timed.wait_s) == (before, 7)
+    assert (timed.clock.started_at, timed.clock.wait_s) == (before, 7)
 
 
 def test_epoch_starts_with_an_idle_device(clock, monkeypatch):
@@ -283,9 +284,9 @@ def test_epoch_starts_with_an_idle_device(clock, monkeypatch):
         clock.seconds += 50
 
     monkeypatch.setattr(torch.accelerator, "synchronize", synchronize)
-    loader = TimedLoader(SlowPipeline(clock), EpochOrder(3, 0), device, Rank())
+    loader = TimedLoader(SlowPipeline(clock), EpochOrder(3, 0), LapClock(device), Rank())
     list(loader)
-    assert (loader.started_at, loader.wait_s) == (150.0, 7)
+    assert (loader.clock.started_at, loader.clock.wait_s) == (150.0, 7)
 
 
 def test_lightning_finds_the_order_as_the_loaders_sampler(timed):

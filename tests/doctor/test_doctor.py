@@ -20,9 +20,9 @@ from laptime.doctor import checklist, examine, groups, steps
 from laptime.doctor.finding import Finding
 from laptime.doctor.probe import Noise, _busiest
 from laptime.doctor.show import show
+from laptime.lap.quality import Quality
 from laptime.machine import counters
 from laptime.machine.device import usable_cores
-from laptime.lap.quality import Quality
 
 GB = 10**9
 

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from laptime.data.order import EpochOrder
-from laptime.lap import epoch_timer, timed_loader
+from laptime.lap import clock as lap_clock
+from laptime.lap import epoch_timer
+from laptime.lap.clock import LapClock
 from laptime.lap.epoch_timer import EpochTimer
 from laptime.lap.timed_loader import TimedLoader
 from laptime.ranks.rank import Rank
@@ -55,9 +57,9 @@ class TwoExecutions:
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
     clock = Clock()
-    for module in (epoch_timer, timed_loader):
+    for module in (epoch_timer, lap_clock):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock, time=clock))
-    monkeypatch.setattr(epoch_timer, "usage", lambda: (clock.now / 2, 1024))
+    monkeypatch.setattr(lap_clock, "usage", lambda: (clock.now / 2, 1024))
     return clock
 
 
@@ -83,19 +85,20 @@ def run_epoch(timer: EpochTimer, loader: TimedLoader, clock: Clock, device: Lazy
 
 def test_lap_is_the_synchronised_time_from_the_first_batch_to_the_last_step(clock):
     device = LazyDevice(clock)
-    loader = TimedLoader(TwoExecutions(clock), EpochOrder(300, seed=1), device, Rank())
-    timer = EpochTimer(device, warmup_epochs=1)
+    lap_clock = LapClock(device)
+    loader = TimedLoader(TwoExecutions(clock), EpochOrder(300, seed=1), lap_clock, Rank())
+    timer = EpochTimer(lap_clock, warmup_epochs=1)
     laps = []
     for epoch in range(3):
         run_epoch(timer, loader, clock, device, epoch)
         assert timer.lap is not None
         laps.append(timer.lap)
     for lap in laps:
-        assert lap.epoch_time_s == pytest.approx(2 * 0.25 + 2 * 1.0)
+        assert lap.time_s == pytest.approx(2 * 0.25 + 2 * 1.0)
         assert lap.data_wait_s == pytest.approx(0.5)
         # Of what the module has trained on, not of what the loader could give.
         assert (lap.num_samples, lap.num_steps) == (280, 2)
         assert lap.samples_per_s == pytest.approx(280 / 2.5)
         assert (lap.rss_bytes, lap.device_memory_bytes) == (1024, 4096)
     assert [lap.is_warmup for lap in laps] == [True, False, False]
-    assert [lap.epoch for lap in laps] == [0, 1, 2]
+    assert [lap.number for lap in laps] == [0, 1, 2]

@@ -10,9 +10,9 @@ import pytest
 from tests.support.settings import QUICK
 
 import laptime
+from laptime.lap.quality import assess, outliers, slow_start
 from laptime.machine.counters import Noise, read
 from laptime.machine.device import usable_cores
-from laptime.lap.quality import assess, outliers, slow_start
 
 QUIET = Noise(
     wall_s=2.0, other_cores=0.02, steal_share=0.001, throttled_share=0.0, num_swapped_pages=0, switches_per_s=5.0,

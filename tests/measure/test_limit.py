@@ -3,7 +3,7 @@
 import pytest
 
 from laptime.measure import peak
-from laptime.measure.limit import limit
+from laptime.measure.limit import limit, own_advice
 from laptime.record.schema import Breakdown, Peak
 
 pytestmark = pytest.mark.unit
@@ -23,9 +23,8 @@ def found(
     precision="32-true",
     disturbances=(),
 ) -> Peak:
-    return limit(
-        flops_per_sample, samples_per_s, 10, peak.Peak(1e6, 1e6), parts, 1000, pipeline, precision, disturbances
-    )
+    advice = own_advice(pipeline, precision)
+    return limit(flops_per_sample, samples_per_s, 10, peak.Peak(1e6, 1e6), parts, 1000, advice, disturbances)
 
 
 def test_fractions_of_the_peak():

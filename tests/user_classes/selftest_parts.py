@@ -101,10 +101,10 @@ def with_never_synchronized(setting: Setting, notes: Notes) -> None:
     on_train_batch_end = EpochTimer.on_train_batch_end
 
     def without_waiting(timer, trainer, *arguments):
-        device = timer.device
-        timer.device = SimpleNamespace(synchronize=lambda: None)
+        device = timer.clock.device
+        timer.clock.device = SimpleNamespace(synchronize=lambda: None)
         on_train_batch_end(timer, trainer, *arguments)
-        timer.device = device
+        timer.clock.device = device
 
     with patch.object(EpochTimer, "on_train_batch_end", without_waiting):
         measuring.synchronization(setting, notes)
@@ -153,5 +153,5 @@ def with_wrong_weights(setting: Setting, notes: Notes) -> None:
             arguments = (*arguments, "seed=2")
         return trained(*arguments, **settings)
 
-    with patch.object(learning, "train", train), patch.object(learning, "_DTYPES", ("32-true",)):
+    with patch.object(learning, "train", train), patch.object(learning, "DTYPES", ("32-true",)):
         learning.precisions(setting, notes)

@@ -79,7 +79,7 @@ class ProgressBar(Callback):
         loader = trainer.train_dataloader
         assert isinstance(pl_module, Classifier) and isinstance(loader, TimedLoader)
         sums, per_epoch, epochs = pl_module.train_sums, len(loader.sampler), trainer.max_epochs or 1
-        rate = sums.num_samples / (time.perf_counter() - loader.started_at)
+        rate = sums.num_samples / (time.perf_counter() - (loader.clock.started_at or 0.0))
         left = (epochs - trainer.current_epoch) * per_epoch - sums.num_samples
         figures = (
             f"loss {sums.loss():.4f}  accuracy {sums.accuracy():.2%}  "

@@ -19,6 +19,7 @@ from laptime.data.workers import (
     transform_of,
 )
 from laptime.errors import UserError
+from laptime.lap.clock import LapClock
 from laptime.lap.timed_loader import Batch, Pipeline, TimedLoader, batch_sizes
 from laptime.machine.device import Device
 from laptime.machine.hardware import require_free_memory
@@ -37,6 +38,7 @@ class DataModule(pl.LightningDataModule):
         steps_per_execution: most batches in one training list.
         seed: of the run: chooses the validation set and the order of samples.
         rank: this process; it trains on and evaluates its own share.
+        clock: times an epoch's training batches; None: one that nobody reads.
 
     Attributes:
         num_train, num_val, num_test: samples of each part over all ranks.
@@ -55,6 +57,7 @@ class DataModule(pl.LightningDataModule):
         steps_per_execution: int,
         seed: int,
         rank: Rank = Rank(),  # noqa: B008
+        clock: LapClock | None = None,
     ) -> None:
         super().__init__()
         if data.pipeline == "workers" and data.image_shape[0] not in (1, 3):
@@ -65,6 +68,7 @@ class DataModule(pl.LightningDataModule):
         self.data = data
         self._with_workers: list[WorkersPipeline | WorkersEvaluation] = []
         self.device = device
+        self.clock = clock or LapClock(device)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.steps_per_execution = steps_per_execution
@@ -103,7 +107,7 @@ class DataModule(pl.LightningDataModule):
             )
 
     def train_dataloader(self) -> TimedLoader:
-        return TimedLoader(self._pipeline(), self.order, self.device, self.rank)
+        return TimedLoader(self._pipeline(), self.order, self.clock, self.rank)
 
     def val_dataloader(self) -> Iterable[Batch]:
         return self._evaluation(self._val) if self.num_val else []

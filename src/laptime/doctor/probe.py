@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from laptime.machine import counters
 from laptime.lap.quality import Quality, assess, outliers
+from laptime.machine import counters
 
 # A lap is long against the clock ticks (10 ms) that the system counts CPU time in; each slice has its counters read.
 _LAP_S = 0.25

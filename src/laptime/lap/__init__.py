@@ -1,5 +1,5 @@
-"""Clocks and counts of one epoch, and the rows that come of them. Knows no images and no configuration."""
+"""What laps of any training are timed, counted and recorded with. Knows no images and no configuration."""
 
-from laptime.lap.epoch_timer import EpochTimer, Lap
+from laptime.lap.clock import Lap, LapClock
 
-__all__ = ["EpochTimer", "Lap"]
+__all__ = ["Lap", "LapClock"]

@@ -1,6 +1,8 @@
-"""The parts of an optimizer step, and the clock that tells how long each of them takes.
+"""The phases of an optimizer step, and the clocks that tell how long each of them takes.
 
-Training calls `on_part(name)` where a part ends. Outside of the steps that the breakdown takes apart nobody listens.
+Laptime's own training calls `on_part(name)` where a phase ends (StepClock); outside of the steps that the breakdown
+takes apart nobody listens. Other people's trainings are heard from outside: where a phase begins and ends
+(PhaseClock).
 """
 
 import statistics
@@ -89,11 +91,85 @@ class StepClock:
         """The steps, with the waiting taken out of the part that it is in; the last one's is that of the one before."""
         if self._exposed_s is None:
             return self.steps
-        parts = []
-        for step, waited_s in zip(self.steps, [*self._waited[1:], *self._waited[-1:]], strict=True):
-            wait_s = min(waited_s, step[self._waits_in])
-            parts.append(step | {self._waits_in: step[self._waits_in] - wait_s, "communication": wait_s})
-        return parts
+        return without_waiting(self.steps, self._waited, self._waits_in)
+
+
+def without_waiting(
+    steps: Sequence[dict[str, float]], waited_s: Sequence[float], waits_in: str
+) -> list[dict[str, float]]:
+    """Steps with the waiting for other ranks as a phase of its own.
+
+    Args:
+        steps: seconds by phase.
+        waited_s: asked for after each step: DDP answers for the step before. The last step is given the last answer.
+        waits_in: the phase that contains the waiting.
+    """
+    parts = []
+    for step, seconds in zip(steps, [*waited_s[1:], *waited_s[-1:]], strict=True):
+        wait_s = min(seconds, step[waits_in])
+        parts.append(step | {waits_in: step[waits_in] - wait_s, "communication": wait_s})
+    return parts
+
+
+class PhaseClock:
+    """Tells the seconds of each phase of each step of a training that is heard from outside.
+
+    Phases may lie within each other (Lightning's optimizer step holds the forward pass): each has the time that is in
+    no inner one. What is in none is `rest`. The device is idle at every boundary.
+
+    Args:
+        device: is synchronized at every boundary.
+
+    Attributes:
+        steps: seconds by phase, one entry per step.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.steps: list[dict[str, float]] = []
+        self._phases: list[str] = []
+        self._step: dict[str, float] = {}
+        self._before = self._now()
+
+    def _now(self) -> float:
+        self.device.synchronize()
+        return time.perf_counter()
+
+    def enter(self, phase: str) -> None:
+        """A phase begins."""
+        self._note()
+        self._phases.append(phase)
+
+    def leave(self, phase: str) -> None:
+        """A phase ends; one that nobody has seen begin is no phase."""
+        if self._phases and self._phases[-1] == phase:
+            self._note()
+            self._phases.pop()
+
+    def mark(self, phase: str) -> None:
+        """What was done since the last boundary is that phase."""
+        now = self._now()
+        self._step[phase] = self._step.get(phase, 0.0) + now - self._before
+        self._before = now
+
+    def _note(self) -> None:
+        self.mark(self._phases[-1] if self._phases else "rest")
+
+    def skip(self) -> None:
+        """What was done since the last boundary is no part of a step: the clock stood still."""
+        self._before = self._now()
+
+    def end_step(self) -> None:
+        """A step ends here."""
+        self._note()
+        self.steps.append(self._step)
+        self._step = {}
+
+    def drop_step(self) -> None:
+        """Begin here; what was heard of a step so far is forgotten."""
+        self._phases.clear()
+        self._step = {}
+        self.skip()
 
 
 def typical(steps: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -1,12 +1,11 @@
-"""The one place where an epoch's clock starts and where waiting for data is measured."""
+"""Where the clock of Laptime's own epochs starts, and where waiting for data is measured."""
 
-import time
 from collections.abc import Iterator
 from typing import Protocol
 
 from torch import Tensor
 
-from laptime.machine.device import Device
+from laptime.lap.clock import LapClock
 from laptime.ranks.rank import Rank
 
 Batch = tuple[Tensor, Tensor]
@@ -54,31 +53,27 @@ class TimedLoader:
 
     Attributes:
         sampler: Lightning tells it the epoch.
-        started_at: `time.perf_counter()` when this epoch's first batch was asked for, the device idle.
-        wait_s: seconds of this epoch spent waiting for batches.
+        clock: of this epoch; runs from the first batch on, which all ranks ask for together.
     """
 
-    def __init__(self, pipeline: Pipeline, order: EpochSampler, device: Device, rank: Rank) -> None:
+    def __init__(self, pipeline: Pipeline, order: EpochSampler, clock: LapClock, rank: Rank) -> None:
         self.pipeline = pipeline
         self.sampler = order
-        self.device = device
+        self.clock = clock
         self.rank = rank
-        self.started_at = 0.0
-        self.wait_s = 0.0
 
     def __len__(self) -> int:
         return len(self.pipeline)
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        self.device.synchronize()
-        self.rank.barrier()  # all start together, so that the slowest rank's time is the run's
-        self.started_at = before = time.perf_counter()
-        self.wait_s = 0.0
+        clock = self.clock
+        clock.start(self.rank.barrier)  # all start together, so that the slowest rank's time is the run's
+        clock.wait()
         for execution in self.pipeline.executions():
-            self.wait_s += time.perf_counter() - before
+            clock.waited()
             yield execution
-            before = time.perf_counter()
-        self.wait_s += time.perf_counter() - before
+            clock.wait()
+        clock.waited()
 
 
 def batch_sizes(num_samples: int, batch_size: int) -> list[int]:

@@ -92,7 +92,7 @@ class BareLoop(Callback):
             return
         if self.rank.any(lap.num_samples != len(loader.sampler)):  # some callback left batches out: it is other work
             if self.rank.is_first and not self._epochs_s:
-                log.warning("measure.bare_loop: not measured: a callback left out batches of epoch %d", lap.epoch + 1)
+                log.warning("measure.bare_loop: not measured: a callback left out batches of epoch %d", lap.number + 1)
             return
         begun_at = time.perf_counter()
         for group, settings in zip(self._optimizer.param_groups, self._settings, strict=True):
@@ -100,9 +100,9 @@ class BareLoop(Callback):
         if self._schedule is not None:
             self._schedule.load_state_dict(self._schedule_state)
         epoch_now = loader.sampler.epoch
-        loader.sampler.set_epoch(lap.epoch)
+        loader.sampler.set_epoch(lap.number)
         with _own_random_numbers():
-            seed = epoch_seed(module.seed, lap.epoch, self.rank.rank)
+            seed = epoch_seed(module.seed, lap.number, self.rank.rank)
             torch.manual_seed(seed)
             if self._mixup is not None:
                 self._mixup.start(seed)
@@ -110,13 +110,13 @@ class BareLoop(Callback):
             self.rank.barrier()
             before = time.perf_counter()
             loss_sum = self._epoch(module, loader.pipeline.batches())
-            self._average.after_epoch(lap.epoch)
+            self._average.after_epoch(lap.number)
             self.device.synchronize()
             bare_s = time.perf_counter() - before
         loader.sampler.set_epoch(epoch_now)
         if not lap.is_warmup:
-            loss_sum, num_samples = self.rank.sum([loss_sum, lap.num_samples])
-            bare, own = zip(*self.rank.gather((bare_s, lap.epoch_time_s)), strict=True)
+            loss_sum, num_samples = self.rank.sum([loss_sum, lap.num_samples or 0])
+            bare, own = zip(*self.rank.gather((bare_s, lap.time_s)), strict=True)
             self._epochs_s.append((max(bare), max(own)))
             self._note(loader, loss_sum / num_samples)
             self._compare(loss_sum / num_samples, module.train_sums.means(self.rank).loss)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from laptime.errors import UserError, is_for_want_of_memory
 from laptime.lap.percentile import percentile
+from laptime.lap.quality import Quality, assess
 from laptime.machine.counters import between, on_battery, read
 from laptime.machine.device import Device, usable_cores
 from laptime.machine.environment import restraints, set_in_python, settings
 from laptime.machine.hardware import require_free_memory
-from laptime.lap.quality import Quality, assess
 
 # What is timed, for those who read the figures.
 TIMED = (

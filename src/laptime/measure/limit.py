@@ -1,6 +1,6 @@
 """How near a run came to the limit of its device, and what held it back, in plain words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from laptime.measure.peak import Peak
 from laptime.record import schema
@@ -11,29 +11,36 @@ _NEAR = 0.7
 _IMPOSSIBLE = 1.1
 # A part of the step below this share explains nothing.
 _WORTH_NAMING = 0.1
+_PARTS = {
+    "data": "waiting for batches",
+    "host_to_device": "copying batches to the device",
+    "communication": "waiting for the gradients of other ranks",
+    "optimizer": "the optimizer",
+    "rest": "what is in no part",
+}
 
 
 def limit(
-    flops_per_sample: int | None,
-    samples_per_s: float | None,
-    global_batch_size: int,
+    flops_per_item: int | None,
+    items_per_s: float | None,
+    items_per_step: int | None,
     peak: Peak,
     breakdown: schema.Breakdown,
     optimizer_bytes: int,
-    pipeline: str,
-    precision: str,
+    advice: Mapping[str, str],
     disturbances: Sequence[str] = (),
 ) -> schema.Peak:
     """What a run achieved of what its device can do.
 
     Args:
-        flops_per_sample: floating-point operations of a training step per sample, forward and backward.
-        samples_per_s: of all ranks, in the epochs.
-        global_batch_size: samples of a step of all ranks.
+        flops_per_item: floating-point operations of training on an item, forward and backward. An item is what they
+            are known for: a sample, or a batch of one rank.
+        items_per_s: of all ranks, in the laps.
+        items_per_step: of all ranks in an optimizer step; None: not known.
         peak: of all ranks together.
         breakdown: seconds of a step by part.
         optimizer_bytes: that the optimizers of all ranks read and write in a step.
-        pipeline, precision: as the configuration names them: nothing is advised that is so already.
+        advice: what may help where a part takes long, by part; `compute` for the forward and backward pass.
         disturbances: what disturbed the machine while the peak was measured, which is higher then than it seems.
 
     Returns:
@@ -45,14 +52,14 @@ def limit(
     matmul_flop_per_s = peak.matmul_flop_per_s
     if breakdown.step_s is not None:
         compute_s = (breakdown.forward_s or 0.0) + (breakdown.backward_s or 0.0)
-        if flops_per_sample:
-            found.compute_fraction = flops_per_sample * global_batch_size / compute_s / matmul_flop_per_s
+        if flops_per_item and items_per_step and compute_s:
+            found.compute_fraction = flops_per_item * items_per_step / compute_s / matmul_flop_per_s
         if breakdown.optimizer_s:
             found.optimizer_bytes_per_s = optimizer_bytes / breakdown.optimizer_s
-    if not flops_per_sample or samples_per_s is None:
+    if not flops_per_item or items_per_s is None:
         return found
     compute_fraction = found.compute_fraction
-    achieved = flops_per_sample * samples_per_s
+    achieved = flops_per_item * items_per_s
     fraction = achieved / matmul_flop_per_s
     found.achieved_flop_per_s, found.achieved_fraction = achieved, fraction
     fastest = max(fraction, compute_fraction or 0.0)
@@ -64,7 +71,7 @@ def limit(
         return found
     verdict = f"{'near the limit: ' if fraction >= _NEAR else ''}{fraction:.0%} of the fastest matrix product here"
     if compute_fraction is not None:
-        parts = "; ".join(_parts(breakdown, compute_fraction, pipeline, precision))
+        parts = "; ".join(_parts(breakdown, compute_fraction, advice))
         verdict = f"{verdict}. Of a step, {parts}" if parts else verdict
     if disturbances:
         verdict += f". The product was measured while {'; '.join(disturbances)}: it may be faster"
@@ -72,24 +79,36 @@ def limit(
     return found
 
 
-def _parts(breakdown: schema.Breakdown, compute_fraction: float, pipeline: str, precision: str) -> list[str]:
+def _parts(breakdown: schema.Breakdown, compute_fraction: float, advice: Mapping[str, str]) -> list[str]:
     """What takes the time of a step, the largest share first, and what may help."""
     step_s = breakdown.step_s
     assert step_s is not None
     compute = ((breakdown.forward_s or 0.0) + (breakdown.backward_s or 0.0)) / step_s
     words = f"forward and backward take {compute:.0%}, at {compute_fraction:.0%} of that rate"
     if compute_fraction < _NEAR:
-        other = " or training.precision=bf16-mixed" if precision == "32-true" else ""
-        words += f" (small products, or much that is no product: a larger batch{other} may help)"
+        words += f" (small products, or much that is no product: {advice['compute']} may help)"
     found = [(compute, words)]
-    for part, what, advice in (
-        ("data", "waiting for batches", "dataset.pipeline=memory, or more dataset.num_workers, may help"),
-        ("host_to_device", "copying batches to the device", "dataset.pipeline=memory may help"),
-        ("communication", "waiting for the gradients of other ranks", "more samples per rank may help"),
-        ("optimizer", "the optimizer", "fewer steps with larger batches may help"),
-        ("rest", "what is in no part", ""),
-    ):
+    for part, what in _PARTS.items():
         share = (breakdown.of_part(part) or 0.0) / step_s
-        helps = advice and not (pipeline == "memory" and "pipeline" in advice)
-        found.append((share, f"{what} takes {share:.0%}{f' ({advice})' if helps else ''}"))
+        helps = f" ({advice[part]} may help)" if part in advice else ""
+        found.append((share, f"{what} takes {share:.0%}{helps}"))
     return [text for share, text in sorted(found, reverse=True) if share >= _WORTH_NAMING]
+
+
+def own_advice(pipeline: str, precision: str) -> dict[str, str]:
+    """What to try in Laptime's own training, by part.
+
+    Args:
+        pipeline, precision: as the configuration names them: nothing is advised that is so already.
+    """
+    advice = {
+        "compute": f"a larger batch{' or training.precision=bf16-mixed' if precision == '32-true' else ''}",
+        "communication": "more samples per rank",
+        "optimizer": "fewer steps with larger batches",
+    }
+    if pipeline != "memory":
+        advice |= {
+            "data": "dataset.pipeline=memory, or more dataset.num_workers,",
+            "host_to_device": "dataset.pipeline=memory",
+        }
+    return advice

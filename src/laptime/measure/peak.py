@@ -21,7 +21,9 @@ _PER_SIZE_S = 0.015
 _COPIED_BYTES = 2**25
 _COPY_S = 0.02
 
-_DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+# What products are computed in, by precision: those of Laptime's own training, and those of any Trainer of Lightning's.
+DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+TRAINER_DTYPES = DTYPES | {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -38,29 +40,39 @@ class Peak:
 
 
 def probe(device: Device, precision: str, rank: Rank, cores_per_thread: float = 1.0) -> Peak:
-    """Measure the peak.
+    """Measure the peak of all ranks, which probe at once.
 
     Args:
         device: of this rank.
-        precision: 32-true, bf16-mixed or 16-mixed: what products are computed in; in float32 as
+        precision: one of TRAINER_DTYPES: what products are computed in; in float32 as
             `torch.set_float32_matmul_precision` says.
-        rank: this process; all ranks probe at once.
+        rank: this process.
         cores_per_thread: below 1 where ranks share cores: each then takes them in turn, at full speed.
 
     Source: bytes of a copy are counted as in STREAM (McCalpin 1995), read and written.
     """
+    rank.barrier()
+    own = probe_alone(device, precision, cores_per_thread)
+    return Peak(*rank.sum([own.matmul_flop_per_s, own.copy_bytes_per_s]))
+
+
+def probe_alone(device: Device, precision: str, cores_per_thread: float = 1.0) -> Peak:
+    """Measure the peak of this rank. Random numbers of its own leave torch's generators as they are.
+
+    Args:
+        device, precision, cores_per_thread: as for `probe`.
+    """
     with torch.no_grad():
-        rank.barrier()
-        matmul = _matmul_flop_per_s(device, _DTYPES[precision])
-        rank.barrier()
-        copy = _copy_bytes_per_s(device)
-    return Peak(*(min(1.0, cores_per_thread) * total for total in rank.sum([matmul, copy])))
+        matmul, copy = _matmul_flop_per_s(device, TRAINER_DTYPES[precision]), _copy_bytes_per_s(device)
+    share = min(1.0, cores_per_thread)
+    return Peak(share * matmul, share * copy)
 
 
 def _matmul_flop_per_s(device: Device, dtype: torch.dtype) -> float:
     best, size = 0.0, _SMALLEST
+    generator = torch.Generator(device.torch_device)
     while size <= _LARGEST:
-        a, b = (torch.randn(size, size, device=device.torch_device).to(dtype) for _ in range(2))
+        a, b = (torch.randn(size, size, device=device.torch_device, generator=generator).to(dtype) for _ in range(2))
         product = torch.empty_like(a)
         fastest_s = _fastest(device, partial(torch.mm, a, b, out=product), _PER_SIZE_S)
         best = max(best, 2 * size**3 / fastest_s)

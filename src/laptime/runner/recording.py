@@ -2,7 +2,6 @@
 
 import logging
 import os
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +15,10 @@ from laptime.config.identity import config_hashes, hashed_config
 from laptime.config.schema import Config
 from laptime.data.datamodule import DataModule
 from laptime.errors import first_line
-from laptime.lap.epoch_recorder import EpochRecorder
 from laptime.lap.epoch_timer import EpochTimer
 from laptime.lap.flops import count_flops
+from laptime.lap.quality import assess
+from laptime.lap.recorder import LapRecorder
 from laptime.lap.timed_loader import Pipeline
 from laptime.machine.counters import between, read
 from laptime.machine.device import Device, mps_fallback, usable_cores
@@ -27,13 +27,12 @@ from laptime.machine.environment import restraints, set_in_python, without_effec
 from laptime.machine.memory import peak_rss_bytes
 from laptime.machine.torch_build import driver_version, torch_build
 from laptime.measure.breakdown import Breakdown
-from laptime.measure.limit import limit
+from laptime.measure.limit import limit, own_advice
 from laptime.measure.peak import probe
-from laptime.lap.quality import assess
 from laptime.measure.sampler import Sampler
 from laptime.ranks.rank import Rank
 from laptime.record import schema
-from laptime.record.epochs import epochs_of, time_to_accuracy
+from laptime.record.epochs import time_to_accuracy
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import known
 from laptime.runner.context import RunContext
@@ -131,10 +130,12 @@ def note_work(record: RunRecord, config: Config, data: DataModule, network: nn.M
         pipeline=source.pipeline,
         checksum=data.checksum,
     )
+    flops = count_flops(network, source.image_shape)
     record.model = schema.Model(
         name=name_of(network),
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-        flops_per_sample=count_flops(network, source.image_shape),
+        flops_per_sample=flops,
+        flops_per_batch=None if flops is None else flops * data.batch_size,
     )
     record.batch = schema.Batch(
         scope=config.training.batch_scope,
@@ -146,15 +147,13 @@ def note_work(record: RunRecord, config: Config, data: DataModule, network: nn.M
 def note_timing(
     record: RunRecord,
     timer: EpochTimer,
-    recorder: EpochRecorder,
+    laps: LapRecorder,
     data: DataModule,
     compiler: CompileAhead,
     start: float,
 ) -> None:
-    epochs = epochs_of(recorder.rows)
-    counted = [epoch for epoch in epochs if not epoch.is_warmup]
     # Of epochs that another attempt has timed the steps are not known.
-    num_steps = statistics.median(recorder.num_steps or [len(data.train_batch_sizes())])
+    laps.note_timing(record, timer.warmup_epochs, num_steps=len(data.train_batch_sizes()))
     attempt, timing = record.attempts[-1], record.timing
     if timer.first_batch_at is not None:
         startup_s = timer.first_batch_at - start
@@ -162,17 +161,10 @@ def note_timing(
     if timer.train_started_at is not None and timer.train_ended_at is not None:
         attempt.total_train_s = timer.train_ended_at - timer.train_started_at - timer.apart_s
     totals = [each.total_train_s for each in record.attempts if each.total_train_s is not None]
-    timing.warmup_epochs = len(epochs) - len(counted) if epochs else timer.warmup_epochs
     timing.total_train_s = sum(totals) if totals else None
     timing.startup_s = next((each.startup_s for each in record.attempts if each.startup_s is not None), None)
     if compiler.compile_s is not None:
         timing.compile_s = compiler.compile_s
-    if counted:
-        timing.epoch_time_s = statistics.median(epoch.epoch_time_s for epoch in counted)
-        timing.samples_per_s = statistics.median(epoch.num_samples for epoch in counted) / timing.epoch_time_s
-        timing.steps_per_s = num_steps / timing.epoch_time_s
-    straggling = [epoch.straggling for epoch in counted if epoch.straggling is not None]
-    timing.straggling = statistics.median(straggling) if straggling else None
 
 
 def make_sampler(config: Config, record: RunRecord, device: Device, rank: Rank) -> Sampler | None:
@@ -186,27 +178,12 @@ def make_sampler(config: Config, record: RunRecord, device: Device, rank: Rank) 
     return Sampler(pids, device, measure.sample_interval_s, measure.memory_warning)
 
 
-def note_resources(
-    record: RunRecord, recorder: EpochRecorder, sampler: Sampler | None, energy: EnergyMeter | None
-) -> None:
+def note_resources(record: RunRecord, laps: LapRecorder, sampler: Sampler | None, energy: EnergyMeter | None) -> None:
     """Memory, CPU and energy, as far as the first rank knows them while it trains."""
-    epochs = epochs_of(recorder.rows)
-    counted = [epoch for epoch in epochs if not epoch.is_warmup]
-    device_memory = [epoch.device_memory_bytes for epoch in epochs if epoch.device_memory_bytes is not None]
-    joules = statistics.median(recorder.energy_joules) if recorder.energy_joules else None
-    resources = record.resources
-    resources.peak_rss_bytes = max((epoch.rss_bytes for epoch in epochs), default=None)
-    resources.peak_device_memory_bytes = max(device_memory, default=None)
-    resources.cpu_percent = statistics.median(epoch.cpu_percent for epoch in counted) if counted else None
-    by_core = [statistics.median(core) for core in zip(*recorder.percent_by_core, strict=True)]
-    resources.cpu_percent_by_core = by_core or None
-    resources.energy_joules = joules
-    per_1000 = None if joules is None else joules * 1000 / counted[-1].num_samples
-    resources.energy_joules_per_1000_samples = per_1000
-    resources.energy_missing = energy.missing if energy is not None else None
+    laps.note_resources(record, energy)
     if sampler is not None:
-        resources.sampler_num_samples = sampler.num_samples
-        resources.sampler_cpu_share = sampler.cost_share
+        record.resources.sampler_num_samples = sampler.num_samples
+        record.resources.sampler_cpu_share = sampler.cost_share
 
 
 def note_memory(record: RunRecord, rank: Rank, device: Device, sampler: Sampler | None) -> None:
@@ -229,13 +206,13 @@ def note_memory(record: RunRecord, rank: Rank, device: Device, sampler: Sampler 
     resources.driver_memory_bytes = total(device.driver_memory_bytes())
 
 
-def note_quality(record: RunRecord, recorder: EpochRecorder, runs_at_once: int, profiled: bool) -> None:
+def note_quality(record: RunRecord, laps: LapRecorder, runs_at_once: int, profiled: bool) -> None:
     """What else the machine did in each epoch, and how far the figures can be trusted for that."""
     noise, strategy = record.noise, known(record.strategy)
-    earlier = [each for each in noise.epochs or [] if each.attempt != recorder.rank.attempt]
-    noise.epochs = earlier + recorder.noise
+    earlier = [each for each in noise.epochs or [] if each.attempt != laps.rank.attempt]
+    noise.epochs = earlier + laps.noise
     noise.load_after = read().load
-    times = [epoch.epoch_time_s for epoch in epochs_of(recorder.rows) if not epoch.is_warmup]
+    times = [epoch.epoch_time_s for epoch in laps.counted]
     there = record.environment
     own_settings = {**((there.settings if there is not None else None) or {}), **set_in_python()}
     found = assess(
@@ -250,7 +227,7 @@ def note_quality(record: RunRecord, recorder: EpochRecorder, runs_at_once: int, 
         restraints=restraints(own_settings),
         threads=(strategy.threads_per_rank, torch.get_num_threads()),
     )
-    if recorder.rank.is_first:
+    if laps.rank.is_first:
         there = known(there)
         there.torch = {**(there.torch or {}), "num_threads": torch.get_num_threads()}
         there.settings = own_settings
@@ -258,17 +235,13 @@ def note_quality(record: RunRecord, recorder: EpochRecorder, runs_at_once: int, 
         record.quality = schema.Quality(grade=found.grade, reasons=list(found.reasons))
 
 
-def note_result(record: RunRecord, recorder: EpochRecorder, target_accuracy: float | None) -> None:
-    if not recorder.rows:
-        return
-    last, result = recorder.rows[-1], record.result
-    result.train_loss, result.train_accuracy = last.train_loss, last.train_accuracy
-    result.val_loss, result.val_accuracy = last.val_loss, last.val_accuracy
-    if target_accuracy is not None:
-        epochs = epochs_of(recorder.rows)
+def note_result(record: RunRecord, laps: LapRecorder, target_accuracy: float | None) -> None:
+    laps.note_result(record)
+    epochs = laps.epochs
+    if target_accuracy is not None and epochs:
         elapsed_s = accumulate(epoch.epoch_time_s for epoch in epochs)
         reached = zip(elapsed_s, (epoch.val_accuracy for epoch in epochs), strict=True)
-        result.time_to_accuracy = time_to_accuracy(reached, target_accuracy, epochs[0].epoch)
+        record.result.time_to_accuracy = time_to_accuracy(reached, target_accuracy, epochs[0].epoch)
 
 
 def _instrument_s(breakdown: schema.Breakdown, timing: schema.Timing) -> float | None:
@@ -295,8 +268,7 @@ def _note_limit(record: RunRecord, device: Device, rank: Rank, optimizer: torch.
         peak,
         breakdown=record.breakdown,
         optimizer_bytes=sum(rank.gather(bytes_moved(optimizer))),
-        pipeline=known(record.dataset).pipeline or "",
-        precision=precision,
+        advice=own_advice(known(record.dataset).pipeline or "", precision),
         disturbances=assess([between(before, read(), own_s, cores)], [], cores).reasons,
     )
 

@@ -11,8 +11,10 @@ from laptime.config.schema import Config
 from laptime.config.validate import resolve_warmup_epochs
 from laptime.data.datamodule import DataModule
 from laptime.errors import Interrupted
+from laptime.lap.clock import LapClock
 from laptime.lap.epoch_recorder import EpochRecorder
 from laptime.lap.epoch_timer import EpochTimer
+from laptime.lap.recorder import LapRecorder
 from laptime.loggers.forgiving import quiet_writer_threads
 from laptime.machine.counters import on_battery, read
 from laptime.machine.device import Device
@@ -87,7 +89,8 @@ def _train(run: RunContext, rank: Rank) -> None:
         record.noise.load_before, record.noise.on_battery = read().load, on_battery()
     pl.seed_everything(config.seed, workers=False, verbose=False)
     own_callbacks = build_callbacks(config)
-    data = build_data(config, device, rank)
+    clock = LapClock(device, EnergyMeter(device) if rank.local_rank == 0 else None)
+    data = build_data(config, device, rank, clock)
     show_each_step(own_callbacks, data, rank)
     network = build_network(config.model, data.data, rank.world_size // rank.num_nodes)
     try_network(network, data.data)
@@ -129,7 +132,7 @@ def _train(run: RunContext, rank: Rank) -> None:
             if (sharded := module.stepper.sharded(optimizer)) is not None:
                 optimizer = sharded.own
             measure_apart(run, device, rank, module, optimizer, data)
-        log_results(loggers, run, watch.recorder.rows[-1].epoch if watch.recorder.rows else 0)
+        log_results(loggers, run, watch.laps.rows[-1].epoch if watch.laps.rows else 0)
 
 
 class _Watch:
@@ -143,31 +146,30 @@ class _Watch:
         self.run = run
         self.rank = rank
         self.data = data
-        self.energy = EnergyMeter(device) if rank.local_rank == 0 else None
         warmup_epochs = resolve_warmup_epochs(run.config.measure.warmup_epochs, remaining)
-        self.timer = EpochTimer(device, warmup_epochs, self.energy)
+        self.timer = EpochTimer(data.clock, warmup_epochs)
         self.sampler = make_sampler(run.config, run.record, device, rank)
         self.compiler = CompileAhead(device, data)
         self.bare_loop = BareLoop(device, rank, run.stop, self.timer)
-        self.recorder = EpochRecorder(self.timer, run.run_dir, rank, self.note_epoch)
+        self.laps = LapRecorder(run.run_dir, rank)
         if rank.attempt and rank.is_first:
-            self.recorder.rows += epoch_rows(run.run_dir)  # what the attempts before have measured stays
+            self.laps.rows += epoch_rows(run.run_dir)  # what the attempts before have measured stays
 
     def before(self) -> list[Callback]:
         """The callbacks that come before those of the configuration."""
         measure, training = self.run.config.measure, self.run.config.training
         callbacks: list[Callback] = [self.bare_loop] if measure.bare_loop else []
-        callbacks += [self.timer, self.recorder]
+        callbacks += [self.timer, EpochRecorder(self.timer, self.laps, self.note_epoch)]
         return [*callbacks, self.compiler] if training.compile else callbacks
 
     def note_epoch(self) -> None:
         """Fill in the record after an epoch, or when training has ended."""
         config, record = self.run.config, self.run.record
-        note_timing(record, self.timer, self.recorder, self.data, self.compiler, self.run.start)
-        note_result(record, self.recorder, config.measure.target_accuracy)
+        note_timing(record, self.timer, self.laps, self.data, self.compiler, self.run.start)
+        note_result(record, self.laps, config.measure.target_accuracy)
         runs_at_once = 1 if self.run.sweep is None else self.run.sweep.runs_at_once
-        note_quality(record, self.recorder, runs_at_once, is_profiled(config))
-        note_resources(record, self.recorder, self.sampler, self.energy)
+        note_quality(record, self.laps, runs_at_once, is_profiled(config))
+        note_resources(record, self.laps, self.sampler, self.data.clock.energy)
         record.bare_loop = self.bare_loop.measured
         if self.rank.is_first:
             record.write(self.run.run_dir)

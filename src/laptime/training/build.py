@@ -14,6 +14,7 @@ from laptime.config.validate import per_rank_batch_size
 from laptime.data.datamodule import DataModule
 from laptime.data.image_data import ImageData
 from laptime.errors import TrainingFailed, is_for_want_of_memory
+from laptime.lap.clock import LapClock
 from laptime.machine.device import Device, check_precision
 from laptime.machine.device import resolve as resolve_device
 from laptime.machine.hardware import require_free_memory
@@ -47,7 +48,7 @@ def prepare_device(config: Config, index: int = 0) -> Device:
     return device
 
 
-def build_data(config: Config, device: Device, rank: Rank) -> DataModule:
+def build_data(config: Config, device: Device, rank: Rank, clock: LapClock | None = None) -> DataModule:
     settings = config.training
     return DataModule(
         open_groups.build(config, "dataset"),
@@ -57,6 +58,7 @@ def build_data(config: Config, device: Device, rank: Rank) -> DataModule:
         steps_per_execution=settings.steps_per_execution,
         seed=config.seed,
         rank=rank,
+        clock=clock,
     )
 
 

@@ -12,13 +12,13 @@ import torch
 from laptime.config.schema import Config
 from laptime.data.datamodule import DataModule
 from laptime.errors import TrainingFailed, is_for_want_of_memory
-from laptime.lap.epoch_timer import usage
+from laptime.lap.clock import usage
+from laptime.lap.quality import Quality
 from laptime.lap.timed_loader import Batch
 from laptime.machine.device import Device
 from laptime.machine.hardware import available_memory_bytes
 from laptime.machine.memory import peak_rss_bytes, reset_peak_rss
 from laptime.measure.latency import Disturbances
-from laptime.lap.quality import Quality
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.text import byte_size

@@ -1,0 +1,205 @@
+"""Writes laps down, whoever trained: the rows of epochs.csv, and the sections of run.json that follow from them."""
+
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from laptime.lap.clock import Lap
+from laptime.machine.counters import between, percent_by_core
+from laptime.machine.energy import EnergyMeter
+from laptime.ranks.rank import Rank
+from laptime.record.epochs import Epoch, EpochRow, epochs_of, over_ranks
+from laptime.record.files import append_epochs
+from laptime.record.run_record import RunRecord
+from laptime.record.schema import EpochNoise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What was learned by the end of a lap, over all ranks; None: not known.
+
+    Attributes:
+        train_loss, val_loss: means.
+        train_accuracy, val_accuracy: shares of 1.
+        lr: of the optimizer's first parameter group.
+    """
+
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+    lr: float | None = None
+
+
+@dataclass(frozen=True)
+class LapShare:
+    """One rank's part of a lap: plain values, which go to the first rank.
+
+    Attributes:
+        row: of epochs.csv.
+        node: number of the rank's machine.
+        cpu_s: CPU seconds of the rank from the lap's start to its end, pauses included.
+        energy_joules: of the rank's machine; None: not measured, or by another rank.
+        num_steps: optimizer steps; None: not known.
+    """
+
+    row: EpochRow
+    node: int
+    cpu_s: float
+    energy_joules: float | None
+    num_steps: int | None
+
+
+class LapRecorder:
+    """Keeps the laps of a run, and writes them.
+
+    Args:
+        run_dir: holds epochs.csv; None: it can't be written.
+        rank: this process; the first one writes for all.
+
+    Attributes:
+        rows: of all ranks that are known here, in order.
+        num_steps: optimizer steps of every counted lap that this process has trained, where they are known.
+        noise: of every lap, what else this machine did meanwhile; on the first rank.
+        energy_joules: of every counted lap in which all machines were measured; on the first rank.
+        percent_by_core: of every counted lap how busy each core of this machine was, by whomever; on the first rank.
+    """
+
+    def __init__(self, run_dir: Path | None, rank: Rank) -> None:
+        self.run_dir = run_dir
+        self.rank = rank
+        self.rows: list[EpochRow] = []
+        self.num_steps: list[int] = []
+        self.noise: list[EpochNoise] = []
+        self.energy_joules: list[float] = []
+        self.percent_by_core: list[list[float]] = []
+
+    def share(self, lap: Lap, scores: Scores) -> LapShare:
+        """What this rank says of a lap."""
+        row = EpochRow(
+            attempt=self.rank.attempt,
+            epoch=lap.number,
+            rank=self.rank.rank,
+            is_warmup=lap.is_warmup,
+            epoch_time_s=lap.time_s,
+            num_samples=lap.num_samples,
+            samples_per_s=lap.samples_per_s,
+            data_wait_s=lap.data_wait_s,
+            train_loss=scores.train_loss,
+            train_accuracy=scores.train_accuracy,
+            val_loss=scores.val_loss,
+            val_accuracy=scores.val_accuracy,
+            lr=scores.lr,
+            cpu_percent=lap.cpu_percent,
+            rss_bytes=lap.rss_bytes,
+            device_memory_bytes=lap.device_memory_bytes,
+            num_tokens=lap.num_tokens,
+            num_batches=lap.num_batches,
+            apart_s=lap.apart_s,
+        )
+        return LapShare(row, self.rank.node, lap.all_cpu_s, lap.energy_joules, lap.num_steps)
+
+    def add(self, lap: Lap, shares: Sequence[LapShare]) -> Epoch:
+        """Keep a lap; on the first rank, write it and note what the machine did meanwhile.
+
+        Args:
+            lap: this rank's own.
+            shares: of all ranks, in their order; on other ranks than the first, those that are known there.
+
+        Returns:
+            The lap of all these ranks.
+
+        Raises:
+            OSError: epochs.csv can't be written.
+        """
+        rows = [share.row for share in shares]
+        self.rows += rows
+        if not lap.is_warmup and lap.num_steps is not None:
+            self.num_steps.append(lap.num_steps)
+        if self.rank.is_first:
+            self._note_machine(lap, shares)
+            if self.run_dir is not None:
+                append_epochs(self.run_dir, rows)
+        return over_ranks(rows)
+
+    def _note_machine(self, lap: Lap, shares: Sequence[LapShare]) -> None:
+        cpu_s = sum(share.cpu_s for share in shares if share.node == self.rank.node)
+        meanwhile = between(lap.before, lap.after, cpu_s, os.cpu_count() or 1)
+        self.noise.append(
+            EpochNoise(attempt=self.rank.attempt, epoch=lap.number, is_warmup=lap.is_warmup, **asdict(meanwhile))
+        )
+        if lap.is_warmup:
+            return
+        self.percent_by_core.append(percent_by_core(lap.before, lap.after))
+        if (joules := self.joules(shares)) is not None:
+            self.energy_joules.append(joules)
+
+    def joules(self, shares: Sequence[LapShare]) -> float | None:
+        """Of a lap, all machines together; None: one of them was not measured."""
+        joules = [share.energy_joules for share in shares if share.energy_joules is not None]
+        return sum(joules) if len(joules) == self.rank.num_nodes else None
+
+    @property
+    def epochs(self) -> list[Epoch]:
+        """The laps of all ranks, in order; of one that was trained in several attempts, the last one's."""
+        return epochs_of(self.rows)
+
+    @property
+    def counted(self) -> list[Epoch]:
+        """Those that are no warm-up."""
+        return [epoch for epoch in self.epochs if not epoch.is_warmup]
+
+    def note_timing(self, record: RunRecord, warmup_epochs: int, num_steps: float | None = None) -> None:
+        """Medians of the laps that count.
+
+        Args:
+            record: is filled in.
+            warmup_epochs: laps that will be left out, as long as there is none.
+            num_steps: optimizer steps of a lap, where no counted one has told; None: not known.
+        """
+        epochs, counted, timing = self.epochs, self.counted, record.timing
+        timing.warmup_epochs = len(epochs) - len(counted) if epochs else warmup_epochs
+        if counted:
+            timing.epoch_time_s = statistics.median(epoch.epoch_time_s for epoch in counted)
+            samples, tokens, batches = (
+                _median([getattr(epoch, name) for epoch in counted])
+                for name in ("num_samples", "num_tokens", "num_batches")
+            )
+            steps = _median([*self.num_steps]) if self.num_steps else num_steps
+            timing.samples_per_s = None if samples is None else samples / timing.epoch_time_s
+            timing.tokens_per_s = None if tokens is None else tokens / timing.epoch_time_s
+            timing.batches_per_s = None if batches is None else batches / timing.epoch_time_s
+            timing.steps_per_s = None if steps is None else steps / timing.epoch_time_s
+        straggling = [epoch.straggling for epoch in counted if epoch.straggling is not None]
+        timing.straggling = statistics.median(straggling) if straggling else None
+
+    def note_result(self, record: RunRecord) -> None:
+        """What was learned by the end of the last lap."""
+        if self.rows:
+            last, result = self.rows[-1], record.result
+            result.train_loss, result.train_accuracy = last.train_loss, last.train_accuracy
+            result.val_loss, result.val_accuracy = last.val_loss, last.val_accuracy
+
+    def note_resources(self, record: RunRecord, energy: EnergyMeter | None) -> None:
+        """Memory, CPU and energy, as far as the first rank knows them while it trains."""
+        epochs, counted, resources = self.epochs, self.counted, record.resources
+        device_memory = [epoch.device_memory_bytes for epoch in epochs if epoch.device_memory_bytes is not None]
+        joules = statistics.median(self.energy_joules) if self.energy_joules else None
+        resources.peak_rss_bytes = max((epoch.rss_bytes for epoch in epochs), default=None)
+        resources.peak_device_memory_bytes = max(device_memory, default=None)
+        resources.cpu_percent = statistics.median(epoch.cpu_percent for epoch in counted) if counted else None
+        by_core = [statistics.median(core) for core in zip(*self.percent_by_core, strict=True)]
+        resources.cpu_percent_by_core = by_core or None
+        resources.energy_joules = joules
+        num_samples = counted[-1].num_samples if counted else None
+        per_1000 = None if joules is None or not num_samples else joules * 1000 / num_samples
+        resources.energy_joules_per_1000_samples = per_1000
+        resources.energy_missing = energy.missing if energy is not None else None
+
+
+def _median(counts: Sequence[float | None]) -> float | None:
+    """None: one of them is not known."""
+    known = [count for count in counts if count is not None]
+    return statistics.median(known) if len(known) == len(counts) else None
