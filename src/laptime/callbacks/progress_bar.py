@@ -8,13 +8,15 @@ from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from laptime.lap.epoch_recorder import CountsSamples
 from laptime.lap.timed_loader import TimedLoader
 from laptime.text import clock
-from laptime.training.classifier import Classifier
 
 
 class ProgressBar(Callback):
     """Epoch, share done, loss and accuracy of the epoch so far, samples per second and time left, on stderr.
+
+    Of a module that does not count samples, epoch and share done alone.
 
     Reading the loss waits for the device, so the bar touches it only when it is redrawn.
 
@@ -76,20 +78,18 @@ class ProgressBar(Callback):
             self._progress = None
 
     def _redraw(self, progress: Progress, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        loader = trainer.train_dataloader
-        assert isinstance(pl_module, Classifier) and isinstance(loader, TimedLoader)
-        sums, per_epoch, epochs = pl_module.train_sums, len(loader.sampler), trainer.max_epochs or 1
-        rate = sums.num_samples / (time.perf_counter() - (loader.clock.started_at or 0.0))
-        left = (epochs - trainer.current_epoch) * per_epoch - sums.num_samples
-        figures = (
-            f"loss {sums.loss():.4f}  accuracy {sums.accuracy():.2%}  "
-            f"{rate * pl_module.rank.world_size:,.0f} samples/s  {clock(left / rate)} left"
-        )
+        loader, epochs = trainer.train_dataloader, trainer.max_epochs or 1
+        done, total, figures = trainer.fit_loop.batch_idx + 1, trainer.num_training_batches, ""
+        if isinstance(pl_module, CountsSamples) and isinstance(loader, TimedLoader):
+            sums = pl_module.train_sums
+            done, total = sums.num_samples, len(loader.sampler)
+            rate = done / (time.perf_counter() - (loader.clock.started_at or 0.0))
+            left = (epochs - trainer.current_epoch) * total - done
+            figures = (
+                f"loss {sums.loss():.4f}  accuracy {sums.accuracy():.2%}  "
+                f"{rate * loader.rank.world_size:,.0f} samples/s  {clock(left / rate)} left"
+            )
         progress.update(
-            self._task,
-            completed=sums.num_samples,
-            total=per_epoch,
-            epoch=f"{trainer.current_epoch + 1}/{epochs}",
-            figures=figures,
+            self._task, completed=done, total=total, epoch=f"{trainer.current_epoch + 1}/{epochs}", figures=figures
         )
         progress.refresh()

@@ -22,7 +22,7 @@ from laptime.machine.device import Device
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.record import schema
-from laptime.training.classifier import Classifier
+from laptime.training.capabilities import Retrainable, lacking
 from laptime.training.mixup import mixed_loss
 
 log = logging.getLogger(__name__)
@@ -61,8 +61,11 @@ class BareLoop(Callback):
         self._schedule_state: dict[str, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
-        network = copy.deepcopy(pl_module.network)
+        if not isinstance(pl_module, Retrainable):
+            if self.rank.is_first:
+                log.warning("measure.bare_loop: not measured: %s", lacking(pl_module, Retrainable))
+            return
+        network = copy.deepcopy(pl_module.stepper.network)
         if pl_module.stepper.is_compiled:
             network.compile(dynamic=False)
         self._network = pl_module.stepper.wrap(network)
@@ -75,17 +78,18 @@ class BareLoop(Callback):
         self._average = pl_module.make_average(network)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not isinstance(pl_module, Retrainable):
+            return
         self._repeat_last_epoch(trainer, pl_module)
         self._settings = [_without_weights(group) for group in trainer.optimizers[0].param_groups]
-        assert isinstance(pl_module, Classifier)
         schedule = pl_module.stepper.schedule
         self._schedule_state = {} if schedule is None else copy.deepcopy(schedule.state_dict())
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._repeat_last_epoch(trainer, pl_module)
+        if isinstance(pl_module, Retrainable):
+            self._repeat_last_epoch(trainer, pl_module)
 
-    def _repeat_last_epoch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, Classifier)
+    def _repeat_last_epoch(self, trainer: pl.Trainer, module: Retrainable) -> None:
         loader, lap = trainer.train_dataloader, self.timer.lap
         assert isinstance(loader, TimedLoader)
         if lap is None:  # there was none, or it was broken off
@@ -122,7 +126,7 @@ class BareLoop(Callback):
             self._compare(loss_sum / num_samples, module.train_sums.means(self.rank).loss)
         self.timer.apart_s += time.perf_counter() - begun_at
 
-    def _epoch(self, module: Classifier, batches: Iterable[Batch]) -> float:
+    def _epoch(self, module: Retrainable, batches: Iterable[Batch]) -> float:
         """A careful person's loop, whose figures stay on the device until they are read once; returns the sum of the
         losses."""
         network, optimizer, scaler = self._network, self._optimizer, self._scaler

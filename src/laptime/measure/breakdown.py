@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import pytorch_lightning as pl
 from torch.optim import Optimizer
 
 from laptime.data.workers import WorkersPipeline
@@ -24,7 +25,7 @@ from laptime.ranks.comm_hooks import AllReduce, bare_all_reduce, comm_times, wat
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.record import schema
-from laptime.training.classifier import Classifier
+from laptime.training.capabilities import TakesSteps, configured, lacking
 
 log = logging.getLogger(__name__)
 
@@ -114,17 +115,21 @@ class Breakdown:
         self.contention = schema.Contention()
         self._block_steps = _BLOCK_STEPS
 
-    def measure(self, module: Classifier, pipeline: Pipeline) -> None:
-        """Measure all of it.
+    def measure(self, module: pl.LightningModule, pipeline: Pipeline) -> None:
+        """Measure all of it; nothing, with a warning, where the module can't take steps outside Lightning's loop.
 
         Args:
             module: as trained.
             pipeline: of the training batches.
         """
+        if not isinstance(module, TakesSteps):
+            if self.rank.is_first:
+                log.warning("measure.breakdown: not measured: %s", lacking(module, TakesSteps))
+            return
         module.to(self.device.torch_device)  # Lightning leaves a module on the CPU
-        module.network.train()
+        module.stepper.network.train()
         module.train_sums = Sums()
-        optimizer = module.configure_optimizers()["optimizer"]
+        optimizer, _ = configured(module)
         if module.stepper.ddp is not None:
             module.stepper.ddp._set_ddp_runtime_logging_sample_rate(1)
         steps, epoch_start_s, batches = self._take_apart(module, optimizer, pipeline)
@@ -141,7 +146,7 @@ class Breakdown:
             self._note(*self._measure(module, optimizer, batches))
 
     def _take_apart(
-        self, module: Classifier, optimizer: Optimizer, pipeline: Pipeline
+        self, module: TakesSteps, optimizer: Optimizer, pipeline: Pipeline
     ) -> tuple[list[dict[str, float]], float, list[Batch]]:
         """Train on as in the epochs, with a clock.
 
@@ -192,7 +197,7 @@ class Breakdown:
         return max(_FEWEST_TAKEN_APART, min(enough, round(self._effort.taken_apart_s / step_s)))
 
     def _measure(
-        self, module: Classifier, optimizer: Optimizer, batches: list[Batch]
+        self, module: TakesSteps, optimizer: Optimizer, batches: list[Batch]
     ) -> tuple[_Seconds, list[AllReduce]]:
         seconds, ddp = _Seconds(), module.stepper.ddp
         assert ddp is not None

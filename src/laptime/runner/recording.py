@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
 
+import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -37,7 +38,6 @@ from laptime.record.run_record import RunRecord
 from laptime.record.schema import known
 from laptime.runner.context import RunContext
 from laptime.training.build import name_of
-from laptime.training.classifier import Classifier
 from laptime.training.compile_ahead import CompileAhead
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def measure_apart(
     run: RunContext,
     device: Device,
     rank: Rank,
-    module: Classifier,
+    module: pl.LightningModule,
     optimizer: torch.optim.Optimizer,
     data: DataModule,
 ) -> None:
@@ -73,7 +73,7 @@ def measure_apart(
     data.teardown("fit")
 
 
-def _note_breakdown(record: RunRecord, breakdown: Breakdown, module: Classifier, pipeline: Pipeline) -> None:
+def _note_breakdown(record: RunRecord, breakdown: Breakdown, module: pl.LightningModule, pipeline: Pipeline) -> None:
     breakdown.measure(module, pipeline)
     record.breakdown = breakdown.breakdown
     record.breakdown.instrument_s = _instrument_s(breakdown.breakdown, record.timing)

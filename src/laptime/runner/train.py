@@ -49,7 +49,7 @@ from laptime.training.build import (
     prepare_device,
     show_each_step,
 )
-from laptime.training.classifier import Classifier
+from laptime.training.capabilities import HasStepper, KeepsTestMeans, lacking
 from laptime.training.compile_ahead import CompileAhead
 from laptime.training.faults import explaining
 from laptime.training.trainer import build_trainer, is_profiled, quiet_lightning
@@ -129,7 +129,7 @@ def _train(run: RunContext, rank: Rank) -> None:
         else:
             # When all is done that they could disturb: they change weights, and take memory of their own.
             optimizer = trainer.optimizers[0]
-            if (sharded := module.stepper.sharded(optimizer)) is not None:
+            if isinstance(module, HasStepper) and (sharded := module.stepper.sharded(optimizer)) is not None:
                 optimizer = sharded.own
             measure_apart(run, device, rank, module, optimizer, data)
         log_results(loggers, run, watch.laps.rows[-1].epoch if watch.laps.rows else 0)
@@ -185,7 +185,11 @@ def _early_stopping(config: Config, own_callbacks: Sequence[Callback]) -> EarlyS
     return early_stopping
 
 
-def _test(run: RunContext, trainer: pl.Trainer, module: Classifier, data: DataModule) -> None:
+def _test(run: RunContext, trainer: pl.Trainer, module: pl.LightningModule, data: DataModule) -> None:
+    if not isinstance(module, KeepsTestMeans):
+        if trainer.is_global_zero:
+            log.warning("test: not measured: %s", lacking(module, KeepsTestMeans))
+        return
     trainer.test(module, datamodule=data, verbose=False)
     test = module.test_means
     assert test is not None
@@ -195,7 +199,7 @@ def _test(run: RunContext, trainer: pl.Trainer, module: Classifier, data: DataMo
 def _fit(
     run: RunContext,
     trainer: pl.Trainer,
-    module: Classifier,
+    module: pl.LightningModule,
     data: DataModule,
     checkpoint: Path | None,
     sampler: Sampler | None,

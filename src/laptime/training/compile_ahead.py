@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 from laptime.data.datamodule import DataModule
 from laptime.errors import UserError, first_line
 from laptime.machine.device import Device
-from laptime.training.classifier import Classifier
+from laptime.training.capabilities import HasStepper, lacking
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,11 @@ class CompileAhead(Callback):
         self.compile_s: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
+        if not isinstance(pl_module, HasStepper):
+            raise UserError(
+                f"training.compile=true: {lacking(pl_module, HasStepper)}, so its network can't be compiled before "
+                "the first epoch. Use training.compile=false."
+            )
         data = self.data
         before = time.perf_counter()
         try:

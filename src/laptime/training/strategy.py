@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from laptime.errors import UserError
 from laptime.ranks import comm_hooks
 from laptime.ranks.rank import Rank
-from laptime.training.classifier import Classifier
+from laptime.training.capabilities import HasStepper, lacking
 
 
 class RankStrategy(SingleDeviceStrategy):
@@ -59,13 +60,21 @@ class RankStrategy(SingleDeviceStrategy):
         super().setup(trainer)
         if trainer.state.fn == TrainerFn.FITTING and self.rank.is_distributed:
             module = self.lightning_module
-            assert isinstance(module, Classifier)
+            if not isinstance(module, HasStepper):
+                raise UserError(self._refusal(module))
             module.stepper.distribute(self._wrap)
             if self.shards:
                 assert module.stepper.ddp is not None
                 shared = comm_hooks.shared_memory(module.stepper.ddp)
                 assert shared is not None
                 module.stepper.shard(shared)
+
+    def _refusal(self, module: object) -> str:
+        world_size, reason = self.rank.world_size, lacking(module, HasStepper)
+        asked, instead = f"world_size={world_size}", "world_size=1"
+        if world_size == 1:
+            asked, instead = "wrap_single_rank=true", "wrap_single_rank=false"
+        return f"strategy.{asked}: {reason}, so its network can't be wrapped in DDP. Use strategy.{instead}."
 
     def _wrap(self, network: nn.Module) -> nn.Module:
         ids = None if self.root_device.type == "cpu" else [self.root_device]
@@ -76,8 +85,7 @@ class RankStrategy(SingleDeviceStrategy):
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """What a checkpoint holds of an optimizer."""
         module = self.lightning_module
-        assert isinstance(module, Classifier)
-        sharded = module.stepper.sharded(optimizer)
+        sharded = module.stepper.sharded(optimizer) if isinstance(module, HasStepper) else None
         return super().optimizer_state(optimizer) if sharded is None else sharded.state_dict()
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:

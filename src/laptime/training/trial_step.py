@@ -2,8 +2,8 @@
 
 import copy
 import logging
-from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import nn
@@ -17,7 +17,7 @@ from laptime.errors import UserError, first_line, is_for_want_of_memory
 from laptime.ranks.rank import Rank
 from laptime.ranks.sharded_optimizer import reason_against
 from laptime.training import step_hooks
-from laptime.training.classifier import Classifier
+from laptime.training.capabilities import configured
 
 log = logging.getLogger(__name__)
 
@@ -65,26 +65,25 @@ def try_network(network: nn.Module, source: ImageData) -> None:
         )
 
 
-def try_optimizer(module: Classifier, config: Config) -> torch.optim.Optimizer:
+def try_optimizer(module: pl.LightningModule, config: Config) -> torch.optim.Optimizer:
     """Take one step of optimizer and scheduler before anything is trained: some refuse their arguments only then.
 
     Returns:
         The optimizer; training makes another one.
 
     Raises:
-        UserError: one of them did.
+        UserError: one of them did, or the module has no optimizer, or several.
     """
-    built: dict[str, Any] = module.configure_optimizers()
+    optimizer, scheduler = configured(module)
     if any(parameter.grad is not None for parameter in module.parameters()):
         raise AssertionError("a step on gradients would train")
     try:
-        built["optimizer"].step()
+        optimizer.step()
     except Exception as error:
         if is_for_want_of_memory(error):
             raise
         raise UserError(f"{targets.shown('optimizer', config.optimizer)}: can't take a step ({error}).") from error
     try:
-        scheduler = built.get("lr_scheduler")
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(0.0)
         elif scheduler is not None:
@@ -93,7 +92,6 @@ def try_optimizer(module: Classifier, config: Config) -> torch.optim.Optimizer:
         if is_for_want_of_memory(error):
             raise
         raise UserError(f"{targets.shown('scheduler', config.scheduler)}: can't take a step ({error}).") from error
-    optimizer: torch.optim.Optimizer = built["optimizer"]
     return optimizer
 
 

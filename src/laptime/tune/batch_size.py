@@ -23,7 +23,7 @@ from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.text import byte_size
 from laptime.training.build import build_data, build_module, build_network, name_of
-from laptime.training.classifier import Classifier
+from laptime.training.capabilities import HasStepper
 
 _FIRST = 16
 # Steps of a trial are timed for at least so long, and there are at least so many of them.
@@ -233,7 +233,7 @@ class _Search:
         return time.perf_counter()
 
 
-def _step(module: Classifier, optimizer: torch.optim.Optimizer, batches: Iterator[Batch]) -> None:
+def _step(module: HasStepper, optimizer: torch.optim.Optimizer, batches: Iterator[Batch]) -> None:
     module.stepper.take(optimizer, *next(batches))
 
 

@@ -24,7 +24,7 @@ from laptime.machine.xpu import XPUAccelerator
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.training.build import build_data, build_module, build_network, name_of
-from laptime.training.classifier import Classifier
+from laptime.training.capabilities import Retrainable
 from laptime.training.mixup import mixed_loss
 from laptime.training.trainer import quiet_lightning
 
@@ -158,30 +158,30 @@ def _quiet_progress() -> Iterator[None]:
 
 
 class _Trained(pl.LightningModule):
-    """The Classifier's loss for Lightning's own optimization, which the range test needs; one batch per list."""
+    """A module's loss for Lightning's own optimization, which the range test needs; one batch per list."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, module: Retrainable) -> None:
         super().__init__()
-        self.classifier = classifier
-        self.network = classifier.network
+        self.module = module
+        self.network = module.stepper.network
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.classifier.make_optimizer(self.network.parameters())
+        return self.module.make_optimizer(self.network.parameters())
 
     def on_train_start(self) -> None:
-        if self.classifier.stepper.mixup is not None:
-            self.classifier.stepper.mixup.start(self.classifier.seed)
+        if self.module.stepper.mixup is not None:
+            self.module.stepper.mixup.start(self.module.seed)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.classifier.stepper.gradient_clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.classifier.stepper.gradient_clip_norm)
+        if self.module.stepper.gradient_clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.module.stepper.gradient_clip_norm)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # it is there
 
     def training_step(self, execution: list[Batch], batch_idx: int) -> Tensor:
         ((images, labels),) = execution
-        images, others, share = self.classifier.stepper.mix(images, labels)
-        with self.classifier.stepper.autocast():
+        images, others, share = self.module.stepper.mix(images, labels)
+        with self.module.stepper.autocast():
             logits = self.network(images)
-            return mixed_loss(logits, labels, others, share, self.classifier.stepper.label_smoothing)
+            return mixed_loss(logits, labels, others, share, self.module.stepper.label_smoothing)
