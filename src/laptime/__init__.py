@@ -1,11 +1,44 @@
 """Laptime: how fast does this training go, on each device and at each world size, and why?
 
-Importing this package loads no torch.
+Importing this package loads nothing heavy: each name brings what it needs when it is first used.
 """
 
-from laptime.analysis.frames import Results, load
-from laptime.cli import run
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from laptime.errors import TrainingFailed, UserError
 from laptime.version import __version__
 
-__all__ = ["Results", "TrainingFailed", "UserError", "__version__", "load", "run"]
+if TYPE_CHECKING:
+    from laptime.analysis.frames import Results, load
+    from laptime.cli import run
+    from laptime.hooks.lightning import LapTimer
+    from laptime.hooks.loop import Laps, laps
+    from laptime.hooks.transformers import LapTimerCallback
+
+__all__ = [
+    "LapTimer", "LapTimerCallback", "Laps", "Results", "TrainingFailed", "UserError", "__version__", "laps", "load",
+    "run",
+]  # fmt: skip
+
+_HOMES = {
+    "LapTimer": "laptime.hooks.lightning",
+    "LapTimerCallback": "laptime.hooks.transformers",
+    "Laps": "laptime.hooks.loop",
+    "Results": "laptime.analysis.frames",
+    "laps": "laptime.hooks.loop",
+    "load": "laptime.analysis.frames",
+    "run": "laptime.cli",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'laptime' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from laptime.config.compose import compose, hydra_session, resolve, resolve_ahead, without_hydra
-from laptime.config.identity import changed_since, config_hashes, hashed_config, snapshot
+from laptime.config.identity import changed_since, hashed_config, snapshot
+from laptime.record.hashes import config_hashes
 
 pytestmark = pytest.mark.unit
 

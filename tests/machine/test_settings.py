@@ -15,7 +15,8 @@ from tests.support.settings import NO_REPORT, TINY
 import laptime
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
-from laptime.config.identity import config_hashes, hashed_config
+from laptime.config.identity import hashed_config
+from laptime.record.hashes import config_hashes
 from laptime.errors import UserError
 from laptime.machine import environment
 from laptime.machine.environment import restraints, set_in_python, settings, without_effect

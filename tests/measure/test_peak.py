@@ -9,7 +9,7 @@ from laptime.measure import peak
 from laptime.measure.peak import probe
 from laptime.ranks.rank import Rank
 from laptime.record.files import read_record
-from laptime.runner.recording import bytes_moved
+from laptime.measure.limit import bytes_moved
 
 CPU = resolve("cpu", "cpu")
 

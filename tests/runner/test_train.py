@@ -25,7 +25,8 @@ import laptime
 from laptime.config.compose import compose as compose_run
 from laptime.config.compose import hydra_session, resolve, without_hydra
 from laptime.config.composition import config_dir
-from laptime.config.identity import config_hashes, hashed_config
+from laptime.config.identity import hashed_config
+from laptime.record.hashes import config_hashes
 from laptime.errors import UserError
 from laptime.exporting.main import main as export
 from laptime.record.epochs import EPOCH_COLUMNS

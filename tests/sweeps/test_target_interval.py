@@ -13,7 +13,8 @@ from torch import nn
 
 import laptime
 from laptime.config import targets
-from laptime.config.identity import config_hashes, hashed_config
+from laptime.config.identity import hashed_config
+from laptime.record.hashes import config_hashes
 from laptime.config.validate import validate
 from laptime.data.mnist import MNIST
 from laptime.data.order import epoch_seed

@@ -1,9 +1,7 @@
 """What makes two runs the same: all that can change a run's result or its timing."""
 
-import hashlib
 import json
 import zlib
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +9,6 @@ from laptime.config.schema import Config
 from laptime.config.validate import resolve_warmup_epochs
 from laptime.record.files import OF_DDP, flat
 from laptime.record.masking import mask
-from laptime.record.renamed import by_old_names
 
 # What can change neither the result of a run nor its timing: paths, ports, loggers, callbacks that only show.
 _NOT_HASHED = (
@@ -102,12 +99,6 @@ def _asked(config: Config) -> dict[str, Any]:
     return hashed_config(replace(config, runs_at_once=1), "", 1, 1)
 
 
-def config_hashes(hashed: Mapping[str, Any]) -> tuple[str, str]:
-    """(config_hash, group_hash) of a `hashed_config`, the latter blind to the seed: two hexadecimal SHA-256 digests,
-    shortened to 16 digits."""
-    return _digest(hashed), _digest({key: value for key, value in hashed.items() if key != "seed"})
-
-
 def _without_run_dir(value: Any, run_dir: str) -> Any:
     """Plain values, in which a path in the run's own directory begins at that: it is no difference between two runs."""
     if isinstance(value, dict):
@@ -116,10 +107,6 @@ def _without_run_dir(value: Any, run_dir: str) -> Any:
         return [_without_run_dir(item, run_dir) for item in value]
     is_within = isinstance(value, str) and (value == run_dir or value.startswith(f"{run_dir}/"))
     return value.removeprefix(run_dir) if is_within else value
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(by_old_names(content), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _normalised(value: Any) -> Any:

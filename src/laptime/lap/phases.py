@@ -155,8 +155,12 @@ class PhaseClock:
     def _note(self) -> None:
         self.mark(self._phases[-1] if self._phases else "rest")
 
-    def skip(self) -> None:
-        """What was done since the last boundary is no part of a step: the clock stood still."""
+    def pause(self) -> None:
+        """What follows is no part of a step, until `resume`."""
+        self._note()
+
+    def resume(self) -> None:
+        """What was done since `pause` counts for nothing."""
         self._before = self._now()
 
     def end_step(self) -> None:
@@ -164,12 +168,6 @@ class PhaseClock:
         self._note()
         self.steps.append(self._step)
         self._step = {}
-
-    def drop_step(self) -> None:
-        """Begin here; what was heard of a step so far is forgotten."""
-        self._phases.clear()
-        self._step = {}
-        self.skip()
 
 
 def typical(steps: Sequence[dict[str, float]]) -> dict[str, float]:

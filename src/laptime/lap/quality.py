@@ -75,6 +75,8 @@ def assess(
     timed: str = "epochs",
     restraints: Sequence[str] = (),
     threads: tuple[int, int] | None = None,
+    warmup_key: str = "measure.warmup_epochs",
+    one_thread: str = "strategy.threads_per_rank=1",
 ) -> Quality:
     """Grade a run.
 
@@ -90,6 +92,8 @@ def assess(
         timed: what the times are of, as the reasons name it.
         restraints: environment variables and other settings that make it slower, as `NAME=value`.
         threads: of each rank, as the run was given them, and as torch had them at the end; None: not known.
+        warmup_key: what leaves out more epochs, or laps.
+        one_thread: what gives each rank one thread.
     """
     found = _figures(epochs, epoch_times_s, num_cores, crowded)
     grade, reasons, found_bad = "A", [], set[str]()
@@ -99,9 +103,9 @@ def assess(
             grade = max(grade, "C" if value >= c else "B")
             reasons.append(words.format(value, timed=timed))
             found_bad.add(name)
-    if (times := slow_start(epoch_times_s)) is not None and timed == "epochs":
+    if (times := slow_start(epoch_times_s)) is not None and timed in ("epochs", "laps"):
         grade = max(grade, "B")
-        reasons.append(f"the first counted epoch took {times:.1f} times the others: measure.warmup_epochs is too small")
+        reasons.append(f"the first counted {timed[:-1]} took {times:.1f} times the others: {warmup_key} is too small")
     if battery:
         grade = max(grade, "B")
         reasons.append("it ran on its battery")
@@ -112,7 +116,7 @@ def assess(
         grade = max(grade, "B")
         reasons.append(f"{runs_at_once} runs at once shared the machine")
     if threads is not None and threads[0] > 1 and (oversubscribed or _WAITING & found_bad):
-        reasons.append("the threads of a rank wait for each other then: strategy.threads_per_rank=1 may be faster")
+        reasons.append(f"the threads of a rank wait for each other then: {one_thread} may be faster")
     if restraints:
         grade = max(grade, "B")
         reasons.append(f"settings slow it down: {', '.join(restraints)}")

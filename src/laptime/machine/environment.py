@@ -194,6 +194,9 @@ def code_hash(config: Mapping[str, Any]) -> str:
 
 def _own_files(name: str) -> list[Path]:
     """The Python files of a module or a whole package; none of what is installed, whose versions are recorded."""
+    if name == "__main__":
+        script = getattr(sys.modules[name], "__file__", None)
+        return [Path(script)] if script is not None and not _is_installed(Path(script).absolute()) else []
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):

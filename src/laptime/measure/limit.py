@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from laptime.measure.peak import Peak
 from laptime.record import schema
 
@@ -112,3 +114,16 @@ def own_advice(pipeline: str, precision: str) -> dict[str, str]:
             "host_to_device": "dataset.pipeline=memory",
         }
     return advice
+
+
+def bytes_moved(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes that one step must read and write: each trained weight and each tensor of its state twice, each gradient
+    once."""
+    moved = 0
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.requires_grad:
+                state = [each for each in optimizer.state.get(weight, {}).values() if torch.is_tensor(each)]
+                state_bytes = sum(each.numel() * each.element_size() for each in state)
+                moved += 3 * weight.numel() * weight.element_size() + 2 * state_bytes
+    return moved

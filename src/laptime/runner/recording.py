@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from laptime.config.identity import config_hashes, hashed_config
+from laptime.config.identity import hashed_config
 from laptime.config.schema import Config
 from laptime.data.datamodule import DataModule
 from laptime.errors import first_line
@@ -28,12 +28,13 @@ from laptime.machine.environment import restraints, set_in_python, without_effec
 from laptime.machine.memory import peak_rss_bytes
 from laptime.machine.torch_build import driver_version, torch_build
 from laptime.measure.breakdown import Breakdown
-from laptime.measure.limit import limit, own_advice
+from laptime.measure.limit import bytes_moved, limit, own_advice
 from laptime.measure.peak import probe
 from laptime.measure.sampler import Sampler
 from laptime.ranks.rank import Rank
 from laptime.record import schema
 from laptime.record.epochs import time_to_accuracy
+from laptime.record.hashes import config_hashes
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import known
 from laptime.runner.context import RunContext
@@ -271,16 +272,3 @@ def _note_limit(record: RunRecord, device: Device, rank: Rank, optimizer: torch.
         advice=own_advice(known(record.dataset).pipeline or "", precision),
         disturbances=assess([between(before, read(), own_s, cores)], [], cores).reasons,
     )
-
-
-def bytes_moved(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes that one step must read and write: each trained weight and each tensor of its state twice, each gradient
-    once."""
-    moved = 0
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            if weight.requires_grad:
-                state = [each for each in optimizer.state.get(weight, {}).values() if torch.is_tensor(each)]
-                state_bytes = sum(each.numel() * each.element_size() for each in state)
-                moved += 3 * weight.numel() * weight.element_size() + 2 * state_bytes
-    return moved

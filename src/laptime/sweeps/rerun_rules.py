@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from laptime.config.identity import config_hashes
 from laptime.config.schema import Config
 from laptime.config.validate import resolve_warmup_epochs
 from laptime.machine.device import cpu_name, usable_cores
@@ -14,6 +13,7 @@ from laptime.machine.environment import code_hash, environment, git_state
 from laptime.record.files import (
     read_epochs,
 )
+from laptime.record.hashes import config_hashes
 from laptime.record.schema import Environment
 from laptime.sweeps.earlier import EarlierRun
 from laptime.terminal import relative

@@ -11,13 +11,13 @@ from typing import Any
 
 from laptime.config import security
 from laptime.config.compose import CONFIG_NAME
-from laptime.config.identity import config_hashes
 from laptime.config.overrides import find, parse
 from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.machine.device import usable_cores
 from laptime.record.directory import expanded, numbered_runs, use, user_of
 from laptime.record.files import SWEEP_FILE, write_atomically
+from laptime.record.hashes import config_hashes
 from laptime.record.hydra_files import HYDRA_DIR, NotHydras, SweepFile, read_sweep_file
 from laptime.record.latest import newest_sweeps
 from laptime.record.masking import mask_command

@@ -1,0 +1,71 @@
+"""A callback that both packages of Lightning take for their own: `lightning` and `pytorch_lightning`.
+
+Each has a Callback class, and its Trainer wants one of them. A subclass of one could not be given to the other's, and
+importing both takes seconds. So this class has all hooks itself, and says that it is of whichever class is loaded.
+"""
+
+import itertools
+import sys
+from typing import Any
+
+_PACKAGES = ("lightning.pytorch.callbacks", "pytorch_lightning.callbacks")
+_HOOKS = (
+    "setup", "teardown", "on_fit_start", "on_fit_end", "on_sanity_check_start", "on_sanity_check_end",
+    "on_train_batch_start", "on_train_batch_end", "on_train_epoch_start", "on_train_epoch_end",
+    "on_validation_epoch_start", "on_validation_epoch_end", "on_test_epoch_start", "on_test_epoch_end",
+    "on_predict_epoch_start", "on_predict_epoch_end", "on_validation_batch_start", "on_validation_batch_end",
+    "on_test_batch_start", "on_test_batch_end", "on_predict_batch_start", "on_predict_batch_end", "on_train_start",
+    "on_train_end", "on_validation_start", "on_validation_end", "on_test_start", "on_test_end", "on_predict_start",
+    "on_predict_end", "on_exception", "on_save_checkpoint", "on_load_checkpoint", "on_before_backward",
+    "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad", "load_state_dict",
+)  # fmt: skip
+_numbers = itertools.count(1)
+
+
+def callback_classes() -> tuple[type, ...]:
+    """The Callback classes of the packages that are loaded."""
+    return tuple(sys.modules[name].Callback for name in _PACKAGES if hasattr(sys.modules.get(name), "Callback"))
+
+
+def _ignore(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Nothing is to be done here."""
+
+
+class EitherCallback:
+    """Has every hook of a Lightning callback; subclasses define those that they need."""
+
+    def __init__(self) -> None:
+        self._number = next(_numbers)
+
+    @property
+    def __class__(self) -> type:
+        """What `isinstance` asks for when the type itself is none of Lightning's."""
+        bases = callback_classes()
+        return type(type(self).__name__, (type(self), *bases), {}) if bases else type(self)
+
+    @__class__.setter
+    def __class__(self, value: type) -> None:
+        raise TypeError("can't be changed")
+
+    @property
+    def state_key(self) -> str:
+        """By which Lightning tells callbacks apart."""
+        return type(self).__name__ if self._number == 1 else f"{type(self).__name__}{self._number}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing of it belongs into a checkpoint."""
+        return {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (type(self), self.__dict__)
+
+
+def _remade(kind: type, attributes: dict[str, Any]) -> Any:
+    """A copy, in the process that Lightning has spawned."""
+    made: Any = object.__new__(kind)
+    made.__dict__.update(attributes)
+    return made
+
+
+for _hook in _HOOKS:
+    setattr(EitherCallback, _hook, _ignore)

@@ -1,0 +1,79 @@
+"""Nothing that a timer does may make a training fail: what fails is left out from then on, with one warning."""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from laptime.errors import first_line
+
+log = logging.getLogger("laptime")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Guard:
+    """What of a timer still works.
+
+    Attributes:
+        missing: why a part is not measured, by the section or key of run.json.
+        is_off: whether the timer does nothing any more.
+    """
+
+    def __init__(self) -> None:
+        self.missing: dict[str, str] = {}
+        self.is_off = False
+
+    def attempt(self, part: str, work: Callable[[], T]) -> T | None:
+        """The result of some work; None where it fails, or has failed before.
+
+        Args:
+            part: a section or key of run.json, or what else is left out then.
+        """
+        if part in self.missing:
+            return None
+        try:
+            return work()
+        except Exception as error:
+            self.leave_out(part, f"{type(error).__name__}: {first_line(error)}")
+            return None
+
+    def leave_out(self, part: str, reason: str, warns: bool = True) -> None:
+        """A part is not measured from now on.
+
+        Args:
+            warns: whether the reason is news; else it is in the record alone.
+        """
+        if part not in self.missing:
+            self.missing[part] = reason
+            if warns:
+                log.warning("laptime: %s: not measured: %s. The training goes on.", part, reason.rstrip("."))
+
+    def give_up(self, reason: str) -> None:
+        """Time nothing from now on."""
+        if not self.is_off:
+            self.is_off = True
+            log.warning("laptime: %s. The training goes on without it.", reason.rstrip("."))
+
+
+class HasGuard(Protocol):
+    guard: Guard
+
+
+S = TypeVar("S", bound=HasGuard)
+
+
+def guarded(hook: Callable[Concatenate[S, P], Any]) -> Callable[Concatenate[S, P], None]:
+    """A method that some training calls: does nothing where its timer is off, and turns it off where it fails."""
+
+    @functools.wraps(hook)
+    def safe(self: S, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.guard.is_off:
+            return
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:
+            self.guard.give_up(f"can't time this training ({type(error).__name__}: {first_line(error)})")
+
+    return safe  # type: ignore[return-value]

@@ -1,0 +1,336 @@
+"""LapTimer: a callback for any Trainer of `lightning` or `pytorch_lightning`."""
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from laptime.hooks.either_lightning import EitherCallback, callback_classes
+from laptime.hooks.guard import Guard, guarded, log
+from laptime.hooks.lightning_facts import scalars_of, scores_of, stop_reason_of, test_scores_of, training_of
+from laptime.hooks.lines import Show, to_stderr
+from laptime.hooks.listener import ProfilerListener
+from laptime.hooks.ranks import MissingRanks
+from laptime.hooks.settings import Settings
+from laptime.hooks.timed_run import TimedRun
+from laptime.hooks.warmup import is_compiled
+from laptime.lap.timed_loader import TimedLoader
+from laptime.machine.device import ACCELERATORS, describe
+from laptime.measure.limit import bytes_moved
+from laptime.ranks.rank import Rank
+from laptime.record.schema import RunError
+
+
+class LapTimer(EitherCallback):
+    """Times the laps of a Trainer's training, and writes a run directory that `python -m laptime.analysis` compares.
+
+    A lap runs from asking for the first batch to the device-synchronized end of the last optimizer step. Validation,
+    sanity checks and checkpoints are not in it, wherever in the epoch they come. What other callbacks and the logging
+    cost between two batches is. Nothing of the training is changed, and nothing that fails here makes it fail.
+
+    Args:
+        every: batches of a lap, for endless data and trainings that count steps; None: a lap is an epoch.
+        warmup_laps: laps that are trained and not counted; steps are taken apart in them.
+        samples, tokens: from a batch to how many it holds, where that can't be seen from its tensors.
+        config: what tells this run from others; None: what Hydra composed, else the hyperparameters of module and
+            data module, and the settings of optimizer, data and Trainer.
+        seed: of the run; None: that of Hydra's configuration, else that of `seed_everything`.
+        name, dataset: of the model and the data, as reports show them; None: the names of their classes.
+        dir: where to write; None: the output directory of Hydra's job, or laptime_runs/DATE/TIME.
+        breakdown: take some steps of the warm-up lap apart.
+        flops: of a batch on one rank, forward and backward; True: count them in a step of the warm-up lap.
+        peak: measure this machine's fastest matrix product when the training is over.
+
+    Raises:
+        ValueError: every or warmup_laps is too small.
+    """
+
+    def __init__(
+        self,
+        *,
+        every: int | None = None,
+        warmup_laps: int = 1,
+        samples: Callable[[Any], int] | None = None,
+        tokens: Callable[[Any], int] | None = None,
+        config: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+        dataset: str | None = None,
+        dir: str | os.PathLike[str] | None = None,
+        breakdown: bool = True,
+        flops: bool | float = True,
+        peak: bool = True,
+    ) -> None:
+        super().__init__()
+        if not callback_classes():
+            import pytorch_lightning.callbacks  # noqa: F401 - of neither package, it could be no callback
+        self.settings = Settings(
+            every=every, warmup_laps=warmup_laps, samples=samples, tokens=tokens, config=config, seed=seed, name=name,
+            dataset=dataset, dir=None if dir is None else os.fspath(dir), breakdown=breakdown, flops=flops, peak=peak,
+        )  # fmt: skip
+        self.guard = Guard()
+        self.run: TimedRun | None = None
+        self._trainer: Any = None
+        self._watched_loop: Any = None
+        self._listener: ProfilerListener | None = None
+        self._has_ended = False
+        self._resumes_mid_epoch = False
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What is done within is no training: the clock of the lap stands still."""
+        self.on_apart()
+        try:
+            yield
+        finally:
+            self.on_apart_done()
+
+    # The training as a whole.
+
+    @guarded
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        timers = [each for each in trainer.callbacks if isinstance(each, LapTimer)]
+        if timers[:1] != [self]:
+            self.guard.give_up("a Trainer needs one LapTimer, and has several: the first one times. Remove the others")
+        elif self._has_ended:
+            self.guard.give_up(
+                "this LapTimer has timed a training, and the Trainer is used again: that isn't timed. Make a new "
+                "Trainer with a new LapTimer"
+            )
+
+    @guarded
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if isinstance(trainer.train_dataloader, TimedLoader):
+            self.guard.give_up("Laptime's own training is timed already. Remove the LapTimer")
+            return
+        root = trainer.strategy.root_device
+        kind = root.type if root.type in ACCELERATORS else "cpu"
+        device = describe("auto", kind, root.index or 0)
+        rank = Rank(
+            rank=trainer.global_rank, local_rank=trainer.local_rank, place=trainer.local_rank,
+            world_size=trainer.world_size, threads=torch.get_num_threads(), node=trainer.node_rank,
+            num_nodes=trainer.num_nodes,
+        )  # fmt: skip
+        training = training_of(trainer, pl_module, self.settings)
+        try:
+            self.run = run = TimedRun("LapTimer", self.settings, training, device, rank, self.guard, _shown_by(trainer))
+        except MissingRanks as error:
+            self.guard.give_up(str(error))
+            return
+        self._tell_of_bad_settings(trainer, run)
+        run.warmup.is_compiled = lambda: is_compiled(pl_module)
+        run.warmup.on_begin = lambda: self._want_phases(True)
+        run.warmup.on_end = lambda: self._want_phases(False)
+        if isinstance(trainer.strategy.model, DistributedDataParallel):
+            run.warmup.ddp = trainer.strategy.model
+        self._trainer = trainer
+        loop = trainer.fit_loop.epoch_loop
+        if self.settings.every is not None:
+            run.first_lap = loop.total_batch_idx // self.settings.every if loop.total_batch_idx > 0 else 0
+        self._resumes_mid_epoch = self.settings.every is None and loop.batch_progress.current.ready > 0
+        self._listener = ProfilerListener(trainer.profiler, self)
+        self._watch_validation(loop.val_loop)
+
+    def _tell_of_bad_settings(self, trainer: Any, run: TimedRun) -> None:
+        every, num_batches = self.settings.every, run.training.num_batches
+        if not run.rank.is_first:
+            return
+        if every is None and math.isinf(trainer.num_training_batches):
+            log.warning(
+                "laptime: the length of the DataLoader isn't known, so an epoch may never end. Pass every=, the "
+                "batches of a lap, to LapTimer."
+            )
+        if every is not None and num_batches is not None and every > num_batches:
+            log.warning(
+                "laptime: every=%d: the training has %d batches, so no lap will be whole. Pass at most half of that.",
+                every,
+                num_batches,
+            )
+        loaders = trainer.fit_loop._combined_loader
+        if loaders is not None and len(loaders.flattened) > 1 and self.settings.samples is None:
+            log.warning(
+                "laptime: %d DataLoaders: the samples of a batch are those of all of them, where they can be told. "
+                "Pass samples= to count otherwise.",
+                len(loaders.flattened),
+            )
+
+    def _want_phases(self, wants: bool) -> None:
+        if self._listener is not None:
+            self._listener.wants_phases = wants
+
+    def _watch_validation(self, loop: Any) -> None:
+        """The clock stands still while it runs; its first hook comes when it has begun its work long since."""
+        run = loop.run
+
+        def apart(*args: Any, **kwargs: Any) -> Any:
+            with self.apart():
+                return run(*args, **kwargs)
+
+        loop.run = apart
+        self._watched_loop = loop
+
+    @guarded
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.run is None:
+            return
+        self._write_lap()
+        self.run.measure_peak(sum(bytes_moved(each) for each in trainer.optimizers))
+        self.run.note_memory()
+        self.run.end("completed", reason=stop_reason_of(trainer))
+        self._leave()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if self.run is not None and not self.guard.is_off:
+            is_interrupt = isinstance(exception, KeyboardInterrupt) or "SIGTERM" in type(exception).__name__
+            error = RunError(
+                type=type(exception).__name__, message=str(exception), epoch=trainer.current_epoch,
+                step=trainer.fit_loop.epoch_loop.batch_idx,
+            )  # fmt: skip
+            self.guard.attempt("run.json", lambda: self._end("interrupted" if is_interrupt else "failed", error))
+        self._leave()
+
+    def _end(self, status: Any, error: RunError) -> None:
+        assert self.run is not None
+        self.run.warmup.end()
+        self.run.end(status, error)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if stage == "fit":
+            self._leave()
+
+    def _leave(self) -> None:
+        """Leave the Trainer as it was."""
+        self._has_ended = self._has_ended or self.run is not None
+        if self._listener is not None:
+            self._listener.close()
+            vars(self._watched_loop).pop("run", None)
+            self._listener = self._trainer = self._watched_loop = None
+
+    @guarded
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.run is not None:
+            self.run.note_test(*test_scores_of(trainer))
+
+    # Laps: heard from the Trainer's profiler.
+
+    @guarded
+    def on_epoch_begin(self) -> None:
+        run = self.run
+        assert run is not None
+        if not run.clock.is_running:
+            run.start_lap(is_partial=self._resumes_mid_epoch)
+            self._resumes_mid_epoch = False
+        else:  # a lap of batches goes on
+            run.resume()
+
+    @guarded
+    def on_next(self) -> None:
+        run = self.run
+        assert run is not None
+        if not run.clock.is_running:
+            self._write_lap()
+            run.start_lap()
+        run.clock.wait()
+        if run.is_warmup:
+            run.warmup.next_batch()
+
+    @guarded
+    def on_next_done(self) -> None:
+        assert self.run is not None
+        self.run.clock.waited()
+
+    @guarded
+    def on_batch_done(self) -> None:
+        run, loop = self.run, self._trainer.fit_loop.epoch_loop
+        assert run is not None
+        if run.lap_is_full or (self.settings.every is None and loop.batch_progress.is_last_batch):
+            run.close_lap()
+        elif loop.batch_progress.is_last_batch:  # the lap goes on in the next epoch
+            run.pause()
+
+    @guarded
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self.run is not None:
+            self.run.batch_begins()
+
+    @guarded
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        run = self.run
+        if run is None:
+            return
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):
+            # Lightning has divided it by the batches of a step.
+            loss = loss.detach() * per_step if (per_step := trainer.accumulate_grad_batches) > 1 else loss.detach()
+        run.batch_ends(batch, loss if isinstance(loss, Tensor) and loss.numel() == 1 else None)
+        if run.is_over:
+            run.end_lap(trainer.current_epoch if self.settings.every is None else None)
+
+    @guarded
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        run = self.run
+        if run is None or self.settings.every is not None:
+            return
+        if run.clock.is_running:
+            run.drop_lap()
+            log.warning(
+                "laptime: epoch %d ended before its last batch and isn't counted. Pass every= to LapTimer: the batches "
+                "of a lap.",
+                trainer.current_epoch + 1,
+            )
+        self._write_lap()
+
+    def _write_lap(self) -> None:
+        """Write the lap that has ended, and tell the Trainer's loggers; nobody is timed now."""
+        trainer, run = self._trainer, self.run
+        assert run is not None
+        written = run.write_lap(scores_of(trainer))
+        if written is not None and trainer.loggers:
+            run.guard.attempt("loggers", lambda: _tell(trainer, scalars_of(*written)))
+
+    @guarded
+    def on_apart(self) -> None:
+        if self.run is not None:
+            self.run.pause()
+
+    @guarded
+    def on_apart_done(self) -> None:
+        if self.run is not None:
+            self.run.resume()
+
+    @guarded
+    def on_phase(self, phase: str) -> None:
+        assert self.run is not None
+        if self.run.warmup.phases is not None and self.run.is_timing:
+            self.run.warmup.phases.enter(phase)
+
+    @guarded
+    def on_phase_done(self, phase: str) -> None:
+        assert self.run is not None
+        if self.run.warmup.phases is not None and self.run.is_timing:
+            self.run.warmup.phases.leave(phase)
+
+
+def _tell(trainer: Any, scalars: Mapping[str, float]) -> None:
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(scalars), step=trainer.global_step)
+        logger.save()  # what is only kept in memory would be lost with this process
+
+
+def _shown_by(trainer: Any) -> Show:
+    """Prints a line above the Trainer's progress bar, where it has one that lets others print."""
+
+    def show(line: str) -> None:
+        bar = trainer.progress_bar_callback
+        if getattr(bar, "is_enabled", False) and type(bar).__name__ == "TQDMProgressBar":
+            bar.print(f"laptime: {line}", file=sys.stderr)
+        else:
+            to_stderr(line)
+
+    return show

@@ -1,0 +1,164 @@
+"""What a Trainer of Lightning's knows of its training, in Laptime's words."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch.distributed as dist
+
+from laptime.hooks.identity import hydra_job, optimizer_settings, plain
+from laptime.hooks.settings import Settings, Training
+from laptime.lap.recorder import Scores
+from laptime.record.epochs import Epoch
+
+# What people call these figures when they log them; the first that is there counts.
+_VAL_LOSS = ("val_loss", "val/loss", "valid_loss", "valid/loss", "validation_loss", "validation/loss")
+_VAL_ACCURACY = ("val_accuracy", "val/accuracy", "val_acc", "val/acc", "valid_acc", "valid/acc", "validation/accuracy")
+_TRAIN_ACCURACY = ("train_accuracy", "train/accuracy", "train_acc", "train/acc", "train_acc_epoch", "train/acc_epoch")
+_TEST_LOSS = ("test_loss", "test/loss")
+_TEST_ACCURACY = ("test_accuracy", "test/accuracy", "test_acc", "test/acc")
+# What each figure of a lap is called in the loggers.
+_TAGS = {
+    "time/lap_s": "epoch_time_s",
+    "time/apart_s": "apart_s",
+    "time/data_wait_s": "data_wait_s",
+    "time/straggling": "straggling",
+    "throughput/samples_per_s": "samples_per_s",
+    "throughput/tokens_per_s": "tokens_per_s",
+    "memory/rss_bytes": "rss_bytes",
+    "memory/device_bytes": "device_memory_bytes",
+    "cpu/percent": "cpu_percent",
+}
+
+
+def training_of(trainer: Any, module: Any, settings: Settings) -> Training:
+    """What is known when the training starts."""
+    job, automatic = hydra_job(), module.automatic_optimization
+    loaders = trainer.fit_loop._combined_loader
+    flattened = [] if loaders is None else list(loaders.flattened)
+    dataset = getattr(flattened[0], "dataset", None) if flattened else None
+    data = trainer.datamodule if trainer.datamodule is not None else dataset
+    if settings.config is not None:
+        config = plain(settings.config)
+    elif job is not None and job.config is not None:
+        config = job.settings
+    else:
+        config = _found_config(trainer, module, flattened)
+    return Training(
+        model=settings.name or type(module).__name__.lower(),
+        dataset=settings.dataset or type(data).__name__.lower(),
+        num_parameters=_num_parameters(module),
+        num_train=_length(dataset),
+        precision=str(trainer.precision),
+        batches_per_step=trainer.accumulate_grad_batches if automatic else None,
+        num_batches=_num_batches(trainer, automatic),
+        num_epochs=trainer.max_epochs if (trainer.max_epochs or -1) > 0 and trainer.max_steps < 0 else None,
+        backend=dist.get_backend() if trainer.world_size > 1 and dist.is_initialized() else None,
+        strategy=type(trainer.strategy).__name__,
+        config=config,
+        seed=_seed(settings, job is not None and "seed" in (job.config or {}), job.seed if job is not None else None),
+        classes=("__main__.script", f"{type(module).__module__}.{type(module).__qualname__}"),
+        is_profiled=type(trainer.profiler).__name__ != "PassThroughProfiler",
+        has_workers=any(getattr(each, "num_workers", 0) for each in flattened),
+    )
+
+
+def _found_config(trainer: Any, module: Any, loaders: list[Any]) -> dict[str, Any]:
+    """Hyperparameters, and settings that can be seen: of optimizers, data and Trainer."""
+    first = loaders[0] if loaders else None
+    data = trainer.datamodule
+    return {
+        "module": {
+            "_target_": f"{type(module).__module__}.{type(module).__qualname__}",
+            "num_parameters": _num_parameters(module),
+            **plain(dict(module.hparams)),
+        },
+        "data": {
+            "num_train": _length(getattr(first, "dataset", None)),
+            "batch_size": getattr(first, "batch_size", None),
+            "num_workers": getattr(first, "num_workers", None),
+            **({} if data is None else plain(dict(data.hparams))),
+        },
+        "optimizer": {str(number): optimizer_settings(each) for number, each in enumerate(trainer.optimizers)},
+        "trainer": {
+            "max_epochs": trainer.max_epochs,
+            "max_steps": trainer.max_steps,
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "gradient_clip_val": trainer.gradient_clip_val,
+            "limit_train_batches": trainer.limit_train_batches,
+        },
+    }
+
+
+def _num_parameters(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _length(sized: Any) -> int | None:
+    try:
+        return len(sized)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _num_batches(trainer: Any, automatic: bool) -> int | None:
+    """That are left to train on this rank; None: not known."""
+    per_epoch, limits = trainer.num_training_batches, []
+    if (trainer.max_epochs or -1) > 0 and not math.isinf(per_epoch):
+        limits.append((trainer.max_epochs - trainer.current_epoch) * int(per_epoch))
+    if trainer.max_steps > 0 and automatic:
+        limits.append((trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
+    return max(0, min(limits)) if limits else None
+
+
+def _seed(settings: Settings, hydra_knows: bool, hydra_seed: int | None) -> int | None:
+    """What was given, else Hydra's, else that of `seed_everything`. Where Hydra's configuration has a seed and it is
+    null, the variable may be an earlier job's."""
+    if settings.seed is not None or hydra_knows:
+        return settings.seed if settings.seed is not None else hydra_seed
+    text = os.environ.get("PL_GLOBAL_SEED", "")
+    return int(text) if text.isdecimal() else None
+
+
+def scores_of(trainer: Any) -> Scores:
+    """What the module has logged, by the names that people give it."""
+    values = _values(trainer)
+    optimizers = trainer.optimizers
+    return Scores(
+        train_accuracy=_first(values, _TRAIN_ACCURACY),
+        val_loss=_first(values, _VAL_LOSS),
+        val_accuracy=_first(values, _VAL_ACCURACY),
+        lr=float(optimizers[0].param_groups[0]["lr"]) if optimizers else None,
+    )
+
+
+def test_scores_of(trainer: Any) -> tuple[float | None, float | None]:
+    """Loss and accuracy of a test."""
+    values = _values(trainer)
+    return _first(values, _TEST_LOSS), _first(values, _TEST_ACCURACY)
+
+
+def _values(trainer: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
+
+
+def _first(values: Mapping[str, float], names: tuple[str, ...]) -> float | None:
+    value = next((values[name] for name in names if name in values), None)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def scalars_of(lap: Epoch, joules: float | None) -> dict[str, float]:
+    """What loggers are told of a lap, by tag."""
+    scalars = {tag: float(value) for tag, name in _TAGS.items() if (value := getattr(lap, name)) is not None}
+    return scalars if joules is None else scalars | {"energy/joules": joules}
+
+
+def stop_reason_of(trainer: Any) -> str:
+    """Why a training that did not fail ended: as planned (epochs), by early_stopping or by another callback."""
+    if not trainer.should_stop or trainer.fit_loop.done is False:
+        return "epochs"
+    is_early = trainer.current_epoch < (trainer.max_epochs or 0) or 0 <= trainer.global_step < trainer.max_steps
+    if any(type(each).__name__ == "EarlyStopping" and each.stopped_epoch for each in trainer.callbacks):
+        return "early_stopping"
+    return "callback" if is_early else "epochs"

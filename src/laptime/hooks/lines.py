@@ -1,0 +1,76 @@
+"""What a timer prints: a line per lap, and a few at the end."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from laptime.record.epochs import Epoch
+from laptime.record.run_record import RunRecord
+from laptime.record.schema import PARTS, known
+from laptime.terminal import relative
+from laptime.text import counted, duration
+
+
+def lap_line(lap: Epoch, num_laps: int | None, left_s: float | None, note: str = "") -> str:
+    """A lap for people.
+
+    Args:
+        num_laps: of the whole training; None: not known.
+        left_s: seconds until its end, about; None: not known.
+        note: why it isn't counted.
+    """
+    parts = [f"lap {lap.epoch + 1}{'' if num_laps is None else f'/{num_laps}'}", f"{lap.epoch_time_s:.2f} s"]
+    if lap.samples_per_s is not None:
+        parts.append(f"{lap.samples_per_s:,.0f} samples/s")
+    if lap.tokens_per_s is not None:
+        parts.append(f"{lap.tokens_per_s:,.0f} tokens/s")
+    if lap.train_loss is not None:
+        parts.append(f"loss {lap.train_loss:.4f}")
+    if lap.apart_s is not None and lap.apart_s >= 0.005:
+        parts.append(f"{lap.apart_s:.2f} s apart")
+    if note:
+        parts.append(note)
+    if left_s is not None:
+        parts.append(f"about {duration(left_s)} left")
+    return "  ".join(parts)
+
+
+def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
+    """What was found, for people."""
+    timing, strategy = record.timing, known(record.strategy)
+    what = f"{known(record.model).name} on {known(record.dataset).name}, {known(record.device).used}"
+    what += f", {counted(strategy.world_size, 'rank')}"
+    lines = []
+    if timing.epoch_time_s is None:
+        lines.append(f"{what}: no lap was counted")
+    else:
+        rates = [
+            f"{rate:,.{digits}f} {unit}"
+            for rate, unit, digits in (
+                (timing.samples_per_s, "samples/s", 0),
+                (timing.tokens_per_s, "tokens/s", 0),
+                (timing.batches_per_s, "batches/s", 1),
+            )
+            if rate is not None
+        ]
+        lines.append(f"{what}: lap {timing.epoch_time_s:.3f} s, {', '.join(rates)}")
+    if step_s := record.breakdown.step_s:
+        shares = [(part, (record.breakdown.of_part(part) or 0.0) / step_s) for part in PARTS]
+        lines.append(f"step {1e3 * step_s:.2f} ms: {', '.join(f'{p} {s:.0%}' for p, s in shares if s >= 0.005)}")
+    if record.peak.verdict is not None:
+        lines.append(f"limit: {record.peak.verdict}")
+    if record.quality.grade is not None:
+        reasons = "; ".join(record.quality.reasons or []) or "no interference detected"
+        lines.append(f"quality {record.quality.grade}: {reasons}")
+    if run_dir is not None:
+        lines.append(f"results in {relative(run_dir)}")
+    return lines
+
+
+def to_stderr(line: str) -> None:
+    """Print a line where it is in nobody's way."""
+    if sys.stderr is not None:
+        print(f"laptime: {line}", file=sys.stderr, flush=True)
+
+
+Show = Callable[[str], None]

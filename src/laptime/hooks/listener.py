@@ -1,0 +1,122 @@
+"""What Lightning tells its Trainer's profiler, heard: a Trainer names every phase of a step to it, profiler or not.
+
+The names of the actions are no documented interface; a test holds them to each supported Lightning. The profiler, the
+user's own perhaps, hears all as before.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+_NEXT = "train_dataloader_next"
+_EPOCH, _BATCH, _CHECKPOINT = "run_training_epoch", "run_training_batch", "save_checkpoint"
+
+
+class Hears(Protocol):
+    """What is told of the training."""
+
+    def on_epoch_begin(self) -> None:
+        """An epoch's first batch is about to be asked for."""
+
+    def on_next(self) -> None:
+        """A batch is asked for."""
+
+    def on_next_done(self) -> None:
+        """It is there."""
+
+    def on_batch_done(self) -> None:
+        """The last optimizer step of a batch has been given to the device."""
+
+    def on_apart(self) -> None:
+        """Something begins that is no training."""
+
+    def on_apart_done(self) -> None:
+        """It is over."""
+
+    def on_phase(self, phase: str) -> None:
+        """A phase of a step begins."""
+
+    def on_phase_done(self, phase: str) -> None:
+        """It ends."""
+
+
+def phase_of(action: str) -> str | None:
+    """The phase of a step that an action of Lightning's is; None: it is no boundary."""
+    if action.endswith(_NEXT):
+        return "data"
+    if action.endswith(".batch_to_device"):
+        return "host_to_device"
+    if action.startswith("[Strategy]") and action.endswith(".training_step"):
+        return "forward"
+    # Of automatic optimization it holds the closure with forward and backward, which are taken out as inner phases.
+    if action.endswith((".optimizer_step", ".optimizer_zero_grad")) or action == "optimizer_step":
+        return "optimizer"
+    return None
+
+
+class ProfilerListener:
+    """Listens to a profiler by two functions in front of its own `start` and `stop`.
+
+    Args:
+        profiler: of the Trainer.
+        hears: is told.
+    """
+
+    def __init__(self, profiler: Any, hears: Hears) -> None:
+        self.profiler = profiler
+        self._at_start: dict[str, Callable[[], None] | None] = {}
+        self._at_stop: dict[str, Callable[[], None] | None] = {}
+        self._phase_at_start: dict[str, str | None] = {}
+        self._phase_at_stop: dict[str, str | None] = {}
+        self.hears = hears
+        self.wants_phases = False
+        self._start, self._stop = profiler.start, profiler.stop
+        profiler.start, profiler.stop = self._on_start, self._on_stop
+
+    def close(self) -> None:
+        """Listen no more; the profiler is as it was."""
+        for name in ("start", "stop"):
+            if name in vars(self.profiler):
+                delattr(self.profiler, name)
+
+    def _on_start(self, action: str) -> None:
+        if action not in self._at_start:
+            self._learn(action)
+        if (tell := self._at_start[action]) is not None:
+            tell()
+        if self.wants_phases:
+            self._tell_phase_start(action)
+        self._start(action)
+
+    def _on_stop(self, action: str) -> None:
+        if self.wants_phases:
+            self._tell_phase_stop(action)
+        if (tell := self._at_stop.get(action)) is not None:
+            tell()
+        self._stop(action)
+
+    def _learn(self, action: str) -> None:
+        """What an action means: asked once, for there are some twenty in each step."""
+        hears, start, stop = self.hears, None, None
+        if action.endswith(_NEXT):
+            start, stop = hears.on_next, hears.on_next_done
+        elif action == _EPOCH:
+            start = hears.on_epoch_begin
+        elif action == _BATCH:
+            stop = hears.on_batch_done
+        elif action == _CHECKPOINT:
+            start, stop = hears.on_apart, hears.on_apart_done
+        self._at_start[action], self._at_stop[action] = start, stop
+        self._phase_at_start[action] = self._phase_at_stop[action] = phase_of(action)
+
+    def _tell_phase_start(self, action: str) -> None:
+        # Lightning names no backward pass of manual optimization, but these two hooks around it, in both kinds.
+        if action.startswith("[LightningModule]") and action.endswith(".on_after_backward"):
+            self.hears.on_phase_done("backward")
+        if (phase := self._phase_at_start[action]) is not None:
+            self.hears.on_phase(phase)
+
+    def _tell_phase_stop(self, action: str) -> None:
+        if (phase := self._phase_at_stop.get(action)) is not None:
+            self.hears.on_phase_done(phase)
+        if action.startswith("[LightningModule]") and action.endswith(".on_before_backward"):
+            self.hears.on_phase("backward")

@@ -1,0 +1,111 @@
+"""How the record of somebody else's training begins: what is known before the first lap."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from laptime.hooks.identity import HydraJob, masked, merged
+from laptime.hooks.settings import Settings, Timer, Training
+from laptime.machine.counters import on_battery, read
+from laptime.machine.device import Device, cpu_name, mps_fallback, usable_cores
+from laptime.machine.environment import environment, git_state
+from laptime.machine.torch_build import driver_version, torch_build
+from laptime.ranks.rank import Rank
+from laptime.record import schema
+from laptime.record.directory import RunDir, use
+from laptime.record.files import flat
+from laptime.record.hashes import config_hashes
+from laptime.record.masking import mask_command
+from laptime.record.run_record import RunRecord
+
+CONTENTS = (
+    "from asking for the first batch to the device-synchronized end of the last optimizer step, with the callbacks and "
+    "the logging between its batches; without validation, sanity checks, checkpoints and what the user set apart"
+)
+
+
+def reserve(settings: Settings, job: HydraJob | None) -> Path:
+    """The directory of the run, made and reserved.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    if settings.dir is not None:
+        wanted = settings.dir
+    elif job is not None:
+        wanted = str(job.output_dir)
+    else:
+        wanted = f"laptime_runs/{time.strftime('%Y-%m-%d/%H-%M-%S')}"
+    folder = RunDir(wanted, may_move=True, key="dir").path
+    use(folder)  # so that it can be told when this process is gone
+    return folder
+
+
+def new_record(
+    timer: Timer, settings: Settings, training: Training, device: Device, rank: Rank, run_dir: Path | None
+) -> RunRecord:
+    """The record of a run that begins.
+
+    Args:
+        run_dir: None: it can't be written.
+    """
+    config = masked(training.config)
+    record = RunRecord(
+        config=config | ({} if run_dir is None else {"run_dir": str(run_dir)}),
+        seed=training.seed,
+        command=mask_command(sys.argv),
+        lap=schema.Lap(
+            unit="epoch" if settings.every is None else "batches",
+            num_batches=settings.every,
+            timer=timer,
+            contents=CONTENTS,
+        ),
+    )
+    record.hashed_config = _hashed(config, training, device, rank)
+    record.config_hash, record.group_hash = config_hashes(record.hashed_config)
+    record.device = schema.Device(
+        requested=device.requested,
+        used=device.used,
+        name=device.name,
+        num_devices=device.num_devices,
+        memory_bytes=device.memory_bytes,
+        precision=training.precision,
+        matmul_precision=torch.get_float32_matmul_precision(),
+        cudnn_benchmark=torch.backends.cudnn.benchmark,
+        mps_fallback=mps_fallback(),
+    )
+    ranks_here = -(-rank.world_size // rank.num_nodes)
+    record.strategy = schema.Strategy(
+        name=training.strategy,
+        backend=training.backend,
+        world_size=rank.world_size,
+        threads_per_rank=rank.threads,
+        oversubscribed=device.used == "cpu" and ranks_here * rank.threads > usable_cores(),
+        num_nodes=rank.num_nodes,
+    )
+    record.model = schema.Model(name=training.model, num_parameters=training.num_parameters)
+    record.dataset = schema.Dataset(name=training.dataset, num_train=training.num_train, num_test=0)
+    record.batch = schema.Batch(scope="per_rank", per_rank_batch_size=None, global_batch_size=None)
+    record.environment = environment(cpu_name(), usable_cores(), {"own": [{"_target_": c} for c in training.classes]})
+    record.environment.torch = {**torch_build(), "num_threads": torch.get_num_threads()}
+    record.environment.driver = driver_version(device)
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    record.git = git_state(Path.cwd() if script is None else Path(script).absolute().parent)
+    record.noise.load_before, record.noise.on_battery = read().load, on_battery()
+    record.start_attempt(0)
+    return record
+
+
+def _hashed(config: Mapping[str, Any], training: Training, device: Device, rank: Rank) -> dict[str, Any]:
+    """All that can change the result or its timing, by full key. What only several ranks have is absent with one, so
+    that one is the baseline of several."""
+    strategy: dict[str, Any] = {"world_size": rank.world_size, "threads_per_rank": rank.threads}
+    if training.backend is not None:
+        strategy["backend"] = f"{training.strategy} {training.backend}"
+    known = {"device": device.used, "strategy": strategy, "precision": training.precision}
+    hashed = dict(flat(merged(config, known)))
+    return hashed if training.seed is None else hashed | {"seed": training.seed}

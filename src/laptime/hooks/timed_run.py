@@ -1,0 +1,402 @@
+"""One run of somebody else's training: what all timers have in common, whoever calls them.
+
+A timer says when batches are asked for, begin and end, when a lap ends and when something is no training. The run
+counts, takes steps of the warm-up lap apart, and writes.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from laptime.errors import UserError
+from laptime.hooks.guard import Guard, log
+from laptime.hooks.identity import hydra_job
+from laptime.hooks.lines import Show, lap_line, summary_lines, to_stderr
+from laptime.hooks.new_record import new_record, reserve
+from laptime.hooks.ranks import MissingRanks, RankGroup
+from laptime.hooks.settings import Settings, Timer, Training
+from laptime.hooks.warmup import WarmupSteps
+from laptime.lap.clock import Lap, LapClock
+from laptime.lap.count import num_samples, num_tokens
+from laptime.lap.quality import assess
+from laptime.lap.recorder import LapRecorder, Scores
+from laptime.machine.counters import between, read
+from laptime.machine.device import Device, usable_cores
+from laptime.machine.energy import EnergyMeter
+from laptime.machine.environment import restraints, set_in_python
+from laptime.machine.memory import peak_rss_bytes
+from laptime.measure.limit import limit
+from laptime.measure.peak import TRAINER_DTYPES, Peak, probe_alone
+from laptime.ranks.rank import Rank
+from laptime.record import schema
+from laptime.record.epochs import Epoch
+from laptime.record.run_record import RunRecord
+from laptime.record.schema import RunError, Status, known
+
+# What may help where a phase takes long, in words of any PyTorch user.
+_ADVICE = {
+    "compute": "a larger batch, or bf16 mixed precision,",
+    "data": "more DataLoader workers, or fewer transforms per sample,",
+    "host_to_device": "pin_memory=True and non_blocking copies",
+    "communication": "more samples per rank",
+    "optimizer": "fewer steps with larger batches",
+}
+
+
+# What only Laptime's own training can measure.
+_NEVER_MEASURED = {
+    "contention": "it takes steps without synchronization, which would change the training",
+    "bare_loop": "nobody else knows how the training would be written as a plain loop",
+    "breakdown.epoch_start_s": "it takes steps of an epoch of its own",
+    "breakdown.instrument_s": "the steps that were taken apart are of the warm-up lap",
+}
+
+
+class TimedRun:
+    """Times a training and writes its run directory.
+
+    Args:
+        timer: who calls.
+        settings: of the user.
+        training: what is known of it.
+        device: that trains; is synchronized at both ends of a lap and of a pause.
+        rank: this process.
+        guard: what fails is left out there.
+        show: prints a line.
+
+    Attributes:
+        clock: of the lap.
+        warmup: takes steps of the warm-up lap apart.
+        run_dir: None: it can't be written, or another rank writes.
+        record: on the first rank; None on others.
+        num_laps: ended so far.
+    """
+
+    def __init__(
+        self,
+        timer: Timer,
+        settings: Settings,
+        training: Training,
+        device: Device,
+        rank: Rank,
+        guard: Guard,
+        show: Show = to_stderr,
+    ) -> None:
+        self.settings = settings
+        self.training = training
+        self.device = device
+        self.rank = rank
+        self.guard = guard
+        self.show = show
+        self.ranks = RankGroup(rank)
+        energy = guard.attempt("resources.energy_joules", lambda: EnergyMeter(device)) if rank.local_rank == 0 else None
+        self.clock = LapClock(device, energy, resets_peak=False)
+        self.run_dir: Path | None = None
+        self.record: RunRecord | None = None
+        if rank.is_first:
+            self.run_dir = self._reserved()
+            self.record = new_record(timer, settings, training, device, rank, self.run_dir)
+        self.recorder = LapRecorder(self.run_dir, rank)
+        warmup_laps = settings.warmup_laps
+        if training.num_epochs == 1 and settings.every is None:
+            warmup_laps = 0  # the only lap
+        self.warmup_laps = warmup_laps
+        self.warmup = WarmupSteps(device, settings, training, guard, has_laps=warmup_laps > 0)
+        self.num_laps = 0
+        self.first_lap = 0
+        self.metrics: dict[str, float] = {}
+        self._num_warm = 0
+        self._num_pauses = 0
+        self._is_over = False
+        self._num_batches = 0
+        self._batch_size: int | None = None
+        self._pending: Lap | None = None
+        self._is_partial = False
+        self._started_at: float | None = None
+        self._rss_before = peak_rss_bytes()
+        self._write()
+
+    def _reserved(self) -> Path | None:
+        try:
+            return reserve(self.settings, hydra_job())
+        except (UserError, OSError) as error:
+            self.guard.leave_out("run.json", str(error))
+            return None
+
+    # Laps.
+
+    @property
+    def is_warmup(self) -> bool:
+        """Whether the lap under way isn't counted."""
+        return self._num_warm < self.warmup_laps
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last step of the lap has been taken."""
+        return self._is_over and self.clock.is_running
+
+    @property
+    def is_timing(self) -> bool:
+        """Whether the clock runs."""
+        return self.clock.is_running and not self.clock.is_paused
+
+    @property
+    def lap_is_full(self) -> bool:
+        """Whether the lap under way has all of its batches, counting the one that is being trained on."""
+        return self.settings.every is not None and self.clock.num_batches + 1 >= self.settings.every
+
+    def start_lap(self, is_partial: bool = False) -> None:
+        """The first batch of a lap is asked for.
+
+        Args:
+            is_partial: the epoch was begun by another run, so the lap isn't counted.
+        """
+        self._is_partial, self._is_over, self._num_pauses = is_partial, False, 0
+        if self._started_at is None:
+            self._started_at = time.perf_counter()
+        self.clock.start()
+
+    def pause(self) -> None:
+        """What follows is no training, until `resume`; pauses may lie within each other."""
+        self._num_pauses += 1
+        if self.is_timing:
+            self.clock.pause()
+            if self.warmup.phases is not None:
+                self.warmup.phases.pause()
+
+    def resume(self) -> None:
+        """Training goes on."""
+        self._num_pauses = max(0, self._num_pauses - 1)
+        if not self._num_pauses and not self._is_over and self.clock.is_paused:
+            if self.warmup.phases is not None:
+                self.warmup.phases.resume()
+            self.clock.resume()
+
+    def close_lap(self) -> None:
+        """The last step of the lap has been given to the device; the lap is made by `end_lap`."""
+        self._is_over = True
+        self.clock.pause()
+
+    def batch_begins(self) -> None:
+        """A batch is there and is about to be trained on."""
+        if self.is_warmup:
+            self.warmup.batch_begins()
+
+    def batch_ends(self, batch: Any, loss: Tensor | None = None) -> None:
+        """A batch has been trained on."""
+        samples, tokens = self._counted("samples", num_samples, batch), self._counted("tokens", num_tokens, batch)
+        self.count(samples, tokens, loss)
+
+    def count(self, samples: int | None, tokens: Any, loss: Tensor | None = None) -> None:
+        """A batch with so many samples and tokens has been trained on."""
+        if self._batch_size is None:
+            self._batch_size = samples
+        self.clock.count(samples, tokens, loss)
+        self.warmup.batch_ends()
+
+    def _counted(self, what: str, found: Callable[[Any], Any], batch: Any) -> Any:
+        own = self.settings.samples if what == "samples" else self.settings.tokens
+        return found(batch) if own is None else self.guard.attempt(what, lambda: own(batch))
+
+    def end_lap(self, number: int | None = None) -> None:
+        """The lap is over; it is written by `write_lap`, when nobody is timed.
+
+        Args:
+            number: of the epoch; None: laps are counted.
+        """
+        self._num_batches += self.clock.num_batches
+        per_step = self.training.batches_per_step
+        lap = self.clock.stop(
+            self.first_lap + self.num_laps if number is None else number,
+            self.is_warmup or self._is_partial,
+            num_steps=None if per_step is None else -(-self.clock.num_batches // per_step),
+        )
+        self._pending = lap
+        self.warmup.end()
+        if not self._is_partial:
+            self._num_warm += 1
+        self.num_laps += 1
+
+    def drop_lap(self) -> None:
+        """The lap was broken off."""
+        self.clock.drop()
+        self.warmup.end()
+
+    def write_lap(self, scores: Scores) -> tuple[Epoch, float | None] | None:
+        """Write the lap that ended last, with what was learned.
+
+        Returns:
+            On the first rank, the lap of all ranks, and its joules where they were measured; None: there is none, or
+            it couldn't be written.
+        """
+        if self._pending is None:
+            return None
+        lap, self._pending = self._pending, None
+        scores = replace(scores, train_loss=lap.loss if scores.train_loss is None else scores.train_loss)
+        if lap.num_samples is None:
+            self.guard.leave_out(
+                "timing.samples_per_s",
+                "the samples of a batch can't be told: its tensors differ in their first dimension. Pass samples=, a "
+                "function from a batch to their number",
+            )
+        if lap.num_tokens is None:
+            self.guard.leave_out(
+                "timing.tokens_per_s", "the batches aren't known to be text. Pass tokens=", warns=False
+            )
+        share = self.recorder.share(lap, scores)
+        try:
+            shares = self.ranks.collect(f"lap {self.num_laps}", (share, os.getpid()))
+        except MissingRanks as error:
+            self.guard.give_up(str(error))
+            self.end("failed", RunError(type="MissingRanks", message=str(error)))
+            return None
+        epoch = self.guard.attempt("epochs.csv", lambda: self.recorder.add(lap, [each for each, _ in shares]))
+        if self.record is None or epoch is None:
+            return None
+        known(self.record.strategy).rank_pids = [pid for _, pid in shares]
+        self._note(epoch)
+        note = "partial, not counted" if self._is_partial else "warm-up, not counted" if lap.is_warmup else ""
+        self.show(lap_line(epoch, self._laps_in_all, self._left_s(), note))
+        self._write()
+        return epoch, self.recorder.joules([each for each, _ in shares])
+
+    @property
+    def _laps_in_all(self) -> int | None:
+        every, training = self.settings.every, self.training
+        if every is None:
+            return training.num_epochs
+        return None if training.num_batches is None else self.first_lap + training.num_batches // every
+
+    def _left_s(self) -> float | None:
+        """Seconds that the rest will take, from all that the training has taken so far; said once."""
+        training = self.training
+        if self.num_laps != 1 or self._started_at is None or not training.num_batches or not self._num_batches:
+            return None
+        share_done = self._num_batches / training.num_batches
+        passed_s = time.perf_counter() - self._started_at
+        return passed_s * (1 / share_done - 1) if share_done < 1 else None
+
+    # The record, on the first rank.
+
+    def _note(self, lap: Epoch) -> None:
+        record, recorder, training = self.record, self.recorder, self.training
+        assert record is not None
+        recorder.note_timing(record, self.warmup_laps)
+        recorder.note_result(record)
+        recorder.note_resources(record, self.clock.energy)
+        attempt = record.attempts[-1]
+        attempt.total_train_s = record.timing.total_train_s = sum(each.epoch_time_s for each in recorder.epochs)
+        if self._batch_size is not None and training.batches_per_step is not None:
+            per_rank = self._batch_size * training.batches_per_step
+            batch = known(record.batch)
+            batch.per_rank_batch_size, batch.global_batch_size = per_rank, per_rank * self.rank.world_size
+        model, flops = known(record.model), self.warmup.flops_per_batch
+        model.flops_per_batch = flops
+        if flops is not None and self._batch_size:
+            model.flops_per_sample = flops // self._batch_size
+        self.warmup.note(record)
+        record.noise.epochs, record.noise.load_after = recorder.noise, read().load
+        counted = [each for each in recorder.noise if not each.is_warmup]
+        times = [each.epoch_time_s for each in recorder.counted]
+        if times:
+            found = assess(
+                counted,
+                times,
+                os.cpu_count() or 1,
+                record.noise.on_battery,
+                known(record.strategy).oversubscribed,
+                profiled=training.is_profiled,
+                crowded=self.rank.world_size > 1 or training.has_workers,
+                timed="laps",
+                restraints=restraints((known(record.environment).settings or {}) | set_in_python()),
+                threads=(self.rank.threads, torch.get_num_threads()),
+                warmup_key="warmup_laps",
+                one_thread="torch.set_num_threads(1)",
+            )
+            record.quality = schema.Quality(grade=found.grade, reasons=list(found.reasons))
+
+    def _write(self) -> None:
+        record, run_dir = self.record, self.run_dir
+        if record is not None and run_dir is not None:
+            record.missing = _NEVER_MEASURED | self.guard.missing
+            self.guard.attempt("run.json", lambda: record.write(run_dir))
+
+    # The end.
+
+    def measure_peak(self, optimizer_bytes: int) -> None:
+        """Measure the fastest matrix product, on all ranks at once, and what of it was reached."""
+        if not self.settings.peak:
+            self.guard.leave_out("peak", "peak=False", warns=False)
+        elif self.training.precision not in TRAINER_DTYPES:
+            self.guard.leave_out("peak", f"no matrix product is known for precision {self.training.precision}")
+        elif self.num_laps:
+            self.guard.attempt("peak", lambda: self._measure_peak(optimizer_bytes))
+
+    def _measure_peak(self, optimizer_bytes: int) -> None:
+        device, rank = self.device, self.rank
+        ranks_here = -(-rank.world_size // rank.num_nodes)
+        cores_per_thread = usable_cores() / (ranks_here * rank.threads) if device.used == "cpu" else 1.0
+        self.ranks.meet("peak")
+        before, cpu_s = read(), time.process_time()
+        own = probe_alone(device, self.training.precision, cores_per_thread)
+        cpu_s = time.process_time() - cpu_s
+        shares = self.ranks.collect("peak", (own, optimizer_bytes, self.warmup.flops_per_batch, cpu_s, rank.node))
+        if self.record is None:
+            return
+        record, cores = self.record, os.cpu_count() or 1
+        peaks, optimizer_bytes_of, flops_of, cpu_s_of, nodes = zip(*shares, strict=True)
+        own_s = sum(seconds for seconds, node in zip(cpu_s_of, nodes, strict=True) if node == rank.node)
+        timing, per_step = record.timing, self.training.batches_per_step
+        record.peak = limit(
+            None if None in flops_of else int(statistics.fmean(flops_of)),
+            None if timing.batches_per_s is None else timing.batches_per_s * rank.world_size,
+            None if per_step is None else per_step * rank.world_size,
+            Peak(sum(p.matmul_flop_per_s for p in peaks), sum(p.copy_bytes_per_s for p in peaks)),
+            breakdown=record.breakdown,
+            optimizer_bytes=sum(optimizer_bytes_of),
+            advice=_ADVICE,
+            disturbances=assess([between(before, read(), own_s, cores)], [], cores).reasons,
+        )
+        if record.peak.achieved_fraction is None and "model.flops_per_batch" not in self.guard.missing:
+            self.guard.leave_out("peak.achieved_fraction", "no lap was counted", warns=False)
+
+    def note_memory(self) -> None:
+        """The peak of the process, where the training raised it."""
+        peak = peak_rss_bytes()
+        shares = self.ranks.collect("memory", peak if peak > self._rss_before else 0)
+        if self.record is not None:
+            resources = self.record.resources
+            resources.peak_rss_bytes = max(resources.peak_rss_bytes or 0, sum(shares)) or None
+
+    def note_test(self, loss: float | None, accuracy: float | None) -> None:
+        """The scores of a test after the training."""
+        if self.record is not None:
+            self.record.result.test_loss, self.record.result.test_accuracy = loss, accuracy
+            self._write()
+
+    def end(self, status: Status, error: RunError | None = None, reason: str = "epochs") -> None:
+        """Write how it ended, and print what was found.
+
+        Args:
+            reason: why a training that did not fail stopped: epochs, max_steps, callback.
+        """
+        record = self.record
+        if record is None or record.status != "running":
+            return
+        record.result.stop_reason = reason if status == "completed" else None
+        record.end_attempt(status, error)
+        self._write()
+        for line in summary_lines(record, self.run_dir if "run.json" not in self.guard.missing else None):
+            self.show(line)
+        if status == "completed" and record.seed is None and record.timing.epoch_time_s is not None:
+            log.warning(
+                "laptime: the seed of this run is not known, so repeats can't be told from copies. Set it with "
+                "seed_everything(...), or pass seed=."
+            )

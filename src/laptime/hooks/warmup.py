@@ -1,0 +1,183 @@
+"""What is found out in the warm-up lap, which never counts: the phases of its steps, and the FLOPs of one of them."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch.nn.parallel import DistributedDataParallel
+
+from laptime.hooks.guard import Guard
+from laptime.hooks.settings import Settings, Training
+from laptime.lap.flops import FlopCounter
+from laptime.lap.phases import PhaseClock, percentiles, typical, without_waiting
+from laptime.machine.device import Device
+from laptime.ranks.comm_hooks import comm_times
+from laptime.record import schema
+from laptime.record.run_record import RunRecord
+
+# Batches before anything is looked at: of the first, torch makes buffers and chooses algorithms.
+_NUM_SETTLING = 2
+_FOR_S, _MOST_STEPS, _FEWEST_STEPS = 1.0, 100, 5
+# DDP's own clocks run in one of so many steps, unless told otherwise (torch 2.14).
+_DDP_SAMPLE_RATE = 100
+
+
+class WarmupSteps:
+    """Takes some steps of the warm-up lap apart, after one in which FLOPs are counted.
+
+    Args:
+        device: is synchronized at every boundary of a phase.
+        settings, training: of the run.
+        guard: has the reasons where something is not measured.
+        has_laps: whether there is a warm-up lap.
+
+    Attributes:
+        phases: hears them, while steps are taken apart; None otherwise.
+        flops_per_batch: of one batch on this rank; None: not counted.
+        is_compiled: says whether the training is compiled: then it isn't counted, for counting would run it
+            differently.
+        on_begin, on_end: called when phases are listened to, and no more.
+        ddp: whose clocks say what a step waits for other ranks; None: there is none.
+    """
+
+    def __init__(self, device: Device, settings: Settings, training: Training, guard: Guard, has_laps: bool) -> None:
+        self.device = device
+        self.guard = guard
+        self.phases: PhaseClock | None = None
+        self.flops_per_batch: int | None = None
+        self.is_compiled: Callable[[], bool] = compiled_anything
+        self.on_begin: Callable[[], None] = lambda: None
+        self.on_end: Callable[[], None] = lambda: None
+        self.ddp: DistributedDataParallel | None = None
+        self._per_step = training.batches_per_step or 1
+        self._counter: FlopCounter | None = None
+        self._num_batches = 0
+        self._num_in_step = 0
+        self._until = 0.0
+        self._waited_s: list[float] = []
+        self._steps: list[dict[str, float]] = []
+        self._wants_breakdown = settings.breakdown and has_laps
+        self._wants_flops = settings.flops is True and has_laps
+        if settings.flops is not True and settings.flops is not False:
+            self.flops_per_batch = int(settings.flops)
+        elif not self._wants_flops:
+            reason = "there is no warm-up lap to count it in" if settings.flops else "flops=False"
+            guard.leave_out("model.flops_per_batch", reason, warns=False)
+        if not self._wants_breakdown:
+            reason = "there is no warm-up lap to take it from" if settings.breakdown else "breakdown=False"
+            guard.leave_out("breakdown", reason, warns=False)
+
+    def batch_begins(self) -> None:
+        """A batch of the warm-up lap is about to be trained on."""
+        if self._wants_flops and self._num_batches == _NUM_SETTLING - 1:
+            self._wants_flops = False
+            if self.is_compiled():
+                self.guard.leave_out("model.flops_per_batch", "the model is compiled. Pass flops=", warns=False)
+            else:
+                self._counter = FlopCounter().__enter__()
+
+    def batch_ends(self) -> None:
+        """It has been trained on."""
+        self._num_batches += 1
+        if self._counter is not None:
+            self._end_count(self._counter)
+
+    def _end_count(self, counter: FlopCounter) -> None:
+        counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._counter = None
+        if counter.unknown:
+            names = ", ".join(sorted(counter.unknown))
+            self.guard.leave_out("model.flops_per_batch", f"no formula for {names}. Pass flops=", warns=False)
+        elif not counter.total:
+            self.guard.leave_out("model.flops_per_batch", "no product was computed in this thread. Pass flops=", False)
+        else:
+            self.flops_per_batch = counter.total
+
+    def next_batch(self) -> None:
+        """The next batch of the warm-up lap is asked for: what belongs to the one before is over."""
+        if not self._wants_breakdown or self._num_batches < _NUM_SETTLING:
+            return
+        if self.phases is None:
+            self._until = time.perf_counter() + _FOR_S
+            if self.ddp is not None:
+                self.ddp._set_ddp_runtime_logging_sample_rate(1)
+            self.on_begin()
+            self.phases = PhaseClock(self.device)
+            return
+        self._num_in_step += 1
+        if self._num_in_step < self._per_step:
+            return
+        self._num_in_step = 0
+        self.phases.end_step()
+        if self.ddp is not None:
+            times = comm_times(self.ddp)
+            self._waited_s.append(max(0.0, times["comm"] - times["overlap"]))
+        num = len(self.phases.steps)
+        if num >= _MOST_STEPS or (num >= _FEWEST_STEPS and time.perf_counter() > self._until):
+            self.end()
+
+    def end(self) -> None:
+        """The lap is over, or enough was seen."""
+        if self._counter is not None:  # by an exception in the step
+            self._end_count(self._counter)
+        self._wants_breakdown = False
+        if self.phases is None:
+            return
+        self._steps, self.phases = self.phases.steps, None
+        self.on_end()
+        if self.ddp is not None:
+            self.ddp._set_ddp_runtime_logging_sample_rate(_DDP_SAMPLE_RATE)
+
+    def note(self, record: RunRecord) -> None:
+        """Fill in the breakdown, and what is known of communication."""
+        if record.breakdown.step_s is not None or "breakdown" in self.guard.missing:
+            return
+        if len(self._steps) < _FEWEST_STEPS:
+            reason = (
+                f"the warm-up lap has {len(self._steps)} whole steps after the first {_NUM_SETTLING + 1}, fewer than "
+                f"{_FEWEST_STEPS}"
+            )
+            self.guard.leave_out("breakdown", reason, warns=False)
+            return
+        phases = ("data", "host_to_device", "forward", "backward", "optimizer", "rest")
+        steps = [{phase: step.get(phase, 0.0) for phase in phases} for step in self._steps]
+        if self._waited_s:
+            steps = without_waiting(steps, self._waited_s, "backward")
+        totals, seconds = [sum(step.values()) for step in steps], typical(steps)
+        step_s = sum(seconds.values())
+        record.breakdown = schema.Breakdown(
+            **{f"{phase}_s": seconds.get(phase) for phase in schema.PARTS},
+            step_s=step_s,
+            **percentiles(totals),
+            num_steps=len(totals),
+        )
+        if self.ddp is not None:
+            record.communication = self._communication(self.ddp, step_s, seconds["communication"], len(totals))
+
+    def _communication(self, ddp: DistributedDataParallel, step_s: float, exposed_s: float, num: int) -> Any:
+        logged = ddp._get_ddp_logging_data()
+        sizes = [int(size) for size in str(logged.get("rebuilt_bucket_sizes") or logged["bucket_sizes"]).split(",")]
+        return schema.Communication(
+            num_all_reduces_per_step=len(sizes),
+            bytes_per_step=sum(sizes),
+            step_s=step_s,
+            compute_s=step_s - exposed_s,
+            exposed_s=exposed_s,
+            share=exposed_s / step_s,
+            num_steps=num,
+        )
+
+
+def compiled_anything() -> bool:
+    """Whether torch has compiled something in this process."""
+    dynamo: Any = sys.modules.get("torch._dynamo.utils")
+    return dynamo is not None and bool(dynamo.counters["frames"]["total"])
+
+
+def is_compiled(module: Any) -> bool:
+    """Whether a module, or a part of it, is compiled."""
+    return any(
+        type(each).__name__ == "OptimizedModule" or getattr(each, "_compiled_call_impl", None) is not None
+        for each in module.modules()
+    )
