@@ -1,6 +1,8 @@
 """laptime.load: runs as data frames, with every figure and setting under its name."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -46,6 +48,22 @@ def test_what_does_not_count_is_listed_with_the_reason(write, work_folder):
     results = laptime.load("runs")
     assert results.runs["run"].to_list() == ["runs/good"] and set(results.epochs["run"]) == {"runs/good"}
     assert results.skipped.to_dict("records") == [{"run": "runs/bad", "reason": "failed: rank 1 was killed"}]
+
+
+def test_a_run_whose_process_is_gone_says_so(write, work_folder):
+    run = write(Path("run"), [1.0, 1.0], status="running")
+    program = "from pathlib import Path; from laptime.record.directory import use; use(Path('run')); print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "\n"  # it has the directory
+            assert laptime.load(run).skipped["reason"].to_list() == ["running"]
+        finally:
+            process.kill()
+    reason = "running, but its process is gone: it was killed, perhaps"
+    assert laptime.load(run).skipped["reason"].to_list() == [reason]
 
 
 def test_groups_and_scaling_are_those_of_the_summary(scaled):

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from tests.support import processes
+from tests.support.records import new_record, write_record
 from tests.support.settings import QUICK, TINY
 
 from laptime.config import security
 from laptime.evaluation.main import main
 from laptime.evaluation.predict import predict
 from laptime.evaluation.trained_run import open_run
+from laptime.exporting.main import main as export
 from laptime.machine.device import describe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,6 +224,18 @@ SPOILT = {
     ),
     "another seed": (lambda run: spoil_record(run, lambda r: r["config"].update(seed=7)), "seed 1 there, 7 here"),
 }  # fmt: skip
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("command", [main, export])
+def test_a_training_that_laptime_timed_alone_is_refused(command, work_folder, capsys):
+    record = new_record() | {"status": "completed", "config": {"training": "mine"}}
+    record["lap"]["timer"] = "LapTimer"
+    Path("run").mkdir()
+    write_record(Path("run"), record)
+    assert command(["run=run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: run=run: was timed by LapTimer and is not Laptime's own training")
 
 
 @pytest.mark.parametrize("how", SPOILT)

@@ -1,7 +1,7 @@
 """What follows from the epochs of a run."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
@@ -45,6 +45,16 @@ def test_the_slowest_rank_makes_the_epoch():
     assert epoch.straggling == pytest.approx(2.0 / 1.5 - 1)
     assert (epoch.cpu_percent, epoch.rss_bytes) == (3 * 99.5, 3 * 2**33)
     assert epochs_of(rows([[1.0]]))[0].straggling is None
+
+
+def test_samples_that_one_rank_has_not_counted_are_not_known():
+    one, other = rows([[1.0, 2.0]])
+    written = [one, replace(other, num_samples=None)]
+    (epoch,) = epochs_of(written)
+    assert epoch.num_samples is None and epoch.samples_per_s is None
+    frame = frame_over_ranks(pd.DataFrame([asdict(row) for row in written]))
+    assert frame["num_samples"].isna().all() and frame["samples_per_s"].isna().all()
+    assert frame["epoch_time_s"].to_list() == [2.0]
 
 
 def test_the_last_attempt_at_an_epoch_stands():

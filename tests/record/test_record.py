@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.support.records import EPOCH_ROW, append_epochs
 
 from laptime.record import files as record
 from laptime.record import schema
-from laptime.record.epochs import EPOCH_COLUMNS
+from laptime.record.epochs import EPOCH_COLUMNS, NEW_COLUMNS
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import known
 
@@ -67,8 +68,9 @@ def test_new_record_has_every_key_of_the_contract():
 @pytest.mark.unit
 def test_new_record_runs_and_knows_nothing_else():
     new = RunRecord().to_json()
-    values = [new[key] for key in new.keys() - {"schema_version", "status", "attempts"}]
-    assert new["status"] == "running"
+    values = [new[key] for key in new.keys() - {"schema_version", "status", "attempts", "lap", "missing"}]
+    assert new["status"] == "running" and new["missing"] == {}
+    assert new["lap"] == {"unit": "epoch", "num_batches": None, "timer": "training", "contents": None}
     assert all(value is None or set(value.values()) == {None} for value in values)
 
 
@@ -301,6 +303,20 @@ def test_header_stands_once_however_often_rows_are_appended(tmp_path):
     lines = (tmp_path / record.EPOCHS_FILE).read_text().splitlines()
     assert lines[0] == ",".join(EPOCH_COLUMNS)
     assert len(lines) == 1 + 6
+
+
+@pytest.mark.unit
+def test_a_file_of_an_older_laptime_keeps_its_columns(tmp_path):
+    old = [column for column in EPOCH_COLUMNS if column not in NEW_COLUMNS]
+    values = ["" if EPOCH_ROW[column] is None else str(EPOCH_ROW[column]) for column in old]
+    (tmp_path / record.EPOCHS_FILE).write_text(f"{','.join(old)}\n{','.join(values)}\n")
+    append_epochs(tmp_path, [EPOCH_ROW | {"epoch": 2}])
+    header, first, second = (line.split(",") for line in (tmp_path / record.EPOCHS_FILE).read_text().splitlines())
+    assert header == old and second == [first[0], "2", *first[2:]]
+    frame = record.read_epochs(tmp_path)
+    assert tuple(frame.columns) == EPOCH_COLUMNS and frame[list(NEW_COLUMNS)].isna().all(axis=None)
+    expected = EPOCH_ROW | dict.fromkeys(NEW_COLUMNS)
+    assert [asdict(row) for row in record.epoch_rows(tmp_path)] == [expected, expected | {"epoch": 2}]
 
 
 @pytest.mark.unit

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.support.records import new_record, write_record
 from tests.support.settings import NO_REPORT, TINY
 
 import laptime
@@ -93,6 +94,14 @@ def test_an_old_sweep_is_resumed(train, work_folder):
     assert done.returncode == 0, done.stderr
     assert [read_record(Path("sweep") / n)["config"]["training"]["num_microbatches"] for n in "01"] == [1, 2]
     assert len(read_record(Path("sweep/0"))["attempts"]) == 1
+
+
+@pytest.mark.unit
+def test_keys_of_somebody_elses_training_stay(tmp_path):
+    record = new_record() | {"config": {"training": {OLD.partition(".")[2]: 2}}, "hashed_config": {OLD: 2}}
+    record["lap"]["timer"] = "LapTimer"
+    write_record(tmp_path, record)
+    assert read_record(tmp_path) == record
 
 
 @pytest.mark.unit

@@ -3,10 +3,19 @@
 from pathlib import Path
 
 import pytest
+from tests.support.records import (
+    EPOCH_ROW,
+    append_epochs,
+    end_attempt,
+    new_record,
+    start_attempt,
+    update,
+    write_record,
+)
 from tests.support.settings import NO_REPORT, TINY
 
 from laptime.record.files import read_record
-from laptime.sweeps.estimate import Known, estimate
+from laptime.sweeps.estimate import Known, estimate, known_runs
 
 TWO_EPOCHS = (*TINY, "training.epochs=2")
 TINY_SWEEP = ("-m", *TWO_EPOCHS, NO_REPORT)
@@ -55,6 +64,21 @@ def test_a_single_run_has_none(override, call, work_folder):
 def known(**changed) -> Known:
     hashed = {"model.width": 8, "training.epochs": 2, "seed": 1, "optimizer.lr": 0.1, "device": "cpu"}
     return Known(hashed | changed.pop("hashed", {}), **({"epoch_s": 3.0, "rest_s": 1.0, "num_bytes": 100} | changed))
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("timer", "num_known"), [("training", 1), ("LapTimer", 0)])
+def test_a_training_that_laptime_timed_alone_tells_nothing(timer, num_known, work_folder):
+    run = work_folder / "run"
+    run.mkdir()
+    record = new_record() | {"hashed_config": {"training.epochs": 2}}
+    update(record, "lap", timer=timer)
+    update(record, "timing", total_train_s=3.0)
+    start_attempt(record, 0)
+    end_attempt(record, "completed", None)
+    write_record(run, record)
+    append_epochs(run, [EPOCH_ROW])
+    assert len(known_runs([work_folder])) == num_known
 
 
 @pytest.mark.unit

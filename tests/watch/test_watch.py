@@ -122,6 +122,19 @@ def test_another_machines_clock_may_be_wrong_as_long_as_the_heart_beats(skew, ru
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("config", [None, {"training": "mine", "run_label": [1]}, {"training": {"epochs": "many"}}])
+def test_a_training_that_laptime_timed_alone_has_no_known_end(config, running, watch):
+    record = read_record(running) | {"config": config}
+    record["lap"]["timer"] = "LapTimer"
+    write_record(running, record)
+    append_epochs(running, [EPOCH_ROW, EPOCH_ROW | {"epoch": 2, "num_samples": None}])
+    (seen,) = Watcher(running).look().runs
+    assert (seen.status, seen.done, seen.epochs, seen.epoch_time_s, seen.swept) == ("running", 3, None, 1.25, "")
+    shown = watch(str(running), "--once").stdout
+    assert " 3 " in shown and "left" not in shown
+
+
+@pytest.mark.unit
 def test_the_heart_beats_while_the_work_is_done_and_no_longer(work_folder):
     with beating(work_folder):
         until((work_folder / HEARTBEAT_FILE).exists)

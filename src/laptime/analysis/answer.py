@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from laptime.analysis.analyse import Analysis
 from laptime.analysis.compare import Comparison
+from laptime.analysis.group import lap_word
 from laptime.analysis.laws import efficiency
 from laptime.analysis.results import Agreement, Verdict
 from laptime.analysis.scaling import Family
@@ -52,7 +53,9 @@ def _main_figure(analysis: Analysis) -> str:
         return _and_more([_comparison_words(comparison) for comparison in analysis.comparisons], "comparisons")
     if analysis.groups:
         group = max(analysis.groups, key=lambda each: each.samples_per_s.median)
-        figures = f"{group.samples_per_s.median:,.0f} samples/s, {group.epoch_time_s.median:.3g} s per epoch"
+        tokens = "" if group.tokens_per_s is None else f" {group.tokens_per_s:,.0f} tokens/s,"
+        time = f"{group.epoch_time_s.median:.3g} s per {lap_word([group])}"
+        figures = f"{group.samples_per_s.median:,.0f} samples/s,{tokens} {time}"
         return f"{group.label}: {figures} (median of {counted(len(group.runs), 'run')})."
     return "No completed run was found."
 

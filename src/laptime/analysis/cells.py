@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from laptime.analysis.group import Group
+from laptime.analysis.group import Group, with_tokens
 from laptime.analysis.results import Agreement, Verdict
 from laptime.analysis.statistics import HONEST_REPEATS, Interval, median_and_deviation
 from laptime.analysis.table import Cell, Column, Tone
@@ -44,6 +44,16 @@ def with_spread(values: Sequence[float], scale: float, form: str) -> Cell:
 
 def percent_of(value: float | None, whole: float) -> str:
     return "" if value is None else f"{value / whole:.1%}"
+
+
+def tokens_cells(group: Group, groups: Sequence[Group]) -> list[str]:
+    """tokens/s of a group, where all of the groups have them; otherwise no cell."""
+    return [f"{group.tokens_per_s:,.0f}"] if with_tokens(groups) else []
+
+
+def tokens_head(groups: Sequence[Group]) -> list[str]:
+    """The head of that column."""
+    return ["tokens/s"] if with_tokens(groups) else []
 
 
 def seconds(value: float) -> str:

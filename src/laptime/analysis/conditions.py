@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 from laptime.analysis.load import Run
+from laptime.record.schema import Lap
 from laptime.text import printable
 
 # What must be equal for two figures to be compared at all.
@@ -23,6 +24,7 @@ class Conditions:
         instructions: of the CPU, the best that torch used: AVX2, say; empty where it isn't known.
         settings: environment variables that change the timing, as `NAME=value`, and torch's threads where they were not
             as many as the run was given.
+        lap: what is timed as one: `epoch`; with the timer, where Laptime did not train: `20 batches by LapTimer`.
     """
 
     machine: str
@@ -33,6 +35,7 @@ class Conditions:
     code: str
     instructions: str = ""
     settings: str = ""
+    lap: str = "epoch"
 
     @property
     def work(self) -> tuple[str, ...]:
@@ -57,7 +60,13 @@ def conditions_of(run: Run) -> Conditions:
         code=environment.code_hash[:8],
         instructions=str((environment.torch or {}).get("cpu_capability") or ""),
         settings=_settings(run),
+        lap=_lap(run.record.lap),
     )
+
+
+def _lap(lap: Lap) -> str:
+    unit = lap.unit if lap.num_batches is None else f"{lap.num_batches} batch{'es' if lap.num_batches > 1 else ''}"
+    return unit if lap.timer == "training" else printable(f"{unit} by {lap.timer}")
 
 
 def _settings(run: Run) -> str:

@@ -25,16 +25,19 @@ class Results:
 
     Attributes:
         runs: completed runs, one row each. `run`: the path of its directory. `group`: what tells its repeats from other
-            groups. `device`: which one trained. `seed`, `config_hash`, `group_hash`, `started_at`, `ended_at` (times in
-            UTC), `commit`, `hostname_hash`. Then the figures of run.json by their own names, with the section's name
-            before those that two sections share, in order: device, dataset, model, strategy, batch, timing, result,
-            resources, communication, contention, breakdown, peak, bare_loop, quality: `epoch_time_s`, `samples_per_s`,
-            `world_size`, `test_accuracy`, `model_name`, `dataset_name`, `bare_loop_epoch_time_s`. Then every setting by
-            its full key: `optimizer.lr`, `training.batch_size`. Lists are JSON texts.
+            groups. `device`: which one trained. `seed` (missing: not known), `config_hash`, `group_hash`, `started_at`,
+            `ended_at` (times in UTC), `commit`, `hostname_hash`, `lap` (what is timed as one: `epoch`, `20 batches by
+            LapTimer`). Then the figures of run.json by their own names, with the section's name before those that two
+            sections share, in order: device, dataset, model, strategy, batch, timing, result, resources, communication,
+            contention, breakdown, peak, bare_loop, quality: `epoch_time_s`, `samples_per_s`, `world_size`,
+            `test_accuracy`, `model_name`, `dataset_name`, `bare_loop_epoch_time_s`. Then every setting by its full key:
+            `optimizer.lr`, `training.batch_size`; with `config.` before one that has a figure's name. Lists are JSON
+            texts.
         epochs: one row per run, epoch and rank, those that stand of all attempts. `run` as in `runs`; the columns of
             epochs.csv: `attempt`, `epoch`, `rank` (all from 0), `is_warmup`, `epoch_time_s`, `num_samples` and
             `samples_per_s` (this rank's own), `data_wait_s`, `train_loss`, `train_accuracy`, `val_loss`,
-            `val_accuracy` (of all ranks), `lr`, `cpu_percent`, `rss_bytes`, `device_memory_bytes`.
+            `val_accuracy` (of all ranks), `lr`, `cpu_percent`, `rss_bytes`, `device_memory_bytes`, `num_tokens`,
+            `num_batches`, `apart_s`.
         groups: one row per group of repeats, as in summary/groups.csv. `samples_per_s` is of the median time, which
             for an even number of repeats is not quite the median of theirs.
         scaling: speedup and scaling efficiency by number of ranks, as in summary/scaling.csv.
@@ -79,7 +82,7 @@ def load(*folders: str | Path) -> Results:
     analysis = analyse([_latest() if folder == "latest" else Path(folder) for folder in folders])
     labels = {run.path: group.label for group in analysis.groups for run in group.runs}
     labelled = [(run, labels[run.path]) for run in analysis.runs]
-    rows = [run_row(run, label) | _settings(run) for run, label in labelled]
+    rows = [_with_settings(run_row(run, label), run) for run, label in labelled]
     runs = pd.DataFrame(rows, columns=None if rows else ["run", "group", "seed"])
     for column in {"started_at", "ended_at"} & set(runs.columns):
         runs[column] = pd.to_datetime(runs[column], utc=True, errors="coerce")
@@ -108,17 +111,22 @@ def run_row(run: "Run", label: str) -> dict[str, object]:
     Args:
         label: of its group.
     """
+    from laptime.analysis.conditions import conditions_of
+
     record = run.record
     row: dict[str, object] = {"run": printable(str(run.path)), "group": label, "seed": run.seed}
     row |= {key: getattr(record, key) for key in ("config_hash", "group_hash", "started_at", "ended_at")}
     for section in _SECTIONS:
         for key, value in structs.asdict(getattr(record, section)).items():
             row[key if key not in row and key != "name" else f"{section}_{key}"] = _cell(value)
-    return row | {"commit": record.git.commit, "hostname_hash": run.environment.hostname_hash}
+    row |= {"commit": record.git.commit, "hostname_hash": run.environment.hostname_hash}
+    return row | {"lap": conditions_of(run).lap}
 
 
-def _settings(run: "Run") -> dict[str, object]:
-    return {key: _cell(value) for key, value in run.config.items() if key != "seed"}
+def _with_settings(row: dict[str, object], run: "Run") -> dict[str, object]:
+    """Somebody else's setting may have the name of a figure."""
+    settings = {key: _cell(value) for key, value in run.config.items() if key != "seed"}
+    return row | {f"config.{key}" if key in row else key: value for key, value in settings.items()}
 
 
 def _cell(value: object) -> object:

@@ -1,6 +1,6 @@
 """A group of repeats, and what they say together."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -57,8 +57,14 @@ class Group:
 
     @property
     def num_seeds(self) -> int:
-        """Different ones among its repeats: runs of the same seed learn the same."""
-        return len({run.seed for run in self.runs})
+        """Different ones among its repeats: runs of the same seed learn the same. One that is not known counts as one
+        of its own."""
+        return len({_seed(run) for run in self.runs})
+
+    @property
+    def num_unseeded(self) -> int:
+        """Repeats whose seed is not known."""
+        return sum(run.seed is None for run in self.runs)
 
     @property
     def hosts(self) -> set[str]:
@@ -81,6 +87,11 @@ class Group:
         return [1 / seconds for seconds in self.seconds_per_sample]
 
     @cached_property
+    def tokens_per_s(self) -> float | None:
+        """The median of the repeats; None: no text."""
+        return self.median("timing", "tokens_per_s")
+
+    @cached_property
     def interval_width(self) -> float | None:
         """Of the 95% interval of the epoch time, as a share of it; None with one repeat."""
         return relative_width(self.seconds_per_sample)
@@ -92,7 +103,7 @@ class Group:
 
     def values(self, section: str, key: str) -> list[float]:
         """A figure of run.json for each repeat that has it; what was learnt, once for each seed."""
-        runs = {run.seed: run for run in reversed(self.runs)}.values() if section == "result" else self.runs
+        runs = {_seed(run): run for run in reversed(self.runs)}.values() if section == "result" else self.runs
         found = [getattr(getattr(run.record, section), key) for run in runs]
         return [float(value) for value in found if isinstance(value, int | float)]
 
@@ -130,6 +141,20 @@ class Group:
         return trend([run.counted["epoch_time_s"].to_list() for run in self.runs])
 
 
+def lap_word(groups: Iterable[Group]) -> str:
+    """What their times are of: epoch, or lap where some are of a number of batches."""
+    return "epoch" if all(group.first.record.lap.unit == "epoch" for group in groups) else "lap"
+
+
+def with_tokens(groups: Sequence[Group]) -> bool:
+    """Whether tokens were counted in all of them."""
+    return all(group.tokens_per_s is not None for group in groups)
+
+
+def _seed(run: Run) -> object:
+    return run.path if run.seed is None else run.seed
+
+
 @dataclass(frozen=True)
 class Reached:
     """How long a group took to a validation accuracy.
@@ -147,7 +172,7 @@ class Reached:
 
 def reached(group: Group, target: float | None) -> Reached | None:
     """The time to a target accuracy (given, or the runs' own); None: there is no target."""
-    target = target if target is not None else group.first.full_config["measure"].get("target_accuracy")
+    target = target if target is not None else group.first.laptime_config.get("measure", {}).get("target_accuracy")
     if target is None:
         return None
     times = [time for time in group.times_to(target) if time is not None]

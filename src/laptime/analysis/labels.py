@@ -55,13 +55,18 @@ def value_of(group: Group, key: str, digits: int | None = _DIGITS) -> str:
     """
     if key == "device":
         return group.first.device.used
+    if key in CONFIG_GROUPS and key in group.config:  # a plain value, of somebody else's configuration
+        return _shown(group.config[key], digits)
     if key == "model":
         return printable(group.first.model.name)
     if key == "dataset":
         return printable(group.first.dataset.name)
     if key in CONFIG_GROUPS:
         return str(group.config.get(f"{key}._target_")).rpartition(".")[2].lower()
-    value = group.config.get(key)
+    return _shown(group.config.get(key), digits)
+
+
+def _shown(value: object, digits: int | None) -> str:
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     if isinstance(value, float) and digits is not None and len(text) > 2 * digits:  # drawn from a range
         text = f"{value:.{digits}g}"

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from laptime.record import schema
+from laptime.record.directory import has_left
 from laptime.record.epochs import EPOCH_COLUMNS, each_epoch_once, frame_over_ranks
 from laptime.record.files import (
     EARLIER_DIR,
@@ -51,8 +52,9 @@ class Run:
     remarks: tuple[str, ...] = ()
 
     @property
-    def seed(self) -> int:
-        return known(self.record.seed)
+    def seed(self) -> int | None:
+        """None: not known, as of trainings that Laptime did not start."""
+        return self.record.seed
 
     @property
     def group_hash(self) -> str:
@@ -65,8 +67,13 @@ class Run:
 
     @property
     def full_config(self) -> Mapping[str, Any]:
-        """As recorded, the groups nested."""
-        return known(self.record.config)
+        """As recorded, the groups nested. Of somebody else's training the keys are any: see `laptime_config`."""
+        return self.record.config or {}
+
+    @property
+    def laptime_config(self) -> Mapping[str, Any]:
+        """The same, where Laptime trained; otherwise empty."""
+        return self.record.laptime_config
 
     @property
     def device(self) -> schema.Device:
@@ -132,7 +139,9 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
 
 def _identity(record: RunRecord) -> tuple[str, ...] | None:
     """What no two runs share: where and when a run was started, by which processes; None: an old record lacks it."""
-    started = [(record.config or {}).get("run_dir"), record.started_at, known(record.strategy).rank_pids]
+    # Two LapTimers in one training: their laps differ.
+    where = record.laptime_config.get("run_dir") if record.is_laptime_training else (record.config_hash, record.lap)
+    started = [where, record.started_at, known(record.strategy).rank_pids]
     return None if None in started else (*map(str, started), known(record.environment).hostname_hash)
 
 
@@ -148,7 +157,10 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
             if identity is not None and first.setdefault(identity, path) is not path:
                 skipped.append(Skipped(path, f"a copy of {printable(str(first[identity]))}"))
                 continue
-            read.append((path, record, _read_rows(path)))
+            rows = _read_rows(path)
+            if not record.is_laptime_training and (rows.groupby("rank")["num_samples"].count() == 0).any():
+                raise ValueError(f"samples were not counted (pass samples= to {record.lap.timer})")
+            read.append((path, record, rows))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             skipped.append(Skipped(path, _reason(error)))
     runs = []
@@ -168,9 +180,9 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
     return runs, sorted(skipped, key=lambda each: by_number(each.path))
 
 
-# What every completed run has.
+# What every completed run has; a seed too, if Laptime trained.
 _COMPLETE = (
-    "seed", "config_hash", "group_hash", "command", "device", "dataset", "model", "strategy", "batch", "environment",
+    "config_hash", "group_hash", "command", "device", "dataset", "model", "strategy", "batch", "environment",
 )  # fmt: skip
 
 
@@ -188,10 +200,14 @@ def _read_record(path: Path) -> RunRecord:
     record = RunRecord.of(content)
     if record.status != "completed":
         why = "" if record.error is None else record.error.first_line
+        if record.status == "running" and has_left(path):
+            raise ValueError("running, but its process is gone: it was killed, perhaps")
         raise ValueError(f"{record.status}: {why}" if why else record.status)
-    for name in _COMPLETE:
+    for name in ("seed", *_COMPLETE) if record.is_laptime_training else _COMPLETE:
         if getattr(record, name) is None:
             raise ValueError(f"damaged, or of an older Laptime: {RUN_FILE} has no {name}")
+    if not record.is_laptime_training:
+        return record
     config = record.config or {}
     if not isinstance(config.get("measure"), dict):
         raise ValueError(f"damaged, or of an older Laptime: {RUN_FILE} has no config.measure")
@@ -257,7 +273,7 @@ def _tidy(read: Sequence[tuple[Path, RunRecord, pd.DataFrame]]) -> list[_Tidy]:
 def _num_missing(record: RunRecord, epochs: pd.DataFrame) -> int:
     """How many epochs of a run its file lacks, as far as its record tells; below 0: it has more than there were."""
     first, last = int(epochs["epoch"].min()), int(epochs["epoch"].max())
-    training = (record.config or {}).get("training") or {}
+    training = record.laptime_config.get("training") or {}
     if record.result.stop_reason == "epochs" and isinstance(training.get("epochs"), int):
         last = training["epochs"] - 1
     if "checkpoint" in training and training["checkpoint"] is None:

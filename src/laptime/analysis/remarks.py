@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from laptime.analysis.group import Group
+from laptime.analysis.group import Group, lap_word
 from laptime.analysis.mismatch import Mismatch
 from laptime.analysis.wording import mismatch_words
 from laptime.text import printable
@@ -37,15 +37,18 @@ def remarks_of(group: Group, mismatches: Sequence[Mismatch] = ()) -> list[str]:
         found.append(f"repeats differ by {between / group.samples_per_s.median:.0%}")
     rise = group.trend
     if rise is not None and rise < -_TREND:
-        found.append(f"epochs still get faster, by {-rise:.0%}: measure.warmup_epochs is too small")
+        found.append(f"{lap_word([group])}s still get faster, by {-rise:.0%}: {_too_short(group)}")
     elif rise is not None and rise > _TREND:
-        found.append(f"epochs get slower, by {rise:.0%}: is the machine throttling, or busy?")
+        found.append(f"{lap_word([group])}s get slower, by {rise:.0%}: is the machine throttling, or busy?")
     latest = max(group.runs, key=lambda run: str(run.record.started_at))
-    target = latest.full_config["measure"].get("target_interval")
+    target = latest.laptime_config.get("measure", {}).get("target_interval")
     if target is not None:
         width = "unknown" if group.interval_width is None else f"{group.interval_width:.1%}"
         verdict = "reached" if group.is_precise(target) else "not reached"
         found.append(f"target interval of {target:.1%} {verdict} with {len(group.runs)} repeats: {width}")
+    if group.num_unseeded and len(group.runs) > 1:
+        which = f"{group.num_unseeded} of {len(group.runs)} repeats"
+        found.append(f"the seed of {which} is not known: they may have learned the same")
     if len(group.hosts) > 1:
         found.append(f"on {len(group.hosts)} hosts")
     if any(run.is_resumed for run in group.runs):
@@ -57,3 +60,8 @@ def remarks_of(group: Group, mismatches: Sequence[Mismatch] = ()) -> list[str]:
         found.append(f"stopped by {', '.join(sorted(map(str, early)))}")
     found += sorted({remark for run in group.runs for remark in run.remarks})
     return found + [mismatch_words(mismatch) for mismatch in mismatches]
+
+
+def _too_short(group: Group) -> str:
+    is_own = group.first.record.is_laptime_training
+    return "measure.warmup_epochs is too small" if is_own else "the warm-up is too short"

@@ -68,6 +68,17 @@ METHODS = (
 )
 
 
+def methods(analysis: Analysis) -> tuple[str, ...]:
+    """How it was measured, with what is in the laps of trainings that Laptime timed alone."""
+    timed = [group for group in analysis.groups if not group.first.record.is_laptime_training]
+    if not timed:
+        return METHODS
+    contents = dict.fromkeys((group.conditions.lap, group.first.record.lap.contents) for group in timed)
+    laps = [f"A lap ({lap}): {printable(words)}" for lap, words in contents if words]
+    steps = "The parts of a step are from steps of the warm-up, where Laptime timed a training that is not its own."
+    return (*METHODS, steps, *laps)
+
+
 def as_text(analysis: Analysis) -> str:
     """The report in plain text, 100 columns."""
     console = Console(width=110, record=True, file=io.StringIO(), color_system=None)
@@ -161,7 +172,7 @@ def as_markdown(analysis: Analysis, plots: Sequence[str]) -> str:
         lines += ["", *(f"{_md(note)}\n" for note in table.notes)]
     lines += ["## Plots", "", *([_left_out(analysis), ""] if _left_out(analysis) else [])]
     lines += [f"![{caption(name)}](plots/{name}.png)\n" for name in plots]
-    lines += ["## Methods", "", *(f"- {method}" for method in METHODS), "", "## Environment"]
+    lines += ["## Methods", "", *(f"- {method}" for method in methods(analysis)), "", "## Environment"]
     for part, rows in environment(analysis):
         lines += ["", f"### {_md(part)}", "", *(f"- {_md(name)}: {_md(value)}" for name, value in rows)]
     lines += ["", "## Commands", "", *(f"    {command}" for command in commands(analysis)), ""]
@@ -176,7 +187,7 @@ def as_html(analysis: Analysis, plots: Mapping[str, bytes]) -> str:
         tables=tables(analysis),
         plots=[(caption(name), base64.b64encode(image).decode(), name in _PAIRS) for name, image in plots.items()],
         left_out=_left_out(analysis),
-        methods=METHODS,
+        methods=methods(analysis),
         environment=environment(analysis),
         commands=commands(analysis),
         problems=problems(analysis),

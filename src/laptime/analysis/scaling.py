@@ -150,10 +150,11 @@ def _work(group: Group) -> tuple[object, ...]:
 
 
 def _way(group: Group) -> tuple[object, ...]:
-    """What is equal within a family besides: how the ranks are run and by which code."""
+    """What is equal within a family besides: how the ranks are run and by which code, and what is timed as a lap."""
     left_out = ("strategy.wrap_single_rank",)
     keys = [key for key in (*SOFT, *OF_DDP) if key not in left_out]
-    return tuple(repr(group.config.get(key)) for key in keys), group.conditions.torch, group.conditions.code
+    conditions = group.conditions
+    return tuple(repr(group.config.get(key)) for key in keys), conditions.torch, conditions.code, conditions.lap
 
 
 def _closest(candidates: Sequence[Group], group: Group, with_ddp: bool = False) -> Group | None:
@@ -164,6 +165,7 @@ def _closest(candidates: Sequence[Group], group: Group, with_ddp: bool = False) 
         differing = sum(candidate.config.get(key) != group.config.get(key) for key in keys)
         differing += candidate.conditions.torch != group.conditions.torch
         differing += candidate.conditions.code != group.conditions.code
+        differing += candidate.conditions.lap != group.conditions.lap
         return differing, -len(candidate.runs), candidate.label
 
     return min(candidates, key=distance, default=None)

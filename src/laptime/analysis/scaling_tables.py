@@ -10,8 +10,11 @@ from laptime.analysis.cells import (
     interval_note,
     milliseconds,
     results_cell,
+    tokens_cells,
+    tokens_head,
     with_interval,
 )
+from laptime.analysis.group import Group
 from laptime.analysis.laws import TITLES, Fit, efficiency, karp_flatt
 from laptime.analysis.losses import Losses
 from laptime.analysis.remarks import remarks_of
@@ -21,8 +24,14 @@ from laptime.analysis.wording import missing_baseline_words
 from laptime.text import counted
 
 
-def scaling(family: Family, project: Sequence[int]) -> Table:
+def scaling(family: Family, project: Sequence[int], groups: Sequence[Group]) -> Table:
+    """Speedup and efficiency by number of ranks.
+
+    Args:
+        groups: all of the report.
+    """
     rows = []
+    tokens = tokens_head(groups)
     with_ddp = family.one_rank_ddp is not None
     for point in family.points:
         p, s = point.world_size, point.speedup
@@ -31,6 +40,7 @@ def scaling(family: Family, project: Sequence[int]) -> Table:
             str(len(point.group.runs)),
             point.group.quality,
             f"{point.group.samples_per_s.median:,.0f}",
+            *tokens_cells(point.group, groups),
             f"{p}.00",
         ]
         cells.append(with_interval(s, point.speedup_interval))
@@ -43,12 +53,12 @@ def scaling(family: Family, project: Sequence[int]) -> Table:
         rows.append(row(*cells, results_cell(point.agreement), remarks))
     for projected in projections(family, project):
         p, speedup, interval = projected.world_size, projected.speedup, projected.interval
-        cells = [f"{p} (projected)", "", "", "", f"{p}.00", with_interval(speedup, interval)]
+        cells = [f"{p} (projected)", "", "", "", *("" for _ in tokens), f"{p}.00", with_interval(speedup, interval)]
         cells += [with_interval(speedup / p, interval, 100 / p, "%"), "", *([""] if with_ddp else [])]
         rows.append(row(*cells, "", "projected by the fit, not measured", is_projected=True))
     over_ddp = ["speedup over one-rank DDP"] if with_ddp else []
     heads = columns(
-        "ranks", "repeats", "quality", "samples/s", "expected", "speedup", "efficiency",
+        "ranks", "repeats", "quality", "samples/s", *tokens, "expected", "speedup", "efficiency",
         Column("serial fraction", is_optional=True), *over_ddp, RESULTS, REMARKS,
     )  # fmt: skip
     kind = "weak scaling: the batch of each rank is fixed"

@@ -39,7 +39,7 @@ def searches(groups: Sequence[Group]) -> list[Search]:
     is_search = cache(_is_search)
     by_metrics: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
-        metrics = group.first.full_config.get("optimized_metric")
+        metrics = group.first.laptime_config.get("optimized_metric")
         several = tuple(metrics) if isinstance(metrics, list) else (metrics,)
         if len(several) > 1 or (metrics and any(is_search(run.path.absolute().parent) for run in group.runs)):
             by_metrics.setdefault(several, []).append(group)

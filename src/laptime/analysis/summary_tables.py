@@ -20,12 +20,12 @@ def groups_table(groups: Sequence[Group], target_accuracy: float | None = None) 
     rows = []
     for group in groups:
         row: dict[str, object] = {"group": group.label, "num_repeats": len(group.runs)}
-        row["seeds"] = " ".join(str(run.seed) for run in group.runs)
+        row["seeds"] = " ".join(str(run.seed) for run in group.runs if run.seed is not None)
         row |= {"device": group.first.device.used, "model": group.first.model.name}
         row |= {"dataset": group.first.dataset.name, "world_size": group.world_size}
         row |= {"threads_per_rank": group.first.strategy.threads_per_rank}
         row |= {"global_batch_size": group.first.batch.global_batch_size}
-        row |= {"precision": group.first.device.precision}
+        row |= {"precision": group.first.device.precision, "lap": group.conditions.lap}
         for name, summary in (("epoch_time_s", group.epoch_time_s), ("samples_per_s", group.samples_per_s)):
             row |= {name: summary.median, f"{name}_between": summary.between, f"{name}_within": summary.within}
             row |= {f"{name}_min": summary.low, f"{name}_max": summary.high}
@@ -44,7 +44,8 @@ def groups_table(groups: Sequence[Group], target_accuracy: float | None = None) 
 
 
 _MEDIANS = (
-    ("timing", "total_train_s"), ("timing", "startup_s"), ("resources", "peak_rss_bytes"),
+    ("timing", "tokens_per_s"), ("timing", "batches_per_s"), ("timing", "total_train_s"), ("timing", "startup_s"),
+    ("resources", "peak_rss_bytes"),
     ("resources", "peak_device_memory_bytes"), ("resources", "cpu_percent"), ("resources", "energy_joules"),
     ("resources", "energy_joules_per_1000_samples"), *(("breakdown", f"{part}_s") for part in PARTS),
     ("breakdown", "step_s"), ("breakdown", "step_p50_s"), ("breakdown", "step_p95_s"), ("breakdown", "step_p99_s"),

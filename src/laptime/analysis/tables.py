@@ -14,11 +14,13 @@ from laptime.analysis.cells import (
     results_cell,
     seconds,
     three_digits,
+    tokens_cells,
+    tokens_head,
     with_interval,
     with_spread,
 )
 from laptime.analysis.compare import Comparison
-from laptime.analysis.group import Group, Reached, reached
+from laptime.analysis.group import Group, Reached, lap_word, reached
 from laptime.analysis.remarks import remarks_of
 from laptime.analysis.scaling_tables import losses, scaling
 from laptime.analysis.search import Search
@@ -35,8 +37,8 @@ def tables(analysis: Analysis) -> list[Table]:
     """All tables; those, and columns of those, that would be empty are left out."""
     found = [_groups(analysis.groups, analysis.target_accuracy)] if analysis.groups else []
     for family in analysis.families:
-        found += [scaling(family, analysis.project), losses(family)]
-    found += [_comparison(comparison) for comparison in analysis.comparisons]
+        found += [scaling(family, analysis.project, analysis.groups), losses(family)]
+    found += [_comparison(comparison, analysis.groups) for comparison in analysis.comparisons]
     found[:0] = [_trials(search) for search in analysis.searches]
     found += _steps(analysis.groups) + _resources(analysis.groups)
     if analysis.skipped:
@@ -76,6 +78,7 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
             seconds(epoch.median),
             f"{seconds(epoch.low)} to {seconds(epoch.high)}",
             f"{speed.median:,.0f}",
+            *tokens_cells(group, groups),
             percent_of(speed.between, speed.median),
             percent_of(speed.within, speed.median),
             with_spread(group.values("result", "test_accuracy"), 100, "{:.2f}%"),
@@ -85,9 +88,9 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
             cells.append("" if time is None else _time_to_accuracy(time, len(group.runs)))
         rows.append(row(*cells, "; ".join(remarks_of(group))))
     heads = columns(
-        "group", "repeats", "quality", "epoch time", Column("min to max", is_optional=True), "samples/s", "between",
-        Column("within", is_optional=True), "test accuracy", Column("training loss", is_optional=True),
-        *(["time to accuracy"] if with_target else []), REMARKS,
+        "group", "repeats", "quality", f"{lap_word(groups)} time", Column("min to max", is_optional=True), "samples/s",
+        *tokens_head(groups), "between", Column("within", is_optional=True), "test accuracy",
+        Column("training loss", is_optional=True), *(["time to accuracy"] if with_target else []), REMARKS,
     )  # fmt: skip
     note = (
         "Medians of the repeats' medians over counted epochs. between, within: standard deviation between repeats, "
@@ -157,8 +160,9 @@ def _limit(group: Group) -> str:
 def _resources(groups: Sequence[Group]) -> list[Table]:
     """Memory, CPU, energy, and what the framework costs."""
     heads = columns(
-        "group", "peak memory", "peak device memory", "CPU", "J per epoch", "J per 1,000 samples", "over a bare loop"
-    )
+        "group", "peak memory", "peak device memory", "CPU", f"J per {lap_word(groups)}", "J per 1,000 samples",
+        "over a bare loop",
+    )  # fmt: skip
     rows = []
     for group in groups:
         overhead = group.median("bare_loop", "overhead")
@@ -186,7 +190,7 @@ def _resources(groups: Sequence[Group]) -> list[Table]:
     return [Table("Resources", heads, tuple(rows), tuple(notes))]
 
 
-def _comparison(comparison: Comparison) -> Table:
+def _comparison(comparison: Comparison, groups: Sequence[Group]) -> Table:
     rows = []
     for each in comparison.rows:
         group = each.group
@@ -199,6 +203,7 @@ def _comparison(comparison: Comparison) -> Table:
                 seconds(group.epoch_time_s.median),
                 "" if total is None else seconds(total),
                 f"{group.samples_per_s.median:,.0f}",
+                *tokens_cells(group, groups),
                 with_interval(each.speedup, each.interval),
                 difference_words(each.difference),
                 with_spread(group.values("result", "test_accuracy"), 100, "{:.2f}%"),
@@ -208,8 +213,8 @@ def _comparison(comparison: Comparison) -> Table:
         )
     head = comparison.key.rpartition(".")[2]
     heads = columns(
-        head, "repeats", "quality", "epoch time", Column("total time", is_optional=True), "samples/s", "speedup",
-        Column("difference", is_sentence=True), "test accuracy", RESULTS, REMARKS,
+        head, "repeats", "quality", f"{lap_word(groups)} time", Column("total time", is_optional=True), "samples/s",
+        *tokens_head(groups), "speedup", Column("difference", is_sentence=True), "test accuracy", RESULTS, REMARKS,
     )  # fmt: skip
     of = f" ({comparison.common})" if comparison.common else ""
     note = "difference: two-sided Mann-Whitney test of the repeats' throughputs at 5%."

@@ -51,20 +51,27 @@ def mismatch_words(mismatch: Mismatch) -> str:
     """What a group and its baseline differ in besides."""
     if mismatch.name == HOST:
         return "on another host than the baseline"
+    if mismatch.name == "lap":
+        return f"a lap is {mismatch.here} here, {mismatch.there} there"
     name = "data checksum" if mismatch.name == "checksum" else mismatch.name
     return f"{name} {mismatch.here[:60]}, baseline {mismatch.there[:60]}"
 
 
 def missing_baseline_words(family: Family) -> str:
     """What a family lacks for a speedup, and the command that would give it."""
-    command = with_one_rank(family.points[0].group.first.command)
+    first = family.points[0].group.first
+    command = with_one_rank(first.command) if first.record.is_laptime_training else ""
     what = f"no run with one rank to compare {family.points[-1].group.label} with"
     return f"{what}. Run: {command}" if command else what + "."
 
 
+def _now_words(mismatch: Mismatch) -> str:
+    return f"{'a lap is' if mismatch.name == 'lap' else mismatch.name} {mismatch.here}"
+
+
 def check_words(check: Check) -> str:
     """A line of the gate."""
-    remarks = [f"{each.name} {each.here}, then {each.there}" for each in check.mismatches]
+    remarks = [f"{_now_words(each)}, then {each.there}" for each in check.mismatches]
     if check.change is None and not check.mismatches:
         remarks.append("no completed run of it now")
     if not check.names_machine:

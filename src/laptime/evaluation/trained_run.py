@@ -114,13 +114,19 @@ def open_run(run: str, checkpoint: str, typed: Sequence[str], root: str | None =
         UserError: there is no such run or checkpoint, it is damaged, of another run, or names what isn't trusted.
     """
     preflight.check_environment()
-    run_dir, path = _find(run, checkpoint)
+    run_dir, file = _find(run, checkpoint)
     try:
         record = RunRecord.read(run_dir)
     except ValueError as error:
         raise UserError(f"run={run}: the record can't be read: {error}.") from error
     except OSError as error:
         raise UserError(f"run={run}: {run_dir / RUN_FILE} can't be read ({error.strerror}).") from error
+    if not record.is_laptime_training:
+        raise UserError(
+            f"run={run}: was timed by {record.lap.timer} and is not Laptime's own training, so it can't be rebuilt. "
+            "Name a run of train.py."
+        )
+    path = file or _checkpoint(run_dir, checkpoint)
     config, world_size, threads = _checked(record, run_dir)
     if root is not None:
         config = {**config, "dataset": {**config["dataset"], "root": root}}
@@ -153,8 +159,8 @@ def use_threads(run: TrainedRun, threads: int | None) -> int:
     return torch.get_num_threads()
 
 
-def _find(run: str, checkpoint: str) -> tuple[Path, Path]:
-    """The run's directory and the checkpoint's file."""
+def _find(run: str, checkpoint: str) -> tuple[Path, Path | None]:
+    """The run's directory, and the checkpoint's file where `run` is one."""
     path = checkpoints.newest_run("run") if run == "latest" else expanded("run", run)
     if path.is_file() and path.name != RUN_FILE:
         if checkpoint != "last":
@@ -171,6 +177,11 @@ def _find(run: str, checkpoint: str) -> tuple[Path, Path]:
             raise UserError(f"run={run}: is a sweep. Name one of its runs: {names}")
         what = "holds no run.json" if run_dir.is_dir() else "there is no such directory"
         raise UserError(f"run={run}: {what}. Name a run directory, a .ckpt file in one, or latest.")
+    return run_dir, None
+
+
+def _checkpoint(run_dir: Path, checkpoint: str) -> Path:
+    """The checkpoint's file."""
     name = _CHECKPOINTS.get(checkpoint)
     file = run_dir / CHECKPOINT_DIR / name if name is not None else expanded("checkpoint", checkpoint)
     if not file.is_file():
@@ -179,7 +190,7 @@ def _find(run: str, checkpoint: str) -> tuple[Path, Path]:
             f"checkpoint={checkpoint}: there is no file {file}. "
             + (f"The run has {', '.join(there)}." if there else "The run has saved none.")
         )
-    return run_dir, file
+    return file
 
 
 def _checked(record: RunRecord, run_dir: Path) -> tuple[dict[str, Any], int, int]:

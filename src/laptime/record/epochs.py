@@ -171,6 +171,7 @@ def frame_over_ranks(rows: "pd.DataFrame", by: Sequence[str] = ("epoch",)) -> "p
     """
     grouped = rows.groupby(list(by))
     epochs = grouped[["is_warmup", "epoch_time_s"]].max()
-    epochs["num_samples"] = grouped["num_samples"].sum()
+    is_known = grouped["num_samples"].count() == grouped.size()
+    epochs["num_samples"] = grouped["num_samples"].sum().where(is_known)
     epochs["samples_per_s"] = epochs["num_samples"] / epochs["epoch_time_s"]
     return epochs

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laptime.record import renamed
-from laptime.record.epochs import EPOCH_COLUMNS, EpochRow
+from laptime.record.epochs import EPOCH_COLUMNS, NEW_COLUMNS, EpochRow
 from laptime.record.masking import mask
 from laptime.record.schema import SCHEMA_VERSION
 
@@ -39,6 +39,9 @@ EARLIER_DIR = "earlier"
 SWEEP_FILE = "multirun.yaml"
 # What tells each of its runs from the others, by number, those that have not started included.
 PLAN_FILE = "plan.json"
+
+# Of epochs.csv, in bytes.
+_LONGEST_HEADER = 4096
 
 # Keys of `strategy` that DistributedDataParallel alone knows: without it, such a setting changes nothing.
 OF_DDP = (
@@ -103,13 +106,18 @@ def read_record(run_dir: Path) -> dict[str, Any]:
 def append_epochs(run_dir: Path, rows: Iterable[EpochRow]) -> None:
     """Append rows to epochs.csv and see them onto the disk; the first call writes the header.
 
+    A file of an older Laptime has fewer columns: it keeps those.
+
     Args:
         rows: None in them is written as an empty field.
     """
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, EPOCH_COLUMNS, lineterminator="\n")
     with (run_dir / EPOCHS_FILE).open("ab+", buffering=0) as file:
         size = file.tell()
+        file.seek(0)
+        header = file.read(_LONGEST_HEADER).partition(b"\n")[0].decode(errors="replace").strip()
+        columns = header.split(",") if size else EPOCH_COLUMNS
+        writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         if size == 0:
             writer.writeheader()
         else:
@@ -130,13 +138,16 @@ def append_epochs(run_dir: Path, rows: Iterable[EpochRow]) -> None:
 
 
 def read_epochs(run_dir: Path) -> "pd.DataFrame":
-    """Read epochs.csv: one row per attempt, epoch and rank, columns EPOCH_COLUMNS; empty where there is no file."""
+    """Read epochs.csv: one row per attempt, epoch and rank, columns EPOCH_COLUMNS; empty where there is no file.
+
+    Columns that a file of an older Laptime lacks are empty."""
     import pandas as pd  # takes its time to load, and asking for help needs none of it
 
     path = run_dir / EPOCHS_FILE
     if not path.exists() or path.stat().st_size == 0:  # just made, or by a process that was killed at that moment
         return pd.DataFrame(columns=list(EPOCH_COLUMNS))
-    return pd.read_csv(path, float_precision="round_trip")  # the same bits as written
+    rows = pd.read_csv(path, float_precision="round_trip")  # the same bits as written
+    return rows.reindex(columns=[*rows.columns, *(name for name in NEW_COLUMNS if name not in rows.columns)])
 
 
 def epoch_rows(run_dir: Path) -> list[EpochRow]:

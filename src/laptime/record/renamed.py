@@ -27,7 +27,10 @@ def override_by_new_name(override: str) -> str:
 
 
 def update(record: dict[str, Any]) -> None:
-    """Give the keys of a record's configuration their names of today."""
+    """Give the keys of a record's configuration their names of today; those of somebody else's training stay."""
+    lap = record.get("lap")
+    if isinstance(lap, dict) and lap.get("timer", "training") != "training":
+        return
     for old, new in RENAMED.items():
         group, _, name = old.partition(".")
         config = record.get("config")

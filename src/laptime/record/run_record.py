@@ -92,6 +92,16 @@ class RunRecord(Struct, kw_only=True):
         except msgspec.ValidationError as error:
             raise ValueError(_in_words(str(error), content)) from error
 
+    @property
+    def is_laptime_training(self) -> bool:
+        """Whether Laptime trained; otherwise it timed somebody else's training, and `config` holds any keys."""
+        return self.lap.timer == "training"
+
+    @property
+    def laptime_config(self) -> dict[str, Any]:
+        """`config`, where its keys are Laptime's; otherwise empty."""
+        return (self.config or {}) if self.is_laptime_training else {}
+
     def to_json(self) -> dict[str, Any]:
         """The plain values of run.json, every key of the schema. What JSON has no words for, infinite values and NaN,
         is null."""

@@ -121,7 +121,7 @@ def _whole(record: RunRecord) -> RunRecord:
         ValueError: it hasn't.
     """
     parse_timestamp(record.started_at or "")
-    config = record.config or {}
+    config = record.laptime_config
     if "run_label" not in config or "threads_per_rank" not in (config.get("strategy") or {}):
         raise ValueError("its configuration is not whole")
     return record

@@ -65,6 +65,7 @@ def _known(run_dirs: Iterable[Path]) -> Iterator[Known]:
             hashed, train_s = record.hashed_config or {}, record.timing.total_train_s
             if (
                 record.status == "completed"
+                and record.is_laptime_training
                 and hashed["training.epochs"]
                 and len(record.attempts) == 1
                 and num_epochs

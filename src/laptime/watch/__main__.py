@@ -145,7 +145,7 @@ def view(seen: SweepSeen) -> Group:
             Text("" if run.number is None else str(run.number)),
             Text(run.swept),
             Text(run.status, style=_STYLES.get(run.status, "")),
-            Text("" if run.done is None or run.epochs is None else f"{run.done}/{run.epochs}"),
+            Text("" if run.done is None else str(run.done) if run.epochs is None else f"{run.done}/{run.epochs}"),
             Text("" if run.epoch_time_s is None else f"{run.epoch_time_s:.3f} s"),
             Text("" if run.age_s is None else duration(run.age_s)),
         )

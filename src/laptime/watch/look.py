@@ -33,7 +33,7 @@ class RunSeen:
         number: in its sweep; None: a run by itself.
         swept: what tells it from the others.
         status: completed, failed, interrupted, running, dead (it says it runs, and gives no sign of life) or waiting.
-        done, epochs: epochs trained and wanted; None: not known yet.
+        done, epochs: epochs (or laps) trained and wanted; None: not known.
         epoch_time_s: median of its epochs so far, the slowest rank's; None: there is none.
         age_s: seconds since it started, or that it took where it has ended; None: it has not started.
         last_line: of its log.
@@ -121,12 +121,13 @@ class Watcher:
         try:
             record = RunRecord.read(path)
             status: str = record.status
-            config = record.config or {}
+            config = record.laptime_config
             message = "" if record.error is None else record.error.first_line
             epochs = config["training"]["epochs"] if config else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return RunSeen(number, swept, "failed", error=f"run.json can't be read: {error}")
-        if status == "running" and not self._is_alive(path):
+        is_here = not record.is_laptime_training and user_of(path) is not None  # that may have no heartbeat
+        if status == "running" and not is_here and not self._is_alive(path):
             status = "dead"
         done, epoch_time_s = _epochs(path)
         swept = swept or str(config.get("run_label") or "")

@@ -1,0 +1,244 @@
+"""Trainings that Laptime timed and did not start: their laps, seeds, tokens and settings."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import laptime
+from laptime.analysis.__main__ import main
+from laptime.analysis.analyse import analyse
+from laptime.analysis.answer import answer
+from laptime.analysis.group import Group
+from laptime.analysis.groups import group_runs
+from laptime.analysis.labels import axes, value_of
+from laptime.analysis.load import load_runs
+from laptime.analysis.mismatch import unlike
+from laptime.analysis.remarks import remarks_of
+from laptime.analysis.report import METHODS, methods
+from laptime.analysis.summary_tables import groups_table
+from laptime.analysis.tables import tables
+from laptime.analysis.wording import mismatch_words
+from laptime.record.epochs import NEW_COLUMNS
+from laptime.record.files import EPOCHS_FILE
+
+pytestmark = pytest.mark.unit
+
+LAP_TIMER = {"timer": "LapTimer"}
+OF_20 = {"unit": "batches", "num_batches": 20, "timer": "LapTimer"}
+# Keys of Laptime's own, of any type.
+SOMEBODYS: dict[str, Any] = {
+    "training": "fast", "measure": 3, "optimized_metric": {"a": 1}, "experiment_name": ["x"], "run_dir": 7, "lr": 0.1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def write_timed(write) -> Callable[..., Path]:
+    """Write a run that LapTimer timed: write_timed(path, times, hashed settings)."""
+
+    def write_one(path: Path, times_s: list[float], settings: dict[str, Any] | None = None, **other: Any) -> Path:
+        world_size = other.get("world_size", 1)
+        hashed = {"device": "cpu", "strategy.world_size": world_size, "strategy.threads_per_rank": 1}
+        hashed |= ({"strategy.backend": "gloo"} if world_size > 1 else {}) | (settings or {})
+        seed = other.setdefault("seed", None)
+        sections = {"lap": LAP_TIMER, "model": {"name": "mnistlitmodule"}, "dataset": {"name": "mnistdatamodule"}}
+        top = {"hashed_config": hashed | {"seed": seed}, "group_hash": json.dumps(hashed), "config": SOMEBODYS}
+        return write(path, times_s, **(top | other | {"sections": sections | other.get("sections", {})}))
+
+    return write_one
+
+
+def groups() -> list[Group]:
+    return group_runs(load_runs([Path()])[0])
+
+
+def test_a_timed_training_counts_whatever_its_settings_are(write_timed, work_folder):
+    settings = {"training.epochs": "many", "layers": [1, 2], "nested": {"a": None}, "none": None}
+    write_timed(Path("run"), [9.0, 1.0, 1.0], settings)
+    (group,) = groups()
+    assert group.label == "mnistlitmodule on mnistdatamodule"
+    assert remarks_of(group) == ["one repeat: no interval"]
+    assert main(["run"]) == 0
+    row = json.loads(Path("run/summary/summary.json").read_text())["tables"]["runs"][0]
+    assert (row["seed"], row["lap"]) == (None, "epoch by LapTimer")
+
+
+@pytest.mark.parametrize("config", [None, {}, {"training": None, "measure": []}, {"training": {"epochs": 7}}])
+def test_settings_by_the_names_of_laptimes_are_not_taken_for_them(config, write_timed, work_folder):
+    write_timed(Path("run"), [9.0, 1.0], config=config, sections={"result": {"stop_reason": "epochs"}})
+    (run,), skipped = load_runs([Path()])
+    assert run.remarks == () and not skipped
+    assert len(laptime.load("run").runs) == 1
+
+
+def test_settings_tell_groups_apart(write_timed, work_folder):
+    for number, settings in enumerate(({"model": "small", "x": [1]}, {"model": "large", "x": [1]}, {"x": {"b": 1}})):
+        write_timed(Path(str(number)), [9.0, 1.0], settings | {"experiment": number, "optimizer": "sgd"})
+    found = groups()
+    assert set(axes(found)) == {"experiment"} and len({group.label for group in found}) == 3
+    assert {value_of(group, "model") for group in found} == {"small", "large", "mnistlitmodule"}
+    assert {value_of(group, "x") for group in found} == {"[1]", "{'b': 1}"}
+    assert {value_of(group, "optimizer") for group in found} == {"sgd"}
+    assert {value_of(group, "scheduler") for group in found} == {"none"}
+    assert {value_of(group, "absent") for group in found} == {"null"}
+
+
+def test_a_setting_with_the_name_of_a_figure_is_kept_beside_it(write_timed, work_folder):
+    write_timed(Path("run"), [9.0, 1.0], {"run": "mine", "world_size": 8})
+    (row,) = laptime.load("run").runs.to_dict("records")
+    assert (row["run"], row["config.run"], row["world_size"], row["config.world_size"]) == ("run", "mine", 1, 8)
+    assert row["device"] == "cpu" and row["seed"] is None
+
+
+# Seeds.
+
+
+def test_a_repeat_without_a_seed_is_one_of_its_own(write_timed, work_folder):
+    for name, seed, accuracy in (("c", None, 0.7), ("a", None, 0.9), ("b", 0, 0.8), ("d", 0, 0.8)):
+        write_timed(Path(name), [9.0, 1.0], seed=seed, sections={"result": {"test_accuracy": accuracy}})
+    (group,) = groups()
+    assert [str(run.path) for run in group.runs] == ["b", "d", "a", "c"]
+    assert group.num_seeds == 3 and sorted(group.values("result", "test_accuracy")) == [0.7, 0.8, 0.9]
+    said = "the seed of 2 of 4 repeats is not known: they may have learned the same"
+    assert said in remarks_of(group)
+    assert groups_table([group])["seeds"].to_list() == ["0 0"]
+    assert laptime.load(".").runs["seed"].isna().sum() == 2
+
+
+def test_laptimes_own_runs_have_a_seed(write, work_folder):
+    write(Path("run"), [9.0, 1.0], seed=None)
+    _, (skipped,) = load_runs([Path()])
+    assert "run.json has no seed" in skipped.reason
+
+
+# Laps.
+
+
+def test_old_records_have_the_laps_of_laptimes_own(write, work_folder):
+    write(Path("old"), [9.0, 1.0], lap=None)
+    write(Path("new"), [9.0, 1.0], seed=2)
+    (group,) = groups()
+    assert len(group.runs) == 2 and group.conditions.lap == "epoch"
+
+
+@pytest.mark.parametrize(
+    ("lap", "words"),
+    [
+        (LAP_TIMER, "epoch by LapTimer"),
+        (OF_20, "20 batches by LapTimer"),
+        (OF_20 | {"num_batches": 1}, "1 batch by LapTimer"),
+        ({"timer": "laps"}, "epoch by laps"),
+    ],
+)
+def test_unlike_laps_are_groups_of_their_own_and_labels_say_so(lap, words, write, work_folder):
+    write(Path("own"), [9.0, 1.0])
+    write(Path("timed"), [9.0, 1.0], seed=2, sections={"lap": lap})
+    assert {group.label for group in groups()} == {"lap=epoch", f"lap={words}"}
+
+
+def test_unlike_laps_are_never_compared_without_saying_so(write, work_folder):
+    write(Path("0"), [9.0, 1.0], sections={"lap": OF_20})
+    write(Path("1"), [9.0, 1.0], sections={"lap": OF_20 | {"num_batches": 50}}, changed={"optimizer.lr": 0.1})
+    here, there = sorted(groups(), key=lambda group: str(group.first.path))
+    (mismatch,) = unlike(here, there)
+    words = "a lap is 20 batches by LapTimer here, 50 batches by LapTimer there"
+    assert mismatch_words(mismatch) == words
+    (comparison,) = analyse([Path()]).comparisons
+    assert "a lap is 50 batches by LapTimer here" in " ".join(
+        remarks_of(comparison.rows[1].group, comparison.rows[1].mismatches)
+    )
+
+
+def test_laps_of_batches_are_called_laps(write, work_folder):
+    for seed in range(3):
+        write(Path(str(seed)), [9.0, 1.3, 1.2, 1.1, 1.0], seed=seed, sections={"lap": OF_20})
+    analysis = analyse([Path()])
+    assert "1.15 s per lap" in answer(analysis)
+    assert "lap time" in [column.head for column in tables(analysis)[0].columns]
+    assert any("laps still get faster, by 26%: the warm-up is too short" in each for each in remarks_of(groups()[0]))
+
+
+def test_methods_say_what_is_in_a_lap(write, work_folder):
+    write(Path("own"), [9.0, 1.0])
+    assert methods(analyse([Path()])) == METHODS
+    write(Path("timed"), [9.0, 1.0], sections={"lap": OF_20 | {"contents": "no validation"}})
+    assert methods(analyse([Path()]))[-1] == "A lap (20 batches by LapTimer): no validation"
+
+
+# Samples and tokens.
+
+
+def test_samples_that_were_not_counted_are_the_reason(write_timed, work_folder):
+    write_timed(Path("run"), [9.0, 1.0], num_samples=None)
+    _, (skipped,) = load_runs([Path()])
+    assert skipped.reason == "samples were not counted (pass samples= to LapTimer)"
+
+
+def test_tokens_are_shown_where_all_groups_have_them(write, work_folder, capsys):
+    write(Path("0"), [9.0, 1.0], sections={"timing": {"tokens_per_s": 123_456.0}})
+    assert "1,000 samples/s, 123,456 tokens/s, 1 s per epoch" in answer(analyse([Path()]))
+    write(Path("1"), [9.0, 0.5], 2, sections={"timing": {"tokens_per_s": 240_000.0}})
+    analysis = analyse([Path()])
+    shown = [table for table in tables(analysis) if "tokens/s" in [column.head for column in table.columns]]
+    assert [table.title.partition(" ")[0] for table in shown] == ["Groups", "Scaling"]
+    assert groups_table(analysis.groups)["tokens_per_s"].to_list() == [123_456.0, 240_000.0]
+    assert laptime.load(".").runs["tokens_per_s"].to_list() == [123_456.0, 240_000.0]
+    write(Path("2"), [9.0, 0.5], changed={"optimizer.lr": 0.1})
+    assert not any("tokens/s" in [column.head for column in table.columns] for table in tables(analyse([Path()])))
+
+
+# Files.
+
+
+def test_files_of_an_older_laptime_are_read(write, work_folder):
+    path = write(Path("run"), [9.0, 1.0, 2.0]) / EPOCHS_FILE
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    path.write_text("\n".join(",".join(line[: -len(NEW_COLUMNS)]) for line in lines) + "\n")
+    (run,), skipped = load_runs([Path()])
+    assert run.epochs["epoch_time_s"].to_list() == [9.0, 1.0, 2.0] and not skipped and run.remarks == ()
+    assert laptime.load("run").epochs[list(NEW_COLUMNS)].isna().all(axis=None)
+
+
+def test_why_a_figure_is_missing_is_no_obstacle(write_timed, work_folder):
+    write_timed(Path("run"), [9.0, 1.0], missing={"breakdown": "no warm-up", "peak.achieved_fraction": "no count"})
+    results = laptime.load("run")
+    assert len(results.runs) == 1 and math.isnan(results.runs["flops_per_batch"].astype(float)[0])
+
+
+def test_a_copy_of_a_timed_training_counts_once(write_timed, work_folder):
+    started = {"started_at": "2026-11-30T10:00:00+00:00", "config_hash": "c"}
+    for name in ("a", "b"):
+        write_timed(Path(name), [9.0, 1.0], **started, sections={"strategy": {"rank_pids": [7]}})
+    write_timed(Path("c"), [9.0, 1.0], **started, sections={"strategy": {"rank_pids": [7]}, "lap": OF_20})
+    runs, (skipped,) = load_runs([Path()])
+    assert [str(run.path) for run in runs] == ["a", "c"] and skipped.reason == "a copy of a"
+
+
+# Ranks.
+
+
+def test_timed_trainings_that_differ_in_their_ranks_scale(write_timed, work_folder):
+    write_timed(Path("one"), [9.0, 1.0, 1.0])
+    write_timed(Path("two"), [9.0, 1.25, 1.25], world_size=2)
+    (family,) = analyse([Path()]).families
+    assert [(point.world_size, point.speedup) for point in family.points] == [(1, 1.0), (2, pytest.approx(1.6))]
+    assert family.kind == "weak" and family.points[1].mismatches == ()
+
+
+def test_without_one_rank_there_is_no_command_that_laptime_knows(write_timed, work_folder, capsys):
+    write_timed(Path("two"), [9.0, 1.25], world_size=2)
+    assert main(["two"]) == 2
+    assert capsys.readouterr().err == "error: no run with one rank to compare mnistlitmodule on mnistdatamodule with.\n"
+
+
+def test_laps_of_other_lengths_are_other_families(write_timed, work_folder):
+    for number, lap in enumerate((LAP_TIMER, OF_20)):
+        write_timed(Path(f"{number}/1"), [9.0, 1.0], sections={"lap": lap})
+        write_timed(Path(f"{number}/2"), [9.0, 1.25], world_size=2, sections={"lap": lap})
+    found = analyse([Path()]).families
+    assert len(found) == 2
+    for family in found:
+        assert len({point.group.conditions.lap for point in family.points}) == 1
