@@ -13,6 +13,7 @@ EXTRAS = {
     "torchao": "int8",
     "zeus": "energy",
     "timm": "timm",
+    "transformers": "transformers",
     "mlflow": "mlflow",
     "alembic": "mlflow",
     "sqlalchemy": "mlflow",

@@ -3,13 +3,12 @@
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from laptime.errors import first_line
 
 log = logging.getLogger("laptime")
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -57,18 +56,12 @@ class Guard:
             log.warning("laptime: %s. The training goes on without it.", reason.rstrip("."))
 
 
-class HasGuard(Protocol):
-    guard: Guard
-
-
-S = TypeVar("S", bound=HasGuard)
-
-
-def guarded(hook: Callable[Concatenate[S, P], Any]) -> Callable[Concatenate[S, P], None]:
-    """A method that some training calls: does nothing where its timer is off, and turns it off where it fails."""
+def guarded(hook: Callable[..., Any]) -> Callable[..., None]:
+    """A method that some training calls, of an object with a `guard`: does nothing where its timer is off, and turns it
+    off where it fails."""
 
     @functools.wraps(hook)
-    def safe(self: S, *args: P.args, **kwargs: P.kwargs) -> None:
+    def safe(self: Any, *args: Any, **kwargs: Any) -> None:
         if self.guard.is_off:
             return
         try:
@@ -76,4 +69,4 @@ def guarded(hook: Callable[Concatenate[S, P], Any]) -> Callable[Concatenate[S, P
         except Exception as error:
             self.guard.give_up(f"can't time this training ({type(error).__name__}: {first_line(error)})")
 
-    return safe  # type: ignore[return-value]
+    return safe

@@ -5,7 +5,6 @@ counts, takes steps of the warm-up lap apart, and writes.
 """
 
 import os
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from laptime.hooks.guard import Guard, log
 from laptime.hooks.identity import hydra_job
 from laptime.hooks.lines import Show, lap_line, summary_lines, to_stderr
 from laptime.hooks.new_record import new_record, reserve
+from laptime.hooks.peak import measure_peak
 from laptime.hooks.ranks import MissingRanks, RankGroup
 from laptime.hooks.settings import Settings, Timer, Training
 from laptime.hooks.warmup import WarmupSteps
@@ -27,28 +27,17 @@ from laptime.lap.clock import Lap, LapClock
 from laptime.lap.count import num_samples, num_tokens
 from laptime.lap.quality import assess
 from laptime.lap.recorder import LapRecorder, Scores
-from laptime.machine.counters import between, read
-from laptime.machine.device import Device, usable_cores
+from laptime.machine.counters import read
+from laptime.machine.device import Device
 from laptime.machine.energy import EnergyMeter
 from laptime.machine.environment import restraints, set_in_python
 from laptime.machine.memory import peak_rss_bytes
-from laptime.measure.limit import limit
-from laptime.measure.peak import TRAINER_DTYPES, Peak, probe_alone
+from laptime.measure.peak import TRAINER_DTYPES
 from laptime.ranks.rank import Rank
 from laptime.record import schema
 from laptime.record.epochs import Epoch
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import RunError, Status, known
-
-# What may help where a phase takes long, in words of any PyTorch user.
-_ADVICE = {
-    "compute": "a larger batch, or bf16 mixed precision,",
-    "data": "more DataLoader workers, or fewer transforms per sample,",
-    "host_to_device": "pin_memory=True and non_blocking copies",
-    "communication": "more samples per rank",
-    "optimizer": "fewer steps with larger batches",
-}
-
 
 # What only Laptime's own training can measure.
 _NEVER_MEASURED = {
@@ -247,9 +236,8 @@ class TimedRun:
                 "function from a batch to their number",
             )
         if lap.num_tokens is None:
-            self.guard.leave_out(
-                "timing.tokens_per_s", "the batches aren't known to be text. Pass tokens=", warns=False
-            )
+            reason = "the batches aren't known to be text. Pass tokens="
+            self.guard.leave_out("timing.tokens_per_s", reason, warns=False)
         share = self.recorder.share(lap, scores)
         try:
             shares = self.ranks.collect(f"lap {self.num_laps}", (share, os.getpid()))
@@ -337,35 +325,7 @@ class TimedRun:
         elif self.training.precision not in TRAINER_DTYPES:
             self.guard.leave_out("peak", f"no matrix product is known for precision {self.training.precision}")
         elif self.num_laps:
-            self.guard.attempt("peak", lambda: self._measure_peak(optimizer_bytes))
-
-    def _measure_peak(self, optimizer_bytes: int) -> None:
-        device, rank = self.device, self.rank
-        ranks_here = -(-rank.world_size // rank.num_nodes)
-        cores_per_thread = usable_cores() / (ranks_here * rank.threads) if device.used == "cpu" else 1.0
-        self.ranks.meet("peak")
-        before, cpu_s = read(), time.process_time()
-        own = probe_alone(device, self.training.precision, cores_per_thread)
-        cpu_s = time.process_time() - cpu_s
-        shares = self.ranks.collect("peak", (own, optimizer_bytes, self.warmup.flops_per_batch, cpu_s, rank.node))
-        if self.record is None:
-            return
-        record, cores = self.record, os.cpu_count() or 1
-        peaks, optimizer_bytes_of, flops_of, cpu_s_of, nodes = zip(*shares, strict=True)
-        own_s = sum(seconds for seconds, node in zip(cpu_s_of, nodes, strict=True) if node == rank.node)
-        timing, per_step = record.timing, self.training.batches_per_step
-        record.peak = limit(
-            None if None in flops_of else int(statistics.fmean(flops_of)),
-            None if timing.batches_per_s is None else timing.batches_per_s * rank.world_size,
-            None if per_step is None else per_step * rank.world_size,
-            Peak(sum(p.matmul_flop_per_s for p in peaks), sum(p.copy_bytes_per_s for p in peaks)),
-            breakdown=record.breakdown,
-            optimizer_bytes=sum(optimizer_bytes_of),
-            advice=_ADVICE,
-            disturbances=assess([between(before, read(), own_s, cores)], [], cores).reasons,
-        )
-        if record.peak.achieved_fraction is None and "model.flops_per_batch" not in self.guard.missing:
-            self.guard.leave_out("peak.achieved_fraction", "no lap was counted", warns=False)
+            self.guard.attempt("peak", lambda: measure_peak(self, optimizer_bytes))
 
     def note_memory(self) -> None:
         """The peak of the process, where the training raised it."""

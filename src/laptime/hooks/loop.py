@@ -1,0 +1,367 @@
+"""Laps of a plain loop: `for batch in laptime.laps(loader)`, or `timer.step(...)` where there is no loader."""
+
+import atexit
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from laptime.hooks.guard import Guard, guarded, log
+from laptime.hooks.identity import hydra_job, plain
+from laptime.hooks.model_hooks import ModelHooks
+from laptime.hooks.ranks import MissingRanks, rank_of_process_group
+from laptime.hooks.settings import Settings, Training
+from laptime.hooks.timed_run import TimedRun
+from laptime.hooks.warmup import compiled_anything, is_compiled
+from laptime.lap.recorder import Scores
+from laptime.machine.device import available_accelerator, describe
+from laptime.measure.limit import bytes_moved
+from laptime.record.schema import RunError, Status
+
+_SCORES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
+_TEST_SCORES = ("test_loss", "test_accuracy")
+
+
+class Laps:
+    """Times the laps of a plain training loop, and writes a run directory that `python -m laptime.analysis` compares.
+
+    With a loader, iterate over it: a lap is a pass, or `every` batches. Without one, call `step` after each optimizer
+    step. A lap runs from asking for the first batch to the end of the last batch's body, the device synchronized. What
+    is done in `apart()` is not in it. Use it as a context manager, or call `close` at the end: at the latest it closes
+    when the process ends.
+
+    Args:
+        loader: of training batches; other attributes of it are found here too. None: `step` is called.
+        every: batches, or steps, of a lap.
+        warmup_laps: laps that are trained and not counted.
+        model: what is called in the forward pass: FLOPs by its settings, and phases of a step, need it.
+        optimizer: for the bytes that a step moves; None: not known.
+        batches_per_step: batches of an optimizer step (gradient accumulation).
+        total: batches of the whole training, for the time that is left; None: not known.
+        precision: of the products, in Lightning's words: 32-true, bf16-mixed, bf16-true, 16-mixed.
+        device: that trains: cpu, cuda, mps, xpu; None: the model's, else the accelerator that is there, else the CPU.
+        samples, tokens, config, seed, name, dataset, dir, breakdown, flops, peak: as for LapTimer.
+
+    Raises:
+        ValueError: every or warmup_laps is too small; there is neither a loader nor every.
+    """
+
+    def __init__(
+        self,
+        loader: Iterable[Any] | None = None,
+        *,
+        every: int | None = None,
+        warmup_laps: int = 1,
+        model: nn.Module | None = None,
+        optimizer: Any = None,
+        batches_per_step: int = 1,
+        total: int | None = None,
+        precision: str = "32-true",
+        device: str | None = None,
+        samples: Callable[[Any], int] | None = None,
+        tokens: Callable[[Any], int] | None = None,
+        config: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+        dataset: str | None = None,
+        dir: str | os.PathLike[str] | None = None,
+        breakdown: bool = True,
+        flops: bool | float = True,
+        peak: bool = True,
+    ) -> None:
+        if loader is None and every is None:
+            raise ValueError("Laps without a loader: every is missing. Pass every=, the steps of a lap.")
+        self.settings = Settings(
+            every=every, warmup_laps=warmup_laps, samples=samples, tokens=tokens, config=config, seed=seed, name=name,
+            dataset=dataset, dir=None if dir is None else os.fspath(dir), breakdown=breakdown and model is not None,
+            flops=flops, peak=peak,
+        )  # fmt: skip
+        self.loader = loader
+        self.model = model
+        self.optimizer = optimizer
+        self.batches_per_step = batches_per_step
+        self.total = total
+        self.precision = precision
+        self.device = device
+        self.guard = Guard()
+        if breakdown and model is None:
+            self.guard.leave_out(
+                "breakdown", "the phases of a step are heard by hooks on the model. Pass model=", False
+            )
+        self.run: TimedRun | None = None
+        self._hooks: ModelHooks | None = None
+        self._metrics: dict[str, float] = {}
+        self._loss: Tensor | None = None
+        self._is_closed = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or self.__dict__.get("loader") is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.loader, name)  # such as `sampler`
+
+    def __len__(self) -> int:
+        return len(self.loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.loader is None:
+            raise TypeError("Laps without a loader can't be iterated over: call step() after each optimizer step.")
+        self._begin_pass()
+        completed = False
+        try:
+            for batch in self.loader:
+                self._batch_is_there()
+                yield batch  # the body of the loop runs meanwhile
+                self._batch_ends(batch)
+            completed = True
+        finally:
+            self._end_pass(completed)
+
+    def step(self, samples: int | None = None, tokens: int | None = None, loss: Tensor | None = None) -> None:
+        """An optimizer step has been taken; for loops without a loader. The first call starts the clock: what was done
+        before it is not known.
+
+        Args:
+            samples, tokens: of this rank that it was taken on.
+            loss: its mean loss, a scalar.
+        """
+        self._step(samples, tokens, loss)
+
+    @guarded
+    def _step(self, samples: int | None, tokens: int | None, loss: Tensor | None) -> None:
+        run = self._started()
+        if not run.clock.is_running:
+            run.start_lap()
+        else:
+            is_full = run.lap_is_full
+            if is_full:
+                run.close_lap()
+            run.count(samples, tokens, None if loss is None else loss.detach())
+            if is_full:
+                self._end_lap(run)
+                run.start_lap()
+        if run.is_warmup:
+            run.warmup.next_batch()
+            run.batch_begins()
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What is done within is no training, such as evaluation: the clock of the lap stands still."""
+        self._pause()
+        try:
+            yield
+        finally:
+            self._resume()
+
+    def note(self, **metrics: float | Tensor) -> None:
+        """Tell what was learned: train_loss, train_accuracy, val_loss, val_accuracy, lr of the lap under way, or of the
+        last one until the next begins; test_loss, test_accuracy of the run; loss of the batch under way.
+
+        Raises:
+            TypeError: a name is none of these.
+        """
+        for name, value in metrics.items():
+            if name == "loss":
+                self._loss = value.detach() if isinstance(value, Tensor) else None
+            elif name in (*_SCORES, *_TEST_SCORES):
+                self._metrics[name] = float(value)
+            else:
+                raise TypeError(f"note({name}=...): is none of loss, {', '.join((*_SCORES, *_TEST_SCORES))}.")
+
+    def close(self, error: BaseException | None = None) -> None:
+        """The training is over.
+
+        Args:
+            error: that ended it; None: it is complete.
+        """
+        if not self._is_closed:
+            self._is_closed = True
+            atexit.unregister(self._at_exit)
+            self._close(error)
+
+    def __enter__(self) -> "Laps":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(error)
+
+    def _at_exit(self) -> None:
+        # What ended the script, if something did: Python notes it before it calls this.
+        self.close(getattr(sys, "last_exc", None) or getattr(sys, "last_value", None))
+
+    # What happens in the loop.
+
+    def _started(self) -> TimedRun:
+        if self.run is None:
+            self.run = self._start()
+        return self.run
+
+    def _start(self) -> TimedRun:
+        job, rank = hydra_job(), rank_of_process_group()
+        model, data = self.model, getattr(self.loader, "dataset", self.loader)
+        if self.settings.config is not None:
+            config = plain(self.settings.config)
+        else:
+            config = {} if job is None else job.settings
+            if job is None and rank.is_first:
+                log.warning(
+                    "laptime: runs of this loop can't be told from each other. Pass config=, the settings of the run."
+                )
+        kind = self.device or (next((p.device.type for p in model.parameters()), None) if model is not None else None)
+        device = describe("auto", kind or available_accelerator() or "cpu", rank.local_rank)
+        seed = self.settings.seed if self.settings.seed is not None else None if job is None else job.seed
+        network = model.module if isinstance(model, DistributedDataParallel) else model
+        training = Training(
+            model=self.settings.name or (type(network).__name__.lower() if network is not None else "loop"),
+            dataset=self.settings.dataset or (type(data).__name__.lower() if data is not None else "data"),
+            num_parameters=None if network is None else sum(each.numel() for each in network.parameters()),
+            num_train=_length(data),
+            precision=self.precision,
+            batches_per_step=self.batches_per_step,
+            num_batches=self.total,
+            backend=dist.get_backend() if rank.world_size > 1 else None,
+            strategy="ddp" if rank.world_size > 1 else "single",
+            config=config,
+            seed=seed,
+            classes=("__main__.script", *(() if network is None else (f"{type(network).__module__}.Network",))),
+            has_workers=bool(getattr(self.loader, "num_workers", 0)),
+        )
+        run = TimedRun("laps", self.settings, training, device, rank, self.guard)
+        run.warmup.is_compiled = (
+            compiled_anything if model is None else lambda: is_compiled(model) or compiled_anything()
+        )
+        if isinstance(model, DistributedDataParallel):
+            run.warmup.ddp = model
+        if model is not None:
+            self._hooks = ModelHooks(model, run)
+        every, total = self.settings.every, self.total
+        if every is not None and total is not None and every > total and rank.is_first:
+            log.warning(
+                "laptime: every=%d: the training has %d batches, so no lap will be whole. Pass at most half of that.",
+                every,
+                total,
+            )
+        atexit.register(self._at_exit)
+        return run
+
+    @guarded
+    def _begin_pass(self) -> None:
+        try:
+            run = self._started()
+        except MissingRanks as error:
+            self.guard.give_up(str(error))
+            return
+        if run.clock.is_running:  # a lap of batches goes on
+            run.resume()
+        else:
+            run.write_lap(self._scores())
+            run.start_lap()
+        self._wait(run)
+
+    def _wait(self, run: TimedRun) -> None:
+        if run.is_warmup:
+            run.warmup.next_batch()
+        run.clock.wait()
+
+    @guarded
+    def _batch_is_there(self) -> None:
+        assert self.run is not None
+        self.run.clock.waited()
+        if self._hooks is not None:
+            self._hooks.mark("data")
+        self.run.batch_begins()
+
+    @guarded
+    def _batch_ends(self, batch: Any) -> None:
+        run = self.run
+        assert run is not None
+        is_full = run.lap_is_full
+        if is_full:
+            run.close_lap()
+        loss, self._loss = self._loss, None
+        run.batch_ends(batch, loss)
+        if is_full:
+            self._end_lap(run)
+            run.start_lap()
+        self._wait(run)
+
+    @guarded
+    def _end_pass(self, completed: bool) -> None:
+        run = self.run
+        assert run is not None
+        if self.settings.every is not None:
+            run.pause()  # the lap goes on in the next pass
+        elif completed:
+            run.close_lap()
+            run.end_lap()  # what is found out by a validation after it may still come
+        else:
+            run.drop_lap()
+            if sys.exc_info()[0] in (None, GeneratorExit):
+                log.warning(
+                    "laptime: a pass was left before its end and isn't counted. Pass every=, the batches of a lap."
+                )
+
+    def _end_lap(self, run: TimedRun) -> None:
+        run.end_lap()
+        run.write_lap(self._scores())
+
+    def _scores(self) -> Scores:
+        scores = {name: self._metrics.get(name) for name in _SCORES}
+        self._metrics = {name: value for name, value in self._metrics.items() if name in _TEST_SCORES}
+        return Scores(**scores)
+
+    @guarded
+    def _pause(self) -> None:
+        if self.run is not None:
+            self.run.pause()
+
+    @guarded
+    def _resume(self) -> None:
+        if self.run is not None:
+            self.run.resume()
+
+    @guarded
+    def _close(self, error: BaseException | None) -> None:
+        run = self.run
+        if run is None:
+            return
+        run.drop_lap()
+        run.write_lap(self._scores())
+        if error is None:
+            run.measure_peak(0 if self.optimizer is None else bytes_moved(self.optimizer))
+            run.note_memory()
+            if self._metrics:
+                run.note_test(*(self._metrics.get(name) for name in _TEST_SCORES))
+            run.end("completed")
+        else:
+            run.end(status_of(error), RunError(type=type(error).__name__, message=str(error)))
+
+
+def laps(loader: Iterable[Any], **settings: Any) -> Laps:
+    """Time a plain loop: iterate over `laptime.laps(loader, ...)` in place of the loader. Make it once, before the
+    first epoch.
+
+    Args:
+        loader: of training batches.
+        settings: as for Laps.
+    """
+    return Laps(loader, **settings)
+
+
+def status_of(error: BaseException | None) -> Status:
+    """How a run ended that an error has ended."""
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
+def _length(sized: Any) -> int | None:
+    try:
+        return len(sized)
+    except (TypeError, NotImplementedError):
+        return None

@@ -1,0 +1,59 @@
+"""The limit of somebody else's training: the fastest matrix product of all its ranks, and what of it was reached."""
+
+import os
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+from laptime.lap.quality import assess
+from laptime.machine.counters import between, read
+from laptime.machine.device import usable_cores
+from laptime.measure.limit import limit
+from laptime.measure.peak import Peak, probe_alone
+
+if TYPE_CHECKING:
+    from laptime.hooks.timed_run import TimedRun
+
+# What may help where a phase takes long, in words of any PyTorch user.
+_ADVICE = {
+    "compute": "a larger batch, or bf16 mixed precision,",
+    "data": "more DataLoader workers, or fewer transforms per sample,",
+    "host_to_device": "pin_memory=True and non_blocking copies",
+    "communication": "more samples per rank",
+    "optimizer": "fewer steps with larger batches",
+}
+
+
+def measure_peak(run: "TimedRun", optimizer_bytes: int) -> None:
+    """Measure it on all ranks at once, and fill in the record's section.
+
+    Args:
+        optimizer_bytes: that this rank's optimizers read and write in a step.
+    """
+    device, rank = run.device, run.rank
+    ranks_here = -(-rank.world_size // rank.num_nodes)
+    cores_per_thread = usable_cores() / (ranks_here * rank.threads) if device.used == "cpu" else 1.0
+    run.ranks.meet("peak")
+    before, cpu_s = read(), time.process_time()
+    own = probe_alone(device, run.training.precision, cores_per_thread)
+    cpu_s = time.process_time() - cpu_s
+    shares = run.ranks.collect("peak", (own, optimizer_bytes, run.warmup.flops_per_batch, cpu_s, rank.node))
+    record = run.record
+    if record is None:
+        return
+    peaks, bytes_of, flops_of, cpu_s_of, nodes = zip(*shares, strict=True)
+    own_s = sum(seconds for seconds, node in zip(cpu_s_of, nodes, strict=True) if node == rank.node)
+    batches_per_s, cores = record.timing.batches_per_s, os.cpu_count() or 1
+    record.peak = limit(
+        None if None in flops_of else int(statistics.fmean(flops_of)),
+        None if batches_per_s is None else batches_per_s * rank.world_size,
+        (run.training.batches_per_step or 1) * rank.world_size,
+        Peak(sum(each.matmul_flop_per_s for each in peaks), sum(each.copy_bytes_per_s for each in peaks)),
+        breakdown=record.breakdown,
+        optimizer_bytes=sum(bytes_of),
+        advice=_ADVICE,
+        disturbances=assess([between(before, read(), own_s, cores)], [], cores).reasons,
+    )
+    if record.peak.achieved_fraction is None:
+        reason = run.guard.missing.get("model.flops_per_batch", "no lap was counted")
+        run.guard.leave_out("peak.achieved_fraction", reason, warns=False)
