@@ -1,0 +1,137 @@
+"""What a batch holds: samples and tokens, told from its tensors."""
+
+from collections import UserDict, namedtuple
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_sequence
+
+from laptime.lap.count import num_samples, num_tokens
+
+pytestmark = pytest.mark.unit
+
+
+@dataclass
+class Batch:
+    x: Tensor
+    y: Tensor
+    name: str = "a batch"
+
+
+@dataclass
+class Graphs:
+    """As PyTorch Geometric's: nodes of all graphs in one dimension."""
+
+    x: Tensor
+    edge_index: Tensor
+    num_graphs: int
+
+
+Pair = namedtuple("Pair", "image label")
+IMAGES = torch.zeros(8, 3, 4, 4)
+LABELS = torch.zeros(8, dtype=torch.int64)
+TEXT = torch.zeros(8, 16, dtype=torch.int64)
+SEQUENCES = pack_sequence([torch.zeros(5, 2), torch.zeros(3, 2), torch.zeros(3, 2)])
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [
+        (IMAGES, 8),
+        ((IMAGES, LABELS), 8),
+        ([IMAGES, LABELS], 8),
+        (Pair(IMAGES, LABELS), 8),
+        ({"image": IMAGES, "label": LABELS}, 8),
+        (UserDict(image=IMAGES), 8),
+        ({"a": (IMAGES, LABELS), "b": [{"c": LABELS}], "text": ["one", "two"], "none": None}, 8),
+        (Batch(IMAGES, LABELS), 8),
+        ((IMAGES, torch.tensor(0.5)), 8),  # a scalar is no dimension
+        ((torch.tensor(0.5), IMAGES), 8),
+        ((IMAGES, LABELS, {"index": 3}), 8),
+        (Graphs(torch.zeros(50, 4), torch.zeros(2, 90), num_graphs=6), 6),
+        (SEQUENCES, 3),
+        ((SEQUENCES, torch.zeros(3)), 3),
+        ((IMAGES[:0], LABELS[:0]), 0),
+    ],
+)
+def test_samples_are_the_dimension_that_all_tensors_share(batch, expected):
+    assert num_samples(batch) == expected
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        None,
+        (),
+        {},
+        "text",
+        torch.tensor(1.0),
+        (torch.tensor(1.0), torch.tensor(2.0)),
+        (IMAGES, LABELS[:3]),
+        (TEXT.T, LABELS),  # (T, B) with (B,)
+        # As torchvision's for detection: images of any size, and boxes in any number.
+        ([torch.zeros(3, 10, 12), torch.zeros(3, 9, 9)], [{"boxes": torch.zeros(2, 4)}, {"boxes": torch.zeros(5, 4)}]),
+        Graphs(torch.zeros(50, 4), torch.zeros(2, 90), num_graphs=None),  # type: ignore[arg-type]
+    ],
+)
+def test_samples_that_cannot_be_told_are_none(batch):
+    assert num_samples(batch) is None
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [
+        ({"input_ids": TEXT}, 128),
+        ({"input_ids": TEXT, "labels": LABELS}, 128),
+        ({"input_ids": TEXT, "attention_mask": None}, 128),
+        (UserDict(input_ids=TEXT), 128),
+        (TEXT, 128),
+        ((TEXT, TEXT), 128),
+        ([TEXT, TEXT], 128),
+        ((TEXT.int(), TEXT), 128),
+        (TEXT.to(torch.uint8), 128),
+    ],
+)
+def test_tokens_of_text(batch, expected):
+    tokens = num_tokens(batch)
+    assert tokens == expected and isinstance(tokens, int)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
+def test_padding_is_no_token(dtype):
+    mask = (torch.arange(16) < torch.arange(1, 9)[:, None]).to(dtype)
+    tokens = num_tokens({"input_ids": TEXT, "attention_mask": mask})
+    assert isinstance(tokens, Tensor) and int(tokens) == sum(range(1, 9))
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        None,
+        (),
+        {},
+        IMAGES,
+        (IMAGES, LABELS),
+        {"image": IMAGES},
+        LABELS,
+        (TEXT, LABELS),  # a table of whole numbers, and a class of each row
+        (TEXT, TEXT, TEXT),
+        (TEXT, TEXT[:, :3]),
+        (TEXT.float(), TEXT.float()),
+        {"input_ids": LABELS},
+        {"input_ids": TEXT, "attention_mask": torch.ones(8, 1, 16, 16)},  # one row for each query
+    ],
+)
+def test_what_is_not_known_to_be_text_has_no_tokens(batch):
+    assert num_tokens(batch) is None
+
+
+def test_nothing_waits_for_the_device():
+    """`meta` has no values, so that whoever asks for one fails."""
+    ids, mask = TEXT.to("meta"), torch.ones(8, 16, device="meta")
+    batch = {"input_ids": ids, "attention_mask": mask}
+    assert num_samples(batch) == 8 and num_samples((ids, ids)) == 8 and num_tokens((ids, ids)) == 128
+    tokens = num_tokens(batch)
+    assert isinstance(tokens, Tensor) and tokens.is_meta and tokens.ndim == 0

@@ -1,0 +1,99 @@
+"""The phases of a step that is heard from outside, on made-up times."""
+
+import pytest
+
+from laptime.lap import phases
+from laptime.lap.phases import PhaseClock
+from laptime.machine.device import Device
+
+pytestmark = pytest.mark.unit
+
+
+class Accelerator(Device):
+    """Counts how often it is waited for."""
+
+    waits = 0
+
+    def synchronize(self) -> None:
+        Accelerator.waits += 1
+
+
+class Steps:
+    """A PhaseClock whose time passes when it is told."""
+
+    def __init__(self, now: list[float]) -> None:
+        self.now = now
+        self.clock = PhaseClock(Accelerator("cuda", "cuda", "made up", 1, None))
+
+    def passing(self, seconds: float) -> PhaseClock:
+        self.now[0] += seconds
+        return self.clock
+
+
+@pytest.fixture
+def steps(monkeypatch) -> Steps:
+    now = [0.0]
+    monkeypatch.setattr(phases.time, "perf_counter", lambda: now[0])
+    return Steps(now)
+
+
+def test_each_phase_has_the_time_that_is_in_no_inner_one(steps):
+    steps.passing(1).enter("data")
+    steps.passing(2).leave("data")
+    steps.passing(4).enter("optimizer")  # Lightning's holds the closure
+    steps.passing(8).enter("forward")
+    steps.passing(16).leave("forward")
+    steps.passing(32).enter("backward")
+    steps.passing(64).leave("backward")
+    steps.passing(128).leave("optimizer")
+    steps.passing(256).end_step()
+    assert steps.clock.steps == [
+        {"rest": 1 + 4 + 256, "data": 2, "optimizer": 8 + 32 + 128, "forward": 16, "backward": 64}
+    ]
+
+
+def test_steps_add_up_and_hold_repeated_phases(steps):
+    for _ in range(3):
+        for phase in ("forward", "backward", "optimizer") * 2:  # a GAN's two optimizers
+            steps.passing(0.5).enter(phase)
+            steps.passing(1).leave(phase)
+        steps.clock.end_step()
+    assert steps.clock.steps == [{"rest": 3.0, "forward": 2.0, "backward": 2.0, "optimizer": 2.0}] * 3
+    assert sum(sum(step.values()) for step in steps.clock.steps) == steps.now[0]
+
+
+def test_a_pause_is_in_no_step(steps):
+    steps.passing(1).enter("data")
+    steps.passing(2).pause()
+    steps.passing(1000).resume()
+    steps.passing(4).leave("data")
+    steps.passing(0).end_step()
+    assert steps.clock.steps == [{"rest": 1, "data": 6}]
+
+
+def test_the_end_of_what_nobody_saw_begin_is_no_boundary(steps):
+    steps.passing(1).leave("backward")
+    steps.passing(1).enter("forward")
+    steps.passing(2).leave("backward")
+    steps.passing(2).leave("forward")
+    steps.passing(1).leave("forward")
+    steps.passing(1).end_step()
+    assert steps.clock.steps == [{"rest": 4, "forward": 4}]
+
+
+def test_marks_name_what_was_done_since_the_last_boundary(steps):
+    steps.passing(1).mark("data")
+    steps.passing(2).mark("forward")
+    steps.passing(4).mark("backward")
+    steps.passing(8).mark("forward")
+    steps.passing(16).end_step()
+    assert steps.clock.steps == [{"data": 1, "forward": 10, "backward": 4, "rest": 16}]
+
+
+def test_the_device_is_idle_at_every_boundary(steps):
+    Accelerator.waits = 0
+    for act in (lambda: steps.clock.enter("forward"), lambda: steps.clock.leave("forward"),
+                lambda: steps.clock.mark("rest"), steps.clock.pause, steps.clock.resume, steps.clock.end_step):  # fmt: skip
+        before = Accelerator.waits
+        act()
+        assert Accelerator.waits == before + 1
