@@ -16,9 +16,10 @@ from laptime.analysis.group import Group
 from laptime.analysis.groups import group_runs
 from laptime.analysis.labels import axes, value_of
 from laptime.analysis.load import load_runs
+from laptime.analysis.losses import Losses
 from laptime.analysis.mismatch import unlike
 from laptime.analysis.remarks import remarks_of
-from laptime.analysis.report import METHODS, methods
+from laptime.analysis.report import METHODS, caption, methods
 from laptime.analysis.summary_tables import groups_table
 from laptime.analysis.tables import tables
 from laptime.analysis.wording import mismatch_words
@@ -226,6 +227,36 @@ def test_timed_trainings_that_differ_in_their_ranks_scale(write_timed, work_fold
     (family,) = analyse([Path()]).families
     assert [(point.world_size, point.speedup) for point in family.points] == [(1, 1.0), (2, pytest.approx(1.6))]
     assert family.kind == "weak" and family.points[1].mismatches == ()
+
+
+def test_steps_of_the_warmup_lap_are_called_so(write_timed, write, work_folder):
+    breakdown = {"breakdown": {"step_s": 0.01, "forward_s": 0.01}}
+    write_timed(Path("timed"), [9.0, 1.0], sections=breakdown)
+    analysis = analyse([Path()])
+    note = "From steps of the warm-up lap. Medians"
+    assert any(each.startswith(note) for table in tables(analysis) for each in table.notes)
+    assert caption("steps", analysis) == "What a step consists of, from steps of the warm-up lap."
+    write(Path("own"), [9.0, 1.0], sections=breakdown)
+    both = (
+        "separate steps after the timed epochs (measure.breakdown); of trainings that are not Laptime's own, from "
+        "steps of the warm-up lap"
+    )
+    analysis = analyse([Path()])
+    assert any(each.startswith(f"From {both}. Medians") for table in tables(analysis) for each in table.notes)
+    assert caption("steps", analysis) == f"What a step consists of, from {both}."
+
+
+def test_what_a_warmup_step_waits_for_gradients_is_its_communication(write_timed, work_folder):
+    steps = {"timing": {"steps_per_s": 100.0}}
+    write_timed(Path("one"), [9.0, 1.0, 1.0], sections=steps)
+    steps = {"timing": {"steps_per_s": 80.0}, "communication": {"exposed_s": 0.002}}
+    write_timed(Path("two"), [9.0, 1.25, 1.25], world_size=2, sections=steps)
+    analysis = analyse([Path()])
+    assert analysis.families[0].points[1].losses == Losses(ideal=0.01, communication=0.002, step=0.0125)
+    table = next(each for each in tables(analysis) if each.title.startswith("Where the loss went"))
+    (cells,) = [each.cells for each in table.rows if each.cells[0].text == "communication"]
+    assert cells[2].text == "2.00 (16%)"
+    assert "in steps of the warm-up lap" in table.notes[0] and "measure.breakdown" not in table.notes[0]
 
 
 def test_without_one_rank_there_is_no_command_that_laptime_knows(write_timed, work_folder, capsys):

@@ -18,7 +18,8 @@ class Losses:
         contention: how much longer ranks take without synchronisation than the baseline does.
         oversubscription: where ranks have more threads than cores, what sharing cores by time costs at least; it is not
             part of contention.
-        communication: what synchronisation costs beside straggling.
+        communication: what synchronisation costs beside straggling. Of trainings that are not Laptime's own: what a
+            step of the warm-up lap waits for gradients of other ranks, straggling included.
         straggling: how much longer the slowest rank takes without synchronisation than the median one, which the
             others wait for.
         rest: what these leave unexplained of the epochs' own steps, as they come from separate steps; may be negative.
@@ -57,6 +58,8 @@ def losses_of(group: Group, baseline: Group | None, kind: Kind) -> Losses:
     if cost is not None and own_pace is not None and behind is not None:
         straggling = min(own_pace * behind, max(cost, 0.0))
         communication = cost - straggling
+    if communication is None and not group.first.record.is_laptime_training:
+        communication = group.median("communication", "exposed_s")
     known = [each for each in (contention, oversubscription, communication, straggling) if each is not None]
     if len(known) == 4:
         rest = step - ideal - sum(known)

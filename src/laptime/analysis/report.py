@@ -20,6 +20,7 @@ from laptime.analysis.load import Run
 from laptime.analysis.plots import MOST_FAMILIES, MOST_GROUPS
 from laptime.analysis.table import Table
 from laptime.analysis.tables import tables
+from laptime.analysis.wording import source_of_steps
 from laptime.record.renamed import override_by_new_name
 from laptime.text import counted, printable
 
@@ -29,7 +30,7 @@ CAPTIONS = {
     "losses": "What a step consists of. Ideal is what it would take if ranks cost each other nothing.",
     "pareto": "What one objective costs in the other: every group, and those that no other beats in all objectives.",
     "throughput": "Throughput of every group, and of each of its repeats.",
-    "steps": "What a step consists of, from separate steps after the timed epochs.",
+    "steps": "What a step consists of, from {source}.",
     "epoch_times": "Every epoch of every rank and repeat.",
     "loss": "Loss over epochs and over training time. Bands span the repeats.",
     "accuracy": "Accuracy over epochs and over training time. Bands span the repeats.",
@@ -171,7 +172,7 @@ def as_markdown(analysis: Analysis, plots: Sequence[str]) -> str:
         lines += [f"| {' | '.join(_md(cell.text) for cell in row.cells)} |" for row in table.rows]
         lines += ["", *(f"{_md(note)}\n" for note in table.notes)]
     lines += ["## Plots", "", *([_left_out(analysis), ""] if _left_out(analysis) else [])]
-    lines += [f"![{caption(name)}](plots/{name}.png)\n" for name in plots]
+    lines += [f"![{caption(name, analysis)}](plots/{name}.png)\n" for name in plots]
     lines += ["## Methods", "", *(f"- {method}" for method in methods(analysis)), "", "## Environment"]
     for part, rows in environment(analysis):
         lines += ["", f"### {_md(part)}", "", *(f"- {_md(name)}: {_md(value)}" for name, value in rows)]
@@ -185,7 +186,9 @@ def as_html(analysis: Analysis, plots: Mapping[str, bytes]) -> str:
         question=question(analysis),
         answer=answer(analysis),
         tables=tables(analysis),
-        plots=[(caption(name), base64.b64encode(image).decode(), name in _PAIRS) for name, image in plots.items()],
+        plots=[
+            (caption(name, analysis), base64.b64encode(image).decode(), name in _PAIRS) for name, image in plots.items()
+        ],
         left_out=_left_out(analysis),
         methods=methods(analysis),
         environment=environment(analysis),
@@ -200,9 +203,10 @@ def _template() -> Template:
     return Environment(autoescape=select_autoescape(default=True, default_for_string=True)).from_string(source)
 
 
-def caption(name: str) -> str:
+def caption(name: str, analysis: Analysis) -> str:
     """What a plot shows."""
-    return CAPTIONS[name if name in CAPTIONS else name.rpartition("_")[0]]
+    words = CAPTIONS[name if name in CAPTIONS else name.rpartition("_")[0]]
+    return words.format(source=source_of_steps(analysis.groups))
 
 
 def environment(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:

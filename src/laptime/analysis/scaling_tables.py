@@ -126,9 +126,13 @@ def losses(family: Family) -> Table:
             cells.append(f"{milliseconds(value)}{share}")
         rows.append(row(*cells))
     heads = columns("ms per step", *(counted(size, "rank") for size in family.world_sizes))
+    is_own = all(point.group.first.record.is_laptime_training for point in family.points)
     note = (
         "In brackets as a share of the step, to which ideal and the causes add up. Causes are measured in "
         "separate steps (measure.breakdown), rest is what they don't explain of the epochs' own steps."
+        if is_own
+        else "In brackets as a share of the step. communication: waiting for gradients of other ranks, slower ranks "
+        "included, in steps of the warm-up lap. The other causes are only measured in Laptime's own training."
     )
     title = f"Where the loss went{': ' + family.name if family.name else ''}"
     return Table(title, heads, tuple(rows), (note,))

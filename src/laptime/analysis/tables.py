@@ -25,7 +25,7 @@ from laptime.analysis.remarks import remarks_of
 from laptime.analysis.scaling_tables import losses, scaling
 from laptime.analysis.search import Search
 from laptime.analysis.table import Cell, Column, Table, columns, row
-from laptime.analysis.wording import difference_words
+from laptime.analysis.wording import difference_words, source_of_steps
 from laptime.record.schema import PARTS
 from laptime.text import printable
 
@@ -138,9 +138,9 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
     limit = Column("limit", is_sentence=True)
     heads = columns("group", "ms per step", *parts, *optional, "of the peak", limit)
     note = (
-        "From separate steps after the timed epochs (measure.breakdown), medians of the repeats; shares of the step, "
-        "p50, p95 and p99 are milliseconds. over epochs: what a step takes longer than in the epochs, by the clock's "
-        "cost or by noise. comm: waiting for gradients of other ranks. "
+        f"From {source_of_steps(measured)}. Medians of the repeats; shares of the step, p50, p95 and p99 are "
+        "milliseconds. over epochs: what a step takes longer than in the epochs, by the clock's cost or by noise. "
+        "comm: waiting for gradients of other ranks. "
         "of the peak: floating-point operations a second against the fastest matrix product on the same device, "
         "precision, threads and ranks."
     )

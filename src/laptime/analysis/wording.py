@@ -1,6 +1,9 @@
 """What the analysis found, in words. Nothing reads them back."""
 
+from collections.abc import Iterable
+
 from laptime.analysis.gate import Check
+from laptime.analysis.group import Group
 from laptime.analysis.mismatch import HOST, Mismatch
 from laptime.analysis.results import Agreement, Lost, Scatter, Shift, Verdict
 from laptime.analysis.scaling import Family, with_one_rank
@@ -93,3 +96,12 @@ def interval_words(interval: Interval | None, num_repeats: int) -> str:
         return "one repeat: no interval"
     kind = "95% interval" if num_repeats >= HONEST_REPEATS else f"interval of {num_repeats} repeats"
     return f"{kind} {interval.low:.2f} to {interval.high:.2f}"
+
+
+def source_of_steps(groups: Iterable[Group]) -> str:
+    """Which steps the parts of a step come from."""
+    own, warmup = "separate steps after the timed epochs (measure.breakdown)", "steps of the warm-up lap"
+    is_own = {group.first.record.is_laptime_training for group in groups}
+    if is_own == {True, False}:
+        return f"{own}; of trainings that are not Laptime's own, from {warmup}"
+    return own if True in is_own else warmup
