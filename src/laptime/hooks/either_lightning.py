@@ -52,6 +52,11 @@ class EitherCallback:
         """By which Lightning tells callbacks apart."""
         return type(self).__name__ if self._number == 1 else f"{type(self).__name__}{self._number}"
 
+    @property
+    def _legacy_state_key(self) -> type:
+        """Asked for where a checkpoint with the state of other callbacks is loaded."""
+        return type(self)
+
     def state_dict(self) -> dict[str, Any]:
         """Nothing of it belongs into a checkpoint."""
         return {}

@@ -132,8 +132,10 @@ class LapTimer(EitherCallback):
         self._trainer = trainer
         loop = trainer.fit_loop.epoch_loop
         if self.settings.every is not None:
-            run.first_lap = loop.total_batch_idx // self.settings.every if loop.total_batch_idx > 0 else 0
-        self._resumes_mid_epoch = self.settings.every is None and loop.batch_progress.current.ready > 0
+            run.first_lap = (loop.total_batch_idx + 1) // self.settings.every
+        # Of a checkpoint at an epoch's end, all of its batches are done.
+        is_within = 0 < loop.batch_progress.current.ready < trainer.num_training_batches
+        self._resumes_mid_epoch = self.settings.every is None and is_within
         self._listener = ProfilerListener(trainer.profiler, self)
         self._watch_validation(loop.val_loop)
 
@@ -224,6 +226,7 @@ class LapTimer(EitherCallback):
         run = self.run
         assert run is not None
         if not run.clock.is_running:
+            self._write_lap()  # of batches that ended with the epoch before
             run.start_lap(is_partial=self._resumes_mid_epoch)
             self._resumes_mid_epoch = False
         else:  # a lap of batches goes on
