@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
-from laptime.lap.count import num_samples, num_tokens
+from laptime.lap.count import as_count, num_samples, num_tokens
 
 pytestmark = pytest.mark.unit
 
@@ -126,6 +126,18 @@ def test_padding_is_no_token(dtype):
 )
 def test_what_is_not_known_to_be_text_has_no_tokens(batch):
     assert num_tokens(batch) is None
+
+
+@pytest.mark.parametrize("value", [7, 7.0, torch.tensor(7), torch.tensor([7.0], requires_grad=True)])
+def test_what_a_users_function_counts(value):
+    count = as_count(value)
+    assert count == 7 and (isinstance(count, int) or (count.ndim == 0 and not count.requires_grad))
+
+
+@pytest.mark.parametrize("value", [None, "seven", torch.ones(2), [7]])
+def test_what_is_no_count(value):
+    with pytest.raises((TypeError, ValueError, RuntimeError)):
+        as_count(value)
 
 
 def test_nothing_waits_for_the_device():

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from laptime.lap import flops
 from laptime.lap.flops import FlopCounter
 
 pytestmark = pytest.mark.unit
@@ -104,6 +105,16 @@ def test_an_operator_without_a_formula_is_told(name):
     with FlopCounter() as counter:
         getattr(torch.ops.laptime_tests, name)(torch.ones(2))
     assert counter.unknown == {f"laptime_tests.{name}.default"}
+
+
+def test_a_formula_that_fails_makes_no_training_fail(monkeypatch):
+    def fails(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(flops, "_FORMULAS", {**flops._FORMULAS, torch.ops.aten.mm: fails})
+    with FlopCounter() as counter:
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).sum() == 8
+    assert counter.unknown == {"aten.mm.default (AssertionError)"}
 
 
 def test_small_operators_count_for_nothing():

@@ -24,7 +24,7 @@ from laptime.hooks.ranks import MissingRanks, RankGroup
 from laptime.hooks.settings import Settings, Timer, Training
 from laptime.hooks.warmup import WarmupSteps
 from laptime.lap.clock import Lap, LapClock
-from laptime.lap.count import num_samples, num_tokens
+from laptime.lap.count import as_count, num_samples, num_tokens
 from laptime.lap.quality import assess
 from laptime.lap.recorder import LapRecorder, Scores
 from laptime.machine.counters import read
@@ -192,7 +192,10 @@ class TimedRun:
 
     def _counted(self, what: str, found: Callable[[Any], Any], batch: Any) -> Any:
         own = self.settings.samples if what == "samples" else self.settings.tokens
-        return found(batch) if own is None else self.guard.attempt(what, lambda: own(batch))
+        if own is None:
+            return found(batch)
+        count = self.guard.attempt(what, lambda: as_count(own(batch)))
+        return int(count) if what == "samples" and count is not None else count
 
     def end_lap(self, number: int | None = None) -> None:
         """The lap is over; it is written by `write_lap`, when nobody is timed.
@@ -230,13 +233,14 @@ class TimedRun:
         lap, self._pending = self._pending, None
         scores = replace(scores, train_loss=lap.loss if scores.train_loss is None else scores.train_loss)
         if lap.num_samples is None:
-            self.guard.leave_out(
-                "timing.samples_per_s",
+            reason = self.guard.missing.get(
+                "samples",
                 "the samples of a batch can't be told: its tensors differ in their first dimension. Pass samples=, a "
                 "function from a batch to their number",
             )
+            self.guard.leave_out("timing.samples_per_s", reason, warns="samples" not in self.guard.missing)
         if lap.num_tokens is None:
-            reason = "the batches aren't known to be text. Pass tokens="
+            reason = self.guard.missing.get("tokens", "the batches aren't known to be text. Pass tokens=")
             self.guard.leave_out("timing.tokens_per_s", reason, warns=False)
         share = self.recorder.share(lap, scores)
         try:

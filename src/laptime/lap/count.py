@@ -14,6 +14,15 @@ NumTokens = int | Tensor | None
 _WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
+def as_count(value: Any) -> int | Tensor:
+    """What a user's function has counted: a scalar on the device as it is, whatever else as a whole number.
+
+    Raises:
+        TypeError, ValueError: it is no number.
+    """
+    return value.detach().reshape(()) if isinstance(value, Tensor) and value.numel() == 1 else int(value)
+
+
 def num_samples(batch: Any) -> int | None:
     """The samples of a batch: the first dimension that all of its tensors share.
 

@@ -50,7 +50,10 @@ class FlopCounter(TorchDispatchMode):
         elif types:  # a DTensor's shape, say, is of all ranks together
             self.unknown.add(f"{func} of {types[0].__name__}")
         else:
-            self.total += int(formula(*args, **kwargs, out_val=out))
+            try:
+                self.total += int(formula(*args, **kwargs, out_val=out))
+            except Exception as error:  # of shapes that a formula doesn't expect; the training must not fail by it
+                self.unknown.add(f"{func} ({type(error).__name__})")
         return out
 
     def __enter__(self) -> "FlopCounter":

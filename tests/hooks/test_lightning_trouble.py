@@ -1,0 +1,232 @@
+"""What goes wrong: a line that says what to do, a record that says what happened, and the training goes on."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from tests.hooks.tiny import Endless, loader
+from torch.utils.data import DataLoader, IterableDataset
+
+
+class Unsized(IterableDataset):
+    """Five batches of 4, and nobody knows."""
+
+    def __iter__(self):
+        yield from loader(5, batch_size=None)
+
+
+class Detections(torch.utils.data.Dataset):
+    """Images with any number of boxes."""
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index):
+        return torch.ones(6), torch.zeros(index % 3 + 1, 4)
+
+
+def boxes(samples):
+    return torch.stack([x for x, _ in samples]), torch.zeros(len(samples), dtype=torch.int64), [y for _, y in samples]
+
+
+def complete(trainer) -> bool:
+    return trainer.state.finished and trainer.current_epoch == 3 and trainer.global_step == 12
+
+
+# Bad input.
+
+
+def test_a_callback_given_twice(tiny, lap_timer, timed):
+    trainer = tiny.fit(lap_timer(), lap_timer(dir="other"))
+    assert complete(trainer) and len(timed.rows) == 3 and not Path("other").exists()
+    (warning,) = timed.warnings
+    assert "has several" in warning and "Remove the others" in warning and "goes on" in warning
+
+
+def test_every_larger_than_the_run(tiny, lap_timer, timed):
+    assert complete(tiny.fit(lap_timer(every=13)))
+    (warning,) = timed.warnings
+    assert "every=13: the training has 12 batches" in warning and "at most half" in warning
+    assert timed.record["status"] == "completed" and timed.record["timing"]["epoch_time_s"] is None
+    assert any("no lap was counted" in line for line in timed.lines)
+
+
+def test_a_loader_of_unknown_length(tiny, lap_timer, timed):
+    trainer = tiny.fit(lap_timer(), data=DataLoader(Unsized(), batch_size=4))
+    (warning,) = timed.warnings
+    assert "length of the DataLoader" in warning and "every=" in warning
+    assert trainer.global_step == 15 and timed.column("num_batches") == [5] * 3
+    assert timed.column("is_warmup") == [True, False, False]
+
+
+def test_an_endless_loader_without_every(tiny, lap_timer, timed):
+    data = DataLoader(Endless(), batch_size=4)
+    trainer = tiny.fit(lap_timer(), module=tiny.Language(), data=data, max_steps=5, max_epochs=-1)
+    assert trainer.global_step == 5 and timed.record["status"] == "completed"
+    assert "length of the DataLoader" in timed.warnings[0] and len(timed.warnings) <= 2
+
+
+def test_batches_whose_samples_cannot_be_counted(tiny, lap_timer, timed):
+    class Detector(tiny.Classifier):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch[:2], batch_idx)
+
+    data = DataLoader(Detections(), batch_size=4, collate_fn=boxes)
+    assert complete(tiny.fit(lap_timer(), module=Detector(), data=data))
+    (warning,) = timed.warnings
+    assert "samples_per_s" in warning and "Pass samples=" in warning
+    assert timed.column("num_samples") == [None] * 3 and timed.record["timing"]["batches_per_s"] > 0
+    assert "Pass samples=" in timed.record["missing"]["timing.samples_per_s"]
+
+
+def test_a_trainer_that_is_used_twice(tiny, lap_timer, timed):
+    trainer = tiny.fit(lap_timer())
+    first = (timed.folder / "run.json").read_bytes(), (timed.folder / "epochs.csv").read_bytes()
+    trainer.fit_loop.max_epochs = 5
+    trainer.fit(trainer.lightning_module, loader(4))
+    assert trainer.global_step == 20
+    (warning,) = timed.warnings
+    assert "used again" in warning and "new LapTimer" in warning
+    assert first == ((timed.folder / "run.json").read_bytes(), (timed.folder / "epochs.csv").read_bytes())
+
+
+def test_a_directory_that_cannot_be_written(tiny, lap_timer, timed):
+    Path("file").write_text("")
+    assert complete(tiny.fit(lap_timer(dir="file/run")))
+    (warning,) = timed.warnings
+    assert "file/run" in warning and "goes on" in warning
+    assert [line.split("  ")[0] for line in timed.lines[:3]] == ["lap 1/3", "lap 2/3", "lap 3/3"]
+    assert not any("results in" in line for line in timed.lines)
+
+
+def test_a_directory_that_has_a_run_already(tiny, lap_timer, timed):
+    tiny.fit(lap_timer())
+    first = (timed.folder / "run.json").read_bytes()
+    assert complete(tiny.fit(lap_timer()))
+    assert (timed.folder / "run.json").read_bytes() == first
+    others = [path for path in Path().rglob("run.json") if path.parent != timed.folder]
+    assert len(others) == 1 or any("run" in each for each in timed.warnings)
+
+
+@pytest.mark.parametrize("what", ["samples", "tokens"])
+@pytest.mark.parametrize("returns", [None, "four"])
+def test_a_function_of_the_users_that_fails(what, returns, tiny, lap_timer, timed):
+    def fails(batch):
+        if returns is None:
+            raise KeyError("input_ids")
+        return returns
+
+    assert complete(tiny.fit(lap_timer(**{what: fails})))
+    (warning,) = timed.warnings
+    assert what in warning and timed.column("num_batches") == [4] * 3
+    assert timed.column(f"num_{what}") == [None] * 3
+    assert timed.record["status"] == "completed"
+
+
+def test_an_unknown_seed_is_told(tiny, lap_timer, timed, monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    assert complete(tiny.fit(lap_timer(seed=None)))
+    (warning,) = timed.warnings
+    assert "seed" in warning and "seed_everything" in warning and timed.record["seed"] is None
+
+
+def test_the_seed_of_seed_everything_is_known(tiny, lap_timer, timed, monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    monkeypatch.setenv("PL_SEED_WORKERS", "0")
+    tiny.L.seed_everything(0)
+    tiny.fit(lap_timer(seed=None))
+    assert timed.record["seed"] == 0 and timed.warnings == []
+
+
+@pytest.mark.parametrize("settings", [{"every": 0}, {"every": -1}, {"warmup_laps": -1}])
+def test_impossible_settings_are_refused_where_they_are_made(settings, lap_timer):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}=.*must be at least"):
+        lap_timer(**settings)
+
+
+# Failures of Laptime's own.
+
+
+BROKEN = (
+    "laptime.hooks.lightning.training_of",
+    "laptime.hooks.timed_run.new_record",
+    "laptime.hooks.timed_run.num_samples",
+    "laptime.hooks.timed_run.LapClock.start",
+    "laptime.lap.clock.LapClock.pause",
+    "laptime.lap.clock.LapClock.count",
+    "laptime.lap.clock.LapClock.stop",
+    "laptime.lap.clock.usage",
+    "laptime.hooks.warmup.PhaseClock.enter",
+    "laptime.hooks.warmup.FlopCounter.__init__",
+    "laptime.hooks.timed_run.measure_peak",
+    "laptime.hooks.timed_run.assess",
+    "laptime.hooks.timed_run.LapRecorder.add",
+    "laptime.hooks.timed_run.lap_line",
+    "laptime.hooks.lightning.scores_of",
+    "laptime.hooks.timed_run.RunRecord.write",
+    "laptime.hooks.warmup.typical",
+    "laptime.hooks.timed_run.summary_lines",
+    "laptime.hooks.timed_run.peak_rss_bytes",
+    "laptime.hooks.timed_run.EnergyMeter",
+    "laptime.hooks.lightning.describe",
+    "laptime.hooks.lightning._tell",
+)
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_whatever_fails_within_laptime_the_training_goes_on(broken, tiny, lap_timer, timed, monkeypatch):
+    calls = []
+
+    def fails(*_, **__):
+        calls.append(1)
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(broken, fails)
+    trainer = tiny.fit(
+        lap_timer(peak=True), num_batches=12, max_epochs=2, num_val=1, val_check_interval=5,
+        logger=tiny.L.loggers.CSVLogger("logs"),
+    )  # fmt: skip
+    assert calls and trainer.state.finished and trainer.global_step == 24
+    (warning,) = timed.warnings
+    assert "a bug" in warning and "The training goes on" in warning
+    assert not {"start", "stop"} & set(vars(trainer.profiler))
+
+
+# Trainings that end otherwise.
+
+
+def failing(tiny, timer, error: BaseException):
+    def at_step(step: int) -> None:
+        if step == 6:
+            raise error
+
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        tiny.fit(timer, module=tiny.Classifier(at_step=at_step))
+    finally:
+        signal.signal(signal.SIGINT, handler)  # which Lightning ignores from then on
+
+
+def test_a_training_that_fails_leaves_a_record_that_says_so(tiny, lap_timer, timed):
+    with pytest.raises(RuntimeError, match="out of luck"):
+        failing(tiny, lap_timer(), RuntimeError("out of luck"))
+    record = timed.record
+    assert record["status"] == "failed" and record["ended_at"]
+    error = record["error"]
+    assert (error["type"], error["message"], error["epoch"], error["step"]) == ("RuntimeError", "out of luck", 1, 2)
+    assert timed.column("num_batches") == [4] and timed.warnings == []
+
+
+def test_a_training_that_is_interrupted_leaves_a_record_that_says_so(tiny, lap_timer, timed):
+    with pytest.raises(SystemExit):
+        failing(tiny, lap_timer(), KeyboardInterrupt())
+    assert timed.record["status"] == "interrupted" and timed.warnings == []
+
+
+def test_a_test_that_fails_afterwards_leaves_the_training_completed(tiny, lap_timer, timed):
+    trainer = tiny.fit(lap_timer())
+    with pytest.raises(ZeroDivisionError):
+        trainer.lightning_module.test_step = lambda *_: 1 / 0
+        trainer.test(trainer.lightning_module, loader(1), verbose=False)
+    assert timed.record["status"] == "completed" and timed.record["error"] is None
