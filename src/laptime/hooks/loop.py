@@ -99,6 +99,7 @@ class Laps:
         self._metrics: dict[str, float] = {}
         self._loss: Tensor | None = None
         self._is_closed = False
+        self._was_left = False
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or self.__dict__.get("loader") is None:
@@ -258,12 +259,18 @@ class Laps:
         except MissingRanks as error:
             self.guard.give_up(str(error))
             return
+        self._tell_of_left()
         if run.clock.is_running:  # a lap of batches goes on
             run.resume()
         else:
             run.write_lap(self._scores())
             run.start_lap()
         self._wait(run)
+
+    def _tell_of_left(self) -> None:
+        if self._was_left:
+            self._was_left = False
+            log.warning("laptime: a pass was left before its end and isn't counted. Pass every=, the batches of a lap.")
 
     def _wait(self, run: TimedRun) -> None:
         if run.is_warmup:
@@ -296,6 +303,8 @@ class Laps:
     def _end_pass(self, completed: bool) -> None:
         run = self.run
         assert run is not None
+        if self._is_closed:  # the generator is freed only now
+            return
         if self.settings.every is not None:
             run.pause()  # the lap goes on in the next pass
         elif completed:
@@ -303,10 +312,7 @@ class Laps:
             run.end_lap()  # what is found out by a validation after it may still come
         else:
             run.drop_lap()
-            if sys.exc_info()[0] in (None, GeneratorExit):
-                log.warning(
-                    "laptime: a pass was left before its end and isn't counted. Pass every=, the batches of a lap."
-                )
+            self._was_left = True  # by `break`, or by an error, which nobody can see from here
 
     def _end_lap(self, run: TimedRun) -> None:
         run.end_lap()
@@ -335,6 +341,7 @@ class Laps:
         run.drop_lap()
         run.write_lap(self._scores())
         if error is None:
+            self._tell_of_left()
             run.measure_peak(0 if self.optimizer is None else bytes_moved(self.optimizer))
             run.note_memory()
             if self._metrics:

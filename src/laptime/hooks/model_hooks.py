@@ -6,6 +6,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from laptime.hooks.guard import guarded
 from laptime.hooks.timed_run import TimedRun
 
 
@@ -23,6 +24,7 @@ class ModelHooks:
     def __init__(self, model: nn.Module, run: TimedRun) -> None:
         self.model = model
         self.run = run
+        self.guard = run.guard
         self._handles: list[RemovableHandle] = []
         self._has_loss = False
         run.warmup.on_begin = self.open
@@ -44,6 +46,7 @@ class ModelHooks:
             handle.remove()
         self._handles = []
 
+    @guarded
     def mark(self, phase: str) -> None:
         """What was done since the last mark is that phase; after a forward pass it is the backward pass."""
         phases = self.run.warmup.phases

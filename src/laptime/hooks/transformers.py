@@ -17,7 +17,7 @@ from laptime.hooks.model_hooks import ModelHooks
 from laptime.hooks.ranks import MissingRanks, rank_of_process_group
 from laptime.hooks.settings import Settings, Training
 from laptime.hooks.timed_run import TimedRun
-from laptime.lap.count import as_count, num_samples, num_tokens
+from laptime.lap.count import NumTokens, as_count, num_samples, num_tokens
 from laptime.lap.recorder import Scores
 from laptime.machine.device import ACCELERATORS, describe
 from laptime.measure.limit import bytes_moved
@@ -278,16 +278,16 @@ class LapTimerCallback(TrainerCallback):
         if not module.training or self.guard.is_off:
             return
         batch = kwargs or args
-        samples, tokens = self.settings.samples, self.settings.tokens
-        if samples is None:
-            more = num_samples(batch)
-        else:
-            more = self.guard.attempt("samples", lambda: int(as_count(samples(batch))))
-        self._samples = _plus(self._samples, more)
-        if tokens is None:
-            self._tokens = _plus(self._tokens, num_tokens(batch))
-        else:
-            self._tokens = _plus(self._tokens, self.guard.attempt("tokens", lambda: as_count(tokens(batch))))
+        self._samples = _plus(self._samples, self.guard.attempt("samples", lambda: self._samples_of(batch)))
+        self._tokens = _plus(self._tokens, self.guard.attempt("tokens", lambda: self._tokens_of(batch)))
+
+    def _samples_of(self, batch: Any) -> int | None:
+        own = self.settings.samples
+        return num_samples(batch) if own is None else int(as_count(own(batch)))
+
+    def _tokens_of(self, batch: Any) -> NumTokens:
+        own = self.settings.tokens
+        return num_tokens(batch) if own is None else as_count(own(batch))
 
     def _counted(self) -> tuple[int | None, Any]:
         if self._counting is None:

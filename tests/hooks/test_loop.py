@@ -1,0 +1,286 @@
+"""Laps of plain loops: with a loader, or step by step."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.hooks.tiny import DATA_S, STEP_S, loader
+from tests.support import processes
+from torch import nn
+from torch.nn import functional as F
+
+import laptime
+
+optimizer_hooks = sys.modules["torch.optim.optimizer"]  # whose name in torch.optim is another's
+BATCH_S = DATA_S + STEP_S
+QUIET = {"dir": "run", "config": {"lr": 0.1}, "seed": 1, "peak": False}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def step(net: nn.Module, optimizer: torch.optim.Optimizer, batch, now=None) -> torch.Tensor:
+    x, y = batch
+    loss = F.cross_entropy(net(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if now is not None:
+        now.s += STEP_S
+    return loss
+
+
+def train(batches, epochs: int = 3, now=None, net=None, **notes) -> list[float]:
+    net = net or network()
+    optimizer, losses = torch.optim.Adam(net.parameters(), lr=0.1), []
+    for _ in range(epochs):
+        for batch in batches:
+            loss = step(net, optimizer, batch, now)
+            losses.append(float(loss.detach()))
+            if isinstance(batches, laptime.Laps):
+                batches.note(loss=loss)
+    return losses
+
+
+def test_a_lap_is_a_pass(timed, now):
+    with laptime.laps(loader(4, now), total=12, **QUIET) as laps:
+        losses = train(laps, now=now)
+    assert timed.column("epoch_time_s") == [4 * BATCH_S] * 3 and timed.column("data_wait_s") == [4 * DATA_S] * 3
+    assert timed.column("num_samples") == [16] * 3 and timed.column("num_batches") == [4] * 3
+    assert timed.column("is_warmup") == [True, False, False]
+    assert timed.column("train_loss")[0] == pytest.approx(sum(losses[:4]) / 4)
+    record = timed.record
+    assert (record["status"], record["lap"]["timer"], record["lap"]["unit"]) == ("completed", "laps", "epoch")
+    assert record["timing"]["samples_per_s"] == 16 / (4 * BATCH_S) and record["seed"] == 1
+    assert "Pass model=" in record["missing"]["breakdown"] and timed.warnings == []
+    assert "left" in timed.lines[0] and "warm-up" in timed.lines[0]
+
+
+def test_with_the_model_steps_are_taken_apart_and_nothing_changes(timed):
+    plain = train(loader(12, shuffle=False))
+    net = network()
+    with laptime.laps(loader(12), model=net, **QUIET) as laps:
+        assert train(laps, net=net) == plain
+    breakdown = timed.record["breakdown"]
+    parts = [breakdown[f"{part}_s"] for part in ("data", "forward", "backward", "optimizer", "rest")]
+    assert all(part > 0 for part in parts) and breakdown["num_steps"] == 12 - 2
+    assert sum(parts) == pytest.approx(breakdown["step_s"])
+    assert timed.record["model"]["flops_per_batch"] == 2 * 4 * (2 * 48 + 3 * 24)
+    assert timed.record["model"]["num_parameters"] == 83 and timed.record["device"]["used"] == "cpu"
+    assert not net._forward_hooks and not net._forward_pre_hooks
+    assert not optimizer_hooks._global_optimizer_pre_hooks | optimizer_hooks._global_optimizer_post_hooks
+
+
+def test_the_random_state_is_the_users(timed):
+    def after(batches) -> list[float]:
+        torch.manual_seed(7)
+        for _ in batches:
+            torch.rand(1)
+        return torch.rand(3).tolist()
+
+    assert after(loader(4, shuffle=True)) == after(laptime.laps(loader(4, shuffle=True), **QUIET))
+
+
+@pytest.mark.parametrize(("every", "laps"), [(2, 6), (5, 2), (4, 3), (12, 1)])
+def test_laps_of_batches_go_on_over_passes(every, laps, timed, now):
+    with laptime.laps(loader(4, now), every=every, **QUIET) as batches:
+        for _ in range(3):
+            train(batches, epochs=1, now=now)
+            now.s += 1000  # between the passes
+    assert timed.column("epoch_time_s") == [every * BATCH_S] * laps
+    assert timed.column("num_batches") == [every] * laps and timed.column("epoch") == list(range(laps))
+    assert timed.record["lap"]["num_batches"] == every
+
+
+def test_steps_without_a_loader(timed, now):
+    with laptime.Laps(every=2, total=7, **QUIET) as timer:
+        for number in range(7):
+            now.s += STEP_S
+            timer.step(samples=4, tokens=torch.tensor(9), loss=torch.tensor(float(number)))
+    # The first call starts the clock.
+    assert timed.column("epoch_time_s") == [2 * STEP_S] * 3
+    assert timed.column("num_samples") == [8] * 3 and timed.column("num_tokens") == [18] * 3
+    assert timed.column("train_loss") == [1.5, 3.5, 5.5]
+    assert timed.record["timing"]["steps_per_s"] == 1.0 and timed.record["status"] == "completed"
+
+
+def test_steps_of_a_model_are_taken_apart(timed):
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    (batch,) = loader(1)
+    with laptime.Laps(every=14, model=net, **QUIET) as timer:
+        for _ in range(30):
+            timer.step(4, loss=step(net, optimizer, batch))
+    breakdown = timed.record["breakdown"]
+    assert all(breakdown[f"{part}_s"] > 0 for part in ("forward", "backward", "optimizer", "rest"))
+    assert timed.record["model"]["flops_per_batch"] == 2 * 4 * (2 * 48 + 3 * 24)
+
+
+@pytest.mark.parametrize("where", ["within a pass", "between passes"])
+def test_what_is_set_apart_is_outside(where, timed, now):
+    with laptime.laps(loader(4, now), **QUIET) as laps:
+        for _ in range(2):
+            for number, _ in enumerate(laps):
+                now.s += STEP_S
+                if where == "within a pass" and number == 1:
+                    with laps.apart():
+                        now.s += 100
+            if where == "between passes":
+                with laps.apart():
+                    now.s += 100
+    assert timed.column("epoch_time_s") == [4 * BATCH_S] * 2
+    assert timed.column("apart_s") == [100.0 if where == "within a pass" else 0.0] * 2
+
+
+def test_steps_with_an_evaluation_set_apart(timed, now):
+    with laptime.Laps(every=3, **QUIET) as timer:
+        timer.step(1)
+        for _ in range(6):
+            now.s += 1
+            with timer.apart():
+                now.s += 50
+            timer.step(1)
+    assert timed.column("epoch_time_s") == [3.0, 3.0] and timed.column("apart_s") == [150.0, 150.0]
+
+
+def test_what_was_learned_belongs_to_the_lap_that_was_last(timed):
+    laps = laptime.laps(loader(2), **QUIET)
+    for epoch in range(3):
+        for _ in laps:
+            pass
+        laps.note(val_loss=1.0 + epoch, val_accuracy=torch.tensor(0.25 * epoch), lr=0.5)
+    laps.note(test_loss=7.0, test_accuracy=0.75)
+    laps.close()
+    laps.close()  # once is enough
+    assert timed.column("val_loss") == [1.0, 2.0, 3.0] and timed.column("val_accuracy") == [0.0, 0.25, 0.5]
+    assert timed.column("lr") == [0.5] * 3
+    result = timed.record["result"]
+    assert (result["test_loss"], result["test_accuracy"], result["val_loss"]) == (7.0, 0.75, 3.0)
+
+
+def test_a_name_that_is_no_metric_is_refused(timed):
+    with pytest.raises(TypeError, match=r"note\(f1=...\): is none of loss, train_loss"):
+        laptime.laps(loader(2), **QUIET).note(f1=0.5)
+
+
+def test_a_pass_that_is_left_before_its_end_is_not_counted(timed):
+    laps = laptime.laps(loader(4), **QUIET)
+    for number in range(3):
+        for index, _ in enumerate(laps):
+            if number == 1 and index == 1:
+                break
+    laps.close()
+    assert timed.column("num_batches") == [4, 4]
+    (warning,) = timed.warnings
+    assert "a pass was left before its end" in warning and "every=" in warning
+
+
+def test_an_error_in_the_loop_is_recorded(timed):
+    with pytest.raises(RuntimeError, match="boom"), laptime.laps(loader(4), **QUIET) as laps:
+        for number, _ in enumerate(laps):
+            if number == 2:
+                raise RuntimeError("boom")
+    record = timed.record
+    assert (record["status"], record["error"]["type"], record["error"]["message"]) == ("failed", "RuntimeError", "boom")
+    assert timed.warnings == []
+
+
+def test_an_interrupt_in_the_loop_is_recorded(timed):
+    with pytest.raises(KeyboardInterrupt), laptime.laps(loader(4), **QUIET) as laps:
+        for _ in laps:
+            raise KeyboardInterrupt
+    assert timed.record["status"] == "interrupted"
+
+
+def test_it_is_the_loader_in_all_else():
+    data = loader(4)
+    laps = laptime.laps(data, **QUIET)
+    assert len(laps) == 4 and laps.dataset is data.dataset and laps.batch_size == 4
+    with pytest.raises(AttributeError, match="no_such"):
+        _ = laps.no_such
+    assert not Path("run").exists()  # nothing is written before the first pass
+
+
+def test_any_iterable_is_a_loader(timed):
+    with laptime.laps([torch.zeros(3, 2)] * 2, **QUIET) as laps:
+        for _ in range(2):
+            assert len(list(laps)) == 2
+    assert timed.column("num_samples") == [6, 6]
+
+
+def test_runs_that_cannot_be_told_apart_are_told_of(timed):
+    with laptime.laps(loader(2), **(QUIET | {"config": None})) as laps:
+        list(laps)
+    (warning,) = timed.warnings
+    assert "can't be told from each other" in warning and "config=" in warning
+
+
+def test_every_larger_than_the_run(timed):
+    with laptime.laps(loader(4), every=9, total=8, **QUIET) as laps:
+        assert len(list(laps)) == 4
+    (warning,) = timed.warnings
+    assert "every=9: the training has 8 batches" in warning
+
+
+def test_a_directory_that_cannot_be_written(timed):
+    Path("file").write_text("")
+    with laptime.laps(loader(2), **(QUIET | {"dir": "file/run"})) as laps:
+        assert sum(1 for _ in range(2) for _ in laps) == 4
+    (warning,) = timed.warnings
+    assert "file/run" in warning and timed.lines[0].startswith("lap 1")
+
+
+@pytest.mark.parametrize(
+    "broken", ["new_record", "LapClock.start", "LapClock.wait", "LapClock.count", "LapRecorder.add"]
+)
+def test_whatever_fails_within_laptime_the_loop_goes_on(broken, timed, monkeypatch):
+    def fails(*_, **__):
+        raise ZeroDivisionError("a bug")
+
+    home = "warmup" if broken.startswith("PhaseClock") else "timed_run"
+    monkeypatch.setattr(f"laptime.hooks.{home}.{broken}", fails)
+    net = network()
+    with laptime.laps(loader(12), model=net, **QUIET) as laps:
+        assert train(laps, net=net) == train(loader(12))
+    (warning,) = timed.warnings
+    assert "a bug" in warning and not net._forward_hooks
+
+
+def test_neither_a_loader_nor_every_is_refused():
+    with pytest.raises(ValueError, match="every is missing"):
+        laptime.Laps()
+    with pytest.raises(TypeError, match="call step"):
+        iter(laptime.Laps(every=2)).__next__()
+
+
+SCRIPT = """
+import sys, torch, laptime
+laps = laptime.laps([torch.zeros(2, 3)] * 3, config={"lr": 1}, seed=1, dir="run", peak=False)
+for epoch in range(3):
+    for batch in laps:
+        if epoch == 2:
+            loaded = {"hydra", "matplotlib", "pandas", "lightning", "pytorch_lightning", "transformers"}
+            raise RuntimeError(f"boom {loaded & set(sys.modules)}")
+"""
+
+
+def test_a_script_that_fails_leaves_a_record_that_says_so(work_folder):
+    """Without a `with`: the record is written when the process ends. And none of it needs a heavy package."""
+    Path("script.py").write_text(SCRIPT)
+    done = processes.run(script="script.py", real=True)
+    assert done.returncode == 1 and done.stderr.count("RuntimeError: boom") == 1
+    record = json.loads(Path("run/run.json").read_text())
+    assert (record["status"], record["error"]["message"]) == ("failed", "boom set()")
+    assert len(Path("run/epochs.csv").read_text().splitlines()) == 3
+
+
+def test_importing_laptime_loads_nothing_heavy():
+    heavy = "hydra matplotlib pandas numpy torch lightning pytorch_lightning transformers"
+    code = f"import sys, laptime\nraise SystemExit(', '.join(set({heavy!r}.split()) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "\n", done.stderr
