@@ -1,0 +1,67 @@
+"""Nothing that a timer does may make a training fail."""
+
+import logging
+
+import pytest
+
+from laptime.hooks.guard import Guard, guarded
+
+pytestmark = pytest.mark.unit
+
+
+class Timer:
+    def __init__(self) -> None:
+        self.guard = Guard()
+        self.calls = 0
+
+    @guarded
+    def on_something(self, error: BaseException | None = None, times: int = 1) -> int:
+        """Does something."""
+        self.calls += times
+        if error is not None:
+            raise error
+        return 7
+
+
+def test_a_part_that_fails_is_left_out_with_one_warning(caplog):
+    guard, calls = Guard(), []
+
+    def fails() -> None:
+        calls.append(1)
+        raise ValueError("no\nsecond line")
+
+    assert guard.attempt("peak", lambda: 3) == 3
+    assert [guard.attempt("peak", fails) for _ in range(3)] == [None] * 3 and calls == [1]
+    assert guard.attempt("other", lambda: 4) == 4 and not guard.is_off
+    assert guard.missing == {"peak": "ValueError: no"}
+    (warning,) = caplog.messages
+    assert warning == "laptime: peak: not measured: ValueError: no. The training goes on."
+
+
+def test_the_first_reason_stands_and_not_all_are_told(caplog):
+    guard = Guard()
+    guard.leave_out("breakdown", "as the user wishes.", warns=False)
+    guard.leave_out("breakdown", "another")
+    assert guard.missing == {"breakdown": "as the user wishes."} and caplog.messages == []
+
+
+def test_a_hook_that_fails_turns_its_timer_off(caplog):
+    timer = Timer()
+    assert timer.on_something(times=2) is None
+    timer.on_something(RuntimeError("first line\nsecond"))
+    timer.on_something()
+    timer.guard.give_up("again")
+    assert timer.calls == 3 and timer.guard.is_off
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and record.name == "laptime"
+    expected = "laptime: can't time this training (RuntimeError: first line). The training goes on without it."
+    assert record.getMessage() == expected
+    assert Timer.on_something.__doc__ == "Does something."
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
+def test_what_ends_the_process_is_let_through(error, caplog):
+    timer = Timer()
+    with pytest.raises(type(error)):
+        timer.on_something(error)
+    assert not timer.guard.is_off and caplog.messages == []

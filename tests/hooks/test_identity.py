@@ -1,0 +1,137 @@
+"""What tells a run from others."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from laptime.hooks.identity import HydraJob, hydra_job, masked, merged, optimizer_settings, plain
+
+pytestmark = pytest.mark.unit
+
+COMPOSED = """
+seed: 7
+task_name: train
+tags: [dev]
+train: true
+test: false
+ckpt_path: null
+paths: {root_dir: "${oc.env:PROJECT_ROOT}", output_dir: "${hydra:runtime.output_dir}"}
+extras: {print_config: true}
+logger: {csv: {_target_: lightning.pytorch.loggers.CSVLogger, save_dir: "${paths.output_dir}"}}
+trainer:
+  _target_: lightning.pytorch.trainer.Trainer
+  default_root_dir: ${paths.output_dir}
+  max_epochs: 3
+  accelerator: cpu
+  devices: 2
+  precision: 32
+data: {_target_: my.Data, data_dir: "${paths.data_dir}", batch_size: "${oc.env:LAPTIME_TEST_BATCH,64}"}
+model: {net: {size: 64}, lr: "${oc.env:LAPTIME_TEST_UNSET}"}
+callbacks:
+  laptime: {_target_: laptime.LapTimer, every: 3}
+  early: {_target_: lightning.pytorch.callbacks.EarlyStopping}
+sweep: ["${now:%H}", "${oc.env:LAPTIME_TEST_BATCH,1}"]
+"""
+
+
+@pytest.fixture
+def job(work_folder, monkeypatch):
+    """start(text, output_subdir): the job of Hydra's whose output directory is `out`."""
+
+    def start(text: str | None, output_subdir: str | None = ".hydra") -> HydraJob | None:
+        folder = Path("out").absolute()
+        if text is not None:
+            (folder / (output_subdir or ".hydra")).mkdir(parents=True)
+            (folder / (output_subdir or ".hydra") / "config.yaml").write_text(text)
+        hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(folder)), output_subdir=output_subdir)
+        monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
+        monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: hydra))
+        return hydra_job()
+
+    return start
+
+
+def test_places_and_what_only_shows_tell_no_runs_apart(job, monkeypatch):
+    monkeypatch.setenv("LAPTIME_TEST_BATCH", "32")
+    found = job(COMPOSED)
+    assert found is not None and found.seed == 7 and found.output_dir == Path("out").absolute()
+    assert found.settings == {
+        "trainer": {"_target_": "lightning.pytorch.trainer.Trainer", "max_epochs": 3, "precision": 32},
+        "data": {"_target_": "my.Data", "data_dir": "${paths.data_dir}", "batch_size": "32"},
+        "model": {"net": {"size": 64}, "lr": "${oc.env:LAPTIME_TEST_UNSET}"},
+        "callbacks": {"early": {"_target_": "lightning.pytorch.callbacks.EarlyStopping"}},
+        "sweep": ["${now:%H}", "32"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "seed"), [("seed: 0", 0), ("seed: null", None), ("seed: true", None), ("a: 1", None), ("seed: x", None)]
+)
+def test_the_seed(text, seed, job):
+    found = job(text)
+    assert found is not None and found.seed == seed
+
+
+def test_groups_that_are_called_train_or_test_are_settings(job):
+    found = job("train: {lr: 0.1}\ntest: {batch_size: 4}")
+    assert found is not None and found.settings == {"train": {"lr": 0.1}, "test": {"batch_size": 4}}
+
+
+def test_a_trainer_by_another_name(job):
+    found = job("fabric: {_target_: my.Trainer, devices: 2, callbacks: null, lr: 1}")
+    assert found is not None and found.settings == {"fabric": {"_target_": "my.Trainer", "lr": 1}}
+
+
+@pytest.mark.parametrize("text", [None, "- 1\n- 2", ""])
+def test_a_job_without_a_configuration_that_can_be_read(text, job):
+    found = job(text)
+    assert found is not None and (found.config is None or found.config == {}) and found.settings == {}
+
+
+def test_hydra_may_write_its_files_elsewhere(job):
+    found = job("a: 1", ".conf")
+    assert found is not None and found.config == {"a": 1}
+
+
+def test_without_a_job_there_is_none(monkeypatch):
+    GlobalHydra.instance().clear()
+    assert not HydraConfig.initialized() and hydra_job() is None
+    monkeypatch.delitem(sys.modules, "hydra.core.hydra_config")
+    assert hydra_job() is None and "hydra.core.hydra_config" not in sys.modules
+
+
+def test_plain_values():
+    value = {
+        "number": 1, 2: True, "none": None, "tuple": (1, 2.5), "path": Path("a/b"), "class": torch.nn.Linear,
+        "module": torch.nn.ReLU(), "function": len, "nested": OmegaConf.create({"a": [1]}), "dtype": torch.float32,
+    }  # fmt: skip
+    found = plain(value)
+    assert found == {
+        "number": 1, "2": True, "none": None, "tuple": [1, 2.5], "path": "a/b", "class": "Linear", "module": "ReLU",
+        "function": "len", "nested": {"a": found["nested"]["a"]}, "dtype": "dtype",
+    }  # fmt: skip
+
+
+def test_the_settings_of_an_optimizer():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5, momentum=0.9)
+    found = optimizer_settings(optimizer)
+    assert (found["_target_"], found["lr"], found["momentum"]) == ("SGD", 0.5, 0.9)
+    assert optimizer_settings(object()) == {"_target_": "object"}
+
+
+def test_merged_mappings():
+    first = {"a": 1, "b": {"c": 2, "d": {"e": 3}}, "f": {"g": 4}}
+    both = merged(first, {"b": {"c": 5, "d": {"h": 6}}, "f": 7, "i": {"j": 8}})
+    assert both == {"a": 1, "b": {"c": 5, "d": {"e": 3, "h": 6}}, "f": 7, "i": {"j": 8}}
+    assert first == {"a": 1, "b": {"c": 2, "d": {"e": 3}}, "f": {"g": 4}}
+
+
+def test_secrets_are_masked():
+    found = masked({"lr": 0.1, "logger": {"api_key": "abcdef123456"}})
+    assert found["lr"] == 0.1 and "abcdef123456" not in str(found)

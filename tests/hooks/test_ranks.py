@@ -1,0 +1,113 @@
+"""Ranks that tell each other plain values through the store of their process group."""
+
+import os
+import threading
+from datetime import timedelta
+
+import pytest
+import torch.distributed as dist
+
+from laptime.hooks import ranks
+from laptime.hooks.ranks import MissingRanks, RankGroup, rank_of_process_group
+from laptime.ranks.rank import Rank
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def group(monkeypatch):
+    """make(world_size): the groups of as many ranks, which are threads here, each with a process id of its own."""
+    monkeypatch.setattr(ranks, "_TIMEOUT", timedelta(seconds=0.2))
+
+    def make(world_size: int, joined: int | None = None, processes: int | None = None) -> list[RankGroup]:
+        store = dist.HashStore()
+        monkeypatch.setattr(dist, "is_initialized", lambda: True)
+        monkeypatch.setattr(dist, "get_world_size", lambda: joined or world_size)
+        monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
+        monkeypatch.setattr(os, "getpid", lambda: threading.get_ident() % (processes or 2**62))
+        groups = []
+        for rank in range(world_size):
+            monkeypatch.setattr(ranks, "_num_groups", 0)
+            groups.append(RankGroup(Rank(rank=rank, world_size=world_size)))
+        return groups
+
+    return make
+
+
+def on_all(groups, act):
+    """What each rank returns, or raises."""
+    results = [None] * len(groups)
+
+    def run(index: int) -> None:
+        try:
+            results[index] = act(groups[index])
+        except Exception as error:
+            results[index] = error
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(groups))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_one_rank_needs_nobody():
+    alone = RankGroup(Rank())
+    alone.meet("start")
+    assert alone.collect("lap", {"a": 1}) == [{"a": 1}]
+
+
+def test_the_first_rank_is_told_by_all_in_their_order(group):
+    groups = group(3)
+    for lap in range(2):
+        results = on_all(groups, lambda each, lap=lap: each.collect(f"lap {lap}", (each.rank.rank, lap)))
+        assert results == [[(0, lap), (1, lap), (2, lap)], [(1, lap)], [(2, lap)]]
+
+
+def test_ranks_meet(group):
+    assert on_all(group(3), lambda each: each.meet("peak")) == [None] * 3
+
+
+def test_a_rank_without_a_timer_is_missed(group):
+    with pytest.raises(MissingRanks, match="not every rank has a timer"):
+        group(2)[0].collect("lap", 1)
+
+
+def test_the_other_ranks_wait_for_nobody(group):
+    assert group(2)[1].collect("lap", 1) == [1]
+
+
+def test_ranks_that_are_no_processes_of_their_own_are_told(group):
+    first, second, *_ = on_all(group(2, processes=1), lambda each: each.collect("lap", 1))
+    assert isinstance(first, MissingRanks) and "2 ranks run in 1 processes" in str(first) and second == [1]
+
+
+@pytest.mark.parametrize("joined", [1, 3])
+def test_ranks_that_nobody_has_started_are_told(joined, group):
+    with pytest.raises(MissingRanks, match=f"2 ranks were asked for and {joined} joined"):
+        group(2, joined=joined)
+
+
+def test_without_a_process_group_a_process_is_alone(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    rank = rank_of_process_group()
+    assert (rank.rank, rank.local_rank, rank.world_size, rank.num_nodes) == (0, 0, 1, 1) and rank.threads >= 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (5, 5, 8, 0, 1)),
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1"}, (5, 1, 8, 1, 2)),
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}, (5, 1, 8, 1, 2)),
+    ],
+)
+def test_this_process_in_a_process_group(environment, expected, monkeypatch):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 8)
+    monkeypatch.setattr(dist, "get_rank", lambda: 5)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    rank = rank_of_process_group()
+    assert (rank.rank, rank.local_rank, rank.world_size, rank.node, rank.num_nodes) == expected

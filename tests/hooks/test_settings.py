@@ -1,0 +1,40 @@
+"""What a user may set."""
+
+import pytest
+
+from laptime.hooks.settings import Settings
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize("settings", [{}, {"every": 1}, {"every": 10**9}, {"warmup_laps": 0}, {"warmup_laps": 3}])
+def test_what_can_be_is_taken(settings):
+    made = Settings(**settings)
+    assert {name: getattr(made, name) for name in settings} == settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"every": 0}, "every=0: must be at least 1 batch. Leave it out to time epochs."),
+        ({"every": -3}, "every=-3: must be at least 1 batch. Leave it out to time epochs."),
+        ({"warmup_laps": -1}, "warmup_laps=-1: must be at least 0."),
+    ],
+)
+def test_what_cannot_be_is_refused(settings, message):
+    with pytest.raises(ValueError) as error:
+        Settings(**settings)
+    assert str(error.value) == message
+
+
+def test_all_timers_have_the_same_arguments():
+    """And the same defaults; each has some of its own."""
+    import inspect
+
+    from laptime.hooks.lightning import LapTimer
+    from laptime.hooks.loop import Laps
+
+    shared = inspect.signature(Settings).parameters
+    for timer in (LapTimer, Laps):
+        own = inspect.signature(timer).parameters
+        assert {name: own[name].default for name in shared} == {name: shared[name].default for name in shared}
