@@ -32,6 +32,8 @@ STAND_INS = {"DIR": "latest", "OVERRIDES": "seed=1", "NAME": "compile"}
 BEGUN = {"python train.py model=": "the Tab key completes it"}
 # Programs whose arguments are not Laptime's matter.
 OTHERS = {"head", "ls", "mail", "mlflow", "pytest", "scontrol", "wandb"}
+# Scripts of other people's projects, whose arguments are theirs.
+OTHERS_SCRIPTS = {"src/train.py": "of a project made from lightning-hydra-template"}
 # What can't be run here, and why.
 NOT_RUN = {
     "pip install": "is what the tests were installed by",
@@ -214,6 +216,8 @@ class Reader:
         return self._train(tuple(args.overrides)) if name == "laptime.tune" else ""
 
     def _script(self, script: str, *arguments: str) -> str:
+        if script in OTHERS_SCRIPTS:
+            return ""
         if not (self.folder / script).exists() and not arguments and (ROOT / script).parent.name == "docs":
             return "" if (ROOT / script).exists() else f"{script}: is not there"
         if (self.folder / script).exists():
