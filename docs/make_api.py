@@ -12,6 +12,12 @@ from griffe2md import ConfigDict, render_object_docs
 
 PARTS = {
     "From Python": ["laptime.cli.run", "laptime.analysis.frames.load", "laptime.analysis.frames.Results"],
+    "Timers for your own training": [
+        "laptime.hooks.lightning.LapTimer",
+        "laptime.hooks.loop.laps",
+        "laptime.hooks.loop.Laps",
+        "laptime.hooks.transformers.LapTimerCallback",
+    ],
     "Errors": ["laptime.errors.UserError", "laptime.errors.TrainingFailed"],
     "What a model, data set or schedule of your own builds on": [
         "laptime.data.image_data.ImageData",
@@ -33,8 +39,8 @@ HEAD = """\
 # API
 
 What can be imported, from the docstrings (`python docs/make_api.py`). `import laptime` loads no torch and brings
-`laptime.run`, `laptime.load` and the errors; the rest is imported by its full name. Everything else is internal and may
-change.
+`laptime.run`, `laptime.load`, `laptime.LapTimer`, `laptime.laps`, `laptime.Laps`, `laptime.LapTimerCallback` and the
+errors; the rest is imported by its full name. Everything else is internal and may change.
 """
 
 
@@ -44,11 +50,14 @@ def page() -> str:
     loader = GriffeLoader(docstring_parser="google", docstring_options={"warn_missing_types": False})
     loader.load("laptime", submodules=True)
     settings = ConfigDict(heading_level=3, filters=["!^_"], summary=False, show_root_full_path=True)
+    # What frameworks call, and what only Laptime uses, has no docstring there.
+    of_timers = ConfigDict(**{**settings, "filters": ["!^_", "!^state_dict$"]}, show_if_no_docstring=False)
     text = HEAD
     for title, names in PARTS.items():
         text += f"\n## {title}\n"
+        chosen = of_timers if title.startswith("Timers") else settings
         for name in names:
-            text += f"\n{render_object_docs(loader.modules_collection[name], settings).strip()}\n"
+            text += f"\n{render_object_docs(loader.modules_collection[name], chosen).strip()}\n"
     headings = set(re.findall(r"^#+ `(.*)`$", text, re.MULTILINE))
     # What is not described here, other libraries' classes say, is no link.
     text = re.sub(r"\[([^\]]+)\]\(#([^)]*)\)", lambda link: link[0] if link[2] in headings else link[1], text)
