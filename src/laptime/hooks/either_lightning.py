@@ -32,10 +32,15 @@ def _ignore(self: Any, *args: Any, **kwargs: Any) -> None:
 
 
 class EitherCallback:
-    """Has every hook of a Lightning callback; subclasses define those that they need."""
+    """Has every hook of a Lightning callback; subclasses define those that they need.
+
+    Attributes:
+        state_key: by which Lightning tells callbacks apart.
+    """
 
     def __init__(self) -> None:
-        self._number = next(_numbers)
+        number = next(_numbers)
+        self.state_key = type(self).__name__ if number == 1 else f"{type(self).__name__}{number}"
 
     @property
     def __class__(self) -> type:
@@ -46,11 +51,6 @@ class EitherCallback:
     @__class__.setter
     def __class__(self, value: type) -> None:
         raise TypeError("can't be changed")
-
-    @property
-    def state_key(self) -> str:
-        """By which Lightning tells callbacks apart."""
-        return type(self).__name__ if self._number == 1 else f"{type(self).__name__}{self._number}"
 
     @property
     def _legacy_state_key(self) -> type:

@@ -78,6 +78,7 @@ class LapTimer(EitherCallback):
         self.run: TimedRun | None = None
         self._trainer: Any = None
         self._watched_loop: Any = None
+        self._progress: Any = None
         self._listener: ProfilerListener | None = None
         self._has_ended = False
         self._resumes_mid_epoch = False
@@ -131,6 +132,7 @@ class LapTimer(EitherCallback):
             run.warmup.ddp = trainer.strategy.model
         self._trainer = trainer
         loop = trainer.fit_loop.epoch_loop
+        self._progress = loop.batch_progress
         if self.settings.every is not None:
             run.first_lap = (loop.total_batch_idx + 1) // self.settings.every
         # Of a checkpoint at an epoch's end, all of its batches are done.
@@ -164,7 +166,7 @@ class LapTimer(EitherCallback):
 
     def _want_phases(self, wants: bool) -> None:
         if self._listener is not None:
-            self._listener.wants_phases = wants
+            self._listener.hear_phases(wants)
 
     def _watch_validation(self, loop: Any) -> None:
         """The clock stands still while it runs; its first hook comes when it has begun its work long since."""
@@ -250,11 +252,11 @@ class LapTimer(EitherCallback):
 
     @guarded
     def on_batch_done(self) -> None:
-        run, loop = self.run, self._trainer.fit_loop.epoch_loop
+        run, is_last = self.run, self._progress.is_last_batch
         assert run is not None
-        if run.lap_is_full or (self.settings.every is None and loop.batch_progress.is_last_batch):
+        if run.lap_is_full or (is_last and self.settings.every is None):
             run.close_lap()
-        elif loop.batch_progress.is_last_batch:  # the lap goes on in the next epoch
+        elif is_last:  # the lap goes on in the next epoch
             run.pause()
 
     @guarded
@@ -267,11 +269,14 @@ class LapTimer(EitherCallback):
         run = self.run
         if run is None:
             return
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor):
-            # Lightning has divided it by the batches of a step.
-            loss = loss.detach() * per_step if (per_step := trainer.accumulate_grad_batches) > 1 else loss.detach()
-        run.batch_ends(batch, loss if isinstance(loss, Tensor) and loss.numel() == 1 else None)
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            loss = None
+        else:
+            loss = loss.detach() if loss.requires_grad else loss
+            if run.training.batches_per_step not in (None, 1):  # Lightning has divided it by the batches of a step
+                loss = loss * run.training.batches_per_step
+        run.batch_ends(batch, loss)
         if run.is_over:
             run.end_lap(trainer.current_epoch if self.settings.every is None else None)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 _NEXT = "train_dataloader_next"
+Tell = Callable[[], None]
 _EPOCH, _BATCH, _CHECKPOINT = "run_training_epoch", "run_training_batch", "save_checkpoint"
 
 
@@ -56,6 +57,8 @@ def phase_of(action: str) -> str | None:
 class ProfilerListener:
     """Listens to a profiler by two functions in front of its own `start` and `stop`.
 
+    Some twenty actions begin and end in each step, so what an action means is looked up and not worked out.
+
     Args:
         profiler: of the Trainer.
         hears: is told.
@@ -63,14 +66,11 @@ class ProfilerListener:
 
     def __init__(self, profiler: Any, hears: Hears) -> None:
         self.profiler = profiler
-        self._at_start: dict[str, Callable[[], None] | None] = {}
-        self._at_stop: dict[str, Callable[[], None] | None] = {}
-        self._phase_at_start: dict[str, str | None] = {}
-        self._phase_at_stop: dict[str, str | None] = {}
         self.hears = hears
-        self.wants_phases = False
+        self._at_start: dict[str, Tell | None] = {}
+        self._at_stop: dict[str, Tell | None] = {}
         self._start, self._stop = profiler.start, profiler.stop
-        profiler.start, profiler.stop = self._on_start, self._on_stop
+        self.hear_phases(False)
 
     def close(self) -> None:
         """Listen no more; the profiler is as it was."""
@@ -78,25 +78,36 @@ class ProfilerListener:
             if name in vars(self.profiler):
                 delattr(self.profiler, name)
 
-    def _on_start(self, action: str) -> None:
-        if action not in self._at_start:
-            self._learn(action)
-        if (tell := self._at_start[action]) is not None:
-            tell()
-        if self.wants_phases:
-            self._tell_phase_start(action)
-        self._start(action)
+    def hear_phases(self, wanted: bool) -> None:
+        """Whether phases of steps are told of, too."""
+        self.profiler.start = self._in_front_of(self._start, self._at_start, wanted, self._tell_phase_start)
+        self.profiler.stop = self._in_front_of(self._stop, self._at_stop, wanted, self._tell_phase_stop)
 
-    def _on_stop(self, action: str) -> None:
-        if self.wants_phases:
-            self._tell_phase_stop(action)
-        if (tell := self._at_stop.get(action)) is not None:
-            tell()
-        self._stop(action)
+    def _in_front_of(
+        self, own: Callable[[str], None], table: dict[str, Tell | None], phases: bool, tell_phase: Callable[[str], None]
+    ) -> Callable[[str], None]:
+        look_up, learn = table.get, self._learn
+        is_silent = type(self.profiler).__name__ == "PassThroughProfiler"  # its own functions do nothing
 
-    def _learn(self, action: str) -> None:
-        """What an action means: asked once, for there are some twenty in each step."""
-        hears, start, stop = self.hears, None, None
+        def heard(action: str) -> None:
+            tell = look_up(action, learn)
+            if tell is learn:
+                learn(action)
+                tell = look_up(action)
+            if tell is not None:
+                tell()
+            if phases:
+                tell_phase(action)
+            if not is_silent:
+                own(action)
+
+        return heard
+
+    def _learn(self, action: str = "") -> None:
+        """Note what an action means."""
+        hears = self.hears
+        start: Tell | None = None
+        stop: Tell | None = None
         if action.endswith(_NEXT):
             start, stop = hears.on_next, hears.on_next_done
         elif action == _EPOCH:
@@ -106,17 +117,16 @@ class ProfilerListener:
         elif action == _CHECKPOINT:
             start, stop = hears.on_apart, hears.on_apart_done
         self._at_start[action], self._at_stop[action] = start, stop
-        self._phase_at_start[action] = self._phase_at_stop[action] = phase_of(action)
 
     def _tell_phase_start(self, action: str) -> None:
         # Lightning names no backward pass of manual optimization, but these two hooks around it, in both kinds.
         if action.startswith("[LightningModule]") and action.endswith(".on_after_backward"):
             self.hears.on_phase_done("backward")
-        if (phase := self._phase_at_start[action]) is not None:
+        if (phase := phase_of(action)) is not None:
             self.hears.on_phase(phase)
 
     def _tell_phase_stop(self, action: str) -> None:
-        if (phase := self._phase_at_stop.get(action)) is not None:
+        if (phase := phase_of(action)) is not None:
             self.hears.on_phase_done(phase)
         if action.startswith("[LightningModule]") and action.endswith(".on_before_backward"):
             self.hears.on_phase("backward")

@@ -75,14 +75,22 @@ def num_tokens(batch: Any) -> NumTokens:
     Returns:
         None: it is not known to be text.
     """
-    if isinstance(batch, Mapping):
+    if isinstance(batch, list | tuple):
+        parts = batch
+    elif isinstance(batch, Mapping):
         mask, ids = batch.get("attention_mask"), batch.get("input_ids")
         if isinstance(mask, Tensor):
             return mask.sum() if mask.ndim == 2 else None
         return ids.numel() if isinstance(ids, Tensor) and ids.ndim == 2 else None
-    parts = list(batch) if isinstance(batch, list | tuple) else [batch]
+    else:
+        parts = (batch,)
     first = parts[0] if parts else None
-    if not isinstance(first, Tensor) or first.ndim != 2 or first.dtype not in _WHOLE_NUMBERS:
+    if (
+        not isinstance(first, Tensor)
+        or first.ndim != 2
+        or first.is_floating_point()
+        or first.dtype not in _WHOLE_NUMBERS
+    ):
         return None
     is_text = len(parts) <= 2 and all(isinstance(each, Tensor) and each.shape == first.shape for each in parts)
     return first.numel() if is_text else None
