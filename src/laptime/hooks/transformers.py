@@ -193,7 +193,7 @@ class LapTimerCallback(TrainerCallback):
         if run is None:
             return
         if self._ends_pause:  # what ends the pause did not come
-            self._end_pause(self._ends_pause)
+            self._end_pause(self._ends_pause, known)
         if not run.clock.is_running:
             self._start_lap(run, known)
         run.clock.waited()
@@ -220,14 +220,20 @@ class LapTimerCallback(TrainerCallback):
         if run.lap_is_full or (self.settings.every is None and ends_epoch):
             run.close_lap()
         run.count(*self._counted())
+        pause = "save" if control.should_save else "evaluate" if control.should_evaluate else ""
         if run.is_over:
             run.end_lap(round(state.epoch) - 1 if self.settings.every is None else None)
+            if ends_epoch:
+                return  # the next one begins the next lap
+            self._ends_pause = pause or ("log" if control.should_log else "")
+            if not self._ends_pause:
+                self._start_lap(run, known)
             return
         if run.is_warmup:
             run.warmup.next_batch()
         run.clock.wait()
-        if control.should_evaluate or control.should_save:
-            self._ends_pause = "save" if control.should_save else "evaluate"
+        if pause:
+            self._ends_pause = pause
             run.pause()
 
     @guarded
@@ -251,11 +257,11 @@ class LapTimerCallback(TrainerCallback):
                 self._metrics[name] = float(metrics[key])
         if control.should_save and self._ends_pause:
             self._ends_pause = "save"  # the best so far is saved next
-        self._end_pause("evaluate")
+        self._end_pause("evaluate", known)
 
     @guarded
     def on_save(self, args: Any, state: Any, control: Any, **known: Any) -> None:
-        self._end_pause("save")
+        self._end_pause("save", known)
 
     @guarded
     def on_log(self, args: Any, state: Any, control: Any, **known: Any) -> None:
@@ -264,13 +270,19 @@ class LapTimerCallback(TrainerCallback):
             self._metrics["train_loss"] = float(loss)
         if self.run is not None and self.run.is_timing:
             self.run.clock.wait()  # the next batch is asked for after it
+        self._end_pause("log", known)
 
-    def _end_pause(self, by: str) -> None:
-        if self.run is not None and self._ends_pause == by:
-            self._ends_pause = ""
-            self.run.resume()
-            if self.run.is_timing:
-                self.run.clock.wait()
+    def _end_pause(self, by: str, known: Mapping[str, Any]) -> None:
+        run = self.run
+        if run is None or self._ends_pause != by:
+            return
+        self._ends_pause = ""
+        if not run.clock.is_running:  # a lap ended with the step before
+            self._start_lap(run, known)
+            return
+        run.resume()
+        if run.is_timing:
+            run.clock.wait()
 
     # Samples and tokens.
 
