@@ -1,5 +1,7 @@
 """Laps of a Lightning Trainer: what is in them, to the second of a faked time."""
 
+import importlib
+
 import pytest
 from tests.hooks.tiny import CHECKPOINT_S, DATA_S, STEP_S, VALIDATION_S, Endless, loader
 from torch.utils.data import DataLoader
@@ -198,6 +200,71 @@ def test_several_dataloaders(tiny, lap_timer, timed):
     assert timed.column("num_samples") == [16] * 3
     (warning,) = timed.warnings
     assert "2 DataLoaders" in warning and "samples=" in warning
+
+
+def test_accumulation_by_a_schedule(tiny, lap_timer, timed):
+    module = tiny.Classifier()
+    scheduler = tiny.L.callbacks.GradientAccumulationScheduler({0: 1, 1: 2, 2: 4})
+    tiny.fit(lap_timer(), scheduler, module=module)
+    means = [sum(module.losses[4 * lap : 4 * lap + 4]) / 4 for lap in range(3)]
+    assert timed.column("train_loss") == pytest.approx(means)
+    assert timed.record["timing"]["steps_per_s"] is None and timed.record["timing"]["batches_per_s"] > 0
+
+
+def test_what_is_done_before_and_after_the_training_is_none(tiny, lap_timer, timed, now):
+    module, trainer = tiny.Classifier(now), tiny.trainer(lap_timer())
+    module.predict_step = lambda batch, batch_idx: batch[0]
+    trainer.validate(module, loader(2, now), verbose=False)
+    trainer.predict(module, loader(2, now))
+    trainer.fit(module, loader(4, now), loader(1, now))
+    trainer.validate(module, loader(2, now), verbose=False)
+    trainer.predict(module, loader(2, now))
+    assert timed.column("epoch_time_s") == [4 * BATCH_S] * 3 and timed.column("apart_s") == [0.0] * 3
+    assert timed.warnings == [] and timed.record["status"] == "completed"
+
+
+def test_a_search_for_a_learning_rate_before_the_training(tiny, lap_timer, timed, now):
+    module, trainer = tiny.Classifier(now), tiny.trainer(lap_timer())
+    importlib.import_module(f"{tiny.L.__name__}.tuner").Tuner(trainer).lr_find(module, loader(4, now), num_training=6)
+    trainer.fit(module, loader(4, now))
+    assert timed.column("epoch_time_s") == [4 * BATCH_S] * 3 and timed.warnings == []
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("persistent", [True, False])
+def test_data_workers(persistent, tiny, lap_timer, timed):
+    data = loader(4, shuffle=True, num_workers=1, persistent_workers=persistent)
+    tiny.fit(lap_timer(), data=data)
+    assert timed.column("num_samples") == [16] * 3 and timed.record["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"limit_train_batches": 3}, {"limit_train_batches": 0.75}, {"overfit_batches": 3}]
+)
+def test_limited_batches(settings, tiny, lap_timer, timed, now):
+    tiny.fit(lap_timer(), data=loader(4, now), now=now, **settings)
+    assert timed.column("num_batches") == [3] * 3 and timed.column("epoch_time_s") == [3 * BATCH_S] * 3
+
+
+def test_a_batch_that_is_skipped(tiny, lap_timer, timed):
+    class Skips(tiny.Classifier):
+        def training_step(self, batch, batch_idx):
+            return None if batch_idx == 1 else super().training_step(batch, batch_idx)
+
+    trainer = tiny.fit(lap_timer(), module=Skips())
+    assert trainer.global_step == 12 or trainer.global_step == 9
+    assert timed.column("num_batches") == [4] * 3 and timed.record["status"] == "completed"
+
+
+def test_an_epoch_that_is_broken_off_by_a_hook(tiny, lap_timer, timed):
+    class Breaks(tiny.Classifier):
+        def on_train_batch_start(self, batch, batch_idx):
+            return -1 if batch_idx == 2 and self.current_epoch == 1 else None
+
+    tiny.fit(lap_timer(), module=Breaks())
+    assert timed.column("epoch") == [0, 2] and timed.column("num_batches") == [4, 4]
+    (warning,) = timed.warnings
+    assert "epoch 2 ended before its last batch" in warning
 
 
 def resumed(tiny, timer, checkpoint: str, now, **settings):

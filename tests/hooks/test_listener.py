@@ -93,6 +93,21 @@ def test_the_profiler_hears_all_as_before_and_is_left_as_it_was():
     assert heard == profiler.heard * 2 and len(hears.told) == told
 
 
+class PassThroughProfiler(Profiler):
+    """By its name, Lightning's that does nothing."""
+
+
+@pytest.mark.parametrize("kind", [Profiler, PassThroughProfiler])
+def test_who_listens_already_goes_on_listening(kind):
+    profiler, hears, heard = kind(), Hears(), []
+    profiler.start = profiler.stop = heard.append
+    listener = ProfilerListener(profiler, hears)
+    tell(profiler, "run_training_epoch")
+    listener.close()
+    tell(profiler, "run_training_epoch")
+    assert heard == ["run_training_epoch"] * 4 and hears.told == ["on_epoch_begin"]
+
+
 @pytest.mark.parametrize(
     ("action", "phase"),
     [

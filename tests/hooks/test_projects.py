@@ -48,7 +48,6 @@ def test_a_sweep_of_a_template_project_is_compared(template):
     assert len(rows) == 4
 
 
-@pytest.mark.soak
 def test_without_a_seed_the_template_is_told(template):
     done = processes.run("callbacks=laptime", script="train.py", cwd=template)
     assert done.returncode == 0, done.stderr

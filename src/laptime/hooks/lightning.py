@@ -274,8 +274,8 @@ class LapTimer(EitherCallback):
             loss = None
         else:
             loss = loss.detach() if loss.requires_grad else loss
-            if run.training.batches_per_step not in (None, 1):  # Lightning has divided it by the batches of a step
-                loss = loss * run.training.batches_per_step
+            if (per_step := trainer.accumulate_grad_batches) != 1:  # by which Lightning has divided it
+                loss = loss * per_step
         run.batch_ends(batch, loss)
         if run.is_over:
             run.end_lap(trainer.current_epoch if self.settings.every is None else None)

@@ -34,7 +34,7 @@ _TAGS = {
 
 def training_of(trainer: Any, module: Any, settings: Settings) -> Training:
     """What is known when the training starts."""
-    job, automatic = hydra_job(), module.automatic_optimization
+    job, per_step = hydra_job(), _batches_per_step(trainer, module)
     loaders = trainer.fit_loop._combined_loader
     flattened = [] if loaders is None else list(loaders.flattened)
     dataset = getattr(flattened[0], "dataset", None) if flattened else None
@@ -51,8 +51,8 @@ def training_of(trainer: Any, module: Any, settings: Settings) -> Training:
         num_parameters=_num_parameters(module),
         num_train=_length(dataset),
         precision=str(trainer.precision),
-        batches_per_step=trainer.accumulate_grad_batches if automatic else None,
-        num_batches=_num_batches(trainer, automatic),
+        batches_per_step=per_step,
+        num_batches=_num_batches(trainer, per_step),
         num_epochs=trainer.max_epochs if (trainer.max_epochs or -1) > 0 and trainer.max_steps < 0 else None,
         backend=dist.get_backend() if trainer.world_size > 1 and dist.is_initialized() else None,
         strategy=type(trainer.strategy).__name__,
@@ -102,13 +102,19 @@ def _length(sized: Any) -> int | None:
         return None
 
 
-def _num_batches(trainer: Any, automatic: bool) -> int | None:
+def _batches_per_step(trainer: Any, module: Any) -> int | None:
+    """None: the module takes its steps itself, or a schedule changes the number."""
+    is_scheduled = any(type(each).__name__ == "GradientAccumulationScheduler" for each in trainer.callbacks)
+    return trainer.accumulate_grad_batches if module.automatic_optimization and not is_scheduled else None
+
+
+def _num_batches(trainer: Any, per_step: int | None) -> int | None:
     """That are left to train on this rank; None: not known."""
     per_epoch, limits = trainer.num_training_batches, []
     if (trainer.max_epochs or -1) > 0 and not math.isinf(per_epoch):
         limits.append((trainer.max_epochs - trainer.current_epoch) * int(per_epoch))
-    if trainer.max_steps > 0 and automatic:
-        limits.append((trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
+    if trainer.max_steps > 0 and per_step is not None:
+        limits.append((trainer.max_steps - trainer.global_step) * per_step)
     return max(0, min(limits)) if limits else None
 
 

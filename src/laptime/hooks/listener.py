@@ -70,13 +70,14 @@ class ProfilerListener:
         self._at_start: dict[str, Tell | None] = {}
         self._at_stop: dict[str, Tell | None] = {}
         self._start, self._stop = profiler.start, profiler.stop
+        self._before = {name: vars(profiler)[name] for name in ("start", "stop") if name in vars(profiler)}
         self.hear_phases(False)
 
     def close(self) -> None:
         """Listen no more; the profiler is as it was."""
         for name in ("start", "stop"):
-            if name in vars(self.profiler):
-                delattr(self.profiler, name)
+            vars(self.profiler).pop(name, None)
+        vars(self.profiler).update(self._before)
 
     def hear_phases(self, wanted: bool) -> None:
         """Whether phases of steps are told of, too."""
@@ -87,7 +88,8 @@ class ProfilerListener:
         self, own: Callable[[str], None], table: dict[str, Tell | None], phases: bool, tell_phase: Callable[[str], None]
     ) -> Callable[[str], None]:
         look_up, learn = table.get, self._learn
-        is_silent = type(self.profiler).__name__ == "PassThroughProfiler"  # its own functions do nothing
+        # Its own functions do nothing, where nobody else listens.
+        is_silent = type(self.profiler).__name__ == "PassThroughProfiler" and not self._before
 
         def heard(action: str) -> None:
             tell = look_up(action, learn)
