@@ -52,6 +52,14 @@ def test_other_settings_are_another_group_also_without_hyperparameters(what, tin
     assert hashes("1")[0] != hashes("2")[0]
 
 
+def test_repeats_of_one_process_without_a_seed_are_no_copies(tiny, lap_timer):
+    for name in "ab":
+        tiny.fit(lap_timer(dir=f"runs/{name}", seed=None, config={"lr": 0.1}), num_batches=1, max_epochs=2)
+    runs, skipped = load_runs([Path("runs")])
+    assert len(runs) == 2 and not skipped
+    assert all(run.record.started_at for run in runs)
+
+
 def test_hyperparameters_of_module_and_data_are_settings(tiny, lap_timer, timed):
     class Data(tiny.L.LightningDataModule):
         def __init__(self, num: int) -> None:

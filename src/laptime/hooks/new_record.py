@@ -97,6 +97,7 @@ def new_record(
     record.git = git_state(Path.cwd() if script is None else Path(script).absolute().parent)
     record.noise.load_before, record.noise.on_battery = read().load, on_battery()
     record.start_attempt(0)
+    record.started_at = record.attempts[-1].started_at
     return record
 
 
