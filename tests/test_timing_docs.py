@@ -38,7 +38,7 @@ def whole_lines(text: str) -> list[str]:
 
 def form(line: str) -> str:
     """A line without figures. Of what depends on how the measurement came out, the word at its beginning."""
-    kept = re.match(r"laptime: (step|limit|quality|results)\b", line)
+    kept = re.match(r"laptime: (step|MFU|quality|results)\b", line)
     if kept:
         return kept[0]
     return re.sub(r"[\d.,]+", "#", re.sub(r"  [\d.]+ s apart|  about \d+ \w+ left", "", line))

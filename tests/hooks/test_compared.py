@@ -1,6 +1,7 @@
 """Runs that LapTimer wrote: which of them are repeats, and what the analysis makes of them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ def test_repeats_of_one_process_without_a_seed_are_no_copies(tiny, lap_timer):
         tiny.fit(lap_timer(dir=f"runs/{name}", seed=None, config={"lr": 0.1}), num_batches=1, max_epochs=2)
     runs, skipped = load_runs([Path("runs")])
     assert len(runs) == 2 and not skipped
-    assert all(run.record.started_at for run in runs)
+    shutil.copytree("runs/a", "runs/copy")
+    runs, (copy,) = load_runs([Path("runs")])
+    assert len(runs) == 2 and "a copy of" in copy.reason
 
 
 def test_hyperparameters_of_module_and_data_are_settings(tiny, lap_timer, timed):

@@ -8,6 +8,8 @@ import torch
 from tests.hooks.tiny import Endless, loader
 from torch.utils.data import DataLoader, IterableDataset
 
+from laptime.analysis.load import load_runs
+
 
 class Unsized(IterableDataset):
     """Five batches of 4, and nobody knows."""
@@ -143,6 +145,53 @@ def test_the_seed_of_seed_everything_is_known(tiny, lap_timer, timed, monkeypatc
 def test_impossible_settings_are_refused_where_they_are_made(settings, lap_timer):
     with pytest.raises(ValueError, match=f"{next(iter(settings))}=.*must be at least"):
         lap_timer(**settings)
+
+
+# Unusual trainings.
+
+TRAINERS = {
+    "fast_dev_run": {"fast_dev_run": True},
+    "barebones": {"barebones": True} | dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")),
+    "bf16-mixed": {"precision": "bf16-mixed"},
+    "64-true": {"precision": "64-true"},
+    "anomalies": {"detect_anomaly": True},
+    "reload": {"reload_dataloaders_every_n_epochs": 1},
+    "profiler": {"profiler": "advanced"},
+    "nothing": {"limit_train_batches": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_settings_of_the_trainer_that_matter_to_no_lap(name, tiny, lap_timer, timed):
+    trainer = tiny.fit(lap_timer(), num_batches=10, **TRAINERS[name])
+    assert trainer.state.finished and timed.warnings == []
+    if name == "nothing":
+        assert not timed.folder.exists()
+        return
+    laps = 1 if name == "fast_dev_run" else 3
+    assert timed.record["status"] == "completed" and len(timed.rows) == laps
+    if laps == 3:
+        assert timed.record["breakdown"]["step_s"] and timed.record["model"]["flops_per_batch"] == 1344
+
+
+def test_a_loss_that_is_no_number_and_a_batch_without_tensors(tiny, lap_timer, timed):
+    class Batch:
+        def __init__(self, samples):
+            self.parts = torch.utils.data.default_collate(samples)
+
+    class Module(tiny.Classifier):
+        def transfer_batch_to_device(self, batch, device, dataloader_idx):
+            return batch
+
+        def training_step(self, batch, batch_idx):
+            return {"loss": super().training_step(batch.parts, batch_idx) * float("nan"), "more": torch.ones(3)}
+
+    timer = lap_timer(samples=lambda batch: len(batch.parts[0]))
+    assert complete(tiny.fit(timer, module=Module(), data=loader(4, collate_fn=Batch)))
+    assert [row["train_loss"] for row in timed.rows] == ["nan"] * 3 and "loss nan" in timed.lines[0]
+    runs, skipped = load_runs([Path("run")])
+    assert len(runs) == 1 and not skipped and timed.column("num_samples") == [16] * 3
 
 
 # Failures of Laptime's own.

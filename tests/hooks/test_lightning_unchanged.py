@@ -69,7 +69,7 @@ def test_the_peak_changes_nothing_either(tiny, lap_timer, timed):
     assert plain_with == plain and all(map(torch.equal, with_timer, tensors))
     peak = timed.record["peak"]
     assert peak["achieved_fraction"] > 0 and peak["verdict"]
-    assert any(line.startswith("limit: ") for line in timed.lines)
+    assert any(line.startswith("MFU: ") for line in timed.lines)
 
 
 def test_accumulation_and_clipping(tiny, lap_timer, timed):

@@ -17,14 +17,14 @@ pytestmark = pytest.mark.unit
 @pytest.fixture
 def group(monkeypatch):
     """make(world_size): the groups of as many ranks, which are threads here, each with a process id of its own."""
-    monkeypatch.setattr(ranks, "_TIMEOUT", timedelta(seconds=0.2))
 
     def make(world_size: int, joined: int | None = None, processes: int | None = None) -> list[RankGroup]:
         store = dist.HashStore()
         monkeypatch.setattr(dist, "is_initialized", lambda: True)
         monkeypatch.setattr(dist, "get_world_size", lambda: joined or world_size)
         monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
-        monkeypatch.setattr(os, "getpid", lambda: threading.get_ident() % (processes or 2**62))
+        pids = {str(rank): rank % (processes or world_size) for rank in range(world_size)}
+        monkeypatch.setattr(os, "getpid", lambda: pids.get(threading.current_thread().name, 0))
         groups = []
         for rank in range(world_size):
             monkeypatch.setattr(ranks, "_num_groups", 0)
@@ -44,7 +44,7 @@ def on_all(groups, act):
         except Exception as error:
             results[index] = error
 
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(groups))]
+    threads = [threading.Thread(target=run, args=(index,), name=str(index)) for index in range(len(groups))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -69,7 +69,8 @@ def test_ranks_meet(group):
     assert on_all(group(3), lambda each: each.meet("peak")) == [None] * 3
 
 
-def test_a_rank_without_a_timer_is_missed(group):
+def test_a_rank_without_a_timer_is_missed(group, monkeypatch):
+    monkeypatch.setattr(ranks, "_TIMEOUT", timedelta(seconds=0.01))
     with pytest.raises(MissingRanks, match="not every rank has a timer"):
         group(2)[0].collect("lap", 1)
 

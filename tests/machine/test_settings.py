@@ -16,11 +16,11 @@ import laptime
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
 from laptime.config.identity import hashed_config
-from laptime.record.hashes import config_hashes
 from laptime.errors import UserError
 from laptime.machine import environment
 from laptime.machine.environment import restraints, set_in_python, settings, without_effect
 from laptime.record.files import read_record
+from laptime.record.hashes import config_hashes
 from laptime.record.run_record import RunRecord
 from laptime.runner import fresh_processes, launch, rank_plan
 from laptime.sweeps import rerun_rules

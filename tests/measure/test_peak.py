@@ -6,10 +6,10 @@ from tests.support.settings import TINY
 
 from laptime.machine.device import resolve
 from laptime.measure import peak
+from laptime.measure.limit import bytes_moved
 from laptime.measure.peak import probe
 from laptime.ranks.rank import Rank
 from laptime.record.files import read_record
-from laptime.measure.limit import bytes_moved
 
 CPU = resolve("cpu", "cpu")
 

@@ -11,9 +11,9 @@ from tests.support.settings import NO_REPORT, TINY
 
 import laptime
 from laptime.analysis.load import load_runs
-from laptime.record.hashes import config_hashes
 from laptime.evaluation.main import main as evaluate
 from laptime.record.files import read_record
+from laptime.record.hashes import config_hashes
 from laptime.record.renamed import RENAMED, by_new_names, by_old_names, override_by_new_name
 from laptime.training.checkpoints import IDENTITY
 

@@ -26,11 +26,11 @@ from laptime.config.compose import compose as compose_run
 from laptime.config.compose import hydra_session, resolve, without_hydra
 from laptime.config.composition import config_dir
 from laptime.config.identity import hashed_config
-from laptime.record.hashes import config_hashes
 from laptime.errors import UserError
 from laptime.exporting.main import main as export
 from laptime.record.epochs import EPOCH_COLUMNS
 from laptime.record.files import read_epochs, read_record
+from laptime.record.hashes import config_hashes
 
 SHORT = (*TINY, "training.epochs=2")
 NO_DROPOUT = (*SHORT, "model.dropout=0")

@@ -14,12 +14,12 @@ from torch import nn
 import laptime
 from laptime.config import targets
 from laptime.config.identity import hashed_config
-from laptime.record.hashes import config_hashes
 from laptime.config.validate import validate
 from laptime.data.mnist import MNIST
 from laptime.data.order import epoch_seed
 from laptime.errors import UserError
 from laptime.record.files import CHECKPOINT_DIR, LAST_CHECKPOINT, read_epochs, read_record
+from laptime.record.hashes import config_hashes
 from laptime.schedulers.cosine_warmup import CosineWarmup
 from laptime.schedulers.one_cycle import OneCycle
 from laptime.training.checkpoints import identity

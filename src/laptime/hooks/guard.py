@@ -1,5 +1,6 @@
 """Nothing that a timer does may make a training fail: what fails is left out from then on, with one warning."""
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -12,17 +13,23 @@ log = logging.getLogger("laptime")
 T = TypeVar("T")
 
 
+def _ignore(reason: str) -> None:
+    """There is nothing to take back."""
+
+
 class Guard:
     """What of a timer still works.
 
     Attributes:
         missing: why a part is not measured, by the section or key of run.json.
         is_off: whether the timer does nothing any more.
+        on_give_up: is told why, once; nothing of the timer may stay behind in the training.
     """
 
     def __init__(self) -> None:
         self.missing: dict[str, str] = {}
         self.is_off = False
+        self.on_give_up: Callable[[str], None] = _ignore
 
     def attempt(self, part: str, work: Callable[[], T]) -> T | None:
         """The result of some work; None where it fails, or has failed before.
@@ -54,6 +61,8 @@ class Guard:
         if not self.is_off:
             self.is_off = True
             log.warning("laptime: %s. The training goes on without it.", reason.rstrip("."))
+            with contextlib.suppress(Exception):
+                self.on_give_up(reason)
 
 
 def guarded(hook: Callable[..., Any]) -> Callable[..., None]:

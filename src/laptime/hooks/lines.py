@@ -58,7 +58,7 @@ def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
         shares = [(part, (record.breakdown.of_part(part) or 0.0) / step_s) for part in PARTS]
         lines.append(f"step {1e3 * step_s:.2f} ms: {', '.join(f'{p} {s:.0%}' for p, s in shares if s >= 0.005)}")
     if record.peak.verdict is not None:
-        lines.append(f"limit: {record.peak.verdict}")
+        lines.append(f"MFU: {record.peak.verdict}")
     if record.quality.grade is not None:
         reasons = "; ".join(record.quality.reasons or []) or "no interference detected"
         lines.append(f"quality {record.quality.grade}: {reasons}")

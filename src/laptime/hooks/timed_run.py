@@ -110,6 +110,7 @@ class TimedRun:
         self._is_partial = False
         self._started_at: float | None = None
         self._rss_before = peak_rss_bytes()
+        guard.on_give_up = self.abandon
         self._write()
 
     def _reserved(self) -> Path | None:
@@ -247,7 +248,6 @@ class TimedRun:
             shares = self.ranks.collect(f"lap {self.num_laps}", (share, os.getpid()))
         except MissingRanks as error:
             self.guard.give_up(str(error))
-            self.end("failed", RunError(type="MissingRanks", message=str(error)))
             return None
         epoch = self.guard.attempt("epochs.csv", lambda: self.recorder.add(lap, [each for each, _ in shares]))
         if self.record is None or epoch is None:
@@ -321,6 +321,12 @@ class TimedRun:
             self.guard.attempt("run.json", lambda: record.write(run_dir))
 
     # The end.
+
+    def abandon(self, reason: str) -> None:
+        """The timer failed: leave the training alone, and a record that says so."""
+        self.warmup.end()
+        self.clock.drop()
+        self.end("failed", RunError(type="TimerFailed", message=reason))
 
     def measure_peak(self, optimizer_bytes: int) -> None:
         """Measure the fastest matrix product, on all ranks at once, and what of it was reached."""
