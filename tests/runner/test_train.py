@@ -114,6 +114,7 @@ def test_timing_follows_from_epochs_csv(default_run):
     median = epochs.loc[~epochs["is_warmup"], "epoch_time_s"].median()
     assert record["timing"]["epoch_time_s"] == median
     assert record["timing"]["samples_per_s"] == pytest.approx(8_000 / median)
+    assert record["timing"]["tokens_per_s"] is None and epochs["num_tokens"].isna().all()
     assert record["timing"]["steps_per_s"] == pytest.approx(125 / median)
     assert (epochs["data_wait_s"] < epochs["epoch_time_s"]).all()
 

@@ -28,7 +28,7 @@ EPOCH_ROW: dict[str, Any] = {
     "cpu_percent": 99.5,
     "rss_bytes": 2**33,
     "device_memory_bytes": 2**34,
-    "num_tokens": None,
+    "num_tokens": 3200,
     "num_batches": 10,
     "apart_s": 0.25,
 }

@@ -214,7 +214,7 @@ class LapClock:
         self.pause()
         assert self.started_at is not None and self._paused_at is not None and self._before is not None
         cpu_s, rss_bytes = usage()
-        tokens = self._tokens
+        tokens = self._tokens if self.num_batches else None  # somebody else counts
         if tokens is not None and self._token_tensors:
             tokens = int(tokens) + sum(int(each) for each in self._token_tensors)
         loss = float(torch.cat([each.reshape(-1).float() for each in self._losses]).mean()) if self._losses else None
