@@ -84,10 +84,10 @@ def test_record_is_complete_where_something_was_measured(default_run):
     for section, are_null in {
         "device": (),
         "dataset": (),
-        "model": ("flops_per_batch",),
+        "model": (),
         "strategy": ("backend",),
         "batch": (),
-        "timing": ("tokens_per_s", "batches_per_s", "compile_s", "straggling"),
+        "timing": ("tokens_per_s", "compile_s", "straggling"),
         "result": ("time_to_accuracy",),
         "resources": (
             "peak_device_memory_bytes", "device_memory_bytes", "driver_memory_bytes",
