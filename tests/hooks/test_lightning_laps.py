@@ -3,6 +3,7 @@
 import importlib
 
 import pytest
+import torch
 from tests.hooks.tiny import CHECKPOINT_S, DATA_S, STEP_S, VALIDATION_S, Endless, loader
 from torch.utils.data import DataLoader
 
@@ -265,6 +266,14 @@ def test_an_epoch_that_is_broken_off_by_a_hook(tiny, lap_timer, timed):
     assert timed.column("epoch") == [0, 2] and timed.column("num_batches") == [4, 4]
     (warning,) = timed.warnings
     assert "epoch 2 ended before its last batch" in warning
+
+
+def test_an_epoch_without_steps_is_not_counted(tiny, lap_timer, timed):
+    """Stochastic weight averaging adds one, for the statistics of BatchNorm."""
+    module = tiny.Classifier()
+    module.net[1] = torch.nn.BatchNorm1d(8)
+    tiny.fit(lap_timer(), tiny.L.callbacks.StochasticWeightAveraging(0.01, swa_epoch_start=1), module=module)
+    assert timed.column("is_warmup") == [True, False, False, True] and "partial, not counted" in timed.lines[3]
 
 
 def resumed(tiny, timer, checkpoint: str, now, **settings):

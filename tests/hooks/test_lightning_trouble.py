@@ -9,6 +9,7 @@ from tests.hooks.tiny import Endless, loader
 from torch.utils.data import DataLoader, IterableDataset
 
 from laptime.analysis.load import load_runs
+from laptime.lap.flops import FlopCounter
 
 
 class Unsized(IterableDataset):
@@ -232,14 +233,23 @@ def test_whatever_fails_within_laptime_the_training_goes_on(broken, tiny, lap_ti
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(broken, fails)
+    timer = lap_timer(peak=True)
     trainer = tiny.fit(
-        lap_timer(peak=True), num_batches=12, max_epochs=2, num_val=1, val_check_interval=5,
+        timer, num_batches=12, max_epochs=2, num_val=1, val_check_interval=5,
         logger=tiny.L.loggers.CSVLogger("logs"),
     )  # fmt: skip
     assert calls and trainer.state.finished and trainer.global_step == 24
     (warning,) = timed.warnings
     assert "a bug" in warning and "The training goes on" in warning
     assert not {"start", "stop"} & set(vars(trainer.profiler))
+    if (timed.folder / "run.json").exists():
+        has_failed = timer.guard.is_off and not broken.endswith("summary_lines")  # which come when all is written
+        assert timed.record["status"] == ("failed" if has_failed else "completed")
+        assert not has_failed or "a bug" in timed.record["error"]["message"]
+    monkeypatch.undo()
+    with FlopCounter() as counter:  # no mode of a count that failed is left behind
+        torch.ones(2, 2) @ torch.ones(2, 2)
+    assert counter.total == 16 and torch.utils._python_dispatch._get_current_dispatch_mode() is None
 
 
 # Trainings that end otherwise.

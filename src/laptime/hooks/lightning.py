@@ -229,7 +229,9 @@ class LapTimer(EitherCallback):
         assert run is not None
         if not run.clock.is_running:
             self._write_lap()  # of batches that ended with the epoch before
-            run.start_lap(is_partial=self._resumes_mid_epoch)
+            # Of stochastic weight averaging's last epoch, which is for BatchNorm and has no backward pass.
+            has_no_steps = getattr(self._trainer.fit_loop, "_skip_backward", False)
+            run.start_lap(is_partial=self._resumes_mid_epoch or has_no_steps)
             self._resumes_mid_epoch = False
         else:  # a lap of batches goes on
             run.resume()
