@@ -143,7 +143,7 @@ def test_a_gan_with_manual_optimization(tiny, lap_timer, timed):
     trainer = tiny.fit(lap_timer(), module=tiny.Gan(), num_batches=12, max_epochs=2)
     assert trainer.global_step == 48 and timed.column("num_batches") == [12, 12]
     breakdown, missing = timed.record["breakdown"], timed.record["missing"]
-    assert breakdown["num_steps"] == 12 - 3 and "breakdown" not in missing
+    assert 5 <= breakdown["num_steps"] <= 12 - 3 and "breakdown" not in missing
     for part in ("data", "forward", "backward", "optimizer", "rest"):
         assert breakdown[f"{part}_s"] > 0, part
     assert timed.column("train_loss") == [None, None] and timed.record["timing"]["steps_per_s"] is None
