@@ -14,6 +14,7 @@ EXTRAS = {
     "zeus": "energy",
     "timm": "timm",
     "transformers": "transformers",
+    "accelerate": "transformers",
     "mlflow": "mlflow",
     "alembic": "mlflow",
     "sqlalchemy": "mlflow",

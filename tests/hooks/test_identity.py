@@ -101,6 +101,7 @@ def test_hydra_may_write_its_files_elsewhere(job):
 
 def test_without_a_job_there_is_none(monkeypatch):
     GlobalHydra.instance().clear()
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     assert not HydraConfig.initialized() and hydra_job() is None
     monkeypatch.delitem(sys.modules, "hydra.core.hydra_config")
     assert hydra_job() is None and "hydra.core.hydra_config" not in sys.modules

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from datetime import timedelta
 
 import pytest
 import torch.distributed as dist
@@ -70,9 +69,16 @@ def test_ranks_meet(group):
 
 
 def test_a_rank_without_a_timer_is_missed(group, monkeypatch):
-    monkeypatch.setattr(ranks, "_TIMEOUT", timedelta(seconds=0.01))
+    monkeypatch.setattr(ranks, "_TIMEOUT_S", 0.01)
     with pytest.raises(MissingRanks, match="not every rank has a timer"):
         group(2)[0].collect("lap", 1)
+
+
+def test_a_rank_whose_timer_has_failed_is_missed_at_once(group):
+    first, second = group(2)
+    second.leave()
+    with pytest.raises(MissingRanks, match="the timer of rank 1 has failed"):
+        first.collect("lap", 1)
 
 
 def test_the_other_ranks_wait_for_nobody(group):

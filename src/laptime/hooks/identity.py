@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 from laptime.record.masking import mask
 
 # Of a configuration that Hydra composed: places, names and what only shows; `seed` has a place of its own.
@@ -56,11 +58,14 @@ def hydra_job() -> HydraJob | None:
     if not HydraConfig.initialized():
         return None
     hydra = HydraConfig.get()
-    output_dir = Path(hydra.runtime.output_dir)
+    named = OmegaConf.select(hydra, "runtime.output_dir", throw_on_missing=False)
+    if named is None:  # it was only composed, and no job runs
+        return None
+    output_dir = Path(named)
     try:
         composed = OmegaConf.load(output_dir / (hydra.output_subdir or ".hydra") / "config.yaml")
         config = _environment_resolved(OmegaConf.to_container(composed, resolve=False))
-    except (OSError, ValueError):
+    except (OSError, ValueError, YAMLError):
         return HydraJob(output_dir, None)
     return HydraJob(output_dir, config if isinstance(config, dict) else None)
 

@@ -194,8 +194,8 @@ class Laps:
         self.close(error)
 
     def _at_exit(self) -> None:
-        # What ended the script, if something did: Python notes it before it calls this.
-        self.close(getattr(sys, "last_exc", None) or getattr(sys, "last_value", None))
+        error = last_error()
+        self.close(None if error is self._error_before else error)
 
     # What happens in the loop.
 
@@ -211,7 +211,7 @@ class Laps:
             config = plain(self.settings.config)
         else:
             config = {} if job is None else job.settings
-            if job is None and rank.is_first:
+            if not config and rank.is_first:
                 log.warning(
                     "laptime: runs of this loop can't be told from each other. Pass config=, the settings of the run."
                 )
@@ -360,6 +360,12 @@ def laps(loader: Iterable[Any], **settings: Any) -> Laps:
         settings: as for Laps.
     """
     return Laps(loader, **settings)
+
+
+def last_error() -> BaseException | None:
+    """What has ended the script, or a cell of a notebook: Python notes it before it calls what is to be done at exit."""
+    error: BaseException | None = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+    return error
 
 
 def status_of(error: BaseException | None) -> Status:

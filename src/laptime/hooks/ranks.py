@@ -6,6 +6,7 @@ others wait for ever.
 
 import os
 import pickle
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from laptime.ranks.rank import Rank
 
 # Ranks end a lap together; the first one may save a checkpoint meanwhile.
-_TIMEOUT = timedelta(seconds=60)
+_TIMEOUT_S = 60.0
 _num_groups = 0
 
 
@@ -76,10 +77,7 @@ class RankGroup:
             self._store.set(self._key(topic, self.rank.rank), pickle.dumps(said))  # type: ignore[arg-type]
             return [value]
         keys = [self._key(topic, rank) for rank in range(1, self.rank.world_size)]
-        try:
-            self._store.wait(keys, _TIMEOUT)
-        except Exception as error:  # each kind of store has its own
-            raise MissingRanks("not every rank has a timer. Give it to each of them") from error
+        self._wait_for(keys)
         all_said = [said, *(pickle.loads(self._store.get(key)) for key in keys)]
         for key in keys:
             self._store.delete_key(key)
@@ -87,6 +85,26 @@ class RankGroup:
         if num_processes < len(all_said):
             raise MissingRanks(f"{len(all_said)} ranks run in {num_processes} processes")
         return [each.value for each in all_said]
+
+    def _wait_for(self, keys: list[str]) -> None:
+        """Wait until all keys are there."""
+        assert self._store is not None
+        until = time.monotonic() + _TIMEOUT_S
+        while True:
+            try:
+                self._store.wait(keys, timedelta(seconds=min(1.0, _TIMEOUT_S)))
+                return
+            except Exception as error:  # each kind of store has its own
+                gone = [rank for rank in range(1, self.rank.world_size) if self._store.check([self._key("gone", rank)])]
+                if gone:
+                    raise MissingRanks(f"the timer of rank {gone[0]} has failed") from error
+                if time.monotonic() > until:
+                    raise MissingRanks("not every rank has a timer. Give it to each of them") from error
+
+    def leave(self) -> None:
+        """Tell the first rank that this one says nothing any more."""
+        if self._store is not None and not self.rank.is_first:
+            self._store.set(self._key("gone", self.rank.rank), "gone")
 
     def meet(self, topic: str) -> None:
         """Wait for each other, so that all do the next thing at the same time; not for longer than a minute."""
@@ -96,7 +114,7 @@ class RankGroup:
         if self.rank.is_first:
             self._store.set(self._key(topic, 0), "go")
         else:
-            self._store.wait([self._key(topic, 0)], _TIMEOUT)
+            self._store.wait([self._key(topic, 0)], timedelta(seconds=_TIMEOUT_S))
 
     def _key(self, topic: str, rank: int) -> str:
         return f"{self._prefix}/{topic}/{rank}"

@@ -326,6 +326,7 @@ class TimedRun:
         """The timer failed: leave the training alone, and a record that says so."""
         self.warmup.end()
         self.clock.drop()
+        self.ranks.leave()
         self.end("failed", RunError(type="TimerFailed", message=reason))
 
     def measure_peak(self, optimizer_bytes: int) -> None:

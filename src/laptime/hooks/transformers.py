@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch.distributed as dist
 from laptime.extras import require
 from laptime.hooks.guard import Guard, guarded
 from laptime.hooks.identity import hydra_job, plain
-from laptime.hooks.loop import status_of
+from laptime.hooks.loop import last_error, status_of
 from laptime.hooks.model_hooks import ModelHooks
 from laptime.hooks.ranks import MissingRanks, rank_of_process_group
 from laptime.hooks.settings import Settings, Training
@@ -154,7 +153,7 @@ class LapTimerCallback(TrainerCallback):
         run.end("completed", reason="callback" if is_early else "epochs")
 
     def _at_exit(self) -> None:
-        error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+        error = last_error()
         if self.run is not None and not self.guard.is_off:
             run, message = self.run, "the process ended within the training"
             told = RunError(type=type(error).__name__, message=str(error)) if error else RunError(message=message)

@@ -43,6 +43,11 @@ from laptime.training.compile_ahead import CompileAhead
 
 log = logging.getLogger(__name__)
 
+_CONTENTS = (
+    "from asking for the first batch to the device-synchronized end of the last optimizer step; without validation, "
+    "checkpoints and logging"
+)
+
 
 def measure_apart(
     run: RunContext,
@@ -84,6 +89,7 @@ def _note_breakdown(record: RunRecord, breakdown: Breakdown, module: pl.Lightnin
 
 def note_set_up(run: RunContext, device: Device, rank: Rank) -> None:
     config, record, settings = run.config, run.record, run.config.training
+    record.lap.contents = _CONTENTS
     record.hashed_config = hashed_config(config, device.used, rank.world_size, rank.threads)
     record.config_hash, record.group_hash = config_hashes(record.hashed_config)
     record.device = schema.Device(
