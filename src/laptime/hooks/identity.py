@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from yaml import YAMLError
 
@@ -53,12 +53,12 @@ def hydra_job() -> HydraJob | None:
     if "hydra.core.hydra_config" not in sys.modules:
         return None
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
     if not HydraConfig.initialized():
         return None
     hydra = HydraConfig.get()
-    named = OmegaConf.select(hydra, "runtime.output_dir", throw_on_missing=False)
+    named = OmegaConf.select(cast(DictConfig, hydra), "runtime.output_dir", throw_on_missing=False)
     if named is None:  # it was only composed, and no job runs
         return None
     output_dir = Path(named)

@@ -99,6 +99,7 @@ class Laps:
         self._metrics: dict[str, float] = {}
         self._loss: Tensor | None = None
         self._is_closed = False
+        self._error_before = last_error()  # of an earlier cell, in a notebook
         self._was_left = False
 
     def __getattr__(self, name: str) -> Any:
@@ -363,7 +364,7 @@ def laps(loader: Iterable[Any], **settings: Any) -> Laps:
 
 
 def last_error() -> BaseException | None:
-    """What has ended the script, or a cell of a notebook: Python notes it before it calls what is to be done at exit."""
+    """What has ended the script, or a cell of a notebook: Python notes it before anything that is done at exit."""
     error: BaseException | None = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
     return error
 
