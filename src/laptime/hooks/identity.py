@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from yaml import YAMLError
 
@@ -53,15 +53,16 @@ def hydra_job() -> HydraJob | None:
     if "hydra.core.hydra_config" not in sys.modules:
         return None
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue
 
     if not HydraConfig.initialized():
         return None
     hydra = HydraConfig.get()
-    named = OmegaConf.select(cast(DictConfig, hydra), "runtime.output_dir", throw_on_missing=False)
-    if named is None:  # it was only composed, and no job runs
+    try:
+        output_dir = Path(hydra.runtime.output_dir)
+    except MissingMandatoryValue:  # it was only composed, and no job runs
         return None
-    output_dir = Path(named)
     try:
         composed = OmegaConf.load(output_dir / (hydra.output_subdir or ".hydra") / "config.yaml")
         config = _environment_resolved(OmegaConf.to_container(composed, resolve=False))
