@@ -243,6 +243,9 @@ class TimedRun:
         if lap.num_tokens is None:
             reason = self.guard.missing.get("tokens", "the batches aren't known to be text. Pass tokens=")
             self.guard.leave_out("timing.tokens_per_s", reason, warns=False)
+        if self.rank.world_size > 1 and self.warmup.ddp is None:
+            reason = "what ranks wait for each other is known where torch's DistributedDataParallel is seen"
+            self.guard.leave_out("communication", reason, warns=False)
         share = self.recorder.share(lap, scores)
         try:
             shares = self.ranks.collect(f"lap {self.num_laps}", (share, os.getpid()))
