@@ -1,6 +1,7 @@
 """Run directories as Laptime writes them, with figures of the test's choosing."""
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ CONFIG: dict[str, Any] = {
     "strategy.threads_per_rank": 1,
 }
 OF_DDP = {"strategy.backend": "auto", "strategy.comm_hook": "none", "strategy.wrap_single_rank": False}
+# Keys of Laptime's own, of any type.
+SOMEBODYS: dict[str, Any] = {
+    "training": "fast", "measure": 3, "optimized_metric": {"a": 1}, "experiment_name": ["x"], "run_dir": 7, "lr": 0.1,
+}  # fmt: skip
 
 
 def write_run(
@@ -127,6 +132,26 @@ def width(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def write() -> Callable[..., Path]:
     return write_run
+
+
+@pytest.fixture(scope="session")
+def write_timed(write) -> Callable[..., Path]:
+    """Write a run that LapTimer timed: write_timed(path, times, hashed settings)."""
+
+    def write_one(path: Path, times_s: list[float], settings: dict[str, Any] | None = None, **other: Any) -> Path:
+        world_size = other.get("world_size", 1)
+        hashed = {"device": "cpu", "strategy.world_size": world_size, "strategy.threads_per_rank": 1}
+        hashed |= ({"strategy.backend": "gloo"} if world_size > 1 else {}) | (settings or {})
+        seed = other.setdefault("seed", None)
+        sections = {
+            "lap": {"timer": "LapTimer"},
+            "model": {"name": "mnistlitmodule"},
+            "dataset": {"name": "mnistdatamodule"},
+        }
+        top = {"hashed_config": hashed | {"seed": seed}, "group_hash": json.dumps(hashed), "config": SOMEBODYS}
+        return write(path, times_s, **(top | other | {"sections": sections | other.get("sections", {})}))
+
+    return write_one
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,26 +28,6 @@ pytestmark = pytest.mark.unit
 
 LAP_TIMER = {"timer": "LapTimer"}
 OF_20 = {"unit": "batches", "num_batches": 20, "timer": "LapTimer"}
-# Keys of Laptime's own, of any type.
-SOMEBODYS: dict[str, Any] = {
-    "training": "fast", "measure": 3, "optimized_metric": {"a": 1}, "experiment_name": ["x"], "run_dir": 7, "lr": 0.1,
-}  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def write_timed(write) -> Callable[..., Path]:
-    """Write a run that LapTimer timed: write_timed(path, times, hashed settings)."""
-
-    def write_one(path: Path, times_s: list[float], settings: dict[str, Any] | None = None, **other: Any) -> Path:
-        world_size = other.get("world_size", 1)
-        hashed = {"device": "cpu", "strategy.world_size": world_size, "strategy.threads_per_rank": 1}
-        hashed |= ({"strategy.backend": "gloo"} if world_size > 1 else {}) | (settings or {})
-        seed = other.setdefault("seed", None)
-        sections = {"lap": LAP_TIMER, "model": {"name": "mnistlitmodule"}, "dataset": {"name": "mnistdatamodule"}}
-        top = {"hashed_config": hashed | {"seed": seed}, "group_hash": json.dumps(hashed), "config": SOMEBODYS}
-        return write(path, times_s, **(top | other | {"sections": sections | other.get("sections", {})}))
-
-    return write_one
 
 
 def groups() -> list[Group]:

@@ -58,6 +58,7 @@ def test_a_variable_that_a_library_reads_is_recorded_and_compared(name, value, m
         {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         {"TORCHINDUCTOR_CACHE_DIR": "/tmp/x", "LD_LIBRARY_PATH": "/opt/lib", "PYTHONPATH": "src"},
         {"TORCHELASTIC_RUN_ID": "x", "KMP_INIT_AT_FORK": "FALSE", "GLOO_SOCKET_IFNAME": "lo"},
+        {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"},  # torchrun sets it
         {"OMP_WAIT_POLICY": "", "HOME": "/root", "SECRET": "x"},
     ],
 )

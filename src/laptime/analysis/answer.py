@@ -9,7 +9,14 @@ from laptime.analysis.laws import efficiency
 from laptime.analysis.results import Agreement, Verdict
 from laptime.analysis.scaling import Family
 from laptime.analysis.search import Search
-from laptime.analysis.wording import agreement_words, difference_words, interval_words, missing_baseline_words, times
+from laptime.analysis.wording import (
+    agreement_words,
+    difference_words,
+    interval_words,
+    missing_baseline_words,
+    times,
+    undecided_words,
+)
 from laptime.text import counted
 
 # More than that make no answer.
@@ -54,7 +61,7 @@ def _main_figure(analysis: Analysis) -> str:
     if analysis.groups:
         group = max(analysis.groups, key=lambda each: each.samples_per_s.median)
         tokens = "" if group.tokens_per_s is None else f" {group.tokens_per_s:,.0f} tokens/s,"
-        time = f"{group.epoch_time_s.median:.3g} s per {lap_word([group])}"
+        time = f"{group.epoch_time_s.median:.3g} s per {lap_word(analysis.groups)}"
         figures = f"{group.samples_per_s.median:,.0f} samples/s,{tokens} {time}"
         return f"{group.label}: {figures} (median of {counted(len(group.runs), 'run')})."
     return "No completed run was found."
@@ -117,8 +124,11 @@ def _and_more(sentences: Sequence[str], what: str) -> str:
 
 
 def _wrong(agreement: Agreement | None) -> str:
-    if agreement is None or agreement.verdict is not Verdict.DIFFERS:
+    if agreement is None or agreement.verdict is Verdict.AGREES:
         return ""
+    if agreement.verdict is Verdict.UNKNOWN:
+        undecided = undecided_words(agreement)
+        return f"; {undecided} (one repeat each: no verdict)" if undecided else ""
     return f"; what was learnt {agreement_words(agreement)}"
 
 

@@ -1,8 +1,11 @@
 """What the figures of two runs depend on beside their configuration: machine, data, versions, code and settings."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from laptime.analysis.load import Run
+from laptime.machine.environment import is_set_while_running
 from laptime.record.schema import Lap
 from laptime.text import printable
 
@@ -46,6 +49,24 @@ class Conditions:
 CONDITIONS = tuple(each.name for each in fields(Conditions))
 
 
+# A variable or an option of Python's, with its value: that ends before the next one.
+_NAME = r"(?:python -X dev|[A-Za-z_][^\s=]*)"
+_SETTING = re.compile(rf"{_NAME}=.*?(?= {_NAME}=|$)")
+
+
+def only_differing(settings: Sequence[str]) -> list[str]:
+    """Texts of `Conditions.settings` without what all of them say; `none` for one that has nothing else."""
+    words = [_SETTING.findall(text) for text in settings]
+    shared = set.intersection(*map(set, words)) if words else set()
+    return [" ".join(word for word in each if word not in shared) or "none" for each in words]
+
+
+def without_torchruns(settings: str) -> str:
+    """A text of `Conditions.settings` without variables that torch and its launchers set themselves, which older
+    Laptimes recorded as settings."""
+    return " ".join(word for word in _SETTING.findall(settings) if not is_set_while_running(word.partition("=")[0]))
+
+
 def conditions_of(run: Run) -> Conditions:
     environment, device = run.environment, run.device
     machine = f"{environment.cpu}, {environment.num_usable_cores} cores"
@@ -72,7 +93,7 @@ def _lap(lap: Lap) -> str:
 def _settings(run: Run) -> str:
     """Older records have none of them."""
     found = run.environment.settings or {}
-    words = [f"{name}={value}" for name, value in sorted(found.items())]
+    words = [f"{name}={value}" for name, value in sorted(found.items()) if not is_set_while_running(name)]
     given, in_force = run.strategy.threads_per_rank, run.environment.torch or {}
     if (threads := in_force.get("num_threads")) is not None and threads != given:
         words.append(f"threads={threads}")

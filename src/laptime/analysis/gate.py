@@ -8,9 +8,9 @@ from enum import Enum
 from pathlib import Path
 
 from laptime.analysis.analyse import Analysis
-from laptime.analysis.conditions import CONDITIONS, WORK
+from laptime.analysis.conditions import CONDITIONS, WORK, without_torchruns
 from laptime.analysis.group import Group
-from laptime.analysis.mismatch import Mismatch
+from laptime.analysis.mismatch import SETTINGS, Mismatch, mismatch
 from laptime.analysis.statistics import Interval, ratio, ratio_interval
 from laptime.errors import UserError
 
@@ -101,11 +101,10 @@ def _check(group: Group, kept: Kept, tolerance: float) -> Check:
 
 def _unlike(group: Group, kept: Kept, names: Sequence[str]) -> tuple[Mismatch, ...]:
     now = {name: getattr(group.conditions, name) for name in names if name in kept.conditions}
-    return tuple(
-        Mismatch(name, str(here), str(kept.conditions[name]))
-        for name, here in now.items()
-        if here != kept.conditions[name]
-    )
+    then = {name: kept.conditions[name] for name in now}
+    if isinstance(text := then.get(SETTINGS), str):
+        then[SETTINGS] = without_torchruns(text)
+    return tuple(mismatch(name, str(here), str(then[name])) for name, here in now.items() if here != then[name])
 
 
 def _key(group: Group) -> str:

@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from laptime.analysis.conditions import CONDITIONS
+from laptime.analysis.conditions import CONDITIONS, only_differing
 from laptime.analysis.group import Group
+from laptime.analysis.mismatch import SETTINGS
 from laptime.text import printable, short_name
 
 # Config groups of which one part may name all of it: `model=cnn` instead of every key in which the CNN differs.
@@ -94,11 +95,22 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
     for condition in CONDITIONS:
         if len({getattr(group.conditions, condition) for group in groups}) > 1:
             short = 8 if condition == "checksum" else 40
-            labels = [
-                f"{label} {condition}={getattr(group.conditions, condition)[:short]}".strip()
-                for label, group in zip(labels, groups, strict=True)
-            ]
+            texts: list[str] = [getattr(group.conditions, condition) for group in groups]
+            if condition == SETTINGS:
+                shown = cut_apart(only_differing(texts), short)
+            else:
+                shown = [text[:short] for text in texts]
+            labels = [f"{label} {condition}={text}".strip() for label, text in zip(labels, shown, strict=True)]
     return labels
+
+
+def cut_apart(texts: Sequence[str], length: int) -> list[str]:
+    """The first `length` characters of each text; the whole of it where different texts would look the same."""
+    cut = [text[:length] for text in texts]
+    return [
+        text if len({other for other in texts if other[:length] == short}) > 1 else short
+        for text, short in zip(texts, cut, strict=True)
+    ]
 
 
 def _label(group: Group, names: Mapping[str, str], digits: int | None) -> str:

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from laptime.analysis.conditions import CONDITIONS
+from laptime.analysis.conditions import CONDITIONS, only_differing
 from laptime.analysis.group import Group
 
 # Keys that may differ between groups that are compared; the difference is then said.
 SOFT = ("strategy.threads_per_rank",)
 HOST = "host"
+SETTINGS = "settings"
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,18 @@ class Mismatch:
     there: str = ""
 
 
+def mismatch(name: str, here: str, there: str) -> Mismatch:
+    """A mismatch; of settings, the variables that differ alone."""
+    if name == SETTINGS:
+        here, there = only_differing([here, there])
+    return Mismatch(name, here, there)
+
+
 def unlike(group: Group, baseline: Group) -> tuple[Mismatch, ...]:
     """What differs from the baseline beside what is compared."""
     keys = [(key.rpartition(".")[2], group.config.get(key), baseline.config.get(key)) for key in SOFT]
     conditions = [(name, getattr(group.conditions, name), getattr(baseline.conditions, name)) for name in CONDITIONS]
-    found = [Mismatch(name, str(here), str(there)) for name, here, there in keys + conditions if here != there]
+    found = [mismatch(name, str(here), str(there)) for name, here, there in keys + conditions if here != there]
     if group.conditions.machine == baseline.conditions.machine and group.hosts != baseline.hosts:
         found.append(Mismatch(HOST))
     return tuple(found)

@@ -12,11 +12,11 @@ from laptime.analysis.group import Group
 _Z = 1.96
 
 # Of `result` in run.json.
-Figure = Literal["test_accuracy", "train_loss"]
+Figure = Literal["test_accuracy", "val_accuracy", "train_loss"]
 
 
 class Verdict(Enum):
-    """Whether two groups learn the same; UNKNOWN: nothing was measured by which it could be told."""
+    """Whether two groups learn the same; UNKNOWN: what was measured can't tell."""
 
     AGREES = auto()
     DIFFERS = auto()
@@ -53,7 +53,7 @@ class Agreement:
 
     Attributes:
         verdict: whether it does.
-        details: in what they differ; empty unless they do.
+        details: in what they differ. Where the verdict is UNKNOWN: differences that one repeat each can't judge.
     """
 
     verdict: Verdict
@@ -68,16 +68,29 @@ def agreement(group: Group, baseline: Group) -> Agreement:
     the spread of the repeats, of which one repeat has none. Spread is largest less smallest: the wider of the two
     groups', but no more than three times the narrower, or repeats that went wrong would excuse themselves. Repeats that
     went wrong are marked too where the medians agree, and so are those without a figure.
+
+    Where the size of the test set is not known, the spread of the repeats decides alone; with one repeat each nothing
+    does. So it is with validation accuracies, which are compared where neither group has a test accuracy and Laptime
+    did not train both.
     """
     found: list[Shift | Scatter | Lost] = []
+    undecided: list[Shift] = []
     is_known = False
     here, there = group.values("result", "test_accuracy"), baseline.values("result", "test_accuracy")
     num_lost = group.num_seeds - len(here) if there else 0
+    figure: Figure = "test_accuracy"
+    num_test = min(group.first.dataset.num_test or 0, baseline.first.dataset.num_test or 0)
+    is_own = group.first.record.is_laptime_training and baseline.first.record.is_laptime_training
+    if not (here or there or is_own):
+        figure, num_test = "val_accuracy", 0
+        here, there = group.values("result", figure), baseline.values("result", figure)
     if here and there:
-        is_known = True
-        num_test = min(group.first.dataset.num_test or 1, baseline.first.dataset.num_test or 1)
-        variance = sum(max(share * (1 - share), 0.0) for share in (median(here), median(there))) / num_test
-        found += _compare("test_accuracy", here, there, _Z * math.sqrt(variance))
+        if num_test == 0 and len(here) == len(there) == 1:
+            undecided.append(Shift(figure, here[0] - there[0]))
+        else:
+            is_known = True
+            variance = sum(max(share * (1 - share), 0.0) for share in (median(here), median(there)))
+            found += _compare(figure, here, there, _Z * math.sqrt(variance / num_test) if num_test else 0.0)
     here, there = group.values("result", "train_loss"), baseline.values("result", "train_loss")
     if len(here) > 1 and len(there) > 1:
         is_known = True
@@ -86,6 +99,8 @@ def agreement(group: Group, baseline: Group) -> Agreement:
         found.append(Lost(num_lost, group.num_seeds))
     if found:
         return Agreement(Verdict.DIFFERS, tuple(found))
+    if undecided:
+        return Agreement(Verdict.UNKNOWN, tuple(undecided))
     return Agreement(Verdict.AGREES if is_known else Verdict.UNKNOWN)
 
 

@@ -4,13 +4,16 @@ from collections.abc import Iterable
 
 from laptime.analysis.gate import Check
 from laptime.analysis.group import Group
+from laptime.analysis.labels import cut_apart, without_ranks
 from laptime.analysis.mismatch import HOST, Mismatch
 from laptime.analysis.results import Agreement, Lost, Scatter, Shift, Verdict
 from laptime.analysis.scaling import Family, with_one_rank
 from laptime.analysis.statistics import HONEST_REPEATS, Difference, Interval
 from laptime.text import counted
 
-_FIGURES = {"test_accuracy": "test accuracy", "train_loss": "training loss"}
+# Of what a group and its baseline differ in, so many characters are shown.
+_LONGEST = 60
+_FIGURES = {"test_accuracy": "test accuracy", "val_accuracy": "validation accuracy", "train_loss": "training loss"}
 
 
 def agreement_words(agreement: Agreement | None) -> str:
@@ -21,15 +24,25 @@ def agreement_words(agreement: Agreement | None) -> str:
         case Verdict.AGREES:
             return "agrees"
         case Verdict.UNKNOWN:
+            if agreement.details:
+                return f"not known with one repeat each: {undecided_words(agreement)}"
             return "not known: no accuracy was measured"
         case Verdict.DIFFERS:
             return f"differs: {', '.join(map(_detail_words, agreement.details))}"
+
+
+def undecided_words(agreement: Agreement) -> str:
+    """The differences that an agreement leaves undecided; empty where there are none."""
+    return "" if agreement.verdict is not Verdict.UNKNOWN else ", ".join(map(_detail_words, agreement.details))
 
 
 def _detail_words(detail: Shift | Scatter | Lost) -> str:
     match detail:
         case Shift("test_accuracy", by):
             return f"{_FIGURES['test_accuracy']} {100 * by:+.2f} points"
+        case Shift("val_accuracy", by):
+            points = 100 * by
+            return f"{_FIGURES['val_accuracy']} {points:+.{1 if abs(points) >= 0.1 else 2}f} points"
         case Shift(figure, by):
             return f"{_FIGURES[figure]} {by:+.4f}"
         case Scatter("test_accuracy", spread):
@@ -57,15 +70,25 @@ def mismatch_words(mismatch: Mismatch) -> str:
     if mismatch.name == "lap":
         return f"a lap is {mismatch.here} here, {mismatch.there} there"
     name = "data checksum" if mismatch.name == "checksum" else mismatch.name
-    return f"{name} {mismatch.here[:60]}, baseline {mismatch.there[:60]}"
+    here, there = cut_apart((mismatch.here, mismatch.there), _LONGEST)
+    return f"{name} {here}, baseline {there}"
 
 
 def missing_baseline_words(family: Family) -> str:
     """What a family lacks for a speedup, and the command that would give it."""
     first = family.points[0].group.first
     command = with_one_rank(first.command) if first.record.is_laptime_training else ""
-    what = f"no run with one rank to compare {family.points[-1].group.label} with"
+    largest = family.points[-1].group
+    what = f"no run with one rank to compare {_with_ranks_in_words(largest)} with"
     return f"{what}. Run: {command}" if command else what + "."
+
+
+def _with_ranks_in_words(group: Group) -> str:
+    """The label of a group, of a training that is not Laptime's own with `2 ranks` for `ws=2`."""
+    rest = without_ranks(group.label)
+    if group.first.record.is_laptime_training or rest == group.label:
+        return group.label
+    return f"{counted(group.world_size, 'rank')}{f' ({rest})' if rest else ''}"
 
 
 def _now_words(mismatch: Mismatch) -> str:

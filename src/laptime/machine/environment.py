@@ -56,7 +56,8 @@ VARIABLE_PREFIXES = (
 )  # fmt: skip
 # Set by torch, Lightning, joblib and torchrun themselves, in processes where nobody has asked for it.
 _SET_WHILE_RUNNING = ("CUDA_MODULE_LOADING", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK",
-                      "PYTORCH_NVML_BASED_CUDA_CHECK", "TORCHELASTIC_")  # fmt: skip
+                      "PYTORCH_NVML_BASED_CUDA_CHECK", "TORCHELASTIC_",
+                      "TORCH_NCCL_ASYNC_ERROR_HANDLING")  # fmt: skip
 # Recorded variables that change no timing of a training: places, names, which devices there are (the one that trains is
 # recorded by itself), numbers of threads (strategy.threads_per_rank decides), and most of Python's own.
 _NO_SETTING = re.compile(
@@ -111,7 +112,12 @@ def environment(cpu_name: str, usable_cores: int, config: Mapping[str, Any] | No
 
 def _recorded(variables: Mapping[str, str]) -> dict[str, str]:
     names = (name for name in sorted(variables) if name.startswith(VARIABLE_PREFIXES))
-    return {name: variables[name] for name in names if not name.startswith(_SET_WHILE_RUNNING)}
+    return {name: variables[name] for name in names if not is_set_while_running(name)}
+
+
+def is_set_while_running(name: str) -> bool:
+    """Whether torch, Lightning, joblib or torchrun set a variable themselves."""
+    return name.startswith(_SET_WHILE_RUNNING)
 
 
 def settings(variables: Mapping[str, str] | None = None) -> dict[str, str]:
