@@ -32,13 +32,15 @@ def of_software(run: Run) -> Rows:
     there, git, device, data = run.environment, run.record.git, run.device, run.dataset
     packages = [f"{name} {version}" for name, version in there.packages.items() if version]
     changes = f" with local changes {git.diff_hash or ''}".rstrip() if git.dirty else ""
+    is_own = run.record.is_laptime_training
+    checksum = f", checksum {str(data.checksum)[:16]}" if data.checksum or is_own else ""
     return [
         ("Device", joined([device.used, device.name, f"driver {there.driver}" if there.driver else ""])),
         ("Versions", joined([f"Python {there.python}", *packages])),
         ("torch", joined(_torch(there.torch or {}))),
         ("Variables", joined(f"{name}={value}" for name, value in (there.variables or {}).items())),
-        ("Code", f"commit {git.commit or 'unknown'}{changes}"),
-        ("Data", f"{data.name}, checksum {str(data.checksum)[:16]}"),
+        ("Code", f"commit {git.commit or 'unknown'}{changes}" if git.commit or is_own else ""),
+        ("Data", f"{data.name}{checksum}"),
     ]
 
 

@@ -142,8 +142,18 @@ class Group:
 
 
 def lap_word(groups: Iterable[Group]) -> str:
-    """What their times are of: epoch, or lap where some are of a number of batches."""
-    return "epoch" if all(group.first.record.lap.unit == "epoch" for group in groups) else "lap"
+    """What their times are of: epoch, or lap where some are not of Laptime's own epochs."""
+    return "epoch" if all(map(_has_own_epochs, groups)) else "lap"
+
+
+def any_own(groups: Iterable[Group]) -> bool:
+    """Whether Laptime trained in some of them; otherwise it timed the trainings of others alone."""
+    return any(group.first.record.is_laptime_training for group in groups)
+
+
+def _has_own_epochs(group: Group) -> bool:
+    record = group.first.record
+    return record.is_laptime_training and record.lap.unit == "epoch"
 
 
 def with_tokens(groups: Sequence[Group]) -> bool:

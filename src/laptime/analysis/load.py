@@ -165,17 +165,18 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
             skipped.append(Skipped(path, _reason(error)))
     runs = []
     for (path, record, _), (ranks, epochs, num_torn) in zip(read, _tidy(read), strict=True):
+        lap = "epoch" if record.is_laptime_training else "lap"
         if epochs.empty:
-            skipped.append(Skipped(path, f"{EPOCHS_FILE} has no whole epoch"))
+            skipped.append(Skipped(path, f"{EPOCHS_FILE} has no whole {lap}"))
         elif epochs["is_warmup"].all():
-            skipped.append(Skipped(path, "no epoch after the warm-up"))
+            skipped.append(Skipped(path, f"no {lap} after the warm-up"))
         else:
             remarks = [f"{num_torn} rows of {EPOCHS_FILE} can't be read"] if num_torn else []
             num_missing = _num_missing(record, epochs)
             if num_missing > 0:
-                remarks.append(f"{EPOCHS_FILE} lacks {num_missing} of the run's epochs")
+                remarks.append(f"{EPOCHS_FILE} lacks {num_missing} of the run's {lap}s")
             elif num_missing < 0:
-                remarks.append(f"{EPOCHS_FILE} has {-num_missing} epochs more than the run has trained")
+                remarks.append(f"{EPOCHS_FILE} has {-num_missing} {lap}s more than the run has trained")
             runs.append(Run(path, record, ranks, epochs, tuple(remarks)))
     return runs, sorted(skipped, key=lambda each: by_number(each.path))
 

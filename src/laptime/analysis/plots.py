@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from laptime.analysis.analyse import Analysis
-from laptime.analysis.group import Group
+from laptime.analysis.group import Group, lap_word
 from laptime.analysis.labels import shorter_labels
 from laptime.analysis.laws import TITLES
 from laptime.analysis.scaling import Family
@@ -200,8 +200,9 @@ def _epoch_times(axes: Axes, groups: Sequence[Group]) -> None:
                 part["epoch"] + 1 + shift, part["epoch_time_s"], style["marker"], color=style["color"],
                 markerfacecolor=fill, markersize=4, label=_short(group.label) if not warm else None,
             )  # fmt: skip
-    axes.set_xlabel("epoch (a mark per rank and repeat; hollow: warm-up, not counted)")
-    axes.set_ylabel("epoch time (s)")
+    lap = lap_word(groups)
+    axes.set_xlabel(f"{lap} (a mark per rank and repeat; hollow: warm-up, not counted)")
+    axes.set_ylabel(f"{lap} time (s)")
     axes.set_ylim(0, 1.08 * max(run.ranks["epoch_time_s"].max() for group in groups for run in group.runs))
     _by_epochs(axes)
     _legend(axes)
@@ -234,7 +235,7 @@ def _pair(groups: Sequence[Group], what: str) -> bytes:
                 axes.fill_between(x, factor * over["low"], factor * over["high"], color=colour, alpha=0.15, linewidth=0)
         if time == "epoch":
             _by_epochs(axes)
-        axes.set_xlabel("epoch" if time == "epoch" else "training time (s)")
+        axes.set_xlabel(lap_word(groups) if time == "epoch" else "training time (s)")
         axes.set_ylabel(f"{what} (%)" if what == "accuracy" else what)
         axes.grid(alpha=0.3)
     _legend(figure.axes[0])

@@ -52,7 +52,7 @@ def remarks_of(group: Group, mismatches: Sequence[Mismatch] = ()) -> list[str]:
     if len(group.hosts) > 1:
         found.append(f"on {len(group.hosts)} hosts")
     if any(run.is_resumed for run in group.runs):
-        found.append("resumed from a checkpoint: total time is of the epochs since")
+        found.append(f"resumed from a checkpoint: total time is of the {lap_word([group])}s since")
     if any(len(run.record.attempts) > 1 for run in group.runs):
         found.append("some runs were broken off and gone on with")
     early = {reason for run in group.runs if (reason := run.record.result.stop_reason) not in ("epochs", None)}

@@ -16,6 +16,7 @@ from rich.text import Text
 from laptime.analysis.analyse import Analysis
 from laptime.analysis.answer import answer, problems, question
 from laptime.analysis.environment import of_machine, of_software
+from laptime.analysis.group import lap_word
 from laptime.analysis.load import Run
 from laptime.analysis.plots import MOST_FAMILIES, MOST_GROUPS
 from laptime.analysis.table import Table
@@ -31,28 +32,31 @@ CAPTIONS = {
     "pareto": "What one objective costs in the other: every group, and those that no other beats in all objectives.",
     "throughput": "Throughput of every group, and of each of its repeats.",
     "steps": "What a step consists of, from {source}.",
-    "epoch_times": "Every epoch of every rank and repeat.",
-    "loss": "Loss over epochs and over training time. Bands span the repeats.",
-    "accuracy": "Accuracy over epochs and over training time. Bands span the repeats.",
+    "epoch_times": "Every {lap} of every rank and repeat.",
+    "loss": "Loss over {lap}s and over training time. Bands span the repeats.",
+    "accuracy": "Accuracy over {lap}s and over training time. Bands span the repeats.",
     "resources": "Memory and CPU use, all ranks together.",
 }
 
 # Two plots side by side.
 _PAIRS = ("loss", "accuracy", "resources")
 
+_LIMIT = (
+    "The limit is the fastest matrix product that a short probe finds on the same device, with the same precision, "
+    "threads and ranks; floating-point operations are counted by torch's own counter."
+)
+_REPEAT = "A repeat is a process: runs that differ in the seed alone, on the same machine, with the same code and data."
+
 METHODS = (
     "Quality: A, nothing was seen that would disturb a measurement; B, something may have; C, something surely has: "
     "other processes, stolen or throttled CPU time, a falling frequency, swapping, a battery, outliers, more threads "
     "than cores. A group's is the worst of its repeats'.",
-    "The limit is the fastest matrix product that a short probe finds on the same device, with the same precision, "
-    "threads and ranks; floating-point operations are counted by torch's own counter. The parts of a step are measured "
-    "in separate steps after the timed epochs, the device idle at every boundary: the mean of the steps between the "
-    "quartiles.",
+    f"{_LIMIT} The parts of a step are measured in separate steps after the timed epochs, the device idle at every "
+    "boundary: the mean of the steps between the quartiles.",
     "An epoch's time runs from asking for the first batch to the device-synchronised end of the last optimizer step; "
     "no validation, checkpointing or logging is in it. A run's epoch time is its slowest rank's. Warm-up epochs are "
     "not counted.",
-    "A repeat is a process: runs that differ in the seed alone, on the same machine, with the same code and data. A "
-    "figure is the median of the repeats' medians.",
+    f"{_REPEAT} A figure is the median of the repeats' medians.",
     "Speedup is throughput (global samples/s) over the baseline's, which is right for strong and weak scaling alike. "
     "Scaling efficiency is speedup per rank.",
     "Intervals are 95% percentile bootstrap intervals (9,999 resamples) of the ratio of medians, both sides resampled "
@@ -76,8 +80,52 @@ def methods(analysis: Analysis) -> tuple[str, ...]:
         return METHODS
     contents = dict.fromkeys((group.conditions.lap, group.first.record.lap.contents) for group in timed)
     laps = [f"A lap ({lap}): {printable(words)}" for lap, words in contents if words]
+    if len(timed) == len(analysis.groups):
+        return (*_methods_of_timed(analysis), *laps)
     steps = "The parts of a step are from steps of the warm-up, where Laptime timed a training that is not its own."
     return (*METHODS, steps, *laps)
+
+
+def _methods_of_timed(analysis: Analysis) -> list[str]:
+    """How it was measured where Laptime trained in none of the runs; without what the report does not show."""
+    quality, _, _, _, speedup, intervals, laws, test, _ = METHODS
+    groups, is_scaled = analysis.groups, bool(analysis.families)
+    found = [quality]
+    if any(group.median("peak", "matmul_flop_per_s") for group in groups):
+        found.append(_LIMIT)
+    if any(group.median("breakdown", "step_s") for group in groups):
+        found.append("The parts of a step are from steps of the warm-up lap.")
+    found.append("A run's lap time is its slowest rank's. Warm-up laps are not counted.")
+    found.append(f"{_repeat(analysis)} A figure is the median of the repeats' medians.")
+    if is_scaled:
+        found.append(speedup)
+    elif analysis.comparisons:
+        found.append("Speedup is throughput (global samples/s) over the baseline's.")
+    if is_scaled or analysis.comparisons:
+        found.append(intervals)
+    if is_scaled:
+        found.append(laws)
+    if analysis.comparisons:
+        found.append(test)
+    return [*found, _AGREEMENT] if is_scaled or analysis.comparisons else found
+
+
+def _repeat(analysis: Analysis) -> str:
+    unknown = [run for run in analysis.runs if run.dataset.checksum is None]
+    if not unknown:
+        return _REPEAT
+    which = "The data have" if len(unknown) == len(analysis.runs) else "Of some runs the data have"
+    return (
+        "A repeat is a process: runs that differ in the seed alone, on the same machine, with the same code. "
+        f"{which} no checksum: they are not known to be the same."
+    )
+
+
+_AGREEMENT = (
+    "Results agree where the difference of test accuracies is within the spread of the repeats or what the size of the "
+    "test set, where it is known, leaves open (1.96 standard errors), and the difference of training losses within the "
+    "spread of the repeats. Without test accuracies, validation accuracies are compared by the spread of the repeats."
+)
 
 
 def as_text(analysis: Analysis) -> str:
@@ -206,7 +254,7 @@ def _template() -> Template:
 def caption(name: str, analysis: Analysis) -> str:
     """What a plot shows."""
     words = CAPTIONS[name if name in CAPTIONS else name.rpartition("_")[0]]
-    return words.format(source=source_of_steps(analysis.groups))
+    return words.format(source=source_of_steps(analysis.groups), lap=lap_word(analysis.groups))
 
 
 def environment(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -228,6 +276,8 @@ def environment(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
     found: dict[str, list[str]] = {}
     for run in analysis.runs:
         for name, value in of_software(run):
+            if not value and not run.record.is_laptime_training:
+                continue
             if value not in found.setdefault(name, []):
                 found[name].append(value)
     software = _printable([(name, "; ".join(values)) for name, values in found.items()])

@@ -113,9 +113,15 @@ def _fit_words(fit: Fit) -> str:
     return f"{TITLES[fit.name]}: {', '.join(parts)}{quality}, off by {fit.deviation:.0%}{doubt}."
 
 
-def losses(family: Family) -> Table:
+def losses(family: Family) -> list[Table]:
+    """Where a step's time goes; of trainings that are not Laptime's own without causes of which nothing is known, and
+    empty where nothing but the step is."""
+    is_own = all(point.group.first.record.is_laptime_training for point in family.points)
+    parts = [part for part in fields(Losses) if is_own or _is_known(part.name, family)]
+    if not is_own and not {part.name for part in parts} - {"step"}:
+        return []
     rows = []
-    for part in fields(Losses):
+    for part in parts:
         cells: list[str | Cell] = [part.name]
         for point in family.points:
             value, step = getattr(point.losses, part.name), point.losses.step
@@ -126,13 +132,22 @@ def losses(family: Family) -> Table:
             cells.append(f"{milliseconds(value)}{share}")
         rows.append(row(*cells))
     heads = columns("ms per step", *(counted(size, "rank") for size in family.world_sizes))
-    is_own = all(point.group.first.record.is_laptime_training for point in family.points)
+    waiting = (
+        "communication: waiting for gradients of other ranks, slower ranks included, in steps of the warm-up lap. "
+    )
+    has_communication = any(part.name == "communication" for part in parts)
     note = (
         "In brackets as a share of the step, to which ideal and the causes add up. Causes are measured in "
         "separate steps (measure.breakdown), rest is what they don't explain of the epochs' own steps."
         if is_own
-        else "In brackets as a share of the step. communication: waiting for gradients of other ranks, slower ranks "
-        "included, in steps of the warm-up lap. The other causes are only measured in Laptime's own training."
+        else f"In brackets as a share of the step. {waiting if has_communication else ''}"
+        f"{'The other causes' if has_communication else 'Causes'} are only measured in Laptime's own training."
     )
     title = f"Where the loss went{': ' + family.name if family.name else ''}"
-    return Table(title, heads, tuple(rows), (note,))
+    return [Table(title, heads, tuple(rows), (note,))]
+
+
+def _is_known(name: str, family: Family) -> bool:
+    """Whether a part of a step was measured with more than one rank; the baseline has none of the causes anyway."""
+    points = [point for point in family.points if point.group is not family.baseline]
+    return any(getattr(point.losses, name) is not None for point in points)

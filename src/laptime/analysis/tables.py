@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from laptime.analysis.analyse import Analysis
 from laptime.analysis.cells import (
@@ -20,7 +21,7 @@ from laptime.analysis.cells import (
     with_spread,
 )
 from laptime.analysis.compare import Comparison
-from laptime.analysis.group import Group, Reached, lap_word, reached
+from laptime.analysis.group import Group, Reached, any_own, lap_word, reached
 from laptime.analysis.remarks import remarks_of
 from laptime.analysis.scaling_tables import losses, scaling
 from laptime.analysis.search import Search
@@ -37,7 +38,7 @@ def tables(analysis: Analysis) -> list[Table]:
     """All tables; those, and columns of those, that would be empty are left out."""
     found = [_groups(analysis.groups, analysis.target_accuracy)] if analysis.groups else []
     for family in analysis.families:
-        found += [scaling(family, analysis.project, analysis.groups), losses(family)]
+        found += [scaling(family, analysis.project, analysis.groups), *losses(family)]
     found += [_comparison(comparison, analysis.groups) for comparison in analysis.comparisons]
     found[:0] = [_trials(search) for search in analysis.searches]
     found += _steps(analysis.groups) + _resources(analysis.groups)
@@ -92,17 +93,32 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
         *tokens_head(groups), "between", Column("within", is_optional=True), "test accuracy",
         Column("training loss", is_optional=True), *(["time to accuracy"] if with_target else []), REMARKS,
     )  # fmt: skip
+    lap = lap_word(groups)
+    with_between, with_within = any_own(groups), any_own(groups)
+    if not any_own(groups):  # what the columns that are left need
+        with_between = any(group.samples_per_s.between is not None for group in groups)
+        with_within = any(group.samples_per_s.within is not None for group in groups)
     note = (
-        "Medians of the repeats' medians over counted epochs. between, within: standard deviation between repeats, "
-        "and of the epochs of a repeat, as a share of the median. samples/s: of the median time. Accuracy and loss: "
-        "median ± standard deviation over the repeats."
+        f"Medians of the repeats' medians over counted {lap}s. {_spread_note(with_between, with_within, lap)}"
+        "samples/s: of the median time. Accuracy and loss: median ± standard deviation over the repeats."
         + (
-            " Time to an accuracy of the validation set: of training alone, warm-up included, in whole epochs."
+            f" Time to an accuracy of the validation set: of training alone, warm-up included, in whole {lap}s."
             if with_target
             else ""
         )
     )
     return Table("Groups", heads, tuple(rows), (note,))
+
+
+def _spread_note(with_between: bool, with_within: bool, lap: str) -> str:
+    if with_between and with_within:
+        return (
+            f"between, within: standard deviation between repeats, and of the {lap}s of a repeat, as a share of the "
+            "median. "
+        )
+    if with_between:
+        return "between: standard deviation between repeats, as a share of the median. "
+    return f"within: standard deviation of the {lap}s of a repeat, as a share of the median. " if with_within else ""
 
 
 def _time_to_accuracy(time: Reached, num_repeats: int) -> str:
@@ -130,21 +146,31 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
         cells += [milliseconds(group.median("breakdown", f"step_p{q}_s")) for q in (50, 95, 99)]
         excess = group.median("breakdown", "instrument_s")
         cells += ["" if excess is None else f"{excess / (step_s - excess):+.0%}"]
-        cells += ["" if fraction is None else f"{fraction:.0%}"]
+        cells += ["" if fraction is None else _percent(fraction)]
         rows.append(row(*cells, _limit(group)))
     short = {"communication": "comm", "host_to_device": "copy"}
     parts = [Column(short.get(part, part), is_optional=part == "rest") for part in PARTS]
-    optional = [Column(head, is_optional=True) for head in ("p50", "p95", "p99", "over epochs")]
+    laps = f"{lap_word(groups)}s"
+    optional = [Column(head, is_optional=True) for head in ("p50", "p95", "p99", f"over {laps}")]
     limit = Column("limit", is_sentence=True)
     heads = columns("group", "ms per step", *parts, *optional, "of the peak", limit)
-    note = (
-        f"From {source_of_steps(measured)}. Medians of the repeats; shares of the step, p50, p95 and p99 are "
-        "milliseconds. over epochs: what a step takes longer than in the epochs, by the clock's cost or by noise. "
-        "comm: waiting for gradients of other ranks. "
-        "of the peak: floating-point operations a second against the fastest matrix product on the same device, "
-        "precision, threads and ranks."
-    )
-    return [Table("Where a step's time goes", heads, tuple(rows), (note,))]
+    table = Table("Where a step's time goes", heads, tuple(rows))
+    there = {column.head for column in (table if any_own(measured) else table.without_empty_columns()).columns}
+    quantiles = ", p50, p95 and p99 are milliseconds" if "p50" in there else ""
+    explained = {
+        f"over {laps}": f"what a step takes longer than in the {laps}, by the clock's cost or by noise.",
+        "comm": "waiting for gradients of other ranks.",
+        "of the peak": "floating-point operations a second against the fastest matrix product on the same device, "
+        "precision, threads and ranks.",
+    }
+    notes = [f"From {source_of_steps(measured)}. Medians of the repeats; shares of the step{quantiles}."]
+    notes += [f"{head}: {words}" for head, words in explained.items() if head in there]
+    return [replace(table, notes=(" ".join(notes),))]
+
+
+def _percent(share: float) -> str:
+    """Whole, but with a decimal below 1%."""
+    return f"{share:.1%}" if share < 0.0095 else f"{share:.0%}"
 
 
 def _limit(group: Group) -> str:
@@ -154,7 +180,15 @@ def _limit(group: Group) -> str:
     if not known:
         return ""
     of_one = " (of the middle repeat)" if len(group.runs) > 1 else ""
-    return f"{printable(known[len(known) // 2].verdict or '')}{of_one}"
+    peak = known[len(known) // 2]
+    words = peak.verdict or ""
+    # Records have whole percents, of which the small ones would be others than in the row.
+    achieved, computed = peak.achieved_fraction, peak.compute_fraction
+    if achieved is not None and words.startswith(rounded := f"{achieved:.0%} of the fastest"):
+        words = f"{_percent(achieved)} of the fastest{words.removeprefix(rounded)}"
+    if computed is not None:
+        words = words.replace(f", at {computed:.0%} of that rate", f", at {_percent(computed)} of that rate")
+    return f"{printable(words)}{of_one}"
 
 
 def _resources(groups: Sequence[Group]) -> list[Table]:

@@ -1,0 +1,201 @@
+"""Sentences and tables of analyses in which Laptime trained in none of the runs: they say what is there, in laps."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from laptime.analysis.analyse import analyse
+from laptime.analysis.answer import answer, problems
+from laptime.analysis.load import load_runs
+from laptime.analysis.plots import plots
+from laptime.analysis.report import as_html, as_markdown, as_text, caption, environment, methods
+from laptime.analysis.table import Table
+from laptime.analysis.tables import tables
+
+pytestmark = pytest.mark.unit
+
+UNKNOWN: dict[str, dict[str, Any]] = {
+    "dataset": {"name": "tensordataset", "num_test": 0, "checksum": None},
+    "git": {"commit": None},
+    "result": {"test_accuracy": None, "val_accuracy": None, "train_loss": None},
+    "lap": {"timer": "LapTimer", "contents": "with the callbacks and the logging between its batches"},
+}
+STEPS = {"timing": {"steps_per_s": 100.0}}
+
+
+@pytest.fixture
+def timed(write_timed, work_folder) -> Callable[..., None]:
+    """timed(path, times, settings, sections): a run of which little is known beside its times."""
+
+    def write_one(
+        path: str, times_s: list[float], settings: dict[str, Any] | None = None, *, world_size: int = 1,
+        seed: int | None = None, sections: dict[str, dict[str, Any]] | None = None,
+    ) -> None:  # fmt: skip
+        write_timed(
+            Path(path), times_s, settings, world_size=world_size, seed=seed, sections=UNKNOWN | (sections or {})
+        )
+
+    return write_one
+
+
+def table(title: str) -> Table:
+    (found,) = [each for each in tables(analyse([Path()])) if each.title.startswith(title)]
+    return found
+
+
+def heads(found: Table) -> list[str]:
+    return [column.head for column in found.columns]
+
+
+# Methods and environment.
+
+
+def test_methods_of_one_training_say_nothing_of_scaling_or_of_separate_steps(timed):
+    timed("run", [9.0, 1.0, 1.1])
+    assert methods(analyse([Path()]))[1:] == (
+        "A run's lap time is its slowest rank's. Warm-up laps are not counted.",
+        "A repeat is a process: runs that differ in the seed alone, on the same machine, with the same code. The data "
+        "have no checksum: they are not known to be the same. A figure is the median of the repeats' medians.",
+        "A lap (epoch by LapTimer): with the callbacks and the logging between its batches",
+    )
+
+
+def test_methods_say_where_the_parts_of_a_step_are_from(timed):
+    sections = {"breakdown": {"step_s": 0.01}, "peak": {"matmul_flop_per_s": 1e9}}
+    timed("run", [9.0, 1.0], sections=sections)
+    words = " ".join(methods(analyse([Path()])))
+    assert "torch's own counter. The parts of a step are from steps of the warm-up lap." in words
+    assert "separate steps" not in words and "no validation, checkpointing or logging" not in words
+
+
+def test_methods_of_a_comparison(timed):
+    timed("a", [9.0, 1.0], {"lr": 0.1})
+    timed("b", [9.0, 1.0], {"lr": 0.2})
+    words = " ".join(methods(analyse([Path()])))
+    for said in ("Speedup is throughput (global samples/s) over the baseline's.", "Mann-Whitney", "Results agree"):
+        assert said in words
+    for name in ("Karp", "Amdahl", "Gunther", "Scaling efficiency"):
+        assert name not in words
+
+
+def test_methods_of_a_scaling_table(timed):
+    timed("1", [9.0, 1.0])
+    timed("2", [9.0, 1.0], world_size=2)
+    words = " ".join(methods(analyse([Path()])))
+    assert "Karp and Flatt" in words and "Scaling efficiency" in words and "Mann-Whitney" not in words
+
+
+def test_data_with_a_checksum_are_the_same(timed):
+    known = {"dataset": {"name": "mnist", "num_test": 0, "checksum": "abc"}}
+    timed("a", [9.0, 1.0], sections=known)
+    assert "with the same code and data. A figure" in " ".join(methods(analyse([Path()])))
+    timed("b", [9.0, 1.0])
+    assert "Of some runs the data have no checksum" in " ".join(methods(analyse([Path()])))
+
+
+def test_what_is_not_known_of_code_and_data_is_left_out(timed, write):
+    timed("a", [9.0, 1.0])
+    rows = dict(environment(analyse([Path("a")]))[-1][1])
+    assert rows["Data"] == "tensordataset" and "Code" not in rows
+    write(Path("own"), [9.0, 1.0], sections={"git": {"commit": None}, "dataset": {"checksum": None}})
+    rows = dict(environment(analyse([Path("own")]))[-1][1])
+    assert (rows["Data"], rows["Code"]) == ("mnist, checksum None", "commit unknown")
+
+
+# Laps.
+
+
+def test_epochs_of_others_are_laps_throughout(timed):
+    for seed in range(2):
+        timed(f"run{seed}", [9.0, 1.3, 1.2, 1.1, 1.0], seed=seed, sections={"breakdown": {"step_s": 0.01}})
+    analysis = analyse([Path()])
+    assert "1.15 s per lap" in answer(analysis) and "lap time" in heads(table("Groups"))
+    assert caption("epoch_times", analysis) == "Every lap of every rank and repeat."
+    images = plots(analysis)
+    text = as_text(analysis) + as_markdown(analysis, list(images)) + as_html(analysis, {})
+    left = text.replace("epoch_times.png", "").replace("epoch by LapTimer", "").replace("epochs.csv", "")
+    assert "laps still get faster" in left and "epoch" not in left
+
+
+def test_runs_without_laps_that_count_say_so(timed):
+    timed("run", [9.0])
+    _, (skipped,) = load_runs([Path()])
+    assert skipped.reason == "no lap after the warm-up"
+
+
+# Tables.
+
+
+def test_a_note_explains_the_columns_that_are_there(timed):
+    timed("run", [9.0, 1.0], sections={"breakdown": {"step_s": 0.01, "forward_s": 0.01}})
+    steps = table("Where a step's time goes")
+    assert heads(steps) == ["group", "ms per step", "forward"]
+    assert steps.notes == ("From steps of the warm-up lap. Medians of the repeats; shares of the step.",)
+    assert "between" not in table("Groups").notes[0] and "within" not in table("Groups").notes[0]
+
+
+def test_a_note_explains_all_columns_where_all_are_there(timed):
+    breakdown = {"step_s": 0.01, "communication_s": 0.005, "step_p50_s": 0.01, "instrument_s": 0.001}
+    sections = {"breakdown": breakdown, "peak": {"achieved_fraction": 0.5}}
+    for seed in range(2):
+        timed(str(seed), [9.0, 1.0, 1.1], seed=seed, sections=sections)
+    (note,) = table("Where a step's time goes").notes
+    for said in ("p95 and p99 are milliseconds. over laps: ", "than in the laps,", " comm: ", " of the peak: "):
+        assert said in note
+    assert (
+        "between, within: standard deviation between repeats, and of the laps of a repeat" in table("Groups").notes[0]
+    )
+
+
+def test_causes_of_which_nothing_is_known_are_left_out(timed):
+    timed("1", [9.0, 1.0], sections=STEPS)
+    timed("2", [9.0, 1.0], world_size=2, sections=STEPS)
+    losses = table("Where the loss went")
+    assert [row.cells[0].text for row in losses.rows] == ["ideal", "step"]
+    assert losses.notes == (
+        "In brackets as a share of the step. Causes are only measured in Laptime's own training.",
+    )  # fmt: skip
+    timed("4", [9.0, 1.0], world_size=4, sections=STEPS | {"communication": {"exposed_s": 0.002}})
+    losses = table("Where the loss went")
+    assert [row.cells[0].text for row in losses.rows] == ["ideal", "communication", "step"]
+    assert "communication: waiting for gradients" in losses.notes[0]
+
+
+def test_a_step_alone_is_no_table(timed, write):
+    timed("timed", [9.0, 1.0], world_size=2, sections=STEPS)
+    assert not [each for each in tables(analyse([Path()])) if each.title.startswith("Where the loss went")]
+    write(Path("own"), [9.0, 1.0], world_size=2)
+    assert [each for each in tables(analyse([Path("own")])) if each.title.startswith("Where the loss went")]
+
+
+def test_what_lacks_a_baseline_is_named_by_its_ranks(timed):
+    timed("2", [9.0, 1.0], world_size=2)
+    timed("4", [9.0, 1.0], world_size=4)
+    assert problems(analyse([Path()])) == ["no run with one rank to compare 4 ranks with."]
+    timed("8", [9.0, 1.0], {"lr": 0.1}, world_size=2)
+    timed("9", [9.0, 1.0], {"lr": 0.2}, world_size=4)
+    assert "no run with one rank to compare 4 ranks (lr=0.2) with." in problems(analyse([Path()]))
+
+
+# Shares of the peak.
+
+
+@pytest.mark.parametrize(
+    ("achieved", "computed", "recorded", "shown", "said"),
+    [
+        (0.004, 0.006, "0% of the fastest matrix product here. Of a step, backward takes 60%, at 1% of that rate",
+         "0.4%", "0.4% of the fastest matrix product here. Of a step, backward takes 60%, at 0.6% of that rate"),
+        (0.004, None, "0.4% of the fastest matrix product here", "0.4%", "0.4% of the fastest matrix product here"),
+        (0.0097, None, "1% of the fastest matrix product here", "1%", "1% of the fastest matrix product here"),
+        (0.104, 0.2, "10% of the fastest matrix product here", "10%", "10% of the fastest matrix product here"),
+        (0.8, None, "near the limit: 80% of the fastest matrix product here", "80%",
+         "near the limit: 80% of the fastest matrix product here"),
+    ],
+)  # fmt: skip
+def test_a_small_share_of_the_peak_is_the_same_in_row_and_sentence(achieved, computed, recorded, shown, said, timed):
+    peak = {"achieved_fraction": achieved, "compute_fraction": computed, "verdict": recorded}
+    timed("run", [9.0, 1.0], sections={"breakdown": {"step_s": 0.01}, "peak": peak})
+    cells = dict(zip(heads(table("Where a step")), table("Where a step").rows[0].cells, strict=True))
+    assert (cells["of the peak"].text, cells["limit"].text) == (shown, said)
