@@ -1,5 +1,6 @@
 """Phases of a step, heard by hooks on a model and on optimizers, where no Trainer tells them."""
 
+import weakref
 from typing import Any
 
 from torch import nn
@@ -17,12 +18,12 @@ class ModelHooks:
     the next batch) is the backward pass: the loss and the clipping of gradients are in it.
 
     Args:
-        model: its own calls are the forward passes; submodules' are within.
+        model: its own calls are the forward passes; submodules' are within. It isn't kept alive.
         run: is told.
     """
 
     def __init__(self, model: nn.Module, run: TimedRun) -> None:
-        self.model = model
+        self._model = weakref.ref(model)
         self.run = run
         self.guard = run.guard
         self._handles: list[RemovableHandle] = []
@@ -32,10 +33,13 @@ class ModelHooks:
 
     def open(self) -> None:
         """Hear the model and all optimizers."""
+        model = self._model()
+        if model is None:
+            return
         self._has_loss = False
         self._handles = [
-            self.model.register_forward_pre_hook(self._before_forward),
-            self.model.register_forward_hook(self._after_forward),
+            model.register_forward_pre_hook(self._before_forward),
+            model.register_forward_hook(self._after_forward),
             register_optimizer_step_pre_hook(self._before_optimizer),
             register_optimizer_step_post_hook(self._after_optimizer),
         ]
@@ -57,9 +61,9 @@ class ModelHooks:
     def _before_forward(self, *_: Any) -> None:
         self.mark("rest")
 
-    def _after_forward(self, *_: Any) -> None:
+    def _after_forward(self, model: nn.Module, *_: Any) -> None:
         self.mark("forward")
-        self._has_loss = self.model.training
+        self._has_loss = model.training
 
     def _before_optimizer(self, *_: Any) -> None:
         self.mark("rest")
