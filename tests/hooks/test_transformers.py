@@ -1,10 +1,17 @@
 """Laps of Hugging Face's Trainer, with a GPT-2 of one layer made from a configuration."""
 
+import contextlib
+import gc
+import json
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from tests.hooks.tiny import CHECKPOINT_S, DATA_S, STEP_S, VALIDATION_S
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 import laptime
 
@@ -30,9 +37,37 @@ class Texts(torch.utils.data.Dataset):
         return {"input_ids": ids, "attention_mask": mask, "labels": torch.where(mask.bool(), ids, -100)}
 
 
-def trainer(*callbacks, now=None, lengths=LENGTHS, seed: int = 1, **settings):
+class Stream(torch.utils.data.IterableDataset):
+    """Texts whose number nobody knows: 16, or without end."""
+
+    def __init__(self, ends: bool = True) -> None:
+        self.ends = ends
+
+    def __iter__(self):
+        texts = Texts()
+        yield from map(texts.__getitem__, range(len(texts)))
+        while not self.ends:
+            yield texts[0]
+
+
+class Unpadded(Texts):
+    """Texts of their own length, without a mask."""
+
+    def __getitem__(self, index: int):
+        return {"input_ids": [1] * self.lengths[index], "labels": [1] * self.lengths[index]}
+
+
+def model(**settings):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    shape = {"vocab_size": 9, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    return GPT2LMHeadModel(GPT2Config(**(shape | settings)))
+
+
+def trainer(*callbacks, now=None, lengths=LENGTHS, seed: int = 1, data=None, collator=None, trains=None, **settings):
     """A Trainer of batches of 4 that takes faked time, and two epochs."""
-    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+    from transformers import Trainer, TrainingArguments
 
     class Faked(Trainer):
         def training_step(self, *args, **known):
@@ -50,8 +85,6 @@ def trainer(*callbacks, now=None, lengths=LENGTHS, seed: int = 1, **settings):
                 now.s += CHECKPOINT_S
             return super()._save_checkpoint(*args, **known)
 
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_positions=8, n_embd=8, n_layer=1, n_head=2))
     quiet = {
         "output_dir": "checkpoints", "num_train_epochs": 2, "per_device_train_batch_size": 4, "report_to": [],
         "per_device_eval_batch_size": 4, "save_strategy": "no", "use_cpu": True, "disable_tqdm": True,
@@ -60,8 +93,8 @@ def trainer(*callbacks, now=None, lengths=LENGTHS, seed: int = 1, **settings):
     arguments = TrainingArguments(**(quiet | settings))
     evaluates = arguments.eval_strategy != "no"
     return Faked(
-        model, arguments, train_dataset=Texts(lengths, now), callbacks=[*callbacks],
-        eval_dataset=Texts(LENGTHS[:4]) if evaluates else None,
+        trains or model(), arguments, train_dataset=data or Texts(lengths, now), callbacks=[*callbacks],
+        eval_dataset=Texts(LENGTHS[:4]) if evaluates else None, data_collator=collator,
     )  # fmt: skip
 
 
@@ -103,7 +136,239 @@ def test_a_padded_text_with_accumulation_and_evaluation(callback, timed, now):
     assert timed.warnings == [] and timed.lines[0].startswith("lap 1/3  ")
 
 
+def fails_at(step: int, error: BaseException, hook: str = "forward"):
+    """A callback with which a training fails once: within a training step, or in a hook of a callback."""
+    from transformers import TrainerCallback
+
+    class Fails(TrainerCallback):
+        def on_step_begin(self, args, state, control, **known):
+            if state.global_step == step and hook == "forward":
+                self.handle = known["model"].register_forward_pre_hook(self.fail)
+
+        def on_pre_optimizer_step(self, args, state, control, **known):
+            if state.global_step == step and hook == "callback" and not hasattr(self, "handle"):
+                self.handle = None
+                raise error
+
+        def fail(self, *_):
+            self.handle.remove()
+            self.on_step_begin = lambda *_, **__: None
+            raise error
+
+    return Fails()
+
+
+def nothing_is_left(trained) -> bool:
+    """Whether the Trainer, its model and the process are as they were."""
+    from torch.optim import optimizer
+
+    hooks = (trained.model._forward_hooks, trained.model._forward_pre_hooks, optimizer._global_optimizer_pre_hooks)
+    watched = {"training_step", "get_batch_samples"} & set(vars(trained))
+    return not any(hooks) and not watched and not _get_current_dispatch_mode_stack()
+
+
+# Step 1 is the one in which FLOPs are counted, in step 5 phases are listened to.
+@pytest.mark.parametrize("step", [1, pytest.param(5, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RuntimeError("at https://u:secret@host"), "failed"),
+        pytest.param(KeyboardInterrupt(), "interrupted", marks=pytest.mark.soak),
+    ],
+)
+def test_a_step_that_fails_ends_the_run_and_leaves_nothing_behind(step, error, status, callback, timed):
+    trained = trainer(callback(), fails_at(step, error), lengths=LENGTHS * 2)
+    with pytest.raises(type(error)):
+        trained.train()
+    assert nothing_is_left(trained)
+    assert timed.record["status"] == status
+    assert timed.record["error"]["type"] == type(error).__name__ and "secret" not in timed.record["error"]["message"]
+    again = trainer(callback(dir="again"), trains=trained.model)
+    again.train()
+    assert again.state.global_step == 8 and timed.warnings == []
+    assert json.loads(Path("again/run.json").read_text())["status"] == "completed"
+
+
 soak = pytest.mark.soak
+
+
+@soak
+@pytest.mark.parametrize("new", ["nothing", "callback", "Trainer"])
+def test_an_error_outside_a_step_is_known_when_training_starts_again(new, callback, timed):
+    timer, error = callback(), RuntimeError("disk full")
+    trained = trainer(timer, fails_at(1, error, "callback"))
+    with pytest.raises(RuntimeError, match="disk full"):
+        trained.train()
+    assert timed.record["status"] == "running" and not _get_current_dispatch_mode_stack()
+    if new == "callback":
+        trained = trainer(callback(dir="run_1"), trains=trained.model)
+    elif new == "Trainer":
+        trained = trainer(timer, trains=trained.model)
+    trained.train()
+    assert timed.record["status"] == "failed" and "started again" in timed.record["error"]["message"]
+    assert json.loads(Path("run_1/run.json").read_text())["status"] == "completed"
+    assert nothing_is_left(trained) and timed.warnings == []
+
+
+@soak
+def test_a_failed_training_is_forgotten(callback, timed):
+    """Neither the process nor the run keeps the model; who forgets the Trainer ends the run."""
+    trained = trainer(callback(), fails_at(5, RuntimeError("disk full"), "callback"), lengths=LENGTHS * 2)
+    trains = weakref.ref(trained.model)
+    with contextlib.suppress(RuntimeError):
+        trained.train()
+    del trained
+    gc.collect()
+    assert trains() is None
+    assert timed.record["status"] == "failed" and "outside its steps" in timed.record["error"]["message"]
+
+
+@soak
+def test_a_script_that_ends_within_the_training(work_folder, timed):
+    Path("script.py").write_text(
+        "from tests.hooks.test_transformers import fails_at, trainer\n"
+        "import laptime\n"
+        "timer = laptime.LapTimerCallback(dir='run', peak=False)\n"
+        "trainer(timer, fails_at(2, KeyboardInterrupt(), 'callback')).train()\n"
+    )
+    subprocess.run([sys.executable, "script.py"], capture_output=True, timeout=120, check=False)
+    assert (timed.record["status"], timed.record["error"]["type"]) == ("interrupted", "KeyboardInterrupt")
+
+
+@soak
+def test_a_batch_size_that_is_found(callback, timed):
+    error = RuntimeError("CUDA out of memory.")
+    trained = trainer(callback(), fails_at(1, error), auto_find_batch_size=True)
+    trained.train()
+    assert timed.record["status"] == "failed" and "out of memory" in timed.record["error"]["message"]
+    record = json.loads(Path("run_1/run.json").read_text())
+    assert record["status"] == "completed" and record["batch"]["per_rank_batch_size"] == 3
+    assert record["config"]["training"]["per_device_train_batch_size"] == 3
+    assert nothing_is_left(trained) and timed.warnings == []
+
+
+@soak
+def test_the_users_own_training_step_is_put_back(callback, timed):
+    trained, steps = trainer(callback()), []
+    original = trained.training_step
+
+    def own(*args, **known):
+        steps.append(args)
+        return original(*args, **known)
+
+    trained.training_step = own
+    trained.train()
+    assert len(steps) == 8 and trained.training_step is own and timed.column("num_samples") == [16] * 2
+
+
+@soak
+def test_without_a_trainer_that_can_be_found(callback, timed, monkeypatch):
+    monkeypatch.setattr("laptime.hooks.transformers.trainer_of", lambda state: None)
+    trained = trainer(callback(), lengths=LENGTHS[:14])
+    trained.train()
+    assert timed.column("num_samples") == [14] * 2 and timed.column("num_tokens") == [None] * 2
+    assert "Trainer" in timed.record["missing"]["model.flops_per_batch"] and nothing_is_left(trained)
+
+
+@soak
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_data_of_unknown_length(accumulation, callback, timed):
+    settings = {"gradient_accumulation_steps": accumulation, "max_steps": 14 // accumulation}
+    trainer(callback(), data=Stream(), **settings).train()
+    assert timed.column("epoch") == [0, 1, 2] and timed.column("is_warmup") == [True, False, False]
+    assert timed.column("num_batches") == [4 // accumulation] * 3 and timed.column("num_samples") == [16] * 3
+    (warning,) = timed.warnings
+    assert "length of the data is not known" in warning and not any("partial" in line for line in timed.lines)
+
+
+@soak
+def test_data_without_end(callback, timed):
+    trainer(callback(), data=Stream(ends=False), max_steps=6).train()
+    (warning,) = timed.warnings
+    assert "Pass every=" in warning and "no epoch ended" in timed.record["missing"]["timing"]
+
+
+@soak
+def test_data_without_end_in_laps_of_steps(callback, timed):
+    trainer(callback(every=2), data=Stream(ends=False), max_steps=6).train()
+    assert timed.column("num_batches") == [2] * 3 and timed.warnings == []
+
+
+@soak
+def test_a_resume_with_data_of_unknown_length(callback, timed):
+    trainer(data=Stream(), max_steps=2, save_strategy="steps", save_steps=2).train()
+    trainer(callback(), data=Stream(), max_steps=13).train(resume_from_checkpoint="checkpoints/checkpoint-2")
+    assert timed.column("num_batches") == [2, 4, 4] and timed.column("is_warmup") == [True, True, False]
+    assert "partial" in timed.lines[0] and not any("partial" in line for line in timed.lines[1:])
+
+
+@soak
+def test_a_model_that_is_called_twice_in_a_step(callback, timed):
+    trained = trainer(callback())
+    loss_of = trained.compute_loss
+
+    def twice(model, inputs, **known):
+        model(**inputs)
+        return loss_of(model, inputs, **known)
+
+    trained.compute_loss = twice
+    trained.train()
+    assert timed.column("num_samples") == [16] * 2 and timed.column("num_tokens") == [sum(LENGTHS)] * 2
+
+
+@soak
+def test_a_compiled_model(callback, timed):
+    trained = trainer(callback(), torch_compile=True, torch_compile_backend="eager")
+    trained.train()
+    assert timed.column("num_samples") == [16] * 2 and timed.column("num_tokens") == [sum(LENGTHS)] * 2
+    missing = timed.record["missing"]
+    assert "compiled" in missing["breakdown"] and "compiled" in missing["model.flops_per_batch"]
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+@soak
+@pytest.mark.parametrize("is_told", [False, True])
+@pytest.mark.parametrize("kernel", [False, True])
+def test_batches_without_padding(kernel, is_told, callback, timed):
+    from transformers import DataCollatorWithFlattening
+
+    collate = DataCollatorWithFlattening(return_flash_attn_kwargs=kernel)
+    settings = {"samples": lambda inputs: int((inputs["position_ids"] == 0).sum())} if is_told else {}
+    trained = trainer(callback(**settings), data=Unpadded(), collator=collate, trains=model(n_positions=64))
+    trained.train()
+    assert timed.column("num_samples") == [16 if is_told else None] * 2
+    assert timed.column("num_tokens") == [sum(LENGTHS)] * 2
+    if is_told:
+        assert timed.warnings == []
+    else:
+        (warning,) = timed.warnings
+        assert "Pass samples=" in warning and "one row" in timed.record["missing"]["timing.samples_per_s"]
+
+
+@soak
+@pytest.mark.parametrize("where", ["arguments", "model", "nowhere"])
+def test_recomputation_is_not_counted(where, callback, timed):
+    trained = trainer(callback(), gradient_checkpointing=where == "arguments")
+    if where == "model":
+        trained.model.gradient_checkpointing_enable()
+    trained.train()
+    record = timed.record
+    if where == "nowhere":
+        assert record["model"]["flops_per_batch"] > 0
+    else:
+        assert record["model"]["flops_per_batch"] is None
+        assert "gradient checkpointing" in record["missing"]["model.flops_per_batch"]
+
+
+@soak
+def test_flops_of_a_step_with_accumulation_are_those_of_all_its_batches(callback, timed):
+    trainer(callback(), lengths=LENGTHS * 2).train()
+    whole = timed.record["model"]
+    trainer(callback(dir="other"), lengths=LENGTHS * 2, gradient_accumulation_steps=2).train()
+    accumulated = json.loads(Path("other/run.json").read_text())["model"]
+    assert accumulated["flops_per_batch"] == 2 * whole["flops_per_batch"]
+    assert accumulated["flops_per_sample"] == whole["flops_per_sample"]
 
 
 @soak
@@ -207,25 +472,12 @@ def test_whatever_fails_within_laptime_the_training_goes_on(broken, callback, ti
     def fails(*_, **__):
         raise ZeroDivisionError("a bug")
 
-    home = "transformers" if broken == "num_samples" else "timed_run"
+    home = "counter" if broken == "num_samples" else "timed_run"
     monkeypatch.setattr(f"laptime.hooks.{home}.{broken}", fails)
     trained = trainer(callback(), eval_strategy="steps", eval_steps=2)
     trained.train()
     assert trained.state.global_step == 8
     assert len(timed.warnings) == 1 and "a bug" in timed.warnings[0]
-
-
-@soak
-def test_a_training_that_fails_leaves_the_model_as_it_was(callback, timed):
-    timer = callback()
-    trained = trainer(timer)
-    trained.model.register_forward_pre_hook(lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        trained.train()
-    assert timed.record["status"] == "running"  # until the process ends: no callback is told of an error
-    timer._at_exit()
-    assert timed.record["status"] == "failed"
-    timer._leave()
 
 
 @soak

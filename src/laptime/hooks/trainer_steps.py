@@ -1,0 +1,203 @@
+"""The training steps of a transformers.Trainer, seen from in front of its own methods: callbacks are shown no batch and
+no error."""
+
+import functools
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+from torch import Tensor
+
+from laptime.hooks.guard import guarded
+from laptime.hooks.loop import status_of
+from laptime.hooks.model_hooks import ModelHooks
+from laptime.hooks.timed_run import TimedRun
+from laptime.lap.flops import FlopCounter
+from laptime.lap.recorder import Scores
+from laptime.record.masking import mask_text, secret_values
+from laptime.record.schema import RunError
+
+# What the training loop itself calls: an error that leaves one of them ends the training.
+_METHODS = ("get_batch_samples", "training_step")
+# FLOPs are counted in the second optimizer step: in the first one, torch makes buffers and chooses algorithms.
+_COUNTED_STEP = 1
+
+
+class TrainerSteps:
+    """Counts the samples, tokens and FLOPs of one training, and ends its run when a step fails.
+
+    It keeps neither the Trainer nor the model nor the callback alive.
+
+    Args:
+        run: of this training.
+        trainer: gets instance attributes in front of its methods; None: it was not found.
+        hooks: on the model, removed with them; None: there are none.
+        counts_flops: whether to count FLOPs in a step of the warm-up lap.
+        batch_size: of a micro-batch on this rank.
+
+    Attributes:
+        is_open: whether the training is being timed.
+    """
+
+    def __init__(
+        self, run: TimedRun, trainer: Any, hooks: ModelHooks | None, counts_flops: bool, batch_size: int
+    ) -> None:
+        self.run = run
+        self.guard = run.guard
+        self.is_open = True
+        self._hooks = hooks
+        self._batch_size = batch_size
+        self._wants_flops = counts_flops
+        self._flops: FlopCounter | None = None
+        self._num_steps = 0
+        self._has_rows = False
+        self._samples: int | None = 0
+        self._tokens: int | Tensor | None = 0
+        self._trainer: Callable[[], Any] = _nobody
+        if trainer is not None:
+            self._trainer = weakref.ref(trainer)
+            for name in _METHODS:
+                if hasattr(trainer, name):
+                    self._stand_before(trainer, name)
+        self.guard.on_give_up = self._give_up
+
+    @property
+    def counts(self) -> bool:
+        """Whether batches are seen."""
+        return self._trainer() is not None
+
+    # The Trainer's methods.
+
+    def _stand_before(self, trainer: Any, name: str) -> None:
+        method = getattr(trainer, name)
+
+        @functools.wraps(method)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if not self.is_open:  # somebody else stands before this
+                return method(*args, **kwargs)
+            counter: Any = nullcontext()
+            if name == "training_step":
+                self._count(*args, **kwargs)
+                counter = self._flops or counter
+            try:
+                with counter:
+                    return method(*args, **kwargs)
+            except BaseException as error:
+                self.fail(error)
+                raise
+
+        watched.__dict__["laptime_steps"] = self
+        watched.__dict__["replaced"] = vars(trainer).get(name)
+        setattr(trainer, name, watched)
+
+    def close(self) -> None:
+        """Leave Trainer and model as they were."""
+        self.is_open, self._flops = False, None
+        trainer = self._trainer()
+        for name in _METHODS if trainer is not None else ():
+            watched = vars(trainer).get(name)
+            if watched is None or vars(watched).get("laptime_steps") is not self:
+                continue
+            if watched.replaced is None:
+                delattr(trainer, name)
+            else:
+                setattr(trainer, name, watched.replaced)
+        if self._hooks is not None:
+            self._hooks.close()
+
+    def _give_up(self, reason: str) -> None:
+        self.close()
+        self.run.abandon(reason)
+
+    def fail(self, error: BaseException | None, message: str = "") -> None:
+        """The training has ended by an error.
+
+        Args:
+            message: where the error isn't known.
+        """
+        if not self.is_open:
+            return
+        self.close()
+        if error is None:
+            told = RunError(message=message)
+        else:
+            secrets = secret_values(self.run.training.config)
+            told = RunError(type=type(error).__name__, message=mask_text(str(error), secrets))
+        self.guard.attempt("the end of the run", lambda: self._end(error, told))
+
+    def _end(self, error: BaseException | None, told: RunError) -> None:
+        run = self.run
+        run.drop_lap()
+        run.ranks.leave()
+        if run.rank.world_size == 1:  # others may be waiting for this one within their step
+            run.write_lap(Scores())
+        run.end(status_of(error), told)
+
+    # Batches.
+
+    def begin_step(self) -> None:
+        """An optimizer step begins."""
+        self._samples = self._tokens = 0
+        self._flops = None
+        if self._wants_flops and self.run.is_warmup and self._num_steps == _COUNTED_STEP:
+            self._wants_flops = False
+            if self.run.warmup.is_compiled():
+                self._leave_out_flops("the model is compiled")
+            else:
+                self._flops = FlopCounter()
+
+    def end_step(self) -> tuple[int | None, Any]:
+        """It has been taken; returns its samples and tokens on this rank, None where they can't be told."""
+        self._num_steps += 1
+        if self._flops is not None:
+            counter, self._flops = self._flops, None
+            if counter.unknown:
+                self._leave_out_flops(f"no formula for {', '.join(sorted(counter.unknown))}")
+            elif not counter.total:
+                self._leave_out_flops("no product was computed in this thread")
+            else:
+                self.run.warmup.flops_per_batch, self.run.warmup.flops_samples = counter.total, self._samples
+        return self._samples, self._tokens
+
+    def end_warmup(self) -> None:
+        """The training is over, and with it what could be counted."""
+        if self._wants_flops:
+            self._leave_out_flops("the warm-up lap has fewer than 2 steps")
+
+    def _leave_out_flops(self, reason: str) -> None:
+        self.guard.leave_out("model.flops_per_batch", f"{reason}. Pass flops=", warns=False)
+
+    @guarded
+    def _count(self, _model: Any, inputs: Any, *_: Any, **__: Any) -> None:
+        """Count a micro-batch, before it is trained on; with the arguments of `training_step`."""
+        counter = self.run.counter
+        if self.run.settings.samples is None and self._is_flattened(inputs):
+            self.guard.leave_out(
+                "samples",
+                "the samples of a batch without padding can't be told: its texts are one row. Pass samples=, a "
+                "function from the inputs of a training step to their number",
+            )
+        self._samples = _plus(self._samples, self.guard.attempt("samples", lambda: counter.samples(inputs)))
+        self._tokens = _plus(self._tokens, self.guard.attempt("tokens", lambda: counter.tokens(inputs)))
+
+    def _is_flattened(self, inputs: Any) -> bool:
+        """Whether several texts are one row, as DataCollatorWithFlattening makes them."""
+        if not isinstance(inputs, Mapping):
+            return False
+        if any(str(name).startswith("cu_seq_lens") for name in inputs):
+            return True
+        ids = inputs.get("input_ids")
+        if not isinstance(ids, Tensor) or ids.ndim != 2:
+            return False
+        self._has_rows = self._has_rows or len(ids) > 1  # then a row is a small last batch
+        is_one_row = len(ids) == 1 and not self._has_rows and self._batch_size > 1
+        return is_one_row and ("position_ids" in inputs or "seq_idx" in inputs)
+
+
+def _nobody() -> None:
+    """No Trainer was found."""
+
+
+def _plus(total: Any, more: Any) -> Any:
+    return None if total is None or more is None else total + more
