@@ -80,15 +80,19 @@ def test_hyperparameters_of_module_and_data_are_settings(tiny, lap_timer, timed)
     torch.manual_seed(1)
     tiny.trainer(lap_timer()).fit(Module(size=3), datamodule=Data(2))
     config = timed.record["config"]
-    assert config["module"]["size"] == 3 and config["module"]["activation"] == "ReLU" and config["data"]["num"] == 2
+    assert (
+        config["model"]["size"] == 3
+        and config["model"]["activation"].endswith(".ReLU")
+        and config["dataset"]["num"] == 2
+    )
     assert timed.record["dataset"]["name"] == "data" and timed.record["model"]["name"] == "module"
-    assert timed.record["hashed_config"]["module.size"] == 3
+    assert timed.record["hashed_config"]["model.size"] == 3
 
 
 def test_own_configuration_stands_and_its_secrets_are_masked(tiny, lap_timer, timed):
     tiny.fit(lap_timer(config={"lr": 0.5, "api_key": "abcdef123456"}, name="mine", dataset="data"))
     record, text = timed.record, (timed.folder / "run.json").read_text()
-    assert record["config"]["lr"] == 0.5 and "abcdef123456" not in text and "module" not in record["config"]
+    assert record["config"]["lr"] == 0.5 and "abcdef123456" not in text and "model" not in record["config"]
     assert (record["model"]["name"], record["dataset"]["name"]) == ("mine", "data")
 
 

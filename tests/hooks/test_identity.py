@@ -1,16 +1,21 @@
 """What tells a run from others."""
 
+import copy
+import json
 import sys
+from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from laptime.hooks.identity import HydraJob, hydra_job, masked, merged, optimizer_settings, plain
+from laptime.hooks.identity import HydraJob, hydra_job, masked, merged, optimizer_settings, plain, structure_of
 
 pytestmark = pytest.mark.unit
 
@@ -114,9 +119,82 @@ def test_plain_values():
     }  # fmt: skip
     found = plain(value)
     assert found == {
-        "number": 1, "2": True, "none": None, "tuple": [1, 2.5], "path": "a/b", "class": "Linear", "module": "ReLU",
-        "function": "len", "nested": {"a": found["nested"]["a"]}, "dtype": "dtype",
+        "number": 1, "2": True, "none": None, "tuple": [1, 2.5], "path": "a/b",
+        "class": "torch.nn.modules.linear.Linear", "module": "ReLU()", "function": "builtins.len",
+        "nested": {"a": [1]}, "dtype": "torch.float32",
     }  # fmt: skip
+
+
+class Kind(Enum):
+    FAST = 1
+    SLOW = 2
+
+
+class Named:
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __repr__(self) -> str:
+        return f"<Named {self.size} at {hex(id(self))}>"
+
+
+def nested(depth: int) -> list:
+    return [nested(depth - 1)] if depth else []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.int64(1), np.int64(2)),
+        (np.float64(0.1), np.float64(0.5)),
+        (Kind.FAST, Kind.SLOW),
+        (partial(torch.optim.Adam, lr=0.1), partial(torch.optim.Adam, lr=0.5)),
+        ({1, 2}, {1, 3}),
+        (torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0])),
+        (torch.tensor(1), torch.tensor(2)),
+        (np.arange(3), np.arange(4)),
+        (torch.float32, torch.float64),
+        (torch.device("cpu"), torch.device("meta")),
+        (OmegaConf.create([1, 2]), OmegaConf.create([64, 2])),
+        (torch.nn.Linear(2, 3), torch.nn.Linear(2, 4)),
+        (lambda x: x + 1, lambda x: x + 2),
+        (Named(1), Named(2)),
+        (list(range(2000)), list(range(1, 2001))),
+    ],
+)
+def test_values_that_differ_are_told_apart(one, other):
+    """And values that are equal are not: no address of memory, no order of a set is in them."""
+    assert plain(one) != plain(other) and plain(one) == plain(copy.copy(one))
+    assert "0x" not in json.dumps(plain(one)) and json.loads(json.dumps(plain([one]))) == [plain(one)]
+
+
+def test_what_holds_itself_ends():
+    value: dict = {}
+    value["self"] = value
+    assert json.dumps(plain(value)) and json.dumps(plain(nested(100)))
+
+
+def test_groups_of_parameters_are_settings():
+    weight = torch.zeros(1, requires_grad=True)
+    one, other = (torch.optim.SGD([{"params": [weight], "lr": lr}], lr=0.5) for lr in (0.1, 0.5))
+    assert optimizer_settings(one)["group_0"] == {"lr": 0.1} and "group_0" not in optimizer_settings(other)
+    schedule = torch.optim.lr_scheduler.LambdaLR(other, lambda epoch: 0.001)
+    assert schedule and "group_0" not in optimizer_settings(other)
+
+
+def test_networks_of_one_class_are_told_apart():
+    one, other = torch.nn.Sequential(torch.nn.ReLU()), torch.nn.Sequential(torch.nn.GELU())
+    assert structure_of(one) != structure_of(other) and structure_of(one) == structure_of(copy.deepcopy(one))
+
+
+def test_variables_within_interpolations_are_looked_up_and_secrets_are_not(job, monkeypatch):
+    monkeypatch.setenv("LAPTIME_TEST_LR", "0.1")
+    monkeypatch.setenv("LAPTIME_TEST_PASSWORD", "hunter22")
+    found = job(
+        "lr: ${oc.decode:${oc.env:LAPTIME_TEST_LR}}\nname: pre-${oc.env:LAPTIME_TEST_LR}-${oc.env:NO_SUCH_ONE,x}\n"
+        "db: ${oc.env:LAPTIME_TEST_PASSWORD}"
+    )
+    assert found is not None and found.settings == {"lr": "${oc.decode:0.1}", "name": "pre-0.1-x", "db": "***"}
 
 
 def test_the_settings_of_an_optimizer():

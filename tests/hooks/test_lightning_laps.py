@@ -105,8 +105,8 @@ def test_laps_of_batches_go_on_over_epochs(every, laps, tiny, lap_timer, timed, 
 def test_an_endless_text_with_validation_every_few_batches(tiny, lap_timer, timed):
     data = DataLoader(Endless(), batch_size=4)
     tiny.fit(
-        lap_timer(every=8), module=tiny.Language(), data=data, num_val=1, max_steps=24, max_epochs=-1,
-        val_check_interval=5, check_val_every_n_epoch=None,
+        lap_timer(every=8, tokens=torch.Tensor.numel), module=tiny.Language(), data=data, num_val=1, max_steps=24,
+        max_epochs=-1, val_check_interval=5, check_val_every_n_epoch=None,
     )  # fmt: skip
     assert timed.column("num_batches") == [8] * 3 and timed.column("num_tokens") == [8 * 24] * 3
     assert timed.column("is_warmup") == [True, False, False] and timed.column("val_loss") == [2.5] * 3
@@ -198,7 +198,7 @@ def test_several_dataloaders(tiny, lap_timer, timed):
 
     data = {"a": loader(4), "b": loader(4, batch_size=4)}
     tiny.fit(lap_timer(), module=Both(), data=data)
-    assert timed.column("num_samples") == [16] * 3
+    assert timed.column("num_samples") == [2 * 16] * 3
     (warning,) = timed.warnings
     assert "2 DataLoaders" in warning and "samples=" in warning
 
@@ -332,5 +332,6 @@ def test_loggers_are_told_of_each_lap(tiny, lap_timer, timed):
     logger = Logger()
     tiny.fit(lap_timer(), logger=logger)
     assert [told["time/lap_s"] for told, _ in logger.told] == timed.column("epoch_time_s")
-    assert [step for _, step in logger.told] == [4, 8, 12]
+    assert [step for _, step in logger.told] == [3, 7, 11]  # as Lightning numbers what it logs in these steps
+    assert [told["epoch"] for told, _ in logger.told] == [0, 1, 2]
     assert {"time/apart_s", "time/data_wait_s", "throughput/samples_per_s", "cpu/percent"} <= set(logger.told[0][0])

@@ -1,7 +1,10 @@
 """What goes wrong: a line that says what to do, a record that says what happened, and the training goes on."""
 
+import json
+import pickle
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from tests.hooks.tiny import Endless, loader
 from torch.utils.data import DataLoader, IterableDataset
 
 from laptime.analysis.load import load_runs
+from laptime.hooks import timed_run
 from laptime.lap.flops import FlopCounter
 
 
@@ -201,7 +205,7 @@ def test_a_loss_that_is_no_number_and_a_batch_without_tensors(tiny, lap_timer, t
 BROKEN = (
     "laptime.hooks.lightning.training_of",
     "laptime.hooks.timed_run.new_record",
-    "laptime.hooks.timed_run.num_samples",
+    "laptime.hooks.counter.num_samples",
     "laptime.hooks.timed_run.LapClock.start",
     "laptime.lap.clock.LapClock.pause",
     "laptime.lap.clock.LapClock.count",
@@ -210,7 +214,7 @@ BROKEN = (
     "laptime.hooks.warmup.PhaseClock.enter",
     "laptime.hooks.warmup.FlopCounter.__init__",
     "laptime.hooks.timed_run.measure_peak",
-    "laptime.hooks.timed_run.assess",
+    "laptime.hooks.fill_in.assess",
     "laptime.hooks.timed_run.LapRecorder.add",
     "laptime.hooks.timed_run.lap_line",
     "laptime.hooks.lightning.scores_of",
@@ -289,3 +293,59 @@ def test_a_test_that_fails_afterwards_leaves_the_training_completed(tiny, lap_ti
         trainer.lightning_module.test_step = lambda *_: 1 / 0
         trainer.test(trainer.lightning_module, loader(1), verbose=False)
     assert timed.record["status"] == "completed" and timed.record["error"] is None
+
+
+def test_a_training_within_the_training_is_left_alone(tiny, lap_timer, timed):
+    """The timer goes on with the outer one, and leaves both Trainers as they were."""
+    timer = lap_timer()
+
+    class Nested(tiny.L.Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 0:
+                self.trainer = tiny.fit(timer, max_epochs=1)
+
+    nested = Nested()
+    trainer = tiny.fit(timer, nested)
+    assert timed.column("num_batches") == [4] * 3 and timed.record["status"] == "completed" and timed.warnings == []
+    for each in (trainer, nested.trainer):
+        assert not {"start", "stop"} & set(vars(each.profiler)) and "run" not in vars(each.fit_loop.epoch_loop.val_loop)
+
+
+def test_a_message_is_masked_and_one_that_fails_is_left_out(tiny, lap_timer, timed):
+    def at_step(step: int) -> None:
+        if step == 5:
+            raise RuntimeError("https://me:hunter22@host refused api_key=abcdef123456")
+
+    with pytest.raises(RuntimeError, match="hunter22"):
+        tiny.fit(lap_timer(), module=tiny.Classifier(at_step=at_step))
+    text = json.dumps(timed.record)
+    assert timed.record["status"] == "failed" and "hunter22" not in text and "abcdef123456" not in text
+    assert any(line.startswith("failed after 1 lap: the analysis doesn't count this run") for line in timed.lines)
+
+
+def test_a_class_of_either_package_is_a_callback(tiny):
+    """As jsonargparse asks, for LightningCLI."""
+    import laptime
+
+    assert issubclass(laptime.LapTimer, tiny.L.Callback) and isinstance(laptime.LapTimer(), laptime.LapTimer)
+    assert type(pickle.loads(pickle.dumps(laptime.LapTimer(every=3)))).__name__ == "LapTimer"
+    with pytest.raises(AttributeError):
+        laptime.NoSuchName  # noqa: B018
+
+
+def test_many_laps_are_written_now_and_then(tiny, lap_timer, timed, monkeypatch):
+    """Every lap is in epochs.csv at once; run.json is written when there is time for it, and at the end."""
+    monkeypatch.setattr(timed_run.time, "monotonic", lambda: 1000.0)  # no time passes
+    written = []
+    monkeypatch.setattr(timed_run.TimedRun, "_write", lambda run: written.append(len(run.recorder.rows)))
+    tiny.fit(lap_timer(every=1), max_epochs=5)
+    assert len(timed.rows) == 20 and written[-1] == 20
+
+
+def test_flops_of_a_batch_are_those_of_a_mean_batch(tiny, lap_timer, timed):
+    """Whatever the size of the batch that was counted."""
+    sizes = [[0, 1, 2, 3], [4], [5, 6, 7, 8], [9, 10, 11]]
+    data = loader(4).dataset
+    tiny.fit(lap_timer(), data=DataLoader(data, batch_sampler=sizes))
+    model = timed.record["model"]
+    assert model["flops_per_batch"] == 3 * model["flops_per_sample"] > 0

@@ -29,9 +29,9 @@ class Hears:
         self.told: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
-        if not name.startswith("on_"):
+        if not name.startswith("_hear_"):
             raise AttributeError(name)
-        return lambda *phase: self.told.append(" ".join((name, *phase)))
+        return lambda *phase: self.told.append(" ".join((name.removeprefix("_hear_"), *phase)))
 
 
 def tell(profiler: Profiler, *actions: str) -> None:
@@ -60,13 +60,17 @@ def test_what_is_told_of_a_batch(wanted):
     for _ in range(2):  # what an action means is learned once
         hears.told.clear()
         tell(profiler, *BATCH)
-        phases = [each for each in hears.told if each.startswith("on_phase")]
-        assert [each for each in hears.told if each not in phases] == ["on_next", "on_next_done", "on_batch_done"]
+        phases = [each for each in hears.told if each.startswith("phase")]
+        assert [each for each in hears.told if each not in phases] == [
+            "next",
+            "next_done",
+            "batch_done",
+        ]
         assert phases == (
             [
-                "on_phase data", "on_phase_done data", "on_phase host_to_device", "on_phase_done host_to_device",
-                "on_phase optimizer", "on_phase forward", "on_phase_done forward", "on_phase backward",
-                "on_phase_done backward", "on_phase_done optimizer",
+                "phase data", "phase_done data", "phase host_to_device", "phase_done host_to_device",
+                "phase optimizer", "phase forward", "phase_done forward", "phase backward",
+                "phase_done backward", "phase_done optimizer",
             ] if wanted else []
         )  # fmt: skip
 
@@ -75,7 +79,7 @@ def test_epochs_and_checkpoints():
     profiler, hears = Profiler(), Hears()
     ProfilerListener(profiler, hears)
     tell(profiler, "run_training_epoch", "save_checkpoint", "val_dataloader_next", "[Callback]X.on_train_end")
-    assert hears.told == ["on_epoch_begin", "on_apart", "on_apart_done"]
+    assert hears.told == ["epoch", "apart", "apart_done"]
 
 
 def test_the_profiler_hears_all_as_before_and_is_left_as_it_was():
@@ -105,7 +109,7 @@ def test_who_listens_already_goes_on_listening(kind):
     tell(profiler, "run_training_epoch")
     listener.close()
     tell(profiler, "run_training_epoch")
-    assert heard == ["run_training_epoch"] * 4 and hears.told == ["on_epoch_begin"]
+    assert heard == ["run_training_epoch"] * 4 and hears.told == ["epoch"]
 
 
 @pytest.mark.parametrize(

@@ -163,9 +163,15 @@ def test_what_was_learned_belongs_to_the_lap_that_was_last(timed):
     assert (result["test_loss"], result["test_accuracy"], result["val_loss"]) == (7.0, 0.75, 3.0)
 
 
-def test_a_name_that_is_no_metric_is_refused(timed):
-    with pytest.raises(TypeError, match=r"note\(f1=...\): is none of loss, train_loss"):
-        laptime.laps(loader(2), **QUIET).note(f1=0.5)
+@pytest.mark.parametrize(
+    ("noted", "words"), [({"f1": 0.5}, "is none of loss, train_loss"), ({"val_loss": "x"}, "could not convert")]
+)
+def test_what_is_no_metric_is_told_of(noted, words, timed):
+    laps = laptime.laps(loader(2), **QUIET)
+    for _ in range(2):
+        laps.note(**noted, val_accuracy=None)
+    (warning,) = timed.warnings
+    assert words in warning and f"note({next(iter(noted))}=...)" in warning
 
 
 def test_a_pass_that_is_left_before_its_end_is_not_counted(timed):

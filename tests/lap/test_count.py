@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
-from laptime.lap.count import as_count, num_samples, num_tokens
+from laptime.lap.count import are_next_tokens, as_count, num_samples, num_samples_of_parts, num_tokens
 
 pytestmark = pytest.mark.unit
 
@@ -87,11 +87,9 @@ def test_samples_that_cannot_be_told_are_none(batch):
         ({"input_ids": TEXT, "labels": LABELS}, 128),
         ({"input_ids": TEXT, "attention_mask": None}, 128),
         (UserDict(input_ids=TEXT), 128),
-        (TEXT, 128),
         ((TEXT, TEXT), 128),
         ([TEXT, TEXT], 128),
         ((TEXT.int(), TEXT), 128),
-        (TEXT.to(torch.uint8), 128),
     ],
 )
 def test_tokens_of_text(batch, expected):
@@ -147,3 +145,20 @@ def test_nothing_waits_for_the_device():
     assert num_samples(batch) == 8 and num_samples((ids, ids)) == 8 and num_tokens((ids, ids)) == 128
     tokens = num_tokens(batch)
     assert isinstance(tokens, Tensor) and tokens.is_meta and tokens.ndim == 0
+
+
+def test_samples_of_several_dataloaders_are_added_up():
+    assert num_samples_of_parts({"a": (IMAGES, LABELS), "b": (IMAGES[:3], LABELS[:3]), "c": None}) == len(LABELS) + 3
+    assert num_samples_of_parts([(IMAGES, LABELS), (IMAGES, LABELS[:3])]) is None
+
+
+def test_a_list_that_may_be_of_images_is_not_counted():
+    assert num_samples([torch.zeros(3, 10, 12), torch.zeros(3, 9, 9)]) is None
+    assert num_samples(([torch.zeros(3, 10, 12)] * 3, LABELS[:3])) is None
+    assert num_samples([torch.zeros(8, 10, 2), torch.zeros(8, 5, 2)]) == 8  # series and what follows them
+
+
+def test_next_tokens():
+    text = torch.randint(0, 9, (8, 17))
+    assert are_next_tokens((text[:, :-1], text[:, 1:])) and not are_next_tokens((text[:, :-1], text[:, :-1] + 1))
+    assert not are_next_tokens((LABELS[:, None], LABELS[:, None]))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from laptime.lap import flops
 from laptime.lap.flops import FlopCounter
@@ -156,3 +157,30 @@ def test_an_exception_within_leaves_no_mode_behind():
     before = counter.total
     torch.ones(2, 2) @ torch.ones(2, 2)
     assert counter.total == before
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_what_is_computed_again_is_no_work_of_the_model(reentrant):
+    net, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(3, 8, requires_grad=True)
+    with FlopCounter() as plain:
+        net(x).sum().backward()
+    with FlopCounter() as counter:
+        checkpoint(net, x, use_reentrant=reentrant).sum().backward()
+    assert counter.total == plain.total and not counter.unknown
+
+
+def test_a_second_derivative_is():
+    weight, x = torch.randn(4, 4, requires_grad=True), torch.randn(3, 4)
+    with FlopCounter() as once:
+        (grad,) = torch.autograd.grad((x @ weight).pow(2).sum(), weight, create_graph=True)
+    with FlopCounter() as both:
+        (grad,) = torch.autograd.grad((x @ weight).pow(2).sum(), weight, create_graph=True)
+        grad.pow(2).sum().backward()
+    assert both.total > once.total > 2 * 3 * 4 * 4
+
+
+def test_a_nested_tensor_is_unknown():
+    parts = [torch.randn(2, 8), torch.randn(5, 8)]
+    with FlopCounter() as counter:
+        nn.Linear(8, 4)(torch.nested.nested_tensor(parts, layout=torch.jagged))
+    assert counter.unknown

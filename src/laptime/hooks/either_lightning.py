@@ -20,6 +20,7 @@ _HOOKS = (
     "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad", "load_state_dict",
 )  # fmt: skip
 _numbers = itertools.count(1)
+_made: dict[tuple[type, ...], type] = {}
 
 
 def callback_classes() -> tuple[type, ...]:
@@ -32,21 +33,21 @@ def _ignore(self: Any, *args: Any, **kwargs: Any) -> None:
 
 
 class EitherCallback:
-    """Has every hook of a Lightning callback; subclasses define those that they need.
-
-    Attributes:
-        state_key: by which Lightning tells callbacks apart.
-    """
+    """Has every hook of a Lightning callback; subclasses define those that they need."""
 
     def __init__(self) -> None:
         number = next(_numbers)
-        self.state_key = type(self).__name__ if number == 1 else f"{type(self).__name__}{number}"
+        self._state_key = type(self).__name__ if number == 1 else f"{type(self).__name__}{number}"
+
+    @property
+    def state_key(self) -> str:
+        """By which Lightning tells callbacks apart."""
+        return self._state_key
 
     @property
     def __class__(self) -> type:
         """What `isinstance` asks for when the type itself is none of Lightning's."""
-        bases = callback_classes()
-        return type(type(self).__name__, (type(self), *bases), {}) if bases else type(self)
+        return callback_of_loaded(type(self))
 
     @__class__.setter
     def __class__(self, value: type) -> None:
@@ -62,7 +63,23 @@ class EitherCallback:
         return {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remade, (type(self), self.__dict__)
+        return _remade, (_importable(type(self)), self.__dict__)
+
+
+def callback_of_loaded(kind: type) -> type:
+    """A class as a real subclass of the Callback classes that are loaded, for whoever asks `issubclass`."""
+    bases = [each for each in callback_classes() if not issubclass(kind, each)]
+    if not bases:
+        return kind
+    key = (kind, *bases)
+    if key not in _made:
+        _made[key] = type(kind.__name__, (kind, *bases), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+    return _made[key]
+
+
+def _importable(kind: type) -> type:
+    """The class that stands in a module, of one that was made for a loaded package."""
+    return next(made[0] for made in [*_made, (kind,)] if _made.get(made, kind) is kind)
 
 
 def _remade(kind: type, attributes: dict[str, Any]) -> Any:

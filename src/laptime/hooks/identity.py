@@ -1,14 +1,19 @@
 """What tells a run of somebody else's training from others: what Hydra composed, hyperparameters, or what was given."""
 
+import functools
+import hashlib
+import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from yaml import YAMLError
 
-from laptime.record.masking import mask
+from laptime.record.masking import MASK, is_secret, mask
 
 # Of a configuration that Hydra composed: places, names and what only shows; `seed` has a place of its own.
 _NO_SETTING = ("paths", "logger", "extras", "tags", "task_name", "hydra", "ckpt_path", "seed")
@@ -21,13 +26,19 @@ _NO_TRAINER_SETTING = (
 )  # fmt: skip
 
 
+_OF_ENVIRONMENT = re.compile(r"\$\{oc\.env:(?P<name>[^${},]+)(?:,(?P<default>[^${}]*))?\}")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_DEEPEST, _LONGEST, _LONGEST_TEXT = 20, 1000, 300
+
+
 @dataclass(frozen=True)
 class HydraJob:
     """A job of Hydra's that is running in this process.
 
     Attributes:
         output_dir: of the job.
-        config: that it composed, nested; interpolations as they stand, but those of environment variables.
+        config: that it composed, nested; interpolations as they stand, but those of environment variables. None: it
+            can't be read.
     """
 
     output_dir: Path
@@ -73,20 +84,19 @@ def hydra_job() -> HydraJob | None:
 
 def _environment_resolved(value: Any) -> Any:
     """Interpolations as they stand: `${now:...}` and paths would make each run another. Variables of the environment
-    are looked up: they may be what was changed."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
+    are looked up: they may be what was changed. One whose name is a secret's is masked."""
     if isinstance(value, dict):
         return {str(key): _environment_resolved(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_environment_resolved(each) for each in value]
-    if isinstance(value, str) and value.startswith("${oc.env:"):
-        try:
-            return OmegaConf.to_container(OmegaConf.create([value]), resolve=True)[0]  # type: ignore[index]
-        except OmegaConfBaseException:
-            return value
-    return value
+    return _OF_ENVIRONMENT.sub(_variable, value) if isinstance(value, str) else value
+
+
+def _variable(found: re.Match[str]) -> str:
+    name = found["name"].strip()
+    if is_secret(name):
+        return MASK
+    return os.environ.get(name, found[0] if found["default"] is None else found["default"].strip())
 
 
 def _without_places(key: str, value: Any) -> Any:
@@ -101,23 +111,74 @@ def _without_places(key: str, value: Any) -> Any:
     }
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it: what is no number, text, list or mapping becomes the name of its class."""
-    if value is None or isinstance(value, bool | int | float | str):
+def plain(value: Any, depth: int = 0) -> Any:
+    """A value as JSON has it. What it has no word for becomes a text that differs where the value does: no address of
+    memory is in it."""
+    if value is None or type(value) in (bool, int, float, str):
         return value
+    if depth > _DEEPEST:
+        return type(value).__name__
+    if isinstance(value, Enum):
+        return f"{type(value).__name__}.{value.name}"
+    if isinstance(value, bool | int | float | str):  # of subclasses, numpy's float among them
+        return next(kind(value) for kind in (bool, int, float, str) if isinstance(value, kind))
+    if type(value).__module__.startswith("omegaconf."):
+        from omegaconf import OmegaConf
+
+        return plain(OmegaConf.to_container(value), depth + 1)
     if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
+        return {str(key): plain(each, depth + 1) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, Path):
-        return str(value)
-    name = getattr(value, "__name__", None)
-    return name if isinstance(name, str) else type(value).__name__
+        return (
+            _digest_of(repr(value), f"{len(value)} values")
+            if len(value) > _LONGEST
+            else [plain(each, depth + 1) for each in value]
+        )
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, set | frozenset):
+        return sorted((plain(each, depth + 1) for each in value), key=repr)
+    if isinstance(value, functools.partial):
+        return {"_target_": plain(value.func), "args": plain(value.args, depth + 1), **plain(value.keywords, depth + 1)}
+    if callable(getattr(value, "numpy", None)) or callable(getattr(value, "tobytes", None)):
+        return _of_array(value)
+    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
+        code = getattr(value, "__code__", None)
+        name = f"{value.__module__}.{value.__qualname__}"
+        return name if code is None else _digest_of(f"{code.co_code!r}{code.co_names}{code.co_consts}", name)
+    text = _ADDRESS.sub("", repr(value))
+    return text if len(text) <= _LONGEST_TEXT else _digest_of(text, type(value).__name__)
+
+
+def _of_array(value: Any) -> Any:
+    """A number of numpy's or torch's, or what tells an array from others."""
+    array = value.detach().cpu().double().numpy() if hasattr(value, "detach") else value
+    if getattr(array, "ndim", 0) == 0:
+        return plain(array.item())
+    return _digest_of(array.tobytes(), f"{type(value).__name__} {tuple(array.shape)}")
+
+
+def _digest_of(content: str | bytes, name: str) -> str:
+    data = content if isinstance(content, bytes) else _ADDRESS.sub("", content).encode()
+    return f"{name} {hashlib.sha256(data).hexdigest()[:12]}"
+
+
+def structure_of(module: Any) -> str:
+    """What tells a network from others by its layers and their sizes."""
+    return _digest_of(repr(module), type(module).__name__)
 
 
 def optimizer_settings(optimizer: Any) -> dict[str, Any]:
-    """An optimizer's class and the settings that it was made with."""
-    return {"_target_": type(optimizer).__name__, **plain(dict(getattr(optimizer, "defaults", {})))}
+    """An optimizer's class, the settings that it was made with, and those of groups of parameters that differ."""
+    defaults = dict(getattr(optimizer, "defaults", {}))
+    settings: dict[str, Any] = {"_target_": type(optimizer).__name__, **plain(defaults)}
+    for number, group in enumerate(getattr(optimizer, "param_groups", [])):
+        own = {name: value for name, value in group.items() if name not in ("params", "initial_lr", "lr")}
+        own["lr"] = group.get("initial_lr", group.get("lr"))  # before any schedule
+        differing = {name: plain(value) for name, value in own.items() if value is not defaults.get(name)}
+        if differing := {name: value for name, value in differing.items() if value != plain(defaults.get(name))}:
+            settings[f"group_{number}"] = differing
+    return settings
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,11 +12,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from laptime.hooks.either_lightning import EitherCallback, callback_classes
 from laptime.hooks.guard import Guard, guarded, log
-from laptime.hooks.lightning_facts import scalars_of, scores_of, stop_reason_of, test_scores_of, training_of
-from laptime.hooks.lines import Show, to_stderr
+from laptime.hooks.identity import hydra_job
+from laptime.hooks.lightning_facts import (
+    num_test_of,
+    scalars_of,
+    scores_of,
+    stop_reason_of,
+    test_scores_of,
+    training_of,
+)
 from laptime.hooks.listener import ProfilerListener
 from laptime.hooks.ranks import MissingRanks
-from laptime.hooks.settings import Settings
+from laptime.hooks.settings import Settings, sendable
 from laptime.hooks.timed_run import TimedRun
 from laptime.hooks.warmup import is_compiled
 from laptime.lap.timed_loader import TimedLoader
@@ -74,6 +80,7 @@ class LapTimer(EitherCallback):
             every=every, warmup_laps=warmup_laps, samples=samples, tokens=tokens, config=config, seed=seed, name=name,
             dataset=dataset, dir=None if dir is None else os.fspath(dir), breakdown=breakdown, flops=flops, peak=peak,
         )  # fmt: skip
+        self._job = hydra_job()  # in a spawned process, Hydra knows of none
         self.guard = Guard()
         self.run: TimedRun | None = None
         self._trainer: Any = None
@@ -81,21 +88,30 @@ class LapTimer(EitherCallback):
         self._progress: Any = None
         self._listener: ProfilerListener | None = None
         self._has_ended = False
+        self._has_validated = False
+        self._has_heard = False
+        self._own_run: Any = None
         self._resumes_mid_epoch = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        remade, (kind, attributes) = super().__reduce__()
+        return remade, (kind, attributes | {"settings": sendable(self.settings, self.guard)})
 
     @contextmanager
     def apart(self) -> Iterator[None]:
         """What is done within is no training: the clock of the lap stands still."""
-        self.on_apart()
+        self._hear_apart()
         try:
             yield
         finally:
-            self.on_apart_done()
+            self._hear_apart_done()
 
     # The training as a whole.
 
     @guarded
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        if self._trainer is not None:  # a training within the training
+            return
         timers = [each for each in trainer.callbacks if isinstance(each, LapTimer)]
         if timers[:1] != [self]:
             self.guard.give_up("a Trainer needs one LapTimer, and has several: the first one times. Remove the others")
@@ -107,6 +123,8 @@ class LapTimer(EitherCallback):
 
     @guarded
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if self._trainer is not None:
+            return
         if isinstance(trainer.train_dataloader, TimedLoader):
             self.guard.give_up("Laptime's own training is timed already. Remove the LapTimer")
             return
@@ -118,9 +136,10 @@ class LapTimer(EitherCallback):
             world_size=trainer.world_size, threads=torch.get_num_threads(), node=trainer.node_rank,
             num_nodes=trainer.num_nodes,
         )  # fmt: skip
-        training = training_of(trainer, pl_module, self.settings)
+        job = hydra_job() or self._job
+        training = training_of(trainer, pl_module, self.settings, job)
         try:
-            self.run = run = TimedRun("LapTimer", self.settings, training, device, rank, self.guard, _shown_by(trainer))
+            self.run = run = TimedRun("LapTimer", self.settings, training, device, rank, self.guard, job)
         except MissingRanks as error:
             self.guard.give_up(str(error))
             return
@@ -156,12 +175,11 @@ class LapTimer(EitherCallback):
                 every,
                 num_batches,
             )
-        loaders = trainer.fit_loop._combined_loader
-        if loaders is not None and len(loaders.flattened) > 1 and self.settings.samples is None:
+        if run.training.num_loaders > 1 and self.settings.samples is None:
             log.warning(
-                "laptime: %d DataLoaders: the samples of a batch are those of all of them, where they can be told. "
+                "laptime: %d DataLoaders: the samples of a batch are those of all of them, added up. "
                 "Pass samples= to count otherwise.",
-                len(loaders.flattened),
+                run.training.num_loaders,
             )
 
     def _want_phases(self, wants: bool) -> None:
@@ -171,8 +189,10 @@ class LapTimer(EitherCallback):
     def _watch_validation(self, loop: Any) -> None:
         """The clock stands still while it runs; its first hook comes when it has begun its work long since."""
         run = loop.run
+        self._own_run = vars(loop).get("run")
 
         def apart(*args: Any, **kwargs: Any) -> Any:
+            self._has_validated = True
             with self.apart():
                 return run(*args, **kwargs)
 
@@ -181,7 +201,7 @@ class LapTimer(EitherCallback):
 
     @guarded
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.run is None:
+        if self.run is None or trainer is not self._trainer:
             return
         self._write_lap()
         self.run.measure_peak(sum(bytes_moved(each) for each in trainer.optimizers))
@@ -190,22 +210,23 @@ class LapTimer(EitherCallback):
         self._leave()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if trainer is not self._trainer:
+            return
         if self.run is not None and not self.guard.is_off:
-            is_interrupt = isinstance(exception, KeyboardInterrupt) or "SIGTERM" in type(exception).__name__
-            error = RunError(
-                type=type(exception).__name__, message=str(exception), epoch=trainer.current_epoch,
-                step=trainer.fit_loop.epoch_loop.batch_idx,
-            )  # fmt: skip
-            self.guard.attempt("run.json", lambda: self._end("interrupted" if is_interrupt else "failed", error))
+            self.guard.attempt("run.json", lambda: self._fail(trainer, exception))
         self._leave()
 
-    def _end(self, status: Any, error: RunError) -> None:
-        assert self.run is not None
-        self.run.warmup.end()
-        self.run.end(status, error)
+    def _fail(self, trainer: Any, exception: BaseException) -> None:
+        if self.run is not None:
+            is_interrupt = isinstance(exception, KeyboardInterrupt) or "SIGTERM" in type(exception).__name__
+            error = RunError(
+                type=type(exception).__name__, message=_message(exception), epoch=trainer.current_epoch,
+                step=trainer.fit_loop.epoch_loop.batch_idx,
+            )  # fmt: skip
+            self.run.end("interrupted" if is_interrupt else "failed", error)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        if stage == "fit":
+        if stage == "fit" and trainer is self._trainer:
             self._leave()
 
     def _leave(self) -> None:
@@ -214,17 +235,19 @@ class LapTimer(EitherCallback):
         if self._listener is not None:
             self._listener.close()
             vars(self._watched_loop).pop("run", None)
+            if self._own_run is not None:
+                self._watched_loop.run = self._own_run
             self._listener = self._trainer = self._watched_loop = None
 
     @guarded
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         if self.run is not None:
-            self.run.note_test(*test_scores_of(trainer))
+            self.run.note_test(*test_scores_of(trainer), num_test_of(trainer))
 
     # Laps: heard from the Trainer's profiler.
 
     @guarded
-    def on_epoch_begin(self) -> None:
+    def _hear_epoch(self) -> None:
         run = self.run
         assert run is not None
         if not run.clock.is_running:
@@ -237,7 +260,7 @@ class LapTimer(EitherCallback):
             run.resume()
 
     @guarded
-    def on_next(self) -> None:
+    def _hear_next(self) -> None:
         run = self.run
         assert run is not None
         if not run.clock.is_running:
@@ -248,14 +271,15 @@ class LapTimer(EitherCallback):
             run.warmup.next_batch()
 
     @guarded
-    def on_next_done(self) -> None:
+    def _hear_next_done(self) -> None:
         assert self.run is not None
         self.run.clock.waited()
 
     @guarded
-    def on_batch_done(self) -> None:
+    def _hear_batch_done(self) -> None:
         run, is_last = self.run, self._progress.is_last_batch
         assert run is not None
+        self._has_heard = True
         if run.lap_is_full or (is_last and self.settings.every is None):
             run.close_lap()
         elif is_last:  # the lap goes on in the next epoch
@@ -263,14 +287,17 @@ class LapTimer(EitherCallback):
 
     @guarded
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if self.run is not None:
+        if self.run is not None and trainer is self._trainer:
             self.run.batch_begins()
 
     @guarded
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         run = self.run
-        if run is None:
+        if run is None or trainer is not self._trainer:
             return
+        if not self._has_heard:  # a profiler of the user's that doesn't tell, or a batch that nobody trained on
+            self._hear_batch_done()
+        self._has_heard = False
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             loss = None
@@ -278,14 +305,15 @@ class LapTimer(EitherCallback):
             loss = loss.detach() if loss.requires_grad else loss
             if (per_step := trainer.accumulate_grad_batches) != 1:  # by which Lightning has divided it
                 loss = loss * per_step
-        run.batch_ends(batch, loss)
+        if batch is not None:
+            run.batch_ends(batch, loss)
         if run.is_over:
             run.end_lap(trainer.current_epoch if self.settings.every is None else None)
 
     @guarded
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         run = self.run
-        if run is None or self.settings.every is not None:
+        if run is None or self.settings.every is not None or trainer is not self._trainer:
             return
         if run.clock.is_running:
             run.drop_lap()
@@ -300,28 +328,29 @@ class LapTimer(EitherCallback):
         """Write the lap that has ended, and tell the Trainer's loggers; nobody is timed now."""
         trainer, run = self._trainer, self.run
         assert run is not None
-        written = run.write_lap(scores_of(trainer))
+        written = run.write_lap(scores_of(trainer, self._has_validated))
+        self._has_validated = False
         if written is not None and trainer.loggers:
             run.guard.attempt("loggers", lambda: _tell(trainer, scalars_of(*written)))
 
     @guarded
-    def on_apart(self) -> None:
+    def _hear_apart(self) -> None:
         if self.run is not None:
             self.run.pause()
 
     @guarded
-    def on_apart_done(self) -> None:
+    def _hear_apart_done(self) -> None:
         if self.run is not None:
             self.run.resume()
 
     @guarded
-    def on_phase(self, phase: str) -> None:
+    def _hear_phase(self, phase: str) -> None:
         assert self.run is not None
         if self.run.warmup.phases is not None and self.run.is_timing:
             self.run.warmup.phases.enter(phase)
 
     @guarded
-    def on_phase_done(self, phase: str) -> None:
+    def _hear_phase_done(self, phase: str) -> None:
         assert self.run is not None
         if self.run.warmup.phases is not None and self.run.is_timing:
             self.run.warmup.phases.leave(phase)
@@ -329,18 +358,13 @@ class LapTimer(EitherCallback):
 
 def _tell(trainer: Any, scalars: Mapping[str, float]) -> None:
     for logger in trainer.loggers:
-        logger.log_metrics(dict(scalars), step=trainer.global_step)
+        metrics = {**scalars, "epoch": trainer.current_epoch}
+        logger.log_metrics(metrics, step=max(0, trainer.global_step - 1))  # as Lightning numbers its own
         logger.save()  # what is only kept in memory would be lost with this process
 
 
-def _shown_by(trainer: Any) -> Show:
-    """Prints a line above the Trainer's progress bar, where it has one that lets others print."""
-
-    def show(line: str) -> None:
-        bar = trainer.progress_bar_callback
-        if getattr(bar, "is_enabled", False) and type(bar).__name__ == "TQDMProgressBar":
-            bar.print(f"laptime: {line}", file=sys.stderr)
-        else:
-            to_stderr(line)
-
-    return show
+def _message(exception: BaseException) -> str:
+    try:
+        return str(exception)
+    except Exception:  # its own words fail
+        return ""

@@ -5,10 +5,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
-from laptime.hooks.identity import hydra_job, optimizer_settings, plain
+from laptime.hooks.identity import HydraJob, optimizer_settings, plain, structure_of
 from laptime.hooks.settings import Settings, Training
+from laptime.hooks.warmup import is_compiled
 from laptime.lap.recorder import Scores
 from laptime.record.epochs import Epoch
 
@@ -18,6 +20,12 @@ _VAL_ACCURACY = ("val_accuracy", "val/accuracy", "val_acc", "val/acc", "valid_ac
 _TRAIN_ACCURACY = ("train_accuracy", "train/accuracy", "train_acc", "train/acc", "train_acc_epoch", "train/acc_epoch")
 _TEST_LOSS = ("test_loss", "test/loss")
 _TEST_ACCURACY = ("test_accuracy", "test/accuracy", "test_acc", "test/acc")
+# Callbacks that are no part of the training, and what of a scheduler's state only counts.
+_ONLY_SHOW = (
+    "LapTimer", "ModelCheckpoint", "TQDMProgressBar", "RichProgressBar", "ModelSummary", "RichModelSummary",
+    "OnExceptionCheckpoint",
+)  # fmt: skip
+_COUNTERS = ("last_epoch", "num_bad_epochs", "best", "cooldown_counter")
 # What each figure of a lap is called in the loggers.
 _TAGS = {
     "time/lap_s": "epoch_time_s",
@@ -32,9 +40,13 @@ _TAGS = {
 }
 
 
-def training_of(trainer: Any, module: Any, settings: Settings) -> Training:
-    """What is known when the training starts."""
-    job, per_step = hydra_job(), _batches_per_step(trainer, module)
+def training_of(trainer: Any, module: Any, settings: Settings, job: HydraJob | None) -> Training:
+    """What is known when the training starts.
+
+    Args:
+        job: of Hydra's, that the training is.
+    """
+    per_step = _batches_per_step(trainer, module)
     loaders = trainer.fit_loop._combined_loader
     flattened = [] if loaders is None else list(loaders.flattened)
     dataset = getattr(flattened[0], "dataset", None) if flattened else None
@@ -56,9 +68,12 @@ def training_of(trainer: Any, module: Any, settings: Settings) -> Training:
         num_epochs=trainer.max_epochs if (trainer.max_epochs or -1) > 0 and trainer.max_steps < 0 else None,
         backend=dist.get_backend() if trainer.world_size > 1 and dist.is_initialized() else None,
         strategy=type(trainer.strategy).__name__,
+        strategy_settings=_strategy_settings(trainer),
         config=config,
         seed=_seed(settings, job is not None and "seed" in (job.config or {}), job.seed if job is not None else None),
-        classes=("__main__.script", f"{type(module).__module__}.{type(module).__qualname__}"),
+        classes=("__main__.script", _class_of(module)),
+        num_loaders=max(1, len(flattened)),
+        is_compiled=is_compiled(module),
         is_profiled=type(trainer.profiler).__name__ != "PassThroughProfiler",
         has_workers=any(getattr(each, "num_workers", 0) for each in flattened),
     )
@@ -66,33 +81,76 @@ def training_of(trainer: Any, module: Any, settings: Settings) -> Training:
 
 def _found_config(trainer: Any, module: Any, loaders: list[Any]) -> dict[str, Any]:
     """Hyperparameters, and settings that can be seen: of optimizers, data and Trainer."""
-    first = loaders[0] if loaders else None
     data = trainer.datamodule
     return {
-        "module": {
-            "_target_": f"{type(module).__module__}.{type(module).__qualname__}",
-            "num_parameters": _num_parameters(module),
-            **plain(dict(module.hparams)),
-        },
-        "data": {
-            "num_train": _length(getattr(first, "dataset", None)),
-            "batch_size": getattr(first, "batch_size", None),
-            "num_workers": getattr(first, "num_workers", None),
+        "model": {"_target_": _class_of(module), "structure": structure_of(module), **plain(dict(module.hparams))},
+        "dataset": {
+            "_target_": _class_of(data) if data is not None else "",
+            "loaders": [_loader_settings(each) for each in loaders],
             **({} if data is None else plain(dict(data.hparams))),
         },
         "optimizer": {str(number): optimizer_settings(each) for number, each in enumerate(trainer.optimizers)},
+        "scheduler": [
+            {
+                "_target_": type(each.scheduler).__name__,
+                "interval": each.interval,
+                **_scheduler_settings(each.scheduler),
+            }
+            for each in trainer.lr_scheduler_configs
+        ],
         "trainer": {
             "max_epochs": trainer.max_epochs,
             "max_steps": trainer.max_steps,
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "gradient_clip_val": trainer.gradient_clip_val,
+            "gradient_clip_algorithm": plain(trainer.gradient_clip_algorithm),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "callbacks": sorted(
+                type(each).__name__ for each in trainer.callbacks if type(each).__name__ not in _ONLY_SHOW
+            ),
             "limit_train_batches": trainer.limit_train_batches,
         },
     }
 
 
-def _num_parameters(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _class_of(made: Any) -> str:
+    """Its class by its full name; of a spawned process, the script is the script."""
+    return f"{type(made).__module__.replace('__mp_main__', '__main__')}.{type(made).__qualname__}"
+
+
+def _loader_settings(loader: Any) -> dict[str, Any]:
+    """What can change the batches of a DataLoader, or how fast they come."""
+    dataset = getattr(loader, "dataset", None)
+    names = ("batch_size", "drop_last", "num_workers", "persistent_workers", "prefetch_factor", "pin_memory")
+    return {
+        "dataset": _class_of(dataset),
+        "num_train": _length(dataset),
+        "sampler": type(getattr(loader, "sampler", None)).__name__,
+        **{name: plain(getattr(loader, name, None)) for name in names},
+    }
+
+
+def _scheduler_settings(scheduler: Any) -> dict[str, Any]:
+    """What a scheduler was made with; its counters are no setting."""
+    state = plain(scheduler.state_dict())
+    settings = {name: value for name, value in state.items() if not name.startswith("_") and name not in _COUNTERS}
+    return {"_target_": type(scheduler).__name__, **settings}
+
+
+def _strategy_settings(trainer: Any) -> dict[str, Any]:
+    """Of several ranks."""
+    if trainer.world_size == 1:
+        return {}
+    settings = plain(getattr(trainer.strategy, "_ddp_kwargs", {}))
+    return {**settings, "sync_batchnorm": getattr(trainer.strategy, "_layer_sync", None) is not None}
+
+
+def _num_parameters(module: Any) -> int | None:
+    """None: some of them have no size before the first batch."""
+    try:
+        return int(sum(parameter.numel() for parameter in module.parameters()))
+    except (ValueError, RuntimeError):
+        return None
 
 
 def _length(sized: Any) -> int | None:
@@ -127,14 +185,18 @@ def _seed(settings: Settings, hydra_knows: bool, hydra_seed: int | None) -> int 
     return int(text) if text.isdecimal() else None
 
 
-def scores_of(trainer: Any) -> Scores:
-    """What the module has logged, by the names that people give it."""
+def scores_of(trainer: Any, has_validated: bool = True) -> Scores:
+    """What the module has logged, by the names that people give it.
+
+    Args:
+        has_validated: whether there was a validation since the lap before; otherwise its figures are old.
+    """
     values = _values(trainer)
     optimizers = trainer.optimizers
     return Scores(
-        train_accuracy=_first(values, _TRAIN_ACCURACY),
-        val_loss=_first(values, _VAL_LOSS),
-        val_accuracy=_first(values, _VAL_ACCURACY),
+        train_accuracy=_share(_first(values, _TRAIN_ACCURACY)),
+        val_loss=_first(values, _VAL_LOSS) if has_validated else None,
+        val_accuracy=_share(_first(values, _VAL_ACCURACY)) if has_validated else None,
         lr=float(optimizers[0].param_groups[0]["lr"]) if optimizers else None,
     )
 
@@ -142,7 +204,19 @@ def scores_of(trainer: Any) -> Scores:
 def test_scores_of(trainer: Any) -> tuple[float | None, float | None]:
     """Loss and accuracy of a test."""
     values = _values(trainer)
-    return _first(values, _TEST_LOSS), _first(values, _TEST_ACCURACY)
+    return _first(values, _TEST_LOSS), _share(_first(values, _TEST_ACCURACY))
+
+
+def _share(accuracy: float | None) -> float | None:
+    """Of 1; some log percent."""
+    return accuracy / 100 if accuracy is not None and 1 < accuracy <= 100 else accuracy
+
+
+def num_test_of(trainer: Any) -> int:
+    """Samples of the test; 0: not known."""
+    loaders = trainer.test_dataloaders
+    loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
+    return sum(_length(getattr(each, "dataset", None)) or 0 for each in loaders)
 
 
 def _values(trainer: Any) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What a timer prints: a line per lap, and a few at the end."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ def lap_line(lap: Epoch, num_laps: int | None, left_s: float | None, note: str =
     if note:
         parts.append(note)
     if left_s is not None:
-        parts.append(f"about {duration(left_s)} left")
+        parts.append(f"about {duration(left_s)} left" if left_s >= 0.95 else "less than 1 s left")
     return "  ".join(parts)
 
 
@@ -41,6 +42,9 @@ def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
     what = f"{known(record.model).name} on {known(record.dataset).name}, {known(record.device).used}"
     what += f", {counted(strategy.world_size, 'rank')}"
     lines = []
+    if record.status not in ("running", "completed"):
+        num_laps = len(record.noise.epochs or [])
+        lines.append(f"{record.status} after {counted(num_laps, 'lap')}: the analysis doesn't count this run")
     if timing.epoch_time_s is None:
         lines.append(f"{what}: no lap was counted")
     else:
@@ -68,9 +72,13 @@ def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
 
 
 def to_stderr(line: str) -> None:
-    """Print a line where it is in nobody's way."""
-    if sys.stderr is not None:
-        print(f"laptime: {line}", file=sys.stderr, flush=True)
+    """Print a line, above tqdm's bars where there are some."""
+    tqdm = sys.modules.get("tqdm")
+    with contextlib.suppress(OSError, ValueError):  # it is closed
+        if tqdm is not None and getattr(tqdm.tqdm, "_instances", None):
+            tqdm.tqdm.write(f"laptime: {line}", file=sys.stderr)
+        elif sys.stderr is not None:
+            print(f"laptime: {line}", file=sys.stderr, flush=True)
 
 
 Show = Callable[[str], None]

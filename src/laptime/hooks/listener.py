@@ -15,28 +15,28 @@ _EPOCH, _BATCH, _CHECKPOINT = "run_training_epoch", "run_training_batch", "save_
 class Hears(Protocol):
     """What is told of the training."""
 
-    def on_epoch_begin(self) -> None:
+    def _hear_epoch(self) -> None:
         """An epoch's first batch is about to be asked for."""
 
-    def on_next(self) -> None:
+    def _hear_next(self) -> None:
         """A batch is asked for."""
 
-    def on_next_done(self) -> None:
+    def _hear_next_done(self) -> None:
         """It is there."""
 
-    def on_batch_done(self) -> None:
+    def _hear_batch_done(self) -> None:
         """The last optimizer step of a batch has been given to the device."""
 
-    def on_apart(self) -> None:
+    def _hear_apart(self) -> None:
         """Something begins that is no training."""
 
-    def on_apart_done(self) -> None:
+    def _hear_apart_done(self) -> None:
         """It is over."""
 
-    def on_phase(self, phase: str) -> None:
+    def _hear_phase(self, phase: str) -> None:
         """A phase of a step begins."""
 
-    def on_phase_done(self, phase: str) -> None:
+    def _hear_phase_done(self, phase: str) -> None:
         """It ends."""
 
 
@@ -111,24 +111,24 @@ class ProfilerListener:
         start: Tell | None = None
         stop: Tell | None = None
         if action.endswith(_NEXT):
-            start, stop = hears.on_next, hears.on_next_done
+            start, stop = hears._hear_next, hears._hear_next_done
         elif action == _EPOCH:
-            start = hears.on_epoch_begin
+            start = hears._hear_epoch
         elif action == _BATCH:
-            stop = hears.on_batch_done
+            stop = hears._hear_batch_done
         elif action == _CHECKPOINT:
-            start, stop = hears.on_apart, hears.on_apart_done
+            start, stop = hears._hear_apart, hears._hear_apart_done
         self._at_start[action], self._at_stop[action] = start, stop
 
     def _tell_phase_start(self, action: str) -> None:
         # Lightning names no backward pass of manual optimization, but these two hooks around it, in both kinds.
         if action.startswith("[LightningModule]") and action.endswith(".on_after_backward"):
-            self.hears.on_phase_done("backward")
+            self.hears._hear_phase_done("backward")
         if (phase := phase_of(action)) is not None:
-            self.hears.on_phase(phase)
+            self.hears._hear_phase(phase)
 
     def _tell_phase_stop(self, action: str) -> None:
         if (phase := phase_of(action)) is not None:
-            self.hears.on_phase_done(phase)
+            self.hears._hear_phase_done(phase)
         if action.startswith("[LightningModule]") and action.endswith(".on_before_backward"):
-            self.hears.on_phase("backward")
+            self.hears._hear_phase("backward")

@@ -1,10 +1,11 @@
 """Laps of a plain loop: `for batch in laptime.laps(loader)`, or `timer.step(...)` where there is no loader."""
 
 import atexit
+import inspect
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from laptime.hooks.ending import is_interactive, last_error, status_of
 from laptime.hooks.guard import Guard, guarded, log
-from laptime.hooks.identity import hydra_job, plain
+from laptime.hooks.identity import hydra_job, plain, structure_of
 from laptime.hooks.model_hooks import ModelHooks
 from laptime.hooks.ranks import MissingRanks, rank_of_process_group
 from laptime.hooks.settings import Settings, Training
@@ -22,10 +24,20 @@ from laptime.hooks.warmup import compiled_anything, is_compiled
 from laptime.lap.recorder import Scores
 from laptime.machine.device import available_accelerator, describe
 from laptime.measure.limit import bytes_moved
-from laptime.record.schema import RunError, Status
+from laptime.record.schema import RunError
 
 _SCORES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
 _TEST_SCORES = ("test_loss", "test_accuracy")
+
+
+def shows_arguments_of(made: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A function that hands its arguments on: help and completion show those that it takes."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.__signature__ = inspect.signature(made)  # type: ignore[attr-defined]
+        return function
+
+    return decorate
 
 
 class Laps:
@@ -136,6 +148,9 @@ class Laps:
 
     @guarded
     def _step(self, samples: int | None, tokens: int | None, loss: Tensor | None) -> None:
+        if self._is_closed:
+            self.guard.give_up("these laps are closed, so this step isn't timed. Make new ones")
+            return
         run = self._started()
         if not run.clock.is_running:
             run.start_lap()
@@ -162,18 +177,19 @@ class Laps:
 
     def note(self, **metrics: float | Tensor) -> None:
         """Tell what was learned: train_loss, train_accuracy, val_loss, val_accuracy, lr of the lap under way, or of the
-        last one until the next begins; test_loss, test_accuracy of the run; loss of the batch under way.
-
-        Raises:
-            TypeError: a name is none of these.
+        last one until the next begins; test_loss, test_accuracy of the run; loss of the batch under way. What is None
+        isn't noted.
         """
         for name, value in metrics.items():
-            if name == "loss":
-                self._loss = value.detach() if isinstance(value, Tensor) else None
-            elif name in (*_SCORES, *_TEST_SCORES):
-                self._metrics[name] = float(value)
-            else:
-                raise TypeError(f"note({name}=...): is none of loss, {', '.join((*_SCORES, *_TEST_SCORES))}.")
+            part = f"note({name}=...)"
+            if name == "loss" and isinstance(value, Tensor) and value.numel() == 1:
+                self._loss = value.detach()
+            elif name not in ("loss", *_SCORES, *_TEST_SCORES):
+                self.guard.leave_out(part, f"is none of loss, {', '.join((*_SCORES, *_TEST_SCORES))}")
+            elif value is not None:
+                number = self.guard.attempt(part, partial(float, value))
+                if number is not None:
+                    self._metrics[name] = number
 
     def close(self, error: BaseException | None = None) -> None:
         """The training is over.
@@ -196,7 +212,11 @@ class Laps:
 
     def _at_exit(self) -> None:
         error = last_error()
-        self.close(None if error is self._error_before else error)
+        if error is self._error_before or is_interactive():  # of another cell, perhaps
+            error = None
+        if error is None and self.settings.every is None and self.run is not None and self.run.clock.is_running:
+            error = SystemExit("the process ended within a pass")
+        self.close(error)
 
     # What happens in the loop.
 
@@ -228,14 +248,16 @@ class Laps:
             precision=self.precision,
             batches_per_step=self.batches_per_step,
             num_batches=self.total,
+            num_epochs=None if not self.total or not (length := _length(self.loader)) else -(-self.total // length),
+            is_compiled=model is not None and is_compiled(model),
             backend=dist.get_backend() if rank.world_size > 1 else None,
             strategy="ddp" if rank.world_size > 1 else "single",
-            config=config,
+            config={"model": {"structure": structure_of(network)}, **config} if network is not None else config,
             seed=seed,
             classes=("__main__.script", *(() if network is None else (f"{type(network).__module__}.Network",))),
             has_workers=bool(getattr(self.loader, "num_workers", 0)),
         )
-        run = TimedRun("laps", self.settings, training, device, rank, self.guard)
+        run = TimedRun("laps", self.settings, training, device, rank, self.guard, job)
         run.warmup.is_compiled = (
             compiled_anything if model is None else lambda: is_compiled(model) or compiled_anything()
         )
@@ -255,6 +277,9 @@ class Laps:
 
     @guarded
     def _begin_pass(self) -> None:
+        if self._is_closed:
+            self.guard.give_up("these laps are closed, so this pass isn't timed. Make new ones")
+            return
         try:
             run = self._started()
         except MissingRanks as error:
@@ -341,17 +366,18 @@ class Laps:
             return
         run.drop_lap()
         run.write_lap(self._scores())
-        if error is None:
+        if error is None or (isinstance(error, SystemExit) and not error.code):
             self._tell_of_left()
             run.measure_peak(0 if self.optimizer is None else bytes_moved(self.optimizer))
             run.note_memory()
             if self._metrics:
-                run.note_test(*(self._metrics.get(name) for name in _TEST_SCORES))
+                run.note_test(self._metrics.get("test_loss"), self._metrics.get("test_accuracy"))
             run.end("completed")
         else:
             run.end(status_of(error), RunError(type=type(error).__name__, message=str(error)))
 
 
+@shows_arguments_of(Laps)
 def laps(loader: Iterable[Any], **settings: Any) -> Laps:
     """Time a plain loop: iterate over `laptime.laps(loader, ...)` in place of the loader. Make it once, before the
     first epoch.
@@ -361,17 +387,6 @@ def laps(loader: Iterable[Any], **settings: Any) -> Laps:
         settings: as for Laps.
     """
     return Laps(loader, **settings)
-
-
-def last_error() -> BaseException | None:
-    """What has ended the script, or a cell of a notebook: Python notes it before anything that is done at exit."""
-    error: BaseException | None = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-    return error
-
-
-def status_of(error: BaseException | None) -> Status:
-    """How a run ended that an error has ended."""
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
 def _length(sized: Any) -> int | None:

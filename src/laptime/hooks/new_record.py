@@ -12,7 +12,7 @@ from laptime.hooks.identity import HydraJob, masked, merged
 from laptime.hooks.settings import Settings, Timer, Training
 from laptime.machine.counters import on_battery, read
 from laptime.machine.device import Device, cpu_name, mps_fallback, usable_cores
-from laptime.machine.environment import environment, git_state
+from laptime.machine.environment import environment, git_state, set_in_python
 from laptime.machine.torch_build import driver_version, torch_build
 from laptime.ranks.rank import Rank
 from laptime.record import schema
@@ -91,6 +91,7 @@ def new_record(
     record.dataset = schema.Dataset(name=training.dataset, num_train=training.num_train, num_test=0)
     record.batch = schema.Batch(scope="per_rank", per_rank_batch_size=None, global_batch_size=None)
     record.environment = environment(cpu_name(), usable_cores(), {"own": [{"_target_": c} for c in training.classes]})
+    record.environment.settings = (record.environment.settings or {}) | set_in_python()
     record.environment.torch = {**torch_build(), "num_threads": torch.get_num_threads()}
     record.environment.driver = driver_version(device)
     script = getattr(sys.modules["__main__"], "__file__", None)
@@ -106,7 +107,17 @@ def _hashed(config: Mapping[str, Any], training: Training, device: Device, rank:
     that one is the baseline of several."""
     strategy: dict[str, Any] = {"world_size": rank.world_size, "threads_per_rank": rank.threads}
     if training.backend is not None:
-        strategy["backend"] = f"{training.strategy} {training.backend}"
-    known = {"device": device.used, "strategy": strategy, "precision": training.precision}
-    hashed = dict(flat(merged(config, known)))
+        settings = "".join(f" {name}={value}" for name, value in sorted(training.strategy_settings.items()))
+        strategy["backend"] = f"{training.strategy} {training.backend}{settings}"
+    known: dict[str, Any] = {"device": device.used, "strategy": strategy, "precision": training.precision}
+    if training.is_compiled:
+        known["compile"] = True
+    if (precision := torch.get_float32_matmul_precision()) != "highest":
+        known["matmul_precision"] = precision
+    # The user's own keys of these names stay beside them.
+    own = {key: value for key, value in config.items() if key not in known}
+    clashing = {key: value for key, value in config.items() if key in known}
+    hashed = dict(flat(merged(own | ({"config": clashing} if clashing else {}), known)))
+    hashed.setdefault("model._target_", training.model)
+    hashed.setdefault("dataset._target_", training.dataset)
     return hashed if training.seed is None else hashed | {"seed": training.seed}

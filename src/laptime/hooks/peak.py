@@ -37,17 +37,23 @@ def measure_peak(run: "TimedRun", optimizer_bytes: int) -> None:
     before, cpu_s = read(), time.process_time()
     own = probe_alone(device, run.training.precision, cores_per_thread)
     cpu_s = time.process_time() - cpu_s
-    shares = run.ranks.collect("peak", (own, optimizer_bytes, run.warmup.flops_per_batch, cpu_s, rank.node))
+    counted = run.warmup.flops_per_batch, run.warmup.flops_samples
+    shares = run.ranks.collect("peak", (own, optimizer_bytes, counted, cpu_s, rank.node))
     record = run.record
     if record is None:
         return
-    peaks, bytes_of, flops_of, cpu_s_of, nodes = zip(*shares, strict=True)
+    peaks, bytes_of, counted_of, cpu_s_of, nodes = zip(*shares, strict=True)
     own_s = sum(seconds for seconds, node in zip(cpu_s_of, nodes, strict=True) if node == rank.node)
-    batches_per_s, cores = record.timing.batches_per_s, os.cpu_count() or 1
+    cores, per_step = os.cpu_count() or 1, (run.training.batches_per_step or 1) * rank.world_size
+    timing, flops_of, samples_of = record.timing, *zip(*counted_of, strict=True)
+    batches_per_s = None if timing.batches_per_s is None else timing.batches_per_s * rank.world_size
+    flops = None if None in flops_of else statistics.fmean(flops_of)
+    if flops is not None and None not in samples_of and timing.samples_per_s and batches_per_s:
+        flops *= timing.samples_per_s / batches_per_s / statistics.fmean(samples_of)  # of a batch of mean size
     record.peak = limit(
-        None if None in flops_of else int(statistics.fmean(flops_of)),
-        None if batches_per_s is None else batches_per_s * rank.world_size,
-        (run.training.batches_per_step or 1) * rank.world_size,
+        None if flops is None else round(flops),
+        batches_per_s,
+        per_step,
         Peak(sum(each.matmul_flop_per_s for each in peaks), sum(each.copy_bytes_per_s for each in peaks)),
         breakdown=record.breakdown,
         optimizer_bytes=sum(bytes_of),

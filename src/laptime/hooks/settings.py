@@ -1,8 +1,11 @@
 """What a user of a timer may set, and what a timer must know of the training."""
 
+import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from laptime.hooks.guard import Guard
 
 Timer = Literal["LapTimer", "laps", "transformers"]
 
@@ -25,7 +28,7 @@ class Settings:
         peak: measure the fastest matrix product when the training is over.
 
     Raises:
-        ValueError: every or warmup_laps is too small.
+        ValueError: one of them is of no use; says which, and what it must be.
     """
 
     every: int | None = None
@@ -42,10 +45,36 @@ class Settings:
     peak: bool = True
 
     def __post_init__(self) -> None:
-        if self.every is not None and self.every < 1:
-            raise ValueError(f"every={self.every}: must be at least 1 batch. Leave it out to time epochs.")
-        if self.warmup_laps < 0:
-            raise ValueError(f"warmup_laps={self.warmup_laps}: must be at least 0.")
+        if self.every is not None and (not is_whole(self.every) or self.every < 1):
+            raise ValueError(f"every={self.every!r}: must be at least 1 batch. Leave it out to time epochs.")
+        if not is_whole(self.warmup_laps) or self.warmup_laps < 0:
+            raise ValueError(f"warmup_laps={self.warmup_laps!r}: must be at least 0.")
+        if self.seed is not None and not is_whole(self.seed):
+            raise ValueError(f"seed={self.seed!r}: must be a whole number.")
+        if not isinstance(self.flops, bool | int | float) or self.flops < 0:
+            raise ValueError(f"flops={self.flops!r}: must be True, False, or the operations of a batch.")
+        for key in ("name", "dataset"):
+            if not isinstance(getattr(self, key), str | None):
+                raise ValueError(f"{key}={getattr(self, key)!r}: must be a text.")
+        if self.config is not None and not isinstance(self.config, Mapping):
+            raise ValueError(f"config={self.config!r}: must be a dictionary.")
+
+
+def sendable(settings: Settings, guard: Guard) -> Settings:
+    """The settings as they can be sent to a spawned process: without functions that have no name there."""
+    left_out: dict[str, None] = {}
+    for key in ("samples", "tokens"):
+        try:
+            pickle.dumps(getattr(settings, key))
+        except Exception:
+            left_out[key] = None
+            guard.leave_out(key, f"{key}= can't be sent to a spawned process. Define it as a function in a module")
+    return replace(settings, **left_out) if left_out else settings  # type: ignore[arg-type]
+
+
+def is_whole(number: Any) -> bool:
+    """Whether it is a whole number, and no truth value."""
+    return isinstance(number, int) and not isinstance(number, bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +93,9 @@ class Training:
         config: what tells this run from others, nested.
         seed: None: not known.
         classes: of the user's, as `module.Class`, whose source is hashed.
+        num_loaders: DataLoaders that a batch has a part of each of.
+        is_compiled: whether the module, or a part of it, is.
+        strategy_settings: of the ranks' strategy: arguments of DDP, for example.
         is_profiled: whether a profiler runs with it.
         has_workers: whether data workers take turns on its cores.
     """
@@ -81,5 +113,8 @@ class Training:
     config: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     classes: tuple[str, ...] = ()
+    num_loaders: int = 1
+    is_compiled: bool = False
+    strategy_settings: Mapping[str, Any] = field(default_factory=dict)
     is_profiled: bool = False
     has_workers: bool = False

@@ -4,38 +4,36 @@ A timer says when batches are asked for, begin and end, when a lap ends and when
 counts, takes steps of the warm-up lap apart, and writes.
 """
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from laptime.errors import UserError
+from laptime.hooks.counter import BatchCounter
+from laptime.hooks.fill_in import fill_in
 from laptime.hooks.guard import Guard, log
-from laptime.hooks.identity import hydra_job
-from laptime.hooks.lines import Show, lap_line, summary_lines, to_stderr
+from laptime.hooks.identity import HydraJob
+from laptime.hooks.lines import lap_line, summary_lines, to_stderr
 from laptime.hooks.new_record import new_record, reserve
 from laptime.hooks.peak import measure_peak
 from laptime.hooks.ranks import MissingRanks, RankGroup
 from laptime.hooks.settings import Settings, Timer, Training
 from laptime.hooks.warmup import WarmupSteps
 from laptime.lap.clock import Lap, LapClock
-from laptime.lap.count import as_count, num_samples, num_tokens
-from laptime.lap.quality import assess
 from laptime.lap.recorder import LapRecorder, Scores
-from laptime.machine.counters import read
 from laptime.machine.device import Device
 from laptime.machine.energy import EnergyMeter
-from laptime.machine.environment import restraints, set_in_python
 from laptime.machine.memory import peak_rss_bytes
 from laptime.measure.peak import TRAINER_DTYPES
 from laptime.ranks.rank import Rank
-from laptime.record import schema
+from laptime.record.directory import give_back
 from laptime.record.epochs import Epoch
+from laptime.record.masking import mask_text
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import RunError, Status, known
 
@@ -58,14 +56,16 @@ class TimedRun:
         device: that trains; is synchronized at both ends of a lap and of a pause.
         rank: this process.
         guard: what fails is left out there.
-        show: prints a line.
+        job: of Hydra's, that the training is.
 
     Attributes:
         clock: of the lap.
+        counter: of samples and tokens.
         warmup: takes steps of the warm-up lap apart.
         run_dir: None: it can't be written, or another rank writes.
         record: on the first rank; None on others.
         num_laps: ended so far.
+        batch_size: samples of the first batch; None: not known.
     """
 
     def __init__(
@@ -76,14 +76,15 @@ class TimedRun:
         device: Device,
         rank: Rank,
         guard: Guard,
-        show: Show = to_stderr,
+        job: HydraJob | None = None,
     ) -> None:
+        self.job = job
         self.settings = settings
         self.training = training
         self.device = device
         self.rank = rank
         self.guard = guard
-        self.show = show
+        self.show = to_stderr
         self.ranks = RankGroup(rank)
         energy = guard.attempt("resources.energy_joules", lambda: EnergyMeter(device)) if rank.local_rank == 0 else None
         self.clock = LapClock(device, energy, resets_peak=False)
@@ -93,6 +94,7 @@ class TimedRun:
             self.run_dir = self._reserved()
             self.record = new_record(timer, settings, training, device, rank, self.run_dir)
         self.recorder = LapRecorder(self.run_dir, rank)
+        self.counter = BatchCounter(settings, guard, training.num_loaders > 1)
         warmup_laps = settings.warmup_laps
         if training.num_epochs == 1 and settings.every is None:
             warmup_laps = 0  # the only lap
@@ -105,17 +107,18 @@ class TimedRun:
         self._num_pauses = 0
         self._is_over = False
         self._num_batches = 0
-        self._batch_size: int | None = None
+        self.batch_size: int | None = None
         self._pending: Lap | None = None
         self._is_partial = False
         self._started_at: float | None = None
         self._rss_before = peak_rss_bytes()
+        self._note_again_at = 0.0
         guard.on_give_up = self.abandon
         self._write()
 
     def _reserved(self) -> Path | None:
         try:
-            return reserve(self.settings, hydra_job())
+            return reserve(self.settings, self.job)
         except (UserError, OSError) as error:
             self.guard.leave_out("run.json", str(error))
             return None
@@ -158,15 +161,13 @@ class TimedRun:
         self._num_pauses += 1
         if self.is_timing:
             self.clock.pause()
-            if self.warmup.phases is not None:
-                self.warmup.phases.pause()
+            self.warmup.pause()
 
     def resume(self) -> None:
         """Training goes on."""
         self._num_pauses = max(0, self._num_pauses - 1)
         if not self._num_pauses and not self._is_over and self.clock.is_paused:
-            if self.warmup.phases is not None:
-                self.warmup.phases.resume()
+            self.warmup.resume()
             self.clock.resume()
 
     def close_lap(self) -> None:
@@ -181,22 +182,14 @@ class TimedRun:
 
     def batch_ends(self, batch: Any, loss: Tensor | None = None) -> None:
         """A batch has been trained on."""
-        samples, tokens = self._counted("samples", num_samples, batch), self._counted("tokens", num_tokens, batch)
-        self.count(samples, tokens, loss)
+        self.count(self.counter.samples(batch), self.counter.tokens(batch), loss)
 
     def count(self, samples: int | None, tokens: Any, loss: Tensor | None = None) -> None:
         """A batch with so many samples and tokens has been trained on."""
-        if self._batch_size is None:
-            self._batch_size = samples
+        if self.batch_size is None:
+            self.batch_size = samples
         self.clock.count(samples, tokens, loss)
-        self.warmup.batch_ends()
-
-    def _counted(self, what: str, found: Callable[[Any], Any], batch: Any) -> Any:
-        own = self.settings.samples if what == "samples" else self.settings.tokens
-        if own is None:
-            return found(batch)
-        count = self.guard.attempt(what, lambda: as_count(own(batch)))
-        return int(count) if what == "samples" and count is not None else count
+        self.warmup.batch_ends(samples)
 
     def end_lap(self, number: int | None = None) -> None:
         """The lap is over; it is written by `write_lap`, when nobody is timed.
@@ -209,13 +202,18 @@ class TimedRun:
         lap = self.clock.stop(
             self.first_lap + self.num_laps if number is None else number,
             self.is_warmup or self._is_partial,
-            num_steps=None if per_step is None else -(-self.clock.num_batches // per_step),
+            num_steps=None if per_step is None else self._num_steps(per_step),
         )
         self._pending = lap
         self.warmup.end()
         if not self._is_partial:
             self._num_warm += 1
         self.num_laps += 1
+
+    def _num_steps(self, per_step: int) -> float:
+        """Optimizer steps of the lap: an epoch's last one takes what is left, and laps of batches share one."""
+        num_batches = self.clock.num_batches
+        return -(-num_batches // per_step) if self.settings.every is None else num_batches / per_step
 
     def drop_lap(self) -> None:
         """The lap was broken off."""
@@ -256,10 +254,10 @@ class TimedRun:
         if self.record is None or epoch is None:
             return None
         known(self.record.strategy).rank_pids = [pid for _, pid in shares]
-        self._note(epoch)
         note = "partial, not counted" if self._is_partial else "warm-up, not counted" if lap.is_warmup else ""
         self.show(lap_line(epoch, self._laps_in_all, self._left_s(), note))
-        self._write()
+        if time.monotonic() >= self._note_again_at:
+            self._note()
         return epoch, self.recorder.joules([each for each, _ in shares])
 
     @property
@@ -280,42 +278,13 @@ class TimedRun:
 
     # The record, on the first rank.
 
-    def _note(self, lap: Epoch) -> None:
-        record, recorder, training = self.record, self.recorder, self.training
-        assert record is not None
-        recorder.note_timing(record, self.warmup_laps)
-        recorder.note_result(record)
-        recorder.note_resources(record, self.clock.energy)
-        attempt = record.attempts[-1]
-        attempt.total_train_s = record.timing.total_train_s = sum(each.epoch_time_s for each in recorder.epochs)
-        if self._batch_size is not None and training.batches_per_step is not None:
-            per_rank = self._batch_size * training.batches_per_step
-            batch = known(record.batch)
-            batch.per_rank_batch_size, batch.global_batch_size = per_rank, per_rank * self.rank.world_size
-        model, flops = known(record.model), self.warmup.flops_per_batch
-        model.flops_per_batch = flops
-        if flops is not None and self._batch_size:
-            model.flops_per_sample = flops // self._batch_size
-        self.warmup.note(record)
-        record.noise.epochs, record.noise.load_after = recorder.noise, read().load
-        counted = [each for each in recorder.noise if not each.is_warmup]
-        times = [each.epoch_time_s for each in recorder.counted]
-        if times:
-            found = assess(
-                counted,
-                times,
-                os.cpu_count() or 1,
-                record.noise.on_battery,
-                known(record.strategy).oversubscribed,
-                profiled=training.is_profiled,
-                crowded=self.rank.world_size > 1 or training.has_workers,
-                timed="laps",
-                restraints=restraints((known(record.environment).settings or {}) | set_in_python()),
-                threads=(self.rank.threads, torch.get_num_threads()),
-                warmup_key="warmup_laps",
-                one_thread="torch.set_num_threads(1)",
-            )
-            record.quality = schema.Quality(grade=found.grade, reasons=list(found.reasons))
+    def _note(self) -> None:
+        """Fill in what follows from the laps so far, and write: after each lap, but for laps so short that this would
+        take more than a tenth of the time."""
+        before = time.monotonic()
+        fill_in(self)
+        self._write()
+        self._note_again_at = time.monotonic() + 10 * (time.monotonic() - before)
 
     def _write(self) -> None:
         record, run_dir = self.record, self.run_dir
@@ -327,7 +296,6 @@ class TimedRun:
 
     def abandon(self, reason: str) -> None:
         """The timer failed: leave the training alone, and a record that says so."""
-        self.warmup.end()
         self.clock.drop()
         self.ranks.leave()
         self.end("failed", RunError(type="TimerFailed", message=reason))
@@ -339,6 +307,7 @@ class TimedRun:
         elif self.training.precision not in TRAINER_DTYPES:
             self.guard.leave_out("peak", f"no matrix product is known for precision {self.training.precision}")
         elif self.num_laps:
+            fill_in(self)
             self.guard.attempt("peak", lambda: measure_peak(self, optimizer_bytes))
 
     def note_memory(self) -> None:
@@ -349,9 +318,14 @@ class TimedRun:
             resources = self.record.resources
             resources.peak_rss_bytes = max(resources.peak_rss_bytes or 0, sum(shares)) or None
 
-    def note_test(self, loss: float | None, accuracy: float | None) -> None:
-        """The scores of a test after the training."""
+    def note_test(self, loss: float | None, accuracy: float | None, num_test: int = 0) -> None:
+        """The scores of a test after the training.
+
+        Args:
+            num_test: its samples; 0: not known.
+        """
         if self.record is not None:
+            known(self.record.dataset).num_test = num_test
             self.record.result.test_loss, self.record.result.test_accuracy = loss, accuracy
             self._write()
 
@@ -362,13 +336,21 @@ class TimedRun:
             reason: why a training that did not fail stopped: epochs, max_steps, callback.
         """
         record = self.record
+        self.warmup.end()
+        with contextlib.suppress(Exception):  # it may be what has failed
+            fill_in(self)
+        self.warmup.leave()
         if record is None or record.status != "running":
             return
+        if error is not None:
+            error.message = mask_text(error.message)
         record.result.stop_reason = reason if status == "completed" else None
         record.end_attempt(status, error)
         self._write()
         for line in summary_lines(record, self.run_dir if "run.json" not in self.guard.missing else None):
             self.show(line)
+        if self.run_dir is not None:
+            give_back(self.run_dir)
         if status == "completed" and record.seed is None and record.timing.epoch_time_s is not None:
             log.warning(
                 "laptime: the seed of this run is not known, so repeats can't be told from copies. Set it with "

@@ -23,6 +23,10 @@ _FOR_S, _MOST_STEPS, _FEWEST_STEPS = 1.0, 100, 5
 _DDP_SAMPLE_RATE = 100
 
 
+def _ignore() -> None:
+    """Nobody listens."""
+
+
 class WarmupSteps:
     """Takes some steps of the warm-up lap apart, after one in which FLOPs are counted.
 
@@ -35,6 +39,7 @@ class WarmupSteps:
     Attributes:
         phases: hears them, while steps are taken apart; None otherwise.
         flops_per_batch: of one batch on this rank; None: not counted.
+        flops_samples: samples of the batch that was counted; None: not known, or given by the user.
         is_compiled: says whether the training is compiled: then it isn't counted, for counting would run it
             differently.
         on_begin, on_end: called when phases are listened to, and no more.
@@ -46,9 +51,10 @@ class WarmupSteps:
         self.guard = guard
         self.phases: PhaseClock | None = None
         self.flops_per_batch: int | None = None
+        self.flops_samples: int | None = None
         self.is_compiled: Callable[[], bool] = compiled_anything
-        self.on_begin: Callable[[], None] = lambda: None
-        self.on_end: Callable[[], None] = lambda: None
+        self.on_begin: Callable[[], None] = _ignore
+        self.on_end: Callable[[], None] = _ignore
         self.ddp: DistributedDataParallel | None = None
         self._per_step = training.batches_per_step or 1
         self._counter: FlopCounter | None = None
@@ -77,11 +83,30 @@ class WarmupSteps:
             else:
                 self._counter = FlopCounter().__enter__()
 
-    def batch_ends(self) -> None:
-        """It has been trained on."""
+    def batch_ends(self, samples: int | None = None) -> None:
+        """It has been trained on.
+
+        Args:
+            samples: that it holds; None: not known.
+        """
         self._num_batches += 1
         if self._counter is not None:
+            self.flops_samples = samples
             self._end_count(self._counter)
+
+    def pause(self) -> None:
+        """What follows is no training."""
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if self.phases is not None:
+            self.phases.pause()
+
+    def resume(self) -> None:
+        """Training goes on."""
+        if self.phases is not None:
+            self.phases.resume()
+        if self._counter is not None:
+            self._counter.__enter__()
 
     def _end_count(self, counter: FlopCounter) -> None:
         counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
@@ -116,6 +141,11 @@ class WarmupSteps:
         num = len(self.phases.steps)
         if num >= _MOST_STEPS or (num >= _FEWEST_STEPS and time.perf_counter() > self._until):
             self.end()
+
+    def leave(self) -> None:
+        """Listen to nobody any more, and keep nothing of the training."""
+        self.end()
+        self.is_compiled, self.on_begin, self.on_end, self.ddp = compiled_anything, _ignore, _ignore, None
 
     def end(self) -> None:
         """The lap is over, or enough was seen."""

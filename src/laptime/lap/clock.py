@@ -49,7 +49,7 @@ class Lap:
     num_samples: int | None
     num_tokens: int | None
     num_batches: int
-    num_steps: int | None
+    num_steps: float | None
     data_wait_s: float
     apart_s: float
     loss: float | None
@@ -202,7 +202,7 @@ class LapClock:
         is_warmup: bool,
         num_samples: int | None = None,
         num_batches: int | None = None,
-        num_steps: int | None = None,
+        num_steps: float | None = None,
     ) -> Lap:
         """End the lap, where the clock is paused or here.
 

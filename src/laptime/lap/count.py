@@ -11,7 +11,8 @@ from torch.nn.utils.rnn import PackedSequence
 # A number, or a scalar on the device that is read later; None: can't be told.
 NumTokens = int | Tensor | None
 
-_WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+_CHANNELS = (1, 3, 4)
+_WHOLE_NUMBERS = (torch.int64, torch.int32)
 
 
 def as_count(value: Any) -> int | Tensor:
@@ -26,7 +27,8 @@ def as_count(value: Any) -> int | Tensor:
 def num_samples(batch: Any) -> int | None:
     """The samples of a batch: the first dimension that all of its tensors share.
 
-    A batch of graphs (`num_graphs`, as in PyTorch Geometric) and packed sequences say it themselves.
+    A batch of graphs (`num_graphs`, as in PyTorch Geometric) and packed sequences say it themselves. A list of tensors
+    with three dimensions, the first of 1, 3 or 4, may be one of images, and isn't counted.
 
     Args:
         batch: tensors in any nesting of lists, tuples, dictionaries and dataclasses. Those without dimensions say
@@ -37,7 +39,8 @@ def num_samples(batch: Any) -> int | None:
     """
     if isinstance(batch, list | tuple) and len(batch) == 2 and type(batch[0]) is Tensor and type(batch[1]) is Tensor:
         x, y = batch  # the most usual kind, without a generator
-        return len(x) if x.ndim and y.ndim and len(x) == len(y) else _shared_size(batch)
+        if x.ndim and y.ndim and y.ndim != 3 and len(x) == len(y):
+            return len(x)
     return _shared_size(batch)
 
 
@@ -61,36 +64,47 @@ def _sizes(batch: Any) -> Iterator[int]:
     elif isinstance(batch, list | tuple):
         for value in batch:
             yield from _sizes(value)
+        if isinstance(batch, list) and batch and all(isinstance(each, Tensor) and each.ndim == 3 for each in batch):
+            # They may be images of different sizes, whose first dimension is their channels.
+            yield from (-1 for each in batch[:1] if each.shape[0] in _CHANNELS)
     elif is_dataclass(batch):
         for each in fields(batch):
             yield from _sizes(getattr(batch, each.name))
 
 
+def num_samples_of_parts(batch: Any) -> int | None:
+    """The samples of a batch that several DataLoaders have each given a part of: all of them together.
+
+    Args:
+        batch: a list, tuple or dictionary of batches; a part may be missing.
+    """
+    parts = [each for each in (batch.values() if isinstance(batch, Mapping) else batch) if each is not None]
+    counts = [num_samples(part) for part in parts]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
 def num_tokens(batch: Any) -> NumTokens:
     """The tokens of a batch of text; padding is none.
 
-    They are what `attention_mask` leaves, else the places of `input_ids`, both (B, T) in a dictionary; else those of a
-    batch that is nothing but whole numbers of one shape (B, T): inputs alone, or inputs and targets.
+    They are what `attention_mask` leaves, else the places of `input_ids`, both (B, T) in a dictionary; else those of
+    inputs and targets that are whole numbers of one shape (B, T), which `are_next_tokens` should be asked of once.
 
     Returns:
         None: it is not known to be text.
     """
-    if isinstance(batch, list | tuple):
-        parts = batch
-    elif isinstance(batch, Mapping):
+    if isinstance(batch, Mapping):
         mask, ids = batch.get("attention_mask"), batch.get("input_ids")
         if isinstance(mask, Tensor):
             return mask.sum() if mask.ndim == 2 else None
         return ids.numel() if isinstance(ids, Tensor) and ids.ndim == 2 else None
-    else:
-        parts = (batch,)
-    first = parts[0] if parts else None
-    if (
-        not isinstance(first, Tensor)
-        or first.ndim != 2
-        or first.is_floating_point()
-        or first.dtype not in _WHOLE_NUMBERS
-    ):
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
         return None
-    is_text = len(parts) <= 2 and all(isinstance(each, Tensor) and each.shape == first.shape for each in parts)
-    return first.numel() if is_text else None
+    inputs, targets = batch
+    is_text = isinstance(inputs, Tensor) and isinstance(targets, Tensor) and inputs.dtype in _WHOLE_NUMBERS
+    return inputs.numel() if is_text and inputs.ndim == 2 and inputs.shape == targets.shape else None
+
+
+def are_next_tokens(batch: Any) -> bool:
+    """Whether inputs and targets, both (B, T), are a text: each target is the next input. Waits for the device."""
+    inputs, targets = batch
+    return bool((inputs[:, 1:] == targets[:, :-1]).all()) if inputs.shape[1] > 1 else False

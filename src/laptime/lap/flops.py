@@ -9,7 +9,9 @@ appendix B).
 import copy
 import logging
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +22,24 @@ from torch.utils.flop_counter import conv_flop_count, flop_registry
 log = logging.getLogger(__name__)
 
 _aten = torch.ops.aten
+_CHECKPOINT = str(Path("torch", "utils", "checkpoint.py"))
 # Operators that compute much and have no formula here: one of them would be counted as nothing.
 _HEAVY = re.compile(r"rnn|lstm_mps|(grouped|int|pack)_mm|conv_depthwise|miopen_conv|slow_conv|attention|attn")
+
+
+_PRODUCT = re.compile(r"linear|matmul|mm\b|mm\.|bmm|attention|convolution")
+
+
+def _is_recomputed() -> bool:
+    """Whether activation checkpointing computes a part of the forward pass again, within the backward pass."""
+    if torch._C._current_graph_task_id() == -1 or not torch.is_grad_enabled():
+        return False
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_filename.endswith(_CHECKPOINT):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 class FlopCounter(TorchDispatchMode):
@@ -44,12 +62,12 @@ class FlopCounter(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         formula = _FORMULAS.get(getattr(func, "_overloadpacket", func))
-        if formula is None:
+        if types and _PRODUCT.search(str(func)):  # a DTensor's shape is of all ranks; a nested tensor's hides others
+            self.unknown.add(f"{func} of {types[0].__name__}")
+        elif formula is None:
             if _HEAVY.search(str(func)):
                 self.unknown.add(str(func))
-        elif types:  # a DTensor's shape, say, is of all ranks together
-            self.unknown.add(f"{func} of {types[0].__name__}")
-        else:
+        elif not _is_recomputed():
             try:
                 self.total += int(formula(*args, **kwargs, out_val=out))
             except Exception as error:  # of shapes that a formula doesn't expect; the training must not fail by it

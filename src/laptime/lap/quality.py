@@ -138,7 +138,7 @@ def _figures(
         if known := [value for epoch in epochs if (value := getattr(epoch, name)) is not None]:
             found[name] = statistics.median(known)
     if others := [epoch.other_cores for epoch in epochs if epoch.other_cores is not None]:
-        found["other_share"] = statistics.median(others) / num_cores
+        found["other_share"] = min(1.0, statistics.median(others) / num_cores)
     if temperatures := [epoch.temperature_celsius for epoch in epochs if epoch.temperature_celsius is not None]:
         found["temperature_celsius"] = max(temperatures)
     frequencies = [epoch.frequency_hz for epoch in epochs if epoch.frequency_hz]

@@ -49,7 +49,7 @@ class LapShare:
     node: int
     cpu_s: float
     energy_joules: float | None
-    num_steps: int | None
+    num_steps: float | None
 
 
 class LapRecorder:
@@ -71,7 +71,7 @@ class LapRecorder:
         self.run_dir = run_dir
         self.rank = rank
         self.rows: list[EpochRow] = []
-        self.num_steps: list[int] = []
+        self.num_steps: list[float] = []
         self.noise: list[EpochNoise] = []
         self.energy_joules: list[float] = []
         self.percent_by_core: list[list[float]] = []

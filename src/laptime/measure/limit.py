@@ -71,7 +71,9 @@ def limit(
             "that measurement"
         )
         return found
-    verdict = f"{'near the limit: ' if fraction >= _NEAR else ''}{fraction:.0%} of the fastest matrix product here"
+    verdict = (
+        f"{'near the limit: ' if fraction >= _NEAR else ''}{_percent(fraction)} of the fastest matrix product here"
+    )
     if compute_fraction is not None:
         parts = "; ".join(_parts(breakdown, compute_fraction, advice))
         verdict = f"{verdict}. Of a step, {parts}" if parts else verdict
@@ -79,6 +81,11 @@ def limit(
         verdict += f". The product was measured while {'; '.join(disturbances)}: it may be faster"
     found.verdict = verdict
     return found
+
+
+def _percent(share: float) -> str:
+    """Whole, but for less than one."""
+    return f"{share:.1%}" if share < 0.0095 else f"{share:.0%}"
 
 
 def _parts(breakdown: schema.Breakdown, compute_fraction: float, advice: Mapping[str, str]) -> list[str]:

@@ -106,6 +106,13 @@ def use(path: Path) -> int | None:
     return None
 
 
+def give_back(path: Path) -> None:
+    """Keep a directory no longer that `use` took for this process; what it noted there stays."""
+    file = _used.pop(path, None)
+    if file is not None:
+        file.close()
+
+
 def hostname_hash() -> str:
     """Tells machines apart without naming them."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:12]
