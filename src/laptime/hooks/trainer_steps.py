@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from laptime.hooks.ending import status_of
 from laptime.hooks.guard import guarded
-from laptime.hooks.loop import status_of
 from laptime.hooks.model_hooks import ModelHooks
 from laptime.hooks.timed_run import TimedRun
 from laptime.lap.flops import FlopCounter

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from laptime.extras import require
+from laptime.hooks.ending import last_error
 from laptime.hooks.guard import Guard, guarded, log
 from laptime.hooks.identity import hydra_job
-from laptime.hooks.loop import last_error
 from laptime.hooks.model_hooks import ModelHooks
 from laptime.hooks.ranks import MissingRanks, rank_of_process_group
 from laptime.hooks.settings import Settings
