@@ -41,7 +41,7 @@ def form(line: str) -> str:
     kept = re.match(r"laptime: (step|MFU|quality|results)\b", line)
     if kept:
         return kept[0]
-    return re.sub(r"[\d.,]+", "#", re.sub(r"  [\d.]+ s apart|  about \d+ \w+ left", "", line))
+    return re.sub(r"[\d.,]+", "#", re.sub(r"  [\d.]+ s apart|  (about|less than) \d+ \w+ left", "", line))
 
 
 def completed(folder: Path) -> list[dict[str, Any]]:

@@ -80,6 +80,7 @@ def test_a_repeat_without_a_seed_is_one_of_its_own(write_timed, work_folder):
         write_timed(Path(name), [9.0, 1.0], seed=seed, sections={"result": {"test_accuracy": accuracy}})
     (group,) = groups()
     assert [str(run.path) for run in group.runs] == ["b", "d", "a", "c"]
+    assert "2 repeats have 1 seed: were their settings the same?" in remarks_of(group)
     assert group.num_seeds == 3 and sorted(group.values("result", "test_accuracy")) == [0.7, 0.8, 0.9]
     said = "the seed of 2 of 4 repeats is not known: they may have learned the same"
     assert said in remarks_of(group)

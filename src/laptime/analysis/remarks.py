@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from laptime.analysis.group import Group, lap_word
 from laptime.analysis.mismatch import Mismatch
 from laptime.analysis.wording import mismatch_words
-from laptime.text import printable
+from laptime.text import counted, printable
 
 # A spread between repeats of more than this share of the median is said.
 _WIDE_SPREAD = 0.1
@@ -32,6 +32,10 @@ def remarks_of(group: Group, mismatches: Sequence[Mismatch] = ()) -> list[str]:
         found.append(f"quality {group.quality} of {num} of {len(group.runs)} repeats: {printable(reasons)}")
     if len(group.runs) == 1:
         found.append("one repeat: no interval")
+    num_known = sum(run.seed is not None for run in group.runs)
+    num_seeds = len({run.seed for run in group.runs} - {None})
+    if not group.first.record.is_laptime_training and num_seeds < num_known:
+        found.append(f"{num_known} repeats have {counted(num_seeds, 'seed')}: were their settings the same?")
     between = group.samples_per_s.between
     if between is not None and between > _WIDE_SPREAD * group.samples_per_s.median:
         found.append(f"repeats differ by {between / group.samples_per_s.median:.0%}")

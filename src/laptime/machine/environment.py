@@ -29,7 +29,7 @@ PACKAGES = (
     "laptime", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "numpy", "pandas",
     "tensorboard", "rich", "psutil", "scipy", "matplotlib", "jinja2", "msgspec", "platformdirs", "filelock",
     "pyyaml", "zeus", "timm", "onnx", "onnxruntime", "onnxscript", "torchao", "mlflow-skinny", "alembic",
-    "sqlalchemy", "transformers", "accelerate", "wandb", "hydra-optuna-sweeper", "hydra-joblib-launcher",
+    "sqlalchemy", "lightning", "transformers", "accelerate", "wandb", "hydra-optuna-sweeper", "hydra-joblib-launcher",
     "hydra-submitit-launcher",
 )  # fmt: skip
 # Laptime's folders whose modules a rank imports. A test compares them with what one has imported.
