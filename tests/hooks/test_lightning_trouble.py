@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -349,3 +350,18 @@ def test_flops_of_a_batch_are_those_of_a_mean_batch(tiny, lap_timer, timed):
     tiny.fit(lap_timer(), data=DataLoader(data, batch_sampler=sizes))
     model = timed.record["model"]
     assert model["flops_per_batch"] == 3 * model["flops_per_sample"] > 0
+
+
+def test_a_directory_that_is_gone_costs_the_files_alone(tiny, lap_timer, timed):
+    """One warning for each; every lap is printed."""
+
+    class Removes(tiny.L.Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                shutil.rmtree("run")
+
+    assert complete(tiny.fit(lap_timer(), Removes()))
+    assert [warning.partition(" not measured")[0] for warning in timed.warnings] == [
+        "laptime: epochs.csv:", "laptime: run.json:",
+    ]  # fmt: skip
+    assert [line.partition("  ")[0] for line in timed.lines[:3]] == ["lap 1/3", "lap 2/3", "lap 3/3"]

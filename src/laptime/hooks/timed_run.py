@@ -32,15 +32,16 @@ from laptime.machine.memory import peak_rss_bytes
 from laptime.measure.peak import TRAINER_DTYPES
 from laptime.ranks.rank import Rank
 from laptime.record.directory import give_back
-from laptime.record.epochs import Epoch
+from laptime.record.epochs import Epoch, over_ranks
 from laptime.record.masking import mask_text
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import RunError, Status, known
+from laptime.text import os_error
 
 # What only Laptime's own training can measure.
 _NEVER_MEASURED = {
     "contention": "it takes steps without synchronization, which would change the training",
-    "bare_loop": "nobody else knows how the training would be written as a plain loop",
+    "bare_loop": "it is known for Laptime's own training only",
     "breakdown.epoch_start_s": "it takes steps of an epoch of its own",
     "breakdown.instrument_s": "the steps that were taken apart are of the warm-up lap",
 }
@@ -250,8 +251,13 @@ class TimedRun:
         except MissingRanks as error:
             self.guard.give_up(str(error))
             return None
-        epoch = self.guard.attempt("epochs.csv", lambda: self.recorder.add(lap, [each for each, _ in shares]))
-        if self.record is None or epoch is None:
+        try:
+            epoch = self.recorder.add(lap, [each for each, _ in shares])
+        except OSError as error:  # a full disk, a directory that is gone
+            self.guard.leave_out("epochs.csv", os_error(error))
+            self.recorder.run_dir = None
+            epoch = over_ranks([each.row for each, _ in shares])
+        if self.record is None:
             return None
         known(self.record.strategy).rank_pids = [pid for _, pid in shares]
         note = "partial, not counted" if self._is_partial else "warm-up, not counted" if lap.is_warmup else ""
@@ -353,6 +359,6 @@ class TimedRun:
             give_back(self.run_dir)
         if status == "completed" and record.seed is None and record.timing.epoch_time_s is not None:
             log.warning(
-                "laptime: the seed of this run is not known, so repeats can't be told from copies. Set it with "
+                "laptime: the seed of this run is not known, so two runs may be the same one twice. Set it with "
                 "seed_everything(...), or pass seed=."
             )
