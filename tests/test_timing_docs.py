@@ -52,7 +52,7 @@ def completed(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "script",
-    [pytest.param(name, marks=pytest.mark.soak if "transformers" in name else ()) for name in SCRIPTS],
+    [pytest.param(name, marks=() if "loop" in name else pytest.mark.soak) for name in SCRIPTS],
 )
 def test_the_code_of_a_page_prints_what_the_page_shows(script, work_folder):
     documents.write_files(SCRIPTS[script], work_folder)

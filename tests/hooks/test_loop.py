@@ -83,7 +83,8 @@ def test_the_random_state_is_the_users(timed):
             torch.rand(1)
         return torch.rand(3).tolist()
 
-    assert after(loader(4, shuffle=True)) == after(laptime.laps(loader(4, shuffle=True), **QUIET))
+    with laptime.laps(loader(4, shuffle=True), **QUIET) as laps:
+        assert after(loader(4, shuffle=True)) == after(laps)
 
 
 @pytest.mark.parametrize(("every", "laps"), [(2, 6), (5, 2), (4, 3), (12, 1)])
