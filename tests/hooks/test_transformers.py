@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import os
 import subprocess
 import sys
 import weakref
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.hooks.tiny import CHECKPOINT_S, DATA_S, STEP_S, VALIDATION_S
+from tests.support.processes import ROOT
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 import laptime
@@ -231,7 +233,9 @@ def test_a_script_that_ends_within_the_training(work_folder, timed):
         "timer = laptime.LapTimerCallback(dir='run', peak=False)\n"
         "trainer(timer, fails_at(2, KeyboardInterrupt(), 'callback')).train()\n"
     )
-    subprocess.run([sys.executable, "script.py"], capture_output=True, timeout=120, check=False)
+    found = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])
+    environment = os.environ | {"PYTHONPATH": found}
+    subprocess.run([sys.executable, "script.py"], capture_output=True, timeout=120, check=False, env=environment)
     assert (timed.record["status"], timed.record["error"]["type"]) == ("interrupted", "KeyboardInterrupt")
 
 

@@ -9,9 +9,10 @@ from tests.support.settings import TINY
 from torch import nn
 
 import laptime
-from laptime.errors import Interrupted
+from laptime.errors import Interrupted, UserError
 from laptime.lap.flops import count_flops
 from laptime.loggers.forgiving import quiet_writer_threads
+from laptime.training.build import build_network
 from laptime.training.trial_step import try_network, try_optimizer
 
 IMAGES = SimpleNamespace(image_shape=(1, 4, 4), num_classes=3)
@@ -60,3 +61,9 @@ def test_the_hook_for_errors_of_threads_is_as_before(monkeypatch, work_folder):
             thread = type(name, (threading.Thread,), {})()
             threading.excepthook(threading.ExceptHookArgs((type(error), error, None, thread)))
     assert [type(each.thread).__name__ for each in heard] == ["Thread"]
+
+
+def test_sizes_that_torch_cannot_count_are_refused_as_too_large():
+    node = {"_target_": "laptime.models.mlp.MLP", "hidden_sizes": [1518500513, 1518500513], "dropout": 0.0}
+    with pytest.raises(UserError, match=r"model\.hidden_sizes=.* GB of weights, .* Use a smaller model\.$"):
+        build_network(node, SimpleNamespace(image_shape=(1, 28, 28), num_classes=10))

@@ -28,6 +28,8 @@ from laptime.training.weight_average import WeightAverage
 
 log = logging.getLogger(__name__)
 
+_TOO_MANY = 2**63  # bytes of a tensor whose size torch can't count
+
 
 def prepare_device(config: Config, index: int = 0) -> Device:
     """The device that trains, and torch set to compute on it as the configuration says.
@@ -116,8 +118,8 @@ def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             weights = list(open_groups.build_node("model", node, **given).parameters())
         num_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
-    except Exception:  # it can't be built without memory; building it below says what is wrong, if something is
-        num_bytes = 0
+    except Exception as error:  # it can't be built without memory; building it below says what is wrong, if anything is
+        num_bytes = _TOO_MANY if "overflow" in str(error) else 0
     sizes = ", ".join(f"model.{key}={value}" for key, value in node.items() if key != "_target_")
     key, what = sizes or f"model={node['_target_']}", "weights, and as much of gradients{ranks}"
     require_free_memory(key, num_bytes, what, num_ranks, "Use a smaller model.")
