@@ -1,7 +1,8 @@
 """What the open groups name is used as it is meant to be, or refused before anything is written."""
 
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,8 +59,12 @@ def node(target: str, **arguments: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def other_lightning(work_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package `lightning`, of which Laptime's `pytorch_lightning` knows nothing."""
+def other_lightning(work_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package `lightning`, of which Laptime's `pytorch_lightning` knows nothing; in place of the real one, which
+    other tests of this process may have loaded."""
+    loaded = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "lightning"}
+    for name in loaded:
+        del sys.modules[name]
     package = work_folder / "lightning/pytorch"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").touch()
@@ -68,6 +73,10 @@ def other_lightning(work_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         + "".join(f"class {name}: ...\nclass Own{name}({name}): ...\n" for name in ("Callback", "Logger", "Profiler"))
     )
     monkeypatch.syspath_prepend(work_folder)
+    yield
+    for name in [each for each in sys.modules if each.split(".")[0] == "lightning"]:
+        del sys.modules[name]
+    sys.modules.update(loaded)
 
 
 IN_FUNCTION = node("Holds", inner=node("torch.nn.Sequential", _args_=[node("lit_net", num_classes=64)]))
