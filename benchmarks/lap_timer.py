@@ -5,9 +5,10 @@
     python benchmarks/lap_timer.py agreement            # laps against a clock by hand in the same run
     python benchmarks/lap_timer.py flops                # against counts by hand
 
-cost        A training without LapTimer, with an empty callback and with LapTimer, by turns, on one thread. Its steps do
-            next to nothing, so that the difference of the main thread's CPU time per step is LapTimer's own. It is
-            compared with the step of a usual training, an MLP on images of 28 x 28, batch 64, with a logged loss.
+cost        The same training without LapTimer, with an empty callback and with LapTimer, one after the other, on one
+            thread. Its steps compute almost nothing, so the CPU time that a step takes longer with LapTimer is
+            LapTimer's own. A usual step, for comparison, is one of an MLP on images of 28 x 28, batch 64, with a logged
+            loss.
 agreement   The loader, the optimizer and the validation are timed by hand in the training that LapTimer times: from
             asking for the first batch to the end of the last optimizer step, without the validation.
 flops       The CNN of Laptime, and a GPT: 6N + 12LHQT per token, N without position embeddings, weights tied

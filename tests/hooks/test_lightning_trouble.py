@@ -224,7 +224,7 @@ BROKEN = (
     "laptime.hooks.timed_run.summary_lines",
     "laptime.hooks.timed_run.peak_rss_bytes",
     "laptime.hooks.timed_run.EnergyMeter",
-    "laptime.hooks.lightning.describe",
+    "laptime.hooks.lightning.describe_torch",
     "laptime.hooks.lightning._tell",
 )
 

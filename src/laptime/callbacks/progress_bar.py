@@ -16,7 +16,7 @@ from laptime.text import clock
 class ProgressBar(Callback):
     """Epoch, share done, loss and accuracy of the epoch so far, samples per second and time left, on stderr.
 
-    Of a module that does not count samples, epoch and share done alone.
+    For a module that does not count samples it shows only the epoch and how much of it is done.
 
     Reading the loss waits for the device, so the bar touches it only when it is redrawn.
 

@@ -44,9 +44,16 @@ def _note_batch(run: "TimedRun", record: RunRecord) -> None:
     if flops is not None and counted:
         model.flops_per_sample = flops // counted
         if timing.samples_per_s and timing.batches_per_s:
-            # Other batches hold more samples than the one that was counted, or fewer.
-            samples = timing.samples_per_s / timing.batches_per_s / run.rank.world_size
-            model.flops_per_batch = round(flops * samples / counted)
+            model.flops_per_batch = round(of_mean_batch(flops / counted, timing, run.rank.world_size))
+
+
+def of_mean_batch(flops_per_sample: float, timing: schema.Timing, world_size: int) -> float:
+    """FLOPs of a batch of mean size on one rank: others hold more samples than the one that was counted, or fewer.
+
+    Args:
+        timing: samples_per_s (of all ranks) and batches_per_s (of each) are known.
+    """
+    return flops_per_sample * (timing.samples_per_s or 0.0) / (timing.batches_per_s or 1.0) / world_size
 
 
 def _note_quality(run: "TimedRun", record: RunRecord) -> None:

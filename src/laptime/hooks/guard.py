@@ -65,6 +65,10 @@ class Guard:
                 self.on_give_up(reason)
 
 
+class CantTime(Exception):
+    """This training can't be timed; the message says why, in words for the user."""
+
+
 def guarded(hook: Callable[..., Any]) -> Callable[..., None]:
     """A method that some training calls, of an object with a `guard`: does nothing where its timer is off, and turns it
     off where it fails."""
@@ -75,6 +79,8 @@ def guarded(hook: Callable[..., Any]) -> Callable[..., None]:
             return
         try:
             hook(self, *args, **kwargs)
+        except CantTime as error:
+            self.guard.give_up(str(error))
         except Exception as error:
             self.guard.give_up(f"can't time this training ({type(error).__name__}: {first_line(error)})")
 

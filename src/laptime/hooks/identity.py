@@ -15,11 +15,11 @@ from yaml import YAMLError
 
 from laptime.record.masking import MASK, is_secret, mask
 
-# Of a configuration that Hydra composed: places, names and what only shows; `seed` has a place of its own.
+# Keys of Hydra's configuration that don't change the training: paths, names, output. The seed is recorded separately.
 _NO_SETTING = ("paths", "logger", "extras", "tags", "task_name", "hydra", "ckpt_path", "seed")
 # Whether to do it at all, in projects after lightning-hydra-template; elsewhere they may be whole groups.
 _SWITCHES = ("train", "test")
-# Of a Trainer's section: what the record says as it was in the end, and what only shows.
+# Keys of a Trainer's section that are recorded as the Trainer used them in the end, or that only print.
 _NO_TRAINER_SETTING = (
     "accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "default_root_dir", "enable_progress_bar",
     "enable_model_summary", "enable_checkpointing", "logger", "callbacks", "profiler",

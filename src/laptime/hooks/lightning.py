@@ -14,20 +14,20 @@ from laptime.hooks.either_lightning import EitherCallback, callback_classes
 from laptime.hooks.guard import Guard, guarded, log
 from laptime.hooks.identity import hydra_job
 from laptime.hooks.lightning_facts import (
+    TAGS,
     num_test_of,
-    scalars_of,
     scores_of,
     stop_reason_of,
     test_scores_of,
     training_of,
 )
 from laptime.hooks.listener import ProfilerListener
-from laptime.hooks.ranks import MissingRanks
 from laptime.hooks.settings import Settings, sendable
 from laptime.hooks.timed_run import TimedRun
 from laptime.hooks.warmup import is_compiled
+from laptime.lap.recorder import scalars_of
 from laptime.lap.timed_loader import TimedLoader
-from laptime.machine.device import ACCELERATORS, describe
+from laptime.machine.device import describe_torch
 from laptime.measure.limit import bytes_moved
 from laptime.ranks.rank import Rank
 from laptime.record.schema import RunError
@@ -37,12 +37,13 @@ class LapTimer(EitherCallback):
     """Times the laps of a Trainer's training, and writes a run directory that `python -m laptime.analysis` compares.
 
     A lap runs from asking for the first batch to the device-synchronized end of the last optimizer step. Validation,
-    sanity checks and checkpoints are not in it, wherever in the epoch they come. What other callbacks and the logging
-    cost between two batches is. Nothing of the training is changed, and nothing that fails here makes it fail.
+    sanity checks and checkpoints are not in it, wherever in the epoch they come. The work of other callbacks and of the
+    loggers between two batches is in it. LapTimer changes nothing in the training, and an error in it never fails the
+    training.
 
     Args:
         every: batches of a lap, for endless data and trainings that count steps; None: a lap is an epoch.
-        warmup_laps: laps that are trained and not counted; steps are taken apart in them.
+        warmup_laps: number of first laps that don't count; the phases of a step are measured in them.
         samples, tokens: from a batch to how many it holds, where that can't be seen from its tensors.
         config: what tells this run from others; None: what Hydra composed, else the hyperparameters of module and
             data module, and the settings of optimizer, data and Trainer.
@@ -128,9 +129,7 @@ class LapTimer(EitherCallback):
         if isinstance(trainer.train_dataloader, TimedLoader):
             self.guard.give_up("Laptime's own training is timed already. Remove the LapTimer")
             return
-        root = trainer.strategy.root_device
-        kind = root.type if root.type in ACCELERATORS else "cpu"
-        device = describe("auto", kind, root.index or 0)
+        device = describe_torch(trainer.strategy.root_device)
         rank = Rank(
             rank=trainer.global_rank, local_rank=trainer.local_rank, place=trainer.local_rank,
             world_size=trainer.world_size, threads=torch.get_num_threads(), node=trainer.node_rank,
@@ -138,11 +137,7 @@ class LapTimer(EitherCallback):
         )  # fmt: skip
         job = hydra_job() or self._job
         training = training_of(trainer, pl_module, self.settings, job)
-        try:
-            self.run = run = TimedRun("LapTimer", self.settings, training, device, rank, self.guard, job)
-        except MissingRanks as error:
-            self.guard.give_up(str(error))
-            return
+        self.run = run = TimedRun("LapTimer", self.settings, training, device, rank, self.guard, job)
         self._tell_of_bad_settings(trainer, run)
         run.warmup.is_compiled = lambda: is_compiled(pl_module)
         run.warmup.on_begin = lambda: self._want_phases(True)
@@ -161,20 +156,14 @@ class LapTimer(EitherCallback):
         self._watch_validation(loop.val_loop)
 
     def _tell_of_bad_settings(self, trainer: Any, run: TimedRun) -> None:
-        every, num_batches = self.settings.every, run.training.num_batches
         if not run.rank.is_first:
             return
-        if every is None and math.isinf(trainer.num_training_batches):
+        if self.settings.every is None and math.isinf(trainer.num_training_batches):
             log.warning(
                 "laptime: the length of the DataLoader isn't known, so an epoch may never end. Pass every=, the "
                 "batches of a lap, to LapTimer."
             )
-        if every is not None and num_batches is not None and every > num_batches:
-            log.warning(
-                "laptime: every=%d: the training has %d batches, so no lap will be whole. Pass at most half of that.",
-                every,
-                num_batches,
-            )
+        run.tell_of_every()
         if run.training.num_loaders > 1 and self.settings.samples is None:
             log.warning(
                 "laptime: %d DataLoaders: the samples of a batch are those of all of them, added up. "
@@ -331,7 +320,7 @@ class LapTimer(EitherCallback):
         written = run.write_lap(scores_of(trainer, self._has_validated))
         self._has_validated = False
         if written is not None and trainer.loggers:
-            run.guard.attempt("loggers", lambda: _tell(trainer, scalars_of(*written)))
+            run.guard.attempt("loggers", lambda: _tell(trainer, scalars_of(written[0], TAGS, written[1])))
 
     @guarded
     def _hear_apart(self) -> None:

@@ -9,10 +9,9 @@ import torch
 import torch.distributed as dist
 
 from laptime.hooks.identity import HydraJob, optimizer_settings, plain, structure_of
-from laptime.hooks.settings import Settings, Training
+from laptime.hooks.settings import Settings, Training, config_of, length_of
 from laptime.hooks.warmup import is_compiled
 from laptime.lap.recorder import Scores
-from laptime.record.epochs import Epoch
 
 # What people call these figures when they log them; the first that is there counts.
 _VAL_LOSS = ("val_loss", "val/loss", "valid_loss", "valid/loss", "validation_loss", "validation/loss")
@@ -27,7 +26,7 @@ _ONLY_SHOW = (
 )  # fmt: skip
 _COUNTERS = ("last_epoch", "num_bad_epochs", "best", "cooldown_counter")
 # What each figure of a lap is called in the loggers.
-_TAGS = {
+TAGS = {
     "time/lap_s": "epoch_time_s",
     "time/apart_s": "apart_s",
     "time/data_wait_s": "data_wait_s",
@@ -51,17 +50,11 @@ def training_of(trainer: Any, module: Any, settings: Settings, job: HydraJob | N
     flattened = [] if loaders is None else list(loaders.flattened)
     dataset = getattr(flattened[0], "dataset", None) if flattened else None
     data = trainer.datamodule if trainer.datamodule is not None else dataset
-    if settings.config is not None:
-        config = plain(settings.config)
-    elif job is not None and job.config is not None:
-        config = job.settings
-    else:
-        config = _found_config(trainer, module, flattened)
     return Training(
         model=settings.name or type(module).__name__.lower(),
         dataset=settings.dataset or type(data).__name__.lower(),
         num_parameters=_num_parameters(module),
-        num_train=_length(dataset),
+        num_train=length_of(dataset),
         precision=str(trainer.precision),
         batches_per_step=per_step,
         num_batches=_num_batches(trainer, per_step),
@@ -69,7 +62,7 @@ def training_of(trainer: Any, module: Any, settings: Settings, job: HydraJob | N
         backend=dist.get_backend() if trainer.world_size > 1 and dist.is_initialized() else None,
         strategy=type(trainer.strategy).__name__,
         strategy_settings=_strategy_settings(trainer),
-        config=config,
+        config=config_of(settings, job, lambda: _found_config(trainer, module, flattened)),
         seed=_seed(settings, job is not None and "seed" in (job.config or {}), job.seed if job is not None else None),
         classes=("__main__.script", _class_of(module)),
         num_loaders=max(1, len(flattened)),
@@ -124,7 +117,7 @@ def _loader_settings(loader: Any) -> dict[str, Any]:
     names = ("batch_size", "drop_last", "num_workers", "persistent_workers", "prefetch_factor", "pin_memory")
     return {
         "dataset": _class_of(dataset),
-        "num_train": _length(dataset),
+        "num_train": length_of(dataset),
         "sampler": type(getattr(loader, "sampler", None)).__name__,
         **{name: plain(getattr(loader, name, None)) for name in names},
     }
@@ -150,13 +143,6 @@ def _num_parameters(module: Any) -> int | None:
     try:
         return int(sum(parameter.numel() for parameter in module.parameters()))
     except (ValueError, RuntimeError):
-        return None
-
-
-def _length(sized: Any) -> int | None:
-    try:
-        return len(sized)
-    except (TypeError, NotImplementedError):
         return None
 
 
@@ -216,7 +202,7 @@ def num_test_of(trainer: Any) -> int:
     """Samples of the test; 0: not known."""
     loaders = trainer.test_dataloaders
     loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
-    return sum(_length(getattr(each, "dataset", None)) or 0 for each in loaders)
+    return sum(length_of(getattr(each, "dataset", None)) or 0 for each in loaders)
 
 
 def _values(trainer: Any) -> dict[str, float]:
@@ -226,12 +212,6 @@ def _values(trainer: Any) -> dict[str, float]:
 def _first(values: Mapping[str, float], names: tuple[str, ...]) -> float | None:
     value = next((values[name] for name in names if name in values), None)
     return value if value is not None and math.isfinite(value) else None
-
-
-def scalars_of(lap: Epoch, joules: float | None) -> dict[str, float]:
-    """What loggers are told of a lap, by tag."""
-    scalars = {tag: float(value) for tag, name in _TAGS.items() if (value := getattr(lap, name)) is not None}
-    return scalars if joules is None else scalars | {"energy/joules": joules}
 
 
 def stop_reason_of(trainer: Any) -> str:

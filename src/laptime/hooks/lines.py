@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from laptime.record.epochs import Epoch
@@ -79,6 +78,3 @@ def to_stderr(line: str) -> None:
             tqdm.tqdm.write(f"laptime: {line}", file=sys.stderr)
         elif sys.stderr is not None:
             print(f"laptime: {line}", file=sys.stderr, flush=True)
-
-
-Show = Callable[[str], None]

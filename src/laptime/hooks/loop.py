@@ -15,10 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from laptime.hooks.ending import is_interactive, last_error, status_of
 from laptime.hooks.guard import Guard, guarded, log
-from laptime.hooks.identity import hydra_job, plain, structure_of
+from laptime.hooks.identity import hydra_job, structure_of
 from laptime.hooks.model_hooks import ModelHooks
-from laptime.hooks.ranks import MissingRanks, rank_of_process_group
-from laptime.hooks.settings import Settings, Training
+from laptime.hooks.ranks import rank_of_process_group
+from laptime.hooks.settings import Settings, Training, config_of, length_of
 from laptime.hooks.timed_run import TimedRun
 from laptime.hooks.warmup import compiled_anything, is_compiled
 from laptime.lap.recorder import Scores
@@ -228,14 +228,11 @@ class Laps:
     def _start(self) -> TimedRun:
         job, rank = hydra_job(), rank_of_process_group()
         model, data = self.model, getattr(self.loader, "dataset", self.loader)
-        if self.settings.config is not None:
-            config = plain(self.settings.config)
-        else:
-            config = {} if job is None else job.settings
-            if not config and rank.is_first:
-                log.warning(
-                    "laptime: runs of this loop can't be told from each other. Pass config=, the settings of the run."
-                )
+        config = config_of(self.settings, job, dict)
+        if not config and self.settings.config is None and rank.is_first:
+            log.warning(
+                "laptime: runs of this loop can't be told from each other. Pass config=, the settings of the run."
+            )
         kind = self.device or (next((p.device.type for p in model.parameters()), None) if model is not None else None)
         device = describe("auto", kind or available_accelerator() or "cpu", rank.local_rank)
         seed = self.settings.seed if self.settings.seed is not None else None if job is None else job.seed
@@ -244,11 +241,11 @@ class Laps:
             model=self.settings.name or (type(network).__name__.lower() if network is not None else "loop"),
             dataset=self.settings.dataset or (type(data).__name__.lower() if data is not None else "data"),
             num_parameters=None if network is None else sum(each.numel() for each in network.parameters()),
-            num_train=_length(data),
+            num_train=length_of(data),
             precision=self.precision,
             batches_per_step=self.batches_per_step,
             num_batches=self.total,
-            num_epochs=None if not self.total or not (length := _length(self.loader)) else -(-self.total // length),
+            num_epochs=None if not self.total or not (length := length_of(self.loader)) else -(-self.total // length),
             is_compiled=model is not None and is_compiled(model),
             backend=dist.get_backend() if rank.world_size > 1 else None,
             strategy="ddp" if rank.world_size > 1 else "single",
@@ -265,13 +262,7 @@ class Laps:
             run.warmup.ddp = model
         if model is not None:
             self._hooks = ModelHooks(model, run)
-        every, total = self.settings.every, self.total
-        if every is not None and total is not None and every > total and rank.is_first:
-            log.warning(
-                "laptime: every=%d: the training has %d batches, so no lap will be whole. Pass at most half of that.",
-                every,
-                total,
-            )
+        run.tell_of_every()
         atexit.register(self._at_exit)
         return run
 
@@ -280,11 +271,7 @@ class Laps:
         if self._is_closed:
             self.guard.give_up("these laps are closed, so this pass isn't timed. Make new ones")
             return
-        try:
-            run = self._started()
-        except MissingRanks as error:
-            self.guard.give_up(str(error))
-            return
+        run = self._started()
         self._tell_of_left()
         if run.clock.is_running:  # a lap of batches goes on
             run.resume()
@@ -387,10 +374,3 @@ def laps(loader: Iterable[Any], **settings: Any) -> Laps:
         settings: as for Laps.
     """
     return Laps(loader, **settings)
-
-
-def _length(sized: Any) -> int | None:
-    try:
-        return len(sized)
-    except (TypeError, NotImplementedError):
-        return None

@@ -5,6 +5,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
+from laptime.hooks.fill_in import of_mean_batch
 from laptime.lap.quality import assess
 from laptime.machine.counters import between, read
 from laptime.machine.device import usable_cores
@@ -49,7 +50,7 @@ def measure_peak(run: "TimedRun", optimizer_bytes: int) -> None:
     batches_per_s = None if timing.batches_per_s is None else timing.batches_per_s * rank.world_size
     flops = None if None in flops_of else statistics.fmean(flops_of)
     if flops is not None and None not in samples_of and timing.samples_per_s and batches_per_s:
-        flops *= timing.samples_per_s / batches_per_s / statistics.fmean(samples_of)  # of a batch of mean size
+        flops = of_mean_batch(flops / statistics.fmean(samples_of), timing, rank.world_size)
     record.peak = limit(
         None if flops is None else round(flops),
         batches_per_s,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from laptime.hooks.guard import CantTime
 from laptime.ranks.rank import Rank
 
 # Ranks end a lap together; the first one may save a checkpoint meanwhile.
@@ -21,7 +22,7 @@ _TIMEOUT_S = 60.0
 _num_groups = 0
 
 
-class MissingRanks(Exception):
+class MissingRanks(CantTime):
     """Some ranks said nothing."""
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from laptime.hooks.guard import Guard
+from laptime.hooks.identity import HydraJob, plain
 
 Timer = Literal["LapTimer", "laps", "transformers"]
 
@@ -70,6 +71,22 @@ def sendable(settings: Settings, guard: Guard) -> Settings:
             left_out[key] = None
             guard.leave_out(key, f"{key}= can't be sent to a spawned process. Define it as a function in a module")
     return replace(settings, **left_out) if left_out else settings  # type: ignore[arg-type]
+
+
+def config_of(settings: Settings, job: HydraJob | None, found: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What tells a run from others: what the user gave, else what Hydra composed, else what can be found."""
+    if settings.config is not None:
+        config: dict[str, Any] = plain(settings.config)
+        return config
+    return job.settings if job is not None and job.config is not None else found()
+
+
+def length_of(sized: Any) -> int | None:
+    """None: it has no length, or doesn't know it."""
+    try:
+        return len(sized)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def is_whole(number: Any) -> bool:

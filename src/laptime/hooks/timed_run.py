@@ -21,7 +21,7 @@ from laptime.hooks.identity import HydraJob
 from laptime.hooks.lines import lap_line, summary_lines, to_stderr
 from laptime.hooks.new_record import new_record, reserve
 from laptime.hooks.peak import measure_peak
-from laptime.hooks.ranks import MissingRanks, RankGroup
+from laptime.hooks.ranks import RankGroup
 from laptime.hooks.settings import Settings, Timer, Training
 from laptime.hooks.warmup import WarmupSteps
 from laptime.lap.clock import Lap, LapClock
@@ -79,20 +79,18 @@ class TimedRun:
         guard: Guard,
         job: HydraJob | None = None,
     ) -> None:
-        self.job = job
         self.settings = settings
         self.training = training
         self.device = device
         self.rank = rank
         self.guard = guard
-        self.show = to_stderr
         self.ranks = RankGroup(rank)
         energy = guard.attempt("resources.energy_joules", lambda: EnergyMeter(device)) if rank.local_rank == 0 else None
         self.clock = LapClock(device, energy, resets_peak=False)
         self.run_dir: Path | None = None
         self.record: RunRecord | None = None
         if rank.is_first:
-            self.run_dir = self._reserved()
+            self.run_dir = self._reserved(job)
             self.record = new_record(timer, settings, training, device, rank, self.run_dir)
         self.recorder = LapRecorder(self.run_dir, rank)
         self.counter = BatchCounter(settings, guard, training.num_loaders > 1)
@@ -103,7 +101,6 @@ class TimedRun:
         self.warmup = WarmupSteps(device, settings, training, guard, has_laps=warmup_laps > 0)
         self.num_laps = 0
         self.first_lap = 0
-        self.metrics: dict[str, float] = {}
         self._num_warm = 0
         self._num_pauses = 0
         self._is_over = False
@@ -117,12 +114,22 @@ class TimedRun:
         guard.on_give_up = self.abandon
         self._write()
 
-    def _reserved(self) -> Path | None:
+    def _reserved(self, job: HydraJob | None) -> Path | None:
         try:
-            return reserve(self.settings, self.job)
+            return reserve(self.settings, job)
         except (UserError, OSError) as error:
             self.guard.leave_out("run.json", str(error))
             return None
+
+    def tell_of_every(self) -> None:
+        """Warn where no lap of so many batches will be whole."""
+        every, num_batches = self.settings.every, self.training.num_batches
+        if self.rank.is_first and every is not None and num_batches is not None and every > num_batches:
+            log.warning(
+                "laptime: every=%d: the training has %d batches, so no lap will be whole. Pass at most half of that.",
+                every,
+                num_batches,
+            )
 
     # Laps.
 
@@ -227,6 +234,9 @@ class TimedRun:
         Returns:
             On the first rank, the lap of all ranks, and its joules where they were measured; None: there is none, or
             it couldn't be written.
+
+        Raises:
+            MissingRanks: on the first rank, as `RankGroup.collect` says.
         """
         if self._pending is None:
             return None
@@ -246,11 +256,7 @@ class TimedRun:
             reason = "what ranks wait for each other is known where torch's DistributedDataParallel is seen"
             self.guard.leave_out("communication", reason, warns=False)
         share = self.recorder.share(lap, scores)
-        try:
-            shares = self.ranks.collect(f"lap {self.num_laps}", (share, os.getpid()))
-        except MissingRanks as error:
-            self.guard.give_up(str(error))
-            return None
+        shares = self.ranks.collect(f"lap {self.num_laps}", (share, os.getpid()))
         try:
             epoch = self.recorder.add(lap, [each for each, _ in shares])
         except OSError as error:  # a full disk, a directory that is gone
@@ -261,7 +267,7 @@ class TimedRun:
             return None
         known(self.record.strategy).rank_pids = [pid for _, pid in shares]
         note = "partial, not counted" if self._is_partial else "warm-up, not counted" if lap.is_warmup else ""
-        self.show(lap_line(epoch, self._laps_in_all, self._left_s(), note))
+        to_stderr(lap_line(epoch, self._laps_in_all, self._left_s(), note))
         if time.monotonic() >= self._note_again_at:
             self._note()
         return epoch, self.recorder.joules([each for each, _ in shares])
@@ -354,7 +360,7 @@ class TimedRun:
         record.end_attempt(status, error)
         self._write()
         for line in summary_lines(record, self.run_dir if "run.json" not in self.guard.missing else None):
-            self.show(line)
+            to_stderr(line)
         if self.run_dir is not None:
             give_back(self.run_dir)
         if status == "completed" and record.seed is None and record.timing.epoch_time_s is not None:

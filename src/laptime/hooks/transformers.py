@@ -13,13 +13,13 @@ from laptime.hooks.ending import last_error
 from laptime.hooks.guard import Guard, guarded, log
 from laptime.hooks.identity import hydra_job
 from laptime.hooks.model_hooks import ModelHooks
-from laptime.hooks.ranks import MissingRanks, rank_of_process_group
+from laptime.hooks.ranks import rank_of_process_group
 from laptime.hooks.settings import Settings
 from laptime.hooks.timed_run import TimedRun
 from laptime.hooks.trainer_steps import TrainerSteps
 from laptime.hooks.transformers_facts import batch_size_of, has_length, recomputes, trainer_of, training_of
 from laptime.lap.recorder import Scores
-from laptime.machine.device import ACCELERATORS, describe
+from laptime.machine.device import describe_torch
 from laptime.measure.limit import bytes_moved
 
 require("transformers")
@@ -113,17 +113,13 @@ class LapTimerCallback(TrainerCallback):
         if self.run is not None:
             self.guard = Guard()
             self.run = self._steps = None
-        kind = args.device.type if args.device.type in ACCELERATORS else "cpu"
         rank, job, trainer = rank_of_process_group(), hydra_job(), trainer_of(state)
         training = training_of(args, state, model, loader, self.settings, job)
-        device = describe("auto", kind, args.device.index or 0)
+        device = describe_torch(args.device)
         counts_flops, batch_size = self.settings.flops is True, batch_size_of(args, state)
-        try:  # FLOPs are counted here, within the training steps alone
-            settings = replace(self.settings, flops=False) if counts_flops else self.settings
-            run = TimedRun("transformers", settings, training, device, rank, self.guard, job)
-        except MissingRanks as error:
-            self.guard.give_up(str(error))
-            return
+        # FLOPs are counted here, within the training steps alone.
+        settings = replace(self.settings, flops=False) if counts_flops else self.settings
+        run = TimedRun("transformers", settings, training, device, rank, self.guard, job)
         self.run, self._state = run, state
         self._model, self._optimizer = weakref.ref(model), optimizer
         self._metrics, self._ends_pause, self._hooks = {}, "", None

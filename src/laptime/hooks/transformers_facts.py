@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from laptime.hooks.identity import HydraJob, plain
-from laptime.hooks.settings import Settings, Training
+from laptime.hooks.settings import Settings, Training, config_of, length_of
 
 # Of TrainingArguments: what can change the result or its timing. The names of those that a version lacks do no harm.
 _SETTINGS = (
@@ -46,10 +46,7 @@ def trainer_of(state: Any) -> Any:
 
 def has_length(loader: Any) -> bool:
     """Whether the Trainer knows the number of batches of an epoch."""
-    try:
-        return len(loader) > 0
-    except (TypeError, NotImplementedError):
-        return False
+    return bool(length_of(loader))
 
 
 def batch_size_of(args: Any, state: Any) -> int:
@@ -79,18 +76,6 @@ def training_of(
     """
     distributed = dist.is_available() and dist.is_initialized()
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    if settings.config is not None:
-        config = plain(settings.config)
-    elif job is not None and job.config is not None:
-        config = job.settings
-    else:
-        values = args.to_dict() | {"per_device_train_batch_size": batch_size_of(args, state)}
-        described: dict[str, Any] = getattr(getattr(model, "config", None), "to_diff_dict", dict)()
-        config = {
-            "training": plain({name: values[name] for name in _SETTINGS if name in values}),
-            "model": plain({name: each for name, each in described.items() if name not in _NO_MODEL_SETTINGS})
-            | {"num_parameters": num_parameters, "dtype": str(getattr(model, "dtype", None))},
-        }
     whole = {torch.bfloat16: "bf16-true", torch.float16: "16-true", torch.float64: "64-true"}
     mixed = "bf16-mixed" if args.bf16 else "16-mixed" if args.fp16 else None
     data: Any = getattr(loader, "dataset", None)
@@ -98,15 +83,26 @@ def training_of(
         model=settings.name or type(model).__name__.lower(),
         dataset=settings.dataset or type(data).__name__.lower(),
         num_parameters=num_parameters,
-        num_train=len(data) if hasattr(data, "__len__") else None,
+        num_train=length_of(data),
         precision=mixed or whole.get(getattr(model, "dtype", None), "32-true"),  # type: ignore[arg-type]
         batches_per_step=1,  # a batch is all that an optimizer step takes
         num_batches=state.max_steps - state.global_step if state.max_steps > 0 else None,
         num_epochs=int(args.num_train_epochs) if args.max_steps <= 0 and args.num_train_epochs % 1 == 0 else None,
         backend=dist.get_backend() if distributed and dist.get_world_size() > 1 else None,
         strategy="ddp" if distributed else "single",
-        config=config,
+        config=config_of(settings, job, lambda: _found_config(args, state, model, num_parameters)),
         seed=args.seed if settings.seed is None else settings.seed,
         classes=("__main__.script", f"{type(model).__module__}.Model"),
         has_workers=args.dataloader_num_workers > 0,
     )
+
+
+def _found_config(args: Any, state: Any, model: torch.nn.Module, num_parameters: int) -> dict[str, Any]:
+    """The TrainingArguments that matter, and the model's configuration."""
+    values = args.to_dict() | {"per_device_train_batch_size": batch_size_of(args, state)}
+    described: dict[str, Any] = getattr(getattr(model, "config", None), "to_diff_dict", dict)()
+    return {
+        "training": plain({name: values[name] for name in _SETTINGS if name in values}),
+        "model": plain({name: each for name, each in described.items() if name not in _NO_MODEL_SETTINGS})
+        | {"num_parameters": num_parameters, "dtype": str(getattr(model, "dtype", None))},
+    }

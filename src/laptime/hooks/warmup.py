@@ -12,7 +12,7 @@ from laptime.hooks.settings import Settings, Training
 from laptime.lap.flops import FlopCounter
 from laptime.lap.phases import PhaseClock, percentiles, typical, without_waiting
 from laptime.machine.device import Device
-from laptime.ranks.comm_hooks import comm_times
+from laptime.ranks.comm_hooks import bucket_bytes, comm_times, exposed_s
 from laptime.record import schema
 from laptime.record.run_record import RunRecord
 
@@ -136,8 +136,7 @@ class WarmupSteps:
         self._num_in_step = 0
         self.phases.end_step()
         if self.ddp is not None:
-            times = comm_times(self.ddp)
-            self._waited_s.append(max(0.0, times["comm"] - times["overlap"]))
+            self._waited_s.append(exposed_s(comm_times(self.ddp)))
         num = len(self.phases.steps)
         if num >= _MOST_STEPS or (num >= _FEWEST_STEPS and time.perf_counter() > self._until):
             self.end()
@@ -183,20 +182,16 @@ class WarmupSteps:
             num_steps=len(totals),
         )
         if self.ddp is not None:
-            record.communication = self._communication(self.ddp, step_s, seconds["communication"], len(totals))
-
-    def _communication(self, ddp: DistributedDataParallel, step_s: float, exposed_s: float, num: int) -> Any:
-        logged = ddp._get_ddp_logging_data()
-        sizes = [int(size) for size in str(logged.get("rebuilt_bucket_sizes") or logged["bucket_sizes"]).split(",")]
-        return schema.Communication(
-            num_all_reduces_per_step=len(sizes),
-            bytes_per_step=sum(sizes),
-            step_s=step_s,
-            compute_s=step_s - exposed_s,
-            exposed_s=exposed_s,
-            share=exposed_s / step_s,
-            num_steps=num,
-        )
+            sizes, waited_s = bucket_bytes(self.ddp), seconds["communication"]
+            record.communication = schema.Communication(
+                num_all_reduces_per_step=len(sizes),
+                bytes_per_step=sum(sizes),
+                step_s=step_s,
+                compute_s=step_s - waited_s,
+                exposed_s=waited_s,
+                share=waited_s / step_s,
+                num_steps=len(totals),
+            )
 
 
 def compiled_anything() -> bool:

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 
 from laptime.lap.epoch_sums import Means, Sums
 from laptime.lap.epoch_timer import EpochTimer
-from laptime.lap.recorder import LapRecorder, Scores
+from laptime.lap.recorder import LapRecorder, Scores, scalars_of
 from laptime.record.epochs import Epoch
 
 log = logging.getLogger(__name__)
@@ -78,18 +78,12 @@ class EpochRecorder(Callback):
         epoch = self.laps.add(lap, shares)
         if not self.rank.is_first:
             return
-        scalars = scalars_of(epoch, self.laps.joules(shares))
+        scalars = scalars_of(epoch, TAGS, self.laps.joules(shares))
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=lap.number)
             logger.save()  # what is only kept in memory would be lost with this process
         log.info("%s", one_line(epoch, trainer.max_epochs or 0))
         self.on_epoch()
-
-
-def scalars_of(epoch: Epoch, joules: float | None) -> dict[str, float]:
-    """What loggers are told of an epoch, by tag."""
-    scalars = {tag: value for tag, name in TAGS.items() if (value := getattr(epoch, name)) is not None}
-    return scalars if joules is None else scalars | {"energy/joules": joules}
 
 
 def one_line(epoch: Epoch, num_epochs: int) -> str:

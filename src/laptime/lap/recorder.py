@@ -2,7 +2,7 @@
 
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,6 +31,17 @@ class Scores:
     val_loss: float | None = None
     val_accuracy: float | None = None
     lr: float | None = None
+
+
+def scalars_of(epoch: Epoch, tags: Mapping[str, str], joules: float | None) -> dict[str, float]:
+    """What loggers are told of a lap, by tag.
+
+    Args:
+        tags: the names of a lap's figures, by tag; one that is None is left out.
+        joules: of the lap; None: not measured.
+    """
+    scalars = {tag: value for tag, name in tags.items() if (value := getattr(epoch, name)) is not None}
+    return scalars if joules is None else scalars | {"energy/joules": joules}
 
 
 @dataclass(frozen=True)
@@ -159,7 +170,8 @@ class LapRecorder:
             warmup_epochs: laps that will be left out, as long as there is none.
             num_steps: optimizer steps of a lap, where no counted one has told; None: not known.
         """
-        epochs, counted, timing = self.epochs, self.counted, record.timing
+        epochs, timing = self.epochs, record.timing
+        counted = [epoch for epoch in epochs if not epoch.is_warmup]
         timing.warmup_epochs = len(epochs) - len(counted) if epochs else warmup_epochs
         if counted:
             timing.epoch_time_s = statistics.median(epoch.epoch_time_s for epoch in counted)
@@ -184,7 +196,8 @@ class LapRecorder:
 
     def note_resources(self, record: RunRecord, energy: EnergyMeter | None) -> None:
         """Memory, CPU and energy, as far as the first rank knows them while it trains."""
-        epochs, counted, resources = self.epochs, self.counted, record.resources
+        epochs, resources = self.epochs, record.resources
+        counted = [epoch for epoch in epochs if not epoch.is_warmup]
         device_memory = [epoch.device_memory_bytes for epoch in epochs if epoch.device_memory_bytes is not None]
         joules = statistics.median(self.energy_joules) if self.energy_joules else None
         resources.peak_rss_bytes = max((epoch.rss_bytes for epoch in epochs), default=None)

@@ -136,6 +136,11 @@ def describe(requested: str, used: str, index: int = 0) -> Device:
     return Device(requested, used, properties.name, count, properties.total_memory, index)
 
 
+def describe_torch(device: torch.device) -> Device:
+    """What torch calls a device; one of a kind that Laptime doesn't know counts as the CPU."""
+    return describe("auto", device.type if device.type in ACCELERATORS else "cpu", device.index or 0)
+
+
 def mps_fallback() -> bool:
     """Whether torch runs operators that MPS lacks on the CPU, silently slower (PYTORCH_ENABLE_MPS_FALLBACK)."""
     return os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") not in ("", "0")

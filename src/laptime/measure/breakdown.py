@@ -9,7 +9,7 @@ and all-reduces of the same size with nothing around them.
 import logging
 import statistics
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from laptime.lap.phases import StepClock, ignore_part, percentiles, typical
 from laptime.lap.timed_loader import Batch, Pipeline
 from laptime.machine.device import Device
 from laptime.ranks.comm_hooks import AllReduce, bare_all_reduce, comm_times, watching_all_reduces
+from laptime.ranks.comm_hooks import exposed_s as waiting_s
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.record import schema
@@ -79,10 +80,6 @@ class _Seconds:
             return values[number * size : (number + 1) * size]
 
         return [_Seconds(*(part(each, number) for each in vars(self).values())) for number in range(num_rounds)]
-
-
-def _exposed_s(times: Mapping[str, float]) -> float:
-    return max(0.0, times["comm"] - times["overlap"])
 
 
 def _for_ever(pipeline: Pipeline) -> Generator[tuple[list[Batch], bool], None, None]:
@@ -155,7 +152,7 @@ class Breakdown:
             and the batches of the last list.
         """
         ddp = module.stepper.ddp
-        exposed_s = None if ddp is None else lambda: _exposed_s(comm_times(ddp))
+        exposed_s = None if ddp is None else lambda: waiting_s(comm_times(ddp))
         clock = StepClock(self.device, exposed_s, waits_in="backward" if module.stepper.shared is None else "optimizer")
         executions = _for_ever(pipeline)
         # A permutation is drawn with an epoch's first list, and workers have nothing ready: told apart from the others,
@@ -272,10 +269,10 @@ class Breakdown:
         own_pace = [each["no_sync_step"] for each in ranks]
         straggling = max(own_pace) / middle["no_sync_step"] - 1 if len(ranks) > 1 else None
         self.contention = schema.Contention(no_sync_step_s=middle["no_sync_step"], straggling=straggling)
-        exposed_s = _exposed_s(middle)
+        exposed_s = waiting_s(middle)
         share = exposed_s / middle["step"]
         rounds = [each.medians() for each in seconds.by_round(self._block_steps)]
-        of_ranks = self.rank.gather([_exposed_s(each) / each["step"] for each in rounds])
+        of_ranks = self.rank.gather([waiting_s(each) / each["step"] for each in rounds])
         shares = [share, *(statistics.median(values) for values in zip(*of_ranks, strict=True))]
         self.communication = schema.Communication(
             num_all_reduces_per_step=len(sent),

@@ -1,6 +1,6 @@
 """How gradients travel between the ranks: DDP's communication hooks, and what they send."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,6 +58,18 @@ def comm_times(ddp: DistributedDataParallel) -> dict[str, float]:
     return {name: clocks.get(key, 0) / 1e9 for name, key in names.items()}
 
 
+def exposed_s(times: Mapping[str, float]) -> float:
+    """Of `comm_times`, the seconds in which nothing but communication happened."""
+    return max(0.0, times["comm"] - times["overlap"])
+
+
+def bucket_bytes(ddp: DistributedDataParallel) -> list[int]:
+    """The sizes of DDP's buckets, each of which is one all-reduce of a step."""
+    logged = ddp._get_ddp_logging_data()
+    sizes = str(logged.get("rebuilt_bucket_sizes") or logged["bucket_sizes"])  # "1052672, 1090600"
+    return [int(size) for size in sizes.split(",")]
+
+
 def bare_all_reduce(ddp: DistributedDataParallel, sent: list[AllReduce], device: torch.device) -> Callable[[], None]:
     """What sends as much as one step does, with nothing around it, the way that this DDP's gradients go.
 
@@ -102,6 +114,4 @@ def watching_all_reduces(ddp: DistributedDataParallel) -> Iterator[list[AllReduc
         dist.all_reduce = real
     if not sent:
         dtype = next(parameter.dtype for parameter in ddp.parameters() if parameter.requires_grad)
-        logged = ddp._get_ddp_logging_data()
-        sizes = str(logged.get("rebuilt_bucket_sizes") or logged["bucket_sizes"])  # bytes: "1052672, 1090600"
-        sent += [(-(-int(size) // dtype.itemsize), dtype) for size in sizes.split(",")]
+        sent += [(-(-num_bytes // dtype.itemsize), dtype) for num_bytes in bucket_bytes(ddp)]
