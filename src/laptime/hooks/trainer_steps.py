@@ -20,8 +20,6 @@ from laptime.record.schema import RunError
 
 # What the training loop itself calls: an error that leaves one of them ends the training.
 _METHODS = ("get_batch_samples", "training_step")
-# FLOPs are counted in the second optimizer step: in the first one, torch makes buffers and chooses algorithms.
-_COUNTED_STEP = 1
 
 
 class TrainerSteps:
@@ -33,24 +31,19 @@ class TrainerSteps:
         run: of this training.
         trainer: gets instance attributes in front of its methods; None: it was not found.
         hooks: on the model, removed with them; None: there are none.
-        counts_flops: whether to count FLOPs in a step of the warm-up lap.
         batch_size: of a micro-batch on this rank.
 
     Attributes:
         is_open: whether the training is being timed.
     """
 
-    def __init__(
-        self, run: TimedRun, trainer: Any, hooks: ModelHooks | None, counts_flops: bool, batch_size: int
-    ) -> None:
+    def __init__(self, run: TimedRun, trainer: Any, hooks: ModelHooks | None, batch_size: int) -> None:
         self.run = run
         self.guard = run.guard
         self.is_open = True
         self._hooks = hooks
         self._batch_size = batch_size
-        self._wants_flops = counts_flops
         self._flops: FlopCounter | None = None
-        self._num_steps = 0
         self._has_rows = False
         self._samples: int | None = 0
         self._tokens: int | Tensor | None = 0
@@ -139,34 +132,13 @@ class TrainerSteps:
     def begin_step(self) -> None:
         """An optimizer step begins."""
         self._samples = self._tokens = 0
-        self._flops = None
-        if self._wants_flops and self.run.is_warmup and self._num_steps == _COUNTED_STEP:
-            self._wants_flops = False
-            if self.run.warmup.is_compiled():
-                self._leave_out_flops("the model is compiled")
-            else:
-                self._flops = FlopCounter()
+        self._flops = self.run.warmup.flop_counter() if self.run.is_warmup else None
 
     def end_step(self) -> tuple[int | None, Any]:
         """It has been taken; returns its samples and tokens on this rank, None where they can't be told."""
-        self._num_steps += 1
         if self._flops is not None:
-            counter, self._flops = self._flops, None
-            if counter.unknown:
-                self._leave_out_flops(f"no formula for {', '.join(sorted(counter.unknown))}")
-            elif not counter.total:
-                self._leave_out_flops("no product was computed in this thread")
-            else:
-                self.run.warmup.flops_per_batch, self.run.warmup.flops_samples = counter.total, self._samples
+            self.run.warmup.note_flops(self._flops, self._samples)
         return self._samples, self._tokens
-
-    def end_warmup(self) -> None:
-        """The training is over, and with it what could be counted."""
-        if self._wants_flops:
-            self._leave_out_flops("the warm-up lap has fewer than 2 steps")
-
-    def _leave_out_flops(self, reason: str) -> None:
-        self.guard.leave_out("model.flops_per_batch", f"{reason}. Pass flops=", warns=False)
 
     @guarded
     def _count(self, _model: Any, inputs: Any, *_: Any, **__: Any) -> None:

@@ -3,7 +3,6 @@
 import os
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -116,41 +115,28 @@ class LapTimerCallback(TrainerCallback):
         rank, job, trainer = rank_of_process_group(), hydra_job(), trainer_of(state)
         training = training_of(args, state, model, loader, self.settings, job)
         device = describe_torch(args.device)
-        counts_flops, batch_size = self.settings.flops is True, batch_size_of(args, state)
-        # FLOPs are counted here, within the training steps alone.
-        settings = replace(self.settings, flops=False) if counts_flops else self.settings
-        run = TimedRun("transformers", settings, training, device, rank, self.guard, job)
+        batch_size = batch_size_of(args, state)
+        run = TimedRun("transformers", self.settings, training, device, rank, self.guard, job)
         self.run, self._state = run, state
         self._model, self._optimizer = weakref.ref(model), optimizer
         self._metrics, self._ends_pause, self._hooks = {}, "", None
-        if counts_flops:
-            counts_flops = self._can_count_flops(run, trainer is not None, recomputes(args, model))
+        if self.settings.flops is True and recomputes(args, model):
+            run.warmup.leave_out_flops("recomputation by gradient checkpointing would be counted")
         if trainer is None:
+            if self.settings.flops is True:
+                run.warmup.leave_out_flops("it is counted where a transformers.Trainer calls this callback")
             reason = "batches are seen where a transformers.Trainer calls this callback"
             self.guard.leave_out("timing.tokens_per_s", reason, warns=False)
         if args.torch_compile:  # a hook would be compiled with the model
             self.guard.leave_out("breakdown", "the model is compiled, and hooks would change it", warns=False)
         else:
             self._hooks = ModelHooks(model, run)
-        self._steps = TrainerSteps(run, trainer, self._hooks, counts_flops, batch_size)
+        self._steps = TrainerSteps(run, trainer, self._hooks, batch_size)
         self._finalizer = weakref.finalize(self, _forgotten, self._steps, os.getpid(), id(last_error()))
         _timing.add(self)
         self._per_step = batch_size * args.gradient_accumulation_steps
         self._num_in_epoch = self._left_of_epoch = -(-(training.num_train or 10**18) // rank.world_size)
         self._plan_laps(args, state, run, loader)
-
-    def _can_count_flops(self, run: TimedRun, has_trainer: bool, does_recompute: bool) -> bool:
-        self.guard.missing.pop("model.flops_per_batch", None)
-        if run.warmup_laps == 0:
-            reason = "there is no warm-up lap to count it in"
-        elif not has_trainer:
-            reason = "it is counted where a transformers.Trainer calls this callback. Pass flops="
-        elif does_recompute:
-            reason = "recomputation by gradient checkpointing would be counted. Pass flops="
-        else:
-            return True
-        self.guard.leave_out("model.flops_per_batch", reason, warns=False)
-        return False
 
     def _plan_laps(self, args: Any, state: Any, run: TimedRun, loader: Any) -> None:
         every, num_steps, epoch = self.settings.every, run.training.num_batches, state.epoch or 0
@@ -183,7 +169,6 @@ class LapTimerCallback(TrainerCallback):
         self._has_completed = True
         _timing.discard(self)
         self._finalizer.detach()
-        steps.end_warmup()
         steps.close()
         if not run.num_laps and not self._has_length and self.settings.every is None:
             self.guard.leave_out("timing", "no epoch ended before max_steps. Pass every=", warns=False)
@@ -226,8 +211,7 @@ class LapTimerCallback(TrainerCallback):
         if self._hooks is not None:
             self._hooks.mark("data")
         if self._steps is not None:
-            self._steps.begin_step()
-        run.batch_begins()
+            self._steps.begin_step()  # its FLOPs are counted within its calls of training_step alone
 
     @guarded
     def on_substep_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:

@@ -74,14 +74,40 @@ class WarmupSteps:
             reason = "there is no warm-up lap to take it from" if settings.breakdown else "breakdown=False"
             guard.leave_out("breakdown", reason, warns=False)
 
+    def flop_counter(self) -> FlopCounter | None:
+        """What the batch of the warm-up lap that begins is to be trained in, so that its FLOPs are counted; None: they
+        aren't counted in this one."""
+        if not self._wants_flops or self._num_batches != _NUM_SETTLING - 1:
+            return None
+        self._wants_flops = False
+        if self.is_compiled():
+            self.leave_out_flops("the model is compiled")
+            return None
+        return FlopCounter()
+
+    def note_flops(self, counter: FlopCounter, samples: int | None) -> None:
+        """A batch has been trained on within a counter.
+
+        Args:
+            samples: that it holds; None: not known.
+        """
+        if counter.unknown:
+            self.leave_out_flops(f"no formula for {', '.join(sorted(counter.unknown))}")
+        elif not counter.total:
+            self.leave_out_flops("no product was computed in this thread")
+        else:
+            self.flops_per_batch, self.flops_samples = counter.total, samples
+
+    def leave_out_flops(self, reason: str) -> None:
+        """Don't count FLOPs."""
+        self._wants_flops = False
+        self.guard.leave_out("model.flops_per_batch", f"{reason}. Pass flops=", warns=False)
+
     def batch_begins(self) -> None:
         """A batch of the warm-up lap is about to be trained on."""
-        if self._wants_flops and self._num_batches == _NUM_SETTLING - 1:
-            self._wants_flops = False
-            if self.is_compiled():
-                self.guard.leave_out("model.flops_per_batch", "the model is compiled. Pass flops=", warns=False)
-            else:
-                self._counter = FlopCounter().__enter__()
+        self._counter = self.flop_counter()
+        if self._counter is not None:
+            self._counter.__enter__()
 
     def batch_ends(self, samples: int | None = None) -> None:
         """It has been trained on.
@@ -90,9 +116,7 @@ class WarmupSteps:
             samples: that it holds; None: not known.
         """
         self._num_batches += 1
-        if self._counter is not None:
-            self.flops_samples = samples
-            self._end_count(self._counter)
+        self._end_count(samples)
 
     def pause(self) -> None:
         """What follows is no training."""
@@ -108,16 +132,11 @@ class WarmupSteps:
         if self._counter is not None:
             self._counter.__enter__()
 
-    def _end_count(self, counter: FlopCounter) -> None:
-        counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        self._counter = None
-        if counter.unknown:
-            names = ", ".join(sorted(counter.unknown))
-            self.guard.leave_out("model.flops_per_batch", f"no formula for {names}. Pass flops=", warns=False)
-        elif not counter.total:
-            self.guard.leave_out("model.flops_per_batch", "no product was computed in this thread. Pass flops=", False)
-        else:
-            self.flops_per_batch = counter.total
+    def _end_count(self, samples: int | None = None) -> None:
+        if self._counter is not None:
+            counter, self._counter = self._counter, None
+            counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self.note_flops(counter, samples)
 
     def next_batch(self) -> None:
         """The next batch of the warm-up lap is asked for: what belongs to the one before is over."""
@@ -144,12 +163,13 @@ class WarmupSteps:
     def leave(self) -> None:
         """Listen to nobody any more, and keep nothing of the training."""
         self.end()
+        if self._wants_flops:
+            self.leave_out_flops(f"the warm-up lap has fewer than {_NUM_SETTLING} steps")
         self.is_compiled, self.on_begin, self.on_end, self.ddp = compiled_anything, _ignore, _ignore, None
 
     def end(self) -> None:
         """The lap is over, or enough was seen."""
-        if self._counter is not None:  # by an exception in the step
-            self._end_count(self._counter)
+        self._end_count()  # where an exception has ended the step
         self._wants_breakdown = False
         if self.phases is None:
             return
