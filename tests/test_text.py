@@ -11,6 +11,7 @@ from laptime.text import (
     first_three,
     joined,
     os_error,
+    percent,
     printable,
     short_name,
 )
@@ -57,6 +58,13 @@ def test_durations(seconds, text, on_a_clock):
 def test_counts_have_a_plural():
     assert [counted(number, "run") for number in (0, 1, 2000)] == ["0 runs", "1 run", "2000 runs"]
     assert (counted(2000, "image", ","), counted(1.5, "core", "g")) == ("2,000 images", "1.5 cores")
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.0, "0.0%"), (0.004, "0.4%"), (0.0094, "0.9%"), (0.0097, "1%"), (0.424, "42%"), (1.5, "150%")]
+)
+def test_shares_below_a_percent_have_a_decimal(share, text):
+    assert percent(share) == text
 
 
 def test_lists():

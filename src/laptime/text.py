@@ -59,6 +59,11 @@ def counted(number: float, noun: str, layout: str = "") -> str:
     return f"{number:{layout}} {noun}{'' if number == 1 else 's'}"
 
 
+def percent(share: float) -> str:
+    """A share of 1 as whole percents, below one with a decimal: `42%`, `0.4%`."""
+    return f"{share:.1%}" if share < 0.0095 else f"{share:.0%}"
+
+
 def joined(parts: Iterable[Any]) -> str:
     """`one, other`: those that are not empty."""
     return ", ".join(str(part) for part in parts if part)

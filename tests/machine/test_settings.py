@@ -101,6 +101,14 @@ def test_other_settings_than_a_resumed_sweeps_are_named():
     assert rerun_rules._conditions_changed(run, {})[0] == []
 
 
+def test_what_torchrun_set_for_an_earlier_sweep_is_no_other_setting():
+    here = rerun_rules.here()
+    recorded = {**here.settings, "TORCHELASTIC_RUN_ID": "none", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
+    then = replace(here, settings=recorded, code_hash=environment.code_hash({}))
+    run = EarlierRun(0, Path(), RunRecord(environment=then), [])
+    assert rerun_rules._conditions_changed(run, {})[0] == []
+
+
 @pytest.mark.unit
 def test_ranks_of_torchrun_can_have_no_new_settings(monkeypatch, work_folder):
     monkeypatch.setattr(launch.torchrun, "is_joined", lambda: True)

@@ -32,8 +32,7 @@ def remarks_of(group: Group, mismatches: Sequence[Mismatch] = ()) -> list[str]:
         found.append(f"quality {group.quality} of {num} of {len(group.runs)} repeats: {printable(reasons)}")
     if len(group.runs) == 1:
         found.append("one repeat: no interval")
-    num_known = sum(run.seed is not None for run in group.runs)
-    num_seeds = len({run.seed for run in group.runs} - {None})
+    num_known, num_seeds = len(group.runs) - group.num_unseeded, group.num_seeds - group.num_unseeded
     if not group.first.record.is_laptime_training and num_seeds < num_known:
         found.append(f"{num_known} repeats have {counted(num_seeds, 'seed')}: were their settings the same?")
     between = group.samples_per_s.between

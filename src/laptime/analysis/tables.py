@@ -28,7 +28,7 @@ from laptime.analysis.search import Search
 from laptime.analysis.table import Cell, Column, Table, columns, row
 from laptime.analysis.wording import difference_words, source_of_steps
 from laptime.record.schema import PARTS
-from laptime.text import printable
+from laptime.text import percent, printable
 
 # Of a search for one thing so many are shown.
 _MOST_TRIALS = 10
@@ -146,7 +146,7 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
         cells += [milliseconds(group.median("breakdown", f"step_p{q}_s")) for q in (50, 95, 99)]
         excess = group.median("breakdown", "instrument_s")
         cells += ["" if excess is None else f"{excess / (step_s - excess):+.0%}"]
-        cells += ["" if fraction is None else _percent(fraction)]
+        cells += ["" if fraction is None else percent(fraction)]
         rows.append(row(*cells, _limit(group)))
     short = {"communication": "comm", "host_to_device": "copy"}
     parts = [Column(short.get(part, part), is_optional=part == "rest") for part in PARTS]
@@ -168,11 +168,6 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
     return [replace(table, notes=(" ".join(notes),))]
 
 
-def _percent(share: float) -> str:
-    """Whole, but with a decimal below 1%."""
-    return f"{share:.1%}" if share < 0.0095 else f"{share:.0%}"
-
-
 def _limit(group: Group) -> str:
     """The words of the repeat whose share of the peak is the middle one."""
     known = [run.record.peak for run in group.runs if run.record.peak.verdict]
@@ -185,9 +180,9 @@ def _limit(group: Group) -> str:
     # Records have whole percents, of which the small ones would be others than in the row.
     achieved, computed = peak.achieved_fraction, peak.compute_fraction
     if achieved is not None and words.startswith(rounded := f"{achieved:.0%} of the fastest"):
-        words = f"{_percent(achieved)} of the fastest{words.removeprefix(rounded)}"
+        words = f"{percent(achieved)} of the fastest{words.removeprefix(rounded)}"
     if computed is not None:
-        words = words.replace(f", at {computed:.0%} of that rate", f", at {_percent(computed)} of that rate")
+        words = words.replace(f", at {computed:.0%} of that rate", f", at {percent(computed)} of that rate")
     return f"{printable(words)}{of_one}"
 
 

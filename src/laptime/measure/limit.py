@@ -6,6 +6,7 @@ import torch
 
 from laptime.measure.peak import Peak
 from laptime.record import schema
+from laptime.text import percent
 
 # Of the fastest matrix product: a network of large products alone gets about there.
 _NEAR = 0.7
@@ -71,9 +72,7 @@ def limit(
             "that measurement"
         )
         return found
-    verdict = (
-        f"{'near the limit: ' if fraction >= _NEAR else ''}{_percent(fraction)} of the fastest matrix product here"
-    )
+    verdict = f"{'near the limit: ' if fraction >= _NEAR else ''}{percent(fraction)} of the fastest matrix product here"
     if compute_fraction is not None:
         parts = "; ".join(_parts(breakdown, compute_fraction, advice))
         verdict = f"{verdict}. Of a step, {parts}" if parts else verdict
@@ -83,17 +82,12 @@ def limit(
     return found
 
 
-def _percent(share: float) -> str:
-    """Whole, but for less than one."""
-    return f"{share:.1%}" if share < 0.0095 else f"{share:.0%}"
-
-
 def _parts(breakdown: schema.Breakdown, compute_fraction: float, advice: Mapping[str, str]) -> list[str]:
     """What takes the time of a step, the largest share first, and what may help."""
     step_s = breakdown.step_s
     assert step_s is not None
     compute = ((breakdown.forward_s or 0.0) + (breakdown.backward_s or 0.0)) / step_s
-    words = f"forward and backward take {compute:.0%}, at {compute_fraction:.0%} of that rate"
+    words = f"forward and backward take {compute:.0%}, at {percent(compute_fraction)} of that rate"
     if compute_fraction < _NEAR:
         words += f" (small products, or much that is no product: {advice['compute']} may help)"
     found = [(compute, words)]

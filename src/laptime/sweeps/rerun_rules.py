@@ -9,10 +9,8 @@ from typing import Any
 from laptime.config.schema import Config
 from laptime.config.validate import resolve_warmup_epochs
 from laptime.machine.device import cpu_name, usable_cores
-from laptime.machine.environment import code_hash, environment, git_state
-from laptime.record.files import (
-    read_epochs,
-)
+from laptime.machine.environment import code_hash, environment, git_state, is_set_while_running
+from laptime.record.files import read_epochs
 from laptime.record.hashes import config_hashes
 from laptime.record.schema import Environment
 from laptime.sweeps.earlier import EarlierRun
@@ -140,7 +138,8 @@ def _conditions_changed(run: EarlierRun, config: Mapping[str, Any]) -> tuple[lis
     versions += [("number of cores", str(then.num_usable_cores), str(now.num_usable_cores))]
     if then.settings is not None:
         settings_now = now.settings or {}
-        names = sorted({*then.settings, *settings_now})
+        # An older Laptime recorded what torchrun sets, too.
+        names = sorted(name for name in {*then.settings, *settings_now} if not is_set_while_running(name))
         versions += [(name, then.settings.get(name), settings_now.get(name)) for name in names]
     others += [f"{name} ({before} then, {after} now)" for name, before, after in versions if before != after]
     return others, commits
