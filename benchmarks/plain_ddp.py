@@ -58,8 +58,8 @@ def plain_rank(rank: int, world_size: int, port: int, batch_size: int, epochs: i
             dist.barrier()
         start = time.perf_counter()
         loss_sum, hits = torch.zeros(()), torch.zeros((), dtype=torch.int64)
-        for execution in pipeline.executions():
-            for images, labels in execution:
+        for step_group in pipeline.step_groups():
+            for images, labels in step_group:
                 logits = network(images)
                 loss = F.cross_entropy(logits, labels)
                 optimizer.zero_grad()

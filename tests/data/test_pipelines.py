@@ -112,10 +112,10 @@ def test_evaluation_covers_every_sample_once_in_order(pipeline, datamodule, synt
 def test_steps_per_execution_only_groups(pipeline, steps, datamodule):
     expected = epoch(datamodule(pipeline=pipeline))
     module = datamodule(pipeline=pipeline, steps_per_execution=steps)
-    executions = list(module.train_dataloader())
-    assert [len(execution) for execution in executions] == batch_sizes(5, steps)
-    assert len(module.train_dataloader()) == len(executions)
-    assert_same_batches(list(chain.from_iterable(executions)), expected)
+    step_groups = list(module.train_dataloader())
+    assert [len(step_group) for step_group in step_groups] == batch_sizes(5, steps)
+    assert len(module.train_dataloader()) == len(step_groups)
+    assert_same_batches(list(chain.from_iterable(step_groups)), expected)
 
 
 @pytest.mark.parametrize(
@@ -132,14 +132,14 @@ def test_steps_per_execution_does_not_change_augmented_batches(augmentation, dat
 def test_large_batches_make_short_lists(datamodule):
     # 2 MiB of float32 an image: 8 batches of 4 reach the 64 MiB that one list may take.
     module = datamodule(shape=[8, 256, 256], num_train=40, num_test=1, batch_size=4, steps_per_execution=100)
-    assert [len(execution) for execution in module.train_dataloader()] == [8, 2]
+    assert [len(step_group) for step_group in module.train_dataloader()] == [8, 2]
 
 
 def test_a_list_is_gathered_in_parts_that_caches_hold(datamodule):
     # 64 KiB of float32 an image: 8 batches of 4 are a gather, which the lists of 5 don't follow.
     module = datamodule(shape=[1, 128, 128], num_train=43, num_test=1, batch_size=4, steps_per_execution=5)
     one_by_one = datamodule(shape=[1, 128, 128], num_train=43, num_test=1, batch_size=4, steps_per_execution=1)
-    assert [len(execution) for execution in module.train_dataloader()] == [5, 5, 1]
+    assert [len(step_group) for step_group in module.train_dataloader()] == [5, 5, 1]
     assert_same_batches(epoch(module), epoch(one_by_one))
 
 
@@ -230,7 +230,7 @@ class SlowPipeline:
     def __len__(self):
         return 3
 
-    def executions(self):
+    def step_groups(self):
         for _ in range(3):
             self.clock.seconds += 2
             yield []

@@ -48,7 +48,7 @@ class TwoExecutions:
     def __len__(self) -> int:
         return 2
 
-    def executions(self):
+    def step_groups(self):
         for _ in range(2):
             self.clock.now += 0.25
             yield []
@@ -73,10 +73,10 @@ def run_epoch(timer: EpochTimer, loader: TimedLoader, clock: Clock, device: Lazy
         timer.on_train_start(trainer, None)
     timer.on_train_epoch_start(trainer, None)
     device.pending = 7.0  # left over from before the epoch: not its time
-    for index, execution in enumerate(iterator):
+    for index, step_group in enumerate(iterator):
         device.pending += 1.0
         trainer.is_last_batch = index == 1
-        timer.on_train_batch_end(trainer, None, None, execution, index)
+        timer.on_train_batch_end(trainer, None, None, step_group, index)
     clock.now += 50.0  # what follows the last step: not its time
     timer.on_validation_start(trainer, None)
     clock.now += 1000.0

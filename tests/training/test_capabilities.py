@@ -50,8 +50,8 @@ class MyModule(pl.LightningModule):
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1) if self.made is None else self.made
 
-    def training_step(self, execution, batch_idx):
-        return sum(nn.functional.cross_entropy(self.network(images), labels) for images, labels in execution)
+    def training_step(self, step_group, batch_idx):
+        return sum(nn.functional.cross_entropy(self.network(images), labels) for images, labels in step_group)
 
     def validation_step(self, batch, batch_idx):
         pass

@@ -48,10 +48,10 @@ class MemoryPipeline:
     def __len__(self) -> int:
         return -(-len(self.order) // (self.batch_size * self.steps_per_list))
 
-    def executions(self) -> Iterator[list[Batch]]:
+    def step_groups(self) -> Iterator[list[Batch]]:
         batches = self._split(self._gathered(self.batch_size * self.steps_per_gather))
-        while execution := list(islice(batches, self.steps_per_list)):
-            yield execution
+        while step_group := list(islice(batches, self.steps_per_list)):
+            yield step_group
 
     def _split(self, gathered: Iterator[Batch]) -> Iterator[Batch]:
         for images, labels in gathered:

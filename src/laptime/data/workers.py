@@ -131,10 +131,10 @@ class WorkersPipeline:
     def __len__(self) -> int:
         return -(-len(self.loader) // self.steps_per_execution)
 
-    def executions(self) -> Iterator[list[Batch]]:
+    def step_groups(self) -> Iterator[list[Batch]]:
         batches = self.batches()
-        while execution := list(islice(batches, self.steps_per_execution)):
-            yield execution
+        while step_group := list(islice(batches, self.steps_per_execution)):
+            yield step_group
 
     def batches(self) -> Iterator[Batch]:
         return _on_device(self.loader, self.device, lambda part: self.on_part(part))

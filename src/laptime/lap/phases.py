@@ -48,7 +48,7 @@ class StepClock:
         self._waited: list[float] = []
         self._step: dict[str, float] = {}
         self.shared: dict[str, float] = {}
-        self._first_of_execution = 0
+        self._first_of_group = 0
         self.start()
 
     def start(self) -> None:
@@ -69,23 +69,23 @@ class StepClock:
                 self._waited.append(self._exposed_s())
         self._before = time.perf_counter()
 
-    def end_execution(self, counts: bool, num_drawn: int | None = None) -> None:
+    def end_step_group(self, counts: bool, num_drawn: int | None = None) -> None:
         """Share what belongs to several steps, drawing their batches say, among them.
 
         Args:
             counts: whether these steps are kept.
             num_drawn: batches that were drawn; None: as many as steps were taken.
         """
-        steps = self.steps[self._first_of_execution :]
+        steps = self.steps[self._first_of_group :]
         if counts:
             for step in steps:
                 for part, seconds in self.shared.items():
                     step[part] = seconds / ((num_drawn or len(steps)) if part in _OF_DRAWING else len(steps))
         else:
-            del self.steps[self._first_of_execution :]
-            del self._waited[self._first_of_execution :]
+            del self.steps[self._first_of_group :]
+            del self._waited[self._first_of_group :]
         self.shared = {}
-        self._first_of_execution = len(self.steps)
+        self._first_of_group = len(self.steps)
 
     def parts(self) -> list[dict[str, float]]:
         """The steps, with the waiting taken out of the part that it is in; the last one's is that of the one before."""

@@ -14,13 +14,13 @@ Batch = tuple[Tensor, Tensor]
 class Pipeline(Protocol):
     """Makes the training batches of one epoch.
 
-    `executions()` yields lists of (images, labels) on the training device: one entry per optimizer step, images
+    `step_groups()` yields lists of (images, labels) on the training device: one entry per optimizer step, images
     float32 (B, C, H, W), labels int64 (B,). `batches()` yields the same one by one, as a loop by hand would draw them.
     """
 
     batch_size: int
 
-    def executions(self) -> Iterator[list[Batch]]: ...
+    def step_groups(self) -> Iterator[list[Batch]]: ...
 
     def batches(self) -> Iterator[Batch]: ...
 
@@ -69,9 +69,9 @@ class TimedLoader:
         clock = self.clock
         clock.start(self.rank.barrier)  # all start together, so that the slowest rank's time is the run's
         clock.wait()
-        for execution in self.pipeline.executions():
+        for step_group in self.pipeline.step_groups():
             clock.waited()
-            yield execution
+            yield step_group
             clock.wait()
         clock.waited()
 

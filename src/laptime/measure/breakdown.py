@@ -85,8 +85,8 @@ class _Seconds:
 def _for_ever(pipeline: Pipeline) -> Generator[tuple[list[Batch], bool], None, None]:
     """Lists of batches, epoch after epoch, and whether each is its epoch's first."""
     while True:
-        for number, execution in enumerate(pipeline.executions()):
-            yield execution, number == 0
+        for number, step_group in enumerate(pipeline.step_groups()):
+            yield step_group, number == 0
 
 
 class Breakdown:
@@ -154,11 +154,11 @@ class Breakdown:
         ddp = module.stepper.ddp
         exposed_s = None if ddp is None else lambda: waiting_s(comm_times(ddp))
         clock = StepClock(self.device, exposed_s, waits_in="backward" if module.stepper.shared is None else "optimizer")
-        executions = _for_ever(pipeline)
+        step_groups = _for_ever(pipeline)
         # A permutation is drawn with an epoch's first list, and workers have nothing ready: told apart from the others,
         # where there are enough of them.
         leaves_first_out = len(pipeline) >= _ENOUGH_LISTS
-        for _ in pipeline.executions():  # starts the workers, where there are any: in the epochs they are there
+        for _ in pipeline.step_groups():  # starts the workers, where there are any: in the epochs they are there
             break
         self.rank.barrier()
         module.stepper.on_part = clock.on_part
@@ -166,26 +166,26 @@ class Breakdown:
             pipeline.on_part = clock.on_part
         try:
             clock.start()
-            execution, _ = next(executions)
+            step_group, _ = next(step_groups)
             clock.on_part("data")
             first_draw_s = clock.shared["data"]
-            module.take_steps(optimizer, execution[:_WARM_UP_STEPS])  # the new optimizer has no state yet
+            module.take_steps(optimizer, step_group[:_WARM_UP_STEPS])  # the new optimizer has no state yet
             num_steps = self._num_steps(min(sum(step.values()) for step in clock.steps))
-            clock.end_execution(counts=False)
+            clock.end_step_group(counts=False)
             clock.start()
             while len(clock.steps) < num_steps:
-                execution, is_first = next(executions)
+                step_group, is_first = next(step_groups)
                 clock.on_part("data")
-                module.take_steps(optimizer, execution[: num_steps - len(clock.steps)])
-                clock.end_execution(counts=not is_first or not leaves_first_out, num_drawn=len(execution))
+                module.take_steps(optimizer, step_group[: num_steps - len(clock.steps)])
+                clock.end_step_group(counts=not is_first or not leaves_first_out, num_drawn=len(step_group))
         finally:
             module.stepper.on_part = ignore_part
             if isinstance(pipeline, WorkersPipeline):
                 pipeline.on_part = ignore_part
-            executions.close()
+            step_groups.close()
         steps = clock.parts()
-        others_s = statistics.median(step["data"] for step in steps) * len(execution)
-        return steps, max(0.0, first_draw_s - others_s) if leaves_first_out else 0.0, execution
+        others_s = statistics.median(step["data"] for step in steps) * len(step_group)
+        return steps, max(0.0, first_draw_s - others_s) if leaves_first_out else 0.0, step_group
 
     def _num_steps(self, step_s: float) -> int:
         """How many steps to take apart, the same on every rank."""

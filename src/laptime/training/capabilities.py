@@ -44,7 +44,7 @@ class TakesSteps(HasStepper, Protocol):
 
     train_sums: Sums
 
-    def take_steps(self, optimizer: Optimizer, execution: list[Batch]) -> None:
+    def take_steps(self, optimizer: Optimizer, step_group: list[Batch]) -> None:
         """One optimizer step per batch."""
         ...
 

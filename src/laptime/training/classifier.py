@@ -108,7 +108,7 @@ class Classifier(pl.LightningModule):
             self.stepper.mixup.start(seed)
         self.train_sums = Sums()
 
-    def training_step(self, execution: list[Batch], batch_idx: int) -> None:
+    def training_step(self, step_group: list[Batch], batch_idx: int) -> None:
         """Take one optimizer step per batch of the list.
 
         Raises:
@@ -119,7 +119,7 @@ class Classifier(pl.LightningModule):
             self._stop.expired = self.rank.any(self._stop.is_overdue())  # all ranks stop at the same step
         self.stepper.hooks = self._hooks
         try:
-            self.take_steps(optimizer, execution)
+            self.take_steps(optimizer, step_group)
         finally:
             self.stepper.hooks = frozenset()  # what else takes steps is no training
         if self.trainer.is_last_batch:
@@ -127,24 +127,24 @@ class Classifier(pl.LightningModule):
         # Lightning counts the steps that its own wrapper takes; the wrapper would cost 2% of a small network's step.
         # Seen with Lightning 2.6: https://github.com/Lightning-AI/pytorch-lightning/issues/16143
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        for _ in execution:
+        for _ in step_group:
             progress.increment_ready()
             progress.increment_completed()
 
-    def take_steps(self, optimizer: Optimizer, execution: list[Batch]) -> None:
+    def take_steps(self, optimizer: Optimizer, step_group: list[Batch]) -> None:
         """One optimizer step per batch; notes their losses and hits.
 
         Raises:
             TrainingFailed: a loss is infinite or not a number; names epoch and step.
         """
         losses, logits = [], []
-        for images, labels in execution:
+        for images, labels in step_group:
             if self._stop.requested:
                 self._stop.act()
             loss, batch_logits = self.stepper.take(optimizer, images, labels)
             losses.append(loss)
             logits.append(batch_logits)
-        self._note([labels for _, labels in execution], losses, logits)
+        self._note([labels for _, labels in step_group], losses, logits)
         self.stepper.on_part("rest")
 
     def _note(self, labels: list[Tensor], losses: list[Tensor], logits: list[Tensor]) -> None:

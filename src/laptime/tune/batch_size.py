@@ -225,8 +225,8 @@ class _Search:
         for epoch in itertools.count():
             loader = self.data.train_dataloader()
             loader.sampler.set_epoch(epoch)
-            for execution in loader.pipeline.executions():
-                yield from (batch for batch in execution if len(batch[1]) == self.data.batch_size)
+            for step_group in loader.pipeline.step_groups():
+                yield from (batch for batch in step_group if len(batch[1]) == self.data.batch_size)
 
     def _now(self) -> float:
         self.device.synchronize()

@@ -179,8 +179,8 @@ class _Trained(pl.LightningModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # it is there
 
-    def training_step(self, execution: list[Batch], batch_idx: int) -> Tensor:
-        ((images, labels),) = execution
+    def training_step(self, step_group: list[Batch], batch_idx: int) -> Tensor:
+        ((images, labels),) = step_group
         images, others, share = self.module.stepper.mix(images, labels)
         with self.module.stepper.autocast():
             logits = self.network(images)
