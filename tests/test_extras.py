@@ -15,7 +15,7 @@ import pytest
 from laptime import extras
 from laptime.errors import UserError
 from laptime.extras import EXTRAS, install_command, is_installed, require
-from laptime.loggers.forgiving import forgiving
+from laptime.loggers.fail_safe import fail_safe
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ class Fails:
     ids=repr,
 )
 def test_a_logger_that_fails_otherwise_is_left_out(error):
-    assert forgiving("mine", Fails(error)) is None  # type: ignore[arg-type]
+    assert fail_safe("mine", Fails(error)) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.unit
@@ -141,4 +141,4 @@ def test_a_logger_without_its_package_is_refused(kind, only_a_folder):
     }[kind]
     sys.modules.pop("onnxscript", None)
     with pytest.raises(UserError, match=r"^logger\.mine: needs onnxscript"):
-        forgiving("mine", Fails(error))  # type: ignore[arg-type]
+        fail_safe("mine", Fails(error))  # type: ignore[arg-type]

@@ -75,9 +75,9 @@ def test_a_lap_is_the_synchronized_time_from_start_to_stop(now, device):
     clock.start()
     assert clock.is_running and not clock.is_paused and clock.started_at == 107.0
     for _ in range(3):
-        clock.wait()
+        clock.begin_wait()
         now.s += 0.5
-        clock.waited()
+        clock.end_wait()
         device.pending += 2.0
         clock.count(4)
     lap = clock.stop(number=5, is_warmup=True, num_steps=2)
@@ -93,8 +93,8 @@ def test_nothing_waits_for_the_device_between_the_ends_of_a_lap(now, device):
     clock.start()
     waits = device.num_waits
     for _ in range(1000):
-        clock.wait()
-        clock.waited()
+        clock.begin_wait()
+        clock.end_wait()
         clock.count(1, torch.tensor(1), torch.tensor(1.0))
     assert device.num_waits == waits
     clock.stop(0, False)
@@ -133,24 +133,24 @@ def test_what_comes_without_a_lap_or_a_pause_does_nothing(now, device):
     clock = LapClock(device)
     clock.pause()
     clock.resume()
-    clock.waited()
+    clock.end_wait()
     assert not clock.is_running and device.num_waits == 0
     clock.start()
     clock.resume()
     now.s += 1
-    clock.waited()
+    clock.end_wait()
     assert clock.stop(0, False).data_wait_s == 0.0
 
 
 def test_waiting_for_a_batch_ends_with_a_pause(now, device):
     clock = LapClock(device)
     clock.start()
-    clock.wait()
+    clock.begin_wait()
     now.s += 1
     clock.pause()
     clock.resume()
     now.s += 1
-    clock.waited()
+    clock.end_wait()
     assert clock.stop(0, False).data_wait_s == 0.0
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
-from laptime.lap.count import are_next_tokens, as_count, num_samples, num_samples_of_parts, num_tokens
+from laptime.lap.count import are_next_tokens, as_count, num_samples, num_samples_of_loaders, num_tokens
 
 pytestmark = pytest.mark.unit
 
@@ -148,8 +148,8 @@ def test_nothing_waits_for_the_device():
 
 
 def test_samples_of_several_dataloaders_are_added_up():
-    assert num_samples_of_parts({"a": (IMAGES, LABELS), "b": (IMAGES[:3], LABELS[:3]), "c": None}) == len(LABELS) + 3
-    assert num_samples_of_parts([(IMAGES, LABELS), (IMAGES, LABELS[:3])]) is None
+    assert num_samples_of_loaders({"a": (IMAGES, LABELS), "b": (IMAGES[:3], LABELS[:3]), "c": None}) == len(LABELS) + 3
+    assert num_samples_of_loaders([(IMAGES, LABELS), (IMAGES, LABELS[:3])]) is None
 
 
 def test_a_list_that_may_be_of_images_is_not_counted():

@@ -33,7 +33,7 @@ def clock(exposed_s=None) -> StepClock:
 def run(clock: StepClock, now: list[float], parts: list[tuple[str, float]]) -> None:
     for part, seconds in parts:
         now[0] += seconds
-        clock.on_part(part)
+        clock.on_phase(part)
 
 
 STEP = [("forward", 2.0), ("backward", 3.0), ("optimizer", 1.0)]
@@ -44,21 +44,21 @@ def test_what_belongs_to_a_list_of_batches_is_shared_by_its_steps(now):
     run(taken, now, [("data", 4.0), *STEP, *STEP, ("rest", 1.0)])
     taken.end_step_group(counts=True)
     step = {"forward": 2.0, "backward": 3.0, "optimizer": 1.0, "data": 2.0, "rest": 0.5}
-    assert taken.parts() == [step, step]
+    assert taken.step_seconds() == [step, step]
 
 
 def test_batches_that_were_drawn_and_not_used_take_their_share_of_drawing_alone(now):
     taken = clock()
     run(taken, now, [("data", 4.0), *STEP, *STEP, ("rest", 1.0)])
     taken.end_step_group(counts=True, num_drawn=8)
-    assert [(step["data"], step["rest"]) for step in taken.parts()] == [(0.5, 0.5), (0.5, 0.5)]
+    assert [(step["data"], step["rest"]) for step in taken.step_seconds()] == [(0.5, 0.5), (0.5, 0.5)]
 
 
 def test_parts_of_a_batch_add_up_to_one_step(now):
     taken = clock()
     run(taken, now, [("forward", 1.0), ("backward", 1.0), ("forward", 2.0), ("backward", 2.0), ("optimizer", 1.0)])
     taken.end_step_group(counts=True)
-    assert taken.parts() == [{"forward": 3.0, "backward": 3.0, "optimizer": 1.0}]
+    assert taken.step_seconds() == [{"forward": 3.0, "backward": 3.0, "optimizer": 1.0}]
 
 
 def test_a_step_that_does_not_count_is_forgotten(now):
@@ -69,7 +69,7 @@ def test_a_step_that_does_not_count_is_forgotten(now):
     taken.start()
     run(taken, now, [("data", 1.0), *STEP])
     taken.end_step_group(counts=True)
-    assert taken.parts() == [{"forward": 2.0, "backward": 3.0, "optimizer": 1.0, "data": 1.0}]
+    assert taken.step_seconds() == [{"forward": 2.0, "backward": 3.0, "optimizer": 1.0, "data": 1.0}]
 
 
 def test_waiting_for_gradients_is_taken_out_of_the_backward_pass_of_the_step_before(now):
@@ -77,14 +77,14 @@ def test_waiting_for_gradients_is_taken_out_of_the_backward_pass_of_the_step_bef
     taken = clock(lambda: next(answers))
     run(taken, now, STEP * 3)
     taken.end_step_group(counts=True)
-    assert [(step["backward"], step["communication"]) for step in taken.parts()] == [(2, 1), (1, 2), (1, 2)]
+    assert [(step["backward"], step["communication"]) for step in taken.step_seconds()] == [(2, 1), (1, 2), (1, 2)]
 
 
 def test_waiting_is_never_longer_than_the_backward_pass(now):
     taken = clock(lambda: 7.0)
     run(taken, now, STEP)
     taken.end_step_group(counts=True)
-    assert (taken.parts()[0]["backward"], taken.parts()[0]["communication"]) == (0.0, 3.0)
+    assert (taken.step_seconds()[0]["backward"], taken.step_seconds()[0]["communication"]) == (0.0, 3.0)
 
 
 def test_the_device_is_waited_for_at_every_boundary(now):

@@ -7,7 +7,7 @@ import pytest
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tests.support.noted import csv_values
 
-from laptime.loggers.forgiving import forgiving
+from laptime.loggers.fail_safe import fail_safe
 from laptime.loggers.resumed import resume_at
 
 pytestmark = pytest.mark.unit
@@ -18,7 +18,7 @@ def csv_logger(resumed_at: int | None) -> CSVLogger:
     logger = CSVLogger("run", name="csv", version="")
     if resumed_at is not None:
         resume_at(logger, resumed_at)
-    assert forgiving("csv", logger) is logger
+    assert fail_safe("csv", logger) is logger
     return logger
 
 

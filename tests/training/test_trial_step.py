@@ -11,7 +11,7 @@ from torch import nn
 import laptime
 from laptime.errors import Interrupted, UserError
 from laptime.lap.flops import count_flops
-from laptime.loggers.forgiving import quiet_writer_threads
+from laptime.loggers.fail_safe import quiet_writer_threads
 from laptime.training.build import build_network
 from laptime.training.trial_step import try_network, try_optimizer
 

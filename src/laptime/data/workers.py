@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from laptime.data.augment import FlipAndRotate
 from laptime.data.image_data import ImageData, Images
 from laptime.data.order import EpochOrder
-from laptime.lap.phases import OnPart, ignore_part
+from laptime.lap.phases import OnPhase, ignore_phase
 from laptime.lap.timed_loader import Batch
 from laptime.machine.device import Device
 from laptime.machine.sockets import make_room_for_sockets
@@ -107,7 +107,7 @@ class WorkersPipeline:
         device: where the batches go.
 
     Attributes:
-        on_part: called when a batch has come from the workers, and when it is on its way to the device.
+        on_phase: called when a batch has come from the workers, and when it is on its way to the device.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class WorkersPipeline:
         self.batch_size = batch_size
         self.steps_per_execution = steps_per_execution
         self.device = device
-        self.on_part: OnPart = ignore_part
+        self.on_phase: OnPhase = ignore_phase
 
     def __len__(self) -> int:
         return -(-len(self.loader) // self.steps_per_execution)
@@ -137,7 +137,7 @@ class WorkersPipeline:
             yield step_group
 
     def batches(self) -> Iterator[Batch]:
-        return _on_device(self.loader, self.device, lambda part: self.on_part(part))
+        return _on_device(self.loader, self.device, lambda part: self.on_phase(part))
 
 
 class WorkersEvaluation:
@@ -215,12 +215,12 @@ def _depend_on_the_parent(worker: int) -> None:
 
 
 def _on_device(
-    loader: DataLoader[tuple[Tensor, int]], device: Device, on_part: OnPart = ignore_part
+    loader: DataLoader[tuple[Tensor, int]], device: Device, on_phase: OnPhase = ignore_phase
 ) -> Iterator[Batch]:
     target = device.torch_device
     for images, labels in loader:
         if device.used != "cpu":
-            on_part("data")
+            on_phase("data")
             images, labels = images.to(target, non_blocking=True), labels.to(target, non_blocking=True)
-            on_part("host_to_device")
+            on_phase("host_to_device")
         yield images, labels

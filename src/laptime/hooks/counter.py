@@ -5,7 +5,7 @@ from typing import Any
 
 from laptime.hooks.guard import Guard
 from laptime.hooks.settings import Settings
-from laptime.lap.count import NumTokens, are_next_tokens, as_count, num_samples, num_samples_of_parts, num_tokens
+from laptime.lap.count import NumTokens, are_next_tokens, as_count, num_samples, num_samples_of_loaders, num_tokens
 
 
 class BatchCounter:
@@ -20,7 +20,7 @@ class BatchCounter:
     def __init__(self, settings: Settings, guard: Guard, has_parts: bool = False) -> None:
         self.settings = settings
         self.guard = guard
-        self._find_samples = num_samples_of_parts if has_parts else num_samples
+        self._find_samples = num_samples_of_loaders if has_parts else num_samples
         self._is_text: bool | None = None if not has_parts else False
 
     def samples(self, batch: Any) -> int | None:

@@ -255,14 +255,14 @@ class LapTimer(EitherCallback):
         if not run.clock.is_running:
             self._write_lap()
             run.start_lap()
-        run.clock.wait()
+        run.clock.begin_wait()
         if run.is_warmup:
             run.warmup.next_batch()
 
     @guarded
     def _hear_next_done(self) -> None:
         assert self.run is not None
-        self.run.clock.waited()
+        self.run.clock.end_wait()
 
     @guarded
     def _hear_batch_done(self) -> None:

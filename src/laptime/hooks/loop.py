@@ -288,12 +288,12 @@ class Laps:
     def _wait(self, run: TimedRun) -> None:
         if run.is_warmup:
             run.warmup.next_batch()
-        run.clock.wait()
+        run.clock.begin_wait()
 
     @guarded
     def _batch_is_there(self) -> None:
         assert self.run is not None
-        self.run.clock.waited()
+        self.run.clock.end_wait()
         if self._hooks is not None:
             self._hooks.mark("data")
         self.run.batch_begins()

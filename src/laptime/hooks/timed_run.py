@@ -255,7 +255,7 @@ class TimedRun:
         if self.rank.world_size > 1 and self.warmup.ddp is None:
             reason = "what ranks wait for each other is known where torch's DistributedDataParallel is seen"
             self.guard.leave_out("communication", reason, warns=False)
-        share = self.recorder.share(lap, scores)
+        share = self.recorder.rank_lap(lap, scores)
         shares = self.ranks.collect(f"lap {self.num_laps}", (share, os.getpid()))
         try:
             epoch = self.recorder.add(lap, [each for each, _ in shares])

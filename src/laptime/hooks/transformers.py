@@ -196,7 +196,7 @@ class LapTimerCallback(TrainerCallback):
     def _start_lap(self, run: TimedRun, known: Mapping[str, Any], is_partial: bool = False) -> None:
         run.write_lap(self._scores(known.get("lr_scheduler")))
         run.start_lap(is_partial)
-        run.clock.wait()
+        run.clock.begin_wait()
 
     @guarded
     def on_step_begin(self, args: Any, state: Any, control: Any, **known: Any) -> None:
@@ -207,7 +207,7 @@ class LapTimerCallback(TrainerCallback):
             self._end_pause(self._ends_pause, known)
         if not run.clock.is_running:
             self._start_lap(run, known)
-        run.clock.waited()
+        run.clock.end_wait()
         if self._hooks is not None:
             self._hooks.mark("data")
         if self._steps is not None:
@@ -243,7 +243,7 @@ class LapTimerCallback(TrainerCallback):
             return
         if run.is_warmup:
             run.warmup.next_batch()
-        run.clock.wait()
+        run.clock.begin_wait()
         if pause:
             self._ends_pause = pause
             run.pause()
@@ -281,7 +281,7 @@ class LapTimerCallback(TrainerCallback):
         if isinstance(loss, int | float):
             self._metrics["train_loss"] = float(loss)
         if (run := self._live) is not None and run.is_timing:
-            run.clock.wait()  # the next batch is asked for after it
+            run.clock.begin_wait()  # the next batch is asked for after it
         self._end_pause("log", known)
 
     def _end_pause(self, by: str, known: Mapping[str, Any]) -> None:
@@ -294,7 +294,7 @@ class LapTimerCallback(TrainerCallback):
             return
         run.resume()
         if run.is_timing:
-            run.clock.wait()
+            run.clock.begin_wait()
 
     # Samples, tokens and scores.
 

@@ -141,11 +141,11 @@ class LapClock:
     def is_paused(self) -> bool:
         return self._paused_at is not None
 
-    def wait(self) -> None:
+    def begin_wait(self) -> None:
         """A batch is asked for."""
         self._wait_from = time.perf_counter()
 
-    def waited(self) -> None:
+    def end_wait(self) -> None:
         """It is there."""
         if self._wait_from is not None:
             self.wait_s += time.perf_counter() - self._wait_from

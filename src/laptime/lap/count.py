@@ -72,7 +72,7 @@ def _sizes(batch: Any) -> Iterator[int]:
             yield from _sizes(getattr(batch, each.name))
 
 
-def num_samples_of_parts(batch: Any) -> int | None:
+def num_samples_of_loaders(batch: Any) -> int | None:
     """The samples of a batch that several DataLoaders have each given a part of: all of them together.
 
     Args:

@@ -74,7 +74,7 @@ class EpochRecorder(Callback):
             val_accuracy=val.accuracy if val is not None else None,
             lr=trainer.optimizers[0].param_groups[0]["lr"],
         )
-        shares = self.rank.gather(self.laps.share(lap, scores))
+        shares = self.rank.gather(self.laps.rank_lap(lap, scores))
         epoch = self.laps.add(lap, shares)
         if not self.rank.is_first:
             return

@@ -1,6 +1,6 @@
 """The phases of an optimizer step, and the clocks that tell how long each of them takes.
 
-Laptime's own training calls `on_part(name)` where a phase ends (StepClock); outside of the steps that the breakdown
+Laptime's own training calls `on_phase(name)` where a phase ends (StepClock); outside of the steps that the breakdown
 takes apart nobody listens. Other people's trainings are heard from outside: where a phase begins and ends
 (PhaseClock).
 """
@@ -17,10 +17,10 @@ from laptime.machine.device import Device
 _OF_DRAWING = ("data", "host_to_device")
 _ENDS_A_STEP = "optimizer"
 
-OnPart = Callable[[str], None]
+OnPhase = Callable[[str], None]
 
 
-def ignore_part(part: str) -> None:
+def ignore_phase(part: str) -> None:
     """Do nothing: while epochs are timed, their parts are not."""
 
 
@@ -56,7 +56,7 @@ class StepClock:
         self.device.synchronize()
         self._before = time.perf_counter()
 
-    def on_part(self, part: str) -> None:
+    def on_phase(self, part: str) -> None:
         """Something that is called `part` ends here."""
         self.device.synchronize()
         seconds = time.perf_counter() - self._before
@@ -87,7 +87,7 @@ class StepClock:
         self.shared = {}
         self._first_of_group = len(self.steps)
 
-    def parts(self) -> list[dict[str, float]]:
+    def step_seconds(self) -> list[dict[str, float]]:
         """The steps, with the waiting taken out of the part that it is in; the last one's is that of the one before."""
         if self._exposed_s is None:
             return self.steps

@@ -45,7 +45,7 @@ def scalars_of(epoch: Epoch, tags: Mapping[str, str], joules: float | None) -> d
 
 
 @dataclass(frozen=True)
-class LapShare:
+class RankLap:
     """One rank's part of a lap: plain values, which go to the first rank.
 
     Attributes:
@@ -87,7 +87,7 @@ class LapRecorder:
         self.energy_joules: list[float] = []
         self.percent_by_core: list[list[float]] = []
 
-    def share(self, lap: Lap, scores: Scores) -> LapShare:
+    def rank_lap(self, lap: Lap, scores: Scores) -> RankLap:
         """What this rank says of a lap."""
         row = EpochRow(
             attempt=self.rank.attempt,
@@ -110,9 +110,9 @@ class LapRecorder:
             num_batches=lap.num_batches,
             apart_s=lap.apart_s,
         )
-        return LapShare(row, self.rank.node, lap.all_cpu_s, lap.energy_joules, lap.num_steps)
+        return RankLap(row, self.rank.node, lap.all_cpu_s, lap.energy_joules, lap.num_steps)
 
-    def add(self, lap: Lap, shares: Sequence[LapShare]) -> Epoch:
+    def add(self, lap: Lap, shares: Sequence[RankLap]) -> Epoch:
         """Keep a lap; on the first rank, write it and note what the machine did meanwhile.
 
         Args:
@@ -135,7 +135,7 @@ class LapRecorder:
                 append_epochs(self.run_dir, rows)
         return over_ranks(rows)
 
-    def _note_machine(self, lap: Lap, shares: Sequence[LapShare]) -> None:
+    def _note_machine(self, lap: Lap, shares: Sequence[RankLap]) -> None:
         cpu_s = sum(share.cpu_s for share in shares if share.node == self.rank.node)
         meanwhile = between(lap.before, lap.after, cpu_s, os.cpu_count() or 1)
         self.noise.append(
@@ -147,7 +147,7 @@ class LapRecorder:
         if (joules := self.joules(shares)) is not None:
             self.energy_joules.append(joules)
 
-    def joules(self, shares: Sequence[LapShare]) -> float | None:
+    def joules(self, shares: Sequence[RankLap]) -> float | None:
         """Of a lap, all machines together; None: one of them was not measured."""
         joules = [share.energy_joules for share in shares if share.energy_joules is not None]
         return sum(joules) if len(joules) == self.rank.num_nodes else None

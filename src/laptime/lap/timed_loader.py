@@ -68,12 +68,12 @@ class TimedLoader:
     def __iter__(self) -> Iterator[list[Batch]]:
         clock = self.clock
         clock.start(self.rank.barrier)  # all start together, so that the slowest rank's time is the run's
-        clock.wait()
+        clock.begin_wait()
         for step_group in self.pipeline.step_groups():
-            clock.waited()
+            clock.end_wait()
             yield step_group
-            clock.wait()
-        clock.waited()
+            clock.begin_wait()
+        clock.end_wait()
 
 
 def batch_sizes(num_samples: int, batch_size: int) -> list[int]:

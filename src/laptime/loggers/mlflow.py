@@ -33,7 +33,7 @@ class MLflow(Tracker):
         experiment_name: below which the runs stand.
     """
 
-    outlives_its_process = True
+    stays_open_after_crash = True
 
     def __init__(self, tracking_uri: str, experiment_name: str) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ class Tracker(Logger):
 
     run: Run | None = None
     # Whether a run stays open where the process died that had begun it.
-    outlives_its_process = False
+    stays_open_after_crash = False
 
     @abstractmethod
     def begin(self, run: Run) -> None:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from laptime.data.workers import WorkersPipeline
 from laptime.lap.epoch_sums import Sums
-from laptime.lap.phases import StepClock, ignore_part, percentiles, typical
+from laptime.lap.phases import StepClock, ignore_phase, percentiles, typical
 from laptime.lap.timed_loader import Batch, Pipeline
 from laptime.machine.device import Device
 from laptime.ranks.comm_hooks import AllReduce, bare_all_reduce, comm_times, watching_all_reduces
@@ -161,13 +161,13 @@ class Breakdown:
         for _ in pipeline.step_groups():  # starts the workers, where there are any: in the epochs they are there
             break
         self.rank.barrier()
-        module.stepper.on_part = clock.on_part
+        module.stepper.on_phase = clock.on_phase
         if isinstance(pipeline, WorkersPipeline):
-            pipeline.on_part = clock.on_part
+            pipeline.on_phase = clock.on_phase
         try:
             clock.start()
             step_group, _ = next(step_groups)
-            clock.on_part("data")
+            clock.on_phase("data")
             first_draw_s = clock.shared["data"]
             module.take_steps(optimizer, step_group[:_WARM_UP_STEPS])  # the new optimizer has no state yet
             num_steps = self._num_steps(min(sum(step.values()) for step in clock.steps))
@@ -175,15 +175,15 @@ class Breakdown:
             clock.start()
             while len(clock.steps) < num_steps:
                 step_group, is_first = next(step_groups)
-                clock.on_part("data")
+                clock.on_phase("data")
                 module.take_steps(optimizer, step_group[: num_steps - len(clock.steps)])
                 clock.end_step_group(counts=not is_first or not leaves_first_out, num_drawn=len(step_group))
         finally:
-            module.stepper.on_part = ignore_part
+            module.stepper.on_phase = ignore_phase
             if isinstance(pipeline, WorkersPipeline):
-                pipeline.on_part = ignore_part
+                pipeline.on_phase = ignore_phase
             step_groups.close()
-        steps = clock.parts()
+        steps = clock.step_seconds()
         others_s = statistics.median(step["data"] for step in steps) * len(step_group)
         return steps, max(0.0, first_draw_s - others_s) if leaves_first_out else 0.0, step_group
 

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import Logger
 from laptime.config import targets
 from laptime.config.schema import Config
 from laptime.errors import Interrupted
-from laptime.loggers.forgiving import forgiving
+from laptime.loggers.fail_safe import fail_safe
 from laptime.loggers.resumed import resume_at
 from laptime.loggers.tracker import Run, Tracker
 from laptime.ranks.rank import Rank
@@ -31,7 +31,7 @@ def _build_loggers(config: Config, resumed_at: int | None) -> list[Logger]:
         logger = open_groups.build(config, key)
         if resumed_at is not None:
             resume_at(logger, resumed_at)
-        found.append(forgiving(key.partition(".")[2], logger))
+        found.append(fail_safe(key.partition(".")[2], logger))
     return [logger for logger in found if logger is not None]
 
 
@@ -42,9 +42,9 @@ def end_trackers(run: RunContext, status: str) -> None:
         status: failed or interrupted.
     """
     for key, node in open_groups.entries(run.config, "logger"):
-        if not getattr(targets.locate(key, node), "outlives_its_process", False):
+        if not getattr(targets.locate(key, node), "stays_open_after_crash", False):
             continue
-        tracker = forgiving(key.partition(".")[2], targets.build(key, node, Tracker))
+        tracker = fail_safe(key.partition(".")[2], targets.build(key, node, Tracker))
         if isinstance(tracker, Tracker):
             tracker.begin(_tracked_run(run))
             tracker.end(status)

@@ -15,7 +15,7 @@ from laptime.lap.clock import LapClock
 from laptime.lap.epoch_recorder import EpochRecorder
 from laptime.lap.epoch_timer import EpochTimer
 from laptime.lap.recorder import LapRecorder
-from laptime.loggers.forgiving import quiet_writer_threads
+from laptime.loggers.fail_safe import quiet_writer_threads
 from laptime.machine.counters import on_battery, read
 from laptime.machine.device import Device
 from laptime.machine.energy import EnergyMeter

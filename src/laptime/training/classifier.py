@@ -145,7 +145,7 @@ class Classifier(pl.LightningModule):
             losses.append(loss)
             logits.append(batch_logits)
         self._note([labels for _, labels in step_group], losses, logits)
-        self.stepper.on_part("rest")
+        self.stepper.on_phase("rest")
 
     def _note(self, labels: list[Tensor], losses: list[Tensor], logits: list[Tensor]) -> None:
         stacked = torch.stack(losses)

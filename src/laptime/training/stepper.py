@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from laptime.lap.phases import OnPart, ignore_part
+from laptime.lap.phases import OnPhase, ignore_phase
 from laptime.machine.device import Device
 from laptime.ranks.sharded_optimizer import ShardedOptimizer
 from laptime.ranks.shared_memory import SharedMemory
@@ -34,7 +34,7 @@ class Stepper:
         after_step: called when a step has been taken.
 
     Attributes:
-        on_part: called with the name of each part of a step where it ends.
+        on_phase: called with the name of each part of a step where it ends.
         wrap: makes of a network what trains: DDP's wrapper, where gradients are averaged.
         schedule: is stepped after each optimizer step; None: none is.
         is_compiled: whether the network is.
@@ -65,7 +65,7 @@ class Stepper:
         self.after_step = after_step
         self.schedule: StepSchedule | None = None
         self.scaler = torch.amp.GradScaler(device.used) if precision == "16-mixed" else None
-        self.on_part: OnPart = ignore_part
+        self.on_phase: OnPhase = ignore_phase
         self.wrap: Callable[[nn.Module], nn.Module] = lambda network: network
         self.is_compiled = False
         self.shared: SharedMemory | None = None
@@ -117,7 +117,7 @@ class Stepper:
         if self.schedule is not None:
             self.schedule.step()
         self.after_step()
-        self.on_part("optimizer")
+        self.on_phase("optimizer")
         return result
 
     def mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -155,13 +155,13 @@ class Stepper:
             loss = mixed_loss(logits, labels, others, share, self.label_smoothing)
         if weight != 1.0:
             loss = loss * weight
-        self.on_part("forward")
+        self.on_phase("forward")
         if "on_before_backward" in self.hooks:
             self.tell("on_before_backward", loss)
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         if "on_after_backward" in self.hooks:
             self.tell("on_after_backward")
-        self.on_part("backward")
+        self.on_phase("backward")
         return loss.detach(), logits.detach()
 
     def _update(self, optimizer: Optimizer) -> None:

@@ -21,10 +21,10 @@ _WRITING = (
     "after_save_checkpoint",
 )  # fmt: skip
 # May come in the midst of writing, and say nothing of it.
-_OF_THE_RUN = (UserError, TrainingFailed, Interrupted, TimeLimitReached)
+RUN_ENDING_ERRORS = (UserError, TrainingFailed, Interrupted, TimeLimitReached)
 
 
-def forgiving(name: str, logger: Logger) -> Logger | None:
+def fail_safe(name: str, logger: Logger) -> Logger | None:
     """The same logger, which warns once where it fails, and writes nothing from then on; None: it can't begin.
 
     Of whatever kind the error is: trackers and their servers have many.
@@ -45,7 +45,7 @@ def forgiving(name: str, logger: Logger) -> Logger | None:
                 return None
             try:
                 return write(*args, **kwargs)
-            except _OF_THE_RUN:
+            except RUN_ENDING_ERRORS:
                 raise
             except Exception as error:
                 failed = True
@@ -57,7 +57,7 @@ def forgiving(name: str, logger: Logger) -> Logger | None:
     try:
         if hasattr(type(logger), "experiment"):  # made when it is first asked for; Lightning asks before it trains
             _ = logger.experiment  # type: ignore[attr-defined]
-    except _OF_THE_RUN:
+    except RUN_ENDING_ERRORS:
         raise
     except Exception as error:
         if (package := missing_package(error)) is not None:
