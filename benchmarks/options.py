@@ -38,7 +38,7 @@ STRATEGIES = ("strategy=single", "strategy=ddp strategy.wrap_single_rank=true", 
 # What is measured only where it was asked for, where there is an accelerator, several ranks, or a git checkout.
 MAY_BE_MISSING = {
     "error", "lap.num_batches", "device.memory_bytes", "dataset.limit", "result.time_to_accuracy",
-    "timing.tokens_per_s", "timing.compile_s", "timing.straggling",
+    "timing.tokens_per_s", "timing.compile_s", "timing.straggler_delay",
     "resources.peak_device_memory_bytes", "resources.device_memory_bytes", "resources.driver_memory_bytes",
     "resources.energy_joules", "resources.energy_joules_per_1000_samples", "resources.energy_missing",
     "noise.on_battery", "breakdown.step_p99_s", "breakdown.step_p95_s", "strategy.backend", "bare_loop",

@@ -76,7 +76,7 @@ WORDS = {
     "step_s": "all",
     "no_sync_step_s": "without synchronisation",
     "exposed_s": "averaging",
-    "bare_all_reduce_s": "averaging alone",
+    "isolated_all_reduce_s": "averaging alone",
 }
 
 

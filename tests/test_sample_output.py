@@ -179,8 +179,8 @@ def sweep(trained, wide, work_folder, capsys, monkeypatch):
             results = {"test_accuracy": TEST_ACCURACIES[world_size], "train_loss": TRAIN_LOSSES[world_size]}
             update(record, "result", **{key: values[repeat] for key, values in results.items()})
             update(record, "communication", cost_s=SYNCHRONIZATION_S[world_size])
-            straggling = STRAGGLING[world_size]
-            update(record, "contention", no_sync_step_s=NO_SYNC_STEP_S[world_size], straggling=straggling)
+            straggler_delay = STRAGGLING[world_size]
+            update(record, "contention", no_sync_step_s=NO_SYNC_STEP_S[world_size], straggler_delay=straggler_delay)
             record["dataset"]["num_test"] = 8000
             record["environment"]["num_usable_cores"] = 2
             outliers = ["25% of the epochs are outliers", "there were more threads than cores"]
@@ -200,7 +200,7 @@ def sweep(trained, wide, work_folder, capsys, monkeypatch):
 def doctor_report(wide, capsys, monkeypatch):
     """Of this machine, as if others kept it busy, and without the checks that come out differently elsewhere."""
     sums = [3.0 * each for each in range(1, 9)]
-    meanwhile = counters.Noise(wall_s=10.0, other_cores=1.2, steal_share=0.0, num_swapped_pages=0)
+    meanwhile = counters.Noise(wall_s=10.0, other_cores=1.2, steal_fraction=0.0, num_swapped_pages=0)
     laps_s = (0.6,) * 16
     busiest = (("pytest (process 12)", 0.8), ("python (process 34)", 0.4))
     noise = Noise(assess([meanwhile], laps_s, 2, timed="laps"), 2, laps_s, meanwhile, None, busiest)

@@ -81,7 +81,7 @@ def peak(setting: Setting, notes: Notes) -> None:
             typed = [*data, sizes, "training.epochs=2", "measure.peak=true", "measure.breakdown=true"]
             found = train(setting, f"peak-{precision}", *typed, f"training.precision={precision}")["peak"]
             fastest = max(_flop_per_s(device, side, dtype) for side in sides)
-            probed, share = found["matmul_flop_per_s"], found["achieved_fraction"]
+            probed, share = found["matmul_flop_per_s"], found["mfu"]
             notes.check(
                 f"{precision}: no product is faster than the peak",
                 fastest <= 1.2 * probed,

@@ -25,7 +25,7 @@ def cells(found: Table, row: int = 0) -> dict[str, str]:
 
 
 def test_parts_of_a_step_are_shares_of_it(write, work_folder):
-    write(Path("1"), [1.0, 1.0], sections={"breakdown": STEP, "peak": {"achieved_fraction": 0.25, "verdict": "slow"}})
+    write(Path("1"), [1.0, 1.0], sections={"breakdown": STEP, "peak": {"mfu": 0.25, "verdict": "slow"}})
     found = cells(table("Where a step's time goes"))
     assert (found["ms per step"], found["p99"]) == ("10.00", "15.00")
     assert [found[part] for part in ("forward", "backward", "optimizer", "rest")] == ["40%", "30%", "20%", "10%"]

@@ -119,7 +119,7 @@ def test_a_baseline_that_is_not_quite_alike_is_named_in_the_row(other, mismatch,
 def test_losses_add_up_to_the_step(write, work_folder):
     write(Path("one"), [9.0, 1.0], sections={"contention": {"no_sync_step_s": 0.009}, "timing": {"steps_per_s": 100.0}})
     sections = {
-        "contention": {"no_sync_step_s": 0.011, "straggling": 0.1},
+        "contention": {"no_sync_step_s": 0.011, "straggler_delay": 0.1},
         "communication": {"cost_s": 0.006},
         "timing": {"steps_per_s": 50.0},
     }
@@ -134,7 +134,7 @@ def test_losses_add_up_to_the_step(write, work_folder):
 def test_oversubscription_is_told_from_contention(write, work_folder):
     write(Path("one"), [9.0, 1.0], sections={"contention": {"no_sync_step_s": 0.010}})
     sections = {
-        "contention": {"no_sync_step_s": 0.025, "straggling": 0.0},
+        "contention": {"no_sync_step_s": 0.025, "straggler_delay": 0.0},
         "strategy": {"oversubscribed": True},
         "environment": {"num_usable_cores": 2},
     }

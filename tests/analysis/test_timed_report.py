@@ -138,7 +138,7 @@ def test_a_note_explains_the_columns_that_are_there(timed):
 
 def test_a_note_explains_all_columns_where_all_are_there(timed):
     breakdown = {"step_s": 0.01, "communication_s": 0.005, "step_p50_s": 0.01, "instrument_s": 0.001}
-    sections = {"breakdown": breakdown, "peak": {"achieved_fraction": 0.5}}
+    sections = {"breakdown": breakdown, "peak": {"mfu": 0.5}}
     for seed in range(2):
         timed(str(seed), [9.0, 1.0, 1.1], seed=seed, sections=sections)
     (note,) = table("Where a step's time goes").notes
@@ -195,7 +195,7 @@ def test_what_lacks_a_baseline_is_named_by_its_ranks(timed):
     ],
 )  # fmt: skip
 def test_a_small_share_of_the_peak_is_the_same_in_row_and_sentence(achieved, computed, recorded, shown, said, timed):
-    peak = {"achieved_fraction": achieved, "compute_fraction": computed, "verdict": recorded}
+    peak = {"mfu": achieved, "compute_mfu": computed, "verdict": recorded}
     timed("run", [9.0, 1.0], sections={"breakdown": {"step_s": 0.01}, "peak": peak})
     cells = dict(zip(heads(table("Where a step")), table("Where a step").rows[0].cells, strict=True))
     assert (cells["of the peak"].text, cells["limit"].text) == (shown, said)

@@ -183,7 +183,7 @@ def test_files_of_an_older_laptime_are_read(write, work_folder):
 
 
 def test_why_a_figure_is_missing_is_no_obstacle(write_timed, work_folder):
-    write_timed(Path("run"), [9.0, 1.0], missing={"breakdown": "no warm-up", "peak.achieved_fraction": "no count"})
+    write_timed(Path("run"), [9.0, 1.0], missing={"breakdown": "no warm-up", "peak.mfu": "no count"})
     results = laptime.load("run")
     assert len(results.runs) == 1 and math.isnan(results.runs["flops_per_batch"].astype(float)[0])
 

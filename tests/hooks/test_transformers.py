@@ -430,7 +430,7 @@ def test_the_steps_of_the_warm_up_are_taken_apart(callback, timed):
     trained.train()
     breakdown, record = timed.record["breakdown"], timed.record
     assert all(breakdown[f"{part}_s"] > 0 for part in ("data", "forward", "backward", "optimizer", "rest"))
-    assert record["model"]["flops_per_batch"] > 0 and record["peak"]["achieved_fraction"] > 0
+    assert record["model"]["flops_per_batch"] > 0 and record["peak"]["mfu"] > 0
     assert not trained.model._forward_hooks
 
 

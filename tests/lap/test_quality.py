@@ -15,8 +15,8 @@ from laptime.machine.counters import Noise, read
 from laptime.machine.device import usable_cores
 
 QUIET = Noise(
-    wall_s=2.0, other_cores=0.02, steal_share=0.001, throttled_share=0.0, num_swapped_pages=0, switches_per_s=5.0,
-    frequency_hz=3.0e9, temperature_celsius=60.0,
+    wall_s=2.0, other_cores=0.02, steal_fraction=0.001, throttled_fraction=0.0, num_swapped_pages=0,
+    involuntary_switches_per_s=5.0, frequency_hz=3.0e9, temperature_celsius=60.0,
 )  # fmt: skip
 EVEN = [2.0, 2.01, 1.99, 2.0]
 
@@ -37,14 +37,14 @@ def test_unknown_counters_do_not_lower_the_grade():
 @pytest.mark.parametrize(
     ("changed", "grade", "words"),
     [
-        ({"steal_share": 0.02}, "B", "the hypervisor gave 2% of the CPU time to others"),
-        ({"steal_share": 0.2}, "C", "the hypervisor gave 20%"),
+        ({"steal_fraction": 0.02}, "B", "the hypervisor gave 2% of the CPU time to others"),
+        ({"steal_fraction": 0.2}, "C", "the hypervisor gave 20%"),
         ({"other_cores": 0.4}, "B", "other processes kept 10% of the cores busy"),
         ({"other_cores": 4.0}, "C", "other processes kept 100% of the cores busy"),
-        ({"throttled_share": 0.3}, "C", "quota was used up 30% of the time"),
+        ({"throttled_fraction": 0.3}, "C", "quota was used up 30% of the time"),
         ({"num_swapped_pages": 20}, "B", "10 pages a second"),
         ({"temperature_celsius": 97.0}, "B", "the processor reached 97 degrees"),
-        ({"switches_per_s": 150.0}, "B", "it was taken off its cores 150 times a second"),
+        ({"involuntary_switches_per_s": 150.0}, "B", "it was taken off its cores 150 times a second"),
     ],
 )
 def test_each_disturbance_is_named(changed, grade, words):
@@ -53,13 +53,16 @@ def test_each_disturbance_is_named(changed, grade, words):
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("changed", [{"temperature_celsius": 94.0}, {"switches_per_s": 90.0}, {"other_cores": 0.19}])
+@pytest.mark.parametrize(
+    "changed", [{"temperature_celsius": 94.0}, {"involuntary_switches_per_s": 90.0}, {"other_cores": 0.19}]
+)
 def test_a_little_of_it_is_no_reason(changed):
     assert assess([replace(QUIET, **changed)] * 4, EVEN, num_cores=4).grade == "A"
 
 
 def test_ones_own_ranks_and_workers_are_no_disturbance():
-    assert assess([replace(QUIET, **{"switches_per_s": 1500.0})] * 4, EVEN, num_cores=4, crowded=True).grade == "A"
+    switching = replace(QUIET, involuntary_switches_per_s=1500.0)
+    assert assess([switching] * 4, EVEN, num_cores=4, crowded=True).grade == "A"
 
 
 def test_throttling_is_a_falling_frequency():
@@ -73,7 +76,7 @@ def test_one_disturbed_epoch_of_four_is_an_outlier_not_a_verdict():
 
 
 def test_the_worst_reason_gives_the_grade():
-    found = assess([replace(QUIET, **{"steal_share": 0.5})] * 4, EVEN, 2, battery=True, oversubscribed=True)
+    found = assess([replace(QUIET, **{"steal_fraction": 0.5})] * 4, EVEN, 2, battery=True, oversubscribed=True)
     assert found.grade == "C" and len(found.reasons) == 3
 
 
@@ -97,10 +100,10 @@ def test_a_slow_start_is_a_first_epoch_unlike_the_others(values, times):
 @pytest.mark.parametrize(
     ("changed", "oversubscribed", "threads", "suggested"),
     [
-        ({"switches_per_s": 500.0}, False, 2, True),
+        ({"involuntary_switches_per_s": 500.0}, False, 2, True),
         ({"other_cores": 2.0}, False, 2, True),
         ({}, True, 2, True),
-        ({"switches_per_s": 500.0}, False, 1, False),
+        ({"involuntary_switches_per_s": 500.0}, False, 1, False),
         ({"temperature_celsius": 97.0}, False, 2, False),
         ({}, False, 2, False),
     ],

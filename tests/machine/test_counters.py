@@ -93,8 +93,8 @@ def test_differences_by_hand():
     after = Reading(20.0, 125.0, 6.0, 1.5, 30, 150, 2e9, 80.0, 2.0)
     found = between(before, after, own_cpu_s=20.0, num_cores=4)
     assert found == Noise(
-        wall_s=10.0, other_cores=0.5, steal_share=1 / 40, throttled_share=0.05, num_swapped_pages=20,
-        switches_per_s=5.0, frequency_hz=2e9, temperature_celsius=80.0,
+        wall_s=10.0, other_cores=0.5, steal_fraction=1 / 40, throttled_fraction=0.05, num_swapped_pages=20,
+        involuntary_switches_per_s=5.0, frequency_hz=2e9, temperature_celsius=80.0,
     )  # fmt: skip
     unknown = Reading(20.0, None, None, None, None, None, None, None, None)
     assert between(before, unknown, 1.0, 4) == Noise(wall_s=10.0)

@@ -10,7 +10,7 @@ from tests.support.settings import TINY
 
 import laptime
 from laptime.record.files import read_epochs, read_record
-from laptime.record.schema import PARTS
+from laptime.record.schema import PHASES
 
 SHORT = (*TINY, "training.epochs=2")
 MEASURED = (*SHORT, "measure.breakdown=true")
@@ -33,20 +33,20 @@ def test_two_ranks_record_what_synchronization_costs(two_ranks):
     assert comm["comm_s"] == pytest.approx(comm["exposed_s"] + comm["overlap_s"])
     assert comm["share"] == pytest.approx(comm["exposed_s"] / comm["step_s"])
     assert comm["cost_s"] == pytest.approx(comm["step_s"] - contention["no_sync_step_s"])
-    assert comm["bare_all_reduce_s"] > 0
+    assert comm["isolated_all_reduce_s"] > 0
     assert contention["no_sync_step_s"] > 0
-    assert contention["straggling"] >= 0 and record["timing"]["straggling"] >= 0
+    assert contention["straggler_delay"] >= 0 and record["timing"]["straggler_delay"] >= 0
     events = EventAccumulator(str(two_ranks / "tensorboard"))
     events.Reload()
     (share,) = events.Scalars("comm/share")
     assert share.value == pytest.approx(comm["share"], rel=1e-5)
-    assert {"comm/exposed_s", "contention/no_sync_step_s", "time/straggling"} <= set(events.Tags()["scalars"])
+    assert {"comm/exposed_s", "contention/no_sync_step_s", "time/straggler_delay"} <= set(events.Tags()["scalars"])
 
 
 def test_of_several_ranks_waiting_for_gradients_is_a_part(two_ranks):
     parts = read_record(two_ranks)["breakdown"]
     assert parts["communication_s"] > 0
-    assert parts["step_s"] == pytest.approx(sum(parts[f"{part}_s"] or 0 for part in PARTS))
+    assert parts["step_s"] == pytest.approx(sum(parts[f"{part}_s"] or 0 for part in PHASES))
 
 
 def test_the_steps_leave_no_trace_in_weights_results_or_epochs(two_ranks, trained):
@@ -95,13 +95,13 @@ def test_a_plain_process_has_a_step_to_compare_with_and_no_communication(trained
     record = read_record(trained(*MEASURED))
     assert set(record["communication"].values()) == {None}
     assert record["contention"]["no_sync_step_s"] > 0
-    assert record["contention"]["straggling"] is record["timing"]["straggling"] is None
+    assert record["contention"]["straggler_delay"] is record["timing"]["straggler_delay"] is None
 
 
 def test_one_rank_with_ddp_is_measured_too(trained):
     record = read_record(trained(*MEASURED, "strategy.wrap_single_rank=true"))
     assert record["communication"]["bytes_per_step"] == 4 * NUM_PARAMETERS
-    assert record["contention"]["straggling"] is None
+    assert record["contention"]["straggler_delay"] is None
 
 
 @pytest.mark.soak
@@ -110,13 +110,13 @@ def test_data_workers_are_no_hindrance(trained):
     assert record["communication"]["step_s"] > 0
 
 
-def test_a_slow_rank_shows_as_straggling(trained):
+def test_a_slow_rank_shows_as_straggler_delay(trained):
     record = read_record(trained(*TWO_RANKS, "model._target_=slow_ranks.SlowInRankOne", "dataset.num_train=160"))
     # The median of two is their mean: a rank that does nearly nothing is half of it behind one that sleeps. More than
     # 0.4 means that the fast rank takes less than a quarter of 0.1 s for a step, which is 50 times what it takes alone.
-    assert record["contention"]["straggling"] > 0.4
+    assert record["contention"]["straggler_delay"] > 0.4
     # In the epochs the fast rank waits for the slow one in every step.
-    assert record["timing"]["straggling"] < record["contention"]["straggling"] / 2
+    assert record["timing"]["straggler_delay"] < record["contention"]["straggler_delay"] / 2
     assert record["communication"]["share"] > 0.2, "to the fast rank the slow one's delay is communication"
 
 
@@ -151,5 +151,5 @@ def test_the_parts_of_a_step_add_up_to_it(trained):
 )
 def test_every_kind_of_step_is_taken_apart(overrides):
     parts = laptime.run([*MEASURED, *overrides])["breakdown"]
-    assert parts["step_s"] == pytest.approx(sum(parts[f"{part}_s"] or 0 for part in PARTS))
+    assert parts["step_s"] == pytest.approx(sum(parts[f"{part}_s"] or 0 for part in PHASES))
     assert min(parts[f"{part}_s"] for part in ("forward", "backward", "optimizer")) > 0

@@ -30,8 +30,8 @@ def found(
 def test_fractions_of_the_peak():
     one = found(parts=breakdown(forward=0.02, backward=0.03, optimizer=0.01))
     assert one.achieved_flop_per_s == 1e5
-    assert one.achieved_fraction == 0.1
-    assert one.compute_fraction == pytest.approx(10 * 1000 / 0.05 / 1e6)
+    assert one.mfu == 0.1
+    assert one.compute_mfu == pytest.approx(10 * 1000 / 0.05 / 1e6)
     assert one.optimizer_bytes_per_s == pytest.approx(1e5)
 
 
@@ -83,7 +83,7 @@ def test_small_parts_are_not_named():
 
 def test_without_flops_or_epochs_nothing_is_claimed():
     for unknown in (found(flops_per_sample=None), found(samples_per_s=None)):
-        assert unknown.verdict is None and unknown.achieved_fraction is None
+        assert unknown.verdict is None and unknown.mfu is None
 
 
 def test_without_a_breakdown_the_fraction_alone():
@@ -93,4 +93,4 @@ def test_without_a_breakdown_the_fraction_alone():
 def test_what_cannot_be_is_not_called_near_the_limit():
     one = found(1200.0, breakdown(forward=0.001, backward=0.001, optimizer=0.001))
     assert one.verdict.startswith("not known: 500% of the fastest matrix product that was found can't be")
-    assert one.achieved_fraction == pytest.approx(1.2)
+    assert one.mfu == pytest.approx(1.2)

@@ -74,12 +74,12 @@ def test_a_run_says_how_near_it_came(world_size, trained):
     found, timing = record["peak"], record["timing"]
     flops = record["model"]["flops_per_sample"]
     assert found["achieved_flop_per_s"] == pytest.approx(flops * timing["samples_per_s"])
-    assert found["achieved_fraction"] == pytest.approx(found["achieved_flop_per_s"] / found["matmul_flop_per_s"])
+    assert found["mfu"] == pytest.approx(found["achieved_flop_per_s"] / found["matmul_flop_per_s"])
     compute_s = record["breakdown"]["forward_s"] + record["breakdown"]["backward_s"]
     per_step = flops * record["batch"]["global_batch_size"]
-    assert found["compute_fraction"] == pytest.approx(per_step / compute_s / found["matmul_flop_per_s"])
+    assert found["compute_mfu"] == pytest.approx(per_step / compute_s / found["matmul_flop_per_s"])
     share, product, _ = found["verdict"].partition(" of the fastest matrix product")
-    assert product and float(share.rstrip("%")) == pytest.approx(100 * found["achieved_fraction"], abs=0.5)
+    assert product and float(share.rstrip("%")) == pytest.approx(100 * found["mfu"], abs=0.5)
 
 
 def test_the_peak_can_be_left_out_without_changing_the_hash(trained):

@@ -74,7 +74,7 @@ def test_the_sampler_runs_until_it_is_stopped_and_knows_its_cost():
     one.start()
     until(lambda: one.num_samples >= 3)
     one.stop()
-    assert 0 < one.cost_s < one.wall_s and one.cost_share == one.cost_s / one.wall_s
+    assert 0 < one.cost_s < one.wall_s and one.cost_fraction == one.cost_s / one.wall_s
     number = one.num_samples
     one.stop()
     assert one.num_samples == number
@@ -135,7 +135,7 @@ def test_a_run_is_sampled(world_size, trained):
     sampled = ["measure.sample_interval_s=0.02", callback, f"strategy.world_size={world_size}"]
     resources = read_record(trained(*TINY, "training.epochs=1", *sampled))["resources"]
     assert resources["sampler_num_samples"] >= 2
-    assert 0 < resources["sampler_cpu_share"] < 1
+    assert 0 < resources["sampler_cpu_fraction"] < 1
     cores = resources["cpu_percent_by_core"]
     assert len(cores) == psutil.cpu_count() and all(0 <= percent <= 100.001 for percent in cores)
     assert resources["peak_rss_bytes"] > world_size * 200 * MEBIBYTE

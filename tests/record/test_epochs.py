@@ -42,9 +42,9 @@ def rows(times: list[list[float]], attempt: int = 0, first_epoch: int = 0) -> li
 def test_the_slowest_rank_makes_the_epoch():
     (epoch,) = epochs_of(rows([[1.0, 2.0, 1.5]]))
     assert (epoch.epoch_time_s, epoch.num_samples, epoch.samples_per_s) == (2.0, 300, 150.0)
-    assert epoch.straggling == pytest.approx(2.0 / 1.5 - 1)
+    assert epoch.straggler_delay == pytest.approx(2.0 / 1.5 - 1)
     assert (epoch.cpu_percent, epoch.rss_bytes) == (3 * 99.5, 3 * 2**33)
-    assert epochs_of(rows([[1.0]]))[0].straggling is None
+    assert epochs_of(rows([[1.0]]))[0].straggler_delay is None
 
 
 def test_samples_that_one_rank_has_not_counted_are_not_known():

@@ -39,10 +39,11 @@ CONTRACT = {
     "timing": "warmup_epochs total_train_s epoch_time_s samples_per_s steps_per_s startup_s",
     "result": "train_loss train_accuracy val_loss val_accuracy test_loss test_accuracy time_to_accuracy",
     "resources": "peak_rss_bytes peak_device_memory_bytes cpu_percent energy_joules",
-    "communication": "num_all_reduces_per_step bytes_per_step compute_s comm_s overlap_s exposed_s bare_all_reduce_s",
+    "communication": "num_all_reduces_per_step bytes_per_step compute_s comm_s overlap_s exposed_s "
+    "isolated_all_reduce_s",
     "contention": "no_sync_step_s",
     "breakdown": None,
-    "peak": "matmul_flop_per_s copy_bytes_per_s achieved_fraction",
+    "peak": "matmul_flop_per_s copy_bytes_per_s mfu",
     "bare_loop": "epoch_time_s overhead",
     "noise": "load_before load_after on_battery epochs",
     "quality": "grade reasons",

@@ -87,7 +87,7 @@ def test_record_is_complete_where_something_was_measured(default_run):
         "model": (),
         "strategy": ("backend",),
         "batch": (),
-        "timing": ("tokens_per_s", "compile_s", "straggling"),
+        "timing": ("tokens_per_s", "compile_s", "straggler_delay"),
         "result": ("time_to_accuracy",),
         "resources": (
             "peak_device_memory_bytes", "device_memory_bytes", "driver_memory_bytes",

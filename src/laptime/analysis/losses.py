@@ -46,7 +46,7 @@ def losses_of(group: Group, baseline: Group | None, kind: Kind) -> Losses:
     if group is baseline:
         return Losses(ideal, 0.0, 0.0, 0.0, 0.0, 0.0, step)
     own_pace, base_pace = (each.median("contention", "no_sync_step_s") for each in (group, baseline))
-    cost, behind = group.median("communication", "cost_s"), group.median("contention", "straggling")
+    cost, behind = group.median("communication", "cost_s"), group.median("contention", "straggler_delay")
     contention = oversubscription = communication = straggling = rest = None
     if own_pace is not None and base_pace is not None:
         slower = own_pace - base_pace / share

@@ -19,7 +19,7 @@ from laptime.analysis.labels import shorter_labels
 from laptime.analysis.laws import TITLES
 from laptime.analysis.scaling import Family
 from laptime.analysis.search import Search
-from laptime.record.schema import PARTS
+from laptime.record.schema import PHASES
 
 # Okabe and Ito, Color Universal Design (2008), the yellow left out, which is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -177,7 +177,7 @@ def _steps(axes: Axes, groups: Sequence[Group]) -> None:
     measured = [group for group in groups if group.median("breakdown", "step_s")]
     places = np.arange(len(measured))
     left = np.zeros(len(measured))
-    for part, colour in zip(PARTS, _PART_COLOURS, strict=True):
+    for part, colour in zip(PHASES, _PART_COLOURS, strict=True):
         seconds = np.array([group.median("breakdown", f"{part}_s") or 0.0 for group in measured])
         if seconds.any():
             axes.barh(places, 1e3 * seconds, left=1e3 * left, color=colour, label=part.replace("_", " "))

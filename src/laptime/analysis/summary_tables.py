@@ -12,7 +12,7 @@ from laptime.analysis.remarks import remarks_of
 from laptime.analysis.scaling import Family, projections
 from laptime.analysis.statistics import Interval, median_and_deviation
 from laptime.analysis.wording import agreement_words, difference_words
-from laptime.record.schema import PARTS
+from laptime.record.schema import PHASES
 
 
 def groups_table(groups: Sequence[Group], target_accuracy: float | None = None) -> pd.DataFrame:
@@ -47,9 +47,9 @@ _MEDIANS = (
     ("timing", "tokens_per_s"), ("timing", "batches_per_s"), ("timing", "total_train_s"), ("timing", "startup_s"),
     ("resources", "peak_rss_bytes"),
     ("resources", "peak_device_memory_bytes"), ("resources", "cpu_percent"), ("resources", "energy_joules"),
-    ("resources", "energy_joules_per_1000_samples"), *(("breakdown", f"{part}_s") for part in PARTS),
+    ("resources", "energy_joules_per_1000_samples"), *(("breakdown", f"{part}_s") for part in PHASES),
     ("breakdown", "step_s"), ("breakdown", "step_p50_s"), ("breakdown", "step_p95_s"), ("breakdown", "step_p99_s"),
-    ("peak", "achieved_flop_per_s"), ("peak", "matmul_flop_per_s"), ("peak", "achieved_fraction"),
+    ("peak", "achieved_flop_per_s"), ("peak", "matmul_flop_per_s"), ("peak", "mfu"),
     ("bare_loop", "overhead"), ("bare_loop", "overhead_s_per_step"),
 )  # fmt: skip
 

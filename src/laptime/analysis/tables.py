@@ -27,7 +27,7 @@ from laptime.analysis.scaling_tables import losses, scaling
 from laptime.analysis.search import Search
 from laptime.analysis.table import Cell, Column, Table, columns, row
 from laptime.analysis.wording import difference_words, source_of_steps
-from laptime.record.schema import PARTS
+from laptime.record.schema import PHASES
 from laptime.text import percent, printable
 
 # Of a search for one thing so many are shown.
@@ -136,8 +136,8 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
     rows = []
     for group in measured:
         step_s = group.median("breakdown", "step_s") or math.nan
-        shares = [group.median("breakdown", f"{part}_s") for part in PARTS]
-        fraction = group.median("peak", "achieved_fraction")
+        shares = [group.median("breakdown", f"{part}_s") for part in PHASES]
+        fraction = group.median("peak", "mfu")
         cells = [
             group.label,
             f"{1e3 * step_s:.2f}",
@@ -149,7 +149,7 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
         cells += ["" if fraction is None else percent(fraction)]
         rows.append(row(*cells, _limit(group)))
     short = {"communication": "comm", "host_to_device": "copy"}
-    parts = [Column(short.get(part, part), is_optional=part == "rest") for part in PARTS]
+    parts = [Column(short.get(part, part), is_optional=part == "rest") for part in PHASES]
     laps = f"{lap_word(groups)}s"
     optional = [Column(head, is_optional=True) for head in ("p50", "p95", "p99", f"over {laps}")]
     limit = Column("limit", is_sentence=True)
@@ -171,14 +171,14 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
 def _limit(group: Group) -> str:
     """The words of the repeat whose share of the peak is the middle one."""
     known = [run.record.peak for run in group.runs if run.record.peak.verdict]
-    known.sort(key=lambda peak: peak.achieved_fraction or 0.0)
+    known.sort(key=lambda peak: peak.mfu or 0.0)
     if not known:
         return ""
     of_one = " (of the middle repeat)" if len(group.runs) > 1 else ""
     peak = known[len(known) // 2]
     words = peak.verdict or ""
     # Records have whole percents, of which the small ones would be others than in the row.
-    achieved, computed = peak.achieved_fraction, peak.compute_fraction
+    achieved, computed = peak.mfu, peak.compute_mfu
     if achieved is not None and words.startswith(rounded := f"{achieved:.0%} of the fastest"):
         words = f"{percent(achieved)} of the fastest{words.removeprefix(rounded)}"
     if computed is not None:

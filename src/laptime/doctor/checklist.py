@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from laptime.text import byte_size
 
 # From here on the probe's findings count; the first three are those that cost a run its grade A.
-_OTHER_SHARE, _STEAL_SHARE, _FREQUENCY_DROP = 0.05, 0.01, 0.10
+_OTHER_FRACTION, _STEAL_FRACTION, _FREQUENCY_DROP = 0.05, 0.01, 0.10
 _SWAPPED_PER_S = 1.0
 _LEAST_FREE = 0.10
 # Most processors slow down between 95 and 105 degrees (Intel and AMD data sheets: TjMax).
@@ -39,18 +39,18 @@ def other_processes(other_cores: float | None, num_cores: int, busiest: Sequence
     if other_cores is None:
         return _unknown("other processes")
     found = f"they kept {other_cores:.1f} of the machine's {num_cores} cores busy"
-    if other_cores / num_cores < _OTHER_SHARE:
+    if other_cores / num_cores < _OTHER_FRACTION:
         return Check("other processes", True, found)
     above_all = f", {busiest[0][0]} above all" if busiest else ""
     return Check("other processes", False, f"{found}{above_all}. End them or wait")
 
 
-def hypervisor(steal_share: float | None) -> Check:
-    """Args: steal_share: of the CPU time, that went to other virtual machines."""
-    if steal_share is None:
+def hypervisor(steal_fraction: float | None) -> Check:
+    """Args: steal_fraction: of the CPU time, that went to other virtual machines."""
+    if steal_fraction is None:
         return _unknown("hypervisor")
-    found = f"it gave {steal_share:.1%} of the CPU time to others"
-    if steal_share < _STEAL_SHARE:
+    found = f"it gave {steal_fraction:.1%} of the CPU time to others"
+    if steal_fraction < _STEAL_FRACTION:
         return Check("hypervisor", True, found)
     return Check("hypervisor", False, f"{found}. Measure at another time or on a machine of your own")
 

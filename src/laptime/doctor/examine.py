@@ -69,7 +69,7 @@ def checks(machine: Mapping[str, Any], noise: Noise, battery: bool | None) -> li
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     return [
         checklist.other_processes(seen.other_cores, os.cpu_count() or 1, noise.busiest),
-        checklist.hypervisor(seen.steal_share),
+        checklist.hypervisor(seen.steal_fraction),
         checklist.power(battery),
         checklist.governor(machine["governors"] or []),
         checklist.frequency(noise.frequency_drop),

@@ -30,7 +30,7 @@ TAGS = {
     "time/lap_s": "epoch_time_s",
     "time/apart_s": "apart_s",
     "time/data_wait_s": "data_wait_s",
-    "time/straggling": "straggling",
+    "time/straggler_delay": "straggler_delay",
     "throughput/samples_per_s": "samples_per_s",
     "throughput/tokens_per_s": "tokens_per_s",
     "memory/rss_bytes": "rss_bytes",

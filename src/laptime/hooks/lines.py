@@ -6,7 +6,7 @@ from pathlib import Path
 
 from laptime.record.epochs import Epoch
 from laptime.record.run_record import RunRecord
-from laptime.record.schema import PARTS, known
+from laptime.record.schema import PHASES, known
 from laptime.terminal import relative
 from laptime.text import counted, duration
 
@@ -58,7 +58,7 @@ def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
         ]
         lines.append(f"{what}: lap {timing.epoch_time_s:.3f} s, {', '.join(rates)}")
     if step_s := record.breakdown.step_s:
-        shares = [(part, (record.breakdown.of_part(part) or 0.0) / step_s) for part in PARTS]
+        shares = [(part, (record.breakdown.of_phase(part) or 0.0) / step_s) for part in PHASES]
         lines.append(f"step {1e3 * step_s:.2f} ms: {', '.join(f'{p} {s:.0%}' for p, s in shares if s >= 0.005)}")
     if record.peak.verdict is not None:
         lines.append(f"MFU: {record.peak.verdict}")

@@ -61,6 +61,6 @@ def measure_peak(run: "TimedRun", optimizer_bytes: int) -> None:
         advice=_ADVICE,
         disturbances=assess([between(before, read(), own_s, cores)], [], cores).reasons,
     )
-    if record.peak.achieved_fraction is None:
+    if record.peak.mfu is None:
         reason = run.guard.missing.get("model.flops_per_batch", "no lap was counted")
-        run.guard.leave_out("peak.achieved_fraction", reason, warns=False)
+        run.guard.leave_out("peak.mfu", reason, warns=False)

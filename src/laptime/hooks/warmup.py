@@ -196,7 +196,7 @@ class WarmupSteps:
         totals, seconds = [sum(step.values()) for step in steps], typical(steps)
         step_s = sum(seconds.values())
         record.breakdown = schema.Breakdown(
-            **{f"{phase}_s": seconds.get(phase) for phase in schema.PARTS},
+            **{f"{phase}_s": seconds.get(phase) for phase in schema.PHASES},
             step_s=step_s,
             **percentiles(totals),
             num_steps=len(totals),

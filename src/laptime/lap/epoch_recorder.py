@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 # What each figure of an epoch is called in TensorBoard and the other loggers.
 TAGS = {
     "time/epoch_s": "epoch_time_s",
-    "time/straggling": "straggling",
+    "time/straggler_delay": "straggler_delay",
     "throughput/samples_per_s": "samples_per_s",
     "train/loss": "train_loss",
     "train/accuracy": "train_accuracy",

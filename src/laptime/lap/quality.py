@@ -14,19 +14,19 @@ from laptime.record.schema import EpochNoise
 
 # Each rule: what is looked at, from where on it is a B and a C, and how it is said. Shares are of 1.
 _RULES: tuple[tuple[str, float, float, str], ...] = (
-    ("steal_share", 0.01, 0.05, "the hypervisor gave {:.0%} of the CPU time to others"),
-    ("other_share", 0.05, 0.25, "other processes kept {:.0%} of the cores busy"),
-    ("throttled_share", 0.01, 0.10, "the container's CPU quota was used up {:.0%} of the time"),
+    ("steal_fraction", 0.01, 0.05, "the hypervisor gave {:.0%} of the CPU time to others"),
+    ("other_fraction", 0.05, 0.25, "other processes kept {:.0%} of the cores busy"),
+    ("throttled_fraction", 0.01, 0.10, "the container's CPU quota was used up {:.0%} of the time"),
     ("frequency_drop", 0.10, 0.30, "the CPU's frequency fell by {:.0%}"),
     ("temperature_celsius", 95.0, math.inf, "the processor reached {:.0f} degrees, where most slow down"),
-    ("switches_per_s", 100.0, math.inf, "it was taken off its cores {:.0f} times a second"),
+    ("involuntary_switches_per_s", 100.0, math.inf, "it was taken off its cores {:.0f} times a second"),
     ("swapped_per_s", 1.0, 100.0, "{:.0f} pages a second went to or came from the swap"),
-    ("outlier_share", 0.01, 0.34, "{:.0%} of the {timed} are outliers"),
+    ("outlier_fraction", 0.01, 0.34, "{:.0%} of the {timed} are outliers"),
 )
 # What takes a core away from one thread while the others of its rank wait for it.
-_WAITING = {"steal_share", "other_share", "throttled_share", "switches_per_s"}
+_WAITING = {"steal_fraction", "other_fraction", "throttled_fraction", "involuntary_switches_per_s"}
 # An outlier is further from the median than this many scaled median absolute deviations, and than this share of it.
-_OUTLIER_MADS, _OUTLIER_SHARE = 3.5, 0.05
+_OUTLIER_MADS, _OUTLIER_FRACTION = 3.5, 0.05
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def outliers(values: Sequence[float]) -> list[int]:
         return []
     middle = statistics.median(values)
     mad = statistics.median(abs(value - middle) for value in values)
-    least = max(_OUTLIER_MADS * mad / 0.6745, _OUTLIER_SHARE * middle)
+    least = max(_OUTLIER_MADS * mad / 0.6745, _OUTLIER_FRACTION * middle)
     return [place for place, value in enumerate(values) if abs(value - middle) > least]
 
 
@@ -134,11 +134,11 @@ def _figures(
 ) -> dict[str, float]:
     """What the rules look at, by its name there, as far as it is known."""
     found: dict[str, float] = {}
-    for name in ("steal_share", "throttled_share", *(() if crowded else ("switches_per_s",))):
+    for name in ("steal_fraction", "throttled_fraction", *(() if crowded else ("involuntary_switches_per_s",))):
         if known := [value for epoch in epochs if (value := getattr(epoch, name)) is not None]:
             found[name] = statistics.median(known)
     if others := [epoch.other_cores for epoch in epochs if epoch.other_cores is not None]:
-        found["other_share"] = min(1.0, statistics.median(others) / num_cores)
+        found["other_fraction"] = min(1.0, statistics.median(others) / num_cores)
     if temperatures := [epoch.temperature_celsius for epoch in epochs if epoch.temperature_celsius is not None]:
         found["temperature_celsius"] = max(temperatures)
     frequencies = [epoch.frequency_hz for epoch in epochs if epoch.frequency_hz]
@@ -147,5 +147,5 @@ def _figures(
     if swapped := [(epoch.num_swapped_pages, epoch.wall_s) for epoch in epochs if epoch.num_swapped_pages]:
         found["swapped_per_s"] = sum(pages for pages, _ in swapped) / sum(wall_s for _, wall_s in swapped)
     if epoch_times_s:
-        found["outlier_share"] = len(outliers(epoch_times_s)) / len(epoch_times_s)
+        found["outlier_fraction"] = len(outliers(epoch_times_s)) / len(epoch_times_s)
     return found

@@ -184,8 +184,8 @@ class LapRecorder:
             timing.tokens_per_s = None if tokens is None else tokens / timing.epoch_time_s
             timing.batches_per_s = None if batches is None else batches / timing.epoch_time_s
             timing.steps_per_s = None if steps is None else steps / timing.epoch_time_s
-        straggling = [epoch.straggling for epoch in counted if epoch.straggling is not None]
-        timing.straggling = statistics.median(straggling) if straggling else None
+        straggler_delay = [epoch.straggler_delay for epoch in counted if epoch.straggler_delay is not None]
+        timing.straggler_delay = statistics.median(straggler_delay) if straggler_delay else None
 
     def note_result(self, record: RunRecord) -> None:
         """What was learned by the end of the last lap."""

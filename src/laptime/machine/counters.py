@@ -85,19 +85,19 @@ class Noise:
     Attributes:
         wall_s: between them.
         other_cores: how many cores other processes kept busy.
-        steal_share: of all cores' time.
-        throttled_share: of wall time.
+        steal_fraction: of all cores' time.
+        throttled_fraction: of wall time.
         num_swapped_pages: in and out.
-        switches_per_s: times that the given processes were taken off their core against their will.
+        involuntary_switches_per_s: times that the given processes were taken off their core against their will.
         frequency_hz, temperature_celsius: at the end.
     """
 
     wall_s: float
     other_cores: float | None = None
-    steal_share: float | None = None
-    throttled_share: float | None = None
+    steal_fraction: float | None = None
+    throttled_fraction: float | None = None
     num_swapped_pages: int | None = None
-    switches_per_s: float | None = None
+    involuntary_switches_per_s: float | None = None
     frequency_hz: float | None = None
     temperature_celsius: float | None = None
 
@@ -119,10 +119,10 @@ def between(before: Reading, after: Reading, own_cpu_s: float | None, num_cores:
     return Noise(
         wall_s=wall_s,
         other_cores=others,
-        steal_share=None if steal_s is None else steal_s / (wall_s * num_cores),
-        throttled_share=None if throttled_s is None else throttled_s / wall_s,
+        steal_fraction=None if steal_s is None else steal_s / (wall_s * num_cores),
+        throttled_fraction=None if throttled_s is None else throttled_s / wall_s,
         num_swapped_pages=_difference(before.num_swapped_pages, after.num_swapped_pages),
-        switches_per_s=None if switches is None else switches / wall_s,
+        involuntary_switches_per_s=None if switches is None else switches / wall_s,
         frequency_hz=after.frequency_hz,
         temperature_celsius=after.temperature_celsius,
     )

@@ -21,7 +21,7 @@ from laptime.lap.epoch_sums import Sums
 from laptime.lap.phases import StepClock, ignore_phase, percentiles, typical
 from laptime.lap.timed_loader import Batch, Pipeline
 from laptime.machine.device import Device
-from laptime.ranks.comm_hooks import AllReduce, bare_all_reduce, comm_times, watching_all_reduces
+from laptime.ranks.comm_hooks import AllReduce, comm_times, isolated_all_reduce, watching_all_reduces
 from laptime.ranks.comm_hooks import exposed_s as waiting_s
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
@@ -66,7 +66,7 @@ class _Seconds:
     comm: list[float] = field(default_factory=list)
     overlap: list[float] = field(default_factory=list)
     no_sync_step: list[float] = field(default_factory=list)
-    bare_all_reduce: list[float] = field(default_factory=list)
+    isolated_all_reduce: list[float] = field(default_factory=list)
 
     def medians(self) -> dict[str, float]:
         return {name: statistics.median(values) for name, values in vars(self).items() if values}
@@ -137,7 +137,7 @@ class Breakdown:
         if module.stepper.ddp is None:
             # Nobody to wait for: the steps that were taken apart are those without synchronisation.
             parts = ("forward", "backward", "optimizer")
-            no_sync_step_s = sum(self.breakdown.of_part(part) or 0.0 for part in parts)
+            no_sync_step_s = sum(self.breakdown.of_phase(part) or 0.0 for part in parts)
             self.contention = schema.Contention(no_sync_step_s=no_sync_step_s)
         else:
             self._note(*self._measure(module, optimizer, batches))
@@ -212,7 +212,7 @@ class Breakdown:
             step()
         with watching_all_reduces(ddp) as sent:
             step()
-        all_reduce = bare_all_reduce(ddp, sent, self.device.torch_device)
+        all_reduce = isolated_all_reduce(ddp, sent, self.device.torch_device)
 
         def synchronised_step() -> float:
             took = step()
@@ -226,7 +226,7 @@ class Breakdown:
             seconds.step += self._block(synchronised_step)
             with ddp.no_sync():
                 seconds.no_sync_step += self._block(step)
-            seconds.bare_all_reduce += self._block(lambda: self._timed(all_reduce))
+            seconds.isolated_all_reduce += self._block(lambda: self._timed(all_reduce))
         return seconds, sent
 
     def _block(self, work: Callable[[], float]) -> list[float]:
@@ -256,7 +256,7 @@ class Breakdown:
         mean = {part: statistics.fmean(each[part] for each, _, _ in by_rank) for part in parts}
         slowest = [max(of_ranks) for of_ranks in zip(*(each for _, each, _ in by_rank), strict=True)]
         self.breakdown = schema.Breakdown(
-            **{f"{part}_s": mean.get(part) for part in schema.PARTS},
+            **{f"{part}_s": mean.get(part) for part in schema.PHASES},
             step_s=sum(mean.values()),
             **percentiles(slowest),
             num_steps=len(totals),
@@ -267,8 +267,8 @@ class Breakdown:
         ranks = self.rank.gather(seconds.medians())
         middle = {name: statistics.median(each[name] for each in ranks) for name in ranks[0]}
         own_pace = [each["no_sync_step"] for each in ranks]
-        straggling = max(own_pace) / middle["no_sync_step"] - 1 if len(ranks) > 1 else None
-        self.contention = schema.Contention(no_sync_step_s=middle["no_sync_step"], straggling=straggling)
+        straggler_delay = max(own_pace) / middle["no_sync_step"] - 1 if len(ranks) > 1 else None
+        self.contention = schema.Contention(no_sync_step_s=middle["no_sync_step"], straggler_delay=straggler_delay)
         exposed_s = waiting_s(middle)
         share = exposed_s / middle["step"]
         rounds = [each.medians() for each in seconds.by_round(self._block_steps)]
@@ -287,7 +287,7 @@ class Breakdown:
             share_max=max(shares),
             # More than the waiting: gradients are copied into DDP's buckets and back, and caches lose what they held.
             cost_s=middle["step"] - middle["no_sync_step"],
-            bare_all_reduce_s=middle["bare_all_reduce"],
+            isolated_all_reduce_s=middle["isolated_all_reduce"],
             num_steps=len(seconds.step),
         )
         if not self.rank.is_first:

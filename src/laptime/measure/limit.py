@@ -47,7 +47,7 @@ def limit(
         disturbances: what disturbed the machine while the peak was measured, which is higher then than it seems.
 
     Returns:
-        The section of the record. `achieved_fraction` is of the fastest matrix product; `compute_fraction` the same
+        The section of the record. `mfu` is of the fastest matrix product; `compute_mfu` the same
         while a step is in its forward and backward pass; `optimizer_bytes_per_s` may be above the fastest copy, where
         weights and state stay in the caches.
     """
@@ -56,16 +56,16 @@ def limit(
     if breakdown.step_s is not None:
         compute_s = (breakdown.forward_s or 0.0) + (breakdown.backward_s or 0.0)
         if flops_per_item and items_per_step and compute_s:
-            found.compute_fraction = flops_per_item * items_per_step / compute_s / matmul_flop_per_s
+            found.compute_mfu = flops_per_item * items_per_step / compute_s / matmul_flop_per_s
         if breakdown.optimizer_s:
             found.optimizer_bytes_per_s = optimizer_bytes / breakdown.optimizer_s
     if not flops_per_item or items_per_s is None:
         return found
-    compute_fraction = found.compute_fraction
+    compute_mfu = found.compute_mfu
     achieved = flops_per_item * items_per_s
     fraction = achieved / matmul_flop_per_s
-    found.achieved_flop_per_s, found.achieved_fraction = achieved, fraction
-    fastest = max(fraction, compute_fraction or 0.0)
+    found.achieved_flop_per_s, found.mfu = achieved, fraction
+    fastest = max(fraction, compute_mfu or 0.0)
     if fastest > _IMPOSSIBLE:
         found.verdict = (
             f"not known: {fastest:.0%} of the fastest matrix product that was found can't be, so something disturbed "
@@ -73,8 +73,8 @@ def limit(
         )
         return found
     verdict = f"{'near the limit: ' if fraction >= _NEAR else ''}{percent(fraction)} of the fastest matrix product here"
-    if compute_fraction is not None:
-        parts = "; ".join(_parts(breakdown, compute_fraction, advice))
+    if compute_mfu is not None:
+        parts = "; ".join(_parts(breakdown, compute_mfu, advice))
         verdict = f"{verdict}. Of a step, {parts}" if parts else verdict
     if disturbances:
         verdict += f". The product was measured while {'; '.join(disturbances)}: it may be faster"
@@ -82,17 +82,17 @@ def limit(
     return found
 
 
-def _parts(breakdown: schema.Breakdown, compute_fraction: float, advice: Mapping[str, str]) -> list[str]:
+def _parts(breakdown: schema.Breakdown, compute_mfu: float, advice: Mapping[str, str]) -> list[str]:
     """What takes the time of a step, the largest share first, and what may help."""
     step_s = breakdown.step_s
     assert step_s is not None
     compute = ((breakdown.forward_s or 0.0) + (breakdown.backward_s or 0.0)) / step_s
-    words = f"forward and backward take {compute:.0%}, at {percent(compute_fraction)} of that rate"
-    if compute_fraction < _NEAR:
+    words = f"forward and backward take {compute:.0%}, at {percent(compute_mfu)} of that rate"
+    if compute_mfu < _NEAR:
         words += f" (small products, or much that is no product: {advice['compute']} may help)"
     found = [(compute, words)]
     for part, what in _PARTS.items():
-        share = (breakdown.of_part(part) or 0.0) / step_s
+        share = (breakdown.of_phase(part) or 0.0) / step_s
         helps = f" ({advice[part]} may help)" if part in advice else ""
         found.append((share, f"{what} takes {share:.0%}{helps}"))
     return [text for share, text in sorted(found, reverse=True) if share >= _WORTH_NAMING]

@@ -59,7 +59,7 @@ class Sampler:
             self._thread.join()
 
     @property
-    def cost_share(self) -> float | None:
+    def cost_fraction(self) -> float | None:
         """CPU time of the thread as a share of one core's."""
         return self.cost_s / self.wall_s if self.wall_s else None
 

@@ -70,7 +70,9 @@ def bucket_bytes(ddp: DistributedDataParallel) -> list[int]:
     return [int(size) for size in sizes.split(",")]
 
 
-def bare_all_reduce(ddp: DistributedDataParallel, sent: list[AllReduce], device: torch.device) -> Callable[[], None]:
+def isolated_all_reduce(
+    ddp: DistributedDataParallel, sent: list[AllReduce], device: torch.device
+) -> Callable[[], None]:
     """What sends as much as one step does, with nothing around it, the way that this DDP's gradients go.
 
     Args:

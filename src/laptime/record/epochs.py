@@ -61,13 +61,13 @@ class Epoch:
     """One epoch of all ranks: the slowest rank's time and wait, everybody's samples, CPU and memory.
 
     Attributes:
-        straggling: how much longer the slowest rank took than the median one, as a share; None: a single rank.
+        straggler_delay: how much longer the slowest rank took than the median one, as a share; None: a single rank.
     """
 
     epoch: int
     is_warmup: bool
     epoch_time_s: float
-    straggling: float | None
+    straggler_delay: float | None
     num_samples: int | None
     samples_per_s: float | None
     data_wait_s: float
@@ -101,7 +101,7 @@ def over_ranks(rows: Sequence[EpochRow]) -> Epoch:
         epoch=first.epoch,
         is_warmup=first.is_warmup,
         epoch_time_s=epoch_time_s,
-        straggling=epoch_time_s / statistics.median(times) - 1 if len(rows) > 1 else None,
+        straggler_delay=epoch_time_s / statistics.median(times) - 1 if len(rows) > 1 else None,
         num_samples=num_samples,
         samples_per_s=None if num_samples is None else num_samples / epoch_time_s,
         data_wait_s=max(row.data_wait_s for row in rows),

@@ -29,7 +29,7 @@ class RunRecord(Struct, kw_only=True):
         command: as typed, secrets masked.
         device, dataset, model, strategy, batch, environment: None: the run ended before it was set up.
         seed: None: not known, where Laptime timed somebody else's training.
-        missing: why a figure is null, by section or key: `breakdown`, `peak.achieved_fraction`.
+        missing: why a figure is null, by section or key: `breakdown`, `peak.mfu`.
     """
 
     schema_version: int = schema.SCHEMA_VERSION

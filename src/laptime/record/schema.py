@@ -18,7 +18,7 @@ Size = Annotated[int, Meta(ge=0, le=2**62)]
 
 # The parts of an optimizer step, in their order. `communication` is waiting for gradients of other ranks, taken out of
 # the backward pass or a sharded optimizer's step; `rest` is what is in none of the others, such as summing up losses.
-PARTS = ("data", "host_to_device", "forward", "backward", "communication", "optimizer", "rest")
+PHASES = ("data", "host_to_device", "forward", "backward", "communication", "optimizer", "rest")
 
 Section = TypeVar("Section")
 
@@ -150,7 +150,7 @@ class Timing(Struct, kw_only=True):
     steps_per_s: Figure | None = None
     startup_s: Figure | None = None
     compile_s: Figure | None = None
-    straggling: Figure | None = None
+    straggler_delay: Figure | None = None
 
 
 class Result(Struct, kw_only=True):
@@ -176,7 +176,7 @@ class Resources(Struct, kw_only=True):
     cpu_percent: Figure | None = None
     cpu_percent_by_core: list[float] | None = None
     sampler_num_samples: int | None = None
-    sampler_cpu_share: Figure | None = None
+    sampler_cpu_fraction: Figure | None = None
     energy_joules: Figure | None = None
     energy_joules_per_1000_samples: Figure | None = None
     energy_missing: str | None = None
@@ -196,7 +196,7 @@ class Communication(Struct, kw_only=True):
     share_min: Figure | None = None
     share_max: Figure | None = None
     cost_s: Figure | None = None
-    bare_all_reduce_s: Figure | None = None
+    isolated_all_reduce_s: Figure | None = None
     num_steps: int | None = None
 
 
@@ -204,11 +204,11 @@ class Contention(Struct, kw_only=True):
     """Steps without synchronization, in seconds, and how far the slowest rank is behind the median one in them."""
 
     no_sync_step_s: Figure | None = None
-    straggling: Figure | None = None
+    straggler_delay: Figure | None = None
 
 
 class Breakdown(Struct, kw_only=True):
-    """Seconds of a step by part (`PARTS`)."""
+    """Seconds of a step by part (`PHASES`)."""
 
     data_s: Figure | None = None
     host_to_device_s: Figure | None = None
@@ -225,7 +225,7 @@ class Breakdown(Struct, kw_only=True):
     epoch_start_s: Figure | None = None
     instrument_s: Figure | None = None
 
-    def of_part(self, part: str) -> float | None:
+    def of_phase(self, part: str) -> float | None:
         """Seconds of a part; None: not measured."""
         value: float | None = getattr(self, f"{part}_s")
         return value
@@ -237,8 +237,8 @@ class Peak(Struct, kw_only=True):
     matmul_flop_per_s: Figure | None = None
     copy_bytes_per_s: Figure | None = None
     achieved_flop_per_s: Figure | None = None
-    achieved_fraction: Figure | None = None
-    compute_fraction: Figure | None = None
+    mfu: Figure | None = None
+    compute_mfu: Figure | None = None
     optimizer_bytes_per_s: Figure | None = None
     verdict: str | None = None
 
@@ -263,10 +263,10 @@ class EpochNoise(Struct, kw_only=True):
     is_warmup: bool
     wall_s: Figure
     other_cores: Figure | None = None
-    steal_share: Figure | None = None
-    throttled_share: Figure | None = None
+    steal_fraction: Figure | None = None
+    throttled_fraction: Figure | None = None
     num_swapped_pages: int | None = None
-    switches_per_s: Figure | None = None
+    involuntary_switches_per_s: Figure | None = None
     frequency_hz: Figure | None = None
     temperature_celsius: Figure | None = None
 

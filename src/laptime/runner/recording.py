@@ -190,7 +190,7 @@ def note_resources(record: RunRecord, laps: LapRecorder, sampler: Sampler | None
     laps.note_resources(record, energy)
     if sampler is not None:
         record.resources.sampler_num_samples = sampler.num_samples
-        record.resources.sampler_cpu_share = sampler.cost_share
+        record.resources.sampler_cpu_fraction = sampler.cost_fraction
 
 
 def note_memory(record: RunRecord, rank: Rank, device: Device, sampler: Sampler | None) -> None:

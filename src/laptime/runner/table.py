@@ -13,7 +13,7 @@ from laptime.record import schema
 from laptime.record.epochs import each_epoch_once, frame_over_ranks
 from laptime.record.files import TENSORBOARD_DIR, read_epochs
 from laptime.record.run_record import RunRecord
-from laptime.record.schema import PARTS, known
+from laptime.record.schema import PHASES, known
 from laptime.terminal import relative
 from laptime.text import byte_size, counted
 
@@ -141,7 +141,7 @@ def _step(breakdown: schema.Breakdown) -> Rows:
     step_s = breakdown.step_s
     if step_s is None:
         return []
-    shares = {part: seconds / step_s for part in PARTS if (seconds := breakdown.of_part(part)) is not None}
+    shares = {part: seconds / step_s for part in PHASES if (seconds := breakdown.of_phase(part)) is not None}
     parts = [f"{part.replace('_', ' ')} {share:.0%}" for part, share in sorted(shares.items(), key=lambda one: -one[1])]
     of_steps = {"p50": breakdown.step_p50_s, "p95": breakdown.step_p95_s, "p99": breakdown.step_p99_s}
     slow = [f"{name} {1e3 * seconds:.2f} ms" for name, seconds in of_steps.items() if seconds]
@@ -180,12 +180,12 @@ def _synchronization(record: RunRecord) -> Rows:
         sent = f"{byte_size(comm.bytes_per_step or 0, 'MB', 2)} in {counted(num, 'all-reduce')} per step"
         rows = [
             ("synchronisation", f"{cost}; {waiting}"),
-            ("communication", f"{sent}; with nothing around {1e3 * (comm.bare_all_reduce_s or 0.0):.2f} ms"),
+            ("communication", f"{sent}; with nothing around {1e3 * (comm.isolated_all_reduce_s or 0.0):.2f} ms"),
         ]
-    if contention.straggling is not None:
-        epochs = record.timing.straggling
+    if contention.straggler_delay is not None:
+        epochs = record.timing.straggler_delay
         in_epochs = "" if epochs is None else f" ({epochs:.1%} in the epochs, where ranks wait for each other)"
-        rows.append(("straggling", f"slowest rank {contention.straggling:.1%} behind the median{in_epochs}"))
+        rows.append(("straggler delay", f"slowest rank {contention.straggler_delay:.1%} behind the median{in_epochs}"))
     return rows
 
 
