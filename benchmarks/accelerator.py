@@ -48,7 +48,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_SRC, os.environ.get("P
 
 from laptime.record.files import now  # noqa: E402
 from laptime.runner import fresh_processes  # noqa: E402
-from laptime.terminal import unread  # noqa: E402
+from laptime.terminal import ignore_broken_pipe  # noqa: E402
 from selftest import page, processes  # noqa: E402
 from selftest.part import Result, Setting  # noqa: E402
 from selftest.parts import PARTS  # noqa: E402
@@ -144,7 +144,7 @@ def _line(result: Result) -> str:
 def _say(text: str, end: str = "\n") -> None:
     """Print for whoever still reads; the test goes on in any case."""
     try:
-        with unread():
+        with ignore_broken_pipe():
             print(text, end=end, flush=True)
     except OSError:  # a full disk: what is left in the buffer must not fail again at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

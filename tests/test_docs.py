@@ -16,7 +16,7 @@ import pytest
 
 from laptime.cli import main
 from laptime.config import security
-from laptime.config.compose import compose, find_own_classes, hydra_session
+from laptime.config.compose import add_user_modules, compose, hydra_session
 from laptime.errors import UserError
 from laptime.runner import fresh_processes
 from laptime.runner.check import check
@@ -193,7 +193,7 @@ class Reader:
             error = ended(main, [*fewer, "sweep.dry_run=true"])
             # Refused are searches and single runs, after all else has been found right.
             return "" if error.startswith("error: sweep.dry_run=true: ") else error
-        find_own_classes(args.config_dir)
+        add_user_modules(args.config_dir)
         try:
             with hydra_session(args.config_dir) as hydra:
                 check(compose(hydra, args.overrides, args.config_name), args.overrides)

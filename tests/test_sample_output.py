@@ -89,7 +89,7 @@ def whole_lines(lines: list[str]) -> list[str]:
     kind = ""
     for line in map(str.strip, lines):
         if line.startswith("├"):  # what stands above is the head
-            rows[:] = [joined(rows)]
+            rows[:] = [join_nonempty(rows)]
             continue
         before, kind = kind, "row" if line.startswith("│") else "border" if BORDER.fullmatch(line) else "text"
         if kind != before or not line:
@@ -97,7 +97,7 @@ def whole_lines(lines: list[str]) -> list[str]:
         if kind == "row":
             cells = line.strip("│").split("│")
             if rows and not cells[0].strip():
-                rows[-1] = joined([rows[-1], cells])
+                rows[-1] = join_nonempty([rows[-1], cells])
             else:
                 rows.append(cells)
         elif kind == "text" and line:
@@ -106,7 +106,7 @@ def whole_lines(lines: list[str]) -> list[str]:
     return found
 
 
-def joined(rows: list[list[str]]) -> list[str]:
+def join_nonempty(rows: list[list[str]]) -> list[str]:
     return [" ".join(cells) for cells in zip(*rows, strict=True)]
 
 

@@ -8,11 +8,11 @@ from laptime.text import (
     clock,
     counted,
     duration,
-    first_three,
-    joined,
-    os_error,
+    escape_control_chars,
+    format_os_error,
+    join_first_three,
+    join_nonempty,
     percent,
-    printable,
     short_name,
 )
 
@@ -68,9 +68,9 @@ def test_shares_below_a_percent_have_a_decimal(share, text):
 
 
 def test_lists():
-    assert joined(["a", "", None, 2]) == "a, 2"
-    assert first_three(["a", "b", "c"]) == "a; b; c"
-    assert first_three(list("abcde")) == "a; b; c, and 2 more"
+    assert join_nonempty(["a", "", None, 2]) == "a, 2"
+    assert join_first_three(["a", "b", "c"]) == "a; b; c"
+    assert join_first_three(list("abcde")) == "a; b; c, and 2 more"
 
 
 def test_the_short_name_of_a_key():
@@ -78,9 +78,9 @@ def test_the_short_name_of_a_key():
 
 
 def test_control_characters_are_escaped():
-    assert printable("a\x1b[31m\nb é") == "a\\x1b[31m\\nb é"
+    assert escape_control_chars("a\x1b[31m\nb é") == "a\\x1b[31m\\nb é"
 
 
 def test_an_error_of_the_system_names_the_file_and_what_to_do():
-    assert os_error(OSError(28, "No space left on device", "run.json")) == "run.json: No space left on device."
-    assert "ulimit -n" in os_error(OSError(24, "Too many open files"))
+    assert format_os_error(OSError(28, "No space left on device", "run.json")) == "run.json: No space left on device."
+    assert "ulimit -n" in format_os_error(OSError(24, "Too many open files"))

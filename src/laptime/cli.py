@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laptime.errors import Interrupted, RunFailed, UserError
-from laptime.text import os_error
+from laptime.text import format_os_error
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -44,9 +44,9 @@ def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
         KeyboardInterrupt: the run was interrupted; the record says so.
     """
     from laptime.config.typed import for_hydra
-    from laptime.terminal import show_whatever_can_be_shown
+    from laptime.terminal import replace_unencodable
 
-    show_whatever_can_be_shown()
+    replace_unencodable()
     if isinstance(overrides, str):
         raise UserError(f'laptime.run("{overrides}"): takes a list. Write laptime.run(["{overrides}"]).')
     try:
@@ -68,9 +68,9 @@ def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line. Ends the process: 0 completed, 1 failed, 2 a mistake in what was typed, 128 + n signal n."""
     from laptime.ranks import torchrun
-    from laptime.terminal import show_whatever_can_be_shown
+    from laptime.terminal import replace_unencodable
 
-    show_whatever_can_be_shown()
+    replace_unencodable()
     try:
         _end_with_a_code(list(sys.argv[1:] if arguments is None else arguments))
     except SystemExit as end:
@@ -95,7 +95,7 @@ def _end_with_a_code(arguments: list[str]) -> None:
     except OSError as error:  # a full disk, a folder that is gone
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        print(f"error: {os_error(error)}", file=sys.stderr)
+        print(f"error: {format_os_error(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -106,11 +106,11 @@ def _main(arguments: list[str]) -> int:
 
     from laptime.config import security  # noqa: F401  reads what is trusted, before a configuration can change it
     from laptime.config.compose import (
+        add_user_modules,
         compose,
-        find_own_classes,
-        hand_over_to_hydra,
         hydra_session,
         resolve,
+        run_hydra_main,
         without_hydra,
     )
     from laptime.config.typed import for_hydra, refuse_dashes
@@ -134,7 +134,7 @@ def _main(arguments: list[str]) -> int:
         Path.cwd()
     except FileNotFoundError as error:
         raise UserError("the current folder is gone. Change to one that exists.") from error
-    find_own_classes(args.config_dir)
+    add_user_modules(args.config_dir)
     if args.cfg and args.multirun:
         raise UserError(
             "--cfg: shows what one run would use. Leave -m out, and give each key one value; sweep.dry_run=true lists "
@@ -146,7 +146,7 @@ def _main(arguments: list[str]) -> int:
             if args.cfg:
                 validate(resolve(without_hydra(composed)))
     if args.cfg or args.help or args.hydra_help or args.info or args.shell_completion:
-        hand_over_to_hydra(arguments, lambda cfg: None)
+        run_hydra_main(arguments, lambda cfg: None)
         return 0
     resumed, typed = resumed_sweep(args.overrides)
     if resumed is not None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from laptime.text import os_error, printable
+from laptime.text import escape_control_chars, format_os_error
 
 
 class UserError(Exception):
@@ -58,12 +58,12 @@ class LauncherFailed(BaseException):
     """
 
     def __init__(self, error: Exception) -> None:
-        reason = printable(first_line(error)).partition(". ")[0].rstrip(".") or type(error).__name__
+        reason = escape_control_chars(first_line(error)).partition(". ")[0].rstrip(".") or type(error).__name__
         super().__init__(f"the launcher gave up, and the runs that it had begun ended with it: {reason}.")
 
 
 @contextmanager
-def launching() -> Iterator[None]:
+def launcher_errors() -> Iterator[None]:
     """While a launcher other than Hydra's own works: jobs catch what is wrong with them, so an exception is its own."""
     try:
         yield
@@ -75,7 +75,7 @@ def launching() -> Iterator[None]:
 _NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory|Cannot allocate memory|bad_alloc", re.I)
 
 
-def is_for_want_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether the system, or the device, had no more memory to give."""
     return isinstance(error, MemoryError) or (
         isinstance(error, OSError | RuntimeError) and _NO_MEMORY.search(str(error)) is not None
@@ -92,5 +92,5 @@ def exit_code_of(work: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"error: {os_error(error)}", file=sys.stderr)
+        print(f"error: {format_os_error(error)}", file=sys.stderr)
         return 1

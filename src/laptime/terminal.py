@@ -93,7 +93,7 @@ def wide_console() -> Console:
     return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else _WIDTH)
 
 
-def show_whatever_can_be_shown() -> None:
+def replace_unencodable() -> None:
     """Let a terminal that has no Unicode show a question mark where it lacks a character."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -101,7 +101,7 @@ def show_whatever_can_be_shown() -> None:
 
 
 @contextmanager
-def unread() -> Iterator[None]:
+def ignore_broken_pipe() -> Iterator[None]:
     """What is printed within may find nobody who reads it (`| head`): that is no failure, and the rest goes nowhere."""
     try:
         yield

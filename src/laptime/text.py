@@ -64,12 +64,12 @@ def percent(share: float) -> str:
     return f"{share:.1%}" if share < 0.0095 else f"{share:.0%}"
 
 
-def joined(parts: Iterable[Any]) -> str:
+def join_nonempty(parts: Iterable[Any]) -> str:
     """`one, other`: those that are not empty."""
     return ", ".join(str(part) for part in parts if part)
 
 
-def first_three(parts: Sequence[str]) -> str:
+def join_first_three(parts: Sequence[str]) -> str:
     """`one; other; third, and 2 more`."""
     more = f", and {len(parts) - 3} more" if len(parts) > 3 else ""
     return f"{'; '.join(parts[:3])}{more}"
@@ -80,12 +80,12 @@ def short_name(key: str) -> str:
     return "ws" if key == "strategy.world_size" else key.rpartition(".")[2]
 
 
-def printable(text: str) -> str:
+def escape_control_chars(text: str) -> str:
     """Somebody's text without characters that steer a terminal or break a line: they are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
-def os_error(error: OSError) -> str:
+def format_os_error(error: OSError) -> str:
     """What the system refused, and where: `outputs/run.json: No space left on device.`"""
     where = f"{error.filename}: " if error.filename else ""
     instead = f" {MORE_FILES}" if error.errno in (errno.EMFILE, errno.ENFILE) else ""

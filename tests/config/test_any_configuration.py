@@ -15,7 +15,7 @@ from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.runner import fresh_processes
 from laptime.runner.check import check
-from laptime.text import printable
+from laptime.text import escape_control_chars
 from laptime.training import build
 
 # Keys with values that are right, whatever else is set.
@@ -189,14 +189,14 @@ def names_one_of(typed: list[str], message: str) -> bool:
     character is named in quotes or with its equals sign. Signs and spaces before a key may be left out.
     """
     for override in typed:
-        begins = {f"'{printable(override)}': "}
-        begins |= {f"{printable(text)}: " for text in (override, override.lstrip("+~ ")) if text}
+        begins = {f"'{escape_control_chars(override)}': "}
+        begins |= {f"{escape_control_chars(text)}: " for text in (override, override.lstrip("+~ ")) if text}
         if message.startswith(tuple(begins)):
             return True
         key = override.lstrip("+~").partition("=")[0].partition("@")[0].strip("'\" ")
         last = re.split(r"[./]", key)[-1]
         short = (f"'{key}'", f"{key}=") if len(key) == 1 else ()
-        texts = [re.escape(printable(each)[:200]) for each in (override, key, last, *short) if len(each) > 1]
+        texts = [re.escape(escape_control_chars(each)[:200]) for each in (override, key, last, *short) if len(each) > 1]
         if any(re.search(rf"(?<!\w){text}(?!\w)", message) for text in texts):
             return True
     return False

@@ -19,7 +19,7 @@ from laptime.data.image_data import cache_dir
 from laptime.errors import TrainingFailed, UserError
 from laptime.record.directory import expanded
 from laptime.record.files import read_epochs, read_record
-from laptime.text import os_error
+from laptime.text import format_os_error
 from laptime.training.faults import explained, out_of_memory_kills
 
 SCRIPTS = Path(__file__).parents[1] / "user_classes"
@@ -313,8 +313,8 @@ def test_other_errors_of_full_disks_and_of_the_ranks_own_memory_stay():
         ),
     ):
         assert explained(error, CONFIG) is error
-    assert "ulimit" not in os_error(OSError(28, "No space left on device"))
-    assert "ulimit -n" in os_error(OSError(24, "Too many open files"))
+    assert "ulimit" not in format_os_error(OSError(28, "No space left on device"))
+    assert "ulimit -n" in format_os_error(OSError(24, "Too many open files"))
 
 
 def test_a_limit_on_open_files_is_one_line(work_folder):

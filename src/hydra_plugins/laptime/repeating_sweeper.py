@@ -11,7 +11,7 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from laptime.errors import launching
+from laptime.errors import launcher_errors
 
 
 @dataclass
@@ -48,7 +48,7 @@ class RepeatingSweeper(BasicSweeper):
         matter only if `sweep.on_failure` says so."""
         assert self.config is not None and self.launcher is not None
         if type(self.launcher) is not BasicLauncher:
-            with launching():
+            with launcher_errors():
                 return [
                     self.launcher.launch([jobs[number] for number in stretch], initial_job_idx=stretch[0])
                     for stretch in consecutive(jobs)

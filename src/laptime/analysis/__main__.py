@@ -13,9 +13,9 @@ _TOLERANCE = 0.05
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 1 where the gate failed, 2 for a mistake in what was typed or a missing baseline."""
-    from laptime.terminal import show_whatever_can_be_shown
+    from laptime.terminal import replace_unencodable
 
-    show_whatever_can_be_shown()
+    replace_unencodable()
     args = _parser().parse_args(arguments)
     return exit_code_of(lambda: _run(args))
 
@@ -30,7 +30,7 @@ def _run(args: argparse.Namespace) -> int:
     from laptime.analysis.scaling import parse_world_sizes
     from laptime.analysis.wording import check_words
     from laptime.analysis.write import write_reports, write_tables
-    from laptime.terminal import unread
+    from laptime.terminal import ignore_broken_pipe
 
     if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
         raise UserError(f"--target-accuracy {args.target_accuracy}: must be a share between 0 and 1.")
@@ -47,14 +47,14 @@ def _run(args: argparse.Namespace) -> int:
             f"--gate {args.gate}: would be overwritten. Keep a copy elsewhere, or write elsewhere with --out."
         )
     console = Console()
-    with unread():
+    with ignore_broken_pipe():
         print_analysis(analysis, console)
     if not analysis.runs:
         raise UserError(f"no completed run in or below {', '.join(map(str, folders))}.")
     checks = check(analysis, Path(args.gate), tolerance) if args.gate is not None else []
     write_tables(analysis, out)
     write_reports(analysis, out)
-    with unread():
+    with ignore_broken_pipe():
         console.print(f"\nReport       {out / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
         for each in checks:
             print(check_words(each))

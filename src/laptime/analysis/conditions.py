@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from laptime.analysis.load import Run
 from laptime.machine.environment import is_set_while_running
 from laptime.record.schema import Lap
-from laptime.text import printable
+from laptime.text import escape_control_chars
 
 # What must be equal for two figures to be compared at all.
 WORK = ("machine", "checksum", "instructions")
@@ -87,7 +87,7 @@ def conditions_of(run: Run) -> Conditions:
 
 def _lap(lap: Lap) -> str:
     unit = lap.unit if lap.num_batches is None else f"{lap.num_batches} batch{'es' if lap.num_batches > 1 else ''}"
-    return unit if lap.timer == "training" else printable(f"{unit} by {lap.timer}")
+    return unit if lap.timer == "training" else escape_control_chars(f"{unit} by {lap.timer}")
 
 
 def _settings(run: Run) -> str:
@@ -97,4 +97,4 @@ def _settings(run: Run) -> str:
     given, in_force = run.strategy.threads_per_rank, run.environment.torch or {}
     if (threads := in_force.get("num_threads")) is not None and threads != given:
         words.append(f"threads={threads}")
-    return printable(" ".join(words))
+    return escape_control_chars(" ".join(words))

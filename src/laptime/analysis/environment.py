@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from laptime.analysis.load import Run
 from laptime.record.schema import Environment
-from laptime.text import binary_size, counted, joined
+from laptime.text import binary_size, counted, join_nonempty
 
 Rows = list[tuple[str, str]]
 
@@ -15,15 +15,17 @@ def of_machine(there: Environment) -> Rows:
     limits = there.container or {}
     return [
         ("Processor", f"{there.cpu}{_brackets(there.machine)}"),
-        ("Cores", joined(_cores(there))),
-        ("Caches", joined(map(_cache, there.caches or []))),
+        ("Cores", join_nonempty(_cores(there))),
+        ("Caches", join_nonempty(map(_cache, there.caches or []))),
         (
             "Clock",
-            joined(["-".join(filter(None, frequencies)), *(f"governor {name}" for name in there.governors or [])]),
+            join_nonempty(
+                ["-".join(filter(None, frequencies)), *(f"governor {name}" for name in there.governors or [])]
+            ),
         ),
         ("Memory", _size(there.memory_bytes)),
-        ("Container", joined([_counted(limits.get("num_cores"), "core"), _size(limits.get("memory_bytes"))])),
-        ("System", joined([there.os_version, there.platform])),
+        ("Container", join_nonempty([_counted(limits.get("num_cores"), "core"), _size(limits.get("memory_bytes"))])),
+        ("System", join_nonempty([there.os_version, there.platform])),
     ]
 
 
@@ -35,10 +37,10 @@ def of_software(run: Run) -> Rows:
     is_own = run.record.is_laptime_training
     checksum = f", checksum {str(data.checksum)[:16]}" if data.checksum or is_own else ""
     return [
-        ("Device", joined([device.used, device.name, f"driver {there.driver}" if there.driver else ""])),
-        ("Versions", joined([f"Python {there.python}", *packages])),
-        ("torch", joined(_torch(there.torch or {}))),
-        ("Variables", joined(f"{name}={value}" for name, value in (there.variables or {}).items())),
+        ("Device", join_nonempty([device.used, device.name, f"driver {there.driver}" if there.driver else ""])),
+        ("Versions", join_nonempty([f"Python {there.python}", *packages])),
+        ("torch", join_nonempty(_torch(there.torch or {}))),
+        ("Variables", join_nonempty(f"{name}={value}" for name, value in (there.variables or {}).items())),
         ("Code", f"commit {git.commit or 'unknown'}{changes}" if git.commit or is_own else ""),
         ("Data", f"{data.name}{checksum}"),
     ]

@@ -11,7 +11,7 @@ from laptime.errors import UserError
 from laptime.record import files as records
 from laptime.record.epochs import EPOCH_COLUMNS
 from laptime.record.latest import newest_runs
-from laptime.text import printable
+from laptime.text import escape_control_chars
 
 if TYPE_CHECKING:  # pandas takes its time to load, and importing laptime needs none of it
     import pandas as pd
@@ -86,7 +86,7 @@ def load(*folders: str | Path) -> Results:
     runs = pd.DataFrame(rows, columns=None if rows else ["run", "group", "seed"])
     for column in {"started_at", "ended_at"} & set(runs.columns):
         runs[column] = pd.to_datetime(runs[column], utc=True, errors="coerce")
-    epochs = [run.ranks.assign(run=printable(str(run.path))) for run, _ in labelled]
+    epochs = [run.ranks.assign(run=escape_control_chars(str(run.path))) for run, _ in labelled]
     columns = ["run", *EPOCH_COLUMNS]
     return Results(
         runs=runs,
@@ -94,7 +94,8 @@ def load(*folders: str | Path) -> Results:
         groups=groups_table(analysis.groups, None),
         scaling=scaling_table(analysis.families, analysis.project),
         skipped=pd.DataFrame(
-            [(printable(str(each.path)), each.reason) for each in analysis.skipped], columns=["run", "reason"]
+            [(escape_control_chars(str(each.path)), each.reason) for each in analysis.skipped],
+            columns=["run", "reason"],
         ),
     )
 
@@ -114,7 +115,7 @@ def run_row(run: "Run", label: str) -> dict[str, object]:
     from laptime.analysis.conditions import conditions_of
 
     record = run.record
-    row: dict[str, object] = {"run": printable(str(run.path)), "group": label, "seed": run.seed}
+    row: dict[str, object] = {"run": escape_control_chars(str(run.path)), "group": label, "seed": run.seed}
     row |= {key: getattr(record, key) for key in ("config_hash", "group_hash", "started_at", "ended_at")}
     for section in _SECTIONS:
         for key, value in structs.asdict(getattr(record, section)).items():

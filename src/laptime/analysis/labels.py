@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from laptime.analysis.conditions import CONDITIONS, only_differing
 from laptime.analysis.group import Group
 from laptime.analysis.mismatch import SETTINGS
-from laptime.text import printable, short_name
+from laptime.text import escape_control_chars, short_name
 
 # Config groups of which one part may name all of it: `model=cnn` instead of every key in which the CNN differs.
 CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler")
@@ -59,9 +59,9 @@ def value_of(group: Group, key: str, digits: int | None = _DIGITS) -> str:
     if key in CONFIG_GROUPS and key in group.config:  # a plain value, of somebody else's configuration
         return _shown(group.config[key], digits)
     if key == "model":
-        return printable(group.first.model.name)
+        return escape_control_chars(group.first.model.name)
     if key == "dataset":
-        return printable(group.first.dataset.name)
+        return escape_control_chars(group.first.dataset.name)
     if key in CONFIG_GROUPS:
         return str(group.config.get(f"{key}._target_")).rpartition(".")[2].lower()
     return _shown(group.config.get(key), digits)
@@ -73,7 +73,7 @@ def _shown(value: object, digits: int | None) -> str:
         text = f"{value:.{digits}g}"
     if len(text) > _LONGEST_VALUE:
         text = f"{text[: _LONGEST_VALUE - 10]}...{hashlib.sha256(text.encode()).hexdigest()[:6]}"
-    return printable(text)
+    return escape_control_chars(text)
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from laptime.record.files import (
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import known
 from laptime.record.walk import walk
-from laptime.text import printable
+from laptime.text import escape_control_chars
 
 # What the analysis and Laptime write into the directory of a run or a sweep: below these nothing is a run.
 _WITHIN_RUNS = {"summary", "tensorboard", "checkpoints", EARLIER_DIR}
@@ -155,7 +155,7 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
             record = _read_record(path)
             identity = _identity(record)
             if identity is not None and first.setdefault(identity, path) is not path:
-                skipped.append(Skipped(path, f"a copy of {printable(str(first[identity]))}"))
+                skipped.append(Skipped(path, f"a copy of {escape_control_chars(str(first[identity]))}"))
                 continue
             rows = _read_rows(path)
             if not record.is_laptime_training and (rows.groupby("rank")["num_samples"].count() == 0).any():
@@ -290,7 +290,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"can't be read: {error.strerror or error}"
     message = error.reason if isinstance(error, DamagedRecord) else str(error)  # the path is beside it
-    return printable((message or type(error).__name__).splitlines()[0])
+    return escape_control_chars((message or type(error).__name__).splitlines()[0])
 
 
 def by_number(path: Path) -> list[tuple[int, int, str]]:

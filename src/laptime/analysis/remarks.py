@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from laptime.analysis.group import Group, lap_word
 from laptime.analysis.mismatch import Mismatch
 from laptime.analysis.wording import mismatch_words
-from laptime.text import counted, printable
+from laptime.text import counted, escape_control_chars
 
 # A spread between repeats of more than this share of the median is said.
 _WIDE_SPREAD = 0.1
@@ -29,7 +29,7 @@ def remarks_of(group: Group, mismatches: Sequence[Mismatch] = ()) -> list[str]:
     if worst is not None and group.quality > "A":
         num = sum(run.record.quality.grade == group.quality for run in group.runs)
         reasons = "; ".join(worst.record.quality.reasons or [])
-        found.append(f"quality {group.quality} of {num} of {len(group.runs)} repeats: {printable(reasons)}")
+        found.append(f"quality {group.quality} of {num} of {len(group.runs)} repeats: {escape_control_chars(reasons)}")
     if len(group.runs) == 1:
         found.append("one repeat: no interval")
     num_known, num_seeds = len(group.runs) - group.num_unseeded, group.num_seeds - group.num_unseeded

@@ -23,7 +23,7 @@ from laptime.analysis.table import Table
 from laptime.analysis.tables import tables
 from laptime.analysis.wording import source_of_steps
 from laptime.record.renamed import override_by_new_name
-from laptime.text import counted, printable
+from laptime.text import counted, escape_control_chars
 
 CAPTIONS = {
     "speedup": "Speedup over one process by number of ranks, and the fitted laws. Bars and band: 95% intervals.",
@@ -79,7 +79,7 @@ def methods(analysis: Analysis) -> tuple[str, ...]:
     if not timed:
         return METHODS
     contents = dict.fromkeys((group.conditions.lap, group.first.record.lap.contents) for group in timed)
-    laps = [f"A lap ({lap}): {printable(words)}" for lap, words in contents if words]
+    laps = [f"A lap ({lap}): {escape_control_chars(words)}" for lap, words in contents if words]
     if len(timed) == len(analysis.groups):
         return (*_methods_of_timed(analysis), *laps)
     steps = "The parts of a step are from steps of the warm-up, where Laptime timed a training that is not its own."
@@ -272,7 +272,7 @@ def environment(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
         there = runs[0].environment
         name = there.hostname or there.hostname_hash
         title = f"Machine {number}: {name}, {counted(len(runs), 'run')}" if len(machines) > 1 else "Machine"
-        parts.append((printable(title), _printable(of_machine(there))))
+        parts.append((escape_control_chars(title), _printable(of_machine(there))))
     found: dict[str, list[str]] = {}
     for run in analysis.runs:
         for name, value in of_software(run):
@@ -288,14 +288,14 @@ def environment(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _printable(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(name, printable(value)) for name, value in rows if value]
+    return [(name, escape_control_chars(value)) for name, value in rows if value]
 
 
 def commands(analysis: Analysis) -> list[str]:
     """The commands that made the runs, each once, by the keys of today, and the one that makes this report."""
     typed = [shlex.join(map(override_by_new_name, run.command)) for run in analysis.runs]
     again = shlex.join(["python", "-m", "laptime.analysis", *(str(folder) for folder in analysis.folders)])
-    return [printable(command) for command in dict.fromkeys([*typed, again]) if command]
+    return [escape_control_chars(command) for command in dict.fromkeys([*typed, again]) if command]
 
 
 def _left_out(analysis: Analysis) -> str:

@@ -14,7 +14,7 @@ from laptime.analysis.results import Agreement, agreement
 from laptime.analysis.statistics import Interval, ratio, ratio_interval, relative_error
 from laptime.errors import UserError
 from laptime.record import files as record
-from laptime.text import printable
+from laptime.text import escape_control_chars
 
 OF_DDP = tuple(f"strategy.{key}" for key in record.OF_DDP)
 
@@ -179,7 +179,7 @@ def with_one_rank(command: list[str]) -> str:
     # Where the runs before lie, there is no room for new ones.
     replaced = (key, "hydra.sweep.dir=", "hydra.run.dir=", "sweep.resume=")
     kept = [part for part in command if not part.startswith(replaced)]
-    return printable(shlex.join([*kept, f"{key}1"]))
+    return escape_control_chars(shlex.join([*kept, f"{key}1"]))
 
 
 _MOST_RANKS = 1_000_000

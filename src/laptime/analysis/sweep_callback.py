@@ -24,17 +24,17 @@ def report_sweep(sweep_dir: Path) -> None:
     from laptime.analysis.analyse import analyse
     from laptime.analysis.report import print_analysis
     from laptime.analysis.write import write_reports, write_tables
-    from laptime.terminal import relative, unread
+    from laptime.terminal import ignore_broken_pipe, relative
 
     try:
         analysis = analyse([sweep_dir])
         if not analysis.runs:
             return
-        with unread():
+        with ignore_broken_pipe():
             print_analysis(analysis, Console())
         write_tables(analysis, sweep_dir / "summary")
         write_reports(analysis, sweep_dir / "summary")
-        with unread():
+        with ignore_broken_pipe():
             print(f"\nReport       {relative(sweep_dir / 'summary' / 'report.html')}")
             if any((run.path / TENSORBOARD_DIR).is_dir() for run in analysis.runs):
                 print(f"TensorBoard  tensorboard --logdir {relative(sweep_dir)}")

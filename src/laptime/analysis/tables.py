@@ -28,7 +28,7 @@ from laptime.analysis.search import Search
 from laptime.analysis.table import Cell, Column, Table, columns, row
 from laptime.analysis.wording import difference_words, source_of_steps
 from laptime.record.schema import PHASES
-from laptime.text import percent, printable
+from laptime.text import escape_control_chars, percent
 
 # Of a search for one thing so many are shown.
 _MOST_TRIALS = 10
@@ -43,7 +43,7 @@ def tables(analysis: Analysis) -> list[Table]:
     found[:0] = [_trials(search) for search in analysis.searches]
     found += _steps(analysis.groups) + _resources(analysis.groups)
     if analysis.skipped:
-        rows = tuple(row(printable(str(skipped.path)), skipped.reason) for skipped in analysis.skipped)
+        rows = tuple(row(escape_control_chars(str(skipped.path)), skipped.reason) for skipped in analysis.skipped)
         found.append(Table("Not counted", columns("run", "reason"), rows))
     return [table.without_empty_columns() for table in found]
 
@@ -183,7 +183,7 @@ def _limit(group: Group) -> str:
         words = f"{percent(achieved)} of the fastest{words.removeprefix(rounded)}"
     if computed is not None:
         words = words.replace(f", at {computed:.0%} of that rate", f", at {percent(computed)} of that rate")
-    return f"{printable(words)}{of_one}"
+    return f"{escape_control_chars(words)}{of_one}"
 
 
 def _resources(groups: Sequence[Group]) -> list[Table]:
@@ -213,7 +213,7 @@ def _resources(groups: Sequence[Group]) -> list[Table]:
     notes = ["Of all ranks together, medians of the repeats; 100% is one core."]
     missing = {why for group in groups for run in group.runs if (why := run.record.resources.energy_missing)}
     if missing:
-        notes.append(f"Energy was not measured: {printable('; '.join(sorted(missing)))}.")
+        notes.append(f"Energy was not measured: {escape_control_chars('; '.join(sorted(missing)))}.")
     if any(group.values("bare_loop", "overhead") for group in groups):
         notes.append("over a bare loop: what Lightning and Laptime cost, epochs of both by turns (measure.bare_loop).")
     return [Table("Resources", heads, tuple(rows), tuple(notes))]

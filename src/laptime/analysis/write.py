@@ -17,7 +17,7 @@ from laptime.analysis.remarks import remarks_of
 from laptime.analysis.scaling import Family
 from laptime.analysis.summary_tables import comparison_table, groups_table, scaling_table
 from laptime.record.files import finite, write_atomically
-from laptime.text import printable
+from laptime.text import escape_control_chars
 
 SCHEMA_VERSION = 1
 
@@ -41,7 +41,7 @@ def write_tables(analysis: Analysis, out: Path) -> None:
         "question": question(analysis),
         "answer": answer(analysis),
         "problems": problems(analysis),
-        "skipped": [{"path": printable(str(each.path)), "reason": each.reason} for each in analysis.skipped],
+        "skipped": [{"path": escape_control_chars(str(each.path)), "reason": each.reason} for each in analysis.skipped],
         "groups": [
             {
                 "label": group.label,

@@ -31,7 +31,7 @@ from laptime.config.identity import DIRECTORY_TO_COME
 from laptime.config.overrides import find, find_last, forget_parsed, key_of, parse
 from laptime.config.schema import Config, Group, closed_groups, register_schema
 from laptime.errors import UserError
-from laptime.text import printable
+from laptime.text import escape_control_chars
 
 CONFIG_NAME = "config"
 
@@ -69,7 +69,7 @@ def hydra_session(extra_config_dir: str | None = None, conf: Path | None = None)
         forget_parsed()
 
 
-def find_own_classes(extra_config_dir: str | None) -> None:
+def add_user_modules(extra_config_dir: str | None) -> None:
     """Let classes of the user's own be imported from where the command was typed, and from beside the configuration.
 
     Args:
@@ -89,10 +89,10 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
     name = config_name or CONFIG_NAME
     without_key = next((each for each in overrides if not key_of(each).strip()), None)
     if without_key is not None:
-        raise UserError(f"'{printable(without_key)}': names no key. Use group=option or key=value.")
+        raise UserError(f"'{escape_control_chars(without_key)}': names no key. Use group=option or key=value.")
     with_null = next((each for each in overrides if "\0" in each), None)
     if with_null is not None:  # no command line can hold it, but a list in Python can
-        raise UserError(f"'{printable(with_null)}': holds a null character. Leave it out.")
+        raise UserError(f"'{escape_control_chars(with_null)}': holds a null character. Leave it out.")
     for override in overrides:
         if key_of(override) in ("hydra", "hydra.run", "hydra.sweep"):
             raise UserError(f"{override}: sets several keys at once. Write each by itself: {key_of(override)}.dir=...")
@@ -220,7 +220,7 @@ def without_hydra(composed: DictConfig) -> DictConfig:
     return cfg
 
 
-def hand_over_to_hydra(arguments: Sequence[str], task: Any) -> None:
+def run_hydra_main(arguments: Sequence[str], task: Any) -> None:
     """Let Hydra's own command line do what it does: help, --cfg, completion, sweeps."""
     import hydra
 

@@ -22,7 +22,7 @@ from laptime.config.typed import how_to_quote
 from laptime.errors import first_line
 from laptime.extras import install_command
 from laptime.record.renamed import RENAMED
-from laptime.text import printable
+from laptime.text import escape_control_chars
 
 _WHY_RENAMED = {
     "training.accumulate_grad_batches": "It splits the batch of a step; Lightning's key of that name multiplies it."
@@ -56,12 +56,12 @@ def tidy(message: str, typed: Sequence[str]) -> str:
         for text in sorted({override.text, override.value_text or "", override.full_key}, key=len, reverse=True):
             if text and text != (shown := _shown(text)):
                 message = message.replace(text, shown)
-    lines = [printable(line) for line in message.splitlines()] or [""]
+    lines = [escape_control_chars(line) for line in message.splitlines()] or [""]
     return "\n".join([lines[0], " ".join(lines[1:])]).strip()
 
 
 def _shown(text: str) -> str:
-    text = printable(text)
+    text = escape_control_chars(text)
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
 
 

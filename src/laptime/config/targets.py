@@ -15,7 +15,7 @@ from typing import Any
 from hydra._internal.utils import _locate
 from hydra.utils import instantiate
 
-from laptime.errors import UserError, first_line, is_for_want_of_memory
+from laptime.errors import UserError, first_line, is_out_of_memory
 
 # What Hydra's instantiate takes beside the arguments of an object, and the type of each.
 _SPECIAL = {"_partial_": bool, "_recursive_": bool, "_args_": list, "_convert_": str}
@@ -270,7 +270,7 @@ def _of_another_kind(group: str, node: Mapping[str, Any], made: type, kind: type
 
 def _is_refusal(error: BaseException) -> bool:
     """Whether a constructor has refused its arguments; everything else is a bug and keeps its traceback."""
-    if is_for_want_of_memory(error):
+    if is_out_of_memory(error):
         return False
     return isinstance(error, _REFUSALS) or type(error).__name__ in _REFUSALS_BY_NAME
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from laptime.config.overrides import parse
 from laptime.errors import UserError
-from laptime.text import printable
+from laptime.text import escape_control_chars
 
 # Keys whose values are paths, with any characters.
 PATHS = ("training.checkpoint", "dataset.root", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir", "run", "checkpoint")
@@ -30,7 +30,7 @@ def for_hydra(overrides: Sequence[str]) -> list[str]:
         if any("\ud800" <= character <= "\udfff" for character in override):
             encoding = sys.getfilesystemencoding()
             raise UserError(
-                f"{printable(override)}: is no text in the locale's encoding, {encoding}. Set PYTHONUTF8=1."
+                f"{escape_control_chars(override)}: is no text in the locale's encoding, {encoding}. Set PYTHONUTF8=1."
             )
     return [_for_hydra(override) for override in overrides]
 

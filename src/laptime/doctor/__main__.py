@@ -39,11 +39,11 @@ def _run(args: argparse.Namespace) -> int:
     from laptime.doctor.examine import examine
     from laptime.doctor.show import show
     from laptime.record.files import finite
-    from laptime.terminal import show_whatever_can_be_shown, unread
+    from laptime.terminal import ignore_broken_pipe, replace_unencodable
 
-    show_whatever_can_be_shown()
+    replace_unencodable()
     report = examine(seconds, _note)
-    with unread():
+    with ignore_broken_pipe():
         if args.json:
             print(json.dumps(finite(report), indent=2))
         else:

@@ -33,22 +33,22 @@ def run(command: str, about: str, arguments: Sequence[str] | None, work: Work) -
     Returns:
         The exit code: work's own, 2 for a mistake in what was typed, 1 for what the system refuses, 130 for Ctrl-C.
     """
-    from laptime.terminal import StderrHandler, show_whatever_can_be_shown
+    from laptime.terminal import StderrHandler, replace_unencodable
 
-    show_whatever_can_be_shown()
+    replace_unencodable()
     logging.basicConfig(handlers=[StderrHandler()], level=logging.WARNING, format="%(message)s")
     return exit_code_of(lambda: _run(command, about, sys.argv[1:] if arguments is None else arguments, work))
 
 
 def _run(command: str, about: str, arguments: Sequence[str], work: Work) -> int:
-    from laptime.config.compose import find_own_classes
+    from laptime.config.compose import add_user_modules
 
     parser = _parser(command, about)
     refuse_dashes(arguments, parser)
     args = parser.parse_args(arguments)
     if args.config_dir is not None and not Path(args.config_dir).is_dir():
         raise UserError(f"--config-dir {args.config_dir}: there is no such folder.")
-    find_own_classes(args.config_dir)
+    add_user_modules(args.config_dir)
     overrides = [_for_hydra(each) for each in args.overrides]
     return work(composed(command, overrides), overrides)
 

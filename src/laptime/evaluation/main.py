@@ -27,11 +27,11 @@ def _work(config: EvaluateConfig, typed: list[str]) -> int:
     from laptime.evaluation.show import show
     from laptime.evaluation.trained_run import open_run
     from laptime.evaluation.write import write
-    from laptime.terminal import unread
+    from laptime.terminal import ignore_broken_pipe
 
     run = open_run(config.run, config.checkpoint, typed, config.dataset.root)
     evaluation = evaluate(run, config)
     folder = write(evaluation, run.path)
-    with unread():
+    with ignore_broken_pipe():
         show(evaluation, folder)
     return 0

@@ -32,7 +32,7 @@ from laptime.record.files import (
 from laptime.record.masking import MASK
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import known
-from laptime.text import first_three
+from laptime.text import join_first_three
 from laptime.training import checkpoints, open_groups
 from laptime.training.build import build_network
 
@@ -136,7 +136,7 @@ def open_run(run: str, checkpoint: str, typed: Sequence[str], root: str | None =
     identity = records.finite(checkpoints.identity(config, world_size))
     if differences := checkpoints.differences_between(records.finite(content[checkpoints.IDENTITY]), identity):
         raise UserError(
-            f"{key}: is not of the run {run_dir}: {first_three(differences)}. Name a checkpoint of that run."
+            f"{key}: is not of the run {run_dir}: {join_first_three(differences)}. Name a checkpoint of that run."
         )
     weights = content["state_dict"]
     if not isinstance(weights, dict) or not all(str(name).startswith(_PREFIX) for name in weights):

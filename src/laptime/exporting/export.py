@@ -24,7 +24,7 @@ from laptime.lap.timed_loader import Batch
 from laptime.machine.device import describe
 from laptime.measure import latency
 from laptime.record import files as records
-from laptime.text import printable
+from laptime.text import escape_control_chars
 from laptime.training.build import name_of
 
 SCHEMA_VERSION = 1
@@ -239,5 +239,7 @@ def _versions() -> dict[str, str]:
 
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    text = printable(f"{type(error).__name__}: {lines[0]}" if not isinstance(error, ValueError) else lines[0])
+    text = escape_control_chars(
+        f"{type(error).__name__}: {lines[0]}" if not isinstance(error, ValueError) else lines[0]
+    )
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"

@@ -37,11 +37,11 @@ def _work(config: ExportConfig, typed: list[str]) -> int:
     from laptime.exporting.export import export
     from laptime.exporting.show import show
     from laptime.exporting.write import write
-    from laptime.terminal import unread
+    from laptime.terminal import ignore_broken_pipe
 
     run = open_run(config.run, config.checkpoint, typed, config.dataset.root)
     report, files = export(run, config, formats)
     folder = write(report, files, run.path) if files else None
-    with unread():
+    with ignore_broken_pipe():
         show(report, folder)
     return 1 if report["failed"] else 0

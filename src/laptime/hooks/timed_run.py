@@ -36,7 +36,7 @@ from laptime.record.epochs import Epoch, over_ranks
 from laptime.record.masking import mask_text
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import RunError, Status, known
-from laptime.text import os_error
+from laptime.text import format_os_error
 
 # What only Laptime's own training can measure.
 _NEVER_MEASURED = {
@@ -260,7 +260,7 @@ class TimedRun:
         try:
             epoch = self.recorder.add(lap, [each for each, _ in shares])
         except OSError as error:  # a full disk, a directory that is gone
-            self.guard.leave_out("epochs.csv", os_error(error))
+            self.guard.leave_out("epochs.csv", format_os_error(error))
             self.recorder.run_dir = None
             epoch = over_ranks([each.row for each, _ in shares])
         if self.record is None:

@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import Logger
 from laptime.errors import Interrupted, TrainingFailed, UserError, first_line
 from laptime.extras import missing_package, not_installed
 from laptime.ranks.stopping import TimeLimitReached
-from laptime.text import printable
+from laptime.text import escape_control_chars
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def fail_safe(name: str, logger: Logger) -> Logger | None:
 
 
 def _warn(name: str, error: Exception) -> None:
-    reason = printable(first_line(error))
+    reason = escape_control_chars(first_line(error))
     log.warning("logger.%s can't write (%s): the training goes on without it", name, reason)
 
 

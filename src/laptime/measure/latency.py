@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laptime.errors import UserError, is_for_want_of_memory
+from laptime.errors import UserError, is_out_of_memory
 from laptime.lap.percentile import percentile
 from laptime.lap.quality import Quality, assess
 from laptime.machine.counters import between, on_battery, read
@@ -112,7 +112,7 @@ def measure(
         batch = images[torch.arange(batch_size, device=images.device) % len(images)]
         times = _times(networks, batch, device, settings)
     except Exception as error:
-        if not is_for_want_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise UserError(f"{key}: a batch of {batch_size:,} doesn't fit into memory. Use smaller ones.") from error
     return {name: _latency(batch_size, rounds) for name, rounds in times.items()}

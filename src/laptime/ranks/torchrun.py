@@ -21,7 +21,7 @@ from laptime.errors import UserError
 from laptime.ranks.failures import RankFailed, RankFailure, Report
 from laptime.record.files import flat
 from laptime.record.schema import RunError
-from laptime.text import first_three
+from laptime.text import join_first_three
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -107,7 +107,7 @@ def meet(config: Mapping[str, Any], usable_cores: int, timeout_s: float) -> list
     differences = [difference for peer in peers for difference in peer.differences]
     if differences:
         raise UserError(
-            f"torchrun's ranks were started with different settings: {first_three(differences)}. "
+            f"torchrun's ranks were started with different settings: {join_first_three(differences)}. "
             "Give every node the same command."
         )
     return peers

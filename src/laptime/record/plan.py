@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from laptime.record.files import PLAN_FILE, now, write_atomically
-from laptime.text import printable
+from laptime.text import escape_control_chars
 
 _LARGEST_NUMBER = 10**9
 
@@ -30,7 +30,7 @@ def read_plan(sweep_dir: Path) -> dict[int, str]:
     """What tells the runs of a sweep from each other, by number; empty where that can't be read."""
     try:
         runs = json.loads((sweep_dir / PLAN_FILE).read_bytes())["runs"]
-        known = {int(number): printable(str(swept)) for number, swept in runs.items()}
+        known = {int(number): escape_control_chars(str(swept)) for number, swept in runs.items()}
         return {number: swept for number, swept in known.items() if 0 <= number <= _LARGEST_NUMBER}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

@@ -11,7 +11,7 @@ from laptime.config import (
 )
 from laptime.errors import UserError
 from laptime.record.directory import expanded
-from laptime.text import printable
+from laptime.text import escape_control_chars
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -56,7 +56,7 @@ def run_job(
     from laptime.record.masking import secret_values
     from laptime.runner.launch import launch
     from laptime.runner.table import print_results
-    from laptime.terminal import logging_to, unread
+    from laptime.terminal import ignore_broken_pipe, logging_to
 
     if checked is not None and (changed := changed_since(checked, resolve_ahead(cfg))):
         raise UserError(
@@ -72,7 +72,7 @@ def run_job(
     with logging_to(run_dir, rank, secrets=secret_values(config.as_dict()), tag=tag):
         record = launch(config, run_dir, command, started, sweep, goes_on)
     if rank == 0:
-        with unread():
+        with ignore_broken_pipe():
             print_results(record, run_dir)
     return record
 
@@ -106,7 +106,7 @@ _MOST_BYTES = 140
 
 def folder_name(label: str) -> str:
     """A label as the name of a folder; one that is too long is cut, and ends in a hash that tells it from others."""
-    name = printable(label).replace("/", "_").replace("\\", "_")
+    name = escape_control_chars(label).replace("/", "_").replace("\\", "_")
     if len(name.encode()) <= _MOST_BYTES:
         return name
     end = f"… {hashlib.sha256(label.encode(errors='surrogatepass')).hexdigest()[:8]}"

@@ -9,7 +9,7 @@ from laptime.record.hydra_files import NotHydras, read_best_trial, read_sweep_fi
 from laptime.sweeps.notify import notify
 from laptime.sweeps.outcomes import ENDED, Outcome
 from laptime.sweeps.resume import can_be_resumed
-from laptime.terminal import relative, unread
+from laptime.terminal import ignore_broken_pipe, relative
 
 
 def say_how_it_ended(
@@ -33,7 +33,7 @@ def say_how_it_ended(
         print(f"\n{len(failed)} of {num_jobs} runs of the sweep failed:", *lines, sep="\n  ", file=sys.stderr)
     if exit_code and len(outcomes) < num_jobs:
         print(f"\n{num_jobs - len(outcomes)} of {num_jobs} runs of the sweep were not started.", file=sys.stderr)
-    with unread():
+    with ignore_broken_pipe():
         for line in _best(sweep_dir):
             print(f"Best         {line}")
         print(f"Sweep        {relative(sweep_dir)}")

@@ -270,7 +270,7 @@ def _show_what_would_be_done(
     from laptime.sweeps import dry_run
     from laptime.sweeps.estimate import estimate, known_runs
     from laptime.sweeps.labels import swept
-    from laptime.terminal import unread, wide_console
+    from laptime.terminal import ignore_broken_pipe, wide_console
 
     known = known_runs(RESULT_FOLDERS)
     planned = []
@@ -280,6 +280,6 @@ def _show_what_would_be_done(
             guess = estimate(will_be_hashed(config, cores.context()), known)
         differs = " ".join(swept(step.overrides, jobs))
         planned.append(dry_run.Planned(step.number, differs, step.decision, step.is_done, guess))
-    with unread():
+    with ignore_broken_pipe():
         dry_run.show(sorted(planned, key=lambda each: each.number), wide_console())
     return 0

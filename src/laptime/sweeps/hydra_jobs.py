@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from laptime.config.compose import quoted
 from laptime.config.overrides import parse
 from laptime.record.files import SWEEP_FILE, write_atomically
-from laptime.text import os_error
+from laptime.text import format_os_error
 
 
 def run_once(hydra: Hydra, composed: DictConfig, run_dir: Path, task: TaskFunction) -> Any:
@@ -78,7 +78,7 @@ def run_sweep(hydra: Hydra, cfg: DictConfig, task: TaskFunction) -> None:
         sweep_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(sweep_dir / SWEEP_FILE, OmegaConf.to_yaml(cfg).encode())
     except OSError as error:
-        print(f"error: {os_error(error)}", file=sys.stderr)
+        print(f"error: {format_os_error(error)}", file=sys.stderr)
         sys.exit(1)
 
     def sweep() -> None:

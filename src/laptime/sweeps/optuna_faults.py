@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
-from laptime.errors import launching
+from laptime.errors import launcher_errors
 
 
 class Refused(BaseException):
@@ -43,7 +43,7 @@ def forgiven() -> Iterator[None]:
         launcher = type(self.sweeper.launcher)  # the class's, for launchers send themselves to other processes
         launch = launcher.launch
         if launcher is not BasicLauncher:
-            launcher.launch = launching()(launch)
+            launcher.launch = launcher_errors()(launch)
         try:
             sweep(self, arguments)
         except Exception as error:

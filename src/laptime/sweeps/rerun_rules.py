@@ -15,7 +15,7 @@ from laptime.record.hashes import config_hashes
 from laptime.record.schema import Environment
 from laptime.sweeps.earlier import EarlierRun
 from laptime.terminal import relative
-from laptime.text import first_three
+from laptime.text import join_first_three
 from laptime.training.checkpoints import last_whole
 
 
@@ -64,7 +64,7 @@ def measured_with(run: EarlierRun, config: Mapping[str, Any]) -> str:
     others, commits = _conditions_changed(run, config)
     if others:
         return (
-            f"; measured with other {first_three(others)}: its figures don't compare with new ones, delete "
+            f"; measured with other {join_first_three(others)}: its figures don't compare with new ones, delete "
             f"{relative(run.path)} to run it again"
         )
     return f"; of the same code at another {commits}" if commits else ""
@@ -79,7 +79,7 @@ def retried(run: EarlierRun, job: Job, hashed: Mapping[str, Any]) -> Step:
     elif run.config_hash != config_hashes(hashed)[0]:
         reason = changed_since(run, hashed)
     elif others:
-        reason = f", now with other {first_three(others)}"
+        reason = f", now with other {join_first_three(others)}"
     elif not _leaves_an_epoch_to_time(run, job.config):
         reason = ": the epochs left would all be warm-up"
     elif last_whole(run.path) is None:
@@ -107,7 +107,7 @@ def changed_since(run: EarlierRun, hashed: Mapping[str, Any]) -> str:
         for key in dict.fromkeys([*before, *hashed])
         if before.get(key) != hashed.get(key)
     ]
-    return f": run {run.number} of the same overrides had {first_three(differences)}" if before else ""
+    return f": run {run.number} of the same overrides had {join_first_three(differences)}" if before else ""
 
 
 @cache

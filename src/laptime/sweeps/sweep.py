@@ -25,7 +25,7 @@ from laptime.sweeps.labels import sweep_label, swept, with_keys_that_differ
 from laptime.sweeps.notify import notify
 from laptime.sweeps.outcomes import OUTCOMES_DIR, Outcome, OutcomeStore
 from laptime.sweeps.signals import passing_signals_on
-from laptime.text import os_error
+from laptime.text import format_os_error
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -183,7 +183,7 @@ class Sweep:
         if isinstance(error, UserError):
             print(f"error: {mask_text(str(error), secrets)}", file=sys.stderr)
         elif isinstance(error, OSError):
-            print(f"error: {os_error(error)}", file=sys.stderr)
+            print(f"error: {format_os_error(error)}", file=sys.stderr)
         elif not isinstance(error, RunFailed):
             traceback.print_exception(error)
         message = mask_text(str(error), secrets)

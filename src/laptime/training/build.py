@@ -13,7 +13,7 @@ from laptime.config.schema import Config
 from laptime.config.validate import per_rank_batch_size
 from laptime.data.datamodule import DataModule
 from laptime.data.image_data import ImageData
-from laptime.errors import TrainingFailed, is_for_want_of_memory
+from laptime.errors import TrainingFailed, is_out_of_memory
 from laptime.lap.clock import LapClock
 from laptime.machine.device import Device, check_precision
 from laptime.machine.device import resolve as resolve_device
@@ -126,7 +126,7 @@ def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1
     try:
         network: nn.Module = open_groups.build_node("model", node, **given)
     except Exception as error:
-        if not is_for_want_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise TrainingFailed(
             f"out of memory while the model is built, which has {byte_size(num_bytes, 'GB', 2)} of weights ({key}). "

@@ -22,7 +22,7 @@ from laptime.record.files import (
 from laptime.record.latest import newest_runs
 from laptime.record.masking import mask
 from laptime.record.renamed import by_new_names
-from laptime.text import first_three
+from laptime.text import join_first_three
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def load(path: Path, expected: Mapping[str, Any], epochs: int) -> int:
     differences = differences_between(checkpoint[IDENTITY], expected)
     if differences:
         raise UserError(
-            f"{key}: is of another experiment: {first_three(differences)}.\n"
+            f"{key}: is of another experiment: {join_first_three(differences)}.\n"
             "Give the run the checkpoint's values, or start without it."
         )
     done = epochs_trained(checkpoint)

@@ -11,9 +11,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from laptime.config import targets
 from laptime.config.schema import Config
-from laptime.errors import TrainingFailed, first_line, is_for_want_of_memory
+from laptime.errors import TrainingFailed, first_line, is_out_of_memory
 from laptime.machine.hardware import text_of
-from laptime.text import MORE_FILES, byte_size, os_error
+from laptime.text import MORE_FILES, byte_size, format_os_error
 from laptime.training import open_groups
 
 _WANTED = re.compile(r"tried to allocate (\d[\d.]*) ?(bytes|KiB|MiB|GiB)", re.I)
@@ -51,7 +51,7 @@ def explained(error: Exception, config: Config) -> Exception:
     """
     text = str(error)
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return TrainingFailed(os_error(error))
+        return TrainingFailed(format_os_error(error))
     if isinstance(error, RuntimeError) and "Too many open files" in text:
         return TrainingFailed(f"Too many open files. {MORE_FILES}")
     if (
@@ -79,7 +79,7 @@ def explained(error: Exception, config: Config) -> Exception:
         return _data_worker_died("ended", config)  # while it handed over a batch
     if isinstance(error, MisconfigurationException) or text.startswith("Early stopping conditioned on metric"):
         return TrainingFailed(refusal(error, config))  # a metric that nobody logs, say
-    if is_for_want_of_memory(error):
+    if is_out_of_memory(error):
         return TrainingFailed(_too_little_memory(text, config))
     return error
 

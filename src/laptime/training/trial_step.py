@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from laptime.config import targets
 from laptime.config.schema import Config
 from laptime.data.image_data import ImageData
-from laptime.errors import UserError, first_line, is_for_want_of_memory
+from laptime.errors import UserError, first_line, is_out_of_memory
 from laptime.ranks.rank import Rank
 from laptime.ranks.sharded_optimizer import reason_against
 from laptime.training import step_hooks
@@ -43,7 +43,7 @@ def try_network(network: nn.Module, source: ImageData) -> None:
         else:
             is_trained = True
     except Exception as error:
-        if is_for_want_of_memory(error):
+        if is_out_of_memory(error):
             raise
         reason = first_line(error)
         raise UserError(f"{name}: fails on images of shape {source.image_shape} ({reason}).") from error
@@ -80,7 +80,7 @@ def try_optimizer(module: pl.LightningModule, config: Config) -> torch.optim.Opt
     try:
         optimizer.step()
     except Exception as error:
-        if is_for_want_of_memory(error):
+        if is_out_of_memory(error):
             raise
         raise UserError(f"{targets.shown('optimizer', config.optimizer)}: can't take a step ({error}).") from error
     try:
@@ -89,7 +89,7 @@ def try_optimizer(module: pl.LightningModule, config: Config) -> torch.optim.Opt
         elif scheduler is not None:
             scheduler.step()
     except Exception as error:
-        if is_for_want_of_memory(error):
+        if is_out_of_memory(error):
             raise
         raise UserError(f"{targets.shown('scheduler', config.scheduler)}: can't take a step ({error}).") from error
     return optimizer

@@ -34,9 +34,9 @@ _FLAGS: dict[str, dict[str, str | None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 1 where nothing was found, 2 for a mistake in what was typed, 130 for Ctrl-C."""
-    from laptime.terminal import StderrHandler, show_whatever_can_be_shown
+    from laptime.terminal import StderrHandler, replace_unencodable
 
-    show_whatever_can_be_shown()
+    replace_unencodable()
     logging.basicConfig(handlers=[StderrHandler()], level=logging.WARNING, format="%(message)s")
     return exit_code_of(lambda: _run(_parsed(sys.argv[1:] if arguments is None else arguments)))
 
@@ -86,7 +86,7 @@ def _run(args: argparse.Namespace) -> int:
     import torch
 
     from laptime.runner.rank_plan import threads_per_rank
-    from laptime.terminal import unread
+    from laptime.terminal import ignore_broken_pipe
     from laptime.training.build import prepare_device
     from laptime.training.faults import explaining
     from laptime.tune import batch_size, lr, show
@@ -95,7 +95,7 @@ def _run(args: argparse.Namespace) -> int:
     device = prepare_device(config)
     torch.set_num_threads(threads_per_rank(config))
     pl.seed_everything(config.seed, workers=False, verbose=False)
-    with explaining(config), unread():
+    with explaining(config), ignore_broken_pipe():
         if args.what == "batch_size":
             show.batch_sizes(batch_size.find(config, device, limit_s, show.trial), typed)
         else:
@@ -109,7 +109,7 @@ def _run(args: argparse.Namespace) -> int:
 def _config(args: argparse.Namespace) -> "Config":
     """What `train.py` would train with these overrides, checked."""
     from laptime.config import security  # noqa: F401  reads what is trusted, before a configuration can change it
-    from laptime.config.compose import compose, find_own_classes, hydra_session
+    from laptime.config.compose import add_user_modules, compose, hydra_session
     from laptime.config.overrides import find
     from laptime.runner.check import check
 
@@ -118,7 +118,7 @@ def _config(args: argparse.Namespace) -> "Config":
     found = {"batch_size": "training.batch_size", "lr": "optimizer.lr"}[args.what]
     if typed := find(args.overrides, found):
         raise UserError(f"{typed.text}: is what is to be found. Leave it out.")
-    find_own_classes(args.config_dir)
+    add_user_modules(args.config_dir)
     with hydra_session(args.config_dir) as hydra:
         config = check(compose(hydra, args.overrides), args.overrides)
     if config.training.checkpoint is not None:

@@ -11,7 +11,7 @@ import torch
 
 from laptime.config.schema import Config
 from laptime.data.datamodule import DataModule
-from laptime.errors import TrainingFailed, is_for_want_of_memory
+from laptime.errors import TrainingFailed, is_out_of_memory
 from laptime.lap.clock import usage
 from laptime.lap.quality import Quality
 from laptime.lap.timed_loader import Batch
@@ -147,7 +147,7 @@ def _started(config: Config, device: Device, data: DataModule) -> "_Search":
     try:
         return _Search(config, device, data, memory_budget(device))
     except RuntimeError as error:
-        if is_for_want_of_memory(error):
+        if is_out_of_memory(error):
             raise TrainingFailed(_NOTHING_FITS) from error
         raise
 
@@ -188,7 +188,7 @@ class _Search:
         try:
             return self._steps(batch_size)
         except Exception as error:
-            if not is_for_want_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return Trial(batch_size, None, None, None, "out of memory")
         finally:

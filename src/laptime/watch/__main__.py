@@ -49,20 +49,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _watch(args: argparse.Namespace) -> int:
-    from laptime.terminal import relative, show_whatever_can_be_shown, unread, wide_console
+    from laptime.terminal import ignore_broken_pipe, relative, replace_unencodable, wide_console
 
-    show_whatever_can_be_shown()
+    replace_unencodable()
     if not 0.1 <= args.interval <= 3600:
         raise UserError(f"--interval {args.interval}: must lie between 0.1 and 3600 seconds.")
     watcher = Watcher(_found(args.folder, waits=not args.once))
     console = wide_console()
     if args.once:
         seen = watcher.look()
-        with unread():
+        with ignore_broken_pipe():
             console.print(view(seen))
         return _exit_code(seen)
     seen = watcher.look()
-    with unread(), Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+    with (
+        ignore_broken_pipe(),
+        Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live,
+    ):
         before: dict[int | None, str] = {}
         while True:
             for run in seen.runs:
@@ -85,7 +88,7 @@ def _watch(args: argparse.Namespace) -> int:
             console.print(view(seen))
     code = _exit_code(seen)
     if code and (seen.path / SWEEP_FILE).is_file():
-        with unread():
+        with ignore_broken_pipe():
             print(f"To finish it: python train.py sweep.resume={relative(seen.path)}")
     message = f"{seen.count('completed')} of {len(seen.runs)} runs completed"
     notify(args.notify, "sweep-failed" if code else "sweep-completed", seen.path, message)
