@@ -74,7 +74,7 @@ def main() -> int:
             _say(f"{part.name:20} {part.about}")
         return 0
     with _signals_ignored():  # Ctrl-C also reaches the server that the parts are copied from
-        fresh_processes.load_ahead()
+        fresh_processes.preload()
     try:
         kind, num_devices = (
             ("cpu", 1) if arguments.rehearse else processes.ask(page.accelerator, limit_s=_FOUND_WITHIN_S)

@@ -126,7 +126,7 @@ MISTAKES = {
 @pytest.fixture
 def refused(call, monkeypatch):
     """`call` for what is refused before anything is trained: no process is started in advance."""
-    monkeypatch.setattr("laptime.runner.fresh_processes.load_ahead", lambda: None)
+    monkeypatch.setattr("laptime.runner.fresh_processes.preload", lambda: None)
     return call
 
 

@@ -130,7 +130,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Reader"]:
         documents.write_files(document, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(security, "_FROM_ENVIRONMENT", ("my_lab",))  # docs/own_model.md exports it
-        patch.setattr(fresh_processes, "load_ahead", lambda: None)  # nothing is trained
+        patch.setattr(fresh_processes, "preload", lambda: None)  # nothing is trained
         yield Reader(folder, patch)
 
 

@@ -213,7 +213,7 @@ def _run_once(
     with hydra_session(getattr(args, "config_dir", None)) as hydra:
         composed = _composed_for_one_run(hydra, overrides, config_name, args)
         if not torchrun.is_joined() and _wants_processes(composed):
-            fresh_processes.load_ahead()
+            fresh_processes.preload()
         config = check(composed, overrides)
         checked = snapshot(config)
         composed.experiment_name = experiment_of(composed)

@@ -82,10 +82,10 @@ def test_what_slows_torch_down_is_known_by_name():
 def test_new_settings_need_new_processes(monkeypatch):
     plain = changed(device={"name": "cpu"}, strategy={"world_size": 1})
     monkeypatch.setattr(fresh_processes, "_loaded_with", settings())
-    assert rank_plan.stays_here(plain, None)
+    assert rank_plan.trains_in_this_process(plain, None)
     before = fresh_processes.context().get_start_method()
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    assert not rank_plan.stays_here(plain, None)
+    assert not rank_plan.trains_in_this_process(plain, None)
     assert fresh_processes.context().get_start_method() == "spawn"
     monkeypatch.undo()
     assert fresh_processes.context().get_start_method() == before

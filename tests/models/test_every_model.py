@@ -17,7 +17,7 @@ from laptime.config.composition import config_dir
 from laptime.errors import TrainingFailed
 from laptime.lap.flops import count_flops
 from laptime.record.files import read_epochs
-from laptime.training.build import name_of
+from laptime.training.build import network_name
 
 README = (processes.ROOT / "README.md").read_text(encoding="utf-8")
 # The README's table of models: parameters and FLOPs per sample, in millions, on MNIST.
@@ -63,7 +63,7 @@ def test_size_and_operations_on_mnist_are_those_that_the_readme_tells(model):
 @pytest.mark.parametrize("model", MODELS)
 def test_a_run_is_named_by_what_was_typed(model):
     with torch.device("meta"):
-        assert name_of(build(model)).split()[0] == model
+        assert network_name(build(model)).split()[0] == model
 
 
 @pytest.mark.unit

@@ -292,7 +292,7 @@ def test_ranks_meet_and_say_what_differs(monkeypatch):
         def be(rank: int, config: dict[str, Any]) -> None:
             here.rank = rank
             try:
-                found[rank] = torchrun.meet(config, 4, 60)
+                found[rank] = torchrun.rendezvous(config, 4, 60)
             except UserError as error:
                 found[rank] = str(error)
 
@@ -310,7 +310,7 @@ def test_ranks_meet_and_say_what_differs(monkeypatch):
     here.rank = 0
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
     with pytest.raises(RankFailed, match=r"rank 1 did not come within strategy.timeout_s=0.2"):
-        torchrun.meet({"seed": 1}, 4, 0.2)
+        torchrun.rendezvous({"seed": 1}, 4, 0.2)
 
 
 ADDRESSES = {

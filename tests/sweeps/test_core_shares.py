@@ -7,7 +7,7 @@ from tests.support.configs import changed
 
 from laptime.loggers.tracker import Run
 from laptime.runner.context import SweepContext
-from laptime.runner.rank_plan import stays_here, threads_per_rank
+from laptime.runner.rank_plan import threads_per_rank, trains_in_this_process
 from laptime.sweeps.core_shares import CoreShares, SweepCores
 
 pytestmark = pytest.mark.unit
@@ -43,7 +43,7 @@ def test_a_run_has_the_threads_of_its_sweep_and_processes_of_its_own():
     config = changed(strategy={"world_size": 1})
     assert threads_per_rank(config, SweepContext(2)) == 2
     assert threads_per_rank(changed(strategy={"threads_per_rank": 5}), SweepContext(2)) == 5
-    assert not stays_here(config, SweepContext(2))
+    assert not trains_in_this_process(config, SweepContext(2))
 
 
 def test_the_only_run_of_a_sweep_belongs_to_it_all_the_same():

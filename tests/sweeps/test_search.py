@@ -127,7 +127,7 @@ def test_each_sampler_searches(sampler, train):
     ],
 )
 def test_a_search_that_cannot_be_is_refused_before_it_starts(typed, words, call, monkeypatch, work_folder):
-    monkeypatch.setattr("laptime.runner.fresh_processes.load_ahead", lambda: None)  # starts a process that nothing uses
+    monkeypatch.setattr("laptime.runner.fresh_processes.preload", lambda: None)  # starts a process that nothing uses
     ended = call("-m", *OPTUNA, *TWO_EPOCHS, *typed)
     assert ended.returncode == 2 and words in ended.stderr, ended.stderr
     assert "Traceback" not in ended.stderr and list(work_folder.iterdir()) == []

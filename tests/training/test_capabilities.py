@@ -27,7 +27,14 @@ from laptime.ranks.stopping import StopRequest
 from laptime.record import schema
 from laptime.runner import train as runner
 from laptime.training import Classifier
-from laptime.training.capabilities import HasStepper, KeepsTestMeans, Retrainable, TakesSteps, configured, lacking
+from laptime.training.capabilities import (
+    HasStepper,
+    HasTestMeans,
+    Retrainable,
+    TakesSteps,
+    configured_optimizer,
+    missing_attributes,
+)
 from laptime.training.compile_ahead import CompileAhead
 from laptime.training.stepper import Stepper
 from laptime.training.strategy import RankStrategy
@@ -107,19 +114,19 @@ def warnings(caplog):
         (HasStepper, "MyModule has no stepper"),
         (TakesSteps, "MyModule has no stepper, take_steps, train_sums"),
         (Retrainable, "MyModule has no make_average, make_optimizer, make_scheduler, seed, stepper, train_sums"),
-        (KeepsTestMeans, "MyModule has no test_means"),
+        (HasTestMeans, "MyModule has no test_means"),
     ],
 )
 def test_the_classifier_has_what_another_module_lacks(capability, said):
     assert isinstance(classifier(), capability)
     assert not isinstance(MyModule(), capability)
-    assert lacking(MyModule(), capability) == said
+    assert missing_attributes(MyModule(), capability) == said
 
 
 def test_only_what_is_absent_is_named():
     module = MyModule()
     module.stepper, module.train_sums = classifier().stepper, None
-    assert lacking(module, TakesSteps) == "MyModule has no take_steps"
+    assert missing_attributes(module, TakesSteps) == "MyModule has no take_steps"
 
 
 def test_ddp_wraps_the_classifiers_network(process_group):
@@ -160,17 +167,16 @@ def test_the_classifier_is_compiled_ahead(monkeypatch):
 def test_a_module_that_cant_be_compiled_ahead_is_refused():
     with pytest.raises(UserError) as refusal:
         fit(MyModule(), CompileAhead(DEVICE, None))
-    assert str(refusal.value) == (
-        "training.compile=true: MyModule has no stepper, so its network can't be compiled before the first epoch. "
-        "Use training.compile=false."
-    )
+    message = str(refusal.value)
+    assert message.startswith("training.compile=true: MyModule has no stepper, ")
+    assert message.endswith("Use training.compile=false.")
 
 
 def test_a_module_that_cant_be_retrained_has_no_bare_loop(warnings):
     bare_loop = BareLoop(DEVICE, Rank(), StopRequest(), EpochTimer(DEVICE, 0))
     fit(MyModule(), bare_loop)
     assert bare_loop.measured == schema.BareLoop()
-    assert warnings() == [f"measure.bare_loop: not measured: {lacking(MyModule(), Retrainable)}"]
+    assert warnings() == [f"measure.bare_loop: not measured: {missing_attributes(MyModule(), Retrainable)}"]
 
 
 def test_a_module_that_takes_no_steps_itself_has_no_breakdown(warnings):
@@ -201,13 +207,13 @@ def test_the_one_optimizer_is_found_in_each_form_that_lightning_accepts():
     optimizer = torch.optim.SGD(MyModule().parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     parts = {"optimizer": optimizer}
-    assert configured(classifier())[1] is None
-    assert configured(MyModule(optimizer)) == configured(MyModule(parts)) == (optimizer, None)
-    assert configured(MyModule({**parts, "lr_scheduler": scheduler})) == (optimizer, scheduler)
-    assert configured(MyModule({**parts, "lr_scheduler": {"scheduler": scheduler}})) == (optimizer, scheduler)
+    assert configured_optimizer(classifier())[1] is None
+    assert configured_optimizer(MyModule(optimizer)) == configured_optimizer(MyModule(parts)) == (optimizer, None)
+    assert configured_optimizer(MyModule({**parts, "lr_scheduler": scheduler})) == (optimizer, scheduler)
+    assert configured_optimizer(MyModule({**parts, "lr_scheduler": {"scheduler": scheduler}})) == (optimizer, scheduler)
 
 
 def test_several_optimizers_are_refused():
     optimizer = torch.optim.SGD(MyModule().parameters(), lr=0.1)
     with pytest.raises(UserError, match=r"^MyModule: configure_optimizers\(\) gives list; Laptime trains with one "):
-        configured(MyModule([optimizer, optimizer]))
+        configured_optimizer(MyModule([optimizer, optimizer]))

@@ -20,7 +20,7 @@ from laptime.errors import TrainingFailed, UserError
 from laptime.record.directory import expanded
 from laptime.record.files import read_epochs, read_record
 from laptime.text import format_os_error
-from laptime.training.faults import explained, out_of_memory_kills
+from laptime.training.faults import out_of_memory_kills, translate
 
 SCRIPTS = Path(__file__).parents[1] / "user_classes"
 CONFIG = changed(training={"batch_size": 96}, dataset={"num_workers": 2}, model={})
@@ -69,33 +69,33 @@ def test_too_little_memory_for_the_model_names_its_sizes(work_folder):
     ],
 )  # fmt: skip
 def test_every_devices_words_for_too_little_memory(error, words):
-    found = explained(error, CONFIG)
+    found = translate(error, CONFIG)
     assert isinstance(found, TrainingFailed) and words in str(found)
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), OSError(28, "no space")])
 def test_other_errors_stay_what_they_are(error):
-    assert explained(error, CONFIG) is error
+    assert translate(error, CONFIG) is error
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(("batch_size", "smaller"), [(2, 1), (3, 2), (64, 32), (65, 64), (4096, 2048)])
 def test_the_suggested_batch_is_smaller(batch_size, smaller):
     config = changed(training={"batch_size": batch_size}, model={})
-    assert f"Try training.batch_size={smaller}" in str(explained(MemoryError(), config))
+    assert f"Try training.batch_size={smaller}" in str(translate(MemoryError(), config))
 
 
 @pytest.mark.unit
 def test_a_batch_of_one_has_no_smaller_one():
     config = changed(training={"batch_size": 1}, model={"image_size": 4096})
-    assert "a smaller model or model.image_size" in str(explained(MemoryError(), config))
+    assert "a smaller model or model.image_size" in str(translate(MemoryError(), config))
 
 
 @pytest.mark.unit
 def test_large_images_may_be_smaller_too():
     config = changed(training={"batch_size": 2}, model={"image_size": 4096})
-    assert str(explained(MemoryError(), config)).endswith("or a smaller model.image_size.")
+    assert str(translate(MemoryError(), config)).endswith("or a smaller model.image_size.")
 
 
 @pytest.mark.unit
@@ -300,7 +300,7 @@ def test_a_disk_that_becomes_read_only_is_one_line(disk, train):
     ],
 )
 def test_what_there_is_too_little_of_is_named_with_what_to_do(error, word):
-    found = explained(error, CONFIG)
+    found = translate(error, CONFIG)
     assert isinstance(found, TrainingFailed) and word in str(found) and "dataset.num_workers" in str(found)
 
 
@@ -312,7 +312,7 @@ def test_other_errors_of_full_disks_and_of_the_ranks_own_memory_stay():
             "strategy.comm_hook=shared_memory: unable to allocate shared memory(shm): No space left on device"
         ),
     ):
-        assert explained(error, CONFIG) is error
+        assert translate(error, CONFIG) is error
     assert "ulimit" not in format_os_error(OSError(28, "No space left on device"))
     assert "ulimit -n" in format_os_error(OSError(24, "Too many open files"))
 

@@ -32,7 +32,7 @@ def _run(args: argparse.Namespace) -> int:
 
     # Ctrl-C reaches the server that ranks are copied from as well; there it would only leave a traceback.
     heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    fresh_processes.load_ahead()
+    fresh_processes.preload()
     signal.signal(signal.SIGINT, heeded)
     from rich.console import Console
 

@@ -16,7 +16,7 @@ from laptime.machine.device import available_accelerator, describe
 from laptime.ranks.rank import Rank
 from laptime.runner import fresh_processes
 from laptime.runner.rank_process import Rendezvous, join
-from laptime.runner.supervise import meeting
+from laptime.runner.supervise import rendezvous_store
 
 _NUM_RANKS = 2
 _OF_ACCELERATOR = {"cuda": "nccl", "xpu": "xccl"}
@@ -50,7 +50,7 @@ def check(backend: str, used: str, timeout_s: float = 60.0) -> Finding:
     deadline = time.monotonic() + timeout_s
     children = []
     try:
-        with meeting("127.0.0.1", 0, backend, timeout_s) as rendezvous:
+        with rendezvous_store("127.0.0.1", 0, backend, timeout_s) as rendezvous:
             for number in range(_NUM_RANKS):
                 rank = Rank(rank=number, local_rank=number, place=number, world_size=_NUM_RANKS)
                 job = rank, rendezvous

@@ -23,7 +23,7 @@ from laptime.measure import latency
 from laptime.ranks.preflight import require_compiling
 from laptime.record import files as records
 from laptime.record.schema import known
-from laptime.training.build import name_of
+from laptime.training.build import network_name
 from laptime.training.stepper import autocast
 
 SCHEMA_VERSION = 1
@@ -72,7 +72,7 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "evaluated_at": records.now(),
         "run_dir": str(run.path),
-        "model": name_of(network),
+        "model": network_name(network),
         "checkpoint": {"path": str(run.checkpoint), "epochs": run.epochs},
         "device": {"requested": asked, "used": device.used, "name": device.name},
         "precision": precision,

@@ -25,7 +25,7 @@ from laptime.machine.device import describe
 from laptime.measure import latency
 from laptime.record import files as records
 from laptime.text import escape_control_chars
-from laptime.training.build import name_of
+from laptime.training.build import network_name
 
 SCHEMA_VERSION = 1
 # What takes part in it: their versions are recorded.
@@ -75,7 +75,7 @@ def export(run: TrainedRun, config: ExportConfig, wanted: Sequence[Wanted]) -> t
         "schema_version": SCHEMA_VERSION,
         "exported_at": records.now(),
         "run_dir": str(run.path),
-        "model": name_of(network),
+        "model": network_name(network),
         "checkpoint": {"path": str(run.checkpoint), "epochs": run.epochs},
         "device": {"used": device.used, "name": device.name},
         "threads": threads,

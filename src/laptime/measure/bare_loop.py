@@ -22,7 +22,7 @@ from laptime.machine.device import Device
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.record import schema
-from laptime.training.capabilities import Retrainable, lacking
+from laptime.training.capabilities import Retrainable, missing_attributes
 from laptime.training.mixup import mixed_loss
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class BareLoop(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not isinstance(pl_module, Retrainable):
             if self.rank.is_first:
-                log.warning("measure.bare_loop: not measured: %s", lacking(pl_module, Retrainable))
+                log.warning("measure.bare_loop: not measured: %s", missing_attributes(pl_module, Retrainable))
             return
         network = copy.deepcopy(pl_module.stepper.network)
         if pl_module.stepper.is_compiled:

@@ -26,7 +26,7 @@ from laptime.ranks.comm_hooks import exposed_s as waiting_s
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.record import schema
-from laptime.training.capabilities import TakesSteps, configured, lacking
+from laptime.training.capabilities import TakesSteps, configured_optimizer, missing_attributes
 
 log = logging.getLogger(__name__)
 
@@ -121,12 +121,12 @@ class Breakdown:
         """
         if not isinstance(module, TakesSteps):
             if self.rank.is_first:
-                log.warning("measure.breakdown: not measured: %s", lacking(module, TakesSteps))
+                log.warning("measure.breakdown: not measured: %s", missing_attributes(module, TakesSteps))
             return
         module.to(self.device.torch_device)  # Lightning leaves a module on the CPU
         module.stepper.network.train()
         module.train_sums = Sums()
-        optimizer, _ = configured(module)
+        optimizer, _ = configured_optimizer(module)
         if module.stepper.ddp is not None:
             module.stepper.ddp._set_ddp_runtime_logging_sample_rate(1)
         steps, epoch_start_s, batches = self._take_apart(module, optimizer, pipeline)

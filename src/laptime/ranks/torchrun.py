@@ -81,7 +81,7 @@ class Peer:
     differences: list[str]
 
 
-def meet(config: Mapping[str, Any], usable_cores: int, timeout_s: float) -> list[Peer]:
+def rendezvous(config: Mapping[str, Any], usable_cores: int, timeout_s: float) -> list[Peer]:
     """All ranks of this attempt, in their order, once every one has come; before they make a process group.
 
     Raises:
@@ -218,14 +218,14 @@ def reported(timeout_s: float) -> Report | None:
     return None
 
 
-def sign_off(failure: RankFailure | None, timeout_s: float) -> None:
+def post_exit(failure: RankFailure | None, timeout_s: float) -> None:
     """Tell the others that this rank has ended by itself, completed (None) or not, and was not killed."""
     with contextlib.suppress(RuntimeError, OSError):
         own = msgspec.json.encode(Report(rank(), failure))
         store(timeout_s).set(f"ended {attempt()} {rank()}", own.decode())
 
 
-def last_words(wait_s: float, timeout_s: float) -> dict[int, RankFailure | None]:
+def collect_exits(wait_s: float, timeout_s: float) -> dict[int, RankFailure | None]:
     """What the ranks said when they signed off, by rank; those that have said nothing within `wait_s` are left out:
     they were killed, are stuck, or their machine is gone.
 

@@ -42,7 +42,7 @@ def first_record(config: Config, run_dir: Path, command: Sequence[str], start: f
     return record
 
 
-def resuming(config: Config, checkpoint: Path | None) -> Config:
+def resumed_from(config: Config, checkpoint: Path | None) -> Config:
     """The configuration that goes on from a checkpoint; None: there is none, it stays as it is."""
     if checkpoint is None:
         return config

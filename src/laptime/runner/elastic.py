@@ -20,7 +20,7 @@ from laptime.record.files import RUN_FILE
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import RunError
 from laptime.runner import rank_process
-from laptime.runner.attempt import attempt_run, first_record, resuming
+from laptime.runner.attempt import attempt_run, first_record, resumed_from
 from laptime.runner.context import RunContext
 from laptime.runner.rank_plan import backend_of, check_devices, pinned
 from laptime.runner.train import train
@@ -61,7 +61,7 @@ def join_ranks(config: Config, run_dir: Path, command: Sequence[str], start: flo
     def work(run: RunContext) -> RunRecord:
         try:
             _train_joined(run)
-            torchrun.sign_off(None, strategy.timeout_s)
+            torchrun.post_exit(None, strategy.timeout_s)
         except BaseException as error:
             run.stop.immediate = False  # torchrun tells all ranks to end once one has failed: why comes first
             cause = _cause_under_torchrun(error, run_dir, strategy.timeout_s)
@@ -78,7 +78,7 @@ def join_ranks(config: Config, run_dir: Path, command: Sequence[str], start: flo
 
 def _train_joined(run: RunContext) -> None:
     config, strategy = run.config, run.config.strategy
-    peers = torchrun.meet(config.as_dict(), usable_cores(), strategy.timeout_s)
+    peers = torchrun.rendezvous(config.as_dict(), usable_cores(), strategy.timeout_s)
     rank = torchrun.this_rank(strategy.threads_per_rank, peers)
     if strategy.pin_ranks:
         rank = pinned(rank)
@@ -90,8 +90,8 @@ def _train_joined(run: RunContext) -> None:
         rank_process.join_torchrun(backend_of(config), strategy.timeout_s)
     # The first rank alone knows: the others may be on machines with disks of their own.
     if rank.attempt:
-        checkpoint = rank.gather(checkpoints.last_whole(run.run_dir) if rank.is_first else None)[0]
-        run = replace(run, config=resuming(config, checkpoint))
+        checkpoint = rank.gather(checkpoints.last_intact(run.run_dir) if rank.is_first else None)[0]
+        run = replace(run, config=resumed_from(config, checkpoint))
     train(run, rank)
     # Together, and before Python's shutdown: threads of a group that is still there end the process there.
     rank.barrier()
@@ -103,7 +103,7 @@ def _cause_under_torchrun(error: BaseException, run_dir: Path, timeout_s: float)
     """What ended the run, of which this rank's error may be a mere consequence: being told to end by torchrun, and
     the silence of a rank that was killed, follow from what happened to another."""
     own, this = RankFailure.of(error), torchrun.rank()
-    torchrun.sign_off(own, timeout_s)
+    torchrun.post_exit(own, timeout_s)
     if not own.is_consequence:
         first = torchrun.report(own, timeout_s)
         return error if first.rank == this or first.failure is None else first.failure.as_exception(first.rank)
@@ -113,7 +113,7 @@ def _cause_under_torchrun(error: BaseException, run_dir: Path, timeout_s: float)
         with suppress(RuntimeError):
             dist.destroy_process_group()
     try:
-        words = torchrun.last_words(_SILENCE_S, timeout_s)
+        words = torchrun.collect_exits(_SILENCE_S, timeout_s)
     except (RuntimeError, OSError):
         return error
     told = torchrun.reported(timeout_s)

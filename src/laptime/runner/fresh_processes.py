@@ -54,7 +54,7 @@ def start(target: Callable[..., None], job: Any, name: str) -> tuple[BaseProcess
     return process, ours
 
 
-def load_ahead() -> None:
+def preload() -> None:
     """Let the forkserver load torch while this process does the same."""
     if context().get_start_method() == "forkserver":
         forkserver.ensure_running()

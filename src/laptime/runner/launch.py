@@ -14,10 +14,10 @@ from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import heeding_signals
 from laptime.record.masking import mask
 from laptime.record.run_record import RunRecord
-from laptime.runner.attempt import attempt_run, first_record, resuming
+from laptime.runner.attempt import attempt_run, first_record, resumed_from
 from laptime.runner.context import RunContext, SweepContext
 from laptime.runner.elastic import join_ranks
-from laptime.runner.rank_plan import plan, stays_here
+from laptime.runner.rank_plan import plan, trains_in_this_process
 from laptime.runner.supervise import run_processes
 from laptime.runner.train import train
 from laptime.training import checkpoints
@@ -64,7 +64,7 @@ def launch(
         record = first_record(config, run_dir, command, start)
     with heeding_signals() as stop:
         run = RunContext(config, run_dir, record, stop, start, sweep)
-        if stays_here(config, sweep):
+        if trains_in_this_process(config, sweep):
             return attempt_run(run, 0, partial(_train_here, run, ranks[0]))
         return _launch_processes(run, ranks, attempt)
 
@@ -80,7 +80,7 @@ def _launch_processes(run: RunContext, ranks: list[Rank], first_attempt: int) ->
     config = run.config
     last_attempt = first_attempt + config.strategy.max_restarts
     if first_attempt:
-        run = replace(run, config=resuming(config, checkpoints.last_whole(run.run_dir)))
+        run = replace(run, config=resumed_from(config, checkpoints.last_intact(run.run_dir)))
     for attempt in range(first_attempt, last_attempt + 1):
         numbered = [replace(rank, attempt=attempt) for rank in ranks]
         try:
@@ -89,9 +89,9 @@ def _launch_processes(run: RunContext, ranks: list[Rank], first_attempt: int) ->
             if attempt == last_attempt:
                 raise
             # Without a checkpoint of this run's own: as the first time.
-            checkpoint = checkpoints.last_whole(run.run_dir)
+            checkpoint = checkpoints.last_intact(run.run_dir)
             place = "the beginning" if checkpoint is None else checkpoint
             log.warning("%s: starting the ranks again, from %s", failure, place)
             record = RunRecord.read(run.run_dir)
-            run = replace(run, config=resuming(config, checkpoint), record=record, start=time.time())
+            run = replace(run, config=resumed_from(config, checkpoint), record=record, start=time.time())
     raise AssertionError("unreachable")

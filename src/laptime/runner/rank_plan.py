@@ -40,7 +40,7 @@ def threads_per_rank(config: Config, sweep: SweepContext | None = None) -> int:
     return max(1, usable_cores() // num_ranks(config)) if sweep is None else sweep.threads_per_rank
 
 
-def will_be_hashed(config: Config, sweep: SweepContext) -> dict[str, Any]:
+def expected_hashed_config(config: Config, sweep: SweepContext) -> dict[str, Any]:
     """What the `hashed_config` of a run of a sweep will be on this machine."""
     threads = threads_per_rank(config, sweep)
     return hashed_config(
@@ -74,11 +74,11 @@ def plan(config: Config, sweep: SweepContext | None = None) -> list[Rank]:
         )
         for number in range(world_size)
     ]
-    pin = strategy.pin_ranks and not stays_here(config, sweep)
+    pin = strategy.pin_ranks and not trains_in_this_process(config, sweep)
     return [pinned(rank) for rank in ranks] if pin else ranks
 
 
-def stays_here(config: Config, sweep: SweepContext | None) -> bool:
+def trains_in_this_process(config: Config, sweep: SweepContext | None) -> bool:
     """Whether the run trains in this process: one plain rank, and no sweep whose runs would warm each other."""
     # A mapped file that becomes shorter ends the process that reads it: somebody must be left to say so, or, with
     # strategy.max_restarts, to start it again.

@@ -32,7 +32,7 @@ from laptime.terminal import logging_to
 log = logging.getLogger(__name__)
 
 # How long the first rank may take to write down that the launcher is gone.
-_LAST_WORDS_S = 2.0
+_FINAL_WRITE_S = 2.0
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
@@ -179,7 +179,7 @@ def _end_with_the_launcher(connection: Connection, job: Job) -> None:
     def end_those_that_cannot() -> None:
         """A stopped rank does not notice that the launcher is gone. The first rank has a moment to write it down."""
         if not job.rank.is_first:
-            time.sleep(_LAST_WORDS_S)
+            time.sleep(_FINAL_WRITE_S)
         strategy = job.record.strategy
         for pid in (strategy.rank_pids if strategy is not None else None) or []:
             if pid != os.getpid():

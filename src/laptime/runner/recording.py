@@ -38,7 +38,7 @@ from laptime.record.hashes import config_hashes
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import known
 from laptime.runner.context import RunContext
-from laptime.training.build import name_of
+from laptime.training.build import network_name
 from laptime.training.compile_ahead import CompileAhead
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ _CONTENTS = (
 )
 
 
-def measure_apart(
+def measure_breakdown_and_peak(
     run: RunContext,
     device: Device,
     rank: Rank,
@@ -87,7 +87,7 @@ def _note_breakdown(record: RunRecord, breakdown: Breakdown, module: pl.Lightnin
     record.contention = breakdown.contention
 
 
-def note_set_up(run: RunContext, device: Device, rank: Rank) -> None:
+def note_setup(run: RunContext, device: Device, rank: Rank) -> None:
     config, record, settings = run.config, run.record, run.config.training
     record.lap.contents = _CONTENTS
     record.hashed_config = hashed_config(config, device.used, rank.world_size, rank.threads)
@@ -123,7 +123,7 @@ def note_set_up(run: RunContext, device: Device, rank: Rank) -> None:
         log.warning("PYTORCH_ENABLE_MPS_FALLBACK is set: operators that MPS lacks run on the CPU. Recorded.")
 
 
-def note_work(record: RunRecord, config: Config, data: DataModule, network: nn.Module) -> None:
+def note_workload(record: RunRecord, config: Config, data: DataModule, network: nn.Module) -> None:
     source = data.data
     record.dataset = schema.Dataset(
         name=source.name,
@@ -139,7 +139,7 @@ def note_work(record: RunRecord, config: Config, data: DataModule, network: nn.M
     )
     flops = count_flops(network, source.image_shape)
     record.model = schema.Model(
-        name=name_of(network),
+        name=network_name(network),
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         flops_per_sample=flops,
         flops_per_batch=None if flops is None else flops * data.batch_size,

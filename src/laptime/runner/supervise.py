@@ -59,7 +59,7 @@ def run_processes(run: RunContext, ranks: list[Rank]) -> RunRecord:
     children: list[_Child] = []
     _require_file_descriptors(len(ranks))
     place = (strategy.master_addr, strategy.master_port)
-    with meeting(*place, backend_of(config), strategy.timeout_s) if group else nullcontext() as rendezvous:
+    with rendezvous_store(*place, backend_of(config), strategy.timeout_s) if group else nullcontext() as rendezvous:
         try:
             for rank in ranks:
                 job = Job(config, run.run_dir, run.record, rank, rendezvous, run.start, run.sweep, dict(os.environ))
@@ -68,12 +68,12 @@ def run_processes(run: RunContext, ranks: list[Rank]) -> RunRecord:
         finally:
             _end(children)
     failed = [child for child in children if child.outcome is None or child.outcome.failure is not None]
-    if children[0] in failed and _had_no_last_word(children[0]):
+    if children[0] in failed and _exited_without_report(children[0]):
         end_trackers(run, "failed" if run.stop.signum is None else "interrupted")
     if run.stop.signum is not None:
         raise Interrupted(run.stop.signum)
     if failed:
-        raise _blame(failed, strategy.timeout_s)
+        raise _root_cause(failed, strategy.timeout_s)
     first = children[0].outcome
     assert first is not None and first.record is not None
     return first.record
@@ -95,7 +95,7 @@ def _require_file_descriptors(world_size: int) -> None:
 
 
 @contextmanager
-def meeting(host: str, port: int, backend: str, timeout_s: float) -> Iterator[Rendezvous]:
+def rendezvous_store(host: str, port: int, backend: str, timeout_s: float) -> Iterator[Rendezvous]:
     """The store where the ranks meet, listening on `host` alone (torch's own would listen on all).
 
     Args:
@@ -159,7 +159,7 @@ def _watch(children: list[_Child], stop: StopRequest, timeout_s: float, kills: i
                 child.outcome = child.connection.recv()
             except (EOFError, OSError):
                 child.process.join(timeout=5)
-                child.outcome = Outcome(child.rank.rank, failure=_death(child.process, kills))
+                child.outcome = Outcome(child.rank.rank, failure=_describe_exit(child.process, kills))
         if stop.signum is not None and not told:
             told = True
             deadline = time.monotonic() + _INTERRUPT_GRACE_S
@@ -189,7 +189,7 @@ def _is_stopped(process: BaseProcess) -> bool:
         return False
 
 
-def _death(process: BaseProcess, kills: int) -> RankFailure:
+def _describe_exit(process: BaseProcess, kills: int) -> RankFailure:
     """How a process ended that had nothing to say; `kills`: `out_of_memory_kills()` when it started."""
     code = process.exitcode
     how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
@@ -214,12 +214,12 @@ def _end(children: list[_Child]) -> None:
             shared_memory.remove_left_behind(child.process.pid)
 
 
-def _had_no_last_word(child: _Child) -> bool:
+def _exited_without_report(child: _Child) -> bool:
     """Whether a rank was killed, or was stuck until it was."""
     return child.outcome is None or _cause(child) is Cause.DIED
 
 
-def _blame(failed: list[_Child], timeout_s: float) -> BaseException:
+def _root_cause(failed: list[_Child], timeout_s: float) -> BaseException:
     """Which rank's error is the cause, when one rank's end makes the others fail too."""
     child = min(failed, key=_cause)
     number = child.rank.rank

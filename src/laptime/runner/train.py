@@ -29,14 +29,14 @@ from laptime.record.schema import known
 from laptime.runner.context import RunContext
 from laptime.runner.recording import (
     make_sampler,
-    measure_apart,
+    measure_breakdown_and_peak,
     note_memory,
     note_quality,
     note_resources,
     note_result,
-    note_set_up,
+    note_setup,
     note_timing,
-    note_work,
+    note_workload,
 )
 from laptime.runner.trackers import log_results, tracked
 from laptime.training import checkpoints
@@ -45,13 +45,13 @@ from laptime.training.build import (
     build_data,
     build_module,
     build_network,
-    keep_patience,
+    keep_configured_patience,
     prepare_device,
-    show_each_step,
+    use_single_steps,
 )
-from laptime.training.capabilities import HasStepper, KeepsTestMeans, lacking
+from laptime.training.capabilities import HasStepper, HasTestMeans, missing_attributes
 from laptime.training.compile_ahead import CompileAhead
-from laptime.training.faults import explaining
+from laptime.training.faults import translated_errors
 from laptime.training.trainer import build_trainer, is_profiled, quiet_lightning
 from laptime.training.trial_step import shards_optimizer, try_network, try_optimizer
 
@@ -71,7 +71,7 @@ def train(run: RunContext, rank: Rank) -> None:
         UserError: what was asked for can't be built on this machine.
         TrainingFailed, Interrupted: as the names say; what was measured until then is in the record.
     """
-    with explaining(run.config):
+    with translated_errors(run.config):
         _train(run, rank)
 
 
@@ -80,7 +80,7 @@ def _train(run: RunContext, rank: Rank) -> None:
     settings = config.training
     reset_peak_rss()
     device = prepare_device(config, rank.local_rank)
-    note_set_up(run, device, rank)
+    note_setup(run, device, rank)
     known(record.strategy).rank_pids = assert_world(rank, rank.world_size)
     if rank.is_first:  # when a sweep is resumed, runs that could not be built are known by their hashes
         record.write(run_dir)
@@ -91,10 +91,10 @@ def _train(run: RunContext, rank: Rank) -> None:
     own_callbacks = build_callbacks(config)
     clock = LapClock(device, EnergyMeter(device) if rank.local_rank == 0 else None)
     data = build_data(config, device, rank, clock)
-    show_each_step(own_callbacks, data, rank)
+    use_single_steps(own_callbacks, data, rank)
     network = build_network(config.model, data.data, rank.world_size // rank.num_nodes)
     try_network(network, data.data)
-    note_work(record, config, data, network)
+    note_workload(record, config, data, network)
     if rank.is_first:
         record.write(run_dir)
 
@@ -104,11 +104,11 @@ def _train(run: RunContext, rank: Rank) -> None:
     known(record.strategy).shards_optimizer = shards
     checkpoint, done = None, 0
     if settings.checkpoint is not None:
-        checkpoint = checkpoints.find_for_all(settings.checkpoint, rank, run_dir)
+        checkpoint = checkpoints.find_on_all_ranks(settings.checkpoint, rank, run_dir)
         # Ranks that were started again may have died after their last epoch: they have the test still to do.
-        done = checkpoints.load(checkpoint, identity, settings.epochs + (1 if rank.attempt else 0))
+        done = checkpoints.require_resumable(checkpoint, identity, settings.epochs + (1 if rank.attempt else 0))
         log.info("resuming from %s", checkpoint)
-    watch = _Watch(run, rank, device, data, remaining=settings.epochs - (0 if rank.attempt else done))
+    watch = _Instruments(run, rank, device, data, remaining=settings.epochs - (0 if rank.attempt else done))
     early_stopping = _early_stopping(config, own_callbacks)
     callbacks = [*watch.before(), *own_callbacks, *([early_stopping] if early_stopping is not None else [])]
     with quiet_lightning(), quiet_writer_threads(), tracked(run, rank, done) as loggers:
@@ -131,11 +131,11 @@ def _train(run: RunContext, rank: Rank) -> None:
             optimizer = trainer.optimizers[0]
             if isinstance(module, HasStepper) and (sharded := module.stepper.sharded(optimizer)) is not None:
                 optimizer = sharded.own
-            measure_apart(run, device, rank, module, optimizer, data)
+            measure_breakdown_and_peak(run, device, rank, module, optimizer, data)
         log_results(loggers, run, watch.laps.rows[-1].epoch if watch.laps.rows else 0)
 
 
-class _Watch:
+class _Instruments:
     """What times the epochs, and notes in the record what it finds.
 
     Args:
@@ -181,14 +181,14 @@ def _early_stopping(config: Config, own_callbacks: Sequence[Callback]) -> EarlyS
     early_stopping = None if patience is None else EarlyStopping("val_loss", patience=patience)
     for callback in [*own_callbacks, early_stopping]:
         if isinstance(callback, EarlyStopping):
-            keep_patience(callback)
+            keep_configured_patience(callback)
     return early_stopping
 
 
 def _test(run: RunContext, trainer: pl.Trainer, module: pl.LightningModule, data: DataModule) -> None:
-    if not isinstance(module, KeepsTestMeans):
+    if not isinstance(module, HasTestMeans):
         if trainer.is_global_zero:
-            log.warning("test: not measured: %s", lacking(module, KeepsTestMeans))
+            log.warning("test: not measured: %s", missing_attributes(module, HasTestMeans))
         return
     trainer.test(module, datamodule=data, verbose=False)
     test = module.test_means

@@ -43,7 +43,7 @@ def run_sweep(args: argparse.Namespace) -> int:
         runs = plan_runs(hydra, args.overrides, args.config_name)
         first, jobs = runs[0].composed, [run.overrides for run in runs]
         num_jobs = len(jobs) if (trials := num_trials(first)) is None else trials
-        fresh_processes.load_ahead()
+        fresh_processes.preload()
         configs = [check(run.composed, args.overrides) for run in runs]
         if trials is not None:
             require_search(first, trials)
@@ -134,7 +134,7 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
     unfinished = [] if added else [merged(each, of_now) for each in sweep.unfinished()]
     with hydra_session(args.config_dir) as hydra:
         planned = _planned_again(hydra, sweep, invocations, unfinished, args.config_name)
-        fresh_processes.load_ahead()
+        fresh_processes.preload()
         jobs, snapshots = _checked_again(planned, typed)
         configs = [job.config for job in jobs]
         composed = [run.composed for run, _ in planned]
@@ -266,7 +266,7 @@ def _show_what_would_be_done(
         configs: in the order of `steps`; None: of one that nothing is to become of.
     """
     from laptime.record.latest import RESULT_FOLDERS
-    from laptime.runner.rank_plan import will_be_hashed
+    from laptime.runner.rank_plan import expected_hashed_config
     from laptime.sweeps import dry_run
     from laptime.sweeps.estimate import estimate, known_runs
     from laptime.sweeps.labels import swept
@@ -277,7 +277,7 @@ def _show_what_would_be_done(
     for step, config in zip(steps, configs, strict=True):
         guess = None
         if config is not None:
-            guess = estimate(will_be_hashed(config, cores.context()), known)
+            guess = estimate(expected_hashed_config(config, cores.context()), known)
         differs = " ".join(swept(step.overrides, jobs))
         planned.append(dry_run.Planned(step.number, differs, step.decision, step.is_done, guess))
     with ignore_broken_pipe():

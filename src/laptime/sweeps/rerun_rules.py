@@ -16,7 +16,7 @@ from laptime.record.schema import Environment
 from laptime.sweeps.earlier import EarlierRun
 from laptime.terminal import relative
 from laptime.text import join_first_three
-from laptime.training.checkpoints import last_whole
+from laptime.training.checkpoints import last_intact
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def retried(run: EarlierRun, job: Job, hashed: Mapping[str, Any]) -> Step:
         reason = f", now with other {join_first_three(others)}"
     elif not _leaves_an_epoch_to_time(run, job.config):
         reason = ": the epochs left would all be warm-up"
-    elif last_whole(run.path) is None:
+    elif last_intact(run.path) is None:
         reason = ": no whole checkpoint"
         return Step(run.number, job.overrides, f"{decision} from the beginning{reason}", run, goes_on=True)
     else:

@@ -24,7 +24,7 @@ from laptime.record.masking import mask_command
 from laptime.record.plan import read_plan
 from laptime.record.renamed import override_by_new_name
 from laptime.record.schema import known
-from laptime.runner.rank_plan import num_ranks, will_be_hashed
+from laptime.runner.rank_plan import expected_hashed_config, num_ranks
 from laptime.sweeps.core_shares import CoreShares, SweepCores
 from laptime.sweeps.earlier import EarlierRun, living_ranks, read_run
 from laptime.sweeps.overrides import FIXED, KEY, lasting, merged
@@ -141,7 +141,7 @@ class EarlierSweep:
 
     def plan(self, jobs: Sequence[Job], cores: SweepCores) -> list[Step]:
         """What becomes of each job, in the order of the jobs: each configuration as often as one invocation has it."""
-        wanted = _each_once([(job, will_be_hashed(job.config, cores.context())) for job in jobs])
+        wanted = _each_once([(job, expected_hashed_config(job.config, cores.context())) for job in jobs])
         hashes = [config_hashes(content)[0] for _, content in wanted]
         same = self._same(wanted, hashes)
         left = [run for run in self.runs if run.config_hash not in hashes]

@@ -21,7 +21,7 @@ from laptime.machine.hardware import require_free_memory
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.text import byte_size
-from laptime.training import open_groups, step_hooks
+from laptime.training import callback_hooks, open_groups
 from laptime.training.classifier import Classifier
 from laptime.training.stepper import Stepper
 from laptime.training.weight_average import WeightAverage
@@ -139,16 +139,16 @@ def build_callbacks(config: Config) -> list[Callback]:
     return [open_groups.build(config, key) for key, _ in open_groups.entries(config, "callbacks")]
 
 
-def show_each_step(callbacks: list[Callback], data: DataModule, rank: Rank) -> None:
+def use_single_steps(callbacks: list[Callback], data: DataModule, rank: Rank) -> None:
     """Let Lightning carry one step at a time where a callback looks at them."""
-    watching = [type(each).__name__ for each in callbacks if step_hooks.looks_at_steps(each)]
+    watching = [type(each).__name__ for each in callbacks if callback_hooks.needs_single_steps(each)]
     if watching and data.steps_per_execution > 1:
         data.steps_per_execution = 1
         if rank.is_first:
             log.info("training.steps_per_execution=1: %s looks at single steps", ", ".join(watching))
 
 
-def keep_patience(callback: EarlyStopping) -> None:
+def keep_configured_patience(callback: EarlyStopping) -> None:
     """Let a callback wait as long as it is told now: Lightning 2.6 takes the patience of the run that left a checkpoint
     (not reported upstream)."""
     load_state_dict = callback.load_state_dict
@@ -159,7 +159,7 @@ def keep_patience(callback: EarlyStopping) -> None:
     callback.load_state_dict = load  # type: ignore[method-assign]
 
 
-def name_of(network: nn.Module) -> str:
+def network_name(network: nn.Module) -> str:
     """The class, unless the network knows a name that says more."""
     name = getattr(network, "name", None)
     return name if isinstance(name, str) else type(network).__name__.lower()

@@ -69,7 +69,7 @@ class Retrainable(HasStepper, Protocol):
 
 
 @runtime_checkable
-class KeepsTestMeans(Protocol):
+class HasTestMeans(Protocol):
     """A module that has the figures of its last test.
 
     Attributes:
@@ -79,7 +79,7 @@ class KeepsTestMeans(Protocol):
     test_means: Means | None
 
 
-def lacking(module: object, capability: type) -> str:
+def missing_attributes(module: object, capability: type) -> str:
     """What a module lacks of a protocol, for a message: `MyModule has no stepper, take_steps`."""
     names = {name for base in capability.__mro__ for name in (*inspect.get_annotations(base), *vars(base))}
     asked = sorted(name for name in names if not name.startswith("_"))
@@ -87,7 +87,7 @@ def lacking(module: object, capability: type) -> str:
     return f"{type(module).__name__} has no {', '.join(absent)}"
 
 
-def configured(module: pl.LightningModule) -> tuple[Optimizer, Any]:
+def configured_optimizer(module: pl.LightningModule) -> tuple[Optimizer, Any]:
     """What a module's `configure_optimizers` makes: one optimizer, and its learning rate scheduler or None.
 
     Raises:

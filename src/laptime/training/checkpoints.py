@@ -45,7 +45,7 @@ def find(checkpoint: str) -> Path:
     if path.is_dir():
         path = path / CHECKPOINT_DIR / LAST_CHECKPOINT
     if path.name == LAST_CHECKPOINT:
-        path = _last_whole(path) or path
+        path = _last_intact(path) or path
     if not path.is_file():
         raise UserError(
             f"training.checkpoint={checkpoint}: there is no file {path}. Name a .ckpt file, a run directory or latest."
@@ -68,12 +68,12 @@ def newest_run(key: str) -> Path:
     return found[0]
 
 
-def last_whole(run_dir: Path) -> Path | None:
+def last_intact(run_dir: Path) -> Path | None:
     """The last checkpoint of a run that is whole; None: it has none."""
-    return _last_whole(run_dir / CHECKPOINT_DIR / LAST_CHECKPOINT)
+    return _last_intact(run_dir / CHECKPOINT_DIR / LAST_CHECKPOINT)
 
 
-def _last_whole(last: Path) -> Path | None:
+def _last_intact(last: Path) -> Path | None:
     previous = last.with_name(PREVIOUS_CHECKPOINT)
     if (damage := _damage(last)) is None:
         return last
@@ -93,7 +93,7 @@ def _damage(path: Path) -> str | None:
     return None if part is None else f"checksum of {part}"
 
 
-def find_for_all(checkpoint: str, rank: Rank, run_dir: Path) -> Path:
+def find_on_all_ranks(checkpoint: str, rank: Rank, run_dir: Path) -> Path:
     """The file that `training.checkpoint` means to the first rank; ranks on machines without it are sent a copy.
 
     Args:
@@ -166,7 +166,7 @@ def identity(config: Mapping[str, Any], world_size: int, checksum: str | None = 
     return keys | {"seed": config["seed"], "strategy.world_size": world_size}
 
 
-def load(path: Path, expected: Mapping[str, Any], epochs: int) -> int:
+def require_resumable(path: Path, expected: Mapping[str, Any], epochs: int) -> int:
     """Make sure that a run can go on from a checkpoint.
 
     Args:

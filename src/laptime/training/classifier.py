@@ -21,7 +21,7 @@ from laptime.lap.timed_loader import Batch
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.schedulers.step_schedule import StepSchedule
-from laptime.training import step_hooks
+from laptime.training import callback_hooks
 from laptime.training.checkpoints import IDENTITY
 from laptime.training.stepper import Stepper
 from laptime.training.weight_average import WeightAverage
@@ -97,8 +97,8 @@ class Classifier(pl.LightningModule):
         return {"optimizer": optimizer} if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_fit_start(self) -> None:
-        self._hooks = step_hooks.heard(self.trainer.callbacks)  # type: ignore[attr-defined]
-        self.stepper.tell = partial(step_hooks.tell, self.trainer)
+        self._hooks = callback_hooks.overridden_step_hooks(self.trainer.callbacks)  # type: ignore[attr-defined]
+        self.stepper.call_hook = partial(callback_hooks.call, self.trainer)
 
     def on_train_epoch_start(self) -> None:
         # Dropout and augmentation follow from (seed, epoch), so that a resumed run goes on as the undisturbed one.
@@ -230,7 +230,7 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[IDENTITY] = self._identity
-        step_hooks.require_plain_states(checkpoint["callbacks"])
+        callback_hooks.require_plain_states(checkpoint["callbacks"])
         if self._average.num_averaged:
             checkpoint["trained_state_dict"] = checkpoint["state_dict"]
             checkpoint["state_dict"] = self._average.averaged(checkpoint["state_dict"], "network.")

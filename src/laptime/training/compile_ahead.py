@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 from laptime.data.datamodule import DataModule
 from laptime.errors import UserError, first_line
 from laptime.machine.device import Device
-from laptime.training.capabilities import HasStepper, lacking
+from laptime.training.capabilities import HasStepper, missing_attributes
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ class CompileAhead(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not isinstance(pl_module, HasStepper):
             raise UserError(
-                f"training.compile=true: {lacking(pl_module, HasStepper)}, so its network can't be compiled before "
-                "the first epoch. Use training.compile=false."
+                f"training.compile=true: {missing_attributes(pl_module, HasStepper)}, so Laptime can't compile its "
+                "network before the first epoch. Use training.compile=false."
             )
         data = self.data
         before = time.perf_counter()

@@ -28,7 +28,7 @@ _WORKER = re.compile(r"DataLoader worker .*(is killed by signal: \w+|exited unex
 
 
 @contextmanager
-def explaining(config: Config) -> Iterator[None]:
+def translated_errors(config: Config) -> Iterator[None]:
     """Raise what stands behind an error instead of it, where that is known.
 
     Args:
@@ -37,13 +37,13 @@ def explaining(config: Config) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = explained(error, config)
+        cause = translate(error, config)
         if cause is error:
             raise
         raise cause from error
 
 
-def explained(error: Exception, config: Config) -> Exception:
+def translate(error: Exception, config: Config) -> Exception:
     """The error itself, or what stands behind it: too little memory, or a data worker's death.
 
     Args:

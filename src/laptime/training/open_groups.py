@@ -32,14 +32,14 @@ KINDS: dict[str, type] = {
 }
 
 # What Laptime passes to the constructors besides their own keys.
-_GIVEN = {
+INJECTED_ARGUMENTS = {
     "model": frozenset({"input_shape", "num_classes"}),
     "optimizer": frozenset({"params"}),
     "scheduler": frozenset({"optimizer", "num_steps_per_epoch"}),
 }
 
 # Callbacks of Lightning's that do what is Laptime's own to do, and what to use instead.
-_INSTEAD = {
+REPLACED_CALLBACKS = {
     pl.callbacks.GradientAccumulationScheduler: "training.num_microbatches",
     pl.callbacks.StochasticWeightAveraging: "training.swa_start_epoch",
     pl.callbacks.BatchSizeFinder: "python -m laptime.tune batch_size",
@@ -48,13 +48,13 @@ _INSTEAD = {
 }
 
 # Schedulers of torch's that are to be stepped after every batch, and what to use instead.
-_AT_EACH_STEP = {
+PER_STEP_SCHEDULERS = {
     OneCycleLR: "Use scheduler=one_cycle.",
     CyclicLR: "Use scheduler=one_cycle, or derive a schedule from laptime.schedulers.step_schedule.StepSchedule.",
 }
 
 # Where better values of what a run's own validation measures lie.
-_BETTER = {"val_loss": "min", "val_accuracy": "max"}
+METRIC_MODES = {"val_loss": "min", "val_accuracy": "max"}
 
 
 def check_open_groups(config: Config) -> None:
@@ -69,7 +69,7 @@ def check_open_groups(config: Config) -> None:
             _refuse_library(node, targets.locate(key, node))
         for inner, inner_node, part in targets.targets_in(key, node):
             _refuse_part(group, inner, inner_node, part)
-        target = targets.check(key, node, _GIVEN.get(group, frozenset()), KINDS[group])
+        target = targets.check(key, node, INJECTED_ARGUMENTS.get(group, frozenset()), KINDS[group])
         if group == "callbacks":
             _refuse_what_is_done_here(key, node, target)
         _check_watched(key, node, target, _argument(node, target, "monitor"), _argument(node, target, "mode"), config)
@@ -168,7 +168,7 @@ def _refuse_part(group: str, key: str, node: Mapping[str, Any], made: Any) -> No
             f"{where}: {made.__name__} is a LightningModule, whose training_step and optimizer Laptime would not use: "
             "it has its own. Name the network alone, an nn.Module from images to logits."
         )
-    for kind, instead in _AT_EACH_STEP.items() if group == "scheduler" else ():
+    for kind, instead in PER_STEP_SCHEDULERS.items() if group == "scheduler" else ():
         if issubclass(made, kind):
             raise UserError(
                 f"{where}: {kind.__name__} moves the learning rate at every optimizer step, and Laptime steps torch's "
@@ -190,7 +190,7 @@ def _refuse_what_is_done_here(key: str, node: Mapping[str, Any], target: Any) ->
             f"{key}={node['_target_']}: it freezes module.backbone, which is not there: the network is module.network. "
             "Write a BaseFinetuning of your own, which freezes what you choose of that."
         )
-    for kind, instead in _INSTEAD.items():
+    for kind, instead in REPLACED_CALLBACKS.items():
         if isinstance(target, type) and issubclass(target, kind):
             raise UserError(f"{key}={node['_target_']}: what it does is Laptime's own to do. Use {instead}.")
 
@@ -215,7 +215,7 @@ def _check_watched(key: str, node: Mapping[str, Any], made: Any, monitor: Any, m
     """
     is_plateau = isinstance(made, type) and issubclass(made, ReduceLROnPlateau)
     metric = "val_loss" if is_plateau else monitor  # the Classifier's choice
-    if metric not in _BETTER or not (is_plateau or key.startswith("callbacks.")):
+    if metric not in METRIC_MODES or not (is_plateau or key.startswith("callbacks.")):
         return
     if not config.has_validation:
         does = "waits for a plateau of" if is_plateau else "watches"
@@ -223,6 +223,6 @@ def _check_watched(key: str, node: Mapping[str, Any], made: Any, monitor: Any, m
             f"{key}={node['_target_']}: {does} {metric}, and dataset.val_fraction=0 leaves no validation set. "
             "Set dataset.val_fraction=0.2, or leave it out."
         )
-    if mode in ("min", "max") and mode != _BETTER[metric]:
-        which = {"min": "lower", "max": "higher"}[_BETTER[metric]]
-        raise UserError(f"{key}.mode={mode}: {which} is better for {metric}. Use {key}.mode={_BETTER[metric]}.")
+    if mode in ("min", "max") and mode != METRIC_MODES[metric]:
+        which = {"min": "lower", "max": "higher"}[METRIC_MODES[metric]]
+        raise UserError(f"{key}.mode={mode}: {which} is better for {metric}. Use {key}.mode={METRIC_MODES[metric]}.")

@@ -41,7 +41,7 @@ class Stepper:
         shared: memory that the ranks update the weights in, each its share; None: each updates all of its own.
         scaler: scales losses, so that float16's small gradients don't vanish; None: another precision.
         hooks: names of the hooks within a step that somebody wants to be told of.
-        tell: called with the name of each of these hooks, and its arguments.
+        call_hook: called with the name of each of these hooks, and its arguments.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Stepper:
         self.is_compiled = False
         self.shared: SharedMemory | None = None
         self.hooks: frozenset[str] = frozenset()
-        self.tell: Callable[..., None] = lambda hook, *args: None
+        self.call_hook: Callable[..., None] = lambda hook, *args: None
         self._trained = network
         self._sharded: ShardedOptimizer | None = None
 
@@ -157,10 +157,10 @@ class Stepper:
             loss = loss * weight
         self.on_phase("forward")
         if "on_before_backward" in self.hooks:
-            self.tell("on_before_backward", loss)
+            self.call_hook("on_before_backward", loss)
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         if "on_after_backward" in self.hooks:
-            self.tell("on_after_backward")
+            self.call_hook("on_after_backward")
         self.on_phase("backward")
         return loss.detach(), logits.detach()
 
@@ -169,7 +169,7 @@ class Stepper:
         if self.scaler is not None and are_gradients_used:
             self.scaler.unscale_(optimizer)
         if "on_before_optimizer_step" in self.hooks:
-            self.tell("on_before_optimizer_step", optimizer)
+            self.call_hook("on_before_optimizer_step", optimizer)
         if self.gradient_clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip_norm)
         if self.scaler is not None:
@@ -183,7 +183,7 @@ class Stepper:
         else:
             optimizer.step()
         if "on_before_zero_grad" in self.hooks:
-            self.tell("on_before_zero_grad", optimizer)
+            self.call_hook("on_before_zero_grad", optimizer)
         optimizer.zero_grad()
 
     def compile(self) -> None:

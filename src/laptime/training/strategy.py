@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from laptime.errors import UserError
 from laptime.ranks import comm_hooks
 from laptime.ranks.rank import Rank
-from laptime.training.capabilities import HasStepper, lacking
+from laptime.training.capabilities import HasStepper, missing_attributes
 
 
 class RankStrategy(SingleDeviceStrategy):
@@ -70,7 +70,7 @@ class RankStrategy(SingleDeviceStrategy):
                 module.stepper.shard(shared)
 
     def _refusal(self, module: object) -> str:
-        world_size, reason = self.rank.world_size, lacking(module, HasStepper)
+        world_size, reason = self.rank.world_size, missing_attributes(module, HasStepper)
         asked, instead = f"world_size={world_size}", "world_size=1"
         if world_size == 1:
             asked, instead = "wrap_single_rank=true", "wrap_single_rank=false"

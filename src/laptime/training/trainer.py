@@ -20,7 +20,7 @@ from laptime.errors import UserError
 from laptime.machine.device import Device
 from laptime.machine.xpu import XPUAccelerator
 from laptime.ranks.rank import Rank
-from laptime.training import open_groups, step_hooks
+from laptime.training import callback_hooks, open_groups
 from laptime.training.faults import refusal
 from laptime.training.strategy import RankStrategy
 
@@ -79,7 +79,7 @@ def build_trainer(
             use_distributed_sampler=False,
             limit_val_batches=1.0 if config.has_validation else 0,
             # Laptime's own values are written once an epoch. Callbacks ask how often they should.
-            log_every_n_steps=50 if any(map(step_hooks.looks_at_steps, callbacks)) else 10**9,
+            log_every_n_steps=50 if any(map(callback_hooks.needs_single_steps, callbacks)) else 10**9,
             benchmark=config.training.cudnn_benchmark,
         )
     except (MisconfigurationException, RuntimeError) as error:

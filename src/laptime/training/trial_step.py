@@ -16,8 +16,8 @@ from laptime.data.image_data import ImageData
 from laptime.errors import UserError, first_line, is_out_of_memory
 from laptime.ranks.rank import Rank
 from laptime.ranks.sharded_optimizer import reason_against
-from laptime.training import step_hooks
-from laptime.training.capabilities import configured
+from laptime.training import callback_hooks
+from laptime.training.capabilities import configured_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def try_optimizer(module: pl.LightningModule, config: Config) -> torch.optim.Opt
     Raises:
         UserError: one of them did, or the module has no optimizer, or several.
     """
-    optimizer, scheduler = configured(module)
+    optimizer, scheduler = configured_optimizer(module)
     if any(parameter.grad is not None for parameter in module.parameters()):
         raise AssertionError("a step on gradients would train")
     try:
@@ -107,7 +107,7 @@ def shards_optimizer(config: Config, optimizer: torch.optim.Optimizer, callbacks
     reason = reason_against(optimizer, config.training.gradient_clip_norm)
     if config.measure.bare_loop:
         reason = "measure.bare_loop=true updates all weights on each rank, and would compare other work"
-    if step_hooks.heard(callbacks):
+    if callback_hooks.overridden_step_hooks(callbacks):
         reason = "a callback may look at the gradients, of which each rank would hold averages of its share alone"
     if reason is not None and strategy.shard_optimizer is True:
         raise UserError(f"strategy.shard_optimizer=true: {reason}. Use strategy.shard_optimizer=auto.")

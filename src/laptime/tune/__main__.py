@@ -88,14 +88,14 @@ def _run(args: argparse.Namespace) -> int:
     from laptime.runner.rank_plan import threads_per_rank
     from laptime.terminal import ignore_broken_pipe
     from laptime.training.build import prepare_device
-    from laptime.training.faults import explaining
+    from laptime.training.faults import translated_errors
     from laptime.tune import batch_size, lr, show
 
     typed = [*(["--config-dir", args.config_dir] if args.config_dir else []), *args.overrides]
     device = prepare_device(config)
     torch.set_num_threads(threads_per_rank(config))
     pl.seed_everything(config.seed, workers=False, verbose=False)
-    with explaining(config), ignore_broken_pipe():
+    with translated_errors(config), ignore_broken_pipe():
         if args.what == "batch_size":
             show.batch_sizes(batch_size.find(config, device, limit_s, show.trial), typed)
         else:

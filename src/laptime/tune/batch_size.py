@@ -22,7 +22,7 @@ from laptime.measure.latency import Disturbances
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.text import byte_size
-from laptime.training.build import build_data, build_module, build_network, name_of
+from laptime.training.build import build_data, build_module, build_network, network_name
 from laptime.training.capabilities import HasStepper
 
 _FIRST = 16
@@ -176,7 +176,7 @@ class _Search:
         self.budget_bytes = budget_bytes
         self.last_trial_s = 0.0
         self._network = build_network(config.model, data.data)
-        self.of_what = f"{name_of(self._network)} on {data.data.name}"
+        self.of_what = f"{network_name(self._network)} on {data.data.name}"
         self._weights = {name: value.clone() for name, value in self._network.state_dict().items()}
 
     def attempt(self, batch_size: int, before: list[Trial]) -> Trial:

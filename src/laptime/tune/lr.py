@@ -23,7 +23,7 @@ from laptime.machine.device import Device
 from laptime.machine.xpu import XPUAccelerator
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
-from laptime.training.build import build_data, build_module, build_network, name_of
+from laptime.training.build import build_data, build_module, build_network, network_name
 from laptime.training.capabilities import Retrainable
 from laptime.training.mixup import mixed_loss
 from laptime.training.trainer import quiet_lightning
@@ -121,7 +121,7 @@ def find(config: Config, device: Device, lowest: float, highest: float, num_step
             f"the loss became infinite, or too large, after {len(lrs)} of {num_steps} steps: there is nothing to "
             "choose from. Start from a smaller --lowest."
         )
-    of_what = f"{name_of(network)} on {data.data.name}"
+    of_what = f"{network_name(network)} on {data.data.name}"
     return RangeTest(of_what, tuple(lrs), tuple(losses), suggested, len(lrs) < num_steps, device, finder)
 
 

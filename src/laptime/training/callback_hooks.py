@@ -17,12 +17,12 @@ _WITHIN = ("on_before_backward", "on_after_backward", "on_before_optimizer_step"
 _AROUND = ("on_train_batch_start", "on_train_batch_end")
 
 
-def heard(callbacks: Iterable[Callback]) -> frozenset[str]:
+def overridden_step_hooks(callbacks: Iterable[Callback]) -> frozenset[str]:
     """The hooks within a step that some callback has."""
     return frozenset(hook for each in callbacks for hook in _WITHIN if is_overridden(hook, each, Callback))
 
 
-def looks_at_steps(callback: Callback) -> bool:
+def needs_single_steps(callback: Callback) -> bool:
     """Whether one step after the other must be shown to it. Laptime's own are made for several at once."""
     if type(callback).__module__.startswith("laptime."):
         return False
@@ -51,6 +51,6 @@ def require_plain_states(states: Mapping[str, Any]) -> None:
             ) from error
 
 
-def tell(trainer: pl.Trainer, hook: str, *args: Any) -> None:
+def call(trainer: pl.Trainer, hook: str, *args: Any) -> None:
     """Call a hook of all callbacks, which may log in it."""
     _call_callback_hooks(trainer, hook, *args)
