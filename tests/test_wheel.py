@@ -52,7 +52,7 @@ def test_the_wheel_holds_all_of_src_and_conf(content):
     for needed in (
         "laptime/conf/config.yaml", "laptime/conf/hydra/help/laptime.yaml", "laptime/analysis/report.html.jinja",
         "laptime/data/mnist_files/train-images-idx3-ubyte.gz", "hydra_plugins/laptime/repeating_sweeper.py",
-        "laptime/evaluation/conf/evaluate.yaml",
+        "laptime/evaluation/conf/evaluate.yaml", "laptime/py.typed",
     ):  # fmt: skip
         assert needed in content
 
