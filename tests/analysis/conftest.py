@@ -25,7 +25,7 @@ CONFIG: dict[str, Any] = {
     "strategy.world_size": 1,
     "strategy.threads_per_rank": 1,
 }
-OF_DDP = {"strategy.backend": "auto", "strategy.comm_hook": "none", "strategy.wrap_single_rank": False}
+DDP_KEYS = {"strategy.backend": "auto", "strategy.comm_hook": "none", "strategy.wrap_single_rank": False}
 # Keys of Laptime's own, of any type.
 SOMEBODYS: dict[str, Any] = {
     "training": "fast", "measure": 3, "optimized_metric": {"a": 1}, "experiment_name": ["x"], "run_dir": 7, "lr": 0.1,
@@ -57,7 +57,7 @@ def write_run(
         top: other keys of the record.
     """
     path.mkdir(parents=True)
-    config = CONFIG | (OF_DDP if world_size > 1 or wrapped else {})
+    config = CONFIG | (DDP_KEYS if world_size > 1 or wrapped else {})
     if wrapped:
         config["strategy.wrap_single_rank"] = True
     if world_size > 1:

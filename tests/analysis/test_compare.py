@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from laptime.analysis.analyse import analyse
+from laptime.analysis.analyze import analyze
 from laptime.analysis.answer import answer
 from laptime.analysis.compare import compare, resolve_key, swept_keys
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
 from laptime.analysis.mismatch import Mismatch
 from laptime.analysis.remarks import remarks_of
-from laptime.analysis.results import Agreement, Lost, Scatter, Shift, Verdict
+from laptime.analysis.results import Agreement, NoTestAccuracy, Scatter, Shift, Verdict
 from laptime.analysis.summary_tables import comparison_table
 from laptime.errors import UserError
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.unit
 AGREES = Agreement(Verdict.AGREES)
 
 
-def differs(*details: Lost | Scatter | Shift) -> Agreement:
+def differs(*details: NoTestAccuracy | Scatter | Shift) -> Agreement:
     return Agreement(Verdict.DIFFERS, details)
 
 
@@ -109,7 +109,7 @@ def test_a_device_that_fell_back_is_what_it_was(write, work_folder):
     (group,) = groups_of()
     assert "mps was asked for and absent: trained on cpu" in remarks_of(group)
     assert compare([group], "device") == []
-    assert "Absent, so nothing can be said of it: mps." in answer(analyse([Path()]))
+    assert "Absent, so nothing can be said of it: mps." in answer(analyze([Path()]))
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_keys_are_found_by_their_last_part(write, work_folder):
     assert resolve_key(groups, "model") == "model"
     with pytest.raises(UserError, match=r"--by size: could be x\.size or y\.size"):
         resolve_key(groups, "size")
-    with pytest.raises(UserError, match="--by colour: no such key"):
-        resolve_key(groups, "colour")
+    with pytest.raises(UserError, match="--by color: no such key"):
+        resolve_key(groups, "color")
 
 
 def test_table_has_a_row_per_value(write, work_folder):
@@ -173,7 +173,7 @@ def test_table_has_a_row_per_value(write, work_folder):
     [
         ([0.10, 0.10, 0.97], [0.97, 0.97, 0.97], shifted("test_accuracy", -0.87)),
         ([0.10, 0.97, 0.97], [0.97, 0.97, 0.97], differs(Scatter("test_accuracy", pytest.approx(0.87)))),
-        ([None, None, 0.97], [0.97, 0.97, 0.97], differs(Lost(2, 3))),
+        ([None, None, 0.97], [0.97, 0.97, 0.97], differs(NoTestAccuracy(2, 3))),
         ([0.97, 0.96, 0.95], [0.965, 0.955, 0.95], AGREES),
     ],
 )
@@ -205,7 +205,7 @@ def of_experiments(write, *names: str) -> None:
 
 def test_experiments_are_compared_whatever_they_set(write, work_folder):
     of_experiments(write, "first", "second")
-    analysis = analyse([Path()])
+    analysis = analyze([Path()])
     assert [(each.key, each.common) for each in analysis.comparisons] == [
         ("experiment", "ws=1"),
         ("experiment", "ws=2"),
@@ -225,7 +225,7 @@ def test_what_is_swept_within_experiments_is_compared_within_them(write, work_fo
             changed = {"training.precision": precision, "training.batch_size": len(name)}
             write(Path(f"{name}-{precision}"), [9.0, 1.0], changed=changed,
                   sections={"config": {"experiment_name": name}})  # fmt: skip
-    keys = [(each.key, each.common) for each in analyse([Path()]).comparisons]
+    keys = [(each.key, each.common) for each in analyze([Path()]).comparisons]
     assert keys == [
         ("training.precision", "experiment=first"), ("training.precision", "experiment=second"),
         ("experiment", "precision=32-true"), ("experiment", "precision=bf16-mixed"),
@@ -234,5 +234,5 @@ def test_what_is_swept_within_experiments_is_compared_within_them(write, work_fo
 
 def test_one_experiment_tells_nothing_apart(write, work_folder):
     of_experiments(write, "first")
-    (family,) = analyse([Path()]).families
+    (family,) = analyze([Path()]).families
     assert family.name == "" and "experiment" not in swept_keys(groups_of())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from laptime.analysis.analyse import analyse
+from laptime.analysis.analyze import analyze
 from laptime.analysis.report import as_html, as_markdown, as_text, environment
 
 pytestmark = pytest.mark.unit
@@ -23,7 +23,7 @@ SERVER = {
 
 def test_everything_known_is_said_in_words(write):
     write(Path("a"), [9.0, 1.0], sections={"environment": SERVER})
-    (machine, rows), (_, rest) = environment(analyse([Path("a")]))
+    (machine, rows), (_, rest) = environment(analyze([Path("a")]))
     assert machine == "Machine"
     assert rows == [
         ("Processor", "a CPU (x86_64)"),
@@ -43,7 +43,7 @@ def test_everything_known_is_said_in_words(write):
 def test_each_machine_has_a_part_of_its_own_and_differing_software_stands_side_by_side(write):
     for seed, sections in enumerate([{}, {}, SERVER | {"python": "3.14.0"}]):
         write(Path(f"sweep/{seed}"), [9.0, 1.0], seed=seed, sections={"environment": sections})
-    analysis = analyse([Path("sweep")])
+    analysis = analyze([Path("sweep")])
     titles = [title for title, _ in environment(analysis)]
     assert titles == ["Machine 1: h, 2 runs", "Machine 2: 5e57e7, 1 run", "Device, software, code and data"]
     assert "; Python 3.14.0" in dict(environment(analysis)[-1][1])["Versions"]
@@ -54,7 +54,7 @@ def test_each_machine_has_a_part_of_its_own_and_differing_software_stands_side_b
 def test_devices_of_one_machine_are_one_machine(write):
     for seed, device in enumerate(["cpu", "mps"]):
         write(Path(f"sweep/{seed}"), [9.0, 1.0], changed={"device": device}, sections={"environment": SERVER})
-    (title, _), (_, rest) = environment(analyse([Path("sweep")]))
+    (title, _), (_, rest) = environment(analyze([Path("sweep")]))
     assert title == "Machine"
     assert dict(rest)["Device"] == "cpu, a CPU, driver 535.1; mps, a CPU, driver 535.1"
 
@@ -65,13 +65,13 @@ KNOWN = {"packages", "cpu", "num_usable_cores", "hostname_hash", "code_hash"}
 @pytest.mark.parametrize("value", [None, float("nan")])
 def test_what_an_older_record_lacks_is_left_out(value, write):
     write(Path("a"), [9.0, 1.0], sections={"environment": dict.fromkeys(SERVER.keys() - KNOWN, value)})
-    assert "a CPU" in as_markdown(analyse([Path("a")]), [])
+    assert "a CPU" in as_markdown(analyze([Path("a")]), [])
 
 
 @pytest.mark.parametrize("value", ["nonsense", [3], {"size_bytes": []}, [{}], [None]])
 def test_a_damaged_part_of_the_environment_is_named_and_stops_no_report(value, write):
     write(Path("a"), [9.0, 1.0])
     write(Path("b"), [9.0, 1.0], seed=2, sections={"environment": {"memory_bytes": value}})
-    found = analyse([Path()])
+    found = analyze([Path()])
     assert "a CPU" in as_markdown(found, [])
     assert [(each.path, "environment.memory_bytes" in each.reason) for each in found.skipped] == [(Path("b"), True)]

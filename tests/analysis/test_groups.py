@@ -6,7 +6,7 @@ import pytest
 
 from laptime.analysis.group import Reached, reached
 from laptime.analysis.groups import group_runs
-from laptime.analysis.labels import axes
+from laptime.analysis.labels import differing_keys
 from laptime.analysis.load import load_runs
 from laptime.analysis.remarks import remarks_of
 from laptime.analysis.summary_tables import groups_table
@@ -70,7 +70,7 @@ def test_a_model_stands_for_all_of_its_keys(write, work_folder):
     write(Path("a"), [9.0, 1.0], changed={"model.hidden": 512})
     write(Path("b"), [9.0, 1.0], changed={"model._target_": "laptime.models.cnn.CNN", "model.channels": 32})
     groups = groups_of(".")
-    assert axes(groups) == ["model"]
+    assert differing_keys(groups) == ["model"]
     assert [group.label for group in groups] == ["model=cnn", "model=mlp"]
 
 

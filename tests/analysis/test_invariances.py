@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from laptime.analysis.laws import fit, karp_flatt, usl
-from laptime.analysis.statistics import difference, ratio, ratio_interval, summarise
+from laptime.analysis.statistics import difference, ratio, ratio_interval, summarize
 
 pytestmark = pytest.mark.unit
 
@@ -40,9 +40,9 @@ def test_interval_holds_what_the_bootstrap_can_give_and_depends_on_neither(a, b,
 @given(st.lists(several, min_size=1, max_size=5))
 def test_a_repeat_equal_to_one_that_stands_for_all_moves_no_median(epochs):
     same = [epochs[0]] * 3
-    assert summarise(same).median == summarise([*same, epochs[0]]).median == float(np.median(epochs[0]))
-    assert summarise(epochs).low == min(map(min, epochs)) and summarise(epochs).high == max(map(max, epochs))
-    backwards, forwards = summarise(epochs[::-1]), summarise(epochs)
+    assert summarize(same).median == summarize([*same, epochs[0]]).median == float(np.median(epochs[0]))
+    assert summarize(epochs).low == min(map(min, epochs)) and summarize(epochs).high == max(map(max, epochs))
+    backwards, forwards = summarize(epochs[::-1]), summarize(epochs)
     assert (backwards.median, backwards.within) == (forwards.median, forwards.within)
 
 

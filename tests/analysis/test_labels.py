@@ -2,7 +2,7 @@
 
 import pytest
 
-from laptime.analysis.labels import by_value, common_label, short_names, shorter_labels, without_ranks
+from laptime.analysis.labels import common_label, label_sort_key, short_names, shorter_labels, without_ranks
 
 pytestmark = pytest.mark.unit
 
@@ -22,7 +22,8 @@ def test_the_number_of_ranks_can_be_left_out_by_either_of_its_names(name):
 
 
 def test_labels_are_sorted_by_the_values_of_numbers():
-    assert sorted(["ws=16", "ws=2", "ws=1 lr=1", "ws=auto"], key=by_value) == ["ws=1 lr=1", "ws=2", "ws=16", "ws=auto"]
+    labels = ["ws=16", "ws=2", "ws=1 lr=1", "ws=auto"]
+    assert sorted(labels, key=label_sort_key) == ["ws=1 lr=1", "ws=2", "ws=16", "ws=auto"]
 
 
 def test_names_are_as_short_as_they_can_be():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from laptime.analysis.analyse import analyse
+from laptime.analysis.analyze import analyze
 from laptime.analysis.plots import plots
 from laptime.analysis.table import Table
 from laptime.analysis.tables import tables
@@ -16,7 +16,7 @@ STEP = {"forward_s": 0.004, "backward_s": 0.003, "optimizer_s": 0.002, "rest_s":
 
 
 def table(title: str) -> Table | None:
-    return next((each for each in tables(analyse([Path()])) if each.title == title), None)
+    return next((each for each in tables(analyze([Path()])) if each.title == title), None)
 
 
 def cells(found: Table, row: int = 0) -> dict[str, str]:
@@ -39,7 +39,7 @@ def test_a_part_that_one_group_has_is_a_column(write, work_folder):
     write(Path("2"), [1.0, 1.0], 2, sections={"breakdown": with_waiting})
     found = table("Where a step's time goes")
     assert [cells(found, row)["comm"] for row in (0, 1)] == ["", "50%"]
-    assert "steps" in plots(analyse([Path()]))
+    assert "steps" in plots(analyze([Path()]))
 
 
 def test_figures_are_medians_of_the_repeats(write, work_folder):
@@ -72,7 +72,7 @@ def test_why_there_is_no_energy_is_said(write, work_folder):
 
 def test_runs_of_a_laptime_that_measured_less_count_all_the_same(write, work_folder):
     write(Path("1"), [1.0, 1.0], breakdown=None, peak=None, bare_loop=None)
-    analysis = analyse([Path()])
+    analysis = analyze([Path()])
     assert len(analysis.runs) == 1
     assert table("Where a step's time goes") is None
 
@@ -89,7 +89,7 @@ def test_runs_of_a_laptime_that_measured_less_count_all_the_same(write, work_fol
 )
 def test_a_figure_that_is_none_is_damage(sections, write, work_folder):
     write(Path("1"), [1.0, 1.0], sections=sections)
-    (skipped,) = analyse([Path()]).skipped
+    (skipped,) = analyze([Path()]).skipped
     assert "damaged" in skipped.reason
 
 
@@ -97,4 +97,4 @@ def test_labels_are_no_mathematics(write, work_folder):
     for number, value in enumerate(("$\\frac{$", "$$", "x$y$", "a\\$b$", "_^{")):
         for world_size in (1, 2):
             write(Path(f"sweep/{number}{world_size}"), [9.0, 1.0], world_size, changed={"x.name": value})
-    assert plots(analyse([Path("sweep")]))["speedup"].startswith(b"\x89PNG")
+    assert plots(analyze([Path("sweep")]))["speedup"].startswith(b"\x89PNG")

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from laptime.analysis.__main__ import main
-from laptime.analysis.analyse import analyse
+from laptime.analysis.analyze import analyze
 from laptime.analysis.answer import answer, question
 from laptime.analysis.report import as_html, as_markdown, as_text
 from laptime.analysis.write import write_reports, write_tables
@@ -33,7 +33,7 @@ def test_the_summary_has_all_its_files(summary):
     }
     tables = {f"{name}.csv" for name in ("runs", "groups", "scaling", "devices", "comparisons")}
     reports = {"summary.json", "report.md", "report.html", "report.txt"}
-    names = ("speedup", "efficiency", "losses", "throughput", "epoch_times", "loss", "accuracy", "resources")
+    names = ("speedup", "efficiency", "overheads", "throughput", "epoch_times", "loss", "accuracy", "resources")
     assert found == tables | reports | {f"plots/{name}.png" for name in names}
 
 
@@ -70,7 +70,7 @@ def test_plots_are_images_with_something_on_them(summary):
 
 
 def test_reports_say_the_same_in_text_markdown_and_html(scaled):
-    analysis = analyse([scaled])
+    analysis = analyze([scaled])
     for report in (as_text(analysis), as_markdown(analysis, []), as_html(analysis, {})):
         for words in (question(analysis), "3.00", "75.0%", "Amdahl", "8 (projected)", "strategy.world_size=4", "a CPU"):
             assert words in report.replace("\\_", "_"), words
@@ -159,7 +159,7 @@ def test_nothing_to_report_is_said(work_folder, capsys):
         (["nowhere"], "nowhere: there is no such folder"),
         (["sweep", "--baseline", "cpu"], "--baseline cpu: must be key=value"),
         (["sweep", "--baseline", "device=cuda"], "--baseline device=cuda: no completed run has it"),
-        (["sweep", "--by", "colour"], "--by colour: no such key"),
+        (["sweep", "--by", "color"], "--by color: no such key"),
         (["sweep", "--by", "precision"], "--by precision: no two groups differ in it alone"),
         (["sweep", "--project", "-1"], "--project -1"),
         (["sweep", "--target-accuracy", "97"], "--target-accuracy 97.0: must be a share"),
@@ -245,7 +245,7 @@ def test_figures_of_one_table_follow_from_each_other(write, work_folder):
     for seed, times in enumerate(([9.0, 0.2, 4.0], [9.0, 2.0, 1.0], [9.0, 3.0, 3.0])):
         write(Path(f"a{seed}"), times, seed=seed)
         write(Path(f"b{seed}"), [time / 2 for time in times], seed=seed, changed={"training.precision": "bf16-mixed"})
-    (comparison,) = analyse([Path()]).comparisons
+    (comparison,) = analyze([Path()]).comparisons
     slow, fast = (row.group for row in comparison.rows)
     assert slow.samples_per_s.median * slow.epoch_time_s.median == pytest.approx(1000)
     ratio = slow.epoch_time_s.median / fast.epoch_time_s.median
@@ -281,7 +281,7 @@ def test_gate_needs_a_group_that_both_have(write, work_folder, capsys):
 def test_answer_warns_of_what_is_not_the_same_work(write, work_folder):
     for world_size, accuracy in ((1, 0.98), (2, 0.90)):
         write(Path(str(world_size)), [9.0, 1.0], world_size, sections={"result": {"test_accuracy": accuracy}})
-    assert "what was learnt differs: test accuracy -8.00 points" in answer(analyse([Path()]))
+    assert "what was learnt differs: test accuracy -8.00 points" in answer(analyze([Path()]))
 
 
 def test_unwritable_place_is_said(scaled, capsys):
@@ -291,7 +291,7 @@ def test_unwritable_place_is_said(scaled, capsys):
 
 
 def test_files_come_where_they_are_asked_for(scaled):
-    analysis = analyse([scaled])
+    analysis = analyze([scaled])
     write_tables(analysis, Path("elsewhere"))
     write_reports(analysis, Path("elsewhere"))
     assert (Path("elsewhere") / "report.html").exists() and not (scaled / "summary").exists()

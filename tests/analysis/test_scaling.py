@@ -7,10 +7,10 @@ import pytest
 
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
-from laptime.analysis.losses import Losses
 from laptime.analysis.mismatch import Mismatch
+from laptime.analysis.overheads import Overheads
 from laptime.analysis.remarks import remarks_of
-from laptime.analysis.scaling import families, parse_world_sizes, projections, with_one_rank
+from laptime.analysis.scaling import command_with_one_rank, families, parse_world_sizes, projections
 from laptime.analysis.summary_tables import scaling_table
 from laptime.analysis.wording import missing_baseline_words
 from laptime.errors import UserError
@@ -40,7 +40,7 @@ def test_strong_scaling_is_named_and_measured_by_throughput(write, work_folder):
     (family,) = families_of()
     assert family.kind == "strong"
     assert family.points[1].speedup == pytest.approx(1 / 0.6)
-    assert family.points[1].losses.ideal == pytest.approx(0.005)  # half of the baseline's step of 10 ms
+    assert family.points[1].overheads.ideal == pytest.approx(0.005)  # half of the baseline's step of 10 ms
 
 
 def test_unit_of_time_does_not_matter(write, work_folder):
@@ -116,7 +116,7 @@ def test_a_baseline_that_is_not_quite_alike_is_named_in_the_row(other, mismatch,
     assert family.points[-1].mismatches == ()
 
 
-def test_losses_add_up_to_the_step(write, work_folder):
+def test_overheads_add_up_to_the_step(write, work_folder):
     write(Path("one"), [9.0, 1.0], sections={"contention": {"no_sync_step_s": 0.009}, "timing": {"steps_per_s": 100.0}})
     sections = {
         "contention": {"no_sync_step_s": 0.011, "straggler_delay": 0.1},
@@ -124,10 +124,10 @@ def test_losses_add_up_to_the_step(write, work_folder):
         "timing": {"steps_per_s": 50.0},
     }
     write(Path("two"), [9.0, 1.0], 2, sections=sections)
-    losses = families_of()[0].points[1].losses
-    assert asdict(losses) == pytest.approx(
+    overheads = families_of()[0].points[1].overheads
+    assert asdict(overheads) == pytest.approx(
         {"ideal": 0.010, "contention": 0.002, "oversubscription": 0.0, "communication": 0.006 - 0.0011,
-         "straggling": 0.0011, "rest": 0.002, "step": 0.020}
+         "straggler_delay": 0.0011, "rest": 0.002, "step": 0.020}
     )  # fmt: skip
 
 
@@ -144,16 +144,16 @@ def test_oversubscription_is_told_from_contention(write, work_folder):
         [9.0, 1.0],
         sections={"environment": {"num_usable_cores": 2}, "contention": {"no_sync_step_s": 0.01}},
     )
-    losses = next(f for f in families_of() if f.points[-1].world_size == 4).points[-1].losses
+    overheads = next(f for f in families_of() if f.points[-1].world_size == 4).points[-1].overheads
     # Four threads on two cores take twice as long at least.
-    assert (losses.oversubscription, losses.contention) == pytest.approx((0.010, 0.005))
+    assert (overheads.oversubscription, overheads.contention) == pytest.approx((0.010, 0.005))
 
 
 def test_what_was_not_measured_is_left_open(write, work_folder):
     write(Path("one"), [9.0, 1.0])
     write(Path("two"), [9.0, 1.0], 2)
-    losses = families_of()[0].points[1].losses
-    assert losses == Losses(ideal=0.01, step=0.01)
+    overheads = families_of()[0].points[1].overheads
+    assert overheads == Overheads(ideal=0.01, step=0.01)
 
 
 def test_fewer_than_three_world_sizes_are_neither_fitted_nor_projected(write, work_folder):
@@ -197,4 +197,4 @@ def test_the_advised_command_writes_elsewhere_than_the_runs_before():
         "strategy.world_size=2",
         "seed=1",
     ]
-    assert with_one_rank(typed) == "python train.py -m seed=1 strategy.world_size=1"
+    assert command_with_one_rank(typed) == "python train.py -m seed=1 strategy.world_size=1"

@@ -11,7 +11,7 @@ from laptime.analysis.statistics import (
     ratio,
     ratio_interval,
     smallest_p_value,
-    summarise,
+    summarize,
     trend,
 )
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_summary_by_hand():
-    found = summarise([[1.0, 2.0, 3.0], [4.0, 5.0, 9.0], [7.0]])
+    found = summarize([[1.0, 2.0, 3.0], [4.0, 5.0, 9.0], [7.0]])
     assert (found.num_repeats, found.median, found.low, found.high) == (3, 5.0, 1.0, 9.0)
     assert found.between == pytest.approx((((2 - 14 / 3) ** 2 + (5 - 14 / 3) ** 2 + (7 - 14 / 3) ** 2) / 2) ** 0.5)
     # Standard deviations 1 and sqrt(7); the third repeat has a single value.
@@ -27,13 +27,13 @@ def test_summary_by_hand():
 
 
 def test_one_repeat_has_no_spread_between():
-    found = summarise([[2.0]])
+    found = summarize([[2.0]])
     assert (found.median, found.between, found.within) == (2.0, None, None)
 
 
 def test_nothing_to_summarize_is_an_error():
     with pytest.raises(ValueError, match="needs a value"):
-        summarise([[1.0], []])
+        summarize([[1.0], []])
 
 
 def test_ratio_is_of_medians():

@@ -30,7 +30,7 @@ def test_sweep_ends_with_the_tables(swept):
     _, shown = swept
     tables = shown[shown.index("How does this training scale to 1 and 2 ranks?") :]
     assert "2 ranks train at" in tables and "interval of 2 repeats" in tables
-    assert "Where the loss went" in tables and "communication" in tables
+    assert "Where the time goes" in tables and "communication" in tables
     assert "report.html" in tables and "tensorboard --logdir sweep" in tables
 
 
@@ -44,7 +44,7 @@ def test_figures_are_those_of_the_runs(swept):
     scaling = list(csv.DictReader((folder / SUMMARY / "scaling.csv").open()))
     assert [row["world_size"] for row in scaling] == ["1", "2"]
     assert float(scaling[1]["speedup"]) == pytest.approx(sum(seconds[1]) / sum(seconds[2]))
-    parts = ("ideal", "contention", "oversubscription", "communication", "straggling", "rest")
+    parts = ("ideal", "contention", "oversubscription", "communication", "straggler_delay", "rest")
     step = sum(float(scaling[1][f"{part}_s_per_step"]) for part in parts)
     assert step == pytest.approx(float(scaling[1]["step_s_per_step"]))
 

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 
 from laptime.analysis import report
-from laptime.analysis.analyse import analyse
+from laptime.analysis.analyze import analyze
 from laptime.analysis.cells import results_cell, with_spread
 from laptime.analysis.results import Agreement, Verdict
 from laptime.analysis.table import Cell, Column, Table, Tone, columns, row
@@ -48,7 +48,7 @@ def test_columns_without_a_text_are_left_out():
 def test_html_marks_cells_by_their_tone_and_rows_by_what_they_are(write, work_folder, monkeypatch):
     monkeypatch.setattr(report, "tables", lambda analysis: [SHOWN])
     write(Path("run"), [9.0, 1.0])
-    html = report.as_html(analyse([Path()]), {})
+    html = report.as_html(analyze([Path()]), {})
     body = html.partition("<tbody>")[2].partition("</tbody>")[0]
     assert re.findall(r'<td class="([^"]*)">([^<]*)</td>', body) == [
         ("short", "here"), ("short open", "none"), ("short", "results (projected)"), ("short", "differs"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from laptime.analysis.analyse import analyse
+from laptime.analysis.analyze import analyze
 from laptime.analysis.answer import answer, problems
 from laptime.analysis.load import load_runs
 from laptime.analysis.plots import plots
@@ -41,7 +41,7 @@ def timed(write_timed, work_folder) -> Callable[..., None]:
 
 
 def table(title: str) -> Table:
-    (found,) = [each for each in tables(analyse([Path()])) if each.title.startswith(title)]
+    (found,) = [each for each in tables(analyze([Path()])) if each.title.startswith(title)]
     return found
 
 
@@ -54,7 +54,7 @@ def heads(found: Table) -> list[str]:
 
 def test_methods_of_one_training_say_nothing_of_scaling_or_of_separate_steps(timed):
     timed("run", [9.0, 1.0, 1.1])
-    assert methods(analyse([Path()]))[1:] == (
+    assert methods(analyze([Path()]))[1:] == (
         "A run's lap time is its slowest rank's. Warm-up laps are not counted.",
         "A repeat is a process: runs that differ in the seed alone, on the same machine, with the same code. The data "
         "have no checksum: they are not known to be the same. A figure is the median of the repeats' medians.",
@@ -65,7 +65,7 @@ def test_methods_of_one_training_say_nothing_of_scaling_or_of_separate_steps(tim
 def test_methods_say_where_the_parts_of_a_step_are_from(timed):
     sections = {"breakdown": {"step_s": 0.01}, "peak": {"matmul_flop_per_s": 1e9}}
     timed("run", [9.0, 1.0], sections=sections)
-    words = " ".join(methods(analyse([Path()])))
+    words = " ".join(methods(analyze([Path()])))
     assert "torch's own counter. The parts of a step are from steps of the warm-up lap." in words
     assert "separate steps" not in words and "no validation, checkpointing or logging" not in words
 
@@ -73,7 +73,7 @@ def test_methods_say_where_the_parts_of_a_step_are_from(timed):
 def test_methods_of_a_comparison(timed):
     timed("a", [9.0, 1.0], {"lr": 0.1})
     timed("b", [9.0, 1.0], {"lr": 0.2})
-    words = " ".join(methods(analyse([Path()])))
+    words = " ".join(methods(analyze([Path()])))
     for said in ("Speedup is throughput (global samples/s) over the baseline's.", "Mann-Whitney", "Results agree"):
         assert said in words
     for name in ("Karp", "Amdahl", "Gunther", "Scaling efficiency"):
@@ -83,24 +83,24 @@ def test_methods_of_a_comparison(timed):
 def test_methods_of_a_scaling_table(timed):
     timed("1", [9.0, 1.0])
     timed("2", [9.0, 1.0], world_size=2)
-    words = " ".join(methods(analyse([Path()])))
+    words = " ".join(methods(analyze([Path()])))
     assert "Karp and Flatt" in words and "Scaling efficiency" in words and "Mann-Whitney" not in words
 
 
 def test_data_with_a_checksum_are_the_same(timed):
     known = {"dataset": {"name": "mnist", "num_test": 0, "checksum": "abc"}}
     timed("a", [9.0, 1.0], sections=known)
-    assert "with the same code and data. A figure" in " ".join(methods(analyse([Path()])))
+    assert "with the same code and data. A figure" in " ".join(methods(analyze([Path()])))
     timed("b", [9.0, 1.0])
-    assert "Of some runs the data have no checksum" in " ".join(methods(analyse([Path()])))
+    assert "Of some runs the data have no checksum" in " ".join(methods(analyze([Path()])))
 
 
 def test_what_is_not_known_of_code_and_data_is_left_out(timed, write):
     timed("a", [9.0, 1.0])
-    rows = dict(environment(analyse([Path("a")]))[-1][1])
+    rows = dict(environment(analyze([Path("a")]))[-1][1])
     assert rows["Data"] == "tensordataset" and "Code" not in rows
     write(Path("own"), [9.0, 1.0], sections={"git": {"commit": None}, "dataset": {"checksum": None}})
-    rows = dict(environment(analyse([Path("own")]))[-1][1])
+    rows = dict(environment(analyze([Path("own")]))[-1][1])
     assert (rows["Data"], rows["Code"]) == ("mnist, checksum None", "commit unknown")
 
 
@@ -110,7 +110,7 @@ def test_what_is_not_known_of_code_and_data_is_left_out(timed, write):
 def test_epochs_of_others_are_laps_throughout(timed):
     for seed in range(2):
         timed(f"run{seed}", [9.0, 1.3, 1.2, 1.1, 1.0], seed=seed, sections={"breakdown": {"step_s": 0.01}})
-    analysis = analyse([Path()])
+    analysis = analyze([Path()])
     assert "1.15 s per lap" in answer(analysis) and "lap time" in heads(table("Groups"))
     assert caption("epoch_times", analysis) == "Every lap of every rank and repeat."
     images = plots(analysis)
@@ -152,31 +152,31 @@ def test_a_note_explains_all_columns_where_all_are_there(timed):
 def test_causes_of_which_nothing_is_known_are_left_out(timed):
     timed("1", [9.0, 1.0], sections=STEPS)
     timed("2", [9.0, 1.0], world_size=2, sections=STEPS)
-    losses = table("Where the loss went")
-    assert [row.cells[0].text for row in losses.rows] == ["ideal", "step"]
-    assert losses.notes == (
+    overheads = table("Where the time goes")
+    assert [row.cells[0].text for row in overheads.rows] == ["ideal", "step"]
+    assert overheads.notes == (
         "In brackets as a share of the step. Causes are only measured in Laptime's own training.",
     )  # fmt: skip
     timed("4", [9.0, 1.0], world_size=4, sections=STEPS | {"communication": {"exposed_s": 0.002}})
-    losses = table("Where the loss went")
-    assert [row.cells[0].text for row in losses.rows] == ["ideal", "communication", "step"]
-    assert "communication: waiting for gradients" in losses.notes[0]
+    overheads = table("Where the time goes")
+    assert [row.cells[0].text for row in overheads.rows] == ["ideal", "communication", "step"]
+    assert "communication: waiting for gradients" in overheads.notes[0]
 
 
 def test_a_step_alone_is_no_table(timed, write):
     timed("timed", [9.0, 1.0], world_size=2, sections=STEPS)
-    assert not [each for each in tables(analyse([Path()])) if each.title.startswith("Where the loss went")]
+    assert not [each for each in tables(analyze([Path()])) if each.title.startswith("Where the time goes")]
     write(Path("own"), [9.0, 1.0], world_size=2)
-    assert [each for each in tables(analyse([Path("own")])) if each.title.startswith("Where the loss went")]
+    assert [each for each in tables(analyze([Path("own")])) if each.title.startswith("Where the time goes")]
 
 
 def test_what_lacks_a_baseline_is_named_by_its_ranks(timed):
     timed("2", [9.0, 1.0], world_size=2)
     timed("4", [9.0, 1.0], world_size=4)
-    assert problems(analyse([Path()])) == ["no run with one rank to compare 4 ranks with."]
+    assert problems(analyze([Path()])) == ["no run with one rank to compare 4 ranks with."]
     timed("8", [9.0, 1.0], {"lr": 0.1}, world_size=2)
     timed("9", [9.0, 1.0], {"lr": 0.2}, world_size=4)
-    assert "no run with one rank to compare 4 ranks (lr=0.2) with." in problems(analyse([Path()]))
+    assert "no run with one rank to compare 4 ranks (lr=0.2) with." in problems(analyze([Path()]))
 
 
 # Shares of the peak.

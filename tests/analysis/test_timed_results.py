@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from laptime.analysis.__main__ import main
-from laptime.analysis.analyse import analyse
+from laptime.analysis.analyze import analyze
 from laptime.analysis.answer import answer
-from laptime.analysis.conditions import only_differing, without_torchruns
+from laptime.analysis.conditions import differing_settings, without_torchruns
 from laptime.analysis.gate import check
 from laptime.analysis.groups import group_runs
-from laptime.analysis.labels import cut_apart
+from laptime.analysis.labels import truncate_distinctly
 from laptime.analysis.load import load_runs
 from laptime.analysis.mismatch import Mismatch
 from laptime.analysis.remarks import remarks_of
@@ -35,7 +35,7 @@ def learned(write_timed, work_folder) -> Callable[..., Agreement | None]:
                 result = {"test_accuracy": test_accuracy, "val_accuracy": val_accuracy, "train_loss": None}
                 sections = {"result": result, "dataset": {"name": "data", "num_test": num_test}}
                 write_timed(Path(f"{name}{seed}"), [9.0, 1.0], {"lr": lr}, seed=seed, sections=sections)
-        return analyse([Path()]).comparisons[0].rows[1].agreement
+        return analyze([Path()]).comparisons[0].rows[1].agreement
 
     return agreement
 
@@ -63,7 +63,7 @@ def test_one_repeat_each_decides_nothing_and_the_difference_is_said(learned):
     found = learned(([0.97], [0.87]), ([None], [None]))
     assert found == Agreement(Verdict.UNKNOWN, (Shift("test_accuracy", pytest.approx(-0.1)),))
     assert agreement_words(found) == "not known with one repeat each: test accuracy -10.00 points"
-    assert answer(analyse([Path()])).endswith("; test accuracy -10.00 points (one repeat each: no verdict).")
+    assert answer(analyze([Path()])).endswith("; test accuracy -10.00 points (one repeat each: no verdict).")
 
 
 def test_validation_accuracies_of_one_repeat_each_too(learned):
@@ -91,19 +91,19 @@ def test_where_the_size_of_the_test_set_is_known_it_decides(learned):
     ],
 )
 def test_settings_that_all_share_are_left_out(texts, shown):
-    assert only_differing(texts) == shown
+    assert differing_settings(texts) == shown
 
 
 def test_a_cut_leaves_different_texts_different():
-    assert cut_apart(["abcd", "abce", "xyz", "xyz12345"], 3) == ["abcd", "abce", "xyz", "xyz12345"]
-    assert cut_apart(["abcd", "abcd", "xyz123"], 3) == ["abc", "abc", "xyz"]
+    assert truncate_distinctly(["abcd", "abce", "xyz", "xyz12345"], 3) == ["abcd", "abce", "xyz", "xyz12345"]
+    assert truncate_distinctly(["abcd", "abcd", "xyz123"], 3) == ["abc", "abc", "xyz"]
 
 
 def test_labels_and_mismatches_show_the_settings_that_differ(write_timed, work_folder):
     shared = {f"NCCL_{number}": "a value that takes some room" for number in range(3)}
     for lr, own in ((0.1, {}), (0.2, {"TORCH_LOGS": "x" * 70 + "1"}), (0.3, {"TORCH_LOGS": "x" * 70 + "2"})):
         write_timed(Path(str(lr)), [9.0, 1.0], {"lr": lr}, sections={"environment": {"settings": shared | own}})
-    analysis = analyse([Path()])
+    analysis = analyze([Path()])
     assert [group.label for group in analysis.groups] == [
         "lr=0.1 settings=none", f"lr=0.2 settings=TORCH_LOGS={'x' * 70}1", f"lr=0.3 settings=TORCH_LOGS={'x' * 70}2",
     ]  # fmt: skip
@@ -129,9 +129,9 @@ def test_a_kept_summary_that_has_it_does_not_differ(write_timed, work_folder):
     summary = json.loads(path.read_text())
     summary["groups"][0]["conditions"]["settings"] = "TORCH_NCCL_ASYNC_ERROR_HANDLING=1"
     path.write_text(json.dumps(summary))
-    (found,) = check(analyse([Path("run")]), path, 0.05)
+    (found,) = check(analyze([Path("run")]), path, 0.05)
     assert found.mismatches == ()
     summary["groups"][0]["conditions"]["settings"] += " TORCH_LOGS=1"
     path.write_text(json.dumps(summary))
-    (found,) = check(analyse([Path("run")]), path, 0.05)
+    (found,) = check(analyze([Path("run")]), path, 0.05)
     assert found.mismatches == (Mismatch("settings", "none", "TORCH_LOGS=1"),)

@@ -8,14 +8,14 @@ import pytest
 
 import laptime
 from laptime.analysis.__main__ import main
-from laptime.analysis.analyse import analyse
+from laptime.analysis.analyze import analyze
 from laptime.analysis.answer import answer
 from laptime.analysis.group import Group
 from laptime.analysis.groups import group_runs
-from laptime.analysis.labels import axes, value_of
+from laptime.analysis.labels import differing_keys, value_of
 from laptime.analysis.load import load_runs
-from laptime.analysis.losses import Losses
-from laptime.analysis.mismatch import unlike
+from laptime.analysis.mismatch import differing_conditions
+from laptime.analysis.overheads import Overheads
 from laptime.analysis.remarks import remarks_of
 from laptime.analysis.report import METHODS, caption, methods
 from laptime.analysis.summary_tables import groups_table
@@ -57,7 +57,7 @@ def test_settings_tell_groups_apart(write_timed, work_folder):
     for number, settings in enumerate(({"model": "small", "x": [1]}, {"model": "large", "x": [1]}, {"x": {"b": 1}})):
         write_timed(Path(str(number)), [9.0, 1.0], settings | {"experiment": number, "optimizer": "sgd"})
     found = groups()
-    assert set(axes(found)) == {"experiment"} and len({group.label for group in found}) == 3
+    assert set(differing_keys(found)) == {"experiment"} and len({group.label for group in found}) == 3
     assert {value_of(group, "model") for group in found} == {"small", "large", "mnistlitmodule"}
     assert {value_of(group, "x") for group in found} == {"[1]", "{'b': 1}"}
     assert {value_of(group, "optimizer") for group in found} == {"sgd"}
@@ -113,20 +113,20 @@ def test_old_records_have_the_laps_of_laptimes_own(write, work_folder):
         ({"timer": "laps"}, "epoch by laps"),
     ],
 )
-def test_unlike_laps_are_groups_of_their_own_and_labels_say_so(lap, words, write, work_folder):
+def test_laps_of_different_units_are_groups_of_their_own_and_labels_say_so(lap, words, write, work_folder):
     write(Path("own"), [9.0, 1.0])
     write(Path("timed"), [9.0, 1.0], seed=2, sections={"lap": lap})
     assert {group.label for group in groups()} == {"lap=epoch", f"lap={words}"}
 
 
-def test_unlike_laps_are_never_compared_without_saying_so(write, work_folder):
+def test_laps_of_different_units_are_never_compared_without_saying_so(write, work_folder):
     write(Path("0"), [9.0, 1.0], sections={"lap": OF_20})
     write(Path("1"), [9.0, 1.0], sections={"lap": OF_20 | {"num_batches": 50}}, changed={"optimizer.lr": 0.1})
     here, there = sorted(groups(), key=lambda group: str(group.first.path))
-    (mismatch,) = unlike(here, there)
+    (mismatch,) = differing_conditions(here, there)
     words = "a lap is 20 batches by LapTimer here, 50 batches by LapTimer there"
     assert mismatch_words(mismatch) == words
-    (comparison,) = analyse([Path()]).comparisons
+    (comparison,) = analyze([Path()]).comparisons
     assert "a lap is 50 batches by LapTimer here" in " ".join(
         remarks_of(comparison.rows[1].group, comparison.rows[1].mismatches)
     )
@@ -135,7 +135,7 @@ def test_unlike_laps_are_never_compared_without_saying_so(write, work_folder):
 def test_laps_of_batches_are_called_laps(write, work_folder):
     for seed in range(3):
         write(Path(str(seed)), [9.0, 1.3, 1.2, 1.1, 1.0], seed=seed, sections={"lap": OF_20})
-    analysis = analyse([Path()])
+    analysis = analyze([Path()])
     assert "1.15 s per lap" in answer(analysis)
     assert "lap time" in [column.head for column in tables(analysis)[0].columns]
     assert any("laps still get faster, by 26%: the warm-up is too short" in each for each in remarks_of(groups()[0]))
@@ -143,9 +143,9 @@ def test_laps_of_batches_are_called_laps(write, work_folder):
 
 def test_methods_say_what_is_in_a_lap(write, work_folder):
     write(Path("own"), [9.0, 1.0])
-    assert methods(analyse([Path()])) == METHODS
+    assert methods(analyze([Path()])) == METHODS
     write(Path("timed"), [9.0, 1.0], sections={"lap": OF_20 | {"contents": "no validation"}})
-    assert methods(analyse([Path()]))[-1] == "A lap (20 batches by LapTimer): no validation"
+    assert methods(analyze([Path()]))[-1] == "A lap (20 batches by LapTimer): no validation"
 
 
 # Samples and tokens.
@@ -159,15 +159,15 @@ def test_samples_that_were_not_counted_are_the_reason(write_timed, work_folder):
 
 def test_tokens_are_shown_where_all_groups_have_them(write, work_folder, capsys):
     write(Path("0"), [9.0, 1.0], sections={"timing": {"tokens_per_s": 123_456.0}})
-    assert "1,000 samples/s, 123,456 tokens/s, 1 s per epoch" in answer(analyse([Path()]))
+    assert "1,000 samples/s, 123,456 tokens/s, 1 s per epoch" in answer(analyze([Path()]))
     write(Path("1"), [9.0, 0.5], 2, sections={"timing": {"tokens_per_s": 240_000.0}})
-    analysis = analyse([Path()])
+    analysis = analyze([Path()])
     shown = [table for table in tables(analysis) if "tokens/s" in [column.head for column in table.columns]]
     assert [table.title.partition(" ")[0] for table in shown] == ["Groups", "Scaling"]
     assert groups_table(analysis.groups)["tokens_per_s"].to_list() == [123_456.0, 240_000.0]
     assert laptime.load(".").runs["tokens_per_s"].to_list() == [123_456.0, 240_000.0]
     write(Path("2"), [9.0, 0.5], changed={"optimizer.lr": 0.1})
-    assert not any("tokens/s" in [column.head for column in table.columns] for table in tables(analyse([Path()])))
+    assert not any("tokens/s" in [column.head for column in table.columns] for table in tables(analyze([Path()])))
 
 
 # Files.
@@ -203,7 +203,7 @@ def test_a_copy_of_a_timed_training_counts_once(write_timed, work_folder):
 def test_timed_trainings_that_differ_in_their_ranks_scale(write_timed, work_folder):
     write_timed(Path("one"), [9.0, 1.0, 1.0])
     write_timed(Path("two"), [9.0, 1.25, 1.25], world_size=2)
-    (family,) = analyse([Path()]).families
+    (family,) = analyze([Path()]).families
     assert [(point.world_size, point.speedup) for point in family.points] == [(1, 1.0), (2, pytest.approx(1.6))]
     assert family.kind == "weak" and family.points[1].mismatches == ()
 
@@ -211,7 +211,7 @@ def test_timed_trainings_that_differ_in_their_ranks_scale(write_timed, work_fold
 def test_steps_of_the_warmup_lap_are_called_so(write_timed, write, work_folder):
     breakdown = {"breakdown": {"step_s": 0.01, "forward_s": 0.01}}
     write_timed(Path("timed"), [9.0, 1.0], sections=breakdown)
-    analysis = analyse([Path()])
+    analysis = analyze([Path()])
     note = "From steps of the warm-up lap. Medians"
     assert any(each.startswith(note) for table in tables(analysis) for each in table.notes)
     assert caption("steps", analysis) == "What a step consists of, from steps of the warm-up lap."
@@ -220,7 +220,7 @@ def test_steps_of_the_warmup_lap_are_called_so(write_timed, write, work_folder):
         "separate steps after the timed epochs (measure.breakdown); of trainings that are not Laptime's own, from "
         "steps of the warm-up lap"
     )
-    analysis = analyse([Path()])
+    analysis = analyze([Path()])
     assert any(each.startswith(f"From {both}. Medians") for table in tables(analysis) for each in table.notes)
     assert caption("steps", analysis) == f"What a step consists of, from {both}."
 
@@ -230,9 +230,9 @@ def test_what_a_warmup_step_waits_for_gradients_is_its_communication(write_timed
     write_timed(Path("one"), [9.0, 1.0, 1.0], sections=steps)
     steps = {"timing": {"steps_per_s": 80.0}, "communication": {"exposed_s": 0.002}}
     write_timed(Path("two"), [9.0, 1.25, 1.25], world_size=2, sections=steps)
-    analysis = analyse([Path()])
-    assert analysis.families[0].points[1].losses == Losses(ideal=0.01, communication=0.002, step=0.0125)
-    table = next(each for each in tables(analysis) if each.title.startswith("Where the loss went"))
+    analysis = analyze([Path()])
+    assert analysis.families[0].points[1].overheads == Overheads(ideal=0.01, communication=0.002, step=0.0125)
+    table = next(each for each in tables(analysis) if each.title.startswith("Where the time goes"))
     (cells,) = [each.cells for each in table.rows if each.cells[0].text == "communication"]
     assert cells[2].text == "2.00 (16%)"
     assert "in steps of the warm-up lap" in table.notes[0] and "measure.breakdown" not in table.notes[0]
@@ -248,7 +248,7 @@ def test_laps_of_other_lengths_are_other_families(write_timed, work_folder):
     for number, lap in enumerate((LAP_TIMER, OF_20)):
         write_timed(Path(f"{number}/1"), [9.0, 1.0], sections={"lap": lap})
         write_timed(Path(f"{number}/2"), [9.0, 1.25], world_size=2, sections={"lap": lap})
-    found = analyse([Path()]).families
+    found = analyze([Path()]).families
     assert len(found) == 2
     for family in found:
         assert len({point.group.conditions.lap for point in family.points}) == 1

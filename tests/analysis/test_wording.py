@@ -4,7 +4,7 @@ import pytest
 
 from laptime.analysis.gate import Check, Verdict
 from laptime.analysis.mismatch import HOST, Mismatch
-from laptime.analysis.results import Agreement, Lost, Scatter, Shift
+from laptime.analysis.results import Agreement, NoTestAccuracy, Scatter, Shift
 from laptime.analysis.results import Verdict as Learned
 from laptime.analysis.statistics import Difference, Interval
 from laptime.analysis.wording import agreement_words, check_words, difference_words, mismatch_words
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
         (Agreement(Learned.AGREES), "agrees"),
         (Agreement(Learned.UNKNOWN), "not known: no accuracy was measured"),
         (
-            Agreement(Learned.DIFFERS, (Shift("test_accuracy", -0.02), Shift("train_loss", 0.1), Lost(2, 3))),
+            Agreement(Learned.DIFFERS, (Shift("test_accuracy", -0.02), Shift("train_loss", 0.1), NoTestAccuracy(2, 3))),
             "differs: test accuracy -2.00 points, training loss +0.1000, 2 of 3 repeats have no test accuracy",
         ),
         (

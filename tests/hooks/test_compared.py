@@ -10,7 +10,7 @@ import torch
 from tests.hooks.tiny import STEP_S, loader
 
 import laptime
-from laptime.analysis.analyse import analyse
+from laptime.analysis.analyze import analyze
 from laptime.analysis.answer import answer
 from laptime.analysis.load import load_runs
 
@@ -108,7 +108,7 @@ def test_two_values_are_compared(tiny, lap_timer, now):
             tiny.fit(lap_timer(dir=f"runs/{lr}/{seed}", seed=seed), module=module, seed=seed)
     runs, skipped = load_runs([Path("runs")])
     assert len(runs) == 6 and not skipped and all(run.remarks == () for run in runs)
-    analysis = analyse([Path("runs")])
+    analysis = analyze([Path("runs")])
     (comparison,) = analysis.comparisons
     assert sorted(row.speedup for row in comparison.rows) in ([1.0, pytest.approx(2.0)], [pytest.approx(0.5), 1.0])
     assert all(row.mismatches == () for row in comparison.rows)

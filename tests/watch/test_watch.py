@@ -21,7 +21,7 @@ from laptime.record.files import read_record, timestamp
 from laptime.record.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE, beating
 from laptime.record.plan import write_plan
 from laptime.watch.__main__ import main
-from laptime.watch.look import Watcher
+from laptime.watch.status import Watcher
 
 TINY_SWEEP = ("-m", *TINY, NO_REPORT, "training.epochs=2")
 SCRIPTS = Path(__file__).parents[1] / "user_classes"
@@ -58,7 +58,7 @@ def running(work_folder: Path) -> Path:
 @pytest.fixture
 def dies_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run is dead when it was not heard of for one second instead of ten."""
-    monkeypatch.setattr("laptime.watch.look.DEAD_AFTER_S", 1.0)
+    monkeypatch.setattr("laptime.watch.status.DEAD_AFTER_S", 1.0)
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_a_killed_sweep_is_dead_and_the_rest_did_not_start(start, watch, dies_qu
     sweep = start(*TINY_SWEEP, "seed=1,2,3", pauses, "hydra.sweep.dir=s")
     until((work_folder / "paused").exists, sweep)
     with monkeypatch.context() as patched:
-        patched.setattr("laptime.watch.look.DEAD_AFTER_S", 1000.0)
+        patched.setattr("laptime.watch.status.DEAD_AFTER_S", 1000.0)
         live = watch("s", "--once")
     assert live.returncode == 0 and "1 running, 2 waiting" in live.stdout and "s: going on" in live.stdout
     sweep.kill()
@@ -313,7 +313,7 @@ def test_the_interval_is_what_it_waits_between_two_looks(watch, running, monkeyp
         if len(waited) == 3:
             shutil.rmtree(running.parent / "0")
             write_plan(running.parent, {})
-            monkeypatch.setattr("laptime.watch.look.DEAD_AFTER_S", 0.0)
+            monkeypatch.setattr("laptime.watch.status.DEAD_AFTER_S", 0.0)
 
     beat(running, time.time())
     monkeypatch.setattr("laptime.watch.__main__.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))

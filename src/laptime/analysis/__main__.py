@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from laptime.analysis.analyse import analyse
+    from laptime.analysis.analyze import analyze
     from laptime.analysis.answer import problems
     from laptime.analysis.gate import Verdict, check
     from laptime.analysis.report import print_analysis
@@ -40,8 +40,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.gate is None and args.tolerance is not None:
         raise UserError(f"--tolerance {tolerance}: is what --gate lets pass. Add --gate FILE, or leave it out.")
     folders = [latest_sweep() if folder == "latest" else Path(folder) for folder in args.folders]
-    analysis = analyse(folders, args.baseline, args.by, args.target_accuracy, parse_world_sizes(args.project))
-    out = Path(args.out) if args.out else _place(folders)
+    analysis = analyze(folders, args.baseline, args.by, args.target_accuracy, parse_world_sizes(args.project))
+    out = Path(args.out) if args.out else _default_output_dir(folders)
     if args.gate is not None and Path(args.gate).resolve() == (out / "summary.json").resolve():
         raise UserError(
             f"--gate {args.gate}: would be overwritten. Keep a copy elsewhere, or write elsewhere with --out."
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _place(folders: Sequence[Path]) -> Path:
+def _default_output_dir(folders: Sequence[Path]) -> Path:
     return folders[0] / "summary" if len(folders) == 1 else Path("summary")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from laptime.analysis.analyse import Analysis
+from laptime.analysis.analyze import Analysis
 from laptime.analysis.compare import Comparison
 from laptime.analysis.group import lap_word
 from laptime.analysis.laws import efficiency
@@ -55,9 +55,9 @@ def _main_figure(analysis: Analysis) -> str:
         return _search_words(analysis.searches[0])
     measured = [family for family in analysis.families if family.baseline is not None]
     if measured:
-        return _and_more([_scaling_words(family, len(measured) > 1) for family in measured], "families")
+        return _first_sentences([_scaling_words(family, len(measured) > 1) for family in measured], "families")
     if analysis.comparisons:
-        return _and_more([_comparison_words(comparison) for comparison in analysis.comparisons], "comparisons")
+        return _first_sentences([_comparison_words(comparison) for comparison in analysis.comparisons], "comparisons")
     if analysis.groups:
         group = max(analysis.groups, key=lambda each: each.samples_per_s.median)
         tokens = "" if group.tokens_per_s is None else f" {group.tokens_per_s:,.0f} tokens/s,"
@@ -118,7 +118,7 @@ def _comparison_words(comparison: Comparison) -> str:
     return f"{words} ({about}); the difference {verdict}{_wrong(row.agreement)}."
 
 
-def _and_more(sentences: Sequence[str], what: str) -> str:
+def _first_sentences(sentences: Sequence[str], what: str) -> str:
     rest = f" {len(sentences) - _SENTENCES} more {what} are in the tables." if len(sentences) > _SENTENCES else ""
     return " ".join(sentences[:_SENTENCES]) + rest
 

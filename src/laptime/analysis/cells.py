@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from laptime.analysis.group import Group, with_tokens
 from laptime.analysis.results import Agreement, Verdict
-from laptime.analysis.statistics import HONEST_REPEATS, Interval, median_and_deviation
+from laptime.analysis.statistics import MIN_REPEATS, Interval, median_and_deviation
 from laptime.analysis.table import Cell, Column, Tone
 from laptime.analysis.wording import agreement_words
 from laptime.text import byte_size
@@ -80,9 +80,9 @@ def results_cell(agreement: Agreement | None) -> Cell:
 def interval_note(groups: Sequence[Group]) -> list[str]:
     """A warning where there are intervals of too few repeats."""
     fewest = min(len(group.runs) for group in groups)
-    if not 1 < fewest < HONEST_REPEATS:
+    if not 1 < fewest < MIN_REPEATS:
         return []
     return [
         f"With {fewest} repeats the intervals are too narrow: they cover the truth in fewer than 95 of 100 cases. "
-        f"{HONEST_REPEATS} would do."
+        f"{MIN_REPEATS} would do."
     ]

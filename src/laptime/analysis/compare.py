@@ -4,11 +4,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from laptime.analysis.group import Group
-from laptime.analysis.labels import CONFIG_GROUPS, EXPERIMENT, axes, common_label, set_by_experiment, value_of
-from laptime.analysis.load import by_number
-from laptime.analysis.mismatch import Mismatch, unlike
+from laptime.analysis.labels import (
+    CONFIG_GROUPS,
+    EXPERIMENT,
+    common_label,
+    differing_keys,
+    keys_set_by_experiment,
+    value_of,
+)
+from laptime.analysis.load import path_sort_key
+from laptime.analysis.mismatch import Mismatch, differing_conditions
 from laptime.analysis.results import Agreement, agreement
-from laptime.analysis.scaling import OF_DDP
+from laptime.analysis.scaling import DDP_KEYS
 from laptime.analysis.statistics import Difference, Interval, difference, ratio, ratio_interval
 from laptime.errors import UserError
 from laptime.record.renamed import RENAMED
@@ -71,7 +78,7 @@ def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> l
         UserError: no group has the baseline's value.
     """
     alike: dict[tuple[object, ...], list[Group]] = {}
-    set_by_key = set_by_experiment(groups) if key == EXPERIMENT else set()
+    set_by_key = keys_set_by_experiment(groups) if key == EXPERIMENT else set()
     for group in groups:
         alike.setdefault(_rest(group, key, set_by_key), []).append(group)
     found: list[Comparison] = []
@@ -80,7 +87,7 @@ def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> l
         values = list(dict.fromkeys(value_of(group, key) for group in members))
         if len(values) < 2:
             continue
-        first = value_of(min(members, key=lambda group: min(by_number(run.path) for run in group.runs)), key)
+        first = value_of(min(members, key=lambda group: min(path_sort_key(run.path) for run in group.runs)), key)
         wanted = baseline if baseline is not None else "cpu" if key == "device" and "cpu" in values else first
         candidates = [group for group in members if value_of(group, key) == wanted]
         if not candidates:
@@ -103,7 +110,7 @@ def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> l
 def swept_keys(groups: Sequence[Group]) -> list[str]:
     """What the groups differ in and can be compared by: not the number of ranks, which has tables of its own."""
     left_out = {"strategy.world_size", "strategy.threads_per_rank", "strategy.wrap_single_rank"}
-    return [key for key in axes(groups) if key not in left_out]
+    return [key for key in differing_keys(groups) if key not in left_out]
 
 
 def resolve_key(groups: Sequence[Group], name: str) -> str:
@@ -140,7 +147,7 @@ def _row(group: Group, reference: Group, key: str) -> Row:
         interval=None if is_reference else ratio_interval(base, own),
         difference=None if is_reference else difference(own, base),
         agreement=None if is_reference else agreement(group, reference),
-        mismatches=() if is_reference else unlike(group, reference),
+        mismatches=() if is_reference else differing_conditions(group, reference),
     )
 
 
@@ -149,7 +156,7 @@ def _rest(group: Group, key: str, set_by_key: Collection[str] = ()) -> tuple[obj
     data between data sets; code, torch and threads are named in the row instead."""
     left_out = {"strategy.threads_per_rank", *_DEPENDENT.get(key, ()), *set_by_key}
     if key == "strategy.world_size":
-        left_out |= set(OF_DDP)
+        left_out |= set(DDP_KEYS)
     whole = f"{key}." if key in _WHOLE else "\0"
     config = tuple(
         sorted(
@@ -158,6 +165,6 @@ def _rest(group: Group, key: str, set_by_key: Collection[str] = ()) -> tuple[obj
             if name != key and not name.startswith(whole) and name not in left_out
         )
     )
-    machine, checksum, instructions = group.conditions.work
+    machine, checksum, instructions = group.conditions.must_match
     of_device = () if key in ("device", EXPERIMENT) else (machine, instructions)
     return config, of_device, "" if key in ("dataset", EXPERIMENT) else checksum

@@ -10,7 +10,7 @@ from laptime.record.schema import Lap
 from laptime.text import escape_control_chars
 
 # What must be equal for two figures to be compared at all.
-WORK = ("machine", "checksum", "instructions")
+MUST_MATCH = ("machine", "checksum", "instructions")
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Conditions:
     lap: str = "epoch"
 
     @property
-    def work(self) -> tuple[str, ...]:
+    def must_match(self) -> tuple[str, ...]:
         """What must be equal for two figures to be compared at all; the rest is named beside the comparison."""
-        return tuple(getattr(self, name) for name in WORK)
+        return tuple(getattr(self, name) for name in MUST_MATCH)
 
 
 CONDITIONS = tuple(each.name for each in fields(Conditions))
@@ -54,7 +54,7 @@ _NAME = r"(?:python -X dev|[A-Za-z_][^\s=]*)"
 _SETTING = re.compile(rf"{_NAME}=.*?(?= {_NAME}=|$)")
 
 
-def only_differing(settings: Sequence[str]) -> list[str]:
+def differing_settings(settings: Sequence[str]) -> list[str]:
     """Texts of `Conditions.settings` without what all of them say; `none` for one that has nothing else."""
     words = [_SETTING.findall(text) for text in settings]
     shared = set.intersection(*map(set, words)) if words else set()

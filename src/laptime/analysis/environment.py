@@ -9,7 +9,7 @@ from laptime.text import binary_size, counted, join_nonempty
 Rows = list[tuple[str, str]]
 
 
-def of_machine(there: Environment) -> Rows:
+def hardware_rows(there: Environment) -> Rows:
     """Processor, cores, caches, clock, memory, limits and system by name; an empty text where it isn't known."""
     frequencies = [_gigahertz(hertz) for hertz in (there.frequency_min_hz, there.frequency_max_hz)]
     limits = there.container or {}
@@ -29,7 +29,7 @@ def of_machine(there: Environment) -> Rows:
     ]
 
 
-def of_software(run: Run) -> Rows:
+def software_rows(run: Run) -> Rows:
     """Device, versions, torch's build, settings, code and data by name; an empty text where it isn't known."""
     there, git, device, data = run.environment, run.record.git, run.device, run.dataset
     packages = [f"{name} {version}" for name, version in there.packages.items() if version]

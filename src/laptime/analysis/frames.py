@@ -74,12 +74,12 @@ def load(*folders: str | Path) -> Results:
     """
     import pandas as pd
 
-    from laptime.analysis.analyse import analyse
+    from laptime.analysis.analyze import analyze
     from laptime.analysis.summary_tables import groups_table, scaling_table
 
     if not folders:
         raise UserError("laptime.load(): name run or sweep directories, or latest.")
-    analysis = analyse([_latest() if folder == "latest" else Path(folder) for folder in folders])
+    analysis = analyze([_latest() if folder == "latest" else Path(folder) for folder in folders])
     labels = {run.path: group.label for group in analysis.groups for run in group.runs}
     labelled = [(run, labels[run.path]) for run in analysis.runs]
     rows = [_with_settings(run_row(run, label), run) for run, label in labelled]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from laptime.analysis.analyse import Analysis
-from laptime.analysis.conditions import CONDITIONS, WORK, without_torchruns
+from laptime.analysis.analyze import Analysis
+from laptime.analysis.conditions import CONDITIONS, MUST_MATCH, without_torchruns
 from laptime.analysis.group import Group
 from laptime.analysis.mismatch import SETTINGS, Mismatch, mismatch
 from laptime.analysis.statistics import Interval, ratio, ratio_interval
@@ -24,7 +24,7 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
-class Kept:
+class BaselineGroup:
     """A group of a summary.json that was kept.
 
     Attributes:
@@ -79,27 +79,27 @@ def check(analysis: Analysis, kept: Path, tolerance: float) -> list[Check]:
     return [found for group in then for found in _checks(analysis.groups, group, tolerance)]
 
 
-def _checks(groups: Sequence[Group], kept: Kept, tolerance: float) -> list[Check]:
+def _checks(groups: Sequence[Group], kept: BaselineGroup, tolerance: float) -> list[Check]:
     """A check of every group of the kept one's configuration, whatever code made it; of other machines or data alone
     where there is nothing else."""
     same = [group for group in groups if _key(group) == kept.group_hash]
     if not same:
         return [Check(kept.label, None, None, False)]
-    alike = [group for group in same if not _unlike(group, kept, WORK)]
+    alike = [group for group in same if not _differing(group, kept, MUST_MATCH)]
     if not alike:
-        return [Check(same[0].label, None, None, False, _unlike(same[0], kept, WORK))]
+        return [Check(same[0].label, None, None, False, _differing(same[0], kept, MUST_MATCH))]
     return [_check(group, kept, tolerance) for group in alike]
 
 
-def _check(group: Group, kept: Kept, tolerance: float) -> Check:
+def _check(group: Group, kept: BaselineGroup, tolerance: float) -> Check:
     then = [1 / value for value in kept.samples_per_s]
     change, interval = ratio(then, group.seconds_per_sample), ratio_interval(then, group.seconds_per_sample)
     fallen = change < 1 - tolerance and (interval is None or interval.high < 1)
-    mismatches = _unlike(group, kept, CONDITIONS)
+    mismatches = _differing(group, kept, CONDITIONS)
     return Check(group.label, change, interval, fallen, mismatches, names_machine="machine" in kept.conditions)
 
 
-def _unlike(group: Group, kept: Kept, names: Sequence[str]) -> tuple[Mismatch, ...]:
+def _differing(group: Group, kept: BaselineGroup, names: Sequence[str]) -> tuple[Mismatch, ...]:
     now = {name: getattr(group.conditions, name) for name in names if name in kept.conditions}
     then = {name: kept.conditions[name] for name in now}
     if isinstance(text := then.get(SETTINGS), str):
@@ -115,7 +115,7 @@ def _is_speed(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-def _read(path: Path) -> list[Kept]:
+def _read(path: Path) -> list[BaselineGroup]:
     try:
         groups = []
         for group in json.loads(path.read_bytes())["groups"]:
@@ -123,7 +123,7 @@ def _read(path: Path) -> list[Kept]:
             if not speeds or not all(map(_is_speed, speeds)) or not isinstance(conditions, dict):
                 raise ValueError
             label, group_hash = str(group.get("label")), str(group["group_hash"])
-            groups.append(Kept(label, group_hash, tuple(map(float, speeds)), conditions))
+            groups.append(BaselineGroup(label, group_hash, tuple(map(float, speeds)), conditions))
         return groups
     except OSError as error:
         raise UserError(f"--gate {path}: can't be read ({error.strerror}).") from error

@@ -9,11 +9,11 @@ import numpy as np
 from laptime.analysis.conditions import Conditions
 from laptime.analysis.load import Run
 from laptime.analysis.statistics import (
-    HONEST_REPEATS,
+    MIN_REPEATS,
     Summary,
     median_and_deviation,
     relative_width,
-    summarise,
+    summarize,
     trend,
 )
 from laptime.record.epochs import time_to_accuracy
@@ -37,11 +37,11 @@ class Group:
 
     @cached_property
     def epoch_time_s(self) -> Summary:
-        return summarise([run.counted["epoch_time_s"].to_list() for run in self.runs])
+        return summarize([run.counted["epoch_time_s"].to_list() for run in self.runs])
 
     @cached_property
     def samples_per_s(self) -> Summary:
-        rates = summarise([run.counted["samples_per_s"].to_list() for run in self.runs])
+        rates = summarize([run.counted["samples_per_s"].to_list() for run in self.runs])
         # Of median times, so that one follows from the other. Of an even number the median of rates is another.
         _, between = median_and_deviation(self.throughputs)
         return replace(rates, median=1 / float(np.median(self.seconds_per_sample)), between=between)
@@ -99,7 +99,7 @@ class Group:
     def is_precise(self, target: float) -> bool:
         """Whether that is at most the target, with enough repeats to trust it."""
         width = self.interval_width
-        return width is not None and width <= target and len(self.runs) >= HONEST_REPEATS
+        return width is not None and width <= target and len(self.runs) >= MIN_REPEATS
 
     def values(self, section: str, key: str) -> list[float]:
         """A figure of run.json for each repeat that has it; what was learnt, once for each seed."""
@@ -146,7 +146,7 @@ def lap_word(groups: Iterable[Group]) -> str:
     return "epoch" if all(map(_has_own_epochs, groups)) else "lap"
 
 
-def any_own(groups: Iterable[Group]) -> bool:
+def any_trained_by_laptime(groups: Iterable[Group]) -> bool:
     """Whether Laptime trained in some of them; otherwise it timed the trainings of others alone."""
     return any(group.first.record.is_laptime_training for group in groups)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from laptime.analysis.conditions import Conditions, conditions_of
 from laptime.analysis.group import Group
-from laptime.analysis.labels import EXPERIMENT, by_value, labels_of
+from laptime.analysis.labels import EXPERIMENT, label_sort_key, labels_of
 from laptime.analysis.load import Run
 
 
@@ -27,4 +27,4 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         groups = [replace(each, config={k: v for k, v in each.config.items() if k != EXPERIMENT}) for each in groups]
     labels = labels_of(groups)
     named = [replace(group, label=label) for group, label in zip(groups, labels, strict=True)]
-    return sorted(named, key=lambda group: by_value(group.label))
+    return sorted(named, key=lambda group: label_sort_key(group.label))

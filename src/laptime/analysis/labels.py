@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from laptime.analysis.conditions import CONDITIONS, only_differing
+from laptime.analysis.conditions import CONDITIONS, differing_settings
 from laptime.analysis.group import Group
 from laptime.analysis.mismatch import SETTINGS
 from laptime.text import escape_control_chars, short_name
@@ -18,7 +18,7 @@ _LONGEST_VALUE = 60
 _DIGITS = 4
 
 
-def set_by_experiment(groups: Sequence[Group]) -> set[str]:
+def keys_set_by_experiment(groups: Sequence[Group]) -> set[str]:
     """The keys that have one value in each experiment: where several are compared, those differ with the experiment."""
     by_experiment: dict[str, list[Group]] = {}
     for group in groups:
@@ -35,11 +35,11 @@ def set_by_experiment(groups: Sequence[Group]) -> set[str]:
     }
 
 
-def axes(groups: Sequence[Group]) -> list[str]:
+def differing_keys(groups: Sequence[Group]) -> list[str]:
     """The keys in which the groups differ; a config group stands for all of its keys where its class differs, and an
     experiment for what it sets."""
     keys = dict.fromkeys(key for group in groups for key in group.config)
-    explained = set_by_experiment(groups)
+    explained = keys_set_by_experiment(groups)
     keys = dict.fromkeys(key for key in keys if key not in explained)
     differing = [key for key in keys if len({repr(group.config.get(key, _ABSENT)) for group in groups}) > 1]
     whole = [name for name in CONFIG_GROUPS if f"{name}._target_" in differing]
@@ -49,7 +49,7 @@ def axes(groups: Sequence[Group]) -> list[str]:
 
 
 def value_of(group: Group, key: str, digits: int | None = _DIGITS) -> str:
-    """A group's value of one of the `axes`, for people.
+    """A group's value of one of the `differing_keys`, for people.
 
     Args:
         digits: that a number with many more is rounded to; None: as it is.
@@ -86,7 +86,7 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
     """What tells each group from the others, like `ws=2 batch_size=64`; with its conditions where these differ."""
     if len(groups) == 1:
         return [f"{groups[0].first.model.name} on {groups[0].first.dataset.name}"]
-    names = short_names(axes(groups))
+    names = short_names(differing_keys(groups))
     labels: list[str] = []
     for digits in (_DIGITS, None):
         if len(set(labels)) == len(groups):
@@ -97,14 +97,14 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
             short = 8 if condition == "checksum" else 40
             texts: list[str] = [getattr(group.conditions, condition) for group in groups]
             if condition == SETTINGS:
-                shown = cut_apart(only_differing(texts), short)
+                shown = truncate_distinctly(differing_settings(texts), short)
             else:
                 shown = [text[:short] for text in texts]
             labels = [f"{label} {condition}={text}".strip() for label, text in zip(labels, shown, strict=True)]
     return labels
 
 
-def cut_apart(texts: Sequence[str], length: int) -> list[str]:
+def truncate_distinctly(texts: Sequence[str], length: int) -> list[str]:
     """The first `length` characters of each text; the whole of it where different texts would look the same."""
     cut = [text[:length] for text in texts]
     return [
@@ -144,7 +144,7 @@ def _shared(labels: Sequence[str]) -> set[str]:
     return set.intersection(*(set(label.split()) for label in labels))
 
 
-def by_value(label: str) -> list[tuple[str, float, str]]:
+def label_sort_key(label: str) -> list[tuple[str, float, str]]:
     """A key to sort labels by, numbers by their values."""
     parts = []
     for part in label.split():

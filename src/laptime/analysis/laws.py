@@ -75,9 +75,9 @@ class Fit:
     baseline_error: float = 0.0
 
     @property
-    def describes(self) -> bool:
+    def is_good_fit(self) -> bool:
         """Whether the model explains the speedups well enough to be drawn on, and believed beyond them."""
-        return self.deviation <= _FAIR_DEVIATION
+        return self.deviation <= _MAX_DEVIATION
 
     def predict(self, world_size: Sequence[float]) -> np.ndarray:
         """Modelled speedup."""
@@ -103,7 +103,7 @@ _MODELS: dict[str, tuple[Callable[..., np.ndarray], list[str], float]] = {
 TITLES = {"amdahl": "Amdahl's law", "usl": "Universal scalability law"}
 _DRAWS = 4000
 # A model that is further off than this is not believed.
-_FAIR_DEVIATION = 0.15
+_MAX_DEVIATION = 0.15
 
 
 def fit(name: str, world_size: Sequence[int], speedups: Sequence[float], baseline_error: float = 0.0) -> Fit | None:

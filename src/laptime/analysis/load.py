@@ -27,8 +27,8 @@ from laptime.record.walk import walk
 from laptime.text import escape_control_chars
 
 # What the analysis and Laptime write into the directory of a run or a sweep: below these nothing is a run.
-_WITHIN_RUNS = {"summary", "tensorboard", "checkpoints", EARLIER_DIR}
-_NOT_RUNS = {".git", "__pycache__"}
+_DIRS_INSIDE_RUNS = {"summary", "tensorboard", "checkpoints", EARLIER_DIR}
+_SKIPPED_DIRS = {".git", "__pycache__"}
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,9 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
             is_run = RUN_FILE in files or ".hydra" in names
             if is_run:
                 found.setdefault(path.resolve(), path)
-            left_out = _NOT_RUNS | _WITHIN_RUNS if is_run or SWEEP_FILE in files else _NOT_RUNS
+            left_out = _SKIPPED_DIRS | _DIRS_INSIDE_RUNS if is_run or SWEEP_FILE in files else _SKIPPED_DIRS
             names[:] = [name for name in names if name not in left_out]
-    return sorted(found.values(), key=by_number)
+    return sorted(found.values(), key=path_sort_key)
 
 
 def _identity(record: RunRecord) -> tuple[str, ...] | None:
@@ -178,11 +178,11 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
             elif num_missing < 0:
                 remarks.append(f"{EPOCHS_FILE} has {-num_missing} {lap}s more than the run has trained")
             runs.append(Run(path, record, ranks, epochs, tuple(remarks)))
-    return runs, sorted(skipped, key=lambda each: by_number(each.path))
+    return runs, sorted(skipped, key=lambda each: path_sort_key(each.path))
 
 
 # What every completed run has; a seed too, if Laptime trained.
-_COMPLETE = (
+_REQUIRED_FIELDS = (
     "config_hash", "group_hash", "command", "device", "dataset", "model", "strategy", "batch", "environment",
 )  # fmt: skip
 
@@ -204,7 +204,7 @@ def _read_record(path: Path) -> RunRecord:
         if record.status == "running" and has_left(path):
             raise ValueError("running, but its process is gone: it was killed, perhaps")
         raise ValueError(f"{record.status}: {why}" if why else record.status)
-    for name in ("seed", *_COMPLETE) if record.is_laptime_training else _COMPLETE:
+    for name in ("seed", *_REQUIRED_FIELDS) if record.is_laptime_training else _REQUIRED_FIELDS:
         if getattr(record, name) is None:
             raise ValueError(f"damaged, or of an older Laptime: {RUN_FILE} has no {name}")
     if not record.is_laptime_training:
@@ -293,5 +293,5 @@ def _reason(error: Exception) -> str:
     return escape_control_chars((message or type(error).__name__).splitlines()[0])
 
 
-def by_number(path: Path) -> list[tuple[int, int, str]]:
+def path_sort_key(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in path.parts]

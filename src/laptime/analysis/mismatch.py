@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from laptime.analysis.conditions import CONDITIONS, only_differing
+from laptime.analysis.conditions import CONDITIONS, differing_settings
 from laptime.analysis.group import Group
 
 # Keys that may differ between groups that are compared; the difference is then said.
-SOFT = ("strategy.threads_per_rank",)
+MAY_DIFFER = ("strategy.threads_per_rank",)
 HOST = "host"
 SETTINGS = "settings"
 
@@ -29,13 +29,13 @@ class Mismatch:
 def mismatch(name: str, here: str, there: str) -> Mismatch:
     """A mismatch; of settings, the variables that differ alone."""
     if name == SETTINGS:
-        here, there = only_differing([here, there])
+        here, there = differing_settings([here, there])
     return Mismatch(name, here, there)
 
 
-def unlike(group: Group, baseline: Group) -> tuple[Mismatch, ...]:
+def differing_conditions(group: Group, baseline: Group) -> tuple[Mismatch, ...]:
     """What differs from the baseline beside what is compared."""
-    keys = [(key.rpartition(".")[2], group.config.get(key), baseline.config.get(key)) for key in SOFT]
+    keys = [(key.rpartition(".")[2], group.config.get(key), baseline.config.get(key)) for key in MAY_DIFFER]
     conditions = [(name, getattr(group.conditions, name), getattr(baseline.conditions, name)) for name in CONDITIONS]
     found = [mismatch(name, str(here), str(there)) for name, here, there in keys + conditions if here != there]
     if group.conditions.machine == baseline.conditions.machine and group.hosts != baseline.hosts:

@@ -1,4 +1,4 @@
-"""The plots, as PNG files in memory: colour-blind safe, with units on the axes and intervals drawn."""
+"""The plots, as PNG files in memory: color-blind safe, with units on the axes and intervals drawn."""
 
 import io
 import textwrap
@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from laptime.analysis.analyse import Analysis
+from laptime.analysis.analyze import Analysis
 from laptime.analysis.group import Group, lap_word
 from laptime.analysis.labels import shorter_labels
 from laptime.analysis.laws import TITLES
@@ -22,16 +22,16 @@ from laptime.analysis.search import Search
 from laptime.record.schema import PHASES
 
 # Okabe and Ito, Color Universal Design (2008), the yellow left out, which is hard to see on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = "osD^vP*"
 _CAUSES = {
     "contention": "#E69F00",
     "oversubscription": "#CC79A7",
     "communication": "#D55E00",
-    "straggling": "#56B4E9",
+    "straggler_delay": "#56B4E9",
     "rest": "#999999",
 }
-_PART_COLOURS = ("#F0E442", "#E69F00", "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#999999")
+_PHASE_COLORS = ("#F0E442", "#E69F00", "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#999999")
 # More groups than that make a plot that nobody can read.
 MOST_GROUPS, MOST_FAMILIES = 7, 6
 
@@ -40,15 +40,15 @@ MOST_GROUPS, MOST_FAMILIES = 7, 6
 def plots(analysis: Analysis) -> dict[str, bytes]:
     """PNG images by file name without ending; those that have nothing to show are left out."""
     families = [family for family in analysis.families if family.baseline is not None][:MOST_FAMILIES]
-    groups = _named_apart(analysis.groups[:MOST_GROUPS])
+    groups = _with_short_labels(analysis.groups[:MOST_GROUPS])
     made: dict[str, bytes] = {}
     if families:
         made["speedup"] = _png(lambda axes: _speedup(axes, families, analysis.project))
         made["efficiency"] = _png(lambda axes: _efficiency(axes, families))
         for number, family in enumerate(families):
-            if any(point.losses.ideal for point in family.points):
-                name = "losses" if len(families) == 1 else f"losses_{number + 1}"
-                made[name] = _png(lambda axes, family=family: _losses(axes, family))  # type: ignore[misc]
+            if any(point.overheads.ideal for point in family.points):
+                name = "overheads" if len(families) == 1 else f"overheads_{number + 1}"
+                made[name] = _png(lambda axes, family=family: _overheads(axes, family))  # type: ignore[misc]
     fronts = [search for search in analysis.searches if len(search.metrics) > 1]
     for number, search in enumerate(fronts):
         name = "pareto" if len(fronts) == 1 else f"pareto_{number + 1}"
@@ -69,13 +69,13 @@ def _front(axes: Axes, search: Search) -> None:
     x, y = ([values[place] for values in search.values] for place in (1, 0))
     axes.scatter(x, y, color="#999999", label="beaten by another group")
     front = sorted(search.front, key=lambda place: x[place])
-    axes.plot([x[i] for i in front], [y[i] for i in front], "o-", color=COLOURS[0], label="beaten by none")
+    axes.plot([x[i] for i in front], [y[i] for i in front], "o-", color=COLORS[0], label="beaten by none")
     axes.set_xlabel(search.metrics[1])
     axes.set_ylabel(search.metrics[0])
     _legend(axes)
 
 
-def _named_apart(groups: Sequence[Group]) -> list[Group]:
+def _with_short_labels(groups: Sequence[Group]) -> list[Group]:
     """The groups with what all of their labels say left out."""
     labels = shorter_labels([group.label for group in groups])
     return [replace(group, label=label) for group, label in zip(groups, labels, strict=True)]
@@ -86,7 +86,7 @@ def _speedup(axes: Axes, families: Sequence[Family], project: Sequence[int]) -> 
     for number, family in enumerate(families):
         style = _style(number)
         _with_intervals(axes, family, 1.0, style, _name(family, families))
-        fits = {name: law for name, law in family.fits.items() if law.describes}
+        fits = {name: law for name, law in family.fits.items() if law.is_good_fit}
         reach = np.linspace(1, max([largest, *project]) if fits else largest, 200)
         for line, (name, law) in zip(("--", ":"), fits.items(), strict=False):
             if name == "usl" and law.draws is not None:
@@ -95,7 +95,7 @@ def _speedup(axes: Axes, families: Sequence[Family], project: Sequence[int]) -> 
                 axes.fill_between(reach, low, high, color=style["color"], alpha=0.12, linewidth=0)
             label = f"{TITLES[name]}, fitted"
             axes.plot(reach, law.predict(reach.tolist()), line, color=style["color"], linewidth=1.2, label=label)
-    described = any(law.describes for family in families for law in family.fits.values())
+    described = any(law.is_good_fit for family in families for law in family.fits.values())
     furthest = max([largest, *project]) if described else largest
     axes.plot([1, furthest], [1, furthest], color="#999999", linewidth=1, label="ideal")
     top = max([point.speedup or 0 for family in families for point in family.points] + [largest])
@@ -138,18 +138,18 @@ def _by_ranks(axes: Axes, families: Sequence[Family], what: str, project: Sequen
     _legend(axes)
 
 
-def _losses(axes: Axes, family: Family) -> None:
+def _overheads(axes: Axes, family: Family) -> None:
     """What a step consists of, as shares of it: one bar per number of ranks."""
-    points = [point for point in family.points if point.losses.ideal and point.losses.step]
+    points = [point for point in family.points if point.overheads.ideal and point.overheads.step]
     labels = [str(point.world_size) for point in points]
-    bottom = np.array([(point.losses.ideal or 0) / (point.losses.step or 1) for point in points])
+    bottom = np.array([(point.overheads.ideal or 0) / (point.overheads.step or 1) for point in points])
     axes.bar(labels, 100 * bottom, color="#0072B2", label="ideal step")
-    for cause, colour in _CAUSES.items():
+    for cause, color in _CAUSES.items():
         shares = np.array(
-            [max(0.0, getattr(point.losses, cause) or 0.0) / (point.losses.step or 1) for point in points]
+            [max(0.0, getattr(point.overheads, cause) or 0.0) / (point.overheads.step or 1) for point in points]
         )
         if shares.any():
-            axes.bar(labels, 100 * shares, bottom=100 * bottom, color=colour, label=cause)
+            axes.bar(labels, 100 * shares, bottom=100 * bottom, color=color, label=cause.replace("_", " "))
             bottom = bottom + shares
     open_parts = np.clip(1 - bottom, 0, None)
     if (open_parts > 0.005).any():
@@ -158,7 +158,7 @@ def _losses(axes: Axes, family: Family) -> None:
     axes.axhline(100, color="#000000", linewidth=1, label="measured step")
     axes.set_xlabel("ranks")
     axes.set_ylabel("share of a step (%)")
-    axes.set_title(textwrap.fill(f"Where the loss went{': ' + family.name if family.name else ''}", 80), fontsize=10)
+    axes.set_title(textwrap.fill(f"Where the time goes{': ' + family.name if family.name else ''}", 80), fontsize=10)
     _legend(axes)
 
 
@@ -177,10 +177,10 @@ def _steps(axes: Axes, groups: Sequence[Group]) -> None:
     measured = [group for group in groups if group.median("breakdown", "step_s")]
     places = np.arange(len(measured))
     left = np.zeros(len(measured))
-    for part, colour in zip(PHASES, _PART_COLOURS, strict=True):
-        seconds = np.array([group.median("breakdown", f"{part}_s") or 0.0 for group in measured])
+    for phase, color in zip(PHASES, _PHASE_COLORS, strict=True):
+        seconds = np.array([group.median("breakdown", f"{phase}_s") or 0.0 for group in measured])
         if seconds.any():
-            axes.barh(places, 1e3 * seconds, left=1e3 * left, color=colour, label=part.replace("_", " "))
+            axes.barh(places, 1e3 * seconds, left=1e3 * left, color=color, label=phase.replace("_", " "))
             left = left + seconds
     axes.set_yticks(places, [_short(group.label) for group in measured])
     axes.invert_yaxis()
@@ -228,11 +228,11 @@ def _pair(groups: Sequence[Group], what: str) -> bytes:
                 x = over.index + 1 if time == "epoch" else over["x"]
                 if over["middle"].isna().all():
                     continue
-                colour = COLOURS[number % len(COLOURS)]
+                color = COLORS[number % len(COLORS)]
                 label = _short(group.label) if line == "-" or over["middle"].isna().all() else None
                 mark = "o" if len(over) == 1 else ""  # one epoch makes no line
-                axes.plot(x, factor * over["middle"], line + mark, color=colour, label=label, linewidth=1.4)
-                axes.fill_between(x, factor * over["low"], factor * over["high"], color=colour, alpha=0.15, linewidth=0)
+                axes.plot(x, factor * over["middle"], line + mark, color=color, label=label, linewidth=1.4)
+                axes.fill_between(x, factor * over["low"], factor * over["high"], color=color, alpha=0.15, linewidth=0)
         if time == "epoch":
             _by_epochs(axes)
         axes.set_xlabel(lap_word(groups) if time == "epoch" else "training time (s)")
@@ -262,7 +262,7 @@ def _name(family: Family, families: Sequence[Family]) -> str:
 
 
 def _style(number: int) -> dict[str, str]:
-    return {"color": COLOURS[number % len(COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+    return {"color": COLORS[number % len(COLORS)], "marker": _MARKERS[number % len(_MARKERS)]}
 
 
 def _legend(axes: Axes) -> None:

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from laptime.analysis.analyse import Analysis
+from laptime.analysis.analyze import Analysis
 from laptime.analysis.answer import answer, problems, question
-from laptime.analysis.environment import of_machine, of_software
+from laptime.analysis.environment import hardware_rows, software_rows
 from laptime.analysis.group import lap_word
 from laptime.analysis.load import Run
 from laptime.analysis.plots import MOST_FAMILIES, MOST_GROUPS
@@ -28,7 +28,7 @@ from laptime.text import counted, escape_control_chars
 CAPTIONS = {
     "speedup": "Speedup over one process by number of ranks, and the fitted laws. Bars and band: 95% intervals.",
     "efficiency": "Scaling efficiency: speedup per rank. Bars: 95% intervals.",
-    "losses": "What a step consists of. Ideal is what it would take if ranks cost each other nothing.",
+    "overheads": "What a step consists of. Ideal is what it would take if ranks cost each other nothing.",
     "pareto": "What one objective costs in the other: every group, and those that no other beats in all objectives.",
     "throughput": "Throughput of every group, and of each of its repeats.",
     "steps": "What a step consists of, from {source}.",
@@ -219,7 +219,7 @@ def as_markdown(analysis: Analysis, plots: Sequence[str]) -> str:
         lines.append("|" + "---|" * len(table.columns))
         lines += [f"| {' | '.join(_md(cell.text) for cell in row.cells)} |" for row in table.rows]
         lines += ["", *(f"{_md(note)}\n" for note in table.notes)]
-    lines += ["## Plots", "", *([_left_out(analysis), ""] if _left_out(analysis) else [])]
+    lines += ["## Plots", "", *([_omitted_note(analysis), ""] if _omitted_note(analysis) else [])]
     lines += [f"![{caption(name, analysis)}](plots/{name}.png)\n" for name in plots]
     lines += ["## Methods", "", *(f"- {method}" for method in methods(analysis)), "", "## Environment"]
     for part, rows in environment(analysis):
@@ -237,7 +237,7 @@ def as_html(analysis: Analysis, plots: Mapping[str, bytes]) -> str:
         plots=[
             (caption(name, analysis), base64.b64encode(image).decode(), name in _PAIRS) for name, image in plots.items()
         ],
-        left_out=_left_out(analysis),
+        left_out=_omitted_note(analysis),
         methods=methods(analysis),
         environment=environment(analysis),
         commands=commands(analysis),
@@ -266,16 +266,16 @@ def environment(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
         return []
     machines: dict[str, list[Run]] = {}
     for run in analysis.runs:
-        machines.setdefault(repr((run.environment.hostname_hash, of_machine(run.environment))), []).append(run)
+        machines.setdefault(repr((run.environment.hostname_hash, hardware_rows(run.environment))), []).append(run)
     parts = []
     for number, runs in enumerate(machines.values(), start=1):
         there = runs[0].environment
         name = there.hostname or there.hostname_hash
         title = f"Machine {number}: {name}, {counted(len(runs), 'run')}" if len(machines) > 1 else "Machine"
-        parts.append((escape_control_chars(title), _printable(of_machine(there))))
+        parts.append((escape_control_chars(title), _printable(hardware_rows(there))))
     found: dict[str, list[str]] = {}
     for run in analysis.runs:
-        for name, value in of_software(run):
+        for name, value in software_rows(run):
             if not value and not run.record.is_laptime_training:
                 continue
             if value not in found.setdefault(name, []):
@@ -298,7 +298,7 @@ def commands(analysis: Analysis) -> list[str]:
     return [escape_control_chars(command) for command in dict.fromkeys([*typed, again]) if command]
 
 
-def _left_out(analysis: Analysis) -> str:
+def _omitted_note(analysis: Analysis) -> str:
     if len(analysis.groups) <= MOST_GROUPS and len(analysis.families) <= MOST_FAMILIES:
         return ""
     return (

@@ -40,10 +40,10 @@ class Scatter:
 
 
 @dataclass(frozen=True)
-class Lost:
+class NoTestAccuracy:
     """Some of the repeats have no test accuracy, which the baseline has."""
 
-    num_lost: int
+    num_missing: int
     num_repeats: int
 
 
@@ -57,7 +57,7 @@ class Agreement:
     """
 
     verdict: Verdict
-    details: tuple[Shift | Scatter | Lost, ...] = ()
+    details: tuple[Shift | Scatter | NoTestAccuracy, ...] = ()
 
 
 def agreement(group: Group, baseline: Group) -> Agreement:
@@ -73,11 +73,11 @@ def agreement(group: Group, baseline: Group) -> Agreement:
     does. So it is with validation accuracies, which are compared where neither group has a test accuracy and Laptime
     did not train both.
     """
-    found: list[Shift | Scatter | Lost] = []
+    found: list[Shift | Scatter | NoTestAccuracy] = []
     undecided: list[Shift] = []
     is_known = False
     here, there = group.values("result", "test_accuracy"), baseline.values("result", "test_accuracy")
-    num_lost = group.num_seeds - len(here) if there else 0
+    num_missing = group.num_seeds - len(here) if there else 0
     figure: Figure = "test_accuracy"
     num_test = min(group.first.dataset.num_test or 0, baseline.first.dataset.num_test or 0)
     is_own = group.first.record.is_laptime_training and baseline.first.record.is_laptime_training
@@ -95,8 +95,8 @@ def agreement(group: Group, baseline: Group) -> Agreement:
     if len(here) > 1 and len(there) > 1:
         is_known = True
         found += _compare("train_loss", here, there, 0.0)
-    if num_lost > 0:
-        found.append(Lost(num_lost, group.num_seeds))
+    if num_missing > 0:
+        found.append(NoTestAccuracy(num_missing, group.num_seeds))
     if found:
         return Agreement(Verdict.DIFFERS, tuple(found))
     if undecided:

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from laptime.analysis.group import Group
 from laptime.analysis.labels import without_ranks
 from laptime.analysis.laws import Fit, fit
-from laptime.analysis.losses import Kind, Losses, losses_of
-from laptime.analysis.mismatch import SOFT, Mismatch, unlike
+from laptime.analysis.mismatch import MAY_DIFFER, Mismatch, differing_conditions
+from laptime.analysis.overheads import Overheads, ScalingKind, overheads_of
 from laptime.analysis.results import Agreement, agreement
 from laptime.analysis.statistics import Interval, ratio, ratio_interval, relative_error
 from laptime.errors import UserError
 from laptime.record import files as record
 from laptime.text import escape_control_chars
 
-OF_DDP = tuple(f"strategy.{key}" for key in record.OF_DDP)
+DDP_KEYS = tuple(f"strategy.{key}" for key in record.OF_DDP)
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Point:
         speedup: samples_per_s over the plain single process's; None: there is none.
         speedup_interval: bootstrap, over repeats.
         speedup_over_ddp: over one rank with DDP, with its interval; None: not measured.
-        losses: where the time of a step goes.
+        overheads: where the time of a step goes.
         agreement: whether it learns the same as the baseline; None for the baseline itself, or without one.
         mismatches: what differs from the baseline besides.
     """
@@ -38,7 +38,7 @@ class Point:
     speedup_interval: Interval | None
     speedup_over_ddp: float | None
     ddp_interval: Interval | None
-    losses: Losses
+    overheads: Overheads
     agreement: Agreement | None
     mismatches: tuple[Mismatch, ...]
 
@@ -61,7 +61,7 @@ class Family:
     """
 
     name: str
-    kind: Kind
+    kind: ScalingKind
     baseline: Group | None
     one_rank_ddp: Group | None
     points: tuple[Point, ...]
@@ -79,13 +79,13 @@ def families(groups: Sequence[Group]) -> list[Family]:
     """
     by_work: dict[tuple[object, ...], list[Group]] = {}
     for group in groups:
-        by_work.setdefault(_work(group), []).append(group)
+        by_work.setdefault(_workload(group), []).append(group)
     found = []
     for alike in by_work.values():
         scaled: dict[tuple[object, ...], list[Group]] = {}
         for group in alike:
             if group.world_size > 1:
-                scaled.setdefault(_way(group), []).append(group)
+                scaled.setdefault(_execution(group), []).append(group)
         for members in scaled.values():
             baseline = _closest([group for group in alike if group.is_plain], members[0])
             wrapped = _closest(
@@ -97,7 +97,7 @@ def families(groups: Sequence[Group]) -> list[Family]:
 
 def _family(members: list[Group], baseline: Group | None, wrapped: Group | None) -> Family:
     members = sorted(members, key=lambda group: group.world_size)
-    kind: Kind = "strong" if members[0].first.batch.scope == "global" else "weak"
+    kind: ScalingKind = "strong" if members[0].first.batch.scope == "global" else "weak"
     points = [_point(group, baseline, wrapped, kind) for group in ([baseline] if baseline else []) + members]
     fits = {}
     if baseline is not None:
@@ -109,7 +109,7 @@ def _family(members: list[Group], baseline: Group | None, wrapped: Group | None)
     return Family(without_ranks(members[0].label), kind, baseline, wrapped, tuple(points), fits)
 
 
-def _point(group: Group, baseline: Group | None, wrapped: Group | None, kind: Kind) -> Point:
+def _point(group: Group, baseline: Group | None, wrapped: Group | None, kind: ScalingKind) -> Point:
     own = group.seconds_per_sample
     other = None if group is baseline else baseline  # to be compared with
     return Point(
@@ -118,9 +118,9 @@ def _point(group: Group, baseline: Group | None, wrapped: Group | None, kind: Ki
         speedup_interval=None if other is None else ratio_interval(other.seconds_per_sample, own),
         speedup_over_ddp=None if wrapped is None else ratio(wrapped.seconds_per_sample, own),
         ddp_interval=None if wrapped is None else ratio_interval(wrapped.seconds_per_sample, own),
-        losses=losses_of(group, baseline, kind),
+        overheads=overheads_of(group, baseline, kind),
         agreement=None if other is None else agreement(group, other),
-        mismatches=() if other is None else unlike(group, other),
+        mismatches=() if other is None else differing_conditions(group, other),
     )
 
 
@@ -136,30 +136,30 @@ class Projection:
 def projections(family: Family, world_sizes: Sequence[int]) -> list[Projection]:
     """What the fitted universal scalability law expects where nothing was measured; empty without a fit."""
     law = family.fits.get("usl")
-    if law is None or not law.describes:
+    if law is None or not law.is_good_fit:
         return []
     sizes = sorted(set(world_sizes) - set(family.world_sizes))
     return [Projection(size, float(law.predict([size])[0]), law.interval(size)) for size in sizes]
 
 
-def _work(group: Group) -> tuple[object, ...]:
+def _workload(group: Group) -> tuple[object, ...]:
     """What must be equal for a speedup to mean something."""
-    left_out = {"strategy.world_size", *SOFT, *OF_DDP}
+    left_out = {"strategy.world_size", *MAY_DIFFER, *DDP_KEYS}
     work = tuple(sorted((key, repr(value)) for key, value in group.config.items() if key not in left_out))
-    return work, group.conditions.work
+    return work, group.conditions.must_match
 
 
-def _way(group: Group) -> tuple[object, ...]:
+def _execution(group: Group) -> tuple[object, ...]:
     """What is equal within a family besides: how the ranks are run and by which code, and what is timed as a lap."""
     left_out = ("strategy.wrap_single_rank",)
-    keys = [key for key in (*SOFT, *OF_DDP) if key not in left_out]
+    keys = [key for key in (*MAY_DIFFER, *DDP_KEYS) if key not in left_out]
     conditions = group.conditions
     return tuple(repr(group.config.get(key)) for key in keys), conditions.torch, conditions.code, conditions.lap
 
 
 def _closest(candidates: Sequence[Group], group: Group, with_ddp: bool = False) -> Group | None:
     """The candidate that differs from the group in the fewest things, of those the one with most repeats."""
-    keys = [*SOFT, *(key for key in OF_DDP if with_ddp and key != "strategy.wrap_single_rank")]
+    keys = [*MAY_DIFFER, *(key for key in DDP_KEYS if with_ddp and key != "strategy.wrap_single_rank")]
 
     def distance(candidate: Group) -> tuple[int, int, str]:
         differing = sum(candidate.config.get(key) != group.config.get(key) for key in keys)
@@ -171,7 +171,7 @@ def _closest(candidates: Sequence[Group], group: Group, with_ddp: bool = False) 
     return min(candidates, key=distance, default=None)
 
 
-def with_one_rank(command: list[str]) -> str:
+def command_with_one_rank(command: list[str]) -> str:
     """The command with one rank instead of those it had."""
     if not command:
         return ""

@@ -1,4 +1,4 @@
-"""The tables of a scaling family: speedups with their fits, and where the loss went."""
+"""The tables of a scaling family: speedups with their fits, and where the time goes."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -16,7 +16,7 @@ from laptime.analysis.cells import (
 )
 from laptime.analysis.group import Group
 from laptime.analysis.laws import TITLES, Fit, efficiency, karp_flatt
-from laptime.analysis.losses import Losses
+from laptime.analysis.overheads import Overheads
 from laptime.analysis.remarks import remarks_of
 from laptime.analysis.scaling import Family, projections
 from laptime.analysis.table import Cell, Column, Table, columns, row
@@ -82,7 +82,7 @@ def scaling_notes(family: Family) -> list[str]:
     usl = family.fits.get("usl")
     if usl is None:
         return [*notes, _SERIAL]
-    if not usl.describes:
+    if not usl.is_good_fit:
         notes.append("Nothing is projected from a law that does not describe what was measured.")
     elif usl.intervals is None:
         notes.append("How far off the law may be can't be told: there are no more speedups than parameters.")
@@ -109,22 +109,22 @@ def _fit_words(fit: Fit) -> str:
         reach = f" ({interval.low:.3f} to {interval.high:.3f})" if interval else " (no interval: too few data)"
         parts.append(f"{name} {value:.3f}{reach}")
     quality = "" if fit.r_squared is None else f", R² {fit.r_squared:.3f}"
-    doubt = "" if fit.describes else ": does not describe these speedups"
+    doubt = "" if fit.is_good_fit else ": does not describe these speedups"
     return f"{TITLES[fit.name]}: {', '.join(parts)}{quality}, off by {fit.deviation:.0%}{doubt}."
 
 
-def losses(family: Family) -> list[Table]:
+def overheads(family: Family) -> list[Table]:
     """Where a step's time goes; of trainings that are not Laptime's own without causes of which nothing is known, and
     empty where nothing but the step is."""
     is_own = all(point.group.first.record.is_laptime_training for point in family.points)
-    parts = [part for part in fields(Losses) if is_own or _is_known(part.name, family)]
+    parts = [part for part in fields(Overheads) if is_own or _is_known(part.name, family)]
     if not is_own and not {part.name for part in parts} - {"step"}:
         return []
     rows = []
     for part in parts:
-        cells: list[str | Cell] = [part.name]
+        cells: list[str | Cell] = [part.name.replace("_", " ")]
         for point in family.points:
-            value, step = getattr(point.losses, part.name), point.losses.step
+            value, step = getattr(point.overheads, part.name), point.overheads.step
             if value is None:
                 cells.append(NOT_MEASURED)
                 continue
@@ -143,11 +143,11 @@ def losses(family: Family) -> list[Table]:
         else f"In brackets as a share of the step. {waiting if has_communication else ''}"
         f"{'The other causes' if has_communication else 'Causes'} are only measured in Laptime's own training."
     )
-    title = f"Where the loss went{': ' + family.name if family.name else ''}"
+    title = f"Where the time goes{': ' + family.name if family.name else ''}"
     return [Table(title, heads, tuple(rows), (note,))]
 
 
 def _is_known(name: str, family: Family) -> bool:
     """Whether a part of a step was measured with more than one rank; the baseline has none of the causes anyway."""
     points = [point for point in family.points if point.group is not family.baseline]
-    return any(getattr(point.losses, name) is not None for point in points)
+    return any(getattr(point.overheads, name) is not None for point in points)

@@ -13,7 +13,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 _RESAMPLES = 9999
 # With fewer repeats the bootstrap's intervals are too narrow: with three they cover the truth in about 90 of 100 cases.
-HONEST_REPEATS = 5
+MIN_REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Summary:
     high: float
 
 
-def summarise(repeats: Sequence[Sequence[float]]) -> Summary:
-    """Summarise a figure.
+def summarize(repeats: Sequence[Sequence[float]]) -> Summary:
+    """Summarize a figure.
 
     Args:
         repeats: the counted values of each repeat, at least one of one value.

@@ -58,7 +58,7 @@ _SCALING_COLUMNS = (
     "family", "scaling", "group", "world_size", "projected", "num_repeats", "samples_per_s", "epoch_time_s", "expected",
     "speedup", "speedup_low", "speedup_high", "efficiency", "efficiency_low", "efficiency_high", "serial_fraction",
     "speedup_over_one_rank_ddp", "speedup_over_one_rank_ddp_low", "speedup_over_one_rank_ddp_high", "ideal_s_per_step",
-    "contention_s_per_step", "oversubscription_s_per_step", "communication_s_per_step", "straggling_s_per_step",
+    "contention_s_per_step", "oversubscription_s_per_step", "communication_s_per_step", "straggler_delay_s_per_step",
     "rest_s_per_step", "step_s_per_step", "results", "remarks",
 )  # fmt: skip
 
@@ -78,7 +78,7 @@ def scaling_table(found: Sequence[Family], project: Sequence[int] = ()) -> pd.Da
             row["serial_fraction"] = None if point.speedup is None else karp_flatt(point.speedup, p)
             row["speedup_over_one_rank_ddp"] = point.speedup_over_ddp
             row |= _bounds("speedup_over_one_rank_ddp", point.ddp_interval)
-            row |= {f"{name}_s_per_step": value for name, value in asdict(point.losses).items()}
+            row |= {f"{name}_s_per_step": value for name, value in asdict(point.overheads).items()}
             row["results"] = agreement_words(point.agreement)
             row["remarks"] = "; ".join(remarks_of(group, point.mismatches))
             rows.append(row)

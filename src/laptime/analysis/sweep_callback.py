@@ -21,13 +21,13 @@ def report_sweep(sweep_dir: Path) -> None:
     """Analyse a sweep, complete or not; what goes wrong is said and ends nothing."""
     from rich.console import Console
 
-    from laptime.analysis.analyse import analyse
+    from laptime.analysis.analyze import analyze
     from laptime.analysis.report import print_analysis
     from laptime.analysis.write import write_reports, write_tables
     from laptime.terminal import ignore_broken_pipe, relative
 
     try:
-        analysis = analyse([sweep_dir])
+        analysis = analyze([sweep_dir])
         if not analysis.runs:
             return
         with ignore_broken_pipe():

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from laptime.analysis.analyse import Analysis
+from laptime.analysis.analyze import Analysis
 from laptime.analysis.cells import (
     REMARKS,
     RESULTS,
@@ -21,9 +21,9 @@ from laptime.analysis.cells import (
     with_spread,
 )
 from laptime.analysis.compare import Comparison
-from laptime.analysis.group import Group, Reached, any_own, lap_word, reached
+from laptime.analysis.group import Group, Reached, any_trained_by_laptime, lap_word, reached
 from laptime.analysis.remarks import remarks_of
-from laptime.analysis.scaling_tables import losses, scaling
+from laptime.analysis.scaling_tables import overheads, scaling
 from laptime.analysis.search import Search
 from laptime.analysis.table import Cell, Column, Table, columns, row
 from laptime.analysis.wording import difference_words, source_of_steps
@@ -38,7 +38,7 @@ def tables(analysis: Analysis) -> list[Table]:
     """All tables; those, and columns of those, that would be empty are left out."""
     found = [_groups(analysis.groups, analysis.target_accuracy)] if analysis.groups else []
     for family in analysis.families:
-        found += [scaling(family, analysis.project, analysis.groups), *losses(family)]
+        found += [scaling(family, analysis.project, analysis.groups), *overheads(family)]
     found += [_comparison(comparison, analysis.groups) for comparison in analysis.comparisons]
     found[:0] = [_trials(search) for search in analysis.searches]
     found += _steps(analysis.groups) + _resources(analysis.groups)
@@ -94,8 +94,8 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
         Column("training loss", is_optional=True), *(["time to accuracy"] if with_target else []), REMARKS,
     )  # fmt: skip
     lap = lap_word(groups)
-    with_between, with_within = any_own(groups), any_own(groups)
-    if not any_own(groups):  # what the columns that are left need
+    with_between, with_within = any_trained_by_laptime(groups), any_trained_by_laptime(groups)
+    if not any_trained_by_laptime(groups):  # what the columns that are left need
         with_between = any(group.samples_per_s.between is not None for group in groups)
         with_within = any(group.samples_per_s.within is not None for group in groups)
     note = (
@@ -155,7 +155,9 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
     limit = Column("limit", is_sentence=True)
     heads = columns("group", "ms per step", *parts, *optional, "of the peak", limit)
     table = Table("Where a step's time goes", heads, tuple(rows))
-    there = {column.head for column in (table if any_own(measured) else table.without_empty_columns()).columns}
+    there = {
+        column.head for column in (table if any_trained_by_laptime(measured) else table.without_empty_columns()).columns
+    }
     quantiles = ", p50, p95 and p99 are milliseconds" if "p50" in there else ""
     explained = {
         f"over {laps}": f"what a step takes longer than in the {laps}, by the clock's cost or by noise.",

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 from laptime.analysis.gate import Check
 from laptime.analysis.group import Group
-from laptime.analysis.labels import cut_apart, without_ranks
+from laptime.analysis.labels import truncate_distinctly, without_ranks
 from laptime.analysis.mismatch import HOST, Mismatch
-from laptime.analysis.results import Agreement, Lost, Scatter, Shift, Verdict
-from laptime.analysis.scaling import Family, with_one_rank
-from laptime.analysis.statistics import HONEST_REPEATS, Difference, Interval
+from laptime.analysis.results import Agreement, NoTestAccuracy, Scatter, Shift, Verdict
+from laptime.analysis.scaling import Family, command_with_one_rank
+from laptime.analysis.statistics import MIN_REPEATS, Difference, Interval
 from laptime.text import counted
 
 # Of what a group and its baseline differ in, so many characters are shown.
@@ -36,7 +36,7 @@ def undecided_words(agreement: Agreement) -> str:
     return "" if agreement.verdict is not Verdict.UNKNOWN else ", ".join(map(_detail_words, agreement.details))
 
 
-def _detail_words(detail: Shift | Scatter | Lost) -> str:
+def _detail_words(detail: Shift | Scatter | NoTestAccuracy) -> str:
     match detail:
         case Shift("test_accuracy", by):
             return f"{_FIGURES['test_accuracy']} {100 * by:+.2f} points"
@@ -49,8 +49,8 @@ def _detail_words(detail: Shift | Scatter | Lost) -> str:
             return f"{_FIGURES['test_accuracy']} varies by {100 * spread:.2f} points"
         case Scatter(figure, spread):
             return f"{_FIGURES[figure]} varies by {spread:.2f}"
-        case Lost(num_lost, num_repeats):
-            return f"{num_lost} of {num_repeats} repeats have no test accuracy"
+        case NoTestAccuracy(num_missing, num_repeats):
+            return f"{num_missing} of {num_repeats} repeats have no test accuracy"
 
 
 def difference_words(difference: Difference | None) -> str:
@@ -70,14 +70,14 @@ def mismatch_words(mismatch: Mismatch) -> str:
     if mismatch.name == "lap":
         return f"a lap is {mismatch.here} here, {mismatch.there} there"
     name = "data checksum" if mismatch.name == "checksum" else mismatch.name
-    here, there = cut_apart((mismatch.here, mismatch.there), _LONGEST)
+    here, there = truncate_distinctly((mismatch.here, mismatch.there), _LONGEST)
     return f"{name} {here}, baseline {there}"
 
 
 def missing_baseline_words(family: Family) -> str:
     """What a family lacks for a speedup, and the command that would give it."""
     first = family.points[0].group.first
-    command = with_one_rank(first.command) if first.record.is_laptime_training else ""
+    command = command_with_one_rank(first.command) if first.record.is_laptime_training else ""
     largest = family.points[-1].group
     what = f"no run with one rank to compare {_with_ranks_in_words(largest)} with"
     return f"{what}. Run: {command}" if command else what + "."
@@ -117,7 +117,7 @@ def interval_words(interval: Interval | None, num_repeats: int) -> str:
     """An interval for people."""
     if interval is None:
         return "one repeat: no interval"
-    kind = "95% interval" if num_repeats >= HONEST_REPEATS else f"interval of {num_repeats} repeats"
+    kind = "95% interval" if num_repeats >= MIN_REPEATS else f"interval of {num_repeats} repeats"
     return f"{kind} {interval.low:.2f} to {interval.high:.2f}"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from laptime.analysis import report
-from laptime.analysis.analyse import Analysis
+from laptime.analysis.analyze import Analysis
 from laptime.analysis.answer import answer, problems, question
 from laptime.analysis.frames import run_row
 from laptime.analysis.load import Run

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from laptime.analysis.environment import of_machine
+from laptime.analysis.environment import hardware_rows
 from laptime.record.schema import Environment
 from laptime.text import counted
 
@@ -49,7 +49,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
 def machine_rows(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What is known of the machine, as reports say it."""
     torch = f"{machine['packages']['torch']}, {machine['num_torch_threads']} threads, Python {machine['python']}"
-    return [(name, words) for name, words in [*of_machine(convert(machine, Environment)), ("torch", torch)] if words]
+    return [(name, words) for name, words in [*hardware_rows(convert(machine, Environment)), ("torch", torch)] if words]
 
 
 def noise_rows(noise: Mapping[str, Any]) -> list[tuple[str, str]]:

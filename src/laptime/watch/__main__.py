@@ -19,7 +19,7 @@ from laptime.record.files import RUN_FILE, SWEEP_FILE
 from laptime.record.latest import newest
 from laptime.sweeps.notify import notify
 from laptime.text import duration
-from laptime.watch.look import RunSeen, SweepSeen, Watcher
+from laptime.watch.status import RunStatus, SweepStatus, Watcher
 
 _STYLES = {"completed": "green", "running": "cyan", "failed": "red", "dead": "red", "interrupted": "yellow"}
 # Of a long sweep so many rows are shown, the latest that have started before those that wait.
@@ -95,7 +95,7 @@ def _watch(args: argparse.Namespace) -> int:
     return code
 
 
-def _name(run: RunSeen) -> str:
+def _name(run: RunStatus) -> str:
     return f"run {run.number} ({run.swept})" if run.number is not None else "the run"
 
 
@@ -127,13 +127,13 @@ def _newest() -> Path | None:
     return next(iter(newest()), None)
 
 
-def _exit_code(seen: SweepSeen) -> int:
+def _exit_code(seen: SweepStatus) -> int:
     """0 as long as nothing went wrong."""
     wrong = seen.count("failed", "dead", "interrupted") or (seen.is_over and seen.count("waiting"))
     return 1 if wrong else 0
 
 
-def view(seen: SweepSeen) -> Group:
+def view(seen: SweepStatus) -> Group:
     """The picture of one moment."""
     table = Table()
     for column in ("run", "what is swept", "status", "epochs", "epoch time", "time"):

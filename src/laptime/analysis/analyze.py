@@ -42,7 +42,7 @@ class Analysis:
     project: tuple[int, ...]
 
 
-def analyse(
+def analyze(
     folders: Sequence[Path],
     baseline: str | None = None,
     by: Sequence[str] = (),

@@ -1,8 +1,8 @@
 """How long the analysis of many runs takes, and how it grows: 1,000 run directories of 50 epochs x 4 ranks by default.
 
-    python benchmarks/analyse_many_runs.py
+    python benchmarks/analyze_many_runs.py
 
-Each size is analysed in a fresh process; prints seconds for loading, tables and JSON, for plots and reports, and the
+Each size is analyzed in a fresh process; prints seconds for loading, tables and JSON, for plots and reports, and the
 peak memory.
 """
 
@@ -27,12 +27,12 @@ def write_runs(folder: Path, num_runs: int) -> None:
                   changed={"training.batch_size": batch_size % 2**40 + number // 800})  # fmt: skip
 
 
-def analyse_once(folder: Path) -> None:
+def analyze_once(folder: Path) -> None:
     started_at = time.perf_counter()
-    from laptime.analysis.analyse import analyse
+    from laptime.analysis.analyze import analyze
     from laptime.analysis.write import write_reports, write_tables
 
-    analysis = analyse([folder])
+    analysis = analyze([folder])
     write_tables(analysis, folder / "summary")
     tables_s = time.perf_counter() - started_at
     write_reports(analysis, folder / "summary")
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.folder is not None:
-        analyse_once(args.folder)
+        analyze_once(args.folder)
         return
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ _PREFIX = re.compile(r"\[\S+ (?P<time>[\d:]+),\d+\](\[[^\]]*\])* ")
 
 
 @dataclass(frozen=True)
-class RunSeen:
+class RunStatus:
     """A run as its files show it.
 
     Attributes:
@@ -52,7 +52,7 @@ class RunSeen:
 
 
 @dataclass(frozen=True)
-class SweepSeen:
+class SweepStatus:
     """A sweep, or a run by itself, at one moment.
 
     Attributes:
@@ -62,7 +62,7 @@ class SweepSeen:
     """
 
     path: Path
-    runs: Sequence[RunSeen]
+    runs: Sequence[RunStatus]
     is_over: bool
 
     def count(self, *statuses: str) -> int:
@@ -92,11 +92,11 @@ class Watcher:
     clock: Callable[[], float] = time.monotonic
     _states: dict[Path, tuple[Any, float, bool]] = field(default_factory=dict)
 
-    def look(self) -> SweepSeen:
+    def look(self) -> SweepStatus:
         """What there is now."""
         if (self.path / RUN_FILE).exists():
             run = self._run(None, self.path, "")
-            return SweepSeen(self.path, [run], self._is_over([run]))
+            return SweepStatus(self.path, [run], self._is_over([run]))
         planned, here = read_plan(self.path), numbered_runs(self.path)
         runs = []
         for number in sorted({*planned, *here}):
@@ -104,10 +104,10 @@ class Watcher:
             if number in here and (here[number] / RUN_FILE).exists():
                 runs.append(self._run(number, here[number], swept))
             else:
-                runs.append(RunSeen(number, swept, "waiting"))
-        return SweepSeen(self.path, runs, self._is_over(runs))
+                runs.append(RunStatus(number, swept, "waiting"))
+        return SweepStatus(self.path, runs, self._is_over(runs))
 
-    def _is_over(self, runs: Sequence[RunSeen]) -> bool:
+    def _is_over(self, runs: Sequence[RunStatus]) -> bool:
         statuses = [run.status for run in runs]
         silent_s, _ = self._seen(self.path, statuses)
         if "running" in statuses or user_of(self.path) is not None:
@@ -117,7 +117,7 @@ class Watcher:
         # Between two runs of a sweep on another machine nothing beats, and one that seems dead may have another clock.
         return silent_s >= DEAD_AFTER_S or (bool(runs) and not {"waiting", "dead"} & set(statuses))
 
-    def _run(self, number: int | None, path: Path, swept: str) -> RunSeen:
+    def _run(self, number: int | None, path: Path, swept: str) -> RunStatus:
         try:
             record = RunRecord.read(path)
             status: str = record.status
@@ -125,13 +125,13 @@ class Watcher:
             message = "" if record.error is None else record.error.first_line
             epochs = config["training"]["epochs"] if config else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            return RunSeen(number, swept, "failed", error=f"run.json can't be read: {error}")
+            return RunStatus(number, swept, "failed", error=f"run.json can't be read: {error}")
         is_here = not record.is_laptime_training and user_of(path) is not None  # that may have no heartbeat
         if status == "running" and not is_here and not self._is_alive(path):
             status = "dead"
         done, epoch_time_s = _epochs(path)
         swept = swept or str(config.get("run_label") or "")
-        return RunSeen(number, swept, status, done, epochs, epoch_time_s, _age_s(record), _last_line(path), message)
+        return RunStatus(number, swept, status, done, epochs, epoch_time_s, _age_s(record), _last_line(path), message)
 
     def _is_alive(self, path: Path) -> bool:
         """Whether a run that says so runs: its heartbeat is young by this machine's clock, or moves."""
