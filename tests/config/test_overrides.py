@@ -12,10 +12,10 @@ from laptime.errors import UserError
 from laptime.evaluation.command_line import _for_hydra as for_evaluation
 from laptime.record.override_text import split
 from laptime.sweeps.labels import sweep_label
-from laptime.sweeps.overrides import asked_for
+from laptime.sweeps.overrides import split_resume_override
 from laptime.sweeps.plan import plan_runs
 from laptime.sweeps.rerun_rules import Job
-from laptime.sweeps.resume import jobs_ever
+from laptime.sweeps.resume import all_overrides
 
 pytestmark = pytest.mark.unit
 
@@ -133,7 +133,7 @@ def test_a_key_that_is_added_is_the_key_that_is_changed():
     class Run:
         overrides = ["+model.x=1", "seed=1"]
 
-    assert jobs_ever([Run()], jobs)[0] == ["+model.x=1", "seed=1"]
+    assert all_overrides([Run()], jobs)[0] == ["+model.x=1", "seed=1"]
 
 
 def test_paths_of_the_commands_are_quoted_with_a_plus_as_well():
@@ -142,8 +142,8 @@ def test_paths_of_the_commands_are_quoted_with_a_plus_as_well():
 
 
 def test_a_deletion_resumes_no_sweep():
-    assert asked_for(["~sweep.resume", "seed=1"]) == (None, ["~sweep.resume", "seed=1"])
-    assert asked_for(["++sweep.resume='a b'", "seed=1"]) == ("a b", ["seed=1"])
+    assert split_resume_override(["~sweep.resume", "seed=1"]) == (None, ["~sweep.resume", "seed=1"])
+    assert split_resume_override(["++sweep.resume='a b'", "seed=1"]) == ("a b", ["seed=1"])
 
 
 def test_what_is_typed_last_holds_for_security():

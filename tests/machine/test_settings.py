@@ -92,21 +92,21 @@ def test_new_settings_need_new_processes(monkeypatch):
 
 
 def test_other_settings_than_a_resumed_sweeps_are_named():
-    here = rerun_rules.here()
+    here = rerun_rules.current_environment()
     then = replace(here, settings={**here.settings, "KMP_BLOCKTIME": "0"}, code_hash=environment.code_hash({}))
     run = EarlierRun(0, Path(), RunRecord(environment=then), [])
-    (changed,), _ = rerun_rules._conditions_changed(run, {})
+    (changed,), _ = rerun_rules._changed_conditions(run, {})
     assert "KMP_BLOCKTIME" in changed
     run = EarlierRun(0, Path(), RunRecord(environment=replace(then, settings=None)), [])
-    assert rerun_rules._conditions_changed(run, {})[0] == []
+    assert rerun_rules._changed_conditions(run, {})[0] == []
 
 
 def test_what_torchrun_set_for_an_earlier_sweep_is_no_other_setting():
-    here = rerun_rules.here()
+    here = rerun_rules.current_environment()
     recorded = {**here.settings, "TORCHELASTIC_RUN_ID": "none", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
     then = replace(here, settings=recorded, code_hash=environment.code_hash({}))
     run = EarlierRun(0, Path(), RunRecord(environment=then), [])
-    assert rerun_rules._conditions_changed(run, {})[0] == []
+    assert rerun_rules._changed_conditions(run, {})[0] == []
 
 
 @pytest.mark.unit

@@ -36,7 +36,7 @@ def written(content: object, name: str = "multirun.yaml") -> Path:
 def test_a_sweep_file_says_how_the_sweep_was_started(content, work_folder):
     file = read_sweep_file(written(content))
     assert file.overrides == ("seed=1,2", "+training.num_microbatches=2", "hydra.sweep.dir=s")
-    assert (file.subdir, file.kept_in, file.config_name) == ("${hydra.job.num}", ".hydra", "mine")
+    assert (file.subdir, file.output_subdir, file.config_name) == ("${hydra.job.num}", ".hydra", "mine")
     assert (file.config_dir, file.optimized_metric) == ("/mine", "val_accuracy")
     assert file.is_whole and file.is_search
     assert read_sweep_file(written(content, "multirun-0.yaml"), "multirun-0.yaml") == file
@@ -44,7 +44,7 @@ def test_a_sweep_file_says_how_the_sweep_was_started(content, work_folder):
 
 def test_nothing_kept_is_not_the_usual_folder(content, work_folder):
     content["hydra"]["output_subdir"] = None
-    assert read_sweep_file(written(content)).kept_in is None
+    assert read_sweep_file(written(content)).output_subdir is None
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from laptime.analysis.__main__ import latest_sweep
 from laptime.record import files as records
 from laptime.record.latest import newest, newest_runs, newest_sweeps
 from laptime.record.plan import write_plan
-from laptime.sweeps.resume import _known
+from laptime.sweeps.resume import _list_newest
 from laptime.training.checkpoints import newest_run
 
 pytestmark = pytest.mark.unit
@@ -112,7 +112,7 @@ def test_a_sweep_is_as_new_as_its_last_start(work_folder):
     (old / "summary").mkdir()
     assert newest_sweeps() == [new, old]
     assert latest_sweep() == new
-    assert _known().index("new") < _known().index("old")
+    assert _list_newest().index("new") < _list_newest().index("old")
     write_plan(old, {0: ""}, starts=True)  # as resuming it does, before a run of it has started
     write_plan(new, {0: "", 1: ""})  # a run is added to what has started before
     assert newest_sweeps() == [old, new]

@@ -9,7 +9,7 @@ from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.runner import fresh_processes, launch
 from laptime.runner.rank_plan import backend_of, plan
-from laptime.sweeps.core_shares import SweepCores
+from laptime.sweeps.core_slots import SweepCores
 
 pytestmark = pytest.mark.unit
 

@@ -30,7 +30,7 @@ from pathlib import Path
 PRELOADED = (
     "laptime.runner.rank_process", "laptime.runner.launch", "laptime.analysis.sweep_callback",
     "laptime.analysis.report", "laptime.analysis.plots", "laptime.cli", "laptime.sweeps.hydra_jobs",
-    "laptime.sweeps.plan", "laptime.sweeps.notify", "laptime.sweeps.core_shares", "laptime.models.mlp", "hydra.main",
+    "laptime.sweeps.plan", "laptime.sweeps.notify", "laptime.sweeps.core_slots", "laptime.models.mlp", "hydra.main",
     "torch.utils.tensorboard", "filelock",
 )  # fmt: skip
 LENGTH = struct.Struct("!I")

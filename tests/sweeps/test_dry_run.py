@@ -15,7 +15,7 @@ from tests.support.records import (
 from tests.support.settings import NO_REPORT, TINY
 
 from laptime.record.files import read_record
-from laptime.sweeps.estimate import Known, estimate, known_runs
+from laptime.sweeps.estimate import PastRun, estimate, past_runs
 
 TWO_EPOCHS = (*TINY, "training.epochs=2")
 TINY_SWEEP = ("-m", *TWO_EPOCHS, NO_REPORT)
@@ -61,9 +61,9 @@ def test_a_single_run_has_none(override, call, work_folder):
     assert done.returncode == 2 and f"error: {override}: is for sweeps. Add -m" in done.stderr
 
 
-def known(**changed) -> Known:
+def past_run(**changed) -> PastRun:
     hashed = {"model.width": 8, "training.epochs": 2, "seed": 1, "optimizer.lr": 0.1, "device": "cpu"}
-    return Known(hashed | changed.pop("hashed", {}), **({"epoch_s": 3.0, "rest_s": 1.0, "num_bytes": 100} | changed))
+    return PastRun(hashed | changed.pop("hashed", {}), **({"epoch_s": 3.0, "rest_s": 1.0, "num_bytes": 100} | changed))
 
 
 @pytest.mark.unit
@@ -78,13 +78,13 @@ def test_a_training_that_laptime_timed_alone_tells_nothing(timer, num_known, wor
     end_attempt(record, "completed", None)
     write_record(run, record)
     append_epochs(run, [EPOCH_ROW])
-    assert len(known_runs([work_folder])) == num_known
+    assert len(past_runs([work_folder])) == num_known
 
 
 @pytest.mark.unit
 def test_time_grows_with_epochs_and_the_rest_is_paid_once():
-    wanted = known().hashed | {"training.epochs": 10, "seed": 7}
-    found = estimate(wanted, [known(), known(epoch_s=5.0), known(epoch_s=4.0)])
+    wanted = past_run().hashed | {"training.epochs": 10, "seed": 7}
+    found = estimate(wanted, [past_run(), past_run(epoch_s=5.0), past_run(epoch_s=4.0)])
     assert found is not None
     assert found.seconds == 1.0 + 10 * 4.0 and found.num_bytes == 100
     assert found.basis == "3 runs of the same configuration"
@@ -92,8 +92,8 @@ def test_time_grows_with_epochs_and_the_rest_is_paid_once():
 
 @pytest.mark.unit
 def test_the_same_configuration_counts_before_a_similar_one():
-    same, similar = known(epoch_s=3.0), known(epoch_s=9.0, hashed={"optimizer.lr": 0.5})
+    same, similar = past_run(epoch_s=3.0), past_run(epoch_s=9.0, hashed={"optimizer.lr": 0.5})
     assert estimate(same.hashed, [similar, same]).seconds == 7.0
     only = estimate(same.hashed, [similar])
     assert only.seconds == 19.0 and only.basis.startswith("1 run of another")
-    assert estimate(same.hashed, [known(hashed={"model.width": 16})]) is None
+    assert estimate(same.hashed, [past_run(hashed={"model.width": 16})]) is None

@@ -12,7 +12,7 @@ from tests.support.settings import NO_REPORT, TINY
 from laptime.machine.device import usable_cores
 from laptime.record.directory import numbered_runs
 from laptime.record.files import read_record
-from laptime.sweeps.core_shares import CoreShares
+from laptime.sweeps.core_slots import CoreSlots
 
 QUICK = [each for each in [*TINY, "training.epochs=2"] if not each.startswith("strategy.threads")]
 SWEEP = ["-m", *QUICK, NO_REPORT, "hydra.sweep.dir=s"]
@@ -170,22 +170,22 @@ def eight_cores(monkeypatch):
 
 @pytest.mark.unit
 def test_a_process_gets_the_part_that_it_has_had_before(eight_cores, work_folder):
-    shares = CoreShares(2, tuple(range(8)))
-    with shares.take(work_folder), shares.take(work_folder):
+    slots = CoreSlots(2, tuple(range(8)))
+    with slots.take(work_folder), slots.take(work_folder):
         second = os.sched_getaffinity(0)
-    with shares.take(work_folder):
+    with slots.take(work_folder):
         assert os.sched_getaffinity(0) == second
 
 
 @pytest.mark.unit
 def test_runs_at_once_share_no_core(eight_cores, work_folder):
-    shares = CoreShares(3, tuple(range(8)))
+    slots = CoreSlots(3, tuple(range(8)))
     taken = []
-    with shares.take(work_folder):
+    with slots.take(work_folder):
         taken.append(os.sched_getaffinity(0))
-        with shares.take(work_folder):
+        with slots.take(work_folder):
             taken.append(os.sched_getaffinity(0))
-            with shares.take(work_folder):
+            with slots.take(work_folder):
                 taken.append(os.sched_getaffinity(0))
     assert [len(each) for each in taken] == [2, 2, 2]
     assert len(set.union(*taken)) == 6

@@ -20,8 +20,8 @@ from laptime.record.files import read_record
 from laptime.record.plan import read_plan, write_plan
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import Strategy
-from laptime.sweeps.earlier import EarlierRun, living_ranks
-from laptime.sweeps.overrides import asked_for, merged
+from laptime.sweeps.earlier import EarlierRun, running_ranks
+from laptime.sweeps.overrides import merge_overrides, split_resume_override
 from laptime.sweeps.resume import open_sweep
 
 SWEEP = Path("multirun/sweep")
@@ -73,7 +73,7 @@ def test_a_directory_that_is_no_sweep_is_refused(asked, words, work_folder):
 )
 def test_a_value_that_is_no_directory_is_refused(typed, words):
     with pytest.raises(UserError, match=words):
-        asked_for(["seed=1", typed])
+        split_resume_override(["seed=1", typed])
 
 
 def test_a_refusal_is_an_exit_code_and_one_line(train, work_folder):
@@ -132,7 +132,7 @@ def test_mistakes_in_what_is_added_change_nothing(typed, words, two_runs, train)
     ],
 )
 def test_overrides_typed_now_replace_earlier_ones(before, typed, result):
-    assert merged(before, typed) == result
+    assert merge_overrides(before, typed) == result
 
 
 # Whose process it is.
@@ -149,12 +149,12 @@ def earlier_run(pid: int, started: float, host: str | None = None) -> EarlierRun
 
 def test_a_process_that_only_has_the_pid_of_a_rank_is_none(work_folder):
     own, born = os.getpid(), psutil.Process().create_time()
-    assert living_ranks(earlier_run(own, born)) == [own]
-    assert living_ranks(earlier_run(own, born + 1000)) == [], "the run began after this process"
-    assert living_ranks(earlier_run(own, born, host="another machine")) == []
+    assert running_ranks(earlier_run(own, born)) == [own]
+    assert running_ranks(earlier_run(own, born + 1000)) == [], "the run began after this process"
+    assert running_ranks(earlier_run(own, born, host="another machine")) == []
     run = earlier_run(own, born - 1000)
     os.utime("run.json", (born - 500, born - 500))
-    assert living_ranks(run) == [], "the run wrote its last before this process began"
+    assert running_ranks(run) == [], "the run wrote its last before this process began"
 
 
 # Threads.

@@ -18,7 +18,7 @@ from laptime.record import directory as run_dir
 from laptime.record.epochs import each_epoch_once
 from laptime.record.files import read_epochs, read_record
 from laptime.record.plan import read_plan, write_plan
-from laptime.sweeps.earlier import set_aside
+from laptime.sweeps.earlier import move_to_earlier
 from laptime.sweeps.resume import open_sweep
 
 TINY_SWEEP = ("-m", *TINY, NO_REPORT)
@@ -205,14 +205,14 @@ def test_a_record_that_cannot_be_read_is_recognized(two_runs):
     whole = (two_runs / "1/run.json").read_text()
     for text in UNREADABLE:
         (two_runs / "1/run.json").write_text(text)
-        first, second = open_sweep("latest", only_looks=True).runs
+        first, second = open_sweep("latest", read_only=True).runs
         assert (first.is_completed, second.is_completed) == (True, False), text
-        assert second.how_it_ended == "has no run.json that can be read", text
+        assert second.end_text == "has no run.json that can be read", text
     for key in KEYS:
         (two_runs / "1/run.json").write_text(whole)
-        assert open_sweep("latest", only_looks=True).runs[1].is_completed
+        assert open_sweep("latest", read_only=True).runs[1].is_completed
         misspell(two_runs / "1", key)
-        assert open_sweep("latest", only_looks=True).runs[1].how_it_ended == "has no run.json that can be read", key
+        assert open_sweep("latest", read_only=True).runs[1].end_text == "has no run.json that can be read", key
 
 
 def test_runs_whose_records_cannot_be_read_are_repeated(two_runs, train):
@@ -232,8 +232,8 @@ def test_overrides_that_cannot_be_read_stop_no_other_run(two_runs, train):
     (two_runs / "1/run.json").unlink()
     for content in (b"5", b"- seed=2\n- training.ep", b"\xff\xfe- x"):
         (two_runs / "1/.hydra/overrides.yaml").write_bytes(content)
-        first, second = open_sweep("latest", only_looks=True).runs
-        assert first.is_completed and second.is_nameless, content
+        first, second = open_sweep("latest", read_only=True).runs
+        assert first.is_completed and second.is_unidentified, content
     done = train("sweep.resume=latest")
     assert done.returncode == 0, done.stderr
     assert numbers() == [0, 1] and read_record(two_runs / "1")["seed"] == 2
@@ -242,7 +242,7 @@ def test_overrides_that_cannot_be_read_stop_no_other_run(two_runs, train):
 def test_files_that_were_set_aside_before_are_kept(work_folder):
     (work_folder / "earlier/1").mkdir(parents=True)
     (work_folder / "run.json").write_text("older")
-    set_aside(work_folder)
+    move_to_earlier(work_folder)
     assert (work_folder / "earlier/2/run.json").read_text() == "older"
     assert not (work_folder / "run.json").exists()
 

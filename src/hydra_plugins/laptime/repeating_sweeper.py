@@ -40,7 +40,7 @@ class RepeatingSweeper(BasicSweeper):
         measure = self.config.measure
         if measure.target_interval is not None:
             while missing := self._missing_repeats(measure.target_interval, measure.max_repeats):
-                results += self._run(self.task_function.plan(missing))  # type: ignore[attr-defined]
+                results += self._run(self.task_function.add_runs(missing))  # type: ignore[attr-defined]
         return results
 
     def _run(self, jobs: Mapping[int, list[str]]) -> list[Sequence[JobReturn]]:
@@ -58,7 +58,7 @@ class RepeatingSweeper(BasicSweeper):
             try:
                 results.append(self.launcher.launch([overrides], initial_job_idx=number))
             except OSError as error:
-                self.task_function.could_not_start(  # type: ignore[attr-defined]
+                self.task_function.record_failed_start(  # type: ignore[attr-defined]
                     number, overrides, error, self.config.sweep.on_failure
                 )
         return results
@@ -68,7 +68,7 @@ class RepeatingSweeper(BasicSweeper):
         from laptime.analysis.repeats import missing_repeats  # SciPy takes its time to load
 
         assert self.config is not None
-        known = self.task_function.known  # type: ignore[attr-defined]
+        known = self.task_function.overrides_by_run  # type: ignore[attr-defined]
         return missing_repeats(Path(self.config.hydra.sweep.dir), known, target, most)
 
 

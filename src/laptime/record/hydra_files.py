@@ -29,7 +29,7 @@ class SweepFile:
         overrides: as typed, Hydra's own last, keys by the names of today.
         sweeper: the settings of `hydra.sweeper`.
         subdir: how the directories of its runs are named (`hydra.sweep.subdir`), as it stands there.
-        kept_in: Hydra's folder in the directory of a run; None: it keeps nothing.
+        output_subdir: Hydra's folder in the directory of a run; None: it keeps nothing.
         config_name: the primary configuration (`--config-name`), as Hydra names it; None: it doesn't say.
         config_dir: the folder that was typed (`--config-dir`); None: none was.
         optimized_metric: of Laptime's part.
@@ -39,7 +39,7 @@ class SweepFile:
     overrides: tuple[str, ...]
     sweeper: Mapping[str, Any]
     subdir: str | None
-    kept_in: str | None
+    output_subdir: str | None
     config_name: str | None
     config_dir: str | None
     optimized_metric: Any
@@ -86,7 +86,7 @@ def read_sweep_file(sweep_dir: Path, name: str = SWEEP_FILE) -> SweepFile:
             overrides=tuple(map(override_by_new_name, typed)),
             sweeper=sweeper,
             subdir=None if subdir is None else str(subdir),
-            kept_in=hydra.get("output_subdir", HYDRA_DIR),
+            output_subdir=hydra.get("output_subdir", HYDRA_DIR),
             config_name=None if config_name is None else str(config_name),
             config_dir=folders[0] if folders else None,
             optimized_metric=content.get("optimized_metric"),
@@ -97,17 +97,17 @@ def read_sweep_file(sweep_dir: Path, name: str = SWEEP_FILE) -> SweepFile:
         raise NotHydras(type(error).__name__) from error
 
 
-def read_overrides(run_dir: Path, kept_in: str = HYDRA_DIR) -> list[str]:
+def read_overrides(run_dir: Path, output_subdir: str = HYDRA_DIR) -> list[str]:
     """The overrides that a run was given, without Hydra's own, keys by the names of today.
 
     Args:
-        kept_in: Hydra's folder in the run's directory.
+        output_subdir: Hydra's folder in the run's directory.
 
     Raises:
         NotHydras: they can't be read.
     """
     try:
-        return [override_by_new_name(str(each)) for each in _load(run_dir / kept_in / _OVERRIDES_FILE) or ()]
+        return [override_by_new_name(str(each)) for each in _load(run_dir / output_subdir / _OVERRIDES_FILE) or ()]
     except _UNREADABLE as error:
         raise NotHydras(type(error).__name__) from error
 

@@ -27,7 +27,7 @@ def run_job(
     started: float,
     typed: Sequence[str],
     sweep: "SweepContext | None" = None,
-    goes_on: bool = False,
+    resume: bool = False,
     tag: str = "",
     checked: bytes | None = None,
 ) -> "RunRecord":
@@ -40,7 +40,7 @@ def run_job(
         started: `time.time()` when the run began.
         typed: the overrides of the command line, alone.
         sweep: that it belongs to; None: a run by itself.
-        goes_on: with what `run_dir` holds of the same run, from its last checkpoint.
+        resume: with what `run_dir` holds of the same run, from its last checkpoint.
         tag: of its lines on the terminal, where several runs write there.
         checked: `snapshot` of the configuration that was checked before; None: it is not known beforehand.
 
@@ -70,7 +70,7 @@ def run_job(
     config = resolve(cfg)
     security.check(config, typed)  # once more: in the course of a long sweep its files may have changed
     with logging_to(run_dir, rank, secrets=secret_values(config.as_dict()), tag=tag):
-        record = launch(config, run_dir, command, started, sweep, goes_on)
+        record = launch(config, run_dir, command, started, sweep, resume)
     if rank == 0:
         with ignore_broken_pipe():
             print_results(record, run_dir)

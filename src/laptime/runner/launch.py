@@ -31,7 +31,7 @@ def launch(
     command: Sequence[str],
     start: float | None = None,
     sweep: SweepContext | None = None,
-    goes_on: bool = False,
+    resume: bool = False,
 ) -> RunRecord:
     """Run one training job.
 
@@ -42,7 +42,7 @@ def launch(
         command: as typed.
         start: `time.time()` when the run began; None: now.
         sweep: that this run belongs to; None: a run by itself.
-        goes_on: with what `run_dir` holds of the same run of a sweep that ended early, from its last checkpoint.
+        resume: with what `run_dir` holds of the same run of a sweep that ended early, from its last checkpoint.
 
     Returns:
         The record.
@@ -56,7 +56,7 @@ def launch(
         return join_ranks(config, run_dir, command, start)
     ranks = plan(config, sweep)
     attempt = 0
-    if goes_on:
+    if resume:
         record = RunRecord.read(run_dir)
         record.config = mask(config.as_dict())
         attempt = len(record.attempts)

@@ -12,7 +12,7 @@ from laptime.sweeps.resume import can_be_resumed
 from laptime.terminal import ignore_broken_pipe, relative
 
 
-def say_how_it_ended(
+def print_summary(
     sweep_dir: Path, outcomes: Sequence[Outcome], num_jobs: int, exit_code: int, command: str | None
 ) -> None:
     """Print how a sweep ended, and tell whoever asked for it.

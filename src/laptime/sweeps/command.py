@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
 
     from laptime.config.schema import Config
-    from laptime.sweeps.core_shares import SweepCores
+    from laptime.sweeps.core_slots import SweepCores
     from laptime.sweeps.plan import PlannedRun
     from laptime.sweeps.rerun_rules import Job, Step
     from laptime.sweeps.resume import EarlierSweep
@@ -31,8 +31,8 @@ def run_sweep(args: argparse.Namespace) -> int:
     from laptime.runner import fresh_processes, without_effect
     from laptime.runner.check import check
     from laptime.runner.rank_plan import num_ranks
-    from laptime.sweeps.core_shares import SweepCores, shares_of
-    from laptime.sweeps.hydra_jobs import settings_of
+    from laptime.sweeps.core_slots import SweepCores, core_slots_of
+    from laptime.sweeps.hydra_jobs import sweep_config
     from laptime.sweeps.plan import plan_runs, refuse_repeated_runs, require_search
     from laptime.sweeps.rerun_rules import Step
     from laptime.sweeps.sweep import Sweep, num_trials
@@ -52,7 +52,7 @@ def run_sweep(args: argparse.Namespace) -> int:
         planned = [(run.composed, config) for run, config in zip(runs, configs, strict=True)]
         without_effect.check(hydra, args.overrides, planned, True, args.config_name)
         largest = max(num_ranks(config) for config in configs)
-        cores = SweepCores(largest, shares_of(first, num_jobs, largest))
+        cores = SweepCores(largest, core_slots_of(first, num_jobs, largest))
         for config in configs:
             refuse_resume_in_a_file(config)
             _refuse_latest(config)
@@ -60,17 +60,17 @@ def run_sweep(args: argparse.Namespace) -> int:
             if trials is not None:
                 raise UserError("sweep.dry_run=true: not with a search, whose sweeper chooses the trials as it goes.")
             steps = [Step(number, job, "new") for number, job in enumerate(jobs)]
-            return _show_what_would_be_done(steps, configs, jobs, cores)
+            return _show_dry_run(steps, configs, jobs, cores)
         chosen = find(args.overrides, "hydra.sweep.dir") is not None
         sweep_dir = RunDir(hydra_value(first, "hydra.sweep.dir"), may_move=not chosen, key="hydra.sweep.dir")
         use(sweep_dir.path)
         numbered = dict(enumerate(jobs)) if trials is None else {}
         sweep = Sweep(
             sweep_dir.path, args.overrides, jobs, num_jobs, cores, configs[0].sweep.notify,
-            known=dict(numbered), todo=numbered, chooses=trials is not None,
-            checked={number: snapshot(configs[number]) for number in numbered},
+            overrides_by_run=dict(numbered), todo=numbered, is_search=trials is not None,
+            snapshots={number: snapshot(configs[number]) for number in numbered},
         )  # fmt: skip
-        settings = settings_of(hydra, with_its_sweeper(args.overrides), first, sweep_dir.path)
+        settings = sweep_config(hydra, with_its_sweeper(args.overrides), first, sweep_dir.path)
         del runs, first, configs, planned  # of thousands of runs they take much memory
         try:
             return sweep.run(hydra, settings)
@@ -100,13 +100,13 @@ def resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str]
 
     if find(overrides, "sweep.resume") is None:
         return None, overrides
-    from laptime.sweeps.overrides import asked_for
+    from laptime.sweeps.overrides import split_resume_override
     from laptime.sweeps.resume import open_sweep
 
-    asked, typed = asked_for(overrides)
+    asked, typed = split_resume_override(overrides)
     dry_run = find_last(typed, "sweep.dry_run")
-    only_looks = dry_run is not None and str(dry_run.value).lower() in ("true", "yes", "on", "1")
-    return None if asked is None else open_sweep(asked, only_looks), typed
+    read_only = dry_run is not None and str(dry_run.value).lower() in ("true", "yes", "on", "1")
+    return None if asked is None else open_sweep(asked, read_only), typed
 
 
 def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[str]) -> int:
@@ -119,41 +119,41 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
     from laptime.ranks import torchrun
     from laptime.runner import fresh_processes, without_effect
     from laptime.runner.rank_plan import num_ranks
-    from laptime.sweeps.core_shares import shares_of
-    from laptime.sweeps.hydra_jobs import settings_of
-    from laptime.sweeps.overrides import is_of_now, merged
-    from laptime.sweeps.resume import jobs_ever
+    from laptime.sweeps.core_slots import core_slots_of
+    from laptime.sweeps.hydra_jobs import sweep_config
+    from laptime.sweeps.overrides import is_per_invocation, merge_overrides
+    from laptime.sweeps.resume import all_overrides
 
     if torchrun.is_joined():
         raise UserError("sweep.resume: is for a sweep of runs that Laptime starts. Leave torchrun out.")
     sweep.require_same_configuration(args.config_name, args.config_dir)
     # What is said anew each time makes no other jobs.
-    of_now = [override for override in typed if is_of_now(override)]
+    of_now = [override for override in typed if is_per_invocation(override)]
     added = [override for override in typed if override not in of_now]
-    invocations = [merged(each, of_now) for each in sweep.invocations(added)]
-    unfinished = [] if added else [merged(each, of_now) for each in sweep.unfinished()]
+    invocations = [merge_overrides(each, of_now) for each in sweep.invocations(added)]
+    unfinished = [] if added else [merge_overrides(each, of_now) for each in sweep.unfinished()]
     with hydra_session(args.config_dir) as hydra:
-        planned = _planned_again(hydra, sweep, invocations, unfinished, args.config_name)
+        planned = _plan_again(hydra, sweep, invocations, unfinished, args.config_name)
         fresh_processes.preload()
-        jobs, snapshots = _checked_again(planned, typed)
+        jobs, snapshots = _check_again(planned, typed)
         configs = [job.config for job in jobs]
         composed = [run.composed for run, _ in planned]
         without_effect.check(hydra, typed, list(zip(composed, configs, strict=True)), True, args.config_name)
-        shares = shares_of(composed[0], len(jobs), max(num_ranks(config) for config in configs))
-        cores = sweep.cores(configs, shares)
+        slots = core_slots_of(composed[0], len(jobs), max(num_ranks(config) for config in configs))
+        cores = sweep.cores(configs, slots)
         steps = sweep.plan(jobs, cores)
-        known = jobs_ever(sweep.runs, jobs)
+        known = all_overrides(sweep.runs, jobs)
         if any(config.sweep.dry_run for config in configs):
-            return _show_what_would_be_resumed(sweep, jobs, steps, known, cores)
-        _say_what_was_decided(sweep, steps, known, typed)
+            return _show_resume_dry_run(sweep, jobs, steps, known, cores)
+        _print_decisions(sweep, steps, known, typed)
         if all(step.is_done for step in steps) and _is_complete(sweep, steps, configs):
             return 0
-        sweep.keep_what_was_typed(invocations[-1])
-        continued = _continued(sweep, typed, jobs, steps, known, snapshots, cores)
-        return continued.run(hydra, settings_of(hydra, invocations[-1], composed[0], sweep.path))
+        sweep.archive_invocation(invocations[-1])
+        continued = _remaining_sweep(sweep, typed, jobs, steps, known, snapshots, cores)
+        return continued.run(hydra, sweep_config(hydra, invocations[-1], composed[0], sweep.path))
 
 
-def _planned_again(
+def _plan_again(
     hydra: "Hydra",
     sweep: "EarlierSweep",
     invocations: Sequence[list[str]],
@@ -180,7 +180,7 @@ def _planned_again(
     return planned
 
 
-def _checked_again(planned: "Sequence[tuple[PlannedRun, int]]", typed: Sequence[str]) -> "tuple[list[Job], Snapshots]":
+def _check_again(planned: "Sequence[tuple[PlannedRun, int]]", typed: Sequence[str]) -> "tuple[list[Job], Snapshots]":
     """The jobs with their configurations, and a `snapshot` of each configuration."""
     from laptime.config.identity import snapshot
     from laptime.runner.check import check
@@ -195,7 +195,7 @@ def _checked_again(planned: "Sequence[tuple[PlannedRun, int]]", typed: Sequence[
     return jobs, snapshots
 
 
-def _show_what_would_be_resumed(
+def _show_resume_dry_run(
     sweep: "EarlierSweep",
     jobs: "Sequence[Job]",
     steps: "Sequence[Step]",
@@ -204,21 +204,21 @@ def _show_what_would_be_resumed(
 ) -> int:
     by_overrides = {tuple(job.overrides): job.config for job in jobs}
     configs: list[Config | None] = [by_overrides[tuple(step.overrides)] for step in steps]
-    left = sweep.not_asked_for(steps)
+    left = sweep.steps_outside_request(steps)
     configs += [None] * len(left)
-    return _show_what_would_be_done([*steps, *left], configs, known, cores)
+    return _show_dry_run([*steps, *left], configs, known, cores)
 
 
-def _say_what_was_decided(
+def _print_decisions(
     sweep: "EarlierSweep", steps: "Sequence[Step]", known: list[list[str]], typed: Sequence[str]
 ) -> None:
     from laptime.config import security
     from laptime.config.overrides import find
     from laptime.sweeps.labels import swept
 
-    for step in sorted([*steps, *sweep.not_asked_for(steps)], key=lambda step: step.number):
+    for step in sorted([*steps, *sweep.steps_outside_request(steps)], key=lambda step: step.number):
         print(f"run {step.number} ({' '.join(swept(step.overrides, known))}): {step.decision}", file=sys.stderr)
-    if sweep.typed.had_notify and find(typed, security.NOTIFY_KEY) is None:
+    if sweep.history.had_notify and find(typed, security.NOTIFY_KEY) is None:
         print(f"{security.NOTIFY_KEY} is not taken over: nobody is told, unless it is typed again", file=sys.stderr)
 
 
@@ -233,7 +233,7 @@ def _is_complete(sweep: "EarlierSweep", steps: "Sequence[Step]", configs: "Seque
     return True
 
 
-def _continued(
+def _remaining_sweep(
     sweep: "EarlierSweep",
     typed: Sequence[str],
     jobs: "Sequence[Job]",
@@ -248,13 +248,13 @@ def _continued(
     todo = {step.number: step for step in steps if not step.is_done}
     return Sweep(
         sweep.path, typed, known, len(todo), cores, jobs[0].config.sweep.notify,
-        known={run.number: run.overrides for run in sweep.runs} | {step.number: step.overrides for step in steps},
+        overrides_by_run={each.number: each.overrides for each in (*sweep.runs, *steps)},
         todo={number: step.overrides for number, step in todo.items()}, steps=todo,
-        checked={number: snapshots[tuple(step.overrides)] for number, step in todo.items()},
+        snapshots={number: snapshots[tuple(step.overrides)] for number, step in todo.items()},
     )  # fmt: skip
 
 
-def _show_what_would_be_done(
+def _show_dry_run(
     steps: "Sequence[Step]",
     configs: Sequence["Config | None"],
     jobs: list[list[str]],
@@ -268,11 +268,11 @@ def _show_what_would_be_done(
     from laptime.record.latest import RESULT_FOLDERS
     from laptime.runner.rank_plan import expected_hashed_config
     from laptime.sweeps import dry_run
-    from laptime.sweeps.estimate import estimate, known_runs
+    from laptime.sweeps.estimate import estimate, past_runs
     from laptime.sweeps.labels import swept
     from laptime.terminal import ignore_broken_pipe, wide_console
 
-    known = known_runs(RESULT_FOLDERS)
+    known = past_runs(RESULT_FOLDERS)
     planned = []
     for step, config in zip(steps, configs, strict=True):
         guess = None

@@ -43,7 +43,7 @@ class EarlierRun:
         return None if self.record is None else self.record.config_hash
 
     @property
-    def is_nameless(self) -> bool:
+    def is_unidentified(self) -> bool:
         """Whether it ended before it could say what it was."""
         return self.record is None and not self.overrides
 
@@ -58,7 +58,7 @@ class EarlierRun:
         return (None if self.record is None else self.record.config) or {}
 
     @property
-    def how_it_ended(self) -> str:
+    def end_text(self) -> str:
         if self.record is None:
             return "has no run.json that can be read"
         status = "was killed" if self.record.status == "running" else self.record.status
@@ -66,7 +66,7 @@ class EarlierRun:
         return status if error is None or not error.first_line else f"{status} ({error.first_line})"
 
 
-def set_aside(run_dir: Path) -> None:
+def move_to_earlier(run_dir: Path) -> None:
     """Move what a run has left behind to earlier/0/, the next time to earlier/1/, so that it starts afresh."""
     earlier = run_dir / EARLIER_DIR
     place = earlier / str(max(numbered_runs(earlier), default=-1) + 1 if earlier.is_dir() else 0)
@@ -76,7 +76,7 @@ def set_aside(run_dir: Path) -> None:
             entry.rename(place / entry.name)
 
 
-def living_ranks(run: EarlierRun) -> list[int]:
+def running_ranks(run: EarlierRun) -> list[int]:
     """The ranks' processes of a run that says it is running, as far as they are there, and no others of their pid.
 
     Those of another machine can't be seen from here.
@@ -99,14 +99,14 @@ def living_ranks(run: EarlierRun) -> list[int]:
     return alive
 
 
-def read_run(number: int, path: Path, kept_in: str) -> EarlierRun:
-    """A run's record and overrides; `kept_in` is Hydra's folder in its directory (`hydra.output_subdir`)."""
+def read_run(number: int, path: Path, output_subdir: str) -> EarlierRun:
+    """A run's record and overrides; `output_subdir` is Hydra's folder in its directory (`hydra.output_subdir`)."""
     try:
         record = _whole(RunRecord.read(path))
     except (OSError, ValueError, RecursionError):
         record = None
     try:
-        overrides = read_overrides(path, kept_in)
+        overrides = read_overrides(path, output_subdir)
     except NotHydras:
         overrides = []
     if first_refused(overrides) is not None:

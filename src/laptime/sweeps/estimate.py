@@ -13,13 +13,13 @@ from laptime.record.run_record import RunRecord
 from laptime.text import counted
 
 # Of the newest records so many are read.
-_MOST_RECORDS = 500
+_MAX_RECORDS = 500
 # What decides most of what a run takes; where no record of the same configuration is at hand, one that shares these.
-_ALIKE = ("model.", "dataset.", "strategy.world_size", "training.batch_size", "training.precision", "device")
+_SIMILARITY_KEYS = ("model.", "dataset.", "strategy.world_size", "training.batch_size", "training.precision", "device")
 
 
 @dataclass(frozen=True)
-class Known:
+class PastRun:
     """A completed run at hand.
 
     Attributes:
@@ -50,12 +50,12 @@ class Estimate:
     basis: str
 
 
-def known_runs(folders: Iterable[Path]) -> list[Known]:
+def past_runs(folders: Iterable[Path]) -> list[PastRun]:
     """The newest completed runs below some folders."""
-    return list(_known(newest_runs(folders)[:_MOST_RECORDS]))
+    return list(_read_past_runs(newest_runs(folders)[:_MAX_RECORDS]))
 
 
-def _known(run_dirs: Iterable[Path]) -> Iterator[Known]:
+def _read_past_runs(run_dirs: Iterable[Path]) -> Iterator[PastRun]:
     for path in run_dirs:
         with suppress(
             OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
@@ -74,15 +74,15 @@ def _known(run_dirs: Iterable[Path]) -> Iterator[Known]:
                 wall_s = parse_timestamp(record.ended_at or "") - parse_timestamp(record.started_at or "")
                 files = [each for each in path.rglob("*") if each.is_file()]
                 num_bytes = sum(each.stat().st_size for each in files)
-                yield Known(hashed, train_s / num_epochs, max(0.0, wall_s - train_s), num_bytes)
+                yield PastRun(hashed, train_s / num_epochs, max(0.0, wall_s - train_s), num_bytes)
 
 
-def estimate(hashed: Mapping[str, Any], known: Sequence[Known]) -> Estimate | None:
+def estimate(hashed: Mapping[str, Any], past_runs: Sequence[PastRun]) -> Estimate | None:
     """What a run with this configuration will take; None: no record tells.
 
     Args:
         hashed: the `hashed_config` that it will have.
-        known: completed runs.
+        past_runs: completed runs.
     """
     left_out = ("seed", "training.epochs")
 
@@ -90,11 +90,13 @@ def estimate(hashed: Mapping[str, Any], known: Sequence[Known]) -> Estimate | No
         return key not in left_out
 
     def alike(key: str) -> bool:
-        return key.startswith(_ALIKE)
+        return key.startswith(_SIMILARITY_KEYS)
 
     for matters, words in ((same, "the same configuration"), (alike, "another with its model, data, batch and ranks")):
         wanted = {key: value for key, value in hashed.items() if matters(key)}
-        found = [one for one in known if {key: value for key, value in one.hashed.items() if matters(key)} == wanted]
+        found = [
+            one for one in past_runs if {key: value for key, value in one.hashed.items() if matters(key)} == wanted
+        ]
         if found:
             epoch_s, rest_s, num_bytes = (
                 statistics.median(getattr(one, name) for one in found) for name in ("epoch_s", "rest_s", "num_bytes")

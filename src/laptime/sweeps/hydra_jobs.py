@@ -45,7 +45,7 @@ def run_once(hydra: Hydra, composed: DictConfig, run_dir: Path, task: TaskFuncti
     return result.return_value
 
 
-def settings_of(hydra: Hydra, typed: Sequence[str], composed: DictConfig, sweep_dir: Path) -> DictConfig:
+def sweep_config(hydra: Hydra, typed: Sequence[str], composed: DictConfig, sweep_dir: Path) -> DictConfig:
     """The configuration of a whole sweep, from one of its runs: that of a run which has all that the sweep's has.
 
     Args:
@@ -67,7 +67,7 @@ def run_sweep(hydra: Hydra, cfg: DictConfig, task: TaskFunction) -> None:
     """What `Hydra.multirun` does, with a configuration that is composed and checked already.
 
     Args:
-        cfg: as `settings_of` makes it.
+        cfg: as `sweep_config` makes it.
         task: is called for each run.
 
     Raises:

@@ -7,7 +7,7 @@ from laptime.runner.job import folder_name
 from laptime.text import short_name
 
 # A resumed sweep may be given other values of these. They do not tell its runs apart.
-_OF_NO_RUN = ("measure.target_interval", "measure.max_repeats", "sweep.on_failure")
+NOT_SWEPT_KEYS = ("measure.target_interval", "measure.max_repeats", "sweep.on_failure")
 
 
 def swept(overrides: list[str], jobs: list[list[str]]) -> list[str]:
@@ -19,7 +19,7 @@ def swept(overrides: list[str], jobs: list[list[str]]) -> list[str]:
     """
     same_everywhere = set.intersection(*(set(job) for job in jobs)) if jobs else set()
     differ = [each for each in overrides if each not in same_everywhere]
-    return mask_command([each for each in differ if key_of(each) not in (*_OF_NO_RUN, *OF_NOW)])
+    return mask_command([each for each in differ if key_of(each) not in (*NOT_SWEPT_KEYS, *OF_NOW)])
 
 
 def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
@@ -36,7 +36,7 @@ def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
     return folder_name(" ".join(parts))
 
 
-def with_keys_that_differ(overrides: list[str], jobs: list[list[str]]) -> list[str]:
+def drop_shared_keys(overrides: list[str], jobs: list[list[str]]) -> list[str]:
     """Those overrides of a job whose keys not every job sets alike. A sweeper that chooses writes what all its jobs
     share in words of its own: False for false."""
     shared = {parse(each).full_key for each in set.intersection(*map(set, jobs))}

@@ -43,7 +43,7 @@ class Outcome:
         return int(self.run.partition(" ")[0])
 
     @property
-    def may_run_here(self) -> bool:
+    def may_run_on_this_host(self) -> bool:
         """Whether it goes on, as far as its process has said, in a process of this machine."""
         return self.status == "begun" and self.host == hostname_hash()
 
@@ -106,7 +106,7 @@ class OutcomeStore:
         runs = numbered_runs(self._sweep_dir) if self._sweep_dir.is_dir() else {}
         for each in self.all():
             path = runs.get(each.number)
-            if path is None or not each.may_run_here or psutil.pid_exists(each.pid):
+            if path is None or not each.may_run_on_this_host or psutil.pid_exists(each.pid):
                 continue
             with suppress(OSError, ValueError, KeyError):
                 end_without_launcher(path, ENDED)

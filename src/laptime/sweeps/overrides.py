@@ -13,7 +13,7 @@ KEY = "sweep.resume"
 FIXED = ("hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir", "hydra.mode", "hydra/sweeper")
 
 
-def lasting(overrides: Sequence[str]) -> list[str]:
+def persistent_overrides(overrides: Sequence[str]) -> list[str]:
     """The overrides that still hold when a run, or a sweep, is resumed."""
     # Hydra imports what its own part names, and sets variables by it: no file's matter. What may be named is checked
     # against what is typed now, so that it isn't lost without a word.
@@ -21,13 +21,13 @@ def lasting(overrides: Sequence[str]) -> list[str]:
     return [each.text for each in map(parse, overrides) if each.key not in left_out and not each.is_of_hydra]
 
 
-def is_of_now(override: str) -> bool:
+def is_per_invocation(override: str) -> bool:
     """Whether it is said anew each time, and makes no other jobs: how they are launched, and who is told."""
     parsed = parse(override)
     return parsed.key in security.OF_NOW or (parsed.is_of_hydra and parsed.key not in FIXED)
 
 
-def asked_for(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
+def split_resume_override(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
     """What `sweep.resume` was set to, None: it was not, and the other overrides.
 
     Raises:
@@ -45,7 +45,7 @@ def asked_for(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
     return (None if own.value is None else str(own.value)), rest
 
 
-def merged(before: Sequence[str], typed: Sequence[str]) -> list[str]:
+def merge_overrides(before: Sequence[str], typed: Sequence[str]) -> list[str]:
     """Overrides of which later ones replace earlier ones of the same key or group.
 
     What replaces an addition (`+key=...`) is one itself, and taking it away (`~key`) leaves nothing.

@@ -21,7 +21,7 @@ from laptime.errors import UserError
 from laptime.record.files import is_maximised
 
 # Each is composed and checked before the first starts.
-_MOST_JOBS = 10_000
+_MAX_JOBS = 10_000
 # The place of a run is its number: resuming, watching and reports go by it.
 _SUBDIR = "${hydra.job.num}"
 
@@ -52,7 +52,7 @@ def plan_runs(hydra: Hydra, typed: Sequence[str], config_name: str | None = None
         UserError: an override can't be understood, or makes no sense for a sweep.
     """
     typed = with_its_sweeper(typed)
-    parsed = _parsed(hydra.config_loader, typed)
+    parsed = _parse_all(hydra.config_loader, typed)
     _refuse_swept_settings(parsed)
     if find(typed, "hydra.mode") is not None:
         raise UserError("hydra.mode: is chosen by the flag -m (--multirun). Leave it out.")
@@ -65,7 +65,7 @@ def plan_runs(hydra: Hydra, typed: Sequence[str], config_name: str | None = None
             try:
                 composed[tuple(job)] = compose(hydra, job, config_name)
             except UserError as error:
-                raise _of_a_dimension(error, params, typed) from error
+                raise _explain_missing_key(error, params, typed) from error
             if len(composed) > 1:  # what is asked for once, like the time of day, is the same in every run
                 OmegaConf.copy_cache(next(iter(composed.values())), composed[tuple(job)])
         return composed[tuple(job)]
@@ -73,10 +73,10 @@ def plan_runs(hydra: Hydra, typed: Sequence[str], config_name: str | None = None
     sweeper = find_last(typed, "hydra/sweeper")
     if sweeper is not None and sweeper.value != "laptime":
         _require_one_seed(parsed)
-        jobs = list(_that_may_be_chosen(parsed))
+        jobs = list(_candidate_jobs(parsed))
         params += params_of(composed_of(jobs[0]))
         if params:
-            jobs = list(_that_may_be_chosen(_parsed(hydra.config_loader, [*params, *typed])))
+            jobs = list(_candidate_jobs(_parse_all(hydra.config_loader, [*params, *typed])))
     else:
         jobs = _all_jobs(hydra.config_loader, parsed, set(hydra_groups(hydra)), composed_of)
     planned = [PlannedRun([str(each) for each in cfg.hydra.overrides.task], cfg) for cfg in map(composed_of, jobs)]
@@ -90,7 +90,7 @@ def plan_runs(hydra: Hydra, typed: Sequence[str], config_name: str | None = None
     return planned
 
 
-def _of_a_dimension(error: UserError, params: Sequence[str], typed: Sequence[str]) -> UserError:
+def _explain_missing_key(error: UserError, params: Sequence[str], typed: Sequence[str]) -> UserError:
     """What is wrong with a key that nobody typed: a search or an experiment sweeps over it."""
     keys = [key_of(each) for each in params if key_of(each) not in map(key_of, typed)]
     key = _key_of_error(error)
@@ -139,13 +139,13 @@ def _all_jobs(
     others = [each for each in parsed if each not in chosen]
     by_params: dict[tuple[str, ...], list[list[str]]] = {}
     for options in itertools.product(*map(_values, chosen)):
-        first = next(_combinations([*others, *_parsed(config_loader, options)]))
+        first = next(_combinations([*others, *_parse_all(config_loader, options)]))
         by_params.setdefault(tuple(params_of(composed_of(first))), []).append(list(options))
     if list(by_params) == [()]:
         return list(_combinations(parsed))
     for params, combinations in by_params.items():
         for combination in combinations:
-            of_these = [*_parsed(config_loader, params), *others, *_parsed(config_loader, combination)]
+            of_these = [*_parse_all(config_loader, params), *others, *_parse_all(config_loader, combination)]
             _require_steps(of_these)
             _require_few_enough(of_these)
             jobs += _combinations(of_these)
@@ -153,7 +153,7 @@ def _all_jobs(
     return sorted(jobs, key=lambda job: seeds.index(_seed_of(job)))
 
 
-def _parsed(config_loader: ConfigLoader, overrides: Sequence[str]) -> list[Override]:
+def _parse_all(config_loader: ConfigLoader, overrides: Sequence[str]) -> list[Override]:
     if (refused := first_refused(overrides)) is not None:
         raise UserError(
             f"{refused.text}: not understood. Write key=value1,value2 to sweep over values. "
@@ -203,7 +203,7 @@ def _seed_of(job: Sequence[str]) -> str | None:
     return None if seed is None else seed.text
 
 
-def _that_may_be_chosen(parsed: Sequence[Override]) -> Iterator[list[str]]:
+def _candidate_jobs(parsed: Sequence[Override]) -> Iterator[list[str]]:
     """Jobs that a sweeper could choose: both ends of each range, and each of several values, beside the first of the
     others. What is wrong with one of them is found before the search starts."""
 
@@ -249,10 +249,10 @@ def _require_few_enough(overrides: Sequence[Override]) -> None:
     """Refuse what would be composed for hours, before anything of it is made."""
     effective = _last_of_each_key(overrides)
     total = math.prod(map(_num_values, effective))
-    if total > _MOST_JOBS:
+    if total > _MAX_JOBS:
         longest = max(effective, key=_num_values)
         raise UserError(
-            f"{longest.input_line}: makes {total:,.0f} runs in all; a sweep may have {_MOST_JOBS:,}. "
+            f"{longest.input_line}: makes {total:,.0f} runs in all; a sweep may have {_MAX_JOBS:,}. "
             "Sweep over fewer values."
         )
 

@@ -42,7 +42,7 @@ class Step:
         decision: in words.
         run: that has the directory already; None: none has.
         is_done: it is completed; nothing is to be done.
-        goes_on: from what it has: its last checkpoint, if it has one. Otherwise what it has is set aside.
+        resume: from what it has: its last checkpoint, if it has one. Otherwise what it has is set aside.
     """
 
     number: int
@@ -50,18 +50,22 @@ class Step:
     decision: str
     run: EarlierRun | None = None
     is_done: bool = False
-    goes_on: bool = False
+    resume: bool = False
 
 
-def stands(run: EarlierRun, job: Job) -> Step:
+def keep_completed(run: EarlierRun, job: Job) -> Step:
     return Step(
-        run.number, job.overrides, f"completed, skipped{measured_with(run, job.config.as_dict())}", run, is_done=True
+        run.number,
+        job.overrides,
+        f"completed, skipped{condition_changes(run, job.config.as_dict())}",
+        run,
+        is_done=True,
     )
 
 
-def measured_with(run: EarlierRun, config: Mapping[str, Any]) -> str:
+def condition_changes(run: EarlierRun, config: Mapping[str, Any]) -> str:
     """What a completed run does not share with new ones beside its configuration, in words; empty: nothing."""
-    others, commits = _conditions_changed(run, config)
+    others, commits = _changed_conditions(run, config)
     if others:
         return (
             f"; measured with other {join_first_three(others)}: its figures don't compare with new ones, delete "
@@ -70,23 +74,23 @@ def measured_with(run: EarlierRun, config: Mapping[str, Any]) -> str:
     return f"; of the same code at another {commits}" if commits else ""
 
 
-def retried(run: EarlierRun, job: Job, hashed: Mapping[str, Any]) -> Step:
+def retry(run: EarlierRun, job: Job, hashed: Mapping[str, Any]) -> Step:
     """Go on with a run where its epochs can stand beside new ones, otherwise start it again from the beginning."""
-    decision = f"{run.how_it_ended}, retried"
-    others, _ = _conditions_changed(run, job.config.as_dict())
+    decision = f"{run.end_text}, retried"
+    others, _ = _changed_conditions(run, job.config.as_dict())
     if run.config_hash is None:
         reason = ""  # it had not come to anything
     elif run.config_hash != config_hashes(hashed)[0]:
-        reason = changed_since(run, hashed)
+        reason = config_changes(run, hashed)
     elif others:
         reason = f", now with other {join_first_three(others)}"
     elif not _leaves_an_epoch_to_time(run, job.config):
         reason = ": the epochs left would all be warm-up"
     elif last_intact(run.path) is None:
         reason = ": no whole checkpoint"
-        return Step(run.number, job.overrides, f"{decision} from the beginning{reason}", run, goes_on=True)
+        return Step(run.number, job.overrides, f"{decision} from the beginning{reason}", run, resume=True)
     else:
-        return Step(run.number, job.overrides, f"{decision} from its last checkpoint", run, goes_on=True)
+        return Step(run.number, job.overrides, f"{decision} from its last checkpoint", run, resume=True)
     return Step(run.number, job.overrides, f"{decision} from the beginning{reason}", run)
 
 
@@ -99,7 +103,7 @@ def _leaves_an_epoch_to_time(run: EarlierRun, config: Config) -> bool:
     return left > resolve_warmup_epochs(config.measure.warmup_epochs, config.training.epochs)
 
 
-def changed_since(run: EarlierRun, hashed: Mapping[str, Any]) -> str:
+def config_changes(run: EarlierRun, hashed: Mapping[str, Any]) -> str:
     """How the configuration that the same overrides stand for has changed."""
     before = (None if run.record is None else run.record.hashed_config) or {}
     differences = [
@@ -111,7 +115,7 @@ def changed_since(run: EarlierRun, hashed: Mapping[str, Any]) -> str:
 
 
 @cache
-def here() -> Environment:
+def current_environment() -> Environment:
     return environment(cpu_name(), usable_cores())
 
 
@@ -120,11 +124,11 @@ def _commit() -> str | None:
     return git_state(Path(__file__).parent).commit
 
 
-def _conditions_changed(run: EarlierRun, config: Mapping[str, Any]) -> tuple[list[str], str]:
+def _changed_conditions(run: EarlierRun, config: Mapping[str, Any]) -> tuple[list[str], str]:
     """What else than the configuration is not as it was for a run; and its commit, where that is another one."""
     if run.record is None or run.record.environment is None:
         return [], ""
-    then, now = run.record.environment, here()
+    then, now = run.record.environment, current_environment()
     commit_then = run.record.git.commit
     commit_now = _commit()
     commits = ""

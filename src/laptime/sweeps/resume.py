@@ -25,27 +25,27 @@ from laptime.record.plan import read_plan
 from laptime.record.renamed import override_by_new_name
 from laptime.record.schema import known
 from laptime.runner.rank_plan import expected_hashed_config, num_ranks
-from laptime.sweeps.core_shares import CoreShares, SweepCores
-from laptime.sweeps.earlier import EarlierRun, living_ranks, read_run
-from laptime.sweeps.overrides import FIXED, KEY, lasting, merged
-from laptime.sweeps.rerun_rules import Job, Step, changed_since, measured_with, retried, stands
+from laptime.sweeps.core_slots import CoreSlots, SweepCores
+from laptime.sweeps.earlier import EarlierRun, read_run, running_ranks
+from laptime.sweeps.overrides import FIXED, KEY, merge_overrides, persistent_overrides
+from laptime.sweeps.rerun_rules import Job, Step, condition_changes, config_changes, keep_completed, retry
 
 
 @dataclass(frozen=True)
-class _Typed:
+class _InvocationHistory:
     """What was typed for a sweep, as Hydra's files in its directory tell; the flags are those of the last time.
 
     Attributes:
         invocations: the overrides of each time, the first first.
         config_name, config_dir: of the flags; None: they were not typed.
-        kept_in: Hydra's folder in the directory of a run.
+        output_subdir: Hydra's folder in the directory of a run.
         had_notify: a command was typed that told how it went (`sweep.notify`).
     """
 
     invocations: list[list[str]]
     config_name: str | None
     config_dir: str | None
-    kept_in: str
+    output_subdir: str
     had_notify: bool
 
 
@@ -56,13 +56,13 @@ class EarlierSweep:
     Attributes:
         asked: the override that names it, for messages.
         path: absolute.
-        typed: for it, until now.
+        history: its earlier command lines.
         runs: its directories.
     """
 
     asked: str
     path: Path
-    typed: _Typed
+    history: _InvocationHistory
     runs: list[EarlierRun]
 
     def invocations(self, typed: Sequence[str]) -> list[list[str]]:
@@ -73,10 +73,10 @@ class EarlierSweep:
             UserError: what is typed can't be changed any more.
         """
         if not typed:
-            return self.typed.invocations
+            return self.history.invocations
         if (fixed := find(typed, *FIXED)) is not None:
             raise UserError(f"{fixed.text}: is what it was when the sweep started. Leave it out, or {KEY}.")
-        return [merged(self.typed.invocations[0], typed)]
+        return [merge_overrides(self.history.invocations[0], typed)]
 
     def require_same_configuration(self, config_name: str | None, config_dir: str | None) -> None:
         """Refuse to compose the runs from other files than those of the sweep.
@@ -86,40 +86,41 @@ class EarlierSweep:
                 which could name any folder.
         """
         for flag, before, now in (
-            ("--config-name", self.typed.config_name, config_name),
-            ("--config-dir", self.typed.config_dir, config_dir),
+            ("--config-name", self.history.config_name, config_name),
+            ("--config-dir", self.history.config_dir, config_dir),
         ):
             if before is not None and now is None:
                 raise UserError(f"{self.asked}: this sweep was started with {flag} {before}. Type that again.")
             if before is None and now is not None:
                 raise UserError(f"{self.asked}: this sweep was started without {flag}. Leave it out.")
-        if self.typed.config_name != config_name:
+        if self.history.config_name != config_name:
             raise UserError(
-                f"{self.asked}: this sweep was started with --config-name {self.typed.config_name}, not {config_name}."
+                f"{self.asked}: this sweep was started with --config-name {self.history.config_name}, "
+                f"not {config_name}."
             )
 
-    def keep_what_was_typed(self, overrides: Sequence[str]) -> None:
+    def archive_invocation(self, overrides: Sequence[str]) -> None:
         """Keep a copy of Hydra's file of what was typed last, before it is replaced by something else."""
-        if list(overrides) != self.typed.invocations[-1]:
-            number = len(_files_before(self.path))
+        if list(overrides) != self.history.invocations[-1]:
+            number = len(_archived_files(self.path))
             write_atomically(self.path / f"multirun-{number}.yaml", (self.path / SWEEP_FILE).read_bytes())
 
     def unfinished(self) -> list[list[str]]:
         """The overrides of each run that is not completed: repeats that the sweep added by itself are among them."""
-        return [lasting(run.overrides) for run in self.runs if not run.is_completed and run.overrides]
+        return [persistent_overrides(run.overrides) for run in self.runs if not run.is_completed and run.overrides]
 
-    def cores(self, configs: Sequence[Config], shares: CoreShares | None = None) -> SweepCores:
+    def cores(self, configs: Sequence[Config], slots: CoreSlots | None = None) -> SweepCores:
         """How the runs share the cores, so that `strategy.threads_per_rank=auto` stands for the threads that it has had
         so far.
 
         Args:
             configs: of the jobs now.
-            shares: of the cores; None: each run has all.
+            slots: of the cores; None: each run has all.
 
         Raises:
             UserError: it can't.
         """
-        cores = SweepCores(max(num_ranks(config) for config in configs), shares)
+        cores = SweepCores(max(num_ranks(config) for config in configs), slots)
         so_far = {
             known(run.record.strategy).threads_per_rank
             for run in self.runs
@@ -141,28 +142,30 @@ class EarlierSweep:
 
     def plan(self, jobs: Sequence[Job], cores: SweepCores) -> list[Step]:
         """What becomes of each job, in the order of the jobs: each configuration as often as one invocation has it."""
-        wanted = _each_once([(job, expected_hashed_config(job.config, cores.context())) for job in jobs])
+        wanted = _without_duplicates([(job, expected_hashed_config(job.config, cores.context())) for job in jobs])
         hashes = [config_hashes(content)[0] for _, content in wanted]
         same = self._same(wanted, hashes)
         left = [run for run in self.runs if run.config_hash not in hashes]
-        never_begun, nameless = self.never_begun(), {run.number: run for run in self.runs if run.is_nameless}
-        number = max([*(run.number for run in self.runs), *never_begun], default=-1) + 1
+        never_started, nameless = self.never_started(), {run.number: run for run in self.runs if run.is_unidentified}
+        number = max([*(run.number for run in self.runs), *never_started], default=-1) + 1
         # Of what ended before it could say what it was, the numbers are taken again, by the plan or in the jobs' order.
-        free = [each for each in nameless if each not in never_begun]
+        free = [each for each in nameless if each not in never_started]
         steps = []
         for (job, content), run in zip(wanted, same, strict=True):
-            alike = [each for each in left if _typed_alike(each, job)]
+            alike = [each for each in left if _has_same_overrides(each, job)]
             run = run or next((each for each in alike if not each.is_completed), None)
             if run is not None and run.is_completed:
-                steps.append(stands(run, job))
+                steps.append(keep_completed(run, job))
             elif run is not None:
                 left = [each for each in left if each is not run]
-                steps.append(retried(run, job, content))
+                steps.append(retry(run, job, content))
             else:
-                decision = f"new{changed_since(alike[0], content) if alike else ''}"
-                own = next((each for each, swept in never_begun.items() if _is_planned_as(job.overrides, swept)), None)
+                decision = f"new{config_changes(alike[0], content) if alike else ''}"
+                own = next(
+                    (each for each, swept in never_started.items() if _is_planned_as(job.overrides, swept)), None
+                )
                 if own is not None:
-                    del never_begun[own]
+                    del never_started[own]
                 elif free:
                     own = free.pop(0)
                 else:
@@ -176,7 +179,7 @@ class EarlierSweep:
         """For each job the run of the same configuration: the one of the same overrides, or else a completed one."""
         left = list(self.runs)
         found: list[EarlierRun | None] = [None] * len(wanted)
-        for suits in _PREFERENCES:
+        for suits in _MATCHERS:
             for place, (job, _) in enumerate(wanted):
                 run = next((each for each in left if each.config_hash == hashes[place] and suits(each, job)), None)
                 if found[place] is None and run is not None:
@@ -184,52 +187,52 @@ class EarlierSweep:
                     left.remove(run)
         return found
 
-    def not_asked_for(self, steps: Sequence[Step]) -> list[Step]:
+    def steps_outside_request(self, steps: Sequence[Step]) -> list[Step]:
         """What is to be known of the runs that none of the jobs is."""
         found = []
         for run in self.runs:
             if any(step.run is run for step in steps):
                 continue
             if not run.is_completed:
-                decision = f"{run.how_it_ended}, not among these jobs: left as it is"
-            elif changed := measured_with(run, run.config):
+                decision = f"{run.end_text}, not among these jobs: left as it is"
+            elif changed := condition_changes(run, run.config):
                 decision = f"completed{changed}"
             else:
                 continue
             found.append(Step(run.number, run.overrides, decision, run, is_done=True))
-        for number, swept in self.never_begun().items():
+        for number, swept in self.never_started().items():
             if all(step.number != number for step in steps):
                 decision = f"never began, not among these jobs: {KEY} without other values runs it"
                 found.append(Step(number, swept.split(), decision, is_done=True))
         return found
 
-    def never_begun(self) -> dict[int, str]:
+    def never_started(self) -> dict[int, str]:
         """What is swept in the runs that the sweep was to have and has no directory for, by number."""
-        here = {run.number for run in self.runs if not run.is_nameless}
+        here = {run.number for run in self.runs if not run.is_unidentified}
         return {number: swept for number, swept in read_plan(self.path).items() if number not in here}
 
 
-def open_sweep(asked: str, only_looks: bool = False) -> EarlierSweep:
+def open_sweep(asked: str, read_only: bool = False) -> EarlierSweep:
     """Find an earlier sweep, and mark it as in use by this process.
 
     Args:
         asked: the value of `sweep.resume`: a directory, or latest.
-        only_looks: nothing is written, and nothing will be.
+        read_only: nothing is written, and nothing will be.
 
     Raises:
         UserError: there is none, it is no sweep that can be resumed, or it is still running.
     """
     key = f"{KEY}={asked}"
     path = _found(key, asked)
-    typed = _typed_for(key, path)
+    typed = _read_history(key, path)
     # Taken before anything is looked at that another might change.
-    pid = user_of(path) if only_looks else use(path)
+    pid = user_of(path) if read_only else use(path)
     if pid is not None:
         process = f" (process {pid})" if pid else ""
         raise UserError(f"{key}: this sweep is still running{process}. Wait, or end it first.")
-    runs = [read_run(number, each, typed.kept_in) for number, each in sorted(numbered_runs(path).items())]
+    runs = [read_run(number, each, typed.output_subdir) for number, each in sorted(numbered_runs(path).items())]
     for run in runs:
-        if pids := living_ranks(run):
+        if pids := running_ranks(run):
             raise UserError(
                 f"{key}: run {run.number} is still running (process {', '.join(map(str, pids))}). Wait, or end it "
                 "first."
@@ -243,13 +246,15 @@ def _found(key: str, asked: str) -> Path:
     if found is None:
         raise UserError(f"{key}: there is no sweep below multirun/.")
     if not found.is_dir():
-        raise UserError(f"{key}: there is no such directory. Name a sweep's, or latest.{_known()}")
+        raise UserError(f"{key}: there is no such directory. Name a sweep's, or latest.{_list_newest()}")
     if not (found / SWEEP_FILE).is_file():
-        raise UserError(f"{key}: is no sweep, it has no {SWEEP_FILE}. Name a sweep's directory, or latest.{_known()}")
+        raise UserError(
+            f"{key}: is no sweep, it has no {SWEEP_FILE}. Name a sweep's directory, or latest.{_list_newest()}"
+        )
     return found.absolute()
 
 
-def _files_before(sweep_dir: Path) -> list[str]:
+def _archived_files(sweep_dir: Path) -> list[str]:
     """The copies of Hydra's file of what was typed, the first first; the last time's has its own name."""
     names: list[str] = []
     while (sweep_dir / (name := f"multirun-{len(names)}.yaml")).is_file():
@@ -257,14 +262,14 @@ def _files_before(sweep_dir: Path) -> list[str]:
     return names
 
 
-def _typed_for(key: str, sweep_dir: Path) -> _Typed:
-    files = [_read(key, sweep_dir, name) for name in (*_files_before(sweep_dir), SWEEP_FILE)]
+def _read_history(key: str, sweep_dir: Path) -> _InvocationHistory:
+    files = [_read(key, sweep_dir, name) for name in (*_archived_files(sweep_dir), SWEEP_FILE)]
     last = files[-1]
-    return _Typed(
-        [lasting(file.overrides) for file in files],
+    return _InvocationHistory(
+        [persistent_overrides(file.overrides) for file in files],
         None if last.config_name == CONFIG_NAME else last.config_name,
         last.config_dir,
-        last.kept_in or HYDRA_DIR,
+        last.output_subdir or HYDRA_DIR,
         had_notify=any(find(file.overrides, security.NOTIFY_KEY) is not None for file in files),
     )
 
@@ -296,18 +301,18 @@ def _why_not_resumed(file: SweepFile) -> str | None:
         return "is a search, whose sweeper chose its trials as it went. Start a new one."
     if file.subdir != "${hydra.job.num}":
         return f"hydra.sweep.subdir={file.subdir} gave its runs no numbers. Start a new sweep."
-    if file.kept_in is None:
+    if file.output_subdir is None:
         return "hydra.output_subdir=null kept nothing of what its runs were given. Start a new sweep."
     return None
 
 
-def _known() -> str:
+def _list_newest() -> str:
     """The newest sweeps that could be meant, as a second line."""
     names = ", ".join(map(str, newest_sweeps()[:5]))
     return f"\nThe newest: {names}." if names else ""
 
 
-def _each_once(jobs: Sequence[tuple[Job, dict[str, Any]]]) -> list[tuple[Job, dict[str, Any]]]:
+def _without_duplicates(jobs: Sequence[tuple[Job, dict[str, Any]]]) -> list[tuple[Job, dict[str, Any]]]:
     """Of jobs of one configuration those of the invocation that has most of them."""
     hashes = [config_hashes(content)[0] for _, content in jobs]
     counts = Counter((of_job, job.invocation) for of_job, (job, _) in zip(hashes, jobs, strict=True))
@@ -318,13 +323,13 @@ def _each_once(jobs: Sequence[tuple[Job, dict[str, Any]]]) -> list[tuple[Job, di
     return [each for of_job, each in zip(hashes, jobs, strict=True) if each[0].invocation == most[of_job]]
 
 
-def _typed_alike(run: EarlierRun, job: Job) -> bool:
-    return set(lasting(run.overrides)) == set(lasting(job.overrides))
+def _has_same_overrides(run: EarlierRun, job: Job) -> bool:
+    return set(persistent_overrides(run.overrides)) == set(persistent_overrides(job.overrides))
 
 
 # Of several runs of a job's configuration: which stands for the job, the best first.
-_PREFERENCES: tuple[Callable[[EarlierRun, Job], bool], ...] = (
-    _typed_alike,
+_MATCHERS: tuple[Callable[[EarlierRun, Job], bool], ...] = (
+    _has_same_overrides,
     lambda run, job: run.is_completed,
     lambda run, job: True,
 )
@@ -336,7 +341,7 @@ def _is_planned_as(overrides: Sequence[str], swept: str) -> bool:
     return planned <= set(" ".join(mask_command(overrides)).split())
 
 
-def jobs_ever(runs: Sequence[EarlierRun], jobs: Sequence[Job]) -> list[list[str]]:
+def all_overrides(runs: Sequence[EarlierRun], jobs: Sequence[Job]) -> list[list[str]]:
     """The overrides of the earlier runs and of the jobs now, to tell each from the others by what was swept: what all
     jobs share now is no difference from a run that was not given it."""
     shared = set.intersection(*(set(job.overrides) for job in jobs))

@@ -12,7 +12,7 @@ from laptime.sweeps.outcomes import OutcomeStore
 
 
 @contextmanager
-def passing_signals_on(outcomes: OutcomeStore, runs_at_once: bool) -> Iterator[None]:
+def forward_signals(outcomes: OutcomeStore, runs_at_once: bool) -> Iterator[None]:
     """A signal between two runs ends the sweep as one during a run does, with all that is said at its end; one that
     comes while runs go on in other processes is passed on to them."""
 
@@ -22,7 +22,7 @@ def passing_signals_on(outcomes: OutcomeStore, runs_at_once: bool) -> Iterator[N
         outcomes.stop(128 + signum)
         if not (signum == signal.SIGINT and _is_in_the_foreground()):  # there the terminal has told all of them
             for each in outcomes.all():
-                if each.may_run_here and each.pid != os.getpid():
+                if each.may_run_on_this_host and each.pid != os.getpid():
                     with suppress(ProcessLookupError):
                         os.kill(each.pid, signum)
 

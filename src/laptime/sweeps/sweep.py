@@ -18,13 +18,13 @@ from laptime.record.masking import mask_text
 from laptime.record.plan import read_plan, write_plan
 from laptime.record.run_record import RunRecord
 from laptime.runner.job import folder_name, run_job
-from laptime.sweeps import optuna_faults
-from laptime.sweeps.core_shares import SweepCores
+from laptime.sweeps import optuna_patches
+from laptime.sweeps.core_slots import SweepCores
 from laptime.sweeps.hydra_jobs import run_sweep
-from laptime.sweeps.labels import sweep_label, swept, with_keys_that_differ
+from laptime.sweeps.labels import drop_shared_keys, sweep_label, swept
 from laptime.sweeps.notify import notify
 from laptime.sweeps.outcomes import OUTCOMES_DIR, Outcome, OutcomeStore
-from laptime.sweeps.signals import passing_signals_on
+from laptime.sweeps.signals import forward_signals
 from laptime.text import format_os_error
 
 if TYPE_CHECKING:
@@ -55,22 +55,22 @@ class Sweep:
     """
 
     path: Path
-    typed: Sequence[str]
+    cli_overrides: Sequence[str]
     jobs: list[list[str]]
     num_jobs: int
     cores: SweepCores
     command: str | None = None
-    known: dict[int, list[str]] = field(default_factory=dict)
+    overrides_by_run: dict[int, list[str]] = field(default_factory=dict)
     todo: Mapping[int, list[str]] = field(default_factory=dict)
-    checked: Mapping[int, bytes] = field(default_factory=dict)
+    snapshots: Mapping[int, bytes] = field(default_factory=dict)
     steps: "Mapping[int, Step]" = field(default_factory=dict)
-    chooses: bool = False
-    _typed_command: list[str] = field(default_factory=lambda: command_line())
+    is_search: bool = False
+    _command_line: list[str] = field(default_factory=lambda: command_line())
     _sys_path: list[str] = field(default_factory=lambda: list(sys.path))
     _outcomes: OutcomeStore = field(init=False)
 
     def __post_init__(self) -> None:
-        self._outcomes = OutcomeStore(self.path, is_one_process=self.cores.shares is None)
+        self._outcomes = OutcomeStore(self.path, is_one_process=self.cores.slots is None)
 
     def run(self, hydra: "Hydra", settings: "DictConfig") -> int:
         """Let Hydra run the jobs; a failed one doesn't stop the others.
@@ -85,18 +85,18 @@ class Sweep:
             UserError: the sweeper could not begin; no job has.
         """
         from laptime.analysis.sweep_callback import report_sweep
-        from laptime.sweeps.closing import say_how_it_ended
+        from laptime.sweeps.closing import print_summary
 
         planned = {number: self._swept(overrides) for number, overrides in self.todo.items()}
         write_plan(self.path, read_plan(self.path) | (planned or dict.fromkeys(range(self.num_jobs), "")), starts=True)
         exit_code = 0
         try:
             with (
-                passing_signals_on(self._outcomes, runs_at_once=self.cores.shares is not None),
-                optuna_faults.forgiven() if self.chooses else nullcontext(),
+                forward_signals(self._outcomes, runs_at_once=self.cores.slots is not None),
+                optuna_patches.patched() if self.is_search else nullcontext(),
             ):
                 run_sweep(hydra, settings, self)
-        except optuna_faults.Refused as refused:
+        except optuna_patches.SearchRefused as refused:
             raise UserError(str(refused)) from refused
         except (SystemExit, LauncherFailed) as end:
             exit_code = end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 1
@@ -106,12 +106,12 @@ class Sweep:
             if self._outcomes.all():  # Hydra's callback is not called then
                 report_sweep(self.path)
         else:
-            if self.chooses:  # it may have had fewer to choose from than it was allowed
+            if self.is_search:  # it may have had fewer to choose from than it was allowed
                 self.num_jobs = len(self._outcomes.all())
                 write_plan(self.path, dict.fromkeys(range(self.num_jobs), ""))
         outcomes = self._outcomes.all()
         exit_code = max([exit_code, self._outcomes.stopped() or 0, *(each.exit_code for each in outcomes)])
-        say_how_it_ended(self.path, outcomes, self.num_jobs, exit_code, self.command)
+        print_summary(self.path, outcomes, self.num_jobs, exit_code, self.command)
         self._outcomes.forget()
         return exit_code
 
@@ -125,8 +125,8 @@ class Sweep:
         sys.path += [place for place in self._sys_path if place not in sys.path]
         step = self.steps.get(job.job.num)
         overrides = list(job.overrides.task)
-        if self.chooses:
-            overrides = with_keys_that_differ(overrides, self.jobs)
+        if self.is_search:
+            overrides = drop_shared_keys(overrides, self.jobs)
         with self.cores.take(self.path / OUTCOMES_DIR) as context:
             if self._outcomes.stopped() is not None:  # while it waited for its cores
                 return None
@@ -136,20 +136,20 @@ class Sweep:
                 cfg.experiment_name = experiment_of(cast("DictConfig", HydraConfig.instance().cfg))
                 cfg.runs_at_once = context.runs_at_once
                 if step is None or step.run is None:
-                    path, goes_on = RunDir(job.runtime.output_dir, may_move=False).path, False
+                    path, resume = RunDir(job.runtime.output_dir, may_move=False).path, False
                 else:
-                    path, goes_on = step.run.path, step.goes_on
-                    if goes_on:
+                    path, resume = step.run.path, step.resume
+                    if resume:
                         label = step.run.label
                     else:
-                        from laptime.sweeps.earlier import set_aside
+                        from laptime.sweeps.earlier import move_to_earlier
 
-                        set_aside(path)
-                tag = f"[run {job.job.num}] " if self.cores.shares is not None else ""
+                        move_to_earlier(path)
+                tag = f"[run {job.job.num}] " if self.cores.slots is not None else ""
                 context = replace(context, label=folder_name(mask_text(label)))
                 record = run_job(
-                    cfg, path, self._typed_command, time.time(), self.typed, context, goes_on, tag,
-                    self.checked.get(job.job.num),
+                    cfg, path, self._command_line, time.time(), self.cli_overrides, context, resume, tag,
+                    self.snapshots.get(job.job.num),
                 )  # fmt: skip
                 self._outcomes.note(Outcome(run, "completed"))
                 return objective(record, (record.config or {})["optimized_metric"])
@@ -160,15 +160,15 @@ class Sweep:
                 self._fail(run, error, cfg.sweep.on_failure, _secrets_of(cfg))
         return None
 
-    def plan(self, jobs: Sequence[list[str]]) -> dict[int, list[str]]:
+    def add_runs(self, jobs: Sequence[list[str]]) -> dict[int, list[str]]:
         """Give further runs their numbers, and write down that there will be such."""
-        first = max([*self.known, *read_plan(self.path), *numbered_runs(self.path)], default=-1) + 1
+        first = max([*self.overrides_by_run, *read_plan(self.path), *numbered_runs(self.path)], default=-1) + 1
         further = dict(enumerate(jobs, start=first))
-        self.known |= further
+        self.overrides_by_run |= further
         write_plan(self.path, read_plan(self.path) | {number: self._swept(job) for number, job in further.items()})
         return further
 
-    def could_not_start(self, number: int, overrides: list[str], error: OSError, on_failure: str) -> None:
+    def record_failed_start(self, number: int, overrides: list[str], error: OSError, on_failure: str) -> None:
         """A job of which the launcher could not even make the directory."""
         self._fail(self._announce(number, overrides), error, on_failure)
 

@@ -17,7 +17,7 @@ _POLL_S = 0.2
 
 
 @dataclass(frozen=True)
-class CoreShares:
+class CoreSlots:
     """Equal parts of a machine's cores, each for one run at a time.
 
     Attributes:
@@ -70,17 +70,17 @@ class SweepCores:
 
     Attributes:
         largest_world_size: of its runs: p ranks have p times the cores in each of them.
-        shares: for runs at once; None: one at a time.
+        slots: for runs at once; None: one at a time.
         threads: that `strategy.threads_per_rank=auto` has stood for so far, in a resumed sweep; None: in no run yet.
     """
 
     largest_world_size: int
-    shares: CoreShares | None = None
+    slots: CoreSlots | None = None
     threads: int | None = None
 
     @property
     def runs_at_once(self) -> int:
-        return 1 if self.shares is None else self.shares.num
+        return 1 if self.slots is None else self.slots.num
 
     def threads_per_rank(self) -> int:
         """What `strategy.threads_per_rank=auto` stands for on this machine, in each run."""
@@ -97,13 +97,13 @@ class SweepCores:
         Args:
             folder: that all processes of the sweep share.
         """
-        if self.shares is None:
+        if self.slots is None:
             yield self.context()
             return
         folder.mkdir(exist_ok=True)
-        with self.shares.take(folder) as has_own_cores:
-            threads = self._threads(1 if has_own_cores else self.shares.num)
-            yield SweepContext(threads, runs_at_once=self.shares.num)
+        with self.slots.take(folder) as has_own_cores:
+            threads = self._threads(1 if has_own_cores else self.slots.num)
+            yield SweepContext(threads, runs_at_once=self.slots.num)
 
     def _threads(self, num_runs: int) -> int:
         """Where so many runs have the cores that this process may use."""
@@ -112,7 +112,7 @@ class SweepCores:
         return self.threads or max(1, usable_cores() // (self.largest_world_size * num_runs))
 
 
-def shares_of(composed: DictConfig, num_jobs: int, world_size: int) -> CoreShares | None:
+def core_slots_of(composed: DictConfig, num_jobs: int, world_size: int) -> CoreSlots | None:
     """How many runs the launcher of a sweep starts at once on this machine, and with which cores; None: one at a time,
     or each on a machine of its own.
 
@@ -141,7 +141,7 @@ def shares_of(composed: DictConfig, num_jobs: int, world_size: int) -> CoreShare
     most = asked if asked > 0 else max(1, (num_cores + 1 + asked) // world_size)
     affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     # A container's quota grants no particular cores: others, with quotas of their own, would take the first as well.
-    return CoreShares(min(most, num_jobs), tuple(affinity) if len(affinity) == num_cores else ())
+    return CoreSlots(min(most, num_jobs), tuple(affinity) if len(affinity) == num_cores else ())
 
 
 def _number(lock: FileLock) -> int:

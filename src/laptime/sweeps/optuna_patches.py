@@ -11,16 +11,16 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from laptime.errors import launcher_errors
 
 
-class Refused(BaseException):
+class SearchRefused(BaseException):
     """A search that can't begin, and why. Hydra would print a traceback of an exception."""
 
 
 @contextmanager
-def forgiven() -> Iterator[None]:
+def patched() -> Iterator[None]:
     """While it lasts, a grid may end with a trial that failed, and every trial of a search may fail.
 
     Raises:
-        Refused: the sweeper could not begin with what it was told.
+        SearchRefused: the sweeper could not begin with what it was told.
     """
     try:
         from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
@@ -50,7 +50,7 @@ def forgiven() -> Iterator[None]:
             if not self.sweeper.job_idx:
                 storage = f"hydra.sweeper.storage={self.sweeper.storage}: " if self.sweeper.storage else ""
                 reason = str(error).partition("\n")[0] or f"{type(error).__name__}, with nothing said of why"
-                raise Refused(f"{storage}Optuna's sweeper can't begin: {reason}") from error
+                raise SearchRefused(f"{storage}Optuna's sweeper can't begin: {reason}") from error
             if "No trials are completed yet" not in str(error):
                 raise
         finally:

@@ -8,7 +8,7 @@ from tests.support.configs import changed
 from laptime.loggers.tracker import Run
 from laptime.runner.context import SweepContext
 from laptime.runner.rank_plan import threads_per_rank, trains_in_this_process
-from laptime.sweeps.core_shares import CoreShares, SweepCores
+from laptime.sweeps.core_slots import CoreSlots, SweepCores
 
 pytestmark = pytest.mark.unit
 
@@ -20,18 +20,18 @@ def eight_cores(monkeypatch):
 
 @pytest.mark.parametrize(("largest", "at_once", "threads"), [(1, 1, 8), (4, 1, 2), (2, 2, 2), (3, 1, 2), (16, 1, 1)])
 def test_automatic_threads_follow_from_the_largest_run_and_the_runs_at_once(largest, at_once, threads):
-    shares = CoreShares(at_once, ()) if at_once > 1 else None
-    assert SweepCores(largest, shares).context() == SweepContext(threads, runs_at_once=at_once)
+    slots = CoreSlots(at_once, ()) if at_once > 1 else None
+    assert SweepCores(largest, slots).context() == SweepContext(threads, runs_at_once=at_once)
 
 
 def test_a_run_with_cores_of_its_own_divides_those_alone(monkeypatch, tmp_path):
-    cores = SweepCores(2, CoreShares(2, ()))  # this system can't confine a process: both runs have all cores
-    with cores.take(tmp_path / "shares") as context:
+    cores = SweepCores(2, CoreSlots(2, ()))  # this system can't confine a process: both runs have all cores
+    with cores.take(tmp_path / "slots") as context:
         assert context == SweepContext(2, runs_at_once=2)
-    confined = SweepCores(2, CoreShares(2, (0, 1, 2, 3, 4, 5, 6, 7)))
+    confined = SweepCores(2, CoreSlots(2, (0, 1, 2, 3, 4, 5, 6, 7)))
     monkeypatch.setattr("os.sched_setaffinity", lambda pid, cores: None)
     monkeypatch.setattr("laptime.machine.device.usable_cores", lambda: 4)
-    with confined.take(tmp_path / "shares") as context:
+    with confined.take(tmp_path / "slots") as context:
         assert context == SweepContext(2, runs_at_once=2)
 
 
