@@ -245,10 +245,12 @@ def _remaining_sweep(
     """The sweep of those runs that are not completed."""
     from laptime.sweeps.sweep import Sweep
 
+    overrides_by_run = {run.number: run.overrides for run in sweep.runs}
+    overrides_by_run |= {step.number: step.overrides for step in steps}
     todo = {step.number: step for step in steps if not step.is_done}
     return Sweep(
         sweep.path, typed, known, len(todo), cores, jobs[0].config.sweep.notify,
-        overrides_by_run={each.number: each.overrides for each in (*sweep.runs, *steps)},
+        overrides_by_run=overrides_by_run,
         todo={number: step.overrides for number, step in todo.items()}, steps=todo,
         snapshots={number: snapshots[tuple(step.overrides)] for number, step in todo.items()},
     )  # fmt: skip
