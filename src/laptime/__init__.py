@@ -21,7 +21,7 @@ __all__ = [
     "run",
 ]  # fmt: skip
 
-_HOMES = {
+_MODULES = {
     "LapTimer": "laptime.hooks.lightning",
     "LapTimerCallback": "laptime.hooks.transformers",
     "Laps": "laptime.hooks.loop",
@@ -33,13 +33,13 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'laptime' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    value = getattr(importlib.import_module(_MODULES[name]), name)
     if name == "LapTimer":  # a subclass of the Callback of whichever Lightning is loaded by now
-        from laptime.hooks.either_lightning import callback_of_loaded
+        from laptime.hooks.lightning_callback import with_loaded_bases
 
-        return callback_of_loaded(value)
+        return with_loaded_bases(value)
     globals()[name] = value
     return value
 

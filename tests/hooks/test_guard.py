@@ -40,8 +40,8 @@ def test_a_part_that_fails_is_left_out_with_one_warning(caplog):
 
 def test_the_first_reason_stands_and_not_all_are_told(caplog):
     guard = Guard()
-    guard.leave_out("breakdown", "as the user wishes.", warns=False)
-    guard.leave_out("breakdown", "another")
+    guard.mark_missing("breakdown", "as the user wishes.", warn=False)
+    guard.mark_missing("breakdown", "another")
     assert guard.missing == {"breakdown": "as the user wishes."} and caplog.messages == []
 
 

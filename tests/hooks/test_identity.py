@@ -15,7 +15,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from laptime.hooks.identity import HydraJob, hydra_job, masked, merged, optimizer_settings, plain, structure_of
+from laptime.hooks.identity import (
+    HydraJob,
+    deep_merge,
+    hydra_job,
+    mask_secrets,
+    optimizer_settings,
+    plain,
+    structure_of,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -206,11 +214,11 @@ def test_the_settings_of_an_optimizer():
 
 def test_merged_mappings():
     first = {"a": 1, "b": {"c": 2, "d": {"e": 3}}, "f": {"g": 4}}
-    both = merged(first, {"b": {"c": 5, "d": {"h": 6}}, "f": 7, "i": {"j": 8}})
+    both = deep_merge(first, {"b": {"c": 5, "d": {"h": 6}}, "f": 7, "i": {"j": 8}})
     assert both == {"a": 1, "b": {"c": 5, "d": {"e": 3, "h": 6}}, "f": 7, "i": {"j": 8}}
     assert first == {"a": 1, "b": {"c": 2, "d": {"e": 3}}, "f": {"g": 4}}
 
 
 def test_secrets_are_masked():
-    found = masked({"lr": 0.1, "logger": {"api_key": "abcdef123456"}})
+    found = mask_secrets({"lr": 0.1, "logger": {"api_key": "abcdef123456"}})
     assert found["lr"] == 0.1 and "abcdef123456" not in str(found)

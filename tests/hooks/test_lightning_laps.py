@@ -164,7 +164,7 @@ def test_the_breakdown_of_automatic_optimization_adds_up(tiny, lap_timer, timed)
 def test_too_few_batches_for_a_breakdown_are_the_reason(tiny, lap_timer, timed):
     tiny.fit(lap_timer())
     assert timed.record["breakdown"]["step_s"] is None
-    assert "fewer than 5" in timed.record["missing"]["breakdown"]
+    assert "at least 5 are needed" in timed.record["missing"]["breakdown"]
 
 
 @pytest.mark.parametrize("settings", [{"warmup_laps": 0}, {"breakdown": False, "flops": False}])

@@ -243,7 +243,7 @@ def test_a_directory_that_cannot_be_written(timed):
 
 
 @pytest.mark.parametrize(
-    "broken", ["new_record", "LapClock.start", "LapClock.wait", "LapClock.count", "LapRecorder.add"]
+    "broken", ["new_record", "LapClock.start", "LapClock.begin_wait", "LapClock.count", "LapRecorder.add"]
 )
 def test_whatever_fails_within_laptime_the_loop_goes_on(broken, timed, monkeypatch):
     def fails(*_, **__):

@@ -53,40 +53,40 @@ def on_all(groups, act):
 
 def test_one_rank_needs_nobody():
     alone = RankGroup(Rank())
-    alone.meet("start")
-    assert alone.collect("lap", {"a": 1}) == [{"a": 1}]
+    alone.barrier("start")
+    assert alone.gather("lap", {"a": 1}) == [{"a": 1}]
 
 
 def test_the_first_rank_is_told_by_all_in_their_order(group):
     groups = group(3)
     for lap in range(2):
-        results = on_all(groups, lambda each, lap=lap: each.collect(f"lap {lap}", (each.rank.rank, lap)))
+        results = on_all(groups, lambda each, lap=lap: each.gather(f"lap {lap}", (each.rank.rank, lap)))
         assert results == [[(0, lap), (1, lap), (2, lap)], [(1, lap)], [(2, lap)]]
 
 
 def test_ranks_meet(group):
-    assert on_all(group(3), lambda each: each.meet("peak")) == [None] * 3
+    assert on_all(group(3), lambda each: each.barrier("peak")) == [None] * 3
 
 
 def test_a_rank_without_a_timer_is_missed(group, monkeypatch):
     monkeypatch.setattr(ranks, "_TIMEOUT_S", 0.01)
     with pytest.raises(MissingRanks, match="not every rank has a timer"):
-        group(2)[0].collect("lap", 1)
+        group(2)[0].gather("lap", 1)
 
 
 def test_a_rank_whose_timer_has_failed_is_missed_at_once(group):
     first, second = group(2)
-    second.leave()
+    second.announce_exit()
     with pytest.raises(MissingRanks, match="the timer of rank 1 has failed"):
-        first.collect("lap", 1)
+        first.gather("lap", 1)
 
 
 def test_the_other_ranks_wait_for_nobody(group):
-    assert group(2)[1].collect("lap", 1) == [1]
+    assert group(2)[1].gather("lap", 1) == [1]
 
 
 def test_ranks_that_are_no_processes_of_their_own_are_told(group):
-    first, second, *_ = on_all(group(2, processes=1), lambda each: each.collect("lap", 1))
+    first, second, *_ = on_all(group(2, processes=1), lambda each: each.gather("lap", 1))
     assert isinstance(first, MissingRanks) and "2 ranks run in 1 processes" in str(first) and second == [1]
 
 

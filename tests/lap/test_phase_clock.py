@@ -41,13 +41,13 @@ def steps(monkeypatch) -> Steps:
 
 def test_each_phase_has_the_time_that_is_in_no_inner_one(steps):
     steps.passing(1).enter("data")
-    steps.passing(2).leave("data")
+    steps.passing(2).exit("data")
     steps.passing(4).enter("optimizer")  # Lightning's holds the closure
     steps.passing(8).enter("forward")
-    steps.passing(16).leave("forward")
+    steps.passing(16).exit("forward")
     steps.passing(32).enter("backward")
-    steps.passing(64).leave("backward")
-    steps.passing(128).leave("optimizer")
+    steps.passing(64).exit("backward")
+    steps.passing(128).exit("optimizer")
     steps.passing(256).end_step()
     assert steps.clock.steps == [
         {"rest": 1 + 4 + 256, "data": 2, "optimizer": 8 + 32 + 128, "forward": 16, "backward": 64}
@@ -58,7 +58,7 @@ def test_steps_add_up_and_hold_repeated_phases(steps):
     for _ in range(3):
         for phase in ("forward", "backward", "optimizer") * 2:  # a GAN's two optimizers
             steps.passing(0.5).enter(phase)
-            steps.passing(1).leave(phase)
+            steps.passing(1).exit(phase)
         steps.clock.end_step()
     assert steps.clock.steps == [{"rest": 3.0, "forward": 2.0, "backward": 2.0, "optimizer": 2.0}] * 3
     assert sum(sum(step.values()) for step in steps.clock.steps) == steps.now[0]
@@ -68,17 +68,17 @@ def test_a_pause_is_in_no_step(steps):
     steps.passing(1).enter("data")
     steps.passing(2).pause()
     steps.passing(1000).resume()
-    steps.passing(4).leave("data")
+    steps.passing(4).exit("data")
     steps.passing(0).end_step()
     assert steps.clock.steps == [{"rest": 1, "data": 6}]
 
 
 def test_the_end_of_what_nobody_saw_begin_is_no_boundary(steps):
-    steps.passing(1).leave("backward")
+    steps.passing(1).exit("backward")
     steps.passing(1).enter("forward")
-    steps.passing(2).leave("backward")
-    steps.passing(2).leave("forward")
-    steps.passing(1).leave("forward")
+    steps.passing(2).exit("backward")
+    steps.passing(2).exit("forward")
+    steps.passing(1).exit("forward")
     steps.passing(1).end_step()
     assert steps.clock.steps == [{"rest": 4, "forward": 4}]
 
@@ -96,7 +96,7 @@ def test_the_device_is_idle_at_every_boundary(steps):
     Accelerator.waits = 0
     clock = steps.clock
     boundaries = [clock.pause, clock.resume, clock.end_step]
-    boundaries += [partial(call, "forward") for call in (clock.enter, clock.leave, clock.mark)]
+    boundaries += [partial(call, "forward") for call in (clock.enter, clock.exit, clock.mark)]
     clock.enter("forward")
     for boundary in boundaries:
         before = Accelerator.waits

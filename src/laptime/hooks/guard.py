@@ -42,18 +42,18 @@ class Guard:
         try:
             return work()
         except Exception as error:
-            self.leave_out(part, f"{type(error).__name__}: {first_line(error)}")
+            self.mark_missing(part, f"{type(error).__name__}: {first_line(error)}")
             return None
 
-    def leave_out(self, part: str, reason: str, warns: bool = True) -> None:
+    def mark_missing(self, part: str, reason: str, warn: bool = True) -> None:
         """A part is not measured from now on.
 
         Args:
-            warns: whether the reason is news; else it is in the record alone.
+            warn: whether the reason is news; else it is in the record alone.
         """
         if part not in self.missing:
             self.missing[part] = reason
-            if warns:
+            if warn:
                 log.warning("laptime: %s: not measured: %s. The training goes on.", part, reason.rstrip("."))
 
     def give_up(self, reason: str) -> None:
@@ -65,7 +65,7 @@ class Guard:
                 self.on_give_up(reason)
 
 
-class CantTime(Exception):
+class TimingError(Exception):
     """This training can't be timed; the message says why, in words for the user."""
 
 
@@ -79,7 +79,7 @@ def guarded(hook: Callable[..., Any]) -> Callable[..., None]:
             return
         try:
             hook(self, *args, **kwargs)
-        except CantTime as error:
+        except TimingError as error:
             self.guard.give_up(str(error))
         except Exception as error:
             self.guard.give_up(f"can't time this training ({type(error).__name__}: {first_line(error)})")

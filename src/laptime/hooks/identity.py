@@ -16,19 +16,19 @@ from yaml import YAMLError
 from laptime.record.masking import MASK, is_secret, mask
 
 # Keys of Hydra's configuration that don't change the training: paths, names, output. The seed is recorded separately.
-_NO_SETTING = ("paths", "logger", "extras", "tags", "task_name", "hydra", "ckpt_path", "seed")
+_IGNORED_KEYS = ("paths", "logger", "extras", "tags", "task_name", "hydra", "ckpt_path", "seed")
 # Whether to do it at all, in projects after lightning-hydra-template; elsewhere they may be whole groups.
 _SWITCHES = ("train", "test")
 # Keys of a Trainer's section that are recorded as the Trainer used them in the end, or that only print.
-_NO_TRAINER_SETTING = (
+_IGNORED_TRAINER_KEYS = (
     "accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "default_root_dir", "enable_progress_bar",
     "enable_model_summary", "enable_checkpointing", "logger", "callbacks", "profiler",
 )  # fmt: skip
 
 
-_OF_ENVIRONMENT = re.compile(r"\$\{oc\.env:(?P<name>[^${},]+)(?:,(?P<default>[^${}]*))?\}")
+_ENV_INTERPOLATION = re.compile(r"\$\{oc\.env:(?P<name>[^${},]+)(?:,(?P<default>[^${}]*))?\}")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_DEEPEST, _LONGEST, _LONGEST_TEXT = 20, 1000, 300
+_MAX_DEPTH, _MAX_ITEMS, _MAX_TEXT_LENGTH = 20, 1000, 300
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class HydraJob:
     def settings(self) -> dict[str, Any]:
         """What can change the result or its timing."""
         return {
-            key: _without_places(key, value)
+            key: _without_ignored_keys(key, value)
             for key, value in (self.config or {}).items()
-            if key not in _NO_SETTING and not (key in _SWITCHES and isinstance(value, bool))
+            if key not in _IGNORED_KEYS and not (key in _SWITCHES and isinstance(value, bool))
         }
 
     @property
@@ -76,36 +76,36 @@ def hydra_job() -> HydraJob | None:
         return None
     try:
         composed = OmegaConf.load(output_dir / (hydra.output_subdir or ".hydra") / "config.yaml")
-        config = _environment_resolved(OmegaConf.to_container(composed, resolve=False))
+        config = _resolve_env(OmegaConf.to_container(composed, resolve=False))
     except (OSError, ValueError, YAMLError):
         return HydraJob(output_dir, None)
     return HydraJob(output_dir, config if isinstance(config, dict) else None)
 
 
-def _environment_resolved(value: Any) -> Any:
+def _resolve_env(value: Any) -> Any:
     """Interpolations as they stand: `${now:...}` and paths would make each run another. Variables of the environment
-    are looked up: they may be what was changed. One whose name is a secret's is masked."""
+    are looked up: they may be what was changed. One whose name is a secret's is mask_secrets."""
     if isinstance(value, dict):
-        return {str(key): _environment_resolved(each) for key, each in value.items()}
+        return {str(key): _resolve_env(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_environment_resolved(each) for each in value]
-    return _OF_ENVIRONMENT.sub(_variable, value) if isinstance(value, str) else value
+        return [_resolve_env(each) for each in value]
+    return _ENV_INTERPOLATION.sub(_env_value, value) if isinstance(value, str) else value
 
 
-def _variable(found: re.Match[str]) -> str:
+def _env_value(found: re.Match[str]) -> str:
     name = found["name"].strip()
     if is_secret(name):
         return MASK
     return os.environ.get(name, found[0] if found["default"] is None else found["default"].strip())
 
 
-def _without_places(key: str, value: Any) -> Any:
+def _without_ignored_keys(key: str, value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if key == "trainer" or str(value.get("_target_", "")).rpartition(".")[2] == "Trainer":
-        return {name: each for name, each in value.items() if name not in _NO_TRAINER_SETTING}
+        return {name: each for name, each in value.items() if name not in _IGNORED_TRAINER_KEYS}
     return {
-        name: _without_places(name, each)
+        name: _without_ignored_keys(name, each)
         for name, each in value.items()
         if not (isinstance(each, dict) and str(each.get("_target_", "")).rpartition(".")[2] == "LapTimer")
     }
@@ -116,7 +116,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     memory is in it."""
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         return type(value).__name__
     if isinstance(value, Enum):
         return f"{type(value).__name__}.{value.name}"
@@ -130,8 +130,8 @@ def plain(value: Any, depth: int = 0) -> Any:
         return {str(key): plain(each, depth + 1) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return (
-            _digest_of(repr(value), f"{len(value)} values")
-            if len(value) > _LONGEST
+            _digest(repr(value), f"{len(value)} values")
+            if len(value) > _MAX_ITEMS
             else [plain(each, depth + 1) for each in value]
         )
     if isinstance(value, os.PathLike):
@@ -141,31 +141,31 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, functools.partial):
         return {"_target_": plain(value.func), "args": plain(value.args, depth + 1), **plain(value.keywords, depth + 1)}
     if callable(getattr(value, "numpy", None)) or callable(getattr(value, "tobytes", None)):
-        return _of_array(value)
+        return _array_to_plain(value)
     if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
         code = getattr(value, "__code__", None)
         name = f"{value.__module__}.{value.__qualname__}"
-        return name if code is None else _digest_of(f"{code.co_code!r}{code.co_names}{code.co_consts}", name)
+        return name if code is None else _digest(f"{code.co_code!r}{code.co_names}{code.co_consts}", name)
     text = _ADDRESS.sub("", repr(value))
-    return text if len(text) <= _LONGEST_TEXT else _digest_of(text, type(value).__name__)
+    return text if len(text) <= _MAX_TEXT_LENGTH else _digest(text, type(value).__name__)
 
 
-def _of_array(value: Any) -> Any:
+def _array_to_plain(value: Any) -> Any:
     """A number of numpy's or torch's, or what tells an array from others."""
     array = value.detach().cpu().double().numpy() if hasattr(value, "detach") else value
     if getattr(array, "ndim", 0) == 0:
         return plain(array.item())
-    return _digest_of(array.tobytes(), f"{type(value).__name__} {tuple(array.shape)}")
+    return _digest(array.tobytes(), f"{type(value).__name__} {tuple(array.shape)}")
 
 
-def _digest_of(content: str | bytes, name: str) -> str:
+def _digest(content: str | bytes, name: str) -> str:
     data = content if isinstance(content, bytes) else _ADDRESS.sub("", content).encode()
     return f"{name} {hashlib.sha256(data).hexdigest()[:12]}"
 
 
 def structure_of(module: Any) -> str:
     """What tells a network from others by its layers and their sizes."""
-    return _digest_of(repr(module), type(module).__name__)
+    return _digest(repr(module), type(module).__name__)
 
 
 def optimizer_settings(optimizer: Any) -> dict[str, Any]:
@@ -181,16 +181,16 @@ def optimizer_settings(optimizer: Any) -> dict[str, Any]:
     return settings
 
 
-def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+def deep_merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Two nested mappings in one; of one key the second's value stands."""
     both = dict(first)
     for key, value in second.items():
         here = both.get(key)
-        both[key] = merged(here, value) if isinstance(here, dict) and isinstance(value, Mapping) else value
+        both[key] = deep_merge(here, value) if isinstance(here, dict) and isinstance(value, Mapping) else value
     return both
 
 
-def masked(config: Mapping[str, Any]) -> dict[str, Any]:
+def mask_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
     """Without secrets."""
     content: dict[str, Any] = mask(dict(config))
     return content

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from laptime.hooks.either_lightning import EitherCallback, callback_classes
 from laptime.hooks.guard import Guard, guarded, log
 from laptime.hooks.identity import hydra_job
+from laptime.hooks.lightning_callback import LightningCallback, callback_classes
 from laptime.hooks.lightning_facts import (
     TAGS,
     num_test_of,
@@ -21,8 +21,8 @@ from laptime.hooks.lightning_facts import (
     test_scores_of,
     training_of,
 )
-from laptime.hooks.listener import ProfilerListener
-from laptime.hooks.settings import Settings, sendable
+from laptime.hooks.profiler_listener import ProfilerListener
+from laptime.hooks.settings import Settings, picklable
 from laptime.hooks.timed_run import TimedRun
 from laptime.hooks.warmup import is_compiled
 from laptime.lap.recorder import scalars_of
@@ -33,7 +33,7 @@ from laptime.ranks.rank import Rank
 from laptime.record.schema import RunError
 
 
-class LapTimer(EitherCallback):
+class LapTimer(LightningCallback):
     """Times the laps of a Trainer's training, and writes a run directory that `python -m laptime.analysis` compares.
 
     A lap runs from asking for the first batch to the device-synchronized end of the last optimizer step. Validation,
@@ -90,22 +90,22 @@ class LapTimer(EitherCallback):
         self._listener: ProfilerListener | None = None
         self._has_ended = False
         self._has_validated = False
-        self._has_heard = False
-        self._own_run: Any = None
+        self._saw_batch_trained = False
+        self._original_run: Any = None
         self._resumes_mid_epoch = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         remade, (kind, attributes) = super().__reduce__()
-        return remade, (kind, attributes | {"settings": sendable(self.settings, self.guard)})
+        return remade, (kind, attributes | {"settings": picklable(self.settings, self.guard)})
 
     @contextmanager
     def apart(self) -> Iterator[None]:
         """What is done within is no training: the clock of the lap stands still."""
-        self._hear_apart()
+        self._on_pause_start()
         try:
             yield
         finally:
-            self._hear_apart_done()
+            self._on_pause_end()
 
     # The training as a whole.
 
@@ -138,10 +138,10 @@ class LapTimer(EitherCallback):
         job = hydra_job() or self._job
         training = training_of(trainer, pl_module, self.settings, job)
         self.run = run = TimedRun("LapTimer", self.settings, training, device, rank, self.guard, job)
-        self._tell_of_bad_settings(trainer, run)
+        self._warn_about_settings(trainer, run)
         run.warmup.is_compiled = lambda: is_compiled(pl_module)
-        run.warmup.on_begin = lambda: self._want_phases(True)
-        run.warmup.on_end = lambda: self._want_phases(False)
+        run.warmup.on_begin = lambda: self._enable_phases(True)
+        run.warmup.on_end = lambda: self._enable_phases(False)
         if isinstance(trainer.strategy.model, DistributedDataParallel):
             run.warmup.ddp = trainer.strategy.model
         self._trainer = trainer
@@ -155,7 +155,7 @@ class LapTimer(EitherCallback):
         self._listener = ProfilerListener(trainer.profiler, self)
         self._watch_validation(loop.val_loop)
 
-    def _tell_of_bad_settings(self, trainer: Any, run: TimedRun) -> None:
+    def _warn_about_settings(self, trainer: Any, run: TimedRun) -> None:
         if not run.rank.is_first:
             return
         if self.settings.every is None and math.isinf(trainer.num_training_batches):
@@ -163,7 +163,7 @@ class LapTimer(EitherCallback):
                 "laptime: the length of the DataLoader isn't known, so an epoch may never end. Pass every=, the "
                 "batches of a lap, to LapTimer."
             )
-        run.tell_of_every()
+        run.warn_if_every_is_too_large()
         if run.training.num_loaders > 1 and self.settings.samples is None:
             log.warning(
                 "laptime: %d DataLoaders: the samples of a batch are those of all of them, added up. "
@@ -171,14 +171,14 @@ class LapTimer(EitherCallback):
                 run.training.num_loaders,
             )
 
-    def _want_phases(self, wants: bool) -> None:
+    def _enable_phases(self, wants: bool) -> None:
         if self._listener is not None:
-            self._listener.hear_phases(wants)
+            self._listener.listen_to_phases(wants)
 
     def _watch_validation(self, loop: Any) -> None:
         """The clock stands still while it runs; its first hook comes when it has begun its work long since."""
         run = loop.run
-        self._own_run = vars(loop).get("run")
+        self._original_run = vars(loop).get("run")
 
         def apart(*args: Any, **kwargs: Any) -> Any:
             self._has_validated = True
@@ -224,8 +224,8 @@ class LapTimer(EitherCallback):
         if self._listener is not None:
             self._listener.close()
             vars(self._watched_loop).pop("run", None)
-            if self._own_run is not None:
-                self._watched_loop.run = self._own_run
+            if self._original_run is not None:
+                self._watched_loop.run = self._original_run
             self._listener = self._trainer = self._watched_loop = None
 
     @guarded
@@ -236,7 +236,7 @@ class LapTimer(EitherCallback):
     # Laps: heard from the Trainer's profiler.
 
     @guarded
-    def _hear_epoch(self) -> None:
+    def _on_epoch_start(self) -> None:
         run = self.run
         assert run is not None
         if not run.clock.is_running:
@@ -249,7 +249,7 @@ class LapTimer(EitherCallback):
             run.resume()
 
     @guarded
-    def _hear_next(self) -> None:
+    def _on_batch_requested(self) -> None:
         run = self.run
         assert run is not None
         if not run.clock.is_running:
@@ -260,15 +260,15 @@ class LapTimer(EitherCallback):
             run.warmup.next_batch()
 
     @guarded
-    def _hear_next_done(self) -> None:
+    def _on_batch_ready(self) -> None:
         assert self.run is not None
         self.run.clock.end_wait()
 
     @guarded
-    def _hear_batch_done(self) -> None:
+    def _on_batch_trained(self) -> None:
         run, is_last = self.run, self._progress.is_last_batch
         assert run is not None
-        self._has_heard = True
+        self._saw_batch_trained = True
         if run.lap_is_full or (is_last and self.settings.every is None):
             run.close_lap()
         elif is_last:  # the lap goes on in the next epoch
@@ -284,9 +284,9 @@ class LapTimer(EitherCallback):
         run = self.run
         if run is None or trainer is not self._trainer:
             return
-        if not self._has_heard:  # a profiler of the user's that doesn't tell, or a batch that nobody trained on
-            self._hear_batch_done()
-        self._has_heard = False
+        if not self._saw_batch_trained:  # a profiler of the user's that doesn't tell, or a batch that nobody trained on
+            self._on_batch_trained()
+        self._saw_batch_trained = False
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             loss = None
@@ -320,32 +320,32 @@ class LapTimer(EitherCallback):
         written = run.write_lap(scores_of(trainer, self._has_validated))
         self._has_validated = False
         if written is not None and trainer.loggers:
-            run.guard.attempt("loggers", lambda: _tell(trainer, scalars_of(written[0], TAGS, written[1])))
+            run.guard.attempt("loggers", lambda: _log_lap(trainer, scalars_of(written[0], TAGS, written[1])))
 
     @guarded
-    def _hear_apart(self) -> None:
+    def _on_pause_start(self) -> None:
         if self.run is not None:
             self.run.pause()
 
     @guarded
-    def _hear_apart_done(self) -> None:
+    def _on_pause_end(self) -> None:
         if self.run is not None:
             self.run.resume()
 
     @guarded
-    def _hear_phase(self, phase: str) -> None:
+    def _on_phase_start(self, phase: str) -> None:
         assert self.run is not None
         if self.run.warmup.phases is not None and self.run.is_timing:
             self.run.warmup.phases.enter(phase)
 
     @guarded
-    def _hear_phase_done(self, phase: str) -> None:
+    def _on_phase_end(self, phase: str) -> None:
         assert self.run is not None
         if self.run.warmup.phases is not None and self.run.is_timing:
-            self.run.warmup.phases.leave(phase)
+            self.run.warmup.phases.exit(phase)
 
 
-def _tell(trainer: Any, scalars: Mapping[str, float]) -> None:
+def _log_lap(trainer: Any, scalars: Mapping[str, float]) -> None:
     for logger in trainer.loggers:
         metrics = {**scalars, "epoch": trainer.current_epoch}
         logger.log_metrics(metrics, step=max(0, trainer.global_step - 1))  # as Lightning numbers its own

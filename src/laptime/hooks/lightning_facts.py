@@ -20,11 +20,11 @@ _TRAIN_ACCURACY = ("train_accuracy", "train/accuracy", "train_acc", "train/acc",
 _TEST_LOSS = ("test_loss", "test/loss")
 _TEST_ACCURACY = ("test_accuracy", "test/accuracy", "test_acc", "test/acc")
 # Callbacks that are no part of the training, and what of a scheduler's state only counts.
-_ONLY_SHOW = (
+_DISPLAY_CALLBACKS = (
     "LapTimer", "ModelCheckpoint", "TQDMProgressBar", "RichProgressBar", "ModelSummary", "RichModelSummary",
     "OnExceptionCheckpoint",
 )  # fmt: skip
-_COUNTERS = ("last_epoch", "num_bad_epochs", "best", "cooldown_counter")
+_STATE_COUNTERS = ("last_epoch", "num_bad_epochs", "best", "cooldown_counter")
 # What each figure of a lap is called in the loggers.
 TAGS = {
     "time/lap_s": "epoch_time_s",
@@ -62,7 +62,7 @@ def training_of(trainer: Any, module: Any, settings: Settings, job: HydraJob | N
         backend=dist.get_backend() if trainer.world_size > 1 and dist.is_initialized() else None,
         strategy=type(trainer.strategy).__name__,
         strategy_settings=_strategy_settings(trainer),
-        config=config_of(settings, job, lambda: _found_config(trainer, module, flattened)),
+        config=config_of(settings, job, lambda: _detected_config(trainer, module, flattened)),
         seed=_seed(settings, job is not None and "seed" in (job.config or {}), job.seed if job is not None else None),
         classes=("__main__.script", _class_of(module)),
         num_loaders=max(1, len(flattened)),
@@ -72,7 +72,7 @@ def training_of(trainer: Any, module: Any, settings: Settings, job: HydraJob | N
     )
 
 
-def _found_config(trainer: Any, module: Any, loaders: list[Any]) -> dict[str, Any]:
+def _detected_config(trainer: Any, module: Any, loaders: list[Any]) -> dict[str, Any]:
     """Hyperparameters, and settings that can be seen: of optimizers, data and Trainer."""
     data = trainer.datamodule
     return {
@@ -99,7 +99,7 @@ def _found_config(trainer: Any, module: Any, loaders: list[Any]) -> dict[str, An
             "gradient_clip_algorithm": plain(trainer.gradient_clip_algorithm),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "callbacks": sorted(
-                type(each).__name__ for each in trainer.callbacks if type(each).__name__ not in _ONLY_SHOW
+                type(each).__name__ for each in trainer.callbacks if type(each).__name__ not in _DISPLAY_CALLBACKS
             ),
             "limit_train_batches": trainer.limit_train_batches,
         },
@@ -126,7 +126,9 @@ def _loader_settings(loader: Any) -> dict[str, Any]:
 def _scheduler_settings(scheduler: Any) -> dict[str, Any]:
     """What a scheduler was made with; its counters are no setting."""
     state = plain(scheduler.state_dict())
-    settings = {name: value for name, value in state.items() if not name.startswith("_") and name not in _COUNTERS}
+    settings = {
+        name: value for name, value in state.items() if not name.startswith("_") and name not in _STATE_COUNTERS
+    }
     return {"_target_": type(scheduler).__name__, **settings}
 
 

@@ -13,10 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from laptime.hooks.ending import is_interactive, last_error, status_of
 from laptime.hooks.guard import Guard, guarded, log
 from laptime.hooks.identity import hydra_job, structure_of
 from laptime.hooks.model_hooks import ModelHooks
+from laptime.hooks.process_exit import is_interactive, last_error, status_of
 from laptime.hooks.ranks import rank_of_process_group
 from laptime.hooks.settings import Settings, Training, config_of, length_of
 from laptime.hooks.timed_run import TimedRun
@@ -30,7 +30,7 @@ _SCORES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
 _TEST_SCORES = ("test_loss", "test_accuracy")
 
 
-def shows_arguments_of(made: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def with_signature_of(made: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A function that hands its arguments on: help and completion show those that it takes."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,7 +103,7 @@ class Laps:
         self.device = device
         self.guard = Guard()
         if breakdown and model is None:
-            self.guard.leave_out(
+            self.guard.mark_missing(
                 "breakdown", "the phases of a step are heard by hooks on the model. Pass model=", False
             )
         self.run: TimedRun | None = None
@@ -112,7 +112,7 @@ class Laps:
         self._loss: Tensor | None = None
         self._is_closed = False
         self._error_before = last_error()  # of an earlier cell, in a notebook
-        self._was_left = False
+        self._pass_was_cut_short = False
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or self.__dict__.get("loader") is None:
@@ -125,16 +125,16 @@ class Laps:
     def __iter__(self) -> Iterator[Any]:
         if self.loader is None:
             raise TypeError("Laps without a loader can't be iterated over: call step() after each optimizer step.")
-        self._begin_pass()
+        self._on_pass_start()
         completed = False
         try:
             for batch in self.loader:
-                self._batch_is_there()
+                self._on_batch_ready()
                 yield batch  # the body of the loop runs meanwhile
-                self._batch_ends(batch)
+                self._on_batch_trained(batch)
             completed = True
         finally:
-            self._end_pass(completed)
+            self._on_pass_end(completed)
 
     def step(self, samples: int | None = None, tokens: int | None = None, loss: Tensor | None = None) -> None:
         """An optimizer step has been taken; for loops without a loader. The first call starts the clock: what was done
@@ -185,7 +185,7 @@ class Laps:
             if name == "loss" and isinstance(value, Tensor) and value.numel() == 1:
                 self._loss = value.detach()
             elif name not in ("loss", *_SCORES, *_TEST_SCORES):
-                self.guard.leave_out(part, f"is none of loss, {', '.join((*_SCORES, *_TEST_SCORES))}")
+                self.guard.mark_missing(part, f"is none of loss, {', '.join((*_SCORES, *_TEST_SCORES))}")
             elif value is not None:
                 number = self.guard.attempt(part, partial(float, value))
                 if number is not None:
@@ -262,17 +262,17 @@ class Laps:
             run.warmup.ddp = model
         if model is not None:
             self._hooks = ModelHooks(model, run)
-        run.tell_of_every()
+        run.warn_if_every_is_too_large()
         atexit.register(self._at_exit)
         return run
 
     @guarded
-    def _begin_pass(self) -> None:
+    def _on_pass_start(self) -> None:
         if self._is_closed:
             self.guard.give_up("these laps are closed, so this pass isn't timed. Make new ones")
             return
         run = self._started()
-        self._tell_of_left()
+        self._warn_about_break()
         if run.clock.is_running:  # a lap of batches goes on
             run.resume()
         else:
@@ -280,9 +280,9 @@ class Laps:
             run.start_lap()
         self._wait(run)
 
-    def _tell_of_left(self) -> None:
-        if self._was_left:
-            self._was_left = False
+    def _warn_about_break(self) -> None:
+        if self._pass_was_cut_short:
+            self._pass_was_cut_short = False
             log.warning("laptime: a pass was left before its end and isn't counted. Pass every=, the batches of a lap.")
 
     def _wait(self, run: TimedRun) -> None:
@@ -291,7 +291,7 @@ class Laps:
         run.clock.begin_wait()
 
     @guarded
-    def _batch_is_there(self) -> None:
+    def _on_batch_ready(self) -> None:
         assert self.run is not None
         self.run.clock.end_wait()
         if self._hooks is not None:
@@ -299,7 +299,7 @@ class Laps:
         self.run.batch_begins()
 
     @guarded
-    def _batch_ends(self, batch: Any) -> None:
+    def _on_batch_trained(self, batch: Any) -> None:
         run = self.run
         assert run is not None
         is_full = run.lap_is_full
@@ -313,7 +313,7 @@ class Laps:
         self._wait(run)
 
     @guarded
-    def _end_pass(self, completed: bool) -> None:
+    def _on_pass_end(self, completed: bool) -> None:
         run = self.run
         assert run is not None
         if self._is_closed:  # the generator is freed only now
@@ -325,7 +325,7 @@ class Laps:
             run.end_lap()  # what is found out by a validation after it may still come
         else:
             run.drop_lap()
-            self._was_left = True  # by `break`, or by an error, which nobody can see from here
+            self._pass_was_cut_short = True  # by `break`, or by an error, which nobody can see from here
 
     def _end_lap(self, run: TimedRun) -> None:
         run.end_lap()
@@ -354,7 +354,7 @@ class Laps:
         run.drop_lap()
         run.write_lap(self._scores())
         if error is None or (isinstance(error, SystemExit) and not error.code):
-            self._tell_of_left()
+            self._warn_about_break()
             run.measure_peak(0 if self.optimizer is None else bytes_moved(self.optimizer))
             run.note_memory()
             if self._metrics:
@@ -364,7 +364,7 @@ class Laps:
             run.end(status_of(error), RunError(type=type(error).__name__, message=str(error)))
 
 
-@shows_arguments_of(Laps)
+@with_signature_of(Laps)
 def laps(loader: Iterable[Any], **settings: Any) -> Laps:
     """Time a plain loop: iterate over `laptime.laps(loader, ...)` in place of the loader. Make it once, before the
     first epoch.

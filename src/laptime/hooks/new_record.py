@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from laptime.hooks.identity import HydraJob, masked, merged
+from laptime.hooks.identity import HydraJob, deep_merge, mask_secrets
 from laptime.hooks.settings import Settings, Timer, Training
 from laptime.machine.counters import on_battery, read
 from laptime.machine.device import Device, cpu_name, mps_fallback, usable_cores
@@ -53,7 +53,7 @@ def new_record(
     Args:
         run_dir: None: it can't be written.
     """
-    config = masked(training.config)
+    config = mask_secrets(training.config)
     record = RunRecord(
         config=config | ({} if run_dir is None else {"run_dir": str(run_dir)}),
         seed=training.seed,
@@ -117,7 +117,7 @@ def _hashed(config: Mapping[str, Any], training: Training, device: Device, rank:
     # The user's own keys of these names stay beside them.
     own = {key: value for key, value in config.items() if key not in known}
     clashing = {key: value for key, value in config.items() if key in known}
-    hashed = dict(flat(merged(own | ({"config": clashing} if clashing else {}), known)))
+    hashed = dict(flat(deep_merge(own | ({"config": clashing} if clashing else {}), known)))
     hashed.setdefault("model._target_", training.model)
     hashed.setdefault("dataset._target_", training.dataset)
     return hashed if training.seed is None else hashed | {"seed": training.seed}

@@ -5,7 +5,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
-from laptime.hooks.fill_in import of_mean_batch
+from laptime.hooks.update_record import of_mean_batch
 from laptime.lap.quality import assess
 from laptime.machine.counters import between, read
 from laptime.machine.device import usable_cores
@@ -34,12 +34,12 @@ def measure_peak(run: "TimedRun", optimizer_bytes: int) -> None:
     device, rank = run.device, run.rank
     ranks_here = -(-rank.world_size // rank.num_nodes)
     cores_per_thread = usable_cores() / (ranks_here * rank.threads) if device.used == "cpu" else 1.0
-    run.ranks.meet("peak")
+    run.ranks.barrier("peak")
     before, cpu_s = read(), time.process_time()
     own = probe_alone(device, run.training.precision, cores_per_thread)
     cpu_s = time.process_time() - cpu_s
     counted = run.warmup.flops_per_batch, run.warmup.flops_samples
-    shares = run.ranks.collect("peak", (own, optimizer_bytes, counted, cpu_s, rank.node))
+    shares = run.ranks.gather("peak", (own, optimizer_bytes, counted, cpu_s, rank.node))
     record = run.record
     if record is None:
         return
@@ -63,4 +63,4 @@ def measure_peak(run: "TimedRun", optimizer_bytes: int) -> None:
     )
     if record.peak.mfu is None:
         reason = run.guard.missing.get("model.flops_per_batch", "no lap was counted")
-        run.guard.leave_out("peak.mfu", reason, warns=False)
+        run.guard.mark_missing("peak.mfu", reason, warn=False)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from laptime.hooks.guard import CantTime
+from laptime.hooks.guard import TimingError
 from laptime.ranks.rank import Rank
 
 # Ranks end a lap together; the first one may save a checkpoint meanwhile.
@@ -22,12 +22,12 @@ _TIMEOUT_S = 60.0
 _num_groups = 0
 
 
-class MissingRanks(CantTime):
+class MissingRanks(TimingError):
     """Some ranks said nothing."""
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Message:
     process: tuple[int, int]  # node and id
     value: Any
 
@@ -57,7 +57,7 @@ class RankGroup:
                 )
             self._store = dist.distributed_c10d._get_default_store()
 
-    def collect(self, topic: str, value: Any) -> list[Any]:
+    def gather(self, topic: str, value: Any) -> list[Any]:
         """Tell the first rank a plain value.
 
         Args:
@@ -73,19 +73,19 @@ class RankGroup:
         """
         if self._store is None:
             return [value]
-        said = _Said((self.rank.node, os.getpid()), value)
+        said = _Message((self.rank.node, os.getpid()), value)
         if not self.rank.is_first:
             self._store.set(self._key(topic, self.rank.rank), pickle.dumps(said))  # type: ignore[arg-type]
             return [value]
         keys = [self._key(topic, rank) for rank in range(1, self.rank.world_size)]
         self._wait_for(keys)
-        all_said = [said, *(pickle.loads(self._store.get(key)) for key in keys)]
+        messages = [said, *(pickle.loads(self._store.get(key)) for key in keys)]
         for key in keys:
             self._store.delete_key(key)
-        num_processes = len({each.process for each in all_said})
-        if num_processes < len(all_said):
-            raise MissingRanks(f"{len(all_said)} ranks run in {num_processes} processes")
-        return [each.value for each in all_said]
+        num_processes = len({each.process for each in messages})
+        if num_processes < len(messages):
+            raise MissingRanks(f"{len(messages)} ranks run in {num_processes} processes")
+        return [each.value for each in messages]
 
     def _wait_for(self, keys: list[str]) -> None:
         """Wait until all keys are there."""
@@ -102,16 +102,16 @@ class RankGroup:
                 if time.monotonic() > until:
                     raise MissingRanks("not every rank has a timer. Give it to each of them") from error
 
-    def leave(self) -> None:
+    def announce_exit(self) -> None:
         """Tell the first rank that this one says nothing any more."""
         if self._store is not None and not self.rank.is_first:
             self._store.set(self._key("gone", self.rank.rank), "gone")
 
-    def meet(self, topic: str) -> None:
+    def barrier(self, topic: str) -> None:
         """Wait for each other, so that all do the next thing at the same time; not for longer than a minute."""
         if self._store is None:
             return
-        self.collect(f"{topic} ready", None)
+        self.gather(f"{topic} ready", None)
         if self.rank.is_first:
             self._store.set(self._key(topic, 0), "go")
         else:

@@ -46,11 +46,11 @@ class Settings:
     peak: bool = True
 
     def __post_init__(self) -> None:
-        if self.every is not None and (not is_whole(self.every) or self.every < 1):
+        if self.every is not None and (not is_int(self.every) or self.every < 1):
             raise ValueError(f"every={self.every!r}: must be at least 1 batch. Leave it out to time epochs.")
-        if not is_whole(self.warmup_laps) or self.warmup_laps < 0:
+        if not is_int(self.warmup_laps) or self.warmup_laps < 0:
             raise ValueError(f"warmup_laps={self.warmup_laps!r}: must be at least 0.")
-        if self.seed is not None and not is_whole(self.seed):
+        if self.seed is not None and not is_int(self.seed):
             raise ValueError(f"seed={self.seed!r}: must be a whole number.")
         if not isinstance(self.flops, bool | int | float) or self.flops < 0:
             raise ValueError(f"flops={self.flops!r}: must be True, False, or the operations of a batch.")
@@ -61,7 +61,7 @@ class Settings:
             raise ValueError(f"config={self.config!r}: must be a dictionary.")
 
 
-def sendable(settings: Settings, guard: Guard) -> Settings:
+def picklable(settings: Settings, guard: Guard) -> Settings:
     """The settings as they can be sent to a spawned process: without functions that have no name there."""
     left_out: dict[str, None] = {}
     for key in ("samples", "tokens"):
@@ -69,7 +69,7 @@ def sendable(settings: Settings, guard: Guard) -> Settings:
             pickle.dumps(getattr(settings, key))
         except Exception:
             left_out[key] = None
-            guard.leave_out(key, f"{key}= can't be sent to a spawned process. Define it as a function in a module")
+            guard.mark_missing(key, f"{key}= can't be sent to a spawned process. Define it as a function in a module")
     return replace(settings, **left_out) if left_out else settings  # type: ignore[arg-type]
 
 
@@ -89,7 +89,7 @@ def length_of(sized: Any) -> int | None:
         return None
 
 
-def is_whole(number: Any) -> bool:
+def is_int(number: Any) -> bool:
     """Whether it is a whole number, and no truth value."""
     return isinstance(number, int) and not isinstance(number, bool)
 

@@ -14,15 +14,15 @@ from typing import Any
 from torch import Tensor
 
 from laptime.errors import UserError
-from laptime.hooks.counter import BatchCounter
-from laptime.hooks.fill_in import fill_in
+from laptime.hooks.batch_counter import BatchCounter
 from laptime.hooks.guard import Guard, log
 from laptime.hooks.identity import HydraJob
-from laptime.hooks.lines import lap_line, summary_lines, to_stderr
 from laptime.hooks.new_record import new_record, reserve
 from laptime.hooks.peak import measure_peak
+from laptime.hooks.printing import lap_line, print_line, summary_lines
 from laptime.hooks.ranks import RankGroup
 from laptime.hooks.settings import Settings, Timer, Training
+from laptime.hooks.update_record import update_record
 from laptime.hooks.warmup import WarmupSteps
 from laptime.lap.clock import Lap, LapClock
 from laptime.lap.recorder import LapRecorder, Scores
@@ -90,7 +90,7 @@ class TimedRun:
         self.run_dir: Path | None = None
         self.record: RunRecord | None = None
         if rank.is_first:
-            self.run_dir = self._reserved(job)
+            self.run_dir = self._reserve_directory(job)
             self.record = new_record(timer, settings, training, device, rank, self.run_dir)
         self.recorder = LapRecorder(self.run_dir, rank)
         self.counter = BatchCounter(settings, guard, training.num_loaders > 1)
@@ -101,7 +101,7 @@ class TimedRun:
         self.warmup = WarmupSteps(device, settings, training, guard, has_laps=warmup_laps > 0)
         self.num_laps = 0
         self.first_lap = 0
-        self._num_warm = 0
+        self._num_warmup_laps = 0
         self._num_pauses = 0
         self._is_over = False
         self._num_batches = 0
@@ -110,18 +110,18 @@ class TimedRun:
         self._is_partial = False
         self._started_at: float | None = None
         self._rss_before = peak_rss_bytes()
-        self._note_again_at = 0.0
+        self._next_update_at = 0.0
         guard.on_give_up = self.abandon
         self._write()
 
-    def _reserved(self, job: HydraJob | None) -> Path | None:
+    def _reserve_directory(self, job: HydraJob | None) -> Path | None:
         try:
             return reserve(self.settings, job)
         except (UserError, OSError) as error:
-            self.guard.leave_out("run.json", str(error))
+            self.guard.mark_missing("run.json", str(error))
             return None
 
-    def tell_of_every(self) -> None:
+    def warn_if_every_is_too_large(self) -> None:
         """Warn where no lap of so many batches will be whole."""
         every, num_batches = self.settings.every, self.training.num_batches
         if self.rank.is_first and every is not None and num_batches is not None and every > num_batches:
@@ -136,7 +136,7 @@ class TimedRun:
     @property
     def is_warmup(self) -> bool:
         """Whether the lap under way isn't counted."""
-        return self._num_warm < self.warmup_laps
+        return self._num_warmup_laps < self.warmup_laps
 
     @property
     def is_over(self) -> bool:
@@ -215,7 +215,7 @@ class TimedRun:
         self._pending = lap
         self.warmup.end()
         if not self._is_partial:
-            self._num_warm += 1
+            self._num_warmup_laps += 1
         self.num_laps += 1
 
     def _num_steps(self, per_step: int) -> float:
@@ -236,7 +236,7 @@ class TimedRun:
             it couldn't be written.
 
         Raises:
-            MissingRanks: on the first rank, as `RankGroup.collect` says.
+            MissingRanks: on the first rank, as `RankGroup.gather` says.
         """
         if self._pending is None:
             return None
@@ -248,32 +248,32 @@ class TimedRun:
                 "the samples of a batch can't be told: its tensors differ in their first dimension. Pass samples=, a "
                 "function from a batch to their number",
             )
-            self.guard.leave_out("timing.samples_per_s", reason, warns="samples" not in self.guard.missing)
+            self.guard.mark_missing("timing.samples_per_s", reason, warn="samples" not in self.guard.missing)
         if lap.num_tokens is None:
             reason = self.guard.missing.get("tokens", "the batches aren't known to be text. Pass tokens=")
-            self.guard.leave_out("timing.tokens_per_s", reason, warns=False)
+            self.guard.mark_missing("timing.tokens_per_s", reason, warn=False)
         if self.rank.world_size > 1 and self.warmup.ddp is None:
             reason = "what ranks wait for each other is known where torch's DistributedDataParallel is seen"
-            self.guard.leave_out("communication", reason, warns=False)
+            self.guard.mark_missing("communication", reason, warn=False)
         share = self.recorder.rank_lap(lap, scores)
-        shares = self.ranks.collect(f"lap {self.num_laps}", (share, os.getpid()))
+        shares = self.ranks.gather(f"lap {self.num_laps}", (share, os.getpid()))
         try:
             epoch = self.recorder.add(lap, [each for each, _ in shares])
         except OSError as error:  # a full disk, a directory that is gone
-            self.guard.leave_out("epochs.csv", format_os_error(error))
+            self.guard.mark_missing("epochs.csv", format_os_error(error))
             self.recorder.run_dir = None
             epoch = over_ranks([each.row for each, _ in shares])
         if self.record is None:
             return None
         known(self.record.strategy).rank_pids = [pid for _, pid in shares]
         note = "partial, not counted" if self._is_partial else "warm-up, not counted" if lap.is_warmup else ""
-        to_stderr(lap_line(epoch, self._laps_in_all, self._left_s(), note))
-        if time.monotonic() >= self._note_again_at:
+        print_line(lap_line(epoch, self._total_laps, self._left_s(), note))
+        if time.monotonic() >= self._next_update_at:
             self._note()
         return epoch, self.recorder.joules([each for each, _ in shares])
 
     @property
-    def _laps_in_all(self) -> int | None:
+    def _total_laps(self) -> int | None:
         every, training = self.settings.every, self.training
         if every is None:
             return training.num_epochs
@@ -294,9 +294,9 @@ class TimedRun:
         """Fill in what follows from the laps so far, and write: after each lap, but for laps so short that this would
         take more than a tenth of the time."""
         before = time.monotonic()
-        fill_in(self)
+        update_record(self)
         self._write()
-        self._note_again_at = time.monotonic() + 10 * (time.monotonic() - before)
+        self._next_update_at = time.monotonic() + 10 * (time.monotonic() - before)
 
     def _write(self) -> None:
         record, run_dir = self.record, self.run_dir
@@ -309,23 +309,23 @@ class TimedRun:
     def abandon(self, reason: str) -> None:
         """The timer failed: leave the training alone, and a record that says so."""
         self.clock.drop()
-        self.ranks.leave()
+        self.ranks.announce_exit()
         self.end("failed", RunError(type="TimerFailed", message=reason))
 
     def measure_peak(self, optimizer_bytes: int) -> None:
         """Measure the fastest matrix product, on all ranks at once, and what of it was reached."""
         if not self.settings.peak:
-            self.guard.leave_out("peak", "peak=False", warns=False)
+            self.guard.mark_missing("peak", "peak=False", warn=False)
         elif self.training.precision not in TRAINER_DTYPES:
-            self.guard.leave_out("peak", f"no matrix product is known for precision {self.training.precision}")
+            self.guard.mark_missing("peak", f"no matrix product is known for precision {self.training.precision}")
         elif self.num_laps:
-            fill_in(self)
+            update_record(self)
             self.guard.attempt("peak", lambda: measure_peak(self, optimizer_bytes))
 
     def note_memory(self) -> None:
         """The peak of the process, where the training raised it."""
         peak = peak_rss_bytes()
-        shares = self.ranks.collect("memory", peak if peak > self._rss_before else 0)
+        shares = self.ranks.gather("memory", peak if peak > self._rss_before else 0)
         if self.record is not None:
             resources = self.record.resources
             resources.peak_rss_bytes = max(resources.peak_rss_bytes or 0, sum(shares)) or None
@@ -350,8 +350,8 @@ class TimedRun:
         record = self.record
         self.warmup.end()
         with contextlib.suppress(Exception):  # it may be what has failed
-            fill_in(self)
-        self.warmup.leave()
+            update_record(self)
+        self.warmup.close()
         if record is None or record.status != "running":
             return
         if error is not None:
@@ -360,7 +360,7 @@ class TimedRun:
         record.end_attempt(status, error)
         self._write()
         for line in summary_lines(record, self.run_dir if "run.json" not in self.guard.missing else None):
-            to_stderr(line)
+            print_line(line)
         if self.run_dir is not None:
             give_back(self.run_dir)
         if status == "completed" and record.seed is None and record.timing.epoch_time_s is not None:

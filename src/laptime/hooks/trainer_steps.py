@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from laptime.hooks.ending import status_of
 from laptime.hooks.guard import guarded
 from laptime.hooks.model_hooks import ModelHooks
+from laptime.hooks.process_exit import status_of
 from laptime.hooks.timed_run import TimedRun
 from laptime.lap.flops import FlopCounter
 from laptime.lap.recorder import Scores
@@ -47,12 +47,12 @@ class TrainerSteps:
         self._has_rows = False
         self._samples: int | None = 0
         self._tokens: int | Tensor | None = 0
-        self._trainer: Callable[[], Any] = _nobody
+        self._trainer: Callable[[], Any] = _no_trainer
         if trainer is not None:
             self._trainer = weakref.ref(trainer)
             for name in _METHODS:
                 if hasattr(trainer, name):
-                    self._stand_before(trainer, name)
+                    self._wrap_method(trainer, name)
         self.guard.on_give_up = self._give_up
 
     @property
@@ -62,7 +62,7 @@ class TrainerSteps:
 
     # The Trainer's methods.
 
-    def _stand_before(self, trainer: Any, name: str) -> None:
+    def _wrap_method(self, trainer: Any, name: str) -> None:
         method = getattr(trainer, name)
 
         @functools.wraps(method)
@@ -122,7 +122,7 @@ class TrainerSteps:
     def _end(self, error: BaseException | None, told: RunError) -> None:
         run = self.run
         run.drop_lap()
-        run.ranks.leave()
+        run.ranks.announce_exit()
         if run.rank.world_size == 1:  # others may be waiting for this one within their step
             run.write_lap(Scores())
         run.end(status_of(error), told)
@@ -145,13 +145,13 @@ class TrainerSteps:
         """Count a micro-batch, before it is trained on; with the arguments of `training_step`."""
         counter = self.run.counter
         if self.run.settings.samples is None and self._is_flattened(inputs):
-            self.guard.leave_out(
+            self.guard.mark_missing(
                 "samples",
                 "the samples of a batch without padding can't be told: its texts are one row. Pass samples=, a "
                 "function from the inputs of a training step to their number",
             )
-        self._samples = _plus(self._samples, self.guard.attempt("samples", lambda: counter.samples(inputs)))
-        self._tokens = _plus(self._tokens, self.guard.attempt("tokens", lambda: counter.tokens(inputs)))
+        self._samples = _add_or_none(self._samples, self.guard.attempt("samples", lambda: counter.samples(inputs)))
+        self._tokens = _add_or_none(self._tokens, self.guard.attempt("tokens", lambda: counter.tokens(inputs)))
 
     def _is_flattened(self, inputs: Any) -> bool:
         """Whether several texts are one row, as DataCollatorWithFlattening makes them."""
@@ -167,9 +167,9 @@ class TrainerSteps:
         return is_one_row and ("position_ids" in inputs or "seq_idx" in inputs)
 
 
-def _nobody() -> None:
+def _no_trainer() -> None:
     """No Trainer was found."""
 
 
-def _plus(total: Any, more: Any) -> Any:
+def _add_or_none(total: Any, more: Any) -> Any:
     return None if total is None or more is None else total + more

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from laptime.extras import require
-from laptime.hooks.ending import last_error
 from laptime.hooks.guard import Guard, guarded, log
 from laptime.hooks.identity import hydra_job
 from laptime.hooks.model_hooks import ModelHooks
+from laptime.hooks.process_exit import last_error
 from laptime.hooks.ranks import rank_of_process_group
 from laptime.hooks.settings import Settings
 from laptime.hooks.timed_run import TimedRun
@@ -72,14 +72,14 @@ class LapTimerCallback(TrainerCallback):
         self._hooks: ModelHooks | None = None
         self._optimizer: Any = None
         self._metrics: dict[str, float] = {}
-        self._ends_pause = ""
+        self._pause_reason = ""
         self._has_completed = False
         self._state: Any = None
         self._model: Callable[[], Any] = _no_model
         self._finalizer: Any = None
 
     @property
-    def _live(self) -> TimedRun | None:
+    def _active_run(self) -> TimedRun | None:
         """The run, while its training is under way."""
         return self.run if self._steps is not None and self._steps.is_open else None
 
@@ -119,20 +119,20 @@ class LapTimerCallback(TrainerCallback):
         run = TimedRun("transformers", self.settings, training, device, rank, self.guard, job)
         self.run, self._state = run, state
         self._model, self._optimizer = weakref.ref(model), optimizer
-        self._metrics, self._ends_pause, self._hooks = {}, "", None
+        self._metrics, self._pause_reason, self._hooks = {}, "", None
         if self.settings.flops is True and recomputes(args, model):
             run.warmup.leave_out_flops("recomputation by gradient checkpointing would be counted")
         if trainer is None:
             if self.settings.flops is True:
                 run.warmup.leave_out_flops("it is counted where a transformers.Trainer calls this callback")
             reason = "batches are seen where a transformers.Trainer calls this callback"
-            self.guard.leave_out("timing.tokens_per_s", reason, warns=False)
+            self.guard.mark_missing("timing.tokens_per_s", reason, warn=False)
         if args.torch_compile:  # a hook would be compiled with the model
-            self.guard.leave_out("breakdown", "the model is compiled, and hooks would change it", warns=False)
+            self.guard.mark_missing("breakdown", "the model is compiled, and hooks would change it", warn=False)
         else:
             self._hooks = ModelHooks(model, run)
         self._steps = TrainerSteps(run, trainer, self._hooks, batch_size)
-        self._finalizer = weakref.finalize(self, _forgotten, self._steps, os.getpid(), id(last_error()))
+        self._finalizer = weakref.finalize(self, _on_abandoned, self._steps, os.getpid(), id(last_error()))
         _timing.add(self)
         self._per_step = batch_size * args.gradient_accumulation_steps
         self._num_in_epoch = self._left_of_epoch = -(-(training.num_train or 10**18) // rank.world_size)
@@ -148,7 +148,7 @@ class LapTimerCallback(TrainerCallback):
         if every is not None:
             run.first_lap = state.global_step // every
             if num_steps is not None and every > num_steps:
-                self.guard.leave_out(
+                self.guard.mark_missing(
                     "timing",
                     f"every={every}: the training has {num_steps} steps, so no lap will be whole. Pass at most half",
                 )
@@ -160,7 +160,7 @@ class LapTimerCallback(TrainerCallback):
 
     @guarded
     def on_train_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
-        run, steps = self._live, self._steps
+        run, steps = self._active_run, self._steps
         if run is None or steps is None:
             return
         if run.clock.is_running:
@@ -171,7 +171,7 @@ class LapTimerCallback(TrainerCallback):
         self._finalizer.detach()
         steps.close()
         if not run.num_laps and not self._has_length and self.settings.every is None:
-            self.guard.leave_out("timing", "no epoch ended before max_steps. Pass every=", warns=False)
+            self.guard.mark_missing("timing", "no epoch ended before max_steps. Pass every=", warn=False)
         run.measure_peak(0 if self._optimizer is None else _bytes_moved(self._optimizer))
         run.note_memory()
         is_early = state.max_steps > 0 and state.global_step < state.max_steps
@@ -182,7 +182,7 @@ class LapTimerCallback(TrainerCallback):
 
     @guarded
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **known: Any) -> None:
-        run = self._live
+        run = self._active_run
         if run is None:
             return
         self._left_of_epoch = self._num_in_epoch
@@ -200,11 +200,11 @@ class LapTimerCallback(TrainerCallback):
 
     @guarded
     def on_step_begin(self, args: Any, state: Any, control: Any, **known: Any) -> None:
-        run = self._live
+        run = self._active_run
         if run is None:
             return
-        if self._ends_pause:  # what ends the pause did not come
-            self._end_pause(self._ends_pause, known)
+        if self._pause_reason:  # what ends the pause did not come
+            self._resume_after(self._pause_reason, known)
         if not run.clock.is_running:
             self._start_lap(run, known)
         run.clock.end_wait()
@@ -225,32 +225,32 @@ class LapTimerCallback(TrainerCallback):
 
     @guarded
     def on_step_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
-        run = self._live
+        run = self._active_run
         if run is None:
             return
         ends_epoch = self._has_length and abs(state.epoch - round(state.epoch)) < 1e-9
         if run.lap_is_full or (self.settings.every is None and ends_epoch):
             run.close_lap()
-        run.count(*self._counted())
+        run.count(*self._step_counts())
         pause = "save" if control.should_save else "evaluate" if control.should_evaluate else ""
         if run.is_over:
             run.end_lap(self._epoch if self.settings.every is None else None)
             if ends_epoch:
                 return  # the next one begins the next lap
-            self._ends_pause = pause or ("log" if control.should_log else "")
-            if not self._ends_pause:
+            self._pause_reason = pause or ("log" if control.should_log else "")
+            if not self._pause_reason:
                 self._start_lap(run, known)
             return
         if run.is_warmup:
             run.warmup.next_batch()
         run.clock.begin_wait()
         if pause:
-            self._ends_pause = pause
+            self._pause_reason = pause
             run.pause()
 
     @guarded
     def on_epoch_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
-        run = self._live
+        run = self._active_run
         if run is None or not run.clock.is_running:
             return
         if self.settings.every is not None:
@@ -267,28 +267,28 @@ class LapTimerCallback(TrainerCallback):
         for name, key in (("val_loss", "eval_loss"), ("val_accuracy", "eval_accuracy")):
             if isinstance(metrics.get(key), int | float):
                 self._metrics[name] = float(metrics[key])
-        if control.should_save and self._ends_pause:
-            self._ends_pause = "save"  # the best so far is saved next
-        self._end_pause("evaluate", known)
+        if control.should_save and self._pause_reason:
+            self._pause_reason = "save"  # the best so far is saved next
+        self._resume_after("evaluate", known)
 
     @guarded
     def on_save(self, args: Any, state: Any, control: Any, **known: Any) -> None:
-        self._end_pause("save", known)
+        self._resume_after("save", known)
 
     @guarded
     def on_log(self, args: Any, state: Any, control: Any, **known: Any) -> None:
         loss = (known.get("logs") or {}).get("loss")
         if isinstance(loss, int | float):
             self._metrics["train_loss"] = float(loss)
-        if (run := self._live) is not None and run.is_timing:
+        if (run := self._active_run) is not None and run.is_timing:
             run.clock.begin_wait()  # the next batch is asked for after it
-        self._end_pause("log", known)
+        self._resume_after("log", known)
 
-    def _end_pause(self, by: str, known: Mapping[str, Any]) -> None:
-        run = self._live
-        if run is None or self._ends_pause != by:
+    def _resume_after(self, by: str, known: Mapping[str, Any]) -> None:
+        run = self._active_run
+        if run is None or self._pause_reason != by:
             return
-        self._ends_pause = ""
+        self._pause_reason = ""
         if not run.clock.is_running:  # a lap ended with the step before
             self._start_lap(run, known)
             return
@@ -298,7 +298,7 @@ class LapTimerCallback(TrainerCallback):
 
     # Samples, tokens and scores.
 
-    def _counted(self) -> tuple[int | None, Any]:
+    def _step_counts(self) -> tuple[int | None, Any]:
         assert self._steps is not None
         counted = self._steps.end_step()
         if self._steps.counts:
@@ -321,7 +321,7 @@ def _no_model() -> None:
     """No training has begun."""
 
 
-def _forgotten(steps: TrainerSteps, process: int, error_before: int) -> None:
+def _on_abandoned(steps: TrainerSteps, process: int, error_before: int) -> None:
     """The callback is gone, or the process ends, within the training.
 
     Args:

@@ -21,7 +21,7 @@ _SETTINGS = (
     "warmup_ratio", "warmup_steps", "weight_decay",
 )  # fmt: skip
 # Of a model's configuration: names and places.
-_NO_MODEL_SETTINGS = ("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype")
+_IGNORED_MODEL_KEYS = ("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype")
 
 
 def trainer_of(state: Any) -> Any:
@@ -90,19 +90,19 @@ def training_of(
         num_epochs=int(args.num_train_epochs) if args.max_steps <= 0 and args.num_train_epochs % 1 == 0 else None,
         backend=dist.get_backend() if distributed and dist.get_world_size() > 1 else None,
         strategy="ddp" if distributed else "single",
-        config=config_of(settings, job, lambda: _found_config(args, state, model, num_parameters)),
+        config=config_of(settings, job, lambda: _detected_config(args, state, model, num_parameters)),
         seed=args.seed if settings.seed is None else settings.seed,
         classes=("__main__.script", f"{type(model).__module__}.Model"),
         has_workers=args.dataloader_num_workers > 0,
     )
 
 
-def _found_config(args: Any, state: Any, model: torch.nn.Module, num_parameters: int) -> dict[str, Any]:
+def _detected_config(args: Any, state: Any, model: torch.nn.Module, num_parameters: int) -> dict[str, Any]:
     """The TrainingArguments that matter, and the model's configuration."""
     values = args.to_dict() | {"per_device_train_batch_size": batch_size_of(args, state)}
     described: dict[str, Any] = getattr(getattr(model, "config", None), "to_diff_dict", dict)()
     return {
         "training": plain({name: values[name] for name in _SETTINGS if name in values}),
-        "model": plain({name: each for name, each in described.items() if name not in _NO_MODEL_SETTINGS})
+        "model": plain({name: each for name, each in described.items() if name not in _IGNORED_MODEL_KEYS})
         | {"num_parameters": num_parameters, "dtype": str(getattr(model, "dtype", None))},
     }

@@ -17,8 +17,8 @@ from laptime.record import schema
 from laptime.record.run_record import RunRecord
 
 # Batches before anything is looked at: of the first, torch makes buffers and chooses algorithms.
-_NUM_SETTLING = 2
-_FOR_S, _MOST_STEPS, _FEWEST_STEPS = 1.0, 100, 5
+_NUM_SKIPPED_BATCHES = 2
+_MAX_DURATION_S, _MAX_STEPS, _MIN_STEPS = 1.0, 100, 5
 # DDP's own clocks run in one of so many steps, unless told otherwise (torch 2.14).
 _DDP_SAMPLE_RATE = 100
 
@@ -69,15 +69,15 @@ class WarmupSteps:
             self.flops_per_batch = int(settings.flops)
         elif not self._wants_flops:
             reason = "there is no warm-up lap to count it in" if settings.flops else "flops=False"
-            guard.leave_out("model.flops_per_batch", reason, warns=False)
+            guard.mark_missing("model.flops_per_batch", reason, warn=False)
         if not self._wants_breakdown:
             reason = "there is no warm-up lap to take it from" if settings.breakdown else "breakdown=False"
-            guard.leave_out("breakdown", reason, warns=False)
+            guard.mark_missing("breakdown", reason, warn=False)
 
     def flop_counter(self) -> FlopCounter | None:
         """What the batch of the warm-up lap that begins is to be trained in, so that its FLOPs are counted; None: they
         aren't counted in this one."""
-        if not self._wants_flops or self._num_batches != _NUM_SETTLING - 1:
+        if not self._wants_flops or self._num_batches != _NUM_SKIPPED_BATCHES - 1:
             return None
         self._wants_flops = False
         if self.is_compiled():
@@ -101,7 +101,7 @@ class WarmupSteps:
     def leave_out_flops(self, reason: str) -> None:
         """Don't count FLOPs."""
         self._wants_flops = False
-        self.guard.leave_out("model.flops_per_batch", f"{reason}. Pass flops=", warns=False)
+        self.guard.mark_missing("model.flops_per_batch", f"{reason}. Pass flops=", warn=False)
 
     def batch_begins(self) -> None:
         """A batch of the warm-up lap is about to be trained on."""
@@ -140,10 +140,10 @@ class WarmupSteps:
 
     def next_batch(self) -> None:
         """The next batch of the warm-up lap is asked for: what belongs to the one before is over."""
-        if not self._wants_breakdown or self._num_batches < _NUM_SETTLING:
+        if not self._wants_breakdown or self._num_batches < _NUM_SKIPPED_BATCHES:
             return
         if self.phases is None:
-            self._until = time.perf_counter() + _FOR_S
+            self._until = time.perf_counter() + _MAX_DURATION_S
             if self.ddp is not None:
                 self.ddp._set_ddp_runtime_logging_sample_rate(1)
             self.on_begin()
@@ -157,14 +157,14 @@ class WarmupSteps:
         if self.ddp is not None:
             self._waited_s.append(exposed_s(comm_times(self.ddp)))
         num = len(self.phases.steps)
-        if num >= _MOST_STEPS or (num >= _FEWEST_STEPS and time.perf_counter() > self._until):
+        if num >= _MAX_STEPS or (num >= _MIN_STEPS and time.perf_counter() > self._until):
             self.end()
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Listen to nobody any more, and keep nothing of the training."""
         self.end()
         if self._wants_flops:
-            self.leave_out_flops(f"the warm-up lap has fewer than {_NUM_SETTLING} steps")
+            self.leave_out_flops(f"the warm-up lap has fewer than {_NUM_SKIPPED_BATCHES} steps")
         self.is_compiled, self.on_begin, self.on_end, self.ddp = compiled_anything, _ignore, _ignore, None
 
     def end(self) -> None:
@@ -182,12 +182,12 @@ class WarmupSteps:
         """Fill in the breakdown, and what is known of communication."""
         if record.breakdown.step_s is not None or "breakdown" in self.guard.missing:
             return
-        if len(self._steps) < _FEWEST_STEPS:
+        if len(self._steps) < _MIN_STEPS:
             reason = (
-                f"the warm-up lap has {len(self._steps)} whole steps after the first {_NUM_SETTLING + 1}, fewer than "
-                f"{_FEWEST_STEPS}"
+                f"the warm-up lap has {len(self._steps)} complete steps after its first {_NUM_SKIPPED_BATCHES + 1}; "
+                f"at least {_MIN_STEPS} are needed"
             )
-            self.guard.leave_out("breakdown", reason, warns=False)
+            self.guard.mark_missing("breakdown", reason, warn=False)
             return
         phases = ("data", "host_to_device", "forward", "backward", "optimizer", "rest")
         steps = [{phase: step.get(phase, 0.0) for phase in phases} for step in self._steps]

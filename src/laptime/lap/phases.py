@@ -140,7 +140,7 @@ class PhaseClock:
         self._note()
         self._phases.append(phase)
 
-    def leave(self, phase: str) -> None:
+    def exit(self, phase: str) -> None:
         """A phase ends; one that nobody has seen begin is no phase."""
         if self._phases and self._phases[-1] == phase:
             self._note()

@@ -9,9 +9,9 @@ import pickle
 import pytest
 from tests.hooks.tiny import Tiny, loader
 
-from laptime.hooks.either_lightning import EitherCallback, callback_classes
 from laptime.hooks.lightning import LapTimer
-from laptime.hooks.listener import phase_of
+from laptime.hooks.lightning_callback import LightningCallback, callback_classes
+from laptime.hooks.profiler_listener import phase_of
 
 PACKAGES = ("pytorch_lightning", "lightning.pytorch")
 
@@ -24,7 +24,7 @@ def each(request) -> Tiny:
 def test_every_hook_of_a_callback_is_there(each):
     """None but those: of a hook that Lightning no longer calls, LapTimer would hear nothing."""
     kind = each.L.Callback
-    own = {name for name in vars(EitherCallback) if not name.startswith("__")}
+    own = {name for name in vars(LightningCallback) if not name.startswith("__")}
     asked = {name for name in vars(kind) if not name.startswith("__")} - {"_generate_state_key", "state_key"}
     assert asked == own - {"state_key"}
     hooks = {name for name, value in vars(LapTimer).items() if inspect.isfunction(value)} & asked
@@ -35,7 +35,7 @@ def test_every_hook_of_a_callback_is_there(each):
 
 def test_a_timer_is_a_callback_of_both(each):
     timer = LapTimer()
-    assert isinstance(timer, each.L.Callback) and isinstance(timer, LapTimer) and isinstance(timer, EitherCallback)
+    assert isinstance(timer, each.L.Callback) and isinstance(timer, LapTimer) and isinstance(timer, LightningCallback)
     assert not isinstance(timer, each.L.LightningModule)
     assert len(callback_classes()) in (1, 2) and type(timer) is LapTimer
     with pytest.raises(TypeError):

@@ -15,10 +15,10 @@ from laptime.record.schema import known
 if TYPE_CHECKING:
     from laptime.hooks.timed_run import TimedRun
 
-_MOST_NOISE = 1000  # laps of which run.json says what else the machine did
+_MAX_NOISE_LAPS = 1000  # laps of which run.json says what else the machine did
 
 
-def fill_in(run: "TimedRun") -> None:
+def update_record(run: "TimedRun") -> None:
     """Fill in the record of a run; nothing before its first lap, and on other ranks than the first."""
     record, recorder = run.record, run.recorder
     if record is None or not recorder.rows:
@@ -59,7 +59,7 @@ def of_mean_batch(flops_per_sample: float, timing: schema.Timing, world_size: in
 def _note_quality(run: "TimedRun", record: RunRecord) -> None:
     """What else the machine did, and how far the figures can be trusted for that."""
     recorder, training = run.recorder, run.training
-    record.noise.epochs, record.noise.load_after = recorder.noise[:_MOST_NOISE], read().load
+    record.noise.epochs, record.noise.load_after = recorder.noise[:_MAX_NOISE_LAPS], read().load
     times = [each.epoch_time_s for each in recorder.counted]
     if not times:
         return

@@ -32,7 +32,7 @@ def _ignore(self: Any, *args: Any, **kwargs: Any) -> None:
     """Nothing is to be done here."""
 
 
-class EitherCallback:
+class LightningCallback:
     """Has every hook of a Lightning callback; subclasses define those that they need."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class EitherCallback:
     @property
     def __class__(self) -> type:
         """What `isinstance` asks for when the type itself is none of Lightning's."""
-        return callback_of_loaded(type(self))
+        return with_loaded_bases(type(self))
 
     @__class__.setter
     def __class__(self, value: type) -> None:
@@ -66,7 +66,7 @@ class EitherCallback:
         return _remade, (_importable(type(self)), self.__dict__)
 
 
-def callback_of_loaded(kind: type) -> type:
+def with_loaded_bases(kind: type) -> type:
     """A class as a real subclass of the Callback classes that are loaded, for whoever asks `issubclass`."""
     bases = [each for each in callback_classes() if not issubclass(kind, each)]
     if not bases:
@@ -90,4 +90,4 @@ def _remade(kind: type, attributes: dict[str, Any]) -> Any:
 
 
 for _hook in _HOOKS:
-    setattr(EitherCallback, _hook, _ignore)
+    setattr(LightningCallback, _hook, _ignore)

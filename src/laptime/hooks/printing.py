@@ -70,7 +70,7 @@ def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
     return lines
 
 
-def to_stderr(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line, above tqdm's bars where there are some."""
     tqdm = sys.modules.get("tqdm")
     with contextlib.suppress(OSError, ValueError):  # it is closed
