@@ -29,7 +29,7 @@ from laptime.machine.device import resolve
 from laptime.measure.sampler import Sampler
 from laptime.record.files import read_epochs
 
-READ, USAGE = counters.read, clock.usage
+READ, USAGE = counters.snapshot, clock.usage
 
 
 class Switch:
@@ -51,13 +51,13 @@ class Switch:
             self.sampler.stop()
             self.sampler = None
         if self.is_on(epoch):
-            counters.read, clock.usage = READ, USAGE
+            counters.snapshot, clock.usage = READ, USAGE
             self.sampler = Sampler([os.getpid()], resolve("cpu", "cpu"), self.interval_s, warn_at=1.0)
             self.samplers.append(self.sampler)
             self.sampler.start()
         else:
             reading, used = self.nothing
-            counters.read, clock.usage = lambda *_: replace(reading, at_s=time.perf_counter()), lambda: used
+            counters.snapshot, clock.usage = lambda *_: replace(reading, at_s=time.perf_counter()), lambda: used
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ from typing import Any
 
 import psutil
 
-from laptime.record.epochs import each_epoch_once
+from laptime.record.epochs import last_attempts
 from laptime.record.files import read_epochs, read_record
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
@@ -189,7 +189,7 @@ def compare(resumed: Path, whole: Path, tally: Tally) -> None:
             continue
         run = runs[theirs["config_hash"]]
         ours, rows = read_record(run), read_epochs(run)
-        same = each_epoch_once(rows).sort_values(["epoch", "rank"])[_COLUMNS].reset_index(drop=True)
+        same = last_attempts(rows).sort_values(["epoch", "rank"])[_COLUMNS].reset_index(drop=True)
         there = read_epochs(path.parent).sort_values(["epoch", "rank"])[_COLUMNS].reset_index(drop=True)
         if ours["status"] != "completed":
             tally.lost += 1

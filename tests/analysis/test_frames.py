@@ -52,7 +52,9 @@ def test_what_does_not_count_is_listed_with_the_reason(write, work_folder):
 
 def test_a_run_whose_process_is_gone_says_so(write, work_folder):
     run = write(Path("run"), [1.0, 1.0], status="running")
-    program = "from pathlib import Path; from laptime.record.directory import use; use(Path('run')); print(); input()"
+    program = (
+        "from pathlib import Path; from laptime.record.directory import claim; claim(Path('run')); print(); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -11,7 +11,7 @@ from tests.support.settings import QUICK
 
 import laptime
 from laptime.lap.quality import assess, outliers, slow_start
-from laptime.machine.counters import Noise, read
+from laptime.machine.counters import Noise, snapshot
 from laptime.machine.device import usable_cores
 
 QUIET = Noise(
@@ -117,7 +117,7 @@ def test_one_thread_is_suggested_where_several_wait_for_a_core(changed, oversubs
 
 @pytest.mark.unit
 def test_settings_that_slow_it_down_and_other_threads_than_given_are_named():
-    found = assess([QUIET] * 4, EVEN, num_cores=4, restraints=["ATEN_CPU_CAPABILITY=default"], threads=(1, 1))
+    found = assess([QUIET] * 4, EVEN, num_cores=4, slowing_settings=["ATEN_CPU_CAPABILITY=default"], threads=(1, 1))
     assert found.grade == "B" and "ATEN_CPU_CAPABILITY=default" in found.reasons[0]
     assert assess([QUIET] * 4, EVEN, num_cores=4, threads=(1, 3)).grade == "C"
 
@@ -146,7 +146,7 @@ def busy_stranger() -> psutil.Process:
 @pytest.mark.soak
 @pytest.mark.alone
 def test_a_run_beside_a_busy_process_on_every_core_is_no_grade_a(work_folder):
-    if read().busy_s is None:
+    if snapshot().busy_s is None:
         pytest.skip("this system does not tell what its CPUs do")
     if usable_cores() < 0.2 * (os.cpu_count() or 1):
         pytest.skip("all cores that may be used are few of the machine's")

@@ -13,7 +13,7 @@ from tests.support.settings import TINY
 
 import laptime
 from laptime.machine.device import Device
-from laptime.machine.environment import PACKAGES, ROOMS_OF_A_RANK, code_hash, environment
+from laptime.machine.environment import PACKAGES, RANK_PACKAGES, code_hash, environment
 from laptime.machine.torch_build import driver_version, torch_build
 from laptime.record.files import flat_config, read_record
 from laptime.training import checkpoints
@@ -154,7 +154,7 @@ def test_the_code_hash_covers_what_a_rank_imports(work_folder):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rooms = {name.partition(".")[0] for name in json.loads(Path("modules.json").read_text())}
-    assert rooms - NO_ROOMS <= set(ROOMS_OF_A_RANK)
+    assert rooms - NO_ROOMS <= set(RANK_PACKAGES)
     assert {"training", "lap", "runner", "models", "data"} <= rooms
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from laptime.machine.hardware import apple, machine, sysctl_values
+from laptime.machine.hardware import apple_silicon, machine, sysctl_values
 
 CPU = "sys/devices/system/cpu/cpu{}/"
 UNKNOWN = {
@@ -193,7 +193,7 @@ def test_apple_silicon_by_hand():
         "hw.perflevel1.physicalcpu: 6\nhw.perflevel1.l1icachesize: 131072\nhw.perflevel1.l1dcachesize: 65536\n"
         "hw.perflevel1.l2cachesize: 4194304\nhw.perflevel1.cpusperl2: 3\n"
     )
-    found = apple(sysctl_values(text))
+    found = apple_silicon(sysctl_values(text))
     assert (found["num_sockets"], found["num_performance_cores"], found["num_efficiency_cores"]) == (1, 4, 6)
     assert [(each["level"], each["type"], each["size_bytes"], each["num"]) for each in found["caches"]] == [
         (1, "data", 2**16, 6), (1, "data", 2**17, 4), (1, "instruction", 2**17, 6), (1, "instruction", 3 * 2**16, 4),
@@ -202,7 +202,7 @@ def test_apple_silicon_by_hand():
 
 
 def test_mac_that_tells_nothing():
-    assert set(apple({}).values()) == {None}
+    assert set(apple_silicon({}).values()) == {None}
 
 
 def test_this_machine_is_told_with_the_same_keys():

@@ -18,7 +18,7 @@ from laptime.analysis.load import load_runs
 from laptime.config.identity import hashed_config
 from laptime.errors import UserError
 from laptime.machine import environment
-from laptime.machine.environment import restraints, set_in_python, settings, without_effect
+from laptime.machine.environment import ineffective_variables, python_settings, settings, slowing_settings
 from laptime.record.files import read_record
 from laptime.record.hashes import config_hashes
 from laptime.record.run_record import RunRecord
@@ -74,8 +74,8 @@ def test_a_secret_among_them_is_masked(monkeypatch):
 @pytest.mark.unit
 def test_what_slows_torch_down_is_known_by_name():
     found = settings({"ATEN_CPU_CAPABILITY": "default", "CUDA_LAUNCH_BLOCKING": "1", "OMP_WAIT_POLICY": "passive"})
-    assert restraints(found) == ["ATEN_CPU_CAPABILITY=default", "CUDA_LAUNCH_BLOCKING=1"]
-    assert restraints({"CUDA_LAUNCH_BLOCKING": "0", "TORCHDYNAMO_DISABLE": "False"}) == []
+    assert slowing_settings(found) == ["ATEN_CPU_CAPABILITY=default", "CUDA_LAUNCH_BLOCKING=1"]
+    assert slowing_settings({"CUDA_LAUNCH_BLOCKING": "0", "TORCHDYNAMO_DISABLE": "False"}) == []
 
 
 @pytest.mark.unit
@@ -170,7 +170,7 @@ def test_numbers_of_threads_that_have_no_effect(variables, found, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert without_effect(2) == found
+    assert ineffective_variables(2) == found
 
 
 def test_threads_that_a_model_changes_are_recorded_and_no_repeat(work_folder):
@@ -186,7 +186,7 @@ def test_threads_that_a_model_changes_are_recorded_and_no_repeat(work_folder):
 
 @pytest.mark.parametrize("name", ["torch.backends.mkldnn", "sys.setprofile", "tracemalloc"])
 def test_what_python_code_has_set_is_recorded_and_graded(name, work_folder):
-    assert set_in_python() == {}
+    assert python_settings() == {}
     record = laptime.run(ONE_EPOCH)
     with contextlib.ExitStack() as stack:
         if name == "torch.backends.mkldnn":

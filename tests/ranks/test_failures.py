@@ -5,7 +5,7 @@ import pytest
 import torch.distributed as dist
 
 from laptime.errors import Interrupted, TrainingFailed, UserError
-from laptime.ranks.failures import Cause, RankFailed, RankFailure, Report, described
+from laptime.ranks.failures import Cause, RankFailed, RankFailure, Report, to_run_error
 
 pytestmark = pytest.mark.unit
 
@@ -56,6 +56,6 @@ def test_what_ended_first_is_the_cause():
 
 
 def test_no_key_is_written_that_a_kind_of_error_does_not_have():
-    assert msgspec.to_builtins(described(UserError("a"))) == {"type": "UserError", "message": "a"}
-    plain = msgspec.to_builtins(described(TrainingFailed("b")))
+    assert msgspec.to_builtins(to_run_error(UserError("a"))) == {"type": "UserError", "message": "a"}
+    plain = msgspec.to_builtins(to_run_error(TrainingFailed("b")))
     assert plain == {"type": "TrainingFailed", "message": "b", "epoch": None, "step": None}

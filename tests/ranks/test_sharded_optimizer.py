@@ -8,8 +8,8 @@ import pytest
 import torch
 from tests.support.settings import TINY
 
-from laptime.ranks.sharded_optimizer import reason_against
-from laptime.ranks.shared_memory import share_of
+from laptime.ranks.sharded_optimizer import reason_not_to_shard
+from laptime.ranks.shared_memory import shard_range
 from laptime.record.files import CHECKPOINT_DIR, LAST_CHECKPOINT, read_epochs, read_record
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory of this kind is Linux's")
@@ -146,13 +146,13 @@ def test_what_can_not_be_shared_out_is_averaged_whole_otherwise(trained):
 def test_parameters_that_fill_no_stretch_of_memory_are_not_shared_out():
     for parameter in (torch.tensor(1.0), torch.zeros(4, 6)[:, ::2]):
         optimizer = torch.optim.SGD([torch.nn.Parameter(parameter)], lr=0.1)
-        assert "can't be shared out" in reason_against(optimizer, None)
-    assert reason_against(torch.optim.SGD([torch.nn.Parameter(torch.zeros(4, 6).t())], lr=0.1), None) is None
+        assert "can't be shared out" in reason_not_to_shard(optimizer, None)
+    assert reason_not_to_shard(torch.optim.SGD([torch.nn.Parameter(torch.zeros(4, 6).t())], lr=0.1), None) is None
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 @pytest.mark.parametrize("num_elements", [0, 1, 63, 64, 65, 1000, 401_408])
 def test_shares_make_up_the_whole(num_elements, world_size):
-    shares = [share_of(num_elements, rank, world_size) for rank in range(world_size)]
+    shares = [shard_range(num_elements, rank, world_size) for rank in range(world_size)]
     assert [element for share in shares for element in share] == list(range(num_elements))

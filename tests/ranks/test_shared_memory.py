@@ -197,7 +197,7 @@ def names():
 @pytest.mark.unit
 def test_a_name_that_a_killed_process_left_is_removed(names):
     folder, file = names("mkdir", "0"), names("touch", "1_0")
-    shared_memory.remove_left_behind(999999999)
+    shared_memory.unlink_leftover_memory(999999999)
     assert not file.exists()
     assert folder.exists(), "what isn't torch's is left alone, and disturbs nobody"
 

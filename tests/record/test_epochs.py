@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from tests.support.records import EPOCH_ROW
 
-from laptime.record.epochs import EpochRow, each_epoch_once, epochs_of, frame_over_ranks, time_to_accuracy
+from laptime.record.epochs import EpochRow, combine_ranks_frame, combine_rows, last_attempts, time_to_accuracy
 
 pytestmark = pytest.mark.unit
 
@@ -40,32 +40,32 @@ def rows(times: list[list[float]], attempt: int = 0, first_epoch: int = 0) -> li
 
 
 def test_the_slowest_rank_makes_the_epoch():
-    (epoch,) = epochs_of(rows([[1.0, 2.0, 1.5]]))
+    (epoch,) = combine_rows(rows([[1.0, 2.0, 1.5]]))
     assert (epoch.epoch_time_s, epoch.num_samples, epoch.samples_per_s) == (2.0, 300, 150.0)
     assert epoch.straggler_delay == pytest.approx(2.0 / 1.5 - 1)
     assert (epoch.cpu_percent, epoch.rss_bytes) == (3 * 99.5, 3 * 2**33)
-    assert epochs_of(rows([[1.0]]))[0].straggler_delay is None
+    assert combine_rows(rows([[1.0]]))[0].straggler_delay is None
 
 
 def test_samples_that_one_rank_has_not_counted_are_not_known():
     one, other = rows([[1.0, 2.0]])
     written = [one, replace(other, num_samples=None)]
-    (epoch,) = epochs_of(written)
+    (epoch,) = combine_rows(written)
     assert epoch.num_samples is None and epoch.samples_per_s is None
-    frame = frame_over_ranks(pd.DataFrame([asdict(row) for row in written]))
+    frame = combine_ranks_frame(pd.DataFrame([asdict(row) for row in written]))
     assert frame["num_samples"].isna().all() and frame["samples_per_s"].isna().all()
     assert frame["epoch_time_s"].to_list() == [2.0]
 
 
 def test_the_last_attempt_at_an_epoch_stands():
-    found = epochs_of([*rows([[5.0], [9.0]]), *rows([[2.0], [3.0]], attempt=1, first_epoch=1)])
+    found = combine_rows([*rows([[5.0], [9.0]]), *rows([[2.0], [3.0]], attempt=1, first_epoch=1)])
     assert [(each.epoch, each.epoch_time_s) for each in found] == [(0, 5.0), (1, 2.0), (2, 3.0)]
 
 
 def test_frames_and_rows_have_the_same_definition():
     written = [*rows([[5.0, 6.0], [9.0, 1.0]]), *rows([[2.0, 2.5], [3.0, 1.0]], attempt=1, first_epoch=1)]
-    frame = frame_over_ranks(each_epoch_once(pd.DataFrame([asdict(row) for row in written])))
-    expected = epochs_of(written)
+    frame = combine_ranks_frame(last_attempts(pd.DataFrame([asdict(row) for row in written])))
+    expected = combine_rows(written)
     assert frame.index.tolist() == [epoch.epoch for epoch in expected]
     for name in ("epoch_time_s", "num_samples", "samples_per_s", "is_warmup"):
         assert frame[name].tolist() == [getattr(epoch, name) for epoch in expected], name

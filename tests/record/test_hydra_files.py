@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from laptime.record.hydra_files import NotHydras, read_best_trial, read_overrides, read_sweep_file
+from laptime.record.hydra_files import HydraFileError, read_best_trial, read_overrides, read_sweep_file
 from laptime.record.plan import read_plan, write_plan
 
 pytestmark = pytest.mark.unit
@@ -38,7 +38,7 @@ def test_a_sweep_file_says_how_the_sweep_was_started(content, work_folder):
     assert file.overrides == ("seed=1,2", "+training.num_microbatches=2", "hydra.sweep.dir=s")
     assert (file.subdir, file.output_subdir, file.config_name) == ("${hydra.job.num}", ".hydra", "mine")
     assert (file.config_dir, file.optimized_metric) == ("/mine", "val_accuracy")
-    assert file.is_whole and file.is_search
+    assert file.is_complete and file.is_search
     assert read_sweep_file(written(content, "multirun-0.yaml"), "multirun-0.yaml") == file
 
 
@@ -57,7 +57,7 @@ def test_a_file_without_a_part_is_not_whole(part, content, work_folder):
         node = node[parent]
     del node[key]
     file = read_sweep_file(written(content))
-    assert not file.is_whole and file.is_search
+    assert not file.is_complete and file.is_search
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_file_without_a_part_is_not_whole(part, content, work_folder):
 )  # fmt: skip
 def test_what_hydra_does_not_write_is_refused(text, why, work_folder):
     Path("multirun.yaml").write_bytes(text)
-    with pytest.raises(NotHydras, match=f"^{why}$"):
+    with pytest.raises(HydraFileError, match=f"^{why}$"):
         read_sweep_file(Path())
 
 
@@ -79,9 +79,9 @@ def test_overrides_of_a_run_have_the_names_of_today(work_folder):
     assert read_overrides(Path()) == []
     for text in (b"5", b"\xff\xfe- x", b"- [" * 3):
         Path(".hydra/overrides.yaml").write_bytes(text)
-        with pytest.raises(NotHydras):
+        with pytest.raises(HydraFileError):
             read_overrides(Path())
-    with pytest.raises(NotHydras, match="FileNotFoundError"):
+    with pytest.raises(HydraFileError, match="FileNotFoundError"):
         read_overrides(Path(), "kept")
 
 
@@ -90,7 +90,7 @@ def test_the_best_trial_of_a_search(work_folder):
     best = read_best_trial(Path())
     assert best.params == {"optimizer.lr": 0.1} and best.value == 0.5
     written({"solutions": []}, "optimization_results.yaml")
-    with pytest.raises(NotHydras):
+    with pytest.raises(HydraFileError):
         read_best_trial(Path())
 
 

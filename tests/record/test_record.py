@@ -18,7 +18,7 @@ from laptime.record import files as record
 from laptime.record import schema
 from laptime.record.epochs import EPOCH_COLUMNS, NEW_COLUMNS
 from laptime.record.run_record import RunRecord
-from laptime.record.schema import known
+from laptime.record.schema import filled
 
 # The run directory's contract: every section of run.json, and the keys of those that are objects.
 CONTRACT = {
@@ -110,7 +110,7 @@ def test_a_section_that_is_not_known_has_its_keys_and_is_read_as_unknown(section
     assert set(content[section].values()) == {None} and set(CONTRACT[section].split()) <= set(content[section])
     assert getattr(RunRecord.of(content), section) is None
     with pytest.raises(ValueError, match="set up"):
-        known(getattr(RunRecord.of(content), section))
+        filled(getattr(RunRecord.of(content), section))
 
 
 @pytest.mark.unit

@@ -67,7 +67,7 @@ def test_a_full_disk_costs_no_more_than_the_outcome(elsewhere, monkeypatch):
 
 def test_records_of_runs_whose_process_is_gone_are_ended(store, work_folder, monkeypatch):
     ended = []
-    monkeypatch.setattr(outcomes, "end_without_launcher", lambda path, message: ended.append((path.name, message)))
+    monkeypatch.setattr(outcomes, "mark_launcher_died", lambda path, message: ended.append((path.name, message)))
     monkeypatch.setattr(outcomes.psutil, "pid_exists", lambda pid: pid == 7)
     for number, (status, pid, host) in enumerate(
         [("begun", 8, None), ("begun", 7, None), ("completed", 8, None), ("begun", 8, "another")]

@@ -15,7 +15,7 @@ from tests.support.records import write_record
 from tests.support.settings import NO_REPORT, QUICK, TINY
 
 from laptime.record import directory as run_dir
-from laptime.record.epochs import each_epoch_once
+from laptime.record.epochs import last_attempts
 from laptime.record.files import read_epochs, read_record
 from laptime.record.plan import read_plan, write_plan
 from laptime.sweeps.earlier import move_to_earlier
@@ -35,7 +35,7 @@ def seeds(sweep: Path = SWEEP) -> list[int]:
 
 
 def curve(run: Path) -> list[tuple[Any, ...]]:
-    rows = each_epoch_once(read_epochs(run))
+    rows = last_attempts(read_epochs(run))
     return list(rows[["epoch", "rank", "train_loss", "val_loss", "val_accuracy"]].itertuples(index=False, name=None))
 
 

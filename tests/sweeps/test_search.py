@@ -10,7 +10,7 @@ from tests.support.settings import NO_REPORT, TINY
 
 from laptime.analysis.search import pareto_front
 from laptime.record.directory import numbered_runs
-from laptime.record.files import is_maximised, read_record
+from laptime.record.files import is_maximized, read_record
 from laptime.record.latest import newest_sweeps
 
 TWO_EPOCHS = (*TINY, "training.epochs=2")
@@ -141,8 +141,8 @@ def test_an_objective_that_is_none_is_refused(metrics, call):
 
 @pytest.mark.unit
 def test_what_is_better_follows_from_the_metric():
-    assert all(map(is_maximised, ("val_accuracy", "test_accuracy", "samples_per_s", "steps_per_s")))
-    assert not any(map(is_maximised, ("val_loss", "epoch_time_s", "time_to_accuracy", "total_train_s")))
+    assert all(map(is_maximized, ("val_accuracy", "test_accuracy", "samples_per_s", "steps_per_s")))
+    assert not any(map(is_maximized, ("val_loss", "epoch_time_s", "time_to_accuracy", "total_train_s")))
 
 
 @pytest.mark.unit

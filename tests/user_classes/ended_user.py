@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from laptime.record.directory import use
+from laptime.record.directory import claim
 
 if __name__ == "__main__":
-    use(Path(sys.argv[1]))
+    claim(Path(sys.argv[1]))

@@ -74,7 +74,7 @@ class EachRankOnItsOwnMachine(MLP):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        shared_memory._machine = lambda: f"machine of {os.getpid()}"
+        shared_memory._machine_id = lambda: f"machine of {os.getpid()}"
 
 
 class StrangersConnect(MLP):

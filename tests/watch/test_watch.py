@@ -18,7 +18,7 @@ from tests.support.settings import NO_REPORT, TINY
 from tests.support.terminal import Terminal
 
 from laptime.record.files import read_record, timestamp
-from laptime.record.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE, beating
+from laptime.record.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE, keep_heartbeat
 from laptime.record.plan import write_plan
 from laptime.watch.__main__ import main
 from laptime.watch.status import Watcher
@@ -136,14 +136,14 @@ def test_a_training_that_laptime_timed_alone_has_no_known_end(config, running, w
 
 @pytest.mark.unit
 def test_the_heart_beats_while_the_work_is_done_and_no_longer(work_folder):
-    with beating(work_folder):
+    with keep_heartbeat(work_folder):
         until((work_folder / HEARTBEAT_FILE).exists)
     assert not (work_folder / HEARTBEAT_FILE).exists()
 
 
 @pytest.mark.unit
 def test_a_heart_that_cannot_write_ends_nothing(work_folder):
-    with beating(work_folder / "nowhere"):
+    with keep_heartbeat(work_folder / "nowhere"):
         pass
 
 
@@ -397,7 +397,7 @@ def test_a_terminal_shows_epoch_times_the_log_and_the_time_left_until_the_sweep_
         "[2026-01-02 12:00:00,100][rank 0][INFO][laptime] epoch 1\n"
         "[2026-01-02 12:34:56,789][rank 0][INFO][laptime] epoch 2 is the last line\n"
     )
-    with beating(sweep / "1"):
+    with keep_heartbeat(sweep / "1"):
         watched = start(
             str(sweep), "--interval", "0.1", module="laptime.watch", stdout=terminal.theirs,
             environment={"TERM": "xterm", "COLUMNS": "120"},

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from laptime.record import schema
-from laptime.record.directory import has_left
-from laptime.record.epochs import EPOCH_COLUMNS, each_epoch_once, frame_over_ranks
+from laptime.record.directory import owner_is_gone
+from laptime.record.epochs import EPOCH_COLUMNS, combine_ranks_frame, last_attempts
 from laptime.record.files import (
     EARLIER_DIR,
     EPOCHS_FILE,
@@ -22,7 +22,7 @@ from laptime.record.files import (
     read_record,
 )
 from laptime.record.run_record import RunRecord
-from laptime.record.schema import known
+from laptime.record.schema import filled
 from laptime.record.walk import walk
 from laptime.text import escape_control_chars
 
@@ -58,12 +58,12 @@ class Run:
 
     @property
     def group_hash(self) -> str:
-        return known(self.record.group_hash)
+        return filled(self.record.group_hash)
 
     @property
     def command(self) -> list[str]:
         """As typed."""
-        return known(self.record.command)
+        return filled(self.record.command)
 
     @property
     def full_config(self) -> Mapping[str, Any]:
@@ -77,27 +77,27 @@ class Run:
 
     @property
     def device(self) -> schema.Device:
-        return known(self.record.device)
+        return filled(self.record.device)
 
     @property
     def dataset(self) -> schema.Dataset:
-        return known(self.record.dataset)
+        return filled(self.record.dataset)
 
     @property
     def model(self) -> schema.Model:
-        return known(self.record.model)
+        return filled(self.record.model)
 
     @property
     def strategy(self) -> schema.Strategy:
-        return known(self.record.strategy)
+        return filled(self.record.strategy)
 
     @property
     def batch(self) -> schema.Batch:
-        return known(self.record.batch)
+        return filled(self.record.batch)
 
     @property
     def environment(self) -> schema.Environment:
-        return known(self.record.environment)
+        return filled(self.record.environment)
 
     @cached_property
     def counted(self) -> pd.DataFrame:
@@ -141,8 +141,8 @@ def _identity(record: RunRecord) -> tuple[str, ...] | None:
     """What no two runs share: where and when a run was started, by which processes; None: an old record lacks it."""
     # Two LapTimers in one training: their laps differ.
     where = record.laptime_config.get("run_dir") if record.is_laptime_training else (record.config_hash, record.lap)
-    started = [where, record.started_at, known(record.strategy).rank_pids]
-    return None if None in started else (*map(str, started), known(record.environment).hostname_hash)
+    started = [where, record.started_at, filled(record.strategy).rank_pids]
+    return None if None in started else (*map(str, started), filled(record.environment).hostname_hash)
 
 
 def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
@@ -201,7 +201,7 @@ def _read_record(path: Path) -> RunRecord:
     record = RunRecord.of(content)
     if record.status != "completed":
         why = "" if record.error is None else record.error.first_line
-        if record.status == "running" and has_left(path):
+        if record.status == "running" and owner_is_gone(path):
             raise ValueError("running, but its process is gone: it was killed, perhaps")
         raise ValueError(f"{record.status}: {why}" if why else record.status)
     for name in ("seed", *_REQUIRED_FIELDS) if record.is_laptime_training else _REQUIRED_FIELDS:
@@ -252,14 +252,14 @@ def _tidy(read: Sequence[tuple[Path, RunRecord, pd.DataFrame]]) -> list[_Tidy]:
         good &= (rows[column] >= 0) & (rows[column] < _MOST) & (rows[column] % 1 == 0)
     num_torn = (~good).groupby(rows["run"]).sum()
     rows = rows[good].astype({"attempt": int, "epoch": int, "rank": int, "is_warmup": bool})
-    rows = each_epoch_once(rows, by=["run", "epoch"]).drop_duplicates(["run", "epoch", "rank"], keep="last")
+    rows = last_attempts(rows, by=["run", "epoch"]).drop_duplicates(["run", "epoch", "rank"], keep="last")
     world_sizes = rows["run"].map(
-        {number: known(record.strategy).world_size for number, (_, record, _) in enumerate(read)}
+        {number: filled(record.strategy).world_size for number, (_, record, _) in enumerate(read)}
     )
     complete = rows.groupby(["run", "epoch"])["rank"].transform("nunique") == world_sizes
     rows = rows[complete].sort_values(["run", "epoch", "rank"])
     grouped = rows.groupby(["run", "epoch"])
-    epochs = frame_over_ranks(rows, by=["run", "epoch"])
+    epochs = combine_ranks_frame(rows, by=["run", "epoch"])
     epochs["elapsed_s"] = epochs.groupby("run")["epoch_time_s"].cumsum()
     epochs = epochs.join(grouped[["train_loss", "train_accuracy", "val_loss", "val_accuracy"]].first())
     of_ranks = {number: part.drop(columns="run").reset_index(drop=True) for number, part in rows.groupby("run")}

@@ -16,7 +16,7 @@ from laptime.errors import UserError
 from laptime.record import files as record
 from laptime.text import escape_control_chars
 
-DDP_KEYS = tuple(f"strategy.{key}" for key in record.OF_DDP)
+DDP_KEYS = tuple(f"strategy.{key}" for key in record.DDP_KEYS)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 
 from laptime.analysis.group import Group
-from laptime.record.files import is_maximised
-from laptime.record.hydra_files import NotHydras, read_sweep_file
+from laptime.record.files import is_maximized
+from laptime.record.hydra_files import HydraFileError, read_sweep_file
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def searches(groups: Sequence[Group]) -> list[Search]:
 def _is_search(sweep_dir: Path) -> bool:
     try:
         return read_sweep_file(sweep_dir).is_search
-    except NotHydras:
+    except HydraFileError:
         return False
 
 
@@ -81,7 +81,7 @@ def pareto_front(values: Sequence[Sequence[float]], metrics: Sequence[str]) -> t
 def _costs(values: Sequence[Sequence[float]], metrics: Sequence[str]) -> list[tuple[float, ...]]:
     """The points so that less is better in each metric."""
     return [
-        tuple(-value if is_maximised(metric) else value for value, metric in zip(point, metrics, strict=True))
+        tuple(-value if is_maximized(metric) else value for value, metric in zip(point, metrics, strict=True))
         for point in values
     ]
 

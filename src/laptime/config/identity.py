@@ -7,7 +7,7 @@ from typing import Any
 
 from laptime.config.schema import Config
 from laptime.config.validate import resolve_warmup_epochs
-from laptime.record.files import OF_DDP, flat
+from laptime.record.files import DDP_KEYS, flat
 from laptime.record.masking import mask
 
 # What can change neither the result of a run nor its timing: paths, ports, loggers, callbacks that only show.
@@ -70,7 +70,7 @@ def hashed_config(config: Config, device_used: str, world_size: int, threads_per
     if world_size > 1:
         left_out.append(("strategy", "wrap_single_rank"))
     elif not content["strategy"]["wrap_single_rank"]:
-        left_out += [("strategy", key) for key in OF_DDP]
+        left_out += [("strategy", key) for key in DDP_KEYS]
     for *parents, key in left_out:
         node = content
         for parent in parents:

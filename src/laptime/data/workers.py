@@ -20,7 +20,7 @@ from laptime.data.order import EpochOrder
 from laptime.lap.phases import OnPhase, ignore_phase
 from laptime.lap.timed_loader import Batch
 from laptime.machine.device import Device
-from laptime.machine.sockets import make_room_for_sockets
+from laptime.machine.sockets import use_short_socket_dir
 
 if TYPE_CHECKING:  # torchvision and PIL are imported where they are used: that takes a second
     from PIL import Image
@@ -170,7 +170,7 @@ def _loader(
     prefetch: int,
 ) -> DataLoader[tuple[Tensor, int]]:
     if num_workers:
-        make_room_for_sockets()  # of torch's, which hand tensors over
+        use_short_socket_dir()  # of torch's, which hand tensors over
     return DataLoader(
         dataset,
         batch_size=batch_size,

@@ -52,7 +52,7 @@ def check(backend: str, used: str, timeout_s: float = 60.0) -> Finding:
     try:
         with rendezvous_store("127.0.0.1", 0, backend, timeout_s) as rendezvous:
             for number in range(_NUM_RANKS):
-                rank = Rank(rank=number, local_rank=number, place=number, world_size=_NUM_RANKS)
+                rank = Rank(rank=number, local_rank=number, core_slot=number, world_size=_NUM_RANKS)
                 job = rank, rendezvous
                 children.append(fresh_processes.start(partial(add_up, used), job, f"{backend} rank {number}"))
             answers = [_answer(connection, deadline) for _, connection in children]
@@ -92,7 +92,7 @@ def add_up(used: str, connection: Connection, job: tuple[Rank, Rendezvous]) -> N
     try:
         device = describe("auto", used, rank.local_rank)
         device.select()
-        rank.settle()
+        rank.apply_affinity()
         join(rank, rendezvous)
         values = _summand(rank.rank).to(device.torch_device)
         dist.all_reduce(values)

@@ -29,7 +29,7 @@ class Noise:
         quality: grade and reasons, by the rules that runs are graded by, with laps in place of epochs.
         num_threads: that the work was done with.
         lap_times_s: of the same work each.
-        meanwhile: what `counters.between` says of the whole probe.
+        meanwhile: what `counters.delta` says of the whole probe.
         frequency_drop: from its fastest slice to its slowest, as a share; None: not known.
         busiest: name and used cores of the other processes that used most, those that this user may look at.
     """
@@ -69,22 +69,22 @@ def probe(seconds: float, num_cores: int, battery: bool | None = None) -> Noise:
         _time(left, right, 10)  # the threads start, the processor wakes up
         num_products = max(1, round(_LAP_S / min(_time(left, right, 1) for _ in range(10))))
         used_before, cpu_before = _used_by_others(), time.process_time()
-        readings, own, times = [counters.read()], [cpu_before], list[float]()
+        readings, own, times = [counters.snapshot()], [cpu_before], list[float]()
         for _ in range(_NUM_SLICES):
             until = time.perf_counter() + seconds / _NUM_SLICES
             while time.perf_counter() < until:
                 times.append(_time(left, right, num_products))
-            readings.append(counters.read())
+            readings.append(counters.snapshot())
             own.append(time.process_time())
         used_after = _used_by_others()
     finally:
         torch.set_num_threads(threads_before)
     total_cores = os.cpu_count() or 1
     slices = [
-        counters.between(readings[each], readings[each + 1], own[each + 1] - own[each], total_cores)
+        counters.delta(readings[each], readings[each + 1], own[each + 1] - own[each], total_cores)
         for each in range(_NUM_SLICES)
     ]
-    meanwhile = counters.between(readings[0], readings[-1], own[-1] - own[0], total_cores)
+    meanwhile = counters.delta(readings[0], readings[-1], own[-1] - own[0], total_cores)
     frequencies = [each.frequency_hz for each in slices if each.frequency_hz]
     return Noise(
         quality=assess(slices, times, total_cores, battery, timed="laps"),

@@ -22,7 +22,7 @@ from laptime.machine.torch_build import torch_build
 from laptime.measure import latency
 from laptime.ranks.preflight import require_compiling
 from laptime.record import files as records
-from laptime.record.schema import known
+from laptime.record.schema import filled
 from laptime.training.build import network_name
 from laptime.training.stepper import autocast
 
@@ -43,7 +43,7 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
     """
     settings = run.config["training"]
     threads = use_threads(run, config.threads)
-    asked = config.device or known(run.record.device).requested
+    asked = config.device or filled(run.record.device).requested
     device = resolve_device(asked, "cpu")
     device.select()
     precision = config.precision or settings["precision"]
@@ -118,7 +118,7 @@ def _recorded(
 
     The run tested the weights of its last checkpoint, unless a time limit broke off an epoch after that.
     """
-    result, used = run.record.result, known(run.record.device).used
+    result, used = run.record.result, filled(run.record.device).used
     accuracy = result.test_accuracy
     reasons = []
     if accuracy is None:

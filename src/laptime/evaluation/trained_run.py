@@ -31,7 +31,7 @@ from laptime.record.files import (
 )
 from laptime.record.masking import MASK
 from laptime.record.run_record import RunRecord
-from laptime.record.schema import known
+from laptime.record.schema import filled
 from laptime.text import join_first_three
 from laptime.training import checkpoints, open_groups
 from laptime.training.build import build_network
@@ -78,7 +78,7 @@ class TrainedRun:
 
     def has_other_data(self, data: DataModule) -> bool:
         """Whether these are other data than those that the run was trained and tested on."""
-        return known(self.record.dataset).checksum != data.checksum
+        return filled(self.record.dataset).checksum != data.checksum
 
     def load(self, device: Device) -> tuple[nn.Module, DataModule]:
         """The network, in evaluation mode on the device, and its data.

@@ -131,7 +131,7 @@ class LapTimer(LightningCallback):
             return
         device = describe_torch(trainer.strategy.root_device)
         rank = Rank(
-            rank=trainer.global_rank, local_rank=trainer.local_rank, place=trainer.local_rank,
+            rank=trainer.global_rank, local_rank=trainer.local_rank, core_slot=trainer.local_rank,
             world_size=trainer.world_size, threads=torch.get_num_threads(), node=trainer.node_rank,
             num_nodes=trainer.num_nodes,
         )  # fmt: skip

@@ -10,13 +10,13 @@ import torch
 
 from laptime.hooks.identity import HydraJob, deep_merge, mask_secrets
 from laptime.hooks.settings import Settings, Timer, Training
-from laptime.machine.counters import on_battery, read
+from laptime.machine.counters import on_battery, snapshot
 from laptime.machine.device import Device, cpu_name, mps_fallback, usable_cores
-from laptime.machine.environment import environment, git_state, set_in_python
+from laptime.machine.environment import environment, git_state, python_settings
 from laptime.machine.torch_build import driver_version, torch_build
 from laptime.ranks.rank import Rank
 from laptime.record import schema
-from laptime.record.directory import RunDir, use
+from laptime.record.directory import RunDir, claim
 from laptime.record.files import flat
 from laptime.record.hashes import config_hashes
 from laptime.record.masking import mask_command
@@ -41,7 +41,7 @@ def reserve(settings: Settings, job: HydraJob | None) -> Path:
     else:
         wanted = f"laptime_runs/{time.strftime('%Y-%m-%d/%H-%M-%S')}"
     folder = RunDir(wanted, may_move=True, key="dir").path
-    use(folder)  # so that it can be told when this process is gone
+    claim(folder)  # so that it can be told when this process is gone
     return folder
 
 
@@ -91,12 +91,12 @@ def new_record(
     record.dataset = schema.Dataset(name=training.dataset, num_train=training.num_train, num_test=0)
     record.batch = schema.Batch(scope="per_rank", per_rank_batch_size=None, global_batch_size=None)
     record.environment = environment(cpu_name(), usable_cores(), {"own": [{"_target_": c} for c in training.classes]})
-    record.environment.settings = (record.environment.settings or {}) | set_in_python()
+    record.environment.settings = (record.environment.settings or {}) | python_settings()
     record.environment.torch = {**torch_build(), "num_threads": torch.get_num_threads()}
     record.environment.driver = driver_version(device)
     script = getattr(sys.modules["__main__"], "__file__", None)
     record.git = git_state(Path.cwd() if script is None else Path(script).absolute().parent)
-    record.noise.load_before, record.noise.on_battery = read().load, on_battery()
+    record.noise.load_before, record.noise.on_battery = snapshot().load, on_battery()
     record.start_attempt(0)
     record.started_at = record.attempts[-1].started_at
     return record

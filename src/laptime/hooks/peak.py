@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from laptime.hooks.update_record import of_mean_batch
 from laptime.lap.quality import assess
-from laptime.machine.counters import between, read
+from laptime.machine.counters import delta, snapshot
 from laptime.machine.device import usable_cores
 from laptime.measure.limit import limit
 from laptime.measure.peak import Peak, probe_alone
@@ -35,7 +35,7 @@ def measure_peak(run: "TimedRun", optimizer_bytes: int) -> None:
     ranks_here = -(-rank.world_size // rank.num_nodes)
     cores_per_thread = usable_cores() / (ranks_here * rank.threads) if device.used == "cpu" else 1.0
     run.ranks.barrier("peak")
-    before, cpu_s = read(), time.process_time()
+    before, cpu_s = snapshot(), time.process_time()
     own = probe_alone(device, run.training.precision, cores_per_thread)
     cpu_s = time.process_time() - cpu_s
     counted = run.warmup.flops_per_batch, run.warmup.flops_samples
@@ -59,7 +59,7 @@ def measure_peak(run: "TimedRun", optimizer_bytes: int) -> None:
         breakdown=record.breakdown,
         optimizer_bytes=sum(bytes_of),
         advice=_ADVICE,
-        disturbances=assess([between(before, read(), own_s, cores)], [], cores).reasons,
+        disturbances=assess([delta(before, snapshot(), own_s, cores)], [], cores).reasons,
     )
     if record.peak.mfu is None:
         reason = run.guard.missing.get("model.flops_per_batch", "no lap was counted")

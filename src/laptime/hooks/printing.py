@@ -6,7 +6,7 @@ from pathlib import Path
 
 from laptime.record.epochs import Epoch
 from laptime.record.run_record import RunRecord
-from laptime.record.schema import PHASES, known
+from laptime.record.schema import PHASES, filled
 from laptime.terminal import relative
 from laptime.text import counted, duration
 
@@ -37,8 +37,8 @@ def lap_line(lap: Epoch, num_laps: int | None, left_s: float | None, note: str =
 
 def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
     """What was found, for people."""
-    timing, strategy = record.timing, known(record.strategy)
-    what = f"{known(record.model).name} on {known(record.dataset).name}, {known(record.device).used}"
+    timing, strategy = record.timing, filled(record.strategy)
+    what = f"{filled(record.model).name} on {filled(record.dataset).name}, {filled(record.device).used}"
     what += f", {counted(strategy.world_size, 'rank')}"
     lines = []
     if record.status not in ("running", "completed"):

@@ -31,11 +31,11 @@ from laptime.machine.energy import EnergyMeter
 from laptime.machine.memory import peak_rss_bytes
 from laptime.measure.peak import TRAINER_DTYPES
 from laptime.ranks.rank import Rank
-from laptime.record.directory import give_back
-from laptime.record.epochs import Epoch, over_ranks
+from laptime.record.directory import release
+from laptime.record.epochs import Epoch, combine_ranks
 from laptime.record.masking import mask_text
 from laptime.record.run_record import RunRecord
-from laptime.record.schema import RunError, Status, known
+from laptime.record.schema import RunError, Status, filled
 from laptime.text import format_os_error
 
 # What only Laptime's own training can measure.
@@ -262,10 +262,10 @@ class TimedRun:
         except OSError as error:  # a full disk, a directory that is gone
             self.guard.mark_missing("epochs.csv", format_os_error(error))
             self.recorder.run_dir = None
-            epoch = over_ranks([each.row for each, _ in shares])
+            epoch = combine_ranks([each.row for each, _ in shares])
         if self.record is None:
             return None
-        known(self.record.strategy).rank_pids = [pid for _, pid in shares]
+        filled(self.record.strategy).rank_pids = [pid for _, pid in shares]
         note = "partial, not counted" if self._is_partial else "warm-up, not counted" if lap.is_warmup else ""
         print_line(lap_line(epoch, self._total_laps, self._left_s(), note))
         if time.monotonic() >= self._next_update_at:
@@ -337,7 +337,7 @@ class TimedRun:
             num_test: its samples; 0: not known.
         """
         if self.record is not None:
-            known(self.record.dataset).num_test = num_test
+            filled(self.record.dataset).num_test = num_test
             self.record.result.test_loss, self.record.result.test_accuracy = loss, accuracy
             self._write()
 
@@ -362,7 +362,7 @@ class TimedRun:
         for line in summary_lines(record, self.run_dir if "run.json" not in self.guard.missing else None):
             print_line(line)
         if self.run_dir is not None:
-            give_back(self.run_dir)
+            release(self.run_dir)
         if status == "completed" and record.seed is None and record.timing.epoch_time_s is not None:
             log.warning(
                 "laptime: the seed of this run is not known, so two runs may be the same one twice. Set it with "

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from laptime.lap.quality import assess
-from laptime.machine.counters import read
-from laptime.machine.environment import restraints, set_in_python
+from laptime.machine.counters import snapshot
+from laptime.machine.environment import python_settings, slowing_settings
 from laptime.record import schema
 from laptime.record.run_record import RunRecord
-from laptime.record.schema import known
+from laptime.record.schema import filled
 
 if TYPE_CHECKING:
     from laptime.hooks.timed_run import TimedRun
@@ -37,9 +37,9 @@ def _note_batch(run: "TimedRun", record: RunRecord) -> None:
     """Samples and FLOPs of a batch."""
     per_step, size, timing = run.training.batches_per_step, run.batch_size, record.timing
     if size is not None and per_step is not None:
-        batch = known(record.batch)
+        batch = filled(record.batch)
         batch.per_rank_batch_size, batch.global_batch_size = size * per_step, size * per_step * run.rank.world_size
-    model, flops, counted = known(record.model), run.warmup.flops_per_batch, run.warmup.flops_samples
+    model, flops, counted = filled(record.model), run.warmup.flops_per_batch, run.warmup.flops_samples
     model.flops_per_batch = flops
     if flops is not None and counted:
         model.flops_per_sample = flops // counted
@@ -59,7 +59,7 @@ def of_mean_batch(flops_per_sample: float, timing: schema.Timing, world_size: in
 def _note_quality(run: "TimedRun", record: RunRecord) -> None:
     """What else the machine did, and how far the figures can be trusted for that."""
     recorder, training = run.recorder, run.training
-    record.noise.epochs, record.noise.load_after = recorder.noise[:_MAX_NOISE_LAPS], read().load
+    record.noise.epochs, record.noise.load_after = recorder.noise[:_MAX_NOISE_LAPS], snapshot().load
     times = [each.epoch_time_s for each in recorder.counted]
     if not times:
         return
@@ -68,11 +68,11 @@ def _note_quality(run: "TimedRun", record: RunRecord) -> None:
         times,
         os.cpu_count() or 1,
         record.noise.on_battery,
-        known(record.strategy).oversubscribed,
+        filled(record.strategy).oversubscribed,
         profiled=training.is_profiled,
         crowded=run.rank.world_size > 1 or training.has_workers,
         timed="laps",
-        restraints=restraints((known(record.environment).settings or {}) | set_in_python()),
+        slowing_settings=slowing_settings((filled(record.environment).settings or {}) | python_settings()),
         threads=(run.rank.threads, torch.get_num_threads()),
         warmup_key="warmup_laps",
         one_thread="torch.set_num_threads(1)",

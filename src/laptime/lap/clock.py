@@ -13,7 +13,7 @@ from laptime.lap.count import NumTokens
 from laptime.machine import counters
 from laptime.machine.device import Device
 from laptime.machine.energy import EnergyMeter
-from laptime.machine.memory import families
+from laptime.machine.memory import process_trees
 
 # Tensors that are kept until the lap is over; more are summed up meanwhile.
 _MOST_TENSORS = 512
@@ -58,8 +58,8 @@ class Lap:
     cpu_s: float
     all_cpu_s: float
     energy_joules: float | None
-    before: counters.Reading
-    after: counters.Reading
+    before: counters.Snapshot
+    after: counters.Snapshot
 
     @property
     def samples_per_s(self) -> float | None:
@@ -100,7 +100,7 @@ class LapClock:
         self.num_batches = 0
         self._paused_at: float | None = None
         self._wait_from: float | None = None
-        self._before: counters.Reading | None = None
+        self._before: counters.Snapshot | None = None
         self._begin_count()
 
     def start(self, barrier: Callable[[], None] = lambda: None) -> None:
@@ -111,7 +111,7 @@ class LapClock:
         """
         if self.resets_peak:
             self.device.reset_peak_memory()
-        self._before = counters.read([os.getpid()])
+        self._before = counters.snapshot([os.getpid()])
         self._cpu_from, _ = usage()
         self._cpu_at_start = self._cpu_from
         self._cpu_s = 0.0
@@ -235,7 +235,7 @@ class LapClock:
             all_cpu_s=cpu_s - self._cpu_at_start,
             energy_joules=self._joules if self.energy is not None else None,
             before=self._before,
-            after=counters.read([os.getpid()]),
+            after=counters.snapshot([os.getpid()]),
         )
         self.drop()
         return lap
@@ -248,7 +248,7 @@ class LapClock:
 def usage() -> tuple[float, int]:
     """CPU seconds (user and system) and resident bytes of this process and its children, data workers included."""
     cpu_s, rss_bytes = 0.0, 0
-    for pid in families([os.getpid()]):
+    for pid in process_trees([os.getpid()]):
         try:
             process = psutil.Process(pid)
             times, memory = process.cpu_times(), process.memory_info()

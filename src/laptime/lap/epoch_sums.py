@@ -44,7 +44,7 @@ class Sums:
     def means(self, rank: Rank) -> "Means":
         """The figures over all ranks, every sample counted once."""
         hits = 0 if self._hits is None else int(self._hits)
-        loss_sum, hit_sum, num_samples = rank.sum([self._loss_sum(), hits, self.num_samples])
+        loss_sum, hit_sum, num_samples = rank.all_reduce_sum([self._loss_sum(), hits, self.num_samples])
         if not num_samples:
             return Means(math.nan, math.nan, 0)
         return Means(loss_sum / num_samples, hit_sum / num_samples, int(num_samples))

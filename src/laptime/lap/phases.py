@@ -14,7 +14,7 @@ import numpy as np
 from laptime.lap.percentile import percentile
 from laptime.machine.device import Device
 
-_OF_DRAWING = ("data", "host_to_device")
+DATA_PHASES = ("data", "host_to_device")
 _ENDS_A_STEP = "optimizer"
 
 OnPhase = Callable[[str], None]
@@ -80,7 +80,7 @@ class StepClock:
         if counts:
             for step in steps:
                 for part, seconds in self.shared.items():
-                    step[part] = seconds / ((num_drawn or len(steps)) if part in _OF_DRAWING else len(steps))
+                    step[part] = seconds / ((num_drawn or len(steps)) if part in DATA_PHASES else len(steps))
         else:
             del self.steps[self._first_of_group :]
             del self._waited[self._first_of_group :]

@@ -73,7 +73,7 @@ def assess(
     crowded: bool = False,
     runs_at_once: int = 1,
     timed: str = "epochs",
-    restraints: Sequence[str] = (),
+    slowing_settings: Sequence[str] = (),
     threads: tuple[int, int] | None = None,
     warmup_key: str = "measure.warmup_epochs",
     one_thread: str = "strategy.threads_per_rank=1",
@@ -81,7 +81,7 @@ def assess(
     """Grade a run.
 
     Args:
-        epochs: of each counted one what `counters.between` says.
+        epochs: of each counted one what `counters.delta` says.
         epoch_times_s: of the counted epochs.
         num_cores: of the machine, whether or not the run may use them all.
         battery: whether it ran on its battery.
@@ -90,7 +90,7 @@ def assess(
         crowded: whether its own ranks or data workers take turns on its cores: then being taken off them is no news.
         runs_at_once: of its sweep, itself among them.
         timed: what the times are of, as the reasons name it.
-        restraints: environment variables and other settings that make it slower, as `NAME=value`.
+        slowing_settings: environment variables and other settings that make it slower, as `NAME=value`.
         threads: of each rank, as the run was given them, and as torch had them at the end; None: not known.
         warmup_key: what leaves out more epochs, or laps.
         one_thread: what gives each rank one thread.
@@ -117,9 +117,9 @@ def assess(
         reasons.append(f"{runs_at_once} runs at once shared the machine")
     if threads is not None and threads[0] > 1 and (oversubscribed or _WAITING & found_bad):
         reasons.append(f"the threads of a rank wait for each other then: {one_thread} may be faster")
-    if restraints:
+    if slowing_settings:
         grade = max(grade, "B")
-        reasons.append(f"settings slow it down: {', '.join(restraints)}")
+        reasons.append(f"settings slow it down: {', '.join(slowing_settings)}")
     if threads is not None and threads[0] != threads[1]:
         grade = "C"
         reasons.append(f"the model or a callback changed torch's threads from {threads[0]} to {threads[1]}")

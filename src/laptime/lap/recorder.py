@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from laptime.lap.clock import Lap
-from laptime.machine.counters import between, percent_by_core
+from laptime.machine.counters import delta, percent_by_core
 from laptime.machine.energy import EnergyMeter
 from laptime.ranks.rank import Rank
-from laptime.record.epochs import Epoch, EpochRow, epochs_of, over_ranks
+from laptime.record.epochs import Epoch, EpochRow, combine_ranks, combine_rows
 from laptime.record.files import append_epochs
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import EpochNoise
@@ -133,11 +133,11 @@ class LapRecorder:
             self._note_machine(lap, shares)
             if self.run_dir is not None:
                 append_epochs(self.run_dir, rows)
-        return over_ranks(rows)
+        return combine_ranks(rows)
 
     def _note_machine(self, lap: Lap, shares: Sequence[RankLap]) -> None:
         cpu_s = sum(share.cpu_s for share in shares if share.node == self.rank.node)
-        meanwhile = between(lap.before, lap.after, cpu_s, os.cpu_count() or 1)
+        meanwhile = delta(lap.before, lap.after, cpu_s, os.cpu_count() or 1)
         self.noise.append(
             EpochNoise(attempt=self.rank.attempt, epoch=lap.number, is_warmup=lap.is_warmup, **asdict(meanwhile))
         )
@@ -155,7 +155,7 @@ class LapRecorder:
     @property
     def epochs(self) -> list[Epoch]:
         """The laps of all ranks, in order; of one that was trained in several attempts, the last one's."""
-        return epochs_of(self.rows)
+        return combine_rows(self.rows)
 
     @property
     def counted(self) -> list[Epoch]:

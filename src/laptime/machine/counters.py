@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 import psutil
 
-from laptime.machine.hardware import text_of
+from laptime.machine.hardware import read_small_file
 
 _HZ = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Reading:
+class Snapshot:
     """Counters of the machine at one moment.
 
     Attributes:
@@ -47,16 +47,16 @@ class Reading:
     cores: tuple[tuple[float, float], ...] = ()
 
 
-def read(processes: Sequence[int] = (), root: Path = Path("/")) -> Reading:
+def snapshot(processes: Sequence[int] = (), root: Path = Path("/")) -> Snapshot:
     """Read all counters.
 
     Args:
         processes: ids of those whose involuntary switches are counted.
         root: of /proc and /sys; another one in tests.
     """
-    cpu_lines = [line for line in text_of(root / "proc/stat").splitlines() if line.startswith("cpu")]
+    cpu_lines = [line for line in read_small_file(root / "proc/stat").splitlines() if line.startswith("cpu")]
     busy_s, steal_s = _cpu_times(cpu_lines, root)
-    return Reading(
+    return Snapshot(
         at_s=time.perf_counter(),
         busy_s=busy_s,
         steal_s=steal_s,
@@ -70,7 +70,7 @@ def read(processes: Sequence[int] = (), root: Path = Path("/")) -> Reading:
     )
 
 
-def percent_by_core(before: Reading, after: Reading) -> list[float]:
+def percent_by_core(before: Snapshot, after: Snapshot) -> list[float]:
     """How busy each core was between two readings, by whomever; empty where the system doesn't tell."""
     if len(before.cores) != len(after.cores):
         return []
@@ -102,7 +102,7 @@ class Noise:
     temperature_celsius: float | None = None
 
 
-def between(before: Reading, after: Reading, own_cpu_s: float | None, num_cores: int) -> Noise:
+def delta(before: Snapshot, after: Snapshot, own_cpu_s: float | None, num_cores: int) -> Noise:
     """What happened between two readings.
 
     Args:
@@ -132,9 +132,9 @@ def on_battery(root: Path = Path("/")) -> bool | None:
     """Whether the machine runs on its battery, which slows many processors down; None: none, or not known."""
     supplies = _glob(root, "sys/class/power_supply/*")
     if supplies:
-        mains = [text_of(path / "online") for path in supplies if text_of(path / "type") in ("Mains", "USB")]
-        batteries = [path for path in supplies if text_of(path / "type") == "Battery"]
-        return "1" not in mains if batteries and mains else None
+        kinds = {path: read_small_file(path / "type") for path in supplies}
+        mains = [read_small_file(path / "online") for path, kind in kinds.items() if kind in ("Mains", "USB")]
+        return "1" not in mains if "Battery" in kinds.values() and mains else None
     if root != Path("/"):
         return None
     battery = _first(lambda: psutil.sensors_battery())
@@ -189,7 +189,7 @@ def _num_switches(processes: Iterable[int], root: Path) -> int | None:
     for process in processes:
         own = root / f"proc/{process}"
         for status in [*own.glob("task/*/status")] or [own / "status"]:
-            for line in text_of(status).splitlines():
+            for line in read_small_file(status).splitlines():
                 name, _, value = line.partition(":")
                 if name == "nonvoluntary_ctxt_switches" and value.strip().isdecimal():
                     total, found = total + int(value), True
@@ -198,21 +198,21 @@ def _num_switches(processes: Iterable[int], root: Path) -> int | None:
 
 def _frequencies(root: Path) -> list[float]:
     files = _glob(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
-    found = [1e3 * float(text) for path in files if (text := text_of(path)).isdecimal()]
+    found = [1e3 * float(text) for path in files if (text := read_small_file(path)).isdecimal()]
     if found:
         return found
-    lines = [line.partition(":") for line in text_of(root / "proc/cpuinfo").splitlines()]
+    lines = [line.partition(":") for line in read_small_file(root / "proc/cpuinfo").splitlines()]
     return [1e6 * float(value) for name, _, value in lines if name.strip() == "cpu MHz"]
 
 
 def _temperatures(root: Path) -> list[float]:
     files = [*_glob(root, "sys/class/thermal/thermal_zone*/temp"), *_glob(root, "sys/class/hwmon/hwmon*/temp*_input")]
-    found = [int(text) / 1e3 for path in files if (text := text_of(path)).lstrip("-").isdecimal()]
+    found = [int(text) / 1e3 for path in files if (text := read_small_file(path)).lstrip("-").isdecimal()]
     return [each for each in found if 0 < each < 150]  # absent sensors say nonsense
 
 
 def _counters(path: Path) -> dict[str, int]:
-    pairs = [line.split() for line in text_of(path).splitlines()]
+    pairs = [line.split() for line in read_small_file(path).splitlines()]
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
 
 

@@ -22,7 +22,7 @@ _WINDOW = "laptime"
 _RAPL = (Path("/sys/class/powercap/intel-rapl"), Path("/zeus_sys/class/powercap/intel-rapl"))
 
 # Millijoules, each in none of the others.
-_OF_APPLE_SILICON = ("cpu_total_mj", "dram_mj", "gpu_mj", "gpu_sram_mj", "ane_mj")
+_APPLE_SILICON_COUNTERS = ("cpu_total_mj", "dram_mj", "gpu_mj", "gpu_sram_mj", "ane_mj")
 
 
 class EnergyMeter:
@@ -76,7 +76,7 @@ class EnergyMeter:
             for index, value in (part or {}).items():
                 file = getattr(self._monitor.cpus.cpus[index], name, None)
                 joules.append(value if value >= 0 or file is None else value + file.max_energy_range_uj / 1e6)
-        of_chip = (getattr(measured.soc_energy, part, None) for part in _OF_APPLE_SILICON)
+        of_chip = (getattr(measured.soc_energy, part, None) for part in _APPLE_SILICON_COUNTERS)
         joules += [millijoules / 1e3 for millijoules in of_chip if millijoules is not None]
         return float(sum(joules)) if joules else None
 

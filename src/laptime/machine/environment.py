@@ -33,7 +33,7 @@ PACKAGES = (
     "hydra-submitit-launcher",
 )  # fmt: skip
 # Laptime's folders whose modules a rank imports. A test compares them with what one has imported.
-ROOMS_OF_A_RANK = (
+RANK_PACKAGES = (
     "callbacks", "config", "data", "lap", "loggers", "machine", "measure", "models", "ranks", "record", "runner",
     "schedulers", "training",
 )  # fmt: skip
@@ -132,7 +132,7 @@ def settings(variables: Mapping[str, str] | None = None) -> dict[str, str]:
     return {name: value for name, value in found.items() if value and not _NO_SETTING.fullmatch(name)}
 
 
-def set_in_python() -> dict[str, str]:
+def python_settings() -> dict[str, str]:
     """What Python code, or a flag of Python's, has set in this process and what changes how fast it computes: of no
     variable, so `settings` can't know it. Empty where all is as usual."""
     torch: Any = sys.modules.get("torch")
@@ -150,12 +150,12 @@ def set_in_python() -> dict[str, str]:
     )
 
 
-def restraints(found: Mapping[str, str]) -> list[str]:
+def slowing_settings(found: Mapping[str, str]) -> list[str]:
     """Those of `settings` with which torch computes slower than it can, as `NAME=value`."""
     return [f"{name}={found[name]}" for name in _RESTRAINTS if found.get(name, "").lower() not in _OFF]
 
 
-def without_effect(threads_per_rank: int) -> list[str]:
+def ineffective_variables(threads_per_rank: int) -> list[str]:
     """Variables that ask for another number of threads than the ranks have, as `NAME=value`.
 
     torchrun sets OMP_NUM_THREADS=1 where nobody has set it.
@@ -190,7 +190,7 @@ def code_hash(config: Mapping[str, Any]) -> str:
     user's own classes. What only plans, shows or compares runs is not in it."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(path for room in ROOMS_OF_A_RANK for path in (package / room).rglob("*.py")):
+    for path in sorted(path for room in RANK_PACKAGES for path in (package / room).rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     for name in sorted(_packages_named(config)):
         for path in _own_files(name):

@@ -35,7 +35,7 @@ def machine(root: Path = Path("/")) -> dict[str, Any]:
     """
     container = {"num_cores": container_cores(root), "memory_bytes": container_memory_bytes(root)}
     if root == Path("/") and platform.system() == "Darwin":
-        return apple(_sysctl()) | _psutil_frequencies() | {"container": container}
+        return apple_silicon(_sysctl()) | _psutil_frequencies() | {"container": container}
     num_performance, num_efficiency = kinds_of_cores(root)
     frequency_min_hz, frequency_max_hz = frequencies_hz(root)
     return {
@@ -52,7 +52,7 @@ def machine(root: Path = Path("/")) -> dict[str, Any]:
 
 def num_sockets(root: Path = Path("/")) -> int | None:
     """Processors that the mainboard holds."""
-    packages = {text_of(cpu / "topology/physical_package_id") for cpu in _cpus(root)}
+    packages = {read_small_file(cpu / "topology/physical_package_id") for cpu in _cpus(root)}
     return len([package for package in packages if package.isdecimal()]) or None  # -1: the firmware doesn't tell
 
 
@@ -64,7 +64,7 @@ def kinds_of_cores(root: Path = Path("/")) -> tuple[int | None, int | None]:
     performance = _listed_cpus(root / "sys/devices/cpu_core/cpus")
     efficiency = _listed_cpus(root / "sys/devices/cpu_atom/cpus")
     if not (performance and efficiency):
-        capacities = {cpu.name: _number(text_of(cpu / "cpu_capacity")) for cpu in _cpus(root)}
+        capacities = {cpu.name: _read_number(cpu / "cpu_capacity") for cpu in _cpus(root)}
         known = [capacity for capacity in capacities.values() if capacity is not None]
         if len(known) < len(capacities) or len(set(known)) < 2:
             return None, None
@@ -77,24 +77,24 @@ def caches(root: Path = Path("/")) -> list[dict[str, Any]] | None:
     """Each kind of cache, the smallest level first: level, type (data, instruction, unified), size_bytes, num."""
     different: set[tuple[int, str, int, str]] = set()
     for index in root.glob(f"{_CPUS}/cpu[0-9]*/cache/index[0-9]*"):
-        level = _number(text_of(index / "level"))
-        size = re.fullmatch(r"([0-9]{1,9})([KM])", text_of(index / "size"))
+        level = _read_number(index / "level")
+        size = re.fullmatch(r"([0-9]{1,9})([KM])", read_small_file(index / "size"))
         if level is not None and size is not None:
             size_bytes = int(size[1]) * {"K": 2**10, "M": 2**20}[size[2]]
-            sharing = text_of(index / "shared_cpu_list") or index.parents[1].name
-            different.add((level, text_of(index / "type").lower(), size_bytes, sharing))
+            sharing = read_small_file(index / "shared_cpu_list") or index.parents[1].name
+            different.add((level, read_small_file(index / "type").lower(), size_bytes, sharing))
     return _cache_list(Counter((level, kind, size_bytes) for level, kind, size_bytes, _ in different))
 
 
 def governors(root: Path = Path("/")) -> list[str] | None:
     """The policies by which the kernel chooses the cores' frequencies: performance, powersave, schedutil, ..."""
-    return sorted({text for cpu in _cpus(root) if (text := text_of(cpu / "cpufreq/scaling_governor"))}) or None
+    return sorted({text for cpu in _cpus(root) if (text := read_small_file(cpu / "cpufreq/scaling_governor"))}) or None
 
 
 def frequencies_hz(root: Path = Path("/")) -> tuple[int | None, int | None]:
     """The lowest and the highest frequency that the governor may choose, over all cores."""
     lowest, highest = (
-        [khz for cpu in _cpus(root) if (khz := _number(text_of(cpu / f"cpufreq/scaling_{end}_freq"))) is not None]
+        [khz for cpu in _cpus(root) if (khz := _read_number(cpu / f"cpufreq/scaling_{end}_freq")) is not None]
         for end in ("min", "max")
     )
     return (1000 * min(lowest) if lowest else None), (1000 * max(highest) if highest else None)
@@ -102,8 +102,9 @@ def frequencies_hz(root: Path = Path("/")) -> tuple[int | None, int | None]:
 
 def container_cores(root: Path = Path("/")) -> float | None:
     """The cores that the CPU quota of this process's cgroup, and of those above it, is worth; None: no quota."""
-    v2 = [text_of(group / "cpu.max").split() for group in _cgroups(root)]
-    v1 = [[text_of(group / f"cpu.cfs_{name}_us") for name in ("quota", "period")] for group in _cgroups(root, "cpu")]
+    v2 = [read_small_file(group / "cpu.max").split() for group in _cgroups(root)]
+    v1_groups = _cgroups(root, "cpu")
+    v1 = [[read_small_file(group / f"cpu.cfs_{name}_us") for name in ("quota", "period")] for group in v1_groups]
     quotas = [(_number(pair[0]), _number(pair[1])) for pair in v2 + v1 if len(pair) == 2]
     return min((quota / period for quota, period in quotas if quota and period), default=None)
 
@@ -112,7 +113,7 @@ def container_memory_bytes(root: Path = Path("/")) -> int | None:
     """The memory that this process's cgroup, and those above it, may take; None: no limit."""
     files = [group / "memory.max" for group in _cgroups(root)]
     files += [group / "memory.limit_in_bytes" for group in _cgroups(root, "memory")]
-    limits = [limit for path in files if (limit := _number(text_of(path))) is not None]
+    limits = [limit for path in files if (limit := _read_number(path)) is not None]
     return min((limit for limit in limits if limit < _NO_LIMIT_BYTES), default=None)
 
 
@@ -144,7 +145,7 @@ def require_free_memory(key: str, num_bytes: int, of_what: str, num_ranks: int, 
         )
 
 
-def apple(values: Mapping[str, int]) -> dict[str, Any]:
+def apple_silicon(values: Mapping[str, int]) -> dict[str, Any]:
     """The same of a Mac with Apple silicon.
 
     Args:
@@ -200,7 +201,7 @@ def _psutil_frequencies() -> dict[str, Any]:
     }
 
 
-def text_of(path: Path) -> str:
+def read_small_file(path: Path) -> str:
     """The content of a small file, stripped; empty where it can't be read."""
     try:
         return path.read_text().strip()
@@ -212,19 +213,23 @@ def _number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"[0-9]{1,19}", text) else None
 
 
+def _read_number(path: Path) -> int | None:
+    return _number(read_small_file(path))
+
+
 def _cpus(root: Path) -> list[Path]:
     return sorted(root.glob(f"{_CPUS}/cpu[0-9]*"))
 
 
 def _listed_cpus(path: Path) -> set[str]:
     """Names of the CPUs in a list of the kernel's: `0-3,8`."""
-    ranges = re.findall(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text_of(path))
+    ranges = re.findall(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", read_small_file(path))
     return {f"cpu{number}" for first, last in ranges for number in range(int(first), int(last or first) + 1)}
 
 
 def _num_cores(root: Path, cpus: Iterable[str]) -> int:
     """Physical ones: CPUs that are threads of one core count once."""
-    return len({text_of(root / _CPUS / cpu / "topology/thread_siblings_list") or cpu for cpu in cpus})
+    return len({read_small_file(root / _CPUS / cpu / "topology/thread_siblings_list") or cpu for cpu in cpus})
 
 
 def _cgroups(root: Path, controller: str = "") -> list[Path]:
@@ -233,7 +238,7 @@ def _cgroups(root: Path, controller: str = "") -> list[Path]:
     A container may see the path that it has on its host: what isn't there can't be read, the topmost always is its own.
     """
     own = ""
-    for line in text_of(root / "proc/self/cgroup").splitlines():
+    for line in read_small_file(root / "proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controller in controllers.split(",") and path:
             own = path

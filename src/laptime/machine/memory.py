@@ -30,7 +30,7 @@ def peak_rss_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def families(pids: Iterable[int]) -> set[int]:
+def process_trees(pids: Iterable[int]) -> set[int]:
     """The processes and all their descendants."""
     found: set[int] = set()
     left = list(pids)

@@ -5,7 +5,7 @@ import tempfile
 from multiprocessing import util
 
 
-def make_room_for_sockets() -> None:
+def use_short_socket_dir() -> None:
     """Put the sockets that processes are started through where their names are not too long, as Python does from 3.14
     on: the system takes 107 bytes. https://github.com/python/cpython/issues/132124"""
     there = os.fsencode(tempfile.gettempdir())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from laptime.machine.device import Device
-from laptime.machine.hardware import text_of
+from laptime.machine.hardware import read_small_file
 
 
 def torch_build() -> dict[str, Any]:
@@ -42,9 +42,9 @@ def driver_version(device: Device, root: Path = Path("/")) -> str | None:
     if device.used == "xpu":
         return str(torch.xpu.get_device_properties(device.index).driver_version)
     if device.used == "cuda" and torch.version.hip is not None:
-        return text_of(root / "sys/module/amdgpu/version") or None
+        return read_small_file(root / "sys/module/amdgpu/version") or None
     if device.used == "cuda":
-        return _named(r"Kernel Module.*?\s([0-9]+\.[0-9.]+)\s", text_of(root / "proc/driver/nvidia/version"))
+        return _named(r"Kernel Module.*?\s([0-9]+\.[0-9.]+)\s", read_small_file(root / "proc/driver/nvidia/version"))
     return None
 
 

@@ -94,7 +94,7 @@ class BareLoop(Callback):
         assert isinstance(loader, TimedLoader)
         if lap is None:  # there was none, or it was broken off
             return
-        if self.rank.any(lap.num_samples != len(loader.sampler)):  # some callback left batches out: it is other work
+        if self.rank.any_rank(lap.num_samples != len(loader.sampler)):  # a callback skipped batches
             if self.rank.is_first and not self._epochs_s:
                 log.warning("measure.bare_loop: not measured: a callback left out batches of epoch %d", lap.number + 1)
             return
@@ -119,7 +119,7 @@ class BareLoop(Callback):
             bare_s = time.perf_counter() - before
         loader.sampler.set_epoch(epoch_now)
         if not lap.is_warmup:
-            loss_sum, num_samples = self.rank.sum([loss_sum, lap.num_samples or 0])
+            loss_sum, num_samples = self.rank.all_reduce_sum([loss_sum, lap.num_samples or 0])
             bare, own = zip(*self.rank.gather((bare_s, lap.time_s)), strict=True)
             self._epochs_s.append((max(bare), max(own)))
             self._note(loader, loss_sum / num_samples)

@@ -21,7 +21,7 @@ from laptime.lap.epoch_sums import Sums
 from laptime.lap.phases import StepClock, ignore_phase, percentiles, typical
 from laptime.lap.timed_loader import Batch, Pipeline
 from laptime.machine.device import Device
-from laptime.ranks.comm_hooks import AllReduce, comm_times, isolated_all_reduce, watching_all_reduces
+from laptime.ranks.comm_hooks import AllReduce, comm_times, isolated_all_reduce, record_all_reduces
 from laptime.ranks.comm_hooks import exposed_s as waiting_s
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
@@ -210,7 +210,7 @@ class Breakdown:
 
         for _ in range(_WARM_UP_STEPS):
             step()
-        with watching_all_reduces(ddp) as sent:
+        with record_all_reduces(ddp) as sent:
             step()
         all_reduce = isolated_all_reduce(ddp, sent, self.device.torch_device)
 
@@ -247,7 +247,7 @@ class Breakdown:
         started_at = time.perf_counter()
         for number in range(_MOST_ROUNDS):
             is_enough = number >= self._effort.num_rounds
-            if is_enough and self.rank.any(time.perf_counter() - started_at > self._effort.rounds_s):
+            if is_enough and self.rank.any_rank(time.perf_counter() - started_at > self._effort.rounds_s):
                 return
             yield
 

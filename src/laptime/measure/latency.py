@@ -14,9 +14,9 @@ from torch import Tensor
 from laptime.errors import UserError, is_out_of_memory
 from laptime.lap.percentile import percentile
 from laptime.lap.quality import Quality, assess
-from laptime.machine.counters import between, on_battery, read
+from laptime.machine.counters import delta, on_battery, snapshot
 from laptime.machine.device import Device, usable_cores
-from laptime.machine.environment import restraints, set_in_python, settings
+from laptime.machine.environment import python_settings, settings, slowing_settings
 from laptime.machine.hardware import require_free_memory
 
 # What is timed, for those who read the figures.
@@ -37,7 +37,7 @@ class Disturbances:
 
     def __init__(self, cpu_s: Callable[[], float] = time.process_time) -> None:
         self._cpu_s = cpu_s
-        self._before, self._own_s = read(), cpu_s()
+        self._before, self._own_s = snapshot(), cpu_s()
 
     def found(self) -> list[str]:
         """In words; empty: nothing that would disturb a measurement."""
@@ -46,10 +46,10 @@ class Disturbances:
     def quality(self) -> Quality:
         """The grade, with what disturbed in words."""
         cores = os.cpu_count() or 1
-        meanwhile = between(self._before, read(), self._cpu_s() - self._own_s, cores)
-        slowed = restraints({**settings(), **set_in_python()})
+        meanwhile = delta(self._before, snapshot(), self._cpu_s() - self._own_s, cores)
+        slowed = slowing_settings({**settings(), **python_settings()})
         oversubscribed = torch.get_num_threads() > usable_cores()
-        return assess([meanwhile], [], cores, on_battery(), oversubscribed, restraints=slowed)
+        return assess([meanwhile], [], cores, on_battery(), oversubscribed, slowing_settings=slowed)
 
 
 Call = Callable[[Tensor], Any]

@@ -53,7 +53,7 @@ def probe(device: Device, precision: str, rank: Rank, cores_per_thread: float = 
     """
     rank.barrier()
     own = probe_alone(device, precision, cores_per_thread)
-    return Peak(*rank.sum([own.matmul_flop_per_s, own.copy_bytes_per_s]))
+    return Peak(*rank.all_reduce_sum([own.matmul_flop_per_s, own.copy_bytes_per_s]))
 
 
 def probe_alone(device: Device, precision: str, cores_per_thread: float = 1.0) -> Peak:

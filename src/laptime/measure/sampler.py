@@ -9,7 +9,7 @@ import psutil
 
 from laptime.machine.device import Device
 from laptime.machine.hardware import container_memory_bytes
-from laptime.machine.memory import families
+from laptime.machine.memory import process_trees
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Sampler:
 
     def sample(self) -> None:
         """Look once."""
-        rss_bytes = sum(map(_rss_bytes, families(self.pids)))
+        rss_bytes = sum(map(_rss_bytes, process_trees(self.pids)))
         self.peak_rss_bytes = max(rss_bytes, self.peak_rss_bytes or 0)
         on_device = self.device.memory_bytes_now()
         if on_device is not None:

@@ -52,7 +52,7 @@ def comm_times(ddp: DistributedDataParallel) -> dict[str, float]:
     train. Averaging in shared memory is not seen by them: nothing happens beside it.
     """
     if (shared := shared_memory(ddp)) is not None:
-        return {"comm": shared.took_s, "overlap": 0.0}
+        return {"comm": shared.last_step_s, "overlap": 0.0}
     clocks = ddp._get_ddp_logging_data()
     names = {"comm": "backward_comm_time", "overlap": "backward_compute_comm_overlap_time"}
     return {name: clocks.get(key, 0) / 1e9 for name, key in names.items()}
@@ -96,7 +96,7 @@ def isolated_all_reduce(
 
 
 @contextmanager
-def watching_all_reduces(ddp: DistributedDataParallel) -> Iterator[list[AllReduce]]:
+def record_all_reduces(ddp: DistributedDataParallel) -> Iterator[list[AllReduce]]:
     """Fill a list with what one optimizer step within this context sends.
 
     Hooks written in Python call `dist.all_reduce`, some in threads of the process group; without one, DDP sends each

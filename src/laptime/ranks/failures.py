@@ -50,7 +50,7 @@ class RankFailure(Struct, frozen=True):
     @classmethod
     def of(cls, failure: BaseException) -> "RankFailure":
         """How an exception ends the rank in which it was raised."""
-        error = described(failure)
+        error = to_run_error(failure)
         if isinstance(failure, UserError | TrainingFailed):
             return cls(Cause.REFUSED, error)
         if isinstance(failure, Interrupted):
@@ -98,7 +98,7 @@ class Report(Struct, frozen=True):
     failure: RankFailure | None
 
 
-def described(failure: BaseException) -> RunError:
+def to_run_error(failure: BaseException) -> RunError:
     """An exception in plain values: type and message, and what its kind knows besides."""
     error = RunError(type=type(failure).__name__, message=str(failure))
     if isinstance(failure, TrainingFailed):

@@ -16,7 +16,7 @@ class Rank:
     Attributes:
         rank: from 0 to world_size - 1.
         local_rank: the same among the ranks of this machine, or of its torchrun.
-        place: the same among the ranks that share this one's cores.
+        core_slot: the same among the ranks that share this one's cores.
         world_size: number of ranks.
         threads: CPU threads it computes with.
         cores: CPU cores it is pinned to; None: wherever the system puts it.
@@ -28,7 +28,7 @@ class Rank:
 
     rank: int = 0
     local_rank: int = 0
-    place: int = 0
+    core_slot: int = 0
     world_size: int = 1
     threads: int = 1
     cores: tuple[int, ...] | None = None
@@ -46,7 +46,7 @@ class Rank:
         """Whether there is a process group: also with one rank, where DDP was asked for."""
         return dist.is_available() and dist.is_initialized()
 
-    def settle(self) -> None:
+    def apply_affinity(self) -> None:
         """Take the cores and threads that were assigned; before torch starts its first thread."""
         if self.cores is not None and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, self.cores)
@@ -65,11 +65,11 @@ class Rank:
         dist.all_gather_object(values, value)
         return values
 
-    def sum(self, values: Sequence[float]) -> list[float]:
+    def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
         """Element by element over all ranks, in float64, in the order of the ranks: the same bits on every rank."""
         return [sum(column) for column in zip(*self.gather([float(value) for value in values]), strict=True)]
 
-    def any(self, value: bool) -> bool:
+    def any_rank(self, value: bool) -> bool:
         """Whether it is so on any rank."""
         return any(self.gather(value))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from laptime.errors import UserError
-from laptime.ranks.shared_memory import Shared, SharedMemory, in_memory, share_of
+from laptime.ranks.shared_memory import SharedMemory, SharedTensor, flat_view, shard_range
 
 # They update every element from its own gradient and state alone.
 _ELEMENTWISE = (
@@ -24,7 +24,7 @@ _ELEMENTWISE = (
 )  # fmt: skip
 
 
-def reason_against(optimizer: Optimizer, gradient_clip_norm: float | None) -> str | None:
+def reason_not_to_shard(optimizer: Optimizer, gradient_clip_norm: float | None) -> str | None:
     """Why the ranks can't each update a share; None: they can."""
     if type(optimizer) not in _ELEMENTWISE:
         return f"{type(optimizer).__name__} may look at more than single elements of a weight"
@@ -53,26 +53,26 @@ class ShardedOptimizer:
     def __init__(self, optimizer: Optimizer, shared: SharedMemory) -> None:
         self.optimizer = optimizer
         self._shared = shared
-        self._weights: dict[Tensor, Shared] = {}  # this rank's share of each weight that it has a share of
+        self._weights: dict[Tensor, SharedTensor] = {}  # this rank's share of each weight that it has a share of
         for number, parameter in enumerate(_trained(optimizer)):
             if not parameter.numel():
                 continue
-            weight = shared.share(parameter.data, f"weight {number}")
-            if mine := shared.share_of(parameter.numel()):
-                self._weights[parameter] = weight.part(mine)
-        self._places = {parameter: parameter.data_ptr() for parameter in self._weights}
-        self._shards = {parameter: nn.Parameter(weight.own) for parameter, weight in self._weights.items()}
+            weight = shared.map_shared(parameter.data, f"weight {number}")
+            if mine := shared.shard_range(parameter.numel()):
+                self._weights[parameter] = weight.select(mine)
+        self._addresses = {parameter: parameter.data_ptr() for parameter in self._weights}
+        self._shards = {parameter: nn.Parameter(weight.local) for parameter, weight in self._weights.items()}
         kind: Any = type(optimizer)
-        self.own: Optimizer = kind([
+        self.local: Optimizer = kind([
             {**_settings(group), "params": [self._shards[each] for each in group["params"] if each in self._shards]}
             for group in optimizer.param_groups
         ])  # fmt: skip
         for parameter, shard in self._shards.items():
-            mine = shared.share_of(parameter.numel())
+            mine = shared.shard_range(parameter.numel())
             for name, value in optimizer.state.get(parameter, {}).items():
                 is_whole = isinstance(value, Tensor) and value.shape == parameter.shape
-                part = in_memory(value)[mine.start : mine.stop].clone() if is_whole else copy.deepcopy(value)
-                self.own.state[shard][name] = part
+                part = flat_view(value)[mine.start : mine.stop].clone() if is_whole else copy.deepcopy(value)
+                self.local.state[shard][name] = part
         optimizer.state.clear()
 
     def step(self) -> None:
@@ -83,32 +83,32 @@ class ShardedOptimizer:
             UserError: a weight is no longer where it was.
         """
         with self._shared.timed():
-            self._require_places()
+            self._require_same_addresses()
             # DDP gives none to a parameter that no rank has used; an optimizer leaves such a one alone.
             used = [parameter for parameter in self._shards if parameter.grad is not None]
-            self._shared.meet()  # everybody's gradients are complete
+            self._shared.barrier()  # everybody's gradients are complete
             gradients = [self._shared.collected[parameter] for parameter in used]
-            own = [gradient.own for gradient in gradients]
-            for others in zip(*(gradient.others for gradient in gradients), strict=True):
+            own = [gradient.local for gradient in gradients]
+            for others in zip(*(gradient.peers for gradient in gradients), strict=True):
                 torch._foreach_add_(own, others)
             if own:
                 torch._foreach_mul_(own, 1 / self._shared.rank.world_size)
         for parameter, shard in self._shards.items():
-            shard.grad = None if parameter.grad is None else self._shared.collected[parameter].own
-        for shares, whole in zip(self.own.param_groups, self.optimizer.param_groups, strict=True):
+            shard.grad = None if parameter.grad is None else self._shared.collected[parameter].local
+        for shares, whole in zip(self.local.param_groups, self.optimizer.param_groups, strict=True):
             shares.update(_settings(whole))
-        self.own.step()
+        self.local.step()
         with self._shared.timed():
             sent = [self._weights[parameter] for parameter in used]
-            for others in zip(*(weight.others for weight in sent), strict=True):
-                torch._foreach_copy_(others, [weight.own for weight in sent])
-            self._shared.meet()  # every share has been written
+            for others in zip(*(weight.peers for weight in sent), strict=True):
+                torch._foreach_copy_(others, [weight.local for weight in sent])
+            self._shared.barrier()  # every share has been written
         self._shared.is_collected = False
         # The schedulers of torch 2.14 ask whether steps are taken: https://github.com/pytorch/pytorch/pull/21460
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
 
-    def _require_places(self) -> None:
-        if any(parameter.data_ptr() != place for parameter, place in self._places.items()):
+    def _require_same_addresses(self) -> None:
+        if any(parameter.data_ptr() != place for parameter, place in self._addresses.items()):
             raise UserError(
                 "strategy.shard_optimizer: something has put a weight's data into other memory, which the ranks don't "
                 "share. Use strategy.shard_optimizer=false."
@@ -118,15 +118,15 @@ class ShardedOptimizer:
         """What the optimizer's own would be, had it taken the steps; all ranks ask for it at the same time."""
         rank, parameters = self._shared.rank, _trained(self.optimizer)
         shards = [self._shards.get(each) for each in parameters]
-        shares = [{} if shard is None else dict(self.own.state.get(shard, {})) for shard in shards]
+        shares = [{} if shard is None else dict(self.local.state.get(shard, {})) for shard in shards]
         for number, of_parameters in enumerate(rank.gather(shares)):
             for parameter, share in zip(parameters, of_parameters, strict=True):
-                theirs = share_of(parameter.numel(), number, rank.world_size)
+                theirs = shard_range(parameter.numel(), number, rank.world_size)
                 for name, value in share.items():
                     state = self.optimizer.state[parameter]
                     if isinstance(value, Tensor) and value.ndim:
                         whole = state.setdefault(name, torch.empty_like(parameter, dtype=value.dtype))
-                        in_memory(whole)[theirs.start : theirs.stop] = value
+                        flat_view(whole)[theirs.start : theirs.stop] = value
                     else:
                         state[name] = value
         found = self.optimizer.state_dict()

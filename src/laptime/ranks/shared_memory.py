@@ -31,31 +31,31 @@ from laptime.ranks.rank import Rank
 from laptime.text import byte_size
 
 # A rank with cores of its own looks this long whether the others are there before it sleeps: to be woken takes as long.
-_AWAKE_S = 100e-6
-_LINE = 64  # elements: a cache line's bytes, so a whole one of any type
+_SPIN_S = 100e-6
+_CACHE_LINE = 64  # elements: a cache line's bytes, so a whole one of any type
 _GREETING = struct.Struct("16si")  # the token of the rank that is greeted, and who greets
 _GREETING_S = 10.0
 _OPEN: "weakref.WeakSet[SharedMemory]" = weakref.WeakSet()
 
 
 @dataclass
-class Shared:
+class SharedTensor:
     """A tensor that all ranks have, in the order of its memory: this rank's, and the others'.
 
     `own` keeps its memory alive, so no other tensor can come to lie at its address.
     """
 
-    own: Tensor
-    others: list[Tensor]
+    local: Tensor
+    peers: list[Tensor]
 
-    def part(self, part: range) -> "Shared":
-        where = slice(part.start, part.stop)
-        return Shared(self.own[where], [other[where] for other in self.others])
+    def select(self, elements: range) -> "SharedTensor":
+        where = slice(elements.start, elements.stop)
+        return SharedTensor(self.local[where], [peer[where] for peer in self.peers])
 
 
-def share_of(num_elements: int, rank: int, world_size: int) -> range:
+def shard_range(num_elements: int, rank: int, world_size: int) -> range:
     """Which elements of so many are a rank's to average: whole cache lines, so that no two ranks write one."""
-    share = -(-num_elements // world_size // _LINE) * _LINE
+    share = -(-num_elements // world_size // _CACHE_LINE) * _CACHE_LINE
     start = min(rank * share, num_elements)
     return range(start, min(start + share, num_elements))
 
@@ -74,7 +74,7 @@ class SharedMemory:
         collected: by parameter, this rank's share of the gradients that the hook found in the last backward pass, not
             averaged.
         is_collected: whether that was after the last step.
-        took_s: seconds that averaging took in the step before, all buckets together.
+        last_step_s: seconds that averaging took in the step before, all buckets together.
 
     Raises:
         UserError: the ranks are not on one machine.
@@ -85,18 +85,18 @@ class SharedMemory:
         self.rank = rank
         self.timeout_s = timeout_s
         self.collects = self.is_collected = False
-        self.collected: dict[Tensor, Shared] = {}
-        self._shared: dict[Hashable, Shared] = {}
-        self._sockets = dict(_connected(rank, timeout_s))
-        self._awake_s = 0.0 if rank.oversubscribed or rank.cores is None else _AWAKE_S
-        self.took_s = self._takes_s = 0.0
+        self.collected: dict[Tensor, SharedTensor] = {}
+        self._shared: dict[Hashable, SharedTensor] = {}
+        self._sockets = dict(_connect_all(rank, timeout_s))
+        self._spin_s = 0.0 if rank.oversubscribed or rank.cores is None else _SPIN_S
+        self.last_step_s = self._this_step_s = 0.0
         _OPEN.add(self)
 
-    def share_of(self, num_elements: int) -> range:
+    def shard_range(self, num_elements: int) -> range:
         """Which elements of so many are this rank's to average."""
-        return share_of(num_elements, self.rank.rank, self.rank.world_size)
+        return shard_range(num_elements, self.rank.rank, self.rank.world_size)
 
-    def share(self, tensor: Tensor, name: Hashable) -> Shared:
+    def map_shared(self, tensor: Tensor, name: Hashable) -> SharedTensor:
         """Move a tensor into shared memory, all views of it too, and see the same of the other ranks.
 
         Args:
@@ -108,7 +108,7 @@ class SharedMemory:
             RuntimeError: there is not enough shared memory.
         """
         shared = self._shared.get(name)
-        if shared is None or shared.own.data_ptr() != tensor.data_ptr():
+        if shared is None or shared.local.data_ptr() != tensor.data_ptr():
             shared = self._shared[name] = self._exchange(tensor)
         return shared
 
@@ -120,25 +120,25 @@ class SharedMemory:
         """
         if not tensor.numel():
             return
-        mine = self.share(tensor, name).part(self.share_of(tensor.numel()))
-        self.meet()  # everybody's tensor is complete
-        for other in mine.others:
-            mine.own.add_(other)
-        mine.own.mul_(1 / self.rank.world_size)
-        for other in mine.others:
-            other.copy_(mine.own)
-        self.meet()  # every share has been written
+        mine = self.map_shared(tensor, name).select(self.shard_range(tensor.numel()))
+        self.barrier()  # everybody's tensor is complete
+        for other in mine.peers:
+            mine.local.add_(other)
+        mine.local.mul_(1 / self.rank.world_size)
+        for other in mine.peers:
+            other.copy_(mine.local)
+        self.barrier()  # every share has been written
 
     def collect(self, bucket: dist.GradBucket) -> None:
         """Note where this rank's share of a bucket's gradients is, on every rank."""
         buffer, name = bucket.buffer(), bucket.index()
         known = self._shared.get(name)
-        shared = self.share(buffer, name)
+        shared = self.map_shared(buffer, name)
         if shared is not known:
             for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
                 start = int(gradient.storage_offset() - buffer.storage_offset())
-                whole = shared.part(range(start, start + parameter.numel()))
-                self.collected[parameter] = whole.part(self.share_of(parameter.numel()))
+                whole = shared.select(range(start, start + parameter.numel()))
+                self.collected[parameter] = whole.select(self.shard_range(parameter.numel()))
         self.is_collected = True
 
     @contextlib.contextmanager
@@ -146,33 +146,33 @@ class SharedMemory:
         """What is done within is averaging."""
         before = time.perf_counter()
         yield
-        self._takes_s += time.perf_counter() - before
+        self._this_step_s += time.perf_counter() - before
 
     def next_step(self) -> None:
         """The seconds of averaging are those of another step from now on."""
-        self.took_s, self._takes_s = self._takes_s, 0.0
+        self.last_step_s, self._this_step_s = self._this_step_s, 0.0
 
     def close(self) -> None:
         """Leave: whoever waits for this rank learns that it won't come."""
         for each in self._sockets.values():
             each.close()
 
-    def _exchange(self, tensor: Tensor) -> Shared:
+    def _exchange(self, tensor: Tensor) -> SharedTensor:
         storage = tensor.untyped_storage()
         try:
             descriptor, size = storage._share_fd_cpu_()  # what Tensor.share_memory_() does
         except RuntimeError as error:
-            remove_left_behind(os.getpid())
+            unlink_leftover_memory(os.getpid())
             raise RuntimeError(
                 f"strategy.comm_hook=shared_memory: no shared memory for {byte_size(storage.nbytes(), 'MB', 0)} of "
                 f"gradients ({error}). Enlarge /dev/shm (docker run --shm-size=…) or use strategy.comm_hook=none."
             ) from error
         for number, each in self._sockets.items():
-            with _missing(number, self.timeout_s):
+            with _naming_rank(number, self.timeout_s):
                 socket.send_fds(each, [struct.pack("q", size)], [descriptor])
         others = []
         for number, each in self._sockets.items():
-            with _missing(number, self.timeout_s):
+            with _naming_rank(number, self.timeout_s):
                 message, descriptors, _, _ = socket.recv_fds(each, 8, 1)
                 if not message:
                     raise ConnectionResetError
@@ -189,29 +189,29 @@ class SharedMemory:
                 os.close(descriptors[0])
             start = int(tensor.storage_offset()) * tensor.itemsize
             others.append(torch.frombuffer(mapped, dtype=tensor.dtype, count=tensor.numel(), offset=start))
-        return Shared(in_memory(tensor), others)
+        return SharedTensor(flat_view(tensor), others)
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Return when every rank has come here."""
         for number, each in self._sockets.items():
-            with _missing(number, self.timeout_s):
+            with _naming_rank(number, self.timeout_s):
                 each.send(b".")
         for number, each in self._sockets.items():
-            with _missing(number, self.timeout_s):
+            with _naming_rank(number, self.timeout_s):
                 if not self._received(each):
                     raise ConnectionResetError
 
     def _received(self, other: socket.socket) -> bytes:
         """The byte that another rank sends when it has come; b"": it is gone."""
-        if self._awake_s:
-            until = time.perf_counter() + self._awake_s
+        if self._spin_s:
+            until = time.perf_counter() + self._spin_s
             while time.perf_counter() < until:
                 with contextlib.suppress(BlockingIOError):
                     return other.recv(1, socket.MSG_DONTWAIT)
         return other.recv(1)
 
 
-def in_memory(tensor: Tensor) -> Tensor:
+def flat_view(tensor: Tensor) -> Tensor:
     """The elements of a dense tensor in the order in which they lie, (N,); the same memory."""
     return tensor.detach().as_strided((tensor.numel(),), (1,))
 
@@ -236,7 +236,7 @@ def close_all() -> None:
         each.close()
 
 
-def remove_left_behind(pid: int) -> None:
+def unlink_leftover_memory(pid: int) -> None:
     """Remove the names of shared memory that a process of this user was making when it ended: torch unlinks one as soon
     as its memory is allocated."""
     with contextlib.suppress(OSError):
@@ -254,7 +254,7 @@ def _allow_many_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _connected(rank: Rank, timeout_s: float) -> Iterator[tuple[int, socket.socket]]:
+def _connect_all(rank: Rank, timeout_s: float) -> Iterator[tuple[int, socket.socket]]:
     """A socket to every other rank.
 
     The names are Linux's abstract ones, which leave no file behind.
@@ -264,7 +264,7 @@ def _connected(rank: Rank, timeout_s: float) -> Iterator[tuple[int, socket.socke
         listener.bind(f"\0laptime-{os.urandom(16).hex()}")
         listener.listen(socket.SOMAXCONN)
         token = os.urandom(16)  # others can find the socket's name, but not this
-        there = rank.gather((_machine(), listener.getsockname(), token))
+        there = rank.gather((_machine_id(), listener.getsockname(), token))
         strangers = [number for number, (machine, _, _) in enumerate(there) if machine != there[0][0]]
         if strangers:
             raise UserError(
@@ -274,14 +274,14 @@ def _connected(rank: Rank, timeout_s: float) -> Iterator[tuple[int, socket.socke
         met: dict[int, socket.socket] = {}
         for number in range(rank.rank):
             _, name, theirs = there[number]
-            with _missing(number, timeout_s):
+            with _naming_rank(number, timeout_s):
                 met[number] = socket.socket(socket.AF_UNIX)
                 _set_timeout(met[number], timeout_s)
                 met[number].connect(name)
                 met[number].sendall(_GREETING.pack(theirs, rank.rank))
         for number in range(rank.rank + 1, rank.world_size):
-            with _missing(number, timeout_s):
-                first, other = _accepted(listener, token)
+            with _naming_rank(number, timeout_s):
+                first, other = _accept_rank(listener, token)
             _set_timeout(other, timeout_s)
             met[first] = other
     yield from sorted(met.items())
@@ -299,7 +299,7 @@ def _set_timeout(connection: socket.socket, timeout_s: float) -> None:
         connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), int(fraction * 1e6)))
 
 
-def _accepted(listener: socket.socket, token: bytes) -> tuple[int, socket.socket]:
+def _accept_rank(listener: socket.socket, token: bytes) -> tuple[int, socket.socket]:
     """The next rank that connects, and its socket; whoever doesn't know the token is none."""
     while True:
         other, _ = listener.accept()
@@ -313,7 +313,7 @@ def _accepted(listener: socket.socket, token: bytes) -> tuple[int, socket.socket
         other.close()
 
 
-def _machine() -> str:
+def _machine_id() -> str:
     """The same for processes that can share memory and reach each other's sockets."""
     assert sys.platform == "linux"
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -321,7 +321,7 @@ def _machine() -> str:
 
 
 @contextlib.contextmanager
-def _missing(number: int, timeout_s: float) -> Iterator[None]:
+def _naming_rank(number: int, timeout_s: float) -> Iterator[None]:
     """Say of which rank nothing was heard."""
     try:
         yield

@@ -62,15 +62,15 @@ class StopRequest:
 
 
 @contextmanager
-def heeding_signals() -> Iterator[StopRequest]:
+def stop_on_signals() -> Iterator[StopRequest]:
     """The signals become a StopRequest, in the main thread; the handlers from before come back afterwards."""
     stop = StopRequest()
-    with handling_signals(stop.handle):
+    with handle_signals(stop.handle):
         yield stop
 
 
 @contextmanager
-def handling_signals(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def handle_signals(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """The signals are handled so, in the main thread; the handlers from before come back afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield

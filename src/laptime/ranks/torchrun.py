@@ -89,7 +89,7 @@ def rendezvous(config: Mapping[str, Any], usable_cores: int, timeout_s: float) -
         RankFailed: some have not come within `timeout_s`.
     """
     met, number, names = store(timeout_s), attempt(), range(world_size())
-    own = {name: value for name, value in flat(config) if not name.startswith(_OF_ONE_MACHINE)}
+    own = {name: value for name, value in flat(config) if not name.startswith(PER_NODE_KEYS)}
     if rank() == 0:
         met.set(f"config {number}", json.dumps(own))
     _await(met, [f"config {number}"], ["rank 0"], timeout_s)
@@ -114,7 +114,7 @@ def rendezvous(config: Mapping[str, Any], usable_cores: int, timeout_s: float) -
 
 
 # What may differ from machine to machine: places, and what only the first rank does.
-_OF_ONE_MACHINE = ("run_dir", "run_label", "dataset.root", "training.checkpoint", "logger.")
+PER_NODE_KEYS = ("run_dir", "run_label", "dataset.root", "training.checkpoint", "logger.")
 
 
 def _host() -> str:
@@ -161,7 +161,7 @@ def this_rank(threads_per_rank: int | str, peers: Sequence[Peer]) -> "Rank":
         attempt=attempt(),
         node=int(os.environ["GROUP_RANK"]),
         num_nodes=num_nodes(),
-        place=here.index(rank()),
+        core_slot=here.index(rank()),
     )
 
 

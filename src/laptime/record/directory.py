@@ -21,7 +21,7 @@ except ImportError:  # Windows
 # Whoever makes this file first has the directory. It says which process that is; of a sweep it is locked.
 _RESERVED = ".laptime"
 # What tells the directory of a run or a sweep.
-_OF_A_RUN = {RUN_FILE, EPOCHS_FILE, PLAN_FILE, SWEEP_FILE, CHECKPOINT_DIR}
+_RUN_CONTENTS = {RUN_FILE, EPOCHS_FILE, PLAN_FILE, SWEEP_FILE, CHECKPOINT_DIR}
 _used: dict[Path, TextIO] = {}
 # The system's figure of when a process started may move by seconds when its clock is set.
 _CLOCK_S = 10.0
@@ -51,7 +51,7 @@ class RunDir:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._before = set(self.path.iterdir())
-                if {each.name for each in self._before} & _OF_A_RUN:  # a copy may lack hidden files
+                if {each.name for each in self._before} & _RUN_CONTENTS:  # a copy may lack hidden files
                     raise FileExistsError
                 (self.path / _RESERVED).touch(exist_ok=False)
                 return
@@ -79,7 +79,7 @@ class RunDir:
             folder.rmdir()
 
 
-def use(path: Path) -> int | None:
+def claim(path: Path) -> int | None:
     """Take a directory that was reserved for this process, until it ends, and note that in it.
 
     Returns:
@@ -91,10 +91,10 @@ def use(path: Path) -> int | None:
     try:
         if fcntl is not None:  # two that start at once can't both have it, and whoever dies gives it back
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        other = user_of(path)
+        other = owner_pid(path)
     except OSError:
         file.close()
-        return user_of(path) or 0
+        return owner_pid(path) or 0
     if other is not None:
         file.close()
         return other
@@ -106,7 +106,7 @@ def use(path: Path) -> int | None:
     return None
 
 
-def give_back(path: Path) -> None:
+def release(path: Path) -> None:
     """Keep a directory no longer that `use` took for this process; what it noted there stays."""
     file = _used.pop(path, None)
     if file is not None:
@@ -118,7 +118,7 @@ def hostname_hash() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:12]
 
 
-def user_of(path: Path) -> int | None:
+def owner_pid(path: Path) -> int | None:
     """Another process of this machine that uses a reserved directory; None: none does any more."""
     try:
         pid, started, host = (path / _RESERVED).read_text().split()
@@ -129,13 +129,13 @@ def user_of(path: Path) -> int | None:
     return process.pid if is_it and host == hostname_hash() and process.pid != os.getpid() else None
 
 
-def has_left(path: Path) -> bool:
+def owner_is_gone(path: Path) -> bool:
     """Whether a process of this machine had a reserved directory, and is gone."""
     try:
         _, _, host = (path / _RESERVED).read_text().split()
     except (OSError, ValueError):
         return False
-    return host == hostname_hash() and user_of(path) is None
+    return host == hostname_hash() and owner_pid(path) is None
 
 
 def numbered_runs(sweep_dir: Path) -> dict[int, Path]:

@@ -88,7 +88,7 @@ class Epoch:
         return None if self.num_tokens is None else self.num_tokens / self.epoch_time_s
 
 
-def over_ranks(rows: Sequence[EpochRow]) -> Epoch:
+def combine_ranks(rows: Sequence[EpochRow]) -> Epoch:
     """One epoch of all ranks.
 
     Args:
@@ -125,12 +125,12 @@ def _total(counts: Iterable[int | None]) -> int | None:
     return None if None in known else sum(count for count in known if count is not None)
 
 
-def epochs_of(rows: Iterable[EpochRow]) -> list[Epoch]:
+def combine_rows(rows: Iterable[EpochRow]) -> list[Epoch]:
     """The epochs of a run, in order."""
     by_epoch: dict[int, dict[int, list[EpochRow]]] = {}
     for row in rows:
         by_epoch.setdefault(row.epoch, {}).setdefault(row.attempt, []).append(row)
-    return [over_ranks(attempts[max(attempts)]) for _, attempts in sorted(by_epoch.items())]
+    return [combine_ranks(attempts[max(attempts)]) for _, attempts in sorted(by_epoch.items())]
 
 
 def time_to_accuracy(epochs: Iterable[tuple[float, float | None]], target: float, first_epoch: int = 0) -> float | None:
@@ -150,7 +150,7 @@ def time_to_accuracy(epochs: Iterable[tuple[float, float | None]], target: float
     return next(reached, None)
 
 
-def each_epoch_once(epochs: "pd.DataFrame", by: Sequence[str] = ("epoch",)) -> "pd.DataFrame":
+def last_attempts(epochs: "pd.DataFrame", by: Sequence[str] = ("epoch",)) -> "pd.DataFrame":
     """The rows of epochs.csv that stand: of an epoch that several attempts have trained, the last one's.
 
     Args:
@@ -159,12 +159,12 @@ def each_epoch_once(epochs: "pd.DataFrame", by: Sequence[str] = ("epoch",)) -> "
     return epochs[epochs["attempt"] == epochs.groupby(list(by))["attempt"].transform("max")]
 
 
-def frame_over_ranks(rows: "pd.DataFrame", by: Sequence[str] = ("epoch",)) -> "pd.DataFrame":
-    """`over_ranks` for the rows of many epochs at once.
+def combine_ranks_frame(rows: "pd.DataFrame", by: Sequence[str] = ("epoch",)) -> "pd.DataFrame":
+    """`combine_ranks` for the rows of many epochs at once.
 
     Args:
         rows: of epochs.csv, those that stand.
-        by: as for `each_epoch_once`.
+        by: as for `last_attempts`.
 
     Returns:
         One row per epoch, with index `by`: is_warmup, epoch_time_s, num_samples, samples_per_s.

@@ -45,7 +45,7 @@ PLAN_FILE = "plan.json"
 _LONGEST_HEADER = 4096
 
 # Keys of `strategy` that DistributedDataParallel alone knows: without it, such a setting changes nothing.
-OF_DDP = (
+DDP_KEYS = (
     "backend", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph", "comm_hook", "shard_optimizer",
     "wrap_single_rank",
 )  # fmt: skip
@@ -168,7 +168,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def is_maximised(metric: str) -> bool:
+def is_maximized(metric: str) -> bool:
     """Whether more is better of a figure of `result` or `timing`: of accuracies and of what is done in a second."""
     return (metric.endswith("_accuracy") and not metric.startswith("time_to")) or metric.endswith("_per_s")
 

@@ -12,7 +12,7 @@ DEAD_AFTER_S = 10.0
 
 
 @contextmanager
-def beating(run_dir: Path) -> Iterator[None]:
+def keep_heartbeat(run_dir: Path) -> Iterator[None]:
     """Touch the run's heartbeat every two seconds, by a thread of its own; it is gone when the run has ended."""
     path = run_dir / HEARTBEAT_FILE
     over = threading.Event()

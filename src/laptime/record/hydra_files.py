@@ -17,7 +17,7 @@ _BEST_FILE = "optimization_results.yaml"  # Optuna's sweeper
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError)
 
 
-class NotHydras(Exception):
+class HydraFileError(Exception):
     """A file can't be read, or is not what Hydra writes. Its text names the reason, in one word."""
 
 
@@ -33,7 +33,7 @@ class SweepFile:
         config_name: the primary configuration (`--config-name`), as Hydra names it; None: it doesn't say.
         config_dir: the folder that was typed (`--config-dir`); None: none was.
         optimized_metric: of Laptime's part.
-        is_whole: everything is there that Hydra writes of these.
+        is_complete: everything is there that Hydra writes of these.
     """
 
     overrides: tuple[str, ...]
@@ -43,7 +43,7 @@ class SweepFile:
     config_name: str | None
     config_dir: str | None
     optimized_metric: Any
-    is_whole: bool
+    is_complete: bool
 
     @property
     def is_search(self) -> bool:
@@ -68,7 +68,7 @@ def read_sweep_file(sweep_dir: Path, name: str = SWEEP_FILE) -> SweepFile:
     """Read multirun.yaml of a sweep, or an earlier copy of it.
 
     Raises:
-        NotHydras: it can't be read, or holds no settings of Hydra's.
+        HydraFileError: it can't be read, or holds no settings of Hydra's.
     """
     try:
         content = _load(sweep_dir / name)
@@ -90,11 +90,11 @@ def read_sweep_file(sweep_dir: Path, name: str = SWEEP_FILE) -> SweepFile:
             config_name=None if config_name is None else str(config_name),
             config_dir=folders[0] if folders else None,
             optimized_metric=content.get("optimized_metric"),
-            is_whole={"task", "hydra"} <= overrides.keys() and {"job", "runtime"} <= hydra.keys()
+            is_complete={"task", "hydra"} <= overrides.keys() and {"job", "runtime"} <= hydra.keys()
             and "_target_" in sweeper and subdir is not None,
         )  # fmt: skip
     except _UNREADABLE as error:
-        raise NotHydras(type(error).__name__) from error
+        raise HydraFileError(type(error).__name__) from error
 
 
 def read_overrides(run_dir: Path, output_subdir: str = HYDRA_DIR) -> list[str]:
@@ -104,25 +104,25 @@ def read_overrides(run_dir: Path, output_subdir: str = HYDRA_DIR) -> list[str]:
         output_subdir: Hydra's folder in the run's directory.
 
     Raises:
-        NotHydras: they can't be read.
+        HydraFileError: they can't be read.
     """
     try:
         return [override_by_new_name(str(each)) for each in _load(run_dir / output_subdir / _OVERRIDES_FILE) or ()]
     except _UNREADABLE as error:
-        raise NotHydras(type(error).__name__) from error
+        raise HydraFileError(type(error).__name__) from error
 
 
 def read_best_trial(sweep_dir: Path) -> BestTrial:
     """What Optuna's sweeper found best, where it has searched for one thing.
 
     Raises:
-        NotHydras: there is no such file, or it speaks of several things.
+        HydraFileError: there is no such file, or it speaks of several things.
     """
     try:
         content = _load(sweep_dir / _BEST_FILE)
         return BestTrial(dict(content["best_params"]), float(content["best_value"]))
     except _UNREADABLE as error:
-        raise NotHydras(type(error).__name__) from error
+        raise HydraFileError(type(error).__name__) from error
 
 
 def _load(path: Path) -> Any:

@@ -132,7 +132,7 @@ class RunRecord(Struct, kw_only=True):
             each.status, each.error, each.ended_at = status, error, ended_at
 
 
-def end_without_launcher(run_dir: Path, message: str) -> None:
+def mark_launcher_died(run_dir: Path, message: str) -> None:
     """Note that a run has failed whose launching process is gone; one that had ended before stays as it is."""
     record = RunRecord.read(run_dir)
     if record.status == "running":

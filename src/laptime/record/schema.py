@@ -23,7 +23,7 @@ PHASES = ("data", "host_to_device", "forward", "backward", "communication", "opt
 Section = TypeVar("Section")
 
 
-def known(section: Section | None) -> Section:
+def filled(section: Section | None) -> Section:
     """A section that is filled in while the run is set up.
 
     Raises:
@@ -256,7 +256,7 @@ class BareLoop(Struct, kw_only=True):
 
 
 class EpochNoise(Struct, kw_only=True):
-    """What else the machine did during an epoch: see `laptime.machine.counters.between`."""
+    """What else the machine did during an epoch: see `laptime.machine.counters.delta`."""
 
     attempt: int
     epoch: int

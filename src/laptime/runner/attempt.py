@@ -13,10 +13,10 @@ from laptime.config.schema import Config
 from laptime.errors import Interrupted, RunFailed, TrainingFailed
 from laptime.machine.device import cpu_name, usable_cores
 from laptime.machine.environment import environment, git_state
-from laptime.ranks.failures import RankFailed, described
+from laptime.ranks.failures import RankFailed, to_run_error
 from laptime.ranks.stopping import SIGNALS
 from laptime.record import files as records
-from laptime.record.heartbeat import beating
+from laptime.record.heartbeat import keep_heartbeat
 from laptime.record.masking import mask, mask_command, mask_text, secret_values
 from laptime.record.override_text import split
 from laptime.record.run_record import RunRecord
@@ -57,13 +57,13 @@ def attempt_run(run: RunContext, attempt: int, work: Callable[[], RunRecord]) ->
     status: Status = "failed"
     error: RunError | None = None
     try:
-        with beating(run_dir):
+        with keep_heartbeat(run_dir):
             record = work()
         status = "completed"
     except BaseException as failure:
         if isinstance(failure, Interrupted | KeyboardInterrupt):
             status = "interrupted"
-        error = _masked(failure.error if isinstance(failure, RankFailed) else described(failure), run.config)
+        error = _masked(failure.error if isinstance(failure, RankFailed) else to_run_error(failure), run.config)
         _log_failure(run, failure, error)
         record = _read_back(run_dir, record)
         if isinstance(failure, SystemExit):  # of a class of the user's own; its code is not that of this command

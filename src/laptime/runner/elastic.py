@@ -15,7 +15,7 @@ from laptime.machine.device import usable_cores
 from laptime.machine.environment import settings_have_changed
 from laptime.ranks import shared_memory, torchrun
 from laptime.ranks.failures import Cause, RankFailed, RankFailure
-from laptime.ranks.stopping import heeding_signals
+from laptime.ranks.stopping import stop_on_signals
 from laptime.record.files import RUN_FILE
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import RunError
@@ -68,7 +68,7 @@ def join_ranks(config: Config, run_dir: Path, command: Sequence[str], start: flo
             raise cause from (error if cause is not error else error.__cause__)
         return run.record
 
-    with heeding_signals() as stop:
+    with stop_on_signals() as stop:
         run = RunContext(config, run_dir, record, stop, start)
         if is_first:
             return attempt_run(run, attempt, partial(work, run))
@@ -82,7 +82,7 @@ def _train_joined(run: RunContext) -> None:
     rank = torchrun.this_rank(strategy.threads_per_rank, peers)
     if strategy.pin_ranks:
         rank = pinned(rank)
-    rank.settle()
+    rank.apply_affinity()
     if rank.local_rank == 0 and not rank.is_first:
         print(f"laptime: rank {rank.rank} of {rank.world_size}; rank 0 keeps the record.", file=sys.stderr)
     rank_process.end_with_torchrun(rank, run.run_dir)

@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from laptime.machine.environment import settings
-from laptime.machine.sockets import make_room_for_sockets
+from laptime.machine.sockets import use_short_socket_dir
 
 # Environment variables that the forkserver's torch was loaded with; None: it has not been started.
 _loaded_with: dict[str, str] | None = None
@@ -28,7 +28,7 @@ def context() -> BaseContext:
     if sys.platform != "linux" or _loaded_with not in (None, settings()):
         return multiprocessing.get_context("spawn")
     _loaded_with = settings()
-    make_room_for_sockets()
+    use_short_socket_dir()
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["laptime.runner.rank_process"])
     return server

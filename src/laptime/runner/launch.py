@@ -11,7 +11,7 @@ from laptime.config.schema import Config
 from laptime.ranks import preflight, torchrun
 from laptime.ranks.failures import RankFailed
 from laptime.ranks.rank import Rank
-from laptime.ranks.stopping import heeding_signals
+from laptime.ranks.stopping import stop_on_signals
 from laptime.record.masking import mask
 from laptime.record.run_record import RunRecord
 from laptime.runner.attempt import attempt_run, first_record, resumed_from
@@ -62,7 +62,7 @@ def launch(
         attempt = len(record.attempts)
     else:
         record = first_record(config, run_dir, command, start)
-    with heeding_signals() as stop:
+    with stop_on_signals() as stop:
         run = RunContext(config, run_dir, record, stop, start, sweep)
         if trains_in_this_process(config, sweep):
             return attempt_run(run, 0, partial(_train_here, run, ranks[0]))
@@ -70,7 +70,7 @@ def launch(
 
 
 def _train_here(run: RunContext, rank: Rank) -> RunRecord:
-    rank.settle()
+    rank.apply_affinity()
     train(run, rank)
     return run.record
 

@@ -67,7 +67,7 @@ def plan(config: Config, sweep: SweepContext | None = None) -> list[Rank]:
         Rank(
             rank=number,
             local_rank=number,
-            place=number,
+            core_slot=number,
             world_size=world_size,
             threads=threads,
             oversubscribed=oversubscribed,
@@ -130,4 +130,4 @@ def pinned(rank: Rank) -> Rank:
     affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if rank.oversubscribed or len(affinity) != usable_cores():
         return rank
-    return replace(rank, cores=tuple(affinity[rank.place * rank.threads : (rank.place + 1) * rank.threads]))
+    return replace(rank, cores=tuple(affinity[rank.core_slot * rank.threads : (rank.core_slot + 1) * rank.threads]))

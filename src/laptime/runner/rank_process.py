@@ -22,9 +22,9 @@ from laptime.config.schema import Config
 from laptime.ranks import torchrun
 from laptime.ranks.failures import RankFailure
 from laptime.ranks.rank import Rank
-from laptime.ranks.stopping import heeding_signals
+from laptime.ranks.stopping import stop_on_signals
 from laptime.record.masking import secret_values
-from laptime.record.run_record import RunRecord, end_without_launcher
+from laptime.record.run_record import RunRecord, mark_launcher_died
 from laptime.runner.context import RunContext, SweepContext
 from laptime.runner.train import train
 from laptime.terminal import logging_to
@@ -99,8 +99,8 @@ def main(connection: Connection, job: Job) -> None:
     _end_with_the_launcher(connection, job)
     with logging_to(job.run_dir, job.rank.rank, secrets=secret_values(job.config.as_dict())):
         try:
-            with heeding_signals() as stop:
-                job.rank.settle()
+            with stop_on_signals() as stop:
+                job.rank.apply_affinity()
                 if job.rendezvous is not None:
                     join(job.rank, job.rendezvous)
                 run = RunContext(job.config, job.run_dir, job.record, stop, job.start, job.sweep)
@@ -205,7 +205,7 @@ def _end_after(wait: Callable[[], None], rank: Rank, run_dir: Path, others: Call
         wait()
         try:
             if rank.is_first:
-                end_without_launcher(run_dir, "the process that launched the ranks is gone")
+                mark_launcher_died(run_dir, "the process that launched the ranks is gone")
         finally:  # whether or not it could be written
             if others is not None:
                 others()

@@ -21,10 +21,10 @@ from laptime.lap.flops import count_flops
 from laptime.lap.quality import assess
 from laptime.lap.recorder import LapRecorder
 from laptime.lap.timed_loader import Pipeline
-from laptime.machine.counters import between, read
+from laptime.machine.counters import delta, snapshot
 from laptime.machine.device import Device, mps_fallback, usable_cores
 from laptime.machine.energy import EnergyMeter
-from laptime.machine.environment import restraints, set_in_python, without_effect
+from laptime.machine.environment import ineffective_variables, python_settings, slowing_settings
 from laptime.machine.memory import peak_rss_bytes
 from laptime.machine.torch_build import driver_version, torch_build
 from laptime.measure.breakdown import Breakdown
@@ -36,7 +36,7 @@ from laptime.record import schema
 from laptime.record.epochs import time_to_accuracy
 from laptime.record.hashes import config_hashes
 from laptime.record.run_record import RunRecord
-from laptime.record.schema import known
+from laptime.record.schema import filled
 from laptime.runner.context import RunContext
 from laptime.training.build import network_name
 from laptime.training.compile_ahead import CompileAhead
@@ -113,11 +113,11 @@ def note_setup(run: RunContext, device: Device, rank: Rank) -> None:
         num_nodes=rank.num_nodes,
     )
     if rank.is_first:
-        there = known(record.environment)
+        there = filled(record.environment)
         there.torch, there.driver = torch_build(), driver_version(device)
     is_alone = run.sweep is None or run.sweep.runs_at_once == 1  # joblib sets them in its processes
     if rank.is_first and rank.attempt == 0 and is_alone:
-        for variable in without_effect(rank.threads):
+        for variable in ineffective_variables(rank.threads):
             log.warning("%s has no effect: strategy.threads_per_rank=%d decides", variable, rank.threads)
     if mps_fallback():
         log.warning("PYTORCH_ENABLE_MPS_FALLBACK is set: operators that MPS lacks run on the CPU. Recorded.")
@@ -177,7 +177,7 @@ def note_timing(
 def make_sampler(config: Config, record: RunRecord, device: Device, rank: Rank) -> Sampler | None:
     """Of all ranks of this machine, on the first of them; None: another rank's matter, or not wanted."""
     nodes = rank.gather(rank.node)
-    all_pids = known(record.strategy).rank_pids or []
+    all_pids = filled(record.strategy).rank_pids or []
     pids = [pid for pid, node in zip(all_pids, nodes, strict=True) if node == rank.node]
     measure = config.measure
     if rank.local_rank != 0 or measure.sample_interval_s is None:
@@ -215,13 +215,13 @@ def note_memory(record: RunRecord, rank: Rank, device: Device, sampler: Sampler 
 
 def note_quality(record: RunRecord, laps: LapRecorder, runs_at_once: int, profiled: bool) -> None:
     """What else the machine did in each epoch, and how far the figures can be trusted for that."""
-    noise, strategy = record.noise, known(record.strategy)
+    noise, strategy = record.noise, filled(record.strategy)
     earlier = [each for each in noise.epochs or [] if each.attempt != laps.rank.attempt]
     noise.epochs = earlier + laps.noise
-    noise.load_after = read().load
+    noise.load_after = snapshot().load
     times = [epoch.epoch_time_s for epoch in laps.counted]
     there = record.environment
-    own_settings = {**((there.settings if there is not None else None) or {}), **set_in_python()}
+    own_settings = {**((there.settings if there is not None else None) or {}), **python_settings()}
     found = assess(
         [epoch for epoch in noise.epochs if not epoch.is_warmup],
         times,
@@ -229,13 +229,13 @@ def note_quality(record: RunRecord, laps: LapRecorder, runs_at_once: int, profil
         noise.on_battery,
         strategy.oversubscribed,
         profiled=profiled,
-        crowded=strategy.world_size > 1 or known(record.dataset).pipeline == "workers",
+        crowded=strategy.world_size > 1 or filled(record.dataset).pipeline == "workers",
         runs_at_once=runs_at_once,
-        restraints=restraints(own_settings),
+        slowing_settings=slowing_settings(own_settings),
         threads=(strategy.threads_per_rank, torch.get_num_threads()),
     )
     if laps.rank.is_first:
-        there = known(there)
+        there = filled(there)
         there.torch = {**(there.torch or {}), "num_threads": torch.get_num_threads()}
         there.settings = own_settings
     if times:
@@ -263,18 +263,18 @@ def _note_limit(record: RunRecord, device: Device, rank: Rank, optimizer: torch.
     """What the device can do at most, and how near the run came to that."""
     num_here = rank.gather(rank.node).count(rank.node)
     shared = 1.0 if device.used != "cpu" else usable_cores() / (num_here * rank.threads)
-    precision = known(record.device).precision
-    before, own_s = read(), time.process_time()
+    precision = filled(record.device).precision
+    before, own_s = snapshot(), time.process_time()
     peak = probe(device, precision, rank, shared)
     own_s = sum(s for s, node in rank.gather((time.process_time() - own_s, rank.node)) if node == rank.node)
     cores = os.cpu_count() or 1
     record.peak = limit(
-        known(record.model).flops_per_sample,
+        filled(record.model).flops_per_sample,
         record.timing.samples_per_s,
-        known(record.batch).global_batch_size,
+        filled(record.batch).global_batch_size,
         peak,
         breakdown=record.breakdown,
         optimizer_bytes=sum(rank.gather(bytes_moved(optimizer))),
-        advice=own_advice(known(record.dataset).pipeline or "", precision),
-        disturbances=assess([between(before, read(), own_s, cores)], [], cores).reasons,
+        advice=own_advice(filled(record.dataset).pipeline or "", precision),
+        disturbances=assess([delta(before, snapshot(), own_s, cores)], [], cores).reasons,
     )

@@ -211,7 +211,7 @@ def _end(children: list[_Child]) -> None:
         child.connection.close()
     for child in children:
         if child.process.pid is not None and child.process.exitcode:
-            shared_memory.remove_left_behind(child.process.pid)
+            shared_memory.unlink_leftover_memory(child.process.pid)
 
 
 def _exited_without_report(child: _Child) -> bool:

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from laptime.record import schema
-from laptime.record.epochs import each_epoch_once, frame_over_ranks
+from laptime.record.epochs import combine_ranks_frame, last_attempts
 from laptime.record.files import TENSORBOARD_DIR, read_epochs
 from laptime.record.run_record import RunRecord
-from laptime.record.schema import PHASES, known
+from laptime.record.schema import PHASES, filled
 from laptime.terminal import relative
 from laptime.text import byte_size, counted
 
@@ -30,11 +30,11 @@ def print_results(record: RunRecord, run_dir: Path) -> None:
     """Print what a completed run measured, and where it lies, to stdout."""
     console = Console()
     label = (record.config or {}).get("run_label")
-    title = f"laptime: {known(record.model).name} on {known(record.dataset).name}{f', {label}' if label else ''}"
+    title = f"laptime: {filled(record.model).name} on {filled(record.dataset).name}{f', {label}' if label else ''}"
     table = Table(title=Text(title), title_justify="left")
     table.add_column("", style="bold", no_wrap=True)
     table.add_column("", overflow="fold")
-    for name, value in result_rows(record, each_epoch_once(read_epochs(run_dir))):
+    for name, value in result_rows(record, last_attempts(read_epochs(run_dir))):
         table.add_row(Text(name), Text(value))
     table.show_header = False
     console.print(table)
@@ -65,7 +65,7 @@ def result_rows(record: RunRecord, epochs: pd.DataFrame) -> Rows:
 
 def _set_up(record: RunRecord) -> Rows:
     """Device, ranks, model, data and batch."""
-    device, batch, model = known(record.device), known(record.batch), known(record.model)
+    device, batch, model = filled(record.device), filled(record.batch), filled(record.model)
     used = f"{device.used}, {device.name}"
     if (device.num_devices or 1) > 1:
         used = f"{used}, 1 of {device.num_devices}"
@@ -73,12 +73,12 @@ def _set_up(record: RunRecord) -> Rows:
         used += f", {byte_size(device.memory_bytes, 'GB')}"
     if device.requested not in ("auto", device.used) and device.used == "cpu":
         used += f"  (requested: {device.requested}, absent)"
-    per_rank = f" ({batch.per_rank_batch_size:,} per rank)" if known(record.strategy).world_size > 1 else ""
+    per_rank = f" ({batch.per_rank_batch_size:,} per rank)" if filled(record.strategy).world_size > 1 else ""
     return [
         ("device", used),
-        ("ranks", _ranks(known(record.strategy), record.config or {})),
+        ("ranks", _ranks(filled(record.strategy), record.config or {})),
         ("model", f"{model.name}, {model.num_parameters:,} parameters"),
-        ("data", _data(known(record.dataset))),
+        ("data", _data(filled(record.dataset))),
         ("batch size", f"{batch.global_batch_size:,}{per_rank}, precision {device.precision}"),
     ]
 
@@ -108,7 +108,7 @@ def _data(data: schema.Dataset) -> str:
 
 def _epochs(record: RunRecord, epochs: pd.DataFrame) -> Rows:
     """How many epochs, how they ended and how long they took."""
-    slowest = frame_over_ranks(epochs)
+    slowest = combine_ranks_frame(epochs)
     measured = slowest.loc[~slowest["is_warmup"].astype(bool), "epoch_time_s"]
     num_warmup = len(slowest) - len(measured)
     which = f"of which {num_warmup} warm-up (not counted)" if num_warmup else "all counted"

@@ -16,7 +16,7 @@ from laptime.lap.epoch_recorder import EpochRecorder
 from laptime.lap.epoch_timer import EpochTimer
 from laptime.lap.recorder import LapRecorder
 from laptime.loggers.fail_safe import quiet_writer_threads
-from laptime.machine.counters import on_battery, read
+from laptime.machine.counters import on_battery, snapshot
 from laptime.machine.device import Device
 from laptime.machine.energy import EnergyMeter
 from laptime.machine.memory import reset_peak_rss
@@ -25,7 +25,7 @@ from laptime.measure.sampler import Sampler
 from laptime.ranks.rank import Rank, assert_world
 from laptime.ranks.stopping import TimeLimitReached
 from laptime.record.files import epoch_rows
-from laptime.record.schema import known
+from laptime.record.schema import filled
 from laptime.runner.context import RunContext
 from laptime.runner.recording import (
     make_sampler,
@@ -81,12 +81,12 @@ def _train(run: RunContext, rank: Rank) -> None:
     reset_peak_rss()
     device = prepare_device(config, rank.local_rank)
     note_setup(run, device, rank)
-    known(record.strategy).rank_pids = assert_world(rank, rank.world_size)
+    filled(record.strategy).rank_pids = assert_world(rank, rank.world_size)
     if rank.is_first:  # when a sweep is resumed, runs that could not be built are known by their hashes
         record.write(run_dir)
 
     if record.noise.load_before is None:
-        record.noise.load_before, record.noise.on_battery = read().load, on_battery()
+        record.noise.load_before, record.noise.on_battery = snapshot().load, on_battery()
     pl.seed_everything(config.seed, workers=False, verbose=False)
     own_callbacks = build_callbacks(config)
     clock = LapClock(device, EnergyMeter(device) if rank.local_rank == 0 else None)
@@ -101,7 +101,7 @@ def _train(run: RunContext, rank: Rank) -> None:
     identity = checkpoints.identity(config.as_dict(), rank.world_size, data.checksum)
     module = build_module(config, network, device, run.stop, identity, rank, len(data.train_batch_sizes()))
     shards = shards_optimizer(config, try_optimizer(module, config), own_callbacks, rank)
-    known(record.strategy).shards_optimizer = shards
+    filled(record.strategy).shards_optimizer = shards
     checkpoint, done = None, 0
     if settings.checkpoint is not None:
         checkpoint = checkpoints.find_on_all_ranks(settings.checkpoint, rank, run_dir)
@@ -130,7 +130,7 @@ def _train(run: RunContext, rank: Rank) -> None:
             # When all is done that they could disturb: they change weights, and take memory of their own.
             optimizer = trainer.optimizers[0]
             if isinstance(module, HasStepper) and (sharded := module.stepper.sharded(optimizer)) is not None:
-                optimizer = sharded.own
+                optimizer = sharded.local
             measure_breakdown_and_peak(run, device, rank, module, optimizer, data)
         log_results(loggers, run, watch.laps.rows[-1].epoch if watch.laps.rows else 0)
 

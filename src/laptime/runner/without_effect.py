@@ -13,7 +13,7 @@ from laptime.config.compose import compose
 from laptime.config.overrides import key_of, parse
 from laptime.config.schema import Config
 from laptime.errors import UserError
-from laptime.record.files import OF_DDP
+from laptime.record.files import DDP_KEYS
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ _RULES = (
         "bounds the repeats that measure.target_interval asks for in a sweep (-m). Set that too, or leave it out.",
     ),
     _Rule(
-        tuple(f"strategy.{key}" for key in (*OF_DDP, "master_addr", "master_port") if key != "wrap_single_rank"),
+        tuple(f"strategy.{key}" for key in (*DDP_KEYS, "master_addr", "master_port") if key != "wrap_single_rank"),
         _has_ranks_that_meet,
         "has no effect on one rank without DDP. Use strategy.world_size=2, or strategy.wrap_single_rank=true.",
     ),

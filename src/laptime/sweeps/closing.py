@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from laptime.record.hydra_files import NotHydras, read_best_trial, read_sweep_file
+from laptime.record.hydra_files import HydraFileError, read_best_trial, read_sweep_file
 from laptime.sweeps.notify import notify
 from laptime.sweeps.outcomes import ENDED, Outcome
 from laptime.sweeps.resume import can_be_resumed
@@ -48,7 +48,7 @@ def _best(sweep_dir: Path) -> list[str]:
     """What Optuna's sweeper found best, where it has searched for one thing."""
     try:
         best, metric = read_best_trial(sweep_dir), read_sweep_file(sweep_dir).optimized_metric
-    except NotHydras:
+    except HydraFileError:
         return []
     values = " ".join(f"{key}={value}" for key, value in best.params.items())
     return [f"{metric} {best.value:.4g} with {values}"]

@@ -27,7 +27,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     from laptime.config.identity import snapshot
     from laptime.config.overrides import find
     from laptime.ranks import torchrun
-    from laptime.record.directory import RunDir, use
+    from laptime.record.directory import RunDir, claim
     from laptime.runner import fresh_processes, without_effect
     from laptime.runner.check import check
     from laptime.runner.rank_plan import num_ranks
@@ -63,7 +63,7 @@ def run_sweep(args: argparse.Namespace) -> int:
             return _show_dry_run(steps, configs, jobs, cores)
         chosen = find(args.overrides, "hydra.sweep.dir") is not None
         sweep_dir = RunDir(hydra_value(first, "hydra.sweep.dir"), may_move=not chosen, key="hydra.sweep.dir")
-        use(sweep_dir.path)
+        claim(sweep_dir.path)
         numbered = dict(enumerate(jobs)) if trials is None else {}
         sweep = Sweep(
             sweep_dir.path, args.overrides, jobs, num_jobs, cores, configs[0].sweep.notify,

@@ -13,7 +13,7 @@ from laptime.record.files import (
     RUN_FILE,
     parse_timestamp,
 )
-from laptime.record.hydra_files import NotHydras, read_overrides
+from laptime.record.hydra_files import HydraFileError, read_overrides
 from laptime.record.run_record import RunRecord
 
 # Clocks and file systems may differ by so much about when something happened.
@@ -107,7 +107,7 @@ def read_run(number: int, path: Path, output_subdir: str) -> EarlierRun:
         record = None
     try:
         overrides = read_overrides(path, output_subdir)
-    except NotHydras:
+    except HydraFileError:
         overrides = []
     if first_refused(overrides) is not None:
         overrides = []

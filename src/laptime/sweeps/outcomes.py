@@ -11,7 +11,7 @@ import psutil
 
 from laptime.record.directory import hostname_hash, numbered_runs
 from laptime.record.files import write_atomically
-from laptime.record.run_record import end_without_launcher
+from laptime.record.run_record import mark_launcher_died
 
 # Where processes of a sweep say what has become of their runs, below its directory, as long as it goes on.
 OUTCOMES_DIR = ".outcomes"
@@ -109,7 +109,7 @@ class OutcomeStore:
             if path is None or not each.may_run_on_this_host or psutil.pid_exists(each.pid):
                 continue
             with suppress(OSError, ValueError, KeyError):
-                end_without_launcher(path, ENDED)
+                mark_launcher_died(path, ENDED)
 
     def forget(self) -> None:
         """Remove the files."""

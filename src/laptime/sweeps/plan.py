@@ -18,7 +18,7 @@ from laptime.config.overrides import as_hydra, find, find_last, first_refused, k
 from laptime.config.schema import Config
 from laptime.config.typed import how_to_quote
 from laptime.errors import UserError
-from laptime.record.files import is_maximised
+from laptime.record.files import is_maximized
 
 # Each is composed and checked before the first starts.
 _MAX_JOBS = 10_000
@@ -314,7 +314,7 @@ def require_search(composed: DictConfig, num_trials: int) -> None:
             raise UserError(f"optimized_metric={name}: needs validation, and dataset.val_fraction=0 leaves none.")
     asked = list(asked) if OmegaConf.is_list(asked) else [asked]
     given = [str(getattr(each, "name", each)) for each in asked]
-    wanted = ["maximize" if is_maximised(name) else "minimize" for name in names]
+    wanted = ["maximize" if is_maximized(name) else "minimize" for name in names]
     if given != wanted:
         shown = [f"[{','.join(each)}]" if OmegaConf.is_list(metrics) else each[0] for each in (given, wanted, names)]
         raise UserError(

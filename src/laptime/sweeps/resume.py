@@ -15,15 +15,15 @@ from laptime.config.overrides import find, parse
 from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.machine.device import usable_cores
-from laptime.record.directory import expanded, numbered_runs, use, user_of
+from laptime.record.directory import claim, expanded, numbered_runs, owner_pid
 from laptime.record.files import SWEEP_FILE, write_atomically
 from laptime.record.hashes import config_hashes
-from laptime.record.hydra_files import HYDRA_DIR, NotHydras, SweepFile, read_sweep_file
+from laptime.record.hydra_files import HYDRA_DIR, HydraFileError, SweepFile, read_sweep_file
 from laptime.record.latest import newest_sweeps
 from laptime.record.masking import mask_command
 from laptime.record.plan import read_plan
 from laptime.record.renamed import override_by_new_name
-from laptime.record.schema import known
+from laptime.record.schema import filled
 from laptime.runner.rank_plan import expected_hashed_config, num_ranks
 from laptime.sweeps.core_slots import CoreSlots, SweepCores
 from laptime.sweeps.earlier import EarlierRun, read_run, running_ranks
@@ -122,7 +122,7 @@ class EarlierSweep:
         """
         cores = SweepCores(max(num_ranks(config) for config in configs), slots)
         so_far = {
-            known(run.record.strategy).threads_per_rank
+            filled(run.record.strategy).threads_per_rank
             for run in self.runs
             if run.record is not None and run.record.config_hash is not None
             if run.config["strategy"]["threads_per_rank"] == "auto"
@@ -226,7 +226,7 @@ def open_sweep(asked: str, read_only: bool = False) -> EarlierSweep:
     path = _found(key, asked)
     typed = _read_history(key, path)
     # Taken before anything is looked at that another might change.
-    pid = user_of(path) if read_only else use(path)
+    pid = owner_pid(path) if read_only else claim(path)
     if pid is not None:
         process = f" (process {pid})" if pid else ""
         raise UserError(f"{key}: this sweep is still running{process}. Wait, or end it first.")
@@ -277,9 +277,9 @@ def _read_history(key: str, sweep_dir: Path) -> _InvocationHistory:
 def _read(key: str, sweep_dir: Path, name: str) -> SweepFile:
     try:
         file = read_sweep_file(sweep_dir, name)
-    except NotHydras as error:
+    except HydraFileError as error:
         raise UserError(f"{key}: {name} is not what Hydra writes ({error}).") from error
-    if not file.is_whole:
+    if not file.is_complete:
         raise UserError(f"{key}: {name} is not what Hydra writes (KeyError).")
     if (why_not := _why_not_resumed(file)) is not None:
         raise UserError(f"{key}: {why_not}")
@@ -290,9 +290,9 @@ def can_be_resumed(sweep_dir: Path) -> bool:
     """Whether `sweep.resume` takes a sweep when it has ended."""
     try:
         file = read_sweep_file(sweep_dir)
-    except NotHydras:
+    except HydraFileError:
         return False
-    return file.is_whole and _why_not_resumed(file) is None
+    return file.is_complete and _why_not_resumed(file) is None
 
 
 def _why_not_resumed(file: SweepFile) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from laptime.ranks.stopping import handling_signals
+from laptime.ranks.stopping import handle_signals
 from laptime.sweeps.outcomes import OutcomeStore
 
 
@@ -26,7 +26,7 @@ def forward_signals(outcomes: OutcomeStore, runs_at_once: bool) -> Iterator[None
                     with suppress(ProcessLookupError):
                         os.kill(each.pid, signum)
 
-    with handling_signals(handle):
+    with handle_signals(handle):
         yield
 
 

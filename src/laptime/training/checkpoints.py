@@ -116,7 +116,7 @@ def find_on_all_ranks(checkpoint: str, rank: Rank, run_dir: Path) -> Path:
     path, refusal = rank.gather((path, refusal))[0]
     if path is None:
         raise UserError(refusal)
-    if not rank.any(not path.is_file()):
+    if not rank.any_rank(not path.is_file()):
         return path
     content = rank.gather(path.read_bytes() if rank.is_first else b"")[0]
     if path.is_file():

@@ -116,7 +116,7 @@ class Classifier(pl.LightningModule):
         """
         optimizer = self._optimizer()
         if self._stop.has_deadline:
-            self._stop.expired = self.rank.any(self._stop.is_overdue())  # all ranks stop at the same step
+            self._stop.expired = self.rank.any_rank(self._stop.is_overdue())  # all ranks stop at the same step
         self.stepper.hooks = self._hooks
         try:
             self.take_steps(optimizer, step_group)

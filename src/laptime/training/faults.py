@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from laptime.config import targets
 from laptime.config.schema import Config
 from laptime.errors import TrainingFailed, first_line, is_out_of_memory
-from laptime.machine.hardware import text_of
+from laptime.machine.hardware import read_small_file
 from laptime.text import MORE_FILES, byte_size, format_os_error
 from laptime.training import open_groups
 
@@ -133,7 +133,7 @@ def out_of_memory_kills(root: Path = Path("/")) -> int:
         root: of /proc and /sys; another one in tests.
     """
     for name in ("sys/fs/cgroup/memory.events", "proc/vmstat"):
-        for line in text_of(root / name).splitlines():
+        for line in read_small_file(root / name).splitlines():
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
     return 0

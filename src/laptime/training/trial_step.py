@@ -15,7 +15,7 @@ from laptime.config.schema import Config
 from laptime.data.image_data import ImageData
 from laptime.errors import UserError, first_line, is_out_of_memory
 from laptime.ranks.rank import Rank
-from laptime.ranks.sharded_optimizer import reason_against
+from laptime.ranks.sharded_optimizer import reason_not_to_shard
 from laptime.training import callback_hooks
 from laptime.training.capabilities import configured_optimizer
 
@@ -104,7 +104,7 @@ def shards_optimizer(config: Config, optimizer: torch.optim.Optimizer, callbacks
     strategy = config.strategy
     if strategy.comm_hook != "shared_memory" or not strategy.shard_optimizer or not rank.is_distributed:
         return False
-    reason = reason_against(optimizer, config.training.gradient_clip_norm)
+    reason = reason_not_to_shard(optimizer, config.training.gradient_clip_norm)
     if config.measure.bare_loop:
         reason = "measure.bare_loop=true updates all weights on each rank, and would compare other work"
     if callback_hooks.overridden_step_hooks(callbacks):

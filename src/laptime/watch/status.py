@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from laptime.record.directory import has_left, numbered_runs, user_of
-from laptime.record.epochs import each_epoch_once, frame_over_ranks
+from laptime.record.directory import numbered_runs, owner_is_gone, owner_pid
+from laptime.record.epochs import combine_ranks_frame, last_attempts
 from laptime.record.files import (
     LOG_FILE,
     RUN_FILE,
@@ -110,9 +110,9 @@ class Watcher:
     def _is_over(self, runs: Sequence[RunStatus]) -> bool:
         statuses = [run.status for run in runs]
         silent_s, _ = self._seen(self.path, statuses)
-        if "running" in statuses or user_of(self.path) is not None:
+        if "running" in statuses or owner_pid(self.path) is not None:
             return False
-        if has_left(self.path):
+        if owner_is_gone(self.path):
             return True
         # Between two runs of a sweep on another machine nothing beats, and one that seems dead may have another clock.
         return silent_s >= DEAD_AFTER_S or (bool(runs) and not {"waiting", "dead"} & set(statuses))
@@ -126,7 +126,7 @@ class Watcher:
             epochs = config["training"]["epochs"] if config else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return RunStatus(number, swept, "failed", error=f"run.json can't be read: {error}")
-        is_here = not record.is_laptime_training and user_of(path) is not None  # that may have no heartbeat
+        is_here = not record.is_laptime_training and owner_pid(path) is not None  # that may have no heartbeat
         if status == "running" and not is_here and not self._is_alive(path):
             status = "dead"
         done, epoch_time_s = _epochs(path)
@@ -158,7 +158,7 @@ def _epochs(path: Path) -> tuple[int | None, float | None]:
         epochs = read_epochs(path)
         if epochs.empty:
             return 0, None
-        slowest = frame_over_ranks(each_epoch_once(epochs))["epoch_time_s"]
+        slowest = combine_ranks_frame(last_attempts(epochs))["epoch_time_s"]
         return int(slowest.index.max()) + 1, float(slowest.median())
     except (OSError, ValueError, KeyError, TypeError):
         return None, None
