@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from laptime.config.typed import for_hydra
+from laptime.config.quoting import quote_for_hydra
 from laptime.errors import UserError
 from laptime.record.files import read_record
 from tests.support import processes
@@ -57,7 +57,7 @@ def test_every_command_runs(command, finished_sweep, work_folder):
 @pytest.mark.parametrize("value", [os.fsdecode(b"gr\xc3"), "a\udcff"])
 def test_an_argument_that_is_no_text_in_the_locale_is_refused(value):
     with pytest.raises(UserError):
-        for_hydra([f"hydra.run.dir={value}"])
+        quote_for_hydra([f"hydra.run.dir={value}"])
 
 
 @pytest.mark.soak

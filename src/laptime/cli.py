@@ -43,7 +43,7 @@ def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
         TrainingFailed: the loss became infinite or not a number; the record says where.
         KeyboardInterrupt: the run was interrupted; the record says so.
     """
-    from laptime.config.typed import for_hydra
+    from laptime.config.quoting import quote_for_hydra
     from laptime.terminal import replace_unencodable
 
     replace_unencodable()
@@ -58,7 +58,7 @@ def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
             raise UserError(f"laptime.run([{override!r}]): an override is text, like 'training.epochs=1'.")
     command = ["laptime.run", *overrides]
     try:
-        return _run_once(for_hydra(overrides), time.time(), command).to_json()
+        return _run_once(quote_for_hydra(overrides), time.time(), command).to_json()
     except Interrupted as interruption:
         raise KeyboardInterrupt(str(interruption)) from None
     except UserError as error:
@@ -113,7 +113,7 @@ def _main(arguments: list[str]) -> int:
         run_hydra_main,
         without_hydra,
     )
-    from laptime.config.typed import for_hydra, refuse_dashes
+    from laptime.config.quoting import quote_for_hydra, refuse_dashes
     from laptime.config.validate import validate
     from laptime.sweeps.sweep import command_line
 
@@ -128,7 +128,7 @@ def _main(arguments: list[str]) -> int:
     _refuse_unused_flags(args)
     # Hydra's own parser wants what is not a flag in one piece.
     flags = [each for each in arguments if each not in args.overrides]
-    args.overrides = for_hydra(args.overrides)
+    args.overrides = quote_for_hydra(args.overrides)
     arguments = [*flags, *args.overrides]
     try:
         Path.cwd()
@@ -252,14 +252,14 @@ def _composed_for_one_run(
         UserError: it can't be composed, or it stands for a sweep where none can be run.
         _IsSweep: it stands for a sweep.
     """
-    from laptime.config.compose import compose, hydra_value, sweeps_without_flag
+    from laptime.config.compose import compose, hydra_value, is_sweep_without_flag
 
     try:
         composed = compose(hydra, overrides, config_name)
         if hydra_value(composed, "hydra.mode") != "RunMode.MULTIRUN":
             return composed
     except UserError:  # of a value to sweep over, perhaps
-        if args is None or not sweeps_without_flag(hydra, overrides, config_name):
+        if args is None or not is_sweep_without_flag(hydra, overrides, config_name):
             raise
     if args is not None and not args.run:
         raise _IsSweep

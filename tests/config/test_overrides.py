@@ -5,11 +5,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from tests.support.configs import changed
 
 from laptime.config import security
-from laptime.config.compose import compose, experiment_of, hydra_session, with_its_sweeper
-from laptime.config.overrides import as_hydra, find, find_last, first_refused, key_of, parse
-from laptime.config.typed import for_hydra
+from laptime.config.compose import add_search_sweeper, compose, experiment_of, hydra_session
+from laptime.config.overrides import as_hydra, find, find_last, first_invalid, key_of, parse
+from laptime.config.quoting import quote_for_hydra
 from laptime.errors import UserError
-from laptime.evaluation.command_line import _for_hydra as for_evaluation
+from laptime.evaluation.command_line import _quote_for_hydra as for_evaluation
 from laptime.record.override_text import split
 from laptime.sweeps.labels import sweep_label
 from laptime.sweeps.overrides import split_resume_override
@@ -51,7 +51,7 @@ def test_an_override_has_the_parts_that_hydra_sees(text, prefix, key, package, v
     assert override.value == value and override.is_swept == (text == "seed=1,2") and override.error is None
     (by_hydra,) = OverridesParser.create().parse_overrides([text])
     assert override.prefix + override.full_key == by_hydra.get_key_element() and as_hydra([text]) == [by_hydra]
-    assert override.is_deletion == by_hydra.is_delete() and override.is_of_hydra == by_hydra.is_hydra_override()
+    assert override.is_deletion == by_hydra.is_delete() and override.is_hydra_key == by_hydra.is_hydra_override()
     assert value_text is None or override.with_value(value_text) == text
 
 
@@ -60,7 +60,7 @@ def test_of_what_hydra_refuses_the_parts_are_those_around_the_first_equals_sign(
     override = parse(text)
     assert (override.prefix, override.key, override.package, override.value_text) == (prefix, key, package, value_text)
     assert override.parsed is None and override.error is not None and override.value is None
-    assert first_refused(["seed=1", text]) == override and first_refused(["seed=1"]) is None
+    assert first_invalid(["seed=1", text]) == override and first_invalid(["seed=1"]) is None
 
 
 def test_each_text_is_parsed_once(monkeypatch):
@@ -109,7 +109,7 @@ def test_laptimes_own_sweeper_is_no_search_however_it_is_typed(typed):
 )
 def test_a_search_takes_its_sweeper(typed, adds):
     """`search= null`, with a space, was a search."""
-    assert (with_its_sweeper([typed]) == [typed, "hydra/sweeper=optuna"]) == adds
+    assert (add_search_sweeper([typed]) == [typed, "hydra/sweeper=optuna"]) == adds
 
 
 def test_quoted_experiments_are_named_without_quotes():
@@ -138,7 +138,7 @@ def test_a_key_that_is_added_is_the_key_that_is_changed():
 
 def test_paths_of_the_commands_are_quoted_with_a_plus_as_well():
     assert for_evaluation("+run=a b=c") == "+run='a b=c'"
-    assert for_hydra(["+dataset.root=a=b"]) == ["+dataset.root='a=b'"]
+    assert quote_for_hydra(["+dataset.root=a=b"]) == ["+dataset.root='a=b'"]
 
 
 def test_a_deletion_resumes_no_sweep():

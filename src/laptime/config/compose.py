@@ -25,10 +25,10 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from laptime.config.composition import compose_with_hydra, config_dir, refuse_names_of_ours
-from laptime.config.explain import explain, reason_of, tidy, unknown_key, with_its_override
+from laptime.config.composition import compose_with_hydra, config_dir, refuse_name_clashes
+from laptime.config.explain import explain, name_override, reason_of, shorten_quotes, unknown_key
 from laptime.config.identity import DIRECTORY_TO_COME
-from laptime.config.overrides import find, find_last, forget_parsed, key_of, parse
+from laptime.config.overrides import clear_parse_cache, find, find_last, key_of, parse
 from laptime.config.schema import Config, Group, closed_groups, register_schema
 from laptime.errors import UserError
 from laptime.text import escape_control_chars
@@ -55,7 +55,7 @@ def hydra_session(extra_config_dir: str | None = None, conf: Path | None = None)
         folder = Path(extra_config_dir).absolute()
         if not folder.is_dir():
             raise UserError(f"--config-dir {extra_config_dir}: there is no such folder.")
-        refuse_names_of_ours(f"--config-dir {extra_config_dir}", folder)
+        refuse_name_clashes(f"--config-dir {extra_config_dir}", folder)
         search_path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
     # An earlier run of this process may have left its settings: `${hydra:...}` would take its values from them.
@@ -66,7 +66,7 @@ def hydra_session(extra_config_dir: str | None = None, conf: Path | None = None)
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = before
         restore_gh_from_backup(backup)
-        forget_parsed()
+        clear_parse_cache()
 
 
 def add_user_modules(extra_config_dir: str | None) -> None:
@@ -96,15 +96,15 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
     for override in overrides:
         if key_of(override) in ("hydra", "hydra.run", "hydra.sweep"):
             raise UserError(f"{override}: sets several keys at once. Write each by itself: {key_of(override)}.dir=...")
-    overrides = with_its_sweeper(overrides)
+    overrides = add_search_sweeper(overrides)
     _refuse_no_option(hydra, overrides)
     try:
         return compose_with_hydra(hydra, name, overrides)
     except UserError:
         raise
     except Exception as error:  # of many kinds, ANTLR's and Python's own among them
-        message = tidy(explain(hydra, overrides, name, error), overrides)
-        raise UserError(with_its_override(hydra, overrides, name, message)) from error
+        message = shorten_quotes(explain(hydra, overrides, name, error), overrides)
+        raise UserError(name_override(hydra, overrides, name, message)) from error
 
 
 def experiment_of(composed: DictConfig) -> str | None:
@@ -117,16 +117,16 @@ def experiment_of(composed: DictConfig) -> str | None:
     return None if chosen is None else str(chosen)
 
 
-def sweeps_without_flag(hydra: Hydra, overrides: Sequence[str], config_name: str) -> bool:
+def is_sweep_without_flag(hydra: Hydra, overrides: Sequence[str], config_name: str) -> bool:
     """Whether a configuration stands for a sweep though -m was not typed, as Hydra asks: whatever is swept over."""
     try:
-        cfg = compose_with_hydra(hydra, config_name, with_its_sweeper(overrides), RunMode.MULTIRUN)
+        cfg = compose_with_hydra(hydra, config_name, add_search_sweeper(overrides), RunMode.MULTIRUN)
     except Exception:  # whoever composes it for its own sake says what is wrong
         return False
     return bool(cfg.hydra.mode == RunMode.MULTIRUN)
 
 
-def with_its_sweeper(overrides: Sequence[str]) -> list[str]:
+def add_search_sweeper(overrides: Sequence[str]) -> list[str]:
     """What was typed, and the sweeper that a `search` needs: a file can't choose one, conf/config.yaml has done so."""
     search = find_last(overrides, "search")
     if (
@@ -225,7 +225,7 @@ def run_hydra_main(arguments: Sequence[str], task: Any) -> None:
     import hydra
 
     register_schema()
-    before, sys.argv = sys.argv, [sys.argv[0], *with_its_sweeper(arguments)]
+    before, sys.argv = sys.argv, [sys.argv[0], *add_search_sweeper(arguments)]
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=CONFIG_NAME)(task)()
     finally:

@@ -18,7 +18,7 @@ def config_dir() -> Path:
     return installed if installed.is_dir() else package.parents[1] / "conf"
 
 
-def refuse_names_of_ours(typed: str, folder: Path) -> None:
+def refuse_name_clashes(typed: str, folder: Path) -> None:
     """Refuse a folder with an option that Laptime has under the same name: Hydra would take Laptime's."""
     ours = config_dir()
     if folder.resolve() == ours.resolve():
@@ -36,7 +36,7 @@ def compose_with_hydra(hydra: Hydra, name: str, overrides: Sequence[str], mode: 
         composed = hydra.compose_config(name, list(overrides), run_mode=mode, with_log_configuration=False)
     for place in composed.hydra.searchpath:
         if (folder := Path(str(place).removeprefix("file://"))).is_dir():
-            refuse_names_of_ours(f"hydra.searchpath=[{place}]", folder)
+            refuse_name_clashes(f"hydra.searchpath=[{place}]", folder)
     return composed
 
 

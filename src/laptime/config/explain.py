@@ -17,8 +17,8 @@ from omegaconf.errors import (
 
 from laptime.config.composition import compose_with_hydra
 from laptime.config.overrides import Override, key_of, parse
+from laptime.config.quoting import how_to_quote
 from laptime.config.schema import Config, closed_groups
-from laptime.config.typed import how_to_quote
 from laptime.errors import first_line
 from laptime.extras import install_command
 from laptime.record.renamed import RENAMED
@@ -45,7 +45,7 @@ _PLUGINS = {
 }
 
 
-def tidy(message: str, typed: Sequence[str]) -> str:
+def shorten_quotes(message: str, typed: Sequence[str]) -> str:
     """A message of one or two lines, whatever was typed: what it quotes is shortened, and shows what can't be seen.
 
     Args:
@@ -65,7 +65,7 @@ def _shown(text: str) -> str:
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}…"
 
 
-def with_its_override(hydra: Hydra, overrides: list[str], config_name: str, message: str) -> str:
+def name_override(hydra: Hydra, overrides: list[str], config_name: str, message: str) -> str:
     """The message, with the override that it speaks of if it doesn't name it: the one without which all is well."""
     if any(key and _shown(key) in message for key in [*map(_last_name, overrides), *overrides]):
         return message

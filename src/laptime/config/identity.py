@@ -44,7 +44,7 @@ DIRECTORY_TO_COME = "./."
 
 # What leaves training as it would be without the key: a run with it off is the run that had no such key, in hashes and
 # in checkpoints.
-OFF = {"label_smoothing": 0, "mixup_alpha": 0, "ema_decay": None, "swa_start_epoch": None}
+NEUTRAL_VALUES = {"label_smoothing": 0, "mixup_alpha": 0, "ema_decay": None, "swa_start_epoch": None}
 
 
 def hashed_config(config: Config, device_used: str, world_size: int, threads_per_rank: int) -> dict[str, Any]:
@@ -64,7 +64,9 @@ def hashed_config(config: Config, device_used: str, world_size: int, threads_per
         left_out.remove(("callbacks", "progress_bar"))  # another callback in its place
     if content.get("runs_at_once") == 1:
         left_out.append(("runs_at_once",))
-    left_out += [("training", key) for key, off in OFF.items() if content["training"].get(key) == off]
+    left_out += [
+        ("training", key) for key, neutral in NEUTRAL_VALUES.items() if content["training"].get(key) == neutral
+    ]
     if content["dataset"].get("pipeline") in ("memory", "mapped"):
         left_out.append(("dataset", "num_workers"))
     if world_size > 1:

@@ -53,7 +53,7 @@ class Override:
         return self.prefix.startswith("~")
 
     @property
-    def is_of_hydra(self) -> bool:
+    def is_hydra_key(self) -> bool:
         """Whether it sets something of Hydra's own part."""
         return self.key.startswith(("hydra.", "hydra/"))
 
@@ -74,7 +74,7 @@ class Override:
 
 @lru_cache(maxsize=_MOST_KEPT)
 def parse(text: str) -> Override:
-    """An override from its text, parsed once until `forget_parsed`: the grammar takes up to a millisecond."""
+    """An override from its text, parsed once until `clear_parse_cache`: the grammar takes up to a millisecond."""
     prefix, full_key, value = split(text)
     key, at, package = full_key.partition("@")
     parsed, error = None, None
@@ -86,7 +86,7 @@ def parse(text: str) -> Override:
     return Override(text, prefix, key, package if at else None, value, parsed, error)
 
 
-def forget_parsed() -> None:
+def clear_parse_cache() -> None:
     """Let go of what `parse` has kept: a process may make many runs, each with overrides of its own."""
     parse.cache_clear()
 
@@ -106,7 +106,7 @@ def find_last(texts: Sequence[str], *keys: str) -> Override | None:
     return find(reversed(texts), *keys)
 
 
-def first_refused(texts: Iterable[str]) -> Override | None:
+def first_invalid(texts: Iterable[str]) -> Override | None:
     """The first that Hydra's grammar doesn't take."""
     return next((override for override in map(parse, texts) if override.parsed is None), None)
 
@@ -115,7 +115,7 @@ def as_hydra(texts: Iterable[str], config_loader: ConfigLoader | None = None) ->
     """Hydra's own objects, which know how to list the values of a sweep.
 
     Args:
-        texts: each of which Hydra's grammar takes, see `first_refused`.
+        texts: each of which Hydra's grammar takes, see `first_invalid`.
         config_loader: knows the options of groups, which `group=glob(*)` asks for.
     """
     found = [override.parsed for override in map(parse, texts)]

@@ -15,7 +15,7 @@ from laptime.errors import UserError
 KEY = "security.allowed_targets"
 NOTIFY_KEY = "sweep.notify"
 # Typed again each time that a sweep is resumed.
-OF_NOW = (KEY, NOTIFY_KEY, "sweep.dry_run")
+PER_INVOCATION_KEYS = (KEY, NOTIFY_KEY, "sweep.dry_run")
 VARIABLE = "LAPTIME_ALLOWED_TARGETS"
 # As it was when the process began: a configuration can set variables (`hydra.job.env_set`).
 _FROM_ENVIRONMENT = tuple(each.strip() for each in os.environ.get(VARIABLE, "").split(",") if each.strip())

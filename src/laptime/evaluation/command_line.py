@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from laptime.config.overrides import parse
-from laptime.config.typed import PATHS, as_text, refuse_dashes
+from laptime.config.quoting import PATHS, as_text, refuse_dashes
 from laptime.errors import UserError, exit_code_of
 from laptime.evaluation.keys import TrainedRunConfig
 
@@ -49,7 +49,7 @@ def _run(command: str, about: str, arguments: Sequence[str], work: Work) -> int:
     if args.config_dir is not None and not Path(args.config_dir).is_dir():
         raise UserError(f"--config-dir {args.config_dir}: there is no such folder.")
     add_user_modules(args.config_dir)
-    overrides = [_for_hydra(each) for each in args.overrides]
+    overrides = [_quote_for_hydra(each) for each in args.overrides]
     return work(composed(command, overrides), overrides)
 
 
@@ -60,7 +60,7 @@ def composed(command: str, overrides: Sequence[str]) -> TrainedRunConfig:
         UserError: an unknown key, a wrong type, a value out of its range: one line, or two.
     """
     from laptime.config.compose import compose, hydra_session, resolve_as, without_hydra
-    from laptime.config.explain import tidy
+    from laptime.config.explain import shorten_quotes
     from laptime.evaluation import keys
 
     keys.register(command)
@@ -71,10 +71,10 @@ def composed(command: str, overrides: Sequence[str]) -> TrainedRunConfig:
             cfg = without_hydra(compose(hydra, overrides, command))
             return resolve_as(keys.SCHEMAS[command], cfg)
     except UserError as error:
-        raise UserError(tidy(str(error), overrides)) from error
+        raise UserError(shorten_quotes(str(error), overrides)) from error
 
 
-def _for_hydra(override: str) -> str:
+def _quote_for_hydra(override: str) -> str:
     typed = parse(override)
     value = typed.value_text or ""
     if typed.key in PATHS and value not in ("", "null") and value[0] not in "'\"":

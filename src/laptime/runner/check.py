@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from laptime.config import security
 from laptime.config.compose import resolve_ahead, without_hydra
-from laptime.config.explain import tidy
+from laptime.config.explain import shorten_quotes
 from laptime.config.schema import Config
 from laptime.config.validate import validate
 from laptime.errors import UserError
@@ -25,7 +25,7 @@ def check(composed: DictConfig, typed: Sequence[str]) -> Config:
     try:
         return _checked(composed, typed)
     except UserError as error:
-        raise UserError(tidy(str(error), typed)) from error
+        raise UserError(shorten_quotes(str(error), typed)) from error
 
 
 # What a run fills in, and what to do instead of setting it.

@@ -23,7 +23,7 @@ Snapshots = dict[tuple[str, ...], bytes]
 
 def run_sweep(args: argparse.Namespace) -> int:
     """Check every job of a sweep, then run them."""
-    from laptime.config.compose import hydra_session, hydra_value, with_its_sweeper
+    from laptime.config.compose import add_search_sweeper, hydra_session, hydra_value
     from laptime.config.identity import snapshot
     from laptime.config.overrides import find
     from laptime.ranks import torchrun
@@ -70,7 +70,7 @@ def run_sweep(args: argparse.Namespace) -> int:
             overrides_by_run=dict(numbered), todo=numbered, is_search=trials is not None,
             snapshots={number: snapshot(configs[number]) for number in numbered},
         )  # fmt: skip
-        settings = sweep_config(hydra, with_its_sweeper(args.overrides), first, sweep_dir.path)
+        settings = sweep_config(hydra, add_search_sweeper(args.overrides), first, sweep_dir.path)
         del runs, first, configs, planned  # of thousands of runs they take much memory
         try:
             return sweep.run(hydra, settings)

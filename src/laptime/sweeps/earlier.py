@@ -6,7 +6,7 @@ from typing import Any
 
 import psutil
 
-from laptime.config.overrides import first_refused
+from laptime.config.overrides import first_invalid
 from laptime.record.directory import hostname_hash, numbered_runs
 from laptime.record.files import (
     EARLIER_DIR,
@@ -109,7 +109,7 @@ def read_run(number: int, path: Path, output_subdir: str) -> EarlierRun:
         overrides = read_overrides(path, output_subdir)
     except HydraFileError:
         overrides = []
-    if first_refused(overrides) is not None:
+    if first_invalid(overrides) is not None:
         overrides = []
     return EarlierRun(number, path, record, overrides)
 

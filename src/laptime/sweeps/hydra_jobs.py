@@ -58,7 +58,7 @@ def sweep_config(hydra: Hydra, typed: Sequence[str], composed: DictConfig, sweep
         cfg.hydra.mode = RunMode.MULTIRUN
         cfg.hydra.sweep.dir = str(sweep_dir)
         cfg.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(sweep_dir)}")
-        cfg.hydra.overrides.task = [each for each in typed if not parse(each).is_of_hydra]
+        cfg.hydra.overrides.task = [each for each in typed if not parse(each).is_hydra_key]
     OmegaConf.set_readonly(cfg.hydra, False)
     return cfg
 

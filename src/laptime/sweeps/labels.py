@@ -1,7 +1,7 @@
 """What tells the runs of a sweep from each other."""
 
 from laptime.config.overrides import key_of, parse
-from laptime.config.security import OF_NOW
+from laptime.config.security import PER_INVOCATION_KEYS
 from laptime.record.masking import mask_command
 from laptime.runner.job import folder_name
 from laptime.text import short_name
@@ -19,7 +19,7 @@ def swept(overrides: list[str], jobs: list[list[str]]) -> list[str]:
     """
     same_everywhere = set.intersection(*(set(job) for job in jobs)) if jobs else set()
     differ = [each for each in overrides if each not in same_everywhere]
-    return mask_command([each for each in differ if key_of(each) not in (*NOT_SWEPT_KEYS, *OF_NOW)])
+    return mask_command([each for each in differ if key_of(each) not in (*NOT_SWEPT_KEYS, *PER_INVOCATION_KEYS)])
 
 
 def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:

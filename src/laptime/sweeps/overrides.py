@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from laptime.config import security
-from laptime.config.overrides import Override, first_refused, parse
-from laptime.config.typed import how_to_quote
+from laptime.config.overrides import Override, first_invalid, parse
+from laptime.config.quoting import how_to_quote
 from laptime.errors import UserError, first_line
 
 KEY = "sweep.resume"
@@ -17,14 +17,14 @@ def persistent_overrides(overrides: Sequence[str]) -> list[str]:
     """The overrides that still hold when a run, or a sweep, is resumed."""
     # Hydra imports what its own part names, and sets variables by it: no file's matter. What may be named is checked
     # against what is typed now, so that it isn't lost without a word.
-    left_out = {*security.OF_NOW} - {security.KEY}
-    return [each.text for each in map(parse, overrides) if each.key not in left_out and not each.is_of_hydra]
+    left_out = {*security.PER_INVOCATION_KEYS} - {security.KEY}
+    return [each.text for each in map(parse, overrides) if each.key not in left_out and not each.is_hydra_key]
 
 
 def is_per_invocation(override: str) -> bool:
     """Whether it is said anew each time, and makes no other jobs: how they are launched, and who is told."""
     parsed = parse(override)
-    return parsed.key in security.OF_NOW or (parsed.is_of_hydra and parsed.key not in FIXED)
+    return parsed.key in security.PER_INVOCATION_KEYS or (parsed.is_hydra_key and parsed.key not in FIXED)
 
 
 def split_resume_override(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -50,7 +50,7 @@ def merge_overrides(before: Sequence[str], typed: Sequence[str]) -> list[str]:
 
     What replaces an addition (`+key=...`) is one itself, and taking it away (`~key`) leaves nothing.
     """
-    refused = first_refused([*before, *typed])
+    refused = first_invalid([*before, *typed])
     if refused is not None and refused.error is not None:
         raise UserError(
             f"{first_line(refused.error)}. Use group=option or key=value; a value with special characters takes "

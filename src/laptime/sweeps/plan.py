@@ -12,11 +12,11 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from laptime.config.compose import compose, with_its_sweeper
+from laptime.config.compose import add_search_sweeper, compose
 from laptime.config.composition import hydra_groups
-from laptime.config.overrides import as_hydra, find, find_last, first_refused, key_of
+from laptime.config.overrides import as_hydra, find, find_last, first_invalid, key_of
+from laptime.config.quoting import how_to_quote
 from laptime.config.schema import Config
-from laptime.config.typed import how_to_quote
 from laptime.errors import UserError
 from laptime.record.files import is_maximized
 
@@ -51,7 +51,7 @@ def plan_runs(hydra: Hydra, typed: Sequence[str], config_name: str | None = None
     Raises:
         UserError: an override can't be understood, or makes no sense for a sweep.
     """
-    typed = with_its_sweeper(typed)
+    typed = add_search_sweeper(typed)
     parsed = _parse_all(hydra.config_loader, typed)
     _refuse_swept_settings(parsed)
     if find(typed, "hydra.mode") is not None:
@@ -154,7 +154,7 @@ def _all_jobs(
 
 
 def _parse_all(config_loader: ConfigLoader, overrides: Sequence[str]) -> list[Override]:
-    if (refused := first_refused(overrides)) is not None:
+    if (refused := first_invalid(overrides)) is not None:
         raise UserError(
             f"{refused.text}: not understood. Write key=value1,value2 to sweep over values. "
             f"{how_to_quote(refused.text)}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from laptime.config.identity import OFF
+from laptime.config.identity import NEUTRAL_VALUES
 from laptime.errors import UserError, first_line
 from laptime.ranks.rank import Rank
 from laptime.record.directory import expanded
@@ -159,7 +159,8 @@ def identity(config: Mapping[str, Any], world_size: int, checksum: str | None = 
         f"{group}.{key}": value
         for group in groups
         for key, value in config[group].items()
-        if key not in _MAY_CHANGE.get(group, ()) and not (group == "training" and key in OFF and value == OFF[key])
+        if key not in _MAY_CHANGE.get(group, ())
+        and not (group == "training" and key in NEUTRAL_VALUES and value == NEUTRAL_VALUES[key])
     }
     if checksum is not None:
         keys[_CHECKSUM] = checksum

@@ -42,12 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    from laptime.config.typed import for_hydra, refuse_dashes
+    from laptime.config.quoting import quote_for_hydra, refuse_dashes
 
     parser = _parser()
     refuse_dashes(arguments, parser)
     args = parser.parse_intermixed_args(arguments)
-    args.overrides = for_hydra(args.overrides)
+    args.overrides = quote_for_hydra(args.overrides)
     return args
 
 

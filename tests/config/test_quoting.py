@@ -7,7 +7,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from tests.support.settings import NO_REPORT, TINY
 
-from laptime.config.typed import for_hydra
+from laptime.config.quoting import quote_for_hydra
 from laptime.errors import UserError
 from laptime.evaluation.command_line import composed
 from laptime.record.files import read_record
@@ -18,7 +18,7 @@ ONE_EPOCH = [*TINY, "training.epochs=1"]
 
 def values(override: str) -> list[object]:
     """What Hydra reads."""
-    (parsed,) = OverridesParser.create().parse_overrides(for_hydra([override]))
+    (parsed,) = OverridesParser.create().parse_overrides(quote_for_hydra([override]))
     return [str(each) for each in parsed.sweep_iterator()] if parsed.is_sweep_override() else [parsed.value()]
 
 
@@ -38,9 +38,9 @@ def test_values_are_quoted_only_where_the_grammar_asks_for_it():
     unchanged = ["seed=1,2", "model=cnn", "model.hidden_sizes=[1,2]", "+callbacks.x={_target_:a.B}", "~seed",
                  "x", "dataset.root=null", "dataset.root='a b'", "lr=choice(1,2)", "training.epochs=[",
                  "a=(", "k='"]  # fmt: skip
-    assert for_hydra(unchanged) == unchanged
+    assert quote_for_hydra(unchanged) == unchanged
     assert values("model.name=größe") == ["größe"]
-    assert for_hydra(["dataset.root=größe,b=c,d"]) == ["dataset.root='größe','b=c',d"]
+    assert quote_for_hydra(["dataset.root=größe,b=c,d"]) == ["dataset.root='größe','b=c',d"]
 
 
 @pytest.mark.parametrize("argument", ["--training.epochs=2", "-epochs=2", "--epochs=2", "-seed=1", "---seed=1"])
@@ -54,7 +54,7 @@ def test_dashes_before_an_override_are_refused_by_every_command(argument, call, 
     assert evaluate(["run=latest", argument]) == 2
     assert len(capfd.readouterr().err.splitlines()) == 2
     with pytest.raises(UserError):
-        for_hydra([argument])
+        quote_for_hydra([argument])
 
 
 @pytest.mark.parametrize("flag", [["--cfg=job"], ["--config-dir=."], ["--config-di=."], ["-cd=."]])
@@ -70,7 +70,7 @@ def test_a_run_goes_on_from_a_checkpoint_with_such_a_path(folder, call, work_fol
     done = call(*TINY, "training.epochs=2", f"training.checkpoint={first}", "hydra.run.dir=second")
     assert done.returncode == 0, done.stderr
     assert read_record(Path("second"))["config"]["training"]["checkpoint"] == str(first)
-    assert composed("evaluate", for_hydra([f"run={first}"])).run == str(first)
+    assert composed("evaluate", quote_for_hydra([f"run={first}"])).run == str(first)
 
 
 @pytest.mark.parametrize(

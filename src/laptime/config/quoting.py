@@ -15,7 +15,7 @@ PATHS = ("training.checkpoint", "dataset.root", "sweep.resume", "hydra.run.dir",
 _STRUCTURE = re.compile(r"[\[\](){}'\"\\]")
 
 
-def for_hydra(overrides: Sequence[str]) -> list[str]:
+def quote_for_hydra(overrides: Sequence[str]) -> list[str]:
     """Overrides with those values in quotes that Hydra's grammar doesn't take as they are: `a/lr=0.1/last.ckpt`.
 
     Of several values, separated by commas, each is a value of its own. Brackets and quotes are left to Hydra, except in
@@ -32,7 +32,7 @@ def for_hydra(overrides: Sequence[str]) -> list[str]:
             raise UserError(
                 f"{escape_control_chars(override)}: is no text in the locale's encoding, {encoding}. Set PYTHONUTF8=1."
             )
-    return [_for_hydra(override) for override in overrides]
+    return [_quote_for_hydra(override) for override in overrides]
 
 
 def refuse_dashes(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
@@ -70,7 +70,7 @@ def _with_dashes(argument: str) -> UserError:
     return UserError(f"{argument}: is no flag. Write an override without dashes: {argument.lstrip('-')}")
 
 
-def _for_hydra(override: str) -> str:
+def _quote_for_hydra(override: str) -> str:
     typed = parse(override)
     is_path = typed.key in PATHS
     if typed.parsed is not None and not (is_path and isinstance(typed.value, int | float)):
