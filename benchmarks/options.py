@@ -37,7 +37,7 @@ TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 STRATEGIES = ("strategy=single", "strategy=ddp strategy.wrap_single_rank=true", "strategy=ddp strategy.world_size=2")
 # What is measured only where it was asked for, where there is an accelerator, several ranks, or a git checkout.
 MAY_BE_MISSING = {
-    "error", "lap.num_batches", "device.memory_bytes", "dataset.limit", "result.time_to_accuracy",
+    "error", "experiment_name", "lap.num_batches", "device.memory_bytes", "dataset.limit", "result.time_to_accuracy",
     "timing.tokens_per_s", "timing.compile_s", "timing.straggler_delay",
     "resources.peak_device_memory_bytes", "resources.device_memory_bytes", "resources.driver_memory_bytes",
     "resources.energy_joules", "resources.energy_joules_per_1000_samples", "resources.energy_missing",
@@ -54,7 +54,7 @@ def options(group: str) -> list[str]:
 def write_data(folder: Path) -> None:
     """MNIST's first 5,000 training and 1,000 test digits as Fashion-MNIST's files, and with a border as CIFAR-10's."""
     with hydra_session() as hydra:
-        config = resolve(without_hydra(compose(hydra, ["dataset.val_fraction=0", "run_dir=."])))
+        config = resolve(without_hydra(compose(hydra, ["dataset.val_fraction=0"])))
     train, test, _ = build("dataset", config.dataset).load()
     cifar10 = folder / "cifar-10-batches-py"
     cifar10.mkdir()

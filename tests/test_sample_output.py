@@ -187,7 +187,7 @@ def sweep(trained, wide, work_folder, capsys, monkeypatch):
             record["quality"] = {"grade": "B", "reasons": outliers} if oversubscribed else {"grade": "A", "reasons": []}
             run_dir = sweep_dir / str(3 * repeat + number)
             run_dir.mkdir(parents=True)
-            record["config"]["run_dir"] = str(run_dir)  # else it is a copy, which counts once
+            record["run_dir"] = str(run_dir)  # else it is a copy, which counts once
             write_record(run_dir, record)
             counted = {"epoch_time_s": times_s[repeat], "num_samples": 6400}
             ranks = [row | counted | {"rank": rank} for rank in range(world_size) for row in rows]

@@ -70,7 +70,7 @@ def resume(setting: Setting, notes: Notes) -> None:
         name = f"{first}-then-{then}"
         with notes.attempt(f"{first}, then {then}"):
             begun = train(setting, f"{name}-1", *SMALL, *two, "training.epochs=1", device=first)
-            checkpoint = f"training.checkpoint='{begun['config']['run_dir']}'"
+            checkpoint = f"training.checkpoint='{begun['run_dir']}'"
             record = train(setting, f"{name}-2", *SMALL, *two, checkpoint, device=then)
             check_learned(notes, f"{first}, then {then}", record, expected)
 
@@ -80,7 +80,7 @@ def evaluate_and_export(setting: Setting, notes: Notes) -> None:
     from laptime.exporting.main import main as export
 
     typed = [*SMALL, "training.epochs=2", "dataset.num_test=300", "model=cnn"]
-    folder = train(setting, "trained", *typed)["config"]["run_dir"]
+    folder = train(setting, "trained", *typed)["run_dir"]
     code = export([f"run={folder}", "format=torch_export", "latency.batch_sizes=[]"])
     notes.check("export.py format=torch_export", code == 0, f"exit code {code}")
     from laptime.evaluation.main import main as evaluate

@@ -53,7 +53,7 @@ def weights_apart(record: dict[str, Any], expected: dict[str, Any]) -> float:
 
 def _weights(record: dict[str, Any], name: str) -> torch.Tensor:
     """All weights and floating-point buffers of a checkpoint, one after the other."""
-    path = Path(record["config"]["run_dir"]) / CHECKPOINT_DIR / name
+    path = Path(record["run_dir"]) / CHECKPOINT_DIR / name
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     return torch.cat([value.flatten().double() for value in state.values() if value.is_floating_point()])
 

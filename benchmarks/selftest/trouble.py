@@ -98,7 +98,7 @@ def ctrl_c(setting: Setting, notes: Notes) -> None:
     num_epochs = int(read_epochs(folder)["epoch"].max()) + 1
     checkpoint = f"training.checkpoint='{folder}'"
     record = train(setting, "resumed", *SMALL, f"training.epochs={num_epochs + 2}", checkpoint)
-    resumed = read_epochs(Path(record["config"]["run_dir"]))["epoch"]
+    resumed = read_epochs(Path(record["run_dir"]))["epoch"]
     first = int(resumed.min())
     notes.check("it resumes where it ended", first == num_epochs, f"epoch {first}, {num_epochs} had been trained")
 

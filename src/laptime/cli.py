@@ -36,7 +36,7 @@ def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
         overrides: as on the command line: group=option, key=value.
 
     Returns:
-        The record of the run, as run.json holds it; its config's `run_dir` says where everything lies.
+        The record of the run, as run.json holds it; its `run_dir` is the run's directory.
 
     Raises:
         UserError: what was asked for can't be done; nothing was left behind.
@@ -216,7 +216,7 @@ def _run_once(
             fresh_processes.preload()
         config = check(composed, overrides)
         checked = snapshot(config)
-        composed.experiment_name = experiment_of(composed)
+        experiment = experiment_of(composed)
         _refuse_what_one_run_has_no_use_for(hydra, overrides, composed, config, config_name)
         chosen = find(overrides, "hydra.run.dir") is not None
 
@@ -229,11 +229,13 @@ def _run_once(
         if run_dir is None:
             # A rank of torchrun's: Hydra's files are the first rank's matter.
             Path(path).mkdir(parents=True, exist_ok=True)
-            return run_job(without_hydra(composed), Path(path), command, started, overrides, checked=checked)
+            return run_job(
+                without_hydra(composed), Path(path), command, started, overrides, checked=checked, experiment=experiment
+            )
 
         def task(cfg: "DictConfig") -> "RunRecord | BaseException":
             try:
-                return run_job(cfg, Path(path), command, started, overrides, checked=checked)
+                return run_job(cfg, Path(path), command, started, overrides, checked=checked, experiment=experiment)
             except (Exception, Interrupted) as error:  # around Hydra, which would print a line of its own
                 return error
 

@@ -28,7 +28,7 @@ CONFIG: dict[str, Any] = {
 DDP_KEYS = {"strategy.backend": "auto", "strategy.comm_hook": "none", "strategy.wrap_single_rank": False}
 # Keys of Laptime's own, of any type.
 SOMEBODYS: dict[str, Any] = {
-    "training": "fast", "measure": 3, "optimized_metric": {"a": 1}, "experiment_name": ["x"], "run_dir": 7, "lr": 0.1,
+    "training": "fast", "measure": 3, "optimized_metric": {"a": 1}, "experiment_name": ["x"], "run_label": 7, "lr": 0.1,
 }  # fmt: skip
 
 

@@ -198,9 +198,8 @@ def of_experiments(write, *names: str) -> None:
     for number, name in enumerate(names):
         changed = {"training.batch_size": 64 * (number + 1), "model._target_": f"laptime.models.Model{number}"}
         for world_size in (1, 2):
-            sections = {"config": {"experiment_name": name}}
             path = Path(f"{name}-{world_size}")
-            write(path, [9.0, (number + 1) / world_size], world_size=world_size, changed=changed, sections=sections)
+            write(path, [9.0, (number + 1) / world_size], world_size=world_size, changed=changed, experiment_name=name)
 
 
 def test_experiments_are_compared_whatever_they_set(write, work_folder):
@@ -223,8 +222,7 @@ def test_what_is_swept_within_experiments_is_compared_within_them(write, work_fo
     for name in ("first", "second"):
         for precision in ("32-true", "bf16-mixed"):
             changed = {"training.precision": precision, "training.batch_size": len(name)}
-            write(Path(f"{name}-{precision}"), [9.0, 1.0], changed=changed,
-                  sections={"config": {"experiment_name": name}})  # fmt: skip
+            write(Path(f"{name}-{precision}"), [9.0, 1.0], changed=changed, experiment_name=name)
     keys = [(each.key, each.common) for each in analyze([Path()]).comparisons]
     assert keys == [
         ("training.precision", "experiment=first"), ("training.precision", "experiment=second"),

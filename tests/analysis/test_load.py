@@ -192,10 +192,9 @@ def test_a_resumed_run_has_no_time_to_an_accuracy(write, work_folder):
 
 
 def test_a_copy_of_a_run_counts_once(write, work_folder):
-    sections = {"config": {"run_dir": "/first/place"}, "strategy": {"rank_pids": [7]}}
-    write(Path("a/0"), [9.0, 1.0], sections=sections, started_at="2026-11-30T10:00:00+00:00")
-    write(Path("a/1"), [9.0, 1.0], seed=2, sections={**sections, "config": {"run_dir": "/first/other"}},
-          started_at="2026-11-30T10:00:00+00:00")  # fmt: skip
+    top = {"sections": {"strategy": {"rank_pids": [7]}}, "started_at": "2026-11-30T10:00:00+00:00"}
+    write(Path("a/0"), [9.0, 1.0], run_dir="/first/place", **top)
+    write(Path("a/1"), [9.0, 1.0], seed=2, run_dir="/first/other", **top)
     shutil.copytree("a", "b")
     runs, skipped = load_runs([Path()])
     assert [str(run.path) for run in runs] == ["a/0", "a/1"]

@@ -34,7 +34,7 @@ OPTIONS = sorted(
 def composed() -> Iterator[Callable[..., Config]]:
     """Composes overrides, all in one Hydra session."""
     with hydra_session() as hydra:
-        yield lambda *overrides: resolve(without_hydra(compose(hydra, [*overrides, "run_dir=here"])))
+        yield lambda *overrides: resolve(without_hydra(compose(hydra, overrides)))
 
 
 @functools.cache

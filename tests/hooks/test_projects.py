@@ -38,7 +38,7 @@ def test_a_sweep_of_a_template_project_is_compared(template):
     assert first["config"]["model"]["net"]["lin1_size"] == 8 and first["result"]["test_accuracy"] is not None
     assert first["result"]["val_accuracy"] is not None and first["result"]["train_accuracy"] is not None
     assert first["breakdown"]["step_s"] and first["model"]["flops_per_batch"] == 16 * 2 * (2 * 36 * 8 + 3 * 8 * 2)
-    assert Path(first["config"]["run_dir"]).name == "0" and (sweep / "0" / ".hydra" / "config.yaml").exists()
+    assert Path(first["run_dir"]).name == "0" and (sweep / "0" / ".hydra" / "config.yaml").exists()
     assert "paths" not in first["config"] and "laptime" not in first["config"]["callbacks"]
     assert first["model"]["name"] == "noiselitmodule" and first["dataset"]["name"] == "noisedatamodule"
     compared = processes.run(str(sweep), module="laptime.analysis", cwd=template)

@@ -27,7 +27,7 @@ def leaving_out(what: str) -> list[str]:
 )
 def test_what_is_trained_is_what_is_counted(what, num_samples, num_steps):
     record = laptime.run([*leaving_out(what), "training.steps_per_execution=1"])
-    epochs = read_epochs(Path(record["config"]["run_dir"]))
+    epochs = read_epochs(Path(record["run_dir"]))
     assert set(epochs["num_samples"]) == {num_samples}
     assert epochs["samples_per_s"].to_list() == pytest.approx((num_samples / epochs["epoch_time_s"]).to_list())
     timing = record["timing"]
@@ -37,13 +37,13 @@ def test_what_is_trained_is_what_is_counted(what, num_samples, num_steps):
 
 def test_several_steps_at_once_are_counted_too():
     record = laptime.run([*leaving_out("LimitBatches,train:1"), "training.steps_per_execution=3"])
-    assert set(read_epochs(Path(record["config"]["run_dir"]))["num_samples"]) == {96}
+    assert set(read_epochs(Path(record["run_dir"]))["num_samples"]) == {96}
     assert record["timing"]["steps_per_s"] == pytest.approx(3 / record["timing"]["epoch_time_s"])
 
 
 def test_epochs_that_a_callback_ends_early_give_no_figure():
     record = laptime.run([*leaving_out("EndEpoch,batch:5"), "training.steps_per_execution=1"])
-    assert read_epochs(Path(record["config"]["run_dir"])).empty
+    assert read_epochs(Path(record["run_dir"])).empty
     assert {record["timing"][key] for key in ("epoch_time_s", "samples_per_s", "steps_per_s")} == {None}
 
 

@@ -151,7 +151,8 @@ def test_mlflow_has_results_settings_and_that_the_run_finished(followed):
     record = read_record(followed.run)
     assert noted.info.status == "FINISHED"
     assert noted.data.metrics["test/accuracy"] == record["result"]["test_accuracy"]
-    assert noted.data.params == {key: str(value) for key, value in flat_config(record["config"]).items()}
+    settings = flat_config(record["config"]) | {"experiment_name": "None", "runs_at_once": 1}
+    assert noted.data.params == {key: str(value) for key, value in settings.items()}
     assert noted.data.params["strategy.world_size"] == "2"
     assert noted.data.tags["laptime.record.directory"] == str(followed.run)
     assert noted.data.tags["mlflow.source.git.commit"] == record["git"]["commit"]

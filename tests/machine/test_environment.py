@@ -101,7 +101,7 @@ def written(run_dir: Path) -> dict[str, bytes]:
 
 def test_secrets_are_in_nothing_that_a_run_writes():
     record = laptime.run([*LEAKY, "logger=tensorboard", f"+model.token={SECRET}"])
-    files = written(Path(record["config"]["run_dir"]))
+    files = written(Path(record["run_dir"]))
     assert {"run.json", "train.log", "checkpoints/last.ckpt"} <= files.keys()
     assert any("tfevents" in name for name in files)
     assert [name for name, content in files.items() if SECRET.encode() in content] == []
@@ -123,7 +123,7 @@ def test_secret_in_an_error_is_not_written(world_size, work_folder):
 
 def test_new_secret_is_the_same_experiment_and_may_resume():
     first = laptime.run([*LEAKY, f"+model.token={SECRET}"])
-    run_dir = first["config"]["run_dir"]
+    run_dir = first["run_dir"]
     resumed = ["training.epochs=2", f"training.checkpoint={run_dir}"]
     again = laptime.run([*LEAKY, *resumed, "+model.token=another-secret"])
     assert again["status"] == "completed"

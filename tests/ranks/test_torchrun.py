@@ -303,7 +303,7 @@ def test_ranks_meet_and_say_what_differs(monkeypatch):
             thread.join(timeout=60)
         return found
 
-    first, second = meet({"seed": 1, "run_dir": "a"}, {"seed": 1, "run_dir": "b"}, attempt="0")
+    first, second = meet({"seed": 1, "logger.save_dir": "a"}, {"seed": 1, "logger.save_dir": "b"}, attempt="0")
     assert first == second and [peer.usable_cores for peer in first] == [4, 4], "places may differ"
     for words in meet({"seed": 1}, {"seed": 2}, attempt="1"):
         assert "seed 1 on rank 0, 2 on rank 1" in words

@@ -27,7 +27,7 @@ def make_run(path: str, hour: float, **changes: object) -> Path:
     (run / "checkpoints/last.ckpt").touch()
     record = new_record()
     record["started_at"] = records.timestamp(NOON + hour * HOUR_S)
-    record["config"] = {"run_dir": str(run.absolute())}
+    record["run_dir"] = str(run.absolute())
     write_record(run, record | changes)
     return run
 

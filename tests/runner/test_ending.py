@@ -74,7 +74,7 @@ def test_resumed_run_equals_the_undisturbed_one_bit_for_bit(more, trained, work_
 def test_resumed_run_is_cold_again_and_warms_up(work_folder):
     laptime.run([*TINY, "training.epochs=1"])
     record = laptime.run([*TINY, "training.epochs=3", "training.checkpoint=latest"])
-    epochs = read_epochs(Path(record["config"]["run_dir"]))
+    epochs = read_epochs(Path(record["run_dir"]))
     assert list(epochs["epoch"]) == [1, 2]
     assert list(epochs["is_warmup"]) == [True, False]
 

@@ -39,7 +39,7 @@ FEW_OF_MNIST = (*QUICK, "dataset.limit=2000", "training.epochs=2", "training.bat
 
 
 def losses(run: dict | Path) -> list[tuple[float, float]]:
-    epochs = read_epochs(run if isinstance(run, Path) else Path(run["config"]["run_dir"]))
+    epochs = read_epochs(run if isinstance(run, Path) else Path(run["run_dir"]))
     return list(zip(epochs["train_loss"], epochs["val_loss"], strict=True))
 
 
@@ -100,7 +100,7 @@ def test_record_is_complete_where_something_was_measured(default_run):
         assert null == set(are_null), section
     assert record["error"] is None
     assert record["environment"]["packages"]["torch"] == torch.__version__.partition("+")[0]
-    assert record["config"]["run_dir"] == str(run_dir)
+    assert record["run_dir"] == str(run_dir)
     assert Path(run_dir / "checkpoints" / "last.ckpt").is_file()
     assert Path(run_dir / "checkpoints" / "best.ckpt").is_file()
     assert Path(run_dir / ".hydra" / "config.yaml").is_file()
@@ -159,7 +159,7 @@ def test_tensorboard_reads_the_tags_back(default_run):
 
 def test_run_from_python_returns_the_record():
     record = laptime.run([*SHORT, "optimizer=sgd", "dataset.limit=100"])
-    run_dir = Path(record["config"]["run_dir"])
+    run_dir = Path(record["run_dir"])
     assert json.loads((run_dir / "run.json").read_text())["result"] == json.loads(json.dumps(record["result"]))
     assert record["config"]["optimizer"]["_target_"] == "torch.optim.SGD"
     assert record["dataset"]["limit"] == 100
@@ -304,7 +304,7 @@ def test_cnn_trains_on_cifar10_files_with_augmentation(pipeline, work_folder):
 def test_epoch_that_a_callback_breaks_off_is_not_recorded():
     stop = "+callbacks.stop={_target_:stop_within_epoch.StopWithinEpoch,epoch:2,batch:3}"
     record = laptime.run([*TINY, "training.epochs=5", stop])
-    run_dir = Path(record["config"]["run_dir"])
+    run_dir = Path(record["run_dir"])
     epochs = read_epochs(run_dir)
     assert list(epochs["epoch"]) == [0, 1]
     assert (epochs["num_samples"] == 240).all() and (epochs["epoch_time_s"] > 0).all()
@@ -318,7 +318,7 @@ def test_time_limit_stops_within_an_epoch():
     record = laptime.run([*TINY, *long, fails, "training.time_limit_s=0.5"])
     assert record["status"] == "completed"
     assert record["result"]["stop_reason"] == "time_limit"
-    run_dir = Path(record["config"]["run_dir"])
+    run_dir = Path(record["run_dir"])
     assert read_epochs(run_dir).empty
     assert "the broken epoch is not recorded" in (run_dir / "train.log").read_text()
     assert record["result"]["test_accuracy"] is not None
@@ -327,7 +327,7 @@ def test_time_limit_stops_within_an_epoch():
 def test_time_limit_keeps_whole_epochs_only():
     record = laptime.run([*TINY, "training.epochs=100000", "training.time_limit_s=1"])
     assert record["result"]["stop_reason"] == "time_limit"
-    run_dir = Path(record["config"]["run_dir"])
+    run_dir = Path(record["run_dir"])
     epochs = read_epochs(run_dir)
     num_whole = len(re.findall(r"epoch \d+/100000  ", (run_dir / "train.log").read_text()))
     assert list(epochs["epoch"]) == list(range(num_whole))
@@ -355,7 +355,7 @@ def test_every_optimizer_learns(option):
 )
 def test_scheduler_steps_once_per_epoch(overrides, rates):
     record = laptime.run([*TINY, "training.epochs=3", "optimizer.lr=0.01", *overrides])
-    assert list(read_epochs(Path(record["config"]["run_dir"]))["lr"]) == pytest.approx(rates)
+    assert list(read_epochs(Path(record["run_dir"]))["lr"]) == pytest.approx(rates)
 
 
 def test_plateau_scheduler_lowers_the_rate_when_the_validation_loss_stands_still():
@@ -363,7 +363,7 @@ def test_plateau_scheduler_lowers_the_rate_when_the_validation_loss_stands_still
     falls = ["+scheduler.threshold=100.0", "+scheduler.threshold_mode=abs"]
     plateau = ["scheduler=plateau", "scheduler.patience=0", *falls, "optimizer.lr=0.001"]
     record = laptime.run([*TINY, "training.epochs=4", *plateau])
-    rates = list(read_epochs(Path(record["config"]["run_dir"]))["lr"])
+    rates = list(read_epochs(Path(record["run_dir"]))["lr"])
     assert rates[0] == 0.001 and rates[-1] < 0.001
 
 
@@ -373,7 +373,7 @@ def test_early_stopping_ends_a_run_that_gets_no_better():
     )
     assert record["status"] == "completed"
     assert record["result"]["stop_reason"] == "early_stopping"
-    run_dir = Path(record["config"]["run_dir"])
+    run_dir = Path(record["run_dir"])
     num_epochs = len(read_epochs(run_dir))
     assert num_epochs < 6
     events = EventAccumulator(str(run_dir / "tensorboard"))
@@ -385,14 +385,14 @@ def test_early_stopping_ends_a_run_that_gets_no_better():
 def test_early_stopping_lets_a_run_go_on_that_gets_better():
     typed = ["training.epochs=4", "training.early_stopping_patience=1", "model.dropout=0"]
     record = laptime.run([*TINY, *typed])
-    epochs = read_epochs(Path(record["config"]["run_dir"]))
+    epochs = read_epochs(Path(record["run_dir"]))
     assert epochs["val_loss"].is_monotonic_decreasing, list(epochs["val_loss"])
     assert record["result"]["stop_reason"] == "epochs" and len(epochs) == 4
 
 
 def test_without_validation_nothing_is_validated():
     record = laptime.run([*SHORT, "dataset.val_fraction=0"])
-    run_dir = Path(record["config"]["run_dir"])
+    run_dir = Path(record["run_dir"])
     assert (record["dataset"]["num_train"], record["dataset"]["num_val"]) == (300, 0)
     assert record["result"]["val_loss"] is None and record["result"]["val_accuracy"] is None
     assert read_epochs(run_dir)["val_loss"].isna().all()
@@ -410,7 +410,7 @@ def test_time_to_accuracy_counts_the_epochs_until_the_target(trained):
     settings = (*TINY, "training.epochs=4")
     target = read_epochs(trained(*settings))["val_accuracy"][2]
     record = laptime.run([*settings, f"measure.target_accuracy={target}"])
-    epochs = read_epochs(Path(record["config"]["run_dir"]))
+    epochs = read_epochs(Path(record["run_dir"]))
     reached = int((epochs["val_accuracy"] >= target).to_numpy().argmax())
     assert record["result"]["time_to_accuracy"] == pytest.approx(epochs["epoch_time_s"][: reached + 1].sum())
     missed = laptime.run([*SHORT, "optimizer.lr=1e-9", "measure.target_accuracy=0.9"])
@@ -443,10 +443,10 @@ def test_hashes_tell_the_seed_and_the_work_apart(trained):
         base, seed, work, shown = (
             config_hashes(hashed_config(resolve(without_hydra(compose_run(hydra, [*overrides]))), "cpu", 1, 1))
             for overrides in (
-                [*SHORT, "run_dir=here"],
-                [*SHORT, "run_dir=here", "seed=2"],
-                [*SHORT, "run_dir=here", "optimizer.lr=0.002"],
-                [*(each for each in SHORT if not each.startswith("callbacks")), *others, "run_dir=there"],
+                [*SHORT],
+                [*SHORT, "seed=2"],
+                [*SHORT, "optimizer.lr=0.002"],
+                [*(each for each in SHORT if not each.startswith("callbacks")), *others],
             )
         )
     assert base[0] != seed[0] and base[1] == seed[1]
@@ -464,7 +464,7 @@ def test_user_callback_joins_by_name():
     monitor = "+callbacks.lr={_target_:pytorch_lightning.callbacks.LearningRateMonitor,logging_interval:epoch}"
     record = laptime.run([*SHORT, "logger=tensorboard", monitor])
     assert record["status"] == "completed"
-    events = EventAccumulator(str(Path(record["config"]["run_dir"]) / "tensorboard"))
+    events = EventAccumulator(str(Path(record["run_dir"]) / "tensorboard"))
     events.Reload()
     assert any(tag.startswith("lr-") for tag in events.Tags()["scalars"])  # as Lightning's monitor names it
 

@@ -12,7 +12,7 @@ from laptime.config.schema import Config
 def composed(*overrides: str) -> Config:
     """What `python train.py OVERRIDES` would train."""
     with hydra_session() as hydra:
-        return resolve(without_hydra(compose(hydra, [*overrides, "run_dir=here"])))
+        return resolve(without_hydra(compose(hydra, overrides)))
 
 
 def changed(config: Config | None = None, **groups: Any) -> Config:

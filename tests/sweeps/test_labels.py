@@ -42,7 +42,7 @@ def test_a_sweep_over_long_values_that_are_not_ascii(call):
     done = call("-m", *TINY, NO_REPORT, "logger=csv", "training.epochs=1", f"dataset.root={','.join(names)}",
                 "hydra.sweep.dir=s")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    labels = [read_record(Path("s") / number)["config"]["run_label"] for number in "01"]
+    labels = [read_record(Path("s") / number)["run_label"] for number in "01"]
     assert len(set(labels)) == 2
     assert [[path.parent.name for path in Path("s").glob(f"{n}/csv/*/metrics.csv")] for n in "01"] == [
         [label] for label in labels

@@ -86,12 +86,12 @@ def test_a_key_of_the_swept_options_alone_trains(train, work_folder):
 def test_shuffled_values_are_drawn_once(train, work_folder):
     done = train(*SWEEP, "training.batch_size=shuffle(8,16,32,64,128)")
     assert done.returncode == 0, done.stderr
-    runs = {number: read_record(path)["config"] for number, path in numbered_runs(work_folder / "sweep").items()}
-    sizes = {number: config["training"]["batch_size"] for number, config in runs.items()}
+    runs = {number: read_record(path) for number, path in numbered_runs(work_folder / "sweep").items()}
+    sizes = {number: record["config"]["training"]["batch_size"] for number, record in runs.items()}
     assert sorted(sizes.values()) == [8, 16, 32, 64, 128]
     plan = read_plan(work_folder / "sweep")
     assert plan == {number: f"training.batch_size={size}" for number, size in sizes.items()}
-    assert {number: config["run_label"] for number, config in runs.items()} == {
+    assert {number: record["run_label"] for number, record in runs.items()} == {
         number: f"batch_size={size}" for number, size in sizes.items()
     }
 
@@ -252,7 +252,7 @@ def test_several_experiments_at_once_are_recorded(train, work_folder):
         (work_folder / f"own/experiment/{name}.yaml").write_text(f"# @package _global_\n{text}\n")
     done = train(*SWEEP, "--config-dir", "own", "experiment=[a],[a,b]", "seed=1")
     assert done.returncode == 0, done.stderr
-    names = [read_record(work_folder / f"sweep/{number}")["config"]["experiment_name"] for number in (0, 1)]
+    names = [read_record(work_folder / f"sweep/{number}")["experiment_name"] for number in (0, 1)]
     assert names == ["a", "a+b"]
 
 

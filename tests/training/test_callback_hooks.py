@@ -34,7 +34,7 @@ def test_parts_of_a_batch_are_seen_and_the_training_stays_the_same(trained):
     seen = json.loads(Path("counts0.json").read_text())
     assert (seen["backward"], seen["loss"]) == (4 * NUM_STEPS, 4 * NUM_STEPS)
     assert seen["after_step"] == seen["before_step"] == NUM_STEPS
-    one, other = (read_epochs(folder) for folder in (plain, Path(watched["config"]["run_dir"])))
+    one, other = (read_epochs(folder) for folder in (plain, Path(watched["run_dir"])))
     assert one["train_loss"].tolist() == other["train_loss"].tolist()
 
 
@@ -112,7 +112,7 @@ def test_a_callback_that_stops_a_run_is_no_early_stopping(capfd):
 def test_a_callback_that_chooses_the_number_of_epochs_is_the_reason(epochs):
     record = laptime.run([*SHORT, f"+callbacks.x={{_target_:stop_within_epoch.TrainFor,epochs:{epochs}}}"])
     assert record["result"]["stop_reason"] == "callback"
-    assert read_epochs(Path(record["config"]["run_dir"]))["epoch"].to_list() == list(range(epochs))
+    assert read_epochs(Path(record["run_dir"]))["epoch"].to_list() == list(range(epochs))
 
 
 def test_values_that_lightnings_callbacks_log_by_steps_are_written():

@@ -48,7 +48,7 @@ def running(work_folder: Path) -> Path:
     run.mkdir(parents=True)
     (work_folder / "sweep" / "multirun.yaml").touch()
     record = new_record()
-    record["config"] = {"training": {"epochs": 5}, "run_label": "seed=1"}
+    record |= {"config": {"training": {"epochs": 5}}, "run_label": "seed=1"}
     start_attempt(record, 0)
     write_record(run, record)
     write_plan(work_folder / "sweep", {0: "seed=1", 1: "seed=2", 2: "seed=3"})
@@ -124,7 +124,7 @@ def test_another_machines_clock_may_be_wrong_as_long_as_the_heart_beats(skew, ru
 @pytest.mark.unit
 @pytest.mark.parametrize("config", [None, {"training": "mine", "run_label": [1]}, {"training": {"epochs": "many"}}])
 def test_a_training_that_laptime_timed_alone_has_no_known_end(config, running, watch):
-    record = read_record(running) | {"config": config}
+    record = read_record(running) | {"config": config, "run_label": None}
     record["lap"]["timer"] = "LapTimer"
     write_record(running, record)
     append_epochs(running, [EPOCH_ROW, EPOCH_ROW | {"epoch": 2, "num_samples": None}])
@@ -292,7 +292,7 @@ def test_latest_waits_for_a_sweep_that_is_about_to_start(watch, dies_quickly, mo
     (work_folder / "multirun/before/0").mkdir(parents=True)
     (work_folder / "multirun/before/multirun.yaml").touch()
     record = new_record()
-    record["config"] = {"training": {"epochs": 5}, "run_label": "seed=1"}
+    record |= {"config": {"training": {"epochs": 5}}, "run_label": "seed=1"}
     start_attempt(record, 0)
     end_attempt(record, "completed", None)
     write_record(work_folder / "multirun/before/0", record)

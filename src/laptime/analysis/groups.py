@@ -19,9 +19,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         repeats.sort(key=lambda run: (run.seed is None, run.seed or 0, str(run.path)))
         config = {key: value for key, value in repeats[0].config.items() if key != "seed"}
         if repeats[0].record.is_laptime_training or EXPERIMENT not in config:  # somebody else's key stays
-            config[EXPERIMENT] = " and ".join(
-                sorted({str(run.laptime_config.get("experiment_name")) for run in repeats})
-            )
+            config[EXPERIMENT] = " and ".join(sorted({str(run.record.experiment_name) for run in repeats}))
         groups.append(Group(tuple(repeats), config, conditions))
     if len({str(group.config[EXPERIMENT]) for group in groups}) == 1:  # nothing that tells one from another
         groups = [replace(each, config={k: v for k, v in each.config.items() if k != EXPERIMENT}) for each in groups]

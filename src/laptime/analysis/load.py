@@ -140,7 +140,7 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
 def _identity(record: RunRecord) -> tuple[str, ...] | None:
     """What no two runs share: where and when a run was started, by which processes; None: an old record lacks it."""
     # Two LapTimers in one training: their laps differ.
-    where = record.laptime_config.get("run_dir") if record.is_laptime_training else (record.config_hash, record.lap)
+    where = record.run_dir if record.is_laptime_training else (record.config_hash, record.lap)
     started = [where, record.started_at, filled(record.strategy).rank_pids]
     return None if None in started else (*map(str, started), filled(record.environment).hostname_hash)
 

@@ -98,7 +98,7 @@ def _layout() -> Summary.Value:
 
 def _experiment(analysis: Analysis) -> Summary.Value:
     """What the HPARAMS tab shows: settings in which runs differ come first there, and the metrics that matter."""
-    configs = [flat_config(run.full_config) for run in analysis.runs]
+    configs = [flat_config(run.full_config) | run.record.sweep_settings for run in analysis.runs]
     values = {
         name: [config.get(name) for config in configs] for name in dict.fromkeys(key for c in configs for key in c)
     }

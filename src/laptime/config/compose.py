@@ -4,7 +4,7 @@ import copy
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,8 +27,8 @@ from omegaconf.errors import (
 
 from laptime.config.composition import compose_with_hydra, config_dir, refuse_name_clashes
 from laptime.config.explain import explain, name_override, reason_of, shorten_quotes, unknown_key
-from laptime.config.identity import DIRECTORY_TO_COME
 from laptime.config.overrides import clear_parse_cache, find, find_last, key_of, parse
+from laptime.config.run_values import register_resolver
 from laptime.config.schema import Config, Group, closed_groups, register_schema
 from laptime.errors import UserError
 from laptime.text import escape_control_chars
@@ -50,6 +50,7 @@ def hydra_session(extra_config_dir: str | None = None, conf: Path | None = None)
     setbase("1.3")
     setup_globals()
     register_schema()
+    register_resolver()
     search_path = create_config_search_path(str(conf or config_dir()))
     if extra_config_dir is not None:
         folder = Path(extra_config_dir).absolute()
@@ -139,7 +140,10 @@ def add_search_sweeper(overrides: Sequence[str]) -> list[str]:
 
 
 def resolve(cfg: DictConfig) -> Config:
-    """Check types, ranges and keys of a composed configuration of a run and resolve it: see `resolve_as`."""
+    """Check types, ranges and keys of a composed configuration of a run and resolve it: see `resolve_as`.
+
+    `${laptime:run_dir}` is a placeholder, unless `laptime.config.run_values.known_run` has named the run.
+    """
     return resolve_as(Config, cfg)
 
 
@@ -154,6 +158,7 @@ def resolve_as(schema: type[Schema], cfg: DictConfig) -> Schema:
         UserError: a key that the schema does not know, a missing value, an interpolation that leads nowhere, a value
             out of its range.
     """
+    register_resolver()
     _check_keys(cfg, schema)
     try:
         resolved = OmegaConf.to_object(cfg)
@@ -167,16 +172,6 @@ def resolve_as(schema: type[Schema], cfg: DictConfig) -> Schema:
         if isinstance(error, InterpolationResolutionError) and error.parent_node is not None:
             value = f"={error.parent_node._get_node(str(error.key))}"
         raise UserError(f"{error.full_key}{value}: {reason_of(error)}.") from error
-
-
-def resolve_ahead(cfg: DictConfig) -> Config:
-    """As `resolve`, before the run's directory is known: `run_dir` is None, and paths in it lie in a stand-in for it.
-
-    Args:
-        cfg: as for `resolve`; the stand-in is left in it.
-    """
-    cfg.run_dir = DIRECTORY_TO_COME
-    return replace(resolve(cfg), run_dir=None)
 
 
 def _check_keys(cfg: DictConfig, schema: type[Group]) -> None:
@@ -225,6 +220,7 @@ def run_hydra_main(arguments: Sequence[str], task: Any) -> None:
     import hydra
 
     register_schema()
+    register_resolver()
     before, sys.argv = sys.argv, [sys.argv[0], *add_search_sweeper(arguments)]
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=CONFIG_NAME)(task)()

@@ -29,6 +29,15 @@ _WHY_RENAMED = {
 }
 
 
+# Values that Laptime sets when a run starts, and what to type instead.
+_SET_BY_THE_RUN = {
+    "run_dir": "Choose the directory with hydra.run.dir=...",
+    "run_label": "Laptime makes it from the swept values. Choose the directory with hydra.run.dir=...",
+    "experiment_name": "Choose an experiment with experiment=...",
+    "runs_at_once": "hydra/launcher=joblib runs several jobs concurrently.",
+}
+
+
 # Of what was typed so many characters are quoted.
 _LONGEST_QUOTE = 200
 
@@ -88,6 +97,8 @@ def unknown_key(full_key: str, value: str, known: Sequence[str]) -> str:
     if full_key in RENAMED:
         new = RENAMED[full_key]
         return f"{full_key}{value}: is called {new} now. {_WHY_RENAMED[full_key]} Write {new}{value}."
+    if full_key in _SET_BY_THE_RUN:
+        return f"{full_key}{value}: is not a setting: Laptime sets it when the run starts. {_SET_BY_THE_RUN[full_key]}"
     parent, _, key = full_key.rpartition(".")
     prefix = f"{parent}." if parent else ""
     close = difflib.get_close_matches(key, known, n=1)
@@ -212,4 +223,7 @@ def reason_of(error: BaseException) -> str:
     """What OmegaConf or Hydra says first, without its full stop."""
     if "HydraConfig was not set" in str(error):
         return "${hydra:...} isn't known before the run starts. Write an absolute path, or ${oc.env:PWD}/..."
-    return first_line(error).rstrip(".")
+    former = re.match(r"Interpolation key '(run_dir|run_label|experiment_name)' not found", str(error))
+    if former is not None:
+        return f"${{{former[1]}}} is not a key of the configuration. Write ${{laptime:{former[1]}}}"
+    return first_line(error).removeprefix("ValueError raised while resolving interpolation: ").rstrip(".")

@@ -2,9 +2,9 @@
 
 import json
 import zlib
-from dataclasses import replace
 from typing import Any
 
+from laptime.config.run_values import DIRECTORY_TO_COME
 from laptime.config.schema import Config
 from laptime.config.validate import resolve_warmup_epochs
 from laptime.record.files import DDP_KEYS, flat
@@ -18,9 +18,6 @@ _NOT_HASHED = (
     ("strategy", "max_restarts"),
     ("sweep",),
     ("security",),
-    ("run_dir",),
-    ("run_label",),
-    ("experiment_name",),
     ("logger",),
     ("optimized_metric",),
     ("callbacks", "progress_bar"),
@@ -38,32 +35,37 @@ _NOT_HASHED = (
 )
 
 
-# Stands for a run's directory in what a configuration makes of it, until that is known (laptime.config.compose.
-# resolve_ahead): the current folder, as nobody types it.
-DIRECTORY_TO_COME = "./."
-
 # What leaves training as it would be without the key: a run with it off is the run that had no such key, in hashes and
 # in checkpoints.
 NEUTRAL_VALUES = {"label_smoothing": 0, "mixup_alpha": 0, "ema_decay": None, "swa_start_epoch": None}
 
 
-def hashed_config(config: Config, device_used: str, world_size: int, threads_per_rank: int) -> dict[str, Any]:
+def hashed_config(
+    config: Config,
+    device_used: str,
+    world_size: int,
+    threads_per_rank: int,
+    run_dir: str = DIRECTORY_TO_COME,
+    runs_at_once: int = 1,
+) -> dict[str, Any]:
     """What makes two runs the same: all that can change a run's result or its timing, by full key. Secrets are masked,
     so that they are in no record, and a new password makes no other experiment.
 
     Args:
-        config: its `run_dir` is None as long as that is not known.
         device_used: the device that trained, whatever was requested.
         world_size: number of ranks, as used.
         threads_per_rank: CPU threads of each rank, as used.
+        run_dir: the directory for which `config` was resolved. It is cut from paths in it, so that it makes no
+            difference between two runs.
+        runs_at_once: runs of the sweep that share the machine.
     """
-    content = _without_run_dir(json.loads(json.dumps(mask(config.as_dict()))), config.run_dir or DIRECTORY_TO_COME)
+    content = _without_run_dir(json.loads(json.dumps(mask(config.as_dict()))), run_dir)
     left_out = list(_NOT_HASHED)
     bar = (content.get("callbacks") or {}).get("progress_bar") or {}
     if not str(bar.get("_target_", "laptime.")).startswith(("laptime.", "pytorch_lightning.")):
         left_out.remove(("callbacks", "progress_bar"))  # another callback in its place
-    if content.get("runs_at_once") == 1:
-        left_out.append(("runs_at_once",))
+    if runs_at_once > 1:
+        content["runs_at_once"] = runs_at_once
     left_out += [
         ("training", key) for key, neutral in NEUTRAL_VALUES.items() if content["training"].get(key) == neutral
     ]
@@ -98,7 +100,7 @@ def changed_since(taken: bytes, config: Config) -> list[str]:
 
 
 def _asked(config: Config) -> dict[str, Any]:
-    return hashed_config(replace(config, runs_at_once=1), "", 1, 1)
+    return hashed_config(config, "", 1, 1)
 
 
 def _without_run_dir(value: Any, run_dir: str) -> Any:

@@ -245,10 +245,6 @@ class Config(Group):
     profiler: dict[str, Any] = MISSING
     seed: int = MISSING
     optimized_metric: Any = MISSING  # a name, or a list of names
-    run_dir: str | None = MISSING
-    run_label: str = MISSING
-    experiment_name: str | None = MISSING
-    runs_at_once: int = MISSING
 
     def open_group(self, name: str) -> dict[str, Any]:
         """An open group by its name: dataset, model, optimizer, scheduler, callbacks, logger or profiler."""

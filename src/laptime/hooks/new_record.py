@@ -55,7 +55,8 @@ def new_record(
     """
     config = mask_secrets(training.config)
     record = RunRecord(
-        config=config | ({} if run_dir is None else {"run_dir": str(run_dir)}),
+        run_dir=None if run_dir is None else str(run_dir),
+        config=config,
         seed=training.seed,
         command=mask_command(sys.argv),
         lap=schema.Lap(

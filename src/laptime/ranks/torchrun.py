@@ -114,7 +114,7 @@ def rendezvous(config: Mapping[str, Any], usable_cores: int, timeout_s: float) -
 
 
 # What may differ from machine to machine: places, and what only the first rank does.
-PER_NODE_KEYS = ("run_dir", "run_label", "dataset.root", "training.checkpoint", "logger.")
+PER_NODE_KEYS = ("dataset.root", "training.checkpoint", "logger.")
 
 
 def _host() -> str:

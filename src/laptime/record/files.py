@@ -176,7 +176,7 @@ def is_maximized(metric: str) -> bool:
 def flat_config(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
     """A run's settings by full key, as TensorBoard's HPARAMS tab takes them; without places, secrets and what only
     shows."""
-    left_out = ("logger", "callbacks", "run_dir", "run_label")
+    left_out = ("logger", "callbacks")
     return {
         name: value if isinstance(value, bool | int | float) else str(value)
         for name, value in flat(mask(config))

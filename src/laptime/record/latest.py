@@ -97,9 +97,14 @@ def _read(path: Path) -> _Starts:
         return _Starts()
 
 
+def _run_dir_of(content: Any) -> str | None:
+    run_dir = content.get("run_dir") or (content.get("config") or {}).get("run_dir")  # there in an older record
+    return run_dir if isinstance(run_dir, str) else None
+
+
 # Whoever waits for a run to start looks several times a second.
 @lru_cache(maxsize=4096)
 def _parsed(path: Path, *state: int) -> _Starts:
     content = json.loads(path.read_bytes())
     starts = [each.get("started_at") for each in (content, *(content.get("attempts") or []))]
-    return _Starts(max(map(_time, starts)), (content.get("config") or {}).get("run_dir"))
+    return _Starts(max(map(_time, starts)), _run_dir_of(content))

@@ -23,6 +23,11 @@ class RunRecord(Struct, kw_only=True):
     """What is known of a run.
 
     Attributes:
+        run_dir: absolute, where the run was made; None: an old record lacks it.
+        run_label: the swept values of a sweep's run, as in `seed=1`; empty for a single run; None: Laptime timed
+            somebody else's training.
+        experiment_name: the option of the group `experiment`; None: none was chosen.
+        runs_at_once: runs of the sweep that shared the machine, this one included; None: as for `run_label`.
         config: as resolved, secrets masked.
         hashed_config: what makes two runs the same, by full key: see `laptime.config.identity`.
         config_hash, group_hash: of that, with and without the seed.
@@ -37,6 +42,10 @@ class RunRecord(Struct, kw_only=True):
     error: RunError | None = None
     started_at: str | None = None
     ended_at: str | None = None
+    run_dir: str | None = None
+    run_label: str | None = None
+    experiment_name: str | None = None
+    runs_at_once: int | None = None
     config: dict[str, Any] | None = None
     hashed_config: dict[str, Any] | None = None
     config_hash: str | None = None
@@ -101,6 +110,13 @@ class RunRecord(Struct, kw_only=True):
     def laptime_config(self) -> dict[str, Any]:
         """`config`, where its keys are Laptime's; otherwise empty."""
         return (self.config or {}) if self.is_laptime_training else {}
+
+    @property
+    def sweep_settings(self) -> dict[str, bool | int | float | str]:
+        """What loggers show beside the configuration."""
+        if not self.is_laptime_training:
+            return {}
+        return {"experiment_name": str(self.experiment_name), "runs_at_once": self.runs_at_once or 1}
 
     def to_json(self) -> dict[str, Any]:
         """The plain values of run.json, every key of the schema. What JSON has no words for, infinite values and NaN,

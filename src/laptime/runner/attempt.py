@@ -21,25 +21,47 @@ from laptime.record.masking import mask, mask_command, mask_text, secret_values
 from laptime.record.override_text import split
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import RunError, Status
-from laptime.runner.context import RunContext
+from laptime.runner.context import RunContext, SweepContext
 from laptime.terminal import relative
 
 log = logging.getLogger(__name__)
 
 
-def first_record(config: Config, run_dir: Path, command: Sequence[str], start: float) -> RunRecord:
-    """The record of a run that begins, written down."""
+def first_record(
+    config: Config,
+    run_dir: Path,
+    command: Sequence[str],
+    start: float,
+    sweep: SweepContext | None = None,
+    experiment: str | None = None,
+) -> RunRecord:
+    """Write the first run.json of a run.
+
+    Args:
+        sweep: the sweep that the run belongs to; None: a single run.
+        experiment: the option of the group `experiment`; None: none was chosen.
+    """
     plain = config.as_dict()
     record = RunRecord(
         started_at=records.timestamp(start),
-        config=mask(plain),
         seed=config.seed,
         command=mask_command(command, secret_values(plain)),
         environment=environment(cpu_name(), usable_cores(), plain),
         git=git_state(Path(__file__).parent),
     )
+    describe_run(record, config, run_dir, sweep, experiment)
     record.write(run_dir)
     return record
+
+
+def describe_run(
+    record: RunRecord, config: Config, run_dir: Path, sweep: SweepContext | None, experiment: str | None
+) -> None:
+    """Record the configuration, and where and as what it runs."""
+    record.config = mask(config.as_dict())
+    record.run_dir, record.experiment_name = str(run_dir), experiment
+    record.run_label = "" if sweep is None else sweep.label
+    record.runs_at_once = 1 if sweep is None else sweep.runs_at_once
 
 
 def resumed_from(config: Config, checkpoint: Path | None) -> Config:

@@ -42,3 +42,8 @@ class RunContext:
     stop: StopRequest
     start: float
     sweep: SweepContext | None = None
+
+    @property
+    def runs_at_once(self) -> int:
+        """Runs of the sweep that share this machine; 1 for a single run."""
+        return 1 if self.sweep is None else self.sweep.runs_at_once

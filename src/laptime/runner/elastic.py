@@ -30,7 +30,9 @@ from laptime.training import checkpoints
 _SILENCE_S = 10.0
 
 
-def join_ranks(config: Config, run_dir: Path, command: Sequence[str], start: float) -> RunRecord:
+def join_ranks(
+    config: Config, run_dir: Path, command: Sequence[str], start: float, experiment: str | None = None
+) -> RunRecord:
     """Be one of the ranks that torchrun has started; the first one keeps the record."""
     strategy = config.strategy
     if settings_have_changed():
@@ -56,7 +58,10 @@ def join_ranks(config: Config, run_dir: Path, command: Sequence[str], start: flo
     record = RunRecord()
     if is_first:
         typed = torchrun.command(command)
-        record = RunRecord.read(run_dir) if attempt else first_record(config, run_dir, typed, start)
+        if attempt:
+            record = RunRecord.read(run_dir)
+        else:
+            record = first_record(config, run_dir, typed, start, experiment=experiment)
 
     def work(run: RunContext) -> RunRecord:
         try:

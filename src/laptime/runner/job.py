@@ -30,11 +30,12 @@ def run_job(
     resume: bool = False,
     tag: str = "",
     checked: bytes | None = None,
+    experiment: str | None = None,
 ) -> "RunRecord":
     """Train and measure as a composed configuration says, and print what came of it.
 
     Args:
-        cfg: without Hydra's own part; `run_dir` is filled in.
+        cfg: without Hydra's own part.
         run_dir: absolute; exists.
         command: as typed.
         started: `time.time()` when the run began.
@@ -43,6 +44,7 @@ def run_job(
         resume: with what `run_dir` holds of the same run, from its last checkpoint.
         tag: of its lines on the terminal, where several runs write there.
         checked: `snapshot` of the configuration that was checked before; None: it is not known beforehand.
+        experiment: the option of the group `experiment`; None: none was chosen.
 
     Returns:
         The record.
@@ -50,27 +52,27 @@ def run_job(
     Raises:
         UserError: it is not the configuration that was checked.
     """
-    from laptime.config.compose import resolve, resolve_ahead
+    from laptime.config.compose import resolve
     from laptime.config.identity import changed_since
+    from laptime.config.run_values import known_run
     from laptime.ranks import torchrun
     from laptime.record.masking import secret_values
     from laptime.runner.launch import launch
     from laptime.runner.table import print_results
     from laptime.terminal import ignore_broken_pipe, logging_to
 
-    if checked is not None and (changed := changed_since(checked, resolve_ahead(cfg))):
+    if checked is not None and (changed := changed_since(checked, resolve(cfg))):
         raise UserError(
             f"{', '.join(changed)}: another value than when the configuration was checked: one of its files or a "
             "variable has changed since, or a resolver gives another value each time. Give each key one value."
         )
     _name_paths_for(cfg)
-    cfg.run_dir = str(run_dir)
-    cfg.run_label = "" if sweep is None else sweep.label
     rank = torchrun.rank() if torchrun.is_joined() else 0
-    config = resolve(cfg)
+    with known_run(run_dir, "" if sweep is None else sweep.label, experiment):
+        config = resolve(cfg)
     security.check(config, typed)  # once more: in the course of a long sweep its files may have changed
     with logging_to(run_dir, rank, secrets=secret_values(config.as_dict()), tag=tag):
-        record = launch(config, run_dir, command, started, sweep, resume)
+        record = launch(config, run_dir, command, started, sweep, resume, experiment)
     if rank == 0:
         with ignore_broken_pipe():
             print_results(record, run_dir)

@@ -12,9 +12,8 @@ from laptime.ranks import preflight, torchrun
 from laptime.ranks.failures import RankFailed
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import stop_on_signals
-from laptime.record.masking import mask
 from laptime.record.run_record import RunRecord
-from laptime.runner.attempt import attempt_run, first_record, resumed_from
+from laptime.runner.attempt import attempt_run, describe_run, first_record, resumed_from
 from laptime.runner.context import RunContext, SweepContext
 from laptime.runner.elastic import join_ranks
 from laptime.runner.rank_plan import plan, trains_in_this_process
@@ -32,6 +31,7 @@ def launch(
     start: float | None = None,
     sweep: SweepContext | None = None,
     resume: bool = False,
+    experiment: str | None = None,
 ) -> RunRecord:
     """Run one training job.
 
@@ -43,6 +43,7 @@ def launch(
         start: `time.time()` when the run began; None: now.
         sweep: that this run belongs to; None: a run by itself.
         resume: with what `run_dir` holds of the same run of a sweep that ended early, from its last checkpoint.
+        experiment: the option of the group `experiment`; None: none was chosen.
 
     Returns:
         The record.
@@ -53,15 +54,15 @@ def launch(
     start = time.time() if start is None else start
     preflight.check_environment()  # in the process that runs the job: a launcher may have started it elsewhere
     if torchrun.is_joined():
-        return join_ranks(config, run_dir, command, start)
+        return join_ranks(config, run_dir, command, start, experiment)
     ranks = plan(config, sweep)
     attempt = 0
     if resume:
         record = RunRecord.read(run_dir)
-        record.config = mask(config.as_dict())
+        describe_run(record, config, run_dir, sweep, experiment)
         attempt = len(record.attempts)
     else:
-        record = first_record(config, run_dir, command, start)
+        record = first_record(config, run_dir, command, start, sweep, experiment)
     with stop_on_signals() as stop:
         run = RunContext(config, run_dir, record, stop, start, sweep)
         if trains_in_this_process(config, sweep):

@@ -43,9 +43,8 @@ def threads_per_rank(config: Config, sweep: SweepContext | None = None) -> int:
 def expected_hashed_config(config: Config, sweep: SweepContext) -> dict[str, Any]:
     """What the `hashed_config` of a run of a sweep will be on this machine."""
     threads = threads_per_rank(config, sweep)
-    return hashed_config(
-        replace(config, runs_at_once=sweep.runs_at_once), accelerator_of(config) or "cpu", num_ranks(config), threads
-    )
+    device = accelerator_of(config) or "cpu"
+    return hashed_config(config, device, num_ranks(config), threads, runs_at_once=sweep.runs_at_once)
 
 
 def plan(config: Config, sweep: SweepContext | None = None) -> list[Rank]:

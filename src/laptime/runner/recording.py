@@ -90,7 +90,9 @@ def _note_breakdown(record: RunRecord, breakdown: Breakdown, module: pl.Lightnin
 def note_setup(run: RunContext, device: Device, rank: Rank) -> None:
     config, record, settings = run.config, run.record, run.config.training
     record.lap.contents = _CONTENTS
-    record.hashed_config = hashed_config(config, device.used, rank.world_size, rank.threads)
+    record.hashed_config = hashed_config(
+        config, device.used, rank.world_size, rank.threads, str(run.run_dir), run.runs_at_once
+    )
     record.config_hash, record.group_hash = config_hashes(record.hashed_config)
     record.device = schema.Device(
         requested=device.requested,

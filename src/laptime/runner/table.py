@@ -29,7 +29,7 @@ _STOP_REASONS = {
 def print_results(record: RunRecord, run_dir: Path) -> None:
     """Print what a completed run measured, and where it lies, to stdout."""
     console = Console()
-    label = (record.config or {}).get("run_label")
+    label = record.run_label
     title = f"laptime: {filled(record.model).name} on {filled(record.dataset).name}{f', {label}' if label else ''}"
     table = Table(title=Text(title), title_justify="left")
     table.add_column("", style="bold", no_wrap=True)

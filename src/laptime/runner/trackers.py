@@ -66,7 +66,7 @@ def tracked(run: RunContext, rank: Rank, done: int) -> Iterator[list[Logger]]:
             tracker.begin(_tracked_run(run))
         for logger in loggers:
             if not isinstance(logger, pl.loggers.TensorBoardLogger):  # which takes them with what came of them
-                _log_settings(logger, config)
+                _log_settings(logger, run)
         yield loggers
         status = "completed"
     except (Interrupted, KeyboardInterrupt):
@@ -78,9 +78,14 @@ def tracked(run: RunContext, rank: Rank, done: int) -> Iterator[list[Logger]]:
             tracker.release()
 
 
-def _log_settings(logger: Logger, config: Config) -> None:
+def _log_settings(logger: Logger, run: RunContext) -> None:
     log_hyperparams: Callable[..., None] = logger.log_hyperparams
-    log_hyperparams(records.flat_config(config.as_dict()))
+    log_hyperparams(_settings(run))
+
+
+def _settings(run: RunContext) -> dict[str, bool | int | float | str]:
+    """The run's settings for loggers, by full key."""
+    return records.flat_config(run.config.as_dict()) | run.record.sweep_settings
 
 
 def _tracked_run(run: RunContext) -> Run:
@@ -114,14 +119,14 @@ def _log_result(logger: Logger, run: RunContext, known: dict[str, Any], last: di
     logger.log_metrics(last, step=last_epoch)
     if isinstance(logger, pl.loggers.TensorBoardLogger) and run.sweep is None:
         log_hyperparams: Callable[..., None] = logger.log_hyperparams
-        log_hyperparams(records.flat_config(run.config.as_dict()), known)  # writes the metrics, too
+        log_hyperparams(_settings(run), known)  # writes the metrics, too
     else:
         logger.log_metrics(known, step=last_epoch)
     if isinstance(logger, pl.loggers.TensorBoardLogger) and run.sweep is not None:
         # What differs between the runs of a sweep, and which metrics matter, its report says for all of them.
         from torch.utils.tensorboard.summary import hparams
 
-        _, *session = hparams(records.flat_config(run.config.as_dict()), known)
+        _, *session = hparams(_settings(run), known)
         for part in session:
             logger.experiment._get_file_writer().add_summary(part)
     logger.finalize("success")

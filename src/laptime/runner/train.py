@@ -167,8 +167,7 @@ class _Instruments:
         config, record = self.run.config, self.run.record
         note_timing(record, self.timer, self.laps, self.data, self.compiler, self.run.start)
         note_result(record, self.laps, config.measure.target_accuracy)
-        runs_at_once = 1 if self.run.sweep is None else self.run.sweep.runs_at_once
-        note_quality(record, self.laps, runs_at_once, is_profiled(config))
+        note_quality(record, self.laps, self.run.runs_at_once, is_profiled(config))
         note_resources(record, self.laps, self.sampler, self.data.clock.energy)
         record.bare_loop = self.bare_loop.measured
         if self.rank.is_first:

@@ -50,7 +50,7 @@ class EarlierRun:
     @property
     def label(self) -> str:
         """What tells it from the others of its sweep: its TensorBoard events lie below it."""
-        return str(self.config["run_label"])
+        return "" if self.record is None else self.record.run_label or ""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -122,6 +122,6 @@ def _whole(record: RunRecord) -> RunRecord:
     """
     parse_timestamp(record.started_at or "")
     config = record.laptime_config
-    if "run_label" not in config or "threads_per_rank" not in (config.get("strategy") or {}):
+    if record.run_label is None or "threads_per_rank" not in (config.get("strategy") or {}):
         raise ValueError("its configuration is not whole")
     return record

@@ -133,8 +133,6 @@ class Sweep:
             run = self._announce(job.job.num, overrides)
             try:
                 label = sweep_label(overrides, self.jobs)
-                cfg.experiment_name = experiment_of(cast("DictConfig", HydraConfig.instance().cfg))
-                cfg.runs_at_once = context.runs_at_once
                 if step is None or step.run is None:
                     path, resume = RunDir(job.runtime.output_dir, may_move=False).path, False
                 else:
@@ -149,7 +147,7 @@ class Sweep:
                 context = replace(context, label=folder_name(mask_text(label)))
                 record = run_job(
                     cfg, path, self._command_line, time.time(), self.cli_overrides, context, resume, tag,
-                    self.snapshots.get(job.job.num),
+                    self.snapshots.get(job.job.num), experiment_of(cast("DictConfig", HydraConfig.instance().cfg)),
                 )  # fmt: skip
                 self._outcomes.note(Outcome(run, "completed"))
                 return objective(record, (record.config or {})["optimized_metric"])

@@ -130,7 +130,7 @@ class Watcher:
         if status == "running" and not is_here and not self._is_alive(path):
             status = "dead"
         done, epoch_time_s = _epochs(path)
-        swept = swept or str(config.get("run_label") or "")
+        swept = swept or record.run_label or ""
         return RunStatus(number, swept, status, done, epochs, epoch_time_s, _age_s(record), _last_line(path), message)
 
     def _is_alive(self, path: Path) -> bool:
