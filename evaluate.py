@@ -1,4 +1,4 @@
-"""What a trained run gets right, and how fast: `python evaluate.py run=latest`, see `python evaluate.py --help`."""
+"""`python evaluate.py run=latest` does what `laptime evaluate run=latest` does; see `python evaluate.py --help`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A trained network as a file for elsewhere: `python export.py run=latest`, see `python export.py --help`."""
+"""`python export.py run=latest` does what `laptime export run=latest` does; see `python export.py --help`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""Train and measure: `python train.py [group=option] [key=value] ...`, see `python train.py --help`."""
+"""`python train.py model=cnn` does what `laptime train model=cnn` does; see `python train.py --help`."""
 
-from laptime.cli import main
+from laptime.cli.train import main
 
 if __name__ == "__main__":
     main()

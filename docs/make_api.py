@@ -11,7 +11,7 @@ from griffe import GriffeLoader
 from griffe2md import ConfigDict, render_object_docs
 
 PARTS = {
-    "From Python": ["laptime.cli.run", "laptime.analysis.frames.load", "laptime.analysis.frames.Results"],
+    "From Python": ["laptime.cli.train.run", "laptime.analysis.frames.load", "laptime.analysis.frames.Results"],
     "Timers for your own training": [
         "laptime.hooks.lightning.LapTimer",
         "laptime.hooks.loop.laps",

@@ -421,7 +421,7 @@ def test_every_benchmark_starts(name, work_folder):
 def test_the_api_reference_is_what_the_docstrings_say():
     made = runpy.run_path(str(ROOT / "docs/make_api.py"))["page"]()
     assert made == read("docs/api.md"), "run python docs/make_api.py"
-    assert all(f"### `{name}`" in made for name in ("laptime.cli.run", "laptime.analysis.frames.load"))
+    assert all(f"### `{name}`" in made for name in ("laptime.cli.train.run", "laptime.analysis.frames.load"))
 
 
 @pytest.mark.unit

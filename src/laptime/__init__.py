@@ -11,7 +11,7 @@ from laptime.version import __version__
 
 if TYPE_CHECKING:
     from laptime.analysis.frames import Results, load
-    from laptime.cli import run
+    from laptime.cli.train import run
     from laptime.hooks.lightning import LapTimer
     from laptime.hooks.loop import Laps, laps
     from laptime.hooks.transformers import LapTimerCallback
@@ -28,7 +28,7 @@ _MODULES = {
     "Results": "laptime.analysis.frames",
     "laps": "laptime.hooks.loop",
     "load": "laptime.analysis.frames",
-    "run": "laptime.cli",
+    "run": "laptime.cli.train",
 }
 
 

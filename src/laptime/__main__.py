@@ -1,5 +1,6 @@
-"""`python -m laptime` does what `python train.py` does, also where Laptime is installed without its checkout."""
+"""`python -m laptime` does what the command `laptime` does."""
 
 from laptime.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

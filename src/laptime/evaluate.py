@@ -1,8 +1,10 @@
-"""python -m laptime.evaluate: test accuracy, confusion matrix, per-class table and latency of a trained run."""
+"""`python -m laptime.evaluate`, the older form of `laptime evaluate`."""
 
 import sys
 
-from laptime.evaluation.main import main
+from laptime.evaluation.main import main, make_parser
+
+__all__ = ["main", "make_parser"]
 
 if __name__ == "__main__":
     sys.exit(main())

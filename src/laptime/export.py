@@ -1,8 +1,10 @@
-"""python -m laptime.export: a trained run's network as ONNX, torch.export or TorchScript, checked and timed."""
+"""`python -m laptime.export`, the older form of `laptime export`."""
 
 import sys
 
-from laptime.exporting.main import main
+from laptime.exporting.main import main, make_parser
+
+__all__ = ["main", "make_parser"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,23 +1,32 @@
-"""python -m laptime.analysis: tables, plots and reports from any run or sweep directories."""
+"""The command `laptime analyze`: tables, plots and reports from any run or sweep directories."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from laptime.command_line import Parser
 from laptime.errors import UserError, exit_code_of
 from laptime.record.latest import newest_sweeps
 
+_ABOUT = """\
+Compares runs: speedup, scaling efficiency, differences between settings with
+intervals over seeds, and where the time goes. Prints tables, and writes
+report.html, report.md, summary.json and CSV files."""
+_EXAMPLES = {
+    "latest": "the newest sweep",
+    "run_a run_b --baseline device=cpu": "",
+    "latest --gate old/summary.json": "has it become slower?",
+}
 _TOLERANCE = 0.05
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 where the gate failed, 2 for a mistake in what was typed or a missing baseline."""
+    """Returns the exit code: 0, 1 if the gate failed, 2 for a mistake in the arguments or a missing baseline."""
     from laptime.terminal import replace_unencodable
 
     replace_unencodable()
-    args = _parser().parse_args(arguments)
-    return exit_code_of(lambda: _run(args))
+    return exit_code_of(lambda: _run(make_parser().parse_args(arguments)))
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -33,19 +42,17 @@ def _run(args: argparse.Namespace) -> int:
     from laptime.terminal import ignore_broken_pipe
 
     if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
-        raise UserError(f"--target-accuracy {args.target_accuracy}: must be a share between 0 and 1.")
+        raise UserError(f"--target-accuracy {args.target_accuracy}: must be a fraction above 0 and at most 1.")
     tolerance = _TOLERANCE if args.tolerance is None else args.tolerance
     if not 0 <= tolerance < 1:
-        raise UserError(f"--tolerance {tolerance}: must be a share from 0 to less than 1.")
+        raise UserError(f"--tolerance {tolerance}: must be a fraction in [0, 1).")
     if args.gate is None and args.tolerance is not None:
-        raise UserError(f"--tolerance {tolerance}: is what --gate lets pass. Add --gate FILE, or leave it out.")
+        raise UserError(f"--tolerance {tolerance}: only works with --gate. Add --gate FILE, or leave it out.")
     folders = [latest_sweep() if folder == "latest" else Path(folder) for folder in args.folders]
     analysis = analyze(folders, args.baseline, args.by, args.target_accuracy, parse_world_sizes(args.project))
     out = Path(args.out) if args.out else _default_output_dir(folders)
     if args.gate is not None and Path(args.gate).resolve() == (out / "summary.json").resolve():
-        raise UserError(
-            f"--gate {args.gate}: would be overwritten. Keep a copy elsewhere, or write elsewhere with --out."
-        )
+        raise UserError(f"--gate {args.gate}: would be overwritten. Copy it, or write elsewhere with --out.")
     console = Console()
     with ignore_broken_pipe():
         print_analysis(analysis, console)
@@ -56,31 +63,41 @@ def _run(args: argparse.Namespace) -> int:
     write_reports(analysis, out)
     with ignore_broken_pipe():
         console.print(f"\nReport       {out / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
-        for each in checks:
-            print(check_words(each))
+        for result in checks:
+            print(check_words(result))
     missing = problems(analysis)
     for problem in missing:
         print(f"error: {problem}", file=sys.stderr)
-    if any(each.verdict is not Verdict.OK for each in checks):
+    if any(result.verdict is not Verdict.OK for result in checks):
         return 1
     return UserError.exit_code if missing else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m laptime.analysis", description=__doc__)
+def make_parser() -> Parser:
+    parser = Parser("analyze", _ABOUT, _EXAMPLES)
     parser.add_argument("folders", nargs="+", metavar="DIR", help="run or sweep directories; latest: the newest sweep")
-    parser.add_argument("--baseline", metavar="KEY=VALUE", help="what others are compared with, like device=cpu")
-    parser.add_argument("--by", action="append", default=[], metavar="KEY", help="compare by this key, all else equal")
-    parser.add_argument("--out", metavar="DIR", help="where to write; default: summary/ in the one directory given")
-    parser.add_argument("--target-accuracy", type=float, metavar="SHARE", help="report the time to reach it")
-    parser.add_argument("--project", default="8,16", metavar="N,N", help="numbers of ranks to project the scaling to")
+    parser.add_argument("--baseline", metavar="KEY=VALUE", help="setting to compare with, e.g. device=cpu")
+    parser.add_argument(
+        "--by", action="append", default=[], metavar="KEY", help="compare runs that differ only in this key"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="where to write (default: summary/ in DIR, or here if there are several)"
+    )
+    parser.add_argument(
+        "--target-accuracy", type=float, metavar="FRACTION", help="report the time to reach this accuracy, e.g. 0.95"
+    )
+    parser.add_argument(
+        "--project", default="8,16", metavar="N,N", help="predict the scaling to these numbers of ranks (default: 8,16)"
+    )
     parser.add_argument(
         "--gate",
         metavar="SUMMARY.json",
-        help="exit with 1 where the throughput of a group in that summary fell by more than the "
-        "tolerance and its interval lies below 1, or where the group is missing now",
+        help="exit with 1 if a group of this earlier summary is missing, or has become slower by more than the "
+        "tolerance, with an interval below 1",
     )
-    parser.add_argument("--tolerance", type=float, metavar="SHARE", help="that the gate lets pass; default: 0.05")
+    parser.add_argument(
+        "--tolerance", type=float, metavar="FRACTION", help="slowdown that the gate accepts (default: 0.05)"
+    )
     return parser
 
 
@@ -89,15 +106,15 @@ def _default_output_dir(folders: Sequence[Path]) -> Path:
 
 
 def latest_sweep() -> Path:
-    """The sweep directory below multirun/ that was started or resumed last.
+    """The sweep directory in multirun/ that was started or resumed last.
 
     Raises:
         UserError: there is none.
     """
-    found = next(iter(newest_sweeps()), None)
-    if found is None:
-        raise UserError("latest: there is no sweep below multirun/.")
-    return found
+    sweep = next(iter(newest_sweeps()), None)
+    if sweep is None:
+        raise UserError("latest: there is no sweep in multirun/.")
+    return sweep
 
 
 if __name__ == "__main__":

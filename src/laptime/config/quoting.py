@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Sequence
 
+from laptime.command_line import did_you_mean
 from laptime.config.overrides import parse
 from laptime.errors import UserError
 from laptime.text import escape_control_chars
@@ -46,6 +47,8 @@ def refuse_dashes(arguments: Sequence[str], parser: argparse.ArgumentParser) -> 
         flag = argument.partition("=")[0]
         shortened = flag.startswith("--") and any(known.startswith(flag) for known in flags)
         if re.match(r"-+[A-Za-z_]", argument) and "=" in argument and flag not in flags and not shortened:
+            if suggestion := did_you_mean(flag, flags):
+                raise UserError(f"{flag}: unknown option. {suggestion}")
             raise _with_dashes(argument)
 
 

@@ -1,4 +1,4 @@
-"""python -m laptime.doctor: what this machine is, what works on it, how noisy it is now, what to change first."""
+"""The command `laptime doctor`: checks what works on this machine, and how noisy it is."""
 
 import argparse
 import json
@@ -7,22 +7,28 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from laptime.command_line import Parser
 from laptime.errors import UserError, exit_code_of
+
+_ABOUT = """\
+Checks this machine: processor, memory and devices, whether training and
+communication between ranks work, how noisy timings are now, and what to
+change first."""
+_EXAMPLES = {"": "", "--seconds 30": "probe the noise for longer", "--json": "for programs"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 whatever the noise, 1 where a device or a backend is broken, 2 for a mistake in what was
-    typed, 130 for Ctrl-C."""
-    args = _parser().parse_args(arguments)
-    return exit_code_of(lambda: _run(args))
+    """Returns the exit code: 0 however noisy the machine is, 1 if a device or a backend is broken, 2 for a mistake in
+    the arguments, 130 for Ctrl-C."""
+    return exit_code_of(lambda: _run(make_parser().parse_args(arguments)))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m laptime.doctor", description=__doc__)
+def make_parser() -> Parser:
+    parser = Parser("doctor", _ABOUT, _EXAMPLES)
     parser.add_argument(
-        "--seconds", default="10", metavar="S", help="how long to probe the noise, at least 1; default: 10"
+        "--seconds", default="10", metavar="S", help="time to probe the noise, at least 1 (default: 10)"
     )
-    parser.add_argument("--json", action="store_true", help="print all of it as one JSON object")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     return parser
 
 
@@ -30,10 +36,10 @@ def _run(args: argparse.Namespace) -> int:
     seconds = _seconds(args.seconds)
     from laptime.runner import fresh_processes
 
-    # Ctrl-C reaches the server that ranks are copied from as well; there it would only leave a traceback.
-    heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C also reaches the forkserver, which inherits this handler. Without it the forkserver prints a traceback.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     fresh_processes.preload()
-    signal.signal(signal.SIGINT, heeded)
+    signal.signal(signal.SIGINT, handler)
     from rich.console import Console
 
     from laptime.doctor.examine import examine
@@ -42,7 +48,7 @@ def _run(args: argparse.Namespace) -> int:
     from laptime.terminal import ignore_broken_pipe, replace_unencodable
 
     replace_unencodable()
-    report = examine(seconds, _note)
+    report = examine(seconds, _print_progress)
     with ignore_broken_pipe():
         if args.json:
             print(json.dumps(finite(report), indent=2))
@@ -57,11 +63,11 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 1 <= seconds < math.inf:
-        raise UserError(f"--seconds {text}: must be a number from 1 on, like 10.")
+        raise UserError(f"--seconds {text}: must be a number of at least 1, e.g. 10.")
     return seconds
 
 
-def _note(text: str) -> None:
+def _print_progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

@@ -1,55 +1,55 @@
-"""The command lines of evaluate.py and export.py: help, keys, mistakes, in Hydra's key=value style. Loads no torch."""
+"""What `laptime evaluate` and `laptime export` share: arguments in Hydra's key=value style. Loads no torch."""
 
-import argparse
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from laptime.command_line import Parser, program
 from laptime.config.overrides import parse
 from laptime.config.quoting import PATHS, as_text, refuse_dashes
 from laptime.errors import UserError, exit_code_of
 from laptime.evaluation.keys import TrainedRunConfig
 
-# Apart from conf/, whose groups have some of the keys' names.
-_CONF = Path(__file__).resolve().parent / "conf"
-# Keys of which `key=a,b` means a list.
-_LISTS = ("format", "latency.batch_sizes", "security.allowed_targets")
+# Not in conf/: some of its groups have the names of keys here.
+CONF = Path(__file__).resolve().parent / "conf"
+# For these keys `key=a,b` means the list [a,b].
+_LIST_KEYS = ("format", "latency.batch_sizes", "security.allowed_targets")
 
-Work = Callable[[Any, list[str]], int]  # the first is what keys.SCHEMAS has for the command
+# Takes the resolved configuration (a class in keys.SCHEMAS) and the overrides as typed; returns the exit code.
+Work = Callable[[Any, list[str]], int]
 
 
-def run(command: str, about: str, arguments: Sequence[str] | None, work: Work) -> int:
-    """Do what was typed.
+def run(parser: Parser, command: str, arguments: Sequence[str] | None, work: Work) -> int:
+    """Parse the arguments and run a command.
 
     Args:
-        command: evaluate or export; its keys stand in the file of that name in evaluation/conf/.
-        about: what it does, with examples, for its help.
-        arguments: as typed; None: the process's own.
-        work: what is to be done with the resolved configuration and the overrides as typed; returns the exit code.
+        parser: made by `make_parser`.
+        command: evaluate or export. Its keys are in evaluation/conf/COMMAND.yaml.
+        arguments: as typed; None: those of the process.
+        work: does the command's work.
 
     Returns:
-        The exit code: work's own, 2 for a mistake in what was typed, 1 for what the system refuses, 130 for Ctrl-C.
+        The exit code of `work`, or 2 for a mistake in the arguments, 1 for an error of the system, 130 for Ctrl-C.
     """
     from laptime.terminal import StderrHandler, replace_unencodable
 
     replace_unencodable()
     logging.basicConfig(handlers=[StderrHandler()], level=logging.WARNING, format="%(message)s")
-    return exit_code_of(lambda: _run(command, about, sys.argv[1:] if arguments is None else arguments, work))
+    return exit_code_of(lambda: _run(parser, command, sys.argv[1:] if arguments is None else arguments, work))
 
 
-def _run(command: str, about: str, arguments: Sequence[str], work: Work) -> int:
+def _run(parser: Parser, command: str, arguments: Sequence[str], work: Work) -> int:
     from laptime.config.compose import add_user_modules
 
-    parser = _parser(command, about)
     refuse_dashes(arguments, parser)
     args = parser.parse_args(arguments)
     if args.config_dir is not None and not Path(args.config_dir).is_dir():
         raise UserError(f"--config-dir {args.config_dir}: there is no such folder.")
     add_user_modules(args.config_dir)
-    overrides = [_quote_for_hydra(each) for each in args.overrides]
+    overrides = [_quote_for_hydra(override) for override in args.overrides]
     return work(composed(command, overrides), overrides)
 
 
@@ -57,17 +57,17 @@ def composed(command: str, overrides: Sequence[str]) -> TrainedRunConfig:
     """The checked configuration of a command.
 
     Raises:
-        UserError: an unknown key, a wrong type, a value out of its range: one line, or two.
+        UserError: an unknown key, a wrong type, or a value out of range.
     """
     from laptime.config.compose import compose, hydra_session, resolve_as, without_hydra
     from laptime.config.explain import shorten_quotes
     from laptime.evaluation import keys
 
     keys.register(command)
-    if not any(each.key == "run" and each.value_text and not each.is_deletion for each in map(parse, overrides)):
-        raise UserError(f"run: has no value. Name a run directory or latest: python {command}.py run=latest")
+    if not any(o.key == "run" and o.value_text and not o.is_deletion for o in map(parse, overrides)):
+        raise UserError(f"run: has no value. Name a run directory or latest: {program(command)} run=latest")
     try:
-        with hydra_session(conf=_CONF) as hydra:
+        with hydra_session(conf=CONF) as hydra:
             cfg = without_hydra(compose(hydra, overrides, command))
             return resolve_as(keys.SCHEMAS[command], cfg)
     except UserError as error:
@@ -75,25 +75,23 @@ def composed(command: str, overrides: Sequence[str]) -> TrainedRunConfig:
 
 
 def _quote_for_hydra(override: str) -> str:
-    typed = parse(override)
-    value = typed.value_text or ""
-    if typed.key in PATHS and value not in ("", "null") and value[0] not in "'\"":
-        return typed.with_value(as_text(value))
-    if typed.key in _LISTS and value not in ("", "null") and not value.startswith("["):
-        return typed.with_value(f"[{value}]")
+    parsed = parse(override)
+    value = parsed.value_text or ""
+    if parsed.key in PATHS and value not in ("", "null") and value[0] not in "'\"":
+        return parsed.with_value(as_text(value))
+    if parsed.key in _LIST_KEYS and value not in ("", "null") and not value.startswith("["):
+        return parsed.with_value(f"[{value}]")
     return override
 
 
-def _parser(command: str, about: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python {command}.py",
-        usage=f"python {command}.py run=RUN [key=value] ...",
-        description=f"{about}\n\nKeys, with their defaults:\n\n{_keys(command)}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="sets a key; one within another: a.b=value")
+def make_parser(command: str, about: str, examples: Mapping[str, str]) -> Parser:
+    """The parser of evaluate or export, whose help lists the keys."""
+    description = f"{about}\n\nkeys and their defaults:\n\n{_keys(command)}"
+    usage = f"{program(command)} run=RUN [key=value ...] [--config-dir DIR]"
+    parser = Parser(command, description, examples, usage=usage)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="set a key, e.g. latency.num_calls=50")
     parser.add_argument(
-        "--config-dir", metavar="DIR", help="a folder that holds classes of your own, as it was given to train.py"
+        "--config-dir", metavar="DIR", help="the folder with your own classes that the training had as --config-dir"
     )
     return parser
 
@@ -102,6 +100,6 @@ def _keys(command: str) -> str:
     """The files that define the keys, comments included, indented."""
     lines = []
     for name in ("trained_run", command):
-        content = (_CONF / f"{name}.yaml").read_text("utf-8")
+        content = (CONF / f"{name}.yaml").read_text("utf-8")
         lines += re.sub(r"\A(#.*\n)*\n?(defaults:\n(  - .*\n)+\n)?", "", content).splitlines()
     return "\n".join(f"  {line}".rstrip() for line in lines).replace("%", "%%")

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from laptime.command_line import program
 from laptime.terminal import relative, wide_console
 from laptime.text import byte_size
 from laptime.tune.batch_size import Found, Trial
@@ -97,8 +98,7 @@ def lr(tested: RangeTest, typed: Sequence[str], plot: Path | None) -> None:
 
 
 def _command(overrides: Sequence[str], sweep: bool = False) -> str:
-    command = ["python", "train.py"] if Path("train.py").exists() else ["laptime"]
-    return shlex.join([*command, *(["-m"] if sweep else []), *overrides])
+    return f"{program('train')} {shlex.join([*(['-m'] if sweep else []), *overrides])}"
 
 
 def _line(console: Console, name: str, text: str) -> None:

@@ -1,0 +1,143 @@
+"""How commands name themselves, and the argument parser that they share. Loads neither Hydra nor torch."""
+
+import argparse
+import difflib
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from laptime.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent
+# `python -m laptime.analysis` is the older form of `laptime analyze`.
+_MODULES = {"analyze": "analysis"}
+# Scripts of the checkout, each named after its command.
+_SCRIPTS = ("train.py", "evaluate.py", "export.py")
+_WIDTH = 80
+
+
+def program(command: str = "") -> str:
+    """How to type a command, in the form in which this process was started.
+
+    Examples: `laptime tune`, `python -m laptime.tune`, `python evaluate.py`. The default command, train, is `laptime`
+    alone unless its name was typed.
+
+    Args:
+        command: one of `laptime.cli.dispatch.COMMANDS`; empty: the name of the whole program.
+    """
+    script = Path(sys.argv[0] or "laptime")
+    word = "" if command == "train" and sys.argv[1:2] != ["train"] else command
+    if script.name in _SCRIPTS and script.resolve().parent != _PACKAGE:
+        sibling = script.with_name(f"{command}.py")
+        if sibling.name in _SCRIPTS and sibling.exists():
+            return f"{_interpreter()} {sibling}"
+        return f"{_interpreter()} -m laptime{f'.{_MODULES.get(word, word)}' if word else ''}"
+    if script.resolve().is_relative_to(_PACKAGE):
+        module = script.resolve().relative_to(_PACKAGE).with_suffix("").parts[0]
+        if command and module == _MODULES.get(command, command):
+            return f"{_interpreter()} -m laptime.{module}"
+        return f"{_interpreter()} -m laptime {word}".rstrip()
+    return f"laptime {word}".rstrip()
+
+
+def typed_command() -> list[str]:
+    """The command that started this process, as run.json records it: programs by name, without their folders."""
+    words = [_interpreter(), *sys.orig_argv[1:]]
+    # A shell starts an installed script through its interpreter: `python3 /env/bin/laptime`.
+    if len(words) > 1 and Path(words[1]).stem == "laptime" and Path(words[1]).is_file():
+        return ["laptime", *words[2:]]
+    return words
+
+
+def _interpreter() -> str:
+    return Path(sys.orig_argv[0] or "python").name
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one line, with a suggestion where a known option is near.
+
+    Args:
+        command: one of `laptime.cli.dispatch.COMMANDS`.
+        description: what the command does.
+        examples: arguments without the program's name, each with a remark, or an empty one.
+        settings: of argparse.ArgumentParser.
+    """
+
+    def __init__(self, command: str, description: str, examples: Mapping[str, str], **settings: Any) -> None:
+        super().__init__(
+            prog=program(command),
+            description=description,
+            epilog=format_examples(program(command), examples),
+            formatter_class=_HelpFormatter,
+            **settings,
+        )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse's, but an unknown option is reported before other mistakes, which may follow from it."""
+        for word in sys.argv[1:] if args is None else args:
+            option = word.partition("=")[0]
+            if re.match("--[a-z]", option) and not any(known.startswith(option) for known in option_strings(self)):
+                self.error(f"unrecognized arguments: {word}")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises: UserError."""
+        refuse(self, message)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """At most 80 columns, also on a wider terminal."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(_WIDTH, shutil.get_terminal_size().columns) - 2)
+
+
+def format_examples(prog: str, examples: Mapping[str, str]) -> str:
+    """The examples of a help text; a remark that makes its line too long goes below the example."""
+    lines = {f"  {prog} {arguments}".rstrip(): remark for arguments, remark in examples.items()}
+    column = max(
+        (len(line) for line, remark in lines.items() if remark and len(line) + len(remark) + 2 < _WIDTH), default=0
+    )
+    text = ["examples:"]
+    for line, remark in lines.items():
+        if remark and len(line) <= column and column + len(remark) + 2 <= _WIDTH:
+            text.append(f"{line:<{column}}  {remark}")
+        else:
+            text += [line, f"      {remark}"] if remark else [line]
+    return "\n".join(text)
+
+
+def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """Turn an error message of argparse into Laptime's form.
+
+    Raises:
+        UserError: always; names the argument and the option or value that may be meant.
+    """
+    see = f"See: {parser.prog} --help"
+    unrecognized = message.removeprefix("unrecognized arguments: ")
+    if unrecognized != message:
+        argument = unrecognized.split()[0]
+        if argument.startswith("-"):
+            option = argument.partition("=")[0]
+            raise UserError(f"{option}: unknown option. {did_you_mean(option, parser._option_string_actions) or see}")
+        raise UserError(f"{argument}: unexpected argument. {see}")
+    choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+    if choice is not None:
+        choices = [value.strip(" '") for value in choice[2].split(",")]
+        suggestion = did_you_mean(choice[1], choices) or f"Choose from {', '.join(choices)}."
+        raise UserError(f"{choice[1]}: unknown value. {suggestion}")
+    raise UserError(f"{message}. {see}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`Did you mean --once?`, or an empty text where no known word is near."""
+    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f"Did you mean {nearest[0]}?" if nearest else ""
+
+
+def option_strings(parser: argparse.ArgumentParser) -> Sequence[str]:
+    """The long options of a parser."""
+    return [option for option in parser._option_string_actions if option.startswith("--")]
