@@ -75,7 +75,7 @@ class Parser(argparse.ArgumentParser):
             **settings,
         )
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, but an unknown option is reported before other mistakes, which may follow from it."""
         for word in sys.argv[1:] if args is None else args:
             option = word.partition("=")[0]

@@ -1,5 +1,6 @@
 """How a run can end other than by completing. What is not one of these is a bug and keeps its traceback."""
 
+import os
 import re
 import signal
 import sys
@@ -83,14 +84,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def exit_code_of(work: Callable[[], int]) -> int:
-    """What a command returns; a mistake, and what the system refuses (a full disk, say), is one line on stderr."""
+    """The exit code of a command. A user's mistake and an error of the system (e.g. a full disk) become one line on
+    stderr; HYDRA_FULL_ERROR=1 shows their tracebacks instead.
+    """
     try:
         return work()
     except KeyboardInterrupt:
         return 130
-    except (UserError, TrainingFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: {format_os_error(error)}", file=sys.stderr)
-        return 1
+    except (UserError, TrainingFailed, OSError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        message = format_os_error(error) if isinstance(error, OSError) else str(error)
+        print(f"error: {message}", file=sys.stderr)
+        return 1 if isinstance(error, OSError) else error.exit_code
