@@ -26,9 +26,9 @@ from laptime.config.compose import (
     experiment_of,
     hydra_session,
     hydra_value,
+    is_sweep_without_flag,
     resolve,
     run_hydra_main,
-    is_sweep_without_flag,
     without_hydra,
 )
 from laptime.config.identity import snapshot
@@ -87,7 +87,7 @@ def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
             raise UserError(f"laptime.run([{override!r}]): an override is text, like 'training.epochs=1'.")
     command = ["laptime.run", *overrides]
     try:
-        return _run_once(quote_quote_for_hydra(overrides), time.time(), command).to_json()
+        return _run_once(quote_for_hydra(overrides), time.time(), command).to_json()
     except Interrupted as interruption:
         raise KeyboardInterrupt(str(interruption)) from None
     except UserError as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import structs
 
+from laptime.command_line import typed_command
 from laptime.config.compose import experiment_of
 from laptime.errors import Interrupted, LauncherFailed, RunFailed, UserError
 from laptime.record.directory import RunDir, numbered_runs
@@ -65,7 +66,7 @@ class Sweep:
     snapshots: Mapping[int, bytes] = field(default_factory=dict)
     steps: "Mapping[int, Step]" = field(default_factory=dict)
     is_search: bool = False
-    _command_line: list[str] = field(default_factory=lambda: command_line())
+    _command_line: list[str] = field(default_factory=typed_command)
     _sys_path: list[str] = field(default_factory=lambda: list(sys.path))
     _outcomes: OutcomeStore = field(init=False)
 
@@ -222,8 +223,3 @@ def objective(record: RunRecord, names: str | Sequence[str] | None) -> float | l
     if names is None:
         return None
     return values[names] if isinstance(names, str) else [values[name] for name in names]
-
-
-def command_line() -> list[str]:
-    """What was typed, the interpreter by its name alone."""
-    return [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]
