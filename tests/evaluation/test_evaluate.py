@@ -222,7 +222,7 @@ SPOILT = {
     "another model": (
         lambda run: spoil_record(run, lambda r: r["config"]["model"].update(hidden_sizes=[8])), "is not of the run",
     ),
-    "another seed": (lambda run: spoil_record(run, lambda r: r["config"].update(seed=7)), "seed 1 there, 7 here"),
+    "another seed": (lambda run: spoil_record(run, lambda r: r["config"].update(seed=7)), "seed is 1 in the"),
 }  # fmt: skip
 
 

@@ -89,11 +89,11 @@ def test_resuming_a_finished_run_says_what_to_do(first, error_of):
     [
         ("model=logistic_regression", "model"),
         ("model.hidden_sizes=[8]", "hidden_sizes"),
-        ("seed=7", "seed 1 there, 7 here"),
-        ("optimizer.lr=0.01", "optimizer.lr 0.0005 there, 0.01 here"),
-        ("dataset.val_fraction=0.4", "dataset.val_fraction 0.2 there, 0.4 here"),
-        ("training.batch_size=64", "training.batch_size 32 there, 64 here"),
-        ("strategy.world_size=2", "strategy.world_size 1 there, 2 here"),
+        ("seed=7", "seed is 1 in the checkpoint, 7 in the run"),
+        ("optimizer.lr=0.01", "optimizer.lr is 0.0005 in the checkpoint, 0.01 in the run"),
+        ("dataset.val_fraction=0.4", "dataset.val_fraction is 0.2 in the checkpoint, 0.4 in the run"),
+        ("training.batch_size=64", "training.batch_size is 32 in the checkpoint, 64 in the run"),
+        ("strategy.world_size=2", "strategy.world_size is 1 in the checkpoint, 2 in the run"),
     ],
 )
 def test_checkpoint_of_another_experiment_is_refused_with_the_difference(override, words, first, work_folder, train):
@@ -107,7 +107,7 @@ def test_checkpoint_of_another_experiment_is_refused_with_the_difference(overrid
 def test_schedule_made_for_fewer_epochs_is_not_stretched(trained, error_of):
     shorter = trained(*TINY, "scheduler=cosine", "training.epochs=2")
     message = error_of(*TINY, "scheduler=cosine", "training.epochs=4", f"training.checkpoint={shorter}")
-    assert "scheduler.T_max 2 there, 4 here" in message
+    assert "scheduler.T_max is 2 in the checkpoint, 4 in the run" in message
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 truncated"])
@@ -138,7 +138,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(damage, first, un
     else:
         last.write_bytes(DAMAGE[damage](last.read_bytes()))
     laptime.run([*STEPPED, "training.epochs=4", "hydra.run.dir=second", "training.checkpoint=first"])
-    assert "going on from the checkpoint before it" in Path("second/train.log").read_text()
+    assert "resuming from the checkpoint before it" in Path("second/train.log").read_text()
     assert list(read_epochs(Path("second"))["epoch"]) == [2, 3]
     assert curve(Path("second")) == curve(undisturbed)[2:]
 
@@ -150,7 +150,7 @@ def test_two_damaged_checkpoints_are_refused(damage, first, work_folder, error_o
         path = Path("first/checkpoints") / name
         path.write_bytes(DAMAGE[damage](path.read_bytes()))
     message = error_of(*STEPPED, "training.epochs=4", "training.checkpoint=first")
-    assert "is damaged" in message and "Whole is first/checkpoints/best.ckpt: name that." in message
+    assert "is damaged" in message and "Use first/checkpoints/best.ckpt instead." in message
     assert sorted(path.name for path in work_folder.iterdir()) == ["first"]
 
 
@@ -164,7 +164,7 @@ class Malicious:
 )
 def test_checkpoint_never_runs_code(save, work_folder, error_of):
     save({"laptime": Malicious(), "loops": {}}, Path("evil.ckpt"))
-    assert "is damaged or no checkpoint" in error_of(*TINY, "training.checkpoint=evil.ckpt")
+    assert "is damaged, or holds more than tensors and plain values" in error_of(*TINY, "training.checkpoint=evil.ckpt")
     assert not Path("owned").exists()
 
 

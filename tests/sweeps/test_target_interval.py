@@ -331,5 +331,5 @@ def test_adaptive_options_that_are_off_change_no_hash_and_no_checkpoint():
 
 def test_a_schedule_of_another_length_is_another_experiment():
     broken = run("scheduler=one_cycle")
-    with pytest.raises(UserError, match=r"scheduler\.epochs 2 there, 3 here"):
+    with pytest.raises(UserError, match=r"scheduler\.epochs is 2 in the checkpoint, 3 in the run"):
         run("scheduler=one_cycle", "training.epochs=3", f"training.checkpoint={broken}")

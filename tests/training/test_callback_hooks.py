@@ -24,7 +24,7 @@ def test_every_step_is_seen_from_its_start_to_its_end(precision, capfd):
     assert seen.pop("norm") > 0
     hooks = ("start", "loss", "backward", "before_step", "after_step", "end")
     assert seen == dict.fromkeys(hooks, NUM_STEPS)
-    assert "training.steps_per_execution=1: CountHooks looks at single steps" in capfd.readouterr().err
+    assert "training.steps_per_execution=1, because CountHooks" in capfd.readouterr().err
 
 
 def test_parts_of_a_batch_are_seen_and_the_training_stays_the_same(trained):
@@ -72,7 +72,7 @@ def test_callbacks_that_do_what_laptime_does_are_refused(name, instead, work_fol
 
 
 def test_a_callback_that_looks_for_a_backbone_is_refused(work_folder):
-    with pytest.raises(UserError, match=r"callbacks\.x=.*BackboneFinetuning.*the network is module\.network"):
+    with pytest.raises(UserError, match=r"callbacks\.x=.*BackboneFinetuning.*module\.network"):
         laptime.run([*SHORT, f"+callbacks.x._target_={LIGHTNING}.BackboneFinetuning"])
     assert list(work_folder.iterdir()) == []
 
@@ -85,7 +85,7 @@ def test_a_metric_that_nobody_logs_is_said_in_a_line(name, work_folder):
 
 @pytest.mark.parametrize("state", ["number of NumPy's", "path", "function"])
 def test_a_state_that_no_checkpoint_can_keep_is_refused_before_anything_is_trained(state, work_folder):
-    with pytest.raises(TrainingFailed, match=r"the state of KeepState can't be kept.*return numbers, texts"):
+    with pytest.raises(TrainingFailed, match=r"^callbacks: .*KeepState.*state_dict\(\)"):
         laptime.run([*SHORT, keeps(state), "hydra.run.dir=run"])
     assert not list(Path("run/checkpoints").glob("*.ckpt")) and not Path("run/epochs.csv").exists()
 

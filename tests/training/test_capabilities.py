@@ -145,8 +145,8 @@ def test_ddp_wraps_the_classifiers_network(process_group):
 def test_a_module_that_ddp_cant_wrap_is_refused(process_group, world_size, asked, instead):
     with pytest.raises(UserError) as refusal:
         fit(MyModule(), strategy=strategy(world_size))
-    reason = "MyModule has no stepper, so its network can't be wrapped in DDP"
-    assert str(refusal.value) == f"{asked}: {reason}. Use {instead}."
+    assert str(refusal.value).startswith(f"{asked}: MyModule has no stepper, ")
+    assert str(refusal.value).endswith(f"Use {instead}.")
 
 
 def test_one_plain_process_trains_any_module_and_keeps_its_optimizers_state():
@@ -215,5 +215,5 @@ def test_the_one_optimizer_is_found_in_each_form_that_lightning_accepts():
 
 def test_several_optimizers_are_refused():
     optimizer = torch.optim.SGD(MyModule().parameters(), lr=0.1)
-    with pytest.raises(UserError, match=r"^MyModule: configure_optimizers\(\) gives list; Laptime trains with one "):
+    with pytest.raises(UserError, match=r"^MyModule: configure_optimizers\(\) returns list; "):
         configured_optimizer(MyModule([optimizer, optimizer]))

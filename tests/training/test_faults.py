@@ -53,7 +53,7 @@ def test_too_little_memory_names_the_batch_size_and_suggests_one(work_folder):
 def test_too_little_memory_for_the_model_names_its_sizes(work_folder):
     message = message_with_little_memory("model.hidden_sizes=[15000,15000]")
     assert message.startswith(
-        "out of memory while the model is built, which has 0.90 GB of weights (model.hidden_sizes=[15000, 15000]"
+        "out of memory while building the model, which has 0.90 GB of weights (model.hidden_sizes=[15000, 15000]"
     ), message
 
 
@@ -153,7 +153,7 @@ def test_a_killed_data_worker_is_named(train, work_folder):
     record = read_record(Path("run"))
     assert record["status"] == "failed" and "traceback" not in record["error"]
     message = record["error"]["message"]
-    assert "a data worker " in message and "dataset.num_workers than 2 or dataset.pipeline=memory" in message
+    assert "a data worker " in message and "dataset.num_workers=2, or dataset.pipeline=memory" in message
     assert message in ended.stderr
     assert list(read_epochs(Path("run"))["epoch"]) == [0]
 

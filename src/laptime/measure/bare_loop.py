@@ -136,12 +136,12 @@ class BareLoop(Callback):
         for images, labels in batches:
             if self.stop.requested:
                 self.stop.act()
-            others, share = labels, 1.0
+            mixed_labels, lam = labels, 1.0
             if self._mixup is not None:
-                images, others, share = self._mixup(images, labels)
+                images, mixed_labels, lam = self._mixup(images, labels)
             with module.stepper.autocast():
                 logits = network(images)
-                loss = mixed_loss(logits, labels, others, share, module.stepper.label_smoothing)
+                loss = mixed_loss(logits, labels, mixed_labels, lam, module.stepper.label_smoothing)
             (loss if scaler is None else scaler.scale(loss)).backward()
             if module.stepper.gradient_clip_norm is not None:
                 if scaler is not None:

@@ -1,4 +1,4 @@
-"""What a run trains with, as its configuration describes it: device, data, network, module, callbacks."""
+"""Builds what a run trains with from its configuration: device, data, network, module, callbacks."""
 
 import logging
 from collections.abc import Mapping
@@ -28,18 +28,18 @@ from laptime.training.weight_average import WeightAverage
 
 log = logging.getLogger(__name__)
 
-_TOO_MANY = 2**63  # bytes of a tensor whose size torch can't count
+_OVERFLOW_BYTES = 2**63  # assumed size where torch can't count the bytes of a tensor
 
 
 def prepare_device(config: Config, index: int = 0) -> Device:
-    """The device that trains, and torch set to compute on it as the configuration says.
+    """Select the training device and apply torch's settings for precision and cuDNN.
 
     Args:
-        config: resolved, plain values.
-        index: which of several.
+        config: the resolved configuration.
+        index: of the device, if there are several.
 
     Raises:
-        UserError: it is absent, or can't train in that precision.
+        UserError: the device is absent, or can't train in this precision.
     """
     settings = config.training
     device = resolve_device(config.device.name, config.device.fallback, index)
@@ -102,35 +102,35 @@ def build_module(
 
 
 def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1) -> nn.Module:
-    """The network, if it fits into memory.
+    """Build the network, if it fits into memory.
 
     Args:
-        node: of the configuration.
-        source: what it is to look at.
-        num_ranks: of this machine, each with a copy.
+        node: the `model` group of the configuration.
+        source: the data set, which knows the image shape and the number of classes.
+        num_ranks: the number of ranks on this machine; each holds a copy.
 
     Raises:
-        UserError: it can't be built with these arguments, or is too large.
-        TrainingFailed: there was too little memory after all.
+        UserError: the arguments don't fit the class, or the network is too large.
+        TrainingFailed: out of memory.
     """
-    given = {"input_shape": source.image_shape, "num_classes": source.num_classes}
+    injected = {"input_shape": source.image_shape, "num_classes": source.num_classes}
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            weights = list(open_groups.build_node("model", node, **given).parameters())
+            weights = list(open_groups.build_node("model", node, **injected).parameters())
         num_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
-    except Exception as error:  # it can't be built without memory; building it below says what is wrong, if anything is
-        num_bytes = _TOO_MANY if "overflow" in str(error) else 0
+    except Exception as error:  # not every network can be built on "meta"; a real mistake shows up again below
+        num_bytes = _OVERFLOW_BYTES if "overflow" in str(error) else 0
     sizes = ", ".join(f"model.{key}={value}" for key, value in node.items() if key != "_target_")
-    key, what = sizes or f"model={node['_target_']}", "weights, and as much of gradients{ranks}"
-    require_free_memory(key, num_bytes, what, num_ranks, "Use a smaller model.")
+    key, contents = sizes or f"model={node['_target_']}", "weights, and as much of gradients{ranks}"
+    require_free_memory(key, num_bytes, contents, num_ranks, "Use a smaller model.")
     try:
-        network: nn.Module = open_groups.build_node("model", node, **given)
+        network: nn.Module = open_groups.build_node("model", node, **injected)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         raise TrainingFailed(
-            f"out of memory while the model is built, which has {byte_size(num_bytes, 'GB', 2)} of weights ({key}). "
-            "Use a smaller model, or fewer ranks."
+            f"out of memory while building the model, which has {byte_size(num_bytes, 'GB', 2)} of weights ({key}). "
+            "Use a smaller model or fewer ranks."
         ) from error
     return network
 
@@ -140,17 +140,16 @@ def build_callbacks(config: Config) -> list[Callback]:
 
 
 def use_single_steps(callbacks: list[Callback], data: DataModule, rank: Rank) -> None:
-    """Let Lightning carry one step at a time where a callback looks at them."""
-    watching = [type(each).__name__ for each in callbacks if callback_hooks.needs_single_steps(each)]
-    if watching and data.steps_per_execution > 1:
+    """Put one optimizer step in each Lightning batch if a callback needs it."""
+    names = [type(callback).__name__ for callback in callbacks if callback_hooks.needs_single_steps(callback)]
+    if names and data.steps_per_execution > 1:
         data.steps_per_execution = 1
         if rank.is_first:
-            log.info("training.steps_per_execution=1: %s looks at single steps", ", ".join(watching))
+            log.info("using training.steps_per_execution=1, because %s has hooks for single steps", ", ".join(names))
 
 
 def keep_configured_patience(callback: EarlyStopping) -> None:
-    """Let a callback wait as long as it is told now: Lightning 2.6 takes the patience of the run that left a checkpoint
-    (not reported upstream)."""
+    """Keep the configured patience when a run resumes: Lightning 2.6 takes it from the checkpoint (not reported)."""
     load_state_dict = callback.load_state_dict
 
     def load(state_dict: dict[str, Any]) -> None:
@@ -160,6 +159,6 @@ def keep_configured_patience(callback: EarlyStopping) -> None:
 
 
 def network_name(network: nn.Module) -> str:
-    """The class, unless the network knows a name that says more."""
+    """The network's attribute `name`, or else its class name in lower case."""
     name = getattr(network, "name", None)
     return name if isinstance(name, str) else type(network).__name__.lower()

@@ -1,4 +1,4 @@
-"""What any callback can rely on, though optimizer steps are taken by hand: hooks, and a state that is kept."""
+"""What every callback can rely on although Laptime takes the optimizer steps itself: step hooks, and a saved state."""
 
 import io
 from collections.abc import Iterable, Mapping
@@ -12,28 +12,28 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from laptime.errors import TrainingFailed
 
-# What Lightning calls itself within a step that it takes.
-_WITHIN = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")
-_AROUND = ("on_train_batch_start", "on_train_batch_end")
+# With automatic optimization Lightning calls these itself. In Laptime's steps, the Stepper calls them.
+_STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad")
+_BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 
 
 def overridden_step_hooks(callbacks: Iterable[Callback]) -> frozenset[str]:
-    """The hooks within a step that some callback has."""
-    return frozenset(hook for each in callbacks for hook in _WITHIN if is_overridden(hook, each, Callback))
+    """The names of the step hooks that at least one callback overrides."""
+    return frozenset(name for callback in callbacks for name in _STEP_HOOKS if is_overridden(name, callback, Callback))
 
 
 def needs_single_steps(callback: Callback) -> bool:
-    """Whether one step after the other must be shown to it. Laptime's own are made for several at once."""
+    """Whether a callback needs one optimizer step per Lightning batch. Laptime's own callbacks handle step groups."""
     if type(callback).__module__.startswith("laptime."):
         return False
-    return any(is_overridden(hook, callback, Callback) for hook in (*_WITHIN, *_AROUND))
+    return any(is_overridden(name, callback, Callback) for name in (*_STEP_HOOKS, *_BATCH_HOOKS))
 
 
 def require_plain_states(states: Mapping[str, Any]) -> None:
-    """Refuse to save what no checkpoint could be read with: loading one runs no code, and so knows plain values only.
+    """Refuse to save callback states that torch.load(weights_only=True) can't read back.
 
     Args:
-        states: of the callbacks, by name.
+        states: the callbacks' states, by name.
 
     Raises:
         TrainingFailed: names the callback.
@@ -44,13 +44,14 @@ def require_plain_states(states: Mapping[str, Any]) -> None:
             torch.save(state, content)
             content.seek(0)
             torch.load(content, weights_only=True)
-        except Exception as error:  # whatever somebody's object raises when it is written down
+        except Exception as error:  # a user's object may raise anything when it is pickled
             raise TrainingFailed(
-                f"callbacks: the state of {name.partition('{')[0]} can't be kept in a checkpoint. Let its state_dict() "
-                "return numbers, texts, lists, dicts and tensors alone, none of NumPy's."
+                f"callbacks: a checkpoint can't hold the state of {name.partition('{')[0]}. Its state_dict() must "
+                "return only numbers, strings, lists, dicts and tensors, and no NumPy values."
             ) from error
 
 
 def call(trainer: pl.Trainer, hook: str, *args: Any) -> None:
-    """Call a hook of all callbacks, which may log in it."""
+    """Call a hook of all callbacks, as Lightning does, so that they may log in it."""
+    # Lightning 2.6 has no public function for this; not reported upstream.
     _call_callback_hooks(trainer, hook, *args)

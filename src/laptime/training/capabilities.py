@@ -1,8 +1,8 @@
-"""What Laptime asks of a module beyond what Lightning asks: one protocol for each thing that can be done with it.
+"""What Laptime needs from a LightningModule beyond Lightning's own API: one protocol for each use.
 
-A module is asked for what is needed and not for its class. `CountsSamples`, which the recorder asks for, is in
-`laptime.lap.epoch_recorder`. At run time a protocol looks for plain attributes, where nn.Module does not keep its
-submodules; so the network is the stepper's, and no attribute of its own.
+Laptime checks for a protocol, never for a class. (`CountsSamples`, which the recorder needs, is in
+`laptime.lap.epoch_recorder`.) At run time, `isinstance` with a protocol doesn't find submodules, because nn.Module
+doesn't keep them as plain attributes. So the protocols reach the network through the stepper.
 """
 
 import inspect
@@ -36,10 +36,10 @@ class HasStepper(Protocol):
 
 @runtime_checkable
 class TakesSteps(HasStepper, Protocol):
-    """A module that trains outside Lightning's loop too: the breakdown times the parts of its steps.
+    """A module that can also train outside Lightning's loop, where the breakdown times the phases of its steps.
 
     Attributes:
-        train_sums: of what `take_steps` has trained on.
+        train_sums: losses and hits of the batches that `take_steps` has trained on.
     """
 
     train_sums: Sums
@@ -51,14 +51,14 @@ class TakesSteps(HasStepper, Protocol):
 
 @runtime_checkable
 class Retrainable(HasStepper, Protocol):
-    """A module that tells how a copy of its network is trained: in the bare loop, or in the learning rate range test.
+    """A module whose network Laptime can copy and train again: in the bare loop, and in the learning rate range test.
 
     Attributes:
-        make_optimizer: from the network's parameters to an optimizer.
-        make_scheduler: from the optimizer to a learning rate scheduler, or to None.
-        make_average: from the network to the average of its weights.
-        seed: what is random while training follows from it, the epoch and the rank.
-        train_sums: of this epoch so far, on this rank.
+        make_optimizer: takes the network's parameters, returns an optimizer.
+        make_scheduler: takes the optimizer, returns a learning rate scheduler or None.
+        make_average: takes the network, returns the average of its weights.
+        seed: with the epoch and the rank, it determines all randomness of the training.
+        train_sums: losses and hits of this epoch until now, on this rank.
     """
 
     make_optimizer: Callable[..., Optimizer]
@@ -70,35 +70,35 @@ class Retrainable(HasStepper, Protocol):
 
 @runtime_checkable
 class HasTestMeans(Protocol):
-    """A module that has the figures of its last test.
+    """A module that keeps the results of its last test.
 
     Attributes:
-        test_means: over all ranks; None: there was no test.
+        test_means: loss and accuracy over all ranks; None before a test.
     """
 
     test_means: Means | None
 
 
 def missing_attributes(module: object, capability: type) -> str:
-    """What a module lacks of a protocol, for a message: `MyModule has no stepper, take_steps`."""
+    """Which attributes of a protocol a module lacks, for a message: `MyModule has no stepper, take_steps`."""
     names = {name for base in capability.__mro__ for name in (*inspect.get_annotations(base), *vars(base))}
-    asked = sorted(name for name in names if not name.startswith("_"))
-    absent = [name for name in asked if inspect.getattr_static(module, name, _ABSENT) is _ABSENT]
+    required = sorted(name for name in names if not name.startswith("_"))
+    absent = [name for name in required if inspect.getattr_static(module, name, _ABSENT) is _ABSENT]
     return f"{type(module).__name__} has no {', '.join(absent)}"
 
 
 def configured_optimizer(module: pl.LightningModule) -> tuple[Optimizer, Any]:
-    """What a module's `configure_optimizers` makes: one optimizer, and its learning rate scheduler or None.
+    """The optimizer that a module's `configure_optimizers` returns, and its learning rate scheduler or None.
 
     Raises:
-        UserError: the module has no optimizer, or several.
+        UserError: the module returns no optimizer or more than one.
     """
-    made: Any = module.configure_optimizers()
-    parts = {"optimizer": made} if isinstance(made, Optimizer) else made
-    if not isinstance(parts, dict) or "optimizer" not in parts:
+    returned: Any = module.configure_optimizers()
+    setup = {"optimizer": returned} if isinstance(returned, Optimizer) else returned
+    if not isinstance(setup, dict) or "optimizer" not in setup:
         raise UserError(
-            f"{type(module).__name__}: configure_optimizers() gives {type(made).__name__}; Laptime trains with one "
-            'optimizer. Return it, or a dict with "optimizer" and "lr_scheduler".'
+            f"{type(module).__name__}: configure_optimizers() returns {type(returned).__name__}; Laptime trains with "
+            'one optimizer. Return an optimizer, or a dict with "optimizer" and "lr_scheduler".'
         )
-    scheduler = parts.get("lr_scheduler")
-    return parts["optimizer"], scheduler["scheduler"] if isinstance(scheduler, dict) else scheduler
+    scheduler = setup.get("lr_scheduler")
+    return setup["optimizer"], scheduler["scheduler"] if isinstance(scheduler, dict) else scheduler

@@ -1,4 +1,4 @@
-"""Finding a checkpoint to go on from, and making sure that it belongs to this experiment. Never runs code from it."""
+"""Finds the checkpoint to resume from and checks that it belongs to this experiment. Never runs code from it."""
 
 import logging
 import zipfile
@@ -31,13 +31,13 @@ IDENTITY = "laptime"
 
 
 def find(checkpoint: str) -> Path:
-    """The file that `training.checkpoint` means; where that is a damaged last.ckpt, the one before it.
+    """The file that `training.checkpoint` names. If it is a damaged last.ckpt, the checkpoint before it.
 
     Args:
         checkpoint: a file, a run directory, or latest.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such file.
     """
     if checkpoint == "latest":
         checkpoint = str(newest_run("training.checkpoint"))
@@ -57,19 +57,19 @@ def newest_run(key: str) -> Path:
     """The directory of the newest run that has a checkpoint.
 
     Args:
-        key: that asked for it, for the message.
+        key: the configuration key that names the checkpoint, for the message.
 
     Raises:
-        UserError: there is none.
+        UserError: no run has a checkpoint.
     """
-    found = newest_runs(holding=f"{CHECKPOINT_DIR}/{LAST_CHECKPOINT}")
-    if not found:
-        raise UserError(f"{key}=latest: no run below outputs/ or multirun/ has a checkpoint.")
-    return found[0]
+    run_dirs = newest_runs(holding=f"{CHECKPOINT_DIR}/{LAST_CHECKPOINT}")
+    if not run_dirs:
+        raise UserError(f"{key}=latest: no run in outputs/ or multirun/ has a checkpoint.")
+    return run_dirs[0]
 
 
 def last_intact(run_dir: Path) -> Path | None:
-    """The last checkpoint of a run that is whole; None: it has none."""
+    """The last checkpoint of a run that is not damaged; None: there is none."""
     return _last_intact(run_dir / CHECKPOINT_DIR / LAST_CHECKPOINT)
 
 
@@ -79,30 +79,30 @@ def _last_intact(last: Path) -> Path | None:
         return last
     if _damage(previous) is not None:
         return None
-    log.warning("%s is damaged (%s): going on from the checkpoint before it, %s", last, damage, previous)
+    log.warning("%s is damaged (%s): resuming from the checkpoint before it, %s", last, damage, previous)
     return previous
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's file, a zip archive with a checksum of each part; None: nothing."""
+    """What is wrong with a checkpoint file; None: nothing. It is a zip archive with a checksum of each member."""
     try:
         with zipfile.ZipFile(path) as archive:
-            part = archive.testzip()
-    except Exception as error:  # damage can look like anything
+            damaged_member = archive.testzip()
+    except Exception as error:  # zipfile raises many kinds of errors on damaged files
         return first_line(error)
-    return None if part is None else f"checksum of {part}"
+    return None if damaged_member is None else f"wrong checksum of {damaged_member}"
 
 
 def find_on_all_ranks(checkpoint: str, rank: Rank, run_dir: Path) -> Path:
-    """The file that `training.checkpoint` means to the first rank; ranks on machines without it are sent a copy.
+    """The file that `training.checkpoint` names on the first rank, or a copy of it on machines without that file.
 
     Args:
         checkpoint: a file, a run directory, or latest.
         rank: this process.
-        run_dir: where a copy is put.
+        run_dir: the folder for a copy.
 
     Raises:
-        UserError: the first rank has none.
+        UserError: the first rank has no such file.
     """
     if not rank.is_distributed:
         return find(checkpoint)
@@ -127,14 +127,14 @@ def find_on_all_ranks(checkpoint: str, rank: Rank, run_dir: Path) -> Path:
     return copy
 
 
-def _instead(path: Path, otherwise: str) -> str:
-    others = [path.with_name(name) for name in (LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, BEST_CHECKPOINT)]
-    whole = [str(each) for each in others if each != path and _damage(each) is None]
-    return f"Whole is {' and '.join(whole)}: name that." if whole else f"None beside it is whole: {otherwise}."
+def _remedy(path: Path, fallback: str) -> str:
+    candidates = [path.with_name(name) for name in (LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, BEST_CHECKPOINT)]
+    intact = [str(candidate) for candidate in candidates if candidate != path and _damage(candidate) is None]
+    return f"Use {' or '.join(intact)} instead." if intact else f"Its folder has no intact checkpoint: {fallback}."
 
 
-# What a run may change when it goes on: how long, where, and what changes the timing but not the training.
-_MAY_CHANGE = {
+# Keys that a resumed run may change: the length, places, and what affects the timing but not the training.
+_CHANGEABLE_KEYS = {
     "dataset": {"root", "num_workers"},
     "training": {
         "epochs", "checkpoint", "time_limit_s", "early_stopping_patience", "steps_per_execution", "eval_batch_size",
@@ -147,11 +147,12 @@ _CHECKSUM = "dataset checksum"
 
 
 def identity(config: Mapping[str, Any], world_size: int, checksum: str | None = None) -> dict[str, Any]:
-    """What a checkpoint must share with the run that goes on from it: all that decides what is learnt, by full key;
-    secrets masked, for it is written into the checkpoint.
+    """The settings that must be equal in a checkpoint and the run that resumes from it, by full key.
+
+    They are all settings that affect what the network learns. Secrets are masked, because they go into the checkpoint.
 
     Args:
-        checksum: of the data; None: it is not known, and not compared.
+        checksum: of the data; None: unknown, so it is not compared.
     """
     config = mask(config)
     groups = ("dataset", "model", "optimizer", "scheduler", "training")
@@ -159,7 +160,7 @@ def identity(config: Mapping[str, Any], world_size: int, checksum: str | None = 
         f"{group}.{key}": value
         for group in groups
         for key, value in config[group].items()
-        if key not in _MAY_CHANGE.get(group, ())
+        if key not in _CHANGEABLE_KEYS.get(group, ())
         and not (group == "training" and key in NEUTRAL_VALUES and value == NEUTRAL_VALUES[key])
     }
     if checksum is not None:
@@ -168,79 +169,82 @@ def identity(config: Mapping[str, Any], world_size: int, checksum: str | None = 
 
 
 def require_resumable(path: Path, expected: Mapping[str, Any], epochs: int) -> int:
-    """Make sure that a run can go on from a checkpoint.
+    """Check that a run can resume from a checkpoint.
 
     Args:
-        path: the file.
-        expected: `identity` of this run.
-        epochs: that this run is to have trained at its end.
+        path: the checkpoint file.
+        expected: this run's `identity`.
+        epochs: the number of epochs after which this run ends.
 
     Returns:
-        The number of epochs that it has trained.
+        The number of epochs that the checkpoint has trained.
 
     Raises:
-        UserError: unreadable, of another experiment, or already trained that far.
+        UserError: the file is unreadable, belongs to another experiment, or has trained that many epochs already.
     """
     key = f"training.checkpoint={path}"
-    checkpoint = read(path, key, "start without it")
+    checkpoint = read(path, key, "start without one")
     differences = differences_between(checkpoint[IDENTITY], expected)
     if differences:
         raise UserError(
-            f"{key}: is of another experiment: {join_first_three(differences)}.\n"
-            "Give the run the checkpoint's values, or start without it."
+            f"{key}: belongs to another experiment: {join_first_three(differences)}.\n"
+            "Use the checkpoint's values, or start without a checkpoint."
         )
-    done = epochs_trained(checkpoint)
-    if done >= epochs:
+    num_done = epochs_trained(checkpoint)
+    if num_done >= epochs:
         raise UserError(
-            f"{key}: has trained {done} epochs already, and training.epochs={epochs}. "
-            f"Set training.epochs to more than {done}."
+            f"{key}: has trained {num_done} epochs already, but training.epochs={epochs}. "
+            f"Set training.epochs to more than {num_done}."
         )
-    return done
+    return num_done
 
 
-def read(path: Path, key: str, otherwise: str) -> dict[str, Any]:
-    """Read a checkpoint of Laptime's, tensors and plain values only.
+def read(path: Path, key: str, fallback: str) -> dict[str, Any]:
+    """Read a checkpoint that Laptime wrote; loads only tensors and plain values.
 
     Args:
-        path: the file.
-        key: that names it, with its value, for the messages.
-        otherwise: what to do where there is no other.
+        path: the checkpoint file.
+        key: the configuration key that names it, with its value, for the messages.
+        fallback: what to do if the run has no other intact checkpoint, for the message.
 
     Raises:
-        UserError: it is unreadable, or not Laptime's.
+        UserError: the file is unreadable, or Laptime did not write it.
     """
     try:
         if (damage := _damage(path)) is not None:
             raise ValueError(damage)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail in any way; none of them runs code from it
+    except Exception as error:  # a damaged file can raise anything; weights_only=True never runs code from it
         raise UserError(
-            f"{key}: is damaged or no checkpoint of plain values ({type(error).__name__}).\n{_instead(path, otherwise)}"
+            f"{key}: is damaged, or holds more than tensors and plain values ({type(error).__name__}).\n"
+            f"{_remedy(path, fallback)}"
         ) from error
     if not isinstance(checkpoint, dict) or IDENTITY not in checkpoint or "loops" not in checkpoint:
         raise UserError(f"{key}: was not written by Laptime.")
     try:
         epochs_trained(checkpoint)
-        parts = {"state_dict", "optimizer_states", "lr_schedulers"}
-        complete = isinstance(checkpoint[IDENTITY], dict) and parts <= checkpoint.keys()
+        required_keys = {"state_dict", "optimizer_states", "lr_schedulers"}
+        complete = isinstance(checkpoint[IDENTITY], dict) and required_keys <= checkpoint.keys()
     except (KeyError, TypeError, ValueError):
         complete = False
     if not complete:
-        raise UserError(f"{key}: is damaged: parts of it are missing.")
+        raise UserError(f"{key}: is incomplete.")
     checkpoint[IDENTITY] = by_new_names(checkpoint[IDENTITY])
     return checkpoint
 
 
 def epochs_trained(checkpoint: Mapping[str, Any]) -> int:
-    """How many epochs the run had trained when it saved this."""
+    """How many epochs the run had trained when it saved the checkpoint."""
     return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
 
-def differences_between(there: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """What two identities don't share, in words. A checksum that one of them lacks is not compared."""
-    keys = dict.fromkeys([*expected, *there])
-    if not (_CHECKSUM in there and _CHECKSUM in expected):
+def differences_between(saved: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Describe where a checkpoint's identity and this run's differ. A checksum is compared only if both have one."""
+    keys = dict.fromkeys([*expected, *saved])
+    if not (_CHECKSUM in saved and _CHECKSUM in expected):
         keys.pop(_CHECKSUM, None)
     return [
-        f"{key} {there.get(key)} there, {expected.get(key)} here" for key in keys if there.get(key) != expected.get(key)
+        f"{key} is {saved.get(key)} in the checkpoint, {expected.get(key)} in the run"
+        for key in keys
+        if saved.get(key) != expected.get(key)
     ]

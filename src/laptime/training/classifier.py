@@ -1,4 +1,4 @@
-"""Lightning's adapter: classification with any network, several optimizer steps per Lightning batch."""
+"""The LightningModule: classification with any network, several optimizer steps per Lightning batch."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -32,26 +32,27 @@ _REMEDIES = "Try a smaller optimizer.lr, training.gradient_clip_norm=1 or traini
 class Classifier(pl.LightningModule):
     """Trains a network with cross entropy.
 
-    One Lightning batch carries a list of batches, one per optimizer step, so that Lightning's bookkeeping is paid once
-    for all of them; that is why the optimization is manual. Losses and hits are kept as tensors on the device and read
-    once per epoch.
+    One Lightning batch is a step group: a list of batches, one per optimizer step. Lightning's bookkeeping then happens
+    once per group. This requires manual optimization. Losses and hits stay on the device as tensors until the epoch
+    ends.
 
     Args:
         stepper: takes the optimizer steps.
-        make_optimizer: from the network's parameters to an optimizer.
-        make_scheduler: from the optimizer to a learning rate scheduler, or to None. A StepSchedule is stepped after
-            each optimizer step, any other once per epoch.
-        make_average: from the network to the average of its weights, which is evaluated and saved instead of them.
-        seed: what is random while training follows from it, the epoch and the rank.
-        stop: says when training is to end early.
-        identity: plain values that are written into every checkpoint, to know it by.
+        make_optimizer: takes the network's parameters, returns an optimizer.
+        make_scheduler: takes the optimizer, returns a learning rate scheduler or None. A StepSchedule is stepped after
+            each optimizer step, any other scheduler once per epoch.
+        make_average: takes the network, returns the average of its weights, which is evaluated and saved instead of
+            them.
+        seed: with the epoch and the rank, it determines all randomness of the training.
+        stop: requests that training ends early.
+        identity: plain values, written into every checkpoint, that say which experiment it belongs to.
         rank: this process.
 
     Attributes:
-        stepper, make_optimizer, make_scheduler, make_average: as given.
+        stepper, make_optimizer, make_scheduler, make_average: the arguments.
         network: the stepper's.
-        train_sums: of this epoch so far, on this rank.
-        val_means, test_means: of the last validation and test, over all ranks; None: there was none.
+        train_sums: losses and hits of this epoch until now, on this rank.
+        val_means, test_means: results of the last validation and test, over all ranks; None before the first.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Classifier(pl.LightningModule):
         self.stepper.call_hook = partial(callback_hooks.call, self.trainer)
 
     def on_train_epoch_start(self) -> None:
-        # Dropout and augmentation follow from (seed, epoch), so that a resumed run goes on as the undisturbed one.
+        # Dropout and augmentation depend on the seed and the epoch alone, so a resumed run equals an uninterrupted one.
         seed = epoch_seed(self.seed, self.current_epoch, self.rank.rank)
         torch.manual_seed(seed)
         if self.stepper.mixup is not None:
@@ -109,7 +110,7 @@ class Classifier(pl.LightningModule):
         self.train_sums = Sums()
 
     def training_step(self, step_group: list[Batch], batch_idx: int) -> None:
-        """Take one optimizer step per batch of the list.
+        """Take one optimizer step per batch of the group.
 
         Raises:
             TrainingFailed: a loss is infinite or not a number; names epoch and step.
@@ -121,18 +122,18 @@ class Classifier(pl.LightningModule):
         try:
             self.take_steps(optimizer, step_group)
         finally:
-            self.stepper.hooks = frozenset()  # what else takes steps is no training
+            self.stepper.hooks = frozenset()  # measurements take steps, too; callbacks must not see them
         if self.trainer.is_last_batch:
             self._average.after_epoch(self.current_epoch)
-        # Lightning counts the steps that its own wrapper takes; the wrapper would cost 2% of a small network's step.
-        # Seen with Lightning 2.6: https://github.com/Lightning-AI/pytorch-lightning/issues/16143
+        # Lightning counts only steps of its own optimizer wrapper, which would cost 2% of a small network's step.
+        # Seen in Lightning 2.6: https://github.com/Lightning-AI/pytorch-lightning/issues/16143
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         for _ in step_group:
             progress.increment_ready()
             progress.increment_completed()
 
     def take_steps(self, optimizer: Optimizer, step_group: list[Batch]) -> None:
-        """One optimizer step per batch; notes their losses and hits.
+        """Take one optimizer step per batch, and add up their losses and hits.
 
         Raises:
             TrainingFailed: a loss is infinite or not a number; names epoch and step.
@@ -144,14 +145,14 @@ class Classifier(pl.LightningModule):
             loss, batch_logits = self.stepper.take(optimizer, images, labels)
             losses.append(loss)
             logits.append(batch_logits)
-        self._note([labels for _, labels in step_group], losses, logits)
+        self._add_to_sums([labels for _, labels in step_group], losses, logits)
         self.stepper.on_phase("rest")
 
-    def _note(self, labels: list[Tensor], losses: list[Tensor], logits: list[Tensor]) -> None:
+    def _add_to_sums(self, labels: list[Tensor], losses: list[Tensor], logits: list[Tensor]) -> None:
         stacked = torch.stack(losses)
         first_step = self.train_sums.num_batches
         hits = (torch.cat(logits).argmax(1) == torch.cat(labels)).sum()
-        self.train_sums.add(stacked, hits, [len(part) for part in labels])
+        self.train_sums.add(stacked, hits, [len(batch_labels) for batch_labels in labels])
         finite = torch.isfinite(stacked)
         if not finite.all():
             step = int(finite.logical_not().nonzero()[0]) + first_step
@@ -171,7 +172,7 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._average.swap()
-        self._share_buffers()
+        self._broadcast_buffers()
         self.val_sums = Sums()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -179,14 +180,14 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._average.swap()
-        # For callbacks that watch a metric; what is logged is written by the epoch recorder.
+        # logger=False: this is for callbacks that monitor a metric. The epoch recorder writes to the loggers.
         self.val_means = self.val_sums.means(self.rank)
-        self._require_sound(self.val_means, "validation")
+        self._require_valid(self.val_means, "validation")
         self.log_dict({"val_loss": self.val_means.loss, "val_accuracy": self.val_means.accuracy}, logger=False)
 
     def on_test_epoch_start(self) -> None:
         self._average.swap()
-        self._share_buffers()
+        self._broadcast_buffers()
         self.test_sums = Sums()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -195,31 +196,31 @@ class Classifier(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._average.swap()
         self.test_means = self.test_sums.means(self.rank)
-        self._require_sound(self.test_means, "test")
+        self._require_valid(self.test_means, "test")
 
-    def _share_buffers(self) -> None:
-        """All ranks evaluate the network that a checkpoint holds: batch norm's statistics of the first rank."""
+    def _broadcast_buffers(self) -> None:
+        """Let all ranks evaluate what a checkpoint holds: the first rank's buffers, e.g. BatchNorm's statistics."""
         if self.rank.is_distributed:
             for buffer in self.network.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def _require_sound(self, means: "Means", part: str) -> None:
-        """Refuse figures that are no numbers, or of other samples than the record will say."""
+    def _require_valid(self, means: "Means", stage: str) -> None:
+        """Refuse a loss that is not finite, and results over fewer or more samples than the record will say."""
         epoch, data = self.current_epoch, self.trainer.datamodule  # type: ignore[attr-defined]
-        expected = {"validation": "num_val", "test": "num_test"}[part]
-        if isinstance(data, DataModule) and means.num_samples != getattr(data, expected):
+        num_samples_key = {"validation": "num_val", "test": "num_test"}[stage]
+        if isinstance(data, DataModule) and means.num_samples != getattr(data, num_samples_key):
             raise TrainingFailed(
-                f"the {part} saw {means.num_samples} of {getattr(data, expected)} samples: a callback has changed the "
-                "Trainer's batches. Leave them as they are; dataset.limit takes fewer samples.",
+                f"the {stage} used {means.num_samples} of {getattr(data, num_samples_key)} samples, because a callback "
+                "changed the Trainer's batches. Remove that callback; to use fewer samples, set dataset.limit.",
                 epoch,
             )
         if not math.isfinite(means.loss):
             raise TrainingFailed(
-                f"the {part} loss is {means.loss} after epoch {epoch}, counted from 0. {_REMEDIES}", epoch
+                f"the {stage} loss is {means.loss} after epoch {epoch}, counted from 0. {_REMEDIES}", epoch
             )
 
     def _evaluate(self, batch: Batch, sums: "Sums") -> None:
-        # While it validates, a run waits: the epoch that is being validated is trained and timed already.
+        # A stop request waits for the end of the validation, because its epoch is trained and timed already.
         if self._stop.requested and self.trainer.testing:
             self._stop.act()
         images, labels = batch

@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 
 class CompileAhead(Callback):
-    """Compiles the network for every batch shape that training and validation will bring.
+    """Compiles the network for every batch shape of training and validation.
 
     Args:
-        device: is synchronised before the clock is read.
+        device: synchronized before the clock is read.
         data: knows the shapes of the batches.
 
     Attributes:
-        compile_s: how long it took; None before.
+        compile_s: compilation time in seconds; None before the compilation.
     """
 
     def __init__(self, device: Device, data: DataModule) -> None:
@@ -49,7 +49,7 @@ class CompileAhead(Callback):
         except (RuntimeError, ImportError, OSError) as error:
             reason = first_line(error)
             raise UserError(
-                f"training.compile=true: torch can't compile this network on {self.device.used} here ({reason}). "
+                f"training.compile=true: torch can't compile this network on {self.device.used} ({reason}). "
                 "Use training.compile=false."
             ) from error
         self.device.synchronize()

@@ -1,4 +1,4 @@
-"""What the machine does to a training, in words that say what to do about it."""
+"""Translates errors of torch, Lightning and the system into messages that say what to do."""
 
 import errno
 import re
@@ -16,11 +16,11 @@ from laptime.machine.hardware import read_small_file
 from laptime.text import MORE_FILES, byte_size, format_os_error
 from laptime.training import open_groups
 
-_WANTED = re.compile(r"tried to allocate (\d[\d.]*) ?(bytes|KiB|MiB|GiB)", re.I)
+_ALLOCATION = re.compile(r"tried to allocate (\d[\d.]*) ?(bytes|KiB|MiB|GiB)", re.I)
 _BYTES = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _NO_GRADIENT = re.compile(r"Expected to have finished reduction")
 _ONE_VALUE = re.compile(r"Expected more than 1 value per channel when training")
-# Where a worker writes into memory that can't be given to it, the system ends it with SIGBUS.
+# A data worker that writes into shared memory that is full is killed with SIGBUS.
 _NO_SHARED_MEMORY = re.compile(
     r"shared memory\(shm\).*No space left|/torch_\d+_\d+.*No space left|worker .*killed by signal: Bus error", re.S
 )
@@ -29,10 +29,10 @@ _WORKER = re.compile(r"DataLoader worker .*(is killed by signal: \w+|exited unex
 
 @contextmanager
 def translated_errors(config: Config) -> Iterator[None]:
-    """Raise what stands behind an error instead of it, where that is known.
+    """Raise the translation of an error instead of the error, where `translate` knows one.
 
     Args:
-        config: of the run, resolved.
+        config: the resolved configuration of the run.
     """
     try:
         yield
@@ -44,10 +44,10 @@ def translated_errors(config: Config) -> Iterator[None]:
 
 
 def translate(error: Exception, config: Config) -> Exception:
-    """The error itself, or what stands behind it: too little memory, or a data worker's death.
+    """An error that names the cause and a remedy (out of memory, a killed data worker, ...), or the error itself.
 
     Args:
-        config: of the run, resolved.
+        config: the resolved configuration of the run.
     """
     text = str(error)
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
@@ -60,36 +60,35 @@ def translate(error: Exception, config: Config) -> Exception:
         and not text.startswith("strategy.")
     ):
         return TrainingFailed(
-            "data workers: /dev/shm has no room for their batches. Enlarge it (docker run --shm-size=2g), or use "
-            "dataset.num_workers=0."
+            "/dev/shm is full: the data workers can't pass on their batches. Enlarge it (docker run --shm-size=2g), or "
+            "use dataset.num_workers=0."
         )
     if isinstance(error, RuntimeError) and (how := _WORKER.search(text)) is not None:
         return _data_worker_died(how[1].replace("is killed", "was killed"), config)
     if isinstance(error, RuntimeError) and _NO_GRADIENT.search(text):
         return TrainingFailed(
-            "some weights of the model get no gradient, which DDP waits for. Use strategy.static_graph=true if they "
-            "are always the same ones, or give them requires_grad=False."
+            "some weights of the model get no gradient, and DDP waits for it. Use strategy.static_graph=true if these "
+            "are the same weights in every step, or give them requires_grad=False."
         )
     if isinstance(error, ValueError) and _ONE_VALUE.search(text):
         return TrainingFailed(
-            "batch norm can't learn from a single image of which one pixel is left. Choose a training.batch_size, or a "
-            "dataset.limit, that leaves more than one image to the last step of an epoch."
+            "BatchNorm needs more than one value per channel, but an epoch's last batch is a single image, reduced to "
+            "one pixel. Choose a training.batch_size or a dataset.limit that leaves more images for that batch."
         )
     if isinstance(error, ConnectionError | EOFError) and config.dataset.get("pipeline") == "workers":
-        return _data_worker_died("ended", config)  # while it handed over a batch
+        return _data_worker_died("ended", config)  # while it passed on a batch
     if isinstance(error, MisconfigurationException) or text.startswith("Early stopping conditioned on metric"):
-        return TrainingFailed(refusal(error, config))  # a metric that nobody logs, say
+        return TrainingFailed(refusal(error, config))  # e.g. a metric that nobody logs
     if is_out_of_memory(error):
         return TrainingFailed(_too_little_memory(text, config))
     return error
 
 
 def refusal(error: Exception, config: Config) -> str:
-    """Lightning's complaint in one line that begins with the key of what raised it, as far as that is of the
-    configuration.
+    """Lightning's error in one line, with the configuration key of the object that raised it, if it has one.
 
     Args:
-        config: of the run, resolved.
+        config: the resolved configuration of the run.
     """
     nodes = {key: node for group in open_groups.KINDS for key, node in open_groups.entries(config, group)}
     keys = {targets.locate(key, node): key for key, node in nodes.items() if node.get("_target_") is not None}
@@ -100,37 +99,37 @@ def refusal(error: Exception, config: Config) -> str:
 
 def _data_worker_died(how: str, config: Config) -> TrainingFailed:
     return TrainingFailed(
-        f"a data worker {how}; if the machine ran out of memory, fewer dataset.num_workers than "
-        f"{config.dataset['num_workers']} or dataset.pipeline=memory take less."
+        f"a data worker {how}. If the machine ran out of memory, use fewer than dataset.num_workers="
+        f"{config.dataset['num_workers']}, or dataset.pipeline=memory."
     )
 
 
 def _too_little_memory(text: str, config: Config) -> str:
     training = config.training
-    wanted = _WANTED.search(text)
     amount = ""
-    if wanted:
-        amount = f" ({byte_size(float(wanted[1]) * _BYTES[wanted[2].lower()], 'GB', 2)} more were asked for)"
-    batch_size, parts = training.batch_size, training.num_microbatches
+    if allocation := _ALLOCATION.search(text):
+        size = byte_size(float(allocation[1]) * _BYTES[allocation[2].lower()], "GB", 2)
+        amount = f" (torch tried to allocate {size} more)"
+    batch_size, num_microbatches = training.batch_size, training.num_microbatches
     message = f"out of memory with training.batch_size={batch_size}{amount}."
     images = " or model.image_size" if config.model.get("image_size") else ""
     if batch_size < 2:
         return f"{message} Use a smaller model{images}, or device=cpu."
     smaller = 2 ** ((batch_size - 1).bit_length() - 1)  # the next power of two below
     advice = f"Try training.batch_size={smaller}"
-    if batch_size % (2 * parts) == 0:
-        advice += f", or training.num_microbatches={2 * parts}, which learns the same from smaller parts"
+    if batch_size % (2 * num_microbatches) == 0:
+        advice += f", or training.num_microbatches={2 * num_microbatches}, which trains the same in smaller pieces"
     if images:
         advice += ", or a smaller model.image_size"
     return f"{message} {advice}."
 
 
 def out_of_memory_kills(root: Path = Path("/")) -> int:
-    """How many processes the system has killed so far because it was out of memory, on this machine or in this
-    container; 0 where it does not tell.
+    """How many processes the kernel has killed until now because it was out of memory, in this container or on this
+    machine; 0 where it keeps no count.
 
     Args:
-        root: of /proc and /sys; another one in tests.
+        root: the folder of /proc and /sys; another one in tests.
     """
     for name in ("sys/fs/cgroup/memory.events", "proc/vmstat"):
         for line in read_small_file(root / name).splitlines():

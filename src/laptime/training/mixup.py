@@ -7,14 +7,13 @@ from torch import Tensor
 
 
 class Mixup:
-    """Mixes each image of a batch with one other, all of a batch by the same share.
+    """Mixes each image of a batch with one other image; lambda is the same for the whole batch.
 
-    The other is the one as far from the batch's end as the image is from its start: the order of samples is random
-    already. So each pair is mixed both ways, and the larger share can be called the image's own.
+    The image at index i is mixed with the image at index B - 1 - i, because the samples are shuffled already. Each pair
+    is mixed in both directions, so the larger weight can always be the image's own.
 
     Args:
-        alpha: shares are drawn from Beta(alpha, alpha): near 0 most images stay nearly as they are, at 1 all shares are
-            as likely.
+        alpha: lambda is drawn from Beta(alpha, alpha): near 0 most images hardly change, at 1 lambda is uniform.
 
     Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization"; the pairing is that of timm's Mixup.
     """
@@ -24,37 +23,37 @@ class Mixup:
         self._generator = np.random.default_rng(0)
 
     def start(self, seed: int) -> None:
-        """The shares from now on follow from this seed, one for each step."""
+        """Seed the generator that draws lambda, once per optimizer step."""
         self._generator = np.random.default_rng(seed)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, float]:
         """Mix one batch.
 
         Args:
-            images: (B, C, H, W), float32; left as they are.
+            images: (B, C, H, W), float32; not modified.
             labels: (B,), int64.
 
         Returns:
-            The mixed images, (B, C, H, W), the labels of the others, (B,), and the share of the image's own, in
-            [0.5, 1].
+            The mixed images, (B, C, H, W), the labels of the images that were mixed in, (B,), and lambda, the weight of
+            the image's own label, in [0.5, 1].
         """
-        share = float(self._generator.beta(self.alpha, self.alpha))
-        share = max(share, 1 - share)
-        return torch.lerp(images.flip(0), images, share), labels.flip(0), share
+        lam = float(self._generator.beta(self.alpha, self.alpha))
+        lam = max(lam, 1 - lam)
+        return torch.lerp(images.flip(0), images, lam), labels.flip(0), lam
 
 
-def mixed_loss(logits: Tensor, labels: Tensor, others: Tensor, share: float, label_smoothing: float) -> Tensor:
-    """Mean cross entropy, a scalar, of which `share` is of the labels and the rest of the others' labels.
+def mixed_loss(logits: Tensor, labels: Tensor, mixed_labels: Tensor, lam: float, label_smoothing: float) -> Tensor:
+    """Mean cross entropy, a scalar: `lam` times that of `labels` plus `1 - lam` times that of `mixed_labels`.
 
     Args:
         logits: (B, num_classes).
-        labels, others: (B,), int64.
-        share: in [0, 1]; at 1 the others are not looked at.
-        label_smoothing: share of each label that is spread evenly over all classes, in [0, 1).
+        labels, mixed_labels: (B,), int64.
+        lam: in [0, 1]; at 1 the mixed labels are not used.
+        label_smoothing: the fraction of each label that is spread evenly over all classes, in [0, 1).
 
     Source: label smoothing is that of Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision".
     """
     loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    if share < 1:
-        loss = share * loss + (1 - share) * F.cross_entropy(logits, others, label_smoothing=label_smoothing)
+    if lam < 1:
+        loss = lam * loss + (1 - lam) * F.cross_entropy(logits, mixed_labels, label_smoothing=label_smoothing)
     return loss

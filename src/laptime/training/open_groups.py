@@ -1,6 +1,6 @@
-"""What the open groups of the configuration must name, and what Laptime can't use: refused, for it would be ignored.
+"""Checks and builds the objects of the open groups. Refuses objects that Laptime would ignore or misuse.
 
-A class is looked at before anything is written; what a function returns, when it is built.
+Classes are checked before anything is written. What a function returns is checked when it is built.
 """
 
 import inspect
@@ -31,14 +31,14 @@ KINDS: dict[str, type] = {
     "logger": Logger,
 }
 
-# What Laptime passes to the constructors besides their own keys.
+# The arguments that Laptime passes to the constructors in addition to the configured keys.
 INJECTED_ARGUMENTS = {
     "model": frozenset({"input_shape", "num_classes"}),
     "optimizer": frozenset({"params"}),
     "scheduler": frozenset({"optimizer", "num_steps_per_epoch"}),
 }
 
-# Callbacks of Lightning's that do what is Laptime's own to do, and what to use instead.
+# Lightning's callbacks whose work Laptime does itself, and the setting to use instead.
 REPLACED_CALLBACKS = {
     pl.callbacks.GradientAccumulationScheduler: "training.num_microbatches",
     pl.callbacks.StochasticWeightAveraging: "training.swa_start_epoch",
@@ -47,18 +47,18 @@ REPLACED_CALLBACKS = {
     pl.callbacks.ProgressBar: "callbacks.progress_bar",
 }
 
-# Schedulers of torch's that are to be stepped after every batch, and what to use instead.
+# torch's schedulers that must be stepped after every batch, and what to use instead.
 PER_STEP_SCHEDULERS = {
     OneCycleLR: "Use scheduler=one_cycle.",
     CyclicLR: "Use scheduler=one_cycle, or derive a schedule from laptime.schedulers.step_schedule.StepSchedule.",
 }
 
-# Where better values of what a run's own validation measures lie.
+# Whether lower or higher values of Laptime's validation metrics are better.
 METRIC_MODES = {"val_loss": "min", "val_accuracy": "max"}
 
 
 def check_open_groups(config: Config) -> None:
-    """Check keys, types and classes of the open groups against the constructors they name, without making anything.
+    """Check keys, types and classes of the open groups against the constructors they name, without calling them.
 
     Raises:
         UserError: names the key, the value and the rule.
@@ -67,53 +67,57 @@ def check_open_groups(config: Config) -> None:
         group = key.partition(".")[0]
         if group == "model":
             _refuse_library(node, targets.locate(key, node))
-        for inner, inner_node, part in targets.targets_in(key, node):
-            _refuse_part(group, inner, inner_node, part)
+        for inner_key, inner_node, inner_target in targets.targets_in(key, node):
+            _refuse_misused_class(group, inner_key, inner_node, inner_target)
         target = targets.check(key, node, INJECTED_ARGUMENTS.get(group, frozenset()), KINDS[group])
         if group == "callbacks":
-            _refuse_what_is_done_here(key, node, target)
-        _check_watched(key, node, target, _argument(node, target, "monitor"), _argument(node, target, "mode"), config)
+            _refuse_replaced_callback(key, node, target)
+        _check_monitor(key, node, target, _argument(node, target, "monitor"), _argument(node, target, "mode"), config)
 
 
-def build(config: Config, key: str, **given: Any) -> Any:
-    """Make what a group, or one entry of callbacks and logger, describes: see `build_node`.
+def build(config: Config, key: str, **injected: Any) -> Any:
+    """Make the object of a group, or of one entry of callbacks and logger: see `build_node`.
 
     Args:
-        key: like model, or callbacks.checkpoint.
+        key: e.g. model, or callbacks.checkpoint.
     """
     node = dict(entries(config, key.partition(".")[0]))[key]
-    made = build_node(key, node, **given)
-    for part in _parts(made):
-        monitor, mode = (getattr(part, attribute, None) for attribute in ("monitor", "mode"))
-        _check_watched(key, node, type(part), monitor, mode, config)
-    return made
+    built = build_node(key, node, **injected)
+    for component in _components(built):
+        monitor, mode = (getattr(component, attribute, None) for attribute in ("monitor", "mode"))
+        _check_monitor(key, node, type(component), monitor, mode, config)
+    return built
 
 
-def build_node(key: str, node: Mapping[str, Any], **given: Any) -> Any:
-    """Make what a mapping with a `_target_` describes.
+def build_node(key: str, node: Mapping[str, Any], **injected: Any) -> Any:
+    """Make the object that a mapping with a `_target_` describes.
 
     Args:
-        key: where it stands in the configuration: its first part is the group.
-        given: what Laptime passes besides its own keys; what the target does not take is left out.
+        key: the mapping's key in the configuration, which begins with its group.
+        injected: arguments in addition to the mapping's; those that the target does not accept are left out.
 
     Raises:
-        UserError: the arguments don't fit, or it is nothing that Laptime can use.
+        UserError: the arguments don't fit, or Laptime can't use the object.
     """
     group = key.partition(".")[0]
-    made = targets.build(key, node, KINDS[group], **given)
-    for part in _parts(made):
-        _refuse_part(group, key, node, type(part))
-        if isinstance(part, StepSchedule) and part is not made:
+    built = targets.build(key, node, KINDS[group], **injected)
+    for component in _components(built):
+        _refuse_misused_class(group, key, node, type(component))
+        if isinstance(component, StepSchedule) and component is not built:
+            name = type(component).__name__
             raise UserError(
-                f"{key}._target_={node['_target_']}: {type(part).__name__} moves the learning rate at every optimizer "
-                f"step, and {type(made).__name__} is stepped once an epoch. Name {type(part).__name__} alone."
+                f"{key}._target_={node['_target_']}: {name} changes the learning rate at every optimizer step, but "
+                f"{type(built).__name__} is stepped once per epoch. Use {name} without {type(built).__name__}."
             )
-    return made
+    return built
 
 
 def entries(config: Config, group: str) -> list[tuple[str, dict[str, Any]]]:
-    """Each object that a group describes, by its full key: several of callbacks and logger, without those that are
-    null; of scheduler and profiler none where none is chosen."""
+    """The objects that a group describes, each with its full key.
+
+    The groups callbacks and logger hold any number of objects; entries that are null are left out. The groups scheduler
+    and profiler may hold none.
+    """
     nodes = config.open_group(group)
     if group in ("callbacks", "logger"):
         return [(f"{group}.{name}", node) for name, node in nodes.items() if node is not None]
@@ -121,82 +125,85 @@ def entries(config: Config, group: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _nodes(config: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each object that Laptime makes: its key, and what describes it."""
+    """The keys and mappings of all objects that Laptime builds."""
     for group in KINDS:
-        found = entries(config, group)
-        if not found and group in ("scheduler", "profiler"):
+        group_entries = entries(config, group)
+        if not group_entries and group in ("scheduler", "profiler"):
             for key, value in config.open_group(group).items():
                 if key != "_target_":
                     raise UserError(f"{group}.{key}={value}: has no effect without a {group}. Choose one: {group}=...")
-        for key, node in found:
+        for key, node in group_entries:
             if not isinstance(node, Mapping):
                 raise UserError(f"{key}={node}: must be a mapping with a _target_, or null.")
             yield key, node
 
 
-def _parts(made: Any) -> Iterator[Any]:
-    """An object, and what it consists of as far as that matters here: layers, and schedulers of schedulers."""
-    if isinstance(made, nn.Module):
-        yield from made.modules()
+def _components(built: Any) -> Iterator[Any]:
+    """An object and the objects inside it: the layers of a network, the schedulers of a SequentialLR."""
+    if isinstance(built, nn.Module):
+        yield from built.modules()
         return
-    yield made
-    if isinstance(made, LRScheduler):
-        for part in getattr(made, "_schedulers", ()):
-            yield from _parts(part)
+    yield built
+    if isinstance(built, LRScheduler):
+        for scheduler in getattr(built, "_schedulers", ()):  # private in torch 2.14; not reported
+            yield from _components(scheduler)
 
 
 def _refuse_library(node: Mapping[str, Any], target: Any) -> None:
-    """Refuse functions of libraries whose networks Laptime fits to the data by their name."""
+    """Refuse functions of torchvision and timm: `model=torchvision` and `model=timm` fit their networks to the data."""
     library = str(getattr(target, "__module__", "")).partition(".")[0]
     if library in ("torchvision", "timm") and not isinstance(target, type):
         name = target.__name__
         if name in ("get_model", "create_model"):
             name = node.get("name") or node.get("model_name") or "NAME"
         raise UserError(
-            f"model._target_={node['_target_']}: {library}'s networks are chosen by name, and fitted to the images and "
-            f"classes. Use model={library} model.name={name}."
+            f"model._target_={node['_target_']}: {library}'s networks are chosen by name, and Laptime fits them to the "
+            f"images and classes. Use model={library} model.name={name}."
         )
 
 
-def _refuse_part(group: str, key: str, node: Mapping[str, Any], made: Any) -> None:
-    """Refuse a class whose objects would not be used as they are meant to be; a function passes."""
-    where = f"{key}._target_={node['_target_']}"
-    if not isinstance(made, type):
+def _refuse_misused_class(group: str, key: str, node: Mapping[str, Any], target: Any) -> None:
+    """Refuse a class whose objects Laptime would not use as their author intends. Functions pass."""
+    setting = f"{key}._target_={node['_target_']}"
+    if not isinstance(target, type):
         return
-    if group == "model" and is_lightning_module(made):
+    if group == "model" and is_lightning_module(target):
         raise UserError(
-            f"{where}: {made.__name__} is a LightningModule, whose training_step and optimizer Laptime would not use: "
-            "it has its own. Name the network alone, an nn.Module from images to logits."
+            f"{setting}: {target.__name__} is a LightningModule, but Laptime would not call its training_step and "
+            "configure_optimizers. Name only the network, an nn.Module that maps images to logits."
         )
-    for kind, instead in PER_STEP_SCHEDULERS.items() if group == "scheduler" else ():
-        if issubclass(made, kind):
+    for scheduler_class, remedy in PER_STEP_SCHEDULERS.items() if group == "scheduler" else ():
+        if issubclass(target, scheduler_class):
             raise UserError(
-                f"{where}: {kind.__name__} moves the learning rate at every optimizer step, and Laptime steps torch's "
-                f"schedulers once an epoch. {instead}"
+                f"{setting}: {scheduler_class.__name__} changes the learning rate at every optimizer step, but Laptime "
+                f"steps torch's schedulers once per epoch. {remedy}"
             )
 
 
-def is_lightning_module(made: type) -> bool:
-    """Whether a class is a LightningModule, of whichever of Lightning's two packages."""
+def is_lightning_module(cls: type) -> bool:
+    """Whether a class is a LightningModule of either package, `lightning` or `pytorch_lightning`."""
     return any(
         base.__name__ == "LightningModule" and base.__module__.partition(".")[0] in ("lightning", "pytorch_lightning")
-        for base in made.__mro__
+        for base in cls.__mro__
     )
 
 
-def _refuse_what_is_done_here(key: str, node: Mapping[str, Any], target: Any) -> None:
+def _refuse_replaced_callback(key: str, node: Mapping[str, Any], target: Any) -> None:
     if isinstance(target, type) and issubclass(target, pl.callbacks.BackboneFinetuning):
         raise UserError(
-            f"{key}={node['_target_']}: it freezes module.backbone, which is not there: the network is module.network. "
-            "Write a BaseFinetuning of your own, which freezes what you choose of that."
+            f"{key}={node['_target_']}: BackboneFinetuning freezes module.backbone, but Laptime's module has "
+            "module.network instead. Derive a callback from BaseFinetuning that freezes layers of module.network."
         )
-    for kind, instead in REPLACED_CALLBACKS.items():
-        if isinstance(target, type) and issubclass(target, kind):
-            raise UserError(f"{key}={node['_target_']}: what it does is Laptime's own to do. Use {instead}.")
+    for callback_class, setting in REPLACED_CALLBACKS.items():
+        if isinstance(target, type) and issubclass(target, callback_class):
+            raise UserError(
+                f"{key}={node['_target_']}: {callback_class.__name__} has no effect, because Laptime does this itself. "
+                f"Use {setting}."
+            )
 
 
 def _argument(node: Mapping[str, Any], target: Any, name: str) -> Any:
-    """What an argument will be, its default included; None where that can't be told."""
+    """The value that an argument will have, from the mapping or the target's default; None where it is unknown."""
     if name in node:
         return node[name]
     try:
@@ -206,23 +213,22 @@ def _argument(node: Mapping[str, Any], target: Any, name: str) -> Any:
     return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
 
 
-def _check_watched(key: str, node: Mapping[str, Any], made: Any, monitor: Any, mode: Any, config: Config) -> None:
-    """Check that what watches a metric of Laptime's finds it, and takes it to improve in the right direction.
+def _check_monitor(key: str, node: Mapping[str, Any], target: Any, monitor: Any, mode: Any, config: Config) -> None:
+    """Check that a monitored metric of Laptime's exists in this run, and that `mode` fits it.
 
     Args:
-        made: the class or function that is named, or the class of what was made.
-        monitor, mode: its arguments or attributes; None: it has none, or they can't be told.
+        target: the class or function that the configuration names, or the class of the object it made.
+        monitor, mode: arguments or attributes of the object; None: it has none, or the value is unknown.
     """
-    is_plateau = isinstance(made, type) and issubclass(made, ReduceLROnPlateau)
-    metric = "val_loss" if is_plateau else monitor  # the Classifier's choice
+    is_plateau = isinstance(target, type) and issubclass(target, ReduceLROnPlateau)
+    metric = "val_loss" if is_plateau else monitor  # the Classifier steps ReduceLROnPlateau with val_loss
     if metric not in METRIC_MODES or not (is_plateau or key.startswith("callbacks.")):
         return
     if not config.has_validation:
-        does = "waits for a plateau of" if is_plateau else "watches"
         raise UserError(
-            f"{key}={node['_target_']}: {does} {metric}, and dataset.val_fraction=0 leaves no validation set. "
-            "Set dataset.val_fraction=0.2, or leave it out."
+            f"{key}={node['_target_']}: monitors {metric}, but dataset.val_fraction=0 leaves no validation set. "
+            f"Set dataset.val_fraction=0.2, or {'choose another scheduler' if is_plateau else f'remove {key}'}."
         )
     if mode in ("min", "max") and mode != METRIC_MODES[metric]:
-        which = {"min": "lower", "max": "higher"}[METRIC_MODES[metric]]
-        raise UserError(f"{key}.mode={mode}: {which} is better for {metric}. Use {key}.mode={METRIC_MODES[metric]}.")
+        better = {"min": "lower", "max": "higher"}[METRIC_MODES[metric]]
+        raise UserError(f"{key}.mode={mode}: {better} is better for {metric}. Use {key}.mode={METRIC_MODES[metric]}.")

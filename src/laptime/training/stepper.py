@@ -1,4 +1,4 @@
-"""One optimizer step: mixed precision, microbatches, mixup, clipping, DDP and sharding. Knows nothing of Lightning."""
+"""One optimizer step: mixed precision, microbatches, mixup, clipping, DDP and sharding. Independent of Lightning."""
 
 import math
 from collections.abc import Callable
@@ -21,27 +21,27 @@ _AUTOCAST_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class Stepper:
-    """Takes optimizer steps on a network with cross entropy.
+    """Takes optimizer steps on a network, with cross entropy as the loss.
 
     Args:
         network: images (B, C, H, W), float32, to logits (B, num_classes).
-        device: that trains.
+        device: the training device.
         precision: 32-true, bf16-mixed or 16-mixed.
-        num_microbatches: parts in which the batch of an optimizer step is computed.
+        num_microbatches: the number of microbatches that the batch of an optimizer step is split into.
         gradient_clip_norm: largest norm of the gradient over all parameters; None: no clipping.
-        label_smoothing: share of each training label that is spread evenly over all classes.
-        mixup_alpha: how evenly two images each are mixed while training; 0: not at all.
-        after_step: called when a step has been taken.
+        label_smoothing: the fraction of each training label that is spread evenly over all classes.
+        mixup_alpha: mixup draws lambda from Beta(alpha, alpha); 0: no mixup.
+        after_step: called after each optimizer step.
 
     Attributes:
-        on_phase: called with the name of each part of a step where it ends.
-        wrap: makes of a network what trains: DDP's wrapper, where gradients are averaged.
-        schedule: is stepped after each optimizer step; None: none is.
-        is_compiled: whether the network is.
-        shared: memory that the ranks update the weights in, each its share; None: each updates all of its own.
-        scaler: scales losses, so that float16's small gradients don't vanish; None: another precision.
-        hooks: names of the hooks within a step that somebody wants to be told of.
-        call_hook: called with the name of each of these hooks, and its arguments.
+        on_phase: called at the end of each phase of a step, with the phase's name.
+        wrap: wraps a network in DDP; returns the network itself where the ranks don't average gradients.
+        schedule: stepped after each optimizer step; None: no schedule works per step.
+        is_compiled: whether the network is compiled.
+        shared: shared memory in which each rank updates its shard of the weights; None: each rank updates all weights.
+        scaler: scales losses, so that float16's small gradients don't become 0; None in other precisions.
+        hooks: names of the step hooks that callbacks override.
+        call_hook: called with the name and the arguments of each of these hooks.
     """
 
     def __init__(
@@ -75,42 +75,42 @@ class Stepper:
         self._sharded: ShardedOptimizer | None = None
 
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
-        """Average the gradients over the ranks from now on.
+        """Average gradients over the ranks from now on.
 
         Args:
-            wrap: makes a DistributedDataParallel of a network.
+            wrap: wraps a network in DistributedDataParallel.
         """
         self.wrap = wrap
         self._trained = wrap(self.network)
 
     def shard(self, shared: SharedMemory) -> None:
-        """Let each rank update its share of the weights from now on.
+        """Let each rank update only its shard of the weights from now on.
 
         Args:
-            shared: of DDP's hook.
+            shared: the memory of DDP's communication hook.
         """
         self.shared = shared
         shared.collects = True
 
     @property
     def ddp(self) -> DistributedDataParallel | None:
-        """DDP's wrapper around the network; None where there is none."""
+        """DDP's wrapper around the network; None without DDP."""
         return self._trained if isinstance(self._trained, DistributedDataParallel) else None
 
     def sharded(self, optimizer: Optimizer) -> ShardedOptimizer | None:
-        """What has taken an optimizer's steps, a share on each rank; None: it takes them itself."""
+        """The sharded optimizer that takes this optimizer's steps; None: the optimizer takes them itself."""
         return self._sharded if self._sharded is not None and self._sharded.optimizer is optimizer else None
 
     def take(self, optimizer: Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One optimizer step.
 
         Args:
-            optimizer: of the network's parameters.
+            optimizer: updates the network's parameters.
             images: (B, C, H, W), float32.
             labels: (B,), int64.
 
         Returns:
-            The mean loss over the batch, a scalar, and the logits, (B, num_classes), both without a graph.
+            The mean loss over the batch, a scalar, and the logits, (B, num_classes), both detached.
         """
         result = self._backward(images, labels)
         self._update(optimizer)
@@ -121,38 +121,39 @@ class Stepper:
         return result
 
     def mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, float]:
-        """What is trained on instead of a batch: mixed by mixup, or the batch as it is.
+        """Apply mixup to a batch, if it is configured.
 
         Args:
             images: (B, C, H, W), float32.
             labels: (B,), int64.
 
         Returns:
-            The images, the labels of what was mixed in, and the share of the batch's own labels, in [0, 1].
+            The images to train on, the labels of the images that were mixed in, and mixup's lambda, the weight of the
+            batch's own labels, in [0, 1].
         """
         return (images, labels, 1.0) if self.mixup is None else self.mixup(images, labels)
 
     def _backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of the mean loss over a batch; returns that loss and the logits, neither with a graph."""
-        images, others, share = self.mix(images, labels)
+        """Compute the gradients of the mean loss over a batch; return that loss and the logits, both detached."""
+        images, mixed_labels, lam = self.mix(images, labels)
         if self.num_microbatches == 1:
-            return self._backward_part(images, labels, others, share, 1.0)
-        part_size = math.ceil(len(labels) / self.num_microbatches)
-        parts = list(zip(*(each.split(part_size) for each in (images, labels, others)), strict=True))
+            return self._backward_microbatch(images, labels, mixed_labels, lam, 1.0)
+        size = math.ceil(len(labels) / self.num_microbatches)
+        microbatches = list(zip(*(tensor.split(size) for tensor in (images, labels, mixed_labels)), strict=True))
         results = []
-        for number, (x, y, z) in enumerate(parts, start=1):
-            # Ranks exchange gradients once per optimizer step, not once per part.
-            wait = self.ddp is not None and number < len(parts)
+        for number, (x, y, z) in enumerate(microbatches, start=1):
+            # Ranks exchange gradients once per optimizer step, not once per microbatch.
+            wait = self.ddp is not None and number < len(microbatches)
             with self.ddp.no_sync() if self.ddp is not None and wait else nullcontext():
-                results.append(self._backward_part(x, y, z, share, len(y) / len(labels)))
+                results.append(self._backward_microbatch(x, y, z, lam, len(y) / len(labels)))
         return torch.stack([loss for loss, _ in results]).sum(), torch.cat([logits for _, logits in results])
 
-    def _backward_part(
-        self, images: Tensor, labels: Tensor, others: Tensor, share: float, weight: float
+    def _backward_microbatch(
+        self, images: Tensor, labels: Tensor, mixed_labels: Tensor, lam: float, weight: float
     ) -> tuple[Tensor, Tensor]:
         with self.autocast():
             logits = self._trained(images)
-            loss = mixed_loss(logits, labels, others, share, self.label_smoothing)
+            loss = mixed_loss(logits, labels, mixed_labels, lam, self.label_smoothing)
         if weight != 1.0:
             loss = loss * weight
         self.on_phase("forward")
@@ -175,7 +176,7 @@ class Stepper:
         if self.scaler is not None:
             self.scaler.step(optimizer)
             self.scaler.update()
-        elif self.shared is not None and self.shared.is_collected:  # not so in steps without synchronization
+        elif self.shared is not None and self.shared.is_collected:  # false in steps without synchronization
             sharded = self.sharded(optimizer)
             if sharded is None:
                 sharded = self._sharded = ShardedOptimizer(optimizer, self.shared)
@@ -187,16 +188,17 @@ class Stepper:
         optimizer.zero_grad()
 
     def compile(self) -> None:
-        """Compile the network; `run_once` makes torch do the work."""
+        """Mark the network for compilation; torch compiles it on the first call of `run_once`."""
         self.network.compile(dynamic=False)
         self.is_compiled = True
 
     def run_once(self, images: Tensor, labels: Tensor, training: bool) -> None:
-        """One forward pass, with a backward pass in training, that leaves no trace in weights, buffers or gradients.
+        """One forward pass, and a backward pass in training; weights, buffers and gradients are restored afterwards.
 
         Args:
-            images, labels: one batch, as a pipeline makes it.
-            training: whether in training mode.
+            images: (B, C, H, W), float32.
+            labels: (B,), int64.
+            training: whether the network is in training mode.
         """
         before = {name: value.clone() for name, value in self.network.state_dict().items()}
         self.network.train(training)
@@ -210,13 +212,13 @@ class Stepper:
         self.network.train()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision, where it was asked for."""
-        # Within one context, torch would keep bfloat16 copies of the weights from before the optimizer step: so one
-        # context per batch, never one around several steps.
+        """The autocast context of a forward pass."""
+        # One context per batch, never one around several steps: within a context torch caches low-precision copies of
+        # the weights, which an optimizer step makes stale.
         return autocast(self.precision, self.device)
 
 
 def autocast(precision: str, device: Device) -> AbstractContextManager[Any]:
-    """The context of a forward pass in this precision: mixed, or nothing."""
+    """The autocast context of a forward pass in this precision; a null context for 32-true."""
     dtype = _AUTOCAST_DTYPES.get(precision)
     return nullcontext() if dtype is None else torch.autocast(device.used, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Lightning's view of the ranks: each drives one device, DDP wraps the network, the processes are there already."""
+"""The Trainer's strategy: each rank drives one device, DDP wraps the network, Laptime has started the processes."""
 
 from typing import Any
 
@@ -18,20 +18,20 @@ from laptime.training.capabilities import HasStepper, missing_attributes
 
 
 class RankStrategy(SingleDeviceStrategy):
-    """One rank of a process group that was made before the Trainer.
+    """One rank of a process group that exists before the Trainer.
 
-    Lightning's DDPStrategy wraps the whole module and expects one backward pass per training_step; here a
-    training_step takes several optimizer steps, so DDP wraps the network. To Lightning each rank is alone
-    (`trainer.world_size` is 1): where it knows of others it broadcasts, before every batch and from its signal handler,
-    whether there was a SIGTERM, and a rank that is in a collective of its own at that moment never comes back.
+    Lightning's DDPStrategy wraps the whole module and expects one backward pass per training_step. Here a training_step
+    takes several optimizer steps, so DDP wraps only the network. Lightning sees a single rank (`trainer.world_size` is
+    1), because Lightning 2.6 deadlocks otherwise (not reported): before every batch and from its signal handler it
+    broadcasts whether there was a SIGTERM, and a rank that is in another collective at that moment never returns.
 
     Args:
-        device: of this rank.
+        device: this rank's device.
         rank: this process.
         ddp: arguments of DistributedDataParallel.
-        comm_hook: how gradients travel: none, fp16, bf16, powersgd or shared_memory.
+        comm_hook: how ranks exchange gradients: none, fp16, bf16, powersgd or shared_memory.
         timeout_s: how long the hook waits for another rank.
-        shards: whether each rank updates its share of the weights, in the hook's shared memory.
+        shards: whether each rank updates only its shard of the weights, in the hook's shared memory.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class RankStrategy(SingleDeviceStrategy):
 
     def _refusal(self, module: object) -> str:
         world_size, reason = self.rank.world_size, missing_attributes(module, HasStepper)
-        asked, instead = f"world_size={world_size}", "world_size=1"
+        setting, alternative = f"world_size={world_size}", "world_size=1"
         if world_size == 1:
-            asked, instead = "wrap_single_rank=true", "wrap_single_rank=false"
-        return f"strategy.{asked}: {reason}, so its network can't be wrapped in DDP. Use strategy.{instead}."
+            setting, alternative = "wrap_single_rank=true", "wrap_single_rank=false"
+        return f"strategy.{setting}: {reason}, so Laptime can't wrap its network in DDP. Use strategy.{alternative}."
 
     def _wrap(self, network: nn.Module) -> nn.Module:
         ids = None if self.root_device.type == "cpu" else [self.root_device]
@@ -83,7 +83,7 @@ class RankStrategy(SingleDeviceStrategy):
         return wrapped
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """What a checkpoint holds of an optimizer."""
+        """The optimizer's state for a checkpoint; a sharded optimizer gathers it from all ranks."""
         module = self.lightning_module
         sharded = module.stepper.sharded(optimizer) if isinstance(module, HasStepper) else None
         return super().optimizer_state(optimizer) if sharded is None else sharded.state_dict()

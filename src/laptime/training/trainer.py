@@ -1,4 +1,4 @@
-"""Lightning's Trainer as Laptime uses it, and its remarks."""
+"""Makes Lightning's Trainer, and silences warnings of Lightning's that don't apply to Laptime."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ from laptime.training.strategy import RankStrategy
 
 
 def is_profiled(config: Config) -> bool:
-    """Whether a profiler runs with the training: then nothing that it runs with is a measurement."""
+    """Whether a profiler is configured. Times that are measured under a profiler don't count."""
     return config.profiler.get("_target_") is not None
 
 
@@ -34,9 +34,9 @@ def _build_profiler(config: Config, rank: Rank) -> Profiler | None:
     node = dict(config.profiler)
     if node.get("_target_") is None:
         return None
-    # torch 2.14's profiler would write of its own state to stderr: https://github.com/pytorch/pytorch/issues/83383
+    # torch 2.14's profiler logs its own state to stderr otherwise: https://github.com/pytorch/pytorch/issues/83383
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    if rank.world_size > 1 and node.get("filename"):  # Lightning knows of one rank only
+    if rank.world_size > 1 and node.get("filename"):  # Lightning sees a single rank
         node["filename"] += f"-rank{rank.rank}"
     profiler: Profiler = open_groups.build_node("profiler", node)
     return profiler
@@ -54,31 +54,33 @@ def build_trainer(
     strategy = config.strategy
     ddp = {
         "bucket_cap_mb": strategy.bucket_cap_mb,
-        "gradient_as_bucket_view": strategy.gradient_as_bucket_view or shards,  # nobody needs them outside the buckets
+        # The sharded optimizer reads gradients only in DDP's buckets.
+        "gradient_as_bucket_view": strategy.gradient_as_bucket_view or shards,
         "static_graph": strategy.static_graph,
     }
-    # Lightning 2.6 has the application say which rank logs: https://github.com/Lightning-AI/utilities/issues/37
+    # Lightning 2.6 expects the application to set the rank that logs:
+    # https://github.com/Lightning-AI/utilities/issues/37
     rank_zero_only.rank = rank.rank  # type: ignore[attr-defined]
     try:
         return pl.Trainer(
             accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
             strategy=RankStrategy(device.torch_device, rank, ddp, strategy.comm_hook, strategy.timeout_s, shards),
             devices=1,
-            # Lightning's idea of SLURM or torchrun would check their settings against the one device it sees.
+            # Lightning's SLURM and torchrun environments would check their settings against devices=1.
             plugins=LightningEnvironment(),
             max_epochs=config.training.epochs,
             callbacks=callbacks,
             logger=loggers,
             profiler=_build_profiler(config, rank),
             default_root_dir=run_dir,
-            # Ours are in `callbacks`; autocast and the gradient scaler are the Classifier's, once per optimizer step.
+            # `callbacks` holds the configured checkpoint callbacks. Autocast and gradient scaling are the Stepper's.
             enable_checkpointing=any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             limit_val_batches=1.0 if config.has_validation else 0,
-            # Laptime's own values are written once an epoch. Callbacks ask how often they should.
+            # Laptime logs once per epoch. Callbacks that log steps read this interval.
             log_every_n_steps=50 if any(map(callback_hooks.needs_single_steps, callbacks)) else 10**9,
             benchmark=config.training.cudnn_benchmark,
         )
@@ -90,8 +92,10 @@ def build_trainer(
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's remarks on hardware, and its advice on settings that are here what they should be: those of
-    Lightning 2.6 and torch 2.14, said by design where no issue is named."""
+    """Silence Lightning's hardware messages, and warnings about settings that are intended here.
+
+    The messages are those of Lightning 2.6 and torch 2.14. Where no issue is linked, they are by design, not reported.
+    """
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -100,21 +104,21 @@ def quiet_lightning() -> Iterator[None]:
         with warnings.catch_warnings():
             for message in (
                 "The number of training batches",
-                ".*sync_dist=True",  # the figures are those of all ranks already
+                ".*sync_dist=True",  # Laptime logs values that are averaged over all ranks already
                 ".*does not have many workers",
                 "You requested to overfit",
                 "Checkpoint directory .* exists",
                 ".*You defined a `validation_step` but have no `val_dataloader`",
                 ".*isinstance\\(treespec, LeafSpec\\)",  # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
                 ".*on CPU but no GPU",
-                # The gradients of the CNN come as channels_last; the weights don't, and no layout of both was faster.
+                # The CNN's gradients are channels_last and its weights are not; no common layout was faster.
                 # https://github.com/pytorch/pytorch/issues/47163
                 "Grad strides do not match bucket view strides",
                 "GPU available but not used",
                 ".*Profiler clears events at the end of each cycle",
                 "The PyTorch Profiler default schedule will be overridden",
                 "This DataLoader will create .* worker processes",
-                ".*`srun` command is available",  # Laptime refuses several of its tasks
+                ".*`srun` command is available",  # Laptime itself refuses several SLURM tasks
             ):
                 warnings.filterwarnings("ignore", message)
             yield

@@ -1,4 +1,4 @@
-"""A step of network, optimizer and scheduler before anything is trained: what they refuse is one line."""
+"""A trial step of network, optimizer and scheduler before training, so that a bad argument fails with one line."""
 
 import copy
 import logging
@@ -23,21 +23,21 @@ log = logging.getLogger(__name__)
 
 
 def try_network(network: nn.Module, source: ImageData) -> None:
-    """Put two made-up images through the network before anything is trained.
+    """Run the network on two images of zeros before training.
 
     Raises:
-        UserError: it fails, does not give one logit per class and image, or has nothing to train.
+        UserError: it fails, returns logits of the wrong shape, or has no trainable weights.
     """
     expected, images = (2, source.num_classes), torch.zeros(2, *source.image_shape)
     name = f"model={type(network).__name__}"
     if any(isinstance(weight, UninitializedParameter) for weight in network.parameters()):
         raise UserError(
-            f"{name}: has lazy layers, whose weights are made at the first batch. Give them their numbers of inputs."
+            f"{name}: lazy layers have no weights before the first batch. Use layers with a given number of inputs."
         )
     before = copy.deepcopy(network.state_dict())
     try:
         logits = network.eval()(images)
-        if isinstance(logits, torch.Tensor) and not logits.requires_grad:  # perhaps in evaluation alone
+        if isinstance(logits, torch.Tensor) and not logits.requires_grad:  # perhaps only in eval mode
             with torch.random.fork_rng(devices=[]):
                 is_trained = getattr(network.train()(images), "requires_grad", False)
         else:
@@ -52,31 +52,29 @@ def try_network(network: nn.Module, source: ImageData) -> None:
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if shape != expected or not logits.is_floating_point():
         raise UserError(
-            f"{name}: gives {shape} for two images; with {source.num_classes} classes it must give logits of shape "
-            f"{expected}."
+            f"{name}: returns {shape} for two images. With {source.num_classes} classes it must return floating-point "
+            f"logits of shape {expected}."
         )
     if not any(weight.requires_grad for weight in network.parameters()):
         raise UserError(
-            f"{name}: has no weight to train: none has requires_grad=True. Set it where the network learns."
+            f"{name}: no weight has requires_grad=True, so there is nothing to train. Set it on the weights to train."
         )
     if not is_trained:
-        raise UserError(
-            f"{name}: its logits have no gradient. Leave out what takes it away: .detach(), torch.no_grad()."
-        )
+        raise UserError(f"{name}: its logits have no gradient. Remove .detach() or torch.no_grad() from forward().")
 
 
 def try_optimizer(module: pl.LightningModule, config: Config) -> torch.optim.Optimizer:
-    """Take one step of optimizer and scheduler before anything is trained: some refuse their arguments only then.
+    """Take one step of optimizer and scheduler before training: some check their arguments only in `step()`.
 
     Returns:
-        The optimizer; training makes another one.
+        The optimizer. Training makes another one.
 
     Raises:
-        UserError: one of them did, or the module has no optimizer, or several.
+        UserError: a step fails, or the module has no optimizer or more than one.
     """
     optimizer, scheduler = configured_optimizer(module)
     if any(parameter.grad is not None for parameter in module.parameters()):
-        raise AssertionError("a step on gradients would train")
+        raise AssertionError("the trial step would change weights: some have gradients")
     try:
         optimizer.step()
     except Exception as error:
@@ -96,19 +94,19 @@ def try_optimizer(module: pl.LightningModule, config: Config) -> torch.optim.Opt
 
 
 def shards_optimizer(config: Config, optimizer: torch.optim.Optimizer, callbacks: list[Callback], rank: Rank) -> bool:
-    """Whether each rank updates a share of the weights.
+    """Whether each rank updates only its shard of the weights.
 
     Raises:
-        UserError: that was asked for, and can't be.
+        UserError: `strategy.shard_optimizer=true`, but this optimizer can't be sharded.
     """
     strategy = config.strategy
     if strategy.comm_hook != "shared_memory" or not strategy.shard_optimizer or not rank.is_distributed:
         return False
     reason = reason_not_to_shard(optimizer, config.training.gradient_clip_norm)
     if config.measure.bare_loop:
-        reason = "measure.bare_loop=true updates all weights on each rank, and would compare other work"
+        reason = "measure.bare_loop=true updates all weights on each rank, so it would not compare the same work"
     if callback_hooks.overridden_step_hooks(callbacks):
-        reason = "a callback may look at the gradients, of which each rank would hold averages of its share alone"
+        reason = "a callback may read the gradients, and each rank would have averaged only those of its shard"
     if reason is not None and strategy.shard_optimizer is True:
         raise UserError(f"strategy.shard_optimizer=true: {reason}. Use strategy.shard_optimizer=auto.")
     if reason is not None and rank.is_first:

@@ -1,4 +1,4 @@
-"""The average of a network's weights over its training, which is evaluated and saved instead of the weights."""
+"""The average of a network's weights over the training. It is evaluated and saved instead of the weights."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,19 +7,19 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """An exponential moving average over the steps, or an equal one over the ends of epochs.
+    """An exponential moving average over optimizer steps, or an equal-weight average over the ends of epochs.
 
-    Lightning's WeightAveraging would copy the whole module, with DDP around the network, and look at it once per
-    Lightning batch, which carries several steps; torch's AveragedModel waits for the device at each update. Buffers of
-    floating-point numbers, like batch norm's statistics, are averaged as weights are.
+    Lightning 2.6's WeightAveraging (not reported) copies the whole module, DDP included, and updates once per Lightning
+    batch, which holds several steps here. torch's AveragedModel waits for the device at each update.
+    Floating-point buffers, e.g. BatchNorm's statistics, are averaged like weights.
 
     Args:
-        network: is looked at.
-        ema_decay: what a step leaves of the moving average, in (0, 1); None: no such average.
-        swa_start_epoch: first epoch, counted from 0, whose last weights are averaged; None: no such average.
+        network: its weights are averaged.
+        ema_decay: decay of the moving average per step, in (0, 1); None: no moving average.
+        swa_start_epoch: first epoch, counted from 0, whose final weights are averaged; None: no such average.
 
     Attributes:
-        num_averaged: how often weights went into the average; 0: there is none yet.
+        num_averaged: how often the average was updated; 0: there is no average yet.
 
     Source: Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging"; Izmailov et al. 2018,
     "Averaging Weights Leads to Wider Optima and Better Generalization".
@@ -31,65 +31,66 @@ class WeightAverage:
         self.swa_start_epoch = swa_start_epoch
         self.num_averaged = 0
         self._average: dict[str, Tensor] = {}
-        # Looked up once: walking through the modules of a network at every step would cost more than averaging.
-        self._now: list[Tensor] = []
+        # Cached, because walking through the network's modules at every step would cost more than the averaging.
+        self._weights: list[Tensor] = []
         self._averages: list[Tensor] = []
 
     def after_step(self) -> None:
-        """An optimizer step has been taken."""
+        """Update the moving average after an optimizer step."""
         if self.ema_decay is not None:
             self._add(1 - self.ema_decay)
 
     def after_epoch(self, epoch: int) -> None:
-        """The last step of an epoch, counted from 0, has been taken."""
+        """Update the average over epochs after the last step of an epoch, counted from 0."""
         if self.swa_start_epoch is not None and epoch >= self.swa_start_epoch:
             self._add(1 / (self.num_averaged + 1))
 
     @torch.no_grad()
-    def _add(self, share: float) -> None:
-        if not self._now:
-            now = dict(_averaged(self.network))
+    def _add(self, weight: float) -> None:
+        if not self._weights:
+            weights = dict(_averaged_tensors(self.network))
             self._average = {
                 name: self._average[name].to(tensor.device) if self.num_averaged else tensor.detach().clone()
-                for name, tensor in now.items()
+                for name, tensor in weights.items()
             }
-            self._now, self._averages = list(now.values()), list(self._average.values())
+            self._weights, self._averages = list(weights.values()), list(self._average.values())
+        # torch 2.14 has these operators for whole lists under private names only; not reported.
         if self.num_averaged:
-            torch._foreach_lerp_(self._averages, self._now, share)
+            torch._foreach_lerp_(self._averages, self._weights, weight)
         else:
-            torch._foreach_copy_(self._averages, self._now)
+            torch._foreach_copy_(self._averages, self._weights)
         self.num_averaged += 1
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Let the network and the average change their values, where there is an average."""
+        """Swap the values of the network and the average, if there is an average."""
         if self.num_averaged:
-            for name, tensor in _averaged(self.network):
-                before = tensor.clone()  # the memory stays: other ranks may write into it
+            for name, tensor in _averaged_tensors(self.network):
+                weights = tensor.clone()  # values are copied, because other ranks may write into the tensor's memory
                 tensor.copy_(self._average[name])
-                self._average[name].copy_(before)
+                self._average[name].copy_(weights)
 
     def averaged(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        """A module's state with the averages instead of the network's weights.
+        """A module's state dict with the averages in place of the network's weights.
 
         Args:
-            state: of the module, by name.
-            prefix: before the network's own names.
+            state: the module's state dict.
+            prefix: precedes the names of the network's weights in it.
         """
-        names = {id(tensor): name for name, tensor in _averaged(self.network)}
-        shared = self.network.state_dict(keep_vars=True).items()  # a weight that is used twice has two names
-        averages = {prefix + name: self._average[names[id(tensor)]] for name, tensor in shared if id(tensor) in names}
+        names = {id(tensor): name for name, tensor in _averaged_tensors(self.network)}
+        tensors = self.network.state_dict(keep_vars=True).items()  # a weight that is used twice has two names
+        averages = {prefix + name: self._average[names[id(tensor)]] for name, tensor in tensors if id(tensor) in names}
         return {**state, **averages}
 
     def restore(self, state: Mapping[str, Tensor], prefix: str, num_averaged: int) -> None:
-        """Go on from what `averaged` gave."""
-        self._average = {name: state[prefix + name].clone() for name, _ in _averaged(self.network)}
+        """Resume from a state dict that `averaged` returned."""
+        self._average = {name: state[prefix + name].clone() for name, _ in _averaged_tensors(self.network)}
         self.num_averaged = num_averaged
-        self._now = []
+        self._weights = []
 
 
-def _averaged(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Weights and buffers that have a mean, each once, by a name that it has in the network's state."""
+def _averaged_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The floating-point weights and buffers with their names; a tensor with several names comes only once."""
     seen = set()
     for name, tensor in network.state_dict(keep_vars=True).items():
         if tensor.is_floating_point() and id(tensor) not in seen:

@@ -181,7 +181,7 @@ class _Trained(pl.LightningModule):
 
     def training_step(self, step_group: list[Batch], batch_idx: int) -> Tensor:
         ((images, labels),) = step_group
-        images, others, share = self.module.stepper.mix(images, labels)
+        images, mixed_labels, lam = self.module.stepper.mix(images, labels)
         with self.module.stepper.autocast():
             logits = self.network(images)
-            return mixed_loss(logits, labels, others, share, self.module.stepper.label_smoothing)
+            return mixed_loss(logits, labels, mixed_labels, lam, self.module.stepper.label_smoothing)
