@@ -22,7 +22,7 @@ def test_ctrl_c_on_a_terminal_ends_the_sweep_in_the_middle_of_a_run(start, work_
         until(lambda: "^C" in terminal.text, sweep)
         (work_folder / "go on").touch()
         assert sweep.wait() == 130
-        until(lambda: "To finish it: sweep.resume=s" in terminal.text)
+        until(lambda: "Resume with: laptime sweep.resume=s" in terminal.text)
         assert "1 of 2 runs of the sweep were not started" in terminal.text
         assert "Traceback" not in terminal.text
     assert read_record(work_folder / "s/0")["status"] == "interrupted"

@@ -165,7 +165,7 @@ def test_nothing_to_report_is_said(work_folder, capsys):
         (["sweep", "--target-accuracy", "97"], "--target-accuracy 97.0: must be a share"),
         (["sweep", "--tolerance", "5"], "--tolerance 5.0: must be a share"),
         (["sweep", "--gate", "nowhere.json"], "--gate nowhere.json: can't be read"),
-        (["latest"], "latest: there is no sweep below multirun/"),
+        (["latest"], "latest: there is no sweep in multirun/"),
     ],
 )
 def test_mistakes_get_one_line(arguments, words, scaled, capsys):

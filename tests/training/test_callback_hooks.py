@@ -60,8 +60,8 @@ def test_lightnings_own_averaging_is_of_every_step(trained):
     [
         ("GradientAccumulationScheduler,scheduling:{0:4}", "training.num_microbatches"),
         ("StochasticWeightAveraging,swa_lrs:0.1", "training.swa_start_epoch"),
-        ("BatchSizeFinder", "python -m laptime.tune batch_size"),
-        ("LearningRateFinder", "python -m laptime.tune lr"),
+        ("BatchSizeFinder", "laptime tune batch_size"),
+        ("LearningRateFinder", "laptime tune lr"),
         ("TQDMProgressBar", "callbacks.progress_bar"),
     ],
 )

@@ -22,6 +22,7 @@ from laptime.analysis.plots import MOST_FAMILIES, MOST_GROUPS
 from laptime.analysis.table import Table
 from laptime.analysis.tables import tables
 from laptime.analysis.wording import source_of_steps
+from laptime.command_line import program
 from laptime.record.renamed import override_by_new_name
 from laptime.text import counted, escape_control_chars
 
@@ -294,7 +295,7 @@ def _printable(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
 def commands(analysis: Analysis) -> list[str]:
     """The commands that made the runs, each once, by the keys of today, and the one that makes this report."""
     typed = [shlex.join(map(override_by_new_name, run.command)) for run in analysis.runs]
-    again = shlex.join(["python", "-m", "laptime.analysis", *(str(folder) for folder in analysis.folders)])
+    again = f"{program('analyze')} {shlex.join(str(folder) for folder in analysis.folders)}"
     return [escape_control_chars(command) for command in dict.fromkeys([*typed, again]) if command]
 
 

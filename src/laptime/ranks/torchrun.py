@@ -58,9 +58,13 @@ def num_nodes() -> int:
 
 
 def command(typed: Sequence[str]) -> list[str]:
-    """What was typed, as far as a rank can tell: torchrun starts the interpreter with what follows it."""
-    script = list(typed[1:])
-    while script and script[0].startswith("-") and script[0] not in ("-m", "-c"):
+    """The torchrun command as far as a rank can tell. torchrun starts an interpreter with the script and its arguments.
+
+    Args:
+        typed: the command that started this rank.
+    """
+    script = ["--no-python", *typed] if typed[0] == "laptime" else list(typed[1:])
+    while script and script[0].startswith("-") and script[0] not in ("-m", "-c", "--no-python"):
         script = script[1:]
     per_node = ["--nproc-per-node", str(local_world_size())]
     return ["torchrun", *(["--nnodes", str(num_nodes())] if num_nodes() > 1 else []), *per_node, *script]

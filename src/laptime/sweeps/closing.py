@@ -1,6 +1,5 @@
 """What a sweep says at its end: which runs failed, what was found best, how to resume it."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from laptime.record.hydra_files import HydraFileError, read_best_trial, read_sweep_file
 from laptime.sweeps.notify import notify
 from laptime.sweeps.outcomes import ENDED, Outcome
-from laptime.sweeps.resume import can_be_resumed
+from laptime.sweeps.resume import can_be_resumed, resume_command
 from laptime.terminal import ignore_broken_pipe, relative
 
 
@@ -38,7 +37,7 @@ def print_summary(
             print(f"Best         {line}")
         print(f"Sweep        {relative(sweep_dir)}")
         if exit_code and can_be_resumed(sweep_dir):
-            print(f"To finish it: {shlex.quote(f'sweep.resume={relative(sweep_dir)}')}")
+            print(f"Resume with: {resume_command(sweep_dir)}")
     num_completed = sum(each.status == "completed" for each in outcomes)
     event = "sweep-failed" if exit_code else "sweep-completed"
     notify(command, event, sweep_dir, f"{num_completed} of {num_jobs} runs completed")

@@ -3,12 +3,14 @@
 Nothing is written here before a run starts; the command line says what was decided and does it.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from laptime.command_line import program
 from laptime.config import security
 from laptime.config.compose import CONFIG_NAME
 from laptime.config.overrides import find, parse
@@ -29,6 +31,7 @@ from laptime.sweeps.core_slots import CoreSlots, SweepCores
 from laptime.sweeps.earlier import EarlierRun, read_run, running_ranks
 from laptime.sweeps.overrides import FIXED, KEY, merge_overrides, persistent_overrides
 from laptime.sweeps.rerun_rules import Job, Step, condition_changes, config_changes, keep_completed, retry
+from laptime.terminal import relative
 
 
 @dataclass(frozen=True)
@@ -293,6 +296,14 @@ def can_be_resumed(sweep_dir: Path) -> bool:
     except HydraFileError:
         return False
     return file.is_complete and _why_not_resumed(file) is None
+
+
+def resume_command(sweep_dir: Path) -> str:
+    """The command that resumes a sweep, with the flags that the sweep was started with."""
+    file = read_sweep_file(sweep_dir)
+    flags = [] if file.config_name in (None, CONFIG_NAME) else ["--config-name", str(file.config_name)]
+    flags += [] if file.config_dir is None else ["--config-dir", relative(Path(file.config_dir))]
+    return f"{program('train')} {shlex.join([*flags, f'{KEY}={relative(sweep_dir)}'])}"
 
 
 def _why_not_resumed(file: SweepFile) -> str | None:

@@ -15,6 +15,7 @@ from pytorch_lightning.profilers import Profiler
 from torch import nn
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
+from laptime.command_line import program
 from laptime.config import targets
 from laptime.config.schema import Config
 from laptime.data.image_data import ImageData
@@ -42,8 +43,8 @@ INJECTED_ARGUMENTS = {
 REPLACED_CALLBACKS = {
     pl.callbacks.GradientAccumulationScheduler: "training.num_microbatches",
     pl.callbacks.StochasticWeightAveraging: "training.swa_start_epoch",
-    pl.callbacks.BatchSizeFinder: "python -m laptime.tune batch_size",
-    pl.callbacks.LearningRateFinder: "python -m laptime.tune lr",
+    pl.callbacks.BatchSizeFinder: f"{program('tune')} batch_size",
+    pl.callbacks.LearningRateFinder: f"{program('tune')} lr",
     pl.callbacks.ProgressBar: "callbacks.progress_bar",
 }
 

@@ -1,7 +1,6 @@
 """The command `laptime watch`: a live view of a sweep or a run, read from its files."""
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from laptime.command_line import Parser, program
+from laptime.command_line import Parser
 from laptime.errors import UserError, exit_code_of
 from laptime.record.directory import expanded
 from laptime.record.files import RUN_FILE, SWEEP_FILE
@@ -60,7 +59,7 @@ def make_parser() -> Parser:
 
 
 def _watch(args: argparse.Namespace) -> int:
-    from laptime.terminal import ignore_broken_pipe, relative, replace_unencodable, wide_console
+    from laptime.terminal import ignore_broken_pipe, replace_unencodable, wide_console
 
     replace_unencodable()
     if not 0.1 <= args.interval <= 3600:
@@ -99,8 +98,11 @@ def _watch(args: argparse.Namespace) -> int:
             console.print(view(seen))
     code = _exit_code(seen)
     if code and (seen.path / SWEEP_FILE).is_file():
-        with ignore_broken_pipe():
-            print(f"Resume with: {program('train')} {shlex.quote(f'sweep.resume={relative(seen.path)}')}")
+        from laptime.sweeps.resume import can_be_resumed, resume_command  # loads Hydra
+
+        if can_be_resumed(seen.path):
+            with ignore_broken_pipe():
+                print(f"Resume with: {resume_command(seen.path)}")
     message = f"{seen.count('completed')} of {len(seen.runs)} runs completed"
     notify(args.notify, "sweep-failed" if code else "sweep-completed", seen.path, message)
     return code
