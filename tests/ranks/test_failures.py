@@ -1,4 +1,4 @@
-"""How a rank's failure travels as plain values: whose fault it is, and which exception it is for the run."""
+"""A rank's failure as plain values: its cause, and the exception that the run raises for it."""
 
 import msgspec
 import pytest
@@ -19,7 +19,7 @@ GLOO = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:538] Connec
         (TrainingFailed("the loss became inf", 0, 3), Cause.REFUSED, False),
         (Interrupted(15), Cause.INTERRUPTED, True),
         (ValueError("broken"), Cause.RAISED, False),
-        (ValueError("a class of the user's own speaks of gloo"), Cause.RAISED, False),
+        (ValueError("an exception of the user that mentions gloo"), Cause.RAISED, False),
         (GLOO, Cause.LOST_CONTACT, True),
         (dist.DistBackendError("NCCL error: remote process exited"), Cause.LOST_CONTACT, True),
         (dist.DistStoreError("wait timeout"), Cause.LOST_CONTACT, True),
@@ -31,31 +31,31 @@ def test_the_cause_follows_from_the_exception(error, cause, is_consequence):
 
 
 @pytest.mark.parametrize("error", [UserError("a"), TrainingFailed("b", 0, 0), TrainingFailed("c"), Interrupted(2)])
-def test_what_the_command_line_knows_comes_back_as_what_it_was(error):
+def test_exceptions_that_the_command_handles_keep_their_type(error):
     sent = msgspec.json.encode(Report(1, RankFailure.of(error)))
-    back = msgspec.json.decode(sent, type=Report)
-    again = back.failure.as_exception(back.rank)
-    assert type(again) is type(error) and str(again) == str(error) and vars(again) == vars(error)
+    received = msgspec.json.decode(sent, type=Report)
+    raised = received.failure.as_exception(received.rank)
+    assert type(raised) is type(error) and str(raised) == str(error) and vars(raised) == vars(error)
 
 
-def test_anything_else_names_the_rank_and_keeps_its_traceback():
+def test_other_exceptions_name_the_rank_and_keep_their_traceback():
     try:
         raise ValueError("broken")
     except ValueError as error:
-        found = RankFailure.of(error).as_exception(3)
-    assert isinstance(found, RankFailed) and str(found) == "rank 3: ValueError: broken"
-    assert (found.error.type, found.error.rank) == ("ValueError", 3) and "raise ValueError" in found.error.traceback
+        raised = RankFailure.of(error).as_exception(3)
+    assert isinstance(raised, RankFailed) and str(raised) == "rank 3: ValueError: broken"
+    assert (raised.error.type, raised.error.rank) == ("ValueError", 3) and "raise ValueError" in raised.error.traceback
     died = RankFailure.died("was killed by SIGKILL").as_exception(1)
     assert str(died) == "rank 1 was killed by SIGKILL" and died.error.type == "RankDied"
 
 
-def test_what_ended_first_is_the_cause():
-    """The smallest value wins: a mistake before a death, a death before what it did to the others."""
+def test_the_smallest_value_is_the_root_cause():
+    """A user's mistake comes before a death, and a death before its consequences for other ranks."""
     order = [Cause.REFUSED, Cause.DIED, Cause.INTERRUPTED, Cause.RAISED, Cause.STUCK, Cause.LOST_CONTACT]
     assert sorted(Cause) == order
 
 
-def test_no_key_is_written_that_a_kind_of_error_does_not_have():
+def test_only_the_keys_of_the_type_of_error_are_written():
     assert msgspec.to_builtins(to_run_error(UserError("a"))) == {"type": "UserError", "message": "a"}
     plain = msgspec.to_builtins(to_run_error(TrainingFailed("b")))
     assert plain == {"type": "TrainingFailed", "message": "b", "epoch": None, "step": None}

@@ -1,5 +1,4 @@
-"""What is refused before anything starts: variables, launchers and settings of Hydra's that would change the training
-without an error."""
+"""Variables, launchers and settings of Hydra that would silently change the training are refused before a run."""
 
 import os
 from types import SimpleNamespace
@@ -17,7 +16,7 @@ TORCHRUN = dict.fromkeys(torchrun._VARIABLES, "2") | {"RANK": "0", "LOCAL_RANK":
 
 @pytest.fixture
 def refused(call, work_folder, monkeypatch):
-    """refused(*typed, **variables): the command ends with exit code 2 and a line, and has written nothing."""
+    """refused(*typed, **variables): the command exits with code 2 and a short message, and writes nothing."""
 
     def run(*typed: str, **variables: str) -> str:
         with monkeypatch.context() as patched:
@@ -48,7 +47,7 @@ def refused(call, work_folder, monkeypatch):
         {"SUBMITIT_LOCAL_NTASKS": "2"},
     ],
 )
-def test_what_changes_the_training_or_its_number_is_named(variables):
+def test_the_refused_variable_is_named(variables):
     with pytest.raises(UserError, match="|".join(variables)):
         preflight.check_environment(variables)
 
@@ -68,12 +67,12 @@ def test_what_changes_the_training_or_its_number_is_named(variables):
         {"OMPI_COMM_WORLD_SIZE": "1"},
     ],
 )
-def test_one_process_is_fine_however_many_it_may_use(variables):
+def test_a_single_process_is_accepted_whatever_its_number_of_slots(variables):
     preflight.check_environment(variables)
 
 
 @pytest.mark.unit
-def test_ranks_of_torchrun_may_have_been_started_by_srun(monkeypatch):
+def test_srun_may_start_torchrun(monkeypatch):
     for name, value in (TORCHRUN | {"SLURM_STEP_NUM_TASKS": "2"}).items():
         monkeypatch.setenv(name, value)
     preflight.check_environment()
@@ -82,7 +81,7 @@ def test_ranks_of_torchrun_may_have_been_started_by_srun(monkeypatch):
         preflight.check_environment()
 
 
-def test_every_command_refuses_them(refused, monkeypatch, trained, capfd):
+def test_every_command_refuses_such_variables(refused, monkeypatch, trained, capfd):
     run_dir = trained(*TINY, "training.epochs=1")
     assert "PL_TRAINER_MAX_TIME" in refused(PL_TRAINER_MAX_TIME="00:00:00:01")
     assert "OMPI_COMM_WORLD_SIZE=2" in refused("-m", "seed=1,2", OMPI_COMM_WORLD_SIZE="2")
@@ -107,13 +106,13 @@ def test_every_command_refuses_them(refused, monkeypatch, trained, capfd):
         ("hydra.job.env_copy=[LAPTIME_NO_SUCH_VARIABLE]", "LAPTIME_NO_SUCH_VARIABLE"),
     ],
 )
-def test_hydra_cannot_set_them_either(typed, named, refused):
+def test_such_variables_are_refused_in_hydras_settings(typed, named, refused):
     assert "LAPTIME_NO_SUCH_VARIABLE" not in os.environ
     assert named in refused(typed)
 
 
 @pytest.mark.parametrize("name", ["TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"])
-def test_what_switches_compiling_off_is_refused_where_it_is_asked_for(name, refused, monkeypatch, work_folder):
+def test_variables_that_switch_compiling_off_are_refused_with_training_compile(name, refused, monkeypatch, work_folder):
     assert name in refused("training.compile=true", **{name: "1"})
     assert name in refused("training.compile=true", f"+hydra.job.env_set.{name}='1'")
     with monkeypatch.context() as patched, pytest.raises(UserError, match=name):
@@ -163,7 +162,7 @@ def test_a_launcher_that_starts_a_run_several_times_is_refused(settings, key):
         {"n_jobs": 4},
     ],
 )
-def test_a_launcher_with_a_process_per_run_is_none(settings):
+def test_a_launcher_with_one_process_per_run_is_accepted(settings):
     preflight.check(with_launcher(**settings))
 
 

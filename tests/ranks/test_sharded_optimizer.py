@@ -1,4 +1,4 @@
-"""strategy.shard_optimizer: each rank updates a share; what is learned and saved is what one optimizer would give."""
+"""strategy.shard_optimizer: each rank updates a shard; weights and checkpoints equal those of one optimizer."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from laptime.record.files import CHECKPOINT_DIR, LAST_CHECKPOINT, read_epochs, r
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory of this kind is Linux's")
 
-# One thread, as TINY has it: torch's vectorized loops end elsewhere with several, and round a last element otherwise.
+# One thread per rank, as in TINY: with several, torch's vectorized loops split elsewhere and may round differently.
 GLOO = [*TINY, "training.epochs=2", "strategy.world_size=2"]
 SHARED = [*GLOO, "strategy.comm_hook=shared_memory"]
 LOSSES = ["epoch", "rank", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
@@ -33,7 +33,7 @@ def is_sharded(folder: Path) -> bool:
 
 
 def without(overrides: list[str], *prefixes: str) -> list[str]:
-    return [each for each in overrides if not each.startswith(prefixes)]
+    return [override for override in overrides if not override.startswith(prefixes)]
 
 
 ADAM = ["optimizer=adam", "scheduler=cosine"]
@@ -56,19 +56,19 @@ SOAK = pytest.mark.soak
         pytest.param(["strategy.world_size=3"], marks=SOAK),
     ],
 )
-def test_a_checkpoint_holds_what_one_optimizer_would(trained, overrides):
-    """Weights, the optimizer's whole state, settings that the scheduler moved: the same bits as over gloo."""
+def test_a_checkpoint_equals_that_of_one_optimizer(trained, overrides):
+    """Weights, optimizer state and scheduler settings have the same bits as with gloo."""
     gloo, shared = GLOO, SHARED
     if overrides[:3] == PARTLY_UNUSED:
         gloo, shared = without(GLOO, "model."), without(SHARED, "model.")
     elif "model=cnn" in overrides:  # on MNIST
-        gloo, shared = (without(each, "model.", "dataset") for each in (GLOO, SHARED))
+        gloo, shared = (without(base, "model.", "dataset") for base in (GLOO, SHARED))
     gloo, shared = trained(*gloo, *overrides), trained(*shared, *overrides)
     assert is_sharded(shared) and not is_sharded(gloo)
     exact = "strategy.world_size=3" not in overrides
     pd.testing.assert_frame_equal(losses(shared), losses(gloo), check_exact=exact, rtol=1e-4)
     ours, theirs = checkpoint(shared), checkpoint(gloo)
-    if overrides[:3] == PARTLY_UNUSED:  # of a weight without elements there is no state to keep
+    if overrides[:3] == PARTLY_UNUSED:  # a weight without elements has no state to keep
         assert theirs["optimizer_states"][0]["state"].pop(0)["exp_avg"].numel() == 0
     tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-2, "atol": 1e-4}
     for key in ("state_dict", "optimizer_states"):
@@ -77,8 +77,8 @@ def test_a_checkpoint_holds_what_one_optimizer_would(trained, overrides):
         assert ours["lr_schedulers"] == theirs["lr_schedulers"]
 
 
-@pytest.mark.parametrize("later", [SHARED, GLOO], ids=["with shares", "without"])
-def test_a_run_is_gone_on_from_with_shares_or_without(trained, later):
+@pytest.mark.parametrize("later", [SHARED, GLOO], ids=["sharded", "not sharded"])
+def test_a_run_resumes_sharded_or_not(trained, later):
     undisturbed = trained(*SHARED, "training.epochs=4")
     first = trained(*SHARED)
     resumed = trained(*later, "training.epochs=4", f"training.checkpoint={first}")
@@ -88,7 +88,7 @@ def test_a_run_is_gone_on_from_with_shares_or_without(trained, later):
     )
 
 
-def test_weights_that_were_put_elsewhere_are_missed(train):
+def test_weights_that_a_callback_moved_are_an_error(train):
     moves = "+callbacks.moves._target_=sharding_cases.MoveWeights"
     done = train(*SHARED, moves)
     assert done.returncode == 2
@@ -103,20 +103,20 @@ def test_sharding_can_be_turned_off(trained):
     pd.testing.assert_frame_equal(losses(shared), losses(whole), check_exact=True)
 
 
-def test_the_bare_loop_learns_the_same_beside_it(trained):
+def test_the_bare_loop_learns_the_same(trained):
     folder = trained(*SHARED, "measure.bare_loop=true")
-    assert not is_sharded(folder), "the loop updates all weights on each rank: other work"
+    assert not is_sharded(folder), "the bare loop updates all weights on each rank, so the run must do so too"
     found = read_record(folder)
     assert found["bare_loop"]["train_loss"] == pytest.approx(found["result"]["train_loss"], rel=1e-4)
     assert "not the same work" not in (folder / "train.log").read_text()
 
 
-def test_schedulers_do_not_complain_that_no_step_was_taken(train):
+def test_schedulers_do_not_warn_that_no_step_was_taken(train):
     done = train(*SHARED, "scheduler=step")
     assert done.returncode == 0 and "lr_scheduler.step()" not in done.stderr
 
 
-def test_steps_without_synchronization_are_each_ranks_own(trained):
+def test_steps_without_synchronization_update_all_weights_on_each_rank(trained):
     found = read_record(trained(*SHARED, "measure.breakdown=true"))
     assert found["breakdown"]["communication_s"] > 0
     assert found["breakdown"]["optimizer_s"] > 0
@@ -127,32 +127,32 @@ def test_steps_without_synchronization_are_each_ranks_own(trained):
     ("typed", "words", "advice"),
     [
         ("training.gradient_clip_norm=1", "true: training.gradient_clip_norm=1 needs ", "shard_optimizer=auto"),
-        ("optimizer._target_=sharding_cases.OwnAdam", "true: OwnAdam may look at more than ", "shard_optimizer=auto"),
+        ("optimizer._target_=sharding_cases.OwnAdam", "true: OwnAdam may need more than ", "shard_optimizer=auto"),
         ("strategy.comm_hook=none", "true: needs strategy.comm_hook=shared_memory, not none", ""),
         ("strategy.shard_optimizer=perhaps", "shard_optimizer=perhaps: must be true, false or auto", ""),
     ],
 )
-def test_what_can_not_be_shared_out_is_refused_where_it_was_asked_for(train, typed, words, advice):
+def test_shard_optimizer_true_is_refused_where_sharding_is_impossible(train, typed, words, advice):
     done = train(*SHARED, "strategy.shard_optimizer=true", typed)
     assert done.returncode == 2
     assert words in done.stderr and advice in done.stderr
 
 
-def test_what_can_not_be_shared_out_is_averaged_whole_otherwise(trained):
+def test_shard_optimizer_auto_does_not_shard_where_it_is_impossible(trained):
     assert not is_sharded(trained(*SHARED, "training.gradient_clip_norm=0.5"))
 
 
 @pytest.mark.unit
-def test_parameters_that_fill_no_stretch_of_memory_are_not_shared_out():
+def test_parameters_with_gaps_in_memory_are_not_sharded():
     for parameter in (torch.tensor(1.0), torch.zeros(4, 6)[:, ::2]):
         optimizer = torch.optim.SGD([torch.nn.Parameter(parameter)], lr=0.1)
-        assert "can't be shared out" in reason_not_to_shard(optimizer, None)
+        assert "can't be sharded" in reason_not_to_shard(optimizer, None)
     assert reason_not_to_shard(torch.optim.SGD([torch.nn.Parameter(torch.zeros(4, 6).t())], lr=0.1), None) is None
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 @pytest.mark.parametrize("num_elements", [0, 1, 63, 64, 65, 1000, 401_408])
-def test_shares_make_up_the_whole(num_elements, world_size):
-    shares = [shard_range(num_elements, rank, world_size) for rank in range(world_size)]
-    assert [element for share in shares for element in share] == list(range(num_elements))
+def test_shards_cover_each_element_once(num_elements, world_size):
+    shards = [shard_range(num_elements, rank, world_size) for rank in range(world_size)]
+    assert [element for shard in shards for element in shard] == list(range(num_elements))

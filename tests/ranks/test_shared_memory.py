@@ -1,5 +1,4 @@
-"""strategy.comm_hook=shared_memory: the same averages as gloo's, the same bits on every rank, and nobody waits for the
-dead."""
+"""strategy.comm_hook=shared_memory: averages equal gloo's bit for bit; no rank waits for one that died."""
 
 import os
 import signal
@@ -21,7 +20,7 @@ from laptime.ranks import shared_memory
 from laptime.record.files import read_epochs, read_record
 from laptime.runner import rank_plan
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory of this kind is Linux's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="comm_hook=shared_memory needs Linux")
 
 GLOO = [*TINY, "training.epochs=2"]
 SHARED = [*GLOO, "strategy.comm_hook=shared_memory"]
@@ -34,7 +33,7 @@ SCRIPTS = Path(processes.__file__).with_name("scripts")
 
 @pytest.fixture
 def losses(trained):
-    """losses(*overrides): of each epoch and rank."""
+    """losses(*overrides): trains, and returns the losses of each epoch and rank."""
     return lambda *overrides: read_epochs(trained(*overrides))[LOSSES]
 
 
@@ -47,7 +46,7 @@ def losses(trained):
         ["strategy.bucket_cap_mb=0.001", "strategy.shard_optimizer=false"],
     ],
 )
-def test_two_ranks_learn_what_they_learn_over_gloo_bit_for_bit(losses, overrides):
+def test_two_ranks_learn_the_same_as_with_gloo_bit_for_bit(losses, overrides):
     pd.testing.assert_frame_equal(losses(*SHARED, TWO, *overrides), losses(*GLOO, TWO), check_exact=True)
 
 
@@ -70,7 +69,7 @@ def test_more_ranks_agree_up_to_rounding(losses, world_size):
 def test_shared_memory_works_with_other_settings(losses, overrides):
     if "model=cnn" in overrides:
         without = ("dataset.shape", "dataset.num_", "model.", "dataset=")
-        gloo, shared = ([each for each in base if not each.startswith(without)] for base in (GLOO, SHARED))
+        gloo, shared = ([override for override in base if not override.startswith(without)] for base in (GLOO, SHARED))
     else:
         gloo, shared = GLOO, SHARED
     pd.testing.assert_frame_equal(losses(*shared, TWO, *overrides), losses(*gloo, TWO, *overrides), check_exact=True)
@@ -78,30 +77,30 @@ def test_shared_memory_works_with_other_settings(losses, overrides):
 
 @pytest.mark.parametrize("shards", ["true", "false"])
 def test_all_ranks_hold_the_same_weights_bit_for_bit(shards, train, work_folder):
-    # 60 samples are evaluated by 4 ranks in equal steps, so all of them meet in each comparison.
+    # 4 ranks evaluate 60 samples in equal numbers of steps, so all of them take part in each comparison.
     typed = ["model._target_=rank_checks.SameWeights", f"strategy.shard_optimizer={shards}"]
     done = train(*SHARED, *typed, "strategy.world_size=4")
     assert done.returncode == 0, done.stderr
     assert len(list(work_folder.glob("compared by rank *"))) == 4
 
 
-def test_one_rank_has_nobody_to_wait_for(losses):
+def test_a_single_rank_with_ddp(losses):
     pd.testing.assert_frame_equal(losses(*SHARED, "strategy.wrap_single_rank=true"), losses(*GLOO), check_exact=True)
 
 
-def test_the_breakdown_says_what_averaging_takes(trained):
+def test_the_breakdown_measures_averaging(trained):
     record = read_record(trained(*SHARED, TWO, "measure.breakdown=true"))
-    found = record["communication"]
-    assert found["num_all_reduces_per_step"] == 1
-    assert found["bytes_per_step"] == 4 * record["model"]["num_parameters"]
-    assert found["comm_s"] > 0
-    assert found["overlap_s"] == 0, "ranks do nothing else while they average"
-    assert found["isolated_all_reduce_s"] > 0
+    communication = record["communication"]
+    assert communication["num_all_reduces_per_step"] == 1
+    assert communication["bytes_per_step"] == 4 * record["model"]["num_parameters"]
+    assert communication["comm_s"] > 0
+    assert communication["overlap_s"] == 0, "ranks do nothing else while they average"
+    assert communication["isolated_all_reduce_s"] > 0
     assert record["breakdown"]["communication_s"] > 0
 
 
 def left_by(pids: list[int]) -> list[Path]:
-    """Names of shared memory that torch made in these processes."""
+    """Names in /dev/shm that torch created in these processes."""
     return [path for pid in pids for path in Path("/dev/shm").glob(f"torch_{pid}_*")]
 
 
@@ -124,7 +123,7 @@ def test_a_rank_that_dies_ends_the_run_and_leaves_nothing(start, number, world_s
     assert not left_by(pids)
 
 
-def test_a_rank_that_is_stuck_is_given_up(start):
+def test_a_rank_that_is_stuck_ends_the_run(start):
     process = start(*ENDLESS, TWO, "strategy.timeout_s=8")
     os.kill(ranks_of_run(process)[1], signal.SIGSTOP)
     errors = process.communicate()[1]
@@ -153,7 +152,7 @@ def test_under_torchrun(losses):
 def test_ranks_of_two_machines_are_refused(train):
     done = train(*SHARED, TWO, "model._target_=rank_checks.EachRankOnItsOwnMachine")
     assert done.returncode == 2
-    assert "rank 1 is on another machine than rank 0" in done.stderr and "comm_hook=none" in done.stderr
+    assert "rank 1 is not on the same machine as rank 0" in done.stderr and "comm_hook=none" in done.stderr
 
 
 def config_for(device: str) -> Config:
@@ -162,7 +161,7 @@ def config_for(device: str) -> Config:
 
 
 @pytest.mark.unit
-def test_systems_that_have_no_such_memory_are_refused(monkeypatch):
+def test_other_systems_than_linux_are_refused(monkeypatch):
     monkeypatch.setattr(rank_plan.sys, "platform", "darwin")
     with pytest.raises(UserError, match=r"shared_memory: only on Linux.*comm_hook=none"):
         rank_plan.plan(config_for("cpu"))
@@ -178,7 +177,7 @@ def test_gradients_on_an_accelerator_are_refused(monkeypatch):
 
 @pytest.fixture
 def names():
-    """Makes names in /dev/shm as torch would for a process that there can't be, and removes them."""
+    """Creates names in /dev/shm like torch's, for a process id that can't exist, and removes them afterwards."""
     made = []
 
     def make(kind, name):
@@ -199,18 +198,18 @@ def test_a_name_that_a_killed_process_left_is_removed(names):
     folder, file = names("mkdir", "0"), names("touch", "1_0")
     shared_memory.unlink_leftover_memory(999999999)
     assert not file.exists()
-    assert folder.exists(), "what isn't torch's is left alone, and disturbs nobody"
+    assert folder.exists(), "a folder is not torch's, so it stays"
 
 
 @pytest.mark.parametrize("world_size", [2, 5])
 def test_parameters_of_several_types_and_fewer_than_ranks(losses, world_size):
     typed = ["model._target_=rank_checks.WeightsOfSeveralTypes", "~model.hidden_sizes", "~model.dropout"]
     typed = [*typed, f"strategy.world_size={world_size}", f"measure.breakdown={str(world_size == 2).lower()}"]
-    gloo, shared = ([each for each in base if not each.startswith("model.")] for base in (GLOO, SHARED))
+    gloo, shared = ([override for override in base if not override.startswith("model.")] for base in (GLOO, SHARED))
     pd.testing.assert_frame_equal(losses(*shared, *typed), losses(*gloo, *typed), rtol=1e-3)
 
 
-def test_strangers_that_connect_are_no_ranks(train, work_folder):
+def test_connections_of_other_processes_are_refused(train, work_folder):
     done = train(*SHARED, "model._target_=rank_checks.StrangersConnect", "strategy.world_size=3", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     assert read_record(RUN_DIR)["status"] == "completed"
@@ -220,7 +219,7 @@ def test_strangers_that_connect_are_no_ranks(train, work_folder):
 
 
 @pytest.mark.unit
-def test_a_rank_waits_for_room_in_the_queue_of_another_one():
+def test_connect_waits_for_room_in_the_queue_of_another_rank():
     name = f"\0laptime-test-{os.urandom(8).hex()}"
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
         listener.bind(name)
@@ -234,7 +233,7 @@ def test_a_rank_waits_for_room_in_the_queue_of_another_one():
             assert time.monotonic() - begin >= 0.2
 
 
-def test_a_low_limit_of_open_files_is_raised_as_far_as_it_may_be():
+def test_a_low_limit_on_open_files_is_raised_to_its_maximum():
     typed = [*SHARED, "strategy.world_size=4", "strategy.bucket_cap_mb=0.0001", "training.epochs=1"]
     typed += ["model.hidden_sizes=[16,16,16,16,16,16,16,16,16,16,16,16]"]
     done = processes.run(*typed, script=SCRIPTS / "few_open_files.py")

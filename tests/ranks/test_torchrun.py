@@ -33,7 +33,7 @@ CURVE = ["epoch", "rank", "train_loss", "val_loss"]
 
 
 def start_torchrun(*arguments: str, options: tuple[str, ...] = (), ranks: int = 2, **how: Any) -> Any:
-    """torchrun on this machine alone; its store takes a free port."""
+    """Start torchrun on this machine; its store uses a free port."""
     typed = ["--standalone", "--nproc-per-node", str(ranks), *options, str(TRAIN), *arguments]
     return processes.start(*typed, module="torch.distributed.run", **how)
 
@@ -44,7 +44,7 @@ def curve(run_dir: Path) -> list[list[float]]:
 
 
 def without_world_size(overrides: list[str]) -> list[str]:
-    return [each for each in overrides if not each.startswith("strategy.world_size")]
+    return [override for override in overrides if not override.startswith("strategy.world_size")]
 
 
 def end(ranks: list[Any]) -> tuple[list[int | None], list[str]]:
@@ -65,7 +65,7 @@ def agent(start):
     return make
 
 
-def test_torchruns_ranks_are_joined(trained):
+def test_ranks_of_torchrun_join(trained):
     process = start_torchrun(*QUICK, "measure.breakdown=true", "hydra.run.dir=run")
     errors = process.communicate()[1]
     assert process.returncode == 0, errors
@@ -91,7 +91,7 @@ def test_a_killed_rank_is_named_and_a_restart_finds_the_checkpoint(agent, breaki
 
 
 def assert_restarted(trained: Any) -> None:
-    """The first attempt names rank 1, the second went on, and the curve is that of an undisturbed run."""
+    """The first attempt failed and names rank 1, the second resumed, and the curve is that of an undisturbed run."""
     record = read_record(RUN_DIR)
     assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
     assert record["attempts"][0]["error"]["rank"] == 1
@@ -99,7 +99,7 @@ def assert_restarted(trained: Any) -> None:
     assert curve(RUN_DIR) == curve(trained(*TINY, "strategy.world_size=2", "training.epochs=3"))
 
 
-def test_ranks_that_exist_are_joined_with_one_record(agent, trained, work_folder):
+def test_ranks_of_one_torchrun_write_one_record(agent, trained, work_folder):
     codes, errors = end(agent().launch(*QUICK))
     assert codes == [0, 0], errors
     (path,) = work_folder.rglob("run.json")
@@ -110,7 +110,7 @@ def test_ranks_that_exist_are_joined_with_one_record(agent, trained, work_folder
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_exception_in_a_rank_is_in_the_record_of_all(rank, agent, breaking):
+def test_the_record_has_the_exception_of_a_rank(rank, agent, breaking):
     typed = [*without_world_size(breaking(rank, 1, "raise")), *TINY, "hydra.run.dir=run"]
     codes, _ = end(agent().launch(*typed))
     assert codes == [1, 1]
@@ -145,7 +145,7 @@ def assert_death_is_recorded(victim: int) -> None:
     assert record["timing"]["total_train_s"] > 0
 
 
-def test_one_rank_is_a_plain_process_unless_ddp_is_asked_for(agent):
+def test_a_single_rank_is_a_plain_process_without_wrap_single_rank(agent):
     for name, wrap, backend in (("plain", "false", None), ("wrapped", "true", "gloo")):
         typed = [*QUICK, f"strategy.wrap_single_rank={wrap}", f"hydra.run.dir={name}"]
         codes, errors = end(agent(nodes=(1,)).launch(*typed))
@@ -175,10 +175,10 @@ def test_nodes_on_one_machine_share_its_cores(agent):
         assert strategy["oversubscribed"] == (2 * expected > cores)
 
 
-def test_nodes_one_of_which_does_not_come_end_by_themselves(agent):
+def test_a_node_that_does_not_join_ends_the_others(agent):
     codes, errors = end(agent(nodes=(1, 1)).launch(*QUICK, "strategy.timeout_s=8", more={1: ["model=none_such"]}))
     assert 0 not in codes
-    assert "rank 1 did not come within strategy.timeout_s=8" in errors[0]
+    assert "rank 1 did not join within strategy.timeout_s=8" in errors[0]
     assert "model=none_such: no such option" in errors[1]
 
 
@@ -192,7 +192,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES)
-def test_mistakes_are_named_without_a_traceback_of_ours(arguments, words, agent, work_folder):
+def test_mistakes_are_reported_without_a_traceback(arguments, words, agent, work_folder):
     codes, errors = end(agent().launch(*QUICK, *arguments))
     assert codes == [2, 2]
     assert any(words in error for error in errors), errors
@@ -200,7 +200,7 @@ def test_mistakes_are_named_without_a_traceback_of_ours(arguments, words, agent,
     assert not list(work_folder.rglob("run.json"))
 
 
-# The same by torchrun itself.
+# The tests below start torchrun itself.
 
 
 @pytest.mark.soak
@@ -239,7 +239,7 @@ def assert_all_end(process: Any, family: list[psutil.Process]) -> None:
     [(signal.SIGTERM, "interrupted", "SIGTERM"), (signal.SIGKILL, "failed", "launched the ranks is gone")],
     ids=["SIGTERM", "SIGKILL"],
 )
-def test_end_of_torchrun_ends_its_ranks_and_the_record_says_so(signum, status, words, long_torchrun):
+def test_the_end_of_torchrun_ends_its_ranks_and_is_recorded(signum, status, words, long_torchrun):
     process, family = long_torchrun
     process.send_signal(signum)
     assert_all_end(process, family)
@@ -261,7 +261,7 @@ def test_killed_rank_of_torchrun_ends_the_others(victim, long_torchrun):
 
 @pytest.mark.soak
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES)
-def test_torchrun_shows_mistakes_without_a_traceback_of_ours(arguments, words, work_folder):
+def test_torchrun_shows_mistakes_without_our_traceback(arguments, words, work_folder):
     process = start_torchrun(*QUICK, *arguments, real=True)
     errors = process.communicate(timeout=DEADLINE_S)[1]
     assert process.returncode != 0
@@ -271,11 +271,11 @@ def test_torchrun_shows_mistakes_without_a_traceback_of_ours(arguments, words, w
     assert not list(work_folder.rglob("run.json"))
 
 
-# How ranks find each other: functions alone.
+# The rendezvous: single functions.
 
 
 @pytest.mark.unit
-def test_ranks_meet_and_say_what_differs(monkeypatch):
+def test_the_rendezvous_reports_differing_settings(monkeypatch):
     from torch.distributed import TCPStore
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
@@ -309,7 +309,7 @@ def test_ranks_meet_and_say_what_differs(monkeypatch):
         assert "seed 1 on rank 0, 2 on rank 1" in words
     here.rank = 0
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
-    with pytest.raises(RankFailed, match=r"rank 1 did not come within strategy.timeout_s=0.2"):
+    with pytest.raises(RankFailed, match=r"rank 1 did not join within strategy.timeout_s=0.2"):
         torchrun.rendezvous({"seed": 1}, 4, 0.2)
 
 
@@ -322,7 +322,7 @@ ADDRESSES = {
 
 @pytest.fixture
 def sends_from(monkeypatch):
-    """sends_from(address): what the system would send from, whoever is asked for; interfaces are those of ADDRESSES."""
+    """sends_from(address): the system sends from this address to any host; its interfaces are those of ADDRESSES."""
     faked = {name: [SimpleNamespace(address=each) for each in addresses] for name, addresses in ADDRESSES.items()}
     monkeypatch.setattr(rank_process.psutil, "net_if_addrs", lambda: faked)
     asked: list[Any] = []
@@ -358,14 +358,14 @@ def sends_from(monkeypatch):
     [("192.0.2.7", "eth0"), ("198.51.100.7", "eth1"), ("fe80::2%eth1", "eth1"), ("127.0.0.1", None), ("::1", None),
      ("203.0.113.1", None)],
 )  # fmt: skip
-def test_the_interface_towards_the_first_machine_has_the_address_that_is_sent_from(address, interface, sends_from):
+def test_the_interface_is_the_one_with_the_address_that_the_system_sends_from(address, interface, sends_from):
     asked = sends_from(address)
     assert rank_process.interface_towards("198.51.100.1") == interface
     assert [each[0] for each in asked] == ["198.51.100.1"]
 
 
 @pytest.mark.unit
-def test_there_is_no_interface_towards_a_machine_that_has_no_address(monkeypatch):
+def test_there_is_no_interface_to_a_machine_without_an_address(monkeypatch):
     def fails(*arguments: Any, **keywords: Any) -> None:
         raise OSError("no such host")
 
@@ -378,7 +378,7 @@ def test_there_is_no_interface_towards_a_machine_that_has_no_address(monkeypatch
     ("nodes", "named", "used"),
     [("1", None, rank_process.LOOPBACK), ("2", None, "eth1"), ("1", "eth9", "eth9"), ("2", "eth9", "eth9")],
 )
-def test_ranks_talk_over_the_interface_that_is_named_or_leads_to_the_first(nodes, named, used, monkeypatch):
+def test_ranks_use_the_named_interface_or_the_one_to_the_first_node(nodes, named, used, monkeypatch):
     names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
     for name, value in {**dict.fromkeys(names, "1"), "GROUP_WORLD_SIZE": nodes}.items():
         monkeypatch.setenv(name, value)

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.soak
 
 QUICK = [*TINY, "training.epochs=2"]
 CURVE = ["epoch", "rank", "train_loss", "val_loss"]
-STORE_PORT = 29511  # of namespaces in which nobody else listens
-# Two cables: the first leads to the address that the ranks are told, the second can only be named.
+STORE_PORT = 29511  # free: only this test listens in its network namespaces
+# Two cables: the first leads to MASTER_ADDR, the second is used only if it is named.
 CABLES = [
     "ip link add lta netns {0} type veth peer name ltb netns {1}",
     "ip -n {0} address add 10.77.0.1/24 dev lta",
@@ -63,7 +63,7 @@ def hosts(work_folder: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def start_on(hosts: tuple[str, str], work_folder: Path) -> Iterator[Any]:
-    """start_on(arguments, options, environment): torchrun of one rank on each host; nothing outlives the test."""
+    """start_on(arguments, options, environment): starts torchrun with one rank on each host; the test ends them all."""
     running: list[subprocess.Popen[str]] = []
 
     def start(
@@ -127,12 +127,12 @@ def test_two_hosts_train_one_run(start_on, trained, work_folder):
     record = read_record(path.parent)
     assert record["strategy"]["num_nodes"] == record["strategy"]["world_size"] == 2
     assert len(set(record["strategy"]["rank_pids"])) == 2
-    # The same ranks on one machine learn the same.
+    # Two ranks on one machine learn the same.
     assert curve(path.parent) == curve(trained(*QUICK, "strategy.world_size=2"))
 
 
 def addresses_of(pid: int) -> set[str]:
-    """This machine's addresses in the TCP connections and listening sockets of a process, but those to the store."""
+    """This machine's addresses in the TCP sockets of a process, without those to the store."""
     own = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         target = str(descriptor.readlink())
@@ -153,7 +153,7 @@ def addresses_of(pid: int) -> set[str]:
 @pytest.mark.parametrize(
     ("named", "expected"), [({}, "10.77.0"), ({"GLOO_SOCKET_IFNAME": "spare"}, "10.78.0")], ids=["towards", "named"]
 )
-def test_ranks_talk_over_the_interface_that_leads_to_the_first_host_or_is_named(named, expected, start_on, work_folder):
+def test_ranks_use_the_named_interface_or_the_one_to_the_first_host(named, expected, start_on, work_folder):
     first, second = start_on([*TINY, "training.epochs=1000000", "hydra.run.dir=run"], environment=named)
     run_dir = work_folder / "disk 0" / "run"
     until(lambda: len(read_epochs(run_dir)) >= 2 or second.poll() is not None, first)
@@ -161,7 +161,7 @@ def test_ranks_talk_over_the_interface_that_leads_to_the_first_host_or_is_named(
     assert [addresses_of(pid) for pid in pids] == [{f"{expected}.1"}, {f"{expected}.2"}]
 
 
-def test_two_hosts_start_again_from_the_first_ones_checkpoint(start_on, breaking, trained, work_folder):
+def test_two_hosts_restart_from_the_checkpoint_of_the_first(start_on, breaking, trained, work_folder):
     typed = [each for each in breaking(1, 1, "kill", once=True) if not each.startswith("strategy.world_size")]
     succeed(start_on([*typed, *TINY, "hydra.run.dir=run"], ["--max-restarts", "1"]))
     run_dir = work_folder / "disk 0" / "run"
@@ -170,7 +170,7 @@ def test_two_hosts_start_again_from_the_first_ones_checkpoint(start_on, breaking
     assert curve(run_dir) == curve(trained(*TINY, "strategy.world_size=2", "training.epochs=3"))
 
 
-def test_two_hosts_resume_from_a_checkpoint_that_only_the_first_one_has(start_on, work_folder):
+def test_two_hosts_resume_from_a_checkpoint_that_only_the_first_has(start_on, work_folder):
     succeed(start_on([*QUICK, "hydra.run.dir=run"]))
     succeed(start_on([*TINY, "training.epochs=3", "training.checkpoint=run", "hydra.run.dir=second"]))
     assert read_record(work_folder / "disk 0" / "second")["status"] == "completed"

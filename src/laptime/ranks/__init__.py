@@ -1,1 +1,1 @@
-"""What a rank is, how ranks are found (torchrun, SLURM) and how they talk."""
+"""Ranks: what one is, how torchrun's ranks join, how ranks communicate and fail."""

@@ -1,4 +1,4 @@
-"""How a rank failed, as plain values that cross processes: whose fault it is, and which exception it is for the run."""
+"""How a rank failed, as plain values that can be sent to other processes, and which exception the run raises for it."""
 
 import traceback
 from enum import IntEnum
@@ -11,22 +11,22 @@ from laptime.record.schema import RunError
 
 
 class Cause(IntEnum):
-    """Why a rank ended. Of several ranks the one with the smallest value is the cause: its end ended the others."""
+    """Why a rank ended. When several ranks end, the smallest value is the root cause."""
 
-    REFUSED = 0  # a mistake in what was asked for, or a training that went wrong: every rank says the same
-    DIED = 1  # its process was ended from outside
-    INTERRUPTED = 2  # a signal, perhaps only because another rank had failed
-    RAISED = 3  # whatever else it raised
-    STUCK = 4  # it gave no answer
-    LOST_CONTACT = 5  # another rank no longer answered
+    REFUSED = 0  # a user's mistake, or a training that diverged: every rank raises the same
+    DIED = 1  # something else killed its process
+    INTERRUPTED = 2  # a signal stopped it, perhaps only because another rank had failed
+    RAISED = 3  # it raised any other exception
+    STUCK = 4  # it did not answer within the timeout
+    LOST_CONTACT = 5  # its connection to another rank broke
 
 
 class RankFailed(RunFailed):
     """A rank died, got stuck or raised something.
 
     Args:
-        message: which rank, and what became of it.
-        error: the same in plain values, with the rank's traceback where it had one.
+        message: names the rank and says how it ended.
+        error: the same as plain values, with the rank's traceback if it raised.
     """
 
     def __init__(self, message: str, error: RunError) -> None:
@@ -38,9 +38,9 @@ class RankFailure(Struct, frozen=True):
     """How a rank failed.
 
     Attributes:
-        cause: whose fault it is.
-        error: as run.json will have it.
-        signum: of the signal that interrupted it; 0: none did.
+        cause: why it ended.
+        error: for run.json.
+        signum: the signal that interrupted it; 0: none.
     """
 
     cause: Cause
@@ -49,7 +49,7 @@ class RankFailure(Struct, frozen=True):
 
     @classmethod
     def of(cls, failure: BaseException) -> "RankFailure":
-        """How an exception ends the rank in which it was raised."""
+        """The failure of a rank that raised this exception."""
         error = to_run_error(failure)
         if isinstance(failure, UserError | TrainingFailed):
             return cls(Cause.REFUSED, error)
@@ -59,39 +59,42 @@ class RankFailure(Struct, frozen=True):
 
     @classmethod
     def died(cls, how: str) -> "RankFailure":
-        """The failure of a rank whose process was killed from outside."""
+        """The failure of a rank whose process something else killed.
+
+        Args:
+            how: the end of a sentence about the rank: `was killed by SIGKILL`.
+        """
         return cls(Cause.DIED, RunError(type="RankDied", message=how))
 
     @property
     def is_consequence(self) -> bool:
-        """Whether it may follow from what happened to another rank."""
+        """Whether the failure of another rank may have caused this one."""
         return self.cause in (Cause.INTERRUPTED, Cause.LOST_CONTACT)
 
     def as_exception(self, rank: int) -> BaseException:
-        """What a rank's failure is for the run."""
+        """The exception that the run raises."""
         if self.cause is Cause.INTERRUPTED:
             return Interrupted(self.signum)
         error = self.error
         if error.type == UserError.__name__:
             return UserError(error.message)
         if error.type == TrainingFailed.__name__:
-            return TrainingFailed(error.message, _known(error.epoch), _known(error.step))
+            return TrainingFailed(error.message, _or_none(error.epoch), _or_none(error.step))
         message = f"rank {rank}: {error.type}: {error.message}"
         if self.cause is Cause.DIED:
             message = f"rank {rank} {error.message}"
         return RankFailed(message, replace(error, rank=rank, message=message))
 
 
-def _known(value: int | UnsetType | None) -> int | None:
+def _or_none(value: int | UnsetType | None) -> int | None:
     return None if value is UNSET else value
 
 
 class Report(Struct, frozen=True):
-    """What a rank tells the others of its end.
+    """How a rank ended, as it reports it to the other ranks.
 
     Attributes:
-        rank: which one.
-        failure: None: it has completed.
+        failure: None: the rank completed.
     """
 
     rank: int
@@ -99,7 +102,7 @@ class Report(Struct, frozen=True):
 
 
 def to_run_error(failure: BaseException) -> RunError:
-    """An exception in plain values: type and message, and what its kind knows besides."""
+    """An exception as plain values: its type and message, and what else exceptions of this type know."""
     error = RunError(type=type(failure).__name__, message=str(failure))
     if isinstance(failure, TrainingFailed):
         return replace(error, epoch=failure.epoch, step=failure.step)
@@ -111,8 +114,11 @@ def to_run_error(failure: BaseException) -> RunError:
 
 
 def _is_lost_contact(failure: BaseException) -> bool:
-    """Whether a rank complains that another no longer answers. gloo raises a plain RuntimeError, with the place in its
-    source: `[gloo/transport/tcp/pair.cc:538] Connection closed by peer`."""
+    """Whether an exception says that the connection to another rank broke.
+
+    gloo (torch 2.14) raises a plain RuntimeError for that, with the position in its source. Not reported upstream:
+    `[gloo/transport/tcp/pair.cc:538] Connection closed by peer`.
+    """
     import torch.distributed as dist
 
     return isinstance(failure, dist.DistError) or (isinstance(failure, RuntimeError) and "gloo" in str(failure))

@@ -1,6 +1,6 @@
-"""What must hold around a command before it starts: its environment variables, its launcher, Hydra's own settings.
+"""Checks before a command starts: its environment variables, its launcher and Hydra's own settings.
 
-Each of these would train something else than the configuration says, without an error.
+Each refused setting would silently train something other than the configuration says.
 """
 
 import os
@@ -14,11 +14,11 @@ from laptime.ranks import torchrun
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# Lightning takes each argument of its Trainer that Laptime doesn't pass from a variable of this prefix.
+# Lightning reads Trainer arguments that Laptime doesn't pass from variables with this prefix.
 _TRAINER_PREFIX = "PL_TRAINER_"
 
-# Variables in which a launcher says how many processes of this command it has started, and the launcher's name.
-# Numbers of slots (LSB_DJOB_NUMPROC, PBS_NP, NSLOTS, SLURM_NTASKS) are no numbers of processes.
+# Variables in which launchers say how many processes of this command they have started, and the launchers' names.
+# Variables with a number of slots (LSB_DJOB_NUMPROC, PBS_NP, NSLOTS, SLURM_NTASKS) do not say that.
 _NUM_PROCESSES = {
     "SLURM_STEP_NUM_TASKS": "srun",
     "OMPI_COMM_WORLD_SIZE": "mpirun (Open MPI)",
@@ -32,22 +32,22 @@ _NUM_PROCESSES = {
     "HOROVOD_SIZE": "horovodrun",
     "SUBMITIT_LOCAL_NTASKS": "submitit",
 }
-# Set by hand, or by a launcher that isn't torchrun. WORLD_SIZE alone says nothing: a shell may have kept it.
-_BY_HAND = ("WORLD_SIZE", ("RANK", "LOCAL_RANK"))
+# Set by users, or by launchers other than torchrun. WORLD_SIZE alone may be left over in a shell.
+_UNKNOWN_LAUNCHER = ("WORLD_SIZE", ("RANK", "LOCAL_RANK"))
 
-# With the value 1 they switch torch.compile off: torch returns the network as it is, without a word.
-_NO_COMPILING = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
+# The value 1 switches torch.compile off. torch then silently returns the network uncompiled.
+_DISABLE_COMPILE = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
 
-# Keys of submitit's launchers, and options of sbatch and srun, that ask for several processes per run.
-_TASKS = ("nodes", "tasks_per_node", "ntasks", "ntasks_per_node", "ntasks_per_gpu", "ntasks_per_core",
+# Keys of submitit's launchers, and options of sbatch and srun, that request several processes per run.
+_NUM_TASKS_OPTIONS = ("nodes", "tasks_per_node", "ntasks", "ntasks_per_node", "ntasks_per_gpu", "ntasks_per_core",
           "ntasks_per_socket", "n", "N")  # fmt: skip
 
 
 def check(composed: "DictConfig") -> None:
-    """Check the environment as Hydra will set it for a run, and Hydra's launcher.
+    """Check the environment that Hydra will set for a run, and Hydra's launcher.
 
     Args:
-        composed: the configuration, Hydra's own part (`hydra`) included.
+        composed: the configuration, including Hydra's own part (`hydra`).
 
     Raises:
         UserError: names the variable or the key.
@@ -59,38 +59,39 @@ def check(composed: "DictConfig") -> None:
     for name in job.get("env_copy") or []:
         if name not in os.environ:
             raise UserError(
-                f"hydra.job.env_copy={name}: this variable is not set. Set it in the shell, or leave it out."
+                f"hydra.job.env_copy={name}: this environment variable is not set. Set it in the shell, or remove it "
+                "from the list."
             )
     check_environment()
-    own = {str(name): str(value) for name, value in (job.get("env_set") or {}).items()}
+    job_variables = {str(name): str(value) for name, value in (job.get("env_set") or {}).items()}
     try:
-        check_environment(own)
+        check_environment(job_variables)
     except UserError as error:
         raise UserError(f"hydra.job.env_set: {error}") from error
     _require_one_process_per_run(hydra.get("launcher") or {})
     if OmegaConf.select(composed, "training.compile", throw_on_resolution_failure=False):
-        require_compiling("training.compile", {**os.environ, **own})
+        require_compiling("training.compile", {**os.environ, **job_variables})
 
 
 def require_compiling(key: str, environment: Mapping[str, str]) -> None:
     """Refuse variables that switch torch.compile off.
 
     Args:
-        key: what asked for it.
+        key: the configuration key that asks for compiling.
 
     Raises:
-        UserError: names key and variable.
+        UserError: names the key and the variable.
     """
-    for name in _NO_COMPILING:
+    for name in _DISABLE_COMPILE:
         if environment.get(name) == "1":
             raise UserError(f"{key}=true: {name}=1 switches torch.compile off. Unset it, or use {key}=false.")
 
 
 def check_environment(environment: Mapping[str, str] | None = None) -> None:
-    """Refuse variables that change the training behind the configuration's back, and other launchers' processes.
+    """Refuse variables that silently change the training, and commands that another launcher started several times.
 
     Args:
-        environment: variables; None: this process's own.
+        environment: the variables; None: those of this process.
 
     Raises:
         UserError: names the variable.
@@ -99,7 +100,7 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
     for name in sorted(environment):
         if name.startswith(_TRAINER_PREFIX):
             raise UserError(
-                f"{name}={environment[name]}: Lightning would change the Trainer by it, and no record would say so. "
+                f"{name}={environment[name]}: changes an argument of Lightning's Trainer, which run.json doesn't show. "
                 f"Unset it: unset {name}."
             )
     if torchrun.is_joined():
@@ -108,40 +109,40 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
         number = environment[name]
         if number.isdecimal() and int(number) > 1:
             raise UserError(
-                f"{name}={number}: {launcher} has started {number} processes of this command, and each would be a run "
-                "of its own. Start one process with strategy.world_size, or one torchrun per node on several."
+                f"{name}={number}: {launcher} started {number} processes of this command, and each would be a separate "
+                "run. Start one process and set strategy.world_size, or use torchrun on several nodes."
             )
 
 
 def _launchers(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Which of the variables are set, each with the launcher's name."""
+    """The launcher variables that are set, each with the launcher's name."""
     yield from ((name, launcher) for name, launcher in _NUM_PROCESSES.items() if name in environment)
-    size, numbers = _BY_HAND
-    if size in environment and any(name in environment for name in numbers):
+    size, rank_variables = _UNKNOWN_LAUNCHER
+    if size in environment and any(name in environment for name in rank_variables):
         yield size, "something other than torchrun"
 
 
 def _require_one_process_per_run(launcher: Mapping[str, Any]) -> None:
-    """Refuse a launcher of Hydra's that would start one run in several processes."""
-    asked = {f"hydra.launcher.{key}": launcher.get(key) for key in ("nodes", "tasks_per_node")}
-    further = launcher.get("additional_parameters") or {}
-    asked |= {f"hydra.launcher.additional_parameters.{key}": further[key] for key in further if _asks_for_tasks(key)}
+    """Refuse settings of Hydra's launcher that would start several processes of one run."""
+    requested = {f"hydra.launcher.{key}": launcher.get(key) for key in ("nodes", "tasks_per_node")}
+    extra = launcher.get("additional_parameters") or {}
+    requested |= {f"hydra.launcher.additional_parameters.{key}": extra[key] for key in extra if _asks_for_tasks(key)}
     options = launcher.get("srun_args") or []
-    asked |= dict(_options("hydra.launcher.srun_args", options))
-    for key, value in asked.items():
+    requested |= dict(_options("hydra.launcher.srun_args", options))
+    for key, value in requested.items():
         if value is not None and not re.fullmatch(r"0*1(-0*1)?", str(value)):
             raise UserError(
-                f"{key}={value}: each of these processes would be a run of its own. Leave it out; "
-                "strategy.world_size starts the ranks of a run on one node, torchrun on several."
+                f"{key}={value}: each of these processes would be a separate run. Remove this setting. "
+                "strategy.world_size starts the ranks of a run on one node; torchrun starts them on several."
             )
 
 
 def _asks_for_tasks(option: Any) -> bool:
-    return str(option).lstrip("-").replace("-", "_") in _TASKS
+    return str(option).lstrip("-").replace("-", "_") in _NUM_TASKS_OPTIONS
 
 
 def _options(key: str, options: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    """Options of srun that ask for tasks, with their values: `--ntasks=2`, `--ntasks 2`, `-n2`, `-n 2`."""
+    """srun options that set the number of tasks, with their values: `--ntasks=2`, `--ntasks 2`, `-n2`, `-n 2`."""
     words = " ".join(map(str, options)).split()
     for word, following in zip(words, [*words[1:], ""], strict=False):
         name, equals, value = word.partition("=")

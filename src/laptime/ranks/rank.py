@@ -1,4 +1,4 @@
-"""A rank: one training process among world_size, and what it says to the others."""
+"""A rank: one of world_size training processes, and how it exchanges plain values with the others."""
 
 import os
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ class Rank:
 
     Attributes:
         rank: from 0 to world_size - 1.
-        local_rank: the same among the ranks of this machine, or of its torchrun.
-        core_slot: the same among the ranks that share this one's cores.
+        local_rank: its index among the ranks of this machine, or of its torchrun.
+        core_slot: its index among the ranks that share its cores.
         world_size: number of ranks.
-        threads: CPU threads it computes with.
-        cores: CPU cores it is pinned to; None: wherever the system puts it.
-        oversubscribed: whether the ranks have more threads than there are cores.
+        threads: number of CPU threads it computes with.
+        cores: CPU cores it is pinned to; None: the system chooses.
+        oversubscribed: whether the ranks of this machine have more threads than cores.
         attempt: how often the ranks of this run were started before.
-        node: number of this machine among those of the run.
-        num_nodes: how many machines.
+        node: index of this machine among those of the run.
+        num_nodes: number of machines.
     """
 
     rank: int = 0
@@ -43,11 +43,11 @@ class Rank:
 
     @property
     def is_distributed(self) -> bool:
-        """Whether there is a process group: also with one rank, where DDP was asked for."""
+        """Whether there is a process group. A single rank has one if the configuration asks for DDP."""
         return dist.is_available() and dist.is_initialized()
 
     def apply_affinity(self) -> None:
-        """Take the cores and threads that were assigned; before torch starts its first thread."""
+        """Pin this process to its cores and set its threads. Call it before torch starts its first thread."""
         if self.cores is not None and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, self.cores)
         torch.set_num_threads(self.threads)
@@ -58,7 +58,7 @@ class Rank:
             dist.barrier()
 
     def gather(self, value: Any) -> list[Any]:
-        """The plain values of all ranks, in their order, on every rank."""
+        """The plain values of all ranks, ordered by rank. Every rank gets the same list."""
         if not self.is_distributed:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -66,25 +66,27 @@ class Rank:
         return values
 
     def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
-        """Element by element over all ranks, in float64, in the order of the ranks: the same bits on every rank."""
+        """Sum element by element over all ranks, in float64. Every rank gets the same bits."""
         return [sum(column) for column in zip(*self.gather([float(value) for value in values]), strict=True)]
 
     def any_rank(self, value: bool) -> bool:
-        """Whether it is so on any rank."""
+        """Whether the value is true on any rank."""
         return any(self.gather(value))
 
 
 def assert_world(rank: Rank, world_size: int) -> list[int]:
-    """Make sure that there are as many ranks as were asked for, each a process of its own.
+    """Check that there are world_size ranks, each in its own process. Otherwise the measured scaling would be false.
 
     Returns:
-        Their process ids, by rank, each unique on its machine.
+        The process ids of all ranks, ordered by rank.
 
     Raises:
-        RuntimeError: a sweep that trains fewer processes than it says would report false scaling.
+        RuntimeError: there are fewer.
     """
-    real = dist.get_world_size() if rank.is_distributed else 1
+    joined = dist.get_world_size() if rank.is_distributed else 1
     pids = rank.gather((rank.node, os.getpid()))
-    if real != world_size or len(set(pids)) != world_size:
-        raise RuntimeError(f"{world_size} ranks were asked for, {real} joined in {len(set(pids))} processes")
+    if joined != world_size or len(set(pids)) != world_size:
+        raise RuntimeError(
+            f"strategy.world_size={world_size}: {joined} ranks joined, in {len(set(pids))} different processes"
+        )
     return [pid for _, pid in pids]

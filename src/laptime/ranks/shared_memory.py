@@ -1,13 +1,13 @@
-"""Averaging gradients through memory that the ranks of one machine share, where gloo sends them over loopback TCP.
+"""Averages gradients in memory that the ranks of one machine share. gloo sends them over loopback TCP instead.
 
-DDP's own buckets are moved into shared memory, so that copying gradients into them, which DDP does anyway, is all the
-sending there is. Then each rank averages its share of the bucket over all ranks and writes it into every rank's bucket:
-every value is computed once, so all ranks hold the same bits. Where each rank also updates the weights of its share
-(`laptime.ranks.sharded_optimizer`), the buckets are only collected here.
+DDP copies the gradients into its buckets. Here the buckets are in shared memory, so nothing else has to be sent. Each
+rank averages one shard of a bucket over all ranks and writes the result into every rank's bucket. Each value is
+computed once, so all ranks hold the same bits. With a sharded optimizer (`laptime.ranks.sharded_optimizer`), the hook
+only notes where the gradients are, and the optimizer averages them.
 
-Ranks wait for each other on Unix sockets: a rank that dies closes its own, and is missed at once. Shared memory has no
-name but while torch makes it, so it ends with the last process that uses it; whoever starts ranks removes the name that
-one left which was killed in that moment.
+Ranks wait for each other on Unix sockets. The sockets of a rank that dies are closed, so the others notice immediately.
+Shared memory has a name only while torch creates it, and is freed with the last process that uses it. A process that is
+killed while torch creates the memory leaves the name behind; the process that started the ranks removes it.
 """
 
 import contextlib
@@ -30,19 +30,21 @@ from laptime.errors import UserError
 from laptime.ranks.rank import Rank
 from laptime.text import byte_size
 
-# A rank with cores of its own looks this long whether the others are there before it sleeps: to be woken takes as long.
+# A rank that has its own cores polls this long for the others before it sleeps, because waking up takes as long.
 _SPIN_S = 100e-6
-_CACHE_LINE = 64  # elements: a cache line's bytes, so a whole one of any type
-_GREETING = struct.Struct("16si")  # the token of the rank that is greeted, and who greets
+_CACHE_LINE = 64  # elements; in bytes it is a cache line, so a multiple of one for every type
+_GREETING = struct.Struct("16si")  # the token of the listening rank, and the number of the connecting rank
 _GREETING_S = 10.0
 _OPEN: "weakref.WeakSet[SharedMemory]" = weakref.WeakSet()
 
 
 @dataclass
 class SharedTensor:
-    """A tensor that all ranks have, in the order of its memory: this rank's, and the others'.
+    """A tensor of which each rank has one in shared memory, flattened in memory order.
 
-    `own` keeps its memory alive, so no other tensor can come to lie at its address.
+    Attributes:
+        local: this rank's, (N,). It keeps the memory alive, so that no other tensor can get its address.
+        peers: the other ranks', each (N,).
     """
 
     local: Tensor
@@ -54,27 +56,26 @@ class SharedTensor:
 
 
 def shard_range(num_elements: int, rank: int, world_size: int) -> range:
-    """Which elements of so many are a rank's to average: whole cache lines, so that no two ranks write one."""
-    share = -(-num_elements // world_size // _CACHE_LINE) * _CACHE_LINE
-    start = min(rank * share, num_elements)
-    return range(start, min(start + share, num_elements))
+    """The elements that a rank averages. Shards are whole cache lines, so that no two ranks write the same one."""
+    shard_size = -(-num_elements // world_size // _CACHE_LINE) * _CACHE_LINE
+    start = min(rank * shard_size, num_elements)
+    return range(start, min(start + shard_size, num_elements))
 
 
 class SharedMemory:
     """Averages tensors over the ranks of one machine.
 
-    All ranks make one at the same time, and then average the same tensors in the same order.
+    All ranks create one at the same time, and then average the same tensors in the same order.
 
     Args:
         rank: this process, in its process group.
-        timeout_s: how long to wait for another rank before giving up.
+        timeout_s: how long to wait for another rank.
 
     Attributes:
-        collects: whether the hook leaves averaging to a sharded optimizer.
-        collected: by parameter, this rank's share of the gradients that the hook found in the last backward pass, not
-            averaged.
-        is_collected: whether that was after the last step.
-        last_step_s: seconds that averaging took in the step before, all buckets together.
+        collects: whether the hook only notes gradients, for a sharded optimizer to average.
+        collected: this rank's shard of each parameter's gradient, from the last backward pass, not averaged.
+        is_collected: whether `collected` holds gradients that no optimizer step has used yet.
+        last_step_s: seconds that averaging took in the previous step, all buckets together.
 
     Raises:
         UserError: the ranks are not on one machine.
@@ -93,18 +94,18 @@ class SharedMemory:
         _OPEN.add(self)
 
     def shard_range(self, num_elements: int) -> range:
-        """Which elements of so many are this rank's to average."""
+        """The elements of a tensor that this rank averages."""
         return shard_range(num_elements, self.rank.rank, self.rank.world_size)
 
     def map_shared(self, tensor: Tensor, name: Hashable) -> SharedTensor:
-        """Move a tensor into shared memory, all views of it too, and see the same of the other ranks.
+        """Move a tensor and all its views into shared memory, and map the same tensor of the other ranks.
 
         Args:
-            tensor: dense, on the CPU, of the same shape, strides and type on every rank.
-            name: of the tensor, the same on every rank.
+            tensor: dense, on the CPU; shape, strides and type are the same on every rank.
+            name: identifies the tensor; the same on every rank.
 
         Raises:
-            torch.distributed.DistNetworkError: another rank is gone or did not come in time.
+            torch.distributed.DistNetworkError: another rank has died or did not answer in time.
             RuntimeError: there is not enough shared memory.
         """
         shared = self._shared.get(name)
@@ -113,28 +114,28 @@ class SharedMemory:
         return shared
 
     def average(self, tensor: Tensor, name: Hashable) -> None:
-        """Replace a tensor by its mean over the ranks, in place; it lies in shared memory from the first time on.
+        """Average a tensor over the ranks, in place. The first call moves it into shared memory.
 
         Args:
-            tensor, name: as for `share`.
+            tensor, name: as for `map_shared`.
         """
         if not tensor.numel():
             return
-        mine = self.map_shared(tensor, name).select(self.shard_range(tensor.numel()))
-        self.barrier()  # everybody's tensor is complete
-        for other in mine.peers:
-            mine.local.add_(other)
-        mine.local.mul_(1 / self.rank.world_size)
-        for other in mine.peers:
-            other.copy_(mine.local)
-        self.barrier()  # every share has been written
+        shard = self.map_shared(tensor, name).select(self.shard_range(tensor.numel()))
+        self.barrier()  # all ranks have written their tensor
+        for peer in shard.peers:
+            shard.local.add_(peer)
+        shard.local.mul_(1 / self.rank.world_size)
+        for peer in shard.peers:
+            peer.copy_(shard.local)
+        self.barrier()  # all ranks have written their shard
 
     def collect(self, bucket: dist.GradBucket) -> None:
-        """Note where this rank's share of a bucket's gradients is, on every rank."""
+        """Note where this rank's shards of a bucket's gradients are, in the memory of every rank."""
         buffer, name = bucket.buffer(), bucket.index()
-        known = self._shared.get(name)
+        earlier = self._shared.get(name)
         shared = self.map_shared(buffer, name)
-        if shared is not known:
+        if shared is not earlier:
             for parameter, gradient in zip(bucket.parameters(), bucket.gradients(), strict=True):
                 start = int(gradient.storage_offset() - buffer.storage_offset())
                 whole = shared.select(range(start, start + parameter.numel()))
@@ -143,81 +144,83 @@ class SharedMemory:
 
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:
-        """What is done within is averaging."""
+        """Count the time in this context as averaging."""
         before = time.perf_counter()
         yield
         self._this_step_s += time.perf_counter() - before
 
     def next_step(self) -> None:
-        """The seconds of averaging are those of another step from now on."""
+        """Start to count the seconds of averaging for the next step."""
         self.last_step_s, self._this_step_s = self._this_step_s, 0.0
 
     def close(self) -> None:
-        """Leave: whoever waits for this rank learns that it won't come."""
-        for each in self._sockets.values():
-            each.close()
+        """Close the sockets, so that ranks that wait for this one get an error."""
+        for connection in self._sockets.values():
+            connection.close()
 
     def _exchange(self, tensor: Tensor) -> SharedTensor:
         storage = tensor.untyped_storage()
         try:
-            descriptor, size = storage._share_fd_cpu_()  # what Tensor.share_memory_() does
+            # _share_fd_cpu_ is private; Tensor.share_memory_() calls it (torch 2.14). Not reported upstream.
+            descriptor, size = storage._share_fd_cpu_()
         except RuntimeError as error:
             unlink_leftover_memory(os.getpid())
             raise RuntimeError(
-                f"strategy.comm_hook=shared_memory: no shared memory for {byte_size(storage.nbytes(), 'MB', 0)} of "
-                f"gradients ({error}). Enlarge /dev/shm (docker run --shm-size=…) or use strategy.comm_hook=none."
+                f"strategy.comm_hook=shared_memory: {byte_size(storage.nbytes(), 'MB', 0)} of shared memory for "
+                f"gradients can't be allocated ({error}). Enlarge /dev/shm (docker run --shm-size=…) or use "
+                "strategy.comm_hook=none."
             ) from error
-        for number, each in self._sockets.items():
+        for number, connection in self._sockets.items():
             with _naming_rank(number, self.timeout_s):
-                socket.send_fds(each, [struct.pack("q", size)], [descriptor])
-        others = []
-        for number, each in self._sockets.items():
+                socket.send_fds(connection, [struct.pack("q", size)], [descriptor])
+        peers = []
+        for number, connection in self._sockets.items():
             with _naming_rank(number, self.timeout_s):
-                message, descriptors, _, _ = socket.recv_fds(each, 8, 1)
+                message, descriptors, _, _ = socket.recv_fds(connection, 8, 1)
                 if not message:
                     raise ConnectionResetError
             if not descriptors:
                 raise RuntimeError(
-                    "strategy.comm_hook=shared_memory: this process may open too few files to map the gradients of "
-                    f"{len(self._sockets)} other ranks. Raise the limit (ulimit -n) or strategy.bucket_cap_mb."
+                    "strategy.comm_hook=shared_memory: the limit on open files is too low to map the gradients of "
+                    f"{len(self._sockets)} other ranks. Raise it (ulimit -n), or raise strategy.bucket_cap_mb."
                 )
             if message != struct.pack("q", size):
-                raise RuntimeError(f"rank {number} averages another tensor than rank {self.rank.rank}")
+                raise RuntimeError(f"ranks {number} and {self.rank.rank} average tensors of different sizes")
             try:
                 mapped = mmap.mmap(descriptors[0], size)
             finally:
                 os.close(descriptors[0])
             start = int(tensor.storage_offset()) * tensor.itemsize
-            others.append(torch.frombuffer(mapped, dtype=tensor.dtype, count=tensor.numel(), offset=start))
-        return SharedTensor(flat_view(tensor), others)
+            peers.append(torch.frombuffer(mapped, dtype=tensor.dtype, count=tensor.numel(), offset=start))
+        return SharedTensor(flat_view(tensor), peers)
 
     def barrier(self) -> None:
-        """Return when every rank has come here."""
-        for number, each in self._sockets.items():
+        """Wait until all ranks have called this."""
+        for number, connection in self._sockets.items():
             with _naming_rank(number, self.timeout_s):
-                each.send(b".")
-        for number, each in self._sockets.items():
+                connection.send(b".")
+        for number, connection in self._sockets.items():
             with _naming_rank(number, self.timeout_s):
-                if not self._received(each):
+                if not self._receive(connection):
                     raise ConnectionResetError
 
-    def _received(self, other: socket.socket) -> bytes:
-        """The byte that another rank sends when it has come; b"": it is gone."""
+    def _receive(self, connection: socket.socket) -> bytes:
+        """The byte that another rank sends at a barrier; b"": it has closed its socket."""
         if self._spin_s:
             until = time.perf_counter() + self._spin_s
             while time.perf_counter() < until:
                 with contextlib.suppress(BlockingIOError):
-                    return other.recv(1, socket.MSG_DONTWAIT)
-        return other.recv(1)
+                    return connection.recv(1, socket.MSG_DONTWAIT)
+        return connection.recv(1)
 
 
 def flat_view(tensor: Tensor) -> Tensor:
-    """The elements of a dense tensor in the order in which they lie, (N,); the same memory."""
+    """A view of a dense tensor's elements in memory order, (N,)."""
     return tensor.detach().as_strided((tensor.numel(),), (1,))
 
 
 def average_bucket(state: SharedMemory, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """The hook: DDP calls it when all gradients of a bucket are there."""
+    """The communication hook. DDP calls it when all gradients of a bucket have been computed."""
     if bucket.index() == 0:
         state.next_step()
     with state.timed():
@@ -231,14 +234,16 @@ def average_bucket(state: SharedMemory, bucket: dist.GradBucket) -> torch.future
 
 
 def close_all() -> None:
-    """Leave wherever this rank takes part."""
-    for each in list(_OPEN):
-        each.close()
+    """Close the sockets of all SharedMemory objects of this process."""
+    for shared in list(_OPEN):
+        shared.close()
 
 
 def unlink_leftover_memory(pid: int) -> None:
-    """Remove the names of shared memory that a process of this user was making when it ended: torch unlinks one as soon
-    as its memory is allocated."""
+    """Remove names in /dev/shm that a process of this user left there.
+
+    torch removes the name as soon as the memory is allocated, unless the process is killed in that moment.
+    """
     with contextlib.suppress(OSError):
         for path in Path("/dev/shm").glob(f"torch_{pid}_*"):
             if path.is_file() and path.stat().st_uid == os.getuid():
@@ -246,51 +251,52 @@ def unlink_leftover_memory(pid: int) -> None:
 
 
 def _allow_many_descriptors() -> None:
-    """As many as the system lets this process have: every bucket and weight of every other rank takes one."""
+    """Raise the limit on open files to its maximum: each bucket and weight of every other rank needs a descriptor."""
     import resource  # which Windows lacks
 
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))
 
 
 def _connect_all(rank: Rank, timeout_s: float) -> Iterator[tuple[int, socket.socket]]:
-    """A socket to every other rank.
+    """Connect to all other ranks over Unix sockets. Their names are Linux's abstract ones, which leave no file behind.
 
-    The names are Linux's abstract ones, which leave no file behind.
+    Yields:
+        The number of each other rank, and the socket to it.
     """
     with socket.socket(socket.AF_UNIX) as listener:
         listener.settimeout(timeout_s)
         listener.bind(f"\0laptime-{os.urandom(16).hex()}")
         listener.listen(socket.SOMAXCONN)
-        token = os.urandom(16)  # others can find the socket's name, but not this
-        there = rank.gather((_machine_id(), listener.getsockname(), token))
-        strangers = [number for number, (machine, _, _) in enumerate(there) if machine != there[0][0]]
-        if strangers:
+        token = os.urandom(16)  # other users can find the socket's name, but not the token
+        peers = rank.gather((_machine_id(), listener.getsockname(), token))
+        elsewhere = [number for number, (machine, _, _) in enumerate(peers) if machine != peers[0][0]]
+        if elsewhere:
             raise UserError(
-                f"strategy.comm_hook=shared_memory: rank {strangers[0]} is on another machine than rank 0, or in "
-                "another container. Use strategy.comm_hook=none."
+                f"strategy.comm_hook=shared_memory: rank {elsewhere[0]} is not on the same machine as rank 0, or not "
+                "in the same container. Use strategy.comm_hook=none."
             )
-        met: dict[int, socket.socket] = {}
+        sockets: dict[int, socket.socket] = {}
         for number in range(rank.rank):
-            _, name, theirs = there[number]
+            _, name, peer_token = peers[number]
             with _naming_rank(number, timeout_s):
-                met[number] = socket.socket(socket.AF_UNIX)
-                _set_timeout(met[number], timeout_s)
-                met[number].connect(name)
-                met[number].sendall(_GREETING.pack(theirs, rank.rank))
+                sockets[number] = socket.socket(socket.AF_UNIX)
+                _set_timeout(sockets[number], timeout_s)
+                sockets[number].connect(name)
+                sockets[number].sendall(_GREETING.pack(peer_token, rank.rank))
         for number in range(rank.rank + 1, rank.world_size):
             with _naming_rank(number, timeout_s):
-                first, other = _accept_rank(listener, token)
-            _set_timeout(other, timeout_s)
-            met[first] = other
-    yield from sorted(met.items())
+                peer, connection = _accept_rank(listener, token)
+            _set_timeout(connection, timeout_s)
+            sockets[peer] = connection
+    yield from sorted(sockets.items())
 
 
 def _set_timeout(connection: socket.socket, timeout_s: float) -> None:
-    """Make every call on a socket wait this many seconds at most; the socket is a blocking one from then on.
+    """Limit how long each call on a socket waits. The socket stays a blocking one.
 
-    Python's own `settimeout` makes the socket non-blocking. Then `connect` fails at once when the other rank's queue of
+    Python's `settimeout` would make it non-blocking. Then `connect` fails immediately if the other rank's queue of
     connections is full, instead of waiting for room.
     """
     connection.setblocking(True)
@@ -300,21 +306,21 @@ def _set_timeout(connection: socket.socket, timeout_s: float) -> None:
 
 
 def _accept_rank(listener: socket.socket, token: bytes) -> tuple[int, socket.socket]:
-    """The next rank that connects, and its socket; whoever doesn't know the token is none."""
+    """The number of the next rank that connects, and its socket. Processes that don't know the token are no ranks."""
     while True:
-        other, _ = listener.accept()
-        other.settimeout(min(_GREETING_S, listener.gettimeout() or _GREETING_S))
+        connection, _ = listener.accept()
+        connection.settimeout(min(_GREETING_S, listener.gettimeout() or _GREETING_S))
         with contextlib.suppress(OSError):
-            said = other.recv(_GREETING.size, socket.MSG_WAITALL)
-            if len(said) == _GREETING.size:
-                told, number = _GREETING.unpack(said)
-                if told == token:
-                    return number, other
-        other.close()
+            greeting = connection.recv(_GREETING.size, socket.MSG_WAITALL)
+            if len(greeting) == _GREETING.size:
+                received_token, number = _GREETING.unpack(greeting)
+                if received_token == token:
+                    return number, connection
+        connection.close()
 
 
 def _machine_id() -> str:
-    """The same for processes that can share memory and reach each other's sockets."""
+    """Equal for processes that can share memory and connect to each other's sockets."""
     assert sys.platform == "linux"
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {Path('/proc/self/ns/net').readlink()}"
@@ -322,12 +328,12 @@ def _machine_id() -> str:
 
 @contextlib.contextmanager
 def _naming_rank(number: int, timeout_s: float) -> Iterator[None]:
-    """Say of which rank nothing was heard."""
+    """Name the rank in errors of the connection to it."""
     try:
         yield
     except (BlockingIOError, TimeoutError) as error:
         raise dist.DistNetworkError(
-            f"rank {number} did not come to average gradients within strategy.timeout_s={timeout_s:g}"
+            f"rank {number} did not join the averaging of gradients within strategy.timeout_s={timeout_s:g}"
         ) from error
     except ConnectionError as error:
-        raise dist.DistNetworkError(f"rank {number} is gone: its gradients are missed") from error
+        raise dist.DistNetworkError(f"rank {number} closed its connection while gradients were averaged") from error

@@ -1,4 +1,4 @@
-"""How a run is asked to end early: by a signal or a time limit, heeded between two optimizer steps."""
+"""How a run stops early: a signal or a time limit asks for it, and training stops after the current optimizer step."""
 
 import signal
 import threading
@@ -9,21 +9,21 @@ from types import FrameType
 
 from laptime.errors import Interrupted
 
-# SIGUSR1 is what SLURM sends where a job asks to be warned before its time is over (--signal=USR1@60).
-# SIGHUP is a terminal that was closed.
+# SLURM sends SIGUSR1 before a job's time limit, if the job asks for it (--signal=USR1@60).
+# A terminal that is closed sends SIGHUP.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 
 
 class TimeLimitReached(BaseException):
-    """`training.time_limit_s` is over. No Exception: whoever catches those goes on."""
+    """`training.time_limit_s` is over. Not an Exception, so that `except Exception` does not catch it."""
 
 
 class StopRequest:
-    """A wish to stop, noted at any moment and carried out where it does no harm.
+    """A request to stop. It can be made at any moment, and is carried out after an optimizer step.
 
     Attributes:
-        expired: whether the time limit is over; several ranks must agree on it, or some would wait for ever.
-        immediate: whether a signal raises at once (before and after training) instead of waiting for a step's end.
+        expired: whether the time limit is over. All ranks must agree on it, or some would wait for the others forever.
+        immediate: whether a signal raises immediately (before and after training) instead of after the current step.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class StopRequest:
         self._deadline: float | None = None
 
     def limit(self, seconds: float | None) -> None:
-        """Ask to stop so many seconds from now; None: never."""
+        """Request a stop this many seconds from now; None: never."""
         self._deadline = None if seconds is None else time.monotonic() + seconds
 
     @property
@@ -45,25 +45,25 @@ class StopRequest:
         return self._deadline is not None
 
     def is_overdue(self) -> bool:
-        """Whether this process's clock says that the time limit is over."""
+        """Whether the time limit is over by this process's clock."""
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def act(self) -> None:
-        """Raise what was asked for: Interrupted or TimeLimitReached."""
+        """Carry out the request: raise Interrupted or TimeLimitReached."""
         if self.signum is not None:
             raise Interrupted(self.signum)
         raise TimeLimitReached
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        """Signal handler: note it, or raise at once where that is asked for or the signal comes a second time."""
-        again, self.signum = self.signum is not None, signum
-        if self.immediate or again:
+        """Signal handler: note the signal. Raise immediately if `immediate` is set, or if it is the second signal."""
+        is_second, self.signum = self.signum is not None, signum
+        if self.immediate or is_second:
             raise Interrupted(signum)
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """The signals become a StopRequest, in the main thread; the handlers from before come back afterwards."""
+    """Turn signals into a StopRequest. Outside of the main thread, signals are left alone."""
     stop = StopRequest()
     with handle_signals(stop.handle):
         yield stop
@@ -71,15 +71,16 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def handle_signals(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """The signals are handled so, in the main thread; the handlers from before come back afterwards."""
+    """Handle SIGNALS with a function, and restore the earlier handlers afterwards. Only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # nohup has SIGHUP ignored already: then it stays so.
-    heeded = [each for each in SIGNALS if each.name != "SIGHUP" or signal.getsignal(each) is not signal.SIG_IGN]
-    before = {signum: signal.signal(signum, handle) for signum in heeded}
+    is_ignored = hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    # nohup ignores SIGHUP: it must stay ignored.
+    handled = [signum for signum in SIGNALS if not (is_ignored and signum.name == "SIGHUP")]
+    earlier = {signum: signal.signal(signum, handle) for signum in handled}
     try:
         yield
     finally:
-        for signum, handler in before.items():
+        for signum, handler in earlier.items():
             signal.signal(signum, handler)

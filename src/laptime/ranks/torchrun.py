@@ -1,7 +1,7 @@
-"""Joining ranks that torchrun (or another elastic agent) has started, on one machine or many.
+"""How ranks that torchrun (or another elastic agent) has started join, on one machine or several.
 
-Each of them runs the whole command, so they first agree on one run directory: the first rank's. A restart by
-torchrun's own --max-restarts finds it again, and goes on from its last checkpoint.
+Each rank runs the whole command, so they first agree on one run directory: rank 0's. Ranks that torchrun's own
+--max-restarts starts again find it and resume from its last checkpoint.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _VARIABLES = (
 
 
 def is_joined() -> bool:
-    """Whether this process is a rank that torchrun started; some of its variables alone are left-overs."""
+    """Whether torchrun started this process. If only some of its variables are set, they are leftovers."""
     return all(name in os.environ for name in _VARIABLES)
 
 
@@ -53,17 +53,17 @@ def local_world_size() -> int:
 
 
 def num_nodes() -> int:
-    """Machines, or what stands for them: one torchrun each."""
+    """Number of torchrun agents, normally one per machine."""
     return int(os.environ["GROUP_WORLD_SIZE"])
 
 
-def command(typed: Sequence[str]) -> list[str]:
-    """The torchrun command as far as a rank can tell. torchrun starts an interpreter with the script and its arguments.
+def command(rank_command: Sequence[str]) -> list[str]:
+    """The torchrun command that the user probably typed, rebuilt from the command of one of its ranks.
 
     Args:
-        typed: the command that started this rank.
+        rank_command: `laptime` or a Python interpreter first.
     """
-    script = ["--no-python", *typed] if typed[0] == "laptime" else list(typed[1:])
+    script = ["--no-python", *rank_command] if rank_command[0] == "laptime" else list(rank_command[1:])
     while script and script[0].startswith("-") and script[0] not in ("-m", "-c", "--no-python"):
         script = script[1:]
     per_node = ["--nproc-per-node", str(local_world_size())]
@@ -72,12 +72,12 @@ def command(typed: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Peer:
-    """What a rank tells the others before they join.
+    """What a rank tells the others in the rendezvous.
 
     Attributes:
-        host: the same for ranks that share the same cores of a machine, whether or not one torchrun has started them.
-        usable_cores: that its process may use.
-        differences: keys of its configuration that are not as the first rank's, each with both values.
+        host: equal for ranks that may use the same cores of a machine, even if several torchruns started them.
+        usable_cores: number of cores that its process may use.
+        differences: keys of its configuration that differ from rank 0's, each with both values.
     """
 
     host: str
@@ -86,38 +86,41 @@ class Peer:
 
 
 def rendezvous(config: Mapping[str, Any], usable_cores: int, timeout_s: float) -> list[Peer]:
-    """All ranks of this attempt, in their order, once every one has come; before they make a process group.
+    """Wait until all ranks of this attempt have joined. Call it before they make a process group.
+
+    Returns:
+        All ranks, in their order.
 
     Raises:
-        UserError: their configurations differ: they would train something that nobody asked for.
-        RankFailed: some have not come within `timeout_s`.
+        UserError: their configurations differ, so they would train something that nobody asked for.
+        RankFailed: some ranks have not joined within `timeout_s`.
     """
-    met, number, names = store(timeout_s), attempt(), range(world_size())
-    own = {name: value for name, value in flat(config) if not name.startswith(PER_NODE_KEYS)}
+    shared, number, ranks = store(timeout_s), attempt(), range(world_size())
+    settings = {name: value for name, value in flat(config) if not name.startswith(PER_NODE_KEYS)}
     if rank() == 0:
-        met.set(f"config {number}", json.dumps(own))
-    _await(met, [f"config {number}"], ["rank 0"], timeout_s)
-    first = json.loads(bytes(met.get(f"config {number}")))
-    there = json.loads(json.dumps(own))
+        shared.set(f"config {number}", json.dumps(settings))
+    _wait_for(shared, [f"config {number}"], ["rank 0"], timeout_s)
+    first = json.loads(bytes(shared.get(f"config {number}")))
+    this = json.loads(json.dumps(settings))
     differences = [
-        f"{key} {first.get(key)} on rank 0, {there.get(key)} on rank {rank()}"
-        for key in dict.fromkeys([*first, *there])
-        if first.get(key) != there.get(key)
+        f"{key} {first.get(key)} on rank 0, {this.get(key)} on rank {rank()}"
+        for key in dict.fromkeys([*first, *this])
+        if first.get(key) != this.get(key)
     ]
-    keys = [f"peer {number} {each}" for each in names]
-    met.set(keys[rank()], json.dumps(asdict(Peer(_host(), usable_cores, differences))))
-    _await(met, keys, [f"rank {each}" for each in names], timeout_s)
-    peers = [Peer(**json.loads(bytes(met.get(key)))) for key in keys]
+    keys = [f"peer {number} {peer}" for peer in ranks]
+    shared.set(keys[rank()], json.dumps(asdict(Peer(_host(), usable_cores, differences))))
+    _wait_for(shared, keys, [f"rank {peer}" for peer in ranks], timeout_s)
+    peers = [Peer(**json.loads(bytes(shared.get(key)))) for key in keys]
     differences = [difference for peer in peers for difference in peer.differences]
     if differences:
         raise UserError(
-            f"torchrun's ranks were started with different settings: {join_first_three(differences)}. "
-            "Give every node the same command."
+            f"torchrun started the ranks with different settings: {join_first_three(differences)}. "
+            "Start the same command on every node."
         )
     return peers
 
 
-# What may differ from machine to machine: places, and what only the first rank does.
+# Keys that may differ between nodes: paths, and what only rank 0 does.
 PER_NODE_KEYS = ("dataset.root", "training.checkpoint", "logger.")
 
 
@@ -130,91 +133,90 @@ def _host() -> str:
     return f"{socket.gethostname()} {boot} {cores}"
 
 
-def _await(met: "Store", keys: list[str], whose: list[str], timeout_s: float) -> None:
+def _wait_for(shared: "Store", keys: list[str], ranks: list[str], timeout_s: float) -> None:
+    """Wait until the store has all keys. The error names the ranks that have not set theirs."""
     from torch.distributed import DistError
 
     try:
-        met.wait(keys)
+        shared.wait(keys)
     except (DistError, RuntimeError) as error:
-        missing = [name for key, name in zip(keys, whose, strict=True) if not met.check([key])]
-        message = f"{', '.join(missing)} did not come within strategy.timeout_s={timeout_s}"
+        missing = [name for key, name in zip(keys, ranks, strict=True) if not shared.check([key])]
+        message = f"{', '.join(missing)} did not join within strategy.timeout_s={timeout_s}"
         raise RankFailed(message, RunError(type="RankStuck", message=message)) from error
 
 
 def this_rank(threads_per_rank: int | str, peers: Sequence[Peer]) -> "Rank":
-    """This process among the ranks.
+    """The rank that this process is.
 
     Args:
-        threads_per_rank: a number, or auto: this machine's cores shared among its ranks.
+        threads_per_rank: a number; or auto, which divides this machine's cores among its ranks, also among those that
+            other torchruns on it have started.
         peers: all ranks.
-
-    Returns:
-        The rank; several torchruns on one machine share its cores.
     """
     from laptime.ranks.rank import Rank
 
-    own = peers[rank()]
-    here = [number for number, peer in enumerate(peers) if peer.host == own.host]
-    threads = max(1, own.usable_cores // len(here)) if isinstance(threads_per_rank, str) else threads_per_rank
+    this = peers[rank()]
+    on_this_host = [number for number, peer in enumerate(peers) if peer.host == this.host]
+    threads = max(1, this.usable_cores // len(on_this_host)) if isinstance(threads_per_rank, str) else threads_per_rank
     return Rank(
         rank=rank(),
         local_rank=int(os.environ["LOCAL_RANK"]),
         world_size=world_size(),
         threads=threads,
-        oversubscribed=len(here) * threads > own.usable_cores,
+        oversubscribed=len(on_this_host) * threads > this.usable_cores,
         attempt=attempt(),
         node=int(os.environ["GROUP_RANK"]),
         num_nodes=num_nodes(),
-        core_slot=here.index(rank()),
+        core_slot=on_this_host.index(rank()),
     )
 
 
 def attempt() -> int:
-    """How often torchrun has started the ranks before."""
+    """How often torchrun has restarted the ranks."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def agree_on_run_dir(reserve: Callable[[], str], timeout_s: float) -> str:
-    """The run directory of all ranks, the same after a restart.
+    """The one run directory of all ranks. It stays the same after a restart.
 
     Args:
-        reserve: makes the directory and returns its path; called on the first rank of the first attempt alone.
-        timeout_s: how long to wait for the first rank.
+        reserve: makes the directory and returns its path; only rank 0 of the first attempt calls it.
+        timeout_s: how long to wait for rank 0.
 
     Raises:
-        UserError: the first rank could not make it.
+        UserError: rank 0 could not make it.
     """
-    agreed = store(timeout_s)
-    if rank() == 0 and not agreed.check(["run_dir"]):
+    shared = store(timeout_s)
+    if rank() == 0 and not shared.check(["run_dir"]):
         try:
-            agreed.set("run_dir", reserve())
+            shared.set("run_dir", reserve())
         except Exception:
-            agreed.set("run_dir", "")  # the others are not to wait for what won't come
+            shared.set("run_dir", "")  # so that the others stop waiting
             raise
     try:
-        _await(agreed, ["run_dir"], ["rank 0"], timeout_s)
+        _wait_for(shared, ["run_dir"], ["rank 0"], timeout_s)
     except RankFailed as error:
-        raise UserError(f"{error}. Start torchrun on every node with the same command.") from error
-    run_dir = bytes(agreed.get("run_dir")).decode()
+        raise UserError(f"{error}. Start torchrun with the same command on every node.") from error
+    run_dir = bytes(shared.get("run_dir")).decode()
     if not run_dir:
-        raise UserError("the first rank could not make its run directory; see its message.")
+        raise UserError("rank 0 could not make the run directory; see its error message.")
     return run_dir
 
 
 def report(failure: RankFailure, timeout_s: float) -> Report:
-    """Tell the others why this rank failed.
+    """Report to the other ranks why this rank failed.
 
     Returns:
-        What was reported first: this, or what another rank has said before.
+        The report that came first: this one, or an earlier one of another rank.
     """
-    own = Report(rank(), failure)
+    this = Report(rank(), failure)
     with contextlib.suppress(RuntimeError, OSError):
-        store(timeout_s).compare_set(f"error {attempt()}", "", msgspec.json.encode(own).decode())
-    return reported(timeout_s) or own
+        store(timeout_s).compare_set(f"error {attempt()}", "", msgspec.json.encode(this).decode())
+    return first_report(timeout_s) or this
 
 
-def reported(timeout_s: float) -> Report | None:
-    """What a rank of this attempt has reported; None: nothing."""
+def first_report(timeout_s: float) -> Report | None:
+    """The first report of this attempt's ranks; None: none has reported."""
     with contextlib.suppress(RuntimeError, OSError):
         reports = store(timeout_s)
         if reports.check([f"error {attempt()}"]):
@@ -223,32 +225,34 @@ def reported(timeout_s: float) -> Report | None:
 
 
 def post_exit(failure: RankFailure | None, timeout_s: float) -> None:
-    """Tell the others that this rank has ended by itself, completed (None) or not, and was not killed."""
+    """Report to the other ranks that this one exits by itself, after it completed (None) or failed."""
     with contextlib.suppress(RuntimeError, OSError):
-        own = msgspec.json.encode(Report(rank(), failure))
-        store(timeout_s).set(f"ended {attempt()} {rank()}", own.decode())
+        content = msgspec.json.encode(Report(rank(), failure)).decode()
+        store(timeout_s).set(f"ended {attempt()} {rank()}", content)
 
 
 def collect_exits(wait_s: float, timeout_s: float) -> dict[int, RankFailure | None]:
-    """What the ranks said when they signed off, by rank; those that have said nothing within `wait_s` are left out:
-    they were killed, are stuck, or their machine is gone.
+    """How the ranks exited, by rank, as they reported it with `post_exit`.
+
+    Ranks without a report within `wait_s` are left out: they were killed, are stuck, or their machine is down.
 
     Raises:
-        RuntimeError, OSError: torchrun's store is gone with torchrun: nothing can be told.
+        RuntimeError, OSError: torchrun has ended, and its store with it.
     """
-    words: dict[int, RankFailure | None] = {}
-    said = store(timeout_s)
+    exits: dict[int, RankFailure | None] = {}
+    shared = store(timeout_s)
     deadline = time.monotonic() + wait_s
-    while len(words) < world_size() and time.monotonic() < deadline:
-        for number in set(range(world_size())) - set(words):
-            if said.check([f"ended {attempt()} {number}"]):
-                words[number] = msgspec.json.decode(bytes(said.get(f"ended {attempt()} {number}")), type=Report).failure
+    while len(exits) < world_size() and time.monotonic() < deadline:
+        for number in set(range(world_size())) - set(exits):
+            if shared.check([f"ended {attempt()} {number}"]):
+                content = bytes(shared.get(f"ended {attempt()} {number}"))
+                exits[number] = msgspec.json.decode(content, type=Report).failure
         time.sleep(0.05)
-    return words
+    return exits
 
 
 def store(timeout_s: float) -> "Store":
-    """torchrun's own store: it outlives the ranks, so a restarted one reads there what the first attempt wrote."""
+    """torchrun's own store. It outlives the ranks, so restarted ranks can read what the first attempt wrote."""
     from torch.distributed import PrefixStore, TCPStore
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

@@ -121,7 +121,7 @@ def _cause_under_torchrun(error: BaseException, run_dir: Path, timeout_s: float)
         words = torchrun.collect_exits(_SILENCE_S, timeout_s)
     except (RuntimeError, OSError):
         return error
-    told = torchrun.reported(timeout_s)
+    told = torchrun.first_report(timeout_s)
     if told is not None and told.failure is not None:
         return told.failure.as_exception(told.rank)
     silent = sorted(set(range(torchrun.world_size())) - set(words))
