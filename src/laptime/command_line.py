@@ -132,9 +132,9 @@ def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     raise UserError(f"{message}. {see}")
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`Did you mean --once?`, or an empty text where no known word is near."""
-    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.7) -> str:
+    """`Did you mean --once?`, or an empty text if no known word is similar enough (see difflib)."""
+    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"Did you mean {nearest[0]}?" if nearest else ""
 
 

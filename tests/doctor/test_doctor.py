@@ -326,7 +326,7 @@ def test_the_whole_report_fits_the_width_of_the_terminal(width, quick):
 def test_a_mistake_in_the_seconds_is_one_line(typed, capsys):
     assert command.main([f"--seconds={typed}"]) == 2
     error = capsys.readouterr().err
-    assert error == f"error: --seconds {typed}: must be a number from 1 on, like 10.\n"
+    assert error == f"error: --seconds {typed}: must be a number of at least 1, e.g. 10.\n"
 
 
 def test_asking_for_help_loads_no_torch():

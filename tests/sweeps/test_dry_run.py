@@ -58,7 +58,7 @@ def test_a_mistake_is_found_before_the_night(train, work_folder):
 @pytest.mark.parametrize("override", ["sweep.dry_run=true", "sweep.notify=x"])
 def test_a_single_run_has_none(override, call, work_folder):
     done = call(*TWO_EPOCHS, override)
-    assert done.returncode == 2 and f"error: {override}: is for sweeps. Add -m" in done.stderr
+    assert done.returncode == 2 and f"error: {override}: only works in sweeps. Add -m" in done.stderr
 
 
 def past_run(**changed) -> PastRun:

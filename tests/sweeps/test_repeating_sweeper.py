@@ -28,5 +28,5 @@ def test_a_sweep_repeats_its_runs_until_the_interval_or_the_limit_is_reached(tra
 def test_a_single_run_has_no_target_interval(call, work_folder):
     done = call("measure.target_interval=0.02")
     assert done.returncode == 2
-    assert "measure.target_interval=0.02: is for sweeps" in done.stderr
+    assert "measure.target_interval=0.02: only works in sweeps" in done.stderr
     assert list(work_folder.iterdir()) == []

@@ -82,7 +82,7 @@ def _run_command(name: str, arguments: list[str]) -> int:
 def _require_command(word: str) -> None:
     """Raises: UserError: there is no such command."""
     if word not in COMMANDS:
-        suggestion = did_you_mean(word, COMMANDS) or f"Commands: {', '.join(COMMANDS)}."
+        suggestion = did_you_mean(word, COMMANDS, cutoff=0.6) or f"Commands: {', '.join(COMMANDS)}."
         raise UserError(f"{word}: is neither a command nor an override (key=value). {suggestion}")
 
 
