@@ -1,4 +1,4 @@
-"""What a sweep would do, without doing it (`sweep.dry_run`), after real runs."""
+"""Dry runs (`sweep.dry_run`) of new sweeps, and of resumed ones after real runs."""
 
 from pathlib import Path
 
@@ -25,17 +25,17 @@ def files(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def test_without_records_it_lists_the_runs_and_guesses_nothing(train, work_folder):
+def test_without_past_runs_the_runs_are_listed_without_an_estimate(train, work_folder):
     done = train(*TINY_SWEEP, "seed=1,2", "model.dropout=0.1,0.2", "sweep.dry_run=true")
     assert done.returncode == 0
     shown = " ".join(done.stdout.split())
     for swept in ("seed=1 model.dropout=0.1", "seed=2 model.dropout=0.2"):
         assert swept in shown
-    assert "4 runs to do of 4; no record at hand tells how long" in shown
+    assert "4 runs to do of 4; no time estimate, because no similar run was found" in shown
     assert list(work_folder.iterdir()) == []
 
 
-def test_it_says_what_a_resumed_sweep_would_do_and_what_that_takes(train, work_folder):
+def test_a_resumed_sweep_shows_actions_and_estimates(train, work_folder):
     assert train(*TINY_SWEEP, "seed=1,2", "hydra.sweep.dir=multirun/s").returncode == 0
     before = files(work_folder)
     done = train("sweep.resume=multirun/s", "seed=1,2,3", "sweep.dry_run=true")
@@ -44,19 +44,19 @@ def test_it_says_what_a_resumed_sweep_would_do_and_what_that_takes(train, work_f
     assert shown.count("completed, skipped") == 2 and "1 run to do of 3, about" in shown
     assert "2 runs of the same configuration" in shown
     assert files(work_folder) == before
-    # And the sweep itself runs as if nothing had been asked.
+    # The dry run does not affect the sweep itself.
     assert train("sweep.resume=multirun/s", "seed=1,2,3").returncode == 0
     assert read_record(work_folder / "multirun/s/2")["status"] == "completed"
 
 
-def test_a_mistake_is_found_before_the_night(train, work_folder):
+def test_an_invalid_value_is_refused(train, work_folder):
     done = train(*TINY_SWEEP, "training.batch_size=64,0", "sweep.dry_run=true")
     assert done.returncode == 2 and "training.batch_size=0" in done.stderr
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("override", ["sweep.dry_run=true", "sweep.notify=x"])
-def test_a_single_run_has_none(override, call, work_folder):
+def test_sweep_keys_are_refused_for_a_single_run(override, call, work_folder):
     done = call(*TWO_EPOCHS, override)
     assert done.returncode == 2 and f"error: {override}: only works in sweeps. Add -m" in done.stderr
 
@@ -67,8 +67,8 @@ def past_run(**changed) -> PastRun:
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize(("timer", "num_known"), [("training", 1), ("LapTimer", 0)])
-def test_a_training_that_laptime_timed_alone_tells_nothing(timer, num_known, work_folder):
+@pytest.mark.parametrize(("timer", "num_past_runs"), [("training", 1), ("LapTimer", 0)])
+def test_a_training_that_laptime_only_timed_is_no_past_run(timer, num_past_runs, work_folder):
     run = work_folder / "run"
     run.mkdir()
     record = new_record() | {"hashed_config": {"training.epochs": 2}}
@@ -78,22 +78,22 @@ def test_a_training_that_laptime_timed_alone_tells_nothing(timer, num_known, wor
     end_attempt(record, "completed", None)
     write_record(run, record)
     append_epochs(run, [EPOCH_ROW])
-    assert len(past_runs([work_folder])) == num_known
+    assert len(past_runs([work_folder])) == num_past_runs
 
 
 @pytest.mark.unit
-def test_time_grows_with_epochs_and_the_rest_is_paid_once():
+def test_the_time_of_epochs_scales_and_the_rest_is_added_once():
     wanted = past_run().hashed | {"training.epochs": 10, "seed": 7}
-    found = estimate(wanted, [past_run(), past_run(epoch_s=5.0), past_run(epoch_s=4.0)])
-    assert found is not None
-    assert found.seconds == 1.0 + 10 * 4.0 and found.num_bytes == 100
-    assert found.basis == "3 runs of the same configuration"
+    cost = estimate(wanted, [past_run(), past_run(epoch_s=5.0), past_run(epoch_s=4.0)])
+    assert cost is not None
+    assert cost.seconds == 1.0 + 10 * 4.0 and cost.num_bytes == 100
+    assert cost.basis == "3 runs of the same configuration"
 
 
 @pytest.mark.unit
-def test_the_same_configuration_counts_before_a_similar_one():
+def test_the_same_configuration_is_preferred_to_a_similar_one():
     same, similar = past_run(epoch_s=3.0), past_run(epoch_s=9.0, hashed={"optimizer.lr": 0.5})
     assert estimate(same.hashed, [similar, same]).seconds == 7.0
-    only = estimate(same.hashed, [similar])
-    assert only.seconds == 19.0 and only.basis.startswith("1 run of another")
+    from_similar = estimate(same.hashed, [similar])
+    assert from_similar.seconds == 19.0 and from_similar.basis.startswith("1 run with the same model")
     assert estimate(same.hashed, [past_run(hashed={"model.width": 16})]) is None

@@ -1,4 +1,4 @@
-"""Sweeps of which several runs train at once, in processes that Hydra's launchers start."""
+"""Sweeps with concurrent runs, in processes that Hydra's launchers start."""
 
 import os
 import re
@@ -15,10 +15,10 @@ from laptime.record.directory import numbered_runs
 from laptime.record.files import read_record
 from laptime.sweeps.core_slots import CoreSlots
 
-QUICK = [each for each in [*TINY, "training.epochs=2"] if not each.startswith("strategy.threads")]
+QUICK = [override for override in [*TINY, "training.epochs=2"] if not override.startswith("strategy.threads")]
 SWEEP = ["-m", *QUICK, NO_REPORT, "hydra.sweep.dir=s"]
 JOBLIB = "hydra/launcher=joblib"
-AT_ONCE = min(2, usable_cores())
+NUM_CONCURRENT = min(2, usable_cores())
 SCRIPTS = Path(processes.__file__).with_name("scripts")
 FORKED_JOBS = SCRIPTS / "forked_jobs.py"
 FORKED_AND_STARTED = pytest.mark.parametrize(
@@ -32,32 +32,32 @@ def records(sweep: str) -> list[dict]:
 
 
 def assert_shared_the_machine(record: dict) -> None:
-    are_confined = len(os.sched_getaffinity(0)) == usable_cores()  # not where a quota, not a set of cores, is the limit
-    assert record["runs_at_once"] == AT_ONCE
-    assert record["environment"]["num_usable_cores"] == usable_cores() // (AT_ONCE if are_confined else 1)
-    assert record["strategy"]["threads_per_rank"] == usable_cores() // AT_ONCE
-    assert f"{AT_ONCE} runs at once shared the machine" in record["quality"]["reasons"]
+    are_pinned = len(os.sched_getaffinity(0)) == usable_cores()  # runs are not pinned under a container's CPU quota
+    assert record["runs_at_once"] == NUM_CONCURRENT
+    assert record["environment"]["num_usable_cores"] == usable_cores() // (NUM_CONCURRENT if are_pinned else 1)
+    assert record["strategy"]["threads_per_rank"] == usable_cores() // NUM_CONCURRENT
+    assert f"{NUM_CONCURRENT} runs at once shared the machine" in record["quality"]["reasons"]
 
 
 @FORKED_AND_STARTED
 def test_a_failed_run_is_named_and_the_others_continue(script, train):
-    """Two runs at once, each with cores of its own and marked as such; the one that fails can be tried again."""
+    """Two concurrent runs have their own cores, which their records say. The failed one can be resumed."""
     ended = processes.run(*SWEEP, "optimizer=sgd", "optimizer.lr=0.01,1e30", JOBLIB, script=script)
     assert ended.returncode == 1
     assert "1 of 2 runs of the sweep failed:\n  1 (optimizer.lr=1e+30): the loss became" in ended.stderr
     first, second = records("s")
     assert (first["status"], second["status"]) == ("completed", "failed")
     assert_shared_the_machine(first)
-    assert second["runs_at_once"] == AT_ONCE
+    assert second["runs_at_once"] == NUM_CONCURRENT
     assert not Path("s/.outcomes").exists()
-    planned = train("sweep.resume=s", "sweep.dry_run=true", JOBLIB)  # the soak carries it out
+    planned = train("sweep.resume=s", "sweep.dry_run=true", JOBLIB)  # a soak test runs it
     assert planned.returncode == 0, planned.stderr
     assert "completed, skipped" in planned.stdout and "failed (the loss became" in planned.stdout
     assert "1 run to do of 2" in planned.stdout
 
 
 @pytest.mark.soak
-def test_a_sweep_with_failed_runs_is_gone_on_with_by_its_launcher(train):
+def test_a_sweep_with_failed_runs_is_resumed_by_its_launcher(train):
     typed = [*SWEEP, "optimizer=sgd", "optimizer.lr=0.01,1e30", JOBLIB]
     assert train(*typed).returncode == 1
     resumed = train("sweep.resume=s", JOBLIB)
@@ -68,19 +68,19 @@ def test_a_sweep_with_failed_runs_is_gone_on_with_by_its_launcher(train):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_runs_go_on_at_once_each_with_cores_of_its_own(launcher, train):
+def test_concurrent_runs_have_their_own_cores(launcher, train):
     ended = train("-m", *QUICK, "seed=1,2", f"hydra/launcher={launcher}", "hydra.sweep.dir=s")
     assert ended.returncode == 0, ended.stderr
-    found = records("s")
-    assert [record["status"] for record in found] == ["completed"] * 2
-    for record in found:
+    runs = records("s")
+    assert [record["status"] for record in runs] == ["completed"] * 2
+    for record in runs:
         assert_shared_the_machine(record)
     assert "2 runs" in ended.stdout and Path("s/summary/report.html").exists()
     assert not Path("s/.outcomes").exists()
 
 
 @pytest.mark.soak
-def test_runs_at_once_have_another_hash_than_a_run_alone(train):
+def test_concurrent_runs_have_another_hash_than_a_single_run(train):
     typed = ["-m", *QUICK, NO_REPORT, "strategy.threads_per_rank=1"]
     assert train(*typed, "seed=1", "hydra.sweep.dir=alone").returncode == 0
     assert train(*typed, "seed=1,2", JOBLIB, "hydra.sweep.dir=together").returncode == 0
@@ -90,24 +90,24 @@ def test_runs_at_once_have_another_hash_than_a_run_alone(train):
 
 
 @pytest.mark.soak
-def test_no_further_run_begins_where_a_failed_one_stops_the_sweep(train):
+def test_no_run_starts_after_a_failed_one_stopped_the_sweep(train):
     typed = ["optimizer=sgd", "optimizer.lr=1e30,0.01,0.02,0.03", JOBLIB, "hydra.launcher.n_jobs=1"]
     ended = train(*SWEEP, *typed, "sweep.on_failure=stop")
     assert ended.returncode == 1 and "3 of 4 runs of the sweep were not started" in ended.stderr
 
 
 @FORKED_AND_STARTED
-def test_a_signal_ends_all_of_them_between_two_steps(script, start):
+def test_a_signal_ends_all_concurrent_runs_between_two_steps(script, start):
     process = start(*SWEEP, "training.epochs=1000000", "seed=1,2,3", JOBLIB, script=script, new_session=True)
-    until(lambda: sum(1 for _ in Path("s").glob("*/epochs.csv")) >= AT_ONCE, process)
+    until(lambda: sum(1 for _ in Path("s").glob("*/epochs.csv")) >= NUM_CONCURRENT, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 128 + signal.SIGTERM, err
-    assert [record["status"] for record in records("s")] == ["interrupted"] * AT_ONCE
+    assert [record["status"] for record in records("s")] == ["interrupted"] * NUM_CONCURRENT
     assert re.search("Resume with: .*sweep.resume=s", out) and "runs of the sweep were not started" in err
 
 
-# A grid tries every value once. Trials that are drawn may all be the one that kills nothing.
+# A grid tries every value once. Sampled trials might never choose the value that kills the process.
 GRID_OF_TWO = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=2"]
 
 
@@ -116,7 +116,7 @@ def assert_a_killed_process_is_reported_in_one_line(*typed: str, script: Path = 
     ended = processes.run(*SWEEP, *kills, "training.epochs=50", *typed, script=script)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr, ended.stderr
-    assert "error: the launcher gave up" in ended.stderr and "its process was ended" in ended.stderr, ended.stderr
+    assert "error: the launcher gave up" in ended.stderr and "its process was killed" in ended.stderr, ended.stderr
     assert "running" not in {record["status"] for record in records("s")}
 
 
@@ -132,7 +132,7 @@ def test_a_killed_process_is_reported_in_one_line(search, launcher):
 
 
 @pytest.mark.parametrize("number", ["0", "1000", "-1000"])
-def test_more_at_once_than_there_are_cores_is_refused(number, train, work_folder):
+def test_more_concurrent_runs_than_cores_are_refused(number, train, work_folder):
     ended = train("-m", *QUICK, "seed=1,2", JOBLIB, f"hydra.launcher.n_jobs={number}")
     assert ended.returncode == 2 and f"hydra.launcher.n_jobs={number}: must be at least 1" in ended.stderr
     assert list(work_folder.iterdir()) == []
@@ -159,19 +159,19 @@ def test_a_missing_plugin_names_the_extra_to_install(choice, package, extra, wor
 
 @pytest.fixture
 def eight_cores(monkeypatch):
-    """A machine with eight cores, on all of which this process may run."""
+    """A machine with eight cores that this process may all use."""
     allowed = set(range(8))
 
-    def confine(pid: int, cores: set[int]) -> None:
+    def pin(pid: int, cores: set[int]) -> None:
         nonlocal allowed
         allowed = set(cores)
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(allowed), raising=False)
-    monkeypatch.setattr(os, "sched_setaffinity", confine, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", pin, raising=False)
 
 
 @pytest.mark.unit
-def test_a_process_gets_the_part_that_it_has_had_before(eight_cores, work_folder):
+def test_a_process_gets_the_slot_that_it_had_before(eight_cores, work_folder):
     slots = CoreSlots(2, tuple(range(8)))
     with slots.take(work_folder), slots.take(work_folder):
         second = os.sched_getaffinity(0)
@@ -180,14 +180,14 @@ def test_a_process_gets_the_part_that_it_has_had_before(eight_cores, work_folder
 
 
 @pytest.mark.unit
-def test_runs_at_once_share_no_core(eight_cores, work_folder):
+def test_concurrent_runs_share_no_core(eight_cores, work_folder):
     slots = CoreSlots(3, tuple(range(8)))
-    taken = []
+    affinities = []
     with slots.take(work_folder):
-        taken.append(os.sched_getaffinity(0))
+        affinities.append(os.sched_getaffinity(0))
         with slots.take(work_folder):
-            taken.append(os.sched_getaffinity(0))
+            affinities.append(os.sched_getaffinity(0))
             with slots.take(work_folder):
-                taken.append(os.sched_getaffinity(0))
-    assert [len(each) for each in taken] == [2, 2, 2]
-    assert len(set.union(*taken)) == 6
+                affinities.append(os.sched_getaffinity(0))
+    assert [len(cores) for cores in affinities] == [2, 2, 2]
+    assert len(set.union(*affinities)) == 6

@@ -1,4 +1,4 @@
-"""What is changed of Optuna and its sweeper lasts as long as a search."""
+"""Optuna and its sweeper are patched only during a search."""
 
 import logging
 
@@ -13,7 +13,7 @@ SWEEPER_LOG = "hydra_plugins.hydra_optuna_sweeper"
 
 
 @pytest.mark.unit
-def test_optuna_is_as_it_was_after_a_search():
+def test_optuna_is_unpatched_after_a_search():
     sampler, sweeper, log = optuna.samplers.GridSampler, sweepers.OptunaSweeper, logging.getLogger(SWEEPER_LOG)
 
     def state() -> list[object]:

@@ -1,4 +1,4 @@
-"""What has become of the runs of a sweep: kept by its process, and by the processes that a launcher starts."""
+"""Outcomes of the runs of a sweep, noted by its own process and by the processes of a launcher."""
 
 import os
 import pickle
@@ -18,54 +18,54 @@ def store(work_folder: Path) -> OutcomeStore:
 
 
 @pytest.fixture
-def elsewhere(store, monkeypatch) -> OutcomeStore:
+def copy_in_other_process(store, monkeypatch) -> OutcomeStore:
     """The copy in another process."""
     copy = pickle.loads(pickle.dumps(store))
     monkeypatch.setattr(copy, "_owner", os.getpid() + 1)
     return copy
 
 
-def test_the_sweeps_own_process_writes_nothing(store, work_folder):
+def test_the_process_of_the_sweep_writes_no_files(store, work_folder):
     store.note(Outcome("1 (seed=2)", "begun"))
     store.note(Outcome("1 (seed=2)", "completed"))
     store.note(Outcome("0 (seed=1)", "failed", "broken", 1))
-    assert [(each.number, each.status) for each in store.all()] == [(0, "failed"), (1, "completed")]
+    assert [(outcome.number, outcome.status) for outcome in store.all()] == [(0, "failed"), (1, "completed")]
     assert list(work_folder.iterdir()) == []
 
 
-def test_what_other_processes_note_is_known_to_all_and_forgotten_at_the_end(store, elsewhere, work_folder):
+def test_outcomes_of_other_processes_are_read_until_they_are_removed(store, copy_in_other_process, work_folder):
     store.note(Outcome("0 (seed=1)", "completed"))
-    elsewhere.note(Outcome("1 (seed=2)", "begun"))
-    elsewhere.note(Outcome("1 (seed=2)", "failed", "broken", 3))
+    copy_in_other_process.note(Outcome("1 (seed=2)", "begun"))
+    copy_in_other_process.note(Outcome("1 (seed=2)", "failed", "broken", 3))
     (work_folder / OUTCOMES_DIR / "2.json").write_text("{")  # cut short
     assert [(each.number, each.message, each.exit_code) for each in store.all()] == [(0, "", 0), (1, "broken", 3)]
     store.forget()
     assert [each.number for each in store.all()] == [0] and list(work_folder.iterdir()) == []
 
 
-def test_any_process_stops_the_sweep(store, elsewhere):
+def test_any_process_stops_the_sweep(store, copy_in_other_process):
     assert store.stopped() is None
-    elsewhere.stop(130)
-    assert store.stopped() == elsewhere.stopped() == 130
+    copy_in_other_process.stop(130)
+    assert store.stopped() == copy_in_other_process.stopped() == 130
 
 
-def test_the_only_process_of_a_sweep_ends_where_it_is_stopped(work_folder):
+def test_stopping_exits_a_sweep_of_one_process(work_folder):
     with pytest.raises(SystemExit) as end:
         OutcomeStore(work_folder, is_one_process=True).stop(143)
     assert end.value.code == 143 and list(work_folder.iterdir()) == []
 
 
-def test_a_full_disk_costs_no_more_than_the_outcome(elsewhere, monkeypatch):
+def test_a_full_disk_loses_only_the_outcome(copy_in_other_process, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(outcomes, "write_atomically", full)
-    elsewhere.note(Outcome("1 (seed=2)", "begun"))
-    elsewhere.stop(1)
-    assert elsewhere.all() == [] and elsewhere.stopped() is None
+    copy_in_other_process.note(Outcome("1 (seed=2)", "begun"))
+    copy_in_other_process.stop(1)
+    assert copy_in_other_process.all() == [] and copy_in_other_process.stopped() is None
 
 
-def test_records_of_runs_whose_process_is_gone_are_ended(store, work_folder, monkeypatch):
+def test_records_of_killed_processes_are_marked_as_failed(store, work_folder, monkeypatch):
     ended = []
     monkeypatch.setattr(outcomes, "mark_launcher_died", lambda path, message: ended.append((path.name, message)))
     monkeypatch.setattr(outcomes.psutil, "pid_exists", lambda pid: pid == 7)
@@ -77,4 +77,4 @@ def test_records_of_runs_whose_process_is_gone_are_ended(store, work_folder, mon
         store.note(Outcome(f"{number} (seed={number})", status, pid=pid, **where))
     store.note(Outcome("9 (seed=9)", "begun", pid=8))  # has no directory
     store.end_records()
-    assert ended == [("0", outcomes.ENDED)]
+    assert ended == [("0", outcomes.KILLED)]

@@ -1,4 +1,4 @@
-"""Resuming a sweep: what is refused, what would be done (dry runs), and whose process or number is whose."""
+"""Planning a resumed sweep: refusals, dry runs, processes that are still alive, and numbers of runs."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def change(run: Path, **sections: Any) -> None:
 
 
 def times(sweep: Path) -> dict[Path, float]:
-    """When each file was changed, without the one that says who uses the sweep."""
+    """Modification times of all files, without the mark of the process that uses the sweep."""
     return {path: path.stat().st_mtime for path in sweep.rglob("*") if path.name != ".laptime"}
 
 
@@ -52,24 +52,24 @@ def times(sweep: Path) -> dict[Path, float]:
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("name", "message"),
     [
         ("nowhere", "sweep.resume=nowhere: there is no such directory"),
-        ("plain", "sweep.resume=plain: is no sweep"),
+        ("plain", "sweep.resume=plain: is not a sweep"),
         ("latest", "there is no sweep below multirun/"),
     ],
 )
-def test_a_directory_that_is_no_sweep_is_refused(asked, words, work_folder):
+def test_a_directory_that_is_no_sweep_is_refused(name, message, work_folder):
     Path("plain").mkdir()
-    with pytest.raises(UserError) as refused:
-        open_sweep(asked)
-    assert words in str(refused.value)
+    with pytest.raises(UserError) as refusal:
+        open_sweep(name)
+    assert message in str(refusal.value)
     assert [path.name for path in work_folder.rglob("*")] == ["plain"]
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("typed", "words"), [("sweep.resume=a,b", "one sweep at a time"), ("sweep.resume=[a", "not understood")]
+    ("typed", "words"), [("sweep.resume=a,b", "only one sweep"), ("sweep.resume=[a", "not understood")]
 )
 def test_a_value_that_is_no_directory_is_refused(typed, words):
     with pytest.raises(UserError, match=words):
@@ -83,7 +83,7 @@ def test_a_refusal_is_an_exit_code_and_one_line(train, work_folder):
     assert list(work_folder.iterdir()) == []
 
 
-def test_a_wrong_name_lists_the_sweeps_that_there_are(two_runs):
+def test_a_wrong_name_lists_the_newest_sweeps(two_runs):
     with pytest.raises(UserError, match=f"The newest: {SWEEP}"):
         open_sweep("multirun/nope")
 
@@ -103,19 +103,19 @@ def test_a_sweep_that_is_running_is_refused(two_runs):
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("hydra.sweep.dir=other", "hydra.sweep.dir=other: is what it was"),
+        ("hydra.sweep.dir=other", "hydra.sweep.dir=other: can't be changed"),
         ("training.epocs=2", "Did you mean training.epochs?"),
         ("strategy.threads_per_rank=0", "at least 1"),
     ],
 )
-def test_mistakes_in_what_is_added_change_nothing(typed, words, two_runs, train):
+def test_invalid_overrides_change_nothing(typed, words, two_runs, train):
     before = times(two_runs)
     ended = train("sweep.resume=latest", typed)
     assert ended.returncode == 2 and words in ended.stderr and "Traceback" not in ended.stderr
     assert times(two_runs) == before
 
 
-# What is typed.
+# Merged overrides.
 
 
 @pytest.mark.unit
@@ -135,7 +135,7 @@ def test_overrides_typed_now_replace_earlier_ones(before, typed, result):
     assert merge_overrides(before, typed) == result
 
 
-# Whose process it is.
+# Processes that are still alive.
 
 
 def earlier_run(pid: int, started: float, host: str | None = None) -> EarlierRun:
@@ -147,24 +147,24 @@ def earlier_run(pid: int, started: float, host: str | None = None) -> EarlierRun
     return EarlierRun(0, Path(), record, [])
 
 
-def test_a_process_that_only_has_the_pid_of_a_rank_is_none(work_folder):
-    own, born = os.getpid(), psutil.Process().create_time()
-    assert running_ranks(earlier_run(own, born)) == [own]
-    assert running_ranks(earlier_run(own, born + 1000)) == [], "the run began after this process"
-    assert running_ranks(earlier_run(own, born, host="another machine")) == []
-    run = earlier_run(own, born - 1000)
+def test_a_process_that_reused_the_pid_of_a_rank_is_no_rank(work_folder):
+    pid, born = os.getpid(), psutil.Process().create_time()
+    assert running_ranks(earlier_run(pid, born)) == [pid]
+    assert running_ranks(earlier_run(pid, born + 1000)) == [], "the run started after this process"
+    assert running_ranks(earlier_run(pid, born, host="another machine")) == []
+    run = earlier_run(pid, born - 1000)
     os.utime("run.json", (born - 500, born - 500))
-    assert running_ranks(run) == [], "the run wrote its last before this process began"
+    assert running_ranks(run) == [], "the record was last written before this process started"
 
 
 # Threads.
 
 
-def of_ranks(world_size: int, threads: int | str) -> Config:
+def config_of(world_size: int, threads: int | str) -> Config:
     return changed(device={"name": "cpu"}, strategy={"world_size": world_size, "threads_per_rank": threads})
 
 
-def test_automatic_threads_stay_what_they_were(two_runs, monkeypatch):
+def test_auto_threads_keep_their_earlier_value(two_runs, monkeypatch):
     for module in ("machine.device", "sweeps.resume"):
         monkeypatch.setattr(f"laptime.{module}.usable_cores", lambda: 4)
     for run in (two_runs / "0", two_runs / "1"):
@@ -172,37 +172,37 @@ def test_automatic_threads_stay_what_they_were(two_runs, monkeypatch):
         config["strategy"]["threads_per_rank"] = "auto"
         change(run, config=config, strategy={"threads_per_rank": 2})
     sweep = open_sweep(str(two_runs))
-    assert sweep.cores([of_ranks(1, "auto")]).threads_per_rank() == 2
-    assert sweep.cores([of_ranks(2, "auto"), of_ranks(1, 1)]).threads_per_rank() == 2
-    assert sweep.cores([of_ranks(4, 1)]).threads_per_rank() == 1
-    with pytest.raises(UserError, match="is 1 with up to 4 ranks on 4 cores, and was 2 in sweep"):
-        sweep.cores([of_ranks(1, "auto"), of_ranks(4, "auto")])
+    assert sweep.cores([config_of(1, "auto")]).threads_per_rank() == 2
+    assert sweep.cores([config_of(2, "auto"), config_of(1, 1)]).threads_per_rank() == 2
+    assert sweep.cores([config_of(4, 1)]).threads_per_rank() == 1
+    with pytest.raises(UserError, match="is 1 with up to 4 ranks on 4 cores, but was 2 in sweep"):
+        sweep.cores([config_of(1, "auto"), config_of(4, "auto")])
 
 
 # Dry runs.
 
 
-def test_a_dry_run_shows_the_runs_that_are_left_as_they_are(ended_early, train):
+def test_a_dry_run_shows_runs_outside_of_the_request(ended_early, train):
     done = train("sweep.resume=latest", "seed=1", "sweep.dry_run=true")
     shown = " ".join(done.stdout.split())
-    assert "never began, not among these jobs" in shown and "sweep.dry_run" not in shown
+    assert "not started; not part of this request" in shown and "sweep.dry_run" not in shown
 
 
-def test_a_directory_without_a_word_in_it_stays_whose_it_is(ended_early, train):
+def test_an_empty_run_directory_keeps_its_place_in_the_plan(ended_early, train):
     (SWEEP / "2").mkdir()
     done = train("sweep.resume=latest", "seed=0,1,2,3", "sweep.dry_run=true")
     rows = [line.split() for line in done.stdout.splitlines() if "seed=" in line]
     assert {row[1]: row[3] for row in rows} == {"0": "seed=1", "1": "seed=2", "2": "seed=3", "3": "seed=0"}
 
 
-def test_a_dry_run_changes_not_one_byte(two_runs, train):
+def test_a_dry_run_changes_no_file(two_runs, train):
     (SWEEP / ".laptime").unlink()
     before = {path: path.read_bytes() for path in SWEEP.rglob("*") if path.is_file()}
     assert train("sweep.resume=latest", "seed=1,2,3", "sweep.dry_run=true").returncode == 0
     assert {path: path.read_bytes() for path in SWEEP.rglob("*") if path.is_file()} == before
 
 
-def test_a_doctored_plan_writes_nothing_to_the_terminal_and_takes_no_number(two_runs, train):
+def test_a_tampered_plan_sends_no_control_codes_and_takes_no_number(two_runs, train):
     plan = {"runs": {"-1": "seed=4", "7" * 30: "seed=5", "1": "seed=2\x1b[31m", "2": "seed=3"}}
     (SWEEP / "plan.json").write_text(json.dumps(plan))
     done = train("sweep.resume=latest", "seed=1,2,4", "sweep.dry_run=true")

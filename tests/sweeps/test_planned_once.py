@@ -1,4 +1,4 @@
-"""What is composed and checked is what runs: sweeps are planned once, and nothing that is typed is dropped."""
+"""Sweeps run exactly the configurations that were composed and checked, and no argument is ignored."""
 
 import json
 from pathlib import Path
@@ -27,12 +27,12 @@ def values(jobs: list[list[str]], key: str) -> list[str | None]:
     return [dict(override.split("=", 1) for override in job).get(key) for job in jobs]
 
 
-# Which runs there are.
+# The planned runs.
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("typed", [["model=mlp,cnn", "seed=1,2"], ["seed=1,2", "model=mlp,cnn"]])
-def test_repeats_are_outermost_whatever_was_typed_first(typed):
+def test_repeats_are_outermost_in_any_order_of_arguments(typed):
     assert [sorted(job) for job in planned(*typed)] == [
         ["model=mlp", "seed=1"], ["model=cnn", "seed=1"], ["model=mlp", "seed=2"], ["model=cnn", "seed=2"],
     ]  # fmt: skip
@@ -47,7 +47,7 @@ def test_each_of_several_experiments_has_all_of_its_runs():
 
 
 @pytest.mark.unit
-def test_what_an_experiment_sweeps_over_holds_for_its_runs_alone():
+def test_the_sweep_of_an_experiment_applies_to_its_runs_only():
     jobs = planned("experiment=strong_scaling,mnist_99", "strategy.world_size=1,2")
     assert values(jobs, "seed") == ["1", "1", "2", "2", "3", "3", None, None]
     both = planned("experiment=strong_scaling,device_benchmark")
@@ -63,8 +63,8 @@ def test_what_an_experiment_sweeps_over_holds_for_its_runs_alone():
         pytest.param(["model=cnn,lstm", "model.dropout=0"], marks=pytest.mark.soak),
     ],
 )
-def test_a_key_of_the_swept_options_alone_is_planned(typed, call):
-    """The default options, which none of the runs has, lack it."""
+def test_a_key_that_only_the_swept_options_have_is_planned(typed, call):
+    """The default options, which no run uses, lack the key."""
     assert call("-m", "dataset=synthetic", *typed, "sweep.dry_run=true").returncode == 0
 
 
@@ -76,7 +76,7 @@ def test_a_search_over_a_key_that_the_chosen_option_lacks_names_both(call, work_
     assert "search=accuracy" in line and "model.dropout" in line
 
 
-def test_a_key_of_the_swept_options_alone_trains(train, work_folder):
+def test_a_key_that_only_the_swept_options_have_trains(train, work_folder):
     done = train(*SWEEP, "scheduler=one_cycle,cosine_warmup", "scheduler.warmup_share=0.2")
     assert done.returncode == 0, done.stderr
     records = [read_record(path) for path in numbered_runs(work_folder / "sweep").values()]
@@ -97,7 +97,7 @@ def test_shuffled_values_are_drawn_once(train, work_folder):
 
 
 @pytest.mark.parametrize("typed", ["optimizer.lr=0.1,0.10", "seed=1,01", "model=mlp,mlp", "dataset.num_train=300,3e2"])
-def test_two_runs_that_are_the_same_are_refused(typed, call, work_folder):
+def test_duplicate_runs_are_refused(typed, call, work_folder):
     done = call(*SWEEP, typed)
     assert done.returncode == 2
     assert list(work_folder.iterdir()) == []
@@ -112,18 +112,18 @@ def test_a_search_names_the_dimension_that_an_option_lacks(search, model, call, 
     assert list(work_folder.iterdir()) == []
 
 
-# Where they lie.
+# Run directories.
 
 
 @pytest.mark.parametrize("subdir", ["lr_${optimizer.lr}", "run_${hydra.job.num}", "${hydra.job.override_dirname}"])
-def test_runs_of_a_sweep_are_named_by_their_numbers(subdir, call, work_folder):
+def test_unnumbered_run_directories_are_refused(subdir, call, work_folder):
     done = call(*SWEEP, "seed=1,2", f"hydra.sweep.subdir={subdir}")
     assert done.returncode == 2 and "hydra.sweep.subdir" in done.stderr
     assert list(work_folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("folder", ["null", pytest.param(".kept", marks=pytest.mark.soak)])
-def test_repeats_do_not_depend_on_what_hydra_keeps(folder, train, work_folder):
+def test_repeats_do_not_depend_on_the_output_subdir(folder, train, work_folder):
     typed = ["measure.target_interval=1e-9", "measure.max_repeats=2", f"hydra.output_subdir={folder}"]
     done = train(*SWEEP, "training.epochs=2", "seed=1", *typed)
     assert done.returncode == 0, done.stderr
@@ -132,11 +132,11 @@ def test_repeats_do_not_depend_on_what_hydra_keeps(folder, train, work_folder):
     assert records[0]["group_hash"] == records[1]["group_hash"]
 
 
-def test_a_sweep_whose_overrides_lie_elsewhere_is_resumed(train, work_folder):
+def test_a_sweep_with_another_output_subdir_is_resumed(train, work_folder):
     typed = [*SWEEP, "seed=1,2", "hydra.output_subdir=.kept"]
     assert train(*typed).returncode == 0
     record = read_record(work_folder / "sweep/1")
-    record["status"], record["config_hash"] = "failed", None  # of which only the overrides say what it was
+    record["status"], record["config_hash"] = "failed", None  # only its overrides identify it now
     (work_folder / "sweep/1/run.json").write_text(json.dumps(record))
     done = train("sweep.resume=sweep")
     assert done.returncode == 0, done.stderr
@@ -145,13 +145,13 @@ def test_a_sweep_whose_overrides_lie_elsewhere_is_resumed(train, work_folder):
     assert sorted(numbered_runs(work_folder / "sweep")) == [0, 1]
 
 
-def test_a_sweep_that_kept_no_overrides_is_not_resumed(train, call):
+def test_a_sweep_without_saved_overrides_is_not_resumed(train, call):
     assert train(*SWEEP, "seed=1,2", "hydra.output_subdir=null").returncode == 0
     done = call("sweep.resume=sweep")
     assert done.returncode == 2 and "hydra.output_subdir=null" in done.stderr
 
 
-# What is checked is what runs.
+# Values that change between the check and the run.
 
 
 @pytest.mark.parametrize("flag", [[], ["-m"]])
@@ -162,7 +162,7 @@ def test_a_value_that_changes_between_check_and_run_is_refused(flag, call, work_
     assert not list(work_folder.rglob("run.json"))
 
 
-def test_a_value_that_depends_on_the_time_is_taken_once(train, work_folder):
+def test_a_value_that_depends_on_the_time_is_resolved_once(train, work_folder):
     done = train(*SWEEP, "seed=1,2", "logger=csv", "logger.csv.name='${now:%f}'")
     assert done.returncode == 0, done.stderr
     assert all(read_record(path)["status"] == "completed" for path in numbered_runs(work_folder / "sweep").values())
@@ -173,7 +173,7 @@ def test_a_value_that_depends_on_the_time_is_taken_once(train, work_folder):
 
 @pytest.fixture
 def sweeping_config(work_folder: Path) -> Path:
-    """A primary configuration that stands for a sweep."""
+    """A primary configuration with Hydra's mode MULTIRUN."""
     folder = work_folder / "own"
     folder.mkdir()
     text = "defaults:\n  - config\n  - _self_\nhydra:\n  mode: MULTIRUN\n  sweep:\n    dir: sweep\n"
@@ -182,7 +182,7 @@ def sweeping_config(work_folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("seeds", [["seed=1,2"], pytest.param([], marks=pytest.mark.soak)])
-def test_a_primary_configuration_may_stand_for_a_sweep(seeds, sweeping_config, train, work_folder):
+def test_a_primary_configuration_may_start_a_sweep(seeds, sweeping_config, train, work_folder):
     typed = ["--config-dir", "own", "--config-name", "sweeping", *TINY, NO_REPORT, "training.epochs=1"]
     done = train(*typed, *seeds)
     assert done.returncode == 0, done.stderr
@@ -217,12 +217,12 @@ def test_a_flag_without_an_effect_is_refused(flags, mode, call, work_folder):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("mode", ["RUN", "MULTIRUN"])
-def test_the_mode_is_chosen_by_the_flag(mode, call):
+def test_hydra_mode_is_refused(mode, call):
     assert call("-m", *TINY, "seed=1,2", f"hydra.mode={mode}").returncode == 2
     assert call(*TINY, f"hydra.mode={mode}").returncode == 2
 
 
-# What a fresh pair of eyes found next.
+# Further cases.
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_the_mode_is_chosen_by_the_flag(mode, call):
         (["--config-dir", "own", "experiment=resumes"], "sweep.resume"),
     ],
 )
-def test_what_would_have_no_effect_or_another_each_time_is_refused(typed, named, call, work_folder):
+def test_settings_without_effect_or_with_varying_effect_are_refused(typed, named, call, work_folder):
     folder = work_folder / "own/experiment"
     folder.mkdir(parents=True)
     (folder / "with_params.yaml").write_text("# @package _global_\nhydra: {sweeper: {params: {seed: '1,2'}}}\n")
@@ -246,7 +246,7 @@ def test_what_would_have_no_effect_or_another_each_time_is_refused(typed, named,
     assert [path.name for path in work_folder.iterdir()] == ["own"]
 
 
-def test_several_experiments_at_once_are_recorded(train, work_folder):
+def test_combined_experiments_are_recorded(train, work_folder):
     (work_folder / "own/experiment").mkdir(parents=True)
     for name, text in (("a", "training: {batch_size: 16}"), ("b", "optimizer: {lr: 0.01}")):
         (work_folder / f"own/experiment/{name}.yaml").write_text(f"# @package _global_\n{text}\n")
@@ -256,7 +256,7 @@ def test_several_experiments_at_once_are_recorded(train, work_folder):
     assert names == ["a", "a+b"]
 
 
-def test_a_sweep_is_resumed_with_the_files_that_it_was_started_with(train, work_folder):
+def test_a_sweep_is_resumed_only_with_the_same_configuration_files(train, work_folder):
     folder = work_folder / "own"
     folder.mkdir()
     (folder / "mine.yaml").write_text("defaults: [config, _self_]\noptimizer: {lr: 0.05}\n")
@@ -270,7 +270,7 @@ def test_a_sweep_is_resumed_with_the_files_that_it_was_started_with(train, work_
     assert read_record(work_folder / "sweep/2")["config"]["optimizer"]["lr"] == 0.05
 
 
-def test_a_resumed_run_waits_as_long_as_it_is_told_now(train, work_folder):
+def test_a_resumed_run_uses_its_own_early_stopping_patience(train, work_folder):
     stops = [*TINY, "optimizer.lr=1e-12", "training.epochs=6", "training.early_stopping_patience=2"]
     assert train(*stops, "hydra.run.dir=first").returncode == 0
     first = read_record(work_folder / "first")

@@ -1,4 +1,4 @@
-"""Repeats of a sweep: outermost, and as many as the interval asks for."""
+"""Repeats of a sweep: outermost, and added until the target interval is reached."""
 
 import json
 
@@ -10,7 +10,7 @@ from laptime.record.files import read_record
 
 
 def test_a_sweep_repeats_its_runs_until_the_interval_or_the_limit_is_reached(train, work_folder):
-    """Seeds are outermost in the numbers of the runs, too."""
+    """Seeds are outermost in the numbers of the runs."""
     done = train("-m", *TINY, "training.epochs=2", "optimizer.lr=0.001,0.002", "seed=1,2", "hydra.sweep.dir=sweep",
                  "measure.target_interval=1e-9", "measure.max_repeats=3")  # fmt: skip
     assert done.returncode == 0, done.stderr

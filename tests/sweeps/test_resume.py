@@ -1,4 +1,4 @@
-"""Resumed sweeps: what stays, what is run again, and that the result equals an undisturbed sweep. Real, tiny sweeps."""
+"""Resumed sweeps, real and tiny: which runs are kept or retried. The results equal those of an uninterrupted sweep."""
 
 import json
 import resource
@@ -92,21 +92,21 @@ def test_a_failed_run_is_retried_in_its_own_directory(epochs, continues, train, 
         assert rows == [(0, 0, True), (1, 1, True), (2, 1, False)]
         assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
     else:
-        # The one epoch that is left would be a warm-up epoch, and nothing would be measured.
-        assert "retried from the beginning: the epochs left would all be warm-up" in done.stderr
+        # The only remaining epoch would be a warm-up epoch, so nothing would be measured.
+        assert "retried from the beginning: all remaining epochs would be warm-up" in done.stderr
         assert rows == [(0, 0, True), (1, 0, False)]
         assert read_record(run / "earlier/0")["status"] == "failed"
         # The report of the resumed sweep covers the runs of both commands.
         summary = json.loads((SWEEP / "summary/summary.json").read_text())
         assert [group["seeds"] for group in summary["groups"]] == [[1, 2]]
-        assert "TensorBoard" not in done.stdout, "logger=none leaves nothing to look at"
-    # Undisturbed, as the file `broken` says that it broke already.
+        assert "TensorBoard" not in done.stdout, "logger=none"
+    # Uninterrupted, because the file `broken` exists already.
     assert train(*typed, "hydra.sweep.dir=whole", "seed=1").returncode == 0
     assert curve(run) == curve(Path("whole/0"))
 
 
 def test_a_killed_sweep_that_is_resumed_equals_an_undisturbed_one(start, train, work_folder):
-    """It is killed in the middle of its third epoch. While it runs, nobody else can resume it."""
+    """It is killed in the middle of its third epoch. While it runs, no other process can resume it."""
     pauses = "+callbacks.pause={_target_:pauses.PauseOnce,epoch:2,batch:3}"
     typed = [*TINY_SWEEP, "training.epochs=5", pauses]
     killed = start(*typed, INTO, "seed=1,2")
@@ -129,13 +129,13 @@ def test_a_killed_sweep_that_is_resumed_equals_an_undisturbed_one(start, train, 
         ours, theirs = read_record(resumed), read_record(whole)
         assert ours["config_hash"] == theirs["config_hash"]
         assert ours["result"]["test_loss"] == theirs["result"]["test_loss"]
-    # The epoch that was broken off was measured again as a whole: once, by the second attempt.
+    # The interrupted epoch was measured again, once, by the second attempt.
     rows = read_epochs(SWEEP / "0")
     assert list(zip(rows["epoch"], rows["attempt"], strict=True)) == [(0, 0), (1, 0), (2, 1), (3, 1), (4, 1)]
 
 
 def kills(*arguments: str) -> str:
-    """What benchmarks/kills.py prints, which must find nothing wrong."""
+    """The output of benchmarks/kills.py, which must exit with 0."""
     script = processes.ROOT / "benchmarks" / "kills.py"
     done = subprocess.run(
         [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False, timeout=1100
@@ -146,9 +146,9 @@ def kills(*arguments: str) -> str:
 
 @pytest.mark.soak
 def test_whenever_it_is_killed_nothing_is_lost(work_folder):
-    """20 kills at random moments; each sweep, once resumed until it is whole, equals an undisturbed one."""
-    found = kills("--parts", "resume", "--kills", "20")
-    assert "faults injected 20, hangs 0, orphans 0, records lost 0, differences 0" in found
+    """20 kills at random moments. Each sweep, resumed until it is complete, equals an uninterrupted one."""
+    output = kills("--parts", "resume", "--kills", "20")
+    assert "faults injected 20, hangs 0, orphans 0, records lost 0, differences 0" in output
 
 
 @pytest.mark.soak
@@ -166,26 +166,26 @@ def test_runs_whose_checkpoints_are_damaged_start_from_the_beginning(two_runs, t
     done = train("sweep.resume=latest")
     assert done.returncode == 0, done.stderr
     for number in (0, 1):
-        assert f"run {number} (seed={number + 1}): failed, retried from the beginning: no whole checkpoint" in (
+        assert f"run {number} (seed={number + 1}): failed, retried from the beginning: no complete checkpoint" in (
             done.stderr
         )
         assert read_record(two_runs / str(number))["status"] == "completed"
 
 
-def test_what_has_changed_since_is_listed_per_run(two_runs, train):
+def test_changes_since_the_earlier_run_are_printed(two_runs, train):
     change(two_runs / "0", environment={"code_hash": "other"})
     change(two_runs / "1", hashed_config={"optimizer.lr": 0.5}, config_hash="other")
     error = train("sweep.resume=latest").stderr
-    assert "run 0 (seed=1): completed, skipped; measured with other code" in error
-    assert "delete multirun/sweep/0 to run it again" in error
-    assert "run 2 (seed=2): new: run 1 of the same overrides had optimizer.lr 0.5 then, 0.0005 now" in error
+    assert "run 0 (seed=1): completed, skipped; measured with different code" in error
+    assert "Delete multirun/sweep/0 to run it again" in error
+    assert "run 2 (seed=2): new: run 1 with the same overrides had optimizer.lr 0.5 then, 0.0005 now" in error
 
 
-def test_a_run_that_failed_with_other_code_starts_afresh(two_runs, train):
+def test_a_run_that_failed_with_other_code_starts_from_the_beginning(two_runs, train):
     error = {"type": "ValueError", "message": "broken"}
     change(two_runs / "0", environment={"code_hash": "other"}, status="failed", error=error)
-    words = train("sweep.resume=latest").stderr
-    assert "run 0 (seed=1): failed (broken), retried from the beginning, now with other code" in words
+    output = train("sweep.resume=latest").stderr
+    assert "run 0 (seed=1): failed (broken), retried from the beginning: now with different code" in output
     assert read_record(two_runs / "0/earlier/0")["environment"]["code_hash"] == "other"
     assert read_record(two_runs / "0")["environment"]["code_hash"] != "other"
     assert len(read_epochs(two_runs / "0")) == 1
@@ -207,12 +207,12 @@ def test_a_record_that_cannot_be_read_is_recognized(two_runs):
         (two_runs / "1/run.json").write_text(text)
         first, second = open_sweep("latest", read_only=True).runs
         assert (first.is_completed, second.is_completed) == (True, False), text
-        assert second.end_text == "has no run.json that can be read", text
+        assert second.end_text == "no readable run.json", text
     for key in KEYS:
         (two_runs / "1/run.json").write_text(whole)
         assert open_sweep("latest", read_only=True).runs[1].is_completed
         misspell(two_runs / "1", key)
-        assert open_sweep("latest", read_only=True).runs[1].end_text == "has no run.json that can be read", key
+        assert open_sweep("latest", read_only=True).runs[1].end_text == "no readable run.json", key
 
 
 def test_runs_whose_records_cannot_be_read_are_repeated(two_runs, train):
@@ -222,13 +222,13 @@ def test_runs_whose_records_cannot_be_read_are_repeated(two_runs, train):
     done = train("sweep.resume=latest")
     assert done.returncode == 0, done.stderr
     for number, text in enumerate(("[]", damaged)):
-        line = f"run {number} (seed={number + 1}): has no run.json that can be read, retried from the beginning"
+        line = f"run {number} (seed={number + 1}): no readable run.json, retried from the beginning"
         assert line in done.stderr
         assert read_record(two_runs / str(number))["status"] == "completed"
         assert (two_runs / str(number) / "earlier/0/run.json").read_text() == text
 
 
-def test_overrides_that_cannot_be_read_stop_no_other_run(two_runs, train):
+def test_unreadable_overrides_affect_only_their_run(two_runs, train):
     (two_runs / "1/run.json").unlink()
     for content in (b"5", b"- seed=2\n- training.ep", b"\xff\xfe- x"):
         (two_runs / "1/.hydra/overrides.yaml").write_bytes(content)
@@ -239,7 +239,7 @@ def test_overrides_that_cannot_be_read_stop_no_other_run(two_runs, train):
     assert numbers() == [0, 1] and read_record(two_runs / "1")["seed"] == 2
 
 
-def test_files_that_were_set_aside_before_are_kept(work_folder):
+def test_files_moved_to_earlier_before_are_kept(work_folder):
     (work_folder / "earlier/1").mkdir(parents=True)
     (work_folder / "run.json").write_text("older")
     move_to_earlier(work_folder)
@@ -247,7 +247,7 @@ def test_files_that_were_set_aside_before_are_kept(work_folder):
     assert not (work_folder / "run.json").exists()
 
 
-def test_what_the_sweep_was_started_with_survives_a_full_disk(two_runs, train):
+def test_the_command_line_of_the_sweep_survives_a_full_disk(two_runs, train):
     (two_runs / "1/run.json").unlink()
     before = (two_runs / "multirun.yaml").read_bytes()
     assert len(before) > 2048
@@ -260,9 +260,9 @@ def test_what_the_sweep_was_started_with_survives_a_full_disk(two_runs, train):
 def test_runs_that_could_not_be_built_keep_their_numbers(train, work_folder):
     too_large = [*QUICK, "dataset=synthetic", "model.hidden_sizes=[100000000]", "training.epochs=1"]
     assert train("-m", *too_large, NO_REPORT, INTO, "sweep.notify=echo", "seed=1,2").returncode == 2
-    for is_said in (True, False):  # the second time there is no command any more
+    for had_notify in (True, False):  # the last command line of the second resume has no sweep.notify
         done = train("sweep.resume=latest")
-        assert ("sweep.notify is not taken over" in done.stderr) is is_said
+        assert ("sweep.notify is not kept" in done.stderr) is had_notify
         assert numbers() == [0, 1]
 
 
@@ -276,7 +276,7 @@ def ended_early(two_runs: Path) -> None:
 
 def test_a_run_that_never_began_has_its_number_kept(ended_early, train):
     done = train("sweep.resume=latest", "seed=4,5")
-    assert "run 2 (seed=3): never began, not among these jobs" in done.stderr
+    assert "run 2 (seed=3): not started; not part of this request" in done.stderr
     assert numbers() == [0, 1, 3, 4] and seeds() == [1, 2, 4, 5]
     done = train("sweep.resume=latest", "sweep.dry_run=true")
     assert "1 run to do of 5" in " ".join(done.stdout.split())
@@ -284,15 +284,15 @@ def test_a_run_that_never_began_has_its_number_kept(ended_early, train):
     assert numbers() == [0, 1, 2, 3, 4] and read_record(SWEEP / "2")["seed"] == 3
 
 
-def test_further_repeats_stop_at_the_limit_and_take_no_number_that_is_planned(ended_early, train):
+def test_added_repeats_stop_at_the_limit_and_take_no_planned_number(ended_early, train):
     done = train("sweep.resume=latest", "seed=1", "measure.target_interval=1e-9", "measure.max_repeats=4")
     assert done.returncode == 0, done.stderr
     assert numbers() == [0, 1, 3, 4] and seeds() == [1, 2, 3, 4]
     assert read_plan(SWEEP)[2] == "seed=3" and set(numbers()) < set(read_plan(SWEEP))
 
 
-def test_jobs_that_are_the_same_run_in_other_words_are_both_resumed(train, work_folder):
-    """Without an accelerator device=auto is the CPU: two runs at the start are two when they are resumed."""
+def test_jobs_with_equal_configurations_are_both_resumed(train, work_folder):
+    """Without an accelerator, device=auto is the CPU. Two runs of one command line stay two when they are resumed."""
     assert train(*TINY_SWEEP, INTO, "training.epochs=1", "device=cpu,auto").returncode == 0
     change(SWEEP / "1", status="failed")
     done = train("sweep.resume=latest")

@@ -1,4 +1,4 @@
-"""Searches with Optuna's sweeper: real, small ones; and the front of several objectives, by hand."""
+"""Searches with Optuna's sweeper, real and small, and Pareto fronts computed by hand."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from laptime.record.latest import newest_sweeps
 
 TWO_EPOCHS = (*TINY, "training.epochs=2")
 # A search chooses batch sizes of up to 512.
-WITH_LARGE_BATCHES = [*(each for each in TWO_EPOCHS if "batch_size" not in each), "dataset.num_train=1000"]
+WITH_LARGE_BATCHES = [*(override for override in TWO_EPOCHS if "batch_size" not in override), "dataset.num_train=1000"]
 OPTUNA = ["hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1"]
 
 
@@ -23,28 +23,28 @@ def records(sweep: str) -> list[dict]:
     return [read_record(path) for _, path in sorted(numbered_runs(Path(sweep)).items())]
 
 
-def test_a_search_draws_from_its_space_and_says_what_was_best(train):
+def test_a_search_samples_its_space_and_prints_the_best_trial(train):
     ended = train("search=accuracy", *WITH_LARGE_BATCHES, "hydra.sweeper.n_trials=3", "hydra.sweep.dir=s")
     assert ended.returncode == 0, ended.stderr
-    found = records("s")
-    assert [record["status"] for record in found] == ["completed"] * 3
-    rates = {record["config"]["optimizer"]["lr"] for record in found}
+    runs = records("s")
+    assert [record["status"] for record in runs] == ["completed"] * 3
+    rates = {record["config"]["optimizer"]["lr"] for record in runs}
     assert len(rates) == 3 and all(1e-4 <= rate <= 1e-2 for rate in rates)
-    best = max(record["result"]["val_accuracy"] for record in found)
+    best = max(record["result"]["val_accuracy"] for record in runs)
     assert f"Best         val_accuracy {best:.4g} with " in ended.stdout
     assert "What is best in val_accuracy?" in ended.stdout and "Best trials" in ended.stdout
-    answered = rf"val_accuracy {best:.4g} with [^:]*lr=[0-9.e-]+[^:]*: the best of 3 groups"
-    assert re.search(answered, " ".join(ended.stdout.split()))
+    answer = rf"val_accuracy {best:.4g} with [^:]*lr=[0-9.e-]+[^:]*: the best of 3 groups"
+    assert re.search(answer, " ".join(ended.stdout.split()))
     assert "3 of 3" not in ended.stderr and Path("s/summary/report.html").exists()
     assert "run 0 of the sweep" in ended.stderr and "[I 20" not in ended.stderr and "Study" not in ended.stderr
     typed = yaml.safe_load(Path("s/multirun.yaml").read_text())["hydra"]["overrides"]["task"]
     assert typed[0] == "search=accuracy" and "training.epochs=2" in typed
     assert newest_sweeps([Path()]) == [Path("s")]
     resumed = train("sweep.resume=s")
-    assert resumed.returncode == 2 and "s: is a search, whose sweeper chose its trials as it went" in resumed.stderr
+    assert resumed.returncode == 2 and "sweep.resume=s: a search can't be resumed" in resumed.stderr
 
 
-def test_a_trial_that_fails_ends_no_search(train):
+def test_a_failed_trial_does_not_end_a_search(train):
     grid = [*OPTUNA, "hydra/sweeper/sampler=grid", "optimizer=sgd", "optimizer.lr=choice(0.01,1e30)"]
     ended = train("-m", *grid, *TWO_EPOCHS, "hydra.sweep.dir=s")
     assert ended.returncode == 1
@@ -55,7 +55,7 @@ def test_a_trial_that_fails_ends_no_search(train):
 
 
 @pytest.mark.parametrize("sampler", ["grid", pytest.param("tpe", marks=pytest.mark.soak)])
-def test_a_search_of_which_every_trial_fails_ends_with_their_reasons(train, sampler):
+def test_a_search_whose_trials_all_fail_prints_the_reasons(train, sampler):
     search = [*OPTUNA, f"hydra/sweeper/sampler={sampler}", "hydra.sweeper.n_trials=2", "optimizer=sgd"]
     ended = train("-m", *search, "optimizer.lr=choice(1e29,1e30)", *TWO_EPOCHS, "hydra.sweep.dir=s")
     assert ended.returncode == 1
@@ -65,7 +65,7 @@ def test_a_search_of_which_every_trial_fails_ends_with_their_reasons(train, samp
 
 
 @pytest.mark.soak
-def test_two_objectives_end_in_the_front_of_trials_that_no_other_beats(train):
+def test_two_objectives_give_a_pareto_front(train):
     ended = train("search=both", *WITH_LARGE_BATCHES, "hydra.sweeper.n_trials=4", "hydra.sweep.dir=s")
     assert ended.returncode == 0, ended.stderr
     assert "Pareto front" in ended.stdout and "groups that no other beats" in " ".join(ended.stdout.split())
@@ -76,15 +76,15 @@ def test_two_objectives_end_in_the_front_of_trials_that_no_other_beats(train):
 
 
 @pytest.mark.soak
-def test_a_search_for_speed_draws_batches_steps_and_threads(train):
+def test_a_search_for_speed_samples_batch_sizes_and_steps(train):
     quick = [each for each in WITH_LARGE_BATCHES if "threads" not in each and "epochs" not in each]
     ended = train("search=epoch_time", *quick, "hydra.sweeper.n_trials=4", "hydra.sweep.dir=s")
     assert ended.returncode == 0, ended.stderr
-    found = records("s")
-    assert [record["status"] for record in found] == ["completed"] * 4
-    assert {record["config"]["training"]["batch_size"] for record in found} <= {32, 64, 128, 256, 512}
-    assert {record["config"]["training"]["steps_per_execution"] for record in found} <= {1, 4, 16, 64}
-    fastest = min(record["timing"]["epoch_time_s"] for record in found)
+    runs = records("s")
+    assert [record["status"] for record in runs] == ["completed"] * 4
+    assert {record["config"]["training"]["batch_size"] for record in runs} <= {32, 64, 128, 256, 512}
+    assert {record["config"]["training"]["steps_per_execution"] for record in runs} <= {1, 4, 16, 64}
+    fastest = min(record["timing"]["epoch_time_s"] for record in runs)
     assert f"Best         epoch_time_s {fastest:.4g} with " in ended.stdout
 
 
@@ -99,26 +99,26 @@ def test_each_sampler_searches(sampler, train):
     ended = train("-m", *search, *metric, *space, *TWO_EPOCHS, NO_REPORT, "hydra.sweep.dir=s")
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
-    found = records("s")
-    assert [record["status"] for record in found] == ["completed"] * 3
-    assert all(0.001 <= record["config"]["optimizer"]["lr"] <= 0.1 for record in found)
-    assert all(0.0 <= record["config"]["model"]["dropout"] <= 0.5 for record in found)
+    runs = records("s")
+    assert [record["status"] for record in runs] == ["completed"] * 3
+    assert all(0.001 <= record["config"]["optimizer"]["lr"] <= 0.1 for record in runs)
+    assert all(0.0 <= record["config"]["model"]["dropout"] <= 0.5 for record in runs)
 
 
 @pytest.mark.parametrize(
-    ("typed", "words"),
+    ("typed", "message"),
     [
         (["optimized_metric=val_accuracy"], "'hydra.sweeper.direction=maximize'"),
         (["optimized_metric=[val_accuracy,epoch_time_s]"], "'hydra.sweeper.direction=[maximize,minimize]'"),
         (["optimized_metric=null"], "optimized_metric=null: a search needs an objective"),
         (["optimizer.lr=interval(-1,1)"], "optimizer.lr=-1"),
         (["training.batch_size=choice(64,0)"], "training.batch_size=0"),
-        (["sweep.dry_run=true"], "sweep.dry_run=true: not with a search"),
+        (["sweep.dry_run=true"], "sweep.dry_run=true: not supported with a search"),
         (["hydra.sweeper.params.optimizer.lr=interval(0.1,1)"], "To search it, type optimizer.lr=interval(0.1,1)."),
-        (["seed=1,2"], "seed=1,2: a search does not repeat its trials"),
+        (["seed=1,2"], "seed=1,2: a search would pick the luckiest seed"),
         (["hydra.sweeper.n_jobs=0"], "hydra.sweeper.n_jobs=0: must be at least 1"),
-        (["hydra.sweeper.max_failure_rate=2"], "hydra.sweeper.max_failure_rate=2.0: must be a share from 0 to 1"),
-        (["model.dropout=interval(0.6,0.1)"], "Optuna's sweeper can't begin: The `low` value must be smaller"),
+        (["hydra.sweeper.max_failure_rate=2"], "hydra.sweeper.max_failure_rate=2.0: must be between 0 and 1"),
+        (["model.dropout=interval(0.6,0.1)"], "Optuna's sweeper can't start: The `low` value must be smaller"),
         (["hydra/sweeper/sampler=grid", "model.dropout=interval(0.1,0.6)"], "GridSampler only supports discrete"),
         (["hydra.sweeper.storage=sqlite:////proc/x.db"], "hydra.sweeper.storage=sqlite:////proc/x.db: Optuna's"),
         (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: must be at least 1"),
@@ -126,27 +126,27 @@ def test_each_sampler_searches(sampler, train):
         (["measure.target_interval=0.1"], "measure.target_interval=0.1"),
     ],
 )
-def test_a_search_that_cannot_be_is_refused_before_it_starts(typed, words, call, monkeypatch, work_folder):
-    monkeypatch.setattr("laptime.runner.fresh_processes.preload", lambda: None)  # starts a process that nothing uses
+def test_an_invalid_search_is_refused_before_it_starts(typed, message, call, monkeypatch, work_folder):
+    monkeypatch.setattr("laptime.runner.fresh_processes.preload", lambda: None)  # the process would be unused
     ended = call("-m", *OPTUNA, *TWO_EPOCHS, *typed)
-    assert ended.returncode == 2 and words in ended.stderr, ended.stderr
+    assert ended.returncode == 2 and message in ended.stderr, ended.stderr
     assert "Traceback" not in ended.stderr and list(work_folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("metrics", ["[]", "[val_loss,speed]", "3", "{a:b}"])
-def test_an_objective_that_is_none_is_refused(metrics, call):
+def test_an_invalid_objective_is_refused(metrics, call):
     ended = call(*TWO_EPOCHS, f"optimized_metric={metrics}")
     assert ended.returncode == 2 and "optimized_metric" in ended.stderr and "Traceback" not in ended.stderr
 
 
 @pytest.mark.unit
-def test_what_is_better_follows_from_the_metric():
+def test_the_metric_determines_the_direction():
     assert all(map(is_maximized, ("val_accuracy", "test_accuracy", "samples_per_s", "steps_per_s")))
     assert not any(map(is_maximized, ("val_loss", "epoch_time_s", "time_to_accuracy", "total_train_s")))
 
 
 @pytest.mark.unit
-def test_the_front_is_what_no_other_beats():
+def test_the_front_has_the_points_that_no_other_beats():
     points = [(0.90, 1.0), (0.95, 2.0), (0.94, 2.5), (0.99, 9.0), (0.90, 1.5), (0.95, 2.0)]
     assert pareto_front(points, ("val_accuracy", "epoch_time_s")) == (3, 1, 5, 0)
     assert pareto_front(points, ("epoch_time_s", "val_loss")) == (0,)

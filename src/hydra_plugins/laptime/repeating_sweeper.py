@@ -1,4 +1,4 @@
-"""Hydra's sweeper with repeats outermost, and as many of them as an interval asks for."""
+"""Hydra's sweeper with repeats outermost. It adds repeats until `measure.target_interval` is reached."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ ConfigStore.instance().store(group="hydra/sweeper", name="laptime", node=Repeati
 
 
 class RepeatingSweeper(BasicSweeper):
-    """Runs what was planned (laptime.sweeps.plan), all of one seed before the next: what drifts slowly then meets every
-    group alike. While `measure.target_interval` is not reached, it repeats those groups with further seeds.
+    """Runs the planned jobs (laptime.sweeps.plan), all of one seed before the next, so that slow drift affects every
+    group equally. Groups that have not reached `measure.target_interval` are repeated with more seeds.
 
     Its task function is a laptime.sweeps.sweep.Sweep.
     """
@@ -34,7 +34,7 @@ class RepeatingSweeper(BasicSweeper):
         self.task_function = task_function
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """Run what the task function has planned, by number, whatever the arguments stand for."""
+        """Run the jobs that the task function has planned, by number. The arguments are ignored."""
         assert self.config is not None
         results = self._run(self.task_function.todo)  # type: ignore[attr-defined]
         measure = self.config.measure
@@ -44,8 +44,8 @@ class RepeatingSweeper(BasicSweeper):
         return results
 
     def _run(self, jobs: Mapping[int, list[str]]) -> list[Sequence[JobReturn]]:
-        """Start the jobs, one by one where they run here: what keeps one from starting, a full disk say, is the others'
-        matter only if `sweep.on_failure` says so."""
+        """Start the jobs. In this process they start one by one, so that the others continue if one can't start, e.g.
+        because the disk is full (see `sweep.on_failure`)."""
         assert self.config is not None and self.launcher is not None
         if type(self.launcher) is not BasicLauncher:
             with launcher_errors():
@@ -63,17 +63,17 @@ class RepeatingSweeper(BasicSweeper):
                 )
         return results
 
-    def _missing_repeats(self, target: float, most: int) -> list[list[str]]:
-        """A further job for every group whose interval is still too wide."""
-        from laptime.analysis.repeats import missing_repeats  # SciPy takes its time to load
+    def _missing_repeats(self, target: float, max_repeats: int) -> list[list[str]]:
+        """One more job for every group whose interval is still too wide."""
+        from laptime.analysis.repeats import missing_repeats  # SciPy is slow to import
 
         assert self.config is not None
-        known = self.task_function.overrides_by_run  # type: ignore[attr-defined]
-        return missing_repeats(Path(self.config.hydra.sweep.dir), known, target, most)
+        overrides_by_run = self.task_function.overrides_by_run  # type: ignore[attr-defined]
+        return missing_repeats(Path(self.config.hydra.sweep.dir), overrides_by_run, target, max_repeats)
 
 
 def consecutive(numbers: Iterable[int]) -> list[list[int]]:
-    """Stretches of numbers of which each is the next of the one before: a launcher counts its jobs from the first."""
+    """Split numbers into stretches without gaps. A launcher numbers its jobs consecutively from the first."""
     stretches: list[list[int]] = []
     for number in numbers:
         if not stretches or number != stretches[-1][-1] + 1:

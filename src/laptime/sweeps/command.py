@@ -1,4 +1,4 @@
-"""What `-m`, and `sweep.resume`, do: check every job of a sweep, then run them, or show what would be run."""
+"""The commands `-m` and `sweep.resume`: check every job of a sweep, then run them, or print a dry run."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from laptime.sweeps.resume import EarlierSweep
     from laptime.sweeps.sweep import Sweep
 
-# Of each job's configuration, by its overrides.
+# Snapshots of the jobs' configurations, by overrides.
 Snapshots = dict[tuple[str, ...], bytes]
 
 
@@ -38,7 +38,9 @@ def run_sweep(args: argparse.Namespace) -> int:
     from laptime.sweeps.sweep import Sweep, num_trials
 
     if torchrun.is_joined():
-        raise UserError("-m: torchrun's ranks belong to one run. Start one torchrun per run, or the sweep without it.")
+        raise UserError(
+            "-m: not supported under torchrun, which starts a single run. Start the sweep without torchrun."
+        )
     with hydra_session(args.config_dir) as hydra:
         runs = plan_runs(hydra, args.overrides, args.config_name)
         first, jobs = runs[0].composed, [run.overrides for run in runs]
@@ -58,11 +60,11 @@ def run_sweep(args: argparse.Namespace) -> int:
             _refuse_latest(config)
         if any(config.sweep.dry_run for config in configs):
             if trials is not None:
-                raise UserError("sweep.dry_run=true: not with a search, whose sweeper chooses the trials as it goes.")
+                raise UserError("sweep.dry_run=true: not supported with a search, which chooses trials while it runs.")
             steps = [Step(number, job, "new") for number, job in enumerate(jobs)]
             return _show_dry_run(steps, configs, jobs, cores)
-        chosen = find(args.overrides, "hydra.sweep.dir") is not None
-        sweep_dir = RunDir(hydra_value(first, "hydra.sweep.dir"), may_move=not chosen, key="hydra.sweep.dir")
+        has_chosen_dir = find(args.overrides, "hydra.sweep.dir") is not None
+        sweep_dir = RunDir(hydra_value(first, "hydra.sweep.dir"), may_move=not has_chosen_dir, key="hydra.sweep.dir")
         claim(sweep_dir.path)
         numbered = dict(enumerate(jobs)) if trials is None else {}
         sweep = Sweep(
@@ -71,7 +73,7 @@ def run_sweep(args: argparse.Namespace) -> int:
             snapshots={number: snapshot(configs[number]) for number in numbered},
         )  # fmt: skip
         settings = sweep_config(hydra, add_search_sweeper(args.overrides), first, sweep_dir.path)
-        del runs, first, configs, planned  # of thousands of runs they take much memory
+        del runs, first, configs, planned  # they take much memory in a sweep of thousands of runs
         try:
             return sweep.run(hydra, settings)
         except UserError:
@@ -80,22 +82,22 @@ def run_sweep(args: argparse.Namespace) -> int:
 
 
 def refuse_resume_in_a_file(config: "Config") -> None:
-    """What is typed has been taken out already."""
+    """Refuse `sweep.resume` in a file. The caller has removed it from the command line's overrides already."""
     if config.sweep.resume is not None:
-        raise UserError(f"sweep.resume={config.sweep.resume}: comes from a file. Type it instead.")
+        raise UserError(f"sweep.resume={config.sweep.resume}: can only be set on the command line, not in a file.")
 
 
 def _refuse_latest(config: "Config") -> None:
-    """Refuse a checkpoint that each run of a sweep would find anew: the run before it, for example."""
+    """Refuse `training.checkpoint=latest`, which would resolve to the previous run of the same sweep."""
     if config.training.checkpoint == "latest":
         raise UserError(
-            "training.checkpoint=latest: is another run for each run of a sweep. Name the run: "
+            "training.checkpoint=latest: would be a different run for each run of the sweep. Give a directory: "
             "training.checkpoint=outputs/..."
         )
 
 
 def resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str]]":
-    """The sweep to resume, and the other overrides. None instead of a sweep: a new one is to be started."""
+    """The sweep to resume (None: start a new one), and the other overrides."""
     from laptime.config.overrides import find, find_last
 
     if find(overrides, "sweep.resume") is None:
@@ -103,17 +105,17 @@ def resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str]
     from laptime.sweeps.overrides import split_resume_override
     from laptime.sweeps.resume import open_sweep
 
-    asked, typed = split_resume_override(overrides)
-    dry_run = find_last(typed, "sweep.dry_run")
+    path, cli_overrides = split_resume_override(overrides)
+    dry_run = find_last(cli_overrides, "sweep.dry_run")
     read_only = dry_run is not None and str(dry_run.value).lower() in ("true", "yes", "on", "1")
-    return None if asked is None else open_sweep(asked, read_only), typed
+    return None if path is None else open_sweep(path, read_only), cli_overrides
 
 
-def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[str]) -> int:
-    """Say what becomes of each job of an earlier sweep, then run those that are not completed.
+def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", cli_overrides: list[str]) -> int:
+    """Print what will be done with each job of an earlier sweep, then run those that are not completed.
 
     Args:
-        typed: overrides besides `sweep.resume`.
+        cli_overrides: without `sweep.resume`.
     """
     from laptime.config.compose import hydra_session
     from laptime.ranks import torchrun
@@ -125,31 +127,31 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", typed: list[st
     from laptime.sweeps.resume import all_overrides
 
     if torchrun.is_joined():
-        raise UserError("sweep.resume: is for a sweep of runs that Laptime starts. Leave torchrun out.")
+        raise UserError("sweep.resume: not supported under torchrun. Resume the sweep without torchrun.")
     sweep.require_same_configuration(args.config_name, args.config_dir)
-    # What is said anew each time makes no other jobs.
-    of_now = [override for override in typed if is_per_invocation(override)]
-    added = [override for override in typed if override not in of_now]
-    invocations = [merge_overrides(each, of_now) for each in sweep.invocations(added)]
-    unfinished = [] if added else [merge_overrides(each, of_now) for each in sweep.unfinished()]
+    # Overrides for this command only don't change the jobs.
+    temporary = [override for override in cli_overrides if is_per_invocation(override)]
+    added = [override for override in cli_overrides if override not in temporary]
+    invocations = [merge_overrides(overrides, temporary) for overrides in sweep.invocations(added)]
+    unfinished = [] if added else [merge_overrides(overrides, temporary) for overrides in sweep.unfinished()]
     with hydra_session(args.config_dir) as hydra:
         planned = _plan_again(hydra, sweep, invocations, unfinished, args.config_name)
         fresh_processes.preload()
-        jobs, snapshots = _check_again(planned, typed)
+        jobs, snapshots = _check_again(planned, cli_overrides)
         configs = [job.config for job in jobs]
         composed = [run.composed for run, _ in planned]
-        without_effect.check(hydra, typed, list(zip(composed, configs, strict=True)), True, args.config_name)
+        without_effect.check(hydra, cli_overrides, list(zip(composed, configs, strict=True)), True, args.config_name)
         slots = core_slots_of(composed[0], len(jobs), max(num_ranks(config) for config in configs))
         cores = sweep.cores(configs, slots)
         steps = sweep.plan(jobs, cores)
-        known = all_overrides(sweep.runs, jobs)
+        all_jobs = all_overrides(sweep.runs, jobs)
         if any(config.sweep.dry_run for config in configs):
-            return _show_resume_dry_run(sweep, jobs, steps, known, cores)
-        _print_decisions(sweep, steps, known, typed)
-        if all(step.is_done for step in steps) and _is_complete(sweep, steps, configs):
+            return _show_resume_dry_run(sweep, jobs, steps, all_jobs, cores)
+        _print_decisions(sweep, steps, all_jobs, cli_overrides)
+        if all(step.is_done for step in steps) and _report_completed(sweep, steps, configs):
             return 0
         sweep.archive_invocation(invocations[-1])
-        continued = _remaining_sweep(sweep, typed, jobs, steps, known, snapshots, cores)
+        continued = _remaining_sweep(sweep, cli_overrides, jobs, steps, all_jobs, snapshots, cores)
         return continued.run(hydra, sweep_config(hydra, invocations[-1], composed[0], sweep.path))
 
 
@@ -160,11 +162,11 @@ def _plan_again(
     unfinished: Sequence[list[str]],
     config_name: str | None,
 ) -> "list[tuple[PlannedRun, int]]":
-    """The runs that an earlier sweep would have now, each with the number of the invocation that it follows from.
+    """Plan the runs of an earlier sweep again. Each comes with the number of the invocation that it belongs to.
 
     Args:
-        invocations: overrides of each, several values of a key included.
-        unfinished: overrides of runs that are jobs besides.
+        invocations: the overrides of each, with several values per key.
+        unfinished: the overrides of further runs, one value per key.
     """
     from laptime.config.compose import compose
     from laptime.sweeps.plan import PlannedRun, plan_runs
@@ -174,21 +176,23 @@ def _plan_again(
         try:
             planned += ((run, number) for run in plan_runs(hydra, overrides, config_name))
         except UserError as error:
-            raise UserError(f"{error}\nThe jobs of {sweep.path.name} follow from: {' '.join(overrides)}") from error
+            raise UserError(f"{error}\nThe sweep {sweep.path.name} was started with: {' '.join(overrides)}") from error
     for number, overrides in enumerate(unfinished, start=len(invocations)):
         planned.append((PlannedRun(overrides, compose(hydra, overrides, config_name)), number))
     return planned
 
 
-def _check_again(planned: "Sequence[tuple[PlannedRun, int]]", typed: Sequence[str]) -> "tuple[list[Job], Snapshots]":
-    """The jobs with their configurations, and a `snapshot` of each configuration."""
+def _check_again(
+    planned: "Sequence[tuple[PlannedRun, int]]", cli_overrides: Sequence[str]
+) -> "tuple[list[Job], Snapshots]":
+    """Check the configurations of planned runs. Returns the jobs, and a `snapshot` of each configuration."""
     from laptime.config.identity import snapshot
     from laptime.runner.check import check
     from laptime.sweeps.rerun_rules import Job
 
     jobs, snapshots = [], {}
     for run, invocation in planned:
-        config = check(run.composed, typed)
+        config = check(run.composed, cli_overrides)
         _refuse_latest(config)
         snapshots[tuple(run.overrides)] = snapshot(config)
         jobs.append(Job(run.overrides, config, invocation))
@@ -199,31 +203,34 @@ def _show_resume_dry_run(
     sweep: "EarlierSweep",
     jobs: "Sequence[Job]",
     steps: "Sequence[Step]",
-    known: list[list[str]],
+    all_jobs: list[list[str]],
     cores: "SweepCores",
 ) -> int:
     by_overrides = {tuple(job.overrides): job.config for job in jobs}
     configs: list[Config | None] = [by_overrides[tuple(step.overrides)] for step in steps]
-    left = sweep.steps_outside_request(steps)
-    configs += [None] * len(left)
-    return _show_dry_run([*steps, *left], configs, known, cores)
+    others = sweep.steps_outside_request(steps)
+    configs += [None] * len(others)
+    return _show_dry_run([*steps, *others], configs, all_jobs, cores)
 
 
 def _print_decisions(
-    sweep: "EarlierSweep", steps: "Sequence[Step]", known: list[list[str]], typed: Sequence[str]
+    sweep: "EarlierSweep", steps: "Sequence[Step]", all_jobs: list[list[str]], cli_overrides: Sequence[str]
 ) -> None:
     from laptime.config import security
     from laptime.config.overrides import find
     from laptime.sweeps.labels import swept
 
     for step in sorted([*steps, *sweep.steps_outside_request(steps)], key=lambda step: step.number):
-        print(f"run {step.number} ({' '.join(swept(step.overrides, known))}): {step.decision}", file=sys.stderr)
-    if sweep.history.had_notify and find(typed, security.NOTIFY_KEY) is None:
-        print(f"{security.NOTIFY_KEY} is not taken over: nobody is told, unless it is typed again", file=sys.stderr)
+        print(f"run {step.number} ({' '.join(swept(step.overrides, all_jobs))}): {step.decision}", file=sys.stderr)
+    if sweep.history.had_notify and find(cli_overrides, security.NOTIFY_KEY) is None:
+        print(
+            f"{security.NOTIFY_KEY} is not kept when a sweep is resumed. Set it again to be notified",
+            file=sys.stderr,
+        )
 
 
-def _is_complete(sweep: "EarlierSweep", steps: "Sequence[Step]", configs: "Sequence[Config]") -> bool:
-    """Whether a sweep of which each job is completed asks for no repeats either; then it is reported on."""
+def _report_completed(sweep: "EarlierSweep", steps: "Sequence[Step]", configs: "Sequence[Config]") -> bool:
+    """Report on a sweep whose jobs are all completed. False: it may need more repeats (`measure.target_interval`)."""
     from laptime.analysis.sweep_callback import report_sweep
 
     print(f"\nall {len(steps)} runs are completed", file=sys.stderr)
@@ -235,21 +242,21 @@ def _is_complete(sweep: "EarlierSweep", steps: "Sequence[Step]", configs: "Seque
 
 def _remaining_sweep(
     sweep: "EarlierSweep",
-    typed: Sequence[str],
+    cli_overrides: Sequence[str],
     jobs: "Sequence[Job]",
     steps: "Sequence[Step]",
-    known: list[list[str]],
+    all_jobs: list[list[str]],
     snapshots: Snapshots,
     cores: "SweepCores",
 ) -> "Sweep":
-    """The sweep of those runs that are not completed."""
+    """A sweep of the runs that are not completed."""
     from laptime.sweeps.sweep import Sweep
 
     overrides_by_run = {run.number: run.overrides for run in sweep.runs}
     overrides_by_run |= {step.number: step.overrides for step in steps}
     todo = {step.number: step for step in steps if not step.is_done}
     return Sweep(
-        sweep.path, typed, known, len(todo), cores, jobs[0].config.sweep.notify,
+        sweep.path, cli_overrides, all_jobs, len(todo), cores, jobs[0].config.sweep.notify,
         overrides_by_run=overrides_by_run,
         todo={number: step.overrides for number, step in todo.items()}, steps=todo,
         snapshots={number: snapshots[tuple(step.overrides)] for number, step in todo.items()},
@@ -262,10 +269,10 @@ def _show_dry_run(
     jobs: list[list[str]],
     cores: "SweepCores",
 ) -> int:
-    """Print each run of a sweep, what will be done with it, and how much time and disk space it will take.
+    """Print each run of a sweep, what would be done with it, and the estimated time and disk space.
 
     Args:
-        configs: in the order of `steps`; None: of one that nothing is to become of.
+        configs: in the order of `steps`; None: the step needs no estimate.
     """
     from laptime.record.latest import RESULT_FOLDERS
     from laptime.runner.rank_plan import expected_hashed_config
@@ -274,14 +281,14 @@ def _show_dry_run(
     from laptime.sweeps.labels import swept
     from laptime.terminal import ignore_broken_pipe, wide_console
 
-    known = past_runs(RESULT_FOLDERS)
-    planned = []
+    completed_runs = past_runs(RESULT_FOLDERS)
+    rows = []
     for step, config in zip(steps, configs, strict=True):
-        guess = None
+        cost = None
         if config is not None:
-            guess = estimate(expected_hashed_config(config, cores.context()), known)
-        differs = " ".join(swept(step.overrides, jobs))
-        planned.append(dry_run.Planned(step.number, differs, step.decision, step.is_done, guess))
+            cost = estimate(expected_hashed_config(config, cores.context()), completed_runs)
+        swept_overrides = " ".join(swept(step.overrides, jobs))
+        rows.append(dry_run.DryRunRow(step.number, swept_overrides, step.decision, step.is_done, cost))
     with ignore_broken_pipe():
-        dry_run.show(sorted(planned, key=lambda each: each.number), wide_console())
+        dry_run.show(sorted(rows, key=lambda row: row.number), wide_console())
     return 0

@@ -1,4 +1,4 @@
-"""Cores of their own for runs that go on at once on one machine."""
+"""Separate cores for runs that train concurrently on one machine."""
 
 import os
 import time
@@ -18,11 +18,11 @@ _POLL_S = 0.2
 
 @dataclass(frozen=True)
 class CoreSlots:
-    """Equal parts of a machine's cores, each for one run at a time.
+    """Slots of equally many cores, each for one run at a time.
 
     Attributes:
-        num: how many runs go on at once.
-        cores: of this machine, by the system's numbers; empty: the system can't confine a process to some of them.
+        num: number of slots, which is the number of concurrent runs.
+        cores: numbers of the cores to divide; empty: processes can't be pinned to cores on this system.
     """
 
     num: int
@@ -30,15 +30,15 @@ class CoreSlots:
 
     @contextmanager
     def take(self, folder: Path) -> Iterator[bool]:
-        """Wait for a part that nobody has, and confine this process, and all that it will start, to its cores.
+        """Wait for a free slot, and pin this process and its future children to the cores of the slot.
 
         Args:
-            folder: that all processes share, for a file per part.
+            folder: for one lock file per slot; shared by all processes.
 
         Yields:
-            Whether this process has cores of its own.
+            Whether this process was pinned.
         """
-        lock = self._first_free(folder)
+        lock = self._acquire_first_free(folder)
         try:
             if self.cores:
                 os.sched_setaffinity(0, self._cores_of(_number(lock)))
@@ -46,16 +46,16 @@ class CoreSlots:
         finally:
             lock.release()
 
-    def _cores_of(self, part: int) -> set[int]:
+    def _cores_of(self, slot: int) -> set[int]:
         size = len(self.cores) // self.num
-        return set(self.cores[part * size : (part + 1) * size])
+        return set(self.cores[slot * size : (slot + 1) * size])
 
-    def _first_free(self, folder: Path) -> FileLock:
-        # The one that it has had before comes first: what it has started meanwhile is confined to those cores.
-        numbers = sorted(range(self.num), key=lambda part: not self.cores or self._cores_of(part) != _affinity())
+    def _acquire_first_free(self, folder: Path) -> FileLock:
+        # Prefer the slot that this process had before, because its child processes are pinned to those cores.
+        numbers = sorted(range(self.num), key=lambda slot: not self.cores or self._cores_of(slot) != _affinity())
         while True:
-            for part in numbers:
-                lock = FileLock(folder / f"cores-{part}.lock", timeout=0)
+            for slot in numbers:
+                lock = FileLock(folder / f"cores-{slot}.lock", timeout=0)
                 try:
                     lock.acquire()
                     return lock
@@ -66,12 +66,12 @@ class CoreSlots:
 
 @dataclass(frozen=True)
 class SweepCores:
-    """How the runs of a sweep share the cores of a machine.
+    """How the runs of a sweep divide the cores of a machine.
 
     Attributes:
-        largest_world_size: of its runs: p ranks have p times the cores in each of them.
-        slots: for runs at once; None: one at a time.
-        threads: that `strategy.threads_per_rank=auto` has stood for so far, in a resumed sweep; None: in no run yet.
+        largest_world_size: of all runs. It determines the cores per rank, so that p ranks have p times the cores.
+        slots: for concurrent runs; None: one run at a time.
+        threads: value of `strategy.threads_per_rank=auto` in the earlier runs of a resumed sweep; None: no earlier run.
     """
 
     largest_world_size: int
@@ -83,46 +83,46 @@ class SweepCores:
         return 1 if self.slots is None else self.slots.num
 
     def threads_per_rank(self) -> int:
-        """What `strategy.threads_per_rank=auto` stands for on this machine, in each run."""
+        """The value of `strategy.threads_per_rank=auto` in each run on this machine."""
         return self._threads(self.runs_at_once)
 
     def context(self) -> SweepContext:
-        """What each run will know of its sweep."""
+        """The context that each run gets."""
         return SweepContext(self.threads_per_rank(), runs_at_once=self.runs_at_once)
 
     @contextmanager
     def take(self, folder: Path) -> Iterator[SweepContext]:
-        """Wait for cores for a run of this process; yields what that needs to know.
+        """Wait for free cores, and yield the context of a run in this process.
 
         Args:
-            folder: that all processes of the sweep share.
+            folder: shared by all processes of the sweep.
         """
         if self.slots is None:
             yield self.context()
             return
         folder.mkdir(exist_ok=True)
-        with self.slots.take(folder) as has_own_cores:
-            threads = self._threads(1 if has_own_cores else self.slots.num)
+        with self.slots.take(folder) as is_pinned:
+            threads = self._threads(1 if is_pinned else self.slots.num)
             yield SweepContext(threads, runs_at_once=self.slots.num)
 
     def _threads(self, num_runs: int) -> int:
-        """Where so many runs have the cores that this process may use."""
+        """Threads per rank if `num_runs` concurrent runs divide the cores that this process may use."""
         from laptime.machine.device import usable_cores  # loads torch
 
         return self.threads or max(1, usable_cores() // (self.largest_world_size * num_runs))
 
 
 def core_slots_of(composed: DictConfig, num_jobs: int, world_size: int) -> CoreSlots | None:
-    """How many runs the launcher of a sweep starts at once on this machine, and with which cores; None: one at a time,
-    or each on a machine of its own.
+    """The core slots for a launcher that starts several runs concurrently on this machine; None: it starts one at a
+    time, or each on another machine.
 
     Args:
-        composed: one of the sweep's jobs, with Hydra's own part.
+        composed: one of the sweep's jobs, including Hydra's part.
         num_jobs: of the sweep.
-        world_size: the largest of its jobs.
+        world_size: the largest of all jobs.
 
     Raises:
-        UserError: more at once were asked for than there are cores.
+        UserError: more concurrent runs are requested than there are cores.
     """
     from laptime.machine.device import usable_cores  # loads torch
 
@@ -131,17 +131,17 @@ def core_slots_of(composed: DictConfig, num_jobs: int, world_size: int) -> CoreS
     if name not in ("JoblibLauncher", "LocalLauncher"):
         return None
     num_cores = usable_cores()
-    asked = launcher.n_jobs if name == "JoblibLauncher" else -1
-    if asked > num_cores or asked == 0 or asked < -num_cores:
+    n_jobs = launcher.n_jobs if name == "JoblibLauncher" else -1
+    if n_jobs > num_cores or n_jobs == 0 or n_jobs < -num_cores:
         raise UserError(
-            f"hydra.launcher.n_jobs={asked}: must be at least 1, and each run needs cores of its own: there are "
-            f"{num_cores}. Leave it out for as many runs at once as there are cores for."
+            f"hydra.launcher.n_jobs={n_jobs}: must be at least 1 and at most {num_cores}, the number of usable cores. "
+            "Leave it out to use all cores."
         )
-    # As joblib counts: -1 is all, -2 all but one.
-    most = asked if asked > 0 else max(1, (num_cores + 1 + asked) // world_size)
-    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    # A container's quota grants no particular cores: others, with quotas of their own, would take the first as well.
-    return CoreSlots(min(most, num_jobs), tuple(affinity) if len(affinity) == num_cores else ())
+    # joblib's convention: -1 means all cores, -2 all but one.
+    max_runs = n_jobs if n_jobs > 0 else max(1, (num_cores + 1 + n_jobs) // world_size)
+    affinity = sorted(_affinity())
+    # A container's CPU quota is not tied to particular cores. Pinning would put all containers on the first ones.
+    return CoreSlots(min(max_runs, num_jobs), tuple(affinity) if len(affinity) == num_cores else ())
 
 
 def _number(lock: FileLock) -> int:

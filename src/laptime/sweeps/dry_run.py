@@ -1,4 +1,4 @@
-"""What a sweep would do (`sweep.dry_run`): its runs, which of them stand already, and what they will take."""
+"""The table of a dry run (`sweep.dry_run`): each run, what would be done with it, and the estimated time and disk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,45 +12,45 @@ from laptime.text import byte_size, counted, duration
 
 
 @dataclass(frozen=True)
-class Planned:
+class DryRunRow:
     """One run.
 
     Attributes:
-        number: its directory's name.
-        swept: what tells it from the others.
-        decision: what becomes of it, in words.
-        is_done: it is completed, nothing is to be done.
-        estimate: what it will take; None: no record at hand tells.
+        number: of the run.
+        swept: the overrides in which it differs from the other runs.
+        action: what would be done with it, in words.
+        is_done: it is completed, so nothing would be done.
+        estimate: time and disk space; None: no similar run is known.
     """
 
     number: int
     swept: str
-    decision: str
+    action: str
     is_done: bool
     estimate: Estimate | None
 
 
-def show(planned: Sequence[Planned], console: Console) -> None:
-    """Print one row per run, and what all will take together."""
+def show(rows: Sequence[DryRunRow], console: Console) -> None:
+    """Print one line per run, then the totals."""
     table = Table(title=Text("Dry run: nothing is trained or written"), title_justify="left")
-    for column in ("run", "what is swept", "what becomes of it", "time", "disk", "estimated from"):
+    for column in ("run", "overrides", "action", "time", "disk", "estimated from"):
         table.add_column(column, justify="right" if column in ("run", "time", "disk") else "left")
-    for each in planned:
-        time, disk, basis = "?", "?", "no record of such a run"
-        if each.is_done:
+    for row in rows:
+        time, disk, basis = "?", "?", "no similar run found"
+        if row.is_done:
             time, disk, basis = "", "", ""
-        elif each.estimate is not None:
-            time, disk, basis = duration(each.estimate.seconds), byte_size(each.estimate.num_bytes), each.estimate.basis
-        table.add_row(*map(Text, (str(each.number), each.swept, each.decision, time, disk, basis)))
+        elif row.estimate is not None:
+            time, disk, basis = duration(row.estimate.seconds), byte_size(row.estimate.num_bytes), row.estimate.basis
+        table.add_row(*map(Text, (str(row.number), row.swept, row.action, time, disk, basis)))
     console.print(table)
-    todo = [each for each in planned if not each.is_done]
-    guesses = [each.estimate for each in todo if each.estimate is not None]
-    words = f"{counted(len(todo), 'run')} to do of {len(planned)}"
-    if guesses:
-        seconds, num_bytes = sum(one.seconds for one in guesses), sum(one.num_bytes for one in guesses)
-        words += f", about {duration(seconds)} and {byte_size(num_bytes)}"
-        if len(guesses) < len(todo):
-            words += f" for the {len(guesses)} that records tell of"
+    todo = [row for row in rows if not row.is_done]
+    estimates = [row.estimate for row in todo if row.estimate is not None]
+    total = f"{counted(len(todo), 'run')} to do of {len(rows)}"
+    if estimates:
+        seconds, num_bytes = sum(each.seconds for each in estimates), sum(each.num_bytes for each in estimates)
+        total += f", about {duration(seconds)} and {byte_size(num_bytes)}"
+        if len(estimates) < len(todo):
+            total += f" for the {len(estimates)} with an estimate"
     elif todo:
-        words += "; no record at hand tells how long: run one of them"
-    console.print(Text(words))
+        total += "; no time estimate, because no similar run was found. Run one of them first"
+    console.print(Text(total))

@@ -1,4 +1,4 @@
-"""A run of an earlier sweep, as its directory tells."""
+"""A run of an earlier sweep, read from its directory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,8 @@ from laptime.record.files import (
 from laptime.record.hydra_files import HydraFileError, read_overrides
 from laptime.record.run_record import RunRecord
 
-# Clocks and file systems may differ by so much about when something happened.
-_CLOCK_S = 10.0
+# Tolerance for differences between the clock of a process and the time stamps of files.
+_CLOCK_TOLERANCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class EarlierRun:
     """A run directory of the sweep.
 
     Attributes:
-        record: None: it ended before it had one that can be read.
-        overrides: as Hydra keeps them beside the run.
+        record: None: run.json is missing or can't be read.
+        overrides: from Hydra's files in the run directory.
     """
 
     number: int
@@ -44,42 +44,42 @@ class EarlierRun:
 
     @property
     def is_unidentified(self) -> bool:
-        """Whether it ended before it could say what it was."""
+        """Whether it ended before its overrides were written."""
         return self.record is None and not self.overrides
 
     @property
     def label(self) -> str:
-        """What tells it from the others of its sweep: its TensorBoard events lie below it."""
+        """Name of the run within its sweep, and of the folder of its TensorBoard events."""
         return "" if self.record is None else self.record.run_label or ""
 
     @property
     def config(self) -> dict[str, Any]:
-        """As recorded; empty: it has no record."""
+        """As recorded; empty without a record."""
         return (None if self.record is None else self.record.config) or {}
 
     @property
     def end_text(self) -> str:
         if self.record is None:
-            return "has no run.json that can be read"
-        status = "was killed" if self.record.status == "running" else self.record.status
+            return "no readable run.json"
+        status = "killed" if self.record.status == "running" else self.record.status
         error = self.record.error
         return status if error is None or not error.first_line else f"{status} ({error.first_line})"
 
 
 def move_to_earlier(run_dir: Path) -> None:
-    """Move what a run has left behind to earlier/0/, the next time to earlier/1/, so that it starts afresh."""
+    """Move the files of a run to earlier/0/, the next time to earlier/1/, so that it starts from the beginning."""
     earlier = run_dir / EARLIER_DIR
-    place = earlier / str(max(numbered_runs(earlier), default=-1) + 1 if earlier.is_dir() else 0)
-    place.mkdir(parents=True)
+    target = earlier / str(max(numbered_runs(earlier), default=-1) + 1 if earlier.is_dir() else 0)
+    target.mkdir(parents=True)
     for entry in run_dir.iterdir():
-        if entry != earlier and not entry.name.startswith("."):  # Hydra's files are this start's already
-            entry.rename(place / entry.name)
+        if entry != earlier and not entry.name.startswith("."):  # Hydra has written its files for the new start already
+            entry.rename(target / entry.name)
 
 
 def running_ranks(run: EarlierRun) -> list[int]:
-    """The ranks' processes of a run that says it is running, as far as they are there, and no others of their pid.
+    """The pids of ranks that are alive, for a run with status `running` on this machine.
 
-    Those of another machine can't be seen from here.
+    A process that was started outside the lifetime of the run has reused a pid and is not returned.
     """
     record = run.record
     if record is None or record.status != "running" or record.strategy is None:
@@ -87,8 +87,8 @@ def running_ranks(run: EarlierRun) -> list[int]:
     if record.environment is None or record.environment.hostname_hash != hostname_hash():
         return []
     alive = []
-    first = parse_timestamp(record.started_at or "") - _CLOCK_S
-    last = (run.path / RUN_FILE).stat().st_mtime + _CLOCK_S
+    first = parse_timestamp(record.started_at or "") - _CLOCK_TOLERANCE_S
+    last = (run.path / RUN_FILE).stat().st_mtime + _CLOCK_TOLERANCE_S
     for pid in record.strategy.rank_pids or []:
         try:
             process = psutil.Process(pid)
@@ -100,7 +100,7 @@ def running_ranks(run: EarlierRun) -> list[int]:
 
 
 def read_run(number: int, path: Path, output_subdir: str) -> EarlierRun:
-    """A run's record and overrides; `output_subdir` is Hydra's folder in its directory (`hydra.output_subdir`)."""
+    """Read a run's record and overrides; `output_subdir` is the value of `hydra.output_subdir`."""
     try:
         record = _whole(RunRecord.read(path))
     except (OSError, ValueError, RecursionError):
@@ -115,13 +115,13 @@ def read_run(number: int, path: Path, output_subdir: str) -> EarlierRun:
 
 
 def _whole(record: RunRecord) -> RunRecord:
-    """A record that has what is asked of it here.
+    """Return the record if it has every section that resuming needs.
 
     Raises:
-        ValueError: it hasn't.
+        ValueError: one is missing.
     """
     parse_timestamp(record.started_at or "")
     config = record.laptime_config
     if record.run_label is None or "threads_per_rank" not in (config.get("strategy") or {}):
-        raise ValueError("its configuration is not whole")
+        raise ValueError("its configuration is incomplete")
     return record

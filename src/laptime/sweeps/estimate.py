@@ -1,4 +1,4 @@
-"""What a run will take, in time and on disk, as far as records at hand tell."""
+"""Estimate the time and disk space of a run from the records of past runs."""
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,21 +12,21 @@ from laptime.record.latest import newest_runs
 from laptime.record.run_record import RunRecord
 from laptime.text import counted
 
-# Of the newest records so many are read.
+# Only the newest records are read.
 _MAX_RECORDS = 500
-# What decides most of what a run takes; where no record of the same configuration is at hand, one that shares these.
-_SIMILARITY_KEYS = ("model.", "dataset.", "strategy.world_size", "training.batch_size", "training.precision", "device")
+# Keys that mostly determine the cost of a run. Without a past run of the same configuration, equal values of these do.
+_COST_KEYS = ("model.", "dataset.", "strategy.world_size", "training.batch_size", "training.precision", "device")
 
 
 @dataclass(frozen=True)
 class PastRun:
-    """A completed run at hand.
+    """A completed run.
 
     Attributes:
         hashed: its `hashed_config`.
-        epoch_s: wall time per epoch, validation and checkpoint included, in seconds.
-        rest_s: wall time of the run beyond its epochs, in seconds.
-        num_bytes: of its directory.
+        epoch_s: wall time per epoch, including validation and checkpoints, in seconds.
+        rest_s: wall time of the run outside its epochs, in seconds.
+        num_bytes: size of its directory.
     """
 
     hashed: Mapping[str, Any]
@@ -37,12 +37,12 @@ class PastRun:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take.
+    """The cost of a run.
 
     Attributes:
-        seconds: of wall time.
-        num_bytes: on disk.
-        basis: which records say so, in words.
+        seconds: wall time.
+        num_bytes: disk space.
+        basis: the past runs that it is estimated from, in words.
     """
 
     seconds: float
@@ -51,7 +51,7 @@ class Estimate:
 
 
 def past_runs(folders: Iterable[Path]) -> list[PastRun]:
-    """The newest completed runs below some folders."""
+    """The newest completed runs below the folders."""
     return list(_read_past_runs(newest_runs(folders)[:_MAX_RECORDS]))
 
 
@@ -59,7 +59,7 @@ def _read_past_runs(run_dirs: Iterable[Path]) -> Iterator[PastRun]:
     for path in run_dirs:
         with suppress(
             OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
-        ):  # whatever is wrong with a record
+        ):  # a damaged record is skipped
             record = RunRecord.read(path)
             num_epochs = len(read_epochs(path)["epoch"].unique())
             hashed, train_s = record.hashed_config or {}, record.timing.total_train_s
@@ -72,35 +72,36 @@ def _read_past_runs(run_dirs: Iterable[Path]) -> Iterator[PastRun]:
                 and train_s is not None
             ):
                 wall_s = parse_timestamp(record.ended_at or "") - parse_timestamp(record.started_at or "")
-                files = [each for each in path.rglob("*") if each.is_file()]
-                num_bytes = sum(each.stat().st_size for each in files)
+                num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
                 yield PastRun(hashed, train_s / num_epochs, max(0.0, wall_s - train_s), num_bytes)
 
 
 def estimate(hashed: Mapping[str, Any], past_runs: Sequence[PastRun]) -> Estimate | None:
-    """What a run with this configuration will take; None: no record tells.
+    """Estimate the cost of a run; None: no similar run is known.
 
     Args:
         hashed: the `hashed_config` that it will have.
         past_runs: completed runs.
     """
-    left_out = ("seed", "training.epochs")
 
-    def same(key: str) -> bool:
-        return key not in left_out
+    def is_compared(key: str) -> bool:
+        return key not in ("seed", "training.epochs")
 
-    def alike(key: str) -> bool:
-        return key.startswith(_SIMILARITY_KEYS)
+    def is_cost_key(key: str) -> bool:
+        return key.startswith(_COST_KEYS)
 
-    for matters, words in ((same, "the same configuration"), (alike, "another with its model, data, batch and ranks")):
-        wanted = {key: value for key, value in hashed.items() if matters(key)}
-        found = [
-            one for one in past_runs if {key: value for key, value in one.hashed.items() if matters(key)} == wanted
+    for is_relevant, similarity in (
+        (is_compared, "of the same configuration"),
+        (is_cost_key, "with the same model, data, batch size and ranks"),
+    ):
+        wanted = {key: value for key, value in hashed.items() if is_relevant(key)}
+        similar = [
+            run for run in past_runs if {key: value for key, value in run.hashed.items() if is_relevant(key)} == wanted
         ]
-        if found:
+        if similar:
             epoch_s, rest_s, num_bytes = (
-                statistics.median(getattr(one, name) for one in found) for name in ("epoch_s", "rest_s", "num_bytes")
+                statistics.median(getattr(run, name) for run in similar) for name in ("epoch_s", "rest_s", "num_bytes")
             )
-            basis = f"{counted(len(found), 'run')} of {words}"
+            basis = f"{counted(len(similar), 'run')} {similarity}"
             return Estimate(rest_s + hashed["training.epochs"] * epoch_s, round(num_bytes), basis)
     return None

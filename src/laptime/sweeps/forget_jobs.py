@@ -1,4 +1,4 @@
-"""A Hydra callback: what Hydra keeps of every job of a sweep until its end is let go once the next job starts."""
+"""A Hydra callback that saves memory: Hydra keeps the configurations of all jobs until the sweep ends."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from omegaconf import DictConfig
 
 
 class ForgetJobs(Callback):
-    """Drops a job's two configurations, which lie in its directory as files; sweepers use its status and value alone.
+    """Drops a job's two configurations. They are saved in its directory, and sweepers use only its status and value.
 
-    Not at its end but when the next one starts: other callbacks may want them.
+    It does so when the next job starts, because other callbacks may use them when the job ends.
     """
 
     def __init__(self) -> None:

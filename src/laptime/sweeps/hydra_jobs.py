@@ -1,4 +1,4 @@
-"""Runs and sweeps in Hydra's hands: its callbacks, sweeper and launcher get what was composed and checked already."""
+"""Start Hydra's callbacks, sweeper and launcher with configurations that are composed and checked already."""
 
 import sys
 from collections.abc import Sequence
@@ -20,14 +20,11 @@ from laptime.text import format_os_error
 
 
 def run_once(hydra: Hydra, composed: DictConfig, run_dir: Path, task: TaskFunction) -> Any:
-    """What `Hydra.run` does, with a configuration that is composed and checked already.
+    """Like `Hydra.run`, but with a configuration that is composed and checked already.
 
     Args:
         run_dir: absolute.
-        task: trains.
-
-    Returns:
-        What `task` returns.
+        task: called with the configuration; its value is returned.
     """
     with read_write(composed), open_dict(composed):
         composed.hydra.mode = RunMode.RUN
@@ -45,11 +42,11 @@ def run_once(hydra: Hydra, composed: DictConfig, run_dir: Path, task: TaskFuncti
     return result.return_value
 
 
-def sweep_config(hydra: Hydra, typed: Sequence[str], composed: DictConfig, sweep_dir: Path) -> DictConfig:
-    """The configuration of a whole sweep, from one of its runs: that of a run which has all that the sweep's has.
+def sweep_config(hydra: Hydra, cli_overrides: Sequence[str], composed: DictConfig, sweep_dir: Path) -> DictConfig:
+    """The configuration of a whole sweep, made from that of its first run.
 
     Args:
-        typed: all overrides, several values of a key included.
+        cli_overrides: of the sweep, with several values per key.
         composed: of the first run.
         sweep_dir: absolute.
     """
@@ -58,20 +55,20 @@ def sweep_config(hydra: Hydra, typed: Sequence[str], composed: DictConfig, sweep
         cfg.hydra.mode = RunMode.MULTIRUN
         cfg.hydra.sweep.dir = str(sweep_dir)
         cfg.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(sweep_dir)}")
-        cfg.hydra.overrides.task = [each for each in typed if not parse(each).is_hydra_key]
+        cfg.hydra.overrides.task = [each for each in cli_overrides if not parse(each).is_hydra_key]
     OmegaConf.set_readonly(cfg.hydra, False)
     return cfg
 
 
 def run_sweep(hydra: Hydra, cfg: DictConfig, task: TaskFunction) -> None:
-    """What `Hydra.multirun` does, with a configuration that is composed and checked already.
+    """Like `Hydra.multirun`, but with a configuration that is composed and checked already.
 
     Args:
-        cfg: as `sweep_config` makes it.
-        task: is called for each run.
+        cfg: from `sweep_config`.
+        task: called for each run.
 
     Raises:
-        SystemExit: 1 where a callback, the sweeper or the launcher failed, which Hydra has printed.
+        SystemExit: 1, if a callback, the sweeper or the launcher failed. Hydra has printed the error.
     """
     sweep_dir = Path(cfg.hydra.sweep.dir)
     try:

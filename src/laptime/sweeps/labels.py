@@ -1,4 +1,4 @@
-"""What tells the runs of a sweep from each other."""
+"""Overrides in which the runs of a sweep differ, and labels made of them."""
 
 from laptime.config.overrides import key_of, parse
 from laptime.config.security import PER_INVOCATION_KEYS
@@ -6,38 +6,40 @@ from laptime.record.masking import mask_command
 from laptime.runner.job import folder_name
 from laptime.text import short_name
 
-# A resumed sweep may be given other values of these. They do not tell its runs apart.
+# A resumed sweep may have other values of these. They are never shown as swept.
 NOT_SWEPT_KEYS = ("measure.target_interval", "measure.max_repeats", "sweep.on_failure")
 
 
 def swept(overrides: list[str], jobs: list[list[str]]) -> list[str]:
-    """Those overrides of a job that not every job of the sweep has, without secrets.
+    """The overrides of a job that not every job of the sweep has, with secrets masked.
 
     Args:
         overrides: of the job.
         jobs: overrides of every job of the sweep.
     """
     same_everywhere = set.intersection(*(set(job) for job in jobs)) if jobs else set()
-    differ = [each for each in overrides if each not in same_everywhere]
-    return mask_command([each for each in differ if key_of(each) not in (*NOT_SWEPT_KEYS, *PER_INVOCATION_KEYS)])
+    differing = [override for override in overrides if override not in same_everywhere]
+    hidden_keys = (*NOT_SWEPT_KEYS, *PER_INVOCATION_KEYS)
+    return mask_command([override for override in differing if key_of(override) not in hidden_keys])
 
 
 def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
-    """What tells a job of a sweep from the others, short enough for a folder's name, without secrets: `ws=2 seed=1`.
+    """A label such as `ws=2 seed=1`, made of the swept overrides of a job. It is short enough for a folder name, and
+    secrets are masked.
 
     Args:
         overrides: of the job.
         jobs: overrides of every job of the sweep.
     """
     parts = []
-    for each in map(parse, swept(overrides, jobs)):
-        key = f"~{each.full_key}" if each.is_deletion else each.full_key
-        parts.append(f"{short_name(key)}={each.value_text or ''}")
+    for override in map(parse, swept(overrides, jobs)):
+        key = f"~{override.full_key}" if override.is_deletion else override.full_key
+        parts.append(f"{short_name(key)}={override.value_text or ''}")
     return folder_name(" ".join(parts))
 
 
 def drop_shared_keys(overrides: list[str], jobs: list[list[str]]) -> list[str]:
-    """Those overrides of a job whose keys not every job sets alike. A sweeper that chooses writes what all its jobs
-    share in words of its own: False for false."""
-    shared = {parse(each).full_key for each in set.intersection(*map(set, jobs))}
-    return [each for each in overrides if parse(each).full_key not in shared]
+    """Drop the overrides of keys that every job sets to the same value. They are compared by key, because a search
+    sweeper may format values differently (`False` for `false`)."""
+    shared_keys = {parse(override).full_key for override in set.intersection(*map(set, jobs))}
+    return [override for override in overrides if parse(override).full_key not in shared_keys]

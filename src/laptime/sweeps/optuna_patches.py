@@ -1,5 +1,5 @@
-"""Searches that hydra-optuna-sweeper 1.3 would end with a traceback: those in which trials failed, which end as others
-do, and those that it can't begin."""
+"""Patches of Optuna and hydra-optuna-sweeper 1.3, which end a search with a traceback if trials fail or if the search
+can't start."""
 
 import logging
 from collections.abc import Iterator
@@ -12,35 +12,36 @@ from laptime.errors import launcher_errors
 
 
 class SearchRefused(BaseException):
-    """A search that can't begin, and why. Hydra would print a traceback of an exception."""
+    """A search can't start. A BaseException, because Hydra 1.3 prints the traceback of an Exception (not reported)."""
 
 
 @contextmanager
 def patched() -> Iterator[None]:
-    """While it lasts, a grid may end with a trial that failed, and every trial of a search may fail.
+    """Patch both libraries within this context: any number of trials, including all, may fail.
 
     Raises:
-        SearchRefused: the sweeper could not begin with what it was told.
+        SearchRefused: the sweeper can't start with these settings.
     """
     try:
         from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
         from optuna import logging as optuna_logging
         from optuna.samplers import GridSampler
-    except ImportError:  # another sweeper that chooses
+    except ImportError:  # another search sweeper
         yield
         return
     after_trial, sweep = GridSampler.after_trial, OptunaSweeper.sweep
 
     def count_no_trials(*args: Any) -> None:
-        """The sweeper counts them itself. The sampler would call Study.stop(), which Optuna refuses to a sweeper.
+        """Replace the sampler's end of a grid: it calls Study.stop(), which Optuna only allows within Study.optimize().
+        The sweeper counts the trials itself.
 
         Seen with Optuna 2.10: https://github.com/optuna/optuna/issues/5141
         """
 
-    # hydra-optuna-sweeper 1.3 asks for the best trial where none is completed, and Hydra 1.3 prints a launcher's error
-    # with its traceback. Not reported upstream.
+    # hydra-optuna-sweeper 1.3 asks for the best trial even if no trial is completed, and Hydra 1.3 prints the traceback
+    # of a launcher's error. Not reported upstream.
     def sweep_without_best(self: Any, arguments: list[str]) -> None:
-        launcher = type(self.sweeper.launcher)  # the class's, for launchers send themselves to other processes
+        launcher = type(self.sweeper.launcher)  # patch the class: launchers pickle themselves
         launch = launcher.launch
         if launcher is not BasicLauncher:
             launcher.launch = launcher_errors()(launch)
@@ -49,8 +50,8 @@ def patched() -> Iterator[None]:
         except Exception as error:
             if not self.sweeper.job_idx:
                 storage = f"hydra.sweeper.storage={self.sweeper.storage}: " if self.sweeper.storage else ""
-                reason = str(error).partition("\n")[0] or f"{type(error).__name__}, with nothing said of why"
-                raise SearchRefused(f"{storage}Optuna's sweeper can't begin: {reason}") from error
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                raise SearchRefused(f"{storage}Optuna's sweeper can't start: {reason}") from error
             if "No trials are completed yet" not in str(error):
                 raise
         finally:
@@ -59,7 +60,7 @@ def patched() -> Iterator[None]:
     sweeper_log = logging.getLogger("hydra_plugins.hydra_optuna_sweeper")
     verbosity, level = optuna_logging.get_verbosity(), sweeper_log.level
     optuna_logging.set_verbosity(optuna_logging.WARNING)
-    sweeper_log.setLevel(logging.CRITICAL)  # which trials failed, and why, is said by the sweep
+    sweeper_log.setLevel(logging.CRITICAL)  # the sweep reports failed trials itself
     GridSampler.after_trial, OptunaSweeper.sweep = count_no_trials, sweep_without_best  # type: ignore[assignment, method-assign]
     try:
         yield

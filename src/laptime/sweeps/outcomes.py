@@ -1,4 +1,4 @@
-"""What has become of the runs of a sweep, wherever they run."""
+"""Outcomes of the runs of a sweep, collected from all processes that run them."""
 
 import json
 import os
@@ -13,21 +13,21 @@ from laptime.record.directory import hostname_hash, numbered_runs
 from laptime.record.files import write_atomically
 from laptime.record.run_record import mark_launcher_died
 
-# Where processes of a sweep say what has become of their runs, below its directory, as long as it goes on.
+# Folder in the sweep directory where other processes write outcomes. It exists while the sweep is running.
 OUTCOMES_DIR = ".outcomes"
-ENDED = "its process was ended"
+KILLED = "its process was killed"
 _STOP = "stop"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of a run.
+    """The state of a run.
 
     Attributes:
-        run: its number and what is swept in it.
+        run: its number and its swept overrides: `1 (seed=2)`.
         status: begun, completed, failed or interrupted.
         message: why it failed.
-        exit_code: what it asks of the whole sweep's.
+        exit_code: minimum exit code of the sweep.
         pid, host: the process that runs it.
     """
 
@@ -44,19 +44,18 @@ class Outcome:
 
     @property
     def may_run_on_this_host(self) -> bool:
-        """Whether it goes on, as far as its process has said, in a process of this machine."""
+        """Whether its last known status is `begun`, in a process on this machine."""
         return self.status == "begun" and self.host == hostname_hash()
 
 
 class OutcomeStore:
-    """The outcomes of the runs that have begun, and whether further ones may begin.
+    """The outcomes of started runs, and whether the sweep has been stopped.
 
-    Launchers send copies of it to other processes: those write files below the sweep's directory, which the process
-    that made it reads.
+    Launchers pickle it to other processes. Copies write files below the sweep directory; the original reads them.
 
     Args:
         sweep_dir: absolute.
-        is_one_process: the runs go on, one by one, in the process that has the sweep.
+        is_one_process: the process of the sweep itself runs the jobs, one after the other.
     """
 
     def __init__(self, sweep_dir: Path, is_one_process: bool) -> None:
@@ -64,30 +63,30 @@ class OutcomeStore:
         self._folder = sweep_dir / OUTCOMES_DIR
         self._is_one_process = is_one_process
         self._owner = os.getpid()
-        self._own: dict[str, Outcome] = {}
+        self._noted: dict[str, Outcome] = {}
 
     def note(self, outcome: Outcome) -> None:
-        """Keep an outcome in place of the run's earlier one."""
+        """Store an outcome; it replaces an earlier one of the same run."""
         if self._is_owner:
-            self._own[outcome.run] = outcome
+            self._noted[outcome.run] = outcome
             return
-        with suppress(OSError):  # a full disk: then the run has no outcome but in its record
+        with suppress(OSError):  # a full disk: only the run's record has its outcome then
             self._write(f"{outcome.number}.json", json.dumps(asdict(outcome)))
 
     def all(self) -> list[Outcome]:
-        """Of every run that has begun so far, by number."""
-        found = dict(self._own)
+        """The outcomes of all started runs, in the order of their numbers."""
+        by_run = dict(self._noted)
         for path in self._folder.glob("*.json"):
             with suppress(OSError, ValueError, TypeError):
                 outcome = Outcome(**json.loads(path.read_bytes()))
-                found[outcome.run] = outcome
-        return sorted(found.values(), key=lambda outcome: outcome.number)
+                by_run[outcome.run] = outcome
+        return sorted(by_run.values(), key=lambda outcome: outcome.number)
 
     def stop(self, exit_code: int) -> None:
-        """Let no further run begin.
+        """Start no further runs.
 
         Raises:
-            SystemExit: this is the process that would run them.
+            SystemExit: this process runs the jobs itself.
         """
         if self._is_owner and self._is_one_process:
             sys.exit(exit_code)
@@ -95,21 +94,21 @@ class OutcomeStore:
             self._write(_STOP, str(exit_code))
 
     def stopped(self) -> int | None:
-        """The exit code with which the sweep is to end early; None: it goes on."""
+        """The exit code of a stopped sweep; None: it was not stopped."""
         try:
             return int((self._folder / _STOP).read_text())
         except (OSError, ValueError):
             return None
 
     def end_records(self) -> None:
-        """Runs whose process was ended from outside have failed, though nobody was left to write it down."""
+        """Mark the records of runs whose process was killed as failed."""
         runs = numbered_runs(self._sweep_dir) if self._sweep_dir.is_dir() else {}
-        for each in self.all():
-            path = runs.get(each.number)
-            if path is None or not each.may_run_on_this_host or psutil.pid_exists(each.pid):
+        for outcome in self.all():
+            path = runs.get(outcome.number)
+            if path is None or not outcome.may_run_on_this_host or psutil.pid_exists(outcome.pid):
                 continue
             with suppress(OSError, ValueError, KeyError):
-                mark_launcher_died(path, ENDED)
+                mark_launcher_died(path, KILLED)
 
     def forget(self) -> None:
         """Remove the files."""

@@ -1,4 +1,4 @@
-"""What is typed to resume a sweep, beside what it was started with."""
+"""Overrides of a resumed sweep: the command line now, and those that the sweep was started with."""
 
 from collections.abc import Sequence
 
@@ -9,55 +9,55 @@ from laptime.errors import UserError, first_line
 
 KEY = "sweep.resume"
 
-# A resumed sweep keeps these.
+# A resumed sweep can't change these.
 FIXED = ("hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir", "hydra.mode", "hydra/sweeper")
 
 
 def persistent_overrides(overrides: Sequence[str]) -> list[str]:
-    """The overrides that still hold when a run, or a sweep, is resumed."""
-    # Hydra imports what its own part names, and sets variables by it: no file's matter. What may be named is checked
-    # against what is typed now, so that it isn't lost without a word.
-    left_out = {*security.PER_INVOCATION_KEYS} - {security.KEY}
-    return [each.text for each in map(parse, overrides) if each.key not in left_out and not each.is_hydra_key]
+    """The overrides that still apply when a run or a sweep is resumed."""
+    # Overrides of `hydra.*` are dropped: Hydra imports classes and sets variables by them, so no file may give them.
+    # `security.allowed_targets` is kept, so that the check refuses it if it is not on the command line again.
+    dropped = {*security.PER_INVOCATION_KEYS} - {security.KEY}
+    return [each.text for each in map(parse, overrides) if each.key not in dropped and not each.is_hydra_key]
 
 
 def is_per_invocation(override: str) -> bool:
-    """Whether it is said anew each time, and makes no other jobs: how they are launched, and who is told."""
+    """Whether an override applies to this command only and doesn't change the jobs, e.g. launcher or notification."""
     parsed = parse(override)
     return parsed.key in security.PER_INVOCATION_KEYS or (parsed.is_hydra_key and parsed.key not in FIXED)
 
 
 def split_resume_override(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
-    """What `sweep.resume` was set to, None: it was not, and the other overrides.
+    """The value of `sweep.resume` (None: not set), and the other overrides.
 
     Raises:
         UserError: it is not one directory.
     """
-    resuming = [each for each in map(parse, overrides) if each.key == KEY and not each.is_deletion]
-    rest = [override for override in overrides if parse(override) not in resuming]
-    if not resuming:
-        return None, rest
-    own = resuming[-1]
-    if own.parsed is None:
-        raise UserError(f"{own.text}: not understood. {how_to_quote(own.text)}") from own.error
-    if own.is_swept:
-        raise UserError(f"{own.text}: one sweep at a time can be resumed. Give one value.")
-    return (None if own.value is None else str(own.value)), rest
+    resume_overrides = [each for each in map(parse, overrides) if each.key == KEY and not each.is_deletion]
+    others = [override for override in overrides if parse(override) not in resume_overrides]
+    if not resume_overrides:
+        return None, others
+    last = resume_overrides[-1]
+    if last.parsed is None:
+        raise UserError(f"{last.text}: not understood. {how_to_quote(last.text)}") from last.error
+    if last.is_swept:
+        raise UserError(f"{last.text}: only one sweep can be resumed at a time. Give one value.")
+    return (None if last.value is None else str(last.value)), others
 
 
-def merge_overrides(before: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """Overrides of which later ones replace earlier ones of the same key or group.
+def merge_overrides(earlier_overrides: Sequence[str], cli_overrides: Sequence[str]) -> list[str]:
+    """Merge two lists of overrides; later ones replace earlier ones of the same key or group.
 
-    What replaces an addition (`+key=...`) is one itself, and taking it away (`~key`) leaves nothing.
+    An override that replaces an addition (`+key=...`) becomes an addition; a deletion (`~key`) removes it.
     """
-    refused = first_invalid([*before, *typed])
-    if refused is not None and refused.error is not None:
+    invalid = first_invalid([*earlier_overrides, *cli_overrides])
+    if invalid is not None and invalid.error is not None:
         raise UserError(
-            f"{first_line(refused.error)}. Use group=option or key=value; a value with special characters takes "
-            "quotes of its own: 'key=\"...\"'."
-        ) from refused.error
+            f"{first_line(invalid.error)}. Use group=option or key=value. "
+            "Quote a value that has special characters: 'key=\"...\"'."
+        ) from invalid.error
     result: dict[str, Override] = {}
-    for override in map(parse, [*before, *typed]):
+    for override in map(parse, [*earlier_overrides, *cli_overrides]):
         key = override.full_key
         earlier = result.get(key)
         if earlier is not None and earlier.prefix == "+":

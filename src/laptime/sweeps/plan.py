@@ -1,4 +1,4 @@
-"""The runs of a sweep, planned once: what is composed and checked here is what the sweeper is handed."""
+"""Plan the runs of a sweep. The sweeper gets exactly the configurations that are composed and checked here."""
 
 import hashlib
 import itertools
@@ -20,9 +20,9 @@ from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.record.files import is_maximized
 
-# Each is composed and checked before the first starts.
+# All jobs are composed and checked before the first one starts.
 _MAX_JOBS = 10_000
-# The place of a run is its number: resuming, watching and reports go by it.
+# Run directories are numbered: resuming, `laptime watch` and reports find runs by number.
 _SUBDIR = "${hydra.job.num}"
 
 
@@ -31,30 +31,30 @@ class PlannedRun:
     """One run of a sweep.
 
     Attributes:
-        overrides: of this run alone, nothing left to sweep over; without Hydra's own.
-        composed: what they compose to, Hydra's own part included.
+        overrides: one value per key, without Hydra's own.
+        composed: the configuration, including Hydra's own part.
     """
 
     overrides: list[str]
     composed: DictConfig
 
 
-def plan_runs(hydra: Hydra, typed: Sequence[str], config_name: str | None = None) -> list[PlannedRun]:
-    """The runs that overrides with several values stand for, those of one seed before those of the next.
+def plan_runs(hydra: Hydra, cli_overrides: Sequence[str], config_name: str | None = None) -> list[PlannedRun]:
+    """Plan one run for each combination of values. All runs of one seed come before those of the next.
 
-    What an experiment sweeps over (`hydra.sweeper.params`) holds for the runs of that experiment, and gives way to what
-    is typed. A sweeper that chooses its runs as it goes gets examples: both ends of each range, and each value.
+    The values in `hydra.sweeper.params` of an experiment apply to the runs of that experiment, unless the command line
+    sets the key. For a search, the result holds examples of trials: both ends of each range, and each listed value.
 
     Args:
-        typed: overrides, Hydra's own included.
+        cli_overrides: including Hydra's own.
 
     Raises:
-        UserError: an override can't be understood, or makes no sense for a sweep.
+        UserError: an override can't be parsed, or is not valid for a sweep.
     """
-    typed = add_search_sweeper(typed)
-    parsed = _parse_all(hydra.config_loader, typed)
+    cli_overrides = add_search_sweeper(cli_overrides)
+    parsed = _parse_all(hydra.config_loader, cli_overrides)
     _refuse_swept_settings(parsed)
-    if find(typed, "hydra.mode") is not None:
+    if find(cli_overrides, "hydra.mode") is not None:
         raise UserError("hydra.mode: is chosen by the flag -m (--multirun). Leave it out.")
     _refuse_params(parsed)
     composed: dict[tuple[str, ...], DictConfig] = {}
@@ -65,49 +65,49 @@ def plan_runs(hydra: Hydra, typed: Sequence[str], config_name: str | None = None
             try:
                 composed[tuple(job)] = compose(hydra, job, config_name)
             except UserError as error:
-                raise _explain_missing_key(error, params, typed) from error
-            if len(composed) > 1:  # what is asked for once, like the time of day, is the same in every run
+                raise _explain_missing_key(error, params, cli_overrides) from error
+            if len(composed) > 1:  # cached resolvers, e.g. of the time, have the same value in every run
                 OmegaConf.copy_cache(next(iter(composed.values())), composed[tuple(job)])
         return composed[tuple(job)]
 
-    sweeper = find_last(typed, "hydra/sweeper")
+    sweeper = find_last(cli_overrides, "hydra/sweeper")
     if sweeper is not None and sweeper.value != "laptime":
         _require_one_seed(parsed)
         jobs = list(_candidate_jobs(parsed))
         params += params_of(composed_of(jobs[0]))
         if params:
-            jobs = list(_candidate_jobs(_parse_all(hydra.config_loader, [*params, *typed])))
+            jobs = list(_candidate_jobs(_parse_all(hydra.config_loader, [*params, *cli_overrides])))
     else:
         jobs = _all_jobs(hydra.config_loader, parsed, set(hydra_groups(hydra)), composed_of)
     planned = [PlannedRun([str(each) for each in cfg.hydra.overrides.task], cfg) for cfg in map(composed_of, jobs)]
-    _require_numbers(planned[0].composed)
-    most = planned[0].composed.hydra.sweeper.get("max_batch_size")
-    if most is not None:
+    _require_numbered_dirs(planned[0].composed)
+    max_batch_size = planned[0].composed.hydra.sweeper.get("max_batch_size")
+    if max_batch_size is not None:
         raise UserError(
-            f"hydra.sweeper.max_batch_size={most}: how many runs go on at once is the launcher's matter: "
-            f"hydra/launcher=joblib hydra.launcher.n_jobs={most}, or one after the other without a launcher."
+            f"hydra.sweeper.max_batch_size={max_batch_size}: not supported, because the launcher limits the concurrent "
+            f"runs. Use hydra/launcher=joblib hydra.launcher.n_jobs={max_batch_size}, or no launcher for one at a time."
         )
     return planned
 
 
-def _explain_missing_key(error: UserError, params: Sequence[str], typed: Sequence[str]) -> UserError:
-    """What is wrong with a key that nobody typed: a search or an experiment sweeps over it."""
-    keys = [key_of(each) for each in params if key_of(each) not in map(key_of, typed)]
+def _explain_missing_key(error: UserError, params: Sequence[str], cli_overrides: Sequence[str]) -> UserError:
+    """Replace the error about a key that a search or an experiment, not the user, sweeps over."""
+    keys = [key_of(param) for param in params if key_of(param) not in map(key_of, cli_overrides)]
     key = _key_of_error(error)
     if key not in keys:
         return error
     group = key.partition(".")[0]
-    option, search = find_last(typed, group), find(typed, "search", "experiment")
+    option, search = find_last(cli_overrides, group), find(cli_overrides, "search", "experiment")
     chosen = f"the option of {group}" if option is None else option.text
     source = "the configuration" if search is None else search.text
     return UserError(
-        f"{chosen}: {source} chooses values of {key}, and {chosen} has no such key. Choose another option, or a space "
-        "of your own: hydra/sweeper=optuna with key=interval(low,high) for each dimension."
+        f"{chosen}: has no key {key}, which {source} sweeps over. Choose another option, or define the search space "
+        "yourself: hydra/sweeper=optuna with key=interval(low,high) for each dimension."
     )
 
 
 def _key_of_error(error: BaseException | None) -> str:
-    """The key that OmegaConf says an error is about; empty: none."""
+    """The key that OmegaConf attached to an error or its cause; empty: none."""
     while error is not None:
         if isinstance(error, OmegaConfBaseException) and error.full_key:
             return str(error.full_key)
@@ -115,12 +115,12 @@ def _key_of_error(error: BaseException | None) -> str:
     return ""
 
 
-def _require_numbers(composed: DictConfig) -> None:
+def _require_numbered_dirs(composed: DictConfig) -> None:
     subdir = composed.hydra.sweep._get_node("subdir")._value()
     if subdir != _SUBDIR:
         raise UserError(
-            f"hydra.sweep.subdir={subdir}: the runs of a sweep are named by their numbers, by which sweep.resume, "
-            "watch and the report know them. Leave it out."
+            f"hydra.sweep.subdir={subdir}: run directories must be numbered, because sweep.resume, watch and reports "
+            "find runs by number. Leave it out."
         )
 
 
@@ -130,15 +130,15 @@ def _all_jobs(
     groups: set[str],
     composed_of: Callable[[Sequence[str]], DictConfig],
 ) -> list[list[str]]:
-    """The overrides of each run, Hydra's own included."""
-    _require_steps(parsed)
-    _require_few_enough(parsed)
+    """The overrides of each run, including Hydra's own."""
+    _refuse_continuous_ranges(parsed)
+    _refuse_too_many_jobs(parsed)
     jobs: list[list[str]] = []
-    # Each combination of options may come with values of its own to sweep over: experiments do.
-    chosen = [each for each in parsed if each.is_sweep_override() and each.key_or_group in groups]
-    others = [each for each in parsed if each not in chosen]
+    # An experiment may set its own `hydra.sweeper.params`, so each combination of options may sweep over other values.
+    group_sweeps = [override for override in parsed if override.is_sweep_override() and override.key_or_group in groups]
+    others = [override for override in parsed if override not in group_sweeps]
     by_params: dict[tuple[str, ...], list[list[str]]] = {}
-    for options in itertools.product(*map(_values, chosen)):
+    for options in itertools.product(*map(_values, group_sweeps)):
         first = next(_combinations([*others, *_parse_all(config_loader, options)]))
         by_params.setdefault(tuple(params_of(composed_of(first))), []).append(list(options))
     if list(by_params) == [()]:
@@ -146,8 +146,8 @@ def _all_jobs(
     for params, combinations in by_params.items():
         for combination in combinations:
             of_these = [*_parse_all(config_loader, params), *others, *_parse_all(config_loader, combination)]
-            _require_steps(of_these)
-            _require_few_enough(of_these)
+            _refuse_continuous_ranges(of_these)
+            _refuse_too_many_jobs(of_these)
             jobs += _combinations(of_these)
     seeds = list(dict.fromkeys(map(_seed_of, jobs)))
     return sorted(jobs, key=lambda job: seeds.index(_seed_of(job)))
@@ -163,19 +163,19 @@ def _parse_all(config_loader: ConfigLoader, overrides: Sequence[str]) -> list[Ov
 
 
 def params_of(composed: DictConfig) -> list[str]:
-    """What a composed configuration sweeps over by itself, as overrides."""
+    """The sweep in a composed configuration (`hydra.sweeper.params`), as overrides."""
     params = composed.hydra.sweeper.get("params") or {}
     return [f"{key}={value}" for key, value in params.items()]
 
 
 def _combinations(overrides: Sequence[Override]) -> Iterator[list[str]]:
-    """Every combination of values, seeds outermost wherever they were typed. The last override of a key counts."""
+    """Every combination of values, seeds outermost in any order of arguments. The last override of a key counts."""
     seeds_first = sorted(overrides, key=lambda override: not _is_seed(override))
     yield from map(list, itertools.product(*map(_values, _last_of_each_key(seeds_first))))
 
 
 def _last_of_each_key(overrides: Sequence[Override]) -> list[Override]:
-    """Of several overrides of one key the last. `key=` stands beside an earlier `+key=`, on which it depends."""
+    """The last override of each key. `key=` doesn't replace an earlier `+key=`, because it depends on it."""
     last: dict[str, Override] = {}
     for override in overrides:
         if override.is_force_add():
@@ -191,7 +191,7 @@ def _is_seed(override: Override) -> bool:
 
 
 def _values(override: Override) -> list[str]:
-    """An override for each of its values."""
+    """One override per value."""
     key = override.get_key_element()
     if override.is_sweep_override():
         return [f"{key}={value}" for value in override.sweep_string_iterator()]
@@ -204,8 +204,8 @@ def _seed_of(job: Sequence[str]) -> str | None:
 
 
 def _candidate_jobs(parsed: Sequence[Override]) -> Iterator[list[str]]:
-    """Jobs that a sweeper could choose: both ends of each range, and each of several values, beside the first of the
-    others. What is wrong with one of them is found before the search starts."""
+    """Example jobs of a search: both ends of each range and each listed value, with the first value of other keys.
+    Checking them finds invalid values before the search starts."""
 
     def values(override: Override) -> list[str]:
         value = override.value()
@@ -217,42 +217,42 @@ def _candidate_jobs(parsed: Sequence[Override]) -> Iterator[list[str]]:
             return [f"{key}={override._get_value_element_as_str(each)}" for each in value.list]
         return [str(override.input_line)]
 
-    of_each = [values(each) for each in _last_of_each_key(parsed)]
-    first = [each[0] for each in of_each]
+    dimensions = [values(override) for override in _last_of_each_key(parsed)]
+    first = [overrides[0] for overrides in dimensions]
     yield first
-    for place, others in enumerate(of_each):
-        for other in others[1:]:
-            yield [*first[:place], other, *first[place + 1 :]]
+    for position, overrides in enumerate(dimensions):
+        for override in overrides[1:]:
+            yield [*first[:position], override, *first[position + 1 :]]
 
 
 def _refuse_swept_settings(parsed: Sequence[Override]) -> None:
-    for each in parsed:
-        if each.is_sweep_override() and each.is_hydra_override():
-            within = str(each.input_line).removeprefix("hydra.sweeper.params.")
-            instead = "Give it one value" if within == each.input_line else f"To search it, type {within}"
-            raise UserError(f"{each.input_line}: Hydra's own settings hold for the whole sweep. {instead}.")
+    for override in parsed:
+        if override.is_sweep_override() and override.is_hydra_override():
+            param = str(override.input_line).removeprefix("hydra.sweeper.params.")
+            fix = "Give it one value" if param == override.input_line else f"To search it, type {param}"
+            raise UserError(f"{override.input_line}: settings of Hydra apply to the whole sweep. {fix}.")
 
 
 def _refuse_params(parsed: Sequence[Override]) -> None:
-    for each in parsed:
-        if each.key_or_group.startswith("hydra.sweeper.params"):
-            raise UserError(f"{each.input_line}: type the keys themselves: key=value1,value2.")
+    for override in parsed:
+        if override.key_or_group.startswith("hydra.sweeper.params"):
+            raise UserError(f"{override.input_line}: not supported. Set the keys directly: key=value1,value2.")
 
 
-def _require_steps(parsed: Sequence[Override]) -> None:
+def _refuse_continuous_ranges(parsed: Sequence[Override]) -> None:
     ranges = [str(each.input_line) for each in parsed if each.is_sweep_override() and not each.is_discrete_sweep()]
     if ranges:
-        raise UserError(f"{ranges[0]}: a range without steps needs a sweeper that draws from it: hydra/sweeper=optuna.")
+        raise UserError(f"{ranges[0]}: a continuous range needs a search: hydra/sweeper=optuna.")
 
 
-def _require_few_enough(overrides: Sequence[Override]) -> None:
-    """Refuse what would be composed for hours, before anything of it is made."""
+def _refuse_too_many_jobs(overrides: Sequence[Override]) -> None:
+    """Refuse a sweep that would take hours to compose, before its jobs are listed."""
     effective = _last_of_each_key(overrides)
     total = math.prod(map(_num_values, effective))
     if total > _MAX_JOBS:
         longest = max(effective, key=_num_values)
         raise UserError(
-            f"{longest.input_line}: makes {total:,.0f} runs in all; a sweep may have {_MAX_JOBS:,}. "
+            f"{longest.input_line}: the sweep would have {total:,.0f} runs; the maximum is {_MAX_JOBS:,}. "
             "Sweep over fewer values."
         )
 
@@ -265,10 +265,10 @@ def _num_values(override: Override) -> float:
 
 
 def refuse_repeated_runs(runs: Sequence[PlannedRun], configs: Sequence[Config]) -> None:
-    """Refuse a sweep of which two runs are the same, seed included: they would count as repeats.
+    """Refuse two runs with the same configuration, including the seed: they would count as repeats.
 
     Args:
-        configs: of the runs, in their order.
+        configs: of the runs, in the same order.
     """
     before: dict[bytes, PlannedRun] = {}
     for run, config in zip(runs, configs, strict=True):
@@ -276,47 +276,47 @@ def refuse_repeated_runs(runs: Sequence[PlannedRun], configs: Sequence[Config]) 
         if earlier is not run:
             shared = set.intersection(*(set(each.overrides) for each in runs))
             swept = [override for override in run.overrides if override not in shared] or run.overrides
-            raise UserError(f"{' '.join(swept)}: the same run twice. Repeats of a run differ by their seed.")
+            raise UserError(f"{' '.join(swept)}: this run occurs twice. Give repeats different seeds.")
 
 
 def _require_one_seed(parsed: Sequence[Override]) -> None:
-    """Refuse to search for the luckiest seed, which is what a sweeper that chooses would make of several."""
-    for each in parsed:
-        if each.is_sweep_override() and _is_seed(each):
+    """Refuse several seeds in a search, which would pick the luckiest one instead of repeating trials."""
+    for override in parsed:
+        if override.is_sweep_override() and _is_seed(override):
             raise UserError(
-                f"{each.input_line}: a search does not repeat its trials, it would choose the luckiest seed. Give it "
-                "one; repeat the best trials afterwards, in a sweep of their own."
+                f"{override.input_line}: a search would pick the luckiest seed. Give it one seed, and repeat the best "
+                "trials in a separate sweep."
             )
 
 
 def require_search(composed: DictConfig, num_trials: int) -> None:
-    """Refuse a search that would find nothing, or the worst.
+    """Refuse a search without an objective, or with the wrong direction.
 
     Raises:
-        UserError: says what is missing, or which directions the metrics have.
+        UserError: a setting is missing or wrong.
     """
     if num_trials < 1:
         raise UserError(f"hydra.sweeper.n_trials={num_trials}: must be at least 1.")
-    num_at_once = OmegaConf.select(composed, "hydra.sweeper.n_jobs")
-    if num_at_once is not None and num_at_once < 1:
-        raise UserError(f"hydra.sweeper.n_jobs={num_at_once}: must be at least 1.")
+    n_jobs = OmegaConf.select(composed, "hydra.sweeper.n_jobs")
+    if n_jobs is not None and n_jobs < 1:
+        raise UserError(f"hydra.sweeper.n_jobs={n_jobs}: must be at least 1.")
     rate = OmegaConf.select(composed, "hydra.sweeper.max_failure_rate")
     if rate is not None and not 0 <= rate <= 1:
-        raise UserError(f"hydra.sweeper.max_failure_rate={rate}: must be a share from 0 to 1.")
+        raise UserError(f"hydra.sweeper.max_failure_rate={rate}: must be between 0 and 1.")
     if composed.measure.target_interval is not None:
-        raise UserError(f"measure.target_interval={composed.measure.target_interval}: not with a sweeper that chooses.")
-    metrics, asked = composed.optimized_metric, OmegaConf.select(composed, "hydra.sweeper.direction")
+        raise UserError(f"measure.target_interval={composed.measure.target_interval}: not supported with a search.")
+    metrics, directions = composed.optimized_metric, OmegaConf.select(composed, "hydra.sweeper.direction")
     names = [str(each) for each in metrics] if OmegaConf.is_list(metrics) else [str(metrics)]
     if metrics is None:
         raise UserError("optimized_metric=null: a search needs an objective, like optimized_metric=val_accuracy.")
     for name in names:
         if name.startswith("val_") and not OmegaConf.select(composed, "dataset.val_fraction", default=1):
-            raise UserError(f"optimized_metric={name}: needs validation, and dataset.val_fraction=0 leaves none.")
-    asked = list(asked) if OmegaConf.is_list(asked) else [asked]
-    given = [str(getattr(each, "name", each)) for each in asked]
-    wanted = ["maximize" if is_maximized(name) else "minimize" for name in names]
-    if given != wanted:
-        shown = [f"[{','.join(each)}]" if OmegaConf.is_list(metrics) else each[0] for each in (given, wanted, names)]
+            raise UserError(f"optimized_metric={name}: needs validation data, but dataset.val_fraction=0.")
+    directions = list(directions) if OmegaConf.is_list(directions) else [directions]
+    given = [str(getattr(direction, "name", direction)) for direction in directions]
+    required = ["maximize" if is_maximized(name) else "minimize" for name in names]
+    if given != required:
+        shown = [f"[{','.join(each)}]" if OmegaConf.is_list(metrics) else each[0] for each in (given, required, names)]
         raise UserError(
             f"hydra.sweeper.direction={shown[0]}: with optimized_metric={shown[2]} it must be "
             f"'hydra.sweeper.direction={shown[1]}'."

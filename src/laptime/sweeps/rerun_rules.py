@@ -1,4 +1,4 @@
-"""What becomes of a run of an earlier sweep: it stands, goes on, or starts again, and why."""
+"""Decide whether a run of an earlier sweep is kept, resumed or started again, and say why."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,11 +21,12 @@ from laptime.training.checkpoints import last_intact
 
 @dataclass(frozen=True)
 class Job:
-    """A run as it would be now.
+    """A run as it is planned now.
 
     Attributes:
-        invocation: of what was typed at different times it follows from; what follows twice from one was meant twice.
-        overrides: of this job alone, nothing left to sweep over.
+        overrides: one value per key.
+        invocation: number of the command line that it belongs to. The same configuration twice in one command line is
+            two runs; in two command lines it is one.
     """
 
     overrides: list[str]
@@ -35,14 +36,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Step:
-    """What becomes of one job.
+    """What is done with one job.
 
     Attributes:
-        number: of the run, and its directory's name.
+        number: of the run, which names its directory.
         decision: in words.
-        run: that has the directory already; None: none has.
-        is_done: it is completed; nothing is to be done.
-        resume: from what it has: its last checkpoint, if it has one. Otherwise what it has is set aside.
+        run: the earlier run with this number; None: there is none.
+        is_done: it is completed, so nothing is done.
+        resume: continue in the run's directory, from its last checkpoint if it has one. Otherwise its files are moved
+            to earlier/.
     """
 
     number: int
@@ -64,30 +66,30 @@ def keep_completed(run: EarlierRun, job: Job) -> Step:
 
 
 def condition_changes(run: EarlierRun, config: Mapping[str, Any]) -> str:
-    """What a completed run does not share with new ones beside its configuration, in words; empty: nothing."""
-    others, commits = _changed_conditions(run, config)
-    if others:
+    """How a completed run differs from new ones apart from its configuration, in words; empty: not at all."""
+    changes, commits = _changed_conditions(run, config)
+    if changes:
         return (
-            f"; measured with other {join_first_three(others)}: its figures don't compare with new ones, delete "
+            f"; measured with different {join_first_three(changes)}: not comparable with new runs. Delete "
             f"{relative(run.path)} to run it again"
         )
-    return f"; of the same code at another {commits}" if commits else ""
+    return f"; same code, different {commits}" if commits else ""
 
 
 def retry(run: EarlierRun, job: Job, hashed: Mapping[str, Any]) -> Step:
-    """Go on with a run where its epochs can stand beside new ones, otherwise start it again from the beginning."""
+    """Resume a run if its epochs are comparable with new ones; otherwise start it again from the beginning."""
     decision = f"{run.end_text}, retried"
-    others, _ = _changed_conditions(run, job.config.as_dict())
+    changes, _ = _changed_conditions(run, job.config.as_dict())
     if run.config_hash is None:
-        reason = ""  # it had not come to anything
+        reason = ""  # it ended before its training started
     elif run.config_hash != config_hashes(hashed)[0]:
         reason = config_changes(run, hashed)
-    elif others:
-        reason = f", now with other {join_first_three(others)}"
+    elif changes:
+        reason = f": now with different {join_first_three(changes)}"
     elif not _leaves_an_epoch_to_time(run, job.config):
-        reason = ": the epochs left would all be warm-up"
+        reason = ": all remaining epochs would be warm-up"
     elif last_intact(run.path) is None:
-        reason = ": no whole checkpoint"
+        reason = ": no complete checkpoint"
         return Step(run.number, job.overrides, f"{decision} from the beginning{reason}", run, resume=True)
     else:
         return Step(run.number, job.overrides, f"{decision} from its last checkpoint", run, resume=True)
@@ -95,23 +97,25 @@ def retry(run: EarlierRun, job: Job, hashed: Mapping[str, Any]) -> Step:
 
 
 def _leaves_an_epoch_to_time(run: EarlierRun, config: Config) -> bool:
-    """Whether a run that goes on has an epoch that counts: new processes are cold, and warm up once more."""
+    """Whether a resumed run has an epoch that counts. New processes need warm-up epochs again."""
     epochs = read_epochs(run.path)
     if epochs.empty or not epochs["is_warmup"].all():
         return True
-    left = config.training.epochs - (int(epochs["epoch"].max()) + 1)
-    return left > resolve_warmup_epochs(config.measure.warmup_epochs, config.training.epochs)
+    num_left = config.training.epochs - (int(epochs["epoch"].max()) + 1)
+    return num_left > resolve_warmup_epochs(config.measure.warmup_epochs, config.training.epochs)
 
 
 def config_changes(run: EarlierRun, hashed: Mapping[str, Any]) -> str:
-    """How the configuration that the same overrides stand for has changed."""
+    """How the configuration of a run with the same overrides has changed, in words."""
     before = (None if run.record is None else run.record.hashed_config) or {}
     differences = [
         f"{key} {before.get(key)} then, {hashed.get(key)} now"
         for key in dict.fromkeys([*before, *hashed])
         if before.get(key) != hashed.get(key)
     ]
-    return f": run {run.number} of the same overrides had {join_first_three(differences)}" if before else ""
+    if not before:
+        return ""
+    return f": run {run.number} with the same overrides had {join_first_three(differences)}"
 
 
 @cache
@@ -125,7 +129,8 @@ def _commit() -> str | None:
 
 
 def _changed_conditions(run: EarlierRun, config: Mapping[str, Any]) -> tuple[list[str], str]:
-    """What else than the configuration is not as it was for a run; and its commit, where that is another one."""
+    """What has changed since a run apart from its configuration: names with both values, and the two commits in words
+    (empty: the same)."""
     if run.record is None or run.record.environment is None:
         return [], ""
     then, now = run.record.environment, current_environment()
@@ -134,16 +139,16 @@ def _changed_conditions(run: EarlierRun, config: Mapping[str, Any]) -> tuple[lis
     commits = ""
     if commit_then and commit_now and commit_then != commit_now:
         commits = f"commit ({commit_then[:7]} then, {commit_now[:7]} now)"
-    others = []
+    changes = []
     if then.code_hash != code_hash(config):
-        others.append(f"code ({commits or 'uncommitted changes'})")
+        changes.append(f"code ({commits or 'uncommitted changes'})")
     versions = [("torch", then.packages.get("torch"), now.packages["torch"])]
     versions += [("python", then.python, now.python), ("cpu", then.cpu, now.cpu)]
     versions += [("number of cores", str(then.num_usable_cores), str(now.num_usable_cores))]
     if then.settings is not None:
         settings_now = now.settings or {}
-        # An older Laptime recorded what torchrun sets, too.
+        # Older versions of Laptime recorded the variables that torchrun sets, too.
         names = sorted(name for name in {*then.settings, *settings_now} if not is_set_while_running(name))
         versions += [(name, then.settings.get(name), settings_now.get(name)) for name in names]
-    others += [f"{name} ({before} then, {after} now)" for name, before, after in versions if before != after]
-    return others, commits
+    changes += [f"{name} ({before} then, {after} now)" for name, before, after in versions if before != after]
+    return changes, commits

@@ -1,6 +1,6 @@
-"""Going on with an earlier sweep (`sweep.resume`): which of its runs stand, which are retried, and what is new.
+"""Plan a resumed sweep (`sweep.resume`): which runs are kept, which are retried, and which are new.
 
-Nothing is written here before a run starts; the command line says what was decided and does it.
+Nothing is written here; laptime.sweeps.command prints the decisions and carries them out.
 """
 
 import shlex
@@ -36,13 +36,13 @@ from laptime.terminal import relative
 
 @dataclass(frozen=True)
 class _InvocationHistory:
-    """What was typed for a sweep, as Hydra's files in its directory tell; the flags are those of the last time.
+    """Earlier command lines of a sweep, read from Hydra's files in its directory.
 
     Attributes:
-        invocations: the overrides of each time, the first first.
-        config_name, config_dir: of the flags; None: they were not typed.
-        output_subdir: Hydra's folder in the directory of a run.
-        had_notify: a command was typed that told how it went (`sweep.notify`).
+        invocations: the overrides of each command line, oldest first.
+        config_name, config_dir: the flags of the last one; None: not set.
+        output_subdir: Hydra's folder in a run directory.
+        had_notify: `sweep.notify` was set.
     """
 
     invocations: list[list[str]]
@@ -54,38 +54,40 @@ class _InvocationHistory:
 
 @dataclass(frozen=True)
 class EarlierSweep:
-    """A sweep directory that nobody is writing to: see `open_sweep`.
+    """A sweep that no process is running, from `open_sweep`.
 
     Attributes:
-        asked: the override that names it, for messages.
+        override: the override that names it, for messages.
         path: absolute.
         history: its earlier command lines.
-        runs: its directories.
+        runs: of the sweep, in the order of their numbers.
     """
 
-    asked: str
+    override: str
     path: Path
     history: _InvocationHistory
     runs: list[EarlierRun]
 
-    def invocations(self, typed: Sequence[str]) -> list[list[str]]:
-        """What to make jobs of: what the sweep was started with, and after it what is typed now; where that is
-        nothing, whatever has been typed for it until now.
+    def invocations(self, cli_overrides: Sequence[str]) -> list[list[str]]:
+        """The command lines to plan jobs from: the first one of the sweep, merged with the current overrides. Without
+        current overrides, all earlier ones.
 
         Raises:
-            UserError: what is typed can't be changed any more.
+            UserError: an override can't be changed.
         """
-        if not typed:
+        if not cli_overrides:
             return self.history.invocations
-        if (fixed := find(typed, *FIXED)) is not None:
-            raise UserError(f"{fixed.text}: is what it was when the sweep started. Leave it out, or {KEY}.")
-        return [merge_overrides(self.history.invocations[0], typed)]
+        if (fixed := find(cli_overrides, *FIXED)) is not None:
+            raise UserError(
+                f"{fixed.text}: can't be changed when a sweep is resumed. Leave it out, or leave {KEY} out."
+            )
+        return [merge_overrides(self.history.invocations[0], cli_overrides)]
 
     def require_same_configuration(self, config_name: str | None, config_dir: str | None) -> None:
-        """Refuse to compose the runs from other files than those of the sweep.
+        """Refuse to compose the runs from other configuration files than before.
 
         Args:
-            config_name, config_dir: of the flags that are typed now. They are not taken from the sweep's own files,
+            config_name, config_dir: the flags of the current command line. They are never taken from the sweep's files,
                 which could name any folder.
         """
         for flag, before, now in (
@@ -93,172 +95,176 @@ class EarlierSweep:
             ("--config-dir", self.history.config_dir, config_dir),
         ):
             if before is not None and now is None:
-                raise UserError(f"{self.asked}: this sweep was started with {flag} {before}. Type that again.")
+                raise UserError(f"{self.override}: this sweep was started with {flag} {before}. Add it.")
             if before is None and now is not None:
-                raise UserError(f"{self.asked}: this sweep was started without {flag}. Leave it out.")
+                raise UserError(f"{self.override}: this sweep was started without {flag}. Leave it out.")
         if self.history.config_name != config_name:
             raise UserError(
-                f"{self.asked}: this sweep was started with --config-name {self.history.config_name}, "
+                f"{self.override}: this sweep was started with --config-name {self.history.config_name}, "
                 f"not {config_name}."
             )
 
     def archive_invocation(self, overrides: Sequence[str]) -> None:
-        """Keep a copy of Hydra's file of what was typed last, before it is replaced by something else."""
+        """Keep a copy of Hydra's file of the last command line before a different one replaces it."""
         if list(overrides) != self.history.invocations[-1]:
-            number = len(_archived_files(self.path))
+            number = len(_archived_names(self.path))
             write_atomically(self.path / f"multirun-{number}.yaml", (self.path / SWEEP_FILE).read_bytes())
 
     def unfinished(self) -> list[list[str]]:
-        """The overrides of each run that is not completed: repeats that the sweep added by itself are among them."""
+        """The overrides of each run that is not completed, including repeats that the sweep added by itself."""
         return [persistent_overrides(run.overrides) for run in self.runs if not run.is_completed and run.overrides]
 
     def cores(self, configs: Sequence[Config], slots: CoreSlots | None = None) -> SweepCores:
-        """How the runs share the cores, so that `strategy.threads_per_rank=auto` stands for the threads that it has had
-        so far.
+        """Divide the cores so that `strategy.threads_per_rank=auto` has the same value as in the earlier runs.
 
         Args:
-            configs: of the jobs now.
-            slots: of the cores; None: each run has all.
+            configs: of the current jobs.
+            slots: of the cores; None: each run has all cores.
 
         Raises:
-            UserError: it can't.
+            UserError: the value would be different.
         """
         cores = SweepCores(max(num_ranks(config) for config in configs), slots)
-        so_far = {
+        earlier_threads = {
             filled(run.record.strategy).threads_per_rank
             for run in self.runs
             if run.record is not None and run.record.config_hash is not None
             if run.config["strategy"]["threads_per_rank"] == "auto"
         }
-        if not so_far or all(config.strategy.threads_per_rank != "auto" for config in configs):
+        if not earlier_threads or all(config.strategy.threads_per_rank != "auto" for config in configs):
             return cores
-        threads = min(cores.threads_per_rank(), max(so_far))
-        if threads not in so_far:
-            before = " or ".join(map(str, sorted(so_far)))
-            each = f" in each of {cores.runs_at_once} runs at once" if cores.runs_at_once > 1 else ""
+        threads = min(cores.threads_per_rank(), max(earlier_threads))
+        if threads not in earlier_threads:
+            before = " or ".join(map(str, sorted(earlier_threads)))
+            at_once = f" in {cores.runs_at_once} concurrent runs" if cores.runs_at_once > 1 else ""
             raise UserError(
-                f"strategy.threads_per_rank=auto: is {threads} with up to {cores.largest_world_size} ranks{each} on "
-                f"{usable_cores()} cores, and was {before} in {self.path.name}: the figures would not compare. "
-                f"Choose strategy.threads_per_rank={before}, or start a new sweep."
+                f"strategy.threads_per_rank=auto: is {threads} with up to {cores.largest_world_size} ranks{at_once} "
+                f"on {usable_cores()} cores, but was {before} in {self.path.name}; timings would not compare. "
+                f"Set strategy.threads_per_rank={before}, or start a new sweep."
             )
         return replace(cores, threads=threads)
 
     def plan(self, jobs: Sequence[Job], cores: SweepCores) -> list[Step]:
-        """What becomes of each job, in the order of the jobs: each configuration as often as one invocation has it."""
-        wanted = _without_duplicates([(job, expected_hashed_config(job.config, cores.context())) for job in jobs])
-        hashes = [config_hashes(content)[0] for _, content in wanted]
-        same = self._same(wanted, hashes)
-        left = [run for run in self.runs if run.config_hash not in hashes]
-        never_started, nameless = self.never_started(), {run.number: run for run in self.runs if run.is_unidentified}
-        number = max([*(run.number for run in self.runs), *never_started], default=-1) + 1
-        # Of what ended before it could say what it was, the numbers are taken again, by the plan or in the jobs' order.
-        free = [each for each in nameless if each not in never_started]
+        """Decide what is done with each job, in the order of the jobs. Duplicates across command lines are merged."""
+        planned = _without_duplicates([(job, expected_hashed_config(job.config, cores.context())) for job in jobs])
+        hashes = [config_hashes(hashed)[0] for _, hashed in planned]
+        matching_runs = self._match_runs(planned, hashes)
+        unmatched = [run for run in self.runs if run.config_hash not in hashes]
+        never_started, unidentified = (
+            self.never_started(),
+            {run.number: run for run in self.runs if run.is_unidentified},
+        )
+        next_number = max([*(run.number for run in self.runs), *never_started], default=-1) + 1
+        # Numbers of runs without overrides are reused: by the run that the plan has there, or in the order of the jobs.
+        free_numbers = [number for number in unidentified if number not in never_started]
         steps = []
-        for (job, content), run in zip(wanted, same, strict=True):
-            alike = [each for each in left if _has_same_overrides(each, job)]
-            run = run or next((each for each in alike if not each.is_completed), None)
+        for (job, hashed), run in zip(planned, matching_runs, strict=True):
+            same_overrides = [each for each in unmatched if _has_same_overrides(each, job)]
+            run = run or next((each for each in same_overrides if not each.is_completed), None)
             if run is not None and run.is_completed:
                 steps.append(keep_completed(run, job))
             elif run is not None:
-                left = [each for each in left if each is not run]
-                steps.append(retry(run, job, content))
+                unmatched = [each for each in unmatched if each is not run]
+                steps.append(retry(run, job, hashed))
             else:
-                decision = f"new{config_changes(alike[0], content) if alike else ''}"
-                own = next(
-                    (each for each, swept in never_started.items() if _is_planned_as(job.overrides, swept)), None
-                )
-                if own is not None:
-                    del never_started[own]
-                elif free:
-                    own = free.pop(0)
+                decision = f"new{config_changes(same_overrides[0], hashed) if same_overrides else ''}"
+                number = next((n for n, swept in never_started.items() if _is_planned_as(job.overrides, swept)), None)
+                if number is not None:
+                    del never_started[number]
+                elif free_numbers:
+                    number = free_numbers.pop(0)
                 else:
-                    own, number = number, number + 1
-                steps.append(Step(own, job.overrides, decision, nameless.get(own)))
+                    number, next_number = next_number, next_number + 1
+                steps.append(Step(number, job.overrides, decision, unidentified.get(number)))
         return steps
 
-    def _same(
-        self, wanted: "Sequence[tuple[Job, Mapping[str, Any]]]", hashes: Sequence[str]
+    def _match_runs(
+        self, planned: "Sequence[tuple[Job, Mapping[str, Any]]]", hashes: Sequence[str]
     ) -> list[EarlierRun | None]:
-        """For each job the run of the same configuration: the one of the same overrides, or else a completed one."""
-        left = list(self.runs)
-        found: list[EarlierRun | None] = [None] * len(wanted)
-        for suits in _MATCHERS:
-            for place, (job, _) in enumerate(wanted):
-                run = next((each for each in left if each.config_hash == hashes[place] and suits(each, job)), None)
-                if found[place] is None and run is not None:
-                    found[place] = run
-                    left.remove(run)
-        return found
+        """The earlier run with the configuration of each job: preferably with the same overrides, or completed."""
+        unmatched = list(self.runs)
+        matches: list[EarlierRun | None] = [None] * len(planned)
+        for is_match in _MATCHERS:
+            for index, (job, _) in enumerate(planned):
+                run = next((r for r in unmatched if r.config_hash == hashes[index] and is_match(r, job)), None)
+                if matches[index] is None and run is not None:
+                    matches[index] = run
+                    unmatched.remove(run)
+        return matches
 
     def steps_outside_request(self, steps: Sequence[Step]) -> list[Step]:
-        """What is to be known of the runs that none of the jobs is."""
-        found = []
+        """Remarks on the runs that belong to none of the jobs, as steps with nothing to do."""
+        remarks = []
         for run in self.runs:
             if any(step.run is run for step in steps):
                 continue
             if not run.is_completed:
-                decision = f"{run.end_text}, not among these jobs: left as it is"
+                decision = f"{run.end_text}; not part of this request, left unchanged"
             elif changed := condition_changes(run, run.config):
                 decision = f"completed{changed}"
             else:
                 continue
-            found.append(Step(run.number, run.overrides, decision, run, is_done=True))
+            remarks.append(Step(run.number, run.overrides, decision, run, is_done=True))
         for number, swept in self.never_started().items():
             if all(step.number != number for step in steps):
-                decision = f"never began, not among these jobs: {KEY} without other values runs it"
-                found.append(Step(number, swept.split(), decision, is_done=True))
-        return found
+                decision = f"not started; not part of this request. Run `{KEY}` alone to include it"
+                remarks.append(Step(number, swept.split(), decision, is_done=True))
+        return remarks
 
     def never_started(self) -> dict[int, str]:
-        """What is swept in the runs that the sweep was to have and has no directory for, by number."""
-        here = {run.number for run in self.runs if not run.is_unidentified}
-        return {number: swept for number, swept in read_plan(self.path).items() if number not in here}
+        """The swept overrides of planned runs that have no directory yet, by number."""
+        started = {run.number for run in self.runs if not run.is_unidentified}
+        return {number: swept for number, swept in read_plan(self.path).items() if number not in started}
 
 
-def open_sweep(asked: str, read_only: bool = False) -> EarlierSweep:
+def open_sweep(name: str, read_only: bool = False) -> EarlierSweep:
     """Find an earlier sweep, and mark it as in use by this process.
 
     Args:
-        asked: the value of `sweep.resume`: a directory, or latest.
-        read_only: nothing is written, and nothing will be.
+        name: the value of `sweep.resume`: a directory, or latest.
+        read_only: don't write the mark.
 
     Raises:
-        UserError: there is none, it is no sweep that can be resumed, or it is still running.
+        UserError: there is no such sweep, it can't be resumed, or it is still running.
     """
-    key = f"{KEY}={asked}"
-    path = _found(key, asked)
-    typed = _read_history(key, path)
-    # Taken before anything is looked at that another might change.
+    override = f"{KEY}={name}"
+    path = _find_sweep(override, name)
+    history = _read_history(override, path)
+    # Claim it before reading the runs, which another process might change.
     pid = owner_pid(path) if read_only else claim(path)
     if pid is not None:
         process = f" (process {pid})" if pid else ""
-        raise UserError(f"{key}: this sweep is still running{process}. Wait, or end it first.")
-    runs = [read_run(number, each, typed.output_subdir) for number, each in sorted(numbered_runs(path).items())]
+        raise UserError(f"{override}: this sweep is still running{process}. Wait for it, or stop it first.")
+    numbered = sorted(numbered_runs(path).items())
+    runs = [read_run(number, run_dir, history.output_subdir) for number, run_dir in numbered]
     for run in runs:
         if pids := running_ranks(run):
             raise UserError(
-                f"{key}: run {run.number} is still running (process {', '.join(map(str, pids))}). Wait, or end it "
-                "first."
+                f"{override}: run {run.number} is still running (process {', '.join(map(str, pids))}). Wait for it, "
+                "or stop it first."
             )
-    return EarlierSweep(key, path, typed, runs)
+    return EarlierSweep(override, path, history, runs)
 
 
-def _found(key: str, asked: str) -> Path:
-    """The directory of the sweep that was asked for, absolute."""
-    found = next(iter(newest_sweeps()), None) if asked == "latest" else expanded(KEY, asked)
-    if found is None:
-        raise UserError(f"{key}: there is no sweep below multirun/.")
-    if not found.is_dir():
-        raise UserError(f"{key}: there is no such directory. Name a sweep's, or latest.{_list_newest()}")
-    if not (found / SWEEP_FILE).is_file():
+def _find_sweep(override: str, name: str) -> Path:
+    """The absolute directory of the sweep called `name`: a directory, or latest."""
+    path = next(iter(newest_sweeps()), None) if name == "latest" else expanded(KEY, name)
+    if path is None:
+        raise UserError(f"{override}: there is no sweep below multirun/.")
+    if not path.is_dir():
         raise UserError(
-            f"{key}: is no sweep, it has no {SWEEP_FILE}. Name a sweep's directory, or latest.{_list_newest()}"
+            f"{override}: there is no such directory. Give the directory of a sweep, or latest.{_list_newest()}"
         )
-    return found.absolute()
+    if not (path / SWEEP_FILE).is_file():
+        raise UserError(
+            f"{override}: is not a sweep, because it has no {SWEEP_FILE}. Give the directory of a sweep, or "
+            f"latest.{_list_newest()}"
+        )
+    return path.absolute()
 
 
-def _archived_files(sweep_dir: Path) -> list[str]:
-    """The copies of Hydra's file of what was typed, the first first; the last time's has its own name."""
+def _archived_names(sweep_dir: Path) -> list[str]:
+    """Names of the copies of earlier multirun.yaml files, oldest first."""
     names: list[str] = []
     while (sweep_dir / (name := f"multirun-{len(names)}.yaml")).is_file():
         names.append(name)
@@ -266,7 +272,7 @@ def _archived_files(sweep_dir: Path) -> list[str]:
 
 
 def _read_history(key: str, sweep_dir: Path) -> _InvocationHistory:
-    files = [_read(key, sweep_dir, name) for name in (*_archived_files(sweep_dir), SWEEP_FILE)]
+    files = [_read(key, sweep_dir, name) for name in (*_archived_names(sweep_dir), SWEEP_FILE)]
     last = files[-1]
     return _InvocationHistory(
         [persistent_overrides(file.overrides) for file in files],
@@ -281,21 +287,21 @@ def _read(key: str, sweep_dir: Path, name: str) -> SweepFile:
     try:
         file = read_sweep_file(sweep_dir, name)
     except HydraFileError as error:
-        raise UserError(f"{key}: {name} is not what Hydra writes ({error}).") from error
+        raise UserError(f"{key}: {name} was not written by Hydra, or is damaged ({error}).") from error
     if not file.is_complete:
-        raise UserError(f"{key}: {name} is not what Hydra writes (KeyError).")
-    if (why_not := _why_not_resumed(file)) is not None:
-        raise UserError(f"{key}: {why_not}")
+        raise UserError(f"{key}: {name} was not written by Hydra, or is damaged (KeyError).")
+    if (obstacle := _obstacle(file)) is not None:
+        raise UserError(f"{key}: {obstacle}")
     return file
 
 
 def can_be_resumed(sweep_dir: Path) -> bool:
-    """Whether `sweep.resume` takes a sweep when it has ended."""
+    """Whether `sweep.resume` accepts this sweep."""
     try:
         file = read_sweep_file(sweep_dir)
     except HydraFileError:
         return False
-    return file.is_complete and _why_not_resumed(file) is None
+    return file.is_complete and _obstacle(file) is None
 
 
 def resume_command(sweep_dir: Path) -> str:
@@ -306,39 +312,43 @@ def resume_command(sweep_dir: Path) -> str:
     return f"{program('train')} {shlex.join([*flags, f'{KEY}={relative(sweep_dir)}'])}"
 
 
-def _why_not_resumed(file: SweepFile) -> str | None:
-    """Why a sweep with these settings of Hydra's can't be resumed; None: it can."""
+def _obstacle(file: SweepFile) -> str | None:
+    """Why a sweep with these settings of Hydra can't be resumed; None: it can."""
     if not str(file.sweeper["_target_"]).endswith("RepeatingSweeper"):
-        return "is a search, whose sweeper chose its trials as it went. Start a new one."
+        return "a search can't be resumed, because it chose its trials while it ran. Start a new one."
     if file.subdir != "${hydra.job.num}":
-        return f"hydra.sweep.subdir={file.subdir} gave its runs no numbers. Start a new sweep."
+        return f"its run directories are not numbered (hydra.sweep.subdir={file.subdir}). Start a new sweep."
     if file.output_subdir is None:
-        return "hydra.output_subdir=null kept nothing of what its runs were given. Start a new sweep."
+        return "the overrides of its runs were not saved (hydra.output_subdir=null). Start a new sweep."
     return None
 
 
 def _list_newest() -> str:
-    """The newest sweeps that could be meant, as a second line."""
+    """The newest sweeps, as a second line of a message."""
     names = ", ".join(map(str, newest_sweeps()[:5]))
     return f"\nThe newest: {names}." if names else ""
 
 
 def _without_duplicates(jobs: Sequence[tuple[Job, dict[str, Any]]]) -> list[tuple[Job, dict[str, Any]]]:
-    """Of jobs of one configuration those of the invocation that has most of them."""
-    hashes = [config_hashes(content)[0] for _, content in jobs]
-    counts = Counter((of_job, job.invocation) for of_job, (job, _) in zip(hashes, jobs, strict=True))
-    most: dict[str, int] = {}
-    for of_job, invocation in counts:  # in the order of the jobs: of as many the first
-        if of_job not in most or counts[of_job, invocation] > counts[of_job, most[of_job]]:
-            most[of_job] = invocation
-    return [each for of_job, each in zip(hashes, jobs, strict=True) if each[0].invocation == most[of_job]]
+    """Keep the jobs of a configuration only from the command line that has most of them; in a tie, from the first.
+
+    Args:
+        jobs: each with its hashed configuration.
+    """
+    hashes = [config_hashes(hashed)[0] for _, hashed in jobs]
+    counts = Counter((config_hash, job.invocation) for config_hash, (job, _) in zip(hashes, jobs, strict=True))
+    kept: dict[str, int] = {}
+    for config_hash, invocation in counts:
+        if config_hash not in kept or counts[config_hash, invocation] > counts[config_hash, kept[config_hash]]:
+            kept[config_hash] = invocation
+    return [item for config_hash, item in zip(hashes, jobs, strict=True) if item[0].invocation == kept[config_hash]]
 
 
 def _has_same_overrides(run: EarlierRun, job: Job) -> bool:
     return set(persistent_overrides(run.overrides)) == set(persistent_overrides(job.overrides))
 
 
-# Of several runs of a job's configuration: which stands for the job, the best first.
+# Which of several runs with a job's configuration is matched to the job, best first.
 _MATCHERS: tuple[Callable[[EarlierRun, Job], bool], ...] = (
     _has_same_overrides,
     lambda run, job: run.is_completed,
@@ -347,14 +357,14 @@ _MATCHERS: tuple[Callable[[EarlierRun, Job], bool], ...] = (
 
 
 def _is_planned_as(overrides: Sequence[str], swept: str) -> bool:
-    """Whether a job is the one that a sweep's plan knows by what is swept in it."""
+    """Whether a job is the one in a sweep's plan that has these swept overrides."""
     planned = {override_by_new_name(each) for each in swept.split()}
     return planned <= set(" ".join(mask_command(overrides)).split())
 
 
 def all_overrides(runs: Sequence[EarlierRun], jobs: Sequence[Job]) -> list[list[str]]:
-    """The overrides of the earlier runs and of the jobs now, to tell each from the others by what was swept: what all
-    jobs share now is no difference from a run that was not given it."""
+    """The overrides of earlier runs and current jobs, for finding the swept ones. Earlier runs get the overrides that
+    all current jobs share, so that these don't count as swept."""
     shared = set.intersection(*(set(job.overrides) for job in jobs))
     earlier = []
     for run in runs:

@@ -1,4 +1,4 @@
-"""The jobs of a sweep, run by Hydra's launcher: one after the other in this process, or several at once in others."""
+"""Run the jobs of a sweep by Hydra's launcher: one after the other in this process, or concurrently in others."""
 
 import sys
 import time
@@ -37,22 +37,22 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sweep:
-    """What is to be run, and what has become of it so far.
+    """A sweep and the outcomes of its runs.
 
-    Also the function that Hydra calls for each job: launchers send a copy of it to other processes.
+    It is also the task function that Hydra calls for each job. Launchers pickle it to other processes.
 
     Attributes:
         path: of the sweep, absolute.
-        typed: the overrides of the command line, alone.
-        jobs: overrides of every job, as far as they are known: a sweeper may choose them as it goes.
-        num_jobs: how many there will be.
-        cores: how its runs share the machine's.
-        command: to tell how it goes (`sweep.notify`); None: nobody is told.
-        known: the overrides of every run that the sweep has or is to have, by number.
-        todo: of those that are to be run now.
-        checked: `snapshot` of each configuration that was checked, by number.
-        steps: what becomes of each run of a sweep that is resumed, by number; empty: this is a new one.
-        chooses: whether its sweeper chooses the jobs as it goes: `jobs` only stand for what it may choose.
+        cli_overrides: the overrides of the command line.
+        jobs: overrides of every job; for a search, of examples of jobs.
+        num_jobs: number of jobs; for a search, the maximum.
+        cores: how its runs divide the cores of the machine.
+        command: the value of `sweep.notify`; None: no command is run.
+        overrides_by_run: of all earlier and planned runs, by number.
+        todo: overrides of the runs to start now, by number.
+        snapshots: `snapshot` of each checked configuration, by number.
+        steps: what is done with each run of a resumed sweep, by number; empty: a new sweep.
+        is_search: the sweeper chooses the jobs while it runs.
     """
 
     path: Path
@@ -74,16 +74,16 @@ class Sweep:
         self._outcomes = OutcomeStore(self.path, is_one_process=self.cores.slots is None)
 
     def run(self, hydra: "Hydra", settings: "DictConfig") -> int:
-        """Let Hydra run the jobs; a failed one doesn't stop the others.
+        """Let Hydra run the jobs. A failed one doesn't stop the others.
 
         Args:
-            settings: of the whole sweep, see laptime.sweeps.hydra_jobs.
+            settings: of the whole sweep, from laptime.sweeps.hydra_jobs.sweep_config.
 
         Returns:
             The exit code.
 
         Raises:
-            UserError: the sweeper could not begin; no job has.
+            UserError: the sweeper can't start. No job has started.
         """
         from laptime.analysis.sweep_callback import report_sweep
         from laptime.sweeps.closing import print_summary
@@ -104,10 +104,10 @@ class Sweep:
             if isinstance(end, LauncherFailed):
                 print(f"error: {end}", file=sys.stderr)
             self._outcomes.end_records()
-            if self._outcomes.all():  # Hydra's callback is not called then
+            if self._outcomes.all():  # Hydra doesn't call its callback in this case
                 report_sweep(self.path)
         else:
-            if self.is_search:  # it may have had fewer to choose from than it was allowed
+            if self.is_search:  # a search may end before the maximum number of trials
                 self.num_jobs = len(self._outcomes.all())
                 write_plan(self.path, dict.fromkeys(range(self.num_jobs), ""))
         outcomes = self._outcomes.all()
@@ -117,19 +117,19 @@ class Sweep:
         return exit_code
 
     def __call__(self, cfg: "DictConfig") -> Any:
-        """One job: what Hydra's sweepers optimise; None where that was not measured."""
+        """Run one job. Returns the value that Hydra's sweepers optimize; None: it was not measured."""
         from hydra.core.hydra_config import HydraConfig
 
         job = HydraConfig.get()
         if self._outcomes.stopped() is not None:
             return None
-        sys.path += [place for place in self._sys_path if place not in sys.path]
+        sys.path += [path for path in self._sys_path if path not in sys.path]
         step = self.steps.get(job.job.num)
         overrides = list(job.overrides.task)
         if self.is_search:
             overrides = drop_shared_keys(overrides, self.jobs)
         with self.cores.take(self.path / OUTCOMES_DIR) as context:
-            if self._outcomes.stopped() is not None:  # while it waited for its cores
+            if self._outcomes.stopped() is not None:  # stopped while this job waited for cores
                 return None
             run = self._announce(job.job.num, overrides)
             try:
@@ -160,15 +160,15 @@ class Sweep:
         return None
 
     def add_runs(self, jobs: Sequence[list[str]]) -> dict[int, list[str]]:
-        """Give further runs their numbers, and write down that there will be such."""
+        """Number additional runs, and add them to the plan. Returns their overrides by number."""
         first = max([*self.overrides_by_run, *read_plan(self.path), *numbered_runs(self.path)], default=-1) + 1
-        further = dict(enumerate(jobs, start=first))
-        self.overrides_by_run |= further
-        write_plan(self.path, read_plan(self.path) | {number: self._swept(job) for number, job in further.items()})
-        return further
+        added = dict(enumerate(jobs, start=first))
+        self.overrides_by_run |= added
+        write_plan(self.path, read_plan(self.path) | {number: self._swept(job) for number, job in added.items()})
+        return added
 
     def record_failed_start(self, number: int, overrides: list[str], error: OSError, on_failure: str) -> None:
-        """A job of which the launcher could not even make the directory."""
+        """Note that a job failed because the launcher could not create its directory."""
         self._fail(self._announce(number, overrides), error, on_failure)
 
     def _announce(self, number: int, overrides: list[str]) -> str:
@@ -197,7 +197,7 @@ class Sweep:
 
 
 def num_trials(composed: "DictConfig") -> int | None:
-    """How many jobs a sweeper will choose as it goes; None: they are known before."""
+    """The maximum number of trials of a search; None: not a search."""
     from omegaconf import OmegaConf
 
     trials = OmegaConf.select(composed, "hydra.sweeper.n_trials")
@@ -217,8 +217,8 @@ def _secrets_of(cfg: "DictConfig") -> Collection[str]:
 
 
 def objective(record: RunRecord, names: str | Sequence[str] | None) -> float | list[float | None] | None:
-    """The value of `optimized_metric`, or of each where it is a list: what Hydra's sweepers optimise; None where it was
-    not measured."""
+    """The value of `optimized_metric`, or a list of values if it is a list: what Hydra's sweepers optimize. None: not
+    measured."""
     values: dict[str, float | None] = structs.asdict(record.result) | structs.asdict(record.timing)
     if names is None:
         return None
