@@ -52,7 +52,7 @@ def first_line(error: BaseException) -> str:
 
 
 class LauncherFailed(BaseException):
-    """Hydra's launcher gave up, with what was running. Hydra would print a traceback of an exception.
+    """Hydra's launcher failed, and its runs with it. Hydra would print a traceback of an Exception.
 
     Args:
         error: the launcher's own.
@@ -60,7 +60,7 @@ class LauncherFailed(BaseException):
 
     def __init__(self, error: Exception) -> None:
         reason = escape_control_chars(first_line(error)).partition(". ")[0].rstrip(".") or type(error).__name__
-        super().__init__(f"the launcher gave up, and the runs that it had begun ended with it: {reason}.")
+        super().__init__(f"the launcher failed; the runs it had started were aborted: {reason}.")
 
 
 @contextmanager

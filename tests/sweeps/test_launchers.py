@@ -116,7 +116,7 @@ def assert_a_killed_process_is_reported_in_one_line(*typed: str, script: Path = 
     ended = processes.run(*SWEEP, *kills, "training.epochs=50", *typed, script=script)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr, ended.stderr
-    assert "error: the launcher gave up" in ended.stderr and "its process was killed" in ended.stderr, ended.stderr
+    assert "error: the launcher failed" in ended.stderr and "its process was killed" in ended.stderr, ended.stderr
     assert "running" not in {record["status"] for record in records("s")}
 
 
