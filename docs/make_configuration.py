@@ -6,6 +6,7 @@ python docs/make_configuration.py
 from pathlib import Path
 
 from laptime.config.composition import config_dir
+from laptime.config.foreign_keys import table
 from laptime.config.schema import closed_groups
 
 OUT = Path(__file__).with_name("configuration.md")
@@ -14,6 +15,15 @@ _HEAD = """# Configuration
 Every group and option of `conf/`, with its keys, their defaults and what they mean. Choose an option with
 `group=option`, change a key with `group.key=value`; `python train.py --cfg job` shows what a run would use. Made from
 the files by `python docs/make_configuration.py`; a test holds it to them.
+"""
+
+_COMING_FROM = """## Coming from Lightning, lightning-hydra-template or PyTorch
+
+If you type a key of another tool, the error names Laptime's key, as text to copy. `--epochs 2` gets the same answer as
+`epochs=2`. A key of your own with such a name stays yours.
+
+    $ python train.py trainer.max_epochs=3
+    error: trainer.max_epochs=3: Laptime calls it training.epochs. Type training.epochs=3.
 """
 
 
@@ -32,7 +42,7 @@ def page() -> str:
         parts.append(f"## `{folder.name}`\n\n{len(paths)} option{'s' if len(paths) > 1 else ''}; {kind}.\n")
         for path in paths:
             parts += [f"### `{folder.name}={path.stem}`\n", _option(path)]
-    return "\n".join(parts)
+    return "\n".join([*parts, _COMING_FROM, table()]) + "\n"
 
 
 def _option(path: Path) -> str:

@@ -1,7 +1,6 @@
 """How commands name themselves, and the argument parser that they share. Loads neither Hydra nor torch."""
 
 import argparse
-import difflib
 import re
 import shutil
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from laptime.errors import UserError
+from laptime.suggest import closest
 
 _PACKAGE = Path(__file__).resolve().parent
 # `python -m laptime.analysis` is the older form of `laptime analyze`.
@@ -134,8 +134,8 @@ def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
 
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.7) -> str:
     """`Did you mean --once?`, or an empty text if no known word is similar enough (see difflib)."""
-    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
-    return f"Did you mean {nearest[0]}?" if nearest else ""
+    nearest = closest(word, known, cutoff)
+    return f"Did you mean {nearest}?" if nearest else ""
 
 
 def option_strings(parser: argparse.ArgumentParser) -> Sequence[str]:

@@ -26,7 +26,15 @@ from omegaconf.errors import (
 )
 
 from laptime.config.composition import compose_with_hydra, config_dir, refuse_name_clashes
-from laptime.config.explain import explain, name_override, reason_of, shorten_quotes, unknown_key
+from laptime.config.explain import (
+    explain,
+    first_leaf,
+    keys_by_group,
+    name_override,
+    reason_of,
+    shorten_quotes,
+    unknown_key,
+)
 from laptime.config.overrides import clear_parse_cache, find, find_last, key_of, parse
 from laptime.config.run_values import register_resolver
 from laptime.config.schema import Config, Group, closed_groups, register_schema
@@ -186,8 +194,11 @@ def _check_keys(cfg: DictConfig, schema: type[Group]) -> None:
         for key in node:
             if key not in known:
                 full_key = f"{group}.{key!s}" if group else str(key)
-                value = node._get_node(key)  # as it stands there: it may be missing, or lead nowhere
-                raise UserError(unknown_key(full_key, f"={value!s}", known))
+                leaf, value = first_leaf(cfg, full_key)
+                groups = keys_by_group(cfg)
+                groups[group] = [each for each in groups[group] if each != key]
+                groups.pop(full_key, None)
+                raise UserError(unknown_key(leaf, value, known, groups))
 
 
 def _refuse_no_option(hydra: Hydra, overrides: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
 """Every mistake in what was typed, or in a configuration file, as one clear line."""
 
-import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import fields
+from typing import Any, cast
 
 from hydra._internal.hydra import Hydra
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
@@ -15,12 +15,15 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from laptime import suggest
+from laptime.config import foreign_keys
 from laptime.config.composition import compose_with_hydra
 from laptime.config.overrides import Override, key_of, parse
 from laptime.config.quoting import how_to_quote
 from laptime.config.schema import Config, closed_groups
 from laptime.errors import first_line
 from laptime.extras import install_command
+from laptime.record.files import flat
 from laptime.record.renamed import RENAMED
 from laptime.text import escape_control_chars
 
@@ -93,24 +96,64 @@ def _last_name(override: str) -> str:
     return key_of(override).rpartition(".")[2].rpartition("/")[2].strip("'\" ")
 
 
-def unknown_key(full_key: str, value: str, known: Sequence[str]) -> str:
+def unknown_key(
+    full_key: str,
+    value: str | None,
+    known: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+    text: str = "",
+    verb: str = "Type",
+) -> str:
+    """The message about a key that its group does not have: another tool's, an older Laptime's, or a mistyped one.
+
+    Args:
+        full_key: with the part that is unknown, and what follows it.
+        value: None: there is none.
+        known: the keys of the innermost group that exists.
+        groups: see `keys_by_group`, without the unknown key.
+        text: what was typed; "": the key was found in a file, or added with +.
+        verb: see `foreign_keys.answer`.
+    """
+    text = text or (full_key if value is None else f"{full_key}={value}")
+    equals = "" if value is None else f"={value}"
     if full_key in RENAMED:
         new = RENAMED[full_key]
-        return f"{full_key}{value}: is called {new} now. {_WHY_RENAMED[full_key]} Write {new}{value}."
+        return f"{text}: is called {new} now. {_WHY_RENAMED[full_key]} Write {new}{equals}."
     if full_key in _SET_BY_THE_RUN:
-        return f"{full_key}{value}: is not a setting: Laptime sets it when the run starts. {_SET_BY_THE_RUN[full_key]}"
-    parent, _, key = full_key.rpartition(".")
-    prefix = f"{parent}." if parent else ""
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f" Did you mean {prefix}{close[0]}?" if close else ""
-    return f"{full_key}{value}: unknown key.{hint}\nKnown keys{parent and ' of ' + parent}: {', '.join(known)}."
+        return f"{text}: is not a setting: Laptime sets it when the run starts. {_SET_BY_THE_RUN[full_key]}"
+    if (answer := foreign_keys.answer(text, full_key, value, groups[""], verb)) is not None:
+        return answer
+    names = full_key.split(".")
+    depth = next((n for n in range(len(names) - 1, -1, -1) if ".".join(names[:n]) in groups), len(names) - 1)
+    group, rest = ".".join(names[:depth]), ".".join(names[depth + 1 :])
+    near = suggest.closest(names[depth], known)
+    elsewhere = [f"{other}.{names[-1]}" for other, keys in groups.items() if other and names[-1] in keys]
+    if not elsewhere and len(names) == 1:
+        full_keys = {key: f"{other}.{key}" for other, keys in groups.items() for key in keys if other}
+        elsewhere = [full_keys[key] for key in [suggest.closest(full_key, full_keys)] if key is not None]
+    options = [f"{group}.{near}".strip(".") + (f".{rest}" if rest else "")] if near else elsewhere[:3]
+    hint = f" Did you mean {' or '.join(options)}?" if options else ""
+    return f"{text}: unknown key.{hint}\nKnown keys{group and ' of ' + group}: {suggest.listed(known)}."
+
+
+def keys_by_group(cfg: DictConfig) -> dict[str, list[str]]:
+    """The keys of each group of a configuration, by its full name: "" is the root. Hydra's own part is left out."""
+    groups = {"": [str(key) for key in cfg if key != "hydra"]}
+    for name in groups[""]:
+        node = cfg._get_node(name)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            groups[name] = [str(key) for key in node if not str(key).startswith("_")]
+    return groups
 
 
 def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Exception) -> str:
     cause = error.__cause__ or error
     if isinstance(error, MissingConfigException):
-        return _explain_missing_option(hydra, error)
+        return _explain_missing_option(hydra, config_name, error)
     if isinstance(error, OverrideParseException):
+        word = str(error.override)
+        if (answer := foreign_keys.answer(word, word, None, _defaults(hydra, config_name))) is not None:
+            return answer
         if "=" not in str(error.override).strip("="):
             return f"{error.override}: not understood. Use group=option or key=value."
         return f"{error.override}: not understood. {how_to_quote(str(error.override))}"
@@ -118,7 +161,9 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
         folder = str(error).partition("path=")[2].removesuffix(" is not available.")
         return f"hydra.searchpath: there is no such folder: {folder}."
     if "Could not delete" in str(error):
-        return _explain_not_deleted(str(error), overrides)
+        return _explain_not_deleted(str(error), overrides, _defaults(hydra, config_name))
+    if "looks like a config group override" in str(error):
+        return _explain_unknown_group(hydra, overrides, config_name, str(error))
     typed = _override_of(str(error), overrides)
     if typed is not None and typed.package is not None and isinstance(error, ConfigCompositionException):
         without = f"{typed.key}={typed.value_text or ''}"
@@ -130,8 +175,13 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
     if typed is not None:
         return f"{typed.text}: {reason_of(cause)}."
     place = re.match(r"In '([^']*)': ", str(error))
+    missing = re.search(r"Could not override '([^'@]*)[^']*'\. No match in the defaults list", str(error))
+    if place is not None and missing is not None:
+        defaults = _defaults(hydra, config_name)
+        message = unknown_key(missing[1], None, list(defaults), keys_by_group(defaults), verb="Use")
+        return f"{place[1]}.yaml: {message}"
     if place is not None and isinstance(error.__context__, OmegaConfBaseException):
-        return f"{place[1]}.yaml: {_explain_in_a_file(error.__context__)}"
+        return f"{place[1]}.yaml: {_explain_in_a_file(hydra, config_name, place[1], error.__context__)}"
     if "An item is already at" in str(error):
         return f"+{_quoted(str(error))}: the key is there already. Leave out the +."
     if "Multiple values for" in str(error):
@@ -142,34 +192,69 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
     return reason_of(cause) + "."
 
 
-def _explain_in_a_file(error: OmegaConfBaseException) -> str:
+def _explain_in_a_file(hydra: Hydra, config_name: str, name: str, error: OmegaConfBaseException) -> str:
     """What is wrong with a key that a configuration file holds."""
     full_key = str(error.full_key)
     if isinstance(error, ConfigAttributeError | ConfigKeyError):
         group = closed_groups().get(full_key.rpartition(".")[0])
-        return unknown_key(full_key, "", [field.name for field in fields(group or Config)])
+        known = [field.name for field in fields(group or Config)]
+        leaf, value = first_leaf(_content_of(hydra, name), full_key)
+        return unknown_key(leaf, value, known, keys_by_group(_defaults(hydra, config_name)), verb="Use")
     if isinstance(error, ValidationError):
         return f"{full_key}: {_wrong_type(error)}."
     return f"{full_key}: {reason_of(error)}."
 
 
-def _explain_missing_option(hydra: Hydra, error: MissingConfigException) -> str:
+def _content_of(hydra: Hydra, name: str) -> DictConfig | None:
+    """A configuration file as it is written; None: it has no such mapping."""
+    loaded = hydra.config_loader.repository.load_config(name)  # type: ignore[attr-defined]
+    return loaded.config if loaded is not None and isinstance(loaded.config, DictConfig) else None
+
+
+def first_leaf(cfg: DictConfig | None, key: str) -> tuple[str, str | None]:
+    """The first value at a key or below it: its full key, and the value as it is typed; None: there is none."""
+    plain = None if cfg is None else OmegaConf.to_container(cfg, resolve=False)
+    for name, value in flat(cast(dict[str, Any], plain)) if isinstance(plain, dict) else ():
+        if name == key or name.startswith(f"{key}."):
+            return name, _as_typed(value)
+    return key, None
+
+
+def _as_typed(value: Any) -> str:
+    """A plain value as Hydra's grammar takes it."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def _explain_missing_option(hydra: Hydra, config_name: str, error: MissingConfigException) -> str:
     group, _, option = str(error.missing_cfg_file or "").rpartition("/")
     if not group:
         return reason_of(error) + "."
     if (plugin := _PLUGINS.get(f"{group}={option}")) is not None:
         return f"{group}={option}: is not installed. Install it: {install_command(plugin)}."
-    # Of several options at once Hydra does not say which there are.
-    options = ", ".join(error.options or hydra.config_loader.get_group_options(group))
-    return f"{group}={option}: no such option. Known options of {group}: {options}."
+    # Where several options are chosen together, Hydra does not list those that there are.
+    options = error.options or hydra.config_loader.get_group_options(group)
+    if not options:
+        defaults = _defaults(hydra, config_name)
+        return unknown_key(group, option, list(defaults), keys_by_group(defaults))
+    near = suggest.closest(option, options)
+    hint = f" Did you mean {group}={near}?" if near else ""
+    return f"{group}={option}: no such option.{hint} Known options of {group}: {suggest.listed(options)}."
 
 
-def _explain_not_deleted(message: str, overrides: Sequence[str]) -> str:
+def _defaults(hydra: Hydra, config_name: str) -> DictConfig:
+    """The configuration without any override."""
+    return compose_with_hydra(hydra, config_name, [])
+
+
+def _explain_not_deleted(message: str, overrides: Sequence[str], roots: Container[str]) -> str:
     """What to do instead of `~key`, from Hydra's words about it."""
     key = parse(_quoted(message)).full_key
     deletions = [each for each in map(parse, overrides) if each.is_deletion]
     typed = next((each.text for each in deletions if each.full_key == key), f"~{key}")
     if "does not exist" in message:
+        if (answer := foreign_keys.answer(typed, key, None, roots, verb="")) is not None:
+            return answer
         return f"{typed}: there is no such key, or it is null already. Leave it out."
     if "and not" in message:
         return f"{typed}: the key has another value. Without a value it is deleted whatever it is: ~{key}."
@@ -180,13 +265,23 @@ def _explain_unknown_key(
     hydra: Hydra, overrides: list[str], config_name: str, typed: Override, error: OmegaConfBaseException
 ) -> str:
     full_key = str(error.full_key)
-    value = "" if typed.value_text is None else f"={typed.value_text}"
     rest = [override for override in overrides if override != typed.text]
     cfg = compose_with_hydra(hydra, config_name, rest)
     parent = full_key.rpartition(".")[0]
     node = OmegaConf.select(cfg, parent) if parent else cfg
     known = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
-    return unknown_key(full_key, value, known)
+    return unknown_key(typed.full_key, typed.value_text, known, keys_by_group(cfg) | {parent: known}, typed.text)
+
+
+def _explain_unknown_group(hydra: Hydra, overrides: list[str], config_name: str, message: str) -> str:
+    """`data@package=mnist`, or a group in a defaults list that does not exist."""
+    group = re.search(r"config group '([^']*)' does not exist", message)
+    name = group[1] if group else ""
+    typed = next((each for each in map(parse, overrides) if each.key == name), None)
+    defaults = _defaults(hydra, config_name)
+    text = name if typed is None else typed.text
+    value = None if typed is None else typed.value_text
+    return unknown_key(name, value, list(defaults), keys_by_group(defaults), text)
 
 
 def _override_of(message: str, overrides: list[str]) -> Override | None:

@@ -4,14 +4,18 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 
 from laptime.command_line import did_you_mean
+from laptime.config import foreign_keys
 from laptime.config.overrides import parse
+from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.text import escape_control_chars
 
 # Keys whose values are paths, with any characters.
 PATHS = ("training.checkpoint", "dataset.root", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir", "run", "checkpoint")
+_ROOTS = [field.name for field in fields(Config)]
 # Of another value these say that it is meant as Hydra's grammar says.
 _STRUCTURE = re.compile(r"[\[\](){}'\"\\]")
 
@@ -40,15 +44,26 @@ def refuse_dashes(arguments: Sequence[str], parser: argparse.ArgumentParser) -> 
     """Refuse an override that is typed as a flag, before the parser answers with its usage.
 
     Raises:
-        UserError: names it without dashes.
+        UserError: names it without dashes, or the key or flag that is meant.
     """
     flags = parser._option_string_actions
-    for argument in arguments:
-        flag = argument.partition("=")[0]
+    for number, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
         shortened = flag.startswith("--") and any(known.startswith(flag) for known in flags)
-        if re.match(r"-+[A-Za-z_]", argument) and "=" in argument and flag not in flags and not shortened:
-            if suggestion := did_you_mean(flag, flags):
-                raise UserError(f"{flag}: unknown option. {suggestion}")
+        if not re.match(r"-+[A-Za-z_]", argument) or flag in flags or shortened:
+            continue
+        following = arguments[number + 1] if number + 1 < len(arguments) else "-"
+        if not equals and not following.startswith("-") and "=" not in following:
+            value = following
+        key = flag.lstrip("-").replace("-", "_")
+        text = argument if equals or not value else f"{argument} {value}"
+        if (answer := foreign_keys.answer(text, key, value or None, _ROOTS)) is not None:
+            raise UserError(answer)
+        if key.partition(".")[0] in _ROOTS:
+            raise UserError(f"{text}: is not a flag. Write an override without dashes: {key}={value}")
+        if flag.startswith("--") and (suggestion := did_you_mean(flag, flags)):
+            raise UserError(f"{flag}: unknown option. {suggestion}")
+        if equals:
             raise _with_dashes(argument)
 
 
@@ -70,7 +85,7 @@ def how_to_quote(override: str) -> str:
 
 
 def _with_dashes(argument: str) -> UserError:
-    return UserError(f"{argument}: is no flag. Write an override without dashes: {argument.lstrip('-')}")
+    return UserError(f"{argument}: is not a flag. Write an override without dashes: {argument.lstrip('-')}")
 
 
 def _quote_for_hydra(override: str) -> str:

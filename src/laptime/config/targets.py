@@ -4,18 +4,22 @@ The constructor is the schema of an open group, so its signature is what the key
 argument may itself be a mapping with a `_target_`, or a list of such: Hydra makes those objects first.
 """
 
-import difflib
 import inspect
 import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from hydra._internal.utils import _locate
 from hydra.utils import instantiate
 
+from laptime import suggest
+from laptime.config import foreign_keys
+from laptime.config.schema import Config
 from laptime.errors import UserError, first_line, is_out_of_memory
+from laptime.record.files import flat
 
 # What Hydra's instantiate takes beside the arguments of an object, and the type of each.
 _SPECIAL = {"_partial_": bool, "_recursive_": bool, "_args_": list, "_convert_": str}
@@ -125,13 +129,7 @@ def _check_arguments(
         if key not in known:
             if takes_any and key not in by_position:
                 continue
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {group}.{close[0]}?" if close else ""
-            names = ", ".join(known)
-            raise UserError(
-                f"{group}.{key}={value}: {group}._target_={node['_target_']} has no such argument.{hint}\n"
-                f"Known: {names}."
-            )
+            raise _unknown_argument(group, node, key, value, known)
         _check_type(f"{group}.{key}", value, parameters[key].annotation)
     for name, parameter in parameters.items():
         required = parameter.default is inspect.Parameter.empty and parameter.kind in (
@@ -145,6 +143,22 @@ def _check_arguments(
                 f"{group}.{name}: has no value, and {group}._target_={node['_target_']} needs one. "
                 f"Give it: +{group}.{name}=..."
             )
+
+
+def _unknown_argument(group: str, node: Mapping[str, Any], key: str, value: Any, known: Sequence[str]) -> UserError:
+    text = f"{group}.{key}={_as_typed(value)}"
+    roots = [field.name for field in fields(Config)]
+    for leaf, leaf_value in (
+        flat(value, f"{group}.{key}.") if isinstance(value, Mapping) else [(f"{group}.{key}", value)]
+    ):
+        typed = _as_typed(leaf_value)
+        if (answer := foreign_keys.answer(f"{leaf}={typed}", leaf, typed, roots)) is not None:
+            return UserError(answer)
+    near = suggest.closest(key, known)
+    hint = f" Did you mean {group}.{near}?" if near else ""
+    return UserError(
+        f"{text}: {group}._target_={node['_target_']} has no such argument.{hint}\nKnown: {suggest.listed(known)}."
+    )
 
 
 def _check_positional(group: str, node: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> set[str]:

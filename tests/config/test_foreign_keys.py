@@ -1,0 +1,266 @@
+"""Keys of Lightning, lightning-hydra-template and PyTorch scripts are answered with Laptime's keys."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+import laptime
+from laptime.cli import main
+from laptime.config.compose import compose, hydra_session, resolve_ahead, without_hydra
+from laptime.config.explain import keys_by_group
+from laptime.config.foreign_keys import FOREIGN_KEYS, answer, table
+from laptime.errors import UserError
+from laptime.evaluation.command_line import composed as composed_trained_run
+from laptime.runner import fresh_processes
+from laptime.suggest import closest, listed
+from laptime.training.open_groups import check_open_groups
+
+ROOTS = ("training", "device", "strategy", "dataset", "model", "optimizer", "scheduler", "logger", "callbacks", "seed",
+         "search", "profiler", "experiment")  # fmt: skip
+
+
+def refusal(*overrides: str) -> str:
+    """What a run with these overrides is refused with."""
+    with hydra_session() as hydra, pytest.raises(UserError) as caught:
+        check_open_groups(resolve_ahead(without_hydra(compose(hydra, overrides))))
+    return str(caught.value)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("typed", "replacement"),
+    {
+        "trainer.max_epochs=3": "training.epochs=3",
+        "epochs=2": "training.epochs=2",
+        "training.max_epochs=2": "training.epochs=2",
+        "lr=0.1": "optimizer.lr=0.1",
+        "model.optimizer.lr=0.1": "optimizer.lr=0.1",
+        "optimizer.learning_rate=0.1": "optimizer.lr=0.1",
+        "model.net.dropout=0.1": "model.dropout=0.1",
+        "batch_size=32": "training.batch_size=32",
+        "data.batch_size=32": "training.batch_size=32",
+        "data=mnist": "dataset=mnist",
+        "datamodule=mnist": "dataset=mnist",
+        "data.limit=100": "dataset.limit=100",
+        "trainer.devices=2": "strategy.world_size=2",
+        "trainer.devices=-1": "strategy.world_size=auto",
+        "trainer.accelerator=gpu": "device=cuda",
+        "trainer.accelerator=tpu": "device=...",
+        "trainer.precision='bf16-mixed'": "training.precision=bf16-mixed",
+        "trainer.precision=32": "training.precision=32-true",
+        "trainer.strategy=ddp": "strategy=ddp",
+        "trainer=gpu": "device=cuda",
+        "trainer.logger=False": "logger=none",
+        "trainer.enable_checkpointing=false": "callbacks.checkpoint=null",
+        "trainer.gradient_clip_val=1.0": "training.gradient_clip_norm=1.0",
+        "trainer.benchmark=true": "training.cudnn_benchmark=true",
+        "trainer.max_time=00:01:00:00": "training.time_limit_s=...",
+        "trainer.limit_train_batches=10": "dataset.limit=...",
+        "ckpt_path=a/last.ckpt": "training.checkpoint=a/last.ckpt",
+        "optim=adam": "optimizer=adam",
+        "hparams_search=mnist_optuna": "search=...",
+        "debug=default": "experiment=quick",
+        "seed_everything=7": "seed=7",
+        "weight_decay=0.1": "optimizer.weight_decay=0.1",
+        "amp=true": "training.precision=16-mixed",
+    }.items(),
+)  # fmt: skip
+def test_another_tools_key_is_answered_with_a_line_to_copy(typed, replacement):
+    key, _, value = typed.partition("=")
+    message = answer(typed, key, value, ROOTS)
+    assert (
+        message is not None
+        and message.startswith(f"{typed}: ")
+        and message.removesuffix(".").endswith(f" Type {replacement.removesuffix('.')}")
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "replacement"),
+    {
+        "trainer.max_epochs=3": "training.epochs=3",
+        "+trainer.max_epochs=3": "training.epochs=3",
+        "++trainer={max_epochs: 3}": "training.epochs=3",
+        "data=mnist": "dataset=mnist",
+        "data@other=mnist": "dataset=mnist",
+        "model.optimizer.lr=0.1": "optimizer.lr=0.1",
+        "+model.optimizer.lr=0.1": "optimizer.lr=0.1",
+        "optimizer.learning_rate=0.1": "optimizer.lr=0.1",
+        "fit": "Leave it out.",
+        "~trainer.max_epochs": "training.epochs. There is nothing to delete",
+    }.items(),
+)
+def test_however_it_is_typed(typed, replacement):
+    message = refusal(typed)
+    assert replacement in message and "\n" not in message
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    {
+        "trainer.max_steps=100": "training.epochs",
+        "trainer.num_nodes=2": "torchrun --nnodes",
+        "trainer.check_val_every_n_epoch=2": "dataset.val_fraction=0",
+        "trainer.deterministic=true": "seed",
+        "trainer.callbacks=[a]": "+callbacks.NAME._target_",
+        "trainer.accumulate_grad_batches=4": "Multiply training.batch_size",
+        "trainer.nothing_like_it=4": "groups training, strategy, device",
+        "paths.root_dir=/tmp": "Leave it out",
+    }.items(),
+)
+def test_where_the_meaning_differs_the_answer_says_how(typed, words):
+    key, _, value = typed.partition("=")
+    assert words in str(answer(typed, key, value, ROOTS))
+
+
+@pytest.mark.parametrize(
+    ("typed", "suggestion"),
+    {
+        "training.epoch=3": "training.epochs",
+        "+training.epoch=3": "training.epochs",
+        "modle=cnn": "model",
+        "optimizr.lr=1": "optimizer.lr",
+        "callbacks.chekpoint.save_best=false": "callbacks.checkpoint.save_best",
+        "threads_per_rank=3": "strategy.threads_per_rank",
+        "batch_sise=3": "training.batch_size",
+        "training.dropout=0.1": "model.dropout",
+        "+model.droput=0.1": "model.dropout",
+        "hydra.lancher=joblib": "hydra.launcher",
+        "model=cn": "model=cnn",
+        "dataset=MNIST": "dataset=mnist",
+        "logger=[csv,wanb]": "logger=wandb",
+        "hydra/launcher=jobli": "hydra/launcher=joblib",
+    }.items(),
+)
+def test_a_mistyped_name_is_answered_with_the_closest_one(typed, suggestion):
+    assert f"Did you mean {suggestion}?" in refusal(typed)
+
+
+def test_where_nothing_is_close_the_known_names_are_listed():
+    message = refusal("training.xyzzy=3")
+    assert "Did you mean" not in message and "Known keys of training: epochs, batch_size" in message
+
+
+@pytest.mark.unit
+def test_closest_ignores_case_and_long_lists_are_cut():
+    assert closest("ADAMW", ["adam", "adamw"]) == "adamw" and closest("xyz", ["adam"]) is None
+    assert listed(map(str, range(33))).endswith("28, 29 and 3 more")
+
+
+@pytest.fixture
+def nothing_preloaded(monkeypatch):
+    monkeypatch.setattr(fresh_processes, "preload", lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "replacement"),
+    [
+        (["trainer.max_epochs=3"], "training.epochs=3"),
+        (["-m", "+trainer.max_epochs=3,4", "seed=1,2"], "training.epochs=3"),
+        (["--epochs", "2"], "training.epochs=2"),
+        (["model=cnn", "--lr", "0.1"], "optimizer.lr=0.1"),
+        (["--batch-size=32", "-m"], "training.batch_size=32"),
+        (["-lr", "0.1"], "optimizer.lr=0.1"),
+        (["--seed", "3"], "seed=3"),
+        (["--multirn"], "--multirun"),
+        (["--cfg", "job", "lr=1"], "optimizer.lr=1"),
+    ],
+)
+def test_the_command_ends_with_2_and_writes_nothing(arguments, replacement, work_folder, capfd, nothing_preloaded):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    errors = capfd.readouterr().err
+    assert end.value.code == 2 and replacement in errors and len(errors.splitlines()) == 1
+    assert list(work_folder.iterdir()) == []
+
+
+def test_python_and_tune_give_the_same_answer(work_folder, capfd):
+    from laptime.tune.__main__ import main as tune
+
+    with pytest.raises(UserError, match=r"Type training\.epochs=3"):
+        laptime.run(["trainer.max_epochs=3"])
+    assert tune(["batch_size", "trainer.max_epochs=3"]) == 2
+    assert "Type training.epochs=3" in capfd.readouterr().err
+    assert list(work_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    {
+        "ckpt_path=a": "Type checkpoint=a",
+        "trainer.accelerator=gpu": "Type device=cuda",
+        "trainer.max_epochs=3": "unknown key",  # evaluate trains nothing
+    }.items(),
+)
+def test_evaluate_answers_with_its_own_keys(typed, words):
+    with pytest.raises(UserError, match=words):
+        composed_trained_run("evaluate", ["run=latest", typed])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    {
+        "trainer:\n  max_epochs: 3\n": "experiment/theirs.yaml: trainer.max_epochs=3: .* Use training.epochs=3",
+        "training:\n  max_epochs: 3\n": "experiment/theirs.yaml: training.max_epochs=3: .* Use training.epochs=3",
+        "defaults:\n  - override /data: mnist\n": "experiment/theirs.yaml: data: Laptime calls it dataset",
+        "defaults:\n  - /data: mnist\n": "data=mnist: Laptime calls it dataset",
+    }.items(),
+)
+def test_a_key_in_an_experiment_file_is_answered_with_the_name_of_the_file(content, words, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/theirs.yaml").write_text(f"# @package _global_\n{content}")
+    with hydra_session(str(tmp_path)) as hydra, pytest.raises(UserError, match=words):
+        compose(hydra, ["experiment=theirs"])
+
+
+def test_names_of_the_users_own_are_not_caught(tmp_path):
+    for name, content in {
+        "trainer/long.yaml": "# @package training\nepochs: 70\n",
+        "data/small.yaml": "# @package dataset\nlimit: 100\n",
+        "model/net.yaml": "_target_: my_net.Net\nnet: {lr: 1, trainer: {max_epochs: 3}}\n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir()
+        path.write_text(content)
+    with hydra_session(str(tmp_path)) as hydra:
+        typed = ["+trainer=long", "+data=small", "model=net", "model.net.lr=2"]
+        config = resolve_ahead(without_hydra(compose(hydra, typed)))
+    assert config.training.epochs == 70 and config.dataset["limit"] == 100 and config.model["net"]["lr"] == 2
+
+
+def test_every_row_leads_to_keys_that_exist():
+    """Each key of the table, and each value that it maps to, is accepted."""
+    with hydra_session() as hydra:
+        cfg = compose(hydra, ["optimizer=sgd"])
+        for row in FOREIGN_KEYS:
+            assert row.key or row.note, row.names
+            in_training = row.key.partition(".")[0] in {*keys_by_group(cfg)[""], "hydra"}
+            if not row.key or row.key.endswith("*") or not in_training:
+                continue
+            parent, _, name = row.key.rpartition(".")
+            assert name in (OmegaConf.select(cfg, parent) if parent else cfg), row.key
+        values: dict[str, list[str]] = {}
+        for row in FOREIGN_KEYS:
+            for value in filter(None, row.values.values()) if row.key != "precision" else ():
+                for text in value.split() if "=" in value else [f"{row.key}={value}"]:
+                    values.setdefault(text.partition("=")[0], []).append(text)
+        for number in range(max(map(len, values.values()))):  # one value of each key together
+            typed = [texts[min(number, len(texts) - 1)] for texts in values.values()]
+            resolve_ahead(without_hydra(compose(hydra, typed)))
+    for row in FOREIGN_KEYS[-3:]:
+        assert row.key in ("checkpoint", "precision", "compile")
+
+
+@pytest.mark.unit
+def test_the_table_is_in_the_documents():
+    assert "| `trainer.benchmark`, `benchmark`, `cudnn_benchmark` | `training.cudnn_benchmark` |  |" in table()
+    assert "--epochs 2" in Path(__file__).parents[2].joinpath("docs/make_configuration.py").read_text()
+
+
+@pytest.mark.unit
+def test_a_name_with_another_meaning_in_its_group_is_not_answered():
+    assert answer("scheduler.patience=3", "scheduler.patience", "3", ROOTS) is None
+    assert answer("optimizer.momentum=3", "optimizer.momentum", "3", ROOTS) is None
+    assert answer("a.b.lr=3", "a.b.lr", "3", ROOTS) is None
