@@ -73,7 +73,7 @@ MISTAKES = {
     "training.epochs=???": ["training.epochs"],
     "training.epochs=[": ["training.epochs=["],
     "training.epochs=1,2": ["training.epochs=1,2", "-m"],
-    "epochs": ["epochs", "training.epochs=..."],
+    "epochs": ["epochs", "key=value"],
     "hydra.run.dir=/dev/null/here": ["hydra.run.dir=/dev/null/here", "can't be written"],
     "callbacks.progress_bar=5": ["callbacks.progress_bar=5"],
     "dataset=synthetic dataset.shape=[3,0,3]": ["dataset.shape=[3, 0, 3]"],

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 import laptime
 from laptime.cli import main
-from laptime.config.compose import compose, hydra_session, resolve_ahead, without_hydra
+from laptime.config.compose import compose, hydra_session, resolve, without_hydra
 from laptime.config.explain import keys_by_group
 from laptime.config.foreign_keys import FOREIGN_KEYS, answer, table
 from laptime.errors import UserError
@@ -23,7 +23,7 @@ ROOTS = ("training", "device", "strategy", "dataset", "model", "optimizer", "sch
 def refusal(*overrides: str) -> str:
     """What a run with these overrides is refused with."""
     with hydra_session() as hydra, pytest.raises(UserError) as caught:
-        check_open_groups(resolve_ahead(without_hydra(compose(hydra, overrides))))
+        check_open_groups(resolve(without_hydra(compose(hydra, overrides))))
     return str(caught.value)
 
 
@@ -226,7 +226,7 @@ def test_names_of_the_users_own_are_not_caught(tmp_path):
         path.write_text(content)
     with hydra_session(str(tmp_path)) as hydra:
         typed = ["+trainer=long", "+data=small", "model=net", "model.net.lr=2"]
-        config = resolve_ahead(without_hydra(compose(hydra, typed)))
+        config = resolve(without_hydra(compose(hydra, typed)))
     assert config.training.epochs == 70 and config.dataset["limit"] == 100 and config.model["net"]["lr"] == 2
 
 
@@ -248,7 +248,7 @@ def test_every_row_leads_to_keys_that_exist():
                     values.setdefault(text.partition("=")[0], []).append(text)
         for number in range(max(map(len, values.values()))):  # one value of each key together
             typed = [texts[min(number, len(texts) - 1)] for texts in values.values()]
-            resolve_ahead(without_hydra(compose(hydra, typed)))
+            resolve(without_hydra(compose(hydra, typed)))
     for row in FOREIGN_KEYS[-3:]:
         assert row.key in ("checkpoint", "precision", "compile")
 
