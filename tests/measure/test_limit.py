@@ -55,7 +55,9 @@ def test_nothing_is_advised_that_is_so_already():
 
 def test_a_disturbed_probe_says_so():
     verdict = found(disturbances=("other processes kept 60% of the cores busy",)).verdict
-    assert verdict.endswith("measured while other processes kept 60% of the cores busy: it may be faster")
+    assert verdict.endswith(
+        "measured under interference (other processes kept 60% of the cores busy): it may be faster"
+    )
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def assert_shared_the_machine(record: dict) -> None:
     assert record["runs_at_once"] == NUM_CONCURRENT
     assert record["environment"]["num_usable_cores"] == usable_cores() // (NUM_CONCURRENT if are_pinned else 1)
     assert record["strategy"]["threads_per_rank"] == usable_cores() // NUM_CONCURRENT
-    assert f"{NUM_CONCURRENT} runs at once shared the machine" in record["quality"]["reasons"]
+    assert f"{NUM_CONCURRENT} concurrent runs shared the machine" in record["quality"]["reasons"]
 
 
 @FORKED_AND_STARTED

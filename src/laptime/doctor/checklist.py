@@ -46,13 +46,13 @@ def other_processes(other_cores: float | None, num_cores: int, busiest: Sequence
 
 
 def hypervisor(steal_fraction: float | None) -> Check:
-    """Args: steal_fraction: of the CPU time, that went to other virtual machines."""
+    """Args: steal_fraction: the fraction of CPU time that the hypervisor gave to other virtual machines."""
     if steal_fraction is None:
         return _unknown("hypervisor")
-    found = f"it gave {steal_fraction:.1%} of the CPU time to others"
+    found = f"CPU steal {steal_fraction:.1%}"
     if steal_fraction < _STEAL_FRACTION:
         return Check("hypervisor", True, found)
-    return Check("hypervisor", False, f"{found}. Measure at another time or on a machine of your own")
+    return Check("hypervisor", False, f"{found}. Measure at another time or on a dedicated machine")
 
 
 def power(on_battery: bool | None) -> Check:

@@ -1,7 +1,7 @@
-"""How far a run's figures can be trusted: a grade, with its reasons in plain words.
+"""How far a run's figures can be trusted: a grade and its reasons.
 
-A: nothing was seen that would disturb a measurement. B: something was, and may have. C: something surely has. The
-machine's load is recorded but gives no grade: it is a mean over minutes, and a sweep's own earlier runs raise it.
+A: no interference with the measurement was detected. B: something may have interfered with it. C: something certainly
+did. The load average is recorded but changes no grade: it is a mean over minutes, so a sweep's earlier runs raise it.
 """
 
 import math
@@ -12,33 +12,33 @@ from dataclasses import dataclass
 from laptime.machine.counters import Noise
 from laptime.record.schema import EpochNoise
 
-# Each rule: what is looked at, from where on it is a B and a C, and how it is said. Shares are of 1.
+# Each rule: a figure, the values from which it gives a B and a C, and the reason. Fractions are of 1.
 _RULES: tuple[tuple[str, float, float, str], ...] = (
-    ("steal_fraction", 0.01, 0.05, "the hypervisor gave {:.0%} of the CPU time to others"),
+    ("steal_fraction", 0.01, 0.05, "CPU steal {:.0%}"),
     ("other_fraction", 0.05, 0.25, "other processes kept {:.0%} of the cores busy"),
-    ("throttled_fraction", 0.01, 0.10, "the container's CPU quota was used up {:.0%} of the time"),
-    ("frequency_drop", 0.10, 0.30, "the CPU's frequency fell by {:.0%}"),
-    ("temperature_celsius", 95.0, math.inf, "the processor reached {:.0f} degrees, where most slow down"),
-    ("involuntary_switches_per_s", 100.0, math.inf, "it was taken off its cores {:.0f} times a second"),
-    ("swapped_per_s", 1.0, 100.0, "{:.0f} pages a second went to or came from the swap"),
+    ("throttled_fraction", 0.01, 0.10, "the container's CPU quota throttled it {:.0%} of the time"),
+    ("frequency_drop", 0.10, 0.30, "the CPU frequency dropped by {:.0%}"),
+    ("temperature_celsius", 95.0, math.inf, "the CPU reached {:.0f} °C, where most throttle"),
+    ("involuntary_switches_per_s", 100.0, math.inf, "{:.0f} involuntary context switches/s"),
+    ("swapped_per_s", 1.0, 100.0, "{:.0f} swapped pages/s"),
     ("outlier_fraction", 0.01, 0.34, "{:.0%} of the {timed} are outliers"),
 )
-# What takes a core away from one thread while the others of its rank wait for it.
-_WAITING = {"steal_fraction", "other_fraction", "throttled_fraction", "involuntary_switches_per_s"}
-# An outlier is further from the median than this many scaled median absolute deviations, and than this share of it.
+# These take a core away from one thread, and the other threads of its rank wait for it.
+_CORE_INTERRUPTIONS = {"steal_fraction", "other_fraction", "throttled_fraction", "involuntary_switches_per_s"}
+# An outlier is further from the median than this many scaled median absolute deviations, and than this fraction of it.
 _OUTLIER_MADS, _OUTLIER_FRACTION = 3.5, 0.05
 
 
 @dataclass(frozen=True)
 class Quality:
-    """A grade (A, B or C) and the reasons why it is no better."""
+    """A grade (A, B or C) and the reasons why it is not better."""
 
     grade: str
     reasons: tuple[str, ...]
 
 
 def outliers(values: Sequence[float]) -> list[int]:
-    """The places of values far from the median: modified z-score above 3.5, and more than 5% off.
+    """The indices of values with a modified z-score above 3.5 that are also more than 5% away from the median.
 
     Source: Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993).
     """
@@ -47,19 +47,20 @@ def outliers(values: Sequence[float]) -> list[int]:
     middle = statistics.median(values)
     mad = statistics.median(abs(value - middle) for value in values)
     least = max(_OUTLIER_MADS * mad / 0.6745, _OUTLIER_FRACTION * middle)
-    return [place for place, value in enumerate(values) if abs(value - middle) > least]
+    return [index for index, value in enumerate(values) if abs(value - middle) > least]
 
 
 def slow_start(values: Sequence[float]) -> float | None:
-    """How many times as long as the others the first one took; None: no longer than they differ, or too few to tell.
+    """The first value divided by the median of the rest, if it is an outlier; otherwise None.
 
-    Longer means: than any other, and than their median by a tenth and by three times what they differ.
+    It is one if it exceeds that median by 10% and by three times the range of the rest. With fewer than three values
+    it is never one.
     """
-    first, others = values[0] if values else 0.0, values[1:]
-    if len(others) < 2:
+    first, rest = values[0] if values else 0.0, values[1:]
+    if len(rest) < 2:
         return None
-    middle = statistics.median(others)
-    least = middle + max(0.1 * middle, 3 * (max(others) - min(others)))
+    middle = statistics.median(rest)
+    least = middle + max(0.1 * middle, 3 * (max(rest) - min(rest)))
     return first / middle if first > least else None
 
 
@@ -81,71 +82,73 @@ def assess(
     """Grade a run.
 
     Args:
-        epochs: of each counted one what `counters.delta` says.
-        epoch_times_s: of the counted epochs.
-        num_cores: of the machine, whether or not the run may use them all.
-        battery: whether it ran on its battery.
-        oversubscribed: whether it had more threads than cores.
-        profiled: whether a profiler ran with it, whose cost is in the times.
-        crowded: whether its own ranks or data workers take turns on its cores: then being taken off them is no news.
-        runs_at_once: of its sweep, itself among them.
-        timed: what the times are of, as the reasons name it.
-        slowing_settings: environment variables and other settings that make it slower, as `NAME=value`.
-        threads: of each rank, as the run was given them, and as torch had them at the end; None: not known.
-        warmup_key: what leaves out more epochs, or laps.
-        one_thread: what gives each rank one thread.
+        epochs: the result of `counters.delta` for each counted epoch.
+        epoch_times_s: of the counted epochs, in seconds.
+        num_cores: number of cores of the machine, including those that the run may not use.
+        battery: whether the machine ran on battery.
+        oversubscribed: whether the run had more threads than cores.
+        profiled: whether a profiler ran; its overhead is in the times.
+        crowded: whether the run's own ranks or data workers compete for cores: context switches are normal then.
+        runs_at_once: number of concurrent runs of its sweep, including itself.
+        timed: name of what was timed, in the reasons: `epochs`, `laps`.
+        slowing_settings: environment variables and other settings that slow the run down, as `NAME=value`.
+        threads: torch's threads of a rank, as configured and at the end; None: not known.
+        warmup_key: the setting that excludes more epochs or laps, for the reasons.
+        one_thread: the setting that gives each rank one thread, for the reasons.
     """
-    found = _figures(epochs, epoch_times_s, num_cores, crowded)
-    grade, reasons, found_bad = "A", [], set[str]()
+    figures = _figures(epochs, epoch_times_s, num_cores, crowded)
+    grade, reasons, exceeded = "A", [], set[str]()
     for name, b, c, words in _RULES:
-        value = found.get(name, 0.0)
+        value = figures.get(name, 0.0)
         if value >= b:
             grade = max(grade, "C" if value >= c else "B")
             reasons.append(words.format(value, timed=timed))
-            found_bad.add(name)
+            exceeded.add(name)
     if (times := slow_start(epoch_times_s)) is not None and timed in ("epochs", "laps"):
         grade = max(grade, "B")
-        reasons.append(f"the first counted {timed[:-1]} took {times:.1f} times the others: {warmup_key} is too small")
+        reasons.append(
+            f"the first counted {timed[:-1]} took {times:.1f} times as long as the others: {warmup_key} is too small"
+        )
     if battery:
         grade = max(grade, "B")
-        reasons.append("it ran on its battery")
+        reasons.append("the machine ran on battery")
     if oversubscribed:
         grade = max(grade, "B")
-        reasons.append("there were more threads than cores")
+        reasons.append("more threads than cores")
     if runs_at_once > 1:
         grade = max(grade, "B")
-        reasons.append(f"{runs_at_once} runs at once shared the machine")
-    if threads is not None and threads[0] > 1 and (oversubscribed or _WAITING & found_bad):
-        reasons.append(f"the threads of a rank wait for each other then: {one_thread} may be faster")
+        reasons.append(f"{runs_at_once} concurrent runs shared the machine")
+    if threads is not None and threads[0] > 1 and (oversubscribed or _CORE_INTERRUPTIONS & exceeded):
+        reasons.append(f"threads of a rank wait for each other in that case: {one_thread} may be faster")
     if slowing_settings:
         grade = max(grade, "B")
-        reasons.append(f"settings slow it down: {', '.join(slowing_settings)}")
+        reasons.append(f"settings that slow torch down: {', '.join(slowing_settings)}")
     if threads is not None and threads[0] != threads[1]:
         grade = "C"
-        reasons.append(f"the model or a callback changed torch's threads from {threads[0]} to {threads[1]}")
+        reasons.append(f"the model or a callback changed torch's number of threads from {threads[0]} to {threads[1]}")
     if profiled:
         grade = "C"
-        reasons.append("a profiler's own cost is in the times")
+        reasons.append("the times include the overhead of a profiler")
     return Quality(grade, tuple(reasons))
 
 
 def _figures(
     epochs: Sequence[Noise | EpochNoise], epoch_times_s: Sequence[float], num_cores: int, crowded: bool
 ) -> dict[str, float]:
-    """What the rules look at, by its name there, as far as it is known."""
-    found: dict[str, float] = {}
+    """The figures of the rules, by name, as far as they are known."""
+    figures: dict[str, float] = {}
     for name in ("steal_fraction", "throttled_fraction", *(() if crowded else ("involuntary_switches_per_s",))):
-        if known := [value for epoch in epochs if (value := getattr(epoch, name)) is not None]:
-            found[name] = statistics.median(known)
-    if others := [epoch.other_cores for epoch in epochs if epoch.other_cores is not None]:
-        found["other_fraction"] = min(1.0, statistics.median(others) / num_cores)
+        if values := [value for epoch in epochs if (value := getattr(epoch, name)) is not None]:
+            figures[name] = statistics.median(values)
+    if other_cores := [epoch.other_cores for epoch in epochs if epoch.other_cores is not None]:
+        figures["other_fraction"] = min(1.0, statistics.median(other_cores) / num_cores)
     if temperatures := [epoch.temperature_celsius for epoch in epochs if epoch.temperature_celsius is not None]:
-        found["temperature_celsius"] = max(temperatures)
+        figures["temperature_celsius"] = max(temperatures)
     frequencies = [epoch.frequency_hz for epoch in epochs if epoch.frequency_hz]
     if len(frequencies) > 1:
-        found["frequency_drop"] = 1 - min(frequencies) / max(frequencies)
+        figures["frequency_drop"] = 1 - min(frequencies) / max(frequencies)
     if swapped := [(epoch.num_swapped_pages, epoch.wall_s) for epoch in epochs if epoch.num_swapped_pages]:
-        found["swapped_per_s"] = sum(pages for pages, _ in swapped) / sum(wall_s for _, wall_s in swapped)
+        figures["swapped_per_s"] = sum(pages for pages, _ in swapped) / sum(wall_s for _, wall_s in swapped)
     if epoch_times_s:
-        found["outlier_fraction"] = len(outliers(epoch_times_s)) / len(epoch_times_s)
-    return found
+        figures["outlier_fraction"] = len(outliers(epoch_times_s)) / len(epoch_times_s)
+    return figures

@@ -77,7 +77,7 @@ def limit(
         parts = "; ".join(_parts(breakdown, compute_mfu, advice))
         verdict = f"{verdict}. Of a step, {parts}" if parts else verdict
     if disturbances:
-        verdict += f". The product was measured while {'; '.join(disturbances)}: it may be faster"
+        verdict += f". The product was measured under interference ({'; '.join(disturbances)}): it may be faster"
     found.verdict = verdict
     return found
 
