@@ -12,9 +12,9 @@ from laptime.config.schema import closed_groups
 OUT = Path(__file__).with_name("configuration.md")
 _HEAD = """# Configuration
 
-Every group and option of `conf/`, with its keys, their defaults and what they mean. Choose an option with
-`group=option`, change a key with `group.key=value`; `python train.py --cfg job` shows what a run would use. Made from
-the files by `python docs/make_configuration.py`; a test holds it to them.
+All groups of `conf/`, their options, and the keys of each option with default and meaning. Choose an option with
+`group=option`; change a key with `group.key=value`. `python train.py --cfg job` shows the configuration of a run.
+`python docs/make_configuration.py` generates this page from the comments in `conf/`, and a test keeps it current.
 """
 
 _COMING_FROM = """## Coming from Lightning, lightning-hydra-template or PyTorch
@@ -33,20 +33,20 @@ def page() -> str:
     parts = [_HEAD, "## The root\n", _option(conf / "config.yaml")]
     closed = closed_groups()
     for folder in sorted(path for path in conf.iterdir() if path.is_dir() and path.name != "hydra"):
-        kind = (
-            "its keys are fixed" if folder.name in closed else "its keys are those of the class that `_target_` names"
-        )
+        kind = "The keys are fixed." if folder.name in closed else "The class that `_target_` names defines the keys."
         if folder.name in ("experiment", "search"):
-            kind = "each sets keys of other groups"
+            kind = "Each option sets keys of other groups."
         paths = sorted(folder.glob("*.yaml"))
-        parts.append(f"## `{folder.name}`\n\n{len(paths)} option{'s' if len(paths) > 1 else ''}; {kind}.\n")
+        parts.append(f"## `{folder.name}`\n\n{len(paths)} option{'s' if len(paths) > 1 else ''}. {kind}\n")
+        if (common := conf / f"{folder.name}_base.yaml").exists():
+            parts += [f"### Keys of every `{folder.name}`\n", _option(common)]
         for path in paths:
             parts += [f"### `{folder.name}={path.stem}`\n", _option(path)]
     return "\n".join([*parts, _COMING_FROM, table()]) + "\n"
 
 
 def _option(path: Path) -> str:
-    """What the file is for, and a row per key that it sets."""
+    """The purpose of the file, and a row for each key that it sets."""
     about, rows, comment, is_head, skips = [], [], [], True, False
     content = path.read_text()
     sets_other_groups = "# @package _global_" in content
@@ -63,15 +63,17 @@ def _option(path: Path) -> str:
             continue
         key, _, value = text.partition(":")
         nested = line[0] in " -"
-        tells_of_the_file = sets_other_groups or key in ("defaults", "_target_", "name", "{}")
-        if is_head and comment and not about and tells_of_the_file:
+        describes_file = sets_other_groups or key in ("defaults", "_target_", "name", "{}")
+        if is_head and comment and not about and describes_file:
             about, comment = comment, []
         is_head = False
         if not nested:
             skips = key in ("defaults", "hydra")
             if key == "defaults" and value.strip().startswith("["):
-                about = [*about, f"The other keys are those of `{path.parent.name}={value.strip(' []')}`."]
-        if skips or text.startswith("- "):
+                parent = value.strip(" []")
+                where = "in the table above" if parent.startswith("/") else f"those of `{path.parent.name}={parent}`"
+                about = [*about, f"The other keys are {where}."]
+        if skips or text == "{}" or text.startswith("- "):
             comment = []
             continue
         rows.append(
@@ -87,7 +89,7 @@ def _option(path: Path) -> str:
 
 
 def _paragraphs(comment: list[str]) -> list[str]:
-    """The text of a comment. A line without words ends a paragraph; a command is one of its own, as code."""
+    """The text of a comment. An empty line ends a paragraph; a command is a paragraph of its own, as code."""
     paragraphs: list[list[str]] = [[]]
     for line in comment:
         if line.startswith("python train.py "):

@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -11,9 +12,11 @@ from torch import nn
 from laptime.config import security, targets
 from laptime.config.compose import compose, hydra_session, resolve, without_hydra
 from laptime.config.composition import config_dir
+from laptime.config.quoting import quote_for_hydra
 from laptime.config.schema import Config
 from laptime.config.validate import validate
 from laptime.data.image_data import ImageData
+from laptime.errors import UserError
 from laptime.machine.device import describe
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
@@ -28,6 +31,8 @@ OPTIONS = sorted(
     for path in config_dir().glob("*/*.yaml")
     if path.parent.name not in ("hydra",)
 )  # fmt: skip
+
+EXPERIMENTS = sorted(path for path in config_dir().glob("experiment/*.yaml") if path.stem != "none")
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +66,58 @@ def test_option_composes_and_builds(option, composed):
     assert len(_build_loggers(config, None)) == len(config.logger)
 
 
-@pytest.mark.parametrize("path", sorted(config_dir().glob("experiment/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted(set(config_dir().glob("experiment/*.yaml")) - {config_dir() / "experiment/none.yaml"}),
+    ids=lambda path: path.stem,
+)
 def test_experiment_opens_with_its_command(path):
     first, second = path.read_text().splitlines()[:2]
     assert first == "# @package _global_"
     assert second.startswith("# python train.py ") and f"experiment={path.stem}" in second
 
 
+@pytest.mark.parametrize(
+    ("group", "none"),
+    [
+        ("scheduler", {"_target_": None}), ("profiler", {"_target_": None}), ("logger", {}), ("callbacks", {}),
+        ("experiment", None), ("search", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("typed", ["none", "null"])
+def test_none_and_null_mean_the_same_in_every_group(typed, group, none, composed):
+    config = composed(*quote_for_hydra([f"{group}={typed}"]))
+    if none is not None:
+        assert config.open_group(group) == none
+    else:
+        assert config == composed()
+
+
+@pytest.mark.parametrize("group", ["scheduler", "profiler", "logger", "callbacks"])
+def test_a_file_can_say_null(group, work_folder):
+    Path("experiment").mkdir()
+    Path("experiment/mine.yaml").write_text(f"# @package _global_\ndefaults: [override /{group}: null]\n")
+    with hydra_session(".") as hydra:
+        config, with_none = (
+            resolve(without_hydra(compose(hydra, [typed]))) for typed in ("experiment=mine", f"{group}=none")
+        )
+    assert config == with_none
+
+
+def test_several_values_may_include_null():
+    assert quote_for_hydra(["scheduler=null,step", "model=null"]) == ["scheduler=none,step", "model=null"]
+
+
+def test_the_common_keys_of_data_sets_are_no_option():
+    with hydra_session() as hydra:
+        options = hydra.config_loader.get_group_options("dataset")
+        assert options == ["cifar10", "fashion_mnist", "mnist", "synthetic"]
+        for typed in ("base", "dataset_base"):
+            with pytest.raises(UserError, match=f"dataset={typed}: no such option. Known options of dataset: cifar10"):
+                compose(hydra, [f"dataset={typed}"])
+
+
 def test_defaults_stand_in_one_place():
-    for option in ("fashion_mnist", "cifar10", "synthetic"):
+    for option in ("mnist", "fashion_mnist", "cifar10", "synthetic"):
         own = OmegaConf.load(config_dir() / "dataset" / f"{option}.yaml")
         assert "val_fraction" not in own and "pipeline" not in own

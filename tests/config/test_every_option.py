@@ -25,7 +25,7 @@ BENCHMARK = runpy.run_path(str(processes.ROOT / "benchmarks" / "options.py"))
 OPTIONS = sorted(
     f"{path.parent.name}={path.stem}"
     for path in config_dir().glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "search", "hydra") and len(list(path.parent.iterdir())) > 1
+    if path.parent.name not in ("callbacks", "experiment", "search", "hydra") and len(list(path.parent.iterdir())) > 1
 )
 # Their batch norm's running statistics need more steps than a test can take: benchmarks/options.py trains them.
 LARGE = {"model=efficientnet_b0", "model=timm", "model=torchvision"}
@@ -38,7 +38,7 @@ SWEEPS = {
     "strong_scaling": ["strategy.world_size=1,2", "seed=1"],
     "weak_scaling": ["strategy.world_size=1,2", "seed=1"],
 }
-SINGLE = sorted({path.stem for path in config_dir().glob("experiment/*.yaml")} - set(SWEEPS))
+SINGLE = sorted({path.stem for path in config_dir().glob("experiment/*.yaml")} - {*SWEEPS, "none"})
 FEW = ["training.epochs=1", "dataset.limit=700", "training.batch_size=8", "optimizer.lr=0.001"]
 # What a run with a profiler leaves out, which would be disturbed by it.
 PROFILED = {"breakdown", "peak"}

@@ -16,7 +16,7 @@ from laptime.data.mnist import MNIST
 from laptime.data.synthetic import Synthetic
 from laptime.machine.device import Device
 
-# The keys that all data sets share, as conf/dataset/mnist.yaml has them, without validation set.
+# The keys that all data sets share, as conf/dataset_base.yaml has them, without validation set.
 SHARED: dict[str, Any] = {
     "root": None,
     "verify": True,

@@ -123,7 +123,7 @@ def experiment_of(composed: DictConfig) -> str | None:
         typed = find_last(list(composed.hydra.overrides.task), "experiment")
         value = None if typed is None else typed.value
         chosen = "+".join(map(str, value)) if isinstance(value, list) else value
-    return None if chosen is None else str(chosen)
+    return None if chosen in (None, "none") else str(chosen)
 
 
 def is_sweep_without_flag(hydra: Hydra, overrides: Sequence[str], config_name: str) -> bool:
@@ -140,7 +140,7 @@ def add_search_sweeper(overrides: Sequence[str]) -> list[str]:
     search = find_last(overrides, "search")
     if (
         search is None
-        or (not search.is_swept and search.value in (None, ""))
+        or (not search.is_swept and search.value in (None, "", "none"))
         or find(overrides, "hydra/sweeper") is not None
     ):
         return list(overrides)

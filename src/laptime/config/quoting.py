@@ -16,6 +16,8 @@ from laptime.text import escape_control_chars
 # Keys whose values are paths, with any characters.
 PATHS = ("training.checkpoint", "dataset.root", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir", "run", "checkpoint")
 _ROOTS = [field.name for field in fields(Config)]
+# Groups with an option `none`. Hydra accepts no null as an option, so GROUP=null is read as GROUP=none.
+GROUPS_WITH_NONE = ("scheduler", "callbacks", "logger", "profiler", "experiment", "search")
 # Of another value these say that it is meant as Hydra's grammar says.
 _STRUCTURE = re.compile(r"[\[\](){}'\"\\]")
 
@@ -90,6 +92,9 @@ def _with_dashes(argument: str) -> UserError:
 
 def _quote_for_hydra(override: str) -> str:
     typed = parse(override)
+    if typed.key in GROUPS_WITH_NONE and typed.value_text is not None:
+        options = typed.value_text.split(",")
+        return typed.with_value(",".join("none" if option.strip() == "null" else option for option in options))
     is_path = typed.key in PATHS
     if typed.parsed is not None and not (is_path and isinstance(typed.value, int | float)):
         return override

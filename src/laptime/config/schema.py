@@ -228,21 +228,21 @@ class SecurityConfig(Group):
 @dataclass(frozen=True)
 class Config(Group):
     """The configuration of a run. Groups that are plain dicts are open: the constructor that `_target_` names is their
-    schema."""
+    schema. The defaults of open groups mean none, and are those of the option `none` in conf/."""
 
     device: DeviceConfig = field(default_factory=DeviceConfig)
     dataset: dict[str, Any] = MISSING
     model: dict[str, Any] = MISSING
     optimizer: dict[str, Any] = MISSING
-    scheduler: dict[str, Any] = MISSING
+    scheduler: dict[str, Any] = field(default_factory=lambda: {"_target_": None})
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     security: SecurityConfig = field(default_factory=SecurityConfig)
-    callbacks: dict[str, Any] = MISSING
-    logger: dict[str, Any] = MISSING
-    profiler: dict[str, Any] = MISSING
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+    profiler: dict[str, Any] = field(default_factory=lambda: {"_target_": None})
     seed: int = MISSING
     optimized_metric: Any = MISSING  # a name, or a list of names
 

@@ -54,7 +54,7 @@ class ImageData(ABC):
     """A data set of labelled images with its official training and test sets.
 
     The fields are the keys of the config group `dataset`; what they mean and their defaults stand in
-    conf/dataset/mnist.yaml.
+    conf/dataset_base.yaml.
 
     Attributes:
         name: as in the config group.
