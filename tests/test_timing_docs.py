@@ -24,24 +24,24 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
 def shown_output(document: str, script: str) -> list[str]:
-    """What a document says that a script prints."""
-    found = re.search(rf"`python {script}` prints.*\n\n((?:    .*\n)+)", read(document))
-    assert found is not None, script
-    return whole_lines(found[1])
+    """The output of a script as a document shows it."""
+    match = re.search(rf"`python {script}` prints.*\n\n((?:    .*\n)+)", read(document))
+    assert match is not None, script
+    return whole_lines(match[1])
 
 
 def whole_lines(text: str) -> list[str]:
-    """The lines of Laptime's in some output; those that a document wraps are one again."""
+    """Laptime's lines in an output. Lines that a document wraps are joined."""
     joined = re.sub(r"\n +(?! |laptime: )", " ", text)
     return [line.strip() for line in joined.splitlines() if line.strip().startswith("laptime: ")]
 
 
 def form(line: str) -> str:
-    """A line without figures. Of what depends on how the measurement came out, the word at its beginning."""
-    kept = re.match(r"laptime: (step|MFU|quality|results)\b", line)
-    if kept:
-        return kept[0]
-    return re.sub(r"[\d.,]+", "#", re.sub(r"  [\d.]+ s apart|  (about|less than) \d+ \w+ left", "", line))
+    """A line without its figures. Lines whose words depend on the measurement are cut to their first words."""
+    match = re.match(r"laptime: (step time|MFU|quality|results)\b", line)
+    if match:
+        return match[0]
+    return re.sub(r"[\d.,]+", "#", re.sub(r"  [\d.]+ s excluded|  (about|less than) \d+ \w+ remaining", "", line))
 
 
 def completed(folder: Path) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def completed(folder: Path) -> list[dict[str, Any]]:
     "script",
     [pytest.param(name, marks=() if "loop" in name else pytest.mark.soak) for name in SCRIPTS],
 )
-def test_the_code_of_a_page_prints_what_the_page_shows(script, work_folder):
+def test_code_of_a_page_prints_the_shown_output(script, work_folder):
     documents.write_files(SCRIPTS[script], work_folder)
     done = processes.run(script=work_folder / script, cwd=work_folder, environment=ENVIRONMENT)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
@@ -85,13 +85,13 @@ def test_the_code_for_several_ranks_writes_one_run(work_folder):
     assert record["strategy"]["world_size"] == 2 and record["communication"]["exposed_s"] is not None
 
 
-# What is named is there.
+# Names in the documents exist in the code.
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("document", ["README.md", OVERVIEW, *PAGES])
-def test_timers_take_the_arguments_that_are_shown(document):
-    """Also where code is shown that is no whole script."""
+def test_shown_calls_match_the_signatures(document):
+    """Includes code that is not a complete script."""
     arguments = r"\(([^()]*(?:\([^()]*\)[^()]*)*)\)"
     calls = re.findall(rf"laptime\.(LapTimer|LapTimerCallback|laps|Laps){arguments}", read(document))
     assert calls
@@ -99,7 +99,7 @@ def test_timers_take_the_arguments_that_are_shown(document):
         call = ast.parse(f"f({shown.removesuffix(', ...').replace('=...', '=1')})", mode="eval").body
         assert isinstance(call, ast.Call)
         kind = laptime.Laps if name == "laps" else getattr(laptime, name)
-        inspect.signature(kind).bind(*call.args, **{str(each.arg): None for each in call.keywords})
+        inspect.signature(kind).bind(*call.args, **{str(keyword.arg): None for keyword in call.keywords})
 
 
 @pytest.mark.unit
@@ -115,7 +115,7 @@ def test_the_tables_list_all_arguments():
 
 
 @pytest.mark.unit
-def test_the_messages_are_those_of_the_code():
+def test_messages_in_the_table_exist_in_the_code():
     files = [*(ROOT / "src/laptime/hooks").glob("*.py"), ROOT / "src/laptime/record/directory.py"]
     texts = [
         node.value
@@ -126,4 +126,4 @@ def test_the_messages_are_those_of_the_code():
     (table,) = re.findall(r"^\| message \|.*\n\|[-|]+\n((?:\|.*\n)+)", read(OVERVIEW), re.MULTILINE)
     messages = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
     assert len(messages) > 10
-    assert [each for each in messages if not any(each in text for text in texts)] == []
+    assert [message for message in messages if not any(message in text for text in texts)] == []

@@ -20,7 +20,7 @@ def hashes(folder: str) -> tuple[str, str]:
     return record["group_hash"], record["config_hash"]
 
 
-def test_repeats_differ_in_their_seed_alone(tiny, lap_timer):
+def test_repeats_differ_only_in_their_seed(tiny, lap_timer):
     for seed in (1, 2):
         tiny.fit(lap_timer(dir=f"{seed}", seed=seed), seed=seed, num_batches=1, max_epochs=2)
     (group, config), (other_group, other_config) = hashes("1"), hashes("2")
@@ -30,7 +30,7 @@ def test_repeats_differ_in_their_seed_alone(tiny, lap_timer):
 @pytest.mark.parametrize(
     "what", ["lr", "batch size", "width", "max_epochs", "accumulation", "optimizer", "class", "config"]
 )
-def test_other_settings_are_another_group_also_without_hyperparameters(what, tiny, lap_timer, timed):
+def test_different_settings_are_different_groups_without_hyperparameters(what, tiny, lap_timer, timed):
     """Nothing here calls save_hyperparameters."""
 
     class Other(tiny.Classifier):
@@ -53,7 +53,7 @@ def test_other_settings_are_another_group_also_without_hyperparameters(what, tin
     assert hashes("1")[0] != hashes("2")[0]
 
 
-def test_repeats_of_one_process_without_a_seed_are_no_copies(tiny, lap_timer):
+def test_repeats_in_one_process_without_a_seed_are_not_duplicates(tiny, lap_timer):
     for name in "ab":
         tiny.fit(lap_timer(dir=f"runs/{name}", seed=None, config={"lr": 0.1}), num_batches=1, max_epochs=2)
     runs, skipped = load_runs([Path("runs")])
@@ -89,7 +89,7 @@ def test_hyperparameters_of_module_and_data_are_settings(tiny, lap_timer, timed)
     assert timed.record["hashed_config"]["model.size"] == 3
 
 
-def test_own_configuration_stands_and_its_secrets_are_masked(tiny, lap_timer, timed):
+def test_config_argument_wins_and_its_secrets_are_masked(tiny, lap_timer, timed):
     tiny.fit(lap_timer(config={"lr": 0.5, "api_key": "abcdef123456"}, name="mine", dataset="data"))
     record, text = timed.record, (timed.folder / "run.json").read_text()
     assert record["config"]["lr"] == 0.5 and "abcdef123456" not in text and "model" not in record["config"]

@@ -23,7 +23,7 @@ class Timer:
         return 7
 
 
-def test_a_part_that_fails_is_left_out_with_one_warning(caplog):
+def test_failing_figure_is_skipped_with_one_warning(caplog):
     guard, calls = Guard(), []
 
     def fails() -> None:
@@ -35,17 +35,17 @@ def test_a_part_that_fails_is_left_out_with_one_warning(caplog):
     assert guard.attempt("other", lambda: 4) == 4 and not guard.is_off
     assert guard.missing == {"peak": "ValueError: no"}
     (warning,) = caplog.messages
-    assert warning == "laptime: peak: not measured: ValueError: no. The training goes on."
+    assert warning == "laptime: peak is skipped: ValueError: no. The training continues."
 
 
-def test_the_first_reason_stands_and_not_all_are_told(caplog):
+def test_first_reason_is_kept_and_may_be_silent(caplog):
     guard = Guard()
     guard.mark_missing("breakdown", "as the user wishes.", warn=False)
     guard.mark_missing("breakdown", "another")
     assert guard.missing == {"breakdown": "as the user wishes."} and caplog.messages == []
 
 
-def test_a_hook_that_fails_turns_its_timer_off(caplog):
+def test_failing_hook_turns_the_timer_off(caplog):
     timer = Timer()
     assert timer.on_something(times=2) is None
     timer.on_something(RuntimeError("first line\nsecond"))
@@ -54,13 +54,15 @@ def test_a_hook_that_fails_turns_its_timer_off(caplog):
     assert timer.calls == 3 and timer.guard.is_off
     (record,) = caplog.records
     assert record.levelno == logging.WARNING and record.name == "laptime"
-    expected = "laptime: can't time this training (RuntimeError: first line). The training goes on without it."
+    expected = (
+        "laptime: can't time this training (RuntimeError: first line). The training continues without this timer."
+    )
     assert record.getMessage() == expected
     assert Timer.on_something.__doc__ == "Does something."
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
-def test_what_ends_the_process_is_let_through(error, caplog):
+def test_exceptions_that_end_the_process_propagate(error, caplog):
     timer = Timer()
     with pytest.raises(type(error)):
         timer.on_something(error)

@@ -70,7 +70,7 @@ def job(work_folder, monkeypatch):
     return start
 
 
-def test_places_and_what_only_shows_tell_no_runs_apart(job, monkeypatch):
+def test_paths_and_output_settings_do_not_distinguish_runs(job, monkeypatch):
     monkeypatch.setenv("LAPTIME_TEST_BATCH", "32")
     found = job(COMPOSED)
     assert found is not None and found.seed == 7 and found.output_dir == Path("out").absolute()
@@ -112,7 +112,7 @@ def test_hydra_may_write_its_files_elsewhere(job):
     assert found is not None and found.config == {"a": 1}
 
 
-def test_without_a_job_there_is_none(monkeypatch):
+def test_no_hydra_job(monkeypatch):
     GlobalHydra.instance().clear()
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     assert not HydraConfig.initialized() and hydra_job() is None
@@ -170,13 +170,13 @@ def nested(depth: int) -> list:
         (list(range(2000)), list(range(1, 2001))),
     ],
 )
-def test_values_that_differ_are_told_apart(one, other):
+def test_different_values_have_different_strings(one, other):
     """And values that are equal are not: no address of memory, no order of a set is in them."""
     assert plain(one) != plain(other) and plain(one) == plain(copy.copy(one))
     assert "0x" not in json.dumps(plain(one)) and json.loads(json.dumps(plain([one]))) == [plain(one)]
 
 
-def test_what_holds_itself_ends():
+def test_self_referencing_value_ends():
     value: dict = {}
     value["self"] = value
     assert json.dumps(plain(value)) and json.dumps(plain(nested(100)))
@@ -190,12 +190,12 @@ def test_groups_of_parameters_are_settings():
     assert schedule and "group_0" not in optimizer_settings(other)
 
 
-def test_networks_of_one_class_are_told_apart():
+def test_networks_of_one_class_have_different_structures():
     one, other = torch.nn.Sequential(torch.nn.ReLU()), torch.nn.Sequential(torch.nn.GELU())
     assert structure_of(one) != structure_of(other) and structure_of(one) == structure_of(copy.deepcopy(one))
 
 
-def test_variables_within_interpolations_are_looked_up_and_secrets_are_not(job, monkeypatch):
+def test_environment_variables_are_resolved_except_secrets(job, monkeypatch):
     monkeypatch.setenv("LAPTIME_TEST_LR", "0.1")
     monkeypatch.setenv("LAPTIME_TEST_PASSWORD", "hunter22")
     found = job(

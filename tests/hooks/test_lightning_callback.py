@@ -21,7 +21,7 @@ def each(request) -> Tiny:
     return Tiny(importlib.import_module(request.param))
 
 
-def test_every_hook_of_a_callback_is_there(each):
+def test_callback_base_defines_every_lightning_hook(each):
     """None but those: of a hook that Lightning no longer calls, LapTimer would hear nothing."""
     kind = each.L.Callback
     own = {name for name in vars(LightningCallback) if not name.startswith("__")}
@@ -33,7 +33,7 @@ def test_every_hook_of_a_callback_is_there(each):
         assert [each.strip("_") for each in given] == wanted, name
 
 
-def test_a_timer_is_a_callback_of_both(each):
+def test_timer_is_a_callback_of_both_packages(each):
     timer = LapTimer()
     assert isinstance(timer, each.L.Callback) and isinstance(timer, LapTimer) and isinstance(timer, LightningCallback)
     assert not isinstance(timer, each.L.LightningModule)
@@ -49,7 +49,7 @@ def test_a_timer_can_be_pickled_and_copied(each):
         assert other.settings == timer.settings and other.state_key == timer.state_key
 
 
-def test_timers_can_be_told_apart_and_have_no_state():
+def test_timers_have_unique_state_keys_and_no_state():
     assert len({LapTimer().state_key for _ in range(3)}) == 3
     assert LapTimer().state_dict() == {}
 
@@ -68,7 +68,7 @@ class Notes:
 
 
 @pytest.mark.parametrize("kind", ["Classifier", "Gan"])
-def test_a_trainer_tells_its_profiler_what_laptime_listens_for(kind, each, work_folder):
+def test_trainer_profiles_the_actions_that_laptime_listens_to(kind, each, work_folder):
     module = getattr(each, kind)()
     trainer = each.trainer(
         each.L.callbacks.ModelCheckpoint(dirpath="checkpoints", every_n_train_steps=2, save_top_k=-1),

@@ -29,11 +29,11 @@ def test_laps_are_epochs(tiny, lap_timer, timed, now):
     assert (timing["steps_per_s"], timing["tokens_per_s"], timing["warmup_epochs"]) == (0.8, None, 1)
     assert record["seed"] == 1 and timed.warnings == []
     assert [line.split("  ")[0] for line in timed.lines][:3] == ["lap 1/3", "lap 2/3", "lap 3/3"]
-    assert "warm-up, not counted" in timed.lines[0] and "left" in timed.lines[0]
-    assert not any("warm-up" in line or " left" in line for line in timed.lines[1:])
+    assert "warm-up, not counted" in timed.lines[0] and "remaining" in timed.lines[0]
+    assert not any("warm-up" in line or "remaining" in line for line in timed.lines[1:])
 
 
-def test_the_loss_of_a_lap_is_the_mean_over_its_batches(tiny, lap_timer, timed):
+def test_loss_of_a_lap_is_the_mean_over_its_batches(tiny, lap_timer, timed):
     module = tiny.Classifier()
     tiny.fit(lap_timer(), module=module)
     means = [sum(module.losses[4 * lap : 4 * lap + 4]) / 4 for lap in range(3)]
@@ -53,7 +53,7 @@ def test_accumulation_counts_batches_and_undoes_lightnings_division(tiny, lap_ti
 
 
 @pytest.mark.parametrize("interval", [2, 0.5, 1.0, 3])
-def test_validation_is_outside_wherever_it_comes(interval, tiny, lap_timer, timed, now):
+def test_validation_is_excluded_at_any_interval(interval, tiny, lap_timer, timed, now):
     tiny.fit(lap_timer(), now=now, num_val=2, val_check_interval=interval, num_sanity_val_steps=2)
     assert timed.column("epoch_time_s") == [4 * BATCH_S] * 3
     within = 0.0 if interval == 1.0 else 2 * VALIDATION_S + 2 * DATA_S
@@ -62,21 +62,21 @@ def test_validation_is_outside_wherever_it_comes(interval, tiny, lap_timer, time
     assert all(value is not None for value in timed.column("val_loss"))
 
 
-def test_checkpoints_are_outside(tiny, lap_timer, timed, now):
+def test_checkpoints_are_excluded(tiny, lap_timer, timed, now):
     checkpoint = tiny.L.callbacks.ModelCheckpoint(dirpath="checkpoints", every_n_train_steps=1, save_top_k=-1)
     tiny.fit(lap_timer(), checkpoint, now=now, enable_checkpointing=True)
     assert timed.column("epoch_time_s") == [4 * BATCH_S] * 3
-    assert timed.column("apart_s") == [3 * CHECKPOINT_S] * 3  # that of the last batch comes when the lap is over
+    assert timed.column("apart_s") == [3 * CHECKPOINT_S] * 3  # the lap is over before the last one
 
 
-def test_checkpoints_of_validations_within_an_epoch_are_outside(tiny, lap_timer, timed, now):
+def test_checkpoints_of_validations_during_an_epoch_are_excluded(tiny, lap_timer, timed, now):
     checkpoint = tiny.L.callbacks.ModelCheckpoint(dirpath="checkpoints", monitor="val_loss", save_top_k=-1)
     tiny.fit(lap_timer(), checkpoint, now=now, num_val=1, val_check_interval=2, enable_checkpointing=True)
     assert timed.column("epoch_time_s") == [4 * BATCH_S] * 3
     assert timed.column("apart_s") == [VALIDATION_S + DATA_S + CHECKPOINT_S] * 3
 
 
-def test_what_the_user_sets_apart_is_outside(tiny, lap_timer, timed, now):
+def test_code_in_apart_is_excluded_from_the_lap(tiny, lap_timer, timed, now):
     timer = lap_timer()
 
     def at_step(step: int) -> None:
@@ -93,7 +93,7 @@ def test_what_the_user_sets_apart_is_outside(tiny, lap_timer, timed, now):
     ("every", "laps"),
     [(2, 6), (3, 4), (4, 3), (6, 2), (5, 2), (12, 1), (1, 12)],
 )
-def test_laps_of_batches_go_on_over_epochs(every, laps, tiny, lap_timer, timed, now):
+def test_laps_of_batches_continue_across_epochs(every, laps, tiny, lap_timer, timed, now):
     tiny.fit(lap_timer(every=every), now=now, num_val=1)
     assert timed.column("epoch_time_s") == [every * BATCH_S] * laps
     assert timed.column("num_batches") == [every] * laps and timed.column("num_samples") == [4 * every] * laps
@@ -114,7 +114,7 @@ def test_an_endless_text_with_validation_every_few_batches(tiny, lap_timer, time
     assert timed.warnings == [] and timed.lines[0].startswith("lap 1/3  ")
 
 
-def test_max_steps_within_an_epoch_leave_no_row(tiny, lap_timer, timed):
+def test_epoch_cut_short_by_max_steps_has_no_row(tiny, lap_timer, timed):
     tiny.fit(lap_timer(), max_steps=10)
     assert timed.column("num_batches") == [4, 4]
     (warning,) = timed.warnings
@@ -122,7 +122,7 @@ def test_max_steps_within_an_epoch_leave_no_row(tiny, lap_timer, timed):
     assert timed.record["status"] == "completed" and timed.record["result"]["stop_reason"] == "epochs"
 
 
-def test_early_stopping_is_the_reason(tiny, lap_timer, timed):
+def test_early_stopping_is_the_stop_reason(tiny, lap_timer, timed):
     stops = tiny.L.callbacks.EarlyStopping("val_loss", patience=1, min_delta=1e9)
     tiny.fit(lap_timer(), stops, num_val=1, max_epochs=9)
     assert len(timed.rows) == 2
@@ -161,14 +161,14 @@ def test_the_breakdown_of_automatic_optimization_adds_up(tiny, lap_timer, timed)
     assert timed.record["model"]["flops_per_sample"] == 2 * (2 * 48 + 3 * 24)
 
 
-def test_too_few_batches_for_a_breakdown_are_the_reason(tiny, lap_timer, timed):
+def test_too_few_batches_for_a_breakdown_are_named_in_missing(tiny, lap_timer, timed):
     tiny.fit(lap_timer())
     assert timed.record["breakdown"]["step_s"] is None
     assert "at least 5 are needed" in timed.record["missing"]["breakdown"]
 
 
 @pytest.mark.parametrize("settings", [{"warmup_laps": 0}, {"breakdown": False, "flops": False}])
-def test_what_was_not_wanted_is_null_with_the_reason(settings, tiny, lap_timer, timed):
+def test_disabled_figures_are_null_and_named_in_missing(settings, tiny, lap_timer, timed):
     tiny.fit(lap_timer(**settings), num_batches=10, max_epochs=1)
     record = timed.record
     assert record["breakdown"]["step_s"] is None and record["model"]["flops_per_batch"] is None
@@ -181,12 +181,12 @@ def test_several_warm_up_laps(tiny, lap_timer, timed):
     assert timed.column("is_warmup") == [True, True, False] and timed.record["timing"]["warmup_epochs"] == 2
 
 
-def test_flops_of_the_user_stand(tiny, lap_timer, timed):
+def test_flops_argument_wins(tiny, lap_timer, timed):
     tiny.fit(lap_timer(flops=1e6))
     assert timed.record["model"]["flops_per_batch"] == 1e6
 
 
-def test_samples_and_tokens_of_the_user_stand(tiny, lap_timer, timed):
+def test_samples_and_tokens_arguments_win(tiny, lap_timer, timed):
     tiny.fit(lap_timer(samples=lambda batch: 10 * len(batch[0]), tokens=lambda batch: batch[0].numel()))
     assert timed.column("num_samples") == [160] * 3 and timed.column("num_tokens") == [96] * 3
 
@@ -212,7 +212,7 @@ def test_accumulation_by_a_schedule(tiny, lap_timer, timed):
     assert timed.record["timing"]["steps_per_s"] is None and timed.record["timing"]["batches_per_s"] > 0
 
 
-def test_what_is_done_before_and_after_the_training_is_none(tiny, lap_timer, timed, now):
+def test_sanity_checks_and_tests_are_excluded(tiny, lap_timer, timed, now):
     module, trainer = tiny.Classifier(now), tiny.trainer(lap_timer())
     module.predict_step = lambda batch, batch_idx: batch[0]
     trainer.validate(module, loader(2, now), verbose=False)
@@ -257,7 +257,7 @@ def test_a_batch_that_is_skipped(tiny, lap_timer, timed):
     assert timed.column("num_batches") == [4] * 3 and timed.record["status"] == "completed"
 
 
-def test_an_epoch_that_is_broken_off_by_a_hook(tiny, lap_timer, timed):
+def test_epoch_that_a_hook_cuts_short(tiny, lap_timer, timed):
     class Breaks(tiny.Classifier):
         def on_train_batch_start(self, batch, batch_idx):
             return -1 if batch_idx == 2 and self.current_epoch == 1 else None
@@ -286,7 +286,7 @@ def resumed(tiny, timer, checkpoint: str, now, **settings):
     )  # fmt: skip
 
 
-def test_a_resume_within_an_epoch_gives_a_partial_lap_that_is_not_counted(tiny, lap_timer, timed, now):
+def test_resuming_mid_epoch_gives_a_partial_lap_that_is_not_counted(tiny, lap_timer, timed, now):
     trainer = resumed(tiny, lap_timer(), "epoch=0-step=2", now)
     assert trainer.global_step == 12 and timed.record["status"] == "completed"
     assert timed.column("num_batches") == [2, 4, 4] and timed.column("epoch") == [0, 1, 2]
@@ -302,7 +302,7 @@ def test_a_resume_between_epochs_is_not_partial(tiny, lap_timer, timed, now):
     assert not any("partial" in line for line in timed.lines)
 
 
-def test_a_resume_of_laps_of_batches_counts_on(tiny, lap_timer, timed, now):
+def test_resuming_continues_the_lap_numbers(tiny, lap_timer, timed, now):
     resumed(tiny, lap_timer(every=2), "epoch=0-step=2", now)
     assert timed.column("num_batches") == [2] * 5 and timed.column("epoch") == [1, 2, 3, 4, 5]
 
@@ -314,7 +314,7 @@ def test_a_test_after_the_training_is_noted(tiny, lap_timer, timed):
     assert result["test_accuracy"] == 0.5 and result["test_loss"] > 0 and timed.record["status"] == "completed"
 
 
-def test_loggers_are_told_of_each_lap(tiny, lap_timer, timed):
+def test_each_lap_is_logged(tiny, lap_timer, timed):
     class Logger(tiny.L.loggers.logger.Logger):
         name, version = "noting", 0
 

@@ -53,7 +53,7 @@ def state(tiny: Tiny, timer: Any, kind: str, profiler: Any = None, num_batches: 
 
 @pytest.mark.parametrize("settings", [{}, {"every": 10}])
 @pytest.mark.parametrize("kind", ["automatic", "manual"])
-def test_a_training_is_the_same_bit_for_bit(kind, settings, tiny, lap_timer, timed):
+def test_training_with_a_timer_is_bitwise_equal(kind, settings, tiny, lap_timer, timed):
     tensors, plain, _ = state(tiny, None, kind)
     with_timer, plain_with, trainer = state(tiny, lap_timer(**settings), kind)
     assert plain_with == plain
@@ -63,7 +63,7 @@ def test_a_training_is_the_same_bit_for_bit(kind, settings, tiny, lap_timer, tim
     assert "start" not in vars(trainer.profiler) and "run" not in vars(trainer.fit_loop.epoch_loop.val_loop)
 
 
-def test_the_peak_changes_nothing_either(tiny, lap_timer, timed):
+def test_measuring_the_peak_changes_nothing(tiny, lap_timer, timed):
     tensors, plain, _ = state(tiny, None, "automatic")
     with_timer, plain_with, _ = state(tiny, lap_timer(peak=True), "automatic")
     assert plain_with == plain and all(map(torch.equal, with_timer, tensors))
@@ -80,7 +80,7 @@ def test_accumulation_and_clipping(tiny, lap_timer, timed):
     assert timed.record["breakdown"]["step_s"]
 
 
-def test_the_users_own_profiler_hears_the_same(tiny, lap_timer, timed):
+def test_users_profiler_gets_the_same_calls(tiny, lap_timer, timed):
     def recorded(timer: Any) -> Any:
         profiler = tiny.L.profilers.SimpleProfiler()
         tensors, plain, trainer = state(tiny, timer, "automatic", profiler=profiler)
@@ -98,7 +98,7 @@ def test_the_users_own_profiler_hears_the_same(tiny, lap_timer, timed):
 
 
 @pytest.mark.parametrize("fails", [RuntimeError("no"), KeyboardInterrupt()])
-def test_a_training_that_is_broken_off_leaves_the_trainer_as_it_was(fails, tiny, lap_timer, work_folder):
+def test_trainer_is_restored_after_an_aborted_training(fails, tiny, lap_timer, work_folder):
     import signal
 
     def at_step(step: int) -> None:

@@ -58,10 +58,10 @@ def test_a_lap_is_a_pass(timed, now):
     assert (record["status"], record["lap"]["timer"], record["lap"]["unit"]) == ("completed", "laps", "epoch")
     assert record["timing"]["samples_per_s"] == 16 / (4 * BATCH_S) and record["seed"] == 1
     assert "Pass model=" in record["missing"]["breakdown"] and timed.warnings == []
-    assert "left" in timed.lines[0] and "warm-up" in timed.lines[0]
+    assert "remaining" in timed.lines[0] and "warm-up" in timed.lines[0]
 
 
-def test_with_the_model_steps_are_taken_apart_and_nothing_changes(timed):
+def test_with_a_model_phases_are_measured_and_nothing_changes(timed):
     plain = train(loader(12, shuffle=False))
     net = network()
     with laptime.laps(loader(12), model=net, **QUIET) as laps:
@@ -88,7 +88,7 @@ def test_the_random_state_is_the_users(timed):
 
 
 @pytest.mark.parametrize(("every", "laps"), [(2, 6), (5, 2), (4, 3), (12, 1)])
-def test_laps_of_batches_go_on_over_passes(every, laps, timed, now):
+def test_laps_of_batches_continue_across_passes(every, laps, timed, now):
     with laptime.laps(loader(4, now), every=every, **QUIET) as batches:
         for _ in range(3):
             train(batches, epochs=1, now=now)
@@ -110,7 +110,7 @@ def test_steps_without_a_loader(timed, now):
     assert timed.record["timing"]["steps_per_s"] == 1.0 and timed.record["status"] == "completed"
 
 
-def test_steps_of_a_model_are_taken_apart(timed):
+def test_phases_of_steps_without_a_loader(timed):
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     (batch,) = loader(1)
@@ -122,23 +122,23 @@ def test_steps_of_a_model_are_taken_apart(timed):
     assert timed.record["model"]["flops_per_batch"] == 2 * 4 * (2 * 48 + 3 * 24)
 
 
-@pytest.mark.parametrize("where", ["within a pass", "between passes"])
-def test_what_is_set_apart_is_outside(where, timed, now):
+@pytest.mark.parametrize("where", ["during a pass", "between passes"])
+def test_code_in_apart_is_excluded(where, timed, now):
     with laptime.laps(loader(4, now), **QUIET) as laps:
         for _ in range(2):
             for number, _ in enumerate(laps):
                 now.s += STEP_S
-                if where == "within a pass" and number == 1:
+                if where == "during a pass" and number == 1:
                     with laps.apart():
                         now.s += 100
             if where == "between passes":
                 with laps.apart():
                     now.s += 100
     assert timed.column("epoch_time_s") == [4 * BATCH_S] * 2
-    assert timed.column("apart_s") == [100.0 if where == "within a pass" else 0.0] * 2
+    assert timed.column("apart_s") == [100.0 if where == "during a pass" else 0.0] * 2
 
 
-def test_steps_with_an_evaluation_set_apart(timed, now):
+def test_evaluation_in_apart_between_steps(timed, now):
     with laptime.Laps(every=3, **QUIET) as timer:
         timer.step(1)
         for _ in range(6):
@@ -149,7 +149,7 @@ def test_steps_with_an_evaluation_set_apart(timed, now):
     assert timed.column("epoch_time_s") == [3.0, 3.0] and timed.column("apart_s") == [150.0, 150.0]
 
 
-def test_what_was_learned_belongs_to_the_lap_that_was_last(timed):
+def test_metrics_belong_to_the_last_lap(timed):
     laps = laptime.laps(loader(2), **QUIET)
     for epoch in range(3):
         for _ in laps:
@@ -165,9 +165,9 @@ def test_what_was_learned_belongs_to_the_lap_that_was_last(timed):
 
 
 @pytest.mark.parametrize(
-    ("noted", "words"), [({"f1": 0.5}, "is none of loss, train_loss"), ({"val_loss": "x"}, "could not convert")]
+    ("noted", "words"), [({"f1": 0.5}, "must be one of loss, train_loss"), ({"val_loss": "x"}, "could not convert")]
 )
-def test_what_is_no_metric_is_told_of(noted, words, timed):
+def test_unknown_metric_gets_a_warning(noted, words, timed):
     laps = laptime.laps(loader(2), **QUIET)
     for _ in range(2):
         laps.note(**noted, val_accuracy=None)
@@ -175,7 +175,7 @@ def test_what_is_no_metric_is_told_of(noted, words, timed):
     assert words in warning and f"note({next(iter(noted))}=...)" in warning
 
 
-def test_a_pass_that_is_left_before_its_end_is_not_counted(timed):
+def test_pass_that_ends_early_is_not_counted(timed):
     laps = laptime.laps(loader(4), **QUIET)
     for number in range(3):
         for index, _ in enumerate(laps):
@@ -184,7 +184,7 @@ def test_a_pass_that_is_left_before_its_end_is_not_counted(timed):
     laps.close()
     assert timed.column("num_batches") == [4, 4]
     (warning,) = timed.warnings
-    assert "a pass was left before its end" in warning and "every=" in warning
+    assert "a pass ended before its last batch" in warning and "every=" in warning
 
 
 def test_an_error_in_the_loop_is_recorded(timed):
@@ -204,7 +204,7 @@ def test_an_interrupt_in_the_loop_is_recorded(timed):
     assert timed.record["status"] == "interrupted"
 
 
-def test_it_is_the_loader_in_all_else():
+def test_attributes_of_the_loader_are_available():
     data = loader(4)
     laps = laptime.laps(data, **QUIET)
     assert len(laps) == 4 and laps.dataset is data.dataset and laps.batch_size == 4
@@ -220,18 +220,18 @@ def test_any_iterable_is_a_loader(timed):
     assert timed.column("num_samples") == [6, 6]
 
 
-def test_runs_that_cannot_be_told_apart_are_told_of(timed):
+def test_runs_without_settings_get_a_warning(timed):
     with laptime.laps(loader(2), **(QUIET | {"config": None})) as laps:
         list(laps)
     (warning,) = timed.warnings
-    assert "can't be told from each other" in warning and "config=" in warning
+    assert "can't be distinguished" in warning and "config=" in warning
 
 
 def test_every_larger_than_the_run(timed):
     with laptime.laps(loader(4), every=9, total=8, **QUIET) as laps:
         assert len(list(laps)) == 4
     (warning,) = timed.warnings
-    assert "every=9: the training has 8 batches" in warning
+    assert "every=9: the training has only 8 batches" in warning
 
 
 def test_a_directory_that_cannot_be_written(timed):
@@ -245,7 +245,7 @@ def test_a_directory_that_cannot_be_written(timed):
 @pytest.mark.parametrize(
     "broken", ["new_record", "LapClock.start", "LapClock.begin_wait", "LapClock.count", "LapRecorder.add"]
 )
-def test_whatever_fails_within_laptime_the_loop_goes_on(broken, timed, monkeypatch):
+def test_loop_continues_when_the_timer_fails(broken, timed, monkeypatch):
     def fails(*_, **__):
         raise ZeroDivisionError("a bug")
 
@@ -259,9 +259,9 @@ def test_whatever_fails_within_laptime_the_loop_goes_on(broken, timed, monkeypat
 
 
 def test_neither_a_loader_nor_every_is_refused():
-    with pytest.raises(ValueError, match="every is missing"):
+    with pytest.raises(ValueError, match="every=None: must be set without a loader"):
         laptime.Laps()
-    with pytest.raises(TypeError, match="call step"):
+    with pytest.raises(TypeError, match="Call step"):
         iter(laptime.Laps(every=2)).__next__()
 
 
@@ -276,7 +276,7 @@ for epoch in range(3):
 """
 
 
-def test_a_script_that_fails_leaves_a_record_that_says_so(work_folder):
+def test_failed_script_is_recorded_as_failed(work_folder):
     """Without a `with`: the record is written when the process ends. And none of it needs a heavy package."""
     Path("script.py").write_text(SCRIPT)
     done = processes.run(script="script.py", real=True)

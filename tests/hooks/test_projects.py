@@ -48,10 +48,10 @@ def test_a_sweep_of_a_template_project_is_compared(template):
     assert len(rows) == 4
 
 
-def test_without_a_seed_the_template_is_told(template):
+def test_template_without_a_seed_gets_a_warning(template):
     done = processes.run("callbacks=laptime", script="train.py", cwd=template)
     assert done.returncode == 0, done.stderr
-    assert "the seed of this run is not known" in done.stdout + done.stderr
+    assert "the seed of this run is unknown" in done.stdout + done.stderr
     (record,) = records(template)
     assert record["seed"] is None and record["status"] == "completed"
 
@@ -86,6 +86,6 @@ def test_two_processes_of_lightnings_launcher(work_folder):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
-def test_two_processes_that_start_anew(strategy, work_folder):
+def test_two_new_processes(strategy, work_folder):
     done = processes.run(strategy, script=PROJECTS / "ddp" / "train.py", real=True)
     check_two_ranks(done)

@@ -51,52 +51,52 @@ def on_all(groups, act):
     return results
 
 
-def test_one_rank_needs_nobody():
+def test_one_rank_does_not_wait():
     alone = RankGroup(Rank())
     alone.barrier("start")
     assert alone.gather("lap", {"a": 1}) == [{"a": 1}]
 
 
-def test_the_first_rank_is_told_by_all_in_their_order(group):
+def test_rank_0_gathers_values_in_rank_order(group):
     groups = group(3)
     for lap in range(2):
         results = on_all(groups, lambda each, lap=lap: each.gather(f"lap {lap}", (each.rank.rank, lap)))
         assert results == [[(0, lap), (1, lap), (2, lap)], [(1, lap)], [(2, lap)]]
 
 
-def test_ranks_meet(group):
+def test_barrier(group):
     assert on_all(group(3), lambda each: each.barrier("peak")) == [None] * 3
 
 
-def test_a_rank_without_a_timer_is_missed(group, monkeypatch):
+def test_rank_without_a_timer_times_out(group, monkeypatch):
     monkeypatch.setattr(ranks, "_TIMEOUT_S", 0.01)
     with pytest.raises(MissingRanks, match="not every rank has a timer"):
         group(2)[0].gather("lap", 1)
 
 
-def test_a_rank_whose_timer_has_failed_is_missed_at_once(group):
+def test_failed_timer_of_a_rank_is_noticed_immediately(group):
     first, second = group(2)
     second.announce_exit()
     with pytest.raises(MissingRanks, match="the timer of rank 1 has failed"):
         first.gather("lap", 1)
 
 
-def test_the_other_ranks_wait_for_nobody(group):
+def test_other_ranks_do_not_wait(group):
     assert group(2)[1].gather("lap", 1) == [1]
 
 
-def test_ranks_that_are_no_processes_of_their_own_are_told(group):
+def test_ranks_in_one_process_are_refused(group):
     first, second, *_ = on_all(group(2, processes=1), lambda each: each.gather("lap", 1))
     assert isinstance(first, MissingRanks) and "2 ranks run in 1 processes" in str(first) and second == [1]
 
 
 @pytest.mark.parametrize("joined", [1, 3])
-def test_ranks_that_nobody_has_started_are_told(joined, group):
-    with pytest.raises(MissingRanks, match=f"2 ranks were asked for and {joined} joined"):
+def test_ranks_that_were_not_started_are_refused(joined, group):
+    with pytest.raises(MissingRanks, match=f"2 ranks were requested, but {joined} joined"):
         group(2, joined=joined)
 
 
-def test_without_a_process_group_a_process_is_alone(monkeypatch):
+def test_without_a_process_group_there_is_one_rank(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     rank = rank_of_process_group()
     assert (rank.rank, rank.local_rank, rank.world_size, rank.num_nodes) == (0, 0, 1, 1) and rank.threads >= 1

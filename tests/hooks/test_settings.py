@@ -8,7 +8,7 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize("settings", [{}, {"every": 1}, {"every": 10**9}, {"warmup_laps": 0}, {"warmup_laps": 3}])
-def test_what_can_be_is_taken(settings):
+def test_valid_settings_are_accepted(settings):
     made = Settings(**settings)
     assert {name: getattr(made, name) for name in settings} == settings
 
@@ -21,7 +21,7 @@ def test_what_can_be_is_taken(settings):
         ({"warmup_laps": -1}, "warmup_laps=-1: must be at least 0."),
     ],
 )
-def test_what_cannot_be_is_refused(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ValueError) as error:
         Settings(**settings)
     assert str(error.value) == message

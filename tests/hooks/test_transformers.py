@@ -180,7 +180,7 @@ def nothing_is_left(trained) -> bool:
         pytest.param(KeyboardInterrupt(), "interrupted", marks=pytest.mark.soak),
     ],
 )
-def test_a_step_that_fails_ends_the_run_and_leaves_nothing_behind(step, error, status, callback, timed):
+def test_failed_step_ends_the_run_and_restores_the_trainer(step, error, status, callback, timed):
     trained = trainer(callback(), fails_at(step, error), lengths=LENGTHS * 2)
     with pytest.raises(type(error)):
         trained.train()
@@ -198,7 +198,7 @@ soak = pytest.mark.soak
 
 @soak
 @pytest.mark.parametrize("new", ["nothing", "callback", "Trainer"])
-def test_an_error_outside_a_step_is_known_when_training_starts_again(new, callback, timed):
+def test_error_outside_a_step_is_recorded_on_restart(new, callback, timed):
     timer, error = callback(), RuntimeError("disk full")
     trained = trainer(timer, fails_at(1, error, "callback"))
     with pytest.raises(RuntimeError, match="disk full"):
@@ -215,7 +215,7 @@ def test_an_error_outside_a_step_is_known_when_training_starts_again(new, callba
 
 
 @soak
-def test_a_failed_training_is_forgotten(callback, timed):
+def test_failed_training_is_freed(callback, timed):
     """Neither the process nor the run keeps the model; who forgets the Trainer ends the run."""
     trained = trainer(callback(), fails_at(5, RuntimeError("disk full"), "callback"), lengths=LENGTHS * 2)
     trains = weakref.ref(trained.model)
@@ -228,7 +228,7 @@ def test_a_failed_training_is_forgotten(callback, timed):
 
 
 @soak
-def test_a_script_that_ends_within_the_training(work_folder, timed):
+def test_script_that_ends_during_the_training(work_folder, timed):
     Path("script.py").write_text(
         "from tests.hooks.test_transformers import fails_at, trainer\n"
         "import laptime\n"
@@ -242,7 +242,7 @@ def test_a_script_that_ends_within_the_training(work_folder, timed):
 
 
 @soak
-def test_a_batch_size_that_is_found(callback, timed):
+def test_auto_find_batch_size(callback, timed):
     error = RuntimeError("CUDA out of memory.")
     trained = trainer(callback(), fails_at(1, error), auto_find_batch_size=True)
     trained.train()
@@ -254,7 +254,7 @@ def test_a_batch_size_that_is_found(callback, timed):
 
 
 @soak
-def test_the_users_own_training_step_is_put_back(callback, timed):
+def test_users_training_step_is_restored(callback, timed):
     trained, steps = trainer(callback()), []
     original = trained.training_step
 
@@ -268,7 +268,7 @@ def test_the_users_own_training_step_is_put_back(callback, timed):
 
 
 @soak
-def test_without_a_trainer_that_can_be_found(callback, timed, monkeypatch):
+def test_trainer_that_is_not_found(callback, timed, monkeypatch):
     monkeypatch.setattr("laptime.hooks.transformers.trainer_of", lambda state: None)
     trained = trainer(callback(), lengths=LENGTHS[:14])
     trained.train()
@@ -284,7 +284,7 @@ def test_data_of_unknown_length(accumulation, callback, timed):
     assert timed.column("epoch") == [0, 1, 2] and timed.column("is_warmup") == [True, False, False]
     assert timed.column("num_batches") == [4 // accumulation] * 3 and timed.column("num_samples") == [16] * 3
     (warning,) = timed.warnings
-    assert "length of the data is not known" in warning and not any("partial" in line for line in timed.lines)
+    assert "the data has no length" in warning and not any("partial" in line for line in timed.lines)
 
 
 @soak
@@ -379,7 +379,7 @@ def test_flops_of_a_step_with_accumulation_are_those_of_all_its_batches(callback
 
 @soak
 @pytest.mark.parametrize("what", ["eval", "save", "both", "best"])
-def test_evaluation_and_checkpoints_within_an_epoch_are_outside(what, callback, timed, now):
+def test_evaluation_and_checkpoints_during_an_epoch_are_excluded(what, callback, timed, now):
     settings = {}
     if what != "save":
         settings |= {"eval_strategy": "steps", "eval_steps": 1}
@@ -390,14 +390,14 @@ def test_evaluation_and_checkpoints_within_an_epoch_are_outside(what, callback, 
     trainer(callback(), now=now, **settings).train()
     apart = (what != "save") * VALIDATION_S + (what != "eval") * CHECKPOINT_S
     assert timed.column("epoch_time_s") == [4 * (DATA_S + STEP_S)] * 2
-    assert timed.column("apart_s") == [3 * apart] * 2  # those of the last step come when the lap is over
+    assert timed.column("apart_s") == [3 * apart] * 2  # the lap is over before those of the last step
     assert timed.column("data_wait_s") == [4 * DATA_S] * 2
 
 
 @soak
 @pytest.mark.parametrize(("every", "laps"), [(1, 8), (2, 4), (3, 2), (4, 2), (8, 1)])
 @pytest.mark.parametrize("evaluates", [False, True])
-def test_laps_of_steps_go_on_over_epochs(evaluates, every, laps, callback, timed, now):
+def test_laps_of_steps_continue_across_epochs(evaluates, every, laps, callback, timed, now):
     settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "epoch"} if evaluates else {}
     trainer(callback(every=every), now=now, logging_strategy="steps", logging_steps=1, **settings).train()
     assert timed.column("num_batches") == [every] * laps and timed.column("epoch") == list(range(laps))
@@ -425,7 +425,7 @@ def test_a_last_batch_that_is_smaller(callback, timed):
 
 
 @soak
-def test_the_steps_of_the_warm_up_are_taken_apart(callback, timed):
+def test_phases_are_measured_in_the_warm_up_lap(callback, timed):
     trained = trainer(callback(peak=True), lengths=LENGTHS * 4)
     trained.train()
     breakdown, record = timed.record["breakdown"], timed.record
@@ -439,7 +439,7 @@ def test_two_callbacks(callback, timed):
     trainer(callback(), callback(dir="other")).train()
     assert len(timed.rows) == 2 and not Path("other").exists()
     (warning,) = timed.warnings
-    assert "has several" in warning and "Remove the others" in warning
+    assert "has several LapTimerCallbacks" in warning and "Remove the others" in warning
 
 
 @soak
@@ -450,7 +450,7 @@ def test_a_callback_that_is_used_twice(callback, timed):
     trained.train()
     assert trained.state.global_step == 8 and len(timed.rows) == 2
     (warning,) = timed.warnings
-    assert "used again" in warning
+    assert "already timed a training" in warning
 
 
 @soak
@@ -458,7 +458,7 @@ def test_every_larger_than_the_run(callback, timed):
     trained = trainer(callback(every=9))
     trained.train()
     (warning,) = timed.warnings
-    assert "every=9: the training has 8 steps" in warning and trained.state.global_step == 8
+    assert "every=9: the training has only 8 steps" in warning and trained.state.global_step == 8
 
 
 @soak
@@ -476,7 +476,7 @@ def test_samples_and_tokens_of_the_user(callback, timed):
 @pytest.mark.parametrize(
     "broken", ["new_record", "LapClock.start", "LapClock.begin_wait", "LapClock.stop", "num_samples"]
 )
-def test_whatever_fails_within_laptime_the_training_goes_on(broken, callback, timed, monkeypatch):
+def test_training_continues_when_the_timer_fails(broken, callback, timed, monkeypatch):
     def fails(*_, **__):
         raise ZeroDivisionError("a bug")
 
@@ -489,7 +489,7 @@ def test_whatever_fails_within_laptime_the_training_goes_on(broken, callback, ti
 
 
 @soak
-def test_a_resume_within_an_epoch_gives_a_partial_lap(callback, timed):
+def test_resuming_mid_epoch_gives_a_partial_lap(callback, timed):
     trainer(save_strategy="steps", save_steps=2, num_train_epochs=1).train()
     trained = trainer(callback(), num_train_epochs=3)
     trained.train(resume_from_checkpoint="checkpoints/checkpoint-2")

@@ -101,7 +101,7 @@ def test_nothing_waits_for_the_device_between_the_ends_of_a_lap(now, device):
     assert device.num_waits == waits + 1
 
 
-def test_a_pause_is_apart_with_the_device_idle_at_both_ends(now, device):
+def test_pause_is_excluded_and_synchronizes_at_both_ends(now, device):
     clock = LapClock(device)
     clock.start()
     now.s, now.cpu_s, device.pending = now.s + 1, now.cpu_s + 3, 2.0  # 2 s of the lap are still to be computed
@@ -117,7 +117,7 @@ def test_a_pause_is_apart_with_the_device_idle_at_both_ends(now, device):
     assert lap.cpu_percent == pytest.approx(1000 / 7)
 
 
-def test_a_lap_that_ends_paused_ends_where_it_was_paused(now, device):
+def test_lap_that_ends_paused_ends_at_the_pause(now, device):
     clock = LapClock(device)
     clock.start()
     now.s += 3
@@ -129,7 +129,7 @@ def test_a_lap_that_ends_paused_ends_where_it_was_paused(now, device):
     assert (lap.time_s, lap.apart_s) == (3.0, 0.0)
 
 
-def test_what_comes_without_a_lap_or_a_pause_does_nothing(now, device):
+def test_calls_without_a_lap_or_a_pause_do_nothing(now, device):
     clock = LapClock(device)
     clock.pause()
     clock.resume()
@@ -154,7 +154,7 @@ def test_waiting_for_a_batch_ends_with_a_pause(now, device):
     assert clock.stop(0, False).data_wait_s == 0.0
 
 
-def test_a_new_lap_begins_from_nothing(now, device):
+def test_new_lap_starts_from_zero(now, device):
     clock = LapClock(device)
     clock.start()
     clock.count(9, 9, torch.tensor(9.0))
@@ -170,7 +170,7 @@ def test_a_new_lap_begins_from_nothing(now, device):
     assert (lap.time_s, lap.num_samples, lap.num_tokens, lap.num_batches, lap.loss) == (2.0, 1, 2, 1, 3.0)
 
 
-def test_tokens_may_be_tensors_that_are_read_when_the_lap_is_over(now, device):
+def test_token_tensors_are_read_at_the_end_of_the_lap(now, device):
     clock = LapClock(device)
     clock.start()
     for number in range(1500):  # more than are kept
@@ -179,7 +179,7 @@ def test_tokens_may_be_tensors_that_are_read_when_the_lap_is_over(now, device):
     assert clock.stop(0, False).num_tokens == sum(range(1500))
 
 
-def test_losses_are_averaged_over_batches_also_where_they_are_many(now, device):
+def test_losses_are_averaged_over_many_batches(now, device):
     clock = LapClock(device)
     clock.start()
     for number in range(1500):
@@ -194,7 +194,7 @@ def test_losses_are_averaged_over_batches_also_where_they_are_many(now, device):
 
 
 @pytest.mark.parametrize("unknown", [0, 1, 2])
-def test_one_batch_that_cannot_be_counted_makes_the_lap_unknown(unknown, now, device):
+def test_one_uncountable_batch_makes_the_count_of_the_lap_unknown(unknown, now, device):
     clock = LapClock(device)
     clock.start()
     for number in range(3):
@@ -204,7 +204,7 @@ def test_one_batch_that_cannot_be_counted_makes_the_lap_unknown(unknown, now, de
     assert (lap.num_samples, lap.num_tokens, lap.num_batches, lap.samples_per_s) == (None, None, 3, None)
 
 
-def test_counts_of_somebody_else_stand(now, device):
+def test_counts_passed_to_stop_win(now, device):
     clock = LapClock(device)
     clock.start()
     clock.count(None)
@@ -225,7 +225,7 @@ def test_energy_is_measured_while_the_clock_runs(now, device):
     assert meter.calls == ["begin", "end"] * 3
 
 
-def test_energy_of_a_window_that_was_not_measured_is_that_of_none(now, device):
+def test_energy_is_unknown_if_one_window_is_unknown(now, device):
     clock = LapClock(device, Meter(1.0, None, 4.0))
     clock.start()
     for _ in range(2):
@@ -246,7 +246,7 @@ def test_the_barrier_is_before_the_lap(now, device):
 
 
 @pytest.mark.parametrize("resets", [True, False])
-def test_the_peak_of_the_device_is_somebody_elses_in_their_trainings(resets, now, device):
+def test_peak_memory_is_only_reset_on_request(resets, now, device):
     clock = LapClock(device, resets_peak=resets)
     clock.start()
     clock.stop(0, False)

@@ -76,7 +76,7 @@ def test_samples_are_the_dimension_that_all_tensors_share(batch, expected):
         Graphs(torch.zeros(50, 4), torch.zeros(2, 90), num_graphs=None),  # type: ignore[arg-type]
     ],
 )
-def test_samples_that_cannot_be_told_are_none(batch):
+def test_unknown_numbers_of_samples_are_none(batch):
     assert num_samples(batch) is None
 
 
@@ -98,7 +98,7 @@ def test_tokens_of_text(batch, expected):
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
-def test_padding_is_no_token(dtype):
+def test_padding_is_not_counted_as_tokens(dtype):
     mask = (torch.arange(16) < torch.arange(1, 9)[:, None]).to(dtype)
     tokens = num_tokens({"input_ids": TEXT, "attention_mask": mask})
     assert isinstance(tokens, Tensor) and int(tokens) == sum(range(1, 9))
@@ -122,18 +122,18 @@ def test_padding_is_no_token(dtype):
         {"input_ids": TEXT, "attention_mask": torch.ones(8, 1, 16, 16)},  # one row for each query
     ],
 )
-def test_what_is_not_known_to_be_text_has_no_tokens(batch):
+def test_batches_that_are_not_text_have_no_tokens(batch):
     assert num_tokens(batch) is None
 
 
 @pytest.mark.parametrize("value", [7, 7.0, torch.tensor(7), torch.tensor([7.0], requires_grad=True)])
-def test_what_a_users_function_counts(value):
+def test_valid_counts(value):
     count = as_count(value)
     assert count == 7 and (isinstance(count, int) or (count.ndim == 0 and not count.requires_grad))
 
 
 @pytest.mark.parametrize("value", [None, "seven", torch.ones(2), [7]])
-def test_what_is_no_count(value):
+def test_invalid_counts(value):
     with pytest.raises((TypeError, ValueError, RuntimeError)):
         as_count(value)
 
@@ -152,7 +152,7 @@ def test_samples_of_several_dataloaders_are_added_up():
     assert num_samples_of_loaders([(IMAGES, LABELS), (IMAGES, LABELS[:3])]) is None
 
 
-def test_a_list_that_may_be_of_images_is_not_counted():
+def test_list_of_possible_images_is_not_counted():
     assert num_samples([torch.zeros(3, 10, 12), torch.zeros(3, 9, 9)]) is None
     assert num_samples(([torch.zeros(3, 10, 12)] * 3, LABELS[:3])) is None
     assert num_samples([torch.zeros(8, 10, 2), torch.zeros(8, 5, 2)]) == 8  # series and what follows them

@@ -83,7 +83,7 @@ def run_epoch(timer: EpochTimer, loader: TimedLoader, clock: Clock, device: Lazy
     timer.on_train_epoch_end(trainer, None)
 
 
-def test_lap_is_the_synchronised_time_from_the_first_batch_to_the_last_step(clock):
+def test_lap_is_the_synchronized_time_from_the_first_batch_to_the_last_step(clock):
     device = LazyDevice(clock)
     lap_clock = LapClock(device)
     loader = TimedLoader(TwoExecutions(clock), EpochOrder(300, seed=1), lap_clock, Rank())

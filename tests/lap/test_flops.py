@@ -99,7 +99,7 @@ def test_an_lstm(layers):
 
 
 @pytest.mark.parametrize("name", ["_fake_rnn", "_made_up_attention"])
-def test_an_operator_without_a_formula_is_told(name):
+def test_operator_without_a_formula_is_unknown(name):
     library = torch.library.Library("laptime_tests", "FRAGMENT")
     library.define(f"{name}(Tensor x) -> Tensor")
     library.impl(name, lambda x: x + 1, "CPU")
@@ -108,7 +108,7 @@ def test_an_operator_without_a_formula_is_told(name):
     assert counter.unknown == {f"laptime_tests.{name}.default"}
 
 
-def test_a_formula_that_fails_makes_no_training_fail(monkeypatch):
+def test_failing_formula_does_not_fail_the_training(monkeypatch):
     def fails(*_, **__):
         raise AssertionError
 
@@ -118,14 +118,14 @@ def test_a_formula_that_fails_makes_no_training_fail(monkeypatch):
     assert counter.unknown == {"aten.mm.default (AssertionError)"}
 
 
-def test_small_operators_count_for_nothing():
+def test_small_operators_are_not_counted():
     with FlopCounter() as counter:
         torch.randn(4).exp().sum()
     assert (counter.total, counter.unknown) == (0, set())
 
 
 @pytest.mark.parametrize("kind", ["cnn", "gpt", "lstm"])
-def test_counting_changes_no_bit(kind):
+def test_counting_leaves_results_bitwise_equal(kind):
     def step(counts: bool) -> list[Tensor]:
         torch.manual_seed(3)
         if kind == "cnn":
@@ -160,7 +160,7 @@ def test_an_exception_within_leaves_no_mode_behind():
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_what_is_computed_again_is_no_work_of_the_model(reentrant):
+def test_recomputation_by_checkpointing_is_not_counted(reentrant):
     net, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(3, 8, requires_grad=True)
     with FlopCounter() as plain:
         net(x).sum().backward()
@@ -169,7 +169,7 @@ def test_what_is_computed_again_is_no_work_of_the_model(reentrant):
     assert counter.total == plain.total and not counter.unknown
 
 
-def test_a_second_derivative_is():
+def test_second_derivative_is_counted():
     weight, x = torch.randn(4, 4, requires_grad=True), torch.randn(3, 4)
     with FlopCounter() as once:
         (grad,) = torch.autograd.grad((x @ weight).pow(2).sum(), weight, create_graph=True)

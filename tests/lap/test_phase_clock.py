@@ -39,7 +39,7 @@ def steps(monkeypatch) -> Steps:
     return Steps(now)
 
 
-def test_each_phase_has_the_time_that_is_in_no_inner_one(steps):
+def test_time_of_inner_phases_is_subtracted(steps):
     steps.passing(1).enter("data")
     steps.passing(2).exit("data")
     steps.passing(4).enter("optimizer")  # Lightning's holds the closure
@@ -64,7 +64,7 @@ def test_steps_add_up_and_hold_repeated_phases(steps):
     assert sum(sum(step.values()) for step in steps.clock.steps) == steps.now[0]
 
 
-def test_a_pause_is_in_no_step(steps):
+def test_pause_is_excluded_from_steps(steps):
     steps.passing(1).enter("data")
     steps.passing(2).pause()
     steps.passing(1000).resume()
@@ -73,7 +73,7 @@ def test_a_pause_is_in_no_step(steps):
     assert steps.clock.steps == [{"rest": 1, "data": 6}]
 
 
-def test_the_end_of_what_nobody_saw_begin_is_no_boundary(steps):
+def test_end_without_a_start_is_ignored(steps):
     steps.passing(1).exit("backward")
     steps.passing(1).enter("forward")
     steps.passing(2).exit("backward")
@@ -83,7 +83,7 @@ def test_the_end_of_what_nobody_saw_begin_is_no_boundary(steps):
     assert steps.clock.steps == [{"rest": 4, "forward": 4}]
 
 
-def test_marks_name_what_was_done_since_the_last_boundary(steps):
+def test_mark_assigns_the_time_since_the_last_boundary(steps):
     steps.passing(1).mark("data")
     steps.passing(2).mark("forward")
     steps.passing(4).mark("backward")

@@ -39,7 +39,7 @@ def run(clock: StepClock, now: list[float], parts: list[tuple[str, float]]) -> N
 STEP = [("forward", 2.0), ("backward", 3.0), ("optimizer", 1.0)]
 
 
-def test_what_belongs_to_a_list_of_batches_is_shared_by_its_steps(now):
+def test_shared_time_of_a_step_group_is_divided_among_its_steps(now):
     taken = clock()
     run(taken, now, [("data", 4.0), *STEP, *STEP, ("rest", 1.0)])
     taken.end_step_group(counts=True)
@@ -47,21 +47,21 @@ def test_what_belongs_to_a_list_of_batches_is_shared_by_its_steps(now):
     assert taken.step_seconds() == [step, step]
 
 
-def test_batches_that_were_drawn_and_not_used_take_their_share_of_drawing_alone(now):
+def test_unused_batches_take_only_their_fraction_of_drawing(now):
     taken = clock()
     run(taken, now, [("data", 4.0), *STEP, *STEP, ("rest", 1.0)])
     taken.end_step_group(counts=True, num_drawn=8)
     assert [(step["data"], step["rest"]) for step in taken.step_seconds()] == [(0.5, 0.5), (0.5, 0.5)]
 
 
-def test_parts_of_a_batch_add_up_to_one_step(now):
+def test_repeated_phases_add_up_to_one_step(now):
     taken = clock()
     run(taken, now, [("forward", 1.0), ("backward", 1.0), ("forward", 2.0), ("backward", 2.0), ("optimizer", 1.0)])
     taken.end_step_group(counts=True)
     assert taken.step_seconds() == [{"forward": 3.0, "backward": 3.0, "optimizer": 1.0}]
 
 
-def test_a_step_that_does_not_count_is_forgotten(now):
+def test_step_that_does_not_count_is_dropped(now):
     taken = clock()
     run(taken, now, [("data", 9.0), *STEP])
     taken.end_step_group(counts=False)
@@ -72,7 +72,7 @@ def test_a_step_that_does_not_count_is_forgotten(now):
     assert taken.step_seconds() == [{"forward": 2.0, "backward": 3.0, "optimizer": 1.0, "data": 1.0}]
 
 
-def test_waiting_for_gradients_is_taken_out_of_the_backward_pass_of_the_step_before(now):
+def test_waiting_for_gradients_is_subtracted_from_the_previous_backward_pass(now):
     answers = iter([0.0, 1.0, 2.0])  # each of the step before
     taken = clock(lambda: next(answers))
     run(taken, now, STEP * 3)
@@ -87,7 +87,7 @@ def test_waiting_is_never_longer_than_the_backward_pass(now):
     assert (taken.step_seconds()[0]["backward"], taken.step_seconds()[0]["communication"]) == (0.0, 3.0)
 
 
-def test_the_device_is_waited_for_at_every_boundary(now):
+def test_device_is_synchronized_at_every_boundary(now):
     taken = clock()
     before = Accelerator.waits
     run(taken, now, [("data", 1.0), *STEP])
@@ -103,7 +103,7 @@ def test_typical_step_adds_up_and_leaves_disturbed_steps_out():
 
 
 @pytest.mark.parametrize(("count", "known"), [(1, 1), (19, 1), (20, 2), (99, 2), (100, 3)])
-def test_a_percentile_needs_steps_to_be_told_from(count, known):
+def test_percentile_needs_enough_steps(count, known):
     found = percentiles([float(number) for number in range(count)])
     assert [value is not None for value in found.values()] == [True] * known + [False] * (3 - known)
     if known == 3:

@@ -22,7 +22,7 @@ EVEN = [2.0, 2.01, 1.99, 2.0]
 
 
 @pytest.mark.unit
-def test_a_quiet_machine_gets_an_a_without_reasons():
+def test_idle_machine_gets_an_a_without_reasons():
     found = assess([QUIET] * 4, EVEN, num_cores=4, battery=False)
     assert (found.grade, found.reasons) == ("A", ())
 
@@ -56,11 +56,11 @@ def test_each_disturbance_is_named(changed, grade, words):
 @pytest.mark.parametrize(
     "changed", [{"temperature_celsius": 94.0}, {"involuntary_switches_per_s": 90.0}, {"other_cores": 0.19}]
 )
-def test_a_little_of_it_is_no_reason(changed):
+def test_small_disturbances_give_no_reason(changed):
     assert assess([replace(QUIET, **changed)] * 4, EVEN, num_cores=4).grade == "A"
 
 
-def test_ones_own_ranks_and_workers_are_no_disturbance():
+def test_switches_between_own_ranks_and_workers_are_ignored():
     switching = replace(QUIET, involuntary_switches_per_s=1500.0)
     assert assess([switching] * 4, EVEN, num_cores=4, crowded=True).grade == "A"
 
@@ -92,7 +92,7 @@ def test_the_worst_reason_gives_the_grade():
         ([], None),
     ],
 )
-def test_a_slow_start_is_a_first_epoch_unlike_the_others(values, times):
+def test_slow_start_is_a_first_epoch_far_above_the_others(values, times):
     assert slow_start(values) == (None if times is None else pytest.approx(times, rel=0.01))
 
 
@@ -108,7 +108,7 @@ def test_a_slow_start_is_a_first_epoch_unlike_the_others(values, times):
         ({}, False, 2, False),
     ],
 )
-def test_one_thread_is_suggested_where_several_wait_for_a_core(changed, oversubscribed, threads, suggested):
+def test_one_thread_is_suggested_if_threads_wait_for_a_core(changed, oversubscribed, threads, suggested):
     found = assess(
         [replace(QUIET, **changed)] * 4, EVEN, num_cores=4, oversubscribed=oversubscribed, threads=(threads, threads)
     )
@@ -116,7 +116,7 @@ def test_one_thread_is_suggested_where_several_wait_for_a_core(changed, oversubs
 
 
 @pytest.mark.unit
-def test_settings_that_slow_it_down_and_other_threads_than_given_are_named():
+def test_slow_settings_and_changed_threads_are_named():
     found = assess([QUIET] * 4, EVEN, num_cores=4, slowing_settings=["ATEN_CPU_CAPABILITY=default"], threads=(1, 1))
     assert found.grade == "B" and "ATEN_CPU_CAPABILITY=default" in found.reasons[0]
     assert assess([QUIET] * 4, EVEN, num_cores=4, threads=(1, 3)).grade == "C"
@@ -145,7 +145,7 @@ def busy_stranger() -> psutil.Process:
 
 @pytest.mark.soak
 @pytest.mark.alone
-def test_a_run_beside_a_busy_process_on_every_core_is_no_grade_a(work_folder):
+def test_busy_cores_lower_the_grade(work_folder):
     if snapshot().busy_s is None:
         pytest.skip("this system does not tell what its CPUs do")
     if usable_cores() < 0.2 * (os.cpu_count() or 1):

@@ -25,7 +25,7 @@ def leaving_out(what: str) -> list[str]:
         ("HalveBatches", 120, 8),
     ],
 )
-def test_what_is_trained_is_what_is_counted(what, num_samples, num_steps):
+def test_counted_samples_are_the_trained_samples(what, num_samples, num_steps):
     record = laptime.run([*leaving_out(what), "training.steps_per_execution=1"])
     epochs = read_epochs(Path(record["run_dir"]))
     assert set(epochs["num_samples"]) == {num_samples}
@@ -35,7 +35,7 @@ def test_what_is_trained_is_what_is_counted(what, num_samples, num_steps):
     assert timing["steps_per_s"] == pytest.approx(num_steps / timing["epoch_time_s"])
 
 
-def test_several_steps_at_once_are_counted_too():
+def test_step_groups_are_counted():
     record = laptime.run([*leaving_out("LimitBatches,train:1"), "training.steps_per_execution=3"])
     assert set(read_epochs(Path(record["run_dir"]))["num_samples"]) == {96}
     assert record["timing"]["steps_per_s"] == pytest.approx(3 / record["timing"]["epoch_time_s"])

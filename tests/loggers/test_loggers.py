@@ -138,7 +138,7 @@ def test_all_loggers_have_the_same_values_under_the_same_names(followed):
             assert [each for _, each in values[tag]] == pytest.approx([each for _, each in points], rel=1e-6), tag
 
 
-def test_mlflow_has_each_epoch_once_though_two_ranks_trained(followed):
+def test_mlflow_has_each_epoch_once_with_two_ranks(followed):
     noted = mlflow_runs(followed.folder)[1]
     epochs = read_epochs(followed.run).query("rank == 0")
     values = mlflow_values(followed.folder, noted)
@@ -158,7 +158,7 @@ def test_mlflow_has_results_settings_and_that_the_run_finished(followed):
     assert noted.data.tags["mlflow.source.git.commit"] == record["git"]["commit"]
 
 
-def test_wandb_has_settings_and_how_the_run_ended_and_nothing_of_the_machine(followed):
+def test_wandb_has_settings_and_status_but_no_machine_data(followed):
     records = wandb_records(followed.run)
     (settings,) = [each for each in records if each.WhichOneof("record_type") == "config"][:1]
     noted = {"/".join(each.nested_key) or each.key: each.value_json for each in settings.config.update}
@@ -178,7 +178,7 @@ def test_runs_of_a_sweep_are_named_by_what_was_swept(followed):
         assert (about.display_name, about.run_group, about.project) == (name, "night/sweep", "laptime")
 
 
-def test_a_run_with_trackers_asks_nobody_beyond_this_machine(followed):
+def test_trackers_open_no_connection_to_other_machines(followed):
     """Python's own calls are seen by an audit hook; W&B's second process is no Python, and would ask the proxy."""
     local = ("'127.0.0.1'", "'localhost'", "'::1'", "b'\\\\x00", "connect '/", "bind '/")
     assert [line for line in followed.asked if not any(each in line for each in local)] == []
@@ -190,7 +190,7 @@ def test_a_run_with_trackers_asks_nobody_beyond_this_machine(followed):
 # How runs end.
 
 
-def test_a_failed_run_has_failed_for_mlflow_and_wandb(failed):
+def test_failed_run_has_failed_in_mlflow_and_wandb(failed):
     (noted,) = mlflow_runs(failed)
     assert noted.info.status == "FAILED" and noted.info.end_time is not None
     assert [step for step, _ in mlflow_values(failed, noted)["train/loss"]] == [0]
@@ -206,7 +206,7 @@ def test_secrets_are_masked(failed):
     assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
 
 
-def test_a_run_whose_first_rank_is_killed_has_failed_for_mlflow(train, work_folder):
+def test_run_with_a_killed_rank_0_has_failed_in_mlflow(train, work_folder):
     breaks = "+callbacks.breaks={_target_:breaking.BreakAt,rank:0,epoch:1,how:kill}"
     done = train(*TINY, breaks, "logger=mlflow", "strategy.world_size=2", "training.epochs=3", "hydra.run.dir=run")
     assert done.returncode == 1, done.stderr
@@ -216,7 +216,7 @@ def test_a_run_whose_first_rank_is_killed_has_failed_for_mlflow(train, work_fold
 
 
 @pytest.mark.soak
-def test_ranks_that_start_again_continue_the_same_mlflow_run(train, work_folder):
+def test_restarted_ranks_continue_the_same_mlflow_run(train, work_folder):
     breaks = "+callbacks.breaks={_target_:breaking.BreakAt,rank:0,epoch:1,how:kill,once:true}"
     done = train(*TINY, breaks, "logger=mlflow", "strategy.world_size=2", "strategy.max_restarts=1",
                  "training.epochs=3", "hydra.run.dir=run")  # fmt: skip
@@ -226,7 +226,7 @@ def test_ranks_that_start_again_continue_the_same_mlflow_run(train, work_folder)
     assert [step for step, _ in mlflow_values(work_folder, noted)["train/loss"]] == [0, 1, 2]
 
 
-def test_an_interrupted_run_was_killed_for_mlflow_and_ended_for_wandb(train, work_folder):
+def test_interrupted_run_is_killed_in_mlflow_and_ended_in_wandb(train, work_folder):
     """The trackers' own variables say where the run belongs."""
     environment = {
         "MLFLOW_TRACKING_URI": f"sqlite:///{work_folder / 'elsewhere.db'}", "MLFLOW_EXPERIMENT_NAME": "night",
@@ -244,7 +244,7 @@ def test_an_interrupted_run_was_killed_for_mlflow_and_ended_for_wandb(train, wor
 
 
 @pytest.mark.soak
-def test_a_killed_process_of_wandb_costs_its_own_run_alone(train, work_folder):
+def test_killed_wandb_process_affects_only_its_own_run(train, work_folder):
     kills = ["+callbacks.kills._target_=process_faults.KillWandb", "+callbacks.kills.epoch=1,9"]
     done = train("-m", *TINY, NO_REPORT, *kills, "logger=wandb", "training.epochs=3", "hydra.sweep.dir=s")
     assert done.returncode == 0, done.stderr
@@ -288,7 +288,7 @@ def logger_node(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.unit
-def test_mlflow_keeps_runs_where_its_own_variables_say(own_variables):
+def test_mlflow_environment_variables_are_respected(own_variables):
     node = logger_node("mlflow")
     assert (node["tracking_uri"], node["experiment_name"]) == ("sqlite:///mlflow.db", "laptime")
     own_variables.setenv("MLFLOW_TRACKING_URI", "http://somewhere:5000")
@@ -317,13 +317,13 @@ def begun_with(monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> dict[str, Any]
 
 
 @pytest.mark.unit
-def test_wandb_is_offline_unless_its_own_variables_say_otherwise(own_variables, work_folder):
+def test_wandb_is_offline_unless_its_environment_variables_change_it(own_variables, work_folder):
     asked = begun_with(own_variables, work_folder)
     assert (asked["project"], asked["entity"], asked["mode"], asked["resume"]) == ("laptime", None, "offline", None)
 
 
 @pytest.mark.unit
-def test_wandb_goes_online_and_continues_the_same_run_where_that_is_asked_for(own_variables, work_folder):
+def test_wandb_online_mode_continues_the_same_run(own_variables, work_folder):
     own_variables.setenv("WANDB_PROJECT", "speed")
     own_variables.setenv("WANDB_ENTITY", "a-team")
     own_variables.setenv("WANDB_MODE", "online")
@@ -351,7 +351,7 @@ def test_missing_extra_is_named_before_anything_is_made(option, package, monkeyp
 
 @pytest.mark.unit
 @pytest.mark.parametrize("typed", ["logger=tensorbord", "logger=[csv,tensorbord]"])
-def test_unknown_logger_lists_those_that_there_are(typed, work_folder, call):
+def test_unknown_logger_lists_the_available_ones(typed, work_folder, call):
     ended = call(typed)
     assert ended.returncode == 2
     assert "logger=tensorbord: no such option" in ended.stderr
@@ -364,7 +364,7 @@ STORES = [("mlruns", "Use sqlite:///mlflow.db"), ("sqlite:///nowhere/a.db", "the
 
 
 @pytest.mark.parametrize(("uri", "words"), STORES)
-def test_store_that_cannot_be_is_refused(uri, words, work_folder):
+def test_invalid_mlflow_store_is_refused(uri, words, work_folder):
     from laptime.loggers.mlflow import MLflow
     from laptime.loggers.tracker import Run
 
@@ -381,7 +381,7 @@ def test_a_refused_store_leaves_no_run(train, work_folder):
 
 
 @pytest.mark.unit
-def test_wandb_knows_its_modes_alone():
+def test_unknown_wandb_mode_is_refused():
     node = {"_target_": "laptime.loggers.wandb.WandB", "project": "p", "entity": None, "mode": "sideways"}
     with pytest.raises(UserError, match="must be offline or online or disabled"):
         targets.check("logger.wandb", node)

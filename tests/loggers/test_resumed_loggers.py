@@ -29,7 +29,7 @@ def log(logger: CSVLogger, *epochs: int, **values: float) -> None:
 
 
 @pytest.mark.parametrize(("resumed_at", "kept"), [(2, [0, 1]), (1, [0]), (0, [])])
-def test_metrics_csv_keeps_the_epochs_that_are_not_trained_again(resumed_at, kept, work_folder):
+def test_metrics_csv_keeps_the_epochs_before_the_resumed_one(resumed_at, kept, work_folder):
     log(csv_logger(None), 0, 1)
     log(csv_logger(resumed_at), *range(resumed_at, 4))
     assert csv_values(Path("run")) == {"loss": [(epoch, 1.0 / (1 + epoch)) for epoch in range(4)]}
@@ -37,14 +37,14 @@ def test_metrics_csv_keeps_the_epochs_that_are_not_trained_again(resumed_at, kep
     assert [step for step, _ in csv_values(Path("run"))["loss"]] == [*kept, resumed_at]
 
 
-def test_a_column_that_is_new_after_a_restart_is_added(work_folder):
+def test_new_column_after_a_restart_is_added(work_folder):
     log(csv_logger(None), 0)
     log(csv_logger(1), 1, accuracy=0.5)
     assert csv_values(Path("run")) == {"loss": [(0, 1.0), (1, 0.5)], "accuracy": [(1, 0.5)]}
 
 
 @pytest.mark.parametrize("end", ["1", "0.5,", "0.5,\xff", "\n\n"])
-def test_a_row_that_is_torn_is_dropped(end, work_folder):
+def test_truncated_row_is_dropped(end, work_folder):
     log(csv_logger(None), 0)
     with Path("run/csv/metrics.csv").open("a", encoding="latin-1") as file:
         file.write(end)
@@ -53,7 +53,7 @@ def test_a_row_that_is_torn_is_dropped(end, work_folder):
 
 
 @pytest.mark.parametrize("content", [None, "", "\n", "something else\n1\n"])
-def test_a_file_without_rows_that_can_be_read_is_begun_anew(content, work_folder):
+def test_unreadable_file_is_replaced(content, work_folder):
     if content is not None:
         Path("run/csv").mkdir(parents=True)
         Path("run/csv/metrics.csv").write_text(content)
@@ -61,7 +61,7 @@ def test_a_file_without_rows_that_can_be_read_is_begun_anew(content, work_folder
     assert csv_values(Path("run"))["loss"] == [(3, 0.25)]
 
 
-def test_tensorboard_shows_the_last_of_an_epoch_that_is_trained_again(work_folder):
+def test_tensorboard_shows_the_last_attempt_at_an_epoch(work_folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for attempt, resumed_at in enumerate((None, 1)):

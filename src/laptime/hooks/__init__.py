@@ -1,4 +1,4 @@
-"""Laptime in other people's trainings: a callback for Lightning, one for Hugging Face's Trainer, and plain loops.
+"""Timers for trainings that Laptime does not run: callbacks for Lightning and Hugging Face's Trainer, and plain loops.
 
-It changes nothing of a training and never makes one fail: what can't be measured is null, with one warning.
+A timer changes nothing in the training and never makes it fail. A figure it can't measure is null, with one warning.
 """

@@ -1,4 +1,4 @@
-"""Counts what somebody else's batches hold, by the user's functions or by what can be seen."""
+"""Counts the samples and tokens of a batch, with the user's functions or from its tensors."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,31 +12,31 @@ class BatchCounter:
     """Counts samples and tokens.
 
     Args:
-        settings: may have functions of the user's.
-        guard: a function that fails is left out.
-        has_parts: whether a batch holds one of each of several DataLoaders, whose samples are then added up.
+        settings: its `samples` and `tokens` take precedence.
+        guard: catches errors of these functions; one that failed is not called again.
+        has_several_loaders: whether a batch holds one batch of each of several DataLoaders, whose samples are added up.
     """
 
-    def __init__(self, settings: Settings, guard: Guard, has_parts: bool = False) -> None:
+    def __init__(self, settings: Settings, guard: Guard, has_several_loaders: bool = False) -> None:
         self.settings = settings
         self.guard = guard
-        self._find_samples = num_samples_of_loaders if has_parts else num_samples
-        self._is_text: bool | None = None if not has_parts else False
+        self._count_samples = num_samples_of_loaders if has_several_loaders else num_samples
+        self._is_text: bool | None = None if not has_several_loaders else False
 
     def samples(self, batch: Any) -> int | None:
-        """None: they can't be told."""
+        """Number of samples; None: unknown."""
         if self.settings.samples is None:
-            return self._find_samples(batch)
-        count = self._own("samples", self.settings.samples, batch)
+            return self._count_samples(batch)
+        count = self._call("samples", self.settings.samples, batch)
         return None if count is None else int(count)
 
     def tokens(self, batch: Any) -> NumTokens:
-        """None: it is not known to be text, or they can't be told."""
+        """Number of tokens; None: unknown, or the batch was not recognized as text."""
         if self.settings.tokens is not None:
-            return self._own("tokens", self.settings.tokens, batch)
-        if self._is_text is None:  # the first batch tells
+            return self._call("tokens", self.settings.tokens, batch)
+        if self._is_text is None:  # decided on the first batch
             self._is_text = isinstance(batch, Mapping) or (num_tokens(batch) is not None and are_next_tokens(batch))
         return num_tokens(batch) if self._is_text else None
 
-    def _own(self, what: str, count: Callable[[Any], Any], batch: Any) -> NumTokens:
-        return self.guard.attempt(what, lambda: as_count(count(batch)))
+    def _call(self, key: str, function: Callable[[Any], Any], batch: Any) -> NumTokens:
+        return self.guard.attempt(key, lambda: as_count(function(batch)))

@@ -1,4 +1,4 @@
-"""Nothing that a timer does may make a training fail: what fails is left out from then on, with one warning."""
+"""Keeps a timer's errors out of the training: what fails is skipped from then on, with one warning."""
 
 import contextlib
 import functools
@@ -14,16 +14,16 @@ T = TypeVar("T")
 
 
 def _ignore(reason: str) -> None:
-    """There is nothing to take back."""
+    """There is nothing to clean up yet."""
 
 
 class Guard:
-    """What of a timer still works.
+    """Which functions of a timer still work.
 
     Attributes:
-        missing: why a part is not measured, by the section or key of run.json.
-        is_off: whether the timer does nothing any more.
-        on_give_up: is told why, once; nothing of the timer may stay behind in the training.
+        missing: why a figure is not measured, by section or key of run.json.
+        is_off: whether the timer has stopped.
+        on_give_up: called once with the reason when the timer stops; removes the timer from the training.
     """
 
     def __init__(self) -> None:
@@ -31,47 +31,47 @@ class Guard:
         self.is_off = False
         self.on_give_up: Callable[[str], None] = _ignore
 
-    def attempt(self, part: str, work: Callable[[], T]) -> T | None:
-        """The result of some work; None where it fails, or has failed before.
+    def attempt(self, key: str, function: Callable[[], T]) -> T | None:
+        """Call a function; None if it fails, or if this key has failed before.
 
         Args:
-            part: a section or key of run.json, or what else is left out then.
+            key: section or key of run.json, or another name of what is skipped after a failure.
         """
-        if part in self.missing:
+        if key in self.missing:
             return None
         try:
-            return work()
+            return function()
         except Exception as error:
-            self.mark_missing(part, f"{type(error).__name__}: {first_line(error)}")
+            self.mark_missing(key, f"{type(error).__name__}: {first_line(error)}")
             return None
 
-    def mark_missing(self, part: str, reason: str, warn: bool = True) -> None:
-        """A part is not measured from now on.
+    def mark_missing(self, key: str, reason: str, warn: bool = True) -> None:
+        """Skip a figure from now on. The first reason is kept.
 
         Args:
-            warn: whether the reason is news; else it is in the record alone.
+            warn: log a warning; False: the reason is only recorded.
         """
-        if part not in self.missing:
-            self.missing[part] = reason
+        if key not in self.missing:
+            self.missing[key] = reason
             if warn:
-                log.warning("laptime: %s: not measured: %s. The training goes on.", part, reason.rstrip("."))
+                log.warning("laptime: %s is skipped: %s. The training continues.", key, reason.rstrip("."))
 
     def give_up(self, reason: str) -> None:
-        """Time nothing from now on."""
+        """Stop the timer."""
         if not self.is_off:
             self.is_off = True
-            log.warning("laptime: %s. The training goes on without it.", reason.rstrip("."))
+            log.warning("laptime: %s. The training continues without this timer.", reason.rstrip("."))
             with contextlib.suppress(Exception):
                 self.on_give_up(reason)
 
 
 class TimingError(Exception):
-    """This training can't be timed; the message says why, in words for the user."""
+    """This training can't be timed. The message is for the user."""
 
 
 def guarded(hook: Callable[..., Any]) -> Callable[..., None]:
-    """A method that some training calls, of an object with a `guard`: does nothing where its timer is off, and turns it
-    off where it fails."""
+    """Decorate a method that the training calls, on an object with a `guard`: an error stops the timer, and a stopped
+    timer ignores the call."""
 
     @functools.wraps(hook)
     def safe(self: Any, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""What tells a run of somebody else's training from others: what Hydra composed, hyperparameters, or what was given."""
+"""The settings that distinguish one run of a timed training from another: Hydra's configuration or hyperparameters."""
 
 import functools
 import hashlib
@@ -17,9 +17,9 @@ from laptime.record.masking import MASK, is_secret, mask
 
 # Keys of Hydra's configuration that don't change the training: paths, names, output. The seed is recorded separately.
 _IGNORED_KEYS = ("paths", "logger", "extras", "tags", "task_name", "hydra", "ckpt_path", "seed")
-# Whether to do it at all, in projects after lightning-hydra-template; elsewhere they may be whole groups.
+# Booleans that turn training and testing on, as in lightning-hydra-template. Elsewhere they may be config groups.
 _SWITCHES = ("train", "test")
-# Keys of a Trainer's section that are recorded as the Trainer used them in the end, or that only print.
+# Keys of the trainer section that are recorded from the Trainer itself, or that only affect output.
 _IGNORED_TRAINER_KEYS = (
     "accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "default_root_dir", "enable_progress_bar",
     "enable_model_summary", "enable_checkpointing", "logger", "callbacks", "profiler",
@@ -33,11 +33,11 @@ _MAX_DEPTH, _MAX_ITEMS, _MAX_TEXT_LENGTH = 20, 1000, 300
 
 @dataclass(frozen=True)
 class HydraJob:
-    """A job of Hydra's that is running in this process.
+    """The Hydra job that is running in this process.
 
     Attributes:
-        output_dir: of the job.
-        config: that it composed, nested; interpolations as they stand, but those of environment variables. None: it
+        output_dir: the job's output directory.
+        config: its composed configuration, nested. Only interpolations of environment variables are resolved. None: it
             can't be read.
     """
 
@@ -46,7 +46,7 @@ class HydraJob:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What can change the result or its timing."""
+        """The keys that can change the result or its timing."""
         return {
             key: _without_ignored_keys(key, value)
             for key, value in (self.config or {}).items()
@@ -60,7 +60,7 @@ class HydraJob:
 
 
 def hydra_job() -> HydraJob | None:
-    """The job that Hydra runs here; None: none. Loads no Hydra."""
+    """The Hydra job of this process; None: there is none. Doesn't import Hydra."""
     if "hydra.core.hydra_config" not in sys.modules:
         return None
     from hydra.core.hydra_config import HydraConfig
@@ -72,7 +72,7 @@ def hydra_job() -> HydraJob | None:
     hydra = HydraConfig.get()
     try:
         output_dir = Path(hydra.runtime.output_dir)
-    except MissingMandatoryValue:  # it was only composed, and no job runs
+    except MissingMandatoryValue:  # composed only: no job is running
         return None
     try:
         composed = OmegaConf.load(output_dir / (hydra.output_subdir or ".hydra") / "config.yaml")
@@ -83,61 +83,61 @@ def hydra_job() -> HydraJob | None:
 
 
 def _resolve_env(value: Any) -> Any:
-    """Interpolations as they stand: `${now:...}` and paths would make each run another. Variables of the environment
-    are looked up: they may be what was changed. One whose name is a secret's is mask_secrets."""
+    """Resolve the environment variables, which may be what the user varies, and mask secrets. Other interpolations stay
+    unresolved, because `${now:...}` and paths would make every run different."""
     if isinstance(value, dict):
-        return {str(key): _resolve_env(each) for key, each in value.items()}
+        return {str(key): _resolve_env(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_resolve_env(each) for each in value]
+        return [_resolve_env(item) for item in value]
     return _ENV_INTERPOLATION.sub(_env_value, value) if isinstance(value, str) else value
 
 
-def _env_value(found: re.Match[str]) -> str:
-    name = found["name"].strip()
+def _env_value(match: re.Match[str]) -> str:
+    name = match["name"].strip()
     if is_secret(name):
         return MASK
-    return os.environ.get(name, found[0] if found["default"] is None else found["default"].strip())
+    return os.environ.get(name, match[0] if match["default"] is None else match["default"].strip())
 
 
 def _without_ignored_keys(key: str, value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if key == "trainer" or str(value.get("_target_", "")).rpartition(".")[2] == "Trainer":
-        return {name: each for name, each in value.items() if name not in _IGNORED_TRAINER_KEYS}
+        return {name: item for name, item in value.items() if name not in _IGNORED_TRAINER_KEYS}
     return {
-        name: _without_ignored_keys(name, each)
-        for name, each in value.items()
-        if not (isinstance(each, dict) and str(each.get("_target_", "")).rpartition(".")[2] == "LapTimer")
+        name: _without_ignored_keys(name, item)
+        for name, item in value.items()
+        if not (isinstance(item, dict) and str(item.get("_target_", "")).rpartition(".")[2] == "LapTimer")
     }
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """A value as JSON has it. What it has no word for becomes a text that differs where the value does: no address of
-    memory is in it."""
+    """A value as JSON types. Other objects become a string that is the same for equal values in every process: it
+    contains no memory address."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if depth > _MAX_DEPTH:
         return type(value).__name__
     if isinstance(value, Enum):
         return f"{type(value).__name__}.{value.name}"
-    if isinstance(value, bool | int | float | str):  # of subclasses, numpy's float among them
-        return next(kind(value) for kind in (bool, int, float, str) if isinstance(value, kind))
+    if isinstance(value, bool | int | float | str):  # subclasses, such as numpy.float64
+        return next(cls(value) for cls in (bool, int, float, str) if isinstance(value, cls))
     if type(value).__module__.startswith("omegaconf."):
         from omegaconf import OmegaConf
 
         return plain(OmegaConf.to_container(value), depth + 1)
     if isinstance(value, Mapping):
-        return {str(key): plain(each, depth + 1) for key, each in value.items()}
+        return {str(key): plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return (
             _digest(repr(value), f"{len(value)} values")
             if len(value) > _MAX_ITEMS
-            else [plain(each, depth + 1) for each in value]
+            else [plain(item, depth + 1) for item in value]
         )
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, set | frozenset):
-        return sorted((plain(each, depth + 1) for each in value), key=repr)
+        return sorted((plain(item, depth + 1) for item in value), key=repr)
     if isinstance(value, functools.partial):
         return {"_target_": plain(value.func), "args": plain(value.args, depth + 1), **plain(value.keywords, depth + 1)}
     if callable(getattr(value, "numpy", None)) or callable(getattr(value, "tobytes", None)):
@@ -151,7 +151,7 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def _array_to_plain(value: Any) -> Any:
-    """A number of numpy's or torch's, or what tells an array from others."""
+    """A NumPy or torch scalar as a number; an array as its shape and digest."""
     array = value.detach().cpu().double().numpy() if hasattr(value, "detach") else value
     if getattr(array, "ndim", 0) == 0:
         return plain(array.item())
@@ -164,33 +164,33 @@ def _digest(content: str | bytes, name: str) -> str:
 
 
 def structure_of(module: Any) -> str:
-    """What tells a network from others by its layers and their sizes."""
+    """A digest of a network's layers and their sizes."""
     return _digest(repr(module), type(module).__name__)
 
 
 def optimizer_settings(optimizer: Any) -> dict[str, Any]:
-    """An optimizer's class, the settings that it was made with, and those of groups of parameters that differ."""
+    """An optimizer's class and defaults, and the settings of parameter groups that differ from them."""
     defaults = dict(getattr(optimizer, "defaults", {}))
     settings: dict[str, Any] = {"_target_": type(optimizer).__name__, **plain(defaults)}
     for number, group in enumerate(getattr(optimizer, "param_groups", [])):
-        own = {name: value for name, value in group.items() if name not in ("params", "initial_lr", "lr")}
-        own["lr"] = group.get("initial_lr", group.get("lr"))  # before any schedule
-        differing = {name: plain(value) for name, value in own.items() if value is not defaults.get(name)}
+        settings_of_group = {name: value for name, value in group.items() if name not in ("params", "initial_lr", "lr")}
+        settings_of_group["lr"] = group.get("initial_lr", group.get("lr"))  # before any scheduler changed it
+        differing = {name: plain(value) for name, value in settings_of_group.items() if value is not defaults.get(name)}
         if differing := {name: value for name, value in differing.items() if value != plain(defaults.get(name))}:
             settings[f"group_{number}"] = differing
     return settings
 
 
 def deep_merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Two nested mappings in one; of one key the second's value stands."""
-    both = dict(first)
+    """Merge two nested mappings; for a key in both, the second value wins."""
+    result = dict(first)
     for key, value in second.items():
-        here = both.get(key)
-        both[key] = deep_merge(here, value) if isinstance(here, dict) and isinstance(value, Mapping) else value
-    return both
+        old = result.get(key)
+        result[key] = deep_merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return result
 
 
 def mask_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Without secrets."""
+    """A copy of a configuration with its secrets masked."""
     content: dict[str, Any] = mask(dict(config))
     return content

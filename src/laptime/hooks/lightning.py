@@ -36,26 +36,27 @@ from laptime.record.schema import RunError
 class LapTimer(LightningCallback):
     """Times the laps of a Trainer's training, and writes a run directory that `python -m laptime.analysis` compares.
 
-    A lap runs from asking for the first batch to the device-synchronized end of the last optimizer step. Validation,
-    sanity checks and checkpoints are not in it, wherever in the epoch they come. The work of other callbacks and of the
-    loggers between two batches is in it. LapTimer changes nothing in the training, and an error in it never fails the
-    training.
+    A lap runs from requesting the first batch to the device-synchronized end of the last optimizer step. Validation,
+    sanity checks and checkpoints are excluded, even in the middle of an epoch. The work of other callbacks and of the
+    loggers between two batches is included. LapTimer changes nothing in the training, and an error in it never fails
+    the training.
 
     Args:
-        every: batches of a lap, for endless data and trainings that count steps; None: a lap is an epoch.
-        warmup_laps: number of first laps that don't count; the phases of a step are measured in them.
-        samples, tokens: from a batch to how many it holds, where that can't be seen from its tensors.
-        config: what tells this run from others; None: what Hydra composed, else the hyperparameters of module and
-            data module, and the settings of optimizer, data and Trainer.
-        seed: of the run; None: that of Hydra's configuration, else that of `seed_everything`.
-        name, dataset: of the model and the data, as reports show them; None: the names of their classes.
+        every: batches per lap, for endless data and for trainings that count steps; None: a lap is an epoch.
+        warmup_laps: number of first laps that are left out of all figures; the phases of a step are measured in them.
+        samples, tokens: functions from a batch to its number of samples or tokens; needed if its tensors don't show it.
+        config: settings that distinguish this run from others; None: what Hydra composed, else the hyperparameters of
+            module and data module, and the settings of optimizer, data and Trainer.
+        seed: of the run; None: `seed` of Hydra's configuration, else that of `seed_everything`.
+        name, dataset: names of model and data in reports; None: their class names.
         dir: where to write; None: the output directory of Hydra's job, or laptime_runs/DATE/TIME.
-        breakdown: take some steps of the warm-up lap apart.
-        flops: of a batch on one rank, forward and backward; True: count them in a step of the warm-up lap.
-        peak: measure this machine's fastest matrix product when the training is over.
+        breakdown: time the phases of some steps in the warm-up lap.
+        flops: floating-point operations of a batch on one rank, forward and backward; True: count them in a step of
+            the warm-up lap.
+        peak: measure this machine's fastest matrix product after the training.
 
     Raises:
-        ValueError: every or warmup_laps is too small.
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -76,12 +77,12 @@ class LapTimer(LightningCallback):
     ) -> None:
         super().__init__()
         if not callback_classes():
-            import pytorch_lightning.callbacks  # noqa: F401 - of neither package, it could be no callback
+            import pytorch_lightning.callbacks  # noqa: F401 - a Callback class must be loaded
         self.settings = Settings(
             every=every, warmup_laps=warmup_laps, samples=samples, tokens=tokens, config=config, seed=seed, name=name,
             dataset=dataset, dir=None if dir is None else os.fspath(dir), breakdown=breakdown, flops=flops, peak=peak,
         )  # fmt: skip
-        self._job = hydra_job()  # in a spawned process, Hydra knows of none
+        self._job = hydra_job()  # HydraConfig is not initialized in a spawned process
         self.guard = Guard()
         self.run: TimedRun | None = None
         self._trainer: Any = None
@@ -100,26 +101,26 @@ class LapTimer(LightningCallback):
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """What is done within is no training: the clock of the lap stands still."""
+        """Exclude the code in this context from the lap, such as an evaluation: the clock is paused."""
         self._on_pause_start()
         try:
             yield
         finally:
             self._on_pause_end()
 
-    # The training as a whole.
+    # Start and end of the training.
 
     @guarded
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        if self._trainer is not None:  # a training within the training
+        if self._trainer is not None:  # a nested training
             return
-        timers = [each for each in trainer.callbacks if isinstance(each, LapTimer)]
+        timers = [callback for callback in trainer.callbacks if isinstance(callback, LapTimer)]
         if timers[:1] != [self]:
-            self.guard.give_up("a Trainer needs one LapTimer, and has several: the first one times. Remove the others")
+            self.guard.give_up("the Trainer has several LapTimers, and only the first one is used. Remove the others")
         elif self._has_ended:
             self.guard.give_up(
-                "this LapTimer has timed a training, and the Trainer is used again: that isn't timed. Make a new "
-                "Trainer with a new LapTimer"
+                "this LapTimer has already timed a training, so this one isn't timed. Create a new Trainer with a new "
+                "LapTimer for each training"
             )
 
     @guarded
@@ -127,7 +128,7 @@ class LapTimer(LightningCallback):
         if self._trainer is not None:
             return
         if isinstance(trainer.train_dataloader, TimedLoader):
-            self.guard.give_up("Laptime's own training is timed already. Remove the LapTimer")
+            self.guard.give_up("Laptime's own training is already timed. Remove the LapTimer")
             return
         device = describe_torch(trainer.strategy.root_device)
         rank = Rank(
@@ -149,9 +150,9 @@ class LapTimer(LightningCallback):
         self._progress = loop.batch_progress
         if self.settings.every is not None:
             run.first_lap = (loop.total_batch_idx + 1) // self.settings.every
-        # Of a checkpoint at an epoch's end, all of its batches are done.
-        is_within = 0 < loop.batch_progress.current.ready < trainer.num_training_batches
-        self._resumes_mid_epoch = self.settings.every is None and is_within
+        # In a checkpoint from the end of an epoch, all batches are done.
+        is_mid_epoch = 0 < loop.batch_progress.current.ready < trainer.num_training_batches
+        self._resumes_mid_epoch = self.settings.every is None and is_mid_epoch
         self._listener = ProfilerListener(trainer.profiler, self)
         self._watch_validation(loop.val_loop)
 
@@ -160,32 +161,31 @@ class LapTimer(LightningCallback):
             return
         if self.settings.every is None and math.isinf(trainer.num_training_batches):
             log.warning(
-                "laptime: the length of the DataLoader isn't known, so an epoch may never end. Pass every=, the "
-                "batches of a lap, to LapTimer."
+                "laptime: the DataLoader has no length, so an epoch may never end. Pass every=, the number of batches "
+                "per lap, to LapTimer."
             )
         run.warn_if_every_is_too_large()
         if run.training.num_loaders > 1 and self.settings.samples is None:
             log.warning(
-                "laptime: %d DataLoaders: the samples of a batch are those of all of them, added up. "
-                "Pass samples= to count otherwise.",
+                "laptime: the samples of the %d DataLoaders are added up. Pass samples= to count differently.",
                 run.training.num_loaders,
             )
 
-    def _enable_phases(self, wants: bool) -> None:
+    def _enable_phases(self, enabled: bool) -> None:
         if self._listener is not None:
-            self._listener.listen_to_phases(wants)
+            self._listener.listen_to_phases(enabled)
 
     def _watch_validation(self, loop: Any) -> None:
-        """The clock stands still while it runs; its first hook comes when it has begun its work long since."""
+        """Pause the clock during validation. Lightning works before it calls the first validation hook."""
         run = loop.run
         self._original_run = vars(loop).get("run")
 
-        def apart(*args: Any, **kwargs: Any) -> Any:
+        def run_paused(*args: Any, **kwargs: Any) -> Any:
             self._has_validated = True
             with self.apart():
                 return run(*args, **kwargs)
 
-        loop.run = apart
+        loop.run = run_paused
         self._watched_loop = loop
 
     @guarded
@@ -193,33 +193,33 @@ class LapTimer(LightningCallback):
         if self.run is None or trainer is not self._trainer:
             return
         self._write_lap()
-        self.run.measure_peak(sum(bytes_moved(each) for each in trainer.optimizers))
+        self.run.measure_peak(sum(bytes_moved(optimizer) for optimizer in trainer.optimizers))
         self.run.note_memory()
         self.run.end("completed", reason=stop_reason_of(trainer))
-        self._leave()
+        self._detach()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if trainer is not self._trainer:
             return
         if self.run is not None and not self.guard.is_off:
             self.guard.attempt("run.json", lambda: self._fail(trainer, exception))
-        self._leave()
+        self._detach()
 
     def _fail(self, trainer: Any, exception: BaseException) -> None:
         if self.run is not None:
             is_interrupt = isinstance(exception, KeyboardInterrupt) or "SIGTERM" in type(exception).__name__
             error = RunError(
-                type=type(exception).__name__, message=_message(exception), epoch=trainer.current_epoch,
+                type=type(exception).__name__, message=_safe_str(exception), epoch=trainer.current_epoch,
                 step=trainer.fit_loop.epoch_loop.batch_idx,
             )  # fmt: skip
             self.run.end("interrupted" if is_interrupt else "failed", error)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage == "fit" and trainer is self._trainer:
-            self._leave()
+            self._detach()
 
-    def _leave(self) -> None:
-        """Leave the Trainer as it was."""
+    def _detach(self) -> None:
+        """Restore the Trainer."""
         self._has_ended = self._has_ended or self.run is not None
         if self._listener is not None:
             self._listener.close()
@@ -233,19 +233,19 @@ class LapTimer(LightningCallback):
         if self.run is not None:
             self.run.note_test(*test_scores_of(trainer), num_test_of(trainer))
 
-    # Laps: heard from the Trainer's profiler.
+    # Laps: events of the profiler listener, and hooks.
 
     @guarded
     def _on_epoch_start(self) -> None:
         run = self.run
         assert run is not None
         if not run.clock.is_running:
-            self._write_lap()  # of batches that ended with the epoch before
-            # Of stochastic weight averaging's last epoch, which is for BatchNorm and has no backward pass.
+            self._write_lap()  # a lap of batches that ended with the previous epoch
+            # The last epoch of stochastic weight averaging updates BatchNorm and has no backward pass.
             has_no_steps = getattr(self._trainer.fit_loop, "_skip_backward", False)
             run.start_lap(is_partial=self._resumes_mid_epoch or has_no_steps)
             self._resumes_mid_epoch = False
-        else:  # a lap of batches goes on
+        else:  # a lap of batches continues
             run.resume()
 
     @guarded
@@ -271,7 +271,7 @@ class LapTimer(LightningCallback):
         self._saw_batch_trained = True
         if run.lap_is_full or (is_last and self.settings.every is None):
             run.close_lap()
-        elif is_last:  # the lap goes on in the next epoch
+        elif is_last:  # the lap continues in the next epoch
             run.pause()
 
     @guarded
@@ -284,7 +284,7 @@ class LapTimer(LightningCallback):
         run = self.run
         if run is None or trainer is not self._trainer:
             return
-        if not self._saw_batch_trained:  # a profiler of the user's that doesn't tell, or a batch that nobody trained on
+        if not self._saw_batch_trained:  # the user's profiler skips this event, or the batch was skipped
             self._on_batch_trained()
         self._saw_batch_trained = False
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
@@ -292,7 +292,7 @@ class LapTimer(LightningCallback):
             loss = None
         else:
             loss = loss.detach() if loss.requires_grad else loss
-            if (per_step := trainer.accumulate_grad_batches) != 1:  # by which Lightning has divided it
+            if (per_step := trainer.accumulate_grad_batches) != 1:  # Lightning has divided the loss by it
                 loss = loss * per_step
         if batch is not None:
             run.batch_ends(batch, loss)
@@ -307,14 +307,14 @@ class LapTimer(LightningCallback):
         if run.clock.is_running:
             run.drop_lap()
             log.warning(
-                "laptime: epoch %d ended before its last batch and isn't counted. Pass every= to LapTimer: the batches "
-                "of a lap.",
+                "laptime: epoch %d ended before its last batch and isn't counted. Pass every=, the number of batches "
+                "per lap, to LapTimer.",
                 trainer.current_epoch + 1,
             )
         self._write_lap()
 
     def _write_lap(self) -> None:
-        """Write the lap that has ended, and tell the Trainer's loggers; nobody is timed now."""
+        """Write the lap that has ended, and log it with the Trainer's loggers. Called while no lap is timed."""
         trainer, run = self._trainer, self.run
         assert run is not None
         written = run.write_lap(scores_of(trainer, self._has_validated))
@@ -348,12 +348,12 @@ class LapTimer(LightningCallback):
 def _log_lap(trainer: Any, scalars: Mapping[str, float]) -> None:
     for logger in trainer.loggers:
         metrics = {**scalars, "epoch": trainer.current_epoch}
-        logger.log_metrics(metrics, step=max(0, trainer.global_step - 1))  # as Lightning numbers its own
-        logger.save()  # what is only kept in memory would be lost with this process
+        logger.log_metrics(metrics, step=max(0, trainer.global_step - 1))  # the step that Lightning's own metrics have
+        logger.save()  # metrics that are only in memory are lost if the process dies
 
 
-def _message(exception: BaseException) -> str:
+def _safe_str(exception: BaseException) -> str:
     try:
         return str(exception)
-    except Exception:  # its own words fail
+    except Exception:  # its __str__ raised
         return ""

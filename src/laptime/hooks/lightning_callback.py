@@ -1,7 +1,8 @@
-"""A callback that both packages of Lightning take for their own: `lightning` and `pytorch_lightning`.
+"""A callback base class that works with both Lightning packages: `lightning` and `pytorch_lightning`.
 
-Each has a Callback class, and its Trainer wants one of them. A subclass of one could not be given to the other's, and
-importing both takes seconds. So this class has all hooks itself, and says that it is of whichever class is loaded.
+Each package has its own Callback class and checks for it. A subclass of one would not work with the Trainer of the
+other, and importing both takes seconds. So this class defines all hooks itself, and `isinstance` reports it as a
+Callback of every package that is loaded.
 """
 
 import itertools
@@ -20,20 +21,20 @@ _HOOKS = (
     "on_after_backward", "on_before_optimizer_step", "on_before_zero_grad", "load_state_dict",
 )  # fmt: skip
 _numbers = itertools.count(1)
-_made: dict[tuple[type, ...], type] = {}
+_subclasses: dict[tuple[type, ...], type] = {}
 
 
 def callback_classes() -> tuple[type, ...]:
-    """The Callback classes of the packages that are loaded."""
+    """The Callback classes of the loaded packages."""
     return tuple(sys.modules[name].Callback for name in _PACKAGES if hasattr(sys.modules.get(name), "Callback"))
 
 
 def _ignore(self: Any, *args: Any, **kwargs: Any) -> None:
-    """Nothing is to be done here."""
+    """A hook without a function."""
 
 
 class LightningCallback:
-    """Has every hook of a Lightning callback; subclasses define those that they need."""
+    """Defines every hook of a Lightning callback as a no-op; subclasses override those that they need."""
 
     def __init__(self) -> None:
         number = next(_numbers)
@@ -41,52 +42,52 @@ class LightningCallback:
 
     @property
     def state_key(self) -> str:
-        """By which Lightning tells callbacks apart."""
+        """The key that Lightning uses for this callback; unique per instance."""
         return self._state_key
 
     @property
     def __class__(self) -> type:
-        """What `isinstance` asks for when the type itself is none of Lightning's."""
+        """`isinstance` falls back to this, because the type itself is no subclass of Lightning's Callback."""
         return with_loaded_bases(type(self))
 
     @__class__.setter
     def __class__(self, value: type) -> None:
-        raise TypeError("can't be changed")
+        raise TypeError("__class__ can't be changed")
 
     @property
     def _legacy_state_key(self) -> type:
-        """Asked for where a checkpoint with the state of other callbacks is loaded."""
+        """Lightning reads it when it loads a checkpoint that holds the state of other callbacks."""
         return type(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing of it belongs into a checkpoint."""
+        """Empty: checkpoints hold nothing of the timer."""
         return {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remade, (_importable(type(self)), self.__dict__)
+        return _rebuild, (_importable(type(self)), self.__dict__)
 
 
-def with_loaded_bases(kind: type) -> type:
-    """A class as a real subclass of the Callback classes that are loaded, for whoever asks `issubclass`."""
-    bases = [each for each in callback_classes() if not issubclass(kind, each)]
+def with_loaded_bases(cls: type) -> type:
+    """A subclass of `cls` and of the Callback classes that are loaded, so that `issubclass` works too."""
+    bases = [base for base in callback_classes() if not issubclass(cls, base)]
     if not bases:
-        return kind
-    key = (kind, *bases)
-    if key not in _made:
-        _made[key] = type(kind.__name__, (kind, *bases), {"__module__": kind.__module__, "__doc__": kind.__doc__})
-    return _made[key]
+        return cls
+    key = (cls, *bases)
+    if key not in _subclasses:
+        _subclasses[key] = type(cls.__name__, (cls, *bases), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+    return _subclasses[key]
 
 
-def _importable(kind: type) -> type:
-    """The class that stands in a module, of one that was made for a loaded package."""
-    return next(made[0] for made in [*_made, (kind,)] if _made.get(made, kind) is kind)
+def _importable(cls: type) -> type:
+    """The class that pickle can import: of a class made by `with_loaded_bases`, its first base."""
+    return next(key[0] for key in [*_subclasses, (cls,)] if _subclasses.get(key, cls) is cls)
 
 
-def _remade(kind: type, attributes: dict[str, Any]) -> Any:
-    """A copy, in the process that Lightning has spawned."""
-    made: Any = object.__new__(kind)
-    made.__dict__.update(attributes)
-    return made
+def _rebuild(cls: type, attributes: dict[str, Any]) -> Any:
+    """Unpickle a callback, e.g. in a process that Lightning has spawned."""
+    callback: Any = object.__new__(cls)
+    callback.__dict__.update(attributes)
+    return callback
 
 
 for _hook in _HOOKS:

@@ -1,4 +1,4 @@
-"""What a Trainer of Lightning's knows of its training, in Laptime's words."""
+"""What a Lightning Trainer knows about its training, as Laptime records it."""
 
 import math
 import os
@@ -13,19 +13,19 @@ from laptime.hooks.settings import Settings, Training, config_of, length_of
 from laptime.hooks.warmup import is_compiled
 from laptime.lap.recorder import Scores
 
-# What people call these figures when they log them; the first that is there counts.
+# Common names of logged metrics; the first one that exists is used.
 _VAL_LOSS = ("val_loss", "val/loss", "valid_loss", "valid/loss", "validation_loss", "validation/loss")
 _VAL_ACCURACY = ("val_accuracy", "val/accuracy", "val_acc", "val/acc", "valid_acc", "valid/acc", "validation/accuracy")
 _TRAIN_ACCURACY = ("train_accuracy", "train/accuracy", "train_acc", "train/acc", "train_acc_epoch", "train/acc_epoch")
 _TEST_LOSS = ("test_loss", "test/loss")
 _TEST_ACCURACY = ("test_accuracy", "test/accuracy", "test_acc", "test/acc")
-# Callbacks that are no part of the training, and what of a scheduler's state only counts.
+# Callbacks that don't affect the training, and counters in a scheduler's state.
 _DISPLAY_CALLBACKS = (
     "LapTimer", "ModelCheckpoint", "TQDMProgressBar", "RichProgressBar", "ModelSummary", "RichModelSummary",
     "OnExceptionCheckpoint",
 )  # fmt: skip
 _STATE_COUNTERS = ("last_epoch", "num_bad_epochs", "best", "cooldown_counter")
-# What each figure of a lap is called in the loggers.
+# The figures of a lap by their tag in the loggers.
 TAGS = {
     "time/lap_s": "epoch_time_s",
     "time/apart_s": "apart_s",
@@ -43,7 +43,7 @@ def training_of(trainer: Any, module: Any, settings: Settings, job: HydraJob | N
     """What is known when the training starts.
 
     Args:
-        job: of Hydra's, that the training is.
+        job: the Hydra job that runs the training; None: there is none.
     """
     per_step = _batches_per_step(trainer, module)
     loaders = trainer.fit_loop._combined_loader
@@ -64,32 +64,32 @@ def training_of(trainer: Any, module: Any, settings: Settings, job: HydraJob | N
         strategy_settings=_strategy_settings(trainer),
         config=config_of(settings, job, lambda: _detected_config(trainer, module, flattened)),
         seed=_seed(settings, job is not None and "seed" in (job.config or {}), job.seed if job is not None else None),
-        classes=("__main__.script", _class_of(module)),
+        classes=("__main__.script", _class_path(module)),
         num_loaders=max(1, len(flattened)),
         is_compiled=is_compiled(module),
         is_profiled=type(trainer.profiler).__name__ != "PassThroughProfiler",
-        has_workers=any(getattr(each, "num_workers", 0) for each in flattened),
+        has_workers=any(getattr(loader, "num_workers", 0) for loader in flattened),
     )
 
 
 def _detected_config(trainer: Any, module: Any, loaders: list[Any]) -> dict[str, Any]:
-    """Hyperparameters, and settings that can be seen: of optimizers, data and Trainer."""
+    """Hyperparameters, and the settings of optimizers, data and Trainer."""
     data = trainer.datamodule
     return {
-        "model": {"_target_": _class_of(module), "structure": structure_of(module), **plain(dict(module.hparams))},
+        "model": {"_target_": _class_path(module), "structure": structure_of(module), **plain(dict(module.hparams))},
         "dataset": {
-            "_target_": _class_of(data) if data is not None else "",
-            "loaders": [_loader_settings(each) for each in loaders],
+            "_target_": _class_path(data) if data is not None else "",
+            "loaders": [_loader_settings(loader) for loader in loaders],
             **({} if data is None else plain(dict(data.hparams))),
         },
-        "optimizer": {str(number): optimizer_settings(each) for number, each in enumerate(trainer.optimizers)},
+        "optimizer": {str(i): optimizer_settings(optimizer) for i, optimizer in enumerate(trainer.optimizers)},
         "scheduler": [
             {
-                "_target_": type(each.scheduler).__name__,
-                "interval": each.interval,
-                **_scheduler_settings(each.scheduler),
+                "_target_": type(config.scheduler).__name__,
+                "interval": config.interval,
+                **_scheduler_settings(config.scheduler),
             }
-            for each in trainer.lr_scheduler_configs
+            for config in trainer.lr_scheduler_configs
         ],
         "trainer": {
             "max_epochs": trainer.max_epochs,
@@ -98,25 +98,27 @@ def _detected_config(trainer: Any, module: Any, loaders: list[Any]) -> dict[str,
             "gradient_clip_val": trainer.gradient_clip_val,
             "gradient_clip_algorithm": plain(trainer.gradient_clip_algorithm),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "callbacks": sorted(
-                type(each).__name__ for each in trainer.callbacks if type(each).__name__ not in _DISPLAY_CALLBACKS
-            ),
+            "callbacks": sorted(name for name in map(_class_name, trainer.callbacks) if name not in _DISPLAY_CALLBACKS),
             "limit_train_batches": trainer.limit_train_batches,
         },
     }
 
 
-def _class_of(made: Any) -> str:
-    """Its class by its full name; of a spawned process, the script is the script."""
-    return f"{type(made).__module__.replace('__mp_main__', '__main__')}.{type(made).__qualname__}"
+def _class_name(instance: Any) -> str:
+    return type(instance).__name__
+
+
+def _class_path(instance: Any) -> str:
+    """The full name of its class; the script of a spawned process is named as in the parent process."""
+    return f"{type(instance).__module__.replace('__mp_main__', '__main__')}.{type(instance).__qualname__}"
 
 
 def _loader_settings(loader: Any) -> dict[str, Any]:
-    """What can change the batches of a DataLoader, or how fast they come."""
+    """The settings of a DataLoader that can change its batches or its speed."""
     dataset = getattr(loader, "dataset", None)
     names = ("batch_size", "drop_last", "num_workers", "persistent_workers", "prefetch_factor", "pin_memory")
     return {
-        "dataset": _class_of(dataset),
+        "dataset": _class_path(dataset),
         "num_train": length_of(dataset),
         "sampler": type(getattr(loader, "sampler", None)).__name__,
         **{name: plain(getattr(loader, name, None)) for name in names},
@@ -124,7 +126,7 @@ def _loader_settings(loader: Any) -> dict[str, Any]:
 
 
 def _scheduler_settings(scheduler: Any) -> dict[str, Any]:
-    """What a scheduler was made with; its counters are no setting."""
+    """The arguments of a scheduler, without the counters of its state."""
     state = plain(scheduler.state_dict())
     settings = {
         name: value for name, value in state.items() if not name.startswith("_") and name not in _STATE_COUNTERS
@@ -133,7 +135,7 @@ def _scheduler_settings(scheduler: Any) -> dict[str, Any]:
 
 
 def _strategy_settings(trainer: Any) -> dict[str, Any]:
-    """Of several ranks."""
+    """The settings of DDP and synchronized BatchNorm; empty for one rank."""
     if trainer.world_size == 1:
         return {}
     settings = plain(getattr(trainer.strategy, "_ddp_kwargs", {}))
@@ -141,7 +143,7 @@ def _strategy_settings(trainer: Any) -> dict[str, Any]:
 
 
 def _num_parameters(module: Any) -> int | None:
-    """None: some of them have no size before the first batch."""
+    """Number of parameters; None: some are lazy and have no size before the first batch."""
     try:
         return int(sum(parameter.numel() for parameter in module.parameters()))
     except (ValueError, RuntimeError):
@@ -149,13 +151,13 @@ def _num_parameters(module: Any) -> int | None:
 
 
 def _batches_per_step(trainer: Any, module: Any) -> int | None:
-    """None: the module takes its steps itself, or a schedule changes the number."""
-    is_scheduled = any(type(each).__name__ == "GradientAccumulationScheduler" for each in trainer.callbacks)
+    """Batches per optimizer step; None: manual optimization, or a schedule changes the number."""
+    is_scheduled = "GradientAccumulationScheduler" in map(_class_name, trainer.callbacks)
     return trainer.accumulate_grad_batches if module.automatic_optimization and not is_scheduled else None
 
 
 def _num_batches(trainer: Any, per_step: int | None) -> int | None:
-    """That are left to train on this rank; None: not known."""
+    """Remaining batches of this rank; None: unknown."""
     per_epoch, limits = trainer.num_training_batches, []
     if (trainer.max_epochs or -1) > 0 and not math.isinf(per_epoch):
         limits.append((trainer.max_epochs - trainer.current_epoch) * int(per_epoch))
@@ -164,47 +166,47 @@ def _num_batches(trainer: Any, per_step: int | None) -> int | None:
     return max(0, min(limits)) if limits else None
 
 
-def _seed(settings: Settings, hydra_knows: bool, hydra_seed: int | None) -> int | None:
-    """What was given, else Hydra's, else that of `seed_everything`. Where Hydra's configuration has a seed and it is
-    null, the variable may be an earlier job's."""
-    if settings.seed is not None or hydra_knows:
+def _seed(settings: Settings, hydra_has_seed: bool, hydra_seed: int | None) -> int | None:
+    """The user's seed=, else Hydra's, else that of `seed_everything`. If Hydra's configuration has `seed: null`, the
+    environment variable is ignored, because an earlier job may have set it."""
+    if settings.seed is not None or hydra_has_seed:
         return settings.seed if settings.seed is not None else hydra_seed
     text = os.environ.get("PL_GLOBAL_SEED", "")
     return int(text) if text.isdecimal() else None
 
 
 def scores_of(trainer: Any, has_validated: bool = True) -> Scores:
-    """What the module has logged, by the names that people give it.
+    """The metrics that the module has logged under one of the common names.
 
     Args:
-        has_validated: whether there was a validation since the lap before; otherwise its figures are old.
+        has_validated: whether there was a validation since the last lap; otherwise its metrics are outdated.
     """
     values = _values(trainer)
     optimizers = trainer.optimizers
     return Scores(
-        train_accuracy=_share(_first(values, _TRAIN_ACCURACY)),
+        train_accuracy=_as_fraction(_first(values, _TRAIN_ACCURACY)),
         val_loss=_first(values, _VAL_LOSS) if has_validated else None,
-        val_accuracy=_share(_first(values, _VAL_ACCURACY)) if has_validated else None,
+        val_accuracy=_as_fraction(_first(values, _VAL_ACCURACY)) if has_validated else None,
         lr=float(optimizers[0].param_groups[0]["lr"]) if optimizers else None,
     )
 
 
 def test_scores_of(trainer: Any) -> tuple[float | None, float | None]:
-    """Loss and accuracy of a test."""
+    """Loss and accuracy of `trainer.test`."""
     values = _values(trainer)
-    return _first(values, _TEST_LOSS), _share(_first(values, _TEST_ACCURACY))
+    return _first(values, _TEST_LOSS), _as_fraction(_first(values, _TEST_ACCURACY))
 
 
-def _share(accuracy: float | None) -> float | None:
-    """Of 1; some log percent."""
+def _as_fraction(accuracy: float | None) -> float | None:
+    """An accuracy from 0 to 1; some people log percent."""
     return accuracy / 100 if accuracy is not None and 1 < accuracy <= 100 else accuracy
 
 
 def num_test_of(trainer: Any) -> int:
-    """Samples of the test; 0: not known."""
+    """Samples of the test set; 0: unknown."""
     loaders = trainer.test_dataloaders
     loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
-    return sum(length_of(getattr(each, "dataset", None)) or 0 for each in loaders)
+    return sum(length_of(getattr(loader, "dataset", None)) or 0 for loader in loaders)
 
 
 def _values(trainer: Any) -> dict[str, float]:
@@ -221,6 +223,6 @@ def stop_reason_of(trainer: Any) -> str:
     if not trainer.should_stop or trainer.fit_loop.done is False:
         return "epochs"
     is_early = trainer.current_epoch < (trainer.max_epochs or 0) or 0 <= trainer.global_step < trainer.max_steps
-    if any(type(each).__name__ == "EarlyStopping" and each.stopped_epoch for each in trainer.callbacks):
+    if any(_class_name(callback) == "EarlyStopping" and callback.stopped_epoch for callback in trainer.callbacks):
         return "early_stopping"
     return "callback" if is_early else "epochs"

@@ -1,4 +1,4 @@
-"""Laps of a plain loop: `for batch in laptime.laps(loader)`, or `timer.step(...)` where there is no loader."""
+"""Laps of a plain loop: `for batch in laptime.laps(loader)`, or `timer.step(...)` without a loader."""
 
 import atexit
 import inspect
@@ -30,11 +30,11 @@ _SCORES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
 _TEST_SCORES = ("test_loss", "test_accuracy")
 
 
-def with_signature_of(made: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A function that hands its arguments on: help and completion show those that it takes."""
+def with_signature_of(target: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate a function that passes its arguments on: help and completion show the signature of `target`."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        function.__signature__ = inspect.signature(made)  # type: ignore[attr-defined]
+        function.__signature__ = inspect.signature(target)  # type: ignore[attr-defined]
         return function
 
     return decorate
@@ -43,25 +43,25 @@ def with_signature_of(made: Callable[..., Any]) -> Callable[[Callable[..., Any]]
 class Laps:
     """Times the laps of a plain training loop, and writes a run directory that `python -m laptime.analysis` compares.
 
-    With a loader, iterate over it: a lap is a pass, or `every` batches. Without one, call `step` after each optimizer
-    step. A lap runs from asking for the first batch to the end of the last batch's body, the device synchronized. What
-    is done in `apart()` is not in it. Use it as a context manager, or call `close` at the end: at the latest it closes
-    when the process ends.
+    With a loader, iterate over it: a lap is a pass, or `every` batches. Without a loader, call `step` after each
+    optimizer step. A lap runs from requesting the first batch to the end of the loop body of the last batch, with the
+    device synchronized. Code in `apart()` is excluded. Use it as a context manager, or call `close` at the end. It
+    closes itself when the process ends.
 
     Args:
-        loader: of training batches; other attributes of it are found here too. None: `step` is called.
-        every: batches, or steps, of a lap.
-        warmup_laps: laps that are trained and not counted.
-        model: what is called in the forward pass: FLOPs by its settings, and phases of a step, need it.
-        optimizer: for the bytes that a step moves; None: not known.
-        batches_per_step: batches of an optimizer step (gradient accumulation).
-        total: batches of the whole training, for the time that is left; None: not known.
-        precision: of the products, in Lightning's words: 32-true, bf16-mixed, bf16-true, 16-mixed.
-        device: that trains: cpu, cuda, mps, xpu; None: the model's, else the accelerator that is there, else the CPU.
+        loader: yields the training batches; its attributes can be used through this object. None: call `step`.
+        every: batches per lap; without a loader, optimizer steps per lap.
+        warmup_laps: number of first laps that are left out of all figures.
+        model: the module that the loop calls; needed for the phases of a step and the number of parameters.
+        optimizer: for the bytes that a step moves; None: unknown.
+        batches_per_step: batches per optimizer step (gradient accumulation).
+        total: batches of the whole training, for the remaining time; None: unknown.
+        precision: of matrix products, in Lightning's notation: 32-true, bf16-mixed, bf16-true, 16-mixed.
+        device: that trains: cpu, cuda, mps, xpu; None: the model's, else the available accelerator, else the CPU.
         samples, tokens, config, seed, name, dataset, dir, breakdown, flops, peak: as for LapTimer.
 
     Raises:
-        ValueError: every or warmup_laps is too small; there is neither a loader nor every.
+        ValueError: an argument is out of range, or there is neither a loader nor every.
     """
 
     def __init__(
@@ -88,7 +88,9 @@ class Laps:
         peak: bool = True,
     ) -> None:
         if loader is None and every is None:
-            raise ValueError("Laps without a loader: every is missing. Pass every=, the steps of a lap.")
+            raise ValueError(
+                "every=None: must be set without a loader. Pass every=, the number of optimizer steps per lap."
+            )
         self.settings = Settings(
             every=every, warmup_laps=warmup_laps, samples=samples, tokens=tokens, config=config, seed=seed, name=name,
             dataset=dataset, dir=None if dir is None else os.fspath(dir), breakdown=breakdown and model is not None,
@@ -104,52 +106,54 @@ class Laps:
         self.guard = Guard()
         if breakdown and model is None:
             self.guard.mark_missing(
-                "breakdown", "the phases of a step are heard by hooks on the model. Pass model=", False
+                "breakdown", "the phases of a step are timed with hooks on the model. Pass model=", False
             )
         self.run: TimedRun | None = None
         self._hooks: ModelHooks | None = None
         self._metrics: dict[str, float] = {}
         self._loss: Tensor | None = None
         self._is_closed = False
-        self._error_before = last_error()  # of an earlier cell, in a notebook
+        self._error_before = last_error()  # in a notebook, the error of an earlier cell
         self._pass_was_cut_short = False
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or self.__dict__.get("loader") is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self.loader, name)  # such as `sampler`
+        return getattr(self.loader, name)  # e.g. `sampler`
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
         if self.loader is None:
-            raise TypeError("Laps without a loader can't be iterated over: call step() after each optimizer step.")
+            raise TypeError("Laps without a loader can't be iterated over. Call step() after each optimizer step.")
         self._on_pass_start()
         completed = False
         try:
             for batch in self.loader:
                 self._on_batch_ready()
-                yield batch  # the body of the loop runs meanwhile
+                yield batch  # the loop body runs here
                 self._on_batch_trained(batch)
             completed = True
         finally:
             self._on_pass_end(completed)
 
     def step(self, samples: int | None = None, tokens: int | None = None, loss: Tensor | None = None) -> None:
-        """An optimizer step has been taken; for loops without a loader. The first call starts the clock: what was done
-        before it is not known.
+        """Count an optimizer step, in a loop without a loader. The first call only starts the clock, because the
+        start of its step is unknown.
 
         Args:
-            samples, tokens: of this rank that it was taken on.
-            loss: its mean loss, a scalar.
+            samples, tokens: number in this step, on this rank.
+            loss: mean loss of the step, a scalar.
         """
         self._step(samples, tokens, loss)
 
     @guarded
     def _step(self, samples: int | None, tokens: int | None, loss: Tensor | None) -> None:
         if self._is_closed:
-            self.guard.give_up("these laps are closed, so this step isn't timed. Make new ones")
+            self.guard.give_up(
+                "this step isn't timed, because these Laps are closed. Create new Laps for each training"
+            )
             return
         run = self._started()
         if not run.clock.is_running:
@@ -168,7 +172,7 @@ class Laps:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """What is done within is no training, such as evaluation: the clock of the lap stands still."""
+        """Exclude the code in this context from the lap, such as an evaluation: the clock is paused."""
         self._pause()
         try:
             yield
@@ -176,26 +180,26 @@ class Laps:
             self._resume()
 
     def note(self, **metrics: float | Tensor) -> None:
-        """Tell what was learned: train_loss, train_accuracy, val_loss, val_accuracy, lr of the lap under way, or of the
-        last one until the next begins; test_loss, test_accuracy of the run; loss of the batch under way. What is None
-        isn't noted.
+        """Record metrics. train_loss, train_accuracy, val_loss, val_accuracy and lr belong to the current lap, and
+        between two laps to the last one. test_loss and test_accuracy belong to the run, loss to the current batch. None
+        is ignored.
         """
         for name, value in metrics.items():
-            part = f"note({name}=...)"
+            call = f"note({name}=...)"
             if name == "loss" and isinstance(value, Tensor) and value.numel() == 1:
                 self._loss = value.detach()
             elif name not in ("loss", *_SCORES, *_TEST_SCORES):
-                self.guard.mark_missing(part, f"is none of loss, {', '.join((*_SCORES, *_TEST_SCORES))}")
+                self.guard.mark_missing(call, f"must be one of loss, {', '.join((*_SCORES, *_TEST_SCORES))}")
             elif value is not None:
-                number = self.guard.attempt(part, partial(float, value))
+                number = self.guard.attempt(call, partial(float, value))
                 if number is not None:
                     self._metrics[name] = number
 
     def close(self, error: BaseException | None = None) -> None:
-        """The training is over.
+        """End the run.
 
         Args:
-            error: that ended it; None: it is complete.
+            error: the exception that ended the training; None: it is complete.
         """
         if not self._is_closed:
             self._is_closed = True
@@ -212,13 +216,13 @@ class Laps:
 
     def _at_exit(self) -> None:
         error = last_error()
-        if error is self._error_before or is_interactive():  # of another cell, perhaps
+        if error is self._error_before or is_interactive():  # perhaps of another cell
             error = None
         if error is None and self.settings.every is None and self.run is not None and self.run.clock.is_running:
-            error = SystemExit("the process ended within a pass")
+            error = SystemExit("the process ended during a pass")
         self.close(error)
 
-    # What happens in the loop.
+    # Events of the loop.
 
     def _started(self) -> TimedRun:
         if self.run is None:
@@ -231,7 +235,7 @@ class Laps:
         config = config_of(self.settings, job, dict)
         if not config and self.settings.config is None and rank.is_first:
             log.warning(
-                "laptime: runs of this loop can't be told from each other. Pass config=, the settings of the run."
+                "laptime: runs of this loop can't be distinguished. Pass config=, a dictionary of the run's settings."
             )
         kind = self.device or (next((p.device.type for p in model.parameters()), None) if model is not None else None)
         device = describe("auto", kind or available_accelerator() or "cpu", rank.local_rank)
@@ -240,7 +244,7 @@ class Laps:
         training = Training(
             model=self.settings.name or (type(network).__name__.lower() if network is not None else "loop"),
             dataset=self.settings.dataset or (type(data).__name__.lower() if data is not None else "data"),
-            num_parameters=None if network is None else sum(each.numel() for each in network.parameters()),
+            num_parameters=None if network is None else sum(parameter.numel() for parameter in network.parameters()),
             num_train=length_of(data),
             precision=self.precision,
             batches_per_step=self.batches_per_step,
@@ -269,11 +273,13 @@ class Laps:
     @guarded
     def _on_pass_start(self) -> None:
         if self._is_closed:
-            self.guard.give_up("these laps are closed, so this pass isn't timed. Make new ones")
+            self.guard.give_up(
+                "this pass isn't timed, because these Laps are closed. Create new Laps for each training"
+            )
             return
         run = self._started()
         self._warn_about_break()
-        if run.clock.is_running:  # a lap of batches goes on
+        if run.clock.is_running:  # a lap of batches continues
             run.resume()
         else:
             run.write_lap(self._scores())
@@ -283,7 +289,10 @@ class Laps:
     def _warn_about_break(self) -> None:
         if self._pass_was_cut_short:
             self._pass_was_cut_short = False
-            log.warning("laptime: a pass was left before its end and isn't counted. Pass every=, the batches of a lap.")
+            log.warning(
+                "laptime: a pass ended before its last batch and isn't counted. Pass every=, the number of batches per "
+                "lap."
+            )
 
     def _wait(self, run: TimedRun) -> None:
         if run.is_warmup:
@@ -316,16 +325,16 @@ class Laps:
     def _on_pass_end(self, completed: bool) -> None:
         run = self.run
         assert run is not None
-        if self._is_closed:  # the generator is freed only now
+        if self._is_closed:  # the generator is only freed now
             return
         if self.settings.every is not None:
-            run.pause()  # the lap goes on in the next pass
+            run.pause()  # the lap continues in the next pass
         elif completed:
             run.close_lap()
-            run.end_lap()  # what is found out by a validation after it may still come
+            run.end_lap()  # the user may still note() a validation
         else:
             run.drop_lap()
-            self._pass_was_cut_short = True  # by `break`, or by an error, which nobody can see from here
+            self._pass_was_cut_short = True  # by `break` or by an exception: a generator can't see which
 
     def _end_lap(self, run: TimedRun) -> None:
         run.end_lap()
@@ -366,11 +375,11 @@ class Laps:
 
 @with_signature_of(Laps)
 def laps(loader: Iterable[Any], **settings: Any) -> Laps:
-    """Time a plain loop: iterate over `laptime.laps(loader, ...)` in place of the loader. Make it once, before the
-    first epoch.
+    """Time a plain loop: iterate over `laptime.laps(loader, ...)` instead of the loader. Call it once, before the first
+    epoch.
 
     Args:
-        loader: of training batches.
+        loader: yields the training batches.
         settings: as for Laps.
     """
     return Laps(loader, **settings)

@@ -1,4 +1,4 @@
-"""Phases of a step, heard by hooks on a model and on optimizers, where no Trainer tells them."""
+"""The phases of a step, from hooks on a model and on optimizers, for trainings without a Lightning Trainer."""
 
 import weakref
 from typing import Any
@@ -12,14 +12,14 @@ from laptime.hooks.timed_run import TimedRun
 
 
 class ModelHooks:
-    """Marks where the phases of a step end, while the warm-up's steps are taken apart and no longer.
+    """Marks where the phases of a step end. The hooks exist only during the instrumented steps of the warm-up lap.
 
-    What lies between the end of a forward pass and the next thing that is heard (the optimizer, or the forward pass of
-    the next batch) is the backward pass: the loss and the clipping of gradients are in it.
+    The time from the end of a forward pass to the next hook (the optimizer, or the forward pass of the next batch)
+    counts as the backward pass. It includes the loss and gradient clipping.
 
     Args:
-        model: its own calls are the forward passes; submodules' are within. It isn't kept alive.
-        run: is told.
+        model: its calls are the forward passes; calls of its submodules are inside them. Only a weak reference is kept.
+        run: gets the phases.
     """
 
     def __init__(self, model: nn.Module, run: TimedRun) -> None:
@@ -27,16 +27,16 @@ class ModelHooks:
         self.run = run
         self.guard = run.guard
         self._handles: list[RemovableHandle] = []
-        self._has_loss = False
+        self._is_after_forward = False
         run.warmup.on_begin = self.open
         run.warmup.on_end = self.close
 
     def open(self) -> None:
-        """Hear the model and all optimizers."""
+        """Add the hooks to the model and to all optimizers."""
         model = self._model()
         if model is None:
             return
-        self._has_loss = False
+        self._is_after_forward = False
         self._handles = [
             model.register_forward_pre_hook(self._before_forward),
             model.register_forward_hook(self._after_forward),
@@ -45,25 +45,25 @@ class ModelHooks:
         ]
 
     def close(self) -> None:
-        """Leave no hook behind."""
+        """Remove all hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
     @guarded
     def mark(self, phase: str) -> None:
-        """What was done since the last mark is that phase; after a forward pass it is the backward pass."""
+        """Assign the time since the last mark to a phase; after a forward pass, to the backward pass."""
         phases = self.run.warmup.phases
         if phases is not None and self.run.is_timing:
-            phases.mark("backward" if self._has_loss else phase)
-            self._has_loss = False
+            phases.mark("backward" if self._is_after_forward else phase)
+            self._is_after_forward = False
 
     def _before_forward(self, *_: Any) -> None:
         self.mark("rest")
 
     def _after_forward(self, model: nn.Module, *_: Any) -> None:
         self.mark("forward")
-        self._has_loss = model.training
+        self._is_after_forward = model.training
 
     def _before_optimizer(self, *_: Any) -> None:
         self.mark("rest")

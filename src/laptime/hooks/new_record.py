@@ -1,4 +1,4 @@
-"""How the record of somebody else's training begins: what is known before the first lap."""
+"""The record of a training that Laptime only times, before the first lap."""
 
 import sys
 import time
@@ -23,35 +23,35 @@ from laptime.record.masking import mask_command
 from laptime.record.run_record import RunRecord
 
 CONTENTS = (
-    "from asking for the first batch to the device-synchronized end of the last optimizer step, with the callbacks and "
-    "the logging between its batches; without validation, sanity checks, checkpoints and what the user set apart"
+    "from requesting the first batch to the device-synchronized end of the last optimizer step; includes callbacks and "
+    "logging between the batches, excludes validation, sanity checks, checkpoints and code in apart()"
 )
 
 
 def reserve(settings: Settings, job: HydraJob | None) -> Path:
-    """The directory of the run, made and reserved.
+    """Make and reserve the directory of the run.
 
     Raises:
         UserError: it can't be written.
     """
     if settings.dir is not None:
-        wanted = settings.dir
+        directory = settings.dir
     elif job is not None:
-        wanted = str(job.output_dir)
+        directory = str(job.output_dir)
     else:
-        wanted = f"laptime_runs/{time.strftime('%Y-%m-%d/%H-%M-%S')}"
-    folder = RunDir(wanted, may_move=True, key="dir").path
-    claim(folder)  # so that it can be told when this process is gone
+        directory = f"laptime_runs/{time.strftime('%Y-%m-%d/%H-%M-%S')}"
+    folder = RunDir(directory, may_move=True, key="dir").path
+    claim(folder)  # marks the run as interrupted if this process disappears
     return folder
 
 
 def new_record(
     timer: Timer, settings: Settings, training: Training, device: Device, rank: Rank, run_dir: Path | None
 ) -> RunRecord:
-    """The record of a run that begins.
+    """The record at the start of a run.
 
     Args:
-        run_dir: None: it can't be written.
+        run_dir: None: no directory can be written.
     """
     config = mask_secrets(training.config)
     record = RunRecord(
@@ -104,21 +104,21 @@ def new_record(
 
 
 def _hashed(config: Mapping[str, Any], training: Training, device: Device, rank: Rank) -> dict[str, Any]:
-    """All that can change the result or its timing, by full key. What only several ranks have is absent with one, so
-    that one is the baseline of several."""
+    """All settings that can change the result or its timing, by full key. Settings of several ranks are absent for one
+    rank, so that one rank is the baseline of several."""
     strategy: dict[str, Any] = {"world_size": rank.world_size, "threads_per_rank": rank.threads}
     if training.backend is not None:
         settings = "".join(f" {name}={value}" for name, value in sorted(training.strategy_settings.items()))
         strategy["backend"] = f"{training.strategy} {training.backend}{settings}"
-    known: dict[str, Any] = {"device": device.used, "strategy": strategy, "precision": training.precision}
+    detected: dict[str, Any] = {"device": device.used, "strategy": strategy, "precision": training.precision}
     if training.is_compiled:
-        known["compile"] = True
+        detected["compile"] = True
     if (precision := torch.get_float32_matmul_precision()) != "highest":
-        known["matmul_precision"] = precision
-    # The user's own keys of these names stay beside them.
-    own = {key: value for key, value in config.items() if key not in known}
-    clashing = {key: value for key, value in config.items() if key in known}
-    hashed = dict(flat(deep_merge(own | ({"config": clashing} if clashing else {}), known)))
+        detected["matmul_precision"] = precision
+    # Keys of the user that have these names are kept below "config".
+    user_config = {key: value for key, value in config.items() if key not in detected}
+    clashing = {key: value for key, value in config.items() if key in detected}
+    hashed = dict(flat(deep_merge(user_config | ({"config": clashing} if clashing else {}), detected)))
     hashed.setdefault("model._target_", training.model)
     hashed.setdefault("dataset._target_", training.dataset)
     return hashed if training.seed is None else hashed | {"seed": training.seed}

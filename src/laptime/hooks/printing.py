@@ -1,4 +1,4 @@
-"""What a timer prints: a line per lap, and a few at the end."""
+"""What a timer prints: one line per lap, and a summary at the end."""
 
 import contextlib
 import sys
@@ -11,13 +11,13 @@ from laptime.terminal import relative
 from laptime.text import counted, duration
 
 
-def lap_line(lap: Epoch, num_laps: int | None, left_s: float | None, note: str = "") -> str:
-    """A lap for people.
+def lap_line(lap: Epoch, num_laps: int | None, remaining_s: float | None, note: str = "") -> str:
+    """The line of a lap.
 
     Args:
-        num_laps: of the whole training; None: not known.
-        left_s: seconds until its end, about; None: not known.
-        note: why it isn't counted.
+        num_laps: laps of the whole training; None: unknown.
+        remaining_s: estimated seconds until the end of the training; None: not shown.
+        note: why the lap isn't counted.
     """
     parts = [f"lap {lap.epoch + 1}{'' if num_laps is None else f'/{num_laps}'}", f"{lap.epoch_time_s:.2f} s"]
     if lap.samples_per_s is not None:
@@ -27,25 +27,25 @@ def lap_line(lap: Epoch, num_laps: int | None, left_s: float | None, note: str =
     if lap.train_loss is not None:
         parts.append(f"loss {lap.train_loss:.4f}")
     if lap.apart_s is not None and lap.apart_s >= 0.005:
-        parts.append(f"{lap.apart_s:.2f} s apart")
+        parts.append(f"{lap.apart_s:.2f} s excluded")
     if note:
         parts.append(note)
-    if left_s is not None:
-        parts.append(f"about {duration(left_s)} left" if left_s >= 0.95 else "less than 1 s left")
+    if remaining_s is not None:
+        parts.append(f"about {duration(remaining_s)} remaining" if remaining_s >= 0.95 else "less than 1 s remaining")
     return "  ".join(parts)
 
 
 def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
-    """What was found, for people."""
+    """The lines at the end of a run."""
     timing, strategy = record.timing, filled(record.strategy)
-    what = f"{filled(record.model).name} on {filled(record.dataset).name}, {filled(record.device).used}"
-    what += f", {counted(strategy.world_size, 'rank')}"
+    title = f"{filled(record.model).name} on {filled(record.dataset).name}, {filled(record.device).used}"
+    title += f", {counted(strategy.world_size, 'rank')}"
     lines = []
     if record.status not in ("running", "completed"):
         num_laps = len(record.noise.epochs or [])
-        lines.append(f"{record.status} after {counted(num_laps, 'lap')}: the analysis doesn't count this run")
+        lines.append(f"{record.status} after {counted(num_laps, 'lap')}: the analysis excludes this run")
     if timing.epoch_time_s is None:
-        lines.append(f"{what}: no lap was counted")
+        lines.append(f"{title}: no lap was counted")
     else:
         rates = [
             f"{rate:,.{digits}f} {unit}"
@@ -56,10 +56,11 @@ def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
             )
             if rate is not None
         ]
-        lines.append(f"{what}: lap {timing.epoch_time_s:.3f} s, {', '.join(rates)}")
+        lines.append(f"{title}: median lap {timing.epoch_time_s:.3f} s, {', '.join(rates)}")
     if step_s := record.breakdown.step_s:
-        shares = [(part, (record.breakdown.of_phase(part) or 0.0) / step_s) for part in PHASES]
-        lines.append(f"step {1e3 * step_s:.2f} ms: {', '.join(f'{p} {s:.0%}' for p, s in shares if s >= 0.005)}")
+        fractions = [(phase, (record.breakdown.of_phase(phase) or 0.0) / step_s) for phase in PHASES]
+        phases = ", ".join(f"{phase} {fraction:.0%}" for phase, fraction in fractions if fraction >= 0.005)
+        lines.append(f"step time {1e3 * step_s:.2f} ms: {phases}")
     if record.peak.verdict is not None:
         lines.append(f"MFU: {record.peak.verdict}")
     if record.quality.grade is not None:
@@ -71,9 +72,9 @@ def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
 
 
 def print_line(line: str) -> None:
-    """Print a line, above tqdm's bars where there are some."""
+    """Print a line to stderr, above the progress bars of tqdm."""
     tqdm = sys.modules.get("tqdm")
-    with contextlib.suppress(OSError, ValueError):  # it is closed
+    with contextlib.suppress(OSError, ValueError):  # stderr is closed
         if tqdm is not None and getattr(tqdm.tqdm, "_instances", None):
             tqdm.tqdm.write(f"laptime: {line}", file=sys.stderr)
         elif sys.stderr is not None:

@@ -1,7 +1,7 @@
-"""What the ranks of somebody else's training tell each other, through the store of their process group.
+"""How the timers of several ranks exchange values: through the key-value store of the training's process group.
 
-A store and no collectives: those would come between the training's own, and a rank without a timer would let the
-others wait for ever.
+Collective operations are not used. They would interleave with the training's own, and would hang if one rank has no
+timer.
 """
 
 import os
@@ -17,18 +17,18 @@ import torch.distributed as dist
 from laptime.hooks.guard import TimingError
 from laptime.ranks.rank import Rank
 
-# Ranks end a lap together; the first one may save a checkpoint meanwhile.
+# Ranks end a lap together, but rank 0 may save a checkpoint first.
 _TIMEOUT_S = 60.0
 _num_groups = 0
 
 
 class MissingRanks(TimingError):
-    """Some ranks said nothing."""
+    """Some ranks sent no value."""
 
 
 @dataclass(frozen=True)
 class _Message:
-    process: tuple[int, int]  # node and id
+    process: tuple[int, int]  # node rank and process id
     value: Any
 
 
@@ -39,12 +39,12 @@ class RankGroup:
         rank: this process.
 
     Raises:
-        MissingRanks: there are not as many processes as the training says: a launcher did not start them.
+        MissingRanks: fewer processes have joined than the training requested: a launcher did not start them.
     """
 
     def __init__(self, rank: Rank) -> None:
         global _num_groups
-        _num_groups += 1  # ranks time the same trainings in the same order
+        _num_groups += 1  # all ranks time the same trainings in the same order
         self.rank = rank
         self._prefix = f"laptime/{_num_groups}"
         self._store: dist.Store | None = None
@@ -52,63 +52,66 @@ class RankGroup:
             joined = dist.get_world_size() if rank.is_distributed else 1
             if joined != rank.world_size:
                 raise MissingRanks(
-                    f"{rank.world_size} ranks were asked for and {joined} joined. Start them anew: Lightning's own "
-                    "launcher leaves variables such as LOCAL_RANK behind, which spoil later runs of the same process"
+                    f"{rank.world_size} ranks were requested, but {joined} joined. Start the training in a new "
+                    "process, because Lightning's launcher leaves variables such as LOCAL_RANK behind"
                 )
             self._store = dist.distributed_c10d._get_default_store()
 
     def gather(self, topic: str, value: Any) -> list[Any]:
-        """Tell the first rank a plain value.
+        """Send a value to rank 0.
 
         Args:
-            topic: what it is about, each time another.
-            value: can be pickled.
+            topic: a name that is used once.
+            value: must be picklable.
 
         Returns:
-            On the first rank the values of all ranks, in their order; on the others their own.
+            On rank 0 the values of all ranks in rank order; on the other ranks only their own.
 
         Raises:
-            MissingRanks: on the first rank: another one said nothing for a minute, or they are no processes of their
-                own.
+            MissingRanks: on rank 0, if another rank sends nothing for a minute, or two ranks share a process.
         """
         if self._store is None:
             return [value]
-        said = _Message((self.rank.node, os.getpid()), value)
+        message = _Message((self.rank.node, os.getpid()), value)
         if not self.rank.is_first:
-            self._store.set(self._key(topic, self.rank.rank), pickle.dumps(said))  # type: ignore[arg-type]
+            self._store.set(self._key(topic, self.rank.rank), pickle.dumps(message))  # type: ignore[arg-type]
             return [value]
         keys = [self._key(topic, rank) for rank in range(1, self.rank.world_size)]
         self._wait_for(keys)
-        messages = [said, *(pickle.loads(self._store.get(key)) for key in keys)]
+        messages = [message, *(pickle.loads(self._store.get(key)) for key in keys)]
         for key in keys:
             self._store.delete_key(key)
-        num_processes = len({each.process for each in messages})
+        num_processes = len({message.process for message in messages})
         if num_processes < len(messages):
-            raise MissingRanks(f"{len(messages)} ranks run in {num_processes} processes")
-        return [each.value for each in messages]
+            raise MissingRanks(
+                f"{len(messages)} ranks run in {num_processes} processes. Start each rank in its own process"
+            )
+        return [message.value for message in messages]
 
     def _wait_for(self, keys: list[str]) -> None:
-        """Wait until all keys are there."""
+        """Wait until all keys are set."""
         assert self._store is not None
         until = time.monotonic() + _TIMEOUT_S
         while True:
             try:
                 self._store.wait(keys, timedelta(seconds=min(1.0, _TIMEOUT_S)))
                 return
-            except Exception as error:  # each kind of store has its own
-                gone = [rank for rank in range(1, self.rank.world_size) if self._store.check([self._key("gone", rank)])]
-                if gone:
-                    raise MissingRanks(f"the timer of rank {gone[0]} has failed") from error
+            except Exception as error:  # each type of store raises its own
+                failed_ranks = [
+                    rank for rank in range(1, self.rank.world_size) if self._store.check([self._key("failed", rank)])
+                ]
+                if failed_ranks:
+                    raise MissingRanks(f"the timer of rank {failed_ranks[0]} has failed") from error
                 if time.monotonic() > until:
-                    raise MissingRanks("not every rank has a timer. Give it to each of them") from error
+                    raise MissingRanks("not every rank has a timer. Add it on every rank") from error
 
     def announce_exit(self) -> None:
-        """Tell the first rank that this one says nothing any more."""
+        """Tell rank 0 that this rank sends no more values."""
         if self._store is not None and not self.rank.is_first:
-            self._store.set(self._key("gone", self.rank.rank), "gone")
+            self._store.set(self._key("failed", self.rank.rank), "failed")
 
     def barrier(self, topic: str) -> None:
-        """Wait for each other, so that all do the next thing at the same time; not for longer than a minute."""
+        """Wait until all ranks are here, for at most a minute."""
         if self._store is None:
             return
         self.gather(f"{topic} ready", None)
@@ -122,7 +125,7 @@ class RankGroup:
 
 
 def rank_of_process_group() -> Rank:
-    """This process in torch's process group; alone where there is none."""
+    """This process in torch's default process group; a single rank if there is none."""
     threads = torch.get_num_threads()
     if not (dist.is_available() and dist.is_initialized()):
         return Rank(threads=threads)

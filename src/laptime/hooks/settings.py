@@ -1,4 +1,4 @@
-"""What a user of a timer may set, and what a timer must know of the training."""
+"""The arguments of a timer, and what it needs to know about the training."""
 
 import pickle
 from collections.abc import Callable, Mapping
@@ -16,20 +16,20 @@ class Settings:
     """The arguments that all timers share.
 
     Attributes:
-        every: batches of a lap; None: a lap is an epoch.
-        warmup_laps: laps that are trained and not counted.
-        samples, tokens: from a batch to how many it holds; None: counted by `laptime.lap.count`.
-        config: what tells this run from others, nested or by full key; None: found out.
-        seed: of the run; None: found out.
-        name, dataset: of the model and the data, as reports show them; None: the names of their classes.
+        every: batches per lap; None: a lap is an epoch.
+        warmup_laps: number of first laps that are left out of all figures.
+        samples, tokens: functions from a batch to its number of samples or tokens; None: `laptime.lap.count`.
+        config: settings that distinguish this run from others, nested or by full key; None: detected.
+        seed: of the run; None: detected.
+        name, dataset: names of model and data in reports; None: their class names.
         dir: where to write; None: the output directory of Hydra's job, or laptime_runs/DATE/TIME.
-        breakdown: take steps of the warm-up lap apart.
-        flops: of a batch on one rank, forward and backward; True: count them in a step of the warm-up lap; False:
-            don't.
-        peak: measure the fastest matrix product when the training is over.
+        breakdown: time the phases of some steps in the warm-up lap.
+        flops: floating-point operations of a batch on one rank, forward and backward; True: count them in a step of
+            the warm-up lap; False: don't.
+        peak: measure the fastest matrix product after the training.
 
     Raises:
-        ValueError: one of them is of no use; says which, and what it must be.
+        ValueError: an argument is out of range.
     """
 
     every: int | None = None
@@ -53,36 +53,40 @@ class Settings:
         if self.seed is not None and not is_int(self.seed):
             raise ValueError(f"seed={self.seed!r}: must be a whole number.")
         if not isinstance(self.flops, bool | int | float) or self.flops < 0:
-            raise ValueError(f"flops={self.flops!r}: must be True, False, or the operations of a batch.")
+            raise ValueError(
+                f"flops={self.flops!r}: must be True, False, or the number of floating-point operations per batch."
+            )
         for key in ("name", "dataset"):
             if not isinstance(getattr(self, key), str | None):
-                raise ValueError(f"{key}={getattr(self, key)!r}: must be a text.")
+                raise ValueError(f"{key}={getattr(self, key)!r}: must be a string.")
         if self.config is not None and not isinstance(self.config, Mapping):
             raise ValueError(f"config={self.config!r}: must be a dictionary.")
 
 
 def picklable(settings: Settings, guard: Guard) -> Settings:
-    """The settings as they can be sent to a spawned process: without functions that have no name there."""
-    left_out: dict[str, None] = {}
+    """The settings without functions that can't be pickled, to be sent to a spawned process."""
+    removed: dict[str, None] = {}
     for key in ("samples", "tokens"):
         try:
             pickle.dumps(getattr(settings, key))
         except Exception:
-            left_out[key] = None
-            guard.mark_missing(key, f"{key}= can't be sent to a spawned process. Define it as a function in a module")
-    return replace(settings, **left_out) if left_out else settings  # type: ignore[arg-type]
+            removed[key] = None
+            guard.mark_missing(
+                key, f"the function can't be sent to a spawned process. Define {key}= at the top level of a module"
+            )
+    return replace(settings, **removed) if removed else settings  # type: ignore[arg-type]
 
 
-def config_of(settings: Settings, job: HydraJob | None, found: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What tells a run from others: what the user gave, else what Hydra composed, else what can be found."""
+def config_of(settings: Settings, job: HydraJob | None, detect: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The settings that distinguish runs: the user's config=, else what Hydra composed, else what `detect` returns."""
     if settings.config is not None:
         config: dict[str, Any] = plain(settings.config)
         return config
-    return job.settings if job is not None and job.config is not None else found()
+    return job.settings if job is not None and job.config is not None else detect()
 
 
 def length_of(sized: Any) -> int | None:
-    """None: it has no length, or doesn't know it."""
+    """Its length; None: it has none."""
     try:
         return len(sized)
     except (TypeError, NotImplementedError):
@@ -90,31 +94,31 @@ def length_of(sized: Any) -> int | None:
 
 
 def is_int(number: Any) -> bool:
-    """Whether it is a whole number, and no truth value."""
+    """Whether it is an int and not a bool."""
     return isinstance(number, int) and not isinstance(number, bool)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What is known of a training when it starts.
+    """What is known about a training when it starts.
 
     Attributes:
-        model, dataset: their names.
-        num_parameters, num_train: None: not known.
-        precision: in Lightning's words: 32-true, bf16-mixed.
-        batches_per_step: of an optimizer step (gradient accumulation); None: not known.
-        num_batches: that are left to train; None: not known.
-        num_epochs: of the training; None: not known.
+        model, dataset: names.
+        num_parameters, num_train: of the model and of the training set; None: unknown.
+        precision: in Lightning's notation, e.g. 32-true or bf16-mixed.
+        batches_per_step: batches per optimizer step (gradient accumulation); None: unknown.
+        num_batches: remaining batches of the training; None: unknown.
+        num_epochs: of the training; None: unknown.
         backend: of the process group; None: there is none.
-        strategy: how ranks share the work: ddp.
-        config: what tells this run from others, nested.
-        seed: None: not known.
-        classes: of the user's, as `module.Class`, whose source is hashed.
-        num_loaders: DataLoaders that a batch has a part of each of.
-        is_compiled: whether the module, or a part of it, is.
-        strategy_settings: of the ranks' strategy: arguments of DDP, for example.
-        is_profiled: whether a profiler runs with it.
-        has_workers: whether data workers take turns on its cores.
+        strategy: how the ranks train together, e.g. ddp.
+        config: settings that distinguish this run from others, nested.
+        seed: None: unknown.
+        classes: the user's classes as `module.Class`; their source is hashed.
+        num_loaders: DataLoaders that are combined in each batch.
+        is_compiled: whether the module or one of its submodules is compiled.
+        strategy_settings: arguments of the strategy, e.g. of DDP.
+        is_profiled: whether a profiler is active.
+        has_workers: whether DataLoader workers share the cores.
     """
 
     model: str

@@ -1,7 +1,7 @@
-"""One run of somebody else's training: what all timers have in common, whoever calls them.
+"""One timed training: the code that all timers share.
 
-A timer says when batches are asked for, begin and end, when a lap ends and when something is no training. The run
-counts, takes steps of the warm-up lap apart, and writes.
+A timer reports when a batch is requested, starts and ends, when a lap ends, and when training pauses. The run counts,
+measures the phases of steps in the warm-up lap, and writes the run directory.
 """
 
 import contextlib
@@ -38,12 +38,12 @@ from laptime.record.run_record import RunRecord
 from laptime.record.schema import RunError, Status, filled
 from laptime.text import format_os_error
 
-# What only Laptime's own training can measure.
+# Figures of Laptime's own training alone, and why a timer can't measure them.
 _NEVER_MEASURED = {
-    "contention": "it takes steps without synchronization, which would change the training",
-    "bare_loop": "it is known for Laptime's own training only",
-    "breakdown.epoch_start_s": "it takes steps of an epoch of its own",
-    "breakdown.instrument_s": "the steps that were taken apart are of the warm-up lap",
+    "contention": "needs steps without gradient synchronization, which would change the training",
+    "bare_loop": "only Laptime's own training has a bare loop to compare with",
+    "breakdown.epoch_start_s": "needs an extra epoch",
+    "breakdown.instrument_s": "the instrumented steps belong to the warm-up lap",
 }
 
 
@@ -51,22 +51,22 @@ class TimedRun:
     """Times a training and writes its run directory.
 
     Args:
-        timer: who calls.
-        settings: of the user.
-        training: what is known of it.
+        timer: name of the public timer.
+        settings: the user's.
+        training: what is known about it.
         device: that trains; is synchronized at both ends of a lap and of a pause.
         rank: this process.
-        guard: what fails is left out there.
-        job: of Hydra's, that the training is.
+        guard: records what failed or can't be measured.
+        job: the Hydra job that runs the training; None: there is none.
 
     Attributes:
-        clock: of the lap.
-        counter: of samples and tokens.
-        warmup: takes steps of the warm-up lap apart.
-        run_dir: None: it can't be written, or another rank writes.
-        record: on the first rank; None on others.
-        num_laps: ended so far.
-        batch_size: samples of the first batch; None: not known.
+        clock: times the current lap.
+        counter: counts samples and tokens.
+        warmup: measures phases and FLOPs in the warm-up lap.
+        run_dir: None: it can't be written, or another rank writes it.
+        record: on rank 0; None on other ranks.
+        num_laps: number of laps that have ended.
+        batch_size: samples of the first batch; None: unknown.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class TimedRun:
         self.counter = BatchCounter(settings, guard, training.num_loaders > 1)
         warmup_laps = settings.warmup_laps
         if training.num_epochs == 1 and settings.every is None:
-            warmup_laps = 0  # the only lap
+            warmup_laps = 0  # the only lap must count
         self.warmup_laps = warmup_laps
         self.warmup = WarmupSteps(device, settings, training, guard, has_laps=warmup_laps > 0)
         self.num_laps = 0
@@ -122,11 +122,11 @@ class TimedRun:
             return None
 
     def warn_if_every_is_too_large(self) -> None:
-        """Warn where no lap of so many batches will be whole."""
+        """Warn if the training ends before its first lap does."""
         every, num_batches = self.settings.every, self.training.num_batches
         if self.rank.is_first and every is not None and num_batches is not None and every > num_batches:
             log.warning(
-                "laptime: every=%d: the training has %d batches, so no lap will be whole. Pass at most half of that.",
+                "laptime: every=%d: the training has only %d batches, so no lap will be complete. Pass at most half.",
                 every,
                 num_batches,
             )
@@ -135,29 +135,29 @@ class TimedRun:
 
     @property
     def is_warmup(self) -> bool:
-        """Whether the lap under way isn't counted."""
+        """Whether the current lap is a warm-up."""
         return self._num_warmup_laps < self.warmup_laps
 
     @property
     def is_over(self) -> bool:
-        """Whether the last step of the lap has been taken."""
+        """Whether the last step of the current lap is done."""
         return self._is_over and self.clock.is_running
 
     @property
     def is_timing(self) -> bool:
-        """Whether the clock runs."""
+        """Whether the clock is running and not paused."""
         return self.clock.is_running and not self.clock.is_paused
 
     @property
     def lap_is_full(self) -> bool:
-        """Whether the lap under way has all of its batches, counting the one that is being trained on."""
+        """Whether the current batch is the last one of a lap of `every` batches."""
         return self.settings.every is not None and self.clock.num_batches + 1 >= self.settings.every
 
     def start_lap(self, is_partial: bool = False) -> None:
-        """The first batch of a lap is asked for.
+        """Start a lap, before its first batch is requested.
 
         Args:
-            is_partial: the epoch was begun by another run, so the lap isn't counted.
+            is_partial: another run trained the start of the epoch, so the lap isn't counted.
         """
         self._is_partial, self._is_over, self._num_pauses = is_partial, False, 0
         if self._started_at is None:
@@ -165,45 +165,45 @@ class TimedRun:
         self.clock.start()
 
     def pause(self) -> None:
-        """What follows is no training, until `resume`; pauses may lie within each other."""
+        """Exclude what follows from the lap, until `resume`. Pauses may be nested."""
         self._num_pauses += 1
         if self.is_timing:
             self.clock.pause()
             self.warmup.pause()
 
     def resume(self) -> None:
-        """Training goes on."""
+        """End a pause."""
         self._num_pauses = max(0, self._num_pauses - 1)
         if not self._num_pauses and not self._is_over and self.clock.is_paused:
             self.warmup.resume()
             self.clock.resume()
 
     def close_lap(self) -> None:
-        """The last step of the lap has been given to the device; the lap is made by `end_lap`."""
+        """Stop the clock after the last step of the lap; `end_lap` follows."""
         self._is_over = True
         self.clock.pause()
 
     def batch_begins(self) -> None:
-        """A batch is there and is about to be trained on."""
+        """Called before a batch is trained on."""
         if self.is_warmup:
             self.warmup.batch_begins()
 
     def batch_ends(self, batch: Any, loss: Tensor | None = None) -> None:
-        """A batch has been trained on."""
+        """Count a batch that has been trained on."""
         self.count(self.counter.samples(batch), self.counter.tokens(batch), loss)
 
     def count(self, samples: int | None, tokens: Any, loss: Tensor | None = None) -> None:
-        """A batch with so many samples and tokens has been trained on."""
+        """Count a batch, given its numbers of samples and tokens."""
         if self.batch_size is None:
             self.batch_size = samples
         self.clock.count(samples, tokens, loss)
         self.warmup.batch_ends(samples)
 
     def end_lap(self, number: int | None = None) -> None:
-        """The lap is over; it is written by `write_lap`, when nobody is timed.
+        """End the lap. `write_lap` writes it later, while no lap is timed.
 
         Args:
-            number: of the epoch; None: laps are counted.
+            number: of the epoch; None: number the laps.
         """
         self._num_batches += self.clock.num_batches
         per_step = self.training.batches_per_step
@@ -219,24 +219,24 @@ class TimedRun:
         self.num_laps += 1
 
     def _num_steps(self, per_step: int) -> float:
-        """Optimizer steps of the lap: an epoch's last one takes what is left, and laps of batches share one."""
+        """Optimizer steps of the lap. An epoch's last step may have fewer batches; laps of batches may share a step."""
         num_batches = self.clock.num_batches
         return -(-num_batches // per_step) if self.settings.every is None else num_batches / per_step
 
     def drop_lap(self) -> None:
-        """The lap was broken off."""
+        """Discard an incomplete lap."""
         self.clock.drop()
         self.warmup.end()
 
     def write_lap(self, scores: Scores) -> tuple[Epoch, float | None] | None:
-        """Write the lap that ended last, with what was learned.
+        """Write the last lap with its scores.
 
         Returns:
-            On the first rank, the lap of all ranks, and its joules where they were measured; None: there is none, or
-            it couldn't be written.
+            On rank 0, the lap over all ranks and its energy in joules (None: not measured). None: there is no lap to
+            write, or this is another rank.
 
         Raises:
-            MissingRanks: on the first rank, as `RankGroup.gather` says.
+            MissingRanks: on rank 0, see `RankGroup.gather`.
         """
         if self._pending is None:
             return None
@@ -245,32 +245,33 @@ class TimedRun:
         if lap.num_samples is None:
             reason = self.guard.missing.get(
                 "samples",
-                "the samples of a batch can't be told: its tensors differ in their first dimension. Pass samples=, a "
-                "function from a batch to their number",
+                "the tensors of a batch differ in their first dimension, so its samples can't be counted. Pass "
+                "samples=, a function that returns the number of samples of a batch",
             )
             self.guard.mark_missing("timing.samples_per_s", reason, warn="samples" not in self.guard.missing)
         if lap.num_tokens is None:
-            reason = self.guard.missing.get("tokens", "the batches aren't known to be text. Pass tokens=")
+            reason = self.guard.missing.get("tokens", "the batches were not recognized as text. Pass tokens=")
             self.guard.mark_missing("timing.tokens_per_s", reason, warn=False)
         if self.rank.world_size > 1 and self.warmup.ddp is None:
-            reason = "what ranks wait for each other is known where torch's DistributedDataParallel is seen"
+            reason = "it is only measured with DistributedDataParallel"
             self.guard.mark_missing("communication", reason, warn=False)
-        share = self.recorder.rank_lap(lap, scores)
-        shares = self.ranks.gather(f"lap {self.num_laps}", (share, os.getpid()))
+        rank_lap = self.recorder.rank_lap(lap, scores)
+        gathered = self.ranks.gather(f"lap {self.num_laps}", (rank_lap, os.getpid()))
+        rank_laps = [lap_of_rank for lap_of_rank, _ in gathered]
         try:
-            epoch = self.recorder.add(lap, [each for each, _ in shares])
-        except OSError as error:  # a full disk, a directory that is gone
+            epoch = self.recorder.add(lap, rank_laps)
+        except OSError as error:  # e.g. the disk is full or the directory was deleted
             self.guard.mark_missing("epochs.csv", format_os_error(error))
             self.recorder.run_dir = None
-            epoch = combine_ranks([each.row for each, _ in shares])
+            epoch = combine_ranks([lap_of_rank.row for lap_of_rank in rank_laps])
         if self.record is None:
             return None
-        filled(self.record.strategy).rank_pids = [pid for _, pid in shares]
+        filled(self.record.strategy).rank_pids = [pid for _, pid in gathered]
         note = "partial, not counted" if self._is_partial else "warm-up, not counted" if lap.is_warmup else ""
-        print_line(lap_line(epoch, self._total_laps, self._left_s(), note))
+        print_line(lap_line(epoch, self._total_laps, self._remaining_s(), note))
         if time.monotonic() >= self._next_update_at:
-            self._note()
-        return epoch, self.recorder.joules([each for each, _ in shares])
+            self._update()
+        return epoch, self.recorder.joules(rank_laps)
 
     @property
     def _total_laps(self) -> int | None:
@@ -279,20 +280,19 @@ class TimedRun:
             return training.num_epochs
         return None if training.num_batches is None else self.first_lap + training.num_batches // every
 
-    def _left_s(self) -> float | None:
-        """Seconds that the rest will take, from all that the training has taken so far; said once."""
+    def _remaining_s(self) -> float | None:
+        """Estimated seconds until the end of the training; only after the first lap."""
         training = self.training
         if self.num_laps != 1 or self._started_at is None or not training.num_batches or not self._num_batches:
             return None
-        share_done = self._num_batches / training.num_batches
-        passed_s = time.perf_counter() - self._started_at
-        return passed_s * (1 / share_done - 1) if share_done < 1 else None
+        fraction_done = self._num_batches / training.num_batches
+        elapsed_s = time.perf_counter() - self._started_at
+        return elapsed_s * (1 / fraction_done - 1) if fraction_done < 1 else None
 
-    # The record, on the first rank.
+    # The record, on rank 0.
 
-    def _note(self) -> None:
-        """Fill in what follows from the laps so far, and write: after each lap, but for laps so short that this would
-        take more than a tenth of the time."""
+    def _update(self) -> None:
+        """Update and write the record. After short laps it is skipped, so that it takes at most a tenth of the time."""
         before = time.monotonic()
         update_record(self)
         self._write()
@@ -307,34 +307,34 @@ class TimedRun:
     # The end.
 
     def abandon(self, reason: str) -> None:
-        """The timer failed: leave the training alone, and a record that says so."""
+        """Stop timing after an error of the timer, and record it."""
         self.clock.drop()
         self.ranks.announce_exit()
         self.end("failed", RunError(type="TimerFailed", message=reason))
 
     def measure_peak(self, optimizer_bytes: int) -> None:
-        """Measure the fastest matrix product, on all ranks at once, and what of it was reached."""
+        """Measure the fastest matrix product on all ranks concurrently, and compute the MFU."""
         if not self.settings.peak:
             self.guard.mark_missing("peak", "peak=False", warn=False)
         elif self.training.precision not in TRAINER_DTYPES:
-            self.guard.mark_missing("peak", f"no matrix product is known for precision {self.training.precision}")
+            self.guard.mark_missing("peak", f"it can't be measured for precision {self.training.precision}")
         elif self.num_laps:
             update_record(self)
             self.guard.attempt("peak", lambda: measure_peak(self, optimizer_bytes))
 
     def note_memory(self) -> None:
-        """The peak of the process, where the training raised it."""
+        """Record the peak memory of the processes whose peak grew during the training."""
         peak = peak_rss_bytes()
-        shares = self.ranks.gather("memory", peak if peak > self._rss_before else 0)
+        peaks = self.ranks.gather("memory", peak if peak > self._rss_before else 0)
         if self.record is not None:
             resources = self.record.resources
-            resources.peak_rss_bytes = max(resources.peak_rss_bytes or 0, sum(shares)) or None
+            resources.peak_rss_bytes = max(resources.peak_rss_bytes or 0, sum(peaks)) or None
 
     def note_test(self, loss: float | None, accuracy: float | None, num_test: int = 0) -> None:
-        """The scores of a test after the training.
+        """Record the scores of a test after the training.
 
         Args:
-            num_test: its samples; 0: not known.
+            num_test: samples of the test set; 0: unknown.
         """
         if self.record is not None:
             filled(self.record.dataset).num_test = num_test
@@ -342,14 +342,14 @@ class TimedRun:
             self._write()
 
     def end(self, status: Status, error: RunError | None = None, reason: str = "epochs") -> None:
-        """Write how it ended, and print what was found.
+        """Write how the run ended, and print the summary.
 
         Args:
-            reason: why a training that did not fail stopped: epochs, max_steps, callback.
+            reason: why a completed training stopped: epochs, early_stopping or callback.
         """
         record = self.record
         self.warmup.end()
-        with contextlib.suppress(Exception):  # it may be what has failed
+        with contextlib.suppress(Exception):  # it may be what failed
             update_record(self)
         self.warmup.close()
         if record is None or record.status != "running":
@@ -365,6 +365,6 @@ class TimedRun:
             release(self.run_dir)
         if status == "completed" and record.seed is None and record.timing.epoch_time_s is not None:
             log.warning(
-                "laptime: the seed of this run is not known, so two runs may be the same one twice. Set it with "
-                "seed_everything(...), or pass seed=."
+                "laptime: the seed of this run is unknown, so two runs with the same seed may count as repeats. Call "
+                "seed_everything(...) or pass seed=."
             )

@@ -1,5 +1,4 @@
-"""The training steps of a transformers.Trainer, seen from in front of its own methods: callbacks are shown no batch and
-no error."""
+"""Wraps the training steps of a transformers.Trainer, because its callbacks get neither batches nor errors."""
 
 import functools
 import weakref
@@ -18,20 +17,20 @@ from laptime.lap.recorder import Scores
 from laptime.record.masking import mask_text, secret_values
 from laptime.record.schema import RunError
 
-# What the training loop itself calls: an error that leaves one of them ends the training.
+# Methods that the training loop calls directly: an exception in one of them ends the training.
 _METHODS = ("get_batch_samples", "training_step")
 
 
 class TrainerSteps:
     """Counts the samples, tokens and FLOPs of one training, and ends its run when a step fails.
 
-    It keeps neither the Trainer nor the model nor the callback alive.
+    It holds no strong reference to the Trainer, the model or the callback.
 
     Args:
         run: of this training.
-        trainer: gets instance attributes in front of its methods; None: it was not found.
-        hooks: on the model, removed with them; None: there are none.
-        batch_size: of a micro-batch on this rank.
+        trainer: its methods are wrapped by instance attributes; None: it was not found.
+        hooks: on the model, removed together with the wrappers; None: there are none.
+        batch_size: samples per micro-batch on this rank.
 
     Attributes:
         is_open: whether the training is being timed.
@@ -57,7 +56,7 @@ class TrainerSteps:
 
     @property
     def counts(self) -> bool:
-        """Whether batches are seen."""
+        """Whether batches can be counted."""
         return self._trainer() is not None
 
     # The Trainer's methods.
@@ -66,8 +65,8 @@ class TrainerSteps:
         method = getattr(trainer, name)
 
         @functools.wraps(method)
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            if not self.is_open:  # somebody else stands before this
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not self.is_open:  # another wrapper around this one keeps calling it
                 return method(*args, **kwargs)
             counter: Any = nullcontext()
             if name == "training_step":
@@ -80,22 +79,22 @@ class TrainerSteps:
                 self.fail(error)
                 raise
 
-        watched.__dict__["laptime_steps"] = self
-        watched.__dict__["replaced"] = vars(trainer).get(name)
-        setattr(trainer, name, watched)
+        wrapper.__dict__["laptime_steps"] = self
+        wrapper.__dict__["replaced"] = vars(trainer).get(name)
+        setattr(trainer, name, wrapper)
 
     def close(self) -> None:
-        """Leave Trainer and model as they were."""
+        """Restore the Trainer and the model."""
         self.is_open, self._flops = False, None
         trainer = self._trainer()
         for name in _METHODS if trainer is not None else ():
-            watched = vars(trainer).get(name)
-            if watched is None or vars(watched).get("laptime_steps") is not self:
+            wrapper = vars(trainer).get(name)
+            if wrapper is None or vars(wrapper).get("laptime_steps") is not self:
                 continue
-            if watched.replaced is None:
+            if wrapper.replaced is None:
                 delattr(trainer, name)
             else:
-                setattr(trainer, name, watched.replaced)
+                setattr(trainer, name, wrapper.replaced)
         if self._hooks is not None:
             self._hooks.close()
 
@@ -104,57 +103,57 @@ class TrainerSteps:
         self.run.abandon(reason)
 
     def fail(self, error: BaseException | None, message: str = "") -> None:
-        """The training has ended by an error.
+        """End the run after an error of the training.
 
         Args:
-            message: where the error isn't known.
+            message: recorded if the error is unknown.
         """
         if not self.is_open:
             return
         self.close()
         if error is None:
-            told = RunError(message=message)
+            run_error = RunError(message=message)
         else:
             secrets = secret_values(self.run.training.config)
-            told = RunError(type=type(error).__name__, message=mask_text(str(error), secrets))
-        self.guard.attempt("the end of the run", lambda: self._end(error, told))
+            run_error = RunError(type=type(error).__name__, message=mask_text(str(error), secrets))
+        self.guard.attempt("the end of the run", lambda: self._end(error, run_error))
 
-    def _end(self, error: BaseException | None, told: RunError) -> None:
+    def _end(self, error: BaseException | None, run_error: RunError) -> None:
         run = self.run
         run.drop_lap()
         run.ranks.announce_exit()
-        if run.rank.world_size == 1:  # others may be waiting for this one within their step
+        if run.rank.world_size == 1:  # with several ranks, the others may still be in their step
             run.write_lap(Scores())
-        run.end(status_of(error), told)
+        run.end(status_of(error), run_error)
 
     # Batches.
 
     def begin_step(self) -> None:
-        """An optimizer step begins."""
+        """Called before an optimizer step."""
         self._samples = self._tokens = 0
         self._flops = self.run.warmup.flop_counter() if self.run.is_warmup else None
 
     def end_step(self) -> tuple[int | None, Any]:
-        """It has been taken; returns its samples and tokens on this rank, None where they can't be told."""
+        """Called after an optimizer step. Returns its samples and tokens on this rank; None: unknown."""
         if self._flops is not None:
             self.run.warmup.note_flops(self._flops, self._samples)
         return self._samples, self._tokens
 
     @guarded
     def _count(self, _model: Any, inputs: Any, *_: Any, **__: Any) -> None:
-        """Count a micro-batch, before it is trained on; with the arguments of `training_step`."""
+        """Count a micro-batch before it is trained on. Takes the arguments of `training_step`."""
         counter = self.run.counter
         if self.run.settings.samples is None and self._is_flattened(inputs):
             self.guard.mark_missing(
                 "samples",
-                "the samples of a batch without padding can't be told: its texts are one row. Pass samples=, a "
-                "function from the inputs of a training step to their number",
+                "a batch without padding holds all texts in one row, so its samples can't be counted. Pass samples=, a "
+                "function that returns the number of samples of a training step's inputs",
             )
         self._samples = _add_or_none(self._samples, self.guard.attempt("samples", lambda: counter.samples(inputs)))
         self._tokens = _add_or_none(self._tokens, self.guard.attempt("tokens", lambda: counter.tokens(inputs)))
 
     def _is_flattened(self, inputs: Any) -> bool:
-        """Whether several texts are one row, as DataCollatorWithFlattening makes them."""
+        """Whether several texts are in one row, as DataCollatorWithFlattening returns them."""
         if not isinstance(inputs, Mapping):
             return False
         if any(str(name).startswith("cu_seq_lens") for name in inputs):
@@ -162,14 +161,16 @@ class TrainerSteps:
         ids = inputs.get("input_ids")
         if not isinstance(ids, Tensor) or ids.ndim != 2:
             return False
-        self._has_rows = self._has_rows or len(ids) > 1  # then a row is a small last batch
+        self._has_rows = (
+            self._has_rows or len(ids) > 1
+        )  # if earlier batches had several rows, one row is a small last batch
         is_one_row = len(ids) == 1 and not self._has_rows and self._batch_size > 1
         return is_one_row and ("position_ids" in inputs or "seq_idx" in inputs)
 
 
 def _no_trainer() -> None:
-    """No Trainer was found."""
+    """Replaces the weak reference if no Trainer was found."""
 
 
-def _add_or_none(total: Any, more: Any) -> Any:
-    return None if total is None or more is None else total + more
+def _add_or_none(total: Any, count: Any) -> Any:
+    return None if total is None or count is None else total + count

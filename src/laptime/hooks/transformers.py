@@ -23,27 +23,27 @@ from laptime.measure.limit import bytes_moved
 
 require("transformers")
 
-from transformers import TrainerCallback  # noqa: E402 - where it is missing, the line before says what to install
+from transformers import TrainerCallback  # noqa: E402 - if it is missing, the line above says what to install
 
-# Callbacks whose training is under way.
-_timing: "weakref.WeakSet[LapTimerCallback]" = weakref.WeakSet()
+# Callbacks whose training is running.
+_active: "weakref.WeakSet[LapTimerCallback]" = weakref.WeakSet()
 
 
 class LapTimerCallback(TrainerCallback):
     """Times the laps of a `transformers.Trainer`, and writes a run directory for `python -m laptime.analysis`.
 
-    A batch is all that an optimizer step takes, gradient accumulation included. A lap runs from asking for the first
-    batch to the device-synchronized end of the last optimizer step, without evaluation and checkpoints. Callbacks are
-    shown no batch and no error: while it trains, the Trainer's `training_step` and `get_batch_samples` are watched.
+    A batch is the whole input of an optimizer step, gradient accumulation included. A lap runs from requesting the
+    first batch to the device-synchronized end of the last optimizer step, without evaluation and checkpoints. Callbacks
+    get no batches and no errors, so the Trainer's `training_step` and `get_batch_samples` are wrapped meanwhile.
 
     Args:
-        every: optimizer steps of a lap; None: a lap is an epoch.
-        warmup_laps, samples, tokens, config, seed, name, dataset, dir, breakdown, flops, peak: as for LapTimer;
-            `samples` and `tokens` are given the inputs of a training step, `flops` are of an optimizer step on one
-            rank. config is by default the TrainingArguments and the model's configuration.
+        every: optimizer steps per lap; None: a lap is an epoch.
+        warmup_laps, samples, tokens, config, seed, name, dataset, dir, breakdown, flops, peak: as for LapTimer.
+            `samples` and `tokens` get the inputs of a training step. `flops` is for an optimizer step on one rank. The
+            default config is the TrainingArguments and the model's configuration.
 
     Raises:
-        ValueError: every or warmup_laps is too small.
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -80,31 +80,33 @@ class LapTimerCallback(TrainerCallback):
 
     @property
     def _active_run(self) -> TimedRun | None:
-        """The run, while its training is under way."""
+        """The run, while its training is running."""
         return self.run if self._steps is not None and self._steps.is_open else None
 
-    # The training as a whole.
+    # Start and end of the training.
 
     @guarded
-    def on_train_begin(self, args: Any, state: Any, control: Any, **known: Any) -> None:
-        model, loader = known.get("model"), known.get("train_dataloader")
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        model, loader = kwargs.get("model"), kwargs.get("train_dataloader")
         if not isinstance(model, torch.nn.Module):
-            self.guard.give_up("the Trainer shows no model")
+            self.guard.give_up("the Trainer passed no model to its callbacks")
         elif self._has_completed:
             self.guard.give_up(
-                "this callback has timed a training, and the Trainer is used again: that isn't timed. Make a new "
-                "Trainer with a new LapTimerCallback"
+                "this LapTimerCallback has already timed a training, so this one isn't timed. Create a new Trainer "
+                "with a new LapTimerCallback for each training"
             )
-        elif any(other is not self and other._state is state for other in _timing):
-            self.guard.give_up("a Trainer needs one LapTimerCallback, and has several. Remove the others")
+        elif any(other is not self and other._state is state for other in _active):
+            self.guard.give_up(
+                "the Trainer has several LapTimerCallbacks, and only the first one is used. Remove the others"
+            )
         else:
-            for other in list(_timing):
-                if other is self or other._model() is model:  # an error ended its training, which nobody told
-                    other._fail("the training was started again")
-            self._begin(args, state, model, loader, known.get("optimizer"))
+            for other in list(_active):
+                if other is self or other._model() is model:  # an error ended its training unnoticed
+                    other._fail("the training was restarted")
+            self._begin(args, state, model, loader, kwargs.get("optimizer"))
 
     def _fail(self, message: str) -> None:
-        _timing.discard(self)
+        _active.discard(self)
         if self._steps is not None:
             self._steps.fail(None, message)
 
@@ -121,53 +123,54 @@ class LapTimerCallback(TrainerCallback):
         self._model, self._optimizer = weakref.ref(model), optimizer
         self._metrics, self._pause_reason, self._hooks = {}, "", None
         if self.settings.flops is True and recomputes(args, model):
-            run.warmup.leave_out_flops("recomputation by gradient checkpointing would be counted")
+            run.warmup.skip_flops("gradient checkpointing recomputes activations, which would be counted")
         if trainer is None:
             if self.settings.flops is True:
-                run.warmup.leave_out_flops("it is counted where a transformers.Trainer calls this callback")
-            reason = "batches are seen where a transformers.Trainer calls this callback"
+                run.warmup.skip_flops("they are only counted with a transformers.Trainer")
+            reason = "batches can only be counted with a transformers.Trainer"
             self.guard.mark_missing("timing.tokens_per_s", reason, warn=False)
-        if args.torch_compile:  # a hook would be compiled with the model
+        if args.torch_compile:  # hooks would be compiled with the model
             self.guard.mark_missing("breakdown", "the model is compiled, and hooks would change it", warn=False)
         else:
             self._hooks = ModelHooks(model, run)
         self._steps = TrainerSteps(run, trainer, self._hooks, batch_size)
         self._finalizer = weakref.finalize(self, _on_abandoned, self._steps, os.getpid(), id(last_error()))
-        _timing.add(self)
+        _active.add(self)
         self._per_step = batch_size * args.gradient_accumulation_steps
-        self._num_in_epoch = self._left_of_epoch = -(-(training.num_train or 10**18) // rank.world_size)
+        self._num_in_epoch = self._remaining_in_epoch = -(-(training.num_train or 10**18) // rank.world_size)
         self._plan_laps(args, state, run, loader)
 
     def _plan_laps(self, args: Any, state: Any, run: TimedRun, loader: Any) -> None:
         every, num_steps, epoch = self.settings.every, run.training.num_batches, state.epoch or 0
         self._has_length = has_length(loader)
-        # Without a length, the Trainer's count of epochs is none; a resumed training begins with its first one.
+        # If the data has no length, state.epoch doesn't count epochs. Then a resumed training starts at epoch 0.
         self._epoch = (int(epoch + 1e-9) if self._has_length else 0) - 1
-        is_within = epoch % 1 > 0 if self._has_length else True
-        self._resumes_within = state.global_step > 0 and is_within and not args.ignore_data_skip
+        is_mid_epoch = epoch % 1 > 0 if self._has_length else True
+        self._resumes_mid_epoch = state.global_step > 0 and is_mid_epoch and not args.ignore_data_skip
         if every is not None:
             run.first_lap = state.global_step // every
             if num_steps is not None and every > num_steps:
                 self.guard.mark_missing(
                     "timing",
-                    f"every={every}: the training has {num_steps} steps, so no lap will be whole. Pass at most half",
+                    f"every={every}: the training has only {num_steps} steps, so no lap will be complete. Pass at most "
+                    "half",
                 )
         elif not self._has_length:
             log.warning(
-                "laptime: the length of the data is not known: a lap is an epoch, and one that max_steps ends isn't "
-                "counted. Pass every=, the optimizer steps of a lap."
+                "laptime: the data has no length, so an epoch that max_steps cuts short isn't counted. Pass every=, "
+                "the number of optimizer steps per lap."
             )
 
     @guarded
-    def on_train_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         run, steps = self._active_run, self._steps
         if run is None or steps is None:
             return
         if run.clock.is_running:
             run.drop_lap()
-        run.write_lap(self._scores(known.get("lr_scheduler")))
+        run.write_lap(self._scores(kwargs.get("lr_scheduler")))
         self._has_completed = True
-        _timing.discard(self)
+        _active.discard(self)
         self._finalizer.detach()
         steps.close()
         if not run.num_laps and not self._has_length and self.settings.every is None:
@@ -181,50 +184,50 @@ class LapTimerCallback(TrainerCallback):
     # Laps.
 
     @guarded
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         run = self._active_run
         if run is None:
             return
-        self._left_of_epoch = self._num_in_epoch
+        self._remaining_in_epoch = self._num_in_epoch
         self._epoch += 1
-        is_partial, self._resumes_within = self._resumes_within, False
+        is_partial, self._resumes_mid_epoch = self._resumes_mid_epoch, False
         if run.clock.is_running:
-            run.resume()  # a lap of steps goes on
+            run.resume()  # a lap of steps continues
         else:
-            self._start_lap(run, known, is_partial=self.settings.every is None and is_partial)
+            self._start_lap(run, kwargs, is_partial=self.settings.every is None and is_partial)
 
-    def _start_lap(self, run: TimedRun, known: Mapping[str, Any], is_partial: bool = False) -> None:
-        run.write_lap(self._scores(known.get("lr_scheduler")))
+    def _start_lap(self, run: TimedRun, kwargs: Mapping[str, Any], is_partial: bool = False) -> None:
+        run.write_lap(self._scores(kwargs.get("lr_scheduler")))
         run.start_lap(is_partial)
         run.clock.begin_wait()
 
     @guarded
-    def on_step_begin(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         run = self._active_run
         if run is None:
             return
-        if self._pause_reason:  # what ends the pause did not come
-            self._resume_after(self._pause_reason, known)
+        if self._pause_reason:  # the event that ends the pause was not called
+            self._resume_after(self._pause_reason, kwargs)
         if not run.clock.is_running:
-            self._start_lap(run, known)
+            self._start_lap(run, kwargs)
         run.clock.end_wait()
         if self._hooks is not None:
             self._hooks.mark("data")
         if self._steps is not None:
-            self._steps.begin_step()  # its FLOPs are counted within its calls of training_step alone
+            self._steps.begin_step()  # FLOPs are counted only inside training_step
 
     @guarded
-    def on_substep_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._hooks is not None:
             self._hooks.mark("rest")
 
     @guarded
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._hooks is not None:
             self._hooks.mark("rest")
 
     @guarded
-    def on_step_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         run = self._active_run
         if run is None:
             return
@@ -236,10 +239,10 @@ class LapTimerCallback(TrainerCallback):
         if run.is_over:
             run.end_lap(self._epoch if self.settings.every is None else None)
             if ends_epoch:
-                return  # the next one begins the next lap
+                return  # on_epoch_begin starts the next lap
             self._pause_reason = pause or ("log" if control.should_log else "")
             if not self._pause_reason:
-                self._start_lap(run, known)
+                self._start_lap(run, kwargs)
             return
         if run.is_warmup:
             run.warmup.next_batch()
@@ -249,48 +252,48 @@ class LapTimerCallback(TrainerCallback):
             run.pause()
 
     @guarded
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         run = self._active_run
         if run is None or not run.clock.is_running:
             return
         if self.settings.every is not None:
-            run.pause()  # the lap goes on in the next epoch
+            run.pause()  # the lap continues in the next epoch
         elif control.should_training_stop or not run.clock.num_batches:
             run.drop_lap()
-        else:  # of data whose length nobody knew
+        else:  # the data has no length
             run.close_lap()
             run.end_lap(self._epoch)
 
     @guarded
-    def on_evaluate(self, args: Any, state: Any, control: Any, **known: Any) -> None:
-        metrics = known.get("metrics") or {}
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        metrics = kwargs.get("metrics") or {}
         for name, key in (("val_loss", "eval_loss"), ("val_accuracy", "eval_accuracy")):
             if isinstance(metrics.get(key), int | float):
                 self._metrics[name] = float(metrics[key])
         if control.should_save and self._pause_reason:
-            self._pause_reason = "save"  # the best so far is saved next
-        self._resume_after("evaluate", known)
+            self._pause_reason = "save"  # on_save follows
+        self._resume_after("evaluate", kwargs)
 
     @guarded
-    def on_save(self, args: Any, state: Any, control: Any, **known: Any) -> None:
-        self._resume_after("save", known)
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._resume_after("save", kwargs)
 
     @guarded
-    def on_log(self, args: Any, state: Any, control: Any, **known: Any) -> None:
-        loss = (known.get("logs") or {}).get("loss")
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        loss = (kwargs.get("logs") or {}).get("loss")
         if isinstance(loss, int | float):
             self._metrics["train_loss"] = float(loss)
         if (run := self._active_run) is not None and run.is_timing:
-            run.clock.begin_wait()  # the next batch is asked for after it
-        self._resume_after("log", known)
+            run.clock.begin_wait()  # the next batch is requested after this
+        self._resume_after("log", kwargs)
 
-    def _resume_after(self, by: str, known: Mapping[str, Any]) -> None:
+    def _resume_after(self, event: str, kwargs: Mapping[str, Any]) -> None:
         run = self._active_run
-        if run is None or self._pause_reason != by:
+        if run is None or self._pause_reason != event:
             return
         self._pause_reason = ""
-        if not run.clock.is_running:  # a lap ended with the step before
-            self._start_lap(run, known)
+        if not run.clock.is_running:  # a lap ended with the previous step
+            self._start_lap(run, kwargs)
             return
         run.resume()
         if run.is_timing:
@@ -300,11 +303,11 @@ class LapTimerCallback(TrainerCallback):
 
     def _step_counts(self) -> tuple[int | None, Any]:
         assert self._steps is not None
-        counted = self._steps.end_step()
+        counts = self._steps.end_step()
         if self._steps.counts:
-            return counted
-        samples = min(self._per_step, self._left_of_epoch)
-        self._left_of_epoch -= samples
+            return counts
+        samples = min(self._per_step, self._remaining_in_epoch)
+        self._remaining_in_epoch -= samples
         return samples, None
 
     def _scores(self, scheduler: Any) -> Scores:
@@ -314,24 +317,24 @@ class LapTimerCallback(TrainerCallback):
 
 
 def _bytes_moved(optimizer: Any) -> int:
-    return bytes_moved(getattr(optimizer, "optimizer", optimizer))  # accelerate wraps it
+    return bytes_moved(getattr(optimizer, "optimizer", optimizer))  # Accelerate wraps it
 
 
 def _no_model() -> None:
-    """No training has begun."""
+    """Replaces the weak reference before a training."""
 
 
 def _on_abandoned(steps: TrainerSteps, process: int, error_before: int) -> None:
-    """The callback is gone, or the process ends, within the training.
+    """Called if the callback is freed or the process ends during the training.
 
     Args:
-        process: that trains; a fork of it ends nothing.
-        error_before: the id of the last error when the training began: in a notebook, of an earlier cell.
+        process: id of the training process; its forks are ignored.
+        error_before: id of the last error when the training began, e.g. of an earlier notebook cell.
     """
     if os.getpid() != process:
         return
     error = last_error()
     steps.fail(
         None if error is None or id(error) == error_before else error,
-        "the process ended within the training, or an error outside its steps ended it",
+        "the process ended during the training, or an error outside a training step ended it",
     )

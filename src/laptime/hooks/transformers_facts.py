@@ -1,4 +1,4 @@
-"""What is known of the training of a transformers.Trainer before it starts."""
+"""What is known about the training of a transformers.Trainer before it starts."""
 
 import sys
 from types import FrameType
@@ -10,7 +10,7 @@ import torch.distributed as dist
 from laptime.hooks.identity import HydraJob, plain
 from laptime.hooks.settings import Settings, Training, config_of, length_of
 
-# Of TrainingArguments: what can change the result or its timing. The names of those that a version lacks do no harm.
+# TrainingArguments that can change the result or its timing. Names that the installed version lacks are ignored.
 _SETTINGS = (
     "adam_beta1", "adam_beta2", "adam_epsilon", "auto_find_batch_size", "average_tokens_across_devices", "bf16",
     "dataloader_drop_last", "dataloader_num_workers", "dataloader_persistent_workers", "dataloader_pin_memory",
@@ -20,25 +20,25 @@ _SETTINGS = (
     "torch_compile", "torch_compile_backend", "torch_compile_mode", "train_sampling_strategy", "use_liger_kernel",
     "warmup_ratio", "warmup_steps", "weight_decay",
 )  # fmt: skip
-# Of a model's configuration: names and places.
+# Keys of a model's configuration that are only names and paths.
 _IGNORED_MODEL_KEYS = ("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype")
 
 
 def trainer_of(state: Any) -> Any:
-    """The Trainer that is calling, found in the frames of its methods: callbacks are not given it.
+    """The Trainer that is calling. It is looked up in the call stack, because callbacks don't get it.
 
     Args:
-        state: of the training, which the Trainer has too.
+        state: of the training; identifies its Trainer.
 
     Returns:
-        None: no transformers.Trainer calls.
+        None: the caller is no transformers.Trainer.
     """
-    kind = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)
+    trainer_class = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and kind is not None:
+    while frame is not None and trainer_class is not None:
         if frame.f_code.co_varnames[:1] == ("self",):
             caller = frame.f_locals.get("self")
-            if isinstance(caller, kind) and getattr(caller, "state", None) is state:
+            if isinstance(caller, trainer_class) and getattr(caller, "state", None) is state:
                 return caller
         frame = frame.f_back
     return None
@@ -50,17 +50,17 @@ def has_length(loader: Any) -> bool:
 
 
 def batch_size_of(args: Any, state: Any) -> int:
-    """Of a micro-batch on one device; `auto_find_batch_size` makes it smaller than the arguments say."""
-    found = state.train_batch_size if args.auto_find_batch_size else None
-    return int(found // max(1, args.n_gpu) if found else args.per_device_train_batch_size)
+    """Samples of a micro-batch on one device. `auto_find_batch_size` makes it smaller than the arguments say."""
+    reduced = state.train_batch_size if args.auto_find_batch_size else None
+    return int(reduced // max(1, args.n_gpu) if reduced else args.per_device_train_batch_size)
 
 
 def recomputes(args: Any, model: torch.nn.Module) -> bool:
-    """Whether the backward pass computes activations a second time (gradient checkpointing)."""
-    named = any(getattr(args, name, None) for name in ("gradient_checkpointing", "activation_checkpointing"))
+    """Whether the backward pass recomputes activations (gradient checkpointing)."""
+    is_requested = any(getattr(args, name, None) for name in ("gradient_checkpointing", "activation_checkpointing"))
     fsdp = getattr(args, "fsdp_config", None)
     return (
-        named
+        is_requested
         or (isinstance(fsdp, dict) and bool(fsdp.get("activation_checkpointing")))
         or any(getattr(module, "gradient_checkpointing", False) is True for module in model.modules())
     )
@@ -72,11 +72,11 @@ def training_of(
     """What is known when the training starts.
 
     Args:
-        job: of Hydra's, that the training is.
+        job: the Hydra job that runs the training; None: there is none.
     """
     distributed = dist.is_available() and dist.is_initialized()
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    whole = {torch.bfloat16: "bf16-true", torch.float16: "16-true", torch.float64: "64-true"}
+    dtype_names = {torch.bfloat16: "bf16-true", torch.float16: "16-true", torch.float64: "64-true"}
     mixed = "bf16-mixed" if args.bf16 else "16-mixed" if args.fp16 else None
     data: Any = getattr(loader, "dataset", None)
     return Training(
@@ -84,8 +84,8 @@ def training_of(
         dataset=settings.dataset or type(data).__name__.lower(),
         num_parameters=num_parameters,
         num_train=length_of(data),
-        precision=mixed or whole.get(getattr(model, "dtype", None), "32-true"),  # type: ignore[arg-type]
-        batches_per_step=1,  # a batch is all that an optimizer step takes
+        precision=mixed or dtype_names.get(getattr(model, "dtype", None), "32-true"),  # type: ignore[arg-type]
+        batches_per_step=1,  # a batch is the whole input of an optimizer step
         num_batches=state.max_steps - state.global_step if state.max_steps > 0 else None,
         num_epochs=int(args.num_train_epochs) if args.max_steps <= 0 and args.num_train_epochs % 1 == 0 else None,
         backend=dist.get_backend() if distributed and dist.get_world_size() > 1 else None,
@@ -98,11 +98,11 @@ def training_of(
 
 
 def _detected_config(args: Any, state: Any, model: torch.nn.Module, num_parameters: int) -> dict[str, Any]:
-    """The TrainingArguments that matter, and the model's configuration."""
+    """The TrainingArguments that can change the result or its timing, and the model's configuration."""
     values = args.to_dict() | {"per_device_train_batch_size": batch_size_of(args, state)}
     described: dict[str, Any] = getattr(getattr(model, "config", None), "to_diff_dict", dict)()
     return {
         "training": plain({name: values[name] for name in _SETTINGS if name in values}),
-        "model": plain({name: each for name, each in described.items() if name not in _IGNORED_MODEL_KEYS})
+        "model": plain({key: value for key, value in described.items() if key not in _IGNORED_MODEL_KEYS})
         | {"num_parameters": num_parameters, "dtype": str(getattr(model, "dtype", None))},
     }

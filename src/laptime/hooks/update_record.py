@@ -1,4 +1,4 @@
-"""What follows from the laps so far, section by section of run.json."""
+"""Updates the sections of run.json that are computed from the laps so far."""
 
 import os
 from typing import TYPE_CHECKING
@@ -15,11 +15,11 @@ from laptime.record.schema import filled
 if TYPE_CHECKING:
     from laptime.hooks.timed_run import TimedRun
 
-_MAX_NOISE_LAPS = 1000  # laps of which run.json says what else the machine did
+_MAX_NOISE_LAPS = 1000  # laps whose machine counters are kept in run.json
 
 
 def update_record(run: "TimedRun") -> None:
-    """Fill in the record of a run; nothing before its first lap, and on other ranks than the first."""
+    """Update the record of a run. Does nothing before the first lap, and on ranks other than 0."""
     record, recorder = run.record, run.recorder
     if record is None or not recorder.rows:
         return
@@ -27,44 +27,43 @@ def update_record(run: "TimedRun") -> None:
     recorder.note_result(record)
     recorder.note_resources(record, run.clock.energy)
     attempt = record.attempts[-1]
-    attempt.total_train_s = record.timing.total_train_s = sum(each.epoch_time_s for each in recorder.epochs)
-    run.warmup.note(record)
-    _note_batch(run, record)
-    _note_quality(run, record)
+    attempt.total_train_s = record.timing.total_train_s = sum(lap.epoch_time_s for lap in recorder.epochs)
+    run.warmup.update_record(record)
+    _update_batch(run, record)
+    _update_quality(run, record)
 
 
-def _note_batch(run: "TimedRun", record: RunRecord) -> None:
-    """Samples and FLOPs of a batch."""
+def _update_batch(run: "TimedRun", record: RunRecord) -> None:
     per_step, size, timing = run.training.batches_per_step, run.batch_size, record.timing
     if size is not None and per_step is not None:
         batch = filled(record.batch)
         batch.per_rank_batch_size, batch.global_batch_size = size * per_step, size * per_step * run.rank.world_size
-    model, flops, counted = filled(record.model), run.warmup.flops_per_batch, run.warmup.flops_samples
+    model, flops, num_samples = filled(record.model), run.warmup.flops_per_batch, run.warmup.flops_samples
     model.flops_per_batch = flops
-    if flops is not None and counted:
-        model.flops_per_sample = flops // counted
+    if flops is not None and num_samples:
+        model.flops_per_sample = flops // num_samples
         if timing.samples_per_s and timing.batches_per_s:
-            model.flops_per_batch = round(of_mean_batch(flops / counted, timing, run.rank.world_size))
+            model.flops_per_batch = round(flops_of_mean_batch(flops / num_samples, timing, run.rank.world_size))
 
 
-def of_mean_batch(flops_per_sample: float, timing: schema.Timing, world_size: int) -> float:
-    """FLOPs of a batch of mean size on one rank: others hold more samples than the one that was counted, or fewer.
+def flops_of_mean_batch(flops_per_sample: float, timing: schema.Timing, world_size: int) -> float:
+    """FLOPs of a batch of mean size on one rank. The batch whose FLOPs were counted may be larger or smaller.
 
     Args:
-        timing: samples_per_s (of all ranks) and batches_per_s (of each) are known.
+        timing: with samples_per_s (of all ranks) and batches_per_s (per rank).
     """
     return flops_per_sample * (timing.samples_per_s or 0.0) / (timing.batches_per_s or 1.0) / world_size
 
 
-def _note_quality(run: "TimedRun", record: RunRecord) -> None:
-    """What else the machine did, and how far the figures can be trusted for that."""
+def _update_quality(run: "TimedRun", record: RunRecord) -> None:
+    """Update what else the machine did, and the grade that follows from it."""
     recorder, training = run.recorder, run.training
     record.noise.epochs, record.noise.load_after = recorder.noise[:_MAX_NOISE_LAPS], snapshot().load
-    times = [each.epoch_time_s for each in recorder.counted]
+    times = [lap.epoch_time_s for lap in recorder.counted]
     if not times:
         return
-    found = assess(
-        [each for each in recorder.noise if not each.is_warmup],
+    quality = assess(
+        [noise for noise in recorder.noise if not noise.is_warmup],
         times,
         os.cpu_count() or 1,
         record.noise.on_battery,
@@ -77,4 +76,4 @@ def _note_quality(run: "TimedRun", record: RunRecord) -> None:
         warmup_key="warmup_laps",
         one_thread="torch.set_num_threads(1)",
     )
-    record.quality = schema.Quality(grade=found.grade, reasons=list(found.reasons))
+    record.quality = schema.Quality(grade=quality.grade, reasons=list(quality.reasons))

@@ -1,4 +1,4 @@
-"""What is found out in the warm-up lap, which never counts: the phases of its steps, and the FLOPs of one of them."""
+"""Measurements in the warm-up lap, which is left out of all figures: the phases of steps, and the FLOPs of one."""
 
 import sys
 import time
@@ -16,34 +16,34 @@ from laptime.ranks.comm_hooks import bucket_bytes, comm_times, exposed_s
 from laptime.record import schema
 from laptime.record.run_record import RunRecord
 
-# Batches before anything is looked at: of the first, torch makes buffers and chooses algorithms.
+# First batches that are skipped, in which torch allocates buffers and chooses algorithms.
 _NUM_SKIPPED_BATCHES = 2
 _MAX_DURATION_S, _MAX_STEPS, _MIN_STEPS = 1.0, 100, 5
-# DDP's own clocks run in one of so many steps, unless told otherwise (torch 2.14).
+# DDP's default: its timers run in one of 100 steps (torch 2.14).
 _DDP_SAMPLE_RATE = 100
 
 
 def _ignore() -> None:
-    """Nobody listens."""
+    """Nothing is to be called."""
 
 
 class WarmupSteps:
-    """Takes some steps of the warm-up lap apart, after one in which FLOPs are counted.
+    """Counts the FLOPs of one step of the warm-up lap, and then times the phases of some steps.
 
     Args:
         device: is synchronized at every boundary of a phase.
         settings, training: of the run.
-        guard: has the reasons where something is not measured.
+        guard: records why a figure is not measured.
         has_laps: whether there is a warm-up lap.
 
     Attributes:
-        phases: hears them, while steps are taken apart; None otherwise.
+        phases: times the phases of the current step; None: phases are not being timed.
         flops_per_batch: of one batch on this rank; None: not counted.
-        flops_samples: samples of the batch that was counted; None: not known, or given by the user.
-        is_compiled: says whether the training is compiled: then it isn't counted, for counting would run it
-            differently.
-        on_begin, on_end: called when phases are listened to, and no more.
-        ddp: whose clocks say what a step waits for other ranks; None: there is none.
+        flops_samples: samples of the batch whose FLOPs were counted; None: unknown, or the user passed flops=.
+        is_compiled: returns whether the training is compiled. Then FLOPs aren't counted, because counting would change
+            how it runs.
+        on_begin, on_end: called when timing of phases starts and ends.
+        ddp: the model whose timers tell how long a step waits for other ranks; None: there is none.
     """
 
     def __init__(self, device: Device, settings: Settings, training: Training, guard: Guard, has_laps: bool) -> None:
@@ -63,70 +63,69 @@ class WarmupSteps:
         self._until = 0.0
         self._waited_s: list[float] = []
         self._steps: list[dict[str, float]] = []
-        self._wants_breakdown = settings.breakdown and has_laps
-        self._wants_flops = settings.flops is True and has_laps
+        self._measures_breakdown = settings.breakdown and has_laps
+        self._counts_flops = settings.flops is True and has_laps
         if settings.flops is not True and settings.flops is not False:
             self.flops_per_batch = int(settings.flops)
-        elif not self._wants_flops:
-            reason = "there is no warm-up lap to count it in" if settings.flops else "flops=False"
+        elif not self._counts_flops:
+            reason = "there is no warm-up lap to count them in" if settings.flops else "flops=False"
             guard.mark_missing("model.flops_per_batch", reason, warn=False)
-        if not self._wants_breakdown:
-            reason = "there is no warm-up lap to take it from" if settings.breakdown else "breakdown=False"
+        if not self._measures_breakdown:
+            reason = "there is no warm-up lap to measure it in" if settings.breakdown else "breakdown=False"
             guard.mark_missing("breakdown", reason, warn=False)
 
     def flop_counter(self) -> FlopCounter | None:
-        """What the batch of the warm-up lap that begins is to be trained in, so that its FLOPs are counted; None: they
-        aren't counted in this one."""
-        if not self._wants_flops or self._num_batches != _NUM_SKIPPED_BATCHES - 1:
+        """The context in which to train the next warm-up batch, so that its FLOPs are counted; None: don't count."""
+        if not self._counts_flops or self._num_batches != _NUM_SKIPPED_BATCHES - 1:
             return None
-        self._wants_flops = False
+        self._counts_flops = False
         if self.is_compiled():
-            self.leave_out_flops("the model is compiled")
+            self.skip_flops("the model is compiled")
             return None
         return FlopCounter()
 
     def note_flops(self, counter: FlopCounter, samples: int | None) -> None:
-        """A batch has been trained on within a counter.
+        """Take the FLOPs of a batch from its counter.
 
         Args:
-            samples: that it holds; None: not known.
+            samples: of the batch; None: unknown.
         """
         if counter.unknown:
-            self.leave_out_flops(f"no formula for {', '.join(sorted(counter.unknown))}")
+            self.skip_flops(f"no formula for {', '.join(sorted(counter.unknown))}")
         elif not counter.total:
-            self.leave_out_flops("no product was computed in this thread")
+            self.skip_flops("no matrix product ran in this thread")
         else:
             self.flops_per_batch, self.flops_samples = counter.total, samples
 
-    def leave_out_flops(self, reason: str) -> None:
-        """Don't count FLOPs."""
-        self._wants_flops = False
+    def skip_flops(self, reason: str) -> None:
+        """Don't count FLOPs, and record why."""
+        self._counts_flops = False
         self.guard.mark_missing("model.flops_per_batch", f"{reason}. Pass flops=", warn=False)
 
     def batch_begins(self) -> None:
-        """A batch of the warm-up lap is about to be trained on."""
+        """Called before a batch of the warm-up lap is trained on."""
         self._counter = self.flop_counter()
         if self._counter is not None:
             self._counter.__enter__()
 
     def batch_ends(self, samples: int | None = None) -> None:
-        """It has been trained on.
+        """Called after the batch.
 
         Args:
-            samples: that it holds; None: not known.
+            samples: of the batch; None: unknown.
         """
         self._num_batches += 1
         self._end_count(samples)
 
     def pause(self) -> None:
-        """What follows is no training."""
+        """Exclude what follows, until `resume`."""
         if self._counter is not None:
             self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         if self.phases is not None:
             self.phases.pause()
 
     def resume(self) -> None:
-        """Training goes on."""
+        """End a pause."""
         if self.phases is not None:
             self.phases.resume()
         if self._counter is not None:
@@ -139,8 +138,8 @@ class WarmupSteps:
             self.note_flops(counter, samples)
 
     def next_batch(self) -> None:
-        """The next batch of the warm-up lap is asked for: what belongs to the one before is over."""
-        if not self._wants_breakdown or self._num_batches < _NUM_SKIPPED_BATCHES:
+        """Called before the next batch of the warm-up lap is requested: the previous step ends here."""
+        if not self._measures_breakdown or self._num_batches < _NUM_SKIPPED_BATCHES:
             return
         if self.phases is None:
             self._until = time.perf_counter() + _MAX_DURATION_S
@@ -161,16 +160,16 @@ class WarmupSteps:
             self.end()
 
     def close(self) -> None:
-        """Listen to nobody any more, and keep nothing of the training."""
+        """Stop all measurements, and drop the references to the training."""
         self.end()
-        if self._wants_flops:
-            self.leave_out_flops(f"the warm-up lap has fewer than {_NUM_SKIPPED_BATCHES} steps")
+        if self._counts_flops:
+            self.skip_flops(f"the warm-up lap has fewer than {_NUM_SKIPPED_BATCHES} steps")
         self.is_compiled, self.on_begin, self.on_end, self.ddp = compiled_anything, _ignore, _ignore, None
 
     def end(self) -> None:
-        """The lap is over, or enough was seen."""
-        self._end_count()  # where an exception has ended the step
-        self._wants_breakdown = False
+        """Stop timing phases: the lap is over, or there are enough steps."""
+        self._end_count()  # if an exception ended the step
+        self._measures_breakdown = False
         if self.phases is None:
             return
         self._steps, self.phases = self.phases.steps, None
@@ -178,8 +177,8 @@ class WarmupSteps:
         if self.ddp is not None:
             self.ddp._set_ddp_runtime_logging_sample_rate(_DDP_SAMPLE_RATE)
 
-    def note(self, record: RunRecord) -> None:
-        """Fill in the breakdown, and what is known of communication."""
+    def update_record(self, record: RunRecord) -> None:
+        """Fill in `breakdown` and, under DDP, `communication`."""
         if record.breakdown.step_s is not None or "breakdown" in self.guard.missing:
             return
         if len(self._steps) < _MIN_STEPS:
@@ -215,14 +214,14 @@ class WarmupSteps:
 
 
 def compiled_anything() -> bool:
-    """Whether torch has compiled something in this process."""
+    """Whether torch.compile has compiled anything in this process."""
     dynamo: Any = sys.modules.get("torch._dynamo.utils")
     return dynamo is not None and bool(dynamo.counters["frames"]["total"])
 
 
 def is_compiled(module: Any) -> bool:
-    """Whether a module, or a part of it, is compiled."""
+    """Whether a module or one of its submodules is compiled."""
     return any(
-        type(each).__name__ == "OptimizedModule" or getattr(each, "_compiled_call_impl", None) is not None
-        for each in module.modules()
+        type(submodule).__name__ == "OptimizedModule" or getattr(submodule, "_compiled_call_impl", None) is not None
+        for submodule in module.modules()
     )
