@@ -36,13 +36,13 @@ def test_one_row_per_epoch_and_rank_joined_to_its_run(write, work_folder):
     assert results.epochs["is_warmup"].dtype == bool
 
 
-def test_what_was_not_measured_is_missing(write, work_folder):
+def test_figures_that_were_not_measured_are_missing(write, work_folder):
     write(Path("run"), [1.0, 1.0])
     results = laptime.load("run")
     assert results.runs["energy_joules"].isna().all() and results.epochs["device_memory_bytes"].isna().all()
 
 
-def test_what_does_not_count_is_listed_with_the_reason(write, work_folder):
+def test_skipped_runs_are_listed_with_the_reason(write, work_folder):
     write(Path("runs/good"), [1.0, 1.0])
     write(Path("runs/bad"), [1.0, 1.0], status="failed", error={"message": "rank 1 was killed"})
     results = laptime.load("runs")
@@ -50,7 +50,7 @@ def test_what_does_not_count_is_listed_with_the_reason(write, work_folder):
     assert results.skipped.to_dict("records") == [{"run": "runs/bad", "reason": "failed: rank 1 was killed"}]
 
 
-def test_a_run_whose_process_is_gone_says_so(write, work_folder):
+def test_the_reason_says_that_the_process_of_a_run_is_gone(write, work_folder):
     run = write(Path("run"), [1.0, 1.0], status="running")
     program = (
         "from pathlib import Path; from laptime.record.directory import claim; claim(Path('run')); print(); input()"
@@ -60,22 +60,22 @@ def test_a_run_whose_process_is_gone_says_so(write, work_folder):
     ) as process:
         assert process.stdout is not None
         try:
-            assert process.stdout.readline() == "\n"  # it has the directory
+            assert process.stdout.readline() == "\n"  # it has claimed the directory
             assert laptime.load(run).skipped["reason"].to_list() == ["running"]
         finally:
             process.kill()
-    reason = "running, but its process is gone: it was killed, perhaps"
+    reason = "running, but its process is gone (killed?)"
     assert laptime.load(run).skipped["reason"].to_list() == [reason]
 
 
-def test_groups_and_scaling_are_those_of_the_summary(scaled):
+def test_groups_and_scaling_equal_the_summary(scaled):
     results = laptime.load(scaled)
     assert results.groups["num_repeats"].to_list() == [3, 3, 3]
     measured = results.scaling[~results.scaling["projected"]]
     assert measured["speedup"].round(2).to_list() == [1.0, 1.8, 3.0]
 
 
-def test_folders_are_read_together_and_each_run_once(scaled, write):
+def test_several_folders_are_loaded_without_duplicates(scaled, write):
     write(Path("other"), [1.0, 1.0])
     assert len(laptime.load("sweep", "sweep/1", "other").runs) == 10
 
@@ -86,7 +86,7 @@ def started_at(run: Path, when: str) -> None:
     write_record(run, record)
 
 
-def test_latest_is_the_newest_run_with_all_of_its_sweep(write, work_folder):
+def test_latest_is_the_newest_run_or_its_whole_sweep(write, work_folder):
     started_at(write(Path("outputs/day/old"), [1.0, 1.0]), "2026-11-22T10:00:00+00:00")
     for number in "01":
         started_at(write(Path(f"multirun/day/night/{number}"), [1.0, 1.0]), "2026-11-22T11:00:00+00:00")
@@ -104,14 +104,14 @@ def test_no_run_at_all_gives_empty_frames(work_folder):
 
 
 @pytest.mark.parametrize(
-    ("folders", "words"), [((), "name run or sweep"), (("nowhere",), "nowhere"), (("latest",), "no run")]
+    ("folders", "words"), [((), "no folder given"), (("nowhere",), "nowhere"), (("latest",), "no run")]
 )
-def test_nothing_to_read_is_said(folders, words, work_folder):
+def test_a_folder_without_runs_is_an_error(folders, words, work_folder):
     with pytest.raises(laptime.UserError, match=words):
         laptime.load(*folders)
 
 
-def test_a_real_run_is_read_as_it_was_written(trained):
+def test_a_real_run_is_loaded_with_the_values_that_it_wrote(trained):
     run = trained(*TINY, "training.epochs=2")
     record, results = read_record(run), laptime.load(str(run))
     (row,) = results.runs.to_dict("records")

@@ -1,4 +1,4 @@
-"""Which runs are repeats of each other, what a group is called, and what its figures say."""
+"""Groups of repeats: which runs belong together, their labels, figures and remarks."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def groups_of(*folders: str):
     return group_runs(load_runs([Path(folder) for folder in folders])[0])
 
 
-def test_runs_that_differ_in_the_seed_alone_are_repeats(scaled):
+def test_runs_that_differ_only_in_the_seed_are_repeats(scaled):
     groups = groups_of("sweep")
     assert [group.label for group in groups] == ["ws=1", "ws=2", "ws=4"]
     assert [[run.seed for run in group.runs] for group in groups] == [[1, 2, 3]] * 3
@@ -31,8 +31,8 @@ def test_figures_by_hand(write, work_folder):
     assert (row["num_repeats"], row["seeds"]) == (2, "1 2")
     assert (row["epoch_time_s"], row["epoch_time_s_min"], row["epoch_time_s_max"]) == (3.0, 1.0, 4.0)
     assert row["epoch_time_s_between"] == pytest.approx(2**0.5)
-    assert row["epoch_time_s_within"] == pytest.approx(0.5)  # of standard deviations 1 and 0
-    assert row["samples_per_s"] == pytest.approx(1000 / 3.0)  # of the epoch time beside it
+    assert row["epoch_time_s_within"] == pytest.approx(0.5)  # median of the standard deviations 1 and 0
+    assert row["samples_per_s"] == pytest.approx(1000 / 3.0)  # derived from the median epoch time
     assert row["test_accuracy"] == pytest.approx(0.92)
     assert row["test_accuracy_between"] == pytest.approx(0.02 * 2**0.5)
 
@@ -53,7 +53,7 @@ def test_figures_by_hand(write, work_folder):
         {"changed": {"device": "cuda"}, "sections": {"device": {"name": "A100"}}},
     ],
 )
-def test_other_work_code_machine_or_data_make_another_group(other, write, work_folder):
+def test_another_config_code_machine_or_data_make_another_group(other, write, work_folder):
     write(Path("a"), [9.0, 1.0])
     write(Path("b"), [9.0, 1.0], seed=2, **other)
     groups = groups_of(".")
@@ -66,7 +66,7 @@ def test_order_of_the_runs_does_not_matter(scaled):
     assert forward.equals(backward)
 
 
-def test_a_model_stands_for_all_of_its_keys(write, work_folder):
+def test_a_model_replaces_all_of_its_keys(write, work_folder):
     write(Path("a"), [9.0, 1.0], changed={"model.hidden": 512})
     write(Path("b"), [9.0, 1.0], changed={"model._target_": "laptime.models.cnn.CNN", "model.channels": 32})
     groups = groups_of(".")
@@ -80,7 +80,7 @@ def test_keys_with_the_same_last_part_are_named_in_full(write, work_folder):
     assert [group.label for group in groups_of(".")] == ["x.size=1 y.size=1", "x.size=2 y.size=2"]
 
 
-def test_remarks_say_what_a_figure_is_worth(write, work_folder):
+def test_remarks_list_problems_with_the_figures(write, work_folder):
     sections = {
         "device": {"requested": "mps"},
         "strategy": {"oversubscribed": True},
@@ -89,12 +89,12 @@ def test_remarks_say_what_a_figure_is_worth(write, work_folder):
     write(Path("a"), [9.0, 1.0], sections=sections)
     write(Path("b"), [9.0, 2.0], seed=2, sections={"environment": {"hostname_hash": "another"}, **sections})
     (group,) = groups_of(".")
-    said = "; ".join(remarks_of(group))
+    remarks = "; ".join(remarks_of(group))
     for words in (
-        "mps was asked for and absent: trained on cpu", "oversubscribed", "on 2 hosts", "repeats differ by 53%",
-        "stopped by time_limit",
+        "mps was requested but absent: trained on cpu", "oversubscribed", "on 2 hosts",
+        "standard deviation between repeats: 53%", "stopped by time_limit",
     ):  # fmt: skip
-        assert words in said
+        assert words in remarks
 
 
 def test_time_to_an_accuracy_counts_the_repeats_that_reached_it(write, work_folder):
@@ -107,18 +107,18 @@ def test_time_to_an_accuracy_counts_the_repeats_that_reached_it(write, work_fold
     assert reached(group, None) is None
 
 
-def test_a_warm_up_that_was_too_short_is_said(write, work_folder):
+def test_a_trend_over_the_epochs_is_a_remark(write, work_folder):
     for seed in range(3):
         write(Path(f"falling/{seed}"), [9.0, 1.3, 1.2, 1.1, 1.0], seed=seed)
         write(Path(f"rising/{seed}"), [9.0, 1.0, 1.1, 1.2, 1.3], seed=seed)
         write(Path(f"even/{seed}"), [9.0, 1.0, 1.001, 1.002, 1.003], seed=seed)
-    said = {folder: "; ".join(remarks_of(groups_of(folder)[0])) for folder in ("falling", "rising", "even")}
-    assert "epochs still get faster, by 26%: measure.warmup_epochs is too small" in said["falling"]
-    assert "epochs get slower, by 26%" in said["rising"]
-    assert "epochs" not in said["even"]
+    remarks = {folder: "; ".join(remarks_of(groups_of(folder)[0])) for folder in ("falling", "rising", "even")}
+    assert "epochs get faster by 26%: measure.warmup_epochs is too small" in remarks["falling"]
+    assert "epochs get slower by 26%" in remarks["rising"]
+    assert "epochs" not in remarks["even"]
 
 
-def test_other_accelerators_are_other_machines(write, work_folder):
+def test_another_accelerator_is_another_machine(write, work_folder):
     for number, name in enumerate(("A100", "Tesla T4")):
         write(
             Path(f"{number}"), [9.0, 1.0], seed=number, changed={"device": "cuda"}, sections={"device": {"name": name}}
@@ -126,7 +126,7 @@ def test_other_accelerators_are_other_machines(write, work_folder):
     assert len(groups_of(".")) == 2
 
 
-def test_one_seed_twice_is_two_timings_of_one_result(write, work_folder):
+def test_two_runs_of_one_seed_have_two_timings_and_one_result(write, work_folder):
     for name in "ab":
         write(Path(name), [9.0, 1.0])
     (group,) = groups_of(".")
@@ -139,21 +139,21 @@ def test_quality_is_the_worst_of_the_repeats_with_its_reasons(write, work_folder
     write(Path("b"), [9.0, 1.0], seed=2, sections={"quality": {"grade": "C", "reasons": ["other processes", "swap"]}})
     (group,) = groups_of(".")
     assert group.quality == "C"
-    assert "quality C of 1 of 2 repeats: other processes; swap" in remarks_of(group)
+    assert "quality C in 1 of 2 repeats: other processes; swap" in remarks_of(group)
     assert groups_table([group])["quality"].to_list() == ["C"]
 
 
-def test_the_spread_between_repeats_is_of_the_rates_that_are_shown(write, work_folder):
-    # Of two epochs the median of the rates is not the rate of the median time.
+def test_the_standard_deviation_between_repeats_is_of_the_shown_rates(write, work_folder):
+    # With two epochs, the median of the rates differs from the rate of the median time.
     write(Path("a"), [9.0, 1.0, 9.0], seed=1)
     write(Path("b"), [9.0, 5.0, 5.0], seed=2)
     (group,) = group_runs(load_runs([Path()])[0])
     assert group.throughputs == pytest.approx([200.0, 200.0])
-    assert group.samples_per_s.median == pytest.approx(200.0) and group.samples_per_s.between == pytest.approx(0.0)
-    assert not any("repeats differ" in remark for remark in remarks_of(group))
+    assert group.samples_per_s.median == pytest.approx(200.0) and group.samples_per_s.std_repeats == pytest.approx(0.0)
+    assert not any("between repeats" in remark for remark in remarks_of(group))
 
 
-def test_numbers_drawn_from_a_range_are_rounded_in_labels_as_far_as_they_stay_apart(write, work_folder):
+def test_labels_round_long_numbers_where_they_stay_distinct(write, work_folder):
     for name, lr in (("a", 0.004108433563645798), ("b", 0.0123), ("c", 0.1)):
         write(Path(name), [9.0, 1.0], changed={"optimizer.lr": lr})
     assert [group.label for group in group_runs(load_runs([Path()])[0])] == ["lr=0.004108", "lr=0.0123", "lr=0.1"]

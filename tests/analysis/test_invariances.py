@@ -43,7 +43,7 @@ def test_a_repeat_equal_to_one_that_stands_for_all_moves_no_median(epochs):
     assert summarize(same).median == summarize([*same, epochs[0]]).median == float(np.median(epochs[0]))
     assert summarize(epochs).low == min(map(min, epochs)) and summarize(epochs).high == max(map(max, epochs))
     backwards, forwards = summarize(epochs[::-1]), summarize(epochs)
-    assert (backwards.median, backwards.within) == (forwards.median, forwards.within)
+    assert (backwards.median, backwards.std_epochs) == (forwards.median, forwards.std_epochs)
 
 
 @given(several, several)

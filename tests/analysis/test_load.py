@@ -24,7 +24,7 @@ def test_epochs_are_the_slowest_ranks_with_everybodys_samples(write, work_folder
     assert run.epochs["elapsed_s"].to_list() == [5.0, 6.5, 8.5]
 
 
-def test_runs_are_found_once_in_the_order_of_their_numbers(write, work_folder):
+def test_runs_are_found_once_sorted_by_number(write, work_folder):
     for number in (10, 9, 1):
         write(Path(f"sweep/{number}"), [1.0, 1.0])
     write(Path("sweep/summary/old"), [1.0, 1.0])
@@ -44,7 +44,7 @@ def test_runs_are_found_once_in_the_order_of_their_numbers(write, work_folder):
         ({"status": "running"}, "running"),
         ({"status": "interrupted", "error": {"message": "stopped by SIGTERM"}}, "interrupted: stopped by SIGTERM"),
         ({"schema_version": 0}, "schema version 0, not 1"),
-        ({"hashed_config": None}, "older Laptime"),
+        ({"hashed_config": None}, "older version"),
         ({"strategy": None}, "run.json has no strategy"),
         ({"device": {}}, "run.json has no device"),
         ({"device": {"used": "cpu"}}, "run.json has no device.requested"),
@@ -70,7 +70,7 @@ def test_runs_are_found_once_in_the_order_of_their_numbers(write, work_folder):
         ),
     ],
 )
-def test_what_cannot_be_counted_is_listed_with_the_reason(change, reason, write, work_folder):
+def test_unusable_runs_are_skipped_with_the_reason(change, reason, write, work_folder):
     write(Path("good"), [1.0, 1.0])
     write(Path("bad"), [1.0, 1.0], **change)
     runs, skipped = load_runs([Path()])
@@ -86,25 +86,25 @@ def test_what_cannot_be_counted_is_listed_with_the_reason(change, reason, write,
         (RUN_FILE, b"{\xff", "not UTF-8"),
         (RUN_FILE, b"[]", "not an object"),
         (RUN_FILE, b'{"schema_version": 1', "not JSON"),
-        (EPOCHS_FILE, b"", "no whole epoch"),
+        (EPOCHS_FILE, b"", "no complete epoch"),
         (EPOCHS_FILE, b"a,b\n1,2\n", "no column attempt"),
         (EPOCHS_FILE, b"\x00\x01\x02", "column"),
     ],
 )
-def test_damaged_files_are_listed(file, content, reason, write, work_folder):
+def test_runs_with_damaged_files_are_skipped(file, content, reason, write, work_folder):
     (write(Path("run"), [1.0, 1.0]) / file).write_bytes(content)
     runs, (skipped,) = load_runs([Path()])
     assert runs == [] and reason in skipped.reason
 
 
-def test_a_directory_that_never_started_is_listed(work_folder):
+def test_a_run_that_never_started_is_skipped(work_folder):
     Path("0/.hydra").mkdir(parents=True)
     Path("0/.hydra/config.yaml").write_text("")
     _, (skipped,) = load_runs([Path()])
     assert "has no run.json" in skipped.reason
 
 
-def test_epochs_that_not_all_ranks_completed_and_torn_rows_do_not_count(write, work_folder):
+def test_incomplete_epochs_and_torn_rows_are_ignored(write, work_folder):
     path = write(Path("run"), [1.0, 1.0, 1.0], world_size=2) / EPOCHS_FILE
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[:-1]) + "\n0,2,1,Fal")
@@ -113,7 +113,7 @@ def test_epochs_that_not_all_ranks_completed_and_torn_rows_do_not_count(write, w
     assert run.remarks == ("1 rows of epochs.csv can't be read",)
 
 
-def test_of_an_epoch_that_two_attempts_completed_the_last_counts(write, work_folder):
+def test_the_last_attempt_of_an_epoch_counts(write, work_folder):
     path = write(Path("run"), [1.0, 1.0, 1.0]) / EPOCHS_FILE
     header, *rows = path.read_text().splitlines()
     again = rows[2].replace("0,2,0,False,1.0", "1,2,0,True,7.0")
@@ -129,7 +129,7 @@ def test_only_warm_up_is_no_measurement(write, work_folder):
     assert skipped.reason == "no epoch after the warm-up"
 
 
-def test_nan_accuracy_is_no_obstacle(write, work_folder):
+def test_a_missing_accuracy_is_accepted(write, work_folder):
     path = write(Path("run"), [1.0, 1.0], sections={"result": {"test_accuracy": None, "train_loss": None}})
     record = json.loads((path / RUN_FILE).read_text())
     assert record["result"]["test_accuracy"] is None
@@ -139,7 +139,7 @@ def test_nan_accuracy_is_no_obstacle(write, work_folder):
 
 @pytest.mark.parametrize("value", ["fast", True, 10**400, [1]])
 @pytest.mark.parametrize("figure", [("timing", "steps_per_s"), ("result", "test_loss"), ("communication", "cost_s")])
-def test_a_figure_that_is_no_number_is_damage(figure, value, write, work_folder):
+def test_a_figure_that_is_not_a_number_is_damage(figure, value, write, work_folder):
     section, key = figure
     write(Path("run"), [1.0, 1.0], sections={section: {key: value}})
     runs, (skipped,) = load_runs([Path()])
@@ -151,13 +151,13 @@ def test_a_figure_that_is_no_number_is_damage(figure, value, write, work_folder)
     [
         (slice(0, 2), {"epochs": 4, "checkpoint": None}, 2),  # the last epochs
         (slice(2, 4), {"epochs": 4, "checkpoint": None}, 2),  # the first
-        (slice(2, 4), {"epochs": 4, "checkpoint": "other"}, 0),  # which another run has trained
+        (slice(2, 4), {"epochs": 4, "checkpoint": "other"}, 0),  # another run trained them
         (slice(0, 4, 3), {"epochs": 4}, 2),  # in between
         (slice(0, 4), {"epochs": 4, "checkpoint": None}, 0),
-        (slice(0, 4), {"epochs": 2, "checkpoint": None}, -2),  # of another run
+        (slice(0, 4), {"epochs": 2, "checkpoint": None}, -2),  # rows of another run
     ],
 )
-def test_epochs_that_a_file_has_lost_are_counted(cut, training, num_missing, write, work_folder):
+def test_missing_epochs_are_a_remark(cut, training, num_missing, write, work_folder):
     sections = {"config": {"training": training}, "result": {"stop_reason": "epochs"}}
     path = write(Path("run"), [1.0, 1.0, 1.0, 1.0], sections=sections) / EPOCHS_FILE
     header, *rows = path.read_text().splitlines()
@@ -172,7 +172,7 @@ def test_epochs_that_a_file_has_lost_are_counted(cut, training, num_missing, wri
     [("attempt", "inf"), ("rank", "-1"), ("rank", "0.5"), ("epoch", "1e300"), ("epoch_time_s", "inf"),
      ("epoch_time_s", "0"), ("num_samples", "-5"), ("num_samples", "x"), ("is_warmup", "maybe")],
 )  # fmt: skip
-def test_a_row_with_an_impossible_value_is_left_out(column, value, write, work_folder):
+def test_a_row_with_an_impossible_value_is_ignored(column, value, write, work_folder):
     path = write(Path("run"), [1.0, 1.0, 1.0]) / EPOCHS_FILE
     header, *rows = (line.split(",") for line in path.read_text().splitlines())
     rows[2][header.index(column)] = value
@@ -202,9 +202,9 @@ def test_a_copy_of_a_run_counts_once(write, work_folder):
 
 
 @pytest.mark.parametrize("name", ["earlier", "summary", "tensorboard", "checkpoints"])
-def test_a_run_counts_whatever_its_folder_is_called(name, write, work_folder):
+def test_a_run_counts_whatever_the_name_of_its_folder(name, write, work_folder):
     write(Path(name), [9.0, 1.0])
-    write(Path("sweep/0") / name, [9.0, 1.0])  # within a run it is that run's own
+    write(Path("sweep/0") / name, [9.0, 1.0])  # inside a run it belongs to that run
     write(Path("sweep/0/x"), [9.0, 1.0])
     (Path("sweep/0/run.json")).write_text("{}")
     runs, _ = load_runs([Path()])

@@ -1,4 +1,4 @@
-"""What the runs measured of themselves, in the tables: parts of a step, limit, memory, energy, framework overhead."""
+"""Tables of phases, MFU, memory, energy and framework overhead."""
 
 from pathlib import Path
 
@@ -24,29 +24,29 @@ def cells(found: Table, row: int = 0) -> dict[str, str]:
     return dict(zip([column.head for column in found.columns], texts, strict=True))
 
 
-def test_parts_of_a_step_are_shares_of_it(write, work_folder):
+def test_phases_are_in_percent_of_the_step(write, work_folder):
     write(Path("1"), [1.0, 1.0], sections={"breakdown": STEP, "peak": {"mfu": 0.25, "verdict": "slow"}})
-    found = cells(table("Where a step's time goes"))
+    found = cells(table("Phases of a step"))
     assert (found["ms per step"], found["p99"]) == ("10.00", "15.00")
-    assert [found[part] for part in ("forward", "backward", "optimizer", "rest")] == ["40%", "30%", "20%", "10%"]
+    assert [found[phase] for phase in ("forward", "backward", "optimizer", "rest")] == ["40%", "30%", "20%", "10%"]
     assert "comm" not in found and "data" not in found  # no group has any
-    assert (found["of the peak"], found["limit"]) == ("25%", "slow")
+    assert (found["MFU"], found["limit"]) == ("25%", "slow")
 
 
-def test_a_part_that_one_group_has_is_a_column(write, work_folder):
+def test_a_phase_that_only_one_group_has_is_a_column(write, work_folder):
     write(Path("1"), [1.0, 1.0], sections={"breakdown": STEP})
     with_waiting = STEP | {"communication_s": 0.010, "step_s": 0.020}
     write(Path("2"), [1.0, 1.0], 2, sections={"breakdown": with_waiting})
-    found = table("Where a step's time goes")
+    found = table("Phases of a step")
     assert [cells(found, row)["comm"] for row in (0, 1)] == ["", "50%"]
     assert "steps" in plots(analyze([Path()]))
 
 
 def test_figures_are_medians_of_the_repeats(write, work_folder):
     for seed, factor in ((1, 1.0), (2, 2.0), (3, 9.0)):
-        parts = {name: factor * seconds for name, seconds in STEP.items()}
-        write(Path(str(seed)), [1.0, 1.0], seed=seed, sections={"breakdown": parts})
-    assert cells(table("Where a step's time goes"))["ms per step"] == "20.00"
+        phases = {name: factor * seconds for name, seconds in STEP.items()}
+        write(Path(str(seed)), [1.0, 1.0], seed=seed, sections={"breakdown": phases})
+    assert cells(table("Phases of a step"))["ms per step"] == "20.00"
 
 
 def test_energy_memory_and_overhead(write, work_folder):
@@ -60,21 +60,21 @@ def test_energy_memory_and_overhead(write, work_folder):
     found = cells(table("Resources"))
     assert found["J per epoch"] == "1,234" and found["J per 1,000 samples"] == "12.3"
     assert (found["peak memory"], found["peak device memory"]) == ("1.00 GB", "2.00 GB")
-    assert found["over a bare loop"] == "+3.4%, +0.050 ms a step"
+    assert found["vs bare loop"] == "+3.4%, +0.050 ms per step"
 
 
-def test_why_there_is_no_energy_is_said(write, work_folder):
+def test_the_reason_for_missing_energy_is_a_note(write, work_folder):
     write(Path("1"), [1.0, 1.0], sections={"resources": {"energy_missing": "no counter here"}})
     found = table("Resources")
     assert "J per epoch" not in cells(found)
     assert any("Energy was not measured: no counter here." in note for note in found.notes)
 
 
-def test_runs_of_a_laptime_that_measured_less_count_all_the_same(write, work_folder):
+def test_records_without_newer_measurements_are_analyzed(write, work_folder):
     write(Path("1"), [1.0, 1.0], breakdown=None, peak=None, bare_loop=None)
     analysis = analyze([Path()])
     assert len(analysis.runs) == 1
-    assert table("Where a step's time goes") is None
+    assert table("Phases of a step") is None
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,13 @@ def test_runs_of_a_laptime_that_measured_less_count_all_the_same(write, work_fol
     ],
     ids=str,
 )
-def test_a_figure_that_is_none_is_damage(sections, write, work_folder):
+def test_a_figure_of_the_wrong_type_is_damage(sections, write, work_folder):
     write(Path("1"), [1.0, 1.0], sections=sections)
     (skipped,) = analyze([Path()]).skipped
     assert "damaged" in skipped.reason
 
 
-def test_labels_are_no_mathematics(write, work_folder):
+def test_dollars_in_labels_are_not_math_mode(write, work_folder):
     for number, value in enumerate(("$\\frac{$", "$$", "x$y$", "a\\$b$", "_^{")):
         for world_size in (1, 2):
             write(Path(f"sweep/{number}{world_size}"), [9.0, 1.0], world_size, changed={"x.name": value})

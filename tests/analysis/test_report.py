@@ -1,4 +1,4 @@
-"""What is written: files for machines, reports for people, events for TensorBoard."""
+"""The files of summary/: tables, reports, plots and TensorBoard events."""
 
 import csv
 import json
@@ -21,6 +21,7 @@ from laptime.analysis.analyze import analyze
 from laptime.analysis.answer import answer, question
 from laptime.analysis.report import as_html, as_markdown, as_text
 from laptime.analysis.write import write_reports, write_tables
+from laptime.record.files import RUN_FILE
 
 # Only the plots of the fixture `summary` are rendered.
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("unrendered")]
@@ -28,48 +29,48 @@ EVIL = "<script>alert('x')</script>|`*_"
 
 
 def test_the_summary_has_all_its_files(summary):
-    found = {
+    files = {
         str(path.relative_to(summary)) for path in summary.rglob("*") if path.is_file() and "events" not in path.name
     }
     tables = {f"{name}.csv" for name in ("runs", "groups", "scaling", "devices", "comparisons")}
     reports = {"summary.json", "report.md", "report.html", "report.txt"}
     names = ("speedup", "efficiency", "overheads", "throughput", "epoch_times", "loss", "accuracy", "resources")
-    assert found == tables | reports | {f"plots/{name}.png" for name in names}
+    assert files == tables | reports | {f"plots/{name}.png" for name in names}
 
 
 def test_tables_hold_every_run_and_the_figures(summary):
     runs = list(csv.DictReader((summary / "runs.csv").open()))
     assert len(runs) == 9 and {run["world_size"] for run in runs} == {"1", "2", "4"}
-    assert {run["samples_per_s"] for run in runs} == {""}  # what was not measured is empty, never 0
+    assert {run["samples_per_s"] for run in runs} == {""}  # not measured: empty, never 0
     scaling = list(csv.DictReader((summary / "scaling.csv").open()))
     assert [float(row["speedup"]) for row in scaling[:3]] == pytest.approx([1.0, 1.8, 3.0])
     assert [row["projected"] for row in scaling] == ["False"] * 3 + ["True"] * 2
 
 
 def test_summary_is_json_with_the_answer_fits_and_tables(summary):
-    found = json.loads((summary / "summary.json").read_text(), parse_constant=lambda word: pytest.fail(word))
-    assert found["question"] == "How does this training scale to 1, 2 and 4 ranks?"
-    assert "2 ranks train at 1.80 times the speed of one process (interval of 3 repeats" in found["answer"]
-    assert "4 ranks at 3.00 times" in found["answer"] and "Fastest: 4 ranks." in found["answer"]
-    assert {fit["law"] for fit in found["fits"]} == {"amdahl", "usl"}
-    assert [row["world_size"] for row in found["tables"]["scaling"]] == [1, 2, 4, 8, 16]
-    assert len(found["groups"][0]["samples_per_s"]) == 3
+    content = json.loads((summary / "summary.json").read_text(), parse_constant=lambda word: pytest.fail(word))
+    assert content["question"] == "How does this training scale to 1, 2 and 4 ranks?"
+    assert "2 ranks train at 1.80 times the speed of one process (interval of 3 repeats" in content["answer"]
+    assert "4 ranks at 3.00 times" in content["answer"] and "Fastest: 4 ranks." in content["answer"]
+    assert {fit["law"] for fit in content["fits"]} == {"amdahl", "usl"}
+    assert [row["world_size"] for row in content["tables"]["scaling"]] == [1, 2, 4, 8, 16]
+    assert len(content["groups"][0]["samples_per_s"]) == 3
 
 
-def test_plots_are_images_with_something_on_them(summary):
-    halves = ("loss", "accuracy", "resources")  # two plots beside each other
+def test_plots_are_images_that_show_data(summary):
+    halves = ("loss", "accuracy", "resources")  # two plots side by side
     for path in (summary / "plots").glob("*.png"):
         with Image.open(path) as image:
             assert image.width >= 700 and image.height >= 250, path
             pixels = np.asarray(image.convert("RGB")).astype(int)
         for part in np.array_split(pixels, 2, axis=1) if path.stem in halves else [pixels]:
-            # Axes, grid, letters and the ideal line are gray. What was measured has a color.
+            # Axes, grid, text and the ideal line are gray. Only data are colored.
             colored = np.ptp(part, axis=2) > 60
             height = len(colored) // 8 * 7  # without the legend
             assert colored[:height].sum() > 100, path
 
 
-def test_reports_say_the_same_in_text_markdown_and_html(scaled):
+def test_text_markdown_and_html_have_the_same_content(scaled):
     analysis = analyze([scaled])
     for report in (as_text(analysis), as_markdown(analysis, []), as_html(analysis, {})):
         for words in (question(analysis), "3.00", "75.0%", "Amdahl", "8 (projected)", "strategy.world_size=4", "a CPU"):
@@ -85,7 +86,7 @@ class _Elements(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-def test_html_needs_nothing_from_elsewhere(summary):
+def test_html_is_self_contained(summary):
     elements = _Elements()
     elements.feed((summary / "report.html").read_text())
     links = [attrs[name] for _, attrs in elements.found for name in ("src", "href") if name in attrs]
@@ -93,7 +94,7 @@ def test_html_needs_nothing_from_elsewhere(summary):
     assert not [tag for tag, _ in elements.found if tag in ("script", "iframe", "object")]
 
 
-def test_what_comes_from_a_configuration_or_a_path_is_escaped(write, work_folder):
+def test_texts_from_configurations_and_paths_are_escaped(write, work_folder):
     folder = Path("<b>sweep&")
     write(folder / "a", [9.0, 1.0], changed={"x.name": EVIL}, sections={"model": {"name": EVIL}})
     write(folder / "b", [9.0, 1.0], changed={"x.name": "plain"}, status="failed", error={"message": EVIL})
@@ -116,7 +117,7 @@ def events(summary) -> dict[str, EventAccumulator]:
     return found
 
 
-def test_tensorboard_has_the_scaling_beside_the_ideal_line(events):
+def test_tensorboard_has_the_scaling_and_the_ideal_line(events):
     speedups = {
         name: [(e.step, e.value) for e in events[name].Scalars("scaling/speedup")] for name in ("measured", "ideal")
     }
@@ -139,7 +140,7 @@ def test_a_second_report_replaces_the_first(scaled):
     assert len(list((scaled / "summary" / "tensorboard").rglob("events*"))) == 3
 
 
-def test_one_run_alone_is_reported(write, work_folder, capsys):
+def test_a_single_run_is_reported(write, work_folder, capsys):
     write(Path("run"), [9.0, 1.0])
     assert main(["run"]) == 0
     shown = capsys.readouterr().out
@@ -147,7 +148,7 @@ def test_one_run_alone_is_reported(write, work_folder, capsys):
     assert (Path("run") / "summary" / "report.html").exists()
 
 
-def test_nothing_to_report_is_said(work_folder, capsys):
+def test_a_folder_without_completed_runs_is_an_error(work_folder, capsys):
     Path("empty").mkdir()
     assert main(["empty"]) == 2
     assert "no completed run in or below empty" in capsys.readouterr().err
@@ -156,14 +157,14 @@ def test_nothing_to_report_is_said(work_folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere"], "nowhere: there is no such folder"),
+        (["nowhere"], "nowhere: no such folder"),
         (["sweep", "--baseline", "cpu"], "--baseline cpu: must be key=value"),
         (["sweep", "--baseline", "device=cuda"], "--baseline device=cuda: no completed run has it"),
-        (["sweep", "--by", "color"], "--by color: no such key"),
-        (["sweep", "--by", "precision"], "--by precision: no two groups differ in it alone"),
+        (["sweep", "--by", "color"], "--by color: "),
+        (["sweep", "--by", "precision"], "--by precision: "),
         (["sweep", "--project", "-1"], "--project -1"),
-        (["sweep", "--target-accuracy", "97"], "--target-accuracy 97.0: must be a fraction"),
-        (["sweep", "--tolerance", "5"], "--tolerance 5.0: must be a fraction"),
+        (["sweep", "--target-accuracy", "97"], "--target-accuracy 97.0: "),
+        (["sweep", "--tolerance", "5"], "--tolerance 5.0: "),
         (["sweep", "--gate", "nowhere.json"], "--gate nowhere.json: can't be read"),
         (["latest"], "latest: there is no sweep in multirun/"),
     ],
@@ -175,7 +176,7 @@ def test_mistakes_get_one_line(arguments, words, scaled, capsys):
     assert not (scaled / "summary").exists()
 
 
-def test_a_missing_baseline_is_an_error_with_what_to_run_and_the_rest_is_reported(write, work_folder, capsys):
+def test_a_missing_baseline_is_an_error_with_the_command_and_the_rest_is_reported(write, work_folder, capsys):
     for world_size in (2, 4):
         write(Path(f"sweep/{world_size}"), [9.0, 1.0], world_size)
     assert main(["sweep"]) == 2
@@ -193,7 +194,7 @@ def gate(*arguments: str) -> int:
         (1.0, 0.01, 0),
         (1.04, 0.001, 0),  # within the tolerance
         (1.5, 0.01, 1),
-        (1.1, 0.5, 0),  # within the noise
+        (1.1, 0.5, 0),  # within the interval
         (0.5, 0.01, 0),  # faster
     ],
 )
@@ -206,8 +207,8 @@ def test_gate_fails_where_throughput_fell_beyond_interval_and_tolerance(slower, 
     assert gate("--tolerance", "0.05") == code
 
 
-def change_kept_group(change: Callable[[dict[str, Any]], Any], write: Callable[..., Path]) -> None:
-    """Keep the summary of a run whose only group is changed, beside the same run now."""
+def write_changed_baseline(change: Callable[[dict[str, Any]], Any], write: Callable[..., Path]) -> None:
+    """Write a baseline summary, change its only group, and write the same run again as the current one."""
     for folder in ("then", "now"):
         write(Path(folder, "0"), [9.0, 1.0])
     assert main(["then"]) == 0
@@ -217,31 +218,51 @@ def change_kept_group(change: Callable[[dict[str, Any]], Any], write: Callable[.
     summary.write_text(json.dumps(content))
 
 
+OLD_SUMMARY = """
+{"schema_version": 1, "made_at": "2026-11-20T10:00:00+00:00", "answer": "...", "groups": [
+  {"label": "batch_size=64", "group_hash": "HASH", "seeds": [1], "samples_per_s": [2000.0], "remarks": ["on 2 hosts"],
+   "conditions": {"machine": "a CPU, 8 cores", "checksum": "abc", "torch": "2.14.1", "code": "c0de"}}
+], "tables": {"scaling": [{"straggling_s_per_step": 0.1, "step_s_per_step": 0.2}]}}
+"""
+
+
+def test_gate_reads_the_summary_of_an_older_version(write, work_folder, capsys):
+    run = write(Path("now/0"), [9.0, 1.0])
+    group_hash = json.loads((run / RUN_FILE).read_text())["group_hash"]
+    Path("then/summary").mkdir(parents=True)
+    summary = OLD_SUMMARY.replace('"HASH"', json.dumps(group_hash))
+    Path("then/summary/summary.json").write_text(summary)
+    assert gate() == 1
+    assert "0.500 x" in capsys.readouterr().out
+    Path("then/summary/summary.json").write_text(summary.replace("2000.0", "1000.0"))
+    assert gate() == 0
+
+
 @pytest.mark.parametrize("speed", [True, math.inf, math.nan, 0, -1, "1"])
-def test_a_speed_that_is_none_is_refused(speed, write, work_folder):
-    change_kept_group(lambda group: group.update(samples_per_s=[speed]), write)
+def test_an_invalid_speed_is_refused(speed, write, work_folder):
+    write_changed_baseline(lambda group: group.update(samples_per_s=[speed]), write)
     assert gate() == 2
 
 
-def test_gate_says_when_it_can_not_know_the_machine(write, work_folder, capsys):
-    change_kept_group(lambda group: group.pop("conditions"), write)
+def test_gate_says_that_the_baseline_does_not_name_its_machine(write, work_folder, capsys):
+    write_changed_baseline(lambda group: group.pop("conditions"), write)
     assert gate() == 0
     assert "machine" in capsys.readouterr().out.partition("gate:")[2]
 
 
-def test_gate_fails_where_a_kept_group_is_missing_or_was_on_another_machine(write, work_folder, capsys):
+def test_gate_fails_where_a_group_is_missing_or_on_another_machine(write, work_folder, capsys):
     for name, changed in (("a", {}), ("b", {"training.batch_size": 32})):
         write(Path(f"then/{name}"), [9.0, 1.0], changed=changed)
     write(Path("now/a"), [9.0, 1.0])
     assert main(["then"]) == 0
     assert gate() == 1
-    assert "gate: missing batch_size=32: not compared; no completed run of it now" in capsys.readouterr().out
+    assert "gate: missing batch_size=32: not compared; no completed run of this group" in capsys.readouterr().out
     write(Path("now/b"), [9.0, 1.0], changed={"training.batch_size": 32}, sections={"environment": {"cpu": "another"}})
     assert gate() == 1
-    assert "not compared; machine another, 8 cores, then a CPU, 8 cores" in capsys.readouterr().out
+    assert "not compared; machine another, 8 cores, baseline a CPU, 8 cores" in capsys.readouterr().out
 
 
-def test_figures_of_one_table_follow_from_each_other(write, work_folder):
+def test_figures_of_a_table_are_consistent(write, work_folder):
     for seed, times in enumerate(([9.0, 0.2, 4.0], [9.0, 2.0, 1.0], [9.0, 3.0, 3.0])):
         write(Path(f"a{seed}"), times, seed=seed)
         write(Path(f"b{seed}"), [time / 2 for time in times], seed=seed, changed={"training.precision": "bf16-mixed"})
@@ -252,7 +273,7 @@ def test_figures_of_one_table_follow_from_each_other(write, work_folder):
     assert comparison.rows[1].speedup == pytest.approx(ratio) == pytest.approx(2.0)
 
 
-def test_a_baseline_that_nothing_differs_from_is_no_mistake(write, work_folder):
+def test_a_baseline_without_differing_groups_is_accepted(write, work_folder):
     write(Path("sweep/a"), [9.0, 1.0])
     write(Path("sweep/b"), [9.0, 1.0], changed={"training.precision": "bf16-mixed"})
     assert main(["sweep", "--baseline", "device=cpu", "--by", "precision"]) == 0
@@ -260,44 +281,44 @@ def test_a_baseline_that_nothing_differs_from_is_no_mistake(write, work_folder):
     assert devices.empty and "speedup" in devices.columns
 
 
-def test_a_law_that_does_not_describe_the_speedups_projects_nothing(write, work_folder):
+def test_a_law_that_does_not_fit_projects_nothing(write, work_folder):
     for world_size, epoch_s in ((1, 1.0), (2, 4.0), (4, 1.0), (8, 12.0)):
         write(Path(f"sweep/{world_size}"), [9.0, epoch_s], world_size)
     assert main(["sweep"]) == 0
     report = (Path("sweep/summary") / "report.md").read_text()
-    assert "does not describe these speedups" in report and "projected)" not in report
+    assert "does not fit these speedups" in report and "projected)" not in report
 
 
-def test_gate_needs_a_group_that_both_have(write, work_folder, capsys):
+def test_gate_needs_a_group_in_common(write, work_folder, capsys):
     write(Path("then/0"), [9.0, 1.0])
     write(Path("now/0"), [9.0, 1.0], changed={"training.batch_size": 32})
     assert main(["then"]) == 0
     assert gate() == 2
-    assert "has none of these groups" in capsys.readouterr().err
+    assert "no group in common" in capsys.readouterr().err
     Path("then/summary/summary.json").write_text('{"groups": [{"group_hash": 1, "samples_per_s": []}]}')
     assert gate() == 2
 
 
-def test_answer_warns_of_what_is_not_the_same_work(write, work_folder):
+def test_the_answer_warns_of_different_results(write, work_folder):
     for world_size, accuracy in ((1, 0.98), (2, 0.90)):
         write(Path(str(world_size)), [9.0, 1.0], world_size, sections={"result": {"test_accuracy": accuracy}})
-    assert "what was learnt differs: test accuracy -8.00 points" in answer(analyze([Path()]))
+    assert "results differ: test accuracy -8.00 points" in answer(analyze([Path()]))
 
 
-def test_unwritable_place_is_said(scaled, capsys):
+def test_an_unwritable_folder_is_an_error(scaled, capsys):
     Path("file").write_text("")
     assert main(["sweep", "--out", "file/summary"]) != 0
     assert "error:" in capsys.readouterr().err
 
 
-def test_files_come_where_they_are_asked_for(scaled):
+def test_out_is_where_files_are_written(scaled):
     analysis = analyze([scaled])
     write_tables(analysis, Path("elsewhere"))
     write_reports(analysis, Path("elsewhere"))
     assert (Path("elsewhere") / "report.html").exists() and not (scaled / "summary").exists()
 
 
-def test_what_steers_a_terminal_or_breaks_a_line_is_spelt_out(write, work_folder, capsys):
+def test_control_characters_are_escaped(write, work_folder, capsys):
     folder = Path("sweep\x1b[31m")
     write(folder / "a", [9.0, 1.0], changed={"x.name": "\x1b]0;title\x07"}, command=["python", "\n\n<img src=x>"])
     write(folder / "b\nc", [9.0, 1.0], changed={"x.name": "=cmd()"})
@@ -311,7 +332,7 @@ def test_what_steers_a_terminal_or_breaks_a_line_is_spelt_out(write, work_folder
     assert "'=cmd()" in cells and "=cmd()" not in cells
 
 
-def test_families_of_like_names_are_runs_of_their_own_in_tensorboard(write, work_folder):
+def test_families_with_similar_names_are_separate_tensorboard_runs(write, work_folder):
     for name in ("a+b", "a*b", "plots"):
         for world_size in (1, 2):
             write(Path(f"sweep/{ord(name[1])}{world_size}"), [9.0, 1.0], world_size, changed={"x.name": name})
@@ -319,7 +340,7 @@ def test_families_of_like_names_are_runs_of_their_own_in_tensorboard(write, work
     assert len(list((Path("sweep/summary/tensorboard")).rglob("events*"))) == 3 + 2
 
 
-def test_a_summary_is_not_its_own_gate(scaled, capsys):
+def test_a_summary_that_would_be_overwritten_is_not_a_gate(scaled, capsys):
     assert main(["sweep"]) == 0
     assert main(["sweep", "--gate", "sweep/summary/summary.json"]) == 2
     assert "would be overwritten" in capsys.readouterr().err
@@ -328,8 +349,8 @@ def test_a_summary_is_not_its_own_gate(scaled, capsys):
 SEARCH = "hydra:\n  sweeper:\n    n_trials: 20\n"
 
 
-def searched(write, metric, values) -> None:
-    """A search of the sweep s/ with a trial for each value, the first of which has learned least."""
+def write_search(write, metric, values) -> None:
+    """Write a search s/ with one trial per value."""
     for number, value in enumerate(values):
         write(
             Path(f"s/{number}"), [9.0, 1.0 + number], changed={"optimizer.lr": 0.1 / (number + 1)},
@@ -342,8 +363,8 @@ def searched(write, metric, values) -> None:
 
 
 @pytest.mark.parametrize(("metric", "best"), [("val_accuracy", "0.97"), ("val_loss", "0.03")])
-def test_a_search_is_answered_with_its_best_trials(metric, best, write, work_folder, capsys):
-    searched(write, metric, [0.5, 0.9, 0.97, 0.8])
+def test_the_answer_of_a_search_is_its_best_trial(metric, best, write, work_folder, capsys):
+    write_search(write, metric, [0.5, 0.9, 0.97, 0.8])
     assert main(["s"]) == 0
     printed = capsys.readouterr().out
     assert f"What is best in {metric}?" in printed
@@ -356,28 +377,28 @@ def test_a_search_is_answered_with_its_best_trials(metric, best, write, work_fol
     assert not Path("s/summary/plots/pareto.png").exists()
 
 
-def test_runs_of_no_search_have_no_best_trial(write, work_folder, capsys):
-    searched(write, "val_loss", [0.5, 0.9])
+def test_a_sweep_that_is_no_search_has_no_best_trial(write, work_folder, capsys):
+    write_search(write, "val_loss", [0.5, 0.9])
     Path("s/multirun.yaml").write_text("hydra:\n  sweeper: {}\n")
     assert main(["s"]) == 0
     assert "Best trials" not in capsys.readouterr().out
 
 
-def test_several_objectives_are_answered_with_the_ends_of_the_front(write, work_folder, capsys):
-    searched(write, ["val_accuracy", "epoch_time_s"], [0.5, 0.9, 0.97, 0.8])
+def test_the_answer_of_several_objectives_is_the_pareto_front(write, work_folder, capsys):
+    write_search(write, ["val_accuracy", "epoch_time_s"], [0.5, 0.9, 0.97, 0.8])
     assert main(["s"]) == 0
     assert Path("s/summary/plots/pareto.png").exists()
     printed = " ".join(capsys.readouterr().out.split())
     assert (
-        "3 of 4 groups are beaten by no other in all of these: from val_accuracy 0.97, epoch_time_s 3 with lr=0.03333 "
+        "3 of 4 groups are on the Pareto front: from val_accuracy 0.97, epoch_time_s 3 with lr=0.03333 "
         "to val_accuracy 0.5, epoch_time_s 1 with lr=0.1." in printed
     )
 
 
-def test_words_are_broken_in_as_few_columns_as_can_be(write, work_folder, capsys):
+def test_words_are_broken_in_as_few_columns_as_possible(write, work_folder, capsys):
     name = "a_class_with_a_long_name_of_its_own"
-    for each, target in ((f"my.{name.title()}", name), ("my.B", "b")):
-        write(Path(target), [9.0, 1.0], changed={"model._target_": each}, sections={"model": {"name": target}})
+    for class_path, target in ((f"my.{name.title()}", name), ("my.B", "b")):
+        write(Path(target), [9.0, 1.0], changed={"model._target_": class_path}, sections={"model": {"name": target}})
     assert main(["."]) == 0
     table = capsys.readouterr().out.partition("Groups")[2].partition("Medians")[0]
     assert "1,000" in table and "97.00%" in table and "samples/s" in table

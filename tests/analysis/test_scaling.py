@@ -1,4 +1,4 @@
-"""Speedups against numbers worked out by hand, and what must hold whatever the numbers are."""
+"""Speedups against values computed by hand, and invariants."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_strong_scaling_is_named_and_measured_by_throughput(write, work_folder):
     assert family.points[1].overheads.ideal == pytest.approx(0.005)  # half of the baseline's step of 10 ms
 
 
-def test_unit_of_time_does_not_matter(write, work_folder):
+def test_speedups_do_not_depend_on_the_unit_of_time(write, work_folder):
     for scale in (1.0, 1000.0):
         for world_size, epoch_s in ((1, 1.0), (2, 1.1), (4, 1.4)):
             for seed in (1, 2):
@@ -67,7 +67,7 @@ def test_a_repeat_equal_to_the_others_changes_no_speedup(write, work_folder):
     )
 
 
-def test_both_baselines_where_they_were_measured(write, work_folder):
+def test_speedup_over_a_plain_process_and_over_one_rank_ddp(write, work_folder):
     write(Path("plain"), [9.0, 1.0])
     write(Path("wrapped"), [9.0, 1.25], wrapped=True)
     write(Path("two"), [9.0, 1.0], 2)
@@ -77,7 +77,7 @@ def test_both_baselines_where_they_were_measured(write, work_folder):
     assert family.points[0].speedup_over_ddp == pytest.approx(1.25)
 
 
-def test_each_way_of_running_ranks_is_a_family_with_the_same_plain_baseline(write, work_folder):
+def test_each_ddp_setting_is_a_family_with_the_same_plain_baseline(write, work_folder):
     write(Path("plain"), [9.0, 1.0])
     write(Path("none"), [9.0, 1.0], 2)
     write(Path("fp16"), [9.0, 1.25], 2, changed={"strategy.comm_hook": "fp16"})
@@ -90,7 +90,7 @@ def test_each_way_of_running_ranks_is_a_family_with_the_same_plain_baseline(writ
     "other", [{"changed": {"training.batch_size": 128}}, {"sections": {"environment": {"cpu": "another"}}},
               {"sections": {"dataset": {"checksum": "other"}}}],
 )  # fmt: skip
-def test_other_work_machine_or_data_are_no_baseline(other, write, work_folder):
+def test_another_config_machine_or_data_is_not_a_baseline(other, write, work_folder):
     write(Path("one"), [9.0, 1.0], **other)
     write(Path("two"), [9.0, 1.0], 2)
     (family,) = families_of()
@@ -106,7 +106,7 @@ def test_other_work_machine_or_data_are_no_baseline(other, write, work_folder):
         ({"sections": {"environment": {"packages": {"torch": "2.9"}}}}, Mismatch("torch", "2.14.1", "2.9")),
     ],
 )
-def test_a_baseline_that_is_not_quite_alike_is_named_in_the_row(other, mismatch, write, work_folder):
+def test_differences_from_the_baseline_are_mismatches(other, mismatch, write, work_folder):
     write(Path("one"), [9.0, 1.0], **other)
     write(Path("two"), [9.0, 1.0], 2)
     (family,) = families_of()
@@ -131,7 +131,7 @@ def test_overheads_add_up_to_the_step(write, work_folder):
     )  # fmt: skip
 
 
-def test_oversubscription_is_told_from_contention(write, work_folder):
+def test_oversubscription_is_separate_from_contention(write, work_folder):
     write(Path("one"), [9.0, 1.0], sections={"contention": {"no_sync_step_s": 0.010}})
     sections = {
         "contention": {"no_sync_step_s": 0.025, "straggler_delay": 0.0},
@@ -145,11 +145,11 @@ def test_oversubscription_is_told_from_contention(write, work_folder):
         sections={"environment": {"num_usable_cores": 2}, "contention": {"no_sync_step_s": 0.01}},
     )
     overheads = next(f for f in families_of() if f.points[-1].world_size == 4).points[-1].overheads
-    # Four threads on two cores take twice as long at least.
+    # Four threads on two cores take at least twice as long.
     assert (overheads.oversubscription, overheads.contention) == pytest.approx((0.010, 0.005))
 
 
-def test_what_was_not_measured_is_left_open(write, work_folder):
+def test_overheads_that_were_not_measured_are_none(write, work_folder):
     write(Path("one"), [9.0, 1.0])
     write(Path("two"), [9.0, 1.0], 2)
     overheads = families_of()[0].points[1].overheads
@@ -181,14 +181,14 @@ def test_one_repeat_has_a_speedup_without_interval(write, work_folder):
     assert "one repeat: no interval" in remarks_of(point.group)
 
 
-def test_numbers_of_ranks_are_read_or_refused():
+def test_projected_numbers_of_ranks_are_parsed_or_refused():
     assert parse_world_sizes("8, 16") == [8, 16] and parse_world_sizes("") == []
-    with pytest.raises(UserError, match="--project 8,x: x is no number of ranks"):
+    with pytest.raises(UserError, match="--project 8,x: x is not a positive integer"):
         parse_world_sizes("8,x")
 
 
-def test_the_advised_command_writes_elsewhere_than_the_runs_before():
-    typed = [
+def test_the_suggested_command_drops_the_directory_of_the_earlier_runs():
+    command = [
         "python",
         "train.py",
         "-m",
@@ -197,4 +197,4 @@ def test_the_advised_command_writes_elsewhere_than_the_runs_before():
         "strategy.world_size=2",
         "seed=1",
     ]
-    assert command_with_one_rank(typed) == "python train.py -m seed=1 strategy.world_size=1"
+    assert command_with_one_rank(command) == "python train.py -m seed=1 strategy.world_size=1"

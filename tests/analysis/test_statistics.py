@@ -21,14 +21,14 @@ pytestmark = pytest.mark.unit
 def test_summary_by_hand():
     found = summarize([[1.0, 2.0, 3.0], [4.0, 5.0, 9.0], [7.0]])
     assert (found.num_repeats, found.median, found.low, found.high) == (3, 5.0, 1.0, 9.0)
-    assert found.between == pytest.approx((((2 - 14 / 3) ** 2 + (5 - 14 / 3) ** 2 + (7 - 14 / 3) ** 2) / 2) ** 0.5)
+    assert found.std_repeats == pytest.approx((((2 - 14 / 3) ** 2 + (5 - 14 / 3) ** 2 + (7 - 14 / 3) ** 2) / 2) ** 0.5)
     # Standard deviations 1 and sqrt(7); the third repeat has a single value.
-    assert found.within == pytest.approx((1 + 7**0.5) / 2)
+    assert found.std_epochs == pytest.approx((1 + 7**0.5) / 2)
 
 
 def test_one_repeat_has_no_spread_between():
     found = summarize([[2.0]])
-    assert (found.median, found.between, found.within) == (2.0, None, None)
+    assert (found.median, found.std_repeats, found.std_epochs) == (2.0, None, None)
 
 
 def test_nothing_to_summarize_is_an_error():

@@ -1,4 +1,4 @@
-"""Sentences and tables of analyses in which Laptime trained in none of the runs: they say what is there, in laps."""
+"""Sentences and tables of analyses of trainings that Laptime only timed: they speak of laps."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ STEPS = {"timing": {"steps_per_s": 100.0}}
 
 @pytest.fixture
 def timed(write_timed, work_folder) -> Callable[..., None]:
-    """timed(path, times, settings, sections): a run of which little is known beside its times."""
+    """timed(path, times, settings, sections): write a run with little information apart from its times."""
 
     def write_one(
         path: str, times_s: list[float], settings: dict[str, Any] | None = None, *, world_size: int = 1,
@@ -41,41 +41,41 @@ def timed(write_timed, work_folder) -> Callable[..., None]:
 
 
 def table(title: str) -> Table:
-    (found,) = [each for each in tables(analyze([Path()])) if each.title.startswith(title)]
-    return found
+    (shown,) = [table for table in tables(analyze([Path()])) if table.title.startswith(title)]
+    return shown
 
 
-def heads(found: Table) -> list[str]:
-    return [column.head for column in found.columns]
+def heads(shown: Table) -> list[str]:
+    return [column.head for column in shown.columns]
 
 
 # Methods and environment.
 
 
-def test_methods_of_one_training_say_nothing_of_scaling_or_of_separate_steps(timed):
+def test_methods_of_one_training_omit_scaling_and_separate_steps(timed):
     timed("run", [9.0, 1.0, 1.1])
     assert methods(analyze([Path()]))[1:] == (
-        "A run's lap time is its slowest rank's. Warm-up laps are not counted.",
-        "A repeat is a process: runs that differ in the seed alone, on the same machine, with the same code. The data "
-        "have no checksum: they are not known to be the same. A figure is the median of the repeats' medians.",
+        "A run's lap time is that of its slowest rank. Warm-up laps are not counted.",
+        "Repeats are runs that differ only in the seed, on the same machine, with the same code. The data have no "
+        "checksum, so they may differ. A figure is the median of the repeats' medians.",
         "A lap (epoch by LapTimer): with the callbacks and the logging between its batches",
     )
 
 
-def test_methods_say_where_the_parts_of_a_step_are_from(timed):
+def test_methods_say_in_which_steps_the_phases_were_measured(timed):
     sections = {"breakdown": {"step_s": 0.01}, "peak": {"matmul_flop_per_s": 1e9}}
     timed("run", [9.0, 1.0], sections=sections)
     words = " ".join(methods(analyze([Path()])))
-    assert "torch's own counter. The parts of a step are from steps of the warm-up lap." in words
-    assert "separate steps" not in words and "no validation, checkpointing or logging" not in words
+    assert "MFU" in words and "The phases of a step are measured in steps of the warm-up lap." in words
+    assert "separate steps" not in words and "checkpointing" not in words
 
 
 def test_methods_of_a_comparison(timed):
     timed("a", [9.0, 1.0], {"lr": 0.1})
     timed("b", [9.0, 1.0], {"lr": 0.2})
     words = " ".join(methods(analyze([Path()])))
-    for said in ("Speedup is throughput (global samples/s) over the baseline's.", "Mann-Whitney", "Results agree"):
-        assert said in words
+    for method in ("Speedup is throughput", "Mann-Whitney", "Results agree"):
+        assert method in words
     for name in ("Karp", "Amdahl", "Gunther", "Scaling efficiency"):
         assert name not in words
 
@@ -92,10 +92,10 @@ def test_data_with_a_checksum_are_the_same(timed):
     timed("a", [9.0, 1.0], sections=known)
     assert "with the same code and data. A figure" in " ".join(methods(analyze([Path()])))
     timed("b", [9.0, 1.0])
-    assert "Of some runs the data have no checksum" in " ".join(methods(analyze([Path()])))
+    assert "The data of some runs have no checksum" in " ".join(methods(analyze([Path()])))
 
 
-def test_what_is_not_known_of_code_and_data_is_left_out(timed, write):
+def test_unknown_code_and_data_are_omitted(timed, write):
     timed("a", [9.0, 1.0])
     rows = dict(environment(analyze([Path("a")]))[-1][1])
     assert rows["Data"] == "tensordataset" and "Code" not in rows
@@ -107,19 +107,19 @@ def test_what_is_not_known_of_code_and_data_is_left_out(timed, write):
 # Laps.
 
 
-def test_epochs_of_others_are_laps_throughout(timed):
+def test_epochs_that_laptime_only_timed_are_called_laps(timed):
     for seed in range(2):
         timed(f"run{seed}", [9.0, 1.3, 1.2, 1.1, 1.0], seed=seed, sections={"breakdown": {"step_s": 0.01}})
     analysis = analyze([Path()])
     assert "1.15 s per lap" in answer(analysis) and "lap time" in heads(table("Groups"))
-    assert caption("epoch_times", analysis) == "Every lap of every rank and repeat."
+    assert "every lap" in caption("epoch_times", analysis)
     images = plots(analysis)
     text = as_text(analysis) + as_markdown(analysis, list(images)) + as_html(analysis, {})
     left = text.replace("epoch_times.png", "").replace("epoch by LapTimer", "").replace("epochs.csv", "")
-    assert "laps still get faster" in left and "epoch" not in left
+    assert "laps get faster" in left and "epoch" not in left
 
 
-def test_runs_without_laps_that_count_say_so(timed):
+def test_a_run_with_only_warm_up_laps_is_skipped(timed):
     timed("run", [9.0])
     _, (skipped,) = load_runs([Path()])
     assert skipped.reason == "no lap after the warm-up"
@@ -128,34 +128,32 @@ def test_runs_without_laps_that_count_say_so(timed):
 # Tables.
 
 
-def test_a_note_explains_the_columns_that_are_there(timed):
+def test_notes_explain_only_columns_that_are_shown(timed):
     timed("run", [9.0, 1.0], sections={"breakdown": {"step_s": 0.01, "forward_s": 0.01}})
-    steps = table("Where a step's time goes")
+    steps = table("Phases of a step")
     assert heads(steps) == ["group", "ms per step", "forward"]
-    assert steps.notes == ("From steps of the warm-up lap. Medians of the repeats; shares of the step.",)
-    assert "between" not in table("Groups").notes[0] and "within" not in table("Groups").notes[0]
+    assert steps.notes == ("From steps of the warm-up lap. Medians of the repeats: phases in percent of the step.",)
+    assert "std (" not in table("Groups").notes[0]
 
 
-def test_a_note_explains_all_columns_where_all_are_there(timed):
+def test_notes_explain_all_columns(timed):
     breakdown = {"step_s": 0.01, "communication_s": 0.005, "step_p50_s": 0.01, "instrument_s": 0.001}
     sections = {"breakdown": breakdown, "peak": {"mfu": 0.5}}
     for seed in range(2):
         timed(str(seed), [9.0, 1.0, 1.1], seed=seed, sections=sections)
-    (note,) = table("Where a step's time goes").notes
-    for said in ("p95 and p99 are milliseconds. over laps: ", "than in the laps,", " comm: ", " of the peak: "):
-        assert said in note
-    assert (
-        "between, within: standard deviation between repeats, and of the laps of a repeat" in table("Groups").notes[0]
-    )
+    (note,) = table("Phases of a step").notes
+    for head in ("p95 and p99 in ms. ", " vs laps: ", " comm: ", " MFU: "):
+        assert head in note
+    assert all(head in table("Groups").notes[0] for head in ("std (repeats)", "std (laps)"))
 
 
-def test_causes_of_which_nothing_is_known_are_left_out(timed):
+def test_causes_that_were_not_measured_are_omitted(timed):
     timed("1", [9.0, 1.0], sections=STEPS)
     timed("2", [9.0, 1.0], world_size=2, sections=STEPS)
     overheads = table("Where the time goes")
     assert [row.cells[0].text for row in overheads.rows] == ["ideal", "step"]
     assert overheads.notes == (
-        "In brackets as a share of the step. Causes are only measured in Laptime's own training.",
+        "In parentheses: percentage of the step. The causes are only measured in trainings that Laptime runs.",
     )  # fmt: skip
     timed("4", [9.0, 1.0], world_size=4, sections=STEPS | {"communication": {"exposed_s": 0.002}})
     overheads = table("Where the time goes")
@@ -163,27 +161,27 @@ def test_causes_of_which_nothing_is_known_are_left_out(timed):
     assert "communication: waiting for gradients" in overheads.notes[0]
 
 
-def test_a_step_alone_is_no_table(timed, write):
+def test_a_step_without_causes_has_no_table(timed, write):
     timed("timed", [9.0, 1.0], world_size=2, sections=STEPS)
-    assert not [each for each in tables(analyze([Path()])) if each.title.startswith("Where the time goes")]
+    assert not [shown for shown in tables(analyze([Path()])) if shown.title.startswith("Where the time goes")]
     write(Path("own"), [9.0, 1.0], world_size=2)
-    assert [each for each in tables(analyze([Path("own")])) if each.title.startswith("Where the time goes")]
+    assert [shown for shown in tables(analyze([Path("own")])) if shown.title.startswith("Where the time goes")]
 
 
-def test_what_lacks_a_baseline_is_named_by_its_ranks(timed):
+def test_a_family_without_a_baseline_is_named_by_its_ranks(timed):
     timed("2", [9.0, 1.0], world_size=2)
     timed("4", [9.0, 1.0], world_size=4)
-    assert problems(analyze([Path()])) == ["no run with one rank to compare 4 ranks with."]
+    assert problems(analyze([Path()])) == ["no one-rank run to compare 4 ranks with."]
     timed("8", [9.0, 1.0], {"lr": 0.1}, world_size=2)
     timed("9", [9.0, 1.0], {"lr": 0.2}, world_size=4)
-    assert "no run with one rank to compare 4 ranks (lr=0.2) with." in problems(analyze([Path()]))
+    assert "no one-rank run to compare 4 ranks (lr=0.2) with." in problems(analyze([Path()]))
 
 
-# Shares of the peak.
+# MFU.
 
 
 @pytest.mark.parametrize(
-    ("achieved", "computed", "recorded", "shown", "said"),
+    ("mfu", "compute_mfu", "recorded", "cell", "limit"),
     [
         (0.004, 0.006, "0% of the fastest matrix product here. Of a step, backward takes 60%, at 1% of that rate",
          "0.4%", "0.4% of the fastest matrix product here. Of a step, backward takes 60%, at 0.6% of that rate"),
@@ -194,8 +192,9 @@ def test_what_lacks_a_baseline_is_named_by_its_ranks(timed):
          "near the limit: 80% of the fastest matrix product here"),
     ],
 )  # fmt: skip
-def test_a_small_share_of_the_peak_is_the_same_in_row_and_sentence(achieved, computed, recorded, shown, said, timed):
-    peak = {"mfu": achieved, "compute_mfu": computed, "verdict": recorded}
+def test_a_small_mfu_has_the_same_digits_in_cell_and_verdict(mfu, compute_mfu, recorded, cell, limit, timed):
+    peak = {"mfu": mfu, "compute_mfu": compute_mfu, "verdict": recorded}
     timed("run", [9.0, 1.0], sections={"breakdown": {"step_s": 0.01}, "peak": peak})
-    cells = dict(zip(heads(table("Where a step")), table("Where a step").rows[0].cells, strict=True))
-    assert (cells["of the peak"].text, cells["limit"].text) == (shown, said)
+    phases = table("Phases of a step")
+    cells = dict(zip(heads(phases), phases.rows[0].cells, strict=True))
+    assert (cells["MFU"].text, cells["limit"].text) == (cell, limit)

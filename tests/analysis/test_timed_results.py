@@ -1,4 +1,4 @@
-"""What trainings that Laptime timed have learned, and the settings that they ran with."""
+"""Trainings that Laptime only timed: their results and settings."""
 
 import json
 from collections.abc import Callable
@@ -51,7 +51,7 @@ NONE: Values = [None, None, None]
         ((NONE, NONE), ([0.97, 0.96, 0.97], [0.87, 0.86, 0.87]), "differs: validation accuracy -10.0 points"),
         ((NONE, NONE), ([0.97, 0.97, 0.97], [0.9696] * 3), "differs: validation accuracy -0.04 points"),
         ((NONE, NONE), ([0.97, 0.95, 0.96], [0.95, 0.95, 0.96]), "agrees"),
-        ((NONE, NONE), (NONE, NONE), "not known: no accuracy was measured"),
+        ((NONE, NONE), (NONE, NONE), "unknown: no accuracy was measured"),
         (([0.97, 0.96, 0.97], NONE), ([0.9] * 3, [0.1] * 3), "differs: 3 of 3 repeats have no test accuracy"),
     ],
 )  # fmt: skip
@@ -59,19 +59,19 @@ def test_without_the_size_of_the_test_set_the_repeats_decide(test, val, words, l
     assert agreement_words(learned(test, val)) == words
 
 
-def test_one_repeat_each_decides_nothing_and_the_difference_is_said(learned):
-    found = learned(([0.97], [0.87]), ([None], [None]))
-    assert found == Agreement(Verdict.UNKNOWN, (Shift("test_accuracy", pytest.approx(-0.1)),))
-    assert agreement_words(found) == "not known with one repeat each: test accuracy -10.00 points"
-    assert answer(analyze([Path()])).endswith("; test accuracy -10.00 points (one repeat each: no verdict).")
+def test_one_repeat_each_is_inconclusive(learned):
+    result = learned(([0.97], [0.87]), ([None], [None]))
+    assert result == Agreement(Verdict.UNKNOWN, (Shift("test_accuracy", pytest.approx(-0.1)),))
+    assert agreement_words(result) == "inconclusive with one repeat each: test accuracy -10.00 points"
+    assert answer(analyze([Path()])).endswith("; test accuracy -10.00 points (one repeat each: inconclusive).")
 
 
-def test_validation_accuracies_of_one_repeat_each_too(learned):
-    words = "not known with one repeat each: validation accuracy -10.0 points"
+def test_validation_accuracies_of_one_repeat_each_are_inconclusive(learned):
+    words = "inconclusive with one repeat each: validation accuracy -10.0 points"
     assert agreement_words(learned(([None], [None]), ([0.97], [0.87]))) == words
 
 
-def test_where_the_size_of_the_test_set_is_known_it_decides(learned):
+def test_a_known_size_of_the_test_set_decides(learned):
     assert agreement_words(learned(([0.97], [0.969]), ([None], [None]), 10_000)) == "agrees"
 
 
@@ -90,19 +90,19 @@ def test_where_the_size_of_the_test_set_is_known_it_decides(learned):
         ([], []),
     ],
 )
-def test_settings_that_all_share_are_left_out(texts, shown):
+def test_settings_that_all_groups_share_are_omitted(texts, shown):
     assert differing_settings(texts) == shown
 
 
-def test_a_cut_leaves_different_texts_different():
+def test_different_texts_stay_different_when_truncated():
     assert truncate_distinctly(["abcd", "abce", "xyz", "xyz12345"], 3) == ["abcd", "abce", "xyz", "xyz12345"]
     assert truncate_distinctly(["abcd", "abcd", "xyz123"], 3) == ["abc", "abc", "xyz"]
 
 
 def test_labels_and_mismatches_show_the_settings_that_differ(write_timed, work_folder):
-    shared = {f"NCCL_{number}": "a value that takes some room" for number in range(3)}
-    for lr, own in ((0.1, {}), (0.2, {"TORCH_LOGS": "x" * 70 + "1"}), (0.3, {"TORCH_LOGS": "x" * 70 + "2"})):
-        write_timed(Path(str(lr)), [9.0, 1.0], {"lr": lr}, sections={"environment": {"settings": shared | own}})
+    shared = {f"NCCL_{number}": "a long value that all groups have" for number in range(3)}
+    for lr, settings in ((0.1, {}), (0.2, {"TORCH_LOGS": "x" * 70 + "1"}), (0.3, {"TORCH_LOGS": "x" * 70 + "2"})):
+        write_timed(Path(str(lr)), [9.0, 1.0], {"lr": lr}, sections={"environment": {"settings": shared | settings}})
     analysis = analyze([Path()])
     assert [group.label for group in analysis.groups] == [
         "lr=0.1 settings=none", f"lr=0.2 settings=TORCH_LOGS={'x' * 70}1", f"lr=0.3 settings=TORCH_LOGS={'x' * 70}2",
@@ -110,11 +110,11 @@ def test_labels_and_mismatches_show_the_settings_that_differ(write_timed, work_f
     rows = analysis.comparisons[0].rows
     assert rows[1].mismatches == (Mismatch("settings", f"TORCH_LOGS={'x' * 70}1", "none"),)
     assert f"settings TORCH_LOGS={'x' * 49}, baseline none" in remarks_of(rows[1].group, rows[1].mismatches)
-    alike = Mismatch("settings", "A=" + "x" * 70 + "1", "A=" + "x" * 70 + "2")
-    assert mismatch_words(alike) == f"settings {alike.here}, baseline {alike.there}"
+    differing = Mismatch("settings", "A=" + "x" * 70 + "1", "A=" + "x" * 70 + "2")
+    assert mismatch_words(differing) == f"settings {differing.value}, baseline {differing.baseline}"
 
 
-def test_what_torchrun_sets_makes_no_other_group(write_timed, work_folder):
+def test_variables_that_torchrun_sets_do_not_split_groups(write_timed, work_folder):
     for seed, settings in enumerate(({}, TORCHRUNS, None)):
         write_timed(Path(str(seed)), [9.0, 1.0], seed=seed, sections={"environment": {"settings": settings}})
     (group,) = group_runs(load_runs([Path()])[0])
@@ -122,16 +122,16 @@ def test_what_torchrun_sets_makes_no_other_group(write_timed, work_folder):
     assert without_torchruns("OMP_WAIT_POLICY=active TORCH_NCCL_ASYNC_ERROR_HANDLING=1") == "OMP_WAIT_POLICY=active"
 
 
-def test_a_kept_summary_that_has_it_does_not_differ(write_timed, work_folder):
+def test_the_gate_ignores_variables_that_torchrun_sets(write_timed, work_folder):
     write_timed(Path("run"), [9.0, 1.0])
     assert main(["run"]) == 0
     path = Path("run/summary/summary.json")
     summary = json.loads(path.read_text())
     summary["groups"][0]["conditions"]["settings"] = "TORCH_NCCL_ASYNC_ERROR_HANDLING=1"
     path.write_text(json.dumps(summary))
-    (found,) = check(analyze([Path("run")]), path, 0.05)
-    assert found.mismatches == ()
+    (result,) = check(analyze([Path("run")]), path, 0.05)
+    assert result.mismatches == ()
     summary["groups"][0]["conditions"]["settings"] += " TORCH_LOGS=1"
     path.write_text(json.dumps(summary))
-    (found,) = check(analyze([Path("run")]), path, 0.05)
-    assert found.mismatches == (Mismatch("settings", "none", "TORCH_LOGS=1"),)
+    (result,) = check(analyze([Path("run")]), path, 0.05)
+    assert result.mismatches == (Mismatch("settings", "none", "TORCH_LOGS=1"),)

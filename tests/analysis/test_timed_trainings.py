@@ -1,4 +1,4 @@
-"""Trainings that Laptime timed and did not start: their laps, seeds, tokens and settings."""
+"""Trainings that Laptime only timed: their laps, seeds, tokens and settings."""
 
 import json
 import math
@@ -27,14 +27,14 @@ from laptime.record.files import EPOCHS_FILE
 pytestmark = pytest.mark.unit
 
 LAP_TIMER = {"timer": "LapTimer"}
-OF_20 = {"unit": "batches", "num_batches": 20, "timer": "LapTimer"}
+LAPS_OF_20 = {"unit": "batches", "num_batches": 20, "timer": "LapTimer"}
 
 
 def groups() -> list[Group]:
     return group_runs(load_runs([Path()])[0])
 
 
-def test_a_timed_training_counts_whatever_its_settings_are(write_timed, work_folder):
+def test_a_timed_training_counts_with_any_settings(write_timed, work_folder):
     settings = {"training.epochs": "many", "layers": [1, 2], "nested": {"a": None}, "none": None}
     write_timed(Path("run"), [9.0, 1.0, 1.0], settings)
     (group,) = groups()
@@ -46,14 +46,14 @@ def test_a_timed_training_counts_whatever_its_settings_are(write_timed, work_fol
 
 
 @pytest.mark.parametrize("config", [None, {}, {"training": None, "measure": []}, {"training": {"epochs": 7}}])
-def test_settings_by_the_names_of_laptimes_are_not_taken_for_them(config, write_timed, work_folder):
+def test_settings_with_the_names_of_laptime_keys_are_not_mistaken_for_them(config, write_timed, work_folder):
     write_timed(Path("run"), [9.0, 1.0], config=config, sections={"result": {"stop_reason": "epochs"}})
     (run,), skipped = load_runs([Path()])
     assert run.remarks == () and not skipped
     assert len(laptime.load("run").runs) == 1
 
 
-def test_settings_tell_groups_apart(write_timed, work_folder):
+def test_settings_distinguish_groups(write_timed, work_folder):
     for number, settings in enumerate(({"model": "small", "x": [1]}, {"model": "large", "x": [1]}, {"x": {"b": 1}})):
         write_timed(Path(str(number)), [9.0, 1.0], settings | {"experiment": number, "optimizer": "sgd"})
     found = groups()
@@ -65,7 +65,7 @@ def test_settings_tell_groups_apart(write_timed, work_folder):
     assert {value_of(group, "absent") for group in found} == {"null"}
 
 
-def test_a_setting_with_the_name_of_a_figure_is_kept_beside_it(write_timed, work_folder):
+def test_a_setting_with_the_name_of_a_figure_gets_a_prefix(write_timed, work_folder):
     write_timed(Path("run"), [9.0, 1.0], {"run": "mine", "world_size": 8})
     (row,) = laptime.load("run").runs.to_dict("records")
     assert (row["run"], row["config.run"], row["world_size"], row["config.world_size"]) == ("run", "mine", 1, 8)
@@ -75,20 +75,19 @@ def test_a_setting_with_the_name_of_a_figure_is_kept_beside_it(write_timed, work
 # Seeds.
 
 
-def test_a_repeat_without_a_seed_is_one_of_its_own(write_timed, work_folder):
+def test_a_repeat_without_a_seed_counts_as_a_seed_of_its_own(write_timed, work_folder):
     for name, seed, accuracy in (("c", None, 0.7), ("a", None, 0.9), ("b", 0, 0.8), ("d", 0, 0.8)):
         write_timed(Path(name), [9.0, 1.0], seed=seed, sections={"result": {"test_accuracy": accuracy}})
     (group,) = groups()
     assert [str(run.path) for run in group.runs] == ["b", "d", "a", "c"]
-    assert "2 repeats have 1 seed: were their settings the same?" in remarks_of(group)
+    assert "2 repeats have 1 seed: check that their settings are the same" in remarks_of(group)
     assert group.num_seeds == 3 and sorted(group.values("result", "test_accuracy")) == [0.7, 0.8, 0.9]
-    said = "the seed of 2 of 4 repeats is not known: they may have learned the same"
-    assert said in remarks_of(group)
+    assert "unknown seed in 2 of 4 repeats: they may have learned the same" in remarks_of(group)
     assert groups_table([group])["seeds"].to_list() == ["0 0"]
     assert laptime.load(".").runs["seed"].isna().sum() == 2
 
 
-def test_laptimes_own_runs_have_a_seed(write, work_folder):
+def test_runs_of_laptime_have_a_seed(write, work_folder):
     write(Path("run"), [9.0, 1.0], seed=None)
     _, (skipped,) = load_runs([Path()])
     assert "run.json has no seed" in skipped.reason
@@ -97,7 +96,7 @@ def test_laptimes_own_runs_have_a_seed(write, work_folder):
 # Laps.
 
 
-def test_old_records_have_the_laps_of_laptimes_own(write, work_folder):
+def test_the_laps_of_old_records_are_epochs(write, work_folder):
     write(Path("old"), [9.0, 1.0], lap=None)
     write(Path("new"), [9.0, 1.0], seed=2)
     (group,) = groups()
@@ -108,8 +107,8 @@ def test_old_records_have_the_laps_of_laptimes_own(write, work_folder):
     ("lap", "words"),
     [
         (LAP_TIMER, "epoch by LapTimer"),
-        (OF_20, "20 batches by LapTimer"),
-        (OF_20 | {"num_batches": 1}, "1 batch by LapTimer"),
+        (LAPS_OF_20, "20 batches by LapTimer"),
+        (LAPS_OF_20 | {"num_batches": 1}, "1 batch by LapTimer"),
         ({"timer": "laps"}, "epoch by laps"),
     ],
 )
@@ -119,39 +118,39 @@ def test_laps_of_different_units_are_groups_of_their_own_and_labels_say_so(lap, 
     assert {group.label for group in groups()} == {"lap=epoch", f"lap={words}"}
 
 
-def test_laps_of_different_units_are_never_compared_without_saying_so(write, work_folder):
-    write(Path("0"), [9.0, 1.0], sections={"lap": OF_20})
-    write(Path("1"), [9.0, 1.0], sections={"lap": OF_20 | {"num_batches": 50}}, changed={"optimizer.lr": 0.1})
-    here, there = sorted(groups(), key=lambda group: str(group.first.path))
-    (mismatch,) = differing_conditions(here, there)
-    words = "a lap is 20 batches by LapTimer here, 50 batches by LapTimer there"
+def test_a_comparison_of_different_laps_says_so(write, work_folder):
+    write(Path("0"), [9.0, 1.0], sections={"lap": LAPS_OF_20})
+    write(Path("1"), [9.0, 1.0], sections={"lap": LAPS_OF_20 | {"num_batches": 50}}, changed={"optimizer.lr": 0.1})
+    group, baseline = sorted(groups(), key=lambda group: str(group.first.path))
+    (mismatch,) = differing_conditions(group, baseline)
+    words = "lap: 20 batches by LapTimer, baseline 50 batches by LapTimer"
     assert mismatch_words(mismatch) == words
     (comparison,) = analyze([Path()]).comparisons
-    assert "a lap is 50 batches by LapTimer here" in " ".join(
+    assert "lap: 50 batches by LapTimer" in " ".join(
         remarks_of(comparison.rows[1].group, comparison.rows[1].mismatches)
     )
 
 
 def test_laps_of_batches_are_called_laps(write, work_folder):
     for seed in range(3):
-        write(Path(str(seed)), [9.0, 1.3, 1.2, 1.1, 1.0], seed=seed, sections={"lap": OF_20})
+        write(Path(str(seed)), [9.0, 1.3, 1.2, 1.1, 1.0], seed=seed, sections={"lap": LAPS_OF_20})
     analysis = analyze([Path()])
     assert "1.15 s per lap" in answer(analysis)
     assert "lap time" in [column.head for column in tables(analysis)[0].columns]
-    assert any("laps still get faster, by 26%: the warm-up is too short" in each for each in remarks_of(groups()[0]))
+    assert any("laps get faster by 26%: the warm-up is too short" in remark for remark in remarks_of(groups()[0]))
 
 
-def test_methods_say_what_is_in_a_lap(write, work_folder):
+def test_methods_say_what_a_lap_contains(write, work_folder):
     write(Path("own"), [9.0, 1.0])
     assert methods(analyze([Path()])) == METHODS
-    write(Path("timed"), [9.0, 1.0], sections={"lap": OF_20 | {"contents": "no validation"}})
+    write(Path("timed"), [9.0, 1.0], sections={"lap": LAPS_OF_20 | {"contents": "no validation"}})
     assert methods(analyze([Path()]))[-1] == "A lap (20 batches by LapTimer): no validation"
 
 
 # Samples and tokens.
 
 
-def test_samples_that_were_not_counted_are_the_reason(write_timed, work_folder):
+def test_a_run_whose_samples_were_not_counted_is_skipped(write_timed, work_folder):
     write_timed(Path("run"), [9.0, 1.0], num_samples=None)
     _, (skipped,) = load_runs([Path()])
     assert skipped.reason == "samples were not counted (pass samples= to LapTimer)"
@@ -173,7 +172,7 @@ def test_tokens_are_shown_where_all_groups_have_them(write, work_folder, capsys)
 # Files.
 
 
-def test_files_of_an_older_laptime_are_read(write, work_folder):
+def test_epochs_csv_of_an_older_version_is_read(write, work_folder):
     path = write(Path("run"), [9.0, 1.0, 2.0]) / EPOCHS_FILE
     lines = [line.split(",") for line in path.read_text().splitlines()]
     path.write_text("\n".join(",".join(line[: -len(NEW_COLUMNS)]) for line in lines) + "\n")
@@ -182,7 +181,7 @@ def test_files_of_an_older_laptime_are_read(write, work_folder):
     assert laptime.load("run").epochs[list(NEW_COLUMNS)].isna().all(axis=None)
 
 
-def test_why_a_figure_is_missing_is_no_obstacle(write_timed, work_folder):
+def test_a_record_with_reasons_for_missing_figures_is_loaded(write_timed, work_folder):
     write_timed(Path("run"), [9.0, 1.0], missing={"breakdown": "no warm-up", "peak.mfu": "no count"})
     results = laptime.load("run")
     assert len(results.runs) == 1 and math.isnan(results.runs["flops_per_batch"].astype(float)[0])
@@ -192,7 +191,7 @@ def test_a_copy_of_a_timed_training_counts_once(write_timed, work_folder):
     started = {"started_at": "2026-11-30T10:00:00+00:00", "config_hash": "c"}
     for name in ("a", "b"):
         write_timed(Path(name), [9.0, 1.0], **started, sections={"strategy": {"rank_pids": [7]}})
-    write_timed(Path("c"), [9.0, 1.0], **started, sections={"strategy": {"rank_pids": [7]}, "lap": OF_20})
+    write_timed(Path("c"), [9.0, 1.0], **started, sections={"strategy": {"rank_pids": [7]}, "lap": LAPS_OF_20})
     runs, (skipped,) = load_runs([Path()])
     assert [str(run.path) for run in runs] == ["a", "c"] and skipped.reason == "a copy of a"
 
@@ -208,24 +207,24 @@ def test_timed_trainings_that_differ_in_their_ranks_scale(write_timed, work_fold
     assert family.kind == "weak" and family.points[1].mismatches == ()
 
 
-def test_steps_of_the_warmup_lap_are_called_so(write_timed, write, work_folder):
+def test_captions_and_notes_name_the_steps_of_the_warm_up_lap(write_timed, write, work_folder):
     breakdown = {"breakdown": {"step_s": 0.01, "forward_s": 0.01}}
     write_timed(Path("timed"), [9.0, 1.0], sections=breakdown)
     analysis = analyze([Path()])
     note = "From steps of the warm-up lap. Medians"
     assert any(each.startswith(note) for table in tables(analysis) for each in table.notes)
-    assert caption("steps", analysis) == "What a step consists of, from steps of the warm-up lap."
+    assert caption("steps", analysis) == "Phases of a step, from steps of the warm-up lap."
     write(Path("own"), [9.0, 1.0], sections=breakdown)
     both = (
-        "separate steps after the timed epochs (measure.breakdown); of trainings that are not Laptime's own, from "
-        "steps of the warm-up lap"
+        "separate steps after the timed epochs (measure.breakdown); in trainings that Laptime only timed, from steps "
+        "of the warm-up lap"
     )
     analysis = analyze([Path()])
     assert any(each.startswith(f"From {both}. Medians") for table in tables(analysis) for each in table.notes)
-    assert caption("steps", analysis) == f"What a step consists of, from {both}."
+    assert caption("steps", analysis) == f"Phases of a step, from {both}."
 
 
-def test_what_a_warmup_step_waits_for_gradients_is_its_communication(write_timed, work_folder):
+def test_waiting_for_gradients_in_the_warm_up_is_communication(write_timed, work_folder):
     steps = {"timing": {"steps_per_s": 100.0}}
     write_timed(Path("one"), [9.0, 1.0, 1.0], sections=steps)
     steps = {"timing": {"steps_per_s": 80.0}, "communication": {"exposed_s": 0.002}}
@@ -238,14 +237,14 @@ def test_what_a_warmup_step_waits_for_gradients_is_its_communication(write_timed
     assert "in steps of the warm-up lap" in table.notes[0] and "measure.breakdown" not in table.notes[0]
 
 
-def test_without_one_rank_there_is_no_command_that_laptime_knows(write_timed, work_folder, capsys):
+def test_a_missing_baseline_of_a_timed_training_has_no_command(write_timed, work_folder, capsys):
     write_timed(Path("two"), [9.0, 1.25], world_size=2)
     assert main(["two"]) == 2
-    assert capsys.readouterr().err == "error: no run with one rank to compare mnistlitmodule on mnistdatamodule with.\n"
+    assert capsys.readouterr().err == "error: no one-rank run to compare mnistlitmodule on mnistdatamodule with.\n"
 
 
-def test_laps_of_other_lengths_are_other_families(write_timed, work_folder):
-    for number, lap in enumerate((LAP_TIMER, OF_20)):
+def test_laps_of_different_lengths_are_different_families(write_timed, work_folder):
+    for number, lap in enumerate((LAP_TIMER, LAPS_OF_20)):
         write_timed(Path(f"{number}/1"), [9.0, 1.0], sections={"lap": lap})
         write_timed(Path(f"{number}/2"), [9.0, 1.25], world_size=2, sections={"lap": lap})
     found = analyze([Path()]).families

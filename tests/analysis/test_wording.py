@@ -1,4 +1,4 @@
-"""What was found, in words: each value has its sentence."""
+"""The sentences for results: every value has one."""
 
 import pytest
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
     [
         (None, ""),
         (Agreement(Learned.AGREES), "agrees"),
-        (Agreement(Learned.UNKNOWN), "not known: no accuracy was measured"),
+        (Agreement(Learned.UNKNOWN), "unknown: no accuracy was measured"),
         (
             Agreement(Learned.DIFFERS, (Shift("test_accuracy", -0.02), Shift("train_loss", 0.1), NoTestAccuracy(2, 3))),
             "differs: test accuracy -2.00 points, training loss +0.1000, 2 of 3 repeats have no test accuracy",
@@ -36,10 +36,10 @@ def test_agreements(agreement, words):
     ("difference", "words"),
     [
         (None, "baseline"),
-        (Difference(1.0, False, 4, 1, 0.05), "cannot be decided with 1 repeat; 4 would do"),
-        (Difference(0.1, False, 4, 3, 0.05), "cannot be decided with 3 repeats; 4 would do"),
-        (Difference(0.0286, True, 4, 4, 0.05), "real (p = 0.029)"),
-        (Difference(0.06, True, 4, 4, 0.05), "not shown (p = 0.06)"),
+        (Difference(1.0, False, 4, 1, 0.05), "inconclusive (needs 4 repeats)"),
+        (Difference(0.1, False, 4, 3, 0.05), "inconclusive (needs 4 repeats)"),
+        (Difference(0.0286, True, 4, 4, 0.05), "significant (p = 0.029)"),
+        (Difference(0.06, True, 4, 4, 0.05), "not significant (p = 0.06)"),
     ],
 )
 def test_differences(difference, words):
@@ -51,7 +51,7 @@ def test_differences(difference, words):
     [
         (Mismatch("code", "0ther", "c0de"), "code 0ther, baseline c0de"),
         (Mismatch("checksum", "a" * 99, "b"), f"data checksum {'a' * 60}, baseline b"),
-        (Mismatch(HOST), "on another host than the baseline"),
+        (Mismatch(HOST), "different host than the baseline"),
     ],
 )
 def test_mismatches(mismatch, words):
@@ -64,23 +64,23 @@ def test_mismatches(mismatch, words):
         (
             Check("ws=2", 0.5, Interval(0.4, 0.6), True),
             Verdict.FALLEN,
-            "gate: fallen  ws=2: 0.500 x the kept throughput (0.400 to 0.600)",
+            "gate: fallen  ws=2: 0.500 x the baseline throughput (0.400 to 0.600)",
         ),
         (
             Check("ws=2", 1.0, None, False, (Mismatch("code", "new", "old"),), names_machine=False),
             Verdict.OK,
-            "gate: ok      ws=2: 1.000 x the kept throughput; code new, then old; "
-            "the kept summary does not say which machine it is of",
+            "gate: ok      ws=2: 1.000 x the baseline throughput; code new, baseline old; "
+            "the baseline summary does not name its machine",
         ),
         (
             Check("ws=2", None, None, False),
             Verdict.MISSING,
-            "gate: missing ws=2: not compared; no completed run of it now",
+            "gate: missing ws=2: not compared; no completed run of this group",
         ),
         (
             Check("ws=2", None, None, False, (Mismatch("machine", "this", "that"),)),
             Verdict.MISSING,
-            "gate: missing ws=2: not compared; machine this, then that",
+            "gate: missing ws=2: not compared; machine this, baseline that",
         ),
     ],
 )

@@ -130,7 +130,7 @@ def test_a_training_that_laptime_timed_alone_has_no_known_end(config, running, w
     write_record(running, record)
     append_epochs(running, [EPOCH_ROW, EPOCH_ROW | {"epoch": 2, "num_samples": None}])
     (seen,) = Watcher(running).look().runs
-    assert (seen.status, seen.done, seen.epochs, seen.epoch_time_s, seen.swept) == ("running", 3, None, 1.25, "")
+    assert (seen.status, seen.done, seen.epochs, seen.epoch_time_s, seen.overrides) == ("running", 3, None, 1.25, "")
     shown = watch(str(running), "--once").stdout
     assert " 3 " in shown and "left" not in shown
 

@@ -1,4 +1,4 @@
-"""Everything that a set of run directories says, in one object: what tables, plots and reports are made of."""
+"""Reads run directories and compares the runs. Tables, plots and reports are made from the result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ PROJECTED = (8, 16)
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found.
+    """The result of an analysis.
 
     Attributes:
-        folders: that were searched.
-        runs: completed ones.
-        skipped: run directories that don't count, with the reason.
-        groups: of repeats.
-        families: of groups that differ in the number of ranks alone.
-        comparisons: of groups that differ in one other key alone.
-        searches: for the best in several objectives.
-        target_accuracy: time to which is reported; None: each run's own.
+        folders: the folders that were searched.
+        runs: completed runs.
+        skipped: run directories that were skipped, with the reason.
+        groups: groups of repeats.
+        families: groups that differ only in the number of ranks.
+        comparisons: groups that differ only in one other key.
+        searches: hyperparameter searches.
+        target_accuracy: the reports show the time to reach it; None: each run's measure.target_accuracy.
         project: numbers of ranks to project the scaling to.
     """
 
@@ -52,10 +52,10 @@ def analyze(
     """Read all runs in and below the folders, and compare them.
 
     Args:
-        folders: run or sweep directories, any number, of any sweeps and machines.
-        baseline: `key=value` that others are compared with; None: device=cpu, otherwise the value that was typed first.
-        by: keys to compare by; empty: all in which the groups differ.
-        target_accuracy: a share of 1; None: each run's own measure.target_accuracy.
+        folders: run or sweep directories, from any sweeps and machines.
+        baseline: `key=value` of the baseline; None: device=cpu, or the value of the run with the lowest number.
+        by: keys to compare by; empty: all keys in which the groups differ.
+        target_accuracy: a fraction; None: each run's measure.target_accuracy.
         project: numbers of ranks to project the scaling to.
 
     Raises:
@@ -63,7 +63,7 @@ def analyze(
     """
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder}: there is no such folder. Name run or sweep directories.")
+            raise UserError(f"{folder}: no such folder. Pass run or sweep directories.")
     runs, skipped = load_runs(folders)
     groups = group_runs(runs)
     key, value = _baseline(baseline)
@@ -72,13 +72,15 @@ def analyze(
         key = resolve_key(groups, key)
         keys = list(dict.fromkeys([*keys, key]))
     comparisons = [
-        found for name in keys or swept_keys(groups) for found in compare(groups, name, value if name == key else None)
+        comparison
+        for name in keys or swept_keys(groups)
+        for comparison in compare(groups, name, value if name == key else None)
     ]
     scaling = families(groups)
     for name in by if groups else ():
         if not any(comparison.key == resolve_key(groups, name) for comparison in comparisons):
             differing = ", ".join(swept_keys(groups)) or "none"
-            raise UserError(f"--by {name}: no two groups differ in it alone. Keys in which they differ: {differing}.")
+            raise UserError(f"--by {name}: no two groups differ only in it. Keys in which they differ: {differing}.")
     return Analysis(
         tuple(folders), tuple(runs), tuple(skipped), tuple(groups), tuple(scaling), tuple(comparisons),
         tuple(searches(groups)), target_accuracy, tuple(project),
@@ -90,5 +92,5 @@ def _baseline(text: str | None) -> tuple[str | None, str | None]:
         return None, None
     key, sign, value = text.partition("=")
     if not sign or not key or not value:
-        raise UserError(f"--baseline {text}: must be key=value, like --baseline device=cpu.")
+        raise UserError(f"--baseline {text}: must be key=value. Example: --baseline device=cpu.")
     return key, value

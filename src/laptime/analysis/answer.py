@@ -1,4 +1,4 @@
-"""An analysis in a few sentences: the question that the runs ask, the answer, and what is missing for more."""
+"""An analysis in a few sentences: the question that the runs answer, the answer, and the problems."""
 
 from collections.abc import Sequence
 
@@ -10,21 +10,20 @@ from laptime.analysis.results import Agreement, Verdict
 from laptime.analysis.scaling import Family
 from laptime.analysis.search import Search
 from laptime.analysis.wording import (
-    agreement_words,
+    agreement_details,
     difference_words,
     interval_words,
     missing_baseline_words,
     times,
-    undecided_words,
 )
 from laptime.text import counted
 
-# More than that make no answer.
-_SENTENCES = 3
+# Maximum number of families or comparisons in the answer.
+_MAX_SENTENCES = 3
 
 
 def question(analysis: Analysis) -> str:
-    """What the runs were made to find out."""
+    """The question that the runs answer."""
     if analysis.searches:
         return f"What is best in {_and(list(analysis.searches[0].metrics))}?"
     if analysis.families:
@@ -38,15 +37,15 @@ def question(analysis: Analysis) -> str:
 
 
 def answer(analysis: Analysis) -> str:
-    """The main figure in one sentence, with its interval; and whether a device that was asked for was absent."""
+    """The main figure with its interval, a warning about quality C, and requested devices that were absent."""
     absent = sorted({name for group in analysis.groups for name in group.absent_devices})
     words = _main_figure(analysis)
     num_disturbed = sum(group.quality == "C" for group in analysis.groups)
     if num_disturbed:
-        which = "These" if num_disturbed == len(analysis.groups) else "Some of these"
-        words += f" {which} figures are graded C: something surely disturbed them."
+        which = "All" if num_disturbed == len(analysis.groups) else "Some"
+        words += f" {which} of these figures have quality C: interference was detected."
     if absent:
-        words += f" Absent, so nothing can be said of it: {_and(absent)}."
+        words += f" No results for {_and(absent)}: absent on this machine."
     return words
 
 
@@ -59,7 +58,7 @@ def _main_figure(analysis: Analysis) -> str:
     if analysis.comparisons:
         return _first_sentences([_comparison_words(comparison) for comparison in analysis.comparisons], "comparisons")
     if analysis.groups:
-        group = max(analysis.groups, key=lambda each: each.samples_per_s.median)
+        group = max(analysis.groups, key=lambda group: group.samples_per_s.median)
         tokens = "" if group.tokens_per_s is None else f" {group.tokens_per_s:,.0f} tokens/s,"
         time = f"{group.epoch_time_s.median:.3g} s per {lap_word(analysis.groups)}"
         figures = f"{group.samples_per_s.median:,.0f} samples/s,{tokens} {time}"
@@ -73,63 +72,67 @@ def _search_words(search: Search) -> str:
     if len(search.metrics) == 1:
         return f"{best}: the best of {num} groups."
     if len(search.front) == 1:
-        return f"{best}: of {num} groups the best in all of these."
+        return f"{best}: the best of {num} groups in all metrics."
     return (
-        f"{len(search.front)} of {num} groups are beaten by no other in all of these: from {best} to "
+        f"{len(search.front)} of {num} groups are on the Pareto front: from {best} to "
         f"{_values_words(search, last)} with {search.groups[last].label}."
     )
 
 
-def _values_words(search: Search, place: int) -> str:
+def _values_words(search: Search, index: int) -> str:
     """A group's values: `val_accuracy 0.9812, epoch_time_s 1.303`."""
-    each = zip(search.metrics, search.values[place], strict=True)
-    return ", ".join(f"{metric} {value:.4g}" for metric, value in each)
+    pairs = zip(search.metrics, search.values[index], strict=True)
+    return ", ".join(f"{metric} {value:.4g}" for metric, value in pairs)
 
 
-def _scaling_words(family: Family, named: bool) -> str:
+def _scaling_words(family: Family, with_name: bool) -> str:
     parts: list[str] = []
     for point in family.points[1:]:
         if point.speedup is None:
             continue
-        share = f"efficiency {efficiency(point.speedup, point.world_size):.0%}"
-        crowded = ", more threads than cores" if point.group.first.strategy.oversubscribed else ""
-        about = interval_words(point.speedup_interval, len(point.group.runs))
+        details = [
+            interval_words(point.speedup_interval, len(point.group.runs)),
+            f"efficiency {efficiency(point.speedup, point.world_size):.0%}"
+            + (", more threads than cores" if point.group.first.strategy.oversubscribed else ""),
+            _results_words(point.agreement),
+        ]
         speed = f"at {times(point.speedup)}"
         speed = speed if parts else f"train {speed} the speed of one process"
-        parts.append(f"{_ranks(point.world_size)} {speed} ({about}; {share}{crowded}{_wrong(point.agreement)})")
-    surely = [p for p in family.points[1:] if p.speedup_interval is not None and p.speedup_interval.low > 1]
-    best = max(surely, key=lambda point: point.speedup or 0, default=None)
+        parts.append(f"{_ranks(point.world_size)} {speed} ({'; '.join(filter(None, details))})")
+    faster = [p for p in family.points[1:] if p.speedup_interval is not None and p.speedup_interval.low > 1]
+    best = max(faster, key=lambda point: point.speedup or 0, default=None)
     verdict = (
-        f"Fastest: {_ranks(best.world_size)}." if best else "No number of ranks is shown to be faster than one process."
+        f"Fastest: {_ranks(best.world_size)}."
+        if best
+        else "No number of ranks is significantly faster than one process."
     )
-    name = f"{family.name}: " if named and family.name else ""
+    name = f"{family.name}: " if with_name and family.name else ""
     return f"{name}{'; '.join(parts)}. {verdict}"
 
 
 def _comparison_words(comparison: Comparison) -> str:
-    row = max(comparison.rows[1:], key=lambda each: each.speedup)
+    row = max(comparison.rows[1:], key=lambda row: row.speedup)
     common = f" with {comparison.common}" if comparison.common else ""
-    than = comparison.rows[0].value
-    words = f"{comparison.key} = {row.value} trains at {times(row.speedup)} the speed of {than}{common}"
-    verdict = difference_words(row.difference)
-    if row.difference is None or row.difference.decidable:
-        verdict = f"is {verdict}"
-    about = interval_words(row.interval, min(len(row.group.runs), len(comparison.rows[0].group.runs)))
-    return f"{words} ({about}); the difference {verdict}{_wrong(row.agreement)}."
+    baseline = comparison.rows[0]
+    speed = f"{comparison.key} = {row.value} trains at {times(row.speedup)} the speed of {baseline.value}{common}"
+    interval = interval_words(row.interval, min(len(row.group.runs), len(baseline.group.runs)))
+    parts = [f"{speed} ({interval})", f"the difference is {difference_words(row.difference)}"]
+    return f"{'; '.join(filter(None, [*parts, _results_words(row.agreement)]))}."
 
 
-def _first_sentences(sentences: Sequence[str], what: str) -> str:
-    rest = f" {len(sentences) - _SENTENCES} more {what} are in the tables." if len(sentences) > _SENTENCES else ""
-    return " ".join(sentences[:_SENTENCES]) + rest
+def _first_sentences(sentences: Sequence[str], noun: str) -> str:
+    num_more = len(sentences) - _MAX_SENTENCES
+    rest = f" {num_more} more {noun} are in the tables." if num_more > 0 else ""
+    return " ".join(sentences[:_MAX_SENTENCES]) + rest
 
 
-def _wrong(agreement: Agreement | None) -> str:
-    if agreement is None or agreement.verdict is Verdict.AGREES:
+def _results_words(agreement: Agreement | None) -> str:
+    """How results differ from the baseline's; empty where they agree."""
+    details = "" if agreement is None else agreement_details(agreement)
+    if agreement is None or not details:
         return ""
-    if agreement.verdict is Verdict.UNKNOWN:
-        undecided = undecided_words(agreement)
-        return f"; {undecided} (one repeat each: no verdict)" if undecided else ""
-    return f"; what was learnt {agreement_words(agreement)}"
+    undecided = agreement.verdict is Verdict.UNKNOWN
+    return f"{details} (one repeat each: inconclusive)" if undecided else f"results differ: {details}"
 
 
 def _ranks(world_size: int) -> str:
@@ -141,5 +144,5 @@ def _and(words: Sequence[str]) -> str:
 
 
 def problems(analysis: Analysis) -> list[str]:
-    """What could not be reported, and what to run for it."""
+    """What is missing for a speedup, and the command to run."""
     return [missing_baseline_words(family) for family in analysis.families if family.baseline is None]

@@ -1,4 +1,4 @@
-"""What a cell of a table says of a figure."""
+"""Cells of tables: how a figure is written."""
 
 import math
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ def with_interval(value: float | None, interval: Interval | None, scale: float =
     """A figure with its interval.
 
     Args:
-        value: None: there is nothing to compare with.
+        value: None: there is no baseline.
         interval: None with one repeat.
-        scale: of the interval.
-        unit: `%`: the value is a share of 1.
+        scale: factor for the bounds of the interval.
+        unit: `%`: the value is a fraction and is shown as a percentage.
     """
     if value is None:
         return "no baseline"
@@ -34,7 +34,7 @@ def with_interval(value: float | None, interval: Interval | None, scale: float =
 
 
 def with_spread(values: Sequence[float], scale: float, form: str) -> Cell:
-    """Median and standard deviation of the repeats, each value times `scale`, both in the format `form`."""
+    """Median and standard deviation over the repeats, both multiplied by `scale` and formatted by `form`."""
     finite = [value * scale for value in values if math.isfinite(value)]
     if not finite:
         return NOT_MEASURED
@@ -47,12 +47,12 @@ def percent_of(value: float | None, whole: float) -> str:
 
 
 def tokens_cells(group: Group, groups: Sequence[Group]) -> list[str]:
-    """tokens/s of a group, where all of the groups have them; otherwise no cell."""
+    """The tokens/s cell of a group where all groups have tokens/s; otherwise no cell."""
     return [f"{group.tokens_per_s:,.0f}"] if with_tokens(groups) else []
 
 
 def tokens_head(groups: Sequence[Group]) -> list[str]:
-    """The head of that column."""
+    """The head of the tokens/s column where all groups have tokens/s; otherwise no head."""
     return ["tokens/s"] if with_tokens(groups) else []
 
 
@@ -73,16 +73,16 @@ def three_digits(value: float | None) -> str:
 
 
 def results_cell(agreement: Agreement | None) -> Cell:
-    is_other = agreement is not None and agreement.verdict is Verdict.DIFFERS
-    return Cell(agreement_words(agreement), Tone.WARNING if is_other else Tone.PLAIN)
+    differs = agreement is not None and agreement.verdict is Verdict.DIFFERS
+    return Cell(agreement_words(agreement), Tone.WARNING if differs else Tone.PLAIN)
 
 
 def interval_note(groups: Sequence[Group]) -> list[str]:
-    """A warning where there are intervals of too few repeats."""
+    """A warning where intervals come from too few repeats."""
     fewest = min(len(group.runs) for group in groups)
     if not 1 < fewest < MIN_REPEATS:
         return []
     return [
-        f"With {fewest} repeats the intervals are too narrow: they cover the truth in fewer than 95 of 100 cases. "
-        f"{MIN_REPEATS} would do."
+        f"With {fewest} repeats, intervals are too narrow: they cover the true value in fewer than 95 of 100 cases. "
+        f"Use at least {MIN_REPEATS} repeats."
     ]

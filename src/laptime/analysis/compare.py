@@ -1,4 +1,4 @@
-"""One thing compared with all else equal: devices, models, precisions, whatever was swept."""
+"""Comparison of the values of one key (device, model, precision, ...), all other settings equal."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from laptime.errors import UserError
 from laptime.record.renamed import RENAMED
 
 _WHOLE = (*CONFIG_GROUPS, "device")
-# Keys that only have a meaning with some values of another.
+# Keys whose meaning depends on the value of another key.
 _DEPENDENT = {"dataset.pipeline": ("dataset.num_workers",)}
 
 
@@ -32,10 +32,11 @@ class Row:
     Attributes:
         value: of the compared key.
         group: its runs.
-        speedup: samples_per_s over the baseline's, with its bootstrap interval; None with one repeat.
-        difference: the test whether throughputs differ; None for the baseline itself.
-        agreement: whether it learns the same; None for the baseline itself.
-        mismatches: what differs besides.
+        speedup: samples_per_s divided by the baseline's.
+        interval: bootstrap interval of the speedup; None with one repeat.
+        difference: test whether throughputs differ; None for the baseline itself.
+        agreement: whether the group learns the same; None for the baseline itself.
+        mismatches: other differences from the baseline.
     """
 
     value: str
@@ -49,12 +50,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All values of one key, everything else equal; the baseline first.
+    """All values of one key, everything else equal.
 
     Attributes:
-        key: what is compared.
-        common: the label of what its rows share.
-        rows: one per group.
+        key: the compared key.
+        common: label of the settings that all rows have in common.
+        rows: one per group, the baseline first.
     """
 
     key: str
@@ -63,108 +64,107 @@ class Comparison:
 
 
 def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> list[Comparison]:
-    """Compare the groups that differ in one key alone.
+    """Compare groups that differ only in one key.
 
     Args:
-        groups: any.
-        key: of the configuration, or a config group such as model or device.
-        baseline: its value; None: cpu for devices, otherwise that of the run of the lowest number, which was typed
-            first.
+        groups: groups to compare.
+        key: a key of the configuration, or a config group such as model or device.
+        baseline: value of the baseline; None: cpu for devices, otherwise the value of the run with the lowest number.
 
     Returns:
-        One comparison for each set of groups that are alike otherwise and have at least two values of the key.
+        One comparison for each set of groups that are equal in everything else and have at least two values of the key.
 
     Raises:
         UserError: no group has the baseline's value.
     """
-    alike: dict[tuple[object, ...], list[Group]] = {}
+    comparable: dict[tuple[object, ...], list[Group]] = {}
     set_by_key = keys_set_by_experiment(groups) if key == EXPERIMENT else set()
     for group in groups:
-        alike.setdefault(_rest(group, key, set_by_key), []).append(group)
-    found: list[Comparison] = []
-    without: list[str] = []
-    for members in alike.values():
+        comparable.setdefault(_fixed_settings(group, key, set_by_key), []).append(group)
+    comparisons: list[Comparison] = []
+    without_baseline: list[str] = []
+    for members in comparable.values():
         values = list(dict.fromkeys(value_of(group, key) for group in members))
         if len(values) < 2:
             continue
         first = value_of(min(members, key=lambda group: min(path_sort_key(run.path) for run in group.runs)), key)
-        wanted = baseline if baseline is not None else "cpu" if key == "device" and "cpu" in values else first
-        candidates = [group for group in members if value_of(group, key) == wanted]
+        base_value = baseline if baseline is not None else "cpu" if key == "device" and "cpu" in values else first
+        candidates = [group for group in members if value_of(group, key) == base_value]
         if not candidates:
-            without.append(members[0].label)
+            without_baseline.append(members[0].label)
             continue
         reference = max(candidates, key=lambda group: len(group.runs))
         others = [group for group in members if group is not reference]
         rows = [_row(group, reference, key) for group in (reference, *others)]
-        found.append(Comparison(key, common_label([group.label for group in members]), tuple(rows)))
-    known = sorted({value_of(group, key) for group in groups})
-    if baseline is not None and (without or baseline not in known):
-        where = f" for {without[0]}" if without else ""
+        comparisons.append(Comparison(key, common_label([group.label for group in members]), tuple(rows)))
+    values = sorted({value_of(group, key) for group in groups})
+    if baseline is not None and (without_baseline or baseline not in values):
+        where = f" for {without_baseline[0]}" if without_baseline else ""
         raise UserError(
-            f"--baseline {key}={baseline}: no completed run has it{where}; there are {key}={', '.join(known)}. "
+            f"--baseline {key}={baseline}: no completed run has it{where}. Completed: {key}={', '.join(values)}. "
             f"Run the same command with {key}={baseline}."
         )
-    return found
+    return comparisons
 
 
 def swept_keys(groups: Sequence[Group]) -> list[str]:
-    """What the groups differ in and can be compared by: not the number of ranks, which has tables of its own."""
+    """The keys in which the groups differ, without the number of ranks, which the scaling tables show."""
     left_out = {"strategy.world_size", "strategy.threads_per_rank", "strategy.wrap_single_rank"}
     return [key for key in differing_keys(groups) if key not in left_out]
 
 
 def resolve_key(groups: Sequence[Group], name: str) -> str:
-    """The key that a user means by `precision` or `training.precision`.
+    """The full key for a name such as `precision` or `training.precision`.
 
     Raises:
-        UserError: none or several keys have that name.
+        UserError: no key or several keys have that name.
     """
-    known = list(dict.fromkeys(key for group in groups for key in group.config))
-    if name in _WHOLE or name in known:
+    keys = list(dict.fromkeys(key for group in groups for key in group.config))
+    if name in _WHOLE or name in keys:
         return name
-    found = [key for key in known if key.endswith(f".{name}")]
-    if len(found) == 1:
-        return found[0]
+    matches = [key for key in keys if key.endswith(f".{name}")]
+    if len(matches) == 1:
+        return matches[0]
     for old, new in RENAMED.items():
         if name in (old, old.rpartition(".")[2]):
-            raise UserError(f"--by {name}: is called {new} now. Write that.")
+            raise UserError(f"--by {name}: was renamed to {new}. Use --by {new}.")
     differing = ", ".join(swept_keys(groups)) or "none"
-    if found:
-        raise UserError(f"--by {name}: could be {' or '.join(found)}. Write the whole key.")
-    raise UserError(f"--by {name}: no such key in these runs. Keys in which they differ: {differing}.")
+    if matches:
+        raise UserError(f"--by {name}: matches {' and '.join(matches)}. Use the full key.")
+    raise UserError(f"--by {name}: these runs have no such key. Keys in which they differ: {differing}.")
 
 
 def _row(group: Group, reference: Group, key: str) -> Row:
-    own, base = group.seconds_per_sample, reference.seconds_per_sample
+    times, base_times = group.seconds_per_sample, reference.seconds_per_sample
     is_reference = group is reference
     value = value_of(group, key)
     if not is_reference and value == value_of(reference, key):
-        value = f"{value}, otherwise"  # as the remarks say
+        value = f"{value} (other conditions)"  # the remarks list them
     return Row(
         value=value,
         group=group,
-        speedup=ratio(base, own),
-        interval=None if is_reference else ratio_interval(base, own),
-        difference=None if is_reference else difference(own, base),
+        speedup=ratio(base_times, times),
+        interval=None if is_reference else ratio_interval(base_times, times),
+        difference=None if is_reference else difference(times, base_times),
         agreement=None if is_reference else agreement(group, reference),
         mismatches=() if is_reference else differing_conditions(group, reference),
     )
 
 
-def _rest(group: Group, key: str, set_by_key: Collection[str] = ()) -> tuple[object, ...]:
-    """All but the compared key that must be equal. Machines may differ between devices, which are part of them, and the
-    data between data sets; code, torch and threads are named in the row instead."""
+def _fixed_settings(group: Group, key: str, set_by_key: Collection[str] = ()) -> tuple[object, ...]:
+    """Everything apart from the compared key that must be equal. Between devices the machine may differ, and between
+    data sets the data. Differences in code, torch and threads are allowed: the row's remarks list them."""
     left_out = {"strategy.threads_per_rank", *_DEPENDENT.get(key, ()), *set_by_key}
     if key == "strategy.world_size":
         left_out |= set(DDP_KEYS)
-    whole = f"{key}." if key in _WHOLE else "\0"
+    prefix = f"{key}." if key in _WHOLE else "\0"
     config = tuple(
         sorted(
             (name, repr(value))
             for name, value in group.config.items()
-            if name != key and not name.startswith(whole) and name not in left_out
+            if name != key and not name.startswith(prefix) and name not in left_out
         )
     )
     machine, checksum, instructions = group.conditions.must_match
-    of_device = () if key in ("device", EXPERIMENT) else (machine, instructions)
-    return config, of_device, "" if key in ("dataset", EXPERIMENT) else checksum
+    hardware = () if key in ("device", EXPERIMENT) else (machine, instructions)
+    return config, hardware, "" if key in ("dataset", EXPERIMENT) else checksum

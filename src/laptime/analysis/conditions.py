@@ -1,4 +1,4 @@
-"""What the figures of two runs depend on beside their configuration: machine, data, versions, code and settings."""
+"""Conditions of a run that its configuration does not contain: machine, data, versions, code and settings."""
 
 import re
 from collections.abc import Sequence
@@ -9,25 +9,26 @@ from laptime.machine.environment import is_set_while_running
 from laptime.record.schema import Lap
 from laptime.text import escape_control_chars
 
-# What must be equal for two figures to be compared at all.
+# Conditions that must be equal for two figures to be comparable.
 MUST_MATCH = ("machine", "checksum", "instructions")
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What two groups can differ in beside their configuration.
+    """Conditions in which two groups of the same configuration can differ.
 
     Attributes:
-        machine: CPU, number of usable cores, and the accelerator that trained.
+        machine: CPU, number of usable cores, and the accelerator used.
         checksum: of the data.
-        nodes: torchruns that the ranks were shared among.
+        nodes: number of nodes (torchrun processes).
         torch: version.
         python: version.
-        code: hash of Laptime's own code and of the classes that the configuration names.
-        instructions: of the CPU, the best that torch used: AVX2, say; empty where it isn't known.
-        settings: environment variables that change the timing, as `NAME=value`, and torch's threads where they were not
-            as many as the run was given.
-        lap: what is timed as one: `epoch`; with the timer, where Laptime did not train: `20 batches by LapTimer`.
+        code: hash of Laptime's code and of the classes that the configuration names.
+        instructions: the CPU instruction set that torch used, e.g. AVX2; empty where it is unknown.
+        settings: environment variables that change the timing, as `NAME=value`; and torch's number of threads where it
+            differs from strategy.threads_per_rank.
+        lap: the unit that is timed: `epoch`. Where Laptime only timed the training, with the timer's name: `20 batches
+            by LapTimer`.
     """
 
     machine: str
@@ -42,29 +43,30 @@ class Conditions:
 
     @property
     def must_match(self) -> tuple[str, ...]:
-        """What must be equal for two figures to be compared at all; the rest is named beside the comparison."""
+        """Values that must be equal for two figures to be comparable. A comparison lists the other differences."""
         return tuple(getattr(self, name) for name in MUST_MATCH)
 
 
-CONDITIONS = tuple(each.name for each in fields(Conditions))
+CONDITIONS = tuple(field.name for field in fields(Conditions))
 
 
-# A variable or an option of Python's, with its value: that ends before the next one.
+# An environment variable or a Python option with its value, which ends before the next one.
 _NAME = r"(?:python -X dev|[A-Za-z_][^\s=]*)"
 _SETTING = re.compile(rf"{_NAME}=.*?(?= {_NAME}=|$)")
 
 
 def differing_settings(settings: Sequence[str]) -> list[str]:
-    """Texts of `Conditions.settings` without what all of them say; `none` for one that has nothing else."""
-    words = [_SETTING.findall(text) for text in settings]
-    shared = set.intersection(*map(set, words)) if words else set()
-    return [" ".join(word for word in each if word not in shared) or "none" for each in words]
+    """Texts of `Conditions.settings` without the variables that all of them contain; `none` where nothing is left."""
+    variables = [_SETTING.findall(text) for text in settings]
+    shared = set.intersection(*map(set, variables)) if variables else set()
+    return [" ".join(variable for variable in row if variable not in shared) or "none" for row in variables]
 
 
 def without_torchruns(settings: str) -> str:
-    """A text of `Conditions.settings` without variables that torch and its launchers set themselves, which older
-    Laptimes recorded as settings."""
-    return " ".join(word for word in _SETTING.findall(settings) if not is_set_while_running(word.partition("=")[0]))
+    """A text of `Conditions.settings` without variables that torch and its launchers set. Older versions of Laptime
+    recorded them as settings."""
+    variables = _SETTING.findall(settings)
+    return " ".join(variable for variable in variables if not is_set_while_running(variable.partition("=")[0]))
 
 
 def conditions_of(run: Run) -> Conditions:
@@ -91,10 +93,9 @@ def _lap(lap: Lap) -> str:
 
 
 def _settings(run: Run) -> str:
-    """Older records have none of them."""
-    found = run.environment.settings or {}
-    words = [f"{name}={value}" for name, value in sorted(found.items()) if not is_set_while_running(name)]
-    given, in_force = run.strategy.threads_per_rank, run.environment.torch or {}
-    if (threads := in_force.get("num_threads")) is not None and threads != given:
-        words.append(f"threads={threads}")
+    variables = run.environment.settings or {}  # older records have none
+    words = [f"{name}={value}" for name, value in sorted(variables.items()) if not is_set_while_running(name)]
+    num_threads = (run.environment.torch or {}).get("num_threads")
+    if num_threads is not None and num_threads != run.strategy.threads_per_rank:
+        words.append(f"threads={num_threads}")
     return escape_control_chars(" ".join(words))

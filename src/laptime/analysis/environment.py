@@ -1,4 +1,4 @@
-"""A run's environment in words: its machine, and what ran there. Records of older Laptimes tell less."""
+"""Tables of a run's environment: its machine and its software. Records of older versions contain less."""
 
 from collections.abc import Mapping
 
@@ -9,51 +9,51 @@ from laptime.text import binary_size, counted, join_nonempty
 Rows = list[tuple[str, str]]
 
 
-def hardware_rows(there: Environment) -> Rows:
-    """Processor, cores, caches, clock, memory, limits and system by name; an empty text where it isn't known."""
-    frequencies = [_gigahertz(hertz) for hertz in (there.frequency_min_hz, there.frequency_max_hz)]
-    limits = there.container or {}
+def hardware_rows(environment: Environment) -> Rows:
+    """Processor, cores, caches, clock, memory, limits and system by name; empty where unknown."""
+    frequencies = [_gigahertz(hertz) for hertz in (environment.frequency_min_hz, environment.frequency_max_hz)]
+    limits = environment.container or {}
     return [
-        ("Processor", f"{there.cpu}{_brackets(there.machine)}"),
-        ("Cores", join_nonempty(_cores(there))),
-        ("Caches", join_nonempty(map(_cache, there.caches or []))),
+        ("Processor", f"{environment.cpu}{_brackets(environment.machine)}"),
+        ("Cores", join_nonempty(_cores(environment))),
+        ("Caches", join_nonempty(map(_cache, environment.caches or []))),
         (
             "Clock",
             join_nonempty(
-                ["-".join(filter(None, frequencies)), *(f"governor {name}" for name in there.governors or [])]
+                ["-".join(filter(None, frequencies)), *(f"governor {name}" for name in environment.governors or [])]
             ),
         ),
-        ("Memory", _size(there.memory_bytes)),
+        ("Memory", _size(environment.memory_bytes)),
         ("Container", join_nonempty([_counted(limits.get("num_cores"), "core"), _size(limits.get("memory_bytes"))])),
-        ("System", join_nonempty([there.os_version, there.platform])),
+        ("System", join_nonempty([environment.os_version, environment.platform])),
     ]
 
 
 def software_rows(run: Run) -> Rows:
-    """Device, versions, torch's build, settings, code and data by name; an empty text where it isn't known."""
-    there, git, device, data = run.environment, run.record.git, run.device, run.dataset
-    packages = [f"{name} {version}" for name, version in there.packages.items() if version]
+    """Device, versions, torch's build, settings, code and data by name; empty where unknown."""
+    environment, git, device, data = run.environment, run.record.git, run.device, run.dataset
+    packages = [f"{name} {version}" for name, version in environment.packages.items() if version]
     changes = f" with local changes {git.diff_hash or ''}".rstrip() if git.dirty else ""
-    is_own = run.record.is_laptime_training
-    checksum = f", checksum {str(data.checksum)[:16]}" if data.checksum or is_own else ""
+    is_laptime_training = run.record.is_laptime_training
+    checksum = f", checksum {str(data.checksum)[:16]}" if data.checksum or is_laptime_training else ""
     return [
-        ("Device", join_nonempty([device.used, device.name, f"driver {there.driver}" if there.driver else ""])),
-        ("Versions", join_nonempty([f"Python {there.python}", *packages])),
-        ("torch", join_nonempty(_torch(there.torch or {}))),
-        ("Variables", join_nonempty(f"{name}={value}" for name, value in (there.variables or {}).items())),
-        ("Code", f"commit {git.commit or 'unknown'}{changes}" if git.commit or is_own else ""),
+        ("Device", join_nonempty([device.used, device.name, _after("driver ", environment.driver)])),
+        ("Versions", join_nonempty([f"Python {environment.python}", *packages])),
+        ("torch", join_nonempty(_torch(environment.torch or {}))),
+        ("Variables", join_nonempty(f"{name}={value}" for name, value in (environment.variables or {}).items())),
+        ("Code", f"commit {git.commit or 'unknown'}{changes}" if git.commit or is_laptime_training else ""),
         ("Data", f"{data.name}{checksum}"),
     ]
 
 
-def _cores(there: Environment) -> list[str]:
-    performance, efficiency = there.num_performance_cores, there.num_efficiency_cores
+def _cores(environment: Environment) -> list[str]:
+    performance, efficiency = environment.num_performance_cores, environment.num_efficiency_cores
     kinds = f" ({performance} performance, {efficiency} efficiency)" if performance and efficiency else ""
     return [
-        _counted(there.num_sockets, "socket"),
-        f"{there.num_physical_cores} physical{kinds}" if there.num_physical_cores else "",
-        f"{there.num_logical_cores} logical" if there.num_logical_cores else "",
-        f"{there.num_usable_cores} usable",
+        _counted(environment.num_sockets, "socket"),
+        f"{environment.num_physical_cores} physical{kinds}" if environment.num_physical_cores else "",
+        f"{environment.num_logical_cores} logical" if environment.num_logical_cores else "",
+        f"{environment.num_usable_cores} usable",
     ]
 
 
@@ -67,10 +67,10 @@ def _torch(torch: Mapping[str, object]) -> list[str]:
         "version": "", "cpu_capability": "", "blas": "BLAS", "mkl": "MKL", "onednn": "oneDNN", "openmp": "OpenMP",
         "cuda": "CUDA", "hip": "HIP", "xpu": "XPU", "cudnn": "cuDNN",
     }  # fmt: skip
-    told = [f"{word} {torch[key]}".strip() for key, word in words.items() if torch.get(key) is not None]
+    build = [f"{word} {torch[key]}".strip() for key, word in words.items() if torch.get(key) is not None]
     threads = _counted(torch.get("num_threads"), "thread")
     interop = _counted(torch.get("num_interop_threads"), "interop thread")
-    return [*told, threads, interop, "debug build" if torch.get("debug") else ""]
+    return [*build, threads, interop, "debug build" if torch.get("debug") else ""]
 
 
 def _gigahertz(hertz: float | None) -> str:
@@ -83,6 +83,10 @@ def _size(num_bytes: object) -> str:
 
 def _counted(number: object, word: str) -> str:
     return counted(number, word, "g") if isinstance(number, int | float) else ""
+
+
+def _after(prefix: str, text: str | None) -> str:
+    return f"{prefix}{text}" if text else ""
 
 
 def _brackets(text: str | None) -> str:

@@ -13,7 +13,7 @@ from laptime.record.epochs import EPOCH_COLUMNS
 from laptime.record.latest import newest_runs
 from laptime.text import escape_control_chars
 
-if TYPE_CHECKING:  # pandas takes its time to load, and importing laptime needs none of it
+if TYPE_CHECKING:  # pandas is slow to import, and `import laptime` does not need it
     import pandas as pd
 
     from laptime.analysis.load import Run
@@ -21,28 +21,28 @@ if TYPE_CHECKING:  # pandas takes its time to load, and importing laptime needs 
 
 @dataclass(frozen=True)
 class Results:
-    """What was found, as frames; a figure that was not measured is missing (NaN, None).
+    """Runs as data frames. Figures that were not measured are missing (NaN, None).
 
     Attributes:
-        runs: completed runs, one row each. `run`: the path of its directory. `group`: what tells its repeats from other
-            groups. `device`: which one trained. `seed` (missing: not known), `config_hash`, `group_hash`, `started_at`,
-            `ended_at` (times in UTC), `commit`, `hostname_hash`, `lap` (what is timed as one: `epoch`, `20 batches by
-            LapTimer`). Then the figures of run.json by their own names, with the section's name before those that two
-            sections share, in order: device, dataset, model, strategy, batch, timing, result, resources, communication,
-            contention, breakdown, peak, bare_loop, quality: `epoch_time_s`, `samples_per_s`, `world_size`,
-            `test_accuracy`, `model_name`, `dataset_name`, `bare_loop_epoch_time_s`. Then every setting by its full key:
-            `optimizer.lr`, `training.batch_size`; with `config.` before one that has a figure's name. Lists are JSON
-            texts.
-        epochs: one row per run, epoch and rank, those that stand of all attempts. `run` as in `runs`; the columns of
-            epochs.csv: `attempt`, `epoch`, `rank` (all from 0), `is_warmup`, `epoch_time_s`, `num_samples` and
-            `samples_per_s` (this rank's own), `data_wait_s`, `train_loss`, `train_accuracy`, `val_loss`,
+        runs: one row per completed run. `run`: path of its directory. `group`: label of its group of repeats.
+            `device`: the device that trained. `seed` (missing: unknown), `config_hash`, `group_hash`, `started_at`,
+            `ended_at` (times in UTC), `commit`, `hostname_hash`, `lap` (the timed unit: `epoch`, `20 batches by
+            LapTimer`). Then the figures of run.json by name, from the sections device, dataset, model, strategy, batch,
+            timing, result, resources, communication, contention, breakdown, peak, bare_loop, quality: e.g.
+            `epoch_time_s`, `samples_per_s`, `world_size`, `test_accuracy`. A name that an earlier section has gets the
+            section's name as a prefix: `model_name`, `dataset_name`, `bare_loop_epoch_time_s`. Then every setting by
+            its full key: `optimizer.lr`, `training.batch_size`; with the prefix `config.` where a figure has that name.
+            Lists are JSON strings.
+        epochs: one row per run, epoch and rank; of an epoch that several attempts trained, the last. `run` as in
+            `runs`, and the columns of epochs.csv: `attempt`, `epoch`, `rank` (all from 0), `is_warmup`, `epoch_time_s`,
+            `num_samples` and `samples_per_s` (of this rank), `data_wait_s`, `train_loss`, `train_accuracy`, `val_loss`,
             `val_accuracy` (of all ranks), `lr`, `cpu_percent`, `rss_bytes`, `device_memory_bytes`, `num_tokens`,
             `num_batches`, `apart_s`.
-        groups: one row per group of repeats, as in summary/groups.csv. `samples_per_s` is of the median time, which
-            for an even number of repeats is not quite the median of theirs.
+        groups: one row per group of repeats, as in summary/groups.csv. `samples_per_s` is derived from the median time.
+            For an even number of repeats it differs slightly from the median of the repeats' `samples_per_s`.
         scaling: speedup and scaling efficiency by number of ranks, as in summary/scaling.csv.
-        skipped: run directories that don't count: `run`, `reason`. Failed, interrupted, unfinished and damaged ones,
-            and those of older versions.
+        skipped: run directories that were not loaded, with `run` and `reason`: failed, interrupted, unfinished and
+            damaged runs, and runs of older versions.
     """
 
     runs: "pd.DataFrame"
@@ -56,21 +56,21 @@ class Results:
 
 
 def load(*folders: str | Path) -> Results:
-    """Read runs and sweeps as data frames, for a notebook. Loads no torch.
+    """Load runs and sweeps as data frames, e.g. in a notebook. Does not import torch.
 
         results = laptime.load("multirun/2026-11-22/09-42-53")
         results.runs.groupby("world_size")["samples_per_s"].median()
         results.epochs.merge(results.runs[["run", "model_name"]], on="run")
 
     Args:
-        folders: run directories, sweep directories, or any folders above them; `latest`: the newest run
-            below outputs/ and multirun/, with all of its sweep.
+        folders: run directories, sweep directories, or folders that contain them. `latest`: the newest run below
+            outputs/ and multirun/; if it belongs to a sweep, the whole sweep.
 
     Returns:
-        What is in and below them, each run once.
+        All runs in and below the folders, without duplicates.
 
     Raises:
-        UserError: a folder does not exist, or there is nothing that `latest` could be.
+        UserError: a folder does not exist, or `latest` finds no run.
     """
     import pandas as pd
 
@@ -78,7 +78,7 @@ def load(*folders: str | Path) -> Results:
     from laptime.analysis.summary_tables import groups_table, scaling_table
 
     if not folders:
-        raise UserError("laptime.load(): name run or sweep directories, or latest.")
+        raise UserError("laptime.load(): no folder given. Pass run or sweep directories, or latest.")
     analysis = analyze([_latest() if folder == "latest" else Path(folder) for folder in folders])
     labels = {run.path: group.label for group in analysis.groups for run in group.runs}
     labelled = [(run, labels[run.path]) for run in analysis.runs]
@@ -107,10 +107,10 @@ _SECTIONS = (
 
 
 def run_row(run: "Run", label: str) -> dict[str, object]:
-    """A run's figures in one row.
+    """A run's figures as one row.
 
     Args:
-        label: of its group.
+        label: label of the run's group.
     """
     from laptime.analysis.conditions import conditions_of
 
@@ -125,7 +125,7 @@ def run_row(run: "Run", label: str) -> dict[str, object]:
 
 
 def _with_settings(row: dict[str, object], run: "Run") -> dict[str, object]:
-    """Somebody else's setting may have the name of a figure."""
+    """The row with the settings. Another program's setting may have a figure's name; it gets the prefix `config.`."""
     settings = {key: _cell(value) for key, value in run.config.items() if key != "seed"}
     return row | {f"config.{key}" if key in row else key: value for key, value in settings.items()}
 
@@ -135,7 +135,7 @@ def _cell(value: object) -> object:
 
 
 def _latest() -> Path:
-    """The newest run, with all of its sweep."""
+    """The newest run, or its sweep if it belongs to one."""
     run = next(iter(newest_runs()), None)
     if run is None:
         raise UserError("latest: there is no run below outputs/ or multirun/.")

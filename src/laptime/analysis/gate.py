@@ -1,4 +1,4 @@
-"""A gate for CI: has throughput fallen since a summary that was kept?"""
+"""A performance gate for CI: compares throughput with a stored summary.json."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from laptime.errors import UserError
 
 
 class Verdict(Enum):
-    """Of one group."""
+    """The result of the gate for one group."""
 
     OK = "ok"
     FALLEN = "fallen"
@@ -25,11 +25,12 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class BaselineGroup:
-    """A group of a summary.json that was kept.
+    """A group of the stored summary.json.
 
     Attributes:
-        label, group_hash, samples_per_s: as there; samples_per_s of each repeat.
-        conditions: fields of Conditions by name; an older summary has fewer, or none.
+        label, group_hash: as in the file.
+        samples_per_s: of each repeat.
+        conditions: fields of Conditions by name. A summary of an older version has fewer, or none.
     """
 
     label: str
@@ -40,15 +41,16 @@ class BaselineGroup:
 
 @dataclass(frozen=True)
 class Check:
-    """One kept group against the same configuration now.
+    """A stored group compared with the current group of the same configuration.
 
     Attributes:
         group: its label.
-        change: ratio of throughputs, now over then; None: it was not measured now, or on another machine.
-        interval: of it; None with one repeat on either side.
-        fallen: whether it fell by more than the tolerance, and the interval leaves no doubt that it fell.
-        mismatches: in what the groups differ; of a group that is not compared, why. Empty: it has no completed run now.
-        names_machine: whether the kept summary says which machine it is of.
+        change: current throughput divided by the stored one; None: not measured now, or on another machine.
+        interval: of `change`; None with one repeat on either side.
+        fallen: whether throughput fell by more than the tolerance and the interval is below 1.
+        mismatches: differences between the groups, or the reason why they are not compared. Empty and `change` is None:
+            the group has no completed run now.
+        names_machine: whether the stored summary names its machine.
     """
 
     group: str
@@ -65,46 +67,51 @@ class Check:
         return Verdict.FALLEN if self.fallen else Verdict.OK
 
 
-def check(analysis: Analysis, kept: Path, tolerance: float) -> list[Check]:
-    """Compare every group of a summary.json with the one of the same configuration now.
+def check(analysis: Analysis, summary: Path, tolerance: float) -> list[Check]:
+    """Compare every group of a stored summary.json with the current group of the same configuration.
 
     Raises:
-        UserError: the file is no summary, or has none of these groups.
+        UserError: the file is not a summary.json, or has no group in common with the analysis.
     """
-    then = _read(kept)
-    if not {_key(group) for group in analysis.groups} & {group.group_hash for group in then}:
+    baselines = _read(summary)
+    if not {_key(group) for group in analysis.groups} & {baseline.group_hash for baseline in baselines}:
         raise UserError(
-            f"--gate {kept}: has none of these groups. Keep the summary.json of runs of the same configuration."
+            f"--gate {summary}: has no group in common with these runs. Use the summary.json of runs of the same "
+            "configuration."
         )
-    return [found for group in then for found in _checks(analysis.groups, group, tolerance)]
+    return [result for baseline in baselines for result in _checks(analysis.groups, baseline, tolerance)]
 
 
-def _checks(groups: Sequence[Group], kept: BaselineGroup, tolerance: float) -> list[Check]:
-    """A check of every group of the kept one's configuration, whatever code made it; of other machines or data alone
-    where there is nothing else."""
-    same = [group for group in groups if _key(group) == kept.group_hash]
+def _checks(groups: Sequence[Group], baseline: BaselineGroup, tolerance: float) -> list[Check]:
+    """Checks of all current groups of the baseline's configuration, whatever their code. Where none is comparable, one
+    check that says why."""
+    same = [group for group in groups if _key(group) == baseline.group_hash]
     if not same:
-        return [Check(kept.label, None, None, False)]
-    alike = [group for group in same if not _differing(group, kept, MUST_MATCH)]
-    if not alike:
-        return [Check(same[0].label, None, None, False, _differing(same[0], kept, MUST_MATCH))]
-    return [_check(group, kept, tolerance) for group in alike]
+        return [Check(baseline.label, None, None, False)]
+    comparable = [group for group in same if not _differing(group, baseline, MUST_MATCH)]
+    if not comparable:
+        return [Check(same[0].label, None, None, False, _differing(same[0], baseline, MUST_MATCH))]
+    return [_check(group, baseline, tolerance) for group in comparable]
 
 
-def _check(group: Group, kept: BaselineGroup, tolerance: float) -> Check:
-    then = [1 / value for value in kept.samples_per_s]
-    change, interval = ratio(then, group.seconds_per_sample), ratio_interval(then, group.seconds_per_sample)
+def _check(group: Group, baseline: BaselineGroup, tolerance: float) -> Check:
+    base_times, times = [1 / value for value in baseline.samples_per_s], group.seconds_per_sample
+    change, interval = ratio(base_times, times), ratio_interval(base_times, times)
     fallen = change < 1 - tolerance and (interval is None or interval.high < 1)
-    mismatches = _differing(group, kept, CONDITIONS)
-    return Check(group.label, change, interval, fallen, mismatches, names_machine="machine" in kept.conditions)
+    mismatches = _differing(group, baseline, CONDITIONS)
+    return Check(group.label, change, interval, fallen, mismatches, names_machine="machine" in baseline.conditions)
 
 
-def _differing(group: Group, kept: BaselineGroup, names: Sequence[str]) -> tuple[Mismatch, ...]:
-    now = {name: getattr(group.conditions, name) for name in names if name in kept.conditions}
-    then = {name: kept.conditions[name] for name in now}
-    if isinstance(text := then.get(SETTINGS), str):
-        then[SETTINGS] = without_torchruns(text)
-    return tuple(mismatch(name, str(here), str(then[name])) for name, here in now.items() if here != then[name])
+def _differing(group: Group, baseline: BaselineGroup, names: Sequence[str]) -> tuple[Mismatch, ...]:
+    values = {name: getattr(group.conditions, name) for name in names if name in baseline.conditions}
+    base_values = {name: baseline.conditions[name] for name in values}
+    if isinstance(text := base_values.get(SETTINGS), str):
+        base_values[SETTINGS] = without_torchruns(text)
+    return tuple(
+        mismatch(name, str(value), str(base_values[name]))
+        for name, value in values.items()
+        if value != base_values[name]
+    )
 
 
 def _key(group: Group) -> str:
@@ -128,4 +135,4 @@ def _read(path: Path) -> list[BaselineGroup]:
     except OSError as error:
         raise UserError(f"--gate {path}: can't be read ({error.strerror}).") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"--gate {path}: is no summary.json of Laptime's.") from error
+        raise UserError(f"--gate {path}: is not a summary.json that Laptime wrote.") from error

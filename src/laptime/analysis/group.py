@@ -1,4 +1,4 @@
-"""A group of repeats, and what they say together."""
+"""A group of repeats and its statistics."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +25,8 @@ class Group:
 
     Attributes:
         runs: in the order of their seeds.
-        config: what can change result or timing, by full key, without the seed.
-        label: what tells it from the other groups, short.
+        config: the settings that can change results or timing, by full key, without the seed.
+        label: short text that distinguishes the group from the others.
         epoch_time_s, samples_per_s: of the counted epochs.
     """
 
@@ -42,13 +42,13 @@ class Group:
     @cached_property
     def samples_per_s(self) -> Summary:
         rates = summarize([run.counted["samples_per_s"].to_list() for run in self.runs])
-        # Of median times, so that one follows from the other. Of an even number the median of rates is another.
-        _, between = median_and_deviation(self.throughputs)
-        return replace(rates, median=1 / float(np.median(self.seconds_per_sample)), between=between)
+        # 1 / (median time), so that both figures agree. For an even number of repeats the median of rates differs.
+        _, std_repeats = median_and_deviation(self.throughputs)
+        return replace(rates, median=1 / float(np.median(self.seconds_per_sample)), std_repeats=std_repeats)
 
     @property
     def first(self) -> Run:
-        """One of its runs, for what all of them share."""
+        """The first run. Use it for what all repeats have in common."""
         return self.runs[0]
 
     @property
@@ -57,18 +57,17 @@ class Group:
 
     @property
     def num_seeds(self) -> int:
-        """Different ones among its repeats: runs of the same seed learn the same. One that is not known counts as one
-        of its own."""
+        """The number of distinct seeds: runs of the same seed learn the same. Each unknown seed counts as distinct."""
         return len({_seed(run) for run in self.runs})
 
     @property
     def num_unseeded(self) -> int:
-        """Repeats whose seed is not known."""
+        """The number of repeats whose seed is unknown."""
         return sum(run.seed is None for run in self.runs)
 
     @property
     def hosts(self) -> set[str]:
-        """On which its runs were made."""
+        """Hashes of the hostnames of the runs."""
         return {run.environment.hostname_hash for run in self.runs}
 
     @property
@@ -78,7 +77,7 @@ class Group:
 
     @cached_property
     def seconds_per_sample(self) -> list[float]:
-        """Of each repeat: its median epoch time over the samples of an epoch. What speedups are ratios of."""
+        """Median epoch time / samples per epoch, for each repeat. Speedups are ratios of these."""
         return [float(run.counted["epoch_time_s"].median() / run.counted["num_samples"].median()) for run in self.runs]
 
     @property
@@ -88,32 +87,33 @@ class Group:
 
     @cached_property
     def tokens_per_s(self) -> float | None:
-        """The median of the repeats; None: no text."""
+        """Median over the repeats; None where the data are not text."""
         return self.median("timing", "tokens_per_s")
 
     @cached_property
     def interval_width(self) -> float | None:
-        """Of the 95% interval of the epoch time, as a share of it; None with one repeat."""
+        """Width of the 95% interval of the epoch time, as a fraction of the epoch time; None with one repeat."""
         return relative_width(self.seconds_per_sample)
 
     def is_precise(self, target: float) -> bool:
-        """Whether that is at most the target, with enough repeats to trust it."""
+        """Whether `interval_width` is at most the target, with enough repeats to trust it."""
         width = self.interval_width
         return width is not None and width <= target and len(self.runs) >= MIN_REPEATS
 
     def values(self, section: str, key: str) -> list[float]:
-        """A figure of run.json for each repeat that has it; what was learnt, once for each seed."""
+        """A figure of run.json for each repeat that has it. Figures of `result`: one value per seed, because repeats of
+        one seed learn the same."""
         runs = {_seed(run): run for run in reversed(self.runs)}.values() if section == "result" else self.runs
-        found = [getattr(getattr(run.record, section), key) for run in runs]
-        return [float(value) for value in found if isinstance(value, int | float)]
+        values = [getattr(getattr(run.record, section), key) for run in runs]
+        return [float(value) for value in values if isinstance(value, int | float)]
 
     def median(self, section: str, key: str) -> float | None:
-        """The median of a figure of run.json over the repeats; None: not measured."""
+        """Median of a figure of run.json over the repeats; None where it was not measured."""
         values = self.values(section, key)
         return float(np.median(values)) if values else None
 
     def times_to(self, accuracy: float) -> list[float | None]:
-        """Seconds of training until each repeat first reached a validation accuracy; None: never, or not known."""
+        """Seconds of training until each repeat first reached a validation accuracy; None: never, or unknown."""
         return [
             time_to_accuracy(
                 zip(run.epochs["elapsed_s"].tolist(), run.epochs["val_accuracy"].tolist(), strict=True),
@@ -125,29 +125,29 @@ class Group:
 
     @property
     def absent_devices(self) -> list[str]:
-        """Devices that some of its runs were to train on, and trained on the CPU instead."""
+        """Requested devices that were absent, so that runs of this group trained on the CPU instead."""
         if self.first.device.used != "cpu":
             return []
         return sorted({run.device.requested for run in self.runs} - {"auto", "cpu"})
 
     @property
     def quality(self) -> str:
-        """The worst grade of its repeats: A, B or C; empty where none was given."""
+        """The worst grade of the repeats: A, B or C; empty where no repeat has a grade."""
         return max((grade for run in self.runs if (grade := run.record.quality.grade) is not None), default="")
 
     @cached_property
     def trend(self) -> float | None:
-        """How much its epoch times rise (or fall) over the counted epochs, as a share; None: no trend is shown."""
+        """How much epoch times rise (or fall) over the counted epochs, as a fraction; None: no significant trend."""
         return trend([run.counted["epoch_time_s"].to_list() for run in self.runs])
 
 
 def lap_word(groups: Iterable[Group]) -> str:
-    """What their times are of: epoch, or lap where some are not of Laptime's own epochs."""
+    """`epoch` where all times are of Laptime's own epochs, otherwise `lap`."""
     return "epoch" if all(map(_has_own_epochs, groups)) else "lap"
 
 
 def any_trained_by_laptime(groups: Iterable[Group]) -> bool:
-    """Whether Laptime trained in some of them; otherwise it timed the trainings of others alone."""
+    """Whether Laptime ran the training in at least one group. In the others it only timed somebody else's training."""
     return any(group.first.record.is_laptime_training for group in groups)
 
 
@@ -157,7 +157,7 @@ def _has_own_epochs(group: Group) -> bool:
 
 
 def with_tokens(groups: Sequence[Group]) -> bool:
-    """Whether tokens were counted in all of them."""
+    """Whether all groups have tokens/s."""
     return all(group.tokens_per_s is not None for group in groups)
 
 
@@ -167,12 +167,12 @@ def _seed(run: Run) -> object:
 
 @dataclass(frozen=True)
 class Reached:
-    """How long a group took to a validation accuracy.
+    """How long a group took to reach a validation accuracy.
 
     Attributes:
-        target_accuracy: a share of 1.
-        num_reached: repeats that reached it.
-        time_to_accuracy_s: the median of those that did; None: none did.
+        target_accuracy: a fraction.
+        num_reached: number of repeats that reached it.
+        time_to_accuracy_s: median over these repeats; None: no repeat reached it.
     """
 
     target_accuracy: float
@@ -181,7 +181,7 @@ class Reached:
 
 
 def reached(group: Group, target: float | None) -> Reached | None:
-    """The time to a target accuracy (given, or the runs' own); None: there is no target."""
+    """The time to a target accuracy. None where neither `target` nor the runs' measure.target_accuracy is set."""
     target = target if target is not None else group.first.laptime_config.get("measure", {}).get("target_accuracy")
     if target is None:
         return None

@@ -10,19 +10,19 @@ from laptime.analysis.load import Run
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Put repeats together, in the order of their first runs; the same groups in whatever order the runs come."""
-    together: dict[tuple[str, Conditions], list[Run]] = {}
+    """Group repeats, sorted by label. The groups do not depend on the order of the runs."""
+    runs_by_identity: dict[tuple[str, Conditions], list[Run]] = {}
     for run in runs:
-        together.setdefault((run.group_hash, conditions_of(run)), []).append(run)
+        runs_by_identity.setdefault((run.group_hash, conditions_of(run)), []).append(run)
     groups = []
-    for (_, conditions), repeats in together.items():
+    for (_, conditions), repeats in runs_by_identity.items():
         repeats.sort(key=lambda run: (run.seed is None, run.seed or 0, str(run.path)))
         config = {key: value for key, value in repeats[0].config.items() if key != "seed"}
-        if repeats[0].record.is_laptime_training or EXPERIMENT not in config:  # somebody else's key stays
+        if repeats[0].record.is_laptime_training or EXPERIMENT not in config:  # keep another program's key
             config[EXPERIMENT] = " and ".join(sorted({str(run.record.experiment_name) for run in repeats}))
         groups.append(Group(tuple(repeats), config, conditions))
-    if len({str(group.config[EXPERIMENT]) for group in groups}) == 1:  # nothing that tells one from another
-        groups = [replace(each, config={k: v for k, v in each.config.items() if k != EXPERIMENT}) for each in groups]
+    if len({str(group.config[EXPERIMENT]) for group in groups}) == 1:  # does not distinguish groups
+        groups = [replace(g, config={k: v for k, v in g.config.items() if k != EXPERIMENT}) for g in groups]
     labels = labels_of(groups)
     named = [replace(group, label=label) for group, label in zip(groups, labels, strict=True)]
     return sorted(named, key=lambda group: label_sort_key(group.label))

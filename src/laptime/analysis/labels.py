@@ -1,4 +1,4 @@
-"""What tells groups from each other: the keys in which they differ, and a short label for each."""
+"""The keys in which groups differ, and a short label for each group."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,9 @@ from laptime.analysis.group import Group
 from laptime.analysis.mismatch import SETTINGS
 from laptime.text import escape_control_chars, short_name
 
-# Config groups of which one part may name all of it: `model=cnn` instead of every key in which the CNN differs.
+# Config groups that a label names as a whole: `model=cnn` instead of every key in which the CNN differs.
 CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler")
-# Which experiment the runs of a group were composed with, where several are compared.
+# Key for the experiment that the runs of a group were composed with, where several are compared.
 EXPERIMENT = "experiment"
 _ABSENT = object()
 _RANKS = "strategy.world_size"
@@ -19,7 +19,8 @@ _DIGITS = 4
 
 
 def keys_set_by_experiment(groups: Sequence[Group]) -> set[str]:
-    """The keys that have one value in each experiment: where several are compared, those differ with the experiment."""
+    """The keys that are constant within each experiment, so that naming the experiment names their values. Empty where
+    there are fewer than two experiments."""
     by_experiment: dict[str, list[Group]] = {}
     for group in groups:
         by_experiment.setdefault(str(group.config.get(EXPERIMENT, "")), []).append(group)
@@ -30,33 +31,35 @@ def keys_set_by_experiment(groups: Sequence[Group]) -> set[str]:
         key
         for key in keys
         if all(
-            len({repr(each.config.get(key, _ABSENT)) for each in members}) == 1 for members in by_experiment.values()
+            len({repr(group.config.get(key, _ABSENT)) for group in members}) == 1 for members in by_experiment.values()
         )
     }
 
 
 def differing_keys(groups: Sequence[Group]) -> list[str]:
-    """The keys in which the groups differ; a config group stands for all of its keys where its class differs, and an
-    experiment for what it sets."""
+    """The keys in which the groups differ. A config group whose class differs replaces all of its keys. An experiment
+    replaces the keys that it sets."""
     keys = dict.fromkeys(key for group in groups for key in group.config)
     explained = keys_set_by_experiment(groups)
     keys = dict.fromkeys(key for key in keys if key not in explained)
     differing = [key for key in keys if len({repr(group.config.get(key, _ABSENT)) for group in groups}) > 1]
     whole = [name for name in CONFIG_GROUPS if f"{name}._target_" in differing]
-    found = dict.fromkeys(next((name for name in whole if key.startswith(f"{name}.")), key) for key in differing)
-    # Settings of DDP that a plain process has none of don't tell groups apart by themselves.
-    return [key for key in found if key in whole or len({repr(g.config[key]) for g in groups if key in g.config}) > 1]
+    shortened = dict.fromkeys(next((name for name in whole if key.startswith(f"{name}.")), key) for key in differing)
+    # A plain process has no DDP settings. Their absence alone is not a difference.
+    return [
+        key for key in shortened if key in whole or len({repr(g.config[key]) for g in groups if key in g.config}) > 1
+    ]
 
 
 def value_of(group: Group, key: str, digits: int | None = _DIGITS) -> str:
-    """A group's value of one of the `differing_keys`, for people.
+    """A group's value of one of the `differing_keys`, as text for tables and labels.
 
     Args:
-        digits: that a number with many more is rounded to; None: as it is.
+        digits: significant digits to which long numbers are rounded; None: no rounding.
     """
     if key == "device":
         return group.first.device.used
-    if key in CONFIG_GROUPS and key in group.config:  # a plain value, of somebody else's configuration
+    if key in CONFIG_GROUPS and key in group.config:  # another program's configuration has a plain value here
         return _shown(group.config[key], digits)
     if key == "model":
         return escape_control_chars(group.first.model.name)
@@ -77,13 +80,14 @@ def _shown(value: object, digits: int | None) -> str:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each key, the whole of it where two would be the same."""
+    """The last part of each key, or the whole key where two keys have the same last part."""
     short = {key: short_name(key) for key in keys}
     return {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
 
 
 def labels_of(groups: Sequence[Group]) -> list[str]:
-    """What tells each group from the others, like `ws=2 batch_size=64`; with its conditions where these differ."""
+    """A label for each group that distinguishes it from the others, e.g. `ws=2 batch_size=64`. Conditions are added
+    where they differ."""
     if len(groups) == 1:
         return [f"{groups[0].first.model.name} on {groups[0].first.dataset.name}"]
     names = short_names(differing_keys(groups))
@@ -105,11 +109,11 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
 
 
 def truncate_distinctly(texts: Sequence[str], length: int) -> list[str]:
-    """The first `length` characters of each text; the whole of it where different texts would look the same."""
-    cut = [text[:length] for text in texts]
+    """The first `length` characters of each text, or the whole text where different texts have the same beginning."""
+    beginnings = [text[:length] for text in texts]
     return [
-        text if len({other for other in texts if other[:length] == short}) > 1 else short
-        for text, short in zip(texts, cut, strict=True)
+        text if len({other for other in texts if other[:length] == beginning}) > 1 else beginning
+        for text, beginning in zip(texts, beginnings, strict=True)
     ]
 
 
@@ -123,13 +127,13 @@ def _has(group: Group, key: str) -> bool:
 
 
 def common_label(labels: Sequence[str]) -> str:
-    """The parts of the first label that all of them have."""
+    """The parts that all labels have in common."""
     shared = _shared(labels)
     return " ".join(part for part in labels[0].split() if part in shared)
 
 
 def shorter_labels(labels: Sequence[str]) -> list[str]:
-    """The labels without the parts that all of them have; a single one as it is."""
+    """The labels without the parts that all of them have in common. A single label is unchanged."""
     shared = _shared(labels) if len(labels) > 1 else set()
     return [" ".join(part for part in label.split() if part not in shared) for label in labels]
 
@@ -145,7 +149,7 @@ def _shared(labels: Sequence[str]) -> set[str]:
 
 
 def label_sort_key(label: str) -> list[tuple[str, float, str]]:
-    """A key to sort labels by, numbers by their values."""
+    """A sort key for labels that orders numbers by value."""
     parts = []
     for part in label.split():
         name, _, value = part.partition("=")

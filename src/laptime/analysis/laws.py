@@ -1,4 +1,4 @@
-"""Laws of scaling: speedup, efficiency, serial fraction, and models fitted to them."""
+"""Scaling laws: speedup, efficiency, serial fraction, and models fitted to speedups."""
 
 import math
 import warnings
@@ -12,7 +12,7 @@ from laptime.analysis.statistics import CONFIDENCE, Interval
 
 
 def speedup(samples_per_s: float, baseline_samples_per_s: float) -> float:
-    """Throughput over the baseline's: right for strong and weak scaling alike."""
+    """Throughput divided by the baseline's. Valid for strong and for weak scaling."""
     return samples_per_s / baseline_samples_per_s
 
 
@@ -22,7 +22,7 @@ def efficiency(speedup: float, world_size: int) -> float:
 
 
 def karp_flatt(speedup: float, world_size: int) -> float | None:
-    """The share of the work that behaves as if it were serial; None for one rank.
+    """The fraction of the work that behaves as if it were serial; None for one rank.
 
     (1/S - 1/p) / (1 - 1/p). Source: Karp and Flatt, Measuring parallel processor performance, CACM 33 (1990).
     """
@@ -32,7 +32,7 @@ def karp_flatt(speedup: float, world_size: int) -> float | None:
 
 
 def amdahl(world_size: np.ndarray, serial: float) -> np.ndarray:
-    """Speedup of p ranks where a share of the work stays serial: 1 / (s + (1 - s) / p).
+    """Speedup of p ranks where a fraction s of the work is serial: 1 / (s + (1 - s) / p).
 
     Source: Amdahl, Validity of the single processor approach, AFIPS 1967.
     """
@@ -40,7 +40,7 @@ def amdahl(world_size: np.ndarray, serial: float) -> np.ndarray:
 
 
 def usl(world_size: np.ndarray, contention: float, coherency: float) -> np.ndarray:
-    """Speedup of p ranks that queue for shared things and talk to each other in pairs: p / (1 + a(p-1) + b p(p-1)).
+    """Speedup of p ranks with contention a and pairwise communication cost b: p / (1 + a(p-1) + b p(p-1)).
 
     Source: Gunther, Guerrilla Capacity Planning (2007), chapter 4.
     """
@@ -50,19 +50,19 @@ def usl(world_size: np.ndarray, contention: float, coherency: float) -> np.ndarr
 
 @dataclass(frozen=True)
 class Fit:
-    """A model of the speedup over world size.
+    """A fitted model of speedup by world size.
 
     Attributes:
         name: amdahl or usl.
         parameters: by name.
-        intervals: of each parameter, from the curvature at the best fit and Student's t; None where there are no
-            degrees of freedom left.
-        r_squared: share of the speedups' variance that the model explains; None where they don't vary. Low where
-            they hardly vary, however well the model fits.
-        deviation: root of the mean squared residual, as a share of the mean speedup.
-        baseline_error: relative standard error of the throughput that the speedups are ratios to.
-        best_world_size: at which the modelled speedup is largest, with its interval; None: it grows for ever, or its
-            interval reaches beyond twice the largest world size measured, of which the data can say nothing.
+        intervals: of each parameter, from the curvature at the best fit and Student's t; None where no degrees of
+            freedom are left.
+        r_squared: fraction of the speedups' variance that the model explains; None where the speedups are equal. Low
+            where they hardly vary, even if the model fits well.
+        deviation: root mean squared residual divided by the mean speedup.
+        baseline_error: relative standard error of the baseline's throughput.
+        best_world_size: where the modeled speedup is largest, with its interval. None where the speedup grows without
+            bound, or where the interval reaches beyond twice the largest measured world size.
     """
 
     name: str
@@ -76,44 +76,44 @@ class Fit:
 
     @property
     def is_good_fit(self) -> bool:
-        """Whether the model explains the speedups well enough to be drawn on, and believed beyond them."""
+        """Whether the model fits well enough to be plotted and extrapolated."""
         return self.deviation <= _MAX_DEVIATION
 
     def predict(self, world_size: Sequence[float]) -> np.ndarray:
-        """Modelled speedup."""
         return _MODELS[self.name][0](np.asarray(world_size, float), *self.parameters.values())
 
     def interval(self, world_size: float) -> Interval | None:
-        """Of the modelled speedup, by drawing parameters as far as the data leave them open; None as `intervals`."""
+        """95% interval of the modeled speedup, from sampled parameters; None where `intervals` is None."""
         if self.draws is None:
             return None
-        drawn = _MODELS[self.name][0](np.asarray(world_size, float), *self.draws.T)
-        # All speedups share the baseline's error, which the parameters don't show.
-        shared = np.random.default_rng(1).normal(0, self.baseline_error, len(drawn))
-        found = _middle(drawn * np.exp(shared))
-        best = float(self.predict([world_size])[0])  # at a bound of a parameter the draws lie to one side
-        return Interval(min(found.low, best), max(found.high, best))
+        samples = _MODELS[self.name][0](np.asarray(world_size, float), *self.draws.T)
+        # The baseline's error is common to all speedups, so the parameters' errors don't contain it.
+        common_error = np.random.default_rng(1).normal(0, self.baseline_error, len(samples))
+        interval = _central_interval(samples * np.exp(common_error))
+        # Where a parameter is at its bound, all samples are on one side of the prediction.
+        best = float(self.predict([world_size])[0])
+        return Interval(min(interval.low, best), max(interval.high, best))
 
 
 _MODELS: dict[str, tuple[Callable[..., np.ndarray], list[str], float]] = {
     "amdahl": (amdahl, ["serial"], 1.0),
     "usl": (usl, ["contention", "coherency"], np.inf),
 }
-# For people.
+# Names in reports.
 TITLES = {"amdahl": "Amdahl's law", "usl": "Universal scalability law"}
 _DRAWS = 4000
-# A model that is further off than this is not believed.
+# A model with a larger relative deviation is neither plotted nor extrapolated.
 _MAX_DEVIATION = 0.15
 
 
 def fit(name: str, world_size: Sequence[int], speedups: Sequence[float], baseline_error: float = 0.0) -> Fit | None:
-    """Fit a model by least squares within its bounds (parameters from 0; Amdahl's share up to 1).
+    """Fit a model by least squares within its bounds (parameters from 0; Amdahl's serial fraction up to 1).
 
     Args:
         name: amdahl or usl.
         world_size: of each speedup.
         speedups: one or more per world size.
-        baseline_error: relative standard error of the throughput that they are ratios to.
+        baseline_error: relative standard error of the baseline's throughput.
 
     Returns:
         None where there are fewer than three different world sizes.
@@ -122,10 +122,10 @@ def fit(name: str, world_size: Sequence[int], speedups: Sequence[float], baselin
         return None
     order = np.lexsort((speedups, world_size))
     p, s = np.asarray(world_size, float)[order], np.asarray(speedups, float)[order]
-    p, s = p[p > 1], s[p > 1]  # with one rank every law gives 1: such points say nothing of its parameters
+    p, s = p[p > 1], s[p > 1]  # for one rank, every law gives 1 whatever its parameters
     model, names, upper = _MODELS[name]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optimize.OptimizeWarning)  # no covariance: no interval, as is said
+        warnings.simplefilter("ignore", optimize.OptimizeWarning)  # without a covariance there is no interval
         values, covariance = optimize.curve_fit(model, p, s, p0=[0.1] * len(names), bounds=(0, upper))
     residual = float(((s - model(p, *values)) ** 2).sum())
     total = float(((s - s.mean()) ** 2).sum())
@@ -149,20 +149,20 @@ def fit(name: str, world_size: Sequence[int], speedups: Sequence[float], baselin
 
 
 def peak(contention: float, coherency: float) -> float:
-    """The world size at which the universal scalability law's speedup is largest: sqrt((1 - a) / b), at least 1;
-    infinite for b = 0 and a < 1."""
+    """The world size with the largest speedup by the universal scalability law: sqrt((1 - a) / b), at least 1. Infinite
+    for b = 0 and a < 1."""
     if contention >= 1:
         return 1.0
     return max(1.0, math.sqrt((1 - contention) / coherency)) if coherency > 0 else math.inf
 
 
-def _best(best: float, drawn: np.ndarray, largest: int) -> tuple[float, Interval] | None:
-    interval = _middle(drawn)
+def _best(best: float, samples: np.ndarray, largest: int) -> tuple[float, Interval] | None:
+    interval = _central_interval(samples)
     interval = Interval(min(interval.low, best), max(interval.high, best))
     return (best, interval) if interval.high <= 2 * largest else None
 
 
-def _middle(drawn: np.ndarray) -> Interval:
+def _central_interval(samples: np.ndarray) -> Interval:
     outside = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn, [outside, 1 - outside], method="nearest")
+    low, high = np.quantile(samples, [outside, 1 - outside], method="nearest")
     return Interval(float(low), float(high))

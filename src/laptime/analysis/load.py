@@ -1,4 +1,4 @@
-"""Reads run directories: what can be counted becomes a Run, the rest is listed with the reason."""
+"""Reads run directories. Completed runs become a Run; the others are listed with the reason why they are skipped."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from laptime.record.schema import filled
 from laptime.record.walk import walk
 from laptime.text import escape_control_chars
 
-# What the analysis and Laptime write into the directory of a run or a sweep: below these nothing is a run.
+# Folders that Laptime writes into the directory of a run or a sweep. They contain no runs.
 _DIRS_INSIDE_RUNS = {"summary", "tensorboard", "checkpoints", EARLIER_DIR}
 _SKIPPED_DIRS = {".git", "__pycache__"}
 
@@ -37,12 +37,12 @@ class Run:
 
     Attributes:
         path: its directory.
-        record: of a completed run: set up, with all that tells it from others.
-        ranks: rows of epochs.csv that stand, one per epoch and rank.
+        record: run.json of the completed run. The fields in `_REQUIRED_FIELDS` are set.
+        ranks: valid rows of epochs.csv, one per epoch and rank.
         epochs: one row per epoch, in order: epoch, is_warmup, epoch_time_s (the slowest rank's), num_samples (of all
             ranks), samples_per_s, elapsed_s (training time until its end), train_loss, train_accuracy, val_loss,
             val_accuracy.
-        remarks: what to know of its figures.
+        remarks: problems with its figures.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """None: not known, as of trainings that Laptime did not start."""
+        """None: unknown, e.g. where Laptime only timed the training."""
         return self.record.seed
 
     @property
@@ -62,17 +62,18 @@ class Run:
 
     @property
     def command(self) -> list[str]:
-        """As typed."""
+        """The command line that started the run."""
         return filled(self.record.command)
 
     @property
     def full_config(self) -> Mapping[str, Any]:
-        """As recorded, the groups nested. Of somebody else's training the keys are any: see `laptime_config`."""
+        """The recorded configuration, nested. Where Laptime only timed the training, it has other keys: see
+        `laptime_config`."""
         return self.record.config or {}
 
     @property
     def laptime_config(self) -> Mapping[str, Any]:
-        """The same, where Laptime trained; otherwise empty."""
+        """`full_config` where Laptime ran the training; otherwise empty."""
         return self.record.laptime_config
 
     @property
@@ -101,45 +102,46 @@ class Run:
 
     @cached_property
     def counted(self) -> pd.DataFrame:
-        """The epochs that count: no warm-up."""
+        """The epochs after the warm-up, which timing figures are computed from."""
         return self.epochs[~self.epochs["is_warmup"]]
 
     @property
     def is_resumed(self) -> bool:
-        """Whether it went on from a checkpoint, its first epochs trained by another run."""
+        """Whether the run resumed from a checkpoint, so that another run trained its first epochs."""
         return bool(self.epochs["epoch"].iloc[0] > 0)
 
     @property
     def config(self) -> Mapping[str, object]:
-        """What can change its result or its timing, by full key."""
+        """The settings that can change the result or the timing, by full key."""
         return self.record.hashed_config or {}
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A run directory that can't be counted."""
+    """A run directory that the analysis can't use."""
 
     path: Path
     reason: str
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:
-    """All run directories in and below the folders, each once, in the order of their paths, numbers by value. Links to
-    folders are followed."""
-    found: dict[Path, Path] = {}
+    """All run directories in and below the folders, without duplicates, sorted by path with numbers by value. Follows
+    symbolic links."""
+    run_dirs: dict[Path, Path] = {}
     for folder in folders:
         for path, names, files in walk(folder):
             is_run = RUN_FILE in files or ".hydra" in names
             if is_run:
-                found.setdefault(path.resolve(), path)
-            left_out = _SKIPPED_DIRS | _DIRS_INSIDE_RUNS if is_run or SWEEP_FILE in files else _SKIPPED_DIRS
-            names[:] = [name for name in names if name not in left_out]
-    return sorted(found.values(), key=path_sort_key)
+                run_dirs.setdefault(path.resolve(), path)
+            excluded = _SKIPPED_DIRS | _DIRS_INSIDE_RUNS if is_run or SWEEP_FILE in files else _SKIPPED_DIRS
+            names[:] = [name for name in names if name not in excluded]
+    return sorted(run_dirs.values(), key=path_sort_key)
 
 
 def _identity(record: RunRecord) -> tuple[str, ...] | None:
-    """What no two runs share: where and when a run was started, by which processes; None: an old record lacks it."""
-    # Two LapTimers in one training: their laps differ.
+    """Values that identify a run: its directory, start time, process ids and host. None: an old record has no such
+    values."""
+    # Two LapTimers in one training differ in their laps.
     where = record.run_dir if record.is_laptime_training else (record.config_hash, record.lap)
     started = [where, record.started_at, filled(record.strategy).rank_pids]
     return None if None in started else (*map(str, started), filled(record.environment).hostname_hash)
@@ -167,7 +169,7 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
     for (path, record, _), (ranks, epochs, num_torn) in zip(read, _tidy(read), strict=True):
         lap = "epoch" if record.is_laptime_training else "lap"
         if epochs.empty:
-            skipped.append(Skipped(path, f"{EPOCHS_FILE} has no whole {lap}"))
+            skipped.append(Skipped(path, f"{EPOCHS_FILE} has no complete {lap}"))
         elif epochs["is_warmup"].all():
             skipped.append(Skipped(path, f"no {lap} after the warm-up"))
         else:
@@ -176,12 +178,12 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
             if num_missing > 0:
                 remarks.append(f"{EPOCHS_FILE} lacks {num_missing} of the run's {lap}s")
             elif num_missing < 0:
-                remarks.append(f"{EPOCHS_FILE} has {-num_missing} {lap}s more than the run has trained")
+                remarks.append(f"{EPOCHS_FILE} has {-num_missing} {lap}s more than the run trained")
             runs.append(Run(path, record, ranks, epochs, tuple(remarks)))
-    return runs, sorted(skipped, key=lambda each: path_sort_key(each.path))
+    return runs, sorted(skipped, key=lambda directory: path_sort_key(directory.path))
 
 
-# What every completed run has; a seed too, if Laptime trained.
+# Fields that every completed run has. Runs of Laptime's own training have a seed too.
 _REQUIRED_FIELDS = (
     "config_hash", "group_hash", "command", "device", "dataset", "model", "strategy", "batch", "environment",
 )  # fmt: skip
@@ -191,34 +193,34 @@ def _read_record(path: Path) -> RunRecord:
     """Read run.json of a completed run.
 
     Raises:
-        OSError, ValueError: it is not complete; the message says why.
+        OSError, ValueError: the run is not complete, or its record can't be used. The message says why.
     """
     if not (path / RUN_FILE).exists():
-        raise ValueError(f"has no {RUN_FILE}, so it ended before it had started")
+        raise ValueError(f"has no {RUN_FILE}: it ended before training started")
     content = read_record(path)
     if content.get("status") == "completed" and content.get("hashed_config") is None:
-        raise ValueError("was written by an older Laptime, whose records can't be compared")
+        raise ValueError("was written by an older version of Laptime, whose records can't be compared")
     record = RunRecord.of(content)
     if record.status != "completed":
         why = "" if record.error is None else record.error.first_line
         if record.status == "running" and owner_is_gone(path):
-            raise ValueError("running, but its process is gone: it was killed, perhaps")
+            raise ValueError("running, but its process is gone (killed?)")
         raise ValueError(f"{record.status}: {why}" if why else record.status)
     for name in ("seed", *_REQUIRED_FIELDS) if record.is_laptime_training else _REQUIRED_FIELDS:
         if getattr(record, name) is None:
-            raise ValueError(f"damaged, or of an older Laptime: {RUN_FILE} has no {name}")
+            raise ValueError(_missing_field(name))
     if not record.is_laptime_training:
         return record
     config = record.config or {}
     if not isinstance(config.get("measure"), dict):
-        raise ValueError(f"damaged, or of an older Laptime: {RUN_FILE} has no config.measure")
+        raise ValueError(_missing_field("config.measure"))
     if not isinstance(config.get("training", {}), dict):
         raise ValueError(f"damaged: config.training is {str(config['training'])[:40]}")
     return record
 
 
 def _read_rows(path: Path) -> pd.DataFrame:
-    """Read epochs.csv; what is no number becomes NaN."""
+    """Read epochs.csv. Values that are not numbers become NaN."""
     if not (path / EPOCHS_FILE).exists():
         raise ValueError(f"has no {EPOCHS_FILE}")
     rows = read_epochs(path)
@@ -234,22 +236,22 @@ def _read_rows(path: Path) -> pd.DataFrame:
     return rows.astype(float).replace([np.inf, -np.inf], np.nan)
 
 
-_LONGEST_EPOCH_S = 1e9
-_MOST = 1e9
+_MAX_EPOCH_TIME_S = 1e9
+_MAX_COUNT = 1e9
 _Tidy = tuple[pd.DataFrame, pd.DataFrame, int]
 
 
 def _tidy(read: Sequence[tuple[Path, RunRecord, pd.DataFrame]]) -> list[_Tidy]:
-    """Of each run the rows that stand, of epochs that every rank has completed; one row per epoch; and how many rows
-    can't be read. All runs at once: pandas takes as long for one as for hundreds."""
+    """For each run: the valid rows of epochs that every rank completed, one row per epoch, and the number of unreadable
+    rows. All runs are processed together, because pandas takes about as long for one as for hundreds."""
     if not read:
         return []
     numbered = [rows.assign(run=number) for number, (_, _, rows) in enumerate(read)]
     rows = pd.concat(numbered, ignore_index=True)[["run", *EPOCH_COLUMNS]]
     good = rows[["attempt", "epoch", "rank", "is_warmup", "epoch_time_s", "num_samples"]].notna().all(axis=1)
-    good &= (rows["epoch_time_s"] > 0) & (rows["epoch_time_s"] < _LONGEST_EPOCH_S) & (rows["num_samples"] > 0)
+    good &= (rows["epoch_time_s"] > 0) & (rows["epoch_time_s"] < _MAX_EPOCH_TIME_S) & (rows["num_samples"] > 0)
     for column in ("attempt", "epoch", "rank"):
-        good &= (rows[column] >= 0) & (rows[column] < _MOST) & (rows[column] % 1 == 0)
+        good &= (rows[column] >= 0) & (rows[column] < _MAX_COUNT) & (rows[column] % 1 == 0)
     num_torn = (~good).groupby(rows["run"]).sum()
     rows = rows[good].astype({"attempt": int, "epoch": int, "rank": int, "is_warmup": bool})
     rows = last_attempts(rows, by=["run", "epoch"]).drop_duplicates(["run", "epoch", "rank"], keep="last")
@@ -262,17 +264,21 @@ def _tidy(read: Sequence[tuple[Path, RunRecord, pd.DataFrame]]) -> list[_Tidy]:
     epochs = combine_ranks_frame(rows, by=["run", "epoch"])
     epochs["elapsed_s"] = epochs.groupby("run")["epoch_time_s"].cumsum()
     epochs = epochs.join(grouped[["train_loss", "train_accuracy", "val_loss", "val_accuracy"]].first())
-    of_ranks = {number: part.drop(columns="run").reset_index(drop=True) for number, part in rows.groupby("run")}
-    of_runs = {number: part.drop(columns="run") for number, part in epochs.reset_index().groupby("run")}
-    none = rows.iloc[:0], epochs.reset_index().iloc[:0]
+    rank_rows = {number: frame.drop(columns="run").reset_index(drop=True) for number, frame in rows.groupby("run")}
+    epoch_rows = {number: frame.drop(columns="run") for number, frame in epochs.reset_index().groupby("run")}
+    no_rank_rows, no_epoch_rows = rows.iloc[:0], epochs.reset_index().iloc[:0]
     return [
-        (of_ranks.get(number, none[0]), of_runs.get(number, none[1]), int(num_torn.get(number, 0)))
+        (
+            rank_rows.get(number, no_rank_rows),
+            epoch_rows.get(number, no_epoch_rows),
+            int(num_torn.get(number, 0)),
+        )
         for number in range(len(read))
     ]
 
 
 def _num_missing(record: RunRecord, epochs: pd.DataFrame) -> int:
-    """How many epochs of a run its file lacks, as far as its record tells; below 0: it has more than there were."""
+    """The number of epochs that are missing in epochs.csv, as far as the record tells; negative: it has too many."""
     first, last = int(epochs["epoch"].min()), int(epochs["epoch"].max())
     training = record.laptime_config.get("training") or {}
     if record.result.stop_reason == "epochs" and isinstance(training.get("epochs"), int):
@@ -284,14 +290,21 @@ def _num_missing(record: RunRecord, epochs: pd.DataFrame) -> int:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
-        return f"damaged, or of an older Laptime: {RUN_FILE} has no {error.args[0]}"
+        return _missing_field(error.args[0])
     if isinstance(error, TypeError | AttributeError):
-        return f"damaged: a part of {RUN_FILE} is not what it should be"
+        return f"damaged: a field of {RUN_FILE} has the wrong type"
     if isinstance(error, OSError):
         return f"can't be read: {error.strerror or error}"
-    message = error.reason if isinstance(error, DamagedRecord) else str(error)  # the path is beside it
+    message = (
+        error.reason if isinstance(error, DamagedRecord) else str(error)
+    )  # without the path, which is shown separately
     return escape_control_chars((message or type(error).__name__).splitlines()[0])
 
 
+def _missing_field(name: str) -> str:
+    return f"damaged, or written by an older version: {RUN_FILE} has no {name}"
+
+
 def path_sort_key(path: Path) -> list[tuple[int, int, str]]:
+    """A sort key for paths that orders numbers by value."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in path.parts]

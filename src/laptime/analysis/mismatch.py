@@ -1,11 +1,11 @@
-"""What two groups that are compared differ in beside what is compared."""
+"""Differences between two compared groups, apart from the compared key."""
 
 from dataclasses import dataclass
 
 from laptime.analysis.conditions import CONDITIONS, differing_settings
 from laptime.analysis.group import Group
 
-# Keys that may differ between groups that are compared; the difference is then said.
+# Keys that may differ between compared groups. The comparison then lists the difference.
 MAY_DIFFER = ("strategy.threads_per_rank",)
 HOST = "host"
 SETTINGS = "settings"
@@ -13,31 +13,31 @@ SETTINGS = "settings"
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Something that two groups differ in.
+    """A difference between a group and its baseline.
 
     Attributes:
         name: a field of Conditions, the last part of a key, or HOST.
-        here: its value for the group; empty for HOST.
-        there: its value for the baseline; empty for HOST.
+        value: of the group; empty for HOST.
+        baseline: value of the baseline; empty for HOST.
     """
 
     name: str
-    here: str = ""
-    there: str = ""
+    value: str = ""
+    baseline: str = ""
 
 
-def mismatch(name: str, here: str, there: str) -> Mismatch:
-    """A mismatch; of settings, the variables that differ alone."""
+def mismatch(name: str, value: str, baseline: str) -> Mismatch:
+    """A mismatch. Of settings, only the variables that differ are kept."""
     if name == SETTINGS:
-        here, there = differing_settings([here, there])
-    return Mismatch(name, here, there)
+        value, baseline = differing_settings([value, baseline])
+    return Mismatch(name, value, baseline)
 
 
 def differing_conditions(group: Group, baseline: Group) -> tuple[Mismatch, ...]:
-    """What differs from the baseline beside what is compared."""
+    """Differences from the baseline, apart from the compared key."""
     keys = [(key.rpartition(".")[2], group.config.get(key), baseline.config.get(key)) for key in MAY_DIFFER]
     conditions = [(name, getattr(group.conditions, name), getattr(baseline.conditions, name)) for name in CONDITIONS]
-    found = [mismatch(name, str(here), str(there)) for name, here, there in keys + conditions if here != there]
+    mismatches = [mismatch(name, str(value), str(base)) for name, value, base in keys + conditions if value != base]
     if group.conditions.machine == baseline.conditions.machine and group.hosts != baseline.hosts:
-        found.append(Mismatch(HOST))
-    return tuple(found)
+        mismatches.append(Mismatch(HOST))
+    return tuple(mismatches)

@@ -1,4 +1,4 @@
-"""The plots, as PNG files in memory: color-blind safe, with units on the axes and intervals drawn."""
+"""Plots as PNG images in memory: color-blind safe colors, units on the axes, intervals."""
 
 import io
 import textwrap
@@ -21,7 +21,7 @@ from laptime.analysis.scaling import Family
 from laptime.analysis.search import Search
 from laptime.record.schema import PHASES
 
-# Okabe and Ito, Color Universal Design (2008), the yellow left out, which is hard to see on white.
+# Okabe and Ito, Color Universal Design (2008), without yellow, which is hard to see on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = "osD^vP*"
 _CAUSES = {
@@ -32,51 +32,51 @@ _CAUSES = {
     "rest": "#999999",
 }
 _PHASE_COLORS = ("#F0E442", "#E69F00", "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#999999")
-# More groups than that make a plot that nobody can read.
-MOST_GROUPS, MOST_FAMILIES = 7, 6
+# With more groups or families a plot is unreadable.
+MAX_GROUPS, MAX_FAMILIES = 7, 6
 
 
-@matplotlib.rc_context({"text.parse_math": False})  # a dollar in a label is a dollar
+@matplotlib.rc_context({"text.parse_math": False})  # no math mode for dollars in labels
 def plots(analysis: Analysis) -> dict[str, bytes]:
-    """PNG images by file name without ending; those that have nothing to show are left out."""
-    families = [family for family in analysis.families if family.baseline is not None][:MOST_FAMILIES]
-    groups = _with_short_labels(analysis.groups[:MOST_GROUPS])
-    made: dict[str, bytes] = {}
+    """PNG images by file name without suffix. Plots without data are omitted."""
+    families = [family for family in analysis.families if family.baseline is not None][:MAX_FAMILIES]
+    groups = _with_short_labels(analysis.groups[:MAX_GROUPS])
+    images: dict[str, bytes] = {}
     if families:
-        made["speedup"] = _png(lambda axes: _speedup(axes, families, analysis.project))
-        made["efficiency"] = _png(lambda axes: _efficiency(axes, families))
+        images["speedup"] = _png(lambda axes: _speedup(axes, families, analysis.project))
+        images["efficiency"] = _png(lambda axes: _efficiency(axes, families))
         for number, family in enumerate(families):
             if any(point.overheads.ideal for point in family.points):
                 name = "overheads" if len(families) == 1 else f"overheads_{number + 1}"
-                made[name] = _png(lambda axes, family=family: _overheads(axes, family))  # type: ignore[misc]
+                images[name] = _png(lambda axes, family=family: _overheads(axes, family))  # type: ignore[misc]
     fronts = [search for search in analysis.searches if len(search.metrics) > 1]
     for number, search in enumerate(fronts):
         name = "pareto" if len(fronts) == 1 else f"pareto_{number + 1}"
-        made[name] = _png(lambda axes, search=search: _front(axes, search))  # type: ignore[misc]
+        images[name] = _png(lambda axes, search=search: _front(axes, search))  # type: ignore[misc]
     if groups:
-        made["throughput"] = _png(lambda axes: _throughput(axes, groups))
+        images["throughput"] = _png(lambda axes: _throughput(axes, groups))
         if any(group.median("breakdown", "step_s") for group in groups):
-            made["steps"] = _png(lambda axes: _steps(axes, groups))
-        made["epoch_times"] = _png(lambda axes: _epoch_times(axes, groups))
-        made["loss"] = _pair(groups, "loss")
-        made["accuracy"] = _pair(groups, "accuracy")
-        made["resources"] = _resources(groups)
-    return made
+            images["steps"] = _png(lambda axes: _steps(axes, groups))
+        images["epoch_times"] = _png(lambda axes: _epoch_times(axes, groups))
+        images["loss"] = _curves(groups, "loss")
+        images["accuracy"] = _curves(groups, "accuracy")
+        images["resources"] = _resources(groups)
+    return images
 
 
 def _front(axes: Axes, search: Search) -> None:
-    """All groups in their first two objectives, and the line through those that no other beats."""
-    x, y = ([values[place] for values in search.values] for place in (1, 0))
-    axes.scatter(x, y, color="#999999", label="beaten by another group")
-    front = sorted(search.front, key=lambda place: x[place])
-    axes.plot([x[i] for i in front], [y[i] for i in front], "o-", color=COLORS[0], label="beaten by none")
+    """All groups by the first two objectives, and the Pareto front as a line."""
+    x, y = ([values[index] for values in search.values] for index in (1, 0))
+    axes.scatter(x, y, color="#999999", label="other groups")
+    front = sorted(search.front, key=lambda index: x[index])
+    axes.plot([x[i] for i in front], [y[i] for i in front], "o-", color=COLORS[0], label="Pareto front")
     axes.set_xlabel(search.metrics[1])
     axes.set_ylabel(search.metrics[0])
     _legend(axes)
 
 
 def _with_short_labels(groups: Sequence[Group]) -> list[Group]:
-    """The groups with what all of their labels say left out."""
+    """The groups, their labels without the parts that all of them have in common."""
     labels = shorter_labels([group.label for group in groups])
     return [replace(group, label=label) for group, label in zip(groups, labels, strict=True)]
 
@@ -115,12 +115,12 @@ def _efficiency(axes: Axes, families: Sequence[Family]) -> None:
 
 
 def _with_intervals(axes: Axes, family: Family, scale: float | None, style: dict[str, str], label: str) -> None:
-    """Speedups with their intervals; scale None: per rank, in percent."""
+    """Draw speedups times `scale` with their intervals. `scale` None: speedup per rank, in percent."""
     points = [point for point in family.points if point.speedup is not None]
-    by = [100 / point.world_size if scale is None else scale for point in points]
-    values = [(point.speedup or 0) * factor for point, factor in zip(points, by, strict=True)]
+    factors = [100 / point.world_size if scale is None else scale for point in points]
+    values = [(point.speedup or 0) * factor for point, factor in zip(points, factors, strict=True)]
     below, above = [], []
-    for point, factor, value in zip(points, by, values, strict=True):
+    for point, factor, value in zip(points, factors, values, strict=True):
         interval = point.speedup_interval
         below.append(max(0.0, value - interval.low * factor) if interval else 0.0)
         above.append(max(0.0, interval.high * factor - value) if interval else 0.0)
@@ -130,34 +130,34 @@ def _with_intervals(axes: Axes, family: Family, scale: float | None, style: dict
     )  # fmt: skip
 
 
-def _by_ranks(axes: Axes, families: Sequence[Family], what: str, project: Sequence[int] = ()) -> None:
+def _by_ranks(axes: Axes, families: Sequence[Family], title: str, project: Sequence[int] = ()) -> None:
     sizes = sorted({*(size for family in families for size in family.world_sizes), *project})
     axes.set_xticks(sizes if len(sizes) < 12 else sizes[:: len(sizes) // 8])
     axes.set_xlabel("ranks")
-    axes.set_ylabel(what)
+    axes.set_ylabel(title)
     _legend(axes)
 
 
 def _overheads(axes: Axes, family: Family) -> None:
-    """What a step consists of, as shares of it: one bar per number of ranks."""
+    """Ideal time and overheads in percent of a step: one bar per number of ranks."""
     points = [point for point in family.points if point.overheads.ideal and point.overheads.step]
     labels = [str(point.world_size) for point in points]
     bottom = np.array([(point.overheads.ideal or 0) / (point.overheads.step or 1) for point in points])
     axes.bar(labels, 100 * bottom, color="#0072B2", label="ideal step")
     for cause, color in _CAUSES.items():
-        shares = np.array(
+        fractions = np.array(
             [max(0.0, getattr(point.overheads, cause) or 0.0) / (point.overheads.step or 1) for point in points]
         )
-        if shares.any():
-            axes.bar(labels, 100 * shares, bottom=100 * bottom, color=color, label=cause.replace("_", " "))
-            bottom = bottom + shares
+        if fractions.any():
+            axes.bar(labels, 100 * fractions, bottom=100 * bottom, color=color, label=cause.replace("_", " "))
+            bottom = bottom + fractions
     open_parts = np.clip(1 - bottom, 0, None)
     if (open_parts > 0.005).any():
         axes.bar(labels, 100 * open_parts, bottom=100 * bottom, color="white", edgecolor="#999999", hatch="//",
                  label="not measured")  # fmt: skip
     axes.axhline(100, color="#000000", linewidth=1, label="measured step")
     axes.set_xlabel("ranks")
-    axes.set_ylabel("share of a step (%)")
+    axes.set_ylabel("percentage of a step")
     axes.set_title(textwrap.fill(f"Where the time goes{': ' + family.name if family.name else ''}", 80), fontsize=10)
     _legend(axes)
 
@@ -169,27 +169,27 @@ def _throughput(axes: Axes, groups: Sequence[Group]) -> None:
         axes.plot(group.throughputs, [place] * len(group.runs), "|", color="#000000", markersize=9)
     axes.set_yticks(places, [_short(group.label) for group in groups])
     axes.invert_yaxis()
-    axes.set_xlabel("samples/s (bar: median; strokes: repeats)")
+    axes.set_xlabel("samples/s (bar: median, lines: repeats)")
 
 
 def _steps(axes: Axes, groups: Sequence[Group]) -> None:
-    """The parts of a step, one bar per group."""
-    measured = [group for group in groups if group.median("breakdown", "step_s")]
-    places = np.arange(len(measured))
-    left = np.zeros(len(measured))
+    """The phases of a step, one bar per group."""
+    groups_with_steps = [group for group in groups if group.median("breakdown", "step_s")]
+    places = np.arange(len(groups_with_steps))
+    left = np.zeros(len(groups_with_steps))
     for phase, color in zip(PHASES, _PHASE_COLORS, strict=True):
-        seconds = np.array([group.median("breakdown", f"{phase}_s") or 0.0 for group in measured])
+        seconds = np.array([group.median("breakdown", f"{phase}_s") or 0.0 for group in groups_with_steps])
         if seconds.any():
             axes.barh(places, 1e3 * seconds, left=1e3 * left, color=color, label=phase.replace("_", " "))
             left = left + seconds
-    axes.set_yticks(places, [_short(group.label) for group in measured])
+    axes.set_yticks(places, [_short(group.label) for group in groups_with_steps])
     axes.invert_yaxis()
-    axes.set_xlabel("milliseconds of a step")
+    axes.set_xlabel("ms per step")
     _legend(axes)
 
 
 def _epoch_times(axes: Axes, groups: Sequence[Group]) -> None:
-    """Every epoch of every rank of every repeat; warm-up epochs hollow."""
+    """Every epoch of every rank and repeat. Warm-up epochs are hollow."""
     for number, group in enumerate(groups):
         style = _style(number)
         ranks = pd.concat([run.ranks for run in group.runs])
@@ -201,7 +201,7 @@ def _epoch_times(axes: Axes, groups: Sequence[Group]) -> None:
                 markerfacecolor=fill, markersize=4, label=_short(group.label) if not warm else None,
             )  # fmt: skip
     lap = lap_word(groups)
-    axes.set_xlabel(f"{lap} (a mark per rank and repeat; hollow: warm-up, not counted)")
+    axes.set_xlabel(f"{lap} (one mark per rank and repeat; hollow: warm-up, not counted)")
     axes.set_ylabel(f"{lap} time (s)")
     axes.set_ylim(0, 1.08 * max(run.ranks["epoch_time_s"].max() for group in groups for run in group.runs))
     _by_epochs(axes)
@@ -209,17 +209,17 @@ def _epoch_times(axes: Axes, groups: Sequence[Group]) -> None:
 
 
 def _by_epochs(axes: Axes) -> None:
-    """Whole numbers, also where there is one alone."""
+    """Integer ticks, even with a single epoch."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def _pair(groups: Sequence[Group], what: str) -> bytes:
-    """Training (dashed) and validation (solid) over epochs and over wall time; the band spans the repeats."""
+def _curves(groups: Sequence[Group], metric: str) -> bytes:
+    """Training (dashed) and validation (solid) over epochs and over wall time. Bands span the repeats."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    factor = 100 if what == "accuracy" else 1
+    factor = 100 if metric == "accuracy" else 1
     for axes, time in zip(figure.subplots(1, 2), ("epoch", "elapsed_s"), strict=True):
         for number, group in enumerate(groups):
-            for column, line in ((f"val_{what}", "-"), (f"train_{what}", "--")):
+            for column, line in ((f"val_{metric}", "-"), (f"train_{metric}", "--")):
                 curves = pd.concat([run.epochs.assign(repeat=i) for i, run in enumerate(group.runs)])
                 over = curves.groupby("epoch").agg(
                     x=(time, "median") if time != "epoch" else ("is_warmup", "size"),
@@ -230,16 +230,16 @@ def _pair(groups: Sequence[Group], what: str) -> bytes:
                     continue
                 color = COLORS[number % len(COLORS)]
                 label = _short(group.label) if line == "-" or over["middle"].isna().all() else None
-                mark = "o" if len(over) == 1 else ""  # one epoch makes no line
+                mark = "o" if len(over) == 1 else ""  # a single epoch draws no line
                 axes.plot(x, factor * over["middle"], line + mark, color=color, label=label, linewidth=1.4)
                 axes.fill_between(x, factor * over["low"], factor * over["high"], color=color, alpha=0.15, linewidth=0)
         if time == "epoch":
             _by_epochs(axes)
         axes.set_xlabel(lap_word(groups) if time == "epoch" else "training time (s)")
-        axes.set_ylabel(f"{what} (%)" if what == "accuracy" else what)
+        axes.set_ylabel(f"{metric} (%)" if metric == "accuracy" else metric)
         axes.grid(alpha=0.3)
     _legend(figure.axes[0])
-    figure.suptitle(f"{what.capitalize()}: validation solid, training dashed", fontsize=10)
+    figure.suptitle(f"{metric.capitalize()} (solid: validation, dashed: training)", fontsize=10)
     return _save(figure)
 
 
@@ -266,7 +266,7 @@ def _style(number: int) -> dict[str, str]:
 
 
 def _legend(axes: Axes) -> None:
-    """Below the axes, where it hides nothing."""
+    """Draw the legend below the axes, where it covers no data."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max((len(line) for label in labels for line in label.splitlines()), default=1)
     assert isinstance(axes.figure, Figure)
@@ -275,7 +275,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _short(label: str) -> str:
-    """In lines that find room."""
+    """The label wrapped to lines that fit beside the plot."""
     return textwrap.fill(label, 45, max_lines=3, placeholder=" ...")
 
 

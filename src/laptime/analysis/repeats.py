@@ -1,4 +1,4 @@
-"""How many repeats a sweep still needs for the interval that was asked for."""
+"""The repeats that a sweep still needs to reach measure.target_interval."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,34 +8,36 @@ from laptime.analysis.load import load_runs
 from laptime.record.override_text import split
 
 
-def missing_repeats(sweep_dir: Path, known: Mapping[int, Sequence[str]], target: float, most: int) -> list[list[str]]:
-    """The overrides of one further run, with the next seed, for each group of a sweep that has not reached the target.
+def missing_repeats(
+    sweep_dir: Path, overrides_by_run: Mapping[int, Sequence[str]], target: float, most: int
+) -> list[list[str]]:
+    """The overrides of one more run, with the next seed, for each group of a sweep that has not reached the target.
 
     Args:
-        sweep_dir: of the sweep, its runs below it, named by their numbers.
-        known: the overrides of its runs, by number. A group of which no run is known is not repeated.
-        target: width of the 95% interval of throughput, as a share of it.
-        most: repeats of a group, failed ones counted.
+        sweep_dir: directory of the sweep; contains one directory per run, named by its number.
+        overrides_by_run: overrides of the runs, by number. A group without a run in it is not repeated.
+        target: width of the 95% interval of throughput, as a fraction of throughput.
+        most: maximum number of repeats of a group, including failed ones.
     """
     runs, skipped = load_runs([sweep_dir])
-    jobs = {str(number): _job(overrides) for number, overrides in known.items()}
-    tried: dict[tuple[str, ...], list[int]] = {}
-    for path in [*(run.path for run in runs), *(each.path for each in skipped)]:
+    jobs = {str(number): _job(overrides) for number, overrides in overrides_by_run.items()}
+    seeds_by_work: dict[tuple[str, ...], list[int]] = {}
+    for path in [*(run.path for run in runs), *(directory.path for directory in skipped)]:
         if path.name in jobs:
             work, seed = jobs[path.name]
-            tried.setdefault(work, []).append(seed)
+            seeds_by_work.setdefault(work, []).append(seed)
     missing: list[list[str]] = []
     for group in group_runs(runs):
-        # Runs that were added later may have been typed otherwise, and do the same work.
+        # Runs that were added later may have other overrides that lead to the same configuration.
         works = dict.fromkeys(jobs[run.path.name][0] for run in group.runs if run.path.name in jobs)
-        seeds = [seed for each in works for seed in tried[each]]
+        seeds = [seed for work in works for seed in seeds_by_work[work]]
         if works and len(seeds) < most and not group.is_precise(target):
             missing.append([f"seed={max(seeds) + 1}", *next(iter(works))])
     return missing
 
 
 def _job(overrides: Sequence[str]) -> tuple[tuple[str, ...], int]:
-    """The overrides of a run without its seed, and its seed (1 where none was typed)."""
+    """The overrides of a run without its seed, and its seed (1 where there is no override for it)."""
     seeds = [split(override).value or "" for override in overrides if split(override).key == "seed"]
     work = tuple(override for override in overrides if split(override).key != "seed")
     return work, int(seeds[-1]) if seeds and seeds[-1].isdecimal() else 1

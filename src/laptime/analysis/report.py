@@ -1,4 +1,4 @@
-"""The report of an analysis: question, answer, tables, plots, methods, environment and the commands to repeat it."""
+"""The report of an analysis: question, answer, tables, plots, methods, environment and commands."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ from laptime.analysis.answer import answer, problems, question
 from laptime.analysis.environment import hardware_rows, software_rows
 from laptime.analysis.group import lap_word
 from laptime.analysis.load import Run
-from laptime.analysis.plots import MOST_FAMILIES, MOST_GROUPS
+from laptime.analysis.plots import MAX_FAMILIES, MAX_GROUPS
 from laptime.analysis.table import Table
 from laptime.analysis.tables import tables
 from laptime.analysis.wording import source_of_steps
@@ -27,55 +27,54 @@ from laptime.record.renamed import override_by_new_name
 from laptime.text import counted, escape_control_chars
 
 CAPTIONS = {
-    "speedup": "Speedup over one process by number of ranks, and the fitted laws. Bars and band: 95% intervals.",
+    "speedup": "Speedup over one process by number of ranks, with the fitted laws. Bars and band: 95% intervals.",
     "efficiency": "Scaling efficiency: speedup per rank. Bars: 95% intervals.",
-    "overheads": "What a step consists of. Ideal is what it would take if ranks cost each other nothing.",
-    "pareto": "What one objective costs in the other: every group, and those that no other beats in all objectives.",
-    "throughput": "Throughput of every group, and of each of its repeats.",
-    "steps": "What a step consists of, from {source}.",
-    "epoch_times": "Every {lap} of every rank and repeat.",
+    "overheads": "Where the time of a step goes. Ideal: the step if more ranks had no overhead.",
+    "pareto": "Trade-off between two objectives: every group, and the Pareto front.",
+    "throughput": "Throughput of every group and of each of its repeats.",
+    "steps": "Phases of a step, from {source}.",
+    "epoch_times": "Time of every {lap}, for every rank and repeat.",
     "loss": "Loss over {lap}s and over training time. Bands span the repeats.",
     "accuracy": "Accuracy over {lap}s and over training time. Bands span the repeats.",
-    "resources": "Memory and CPU use, all ranks together.",
+    "resources": "Memory and CPU use of all ranks.",
 }
 
-# Two plots side by side.
+# Images that consist of two plots side by side.
 _PAIRS = ("loss", "accuracy", "resources")
 
-_LIMIT = (
-    "The limit is the fastest matrix product that a short probe finds on the same device, with the same precision, "
-    "threads and ranks; floating-point operations are counted by torch's own counter."
+_MFU = (
+    "MFU (model FLOPs utilization) is achieved FLOP/s over a measured peak: the fastest matrix product that a short "
+    "probe finds on the same device, with the same precision, threads and ranks. Operations are counted by torch."
 )
-_REPEAT = "A repeat is a process: runs that differ in the seed alone, on the same machine, with the same code and data."
+_REPEAT = "Repeats are runs that differ only in the seed, on the same machine, with the same code and data."
 
 METHODS = (
-    "Quality: A, nothing was seen that would disturb a measurement; B, something may have; C, something surely has: "
-    "other processes, stolen or throttled CPU time, a falling frequency, swapping, a battery, outliers, more threads "
-    "than cores. A group's is the worst of its repeats'.",
-    f"{_LIMIT} The parts of a step are measured in separate steps after the timed epochs, the device idle at every "
-    "boundary: the mean of the steps between the quartiles.",
-    "An epoch's time runs from asking for the first batch to the device-synchronised end of the last optimizer step; "
-    "no validation, checkpointing or logging is in it. A run's epoch time is its slowest rank's. Warm-up epochs are "
-    "not counted.",
+    "Quality: A, no interference detected; B, interference is possible; C, interference detected: other processes, CPU "
+    "steal or throttling, a falling clock frequency, swapping, battery power, outliers, more threads than cores. The "
+    "quality of a group is the worst of its repeats.",
+    f"{_MFU} The phases of a step are measured in separate steps after the timed epochs, with a device synchronization "
+    "between phases. They are interquartile means over these steps.",
+    "An epoch's time is measured from the request for the first batch to the device-synchronized end of the last "
+    "optimizer step, without validation, checkpointing and logging. A run's epoch time is that of its slowest rank. "
+    "Warm-up epochs are not counted.",
     f"{_REPEAT} A figure is the median of the repeats' medians.",
-    "Speedup is throughput (global samples/s) over the baseline's, which is right for strong and weak scaling alike. "
-    "Scaling efficiency is speedup per rank.",
-    "Intervals are 95% percentile bootstrap intervals (9,999 resamples) of the ratio of medians, both sides resampled "
-    "over repeats (Efron and Tibshirani 1993). One repeat has no interval. From five repeats on they cover the "
-    "truth in 92 to 98 of 100 simulated cases, with three in about 90.",
+    "Speedup is throughput (global samples/s) divided by the baseline's, for strong and for weak scaling. Scaling "
+    "efficiency is speedup divided by the number of ranks.",
+    "Intervals are 95% percentile bootstrap intervals (9,999 resamples over repeats) of the ratio of medians (Efron "
+    "and Tibshirani 1993). One repeat has no interval. In simulations, intervals cover the true value in 92% to 98% of "
+    "cases with five or more repeats, and in about 90% with three.",
     "The serial fraction is Karp and Flatt's (1990). Amdahl's law (1967) and Gunther's universal scalability law "
-    "(2007) are fitted by least squares; intervals of their parameters use Student's t, those of projections draw "
-    "parameters as far as the data leave them open.",
-    "A difference is tested with the two-sided Mann-Whitney test at 5%, exact for few repeats: four against four is "
-    "the least that can decide.",
-    "Results agree where the difference of test accuracies is within the spread of the repeats or what the size of the "
-    "test set leaves open (1.96 standard errors), and the difference of training losses within the spread of the "
-    "repeats.",
+    "(2007) are fitted by least squares. Intervals of their parameters use Student's t; intervals of projections come "
+    "from sampled parameters.",
+    "Differences are tested with the two-sided Mann-Whitney test at 5%, which is exact for few repeats. It needs at "
+    "least four repeats on both sides.",
+    "Results agree if the difference of test accuracies is within the spread of the repeats or the error of a finite "
+    "test set (1.96 standard errors), and the difference of training losses is within the spread of the repeats.",
 )
 
 
 def methods(analysis: Analysis) -> tuple[str, ...]:
-    """How it was measured, with what is in the laps of trainings that Laptime timed alone."""
+    """How the figures were measured; and what a lap contains, where Laptime only timed the training."""
     timed = [group for group in analysis.groups if not group.first.record.is_laptime_training]
     if not timed:
         return METHODS
@@ -83,59 +82,59 @@ def methods(analysis: Analysis) -> tuple[str, ...]:
     laps = [f"A lap ({lap}): {escape_control_chars(words)}" for lap, words in contents if words]
     if len(timed) == len(analysis.groups):
         return (*_methods_of_timed(analysis), *laps)
-    steps = "The parts of a step are from steps of the warm-up, where Laptime timed a training that is not its own."
-    return (*METHODS, steps, *laps)
+    phases = "In trainings that Laptime only timed, the phases are measured in steps of the warm-up."
+    return (*METHODS, phases, *laps)
 
 
 def _methods_of_timed(analysis: Analysis) -> list[str]:
-    """How it was measured where Laptime trained in none of the runs; without what the report does not show."""
+    """The methods where Laptime only timed the trainings, without those of figures that the report does not show."""
     quality, _, _, _, speedup, intervals, laws, test, _ = METHODS
     groups, is_scaled = analysis.groups, bool(analysis.families)
-    found = [quality]
+    sentences = [quality]
     if any(group.median("peak", "matmul_flop_per_s") for group in groups):
-        found.append(_LIMIT)
+        sentences.append(_MFU)
     if any(group.median("breakdown", "step_s") for group in groups):
-        found.append("The parts of a step are from steps of the warm-up lap.")
-    found.append("A run's lap time is its slowest rank's. Warm-up laps are not counted.")
-    found.append(f"{_repeat(analysis)} A figure is the median of the repeats' medians.")
+        sentences.append("The phases of a step are measured in steps of the warm-up lap.")
+    sentences.append("A run's lap time is that of its slowest rank. Warm-up laps are not counted.")
+    sentences.append(f"{_repeat(analysis)} A figure is the median of the repeats' medians.")
     if is_scaled:
-        found.append(speedup)
+        sentences.append(speedup)
     elif analysis.comparisons:
-        found.append("Speedup is throughput (global samples/s) over the baseline's.")
+        sentences.append("Speedup is throughput (global samples/s) divided by the baseline's.")
     if is_scaled or analysis.comparisons:
-        found.append(intervals)
+        sentences.append(intervals)
     if is_scaled:
-        found.append(laws)
+        sentences.append(laws)
     if analysis.comparisons:
-        found.append(test)
-    return [*found, _AGREEMENT] if is_scaled or analysis.comparisons else found
+        sentences.append(test)
+    return [*sentences, _AGREEMENT] if is_scaled or analysis.comparisons else sentences
 
 
 def _repeat(analysis: Analysis) -> str:
     unknown = [run for run in analysis.runs if run.dataset.checksum is None]
     if not unknown:
         return _REPEAT
-    which = "The data have" if len(unknown) == len(analysis.runs) else "Of some runs the data have"
+    which = "The data have" if len(unknown) == len(analysis.runs) else "The data of some runs have"
     return (
-        "A repeat is a process: runs that differ in the seed alone, on the same machine, with the same code. "
-        f"{which} no checksum: they are not known to be the same."
+        "Repeats are runs that differ only in the seed, on the same machine, with the same code. "
+        f"{which} no checksum, so they may differ."
     )
 
 
 _AGREEMENT = (
-    "Results agree where the difference of test accuracies is within the spread of the repeats or what the size of the "
-    "test set, where it is known, leaves open (1.96 standard errors), and the difference of training losses within the "
-    "spread of the repeats. Without test accuracies, validation accuracies are compared by the spread of the repeats."
+    "Results agree if the difference of test accuracies is within the spread of the repeats or, where the size of the "
+    "test set is known, its error (1.96 standard errors), and the difference of training losses is within the spread "
+    "of the repeats. Without test accuracies, validation accuracies are compared by the spread of the repeats."
 )
 
 
 def as_text(analysis: Analysis) -> str:
-    """The report in plain text, 100 columns."""
+    """The report in plain text, 110 columns."""
     console = Console(width=110, record=True, file=io.StringIO(), color_system=None)
     console.print(Text("LAPTIME REPORT", style="bold"))
     console.print(Text("=" * 60))
-    for part, rows in environment(analysis):
-        console.print(Text(part, style="bold"))
+    for title, rows in environment(analysis):
+        console.print(Text(title, style="bold"))
         for name, value in rows:
             console.print(Text(f"  {name + ':':<12}{value}"), soft_wrap=True)
     print_analysis(analysis, console, ascii_only=True)
@@ -160,19 +159,19 @@ def print_analysis(analysis: Analysis, console: Console, ascii_only: bool = Fals
 
 
 # Longer words are broken.
-_WIDEST_WORD = 32
-# Where all columns were narrower, rich shares the room out by itself.
-_NARROWEST = 8
+_MAX_WORD_WIDTH = 32
+# Where columns would get narrower than this, rich chooses the widths.
+_MIN_COLUMN_WIDTH = 8
 
 
 def _print_table(table: Table, console: Console, lines: box.Box) -> None:
     shown = RichTable(title=Text(table.title), title_justify="left", title_style="bold", box=lines)
     widths = _widths(table, console.width)
-    places = list(widths)
-    for place, width in widths.items():
-        shown.add_column(Text(table.columns[place].head), overflow="fold", width=width)
+    indices = list(widths)
+    for index, width in widths.items():
+        shown.add_column(Text(table.columns[index].head), overflow="fold", width=width)
     for row in table.rows:
-        shown.add_row(*(Text(row.cells[place].text) for place in places))
+        shown.add_row(*(Text(row.cells[index].text) for index in indices))
     console.print(shown)
     for row in table.rows:
         sentences = [cell.text for cell in table.sentences(row)]
@@ -183,35 +182,35 @@ def _print_table(table: Table, console: Console, lines: box.Box) -> None:
 
 
 def _widths(table: Table, width: int) -> dict[int, int | None]:
-    """The columns that a terminal shows, by their places, and how wide: so that no word is broken, if that can be, for
-    which optional columns are left out, the last first. None: the terminal is too narrow for it."""
-    places = table.figures
-    cells = {place: [table.columns[place].head, *(row.cells[place].text for row in table.rows)] for place in places}
-    words = {place: [word for cell in cells[place] for word in cell.split()] for place in places}
-    least = {place: min(max(map(len, words[place]), default=1), _WIDEST_WORD) for place in places}
-    for place in reversed([place for place in places if table.columns[place].is_optional]):
+    """Widths of the columns that a terminal shows, by column index. Optional columns are omitted to avoid broken words,
+    the last one first. Width None: the terminal is too narrow, and rich chooses the width."""
+    indices = table.figures
+    cells = {index: [table.columns[index].head, *(row.cells[index].text for row in table.rows)] for index in indices}
+    words = {index: [word for cell in cells[index] for word in cell.split()] for index in indices}
+    least = {index: min(max(map(len, words[index]), default=1), _MAX_WORD_WIDTH) for index in indices}
+    for index in reversed([index for index in indices if table.columns[index].is_optional]):
         if _line(least) <= width:
             break
-        del least[place]
-    while _line(least) > width:  # words are broken after all, in as few columns as can be
-        widest = max(least, key=lambda place: least[place])
-        if least[widest] <= _NARROWEST:
+        del least[index]
+    while _line(least) > width:  # break words in as few columns as possible
+        widest = max(least, key=lambda index: least[index])
+        if least[widest] <= _MIN_COLUMN_WIDTH:
             return dict.fromkeys(least)
         least[widest] -= 1
     widths = dict(least)
-    longest = {place: max(map(len, cells[place])) for place in widths}
-    while _line(widths) < width and (short := [place for place in widths if widths[place] < longest[place]]):
-        widths[min(short, key=lambda place: widths[place] / longest[place])] += 1
+    longest = {index: max(map(len, cells[index])) for index in widths}
+    while _line(widths) < width and (short := [index for index in widths if widths[index] < longest[index]]):
+        widths[min(short, key=lambda index: widths[index] / longest[index])] += 1
     return dict(widths)
 
 
 def _line(widths: Mapping[int, int]) -> int:
-    """Characters of a line: columns, a space on both sides of each, and borders."""
+    """Width of a line in characters: columns, a space on both sides of each, and borders."""
     return 1 + sum(width + 3 for width in widths.values())
 
 
 def as_markdown(analysis: Analysis, plots: Sequence[str]) -> str:
-    """The report in Markdown, for an issue or a paper; its images lie in plots/."""
+    """The report in Markdown. Its images are in plots/."""
     lines = [f"# {_md(question(analysis))}", "", f"**{_md(answer(analysis))}**", ""]
     lines += [f"- Missing: {_md(problem)}" for problem in problems(analysis)]
     for table in tables(analysis):
@@ -223,14 +222,14 @@ def as_markdown(analysis: Analysis, plots: Sequence[str]) -> str:
     lines += ["## Plots", "", *([_omitted_note(analysis), ""] if _omitted_note(analysis) else [])]
     lines += [f"![{caption(name, analysis)}](plots/{name}.png)\n" for name in plots]
     lines += ["## Methods", "", *(f"- {method}" for method in methods(analysis)), "", "## Environment"]
-    for part, rows in environment(analysis):
-        lines += ["", f"### {_md(part)}", "", *(f"- {_md(name)}: {_md(value)}" for name, value in rows)]
+    for title, rows in environment(analysis):
+        lines += ["", f"### {_md(title)}", "", *(f"- {_md(name)}: {_md(value)}" for name, value in rows)]
     lines += ["", "## Commands", "", *(f"    {command}" for command in commands(analysis)), ""]
     return "\n".join(lines)
 
 
 def as_html(analysis: Analysis, plots: Mapping[str, bytes]) -> str:
-    """The report as one HTML file that needs nothing else; whatever comes from a configuration or a path is escaped."""
+    """The report as one self-contained HTML file. Texts from configurations and paths are escaped."""
     return _template().render(
         question=question(analysis),
         answer=answer(analysis),
@@ -253,39 +252,39 @@ def _template() -> Template:
 
 
 def caption(name: str, analysis: Analysis) -> str:
-    """What a plot shows."""
+    """The caption of a plot."""
     words = CAPTIONS[name if name in CAPTIONS else name.rpartition("_")[0]]
     return words.format(source=source_of_steps(analysis.groups), lap=lap_word(analysis.groups))
 
 
 def environment(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Where and with what the runs were made: titles, and beneath each what there is to tell, by name.
+    """Titled lists of names and values: one per machine, and one for device, software, code and data.
 
-    A part per machine, and one for device, software, code and data, whose values stand side by side where runs differ.
+    Where runs differ, all values of a name are listed.
     """
     if not analysis.runs:
         return []
     machines: dict[str, list[Run]] = {}
     for run in analysis.runs:
         machines.setdefault(repr((run.environment.hostname_hash, hardware_rows(run.environment))), []).append(run)
-    parts = []
+    sections = []
     for number, runs in enumerate(machines.values(), start=1):
-        there = runs[0].environment
-        name = there.hostname or there.hostname_hash
+        machine = runs[0].environment
+        name = machine.hostname or machine.hostname_hash
         title = f"Machine {number}: {name}, {counted(len(runs), 'run')}" if len(machines) > 1 else "Machine"
-        parts.append((escape_control_chars(title), _printable(hardware_rows(there))))
-    found: dict[str, list[str]] = {}
+        sections.append((escape_control_chars(title), _printable(hardware_rows(machine))))
+    values_by_name: dict[str, list[str]] = {}
     for run in analysis.runs:
         for name, value in software_rows(run):
             if not value and not run.record.is_laptime_training:
                 continue
-            if value not in found.setdefault(name, []):
-                found[name].append(value)
-    software = _printable([(name, "; ".join(values)) for name, values in found.items()])
+            if value not in values_by_name.setdefault(name, []):
+                values_by_name[name].append(value)
+    software = _printable([(name, "; ".join(values)) for name, values in values_by_name.items()])
     started = [run.record.started_at for run in analysis.runs if run.record.started_at]
     if started:
         software.append(("Measured", f"{min(started)} to {max(started)} (UTC), {len(analysis.runs)} runs"))
-    return [*parts, ("Device, software, code and data", software)]
+    return [*sections, ("Device, software, code and data", software)]
 
 
 def _printable(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -293,18 +292,19 @@ def _printable(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def commands(analysis: Analysis) -> list[str]:
-    """The commands that made the runs, each once, by the keys of today, and the one that makes this report."""
-    typed = [shlex.join(map(override_by_new_name, run.command)) for run in analysis.runs]
-    again = f"{program('analyze')} {shlex.join(str(folder) for folder in analysis.folders)}"
-    return [escape_control_chars(command) for command in dict.fromkeys([*typed, again]) if command]
+    """The commands that started the runs, without duplicates and with current names of keys, and the command that made
+    this report."""
+    run_commands = [shlex.join(map(override_by_new_name, run.command)) for run in analysis.runs]
+    report_command = f"{program('analyze')} {shlex.join(str(folder) for folder in analysis.folders)}"
+    return [escape_control_chars(command) for command in dict.fromkeys([*run_commands, report_command]) if command]
 
 
 def _omitted_note(analysis: Analysis) -> str:
-    if len(analysis.groups) <= MOST_GROUPS and len(analysis.families) <= MOST_FAMILIES:
+    if len(analysis.groups) <= MAX_GROUPS and len(analysis.families) <= MAX_FAMILIES:
         return ""
     return (
-        f"The plots show the first {MOST_GROUPS} of {len(analysis.groups)} groups and the first {MOST_FAMILIES} of "
-        f"{len(analysis.families)} scaling families at most; the tables have all."
+        f"The plots show at most {MAX_GROUPS} of {len(analysis.groups)} groups and {MAX_FAMILIES} of "
+        f"{len(analysis.families)} scaling families. The tables contain all of them."
     )
 
 

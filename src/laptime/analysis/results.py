@@ -1,4 +1,4 @@
-"""Faster but wrong is not faster: whether two groups learn the same."""
+"""Whether a group learns as well as its baseline. A faster training that learns less is no improvement."""
 
 import math
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from typing import Literal
 
 from laptime.analysis.group import Group
 
-# Two-sided 95% of a normal distribution.
+# Two-sided 95% quantile of the normal distribution.
 _Z = 1.96
 
-# Of `result` in run.json.
-Figure = Literal["test_accuracy", "val_accuracy", "train_loss"]
+# Keys of `result` in run.json.
+Metric = Literal["test_accuracy", "val_accuracy", "train_loss"]
 
 
 class Verdict(Enum):
-    """Whether two groups learn the same; UNKNOWN: what was measured can't tell."""
+    """Whether two groups learn the same; UNKNOWN: the measurements can't decide."""
 
     AGREES = auto()
     DIFFERS = auto()
@@ -25,23 +25,23 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Shift:
-    """The median of a figure is another: by so much more than the baseline's."""
+    """The median of a metric differs: `by` is the group's minus the baseline's."""
 
-    figure: Figure
+    metric: Metric
     by: float
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """The repeats differ more than the baseline's do: the largest value is so much more than the smallest."""
+    """The repeats differ more than the baseline's: `spread` is the largest value minus the smallest."""
 
-    figure: Figure
+    metric: Metric
     spread: float
 
 
 @dataclass(frozen=True)
 class NoTestAccuracy:
-    """Some of the repeats have no test accuracy, which the baseline has."""
+    """Some repeats have no test accuracy, while the baseline has one."""
 
     num_missing: int
     num_repeats: int
@@ -53,7 +53,7 @@ class Agreement:
 
     Attributes:
         verdict: whether it does.
-        details: in what they differ. Where the verdict is UNKNOWN: differences that one repeat each can't judge.
+        details: the differences. Where the verdict is UNKNOWN: differences that one repeat each can't decide.
     """
 
     verdict: Verdict
@@ -61,58 +61,62 @@ class Agreement:
 
 
 def agreement(group: Group, baseline: Group) -> Agreement:
-    """Whether accuracy and loss agree with the baseline's within what repeats and a finite test set leave open.
+    """Compare accuracy and loss with the baseline's, within the spread of the repeats and the error of the test set.
 
-    A difference of accuracies counts where it exceeds the spread of the repeats and what the size of the test set
-    leaves open (1.96 standard errors of the difference of two shares); one of final training losses where it exceeds
-    the spread of the repeats, of which one repeat has none. Spread is largest less smallest: the wider of the two
-    groups', but no more than three times the narrower, or repeats that went wrong would excuse themselves. Repeats that
-    went wrong are marked too where the medians agree, and so are those without a figure.
+    Accuracies differ where the difference exceeds both the spread of the repeats and the error of a finite test set
+    (1.96 standard errors of the difference of two proportions). Final training losses differ where the difference
+    exceeds the spread of the repeats; they need two repeats in each group. The spread is the largest value minus the
+    smallest: the wider of both groups, but at most three times the narrower, so that failed repeats don't hide
+    themselves. Repeats that failed to learn or have no test accuracy are reported even where the medians agree.
 
-    Where the size of the test set is not known, the spread of the repeats decides alone; with one repeat each nothing
-    does. So it is with validation accuracies, which are compared where neither group has a test accuracy and Laptime
-    did not train both.
+    Where the size of the test set is unknown, only the spread of the repeats decides, and one repeat in each group
+    decides nothing. The same holds for validation accuracies. They are compared where neither group has a test accuracy
+    and Laptime did not run both trainings.
     """
-    found: list[Shift | Scatter | NoTestAccuracy] = []
+    differences: list[Shift | Scatter | NoTestAccuracy] = []
     undecided: list[Shift] = []
-    is_known = False
-    here, there = group.values("result", "test_accuracy"), baseline.values("result", "test_accuracy")
-    num_missing = group.num_seeds - len(here) if there else 0
-    figure: Figure = "test_accuracy"
+    is_decided = False
+    values, baseline_values = group.values("result", "test_accuracy"), baseline.values("result", "test_accuracy")
+    num_missing = group.num_seeds - len(values) if baseline_values else 0
+    metric: Metric = "test_accuracy"
     num_test = min(group.first.dataset.num_test or 0, baseline.first.dataset.num_test or 0)
-    is_own = group.first.record.is_laptime_training and baseline.first.record.is_laptime_training
-    if not (here or there or is_own):
-        figure, num_test = "val_accuracy", 0
-        here, there = group.values("result", figure), baseline.values("result", figure)
-    if here and there:
-        if num_test == 0 and len(here) == len(there) == 1:
-            undecided.append(Shift(figure, here[0] - there[0]))
+    both_by_laptime = group.first.record.is_laptime_training and baseline.first.record.is_laptime_training
+    if not (values or baseline_values or both_by_laptime):
+        metric, num_test = "val_accuracy", 0
+        values, baseline_values = group.values("result", metric), baseline.values("result", metric)
+    if values and baseline_values:
+        if num_test == 0 and len(values) == len(baseline_values) == 1:
+            undecided.append(Shift(metric, values[0] - baseline_values[0]))
         else:
-            is_known = True
-            variance = sum(max(share * (1 - share), 0.0) for share in (median(here), median(there)))
-            found += _compare(figure, here, there, _Z * math.sqrt(variance / num_test) if num_test else 0.0)
-    here, there = group.values("result", "train_loss"), baseline.values("result", "train_loss")
-    if len(here) > 1 and len(there) > 1:
-        is_known = True
-        found += _compare("train_loss", here, there, 0.0)
+            is_decided = True
+            medians = median(values), median(baseline_values)
+            variance = sum(max(accuracy * (1 - accuracy), 0.0) for accuracy in medians)
+            min_difference = _Z * math.sqrt(variance / num_test) if num_test else 0.0
+            differences += _compare(metric, values, baseline_values, min_difference)
+    values, baseline_values = group.values("result", "train_loss"), baseline.values("result", "train_loss")
+    if len(values) > 1 and len(baseline_values) > 1:
+        is_decided = True
+        differences += _compare("train_loss", values, baseline_values, 0.0)
     if num_missing > 0:
-        found.append(NoTestAccuracy(num_missing, group.num_seeds))
-    if found:
-        return Agreement(Verdict.DIFFERS, tuple(found))
+        differences.append(NoTestAccuracy(num_missing, group.num_seeds))
+    if differences:
+        return Agreement(Verdict.DIFFERS, tuple(differences))
     if undecided:
         return Agreement(Verdict.UNKNOWN, tuple(undecided))
-    return Agreement(Verdict.AGREES if is_known else Verdict.UNKNOWN)
+    return Agreement(Verdict.AGREES if is_decided else Verdict.UNKNOWN)
 
 
-def _compare(figure: Figure, here: list[float], there: list[float], floor: float) -> list[Shift | Scatter]:
-    difference = median(here) - median(there)
-    narrow, wide = sorted([_spread(here), _spread(there)])
-    if min(len(here), len(there)) == 1:  # which has no spread to compare with
+def _compare(
+    metric: Metric, values: list[float], baseline_values: list[float], min_difference: float
+) -> list[Shift | Scatter]:
+    difference = median(values) - median(baseline_values)
+    narrow, wide = sorted([_spread(values), _spread(baseline_values)])
+    if min(len(values), len(baseline_values)) == 1:  # a single repeat has no spread
         narrow = wide
-    if abs(difference) > max(floor, min(wide, 3 * narrow)):
-        return [Shift(figure, difference)]
-    if floor and _spread(here) > 5 * max(floor, _spread(there)):
-        return [Scatter(figure, _spread(here))]
+    if abs(difference) > max(min_difference, min(wide, 3 * narrow)):
+        return [Shift(metric, difference)]
+    if min_difference and _spread(values) > 5 * max(min_difference, _spread(baseline_values)):
+        return [Scatter(metric, _spread(values))]
     return []
 
 

@@ -1,5 +1,4 @@
-"""What more ranks bring: for groups that differ in the number of ranks alone, speedup, efficiency, fits, projections,
-and where the rest went."""
+"""Scaling over the number of ranks: speedup, efficiency, overheads, fitted laws and projections."""
 
 import shlex
 from collections.abc import Sequence
@@ -25,12 +24,13 @@ class Point:
 
     Attributes:
         group: its runs.
-        speedup: samples_per_s over the plain single process's; None: there is none.
-        speedup_interval: bootstrap, over repeats.
-        speedup_over_ddp: over one rank with DDP, with its interval; None: not measured.
+        speedup: samples_per_s divided by that of a plain single process; None: there is no such run.
+        speedup_interval: bootstrap interval over repeats.
+        speedup_over_ddp: speedup over one rank with DDP; None: not measured.
+        ddp_interval: bootstrap interval of `speedup_over_ddp`.
         overheads: where the time of a step goes.
-        agreement: whether it learns the same as the baseline; None for the baseline itself, or without one.
-        mismatches: what differs from the baseline besides.
+        agreement: whether the group learns the same as the baseline; None for the baseline itself, or without one.
+        mismatches: other differences from the baseline.
     """
 
     group: Group
@@ -49,14 +49,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Family:
-    """Groups that differ in the number of ranks alone, by number of ranks.
+    """Groups that differ only in the number of ranks.
 
     Attributes:
-        name: what they have in common, short.
-        kind: strong (the global batch is fixed) or weak (each rank's is).
+        name: short label of the settings that they have in common.
+        kind: strong (fixed global batch size) or weak (fixed batch size per rank).
         baseline: the plain single process; None: missing.
-        one_rank_ddp: a single rank with DDP around it; None: not measured.
-        points: with the baseline as the first.
+        one_rank_ddp: a single rank wrapped in DDP; None: not measured.
+        points: by number of ranks, the baseline first.
         fits: amdahl and usl; empty where fewer than three world sizes were measured.
     """
 
@@ -73,26 +73,26 @@ class Family:
 
 
 def families(groups: Sequence[Group]) -> list[Family]:
-    """All families of more than one number of ranks, or of several ranks without a baseline to compare with.
+    """All scaling families: sets of groups with more than one number of ranks, or with several ranks and no baseline.
 
-    Groups on other machines or with other data are other families: no speedup would mean anything.
+    Groups on different machines or with different data are in different families, as their speedup means nothing.
     """
     by_work: dict[tuple[object, ...], list[Group]] = {}
     for group in groups:
         by_work.setdefault(_workload(group), []).append(group)
-    found = []
-    for alike in by_work.values():
+    families = []
+    for comparable in by_work.values():
         scaled: dict[tuple[object, ...], list[Group]] = {}
-        for group in alike:
+        for group in comparable:
             if group.world_size > 1:
                 scaled.setdefault(_execution(group), []).append(group)
         for members in scaled.values():
-            baseline = _closest([group for group in alike if group.is_plain], members[0])
+            baseline = _closest([group for group in comparable if group.is_plain], members[0])
             wrapped = _closest(
-                [group for group in alike if group.world_size == 1 and not group.is_plain], members[0], with_ddp=True
+                [g for g in comparable if g.world_size == 1 and not g.is_plain], members[0], with_ddp=True
             )
-            found.append(_family(members, baseline, wrapped))
-    return found
+            families.append(_family(members, baseline, wrapped))
+    return families
 
 
 def _family(members: list[Group], baseline: Group | None, wrapped: Group | None) -> Family:
@@ -105,28 +105,28 @@ def _family(members: list[Group], baseline: Group | None, wrapped: Group | None)
         sizes = [point.world_size for point in points for _ in point.group.runs]
         speedups = [value / reference for point in points for value in point.group.throughputs]
         error = relative_error(baseline.seconds_per_sample)
-        fits = {name: found for name in ("amdahl", "usl") if (found := fit(name, sizes, speedups, error)) is not None}
+        fits = {name: law for name in ("amdahl", "usl") if (law := fit(name, sizes, speedups, error)) is not None}
     return Family(without_ranks(members[0].label), kind, baseline, wrapped, tuple(points), fits)
 
 
 def _point(group: Group, baseline: Group | None, wrapped: Group | None, kind: ScalingKind) -> Point:
-    own = group.seconds_per_sample
-    other = None if group is baseline else baseline  # to be compared with
+    times = group.seconds_per_sample
+    reference = None if group is baseline else baseline
     return Point(
         group=group,
-        speedup=None if baseline is None else ratio(baseline.seconds_per_sample, own),
-        speedup_interval=None if other is None else ratio_interval(other.seconds_per_sample, own),
-        speedup_over_ddp=None if wrapped is None else ratio(wrapped.seconds_per_sample, own),
-        ddp_interval=None if wrapped is None else ratio_interval(wrapped.seconds_per_sample, own),
+        speedup=None if baseline is None else ratio(baseline.seconds_per_sample, times),
+        speedup_interval=None if reference is None else ratio_interval(reference.seconds_per_sample, times),
+        speedup_over_ddp=None if wrapped is None else ratio(wrapped.seconds_per_sample, times),
+        ddp_interval=None if wrapped is None else ratio_interval(wrapped.seconds_per_sample, times),
         overheads=overheads_of(group, baseline, kind),
-        agreement=None if other is None else agreement(group, other),
-        mismatches=() if other is None else differing_conditions(group, other),
+        agreement=None if reference is None else agreement(group, reference),
+        mismatches=() if reference is None else differing_conditions(group, reference),
     )
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A speedup that was not measured; its interval is None where it can't be told."""
+    """A predicted speedup. `interval` is None where the fit gives none."""
 
     world_size: int
     speedup: float
@@ -134,7 +134,7 @@ class Projection:
 
 
 def projections(family: Family, world_sizes: Sequence[int]) -> list[Projection]:
-    """What the fitted universal scalability law expects where nothing was measured; empty without a fit."""
+    """Speedups that the universal scalability law predicts for unmeasured world sizes; empty without a good fit."""
     law = family.fits.get("usl")
     if law is None or not law.is_good_fit:
         return []
@@ -143,14 +143,14 @@ def projections(family: Family, world_sizes: Sequence[int]) -> list[Projection]:
 
 
 def _workload(group: Group) -> tuple[object, ...]:
-    """What must be equal for a speedup to mean something."""
+    """The settings and conditions that must be equal for a speedup to be meaningful."""
     left_out = {"strategy.world_size", *MAY_DIFFER, *DDP_KEYS}
     work = tuple(sorted((key, repr(value)) for key, value in group.config.items() if key not in left_out))
     return work, group.conditions.must_match
 
 
 def _execution(group: Group) -> tuple[object, ...]:
-    """What is equal within a family besides: how the ranks are run and by which code, and what is timed as a lap."""
+    """What else is equal within a family: how the ranks run, the code, the torch version and the unit of a lap."""
     left_out = ("strategy.wrap_single_rank",)
     keys = [key for key in (*MAY_DIFFER, *DDP_KEYS) if key not in left_out]
     conditions = group.conditions
@@ -158,7 +158,7 @@ def _execution(group: Group) -> tuple[object, ...]:
 
 
 def _closest(candidates: Sequence[Group], group: Group, with_ddp: bool = False) -> Group | None:
-    """The candidate that differs from the group in the fewest things, of those the one with most repeats."""
+    """The candidate with the fewest differences from the group; among equals, the one with the most repeats."""
     keys = [*MAY_DIFFER, *(key for key in DDP_KEYS if with_ddp and key != "strategy.wrap_single_rank")]
 
     def distance(candidate: Group) -> tuple[int, int, str]:
@@ -172,30 +172,30 @@ def _closest(candidates: Sequence[Group], group: Group, with_ddp: bool = False) 
 
 
 def command_with_one_rank(command: list[str]) -> str:
-    """The command with one rank instead of those it had."""
+    """The command with strategy.world_size=1."""
     if not command:
         return ""
     key = "strategy.world_size="
-    # Where the runs before lie, there is no room for new ones.
-    replaced = (key, "hydra.sweep.dir=", "hydra.run.dir=", "sweep.resume=")
-    kept = [part for part in command if not part.startswith(replaced)]
+    # The directory of the earlier runs can't take new ones.
+    dropped = (key, "hydra.sweep.dir=", "hydra.run.dir=", "sweep.resume=")
+    kept = [part for part in command if not part.startswith(dropped)]
     return escape_control_chars(shlex.join([*kept, f"{key}1"]))
 
 
-_MOST_RANKS = 1_000_000
+_MAX_RANKS = 1_000_000
 
 
 def parse_world_sizes(text: str) -> list[int]:
     """The numbers of ranks in a list like 8,16.
 
     Raises:
-        UserError: one is no positive whole number.
+        UserError: one is not a positive integer.
     """
     sizes = [part.strip() for part in text.split(",") if part.strip()]
     wrong = next((part for part in sizes if not part.isdecimal() or int(part) < 1), None)
     if wrong is not None:
-        raise UserError(f"--project {text}: {wrong} is no number of ranks. Write for instance --project 8,16.")
-    large = next((part for part in sizes if int(part) > _MOST_RANKS), None)
+        raise UserError(f"--project {text}: {wrong} is not a positive integer. Example: --project 8,16.")
+    large = next((part for part in sizes if int(part) > _MAX_RANKS), None)
     if large is not None:
-        raise UserError(f"--project {text}: {large} ranks are more than {_MOST_RANKS:,}.")
+        raise UserError(f"--project {text}: {large} is more than the maximum of {_MAX_RANKS:,} ranks.")
     return [int(part) for part in sizes]

@@ -1,4 +1,4 @@
-"""The tables of a scaling family: speedups with their fits, and where the time goes."""
+"""The tables of a scaling family: speedups with their fits, and overheads."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -28,7 +28,8 @@ def scaling(family: Family, project: Sequence[int], groups: Sequence[Group]) -> 
     """Speedup and efficiency by number of ranks.
 
     Args:
-        groups: all of the report.
+        project: numbers of ranks to project the speedup to.
+        groups: all groups of the report.
     """
     rows = []
     tokens = tokens_head(groups)
@@ -61,44 +62,48 @@ def scaling(family: Family, project: Sequence[int], groups: Sequence[Group]) -> 
         "ranks", "repeats", "quality", "samples/s", *tokens, "expected", "speedup", "efficiency",
         Column("serial fraction", is_optional=True), *over_ddp, RESULTS, REMARKS,
     )  # fmt: skip
-    kind = "weak scaling: the batch of each rank is fixed"
+    kind = "weak scaling: fixed batch size per rank"
     if family.kind == "strong":
-        kind = "strong scaling: the global batch is fixed"
+        kind = "strong scaling: fixed global batch size"
     title = f"Scaling{' of ' + family.name if family.name else ''} ({kind})"
     notes = (*interval_note([point.group for point in family.points]), *scaling_notes(family))
     return Table(title, heads, tuple(rows), notes)
 
 
 def scaling_notes(family: Family) -> list[str]:
-    """What the fits say, or why there are none."""
+    """What the fitted laws say, or why there is no fit."""
     if family.baseline is None:
         return [missing_baseline_words(family)]
     num_sizes = len(set(family.world_sizes))
     if not family.fits:
-        return [f"No fit: {num_sizes} numbers of ranks were measured, and a fit needs three.", _SERIAL]
+        return [f"No fit: it needs three numbers of ranks, but {num_sizes} were measured.", _SERIAL]
     notes = [_fit_words(family.fits[name]) for name in ("amdahl", "usl") if name in family.fits]
     if any(point.group.first.strategy.oversubscribed for point in family.points):
-        notes.append("Among the fitted are ranks with more threads than cores: more cores would scale otherwise.")
+        notes.append(
+            "The fit includes oversubscribed runs (more threads than cores). With more cores, scaling would differ."
+        )
     usl = family.fits.get("usl")
     if usl is None:
         return [*notes, _SERIAL]
     if not usl.is_good_fit:
-        notes.append("Nothing is projected from a law that does not describe what was measured.")
+        notes.append("No projection: the universal scalability law does not fit the measured speedups.")
     elif usl.intervals is None:
-        notes.append("How far off the law may be can't be told: there are no more speedups than parameters.")
+        notes.append("No interval for the law: the fit needs more speedups than parameters.")
     elif usl.best_world_size is not None:
         best, interval = usl.best_world_size
-        notes.append(f"Fastest, by that law, with {best:.1f} ranks ({interval.low:.1f} to {interval.high:.1f}).")
+        notes.append(
+            f"By that law, training is fastest with {best:.1f} ranks ({interval.low:.1f} to {interval.high:.1f})."
+        )
     else:
         notes.append(
-            "The best number of ranks is withheld: its interval reaches beyond twice the largest number that was "
-            "measured, of which these data say nothing."
+            "The best number of ranks is not reported: its interval reaches beyond twice the largest measured number."
         )
     return [*notes, _SERIAL]
 
 
 _SERIAL = (
-    "Serial fraction (Karp and Flatt): the share of the work that is as if one rank did it; above 1, slower than one."
+    "Serial fraction (Karp and Flatt): the fraction of the work that behaves as if it were serial. Above 1: slower "
+    "than one rank."
 )
 
 
@@ -109,45 +114,49 @@ def _fit_words(fit: Fit) -> str:
         reach = f" ({interval.low:.3f} to {interval.high:.3f})" if interval else " (no interval: too few data)"
         parts.append(f"{name} {value:.3f}{reach}")
     quality = "" if fit.r_squared is None else f", R² {fit.r_squared:.3f}"
-    doubt = "" if fit.is_good_fit else ": does not describe these speedups"
-    return f"{TITLES[fit.name]}: {', '.join(parts)}{quality}, off by {fit.deviation:.0%}{doubt}."
+    doubt = "" if fit.is_good_fit else ": does not fit these speedups"
+    return f"{TITLES[fit.name]}: {', '.join(parts)}{quality}, RMS error {fit.deviation:.0%}{doubt}."
 
 
 def overheads(family: Family) -> list[Table]:
-    """Where a step's time goes; of trainings that are not Laptime's own without causes of which nothing is known, and
-    empty where nothing but the step is."""
-    is_own = all(point.group.first.record.is_laptime_training for point in family.points)
-    parts = [part for part in fields(Overheads) if is_own or _is_known(part.name, family)]
-    if not is_own and not {part.name for part in parts} - {"step"}:
-        return []
+    """The overheads of a family. For trainings that Laptime only timed: without unmeasured causes, and no table where
+    only the step is known."""
+    is_laptime_training = all(point.group.first.record.is_laptime_training for point in family.points)
+    names = [field.name for field in fields(Overheads)]
+    if not is_laptime_training:
+        names = [name for name in names if _is_measured(name, family)]
+        if not set(names) - {"step"}:
+            return []
     rows = []
-    for part in parts:
-        cells: list[str | Cell] = [part.name.replace("_", " ")]
+    for name in names:
+        cells: list[str | Cell] = [name.replace("_", " ")]
         for point in family.points:
-            value, step = getattr(point.overheads, part.name), point.overheads.step
+            value, step = getattr(point.overheads, name), point.overheads.step
             if value is None:
                 cells.append(NOT_MEASURED)
                 continue
-            share = f" ({value / step:.0%})" if step and point.group is not family.baseline else ""
-            cells.append(f"{milliseconds(value)}{share}")
+            percentage = f" ({value / step:.0%})" if step and point.group is not family.baseline else ""
+            cells.append(f"{milliseconds(value)}{percentage}")
         rows.append(row(*cells))
     heads = columns("ms per step", *(counted(size, "rank") for size in family.world_sizes))
-    waiting = (
-        "communication: waiting for gradients of other ranks, slower ranks included, in steps of the warm-up lap. "
-    )
-    has_communication = any(part.name == "communication" for part in parts)
-    note = (
-        "In brackets as a share of the step, to which ideal and the causes add up. Causes are measured in "
-        "separate steps (measure.breakdown), rest is what they don't explain of the epochs' own steps."
-        if is_own
-        else f"In brackets as a share of the step. {waiting if has_communication else ''}"
-        f"{'The other causes' if has_communication else 'Causes'} are only measured in Laptime's own training."
-    )
+    note = "In parentheses: percentage of the step"
+    if is_laptime_training:
+        note += (
+            ", which is the sum of the rows above it. The causes are measured in separate steps (measure.breakdown). "
+            "rest: what they leave unexplained."
+        )
+    elif "communication" in names:
+        note += (
+            ". communication: waiting for gradients of other ranks, stragglers included, in steps of the warm-up lap. "
+            "The other causes are only measured in trainings that Laptime runs."
+        )
+    else:
+        note += ". The causes are only measured in trainings that Laptime runs."
     title = f"Where the time goes{': ' + family.name if family.name else ''}"
     return [Table(title, heads, tuple(rows), (note,))]
 
 
-def _is_known(name: str, family: Family) -> bool:
-    """Whether a part of a step was measured with more than one rank; the baseline has none of the causes anyway."""
+def _is_measured(name: str, family: Family) -> bool:
+    """Whether a field of Overheads was measured with more than one rank. The baseline has no overheads."""
     points = [point for point in family.points if point.group is not family.baseline]
     return any(getattr(point.overheads, name) is not None for point in points)

@@ -1,4 +1,4 @@
-"""Searches: the best trials, and of several objectives those that no other beats in all of them."""
+"""Hyperparameter searches: the best trials, and the Pareto front of several objectives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from laptime.record.hydra_files import HydraFileError, read_sweep_file
 
 @dataclass(frozen=True)
 class Search:
-    """Groups of a search.
+    """A hyperparameter search.
 
     Attributes:
-        metrics: of `result` or `timing` of a record (`optimized_metric`).
-        groups: in which all of them were measured.
-        values: of each group, the median of its repeats for each metric.
-        front: the places of the groups that no other beats: none is at least as good in all and better in one. From the
-            best in the first metric on. With one metric the best alone.
+        metrics: keys of `result` or `timing` in run.json (`optimized_metric`).
+        groups: the groups in which all metrics were measured.
+        values: medians over the repeats, per group and metric.
+        front: indices of the groups on the Pareto front: no other group is at least as good in all metrics and better
+            in one. The best in the first metric comes first. With one metric, only the best group.
     """
 
     metrics: tuple[str, ...]
@@ -29,13 +29,13 @@ class Search:
 
     @property
     def ranked(self) -> list[int]:
-        """The places of all groups, the best in the first metric first."""
+        """Indices of all groups, the best in the first metric first."""
         costs = _costs(self.values, self.metrics)
-        return sorted(range(len(costs)), key=lambda place: costs[place][0])
+        return sorted(range(len(costs)), key=lambda index: costs[index][0])
 
 
 def searches(groups: Sequence[Group]) -> list[Search]:
-    """What was searched for: runs of a sweeper that chooses, and whatever has several objectives."""
+    """The searches among the groups: runs of a sweeper that optimizes, and runs with several objectives."""
     is_search = cache(_is_search)
     by_metrics: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
@@ -43,13 +43,14 @@ def searches(groups: Sequence[Group]) -> list[Search]:
         several = tuple(metrics) if isinstance(metrics, list) else (metrics,)
         if len(several) > 1 or (metrics and any(is_search(run.path.absolute().parent) for run in group.runs)):
             by_metrics.setdefault(several, []).append(group)
-    found = []
+    searches = []
     for metrics, members in by_metrics.items():
         measured = [(group, point) for group in members if (point := _values(group, metrics)) is not None]
         if len(measured) > 1:
             points = tuple(point for _, point in measured)
-            found.append(Search(metrics, tuple(group for group, _ in measured), points, pareto_front(points, metrics)))
-    return found
+            members = [group for group, _ in measured]
+            searches.append(Search(metrics, tuple(members), points, pareto_front(points, metrics)))
+    return searches
 
 
 def _is_search(sweep_dir: Path) -> bool:
@@ -62,29 +63,29 @@ def _is_search(sweep_dir: Path) -> bool:
 def _values(group: Group, metrics: Sequence[str]) -> tuple[float, ...] | None:
     sections = ["result" if hasattr(group.first.record.result, metric) else "timing" for metric in metrics]
     values = [group.median(section, metric) for section, metric in zip(sections, metrics, strict=True)]
-    known = [value for value in values if value is not None]
-    return tuple(known) if len(known) == len(metrics) else None
+    measured = [value for value in values if value is not None]
+    return tuple(measured) if len(measured) == len(metrics) else None
 
 
 def pareto_front(values: Sequence[Sequence[float]], metrics: Sequence[str]) -> tuple[int, ...]:
-    """The places of the points that no other beats, best in the first metric first.
+    """Indices of the points on the Pareto front, the best in the first metric first.
 
     Args:
-        values: of each point, one per metric.
-        metrics: their names, which say whether more or less is better.
+        values: one value per point and metric.
+        metrics: names of the metrics; they determine whether larger or smaller is better.
     """
     costs = _costs(values, metrics)
-    front = [place for place, cost in enumerate(costs) if not any(_beats(other, cost) for other in costs)]
-    return tuple(sorted(front, key=lambda place: costs[place]))
+    front = [index for index, cost in enumerate(costs) if not any(_dominates(other, cost) for other in costs)]
+    return tuple(sorted(front, key=lambda index: costs[index]))
 
 
 def _costs(values: Sequence[Sequence[float]], metrics: Sequence[str]) -> list[tuple[float, ...]]:
-    """The points so that less is better in each metric."""
+    """The values with maximized metrics negated, so that smaller is better in each."""
     return [
         tuple(-value if is_maximized(metric) else value for value, metric in zip(point, metrics, strict=True))
         for point in values
     ]
 
 
-def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)

@@ -1,6 +1,6 @@
-"""What repeats say: medians, spread within and between, intervals of ratios, and whether a difference is real.
+"""Statistics over repeats: medians, standard deviations, intervals of ratios, and the significance of differences.
 
-The repeat (one process) is the sampling unit, not the epoch: epochs of one process share its luck.
+The sampling unit is the repeat (one process), not the epoch: epochs of one process are correlated.
 """
 
 import math
@@ -12,7 +12,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 _RESAMPLES = 9999
-# With fewer repeats the bootstrap's intervals are too narrow: with three they cover the truth in about 90 of 100 cases.
+# With fewer repeats, bootstrap intervals are too narrow: with three, they cover the true value in about 90% of cases.
 MIN_REPEATS = 5
 
 
@@ -26,51 +26,52 @@ class Interval:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the repeats of one group say about one figure.
+    """Statistics of one figure over the repeats of a group.
 
     Attributes:
-        num_repeats: processes.
+        num_repeats: number of processes.
         median: of the repeats' medians.
-        between: standard deviation of the repeats' medians; None with one repeat.
-        within: median over the repeats of the standard deviation of their epochs; None where no repeat has two.
+        std_repeats: standard deviation of the repeats' medians; None with one repeat.
+        std_epochs: standard deviation of a repeat's epochs, the median over the repeats; None where no repeat has two
+            epochs.
         low, high: smallest and largest single value.
     """
 
     num_repeats: int
     median: float
-    between: float | None
-    within: float | None
+    std_repeats: float | None
+    std_epochs: float | None
     low: float
     high: float
 
 
 def summarize(repeats: Sequence[Sequence[float]]) -> Summary:
-    """Summarize a figure.
+    """Summarize one figure of a group.
 
     Args:
-        repeats: the counted values of each repeat, at least one of one value.
+        repeats: the counted values of each repeat. At least one repeat, and one value in each.
 
     Raises:
-        ValueError: there is no value.
+        ValueError: a repeat has no value, or there is no repeat.
     """
     if not repeats or any(len(values) == 0 for values in repeats):
         raise ValueError("every repeat needs a value")
     medians = [float(np.median(values)) for values in repeats]
-    inner = [float(np.std(values, ddof=1)) for values in repeats if len(values) > 1]
-    everything = [value for values in repeats for value in values]
-    median, between = median_and_deviation(medians)
+    stds = [float(np.std(values, ddof=1)) for values in repeats if len(values) > 1]
+    all_values = [value for values in repeats for value in values]
+    median, std_repeats = median_and_deviation(medians)
     return Summary(
         num_repeats=len(repeats),
         median=median,
-        between=between,
-        within=float(np.median(inner)) if inner else None,
-        low=min(everything),
-        high=max(everything),
+        std_repeats=std_repeats,
+        std_epochs=float(np.median(stds)) if stds else None,
+        low=min(all_values),
+        high=max(all_values),
     )
 
 
 def median_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """Median and standard deviation; None for a single value.
+    """Median and standard deviation. The standard deviation of a single value is None.
 
     Raises:
         ValueError: there is no value.
@@ -86,10 +87,10 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
 
 
 def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> Interval | None:
-    """Bootstrap percentile interval of `ratio`, the two groups resampled apart; None with one repeat on either side.
+    """Bootstrap percentile interval of `ratio`; None with one repeat on either side.
 
-    The same data give the same interval, in whatever order they come. Source: Efron and Tibshirani, An Introduction
-    to the Bootstrap (1993), chapter 13; computed by scipy.stats.bootstrap.
+    Both groups are resampled independently. The order of the values does not change the interval. Source: Efron and
+    Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; computed by scipy.stats.bootstrap.
     """
     if len(numerator) < 2 or len(denominator) < 2:
         return None
@@ -101,7 +102,7 @@ def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> 
 
 
 def _bootstrap(statistic: Callable[..., np.ndarray], *samples: Sequence[float]) -> Interval:
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         tuple(np.sort(values) for values in samples),
         statistic,
         n_resamples=_RESAMPLES,
@@ -109,19 +110,19 @@ def _bootstrap(statistic: Callable[..., np.ndarray], *samples: Sequence[float]) 
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Interval(float(found.low), float(found.high))
+    return Interval(float(interval.low), float(interval.high))
 
 
 def relative_error(values: Sequence[float]) -> float:
-    """The standard error of a median, as a share of it, in the normal approximation; 0 for a single value, of which
-    nothing is known."""
+    """The standard error of a median as a fraction of the median, in the normal approximation. 0 for a single value,
+    whose error is unknown."""
     if len(values) < 2:
         return 0.0
     return math.sqrt(math.pi / 2) * float(np.std(np.log(values), ddof=1)) / math.sqrt(len(values))
 
 
 def relative_width(values: Sequence[float]) -> float | None:
-    """The width of the bootstrap interval of a median, as a share of the median; None for a single value."""
+    """The width of the bootstrap interval of a median, as a fraction of the median; None for a single value."""
     if len(values) < 2:
         return None
     interval = _bootstrap(np.median, values)
@@ -129,16 +130,16 @@ def relative_width(values: Sequence[float]) -> float | None:
 
 
 def trend(series: Sequence[Sequence[float]], level: float = 0.01) -> float | None:
-    """How much the values of several series rise (or fall) from their first to their last, as a share of their median;
-    None where no trend is shown.
+    """How much several series rise (or fall) from first to last value, as a fraction of their median. None where no
+    trend is significant.
 
-    Kendall's S of all series together, against what chance gives, in the normal approximation. Source: Mann,
+    The test compares the sum of Kendall's S over all series with its normal approximation under chance. Source: Mann,
     Econometrica 13 (1945); for several series Hirsch, Slack and Smith, Water Resources Research 18 (1982). The size is
     Theil and Sen's slope, by scipy.stats.theilslopes.
 
     Args:
-        series: the values of each repeat in the order of their epochs; those with fewer than three are left out.
-        level: what the two-sided p must not exceed.
+        series: the values of each repeat in the order of their epochs. Series of fewer than three values are ignored.
+        level: the trend is significant where the two-sided p is at most this.
     """
     longer = [np.asarray(values, float) for values in series if len(values) >= 3]
     if not longer:
@@ -156,14 +157,14 @@ def trend(series: Sequence[Sequence[float]], level: float = 0.01) -> float | Non
 
 @dataclass(frozen=True)
 class Difference:
-    """Whether two groups differ.
+    """The result of a test whether two groups differ.
 
     Attributes:
         p_value: of the two-sided Mann-Whitney U test.
-        decidable: whether so few repeats could show a difference at all.
-        repeats_needed: on both sides, so that a difference could be shown.
+        decidable: whether this number of repeats can give a significant p at all.
+        repeats_needed: the number of repeats on both sides with which p can be significant.
         num_repeats: of the smaller group.
-        level: what p must not exceed.
+        level: the difference is significant where p is at most this.
     """
 
     p_value: float
@@ -173,29 +174,28 @@ class Difference:
     level: float
 
     @property
-    def is_shown(self) -> bool:
-        """Whether the test shows a difference."""
+    def is_significant(self) -> bool:
         return self.decidable and self.p_value <= self.level
 
 
 def difference(a: Sequence[float], b: Sequence[float], level: float = 0.05) -> Difference:
-    """Compare two groups of repeats; exact where they are few, ties included.
+    """Test whether two groups of repeats differ. The test is exact for few repeats, with ties too.
 
     Source: Mann and Whitney, Annals of Mathematical Statistics 18 (1947); computed by scipy.stats.mannwhitneyu. With n
-    and m values the smallest two-sided p is 2 / C(n + m, n): 0.1 for 3 against 3, so three never decide at 5%.
+    and m values the smallest two-sided p is 2 / C(n + m, n): 0.1 for 3 against 3, so 5% needs four.
     """
     ties = len(set(a) | set(b)) < len(a) + len(b)
     enumerable = math.comb(len(a) + len(b), len(a)) <= _RESAMPLES
     if ties and enumerable and min(len(a), len(b)) > 1:
-        method = stats.PermutationMethod(n_resamples=_RESAMPLES)  # all of them, as they are no more
-        found = stats.mannwhitneyu(np.asarray(a), np.asarray(b), alternative="two-sided", method=method)
+        method = stats.PermutationMethod(n_resamples=_RESAMPLES)  # enumerates all permutations
+        result = stats.mannwhitneyu(np.asarray(a), np.asarray(b), alternative="two-sided", method=method)
     else:
-        found = stats.mannwhitneyu(np.asarray(a), np.asarray(b), alternative="two-sided")
+        result = stats.mannwhitneyu(np.asarray(a), np.asarray(b), alternative="two-sided")
     needed = next(n for n in range(1, 100) if smallest_p_value(n, n) <= level)
     decidable = smallest_p_value(len(a), len(b)) <= level
-    return Difference(float(found.pvalue), decidable, needed, min(len(a), len(b)), level)
+    return Difference(float(result.pvalue), decidable, needed, min(len(a), len(b)), level)
 
 
 def smallest_p_value(n: int, m: int) -> float:
-    """The p that two groups of n and m values reach when every value of one exceeds every value of the other."""
+    """The smallest p of two groups of n and m values: every value of one exceeds every value of the other."""
     return min(1.0, 2 / math.comb(n + m, n))

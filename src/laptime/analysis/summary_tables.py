@@ -1,4 +1,4 @@
-"""The tables that machines read, as data frames: groups.csv, scaling.csv, devices.csv and comparisons.csv."""
+"""The tables for CSV files, as data frames: groups.csv, scaling.csv, devices.csv and comparisons.csv."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +16,8 @@ from laptime.record.schema import PHASES
 
 
 def groups_table(groups: Sequence[Group], target_accuracy: float | None = None) -> pd.DataFrame:
-    """One row per group: repeats, medians, spread between and within repeats, extremes; None where not measured."""
+    """One row per group: repeats, medians, standard deviations between repeats (`_between`) and between the epochs of a
+    repeat (`_within`), extremes. None where not measured."""
     rows = []
     for group in groups:
         row: dict[str, object] = {"group": group.label, "num_repeats": len(group.runs)}
@@ -27,7 +28,7 @@ def groups_table(groups: Sequence[Group], target_accuracy: float | None = None) 
         row |= {"global_batch_size": group.first.batch.global_batch_size}
         row |= {"precision": group.first.device.precision, "lap": group.conditions.lap}
         for name, summary in (("epoch_time_s", group.epoch_time_s), ("samples_per_s", group.samples_per_s)):
-            row |= {name: summary.median, f"{name}_between": summary.between, f"{name}_within": summary.within}
+            row |= {name: summary.median, f"{name}_between": summary.std_repeats, f"{name}_within": summary.std_epochs}
             row |= {f"{name}_min": summary.low, f"{name}_max": summary.high}
         for key in ("test_accuracy", "val_accuracy", "train_accuracy", "test_loss", "val_loss", "train_loss"):
             values = group.values("result", key)
@@ -63,10 +64,10 @@ _SCALING_COLUMNS = (
 )  # fmt: skip
 
 
-def scaling_table(found: Sequence[Family], project: Sequence[int] = ()) -> pd.DataFrame:
-    """One row per family and number of ranks, projected ones marked; intervals None with one repeat."""
+def scaling_table(families: Sequence[Family], project: Sequence[int] = ()) -> pd.DataFrame:
+    """One row per family and number of ranks, measured or projected. Intervals are None with one repeat."""
     rows: list[dict[str, object]] = []
-    for family in found:
+    for family in families:
         for point in family.points:
             p, group = point.world_size, point.group
             row: dict[str, object] = {"family": family.name, "scaling": family.kind, "group": group.label}
@@ -126,6 +127,6 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
 
 
 def _bounds(name: str, interval: Interval | None, scale: float = 1.0) -> dict[str, object]:
-    """Two columns of a table, None without an interval."""
+    """The columns NAME_low and NAME_high of an interval; None without one."""
     low, high = (interval.low * scale, interval.high * scale) if interval else (None, None)
     return {f"{name}_low": low, f"{name}_high": high}

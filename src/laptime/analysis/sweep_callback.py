@@ -1,4 +1,4 @@
-"""A Hydra callback: the analysis at the end of every sweep, whichever launcher ran it."""
+"""A Hydra callback that analyzes every sweep at its end, with any launcher."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ class SweepReport(Callback):
 
 
 def report_sweep(sweep_dir: Path) -> None:
-    """Analyse a sweep, complete or not; what goes wrong is said and ends nothing."""
+    """Analyze a sweep, complete or not. An error is printed and not raised."""
     from rich.console import Console
 
     from laptime.analysis.analyze import analyze
@@ -38,5 +38,5 @@ def report_sweep(sweep_dir: Path) -> None:
             print(f"\nReport       {relative(sweep_dir / 'summary' / 'report.html')}")
             if any((run.path / TENSORBOARD_DIR).is_dir() for run in analysis.runs):
                 print(f"TensorBoard  tensorboard --logdir {relative(sweep_dir)}")
-    except Exception as error:  # the runs are what counts; python -m laptime.analysis shows what went wrong
+    except Exception as error:  # the runs are done; python -m laptime.analysis shows the traceback
         print(f"error: no report of the sweep: {type(error).__name__}: {error}", file=sys.stderr)

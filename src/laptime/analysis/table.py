@@ -1,11 +1,11 @@
-"""A table for people, as values: the terminal, Markdown and HTML each render it in their way."""
+"""Tables for readers, independent of the output. The terminal, Markdown and HTML render them."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
 class Tone(StrEnum):
-    """How a cell is to be read."""
+    """The emphasis of a cell."""
 
     PLAIN = "plain"
     OPEN = "open"  # not measured
@@ -14,7 +14,7 @@ class Tone(StrEnum):
 
 @dataclass(frozen=True)
 class Cell:
-    """A text with its tone; an empty text: there is nothing to say."""
+    """A text with its tone. Empty text: no value."""
 
     text: str
     tone: Tone = Tone.PLAIN
@@ -26,7 +26,7 @@ class Row:
 
     Attributes:
         cells: one per column.
-        is_projected: whether its figures are expected and not measured.
+        is_projected: whether its figures are projected, not measured.
     """
 
     cells: tuple[Cell, ...]
@@ -39,8 +39,8 @@ class Column:
 
     Attributes:
         head: its title.
-        is_optional: whether a narrow terminal leaves it out.
-        is_sentence: whether its cells are sentences, which terminal and HTML show below the other cells.
+        is_optional: whether a narrow terminal omits it.
+        is_sentence: whether its cells are sentences. Terminal and HTML show them below the other cells.
     """
 
     head: str
@@ -50,10 +50,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table for people.
+    """A table for readers.
 
     Attributes:
-        title: what it shows.
+        title: its heading.
         columns: from left to right.
         rows: from top to bottom.
         notes: lines below it.
@@ -66,28 +66,28 @@ class Table:
 
     @property
     def figures(self) -> list[int]:
-        """The places of the columns that are no sentences."""
-        return [place for place, column in enumerate(self.columns) if not column.is_sentence]
+        """Indices of the columns that are not sentences."""
+        return [index for index, column in enumerate(self.columns) if not column.is_sentence]
 
     def sentences(self, row: Row) -> list[Cell]:
-        """The cells of a row that are sentences, without empty ones."""
+        """The non-empty cells of a row that are sentences."""
         return [cell for column, cell in zip(self.columns, row.cells, strict=True) if column.is_sentence and cell.text]
 
     def without_empty_columns(self) -> "Table":
-        """A copy without the columns that are empty in all rows, as is the spread of repeats where there are none."""
-        places = [place for place in range(len(self.columns)) if any(row.cells[place].text for row in self.rows)]
+        """A copy without columns that are empty in all rows, e.g. the standard deviation of single repeats."""
+        indices = [index for index in range(len(self.columns)) if any(row.cells[index].text for row in self.rows)]
         return replace(
             self,
-            columns=tuple(self.columns[place] for place in places),
-            rows=tuple(replace(row, cells=tuple(row.cells[place] for place in places)) for row in self.rows),
+            columns=tuple(self.columns[index] for index in indices),
+            rows=tuple(replace(row, cells=tuple(row.cells[index] for index in indices)) for row in self.rows),
         )
 
 
 def row(*cells: str | Cell, is_projected: bool = False) -> Row:
-    """A row; texts become plain cells."""
+    """Make a row. Texts become plain cells."""
     return Row(tuple(Cell(cell) if isinstance(cell, str) else cell for cell in cells), is_projected)
 
 
 def columns(*heads: str | Column) -> tuple[Column, ...]:
-    """Columns; texts become heads of ordinary ones."""
+    """Make columns. Texts become heads of ordinary columns."""
     return tuple(Column(head) if isinstance(head, str) else head for head in heads)

@@ -1,6 +1,6 @@
-"""What TensorBoard shows of a sweep as a whole: scaling beside the ideal line, the plots, a layout of charts.
+"""TensorBoard events of a whole sweep: scaling with the ideal line, the plots, a layout of charts.
 
-Written with TensorBoard's own writer: torch's would load torch.
+Uses TensorBoard's own writer, because torch's writer imports torch.
 """
 
 import os
@@ -28,9 +28,9 @@ from laptime.record.files import HPARAM_METRICS, flat_config
 
 
 def write_events(analysis: Analysis, images: Mapping[str, bytes], folder: Path) -> None:
-    """Replace the folder by event files: a TensorBoard run per scaling family, `ideal`, and `plots`.
+    """Replace the folder with event files: one TensorBoard run per scaling family, `ideal`, and `plots`.
 
-    Steps are numbers of ranks.
+    The step of an event is the number of ranks.
     """
     shutil.rmtree(folder, ignore_errors=True)
     sizes: set[int] = set()
@@ -71,7 +71,7 @@ def write_events(analysis: Analysis, images: Mapping[str, bytes], folder: Path) 
 
 
 def _layout() -> Summary.Value:
-    """Charts that lie side by side in the Custom Scalars tab."""
+    """The layout of charts in the Custom Scalars tab."""
     categories = {
         "scaling": {"speedup": ["scaling/speedup"], "efficiency": ["scaling/efficiency"]},
         "speed": {"epoch time (s)": ["time/epoch_s"], "samples/s": ["throughput/samples_per_s"]},
@@ -97,15 +97,15 @@ def _layout() -> Summary.Value:
 
 
 def _experiment(analysis: Analysis) -> Summary.Value:
-    """What the HPARAMS tab shows: settings in which runs differ come first there, and the metrics that matter."""
+    """The hyperparameters and metrics of the HPARAMS tab. It lists settings in which runs differ first."""
     configs = [flat_config(run.full_config) | run.record.sweep_settings for run in analysis.runs]
     values = {
         name: [config.get(name) for config in configs] for name in dict.fromkeys(key for c in configs for key in c)
     }
     experiment = api_pb2.Experiment(
         hparam_infos=[
-            api_pb2.HParamInfo(name=name, type=_type(known), differs=len(set(map(repr, known))) > 1)
-            for name, known in values.items()
+            api_pb2.HParamInfo(name=name, type=_type(column), differs=len(set(map(repr, column))) > 1)
+            for name, column in values.items()
         ],
         metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in HPARAM_METRICS],
     )
@@ -114,7 +114,7 @@ def _experiment(analysis: Analysis) -> Summary.Value:
 
 
 def _type(values: list[bool | int | float | str | None]) -> int:
-    """As torch's writer has the values themselves."""
+    """The data type that torch's writer gives these values."""
     if any(isinstance(value, str) for value in values):
         return int(api_pb2.DATA_TYPE_STRING)
     if all(isinstance(value, bool) for value in values):
@@ -123,7 +123,8 @@ def _type(values: list[bool | int | float | str | None]) -> int:
 
 
 def _encodable(folder: Path) -> str:
-    """A folder as TensorBoard takes it: in UTF-8, for which a locale of ASCII has no characters above here."""
+    """A path of the folder that can be encoded in UTF-8, as TensorBoard requires. It is relative where an ASCII locale
+    can't encode the names of parent folders."""
     path = str(folder)
     try:
         path.encode()

@@ -1,4 +1,4 @@
-"""Writes what an analysis found: CSV and JSON for machines, reports and plots for people."""
+"""Writes the results of an analysis: CSV and JSON files, reports and plots."""
 
 import json
 from collections.abc import Iterator
@@ -29,8 +29,8 @@ def write_tables(analysis: Analysis, out: Path) -> None:
         "runs": pd.DataFrame([run_row(run, label) for run, label in _labelled(analysis)]),
         "groups": groups_table(analysis.groups, analysis.target_accuracy),
         "scaling": scaling_table(analysis.families, analysis.project),
-        "devices": comparison_table([each for each in analysis.comparisons if each.key == "device"]),
-        "comparisons": comparison_table([each for each in analysis.comparisons if each.key != "device"]),
+        "devices": comparison_table([c for c in analysis.comparisons if c.key == "device"]),
+        "comparisons": comparison_table([c for c in analysis.comparisons if c.key != "device"]),
     }
     for name, table in tables.items():
         text = table.map(_no_formula).to_csv(index=False, lineterminator="\n")
@@ -41,7 +41,10 @@ def write_tables(analysis: Analysis, out: Path) -> None:
         "question": question(analysis),
         "answer": answer(analysis),
         "problems": problems(analysis),
-        "skipped": [{"path": escape_control_chars(str(each.path)), "reason": each.reason} for each in analysis.skipped],
+        "skipped": [
+            {"path": escape_control_chars(str(directory.path)), "reason": directory.reason}
+            for directory in analysis.skipped
+        ],
         "groups": [
             {
                 "label": group.label,
@@ -61,7 +64,7 @@ def write_tables(analysis: Analysis, out: Path) -> None:
 
 def write_reports(analysis: Analysis, out: Path) -> None:
     """Write plots/*.png, report.txt, report.md, report.html and tensorboard/ into a folder."""
-    from laptime.analysis.plots import plots  # Matplotlib takes its time to load
+    from laptime.analysis.plots import plots  # Matplotlib is slow to import
     from laptime.analysis.tensorboard import write_events
 
     images = plots(analysis)
@@ -79,12 +82,12 @@ def write_reports(analysis: Analysis, out: Path) -> None:
 
 
 def _bytes(text: str) -> bytes:
-    """UTF-8; file names that are none have characters which it has no bytes for."""
+    """The text in UTF-8. Characters of undecodable file names are escaped."""
     return text.encode("utf-8", "backslashreplace")
 
 
 def _no_formula(value: object) -> object:
-    """A spreadsheet would compute a cell of somebody's text that begins like a formula."""
+    """The value, with a quote before text that a spreadsheet would run as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 

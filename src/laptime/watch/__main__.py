@@ -109,7 +109,7 @@ def _watch(args: argparse.Namespace) -> int:
 
 
 def _name(run: RunStatus) -> str:
-    return f"run {run.number} ({run.swept})" if run.number is not None else "the run"
+    return f"run {run.number} ({run.overrides})" if run.number is not None else "the run"
 
 
 def _directory(folder: str, waits: bool) -> Path:
@@ -146,6 +146,12 @@ def _exit_code(seen: SweepStatus) -> int:
     return 1 if has_failed else 0
 
 
+def _epochs_cell(run: RunStatus) -> str:
+    if run.num_epochs_done is None:
+        return ""
+    return str(run.num_epochs_done) if run.num_epochs is None else f"{run.num_epochs_done}/{run.num_epochs}"
+
+
 def view(seen: SweepStatus) -> Group:
     """What the terminal shows for one state of the sweep or run."""
     table = Table()
@@ -159,9 +165,9 @@ def view(seen: SweepStatus) -> Group:
     for run in shown:
         table.add_row(
             Text("" if run.number is None else str(run.number)),
-            Text(run.swept),
+            Text(run.overrides),
             Text(run.status, style=_STYLES.get(run.status, "")),
-            Text("" if run.done is None else str(run.done) if run.epochs is None else f"{run.done}/{run.epochs}"),
+            Text(_epochs_cell(run)),
             Text("" if run.epoch_time_s is None else f"{run.epoch_time_s:.3f} s"),
             Text("" if run.age_s is None else duration(run.age_s)),
         )

@@ -1,4 +1,4 @@
-"""What can be seen of a sweep, or a run, from its files alone: also by another process, or another machine."""
+"""The status of a sweep or a run, read from its files only, so that other processes and machines can watch it."""
 
 import re
 import statistics
@@ -21,30 +21,31 @@ from laptime.record.plan import read_plan
 from laptime.record.run_record import RunRecord
 
 _LAST_BYTES = 4096
-# Of a line in train.log the time is enough here.
+# The prefix of a line in train.log: only the time is shown.
 _PREFIX = re.compile(r"\[\S+ (?P<time>[\d:]+),\d+\](\[[^\]]*\])* ")
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run as its files show it.
+    """The status of a run.
 
     Attributes:
-        number: in its sweep; None: a run by itself.
-        swept: what tells it from the others.
-        status: completed, failed, interrupted, running, dead (it says it runs, and gives no sign of life) or waiting.
-        done, epochs: epochs (or laps) trained and wanted; None: not known.
-        epoch_time_s: median of its epochs so far, the slowest rank's; None: there is none.
-        age_s: seconds since it started, or that it took where it has ended; None: it has not started.
+        number: in its sweep; None: a single run.
+        overrides: the overrides that distinguish it from the sweep's other runs.
+        status: completed, failed, interrupted, running, dead (recorded as running, but no heartbeat) or waiting.
+        num_epochs_done: epochs (or laps) trained; None: unknown.
+        num_epochs: epochs (or laps) to train; None: unknown.
+        epoch_time_s: median of its epoch times, of the slowest rank; None: no epoch is complete.
+        age_s: seconds since its start, or its duration where it has ended; None: not started.
         last_line: of its log.
         error: why it failed.
     """
 
     number: int | None
-    swept: str
+    overrides: str
     status: str
-    done: int | None = None
-    epochs: int | None = None
+    num_epochs_done: int | None = None
+    num_epochs: int | None = None
     epoch_time_s: float | None = None
     age_s: float | None = None
     last_line: str = ""
@@ -53,12 +54,12 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """A sweep, or a run by itself, at one moment.
+    """The status of a sweep or a single run.
 
     Attributes:
         path: its directory.
-        runs: in their order, those that have not started last.
-        is_over: nothing goes on any more.
+        runs: by number.
+        is_over: whether it has ended.
     """
 
     path: Path
@@ -70,22 +71,22 @@ class SweepStatus:
 
     @property
     def time_left_s(self) -> float | None:
-        """Seconds until all runs are done, if those left take what the completed ones took; None: none is completed."""
-        took = [run.age_s for run in self.runs if run.status == "completed" and run.age_s is not None]
-        if not took or self.is_over:
+        """Estimated seconds until all runs are done, from the durations of completed runs; None: there are none."""
+        durations = [run.age_s for run in self.runs if run.status == "completed" and run.age_s is not None]
+        if not durations or self.is_over:
             return None
-        typical_s = statistics.median(took)
+        typical_s = statistics.median(durations)
         running = sum(max(0.0, typical_s - (run.age_s or 0.0)) for run in self.runs if run.status == "running")
         return running + typical_s * self.count("waiting")
 
 
 @dataclass
 class Watcher:
-    """Looks at a directory again and again; what has moved in between is a sign of life, whatever the clocks say.
+    """Polls a directory. A change between two polls is a sign of life, even if the clocks of two machines differ.
 
     Args:
-        path: of a sweep, or of a run.
-        clock: seconds; only differences count.
+        path: directory of a sweep or a run.
+        clock: returns seconds; only differences are used.
     """
 
     path: Path
@@ -93,58 +94,69 @@ class Watcher:
     _states: dict[Path, tuple[Any, float, bool]] = field(default_factory=dict)
 
     def look(self) -> SweepStatus:
-        """What there is now."""
+        """Read the current status."""
         if (self.path / RUN_FILE).exists():
             run = self._run(None, self.path, "")
             return SweepStatus(self.path, [run], self._is_over([run]))
-        planned, here = read_plan(self.path), numbered_runs(self.path)
+        planned, run_dirs = read_plan(self.path), numbered_runs(self.path)
         runs = []
-        for number in sorted({*planned, *here}):
-            swept = planned.get(number, "")
-            if number in here and (here[number] / RUN_FILE).exists():
-                runs.append(self._run(number, here[number], swept))
+        for number in sorted({*planned, *run_dirs}):
+            overrides = planned.get(number, "")
+            if number in run_dirs and (run_dirs[number] / RUN_FILE).exists():
+                runs.append(self._run(number, run_dirs[number], overrides))
             else:
-                runs.append(RunStatus(number, swept, "waiting"))
+                runs.append(RunStatus(number, overrides, "waiting"))
         return SweepStatus(self.path, runs, self._is_over(runs))
 
     def _is_over(self, runs: Sequence[RunStatus]) -> bool:
         statuses = [run.status for run in runs]
-        silent_s, _ = self._seen(self.path, statuses)
+        silent_s, _ = self._observe(self.path, statuses)
         if "running" in statuses or owner_pid(self.path) is not None:
             return False
         if owner_is_gone(self.path):
             return True
-        # Between two runs of a sweep on another machine nothing beats, and one that seems dead may have another clock.
+        # A sweep on another machine writes no heartbeat between two runs, and its clock may differ.
         return silent_s >= DEAD_AFTER_S or (bool(runs) and not {"waiting", "dead"} & set(statuses))
 
-    def _run(self, number: int | None, path: Path, swept: str) -> RunStatus:
+    def _run(self, number: int | None, path: Path, overrides: str) -> RunStatus:
         try:
             record = RunRecord.read(path)
             status: str = record.status
             config = record.laptime_config
             message = "" if record.error is None else record.error.first_line
-            epochs = config["training"]["epochs"] if config else None
+            num_epochs = config["training"]["epochs"] if config else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            return RunStatus(number, swept, "failed", error=f"run.json can't be read: {error}")
-        is_here = not record.is_laptime_training and owner_pid(path) is not None  # that may have no heartbeat
+            return RunStatus(number, overrides, "failed", error=f"run.json can't be read: {error}")
+        is_here = not record.is_laptime_training and owner_pid(path) is not None  # LapTimer may write no heartbeat
         if status == "running" and not is_here and not self._is_alive(path):
             status = "dead"
-        done, epoch_time_s = _epochs(path)
-        swept = swept or record.run_label or ""
-        return RunStatus(number, swept, status, done, epochs, epoch_time_s, _age_s(record), _last_line(path), message)
+        num_epochs_done, epoch_time_s = _epochs(path)
+        overrides = overrides or record.run_label or ""
+        return RunStatus(
+            number,
+            overrides,
+            status,
+            num_epochs_done,
+            num_epochs,
+            epoch_time_s,
+            _age_s(record),
+            _last_line(path),
+            message,
+        )
 
     def _is_alive(self, path: Path) -> bool:
-        """Whether a run that says so runs: its heartbeat is young by this machine's clock, or moves."""
+        """Whether a run that is recorded as running is alive: its heartbeat is recent by this machine's clock, or it
+        changes between polls."""
         beat = path / HEARTBEAT_FILE
         try:
             beaten_at = (beat if beat.exists() else path / RUN_FILE).stat().st_mtime
         except OSError:
             return False
-        silent_s, has_moved = self._seen(beat, beaten_at)
+        silent_s, has_moved = self._observe(beat, beaten_at)
         return 0 <= time.time() - beaten_at < DEAD_AFTER_S or (has_moved and silent_s < DEAD_AFTER_S)
 
-    def _seen(self, path: Path, state: Any) -> tuple[float, bool]:
-        """For how many seconds something has looked the same, and whether it ever looked otherwise."""
+    def _observe(self, path: Path, state: Any) -> tuple[float, bool]:
+        """Seconds since the state of a path last changed, and whether it has ever changed."""
         now = self.clock()
         before, since, has_moved = self._states.get(path, (state, now, False))
         if before != state:
