@@ -23,7 +23,7 @@ from laptime.doctor import examine, groups, steps
 from laptime.doctor.probe import Noise
 from laptime.lap.quality import assess
 from laptime.machine import counters
-from laptime.measure.limit import limit, own_advice
+from laptime.measure.limit import limit, training_advice
 from laptime.measure.peak import Peak
 from laptime.record import files as records
 from laptime.record.run_record import RunRecord
@@ -153,7 +153,9 @@ def single_run(trained, wide, capsys, monkeypatch):
     update(record, "breakdown", **parts, **percentiles, step_s=sum(parts.values()), instrument_s=0.0)
     flops, peak = 2.4e6, 2.2e11
     typed = RunRecord.of(record)
-    typed.peak = limit(flops, 29_000, 64, Peak(peak, 7e10), typed.breakdown, 10**7, own_advice("memory", "32-true"))
+    typed.peak = limit(
+        flops, 29_000, 64, Peak(peak, 7e10), typed.breakdown, 10**7, training_advice("memory", "32-true")
+    )
     monkeypatch.chdir(run_dir.parents[2])
     print_results(typed, run_dir)
     return [error, capsys.readouterr().out]

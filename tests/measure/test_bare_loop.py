@@ -1,4 +1,4 @@
-"""The bare loop beside the run's own epochs: the same work, and no trace of it."""
+"""The bare loop does the same work as the run's epochs, and does not change the run."""
 
 import itertools
 import os
@@ -48,13 +48,13 @@ SHORT = (*TINY, "training.epochs=3")
 def test_the_bare_loop_learns_the_same_as_the_run(overrides, trained):
     record = read_record(trained(*SHORT, "measure.bare_loop=true", *overrides))
     bare = record["bare_loop"]
-    # The sum over an epoch is in float32 here, in float64 there.
+    # The bare loop sums in float32, the run in float64.
     assert bare["train_loss"] == pytest.approx(record["result"]["train_loss"], rel=1e-5)
     assert bare["num_epochs"] == 2
     assert bare["overhead_min"] <= bare["overhead"] <= bare["overhead_max"]
 
 
-def test_the_run_is_what_it_would_be_without(trained):
+def test_the_bare_loop_does_not_change_the_run(trained):
     one, other = (trained(*SHORT, f"measure.bare_loop={value}", "model.dropout=0.2") for value in ("true", "false"))
     columns = ["epoch", "rank", "train_loss", "val_loss"]
     assert read_epochs(one)[columns].equals(read_epochs(other)[columns])
@@ -62,8 +62,8 @@ def test_the_run_is_what_it_would_be_without(trained):
     assert read_record(other)["bare_loop"]["epoch_time_s"] is None
 
 
-def test_its_epochs_are_no_training_time(monkeypatch):
-    # A clock on which each of its epochs takes 1,000 s more than it does.
+def test_its_epochs_do_not_count_as_training_time(monkeypatch):
+    # A fake clock adds 1,000 s to each of its epochs.
     real, added = time.perf_counter, [0.0]
     for module in (bare_loop, epoch_timer):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: real() + added[0], time=time.time))
@@ -79,11 +79,11 @@ def test_its_epochs_are_no_training_time(monkeypatch):
     assert 0 < record["timing"]["total_train_s"] < 1000
 
 
-def test_a_signal_in_it_loses_no_epoch(monkeypatch):
-    epoch, num_begun = BareLoop._epoch, itertools.count(1)
+def test_a_signal_during_the_bare_loop_loses_no_epoch(monkeypatch):
+    epoch, num_started = BareLoop._epoch, itertools.count(1)
 
     def interrupted(*arguments):
-        if next(num_begun) == 2:
+        if next(num_started) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return epoch(*arguments)
 
@@ -95,11 +95,11 @@ def test_a_signal_in_it_loses_no_epoch(monkeypatch):
     assert checkpoint["epoch"] == 1
 
 
-def test_other_work_is_said():
-    # The callback changes the run's own weights, of which the bare loop has a copy.
-    meddles = "+callbacks.x._target_=meddling_callback.ScaleWeights"
-    laptime.run([*SHORT, "measure.bare_loop=true", meddles, "hydra.run.dir=here"])
-    assert "not the same work" in Path("here/train.log").read_text()
+def test_a_different_loss_is_warned_about():
+    # The callback changes the weights of the run, but not the copy of the bare loop.
+    scales = "+callbacks.x._target_=meddling_callback.ScaleWeights"
+    laptime.run([*SHORT, "measure.bare_loop=true", scales, "hydra.run.dir=here"])
+    assert "did not do the same work" in Path("here/train.log").read_text()
 
 
 def test_settings_that_the_bare_loop_does_not_support_are_refused():

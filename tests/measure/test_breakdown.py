@@ -1,4 +1,4 @@
-"""Steps apart from the epochs: real ranks, real gradients; what they measure and that they leave no trace."""
+"""Separate steps after the epochs, with real ranks and gradients: what they measure, and that results don't change."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ NUM_PARAMETERS = (64 * 16 + 16) + (16 * 10 + 10)
 
 @pytest.fixture
 def two_ranks(trained) -> Path:
-    """A run of two ranks for all tests that look at one."""
+    """A run of two ranks, shared by tests."""
     return trained(*TWO_RANKS, "logger=tensorboard")
 
 
@@ -43,13 +43,13 @@ def test_two_ranks_record_what_synchronization_costs(two_ranks):
     assert {"comm/exposed_s", "contention/no_sync_step_s", "time/straggler_delay"} <= set(events.Tags()["scalars"])
 
 
-def test_of_several_ranks_waiting_for_gradients_is_a_part(two_ranks):
-    parts = read_record(two_ranks)["breakdown"]
-    assert parts["communication_s"] > 0
-    assert parts["step_s"] == pytest.approx(sum(parts[f"{part}_s"] or 0 for part in PHASES))
+def test_waiting_for_gradients_is_a_phase_with_several_ranks(two_ranks):
+    phases = read_record(two_ranks)["breakdown"]
+    assert phases["communication_s"] > 0
+    assert phases["step_s"] == pytest.approx(sum(phases[f"{phase}_s"] or 0 for phase in PHASES))
 
 
-def test_the_steps_leave_no_trace_in_weights_results_or_epochs(two_ranks, trained):
+def test_the_separate_steps_do_not_change_weights_results_or_epochs(two_ranks, trained):
     folders = two_ranks, trained(*SHORT, "strategy.world_size=2")
     with_steps, without = (read_record(folder) for folder in folders)
     assert without["communication"]["step_s"] is None and with_steps["communication"]["step_s"] is not None
@@ -67,7 +67,7 @@ def test_the_steps_leave_no_trace_in_weights_results_or_epochs(two_ranks, traine
     [
         (["strategy.comm_hook=fp16"], 1, 2 * NUM_PARAMETERS),
         (["training.num_microbatches=4"], 1, 4 * NUM_PARAMETERS),
-        # A bucket is full at 0.5 MB: with the 512 x 256 weights and what comes after them; then the others.
+        # A bucket is full at 0.5 MB: the first has the 512 x 256 weights and the later layers, the second the rest.
         (
             ["model.hidden_sizes=[512,256]", "strategy.bucket_cap_mb=0.5"],
             2,
@@ -87,54 +87,54 @@ def test_powersgd_sends_two_factors_of_rank_four(trained):
     biases, rows_and_columns = 256 + 10, (64 + 256) + (256 + 10)
     run_dir = trained(*TWO_RANKS, "model.hidden_sizes=[256]", "strategy.comm_hook=powersgd")
     comm = read_record(run_dir)["communication"]
-    assert comm["num_all_reduces_per_step"] == 3  # the biases, which stay as they are, and two factors
+    assert comm["num_all_reduces_per_step"] == 3  # the uncompressed biases, and two factors
     assert comm["bytes_per_step"] == 4 * (biases + 4 * rows_and_columns)
 
 
-def test_a_plain_process_has_a_step_to_compare_with_and_no_communication(trained):
+def test_a_single_process_has_no_sync_steps_and_no_communication(trained):
     record = read_record(trained(*MEASURED))
     assert set(record["communication"].values()) == {None}
     assert record["contention"]["no_sync_step_s"] > 0
     assert record["contention"]["straggler_delay"] is record["timing"]["straggler_delay"] is None
 
 
-def test_one_rank_with_ddp_is_measured_too(trained):
+def test_one_rank_with_ddp_is_measured(trained):
     record = read_record(trained(*MEASURED, "strategy.wrap_single_rank=true"))
     assert record["communication"]["bytes_per_step"] == 4 * NUM_PARAMETERS
     assert record["contention"]["straggler_delay"] is None
 
 
 @pytest.mark.soak
-def test_data_workers_are_no_hindrance(trained):
+def test_data_workers_are_supported(trained):
     record = read_record(trained(*TWO_RANKS, "dataset.pipeline=workers", "dataset.num_workers=1"))
     assert record["communication"]["step_s"] > 0
 
 
 def test_a_slow_rank_shows_as_straggler_delay(trained):
     record = read_record(trained(*TWO_RANKS, "model._target_=slow_ranks.SlowInRankOne", "dataset.num_train=160"))
-    # The median of two is their mean: a rank that does nearly nothing is half of it behind one that sleeps. More than
-    # 0.4 means that the fast rank takes less than a quarter of 0.1 s for a step, which is 50 times what it takes alone.
+    # The median of two is their mean, so the delay of a sleeping rank over a very fast one approaches 1. More than 0.4
+    # means that the fast rank takes less than 43% of the slow rank's time.
     assert record["contention"]["straggler_delay"] > 0.4
     # In the epochs the fast rank waits for the slow one in every step.
     assert record["timing"]["straggler_delay"] < record["contention"]["straggler_delay"] / 2
-    assert record["communication"]["share"] > 0.2, "to the fast rank the slow one's delay is communication"
+    assert record["communication"]["share"] > 0.2, "the fast rank counts the slow one's delay as communication"
 
 
-def test_the_parts_of_a_step_add_up_to_it(trained):
+def test_the_phases_of_a_step_add_up_to_it(trained):
     record = read_record(trained(*MEASURED))
-    parts = record["breakdown"]
-    named = [parts[f"{part}_s"] for part in ("data", "forward", "backward", "optimizer")]
+    phases = record["breakdown"]
+    named = [phases[f"{phase}_s"] for phase in ("data", "forward", "backward", "optimizer")]
     assert all(seconds > 0 for seconds in named)
-    assert parts["communication_s"] is None and parts["host_to_device_s"] is None  # there are none
-    assert parts["step_s"] == pytest.approx(sum(named) + parts["rest_s"])
+    assert phases["communication_s"] is None and phases["host_to_device_s"] is None  # not applicable here
+    assert phases["step_s"] == pytest.approx(sum(named) + phases["rest_s"])
     num_steps = 8
     epochs_step_s = record["timing"]["epoch_time_s"] / num_steps
-    apart_step_s = parts["step_s"] + parts["epoch_start_s"] / num_steps
-    assert parts["instrument_s"] == pytest.approx(apart_step_s - epochs_step_s)
-    percentiles = [parts[f"step_{name}_s"] for name in ("p50", "p95", "p99")]
-    known = [seconds for seconds in percentiles if seconds is not None]  # as many as so many steps can tell
-    assert len(known) == 1 + (parts["num_steps"] >= 20) + (parts["num_steps"] >= 100)
-    assert known == sorted(known) and known[0] > 0
+    apart_step_s = phases["step_s"] + phases["epoch_start_s"] / num_steps
+    assert phases["instrument_s"] == pytest.approx(apart_step_s - epochs_step_s)
+    percentiles = [phases[f"step_{name}_s"] for name in ("p50", "p95", "p99")]
+    given = [seconds for seconds in percentiles if seconds is not None]  # p95 needs 20 steps, p99 100
+    assert len(given) == 1 + (phases["num_steps"] >= 20) + (phases["num_steps"] >= 100)
+    assert given == sorted(given) and given[0] > 0
 
 
 @pytest.mark.parametrize(
@@ -145,11 +145,11 @@ def test_the_parts_of_a_step_add_up_to_it(trained):
         ["training.precision=bf16-mixed"],
         ["training.gradient_clip_norm=1"],
         ["dataset.limit=80"],  # an epoch of two steps
-        ["dataset.num_train=680"],  # and of 17, of which a list of batches holds 16
+        ["dataset.num_train=680"],  # an epoch of 17 steps, where a step group has 16
     ],
-    ids=["workers", "accumulation", "bf16", "clipping", "few", "one more than a list"],
+    ids=["workers", "accumulation", "bf16", "clipping", "few", "one more than a step group"],
 )
-def test_every_kind_of_step_is_taken_apart(overrides):
-    parts = laptime.run([*MEASURED, *overrides])["breakdown"]
-    assert parts["step_s"] == pytest.approx(sum(parts[f"{part}_s"] or 0 for part in PHASES))
-    assert min(parts[f"{part}_s"] for part in ("forward", "backward", "optimizer")) > 0
+def test_every_kind_of_step_is_instrumented(overrides):
+    phases = laptime.run([*MEASURED, *overrides])["breakdown"]
+    assert phases["step_s"] == pytest.approx(sum(phases[f"{phase}_s"] or 0 for phase in PHASES))
+    assert min(phases[f"{phase}_s"] for phase in ("forward", "backward", "optimizer")) > 0

@@ -1,4 +1,4 @@
-"""Latency: which calls are timed, and which percentiles are given; no test depends on how fast this machine is."""
+"""Latency: which calls are timed and which percentiles are reported. No test depends on the speed of the machine."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def timed(batch_size: int = 1, **settings):
     return result, calls
 
 
-def test_warm_up_calls_come_besides_those_that_are_timed():
+def test_warm_up_calls_are_not_timed():
     result, calls = timed()
     assert result.num_calls == 100
     assert len(calls) == 100 + 4 + 4 * 3  # 4 in the first of 5 rounds, 3 in each other
@@ -38,32 +38,32 @@ def test_percentiles_need_enough_calls(num_calls, given):
     assert [result.p50_s, result.p95_s, result.p99_s].count(None) == 3 - given
 
 
-def test_after_the_time_limit_there_is_no_further_call():
+def test_no_call_starts_after_the_time_limit():
     result, _ = timed(time_limit_s=1e-9)
     assert result.num_calls == 5  # one in each round
 
 
-def test_a_batch_larger_than_the_images_takes_them_again():
+def test_images_are_repeated_in_a_larger_batch():
     _, calls = timed(batch_size=12)
     assert torch.equal(calls[0], torch.cat([IMAGES, IMAGES, IMAGES[:2]]))
 
 
-def test_networks_take_turns():
+def test_networks_alternate():
     order = []
     networks = {name: lambda _, name=name: order.append(name) for name in "ab"}
     measure(networks, IMAGES, 1, describe("cpu", "cpu"), replace(SETTINGS, num_calls=2, warmup_calls=1))
     assert order == list("aabbaabb")
 
 
-def test_a_batch_that_fits_into_no_memory_is_refused():
+def test_a_batch_that_does_not_fit_into_memory_is_refused():
     with pytest.raises(UserError, match=r"latency\.batch_sizes="):
-        timed(batch_size=10**14)  # more than can be addressed: also where memory is promised that there isn't
+        timed(batch_size=10**14)  # exceeds the address space, so it fails even if the system overcommits memory
 
 
-def test_settings_and_too_many_threads_are_among_what_disturbs(monkeypatch):
+def test_settings_and_too_many_threads_count_as_interference(monkeypatch):
     monkeypatch.setattr(latency, "settings", lambda: {"ATEN_CPU_CAPABILITY": "default"})
     monkeypatch.setattr(latency, "usable_cores", lambda: torch.get_num_threads())
-    found = latency.Disturbances().found()
-    assert any("ATEN_CPU_CAPABILITY=default" in each for each in found) and not any("threads" in each for each in found)
+    reasons = "; ".join(latency.Disturbances().found())
+    assert "ATEN_CPU_CAPABILITY=default" in reasons and "threads" not in reasons
     monkeypatch.setattr(latency, "usable_cores", lambda: torch.get_num_threads() - 1)
-    assert any("more threads" in each for each in latency.Disturbances().found())
+    assert "more threads" in "; ".join(latency.Disturbances().found())

@@ -1,4 +1,4 @@
-"""The probe for the peak, on this CPU and on made-up clocks; a run's own figures follow from it."""
+"""The probe for the peak, on this CPU and with fake clocks, and the MFU of a run."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ CPU = resolve("cpu", "cpu")
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A device on which everything takes a millisecond."""
+    """A fake clock on which every operation takes a millisecond."""
     now = [0.0]
 
     def perf_counter() -> float:
@@ -28,24 +28,24 @@ def clock(monkeypatch):
 
 
 @pytest.mark.unit
-def test_rates_are_operations_and_bytes_over_seconds(clock):
-    found = probe(CPU, "32-true", Rank())
-    assert found.matmul_flop_per_s == pytest.approx(2 * 512**3 / 0.001)  # the largest that was tried
-    assert found.copy_bytes_per_s == pytest.approx(2 * 2**25 / 0.001)  # read and written
+def test_rates_are_operations_and_bytes_per_second(clock):
+    measured = probe(CPU, "32-true", Rank())
+    assert measured.matmul_flop_per_s == pytest.approx(2 * 512**3 / 0.001)  # the largest size
+    assert measured.copy_bytes_per_s == pytest.approx(2 * 2**25 / 0.001)  # read and written
 
 
 @pytest.mark.unit
-def test_ranks_that_share_cores_take_them_in_turn(clock):
+def test_ranks_that_share_cores_get_a_fraction_of_the_peak(clock):
     alone, shared = probe(CPU, "32-true", Rank()), probe(CPU, "32-true", Rank(), cores_per_thread=0.5)
     assert shared.matmul_flop_per_s == alone.matmul_flop_per_s / 2
-    assert probe(CPU, "32-true", Rank(), cores_per_thread=4.0) == alone  # spare cores make none of them faster
+    assert probe(CPU, "32-true", Rank(), cores_per_thread=4.0) == alone  # spare cores make no rank faster
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)]
 )
-def test_products_are_in_the_precision_of_the_run(precision, dtype, clock, monkeypatch):
+def test_products_have_the_precision_of_the_run(precision, dtype, clock, monkeypatch):
     seen = set()
     monkeypatch.setattr(torch, "mm", lambda a, b, out: seen.add((a.dtype, b.dtype, out.dtype)))
     probe(CPU, precision, Rank())
@@ -69,20 +69,20 @@ MEASURED = (*TINY, "training.epochs=2", "measure.breakdown=true", "measure.peak=
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_run_says_how_near_it_came(world_size, trained):
+def test_a_run_records_its_mfu(world_size, trained):
     record = read_record(trained(*MEASURED, f"strategy.world_size={world_size}"))
-    found, timing = record["peak"], record["timing"]
+    peaks, timing = record["peak"], record["timing"]
     flops = record["model"]["flops_per_sample"]
-    assert found["achieved_flop_per_s"] == pytest.approx(flops * timing["samples_per_s"])
-    assert found["mfu"] == pytest.approx(found["achieved_flop_per_s"] / found["matmul_flop_per_s"])
+    assert peaks["achieved_flop_per_s"] == pytest.approx(flops * timing["samples_per_s"])
+    assert peaks["mfu"] == pytest.approx(peaks["achieved_flop_per_s"] / peaks["matmul_flop_per_s"])
     compute_s = record["breakdown"]["forward_s"] + record["breakdown"]["backward_s"]
     per_step = flops * record["batch"]["global_batch_size"]
-    assert found["compute_mfu"] == pytest.approx(per_step / compute_s / found["matmul_flop_per_s"])
-    share, product, _ = found["verdict"].partition(" of the fastest matrix product")
-    assert product and float(share.rstrip("%")) == pytest.approx(100 * found["mfu"], abs=0.5)
+    assert peaks["compute_mfu"] == pytest.approx(per_step / compute_s / peaks["matmul_flop_per_s"])
+    mfu, name, _ = peaks["verdict"].partition(" MFU (peak: ")
+    assert name and float(mfu.rstrip("%")) == pytest.approx(100 * peaks["mfu"], abs=0.5)
 
 
-def test_the_peak_can_be_left_out_without_changing_the_hash(trained):
+def test_measuring_the_peak_does_not_change_the_hash(trained):
     settings = [*MEASURED, "strategy.world_size=1"]
     one, other = read_record(trained(*settings)), read_record(trained(*settings, "measure.peak=false"))
     assert other["peak"]["matmul_flop_per_s"] is None and other["peak"]["verdict"] is None

@@ -250,7 +250,7 @@ def test_a_command_that_fails_ends_nothing(train, work_folder):
     ended = train(*TINY_SWEEP, "seed=1", "hydra.sweep.dir=s", "sweep.notify='echo no >&2; exit 3'")
     assert ended.returncode == 0
     assert read_record(work_folder / "s/0")["status"] == "completed"
-    assert "sweep.notify: ended with code 3 (no)" in ended.stderr
+    assert "sweep.notify: exited with code 3 (no)" in ended.stderr
 
 
 def test_secrets_of_a_failed_run_are_told_to_nobody(train, work_folder):

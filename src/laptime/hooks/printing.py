@@ -62,7 +62,7 @@ def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
         phases = ", ".join(f"{phase} {fraction:.0%}" for phase, fraction in fractions if fraction >= 0.005)
         lines.append(f"step time {1e3 * step_s:.2f} ms: {phases}")
     if record.peak.verdict is not None:
-        lines.append(f"MFU: {record.peak.verdict}")
+        lines.append(record.peak.verdict)
     if record.quality.grade is not None:
         reasons = "; ".join(record.quality.reasons or []) or "no interference detected"
         lines.append(f"quality {record.quality.grade}: {reasons}")

@@ -1,1 +1,1 @@
-"""What is measured beside the epochs: a step's parts, the device's peak, samples, quality, latency."""
+"""Measurements apart from the epochs: phases of a step, peak of the device, memory, bare loop, latency."""

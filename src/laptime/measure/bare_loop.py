@@ -1,4 +1,4 @@
-"""What Lightning and Laptime cost: after each epoch, the same one again in a bare PyTorch loop."""
+"""The overhead of Lightning and Laptime: after each epoch, a bare PyTorch loop trains the same epoch again."""
 
 import copy
 import logging
@@ -27,24 +27,24 @@ from laptime.training.mixup import mixed_loss
 
 log = logging.getLogger(__name__)
 
-# The sum of an epoch's losses is in float32 here, and ranks differ in nothing else.
-_SAME_LOSS = 1e-3
+# The bare loop sums the losses of an epoch in float32; apart from that, they are equal.
+_LOSS_TOLERANCE = 1e-3
 
 
 class BareLoop(Callback):
-    """Trains a copy of the network as one would by hand, an epoch after each of the run's own.
+    """Trains a copy of the network in a plain loop, one epoch after each epoch of the run.
 
-    The same initial weights, batches, settings of the optimizer, precision and DDP, so the same losses; the run's own
-    network, optimizer and random numbers are left alone. What it takes is in none of the run's times; the run's peak
-    memory contains the copy.
+    Initial weights, batches, optimizer settings, precision and DDP are those of the run, so the losses are the same.
+    The run's network, optimizer and random state are not changed. The time of the bare loop is in none of the run's
+    times, but the run's peak memory includes the copy.
 
-    An epoch comes when the run's own is over with all that belongs to it, the checkpoint too: as the next one starts.
+    An epoch is repeated when the next one starts, i.e. after its validation and checkpoint.
 
     Args:
-        device: is synchronised at both ends of an epoch.
+        device: synchronized at both ends of an epoch.
         rank: this process.
-        stop: is heeded between two steps.
-        timer: has the run's own laps.
+        stop: checked between two steps.
+        timer: has the laps of the run.
 
     Attributes:
         measured: the section of the record.
@@ -56,7 +56,7 @@ class BareLoop(Callback):
         self.stop = stop
         self.timer = timer
         self.measured = schema.BareLoop()
-        self._epochs_s: list[tuple[float, float]] = []  # of the bare loop, and the run's own
+        self._epochs_s: list[tuple[float, float]] = []  # of the bare loop, and of the run
         self._settings: list[dict[str, Any]] = []
         self._schedule_state: dict[str, Any] = {}
 
@@ -72,7 +72,7 @@ class BareLoop(Callback):
         self._optimizer = pl_module.make_optimizer(network.parameters())
         self._optimizer.load_state_dict(copy.deepcopy(trainer.optimizers[0].state_dict()))
         self._scaler = copy.deepcopy(pl_module.stepper.scaler)
-        # A scheduler of epochs moves settings, which are taken over; one of steps must move them within the epoch.
+        # The settings that a scheduler changes per epoch are copied. A scheduler per step must run within the epoch.
         self._schedule = pl_module.make_scheduler(self._optimizer) if pl_module.stepper.schedule is not None else None
         self._mixup = copy.deepcopy(pl_module.stepper.mixup)
         self._average = pl_module.make_average(network)
@@ -92,20 +92,20 @@ class BareLoop(Callback):
     def _repeat_last_epoch(self, trainer: pl.Trainer, module: Retrainable) -> None:
         loader, lap = trainer.train_dataloader, self.timer.lap
         assert isinstance(loader, TimedLoader)
-        if lap is None:  # there was none, or it was broken off
+        if lap is None:  # no epoch has ended, or it was interrupted
             return
         if self.rank.any_rank(lap.num_samples != len(loader.sampler)):  # a callback skipped batches
             if self.rank.is_first and not self._epochs_s:
-                log.warning("measure.bare_loop: not measured: a callback left out batches of epoch %d", lap.number + 1)
+                log.warning("measure.bare_loop: not measured: a callback skipped batches of epoch %d", lap.number + 1)
             return
-        begun_at = time.perf_counter()
+        started_at = time.perf_counter()
         for group, settings in zip(self._optimizer.param_groups, self._settings, strict=True):
             group.update(copy.deepcopy(settings))
         if self._schedule is not None:
             self._schedule.load_state_dict(self._schedule_state)
         epoch_now = loader.sampler.epoch
         loader.sampler.set_epoch(lap.number)
-        with _own_random_numbers():
+        with _preserved_random_state():
             seed = epoch_seed(module.seed, lap.number, self.rank.rank)
             torch.manual_seed(seed)
             if self._mixup is not None:
@@ -120,14 +120,14 @@ class BareLoop(Callback):
         loader.sampler.set_epoch(epoch_now)
         if not lap.is_warmup:
             loss_sum, num_samples = self.rank.all_reduce_sum([loss_sum, lap.num_samples or 0])
-            bare, own = zip(*self.rank.gather((bare_s, lap.time_s)), strict=True)
-            self._epochs_s.append((max(bare), max(own)))
-            self._note(loader, loss_sum / num_samples)
+            bare_times_s, run_times_s = zip(*self.rank.gather((bare_s, lap.time_s)), strict=True)
+            self._epochs_s.append((max(bare_times_s), max(run_times_s)))
+            self._set_measured(loader, loss_sum / num_samples)
             self._compare(loss_sum / num_samples, module.train_sums.means(self.rank).loss)
-        self.timer.apart_s += time.perf_counter() - begun_at
+        self.timer.apart_s += time.perf_counter() - started_at
 
     def _epoch(self, module: Retrainable, batches: Iterable[Batch]) -> float:
-        """A careful person's loop, whose figures stay on the device until they are read once; returns the sum of the
+        """One epoch of an efficient hand-written loop: metrics stay on the device until its end. Returns the sum of the
         losses."""
         network, optimizer, scaler = self._network, self._optimizer, self._scaler
         network.train()
@@ -161,38 +161,39 @@ class BareLoop(Callback):
         hits.item()
         return float(loss_sum)
 
-    def _compare(self, loss: float, own_loss: float) -> None:
-        if self.rank.is_first and abs(loss - own_loss) > _SAME_LOSS * abs(own_loss):
+    def _compare(self, loss: float, run_loss: float) -> None:
+        if self.rank.is_first and abs(loss - run_loss) > _LOSS_TOLERANCE * abs(run_loss):
             log.warning(
-                "measure.bare_loop: the bare loop's training loss is %.5f, the run's own %.5f: not the same work",
+                "measure.bare_loop: the training loss is %.5f in the bare loop but %.5f in the run. They did not do "
+                "the same work, so the overhead is not meaningful",
                 loss,
-                own_loss,
+                run_loss,
             )
 
-    def _note(self, loader: TimedLoader, loss: float) -> None:
-        ratios = [own / bare - 1 for bare, own in self._epochs_s]
+    def _set_measured(self, loader: TimedLoader, loss: float) -> None:
+        ratios = [run_s / bare_s - 1 for bare_s, run_s in self._epochs_s]
         num_steps = len(batch_sizes(len(loader.sampler), loader.pipeline.batch_size))
         self.measured = schema.BareLoop(
-            epoch_time_s=statistics.median(bare for bare, _ in self._epochs_s),
+            epoch_time_s=statistics.median(bare_s for bare_s, _ in self._epochs_s),
             overhead=statistics.median(ratios),
             overhead_min=min(ratios),
             overhead_max=max(ratios),
-            overhead_s_per_step=statistics.median((own - bare) / num_steps for bare, own in self._epochs_s),
+            overhead_s_per_step=statistics.median((run_s - bare_s) / num_steps for bare_s, run_s in self._epochs_s),
             num_epochs=len(ratios),
             train_loss=loss,
         )
 
 
 def _without_weights(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an optimizer's group: learning rate, momentum and whatever else a scheduler may move."""
+    """The settings of an optimizer's group: learning rate, momentum and anything else that a scheduler may change."""
     return copy.deepcopy({name: value for name, value in group.items() if name != "params"})
 
 
 @contextmanager
-def _own_random_numbers() -> Iterator[None]:
-    """Whatever is drawn within, outside it is as if it had not been."""
-    of_python, of_numpy = random.getstate(), np.random.get_state()
+def _preserved_random_state() -> Iterator[None]:
+    """Restore the random state of Python, NumPy and torch (CPU) on exit."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         yield
-    random.setstate(of_python)
-    np.random.set_state(of_numpy)
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)

@@ -1,9 +1,8 @@
-"""Where a step's time goes, from separate steps when training and test are over: they never count.
+"""Where the time of a step goes, measured in separate steps after training and test. They never count.
 
-First every rank trains on as in the epochs, and a clock takes each step apart. Then come short blocks of steps of three
-kinds in turn, so that whatever disturbs the machine meets all alike: synchronised steps as in training; steps without
-synchronisation, each rank at its own pace (`no_sync`), which tell what ranks lose to shared cores, caches and memory;
-and all-reduces of the same size with nothing around them.
+First every rank trains on as in the epochs, with instrumented steps. Then short blocks of three kinds alternate, so
+that interference affects all equally: synchronized steps as in training; steps without synchronization, each rank at
+its own pace (`no_sync`), which show the cost of shared cores, caches and memory; and isolated all-reduces of that size.
 """
 
 import logging
@@ -30,37 +29,37 @@ from laptime.training.capabilities import TakesSteps, configured_optimizer, miss
 
 log = logging.getLogger(__name__)
 
-# Steps taken apart: as many as fit into that long, a hundred at least for the percentiles, fewer where steps are slow.
-_TAKEN_APART_S = 0.2
-_FEWEST_TAKEN_APART, _ENOUGH_TAKEN_APART = 5, 100
+# Instrumented steps: as many as fit into this time, at least 100 for the percentiles, but fewer if steps are slow.
+_INSTRUMENTED_S = 0.2
+_MIN_INSTRUMENTED, _ENOUGH_INSTRUMENTED = 5, 100
 _WARM_UP_STEPS = 3
-_ENOUGH_LISTS = 4
+_ENOUGH_STEP_GROUPS = 4
 _BLOCK_STEPS, _SLOW_BLOCK_STEPS = 6, 2
 _SLOW_STEP_S = 0.05
-_SETTLING_STEPS = 2  # at the start of a block, not measured: caches still hold what the block before left there
-_MOST_ROUNDS = 20
+_SETTLING_STEPS = 2  # at the start of a block, not measured: the caches still hold data of the previous block
+_MAX_ROUNDS = 20
 
 
 class _Effort(NamedTuple):
     """How long to measure.
 
     Attributes:
-        taken_apart_s: most seconds of steps taken apart.
-        num_rounds: fewest rounds.
-        rounds_s: no further round after that long.
+        max_instrumented_s: maximum seconds of instrumented steps.
+        min_rounds: minimum number of rounds.
+        rounds_s: seconds after which no further round starts.
     """
 
-    taken_apart_s: float
-    num_rounds: int
+    max_instrumented_s: float
+    min_rounds: int
     rounds_s: float
 
 
-_ALONE, _IN_A_SWEEP = _Effort(3.0, 3, 0.3), _Effort(0.15, 2, 0.1)
+_SINGLE_RUN_EFFORT, _SWEEP_EFFORT = _Effort(3.0, 3, 0.3), _Effort(0.15, 2, 0.1)
 
 
 @dataclass
 class _Seconds:
-    """What one rank measured, a value per step; DDP's own clocks give comm and overlap."""
+    """Measurements of one rank in seconds, one value per step. `comm` and `overlap` come from DDP's own clocks."""
 
     step: list[float] = field(default_factory=list)
     comm: list[float] = field(default_factory=list)
@@ -72,31 +71,31 @@ class _Seconds:
         return {name: statistics.median(values) for name, values in vars(self).items() if values}
 
     def by_round(self, block_steps: int) -> list["_Seconds"]:
-        """The same for every round by itself."""
+        """The measurements of each round."""
         num_rounds = len(self.no_sync_step) // block_steps
 
-        def part(values: list[float], number: int) -> list[float]:
+        def of_round(values: list[float], number: int) -> list[float]:
             size = len(values) // num_rounds
             return values[number * size : (number + 1) * size]
 
-        return [_Seconds(*(part(each, number) for each in vars(self).values())) for number in range(num_rounds)]
+        return [_Seconds(*(of_round(values, number) for values in vars(self).values())) for number in range(num_rounds)]
 
 
-def _for_ever(pipeline: Pipeline) -> Generator[tuple[list[Batch], bool], None, None]:
-    """Lists of batches, epoch after epoch, and whether each is its epoch's first."""
+def _endless_step_groups(pipeline: Pipeline) -> Generator[tuple[list[Batch], bool], None, None]:
+    """Step groups, epoch after epoch, each with whether it is the first of its epoch."""
     while True:
         for number, step_group in enumerate(pipeline.step_groups()):
             yield step_group, number == 0
 
 
 class Breakdown:
-    """Takes the separate steps, with an optimizer of its own, on the trained weights, which they change.
+    """Takes the separate steps with a new optimizer. They change the trained weights.
 
     Args:
-        device: is synchronised before and after every step.
+        device: synchronized before and after every step.
         rank: this process.
-        stop: is heeded between two steps.
-        in_sweep: whether the run is one of many: then it is to be quick, and repeats make up for it.
+        stop: checked between two steps.
+        in_sweep: measure for a shorter time, because a sweep has repeats.
 
     Attributes:
         breakdown, communication, contention: the sections of the record.
@@ -106,17 +105,17 @@ class Breakdown:
         self.device = device
         self.rank = rank
         self.stop = stop
-        self._effort = _IN_A_SWEEP if in_sweep else _ALONE
+        self._effort = _SWEEP_EFFORT if in_sweep else _SINGLE_RUN_EFFORT
         self.breakdown = schema.Breakdown()
         self.communication = schema.Communication()
         self.contention = schema.Contention()
         self._block_steps = _BLOCK_STEPS
 
     def measure(self, module: pl.LightningModule, pipeline: Pipeline) -> None:
-        """Measure all of it; nothing, with a warning, where the module can't take steps outside Lightning's loop.
+        """Measure all sections. Warns and measures nothing if the module can't take steps outside Lightning's loop.
 
         Args:
-            module: as trained.
+            module: the trained one.
             pipeline: of the training batches.
         """
         if not isinstance(module, TakesSteps):
@@ -129,36 +128,36 @@ class Breakdown:
         optimizer, _ = configured_optimizer(module)
         if module.stepper.ddp is not None:
             module.stepper.ddp._set_ddp_runtime_logging_sample_rate(1)
-        steps, epoch_start_s, batches = self._take_apart(module, optimizer, pipeline)
-        self._note_parts(typical(steps), [sum(step.values()) for step in steps], epoch_start_s)
+        steps, epoch_start_s, batches = self._instrumented_steps(module, optimizer, pipeline)
+        self._set_breakdown(typical(steps), [sum(step.values()) for step in steps], epoch_start_s)
         step_s = self.breakdown.step_s
         assert step_s is not None
         self._block_steps = _SLOW_BLOCK_STEPS if step_s > _SLOW_STEP_S else _BLOCK_STEPS
         if module.stepper.ddp is None:
-            # Nobody to wait for: the steps that were taken apart are those without synchronisation.
-            parts = ("forward", "backward", "optimizer")
-            no_sync_step_s = sum(self.breakdown.of_phase(part) or 0.0 for part in parts)
+            # Without other ranks, the instrumented steps are steps without synchronization.
+            phases = ("forward", "backward", "optimizer")
+            no_sync_step_s = sum(self.breakdown.of_phase(phase) or 0.0 for phase in phases)
             self.contention = schema.Contention(no_sync_step_s=no_sync_step_s)
         else:
-            self._note(*self._measure(module, optimizer, batches))
+            self._set_communication(*self._measure(module, optimizer, batches))
 
-    def _take_apart(
+    def _instrumented_steps(
         self, module: TakesSteps, optimizer: Optimizer, pipeline: Pipeline
     ) -> tuple[list[dict[str, float]], float, list[Batch]]:
         """Train on as in the epochs, with a clock.
 
         Returns:
-            The seconds of every step by part, those by which drawing an epoch's first list takes longer than any other,
-            and the batches of the last list.
+            The seconds of every step by phase; by how many seconds the first step group of an epoch takes longer to
+            draw than the others; the batches of the last step group.
         """
         ddp = module.stepper.ddp
         exposed_s = None if ddp is None else lambda: waiting_s(comm_times(ddp))
         clock = StepClock(self.device, exposed_s, waits_in="backward" if module.stepper.shared is None else "optimizer")
-        step_groups = _for_ever(pipeline)
-        # A permutation is drawn with an epoch's first list, and workers have nothing ready: told apart from the others,
-        # where there are enough of them.
-        leaves_first_out = len(pipeline) >= _ENOUGH_LISTS
-        for _ in pipeline.step_groups():  # starts the workers, where there are any: in the epochs they are there
+        step_groups = _endless_step_groups(pipeline)
+        # The first step group of an epoch takes longer: the permutation is drawn, and workers have no batch ready. It
+        # is left out if there are enough other step groups.
+        leaves_first_out = len(pipeline) >= _ENOUGH_STEP_GROUPS
+        for _ in pipeline.step_groups():  # start the data workers, which are running in the epochs, too
             break
         self.rank.barrier()
         module.stepper.on_phase = clock.on_phase
@@ -184,14 +183,14 @@ class Breakdown:
                 pipeline.on_phase = ignore_phase
             step_groups.close()
         steps = clock.step_seconds()
-        others_s = statistics.median(step["data"] for step in steps) * len(step_group)
-        return steps, max(0.0, first_draw_s - others_s) if leaves_first_out else 0.0, step_group
+        usual_draw_s = statistics.median(step["data"] for step in steps) * len(step_group)
+        return steps, max(0.0, first_draw_s - usual_draw_s) if leaves_first_out else 0.0, step_group
 
     def _num_steps(self, step_s: float) -> int:
-        """How many steps to take apart, the same on every rank."""
+        """The number of instrumented steps, which is the same on every rank."""
         step_s = max(self.rank.gather(step_s))
-        enough = max(_ENOUGH_TAKEN_APART, round(_TAKEN_APART_S / step_s))
-        return max(_FEWEST_TAKEN_APART, min(enough, round(self._effort.taken_apart_s / step_s)))
+        enough = max(_ENOUGH_INSTRUMENTED, round(_INSTRUMENTED_S / step_s))
+        return max(_MIN_INSTRUMENTED, min(enough, round(self._effort.max_instrumented_s / step_s)))
 
     def _measure(
         self, module: TakesSteps, optimizer: Optimizer, batches: list[Batch]
@@ -214,28 +213,28 @@ class Breakdown:
             step()
         all_reduce = isolated_all_reduce(ddp, sent, self.device.torch_device)
 
-        def synchronised_step() -> float:
-            took = step()
-            # Those of the step before: DDP reads its clocks when the next one starts.
+        def synchronized_step() -> float:
+            step_s = step()
+            # DDP updates these when the next step starts, so they belong to the previous step.
             times = comm_times(ddp)
             seconds.comm.append(times["comm"])
             seconds.overlap.append(times["overlap"])
-            return took
+            return step_s
 
         for _ in self._rounds():
-            seconds.step += self._block(synchronised_step)
+            seconds.step += self._block(synchronized_step)
             with ddp.no_sync():
                 seconds.no_sync_step += self._block(step)
             seconds.isolated_all_reduce += self._block(lambda: self._timed(all_reduce))
         return seconds, sent
 
     def _block(self, work: Callable[[], float]) -> list[float]:
-        """The seconds of some steps of one kind, which all ranks start together."""
+        """The seconds of a block of steps of one kind, which all ranks start together."""
         self.rank.barrier()
         return [work() for _ in range(_SETTLING_STEPS + self._block_steps)][_SETTLING_STEPS:]
 
     def _timed(self, work: Callable[[], object]) -> float:
-        """Seconds on a device that was idle before."""
+        """Seconds of the work, on a device that is synchronized before and after."""
         self.device.synchronize()
         before = time.perf_counter()
         work()
@@ -243,37 +242,37 @@ class Breakdown:
         return time.perf_counter() - before
 
     def _rounds(self) -> Iterator[None]:
-        """As many rounds as there is time for, the same number on every rank."""
+        """As many rounds as there is time for; the number is the same on every rank."""
         started_at = time.perf_counter()
-        for number in range(_MOST_ROUNDS):
-            is_enough = number >= self._effort.num_rounds
+        for number in range(_MAX_ROUNDS):
+            is_enough = number >= self._effort.min_rounds
             if is_enough and self.rank.any_rank(time.perf_counter() - started_at > self._effort.rounds_s):
                 return
             yield
 
-    def _note_parts(self, parts: dict[str, float], totals: list[float], epoch_start_s: float) -> None:
-        by_rank = self.rank.gather((parts, totals, epoch_start_s))
-        mean = {part: statistics.fmean(each[part] for each, _, _ in by_rank) for part in parts}
-        slowest = [max(of_ranks) for of_ranks in zip(*(each for _, each, _ in by_rank), strict=True)]
+    def _set_breakdown(self, phases: dict[str, float], totals: list[float], epoch_start_s: float) -> None:
+        by_rank = self.rank.gather((phases, totals, epoch_start_s))
+        mean = {phase: statistics.fmean(seconds[phase] for seconds, _, _ in by_rank) for phase in phases}
+        slowest = [max(step_of_ranks) for step_of_ranks in zip(*(steps for _, steps, _ in by_rank), strict=True)]
         self.breakdown = schema.Breakdown(
-            **{f"{part}_s": mean.get(part) for part in schema.PHASES},
+            **{f"{phase}_s": mean.get(phase) for phase in schema.PHASES},
             step_s=sum(mean.values()),
             **percentiles(slowest),
             num_steps=len(totals),
-            epoch_start_s=max(each for _, _, each in by_rank),
+            epoch_start_s=max(start_s for _, _, start_s in by_rank),
         )
 
-    def _note(self, seconds: _Seconds, sent: list[AllReduce]) -> None:
-        ranks = self.rank.gather(seconds.medians())
-        middle = {name: statistics.median(each[name] for each in ranks) for name in ranks[0]}
-        own_pace = [each["no_sync_step"] for each in ranks]
-        straggler_delay = max(own_pace) / middle["no_sync_step"] - 1 if len(ranks) > 1 else None
+    def _set_communication(self, seconds: _Seconds, sent: list[AllReduce]) -> None:
+        by_rank = self.rank.gather(seconds.medians())
+        middle = {name: statistics.median(medians[name] for medians in by_rank) for name in by_rank[0]}
+        slowest_s = max(medians["no_sync_step"] for medians in by_rank)
+        straggler_delay = slowest_s / middle["no_sync_step"] - 1 if len(by_rank) > 1 else None
         self.contention = schema.Contention(no_sync_step_s=middle["no_sync_step"], straggler_delay=straggler_delay)
         exposed_s = waiting_s(middle)
         share = exposed_s / middle["step"]
-        rounds = [each.medians() for each in seconds.by_round(self._block_steps)]
-        of_ranks = self.rank.gather([waiting_s(each) / each["step"] for each in rounds])
-        shares = [share, *(statistics.median(values) for values in zip(*of_ranks, strict=True))]
+        rounds = [of_round.medians() for of_round in seconds.by_round(self._block_steps)]
+        shares_by_rank = self.rank.gather([waiting_s(medians) / medians["step"] for medians in rounds])
+        shares = [share, *(statistics.median(of_round) for of_round in zip(*shares_by_rank, strict=True))]
         self.communication = schema.Communication(
             num_all_reduces_per_step=len(sent),
             bytes_per_step=sum(size * dtype.itemsize for size, dtype in sent),
@@ -285,7 +284,7 @@ class Breakdown:
             share=share,
             share_min=min(shares),
             share_max=max(shares),
-            # More than the waiting: gradients are copied into DDP's buckets and back, and caches lose what they held.
+            # More than waiting: gradients are also copied into DDP's buckets and back, which evicts data from caches.
             cost_s=middle["step"] - middle["no_sync_step"],
             isolated_all_reduce_s=middle["isolated_all_reduce"],
             num_steps=len(seconds.step),
@@ -293,7 +292,7 @@ class Breakdown:
         if not self.rank.is_first:
             return
         log.info(
-            "breakdown, in steps of their own: %.2f ms a step, %.2f ms without synchronisation",
+            "breakdown, in separate steps: %.2f ms per step, %.2f ms without synchronization",
             1e3 * middle["step"],
             1e3 * middle["no_sync_step"],
         )

@@ -1,4 +1,4 @@
-"""How long a forward pass takes, by batch size: several networks by turns, so that slow drift hits all alike."""
+"""Time of a forward pass by batch size. Networks are timed in alternation, so that slow drift affects all equally."""
 
 import math
 import os
@@ -19,20 +19,20 @@ from laptime.machine.device import Device, usable_cores
 from laptime.machine.environment import python_settings, settings, slowing_settings
 from laptime.machine.hardware import require_free_memory
 
-# What is timed, for those who read the figures.
+# Printed beside the results.
 TIMED = (
-    "one forward pass at a time, of a batch of normalised images that lies on the device, until the device is done; "
-    "reading, normalising and copying images is not in it"
+    "one forward pass at a time, for a batch of normalized images on the device, until the device is synchronized; "
+    "reading, normalizing and copying images is not included"
 )
 _ROUNDS = 5
 _WARMUP_OF_LATER_ROUNDS = 3
 
 
 class Disturbances:
-    """What disturbs a measurement: what else this machine did since this was made, settings, and too many threads.
+    """Interference with a measurement since this object was created: other processes, settings and too many threads.
 
     Args:
-        cpu_s: the CPU time of what is measured, in seconds.
+        cpu_s: returns the CPU seconds of the measured process.
     """
 
     def __init__(self, cpu_s: Callable[[], float] = time.process_time) -> None:
@@ -40,11 +40,11 @@ class Disturbances:
         self._before, self._own_s = snapshot(), cpu_s()
 
     def found(self) -> list[str]:
-        """In words; empty: nothing that would disturb a measurement."""
+        """The interference in words; empty: none."""
         return list(self.quality().reasons)
 
     def quality(self) -> Quality:
-        """The grade, with what disturbed in words."""
+        """The grade, and its reasons in words."""
         cores = os.cpu_count() or 1
         meanwhile = delta(self._before, snapshot(), self._cpu_s() - self._own_s, cores)
         slowed = slowing_settings({**settings(), **python_settings()})
@@ -57,14 +57,14 @@ Call = Callable[[Tensor], Any]
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one batch size.
+    """Latency at one batch size.
 
     Attributes:
-        batch_size: images of a call.
-        num_calls: that were timed.
-        p50_s, p95_s, p99_s: seconds of a call; None: too few calls.
-        samples_per_s: images of all calls over the time of all calls, which came one after the other.
-        round_p50_s: median of each round.
+        batch_size: images per call.
+        num_calls: number of timed calls.
+        p50_s, p95_s, p99_s: seconds per call; None: too few calls.
+        samples_per_s: images of all calls over their total time. Calls don't overlap.
+        round_p50_s: median of each round, in seconds.
     """
 
     batch_size: int
@@ -77,7 +77,7 @@ class Latency:
 
 
 class Settings(Protocol):
-    """How a forward pass is timed: the config group `latency` of evaluate and export."""
+    """The config group `latency` of evaluate and export."""
 
     @property
     def batch_sizes(self) -> list[int]: ...
@@ -92,17 +92,17 @@ class Settings(Protocol):
 def measure(
     networks: Mapping[str, Call], images: Tensor, batch_size: int, device: Device, settings: Settings
 ) -> dict[str, Latency]:
-    """Time calls of several networks, each in a few rounds by turns; warm-up calls before each round don't count.
+    """Time calls of several networks in alternating rounds. Warm-up calls before each round don't count.
 
     Args:
         networks: by name.
-        images: (N, C, H, W), normalised, on the device; taken again from the first where a batch needs more.
-        batch_size: images of a call.
-        device: synchronised before and after every call.
-        settings: how many calls, and for how long.
+        images: (N, C, H, W), normalized, on the device. They are repeated if a batch is larger.
+        batch_size: images per call.
+        device: synchronized before and after every call.
+        settings: number of calls and time limit.
 
     Raises:
-        UserError: a batch of that size doesn't fit into memory.
+        UserError: out of memory.
     """
     key = f"latency.batch_sizes={settings.batch_sizes}"
     if device.used == "cpu":
@@ -132,7 +132,7 @@ def _times(
             for name, network in networks.items():
                 start = time.perf_counter()
                 limit = settings.time_limit_s / num_rounds
-                for call in range(warmup_calls):  # the first may compile, so it is not held against the limit
+                for call in range(warmup_calls):  # the first may compile, so it doesn't count towards the limit
                     network(batch)
                     device.synchronize()
                     if call == 0:
@@ -144,7 +144,7 @@ def _times(
 
 
 def _timed(network: Call, batch: Tensor, device: Device, num_calls: int, limit_s: float) -> list[float]:
-    """Seconds of each call; at least one, and no further one after the limit."""
+    """Seconds of each call. There is at least one, and none starts after the limit."""
     seconds: list[float] = []
     end = time.perf_counter() + limit_s
     while len(seconds) < num_calls:
@@ -160,7 +160,7 @@ def _timed(network: Call, batch: Tensor, device: Device, num_calls: int, limit_s
 
 
 def _latency(batch_size: int, rounds: list[list[float]]) -> Latency:
-    seconds = [each for part in rounds for each in part]
+    seconds = [call_s for calls_s in rounds for call_s in calls_s]
     total = math.fsum(seconds)
     return Latency(
         batch_size,
@@ -169,5 +169,5 @@ def _latency(batch_size: int, rounds: list[list[float]]) -> Latency:
         percentile(seconds, 95),
         percentile(seconds, 99),
         batch_size * len(seconds) / total,
-        tuple(float(np.median(part)) for part in rounds),
+        tuple(float(np.median(calls_s)) for calls_s in rounds),
     )

@@ -1,4 +1,4 @@
-"""How near a run came to the limit of its device, and what held it back, in plain words."""
+"""MFU (model FLOPs utilization) of a run, and in words what limits it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,18 +8,18 @@ from laptime.measure.peak import Peak
 from laptime.record import schema
 from laptime.text import percent
 
-# Of the fastest matrix product: a network of large products alone gets about there.
-_NEAR = 0.7
-# No step computes faster than that: it was the product that was slow when it was measured.
-_IMPOSSIBLE = 1.1
-# A part of the step below this share explains nothing.
-_WORTH_NAMING = 0.1
-_PARTS = {
+# The MFU that a network of only large matrix products reaches, about.
+_NEAR_LIMIT_MFU = 0.7
+# A higher MFU means that the measurement of the peak was disturbed.
+_MAX_POSSIBLE_MFU = 1.1
+# Phases with a smaller fraction of the step are not mentioned.
+_MIN_FRACTION = 0.1
+_PHASE_NAMES = {
     "data": "waiting for batches",
     "host_to_device": "copying batches to the device",
     "communication": "waiting for the gradients of other ranks",
     "optimizer": "the optimizer",
-    "rest": "what is in no part",
+    "rest": "everything else",
 }
 
 
@@ -33,76 +33,76 @@ def limit(
     advice: Mapping[str, str],
     disturbances: Sequence[str] = (),
 ) -> schema.Peak:
-    """What a run achieved of what its device can do.
+    """Compare what a run achieved with the measured peak of its devices.
 
     Args:
-        flops_per_item: floating-point operations of training on an item, forward and backward. An item is what they
-            are known for: a sample, or a batch of one rank.
+        flops_per_item: floating-point operations of the forward and backward pass for one item, which is a sample or a
+            batch of one rank.
         items_per_s: of all ranks, in the laps.
-        items_per_step: of all ranks in an optimizer step; None: not known.
+        items_per_step: of all ranks, in an optimizer step; None: not known.
         peak: of all ranks together.
-        breakdown: seconds of a step by part.
-        optimizer_bytes: that the optimizers of all ranks read and write in a step.
-        advice: what may help where a part takes long, by part; `compute` for the forward and backward pass.
-        disturbances: what disturbed the machine while the peak was measured, which is higher then than it seems.
+        breakdown: seconds of a step by phase.
+        optimizer_bytes: bytes that the optimizers of all ranks read and write in a step.
+        advice: by phase, what may make it faster; `compute` for the forward and backward pass.
+        disturbances: interference while the peak was measured, which makes the measured peak too low.
 
     Returns:
-        The section of the record. `mfu` is of the fastest matrix product; `compute_mfu` the same
-        while a step is in its forward and backward pass; `optimizer_bytes_per_s` may be above the fastest copy, where
-        weights and state stay in the caches.
+        The section of the record. `mfu` is relative to the fastest matrix product; `compute_mfu` counts only the time
+        of the forward and backward pass. `optimizer_bytes_per_s` may exceed the fastest copy if weights and state stay
+        in the caches.
     """
-    found = schema.Peak(matmul_flop_per_s=peak.matmul_flop_per_s, copy_bytes_per_s=peak.copy_bytes_per_s)
+    result = schema.Peak(matmul_flop_per_s=peak.matmul_flop_per_s, copy_bytes_per_s=peak.copy_bytes_per_s)
     matmul_flop_per_s = peak.matmul_flop_per_s
     if breakdown.step_s is not None:
         compute_s = (breakdown.forward_s or 0.0) + (breakdown.backward_s or 0.0)
         if flops_per_item and items_per_step and compute_s:
-            found.compute_mfu = flops_per_item * items_per_step / compute_s / matmul_flop_per_s
+            result.compute_mfu = flops_per_item * items_per_step / compute_s / matmul_flop_per_s
         if breakdown.optimizer_s:
-            found.optimizer_bytes_per_s = optimizer_bytes / breakdown.optimizer_s
+            result.optimizer_bytes_per_s = optimizer_bytes / breakdown.optimizer_s
     if not flops_per_item or items_per_s is None:
-        return found
-    compute_mfu = found.compute_mfu
+        return result
+    compute_mfu = result.compute_mfu
     achieved = flops_per_item * items_per_s
-    fraction = achieved / matmul_flop_per_s
-    found.achieved_flop_per_s, found.mfu = achieved, fraction
-    fastest = max(fraction, compute_mfu or 0.0)
-    if fastest > _IMPOSSIBLE:
-        found.verdict = (
-            f"not known: {fastest:.0%} of the fastest matrix product that was found can't be, so something disturbed "
-            "that measurement"
-        )
-        return found
-    verdict = f"{'near the limit: ' if fraction >= _NEAR else ''}{percent(fraction)} of the fastest matrix product here"
+    mfu = achieved / matmul_flop_per_s
+    result.achieved_flop_per_s, result.mfu = achieved, mfu
+    highest = max(mfu, compute_mfu or 0.0)
+    if highest > _MAX_POSSIBLE_MFU:
+        result.verdict = f"MFU unknown: {highest:.0%} is impossible, so the measurement of the peak was disturbed"
+        return result
+    near = "near the limit: " if mfu >= _NEAR_LIMIT_MFU else ""
+    verdict = f"{near}{percent(mfu)} MFU (peak: the fastest matrix product measured here)"
     if compute_mfu is not None:
-        parts = "; ".join(_parts(breakdown, compute_mfu, advice))
-        verdict = f"{verdict}. Of a step, {parts}" if parts else verdict
+        phases = "; ".join(_describe_phases(breakdown, compute_mfu, advice))
+        verdict = f"{verdict}. In a step, {phases}" if phases else verdict
     if disturbances:
-        verdict += f". The product was measured under interference ({'; '.join(disturbances)}): it may be faster"
-    found.verdict = verdict
-    return found
+        verdict += (
+            f". The peak was measured under interference ({'; '.join(disturbances)}): the true peak may be higher"
+        )
+    result.verdict = verdict
+    return result
 
 
-def _parts(breakdown: schema.Breakdown, compute_mfu: float, advice: Mapping[str, str]) -> list[str]:
-    """What takes the time of a step, the largest share first, and what may help."""
+def _describe_phases(breakdown: schema.Breakdown, compute_mfu: float, advice: Mapping[str, str]) -> list[str]:
+    """Which phases take the time of a step, the longest first, and what may help."""
     step_s = breakdown.step_s
     assert step_s is not None
     compute = ((breakdown.forward_s or 0.0) + (breakdown.backward_s or 0.0)) / step_s
-    words = f"forward and backward take {compute:.0%}, at {percent(compute_mfu)} of that rate"
-    if compute_mfu < _NEAR:
-        words += f" (small products, or much that is no product: {advice['compute']} may help)"
-    found = [(compute, words)]
-    for part, what in _PARTS.items():
-        share = (breakdown.of_phase(part) or 0.0) / step_s
-        helps = f" ({advice[part]} may help)" if part in advice else ""
-        found.append((share, f"{what} takes {share:.0%}{helps}"))
-    return [text for share, text in sorted(found, reverse=True) if share >= _WORTH_NAMING]
+    text = f"forward and backward take {compute:.0%}, at {percent(compute_mfu)} MFU"
+    if compute_mfu < _NEAR_LIMIT_MFU:
+        text += f" (small matrix products, or many other operations: {advice['compute']} may help)"
+    descriptions = [(compute, text)]
+    for phase, name in _PHASE_NAMES.items():
+        fraction = (breakdown.of_phase(phase) or 0.0) / step_s
+        hint = f" ({advice[phase]} may help)" if phase in advice else ""
+        descriptions.append((fraction, f"{name} takes {fraction:.0%}{hint}"))
+    return [text for fraction, text in sorted(descriptions, reverse=True) if fraction >= _MIN_FRACTION]
 
 
-def own_advice(pipeline: str, precision: str) -> dict[str, str]:
-    """What to try in Laptime's own training, by part.
+def training_advice(pipeline: str, precision: str) -> dict[str, str]:
+    """What may make Laptime's own training faster, by phase.
 
     Args:
-        pipeline, precision: as the configuration names them: nothing is advised that is so already.
+        pipeline, precision: values of the configuration. Settings that are in use already are not suggested.
     """
     advice = {
         "compute": f"a larger batch{' or training.precision=bf16-mixed' if precision == '32-true' else ''}",
@@ -118,13 +118,12 @@ def own_advice(pipeline: str, precision: str) -> dict[str, str]:
 
 
 def bytes_moved(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes that one step must read and write: each trained weight and each tensor of its state twice, each gradient
-    once."""
+    """Bytes that one step reads and writes at least: each trained weight and state tensor twice, each gradient once."""
     moved = 0
     for group in optimizer.param_groups:
         for weight in group["params"]:
             if weight.requires_grad:
-                state = [each for each in optimizer.state.get(weight, {}).values() if torch.is_tensor(each)]
-                state_bytes = sum(each.numel() * each.element_size() for each in state)
+                state = [value for value in optimizer.state.get(weight, {}).values() if torch.is_tensor(value)]
+                state_bytes = sum(tensor.numel() * tensor.element_size() for tensor in state)
                 moved += 3 * weight.numel() * weight.element_size() + 2 * state_bytes
     return moved

@@ -1,6 +1,6 @@
-"""The most that a device does: the fastest matrix product and the fastest copy of memory, by a short probe.
+"""The peak of a device: the fastest matrix product and the fastest memory copy, measured by a short probe.
 
-Run on all ranks at once, with their threads and cores, so that it is the peak of what the run could use.
+All ranks run it concurrently, with their threads and cores, so the peak is that of the resources of the run.
 """
 
 import time
@@ -13,26 +13,26 @@ import torch
 from laptime.machine.device import Device
 from laptime.ranks.rank import Rank
 
-# Square products, larger and larger while one of them takes less than _LONG_PRODUCT_S.
+# Sizes of square matrices. The size grows until a product takes longer than _LONG_PRODUCT_S.
 _SMALLEST, _LARGEST = 256, 16384
 _LONG_PRODUCT_S = 0.002
 _PER_SIZE_S = 0.015
-# Two of them are beyond the caches of nearly every processor.
+# Two buffers of this size exceed the caches of nearly every processor.
 _COPIED_BYTES = 2**25
 _COPY_S = 0.02
 
-# What products are computed in, by precision: those of Laptime's own training, and those of any Trainer of Lightning's.
+# dtype of matrix products by precision: of Laptime's own training, and of any Lightning Trainer.
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 TRAINER_DTYPES = DTYPES | {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
 
 
 @dataclass(frozen=True)
 class Peak:
-    """What all ranks together can do at most.
+    """The peak of all ranks together.
 
     Attributes:
-        matmul_flop_per_s: floating-point operations a second in the fastest matrix product.
-        copy_bytes_per_s: bytes read and bytes written a second in a copy within the device's memory.
+        matmul_flop_per_s: FLOP/s of the fastest matrix product.
+        copy_bytes_per_s: bytes read plus bytes written per second, in a copy within the device's memory.
     """
 
     matmul_flop_per_s: float
@@ -40,32 +40,31 @@ class Peak:
 
 
 def probe(device: Device, precision: str, rank: Rank, cores_per_thread: float = 1.0) -> Peak:
-    """Measure the peak of all ranks, which probe at once.
+    """Measure the peak of all ranks, which run the probe concurrently.
 
     Args:
         device: of this rank.
-        precision: one of TRAINER_DTYPES: what products are computed in; in float32 as
-            `torch.set_float32_matmul_precision` says.
+        precision: one of TRAINER_DTYPES. float32 products follow `torch.set_float32_matmul_precision`.
         rank: this process.
-        cores_per_thread: below 1 where ranks share cores: each then takes them in turn, at full speed.
+        cores_per_thread: below 1 if ranks share cores. Each rank then gets this fraction of the time of its cores.
 
-    Source: bytes of a copy are counted as in STREAM (McCalpin 1995), read and written.
+    Source: a copy counts bytes read and written, as in STREAM (McCalpin 1995).
     """
     rank.barrier()
-    own = probe_alone(device, precision, cores_per_thread)
-    return Peak(*rank.all_reduce_sum([own.matmul_flop_per_s, own.copy_bytes_per_s]))
+    peak = probe_alone(device, precision, cores_per_thread)
+    return Peak(*rank.all_reduce_sum([peak.matmul_flop_per_s, peak.copy_bytes_per_s]))
 
 
 def probe_alone(device: Device, precision: str, cores_per_thread: float = 1.0) -> Peak:
-    """Measure the peak of this rank. Random numbers of its own leave torch's generators as they are.
+    """Measure the peak of this rank. It uses its own random generator, so torch's global ones are not changed.
 
     Args:
         device, precision, cores_per_thread: as for `probe`.
     """
     with torch.no_grad():
         matmul, copy = _matmul_flop_per_s(device, TRAINER_DTYPES[precision]), _copy_bytes_per_s(device)
-    share = min(1.0, cores_per_thread)
-    return Peak(share * matmul, share * copy)
+    fraction = min(1.0, cores_per_thread)
+    return Peak(fraction * matmul, fraction * copy)
 
 
 def _matmul_flop_per_s(device: Device, dtype: torch.dtype) -> float:
@@ -89,7 +88,7 @@ def _copy_bytes_per_s(device: Device) -> float:
 
 
 def _fastest(device: Device, work: Callable[[], object], for_s: float) -> float:
-    """Seconds of the fastest of the repetitions that fit into `for_s`; three at least, one before them."""
+    """Seconds of the fastest repetition within `for_s`. At least three are timed, after one that is not."""
     work()
     times: list[float] = []
     while len(times) < 3 or sum(times) < for_s:

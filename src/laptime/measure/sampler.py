@@ -1,4 +1,4 @@
-"""A light thread that looks every half second at the memory of all ranks of this machine and of its device."""
+"""A thread that regularly samples the memory of all ranks on this machine and of the device."""
 
 import logging
 import threading
@@ -15,24 +15,24 @@ log = logging.getLogger(__name__)
 
 
 class Sampler:
-    """Samples from `start` to `stop`, in a thread of its own, which waits longer where a sample costs more.
+    """Samples memory from `start` to `stop`. The interval becomes longer if a sample takes much CPU time.
 
     Args:
-        pids: of the ranks on this machine; their children, data workers say, count with them.
+        pids: of the ranks on this machine. Their child processes, e.g. data workers, are included.
         device: of this rank.
-        interval_s: from one sample to the next, at least.
-        warn_at: share of the memory, the machine's, the container's or the device's, from which on it warns, once.
+        interval_s: minimum time between samples.
+        warn_at: it warns once if this fraction of the machine's, container's or device's memory is in use.
 
     Attributes:
-        peak_rss_bytes: the most that all of them had in memory at once, what they share for each; None: no sample.
-        peak_device_memory_bytes: the most that tensors of this rank took on the device; None on the CPU.
+        peak_rss_bytes: maximum of the sum over all processes; shared memory counts for each. None: no sample.
+        peak_device_memory_bytes: maximum size of this rank's tensors on the device; None on the CPU.
         cost_s: CPU seconds of the thread.
-        wall_s: how long it has run.
-        num_samples: how often it looked.
+        wall_s: seconds that the thread has run.
+        num_samples: number of samples.
     """
 
-    # Of a core: what a sample may cost at most, or the next one comes later.
-    _MOST_COST = 0.005
+    # Maximum CPU time per wall time of the thread.
+    _MAX_COST_FRACTION = 0.005
 
     def __init__(self, pids: Sequence[int], device: Device, interval_s: float, warn_at: float) -> None:
         self.pids = pids
@@ -53,30 +53,30 @@ class Sampler:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; nothing happens where it has ended."""
+        """End the thread, if it is running."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
 
     @property
     def cost_fraction(self) -> float | None:
-        """CPU time of the thread as a share of one core's."""
+        """CPU time of the thread per wall time."""
         return self.cost_s / self.wall_s if self.wall_s else None
 
     def _run(self) -> None:
-        begun_at, cpu_before = time.perf_counter(), time.thread_time()
+        started_at, cpu_before = time.perf_counter(), time.thread_time()
         while True:
             before = time.thread_time()
             self.sample()
             cost_s = time.thread_time() - before
-            ended = self._stopped.wait(max(self.interval_s, cost_s / self._MOST_COST))
-            self.wall_s = time.perf_counter() - begun_at
+            ended = self._stopped.wait(max(self.interval_s, cost_s / self._MAX_COST_FRACTION))
+            self.wall_s = time.perf_counter() - started_at
             self.cost_s = time.thread_time() - cpu_before
             if ended:
                 return
 
     def sample(self) -> None:
-        """Look once."""
+        """Take one sample."""
         rss_bytes = sum(map(_rss_bytes, process_trees(self.pids)))
         self.peak_rss_bytes = max(rss_bytes, self.peak_rss_bytes or 0)
         on_device = self.device.memory_bytes_now()
@@ -89,16 +89,16 @@ class Sampler:
     def _warn(self, rss_bytes: int) -> None:
         memory = psutil.virtual_memory()
         uses = [(1 - memory.available / memory.total, memory.total, rss_bytes, "memory")]
-        if self._container_bytes is not None:  # of which others in it take their part, unseen
+        if self._container_bytes is not None:  # other processes in the container are not counted
             uses.append((rss_bytes / self._container_bytes, self._container_bytes, rss_bytes, "the container's memory"))
         uses.append((*self.device.memory_use(), f"the {self.device.used} device's memory"))
-        for share, total, own, what in uses:
-            if share >= self.warn_at:
+        for fraction, total, run_bytes, memory_name in uses:
+            if fraction >= self.warn_at:
                 self._warned = True
                 log.warning(
-                    "%.0f%% of %s (%.1f GB) is in use, %.1f GB of it by this run: when it is full, a system swaps or "
-                    "kills. A smaller training.batch_size, training.eval_batch_size or dataset.limit takes less.",
-                    100 * share, what, total / 1e9, own / 1e9,
+                    "%.0f%% of %s (%.1f GB) is in use, %.1f GB of it by this run. If it is full, the system may swap "
+                    "or kill the run. Reduce training.batch_size, training.eval_batch_size or dataset.limit.",
+                    100 * fraction, memory_name, total / 1e9, run_bytes / 1e9,
                 )  # fmt: skip
                 return
 
@@ -106,5 +106,5 @@ class Sampler:
 def _rss_bytes(pid: int) -> int:
     try:
         return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:  # gone since
+    except psutil.Error:  # the process has ended
         return 0

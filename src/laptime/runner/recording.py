@@ -28,7 +28,7 @@ from laptime.machine.environment import ineffective_variables, python_settings, 
 from laptime.machine.memory import peak_rss_bytes
 from laptime.machine.torch_build import driver_version, torch_build
 from laptime.measure.breakdown import Breakdown
-from laptime.measure.limit import bytes_moved, limit, own_advice
+from laptime.measure.limit import bytes_moved, limit, training_advice
 from laptime.measure.peak import probe
 from laptime.measure.sampler import Sampler
 from laptime.ranks.rank import Rank
@@ -277,6 +277,6 @@ def _note_limit(record: RunRecord, device: Device, rank: Rank, optimizer: torch.
         peak,
         breakdown=record.breakdown,
         optimizer_bytes=sum(rank.gather(bytes_moved(optimizer))),
-        advice=own_advice(filled(record.dataset).pipeline or "", precision),
+        advice=training_advice(filled(record.dataset).pipeline or "", precision),
         disturbances=assess([delta(before, snapshot(), own_s, cores)], [], cores).reasons,
     )
