@@ -162,7 +162,8 @@ class Reader:
                 from torch.distributed.run import get_args_parser
 
                 parsed = get_args_parser().parse_args(arguments)
-                return self.error(("python", parsed.training_script, *parsed.training_script_args))
+                module = ["-m"] if parsed.module else []
+                return self.error(("python", *module, parsed.training_script, *parsed.training_script_args))
             case "tensorboard":
                 return "" if first == "--logdir" and len(arguments) == 2 else "tensorboard: not --logdir DIR"
             case "pip":
@@ -183,7 +184,7 @@ class Reader:
         command, rest = arguments[0] if arguments else "", arguments[1:]
         if command in COMMANDS and command != "train":
             return self._command(COMMANDS[command].module, *rest)
-        if arguments in (("--help",), ("--version",)) or command == "help":
+        if arguments in (("--help",), ("--version",)) or (re.fullmatch(r"\w+", command) and command != "train"):
             return ended(dispatch.main, arguments)
         return self._train(rest if command == "train" else arguments)
 
@@ -298,7 +299,7 @@ def left_over(text: str, shown: list[Shown]) -> list[str]:
     rest = re.sub(r"\s+", " ", text.replace("\\\n", " "))
     for each in sorted(shown, key=lambda each: -len(each.text)):
         rest = rest.replace(re.sub(r"\s+", " ", each.text), "")
-    without_eval = rest.replace('eval "$(python train.py -sc install=bash)"', "")
+    without_eval = re.sub(r'eval "\$\([^)]*\)"', "", rest)
     return re.findall(
         r"(?:\w+\.py|-m laptime\.\w+|torchrun|\$ laptime) (?:-{1,2}\w[\w-]*|[a-z.]+=\S+)[^`]{0,40}", without_eval
     )
@@ -321,7 +322,7 @@ def test_a_command_that_is_not_understood_is_found(reader, monkeypatch):
         ("python -m laptime.watch latest --once", "python -m laptime.watch latest --twice"),
         ("laptime train model=cnn", "laptime train model=cmm"),
         ("laptime tune lr model=cnn", "laptime tune lr model=cmm"),
-        ("laptime analyze latest --by model", "laptime analyse latest --by model"),
+        ("laptime analyze latest --by model", "laptime analyze latest --bye model"),
         ("laptime evaluate run=latest", "laptime evaluate run=latest latency.sizes=1"),
         ("laptime watch latest --once", "laptime watch latest --twice"),
         ("python benchmarks/models.py --limit 5000", "python benchmarks/models.py --limits 5000"),

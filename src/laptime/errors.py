@@ -1,4 +1,4 @@
-"""How a run can end other than by completing. What is not one of these is a bug and keeps its traceback."""
+"""The ways a run can end without completing. Any other exception is a bug and keeps its traceback."""
 
 import os
 import re
@@ -11,23 +11,23 @@ from laptime.text import escape_control_chars, format_os_error
 
 
 class UserError(Exception):
-    """A mistake in what was asked for, in one or two lines: `key=value: the rule it breaks. What to do instead.`"""
+    """A user's mistake, in one or two lines: `key=value: the rule it breaks. What to do instead.`"""
 
     exit_code = 2
 
 
 class RunFailed(Exception):
-    """The run failed, and its log has said how."""
+    """The run failed, and its log says why."""
 
     exit_code = 1
 
 
 class TrainingFailed(RunFailed):
-    """The training itself went wrong, by no mistake in the syntax of what was asked for.
+    """The training failed, though its configuration is valid.
 
     Args:
-        message: what happened, where.
-        epoch, step: where in the training, both from 0; None where it is not known.
+        message: what happened.
+        epoch, step: where in the training, both from 0; None: not known.
     """
 
     def __init__(self, message: str, epoch: int | None = None, step: int | None = None) -> None:
@@ -37,7 +37,7 @@ class TrainingFailed(RunFailed):
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to end. No Exception, as KeyboardInterrupt is none: whoever catches those goes on."""
+    """A signal asked the run to end. Like KeyboardInterrupt, `except Exception` doesn't catch it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
@@ -46,7 +46,7 @@ class Interrupted(BaseException):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, on one line; its class where it says nothing."""
+    """The first line of an error's message; the name of its class if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
 
@@ -55,7 +55,7 @@ class LauncherFailed(BaseException):
     """Hydra's launcher failed, and its runs with it. Hydra would print a traceback of an Exception.
 
     Args:
-        error: the launcher's own.
+        error: raised by the launcher.
     """
 
     def __init__(self, error: Exception) -> None:
@@ -65,21 +65,23 @@ class LauncherFailed(BaseException):
 
 @contextmanager
 def launcher_errors() -> Iterator[None]:
-    """While a launcher other than Hydra's own works: jobs catch what is wrong with them, so an exception is its own."""
+    """Raise LauncherFailed for an exception of a launcher plugin. Jobs catch their own exceptions."""
     try:
         yield
     except Exception as error:
         raise LauncherFailed(error) from error
 
 
-# torch's CPU allocator raises a plain RuntimeError.
-_NO_MEMORY = re.compile(r"not enough memory|can't allocate memory|out of memory|Cannot allocate memory|bad_alloc", re.I)
+# PyTorch's CPU allocator raises a plain RuntimeError.
+_OUT_OF_MEMORY = re.compile(
+    r"not enough memory|can't allocate memory|out of memory|Cannot allocate memory|bad_alloc", re.I
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the system, or the device, had no more memory to give."""
+    """Whether the system or the device was out of memory."""
     return isinstance(error, MemoryError) or (
-        isinstance(error, OSError | RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+        isinstance(error, OSError | RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
     )
 
 

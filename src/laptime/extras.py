@@ -1,11 +1,11 @@
-"""Packages that only some options need: where one is missing, the extra that brings it is named."""
+"""Optional packages, and the extras of Laptime that install them."""
 
 import importlib.util
 from types import ModuleType
 
 from laptime.errors import UserError
 
-# The extra that installs each package, by the name that it is imported by; Hydra's plugins by their folder.
+# The extra that installs each package. Keys are import names; for plugins of Hydra, names of their folders.
 EXTRAS = {
     "onnx": "onnx",
     "onnxruntime": "onnx",
@@ -26,18 +26,19 @@ EXTRAS = {
 
 
 def is_installed(package: str) -> bool:
-    """Whether there is a package of that name, without importing it. A mere folder of that name is none: Python would
-    import it as a namespace package, with nothing in it.
+    """Whether a package is installed, without importing it.
+
+    A folder of that name doesn't count, though Python would import it as an empty namespace package.
     """
     try:
         spec = importlib.util.find_spec(package)
-    except ValueError:  # it is loaded, and does not say from where
+    except ValueError:  # it is loaded, but has no __spec__
         return True
     return spec is not None and spec.origin is not None
 
 
 def missing_package(error: Exception) -> str | None:
-    """The missing package that caused an error; None: the error has another cause."""
+    """The missing package that caused an error; None if the error has another cause."""
     name = None
     if isinstance(error, ImportError):
         name = error.name
@@ -48,12 +49,12 @@ def missing_package(error: Exception) -> str | None:
 
 
 def install_command(package: str) -> str:
-    """What to type where a package is missing: `pip install "laptime[timm]"`, or the package alone without an extra."""
+    """The command that installs a package: `pip install "laptime[timm]"`, or the package alone if no extra has it."""
     return f'pip install "laptime[{EXTRAS[package]}]"' if package in EXTRAS else f"pip install {package}"
 
 
 def not_installed(package: str) -> str:
-    """That a package is missing, and how to install it."""
+    """The message that a package is missing, and how to install it."""
     return f"needs {package}, which is not installed. Install it: {install_command(package)}"
 
 
@@ -61,7 +62,7 @@ def require(*packages: str) -> None:
     """Check that packages are installed, without importing them.
 
     Raises:
-        UserError: one is not.
+        UserError: a package is missing.
     """
     for package in packages:
         if not is_installed(package):

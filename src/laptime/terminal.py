@@ -1,4 +1,4 @@
-"""What a run says: the log on stderr and in train.log, the table of results on stdout."""
+"""Output of a run: the log on stderr and in train.log, tables on stdout."""
 
 import logging
 import os
@@ -14,12 +14,12 @@ from rich.console import Console
 from laptime.record.files import LOG_FILE
 from laptime.record.masking import mask_text
 
-# Where no terminal says how wide it is.
+# Columns of tables that are not written to a terminal.
 _WIDTH = 160
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what is sys.stderr now: a progress bar puts itself there and keeps the lines above it."""
+    """Writes to the current sys.stderr: a progress bar replaces it, to keep log lines above the bar."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -46,13 +46,13 @@ class _WithoutSecrets(logging.Formatter):
 def logging_to(
     run_dir: Path, rank: int = 0, level: int = logging.INFO, secrets: Collection[str] = (), tag: str = ""
 ) -> Iterator[None]:
-    """Send the log to train.log, lines tagged with time and rank, and from rank 0 to stderr as well.
+    """Send the log to train.log, with time and rank in each line, and from rank 0 to stderr as well.
 
-    What was set up before comes back afterwards.
+    Restores the previous logging setup afterwards.
 
     Args:
-        secrets: are masked wherever the log goes.
-        tag: before each line on stderr, where several runs write there.
+        secrets: texts to mask in all output.
+        tag: prefix of each line on stderr, for several runs that write there.
     """
     file = logging.FileHandler(run_dir / LOG_FILE, encoding="utf-8", delay=True)
     layout = f"[%(asctime)s][rank {rank}][%(levelname)s][%(name)s] %(message)s"
@@ -64,14 +64,14 @@ def logging_to(
         stderr.addFilter(_add_level_prefix)
         handlers.append(stderr)
     root = logging.getLogger()
-    before, level_before, showwarning = root.handlers[:], root.level, warnings.showwarning
+    handlers_before, level_before, showwarning = root.handlers[:], root.level, warnings.showwarning
     root.handlers[:] = handlers
     root.setLevel(level)
     warnings.showwarning = _log_warning
     try:
         yield
     finally:
-        root.handlers[:] = before
+        root.handlers[:] = handlers_before
         root.setLevel(level_before)
         warnings.showwarning = showwarning
         file.close()
@@ -89,12 +89,12 @@ def _log_warning(
 
 
 def wide_console() -> Console:
-    """For a table with many columns, on stdout: as wide as the terminal; where there is none, as it needs to be."""
+    """A console on stdout for tables with many columns: as wide as the terminal, or 160 columns without one."""
     return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else _WIDTH)
 
 
 def replace_unencodable() -> None:
-    """Let a terminal that has no Unicode show a question mark where it lacks a character."""
+    """Print a question mark for characters that the encoding of stdout or stderr lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -102,18 +102,18 @@ def replace_unencodable() -> None:
 
 @contextmanager
 def ignore_broken_pipe() -> Iterator[None]:
-    """What is printed within may find nobody who reads it (`| head`): that is no failure, and the rest goes nowhere."""
+    """Discard further output when the reader of stdout has gone, e.g. in `laptime ... | head`."""
     try:
         yield
-        if sys.stdout is not None:  # as where it was closed from the start
+        if sys.stdout is not None:  # it was closed when the process started
             sys.stdout.flush()
-    except (BrokenPipeError, SystemExit) as error:  # rich ends the process for it
+    except (BrokenPipeError, SystemExit) as error:  # rich raises SystemExit for a broken pipe
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def relative(path: Path) -> str:
-    """A path as one would type it here."""
-    below_here = path != Path.cwd() and path.is_relative_to(Path.cwd())
-    return str(path.relative_to(Path.cwd())) if below_here else str(path)
+    """A path relative to the current folder if it is in it."""
+    is_inside = path != Path.cwd() and path.is_relative_to(Path.cwd())
+    return str(path.relative_to(Path.cwd())) if is_inside else str(path)

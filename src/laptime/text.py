@@ -1,21 +1,20 @@
-"""How sizes, times, counts, lists, other people's text and the system's errors are worded."""
+"""Formats sizes, times, counts, lists, untrusted text and errors of the system."""
 
 import errno
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
-# What to do where a process may have no more files, pipes and sockets.
+# What to do when a process can't open more files, pipes or sockets.
 MORE_FILES = "Raise the limit (ulimit -n 4096), or use fewer ranks or a smaller dataset.num_workers."
 
 
 def byte_size(num_bytes: float, unit: str | None = None, decimals: int = 1) -> str:
-    """In powers of ten: `12 MB`, `1.5 GB`.
+    """A size in powers of ten: `12 MB`, `1.5 GB`.
 
     Args:
-        num_bytes: bytes.
-        unit: B, kB, MB, GB or TB; None: the largest that leaves at least 1.
-        decimals: digits after the point; where no unit is given, from GB upwards.
+        unit: B, kB, MB, GB or TB; None: the largest in which the size is at least 1.
+        decimals: digits after the point; without a unit only for GB and TB.
     """
     if unit is not None:
         return f"{num_bytes / 1000 ** _UNITS.index(unit):.{decimals}f} {unit}"
@@ -27,7 +26,7 @@ def byte_size(num_bytes: float, unit: str | None = None, decimals: int = 1) -> s
 
 
 def binary_size(num_bytes: float) -> str:
-    """In powers of two, as memory and caches are sold: `48 KiB`, `15.6 GiB`. Three digits."""
+    """A size in powers of two, with three digits, for memory and caches: `48 KiB`, `15.6 GiB`."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20)):
         if num_bytes >= factor:
             return f"{num_bytes / factor:.3g} {unit}"
@@ -35,14 +34,14 @@ def binary_size(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Rounded: `8 s`, `12 min`, `3.4 h`."""
+    """A rounded time: `8 s`, `12 min`, `3.4 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def clock(seconds: float) -> str:
-    """As a clock shows it: `0:08`, `1:02:05`."""
+    """A time as a clock shows it: `0:08`, `1:02:05`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
@@ -52,41 +51,40 @@ def counted(number: float, noun: str, layout: str = "") -> str:
     """`1 epoch`, `2 epochs`.
 
     Args:
-        number: how many.
-        noun: what, one of them.
-        layout: of the number, as in `format`: `,` for `2,000`.
+        noun: in the singular.
+        layout: format of the number, e.g. `,` for `2,000`.
     """
     return f"{number:{layout}} {noun}{'' if number == 1 else 's'}"
 
 
-def percent(share: float) -> str:
-    """A share of 1 as whole percents, below one with a decimal: `42%`, `0.4%`."""
-    return f"{share:.1%}" if share < 0.0095 else f"{share:.0%}"
+def percent(fraction: float) -> str:
+    """A fraction as whole percents, below 1% with a decimal: `42%`, `0.4%`."""
+    return f"{fraction:.1%}" if fraction < 0.0095 else f"{fraction:.0%}"
 
 
 def join_nonempty(parts: Iterable[Any]) -> str:
-    """`one, other`: those that are not empty."""
+    """The parts that are not empty: `first, second`."""
     return ", ".join(str(part) for part in parts if part)
 
 
 def join_first_three(parts: Sequence[str]) -> str:
-    """`one; other; third, and 2 more`."""
+    """`first; second; third, and 2 more`."""
     more = f", and {len(parts) - 3} more" if len(parts) > 3 else ""
     return f"{'; '.join(parts[:3])}{more}"
 
 
 def short_name(key: str) -> str:
-    """A dotted key as labels of runs have it: `ws` for strategy.world_size, else the last part of it."""
+    """A dotted key in labels of runs: `ws` for strategy.world_size, else its last part."""
     return "ws" if key == "strategy.world_size" else key.rpartition(".")[2]
 
 
 def escape_control_chars(text: str) -> str:
-    """Somebody's text without characters that steer a terminal or break a line: they are escaped."""
+    """Text with control characters and line breaks escaped, so that it can't steer a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def format_os_error(error: OSError) -> str:
-    """What the system refused, and where: `outputs/run.json: No space left on device.`"""
-    where = f"{error.filename}: " if error.filename else ""
-    instead = f" {MORE_FILES}" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
-    return f"{where}{str(error.strerror or error).rstrip('.')}.{instead}"
+    """The file and the reason of an error of the system: `outputs/run.json: No space left on device.`"""
+    file = f"{error.filename}: " if error.filename else ""
+    advice = f" {MORE_FILES}" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+    return f"{file}{str(error.strerror or error).rstrip('.')}.{advice}"
