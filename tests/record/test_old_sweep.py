@@ -1,7 +1,7 @@
 """A sweep that Laptime 0.1.0 wrote (old_sweep.json) is read, resumed, continued and evaluated as if it were new.
 
 Its run.json has `run_dir`, `run_label`, `experiment_name` and `runs_at_once` in `config`, and its conf files used
-`${run_dir}`. Run 1 of the sweep was lost.
+`${run_dir}`. Its schedule has `warmup_share`, which is `warmup_fraction` now. Run 1 of the sweep was lost.
 """
 
 import base64
@@ -21,6 +21,7 @@ from laptime.evaluation.main import main as evaluate
 from laptime.record.files import read_record
 from laptime.record.hashes import config_hashes
 from laptime.record.hydra_files import read_overrides
+from laptime.record.renamed import by_new_names, by_old_names
 
 STATE = ("run_dir", "run_label", "experiment_name", "runs_at_once")
 
@@ -45,6 +46,9 @@ def test_what_the_run_set_moves_from_the_configuration_to_the_record(old_record)
     record = read_record(Path("sweep/0"))
     assert {key: record[key] for key in STATE} == {key: old_record["config"][key] for key in STATE}
     assert not set(STATE) & set(record["config"])
+    assert (
+        record["config"]["scheduler"]["warmup_fraction"] == 0.2 == record["hashed_config"]["scheduler.warmup_fraction"]
+    )
     runs, skipped = load_runs([Path()])
     assert len(runs) == 1 and not skipped and runs[0].record.run_label == "seed=1"
 
@@ -63,6 +67,20 @@ def test_a_former_interpolation_is_read_by_its_new_name(work_folder):
     Path(".hydra").mkdir()
     Path(".hydra/overrides.yaml").write_text("- x=${run_dir}/a ${run_label} ${run_dir2}\n")
     assert read_overrides(Path()) == ["x=${laptime:run_dir}/a ${laptime:run_label} ${run_dir2}"]
+
+
+@pytest.mark.unit
+def test_a_users_class_keeps_an_argument_of_the_old_name():
+    values = {"scheduler._target_": "my.Schedule", "scheduler.warmup_share": 0.1, "scheduler.warmup_fraction": 0.2}
+    assert by_new_names(values) == by_old_names(values) == values
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("typed", ["scheduler.warmup_share=0.1", "+scheduler.warmup_share=0.1"])
+def test_the_old_key_of_a_schedule_is_refused_with_the_new_one(typed, call):
+    done = call("scheduler=one_cycle", typed)
+    assert done.returncode == 2 and done.stderr.startswith("error: scheduler.warmup_share=0.1: ")
+    assert "scheduler.warmup_fraction=0.1" in done.stderr
 
 
 def test_it_is_resumed(old_record, train):

@@ -66,7 +66,7 @@ def test_a_wrong_key_in_a_file_is_named_with_the_file(content, key, instead, cal
     (folder / "mine.yaml").write_text(f"# @package _global_\n{content}\n")
     done = call("--config-dir", "own", "experiment=mine")
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: experiment/mine.yaml: {key}: ") and instead in done.stderr
+    assert done.stderr.startswith(f"error: experiment/mine.yaml: {key}") and instead in done.stderr
 
 
 def test_an_old_run_is_compared_with_a_new_one(old_run, trained):

@@ -77,10 +77,10 @@ def test_a_search_over_a_key_that_the_chosen_option_lacks_names_both(call, work_
 
 
 def test_a_key_that_only_the_swept_options_have_trains(train, work_folder):
-    done = train(*SWEEP, "scheduler=one_cycle,cosine_warmup", "scheduler.warmup_share=0.2")
+    done = train(*SWEEP, "scheduler=one_cycle,cosine_warmup", "scheduler.warmup_fraction=0.2")
     assert done.returncode == 0, done.stderr
     records = [read_record(path) for path in numbered_runs(work_folder / "sweep").values()]
-    assert [record["config"]["scheduler"]["warmup_share"] for record in records] == [0.2, 0.2]
+    assert [record["config"]["scheduler"]["warmup_fraction"] for record in records] == [0.2, 0.2]
 
 
 def test_shuffled_values_are_drawn_once(train, work_folder):

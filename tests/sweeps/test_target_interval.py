@@ -52,7 +52,7 @@ def broken_off(*overrides: str) -> Path:
     return sorted(Path().glob("run*"))[-1]
 
 
-def shares(make, num_steps=100, **arguments):
+def factors(make, num_steps=100, **arguments):
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.5)
     scheduler = make(optimizer, epochs=4, num_steps_per_epoch=num_steps // 4, **arguments)
     found = []
@@ -65,7 +65,7 @@ def shares(make, num_steps=100, **arguments):
 
 @pytest.mark.unit
 def test_warm_up_then_cosine():
-    found, last = shares(CosineWarmup, warmup_share=0.1, end=0.2)
+    found, last = factors(CosineWarmup, warmup_fraction=0.1, end=0.2)
     assert found[:11] == pytest.approx([number / 11 for number in range(1, 12)])
     assert found[10:] == pytest.approx([0.2 + 0.4 * (1 + math.cos(math.pi * n / 90)) for n in range(90)])
     assert last == pytest.approx(0.2)
@@ -73,18 +73,18 @@ def test_warm_up_then_cosine():
 
 @pytest.mark.unit
 def test_cosine_without_warm_up_is_torchs():
-    found, _ = shares(CosineWarmup, warmup_share=0.0, end=0.0)
+    found, _ = factors(CosineWarmup, warmup_fraction=0.0, end=0.0)
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
-    for share in found:
-        assert share == pytest.approx(optimizer.param_groups[0]["lr"])
+    for factor in found:
+        assert factor == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
 
 
 @pytest.mark.unit
 def test_one_cycle_is_torchs_with_straight_lines():
-    found, last = shares(OneCycle, warmup_share=0.25, start=0.04, end=0.0)
+    found, last = factors(OneCycle, warmup_fraction=0.25, start=0.04, end=0.0)
     assert found[0] == 0.04 and max(found) == found[25] == 1.0 and last == 0.0
     assert np.diff(found[:26]) == pytest.approx(np.full(25, 0.96 / 25))
     assert np.diff(found[25:]) == pytest.approx(np.full(74, -1 / 75))
@@ -297,8 +297,8 @@ def test_two_averages_at_once_are_refused():
         composed("training.ema_decay=0.9", "training.swa_start_epoch=1")
 
 
-@pytest.mark.parametrize("key", ["warmup_share", "end"])
-def test_a_share_out_of_range_is_refused(key):
+@pytest.mark.parametrize("key", ["warmup_fraction", "end"])
+def test_a_fraction_out_of_range_is_refused(key):
     for value in ("1", "-0.1"):
         with pytest.raises(UserError, match=rf"scheduler\.{key}={value}"):
             run("scheduler=one_cycle", f"scheduler.{key}={value}")

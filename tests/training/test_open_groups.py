@@ -289,7 +289,10 @@ def test_what_watches_the_validation_needs_a_validation_set(group, described, co
         ("scheduler", node(f"{TORCH}.ReduceLROnPlateau")),
         ("scheduler", node(f"{TORCH}.ExponentialLR", gamma=0.5)),
         ("scheduler", node("step_after_step")),
-        ("scheduler", node("laptime.schedulers.one_cycle.OneCycle", epochs=1, warmup_share=0.3, start=0.04, end=0.0)),
+        (
+            "scheduler",
+            node("laptime.schedulers.one_cycle.OneCycle", epochs=1, warmup_fraction=0.3, start=0.04, end=0.0),
+        ),
         ("callbacks", {"best": node(f"{LIGHTNING}.ModelCheckpoint")}),
         ("callbacks", {"best": node(f"{LIGHTNING}.ModelCheckpoint", monitor="val_accuracy", mode="max")}),
         ("callbacks", {"stop": node(f"{LIGHTNING}.EarlyStopping", monitor="own_metric", mode="max")}),

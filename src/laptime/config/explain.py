@@ -28,7 +28,8 @@ from laptime.record.renamed import RENAMED
 from laptime.text import escape_control_chars
 
 _WHY_RENAMED = {
-    "training.accumulate_grad_batches": "It splits the batch of a step; Lightning's key of that name multiplies it."
+    "training.accumulate_grad_batches": "It splits the batch of a step; Lightning's key of that name multiplies it.",
+    "scheduler.warmup_share": "It is a fraction of all steps.",
 }
 
 
@@ -116,9 +117,9 @@ def unknown_key(
     """
     text = text or (full_key if value is None else f"{full_key}={value}")
     equals = "" if value is None else f"={value}"
-    if full_key in RENAMED:
-        new = RENAMED[full_key]
-        return f"{text}: is called {new} now. {_WHY_RENAMED[full_key]} Write {new}{equals}."
+    new = RENAMED.get(full_key)
+    if new is not None and new.rpartition(".")[2] in known:
+        return renamed_key(full_key, equals, text)
     if full_key in _SET_BY_THE_RUN:
         return f"{text}: is not a setting: Laptime sets it when the run starts. {_SET_BY_THE_RUN[full_key]}"
     if (answer := foreign_keys.answer(text, full_key, value, groups[""], verb)) is not None:
@@ -134,6 +135,16 @@ def unknown_key(
     options = [f"{group}.{near}".strip(".") + (f".{rest}" if rest else "")] if near else elsewhere[:3]
     hint = f" Did you mean {' or '.join(options)}?" if options else ""
     return f"{text}: unknown key.{hint}\nKnown keys{group and ' of ' + group}: {suggest.listed(known)}."
+
+
+def renamed_key(old: str, equals: str, text: str) -> str:
+    """The message about a key that has a new name.
+
+    Args:
+        equals: = and the value; "": there is none.
+        text: the override, or the key as a file has it.
+    """
+    return f"{text}: is called {RENAMED[old]} now. {_WHY_RENAMED[old]} Write {RENAMED[old]}{equals}."
 
 
 def keys_by_group(cfg: DictConfig) -> dict[str, list[str]]:

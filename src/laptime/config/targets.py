@@ -17,9 +17,11 @@ from hydra.utils import instantiate
 
 from laptime import suggest
 from laptime.config import foreign_keys
+from laptime.config.explain import renamed_key
 from laptime.config.schema import Config
 from laptime.errors import UserError, first_line, is_out_of_memory
 from laptime.record.files import flat
+from laptime.record.renamed import RENAMED
 
 # What Hydra's instantiate takes beside the arguments of an object, and the type of each.
 _SPECIAL = {"_partial_": bool, "_recursive_": bool, "_args_": list, "_convert_": str}
@@ -147,6 +149,8 @@ def _check_arguments(
 
 def _unknown_argument(group: str, node: Mapping[str, Any], key: str, value: Any, known: Sequence[str]) -> UserError:
     text = f"{group}.{key}={_as_typed(value)}"
+    if RENAMED.get(f"{group}.{key}", "").rpartition(".")[2] in known:
+        return UserError(renamed_key(f"{group}.{key}", f"={_as_typed(value)}", text))
     roots = [field.name for field in fields(Config)]
     for leaf, leaf_value in (
         flat(value, f"{group}.{key}.") if isinstance(value, Mapping) else [(f"{group}.{key}", value)]

@@ -1,4 +1,4 @@
-"""Keys of the configuration that had other names: what an older Laptime wrote is read by the names of today."""
+"""Keys of the configuration that have new names: what an older Laptime wrote is read by the new names."""
 
 import re
 from collections.abc import Mapping
@@ -6,26 +6,42 @@ from typing import Any
 
 from laptime.record.override_text import split
 
-# By the old name. Hashes of a configuration are made of the old names, so that they stay what they were.
-RENAMED = {"training.accumulate_grad_batches": "training.num_microbatches"}
-_OLD = {new: old for old, new in RENAMED.items()}
-# Former keys of the configuration that are keys of the record now.
+# New names by old ones. Hashes are computed with the old names, so that they stay the same.
+RENAMED = {
+    "training.accumulate_grad_batches": "training.num_microbatches",
+    "scheduler.warmup_share": "scheduler.warmup_fraction",
+}
+_OLD_NAMES = {new: old for old, new in RENAMED.items()}
+# In an open group only arguments of these classes have a new name. A user's class may have an argument of the old name.
+_CLASSES = {"scheduler.warmup_share": "laptime.schedulers."}
+# Former keys of the configuration that are root keys of run.json now.
 _MOVED_TO_RECORD = ("run_dir", "run_label", "experiment_name", "runs_at_once")
 _FORMER_INTERPOLATION = re.compile(r"\$\{(run_dir|run_label|experiment_name)\}")
 
 
 def by_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by full key, as a hashed configuration and a checkpoint's identity have them."""
-    return {RENAMED.get(key, key): value for key, value in values.items()}
+    """A hashed configuration or a checkpoint's identity, by full key, with the new names."""
+    return {_renamed(key, RENAMED, values): value for key, value in values.items()}
 
 
 def by_old_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `by_new_names`."""
-    return {_OLD.get(key, key): value for key, value in values.items()}
+    return {_renamed(key, _OLD_NAMES, values): value for key, value in values.items()}
+
+
+def _renamed(key: str, names: Mapping[str, str], values: Mapping[str, Any]) -> str:
+    if key not in names:
+        return key
+    target = values.get(f"{key.partition('.')[0]}._target_")
+    return names[key] if _has_new_name(RENAMED.get(key, key), target) else key
+
+
+def _has_new_name(new_key: str, target: Any) -> bool:
+    return str(target or "").startswith(_CLASSES.get(_OLD_NAMES[new_key], ""))
 
 
 def override_by_new_name(override: str) -> str:
-    """An override as it would be typed today: `training.num_microbatches=2`."""
+    """An override with the new names: `training.num_microbatches=2`."""
     prefix, key, value = split(override)
     if value is not None:
         value = _FORMER_INTERPOLATION.sub(r"${laptime:\1}", value)
@@ -33,7 +49,10 @@ def override_by_new_name(override: str) -> str:
 
 
 def update(record: dict[str, Any]) -> None:
-    """Give the keys of a record's configuration their names of today; those of somebody else's training stay."""
+    """Rename the keys of a record's configuration in place, and move those that are root keys now.
+
+    In a record of a training that Laptime only timed, the configuration is the user's, and only `run_dir` moves.
+    """
     lap, config = record.get("lap"), record.get("config")
     is_laptime_training = not isinstance(lap, dict) or lap.get("timer", "training") == "training"
     if isinstance(config, dict):
@@ -45,7 +64,7 @@ def update(record: dict[str, Any]) -> None:
     for old, new in RENAMED.items():
         group, _, name = old.partition(".")
         section = config.get(group) if isinstance(config, dict) else None
-        if isinstance(section, dict) and name in section:
+        if isinstance(section, dict) and name in section and _has_new_name(new, section.get("_target_")):
             section[new.partition(".")[2]] = section.pop(name)
     if isinstance(record.get("hashed_config"), dict):
         record["hashed_config"] = by_new_names(record["hashed_config"])

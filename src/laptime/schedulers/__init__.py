@@ -1,4 +1,4 @@
-"""Learning rate schedules by optimizer steps, one per file; those by epochs are torch's."""
+"""Learning rate schedules that change at every optimizer step, one per file. For schedules by epochs, use torch's."""
 
 from laptime.schedulers.step_schedule import StepSchedule
 

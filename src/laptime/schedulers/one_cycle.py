@@ -1,37 +1,43 @@
-"""One cycle: up along a line and down along another."""
+"""One cycle: the learning rate rises linearly, then falls linearly."""
 
 from torch.optim import Optimizer
 
-from laptime.schedulers.step_schedule import StepSchedule, check_share
+from laptime.schedulers.step_schedule import StepSchedule, check_fraction
 
 
 class OneCycle(StepSchedule):
-    """From a share of the optimizer's learning rate up to it, then down to another share, along straight lines.
+    """Linear from `start` times the optimizer's learning rate up to that rate, then linear down to `end` times it.
 
     Args:
         optimizer, epochs, num_steps_per_epoch: as in StepSchedule.
-        warmup_share: of all steps, for the way up, in [0, 1).
-        start, end: shares of the learning rate, in [0, 1).
+        warmup_fraction: fraction of all steps that the rise takes, in [0, 1).
+        start, end: first and final factor of the learning rate, in [0, 1).
 
     Raises:
         ValueError: an argument is out of its range.
 
     Source: Smith and Topin 2019, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates".
-    There the momentum moves the other way; here it stays.
+    Their schedule also changes the momentum; this one does not.
     """
 
     def __init__(
-        self, optimizer: Optimizer, epochs: int, num_steps_per_epoch: int, warmup_share: float, start: float, end: float
+        self,
+        optimizer: Optimizer,
+        epochs: int,
+        num_steps_per_epoch: int,
+        warmup_fraction: float,
+        start: float,
+        end: float,
     ) -> None:
-        check_share("warmup_share", warmup_share)
-        check_share("start", start)
-        check_share("end", end)
+        check_fraction("warmup_fraction", warmup_fraction)
+        check_fraction("start", start)
+        check_fraction("end", end)
         self.start = start
         self.end = end
-        self.num_warmup_steps = round(warmup_share * epochs * num_steps_per_epoch)
+        self.num_warmup_steps = round(warmup_fraction * epochs * num_steps_per_epoch)
         super().__init__(optimizer, epochs, num_steps_per_epoch)
 
-    def share(self, step: int) -> float:
+    def factor(self, step: int) -> float:
         if step < self.num_warmup_steps:
             return self.start + (1 - self.start) * step / self.num_warmup_steps
         done = (step - self.num_warmup_steps) / max(1, self.num_steps - self.num_warmup_steps)
