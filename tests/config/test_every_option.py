@@ -160,10 +160,10 @@ SMALL = ["dataset=synthetic", "dataset.shape=[1,8,8]"]
     ("typed", "reason"),
     [
         (["device=mps", "strategy.world_size=2"], "a Mac has one MPS device"),
-        (["device=cuda", "strategy.world_size=4"], "there are 2 cuda devices"),
-        (["device=xpu", "strategy.world_size=4"], "there are 2 xpu devices"),
+        (["device=cuda", "strategy.world_size=4"], "2 cuda devices"),
+        (["device=xpu", "strategy.world_size=4"], "2 xpu devices"),
         (["device=cpu", "strategy.backend=nccl", "strategy.world_size=2"], "needs CUDA devices"),
-        (["device=cuda", "strategy.comm_hook=shared_memory", "strategy.world_size=2"], "not in memory that processes"),
+        (["device=cuda", "strategy.comm_hook=shared_memory", "strategy.world_size=2"], "works only with device=cpu"),
         (["device=cpu", "strategy=single", "strategy.world_size=2"], "is one plain process, not strategy.world_size=2"),
         (["device=cpu", "training.precision=16-mixed"], "float16 does not train on the CPU"),
         (["device=cpu", "dataset=cifar10", "dataset.pipeline=mapped"], "lies in no files that can be mapped"),

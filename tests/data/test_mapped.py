@@ -206,4 +206,4 @@ def test_a_file_that_becomes_shorter_while_it_is_read_ends_the_run_with_its_caus
     errors = process.communicate()[1]
     record = read_record(Path("run"))
     assert process.returncode == 1 and record["status"] == "failed"
-    assert "killed by SIGBUS: a file that it had mapped became shorter" in record["error"]["message"], errors
+    assert "killed by SIGBUS: its memory-mapped file was truncated" in record["error"]["message"], errors

@@ -128,7 +128,7 @@ def test_a_rank_that_is_stuck_ends_the_run(start):
     os.kill(ranks_of_run(process)[1], signal.SIGSTOP)
     errors = process.communicate()[1]
     assert process.returncode == 1
-    assert "rank 1 did not answer within strategy.timeout_s=8" in errors
+    assert "rank 1 did not respond within strategy.timeout_s=8" in errors
 
 
 def test_restarted_ranks_resume_over_shared_memory(train, breaking, losses):

@@ -92,7 +92,7 @@ def test_killed_launcher_takes_its_ranks_along_and_the_record_says_so(two_ranks)
     process, _, family = two_ranks()
     process.kill()
     record = assert_ended(family, "failed")
-    assert "the process that launched the ranks is gone" in record["error"]["message"]
+    assert "the process that launched the ranks has died" in record["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_stuck_rank_is_given_up_after_the_timeout(two_ranks):
     assert process.returncode == 1
     record = assert_ended(family, "failed")
     assert record["error"]["rank"] == 1, record["error"]
-    assert "did not answer within strategy.timeout_s=8" in record["error"]["message"]
+    assert "did not respond within strategy.timeout_s=8" in record["error"]["message"]
     assert "Traceback" not in errors
 
 
@@ -137,7 +137,7 @@ def test_ranks_that_are_all_stuck_are_given_up_too(two_ranks):
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     assert process.wait() == 1
-    assert "did not answer within strategy.timeout_s=8" in assert_ended(family, "failed")["error"]["message"]
+    assert "did not respond within strategy.timeout_s=8" in assert_ended(family, "failed")["error"]["message"]
 
 
 def test_data_workers_end_with_a_killed_rank(two_ranks):

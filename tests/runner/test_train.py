@@ -320,7 +320,7 @@ def test_time_limit_stops_within_an_epoch():
     assert record["result"]["stop_reason"] == "time_limit"
     run_dir = Path(record["run_dir"])
     assert read_epochs(run_dir).empty
-    assert "the broken epoch is not recorded" in (run_dir / "train.log").read_text()
+    assert "the incomplete epoch is not recorded" in (run_dir / "train.log").read_text()
     assert record["result"]["test_accuracy"] is not None
 
 
@@ -424,7 +424,7 @@ def test_absent_mps_falls_back_with_one_warning(monkeypatch, capfd):
     assert (record["device"]["requested"], record["device"]["used"]) == ("mps", "cpu")
     captured = capfd.readouterr()
     assert captured.err.count("device=mps") == 1
-    assert "requested: mps, absent" in captured.out
+    assert "requested: mps, not available" in captured.out
 
 
 def test_environment_has_mps_operator_fallback_and_no_secrets(train, the_run):

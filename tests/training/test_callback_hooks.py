@@ -105,7 +105,7 @@ def test_a_callback_that_stops_a_run_is_no_early_stopping(capfd):
     stops = "+callbacks.x._target_=watching_callbacks.StopAfterEpoch"
     record = laptime.run([*SHORT, stops, "training.early_stopping_patience=3"])
     assert record["result"]["stop_reason"] == "callback"
-    assert "stopped early: a callback asked for it" in capfd.readouterr().err
+    assert "stopped early: a callback requested it" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("epochs", [1, 3])

@@ -191,7 +191,7 @@ def test_a_module_without_test_means_is_not_tested(warnings):
     run = SimpleNamespace(record=SimpleNamespace(result=schema.Result()))
     runner._test(run, SimpleNamespace(is_global_zero=True), MyModule(), None)
     assert run.record.result == schema.Result()
-    assert warnings() == ["test: not measured: MyModule has no test_means"]
+    assert warnings() == ["the test is skipped: MyModule has no test_means"]
 
 
 def test_the_progress_bar_shows_less_of_a_module_that_counts_no_samples():

@@ -48,7 +48,7 @@ def summary_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
     threads = counted(evaluation["threads"], "thread", ",")
     used = f"{device['used']}, {device['name']}, {threads}, precision {evaluation['precision']}"
     if device["requested"] not in ("auto", "accelerator", device["used"]):
-        used += f"  (requested: {device['requested']}, absent)"
+        used += f"  (requested: {device['requested']}, not available)"
     confused = most_confused(np.array(evaluation["confusion_matrix"]), 3)
     macro = evaluation["macro"]
     return [

@@ -1,1 +1,1 @@
-"""One run, from its configuration to run.json: its ranks, their processes, the training, the record."""
+"""One run, from its configuration to run.json: it starts the rank processes, trains, measures and writes the record."""

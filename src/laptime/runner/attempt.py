@@ -1,4 +1,4 @@
-"""One attempt at a run. However it ends, run.json records it."""
+"""One attempt at a run. run.json records how it ends, whatever happens."""
 
 import logging
 import shlex
@@ -27,7 +27,7 @@ from laptime.terminal import relative
 log = logging.getLogger(__name__)
 
 
-def first_record(
+def start_record(
     config: Config,
     run_dir: Path,
     command: Sequence[str],
@@ -64,15 +64,15 @@ def describe_run(
     record.runs_at_once = 1 if sweep is None else sweep.runs_at_once
 
 
-def resumed_from(config: Config, checkpoint: Path | None) -> Config:
-    """The configuration that goes on from a checkpoint; None: there is none, it stays as it is."""
+def resume_from(config: Config, checkpoint: Path | None) -> Config:
+    """The configuration with `training.checkpoint` set to a checkpoint; unchanged if there is none."""
     if checkpoint is None:
         return config
     return replace(config, training=replace(config.training, checkpoint=str(checkpoint)))
 
 
 def attempt_run(run: RunContext, attempt: int, work: Callable[[], RunRecord]) -> RunRecord:
-    """Do the work, and record in run.json how it ended. What the first rank wrote there stays."""
+    """Do the work, and record in run.json how it ended. Keeps what the first rank has written there."""
     record, run_dir = run.record, run.run_dir
     record.start_attempt(attempt)
     record.write(run_dir)
@@ -88,26 +88,26 @@ def attempt_run(run: RunContext, attempt: int, work: Callable[[], RunRecord]) ->
         error = _masked(failure.error if isinstance(failure, RankFailed) else to_run_error(failure), run.config)
         _log_failure(run, failure, error)
         record = _read_back(run_dir, record)
-        if isinstance(failure, SystemExit):  # of a class of the user's own; its code is not that of this command
-            raise TrainingFailed(f"something called sys.exit({failure.code})") from failure
+        if isinstance(failure, SystemExit):  # from user code; its code must not become this command's exit code
+            raise TrainingFailed(f"user code called sys.exit({failure.code})") from failure
         raise
     finally:
-        # Whatever else is pressed now: the record is finished first.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if hasattr(signal, "pthread_sigmask") else None
+        # Further signals wait until the record is written.
+        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if hasattr(signal, "pthread_sigmask") else None
         record.end_attempt(status, error)
         try:
             record.write(run_dir)
-        except OSError as unwritten:
+        except OSError as write_error:
             if status == "completed":
                 raise
-            log.error("%s can't be written (%s): it stays as it was", run_dir / records.RUN_FILE, unwritten)
-        if before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            log.error("can't write %s (%s): its status may be out of date", run_dir / records.RUN_FILE, write_error)
+        if old_mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
     return record
 
 
 def _masked(error: RunError, config: Config) -> RunError:
-    """Without secrets: an error may quote what it was given."""
+    """Mask secrets in an error, because its message may quote configuration values."""
     secrets = secret_values(config.as_dict())
     texts = {name: value for name, value in structs.asdict(error).items() if isinstance(value, str)}
     return structs.replace(error, **{name: mask_text(text, secrets) for name, text in texts.items()})
@@ -119,19 +119,19 @@ def _log_failure(run: RunContext, failure: BaseException, error: RunError) -> No
     elif error.traceback is not UNSET and not isinstance(failure, KeyboardInterrupt):
         log.error("failed: %s: %s", error.type, error.message)
     if isinstance(failure, Interrupted):
-        on = "what was measured until now is kept"
+        hint = "the measurements until now are saved"
         if not (run.run_dir / records.EPOCHS_FILE).exists():
-            on += "; no epoch was completed"
-        elif run.sweep is None:  # how to resume a sweep, its end says
-            elsewhere = any(split(each).key == "hydra.run.dir" for each in run.record.command or [])
+            hint += "; no epoch was completed"
+        elif run.sweep is None:  # a sweep prints at its end how to resume it
+            names_dir = any(split(argument).key == "hydra.run.dir" for argument in run.record.command or [])
             checkpoint = shlex.quote(f"training.checkpoint={relative(run.run_dir)}")
-            also = " and another hydra.run.dir" if elsewhere else ""
-            on += f"; the same command with {checkpoint}{also} goes on from the last whole epoch"
-        log.warning("%s: %s", failure, on)
+            other_dir = " and another hydra.run.dir" if names_dir else ""
+            hint += f"; to resume after the last complete epoch, repeat the command with {checkpoint}{other_dir}"
+        log.warning("%s: %s", failure, hint)
 
 
 def _read_back(run_dir: Path, record: RunRecord) -> RunRecord:
-    """What the first rank has written since; what was known before where that can't be read."""
+    """The record as the first rank has written it; the given record if that can't be read."""
     try:
         return RunRecord.read(run_dir)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""All that can be said about a configuration before a run begins: keys, types, ranges, classes, the environment."""
+"""All checks of a configuration before a run begins: keys, types, ranges, classes, the environment."""
 
 from collections.abc import Sequence
 
@@ -13,27 +13,27 @@ from laptime.errors import UserError
 from laptime.ranks import preflight
 
 
-def check(composed: DictConfig, typed: Sequence[str]) -> Config:
-    """Check all that can be said about a composed configuration without building anything.
+def check(composed: DictConfig, cli_overrides: Sequence[str]) -> Config:
+    """Check a composed configuration as far as possible without building anything.
 
     Args:
-        typed: the overrides of the command line, alone: what a file adds is not trusted.
+        cli_overrides: the overrides of the command line only, because settings in files are not trusted.
 
     Returns:
         The resolved configuration, with a placeholder for the run's directory.
     """
     try:
-        return _checked(composed, typed)
+        return _checked(composed, cli_overrides)
     except UserError as error:
-        raise UserError(shorten_quotes(str(error), typed)) from error
+        raise UserError(shorten_quotes(str(error), cli_overrides)) from error
 
 
-def _checked(composed: DictConfig, typed: Sequence[str]) -> Config:
+def _checked(composed: DictConfig, cli_overrides: Sequence[str]) -> Config:
     preflight.check(composed)
-    config = resolve(without_hydra(composed))  # the directory is reserved once everything is checked
+    config = resolve(without_hydra(composed))  # the run directory is reserved after all checks
     validate(config)
-    security.check(config, typed)
-    from laptime.training.open_groups import check_open_groups  # loads torch: after all that can be said without
+    security.check(config, cli_overrides)
+    from laptime.training.open_groups import check_open_groups  # loads torch, so it comes last
 
     check_open_groups(config)
     return config

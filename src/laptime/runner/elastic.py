@@ -1,4 +1,4 @@
-"""Being one of the ranks that torchrun has started."""
+"""Runs this process as one of the ranks that torchrun has started."""
 
 import sys
 from collections.abc import Sequence
@@ -20,25 +20,25 @@ from laptime.record.files import RUN_FILE
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import RunError
 from laptime.runner import rank_process
-from laptime.runner.attempt import attempt_run, first_record, resumed_from
+from laptime.runner.attempt import attempt_run, resume_from, start_record
 from laptime.runner.context import RunContext
 from laptime.runner.rank_plan import backend_of, check_devices, pinned
 from laptime.runner.train import train
 from laptime.training import checkpoints
 
-# How long ranks under torchrun wait for the others' word before they are said to be dead; torchrun itself waits 30 s.
-_SILENCE_S = 10.0
+# How long a rank waits for the exit reports of the others before it calls them dead. torchrun itself waits 30 s.
+_EXIT_REPORT_TIMEOUT_S = 10.0
 
 
 def join_ranks(
     config: Config, run_dir: Path, command: Sequence[str], start: float, experiment: str | None = None
 ) -> RunRecord:
-    """Be one of the ranks that torchrun has started; the first one keeps the record."""
+    """Train as one of the ranks that torchrun has started. The first rank writes run.json."""
     strategy = config.strategy
     if settings_have_changed():
         raise UserError(
-            "hydra.job.env_set: has no effect on ranks of torchrun, which have loaded torch already. Set them "
-            "in the shell."
+            "hydra.job.env_set: has no effect under torchrun, because its ranks have loaded torch already. Set the "
+            "variables in the shell."
         )
     if strategy.world_size not in (1, "auto", torchrun.world_size()):
         raise UserError(
@@ -49,26 +49,26 @@ def join_ranks(
         raise UserError(f"strategy=single: torchrun has started {torchrun.world_size()} ranks. Use strategy=ddp.")
     if strategy.max_restarts:
         raise UserError(
-            f"strategy.max_restarts={strategy.max_restarts}: the ranks that torchrun has started are started again "
-            f"by torchrun. Write torchrun --max-restarts {strategy.max_restarts} instead."
+            f"strategy.max_restarts={strategy.max_restarts}: only torchrun can restart ranks that it has started. "
+            f"Use torchrun --max-restarts {strategy.max_restarts} instead."
         )
     check_devices(config, torchrun.world_size(), torchrun.local_world_size())
     config = replace(config, strategy=replace(strategy, world_size=torchrun.world_size()))
     is_first, attempt = torchrun.rank() == 0, torchrun.attempt()
     record = RunRecord()
     if is_first:
-        typed = torchrun.command(command)
+        torchrun_command = torchrun.command(command)
         if attempt:
             record = RunRecord.read(run_dir)
         else:
-            record = first_record(config, run_dir, typed, start, experiment=experiment)
+            record = start_record(config, run_dir, torchrun_command, start, experiment=experiment)
 
     def work(run: RunContext) -> RunRecord:
         try:
             _train_joined(run)
             torchrun.post_exit(None, strategy.timeout_s)
         except BaseException as error:
-            run.stop.immediate = False  # torchrun tells all ranks to end once one has failed: why comes first
+            run.stop.immediate = False  # find the cause before acting on torchrun's SIGTERM
             cause = _cause_under_torchrun(error, run_dir, strategy.timeout_s)
             raise cause from (error if cause is not error else error.__cause__)
         return run.record
@@ -89,49 +89,51 @@ def _train_joined(run: RunContext) -> None:
         rank = pinned(rank)
     rank.apply_affinity()
     if rank.local_rank == 0 and not rank.is_first:
-        print(f"laptime: rank {rank.rank} of {rank.world_size}; rank 0 keeps the record.", file=sys.stderr)
+        print(f"laptime: rank {rank.rank} of {rank.world_size}; rank 0 writes run.json.", file=sys.stderr)
     rank_process.end_with_torchrun(rank, run.run_dir)
     if rank.world_size > 1 or strategy.wrap_single_rank:
         rank_process.join_torchrun(backend_of(config), strategy.timeout_s)
-    # The first rank alone knows: the others may be on machines with disks of their own.
+    # Only the first rank knows the checkpoint, because other ranks may be on machines with other disks.
     if rank.attempt:
         checkpoint = rank.gather(checkpoints.last_intact(run.run_dir) if rank.is_first else None)[0]
-        run = replace(run, config=resumed_from(config, checkpoint))
+        run = replace(run, config=resume_from(config, checkpoint))
     train(run, rank)
-    # Together, and before Python's shutdown: threads of a group that is still there end the process there.
+    # All ranks destroy the group together and before Python's shutdown, in which its threads would abort the process.
     rank.barrier()
     if rank.is_distributed:
         dist.destroy_process_group()
 
 
 def _cause_under_torchrun(error: BaseException, run_dir: Path, timeout_s: float) -> BaseException:
-    """What ended the run, of which this rank's error may be a mere consequence: being told to end by torchrun, and
-    the silence of a rank that was killed, follow from what happened to another."""
-    own, this = RankFailure.of(error), torchrun.rank()
-    torchrun.post_exit(own, timeout_s)
-    if not own.is_consequence:
-        first = torchrun.report(own, timeout_s)
-        return error if first.rank == this or first.failure is None else first.failure.as_exception(first.rank)
+    """The root cause of this rank's error.
+
+    A SIGTERM from torchrun and a lost connection to a killed rank only follow from the failure of another rank.
+    """
+    failure, rank = RankFailure.of(error), torchrun.rank()
+    torchrun.post_exit(failure, timeout_s)
+    if not failure.is_consequence:
+        first = torchrun.report(failure, timeout_s)
+        return error if first.rank == rank or first.failure is None else first.failure.as_exception(first.rank)
     if isinstance(error, Interrupted) and dist.is_initialized():
-        # Another rank may be waiting for this one's gradients, deaf to the same signal until this one is gone.
+        # Another rank may be blocked waiting for this one's gradients; it handles the signal once this one has left.
         shared_memory.close_all()
         with suppress(RuntimeError):
             dist.destroy_process_group()
     try:
-        words = torchrun.collect_exits(_SILENCE_S, timeout_s)
+        exits = torchrun.collect_exits(_EXIT_REPORT_TIMEOUT_S, timeout_s)
     except (RuntimeError, OSError):
         return error
-    told = torchrun.first_report(timeout_s)
-    if told is not None and told.failure is not None:
-        return told.failure.as_exception(told.rank)
-    silent = sorted(set(range(torchrun.world_size())) - set(words))
-    if not silent:
-        signals = [each.signum for each in words.values() if each is not None and each.cause is Cause.INTERRUPTED]
+    report = torchrun.first_report(timeout_s)
+    if report is not None and report.failure is not None:
+        return report.failure.as_exception(report.rank)
+    silent_ranks = sorted(set(range(torchrun.world_size())) - set(exits))
+    if not silent_ranks:
+        signals = [exit_.signum for exit_ in exits.values() if exit_ is not None and exit_.cause is Cause.INTERRUPTED]
         return error if not signals or isinstance(error, Interrupted) else Interrupted(signals[0])
-    message = f"rank {', '.join(map(str, silent))} no longer answers: killed, stuck, or its machine is gone"
-    failure = RunError(type="RankDied", message=message, rank=silent[0])
-    if 0 in silent and this == min(words) and (run_dir / RUN_FILE).exists():
+    message = f"rank {', '.join(map(str, silent_ranks))} does not respond: killed, stuck, or its machine is down"
+    run_error = RunError(type="RankDied", message=message, rank=silent_ranks[0])
+    if 0 in silent_ranks and rank == min(exits) and (run_dir / RUN_FILE).exists():
         record = RunRecord.read(run_dir)
-        record.end_attempt("failed", failure)
+        record.end_attempt("failed", run_error)
         record.write(run_dir)
-    return RankFailed(message, failure)
+    return RankFailed(message, run_error)

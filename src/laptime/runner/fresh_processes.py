@@ -1,4 +1,4 @@
-"""Where the ranks' processes come from: copies of one that has loaded torch and Lightning but computed nothing."""
+"""Starts the ranks' processes: forks of a server process that has loaded torch and Lightning but computed nothing."""
 
 import atexit
 import contextlib
@@ -17,13 +17,16 @@ from typing import Any
 from laptime.machine.environment import settings
 from laptime.machine.sockets import use_short_socket_dir
 
-# Environment variables that the forkserver's torch was loaded with; None: it has not been started.
+# The environment variables with which the forkserver loaded torch; None: the forkserver has not been started.
 _loaded_with: dict[str, str] | None = None
 
 
 def context() -> BaseContext:
-    """A forkserver, whose copies start in a fraction of a second; new processes on macOS, where that isn't safe, and
-    where variables that libraries read while they load are others than when the forkserver loaded them."""
+    """The start method: forkserver, whose processes start in a fraction of a second, or spawn.
+
+    Spawn is used on macOS, where forking isn't safe, and when environment variables that libraries read while they load
+    have changed since the forkserver loaded them.
+    """
     global _loaded_with
     if sys.platform != "linux" or _loaded_with not in (None, settings()):
         return multiprocessing.get_context("spawn")
@@ -35,27 +38,29 @@ def context() -> BaseContext:
 
 
 def start(target: Callable[..., None], job: Any, name: str) -> tuple[BaseProcess, Connection]:
-    """Start a process that calls `target(connection, job)`; returned with the other end of its connection."""
+    """Start a process that calls `target(connection, job)`; return it and the other end of the connection."""
     if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
-        # Of joblib 1.6's processes: a child would not know it. https://github.com/joblib/loky/pull/153
+        # joblib 1.6's worker processes have a start method that their child processes don't know.
+        # https://github.com/joblib/loky/pull/153
         multiprocessing.set_start_method(None, force=True)
-    fresh = context()
-    ours, theirs = fresh.Pipe()
-    process = fresh.Process(target=target, args=(theirs, job), name=name)  # type: ignore[attr-defined]
-    # A child would run the caller's script once more to have its __main__; ranks need nothing of it. Python documents
-    # it so ("Safe importing of main module"); not reported upstream.
+    start_context = context()
+    connection, child_connection = start_context.Pipe()
+    arguments = (child_connection, job)
+    process = start_context.Process(target=target, args=arguments, name=name)  # type: ignore[attr-defined]
+    # A child would import the caller's script as its __main__, which ranks don't need. Python 3.11 documents this
+    # ("Safe importing of main module"); not reported.
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         process.start()
     finally:
         sys.modules["__main__"] = main
-    theirs.close()
-    return process, ours
+    child_connection.close()
+    return process, connection
 
 
 def preload() -> None:
-    """Let the forkserver load torch while this process does the same."""
+    """Start the forkserver, so that it loads torch while this process does the same."""
     if context().get_start_method() == "forkserver":
         forkserver.ensure_running()
         atexit.unregister(_end)
@@ -63,8 +68,10 @@ def preload() -> None:
 
 
 def _end() -> None:
-    """End the forkserver with this process: by itself it takes another second or two. Python 3.11 has no public way to
-    its process; not reported upstream."""
+    """Kill the forkserver at exit, because it would take another second or two to end by itself.
+
+    Python 3.11 has no public access to its process ID; not reported.
+    """
     pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if pid is not None:
         with contextlib.suppress(OSError):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laptime.config import (
-    security,  # early: what is trusted by the environment is read before a configuration can set it
+    security,  # early: it reads the environment's allow-list before a configuration can set the variable
 )
 from laptime.errors import UserError
 from laptime.record.directory import expanded
@@ -25,32 +25,29 @@ def run_job(
     run_dir: Path,
     command: Sequence[str],
     started: float,
-    typed: Sequence[str],
+    cli_overrides: Sequence[str],
     sweep: "SweepContext | None" = None,
     resume: bool = False,
     tag: str = "",
     checked: bytes | None = None,
     experiment: str | None = None,
 ) -> "RunRecord":
-    """Train and measure as a composed configuration says, and print what came of it.
+    """Train and measure as a composed configuration says, and print the results.
 
     Args:
-        cfg: without Hydra's own part.
+        cfg: the composed configuration without the node `hydra`.
         run_dir: absolute; exists.
-        command: as typed.
+        command: the command line as typed.
         started: `time.time()` when the run began.
-        typed: the overrides of the command line, alone.
-        sweep: that it belongs to; None: a run by itself.
-        resume: with what `run_dir` holds of the same run, from its last checkpoint.
-        tag: of its lines on the terminal, where several runs write there.
-        checked: `snapshot` of the configuration that was checked before; None: it is not known beforehand.
+        cli_overrides: the overrides of the command line only.
+        sweep: the sweep that the run belongs to; None: a single run.
+        resume: whether to resume this run from its last checkpoint in `run_dir`.
+        tag: prefix of the run's lines on a terminal that several runs write to.
+        checked: `snapshot` of the configuration that was checked before; None: nothing was checked before.
         experiment: the option of the group `experiment`; None: none was chosen.
 
-    Returns:
-        The record.
-
     Raises:
-        UserError: it is not the configuration that was checked.
+        UserError: the configuration differs from the one that was checked.
     """
     from laptime.config.compose import resolve
     from laptime.config.identity import changed_since
@@ -63,14 +60,14 @@ def run_job(
 
     if checked is not None and (changed := changed_since(checked, resolve(cfg))):
         raise UserError(
-            f"{', '.join(changed)}: another value than when the configuration was checked: one of its files or a "
-            "variable has changed since, or a resolver gives another value each time. Give each key one value."
+            f"{', '.join(changed)}: has changed since the configuration was checked. A file or an environment variable "
+            "has changed, or a resolver returns a new value each time. Set a fixed value."
         )
-    _name_paths_for(cfg)
+    _make_paths_absolute(cfg)
     rank = torchrun.rank() if torchrun.is_joined() else 0
     with known_run(run_dir, "" if sweep is None else sweep.label, experiment):
         config = resolve(cfg)
-    security.check(config, typed)  # once more: in the course of a long sweep its files may have changed
+    security.check(config, cli_overrides)  # again, because files may change during a long sweep
     with logging_to(run_dir, rank, secrets=secret_values(config.as_dict()), tag=tag):
         record = launch(config, run_dir, command, started, sweep, resume, experiment)
     if rank == 0:
@@ -79,37 +76,36 @@ def run_job(
     return record
 
 
-def _name_paths_for(cfg: "DictConfig") -> None:
-    """Make relative paths absolute that would mean something else in the folder that Hydra has changed to
-    (`hydra.job.chdir`).
+def _make_paths_absolute(cfg: "DictConfig") -> None:
+    """Make relative paths absolute if `hydra.job.chdir` has changed the working directory.
 
     Raises:
-        UserError: `training.checkpoint` names none.
+        UserError: `training.checkpoint` names no checkpoint.
     """
     from hydra.core.hydra_config import HydraConfig
 
-    if not HydraConfig.initialized():  # another rank of torchrun's, or no run of Hydra's
+    if not HydraConfig.initialized():  # a rank of torchrun's, or a call from Python
         return
-    typed_in = Path(HydraConfig.get().runtime.cwd)
-    if not typed_in.is_dir() or Path.cwd() == typed_in:
+    command_dir = Path(HydraConfig.get().runtime.cwd)
+    if not command_dir.is_dir() or Path.cwd() == command_dir:
         return
     from laptime.training.checkpoints import find
 
-    with chdir(typed_in):
+    with chdir(command_dir):
         if cfg.dataset.get("root") is not None:
             cfg.dataset.root = str(expanded("dataset.root", cfg.dataset.root).absolute())
         if cfg.training.checkpoint is not None:
             cfg.training.checkpoint = str(find(cfg.training.checkpoint).absolute())
 
 
-# A file system takes names of 255 bytes, some that encrypt take 143.
-_MOST_BYTES = 140
+# Most file systems limit a name to 255 bytes, and encrypted ones (e.g. eCryptfs) to 143.
+_MAX_NAME_BYTES = 140
 
 
 def folder_name(label: str) -> str:
-    """A label as the name of a folder; one that is too long is cut, and ends in a hash that tells it from others."""
+    """A label as the name of a folder; a label that is too long is cut and ends with a hash of itself."""
     name = escape_control_chars(label).replace("/", "_").replace("\\", "_")
-    if len(name.encode()) <= _MOST_BYTES:
+    if len(name.encode()) <= _MAX_NAME_BYTES:
         return name
     end = f"… {hashlib.sha256(label.encode(errors='surrogatepass')).hexdigest()[:8]}"
-    return name.encode()[: _MOST_BYTES - len(end.encode())].decode(errors="ignore") + end
+    return name.encode()[: _MAX_NAME_BYTES - len(end.encode())].decode(errors="ignore") + end

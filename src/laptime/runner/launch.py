@@ -1,4 +1,4 @@
-"""Trains one run: in this process, in ranks of its own, or as one of torchrun's."""
+"""Trains one run: in this process, in new rank processes, or as a rank of torchrun's."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ from laptime.ranks.failures import RankFailed
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import stop_on_signals
 from laptime.record.run_record import RunRecord
-from laptime.runner.attempt import attempt_run, describe_run, first_record, resumed_from
+from laptime.runner.attempt import attempt_run, describe_run, resume_from, start_record
 from laptime.runner.context import RunContext, SweepContext
 from laptime.runner.elastic import join_ranks
 from laptime.runner.rank_plan import plan, trains_in_this_process
@@ -35,24 +35,22 @@ def launch(
 ) -> RunRecord:
     """Run one training job.
 
-    A single run of one plain rank trains in this process, so that a debugger works; all others in fresh processes.
+    A single run of one rank without DDP trains in this process, so that a debugger works. All other runs train in fresh
+    processes.
 
     Args:
         run_dir: absolute; exists.
-        command: as typed.
+        command: the command line as typed.
         start: `time.time()` when the run began; None: now.
-        sweep: that this run belongs to; None: a run by itself.
-        resume: with what `run_dir` holds of the same run of a sweep that ended early, from its last checkpoint.
+        sweep: the sweep that this run belongs to; None: a single run.
+        resume: whether to resume this run of a sweep from its last checkpoint in `run_dir`.
         experiment: the option of the group `experiment`; None: none was chosen.
 
-    Returns:
-        The record.
-
     Raises:
-        UserError, TrainingFailed, Interrupted, RankFailed, or whatever went wrong, after run.json says so.
+        UserError, TrainingFailed, Interrupted, RankFailed, or any other error, after run.json has recorded it.
     """
     start = time.time() if start is None else start
-    preflight.check_environment()  # in the process that runs the job: a launcher may have started it elsewhere
+    preflight.check_environment()  # here, because a launcher may run the job on another machine
     if torchrun.is_joined():
         return join_ranks(config, run_dir, command, start, experiment)
     ranks = plan(config, sweep)
@@ -62,26 +60,26 @@ def launch(
         describe_run(record, config, run_dir, sweep, experiment)
         attempt = len(record.attempts)
     else:
-        record = first_record(config, run_dir, command, start, sweep, experiment)
+        record = start_record(config, run_dir, command, start, sweep, experiment)
     with stop_on_signals() as stop:
         run = RunContext(config, run_dir, record, stop, start, sweep)
         if trains_in_this_process(config, sweep):
-            return attempt_run(run, 0, partial(_train_here, run, ranks[0]))
+            return attempt_run(run, 0, partial(_train_in_this_process, run, ranks[0]))
         return _launch_processes(run, ranks, attempt)
 
 
-def _train_here(run: RunContext, rank: Rank) -> RunRecord:
+def _train_in_this_process(run: RunContext, rank: Rank) -> RunRecord:
     rank.apply_affinity()
     train(run, rank)
     return run.record
 
 
 def _launch_processes(run: RunContext, ranks: list[Rank], first_attempt: int) -> RunRecord:
-    """Start the ranks, again from the last checkpoint while `strategy.max_restarts` allows."""
+    """Start the ranks; after a failure restart them from the last checkpoint, up to `strategy.max_restarts` times."""
     config = run.config
     last_attempt = first_attempt + config.strategy.max_restarts
     if first_attempt:
-        run = replace(run, config=resumed_from(config, checkpoints.last_intact(run.run_dir)))
+        run = replace(run, config=resume_from(config, checkpoints.last_intact(run.run_dir)))
     for attempt in range(first_attempt, last_attempt + 1):
         numbered = [replace(rank, attempt=attempt) for rank in ranks]
         try:
@@ -89,10 +87,10 @@ def _launch_processes(run: RunContext, ranks: list[Rank], first_attempt: int) ->
         except RankFailed as failure:
             if attempt == last_attempt:
                 raise
-            # Without a checkpoint of this run's own: as the first time.
+            # Before this run's first checkpoint, the ranks restart as they started.
             checkpoint = checkpoints.last_intact(run.run_dir)
-            place = "the beginning" if checkpoint is None else checkpoint
-            log.warning("%s: starting the ranks again, from %s", failure, place)
+            restart_point = "the beginning" if checkpoint is None else checkpoint
+            log.warning("%s: restarting the ranks from %s", failure, restart_point)
             record = RunRecord.read(run.run_dir)
-            run = replace(run, config=resumed_from(config, checkpoint), record=record, start=time.time())
+            run = replace(run, config=resume_from(config, checkpoint), record=record, start=time.time())
     raise AssertionError("unreachable")

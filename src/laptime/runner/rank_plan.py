@@ -1,4 +1,4 @@
-"""How many ranks a run has, with which devices, threads and cores, and what this machine can't do."""
+"""Plans the ranks of a run, with their devices, threads and cores, and refuses what this machine can't do."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from laptime.runner.context import SweepContext
 
 
 def backend_of(config: Config) -> str:
-    """The communication library of this configuration on this machine: gloo, nccl or Intel's xccl."""
+    """The process group's backend for this configuration on this machine: gloo, nccl or Intel's xccl."""
     backend = config.strategy.backend
     if backend != "auto":
         return backend
@@ -25,7 +25,7 @@ def backend_of(config: Config) -> str:
 
 
 def num_ranks(config: Config) -> int:
-    """The number that `strategy.world_size` stands for: `auto` is a rank per GPU, one where the CPU trains."""
+    """The value of `strategy.world_size`; `auto` is one rank per GPU, or one rank on the CPU."""
     world_size = config.strategy.world_size
     if isinstance(world_size, int):
         return world_size
@@ -33,7 +33,7 @@ def num_ranks(config: Config) -> int:
 
 
 def threads_per_rank(config: Config, sweep: SweepContext | None = None) -> int:
-    """The number that `strategy.threads_per_rank` stands for."""
+    """The value of `strategy.threads_per_rank`, with `auto` resolved for this machine."""
     threads = config.strategy.threads_per_rank
     if isinstance(threads, int):
         return threads
@@ -41,17 +41,17 @@ def threads_per_rank(config: Config, sweep: SweepContext | None = None) -> int:
 
 
 def expected_hashed_config(config: Config, sweep: SweepContext) -> dict[str, Any]:
-    """What the `hashed_config` of a run of a sweep will be on this machine."""
+    """The `hashed_config` that a run of a sweep will record on this machine."""
     threads = threads_per_rank(config, sweep)
     device = accelerator_of(config) or "cpu"
     return hashed_config(config, device, num_ranks(config), threads, runs_at_once=sweep.runs_at_once)
 
 
 def plan(config: Config, sweep: SweepContext | None = None) -> list[Rank]:
-    """Which ranks there will be, with how many threads and on which cores.
+    """The ranks of a run, with their threads and cores.
 
     Args:
-        sweep: that the run belongs to; None: a run by itself.
+        sweep: the sweep that the run belongs to; None: a single run.
 
     Raises:
         UserError: this machine can't run them.
@@ -78,17 +78,22 @@ def plan(config: Config, sweep: SweepContext | None = None) -> list[Rank]:
 
 
 def trains_in_this_process(config: Config, sweep: SweepContext | None) -> bool:
-    """Whether the run trains in this process: one plain rank, and no sweep whose runs would warm each other."""
-    # A mapped file that becomes shorter ends the process that reads it: somebody must be left to say so, or, with
-    # strategy.max_restarts, to start it again.
-    may_end = config.dataset.get("pipeline") == "mapped" or config.strategy.max_restarts > 0
-    wrapped = config.strategy.wrap_single_rank
-    alone = num_ranks(config) == 1 and sweep is None and not wrapped
-    return alone and not may_end and not settings_have_changed()  # which torch has read in this process
+    """Whether the run trains in this process: one rank without DDP, not in a sweep (its runs would warm each other)."""
+    # A memory-mapped file that is truncated kills the process that reads it. The launching process must survive to
+    # report that, and with strategy.max_restarts to restart the rank.
+    needs_supervisor = config.dataset.get("pipeline") == "mapped" or config.strategy.max_restarts > 0
+    is_plain_rank = num_ranks(config) == 1 and not config.strategy.wrap_single_rank
+    # In this process torch has already read the environment variables that libraries read while they load.
+    return is_plain_rank and sweep is None and not needs_supervisor and not settings_have_changed()
 
 
 def check_devices(config: Config, world_size: int, local_world_size: int) -> None:
-    """Refuse what the devices of this machine can't do: `world_size` ranks, `local_world_size` of them here."""
+    """Refuse what this machine's devices can't do.
+
+    Args:
+        world_size: the number of ranks.
+        local_world_size: the number of ranks on this machine.
+    """
     accelerator = accelerator_of(config)
     if accelerator == "mps" and world_size > 1:
         raise UserError(
@@ -98,33 +103,33 @@ def check_devices(config: Config, world_size: int, local_world_size: int) -> Non
     num_devices = torch.accelerator.device_count() if accelerator else 0
     if accelerator and local_world_size > num_devices:
         raise UserError(
-            f"strategy.world_size={world_size}: there are {num_devices} {accelerator} devices (that "
-            "CUDA_VISIBLE_DEVICES leaves, if it is set), and each rank needs its own. Use fewer ranks or device=cpu."
+            f"strategy.world_size={world_size}: each rank needs its own device, but this machine has {num_devices} "
+            f"{accelerator} devices (after CUDA_VISIBLE_DEVICES, if set). Use fewer ranks or device=cpu."
         )
     if config.strategy.backend == "nccl" and accelerator != "cuda":
         raise UserError("strategy.backend=nccl: needs CUDA devices. Use strategy.backend=auto.")
     if config.strategy.comm_hook == "shared_memory":
-        instead = "Use strategy.comm_hook=none."
+        remedy = "Use strategy.comm_hook=none."
         if accelerator:
             raise UserError(
-                f"strategy.comm_hook=shared_memory: gradients on {accelerator} are not in memory that processes share. "
-                f"{instead}"
+                f"strategy.comm_hook=shared_memory: works only with device=cpu, and gradients are on {accelerator}. "
+                f"{remedy}"
             )
         if sys.platform != "linux":
-            raise UserError(f"strategy.comm_hook=shared_memory: only on Linux can processes share it so. {instead}")
+            raise UserError(f"strategy.comm_hook=shared_memory: works only on Linux. {remedy}")
 
 
 def accelerator_of(config: Config) -> str | None:
-    """The accelerator that will train: cuda, mps or xpu; None: the CPU, as was asked or as what is left."""
+    """The accelerator that will train: cuda, mps or xpu; None: the CPU, by choice or because there is no other."""
     available = available_accelerator()
     return available if config.device.name in ("auto", "accelerator", available) else None
 
 
 def pinned(rank: Rank) -> Rank:
-    """The rank with its own part of this machine's cores.
+    """The rank with its own cores of this machine.
 
-    Without one where there are too few, where the system can't pin, and where a quota or an allocation grants fewer
-    cores than the process may be put on: others, with quotas of their own, would all take the first of them.
+    It gets no cores of its own if there are too few, if the system can't pin processes, or if a CPU quota grants fewer
+    cores than the affinity mask: several containers with quotas would all pin their ranks to the same first cores.
     """
     affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if rank.oversubscribed or len(affinity) != usable_cores():

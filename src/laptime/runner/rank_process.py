@@ -1,4 +1,4 @@
-"""What happens inside a rank that Laptime started: a fresh process, on its cores, in its process group."""
+"""The code of a rank process: it pins itself to its cores, joins the process group and trains."""
 
 import contextlib
 import ipaddress
@@ -31,19 +31,19 @@ from laptime.terminal import logging_to
 
 log = logging.getLogger(__name__)
 
-# How long the first rank may take to write down that the launcher is gone.
+# How long the first rank may take to write to run.json that the launcher has died.
 _FINAL_WRITE_S = 2.0
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where the ranks of a group meet.
+    """The address where the ranks of a process group find each other.
 
     Attributes:
-        host, port: of the store.
-        backend: gloo or nccl.
-        timeout_s: how long to wait for the others.
+        host, port: of the TCPStore.
+        backend: the process group's backend, e.g. gloo.
+        timeout_s: how long to wait for the other ranks.
     """
 
     host: str
@@ -54,17 +54,17 @@ class Rendezvous:
 
 @dataclass(frozen=True)
 class Job:
-    """What a rank is told when it starts; everything in it can be pickled.
+    """What the launcher sends to a rank process at its start; everything in it can be pickled.
 
     Attributes:
-        config: of the run.
+        config: the resolved configuration.
         run_dir: absolute; exists.
-        record: of the run, as known so far.
-        rank: which one this is.
-        rendezvous: where the ranks meet; None: a plain process without a group.
+        record: the record of the run until now.
+        rank: this rank.
+        rendezvous: where the ranks find each other; None: a single process without a process group.
         start: `time.time()` when the run began.
-        sweep: that the run belongs to; None: a run by itself.
-        variables: of the environment; the process that a rank is a copy of may have started with others.
+        sweep: the sweep that the run belongs to; None: a single run.
+        variables: environment variables; those of the forkserver may be out of date.
     """
 
     config: Config
@@ -82,9 +82,9 @@ class Outcome:
     """How a rank ended.
 
     Attributes:
-        rank: which one.
-        record: of the run, from the first rank when it completed.
-        failure: None: it has completed.
+        rank: its number.
+        record: the run's record; None from all ranks but the first, and after a failure.
+        failure: None: the rank completed.
     """
 
     rank: int
@@ -93,7 +93,7 @@ class Outcome:
 
 
 def main(connection: Connection, job: Job) -> None:
-    """Train as one rank and send the Outcome; ends the process."""
+    """Train as one rank, send the Outcome, and end the process."""
     os.environ.clear()
     os.environ.update(job.variables)
     _end_with_the_launcher(connection, job)
@@ -112,14 +112,14 @@ def main(connection: Connection, job: Job) -> None:
                 log.debug("%s", failure.error.traceback)
             connection.send(Outcome(job.rank.rank, failure=failure))
     sys.stdout.flush()
-    # Without Python's own shutdown: threads of a process group whose other ranks are gone can block it.
+    # Skip Python's shutdown: threads of a process group whose other ranks have ended can block it.
     os._exit(0)
 
 
 def join(rank: Rank, rendezvous: Rendezvous) -> None:
-    """Meet the other ranks and make the process group."""
+    """Make the process group with the other ranks."""
     timeout = timedelta(seconds=rendezvous.timeout_s)
-    # Ranks of one machine talk over the loopback interface: nobody else is to reach them.
+    # The loopback interface keeps other machines from connecting to the ranks.
     os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = LOOPBACK
     store = dist.TCPStore(rendezvous.host, rendezvous.port, is_master=False, timeout=timeout)
     dist.init_process_group(
@@ -134,14 +134,15 @@ def join(rank: Rank, rendezvous: Rendezvous) -> None:
 def join_torchrun(backend: str, timeout_s: float) -> None:
     """Make the process group of ranks that torchrun has started.
 
-    On one machine they talk over the loopback interface; on several over the one that leads to the first, unless
-    GLOO_SOCKET_IFNAME names another. Left to itself gloo takes what this machine's name resolves to, often 127.0.1.1.
+    On one machine the ranks use the loopback interface. On several machines they use the interface towards the first
+    machine, unless GLOO_SOCKET_IFNAME is set. By default gloo (torch 2.14; not reported) would use the address that the
+    host name resolves to, often 127.0.1.1.
     """
     if torchrun.num_nodes() == 1:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
     elif (interface := interface_towards(os.environ["MASTER_ADDR"])) is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    # Under a name of this attempt's own: restarted ranks have been seen to read the addresses of those before.
+    # A prefix per attempt: in torch 2.14 restarted ranks can read the addresses of the ranks before (not reported).
     store = dist.PrefixStore(f"group {torchrun.attempt()}", torchrun.store(timeout_s))
     dist.init_process_group(
         backend,
@@ -153,31 +154,31 @@ def join_torchrun(backend: str, timeout_s: float) -> None:
 
 
 def interface_towards(host: str) -> str | None:
-    """The network interface whose address this machine would send from; None where there is none but the loopback."""
+    """The network interface from which this machine would send to a host; None: unknown, or only the loopback."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind, protocol) as asked:
-            asked.connect(address)  # sends nothing
-            own = asked.getsockname()[0].partition("%")[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)  # UDP: sends nothing
+            source_address = probe.getsockname()[0].partition("%")[0]
     except OSError:
         return None
-    if ipaddress.ip_address(own).is_loopback:
+    if ipaddress.ip_address(source_address).is_loopback:
         return None
     for name, addresses in psutil.net_if_addrs().items():
-        if any(each.address.partition("%")[0] == own for each in addresses):
+        if any(interface.address.partition("%")[0] == source_address for interface in addresses):
             return name
     return None
 
 
 def _end_with_the_launcher(connection: Connection, job: Job) -> None:
-    """Nobody would wait for ranks whose launcher is gone: they end at once, and the first one says so in run.json."""
+    """End this rank immediately when the launcher dies; the first rank records that in run.json."""
 
     def wait() -> None:
         with contextlib.suppress(EOFError, OSError):
             connection.recv()
 
-    def end_those_that_cannot() -> None:
-        """A stopped rank does not notice that the launcher is gone. The first rank has a moment to write it down."""
+    def kill_other_ranks() -> None:
+        # A stopped rank would not notice that the launcher has died. The first rank gets time to write run.json.
         if not job.rank.is_first:
             time.sleep(_FINAL_WRITE_S)
         strategy = job.record.strategy
@@ -186,11 +187,11 @@ def _end_with_the_launcher(connection: Connection, job: Job) -> None:
                 with contextlib.suppress(psutil.Error):
                     psutil.Process(pid).kill()
 
-    _end_after(wait, job.rank, job.run_dir, end_those_that_cannot)
+    _end_after(wait, job.rank, job.run_dir, kill_other_ranks)
 
 
 def end_with_torchrun(rank: Rank, run_dir: Path) -> None:
-    """The same for ranks that torchrun has started: its death gives them another parent."""
+    """End this rank when torchrun dies, which changes the rank's parent process."""
     parent = os.getppid()
 
     def wait() -> None:
@@ -200,15 +201,17 @@ def end_with_torchrun(rank: Rank, run_dir: Path) -> None:
     _end_after(wait, rank, run_dir)
 
 
-def _end_after(wait: Callable[[], None], rank: Rank, run_dir: Path, others: Callable[[], None] | None = None) -> None:
+def _end_after(
+    wait: Callable[[], None], rank: Rank, run_dir: Path, kill_others: Callable[[], None] | None = None
+) -> None:
     def watch() -> None:
         wait()
         try:
             if rank.is_first:
-                mark_launcher_died(run_dir, "the process that launched the ranks is gone")
-        finally:  # whether or not it could be written
-            if others is not None:
-                others()
+                mark_launcher_died(run_dir, "the process that launched the ranks has died")
+        finally:  # even if run.json can't be written
+            if kill_others is not None:
+                kill_others()
             os._exit(1)
 
     threading.Thread(target=watch, name="launcher watch", daemon=True).start()

@@ -1,4 +1,4 @@
-"""What a run writes into its record, section by section."""
+"""Fills in a run's record, section by section."""
 
 import logging
 import os
@@ -57,10 +57,10 @@ def measure_breakdown_and_peak(
     optimizer: torch.optim.Optimizer,
     data: DataModule,
 ) -> None:
-    """Where a step's time goes, and how near the device's limit the run came.
+    """Measure where a step's time goes, and how close the run came to the device's peak.
 
-    If they fail (out of memory, for example), a run of one plain process continues without them. One of several ranks
-    can't continue alone, so the error is raised.
+    If a measurement fails (e.g. out of memory), a run of one process continues without it. One of several ranks can't
+    continue alone, so there the error is raised.
     """
     pipeline = data.train_dataloader().pipeline
     measures: dict[str, Callable[[], None]] = {}
@@ -115,14 +115,14 @@ def note_setup(run: RunContext, device: Device, rank: Rank) -> None:
         num_nodes=rank.num_nodes,
     )
     if rank.is_first:
-        there = filled(record.environment)
-        there.torch, there.driver = torch_build(), driver_version(device)
-    is_alone = run.sweep is None or run.sweep.runs_at_once == 1  # joblib sets them in its processes
+        environment = filled(record.environment)
+        environment.torch, environment.driver = torch_build(), driver_version(device)
+    is_alone = run.sweep is None or run.sweep.runs_at_once == 1  # joblib sets these variables in its processes
     if rank.is_first and rank.attempt == 0 and is_alone:
         for variable in ineffective_variables(rank.threads):
-            log.warning("%s has no effect: strategy.threads_per_rank=%d decides", variable, rank.threads)
+            log.warning("%s has no effect: strategy.threads_per_rank=%d overrides it", variable, rank.threads)
     if mps_fallback():
-        log.warning("PYTORCH_ENABLE_MPS_FALLBACK is set: operators that MPS lacks run on the CPU. Recorded.")
+        log.warning("PYTORCH_ENABLE_MPS_FALLBACK is set: operators that MPS lacks run on the CPU. run.json records it.")
 
 
 def note_workload(record: RunRecord, config: Config, data: DataModule, network: nn.Module) -> None:
@@ -161,23 +161,23 @@ def note_timing(
     compiler: CompileAhead,
     start: float,
 ) -> None:
-    # Of epochs that another attempt has timed the steps are not known.
+    # Steps are unknown for epochs that another attempt has timed.
     laps.note_timing(record, timer.warmup_epochs, num_steps=len(data.train_batch_sizes()))
     attempt, timing = record.attempts[-1], record.timing
     if timer.first_batch_at is not None:
         startup_s = timer.first_batch_at - start
-        attempt.startup_s = startup_s if startup_s >= 0 else None  # the clock was set back meanwhile
+        attempt.startup_s = startup_s if startup_s >= 0 else None  # negative if the system clock was set back
     if timer.train_started_at is not None and timer.train_ended_at is not None:
         attempt.total_train_s = timer.train_ended_at - timer.train_started_at - timer.apart_s
-    totals = [each.total_train_s for each in record.attempts if each.total_train_s is not None]
-    timing.total_train_s = sum(totals) if totals else None
-    timing.startup_s = next((each.startup_s for each in record.attempts if each.startup_s is not None), None)
+    totals_s = [attempt.total_train_s for attempt in record.attempts if attempt.total_train_s is not None]
+    timing.total_train_s = sum(totals_s) if totals_s else None
+    timing.startup_s = next((attempt.startup_s for attempt in record.attempts if attempt.startup_s is not None), None)
     if compiler.compile_s is not None:
         timing.compile_s = compiler.compile_s
 
 
 def make_sampler(config: Config, record: RunRecord, device: Device, rank: Rank) -> Sampler | None:
-    """Of all ranks of this machine, on the first of them; None: another rank's matter, or not wanted."""
+    """The sampler of all ranks of this machine, on its first rank; None on other ranks, or if sampling is off."""
     nodes = rank.gather(rank.node)
     all_pids = filled(record.strategy).rank_pids or []
     pids = [pid for pid, node in zip(all_pids, nodes, strict=True) if node == rank.node]
@@ -188,7 +188,7 @@ def make_sampler(config: Config, record: RunRecord, device: Device, rank: Rank) 
 
 
 def note_resources(record: RunRecord, laps: LapRecorder, sampler: Sampler | None, energy: EnergyMeter | None) -> None:
-    """Memory, CPU and energy, as far as the first rank knows them while it trains."""
+    """Record memory, CPU and energy as the first rank knows them during training."""
     laps.note_resources(record, energy)
     if sampler is not None:
         record.resources.sampler_num_samples = sampler.num_samples
@@ -196,35 +196,35 @@ def note_resources(record: RunRecord, laps: LapRecorder, sampler: Sampler | None
 
 
 def note_memory(record: RunRecord, rank: Rank, device: Device, sampler: Sampler | None) -> None:
-    """What the run took of the memory of all machines and devices, now that it is over."""
+    """Record the run's use of host and device memory over all machines, after training."""
 
-    def total(own: int | None) -> int | None:
-        known = [each for each in rank.gather(own) if each is not None]
-        return sum(known) if known else None
+    def total(rank_bytes: int | None) -> int | None:
+        sizes = [size for size in rank.gather(rank_bytes) if size is not None]
+        return sum(sizes) if sizes else None
 
-    # The system's own peak of each rank misses data workers; samples, taken of all at once, miss what is short.
+    # The kernel's peak of each rank misses data workers; samples cover all processes but miss short peaks.
     peaks = (total(peak_rss_bytes()), total(sampler.peak_rss_bytes if sampler is not None else None))
     resources = record.resources
-    # MPS keeps no peak, but has one rank at most, whose samples tell.
-    sampled = sampler.peak_device_memory_bytes if sampler is not None else None
-    on_device = (resources.peak_device_memory_bytes, sampled)
-    in_memory = (*peaks, resources.peak_rss_bytes)
-    resources.peak_rss_bytes = max((each for each in in_memory if each is not None), default=None)
-    resources.peak_device_memory_bytes = max((each for each in on_device if each is not None), default=None)
+    # MPS reports no peak, but has at most one rank, so its samples are complete.
+    sampled_peak = sampler.peak_device_memory_bytes if sampler is not None else None
+    device_peaks = (resources.peak_device_memory_bytes, sampled_peak)
+    host_peaks = (*peaks, resources.peak_rss_bytes)
+    resources.peak_rss_bytes = max((peak for peak in host_peaks if peak is not None), default=None)
+    resources.peak_device_memory_bytes = max((peak for peak in device_peaks if peak is not None), default=None)
     resources.device_memory_bytes = total(device.memory_bytes_now())
     resources.driver_memory_bytes = total(device.driver_memory_bytes())
 
 
 def note_quality(record: RunRecord, laps: LapRecorder, runs_at_once: int, profiled: bool) -> None:
-    """What else the machine did in each epoch, and how far the figures can be trusted for that."""
+    """Record interference in each epoch, and the quality grade that follows from it."""
     noise, strategy = record.noise, filled(record.strategy)
-    earlier = [each for each in noise.epochs or [] if each.attempt != laps.rank.attempt]
-    noise.epochs = earlier + laps.noise
+    earlier_epochs = [epoch for epoch in noise.epochs or [] if epoch.attempt != laps.rank.attempt]
+    noise.epochs = earlier_epochs + laps.noise
     noise.load_after = snapshot().load
     times = [epoch.epoch_time_s for epoch in laps.counted]
-    there = record.environment
-    own_settings = {**((there.settings if there is not None else None) or {}), **python_settings()}
-    found = assess(
+    environment = record.environment
+    settings = {**((environment.settings if environment is not None else None) or {}), **python_settings()}
+    quality = assess(
         [epoch for epoch in noise.epochs if not epoch.is_warmup],
         times,
         os.cpu_count() or 1,
@@ -233,15 +233,15 @@ def note_quality(record: RunRecord, laps: LapRecorder, runs_at_once: int, profil
         profiled=profiled,
         crowded=strategy.world_size > 1 or filled(record.dataset).pipeline == "workers",
         runs_at_once=runs_at_once,
-        slowing_settings=slowing_settings(own_settings),
+        slowing_settings=slowing_settings(settings),
         threads=(strategy.threads_per_rank, torch.get_num_threads()),
     )
     if laps.rank.is_first:
-        there = filled(there)
-        there.torch = {**(there.torch or {}), "num_threads": torch.get_num_threads()}
-        there.settings = own_settings
+        environment = filled(environment)
+        environment.torch = {**(environment.torch or {}), "num_threads": torch.get_num_threads()}
+        environment.settings = settings
     if times:
-        record.quality = schema.Quality(grade=found.grade, reasons=list(found.reasons))
+        record.quality = schema.Quality(grade=quality.grade, reasons=list(quality.reasons))
 
 
 def note_result(record: RunRecord, laps: LapRecorder, target_accuracy: float | None) -> None:
@@ -254,7 +254,7 @@ def note_result(record: RunRecord, laps: LapRecorder, target_accuracy: float | N
 
 
 def _instrument_s(breakdown: schema.Breakdown, timing: schema.Timing) -> float | None:
-    """What a step takes longer with the clock than in the epochs, less what an epoch's start takes."""
+    """How much longer a step takes when it is instrumented than in the epochs, without the time of an epoch's start."""
     if not timing.steps_per_s or timing.epoch_time_s is None or breakdown.step_s is None:
         return None
     num_steps = timing.steps_per_s * timing.epoch_time_s
@@ -262,13 +262,14 @@ def _instrument_s(breakdown: schema.Breakdown, timing: schema.Timing) -> float |
 
 
 def _note_limit(record: RunRecord, device: Device, rank: Rank, optimizer: torch.optim.Optimizer) -> None:
-    """What the device can do at most, and how near the run came to that."""
-    num_here = rank.gather(rank.node).count(rank.node)
-    shared = 1.0 if device.used != "cpu" else usable_cores() / (num_here * rank.threads)
+    """Measure the device's peak, and how close the run came to it."""
+    num_local_ranks = rank.gather(rank.node).count(rank.node)
+    cores_per_thread = 1.0 if device.used != "cpu" else usable_cores() / (num_local_ranks * rank.threads)
     precision = filled(record.device).precision
-    before, own_s = snapshot(), time.process_time()
-    peak = probe(device, precision, rank, shared)
-    own_s = sum(s for s, node in rank.gather((time.process_time() - own_s, rank.node)) if node == rank.node)
+    before, started_s = snapshot(), time.process_time()
+    peak = probe(device, precision, rank, cores_per_thread)
+    cpu_times = rank.gather((time.process_time() - started_s, rank.node))
+    cpu_s = sum(seconds for seconds, node in cpu_times if node == rank.node)
     cores = os.cpu_count() or 1
     record.peak = limit(
         filled(record.model).flops_per_sample,
@@ -278,5 +279,5 @@ def _note_limit(record: RunRecord, device: Device, rank: Rank, optimizer: torch.
         breakdown=record.breakdown,
         optimizer_bytes=sum(rank.gather(bytes_moved(optimizer))),
         advice=training_advice(filled(record.dataset).pipeline or "", precision),
-        disturbances=assess([delta(before, snapshot(), own_s, cores)], [], cores).reasons,
+        disturbances=assess([delta(before, snapshot(), cpu_s, cores)], [], cores).reasons,
     )

@@ -1,4 +1,4 @@
-"""Starts the ranks of a run in processes of their own, watches them, and ends them."""
+"""Starts a process for each rank of a run, watches the processes, and ends them."""
 
 import os
 import signal
@@ -28,13 +28,13 @@ from laptime.runner.rank_process import Job, Outcome, Rendezvous
 from laptime.runner.trackers import end_trackers
 from laptime.training.faults import out_of_memory_kills
 
-# How long the other ranks may take to end by themselves once one has failed, or once the run was interrupted.
+# How long the other ranks may take to end by themselves after one rank has failed, or after an interruption.
 _GRACE_S = 2.0
 
 _INTERRUPT_GRACE_S = 30.0
 
-# As many descriptors as a process opens, as measured, to start ranks and to let them meet: of two each.
-_PIPES, _PIPES_PER_RANK = 6, 2
+# Pipes (two file descriptors each) that the launcher needs for itself and for each rank, as measured.
+_NUM_PIPES, _NUM_PIPES_PER_RANK = 6, 2
 
 
 @dataclass
@@ -52,14 +52,15 @@ def run_processes(run: RunContext, ranks: list[Rank]) -> RunRecord:
         The record, as the first rank has filled it in.
 
     Raises:
-        RankFailed, UserError, TrainingFailed, Interrupted: how the rank failed whose fault it is.
+        RankFailed, UserError, TrainingFailed, Interrupted: the error of the rank that failed first.
     """
     config, strategy = run.config, run.config.strategy
-    group = len(ranks) > 1 or strategy.wrap_single_rank
+    has_group = len(ranks) > 1 or strategy.wrap_single_rank
     children: list[_Child] = []
     _require_file_descriptors(len(ranks))
-    place = (strategy.master_addr, strategy.master_port)
-    with rendezvous_store(*place, backend_of(config), strategy.timeout_s) if group else nullcontext() as rendezvous:
+    address = (strategy.master_addr, strategy.master_port)
+    store = rendezvous_store(*address, backend_of(config), strategy.timeout_s) if has_group else nullcontext()
+    with store as rendezvous:
         try:
             for rank in ranks:
                 job = Job(config, run.run_dir, run.record, rank, rendezvous, run.start, run.sweep, dict(os.environ))
@@ -80,14 +81,16 @@ def run_processes(run: RunContext, ranks: list[Rank]) -> RunRecord:
 
 
 def _require_file_descriptors(world_size: int) -> None:
-    """Find out whether this process may open what it needs for its ranks: torch's store waits in vain for a socket.
+    """Check that this process may open enough files for its ranks.
+
+    Without them torch's TCPStore (torch 2.14; not reported) would wait until its timeout.
 
     Raises:
-        OSError: EMFILE, it may not.
+        OSError: EMFILE, the limit is too low.
     """
     opened: list[int] = []
     try:
-        for _ in range(_PIPES + world_size * _PIPES_PER_RANK):
+        for _ in range(_NUM_PIPES + world_size * _NUM_PIPES_PER_RANK):
             opened += os.pipe()
     finally:
         for descriptor in opened:
@@ -96,11 +99,13 @@ def _require_file_descriptors(world_size: int) -> None:
 
 @contextmanager
 def rendezvous_store(host: str, port: int, backend: str, timeout_s: float) -> Iterator[Rendezvous]:
-    """The store where the ranks meet, listening on `host` alone (torch's own would listen on all).
+    """The TCPStore where the ranks find each other.
+
+    It listens on `host` only. By default, torch 2.14's store listens on all interfaces (not reported).
 
     Args:
-        host, port: `strategy.master_addr` and `strategy.master_port`; port 0: any free one.
-        backend: of the group.
+        host, port: `strategy.master_addr` and `strategy.master_port`; port 0: any free port.
+        backend: the process group's backend.
         timeout_s: how long the ranks wait for each other.
     """
     host = _loopback_address(host)
@@ -108,7 +113,7 @@ def rendezvous_store(host: str, port: int, backend: str, timeout_s: float) -> It
         listener = socket.create_server((host, port), backlog=128)
     except OSError as error:
         raise UserError(
-            f"strategy.master_addr={host} strategy.master_port={port}: can't be listened on "
+            f"strategy.master_addr={host} strategy.master_port={port}: can't listen there "
             f"({os.strerror(error.errno) if error.errno else error}). Use strategy.master_port=0 for a free port."
         ) from error
     port = listener.getsockname()[1]
@@ -123,10 +128,10 @@ def rendezvous_store(host: str, port: int, backend: str, timeout_s: float) -> It
 
 
 def _loopback_address(host: str) -> str:
-    """The address that a name of this machine's loopback interface stands for.
+    """Resolve a host name to an address of the loopback interface.
 
     Raises:
-        UserError: it is none: others could reach the ranks there.
+        UserError: it is another address, where other machines could connect to the ranks.
     """
     try:
         address = socket.gethostbyname(host) if host else ""
@@ -134,8 +139,8 @@ def _loopback_address(host: str) -> str:
         address = ""
     if not address.startswith("127."):
         raise UserError(
-            f"strategy.master_addr={host}: the ranks that Laptime starts meet on this machine's loopback interface. "
-            "Use 127.0.0.1; for several machines use torchrun."
+            f"strategy.master_addr={host}: must be a loopback address, because Laptime starts all ranks on this "
+            "machine. Use 127.0.0.1; for several machines use torchrun."
         )
     return address
 
@@ -146,11 +151,11 @@ def _start(job: Job) -> _Child:
 
 
 def _watch(children: list[_Child], stop: StopRequest, timeout_s: float, kills: int) -> None:
-    """Until all ranks are done, or one has failed and the others had a moment to say so too."""
+    """Wait until all ranks have ended, or until one has failed and the others had time to report, too."""
     stop.immediate = False
     deadline: float | None = None
     all_stopped_since: float | None = None
-    told = False
+    was_forwarded = False
     while any(child.outcome is None for child in children):
         waiting = [child.connection for child in children if child.outcome is None]
         for connection in wait(waiting, timeout=0.1):
@@ -160,17 +165,17 @@ def _watch(children: list[_Child], stop: StopRequest, timeout_s: float, kills: i
             except (EOFError, OSError):
                 child.process.join(timeout=5)
                 child.outcome = Outcome(child.rank.rank, failure=_describe_exit(child.process, kills))
-        if stop.signum is not None and not told:
-            told = True
+        if stop.signum is not None and not was_forwarded:
+            was_forwarded = True
             deadline = time.monotonic() + _INTERRUPT_GRACE_S
             for child in children:
                 if child.process.is_alive() and child.process.pid is not None:
                     os.kill(child.process.pid, signal.SIGTERM)
                     if hasattr(signal, "SIGCONT"):
-                        os.kill(child.process.pid, signal.SIGCONT)  # a stopped one would not notice
+                        os.kill(child.process.pid, signal.SIGCONT)  # a stopped process handles no signals
         if deadline is None and any(child.outcome is not None and child.outcome.failure for child in children):
             deadline = time.monotonic() + _GRACE_S
-        # A rank that is stopped is missed by the others; where all are, nobody complains.
+        # If one rank is stopped, the others time out. If all are stopped, only the launcher can notice.
         if all(child.outcome is not None or _is_stopped(child.process) for child in children):
             all_stopped_since = all_stopped_since or time.monotonic()
             if time.monotonic() - all_stopped_since >= timeout_s:
@@ -190,18 +195,22 @@ def _is_stopped(process: BaseProcess) -> bool:
 
 
 def _describe_exit(process: BaseProcess, kills: int) -> RankFailure:
-    """How a process ended that had nothing to say; `kills`: `out_of_memory_kills()` when it started."""
+    """Describe how a process ended that sent no Outcome.
+
+    Args:
+        kills: `out_of_memory_kills()` when the process started.
+    """
     code = process.exitcode
-    how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
+    ending = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exited with {code}"
     if code == -getattr(signal, "SIGKILL", 9) and out_of_memory_kills() > kills:
-        how += " when the system ran out of memory: try a smaller training.batch_size, or fewer ranks"
+        ending += " while the system was out of memory: try a smaller training.batch_size, or fewer ranks"
     if code == -getattr(signal, "SIGBUS", 7):
-        how += ": a file that it had mapped became shorter, or its disk failed (dataset.pipeline=mapped)"
-    return RankFailure.died(how)
+        ending += ": its memory-mapped file was truncated, or the disk failed (dataset.pipeline=mapped)"
+    return RankFailure.died(ending)
 
 
 def _end(children: list[_Child]) -> None:
-    """Leave no process behind."""
+    """End all processes, and remove shared memory that killed ones have left."""
     for child in children:
         if child.outcome is not None and child.outcome.failure is None:
             child.process.join(timeout=5)
@@ -215,16 +224,16 @@ def _end(children: list[_Child]) -> None:
 
 
 def _exited_without_report(child: _Child) -> bool:
-    """Whether a rank was killed, or was stuck until it was."""
+    """Whether a rank was killed, by itself or because it was stuck."""
     return child.outcome is None or _cause(child) is Cause.DIED
 
 
 def _root_cause(failed: list[_Child], timeout_s: float) -> BaseException:
-    """Which rank's error is the cause, when one rank's end makes the others fail too."""
+    """The error of the rank that failed first. Its end makes the other ranks fail, too."""
     child = min(failed, key=_cause)
     number = child.rank.rank
     if child.outcome is None or child.outcome.failure is None:
-        message = f"rank {number} did not answer within strategy.timeout_s={timeout_s}"
+        message = f"rank {number} did not respond within strategy.timeout_s={timeout_s}"
         return RankFailed(message, RunError(type="RankStuck", message=message, rank=number))
     return child.outcome.failure.as_exception(number)
 

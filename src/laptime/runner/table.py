@@ -20,14 +20,14 @@ from laptime.text import byte_size, counted
 Rows = list[tuple[str, str]]
 
 _STOP_REASONS = {
-    "early_stopping": "early: the validation loss got no better (training.early_stopping_patience)",
-    "callback": "early: a callback asked for it",
-    "time_limit": "by training.time_limit_s; test figures are of the weights at that moment",
+    "early_stopping": "early: the validation loss did not improve (training.early_stopping_patience)",
+    "callback": "early: a callback requested it",
+    "time_limit": "by training.time_limit_s; the test used the weights at that moment",
 }
 
 
 def print_results(record: RunRecord, run_dir: Path) -> None:
-    """Print what a completed run measured, and where it lies, to stdout."""
+    """Print the results of a completed run and its directory to stdout."""
     console = Console()
     label = record.run_label
     title = f"laptime: {filled(record.model).name} on {filled(record.dataset).name}{f', {label}' if label else ''}"
@@ -38,18 +38,18 @@ def print_results(record: RunRecord, run_dir: Path) -> None:
         table.add_row(Text(name), Text(value))
     table.show_header = False
     console.print(table)
-    place = relative(run_dir)
-    console.print(Text(f"Results      {place}"), soft_wrap=True)
+    shown_dir = relative(run_dir)
+    console.print(Text(f"Results      {shown_dir}"), soft_wrap=True)
     if (run_dir / TENSORBOARD_DIR).is_dir():
-        console.print(Text(f"TensorBoard  tensorboard --logdir {_quoted(place)}"), soft_wrap=True)
+        console.print(Text(f"TensorBoard  tensorboard --logdir {_quoted(shown_dir)}"), soft_wrap=True)
 
 
 def result_rows(record: RunRecord, epochs: pd.DataFrame) -> Rows:
-    """The lines of the table of results.
+    """The rows of the table of results.
 
     Args:
-        record: of a run that was set up.
-        epochs: as in epochs.csv, each epoch once.
+        record: the record of a completed run.
+        epochs: rows of epochs.csv, one per rank and epoch.
     """
     return [
         *_set_up(record),
@@ -72,7 +72,7 @@ def _set_up(record: RunRecord) -> Rows:
     if device.memory_bytes is not None:
         used += f", {byte_size(device.memory_bytes, 'GB')}"
     if device.requested not in ("auto", device.used) and device.used == "cpu":
-        used += f"  (requested: {device.requested}, absent)"
+        used += f"  (requested: {device.requested}, not available)"
     per_rank = f" ({batch.per_rank_batch_size:,} per rank)" if filled(record.strategy).world_size > 1 else ""
     return [
         ("device", used),
@@ -100,10 +100,10 @@ def _ranks(strategy: schema.Strategy, config: Mapping[str, Any]) -> str:
 
 
 def _data(data: schema.Dataset) -> str:
-    parts = f"{data.num_train:,} train, {data.num_val:,} val, {data.num_test:,} test"
+    sizes = f"{data.num_train:,} train, {data.num_val:,} val, {data.num_test:,} test"
     remarks = ["synthetic"] if data.synthetic and data.name != "synthetic" else []
     remarks += [f"limited to {data.limit:,}"] if data.limit else []
-    return f"{data.name}: {parts}, pipeline {data.pipeline}{', ' + ', '.join(remarks) if remarks else ''}"
+    return f"{data.name}: {sizes}, pipeline {data.pipeline}{', ' + ', '.join(remarks) if remarks else ''}"
 
 
 def _epochs(record: RunRecord, epochs: pd.DataFrame) -> Rows:
@@ -111,15 +111,15 @@ def _epochs(record: RunRecord, epochs: pd.DataFrame) -> Rows:
     slowest = combine_ranks_frame(epochs)
     measured = slowest.loc[~slowest["is_warmup"].astype(bool), "epoch_time_s"]
     num_warmup = len(slowest) - len(measured)
-    which = f"of which {num_warmup} warm-up (not counted)" if num_warmup else "all counted"
-    rows = [("epochs", f"{len(slowest)}, {which}")]
+    counting = f"of which {num_warmup} warm-up (not counted)" if num_warmup else "all counted"
+    rows = [("epochs", f"{len(slowest)}, {counting}")]
     if len(record.attempts) > 1:
         reasons = [attempt.error.message for attempt in record.attempts if attempt.error is not None]
         rows.append(("restarts", f"{len(reasons)}, after: {'; '.join(reasons)}"))
     if record.result.stop_reason in _STOP_REASONS:
         rows.append(("stopped", _STOP_REASONS[record.result.stop_reason]))
     if not len(measured):
-        return [*rows, ("epoch time", "not measured: no epoch after the warm-up")]
+        return [*rows, ("epoch time", "not measured: there was no epoch after the warm-up")]
     timing = record.timing
     spread = f"median of {len(measured)}, min {measured.min():.3f} s, max {measured.max():.3f} s"
     return [
@@ -132,76 +132,78 @@ def _epochs(record: RunRecord, epochs: pd.DataFrame) -> Rows:
 def _quality(quality: schema.Quality) -> Rows:
     if quality.grade is None:
         return []
-    why = "; ".join(quality.reasons or []) or "nothing was seen to disturb it"
-    return [("quality", f"{quality.grade}: {why}")]
+    reasons = f": {'; '.join(quality.reasons)}" if quality.reasons else " (no interference detected)"
+    return [("quality", f"{quality.grade}{reasons}")]
 
 
 def _step(breakdown: schema.Breakdown) -> Rows:
-    """Where the time of a step goes, largest part first, where it was measured."""
+    """Where the time of a step goes, longest phase first, if it was measured."""
     step_s = breakdown.step_s
     if step_s is None:
         return []
-    shares = {part: seconds / step_s for part in PHASES if (seconds := breakdown.of_phase(part)) is not None}
-    parts = [f"{part.replace('_', ' ')} {share:.0%}" for part, share in sorted(shares.items(), key=lambda one: -one[1])]
-    of_steps = {"p50": breakdown.step_p50_s, "p95": breakdown.step_p95_s, "p99": breakdown.step_p99_s}
-    slow = [f"{name} {1e3 * seconds:.2f} ms" for name, seconds in of_steps.items() if seconds]
+    phases_s = {phase: seconds for phase in PHASES if (seconds := breakdown.of_phase(phase)) is not None}
+    longest_first = sorted(phases_s.items(), key=lambda item: -item[1])
+    phases = [f"{phase.replace('_', ' ')} {seconds / step_s:.0%}" for phase, seconds in longest_first]
+    percentiles_s = {"p50": breakdown.step_p50_s, "p95": breakdown.step_p95_s, "p99": breakdown.step_p99_s}
+    percentiles = [f"{name} {1e3 * seconds:.2f} ms" for name, seconds in percentiles_s.items() if seconds]
     epochs_s = step_s - (breakdown.instrument_s or 0.0)
-    words = f"{1e3 * step_s:.2f} ms: {', '.join(parts)}; {', '.join(slow)}"
+    text = f"{1e3 * step_s:.2f} ms: {', '.join(phases)}; {', '.join(percentiles)}"
     if abs(step_s - epochs_s) > 0.1 * epochs_s:
-        words += f". In the epochs a step took {1e3 * epochs_s:.2f} ms: something disturbed one of them"
-    return [("step", words)]
+        text += f". But {1e3 * epochs_s:.2f} ms in the epochs, so something interfered with one of the two"
+    return [("step", text)]
 
 
 def _overhead(bare_loop: schema.BareLoop) -> Rows:
-    """What Lightning and Laptime cost, where it was measured."""
+    """The overhead of Lightning and Laptime, if it was measured."""
     overhead, low, high = bare_loop.overhead, bare_loop.overhead_min, bare_loop.overhead_max
     if overhead is None or low is None or high is None or bare_loop.overhead_s_per_step is None:
         return []
     num = bare_loop.num_epochs
-    reach = "one epoch" if num == 1 else f"{low:+.1%} to {high:+.1%} in {num} epochs"
+    spread = "one epoch" if num == 1 else f"{low:+.1%} to {high:+.1%} in {num} epochs"
     if num != 1 and low < 0 < high:
-        reach += ", not told apart from none"
-    a_step = f"{1e3 * bare_loop.overhead_s_per_step:+.3f} ms a step"
-    against = f"against a bare PyTorch loop of {bare_loop.epoch_time_s:.3f} s an epoch"
-    return [("overhead", f"{overhead:+.1%} ({reach}), {a_step}, {against}")]
+        spread += ", indistinguishable from zero"
+    per_step = f"{1e3 * bare_loop.overhead_s_per_step:+.3f} ms per step"
+    baseline = f"over a bare PyTorch loop that takes {bare_loop.epoch_time_s:.3f} s per epoch"
+    return [("overhead", f"{overhead:+.1%} ({spread}), {per_step}, {baseline}")]
 
 
 def _synchronization(record: RunRecord) -> Rows:
-    """What several ranks cost each other, where it was measured."""
+    """What synchronization and slow ranks cost, if it was measured."""
     comm, contention = record.communication, record.contention
     rows = []
     if comm.step_s is not None and comm.cost_s is not None and comm.exposed_s is not None:
         num = round(comm.num_all_reduces_per_step or 0)
         cost = f"costs {1e3 * comm.cost_s:.2f} ms of a step of {1e3 * comm.step_s:.2f} ms"
         if comm.cost_s <= 0:
-            cost = "costs less than the steps vary on this machine now"
+            cost = "cost below measurement noise"
         spread = f"{comm.share_min:.0%} to {comm.share_max:.0%} over the rounds"
         waiting = f"waiting for gradients {1e3 * comm.exposed_s:.2f} ms, {comm.share:.0%} of the step ({spread})"
         sent = f"{byte_size(comm.bytes_per_step or 0, 'MB', 2)} in {counted(num, 'all-reduce')} per step"
+        all_reduces = "all-reduce alone takes" if num == 1 else "all-reduces alone take"
         rows = [
-            ("synchronisation", f"{cost}; {waiting}"),
-            ("communication", f"{sent}; with nothing around {1e3 * (comm.isolated_all_reduce_s or 0.0):.2f} ms"),
+            ("synchronization", f"{cost}; {waiting}"),
+            ("communication", f"{sent}; the {all_reduces} {1e3 * (comm.isolated_all_reduce_s or 0.0):.2f} ms"),
         ]
     if contention.straggler_delay is not None:
-        epochs = record.timing.straggler_delay
-        in_epochs = "" if epochs is None else f" ({epochs:.1%} in the epochs, where ranks wait for each other)"
+        delay = record.timing.straggler_delay
+        in_epochs = "" if delay is None else f" ({delay:.1%} in the epochs, where ranks wait for each other)"
         rows.append(("straggler delay", f"slowest rank {contention.straggler_delay:.1%} behind the median{in_epochs}"))
     return rows
 
 
 def _outcome(record: RunRecord) -> Rows:
-    """What was learned, and what the whole run took."""
+    """Accuracy, loss, and the time of the whole run."""
     timing, result = record.timing, record.result
     rows = []
     if timing.compile_s is not None:
         rows.append(("compile time", f"{timing.compile_s:.1f} s, outside the epochs"))
-    for part, accuracy, loss in (
+    for stage, accuracy, loss in (
         ("train", result.train_accuracy, result.train_loss),
         ("val", result.val_accuracy, result.val_loss),
         ("test", result.test_accuracy, result.test_loss),
     ):
         if accuracy is not None:
-            rows.append((f"{part} accuracy", f"{accuracy:.2%}  (loss {loss:.4f})"))
+            rows.append((f"{stage} accuracy", f"{accuracy:.2%}  (loss {loss:.4f})"))
     if (target := (record.config or {})["measure"]["target_accuracy"]) is not None:
         reached = result.time_to_accuracy
         rows.append((f"time to {target:.1%}", "not reached" if reached is None else f"{reached:.2f} s of training"))

@@ -1,4 +1,4 @@
-"""The loggers of a run: what they are told at its start and its end."""
+"""Builds the loggers of a run, and tells experiment trackers (MLflow, W&B, ...) when the run starts and ends."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,22 +21,22 @@ from laptime.training import open_groups
 
 
 def _build_loggers(config: Config, resumed_at: int | None) -> list[Logger]:
-    """The loggers.
+    """Build the configured loggers.
 
     Args:
-        resumed_at: the first epoch that will be trained; None: this is the start of the run.
+        resumed_at: the first epoch that the resumed run trains; None: the run is new.
     """
-    found = []
+    loggers = []
     for key, _ in open_groups.entries(config, "logger"):
         logger = open_groups.build(config, key)
         if resumed_at is not None:
             resume_at(logger, resumed_at)
-        found.append(fail_safe(key.partition(".")[2], logger))
-    return [logger for logger in found if logger is not None]
+        loggers.append(fail_safe(key.partition(".")[2], logger))
+    return [logger for logger in loggers if logger is not None]
 
 
 def end_trackers(run: RunContext, status: str) -> None:
-    """Tell the trackers how a run has ended whose first rank could not.
+    """Tell the trackers how a run ended, if its first rank was killed and could not.
 
     Args:
         status: failed or interrupted.
@@ -51,21 +51,21 @@ def end_trackers(run: RunContext, status: str) -> None:
 
 
 @contextmanager
-def tracked(run: RunContext, rank: Rank, done: int) -> Iterator[list[Logger]]:
-    """The loggers, of the first rank alone; trackers are told what the run is, and how it ended.
+def tracked(run: RunContext, rank: Rank, num_done: int) -> Iterator[list[Logger]]:
+    """The loggers on the first rank, none on other ranks. Trackers are told when the run begins and how it ended.
 
     Args:
-        done: epochs that are trained already.
+        num_done: the number of epochs that are trained already.
     """
     config = run.config
-    loggers = _build_loggers(config, done if done or rank.attempt else None) if rank.is_first else []
+    loggers = _build_loggers(config, num_done if num_done or rank.attempt else None) if rank.is_first else []
     trackers = [logger for logger in loggers if isinstance(logger, Tracker)]
     status = "failed"
     try:
         for tracker in trackers:
             tracker.begin(_tracked_run(run))
         for logger in loggers:
-            if not isinstance(logger, pl.loggers.TensorBoardLogger):  # which takes them with what came of them
+            if not isinstance(logger, pl.loggers.TensorBoardLogger):  # takes them at the end, together with the results
                 _log_settings(logger, run)
         yield loggers
         status = "completed"
@@ -94,12 +94,15 @@ def _tracked_run(run: RunContext) -> Run:
 
 
 def log_results(loggers: list[Logger], run: RunContext, last_epoch: int) -> None:
-    """Write what came of the run into its loggers."""
+    """Log the results of the run."""
     record = run.record
     result, timing = structs.asdict(record.result), structs.asdict(record.timing)
     metrics = {tag: (result | timing)[tag.removeprefix("hparam/")] for tag in records.HPARAM_METRICS}
-    known = {name: value for name, value in metrics.items() if value is not None}
-    last: dict[str, float | None] = {"test/accuracy": record.result.test_accuracy, "test/loss": record.result.test_loss}
+    hparam_metrics = {name: value for name, value in metrics.items() if value is not None}
+    last_values: dict[str, float | None] = {
+        "test/accuracy": record.result.test_accuracy,
+        "test/loss": record.result.test_loss,
+    }
     sections = {
         "comm": record.communication,
         "contention": record.contention,
@@ -109,24 +112,26 @@ def log_results(loggers: list[Logger], run: RunContext, last_epoch: int) -> None
     }
     for tag, section in sections.items():
         values = structs.asdict(section)
-        last |= {f"{tag}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
+        last_values |= {f"{tag}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
     for logger in loggers:
-        with suppress(OSError):  # the logger has said so
-            _log_result(logger, run, known, last, last_epoch)
+        with suppress(OSError):  # the logger has logged a warning
+            _log_result(logger, run, hparam_metrics, last_values, last_epoch)
 
 
-def _log_result(logger: Logger, run: RunContext, known: dict[str, Any], last: dict[str, Any], last_epoch: int) -> None:
-    logger.log_metrics(last, step=last_epoch)
+def _log_result(
+    logger: Logger, run: RunContext, hparam_metrics: dict[str, Any], last_values: dict[str, Any], last_epoch: int
+) -> None:
+    logger.log_metrics(last_values, step=last_epoch)
     if isinstance(logger, pl.loggers.TensorBoardLogger) and run.sweep is None:
         log_hyperparams: Callable[..., None] = logger.log_hyperparams
-        log_hyperparams(_settings(run), known)  # writes the metrics, too
+        log_hyperparams(_settings(run), hparam_metrics)  # also writes the metrics
     else:
-        logger.log_metrics(known, step=last_epoch)
+        logger.log_metrics(hparam_metrics, step=last_epoch)
     if isinstance(logger, pl.loggers.TensorBoardLogger) and run.sweep is not None:
-        # What differs between the runs of a sweep, and which metrics matter, its report says for all of them.
+        # The report of the sweep writes the settings that differ and the metrics for all runs.
         from torch.utils.tensorboard.summary import hparams
 
-        _, *session = hparams(_settings(run), known)
-        for part in session:
-            logger.experiment._get_file_writer().add_summary(part)
+        _, *session = hparams(_settings(run), hparam_metrics)
+        for summary in session:
+            logger.experiment._get_file_writer().add_summary(summary)
     logger.finalize("success")

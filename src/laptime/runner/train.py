@@ -1,4 +1,4 @@
-"""One run in one rank: builds what the configuration describes, trains and measures it, writes down what came of it."""
+"""One run in one rank: builds the configured objects, trains, tests and measures, and fills in the record."""
 
 import logging
 from collections.abc import Sequence
@@ -59,17 +59,17 @@ log = logging.getLogger(__name__)
 
 
 def train(run: RunContext, rank: Rank) -> None:
-    """Train and measure as the configuration says; everything that is learned goes into the record as it is learned.
+    """Train and measure as the configuration says, and fill in the record step by step.
 
-    Runs in every rank; the first one writes.
+    Every rank calls this; the first rank writes run.json.
 
     Args:
         run: its record is filled in.
-        rank: this process, settled on its cores, in its process group.
+        rank: this process, after it was pinned to its cores and has joined the process group.
 
     Raises:
-        UserError: what was asked for can't be built on this machine.
-        TrainingFailed, Interrupted: as the names say; what was measured until then is in the record.
+        UserError: the configured objects can't be built on this machine.
+        TrainingFailed, Interrupted: training ended early; the record holds the measurements until then.
     """
     with translated_errors(run.config):
         _train(run, rank)
@@ -82,16 +82,16 @@ def _train(run: RunContext, rank: Rank) -> None:
     device = prepare_device(config, rank.local_rank)
     note_setup(run, device, rank)
     filled(record.strategy).rank_pids = assert_world(rank, rank.world_size)
-    if rank.is_first:  # when a sweep is resumed, runs that could not be built are known by their hashes
+    if rank.is_first:  # now, because a resumed sweep identifies runs by their hashes, even runs that fail below
         record.write(run_dir)
 
     if record.noise.load_before is None:
         record.noise.load_before, record.noise.on_battery = snapshot().load, on_battery()
     pl.seed_everything(config.seed, workers=False, verbose=False)
-    own_callbacks = build_callbacks(config)
+    user_callbacks = build_callbacks(config)
     clock = LapClock(device, EnergyMeter(device) if rank.local_rank == 0 else None)
     data = build_data(config, device, rank, clock)
-    use_single_steps(own_callbacks, data, rank)
+    use_single_steps(user_callbacks, data, rank)
     network = build_network(config.model, data.data, rank.world_size // rank.num_nodes)
     try_network(network, data.data)
     note_workload(record, config, data, network)
@@ -100,46 +100,46 @@ def _train(run: RunContext, rank: Rank) -> None:
 
     identity = checkpoints.identity(config.as_dict(), rank.world_size, data.checksum)
     module = build_module(config, network, device, run.stop, identity, rank, len(data.train_batch_sizes()))
-    shards = shards_optimizer(config, try_optimizer(module, config), own_callbacks, rank)
-    filled(record.strategy).shards_optimizer = shards
-    checkpoint, done = None, 0
+    is_sharded = shards_optimizer(config, try_optimizer(module, config), user_callbacks, rank)
+    filled(record.strategy).shards_optimizer = is_sharded
+    checkpoint, num_done = None, 0
     if settings.checkpoint is not None:
         checkpoint = checkpoints.find_on_all_ranks(settings.checkpoint, rank, run_dir)
-        # Ranks that were started again may have died after their last epoch: they have the test still to do.
-        done = checkpoints.require_resumable(checkpoint, identity, settings.epochs + (1 if rank.attempt else 0))
+        # Restarted ranks may have died after the last epoch. Then only the test remains.
+        num_done = checkpoints.require_resumable(checkpoint, identity, settings.epochs + (1 if rank.attempt else 0))
         log.info("resuming from %s", checkpoint)
-    watch = _Instruments(run, rank, device, data, remaining=settings.epochs - (0 if rank.attempt else done))
-    early_stopping = _early_stopping(config, own_callbacks)
-    callbacks = [*watch.before(), *own_callbacks, *([early_stopping] if early_stopping is not None else [])]
-    with quiet_lightning(), quiet_writer_threads(), tracked(run, rank, done) as loggers:
-        trainer = build_trainer(config, run_dir, device, rank, callbacks, loggers, shards)
+    instruments = _Instruments(run, rank, device, data, remaining=settings.epochs - (0 if rank.attempt else num_done))
+    early_stopping = _early_stopping(config, user_callbacks)
+    callbacks = [*instruments.callbacks(), *user_callbacks, *([early_stopping] if early_stopping is not None else [])]
+    with quiet_lightning(), quiet_writer_threads(), tracked(run, rank, num_done) as loggers:
+        trainer = build_trainer(config, run_dir, device, rank, callbacks, loggers, is_sharded)
         if rank.is_first:
             log.info("writing to %s", run_dir)
         try:
-            reason = _fit(run, trainer, module, data, checkpoint, watch.sampler, early_stopping)
+            reason = _fit(run, trainer, module, data, checkpoint, instruments.sampler, early_stopping)
         finally:
-            watch.note_epoch()
+            instruments.note_epoch()
         _test(run, trainer, module, data)
         record.result.stop_reason = reason
-        note_memory(record, rank, device, watch.sampler)
+        note_memory(record, rank, device, instruments.sampler)
         if rank.is_first:
             record.write(run_dir)
         if is_profiled(config):
-            log.info("a profiler runs with it: breakdown and peak are not measured")
+            log.info("breakdown and peak are not measured under a profiler")
         else:
-            # When all is done that they could disturb: they change weights, and take memory of their own.
+            # At the very end, because these measurements change weights and allocate memory.
             optimizer = trainer.optimizers[0]
             if isinstance(module, HasStepper) and (sharded := module.stepper.sharded(optimizer)) is not None:
                 optimizer = sharded.local
             measure_breakdown_and_peak(run, device, rank, module, optimizer, data)
-        log_results(loggers, run, watch.laps.rows[-1].epoch if watch.laps.rows else 0)
+        log_results(loggers, run, instruments.laps.rows[-1].epoch if instruments.laps.rows else 0)
 
 
 class _Instruments:
-    """What times the epochs, and notes in the record what it finds.
+    """Everything that measures the epochs: timer, sampler, bare loop, recorder.
 
     Args:
-        remaining: epochs to be trained.
+        remaining: the number of epochs to train.
     """
 
     def __init__(self, run: RunContext, rank: Rank, device: Device, data: DataModule, remaining: int) -> None:
@@ -153,17 +153,17 @@ class _Instruments:
         self.bare_loop = BareLoop(device, rank, run.stop, self.timer)
         self.laps = LapRecorder(run.run_dir, rank)
         if rank.attempt and rank.is_first:
-            self.laps.rows += epoch_rows(run.run_dir)  # what the attempts before have measured stays
+            self.laps.rows += epoch_rows(run.run_dir)  # keep the epochs of earlier attempts
 
-    def before(self) -> list[Callback]:
-        """The callbacks that come before those of the configuration."""
+    def callbacks(self) -> list[Callback]:
+        """The measuring callbacks, which must come before the configured callbacks."""
         measure, training = self.run.config.measure, self.run.config.training
         callbacks: list[Callback] = [self.bare_loop] if measure.bare_loop else []
         callbacks += [self.timer, EpochRecorder(self.timer, self.laps, self.note_epoch)]
         return [*callbacks, self.compiler] if training.compile else callbacks
 
     def note_epoch(self) -> None:
-        """Fill in the record after an epoch, or when training has ended."""
+        """Fill in the record after an epoch and at the end of training."""
         config, record = self.run.config, self.run.record
         note_timing(record, self.timer, self.laps, self.data, self.compiler, self.run.start)
         note_result(record, self.laps, config.measure.target_accuracy)
@@ -174,11 +174,11 @@ class _Instruments:
             record.write(self.run.run_dir)
 
 
-def _early_stopping(config: Config, own_callbacks: Sequence[Callback]) -> EarlyStopping | None:
-    """The callback of `training.early_stopping_patience`; all such keep their patience across checkpoints."""
+def _early_stopping(config: Config, user_callbacks: Sequence[Callback]) -> EarlyStopping | None:
+    """The callback of `training.early_stopping_patience`. Every EarlyStopping keeps its configured patience."""
     patience = config.training.early_stopping_patience
     early_stopping = None if patience is None else EarlyStopping("val_loss", patience=patience)
-    for callback in [*own_callbacks, early_stopping]:
+    for callback in [*user_callbacks, early_stopping]:
         if isinstance(callback, EarlyStopping):
             keep_configured_patience(callback)
     return early_stopping
@@ -187,7 +187,7 @@ def _early_stopping(config: Config, own_callbacks: Sequence[Callback]) -> EarlyS
 def _test(run: RunContext, trainer: pl.Trainer, module: pl.LightningModule, data: DataModule) -> None:
     if not isinstance(module, HasTestMeans):
         if trainer.is_global_zero:
-            log.warning("test: not measured: %s", missing_attributes(module, HasTestMeans))
+            log.warning("the test is skipped: %s", missing_attributes(module, HasTestMeans))
         return
     trainer.test(module, datamodule=data, verbose=False)
     test = module.test_means
@@ -204,13 +204,13 @@ def _fit(
     sampler: Sampler | None,
     early_stopping: EarlyStopping | None,
 ) -> str:
-    """Train until the last epoch, or until something ends it.
+    """Train until the last epoch, or until something stops the training.
 
     Returns:
-        Why it ended, as `result.stop_reason` has it: epochs, early_stopping, callback or time_limit.
+        The reason for the end, for `result.stop_reason`: epochs, early_stopping, callback or time_limit.
 
     Raises:
-        Interrupted: a signal asked for it, whatever Lightning or a data worker made of that.
+        Interrupted: a signal arrived, even if Lightning or a data worker raised something else because of it.
     """
     settings, stop = run.config.training, run.stop
     try:
@@ -226,14 +226,14 @@ def _fit(
                 patience = settings.early_stopping_patience
                 log.info("stopped early: the validation loss has not improved for %s epochs", patience)
                 return "early_stopping"
-            log.info("stopped early: a callback asked for it")
+            log.info("stopped early: a callback requested it")
             return "callback"
         if trainer.max_epochs != settings.epochs:
             log.info("a callback set trainer.max_epochs=%s", trainer.max_epochs)
             return "callback"
         return "epochs"
     except TimeLimitReached:
-        log.info("stopped by training.time_limit_s=%s; the broken epoch is not recorded", settings.time_limit_s)
+        log.info("stopped by training.time_limit_s=%s; the incomplete epoch is not recorded", settings.time_limit_s)
         return "time_limit"
     except BaseException as error:
         if stop.signum is not None and not isinstance(error, Interrupted):

@@ -1,4 +1,4 @@
-"""What is typed and would change nothing: refused. A file may hold such keys, for those runs in which they matter."""
+"""Refuses command-line overrides that have no effect. Files may hold such keys, for runs in which they matter."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,28 +18,28 @@ from laptime.record.files import DDP_KEYS
 
 @dataclass(frozen=True)
 class _Rule:
-    """When a key matters.
+    """When keys have an effect.
 
     Attributes:
-        keys: full names; one that ends in a dot stands for all keys below it.
-        matters: whether they change anything in a run of this configuration, in a sweep or not.
-        needs: what to do about it, as the end of the message.
+        keys: full names; a name that ends with a dot means all keys below it.
+        has_effect: whether the keys change anything, given a run's configuration and whether it is in a sweep.
+        reason: why they have no effect otherwise and what to do, as the end of the message.
     """
 
     keys: tuple[str, ...]
-    matters: Callable[[Config, bool], bool]
-    needs: str
+    has_effect: Callable[[Config, bool], bool]
+    reason: str
 
     def covers(self, key: str) -> bool:
-        return any(key == each or (each.endswith(".") and f"{key}.".startswith(each)) for each in self.keys)
+        return any(key == name or (name.endswith(".") and f"{key}.".startswith(name)) for name in self.keys)
 
 
-def _has_ranks_that_meet(config: Config, is_sweep: bool) -> bool:
+def _has_process_group(config: Config, is_sweep: bool) -> bool:
     from laptime.ranks import torchrun
     from laptime.runner.rank_plan import num_ranks
 
-    num = torchrun.world_size() if torchrun.is_joined() else num_ranks(config)
-    return num > 1 or bool(config.strategy.wrap_single_rank)
+    world_size = torchrun.world_size() if torchrun.is_joined() else num_ranks(config)
+    return world_size > 1 or bool(config.strategy.wrap_single_rank)
 
 
 def _trains_on_cuda(config: Config, is_sweep: bool) -> bool:
@@ -57,37 +57,37 @@ _RULES = (
     _Rule(
         ("optimized_metric",),
         lambda config, is_sweep: is_sweep,
-        "is what a sweep is searched or compared by. Add -m, or leave it out.",
+        "is the metric that a sweep optimizes or compares. Add -m, or leave it out.",
     ),
     _Rule(
         ("hydra.verbose", "hydra/job_logging", "hydra/hydra_logging", "hydra.job_logging.", "hydra.hydra_logging."),
         lambda config, is_sweep: False,
-        "has no effect: Laptime sets up logging itself, for every rank. Leave it out.",
+        "has no effect, because Laptime sets up logging itself, for every rank. Leave it out.",
     ),
     _Rule(
         ("dataset.verify",),
         lambda config, is_sweep: config.dataset.get("_target_") != "laptime.data.synthetic.Synthetic",
-        "has no effect: dataset=synthetic makes its images and reads no files. Leave it out.",
+        "has no effect with dataset=synthetic, which reads no files. Leave it out.",
     ),
     _Rule(
         ("callbacks.checkpoint.save_best",),
         lambda config, is_sweep: bool(config.dataset.get("val_fraction", 1)),
-        "needs a validation loss, and dataset.val_fraction=0 leaves none. Leave it out.",
+        "needs a validation loss, but dataset.val_fraction=0 leaves no validation set. Leave it out.",
     ),
     _Rule(
         ("hydra.run.dir",),
         lambda config, is_sweep: not is_sweep,
-        "is for a single run. The directory of a sweep is hydra.sweep.dir.",
+        "is for a single run. Use hydra.sweep.dir for a sweep.",
     ),
     _Rule(
         ("measure.max_repeats",),
         lambda config, is_sweep: is_sweep and config.measure.target_interval is not None,
-        "bounds the repeats that measure.target_interval asks for in a sweep (-m). Set that too, or leave it out.",
+        "limits the repeats for measure.target_interval in a sweep (-m). Set both, or leave it out.",
     ),
     _Rule(
         tuple(f"strategy.{key}" for key in (*DDP_KEYS, "master_addr", "master_port") if key != "wrap_single_rank"),
-        _has_ranks_that_meet,
-        "has no effect on one rank without DDP. Use strategy.world_size=2, or strategy.wrap_single_rank=true.",
+        _has_process_group,
+        "has no effect on one rank without DDP. Use strategy.world_size=2 or strategy.wrap_single_rank=true.",
     ),
     _Rule(
         ("training.cudnn_benchmark",),
@@ -97,55 +97,53 @@ _RULES = (
     _Rule(
         ("device.fallback",),
         lambda config, is_sweep: config.device.name != "auto",
-        "has no effect on device=auto, which takes what there is. Use device=accelerator, mps, cuda or xpu.",
+        "has no effect on device=auto, which uses what is available. Use device=accelerator, mps, cuda or xpu.",
     ),
     _Rule(
         ("dataset.num_workers",),
         lambda config, is_sweep: config.dataset.get("pipeline") not in ("memory", "mapped"),
-        "only dataset.pipeline=workers has data workers. Set that too, or leave it out.",
+        "has an effect only with dataset.pipeline=workers. Set that too, or leave it out.",
     ),
     _Rule(
         ("measure.memory_warning",),
         lambda config, is_sweep: config.measure.sample_interval_s is not None,
-        "needs measure.sample_interval_s, which is null. Give it seconds, or leave it out.",
+        "needs measure.sample_interval_s, which is null. Set that in seconds, or leave it out.",
     ),
 )  # fmt: skip
 
 
 def check(
     hydra: Hydra,
-    typed: Sequence[str],
+    cli_overrides: Sequence[str],
     runs: Sequence[tuple[DictConfig, Config]],
     is_sweep: bool,
     config_name: str | None = None,
 ) -> None:
-    """Refuse overrides that change none of the runs.
-
-    One that says what holds anyway passes.
+    """Refuse overrides that have no effect on any run. An override that repeats the default passes.
 
     Args:
-        typed: the overrides of the command line.
-        runs: of each run what was composed, Hydra's own part included, and its configuration.
-        is_sweep: whether they are those of a sweep.
+        cli_overrides: the overrides of the command line.
+        runs: for each run its composed configuration, with the node `hydra`, and its Config.
+        is_sweep: whether the runs are those of a sweep.
 
     Raises:
         UserError: names the override and what it needs.
     """
-    for override in map(parse, typed):
+    for override in map(parse, cli_overrides):
         key = override.key
         rule = next((rule for rule in _RULES if rule.covers(key)), None)
         if rule is None or override.is_deletion:
             continue
-        if any(rule.matters(config, is_sweep) for _, config in runs):
+        if any(rule.has_effect(config, is_sweep) for _, config in runs):
             continue
-        own = list(runs[0][0].hydra.overrides.task) + list(runs[0][0].hydra.overrides.hydra)
-        without = compose(hydra, [each for each in own if key_of(each) != key], config_name)
+        run_overrides = list(runs[0][0].hydra.overrides.task) + list(runs[0][0].hydra.overrides.hydra)
+        without = compose(hydra, [text for text in run_overrides if key_of(text) != key], config_name)
         if any(_value(composed, key) != _value(without, key) for composed, _ in runs):
-            raise UserError(f"{override.text}: {rule.needs}")
+            raise UserError(f"{override.text}: {rule.reason}")
 
 
 def _value(composed: DictConfig, key: str) -> Any:
-    """What a key or group holds, as it stands there: an interpolation may lead nowhere yet."""
+    """The unresolved value of a key or group, because an interpolation may not be resolvable yet."""
     try:
         parent, _, name = key.replace("/", ".").rpartition(".")
         node = OmegaConf.select(composed, parent)._get_node(name)
