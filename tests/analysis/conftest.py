@@ -1,4 +1,4 @@
-"""Run directories as Laptime writes them, with figures of the test's choosing."""
+"""Fixtures that write run directories with figures that a test chooses."""
 
 import copy
 import json
@@ -26,8 +26,8 @@ CONFIG: dict[str, Any] = {
     "strategy.threads_per_rank": 1,
 }
 DDP_KEYS = {"strategy.backend": "auto", "strategy.comm_hook": "none", "strategy.wrap_single_rank": False}
-# Keys of Laptime's own, of any type.
-SOMEBODYS: dict[str, Any] = {
+# Another program's settings with names of Laptime's keys.
+OTHER_PROGRAMS_CONFIG: dict[str, Any] = {
     "training": "fast", "measure": 3, "optimized_metric": {"a": 1}, "experiment_name": ["x"], "run_label": 7, "lr": 0.1,
 }  # fmt: skip
 
@@ -125,7 +125,7 @@ def write_scaled(folder: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def width(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables are as wide on every terminal."""
+    """The terminal is always 80 columns wide."""
     monkeypatch.setenv("COLUMNS", "80")
 
 
@@ -148,7 +148,11 @@ def write_timed(write) -> Callable[..., Path]:
             "model": {"name": "mnistlitmodule"},
             "dataset": {"name": "mnistdatamodule"},
         }
-        top = {"hashed_config": hashed | {"seed": seed}, "group_hash": json.dumps(hashed), "config": SOMEBODYS}
+        top = {
+            "hashed_config": hashed | {"seed": seed},
+            "group_hash": json.dumps(hashed),
+            "config": OTHER_PROGRAMS_CONFIG,
+        }
         return write(path, times_s, **(top | other | {"sections": sections | other.get("sections", {})}))
 
     return write_one
@@ -161,7 +165,7 @@ def scaled(work_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a sweep like `scaled`, plots and all. Tests read it and leave it as it is."""
+    """The summary/ of a sweep like `scaled`, with rendered plots. Tests only read it."""
     from laptime.analysis.__main__ import main
 
     sweep = write_scaled(tmp_path_factory.mktemp("reported") / "sweep")
@@ -171,6 +175,6 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def unrendered(summary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots are drawn, and then replaced by the same small image: rendering takes most of a report's time."""
+    """Replace the rendering of plots, which takes most of a report's time, with a fixed image."""
     image = (summary / "plots" / "efficiency.png").read_bytes()
     monkeypatch.setattr("laptime.analysis.plots._save", lambda figure: image)

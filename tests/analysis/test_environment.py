@@ -1,4 +1,4 @@
-"""The environment as reports show it."""
+"""The environment section of reports."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ SERVER = {
 }  # fmt: skip
 
 
-def test_everything_known_is_said_in_words(write):
+def test_all_known_facts_are_listed(write):
     write(Path("a"), [9.0, 1.0], sections={"environment": SERVER})
     (machine, rows), (_, rest) = environment(analyze([Path("a")]))
     assert machine == "Machine"
@@ -34,13 +34,13 @@ def test_everything_known_is_said_in_words(write):
         ("Container", "1.5 cores, 2 GiB"),
         ("System", "Debian 12, Linux-6"),
     ]
-    told = dict(rest)
-    assert told["Device"] == "cpu, a CPU, driver 535.1"
-    assert told["torch"] == "2.9, BLAS mkl, 1 thread, 2 interop threads"
-    assert told["Variables"] == "OMP_NUM_THREADS=4"
+    values = dict(rest)
+    assert values["Device"] == "cpu, a CPU, driver 535.1"
+    assert values["torch"] == "2.9, BLAS mkl, 1 thread, 2 interop threads"
+    assert values["Variables"] == "OMP_NUM_THREADS=4"
 
 
-def test_each_machine_has_a_part_of_its_own_and_differing_software_stands_side_by_side(write):
+def test_each_machine_has_a_section_and_differing_software_is_listed_together(write):
     for seed, sections in enumerate([{}, {}, SERVER | {"python": "3.14.0"}]):
         write(Path(f"sweep/{seed}"), [9.0, 1.0], seed=seed, sections={"environment": sections})
     analysis = analyze([Path("sweep")])
@@ -51,7 +51,7 @@ def test_each_machine_has_a_part_of_its_own_and_differing_software_stands_side_b
         assert all(title in report for title in titles)
 
 
-def test_devices_of_one_machine_are_one_machine(write):
+def test_two_devices_of_a_machine_are_one_machine(write):
     for seed, device in enumerate(["cpu", "mps"]):
         write(Path(f"sweep/{seed}"), [9.0, 1.0], changed={"device": device}, sections={"environment": SERVER})
     (title, _), (_, rest) = environment(analyze([Path("sweep")]))
@@ -59,19 +59,20 @@ def test_devices_of_one_machine_are_one_machine(write):
     assert dict(rest)["Device"] == "cpu, a CPU, driver 535.1; mps, a CPU, driver 535.1"
 
 
-KNOWN = {"packages", "cpu", "num_usable_cores", "hostname_hash", "code_hash"}
+REQUIRED = {"packages", "cpu", "num_usable_cores", "hostname_hash", "code_hash"}
 
 
 @pytest.mark.parametrize("value", [None, float("nan")])
-def test_what_an_older_record_lacks_is_left_out(value, write):
-    write(Path("a"), [9.0, 1.0], sections={"environment": dict.fromkeys(SERVER.keys() - KNOWN, value)})
+def test_facts_that_an_older_record_lacks_are_omitted(value, write):
+    write(Path("a"), [9.0, 1.0], sections={"environment": dict.fromkeys(SERVER.keys() - REQUIRED, value)})
     assert "a CPU" in as_markdown(analyze([Path("a")]), [])
 
 
 @pytest.mark.parametrize("value", ["nonsense", [3], {"size_bytes": []}, [{}], [None]])
-def test_a_damaged_part_of_the_environment_is_named_and_stops_no_report(value, write):
+def test_a_run_with_a_damaged_environment_is_skipped(value, write):
     write(Path("a"), [9.0, 1.0])
     write(Path("b"), [9.0, 1.0], seed=2, sections={"environment": {"memory_bytes": value}})
-    found = analyze([Path()])
-    assert "a CPU" in as_markdown(found, [])
-    assert [(each.path, "environment.memory_bytes" in each.reason) for each in found.skipped] == [(Path("b"), True)]
+    analysis = analyze([Path()])
+    assert "a CPU" in as_markdown(analysis, [])
+    (skipped,) = analysis.skipped
+    assert skipped.path == Path("b") and "environment.memory_bytes" in skipped.reason

@@ -1,4 +1,4 @@
-"""What must hold whatever the numbers are, on numbers that Hypothesis makes up."""
+"""Invariants, tested with Hypothesis."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ quickly = settings(max_examples=40, deadline=None)
 
 
 @given(repeats, repeats, units, st.randoms())
-def test_ratio_depends_neither_on_order_nor_on_the_unit(a, b, unit, random):
+def test_ratio_is_independent_of_order_and_unit(a, b, unit, random):
     shuffled = random.sample(a, len(a))
     assert ratio(shuffled, b) == ratio(a, b)
     assert ratio([unit * x for x in a], [unit * x for x in b]) == pytest.approx(ratio(a, b))
@@ -27,18 +27,18 @@ def test_ratio_depends_neither_on_order_nor_on_the_unit(a, b, unit, random):
 
 @quickly
 @given(several, several, units, st.randoms())
-def test_interval_holds_what_the_bootstrap_can_give_and_depends_on_neither(a, b, unit, random):
-    found = ratio_interval(a, b)
-    assert found is not None
-    assert min(a) / max(b) * (1 - 1e-9) <= found.low <= found.high <= max(a) / min(b) * (1 + 1e-9)
-    assert ratio_interval(random.sample(a, len(a)), random.sample(b, len(b))) == found
+def test_interval_is_within_the_data_and_independent_of_order_and_unit(a, b, unit, random):
+    interval = ratio_interval(a, b)
+    assert interval is not None
+    assert min(a) / max(b) * (1 - 1e-9) <= interval.low <= interval.high <= max(a) / min(b) * (1 + 1e-9)
+    assert ratio_interval(random.sample(a, len(a)), random.sample(b, len(b))) == interval
     scaled = ratio_interval([unit * x for x in a], [unit * x for x in b])
     assert scaled is not None
-    assert (scaled.low, scaled.high) == pytest.approx((found.low, found.high))
+    assert (scaled.low, scaled.high) == pytest.approx((interval.low, interval.high))
 
 
 @given(st.lists(several, min_size=1, max_size=5))
-def test_a_repeat_equal_to_one_that_stands_for_all_moves_no_median(epochs):
+def test_a_repeat_equal_to_the_others_does_not_change_the_median(epochs):
     same = [epochs[0]] * 3
     assert summarize(same).median == summarize([*same, epochs[0]]).median == float(np.median(epochs[0]))
     assert summarize(epochs).low == min(map(min, epochs)) and summarize(epochs).high == max(map(max, epochs))
@@ -47,15 +47,15 @@ def test_a_repeat_equal_to_one_that_stands_for_all_moves_no_median(epochs):
 
 
 @given(several, several)
-def test_difference_is_scipys_and_the_same_from_either_side(a, b):
-    found = difference(a, b)
+def test_difference_equals_scipy_and_is_symmetric(a, b):
+    result = difference(a, b)
     if len(set(a + b)) == len(a + b):  # with ties SciPy's default approximates
-        assert found.p_value == pytest.approx(stats.mannwhitneyu(a, b).pvalue)
-    assert found.p_value == pytest.approx(difference(b, a).p_value)
+        assert result.p_value == pytest.approx(stats.mannwhitneyu(a, b).pvalue)
+    assert result.p_value == pytest.approx(difference(b, a).p_value)
 
 
 @given(st.integers(2, 1000), st.floats(0.0, 1.0))
-def test_serial_fraction_of_a_fraction_is_that_fraction(world_size, serial):
+def test_karp_flatt_inverts_amdahls_law(world_size, serial):
     assert karp_flatt(1 / (serial + (1 - serial) / world_size), world_size) == pytest.approx(serial, abs=1e-9)
 
 
@@ -66,41 +66,41 @@ def test_serial_fraction_of_a_fraction_is_that_fraction(world_size, serial):
     st.lists(st.floats(-0.05, 0.05), min_size=12, max_size=12),
     st.randoms(),
 )
-def test_fit_is_least_squares_in_whatever_order(contention, coherency, noise, random):
+def test_fit_is_least_squares_in_any_order(contention, coherency, noise, random):
     sizes = [1, 2, 4, 8, 16, 32] * 2
     speedups = [float(usl(np.array(p), contention, coherency)) * (1 + e) for p, e in zip(sizes, noise, strict=True)]
-    found = fit("usl", sizes, speedups)
-    assert found is not None and found.r_squared is not None
+    fitted = fit("usl", sizes, speedups)
+    assert fitted is not None and fitted.r_squared is not None
     order = random.sample(range(12), 12)
-    again = fit("usl", [sizes[i] for i in order], [speedups[i] for i in order])
-    assert again is not None and again.parameters == found.parameters
+    shuffled = fit("usl", [sizes[i] for i in order], [speedups[i] for i in order])
+    assert shuffled is not None and shuffled.parameters == fitted.parameters
     # SciPy's other solver, from another start, finds no better fit.
     p, s = np.array(sizes, float), np.array(speedups)
     other = optimize.least_squares(lambda x: usl(p, *x) - s, x0=[0.3, 0.01], bounds=(0, np.inf), xtol=1e-12, ftol=1e-12)
-    own = float(((usl(p, *found.parameters.values()) - s) ** 2).sum())
-    assert own <= 2 * other.cost * (1 + 1e-4) + 1e-12
+    sum_of_squares = float(((usl(p, *fitted.parameters.values()) - s) ** 2).sum())
+    assert sum_of_squares <= 2 * other.cost * (1 + 1e-4) + 1e-12
 
 
-def test_parameter_intervals_are_the_textbooks():
+def test_parameter_intervals_equal_the_textbook_formula():
     sizes, speedups = [1, 2, 4, 8, 16] * 2, [1.0, 1.9, 3.3, 5.2, 6.9, 1.0, 1.85, 3.4, 5.0, 7.1]
-    found = fit("amdahl", sizes, speedups)
-    assert found is not None and found.intervals is not None
-    serial = found.parameters["serial"]
-    p, s = np.array(sizes[1:5] * 2, float), np.array(speedups[1:5] + speedups[6:])  # one rank says nothing of it
-    slope = -(1 - 1 / p) / (serial + (1 - serial) / p) ** 2  # of Amdahl's law by its serial share
+    fitted = fit("amdahl", sizes, speedups)
+    assert fitted is not None and fitted.intervals is not None
+    serial = fitted.parameters["serial"]
+    p, s = np.array(sizes[1:5] * 2, float), np.array(speedups[1:5] + speedups[6:])  # without one rank
+    slope = -(1 - 1 / p) / (serial + (1 - serial) / p) ** 2  # derivative of Amdahl's law by the serial fraction
     residuals = s - 1 / (serial + (1 - serial) / p)
     error = np.sqrt((residuals**2).sum() / (len(s) - 1) / (slope**2).sum())
     reach = stats.t.ppf(0.975, len(s) - 1) * error
-    interval = found.intervals["serial"]
+    interval = fitted.intervals["serial"]
     assert (interval.low, interval.high) == pytest.approx((serial - reach, serial + reach), rel=1e-3)
 
 
-def test_a_measured_computer_peaks_where_it_was_seen_to():
+def test_the_law_peaks_near_the_measured_maximum_of_a_real_machine():
     # Sun SPARCcenter 2000, SPEC SDM 1991, as in the R package usl (data specsdm91): load and scripts per hour. The
     # measured throughput is largest at 72 and falls from 108 on.
     load = [1, 18, 36, 72, 108, 144, 216]
     throughput = [64.9, 995.9, 1652.4, 1853.2, 1828.9, 1775.0, 1702.2]
-    found = fit("usl", load, [value / throughput[0] for value in throughput])
-    assert found is not None and found.best_world_size is not None
-    best, interval = found.best_world_size
+    fitted = fit("usl", load, [value / throughput[0] for value in throughput])
+    assert fitted is not None and fitted.best_world_size is not None
+    best, interval = fitted.best_world_size
     assert 72 < best < 108 and interval.low <= best <= interval.high

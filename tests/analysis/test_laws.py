@@ -1,4 +1,4 @@
-"""Against numbers worked out by hand and models whose parameters are known."""
+"""Scaling laws against values computed by hand, and fits of known parameters."""
 
 import math
 
@@ -34,67 +34,67 @@ def test_models_by_hand():
     assert peak(0.1, 0.0) == math.inf
 
 
-def test_karp_flatt_of_amdahls_law_is_its_serial_share():
+def test_karp_flatt_of_amdahls_law_is_its_serial_fraction():
     for p in (2, 3, 8, 64):
         assert karp_flatt(float(amdahl(np.array(p), 0.07)), p) == pytest.approx(0.07)
 
 
 @pytest.mark.parametrize("serial", [0.0, 0.05, 0.3])
-def test_amdahl_is_found_again(serial):
+def test_the_fit_recovers_amdahls_parameter(serial):
     sizes = [1, 2, 4, 8]
-    found = fit("amdahl", sizes, amdahl(np.array(sizes), serial).tolist())
-    assert found is not None
-    assert found.parameters["serial"] == pytest.approx(serial, abs=1e-4)
-    assert found.r_squared == pytest.approx(1, abs=1e-6)
+    fitted = fit("amdahl", sizes, amdahl(np.array(sizes), serial).tolist())
+    assert fitted is not None
+    assert fitted.parameters["serial"] == pytest.approx(serial, abs=1e-4)
+    assert fitted.r_squared == pytest.approx(1, abs=1e-6)
 
 
-def test_usl_is_found_again_with_its_best_world_size():
+def test_the_fit_recovers_the_parameters_and_best_world_size_of_usl():
     sizes = [1, 2, 4, 8, 16, 32]
-    found = fit("usl", sizes, usl(np.array(sizes), 0.05, 0.002).tolist())
-    assert found is not None
-    assert (found.parameters["contention"], found.parameters["coherency"]) == pytest.approx((0.05, 0.002), rel=1e-3)
-    assert found.best_world_size is not None
-    best, interval = found.best_world_size
+    fitted = fit("usl", sizes, usl(np.array(sizes), 0.05, 0.002).tolist())
+    assert fitted is not None
+    assert (fitted.parameters["contention"], fitted.parameters["coherency"]) == pytest.approx((0.05, 0.002), rel=1e-3)
+    assert fitted.best_world_size is not None
+    best, interval = fitted.best_world_size
     assert best == pytest.approx(math.sqrt(0.95 / 0.002), rel=1e-2)
     assert interval.low <= best <= interval.high
 
 
-def test_best_world_size_is_withheld_where_the_data_do_not_reach():
+def test_a_best_world_size_far_beyond_the_data_is_not_reported():
     sizes = [1, 2, 4]
-    found = fit("usl", sizes, [1.0, 1.9, 3.5])
-    assert found is not None and found.best_world_size is None
+    fitted = fit("usl", sizes, [1.0, 1.9, 3.5])
+    assert fitted is not None and fitted.best_world_size is None
 
 
 def test_two_world_sizes_are_not_fitted():
     assert fit("amdahl", [1, 2, 2], [1.0, 1.9, 1.8]) is None
 
 
-def test_order_of_the_runs_does_not_matter():
+def test_the_fit_does_not_depend_on_the_order_of_the_runs():
     forward, backward = fit("usl", [1, 2, 4], [1.0, 1.8, 2.9]), fit("usl", [4, 2, 1], [2.9, 1.8, 1.0])
     assert forward is not None and backward is not None
     assert forward.parameters == pytest.approx(backward.parameters, rel=1e-4, abs=1e-8)
 
 
-def test_as_many_parameters_as_speedups_leave_no_room_for_an_interval():
-    found = fit("usl", [1, 2, 4], [1.0, 1.1, 1.0])  # with one rank every law gives 1
-    assert found is not None and found.intervals is None and found.best_world_size is None
-    assert found.interval(8) is None
-    amdahls = fit("amdahl", [1, 2, 4], [1.0, 1.1, 1.0])
-    assert amdahls is not None and amdahls.intervals is not None
+def test_as_many_parameters_as_speedups_give_no_interval():
+    fitted = fit("usl", [1, 2, 4], [1.0, 1.1, 1.0])  # for one rank, every law gives 1
+    assert fitted is not None and fitted.intervals is None and fitted.best_world_size is None
+    assert fitted.interval(8) is None
+    amdahl_fit = fit("amdahl", [1, 2, 4], [1.0, 1.1, 1.0])
+    assert amdahl_fit is not None and amdahl_fit.intervals is not None
 
 
-def test_more_than_linear_speedups_lie_within_their_interval():
-    found = fit("usl", [1, 2, 4, 8], [1.0, 2.2, 4.6, 9.5])
-    assert found is not None
-    interval, expected = found.interval(16), float(found.predict([16])[0])
+def test_superlinear_speedups_are_within_their_interval():
+    fitted = fit("usl", [1, 2, 4, 8], [1.0, 2.2, 4.6, 9.5])
+    assert fitted is not None
+    interval, expected = fitted.interval(16), float(fitted.predict([16])[0])
     assert interval is not None and interval.low <= expected <= interval.high
 
 
-def test_the_baselines_own_error_widens_what_is_projected():
+def test_the_baselines_error_widens_the_interval_of_a_projection():
     sizes, speedups = [1, 2, 4, 8, 16], usl(np.array([1, 2, 4, 8, 16]), 0.05, 0.002).tolist()
-    sure, unsure = (fit("usl", sizes, speedups, error) for error in (0.0, 0.1))
-    assert sure is not None and unsure is not None
-    narrow, wide = sure.interval(32), unsure.interval(32)
+    exact, noisy = (fit("usl", sizes, speedups, error) for error in (0.0, 0.1))
+    assert exact is not None and noisy is not None
+    narrow, wide = exact.interval(32), noisy.interval(32)
     assert narrow is not None and wide is not None
     assert narrow.high / narrow.low < 1.01
     assert wide.high / wide.low == pytest.approx(math.exp(2 * 1.96 * 0.1), rel=0.1)

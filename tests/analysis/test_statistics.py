@@ -1,4 +1,4 @@
-"""Against numbers worked out by hand, and properties that must hold whatever the numbers are."""
+"""Statistics against values computed by hand, and invariants."""
 
 import random
 
@@ -19,19 +19,21 @@ pytestmark = pytest.mark.unit
 
 
 def test_summary_by_hand():
-    found = summarize([[1.0, 2.0, 3.0], [4.0, 5.0, 9.0], [7.0]])
-    assert (found.num_repeats, found.median, found.low, found.high) == (3, 5.0, 1.0, 9.0)
-    assert found.std_repeats == pytest.approx((((2 - 14 / 3) ** 2 + (5 - 14 / 3) ** 2 + (7 - 14 / 3) ** 2) / 2) ** 0.5)
+    summary = summarize([[1.0, 2.0, 3.0], [4.0, 5.0, 9.0], [7.0]])
+    assert (summary.num_repeats, summary.median, summary.low, summary.high) == (3, 5.0, 1.0, 9.0)
+    assert summary.std_repeats == pytest.approx(
+        (((2 - 14 / 3) ** 2 + (5 - 14 / 3) ** 2 + (7 - 14 / 3) ** 2) / 2) ** 0.5
+    )
     # Standard deviations 1 and sqrt(7); the third repeat has a single value.
-    assert found.std_epochs == pytest.approx((1 + 7**0.5) / 2)
+    assert summary.std_epochs == pytest.approx((1 + 7**0.5) / 2)
 
 
-def test_one_repeat_has_no_spread_between():
-    found = summarize([[2.0]])
-    assert (found.median, found.std_repeats, found.std_epochs) == (2.0, None, None)
+def test_one_repeat_has_no_standard_deviation():
+    summary = summarize([[2.0]])
+    assert (summary.median, summary.std_repeats, summary.std_epochs) == (2.0, None, None)
 
 
-def test_nothing_to_summarize_is_an_error():
+def test_a_repeat_without_values_is_an_error():
     with pytest.raises(ValueError, match="needs a value"):
         summarize([[1.0], []])
 
@@ -48,14 +50,14 @@ def test_one_repeat_has_no_interval():
     assert ratio_interval([4.0], [2.0, 2.1]) is None
 
 
-def test_interval_holds_the_ratio_and_depends_neither_on_order_nor_on_the_unit():
+def test_interval_contains_the_ratio_and_is_independent_of_order_and_unit():
     fast, slow = [10.0, 10.4, 9.7, 10.1], [5.0, 5.3, 4.9, 5.1]
-    found = ratio_interval(fast, slow)
-    assert found is not None and found.low <= ratio(fast, slow) <= found.high
+    interval = ratio_interval(fast, slow)
+    assert interval is not None and interval.low <= ratio(fast, slow) <= interval.high
     shuffled = random.Random(1).sample(fast, len(fast))
-    assert ratio_interval(shuffled, slow[::-1]) == found
+    assert ratio_interval(shuffled, slow[::-1]) == interval
     scaled = ratio_interval([1000 * x for x in fast], [1000 * x for x in slow])
-    assert scaled is not None and (scaled.low, scaled.high) == pytest.approx((found.low, found.high))
+    assert scaled is not None and (scaled.low, scaled.high) == pytest.approx((interval.low, interval.high))
 
 
 def test_a_repeat_equal_to_the_others_changes_nothing():
@@ -70,7 +72,7 @@ def test_smallest_p_value_counts_the_arrangements(n, p):
     assert separated.p_value == pytest.approx(p)
 
 
-def test_three_against_three_can_never_decide_and_four_can():
+def test_significance_needs_four_repeats_on_both_sides():
     three = difference([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
     assert not three.decidable and three.repeats_needed == 4
     assert difference([1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]).decidable
@@ -81,15 +83,15 @@ def test_a_trend_by_hand():
     falling = [[1.3, 1.2, 1.1, 1.0]] * 3
     assert trend(falling) == pytest.approx(-0.3 / 1.15)
     assert trend([values[::-1] for values in falling]) == pytest.approx(0.3 / 1.15)
-    # One repeat of four can't show any: z = -1.70, p = 0.09.
+    # One repeat of four epochs is not enough: z = -1.70, p = 0.09.
     assert trend(falling[:1]) is None
     assert trend([[1.0], [2.0, 1.0]]) is None
 
 
-def test_noise_is_seldom_a_trend():
+def test_noise_is_rarely_a_trend():
     rng = np.random.default_rng(3)
-    found = [trend(rng.normal(1, 0.05, (3, 10)).tolist()) for _ in range(500)]
-    assert sum(each is not None for each in found) <= 15  # 1 of 100 by chance
+    trends = [trend(rng.normal(1, 0.05, (3, 10)).tolist()) for _ in range(500)]
+    assert sum(value is not None for value in trends) <= 15  # 1 of 100 by chance
 
 
 def test_ties_are_enumerated():

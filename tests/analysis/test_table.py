@@ -1,4 +1,4 @@
-"""Tables as values: what is shown where follows from columns and tones, whatever the words are."""
+"""Tables: columns, sentences and tones in the terminal and in HTML."""
 
 import re
 from io import StringIO
@@ -33,19 +33,19 @@ def test_texts_are_plain_cells_of_ordinary_columns():
     assert row("here").cells == (Cell("here", Tone.PLAIN),) and not row("here").is_projected
 
 
-def test_sentences_are_apart_from_figures():
+def test_sentences_are_separate_from_figures():
     assert SHOWN.figures == [0, 1]
-    assert [[cell.text for cell in SHOWN.sentences(each)] for each in SHOWN.rows] == [["wrong"], ["differs"], []]
+    assert [[cell.text for cell in SHOWN.sentences(line)] for line in SHOWN.rows] == [["wrong"], ["differs"], []]
 
 
-def test_columns_without_a_text_are_left_out():
+def test_empty_columns_are_omitted():
     table = Table("", columns("a", "b", "c"), (row("1", "", ""), row("2", "", "3")))
-    found = table.without_empty_columns()
-    assert [column.head for column in found.columns] == ["a", "c"]
-    assert [[cell.text for cell in each.cells] for each in found.rows] == [["1", ""], ["2", "3"]]
+    shortened = table.without_empty_columns()
+    assert [column.head for column in shortened.columns] == ["a", "c"]
+    assert [[cell.text for cell in line.cells] for line in shortened.rows] == [["1", ""], ["2", "3"]]
 
 
-def test_html_marks_cells_by_their_tone_and_rows_by_what_they_are(write, work_folder, monkeypatch):
+def test_html_has_classes_for_tones_and_kinds_of_rows(write, work_folder, monkeypatch):
     monkeypatch.setattr(report, "tables", lambda analysis: [SHOWN])
     write(Path("run"), [9.0, 1.0])
     html = report.as_html(analyze([Path()]), {})
@@ -59,7 +59,7 @@ def test_html_marks_cells_by_their_tone_and_rows_by_what_they_are(write, work_fo
 
 
 @pytest.mark.parametrize(("width", "has_size"), [(80, True), (20, False)])
-def test_a_narrow_terminal_leaves_optional_columns_out(width, has_size):
+def test_a_narrow_terminal_omits_optional_columns(width, has_size):
     table = Table("", HEADS, (row("here", "10,000,000", "a sentence below"),))
     console = Console(width=width, file=StringIO(), record=True)
     report._print_table(table, console, box.ASCII2)
@@ -68,7 +68,7 @@ def test_a_narrow_terminal_leaves_optional_columns_out(width, has_size):
     assert text.rstrip().split("\n")[-1 if width == 80 else -2].startswith("here: a sentence")
 
 
-def test_what_differs_is_a_warning_and_what_is_missing_is_open():
+def test_a_difference_is_a_warning_and_a_missing_figure_is_open():
     tones = {verdict: results_cell(Agreement(verdict)).tone for verdict in Verdict}
     assert tones == {Verdict.AGREES: Tone.PLAIN, Verdict.DIFFERS: Tone.WARNING, Verdict.UNKNOWN: Tone.PLAIN}
     assert with_spread([], 1, "{:.2f}").tone is Tone.OPEN

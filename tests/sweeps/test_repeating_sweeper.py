@@ -21,7 +21,7 @@ def test_a_sweep_repeats_its_runs_until_the_interval_or_the_limit_is_reached(tra
     assert len(summary["groups"]) == 2
     for group in summary["groups"]:
         assert group["seeds"] == [1, 2, 3]
-        assert any("target interval of 0.0% not reached with 3 repeats" in remark for remark in group["remarks"])
+        assert any("target interval 0.0%: not reached with 3 repeats" in remark for remark in group["remarks"])
 
 
 @pytest.mark.unit

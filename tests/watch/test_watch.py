@@ -1,4 +1,4 @@
-"""Watching a sweep from its files: real sweeps, killed and whole, and records made up for what clocks do."""
+"""`laptime watch`: real sweeps, complete, failed and killed, and made-up records for heartbeats and clocks."""
 
 import os
 import re
@@ -26,7 +26,7 @@ from laptime.watch.status import Watcher
 
 TINY_SWEEP = ("-m", *TINY, NO_REPORT, "training.epochs=2")
 SCRIPTS = Path(__file__).parents[1] / "user_classes"
-NOTE = 'echo "$LAPTIME_EVENT|$LAPTIME_DIR|$LAPTIME_MESSAGE" >> told'
+NOTE = 'echo "$LAPTIME_EVENT|$LAPTIME_DIR|$LAPTIME_MESSAGE" >> notified'
 
 
 class Clock:
@@ -44,7 +44,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def running(work_folder: Path) -> Path:
-    """A made-up sweep of three runs, of which run 0 says that it runs; the directory of run 0."""
+    """A made-up sweep of three runs; run 0 is recorded as running. Returns the directory of run 0."""
     run = work_folder / "sweep" / "0"
     run.mkdir(parents=True)
     (work_folder / "sweep" / "multirun.yaml").touch()
@@ -58,13 +58,13 @@ def running(work_folder: Path) -> Path:
 
 @pytest.fixture
 def dies_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run is dead when it was not heard of for one second instead of ten."""
+    """A run is dead after one second without a heartbeat instead of ten."""
     monkeypatch.setattr("laptime.watch.status.DEAD_AFTER_S", 1.0)
 
 
 @pytest.fixture
 def watch(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
-    """`python -m laptime.watch ARGUMENTS` within this process."""
+    """Run `laptime watch ARGUMENTS` in this process."""
 
     def run(*arguments: str) -> SimpleNamespace:
         capsys.readouterr()
@@ -84,7 +84,7 @@ def statuses(watcher: Watcher) -> list[str]:
     return [run.status for run in watcher.look().runs]
 
 
-def told(path: Path) -> list[str]:
+def notifications(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
@@ -92,7 +92,7 @@ def told(path: Path) -> list[str]:
 
 
 @pytest.mark.unit
-def test_a_run_that_beats_runs_and_the_others_wait(running, clock):
+def test_a_run_with_a_heartbeat_is_running_and_the_others_wait(running, clock):
     beat(running, time.time())
     watcher = Watcher(running.parent, clock)
     assert statuses(watcher) == ["running", "waiting", "waiting"]
@@ -100,7 +100,7 @@ def test_a_run_that_beats_runs_and_the_others_wait(running, clock):
 
 
 @pytest.mark.unit
-def test_a_heartbeat_that_stopped_is_a_death(running, clock):
+def test_a_run_whose_heartbeat_stopped_is_dead(running, clock):
     beat(running, time.time() - DEAD_AFTER_S - 1)
     watcher = Watcher(running.parent, clock)
     seen = watcher.look()
@@ -111,7 +111,7 @@ def test_a_heartbeat_that_stopped_is_a_death(running, clock):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("skew", [-86400.0, 86400.0])
-def test_another_machines_clock_may_be_wrong_as_long_as_the_heart_beats(skew, running, clock):
+def test_the_clock_of_another_machine_may_be_wrong_while_the_heartbeat_changes(skew, running, clock):
     watcher = Watcher(running.parent, clock)
     for step in range(5):
         beat(running, time.time() + skew + 2 * step)
@@ -124,31 +124,32 @@ def test_another_machines_clock_may_be_wrong_as_long_as_the_heart_beats(skew, ru
 
 @pytest.mark.unit
 @pytest.mark.parametrize("config", [None, {"training": "mine", "run_label": [1]}, {"training": {"epochs": "many"}}])
-def test_a_training_that_laptime_timed_alone_has_no_known_end(config, running, watch):
+def test_a_training_that_laptime_only_timed_has_no_known_end(config, running, watch):
     record = read_record(running) | {"config": config, "run_label": None}
     record["lap"]["timer"] = "LapTimer"
     write_record(running, record)
     append_epochs(running, [EPOCH_ROW, EPOCH_ROW | {"epoch": 2, "num_samples": None}])
     (seen,) = Watcher(running).look().runs
-    assert (seen.status, seen.done, seen.epochs, seen.epoch_time_s, seen.overrides) == ("running", 3, None, 1.25, "")
+    assert (seen.status, seen.num_epochs_done, seen.num_epochs) == ("running", 3, None)
+    assert (seen.epoch_time_s, seen.overrides) == (1.25, "")
     shown = watch(str(running), "--once").stdout
     assert " 3 " in shown and "left" not in shown
 
 
 @pytest.mark.unit
-def test_the_heart_beats_while_the_work_is_done_and_no_longer(work_folder):
+def test_the_heartbeat_lasts_as_long_as_the_work(work_folder):
     with keep_heartbeat(work_folder):
         until((work_folder / HEARTBEAT_FILE).exists)
     assert not (work_folder / HEARTBEAT_FILE).exists()
 
 
 @pytest.mark.unit
-def test_a_heart_that_cannot_write_ends_nothing(work_folder):
+def test_a_heartbeat_that_cannot_be_written_is_ignored(work_folder):
     with keep_heartbeat(work_folder / "nowhere"):
         pass
 
 
-def test_a_sweep_that_this_machine_has_ended_is_over_at_once(running):
+def test_a_sweep_whose_process_on_this_machine_ended_is_over_immediately(running):
     assert processes.run(running.parent, script=SCRIPTS / "ended_user.py").returncode == 0
     beat(running, time.time() - DEAD_AFTER_S - 1)
     seen = Watcher(running.parent).look()
@@ -160,7 +161,7 @@ def test_a_sweep_that_this_machine_has_ended_is_over_at_once(running):
 
 @dataclass
 class Done:
-    """A sweep that has ended, in the folder where it was typed, and what it wrote to stderr."""
+    """A sweep that has ended: the folder where it ran, and its stderr."""
 
     folder: Path
     stderr: str
@@ -168,27 +169,30 @@ class Done:
 
 @pytest.fixture(scope="module")
 def one_failed(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """s/: two runs, of which the second has failed; `told` holds what `sweep.notify` was told."""
+    """s/: two runs; the second failed. `notified` contains the notifications."""
     folder = tmp_path_factory.mktemp("failed")
-    typed = [*TINY_SWEEP, "optimizer=sgd", "optimizer.lr=0.1,1e30", "hydra.sweep.dir=s", f"sweep.notify='{NOTE}'"]
-    done = processes.run(*typed, cwd=folder)
+    overrides = [*TINY_SWEEP, "optimizer=sgd", "optimizer.lr=0.1,1e30", "hydra.sweep.dir=s", f"sweep.notify='{NOTE}'"]
+    done = processes.run(*overrides, cwd=folder)
     assert done.returncode == 1, done.stderr
     return Done(folder, done.stderr)
 
 
-def test_a_sweep_with_a_failed_run_is_shown_and_told(one_failed, watch, work_folder):
+def test_a_failed_run_is_shown_and_notified(one_failed, watch, work_folder):
     folder = one_failed.folder
-    first, last = told(folder / "told")
+    first, last = notifications(folder / "notified")
     assert first.startswith(f"run-failed|{folder / 's'}|run 1 (optimizer.lr=1e+30): the loss became")
     assert last == f"sweep-failed|{folder / 's'}|1 of 2 runs completed"
     seen = watch(str(folder / "s"), "--notify", NOTE)
     assert seen.returncode == 1
     assert "s: ended" in seen.stdout and "1 completed, 1 failed" in seen.stdout
     assert "optimizer.lr=1e+30" in seen.stdout and "2/2" in seen.stdout and "the loss became" in seen.stdout
-    assert [line.partition("|")[0] for line in told(work_folder / "told")] == ["run-failed", "sweep-failed"]
+    assert [line.partition("|")[0] for line in notifications(work_folder / "notified")] == [
+        "run-failed",
+        "sweep-failed",
+    ]
 
 
-def test_without_a_terminal_there_is_a_line_for_everything_that_happens(one_failed):
+def test_without_a_terminal_each_change_is_a_line(one_failed):
     seen = processes.run("s", module="laptime.watch", cwd=one_failed.folder)
     assert seen.returncode == 1, seen.stderr
     assert "] run 0 (optimizer.lr=0.1): completed\n" in seen.stdout
@@ -196,15 +200,17 @@ def test_without_a_terminal_there_is_a_line_for_everything_that_happens(one_fail
     assert re.search(r"^Resume with: python\S* -m laptime sweep\.resume=s\n\Z", seen.stdout, re.MULTILINE)
 
 
-def test_a_whole_sweep_ends_the_watch_with_0(train, watch, work_folder):
+def test_a_complete_sweep_exits_with_0(train, watch, work_folder):
     assert train(*TINY_SWEEP, "seed=1,2", "hydra.sweep.dir=s", f"sweep.notify='{NOTE}'").returncode == 0
-    assert told(work_folder / "told") == [f"sweep-completed|{work_folder / 's'}|2 of 2 runs completed"]
+    assert notifications(work_folder / "notified") == [f"sweep-completed|{work_folder / 's'}|2 of 2 runs completed"]
     seen = watch("s")
     assert seen.returncode == 0 and "2 completed" in seen.stdout
     assert watch("s/0", "--once").returncode == 0
 
 
-def test_a_killed_sweep_is_dead_and_the_rest_did_not_start(start, watch, dies_quickly, monkeypatch, work_folder):
+def test_a_killed_sweep_has_a_dead_run_and_runs_that_did_not_start(
+    start, watch, dies_quickly, monkeypatch, work_folder
+):
     pauses = "+callbacks.pause={_target_:pauses.PauseOnce,epoch:1}"
     sweep = start(*TINY_SWEEP, "seed=1,2,3", pauses, "hydra.sweep.dir=s")
     until((work_folder / "paused").exists, sweep)
@@ -216,19 +222,22 @@ def test_a_killed_sweep_is_dead_and_the_rest_did_not_start(start, watch, dies_qu
     sweep.wait()
     seen = watch("s")
     assert seen.returncode == 1
-    # The first rank notes the launcher's death, if it still can.
+    # The first rank may record the launcher's death before it ends.
     assert ("1 dead" in seen.stdout or "1 failed" in seen.stdout) and "2 not started" in seen.stdout
 
 
 def test_a_sweep_that_is_ended_between_two_runs_says_so(train, work_folder):
-    """The command that is told of the first run's failure ends the sweep before the second."""
+    """The command that is notified of the first run's failure ends the sweep before the second run."""
     note = f"{NOTE}; [ $LAPTIME_EVENT = sweep-failed ] || kill $PPID"
     ended = train(*TINY_SWEEP, "optimizer=sgd", "optimizer.lr=1e30,0.1", "hydra.sweep.dir=s", f"sweep.notify='{note}'")
     assert ended.returncode == 143, ended.stderr
     assert re.search("Resume with: .* sweep.resume=s$", ended.stdout, re.MULTILINE)
     assert "1 of 2 runs of the sweep were not started" in ended.stderr
-    assert [line.partition("|")[0] for line in told(work_folder / "told")] == ["run-failed", "sweep-failed"]
-    assert told(work_folder / "told")[1] == f"sweep-failed|{work_folder / 's'}|0 of 2 runs completed"
+    assert [line.partition("|")[0] for line in notifications(work_folder / "notified")] == [
+        "run-failed",
+        "sweep-failed",
+    ]
+    assert notifications(work_folder / "notified")[1] == f"sweep-failed|{work_folder / 's'}|0 of 2 runs completed"
 
 
 def test_a_sweep_that_is_ended_before_its_first_run_says_so(train, work_folder):
@@ -236,39 +245,39 @@ def test_a_sweep_that_is_ended_before_its_first_run_says_so(train, work_folder):
     ended = train(*TINY_SWEEP, "seed=1,2,3", early, "hydra.sweep.dir=s", f"sweep.notify='{NOTE}'")
     assert ended.returncode == 143, ended.stderr
     assert re.search("Resume with: .* sweep.resume=s$", ended.stdout, re.MULTILINE)
-    assert told(work_folder / "told") == [f"sweep-failed|{work_folder / 's'}|0 of 3 runs completed"]
+    assert notifications(work_folder / "notified") == [f"sweep-failed|{work_folder / 's'}|0 of 3 runs completed"]
 
 
-def test_epochs_of_the_run_that_was_continued_count(trained, train, watch, work_folder):
+def test_epochs_of_the_resumed_checkpoint_count(trained, train, watch, work_folder):
     first = trained(*TINY, "training.epochs=2")
-    typed = ["training.epochs=5", f"training.checkpoint={first}", "hydra.run.dir=second"]
-    assert train(*TINY, *typed).returncode == 0
+    overrides = ["training.epochs=5", f"training.checkpoint={first}", "hydra.run.dir=second"]
+    assert train(*TINY, *overrides).returncode == 0
     assert "5/5" in watch("second", "--once").stdout
 
 
-def test_a_command_that_fails_ends_nothing(train, work_folder):
+def test_a_failing_notify_command_does_not_end_the_sweep(train, work_folder):
     ended = train(*TINY_SWEEP, "seed=1", "hydra.sweep.dir=s", "sweep.notify='echo no >&2; exit 3'")
     assert ended.returncode == 0
     assert read_record(work_folder / "s/0")["status"] == "completed"
     assert "sweep.notify: exited with code 3 (no)" in ended.stderr
 
 
-def test_secrets_of_a_failed_run_are_told_to_nobody(train, work_folder):
+def test_notifications_contain_no_secrets(train, work_folder):
     net = ["model._target_=nets_with_secrets.Refusing", "~model.hidden_sizes", "~model.dropout"]
-    quick = [each for each in TINY_SWEEP if not each.startswith("model.")]
-    typed = ["+model.api_key=hunter2secret", "seed=1", "hydra.sweep.dir=s", f"sweep.notify='{NOTE}'"]
-    ended = train(*quick, *net, *typed)
+    without_model = [override for override in TINY_SWEEP if not override.startswith("model.")]
+    overrides = ["+model.api_key=hunter2secret", "seed=1", "hydra.sweep.dir=s", f"sweep.notify='{NOTE}'"]
+    ended = train(*without_model, *net, *overrides)
     assert ended.returncode != 0
     assert "hunter2secret" not in ended.stderr + ended.stdout
-    assert "refused ***" in (work_folder / "told").read_text()
+    assert "refused ***" in (work_folder / "notified").read_text()
 
 
-# What can be typed.
+# Arguments.
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("folder", ["nowhere", ".", "latest"])
-def test_what_is_no_sweep_is_refused(folder, watch, work_folder, monkeypatch):
+def test_a_folder_without_a_sweep_is_refused(folder, watch, work_folder, monkeypatch):
     monkeypatch.setattr("laptime.watch.__main__._WAIT_S", 0)
     refused = watch(folder)
     assert refused.returncode == 2 and f"error: {folder}" in refused.stderr
@@ -283,7 +292,7 @@ def test_an_interval_that_is_too_short_or_too_long_is_refused(seconds, watch, ru
 
 @pytest.mark.unit
 def test_latest_waits_for_a_sweep_that_is_about_to_start(watch, dies_quickly, monkeypatch, work_folder):
-    """One that is over is not what is meant by whoever has just started another."""
+    """`latest` skips a sweep that has ended if another one starts soon."""
 
     def another_starts(seconds: float) -> None:
         (work_folder / "multirun/next").mkdir(exist_ok=True)
@@ -306,7 +315,7 @@ def test_latest_waits_for_a_sweep_that_is_about_to_start(watch, dies_quickly, mo
 
 
 @pytest.mark.unit
-def test_the_interval_is_what_it_waits_between_two_looks(watch, running, monkeypatch):
+def test_the_interval_is_the_time_between_two_updates(watch, running, monkeypatch):
     waited: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -331,14 +340,14 @@ def test_a_run_whose_record_is_damaged_is_shown(running, watch):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("content", ["[" * 200_000, "{}", '{"runs": 3}', "\udcff"])
-def test_a_damaged_plan_hides_no_run(content, running, watch):
+def test_runs_are_shown_despite_a_damaged_plan(content, running, watch):
     (running.parent / "plan.json").write_text(content, errors="surrogateescape")
     (running / "epochs.csv").write_text("attempt,epoch,rank,is_warmup,epoch_time_s\n0,0,0,True,quick\n")
     seen = watch(str(running.parent), "--once")
     assert seen.returncode == 0 and "seed=1" in seen.stdout
 
 
-def test_a_file_cannot_have_commands_run(train, work_folder):
+def test_a_configuration_file_cannot_set_a_notify_command(train, work_folder):
     (work_folder / "conf/sweep").mkdir(parents=True)
     (work_folder / "conf/sweep/evil.yaml").write_text(
         "on_failure: continue\nresume: null\ndry_run: false\nnotify: touch owned\n"
@@ -349,15 +358,15 @@ def test_a_file_cannot_have_commands_run(train, work_folder):
 
 
 @pytest.mark.parametrize(
-    ("typed", "words"),
+    ("override", "words"),
     [
         ("sweep.notify=echo a, b", "sweep.notify=echo a, b: is several values, to sweep over. A command with a comma"),
         ("sweep.notify='it\"s' now", "not understood. Write key=value1,value2"),
         ("sweep.notify=a && b; c(", "not understood. Write key=value1,value2"),
     ],
 )
-def test_a_command_without_quotes_of_its_own_is_told_about_them(typed, words, train):
-    ended = train(*TINY_SWEEP, "seed=1,2", typed)
+def test_a_notify_command_without_inner_quotes_is_refused(override, words, train):
+    ended = train(*TINY_SWEEP, "seed=1,2", override)
     assert ended.returncode == 2 and words in ended.stderr
     assert "takes quotes of its own: 'sweep.notify=" in " ".join(ended.stderr.split())
 
@@ -372,7 +381,7 @@ def terminal() -> Iterator[Terminal]:
 
 
 def end(run: Path, seconds: float) -> None:
-    """Note that a run is completed, which took so long."""
+    """Record that a run is completed and took this long."""
     record = read_record(run)
     end_attempt(record, "completed", None)
     now = time.time()
@@ -381,7 +390,7 @@ def end(run: Path, seconds: float) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
-def test_a_terminal_shows_epoch_times_the_log_and_the_time_left_until_the_sweep_is_over(running, start, terminal):
+def test_a_terminal_shows_epoch_times_the_log_and_the_remaining_time(running, start, terminal):
     """Run 0 took 10 hours, run 1 has trained for 4, run 2 waits: 6 + 10 hours are left."""
     sweep, hour = running.parent, 3600.0
     for number in ("1", "2"):
@@ -393,7 +402,7 @@ def test_a_terminal_shows_epoch_times_the_log_and_the_time_left_until_the_sweep_
     record["attempts"][-1]["started_at"] = timestamp(time.time() - 4 * hour)
     write_record(sweep / "1", record)
     times = (8.5, 9.125, 99.0)
-    append_epochs(sweep / "1", [EPOCH_ROW | {"epoch": at, "epoch_time_s": each} for at, each in enumerate(times)])
+    append_epochs(sweep / "1", [EPOCH_ROW | {"epoch": at, "epoch_time_s": epoch_s} for at, epoch_s in enumerate(times)])
     (sweep / "1/train.log").write_text(
         "[2026-01-02 12:00:00,100][rank 0][INFO][laptime] epoch 1\n"
         "[2026-01-02 12:34:56,789][rank 0][INFO][laptime] epoch 2 is the last line\n"

@@ -1,1 +1,1 @@
-"""From run directories to tables: what a sweep says. Loads no torch and knows nothing of training but its record."""
+"""Analysis of run directories: tables, plots and reports. Imports no torch and reads only records of trainings."""

@@ -94,8 +94,8 @@ def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> l
             without_baseline.append(members[0].label)
             continue
         reference = max(candidates, key=lambda group: len(group.runs))
-        others = [group for group in members if group is not reference]
-        rows = [_row(group, reference, key) for group in (reference, *others)]
+        compared = [group for group in members if group is not reference]
+        rows = [_row(group, reference, key) for group in (reference, *compared)]
         comparisons.append(Comparison(key, common_label([group.label for group in members]), tuple(rows)))
     values = sorted({value_of(group, key) for group in groups})
     if baseline is not None and (without_baseline or baseline not in values):

@@ -94,7 +94,7 @@ def load(*folders: str | Path) -> Results:
         groups=groups_table(analysis.groups, None),
         scaling=scaling_table(analysis.families, analysis.project),
         skipped=pd.DataFrame(
-            [(escape_control_chars(str(each.path)), each.reason) for each in analysis.skipped],
+            [(escape_control_chars(str(skipped.path)), skipped.reason) for skipped in analysis.skipped],
             columns=["run", "reason"],
         ),
     )
