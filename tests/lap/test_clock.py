@@ -175,7 +175,7 @@ def test_token_tensors_are_read_at_the_end_of_the_lap(now, device):
     clock.start()
     for number in range(1500):  # more than are kept
         clock.count(1, torch.tensor(number) if number % 3 else number)
-    assert len(clock._token_tensors) <= lap_clock._MOST_TENSORS + 1
+    assert len(clock._token_tensors) <= lap_clock._MAX_TENSORS + 1
     assert clock.stop(0, False).num_tokens == sum(range(1500))
 
 

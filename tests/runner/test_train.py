@@ -308,7 +308,7 @@ def test_epoch_that_a_callback_breaks_off_is_not_recorded():
     epochs = read_epochs(run_dir)
     assert list(epochs["epoch"]) == [0, 1]
     assert (epochs["num_samples"] == 240).all() and (epochs["epoch_time_s"] > 0).all()
-    assert "epoch 3 was broken off and is not recorded" in (run_dir / "train.log").read_text()
+    assert "epoch 3 was cut short and is not recorded" in (run_dir / "train.log").read_text()
 
 
 def test_time_limit_stops_within_an_epoch():

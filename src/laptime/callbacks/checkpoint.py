@@ -1,5 +1,5 @@
-"""Saves what a run needs to go on: last.ckpt after every epoch, previous.ckpt for when that one is damaged, and
-best.ckpt at the lowest validation loss."""
+"""Saves checkpoints: last.ckpt after every epoch, previous.ckpt in case it is damaged, best.ckpt at the lowest
+validation loss."""
 
 import math
 import os
@@ -16,11 +16,11 @@ from laptime.record.files import BEST_CHECKPOINT, CHECKPOINT_DIR, LAST_CHECKPOIN
 class Checkpoint(LightningCheckpoint):
     """Keeps last.ckpt, the one before it (previous.ckpt) and best.ckpt in the run directory's checkpoints/.
 
-    last.ckpt is there from the start of training, so that a run that ends in its first epoch can be resumed as well.
-    Lightning's ModelCheckpoint updates its last.ckpt only when the monitored metric improved; this one always does.
+    last.ckpt exists from the start of the training, so that a run that ends in its first epoch can be resumed too.
+    Lightning's ModelCheckpoint updates its last.ckpt only when the monitored metric improves; this one always does.
 
     Args:
-        save_best: keep best.ckpt too; without a validation set there is none.
+        save_best: also keep best.ckpt; needs a validation set.
     """
 
     def __init__(self, save_best: bool = True) -> None:
@@ -29,19 +29,19 @@ class Checkpoint(LightningCheckpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.ckpt_path is not None and self.save_best:
-            self._keep_best(Path(trainer.ckpt_path).with_name(BEST_CHECKPOINT), self._path(trainer, BEST_CHECKPOINT))
+            self._copy_best(Path(trainer.ckpt_path).with_name(BEST_CHECKPOINT), self._path(trainer, BEST_CHECKPOINT))
         self._save(trainer, LAST_CHECKPOINT)
 
-    def _keep_best(self, before: Path, here: Path) -> None:
-        """Take the best so far along from the run that is gone on from; without it, the best is looked for anew."""
-        if before.is_file() and before != here:
-            here.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(before, here)
-        elif not before.is_file():
+    def _copy_best(self, source: Path, target: Path) -> None:
+        """Copy best.ckpt from the resumed run; without it, forget the best loss so far."""
+        if source.is_file() and source != target:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        elif not source.is_file():
             self.best_val_loss = math.inf
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_last_batch:  # broken off: a run goes on from whole epochs only
+        if not trainer.is_last_batch:  # cut short: runs are only resumed from complete epochs
             return
         val_loss = trainer.callback_metrics.get("val_loss")
         if self.save_best and val_loss is not None and float(val_loss) < self.best_val_loss:
@@ -56,28 +56,28 @@ class Checkpoint(LightningCheckpoint):
         self.best_val_loss = state_dict["best_val_loss"]
 
     def _save(self, trainer: pl.Trainer, name: str, keep: str | None = None) -> None:
-        """Replace the file in one step, so that whatever ends the run leaves a whole checkpoint.
+        """Replace the file atomically, so that a run that dies leaves a complete checkpoint.
 
         Args:
-            keep: what the file so far is called from now on; None: it goes.
+            keep: new name of the current file; None: it is overwritten.
         """
         path = self._path(trainer, name)
         temporary = path.with_name(f".{name}.{os.getpid()}")
         try:
             try:
                 trainer.save_checkpoint(temporary)
-            except RuntimeError as error:  # torch's writer, which doesn't say why
+            except RuntimeError as error:  # torch's writer doesn't tell the reason
                 if "PytorchStreamWriter" not in str(error) and "file write failed" not in str(error):
                     raise
                 raise OSError(None, "can't be written: is the disk full, or the file too large?", str(path)) from error
-            except OSError as error:  # Lightning's writer, which doesn't say where
+            except OSError as error:  # Lightning's writer doesn't tell the path
                 error.filename = error.filename or str(path)
                 raise
             if trainer.is_global_zero:
                 with temporary.open("rb+") as file:
                     os.fsync(file.fileno())
                 if keep is not None and path.exists():
-                    _rename_and_leave(path, path.with_name(keep))
+                    _replace_by_copy(path, path.with_name(keep))
                 temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -87,8 +87,8 @@ class Checkpoint(LightningCheckpoint):
         return Path(trainer.default_root_dir) / CHECKPOINT_DIR / name
 
 
-def _rename_and_leave(path: Path, other: Path) -> None:
-    """Replace a file by another one, which stays there too."""
+def _replace_by_copy(path: Path, other: Path) -> None:
+    """Replace the file `other` by a copy of `path`, atomically."""
     temporary = path.with_name(f".{other.name}.{os.getpid()}")
     try:
         try:

@@ -1,4 +1,4 @@
-"""A Rich progress bar that is redrawn by time, not by step, and only on a terminal."""
+"""A Rich progress bar that is redrawn at fixed intervals, and only on a terminal."""
 
 import time
 from typing import Any
@@ -14,11 +14,11 @@ from laptime.text import clock
 
 
 class ProgressBar(Callback):
-    """Epoch, share done, loss and accuracy of the epoch so far, samples per second and time left, on stderr.
+    """Shows epoch, progress, loss and accuracy of the epoch so far, samples per second and remaining time, on stderr.
 
-    For a module that does not count samples it shows only the epoch and how much of it is done.
+    For a module that does not count samples it shows only the epoch and its progress.
 
-    Reading the loss waits for the device, so the bar touches it only when it is redrawn.
+    Reading the loss waits for the device, so the bar reads it only when it is redrawn.
 
     Args:
         refresh_s: seconds between two redraws.
@@ -56,7 +56,7 @@ class ProgressBar(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # The last redraw of an epoch would fall between its last step and its end: others' time, so it is left out.
+        # A redraw after the last step would be in the epoch's time, so it is skipped.
         if self._progress is None or trainer.is_last_batch or time.monotonic() < self._next_at:
             return
         self._next_at = time.monotonic() + self.refresh_s

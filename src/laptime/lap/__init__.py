@@ -1,4 +1,4 @@
-"""What laps of any training are timed, counted and recorded with. Knows no images and no configuration."""
+"""Clocks, counters and recorders of laps, for any training. Knows no images and no configuration."""
 
 from laptime.lap.clock import Lap, LapClock
 

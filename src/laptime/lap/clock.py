@@ -1,4 +1,4 @@
-"""The clock of a lap, whoever trains: it knows no loop, no network and no data set."""
+"""The clock of a lap. It depends on no training loop, model or data set."""
 
 import os
 import time
@@ -15,31 +15,31 @@ from laptime.machine.device import Device
 from laptime.machine.energy import EnergyMeter
 from laptime.machine.memory import process_trees
 
-# Tensors that are kept until the lap is over; more are summed up meanwhile.
-_MOST_TENSORS = 512
+# Number of tensors kept during a lap; when there are more, they are combined.
+_MAX_TENSORS = 512
 
 
 @dataclass(frozen=True)
 class Lap:
-    """One timed lap of one rank: an epoch, or some batches.
+    """One timed lap of one rank: an epoch or a number of batches.
 
     Attributes:
-        number: from 0; of an epoch, its number.
+        number: from 0; the epoch's number if it is an epoch.
         is_warmup: whether it is left out of all timing figures.
-        time_s: from asking for the first batch to the device-synchronized end of the last optimizer step; without the
-            time in which the clock stood still.
-        num_samples: trained on by this rank; None: they can't be counted.
-        num_tokens: the same for text; None: it is none, or they can't be counted.
-        num_batches: that were asked for.
-        num_steps: optimizer steps; None: not known.
-        data_wait_s: spent waiting for batches.
-        apart_s: that the clock stood still, for validation or a checkpoint.
-        loss: mean of the batches' losses; None: not known.
+        time_s: from requesting the first batch to the device-synchronized end of the last optimizer step, pauses
+            excluded.
+        num_samples: samples of this rank; None: they can't be counted.
+        num_tokens: tokens of this rank; None: it is not text, or they can't be counted.
+        num_batches: number of requested batches.
+        num_steps: optimizer steps; None: unknown.
+        data_wait_s: time spent waiting for batches.
+        apart_s: duration of the pauses, e.g. for validation or a checkpoint.
+        loss: mean of the batches' losses; None: unknown.
         rss_bytes: resident memory of the process and its children at the end.
         device_memory_bytes: peak of tensors on the device; None on the CPU.
-        cpu_s: CPU seconds of the process and its children while the clock ran.
-        all_cpu_s: the same, `apart_s` included.
-        energy_joules: of this machine while the clock ran; None: not measured, or by another rank.
+        cpu_s: CPU seconds of the process and its children, pauses excluded.
+        all_cpu_s: the same, pauses included.
+        energy_joules: of this machine, pauses excluded; None: not measured, or by another rank.
         before, after: counters of the machine, read outside the timed part.
     """
 
@@ -67,26 +67,26 @@ class Lap:
 
     @property
     def cpu_percent(self) -> float:
-        """Of the process and its children; 100 is one core."""
+        """CPU use of the process and its children; 100 is one core."""
         return 100 * self.cpu_s / self.time_s
 
 
 class LapClock:
-    """Runs from asking for the first batch to the device-synchronized end of the last step.
+    """Runs from requesting the first batch to the device-synchronized end of the last step.
 
-    It can be paused for what is no training; the device is idle at both ends of a pause. Nothing else waits for the
-    device: losses and tokens may be tensors on it, which are read when the lap is over.
+    It can be paused for work that is not training; the device is synchronized at both ends of a pause. Nothing else
+    waits for the device: losses and tokens may be tensors on it, which are read at the end of the lap.
 
     Args:
-        device: is synchronized where the clock starts, stops and pauses.
-        energy: measures this machine; None: another rank does, or nobody.
-        resets_peak: whether the device's count of its peak memory starts anew with each lap. In other people's
-            trainings it is theirs.
+        device: is synchronized when the clock starts, stops and pauses.
+        energy: measures this machine; None: another rank measures it, or nobody.
+        resets_peak: whether each lap resets the device's peak memory statistics. False in trainings that Laptime only
+            times, because the statistics belong to the user.
 
     Attributes:
-        started_at: `time.perf_counter()` when this lap's first batch was asked for; None: no lap is timed.
+        started_at: `time.perf_counter()` when this lap's first batch was requested; None: no lap is being timed.
         wait_s: seconds of this lap spent waiting for batches.
-        apart_s: seconds of this lap in which the clock stood still.
+        apart_s: seconds of this lap in which the clock was paused.
         num_batches: of this lap so far.
     """
 
@@ -104,7 +104,7 @@ class LapClock:
         self._begin_count()
 
     def start(self, barrier: Callable[[], None] = lambda: None) -> None:
-        """Start a lap; one that was not stopped is forgotten.
+        """Start a lap; a lap that was not stopped is dropped.
 
         Args:
             barrier: waits for the other ranks, so that all start together.
@@ -142,17 +142,17 @@ class LapClock:
         return self._paused_at is not None
 
     def begin_wait(self) -> None:
-        """A batch is asked for."""
+        """Called when a batch is requested."""
         self._wait_from = time.perf_counter()
 
     def end_wait(self) -> None:
-        """It is there."""
+        """Called when the batch has arrived."""
         if self._wait_from is not None:
             self.wait_s += time.perf_counter() - self._wait_from
             self._wait_from = None
 
     def pause(self) -> None:
-        """Stand still from here: what follows is no training, or the lap is over."""
+        """Stop the clock until `resume`, or for good if the lap is over."""
         if self.started_at is None or self._paused_at is not None:
             return
         self.device.synchronize()
@@ -165,7 +165,7 @@ class LapClock:
             self._joules = None if joules is None or self._joules is None else self._joules + joules
 
     def resume(self) -> None:
-        """Run again after a pause."""
+        """Continue after a pause."""
         if self._paused_at is None:
             return
         self._cpu_from, _ = usage()
@@ -179,22 +179,22 @@ class LapClock:
         """Count a batch.
 
         Args:
-            samples: that it holds; None: can't be told, of the whole lap then.
-            tokens: the same; a tensor, a scalar, is read when the lap is over.
-            loss: its mean loss, a scalar.
+            samples: number in the batch; None: unknown, which makes the number of the whole lap unknown.
+            tokens: the same; a scalar tensor is read at the end of the lap.
+            loss: mean loss of the batch, a scalar.
         """
         self.num_batches += 1
         self._samples = None if samples is None or self._samples is None else self._samples + samples
         if isinstance(tokens, Tensor):
             self._token_tensors.append(tokens)
-            if len(self._token_tensors) > _MOST_TENSORS:
+            if len(self._token_tensors) > _MAX_TENSORS:
                 self._token_tensors = [torch.stack(self._token_tensors).sum()]
         else:
             self._tokens = None if tokens is None or self._tokens is None else self._tokens + tokens
         if loss is not None:
             self._losses.append(loss)
-            if len(self._losses) > _MOST_TENSORS:
-                self._losses = [torch.cat([each.reshape(-1) for each in self._losses])]
+            if len(self._losses) > _MAX_TENSORS:
+                self._losses = [torch.cat([losses.reshape(-1) for losses in self._losses])]
 
     def stop(
         self,
@@ -204,20 +204,22 @@ class LapClock:
         num_batches: int | None = None,
         num_steps: float | None = None,
     ) -> Lap:
-        """End the lap, where the clock is paused or here.
+        """End the lap: at the start of the current pause, otherwise now.
 
         Args:
             number, is_warmup: of the lap.
-            num_samples, num_batches: counted by somebody else; None: by `count`.
-            num_steps: optimizer steps that it took; None: not known.
+            num_samples, num_batches: counted by the caller; None: use the sums of `count`.
+            num_steps: optimizer steps of the lap; None: unknown.
         """
         self.pause()
         assert self.started_at is not None and self._paused_at is not None and self._before is not None
         cpu_s, rss_bytes = usage()
-        tokens = self._tokens if self.num_batches else None  # somebody else counts
+        tokens = self._tokens if self.num_batches else None  # the caller counts
         if tokens is not None and self._token_tensors:
-            tokens = int(tokens) + sum(int(each) for each in self._token_tensors)
-        loss = float(torch.cat([each.reshape(-1).float() for each in self._losses]).mean()) if self._losses else None
+            tokens = int(tokens) + sum(int(count) for count in self._token_tensors)
+        loss = (
+            float(torch.cat([losses.reshape(-1).float() for losses in self._losses]).mean()) if self._losses else None
+        )
         lap = Lap(
             number=number,
             is_warmup=is_warmup,
@@ -241,7 +243,7 @@ class LapClock:
         return lap
 
     def drop(self) -> None:
-        """Forget the lap: it was broken off, or is over."""
+        """Drop the lap: it was aborted, or has ended."""
         self.started_at = self._paused_at = self._wait_from = None
 
 

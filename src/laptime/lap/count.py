@@ -1,4 +1,4 @@
-"""What a batch holds: samples and, of text, tokens. Nothing here waits for the device."""
+"""Counts the samples of a batch, and the tokens if it is text. Only `are_next_tokens` waits for the device."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-# A number, or a scalar on the device that is read later; None: can't be told.
+# A number, or a scalar tensor that is read later; None: unknown.
 NumTokens = int | Tensor | None
 
 _CHANNELS = (1, 3, 4)
@@ -16,29 +16,28 @@ _WHOLE_NUMBERS = (torch.int64, torch.int32)
 
 
 def as_count(value: Any) -> int | Tensor:
-    """What a user's function has counted: a scalar on the device as it is, whatever else as a whole number.
+    """The return value of a user's counting function: a scalar tensor is kept, other values are converted to int.
 
     Raises:
-        TypeError, ValueError: it is no number.
+        TypeError, ValueError: it is not a number.
     """
     return value.detach().reshape(()) if isinstance(value, Tensor) and value.numel() == 1 else int(value)
 
 
 def num_samples(batch: Any) -> int | None:
-    """The samples of a batch: the first dimension that all of its tensors share.
+    """The number of samples: the size of the first dimension, if it is the same in all tensors of the batch.
 
-    A batch of graphs (`num_graphs`, as in PyTorch Geometric) and packed sequences say it themselves. A list of tensors
-    with three dimensions, the first of 1, 3 or 4, may be one of images, and isn't counted.
+    Batches of graphs (`num_graphs`, as in PyTorch Geometric) and packed sequences know their number. A list of tensors
+    with three dimensions, the first of size 1, 3 or 4, isn't counted: it may be a list of images.
 
     Args:
-        batch: tensors in any nesting of lists, tuples, dictionaries and dataclasses. Those without dimensions say
-            nothing.
+        batch: tensors in any nesting of lists, tuples, dictionaries and dataclasses. Scalar tensors are ignored.
 
     Returns:
-        None: there is no tensor, or they differ in their first dimension, so it may be something else.
+        None: there is no tensor, or the tensors differ in their first dimension.
     """
     if isinstance(batch, list | tuple) and len(batch) == 2 and type(batch[0]) is Tensor and type(batch[1]) is Tensor:
-        x, y = batch  # the most usual kind, without a generator
+        x, y = batch  # fast path for the most common kind of batch
         if x.ndim and y.ndim and y.ndim != 3 and len(x) == len(y):
             return len(x)
     return _shared_size(batch)
@@ -64,33 +63,34 @@ def _sizes(batch: Any) -> Iterator[int]:
     elif isinstance(batch, list | tuple):
         for value in batch:
             yield from _sizes(value)
-        if isinstance(batch, list) and batch and all(isinstance(each, Tensor) and each.ndim == 3 for each in batch):
-            # They may be images of different sizes, whose first dimension is their channels.
-            yield from (-1 for each in batch[:1] if each.shape[0] in _CHANNELS)
+        if isinstance(batch, list) and batch and all(isinstance(item, Tensor) and item.ndim == 3 for item in batch):
+            # They may be images of different sizes, whose first dimension is the channels. -1 makes the sizes differ.
+            yield from (-1 for item in batch[:1] if item.shape[0] in _CHANNELS)
     elif is_dataclass(batch):
-        for each in fields(batch):
-            yield from _sizes(getattr(batch, each.name))
+        for field in fields(batch):
+            yield from _sizes(getattr(batch, field.name))
 
 
 def num_samples_of_loaders(batch: Any) -> int | None:
-    """The samples of a batch that several DataLoaders have each given a part of: all of them together.
+    """The number of samples of a combined batch of several DataLoaders, added up.
 
     Args:
-        batch: a list, tuple or dictionary of batches; a part may be missing.
+        batch: a list, tuple or dictionary of batches; None for a loader that is exhausted.
     """
-    parts = [each for each in (batch.values() if isinstance(batch, Mapping) else batch) if each is not None]
-    counts = [num_samples(part) for part in parts]
+    batches = [item for item in (batch.values() if isinstance(batch, Mapping) else batch) if item is not None]
+    counts = [num_samples(item) for item in batches]
     return None if None in counts else sum(count for count in counts if count is not None)
 
 
 def num_tokens(batch: Any) -> NumTokens:
-    """The tokens of a batch of text; padding is none.
+    """The number of tokens of a batch of text, without padding.
 
-    They are what `attention_mask` leaves, else the places of `input_ids`, both (B, T) in a dictionary; else those of
-    inputs and targets that are whole numbers of one shape (B, T), which `are_next_tokens` should be asked of once.
+    In a dictionary: the sum of `attention_mask` (B, T), else the number of elements of `input_ids` (B, T). In a pair of
+    integer inputs and targets of the same shape (B, T): the number of inputs. `are_next_tokens` tells whether such a
+    pair is text.
 
     Returns:
-        None: it is not known to be text.
+        None: it was not recognized as text.
     """
     if isinstance(batch, Mapping):
         mask, ids = batch.get("attention_mask"), batch.get("input_ids")
@@ -105,6 +105,6 @@ def num_tokens(batch: Any) -> NumTokens:
 
 
 def are_next_tokens(batch: Any) -> bool:
-    """Whether inputs and targets, both (B, T), are a text: each target is the next input. Waits for the device."""
+    """Whether inputs and targets, both (B, T), are text: each target is the next input. Waits for the device."""
     inputs, targets = batch
     return bool((inputs[:, 1:] == targets[:, :-1]).all()) if inputs.shape[1] > 1 else False

@@ -1,4 +1,4 @@
-"""Writes every epoch of Laptime's own training down: epochs.csv, the loggers, and one line in the log."""
+"""Records every epoch of Laptime's own training: in epochs.csv, in the loggers, and as one line of the log."""
 
 import logging
 import math
@@ -15,7 +15,7 @@ from laptime.record.epochs import Epoch
 
 log = logging.getLogger(__name__)
 
-# What each figure of an epoch is called in TensorBoard and the other loggers.
+# The figures of an epoch by their tag in TensorBoard and the other loggers.
 TAGS = {
     "time/epoch_s": "epoch_time_s",
     "time/straggler_delay": "straggler_delay",
@@ -33,11 +33,11 @@ TAGS = {
 
 @runtime_checkable
 class CountsSamples(Protocol):
-    """A module that sums up what it trains on.
+    """A module that counts the samples it trains on.
 
     Attributes:
-        train_sums: of this epoch so far, on this rank.
-        val_means: of the last validation, over all ranks; None: there was none.
+        train_sums: sums of this epoch so far, on this rank.
+        val_means: means of the last validation over all ranks; None: there was none.
     """
 
     train_sums: Sums
@@ -45,13 +45,12 @@ class CountsSamples(Protocol):
 
 
 class EpochRecorder(Callback):
-    """Hands every epoch of Laptime's own training to the recorder, after its validation and outside its timed part;
-    tells the loggers and the log.
+    """Passes every epoch to the LapRecorder and logs it, after its validation and outside its timed part.
 
     Args:
-        timer: has the epoch's lap ready.
-        laps: writes them.
-        on_epoch: called on the first rank once an epoch is written.
+        timer: provides the epoch's lap.
+        laps: writes the laps.
+        on_epoch: called on rank 0 after an epoch was written.
     """
 
     def __init__(self, timer: EpochTimer, laps: LapRecorder, on_epoch: Callable[[], None]) -> None:
@@ -64,7 +63,7 @@ class EpochRecorder(Callback):
         assert isinstance(pl_module, CountsSamples)
         lap = self.timer.lap
         if lap is None:
-            log.warning("epoch %d was broken off and is not recorded", trainer.current_epoch + 1)
+            log.warning("epoch %d was cut short and is not recorded", trainer.current_epoch + 1)
             return
         train, val = pl_module.train_sums.means(self.rank), pl_module.val_means
         scores = Scores(
@@ -74,20 +73,20 @@ class EpochRecorder(Callback):
             val_accuracy=val.accuracy if val is not None else None,
             lr=trainer.optimizers[0].param_groups[0]["lr"],
         )
-        shares = self.rank.gather(self.laps.rank_lap(lap, scores))
-        epoch = self.laps.add(lap, shares)
+        rank_laps = self.rank.gather(self.laps.rank_lap(lap, scores))
+        epoch = self.laps.add(lap, rank_laps)
         if not self.rank.is_first:
             return
-        scalars = scalars_of(epoch, TAGS, self.laps.joules(shares))
+        scalars = scalars_of(epoch, TAGS, self.laps.joules(rank_laps))
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=lap.number)
-            logger.save()  # what is only kept in memory would be lost with this process
+            logger.save()  # metrics that are only in memory are lost if the process dies
         log.info("%s", one_line(epoch, trainer.max_epochs or 0))
         self.on_epoch()
 
 
 def one_line(epoch: Epoch, num_epochs: int) -> str:
-    """An epoch for people."""
+    """The line of an epoch in the log."""
     parts = [
         f"epoch {epoch.epoch + 1}/{num_epochs}",
         f"{epoch.epoch_time_s:.2f} s",

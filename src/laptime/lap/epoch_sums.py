@@ -1,4 +1,4 @@
-"""Losses and hits of an epoch: summed batch by batch on the device, averaged over all ranks at its end."""
+"""Losses and correct predictions of an epoch: summed on the device, averaged over all ranks at its end."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from laptime.ranks.rank import Rank
 
 
 class Sums:
-    """Losses and hits of an epoch so far, kept on the device; reading a figure waits for the device."""
+    """Losses and correct predictions (hits) of an epoch so far, on the device. Reading them waits for the device."""
 
     def __init__(self) -> None:
         self.num_samples = 0
@@ -24,7 +24,7 @@ class Sums:
 
         Args:
             losses: mean loss of each batch, (K,).
-            hits: number of right answers in all of them, a scalar.
+            hits: number of correct predictions in all of them, a scalar.
             sizes: samples of each batch, K numbers.
         """
         self._losses.append(losses.detach())
@@ -38,11 +38,11 @@ class Sums:
         return self._loss_sum() / self.num_samples if self.num_samples else math.nan
 
     def accuracy(self) -> float:
-        """Share of right answers on this rank, from 0 to 1; NaN before the first batch."""
+        """Accuracy on this rank, from 0 to 1; NaN before the first batch."""
         return math.nan if self._hits is None else int(self._hits) / self.num_samples
 
     def means(self, rank: Rank) -> "Means":
-        """The figures over all ranks, every sample counted once."""
+        """The means over all ranks; every sample has the same weight."""
         hits = 0 if self._hits is None else int(self._hits)
         loss_sum, hit_sum, num_samples = rank.all_reduce_sum([self._loss_sum(), hits, self.num_samples])
         if not num_samples:
@@ -57,12 +57,12 @@ class Sums:
 
 
 class Means(NamedTuple):
-    """Figures of an epoch over all ranks.
+    """Means of an epoch over all ranks.
 
     Attributes:
         loss: mean per sample.
-        accuracy: share of right answers, from 0 to 1.
-        num_samples: that were counted.
+        accuracy: from 0 to 1.
+        num_samples: number of samples behind these means.
     """
 
     loss: float

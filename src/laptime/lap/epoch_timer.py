@@ -11,18 +11,18 @@ from laptime.lap.epoch_sums import Sums
 
 
 class EpochTimer(Callback):
-    """Makes a Lap of every complete epoch.
+    """Makes a Lap from every complete epoch.
 
     Args:
-        clock: starts where the loader is asked for the first batch of an epoch.
-        warmup_epochs: epochs to leave out, counted from where this process starts: after a resume it is cold again.
+        clock: is started by the loader when the first batch of an epoch is requested.
+        warmup_epochs: number of first epochs of this process that don't count. A resumed process is cold again.
 
     Attributes:
-        lap: of the epoch that ended last; None where it was broken off.
-        first_batch_at: `time.time()` when the first batch of all was asked for.
-        train_started_at, train_ended_at: `time.perf_counter()` around all whole epochs, validation and checkpoints
+        lap: of the last epoch; None: it was cut short.
+        first_batch_at: `time.time()` when the first batch of the training was requested.
+        train_started_at, train_ended_at: `time.perf_counter()` around all complete epochs, validation and checkpoints
             included.
-        apart_s: seconds between these two in which something else was measured.
+        apart_s: seconds between these two that other measurements took.
     """
 
     def __init__(self, clock: LapClock, warmup_epochs: int) -> None:
@@ -69,7 +69,7 @@ class EpochTimer(Callback):
 
     def _make_lap(self, trainer: pl.Trainer) -> None:
         clock = self.clock
-        if not clock.is_paused:  # some callback stopped the epoch before its last batch: it is no lap
+        if not clock.is_paused:  # a callback stopped the epoch before its last batch
             return
         sums: Sums = trainer.lightning_module.train_sums  # type: ignore[assignment]
         if self.first_batch_at is None and clock.started_at is not None:
@@ -77,7 +77,7 @@ class EpochTimer(Callback):
         self.lap = clock.stop(
             trainer.current_epoch,
             trainer.current_epoch - self._first_epoch < self.warmup_epochs,
-            num_samples=sums.num_samples,  # as the module counted them: a callback may leave some out
+            num_samples=sums.num_samples,  # counted by the module, because a callback may skip batches
             num_batches=sums.num_batches,
             num_steps=sums.num_batches,
         )

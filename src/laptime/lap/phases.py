@@ -1,8 +1,8 @@
-"""The phases of an optimizer step, and the clocks that tell how long each of them takes.
+"""The phases of an optimizer step, and two clocks that time them.
 
-Laptime's own training calls `on_phase(name)` where a phase ends (StepClock); outside of the steps that the breakdown
-takes apart nobody listens. Other people's trainings are heard from outside: where a phase begins and ends
-(PhaseClock).
+Laptime's own training calls `on_phase(name)` at the end of each phase. A StepClock receives these calls during the
+instrumented steps of the breakdown, and `ignore_phase` otherwise. A PhaseClock is for trainings that Laptime only
+times, where hooks report the start and end of a phase.
 """
 
 import statistics
@@ -15,27 +15,27 @@ from laptime.lap.percentile import percentile
 from laptime.machine.device import Device
 
 DATA_PHASES = ("data", "host_to_device")
-_ENDS_A_STEP = "optimizer"
+_LAST_PHASE = "optimizer"
 
 OnPhase = Callable[[str], None]
 
 
-def ignore_phase(part: str) -> None:
-    """Do nothing: while epochs are timed, their parts are not."""
+def ignore_phase(phase: str) -> None:
+    """Do nothing: the phases of timed epochs are not measured."""
 
 
 class StepClock:
-    """Tells the seconds of each part of each step, the device idle at every boundary.
+    """Times each phase of each step. The device is synchronized at every boundary.
 
     Args:
-        device: is synchronised where a part ends.
-        exposed_s: asked after each step for the seconds of it that were spent waiting for gradients; may answer for the
-            step before, as DDP does. None: there is nobody to wait for.
-        waits_in: the part that this waiting is in.
+        device: is synchronized at the end of each phase.
+        exposed_s: called after each step; returns the seconds spent waiting for gradients in the previous step, as DDP
+            reports them. None: there is only one rank.
+        waits_in: the phase that contains this waiting.
 
     Attributes:
-        steps: seconds by part, one entry per step.
-        shared: seconds by part of what belongs to all steps of the list of batches under way.
+        steps: seconds by phase, one entry per step.
+        shared: seconds by phase that belong to all steps of the current step group.
     """
 
     def __init__(
@@ -52,17 +52,17 @@ class StepClock:
         self.start()
 
     def start(self) -> None:
-        """Begin here: what was done since the last part ended counts for nothing."""
+        """Start here, and ignore the time since the last phase."""
         self.device.synchronize()
         self._before = time.perf_counter()
 
-    def on_phase(self, part: str) -> None:
-        """Something that is called `part` ends here."""
+    def on_phase(self, phase: str) -> None:
+        """End a phase."""
         self.device.synchronize()
         seconds = time.perf_counter() - self._before
-        into = self._step if part in ("forward", "backward", "optimizer") else self.shared
-        into[part] = into.get(part, 0.0) + seconds
-        if part == _ENDS_A_STEP:
+        phases = self._step if phase in ("forward", "backward", "optimizer") else self.shared
+        phases[phase] = phases.get(phase, 0.0) + seconds
+        if phase == _LAST_PHASE:
             self.steps.append(self._step)
             self._step = {}
             if self._exposed_s is not None:
@@ -70,17 +70,17 @@ class StepClock:
         self._before = time.perf_counter()
 
     def end_step_group(self, counts: bool, num_drawn: int | None = None) -> None:
-        """Share what belongs to several steps, drawing their batches say, among them.
+        """Divide the time that belongs to several steps, e.g. drawing their batches, among the steps of the group.
 
         Args:
             counts: whether these steps are kept.
-            num_drawn: batches that were drawn; None: as many as steps were taken.
+            num_drawn: number of drawn batches; None: one per step.
         """
         steps = self.steps[self._first_of_group :]
         if counts:
             for step in steps:
-                for part, seconds in self.shared.items():
-                    step[part] = seconds / ((num_drawn or len(steps)) if part in DATA_PHASES else len(steps))
+                for phase, seconds in self.shared.items():
+                    step[phase] = seconds / ((num_drawn or len(steps)) if phase in DATA_PHASES else len(steps))
         else:
             del self.steps[self._first_of_group :]
             del self._waited[self._first_of_group :]
@@ -88,7 +88,7 @@ class StepClock:
         self._first_of_group = len(self.steps)
 
     def step_seconds(self) -> list[dict[str, float]]:
-        """The steps, with the waiting taken out of the part that it is in; the last one's is that of the one before."""
+        """The steps, with waiting for other ranks as a phase of its own."""
         if self._exposed_s is None:
             return self.steps
         return without_waiting(self.steps, self._waited, self._waits_in)
@@ -97,25 +97,25 @@ class StepClock:
 def without_waiting(
     steps: Sequence[dict[str, float]], waited_s: Sequence[float], waits_in: str
 ) -> list[dict[str, float]]:
-    """Steps with the waiting for other ranks as a phase of its own.
+    """Subtract the waiting for other ranks from its phase, and make it the phase `communication`.
 
     Args:
         steps: seconds by phase.
-        waited_s: asked for after each step: DDP answers for the step before. The last step is given the last answer.
+        waited_s: read after each step, about the step before, as DDP reports it. The last step gets the last value.
         waits_in: the phase that contains the waiting.
     """
-    parts = []
+    result = []
     for step, seconds in zip(steps, [*waited_s[1:], *waited_s[-1:]], strict=True):
         wait_s = min(seconds, step[waits_in])
-        parts.append(step | {waits_in: step[waits_in] - wait_s, "communication": wait_s})
-    return parts
+        result.append(step | {waits_in: step[waits_in] - wait_s, "communication": wait_s})
+    return result
 
 
 class PhaseClock:
-    """Tells the seconds of each phase of each step of a training that is heard from outside.
+    """Times the phases of a training from the calls of hooks.
 
-    Phases may lie within each other (Lightning's optimizer step holds the forward pass): each has the time that is in
-    no inner one. What is in none is `rest`. The device is idle at every boundary.
+    Phases may be nested (Lightning's optimizer step contains the forward pass): the time of inner phases is subtracted.
+    Time outside of all phases is `rest`. The device is synchronized at every boundary.
 
     Args:
         device: is synchronized at every boundary.
@@ -127,7 +127,7 @@ class PhaseClock:
     def __init__(self, device: Device) -> None:
         self.device = device
         self.steps: list[dict[str, float]] = []
-        self._phases: list[str] = []
+        self._open_phases: list[str] = []
         self._step: dict[str, float] = {}
         self._before = self._now()
 
@@ -136,54 +136,54 @@ class PhaseClock:
         return time.perf_counter()
 
     def enter(self, phase: str) -> None:
-        """A phase begins."""
-        self._note()
-        self._phases.append(phase)
+        """Start a phase."""
+        self._mark_current()
+        self._open_phases.append(phase)
 
     def exit(self, phase: str) -> None:
-        """A phase ends; one that nobody has seen begin is no phase."""
-        if self._phases and self._phases[-1] == phase:
-            self._note()
-            self._phases.pop()
+        """End a phase; ignored if it was not started."""
+        if self._open_phases and self._open_phases[-1] == phase:
+            self._mark_current()
+            self._open_phases.pop()
 
     def mark(self, phase: str) -> None:
-        """What was done since the last boundary is that phase."""
+        """Assign the time since the last boundary to a phase."""
         now = self._now()
         self._step[phase] = self._step.get(phase, 0.0) + now - self._before
         self._before = now
 
-    def _note(self) -> None:
-        self.mark(self._phases[-1] if self._phases else "rest")
+    def _mark_current(self) -> None:
+        self.mark(self._open_phases[-1] if self._open_phases else "rest")
 
     def pause(self) -> None:
-        """What follows is no part of a step, until `resume`."""
-        self._note()
+        """Exclude what follows from the step, until `resume`."""
+        self._mark_current()
 
     def resume(self) -> None:
-        """What was done since `pause` counts for nothing."""
+        """End a pause."""
         self._before = self._now()
 
     def end_step(self) -> None:
-        """A step ends here."""
-        self._note()
+        """End a step."""
+        self._mark_current()
         self.steps.append(self._step)
         self._step = {}
 
 
 def typical(steps: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Seconds by part of a typical step: the mean of those whose time lies between the quartiles.
+    """Seconds by phase of a typical step: the interquartile mean, over the steps between the quartiles of step time.
 
-    A median of each part would not add up to a step, and a mean over all would follow a few disturbed ones.
+    Medians of the phases would not add up to a step, and a mean over all steps would follow a few disturbed ones.
 
     Args:
-        steps: seconds by part, the same parts in each.
+        steps: seconds by phase, with the same phases in each step.
     """
     totals = np.array([sum(step.values()) for step in steps])
     low, high = np.quantile(totals, [0.25, 0.75])
     kept = [step for step, total in zip(steps, totals, strict=True) if low <= total <= high]
-    return {part: statistics.fmean(step[part] for step in kept) for part in steps[0]}
+    return {phase: statistics.fmean(step[phase] for step in kept) for phase in steps[0]}
 
 
 def percentiles(totals: Sequence[float]) -> dict[str, float | None]:
-    """p50, p95 and p99 of step times; None where there are too few steps."""
+    """p50, p95 and p99 of step times; None: too few steps."""
     return {f"step_p{q}_s": percentile(totals, q) for q in (50, 95, 99)}

@@ -1,4 +1,4 @@
-"""Writes laps down, whoever trained: the rows of epochs.csv, and the sections of run.json that follow from them."""
+"""Records the laps of any training: the rows of epochs.csv, and the sections of run.json computed from them."""
 
 import os
 import statistics
@@ -18,12 +18,12 @@ from laptime.record.schema import EpochNoise
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What was learned by the end of a lap, over all ranks; None: not known.
+    """The scores at the end of a lap, over all ranks; None: unknown.
 
     Attributes:
         train_loss, val_loss: means.
-        train_accuracy, val_accuracy: shares of 1.
-        lr: of the optimizer's first parameter group.
+        train_accuracy, val_accuracy: from 0 to 1.
+        lr: learning rate of the optimizer's first parameter group.
     """
 
     train_loss: float | None = None
@@ -34,11 +34,11 @@ class Scores:
 
 
 def scalars_of(epoch: Epoch, tags: Mapping[str, str], joules: float | None) -> dict[str, float]:
-    """What loggers are told of a lap, by tag.
+    """The figures of a lap for the loggers, by tag. Those that are None are left out.
 
     Args:
-        tags: the names of a lap's figures, by tag; one that is None is left out.
-        joules: of the lap; None: not measured.
+        tags: attribute of Epoch by tag.
+        joules: energy of the lap; None: not measured.
     """
     scalars = {tag: value for tag, name in tags.items() if (value := getattr(epoch, name)) is not None}
     return scalars if joules is None else scalars | {"energy/joules": joules}
@@ -46,14 +46,14 @@ def scalars_of(epoch: Epoch, tags: Mapping[str, str], joules: float | None) -> d
 
 @dataclass(frozen=True)
 class RankLap:
-    """One rank's part of a lap: plain values, which go to the first rank.
+    """A lap on one rank, as sent to rank 0.
 
     Attributes:
         row: of epochs.csv.
-        node: number of the rank's machine.
+        node: index of the rank's machine.
         cpu_s: CPU seconds of the rank from the lap's start to its end, pauses included.
         energy_joules: of the rank's machine; None: not measured, or by another rank.
-        num_steps: optimizer steps; None: not known.
+        num_steps: optimizer steps; None: unknown.
     """
 
     row: EpochRow
@@ -64,18 +64,18 @@ class RankLap:
 
 
 class LapRecorder:
-    """Keeps the laps of a run, and writes them.
+    """Keeps and writes the laps of a run.
 
     Args:
-        run_dir: holds epochs.csv; None: it can't be written.
-        rank: this process; the first one writes for all.
+        run_dir: contains epochs.csv; None: it can't be written.
+        rank: this process; rank 0 writes for all.
 
     Attributes:
-        rows: of all ranks that are known here, in order.
-        num_steps: optimizer steps of every counted lap that this process has trained, where they are known.
-        noise: of every lap, what else this machine did meanwhile; on the first rank.
-        energy_joules: of every counted lap in which all machines were measured; on the first rank.
-        percent_by_core: of every counted lap how busy each core of this machine was, by whomever; on the first rank.
+        rows: of the ranks that this process knows, in order; on rank 0 those of all ranks.
+        num_steps: optimizer steps of every counted lap, where they are known.
+        noise: what else this machine did during each lap; on rank 0.
+        energy_joules: of every counted lap in which all machines were measured; on rank 0.
+        percent_by_core: use of each core of this machine by all processes, for every counted lap; on rank 0.
     """
 
     def __init__(self, run_dir: Path | None, rank: Rank) -> None:
@@ -88,7 +88,7 @@ class LapRecorder:
         self.percent_by_core: list[list[float]] = []
 
     def rank_lap(self, lap: Lap, scores: Scores) -> RankLap:
-        """What this rank says of a lap."""
+        """A lap of this rank, to be sent to rank 0."""
         row = EpochRow(
             attempt=self.rank.attempt,
             epoch=lap.number,
@@ -112,63 +112,63 @@ class LapRecorder:
         )
         return RankLap(row, self.rank.node, lap.all_cpu_s, lap.energy_joules, lap.num_steps)
 
-    def add(self, lap: Lap, shares: Sequence[RankLap]) -> Epoch:
-        """Keep a lap; on the first rank, write it and note what the machine did meanwhile.
+    def add(self, lap: Lap, rank_laps: Sequence[RankLap]) -> Epoch:
+        """Keep a lap. Rank 0 also writes it, and records what else the machine did.
 
         Args:
-            lap: this rank's own.
-            shares: of all ranks, in their order; on other ranks than the first, those that are known there.
+            lap: of this rank.
+            rank_laps: on rank 0 those of all ranks in rank order, elsewhere those that this rank has.
 
         Returns:
-            The lap of all these ranks.
+            The lap over all these ranks.
 
         Raises:
             OSError: epochs.csv can't be written.
         """
-        rows = [share.row for share in shares]
+        rows = [rank_lap.row for rank_lap in rank_laps]
         self.rows += rows
         if not lap.is_warmup and lap.num_steps is not None:
             self.num_steps.append(lap.num_steps)
         if self.rank.is_first:
-            self._note_machine(lap, shares)
+            self._note_machine(lap, rank_laps)
             if self.run_dir is not None:
                 append_epochs(self.run_dir, rows)
         return combine_ranks(rows)
 
-    def _note_machine(self, lap: Lap, shares: Sequence[RankLap]) -> None:
-        cpu_s = sum(share.cpu_s for share in shares if share.node == self.rank.node)
-        meanwhile = delta(lap.before, lap.after, cpu_s, os.cpu_count() or 1)
+    def _note_machine(self, lap: Lap, rank_laps: Sequence[RankLap]) -> None:
+        cpu_s = sum(rank_lap.cpu_s for rank_lap in rank_laps if rank_lap.node == self.rank.node)
+        noise = delta(lap.before, lap.after, cpu_s, os.cpu_count() or 1)
         self.noise.append(
-            EpochNoise(attempt=self.rank.attempt, epoch=lap.number, is_warmup=lap.is_warmup, **asdict(meanwhile))
+            EpochNoise(attempt=self.rank.attempt, epoch=lap.number, is_warmup=lap.is_warmup, **asdict(noise))
         )
         if lap.is_warmup:
             return
         self.percent_by_core.append(percent_by_core(lap.before, lap.after))
-        if (joules := self.joules(shares)) is not None:
+        if (joules := self.joules(rank_laps)) is not None:
             self.energy_joules.append(joules)
 
-    def joules(self, shares: Sequence[RankLap]) -> float | None:
-        """Of a lap, all machines together; None: one of them was not measured."""
-        joules = [share.energy_joules for share in shares if share.energy_joules is not None]
+    def joules(self, rank_laps: Sequence[RankLap]) -> float | None:
+        """Energy of a lap on all machines; None: one of them was not measured."""
+        joules = [rank_lap.energy_joules for rank_lap in rank_laps if rank_lap.energy_joules is not None]
         return sum(joules) if len(joules) == self.rank.num_nodes else None
 
     @property
     def epochs(self) -> list[Epoch]:
-        """The laps of all ranks, in order; of one that was trained in several attempts, the last one's."""
+        """The laps over all ranks, in order. If several attempts trained an epoch, the last attempt counts."""
         return combine_rows(self.rows)
 
     @property
     def counted(self) -> list[Epoch]:
-        """Those that are no warm-up."""
+        """The laps that are no warm-up."""
         return [epoch for epoch in self.epochs if not epoch.is_warmup]
 
     def note_timing(self, record: RunRecord, warmup_epochs: int, num_steps: float | None = None) -> None:
-        """Medians of the laps that count.
+        """Fill in the medians of the counted laps.
 
         Args:
-            record: is filled in.
-            warmup_epochs: laps that will be left out, as long as there is none.
-            num_steps: optimizer steps of a lap, where no counted one has told; None: not known.
+            record: is changed.
+            warmup_epochs: recorded number of warm-up laps, before the first lap.
+            num_steps: optimizer steps of a lap, if no counted lap has their number; None: unknown.
         """
         epochs, timing = self.epochs, record.timing
         counted = [epoch for epoch in epochs if not epoch.is_warmup]
@@ -188,14 +188,14 @@ class LapRecorder:
         timing.straggler_delay = statistics.median(straggler_delay) if straggler_delay else None
 
     def note_result(self, record: RunRecord) -> None:
-        """What was learned by the end of the last lap."""
+        """Fill in the scores of the last lap."""
         if self.rows:
             last, result = self.rows[-1], record.result
             result.train_loss, result.train_accuracy = last.train_loss, last.train_accuracy
             result.val_loss, result.val_accuracy = last.val_loss, last.val_accuracy
 
     def note_resources(self, record: RunRecord, energy: EnergyMeter | None) -> None:
-        """Memory, CPU and energy, as far as the first rank knows them while it trains."""
+        """Fill in memory, CPU and energy, as far as rank 0 knows them during the training."""
         epochs, resources = self.epochs, record.resources
         counted = [epoch for epoch in epochs if not epoch.is_warmup]
         device_memory = [epoch.device_memory_bytes for epoch in epochs if epoch.device_memory_bytes is not None]
@@ -213,6 +213,6 @@ class LapRecorder:
 
 
 def _median(counts: Sequence[float | None]) -> float | None:
-    """None: one of them is not known."""
-    known = [count for count in counts if count is not None]
-    return statistics.median(known) if len(known) == len(counts) else None
+    """The median; None: one of the counts is unknown."""
+    numbers = [count for count in counts if count is not None]
+    return statistics.median(numbers) if len(numbers) == len(counts) else None

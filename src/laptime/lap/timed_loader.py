@@ -1,4 +1,4 @@
-"""Where the clock of Laptime's own epochs starts, and where waiting for data is measured."""
+"""The loader of Laptime's own training: starts the clock of an epoch and times the waiting for data."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -15,7 +15,7 @@ class Pipeline(Protocol):
     """Makes the training batches of one epoch.
 
     `step_groups()` yields lists of (images, labels) on the training device: one entry per optimizer step, images
-    float32 (B, C, H, W), labels int64 (B,). `batches()` yields the same one by one, as a loop by hand would draw them.
+    float32 (B, C, H, W), labels int64 (B,). `batches()` yields the same batches one by one, for the bare loop.
     """
 
     batch_size: int
@@ -30,7 +30,7 @@ class Pipeline(Protocol):
 
 
 class EpochSampler(Protocol):
-    """What decides which samples an epoch takes, and in which order.
+    """Decides which samples an epoch uses, and in which order.
 
     Attributes:
         epoch: from 0.
@@ -46,14 +46,14 @@ class EpochSampler(Protocol):
 
 
 class TimedLoader:
-    """What Lightning iterates over: a pipeline, with a clock.
+    """A pipeline with a clock, for Lightning to iterate over.
 
-    The work of an epoch starts when its first batch is asked for, not when the iterator is made: Lightning makes the
+    The clock starts when the first batch of an epoch is requested, not when the iterator is made: Lightning makes the
     first epoch's iterator early.
 
     Attributes:
-        sampler: Lightning tells it the epoch.
-        clock: of this epoch; runs from the first batch on, which all ranks ask for together.
+        sampler: Lightning calls its `set_epoch`.
+        clock: of this epoch; all ranks start it together.
     """
 
     def __init__(self, pipeline: Pipeline, order: EpochSampler, clock: LapClock, rank: Rank) -> None:
@@ -67,7 +67,7 @@ class TimedLoader:
 
     def __iter__(self) -> Iterator[list[Batch]]:
         clock = self.clock
-        clock.start(self.rank.barrier)  # all start together, so that the slowest rank's time is the run's
+        clock.start(self.rank.barrier)  # the ranks start together, because the slowest rank's time is the run's
         clock.begin_wait()
         for step_group in self.pipeline.step_groups():
             clock.end_wait()
@@ -77,9 +77,9 @@ class TimedLoader:
 
 
 def batch_sizes(num_samples: int, batch_size: int) -> list[int]:
-    """The samples of each optimizer step of an epoch; the last one takes what is left."""
-    whole, rest = divmod(num_samples, batch_size)
-    sizes = [batch_size] * whole
-    if rest:
-        sizes.append(rest)
+    """The number of samples of each optimizer step of an epoch; the last step may have fewer."""
+    num_full, remainder = divmod(num_samples, batch_size)
+    sizes = [batch_size] * num_full
+    if remainder:
+        sizes.append(remainder)
     return sizes

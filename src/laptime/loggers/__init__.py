@@ -1,1 +1,1 @@
-"""Loggers of experiment trackers, each an extra: one per file."""
+"""Loggers of experiment trackers, one per file. Each needs its optional package."""

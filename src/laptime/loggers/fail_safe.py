@@ -1,4 +1,4 @@
-"""Loggers that fail stop logging; the training goes on, for run.json and epochs.csv hold all that counts."""
+"""Makes loggers fail-safe: a logger that fails stops logging, and the training continues. run.json has the results."""
 
 import functools
 import logging
@@ -16,28 +16,29 @@ from laptime.text import escape_control_chars
 
 log = logging.getLogger(__name__)
 
-_WRITING = (
+_WRITING_METHODS = (
     "begin", "end", "log_metrics", "log_hyperparams", "log_graph", "log_image", "save", "finalize",
     "after_save_checkpoint",
 )  # fmt: skip
-# May come in the midst of writing, and say nothing of it.
+# These may be raised while a logger writes, but are not errors of the logger.
 RUN_ENDING_ERRORS = (UserError, TrainingFailed, Interrupted, TimeLimitReached)
 
 
 def fail_safe(name: str, logger: Logger) -> Logger | None:
-    """The same logger, which warns once where it fails, and writes nothing from then on; None: it can't begin.
-
-    Of whatever kind the error is: trackers and their servers have many.
+    """Make a logger warn once at its first error of any kind, and write nothing from then on.
 
     Args:
-        name: in the configuration's group.
+        name: the logger's name in the config group.
+
+    Returns:
+        The same logger; None: it can't be started.
 
     Raises:
-        UserError: the package that it needs is not installed.
+        UserError: its package is not installed.
     """
     failed = False
 
-    def guarded(write: Callable[..., Any]) -> Callable[..., Any]:
+    def guard(write: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(write)
         def attempt(*args: Any, **kwargs: Any) -> Any:
             nonlocal failed
@@ -55,7 +56,7 @@ def fail_safe(name: str, logger: Logger) -> Logger | None:
         return attempt
 
     try:
-        if hasattr(type(logger), "experiment"):  # made when it is first asked for; Lightning asks before it trains
+        if hasattr(type(logger), "experiment"):  # is created on first access, which Lightning does before it trains
             _ = logger.experiment  # type: ignore[attr-defined]
     except RUN_ENDING_ERRORS:
         raise
@@ -64,33 +65,33 @@ def fail_safe(name: str, logger: Logger) -> Logger | None:
             raise UserError(f"logger.{name}: {not_installed(package)}") from error
         _warn(name, error)
         return None
-    for method in _WRITING:
+    for method in _WRITING_METHODS:
         if callable(write := getattr(logger, method, None)):
-            setattr(logger, method, guarded(write))
+            setattr(logger, method, guard(write))
     return logger
 
 
 def _warn(name: str, error: Exception) -> None:
     reason = escape_control_chars(first_line(error))
-    log.warning("logger.%s can't write (%s): the training goes on without it", name, reason)
+    log.warning("logger.%s can't write (%s): the training continues without it", name, reason)
 
 
 @contextmanager
 def quiet_writer_threads() -> Iterator[None]:
-    """Don't show an error of TensorBoard's writer thread twice: it comes once more where the next value is logged.
+    """Hide errors of TensorBoard's writer thread, which are raised again when the next value is logged.
 
-    Other threads' errors go to whatever hook there was, which is there again afterwards. TensorBoard 2.21 hands the
-    error on since https://github.com/tensorflow/tensorboard/issues/6167, and lets the thread end with it as well.
+    Errors of other threads go to the previous hook, which is restored afterwards. TensorBoard 2.21 passes the error on
+    since https://github.com/tensorflow/tensorboard/issues/6167, but also ends the thread with it.
     """
-    before = threading.excepthook
+    previous_hook = threading.excepthook
 
-    def but_for_tensorboard(args: threading.ExceptHookArgs) -> None:
+    def ignore_tensorboard(args: threading.ExceptHookArgs) -> None:
         if not (issubclass(args.exc_type, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
-            before(args)
+            previous_hook(args)
 
-    threading.excepthook = but_for_tensorboard
+    threading.excepthook = ignore_tensorboard
     try:
         yield
     finally:
-        if threading.excepthook is but_for_tensorboard:
-            threading.excepthook = before
+        if threading.excepthook is ignore_tensorboard:
+            threading.excepthook = previous_hook

@@ -1,4 +1,4 @@
-"""MLflow's tracking: parameters, metrics by epoch, and how each run ended."""
+"""MLflow tracking: parameters, metrics by epoch, and the status of each run."""
 
 import os
 import time
@@ -16,12 +16,12 @@ from laptime.loggers.tracker import Run, Tracker
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-# Loading MLflow takes seconds: only where it is used, not where a configuration is checked.
+# Importing MLflow takes seconds, so it is only imported where it is used.
 require("mlflow", "sqlalchemy", "alembic")
 
 _STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-# What MLflow takes at once, and of one value.
-_MOST_PARAMS, _MOST_METRICS, _LONGEST_PARAM = 100, 1000, 500
+# MLflow's limits per request, and per value.
+_MAX_PARAMS, _MAX_METRICS, _MAX_PARAM_LENGTH = 100, 1000, 500
 _RUN_TAG = "laptime.run"
 
 
@@ -30,7 +30,7 @@ class MLflow(Tracker):
 
     Args:
         tracking_uri: a database (`sqlite:///mlflow.db`) or a server (`http://host:5000`).
-        experiment_name: below which the runs stand.
+        experiment_name: the experiment that contains the runs.
     """
 
     stays_open_after_crash = True
@@ -45,22 +45,22 @@ class MLflow(Tracker):
 
     @property
     def experiment(self) -> "MlflowClient | None":
-        """MLflow's client; None before the run has begun."""
+        """MLflow's client; None: `begin` was not called yet."""
         return self._client
 
     @property
     def run_id(self) -> str:
-        """MLflow's own name of the run."""
+        """MLflow's id of the run."""
         return self._run_id
 
     def begin(self, run: Run) -> None:
         self.run = run
         client = _client(self.tracking_uri)
         experiment_id = _experiment(client, self.experiment_name)
-        found = client.search_runs([experiment_id], f"tags.`{_RUN_TAG}` = '{run.id}'", max_results=1)
-        self._is_new = not found
-        if found:  # of an earlier attempt
-            self._run_id = found[0].info.run_id
+        runs = client.search_runs([experiment_id], f"tags.`{_RUN_TAG}` = '{run.id}'", max_results=1)
+        self._is_new = not runs
+        if runs:  # of an earlier attempt
+            self._run_id = runs[0].info.run_id
             client.update_run(self._run_id, status="RUNNING")
         else:
             tags = {_RUN_TAG: run.id, "laptime.record.directory": str(run.run_dir)}
@@ -70,15 +70,15 @@ class MLflow(Tracker):
         self._client = client
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Once per run: MLflow refuses to change them."""
+        """Log them once per run, because MLflow refuses to change them."""
         from mlflow.entities import Param
 
         if self._client is None or not self._is_new:
             return
         values = vars(params) if isinstance(params, Namespace) else params
-        entities = [Param(key, str(value)[:_LONGEST_PARAM]) for key, value in values.items()]
-        for start in range(0, len(entities), _MOST_PARAMS):
-            self._client.log_batch(self._run_id, params=entities[start : start + _MOST_PARAMS])
+        entities = [Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in values.items()]
+        for start in range(0, len(entities), _MAX_PARAMS):
+            self._client.log_batch(self._run_id, params=entities[start : start + _MAX_PARAMS])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         from mlflow.entities import Metric
@@ -87,8 +87,8 @@ class MLflow(Tracker):
             return
         now_ms = int(time.time() * 1000)
         entities = [Metric(key, float(value), now_ms, step or 0) for key, value in metrics.items()]
-        for start in range(0, len(entities), _MOST_METRICS):
-            self._client.log_batch(self._run_id, metrics=entities[start : start + _MOST_METRICS])
+        for start in range(0, len(entities), _MAX_METRICS):
+            self._client.log_batch(self._run_id, metrics=entities[start : start + _MAX_METRICS])
 
     def end(self, status: str) -> None:
         if self._client is not None:
@@ -96,8 +96,8 @@ class MLflow(Tracker):
 
 
 def _client(tracking_uri: str) -> "MlflowClient":
-    # Before MLflow is loaded. It would tell its makers what it is used for, write of tables that it makes, and ask a
-    # server that does not answer for minutes.
+    # Set before MLflow is imported. Otherwise it sends telemetry, logs the creation of its tables, and retries for
+    # minutes if a server does not answer.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -110,7 +110,9 @@ def _client(tracking_uri: str) -> "MlflowClient":
         path = Path(tracking_uri.removeprefix("sqlite:///"))
         if not path.parent.is_dir():
             raise UserError(f"logger.mlflow.tracking_uri={tracking_uri}: there is no folder {path.parent}.")
-        with FileLock(path.with_name(f".{path.name}.lock")):  # two processes that make its tables at once both fail
+        with FileLock(
+            path.with_name(f".{path.name}.lock")
+        ):  # two processes that create the tables concurrently would both fail
             return MlflowClient(tracking_uri)
     except MlflowException as error:
         if "maintenance mode" in str(error):
@@ -122,20 +124,20 @@ def _client(tracking_uri: str) -> "MlflowClient":
 
 
 def _experiment(client: "MlflowClient", name: str) -> str:
-    """The id of an experiment, which is made where there is none."""
+    """The id of an experiment, which is created if it doesn't exist."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return str(client.create_experiment(name))
-        except MlflowException:  # another run was faster
-            found = client.get_experiment_by_name(name)
-            if found is None:
+        except MlflowException:  # another run has created it meanwhile
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-    if found.lifecycle_stage == "deleted":
+    if experiment.lifecycle_stage == "deleted":
         raise UserError(
-            f"logger.mlflow.experiment_name={name}: was deleted. Use another name, or restore it: "
-            f"mlflow experiments restore --experiment-id {found.experiment_id}"
+            f"logger.mlflow.experiment_name={name}: this experiment was deleted. Use another name, or restore it: "
+            f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
         )
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)

@@ -1,4 +1,4 @@
-"""What Lightning's loggers that write files do where training goes on from a checkpoint: each epoch stays, once."""
+"""Prepares Lightning's file loggers for a resumed training, so that every epoch is in their files once."""
 
 import csv
 import io
@@ -14,32 +14,33 @@ from laptime.record.files import write_atomically
 
 
 def resume_at(logger: Logger, epoch: int) -> None:
-    """Let a logger keep what it has of the epochs before this one, and drop the later ones: they are trained again.
+    """Make a logger keep its data of earlier epochs, and drop this and later epochs, which are trained again.
 
     Args:
-        logger: as built, before it has written anything.
-        epoch: the first that will be trained, from 0.
+        logger: a new logger that has not written yet.
+        epoch: the first epoch to be trained, from 0.
     """
     if isinstance(logger, TensorBoardLogger):
-        _wait_for_a_later_name(Path(logger.log_dir))
-        # SummaryWriter's; its step is the epoch. Lightning 2.6 takes it when the logger is made; not reported upstream.
+        _wait_for_new_file_name(Path(logger.log_dir))
+        # An argument of SummaryWriter, whose step is the epoch. Lightning 2.6 only takes it when the logger is created:
+        # not reported.
         logger._kwargs.setdefault("purge_step", epoch)
     elif isinstance(logger, CSVLogger):
-        with suppress(OSError):  # comes again where the logger writes, and is reported there
+        with suppress(OSError):  # raised again when the logger writes, and reported there
             logger._experiment = _ResumedCSV(logger.log_dir, epoch)
 
 
-def _wait_for_a_later_name(folder: Path) -> None:
-    """Until a new event file stands behind those that are there: TensorBoard reads them in the order of their names,
-    which begin with the second in which they were opened."""
-    named = [re.match(r"events\.out\.tfevents\.(\d+)\.", path.name) for path in folder.glob("events.out.tfevents.*")]
-    seconds = {int(each[1]) for each in named if each}
+def _wait_for_new_file_name(folder: Path) -> None:
+    """Wait until a new event file sorts after the existing ones: TensorBoard reads them in the order of their names,
+    which start with the second in which they were opened."""
+    matches = [re.match(r"events\.out\.tfevents\.(\d+)\.", path.name) for path in folder.glob("events.out.tfevents.*")]
+    seconds = {int(match[1]) for match in matches if match}
     while int(time.time()) in seconds:
         time.sleep(0.01)
 
 
 class _ResumedCSV(ExperimentWriter):
-    """Appends to metrics.csv, which the writer of Lightning 2.6 deletes when it starts, by design:
+    """Appends to metrics.csv. The writer of Lightning 2.6 deletes the file when it starts, by design:
     https://github.com/Lightning-AI/pytorch-lightning/pull/19446
     """
 
@@ -60,11 +61,11 @@ class _ResumedCSV(ExperimentWriter):
         write_atomically(path, text.getvalue().encode())
 
     def _check_log_dir_exists(self) -> None:
-        """Lightning's deletes the file."""
+        """Don't delete the file, as Lightning's method does."""
 
 
 def _is_before(row: dict[str, str | None], epoch: int) -> bool:
-    """Whether a row is of an earlier epoch, and whole: a process that is killed while it writes tears its last one."""
+    """Whether a row is complete and of an earlier epoch. A killed process may leave an incomplete last row."""
     try:
         return None not in row.values() and int(row["step"] or "") < epoch
     except (KeyError, ValueError):

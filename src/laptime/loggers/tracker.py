@@ -1,4 +1,4 @@
-"""What a logger of an experiment tracker is: beside values it is told which run they belong to, and how that ended."""
+"""The base class of experiment trackers: loggers that also know their run and its final status."""
 
 import hashlib
 from abc import abstractmethod
@@ -10,14 +10,14 @@ from pytorch_lightning.loggers import Logger
 
 @dataclass(frozen=True)
 class Run:
-    """What a tracker calls a run.
+    """A run as trackers identify it.
 
     Attributes:
-        id: the same for all attempts at a run, and of no other run: 16 hexadecimal digits.
-        name: what was swept, `ws=2 seed=1`; outside of a sweep the last two parts of its directory.
-        sweep: its sweep, by the last two parts of that directory; None: of none.
+        id: 16 hexadecimal digits, the same for all attempts at a run and unique to it.
+        name: the swept values, e.g. `ws=2 seed=1`; outside of a sweep the last two parts of its directory.
+        sweep: the last two parts of the sweep directory; None: it is not part of a sweep.
         run_dir: absolute.
-        commit: of the code; None: not known.
+        commit: of the code; None: unknown.
     """
 
     id: str
@@ -32,8 +32,8 @@ class Run:
 
         Args:
             run_dir: absolute.
-            started_at, commit: as its record has them.
-            label: what tells it from the others of its sweep, empty where nothing does; None: it is in no sweep.
+            started_at, commit: from its record.
+            label: the swept values, empty if there are none; None: it is not part of a sweep.
         """
         digest = hashlib.sha256(f"{run_dir} {started_at}".encode()).hexdigest()[:16]
         sweep = None if label is None else _last_two(run_dir.parent)
@@ -41,18 +41,18 @@ class Run:
 
 
 class Tracker(Logger):
-    """A logger that `begin`s before anything is trained, and `end`s however the run does."""
+    """A logger with `begin`, called before the training, and `end`, called however the run ends."""
 
     run: Run | None = None
-    # Whether a run stays open where the process died that had begun it.
+    # Whether a run stays open if the process that began it dies.
     stays_open_after_crash = False
 
     @abstractmethod
     def begin(self, run: Run) -> None:
-        """Open the run, or go on with it where an earlier attempt has opened it.
+        """Open the run, or continue it if an earlier attempt has opened it.
 
         Raises:
-            UserError: the tracker can't be what the configuration says.
+            UserError: the tracker can't be used as configured.
         """
 
     @abstractmethod
@@ -64,7 +64,7 @@ class Tracker(Logger):
         """
 
     def release(self) -> None:
-        """Let go of what this process holds for the tracker, last of all and whether it could be written to or not."""
+        """Free the tracker's resources in this process. Called last, even if writing failed."""
 
     @property
     def name(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Weights & Biases: offline by default, files in the run's own directory that can be sent later."""
+"""Weights & Biases: offline by default, with files in the run directory that can be uploaded later."""
 
 import os
 from argparse import Namespace
@@ -12,20 +12,20 @@ from laptime.loggers.tracker import Run, Tracker
 if TYPE_CHECKING:
     import wandb
 
-# Loading it takes seconds: only where it is used, not where a configuration is checked.
+# Importing it takes seconds, so it is only imported where it is used.
 require("wandb")
 
 _EXIT_CODES = {"completed": 0, "failed": 1, "interrupted": 130}
 
 
 class WandB(Tracker):
-    """Logs to Weights & Biases, values alone: neither output, code, command line nor the machine's state, in which
-    secrets may stand, or which would disturb what is measured.
+    """Logs values to Weights & Biases. Output, code, command line and machine statistics are not logged: they may
+    contain secrets or disturb the measurement.
 
     Args:
-        project: below which the runs stand.
-        entity: the user or team that it belongs to; None: W&B's default.
-        mode: offline: into wandb/ of the run directory, nothing is sent; online: to the server as well.
+        project: that contains the runs.
+        entity: user or team of the project; None: W&B's default.
+        mode: offline: write to wandb/ of the run directory, upload nothing; online: also upload to the server.
     """
 
     def __init__(self, project: str, entity: str | None, mode: Literal["offline", "online", "disabled"]) -> None:
@@ -38,12 +38,12 @@ class WandB(Tracker):
 
     @property
     def experiment(self) -> "wandb.Run | None":
-        """W&B's run; None before it has begun."""
+        """W&B's run; None: `begin` was not called yet."""
         return self._run
 
     def begin(self, run: Run) -> None:
         self.run = run
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would send its own errors to its makers
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would send its own errors to W&B
         import wandb
 
         self._owns_service = "WANDB_SERVICE" not in os.environ
@@ -84,7 +84,7 @@ class WandB(Tracker):
             self._run.finish(exit_code=_EXIT_CODES[status])
 
     def release(self) -> None:
-        """W&B's process of this run ends with it, or is forgotten where it is gone: the next of a sweep has its own."""
+        """End W&B's service process, so that the next run of a sweep starts its own. It may have died already."""
         if self._owns_service:
             import wandb
 
