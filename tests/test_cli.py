@@ -56,7 +56,7 @@ MISTAKES = {
     "training.checkpoint=latest": ["training.checkpoint=latest", "no run"],
     "training.precision=8-bit": ["training.precision=8-bit", "bf16-mixed"],
     "training.precision=16-mixed device=cpu": ["training.precision=16-mixed", "CPU", "bf16-mixed"],
-    "device=cuda device.fallback=error": ["device=cuda", "absent"],
+    "device=cuda device.fallback=error": ["device=cuda", "not available"],
     "device.fallback=gpu": ["device.fallback=gpu", "cpu, error"],
     "dataset.val_fraction=0 training.early_stopping_patience=2": ["early_stopping_patience", "dataset.val_fraction=0"],
     "dataset.val_fraction=0 scheduler=plateau": ["plateau", "dataset.val_fraction=0"],

@@ -1,4 +1,4 @@
-"""Counters from made-up /proc and /sys trees, and from this machine's own."""
+"""Counters of faked /proc and /sys trees, and of this machine."""
 
 import os
 import subprocess
@@ -39,14 +39,14 @@ def test_counters_by_hand(work_folder):
         tree(root, **{f"sys__devices__system__cpu__cpu{number}__cpufreq__scaling_cur_freq": f"{khz}\n"})
     for number, text in enumerate(("45000", "71500", "-273000")):
         tree(root, **{f"sys__class__thermal__thermal_zone{number}__temp": text})
-    found = snapshot([7, 8], root)
-    assert (found.busy_s, found.steal_s) == (14.0, 7.0)
-    assert (found.throttled_s, found.num_swapped_pages, found.num_switches) == (2.5, 7, 42)
-    assert (found.frequency_hz, found.temperature_celsius, found.load) == (2.5e9, 71.5, 1.5)
+    counters = snapshot([7, 8], root)
+    assert (counters.busy_s, counters.steal_s) == (14.0, 7.0)
+    assert (counters.throttled_s, counters.num_swapped_pages, counters.num_switches) == (2.5, 7, 42)
+    assert (counters.frequency_hz, counters.temperature_celsius, counters.load) == (2.5e9, 71.5, 1.5)
 
 
 @pytest.mark.unit
-def test_switches_are_those_of_all_threads(work_folder):
+def test_switches_of_all_threads_are_counted(work_folder):
     line = "nonvoluntary_ctxt_switches:\t{}\n"
     tree(work_folder, **{"proc__7__status": line.format(1), "proc__7__task__7__status": line.format(1),
                          "proc__7__task__9__status": line.format(40)})  # fmt: skip
@@ -54,7 +54,7 @@ def test_switches_are_those_of_all_threads(work_folder):
 
 
 @pytest.mark.unit
-def test_percent_by_core_equals_numbers_worked_out_by_hand(work_folder):
+def test_percent_by_core_by_hand(work_folder):
     first = "cpu  0 0 0 0 0 0 0 0\ncpu0 100 0 0 100 0 0 0 0\ncpu1 0 0 0 200 0 0 0 0\nintr 5\n"
     second = "cpu  0 0 0 0 0 0 0 0\ncpu0 150 20 5 120 5 0 0 0\ncpu1 0 0 0 300 0 0 0 0\nintr 6\n"
     before = snapshot([], tree(work_folder, proc__stat=first))
@@ -65,9 +65,9 @@ def test_percent_by_core_equals_numbers_worked_out_by_hand(work_folder):
 
 @pytest.mark.unit
 def test_a_counter_that_the_system_lacks_is_none(work_folder):
-    found = snapshot([1], work_folder)
-    assert [getattr(found, name) for name in ("busy_s", "steal_s", "throttled_s", "num_swapped_pages", "num_switches",
-                                              "frequency_hz", "temperature_celsius")] == [None] * 7  # fmt: skip
+    counters = snapshot([1], work_folder)
+    names = ("busy_s", "steal_s", "throttled_s", "num_swapped_pages", "num_switches", "frequency_hz")
+    assert [getattr(counters, name) for name in (*names, "temperature_celsius")] == [None] * 7
     assert on_battery(work_folder) is None
 
 
@@ -75,24 +75,24 @@ def test_a_counter_that_the_system_lacks_is_none(work_folder):
 def test_older_containers_and_frequencies_without_cpufreq(work_folder):
     tree(work_folder, **{"sys__fs__cgroup__cpu__cpu.stat": "nr_throttled 4\nthrottled_time 1500000000\n",
                          "proc__cpuinfo": "processor\t: 0\ncpu MHz\t\t: 2400.5\n"})  # fmt: skip
-    found = snapshot([], work_folder)
-    assert (found.throttled_s, found.frequency_hz) == (1.5, 2_400_500_000.0)
+    counters = snapshot([], work_folder)
+    assert (counters.throttled_s, counters.frequency_hz) == (1.5, 2_400_500_000.0)
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("content", ["", "cpu", "cpu a b c d e f g h", "\x00"])
-def test_nonsense_is_none(content, work_folder):
+def test_damaged_files_give_none(content, work_folder):
     tree(work_folder, proc__stat=content, proc__vmstat=content, proc__cpuinfo=content)
-    found = snapshot([], work_folder)
-    assert (found.busy_s, found.num_swapped_pages, found.frequency_hz) == (None, None, None)
+    counters = snapshot([], work_folder)
+    assert (counters.busy_s, counters.num_swapped_pages, counters.frequency_hz) == (None, None, None)
 
 
 @pytest.mark.unit
 def test_differences_by_hand():
     before = Snapshot(10.0, 100.0, 5.0, 1.0, 10, 100, 3e9, 50.0, 0.1)
     after = Snapshot(20.0, 125.0, 6.0, 1.5, 30, 150, 2e9, 80.0, 2.0)
-    found = delta(before, after, own_cpu_s=20.0, num_cores=4)
-    assert found == Noise(
+    noise = delta(before, after, own_cpu_s=20.0, num_cores=4)
+    assert noise == Noise(
         wall_s=10.0, other_cores=0.5, steal_fraction=1 / 40, throttled_fraction=0.05, num_swapped_pages=20,
         involuntary_switches_per_s=5.0, frequency_hz=2e9, temperature_celsius=80.0,
     )  # fmt: skip
@@ -110,18 +110,18 @@ def test_battery(online, expected, work_folder):
 
 @pytest.mark.soak
 @pytest.mark.alone
-def test_a_planted_load_is_seen_on_this_machine():
+def test_a_busy_process_is_detected_on_this_machine():
     if snapshot().busy_s is None:
         pytest.skip("this system does not tell what its CPUs do")
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"], text=True)
     try:
         before, own, started_s = snapshot([busy.pid]), time.process_time(), planted_s(busy)
-        until(lambda: planted_s(busy) >= started_s + 0.5, busy)  # however long the machine takes to let it run so much
-        found = delta(before, snapshot([busy.pid]), time.process_time() - own, os.cpu_count() or 1)
+        until(lambda: planted_s(busy) >= started_s + 0.5, busy)  # may take long on a busy machine
+        noise = delta(before, snapshot([busy.pid]), time.process_time() - own, os.cpu_count() or 1)
     finally:
         busy.kill()
         busy.wait(timeout=60)
-    assert found.other_cores * found.wall_s >= 0.45
+    assert noise.other_cores * noise.wall_s >= 0.45
 
 
 def planted_s(process: subprocess.Popen) -> float:

@@ -52,18 +52,18 @@ def cuda(monkeypatch):
 
 
 def test_auto_without_accelerator_is_the_cpu(no_accelerator, caplog):
-    found = device.resolve("auto", "error")
-    assert (found.requested, found.used, found.num_devices) == ("auto", "cpu", 1)
+    resolved = device.resolve("auto", "error")
+    assert (resolved.requested, resolved.used, resolved.num_devices) == ("auto", "cpu", 1)
     assert not caplog.records
 
 
-def test_cpu_is_named_with_the_machines_memory(no_accelerator):
-    found = device.resolve("cpu", "error")
-    assert (found.used, found.memory_bytes) == ("cpu", psutil.virtual_memory().total)
-    assert found.name == device.cpu_name() != ""
+def test_the_cpu_has_its_name_and_the_memory_of_the_machine(no_accelerator):
+    resolved = device.resolve("cpu", "error")
+    assert (resolved.used, resolved.memory_bytes) == ("cpu", psutil.virtual_memory().total)
+    assert resolved.name == device.cpu_name() != ""
 
 
-def test_cpu_stays_the_cpu_beside_an_accelerator(mps):
+def test_device_cpu_is_used_although_there_is_an_accelerator(mps):
     assert device.resolve("cpu", "error").used == "cpu"
 
 
@@ -79,21 +79,22 @@ def test_present_cuda_is_used_and_described(requested, cuda):
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_each_rank_of_a_machine_takes_its_own_gpu(index, cuda):
-    found = device.resolve("cuda", "error", index)
-    assert (found.name, found.index, found.torch_device) == (f"NVIDIA Z10{index}", index, torch.device("cuda", index))
-    assert cuda == [], "it was looked at"
-    found.select()
+def test_each_rank_of_a_machine_gets_another_gpu(index, cuda):
+    resolved = device.resolve("cuda", "error", index)
+    assert (resolved.name, resolved.index) == (f"NVIDIA Z10{index}", index)
+    assert resolved.torch_device == torch.device("cuda", index)
+    assert cuda == [], "resolve selects no device"
+    resolved.select()
     assert cuda == [index], "torch's current device, which synchronize and the memory counts refer to"
 
 
 @pytest.mark.parametrize("used", ["cpu", "mps"])
-def test_what_there_is_one_of_needs_no_selecting(used, cuda):
+def test_a_single_device_needs_no_selecting(used, cuda):
     a_device(used).select()
     assert cuda == []
 
 
-def test_who_trains_selects_the_device(cuda, monkeypatch):
+def test_training_selects_the_device(cuda, monkeypatch):
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     config = changed(device={"name": "cuda", "fallback": "error"})
@@ -106,8 +107,8 @@ def test_accelerator_of_an_unknown_kind_is_not_used(monkeypatch):
     assert device.available_accelerator() is None
 
 
-def test_available_accelerator_asks_whether_it_is_there(monkeypatch):
-    """torch built for MPS names it on every machine, unless asked to check."""
+def test_available_accelerator_checks_that_the_device_exists(monkeypatch):
+    """A torch built for MPS names it on every machine unless check_available=True."""
     monkeypatch.setattr(
         torch.accelerator,
         "current_accelerator",
@@ -118,21 +119,21 @@ def test_available_accelerator_asks_whether_it_is_there(monkeypatch):
 
 @pytest.mark.parametrize("requested", ["mps", "cuda", "xpu"])
 def test_absent_device_falls_back_to_the_cpu_with_one_warning(requested, no_accelerator, caplog):
-    found = device.resolve(requested, "cpu")
-    assert (found.requested, found.used) == (requested, "cpu")
+    resolved = device.resolve(requested, "cpu")
+    assert (resolved.requested, resolved.used) == (requested, "cpu")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert f"device={requested}" in caplog.text
 
 
 @pytest.mark.parametrize("requested", ["mps", "cuda", "xpu"])
 def test_absent_device_is_refused_where_fallback_is_error(requested, no_accelerator, caplog):
-    with pytest.raises(UserError, match=f"device={requested}: absent.*device=cpu"):
+    with pytest.raises(UserError, match=f"device={requested}: not available.*device=cpu"):
         device.resolve(requested, "error")
     assert not caplog.records
 
 
-def test_refusal_names_the_accelerator_that_is_there(mps):
-    with pytest.raises(UserError, match=r"device=cuda: absent, torch finds mps.*device=mps"):
+def test_the_refusal_names_the_available_accelerator(mps):
+    with pytest.raises(UserError, match=r"device=cuda: not available .torch finds mps.*device=mps"):
         device.resolve("cuda", "error")
 
 
@@ -150,7 +151,7 @@ def test_synchronize_waits_for_accelerators_only(used, calls, monkeypatch):
 
 
 @pytest.mark.parametrize(("used", "calls"), [("cpu", 0), ("mps", 0), ("cuda", 1), ("xpu", 1)])
-def test_peak_memory_is_reset_where_there_is_a_peak(used, calls, monkeypatch):
+def test_peak_memory_is_reset_where_torch_keeps_it(used, calls, monkeypatch):
     called = []
     monkeypatch.setattr(torch.accelerator, "reset_peak_memory_stats", lambda: called.append(used))
     a_device(used).reset_peak_memory()
@@ -173,16 +174,16 @@ def refused(precision, used):
     return False
 
 
-def test_memory_now_and_the_drivers_are_torchs_own_figures(monkeypatch):
+def test_current_and_reserved_memory_come_from_torch(monkeypatch):
     monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 10)
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 20)
     monkeypatch.setattr(torch.accelerator, "memory_allocated", lambda: 30)
     monkeypatch.setattr(torch.accelerator, "memory_reserved", lambda: 40)
-    found = {used: (a_device(used).memory_bytes_now(), a_device(used).driver_memory_bytes()) for used in KINDS}
-    assert found == {"cpu": (None, None), "mps": (10, 20), "cuda": (30, 40), "xpu": (30, 40)}
+    bytes_by_kind = {used: (a_device(used).memory_bytes_now(), a_device(used).driver_memory_bytes()) for used in KINDS}
+    assert bytes_by_kind == {"cpu": (None, None), "mps": (10, 20), "cuda": (30, 40), "xpu": (30, 40)}
 
 
-def test_memory_in_use_is_everybodys_on_a_gpu_and_the_processs_own_on_a_mac(monkeypatch):
+def test_memory_in_use_is_of_all_processes_on_a_gpu_and_of_this_one_on_a_mac(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "memory_reserved", lambda: 300)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (200, 1000))
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 100)
@@ -216,7 +217,7 @@ def test_bfloat16_on_mps_depends_on_macos(has_bfloat16, monkeypatch):
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
 def test_bfloat16_on_cuda_needs_hardware_that_has_it(has_bfloat16, monkeypatch):
-    # As torch's own: unless told otherwise, it answers for emulation too, which every NVIDIA GPU has.
+    # Like torch's function: by default it includes emulation, which every NVIDIA GPU has.
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bfloat16 or including_emulation
     )

@@ -1,4 +1,4 @@
-"""Joules through the real Zeus, from a made-up tree of the processor's counters; and why there are none."""
+"""Joules that the real Zeus reads from faked processor counters, and the reasons for missing ones."""
 
 import importlib
 import importlib.util
@@ -24,20 +24,20 @@ def set_counter(package: Path, joules: float) -> None:
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """Two processors' counters, the first with one for its memory; Zeus finds nothing else."""
+    """The counters of two processors; the first also has one for its memory. Zeus finds no others."""
     pytest.importorskip("zeus")
     rapl = importlib.import_module("zeus.device.cpu.rapl")
     monkeypatch.setattr(rapl, "RAPL_DIR", str(tmp_path))
     monkeypatch.setattr(energy, "_RAPL", (tmp_path,))
     monkeypatch.setattr(importlib.import_module("zeus.device.cpu"), "_cpus", None)
     rapl.rapl_is_available.cache_clear()
-    found = [tmp_path / "intel-rapl:0", tmp_path / "intel-rapl:1", tmp_path / "intel-rapl:0" / "intel-rapl:0:0"]
-    for folder, name in zip(found, ("package-0", "package-1", "dram"), strict=True):
+    folders = [tmp_path / "intel-rapl:0", tmp_path / "intel-rapl:1", tmp_path / "intel-rapl:0" / "intel-rapl:0:0"]
+    for folder, name in zip(folders, ("package-0", "package-1", "dram"), strict=True):
         folder.mkdir()
         (folder / "name").write_text(f"{name}\n")
         (folder / "max_energy_range_uj").write_text("262143328850\n")
         set_counter(folder, 100)
-    yield found
+    yield folders
     rapl.rapl_is_available.cache_clear()
 
 
@@ -51,10 +51,10 @@ def test_joules_of_all_processors_and_their_memory(packages):
 
 
 @pytest.mark.parametrize("wrapped", [0, 2], ids=["package", "memory"])
-def test_a_counter_that_wrapped_around(wrapped, packages):
+def test_a_counter_that_overflowed(wrapped, packages):
     meter = EnergyMeter(CPU)
     meter.begin()
-    set_counter(packages[wrapped], 10)  # from 100 up to 262,143.32885 and on from 0
+    set_counter(packages[wrapped], 10)  # from 100 to its maximum 262,143.32885, then from 0
     assert meter.end() == pytest.approx(262_143.32885 - 90)
 
 
@@ -74,7 +74,7 @@ def test_no_process_is_started(packages, monkeypatch):
     assert started == []
 
 
-def test_a_window_that_was_never_ended_is_forgotten(packages):
+def test_a_measurement_that_has_not_ended_is_dropped(packages):
     meter = EnergyMeter(CPU)
     meter.begin()
     set_counter(packages[0], 150)
@@ -91,7 +91,7 @@ def test_without_a_counter_the_reason_is_recorded(work_folder, monkeypatch):
     assert resources["energy_missing"] in (energy.NO_COUNTER, energy.NOT_INSTALLED)
 
 
-def test_without_zeus_the_way_to_it_is_named(monkeypatch):
+def test_without_zeus_the_reason_names_the_install_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     meter = EnergyMeter(CPU)
     assert meter.missing == 'needs Zeus: pip install "laptime[energy]"'
@@ -99,7 +99,7 @@ def test_without_zeus_the_way_to_it_is_named(monkeypatch):
     assert meter.end() is None
 
 
-def test_a_run_tells_joules_per_epoch_and_per_thousand_samples(work_folder, packages, monkeypatch):
+def test_a_run_records_joules_per_epoch_and_per_1000_samples(work_folder, packages, monkeypatch):
     begin = EnergyMeter.begin
 
     def spend(meter: EnergyMeter) -> None:

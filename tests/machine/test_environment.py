@@ -25,27 +25,30 @@ SECRET = "correct-horse-battery"
 def test_every_direct_dependency_is_recorded():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].items()
-    wanted = [*project["dependencies"], *(each for name, extra in extras if name != "dev" for each in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(requirement for name, extra in extras if name != "dev" for requirement in extra),
+    ]
     needed = {requirement.partition(">")[0].partition("=")[0].partition("[")[0].strip() for requirement in wanted}
-    assert needed | {"laptime", "lightning"} == set(PACKAGES)  # the other package of Lightning, in others' trainings
+    assert needed | {"laptime", "lightning"} == set(PACKAGES)  # LapTimer times trainings that use the package lightning
     assert environment("a CPU", 2).packages["psutil"] == version("psutil")
 
 
 @pytest.mark.parametrize(
     ("value", "recorded"), [(None, False), ("", False), ("0", False), ("false", False), ("1", True)]
 )
-def test_hostname_is_hashed_unless_asked_for(value, recorded, monkeypatch):
-    monkeypatch.setattr(platform, "node", lambda: "my-own-machine")
+def test_the_hostname_is_recorded_only_if_requested(value, recorded, monkeypatch):
+    monkeypatch.setattr(platform, "node", lambda: "my-machine")
     monkeypatch.delenv("LAPTIME_RECORD_HOSTNAME", raising=False)
     if value is not None:
         monkeypatch.setenv("LAPTIME_RECORD_HOSTNAME", value)
-    found = environment("a CPU", 2)
-    assert found.hostname == ("my-own-machine" if recorded else None)
-    assert ("my-own-machine" in str(found)) is recorded
-    assert len(found.hostname_hash) == 12
+    section = environment("a CPU", 2)
+    assert section.hostname == ("my-machine" if recorded else None)
+    assert ("my-machine" in str(section)) is recorded
+    assert len(section.hostname_hash) == 12
 
 
-def test_variables_are_those_that_matter_without_secrets(monkeypatch):
+def test_only_relevant_variables_are_recorded_without_secrets(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("PYTORCH_HUB_TOKEN", SECRET)
     monkeypatch.setenv("SOMETHING_ELSE", "x")
@@ -54,14 +57,14 @@ def test_variables_are_those_that_matter_without_secrets(monkeypatch):
     assert "SOMETHING_ELSE" not in variables
 
 
-def test_torch_build_is_that_of_this_torch():
-    found = torch_build()
-    assert (found["version"], found["num_threads"]) == (torch.__version__, torch.get_num_threads())
-    assert found["num_interop_threads"] == torch.get_num_interop_threads()
-    assert f"BLAS_INFO={found['blas']}" in torch.__config__.show()
-    assert (found["mkl"] is not None) == torch.backends.mkl.is_available()
-    assert (found["onednn"] is not None) == torch.backends.mkldnn.is_available()
-    assert (found["openmp"] is not None) == torch.backends.openmp.is_available()
+def test_torch_build_describes_the_installed_torch():
+    build = torch_build()
+    assert (build["version"], build["num_threads"]) == (torch.__version__, torch.get_num_threads())
+    assert build["num_interop_threads"] == torch.get_num_interop_threads()
+    assert f"BLAS_INFO={build['blas']}" in torch.__config__.show()
+    assert (build["mkl"] is not None) == torch.backends.mkl.is_available()
+    assert (build["onednn"] is not None) == torch.backends.mkldnn.is_available()
+    assert (build["openmp"] is not None) == torch.backends.openmp.is_available()
 
 
 NVIDIA = (
@@ -73,18 +76,18 @@ NVIDIA_OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  560.35.0
 @pytest.mark.parametrize(
     ("content", "expected"), [(NVIDIA, "535.129.03"), (NVIDIA_OPEN, "560.35.03"), ("", None), ("nonsense", None)]
 )
-def test_driver_of_nvidias(content, expected, work_folder, monkeypatch):
+def test_driver_version_of_nvidia(content, expected, work_folder, monkeypatch):
     monkeypatch.setattr(torch.version, "hip", None)
     (work_folder / "proc/driver/nvidia").mkdir(parents=True)
     (work_folder / "proc/driver/nvidia/version").write_text(content)
     assert driver_version(Device("cuda", "cuda", "a GPU", 1, None), work_folder) == expected
 
 
-def test_processor_has_no_driver():
+def test_the_cpu_has_no_driver():
     assert driver_version(Device("cpu", "cpu", "a CPU", 1, None)) is None
 
 
-def test_run_records_torch_with_the_threads_of_its_ranks(trained):
+def test_a_run_records_torch_with_the_threads_of_its_ranks(trained):
     record = read_record(trained(*TINY, "training.epochs=1", "strategy.world_size=2"))
     assert record["environment"]["torch"]["num_threads"] == 1
     assert record["environment"]["driver"] is None
@@ -94,12 +97,12 @@ LEAKY = [*TINY, "training.epochs=1", "model._target_=leaky.Leaky"]
 
 
 def written(run_dir: Path) -> dict[str, bytes]:
-    """All that a run has written but Hydra's own record of what was typed."""
+    """All files that a run has written, except Hydra's own."""
     files = [path for path in run_dir.rglob("*") if path.is_file() and ".hydra" not in path.parts]
     return {str(path.relative_to(run_dir)): path.read_bytes() for path in files}
 
 
-def test_secrets_are_in_nothing_that_a_run_writes():
+def test_a_run_writes_no_secrets():
     record = laptime.run([*LEAKY, "logger=tensorboard", f"+model.token={SECRET}"])
     files = written(Path(record["run_dir"]))
     assert {"run.json", "train.log", "checkpoints/last.ckpt"} <= files.keys()
@@ -111,7 +114,7 @@ def test_secrets_are_in_nothing_that_a_run_writes():
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_secret_in_an_error_is_not_written(world_size, work_folder):
+def test_a_secret_in_an_error_is_not_written(world_size, work_folder):
     fails = f"+callbacks.fails={{_target_:leaky.Fails,password:{SECRET}}}"
     done = processes.run(*LEAKY, fails, f"strategy.world_size={world_size}")
     assert done.returncode == 1 and "401" in done.stderr
@@ -121,7 +124,7 @@ def test_secret_in_an_error_is_not_written(world_size, work_folder):
     assert [name for name, content in files.items() if SECRET.encode() in content] == []
 
 
-def test_new_secret_is_the_same_experiment_and_may_resume():
+def test_a_new_secret_is_the_same_experiment_and_may_resume():
     first = laptime.run([*LEAKY, f"+model.token={SECRET}"])
     run_dir = first["run_dir"]
     resumed = ["training.epochs=2", f"training.checkpoint={run_dir}"]
@@ -138,13 +141,16 @@ def test_hparams_and_identity_hold_no_secret():
     assert SECRET not in json.dumps(checkpoints.identity(config, 1))
 
 
-def test_real_value_reaches_what_is_built():
+def test_classes_get_the_real_value_of_a_secret():
     with pytest.raises(RuntimeError, match=f"401 for {SECRET}"):
         laptime.run([*LEAKY, f"+callbacks.fails={{_target_:leaky.Fails,password:{SECRET}}}"])
 
 
-# What every process imports with `import laptime`, and what only shows things.
-NO_ROOMS = {"__init__", "analysis", "cli", "errors", "extras", "sweeps", "terminal", "text", "version"}
+# Packages that `import laptime` imports in every process, and packages that only display results.
+NOT_HASHED = {
+    "__init__", "analysis", "cli", "command_line", "errors", "extras", "suggest", "sweeps", "terminal", "text",
+    "version",
+}  # fmt: skip
 
 
 def test_the_code_hash_covers_what_a_rank_imports(work_folder):
@@ -153,13 +159,13 @@ def test_the_code_hash_covers_what_a_rank_imports(work_folder):
         "+callbacks.notes._target_=notes_environment.NoteModules", real=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    rooms = {name.partition(".")[0] for name in json.loads(Path("modules.json").read_text())}
-    assert rooms - NO_ROOMS <= set(RANK_PACKAGES)
-    assert {"training", "lap", "runner", "models", "data"} <= rooms
+    packages = {name.partition(".")[0] for name in json.loads(Path("modules.json").read_text())}
+    assert packages - NOT_HASHED <= set(RANK_PACKAGES)
+    assert {"training", "lap", "runner", "models", "data"} <= packages
 
 
 @pytest.mark.unit
-def test_a_text_that_is_shown_changes_no_code_hash(monkeypatch):
+def test_the_code_hash_does_not_cover_code_that_displays_results(monkeypatch):
     before = code_hash({})
     read_bytes = Path.read_bytes
     rooms = ("doctor", "watch", "tune", "exporting", "evaluation", "sweeps", "analysis")
@@ -175,7 +181,7 @@ def test_a_text_that_is_shown_changes_no_code_hash(monkeypatch):
 
 
 @pytest.mark.unit
-def test_code_of_a_class_that_is_named_in_a_list_is_hashed(work_folder, monkeypatch):
+def test_the_code_of_a_class_named_in_a_list_is_hashed(work_folder, monkeypatch):
     monkeypatch.syspath_prepend(work_folder)
     config = {"model": {"_target_": "torch.nn.Sequential", "layers": [{"_target_": "own_layer.Layer"}]}}
     hashes = set()
@@ -200,6 +206,6 @@ def test_all_code_of_the_package_of_a_class_is_hashed(target, work_folder, monke
 
 
 @pytest.mark.unit
-def test_what_is_installed_is_no_code_of_the_users_own():
+def test_installed_packages_are_not_hashed():
     assert code_hash({"model": {"_target_": "functools.partial"}}) == code_hash({})
     assert code_hash({"model": {"_target_": "torch.nn.Linear"}}) == code_hash({})

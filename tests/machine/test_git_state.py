@@ -15,15 +15,15 @@ NOTHING = Git()
 
 
 def git(folder: Path, *arguments: str) -> str:
-    own = ["-c", "user.name=Test", "-c", "user.email=test@example.com", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", *own, "-C", str(folder), *arguments], capture_output=True, text=True, timeout=60)
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.com", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", *identity, "-C", str(folder), *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 @pytest.fixture
 def repository(work_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with one commit of package/code.py and .gitignore."""
+    """A repository with one commit, of package/code.py and .gitignore."""
     for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(work_folder))
@@ -38,14 +38,14 @@ def repository(work_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_clean_checkout_has_its_commit_alone(repository):
+def test_a_clean_checkout_has_only_a_commit(repository):
     commit = git(repository, "rev-parse", "HEAD")
     assert git_state(repository / "package") == Git(commit=commit, dirty=False)
     (repository / "package/ignored.py").write_text("two = 2\n")
     assert git_state(repository / "package").dirty is False
 
 
-def test_a_change_is_told_by_its_hash_until_it_is_committed(repository):
+def test_a_change_has_a_hash_until_it_is_committed(repository):
     package, commit = repository / "package", git(repository, "rev-parse", "HEAD")
     hashes = []
     for value in (2, 3, 2):
@@ -74,23 +74,23 @@ def test_new_files_count_by_name_and_content(repository):
     assert git_state(package).dirty is False
 
 
-def test_outside_of_a_repository_nothing_is_known(work_folder, repository):
+def test_everything_is_null_outside_of_a_repository(work_folder, repository):
     assert git_state(work_folder) == NOTHING
     (repository / "ignored").mkdir()
     (repository / "ignored/code.py").touch()
     assert git_state(repository / "ignored") == NOTHING, "a package that is installed below a repository"
 
 
-def test_without_git_nothing_is_known(repository, monkeypatch):
+def test_everything_is_null_without_git(repository, monkeypatch):
     monkeypatch.setenv("PATH", str(repository))
     assert git_state(repository / "package") == NOTHING
 
 
-def test_a_run_records_the_state_of_laptimes_own_code(trained):
+def test_a_run_records_the_git_state_of_laptime(trained):
     recorded = read_record(trained(*TINY, "training.epochs=1"))["git"]
     assert set(recorded) == {"commit", "dirty", "diff_hash"}
     package = Path(environment.__file__).parent
-    if git_state(package).commit is None:  # the tests of an archive, or of an installed package
+    if git_state(package).commit is None:  # Laptime is installed, or unpacked from an archive
         assert recorded == NOTHING
     else:
         assert git(package, "cat-file", "-t", recorded["commit"]) == "commit"

@@ -1,4 +1,4 @@
-"""Machines from made-up /proc and /sys trees, and this one's own."""
+"""Hardware read from faked /proc and /sys trees, and from this machine."""
 
 from pathlib import Path
 
@@ -68,10 +68,10 @@ def test_server_of_two_sockets_with_two_governors(work_folder):
     for number, (package, governor, khz) in enumerate([("0", "performance", "3900000"), ("1", "schedutil", "3500000")]):
         tree(work_folder, cpu(number, package=package, governor=governor, min="800000", max=khz))
         tree(work_folder, cache(number, 3, 3, "Unified", "32768K", str(number)))
-    found = machine(work_folder)
-    assert (found["num_sockets"], found["governors"]) == (2, ["performance", "schedutil"])
-    assert (found["frequency_min_hz"], found["frequency_max_hz"]) == (800_000_000, 3_900_000_000)
-    assert found["caches"] == [{"level": 3, "type": "unified", "size_bytes": 32 * 2**20, "num": 2}]
+    hardware = machine(work_folder)
+    assert (hardware["num_sockets"], hardware["governors"]) == (2, ["performance", "schedutil"])
+    assert (hardware["frequency_min_hz"], hardware["frequency_max_hz"]) == (800_000_000, 3_900_000_000)
+    assert hardware["caches"] == [{"level": 3, "type": "unified", "size_bytes": 32 * 2**20, "num": 2}]
 
 
 def test_intels_hybrid_processor_counts_cores_not_threads(work_folder):
@@ -80,8 +80,8 @@ def test_intels_hybrid_processor_counts_cores_not_threads(work_folder):
         tree(work_folder, cpu(number, siblings=f"{number - number % 2}-{number - number % 2 + 1}", capacity="1024"))
     for number in (4, 5, 6, 8):
         tree(work_folder, cpu(number, siblings=str(number), capacity="600"))
-    found = machine(work_folder)
-    assert (found["num_performance_cores"], found["num_efficiency_cores"]) == (2, 4)
+    hardware = machine(work_folder)
+    assert (hardware["num_performance_cores"], hardware["num_efficiency_cores"]) == (2, 4)
 
 
 @pytest.mark.parametrize(
@@ -93,21 +93,21 @@ def test_intels_hybrid_processor_counts_cores_not_threads(work_folder):
         (["446", "1024", "?"], (None, None)),
     ],
 )
-def test_arm_tells_kinds_of_cores_by_capacity(capacities, expected, work_folder):
+def test_arm_cores_are_distinguished_by_capacity(capacities, expected, work_folder):
     for number, capacity in enumerate(capacities):
         tree(work_folder, cpu(number, capacity=capacity))
-    found = machine(work_folder)
-    assert (found["num_performance_cores"], found["num_efficiency_cores"]) == expected
+    hardware = machine(work_folder)
+    assert (hardware["num_performance_cores"], hardware["num_efficiency_cores"]) == expected
 
 
-def test_socket_that_the_firmware_does_not_tell(work_folder):
+def test_a_socket_that_the_firmware_does_not_report(work_folder):
     assert machine(tree(work_folder, cpu(0, package="-1")))["num_sockets"] is None
 
 
 def container(root: Path, **files: str) -> tuple[float | None, int | None]:
     tree(root, {name.replace("__", "/").replace("_dot_", "."): content for name, content in files.items()})
-    found = machine(root)["container"]
-    return found["num_cores"], found["memory_bytes"]
+    container = machine(root)["container"]
+    return container["num_cores"], container["memory_bytes"]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_limits_of_cgroup_v1(quota, memory, expected, work_folder):
     assert container(work_folder) == expected
 
 
-def test_tightest_limit_of_the_own_cgroup_and_those_above_counts(work_folder):
+def test_the_lowest_limit_of_the_cgroup_and_its_parents_counts(work_folder):
     top = "sys/fs/cgroup/"
     tree(work_folder, {
         "proc/self/cgroup": "0::/user.slice/job.scope", top + "user.slice/cpu.max": "300000 100000",
@@ -150,7 +150,7 @@ def test_tightest_limit_of_the_own_cgroup_and_those_above_counts(work_folder):
     assert container(work_folder) == (3.0, 8000)
 
 
-def test_own_cgroup_of_v1_is_looked_for_by_controller(work_folder):
+def test_the_v1_cgroup_is_found_by_controller(work_folder):
     top = "sys/fs/cgroup/"
     tree(work_folder, {
         "proc/self/cgroup": "5:memory:/docker/b\n4:cpu,cpuacct:/docker/a\n0::/",
@@ -160,18 +160,18 @@ def test_own_cgroup_of_v1_is_looked_for_by_controller(work_folder):
     assert container(work_folder) == (4.0, 7000)
 
 
-@pytest.mark.parametrize("own", ["0::/docker/of-the-host", "0::/../../elsewhere", "nonsense", "0::", ":"])
-def test_path_that_a_container_cannot_see_leaves_its_topmost_cgroup(own, work_folder):
-    tree(work_folder, {"proc/self/cgroup": own, "sys/fs/cgroup/cpu.max": "200000 100000"})
+@pytest.mark.parametrize("cgroup", ["0::/docker/of-the-host", "0::/../../elsewhere", "nonsense", "0::", ":"])
+def test_the_topmost_cgroup_is_used_if_the_path_is_not_visible(cgroup, work_folder):
+    tree(work_folder, {"proc/self/cgroup": cgroup, "sys/fs/cgroup/cpu.max": "200000 100000"})
     assert container(work_folder) == (2.0, None)
 
 
-def test_system_that_tells_nothing(work_folder):
+def test_a_system_without_these_files(work_folder):
     assert machine(work_folder) == UNKNOWN
 
 
 @pytest.mark.parametrize("content", ["", "nonsense", "-", "\x00", "9" * 30, "1-99999999999"])
-def test_damaged_files_are_not_told(content, work_folder):
+def test_damaged_files_give_none(content, work_folder):
     tree(work_folder, cpu(0, package="x" + content, capacity=content, min=content, max=content))
     tree(work_folder, cache(0, 0, 1, "Data", content, "0") | {"proc/self/cgroup": content})
     tree(work_folder, {"sys/devices/cpu_core/cpus": "nonsense", "sys/devices/cpu_atom/cpus": ""})
@@ -179,7 +179,7 @@ def test_damaged_files_are_not_told(content, work_folder):
     assert machine(work_folder) == UNKNOWN
 
 
-def test_file_that_is_no_text(work_folder):
+def test_a_binary_file(work_folder):
     path = tree(work_folder, cpu(0, governor="")) / CPU.format(0) / "cpufreq/scaling_governor"
     path.write_bytes(b"\xff\xfe")
     assert machine(work_folder) == UNKNOWN
@@ -193,17 +193,17 @@ def test_apple_silicon_by_hand():
         "hw.perflevel1.physicalcpu: 6\nhw.perflevel1.l1icachesize: 131072\nhw.perflevel1.l1dcachesize: 65536\n"
         "hw.perflevel1.l2cachesize: 4194304\nhw.perflevel1.cpusperl2: 3\n"
     )
-    found = apple_silicon(sysctl_values(text))
-    assert (found["num_sockets"], found["num_performance_cores"], found["num_efficiency_cores"]) == (1, 4, 6)
-    assert [(each["level"], each["type"], each["size_bytes"], each["num"]) for each in found["caches"]] == [
+    hardware = apple_silicon(sysctl_values(text))
+    assert (hardware["num_sockets"], hardware["num_performance_cores"], hardware["num_efficiency_cores"]) == (1, 4, 6)
+    assert [(cache["level"], cache["type"], cache["size_bytes"], cache["num"]) for cache in hardware["caches"]] == [
         (1, "data", 2**16, 6), (1, "data", 2**17, 4), (1, "instruction", 2**17, 6), (1, "instruction", 3 * 2**16, 4),
         (2, "unified", 2**22, 2), (2, "unified", 2**24, 1),
     ]  # fmt: skip
 
 
-def test_mac_that_tells_nothing():
+def test_a_mac_without_these_values():
     assert set(apple_silicon({}).values()) == {None}
 
 
-def test_this_machine_is_told_with_the_same_keys():
+def test_this_machine_has_the_same_keys():
     assert machine().keys() == UNKNOWN.keys()

@@ -62,19 +62,19 @@ def test_a_variable_that_a_library_reads_is_recorded_and_compared(name, value, m
         {"OMP_WAIT_POLICY": "", "HOME": "/root", "SECRET": "x"},
     ],
 )
-def test_places_devices_and_numbers_of_threads_are_no_settings(variables):
+def test_paths_devices_and_numbers_of_threads_are_not_settings(variables):
     assert settings(variables) == {}
 
 
-def test_a_secret_among_them_is_masked(monkeypatch):
+def test_a_secret_variable_is_masked(monkeypatch):
     monkeypatch.setenv("TORCH_HUB_ACCESS_TOKEN", "correct-horse-battery")
     assert "correct-horse" not in str(environment.environment("a CPU", 1))
 
 
 @pytest.mark.unit
-def test_what_slows_torch_down_is_known_by_name():
-    found = settings({"ATEN_CPU_CAPABILITY": "default", "CUDA_LAUNCH_BLOCKING": "1", "OMP_WAIT_POLICY": "passive"})
-    assert slowing_settings(found) == ["ATEN_CPU_CAPABILITY=default", "CUDA_LAUNCH_BLOCKING=1"]
+def test_settings_that_slow_torch_down():
+    values = settings({"ATEN_CPU_CAPABILITY": "default", "CUDA_LAUNCH_BLOCKING": "1", "OMP_WAIT_POLICY": "passive"})
+    assert slowing_settings(values) == ["ATEN_CPU_CAPABILITY=default", "CUDA_LAUNCH_BLOCKING=1"]
     assert slowing_settings({"CUDA_LAUNCH_BLOCKING": "0", "TORCHDYNAMO_DISABLE": "False"}) == []
 
 
@@ -91,7 +91,7 @@ def test_new_settings_need_new_processes(monkeypatch):
     assert fresh_processes.context().get_start_method() == before
 
 
-def test_other_settings_than_a_resumed_sweeps_are_named():
+def test_settings_that_differ_from_a_resumed_sweep_are_named():
     here = rerun_rules.current_environment()
     then = replace(here, settings={**here.settings, "KMP_BLOCKTIME": "0"}, code_hash=environment.code_hash({}))
     run = EarlierRun(0, Path(), RunRecord(environment=then), [])
@@ -101,7 +101,7 @@ def test_other_settings_than_a_resumed_sweeps_are_named():
     assert rerun_rules._changed_conditions(run, {})[0] == []
 
 
-def test_what_torchrun_set_for_an_earlier_sweep_is_no_other_setting():
+def test_variables_of_torchrun_in_an_earlier_sweep_are_no_difference():
     here = rerun_rules.current_environment()
     recorded = {**here.settings, "TORCHELASTIC_RUN_ID": "none", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
     then = replace(here, settings=recorded, code_hash=environment.code_hash({}))
@@ -110,7 +110,7 @@ def test_what_torchrun_set_for_an_earlier_sweep_is_no_other_setting():
 
 
 @pytest.mark.unit
-def test_ranks_of_torchrun_can_have_no_new_settings(monkeypatch, work_folder):
+def test_new_settings_are_refused_under_torchrun(monkeypatch, work_folder):
     monkeypatch.setattr(launch.torchrun, "is_joined", lambda: True)
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     with pytest.raises(UserError):
@@ -118,7 +118,7 @@ def test_ranks_of_torchrun_can_have_no_new_settings(monkeypatch, work_folder):
     assert list(work_folder.iterdir()) == []
 
 
-def test_what_hydra_sets_is_in_force_recorded_and_graded(monkeypatch):
+def test_settings_made_by_hydra_take_effect_and_are_recorded_and_graded(monkeypatch):
     note = "+callbacks.note={_target_:notes_environment.NoteVariable,name:LAPTIME_NOTED}"
     record = laptime.run([*ONE_EPOCH, note, "+hydra.job.env_set={ATEN_CPU_CAPABILITY:default,LAPTIME_NOTED:1}"])
     assert Path("noted0").read_text() == "1"
@@ -138,7 +138,7 @@ def test_any_variable_that_hydra_sets_reaches_every_rank(work_folder):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_in_a_sweep_too(launcher, train):
+def test_settings_made_by_hydra_take_effect_in_a_sweep(launcher, train):
     typed = ["-m", *ONE_EPOCH, NO_REPORT, "seed=1,2", f"hydra/launcher={launcher}", "hydra.sweep.dir=sweep"]
     done = train(*typed, "strategy.world_size=2", "+hydra.job.env_set.ATEN_CPU_CAPABILITY=default")
     assert done.returncode == 0, done.stderr
@@ -146,7 +146,7 @@ def test_in_a_sweep_too(launcher, train):
         assert read_record(Path(run))["environment"]["torch"]["cpu_capability"] == "DEFAULT"
 
 
-def test_a_number_of_threads_that_has_no_effect_is_said_and_recorded(monkeypatch, capfd):
+def test_a_number_of_threads_without_effect_is_reported_and_recorded(monkeypatch, capfd):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     record = laptime.run(ONE_EPOCH)
     assert capfd.readouterr().err.count("OMP_NUM_THREADS=7") == 1
@@ -156,7 +156,7 @@ def test_a_number_of_threads_that_has_no_effect_is_said_and_recorded(monkeypatch
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("variables", "found"),
+    ("variables", "expected"),
     [
         ({"OMP_NUM_THREADS": "2"}, []),
         ({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "4"}, ["OMP_NUM_THREADS=1", "MKL_NUM_THREADS=4"]),
@@ -165,15 +165,15 @@ def test_a_number_of_threads_that_has_no_effect_is_said_and_recorded(monkeypatch
         ({"OMP_NUM_THREADS": ""}, []),
     ],
 )
-def test_numbers_of_threads_that_have_no_effect(variables, found, monkeypatch):
+def test_variables_without_effect(variables, expected, monkeypatch):
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert ineffective_variables(2) == found
+    assert ineffective_variables(2) == expected
 
 
-def test_threads_that_a_model_changes_are_recorded_and_no_repeat(work_folder):
+def test_a_run_whose_model_changes_the_threads_is_not_a_repeat(work_folder):
     try:
         changed = laptime.run([*ONE_EPOCH, "model._target_=notes_environment.ChangesThreads"])
     finally:
@@ -185,7 +185,7 @@ def test_threads_that_a_model_changes_are_recorded_and_no_repeat(work_folder):
 
 
 @pytest.mark.parametrize("name", ["torch.backends.mkldnn", "sys.setprofile", "tracemalloc"])
-def test_what_python_code_has_set_is_recorded_and_graded(name, work_folder):
+def test_settings_made_by_python_code_are_recorded_and_graded(name, work_folder):
     assert python_settings() == {}
     record = laptime.run(ONE_EPOCH)
     with contextlib.ExitStack() as stack:
@@ -204,9 +204,9 @@ def test_what_python_code_has_set_is_recorded_and_graded(name, work_folder):
 
 
 @pytest.mark.unit
-def test_another_callback_in_the_place_of_the_progress_bar_makes_another_experiment():
+def test_another_callback_named_progress_bar_makes_another_experiment():
     callbacks = composed().callbacks
     bars = [None, callbacks["progress_bar"], {"_target_": "own.Slow"}]
     configs = [changed(callbacks=callbacks | {"progress_bar": bar}) for bar in bars]
-    first, second, third = (config_hashes(hashed_config(each, "cpu", 1, 1)) for each in configs)
+    first, second, third = (config_hashes(hashed_config(config, "cpu", 1, 1)) for config in configs)
     assert first == second and third[0] != first[0] and third[1] != first[1]

@@ -13,7 +13,7 @@ from laptime.record.files import read_epochs
 
 
 @pytest.mark.unit
-def test_cores_are_those_of_the_allocation(monkeypatch):
+def test_usable_cores_are_those_of_the_allocation(monkeypatch):
     monkeypatch.setattr(device.os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
     monkeypatch.setattr(device, "container_cores", lambda: None)
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "6")
@@ -26,25 +26,25 @@ def test_cores_are_those_of_the_allocation(monkeypatch):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("value", ["", "many", "0", "-1"])
-def test_nonsense_about_cores_is_no_limit(value):
+def test_a_damaged_number_of_cores_is_no_limit(value):
     assert slurm.allocated_cores({"SLURM_CPUS_ON_NODE": value}) is None
 
 
-def test_a_run_inside_a_job_takes_its_cores_and_ignores_lightnings_idea_of_slurm(train, the_run):
+def test_a_run_in_a_job_uses_its_cores_and_not_lightnings_slurm_environment(train, the_run):
     job = {
         "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "laps", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
         "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "n1",
         "SLURM_CPUS_ON_NODE": "1",
     }  # fmt: skip
-    typed = [each for each in TINY if not each.startswith("strategy.threads")]
-    done = train(*typed, "training.epochs=1", "strategy.world_size=2", **job)
+    overrides = [override for override in TINY if not override.startswith("strategy.threads")]
+    done = train(*overrides, "training.epochs=1", "strategy.world_size=2", **job)
     assert done.returncode == 0, done.stderr
     strategy = the_run()[1]["strategy"]
     assert (strategy["threads_per_rank"], strategy["oversubscribed"]) == (1, True)
 
 
-def test_on_a_login_node_nobody_advises_to_use_srun(train, work_folder):
-    """Lightning would, where there is one: Laptime refuses several tasks of its."""
+def test_lightnings_advice_to_use_srun_is_not_shown(train, work_folder):
+    """Lightning gives it where srun exists, but Laptime refuses several srun tasks."""
     (srun := work_folder / "srun").touch()
     srun.chmod(0o755)
     path = f"{work_folder}{os.pathsep}{os.environ['PATH']}"
@@ -57,9 +57,9 @@ def test_the_documented_recipe_for_requeued_jobs_resumes_from_the_last_checkpoin
     document = (ROOT / "docs/ranks.md").read_text()
     recipe = document[document.index("    last=$(ls") : document.index("torchrun itself knows SIGTERM")].strip()
     assert recipe.count("srun python train.py ") == 1
-    (work_folder / "outputs" / "7" / "0").mkdir(parents=True)  # died before it had trained an epoch
+    (work_folder / "outputs" / "7" / "0").mkdir(parents=True)  # a run that died in its first epoch
     for restart, epochs in ((1, 1), (2, 3)):
-        # The shell says what srun would start, and the test starts it.
+        # The shell prints the command that srun would start, and the test starts it.
         job = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restart)}
         script = 'srun() { printf "%q " "$@"; }\n' + recipe
         said = subprocess.run(

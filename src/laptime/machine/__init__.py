@@ -1,1 +1,1 @@
-"""What the computer is and does: hardware, counters, memory, devices, environment, energy."""
+"""The computer: its hardware, counters, memory, devices, environment and energy."""

@@ -1,6 +1,6 @@
-"""What else the machine was doing while a run was timed: counters of the system, read before and after.
+"""System counters, read before and after a timed part: they show what else the machine did meanwhile.
 
-Linux tells most of it in /proc and /sys; elsewhere psutil tells some. What a system doesn't tell is None.
+Linux has most of them in /proc and /sys. On other systems psutil has some. Counters that a system lacks are None.
 """
 
 import os
@@ -20,19 +20,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Counters of the machine at one moment.
+    """The machine's counters at one moment.
 
     Attributes:
         at_s: `time.perf_counter()`.
-        busy_s: CPU seconds that all processes have used, on all cores, since the start of the machine.
-        steal_s: CPU seconds that the hypervisor gave to others.
-        throttled_s: wall seconds in which the container's CPU quota was used up.
-        num_swapped_pages: in and out.
-        num_switches: times that the given processes were taken off their core against their will.
-        frequency_hz: mean over the cores, now.
-        temperature_celsius: the hottest sensor's, now.
-        load: mean number of processes that ran or wanted to, in the last minute.
-        cores: of each core the seconds in which it was busy, and all its seconds, since the start of the machine.
+        busy_s: CPU seconds that all processes have used on all cores since boot.
+        steal_s: CPU seconds that the hypervisor gave to other virtual machines since boot (CPU steal).
+        throttled_s: seconds in which the container's CPU quota throttled it.
+        num_swapped_pages: pages swapped in and out since boot.
+        num_switches: involuntary context switches of the given processes.
+        frequency_hz: current mean over the cores.
+        temperature_celsius: current value of the hottest sensor.
+        load: load average of the last minute.
+        cores: for each core, its busy seconds and all its seconds since boot.
     """
 
     at_s: float
@@ -51,8 +51,8 @@ def snapshot(processes: Sequence[int] = (), root: Path = Path("/")) -> Snapshot:
     """Read all counters.
 
     Args:
-        processes: ids of those whose involuntary switches are counted.
-        root: of /proc and /sys; another one in tests.
+        processes: ids of the processes whose involuntary context switches are counted.
+        root: folder that contains proc/ and sys/; tests use another one.
     """
     cpu_lines = [line for line in read_small_file(root / "proc/stat").splitlines() if line.startswith("cpu")]
     busy_s, steal_s = _cpu_times(cpu_lines, root)
@@ -71,25 +71,25 @@ def snapshot(processes: Sequence[int] = (), root: Path = Path("/")) -> Snapshot:
 
 
 def percent_by_core(before: Snapshot, after: Snapshot) -> list[float]:
-    """How busy each core was between two readings, by whomever; empty where the system doesn't tell."""
+    """How busy each core was between two snapshots, in percent, with any process; empty: not known."""
     if len(before.cores) != len(after.cores):
         return []
-    spent = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(before.cores, after.cores, strict=True)]
-    return [100 * busy_s / all_s if all_s > 0 else 0.0 for busy_s, all_s in spent]
+    differences = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(before.cores, after.cores, strict=True)]
+    return [100 * busy_s / total_s if total_s > 0 else 0.0 for busy_s, total_s in differences]
 
 
 @dataclass(frozen=True)
 class Noise:
-    """What happened on the machine between two readings; None: the system doesn't tell.
+    """What happened on the machine between two snapshots; None: not known on this system.
 
     Attributes:
-        wall_s: between them.
-        other_cores: how many cores other processes kept busy.
-        steal_fraction: of all cores' time.
-        throttled_fraction: of wall time.
-        num_swapped_pages: in and out.
-        involuntary_switches_per_s: times that the given processes were taken off their core against their will.
-        frequency_hz, temperature_celsius: at the end.
+        wall_s: seconds between the snapshots.
+        other_cores: number of cores that other processes kept busy.
+        steal_fraction: CPU steal, as a fraction of all cores' time.
+        throttled_fraction: the fraction of wall time in which the container's CPU quota throttled it.
+        num_swapped_pages: pages swapped in and out.
+        involuntary_switches_per_s: involuntary context switches of the given processes.
+        frequency_hz, temperature_celsius: at the second snapshot.
     """
 
     wall_s: float
@@ -103,22 +103,22 @@ class Noise:
 
 
 def delta(before: Snapshot, after: Snapshot, own_cpu_s: float | None, num_cores: int) -> Noise:
-    """What happened between two readings.
+    """What happened between two snapshots.
 
     Args:
-        own_cpu_s: CPU seconds that the run itself used in that time; None: not known.
-        num_cores: of the machine.
+        own_cpu_s: CPU seconds that the run itself used meanwhile; None: not known.
+        num_cores: number of cores of the machine.
     """
     wall_s = after.at_s - before.at_s
     busy_s = _difference(before.busy_s, after.busy_s)
-    others = None if busy_s is None or own_cpu_s is None else max(0.0, busy_s - own_cpu_s) / wall_s
+    other_cores = None if busy_s is None or own_cpu_s is None else max(0.0, busy_s - own_cpu_s) / wall_s
     steal_s = _difference(before.steal_s, after.steal_s)
     throttled_s = _difference(before.throttled_s, after.throttled_s)
     switches = _difference(before.num_switches, after.num_switches)
-    switches = None if switches is None else max(0, switches)  # threads that ended took theirs with them
+    switches = None if switches is None else max(0, switches)  # counts of ended threads are missing
     return Noise(
         wall_s=wall_s,
-        other_cores=others,
+        other_cores=other_cores,
         steal_fraction=None if steal_s is None else steal_s / (wall_s * num_cores),
         throttled_fraction=None if throttled_s is None else throttled_s / wall_s,
         num_swapped_pages=_difference(before.num_swapped_pages, after.num_swapped_pages),
@@ -129,7 +129,7 @@ def delta(before: Snapshot, after: Snapshot, own_cpu_s: float | None, num_cores:
 
 
 def on_battery(root: Path = Path("/")) -> bool | None:
-    """Whether the machine runs on its battery, which slows many processors down; None: none, or not known."""
+    """Whether the machine runs on battery, which slows many processors down; None: no battery, or not known."""
     supplies = _glob(root, "sys/class/power_supply/*")
     if supplies:
         kinds = {path: read_small_file(path / "type") for path in supplies}
@@ -143,7 +143,7 @@ def on_battery(root: Path = Path("/")) -> bool | None:
 
 def _cpu_times(lines: Sequence[str], root: Path) -> tuple[float | None, float | None]:
     try:
-        busy_s, _, steal_s = _of_line(lines[0])
+        busy_s, _, steal_s = _parse_cpu_line(lines[0])
         return busy_s, steal_s
     except (ValueError, IndexError):
         times = _first(lambda: psutil.cpu_times()) if root == Path("/") else None
@@ -152,17 +152,17 @@ def _cpu_times(lines: Sequence[str], root: Path) -> tuple[float | None, float | 
 
 def _core_times(lines: Sequence[str], root: Path) -> tuple[tuple[float, float], ...]:
     try:
-        cores = tuple(_of_line(line)[:2] for line in lines[1:])
+        cores = tuple(_parse_cpu_line(line)[:2] for line in lines[1:])
     except ValueError:
         cores = ()
     if cores or root != Path("/"):
         return cores
     times = _first(lambda: psutil.cpu_times(percpu=True))
-    return tuple((sum(each) - each.idle, sum(each)) for each in times or [])
+    return tuple((sum(core) - core.idle, sum(core)) for core in times or [])
 
 
-def _of_line(line: str) -> tuple[float, float, float]:
-    """Seconds busy, all of them, and those that the hypervisor gave to others, of a line of /proc/stat."""
+def _parse_cpu_line(line: str) -> tuple[float, float, float]:
+    """Busy seconds, all seconds and stolen seconds of a line `cpu...` of /proc/stat."""
     user, nice, system, idle, iowait, irq, softirq, steal = (int(field) / _HZ for field in line.split()[1:9])
     busy_s = user + nice + system + irq + softirq
     return busy_s, busy_s + idle + iowait + steal, steal
@@ -184,31 +184,31 @@ def _num_swapped_pages(root: Path) -> int | None:
 
 
 def _num_switches(processes: Iterable[int], root: Path) -> int | None:
-    """Of all threads; the file of a process itself tells of its first one alone."""
-    total, found = 0, False
+    """Involuntary context switches of all threads. The status file of a process only has those of its first thread."""
+    total, is_known = 0, False
     for process in processes:
-        own = root / f"proc/{process}"
-        for status in [*own.glob("task/*/status")] or [own / "status"]:
+        folder = root / f"proc/{process}"
+        for status in [*folder.glob("task/*/status")] or [folder / "status"]:
             for line in read_small_file(status).splitlines():
                 name, _, value = line.partition(":")
                 if name == "nonvoluntary_ctxt_switches" and value.strip().isdecimal():
-                    total, found = total + int(value), True
-    return total if found else None
+                    total, is_known = total + int(value), True
+    return total if is_known else None
 
 
 def _frequencies(root: Path) -> list[float]:
     files = _glob(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
-    found = [1e3 * float(text) for path in files if (text := read_small_file(path)).isdecimal()]
-    if found:
-        return found
+    frequencies = [1e3 * float(text) for path in files if (text := read_small_file(path)).isdecimal()]
+    if frequencies:
+        return frequencies
     lines = [line.partition(":") for line in read_small_file(root / "proc/cpuinfo").splitlines()]
     return [1e6 * float(value) for name, _, value in lines if name.strip() == "cpu MHz"]
 
 
 def _temperatures(root: Path) -> list[float]:
     files = [*_glob(root, "sys/class/thermal/thermal_zone*/temp"), *_glob(root, "sys/class/hwmon/hwmon*/temp*_input")]
-    found = [int(text) / 1e3 for path in files if (text := read_small_file(path)).lstrip("-").isdecimal()]
-    return [each for each in found if 0 < each < 150]  # absent sensors say nonsense
+    temperatures = [int(text) / 1e3 for path in files if (text := read_small_file(path)).lstrip("-").isdecimal()]
+    return [celsius for celsius in temperatures if 0 < celsius < 150]  # sensors that are absent have senseless values
 
 
 def _counters(path: Path) -> dict[str, int]:
@@ -224,10 +224,11 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _first(*ways: Callable[[], T]) -> T | None:
-    for way in ways:
+def _first(*readers: Callable[[], T]) -> T | None:
+    """The result of the first function that this system supports."""
+    for read in readers:
         try:
-            return way()
+            return read()
         except (OSError, ValueError, IndexError, AttributeError, NotImplementedError):
             continue
     return None

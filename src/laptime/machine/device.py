@@ -1,6 +1,6 @@
-"""From the device that was asked for to the one that trains, and what torch tells of it. Built on torch.accelerator.
+"""The device of a run: from the requested one to the one that is used, and its properties. Built on torch.accelerator.
 
-AMD GPUs (ROCm builds of torch) are torch's `cuda`.
+torch calls AMD GPUs (its ROCm builds) `cuda`.
 """
 
 import logging
@@ -27,12 +27,12 @@ class Device:
     """The device of a run.
 
     Attributes:
-        requested: what the configuration asked for: auto, cpu, mps, cuda or xpu.
+        requested: what the configuration requests: auto, cpu, mps, cuda or xpu.
         used: what trains: cpu, mps, cuda or xpu.
-        name: the hardware's own name.
-        num_devices: how many of this kind the machine has; 1 for the CPU.
-        memory_bytes: memory of one of them (unified memory counts as both), None where it can't be told.
-        index: which of them this process uses, as torch counts (within CUDA_VISIBLE_DEVICES).
+        name: the name of the hardware.
+        num_devices: number of devices of this kind in the machine; 1 for the CPU.
+        memory_bytes: memory of one device, unified memory included; None: not known.
+        index: torch's index of the device that this process uses (within CUDA_VISIBLE_DEVICES).
     """
 
     requested: str
@@ -47,23 +47,25 @@ class Device:
         return torch.device("cpu") if self.used == "cpu" else torch.device(self.used, self.index)
 
     def select(self) -> None:
-        """Make it this process's own: what `synchronize` and the memory counts refer to."""
+        """Make it the current device, which `synchronize` and the memory statistics use."""
         if self.used in ("cuda", "xpu"):
             torch.accelerator.set_device_index(self.index)
 
     def synchronize(self) -> None:
-        """Wait until the device has done all it was given: accelerators work behind the program's back."""
+        """Wait until the device has finished all its work. Accelerators run asynchronously."""
         if self.used != "cpu":
             torch.accelerator.synchronize()
 
     def reset_peak_memory(self) -> None:
-        """Start the count that `peak_memory_bytes` reads anew."""
+        """Reset the peak that `peak_memory_bytes` returns."""
         if self.used in ("cuda", "xpu"):
             torch.accelerator.reset_peak_memory_stats()
 
     def peak_memory_bytes(self) -> int | None:
-        """The most that tensors took on the device since `reset_peak_memory`; on MPS, which keeps no peak, what they
-        take now; None on the CPU, whose memory is the process's own."""
+        """The peak memory of tensors on the device since `reset_peak_memory`; None on the CPU.
+
+        torch keeps no peak for MPS, so there it is the current memory.
+        """
         if self.used == "cpu":
             return None
         if self.used == "mps":
@@ -71,62 +73,61 @@ class Device:
         return torch.accelerator.max_memory_allocated()
 
     def memory_bytes_now(self) -> int | None:
-        """What tensors take on the device now; None on the CPU."""
+        """The current memory of tensors on the device; None on the CPU."""
         if self.used == "cpu":
             return None
         return torch.mps.current_allocated_memory() if self.used == "mps" else torch.accelerator.memory_allocated()
 
     def driver_memory_bytes(self) -> int | None:
-        """What the driver has set aside for this process, torch's own cache of freed tensors included; None on the
-        CPU."""
+        """The memory that torch has reserved, including its cache of freed tensors; None on the CPU."""
         if self.used == "cpu":
             return None
         return torch.mps.driver_allocated_memory() if self.used == "mps" else torch.accelerator.memory_reserved()
 
     def memory_use(self) -> tuple[float, int, int]:
-        """The share of the device's memory that is in use, all of it in bytes, and this process's part of it in bytes;
-        zeros on the CPU."""
+        """The fraction of the device's memory in use, its total bytes, and this process's bytes; zeros on the CPU."""
         own, total = self.driver_memory_bytes(), self.memory_bytes
         if own is None or not total:
             return 0.0, 0, 0
         used = own
-        if self.used in ("cuda", "xpu"):  # there may be others
+        if self.used in ("cuda", "xpu"):  # other processes may use memory, too
             free, _ = torch.get_device_module(self.used).mem_get_info(self.index)
             used = total - free
         return used / total, total, own
 
 
 def resolve(requested: str, fallback: str, index: int = 0) -> Device:
-    """The device to train on, for its user to select.
+    """The device to train on. The caller has to `select` it.
 
     Args:
         requested: auto, cpu, mps, cuda or xpu.
-        fallback: what to do where it is absent: cpu (one warning) or error.
-        index: which of several: the rank's number on this machine.
+        fallback: what to do if the device is absent: cpu (with a warning) or error.
+        index: of the device, among those of its kind: the local rank.
 
     Raises:
-        UserError: the device is absent and fallback is error.
+        UserError: the device is absent, and fallback is error.
     """
     available = available_accelerator()
     if requested == "auto" or (requested == "accelerator" and available):
         return describe(requested, available or "cpu", index)
     if requested in ("cpu", available):
         return describe(requested, requested, index)
-    found = f"torch finds {available} here" if available else "torch finds no accelerator here"
+    reason = f"torch finds {available} here" if available else "torch finds no accelerator here"
     if fallback == "error":
-        raise UserError(f"device={requested}: absent, {found}. Use device={available or 'cpu'} or device.fallback=cpu.")
-    log.warning("device=%s is absent (%s): training on the CPU instead, and recorded as such.", requested, found)
+        instead = f"Use device={available or 'cpu'} or device.fallback=cpu."
+        raise UserError(f"device={requested}: not available ({reason}). {instead}")
+    log.warning("device=%s is not available (%s): training on the CPU. run.json records it.", requested, reason)
     return describe(requested, "cpu")
 
 
 def available_accelerator() -> str | None:
-    """The kind of accelerator that this torch was built for, if one is there: cuda, mps or xpu."""
+    """The kind of accelerator that this torch supports and the machine has: cuda, mps or xpu; None: there is none."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator.type if accelerator is not None and accelerator.type in ACCELERATORS else None
 
 
 def describe(requested: str, used: str, index: int = 0) -> Device:
-    """Ask torch and the system what the device is."""
+    """A device with the properties that torch and the system report."""
     if used == "cpu":
         return Device(requested, used, cpu_name(), 1, psutil.virtual_memory().total)
     count = torch.accelerator.device_count()
@@ -137,12 +138,12 @@ def describe(requested: str, used: str, index: int = 0) -> Device:
 
 
 def describe_torch(device: torch.device) -> Device:
-    """What torch calls a device; one of a kind that Laptime doesn't know counts as the CPU."""
+    """The device of a torch.device. Kinds that Laptime doesn't know count as the CPU."""
     return describe("auto", device.type if device.type in ACCELERATORS else "cpu", device.index or 0)
 
 
 def mps_fallback() -> bool:
-    """Whether torch runs operators that MPS lacks on the CPU, silently slower (PYTORCH_ENABLE_MPS_FALLBACK)."""
+    """Whether torch runs operators that MPS lacks on the CPU (PYTORCH_ENABLE_MPS_FALLBACK), silently and slower."""
     return os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") not in ("", "0")
 
 
@@ -150,21 +151,22 @@ def check_precision(precision: str, device: Device) -> None:
     """Refuse a precision that the device can't train in.
 
     Raises:
-        UserError: float16 on the CPU, bfloat16 on a GPU without it.
+        UserError: float16 on the CPU, or bfloat16 on a GPU that lacks it.
     """
     if precision == "16-mixed" and device.used == "cpu":
-        raise UserError("training.precision=16-mixed: float16 does not train on the CPU. Use bf16-mixed or 32-true.")
+        raise UserError("training.precision=16-mixed: not supported on the CPU. Use bf16-mixed or 32-true.")
     if (
         precision == "bf16-mixed"
         and device.used == "cuda"
         and not torch.cuda.is_bf16_supported(including_emulation=False)
     ):
         raise UserError(
-            f"training.precision=bf16-mixed: {device.name} has no bfloat16. Use training.precision=16-mixed or 32-true."
+            f"training.precision=bf16-mixed: {device.name} does not support bfloat16. "
+            "Use training.precision=16-mixed or 32-true."
         )
     if precision == "bf16-mixed" and device.used == "mps" and not mps_has_bfloat16():
         raise UserError(
-            "training.precision=bf16-mixed: MPS has bfloat16 from macOS 14 on. "
+            "training.precision=bf16-mixed: MPS supports bfloat16 from macOS 14 on. "
             "Use training.precision=16-mixed or 32-true."
         )
 
@@ -174,15 +176,14 @@ def mps_has_bfloat16() -> bool:
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use: its affinity, where the system has one, within a container's quota and a
-    SLURM job's allocation."""
+    """Number of CPU cores that this process may use, by its affinity, the CPU quota and SLURM's allocation."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limits = (cores, container_cores(), slurm.allocated_cores())
     return max(1, int(min(limit for limit in limits if limit is not None)))
 
 
 def cpu_name() -> str:
-    """The processor's name as the system tells it."""
+    """The name of the processor, from the system."""
     try:
         if platform.system() == "Darwin":
             command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]

@@ -1,4 +1,4 @@
-"""Joules, read by Zeus from the counters of processors (RAPL), of NVIDIA's and AMD's GPUs and of Apple silicon.
+"""Energy in joules. Zeus reads it from the counters of processors (RAPL), NVIDIA and AMD GPUs and Apple silicon.
 
 Source: J. You, J.-W. Chung, M. Chowdhury: Zeus, NSDI 2023; https://ml.energy/zeus.
 """
@@ -15,24 +15,24 @@ from laptime.extras import install_command, is_installed
 from laptime.machine.device import Device
 
 NOT_INSTALLED = f"needs Zeus: {install_command('zeus')}"
-NO_COUNTER = "no energy counter that Zeus can read here (RAPL, which needs root or zeusd; NVML; Apple silicon)"
+NO_COUNTER = "Zeus finds no energy counter here (RAPL, which needs root or zeusd; NVML; Apple silicon)"
 
 _WINDOW = "laptime"
-# Where Zeus looks for the processor's counters: on the machine itself, and where a container is shown them.
+# Where Zeus looks for the processor's counters: on the machine, and where a container mounts them.
 _RAPL = (Path("/sys/class/powercap/intel-rapl"), Path("/zeus_sys/class/powercap/intel-rapl"))
 
-# Millijoules, each in none of the others.
+# In millijoules. None of them includes another.
 _APPLE_SILICON_COUNTERS = ("cpu_total_mj", "dram_mj", "gpu_mj", "gpu_sram_mj", "ane_mj")
 
 
 class EnergyMeter:
-    """Measures windows of time: all processors of this machine and, where CUDA trains, all GPUs that this process sees.
+    """Measures the energy of all processors of this machine and, if CUDA trains, of all GPUs that this process sees.
 
     Args:
-        device: that trains.
+        device: the device that trains.
 
     Attributes:
-        missing: why nothing is measured; None: something is.
+        missing: why nothing is measured; None: energy is measured.
     """
 
     def __init__(self, device: Device) -> None:
@@ -46,7 +46,7 @@ class EnergyMeter:
             self._monitor = self._make(device)
 
     def _make(self, device: Device) -> Any:
-        logging.getLogger("zeus").setLevel(logging.ERROR)  # it tells of every counter that is not there
+        logging.getLogger("zeus").setLevel(logging.ERROR)  # otherwise it warns of each absent counter
         try:
             from zeus.monitor import ZeusMonitor
 
@@ -62,30 +62,32 @@ class EnergyMeter:
         return monitor
 
     def begin(self) -> None:
-        """Start a window; one that is open is forgotten."""
+        """Start to measure. A measurement that has not ended is dropped."""
         if self._monitor is not None:
             self._monitor.begin_window(_WINDOW, sync_execution=False, restart=True)
 
     def end(self) -> float | None:
-        """Joules since `begin`; None where nothing is measured."""
+        """Joules since `begin`; None: nothing is measured."""
         if self._monitor is None:
             return None
         measured = self._monitor.end_window(_WINDOW, sync_execution=False)
         joules = list(measured.gpu_energy.values())
-        for part, name in ((measured.cpu_energy, "rapl_file"), (measured.dram_energy, "dram")):
-            for index, value in (part or {}).items():
+        for energies, name in ((measured.cpu_energy, "rapl_file"), (measured.dram_energy, "dram")):
+            for index, value in (energies or {}).items():
                 file = getattr(self._monitor.cpus.cpus[index], name, None)
                 joules.append(value if value >= 0 or file is None else value + file.max_energy_range_uj / 1e6)
-        of_chip = (getattr(measured.soc_energy, part, None) for part in _APPLE_SILICON_COUNTERS)
-        joules += [millijoules / 1e3 for millijoules in of_chip if millijoules is not None]
+        soc = (getattr(measured.soc_energy, counter, None) for counter in _APPLE_SILICON_COUNTERS)
+        joules += [millijoules / 1e3 for millijoules in soc if millijoules is not None]
         return float(sum(joules)) if joules else None
 
 
 class _NoTracker:
-    """In place of the process with which Zeus watches each counter for its wrapping around: it would run beside what is
-    measured, and outlive a rank that is killed. An epoch is short enough for one wrapping at most, which shows.
+    """Replaces the process in which Zeus watches each counter for overflow.
 
-    Seen with Zeus 0.16, which starts it at the first reading: https://github.com/ml-energy/zeus/issues/121
+    That process would run during the measurement, and would outlive a rank that is killed. An epoch is short enough for
+    one overflow at most, which shows as a negative difference.
+
+    Zeus 0.16 starts the process at the first reading: https://github.com/ml-energy/zeus/issues/121
     """
 
     def get_num_wraparounds(self) -> int:
@@ -93,12 +95,12 @@ class _NoTracker:
 
 
 def _counter_files(monitor: Any) -> list[Any]:
-    """The files in which the processors count; none where a daemon of Zeus reads them."""
+    """The counter files of the processors; empty if zeusd reads them."""
     files = (getattr(cpu, name, None) for cpu in monitor.cpus.cpus for name in ("rapl_file", "dram"))
     return [file for file in files if file is not None]
 
 
 def _may_have_counters(device: Device) -> bool:
-    """Whether it is worth asking Zeus."""
+    """Whether Zeus could find a counter here."""
     on_apple_silicon = sys.platform == "darwin" and platform.machine() == "arm64"
     return device.used == "cuda" or on_apple_silicon or "ZEUSD_SOCK_PATH" in os.environ or any(map(Path.is_dir, _RAPL))

@@ -1,7 +1,7 @@
-"""What machine this is: sockets, caches, kinds of cores, clock and a container's limits. Loads no torch.
+"""The machine's hardware: sockets, caches, kinds of cores, frequencies and container limits. Loads no torch.
 
-Linux tells it in /proc and /sys (Source: the kernel's Documentation/ABI/testing/sysfs-devices-system-cpu and
-Documentation/admin-guide/cgroup-v1, cgroup-v2), macOS in `sysctl hw`. What a system doesn't tell is None.
+On Linux it is in /proc and /sys (Source: the kernel's Documentation/ABI/testing/sysfs-devices-system-cpu and
+Documentation/admin-guide/cgroup-v1, cgroup-v2), on macOS in `sysctl hw`. What a system doesn't report is None.
 """
 
 import platform
@@ -18,20 +18,20 @@ from laptime.errors import UserError
 from laptime.text import byte_size
 
 _CPUS = "sys/devices/system/cpu"
-# cgroup v1 says "no limit" with the largest multiple of a page that a signed 64-bit number holds.
+# cgroup v1 reports "no limit" as the largest multiple of a page that a signed 64-bit number holds.
 _NO_LIMIT_BYTES = 2**62
 
 
 def machine(root: Path = Path("/")) -> dict[str, Any]:
-    """Sockets, kinds of cores, caches, clock and limits, as plain values.
+    """The hardware and the container's limits, as plain values.
 
     Args:
-        root: of /proc and /sys; another one in tests.
+        root: folder that contains proc/ and sys/; tests use another one.
 
     Returns:
-        num_sockets; num_performance_cores and num_efficiency_cores (physical; None where all are alike); caches, each
-        {level, type, size_bytes, num}; governors, by name; frequency_min_hz and frequency_max_hz: between which the
-        governor chooses; container: {num_cores, memory_bytes}, each None where nothing limits it.
+        num_sockets; num_performance_cores and num_efficiency_cores (physical; None if all are equal); caches, each
+        {level, type, size_bytes, num}; governors, by name; frequency_min_hz and frequency_max_hz, the range of the
+        governor; container: {num_cores, memory_bytes}, each None without a limit.
     """
     container = {"num_cores": container_cores(root), "memory_bytes": container_memory_bytes(root)}
     if root == Path("/") and platform.system() == "Darwin":
@@ -51,30 +51,30 @@ def machine(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def num_sockets(root: Path = Path("/")) -> int | None:
-    """Processors that the mainboard holds."""
+    """Number of processors on the mainboard."""
     packages = {read_small_file(cpu / "topology/physical_package_id") for cpu in _cpus(root)}
-    return len([package for package in packages if package.isdecimal()]) or None  # -1: the firmware doesn't tell
+    return len([package for package in packages if package.isdecimal()]) or None  # -1: the firmware doesn't report it
 
 
 def kinds_of_cores(root: Path = Path("/")) -> tuple[int | None, int | None]:
-    """Physical cores for performance and for efficiency; None where all are alike or it can't be told.
+    """Numbers of physical performance cores and efficiency cores; None: all cores are equal, or not known.
 
-    Intel's hybrid processors list both; of ARM's the cores of the least capacity count as efficient.
+    Intel's hybrid processors list both kinds. On ARM, the cores with the least capacity count as efficiency cores.
     """
     performance = _listed_cpus(root / "sys/devices/cpu_core/cpus")
     efficiency = _listed_cpus(root / "sys/devices/cpu_atom/cpus")
     if not (performance and efficiency):
         capacities = {cpu.name: _read_number(cpu / "cpu_capacity") for cpu in _cpus(root)}
-        known = [capacity for capacity in capacities.values() if capacity is not None]
-        if len(known) < len(capacities) or len(set(known)) < 2:
+        values = [capacity for capacity in capacities.values() if capacity is not None]
+        if len(values) < len(capacities) or len(set(values)) < 2:
             return None, None
-        efficiency = {name for name, capacity in capacities.items() if capacity == min(known)}
+        efficiency = {name for name, capacity in capacities.items() if capacity == min(values)}
         performance = capacities.keys() - efficiency
     return _num_cores(root, performance), _num_cores(root, efficiency)
 
 
 def caches(root: Path = Path("/")) -> list[dict[str, Any]] | None:
-    """Each kind of cache, the smallest level first: level, type (data, instruction, unified), size_bytes, num."""
+    """The kinds of caches, sorted by level: level, type (data, instruction, unified), size_bytes, num."""
     different: set[tuple[int, str, int, str]] = set()
     for index in root.glob(f"{_CPUS}/cpu[0-9]*/cache/index[0-9]*"):
         level = _read_number(index / "level")
@@ -87,12 +87,12 @@ def caches(root: Path = Path("/")) -> list[dict[str, Any]] | None:
 
 
 def governors(root: Path = Path("/")) -> list[str] | None:
-    """The policies by which the kernel chooses the cores' frequencies: performance, powersave, schedutil, ..."""
+    """The frequency governors of the cores: performance, powersave, schedutil, ..."""
     return sorted({text for cpu in _cpus(root) if (text := read_small_file(cpu / "cpufreq/scaling_governor"))}) or None
 
 
 def frequencies_hz(root: Path = Path("/")) -> tuple[int | None, int | None]:
-    """The lowest and the highest frequency that the governor may choose, over all cores."""
+    """The lowest and the highest frequency, over all cores, that the governor may choose."""
     lowest, highest = (
         [khz for cpu in _cpus(root) if (khz := _read_number(cpu / f"cpufreq/scaling_{end}_freq")) is not None]
         for end in ("min", "max")
@@ -101,7 +101,7 @@ def frequencies_hz(root: Path = Path("/")) -> tuple[int | None, int | None]:
 
 
 def container_cores(root: Path = Path("/")) -> float | None:
-    """The cores that the CPU quota of this process's cgroup, and of those above it, is worth; None: no quota."""
+    """The CPU quota of this process's cgroup and its parents, in cores; None: no quota."""
     v2 = [read_small_file(group / "cpu.max").split() for group in _cgroups(root)]
     v1_groups = _cgroups(root, "cpu")
     v1 = [[read_small_file(group / f"cpu.cfs_{name}_us") for name in ("quota", "period")] for group in v1_groups]
@@ -110,7 +110,7 @@ def container_cores(root: Path = Path("/")) -> float | None:
 
 
 def container_memory_bytes(root: Path = Path("/")) -> int | None:
-    """The memory that this process's cgroup, and those above it, may take; None: no limit."""
+    """The memory limit of this process's cgroup and its parents; None: no limit."""
     files = [group / "memory.max" for group in _cgroups(root)]
     files += [group / "memory.limit_in_bytes" for group in _cgroups(root, "memory")]
     limits = [limit for path in files if (limit := _read_number(path)) is not None]
@@ -118,65 +118,65 @@ def container_memory_bytes(root: Path = Path("/")) -> int | None:
 
 
 def available_memory_bytes() -> int:
-    """What a process could still take, the container's limit considered."""
+    """The memory that a process can still allocate, within the container's limit."""
     free = int(psutil.virtual_memory().available)
     limit = container_memory_bytes()
     return free if limit is None else min(free, limit)
 
 
 def require_free_memory(key: str, num_bytes: int, of_what: str, num_ranks: int, instead: str) -> None:
-    """Refuse what is needed twice by each rank of this machine, and finds less room than that.
+    """Refuse data for which the memory does not suffice. Each rank of this machine needs two copies.
 
     Args:
-        key: that asks for it, with its value.
-        num_bytes: of one of the two.
-        of_what: in words; `{ranks}` in it says which ranks, where there are several.
-        instead: what to do.
+        key: the setting that needs the data, with its value.
+        num_bytes: of one copy.
+        of_what: what the data are; `{ranks}` in it is replaced by the number of ranks if there are several.
+        instead: what the user should do instead.
 
     Raises:
-        UserError: says what it would take, and what there is.
+        UserError: names the needed and the free memory.
     """
     needed, free = 2 * num_ranks * num_bytes, available_memory_bytes()
     if needed > free:
-        what = of_what.format(ranks=f" in each of {num_ranks} ranks" if num_ranks > 1 else "")
+        data = of_what.format(ranks=f" in each of {num_ranks} ranks" if num_ranks > 1 else "")
         raise UserError(
-            f"{key}: {byte_size(num_bytes, 'GB')} of {what}, take {byte_size(needed, 'GB')}, "
+            f"{key}: {byte_size(num_bytes, 'GB')} of {data}, need {byte_size(needed, 'GB')} of memory, "
             f"and {byte_size(free, 'GB')} are free. {instead}"
         )
 
 
 def apple_silicon(values: Mapping[str, int]) -> dict[str, Any]:
-    """The same of a Mac with Apple silicon.
+    """The values of `machine` for a Mac with Apple silicon.
 
     Args:
-        values: as `sysctl hw` names them. Level 0 are the fastest cores. (Source: Apple, "Determining system
-            capabilities".)
+        values: of `sysctl hw`. Performance level 0 has the fastest cores. Source: Apple, "Determining system
+            capabilities".
     """
     num_levels = values.get("hw.nperflevels", 1)
     kinds: Counter[tuple[int, str, int]] = Counter()
     for number in range(num_levels):
-        of_level = {key.rpartition(".")[2]: value for key, value in values.items() if f".perflevel{number}." in key}
-        num_cores, cores_per_l2 = of_level.get("physicalcpu", 0), of_level.get("cpusperl2", 0)
+        level_values = {key.rpartition(".")[2]: value for key, value in values.items() if f".perflevel{number}." in key}
+        num_cores, cores_per_l2 = level_values.get("physicalcpu", 0), level_values.get("cpusperl2", 0)
         num_l2 = num_cores // cores_per_l2 if cores_per_l2 else 0
         for key, level, kind, num in (
             ("l1icachesize", 1, "instruction", num_cores),
             ("l1dcachesize", 1, "data", num_cores),
             ("l2cachesize", 2, "unified", num_l2),
         ):
-            if key in of_level and num:
-                kinds[level, kind, of_level[key]] += num
-    mixed = num_levels > 1
+            if key in level_values and num:
+                kinds[level, kind, level_values[key]] += num
+    is_hybrid = num_levels > 1
     return {
         "num_sockets": values.get("hw.packages"),
-        "num_performance_cores": values.get("hw.perflevel0.physicalcpu") if mixed else None,
-        "num_efficiency_cores": values.get("hw.perflevel1.physicalcpu") if mixed else None,
+        "num_performance_cores": values.get("hw.perflevel0.physicalcpu") if is_hybrid else None,
+        "num_efficiency_cores": values.get("hw.perflevel1.physicalcpu") if is_hybrid else None,
         "caches": _cache_list(kinds),
         "governors": None,
     }
 
 
 def sysctl_values(text: str) -> dict[str, int]:
-    """The whole numbers among the lines `name: value` that macOS's `sysctl` prints."""
+    """The values in the output of macOS's `sysctl`, lines `name: value`, that are whole numbers."""
     pairs = (line.partition(": ") for line in text.splitlines())
     return {name: int(value) for name, _, value in pairs if _number(value) is not None}
 
@@ -190,19 +190,19 @@ def _sysctl() -> dict[str, int]:
 
 
 def _psutil_frequencies() -> dict[str, Any]:
-    """psutil tells Apple silicon's range in MHz, 0 where it knows no end of it, and fails in virtual machines."""
+    """psutil reports Apple silicon's range in MHz, with 0 for an unknown end, and raises in virtual machines."""
     try:
-        found = psutil.cpu_freq()
+        frequency = psutil.cpu_freq()
     except (OSError, RuntimeError, NotImplementedError):
-        found = None
+        frequency = None
     return {
-        "frequency_min_hz": round(1e6 * found.min) if found and found.min else None,
-        "frequency_max_hz": round(1e6 * found.max) if found and found.max else None,
+        "frequency_min_hz": round(1e6 * frequency.min) if frequency and frequency.min else None,
+        "frequency_max_hz": round(1e6 * frequency.max) if frequency and frequency.max else None,
     }
 
 
 def read_small_file(path: Path) -> str:
-    """The content of a small file, stripped; empty where it can't be read."""
+    """The stripped content of a small file; empty if it can't be read."""
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):
@@ -222,37 +222,44 @@ def _cpus(root: Path) -> list[Path]:
 
 
 def _listed_cpus(path: Path) -> set[str]:
-    """Names of the CPUs in a list of the kernel's: `0-3,8`."""
+    """Names of the CPUs in a list that the kernel writes: `0-3,8`."""
     ranges = re.findall(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", read_small_file(path))
     return {f"cpu{number}" for first, last in ranges for number in range(int(first), int(last or first) + 1)}
 
 
 def _num_cores(root: Path, cpus: Iterable[str]) -> int:
-    """Physical ones: CPUs that are threads of one core count once."""
+    """Number of physical cores: CPUs that are threads of one core count once."""
     return len({read_small_file(root / _CPUS / cpu / "topology/thread_siblings_list") or cpu for cpu in cpus})
 
 
 def _cgroups(root: Path, controller: str = "") -> list[Path]:
-    """Folders of the cgroup of this process and of those above it: of a controller in v1, of none by name in v2.
+    """The folders of this process's cgroup and its parents, the topmost first.
 
-    A container may see the path that it has on its host: what isn't there can't be read, the topmost always is its own.
+    In a container, the path may be that on the host. Then only the topmost folder exists, and is the container's.
+
+    Args:
+        controller: of cgroup v1; empty: cgroup v2.
     """
-    own = ""
+    cgroup = ""
     for line in read_small_file(root / "proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controller in controllers.split(",") and path:
-            own = path
-    parts = [part for part in own.split("/") if part]
-    if ".." in parts:  # outside of what this process may see
+            cgroup = path
+    parts = [part for part in cgroup.split("/") if part]
+    if ".." in parts:  # outside of the folders that this process can see
         parts = []
     top = root / "sys/fs/cgroup" / controller
     return [top.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
 
 
 def _cache_list(kinds: Mapping[tuple[int, str, int], int]) -> list[dict[str, Any]] | None:
-    """As run.json has them, by kind: (level, type, size_bytes)."""
-    found = [
+    """The caches for run.json.
+
+    Args:
+        kinds: number of caches by level, type and size_bytes.
+    """
+    rows = [
         {"level": level, "type": kind, "size_bytes": size_bytes, "num": num}
         for (level, kind, size_bytes), num in sorted(kinds.items())
     ]
-    return found or None
+    return rows or None

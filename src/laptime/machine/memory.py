@@ -1,4 +1,4 @@
-"""Peak memory of this process, and which others belong to it, from the system."""
+"""Peak memory of this process, and the process trees of ranks."""
 
 import contextlib
 import sys
@@ -9,15 +9,15 @@ import psutil
 
 
 def reset_peak_rss() -> None:
-    """Count the peak anew, where the system lets a process do that (Linux)."""
+    """Reset the peak memory of this process. Only Linux supports that."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_rss_bytes() -> int:
-    """Peak resident memory of this process, data workers left out, since `reset_peak_rss`; since its start on macOS.
+    """Peak resident memory of this process, without its data workers, since `reset_peak_rss` (macOS: since its start).
 
-    On Linux not from getrusage, whose figure is inherited from the process that started this one.
+    On Linux, getrusage can't be used: a process inherits the peak of the process that started it.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, StopIteration):
@@ -31,26 +31,26 @@ def peak_rss_bytes() -> int:
 
 
 def process_trees(pids: Iterable[int]) -> set[int]:
-    """The processes and all their descendants."""
-    found: set[int] = set()
-    left = list(pids)
-    while left:
-        pid = left.pop()
-        if pid not in found:
-            found.add(pid)
-            left += _children(pid)
-    return found
+    """The ids of these processes and all their descendants."""
+    visited: set[int] = set()
+    pending = list(pids)
+    while pending:
+        pid = pending.pop()
+        if pid not in visited:
+            visited.add(pid)
+            pending += _children(pid)
+    return visited
 
 
 def _children(pid: int) -> list[int]:
-    """From /proc, which has them by thread; psutil would read every process of the machine for that."""
+    """The children of a process. /proc lists them by thread; psutil would read all processes of the machine."""
     tasks = Path(f"/proc/{pid}/task")
     try:
         lists = [(task / "children").read_text() for task in tasks.iterdir()]
         return [int(child) for children in lists for child in children.split()]
     except OSError:
         pass
-    if Path("/proc/self/task").is_dir():  # it is gone, or this kernel keeps no such list
+    if Path("/proc/self/task").is_dir():  # the process has ended, or this kernel has no such list
         return []
     try:
         return [child.pid for child in psutil.Process(pid).children()]

@@ -1,13 +1,13 @@
-"""What SLURM says about the job that this process runs in."""
+"""The SLURM job that this process runs in."""
 
 import os
 from collections.abc import Mapping
 
 
 def allocated_cores(environment: Mapping[str, str] = os.environ) -> int | None:
-    """The cores of this machine that were allocated to the job; None: no SLURM, or it doesn't say.
+    """Number of cores of this machine that SLURM allocated to the job; None: no SLURM job, or not known.
 
-    Not every cluster confines a job to them, so a process's affinity alone may name all of the machine's.
+    Not every cluster pins a job to its cores, so the affinity of a process may include all cores of the machine.
     """
     cores = environment.get("SLURM_CPUS_ON_NODE", "")
     return int(cores) if cores.isdecimal() and int(cores) > 0 else None

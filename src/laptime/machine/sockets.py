@@ -1,4 +1,4 @@
-"""Where processes that start each other put their sockets."""
+"""The folder of the sockets that multiprocessing uses."""
 
 import os
 import tempfile
@@ -6,13 +6,15 @@ from multiprocessing import util
 
 
 def use_short_socket_dir() -> None:
-    """Put the sockets that processes are started through where their names are not too long, as Python does from 3.14
-    on: the system takes 107 bytes. https://github.com/python/cpython/issues/132124"""
-    there = os.fsencode(tempfile.gettempdir())
-    if len(there) + len("/pymp-12345678/listener-12345678") <= 107:
+    """Let multiprocessing put its sockets into /tmp if their paths would be too long: the system allows 107 bytes.
+
+    Python before 3.14 fails otherwise: https://github.com/python/cpython/issues/132124
+    """
+    temporary = os.fsencode(tempfile.gettempdir())
+    if len(temporary) + len("/pymp-12345678/listener-12345678") <= 107:
         return
     tempfile.tempdir = "/tmp"
     try:
-        util.get_temp_dir()  # makes one at the first call, and stays with it
+        util.get_temp_dir()  # creates the folder at the first call, and keeps it
     finally:
-        tempfile.tempdir = os.fsdecode(there)
+        tempfile.tempdir = os.fsdecode(temporary)

@@ -1,4 +1,4 @@
-"""How this torch was built and set up, and the driver of the device: from inside a rank, where threads are set."""
+"""How torch was built and configured, and the device's driver. Call it in a rank after its threads are set."""
 
 import platform
 import re
@@ -12,7 +12,7 @@ from laptime.machine.hardware import read_small_file
 
 
 def torch_build() -> dict[str, Any]:
-    """Libraries, their versions and thread counts; None for what this torch was built without."""
+    """torch's libraries, their versions and thread counts; None: torch was built without the library."""
     built_with = torch.__config__.show()
     return {
         "version": str(torch.__version__),
@@ -32,10 +32,10 @@ def torch_build() -> dict[str, Any]:
 
 
 def driver_version(device: Device, root: Path = Path("/")) -> str | None:
-    """The version of the device's driver; a Mac's is the system's own. None: the CPU has none, or it can't be told.
+    """The version of the device's driver; for MPS, that of macOS. None: a CPU, or not known.
 
     Args:
-        root: of /proc and /sys; another one in tests.
+        root: folder that contains proc/ and sys/; tests use another one.
     """
     if device.used == "mps":
         return f"macOS {platform.mac_ver()[0]}"
@@ -49,5 +49,5 @@ def driver_version(device: Device, root: Path = Path("/")) -> str | None:
 
 
 def _named(pattern: str, text: str) -> str | None:
-    found = re.search(pattern, text)
-    return found[1] if found else None
+    match = re.search(pattern, text)
+    return match[1] if match else None

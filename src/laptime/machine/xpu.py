@@ -1,4 +1,4 @@
-"""Intel GPUs for Lightning, which has no accelerator of its own for them; built on torch.accelerator."""
+"""Lightning's accelerator for Intel GPUs, which Lightning 2.6 lacks; built on torch.accelerator."""
 
 from typing import Any
 
