@@ -220,7 +220,7 @@ class Reader:
     def _command(self, name: str, *arguments: str) -> str:
         rooms = {"laptime.evaluate": "laptime.evaluation.main", "laptime.export": "laptime.exporting.main"}
         command = importlib.import_module(rooms.get(name, name))
-        if not arguments:
+        if not arguments or "--help" in arguments:
             return ended(command.main, ["--help"])
         if name in rooms:
             with self.patch.context() as patch:

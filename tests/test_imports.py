@@ -29,7 +29,14 @@ def without_torch(code: str, *arguments: str, **environment: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--cfg", "job"], ["--hydra-help"], ["--info", "searchpath"], ["--shell-completion", "query=bash"]],
+    [
+        ["train", "--help"],
+        ["tune", "--help"],
+        ["--cfg", "job"],
+        ["--hydra-help"],
+        ["--info", "searchpath"],
+        ["--shell-completion", "query=bash"],
+    ],
     ids=" ".join,
 )
 def test_asking_loads_no_torch(arguments, work_folder):

@@ -41,7 +41,7 @@ def test_tables_and_report_are_written(command, finished_sweep, work_folder):
         ["laptime.evaluate", "run=sweep/0", "latency.time_limit_s=0.2"],
         ["laptime.export", "run=sweep/0", "format=torch_export"],
         ["laptime", "-m", *TINY, "training.epochs=1", "seed=1,2"],
-        ["laptime.tune", "lr", *TINY, "--steps", "20"], ["laptime", "--help"],
+        ["laptime.tune", "lr", *TINY, "--steps", "20"], ["laptime", "train", "--help"],
     ],
     ids=lambda command: " ".join(command[:2]),
 )  # fmt: skip

@@ -102,7 +102,7 @@ def test_installed_it_trains_from_another_folder(wheel, tmp_path, monkeypatch):
     )
     assert place.split() and all(each.startswith(str(site_packages)) for each in place.split())
     assert typed(str(laptime), "--version").startswith("laptime ")
-    assert "experiment" in typed(str(laptime), "--help")
+    assert "experiment" in typed(str(laptime), "train", "--help")
     few = [*QUICK, "dataset.limit=2000", "training.epochs=2"]
     typed(str(laptime), *few, "strategy.world_size=2", "hydra.run.dir=one")
     record = json.loads((elsewhere / "one" / "run.json").read_text())

@@ -307,6 +307,7 @@ def test_help_loads_no_torch_and_names_every_key(command):
     done = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=processes.DEADLINE_S)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "argparse" in imported and "torch" not in imported
-    for key in ("run:", "checkpoint:", "latency:", "allowed_targets:", f"python {command}.py run=latest"):
+    for key in ("run:", "checkpoint:", "latency:", "allowed_targets:", f"{command}.py run=latest"):
         assert key in done.stdout
-    assert processes.run("--help", module=f"laptime.{command}").stdout == done.stdout
+    keys = done.stdout[done.stdout.index("keys and their defaults:") : done.stdout.index("options:")]
+    assert keys in processes.run("--help", module=f"laptime.{command}").stdout
