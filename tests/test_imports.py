@@ -30,6 +30,7 @@ def without_torch(code: str, *arguments: str, **environment: str) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["--help"],
         ["train", "--help"],
         ["tune", "--help"],
         ["--cfg", "job"],
