@@ -253,7 +253,7 @@ def test_own_model_beside_own_configuration(train, work_folder, the_run):
     (work_folder / "own/model/own_net.yaml").write_text("_target_: own_net_module.WidthNet\nwidth: 8\n")
     shutil.copy(Path(__file__).with_name("user_classes") / "width_net.py", work_folder / "own/own_net_module.py")
     quick = [each for each in ONE_EPOCH if not each.startswith("model.")]
-    ended = train("--config-dir", "own", *quick, "model=own_net", "security.allowed_targets=[own_net_module]")
+    ended = train("--config-dir", "own", *quick, "model=own_net")
     assert ended.returncode == 0, ended.stderr
     record = the_run()[1]
     assert record["model"] == record["model"] | {"name": "widthnet", "num_parameters": 64 * 8 + 8 + 80 + 10}

@@ -144,7 +144,7 @@ def test_a_resumed_sweep_is_told_again_what_it_may_trust(tell_tale, work_folder,
     record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "failed"}))
     capfd.readouterr()
     assert ended(["sweep.resume=s"]) == 2
-    assert "error: security.allowed_targets=['tell_tale']: comes from a" in capfd.readouterr().err
+    assert "error: security.allowed_targets=['tell_tale']: can only be set" in capfd.readouterr().err
     assert ended(["sweep.resume=s", trusted]) == 0
     errors = capfd.readouterr().err
     assert "run 0 (seed=1): completed" in errors and "run 1 (seed=2): failed" in errors
@@ -209,5 +209,5 @@ def test_a_folder_that_brings_a_package_of_an_allowed_name_runs_nothing(work_fol
         path.write_text("open('ran', 'w')\nclass Net: pass\n")
     with pytest.raises(SystemExit) as end:
         main(["--config-dir", "conf", "model=net"])
-    assert end.value.code == 2 and "is none of the places" in capfd.readouterr().err
+    assert end.value.code == 2 and "is not on the allow-list" in capfd.readouterr().err
     assert not (work_folder / "ran").exists()

@@ -278,7 +278,7 @@ def test_what_a_record_names_is_imported_only_if_it_was_typed(group, target, run
     spoil_record(run, change)
     assert main([f"run={run}", NO_LATENCY]) == 2
     errors = capsys.readouterr().err
-    assert f"{group}._target_={target}: is none of the places" in errors and len(errors.splitlines()) == 1
+    assert f"{group}._target_={target}: is not on the allow-list" in errors and len(errors.splitlines()) == 1
     assert not (work_folder / "imported").exists() and not (run / "evaluation").exists()
 
 

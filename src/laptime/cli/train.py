@@ -18,7 +18,10 @@ from hydra._internal.utils import get_args_parser
 
 from laptime.cli.dispatch import COMMANDS
 from laptime.command_line import program, refuse, typed_command
-from laptime.config import security  # noqa: F401  reads the allow-list before a configuration can change it
+from laptime.config import (
+    security,  # noqa: F401  reads the allow-list before a configuration can change it
+    vouching,
+)
 from laptime.config.compose import (
     CONFIG_NAME,
     add_user_modules,
@@ -86,6 +89,7 @@ def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
         if not isinstance(override, str):
             raise UserError(f"laptime.run([{override!r}]): an override is text, like 'training.epochs=1'.")
     command = ["laptime.run", *overrides]
+    vouching.vouch_for(None)  # a command that ran earlier in this process may have typed a folder
     try:
         return _run_once(quote_for_hydra(overrides), time.time(), command).to_json()
     except Interrupted as interruption:

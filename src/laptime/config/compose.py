@@ -25,6 +25,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from laptime.config import vouching
 from laptime.config.composition import compose_with_hydra, config_dir, refuse_name_clashes
 from laptime.config.explain import (
     explain,
@@ -79,13 +80,16 @@ def hydra_session(extra_config_dir: str | None = None, conf: Path | None = None)
 
 
 def add_user_modules(extra_config_dir: str | None) -> None:
-    """Let classes of the user's own be imported from where the command was typed, and from beside the configuration.
+    """Let the user's own modules be imported from the folder of --config-dir and from the current folder.
+
+    The folder of --config-dir vouches for its modules (laptime.config.vouching), the current folder does not.
 
     Args:
-        extra_config_dir: of the flag --config-dir.
+        extra_config_dir: the value of --config-dir on this command line.
     """
-    # Hydra looks for plugins now: later it would run what lies as hydra_plugins/ in the folders that are added.
+    # Hydra searches for plugins now. Later it would run a hydra_plugins/ in the folders that are added.
     Plugins.instance()
+    vouching.vouch_for(extra_config_dir)
     sys.path += [str(Path(folder).absolute()) for folder in (extra_config_dir, ".") if folder is not None]
 
 

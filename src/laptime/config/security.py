@@ -1,30 +1,31 @@
-"""Which classes and functions a configuration may name: an allow-list of exact places. Imports nothing of them.
+"""Which classes and functions a configuration may name: an allow-list, and what --config-dir vouches for.
 
-A configuration file may come from anywhere, and `_target_` runs what it names. So a file can't widen the list itself:
-what is added must have been typed, or stand in the environment. Hydra's own callbacks and plugins are outside of this.
+A configuration file may come from anywhere, and `_target_` calls what it names. So a file can't extend the list; the
+command line and the environment can. Nothing is imported here. Hydra's own callbacks and plugins are not checked.
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from laptime.config import vouching
 from laptime.config.overrides import find_last
 from laptime.config.schema import Config
 from laptime.errors import UserError
 
 KEY = "security.allowed_targets"
 NOTIFY_KEY = "sweep.notify"
-# Typed again each time that a sweep is resumed.
+# A resumed sweep does not keep these keys.
 PER_INVOCATION_KEYS = (KEY, NOTIFY_KEY, "sweep.dry_run")
 VARIABLE = "LAPTIME_ALLOWED_TARGETS"
-# As it was when the process began: a configuration can set variables (`hydra.job.env_set`).
-_FROM_ENVIRONMENT = tuple(each.strip() for each in os.environ.get(VARIABLE, "").split(",") if each.strip())
+# Read when the process starts, because a configuration can set variables later (`hydra.job.env_set`).
+_FROM_ENVIRONMENT = tuple(name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip())
 
-# Modules of which each name is allowed, but nothing below: modules import others, and `torch.nn.init.torch.load` is one
-# of those names.
-_PLACES = (
+# Each name directly in these modules is allowed, and nothing below it: modules import others, as in
+# `torch.nn.init.torch.load`.
+_ALLOWED_MODULES = (
     "torch.nn", "torch.optim", "torch.optim.lr_scheduler", "torch.optim.swa_utils", "torchvision.models",
-    # Not lightning.pytorch: where it is not installed, a folder of somebody's could bring one.
+    # Not lightning.pytorch: if it is not installed, another folder could contain a package of that name.
     "pytorch_lightning.callbacks", "pytorch_lightning.loggers", "pytorch_lightning.profilers",
     "laptime.models.mlp", "laptime.models.cnn", "laptime.models.resnet18", "laptime.models.efficientnet_b0",
     "laptime.models.vit", "laptime.models.transformer", "laptime.models.lstm", "laptime.models.logistic_regression",
@@ -36,66 +37,66 @@ _PLACES = (
 )  # fmt: skip
 
 
-def check(config: Config, typed: Sequence[str]) -> None:
+def check(config: Config, cli_overrides: Sequence[str]) -> None:
     """Check every `_target_` of a configuration before anything is imported.
 
-    Args:
-        typed: the overrides of the command line.
-
     Raises:
-        UserError: one lies elsewhere, or a configuration file adds places, or a command for the shell.
+        UserError: a `_target_` is not allowed, or a configuration file extends the allow-list or sets a shell command.
     """
     notify = config.sweep.notify
-    own = find_last(typed, NOTIFY_KEY)
-    if own is not None and own.is_swept:
+    override = find_last(cli_overrides, NOTIFY_KEY)
+    if override is not None and override.is_swept:
         raise UserError(
-            f"{own.text}: is several values, to sweep over. A command with a comma takes quotes of its own: "
+            f"{override.text}: has several values. If the command contains a comma, quote it twice: "
             f"'{NOTIFY_KEY}=\"...\"'."
         )
-    if notify is not None and (own is None or notify != own.value):
+    if notify is not None and (override is None or notify != override.value):
         raise UserError(
-            f"{NOTIFY_KEY}={notify}: comes from a configuration file, which can't have commands run. Type it."
+            f"{NOTIFY_KEY}={notify}: can only be set on the command line, because it runs a shell command. "
+            "Remove it from the file."
         )
-    if config.security.allowed_targets != _typed_places(typed):
+    if config.security.allowed_targets != _cli_targets(cli_overrides):
         raise UserError(
-            f"{KEY}={config.security.allowed_targets}: comes from a configuration file, which can't say what is "
-            f"to be trusted. Type it, or set {VARIABLE}."
+            f"{KEY}={config.security.allowed_targets}: can only be set on the command line or with {VARIABLE}. "
+            "Remove it from the file."
         )
-    check_targets(config.as_dict(), typed)
+    check_targets(config.as_dict(), cli_overrides)
 
 
-def check_targets(config: Mapping[str, Any], typed: Sequence[str]) -> None:
-    """Check every `_target_` in plain values from anywhere: those of a run's record, say.
-
-    Args:
-        config: nested.
-        typed: the overrides of the command line.
+def check_targets(config: Mapping[str, Any], cli_overrides: Sequence[str]) -> None:
+    """Check every `_target_` in plain nested values, e.g. those of a run's record.
 
     Raises:
-        UserError: one lies elsewhere.
+        UserError: a `_target_` is neither on the allow-list nor vouched for by --config-dir.
     """
-    places = {*_PLACES, *_typed_places(typed), *_FROM_ENVIRONMENT}
+    allowed = {*_ALLOWED_MODULES, *_cli_targets(cli_overrides), *_FROM_ENVIRONMENT}
     for key, target in _targets(config):
-        place = target.rpartition(".")[0]
-        if target not in places and place not in places:
+        module = target.rpartition(".")[0]
+        if target in allowed or module in allowed:
+            continue
+        try:
+            vouching.check(target)
+        except vouching.NotVouched as error:
+            reason = "" if vouching.state().folder is None else f", and --config-dir does not vouch for it: {error}"
             raise UserError(
-                f"{key}={target}: is none of the places that a configuration may name. "
-                f"If you trust it, add '{KEY}=[{place or target}]'."
-            )
+                f"{key}={target}: is not on the allow-list of importable modules{reason}. "
+                f"If you trust it, add '{KEY}=[{module or target}]', or type the folder of its file as --config-dir."
+            ) from error
 
 
-def _typed_places(typed: Sequence[str]) -> list[str]:
-    own = find_last(typed, KEY)
-    if own is None:
+def _cli_targets(cli_overrides: Sequence[str]) -> list[str]:
+    """The value of `security.allowed_targets` on the command line."""
+    override = find_last(cli_overrides, KEY)
+    if override is None:
         return []
-    value = own.value
+    value = override.value
     if not isinstance(value, list) or not all(isinstance(each, str) and "$" not in each for each in value):
-        raise UserError(f"{own.text}: must be a list of modules or classes, each written out: '{KEY}=[my_net]'.")
+        raise UserError(f"{override.text}: must be a list of modules or classes, without ${{...}}: '{KEY}=[my_net]'.")
     return [str(each) for each in value]
 
 
 def _targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every `_target_` that is text, with its full key."""
+    """Full key and value of every `_target_` that is a string."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             full_key = f"{key}.{name}" if key else str(name)

@@ -16,7 +16,7 @@ from hydra._internal.utils import _locate
 from hydra.utils import instantiate
 
 from laptime import suggest
-from laptime.config import foreign_keys
+from laptime.config import foreign_keys, vouching
 from laptime.config.explain import renamed_key
 from laptime.config.schema import Config
 from laptime.errors import UserError, first_line, is_out_of_memory
@@ -49,6 +49,7 @@ def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
         elif reason == f"No module named '{module}'":
             reason += ", neither where you are, nor in --config-dir, nor on PYTHONPATH"
         raise UserError(f"{group}._target_={path}: can't be imported ({reason}).") from error
+    vouching.verify(path, target)
     if not callable(target):
         raise UserError(f"{group}._target_={path}: is no class or function.")
     return typing.cast(Callable[..., Any], target)

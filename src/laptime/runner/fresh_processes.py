@@ -14,6 +14,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from laptime.config import vouching
 from laptime.machine.environment import settings
 from laptime.machine.sockets import use_short_socket_dir
 
@@ -45,8 +46,8 @@ def start(target: Callable[..., None], job: Any, name: str) -> tuple[BaseProcess
         multiprocessing.set_start_method(None, force=True)
     start_context = context()
     connection, child_connection = start_context.Pipe()
-    arguments = (child_connection, job)
-    process = start_context.Process(target=target, args=arguments, name=name)  # type: ignore[attr-defined]
+    arguments = (target, vouching.state(), child_connection, job)
+    process = start_context.Process(target=_call, args=arguments, name=name)  # type: ignore[attr-defined]
     # A child would import the caller's script as its __main__, which ranks don't need. Python 3.11 documents this
     # ("Safe importing of main module"); not reported.
     main = sys.modules["__main__"]
@@ -57,6 +58,11 @@ def start(target: Callable[..., None], job: Any, name: str) -> tuple[BaseProcess
         sys.modules["__main__"] = main
     child_connection.close()
     return process, connection
+
+
+def _call(target: Callable[..., None], state: vouching.State, connection: Connection, job: Any) -> None:
+    vouching.restore(state)
+    target(connection, job)
 
 
 def preload() -> None:

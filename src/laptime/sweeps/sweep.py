@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from msgspec import structs
 
 from laptime.command_line import typed_command
+from laptime.config import vouching
 from laptime.config.compose import experiment_of
 from laptime.errors import Interrupted, LauncherFailed, RunFailed, UserError
 from laptime.record.directory import RunDir, numbered_runs
@@ -68,6 +69,7 @@ class Sweep:
     is_search: bool = False
     _command_line: list[str] = field(default_factory=typed_command)
     _sys_path: list[str] = field(default_factory=lambda: list(sys.path))
+    _vouching: vouching.State = field(default_factory=vouching.state)
     _outcomes: OutcomeStore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -124,6 +126,7 @@ class Sweep:
         if self._outcomes.stopped() is not None:
             return None
         sys.path += [path for path in self._sys_path if path not in sys.path]
+        vouching.restore(self._vouching)
         step = self.steps.get(job.job.num)
         overrides = list(job.overrides.task)
         if self.is_search:

@@ -1,0 +1,73 @@
+"""Runs, sweeps and ranks with a network in the folder of --config-dir."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.support.settings import NO_REPORT, QUICK
+
+from laptime.cli import main
+from laptime.config import security, vouching
+from laptime.runner import fresh_processes
+
+NET = (
+    "from torch import nn\nfrom subprocess import run\n\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+    "        super().__init__(nn.Flatten(), nn.Linear(784, 10))\n"
+)
+TINY = [*QUICK, "dataset.limit=500", "training.epochs=1"]
+
+
+@pytest.fixture
+def own_net(work_folder, monkeypatch) -> Path:
+    monkeypatch.setattr(security, "_FROM_ENVIRONMENT", ())
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (work_folder / "conf/model").mkdir(parents=True)
+    (work_folder / "conf/model/net.yaml").write_text("_target_: own_net_of_a_folder.Net\n")
+    (work_folder / "conf/own_net_of_a_folder.py").write_text(NET)
+    yield work_folder
+    sys.modules.pop("own_net_of_a_folder", None)
+    vouching.vouch_for(None)
+
+
+def ended(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    return int(end.value.code or 0)
+
+
+def test_a_resumed_sweep_needs_the_folder_again(own_net, capfd):
+    typed = ["model=net", *TINY, NO_REPORT, "seed=1", "hydra.sweep.dir=s"]
+    assert ended(["-m", "--config-dir=conf", *typed]) == 0, capfd.readouterr().err
+    record = own_net / "s/0/run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "failed"}))
+    assert ended(["sweep.resume=s"]) == 2  # the folder that the sweep's own files name is not taken
+    assert "--config-dir" in capfd.readouterr().err
+    assert ended(["sweep.resume=s", "-cd", "conf"]) == 0
+    assert json.loads(record.read_text())["status"] == "completed"
+
+
+def test_searchpath_and_the_current_folder_vouch_for_nothing(own_net, capfd, monkeypatch):
+    monkeypatch.setattr(fresh_processes, "preload", lambda: None)
+    monkeypatch.syspath_prepend(str(own_net / "conf"))
+    for typed in (
+        [f"hydra.searchpath=[file://{own_net}/conf]", "model=net"],
+        ["model._target_=own_net_of_a_folder.Net", "~model.hidden_sizes", "~model.dropout"],
+    ):
+        assert ended([*typed, *TINY]) == 2
+        errors = capfd.readouterr().err
+        assert "own_net_of_a_folder.Net: is not on the allow-list" in errors and "--config-dir" in errors
+    assert "own_net_of_a_folder" not in sys.modules
+    assert ended(["--config-dir", "conf", "model=net", "model._target_=own_net_of_a_folder.run", *TINY]) == 2
+    assert "own_net_of_a_folder imports run from subprocess" in capfd.readouterr().err
+    assert "own_net_of_a_folder" not in sys.modules
+
+
+@pytest.mark.soak  # tests/models/test_own_model.py runs ranks that Laptime starts
+def test_a_rank_of_torchrun_uses_the_folder(own_net):
+    torchrun = str(Path(sys.executable).with_name("torchrun"))
+    typed = ["-cd", "conf", "model=net", *TINY, "hydra.run.dir=a"]
+    command = [torchrun, "--standalone", "--nproc-per-node=1", "-m", "laptime", *typed]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
