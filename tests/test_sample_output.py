@@ -50,7 +50,7 @@ TEST_ACCURACIES = {1: (0.9323, 0.9270, 0.9310), 2: (0.9236, 0.9225, 0.9156), 4: 
 TRAIN_LOSSES = {1: (0.164, 0.157, 0.153), 2: (0.206, 0.207, 0.210), 4: (0.281, 0.271, 0.273)}
 NO_SYNC_STEP_S = {1: 0.0042, 2: 0.0045, 4: 0.0092}
 SYNCHRONIZATION_S = {1: None, 2: 0.0034, 4: 0.0093}
-STRAGGLING = {1: None, 2: 0.003, 4: 0.096}
+STRAGGLER_DELAYS = {1: None, 2: 0.003, 4: 0.096}
 STEPS_PER_S = {1: 217.0, 2: 116.0, 4: 48.7}
 
 
@@ -181,7 +181,7 @@ def sweep(trained, wide, work_folder, capsys, monkeypatch):
             results = {"test_accuracy": TEST_ACCURACIES[world_size], "train_loss": TRAIN_LOSSES[world_size]}
             update(record, "result", **{key: values[repeat] for key, values in results.items()})
             update(record, "communication", cost_s=SYNCHRONIZATION_S[world_size])
-            straggler_delay = STRAGGLING[world_size]
+            straggler_delay = STRAGGLER_DELAYS[world_size]
             update(record, "contention", no_sync_step_s=NO_SYNC_STEP_S[world_size], straggler_delay=straggler_delay)
             record["dataset"]["num_test"] = 8000
             record["environment"]["num_usable_cores"] = 2

@@ -21,7 +21,7 @@ SHOWN = Table(
     "Made up",
     HEADS,
     (
-        row("here", Cell("none", Tone.OPEN), Cell("wrong", Tone.WARNING)),
+        row("here", Cell("none", Tone.MISSING), Cell("wrong", Tone.WARNING)),
         row("results (projected)", "differs", "differs"),
         row("there", "not measured", "", is_projected=True),
     ),
@@ -51,11 +51,17 @@ def test_html_has_classes_for_tones_and_kinds_of_rows(write, work_folder, monkey
     html = report.as_html(analyze([Path()]), {})
     body = html.partition("<tbody>")[2].partition("</tbody>")[0]
     assert re.findall(r'<td class="([^"]*)">([^<]*)</td>', body) == [
-        ("short", "here"), ("short open", "none"), ("short", "results (projected)"), ("short", "differs"),
+        ("short", "here"), ("short missing", "none"), ("short", "results (projected)"), ("short", "differs"),
         ("short", "there"), ("short", "not measured"),
     ]  # fmt: skip
     assert re.findall(r"<span([^>]*)>([^<]*)</span>", body) == [(' class="differs"', "wrong"), ("", "differs")]
-    assert re.findall(r"<tr([^>]*)>", body) == ["", ' class="said"', "", ' class="said"', ' class="projected"']
+    assert re.findall(r"<tr([^>]*)>", body) == [
+        "",
+        ' class="sentences"',
+        "",
+        ' class="sentences"',
+        ' class="projected"',
+    ]
 
 
 @pytest.mark.parametrize(("width", "has_size"), [(80, True), (20, False)])
@@ -68,8 +74,8 @@ def test_a_narrow_terminal_omits_optional_columns(width, has_size):
     assert text.rstrip().split("\n")[-1 if width == 80 else -2].startswith("here: a sentence")
 
 
-def test_a_difference_is_a_warning_and_a_missing_figure_is_open():
+def test_a_difference_is_a_warning_and_a_missing_figure_is_marked():
     tones = {verdict: results_cell(Agreement(verdict)).tone for verdict in Verdict}
     assert tones == {Verdict.AGREES: Tone.PLAIN, Verdict.DIFFERS: Tone.WARNING, Verdict.UNKNOWN: Tone.PLAIN}
-    assert with_spread([], 1, "{:.2f}").tone is Tone.OPEN
+    assert with_spread([], 1, "{:.2f}").tone is Tone.MISSING
     assert with_spread([0.5, 0.7], 100, "{:.0f}%") == Cell("60% ± 14%")

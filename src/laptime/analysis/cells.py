@@ -12,7 +12,7 @@ from laptime.text import byte_size
 
 RESULTS = Column("results", is_sentence=True)
 REMARKS = Column("remarks", is_sentence=True)
-NOT_MEASURED = Cell("not measured", Tone.OPEN)
+NOT_MEASURED = Cell("not measured", Tone.MISSING)
 
 
 def with_interval(value: float | None, interval: Interval | None, scale: float = 1.0, unit: str = "") -> str:

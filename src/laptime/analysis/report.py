@@ -237,7 +237,7 @@ def as_html(analysis: Analysis, plots: Mapping[str, bytes]) -> str:
         plots=[
             (caption(name, analysis), base64.b64encode(image).decode(), name in _PAIRS) for name, image in plots.items()
         ],
-        left_out=_omitted_note(analysis),
+        omitted=_omitted_note(analysis),
         methods=methods(analysis),
         environment=environment(analysis),
         commands=commands(analysis),

@@ -8,7 +8,7 @@ class Tone(StrEnum):
     """The emphasis of a cell."""
 
     PLAIN = "plain"
-    OPEN = "open"  # not measured
+    MISSING = "missing"  # not measured
     WARNING = "warning"
 
 
