@@ -13,7 +13,7 @@ from laptime.machine import device as devices
 from laptime.machine.device import Device, describe
 from laptime.tune import batch_size
 from laptime.tune.__main__ import main
-from laptime.tune.batch_size import Trial, fast_enough, foretold_bytes, memory_budget
+from laptime.tune.batch_size import Trial, fast_enough, memory_budget, predicted_bytes
 
 FEW = ["device=cpu", "dataset.limit=2000", "strategy.threads_per_rank=1"]
 LIMITED = Path(processes.__file__).with_name("limited_tune.py")
@@ -45,7 +45,7 @@ def test_batch_sizes_are_doubled_up_to_the_whole_training_set(work_folder, capsy
     fast = int(found(printed.out, "Fast").partition("=")[2].partition(",")[0])
     assert fast in tried
     sweep = rf"laptime -m {' '.join(FEW)} model=mlp training.batch_size=\d+,"
-    assert re.match(sweep, found(printed.out, "Measure it"))
+    assert re.match(sweep, found(printed.out, "Next"))
     assert list(work_folder.iterdir()) == []
 
 
@@ -69,7 +69,7 @@ def test_a_batch_size_that_would_not_fit_is_not_tried(monkeypatch, work_folder, 
     monkeypatch.setattr(batch_size, "available_memory_bytes", lambda: 400_000_000 + rss // 9)
     assert main(["batch_size", "device=cpu", "model=cnn", "dataset.limit=20000", "--limit", "1000"]) == 0
     printed = capsys.readouterr()
-    assert re.search(r"would take \d+\.\d GB, as the others foretell", printed.err), printed.err
+    assert re.search(r"predicted to need \d+\.\d GB", printed.err), printed.err
     assert "out of memory" not in printed.err
     assert "training.batch_size=16000" not in printed.out
 
@@ -95,11 +95,11 @@ def test_tune_says_that_no_batch_size_fits(work_folder):
 
 
 @pytest.mark.unit
-def test_memory_is_foretold_from_the_two_largest():
-    assert foretold_bytes([trial(16, 500)], 32) is None
-    assert foretold_bytes([trial(16, 500), trial(32, 600), trial(64, 1000)], 128) == 1000 + 64 * 400 / 32
-    assert foretold_bytes([trial(64, 1000), trial(32, 600)], 128) == 1800
-    assert foretold_bytes([trial(32, 700), trial(64, 600)], 128) == 600  # noise
+def test_memory_is_predicted_from_the_two_largest():
+    assert predicted_bytes([trial(16, 500)], 32) is None
+    assert predicted_bytes([trial(16, 500), trial(32, 600), trial(64, 1000)], 128) == 1000 + 64 * 400 / 32
+    assert predicted_bytes([trial(64, 1000), trial(32, 600)], 128) == 1800
+    assert predicted_bytes([trial(32, 700), trial(64, 600)], 128) == 600  # noise
 
 
 @pytest.mark.unit
@@ -125,8 +125,8 @@ def test_the_suggested_learning_rate_learns(optimizer, work_folder, capsys):
     printed = capsys.readouterr()
     suggested = found(printed.out, "Suggested").partition("=")[2].partition(",")[0]
     assert 1e-5 < float(suggested) < 1
-    assert found(printed.out, "Train") == f"laptime {' '.join(typed)} optimizer.lr={suggested}"
-    assert "falls most steeply" in printed.out and "Finding best" not in printed.err
+    assert found(printed.out, "Next") == f"laptime {' '.join(typed)} optimizer.lr={suggested}"
+    assert "falls fastest" in printed.out and "Finding best" not in printed.err
     assert Path("lr.png").read_bytes().startswith(b"\x89PNG") and len(list(work_folder.iterdir())) == 1
     record = laptime.run([*typed, *QUICK, "training.epochs=3", f"optimizer.lr={suggested}"])
     assert record["result"]["test_accuracy"] > 0.6

@@ -38,7 +38,7 @@ from laptime.config.identity import snapshot
 from laptime.config.overrides import find
 from laptime.config.quoting import quote_for_hydra, refuse_dashes
 from laptime.config.validate import validate
-from laptime.errors import Interrupted, RunFailed, UserError
+from laptime.errors import Interrupted, RunFailed, UserError, exit_code_of
 from laptime.ranks import torchrun
 from laptime.record.directory import RunDir
 from laptime.record.files import RUN_FILE
@@ -50,7 +50,6 @@ from laptime.sweeps.command import refuse_resume_in_a_file, resume_sweep, resume
 from laptime.sweeps.hydra_jobs import run_once
 from laptime.sweeps.plan import params_of
 from laptime.terminal import ignore_broken_pipe, replace_unencodable
-from laptime.text import format_os_error
 from laptime.version import __version__
 
 if TYPE_CHECKING:
@@ -116,22 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _exit(arguments: list[str]) -> NoReturn:
-    try:
-        sys.exit(_main(arguments))
-    except UserError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except (RunFailed, Interrupted) as error:  # the log already says what happened
-        sys.exit(error.exit_code)
-    except OSError as error:  # e.g. a full disk or a deleted folder
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        print(f"error: {format_os_error(error)}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    def train() -> int:
+        try:
+            return _main(arguments)
+        except (RunFailed, Interrupted) as error:  # the log already says what happened
+            return error.exit_code
+
+    sys.exit(exit_code_of(train))
 
 
 def _main(arguments: list[str]) -> int:

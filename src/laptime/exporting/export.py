@@ -19,7 +19,7 @@ from laptime.evaluation.predict import Predictions, predict
 from laptime.evaluation.trained_run import TrainedRun, use_threads
 from laptime.exporting import int8
 from laptime.exporting.formats import EXPORTERS, SUFFIXES, Loaded
-from laptime.exporting.wanted import Wanted
+from laptime.exporting.wanted import ExportTarget
 from laptime.lap.timed_loader import Batch
 from laptime.machine.device import describe
 from laptime.measure import latency
@@ -36,17 +36,19 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Made:
+class _ExportedFile:
     """A file that was made and read back."""
 
-    wanted: Wanted
+    wanted: ExportTarget
     content: bytes
     loaded: Loaded
     layers: list[str]
     predictions: Predictions
 
 
-def export(run: TrainedRun, config: ExportConfig, wanted: Sequence[Wanted]) -> tuple[dict[str, Any], dict[str, bytes]]:
+def export(
+    run: TrainedRun, config: ExportConfig, wanted: Sequence[ExportTarget]
+) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Export a run's network.
 
     Args:
@@ -105,7 +107,7 @@ def export(run: TrainedRun, config: ExportConfig, wanted: Sequence[Wanted]) -> t
     return report, {file_name(each.wanted): each.content for each in kept}
 
 
-def file_name(wanted: Wanted) -> str:
+def file_name(wanted: ExportTarget) -> str:
     """Of the file in export/."""
     return f"model{'.int8' if wanted.int8 else ''}{SUFFIXES[wanted.format]}"
 
@@ -115,10 +117,10 @@ def _make(
     data: DataModule,
     images: Tensor,
     config: ExportConfig,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[ExportTarget],
     original: Predictions,
     folder: Path,
-) -> tuple[list[_Made], list[dict[str, str]]]:
+) -> tuple[list[_ExportedFile], list[dict[str, str]]]:
     """Each file, and why some couldn't be made. One format's failure is no reason to leave the others out."""
     made, failed = [], []
     # Two images: with one, torch.export would take the batch size for a constant.
@@ -137,7 +139,7 @@ def _make(
             log.debug("%s", each.name, exc_info=True)
             failed.append({"name": each.name, "reason": _reason(error)})
             continue
-        made.append(_Made(each, path.read_bytes(), loaded, layers, predictions))
+        made.append(_ExportedFile(each, path.read_bytes(), loaded, layers, predictions))
         if predictions.logits.shape != original.logits.shape:
             made.pop()
             failed.append({"name": each.name, "reason": f"gives {tuple(predictions.logits.shape)}"})
@@ -171,7 +173,7 @@ def difference(predictions: Predictions, original: Predictions) -> float:
     return apart / largest if largest else apart
 
 
-def _fits(made: _Made, original: Predictions, tolerance: float, failed: list[dict[str, str]]) -> bool:
+def _fits(made: _ExportedFile, original: Predictions, tolerance: float, failed: list[dict[str, str]]) -> bool:
     """Whether a file is to be kept; notes why not."""
     apart = difference(made.predictions, original)
     if made.wanted.int8 or apart <= tolerance:
@@ -182,7 +184,7 @@ def _fits(made: _Made, original: Predictions, tolerance: float, failed: list[dic
 
 
 def _latencies(
-    network: nn.Module, made: Sequence[_Made], images: Tensor, settings: latency.Settings
+    network: nn.Module, made: Sequence[_ExportedFile], images: Tensor, settings: latency.Settings
 ) -> dict[str, list[latency.Latency]]:
     timed: dict[str, list[latency.Latency]] = {name: [] for name in ("original", *(each.wanted.name for each in made))}
     for size in settings.batch_sizes:
@@ -193,7 +195,9 @@ def _latencies(
     return timed
 
 
-def _described(made: _Made, original: Predictions, timed: Mapping[str, Sequence[latency.Latency]]) -> dict[str, Any]:
+def _described(
+    made: _ExportedFile, original: Predictions, timed: Mapping[str, Sequence[latency.Latency]]
+) -> dict[str, Any]:
     by_size = {each.batch_size: each for each in timed["original"]}
     return {
         "name": made.wanted.name,

@@ -15,7 +15,7 @@ _PACKAGES = {
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExportTarget:
     """One file.
 
     Attributes:
@@ -34,7 +34,7 @@ class Wanted:
         return f"{self.format} int8" if self.int8 else self.format
 
 
-def wanted(formats: Sequence[str], int8: bool) -> list[Wanted]:
+def wanted(formats: Sequence[str], int8: bool) -> list[ExportTarget]:
     """The files to make, each beside its int8 variant.
 
     Args:
@@ -52,7 +52,7 @@ def wanted(formats: Sequence[str], int8: bool) -> list[Wanted]:
             if missing is not None and format in named:
                 typed = f"format={format}{' int8=true' if variant and _missing(format, False) is None else ''}"
                 raise UserError(f"{typed}: {missing}.")
-            made.append(Wanted(format, variant, missing))
+            made.append(ExportTarget(format, variant, missing))
     return made
 
 

@@ -1,4 +1,4 @@
-"""The batch size by trying it: real steps of the run's own model, until memory, time or data end it."""
+"""Finds a batch size by training a few steps of the run's model with growing sizes."""
 
 import itertools
 import statistics
@@ -26,14 +26,14 @@ from laptime.training.build import build_data, build_module, build_network, netw
 from laptime.training.capabilities import HasStepper
 
 _FIRST = 16
-# Steps of a trial are timed for at least so long, and there are at least so many of them.
+# Minimum time and number of timed steps of a trial.
 _TIMED_S, _TIMED_STEPS = 0.5, 3
-# What is left free for what a run needs besides its steps: evaluation, a checkpoint, fragments.
+# Fraction of the memory to leave free, for evaluation, checkpoints and fragmentation.
 _MARGIN = 0.1
-# Between the largest that fits and the smallest that doesn't the search ends within this share.
-_FINENESS = 8
-# Batch sizes of which the speed is within this share of the best are as good as that.
-_AS_FAST = 0.05
+# The search ends when the smallest size that doesn't fit is within 1/8 of the largest that does.
+_RESOLUTION = 8
+# A batch size is about as fast as the fastest if its samples/s are within this fraction of the best.
+_SPEED_TOLERANCE = 0.05
 _NOTHING_FITS = "not even one sample at a time fits into memory. Use a smaller model or smaller images."
 
 
@@ -43,10 +43,10 @@ class Trial:
 
     Attributes:
         batch_size: samples per optimizer step.
-        step_s: seconds of a step, the median, data included; None: it did not fit.
+        step_s: median seconds per step, data loading included; None: it did not fit.
         samples_per_s: batch_size / step_s.
-        memory_bytes: the peak: of tensors on an accelerator, of the process on the CPU.
-        refused: why it was not, or could not be, tried; empty: it was.
+        memory_bytes: peak memory, of tensors on an accelerator, of the process on the CPU.
+        refused: why it was not tried or failed; empty: it was tried.
     """
 
     batch_size: int
@@ -61,21 +61,21 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the search has found.
+class BatchSizeResult:
+    """The result of the search.
 
     Attributes:
-        of_what: model and data set, in words.
-        trials: in the order in which they were made.
-        device: that trained.
-        budget_bytes: of memory; None: not known.
+        subject: model and data set, e.g. `mlp on mnist`.
+        trials: in order.
+        device: the device of the trials.
+        budget_bytes: memory that the trials may use; None: not known.
         ended_by: memory, data (the whole training set is one batch) or time.
-        largest: batch size that fits.
+        largest: the largest batch size that fits.
         fast: the smallest batch size that is about as fast as the fastest.
-        quality: of the times, by what else the machine did meanwhile.
+        quality: of the timings.
     """
 
-    of_what: str
+    subject: str
     trials: tuple[Trial, ...]
     device: Device
     budget_bytes: int | None
@@ -85,17 +85,16 @@ class Found:
     quality: Quality
 
 
-def find(config: Config, device: Device, limit_s: float, note: Callable[[Trial], None]) -> Found:
-    """Double the batch size until it does not fit, then narrow that down.
+def find(config: Config, device: Device, limit_s: float, report: Callable[[Trial], None]) -> BatchSizeResult:
+    """Double the batch size until it does not fit, then bisect.
 
-    A size that would not fit, as the ones before it foretell, is not tried: on the CPU nothing would stop it but the
-    system, by ending the process.
+    A size that is predicted not to fit is not tried: on the CPU the system would kill the process.
 
     Args:
-        config: of a run; its batch_size is not looked at.
-        device: that trains.
-        limit_s: seconds after which no further trial starts, as far as those before it foretell its time.
-        note: is told each trial as it ends.
+        config: of a run; its batch_size is ignored.
+        device: to train on.
+        limit_s: time limit in seconds; no trial starts that is predicted to end after it.
+        report: called after each trial.
 
     Raises:
         TrainingFailed: not even one sample fits.
@@ -110,7 +109,7 @@ def find(config: Config, device: Device, limit_s: float, note: Callable[[Trial],
 
     def fits(batch_size: int) -> bool:
         trials.append(search.attempt(batch_size, trials))
-        note(trials[-1])
+        report(trials[-1])
         return trials[-1].fits
 
     def is_too_late(batch_size: int) -> bool:
@@ -129,7 +128,7 @@ def find(config: Config, device: Device, limit_s: float, note: Callable[[Trial],
         else:
             too_large, ended_by = batch_size, "memory"
             break
-    while ended_by == "memory" and too_large - largest > max(1, largest // _FINENESS):
+    while ended_by == "memory" and too_large - largest > max(1, largest // _RESOLUTION):
         middle = (largest + too_large) // 2
         if largest and is_too_late(middle):
             break
@@ -140,7 +139,7 @@ def find(config: Config, device: Device, limit_s: float, note: Callable[[Trial],
     if not largest:
         raise TrainingFailed(_NOTHING_FITS)
     quality, fast = machine.quality(), fast_enough(trials)
-    return Found(search.of_what, tuple(trials), device, search.budget_bytes, ended_by, largest, fast, quality)
+    return BatchSizeResult(search.subject, tuple(trials), device, search.budget_bytes, ended_by, largest, fast, quality)
 
 
 def _started(config: Config, device: Device, data: DataModule) -> "_Search":
@@ -155,19 +154,19 @@ def _started(config: Config, device: Device, data: DataModule) -> "_Search":
 def fast_enough(trials: list[Trial]) -> int:
     """The smallest batch size that is about as fast as the fastest, in samples per second."""
     speeds = {trial.batch_size: trial.samples_per_s for trial in trials if trial.samples_per_s is not None}
-    return min(size for size, speed in speeds.items() if speed >= (1 - _AS_FAST) * max(speeds.values()))
+    return min(size for size, speed in speeds.items() if speed >= (1 - _SPEED_TOLERANCE) * max(speeds.values()))
 
 
 def memory_budget(device: Device) -> int | None:
-    """What this process may take of the device's memory, in bytes, its own included; None: not known."""
+    """Bytes of the device's memory that this process may use, including what it uses now; None: not known."""
     if device.used == "cpu":
         return int((1 - _MARGIN) * (psutil.Process().memory_info().rss + available_memory_bytes()))
-    share, total, own = device.memory_use()
-    return int((1 - _MARGIN) * (total - share * total + own)) if total else None
+    used_fraction, total, own = device.memory_use()
+    return int((1 - _MARGIN) * (total - used_fraction * total + own)) if total else None
 
 
 class _Search:
-    """Makes trials, each from the same weights."""
+    """Runs trials, each from the same initial weights."""
 
     def __init__(self, config: Config, device: Device, data: DataModule, budget_bytes: int | None) -> None:
         self.config = config
@@ -176,14 +175,14 @@ class _Search:
         self.budget_bytes = budget_bytes
         self.last_trial_s = 0.0
         self._network = build_network(config.model, data.data)
-        self.of_what = f"{network_name(self._network)} on {data.data.name}"
+        self.subject = f"{network_name(self._network)} on {data.data.name}"
         self._weights = {name: value.clone() for name, value in self._network.state_dict().items()}
 
     def attempt(self, batch_size: int, before: list[Trial]) -> Trial:
-        wanted = foretold_bytes([trial for trial in before if trial.fits], batch_size)
-        if wanted is not None and self.budget_bytes is not None and wanted > self.budget_bytes:
-            refused = f"would take {byte_size(wanted, 'GB')}, as the others foretell"
-            return Trial(batch_size, None, None, wanted, refused)
+        needed_bytes = predicted_bytes([trial for trial in before if trial.fits], batch_size)
+        if needed_bytes is not None and self.budget_bytes is not None and needed_bytes > self.budget_bytes:
+            refused = f"not tried: predicted to need {byte_size(needed_bytes, 'GB')}"
+            return Trial(batch_size, None, None, needed_bytes, refused)
         start = time.monotonic()
         try:
             return self._steps(batch_size)
@@ -208,7 +207,7 @@ class _Search:
             module.stepper.compile()
         optimizer = module.make_optimizer(module.network.parameters())
         batches = self._batches()
-        _step(module, optimizer, batches)  # memory and code are made ready
+        _step(module, optimizer, batches)  # warm-up: allocates memory, compiles
         times: list[float] = []
         while sum(times) < _TIMED_S or len(times) < _TIMED_STEPS:
             start = self._now()
@@ -221,7 +220,7 @@ class _Search:
         return Trial(batch_size, step_s, batch_size / step_s, memory_bytes)
 
     def _batches(self) -> Iterator[Batch]:
-        """Whole batches of one epoch after the other."""
+        """Batches of full size, epoch after epoch."""
         for epoch in itertools.count():
             loader = self.data.train_dataloader()
             loader.sampler.set_epoch(epoch)
@@ -237,10 +236,10 @@ def _step(module: HasStepper, optimizer: torch.optim.Optimizer, batches: Iterato
     module.stepper.take(optimizer, *next(batches))
 
 
-def foretold_bytes(fitted: list[Trial], batch_size: int) -> int | None:
-    """What a batch size would take: memory grows by as much for each sample. None: fewer than two to tell from."""
-    known = sorted((trial.batch_size, trial.memory_bytes) for trial in fitted if trial.memory_bytes is not None)
-    if len(known) < 2:
+def predicted_bytes(fitted: list[Trial], batch_size: int) -> int | None:
+    """Memory of a batch size, extrapolated linearly from the two largest trials; None: there are fewer than two."""
+    sizes = sorted((trial.batch_size, trial.memory_bytes) for trial in fitted if trial.memory_bytes is not None)
+    if len(sizes) < 2:
         return None
-    (size, num_bytes), (larger, more_bytes) = known[-2:]
+    (size, num_bytes), (larger, more_bytes) = sizes[-2:]
     return int(more_bytes + max(0.0, (more_bytes - num_bytes) / (larger - size)) * (batch_size - larger))

@@ -1,4 +1,4 @@
-"""A learning rate to start from: Lightning's range test on the run's own model, data and optimizer."""
+"""Finds a learning rate to start from: Lightning's range test on the run's model, data and optimizer."""
 
 import io
 import sys
@@ -28,10 +28,9 @@ from laptime.training.capabilities import Retrainable
 from laptime.training.mixup import mixed_loss
 from laptime.training.trainer import quiet_lightning
 
-# Lightning leaves out the first steps, whose smoothed loss is not one yet, and the last when it looks for the steepest
-# one, and needs two to compare.
+# Lightning ignores the first steps, whose loss isn't smooth yet, and the last step. It needs two others to compare.
 SKIPPED_STEPS = 10
-_FEWEST_STEPS = SKIPPED_STEPS + 3
+_MIN_STEPS = SKIPPED_STEPS + 3
 
 
 @dataclass(frozen=True)
@@ -39,16 +38,16 @@ class RangeTest:
     """The loss while the learning rate grows from step to step.
 
     Attributes:
-        of_what: model and data set, in words.
-        lrs: of each step, growing.
-        losses: after each step, smoothed as Lightning does, at the same places.
-        suggested: where the loss falls most steeply.
-        ended_early: before the highest learning rate, since the loss grew to four times its lowest.
-        device: that trained.
-        finder: Lightning's own, which plots.
+        subject: model and data set, e.g. `mlp on mnist`.
+        lrs: the learning rate of each step, growing.
+        losses: the loss after each step, smoothed by Lightning.
+        suggested: the learning rate at which the loss falls fastest.
+        ended_early: the loss grew to four times its lowest before the highest learning rate was reached.
+        device: the device of the test.
+        finder: Lightning's object, which can plot.
     """
 
-    of_what: str
+    subject: str
     lrs: tuple[float, ...]
     losses: tuple[float, ...]
     suggested: float
@@ -57,7 +56,7 @@ class RangeTest:
     finder: Any
 
     def plot(self, path: Path) -> None:
-        """Draw the loss over the learning rate, the suggestion marked.
+        """Plot the loss over the learning rate and mark the suggestion.
 
         Raises:
             OSError: the file can't be written.
@@ -74,33 +73,33 @@ def find(config: Config, device: Device, lowest: float, highest: float, num_step
     """Train while the learning rate grows exponentially.
 
     Args:
-        config: of a run; its optimizer's lr is not looked at, nor is its scheduler.
-        device: that trains.
+        config: of a run; the optimizer's lr and the scheduler are ignored.
+        device: to train on.
         lowest, highest: learning rates of the first and the last step.
         num_steps: optimizer steps.
 
     Raises:
-        TrainingFailed: the loss shows no place where it falls.
+        TrainingFailed: the loss never falls.
         UserError: data, model or optimizer can't be built.
 
     Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks"; the suggestion is Lightning's.
     """
     settings = config.training
-    parts, clip_norm = settings.num_microbatches, settings.gradient_clip_norm
+    num_microbatches, clip_norm = settings.num_microbatches, settings.gradient_clip_norm
     scales = settings.precision == "16-mixed"
     if scales and clip_norm is not None:
         raise UserError(
-            f"training.gradient_clip_norm={clip_norm}: can't be tried with training.precision=16-mixed, whose "
-            "gradients are scaled. Leave one of them out."
+            f"training.gradient_clip_norm={clip_norm}: can't be combined with training.precision=16-mixed, which "
+            "scales gradients. Leave one of them out."
         )
     data = build_data(config, device, Rank())
-    data.batch_size = -(-data.batch_size // parts)
+    data.batch_size = -(-data.batch_size // num_microbatches)
     data.steps_per_execution = 1
     network = build_network(config.model, data.data)
-    module = _Trained(build_module(config, network, device, StopRequest(), {}, Rank(), 1))
+    module = _RangeTestModule(build_module(config, network, device, StopRequest(), {}, Rank(), 1))
     try:
         with quiet_lightning(), _quiet_progress(), tempfile.TemporaryDirectory() as folder:
-            trainer = _trainer(device, "16-mixed" if scales else "32-true", parts, folder)
+            trainer = _trainer(device, "16-mixed" if scales else "32-true", num_microbatches, folder)
             finder = Tuner(trainer).lr_find(
                 module,
                 train_dataloaders=data.train_dataloader(),
@@ -109,30 +108,32 @@ def find(config: Config, device: Device, lowest: float, highest: float, num_step
                 num_training=num_steps,
                 update_attr=False,
             )
-    except SystemExit as end:  # Lightning's answer to Ctrl-C
+    except SystemExit as end:  # Lightning turns Ctrl-C into it
         raise KeyboardInterrupt from end
     finally:
         data.teardown("fit")
     assert finder is not None
     suggested = finder.suggestion(skip_begin=SKIPPED_STEPS)
     lrs, losses = finder.results["lr"], finder.results["loss"]
-    if suggested is None or len(lrs) < _FEWEST_STEPS:
+    if suggested is None or len(lrs) < _MIN_STEPS:
         raise TrainingFailed(
-            f"the loss became infinite, or too large, after {len(lrs)} of {num_steps} steps: there is nothing to "
-            "choose from. Start from a smaller --lowest."
+            f"the loss became infinite, or too large, after {len(lrs)} of {num_steps} steps, too few to "
+            "choose from. Use a smaller --lowest."
         )
-    of_what = f"{network_name(network)} on {data.data.name}"
-    return RangeTest(of_what, tuple(lrs), tuple(losses), suggested, len(lrs) < num_steps, device, finder)
+    subject = f"{network_name(network)} on {data.data.name}"
+    return RangeTest(subject, tuple(lrs), tuple(losses), suggested, len(lrs) < num_steps, device, finder)
 
 
-def _trainer(device: Device, precision: Literal["16-mixed", "32-true"], parts: int, folder: str) -> pl.Trainer:
-    """Lightning's own optimization, and nothing beside it."""
+def _trainer(
+    device: Device, precision: Literal["16-mixed", "32-true"], num_microbatches: int, folder: str
+) -> pl.Trainer:
+    """A Trainer without checkpoints, logs and validation."""
     return pl.Trainer(
         accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
         devices=1,
         plugins=LightningEnvironment(),
         precision=precision,
-        accumulate_grad_batches=parts,
+        accumulate_grad_batches=num_microbatches,
         max_epochs=-1,
         logger=False,
         default_root_dir=folder,
@@ -147,7 +148,7 @@ def _trainer(device: Device, precision: Literal["16-mixed", "32-true"], parts: i
 
 @contextmanager
 def _quiet_progress() -> Iterator[None]:
-    """Lightning's bar on a terminal alone, and none of its advice on data loaders."""
+    """Show Lightning's progress bar only on a terminal, and hide its advice on data loaders."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if sys.stderr.isatty():
@@ -157,8 +158,8 @@ def _quiet_progress() -> Iterator[None]:
                 yield
 
 
-class _Trained(pl.LightningModule):
-    """A module's loss for Lightning's own optimization, which the range test needs; one batch per list."""
+class _RangeTestModule(pl.LightningModule):
+    """Lets Lightning optimize a module, as its range test requires. Each step group holds one batch."""
 
     def __init__(self, module: Retrainable) -> None:
         super().__init__()
@@ -177,7 +178,7 @@ class _Trained(pl.LightningModule):
             nn.utils.clip_grad_norm_(self.network.parameters(), self.module.stepper.gradient_clip_norm)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch  # it is there
+        return batch  # the data loader has moved it
 
     def training_step(self, step_group: list[Batch], batch_idx: int) -> Tensor:
         ((images, labels),) = step_group

@@ -1,4 +1,4 @@
-"""What was found, on the terminal: tables and the line to go on with on stdout, progress on stderr."""
+"""Output of tune: tables and the next command on stdout, progress on stderr."""
 
 import shlex
 import sys
@@ -12,13 +12,13 @@ from rich.text import Text
 from laptime.command_line import program
 from laptime.terminal import relative, wide_console
 from laptime.text import byte_size
-from laptime.tune.batch_size import Found, Trial
+from laptime.tune.batch_size import BatchSizeResult, Trial
 from laptime.tune.lr import SKIPPED_STEPS, RangeTest
 
 _ENDED_BY = {
     "memory": "{too_large} does not fit into memory",
     "data": "the whole training set",
-    "time": "larger ones would have taken longer than --limit",
+    "time": "larger ones would exceed --limit",
 }
 
 
@@ -31,51 +31,53 @@ def _result(done: Trial) -> str:
     return done.refused or f"{done.samples_per_s:,.0f} samples/s, {_gigabytes(done.memory_bytes)}"
 
 
-def batch_sizes(found: Found, typed: Sequence[str]) -> None:
-    """Print every size that was tried, which of them to use, and how to measure that."""
+def batch_sizes(result: BatchSizeResult, train_arguments: Sequence[str]) -> None:
+    """Print every batch size that was tried, which to use, and the command that measures them."""
     console = wide_console()
     console.print(
-        Text(f"laptime: batch sizes for {found.of_what}, {found.device.used} ({found.device.name})"), soft_wrap=True
+        Text(f"laptime: batch sizes for {result.subject}, {result.device.used} ({result.device.name})"), soft_wrap=True
     )
     table = Table()
     for column in ("batch size", "ms per step", "samples/s", "peak memory", ""):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for each in sorted(found.trials, key=lambda each: each.batch_size):
-        remarks = [each.refused] if each.refused else []
-        if each.batch_size == found.largest:
-            remarks.append("largest that fits" if found.ended_by == "memory" else "largest tried")
-        if each.batch_size == found.fast:
+    for tried in sorted(result.trials, key=lambda tried: tried.batch_size):
+        remarks = [tried.refused] if tried.refused else []
+        if tried.batch_size == result.largest:
+            remarks.append("largest that fits" if result.ended_by == "memory" else "largest tried")
+        if tried.batch_size == result.fast:
             remarks.append("about as fast as the fastest")
         table.add_row(
-            f"{each.batch_size:,}",
-            "" if each.step_s is None else f"{1e3 * each.step_s:,.2f}",
-            "" if each.samples_per_s is None else f"{each.samples_per_s:,.0f}",
-            "" if each.refused else _gigabytes(each.memory_bytes),
+            f"{tried.batch_size:,}",
+            "" if tried.step_s is None else f"{1e3 * tried.step_s:,.2f}",
+            "" if tried.samples_per_s is None else f"{tried.samples_per_s:,.0f}",
+            "" if tried.refused else _gigabytes(tried.memory_bytes),
             "; ".join(remarks),
         )
     console.print(table)
-    too_large = min((each.batch_size for each in found.trials if not each.fits), default=None)
-    ended_by = _ENDED_BY[found.ended_by].format(too_large=too_large)
-    budget = "" if found.budget_bytes is None else f"; up to {_gigabytes(found.budget_bytes)} may be used"
-    _line(console, "Largest", f"training.batch_size={found.largest} ({ended_by}{budget})")
-    _line(console, "Fast", f"training.batch_size={found.fast}, the smallest within 5% of the most samples/s")
-    if found.quality.reasons:
-        _line(console, "Quality", f"{found.quality.grade}: {'; '.join(found.quality.reasons)}")
-    around = sorted({each.batch_size for each in found.trials if each.fits and found.fast <= 4 * each.batch_size})[:4]
+    too_large = min((tried.batch_size for tried in result.trials if not tried.fits), default=None)
+    ended_by = _ENDED_BY[result.ended_by].format(too_large=too_large)
+    budget = "" if result.budget_bytes is None else f"; up to {_gigabytes(result.budget_bytes)} may be used"
+    _line(console, "Largest", f"training.batch_size={result.largest} ({ended_by}{budget})")
+    _line(console, "Fast", f"training.batch_size={result.fast}, the smallest within 5% of the most samples/s")
+    if result.quality.reasons:
+        _line(console, "Quality", f"{result.quality.grade}: {'; '.join(result.quality.reasons)}")
+    around = sorted(
+        {tried.batch_size for tried in result.trials if tried.fits and result.fast <= 4 * tried.batch_size}
+    )[:4]
     sweep = f"training.batch_size={','.join(map(str, around))}"
-    _line(console, "Measure it", _command([*typed, sweep], sweep=len(around) > 1))
+    _line(console, "Next", _command([*train_arguments, sweep], sweep=len(around) > 1))
     _line(
         console,
-        "Mind",
-        "a larger batch makes fewer steps of an epoch: it may learn less, or want a larger optimizer.lr",
+        "Note",
+        "a larger batch means fewer steps per epoch: the model may learn less, or need a larger optimizer.lr",
     )
 
 
-def lr(tested: RangeTest, typed: Sequence[str], plot: Path | None) -> None:
-    """Print where the loss fell, and the line to train with."""
+def lr(tested: RangeTest, train_arguments: Sequence[str], plot: Path | None) -> None:
+    """Print the loss by learning rate, and the command to train with."""
     console = wide_console()
     console.print(
-        Text(f"laptime: learning rates for {tested.of_what}, {tested.device.used} ({tested.device.name})"),
+        Text(f"laptime: learning rates for {tested.subject}, {tested.device.used} ({tested.device.name})"),
         soft_wrap=True,
     )
     table = Table()
@@ -83,18 +85,18 @@ def lr(tested: RangeTest, typed: Sequence[str], plot: Path | None) -> None:
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     steps = range(SKIPPED_STEPS, len(tested.lrs))
     remarks: dict[int, list[str]] = {step: [] for step in [*steps[::10], steps[-1]]}
-    remarks.setdefault(tested.lrs.index(tested.suggested), []).append("falls most steeply")
+    remarks.setdefault(tested.lrs.index(tested.suggested), []).append("falls fastest")
     remarks.setdefault(min(steps, key=lambda step: tested.losses[step]), []).append("lowest")
     if tested.ended_early:
-        remarks[steps[-1]].append("ended here: it grew too large")
+        remarks[steps[-1]].append("stopped: the loss grew too large")
     for step, remark in sorted(remarks.items()):
         table.add_row(str(step), f"{tested.lrs[step]:.2g}", f"{tested.losses[step]:.4f}", "; ".join(remark))
     console.print(table)
-    _line(console, "Suggested", f"optimizer.lr={tested.suggested:.2g}, where the loss falls most steeply")
-    _line(console, "Train", _command([*typed, f"optimizer.lr={tested.suggested:.2g}"]))
+    _line(console, "Suggested", f"optimizer.lr={tested.suggested:.2g}, where the loss falls fastest")
+    _line(console, "Next", _command([*train_arguments, f"optimizer.lr={tested.suggested:.2g}"]))
     if plot is not None:
         _line(console, "Written", str(relative(plot)))
-    _line(console, "Mind", "a start for a search, not its end: what the loss does in its first steps")
+    _line(console, "Note", "a starting point for a search, because it only looks at the first steps")
 
 
 def _command(overrides: Sequence[str], sweep: bool = False) -> str:
