@@ -1,4 +1,4 @@
-"""The progress bar on a terminal that the test reads."""
+"""The progress bar on a pseudo-terminal."""
 
 import io
 import re
@@ -12,7 +12,7 @@ from laptime.callbacks.progress_bar import ProgressBar
 
 # 50 steps in each epoch.
 SHORT = (
-    *(each for each in TINY if not each.startswith("callbacks.progress_bar")),
+    *(override for override in TINY if not override.startswith("callbacks.progress_bar")),
     "dataset.num_train=2000",
     "training.epochs=2",
 )
@@ -39,7 +39,7 @@ def test_bar_shows_epoch_loss_accuracy_rate_and_time_left(terminal):
 
 def test_bar_is_redrawn_by_time_and_not_by_step(terminal):
     laptime.run([*SHORT, "callbacks.progress_bar.refresh_s=3600", "training.steps_per_execution=1"])
-    # At the end of each epoch and when the bar goes, not after each of the 50 steps.
+    # At the end of each epoch and when the bar is removed, not after each of the 50 steps.
     assert 2 <= len(re.findall(r"samples/s", terminal.getvalue())) <= 10
 
 

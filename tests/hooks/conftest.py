@@ -1,4 +1,4 @@
-"""Small trainings of somebody else's, and what LapTimer wrote and said of them."""
+"""Fixtures: small trainings, and the files, warnings and lines of the timer of a training."""
 
 import csv
 import importlib
@@ -16,7 +16,7 @@ from laptime.lap import clock as lap_clock
 
 
 class Timed:
-    """What was written and said of a run."""
+    """The files, warnings and printed lines of a run."""
 
     def __init__(self, folder: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
@@ -35,18 +35,18 @@ class Timed:
             return list(csv.DictReader(file))
 
     def column(self, name: str) -> list[Any]:
-        """The values of a column of epochs.csv; None where there is none."""
+        """The values of a column of epochs.csv; None for an empty cell."""
         return [json.loads(row[name].lower()) if row[name] else None for row in self.rows]
 
     @property
     def warnings(self) -> list[str]:
-        """What Laptime has warned of."""
-        records = [each for each in self.caplog.records if each.name == "laptime" and each.levelno >= logging.WARNING]
-        return [each.getMessage() for each in records]
+        """Laptime's warnings."""
+        records = [r for r in self.caplog.records if r.name == "laptime" and r.levelno >= logging.WARNING]
+        return [record.getMessage() for record in records]
 
     @property
     def lines(self) -> list[str]:
-        """What Laptime has printed."""
+        """The lines that Laptime has printed."""
         self._err += self._capsys.readouterr().err
         return [line.removeprefix("laptime: ") for line in self._err.splitlines() if line.startswith("laptime: ")]
 
@@ -58,7 +58,7 @@ def timed(work_folder: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.Ca
 
 @pytest.fixture
 def lap_timer() -> Callable[..., Any]:
-    """A LapTimer that writes to `run`; with a seed, and without the peak, which takes half a second."""
+    """Makes a LapTimer that writes to `run`, with a seed, and without the peak, which takes half a second."""
     from laptime import LapTimer
 
     def make(**settings: Any) -> Any:
@@ -69,14 +69,14 @@ def lap_timer() -> Callable[..., Any]:
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """`now.s` is the time of laps, moved by the training: in the default time of Tiny's modules."""
+    """The faked time of laps, `now.s`. The training advances it by the constants of tiny.py."""
     now = SimpleNamespace(s=1000.0)
     monkeypatch.setattr(lap_clock, "time", SimpleNamespace(perf_counter=lambda: now.s))
     return now
 
 
-# Importing `lightning` takes four seconds; test_either_lightning.py does it in the default run.
+# Importing `lightning` takes four seconds. In the default run, only test_lightning_callback.py imports it.
 @pytest.fixture(params=["pytorch_lightning", pytest.param("lightning.pytorch", marks=pytest.mark.soak)])
 def tiny(request: pytest.FixtureRequest) -> Tiny:
-    """Trainings with each of Lightning's two packages."""
+    """Trainings with each of the two Lightning packages."""
     return Tiny(importlib.import_module(request.param))

@@ -1,4 +1,4 @@
-"""Runs that LapTimer wrote: which of them are repeats, and what the analysis makes of them."""
+"""Analysis of runs that LapTimer wrote: which of them are repeats, and which groups are compared."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def test_repeats_differ_only_in_their_seed(tiny, lap_timer):
     "what", ["lr", "batch size", "width", "max_epochs", "accumulation", "optimizer", "class", "config"]
 )
 def test_different_settings_are_different_groups_without_hyperparameters(what, tiny, lap_timer, timed):
-    """Nothing here calls save_hyperparameters."""
+    """A module that doesn't call save_hyperparameters."""
 
     class Other(tiny.Classifier):
         def configure_optimizers(self):
@@ -97,7 +97,7 @@ def test_config_argument_wins_and_its_secrets_are_masked(tiny, lap_timer, timed)
 
 
 def test_two_values_are_compared(tiny, lap_timer, now):
-    """Steps of one of them take twice the time, but for what the seed changes."""
+    """The steps of one value take twice as long, apart from the effect of the seed."""
     for lr, step_s in ((0.1, 1.0), (0.2, 2.0)):
         for seed in (1, 2, 3):
 

@@ -1,4 +1,4 @@
-"""Nothing that a timer does may make a training fail."""
+"""A timer never makes a training fail."""
 
 import logging
 
@@ -16,7 +16,7 @@ class Timer:
 
     @guarded
     def on_something(self, error: BaseException | None = None, times: int = 1) -> int:
-        """Does something."""
+        """A hook with a docstring."""
         self.calls += times
         if error is not None:
             raise error

@@ -1,4 +1,4 @@
-"""What tells a run from others."""
+"""The settings that distinguish runs."""
 
 import copy
 import json
@@ -55,7 +55,7 @@ sweep: ["${now:%H}", "${oc.env:LAPTIME_TEST_BATCH,1}"]
 
 @pytest.fixture
 def job(work_folder, monkeypatch):
-    """start(text, output_subdir): the job of Hydra's whose output directory is `out`."""
+    """Returns start(text, output_subdir): the Hydra job with the output directory `out`."""
 
     def start(text: str | None, output_subdir: str | None = ".hydra") -> HydraJob | None:
         folder = Path("out").absolute()
@@ -72,9 +72,9 @@ def job(work_folder, monkeypatch):
 
 def test_paths_and_output_settings_do_not_distinguish_runs(job, monkeypatch):
     monkeypatch.setenv("LAPTIME_TEST_BATCH", "32")
-    found = job(COMPOSED)
-    assert found is not None and found.seed == 7 and found.output_dir == Path("out").absolute()
-    assert found.settings == {
+    composed = job(COMPOSED)
+    assert composed is not None and composed.seed == 7 and composed.output_dir == Path("out").absolute()
+    assert composed.settings == {
         "trainer": {"_target_": "lightning.pytorch.trainer.Trainer", "max_epochs": 3, "precision": 32},
         "data": {"_target_": "my.Data", "data_dir": "${paths.data_dir}", "batch_size": "32"},
         "model": {"net": {"size": 64}, "lr": "${oc.env:LAPTIME_TEST_UNSET}"},
@@ -87,29 +87,29 @@ def test_paths_and_output_settings_do_not_distinguish_runs(job, monkeypatch):
     ("text", "seed"), [("seed: 0", 0), ("seed: null", None), ("seed: true", None), ("a: 1", None), ("seed: x", None)]
 )
 def test_the_seed(text, seed, job):
-    found = job(text)
-    assert found is not None and found.seed == seed
+    composed = job(text)
+    assert composed is not None and composed.seed == seed
 
 
 def test_groups_that_are_called_train_or_test_are_settings(job):
-    found = job("train: {lr: 0.1}\ntest: {batch_size: 4}")
-    assert found is not None and found.settings == {"train": {"lr": 0.1}, "test": {"batch_size": 4}}
+    composed = job("train: {lr: 0.1}\ntest: {batch_size: 4}")
+    assert composed is not None and composed.settings == {"train": {"lr": 0.1}, "test": {"batch_size": 4}}
 
 
 def test_a_trainer_by_another_name(job):
-    found = job("fabric: {_target_: my.Trainer, devices: 2, callbacks: null, lr: 1}")
-    assert found is not None and found.settings == {"fabric": {"_target_": "my.Trainer", "lr": 1}}
+    composed = job("fabric: {_target_: my.Trainer, devices: 2, callbacks: null, lr: 1}")
+    assert composed is not None and composed.settings == {"fabric": {"_target_": "my.Trainer", "lr": 1}}
 
 
 @pytest.mark.parametrize("text", [None, "- 1\n- 2", ""])
 def test_a_job_without_a_configuration_that_can_be_read(text, job):
-    found = job(text)
-    assert found is not None and (found.config is None or found.config == {}) and found.settings == {}
+    composed = job(text)
+    assert composed is not None and (composed.config is None or composed.config == {}) and composed.settings == {}
 
 
 def test_hydra_may_write_its_files_elsewhere(job):
-    found = job("a: 1", ".conf")
-    assert found is not None and found.config == {"a": 1}
+    composed = job("a: 1", ".conf")
+    assert composed is not None and composed.config == {"a": 1}
 
 
 def test_no_hydra_job(monkeypatch):
@@ -125,8 +125,8 @@ def test_plain_values():
         "number": 1, 2: True, "none": None, "tuple": (1, 2.5), "path": Path("a/b"), "class": torch.nn.Linear,
         "module": torch.nn.ReLU(), "function": len, "nested": OmegaConf.create({"a": [1]}), "dtype": torch.float32,
     }  # fmt: skip
-    found = plain(value)
-    assert found == {
+    result = plain(value)
+    assert result == {
         "number": 1, "2": True, "none": None, "tuple": [1, 2.5], "path": "a/b",
         "class": "torch.nn.modules.linear.Linear", "module": "ReLU()", "function": "builtins.len",
         "nested": {"a": [1]}, "dtype": "torch.float32",
@@ -171,7 +171,7 @@ def nested(depth: int) -> list:
     ],
 )
 def test_different_values_have_different_strings(one, other):
-    """And values that are equal are not: no address of memory, no order of a set is in them."""
+    """Equal values have equal strings: these contain no memory address and no order of a set."""
     assert plain(one) != plain(other) and plain(one) == plain(copy.copy(one))
     assert "0x" not in json.dumps(plain(one)) and json.loads(json.dumps(plain([one]))) == [plain(one)]
 
@@ -198,17 +198,17 @@ def test_networks_of_one_class_have_different_structures():
 def test_environment_variables_are_resolved_except_secrets(job, monkeypatch):
     monkeypatch.setenv("LAPTIME_TEST_LR", "0.1")
     monkeypatch.setenv("LAPTIME_TEST_PASSWORD", "hunter22")
-    found = job(
+    composed = job(
         "lr: ${oc.decode:${oc.env:LAPTIME_TEST_LR}}\nname: pre-${oc.env:LAPTIME_TEST_LR}-${oc.env:NO_SUCH_ONE,x}\n"
         "db: ${oc.env:LAPTIME_TEST_PASSWORD}"
     )
-    assert found is not None and found.settings == {"lr": "${oc.decode:0.1}", "name": "pre-0.1-x", "db": "***"}
+    assert composed is not None and composed.settings == {"lr": "${oc.decode:0.1}", "name": "pre-0.1-x", "db": "***"}
 
 
 def test_the_settings_of_an_optimizer():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5, momentum=0.9)
-    found = optimizer_settings(optimizer)
-    assert (found["_target_"], found["lr"], found["momentum"]) == ("SGD", 0.5, 0.9)
+    settings = optimizer_settings(optimizer)
+    assert (settings["_target_"], settings["lr"], settings["momentum"]) == ("SGD", 0.5, 0.9)
     assert optimizer_settings(object()) == {"_target_": "object"}
 
 
@@ -220,5 +220,5 @@ def test_merged_mappings():
 
 
 def test_secrets_are_masked():
-    found = mask_secrets({"lr": 0.1, "logger": {"api_key": "abcdef123456"}})
-    assert found["lr"] == 0.1 and "abcdef123456" not in str(found)
+    masked = mask_secrets({"lr": 0.1, "logger": {"api_key": "abcdef123456"}})
+    assert masked["lr"] == 0.1 and "abcdef123456" not in str(masked)

@@ -1,4 +1,4 @@
-"""Laps of a Lightning Trainer: what is in them, to the second of a faked time."""
+"""Laps of a Lightning Trainer, with a faked time: what is included, and what is excluded."""
 
 import importlib
 
@@ -147,7 +147,7 @@ def test_a_gan_with_manual_optimization(tiny, lap_timer, timed):
     for part in ("data", "forward", "backward", "optimizer", "rest"):
         assert breakdown[f"{part}_s"] > 0, part
     assert timed.column("train_loss") == [None, None] and timed.record["timing"]["steps_per_s"] is None
-    # Two products of the generator's forward pass and weights; the critic's are three passes, for two losses.
+    # The generator has two products, forward and weights. The critic has three passes, for two losses.
     assert timed.record["model"]["flops_per_batch"] > 0
 
 
@@ -269,7 +269,7 @@ def test_epoch_that_a_hook_cuts_short(tiny, lap_timer, timed):
 
 
 def test_an_epoch_without_steps_is_not_counted(tiny, lap_timer, timed):
-    """Stochastic weight averaging adds one, for the statistics of BatchNorm."""
+    """Stochastic weight averaging adds an epoch that updates the statistics of BatchNorm."""
     module = tiny.Classifier()
     module.net[1] = torch.nn.BatchNorm1d(8)
     tiny.fit(lap_timer(), tiny.L.callbacks.StochasticWeightAveraging(0.01, swa_epoch_start=1), module=module)
@@ -277,7 +277,7 @@ def test_an_epoch_without_steps_is_not_counted(tiny, lap_timer, timed):
 
 
 def resumed(tiny, timer, checkpoint: str, now, **settings):
-    """A run from a checkpoint of another one."""
+    """Train, and resume from its checkpoint in a second run."""
     saves = tiny.L.callbacks.ModelCheckpoint(dirpath="checkpoints", every_n_train_steps=1, save_top_k=-1)
     tiny.fit(saves, now=now, max_epochs=1, enable_checkpointing=True)
     return tiny.fit(
@@ -320,18 +320,18 @@ def test_each_lap_is_logged(tiny, lap_timer, timed):
 
         def __init__(self) -> None:
             super().__init__()
-            self.told: list[tuple[dict, int]] = []
+            self.logged: list[tuple[dict, int]] = []
 
         def log_metrics(self, metrics, step=None):
             if "time/lap_s" in metrics:
-                self.told.append((metrics, step))
+                self.logged.append((metrics, step))
 
         def log_hyperparams(self, params):
             pass
 
     logger = Logger()
     tiny.fit(lap_timer(), logger=logger)
-    assert [told["time/lap_s"] for told, _ in logger.told] == timed.column("epoch_time_s")
-    assert [step for _, step in logger.told] == [3, 7, 11]  # as Lightning numbers what it logs in these steps
-    assert [told["epoch"] for told, _ in logger.told] == [0, 1, 2]
-    assert {"time/apart_s", "time/data_wait_s", "throughput/samples_per_s", "cpu/percent"} <= set(logger.told[0][0])
+    assert [metrics["time/lap_s"] for metrics, _ in logger.logged] == timed.column("epoch_time_s")
+    assert [step for _, step in logger.logged] == [3, 7, 11]  # the steps of Lightning's own metrics
+    assert [metrics["epoch"] for metrics, _ in logger.logged] == [0, 1, 2]
+    assert {"time/apart_s", "time/data_wait_s", "throughput/samples_per_s", "cpu/percent"} <= set(logger.logged[0][0])

@@ -18,14 +18,14 @@ from laptime.lap.flops import FlopCounter
 
 
 class Unsized(IterableDataset):
-    """Five batches of 4, and nobody knows."""
+    """Five batches of 4, without a length."""
 
     def __iter__(self):
         yield from loader(5, batch_size=None)
 
 
 class Detections(torch.utils.data.Dataset):
-    """Images with any number of boxes."""
+    """Images, each with a different number of boxes."""
 
     def __len__(self) -> int:
         return 16
@@ -42,7 +42,7 @@ def complete(trainer) -> bool:
     return trainer.state.finished and trainer.current_epoch == 3 and trainer.global_step == 12
 
 
-# Bad input.
+# Invalid arguments and data.
 
 
 def test_a_callback_given_twice(tiny, lap_timer, timed):
@@ -114,7 +114,7 @@ def test_a_directory_that_has_a_run_already(tiny, lap_timer, timed):
     assert complete(tiny.fit(lap_timer()))
     assert (timed.folder / "run.json").read_bytes() == first
     others = [path for path in Path().rglob("run.json") if path.parent != timed.folder]
-    assert len(others) == 1 or any("run" in each for each in timed.warnings)
+    assert len(others) == 1 or any("run" in warning for warning in timed.warnings)
 
 
 @pytest.mark.parametrize("what", ["samples", "tokens"])
@@ -200,7 +200,7 @@ def test_nan_loss_and_batch_without_tensors(tiny, lap_timer, timed):
     assert len(runs) == 1 and not skipped and timed.column("num_samples") == [16] * 3
 
 
-# Failures of Laptime's own.
+# Failures inside the timer.
 
 
 BROKEN = (
@@ -248,16 +248,18 @@ def test_training_continues_when_the_timer_fails(broken, tiny, lap_timer, timed,
     assert "a bug" in warning and "The training continues" in warning
     assert not {"start", "stop"} & set(vars(trainer.profiler))
     if (timed.folder / "run.json").exists():
-        has_failed = timer.guard.is_off and not broken.endswith("summary_lines")  # which come when all is written
+        has_failed = timer.guard.is_off and not broken.endswith(
+            "summary_lines"
+        )  # it fails after the record is complete
         assert timed.record["status"] == ("failed" if has_failed else "completed")
         assert not has_failed or "a bug" in timed.record["error"]["message"]
     monkeypatch.undo()
-    with FlopCounter() as counter:  # no mode of a count that failed is left behind
+    with FlopCounter() as counter:  # the failed counter has left no dispatch mode
         torch.ones(2, 2) @ torch.ones(2, 2)
     assert counter.total == 16 and torch.utils._python_dispatch._get_current_dispatch_mode() is None
 
 
-# Trainings that end otherwise.
+# Trainings that fail or are interrupted.
 
 
 def failing(tiny, timer, error: BaseException):
@@ -269,7 +271,7 @@ def failing(tiny, timer, error: BaseException):
     try:
         tiny.fit(timer, module=tiny.Classifier(at_step=at_step))
     finally:
-        signal.signal(signal.SIGINT, handler)  # which Lightning ignores from then on
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
 
 
 def test_failed_training_is_recorded_as_failed(tiny, lap_timer, timed):
@@ -297,7 +299,7 @@ def test_a_test_that_fails_afterwards_leaves_the_training_completed(tiny, lap_ti
 
 
 def test_nested_training_is_not_timed(tiny, lap_timer, timed):
-    """The timer goes on with the outer one, and leaves both Trainers as they were."""
+    """The timer continues with the outer training, and restores both Trainers."""
     timer = lap_timer()
 
     class Nested(tiny.L.Callback):
@@ -308,8 +310,8 @@ def test_nested_training_is_not_timed(tiny, lap_timer, timed):
     nested = Nested()
     trainer = tiny.fit(timer, nested)
     assert timed.column("num_batches") == [4] * 3 and timed.record["status"] == "completed" and timed.warnings == []
-    for each in (trainer, nested.trainer):
-        assert not {"start", "stop"} & set(vars(each.profiler)) and "run" not in vars(each.fit_loop.epoch_loop.val_loop)
+    for used in (trainer, nested.trainer):
+        assert not {"start", "stop"} & set(vars(used.profiler)) and "run" not in vars(used.fit_loop.epoch_loop.val_loop)
 
 
 def test_error_message_is_masked_and_may_be_missing(tiny, lap_timer, timed):
@@ -325,7 +327,7 @@ def test_error_message_is_masked_and_may_be_missing(tiny, lap_timer, timed):
 
 
 def test_a_class_of_either_package_is_a_callback(tiny):
-    """As jsonargparse asks, for LightningCLI."""
+    """jsonargparse checks it with issubclass, for LightningCLI."""
     import laptime
 
     assert issubclass(laptime.LapTimer, tiny.L.Callback) and isinstance(laptime.LapTimer(), laptime.LapTimer)
@@ -335,7 +337,7 @@ def test_a_class_of_either_package_is_a_callback(tiny):
 
 
 def test_record_is_not_written_after_every_short_lap(tiny, lap_timer, timed, monkeypatch):
-    """Every lap is in epochs.csv at once; run.json is written when there is time for it, and at the end."""
+    """Every lap is written to epochs.csv immediately; run.json only now and then, and at the end."""
     monkeypatch.setattr(timed_run.time, "monotonic", lambda: 1000.0)  # no time passes
     written = []
     monkeypatch.setattr(timed_run.TimedRun, "_write", lambda run: written.append(len(run.recorder.rows)))
@@ -344,7 +346,7 @@ def test_record_is_not_written_after_every_short_lap(tiny, lap_timer, timed, mon
 
 
 def test_flops_are_scaled_to_the_mean_batch_size(tiny, lap_timer, timed):
-    """Whatever the size of the batch that was counted."""
+    """Independent of the size of the batch whose FLOPs were counted."""
     sizes = [[0, 1, 2, 3], [4], [5, 6, 7, 8], [9, 10, 11]]
     data = loader(4).dataset
     tiny.fit(lap_timer(), data=DataLoader(data, batch_sampler=sizes))
@@ -353,7 +355,7 @@ def test_flops_are_scaled_to_the_mean_batch_size(tiny, lap_timer, timed):
 
 
 def test_deleted_directory_loses_only_the_files(tiny, lap_timer, timed):
-    """One warning for each; every lap is printed."""
+    """One warning for each file; every lap is printed."""
 
     class Removes(tiny.L.Callback):
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:

@@ -1,4 +1,4 @@
-"""With a LapTimer a training is the same, bit for bit, and the Trainer is afterwards as it was."""
+"""A training with a LapTimer is bitwise equal to one without, and the Trainer is restored afterwards."""
 
 import random
 import warnings
@@ -11,12 +11,12 @@ from tests.hooks.tiny import Tiny, loader
 
 
 def hooks_of(thing: Any) -> dict[str, int]:
-    """How many hooks a module or an optimizer has, of each kind."""
+    """The number of hooks of a module or an optimizer, of each kind."""
     return {name: len(value) for name, value in vars(thing).items() if "hook" in name and hasattr(value, "__len__")}
 
 
 def state(tiny: Tiny, timer: Any, kind: str, profiler: Any = None, num_batches: int = 12, **settings: Any) -> Any:
-    """Train, and return all that a timer might have changed."""
+    """Train, and return everything that a timer might have changed."""
     random.seed(3)
     np.random.seed(3)
     warnings.simplefilter("default")  # the same before each training
@@ -29,8 +29,9 @@ def state(tiny: Tiny, timer: Any, kind: str, profiler: Any = None, num_batches: 
         profiler=profiler, **settings,
     )  # fmt: skip
     losses = getattr(module, "losses", [])
-    tensors = [each.detach() for each in module.state_dict().values()]
-    tensors += [value for each in trainer.optimizers for of in each.state.values() for value in of.values()
+    tensors = [tensor.detach() for tensor in module.state_dict().values()]
+    tensors += [value for optimizer in trainer.optimizers for entry in optimizer.state.values()
+                for value in entry.values()
                 if isinstance(value, torch.Tensor)]  # fmt: skip
     tensors.append(torch.get_rng_state())
     plain = {
@@ -41,7 +42,7 @@ def state(tiny: Tiny, timer: Any, kind: str, profiler: Any = None, num_batches: 
         "grad": (torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled()),
         "matmul": torch.get_float32_matmul_precision(),
         "filters": list(warnings.filters),
-        "hooks": [hooks_of(each) for each in (*module.modules(), *trainer.optimizers)],
+        "hooks": [hooks_of(owner) for owner in (*module.modules(), *trainer.optimizers)],
         "profiler": (type(trainer.profiler), sorted(vars(trainer.profiler))),
         "loop": sorted(vars(trainer.fit_loop.epoch_loop.val_loop)),
         "module": sorted(vars(module)),
@@ -58,7 +59,7 @@ def test_training_with_a_timer_is_bitwise_equal(kind, settings, tiny, lap_timer,
     with_timer, plain_with, trainer = state(tiny, lap_timer(**settings), kind)
     assert plain_with == plain
     assert len(with_timer) == len(tensors) and all(map(torch.equal, with_timer, tensors))
-    # And it has measured all that there is to see.
+    # The timer has measured everything.
     assert timed.record["breakdown"]["step_s"] and timed.record["model"]["flops_per_batch"]
     assert "start" not in vars(trainer.profiler) and "run" not in vars(trainer.fit_loop.epoch_loop.val_loop)
 
@@ -102,7 +103,7 @@ def test_trainer_is_restored_after_an_aborted_training(fails, tiny, lap_timer, w
     import signal
 
     def at_step(step: int) -> None:
-        if step == 6:  # of the warm-up, whose steps are being taken apart
+        if step == 6:  # a warm-up step whose phases are being measured
             raise fails
 
     handler = signal.getsignal(signal.SIGINT)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import laptime
 
-optimizer_hooks = sys.modules["torch.optim.optimizer"]  # whose name in torch.optim is another's
+optimizer_hooks = sys.modules["torch.optim.optimizer"]  # torch.optim.optimizer can't be imported by name
 BATCH_S = DATA_S + STEP_S
 QUIET = {"dir": "run", "config": {"lr": 0.1}, "seed": 1, "peak": False}
 
@@ -157,7 +157,7 @@ def test_metrics_belong_to_the_last_lap(timed):
         laps.note(val_loss=1.0 + epoch, val_accuracy=torch.tensor(0.25 * epoch), lr=0.5)
     laps.note(test_loss=7.0, test_accuracy=0.75)
     laps.close()
-    laps.close()  # once is enough
+    laps.close()  # a second call does nothing
     assert timed.column("val_loss") == [1.0, 2.0, 3.0] and timed.column("val_accuracy") == [0.0, 0.25, 0.5]
     assert timed.column("lr") == [0.5] * 3
     result = timed.record["result"]
@@ -277,7 +277,7 @@ for epoch in range(3):
 
 
 def test_failed_script_is_recorded_as_failed(work_folder):
-    """Without a `with`: the record is written when the process ends. And none of it needs a heavy package."""
+    """Without a `with`, the record is written when the process ends. No heavy package is imported."""
     Path("script.py").write_text(SCRIPT)
     done = processes.run(script="script.py", real=True)
     assert done.returncode == 1 and done.stderr.count("RuntimeError: boom") == 1

@@ -13,13 +13,13 @@ class Profiler:
     """Notes the actions that it is called with."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.actions: list[str] = []
 
     def start(self, action: str) -> None:
-        self.heard.append(f"+{action}")
+        self.actions.append(f"+{action}")
 
     def stop(self, action: str) -> None:
-        self.heard.append(f"-{action}")
+        self.actions.append(f"-{action}")
 
 
 class Events:
@@ -52,16 +52,16 @@ BATCH = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_events_of_a_batch(wanted):
+@pytest.mark.parametrize("enabled", [True, False])
+def test_events_of_a_batch(enabled):
     profiler, events = Profiler(), Events()
     listener = ProfilerListener(profiler, events)
-    listener.listen_to_phases(wanted)
+    listener.listen_to_phases(enabled)
     for _ in range(2):  # the event of an action is looked up once
         events.calls.clear()
         profile(profiler, *BATCH)
-        phases = [each for each in events.calls if each.startswith("phase")]
-        assert [each for each in events.calls if each not in phases] == [
+        phases = [call for call in events.calls if call.startswith("phase")]
+        assert [call for call in events.calls if call not in phases] == [
             "batch_requested",
             "batch_ready",
             "batch_trained",
@@ -71,7 +71,7 @@ def test_events_of_a_batch(wanted):
                 "phase_start data", "phase_end data", "phase_start host_to_device", "phase_end host_to_device",
                 "phase_start optimizer", "phase_start forward", "phase_end forward", "phase_start backward",
                 "phase_end backward", "phase_end optimizer",
-            ] if wanted else []
+            ] if enabled else []
         )  # fmt: skip
 
 
@@ -90,11 +90,11 @@ def test_profiler_is_called_as_before_and_restored_on_close():
     profile(profiler, *BATCH)
     listener.close()
     listener.close()
-    assert sorted(vars(profiler)) == ["heard"]
-    heard, calls = list(profiler.heard), len(events.calls)
-    profiler.heard.clear()
+    assert sorted(vars(profiler)) == ["actions"]
+    actions, calls = list(profiler.actions), len(events.calls)
+    profiler.actions.clear()
     profile(profiler, *BATCH)
-    assert heard == profiler.heard * 2 and len(events.calls) == calls
+    assert actions == profiler.actions * 2 and len(events.calls) == calls
 
 
 class PassThroughProfiler(Profiler):
@@ -103,13 +103,13 @@ class PassThroughProfiler(Profiler):
 
 @pytest.mark.parametrize("kind", [Profiler, PassThroughProfiler])
 def test_existing_listener_is_still_called(kind):
-    profiler, events, heard = kind(), Events(), []
-    profiler.start = profiler.stop = heard.append
+    profiler, events, actions = kind(), Events(), []
+    profiler.start = profiler.stop = actions.append
     listener = ProfilerListener(profiler, events)
     profile(profiler, "run_training_epoch")
     listener.close()
     profile(profiler, "run_training_epoch")
-    assert heard == ["run_training_epoch"] * 4 and events.calls == ["epoch_start"]
+    assert actions == ["run_training_epoch"] * 4 and events.calls == ["epoch_start"]
 
 
 @pytest.mark.parametrize(

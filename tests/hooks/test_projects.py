@@ -1,4 +1,4 @@
-"""Whole projects of somebody else, as commands: one like lightning-hydra-template, and DDP by Lightning's launchers."""
+"""Complete projects, run as commands: one like lightning-hydra-template, and DDP with Lightning's launchers."""
 
 import csv
 import json
@@ -24,17 +24,17 @@ def template(work_folder):
 
 @pytest.mark.soak
 def test_a_sweep_of_a_template_project_is_compared(template):
-    """`callbacks=laptime` and the analysis, and nothing else."""
+    """Needs only `callbacks=laptime` and the analysis."""
     typed = ["-m", "callbacks=laptime", "seed=1,2", "model.net.lin1_size=8,1024", "data.batch_size=16"]
     done = processes.run(*typed, script="train.py", cwd=template)
     assert done.returncode == 0, done.stderr
     sweep = template / "logs/train/multiruns/sweep"
-    found = records(sweep)
-    assert len(found) == 4 and {each["status"] for each in found} == {"completed"}
-    assert Counter(each["seed"] for each in found) == {1: 2, 2: 2}
-    assert Counter(each["group_hash"] for each in found).most_common(1)[0][1] == 2
-    assert len({each["config_hash"] for each in found}) == 4
-    first = found[0]
+    runs = records(sweep)
+    assert len(runs) == 4 and {run["status"] for run in runs} == {"completed"}
+    assert Counter(run["seed"] for run in runs) == {1: 2, 2: 2}
+    assert Counter(run["group_hash"] for run in runs).most_common(1)[0][1] == 2
+    assert len({run["config_hash"] for run in runs}) == 4
+    first = runs[0]
     assert first["config"]["model"]["net"]["lin1_size"] == 8 and first["result"]["test_accuracy"] is not None
     assert first["result"]["val_accuracy"] is not None and first["result"]["train_accuracy"] is not None
     assert first["breakdown"]["step_s"] and first["model"]["flops_per_batch"] == 16 * 2 * (2 * 36 * 8 + 3 * 8 * 2)
@@ -75,11 +75,11 @@ def check_two_ranks(done) -> None:
     assert rows == [(str(lap), str(rank), "10", "80") for lap in range(3) for rank in range(2)]
     assert record["peak"]["mfu"] > 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("laptime: lap")]
-    assert len(lines) == 3  # by the first rank alone
+    assert len(lines) == 3  # only rank 0 prints
 
 
 def test_two_processes_of_lightnings_launcher(work_folder):
-    """Forked: nothing is imported anew."""
+    """The processes are forked, which saves imports."""
     done = processes.run("ddp_fork", script=PROJECTS / "ddp" / "train.py")
     check_two_ranks(done)
 

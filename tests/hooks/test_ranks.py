@@ -1,4 +1,4 @@
-"""Ranks that tell each other plain values through the store of their process group."""
+"""Ranks that exchange values through the store of their process group."""
 
 import os
 import threading
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 def group(monkeypatch):
-    """make(world_size): the groups of as many ranks, which are threads here, each with a process id of its own."""
+    """Returns make(world_size): one RankGroup per rank. Ranks are threads here, each with its own process id."""
 
     def make(world_size: int, joined: int | None = None, processes: int | None = None) -> list[RankGroup]:
         store = dist.HashStore()
@@ -34,7 +34,7 @@ def group(monkeypatch):
 
 
 def on_all(groups, act):
-    """What each rank returns, or raises."""
+    """The return value or exception of each rank."""
     results = [None] * len(groups)
 
     def run(index: int) -> None:
@@ -60,12 +60,12 @@ def test_one_rank_does_not_wait():
 def test_rank_0_gathers_values_in_rank_order(group):
     groups = group(3)
     for lap in range(2):
-        results = on_all(groups, lambda each, lap=lap: each.gather(f"lap {lap}", (each.rank.rank, lap)))
+        results = on_all(groups, lambda ranks, lap=lap: ranks.gather(f"lap {lap}", (ranks.rank.rank, lap)))
         assert results == [[(0, lap), (1, lap), (2, lap)], [(1, lap)], [(2, lap)]]
 
 
 def test_barrier(group):
-    assert on_all(group(3), lambda each: each.barrier("peak")) == [None] * 3
+    assert on_all(group(3), lambda ranks: ranks.barrier("peak")) == [None] * 3
 
 
 def test_rank_without_a_timer_times_out(group, monkeypatch):
@@ -86,7 +86,7 @@ def test_other_ranks_do_not_wait(group):
 
 
 def test_ranks_in_one_process_are_refused(group):
-    first, second, *_ = on_all(group(2, processes=1), lambda each: each.gather("lap", 1))
+    first, second, *_ = on_all(group(2, processes=1), lambda ranks: ranks.gather("lap", 1))
     assert isinstance(first, MissingRanks) and "2 ranks run in 1 processes" in str(first) and second == [1]
 
 

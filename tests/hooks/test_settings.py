@@ -1,4 +1,4 @@
-"""What a user may set."""
+"""The arguments of the timers."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_invalid_settings_are_refused(settings, message):
 
 
 def test_all_timers_have_the_same_arguments():
-    """And the same defaults; each has some of its own."""
+    """They also have the same defaults. Some timers have additional arguments."""
     import inspect
 
     from laptime.hooks.lightning import LapTimer
@@ -36,5 +36,5 @@ def test_all_timers_have_the_same_arguments():
 
     shared = inspect.signature(Settings).parameters
     for timer in (LapTimer, Laps):
-        own = inspect.signature(timer).parameters
-        assert {name: own[name].default for name in shared} == {name: shared[name].default for name in shared}
+        parameters = inspect.signature(timer).parameters
+        assert {name: parameters[name].default for name in shared} == {name: shared[name].default for name in shared}

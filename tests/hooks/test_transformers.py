@@ -21,11 +21,11 @@ import laptime
 if find_spec("transformers") is None:  # importing it takes a second in each process that collects the tests
     pytest.skip("transformers is not installed", allow_module_level=True)
 
-LENGTHS = [3, 8, 5, 1, 8, 2, 7, 4, 6, 6, 8, 1, 3, 5, 2, 8]  # of texts, padded to 8
+LENGTHS = [3, 8, 5, 1, 8, 2, 7, 4, 6, 6, 8, 1, 3, 5, 2, 8]  # lengths of the texts, padded to 8
 
 
 class Texts(torch.utils.data.Dataset):
-    """Padded texts, of which each takes some of the faked time."""
+    """Padded texts. Loading one advances the faked time."""
 
     def __init__(self, lengths=LENGTHS, now=None) -> None:
         self.lengths, self.now = lengths, now
@@ -42,7 +42,7 @@ class Texts(torch.utils.data.Dataset):
 
 
 class Stream(torch.utils.data.IterableDataset):
-    """Texts whose number nobody knows: 16, or without end."""
+    """Texts without a length: 16, or endless."""
 
     def __init__(self, ends: bool = True) -> None:
         self.ends = ends
@@ -55,7 +55,7 @@ class Stream(torch.utils.data.IterableDataset):
 
 
 class Unpadded(Texts):
-    """Texts of their own length, without a mask."""
+    """Texts of different lengths, without a mask."""
 
     def __getitem__(self, index: int):
         return {"input_ids": [1] * self.lengths[index], "labels": [1] * self.lengths[index]}
@@ -70,24 +70,24 @@ def model(**settings):
 
 
 def trainer(*callbacks, now=None, lengths=LENGTHS, seed: int = 1, data=None, collator=None, trains=None, **settings):
-    """A Trainer of batches of 4 that takes faked time, and two epochs."""
+    """A Trainer that trains two epochs in batches of 4, and advances the faked time."""
     from transformers import Trainer, TrainingArguments
 
     class Faked(Trainer):
-        def training_step(self, *args, **known):
+        def training_step(self, *args, **kwargs):
             if now is not None:
                 now.s += STEP_S
-            return super().training_step(*args, **known)
+            return super().training_step(*args, **kwargs)
 
-        def prediction_step(self, *args, **known):
+        def prediction_step(self, *args, **kwargs):
             if now is not None:
                 now.s += VALIDATION_S
-            return super().prediction_step(*args, **known)
+            return super().prediction_step(*args, **kwargs)
 
-        def _save_checkpoint(self, *args, **known):
+        def _save_checkpoint(self, *args, **kwargs):
             if now is not None:
                 now.s += CHECKPOINT_S
-            return super()._save_checkpoint(*args, **known)
+            return super()._save_checkpoint(*args, **kwargs)
 
     quiet = {
         "output_dir": "checkpoints", "num_train_epochs": 2, "per_device_train_batch_size": 4, "report_to": [],
@@ -111,11 +111,11 @@ def callback():
 
 
 def losses(trained) -> list[float]:
-    return [each["loss"] for each in trained.state.log_history if "loss" in each]
+    return [entry["loss"] for entry in trained.state.log_history if "loss" in entry]
 
 
 def test_a_padded_text_with_accumulation_and_evaluation(callback, timed, now):
-    """The one test of the default run: laps, tokens by the mask, evaluation outside, and nothing is changed."""
+    """The only test of the default run: laps, tokens by the mask, evaluation excluded, and nothing changed."""
     settings = {"gradient_accumulation_steps": 2, "eval_strategy": "epoch", "logging_strategy": "steps",
                 "logging_steps": 1, "num_train_epochs": 3}  # fmt: skip
     plain = trainer(**settings)
@@ -141,15 +141,15 @@ def test_a_padded_text_with_accumulation_and_evaluation(callback, timed, now):
 
 
 def fails_at(step: int, error: BaseException, hook: str = "forward"):
-    """A callback with which a training fails once: within a training step, or in a hook of a callback."""
+    """A callback that makes a training fail once: in a training step, or in a callback's hook."""
     from transformers import TrainerCallback
 
     class Fails(TrainerCallback):
-        def on_step_begin(self, args, state, control, **known):
+        def on_step_begin(self, args, state, control, **kwargs):
             if state.global_step == step and hook == "forward":
-                self.handle = known["model"].register_forward_pre_hook(self.fail)
+                self.handle = kwargs["model"].register_forward_pre_hook(self.fail)
 
-        def on_pre_optimizer_step(self, args, state, control, **known):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
             if state.global_step == step and hook == "callback" and not hasattr(self, "handle"):
                 self.handle = None
                 raise error
@@ -163,7 +163,7 @@ def fails_at(step: int, error: BaseException, hook: str = "forward"):
 
 
 def nothing_is_left(trained) -> bool:
-    """Whether the Trainer, its model and the process are as they were."""
+    """Whether the Trainer, its model and the process are restored."""
     from torch.optim import optimizer
 
     hooks = (trained.model._forward_hooks, trained.model._forward_pre_hooks, optimizer._global_optimizer_pre_hooks)
@@ -171,7 +171,7 @@ def nothing_is_left(trained) -> bool:
     return not any(hooks) and not watched and not _get_current_dispatch_mode_stack()
 
 
-# Step 1 is the one in which FLOPs are counted, in step 5 phases are listened to.
+# FLOPs are counted in step 1; phases are being measured in step 5.
 @pytest.mark.parametrize("step", [1, pytest.param(5, marks=pytest.mark.soak)])
 @pytest.mark.parametrize(
     ("error", "status"),
@@ -216,7 +216,7 @@ def test_error_outside_a_step_is_recorded_on_restart(new, callback, timed):
 
 @soak
 def test_failed_training_is_freed(callback, timed):
-    """Neither the process nor the run keeps the model; who forgets the Trainer ends the run."""
+    """Neither the process nor the run keeps the model alive. Deleting the Trainer ends the run."""
     trained = trainer(callback(), fails_at(5, RuntimeError("disk full"), "callback"), lengths=LENGTHS * 2)
     trains = weakref.ref(trained.model)
     with contextlib.suppress(RuntimeError):
@@ -235,8 +235,8 @@ def test_script_that_ends_during_the_training(work_folder, timed):
         "timer = laptime.LapTimerCallback(dir='run', peak=False)\n"
         "trainer(timer, fails_at(2, KeyboardInterrupt(), 'callback')).train()\n"
     )
-    found = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])
-    environment = os.environ | {"PYTHONPATH": found}
+    python_path = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])
+    environment = os.environ | {"PYTHONPATH": python_path}
     subprocess.run([sys.executable, "script.py"], capture_output=True, timeout=120, check=False, env=environment)
     assert (timed.record["status"], timed.record["error"]["type"]) == ("interrupted", "KeyboardInterrupt")
 
@@ -258,13 +258,13 @@ def test_users_training_step_is_restored(callback, timed):
     trained, steps = trainer(callback()), []
     original = trained.training_step
 
-    def own(*args, **known):
+    def user_step(*args, **kwargs):
         steps.append(args)
-        return original(*args, **known)
+        return original(*args, **kwargs)
 
-    trained.training_step = own
+    trained.training_step = user_step
     trained.train()
-    assert len(steps) == 8 and trained.training_step is own and timed.column("num_samples") == [16] * 2
+    assert len(steps) == 8 and trained.training_step is user_step and timed.column("num_samples") == [16] * 2
 
 
 @soak
@@ -313,9 +313,9 @@ def test_a_model_that_is_called_twice_in_a_step(callback, timed):
     trained = trainer(callback())
     loss_of = trained.compute_loss
 
-    def twice(model, inputs, **known):
+    def twice(model, inputs, **kwargs):
         model(**inputs)
-        return loss_of(model, inputs, **known)
+        return loss_of(model, inputs, **kwargs)
 
     trained.compute_loss = twice
     trained.train()
@@ -401,7 +401,7 @@ def test_laps_of_steps_continue_across_epochs(evaluates, every, laps, callback, 
     settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "epoch"} if evaluates else {}
     trainer(callback(every=every), now=now, logging_strategy="steps", logging_steps=1, **settings).train()
     assert timed.column("num_batches") == [every] * laps and timed.column("epoch") == list(range(laps))
-    # Its loader is one batch ahead: what the first lap of an epoch has too much, a later one lacks. Nothing is lost.
+    # The Trainer's loader is one batch ahead, so the first lap of an epoch has one more and a later one has one less.
     assert all(abs(time - every * (DATA_S + STEP_S)) <= DATA_S for time in timed.column("epoch_time_s"))
     if 8 % every == 0:
         assert sum(timed.column("epoch_time_s")) == 8 * (DATA_S + STEP_S)

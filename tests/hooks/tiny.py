@@ -1,4 +1,4 @@
-"""Small trainings with a Trainer of either Lightning's: batches of 4, and modules that note what they do."""
+"""Small trainings with a Trainer of either Lightning package: batches of 4, and modules that note their losses."""
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-# Seconds of the faked time (`now`) that things take.
+# Durations in seconds of the faked time (`now`).
 STEP_S, DATA_S, VALIDATION_S, CHECKPOINT_S = 1.0, 0.25, 100.0, 1000.0
 
 
 class Slow(Dataset):
-    """Samples of which each takes some of the faked time."""
+    """Samples. Loading one advances the faked time."""
 
     def __init__(self, num: int, now: SimpleNamespace) -> None:
         generator = torch.Generator().manual_seed(num)
@@ -30,7 +30,7 @@ class Slow(Dataset):
 
 
 class Endless(IterableDataset):
-    """Texts without end."""
+    """An endless stream of texts."""
 
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -59,7 +59,9 @@ class Tiny:
             "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False,
             "enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 3,
         }  # fmt: skip
-        return self.L.Trainer(callbacks=[each for each in callbacks if each is not None], **(quiet | settings))
+        return self.L.Trainer(
+            callbacks=[callback for callback in callbacks if callback is not None], **(quiet | settings)
+        )
 
     def fit(
         self, *callbacks: Any, module: Any = None, num_batches: int = 4, num_val: int = 0, now: Any = None,
@@ -76,7 +78,7 @@ class Tiny:
 
 def _modules_of(L: Any) -> tuple[Any, Any, Any]:
     class Classifier(L.LightningModule):
-        """Notes the losses of its steps, and moves the faked time."""
+        """Notes the losses of its steps, and advances the faked time."""
 
         def __init__(
             self, now: SimpleNamespace | None = None, lr: float = 0.1, at_step: Callable[[int], None] | None = None
@@ -135,7 +137,7 @@ def _modules_of(L: Any) -> tuple[Any, Any, Any]:
             self.log("loss_of_critic", loss)
 
         def configure_optimizers(self) -> Any:
-            return [torch.optim.SGD(each.parameters(), lr=0.1) for each in (self.generator, self.critic)]
+            return [torch.optim.SGD(network.parameters(), lr=0.1) for network in (self.generator, self.critic)]
 
     class Language(L.LightningModule):
         """Predicts the next token."""

@@ -1,4 +1,4 @@
-"""The clock of a lap, on a clock that the test moves and a device that works behind the program's back."""
+"""LapClock with a faked time and an asynchronous device."""
 
 import pickle
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 
 
 class Now:
-    """The time, moved by the test."""
+    """The time, advanced by the test."""
 
     def __init__(self) -> None:
         self.s = 100.0
@@ -21,7 +21,7 @@ class Now:
 
 
 class LazyDevice:
-    """What it was given is computed when somebody waits for it."""
+    """Asynchronous: pending work takes time at the next synchronization."""
 
     def __init__(self, now: Now) -> None:
         self.now = now
@@ -42,7 +42,7 @@ class LazyDevice:
 
 
 class Meter:
-    """Answers with one window's joules after the other."""
+    """Returns the joules of one window after the other."""
 
     def __init__(self, *joules: float | None) -> None:
         self.joules = list(joules)
@@ -71,7 +71,7 @@ def device(now) -> LazyDevice:
 
 def test_a_lap_is_the_synchronized_time_from_start_to_stop(now, device):
     clock = LapClock(device)
-    device.pending = 7.0  # of before the lap
+    device.pending = 7.0  # from before the lap
     clock.start()
     assert clock.is_running and not clock.is_paused and clock.started_at == 107.0
     for _ in range(3):
@@ -104,10 +104,10 @@ def test_nothing_waits_for_the_device_between_the_ends_of_a_lap(now, device):
 def test_pause_is_excluded_and_synchronizes_at_both_ends(now, device):
     clock = LapClock(device)
     clock.start()
-    now.s, now.cpu_s, device.pending = now.s + 1, now.cpu_s + 3, 2.0  # 2 s of the lap are still to be computed
+    now.s, now.cpu_s, device.pending = now.s + 1, now.cpu_s + 3, 2.0  # 2 s of the lap are pending
     clock.pause()
     assert clock.is_running and clock.is_paused
-    now.s, now.cpu_s, device.pending = now.s + 10, now.cpu_s + 100, 5.0  # a validation, and what is left of it
+    now.s, now.cpu_s, device.pending = now.s + 10, now.cpu_s + 100, 5.0  # a validation, of which 5 s are pending
     clock.resume()
     assert not clock.is_paused
     now.s, now.cpu_s = now.s + 4, now.cpu_s + 7
@@ -123,7 +123,7 @@ def test_lap_that_ends_paused_ends_at_the_pause(now, device):
     now.s += 3
     clock.pause()
     now.s += 50
-    clock.pause()  # once is enough
+    clock.pause()  # a second call does nothing
     now.s += 50
     lap = clock.stop(0, False)
     assert (lap.time_s, lap.apart_s) == (3.0, 0.0)
@@ -163,7 +163,7 @@ def test_new_lap_starts_from_zero(now, device):
     assert not clock.is_running and not clock.is_paused
     clock.start()
     clock.count(None)
-    clock.start()  # one that was not stopped is forgotten
+    clock.start()  # drops a lap that was not stopped
     now.s += 2
     clock.count(1, 2, torch.tensor(3.0))
     lap = clock.stop(1, False)
@@ -173,7 +173,7 @@ def test_new_lap_starts_from_zero(now, device):
 def test_token_tensors_are_read_at_the_end_of_the_lap(now, device):
     clock = LapClock(device)
     clock.start()
-    for number in range(1500):  # more than are kept
+    for number in range(1500):  # more than the clock keeps
         clock.count(1, torch.tensor(number) if number % 3 else number)
     assert len(clock._token_tensors) <= lap_clock._MAX_TENSORS + 1
     assert clock.stop(0, False).num_tokens == sum(range(1500))
@@ -198,8 +198,8 @@ def test_one_uncountable_batch_makes_the_count_of_the_lap_unknown(unknown, now, 
     clock = LapClock(device)
     clock.start()
     for number in range(3):
-        known = number != unknown
-        clock.count(4 if known else None, torch.tensor(4) if known else None)
+        is_known = number != unknown
+        clock.count(4 if is_known else None, torch.tensor(4) if is_known else None)
     lap = clock.stop(0, False)
     assert (lap.num_samples, lap.num_tokens, lap.num_batches, lap.samples_per_s) == (None, None, 3, None)
 

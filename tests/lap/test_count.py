@@ -1,4 +1,4 @@
-"""What a batch holds: samples and tokens, told from its tensors."""
+"""Samples and tokens of a batch, counted from its tensors."""
 
 from collections import UserDict, namedtuple
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Batch:
 
 @dataclass
 class Graphs:
-    """As PyTorch Geometric's: nodes of all graphs in one dimension."""
+    """Like PyTorch Geometric's batches: the nodes of all graphs are in one dimension."""
 
     x: Tensor
     edge_index: Tensor
@@ -47,7 +47,7 @@ SEQUENCES = pack_sequence([torch.zeros(5, 2), torch.zeros(3, 2), torch.zeros(3, 
         (UserDict(image=IMAGES), 8),
         ({"a": (IMAGES, LABELS), "b": [{"c": LABELS}], "text": ["one", "two"], "none": None}, 8),
         (Batch(IMAGES, LABELS), 8),
-        ((IMAGES, torch.tensor(0.5)), 8),  # a scalar is no dimension
+        ((IMAGES, torch.tensor(0.5)), 8),  # a scalar has no dimension
         ((torch.tensor(0.5), IMAGES), 8),
         ((IMAGES, LABELS, {"index": 3}), 8),
         (Graphs(torch.zeros(50, 4), torch.zeros(2, 90), num_graphs=6), 6),
@@ -71,7 +71,7 @@ def test_samples_are_the_dimension_that_all_tensors_share(batch, expected):
         (torch.tensor(1.0), torch.tensor(2.0)),
         (IMAGES, LABELS[:3]),
         (TEXT.T, LABELS),  # (T, B) with (B,)
-        # As torchvision's for detection: images of any size, and boxes in any number.
+        # As in torchvision's detection: images of any size, and any number of boxes.
         ([torch.zeros(3, 10, 12), torch.zeros(3, 9, 9)], [{"boxes": torch.zeros(2, 4)}, {"boxes": torch.zeros(5, 4)}]),
         Graphs(torch.zeros(50, 4), torch.zeros(2, 90), num_graphs=None),  # type: ignore[arg-type]
     ],
@@ -114,12 +114,12 @@ def test_padding_is_not_counted_as_tokens(dtype):
         (IMAGES, LABELS),
         {"image": IMAGES},
         LABELS,
-        (TEXT, LABELS),  # a table of whole numbers, and a class of each row
+        (TEXT, LABELS),  # a table of integers, and a class for each row
         (TEXT, TEXT, TEXT),
         (TEXT, TEXT[:, :3]),
         (TEXT.float(), TEXT.float()),
         {"input_ids": LABELS},
-        {"input_ids": TEXT, "attention_mask": torch.ones(8, 1, 16, 16)},  # one row for each query
+        {"input_ids": TEXT, "attention_mask": torch.ones(8, 1, 16, 16)},  # one row per query
     ],
 )
 def test_batches_that_are_not_text_have_no_tokens(batch):
@@ -139,7 +139,7 @@ def test_invalid_counts(value):
 
 
 def test_nothing_waits_for_the_device():
-    """`meta` has no values, so that whoever asks for one fails."""
+    """Tensors on `meta` have no values, so reading one fails."""
     ids, mask = TEXT.to("meta"), torch.ones(8, 16, device="meta")
     batch = {"input_ids": ids, "attention_mask": mask}
     assert num_samples(batch) == 8 and num_samples((ids, ids)) == 8 and num_tokens((ids, ids)) == 128
@@ -155,7 +155,7 @@ def test_samples_of_several_dataloaders_are_added_up():
 def test_list_of_possible_images_is_not_counted():
     assert num_samples([torch.zeros(3, 10, 12), torch.zeros(3, 9, 9)]) is None
     assert num_samples(([torch.zeros(3, 10, 12)] * 3, LABELS[:3])) is None
-    assert num_samples([torch.zeros(8, 10, 2), torch.zeros(8, 5, 2)]) == 8  # series and what follows them
+    assert num_samples([torch.zeros(8, 10, 2), torch.zeros(8, 5, 2)]) == 8  # time series and their continuations
 
 
 def test_next_tokens():

@@ -1,4 +1,4 @@
-"""The epoch timer on a clock that the test moves."""
+"""EpochTimer with a faked time."""
 
 from types import SimpleNamespace
 
@@ -24,7 +24,7 @@ class Clock:
 
 
 class LazyDevice:
-    """Works behind the program's back: what it was given takes a second, paid when somebody waits for it."""
+    """Asynchronous: pending work takes time at the next synchronization."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -72,12 +72,12 @@ def run_epoch(timer: EpochTimer, loader: TimedLoader, clock: Clock, device: Lazy
     if epoch == 0:
         timer.on_train_start(trainer, None)
     timer.on_train_epoch_start(trainer, None)
-    device.pending = 7.0  # left over from before the epoch: not its time
+    device.pending = 7.0  # work from before the epoch, which doesn't count
     for index, step_group in enumerate(iterator):
         device.pending += 1.0
         trainer.is_last_batch = index == 1
         timer.on_train_batch_end(trainer, None, None, step_group, index)
-    clock.now += 50.0  # what follows the last step: not its time
+    clock.now += 50.0  # work after the last step, which doesn't count
     timer.on_validation_start(trainer, None)
     clock.now += 1000.0
     timer.on_train_epoch_end(trainer, None)
@@ -96,7 +96,7 @@ def test_lap_is_the_synchronized_time_from_the_first_batch_to_the_last_step(cloc
     for lap in laps:
         assert lap.time_s == pytest.approx(2 * 0.25 + 2 * 1.0)
         assert lap.data_wait_s == pytest.approx(0.5)
-        # Of what the module has trained on, not of what the loader could give.
+        # The samples that the module has trained on, not those of the loader.
         assert (lap.num_samples, lap.num_steps) == (280, 2)
         assert lap.samples_per_s == pytest.approx(280 / 2.5)
         assert (lap.rss_bytes, lap.device_memory_bytes) == (1024, 4096)

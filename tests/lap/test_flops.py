@@ -1,4 +1,4 @@
-"""Floating-point operations, against counts by hand."""
+"""Floating-point operations, compared with counts by hand."""
 
 import pytest
 import torch
@@ -54,12 +54,12 @@ class GPT(nn.Module):
 
 
 def test_a_cnn():
-    """Each place of the output of a convolution: a product and a sum for each weight of its filter."""
+    """Each element of a convolution's output takes a product and a sum for each weight of its filter."""
     network = nn.Sequential(
         nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 36, 10)
     )
     first, second, last = 2 * 14 * 14 * 16 * 3 * 9, 2 * 6 * 6 * 32 * 16 * 9, 2 * 32 * 36 * 10
-    by_hand = 8 * (2 * first + 3 * second + 3 * last)  # nobody needs the gradient of the images
+    by_hand = 8 * (2 * first + 3 * second + 3 * last)  # the gradient of the images is not computed
     counter = counted(network, torch.randn(8, 3, 16, 16))
     assert counter.total == pytest.approx(by_hand, rel=0.01) and not counter.unknown
 
@@ -73,7 +73,7 @@ def test_a_grouped_convolution(groups):
 def test_a_gpt_has_6n_and_12lhqt_operations_per_token():
     layers, heads, width, length, vocabulary = 4, 4, 64, 128, 65
     network = GPT(layers, heads, width, length, vocabulary)
-    num_parameters = sum(each.numel() for each in network.parameters()) - network.places.weight.numel()
+    num_parameters = sum(parameter.numel() for parameter in network.parameters()) - network.places.weight.numel()
     by_hand = 6 * num_parameters + 12 * layers * heads * (width // heads) * length
     counter = counted(network, torch.zeros(2, length, dtype=torch.int64))
     assert counter.total / (2 * length) == pytest.approx(by_hand, rel=0.01) and not counter.unknown
@@ -91,10 +91,10 @@ def test_attention_forward_and_twice_backward(causal, dtype):
 @pytest.mark.parametrize("layers", [1, 2])
 def test_an_lstm(layers):
     network = nn.LSTM(12, 20, layers)
-    weights = sum(each.numel() for name, each in network.named_parameters() if "weight" in name)
+    weights = sum(tensor.numel() for name, tensor in network.named_parameters() if "weight" in name)
     counter = counted(network, torch.randn(7, 5, 12))
     assert not counter.unknown
-    # The gradient of the first layer's inputs, which nobody needs, is computed by some ways of torch's.
+    # Some implementations in torch also compute the gradient of the first layer's inputs.
     assert 7 * 5 * 2 * weights * 3 * 0.85 <= counter.total <= 7 * 5 * 2 * weights * 3
 
 
@@ -144,7 +144,7 @@ def test_counting_leaves_results_bitwise_equal(kind):
             out = network(x)
             loss = (out[0] if isinstance(out, tuple) else out).square().mean()
             loss.backward()
-        grads = [each.grad for each in network.parameters() if each.grad is not None]
+        grads = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
         return [loss.detach(), *grads, *network.buffers(), torch.get_rng_state()]
 
     for without, with_count in zip(step(False), step(True), strict=True):

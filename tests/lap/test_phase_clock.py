@@ -1,4 +1,4 @@
-"""The phases of a step that is heard from outside, on made-up times."""
+"""PhaseClock with a faked time."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.unit
 
 
 class Accelerator(Device):
-    """Counts how often it is waited for."""
+    """Counts its synchronizations."""
 
     waits = 0
 
@@ -21,7 +21,7 @@ class Accelerator(Device):
 
 
 class Steps:
-    """A PhaseClock whose time passes when it is told."""
+    """A PhaseClock whose time is advanced by the test."""
 
     def __init__(self, now: list[float]) -> None:
         self.now = now
@@ -42,7 +42,7 @@ def steps(monkeypatch) -> Steps:
 def test_time_of_inner_phases_is_subtracted(steps):
     steps.passing(1).enter("data")
     steps.passing(2).exit("data")
-    steps.passing(4).enter("optimizer")  # Lightning's holds the closure
+    steps.passing(4).enter("optimizer")  # Lightning's contains the closure
     steps.passing(8).enter("forward")
     steps.passing(16).exit("forward")
     steps.passing(32).enter("backward")

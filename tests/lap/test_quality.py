@@ -1,4 +1,4 @@
-"""Grades and their reasons, from recorded situations; and a load planted for real."""
+"""Grades and their reasons, from recorded counters and with a real load."""
 
 import os
 import subprocess
@@ -23,8 +23,8 @@ EVEN = [2.0, 2.01, 1.99, 2.0]
 
 @pytest.mark.unit
 def test_idle_machine_gets_an_a_without_reasons():
-    found = assess([QUIET] * 4, EVEN, num_cores=4, battery=False)
-    assert (found.grade, found.reasons) == ("A", ())
+    quality = assess([QUIET] * 4, EVEN, num_cores=4, battery=False)
+    assert (quality.grade, quality.reasons) == ("A", ())
 
 
 @pytest.mark.unit
@@ -48,8 +48,8 @@ def test_unknown_counters_do_not_lower_the_grade():
     ],
 )
 def test_each_disturbance_is_named(changed, grade, words):
-    found = assess([replace(QUIET, **changed)] * 4, EVEN, num_cores=4)
-    assert found.grade == grade and len(found.reasons) == 1 and words in found.reasons[0]
+    quality = assess([replace(QUIET, **changed)] * 4, EVEN, num_cores=4)
+    assert quality.grade == grade and len(quality.reasons) == 1 and words in quality.reasons[0]
 
 
 @pytest.mark.unit
@@ -71,13 +71,13 @@ def test_throttling_is_a_falling_frequency():
 
 
 def test_one_disturbed_epoch_of_four_is_an_outlier_not_a_verdict():
-    found = assess([QUIET] * 4, [2.0, 2.01, 1.99, 3.0], num_cores=4)
-    assert (found.grade, found.reasons) == ("B", ("25% of the epochs are outliers",))
+    quality = assess([QUIET] * 4, [2.0, 2.01, 1.99, 3.0], num_cores=4)
+    assert (quality.grade, quality.reasons) == ("B", ("25% of the epochs are outliers",))
 
 
 def test_the_worst_reason_gives_the_grade():
-    found = assess([replace(QUIET, **{"steal_fraction": 0.5})] * 4, EVEN, 2, battery=True, oversubscribed=True)
-    assert found.grade == "C" and len(found.reasons) == 3
+    quality = assess([replace(QUIET, **{"steal_fraction": 0.5})] * 4, EVEN, 2, battery=True, oversubscribed=True)
+    assert quality.grade == "C" and len(quality.reasons) == 3
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_worst_reason_gives_the_grade():
     [
         ([4.3, 0.26, 0.30, 0.26], 16.5),
         ([0.45, 0.31, 0.32], 1.43),
-        ([1.3, 1.0, 1.2], None),  # they differ that much
+        ([1.3, 1.0, 1.2], None),  # the others differ as much
         ([1.05, 1.0, 1.0], None),
         ([1.0, 4.0, 1.0], None),
         ([4.0, 1.0], None),
@@ -109,23 +109,23 @@ def test_slow_start_is_a_first_epoch_far_above_the_others(values, times):
     ],
 )
 def test_one_thread_is_suggested_if_threads_wait_for_a_core(changed, oversubscribed, threads, suggested):
-    found = assess(
+    quality = assess(
         [replace(QUIET, **changed)] * 4, EVEN, num_cores=4, oversubscribed=oversubscribed, threads=(threads, threads)
     )
-    assert any("strategy.threads_per_rank=1" in reason for reason in found.reasons) == suggested
+    assert any("strategy.threads_per_rank=1" in reason for reason in quality.reasons) == suggested
 
 
 @pytest.mark.unit
 def test_slow_settings_and_changed_threads_are_named():
-    found = assess([QUIET] * 4, EVEN, num_cores=4, slowing_settings=["ATEN_CPU_CAPABILITY=default"], threads=(1, 1))
-    assert found.grade == "B" and "ATEN_CPU_CAPABILITY=default" in found.reasons[0]
+    quality = assess([QUIET] * 4, EVEN, num_cores=4, slowing_settings=["ATEN_CPU_CAPABILITY=default"], threads=(1, 1))
+    assert quality.grade == "B" and "ATEN_CPU_CAPABILITY=default" in quality.reasons[0]
     assert assess([QUIET] * 4, EVEN, num_cores=4, threads=(1, 3)).grade == "C"
 
 
 @pytest.mark.unit
 def test_a_warm_up_that_was_too_short_is_named():
-    found = assess([QUIET] * 4, [4.0, 2.0, 2.0, 2.01], num_cores=4)
-    assert found.grade == "B" and "2.0 times as long as the others: measure.warmup_epochs" in found.reasons[-1]
+    quality = assess([QUIET] * 4, [4.0, 2.0, 2.0, 2.01], num_cores=4)
+    assert quality.grade == "B" and "2.0 times as long as the others: measure.warmup_epochs" in quality.reasons[-1]
 
 
 @pytest.mark.unit
@@ -138,7 +138,7 @@ def test_outliers_by_median_absolute_deviation(values, expected):
 
 
 def busy_stranger() -> psutil.Process:
-    """A busy process that is no child of this one, whose children's work is its own."""
+    """A busy process that is not a child of this process, so that its work isn't attributed to it."""
     command = f"{sys.executable} -c 'while True: pass' > /dev/null 2>&1 & echo $!"
     return psutil.Process(int(subprocess.check_output(["sh", "-c", command], timeout=60)))
 

@@ -1,4 +1,4 @@
-"""Samples are counted as they are trained, whatever a callback leaves out; nothing is assumed."""
+"""Counted samples are those that were trained, even if a callback skips some."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Loggers: what each has noted is read back from its own files, after real runs."""
+"""Loggers: their own files are read back after real runs."""
 
 import os
 import signal
@@ -35,11 +35,11 @@ ALL_FOUR = "logger=[tensorboard,csv,mlflow,wandb]"
 TOKEN = "Hunter2Two"
 WITH_TOKEN = ["model._target_=nets_with_secrets.WithToken", "~model.hidden_sizes", "~model.dropout",
               f"+model.token={TOKEN}"]  # fmt: skip
-NO_HIDDEN_SIZES = [each for each in TINY if not each.startswith("model.")]
+NO_HIDDEN_SIZES = [override for override in TINY if not override.startswith("model.")]
 
 
 class Nobody:
-    """A server on this machine that answers nothing, and counts who calls."""
+    """A server on this machine that never answers, and counts connections."""
 
     def __init__(self) -> None:
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -52,10 +52,10 @@ class Nobody:
         return f"http://127.0.0.1:{self._server.getsockname()[1]}"
 
     def num_calls(self) -> int:
-        """How often it was called so far."""
-        with socket.create_connection(self._server.getsockname(), timeout=60) as own:
-            port = own.getsockname()[1]
-            processes.until(lambda: port in self._callers)  # and so has it noted all those before
+        """The number of connections so far."""
+        with socket.create_connection(self._server.getsockname(), timeout=60) as probe:
+            port = probe.getsockname()[1]
+            processes.until(lambda: port in self._callers)  # then all earlier connections are counted too
             self._callers.remove(port)
         return len(self._callers)
 
@@ -73,13 +73,13 @@ def nobody() -> Nobody:
 
 @dataclass
 class Followed:
-    """A sweep that four loggers have followed, of runs with two ranks and two epochs, without and with the breakdown.
+    """A sweep with four loggers. Its runs have two ranks and two epochs, one without and one with the breakdown.
 
     Attributes:
         folder: where the command was typed.
         sweep: its directory.
-        asked: what its processes asked of the network, each line with the id of the process.
-        num_calls: how often W&B's own process, which is no Python, called the proxy that its environment names.
+        asked: network calls of its processes, each line with the id of the process.
+        num_calls: connections of W&B's service process, which isn't Python, to the proxy of its environment.
     """
 
     folder: Path
@@ -111,7 +111,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory, nobody: Nobody) -> Follow
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run, in run/, whose first rank raises an error in the second epoch. Its model has a secret."""
+    """A folder with a run in run/, whose rank 0 raises an error in the second epoch. Its model has a secret."""
     folder = tmp_path_factory.mktemp("failed")
     breaks = "+callbacks.breaks={_target_:breaking.BreakAt,rank:0,epoch:1,how:raise}"
     done = processes.run(
@@ -122,7 +122,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# What the loggers have of a whole sweep.
+# The loggers of a complete sweep.
 
 
 def test_all_loggers_have_the_same_values_under_the_same_names(followed):
@@ -132,7 +132,7 @@ def test_all_loggers_have_the_same_values_under_the_same_names(followed):
     for values in (tensorboard_values(followed.run), csv_values(followed.run), wandb_values(followed.run)):
         assert values.keys() == expected.keys()
         for tag, points in expected.items():
-            if tag.startswith("hparam/"):  # TensorBoard has them at step 0, where its HPARAMS tab looks
+            if tag.startswith("hparam/"):  # TensorBoard's HPARAMS tab reads them at step 0
                 points = [(values[tag][0][0], value) for _, value in points]
             assert [step for step, _ in values[tag]] == [step for step, _ in points], tag
             assert [each for _, each in values[tag]] == pytest.approx([each for _, each in points], rel=1e-6), tag
@@ -179,7 +179,7 @@ def test_runs_of_a_sweep_are_named_by_what_was_swept(followed):
 
 
 def test_trackers_open_no_connection_to_other_machines(followed):
-    """Python's own calls are seen by an audit hook; W&B's second process is no Python, and would ask the proxy."""
+    """An audit hook sees Python's calls. W&B's service process isn't Python, and would use the proxy."""
     local = ("'127.0.0.1'", "'localhost'", "'::1'", "b'\\\\x00", "connect '/", "bind '/")
     assert [line for line in followed.asked if not any(each in line for each in local)] == []
     first_rank = str(read_record(followed.run)["strategy"]["rank_pids"][0])
@@ -187,7 +187,7 @@ def test_trackers_open_no_connection_to_other_machines(followed):
     assert followed.num_calls == 0
 
 
-# How runs end.
+# The status of runs.
 
 
 def test_failed_run_has_failed_in_mlflow_and_wandb(failed):
@@ -227,7 +227,7 @@ def test_restarted_ranks_continue_the_same_mlflow_run(train, work_folder):
 
 
 def test_interrupted_run_is_killed_in_mlflow_and_ended_in_wandb(train, work_folder):
-    """The trackers' own variables say where the run belongs."""
+    """The trackers' environment variables select where the run is stored."""
     environment = {
         "MLFLOW_TRACKING_URI": f"sqlite:///{work_folder / 'elsewhere.db'}", "MLFLOW_EXPERIMENT_NAME": "night",
         "WANDB_PROJECT": "speed", "WANDB_ENTITY": "a-team", "WANDB_MODE": "offline",
@@ -235,7 +235,7 @@ def test_interrupted_run_is_killed_in_mlflow_and_ended_in_wandb(train, work_fold
     done = train(*TINY, "+callbacks.ends={_target_:process_faults.TerminateAt,epoch:1}", "logger=[mlflow,wandb]",
                  "training.epochs=3", "hydra.run.dir=run", **environment)  # fmt: skip
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
-    (work_folder / "elsewhere.db").rename(work_folder / "mlflow.db")  # where the reader looks
+    (work_folder / "elsewhere.db").rename(work_folder / "mlflow.db")  # where the test reads it
     (noted,) = mlflow_runs(work_folder, "night")
     assert noted.info.status == "KILLED"
     assert wandb_exit_code(work_folder / "run") == 130
@@ -276,14 +276,16 @@ def test_no_timed_epoch_contains_logging(train, work_folder):
 
 @pytest.fixture
 def own_variables(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """The trackers' variables as they are nowhere set."""
-    for name in [each for each in os.environ if each.startswith(("MLFLOW_", "WANDB_"))]:
+    """Removes the trackers' environment variables."""
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "WANDB_"))]:
         monkeypatch.delenv(name)
     yield monkeypatch
 
 
 def logger_node(name: str) -> dict[str, Any]:
-    node: dict[str, Any] = composed.__wrapped__(f"logger={name}").logger[name]  # not cached: variables change it
+    node: dict[str, Any] = composed.__wrapped__(f"logger={name}").logger[
+        name
+    ]  # not cached, because environment variables change it
     return node
 
 
@@ -298,7 +300,7 @@ def test_mlflow_environment_variables_are_respected(own_variables):
 
 
 def begun_with(monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> dict[str, Any]:
-    """What W&B is asked to begin by the composed configuration."""
+    """The arguments of wandb.init with the composed configuration."""
     import wandb
 
     from laptime.loggers.tracker import Run

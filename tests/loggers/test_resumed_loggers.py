@@ -1,4 +1,4 @@
-"""Loggers that write files, where training goes on from a checkpoint: each epoch is there once."""
+"""File loggers after resuming from a checkpoint: each epoch is in the files once."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.unit
 
 
 def csv_logger(resumed_at: int | None) -> CSVLogger:
-    """As a run's directory has it."""
+    """A CSV logger in a run directory."""
     logger = CSVLogger("run", name="csv", version="")
     if resumed_at is not None:
         resume_at(logger, resumed_at)
@@ -33,7 +33,7 @@ def test_metrics_csv_keeps_the_epochs_before_the_resumed_one(resumed_at, kept, w
     log(csv_logger(None), 0, 1)
     log(csv_logger(resumed_at), *range(resumed_at, 4))
     assert csv_values(Path("run")) == {"loss": [(epoch, 1.0 / (1 + epoch)) for epoch in range(4)]}
-    log(csv_logger(resumed_at), resumed_at)  # once more, from the same checkpoint
+    log(csv_logger(resumed_at), resumed_at)  # again, from the same checkpoint
     assert [step for step, _ in csv_values(Path("run"))["loss"]] == [*kept, resumed_at]
 
 
@@ -74,10 +74,10 @@ def test_tensorboard_shows_the_last_attempt_at_an_epoch(work_folder):
         logger.finalize("success")
     events = EventAccumulator("run/tensorboard")
     events.Reload()
-    assert [(each.step, each.value) for each in events.Scalars("loss")] == [(0, 0.0), (1, 11.0), (2, 12.0)]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 0.0), (1, 11.0), (2, 12.0)]
 
 
 def rename_as_if_of_another_host() -> None:
-    """Two files of the same second stand in the order of their hosts' names."""
+    """Two files of the same second sort by the names of their hosts."""
     (file,) = Path("run/tensorboard").glob("*tfevents*")
     file.rename(file.with_name(f"events.out.tfevents.{int(time.time())}.zzz.1.0"))
