@@ -37,10 +37,10 @@ def whole_lines(text: str) -> list[str]:
 
 
 def form(line: str) -> str:
-    """A line without its figures. Lines whose words depend on the measurement are cut to their first words."""
-    match = re.match(r"laptime: (step time|MFU|quality|results)\b", line)
+    """A line without its figures. Lines whose words depend on the measurement are reduced to one word."""
+    match = re.match(r"laptime: .*?\b(step time|MFU|quality|results)\b", line)
     if match:
-        return match[0]
+        return match[1]
     return re.sub(r"[\d.,]+", "#", re.sub(r"  [\d.]+ s excluded|  (about|less than) \d+ \w+ remaining", "", line))
 
 

@@ -209,7 +209,7 @@ def test_error_outside_a_step_is_recorded_on_restart(new, callback, timed):
     elif new == "Trainer":
         trained = trainer(timer, trains=trained.model)
     trained.train()
-    assert timed.record["status"] == "failed" and "started again" in timed.record["error"]["message"]
+    assert timed.record["status"] == "failed" and "restarted" in timed.record["error"]["message"]
     assert json.loads(Path("run_1/run.json").read_text())["status"] == "completed"
     assert nothing_is_left(trained) and timed.warnings == []
 
@@ -224,7 +224,7 @@ def test_failed_training_is_freed(callback, timed):
     del trained
     gc.collect()
     assert trains() is None
-    assert timed.record["status"] == "failed" and "outside its steps" in timed.record["error"]["message"]
+    assert timed.record["status"] == "failed" and "outside a training step" in timed.record["error"]["message"]
 
 
 @soak
