@@ -166,7 +166,7 @@ def test_a_path_with_any_characters_is_taken_as_typed(run, work_folder):
 MISTAKES = {
     "": "run: has no value",
     "run=nowhere": "there is no such directory",
-    "run=latest": "no run below outputs/ or multirun/",
+    "run=latest": "no run in outputs/ or multirun/",
     "run=run checkpoint=frist": "The run has last, best, previous.",
     "run=run chekpoint=best": "Did you mean checkpoint?",
     "run=run device=tpu": "must be one of auto, cpu",
@@ -289,7 +289,7 @@ def test_a_checkpoint_never_runs_code(run, work_folder, capsys):
 
     torch.save({"laptime": {}, "loops": Evil(), "state_dict": {}}, run / "checkpoints" / "last.ckpt")
     assert main([f"run={run}", NO_LATENCY]) == 2
-    assert "no checkpoint of plain values" in capsys.readouterr().err
+    assert "holds more than tensors and plain values" in capsys.readouterr().err
     assert not (work_folder / "ran").exists()
 
 

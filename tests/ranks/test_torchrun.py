@@ -184,7 +184,7 @@ def test_a_node_that_does_not_join_ends_the_others(agent):
 
 MISTAKES = [
     (["strategy.world_size=4"], "strategy.world_size=4: torchrun has started 2 ranks"),
-    (["strategy.max_restarts=1"], "strategy.max_restarts=1: the ranks that torchrun has started are started again"),
+    (["strategy.max_restarts=1"], "strategy.max_restarts=1: only torchrun can restart"),
     (["strategy=single"], "strategy=single: torchrun has started 2 ranks"),
     (["--multirun"], "-m: torchrun's ranks belong to one run"),
     (["model=mpl"], "model=mpl: no such option"),

@@ -1,4 +1,4 @@
-"""Runs that end otherwise than they were meant to, and runs that go on from them: real processes, real signals."""
+"""Runs that end early or fail, and runs that resume from them: real processes, real signals."""
 
 import os
 import pickle
@@ -37,7 +37,7 @@ def signal_at(signum: int, epoch: int, batch: int) -> str:
 
 @pytest.fixture
 def error_of(capfd):
-    """What the command line says of a mistake."""
+    """A function that returns the error message of a command."""
 
     def run(*arguments: object) -> str:
         capfd.readouterr()
@@ -51,18 +51,18 @@ def error_of(capfd):
 
 @pytest.fixture
 def first(trained) -> Path:
-    """A run of three epochs that others go on from. Copy it to change it."""
+    """A run of three epochs that other runs resume from. Tests that change it must copy it."""
     return trained(*STEPPED, "training.epochs=3")
 
 
 @pytest.fixture
 def undisturbed(trained) -> Path:
-    """The same, of four epochs."""
+    """The same run with four epochs."""
     return trained(*STEPPED, "training.epochs=4")
 
 
 @pytest.mark.parametrize("more", [[], ["dataset.rotation_degrees=20", "dataset.horizontal_flip=true"]])
-def test_resumed_run_equals_the_undisturbed_one_bit_for_bit(more, trained, work_folder):
+def test_resumed_run_equals_the_uninterrupted_run_bit_for_bit(more, trained, work_folder):
     whole = trained(*STEPPED, "training.epochs=4", *more)
     half = trained(*STEPPED, "training.epochs=2", *more)
     laptime.run([*STEPPED, "training.epochs=4", *more, "hydra.run.dir=second", f"training.checkpoint={half}"])
@@ -71,7 +71,7 @@ def test_resumed_run_equals_the_undisturbed_one_bit_for_bit(more, trained, work_
     assert results[0] == results[1]
 
 
-def test_resumed_run_is_cold_again_and_warms_up(work_folder):
+def test_resumed_run_has_a_warmup_epoch_again(work_folder):
     laptime.run([*TINY, "training.epochs=1"])
     record = laptime.run([*TINY, "training.epochs=3", "training.checkpoint=latest"])
     epochs = read_epochs(Path(record["run_dir"]))
@@ -79,7 +79,7 @@ def test_resumed_run_is_cold_again_and_warms_up(work_folder):
     assert list(epochs["is_warmup"]) == [True, False]
 
 
-def test_resuming_a_finished_run_says_what_to_do(first, error_of):
+def test_resuming_a_finished_run_is_refused_with_a_remedy(first, error_of):
     message = error_of(*STEPPED, "training.epochs=3", f"training.checkpoint={first}")
     assert "has trained 3 epochs already" in message
 
@@ -130,7 +130,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", [*DAMAGE, "absent"])
-def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(damage, first, undisturbed, work_folder):
+def test_a_damaged_last_checkpoint_falls_back_to_the_previous_one(damage, first, undisturbed, work_folder):
     shutil.copytree(first, "first")
     last = Path("first/checkpoints/last.ckpt")
     if damage == "absent":
@@ -173,9 +173,9 @@ def test_foreign_checkpoint_is_refused(work_folder, error_of):
     assert "not written by Laptime" in error_of(*TINY, "training.checkpoint=foreign.ckpt")
 
 
-def test_best_checkpoint_is_taken_along(first, work_folder):
+def test_resumed_run_keeps_the_best_checkpoint(first, work_folder):
     shutil.copytree(first, "first")
-    # Nothing gets better than the best so far when the first run's best is out of reach.
+    # The resumed run must not replace the best checkpoint, because its loss can't beat the first run's.
     checkpoint = torch.load("first/checkpoints/last.ckpt", weights_only=True)
     (state,) = [value for key, value in checkpoint["callbacks"].items() if "best_val_loss" in value]
     state["best_val_loss"] = 0.0
@@ -184,7 +184,7 @@ def test_best_checkpoint_is_taken_along(first, work_folder):
     assert Path("second/checkpoints/best.ckpt").read_bytes() == Path("first/checkpoints/best.ckpt").read_bytes()
 
 
-def test_loss_that_turns_nan_fails_the_run_and_names_epoch_and_step(train, work_folder):
+def test_nan_loss_fails_the_run_and_names_epoch_and_step(train, work_folder):
     done = train(*DIVERGING, "hydra.run.dir=nan")
     assert done.returncode == 1
     assert "failed: the loss became" in done.stderr and "Traceback" not in done.stderr
@@ -198,7 +198,7 @@ def test_loss_that_turns_nan_fails_the_run_and_names_epoch_and_step(train, work_
     assert last.startswith("[20") and "failed: the loss became" in last
 
 
-def test_nan_step_is_the_same_whatever_the_grouping(work_folder):
+def test_nan_step_does_not_depend_on_steps_per_execution(work_folder):
     steps = set()
     for grouping in (1, 3, 16):  # an epoch has 8 steps
         with pytest.raises(TrainingFailed, match=r"in epoch 0, step \d+") as failure:
@@ -209,7 +209,7 @@ def test_nan_step_is_the_same_whatever_the_grouping(work_folder):
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_keeps_what_was_measured_and_last_ckpt_resumes(signum, code, start, work_folder):
-    settings = [*TINY, "dataset.num_train=2000"]  # long enough epochs that few pass before the signal comes
+    settings = [*TINY, "dataset.num_train=2000"]  # long epochs, so that few end before the signal arrives
     run_dir = Path("stopped")
     process = start(*settings, "training.epochs=100000", f"hydra.run.dir={run_dir}")
     until(lambda: len(read_epochs(run_dir)) >= 2, process)
@@ -239,8 +239,8 @@ def test_signal_in_the_first_epoch_can_be_resumed(train, undisturbed, work_folde
     assert curve(Path("resumed")) == curve(undisturbed)
 
 
-def test_signal_while_data_workers_run_leaves_none_behind(start, work_folder):
-    # The session is the group that a terminal's Ctrl-C goes to, and its members can be found.
+def test_signal_leaves_no_data_workers_behind(start, work_folder):
+    # A new session is the process group that gets a terminal's Ctrl-C, and its processes can be listed.
     process = start(*TINY, "dataset.pipeline=workers", "dataset.num_workers=2", "training.epochs=100000",
                     "hydra.run.dir=stopped", new_session=True)  # fmt: skip
     until(lambda: len(read_epochs(Path("stopped"))) >= 1, process)
@@ -261,7 +261,7 @@ def members(session: int) -> list[int]:
         try:
             if os.getsid(pid) == session:
                 found.append(pid)
-        except OSError:  # gone since
+        except OSError:  # ended meanwhile
             pass
     return found
 
@@ -280,7 +280,7 @@ def test_killed_run_leaves_readable_files_and_resumes(start, work_folder):
     assert record["status"] == "completed"
 
 
-def test_error_while_training_is_recorded_with_its_traceback(work_folder):
+def test_error_during_training_is_recorded_with_its_traceback(work_folder):
     breaks = "+callbacks.breaks={_target_:breaking.BreakAt,rank:0,epoch:1,how:raise}"
     with pytest.raises(ValueError, match="broken on purpose"):
         laptime.run([*TINY, breaks, "hydra.run.dir=broken"])
@@ -299,14 +299,14 @@ def test_interrupt_in_a_notebook_is_a_keyboard_interrupt(work_folder):
     assert read_record(Path("stopped"))["status"] == "interrupted"
 
 
-def test_user_error_from_python_is_an_exception_and_leaves_nothing(work_folder):
+def test_user_error_from_python_raises_and_writes_nothing(work_folder):
     with pytest.raises(UserError, match="dataset=mnits"):
         laptime.run(["dataset=mnits"])
     assert list(work_folder.iterdir()) == []
 
 
-def test_peak_memory_is_the_runs_own(first):
-    # getrusage would count what the process that starts a run has, and whatever this process had before.
+def test_peak_memory_is_that_of_the_run_alone(first):
+    # getrusage would include the parent process and earlier peaks of this process.
     reset_peak_rss()
     ballast = bytearray(os.urandom(1)) * 300_000_000
     assert (with_ballast := peak_rss_bytes()) >= len(ballast)

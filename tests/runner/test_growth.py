@@ -19,7 +19,7 @@ REPEAT = processes.ROOT / "tests/support/repeat_in_one_process.py"
 
 
 def counts_of(what: str, number: int, *overrides: str) -> list[dict[str, int]]:
-    """What a process of its own holds after each of so many runs, or within each of so many jobs of a sweep."""
+    """The resources that a separate process holds after each run, or within each job of a sweep."""
     done = processes.run(what, number, *overrides, script=REPEAT)
     assert done.returncode == 0, done.stderr
     counts = json.loads(Path("counts.json").read_text())
@@ -42,14 +42,14 @@ def counts_of(what: str, number: int, *overrides: str) -> list[dict[str, int]]:
     ],
     ids=["tensorboard", "csv", "workers", "two ranks"],
 )
-def test_a_process_holds_after_several_runs_what_it_held_after_half_of_them(number, overrides, work_folder):
+def test_a_process_does_not_accumulate_resources_over_its_runs(number, overrides, work_folder):
     counts = counts_of("runs", number, *TINY, "training.epochs=1", *overrides)
     assert growth(counts[number // 2 - 1], counts[-1]) == {}
 
 
 @pytest.mark.soak
 def test_memory_does_not_grow_with_the_epochs(work_folder):
-    # An allocator that keeps nothing for later: what is resident is in use. (glibc's; others don't heed it.)
+    # Makes glibc's allocator return freed memory immediately; other allocators ignore it.
     allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = processes.run(
         *TINY, "training.epochs=150", "logger=tensorboard", "hydra.run.dir=run", environment=allocator, real=True
@@ -60,17 +60,17 @@ def test_memory_does_not_grow_with_the_epochs(work_folder):
 
 
 @pytest.mark.unit
-def test_a_job_is_forgotten_when_the_next_one_starts():
+def test_a_job_is_freed_when_the_next_one_starts():
     callback, first, second = ForgetJobs(), *(SimpleNamespace(cfg="cfg", hydra_cfg="hydra") for _ in range(2))
     callback.on_job_start(None, task_function=None)
     callback.on_job_end(None, first)
-    assert first.cfg == "cfg"  # callbacks that come later may want it
+    assert first.cfg == "cfg"  # later callbacks may need it
     callback.on_job_start(None, task_function=None)
     assert first.cfg is first.hydra_cfg is None
     callback.on_job_end(None, second)
     assert second.cfg == "cfg"
 
 
-def test_a_sweep_forgets_its_jobs(work_folder):
+def test_a_sweep_frees_its_jobs(work_folder):
     configurations = [count["omegaconf.dictconfig.DictConfig"] for count in counts_of("jobs", 6, *TINY, NO_REPORT)]
     assert configurations[-1] == configurations[2]

@@ -1,4 +1,4 @@
-"""Real ranks: processes of their own, with the same training whatever their number, and sweeps of them."""
+"""Real ranks in separate processes: the training is the same at every world size. Also sweeps with several ranks."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def family_of(process) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_are_processes_of_their_own(world_size, start):
+def test_each_rank_is_a_separate_process(world_size, start):
     process = start(*TWO_EPOCHS, f"strategy.world_size={world_size}", "hydra.run.dir=run")
     errors = process.communicate()[1]
     assert process.returncode == 0, errors
@@ -44,7 +44,7 @@ def test_ranks_are_processes_of_their_own(world_size, start):
     assert record["batch"]["global_batch_size"] == 32 * world_size
 
 
-def test_epoch_time_is_the_slowest_ranks_and_samples_are_everybodys(trained):
+def test_epoch_time_is_that_of_the_slowest_rank_and_samples_are_summed(trained):
     run_dir = trained(*TWO_RANKS)
     record = read_record(run_dir)
     counted = read_epochs(run_dir).query("not is_warmup")
@@ -54,7 +54,7 @@ def test_epoch_time_is_the_slowest_ranks_and_samples_are_everybodys(trained):
 
 
 def test_world_sizes_follow_the_same_loss_curve_with_a_global_batch(trained):
-    # The same samples in every step; sums of gradients in another order differ in float32's last digits.
+    # Every step has the same samples; adding gradients in another order changes float32's last digits.
     curves = []
     for world_size in (1, 2, 4):
         run_dir = trained(*TWO_EPOCHS, "training.batch_scope=global", NO_DROPOUT, f"strategy.world_size={world_size}")
@@ -65,7 +65,7 @@ def test_world_sizes_follow_the_same_loss_curve_with_a_global_batch(trained):
     assert curves[2] == pytest.approx(curves[0], rel=1e-3)
 
 
-def test_one_rank_with_ddp_is_measured_as_such(start):
+def test_one_rank_with_ddp_trains_in_its_own_process_over_gloo(start):
     records = []
     for name, wrap in (("plain", "false"), ("wrapped", "true")):
         process = start(*TWO_EPOCHS, f"strategy.wrap_single_rank={wrap}", NO_DROPOUT, f"hydra.run.dir={name}")
@@ -77,8 +77,8 @@ def test_one_rank_with_ddp_is_measured_as_such(start):
     assert wrapped["result"]["train_loss"] == pytest.approx(plain["result"]["train_loss"], rel=1e-4)
 
 
-def test_every_sample_is_evaluated_once_whatever_the_world_size(trained):
-    # 62 validation and 61 test samples do not divide by 3; with no training at all the figures must agree.
+def test_every_sample_is_evaluated_once_at_every_world_size(trained):
+    # 62 validation and 61 test samples do not divide by 3. Without training the results must be equal.
     untrained = [*TINY, "training.epochs=1", "optimizer.lr=1e-30", "optimizer.weight_decay=0"]
     odd = ["dataset.num_train=310", "dataset.num_test=61"]
     one, three = (
@@ -97,8 +97,8 @@ def test_all_ranks_evaluate_with_the_same_batch_norm_statistics(train, work_fold
 
 
 @pytest.mark.parametrize("hook", ["fp16", "bf16", "powersgd"])
-def test_compressed_gradients_train_too(hook, trained):
-    """On MNIST: they learn, and what they learn is not to the bit what whole gradients teach."""
+def test_compressed_gradients_train(hook, trained):
+    """On MNIST they reach the accuracy, and the losses differ from those with uncompressed gradients."""
     typed = [*QUICK, "dataset.limit=2000", "training.batch_size=32", "training.epochs=2", "strategy.world_size=2"]
     whole, compressed = (read_record(trained(*typed, f"strategy.comm_hook={name}")) for name in ("none", hook))
     assert compressed["result"]["val_accuracy"] > 0.7
@@ -113,7 +113,7 @@ def test_accumulation_over_ranks_gives_the_gradient_of_the_whole_batch(trained):
 
 
 def test_time_limit_stops_all_ranks_at_the_same_step(train, work_folder):
-    """The clock of one rank runs ahead in the middle of an epoch: both stop there, and that epoch is not recorded."""
+    """One rank's clock jumps ahead during an epoch: both ranks stop, and that epoch is not recorded."""
     typed = [*TWO_RANKS, "training.epochs=3", "training.batch_size=8", "training.time_limit_s=3600"]
     done = train(*typed, "+callbacks.ahead._target_=rank_checks.OneClockRunsAhead", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
@@ -125,7 +125,7 @@ def test_time_limit_stops_all_ranks_at_the_same_step(train, work_folder):
     assert notes == dict.fromkeys(["last step of rank 0", "last step of rank 1"], "epoch 1 step 5")
 
 
-def test_resumed_ranks_go_on_as_the_undisturbed_ones(trained):
+def test_resumed_ranks_equal_uninterrupted_ranks(trained):
     columns = ["epoch", "rank", "train_loss", "val_loss"]
     whole = trained(*TINY, "strategy.world_size=2", "training.epochs=3")
     first = trained(*TWO_RANKS)
@@ -160,7 +160,7 @@ def test_resumed_ranks_go_on_as_the_undisturbed_ones(trained):
         ("strategy.world_size=4 dataset.limit=10 training.batch_size=2", ["dataset.val_fraction"]),
     ],
 )
-def test_mistake_about_ranks_is_named_and_leaves_nothing(typed, words, train, work_folder):
+def test_rank_settings_are_checked_before_anything_is_written(typed, words, train, work_folder):
     done = train(*typed.split())
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) <= 2, done.stderr
@@ -213,8 +213,8 @@ def test_ctrl_c_stops_the_sweep(start):
     assert not psutil.wait_procs(family, timeout=DEADLINE_S)[1]
 
 
-def test_sweep_trains_as_many_processes_as_it_says(train):
-    # Lightning's own launcher in a Hydra sweep trained one process in the second and third job.
+def test_sweep_trains_the_configured_number_of_processes(train):
+    # In a Hydra sweep, Lightning's own launcher trains the second and third job with one process.
     done = train("-m", "strategy.world_size=1,2,4", *TWO_EPOCHS, "strategy.threads_per_rank=auto", NO_REPORT,
                  "hydra.sweep.dir=s")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -238,10 +238,10 @@ def test_local_ranks_listen_on_the_loopback_interface_only(start):
     assert listening and listening <= {"127.0.0.1", "::1"}
 
 
-def test_output_that_nobody_reads_stops_neither_run_nor_sweep(start):
+def test_a_broken_pipe_stops_neither_run_nor_sweep(start):
     """The reader of standard output ends after the first line, as `head -n 1` does."""
     for arguments, is_new_interpreter in (
-        ([*TINY, "training.epochs=1", "hydra.run.dir=run"], True),  # its own end writes too
+        ([*TINY, "training.epochs=1", "hydra.run.dir=run"], True),  # the results table is written at the end
         (["-m", "seed=1,2", *TINY, NO_REPORT, "training.epochs=1", "hydra.sweep.dir=sweep"], False),
     ):
         process = start(*arguments, real=is_new_interpreter)
@@ -253,7 +253,7 @@ def test_output_that_nobody_reads_stops_neither_run_nor_sweep(start):
         assert read_record(Path(run))["status"] == "completed"
 
 
-def test_left_over_variables_of_torchrun_are_no_ranks(train, the_run):
+def test_leftover_variables_of_torchrun_do_not_make_ranks(train, the_run):
     done = train(*TINY, "training.epochs=1", TORCHELASTIC_RUN_ID="x", RANK="3")
     assert done.returncode == 0, done.stderr
     assert the_run()[1]["strategy"]["world_size"] == 1
@@ -267,11 +267,11 @@ def test_no_process_is_left_when_the_command_ends(train, work_folder):
         there = [each for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == str(work_folder)]
         return [each for each in there if each.pid != os.getpid() and each.status() != psutil.STATUS_ZOMBIE]
 
-    # Its forkserver has been killed, and Python's resource tracker ends by itself, in moments of their own.
+    # The forkserver is killed and Python's resource tracker ends by itself, both shortly after the command.
     until(lambda: not left(), what="no process of the command is left")
 
 
-def test_a_temporary_folder_too_deep_for_sockets_is_none(work_folder):
+def test_a_temporary_folder_with_a_long_path_works(work_folder):
     deep = work_folder / ("d" * 100)
     deep.mkdir()
     for typed in (["strategy.world_size=2"], ["dataset.pipeline=workers", "dataset.num_workers=1"]):

@@ -1,4 +1,4 @@
-"""What a run says to the network beyond this machine: nothing. An audit hook in each process notes whom it asks."""
+"""A run uses no network beyond this machine. An audit hook in each process records its connections."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.support.settings import TINY
 from laptime.record.files import read_record
 
 SUPPORT = Path(processes.__file__).parent
-# With whatever is on by default: what a run asks for, it may ask for in any part.
+# With all defaults, because any of them could use the network.
 QUICK = ["dataset.limit=1000", "training.epochs=1"]
 
 
@@ -36,19 +36,19 @@ def asked(work_folder):
 
 
 def is_local(line: str) -> bool:
-    """Loopback, or a socket in the file system, or an interface's address that is asked for without sending."""
+    """Whether a line is about loopback, a Unix socket, or a UDP socket that looks up an address without sending."""
     return any(each in line for each in ("'127.0.0.1'", "'localhost'", "'::1'", "b'\\\\x00", "connect '/", "bind '/"))
 
 
 @pytest.mark.parametrize("real", [True, False], ids=["new interpreter", "fork"])
-def test_the_hook_sees_what_is_asked_also_in_child_processes(real, asked):
+def test_the_audit_hook_sees_connections_of_child_processes(real, asked):
     lines = asked(SUPPORT / "scripts/asks_the_network.py", real=real)
     assert lines == ["socket.connect ('10.9.8.7', 9)", "socket.connect ('10.9.8.7', 10)"]
 
 
 @pytest.mark.parametrize("real", [pytest.param(True, marks=pytest.mark.soak), False], ids=["new interpreter", "fork"])
-def test_a_sweep_and_its_report_ask_nobody(real, asked, work_folder):
-    """In new interpreters: also while they import what they need."""
+def test_a_sweep_and_its_report_use_no_network(real, asked, work_folder):
+    """In new interpreters, so that imports are covered, too."""
     typed = ["-m", *TINY, "training.epochs=1", "strategy.world_size=1,2", "logger=tensorboard", "hydra.sweep.dir=sweep"]
     lines = asked(TRAIN, *typed, real=real)
     for number in ("0", "1"):
@@ -61,7 +61,7 @@ def test_a_sweep_and_its_report_ask_nobody(real, asked, work_folder):
 
 
 @pytest.mark.parametrize("more", [[], ["strategy.world_size=2"], ["dataset.pipeline=workers", "profiler=simple"]])
-def test_a_run_asks_nobody_beyond_this_machine(more, asked, work_folder):
+def test_a_run_uses_no_network(more, asked, work_folder):
     lines = asked(TRAIN, *QUICK, *more, "hydra.run.dir=run")
     assert read_record(work_folder / "run")["status"] == "completed"
     assert [line for line in lines if not is_local(line)] == []

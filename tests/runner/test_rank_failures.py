@@ -1,4 +1,4 @@
-"""Ranks that fail, die, get stuck or are told to stop: the run ends by itself and leaves nobody behind."""
+"""Ranks that fail, die, get stuck or are interrupted: the run ends by itself and leaves no process behind."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def two_ranks(start):
 
 
 def assert_ended(family: list[psutil.Process], status: str) -> dict:
-    """The command has ended, nobody of it is left, and what was measured is kept."""
+    """Check that the command and its processes have ended and that the measurements are saved."""
     _, left = psutil.wait_procs(family, timeout=DEADLINE_S)
     assert not left, f"left behind: {left}"
     record = read_record(RUN_DIR)
@@ -63,8 +63,8 @@ def test_killed_rank_fails_the_run_which_names_it(victim, two_ranks):
 
 
 @pytest.mark.parametrize("comm_hook", ["none", "shared_memory"])
-def test_the_others_miss_a_dead_rank_at_once(comm_hook, start):
-    """Not after the timeout, which is an hour, and not because the launcher ends them: it is stopped meanwhile."""
+def test_other_ranks_notice_a_dead_rank_immediately(comm_hook, start):
+    """The timeout is an hour, and the stopped launcher can't end them, so they notice it themselves."""
     process = start(
         *TWO_RANKS, "training.epochs=3", f"strategy.comm_hook={comm_hook}", "strategy.timeout_s=3600",
         "+callbacks.dies._target_=rank_checks.DieWhileLauncherIsStopped", f"hydra.run.dir={RUN_DIR}",
@@ -88,7 +88,7 @@ def test_a_stopped_rank_does_not_outlive_a_killed_launcher(number, two_ranks):
     assert left == []
 
 
-def test_killed_launcher_takes_its_ranks_along_and_the_record_says_so(two_ranks):
+def test_ranks_end_with_a_killed_launcher_and_the_record_says_so(two_ranks):
     process, _, family = two_ranks()
     process.kill()
     record = assert_ended(family, "failed")
@@ -121,7 +121,7 @@ def test_signal_interrupts_the_run(signum, code, to_all, two_ranks):
     assert signal.Signals(signum).name in record["error"]["message"]
 
 
-def test_stuck_rank_is_given_up_after_the_timeout(two_ranks):
+def test_stuck_rank_fails_the_run_after_the_timeout(two_ranks):
     process, pids, family = two_ranks("strategy.timeout_s=8")
     os.kill(pids[1], signal.SIGSTOP)
     errors = process.communicate()[1]
@@ -132,7 +132,7 @@ def test_stuck_rank_is_given_up_after_the_timeout(two_ranks):
     assert "Traceback" not in errors
 
 
-def test_ranks_that_are_all_stuck_are_given_up_too(two_ranks):
+def test_run_fails_after_the_timeout_when_all_ranks_are_stuck(two_ranks):
     process, pids, family = two_ranks("strategy.timeout_s=8")
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -142,7 +142,7 @@ def test_ranks_that_are_all_stuck_are_given_up_too(two_ranks):
 
 def test_data_workers_end_with_a_killed_rank(two_ranks):
     _, pids, family = two_ranks("dataset.pipeline=workers", "dataset.num_workers=1")
-    # Workers live through all epochs: those that load for the training, one per rank, are there.
+    # Persistent workers live through all epochs, so each rank has its training worker.
     workers = [worker for pid in pids for worker in psutil.Process(pid).children()]
     assert len(workers) >= 2
     os.kill(pids[1], signal.SIGKILL)
@@ -181,11 +181,11 @@ def restarted(train, breaking):
     return run
 
 
-def test_restarted_run_equals_the_undisturbed_one_and_keeps_attempts_apart(restarted, trained):
+def test_restarted_run_equals_the_uninterrupted_run_and_numbers_its_attempts(restarted, trained):
     record, _ = restarted(1, 1)
     assert "SIGKILL" in record["attempts"][0]["error"]["message"]
     rows = read_epochs(RUN_DIR)
-    # The broken epoch 1 was not counted; it was trained again, as the cold start that it is.
+    # The incomplete epoch 1 was not recorded. It was trained again, as a warm-up epoch.
     assert rows[["attempt", "epoch", "rank"]].to_numpy().tolist() == [
         [0, 0, 0], [0, 0, 1], [1, 1, 0], [1, 1, 1], [1, 2, 0], [1, 2, 1],
     ]  # fmt: skip
@@ -207,7 +207,7 @@ def assert_figures_are_of_all_attempts(record: dict, rows: pd.DataFrame) -> None
     assert second["startup_s"] > 0
 
 
-def test_restart_keeps_the_epochs_that_earlier_attempts_have_counted(restarted):
+def test_restart_keeps_the_epochs_of_earlier_attempts(restarted):
     record, shown = restarted(0, 2, "logger=[csv,tensorboard]")
     rows = read_epochs(RUN_DIR)
     for values in (csv_values(RUN_DIR), tensorboard_values(RUN_DIR)):
@@ -240,7 +240,7 @@ def test_death_after_the_last_epoch_loses_no_measurement(train, breaking, traine
 
 
 @pytest.mark.parametrize("typed", [[], pytest.param(["dataset.pipeline=mapped"], marks=pytest.mark.soak)])
-def test_one_plain_rank_is_started_again_too(typed, train, breaking):
+def test_one_rank_without_ddp_is_restarted(typed, train, breaking):
     done = train(
         *breaking(0, 1, "kill", once=True), *TINY, *typed, "strategy.world_size=1", "strategy.max_restarts=1",
         "hydra.run.dir=run",

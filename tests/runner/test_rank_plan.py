@@ -1,4 +1,4 @@
-"""Which ranks there are to be, on which cores and devices, and what is refused; accelerators are faked."""
+"""The planned ranks with their cores and devices, and what is refused. Accelerators are faked."""
 
 import os
 
@@ -34,7 +34,7 @@ def test_cores_are_shared_among_the_ranks_of_a_single_run(four_cores):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_in_a_sweep_every_rank_has_the_threads_of_the_largest_run(four_cores, world_size):
+def test_in_a_sweep_threads_per_rank_follow_the_largest_run(four_cores, world_size):
     ranks = planned(world_size=world_size, sweep=SweepCores(largest_world_size=4).context())
     assert {rank.threads for rank in ranks} == {1}
     assert [rank.cores for rank in ranks] == [(number,) for number in range(world_size)]
@@ -45,17 +45,17 @@ def test_more_threads_than_cores_is_oversubscribed_and_not_pinned(four_cores):
     assert {(rank.oversubscribed, rank.cores) for rank in ranks} == {(True, None)}
 
 
-def test_a_single_run_of_one_rank_leaves_the_process_where_it_is(four_cores):
+def test_a_single_run_of_one_rank_is_not_pinned(four_cores):
     (rank,) = planned()
     assert rank.threads == 4 and rank.cores is None
 
 
-def test_ranks_are_not_pinned_where_a_quota_grants_fewer_cores_than_there_are(four_cores, monkeypatch):
+def test_ranks_are_not_pinned_under_a_cpu_quota(four_cores, monkeypatch):
     monkeypatch.setattr("laptime.runner.rank_plan.usable_cores", lambda: 2)
     assert {rank.cores for rank in planned(world_size=2)} == {None}
 
 
-def test_pinning_can_be_left_out(four_cores):
+def test_pinning_can_be_disabled(four_cores):
     assert planned(world_size=2, pin_ranks=False)[0].cores is None
 
 
@@ -72,7 +72,7 @@ def config_for(device: str, **strategy) -> Config:
 @pytest.mark.parametrize(
     ("device", "world_size", "ranks"), [("cuda", 2, 2), ("auto", "auto", 2), ("cuda", "auto", 2), ("cpu", "auto", 1)]
 )
-def test_each_gpu_takes_one_rank(device, world_size, ranks, two_gpus):
+def test_each_gpu_gets_one_rank(device, world_size, ranks, two_gpus):
     assert [rank.local_rank for rank in plan(config_for(device, world_size=world_size))] == list(range(ranks))
 
 
@@ -95,13 +95,13 @@ def test_more_ranks_than_gpus_is_refused(two_gpus, monkeypatch, work_folder):
     [("auto", None, "gloo"), ("cpu", "cuda", "gloo"), ("auto", "cuda", "nccl"), ("mps", "cuda", "gloo"),
      ("xpu", "xpu", "xccl")],
 )  # fmt: skip
-def test_backend_is_the_devices_own(device, accelerator, backend, monkeypatch):
+def test_backend_follows_the_device(device, accelerator, backend, monkeypatch):
     monkeypatch.setattr("laptime.runner.rank_plan.available_accelerator", lambda: accelerator)
     assert backend_of(config_for(device)) == backend
     assert backend_of(config_for(device, backend="gloo")) == "gloo"
 
 
-def test_world_size_auto_is_a_rank_per_gpu_or_one_on_the_cpu(monkeypatch):
+def test_world_size_auto_is_one_rank_per_gpu_or_one_on_the_cpu(monkeypatch):
     import torch
 
     from laptime.runner.rank_plan import num_ranks

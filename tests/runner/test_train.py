@@ -1,4 +1,4 @@
-"""What a training leaves behind: its losses, its record, its files, and what it writes to the terminal."""
+"""The results of a training: its losses, its record, its files, and its terminal output."""
 
 import gzip
 import json
@@ -34,7 +34,7 @@ from laptime.record.hashes import config_hashes
 
 SHORT = (*TINY, "training.epochs=2")
 NO_DROPOUT = (*SHORT, "model.dropout=0")
-# Few, but enough to learn from.
+# A small subset that is large enough to learn from.
 FEW_OF_MNIST = (*QUICK, "dataset.limit=2000", "training.epochs=2", "training.batch_size=32")
 
 
@@ -45,7 +45,7 @@ def losses(run: dict | Path) -> list[tuple[float, float]]:
 
 @pytest.fixture(scope="module")
 def default_run(tmp_path_factory, cache_folder):
-    """All defaults on a sixth of MNIST, once for all tests that look at what it leaves."""
+    """A run with all defaults on a sixth of MNIST, shared by the tests that inspect its results."""
     folder = tmp_path_factory.mktemp("default")
     done = processes.run("dataset.limit=10000", cwd=folder, environment={"COLUMNS": "200"})
     assert done.returncode == 0, done.stderr
@@ -67,7 +67,7 @@ def test_default_run_on_part_of_mnist_learns(default_run):
     _, _, record = default_run
     assert record["status"] == "completed"
     assert (record["dataset"]["num_train"], record["dataset"]["num_test"]) == (8_000, 10_000)
-    assert record["result"]["test_accuracy"] >= 0.9  # more than its linear part could
+    assert record["result"]["test_accuracy"] >= 0.9  # more than a linear model reaches
 
 
 def test_record_has_every_key_of_the_schema(default_run):
@@ -79,7 +79,7 @@ def test_record_has_every_key_of_the_schema(default_run):
             assert record[name].keys() == section.keys(), name
 
 
-def test_record_is_complete_where_something_was_measured(default_run):
+def test_every_measured_section_of_the_record_is_complete(default_run):
     _, run_dir, record = default_run
     for section, are_null in {
         "device": (),
@@ -119,7 +119,7 @@ def test_timing_follows_from_epochs_csv(default_run):
     assert (epochs["data_wait_s"] < epochs["epoch_time_s"]).all()
 
 
-def test_terminal_tells_what_was_measured(default_run):
+def test_terminal_shows_the_measurements(default_run):
     done, run_dir, record = default_run
     assert f"{record['model']['num_parameters']:,} parameters" in done.stdout
     assert f"{record['result']['test_accuracy']:.2%}" in done.stdout
@@ -130,7 +130,7 @@ def test_terminal_tells_what_was_measured(default_run):
     assert "[rank 0][INFO]" in log and "epoch 5/5" in log
 
 
-def test_every_epoch_says_what_else_the_machine_did(default_run):
+def test_every_epoch_records_interference(default_run):
     _, _, record = default_run
     noise, quality = record["noise"], record["quality"]
     assert [epoch["epoch"] for epoch in noise["epochs"]] == [0, 1, 2, 3, 4]
@@ -165,7 +165,7 @@ def test_run_from_python_returns_the_record():
     assert record["dataset"]["limit"] == 100
 
 
-def test_run_from_python_leaves_the_callers_hydra_and_log_alone():
+def test_run_from_python_does_not_change_the_callers_hydra_and_logging():
     handlers = logging.getLogger().handlers[:]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         laptime.run([*TINY, "training.epochs=1"])
@@ -189,7 +189,7 @@ def test_same_seed_gives_the_same_losses_bit_for_bit_and_another_does_not(seed, 
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_steps_per_execution_changes_nothing_but_the_bookkeeping(precision):
+def test_steps_per_execution_does_not_change_the_training(precision):
     # With one autocast context around several steps, bf16 would train on stale copies of the weights.
     one, many = (
         losses(laptime.run([*SHORT, f"training.precision={precision}", f"training.steps_per_execution={steps}"]))
@@ -198,7 +198,7 @@ def test_steps_per_execution_changes_nothing_but_the_bookkeeping(precision):
     assert one == many
 
 
-def test_accumulated_parts_give_the_gradient_of_the_whole_batch(trained):
+def test_microbatches_give_the_gradient_of_the_whole_batch(trained):
     whole, parts = (losses(trained(*NO_DROPOUT, f"training.num_microbatches={parts}")) for parts in (1, 4))
     assert parts == [pytest.approx(each, rel=1e-4) for each in whole]
     assert parts != whole, "nothing was accumulated"
@@ -249,7 +249,7 @@ def write_fashion_mnist(folder: Path, seed: int = 0) -> None:
         (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels.tobytes()))
 
 
-def test_other_data_of_the_same_name_are_told_apart(work_folder):
+def test_hashes_distinguish_data_sets_of_the_same_name(work_folder):
     write_fashion_mnist(work_folder / "a", 1)
     write_fashion_mnist(work_folder / "b", 2)
     (work_folder / "c").symlink_to("a")
@@ -301,7 +301,7 @@ def test_cnn_trains_on_cifar10_files_with_augmentation(pipeline, work_folder):
     assert not multiprocessing.active_children(), "data workers were left behind"
 
 
-def test_epoch_that_a_callback_breaks_off_is_not_recorded():
+def test_an_epoch_that_a_callback_ends_early_is_not_recorded():
     stop = "+callbacks.stop={_target_:stop_within_epoch.StopWithinEpoch,epoch:2,batch:3}"
     record = laptime.run([*TINY, "training.epochs=5", stop])
     run_dir = Path(record["run_dir"])
@@ -334,7 +334,7 @@ def test_time_limit_keeps_whole_epochs_only():
     assert (epochs["num_samples"] == 240).all() and (epochs["epoch_time_s"] > 0).all()
 
 
-def test_loss_that_turns_nan_in_the_last_step_fails_the_run_too():
+def test_nan_loss_in_the_last_step_fails_the_run():
     with pytest.raises(laptime.TrainingFailed, match="validation loss is"):
         laptime.run([*TINY, "training.epochs=1", "training.batch_size=240", "optimizer.lr=1e30"])
 
@@ -358,7 +358,7 @@ def test_scheduler_steps_once_per_epoch(overrides, rates):
     assert list(read_epochs(Path(record["run_dir"]))["lr"]) == pytest.approx(rates)
 
 
-def test_plateau_scheduler_lowers_the_rate_when_the_validation_loss_stands_still():
+def test_plateau_scheduler_lowers_the_rate_when_the_validation_loss_does_not_improve():
     # The loss falls, but never by the 100 that the scheduler waits for.
     falls = ["+scheduler.threshold=100.0", "+scheduler.threshold_mode=abs"]
     plateau = ["scheduler=plateau", "scheduler.patience=0", *falls, "optimizer.lr=0.001"]
@@ -367,7 +367,7 @@ def test_plateau_scheduler_lowers_the_rate_when_the_validation_loss_stands_still
     assert rates[0] == 0.001 and rates[-1] < 0.001
 
 
-def test_early_stopping_ends_a_run_that_gets_no_better():
+def test_early_stopping_ends_a_run_that_does_not_improve():
     record = laptime.run(
         [*TINY, "logger=tensorboard", "training.epochs=6", "training.early_stopping_patience=1", "optimizer.lr=1e-30"]
     )
@@ -382,7 +382,7 @@ def test_early_stopping_ends_a_run_that_gets_no_better():
     assert record["result"]["test_accuracy"] is not None
 
 
-def test_early_stopping_lets_a_run_go_on_that_gets_better():
+def test_early_stopping_does_not_end_a_run_that_improves():
     typed = ["training.epochs=4", "training.early_stopping_patience=1", "model.dropout=0"]
     record = laptime.run([*TINY, *typed])
     epochs = read_epochs(Path(record["run_dir"]))
@@ -418,7 +418,7 @@ def test_time_to_accuracy_counts_the_epochs_until_the_target(trained):
 
 
 def test_absent_mps_falls_back_with_one_warning(monkeypatch, capfd):
-    monkeypatch.setenv("COLUMNS", "200")  # a processor's long name breaks no line then
+    monkeypatch.setenv("COLUMNS", "200")  # so that a long processor name does not wrap
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
     record = laptime.run([*SHORT, "device=mps"])
     assert (record["device"]["requested"], record["device"]["used"]) == ("mps", "cpu")
@@ -436,7 +436,7 @@ def test_environment_has_mps_operator_fallback_and_no_secrets(train, the_run):
     assert "hunter2" not in (run_dir / "run.json").read_text()
 
 
-def test_hashes_tell_the_seed_and_the_work_apart(trained):
+def test_hashes_distinguish_seed_and_settings(trained):
     others = ["logger=tensorboard", "callbacks.progress_bar.refresh_s=7", "dataset.num_workers=7",
               "dataset.rotation_degrees=0"]  # fmt: skip
     with hydra_session() as hydra:
@@ -466,17 +466,17 @@ def test_user_callback_joins_by_name():
     assert record["status"] == "completed"
     events = EventAccumulator(str(Path(record["run_dir"]) / "tensorboard"))
     events.Reload()
-    assert any(tag.startswith("lr-") for tag in events.Tags()["scalars"])  # as Lightning's monitor names it
+    assert any(tag.startswith("lr-") for tag in events.Tags()["scalars"])  # the name that Lightning's monitor gives
 
 
 @pytest.mark.soak
 def test_compiling_happens_outside_the_epochs_and_keeps_the_losses(trained, monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))  # what is there already takes no time
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))  # an empty cache
     plain, compiled = (trained(*NO_DROPOUT, f"training.compile={value}") for value in ("false", "true"))
     compile_s = read_record(compiled)["timing"]["compile_s"]
     assert compile_s > 0
     assert losses(compiled) == [pytest.approx(each, rel=1e-3) for each in losses(plain)]
-    # Were the 8 batches of the first epoch to include compiling, it would take longer than all of compiling did.
+    # If the first epoch included compilation, it would take longer than the recorded compilation.
     assert read_epochs(compiled)["epoch_time_s"][0] < compile_s
 
 

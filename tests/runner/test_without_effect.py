@@ -1,4 +1,4 @@
-"""What is typed and would change nothing is refused, before anything is written; what says what holds anyway passes."""
+"""Overrides without effect are refused before anything is written; overrides that repeat the default pass."""
 
 import pytest
 from tests.support.settings import NO_REPORT, TINY
@@ -34,7 +34,7 @@ SWEEP = ["-m", "seed=1,2"]
         (["hydra.sweep={dir:x}"], "hydra.sweep.dir"),
     ],
 )
-def test_what_would_change_nothing_is_refused(typed, needs, call, work_folder):
+def test_overrides_without_effect_are_refused(typed, needs, call, work_folder):
     done = call(*TINY, *typed)
     key = typed[-1].partition("=")[0]
     assert done.returncode == 2
@@ -50,11 +50,11 @@ def test_what_would_change_nothing_is_refused(typed, needs, call, work_folder):
         ["seed=1,2", "sweep.on_failure=stop", "hydra.sweep.dir=x"],
         ["measure.target_interval=0.1", "measure.max_repeats=3", "seed=1,2"],
         ["dataset.pipeline=memory,workers", "dataset.num_workers=3"],
-        # What holds anyway.
+        # Repeats the default.
         ["seed=1,2", "strategy.comm_hook=none", "measure.max_repeats=20", "device.fallback=cpu"],
     ],
 )
-def test_what_matters_in_one_of_the_runs_is_taken(typed, call, work_folder):
+def test_an_override_with_an_effect_on_one_run_is_accepted(typed, call, work_folder):
     done = call("-m", *TINY, *typed, "sweep.dry_run=true")
     assert done.returncode == 0, done.stderr
     assert not list(work_folder.iterdir())
@@ -71,14 +71,14 @@ def test_an_option_that_hydra_would_not_find_is_refused(name, how, call, work_fo
     assert [each.name for each in work_folder.iterdir()] == ["own"]
 
 
-def test_a_resumed_sweep_refuses_them_as_well(two_runs, call):
+def test_a_resumed_sweep_refuses_overrides_without_effect(two_runs, call):
     before = sorted(two_runs.rglob("*"))
     done = call("sweep.resume=multirun/sweep", "measure.max_repeats=3")
     assert done.returncode == 2 and "measure.max_repeats" in done.stderr
     assert sorted(two_runs.rglob("*")) == before
 
 
-def test_a_file_may_hold_them(train, work_folder):
+def test_a_file_may_hold_keys_without_effect(train, work_folder):
     folder = work_folder / "own/experiment"
     folder.mkdir(parents=True)
     (folder / "both.yaml").write_text("# @package _global_\nsweep: {on_failure: stop}\nstrategy: {comm_hook: fp16}\n")
@@ -86,12 +86,12 @@ def test_a_file_may_hold_them(train, work_folder):
     assert done.returncode == 0, done.stderr
 
 
-# What Hydra only warns of, or answers in words that name no way out.
+# Mistakes for which Hydra only warns, or names no remedy.
 
 
 @pytest.mark.parametrize("mode", [[], SWEEP, ["--cfg", "job"]])
 @pytest.mark.parametrize("place", ["/nowhere", "pkg://nowhere.conf"])
-def test_a_folder_of_the_search_path_must_be_there(mode, place, call, work_folder):
+def test_a_folder_of_the_search_path_must_exist(mode, place, call, work_folder):
     done = call(*TINY, NO_REPORT, *mode, f"hydra.searchpath=[{place}]")
     assert done.returncode == 2 and "hydra.searchpath" in done.stderr and "nowhere" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -110,7 +110,7 @@ def test_a_folder_of_the_search_path_must_be_there(mode, place, call, work_folde
         ("~optimizer=sgd", "~optimizer"),
     ],
 )
-def test_what_cannot_be_placed_or_deleted_is_named(typed, instead, call):
+def test_a_key_that_cannot_be_added_or_deleted_is_named(typed, instead, call):
     done = call(typed)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {typed}: ") and instead in done.stderr
@@ -119,7 +119,7 @@ def test_what_cannot_be_placed_or_deleted_is_named(typed, instead, call):
 @pytest.mark.parametrize(
     "typed", ["scheduler.step_size=0", "+optimizer.betas=[0.9,2.0]", "optimizer.weight_decay=-1", "optimizer.lr=1e400"]
 )
-def test_what_a_class_refuses_is_shown_with_its_arguments(typed, call, work_folder):
+def test_an_error_of_a_constructor_is_shown_with_its_arguments(typed, call, work_folder):
     done = call(*TINY, typed)
     group, _, argument = typed.lstrip("+").partition("=")[0].partition(".")
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""What Laptime asks of a module: the Classifier has it all; of one that has nothing of it, what is said or left out."""
+"""What Laptime needs of a module: the Classifier has everything; a plain module is refused or measured less."""
 
 import io
 import logging
@@ -47,7 +47,7 @@ BATCH = (torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64))
 
 
 class MyModule(pl.LightningModule):
-    """What Lightning asks for, and nothing else."""
+    """What Lightning requires, and nothing else."""
 
     def __init__(self, made=None):
         super().__init__()
@@ -95,7 +95,7 @@ def strategy(world_size: int = 1) -> RankStrategy:
 
 @pytest.fixture
 def process_group():
-    """Of one rank, in this process."""
+    """A process group of one rank, in this process."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -103,7 +103,7 @@ def process_group():
 
 @pytest.fixture
 def warnings(caplog):
-    """The messages of Laptime's warnings, as they come."""
+    """A function that returns the messages of Laptime's warnings until now."""
     caplog.set_level(logging.WARNING, logger="laptime")
     return lambda: [each.getMessage() for each in caplog.records if each.name.startswith("laptime")]
 
@@ -117,13 +117,13 @@ def warnings(caplog):
         (HasTestMeans, "MyModule has no test_means"),
     ],
 )
-def test_the_classifier_has_what_another_module_lacks(capability, said):
+def test_the_classifier_has_every_capability_and_a_plain_module_none(capability, said):
     assert isinstance(classifier(), capability)
     assert not isinstance(MyModule(), capability)
     assert missing_attributes(MyModule(), capability) == said
 
 
-def test_only_what_is_absent_is_named():
+def test_only_missing_attributes_are_named():
     module = MyModule()
     module.stepper, module.train_sums = classifier().stepper, None
     assert missing_attributes(module, TakesSteps) == "MyModule has no take_steps"
@@ -149,7 +149,7 @@ def test_a_module_that_ddp_cant_wrap_is_refused(process_group, world_size, asked
     assert str(refusal.value).endswith(f"Use {instead}.")
 
 
-def test_one_plain_process_trains_any_module_and_keeps_its_optimizers_state():
+def test_one_process_trains_any_module_and_saves_its_optimizer_state():
     trainer = fit(MyModule(), strategy=strategy())
     (optimizer,) = trainer.optimizers
     assert trainer.strategy.optimizer_state(optimizer) == optimizer.state_dict()
@@ -179,7 +179,7 @@ def test_a_module_that_cant_be_retrained_has_no_bare_loop(warnings):
     assert warnings() == [f"measure.bare_loop: not measured: {missing_attributes(MyModule(), Retrainable)}"]
 
 
-def test_a_module_that_takes_no_steps_itself_has_no_breakdown(warnings):
+def test_a_module_without_take_steps_has_no_breakdown(warnings):
     breakdown = Breakdown(DEVICE, Rank(), StopRequest(), in_sweep=False)
     breakdown.measure(MyModule(), None)
     assert (breakdown.breakdown, breakdown.communication) == (schema.Breakdown(), schema.Communication())
@@ -203,7 +203,7 @@ def test_the_progress_bar_shows_less_of_a_module_that_counts_no_samples():
     assert "loss" not in shown and "samples/s" not in shown
 
 
-def test_the_one_optimizer_is_found_in_each_form_that_lightning_accepts():
+def test_one_optimizer_is_accepted_in_every_form_that_lightning_allows():
     optimizer = torch.optim.SGD(MyModule().parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     parts = {"optimizer": optimizer}

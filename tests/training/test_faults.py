@@ -1,4 +1,4 @@
-"""Real faults of the machine: no memory, a killed data worker, no place to write, a clock that goes back."""
+"""Real faults: too little memory, a killed data worker, a full or read-only disk, a clock that is set back."""
 
 import json
 import pwd
@@ -32,7 +32,7 @@ NO_MODEL = [each for each in TWO_EPOCHS if not each.startswith("model.")]
 
 
 def message_with_little_memory(*overrides: str) -> str:
-    """The error of a run that may take 0.7 GB beside what is loaded."""
+    """The error of a run that may allocate 0.7 GB in addition to the loaded libraries."""
     typed = ["700000000", *TINY, "training.epochs=1", "hydra.run.dir=run", *overrides]
     done = processes.run(*typed, script=SCRIPTS / "limited_memory.py")
     assert done.returncode != 0
@@ -68,14 +68,14 @@ def test_too_little_memory_for_the_model_names_its_sizes(work_folder):
         (OSError(12, "Cannot allocate memory"), "out of memory with"),
     ],
 )  # fmt: skip
-def test_every_devices_words_for_too_little_memory(error, words):
+def test_out_of_memory_errors_of_every_device_are_recognized(error, words):
     found = translate(error, CONFIG)
     assert isinstance(found, TrainingFailed) and words in str(found)
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), OSError(28, "no space")])
-def test_other_errors_stay_what_they_are(error):
+def test_other_errors_are_not_translated(error):
     assert translate(error, CONFIG) is error
 
 
@@ -107,10 +107,10 @@ def test_out_of_memory_kills_are_counted(name, tmp_path):
     assert out_of_memory_kills(tmp_path / "nowhere") == 0
 
 
-# What user code, data workers and clocks do.
+# User code, data workers and clocks.
 
 
-def test_weights_without_a_gradient_say_what_to_do(train, work_folder):
+def test_weights_without_a_gradient_fail_with_a_remedy(train, work_folder):
     net = ["model._target_=unused_weights.UnusedWeights", "~model.hidden_sizes", "~model.dropout"]
     typed = [*NO_MODEL, *net, "strategy.world_size=2"]
     failed = train(*typed, "hydra.run.dir=failed")
@@ -122,13 +122,13 @@ def test_weights_without_a_gradient_say_what_to_do(train, work_folder):
 
 
 @pytest.mark.parametrize("name", ["Frozen", "Detached", "Lazy"])
-def test_a_network_without_anything_to_train_is_refused(name, call, work_folder):
+def test_a_network_without_trainable_weights_is_refused(name, call, work_folder):
     done = call(*NO_MODEL, f"model._target_=nothing_to_train.{name}", "~model.hidden_sizes", "~model.dropout")
     assert done.returncode == 2 and f"model={name}" in done.stderr
     assert not list(work_folder.rglob("run.json"))
 
 
-def test_a_network_that_is_detached_in_evaluation_alone_trains(call, work_folder):
+def test_a_network_that_detaches_only_in_eval_mode_trains(call, work_folder):
     typed = ["model._target_=nothing_to_train.DetachedInEvaluation", "~model.hidden_sizes", "~model.dropout"]
     assert call(*NO_MODEL, *typed, "hydra.run.dir=run").returncode == 0
     assert read_record(Path("run"))["status"] == "completed"
@@ -158,7 +158,7 @@ def test_a_killed_data_worker_is_named(train, work_folder):
     assert list(read_epochs(Path("run"))["epoch"]) == [0]
 
 
-def test_a_clock_that_is_set_back_makes_no_time_negative(train, work_folder):
+def test_a_clock_that_is_set_back_causes_no_negative_times(train, work_folder):
     ended = train(*TWO_EPOCHS, "+callbacks.back._target_=clock_faults.SetClockBack", "hydra.run.dir=run")
     assert ended.returncode == 0, ended.stderr
     record = read_record(Path("run"))
@@ -169,11 +169,11 @@ def test_a_clock_that_is_set_back_makes_no_time_negative(train, work_folder):
     assert record["quality"]["grade"] is not None
 
 
-# No place to write.
+# Disks.
 
 
 @pytest.mark.parametrize("logger", ["tensorboard", "csv"])
-def test_a_logger_that_cannot_write_is_left_out_with_a_warning(logger, train, work_folder):
+def test_a_logger_that_cannot_write_is_disabled_with_a_warning(logger, train, work_folder):
     folder = Path("run") / logger
     folder.parent.mkdir()
     folder.write_text("in the way")
@@ -188,13 +188,13 @@ def test_a_logger_that_cannot_write_is_left_out_with_a_warning(logger, train, wo
 
 @pytest.fixture
 def disk(work_folder: Path) -> Iterator[Path]:
-    """A file system of 8 MB of its own."""
+    """A separate file system of 8 MB."""
     with small_disk(work_folder / "disk") as folder:
         yield folder
 
 
 def readable(run_dir: Path) -> dict[str, Any]:
-    """The record, once everything that is there has been read."""
+    """The record of a run, after checking that all of its files can be read."""
     read_epochs(run_dir)
     for path in run_dir.rglob("*.json"):
         json.loads(path.read_text())
@@ -215,7 +215,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_keeps_what_was_written(ranks
     assert readable(disk / "run")["status"] in ("running", "failed")
     assert set(read_epochs(disk / "run")["epoch"]) >= {0}
     (disk / "filler").unlink()
-    # It can be continued from there once there is room.
+    # The run can be resumed when the disk has free space again.
     more = train(*typed, "training.checkpoint=disk/run", "hydra.run.dir=more")
     assert more.returncode == 0, more.stderr
     assert read_record(Path("more"))["status"] == "completed"
@@ -236,8 +236,8 @@ def test_a_sweep_continues_or_stops_when_the_disk_is_full(on_failure, num_runs, 
     assert all(readable(disk / "sweep" / str(number))["status"] == "completed" for number in range(3))
 
 
-def test_a_limit_on_file_sizes_is_one_line_that_names_the_file(trained, work_folder):
-    """The whole record does not fit into the first limit; of the second run only the checkpoints don't fit."""
+def test_a_file_size_limit_fails_with_one_line_that_names_the_file(trained, work_folder):
+    """The first limit is too small for run.json, the second only for checkpoints."""
     record = (trained(*TWO_EPOCHS) / "run.json").stat().st_size
     for run, sizes, limit, file in (("one", 16, record * 3 // 4, "run.json"), ("two", 1024, 8 * record, "last.ckpt")):
         typed = [*NO_MODEL, f"model.hidden_sizes=[{sizes}]", f"hydra.run.dir={run}"]
@@ -250,7 +250,7 @@ def test_a_limit_on_file_sizes_is_one_line_that_names_the_file(trained, work_fol
         assert not list(Path(run).glob(".run.json*")) and not list(Path(run).glob("checkpoints/.*"))
 
 
-def test_a_directory_that_vanishes_is_one_line(train, work_folder):
+def test_a_directory_that_vanishes_fails_with_one_line(train, work_folder):
     ended = train(*TWO_EPOCHS, "hydra.run.dir=run", "+callbacks.move._target_=disk_faults.MoveRunAway")
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr, ended.stderr
@@ -264,7 +264,7 @@ def is_read_only(disk: Path) -> bool:
     return "ro" in options.split(",")
 
 
-def test_a_read_only_disk_is_refused_before_anything_is_trained(disk, train):
+def test_a_read_only_disk_is_refused_before_training(disk, train):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=60)
     assert is_read_only(disk)
     ended = train(*TWO_EPOCHS, "hydra.run.dir=disk/run")
@@ -272,7 +272,7 @@ def test_a_read_only_disk_is_refused_before_anything_is_trained(disk, train):
     assert ended.stderr.startswith("error: hydra.run.dir=disk/run: can't be written (Read-only file system)")
 
 
-def test_a_disk_that_becomes_read_only_is_one_line(disk, train):
+def test_a_disk_that_becomes_read_only_fails_with_one_line(disk, train):
     remount = "+callbacks.remount._target_=disk_faults.RemountReadOnly"
     ended = train(*TWO_EPOCHS, "hydra.run.dir=disk/run", remount)
     assert is_read_only(disk), ended.stderr
@@ -282,7 +282,7 @@ def test_a_disk_that_becomes_read_only_is_one_line(disk, train):
     assert readable(disk / "run")["status"] in ("running", "failed")
 
 
-# What the system or a container grants little of.
+# Limits of the system or a container.
 
 
 @pytest.mark.unit
@@ -299,13 +299,13 @@ def test_a_disk_that_becomes_read_only_is_one_line(disk, train):
         (RuntimeError("Too many open files. Communication with the workers is no longer possible."), "ulimit -n"),
     ],
 )
-def test_what_there_is_too_little_of_is_named_with_what_to_do(error, word):
+def test_exhausted_resources_are_named_with_a_remedy(error, word):
     found = translate(error, CONFIG)
     assert isinstance(found, TrainingFailed) and word in str(found) and "dataset.num_workers" in str(found)
 
 
 @pytest.mark.unit
-def test_other_errors_of_full_disks_and_of_the_ranks_own_memory_stay():
+def test_other_errors_about_full_disks_are_not_translated():
     for error in (
         OSError(28, "No space left on device"),
         RuntimeError(
@@ -317,7 +317,7 @@ def test_other_errors_of_full_disks_and_of_the_ranks_own_memory_stay():
     assert "ulimit -n" in format_os_error(OSError(24, "Too many open files"))
 
 
-def test_a_limit_on_open_files_is_one_line(work_folder):
+def test_an_open_files_limit_fails_with_one_line(work_folder):
     workers = ["dataset.pipeline=workers", "dataset.num_workers=2", "dataset.num_train=4000"]
     typed = [*TINY, *workers, "training.epochs=1", "hydra.run.dir=run"]
     done = processes.run(*typed, limits={resource.RLIMIT_NOFILE: 64})

@@ -1,4 +1,4 @@
-"""What the open groups name is used as it is meant to be, or refused before anything is written."""
+"""Objects of the open groups are used as their authors intend, or refused before anything is written."""
 
 import shutil
 import sys
@@ -36,12 +36,12 @@ def refused(call: Call, work_folder: Path, key: str, *typed: str) -> str:
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    """The configuration of a run that nothing is wrong with."""
+    """A valid configuration."""
     return composed(*TINY, "scheduler=none")
 
 
 def build_all(config: Config) -> None:
-    """Check a configuration as a command does, then make what training makes."""
+    """Check a configuration as a command does, then build the objects as a training does."""
     open_groups.check_open_groups(config)
     network = open_groups.build(config, "model", input_shape=(1, 8, 8), num_classes=10)
     optimizer = open_groups.build(config, "optimizer", params=network.parameters())
@@ -55,7 +55,7 @@ def node(target: str, **arguments: Any) -> dict[str, Any]:
     return {"_target_": target if "." in target else f"nested_parts.{target}", **arguments}
 
 
-# What belongs to another trainer.
+# LightningModules, and classes of the package `lightning`.
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ IN_FUNCTION = node("Holds", inner=node("torch.nn.Sequential", _args_=[node("lit_
     ],
     ids=["class", "function", "function around it", "nested", "nested function", "of lightning"],
 )
-def test_a_lightning_module_is_no_model(model, key, config, other_lightning):
+def test_a_lightning_module_is_refused_as_a_model(model, key, config, other_lightning):
     with pytest.raises(UserError, match="LightningModule") as caught:
         build_all(changed(config, model=model))
     assert str(caught.value).startswith(key)
@@ -115,9 +115,7 @@ def test_a_command_with_a_lightning_module_leaves_nothing_behind(target, call, w
         ("profiler", "lightning.pytorch.OwnProfiler"),
     ],
 )
-def test_parts_of_the_other_lightning_are_refused_with_the_name_of_the_right_one(
-    group, target, config, other_lightning
-):
+def test_classes_of_the_package_lightning_are_refused_with_the_right_package(group, target, config, other_lightning):
     with pytest.raises(UserError, match="pytorch_lightning") as caught:
         open_groups.check_open_groups(
             changed(config, **{group: node(target) if group == "profiler" else {"mine": node(target)}})
@@ -139,7 +137,7 @@ def test_parts_of_the_other_lightning_are_refused_with_the_name_of_the_right_one
         ("logger", "pytorch_lightning.callbacks.LearningRateMonitor"),
     ],
 )
-def test_a_class_of_another_kind_is_refused(group, target, config):
+def test_a_class_of_the_wrong_group_is_refused(group, target, config):
     described = {"mine": node(target)} if group in ("callbacks", "logger") else node(target)
     with pytest.raises(UserError, match=f"^{group}.*{target}"):
         open_groups.check_open_groups(changed(config, **{group: described}))
@@ -147,13 +145,13 @@ def test_a_class_of_another_kind_is_refused(group, target, config):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("group", ["scheduler", "profiler"])
-def test_arguments_of_nothing_are_refused(group, config):
+def test_arguments_without_a_target_are_refused(group, config):
     open_groups.check_open_groups(changed(config, **{group: {"_target_": None}}))
     with pytest.raises(UserError, match=rf"^{group}\.gamma=0\.5: "):
         open_groups.check_open_groups(changed(config, **{group: {"_target_": None, "gamma": 0.5}}))
 
 
-# Objects within objects.
+# Nested objects.
 
 LAYERS = [
     "model._target_=nested_parts.Layers",
@@ -165,17 +163,17 @@ LAYERS = [
 
 @pytest.fixture(scope="module")
 def nested_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose model and callback have objects within them."""
+    """A run whose model and callback have nested objects."""
     folder = tmp_path_factory.mktemp("nested")
     callback = "+callbacks.mine={_target_:nested_parts.Inner,inner:{_target_:torch.nn.GELU}}"
     record = laptime.run([*OTHER_MODEL, *LAYERS, callback, EPOCH, f"hydra.run.dir={folder / 'run'}"])
     assert record["status"] == "completed"
-    # Two linear layers and the norm of 64 values: the objects, not what describes them, were trained.
+    # Two linear layers and a LayerNorm of 64 values: the nested objects were built and trained.
     assert record["model"]["num_parameters"] == 64 * 65 + 2 * 64 + 65 * 10
     return folder / "run"
 
 
-def test_evaluate_and_export_make_nested_objects_again(nested_run, work_folder, capsys):
+def test_evaluate_and_export_rebuild_nested_objects(nested_run, work_folder, capsys):
     from laptime.evaluation.main import main as evaluate
     from laptime.exporting.main import main as export
 
@@ -184,7 +182,7 @@ def test_evaluate_and_export_make_nested_objects_again(nested_run, work_folder, 
     assert export(["run=run", "format=torch_export", "latency.num_calls=2"]) == 0, capsys.readouterr().err
 
 
-def test_a_record_cannot_name_what_is_not_allowed_within_an_argument(nested_run, work_folder, capsys):
+def test_nested_targets_of_a_record_must_be_on_the_allow_list(nested_run, work_folder, capsys):
     from laptime.evaluation.main import main as evaluate
 
     shutil.copytree(nested_run, work_folder / "run")
@@ -207,7 +205,7 @@ def test_a_command_with_a_mistake_in_a_nested_object_leaves_nothing_behind(inner
     refused(call, work_folder, key, *TINY, f"+callbacks.mine={{_target_:nested_parts.Inner,inner:{inner}}}")
 
 
-# Schedulers, and callbacks that watch a metric.
+# Schedulers, and callbacks that monitor a metric.
 
 TORCH = "torch.optim.lr_scheduler"
 
@@ -224,13 +222,13 @@ TORCH = "torch.optim.lr_scheduler"
     ],
     ids=["one cycle", "cyclic", "subclass", "function", "within another"],
 )
-def test_schedulers_of_single_steps_are_refused_with_what_to_use(scheduler, config):
+def test_per_step_schedulers_are_refused_with_an_alternative(scheduler, config):
     with pytest.raises(UserError, match=r"^scheduler\._target_=.*scheduler=one_cycle"):
         build_all(changed(config, scheduler=scheduler))
 
 
 @pytest.mark.parametrize("around", ["chained", "after_another"])
-def test_a_schedule_of_single_steps_within_another_scheduler_is_refused(around, config):
+def test_a_step_schedule_inside_another_scheduler_is_refused(around, config):
     with pytest.raises(UserError, match=r"^scheduler\._target_=nested_parts\..*OneCycle"):
         build_all(changed(config, scheduler=node(f"own_one_cycle_{around}")))
 
@@ -239,7 +237,7 @@ def test_a_schedule_of_single_steps_within_another_scheduler_is_refused(around, 
 @pytest.mark.parametrize(
     "scheduler", [node(f"{TORCH}.ReduceLROnPlateau", mode="max"), node("OwnPlateau"), node("plateau_of_more")], ids=str
 )
-def test_a_plateau_scheduler_takes_less_loss_for_better(scheduler, config):
+def test_a_plateau_scheduler_must_minimize_the_loss(scheduler, config):
     with pytest.raises(UserError, match=r"^scheduler\.mode=max: "):
         build_all(changed(config, scheduler=scheduler))
 
@@ -261,7 +259,7 @@ def test_a_command_with_the_wrong_mode_leaves_nothing_behind(call, work_folder):
     ],
     ids=str,
 )
-def test_a_callback_that_takes_worse_for_better_is_refused(callback, mode, config):
+def test_a_callback_with_the_wrong_mode_is_refused(callback, mode, config):
     with pytest.raises(UserError, match=rf"^callbacks\.mine\.mode={mode}: "):
         build_all(changed(config, callbacks={"mine": callback}))
 
@@ -275,7 +273,7 @@ def test_a_callback_that_takes_worse_for_better_is_refused(callback, mode, confi
         ("callbacks", {"mine": node(f"{LIGHTNING}.EarlyStopping", monitor="val_loss")}),
     ],
 )
-def test_what_watches_the_validation_needs_a_validation_set(group, described, config):
+def test_monitoring_a_validation_metric_needs_a_validation_set(group, described, config):
     without = {**config.dataset, "val_fraction": 0.0}
     with pytest.raises(UserError, match=rf"^{group}.*dataset\.val_fraction=0"):
         open_groups.check_open_groups(changed(config, **{"dataset": without, group: described}))
@@ -300,11 +298,11 @@ def test_what_watches_the_validation_needs_a_validation_set(group, described, co
     ],
     ids=str,
 )
-def test_what_is_used_as_it_is_meant_to_be_is_accepted(group, described, config):
+def test_valid_objects_are_accepted(group, described, config):
     build_all(changed(config, **{group: described}))
 
 
-# What messages say.
+# Messages.
 
 
 @pytest.mark.unit
@@ -317,7 +315,7 @@ def test_what_is_used_as_it_is_meant_to_be_is_accepted(group, described, config)
         ("timm.models.resnet18", "model=timm model.name=resnet18"),
     ],
 )
-def test_a_librarys_function_is_answered_with_the_model_group(target, choice, config):
+def test_a_function_of_a_model_library_is_refused_with_the_model_option(target, choice, config):
     with pytest.raises(UserError, match=rf"^model\._target_={target}: .*{choice}"):
         open_groups.check_open_groups(changed(config, model=node(target)))
 
@@ -329,12 +327,12 @@ def test_a_librarys_function_is_answered_with_the_model_group(target, choice, co
         (["+callbacks.odd._target_=nested_parts.Misconfigured"], "callbacks.odd: "),
     ],
 )
-def test_what_fails_within_a_callback_is_named_by_its_key(callbacks, key, call):
+def test_an_error_inside_a_callback_names_its_key(callbacks, key, call):
     ended = call(*TINY, *callbacks, EPOCH)
     assert ended.returncode == 1, ended.stderr
     assert key in ended.stderr.splitlines()[-1], ended.stderr
 
 
-def test_two_callbacks_that_lightning_cannot_tell_apart_are_refused(call, work_folder):
+def test_two_callbacks_with_the_same_state_key_are_refused(call, work_folder):
     twice = [f"+callbacks.{name}={{_target_:{LIGHTNING}.EarlyStopping,monitor:val_loss}}" for name in "ab"]
     refused(call, work_folder, "Lightning: ", *TINY, *twice)

@@ -1,4 +1,4 @@
-"""A signal while something is tried before the training ends the run: it is no fault of what was tried."""
+"""A signal during a trial step ends the run; it is not reported as an error of the network or optimizer."""
 
 import threading
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ IMAGES = SimpleNamespace(image_shape=(1, 4, 4), num_classes=3)
 
 
 class Signaled(nn.Linear):
-    """A signal arrives while it computes."""
+    """A layer during whose forward pass a signal arrives."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         raise Interrupted(2)
@@ -31,7 +31,7 @@ class SignaledStep(torch.optim.SGD):
 
 
 @pytest.mark.unit
-def test_a_signal_in_a_trial_ends_the_run_with_its_own_code():
+def test_a_signal_during_a_trial_step_ends_the_run_with_its_exit_code():
     network = Signaled(16, 3)
     with pytest.raises(Interrupted) as end:
         try_network(network, IMAGES)
@@ -46,13 +46,13 @@ def test_a_signal_in_a_trial_ends_the_run_with_its_own_code():
 
 
 @pytest.mark.unit
-def test_no_handler_of_exceptions_takes_a_signal():
+def test_except_exception_does_not_catch_a_signal():
     assert not issubclass(Interrupted, Exception)
 
 
-def test_the_hook_for_errors_of_threads_is_as_before(monkeypatch, work_folder):
-    heard = []
-    monkeypatch.setattr(threading, "excepthook", heard.append)
+def test_the_thread_excepthook_is_restored(monkeypatch, work_folder):
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
     before = threading.excepthook
     laptime.run([*TINY, "logger=tensorboard", "training.epochs=1"])
     assert threading.excepthook is before
@@ -60,10 +60,10 @@ def test_the_hook_for_errors_of_threads_is_as_before(monkeypatch, work_folder):
         for name, error in (("_AsyncWriterThread", OSError("full")), ("Thread", OSError("full"))):
             thread = type(name, (threading.Thread,), {})()
             threading.excepthook(threading.ExceptHookArgs((type(error), error, None, thread)))
-    assert [type(each.thread).__name__ for each in heard] == ["Thread"]
+    assert [type(each.thread).__name__ for each in seen] == ["Thread"]
 
 
-def test_sizes_that_torch_cannot_count_are_refused_as_too_large():
+def test_models_whose_size_overflows_are_refused_as_too_large():
     node = {"_target_": "laptime.models.mlp.MLP", "hidden_sizes": [1518500513, 1518500513], "dropout": 0.0}
     with pytest.raises(UserError, match=r"model\.hidden_sizes=.* GB of weights, .* Use a smaller model\.$"):
         build_network(node, SimpleNamespace(image_shape=(1, 28, 28), num_classes=10))

@@ -57,7 +57,7 @@ def start_record(
 def describe_run(
     record: RunRecord, config: Config, run_dir: Path, sweep: SweepContext | None, experiment: str | None
 ) -> None:
-    """Record the configuration, and where and as what it runs."""
+    """Fill in what identifies the run: configuration, directory, experiment, and its place in a sweep."""
     record.config = mask(config.as_dict())
     record.run_dir, record.experiment_name = str(run_dir), experiment
     record.run_label = "" if sweep is None else sweep.label

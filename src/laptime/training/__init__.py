@@ -1,4 +1,4 @@
-"""Optimizer steps: the module that trains, its checkpoints, what is refused before the first step."""
+"""The training: the LightningModule, its optimizer steps, checkpoints, and checks before the first step."""
 
 from laptime.training.classifier import Classifier
 

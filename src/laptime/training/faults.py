@@ -93,7 +93,7 @@ def refusal(error: Exception, config: Config) -> str:
     nodes = {key: node for group in open_groups.KINDS for key, node in open_groups.entries(config, group)}
     keys = {targets.locate(key, node): key for key, node in nodes.items() if node.get("_target_") is not None}
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    raised_by = [keys[made] for frame in frames if (made := type(frame.f_locals.get("self"))) in keys]
+    raised_by = [keys[cls] for frame in frames if (cls := type(frame.f_locals.get("self"))) in keys]
     return f"{raised_by[-1] if raised_by else 'Lightning'}: {first_line(error)}"
 
 
