@@ -31,7 +31,7 @@ SHARED: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keeps the user's own cache folder out of every test; macOS finds it through HOME."""
+    """A temporary cache folder for every test. macOS finds it through HOME."""
     cache = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -63,7 +63,7 @@ def synthetic(make: Callable[..., ImageData]) -> Callable[..., ImageData]:
 
 @pytest.fixture(scope="session")
 def mnist_root(tmp_path_factory: pytest.TempPathFactory, make: Callable[..., ImageData]) -> Path:
-    """A root into which MNIST has been unpacked once. Tests read it and leave it as it is."""
+    """A root with MNIST, unpacked once. Tests don't change it."""
     root = tmp_path_factory.mktemp("mnist")
     with pytest.MonkeyPatch.context() as patched:
         for variable in ("XDG_CACHE_HOME", "HOME"):

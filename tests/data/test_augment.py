@@ -30,7 +30,7 @@ def turned(images, angle):
 
 @pytest.fixture
 def force_draws(monkeypatch):
-    """force_draws(value): every number drawn evenly from [0, 1) is `value`: 0 mirrors and turns by -degrees."""
+    """force_draws(value): every uniform random number is `value`. 0 mirrors and rotates by -degrees."""
 
     def force(value):
         monkeypatch.setattr(torch, "rand", lambda *size, **kwargs: torch.full(size, value))
@@ -48,20 +48,20 @@ def test_normalize_agrees_with_torchvision(mean, std):
     torch.testing.assert_close(Normalize(mean, std, CPU)(images), expected, atol=1e-5, rtol=0)
 
 
-def test_normalize_leaves_uint8_images_as_they_were():
+def test_normalize_does_not_change_uint8_images():
     images = pixels(2, 1, 3, 3)
     before = images.clone()
     Normalize((0.5,), (0.5,), CPU)(images)
     assert torch.equal(images, before)
 
 
-def test_one_number_stands_for_all_channels():
+def test_a_single_number_applies_to_all_channels():
     images = pixels(2, 3, 4, 4)
-    one, each = Normalize((0.4,), (0.2,), CPU), Normalize((0.4,) * 3, (0.2,) * 3, CPU)
-    assert torch.equal(one(images), each(images))
+    single, per_channel = Normalize((0.4,), (0.2,), CPU), Normalize((0.4,) * 3, (0.2,) * 3, CPU)
+    assert torch.equal(single(images), per_channel(images))
 
 
-def test_float_images_are_normalised_like_uint8_ones():
+def test_float_images_are_normalized_like_uint8_ones():
     images = pixels(2, 1, 4, 4)
     normalize = Normalize((0.3,), (0.2,), CPU)
     assert torch.equal(normalize(images.float()), normalize(images))
@@ -92,17 +92,17 @@ def test_flip_alone_keeps_uint8():
 def test_rotation_agrees_with_torchvision_in_direction_and_value(drawn, angle, shape, force_draws):
     images = pixels(3, *shape).float()
     force_draws(drawn)
-    # Of 255: what float32 arithmetic in another order makes.
+    # Tolerance (of 255) for float32 arithmetic in another order.
     torch.testing.assert_close(applied(FlipAndRotate(False, 40.0), images), turned(images, angle), atol=0.01, rtol=0)
 
 
-def test_rotation_of_uint8_is_that_of_the_same_floats():
+def test_uint8_images_are_rotated_like_float_images():
     images = pixels(4, 1, 6, 6)
     rotate = FlipAndRotate(False, 30.0)
     assert torch.equal(applied(rotate, images), applied(rotate, images.float()))
 
 
-def test_angles_fill_both_directions_up_to_the_largest():
+def test_angles_cover_both_directions_up_to_the_largest():
     # A bright dot right of the center moves by the sine of the angle, up or down.
     images = torch.zeros(500, 1, 65, 65)
     images[:, :, 32, 60] = 255
@@ -113,20 +113,20 @@ def test_angles_fill_both_directions_up_to_the_largest():
     assert angles.max().item() == pytest.approx(20, abs=1.5)
 
 
-def test_corners_turned_in_from_outside_are_black(force_draws):
+def test_pixels_from_outside_are_black(force_draws):
     force_draws(1.0)
     turned_by_45 = applied(FlipAndRotate(False, 45.0), torch.full((2, 1, 9, 9), 255.0))
     assert (turned_by_45[:, :, [0, 0, -1, -1], [0, -1, 0, -1]] == 0).all()
 
 
-def test_flip_and_rotation_together_mirror_before_they_turn(force_draws):
+def test_images_are_mirrored_before_they_are_rotated(force_draws):
     images = pixels(3, 1, 8, 8).float()
     force_draws(0.0)
     both = applied(FlipAndRotate(True, 25.0), images)
     torch.testing.assert_close(both, turned(images.flip(3), -25.0), atol=0.01, rtol=0)
 
 
-def test_input_is_left_as_it_was():
+def test_the_input_is_not_changed():
     images = pixels(8, 1, 6, 6).float()
     before = images.clone()
     applied(FlipAndRotate(True, 30.0), images)
@@ -146,7 +146,7 @@ def test_an_augmentation_without_flip_and_angle_is_falsy_and_changes_nothing():
 
 
 @pytest.mark.parametrize(("flip", "degrees"), [(True, 0.0), (False, 30.0), (True, 30.0)])
-def test_the_generator_alone_decides(flip, degrees):
+def test_the_result_depends_on_the_generator_only(flip, degrees):
     images, augment = pixels(32, 1, 6, 6), FlipAndRotate(flip, degrees)
     first = applied(augment, images, 5)
     torch.manual_seed(99)

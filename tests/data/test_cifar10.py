@@ -1,4 +1,4 @@
-"""CIFAR-10, in small files of its own format that the tests write."""
+"""CIFAR-10, with small files in its format that the tests write."""
 
 import concurrent.futures
 import hashlib
@@ -25,7 +25,7 @@ PER_BATCH = 4
 
 
 def batch(seed):
-    """What one of CIFAR-10's pickles holds: rows of 1024 red, 1024 green and 1024 blue values, a list of labels."""
+    """The content of one of CIFAR-10's pickles: rows of 1024 red, 1024 green and 1024 blue values, and labels."""
     random = np.random.default_rng(seed)
     return {
         "batch_label": f"batch {seed}",
@@ -49,7 +49,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def published(folder, monkeypatch):
-    """As if the files in `folder` were the published ones; their MD5s by name."""
+    """Makes the files in `folder` the published ones; returns their MD5s by name."""
     md5s = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     monkeypatch.setattr(TorchvisionCIFAR10, "train_list", [[name, md5s[name]] for name in TRAIN_BATCHES])
     monkeypatch.setattr(TorchvisionCIFAR10, "test_list", [["test_batch", md5s["test_batch"]]])
@@ -70,7 +70,7 @@ def test_own_files_have_their_counts_shape_and_dtypes(folder, make):
     assert (train.images.dtype, train.labels.dtype) == (torch.uint8, torch.int64)
 
 
-def test_images_and_labels_are_those_of_the_files_in_order(folder, make):
+def test_images_and_labels_are_in_the_order_of_the_files(folder, make):
     train, test, _ = make(CIFAR10, root=folder.parent, verify=False).load()
     pixels = np.concatenate([batch(seed)["data"] for seed in range(5)])
     assert np.array_equal(train.images.flatten(1).numpy(), pixels)
@@ -82,13 +82,13 @@ def test_published_files_are_read(folder, published, make):
     assert len(make(CIFAR10, root=folder.parent).load()[0]) == 20
 
 
-def test_root_may_be_the_folder_of_the_batches_itself(folder, published, make):
+def test_root_may_be_the_folder_of_the_batches(folder, published, make):
     inside, above = (make(CIFAR10, root=root).load() for root in (folder, folder.parent))
     assert inside[2] == above[2]
     assert torch.equal(inside[0].images, above[0].images)
 
 
-def test_checksum_tells_other_data_apart(folder, make):
+def test_other_data_have_another_checksum(folder, make):
     before = make(CIFAR10, root=folder.parent, verify=False).load()[2]
     (folder / "test_batch").write_bytes(pickle.dumps(batch(99)))
     assert make(CIFAR10, root=folder.parent, verify=False).load()[2] != before
@@ -117,13 +117,13 @@ def test_truncated_pickle_is_refused(kept, folder, make):
     [b"not a pickle", b"\x89PNG\r\n\x1a\n" + bytes(64), b"cno_such_module\nThing\n.", pickle.dumps([1, 2]), b"."],
     ids=["text", "another format", "class of an absent module", "a list", "an empty stack"],
 )
-def test_file_that_holds_something_else_is_refused(content, folder, make):
+def test_file_with_other_content_is_refused(content, folder, make):
     (folder / "data_batch_2").write_bytes(content)
     with pytest.raises(UserError):
         make(CIFAR10, root=folder.parent, verify=False).load()
 
 
-def test_as_many_labels_as_images_are_wanted(folder, make):
+def test_different_numbers_of_labels_and_images_are_refused(folder, make):
     (folder / "test_batch").write_bytes(pickle.dumps(batch(5) | {"labels": [1]}))
     with pytest.raises(UserError, match="don't match"):
         make(CIFAR10, root=folder.parent, verify=False).load()
@@ -135,7 +135,7 @@ def test_rows_of_another_length_are_refused(folder, make):
         make(CIFAR10, root=folder.parent, verify=False).load()
 
 
-def test_failed_download_says_what_where_to_and_what_works_offline(tmp_path, make, no_network):
+def test_failed_download_names_the_files_and_offline_alternatives(tmp_path, make, no_network):
     root = tmp_path / "elsewhere"
     with pytest.raises(UserError) as caught:
         make(CIFAR10, root=root).load()
@@ -144,7 +144,7 @@ def test_failed_download_says_what_where_to_and_what_works_offline(tmp_path, mak
         assert part in str(caught.value)
 
 
-def test_one_absent_batch_asks_for_a_download(folder, make, no_network):
+def test_a_missing_batch_starts_a_download(folder, make, no_network):
     (folder / "data_batch_4").unlink()
     with pytest.raises(UserError, match="could not be downloaded"):
         make(CIFAR10, root=folder.parent).load()
@@ -160,14 +160,14 @@ def test_a_batch_never_runs_code(where, folder, make, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     evil = Malicious() if where == "instead of it" else batch(0) | {"more": Malicious()}
     (folder / "data_batch_1").write_bytes(pickle.dumps(evil, protocol=2))
-    with pytest.raises(UserError, match=r"holds no readable CIFAR-10 batches .*which no array needs"):
+    with pytest.raises(UserError, match=r"holds no readable CIFAR-10 batches .*which arrays don't need"):
         make(CIFAR10, root=folder.parent, verify=False).load()
     assert not (tmp_path / "owned").exists()
 
 
 @pytest.fixture
 def archive(folder, published, tmp_path, monkeypatch):
-    """What a web server on this machine gives out, by turns; the answers that it has given."""
+    """A local web server: the names of its answers, in order, and the list of answers that it has given."""
     packed = tmp_path / "cifar.tar.gz"
     with tarfile.open(packed, "w:gz") as tar:
         tar.add(folder, arcname="cifar-10-batches-py")
@@ -177,7 +177,7 @@ def archive(folder, published, tmp_path, monkeypatch):
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            # torchvision asks twice for each file: first for where it lies.
+            # torchvision sends two requests per file: the first finds its location.
             given.append(answers[min(len(given) // 2, len(answers) - 1)])
             content = {"whole": whole, "cut": whole[:500], "other": b"<html>not found</html>"}[given[-1]]
             self.send_response(200)
@@ -201,17 +201,17 @@ def archive(folder, published, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["cut", "other"])
-def test_a_damaged_download_is_fetched_again_once(damage, archive, folder, make, caplog):
+def test_a_damaged_download_is_repeated_once(damage, archive, folder, make, caplog):
     answers, given = archive
     answers += [damage, "whole"]
     train, test, _ = make(CIFAR10, root=folder.parent).load()
     assert (len(train), len(test)) == (5 * PER_BATCH, PER_BATCH)
     assert given[::2] == [damage, "whole"]
-    assert "arrived damaged" in caplog.text
+    assert "is damaged" in caplog.text
     assert not list(folder.parent.glob(".download-*"))
 
 
-def test_a_download_that_is_damaged_twice_is_refused_and_leaves_nothing(archive, folder, make):
+def test_a_download_that_is_damaged_twice_is_refused_and_leaves_no_files(archive, folder, make):
     answers, given = archive
     answers.append("cut")
     with pytest.raises(UserError, match=r"CIFAR-10 could not be downloaded .*corrupted"):
@@ -220,10 +220,10 @@ def test_a_download_that_is_damaged_twice_is_refused_and_leaves_nothing(archive,
     assert list(folder.parent.iterdir()) == []
 
 
-def test_several_that_want_it_at_once_fetch_it_once(archive, folder, make):
+def test_concurrent_loads_download_once(archive, folder, make):
     answers, given = archive
     answers.append("whole")
     sets = [make(CIFAR10, root=folder.parent) for _ in range(4)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        sums = {checksum for _, _, checksum in pool.map(lambda each: each.load(), sets)}
+        sums = {checksum for _, _, checksum in pool.map(lambda data: data.load(), sets)}
     assert len(sums) == 1 and given == ["whole"] * 2

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: found, unpacked, checked, read."""
+"""MNIST and Fashion-MNIST: finding, unpacking, verifying and reading their files."""
 
 import gzip
 import hashlib
@@ -33,7 +33,7 @@ def mnist(mnist_root, make):
 
 @pytest.fixture
 def linked_root(tmp_path, mnist_root):
-    """A root of its own whose unpacked files are links to `mnist_root`'s, so that a test can replace one."""
+    """A root whose unpacked files are links to those of `mnist_root`, so that a test can replace one."""
     raw = tmp_path / "linked" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name in NAMES:
@@ -43,7 +43,7 @@ def linked_root(tmp_path, mnist_root):
 
 @pytest.fixture
 def no_packed_files(tmp_path, monkeypatch):
-    """As on a machine where neither data set's packed files are installed."""
+    """A machine without the packed files of either data set."""
     for cls in (MNIST, FashionMNIST):
         monkeypatch.setattr(cls, "packed_folder", tmp_path / "absent")
 
@@ -73,7 +73,7 @@ def test_mnist_has_the_published_class_sizes(mnist):
     assert mnist[1].labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
-def test_mnist_mean_and_std_are_those_of_its_training_set(mnist):
+def test_mnist_mean_and_std_match_its_training_set(mnist):
     pixels = mnist[0].images.double() / 255
     assert (pixels.mean().item(), pixels.std().item()) == pytest.approx((*MNIST.mean, *MNIST.std), abs=5e-5)
 
@@ -97,7 +97,7 @@ def test_checksum_is_the_same_with_and_without_verifying(mnist_root, mnist, make
     assert make(MNIST, root=mnist_root, verify=False).load()[2] == mnist[2]
 
 
-def test_absent_packed_files_are_a_broken_installation(tmp_path, make, no_packed_files):
+def test_missing_packed_files_are_a_broken_installation(tmp_path, make, no_packed_files):
     with pytest.raises(UserError, match="Install it again"):
         make(MNIST, root=tmp_path / "root").load()
 
@@ -119,7 +119,7 @@ def test_damaged_unpacked_file_is_named_with_both_checksums(name, damage, linked
         assert part in str(caught.value)
 
 
-def test_truncated_unpacked_file_is_refused_without_verifying_too(linked_root, make):
+def test_truncated_unpacked_file_is_refused_even_without_verifying(linked_root, make):
     path = linked_root / "MNIST" / "raw" / TRAIN_FILES[0]
     content = path.read_bytes()
     path.unlink()
@@ -149,7 +149,7 @@ def test_gz_with_a_flipped_bit_is_refused_by_name(tmp_path, make):
     assert str(packed) in str(caught.value)
 
 
-def test_whole_gz_of_another_content_is_named_with_both_checksums(packed_root, small_idx, make):
+def test_valid_gz_with_other_content_is_named_with_both_checksums(packed_root, small_idx, make):
     name = TRAIN_FILES[0]
     with pytest.raises(UserError) as caught:
         make(MNIST, root=packed_root).load()
@@ -157,7 +157,7 @@ def test_whole_gz_of_another_content_is_named_with_both_checksums(packed_root, s
         assert part in str(caught.value)
 
 
-def test_refused_gz_leaves_nothing_unpacked(packed_root, make):
+def test_refused_gz_leaves_no_unpacked_file(packed_root, make):
     before = sorted(packed_root.glob("*"))
     with pytest.raises(UserError):
         make(MNIST, root=packed_root).load()
@@ -172,7 +172,7 @@ def test_own_packed_files_are_read_as_written(packed_root, small_idx, make):
         assert part.images.shape == (len(part.labels), 1, 28, 28)
 
 
-def test_checksum_tells_other_data_apart(packed_root, tmp_path, idx_bytes, make):
+def test_other_data_have_another_checksum(packed_root, tmp_path, idx_bytes, make):
     before = make(FashionMNIST, root=packed_root, verify=False).load()[2]
     labels = packed_root / "FashionMNIST" / "raw" / TEST_FILES[1]
     labels.write_bytes(idx_bytes(torch.tensor([1, 2, 3], dtype=torch.uint8)))
@@ -187,13 +187,13 @@ def test_images_of_another_size_are_refused_by_name(packed_root, idx_bytes, make
     assert str(path) in str(caught.value)
 
 
-def test_as_many_labels_as_images_are_wanted(packed_root, idx_bytes, make):
+def test_different_numbers_of_labels_and_images_are_refused(packed_root, idx_bytes, make):
     (packed_root / TRAIN_FILES[1]).write_bytes(idx_bytes(torch.zeros(6, dtype=torch.uint8)))
     with pytest.raises(UserError, match="6 labels"):
         make(FashionMNIST, root=packed_root, verify=False).load()
 
 
-def test_idx_file_of_another_type_of_number_is_refused_by_name(packed_root, make):
+def test_idx_file_with_another_dtype_is_refused_by_name(packed_root, make):
     # 0x0D: float32; one image of 1 x 1.
     content = bytes([0, 0, 0x0D, 3, *[0, 0, 0, 1] * 3, 0, 0, 0, 0])
     (packed_root / TRAIN_FILES[0]).write_bytes(content)
@@ -201,7 +201,7 @@ def test_idx_file_of_another_type_of_number_is_refused_by_name(packed_root, make
         make(FashionMNIST, root=packed_root, verify=False).load()
 
 
-def test_idx_file_of_an_unknown_type_of_number_is_refused_by_name(packed_root, make):
+def test_idx_file_with_an_unknown_dtype_is_refused_by_name(packed_root, make):
     (packed_root / TRAIN_FILES[0]).write_bytes(bytes([0, 0, 10, 3, *[0, 0, 0, 1] * 3, 0]))
     with pytest.raises(UserError, match=TRAIN_FILES[0]):
         make(FashionMNIST, root=packed_root, verify=False).load()
@@ -221,9 +221,9 @@ def test_published_files_go_to_the_cache_folder_where_root_cannot_be_written(tmp
     assert not (tmp_path / "root").exists()
 
 
-def test_a_file_that_cannot_be_written_as_a_whole_is_a_users_mistake_and_leaves_nothing_behind(packed_root, make):
+def test_a_file_that_cannot_be_written_completely_is_a_users_mistake_and_leaves_no_files(packed_root, make):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # bytes of a file; the images take more
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # bytes per file; the images are larger
     try:
         with pytest.raises(UserError, match=r"File too large.*dataset\.root=DIR"):
             make(FashionMNIST, root=packed_root, verify=False).load()
@@ -261,7 +261,7 @@ def test_installed_fashion_mnist_has_the_official_counts(tmp_path, make):
     )
 
 
-def test_threads_that_want_the_same_files_unpack_each_once(packed_root, make, monkeypatch):
+def test_concurrent_threads_unpack_each_file_once(packed_root, make, monkeypatch):
     count = 4
     barrier = threading.Barrier(count, timeout=60)
     unpacked = []
@@ -269,7 +269,7 @@ def test_threads_that_want_the_same_files_unpack_each_once(packed_root, make, mo
 
     def unpack_together(*arguments):
         if not unpacked:
-            barrier.wait()  # nobody goes on before all have found nothing
+            barrier.wait()  # continue when all threads have found no file
         unpack(*arguments)
 
     def count_and_decompress(content):
@@ -285,7 +285,7 @@ def test_threads_that_want_the_same_files_unpack_each_once(packed_root, make, mo
     assert len(unpacked) == len(NAMES)
 
 
-def test_processes_that_unpack_one_file_at_once_all_succeed(start, tmp_path):
+def test_processes_that_unpack_one_file_concurrently_all_succeed(start, tmp_path):
     name, ready = TEST_FILES[0], tmp_path / "ready"
     target = tmp_path / "root" / "raw" / name
     ready.mkdir()
@@ -300,7 +300,7 @@ def test_processes_that_unpack_one_file_at_once_all_succeed(start, tmp_path):
     assert files.sha256(target) == MNIST.checksums[name]
 
 
-def test_failed_download_says_what_where_to_and_what_works_offline(tmp_path, make, no_packed_files, no_network):
+def test_failed_download_names_the_files_and_offline_alternatives(tmp_path, make, no_packed_files, no_network):
     root = tmp_path / "root"
     with pytest.raises(UserError) as caught:
         make(FashionMNIST, root=root).load()
@@ -313,7 +313,7 @@ def test_failed_download_gives_the_reason(tmp_path, make, no_packed_files, no_ne
         make(FashionMNIST, root=tmp_path / "root").load()
 
 
-def test_failed_download_leaves_the_socket_timeout_as_it_was(tmp_path, make, no_packed_files, no_network):
+def test_failed_download_restores_the_socket_timeout(tmp_path, make, no_packed_files, no_network):
     before = socket.getdefaulttimeout()
     with pytest.raises(UserError):
         make(FashionMNIST, root=tmp_path / "root").load()
@@ -323,14 +323,14 @@ def test_failed_download_leaves_the_socket_timeout_as_it_was(tmp_path, make, no_
 def test_only_the_download_itself_has_a_socket_timeout(tmp_path):
     seen = []
 
-    def is_there():
+    def is_complete():
         seen.append(socket.getdefaulttimeout())
         return False
 
     def fetch(folder):
         seen.append(socket.getdefaulttimeout())
 
-    files.download("x", tmp_path, "", fetch, is_there)
+    files.download("x", tmp_path, "", fetch, is_complete)
     before = socket.getdefaulttimeout()
     assert seen == [before, files.CONNECT_TIMEOUT_S] and before != files.CONNECT_TIMEOUT_S
 

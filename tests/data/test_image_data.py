@@ -1,4 +1,4 @@
-"""What a data set of one's own has to define."""
+"""What a custom data set must define."""
 
 from dataclasses import dataclass
 
@@ -28,11 +28,11 @@ def test_the_former_name_of_the_number_of_classes_is_refused(make):
     class Old(Unfinished):
         class_count = 3
 
-    with pytest.raises(TypeError, match=r"^Old\.num_classes: is not defined \(class_count is its former name\)\. "):
+    with pytest.raises(TypeError, match=r"^Old\.num_classes: is not defined \(it was called class_count before\)\. "):
         make(Old)
 
 
-def test_the_number_of_classes_is_of_the_class_or_of_the_object(make):
+def test_the_number_of_classes_is_a_class_or_instance_attribute(make):
     class OfTheClass(Unfinished):
         num_classes = 3
 

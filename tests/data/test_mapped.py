@@ -1,4 +1,4 @@
-"""dataset.pipeline=mapped: the same batches from files never read as a whole, and what doesn't fit is refused."""
+"""dataset.pipeline=mapped: the same batches from mapped files, and refusals of data that don't fit."""
 
 import os
 import sys
@@ -33,10 +33,10 @@ def module_of(data, device, rank=None):
 
 
 def is_mapped(tensor: torch.Tensor) -> bool:
-    """Whether its memory belongs to a file, as the kernel sees it."""
+    """Whether the kernel lists its memory as that of a file."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         addresses, *_, name = line.split(maxsplit=5)
-        start, end = (int(each, 16) for each in addresses.split("-"))
+        start, end = (int(address, 16) for address in addresses.split("-"))
         if start <= tensor.data_ptr() < end:
             return name.startswith("/")
     raise AssertionError("no memory of this process's")
@@ -72,7 +72,7 @@ def test_the_images_are_never_copied_as_a_whole(make, mnist_root, cpu):
 
 
 @linux
-def test_synthetic_images_lie_in_a_file_that_is_made_once(synthetic, cpu, cache_folder):
+def test_the_files_of_synthetic_images_are_created_once(synthetic, cpu, cache_folder):
     memory, mapped = synthetic(), synthetic(pipeline="mapped")
     (train, test, checksum), (same_train, same_test, same_checksum) = memory.load(), mapped.load()
     assert checksum == same_checksum
@@ -87,7 +87,7 @@ def test_synthetic_images_lie_in_a_file_that_is_made_once(synthetic, cpu, cache_
     assert [path.name for path in made.parents[1].iterdir()] == ["1x6x5-4-23-11"], "nothing half made is left"
 
 
-def test_several_processes_may_make_it_at_once(synthetic):
+def test_several_processes_may_create_them_concurrently(synthetic):
     data = synthetic(pipeline="mapped", num_train=2000)
     with ThreadPoolExecutor(4) as pool:
         checksums = {done[2] for done in pool.map(lambda _: data.load(), range(4))}
@@ -96,7 +96,7 @@ def test_several_processes_may_make_it_at_once(synthetic):
 
 @pytest.mark.parametrize("name", ["train.npy", "labels.npz"])
 @pytest.mark.parametrize("left", [0, 100])
-def test_a_damaged_file_says_what_to_do(synthetic, cache_folder, name, left):
+def test_a_damaged_file_is_refused_with_a_hint(synthetic, cache_folder, name, left):
     data = synthetic(pipeline="mapped")
     data.load()
     (made,) = cache_folder.rglob(name)
@@ -105,22 +105,22 @@ def test_a_damaged_file_says_what_to_do(synthetic, cache_folder, name, left):
         data.load()
 
 
-def test_a_cut_idx_file_is_refused(make, small_idx, tmp_path):
+def test_a_truncated_idx_file_is_refused(make, small_idx, tmp_path):
     folder = tmp_path / "own"
     folder.mkdir()
     for name, content in small_idx.items():
         (folder / name).write_bytes(content[:-50] if name.startswith("train-images") else content)
-    with pytest.raises(UserError, match=r"train-images-idx3-ubyte.* no whole IDX file"):
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte.* not a complete IDX file"):
         make(FashionMNIST, root=folder, verify=False, pipeline="mapped").load()
 
 
-def test_what_does_not_fit_on_the_disk_is_refused(synthetic, monkeypatch):
+def test_data_that_do_not_fit_on_the_disk_are_refused(synthetic, monkeypatch):
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: type("usage", (), {"free": 100}))
-    with pytest.raises(UserError, match=r"would take 0.0 GB, and 0.0 GB are free there.*dataset.root=DIR"):
+    with pytest.raises(UserError, match=r"needs 0.0 GB, but only 0.0 GB are free.*dataset.root=DIR"):
         synthetic(pipeline="mapped").load()
 
 
-def test_what_does_not_fit_in_memory_is_refused_with_the_sizes(synthetic, cpu, monkeypatch):
+def test_data_that_do_not_fit_into_memory_are_refused_with_the_sizes(synthetic, cpu, monkeypatch):
     monkeypatch.setattr(hardware, "available_memory_bytes", lambda: int(20e9))
     fits = synthetic(shape=[3, 1000, 1000], num_train=1000, num_test=1000)
     too_large = synthetic(shape=[3, 1000, 1000], num_train=3000, num_test=1000)
@@ -137,13 +137,13 @@ def test_what_does_not_fit_in_memory_is_refused_with_the_sizes(synthetic, cpu, m
         assert "dataset.pipeline=mapped" in str(caught.value)
 
 
-def test_what_does_not_fit_on_the_device_is_refused(make, mnist_root):
+def test_data_that_do_not_fit_on_the_device_are_refused(make, mnist_root):
     small = Device(requested="cuda", used="cuda", name="a card", num_devices=1, memory_bytes=10**7)
     with pytest.raises(UserError, match=r"0.1 GB of images don't fit into the cuda device's 0.0 GB.*mapped"):
         module_of(make(MNIST, root=mnist_root), small)
 
 
-def test_data_without_files_to_map_says_so(make):
+def test_data_that_cannot_be_mapped_are_refused(make):
     with pytest.raises(ValueError, match=r"pipeline=mapped: cifar10 .* Use pipeline=memory"):
         make(CIFAR10, pipeline="mapped")
 
@@ -159,16 +159,16 @@ def test_ranks_learn_the_same_from_mapped_files(trained, mnist_root):
 
 
 def images_in_memory(pid: int) -> dict[str, int]:
-    """What a process has of train.npy in memory, in kB: Rss, all of it, and Pss, where what n share counts 1/n."""
-    found: dict[str, int] = {}
+    """Memory of train.npy in a process, in kB: Rss counts shared pages fully, Pss divides them among processes."""
+    sizes: dict[str, int] = {}
     is_ours = False
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         first, *rest = line.split()
         if not first.endswith(":"):
             is_ours = rest[-1].endswith("train.npy")
         elif is_ours and first in ("Rss:", "Pss:"):
-            found[first[:-1]] = found.get(first[:-1], 0) + int(rest[0])
-    return found
+            sizes[first[:-1]] = sizes.get(first[:-1], 0) + int(rest[0])
+    return sizes
 
 
 MAPPED = (*TINY, "dataset.pipeline=mapped", "dataset.num_train=20000", "dataset.root=data", "training.epochs=100000",
@@ -176,29 +176,29 @@ MAPPED = (*TINY, "dataset.pipeline=mapped", "dataset.num_train=20000", "dataset.
 
 
 @linux
-def test_ranks_share_what_the_system_has_read(start, work_folder):
+def test_ranks_share_mapped_pages(start, work_folder):
     process = start(*MAPPED, "strategy.world_size=2")
     until(Path("run/epochs.csv").exists, process)
-    family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
-    memory = [found for pid in family if (found := images_in_memory(pid))]
+    processes_of_run = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+    memory = [sizes for pid in processes_of_run if (sizes := images_in_memory(pid))]
     assert len(memory) == 2
-    for each in memory:  # 20,000 images of 64 bytes, every second one read by each rank, so nearly all pages by both
-        assert each["Rss"] > 1000 and each["Pss"] < 0.6 * each["Rss"]
+    for kilobytes in memory:  # each rank reads every second of 20,000 images of 64 bytes, so nearly all pages
+        assert kilobytes["Rss"] > 1000 and kilobytes["Pss"] < 0.6 * kilobytes["Rss"]
 
 
-def test_images_that_were_written_to_are_refused(synthetic, cache_folder):
+def test_modified_images_are_refused(synthetic, cache_folder):
     made = {"pipeline": "mapped", "root": str(cache_folder)}
     synthetic(**made).load()
     (path,) = cache_folder.rglob("train.npy")
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"is damaged \(its images have been written to.*Delete it"):
+    with pytest.raises(UserError, match=r"is damaged \(its images were modified.*Delete it"):
         synthetic(**made).load()
 
 
 @linux
-def test_a_file_that_becomes_shorter_while_it_is_read_ends_the_run_with_its_cause(start, work_folder):
+def test_a_file_that_is_truncated_during_training_fails_the_run_with_its_cause(start, work_folder):
     process = start(*MAPPED)
     until(Path("run/epochs.csv").exists, process)
     (path,) = Path("data").rglob("train.npy")

@@ -1,4 +1,4 @@
-"""The two pipelines, the order of samples, the clock, and the DataModule that puts them together."""
+"""The pipelines, the order of samples, the clock, and the DataModule that combines them."""
 
 from collections import Counter
 from itertools import chain, pairwise
@@ -90,7 +90,7 @@ def test_a_later_epoch_does_not_depend_on_the_epochs_before(datamodule):
 
 
 @pytest.mark.parametrize("pipeline", ["memory", "workers"])
-def test_last_partial_batch_is_kept(pipeline, datamodule):
+def test_the_last_partial_batch_is_kept(pipeline, datamodule):
     module = datamodule(pipeline=pipeline)
     assert [len(labels) for _, labels in epoch(module)] == [5, 5, 5, 5, 3] == module.train_batch_sizes()
 
@@ -129,14 +129,14 @@ def test_steps_per_execution_does_not_change_augmented_batches(augmentation, dat
     assert_same_batches(one, many, atol=1e-5)
 
 
-def test_large_batches_make_short_lists(datamodule):
-    # 2 MiB of float32 an image: 8 batches of 4 reach the 64 MiB that one list may take.
+def test_large_batches_make_short_step_groups(datamodule):
+    # 2 MiB of float32 per image: 8 batches of 4 images reach the maximum of 64 MiB per step group.
     module = datamodule(shape=[8, 256, 256], num_train=40, num_test=1, batch_size=4, steps_per_execution=100)
     assert [len(step_group) for step_group in module.train_dataloader()] == [8, 2]
 
 
-def test_a_list_is_gathered_in_parts_that_caches_hold(datamodule):
-    # 64 KiB of float32 an image: 8 batches of 4 are a gather, which the lists of 5 don't follow.
+def test_gathers_are_limited_to_the_size_of_caches(datamodule):
+    # 64 KiB of float32 per image: one gather has 8 batches of 4 images, while step groups have 5 batches.
     module = datamodule(shape=[1, 128, 128], num_train=43, num_test=1, batch_size=4, steps_per_execution=5)
     one_by_one = datamodule(shape=[1, 128, 128], num_train=43, num_test=1, batch_size=4, steps_per_execution=1)
     assert [len(step_group) for step_group in module.train_dataloader()] == [5, 5, 1]
@@ -177,7 +177,7 @@ def test_ranks_of_an_order_do_not_overlap_and_are_equally_long(num_samples, worl
     assert set(together) <= set(range(num_samples))
 
 
-def test_samples_left_over_change_with_the_epoch():
+def test_dropped_samples_change_with_the_epoch():
     dropped = set()
     for number in range(20):
         order = EpochOrder(5, 0, 0, 2)
@@ -199,7 +199,7 @@ def test_seeds_of_epochs_and_ranks_are_all_different():
     assert len(seeds) == 10 * 20 * 8
 
 
-def test_seeds_of_epochs_are_what_a_torch_generator_takes():
+def test_seeds_of_epochs_are_valid_for_a_torch_generator():
     for seed in (0, 1, 2**32 - 1):
         assert torch.Generator().manual_seed(epoch_seed(seed, 5)).initial_seed() == epoch_seed(seed, 5)
 
@@ -212,7 +212,7 @@ def test_batch_sizes_add_up():
 
 
 class FakeTime:
-    """A clock that goes on only when told to."""
+    """A fake clock that tests advance."""
 
     def __init__(self):
         self.seconds = 100.0
@@ -222,7 +222,7 @@ class FakeTime:
 
 
 class SlowPipeline:
-    """Three lists; each takes 2 s to make, finding that there are no more takes 1 s."""
+    """Three step groups. Each takes 2 s to make; finding the end takes 1 s."""
 
     def __init__(self, clock):
         self.clock = clock
@@ -249,13 +249,13 @@ def timed(clock, cpu):
     return TimedLoader(SlowPipeline(clock), EpochOrder(3, 0), LapClock(cpu), Rank())
 
 
-def test_waiting_for_data_leaves_out_the_training_between(timed, clock):
+def test_waiting_for_data_excludes_training(timed, clock):
     for _ in timed:
         clock.seconds += 10
     assert timed.clock.wait_s == 3 * 2 + 1
 
 
-def test_waiting_so_far_is_known_while_training(timed, clock):
+def test_waiting_time_is_updated_during_training(timed, clock):
     waited = []
     for _ in timed:
         waited.append(timed.clock.wait_s)
@@ -263,7 +263,7 @@ def test_waiting_so_far_is_known_while_training(timed, clock):
     assert waited == [2, 4, 6]
 
 
-def test_epoch_starts_when_its_first_batch_is_asked_for(timed, clock):
+def test_an_epoch_starts_when_its_first_batch_is_requested(timed, clock):
     batches = iter(timed)
     clock.seconds = 500.0
     next(batches)
@@ -277,7 +277,7 @@ def test_every_epoch_starts_its_own_count(timed, clock):
     assert (timed.clock.started_at, timed.clock.wait_s) == (before, 7)
 
 
-def test_epoch_starts_with_an_idle_device(clock, monkeypatch):
+def test_an_epoch_starts_on_a_synchronized_device(clock, monkeypatch):
     device = Device(requested="mps", used="mps", name="a chip", num_devices=1, memory_bytes=None)
 
     def synchronize():
@@ -295,7 +295,7 @@ def test_lightning_finds_the_order_as_the_loaders_sampler(timed):
     assert len(timed) == 3
 
 
-def test_split_holds_back_the_share_asked_for(datamodule):
+def test_split_holds_out_the_requested_fraction(datamodule):
     module = datamodule(val_fraction=0.4)
     assert (module.num_train, module.num_val, module.num_test) == (14, 9, 11)
     assert module.val_batch_sizes() == [4, 4, 1]
@@ -308,14 +308,14 @@ def test_split_parts_make_up_the_training_set(datamodule):
     assert train + val == whole
 
 
-def test_ranks_validate_every_held_back_sample_once(datamodule):
+def test_ranks_validate_every_held_out_sample_once(datamodule):
     whole = multiset(images_of(list(datamodule(val_fraction=0.4, seed=7).val_dataloader())))
     ranks = [datamodule(val_fraction=0.4, seed=7, rank=Rank(rank=rank, world_size=2)) for rank in (0, 1)]
     shares = [multiset(images_of(list(rank.val_dataloader()))) for rank in ranks]
     assert shares[0] + shares[1] == whole
 
 
-def test_another_seed_holds_back_other_samples(datamodule):
+def test_another_seed_holds_out_other_samples(datamodule):
     first, second = (datamodule(val_fraction=0.4, seed=seed) for seed in (0, 1))
     assert multiset(images_of(first.val_dataloader())) != multiset(images_of(second.val_dataloader()))
 
@@ -332,7 +332,7 @@ def test_val_fraction_0_trains_on_everything_and_validates_on_nothing(datamodule
 
 
 @pytest.mark.parametrize(("refused", "accepted"), [(0.02, 0.03), (0.99, 0.95)])
-def test_split_with_an_empty_part_is_refused_and_one_sample_taken(refused, accepted, datamodule):
+def test_split_with_an_empty_part_is_refused_and_one_sample_accepted(refused, accepted, datamodule):
     module = datamodule(val_fraction=accepted, batch_size=1)
     assert 1 in (module.num_train, module.num_val)
     with pytest.raises(UserError, match=r"dataset\.val_fraction="):
@@ -353,25 +353,25 @@ def test_limit_above_the_size_keeps_all(datamodule):
     assert (module.num_train, module.num_test) == (23, 11)
 
 
-def test_batch_larger_than_the_training_set_is_refused_and_one_as_large_taken(datamodule):
+def test_batch_larger_than_the_training_set_is_refused_and_an_equal_one_accepted(datamodule):
     assert datamodule(batch_size=23).train_batch_sizes() == [23]
     with pytest.raises(UserError, match=r"training\.batch_size=24.*23 samples"):
         datamodule(batch_size=24)
 
 
-def test_batch_larger_than_a_ranks_share_is_refused_and_one_as_large_taken(datamodule):
+def test_batch_larger_than_the_samples_of_a_rank_is_refused_and_an_equal_one_accepted(datamodule):
     assert datamodule(batch_size=11, rank=Rank(world_size=2)).train_batch_sizes() == [11]
     with pytest.raises(UserError, match=r"training\.batch_size=12.*2 ranks"):
         datamodule(batch_size=12, rank=Rank(world_size=2))
 
 
-def test_workers_pipeline_refuses_what_pil_has_no_mode_for_and_memory_takes_it(datamodule):
+def test_the_workers_pipeline_refuses_channels_that_pil_does_not_support(datamodule):
     assert len(epoch(datamodule(shape=[2, 4, 4], pipeline="memory"))) == 5
     with pytest.raises(UserError, match=r"dataset\.pipeline=memory"):
         datamodule(shape=[2, 4, 4], pipeline="workers")
 
 
-def test_checksum_is_the_data_sets(datamodule, synthetic):
+def test_the_checksum_is_that_of_the_data_set(datamodule, synthetic):
     assert datamodule().checksum == synthetic().load()[2]
 
 
@@ -381,7 +381,7 @@ def test_lightning_does_not_move_batches_again(datamodule):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda labels: labels.fill_(9), r"labels from 9 to 9|labels from 0 to 9"),
         (lambda labels: labels[:1].fill_(4), "labels from 0 to 4; with 4 classes they must lie in 0 to 3"),
@@ -390,7 +390,7 @@ def test_lightning_does_not_move_batches_again(datamodule):
     ],
     ids=["too large", "one too large", "negative", "an empty class"],
 )
-def test_labels_that_cannot_be_learned_are_refused(change, words, datamodule, synthetic, monkeypatch):
+def test_invalid_or_missing_labels_are_refused(change, message, datamodule, synthetic, monkeypatch):
     load = type(synthetic()).load
 
     def damaged(self):
@@ -399,5 +399,5 @@ def test_labels_that_cannot_be_learned_are_refused(change, words, datamodule, sy
         return train, test, checksum
 
     monkeypatch.setattr(type(synthetic()), "load", damaged)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         datamodule()

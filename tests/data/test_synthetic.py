@@ -1,4 +1,4 @@
-"""Made-up images: of any shape, the same every time, learnable."""
+"""Generated images: of any shape, deterministic, learnable."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.mark.parametrize("shape", [[1, 1, 1], [3, 5, 7], [2, 28, 28]])
 @pytest.mark.parametrize("num_classes", [2, 100])
-def test_images_have_the_shape_and_labels_the_classes_asked_for(shape, num_classes, synthetic):
+def test_images_have_the_given_shape_and_labels_the_given_classes(shape, num_classes, synthetic):
     data = synthetic(shape=shape, num_classes=num_classes, num_train=300, num_test=20)
     train, test, _ = data.load()
     assert (train.images.shape, test.images.shape) == ((300, *shape), (20, *shape))
@@ -32,7 +32,7 @@ def test_two_loads_give_the_same_images(synthetic):
     assert first[2] == second[2]
 
 
-def test_global_seed_neither_changes_the_images_nor_is_changed(synthetic):
+def test_the_images_and_the_global_seed_do_not_affect_each_other(synthetic):
     torch.manual_seed(1)
     first, expected = synthetic().load()[0].images, torch.rand(3)
     torch.manual_seed(1)
@@ -46,16 +46,16 @@ def test_training_and_test_images_differ(synthetic):
 
 
 @pytest.mark.parametrize("change", [{"num_classes": 5}, {"num_train": 24}, {"num_test": 12}, {"shape": [1, 5, 6]}])
-def test_checksum_tells_other_data_apart(change, synthetic):
+def test_other_data_have_another_checksum(change, synthetic):
     assert synthetic(**change).load()[2] != synthetic().load()[2]
 
 
 def test_nearest_class_mean_finds_the_class(synthetic):
     train, test, _ = synthetic(shape=[1, 8, 8], num_classes=10, num_train=1000, num_test=500).load()
     means = torch.stack([train.images[train.labels == label].float().mean(0).flatten() for label in range(10)])
-    found = torch.cdist(test.images.float().flatten(1), means).argmin(1)
-    # Chance: 0.1.
-    assert (found == test.labels).float().mean() > 0.9
+    nearest = torch.cdist(test.images.float().flatten(1), means).argmin(1)
+    # Guessing gives 0.1.
+    assert (nearest == test.labels).float().mean() > 0.9
 
 
 def test_mean_and_std_are_near_those_of_the_images(synthetic):

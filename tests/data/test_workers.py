@@ -1,4 +1,4 @@
-"""dataset.pipeline=workers with processes of its own."""
+"""dataset.pipeline=workers with worker processes."""
 
 from itertools import chain, combinations
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_worker_processes_give_the_same_batches_as_the_training_process(datamodu
     assert_same(epoch(module.train_dataloader()), epoch(expected.train_dataloader()))
 
 
-def test_worker_processes_that_stay_follow_the_epoch(datamodule):
+def test_persistent_workers_follow_the_epoch(datamodule):
     loader = datamodule(pipeline="workers", num_workers=1).train_dataloader()
     for number in (0, 1):
         assert_same(epoch(loader, number), epoch(datamodule().train_dataloader(), number), atol=1e-5)
@@ -46,7 +46,7 @@ def test_augmented_images_do_not_depend_on_the_number_of_workers(num_workers, ch
     arguments = {**AUGMENTED, **changes, "seed": 3}
     loader = datamodule(**arguments, num_workers=num_workers).train_dataloader()
     alone = datamodule(**arguments, num_workers=0).train_dataloader()
-    epochs = [epoch(loader, number) for number in (0, 1)]  # by workers that stay
+    epochs = [epoch(loader, number) for number in (0, 1)]  # by persistent workers
     for number, batches in enumerate(epochs):
         assert_same(batches, epoch(alone, number))
     # As in a run that is resumed after its first epoch.
@@ -63,7 +63,7 @@ def test_augmentation_is_drawn_anew_for_each_epoch_seed_and_rank(datamodule):
     assert all(first and not first & second for first, second in combinations([drawn(**each) for each in changes], 2))
 
 
-def test_augmentation_is_that_of_the_pipeline_in_memory_and_leaves_dropout_alone(datamodule):
+def test_augmentation_equals_that_of_the_memory_pipeline_and_does_not_affect_dropout(datamodule):
     states = []
     for number in (0, 1):
         torch.manual_seed(0)
@@ -76,7 +76,7 @@ def test_augmentation_is_that_of_the_pipeline_in_memory_and_leaves_dropout_alone
 
 
 def test_losses_do_not_depend_on_the_number_of_workers(call):
-    """With all else that is drawn at random, too."""
+    """Also with mixup and dropout, which draw random numbers, too."""
     asked = ("dataset.pipeline=workers", "dataset.horizontal_flip=true", "dataset.rotation_degrees=15",
              "training.mixup_alpha=0.4", "model.dropout=0.2")  # fmt: skip
     losses = []

@@ -1,6 +1,6 @@
-"""`python unpack_with_others.py PACKED TARGET SHA256 FOLDER`: unpacks a file once all others are ready, too.
+"""`python unpack_with_others.py PACKED TARGET SHA256 FOLDER`: unpacks a file at the same time as other processes.
 
-It makes a file in FOLDER when it is ready, and begins when FOLDER/go is there.
+It creates a file in FOLDER when it is ready, and starts when FOLDER/go exists.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from laptime.data.files import unpack
 
 if __name__ == "__main__":
-    packed, target, checksum, folder = (Path(each) for each in sys.argv[1:])
+    packed, target, checksum, folder = map(Path, sys.argv[1:])
     (folder / str(os.getpid())).touch()
     deadline = time.monotonic() + 240
     while not (folder / "go").exists():

@@ -1,4 +1,4 @@
-"""The convolutional network: size, shapes, how it adapts to small images, arguments."""
+"""The convolutional network: size, shapes, small images, arguments."""
 
 import pytest
 import torch
@@ -32,14 +32,14 @@ def test_logits_have_one_row_per_image_and_one_column_per_class(shape, num_class
 @pytest.mark.parametrize(
     ("shape", "poolings"), [((1, 1, 1), 0), ((1, 2, 2), 1), ((1, 5, 7), 2), ((1, 1, 9), 0), ((1, 28, 28), 3)]
 )
-def test_pooling_stops_where_a_side_is_down_to_one_pixel(shape, poolings):
+def test_pooling_stops_when_a_side_has_one_pixel(shape, poolings):
     features = CNN(shape, 2, [2, 2, 2], [], 0.0).features
     assert sum(isinstance(layer, nn.MaxPool2d) for layer in features) == poolings
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 9, 7)])
-def test_values_and_gradients_are_those_of_relu_before_pooling(shape):
-    """Also where a whole window is negative, and where its largest elements are equal."""
+def test_values_and_gradients_equal_those_of_relu_before_pooling(shape):
+    """Also for windows that are all negative, and for windows with several equal maxima."""
     torch.manual_seed(0)
     network = CNN(shape, 10, [4, 8], [16], 0.0)
     images = torch.randint(0, 3, (16, *shape)).float()  # many equal elements
@@ -71,7 +71,7 @@ def test_dropout_out_of_range_is_refused_and_one_within_it_is_accepted(refused, 
         CNN((1, 4, 4), 2, [2], [4], refused)
 
 
-def test_convolution_without_channels_is_refused_and_one_channel_taken():
+def test_convolution_without_channels_is_refused_and_one_channel_accepted():
     CNN((1, 4, 4), 2, [1], [4], 0.0)
     with pytest.raises(ValueError, match=r"^channels=\[0\]"):
         CNN((1, 4, 4), 2, [0], [4], 0.0)
@@ -82,7 +82,7 @@ def test_hidden_layer_without_units_is_refused():
         CNN((1, 4, 4), 2, [1], [0], 0.0)
 
 
-def test_the_order_in_memory_changes_no_result():
+def test_the_memory_layout_changes_no_result():
     torch.manual_seed(0)
     network = CNN((3, 32, 32), 10, [8, 16], [20], 0.0)
     images, labels = torch.randn(5, 3, 32, 32), torch.arange(5)

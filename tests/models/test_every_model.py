@@ -1,4 +1,4 @@
-"""What every option of model has in common: sizes, shapes, gradients, and that it is counted and trains."""
+"""Properties of every option of model: sizes, shapes, gradients, FLOPs, and that it trains."""
 
 import functools
 import re
@@ -43,14 +43,14 @@ def build(model: str, shape: tuple[int, int, int] = (1, 28, 28), num_classes: in
 
 
 @pytest.mark.unit
-def test_the_readme_has_every_option_in_its_table():
+def test_the_readme_lists_every_option():
     assert sorted(TABLE) == MODELS
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("model", MODELS)
-def test_size_and_operations_on_mnist_are_those_that_the_readme_tells(model):
-    """A parameter used once takes six operations, two of them forward. Those of embeddings and norms take fewer."""
+def test_size_and_flops_on_mnist_match_the_readme(model):
+    """A parameter that is used once takes six operations, two of them in the forward pass. Embeddings take fewer."""
     network = build(model)
     parameters, flops = TABLE[model]
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
@@ -61,7 +61,7 @@ def test_size_and_operations_on_mnist_are_those_that_the_readme_tells(model):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("model", MODELS)
-def test_a_run_is_named_by_what_was_typed(model):
+def test_a_run_is_named_by_its_option(model):
     with torch.device("meta"):
         assert network_name(build(model)).split()[0] == model
 
@@ -85,24 +85,24 @@ def test_every_parameter_gets_a_gradient(model):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("model", MODELS)
-def test_two_images_more_in_a_batch_change_nothing_for_the_others_in_evaluation(model):
+def test_in_evaluation_the_logits_of_an_image_do_not_depend_on_the_batch(model):
     torch.manual_seed(0)
     network, images = build(model).eval(), torch.rand(4, 1, 28, 28)
     with torch.no_grad():
         alone = network(images[:2])
-        atol = min(1e-5, 1e-4 * float(alone.abs().max()))  # efficientnet_b0's logits are of 1e-13 before training
+        atol = min(1e-5, 1e-4 * float(alone.abs().max()))  # efficientnet_b0's logits are about 1e-13 before training
         torch.testing.assert_close(network(images)[:2], alone, rtol=1e-4, atol=atol)
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize("groups", [1, 4, 8])
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
-def test_operations_of_grouped_convolutions_are_those_of_their_groups(kind, groups):
+def test_flops_of_grouped_convolutions(kind, groups):
     network = nn.Sequential(nn.Conv2d(1, 8, 1), kind(8, 16, 3, padding=1, groups=groups))
     alone = nn.Sequential(nn.Conv2d(1, 8, 1))
     pixels = 10 * 10
-    own = count_flops(network, (1, 10, 10)) - count_flops(alone, (1, 10, 10))
-    assert own == 3 * 2 * pixels * 9 * 8 * 16 // groups
+    added_flops = count_flops(network, (1, 10, 10)) - count_flops(alone, (1, 10, 10))
+    assert added_flops == 3 * 2 * pixels * 9 * 8 * 16 // groups
 
 
 @pytest.mark.soak
@@ -114,8 +114,8 @@ def test_it_learns_mnist(model, work_folder):
 
 
 @pytest.mark.parametrize("model", [pytest.param(each, marks=pytest.mark.soak) for each in LARGE[:-1]] + LARGE[-1:])
-def test_a_large_one_begins_to_learn(model, work_folder):
-    """On a few small images, again and again; its accuracy on MNIST takes minutes: benchmarks/models.py."""
+def test_a_large_model_starts_to_learn(model, work_folder):
+    """On a few small images. Its accuracy on MNIST takes minutes to measure; see benchmarks/models.py."""
     few = ["dataset.num_train=60", "training.epochs=4", "optimizer.lr=0.001"]
     record = laptime.run([*SMALL, *few, f"model={model}", "hydra.run.dir=here"])
     losses = read_epochs(work_folder / "here")["train_loss"]
@@ -128,9 +128,9 @@ def test_a_large_one_begins_to_learn(model, work_folder):
     "model", ["lstm", "transformer", *(pytest.param(each, marks=pytest.mark.soak) for each in ("vit", "torchvision"))]
 )
 def test_it_trains_in_bfloat16_as_in_float32(model, work_folder):
-    """Three steps of plain SGD on one batch: bfloat16 has 8 bits, so losses and what steps change are off by percents.
+    """Three steps of plain SGD on one batch. bfloat16 has 8 bits, so losses and updates differ by a few percent.
 
-    Over many steps, or by Adam, which enlarges small gradients, the two go ways of their own.
+    They would diverge over many steps, or with Adam, which amplifies small gradients.
     """
     typed = [*SMALL, "dataset.num_train=125", "training.batch_size=100", "training.epochs=3", f"model={model}"]
     typed += ["optimizer=sgd", "optimizer.lr=0.05", "optimizer.momentum=0", "optimizer.nesterov=false"]
@@ -172,8 +172,8 @@ def test_two_ranks_train_batch_norm_and_strided_weights_and_resume(comm_hook, wo
     assert second.tolist() == read_epochs(work_folder / "whole").query("epoch == 1")["train_loss"].tolist()
 
 
-def test_one_image_in_the_last_step_is_too_few_for_batch_norm_and_the_way_out_is_said(work_folder):
-    """Its neighbor trains; its record tells which network of the library it was."""
+def test_a_single_image_in_the_last_step_is_refused_for_batch_norm(work_folder):
+    """One sample more per batch trains. The record names the network of the library."""
     typed = [*SMALL, "dataset.num_train=100", "training.epochs=1", "model=torchvision"]
     with pytest.raises(TrainingFailed, match=r"batch norm .* training\.batch_size"):
         laptime.run([*typed, "training.batch_size=79"])

@@ -13,7 +13,7 @@ def parameter_count(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_without_hidden_layers_it_is_one_linear_map():
+def test_without_hidden_layers_it_is_linear():
     assert parameter_count(MLP((1, 4, 5), 3, [], 0.0)) == 20 * 3 + 3
 
 
@@ -48,7 +48,7 @@ def test_dropout_out_of_range_is_refused_and_one_within_it_is_accepted(refused, 
         MLP((1, 2, 2), 2, [4], refused)
 
 
-def test_layer_without_units_is_refused_and_one_unit_taken():
+def test_layer_without_units_is_refused_and_one_unit_accepted():
     MLP((1, 2, 2), 2, [4, 1], 0.0)
     with pytest.raises(ValueError, match=r"^hidden_sizes=\[4, 0\]"):
         MLP((1, 2, 2), 2, [4, 0], 0.0)

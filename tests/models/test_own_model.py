@@ -1,4 +1,4 @@
-"""docs/own_model.md: its files are written and its commands typed, as they stand there."""
+"""docs/own_model.md: the tests create its files and run its commands."""
 
 import functools
 import re
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def typed(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """What the command does, with its words and variables as a shell makes them."""
+    """Runs a command of the page, with its words and variables parsed by a shell."""
     ((words,),) = documents.in_a_shell([re.sub(r"^PYTHONPATH=\S+ ", "", command)], folder)
     assert words[0] == "laptime"
     environment = {"LAPTIME_ALLOWED_TARGETS": ""}
@@ -55,13 +55,13 @@ def test_the_page_has_its_files_and_commands():
 
 @functools.cache
 def seen(folder: Path) -> set[str]:
-    """The runs that were looked at."""
+    """The records of the runs."""
     return set()
 
 
 @pytest.mark.parametrize(
     "command",
-    # The sweep has data workers, for each of which a new interpreter loads torch.
+    # The sweep has data workers, and each of them imports torch.
     [pytest.param(each, marks=pytest.mark.soak) if " -m " in each else each for each, _ in RUNS],
     ids=[command[:70] for command, _ in RUNS],
 )
@@ -79,14 +79,14 @@ def test_command_trains(command, folder):
 
 
 @pytest.mark.parametrize(("command", "output"), MISTAKES, ids=[output[:70] for _, output in MISTAKES])
-def test_mistake_gets_the_line_that_the_page_shows(command, output, folder):
+def test_a_mistake_prints_the_line_on_the_page(command, output, folder):
     done = typed(command, folder)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1:] == output.splitlines()
 
 
-def test_the_console_script_trains_as_well(folder, work_folder):
-    """The real one, as pip installs it, in an interpreter of its own."""
+def test_the_console_script_trains(folder, work_folder):
+    """The installed console script, in its own process."""
     script = Path(sys.executable).with_name("laptime")
     if not script.exists():
         pytest.skip("Laptime is not installed beside this interpreter")

@@ -1,4 +1,4 @@
-"""LSTM, transformer and vision transformer: what of an image they see, and their arguments."""
+"""LSTM, transformer and vision transformer: which parts of an image they use, and their arguments."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_a_row_holds_all_channels_of_its_pixels():
 
 
 @pytest.mark.parametrize("make", [lstm, transformer, vit])
-def test_every_pixel_counts(make):
+def test_every_pixel_affects_the_logits(make):
     torch.manual_seed(0)
     images = torch.rand(1, *SHAPE, requires_grad=True)
     make(dropout=0.0)(images).square().sum().backward()
@@ -41,7 +41,7 @@ def test_every_pixel_counts(make):
 
 
 @pytest.mark.parametrize("make", [lstm, transformer, vit])
-def test_the_order_of_rows_counts(make):
+def test_the_order_of_rows_affects_the_logits(make):
     torch.manual_seed(0)
     network, images = make(dropout=0.0), torch.rand(1, *SHAPE)
     assert not torch.allclose(network(images), network(images.flip(2)), atol=1e-4)
@@ -69,11 +69,11 @@ def test_dropout_acts_in_training_only(make):
         ((29, 29), 1),
     ],
 )
-def test_the_patch_divides_both_sides_and_leaves_four_or_more_where_that_can_be(sides, patch_size):
+def test_the_default_patch_divides_both_sides_and_gives_at_least_four_patches_if_possible(sides, patch_size):
     assert patch_size_for(*sides) == patch_size
 
 
-def test_a_patch_of_ones_own_makes_as_many_tokens_as_fit():
+def test_the_patch_size_determines_the_number_of_tokens():
     assert vit(patch_size=2).encoder.positions.shape == (24, 8)
     assert vit(patch_size=4).encoder.positions.shape == (6, 8)
 

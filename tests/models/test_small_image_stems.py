@@ -1,4 +1,4 @@
-"""ResNet-18 and EfficientNet-B0: torchvision's, but for what small images need."""
+"""ResNet-18 and EfficientNet-B0: torchvision's networks with other first layers."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from laptime.models.resnet18 import ResNet18
 pytestmark = pytest.mark.unit
 
 
-def test_resnet18_leaves_all_pixels_to_its_first_block_and_a_4_x_4_map_of_mnist():
+def test_resnet18_keeps_all_pixels_for_its_first_block_and_ends_with_4_x_4_on_mnist():
     network = ResNet18((1, 28, 28), 10).network
     seen = {}
     for name in ("layer1", "layer4"):
@@ -27,11 +27,11 @@ def test_resnet18_leaves_all_pixels_to_its_first_block_and_a_4_x_4_map_of_mnist(
     ],
     ids=["resnet18", "efficientnet_b0"],
 )
-def test_but_for_its_first_layer_it_is_torchvisions(network, original, head):
+def test_only_the_first_layer_differs_from_torchvision(network, original, head):
     with torch.device("meta"):
-        own, theirs = network().network.state_dict(), original().state_dict()
-    assert list(own) == list(theirs)
-    assert [name for name in own if own[name].shape != theirs[name].shape] == [head]
+        adapted, originals = network().network.state_dict(), original().state_dict()
+    assert list(adapted) == list(originals)
+    assert [name for name in adapted if adapted[name].shape != originals[name].shape] == [head]
 
 
 def test_efficientnet_b0_halves_mnist_four_times():

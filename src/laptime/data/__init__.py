@@ -1,4 +1,4 @@
-"""Data sets, one per file, and the two pipelines that make batches of them."""
+"""Data sets, one per file, and the pipelines that make batches of them."""
 
 from laptime.data.image_data import ImageData, Images
 

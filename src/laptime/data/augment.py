@@ -1,4 +1,4 @@
-"""From pixels to network input, a batch at once: normalisation for all, random flips and rotations for training."""
+"""From pixels to network input, in whole batches: normalization, and random flips and rotations for training."""
 
 import math
 from collections.abc import Sequence
@@ -12,11 +12,8 @@ class Normalize:
     """Pixels to float32: (pixel / 255 - mean) / std, in one multiplication and one addition.
 
     Args:
-        mean, std: per channel, of pixels scaled to [0, 1]; one number stands for all channels.
-        device: where the batches are.
-
-    Attributes:
-        device: as given.
+        mean, std: per channel, of pixels scaled to [0, 1]; a single number applies to all channels.
+        device: of the batches.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
@@ -26,17 +23,17 @@ class Normalize:
         self.shift = (-mean_ / std_).float().view(-1, 1, 1).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, C, H, W), uint8 or float32 in 0 to 255, to float32 of the same shape; float32 is changed in place."""
+        """(B, C, H, W), uint8 or float32 in [0, 255], to float32 of the same shape. float32 is changed in place."""
         return images.to(torch.float32).mul_(self.scale).add_(self.shift)
 
 
 class FlipAndRotate:
-    """Mirror half of the images left to right and rotate each by an angle drawn evenly from [-degrees, degrees].
+    """Mirror half of the images left to right and rotate each by a uniform random angle in [-degrees, degrees].
 
-    What is turned in from outside is black, values between pixels are interpolated bilinearly.
+    Pixels from outside of the image are black. Interpolation is bilinear.
 
     Args:
-        horizontal_flip: whether to mirror.
+        horizontal_flip: mirror or not.
         degrees: largest angle; 0: no rotation.
     """
 
@@ -50,7 +47,7 @@ class FlipAndRotate:
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Two random numbers in [0, 1) per image, float32 (count, 2): for the mirror and for the angle.
 
-        Drawn for a whole epoch at once, so that what happens to an image does not depend on how images are grouped.
+        One call draws them for a whole epoch, so that the result does not depend on how images are grouped.
         """
         return torch.rand(count, 2, generator=generator, device=generator.device)
 
@@ -62,7 +59,7 @@ class FlipAndRotate:
             drawn: the images' rows of `draw`, (B, 2).
 
         Returns:
-            (B, C, H, W); float32 where something is rotated.
+            (B, C, H, W); float32 if images are rotated.
         """
         height, width = images.shape[2:]
         if self.horizontal_flip:
@@ -72,13 +69,13 @@ class FlipAndRotate:
             return images
         angle = ((2 * drawn[:, 1] - 1) * math.radians(self.degrees)).view(-1, 1, 1)
         cos, sin = angle.cos(), angle.sin()
-        x, y = _centres(width, images.device), _centres(height, images.device).view(-1, 1)
-        # x is measured in half widths and y in half heights, so the sines carry the aspect ratio. Written out,
-        # because affine_grid multiplies small matrices, which takes six times as long.
+        x, y = _centers(width, images.device), _centers(height, images.device).view(-1, 1)
+        # x is in half widths and y in half heights, so the sines contain the aspect ratio. Not affine_grid, because it
+        # multiplies small matrices, which takes six times as long.
         grid = torch.stack((cos * x - sin * (height / width) * y, sin * (width / height) * x + cos * y), dim=3)
         return F.grid_sample(images.to(torch.float32), grid, mode="bilinear", align_corners=False)
 
 
-def _centres(count: int, device: torch.device) -> Tensor:
-    """Where pixels lie along a side, (count,), from -1 at its one end to 1 at the other."""
+def _centers(count: int, device: torch.device) -> Tensor:
+    """Centers of the pixels along a side, (count,), in coordinates from -1 to 1."""
     return (2 * torch.arange(count, device=device) + 1) / count - 1

@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009), read from its python batches, which torchvision downloads."""
+"""CIFAR-10 (Krizhevsky 2009), read from its Python batches, which torchvision downloads."""
 
 import hashlib
 import math
@@ -19,7 +19,7 @@ from laptime.errors import UserError
 
 @dataclass(kw_only=True)
 class CIFAR10(ImageData):
-    """50,000 + 10,000 colour images of 32 x 32 in ten classes, in <root>/cifar-10-batches-py."""
+    """50,000 + 10,000 color images of 32 x 32 in ten classes, in <root>/cifar-10-batches-py."""
 
     name = "cifar10"
     num_classes = 10
@@ -31,7 +31,7 @@ class CIFAR10(ImageData):
         return (3, 32, 32)
 
     def load(self) -> tuple[Images, Images, str]:
-        # The folder itself may be named as well as the one that holds it.
+        # `root` may be the folder of the batches or its parent.
         root = self.folder().parent if self.folder().name == TorchvisionCIFAR10.base_folder else self.folder()
         self._fetch_if_absent(root)
         self._verify(root / TorchvisionCIFAR10.base_folder)
@@ -45,43 +45,43 @@ class CIFAR10(ImageData):
         return 60_000 * math.prod(self.image_shape)
 
     def _fetch_if_absent(self, root: Path) -> None:
-        def is_there() -> bool:
-            return all((root / TorchvisionCIFAR10.base_folder / name).is_file() for name, _ in _listed())
+        def is_complete() -> bool:
+            return all((root / TorchvisionCIFAR10.base_folder / name).is_file() for name, _ in _names_and_md5s())
 
-        if is_there():
+        if is_complete():
             return
         files.download(
             "CIFAR-10",
             root,
             f"By hand: unpack {TorchvisionCIFAR10.filename} from {TorchvisionCIFAR10.url} in {root} and set "
             f"dataset.root={root}.",
-            # Not by its constructor, which reads the pickles too, whatever they would run.
+            # Not TorchvisionCIFAR10(download=True), because it unpickles the files, which could run any code.
             lambda folder: torchvision_cifar.download_and_extract_archive(
                 TorchvisionCIFAR10.url,
                 str(folder),
                 filename=TorchvisionCIFAR10.filename,
                 md5=TorchvisionCIFAR10.tgz_md5,
             ),
-            is_there,
+            is_complete,
         )
 
     def _verify(self, folder: Path) -> None:
         if not self.verify:
             return
-        for name, expected in _listed():
+        for name, expected in _names_and_md5s():
             actual = hashlib.md5((folder / name).read_bytes()).hexdigest()
             if actual != expected:
                 raise UserError(
                     f"dataset: {folder / name} is damaged or not the published file: "
                     f"MD5 {actual}, expected {expected}.\n"
-                    "Delete it and run again, or read files of your own with dataset.verify=false."
+                    "Delete it and run again, or set dataset.verify=false to read your own files."
                 )
 
     def _read(self, root: Path, train: bool) -> Images:
         folder = root / TorchvisionCIFAR10.base_folder
         names = [name for name, _ in (TorchvisionCIFAR10.train_list if train else TorchvisionCIFAR10.test_list)]
         try:
-            batches = [_unpickled(folder / name) for name in names]
+            batches = [_unpickle(folder / name) for name in names]
             pixels = np.concatenate([batch["data"] for batch in batches]).reshape(-1, *self.image_shape)
             labels = torch.tensor([label for batch in batches for label in batch["labels"]], dtype=torch.int64)
             images = torch.from_numpy(pixels)
@@ -90,25 +90,25 @@ class CIFAR10(ImageData):
                 f"dataset: {folder} holds no readable CIFAR-10 batches ({type(error).__name__}: {error})."
             ) from error
         if len(images) != len(labels) or images.dtype != torch.uint8:
-            raise UserError(f"dataset: {folder}: images and labels don't match.")
+            raise UserError(f"dataset: {folder}: the numbers of images and labels don't match.")
         return Images(images, labels)
 
 
-def _listed() -> list[tuple[str, str]]:
-    """Names and MD5s of the files that torchvision knows to belong to CIFAR-10."""
+def _names_and_md5s() -> list[tuple[str, str]]:
+    """Names and MD5s of CIFAR-10's files, from torchvision."""
     return [(name, md5) for name, md5 in (*TorchvisionCIFAR10.train_list, *TorchvisionCIFAR10.test_list)]
 
 
-class _Batches(pickle.Unpickler):
-    """Reads dicts of lists and numpy arrays, which is what CIFAR's batches are, and calls nothing else."""
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads dicts of lists and NumPy arrays, as in CIFAR's batches, and refuses to call anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _CALLED_FOR_ARRAYS:
+        if (module, name) in _ALLOWED_CALLABLES:
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it calls {module}.{name}, which no array needs")
+        raise pickle.UnpicklingError(f"it calls {module}.{name}, which arrays don't need")
 
 
-_CALLED_FOR_ARRAYS = {
+_ALLOWED_CALLABLES = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
     ("_codecs", "encode"),
@@ -116,7 +116,7 @@ _CALLED_FOR_ARRAYS = {
 }
 
 
-def _unpickled(path: Path) -> dict[str, Any]:
+def _unpickle(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        batch: dict[str, Any] = _Batches(file, encoding="latin1").load()
+        batch: dict[str, Any] = _ArrayUnpickler(file, encoding="latin1").load()
     return batch

@@ -1,4 +1,4 @@
-"""The LightningDataModule: a data set, split, put through one of the two pipelines."""
+"""The LightningDataModule: splits a data set and makes batches with one of the pipelines."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -28,24 +28,24 @@ from laptime.text import byte_size
 
 
 class DataModule(pl.LightningDataModule):
-    """Loads a data set when it is made; hands out batches on the training device.
+    """Loads a data set in its constructor, and makes batches on the training device.
 
     Args:
         data: the data set.
-        device: where the batches go.
+        device: of the batches.
         batch_size: samples per optimizer step on this rank.
         eval_batch_size: samples per batch in validation and test.
-        steps_per_execution: most batches in one training list.
-        seed: of the run: chooses the validation set and the order of samples.
-        rank: this process; it trains on and evaluates its own share.
-        clock: times an epoch's training batches; None: one that nobody reads.
+        steps_per_execution: maximum number of batches in a step group.
+        seed: of the run. It determines the validation set and the order of samples.
+        rank: this process, which trains on and evaluates its part of the samples.
+        clock: times the training batches of an epoch; None: a new one.
 
     Attributes:
-        num_train, num_val, num_test: samples of each part over all ranks.
-        checksum: of the data as read.
+        num_train, num_val, num_test: samples of all ranks.
+        checksum: of the data.
 
     Raises:
-        UserError: the files are absent or damaged, or the training set is smaller than a batch.
+        UserError: files are missing or damaged, or the training set is smaller than a batch.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class DataModule(pl.LightningDataModule):
         super().__init__()
         if data.pipeline == "workers" and data.image_shape[0] not in (1, 3):
             raise UserError(
-                f"dataset.pipeline=workers: goes through PIL, which takes images of 1 or 3 channels, not "
+                f"dataset.pipeline=workers: uses PIL, which supports 1 or 3 channels, but the images have "
                 f"{data.image_shape[0]}. Use dataset.pipeline=memory."
             )
         self.data = data
@@ -85,9 +85,9 @@ class DataModule(pl.LightningDataModule):
         self._check_sizes(rank.world_size)
         self.rank = rank
         self.order = EpochOrder(self.num_train, seed, rank.rank, rank.world_size)
-        # Every sample is evaluated once, whatever the number of ranks.
-        share = slice(rank.rank, None, rank.world_size)
-        self._val, self._test = self._val.take(share), self._test.take(share)
+        # Each sample is evaluated by exactly one rank.
+        of_this_rank = slice(rank.rank, None, rank.world_size)
+        self._val, self._test = self._val.take(of_this_rank), self._test.take(of_this_rank)
         self._normalize = Normalize(data.mean, data.std, device.torch_device)
         if data.pipeline == "memory":
             self._train, self._val, self._test = (
@@ -98,12 +98,12 @@ class DataModule(pl.LightningDataModule):
         if self.batch_size * world_size > self.num_train:
             raise UserError(
                 f"training.batch_size={self.batch_size}: is larger than the training set of {self.num_train} samples"
-                f"{f' shared by {world_size} ranks' if world_size > 1 else ''}. Use a smaller one."
+                f"{f' divided among {world_size} ranks' if world_size > 1 else ''}. Use a smaller batch size."
             )
         if 0 < self.num_val < world_size:
             raise UserError(
-                f"dataset.val_fraction={self.data.val_fraction}: leaves {self.num_val} samples to validate on, fewer "
-                f"than strategy.world_size={world_size}. Use a larger share."
+                f"dataset.val_fraction={self.data.val_fraction}: leaves {self.num_val} validation samples, fewer than "
+                f"strategy.world_size={world_size}. Use a larger fraction."
             )
 
     def train_dataloader(self) -> TimedLoader:
@@ -116,12 +116,12 @@ class DataModule(pl.LightningDataModule):
         return self._evaluation(self._test)
 
     def test_batches(self, num_ranks: int) -> Iterator[Batch]:
-        """The test set in the batches in which so many ranks evaluate it, one rank after the other."""
+        """The test batches of `num_ranks` ranks, one rank after the other."""
         for rank in range(num_ranks):
             yield from self._evaluation(self._test.take(slice(rank, None, num_ranks)))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Both pipelines hand out batches that are on the device."""
+        """Return the batch unchanged, because the pipelines make batches on the device."""
         return batch
 
     def teardown(self, stage: str) -> None:
@@ -160,38 +160,38 @@ class DataModule(pl.LightningDataModule):
 
 
 def require_memory(data: ImageData, device: Device, rank: Rank) -> None:
-    """Refuse a data set that does not fit, before it is loaded.
+    """Refuse a data set that does not fit into memory, before it is loaded.
 
     Raises:
-        UserError: says what it would take, and what there is.
+        UserError: with the required and the available memory.
     """
     num_bytes = data.num_bytes()
     if num_bytes is None:
         return
-    instead = "Use dataset.pipeline=mapped, which reads images from files as they are needed." if data.mappable else ""
+    fix = "Use dataset.pipeline=mapped, which reads images from files when they are needed." if data.mappable else ""
     key = f"dataset={data.name} dataset.pipeline={data.pipeline}"
     if device.used != "cpu" and data.pipeline == "memory" and device.memory_bytes and num_bytes > device.memory_bytes:
         raise UserError(
             f"{key}: {byte_size(num_bytes, 'GB')} of images don't fit into the {device.used} device's "
-            f"{byte_size(device.memory_bytes, 'GB')}. {instead or 'Use dataset.pipeline=workers.'}"
+            f"{byte_size(device.memory_bytes, 'GB')}. {fix or 'Use dataset.pipeline=workers.'}"
         )
-    num_here = max(1, rank.world_size // rank.num_nodes)
-    # Every rank reads them, and then takes its training and validation part out of them.
-    what = "images, twice{ranks} while they are split"
-    require_free_memory(key, num_bytes, what, num_here, instead or "Use a smaller data set.")
+    num_local_ranks = max(1, rank.world_size // rank.num_nodes)
+    # Every rank reads all images, and then copies its part of them.
+    description = "images, twice{ranks} while they are split"
+    require_free_memory(key, num_bytes, description, num_local_ranks, fix or "Use a smaller data set.")
 
 
 def _check_labels(data: ImageData, train: Tensor, test: Tensor) -> None:
-    """Refuse labels, each (N,), int64, that are no classes, and classes that can't be learned."""
+    """Refuse labels outside of the classes, and classes without training samples. Labels are int64, (N,)."""
     labels = torch.cat([train, test])
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < data.num_classes:
         raise UserError(
-            f"dataset: labels from {int(labels.min())} to {int(labels.max())}; with {data.num_classes} classes "
-            f"they must lie in 0 to {data.num_classes - 1}."
+            f"dataset: labels are from {int(labels.min())} to {int(labels.max())}. With {data.num_classes} classes "
+            f"they must be from 0 to {data.num_classes - 1}."
         )
     missing = (torch.bincount(train, minlength=data.num_classes) == 0).nonzero().flatten().tolist()
     if missing:
         raise UserError(
-            f"dataset={data.name}: no training sample of class {', '.join(map(str, missing[:5]))}, of "
-            f"{data.num_classes} classes in all: they can't be learnt. Use whole files."
+            f"dataset={data.name}: no training samples of class {', '.join(map(str, missing[:5]))} ({data.num_classes} "
+            "classes in total). Use complete files."
         )

@@ -1,6 +1,6 @@
 """Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747).
 
-Source of the checksums: the files of https://github.com/zalandoresearch/fashion-mnist as Debian ships them, unpacked.
+Source of the checksums: the files of https://github.com/zalandoresearch/fashion-mnist, unpacked from Debian's package.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from laptime.data.idx import IdxData
 
 @dataclass(kw_only=True)
 class FashionMNIST(IdxData):
-    """60,000 + 10,000 pictures of clothes."""
+    """60,000 + 10,000 images of clothes."""
 
     name = "fashion_mnist"
     folder_name = "FashionMNIST"

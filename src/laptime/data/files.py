@@ -1,4 +1,4 @@
-"""Data files on disk: checksums, unpacking, and what to say when one is damaged or can't be fetched."""
+"""Data files on disk: checksums, unpacking, downloads, and locks between processes."""
 
 import gzip
 import hashlib
@@ -19,10 +19,10 @@ from laptime.errors import UserError
 from laptime.record.files import write_atomically
 from laptime.text import byte_size
 
-OFFLINE = "Work with no network: dataset=mnist, dataset=synthetic."
+OFFLINE = "Without a network, use dataset=mnist or dataset=synthetic."
 CONNECT_TIMEOUT_S = 5.0
-# As long as the largest of them takes to download on a slow line, and be it in another process.
-_LONGEST_WAIT_S = 3600.0
+# Time for another process to download the largest data set on a slow connection.
+_LOCK_TIMEOUT_S = 3600.0
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +42,12 @@ def check(path: Path, expected: str) -> None:
     if actual != expected:
         raise UserError(
             f"dataset: {path} is damaged or not the published file: SHA-256 {actual}, expected {expected}.\n"
-            "Delete it and run again, or read files of your own with dataset.verify=false."
+            "Delete it and run again, or set dataset.verify=false to read your own files."
         )
 
 
 def unpack(packed: Path, target: Path, expected: str | None) -> None:
-    """Unpack a gzip file; `target` appears whole and checked, or not at all, also when several processes do it at once.
+    """Unpack a gzip file. `target` is created atomically after the check, also if several processes do it concurrently.
 
     Raises:
         UserError: the packed file is damaged, its content has another SHA-256 than `expected`, or `target` can't be
@@ -55,9 +55,9 @@ def unpack(packed: Path, target: Path, expected: str | None) -> None:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(target.parent):
-            if not target.is_file():  # else another process has unpacked it meanwhile
-                write_atomically(target, _unpacked(packed, expected))
+        with locked(target.parent):
+            if not target.is_file():  # otherwise another process has unpacked it
+                write_atomically(target, _unpack(packed, expected))
     except OSError as error:
         raise UserError(
             f"dataset: {target.parent} can't be written ({error.strerror or error}). "
@@ -65,57 +65,56 @@ def unpack(packed: Path, target: Path, expected: str | None) -> None:
         ) from error
 
 
-def _unpacked(packed: Path, expected: str | None) -> bytes:
+def _unpack(packed: Path, expected: str | None) -> bytes:
     try:
         content = gzip.decompress(packed.read_bytes())
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
-            f"dataset: {packed} is damaged: no whole gzip file ({error}), SHA-256 {sha256(packed)}.\n"
-            "Put the published file in its place."
+            f"dataset: {packed} is damaged: not a complete gzip file ({error}), SHA-256 {sha256(packed)}.\n"
+            "Replace it by the published file."
         ) from error
     actual = hashlib.sha256(content).hexdigest()
     if expected is not None and actual != expected:
         raise UserError(
             f"dataset: {packed} is damaged or not the published file: its content has SHA-256 {actual}, "
-            f"expected {expected}.\nPut the published file in its place, or use dataset.verify=false."
+            f"expected {expected}.\nReplace it by the published file, or set dataset.verify=false."
         )
     return content
 
 
 def download(
-    what: str, folder: Path, by_hand: str, fetch: Callable[[Path], object], is_there: Callable[[], bool]
+    name: str, folder: Path, manual_steps: str, fetch: Callable[[Path], object], is_complete: Callable[[], bool]
 ) -> None:
-    """Download into a folder of its own and move what came there, whole, to where it belongs; one process at a time.
+    """Download to a temporary folder, and move complete files to `folder`. One process does it at a time.
 
-    What arrives damaged is removed and fetched once more. Without a network it gives up within seconds, leaves nothing
-    behind, and says what to do.
+    A damaged download is removed and repeated once. Without a network it fails within seconds and leaves no files.
 
     Args:
-        what: the data set.
-        folder: where its files belong.
-        by_hand: which files to put where.
-        fetch: downloads to the folder it is given, and raises RuntimeError for what has another checksum.
-        is_there: whether another process has fetched it meanwhile.
+        name: of the data set, for messages.
+        folder: of its files.
+        manual_steps: how to install the files without this download.
+        fetch: downloads to the given folder. It raises RuntimeError if a checksum is wrong.
+        is_complete: whether all files are in `folder`, e.g. from another process.
 
     Raises:
         UserError: the download failed, or `folder` can't be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(folder):
-            if is_there():
+        with locked(folder):
+            if is_complete():
                 return
             try:
                 _fetch_and_move(fetch, folder)
             except RuntimeError as error:
                 if "corrupted" not in str(error):
                     raise
-                log.warning("dataset: %s arrived damaged (%s): fetching it again", what, error)
+                log.warning("dataset: the download of %s is damaged (%s): downloading it again", name, error)
                 _fetch_and_move(fetch, folder)
     except (OSError, RuntimeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = " ".join(lines) if lines else type(error).__name__
-        raise UserError(f"dataset: {what} could not be downloaded ({reason}).\n{by_hand} {OFFLINE}") from error
+        raise UserError(f"dataset: {name} could not be downloaded ({reason}).\n{manual_steps} {OFFLINE}") from error
 
 
 def _fetch_and_move(fetch: Callable[[Path], object], folder: Path) -> None:
@@ -132,8 +131,7 @@ def _fetch_and_move(fetch: Callable[[Path], object], folder: Path) -> None:
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Let new sockets of this process give up: torchvision 0.29 takes no timeout for its downloads (not reported
-    upstream)."""
+    """Set the timeout of new sockets. torchvision 0.29 has no timeout for downloads (not reported upstream)."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -143,15 +141,15 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Wait until no other process of this user does this with the same folder."""
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on the folder between the processes of this user."""
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    place = cache_dir().with_name("locks")
-    lock = FileLock(place / name, timeout=_LONGEST_WAIT_S)
+    lock_dir = cache_dir().with_name("locks")
+    lock = FileLock(lock_dir / name, timeout=_LOCK_TIMEOUT_S)
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        lock_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except (OSError, NotImplementedError):  # no such place: then everybody works, and whole files replace each other
+    except (OSError, NotImplementedError):  # can't lock: all processes do the work, and complete files replace others
         yield
         return
     try:
@@ -161,35 +159,35 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def appearing(folder: Path, num_bytes: int) -> Iterator[Path]:
-    """Fill a folder that appears whole, or not at all, also when several processes make it at once.
+def create_atomically(folder: Path, num_bytes: int) -> Iterator[Path]:
+    """Create a folder atomically, also if several processes do it concurrently.
 
     Args:
         folder: doesn't exist.
-        num_bytes: what will be written to it.
+        num_bytes: size of the files to be written.
 
     Yields:
-        The folder to write to.
+        A temporary folder to write to, which becomes `folder`.
 
     Raises:
-        UserError: it can't be written, or there is no room for it.
+        UserError: the folder can't be written, or the disk is too full.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder.parent).free
         if num_bytes > free:
             raise UserError(
-                f"dataset: {folder} would take {byte_size(num_bytes, 'GB')}, and {byte_size(free, 'GB')} are free "
-                "there. Choose another folder with dataset.root=DIR, or a smaller data set."
+                f"dataset: {folder} needs {byte_size(num_bytes, 'GB')}, but only {byte_size(free, 'GB')} are free. "
+                "Choose another folder with dataset.root=DIR, or a smaller data set."
             )
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".being-made-") as temporary:
-            there = Path(temporary) / folder.name
-            there.mkdir()
-            yield there
+            unfinished = Path(temporary) / folder.name
+            unfinished.mkdir()
+            yield unfinished
             try:
-                there.rename(folder)
+                unfinished.rename(folder)
             except OSError:
-                if not folder.exists():  # else another process was first, with the same
+                if not folder.exists():  # otherwise another process has created the same folder
                     raise
     except OSError as error:
         raise UserError(
@@ -199,7 +197,7 @@ def appearing(folder: Path, num_bytes: int) -> Iterator[Path]:
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, or in the nearest one above it that exists."""
+    """Whether files can be created in a folder, or in its nearest parent that exists."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return os.access(folder, os.W_OK)

@@ -1,4 +1,4 @@
-"""Data sets in MNIST's own format: four IDX files, found unpacked or packed, checked, and read through torchvision.
+"""Data sets in MNIST's format: four IDX files, packed or unpacked, which are verified and read by torchvision.
 
 Source: https://yann.lecun.com/exdb/mnist/ (format).
 """
@@ -24,11 +24,11 @@ TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 @dataclass(kw_only=True)
 class IdxData(ImageData):
-    """Grey images of 28 x 28 in ten classes, in four IDX files, unpacked in <root>/<folder_name>/raw.
+    """Gray images of 28 x 28 in ten classes, in four IDX files, unpacked in <root>/<folder_name>/raw.
 
     Attributes:
-        folder_name: torchvision's name for the data set's folder.
-        packed_folder: a folder that may hold the packed files already, besides `root`.
+        folder_name: name of the data set's folder in torchvision.
+        packed_folder: a folder besides `root` that may have the packed files.
         checksums: SHA-256 of each unpacked file.
     """
 
@@ -45,47 +45,47 @@ class IdxData(ImageData):
 
     @abstractmethod
     def download(self) -> None:
-        """Fetch the files to `root`.
+        """Download the files to `root`.
 
         Raises:
-            UserError: they can't be fetched.
+            UserError: the download failed.
         """
 
     def load(self) -> tuple[Images, Images, str]:
-        found = self._found()
-        digests = [self.checksums[name] if self.verify else files.sha256(path) for name, path in found.items()]
-        train, test = (self._read(*(found[name] for name in names)) for names in (TRAIN_FILES, TEST_FILES))
+        paths = self._verified_paths()
+        digests = [self.checksums[name] if self.verify else files.sha256(path) for name, path in paths.items()]
+        train, test = (self._read(*(paths[name] for name in names)) for names in (TRAIN_FILES, TEST_FILES))
         return train, test, hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
     def num_bytes(self) -> int:
-        return sum(self._found()[images].stat().st_size for images, _ in (TRAIN_FILES, TEST_FILES))
+        return sum(self._verified_paths()[images].stat().st_size for images, _ in (TRAIN_FILES, TEST_FILES))
 
-    def _found(self) -> dict[str, Path]:
-        """The four files, checked once."""
+    def _verified_paths(self) -> dict[str, Path]:
+        """The four files by name, verified once."""
         if not self._paths:
             self._paths = {name: self._find(name) for name in (*TRAIN_FILES, *TEST_FILES)}
         return self._paths
 
     def _find(self, name: str) -> Path:
-        """The unpacked file, checked: as it lies there, else unpacked, else downloaded."""
+        """The verified, unpacked file. It is unpacked or downloaded if necessary."""
         raw = Path(self.folder_name) / "raw"
         folders = [self.folder() / raw, self.folder()]
         for folder in [*folders, cache_dir() / raw] if self.verify else folders:
             if (folder / name).is_file():
-                return self._checked(folder / name)
+                return self._verify(folder / name)
         for folder in (*folders, self.packed_folder):
             packed = folder / f"{name}.gz"
             if packed.is_file():
-                return self._unpacked(packed, name)
+                return self._unpack(packed, name)
         self.download()
-        return self._checked(self.folder() / raw / name)
+        return self._verify(self.folder() / raw / name)
 
-    def _checked(self, path: Path) -> Path:
+    def _verify(self, path: Path) -> Path:
         if self.verify:
             files.check(path, self.checksums[path.name])
         return path
 
-    def _unpacked(self, packed: Path, name: str) -> Path:
+    def _unpack(self, packed: Path, name: str) -> Path:
         target = self.folder() / self.folder_name / "raw" / name
         if not self.verify:
             files.unpack(packed, target, None)
@@ -102,19 +102,21 @@ class IdxData(ImageData):
             images = _mapped(images_path) if self.pipeline == "mapped" else read_image_file(str(images_path))
             labels = read_label_file(str(labels_path))
         except (ValueError, TypeError, KeyError, AssertionError, RuntimeError, OSError) as error:
-            raise UserError(f"dataset: {images_path} or {labels_path.name} is no whole IDX file ({error}).") from error
+            raise UserError(
+                f"dataset: {images_path} or {labels_path.name} is not a complete IDX file ({error})."
+            ) from error
         if images.shape[1:] != self.image_shape[1:] or len(images) != len(labels):
             raise UserError(
-                f"dataset: {images_path} holds images of shape {tuple(images.shape)} for {len(labels)} labels; "
+                f"dataset: {images_path} has images of shape {tuple(images.shape)} for {len(labels)} labels; "
                 f"expected (N, {self.image_shape[1]}, {self.image_shape[2]}) and N labels."
             )
         return Images(images.unsqueeze(1), labels.to(torch.int64))
 
 
 def _mapped(path: Path) -> torch.Tensor:
-    """The images of an IDX file, uint8 (N, H, W), of which the system reads a page when it is needed."""
+    """The images of an IDX file, uint8 (N, H, W), mapped to memory: pages are read when they are needed."""
     magic, *shape = np.fromfile(path, ">i4", 4).tolist()
     if magic != _IMAGES or path.stat().st_size != _HEADER_BYTES + math.prod(shape):
         raise ValueError(f"magic number {magic}, shape {shape}, {path.stat().st_size} bytes")
-    # Copied on write, and never written: torch wants memory that could be.
+    # Mode "c" (copy on write), because torch requires writable memory. It is never written.
     return torch.from_numpy(np.memmap(path, np.uint8, "c", _HEADER_BYTES, tuple(shape)))

@@ -1,5 +1,5 @@
-"""The fast pipelines: many batches gathered and normalised at once, from uint8 tensors on the device (`memory`) or from
-memory-mapped files (`mapped`)."""
+"""The fast pipelines: many batches are gathered and normalized together, from uint8 tensors on the device (`memory`) or
+from memory-mapped files (`mapped`)."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -9,11 +9,11 @@ from laptime.data.image_data import Images
 from laptime.data.order import EpochOrder
 from laptime.lap.timed_loader import Batch
 
-# One gather makes at most this much float32 data: what is larger leaves the caches before it is trained on, and goes
-# back to the system after every list, which clears it anew.
-_LARGEST_GATHER_BYTES = 2**21
-# And one list of batches holds at most this much.
-_LARGEST_LIST_BYTES = 2**26
+# Maximum float32 bytes of one gather. Larger data would be evicted from the caches before training on it, and its
+# memory would be returned to the system and zeroed again for every step group.
+_MAX_GATHER_BYTES = 2**21
+# Maximum bytes of a step group.
+_MAX_STEP_GROUP_BYTES = 2**26
 
 
 class MemoryPipeline:
@@ -21,10 +21,10 @@ class MemoryPipeline:
 
     Args:
         data: on the training device, or mapped.
-        order: which samples in which order.
+        order: of the samples.
         normalize, augment: from pixels to network input.
         batch_size: samples per optimizer step.
-        steps_per_execution: most batches per list.
+        steps_per_execution: maximum number of batches per step group.
     """
 
     def __init__(
@@ -42,15 +42,15 @@ class MemoryPipeline:
         self.augment = augment
         self.batch_size = batch_size
         batch_bytes = 4 * batch_size * data.images[0].numel()
-        self.steps_per_list = max(1, min(steps_per_execution, _LARGEST_LIST_BYTES // batch_bytes))
-        self.steps_per_gather = max(1, min(self.steps_per_list, _LARGEST_GATHER_BYTES // batch_bytes))
+        self.steps_per_group = max(1, min(steps_per_execution, _MAX_STEP_GROUP_BYTES // batch_bytes))
+        self.steps_per_gather = max(1, min(self.steps_per_group, _MAX_GATHER_BYTES // batch_bytes))
 
     def __len__(self) -> int:
-        return -(-len(self.order) // (self.batch_size * self.steps_per_list))
+        return -(-len(self.order) // (self.batch_size * self.steps_per_group))
 
     def step_groups(self) -> Iterator[list[Batch]]:
         batches = self._split(self._gathered(self.batch_size * self.steps_per_gather))
-        while step_group := list(islice(batches, self.steps_per_list)):
+        while step_group := list(islice(batches, self.steps_per_group)):
             yield step_group
 
     def _split(self, gathered: Iterator[Batch]) -> Iterator[Batch]:
@@ -61,7 +61,7 @@ class MemoryPipeline:
         return self._gathered(self.batch_size)
 
     def _gathered(self, size: int) -> Iterator[Batch]:
-        """The epoch in parts of so many samples."""
+        """The epoch in batches of `size` samples."""
         permutation = self.order.permutation().to(self.data.images.device)
         generator = self.order.generator(self.normalize.device)
         drawn = self.augment.draw(len(permutation), generator) if self.augment else permutation
@@ -73,7 +73,7 @@ class MemoryPipeline:
 
 
 class MemoryEvaluation:
-    """Batches of a whole data set in order, normalised only.
+    """Batches of a whole data set in order, normalized but not augmented.
 
     Args:
         data: on the training device, or mapped.

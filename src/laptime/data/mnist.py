@@ -1,7 +1,6 @@
-"""MNIST (LeCun, Cortes and Burges 1998), shipped with Laptime: never downloaded.
+"""MNIST (LeCun, Cortes and Burges 1998). It is part of Laptime and never downloaded.
 
-Source of the checksums: the files as published; torchvision's own MD5s are of the gzip files, which can be packed
-in more ways than one.
+Source of the checksums: the published files. torchvision's MD5s are of the gzip files, which depend on the compression.
 """
 
 from dataclasses import dataclass
@@ -28,4 +27,4 @@ class MNIST(IdxData):
     }
 
     def download(self) -> None:
-        raise UserError(f"dataset=mnist: {self.packed_folder} lacks files that come with Laptime. Install it again.")
+        raise UserError(f"dataset=mnist: {self.packed_folder} lacks files of Laptime. Install it again.")

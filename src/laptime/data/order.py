@@ -1,4 +1,4 @@
-"""Which samples make up which optimizer step: a new permutation every epoch, without overlap between ranks."""
+"""The order of samples: a new permutation every epoch, without overlap between ranks."""
 
 import torch
 from torch import Tensor
@@ -6,16 +6,16 @@ from torch.utils.data import Sampler
 
 
 class EpochOrder(Sampler[int]):
-    """The order in which one rank sees its share of the training set in each epoch.
+    """The order in which one rank sees its samples in each epoch.
 
-    The permutation follows from (seed, epoch) alone, so a resumed run goes on exactly as the undisturbed one would
-    have. Each rank takes every world_size-th sample of it; what is left over when the samples don't divide evenly is
-    dropped from this epoch, so that all ranks take the same number of steps.
+    The permutation depends only on (seed, epoch), so a resumed run continues exactly as an uninterrupted one. Each rank
+    takes every world_size-th sample. Samples that remain if the number is not divisible are dropped from this epoch, so
+    that all ranks take the same number of steps.
 
     Args:
         num_samples: size of the training set.
         seed: of the run.
-        rank, world_size: this process and how many there are.
+        rank, world_size: of this process.
     """
 
     def __init__(self, num_samples: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
@@ -36,8 +36,8 @@ class EpochOrder(Sampler[int]):
         return order[: len(self) * self.world_size][self.rank :: self.world_size]
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """For whatever else is drawn at random for this rank's samples in this epoch; apart from torch's own generator,
-        so that dropout draws the same numbers with every pipeline."""
+        """A generator for the augmentation of this rank's samples in this epoch. It is separate from torch's global
+        generator, so that dropout draws the same numbers with every pipeline."""
         return torch.Generator(device).manual_seed(epoch_seed(self.seed, self.epoch, self.rank) ^ 1)
 
     def __iter__(self):  # type: ignore[no-untyped-def]
@@ -48,7 +48,7 @@ class EpochOrder(Sampler[int]):
 
 
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
-    """A seed of its own for every (seed, epoch, rank): neighbours give unrelated random numbers.
+    """A different seed for every (seed, epoch, rank). Neighboring values give unrelated random numbers.
 
     Source: the mixing step of SplitMix64 (Steele, Lea and Flood 2014).
     """

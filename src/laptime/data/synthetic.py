@@ -1,4 +1,4 @@
-"""Made-up images: each class has a random template, each image is its class's template under noise."""
+"""Generated images: each class has a random template, and each image is the template of its class plus noise."""
 
 import hashlib
 import math
@@ -20,10 +20,10 @@ _NOISE = 48.0
 
 @dataclass(kw_only=True)
 class Synthetic(ImageData):
-    """Images of any shape and class count, learnable, and the same on every machine and for every seed."""
+    """Learnable images of any shape and number of classes. They are the same on every machine and for every seed."""
 
     shape: list[int]
-    num_classes: int  # type: ignore[misc]  # of each object, not of the class
+    num_classes: int  # type: ignore[misc]  # an instance attribute here
     num_train: int
     num_test: int
 
@@ -56,44 +56,42 @@ class Synthetic(ImageData):
             return self._mapped()
         return self._make(lambda name, shape: np.empty(shape, np.uint8))
 
-    def _make(self, room: Callable[[str, tuple[int, ...]], np.ndarray]) -> tuple[Images, Images, str]:
-        """Make the images up.
+    def _make(self, allocate: Callable[[str, tuple[int, ...]], np.ndarray]) -> tuple[Images, Images, str]:
+        """Generate the images.
 
         Args:
-            room: gives the uint8 array of a shape for the images of a part.
+            allocate: returns a uint8 array of the given shape, for `train` or `test`.
         """
         generator = torch.Generator().manual_seed(_SEED)
         templates = torch.randint(64, 192, (self.num_classes, *self.shape), generator=generator, dtype=torch.float32)
         parts = []
         digest = hashlib.sha256(str(self.shape).encode())
         for name, count in (("train", self.num_train), ("test", self.num_test)):
-            images = torch.from_numpy(room(name, (count, *self.shape)))
+            images = torch.from_numpy(allocate(name, (count, *self.shape)))
             parts.append(self._draw(images, templates, generator))
             digest.update(images.numpy().data)
             digest.update(parts[-1].labels.numpy().data)
         return parts[0], parts[1], digest.hexdigest()[:16]
 
     def _mapped(self) -> tuple[Images, Images, str]:
-        """From files, which are made the first time."""
+        """Map the images from files, which are created the first time."""
         name = f"{'x'.join(map(str, self.shape))}-{self.num_classes}-{self.num_train}-{self.num_test}"
         folder = self.folder() / self.name / name
         if not folder.exists():
-            with files.appearing(folder, self.num_bytes()) as there:
+            with files.create_atomically(folder, self.num_bytes()) as unfinished:
 
-                def room(part: str, shape: tuple[int, ...]) -> np.ndarray:
-                    return np.lib.format.open_memmap(there / f"{part}.npy", "w+", np.uint8, shape)
+                def allocate(part: str, shape: tuple[int, ...]) -> np.ndarray:
+                    return np.lib.format.open_memmap(unfinished / f"{part}.npy", "w+", np.uint8, shape)
 
-                train, test, checksum = self._make(room)
+                train, test, checksum = self._make(allocate)
                 np.savez(
-                    there / "labels.npz", train=train.labels.numpy(), test=test.labels.numpy(), checksum=checksum,
-                    stamps=_stamps(there),
+                    unfinished / "labels.npz", train=train.labels.numpy(), test=test.labels.numpy(), checksum=checksum,
+                    stamps=_stamps(unfinished),
                 )  # fmt: skip
         try:
             with np.load(folder / "labels.npz") as labels:
-                if not np.array_equal(
-                    labels["stamps"], _stamps(folder)
-                ):  # reading all of it would take what mapping saves
-                    raise ValueError("its images have been written to since they were made")
+                if not np.array_equal(labels["stamps"], _stamps(folder)):  # a checksum would have to read all images
+                    raise ValueError("its images were modified after they were created")
                 train, test = (
                     Images(
                         torch.from_numpy(np.lib.format.open_memmap(folder / f"{part}.npy", "c")),
@@ -103,7 +101,9 @@ class Synthetic(ImageData):
                 )
                 return train, test, str(labels["checksum"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"dataset: {folder} is damaged ({error}). Delete it: it will be made again.") from error
+            raise UserError(
+                f"dataset: {folder} is damaged ({error}). Delete it, so that it is created again."
+            ) from error
 
     def _draw(self, images: torch.Tensor, templates: torch.Tensor, generator: torch.Generator) -> Images:
         count = len(images)
@@ -117,6 +117,6 @@ class Synthetic(ImageData):
 
 
 def _stamps(folder: Path) -> np.ndarray:
-    """Size and time of the last change, in bytes and ns, of the files with images: int64 (2, 2)."""
-    found = [(folder / f"{part}.npy").stat() for part in ("train", "test")]
-    return np.array([(each.st_size, each.st_mtime_ns) for each in found], np.int64)
+    """Size in bytes and modification time in ns of the two image files: int64 (2, 2)."""
+    stats = [(folder / f"{part}.npy").stat() for part in ("train", "test")]
+    return np.array([(stat.st_size, stat.st_mtime_ns) for stat in stats], np.int64)

@@ -1,4 +1,4 @@
-"""The usual pipeline: a DataLoader whose worker processes apply torchvision's transforms image by image."""
+"""The standard pipeline: a DataLoader whose worker processes apply torchvision's transforms to single images."""
 
 import ctypes
 import multiprocessing
@@ -22,24 +22,24 @@ from laptime.lap.timed_loader import Batch
 from laptime.machine.device import Device
 from laptime.machine.sockets import use_short_socket_dir
 
-if TYPE_CHECKING:  # torchvision and PIL are imported where they are used: that takes a second
+if TYPE_CHECKING:  # torchvision and PIL are imported where they are used, because that takes a second
     from PIL import Image
     from torchvision import transforms
 
 
-# Which image; in training with augmentation also what is drawn for it, as `FlipAndRotate.draw` does.
+# Index of an image; in training with augmentation also its two random numbers, from `FlipAndRotate.draw`.
 Sample = int | tuple[int, tuple[float, float]]
 
 
 class TransformedImages(Dataset[tuple[Tensor, int]]):
-    """Images one by one: from uint8 through PIL and torchvision's transforms to float32 (C, H, W).
+    """Single images: from uint8 through PIL and torchvision's transforms to float32 (C, H, W).
 
-    Nothing is drawn at random here: that would depend on the worker that an image falls to.
+    It draws no random numbers, because they would depend on which worker gets an image.
 
     Args:
         data: in main memory.
         transform: from a PIL image to a tensor.
-        augment: says what to do to an image with what is drawn for it.
+        augment: which augmentation to apply with the random numbers of a sample.
     """
 
     def __init__(self, data: Images, transform: "transforms.Compose", augment: FlipAndRotate) -> None:
@@ -55,7 +55,7 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
         return len(self.labels)
 
     def __getitem__(self, sample: Sample) -> tuple[Tensor, int]:
-        index, drawn = (sample, None) if isinstance(sample, int) else sample
+        index, drawn = (sample, None) if isinstance(sample, int) else sample  # drawn: random numbers of `draw`
         pixels = self.images[index]
         image = self._image(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         return self.transform(image if drawn is None else self._augmented(image, *drawn)), self.labels[index]
@@ -70,8 +70,8 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
         return image
 
 
-class _WithDrawn(Sampler[Sample]):
-    """An order, and for each of its samples what is drawn for it in this epoch."""
+class _AugmentedOrder(Sampler[Sample]):
+    """An order of samples, each with its random numbers for augmentation in this epoch."""
 
     def __init__(self, order: EpochOrder, augment: FlipAndRotate) -> None:
         self.order = order
@@ -87,7 +87,7 @@ class _WithDrawn(Sampler[Sample]):
 
 
 def transform_of(data: ImageData) -> "transforms.Compose":
-    """To float32 in [0, 1], then normalised per channel."""
+    """To float32 in [0, 1], then normalized per channel."""
     from torchvision import transforms
 
     channels = data.image_shape[0]
@@ -99,15 +99,15 @@ class WorkersPipeline:
     """Training batches from worker processes, grouped by `steps_per_execution`.
 
     Args:
-        dataset: images one by one.
-        order: which samples in which order.
+        dataset: single images.
+        order: of the samples.
         batch_size: samples per optimizer step.
-        steps_per_execution: batches per list.
+        steps_per_execution: batches per step group.
         num_workers: worker processes; 0: load in the training process.
-        device: where the batches go.
+        device: of the batches.
 
     Attributes:
-        on_phase: called when a batch has come from the workers, and when it is on its way to the device.
+        on_phase: called when a batch has arrived from the workers, and when its copy to the device was started.
     """
 
     def __init__(
@@ -119,9 +119,10 @@ class WorkersPipeline:
         num_workers: int,
         device: Device,
     ) -> None:
-        # A whole list is on its way while the one before is trained on, or waiting would be no overlap but all of it.
+        # The workers load the next step group while the current one is trained. With less prefetching, loading and
+        # training would not overlap.
         prefetch = -(-2 * steps_per_execution // max(1, num_workers))
-        sampler = _WithDrawn(order, dataset.augment) if dataset.augment else order
+        sampler = _AugmentedOrder(order, dataset.augment) if dataset.augment else order
         self.loader = _loader(dataset, batch_size, num_workers, device, sampler, prefetch)
         self.batch_size = batch_size
         self.steps_per_execution = steps_per_execution
@@ -137,17 +138,17 @@ class WorkersPipeline:
             yield step_group
 
     def batches(self) -> Iterator[Batch]:
-        return _on_device(self.loader, self.device, lambda part: self.on_phase(part))
+        return _on_device(self.loader, self.device, lambda phase: self.on_phase(phase))
 
 
 class WorkersEvaluation:
     """Batches of a whole data set in order, from worker processes.
 
     Args:
-        dataset: images one by one.
+        dataset: single images.
         batch_size: samples per batch.
         num_workers: worker processes.
-        device: where the batches go.
+        device: of the batches.
     """
 
     def __init__(self, dataset: TransformedImages, batch_size: int, num_workers: int, device: Device) -> None:
@@ -170,7 +171,7 @@ def _loader(
     prefetch: int,
 ) -> DataLoader[tuple[Tensor, int]]:
     if num_workers:
-        use_short_socket_dir()  # of torch's, which hand tensors over
+        use_short_socket_dir()  # for torch's sockets, which transfer tensors
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -179,15 +180,15 @@ def _loader(
         persistent_workers=num_workers > 0,
         prefetch_factor=max(2, prefetch) if num_workers else None,
         pin_memory=device.used == "cuda",
-        generator=torch.Generator(),  # for the workers' seeds: torch's own is for dropout
-        worker_init_fn=_depend_on_the_parent,
+        generator=torch.Generator(),  # for the seeds of workers; torch's global one is for dropout
+        worker_init_fn=_follow_parent,
     )
 
 
 def close(loader: DataLoader[tuple[Tensor, int]]) -> None:
     """End the worker processes, which otherwise live as long as the loader.
 
-    torch 2.14 has no public way: https://github.com/pytorch/pytorch/issues/64766
+    torch 2.14 has no public function for this: https://github.com/pytorch/pytorch/issues/64766
     """
     iterator = loader._iterator
     if iterator is not None and hasattr(iterator, "_shutdown_workers"):
@@ -195,23 +196,24 @@ def close(loader: DataLoader[tuple[Tensor, int]]) -> None:
     loader._iterator = None
 
 
-def _depend_on_the_parent(worker: int) -> None:
-    """Leave it to the training process when the workers end (Ctrl-C reaches them too); end with it when it is killed,
-    which torch's own watchdog has been seen to miss.
+def _follow_parent(worker: int) -> None:
+    """Let the training process end the workers: they ignore Ctrl-C, and they exit if it is killed.
+
+    torch's own watchdog sometimes misses that the parent was killed. Seen with torch 2.14, not reported.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def end_with_the_parent() -> None:
+    def exit_with_parent() -> None:
         parent.join()
         os._exit(1)
 
     if sys.platform == "linux" and parent.pid == os.getppid():
         pr_set_pdeathsig = 1  # prctl(2)
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    else:  # a forkserver's child, as in ranks that were started by one
-        threading.Thread(target=end_with_the_parent, daemon=True).start()
+    else:  # the parent process is a forkserver, as in ranks
+        threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
 def _on_device(

@@ -1,1 +1,1 @@
-"""Networks, one per file: each takes the data set's shape and class count, and maps images to logits. Shared: parts."""
+"""Networks, one per file. Each takes the image shape and the number of classes, and maps images to logits."""

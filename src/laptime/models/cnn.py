@@ -10,15 +10,15 @@ from laptime.models.parts import channels_last, check_head, head
 class CNN(nn.Module):
     """3 x 3 convolutions, each with ReLU and 2 x 2 max pooling, then linear layers with ReLU and dropout.
 
-    Adapts to the input: pooling stops where a side is down to one pixel. ReLU comes after pooling, which gives the same
-    values and gradients as the other way round, on a quarter of the elements.
+    There is no pooling once a side has one pixel. ReLU comes after pooling: values and gradients are the same as in the
+    usual order, with a quarter of the elements.
 
     Args:
         input_shape: of one image, (C, H, W).
         num_classes: number of logits.
         channels: output channels of each convolution.
         hidden_sizes: width of each hidden linear layer.
-        dropout: share of each hidden layer's outputs that is dropped in training, in [0, 1).
+        dropout: dropout probability after each hidden layer, in [0, 1).
 
     Raises:
         ValueError: an argument is out of its range.

@@ -7,14 +7,14 @@ from laptime.models.parts import channels_last, check_dropout
 
 
 class EfficientNetB0(nn.Module):
-    """torchvision's EfficientNet-B0, with a first layer at stride 1: it leaves small images twice the pixels a side.
+    """torchvision's EfficientNet-B0 with stride 1 in the first layer, which keeps twice the pixels per side.
 
     Source: M. Tan and Q. Le, EfficientNet: rethinking model scaling for convolutional neural networks, 2019.
 
     Args:
         input_shape: of one image, (C, H, W).
         num_classes: number of logits.
-        dropout: share of the last layer's inputs that is dropped in training, in [0, 1).
+        dropout: dropout probability before the last layer, in [0, 1).
 
     Raises:
         ValueError: an argument is out of its range.
@@ -27,7 +27,7 @@ class EfficientNetB0(nn.Module):
         check_dropout(dropout)
         network = efficientnet_b0(num_classes=num_classes, dropout=dropout)
         first = nn.Conv2d(input_shape[0], 32, kernel_size=3, padding=1, bias=False)
-        nn.init.kaiming_normal_(first.weight, mode="fan_out")  # as all its convolutions
+        nn.init.kaiming_normal_(first.weight, mode="fan_out")  # like all convolutions of the network
         network.features[0][0] = first
         self.network = network
 

@@ -1,4 +1,4 @@
-"""Logistic regression: the floor that every network should beat."""
+"""Logistic regression: a baseline that every network should beat."""
 
 import math
 

@@ -6,14 +6,14 @@ from laptime.models.parts import check_dropout
 
 
 class LSTM(nn.Module):
-    """Reads an image row by row, from top to bottom; the last row's output goes through dropout to the logits.
+    """Reads an image row by row from top to bottom, then dropout and a linear layer on the output of the last row.
 
     Args:
-        input_shape: of one image, (C, H, W): H steps of C x W values.
+        input_shape: of one image, (C, H, W): a sequence of H rows with C x W values.
         num_classes: number of logits.
-        hidden_size: width of each layer's state.
-        num_layers: LSTMs on top of each other.
-        dropout: share of each layer's outputs that is dropped in training, in [0, 1).
+        hidden_size: size of each layer's hidden state.
+        num_layers: number of stacked LSTM layers.
+        dropout: dropout probability after each layer, in [0, 1).
 
     Raises:
         ValueError: an argument is out of its range.
@@ -29,7 +29,7 @@ class LSTM(nn.Module):
         if num_layers < 1:
             raise ValueError(f"num_layers={num_layers}: must be at least 1.")
         channels, _, width = input_shape
-        between = dropout if num_layers > 1 else 0.0  # torch warns of dropout that has no layer after it
+        between = dropout if num_layers > 1 else 0.0  # torch warns about dropout with a single layer
         self.lstm = nn.LSTM(channels * width, hidden_size, num_layers, batch_first=True, dropout=between)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden_size, num_classes))
 

@@ -15,7 +15,7 @@ class MLP(nn.Module):
         input_shape: of one image, (C, H, W).
         num_classes: number of logits.
         hidden_sizes: width of each hidden layer.
-        dropout: share of each hidden layer's outputs that is dropped in training, in [0, 1).
+        dropout: dropout probability after each hidden layer, in [0, 1).
 
     Raises:
         ValueError: an argument is out of its range.

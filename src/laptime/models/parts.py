@@ -1,4 +1,4 @@
-"""What several networks are made of."""
+"""Building blocks and checks that several networks share."""
 
 from collections.abc import Sequence
 
@@ -7,21 +7,21 @@ from torch import Tensor, nn
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """The same images (B, C, H, W), on a CPU in the layout that its convolutions and its pooling like.
+    """The same images (B, C, H, W), on a CPU with the channels-last memory layout.
 
-    Pooling over neighbouring channels is vectorised, over neighbouring pixels it isn't: 13 times as fast.
+    It makes pooling 13 times as fast on a CPU, because torch vectorizes it over neighboring channels, not pixels.
     """
     return images.to(memory_format=torch.channels_last) if images.device.type == "cpu" else images
 
 
 def check_dropout(dropout: float) -> None:
-    """Check a share of outputs to drop.
+    """Check a dropout probability.
 
     Raises:
         ValueError: it is not in [0, 1).
     """
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout}: must lie in [0, 1), the share of outputs that is dropped.")
+        raise ValueError(f"dropout={dropout}: must be in [0, 1).")
 
 
 def check_head(hidden_sizes: Sequence[int], dropout: float) -> None:
@@ -36,7 +36,8 @@ def check_head(hidden_sizes: Sequence[int], dropout: float) -> None:
 
 
 def head(num_inputs: int, hidden_sizes: Sequence[int], num_classes: int, dropout: float) -> list[nn.Module]:
-    """Hidden linear layers, each with ReLU and dropout, and a last one that gives the logits."""
+    """Hidden linear layers, each with ReLU and dropout, and a last linear layer for the logits: (B, num_inputs) to
+    (B, num_classes)."""
     layers: list[nn.Module] = []
     for size in hidden_sizes:
         layers += [nn.Linear(num_inputs, size), nn.ReLU(), nn.Dropout(dropout)]

@@ -7,9 +7,9 @@ from laptime.models.parts import channels_last
 
 
 class ResNet18(nn.Module):
-    """torchvision's ResNet-18 with first layers for small images: 3 x 3 at stride 1, and no pooling after it.
+    """torchvision's ResNet-18 with a first layer for small images: 3 x 3 with stride 1, and no pooling after it.
 
-    The usual ones, made for 224 pixels a side, would leave 7 x 7 of MNIST's 28 x 28 to the first block.
+    The original layers, made for 224 pixels per side, would reduce MNIST's 28 x 28 to 7 x 7 before the first block.
 
     Source: K. He and others, Deep Residual Learning for Image Recognition, 2016, section 4.2.
 
@@ -22,7 +22,7 @@ class ResNet18(nn.Module):
         super().__init__()
         network = resnet18(num_classes=num_classes)
         network.conv1 = nn.Conv2d(input_shape[0], 64, kernel_size=3, padding=1, bias=False)
-        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as all its convolutions
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # like all others
         network.maxpool = nn.Identity()
         self.network = network
 

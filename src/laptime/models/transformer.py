@@ -8,18 +8,18 @@ from laptime.models.parts import check_dropout
 
 
 class Transformer(nn.Module):
-    """Each row of an image is a token; encoder layers, then a linear layer on the mean of all tokens.
+    """A transformer encoder whose tokens are the rows of an image, and a linear layer on the mean of all tokens.
 
-    Source: A. Vaswani and others, Attention is all you need, 2017; normalised before each part, with GELU.
+    Source: A. Vaswani and others, Attention is all you need, 2017; here with pre-norm and GELU.
 
     Args:
         input_shape: of one image, (C, H, W): H tokens of C x W values.
         num_classes: number of logits.
-        width: of a token between the layers; a multiple of num_heads.
-        num_layers: of the encoder.
-        num_heads: of each layer's attention.
+        width: size of a token between the layers; a multiple of num_heads.
+        num_layers: number of encoder layers.
+        num_heads: attention heads per layer.
         hidden_size: width of each layer's hidden linear layer.
-        dropout: share of each layer's hidden outputs, and of what it adds, that is dropped in training, in [0, 1).
+        dropout: dropout probability in the feed-forward layers and on the residual branches, in [0, 1).
 
     Raises:
         ValueError: an argument is out of its range.
@@ -49,12 +49,11 @@ class Transformer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Adds to each token what is learnt of its position, then encoder layers, and the mean of the tokens.
+    """Learned position embeddings, encoder layers, and the mean of the tokens.
 
     Args:
-        num_tokens: in a sequence.
-
-    The others are Transformer's.
+        num_tokens: length of a sequence.
+        width, num_layers, num_heads, hidden_size, dropout: as for Transformer.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -78,11 +77,11 @@ class Encoder(nn.Module):
             for _ in range(num_layers)
         ]
         for layer in layers:
-            layer.self_attn.dropout = 0.0  # of attention's weights: torch's fast way on a CPU takes none
+            layer.self_attn.dropout = 0.0  # torch's fast attention on a CPU doesn't support it
         self.layers = nn.Sequential(*layers)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, num_tokens, width) to (B, width)."""
-        normalised: Tensor = self.norm(self.layers(tokens + self.positions))
-        return normalised.mean(1)
+        normalized: Tensor = self.norm(self.layers(tokens + self.positions))
+        return normalized.mean(1)

@@ -6,25 +6,25 @@ from torch import Tensor, nn
 
 from laptime.models.transformer import Encoder
 
-# Of the shorter side, at least, where the sides can be divided so: 28 pixels make 4 patches of 7, 224 make 4 of 56.
-# With 7 patches a step on MNIST takes 3 times as long, and the first epochs learn no more.
+# Minimum number of patches along the shorter side, if a divisor allows it: 28 pixels give 4 patches of 7, 224 give 4 of
+# 56. With 7 patches, a step on MNIST takes 3 times as long, and the first epochs don't learn more.
 MIN_PATCHES = 4
 
 
 class ViT(nn.Module):
-    """Each square patch of an image is a token; encoder layers, then a linear layer on the mean of all tokens.
+    """A transformer encoder whose tokens are square patches of an image, and a linear layer on the mean of all tokens.
 
-    Source: A. Dosovitskiy and others, An image is worth 16x16 words, 2021; with the mean of all tokens, no class token.
+    Source: A. Dosovitskiy and others, An image is worth 16x16 words, 2021; here with the mean instead of a class token.
 
     Args:
         input_shape: of one image, (C, H, W).
         num_classes: number of logits.
-        patch_size: pixels of a patch's side, a divisor of both sides; None: chosen by `patch_size_for`.
-        width: of a token between the layers; a multiple of num_heads.
-        num_layers: of the encoder.
-        num_heads: of each layer's attention.
+        patch_size: pixels per side of a patch, a divisor of both sides; None: chosen by `patch_size_for`.
+        width: size of a token between the layers; a multiple of num_heads.
+        num_layers: number of encoder layers.
+        num_heads: attention heads per layer.
         hidden_size: width of each layer's hidden linear layer.
-        dropout: share of each layer's hidden outputs, and of what it adds, that is dropped in training, in [0, 1).
+        dropout: dropout probability in the feed-forward layers and on the residual branches, in [0, 1).
 
     Raises:
         ValueError: an argument is out of its range.
@@ -65,12 +65,12 @@ class ViT(nn.Module):
 
 
 def patch_size_for(height: int, width: int) -> int:
-    """The largest patch that leaves the shorter side MIN_PATCHES or more; 1 pixel, if none does."""
+    """The largest patch size with at least MIN_PATCHES patches along the shorter side; 1, if there is none."""
     fitting = [size for size in divisors_of_both(height, width) if min(height, width) // size >= MIN_PATCHES]
     return max(fitting, default=1)
 
 
 def divisors_of_both(height: int, width: int) -> list[int]:
-    """Numbers that divide both sides, in order."""
+    """The common divisors of both sides, in ascending order."""
     common = math.gcd(height, width)
     return [size for size in range(1, common + 1) if common % size == 0]

@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm by name: adapted, scaled, refused."""
+"""Networks of torchvision and timm by name: adapted to the data, scaled images, refusals."""
 
 import sys
 
@@ -22,7 +22,7 @@ def meta(kind, shape, name, image_size=None, num_classes=10):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
-def test_first_layer_and_head_fit_images_and_classes_and_the_rest_is_torchvisions(channels):
+def test_only_the_first_layer_and_the_head_differ_from_torchvision(channels):
     with torch.device("meta"):
         network = Torchvision((channels, 28, 28), 7, "mobilenet_v3_small", None).network
         original = models.mobilenet_v3_small().state_dict()
@@ -33,7 +33,7 @@ def test_first_layer_and_head_fit_images_and_classes_and_the_rest_is_torchvision
 
 
 @pytest.mark.parametrize(
-    ("name", "too_small", "enough"),
+    ("name", "image_size", "enough"),
     [
         ("alexnet", None, 63),
         ("vgg11", None, 32),
@@ -43,16 +43,16 @@ def test_first_layer_and_head_fit_images_and_classes_and_the_rest_is_torchvision
         ("maxvit_t", 100, 224),
     ],
 )
-def test_images_that_are_too_small_are_refused_with_the_way_out_that_then_works(name, too_small, enough):
-    sides = "28 x 28" if too_small is None else f"{too_small} x {too_small}"
-    with pytest.raises(ValueError, match=rf"^name={name}: can't take images of {sides} \(.*model\.image_size=224"):
-        meta(Torchvision, MNIST, name, too_small)
+def test_too_small_images_are_refused_and_the_suggested_size_works(name, image_size, enough):
+    sides = "28 x 28" if image_size is None else f"{image_size} x {image_size}"
+    with pytest.raises(ValueError, match=rf"^name={name}: doesn't support images of {sides} \(.*model\.image_size=224"):
+        meta(Torchvision, MNIST, name, image_size)
     network = meta(Torchvision, MNIST, name, enough)
     assert network(torch.zeros(2, *MNIST, device="meta")).shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", ["googlenet", "shufflenet_v2_x0_5", "squeezenet1_1", "regnet_x_400mf", "swin_t"])
-def test_other_families_take_mnist_as_it_is(name):
+def test_other_families_support_the_size_of_mnist(name):
     network = Torchvision(MNIST, 10, name, None)
     logits = network(torch.rand(2, *MNIST))
     assert logits.shape == (2, 10)
@@ -60,7 +60,7 @@ def test_other_families_take_mnist_as_it_is(name):
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_scaled_images_are_those_that_the_network_would_see():
+def test_images_are_scaled_to_the_size_of_the_network():
     torch.manual_seed(0)
     network, images = Torchvision(MNIST, 10, "shufflenet_v2_x0_5", 56).eval(), torch.rand(2, *MNIST)
     scaled = nn.functional.interpolate(images, size=(56, 56), mode="bilinear")
@@ -68,27 +68,27 @@ def test_scaled_images_are_those_that_the_network_would_see():
 
 
 @pytest.mark.parametrize("kind", [Torchvision, Timm])
-def test_unknown_name_is_refused_with_those_like_it(kind):
+def test_an_unknown_name_is_refused_with_similar_names(kind):
     with pytest.raises(ValueError, match=r"^name=resnet19: .*resnet18"):
         kind(MNIST, 10, "resnet19", None)
 
 
 @pytest.mark.parametrize("name", ["hf-hub:timm/resnet18.a1_in1k", "local-dir:/somewhere"])
-def test_timm_loads_nothing_from_elsewhere(name):
-    with pytest.raises(ValueError, match=r"^name=.*is no classification network of timm"):
+def test_timm_downloads_nothing(name):
+    with pytest.raises(ValueError, match=r"^name=.*is not a classification network of timm"):
         Timm(MNIST, 10, name, None)
 
 
 @pytest.mark.parametrize("kind", [Torchvision, Timm])
-def test_a_side_of_no_pixels_is_refused(kind):
+def test_an_image_size_of_zero_is_refused(kind):
     with pytest.raises(ValueError, match=r"^image_size=0: must be at least 1"):
         kind(MNIST, 10, "resnet18", 0)
 
 
-def test_a_transformer_of_timm_is_made_for_the_images():
+def test_a_transformer_of_timm_gets_the_image_size():
     network = meta(Timm, (3, 32, 32), "vit_tiny_patch16_224", num_classes=5)
     assert network(torch.rand(2, 3, 32, 32, device="meta")).shape == (2, 5)
-    with pytest.raises(ValueError, match=r"^name=inception_v4: can't take images of 28 x 28"):
+    with pytest.raises(ValueError, match=r"^name=inception_v4: doesn't support images of 28 x 28"):
         meta(Timm, MNIST, "inception_v4")
 
 
@@ -99,9 +99,9 @@ def test_without_timm_the_extra_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "mixer_s16_224"])
-def test_patches_that_would_leave_pixels_out_are_refused(name):
+def test_patches_that_do_not_cover_all_pixels_are_refused(name):
     with pytest.raises(
-        ValueError, match=rf"name={name}: can't take images of 28 x 28 .*patches of 16 x 16.*image_size="
+        ValueError, match=rf"name={name}: doesn't support images of 28 x 28 .*patches of 16 x 16.*image_size="
     ):
         Timm((1, 28, 28), 10, name=name, image_size=None)
     assert Timm((1, 28, 28), 10, name=name, image_size=32)(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
