@@ -169,7 +169,7 @@ SMALL = ["dataset=synthetic", "dataset.shape=[1,8,8]"]
         (["device=cpu", "dataset=cifar10", "dataset.pipeline=mapped"], "lies in no files that can be mapped"),
         (["device=cpu", "dataset=synthetic", "dataset.shape=[4,8,8]", "dataset.pipeline=workers"], "goes through PIL"),
         (["device=cpu", *SMALL, "model=vit", "model.patch_size=9"], "must divide both sides of 8 x 8 images"),
-        (["device=cpu", *SMALL, "model=torchvision", "model.name=alexnet"], "can't take images of 8 x 8"),
+        (["device=cpu", *SMALL, "model=torchvision", "model.name=alexnet"], "doesn't support images of 8 x 8"),
     ],
     ids=str,
 )

@@ -144,7 +144,7 @@ def test_data_that_do_not_fit_on_the_device_are_refused(make, mnist_root):
 
 
 def test_data_that_cannot_be_mapped_are_refused(make):
-    with pytest.raises(ValueError, match=r"pipeline=mapped: cifar10 .* Use pipeline=memory"):
+    with pytest.raises(ValueError, match=r"pipeline=mapped: the files of cifar10 .* Use pipeline=memory"):
         make(CIFAR10, pipeline="mapped")
 
 

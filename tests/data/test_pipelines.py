@@ -384,7 +384,7 @@ def test_lightning_does_not_move_batches_again(datamodule):
     ("change", "message"),
     [
         (lambda labels: labels.fill_(9), r"labels from 9 to 9|labels from 0 to 9"),
-        (lambda labels: labels[:1].fill_(4), "labels from 0 to 4; with 4 classes they must lie in 0 to 3"),
+        (lambda labels: labels[:1].fill_(4), "labels are from 0 to 4. With 4 classes they must be from 0 to 3"),
         (lambda labels: labels.sub_(1), "labels from -1 to"),
         (lambda labels: labels.masked_fill_(labels == 2, 1), "sample of class 2, of 4"),
     ],
