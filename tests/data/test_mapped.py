@@ -127,11 +127,11 @@ def test_data_that_do_not_fit_into_memory_are_refused_with_the_sizes(synthetic, 
     monkeypatch.setattr(type(fits), "load", lambda self: pytest.fail("nothing is loaded"))
     with pytest.raises(pytest.fail.Exception):
         module_of(fits, cpu)
-    for rank, data, words in (
-        (Rank(), too_large, "12.0 GB of images, twice while they are split, take 24.0 GB, and 20.0 GB are free"),
-        (Rank(world_size=2), fits, "6.0 GB of images, twice in each of 2 ranks while they are split, take 24.0 GB"),
+    for rank, data, message in (
+        (Rank(), too_large, "12.0 GB of images, twice while they are split, need 24.0 GB of memory, and 20.0 GB"),
+        (Rank(world_size=2), fits, "6.0 GB of images, twice in each of 2 ranks while they are split, need 24.0 GB"),
     ):
-        with pytest.raises(UserError, match=words) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             module_of(data, cpu, rank)
         assert "dataset=synthetic dataset.pipeline=memory" in str(caught.value)
         assert "dataset.pipeline=mapped" in str(caught.value)

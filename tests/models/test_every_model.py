@@ -175,7 +175,7 @@ def test_two_ranks_train_batch_norm_and_strided_weights_and_resume(comm_hook, wo
 def test_a_single_image_in_the_last_step_is_refused_for_batch_norm(work_folder):
     """One sample more per batch trains. The record names the network of the library."""
     typed = [*SMALL, "dataset.num_train=100", "training.epochs=1", "model=torchvision"]
-    with pytest.raises(TrainingFailed, match=r"batch norm .* training\.batch_size"):
+    with pytest.raises(TrainingFailed, match=r"BatchNorm .* training\.batch_size"):
         laptime.run([*typed, "training.batch_size=79"])
     record = laptime.run([*typed, "training.batch_size=78", "model.name=shufflenet_v2_x0_5"])
     assert record["status"] == "completed"
