@@ -30,7 +30,7 @@ def test_the_time_before_a_checkpoint_is_not_known():
 
 
 def rows(times: list[list[float]], attempt: int = 0, first_epoch: int = 0) -> list[EpochRow]:
-    """One row per epoch and rank of these times; the first epoch is a warm-up."""
+    """One row per epoch and rank with these times; the first epoch is a warm-up."""
     plain = {key: value for key, value in EPOCH_ROW.items() if key not in ("attempt", "epoch", "rank", "is_warmup")}
     return [
         EpochRow(**plain | {"epoch_time_s": time_s}, attempt=attempt, epoch=epoch, rank=rank, is_warmup=epoch == 0)
@@ -39,7 +39,7 @@ def rows(times: list[list[float]], attempt: int = 0, first_epoch: int = 0) -> li
     ]
 
 
-def test_the_slowest_rank_makes_the_epoch():
+def test_the_epoch_time_is_that_of_the_slowest_rank():
     (epoch,) = combine_rows(rows([[1.0, 2.0, 1.5]]))
     assert (epoch.epoch_time_s, epoch.num_samples, epoch.samples_per_s) == (2.0, 300, 150.0)
     assert epoch.straggler_delay == pytest.approx(2.0 / 1.5 - 1)
@@ -47,7 +47,7 @@ def test_the_slowest_rank_makes_the_epoch():
     assert combine_rows(rows([[1.0]]))[0].straggler_delay is None
 
 
-def test_samples_that_one_rank_has_not_counted_are_not_known():
+def test_num_samples_is_none_if_one_rank_has_not_counted():
     one, other = rows([[1.0, 2.0]])
     written = [one, replace(other, num_samples=None)]
     (epoch,) = combine_rows(written)
@@ -57,12 +57,12 @@ def test_samples_that_one_rank_has_not_counted_are_not_known():
     assert frame["epoch_time_s"].to_list() == [2.0]
 
 
-def test_the_last_attempt_at_an_epoch_stands():
-    found = combine_rows([*rows([[5.0], [9.0]]), *rows([[2.0], [3.0]], attempt=1, first_epoch=1)])
-    assert [(each.epoch, each.epoch_time_s) for each in found] == [(0, 5.0), (1, 2.0), (2, 3.0)]
+def test_the_last_attempt_at_an_epoch_counts():
+    epochs = combine_rows([*rows([[5.0], [9.0]]), *rows([[2.0], [3.0]], attempt=1, first_epoch=1)])
+    assert [(epoch.epoch, epoch.epoch_time_s) for epoch in epochs] == [(0, 5.0), (1, 2.0), (2, 3.0)]
 
 
-def test_frames_and_rows_have_the_same_definition():
+def test_frames_and_rows_are_combined_the_same_way():
     written = [*rows([[5.0, 6.0], [9.0, 1.0]]), *rows([[2.0, 2.5], [3.0, 1.0]], attempt=1, first_epoch=1)]
     frame = combine_ranks_frame(last_attempts(pd.DataFrame([asdict(row) for row in written])))
     expected = combine_rows(written)

@@ -42,7 +42,7 @@ def test_a_sweep_file_says_how_the_sweep_was_started(content, work_folder):
     assert read_sweep_file(written(content, "multirun-0.yaml"), "multirun-0.yaml") == file
 
 
-def test_nothing_kept_is_not_the_usual_folder(content, work_folder):
+def test_output_subdir_null_is_none(content, work_folder):
     content["hydra"]["output_subdir"] = None
     assert read_sweep_file(written(content)).output_subdir is None
 
@@ -50,7 +50,7 @@ def test_nothing_kept_is_not_the_usual_folder(content, work_folder):
 @pytest.mark.parametrize(
     "part", [["overrides", "task"], ["overrides"], ["sweeper", "_target_"], ["sweep"], ["job"], ["runtime"]]
 )
-def test_a_file_without_a_part_is_not_whole(part, content, work_folder):
+def test_a_file_without_a_section_is_not_complete(part, content, work_folder):
     *parents, key = part
     node = content["hydra"]
     for parent in parents:
@@ -65,13 +65,13 @@ def test_a_file_without_a_part_is_not_whole(part, content, work_folder):
     [(b"", "TypeError"), (b"a: 1", "KeyError"), (b"hydra: 5", "TypeError"), (b"hydra: [", "ParserError"),
      (b"\xff\xfe", "UnicodeDecodeError"), (b"hydra: {runtime: {config_sources: [5]}}", "TypeError")],
 )  # fmt: skip
-def test_what_hydra_does_not_write_is_refused(text, why, work_folder):
+def test_files_that_hydra_did_not_write_are_refused(text, why, work_folder):
     Path("multirun.yaml").write_bytes(text)
     with pytest.raises(HydraFileError, match=f"^{why}$"):
         read_sweep_file(Path())
 
 
-def test_overrides_of_a_run_have_the_names_of_today(work_folder):
+def test_overrides_of_a_run_have_current_key_names(work_folder):
     Path(".hydra").mkdir()
     written(["training.accumulate_grad_batches=2", "seed=1"], ".hydra/overrides.yaml")
     assert read_overrides(Path()) == ["training.num_microbatches=2", "seed=1"]
@@ -94,7 +94,7 @@ def test_the_best_trial_of_a_search(work_folder):
         read_best_trial(Path())
 
 
-def test_a_plan_keeps_when_the_sweep_started(work_folder):
+def test_a_plan_keeps_the_start_of_the_sweep(work_folder):
     assert read_plan(Path()) == {}
     write_plan(Path(), {0: "seed=1"}, starts=True)
     started = json.loads(Path("plan.json").read_text())["started_at"]

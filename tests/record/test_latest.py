@@ -1,4 +1,4 @@
-"""Which run, and which sweep, `latest` means: the records say when each started, whatever the times of files say."""
+"""`latest` is the run or sweep that started last by its record, independent of the times of files."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ NOON = 1_600_000_000.0
 
 
 def make_run(path: str, hour: float, **changes: object) -> Path:
-    """A run that started so many hours after noon; its files get the time of this moment."""
+    """A run that started this many hours after noon. Its files have the current time."""
     run = Path(path)
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints/last.ckpt").touch()
@@ -38,7 +38,7 @@ def make_sweep(path: str, hour: float) -> Path:
     return Path(path)
 
 
-def test_the_run_that_started_last_is_the_newest_though_another_was_touched_since(work_folder):
+def test_the_run_that_started_last_is_the_newest_even_if_another_was_touched(work_folder):
     newest_ = make_run("outputs/day/new", 3)
     old = make_run("outputs/day/deep/old", 1)
     make_run("multirun/day/0", 2)
@@ -48,7 +48,7 @@ def test_the_run_that_started_last_is_the_newest_though_another_was_touched_sinc
     assert [run.name for run in newest_runs()] == ["new", "0", "old"]
 
 
-def test_a_copy_is_as_old_as_its_original_and_comes_after_it(work_folder):
+def test_a_copy_comes_after_its_original(work_folder):
     old = make_run("outputs/b", 1)
     shutil.copytree(old, "outputs/a")  # with times of now, as cp -r gives them, and before it by name
     shutil.copytree(old, "outputs/c")
@@ -57,7 +57,7 @@ def test_a_copy_is_as_old_as_its_original_and_comes_after_it(work_folder):
     assert newest_runs()[0] == newest_
 
 
-def test_folders_behind_links_count_and_links_in_a_circle_end(work_folder):
+def test_links_to_folders_are_followed_and_cycles_end(work_folder):
     make_run("outputs/day/old", 1)
     elsewhere = make_run("elsewhere/new", 2)
     Path("outputs/linked").symlink_to(elsewhere.parent.absolute())
@@ -75,38 +75,38 @@ def test_a_run_counts_by_its_last_start(work_folder):
     assert newest_runs()[0] == first
 
 
-def test_times_of_another_machine_are_compared_in_its_time_zone(work_folder):
+def test_times_with_another_time_zone_are_compared_correctly(work_folder):
     make_run("outputs/here", 0, started_at="2027-01-15T12:00:00+00:00")
-    there = make_run("outputs/there", 0, started_at="2027-01-15T08:30:00-05:00")
-    assert newest_runs()[0] == there
+    remote = make_run("outputs/remote", 0, started_at="2027-01-15T08:30:00-05:00")
+    assert newest_runs()[0] == remote
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, '{"started_at": 5, "attempts": 3, "config": 1}'])
-def test_a_run_whose_record_can_not_be_read_comes_last(content, work_folder):
-    known = make_run("outputs/known", 1)
+def test_a_run_with_an_unreadable_record_comes_last(content, work_folder):
+    readable = make_run("outputs/readable", 1)
     damaged = make_run("outputs/damaged", 2)
     (damaged / records.RUN_FILE).write_text(content)
-    assert newest_runs() == [known, damaged]
+    assert newest_runs() == [readable, damaged]
 
 
-def test_what_a_run_has_set_aside_is_no_run(work_folder):
+def test_earlier_files_of_a_restarted_run_are_no_run(work_folder):
     run = make_run("outputs/a", 1)
     make_run("outputs/a/earlier/0", 2)
     assert newest_runs() == [run]
 
 
-def test_a_run_holds_the_file_asked_for(work_folder):
+def test_only_runs_with_the_requested_file_are_found(work_folder):
     older = make_run("outputs/older", 1)
     shutil.rmtree(make_run("outputs/newer", 2) / "checkpoints")
     assert newest_runs(holding="checkpoints/last.ckpt") == [older]
 
 
 @pytest.mark.parametrize("folder", [".", "absent"])
-def test_there_is_none_where_there_is_no_run(folder, work_folder):
+def test_folders_without_runs(folder, work_folder):
     assert newest_runs([Path(folder)]) == newest_sweeps([Path(folder)]) == []
 
 
-def test_a_sweep_is_as_new_as_its_last_start(work_folder):
+def test_a_sweep_counts_by_its_last_start(work_folder):
     old, new = make_sweep("multirun/old", 1), make_sweep("multirun/new", 2)
     os.utime(old / records.SWEEP_FILE)
     (old / "summary").mkdir()
@@ -118,7 +118,7 @@ def test_a_sweep_is_as_new_as_its_last_start(work_folder):
     assert newest_sweeps() == [old, new]
 
 
-def test_watch_takes_what_started_last_run_or_sweep(work_folder):
+def test_watch_takes_the_run_or_sweep_that_started_last(work_folder):
     sweep, run = make_sweep("multirun/sweep", 2), make_run("outputs/run", 1)
     os.utime(run)
     assert newest() == [sweep, run]

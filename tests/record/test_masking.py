@@ -50,7 +50,7 @@ def test_key_names_no_secret(key):
 
 
 @pytest.mark.parametrize("token", TOKENS)
-def test_known_forms_are_masked_wherever_they_stand(token):
+def test_known_formats_are_masked_everywhere(token):
     for text in (token, f"before {token}, after", f"({token})", f"value={token}", f"https://{token}@host"):
         assert token not in mask_text(text) and MASK in mask_text(text)
     assert mask({"name": token, "items": [token]}) == {"name": MASK, "items": [MASK]}
@@ -80,7 +80,7 @@ def test_headers_and_urls(text, masked):
     assert mask_text(text) == masked
 
 
-def test_a_flags_value_in_a_list_of_a_configuration():
+def test_the_value_of_a_flag_in_a_list_of_a_configuration_is_masked():
     assert mask({"arguments": ["--token", "supersecret", "--n", "3"]}) == {"arguments": ["--token", MASK, "--n", "3"]}
 
 
@@ -93,11 +93,11 @@ def test_password_in_a_url(password):
     ("value", "expected"),
     [("abc", MASK), (1234, MASK), (0, MASK), (1.5, MASK), (True, True), (False, False), (None, None), ("", "")],
 )
-def test_values_that_reveal_nothing_are_kept(value, expected):
+def test_values_that_cannot_be_secrets_are_kept(value, expected):
     assert mask({"password": value}) == {"password": expected}
 
 
-def test_all_below_a_key_of_secrets_is_masked():
+def test_everything_below_a_secret_key_is_masked():
     assert mask({"auth": {"user": "me", "pins": [12, "34"]}, "b": 1}) == {
         "auth": {"user": MASK, "pins": [MASK] * 2},
         "b": 1,
@@ -117,23 +117,25 @@ def test_all_below_a_key_of_secrets_is_masked():
         ("x.url=https://host/a?id=1&token=hunter2&b=2", f"x.url=https://host/a?id=1&token={MASK}&b=2"),
     ],
 )
-def test_secrets_in_what_was_typed(typed, expected):
+def test_secrets_in_a_command_are_masked(typed, expected):
     assert mask_command(["python", "train.py", typed, "seed=1"]) == ["python", "train.py", expected, "seed=1"]
 
 
-def test_value_after_its_flag():
+def test_the_value_after_its_flag_is_masked():
     assert mask_command(["a", "--password", "hunter2", "-m"]) == ["a", "--password", MASK, "-m"]
     assert mask_command(["a", "--token", "--other", "b"]) == ["a", "--token", "--other", "b"]
 
 
-def test_values_of_the_configuration_are_found_in_free_text():
-    known = secret_values({"logger": {"w": {"api_key": "correct horse, battery", "url": "u"}}, "auth": ["longer than"]})
-    assert known == {"correct horse, battery", "longer than"}
-    text = mask_text("TypeError: 401 for correct horse, battery (longer than)", known)
+def test_values_of_secret_keys_are_masked_in_free_text():
+    secrets = secret_values(
+        {"logger": {"w": {"api_key": "correct horse, battery", "url": "u"}}, "auth": ["longer than"]}
+    )
+    assert secrets == {"correct horse, battery", "longer than"}
+    text = mask_text("TypeError: 401 for correct horse, battery (longer than)", secrets)
     assert text == f"TypeError: 401 for {MASK} ({MASK})"
 
 
-def test_short_secrets_are_not_looked_for_in_words():
+def test_short_secrets_are_not_masked_in_free_text():
     assert secret_values({"password": "mlp"}) == set()
 
 
@@ -150,12 +152,12 @@ PLAIN_CONFIGS = st.recursive(
 
 
 @given(PLAIN_CONFIGS)
-def test_configuration_without_secrets_stays_as_it_is(config):
+def test_a_configuration_without_secrets_is_unchanged(config):
     assert mask(config) == config
 
 
 @given(PLAIN_CONFIGS, st.sampled_from(SECRET_KEYS), SECRETS)
-def test_nothing_of_a_secret_is_left_and_nothing_else_is_touched(config, key, secret):
+def test_a_secret_is_masked_completely_and_nothing_else_is(config, key, secret):
     whole = {**config, "inner": {key: secret, "list": [{key: [secret]}]}}
     before = copy.deepcopy(whole)
     masked = mask(whole)
@@ -165,18 +167,18 @@ def test_nothing_of_a_secret_is_left_and_nothing_else_is_touched(config, key, se
 
 
 @given(st.sampled_from(SECRET_KEYS), SECRETS, SECRETS)
-def test_two_configurations_that_differ_in_a_secret_are_the_same_masked(key, one, other):
+def test_configurations_that_differ_in_a_secret_are_equal_when_masked(key, one, other):
     assert mask({"a": {key: one}}) == mask({"a": {key: other}})
 
 
 @given(st.text(max_size=60), SECRETS, st.text(max_size=60))
-def test_known_secret_is_found_in_any_text(before, secret, after):
+def test_a_known_secret_is_masked_in_any_text(before, secret, after):
     masked = mask_text(before + secret + after, secret_values({"password": secret}))
     assert secret not in masked
     assert mask_text(masked) == masked
 
 
 @given(st.sampled_from(SECRET_KEYS), SECRETS)
-def test_secret_typed_in_any_way_is_masked(key, secret):
+def test_a_secret_is_masked_in_every_form_of_an_override(key, secret):
     for typed in ([f"{key}={secret}"], [f"+a.{key}={secret}"], [f"--{key}", secret], [f"--{key}={secret}"]):
         assert secret not in " ".join(mask_command(typed))

@@ -67,7 +67,7 @@ def test_new_record_has_every_key_of_the_contract():
 
 
 @pytest.mark.unit
-def test_new_record_runs_and_knows_nothing_else():
+def test_a_new_record_is_running_and_empty():
     new = RunRecord().to_json()
     values = [new[key] for key in new.keys() - {"schema_version", "status", "attempts", "lap", "missing"}]
     assert new["status"] == "running" and new["missing"] == {}
@@ -76,7 +76,7 @@ def test_new_record_runs_and_knows_nothing_else():
 
 
 @pytest.mark.unit
-def test_new_records_share_nothing():
+def test_new_records_share_no_objects():
     first, second = RunRecord(), RunRecord()
     first.timing.epoch_time_s = 1.0
     first.start_attempt(0)
@@ -90,7 +90,7 @@ def test_a_key_that_the_schema_lacks_is_refused():
 
 
 @pytest.mark.unit
-def test_written_record_is_read_back_as_it_was(tmp_path):
+def test_a_written_record_is_read_back(tmp_path):
     new = RunRecord(seed=0, config={"a": [1, 2.5, None, True, "ä"]}, started_at=record.now())
     new.strategy = schema.Strategy(world_size=2, threads_per_rank=1, oversubscribed=False, rank_pids=[1, 2])
     new.start_attempt(0)
@@ -104,12 +104,12 @@ def test_written_record_is_read_back_as_it_was(tmp_path):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("section", ["device", "dataset", "model", "strategy", "batch"])
-def test_a_section_that_is_not_known_has_its_keys_and_is_read_as_unknown(section, tmp_path):
+def test_an_empty_section_has_its_keys_and_is_read_as_none(section, tmp_path):
     RunRecord().write(tmp_path)
     content = record.read_record(tmp_path)
     assert set(content[section].values()) == {None} and set(CONTRACT[section].split()) <= set(content[section])
     assert getattr(RunRecord.of(content), section) is None
-    with pytest.raises(ValueError, match="set up"):
+    with pytest.raises(ValueError, match="setup"):
         filled(getattr(RunRecord.of(content), section))
 
 
@@ -123,7 +123,7 @@ def test_a_section_that_is_not_known_has_its_keys_and_is_read_as_unknown(section
         ("noise", "epochs", [{"epoch": 1}]), ("quality", "reasons", "none"),
     ],
 )  # fmt: skip
-def test_a_value_of_another_type_is_refused_by_its_key(section, key, value):
+def test_the_refusal_of_a_value_of_another_type_names_its_key(section, key, value):
     content = RunRecord(strategy=schema.Strategy(world_size=2, threads_per_rank=1, oversubscribed=False)).to_json()
     content[section] = value if key is None else content[section] | {key: value}
     with pytest.raises(ValueError, match="damaged") as caught:
@@ -132,7 +132,7 @@ def test_a_value_of_another_type_is_refused_by_its_key(section, key, value):
 
 
 @pytest.mark.unit
-def test_what_a_later_or_an_older_laptime_wrote_is_read():
+def test_records_of_later_and_older_versions_are_read():
     content = RunRecord().to_json() | {"of_the_future": 1}
     del content["bare_loop"], content["noise"]["on_battery"]
     assert RunRecord.of(content) == RunRecord()
@@ -140,28 +140,28 @@ def test_what_a_later_or_an_older_laptime_wrote_is_read():
 
 @pytest.mark.unit
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_a_finite_number_becomes_null(value, tmp_path):
+def test_infinite_values_and_nan_become_null(value, tmp_path):
     new = RunRecord(config={"values": [1.0, value], "pair": (value, 2)})
     new.timing.epoch_time_s, new.timing.samples_per_s = value, 0.0
     new.write(tmp_path)
     read = record.read_record(tmp_path)
     assert (read["timing"]["epoch_time_s"], read["timing"]["samples_per_s"]) == (None, 0.0)
     assert read["config"] == {"values": [1.0, None], "pair": [None, 2]}
-    assert repr(new.timing.epoch_time_s) == repr(value)  # in memory it stays
+    assert repr(new.timing.epoch_time_s) == repr(value)  # unchanged in memory
 
 
 @pytest.mark.unit
-def test_an_attempt_that_never_said_how_it_ended_died():
+def test_an_attempt_without_an_end_is_marked_as_died():
     new = RunRecord()
     new.start_attempt(0)
     new.start_attempt(1)
     new.end_attempt("completed", None)
-    assert [(each.attempt, each.status) for each in new.attempts] == [(0, "failed"), (1, "completed")]
+    assert [(attempt.attempt, attempt.status) for attempt in new.attempts] == [(0, "failed"), (1, "completed")]
     assert new.attempts[0].error.type == "RankDied" and new.attempts[1].ended_at == new.ended_at
 
 
 @pytest.mark.unit
-def test_who_reads_a_record_while_it_is_written_anew_reads_the_old_one_to_its_end(tmp_path):
+def test_a_reader_during_a_write_sees_the_whole_old_record(tmp_path):
     RunRecord().write(tmp_path)
     before = (tmp_path / record.RUN_FILE).read_bytes()
     with (tmp_path / record.RUN_FILE).open("rb", buffering=0) as reader:
@@ -171,7 +171,7 @@ def test_who_reads_a_record_while_it_is_written_anew_reads_the_old_one_to_its_en
 
 
 @pytest.mark.unit
-def test_run_json_is_strict_json_that_others_may_read(tmp_path):
+def test_run_json_is_strict_json_that_other_users_may_read(tmp_path):
     RunRecord().write(tmp_path)
     path = tmp_path / record.RUN_FILE
 
@@ -184,7 +184,7 @@ def test_run_json_is_strict_json_that_others_may_read(tmp_path):
 
 @contextmanager
 def failing(function: str) -> Iterator[None]:
-    """A function of `os` fails, as it would where a device can't keep what it took."""
+    """A function of `os` fails, as if a device could not store the data."""
 
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError("No space left on device")
@@ -204,7 +204,7 @@ FAULTS = {
 
 @pytest.mark.unit
 @pytest.mark.parametrize("fault", FAULTS)
-def test_failure_while_writing_leaves_the_old_record_whole_and_nothing_else(fault, tmp_path):
+def test_a_failed_write_leaves_only_the_whole_old_record(fault, tmp_path):
     RunRecord().write(tmp_path)
     before = (tmp_path / record.RUN_FILE).read_bytes()
     breaks, words = FAULTS[fault]
@@ -214,7 +214,7 @@ def test_failure_while_writing_leaves_the_old_record_whole_and_nothing_else(faul
     assert (tmp_path / record.RUN_FILE).read_bytes() == before
 
 
-def test_a_full_disk_leaves_the_old_record_whole_and_nothing_else(tmp_path):
+def test_a_full_disk_leaves_only_the_whole_old_record(tmp_path):
     with small_disk(tmp_path / "disk") as disk:
         RunRecord().write(disk)
         before = (disk / record.RUN_FILE).read_bytes()
@@ -226,7 +226,7 @@ def test_a_full_disk_leaves_the_old_record_whole_and_nothing_else(tmp_path):
 
 
 @pytest.mark.unit
-def test_rows_for_which_there_is_no_room_are_appended_all_or_none(tmp_path):
+def test_a_full_disk_appends_all_rows_or_none(tmp_path):
     append_epochs(tmp_path, [EPOCH_ROW])
     before = (tmp_path / record.EPOCHS_FILE).read_bytes()
     row = len(before.splitlines(keepends=True)[1])
@@ -238,7 +238,7 @@ def test_rows_for_which_there_is_no_room_are_appended_all_or_none(tmp_path):
 
 
 @pytest.mark.unit
-def test_record_that_json_cannot_hold_leaves_the_old_one_whole(tmp_path):
+def test_a_record_that_json_cannot_hold_leaves_the_old_one(tmp_path):
     RunRecord().write(tmp_path)
     with pytest.raises(TypeError):
         RunRecord(config={"a": object()}).write(tmp_path)
@@ -259,7 +259,7 @@ def test_record_that_json_cannot_hold_leaves_the_old_one_whole(tmp_path):
         (b'{"schema_version": 999}', "schema version 999"),
     ],
 )
-def test_damaged_record_is_refused_by_name(content, reason, tmp_path):
+def test_the_refusal_of_a_damaged_record_names_the_file(content, reason, tmp_path):
     (tmp_path / record.RUN_FILE).write_bytes(content)
     with pytest.raises(ValueError, match=reason) as caught:
         record.read_record(tmp_path)
@@ -267,7 +267,7 @@ def test_damaged_record_is_refused_by_name(content, reason, tmp_path):
 
 
 @pytest.mark.unit
-def test_absent_record_is_told_apart_from_a_damaged_one(tmp_path):
+def test_an_absent_record_raises_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError):
         record.read_record(tmp_path)
 
@@ -288,7 +288,7 @@ def test_appended_epochs_are_read_back_with_values_and_types(tmp_path):
 
 
 @pytest.mark.unit
-def test_value_that_was_not_measured_is_missing_not_0(tmp_path):
+def test_a_value_that_was_not_measured_is_missing_not_0(tmp_path):
     row = EPOCH_ROW | {"val_loss": None, "device_memory_bytes": None, "train_loss": 0.0}
     append_epochs(tmp_path, [row])
     frame = record.read_epochs(tmp_path)
@@ -298,7 +298,7 @@ def test_value_that_was_not_measured_is_missing_not_0(tmp_path):
 
 
 @pytest.mark.unit
-def test_header_stands_once_however_often_rows_are_appended(tmp_path):
+def test_the_header_is_written_once(tmp_path):
     for _ in range(3):
         append_epochs(tmp_path, [EPOCH_ROW, EPOCH_ROW])
     lines = (tmp_path / record.EPOCHS_FILE).read_text().splitlines()
@@ -321,14 +321,14 @@ def test_a_file_of_an_older_laptime_keeps_its_columns(tmp_path):
 
 
 @pytest.mark.unit
-def test_header_is_written_into_an_empty_file_that_a_killed_run_left(tmp_path):
+def test_the_header_is_written_into_an_empty_file_of_a_killed_run(tmp_path):
     (tmp_path / record.EPOCHS_FILE).touch()
     append_epochs(tmp_path, [EPOCH_ROW])
     assert record.read_epochs(tmp_path).to_dict("records") == [EPOCH_ROW]
 
 
 @pytest.mark.unit
-def test_row_after_one_that_a_killed_run_left_torn_stays_whole(tmp_path):
+def test_a_row_after_an_incomplete_one_of_a_killed_run_is_whole(tmp_path):
     append_epochs(tmp_path, [EPOCH_ROW])
     with (tmp_path / record.EPOCHS_FILE).open("a") as file:
         file.write("0,2,0,Fal")
@@ -345,19 +345,19 @@ def test_run_without_epochs_has_an_empty_frame_with_all_columns(tmp_path):
 
 
 @pytest.mark.unit
-def test_time_is_utc_to_the_millisecond():
+def test_times_are_utc_in_milliseconds():
     assert record.now().endswith("+00:00")
     assert len(record.now()) == len("2025-01-02T03:04:05.678+00:00")
 
 
 @pytest.mark.unit
-def test_epochs_file_that_was_only_just_made_has_no_rows(tmp_path):
+def test_an_empty_epochs_file_has_no_rows(tmp_path):
     (tmp_path / record.EPOCHS_FILE).touch()
     assert record.read_epochs(tmp_path).empty
 
 
 @pytest.mark.unit
-def test_a_number_of_bytes_stays_a_whole_number():
+def test_a_number_of_bytes_stays_an_integer():
     content = RunRecord().to_json()
     content["resources"]["peak_rss_bytes"] = 634343424
     assert repr(RunRecord.of(content).to_json()["resources"]["peak_rss_bytes"]) == "634343424"
@@ -371,10 +371,10 @@ def test_a_number_of_bytes_stays_a_whole_number():
         ({"environment": {"packages": {"torch": 2}}}, "environment.packages: Expected str | null, got int"),
     ],
 )  # fmt: skip
-def test_what_a_damaged_record_holds_is_told_and_nothing_else_is_raised(change, words, tmp_path):
-    whole = {"cpu": "a CPU", "num_usable_cores": 1, "hostname_hash": "h", "code_hash": "c"}
+def test_the_error_of_a_damaged_record_names_the_key_and_value(change, words, tmp_path):
+    required = {"cpu": "a CPU", "num_usable_cores": 1, "hostname_hash": "h", "code_hash": "c"}
     if "environment" in change:
-        change["environment"] |= whole
+        change["environment"] |= required
     (tmp_path / record.RUN_FILE).write_text(json.dumps(RunRecord().to_json() | change))
     with pytest.raises(ValueError) as caught:
         RunRecord.read(tmp_path)

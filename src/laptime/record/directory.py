@@ -1,4 +1,4 @@
-"""Reserving the directory of a run or a sweep, and giving it back when the run turns out to be a mistake."""
+"""Creating the directory of a run or a sweep, and which process uses it. A mistaken run removes it again."""
 
 import hashlib
 import os
@@ -18,28 +18,28 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# Whoever makes this file first has the directory. It says which process that is; of a sweep it is locked.
+# The process that creates this file first owns the directory. `claim` writes its pid into the file and locks it.
 _RESERVED = ".laptime"
-# What tells the directory of a run or a sweep.
+# A directory that contains any of these belongs to a run or a sweep.
 _RUN_CONTENTS = {RUN_FILE, EPOCHS_FILE, PLAN_FILE, SWEEP_FILE, CHECKPOINT_DIR}
-_used: dict[Path, TextIO] = {}
-# The system's figure of when a process started may move by seconds when its clock is set.
-_CLOCK_S = 10.0
+_claimed: dict[Path, TextIO] = {}
+# The start time of a process may change by seconds when the system's clock is set.
+_CLOCK_CHANGE_S = 10.0
 
 
 class RunDir:
-    """A directory that belongs to one run, or one sweep, alone: also when several start at once.
+    """A directory of one run or one sweep. Concurrent runs never get the same one.
 
     Args:
-        wanted: where `hydra.run.dir` or `hydra.sweep.dir` points.
-        may_move: whether another name will do when that one is taken (by a run that started in the same second).
-        key: the configuration's key for it.
+        wanted: the value of `hydra.run.dir` or `hydra.sweep.dir`.
+        may_move: whether to use another name if a run, started in the same second, has that one.
+        key: the configuration key of the path.
 
     Attributes:
         path: absolute; exists.
 
     Raises:
-        UserError: it can't be written, or it holds a run already.
+        UserError: it can't be written, or it already contains a run.
     """
 
     def __init__(self, wanted: str, may_move: bool, key: str = "hydra.run.dir") -> None:
@@ -51,7 +51,7 @@ class RunDir:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._before = set(self.path.iterdir())
-                if {each.name for each in self._before} & _RUN_CONTENTS:  # a copy may lack hidden files
+                if {entry.name for entry in self._before} & _RUN_CONTENTS:  # copies may lack hidden files
                     raise FileExistsError
                 (self.path / _RESERVED).touch(exist_ok=False)
                 return
@@ -59,7 +59,7 @@ class RunDir:
                 if not self.path.is_dir():
                     raise UserError(f"{key}={wanted}: is a file. Choose another directory.") from error
                 if not may_move:
-                    raise UserError(f"{key}={wanted}: holds a run already. Choose another directory.") from error
+                    raise UserError(f"{key}={wanted}: already contains a run. Choose another directory.") from error
                 number += 1
             except OSError as error:
                 raise UserError(
@@ -67,7 +67,7 @@ class RunDir:
                 ) from error
 
     def remove(self) -> None:
-        """Take away what this run wrote, and the folders that were made for it."""
+        """Remove what this run wrote, and the folders that were created for it."""
         for entry in set(self.path.iterdir()) - self._before:
             if entry.is_dir():
                 shutil.rmtree(entry)
@@ -80,57 +80,58 @@ class RunDir:
 
 
 def claim(path: Path) -> int | None:
-    """Take a directory that was reserved for this process, until it ends, and note that in it.
+    """Claim a directory for this process until it ends or calls `release`, and record that in the directory.
 
     Returns:
-        The process that has it already, 0: one that can't be told; None: it is this one's now.
+        None: this process has it now. Otherwise the id of the process that has it; 0: not known.
     """
-    if path in _used:
+    if path in _claimed:
         return None
     file = (path / _RESERVED).open("a+")
     try:
-        if fcntl is not None:  # two that start at once can't both have it, and whoever dies gives it back
+        if fcntl is not None:  # excludes concurrent claims; the system releases the lock if the process dies
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        other = owner_pid(path)
+        owner = owner_pid(path)
     except OSError:
         file.close()
         return owner_pid(path) or 0
-    if other is not None:
+    if owner is not None:
         file.close()
-        return other
-    own = psutil.Process()
+        return owner
+    process = psutil.Process()
     file.truncate(0)
-    file.write(f"{own.pid} {own.create_time()} {hostname_hash()}\n")
+    file.write(f"{process.pid} {process.create_time()} {hostname_hash()}\n")
     file.flush()
-    _used[path] = file
+    _claimed[path] = file
     return None
 
 
 def release(path: Path) -> None:
-    """Keep a directory no longer that `use` took for this process; what it noted there stays."""
-    file = _used.pop(path, None)
+    """Release a directory that `claim` claimed. The file with the pid stays."""
+    file = _claimed.pop(path, None)
     if file is not None:
         file.close()
 
 
 def hostname_hash() -> str:
-    """Tells machines apart without naming them."""
+    """A hash that identifies this machine without its name."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:12]
 
 
 def owner_pid(path: Path) -> int | None:
-    """Another process of this machine that uses a reserved directory; None: none does any more."""
+    """The id of another process on this machine that has claimed a directory and is running; None: there is none."""
     try:
         pid, started, host = (path / _RESERVED).read_text().split()
         process = psutil.Process(int(pid))
-        is_it = abs(process.create_time() - float(started)) < _CLOCK_S and process.status() != psutil.STATUS_ZOMBIE
+        has_same_start = abs(process.create_time() - float(started)) < _CLOCK_CHANGE_S
+        is_owner = has_same_start and process.status() != psutil.STATUS_ZOMBIE
     except (OSError, ValueError, OverflowError, psutil.Error):
         return None
-    return process.pid if is_it and host == hostname_hash() and process.pid != os.getpid() else None
+    return process.pid if is_owner and host == hostname_hash() and process.pid != os.getpid() else None
 
 
 def owner_is_gone(path: Path) -> bool:
-    """Whether a process of this machine had a reserved directory, and is gone."""
+    """Whether a process on this machine had claimed a directory, and has ended."""
     try:
         _, _, host = (path / _RESERVED).read_text().split()
     except (OSError, ValueError):
@@ -139,20 +140,20 @@ def owner_is_gone(path: Path) -> bool:
 
 
 def numbered_runs(sweep_dir: Path) -> dict[int, Path]:
-    """The run directories of a sweep, which are named by their numbers."""
+    """The run directories of a sweep, by number. Their names are the numbers."""
     named = [path for path in sweep_dir.iterdir() if path.name.isdecimal() and path.is_dir()]
     return {int(path.name): path for path in named if str(int(path.name)) == path.name}
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """Write what belongs together into a folder of a run directory, each file as a whole; returns the folder.
+    """Write files into a folder of a run directory, each atomically, and return the folder.
 
     Args:
-        folder: is made where it isn't there, and taken away again where a file can't be written into it.
-        files: content by name.
+        folder: created if it doesn't exist, and then removed again if a file can't be written.
+        files: contents by file name.
 
     Raises:
-        OSError: with the file that can't be written.
+        OSError: names the file that can't be written.
     """
     is_new = not folder.exists()
     folder.mkdir(exist_ok=True)
@@ -170,9 +171,9 @@ def expanded(key: str, path: str) -> Path:
     """A path with ~ expanded.
 
     Raises:
-        UserError: there is no such user, or this one has no home folder: no HOME, and no entry in the system's list.
+        UserError: the user doesn't exist or has no home folder (no HOME, and no entry in the system's user list).
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{key}={path}: no home folder is known. Set HOME, or give a path without ~.") from error
+        raise UserError(f"{key}={path}: the home folder is not known. Set HOME, or use a path without ~.") from error

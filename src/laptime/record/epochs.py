@@ -1,6 +1,6 @@
-"""Rows of epochs.csv, and what they are together.
+"""Rows of epochs.csv, and how the rows of all ranks are combined.
 
-A run's epoch time is its slowest rank's. Of an epoch that several attempts have trained the last attempt's rows stand.
+The epoch time of a run is that of its slowest rank. If several attempts trained an epoch, the last one counts.
 """
 
 import statistics
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRow:
-    """One epoch on one rank, as epochs.csv has it; one lap, where a lap is a number of batches.
+    """A row of epochs.csv: one epoch on one rank, or one lap if laps are numbers of batches.
 
     Attributes:
         attempt, epoch, rank: from 0.
-        is_warmup: trained, but not counted.
+        is_warmup: whether it is excluded from timing figures.
         epoch_time_s: wall time of its training part.
-        num_samples, samples_per_s: of this rank alone; None: the samples can't be counted.
-        data_wait_s: that it waited for batches.
+        num_samples, samples_per_s: of this rank only; None: the samples can't be counted.
+        data_wait_s: time spent waiting for batches.
         train_loss, train_accuracy, val_loss, val_accuracy: over all ranks.
-        lr: of the first parameter group, at its end.
-        cpu_percent: of one core.
-        rss_bytes, device_memory_bytes: the peak so far.
-        num_tokens, num_batches: of this rank alone; None: no text, or not counted.
-        apart_s: that its clock stood still, for validation or a checkpoint say; None: not measured.
+        lr: learning rate of the first parameter group at the end of the epoch.
+        cpu_percent: in percent of one core.
+        rss_bytes, device_memory_bytes: the peak until then.
+        num_tokens, num_batches: of this rank only; None: no text, or not counted.
+        apart_s: excluded time, e.g. for validation or checkpoints; None: not measured.
     """
 
     attempt: int
@@ -52,16 +52,16 @@ class EpochRow:
 
 
 EPOCH_COLUMNS = tuple(field.name for field in fields(EpochRow))
-# What older files lack.
+# Columns that files of older versions lack.
 NEW_COLUMNS = tuple(field.name for field in fields(EpochRow) if field.default is not MISSING)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One epoch of all ranks: the slowest rank's time and wait, everybody's samples, CPU and memory.
+    """One epoch over all ranks: the slowest rank's time and wait; the sum of samples, CPU and memory.
 
     Attributes:
-        straggler_delay: how much longer the slowest rank took than the median one, as a share; None: a single rank.
+        straggler_delay: how much longer the slowest rank took than the median one, as a fraction; None: a single rank.
     """
 
     epoch: int
@@ -89,10 +89,10 @@ class Epoch:
 
 
 def combine_ranks(rows: Sequence[EpochRow]) -> Epoch:
-    """One epoch of all ranks.
+    """Combine the rows of one epoch.
 
     Args:
-        rows: of that epoch and one attempt, one per rank.
+        rows: of one epoch and one attempt, one per rank.
     """
     first, times = rows[0], [row.epoch_time_s for row in rows]
     epoch_time_s, num_samples = max(times), _total(row.num_samples for row in rows)
@@ -120,13 +120,13 @@ def combine_ranks(rows: Sequence[EpochRow]) -> Epoch:
 
 
 def _total(counts: Iterable[int | None]) -> int | None:
-    """Of all ranks; None: some rank doesn't know."""
-    known = list(counts)
-    return None if None in known else sum(count for count in known if count is not None)
+    """The sum over all ranks; None: a rank has no count."""
+    values = list(counts)
+    return None if None in values else sum(count for count in values if count is not None)
 
 
 def combine_rows(rows: Iterable[EpochRow]) -> list[Epoch]:
-    """The epochs of a run, in order."""
+    """The epochs of a run, in order, from the rows of all ranks and attempts."""
     by_epoch: dict[int, dict[int, list[EpochRow]]] = {}
     for row in rows:
         by_epoch.setdefault(row.epoch, {}).setdefault(row.attempt, []).append(row)
@@ -134,15 +134,15 @@ def combine_rows(rows: Iterable[EpochRow]) -> list[Epoch]:
 
 
 def time_to_accuracy(epochs: Iterable[tuple[float, float | None]], target: float, first_epoch: int = 0) -> float | None:
-    """Seconds of training, warm-up included, until the validation accuracy first reached the target.
+    """Seconds of training, including warm-up, until the validation accuracy first reached the target.
 
-    None: never, or the run was resumed from a checkpoint, so that the time before is not known.
+    None: it never did; or the run was resumed from a checkpoint, so that the time before is not known.
 
     Args:
-        epochs: in order, the seconds of training until the end of each epoch, and its validation accuracy (a share of
-            1; None or NaN: not measured).
-        target: a share of 1.
-        first_epoch: number of the first of them, from 0.
+        epochs: in order, the seconds of training until the end of each epoch, and its validation accuracy (a fraction;
+            None or NaN: not measured).
+        target: a fraction.
+        first_epoch: number of the first of these epochs, from 0.
     """
     if first_epoch > 0:
         return None
@@ -151,19 +151,19 @@ def time_to_accuracy(epochs: Iterable[tuple[float, float | None]], target: float
 
 
 def last_attempts(epochs: "pd.DataFrame", by: Sequence[str] = ("epoch",)) -> "pd.DataFrame":
-    """The rows of epochs.csv that stand: of an epoch that several attempts have trained, the last one's.
+    """The rows of epochs.csv that count: for each epoch, those of the last attempt that trained it.
 
     Args:
-        by: columns that tell epochs apart, where there are those of several runs.
+        by: columns that identify an epoch: `run`, too, if there are several runs.
     """
     return epochs[epochs["attempt"] == epochs.groupby(list(by))["attempt"].transform("max")]
 
 
 def combine_ranks_frame(rows: "pd.DataFrame", by: Sequence[str] = ("epoch",)) -> "pd.DataFrame":
-    """`combine_ranks` for the rows of many epochs at once.
+    """`combine_ranks` for a frame with many epochs.
 
     Args:
-        rows: of epochs.csv, those that stand.
+        rows: of epochs.csv, from `last_attempts`.
         by: as for `last_attempts`.
 
     Returns:

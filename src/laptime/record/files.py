@@ -1,6 +1,6 @@
-"""What a run directory holds: run.json and epochs.csv, how to write them and how to read them back.
+"""The files of a run directory, and writing and reading run.json and epochs.csv.
 
-The only thing that training and analysis share; it knows neither torch nor the configuration.
+Only this package is shared by training and analysis. It imports neither torch nor the configuration.
 """
 
 import csv
@@ -34,38 +34,38 @@ LAST_CHECKPOINT = "last.ckpt"
 PREVIOUS_CHECKPOINT = "previous.ckpt"
 BEST_CHECKPOINT = "best.ckpt"
 TENSORBOARD_DIR = "tensorboard"
-# What a run had left behind when it was started again from the beginning.
+# Files of a run that was started again from the beginning.
 EARLIER_DIR = "earlier"
-# What Hydra writes into a sweep's directory when it starts.
+# Hydra writes this file into the directory of a sweep when it starts.
 SWEEP_FILE = "multirun.yaml"
-# What tells each of its runs from the others, by number, those that have not started included.
+# The swept values of each run of a sweep, by number, including runs that have not started.
 PLAN_FILE = "plan.json"
 
-# Of epochs.csv, in bytes.
+# Maximum length of the header of epochs.csv, in bytes.
 _LONGEST_HEADER = 4096
 
-# Keys of `strategy` that DistributedDataParallel alone knows: without it, such a setting changes nothing.
+# Keys of `strategy` that only DistributedDataParallel uses. Without it they have no effect.
 DDP_KEYS = (
     "backend", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph", "comm_hook", "shard_optimizer",
     "wrap_single_rank",
 )  # fmt: skip
 
-# What TensorBoard's HPARAMS tab shows beside a run's settings: keys of `result` and `timing`.
+# Metrics in TensorBoard's HPARAMS tab: keys of `result` and `timing`.
 HPARAM_METRICS = ("hparam/epoch_time_s", "hparam/samples_per_s", "hparam/val_accuracy", "hparam/test_accuracy")
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the millisecond."""
+    """The current time in UTC, ISO 8601, in milliseconds."""
     return timestamp(time.time())
 
 
 def timestamp(seconds: float) -> str:
-    """A `time.time()` in UTC, ISO 8601, to the millisecond."""
+    """A `time.time()` as UTC, ISO 8601, in milliseconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def parse_timestamp(text: str) -> float:
-    """The `time.time()` that `timestamp` wrote."""
+    """The inverse of `timestamp`."""
     return datetime.fromisoformat(text).timestamp()
 
 
@@ -74,7 +74,7 @@ class DamagedRecord(ValueError):
 
     Args:
         path: of the file.
-        reason: why, in words.
+        reason: why it can't be read.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -86,8 +86,8 @@ def read_record(run_dir: Path) -> dict[str, Any]:
     """Read run.json of a run directory.
 
     Raises:
-        FileNotFoundError: there is none.
-        DamagedRecord: a ValueError: it is not JSON, no object, or of another schema version.
+        FileNotFoundError: there is no run.json.
+        DamagedRecord: (a ValueError) it is not JSON, not an object, or has another schema version.
     """
     path = run_dir / RUN_FILE
     try:
@@ -106,12 +106,12 @@ def read_record(run_dir: Path) -> dict[str, Any]:
 
 
 def append_epochs(run_dir: Path, rows: Iterable[EpochRow]) -> None:
-    """Append rows to epochs.csv and see them onto the disk; the first call writes the header.
+    """Append rows to epochs.csv and flush them to disk. The first call writes the header.
 
-    A file of an older Laptime has fewer columns: it keeps those.
+    A file of an older Laptime has fewer columns, and keeps them.
 
     Args:
-        rows: None in them is written as an empty field.
+        rows: None is written as an empty field.
     """
     text = io.StringIO(newline="")
     with (run_dir / EPOCHS_FILE).open("ab+", buffering=0) as file:
@@ -124,36 +124,37 @@ def append_epochs(run_dir: Path, rows: Iterable[EpochRow]) -> None:
             writer.writeheader()
         else:
             file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # a line torn by the death of the process that wrote it
+            if file.read(1) != b"\n":  # the process that wrote the last line died meanwhile
                 text.write("\n")
         writer.writerows(asdict(row) for row in rows)
         content = text.getvalue().encode()
         try:
             written = file.write(content)
-            if written != len(content):  # as far as the disk had room: what is left says why
+            if written != len(content):  # the disk may be full: writing the rest raises the reason
                 file.write(content[written:])
             os.fsync(file.fileno())
         except OSError as error:
-            file.truncate(size)  # all rows or none
+            file.truncate(size)  # write all rows or none
             error.filename = str(run_dir / EPOCHS_FILE)
             raise
 
 
 def read_epochs(run_dir: Path) -> "pd.DataFrame":
-    """Read epochs.csv: one row per attempt, epoch and rank, columns EPOCH_COLUMNS; empty where there is no file.
+    """Read epochs.csv: one row per attempt, epoch and rank, with columns EPOCH_COLUMNS; empty without a file.
 
-    Columns that a file of an older Laptime lacks are empty."""
-    import pandas as pd  # takes its time to load, and asking for help needs none of it
+    Columns that a file of an older Laptime lacks are empty.
+    """
+    import pandas as pd  # slow to import, and --help doesn't need it
 
     path = run_dir / EPOCHS_FILE
-    if not path.exists() or path.stat().st_size == 0:  # just made, or by a process that was killed at that moment
+    if not path.exists() or path.stat().st_size == 0:  # just created, maybe by a process that was killed then
         return pd.DataFrame(columns=list(EPOCH_COLUMNS))
-    rows = pd.read_csv(path, float_precision="round_trip")  # the same bits as written
+    rows = pd.read_csv(path, float_precision="round_trip")  # reads the same bits as written
     return rows.reindex(columns=[*rows.columns, *(name for name in NEW_COLUMNS if name not in rows.columns)])
 
 
 def epoch_rows(run_dir: Path) -> list[EpochRow]:
-    """The rows of epochs.csv as they were written: an empty field is None."""
+    """The rows of epochs.csv. Empty fields are None."""
     epochs = read_epochs(run_dir).astype(object)
     rows = epochs.where(epochs.notna(), None).to_dict("records")
     return [EpochRow(**{column: row[column] for column in EPOCH_COLUMNS}) for row in rows]
@@ -169,13 +170,12 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def is_maximized(metric: str) -> bool:
-    """Whether more is better of a figure of `result` or `timing`: of accuracies and of what is done in a second."""
+    """Whether a larger value of a key of `result` or `timing` is better: accuracies and rates per second."""
     return (metric.endswith("_accuracy") and not metric.startswith("time_to")) or metric.endswith("_per_s")
 
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """A run's settings by full key, as TensorBoard's HPARAMS tab takes them; without places, secrets and what only
-    shows."""
+    """A run's settings by full key, for TensorBoard's HPARAMS tab: without paths, secrets, loggers and callbacks."""
     left_out = ("logger", "callbacks")
     return {
         name: value if isinstance(value, bool | int | float) else str(value)
@@ -185,7 +185,7 @@ def flat_config(config: Mapping[str, Any]) -> dict[str, bool | int | float | str
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step: whoever reads it sees the old content or the new, whole, whatever happens between."""
+    """Replace a file atomically: readers see either the whole old content or the whole new content."""
     temporary = None
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -200,12 +200,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None:
-            error.filename = str(path)  # the file that matters
+            error.filename = str(path)  # name the file that the caller knows
         raise
 
 
 def finite(value: Any) -> Any:
-    """A copy in which infinite values and NaN are None, for which JSON has a word."""
+    """A copy in which infinite values and NaN, which JSON lacks, are None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The hashes that tell whether two runs are the same, from what can change their results or their timing."""
+"""Hashes of the settings that can change the results or the timing of a run. Equal hashes: the same experiment."""
 
 import hashlib
 import json
@@ -9,8 +9,11 @@ from laptime.record.renamed import by_old_names
 
 
 def config_hashes(hashed: Mapping[str, Any]) -> tuple[str, str]:
-    """(config_hash, group_hash) of all that can change a run's result or its timing, by full key, the latter blind to
-    the seed: two hexadecimal SHA-256 digests, shortened to 16 digits."""
+    """(config_hash, group_hash): SHA-256 digests, shortened to 16 hexadecimal digits. group_hash ignores the seed.
+
+    Args:
+        hashed: the settings that can change the results or the timing of a run, by full key.
+    """
     return _digest(hashed), _digest({key: value for key, value in hashed.items() if key != "seed"})
 
 

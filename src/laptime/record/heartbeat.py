@@ -1,4 +1,4 @@
-"""A sign of life in a run's directory, for whoever watches it: also from another machine, where pids say nothing."""
+"""The heartbeat file of a run. It shows that the run is alive, also on other machines, where its pid says nothing."""
 
 import threading
 from collections.abc import Iterator
@@ -7,21 +7,21 @@ from pathlib import Path
 
 HEARTBEAT_FILE = ".heartbeat"
 INTERVAL_S = 2.0
-# A run that has not been heard of for so long is dead.
+# A run whose heartbeat is older than this is dead.
 DEAD_AFTER_S = 10.0
 
 
 @contextmanager
 def keep_heartbeat(run_dir: Path) -> Iterator[None]:
-    """Touch the run's heartbeat every two seconds, by a thread of its own; it is gone when the run has ended."""
+    """Touch the heartbeat every INTERVAL_S seconds in a thread, and remove it at the end."""
     path = run_dir / HEARTBEAT_FILE
-    over = threading.Event()
+    ended = threading.Event()
 
     def beat() -> None:
         while True:
-            with suppress(OSError):  # a full disk: the run itself says so
+            with suppress(OSError):  # the disk may be full: other writes of the run report it
                 path.touch()
-            if over.wait(INTERVAL_S):
+            if ended.wait(INTERVAL_S):
                 return
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
@@ -29,7 +29,7 @@ def keep_heartbeat(run_dir: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()
         with suppress(OSError):
             path.unlink()

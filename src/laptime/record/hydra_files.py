@@ -1,4 +1,4 @@
-"""What Hydra, and its sweeper for Optuna, leave in the directories of runs and sweeps. Loads no Hydra."""
+"""Reads the files that Hydra and its Optuna sweeper write into the directories of runs and sweeps. Loads no Hydra."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,22 +18,22 @@ _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, Recursi
 
 
 class HydraFileError(Exception):
-    """A file can't be read, or is not what Hydra writes. Its text names the reason, in one word."""
+    """A file can't be read, or Hydra did not write it. The message is the type of the error."""
 
 
 @dataclass(frozen=True)
 class SweepFile:
-    """multirun.yaml: the settings with which a sweep was started, or resumed last.
+    """multirun.yaml: the settings with which a sweep was started or last resumed.
 
     Attributes:
-        overrides: as typed, Hydra's own last, keys by the names of today.
+        overrides: as typed, Hydra's own last, with current key names.
         sweeper: the settings of `hydra.sweeper`.
-        subdir: how the directories of its runs are named (`hydra.sweep.subdir`), as it stands there.
-        output_subdir: Hydra's folder in the directory of a run; None: it keeps nothing.
-        config_name: the primary configuration (`--config-name`), as Hydra names it; None: it doesn't say.
-        config_dir: the folder that was typed (`--config-dir`); None: none was.
-        optimized_metric: of Laptime's part.
-        is_complete: everything is there that Hydra writes of these.
+        subdir: the names of the run directories (`hydra.sweep.subdir`), not interpolated.
+        output_subdir: Hydra's folder in a run directory (`hydra.output_subdir`); None: Hydra writes none.
+        config_name: the primary configuration (`--config-name`); None: not in the file.
+        config_dir: the folder of `--config-dir`; None: not given.
+        optimized_metric: of Laptime's configuration.
+        is_complete: whether the file has everything that Hydra writes.
     """
 
     overrides: tuple[str, ...]
@@ -47,17 +47,17 @@ class SweepFile:
 
     @property
     def is_search(self) -> bool:
-        """Whether its sweeper chose the runs as it went: those have a number of trials."""
+        """Whether its sweeper chooses runs by earlier results. Such sweepers have a number of trials."""
         return "n_trials" in self.sweeper
 
 
 @dataclass(frozen=True)
 class BestTrial:
-    """The best trial of a search for one thing.
+    """The best trial of a search with one objective.
 
     Attributes:
-        params: what was chosen, by key.
-        value: of the metric.
+        params: the chosen values, by key.
+        value: the value of the objective.
     """
 
     params: Mapping[str, Any]
@@ -68,7 +68,7 @@ def read_sweep_file(sweep_dir: Path, name: str = SWEEP_FILE) -> SweepFile:
     """Read multirun.yaml of a sweep, or an earlier copy of it.
 
     Raises:
-        HydraFileError: it can't be read, or holds no settings of Hydra's.
+        HydraFileError: it can't be read, or has no settings of Hydra.
     """
     try:
         content = _load(sweep_dir / name)
@@ -76,9 +76,9 @@ def read_sweep_file(sweep_dir: Path, name: str = SWEEP_FILE) -> SweepFile:
         if not isinstance(hydra, Mapping):
             raise TypeError
         overrides = _section(hydra, "overrides")
-        typed = [str(each) for part in ("task", "hydra") for each in overrides.get(part) or ()]
+        typed = [str(override) for kind in ("task", "hydra") for override in overrides.get(kind) or ()]
         sources = _section(hydra, "runtime").get("config_sources") or ()
-        folders = [str(each["path"]) for each in sources if each["provider"] == "command-line"]
+        folders = [str(source["path"]) for source in sources if source["provider"] == "command-line"]
         config_name = _section(hydra, "job").get("config_name")
         subdir = _section(hydra, "sweep").get("subdir")
         sweeper = _section(hydra, "sweeper")
@@ -98,25 +98,26 @@ def read_sweep_file(sweep_dir: Path, name: str = SWEEP_FILE) -> SweepFile:
 
 
 def read_overrides(run_dir: Path, output_subdir: str = HYDRA_DIR) -> list[str]:
-    """The overrides that a run was given, without Hydra's own, keys by the names of today.
+    """The overrides of a run, without Hydra's own, with current key names.
 
     Args:
-        output_subdir: Hydra's folder in the run's directory.
+        output_subdir: Hydra's folder in the run directory.
 
     Raises:
         HydraFileError: they can't be read.
     """
     try:
-        return [override_by_new_name(str(each)) for each in _load(run_dir / output_subdir / _OVERRIDES_FILE) or ()]
+        overrides = _load(run_dir / output_subdir / _OVERRIDES_FILE) or ()
+        return [override_by_new_name(str(override)) for override in overrides]
     except _UNREADABLE as error:
         raise HydraFileError(type(error).__name__) from error
 
 
 def read_best_trial(sweep_dir: Path) -> BestTrial:
-    """What Optuna's sweeper found best, where it has searched for one thing.
+    """The best trial of Optuna's sweeper.
 
     Raises:
-        HydraFileError: there is no such file, or it speaks of several things.
+        HydraFileError: there is no such file, or the search had several objectives.
     """
     try:
         content = _load(sweep_dir / _BEST_FILE)

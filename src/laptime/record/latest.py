@@ -1,6 +1,6 @@
-"""Which runs and sweeps are the newest: what `latest` means to every command.
+"""Finds the newest runs and sweeps: the meaning of `latest` in every command.
 
-Their records say when they started. The times of files and folders say when they were touched or copied.
+The order is that of the start times in their records. Modification times would change with copies and edits.
 """
 
 import json
@@ -14,31 +14,31 @@ from typing import Any
 from laptime.record.files import EARLIER_DIR, PLAN_FILE, RUN_FILE, SWEEP_FILE, parse_timestamp
 from laptime.record.walk import files_below
 
-# Where runs and sweeps are in the current folder, unless told otherwise: Hydra's usual places.
+# Default folders of runs and sweeps in the current folder: Hydra's defaults.
 RESULT_FOLDERS = (Path("outputs"), Path("multirun"))
 SWEEP_FOLDERS = (Path("multirun"),)
 
 
 def newest_runs(folders: Iterable[Path] = RESULT_FOLDERS, holding: str = RUN_FILE) -> list[Path]:
-    """Run directories below some folders, at any depth, the one that started last first.
+    """Run directories below some folders, at any depth, sorted by their last start, the newest first.
 
-    A run that was started again, or resumed by its sweep, counts by its last start. Of copies the original comes first,
-    and whatever has no record that can be read comes last.
+    A resumed run counts by its last start. An original comes before its copies. Runs without a readable record come
+    last.
 
     Args:
-        folders: those that don't exist are passed over.
-        holding: a file that the run has to have.
+        folders: folders that don't exist are skipped.
+        holding: only runs that contain this file.
     """
     return _by_start(run for folder in folders for run in _runs_below(folder) if (run / holding).exists())
 
 
 def newest_sweeps(folders: Iterable[Path] = SWEEP_FOLDERS) -> list[Path]:
-    """Sweep directories below some folders, at any depth, the one that was started or resumed last first."""
+    """Sweep directories below some folders, at any depth, the last started or resumed first."""
     return _by_start(path.parent for folder in folders for path in files_below(folder, SWEEP_FILE))
 
 
 def newest() -> list[Path]:
-    """The sweeps, and the runs that belong to none, of the current folder, the one that started last first."""
+    """Sweeps and single runs of the current folder, the last started first."""
     return _by_start([*newest_sweeps(), *newest_runs(RESULT_FOLDERS[:1])])
 
 
@@ -54,7 +54,7 @@ def _by_start(paths: Iterable[Path]) -> list[Path]:
 
 
 def _start(path: Path) -> tuple[float, bool]:
-    """When a run, or a sweep, started last (as `time.time()`; -inf: it doesn't say), and whether that was here."""
+    """When a run or sweep last started (`time.time()`; -inf: not known), and whether it is an original, not a copy."""
     if not (path / SWEEP_FILE).exists():
         return _start_of_run(path)
     return max([_start_of_sweep(path), *map(_start_of_run, _runs_below(path))])
@@ -71,11 +71,11 @@ def _start_of_sweep(sweep_dir: Path) -> tuple[float, bool]:
 
 @dataclass(frozen=True)
 class _Starts:
-    """What a file says of its run or sweep.
+    """Start times from run.json or plan.json.
 
     Attributes:
-        last: when it started last, as `time.time()`; -inf: it doesn't say.
-        run_dir: where the run was made; None: it doesn't say.
+        last: the last start, as `time.time()`; -inf: not known.
+        run_dir: the directory in which the run was started; None: not known.
     """
 
     last: float = -math.inf
@@ -91,8 +91,8 @@ def _time(text: Any) -> float:
 
 def _read(path: Path) -> _Starts:
     try:
-        seen = path.stat()
-        return _parsed(path.absolute(), seen.st_ino, seen.st_mtime_ns, seen.st_size)
+        state = path.stat()
+        return _parse(path.absolute(), state.st_ino, state.st_mtime_ns, state.st_size)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return _Starts()
 
@@ -102,9 +102,9 @@ def _run_dir_of(content: Any) -> str | None:
     return run_dir if isinstance(run_dir, str) else None
 
 
-# Whoever waits for a run to start looks several times a second.
+# Commands that wait for a run to start call this several times a second.
 @lru_cache(maxsize=4096)
-def _parsed(path: Path, *state: int) -> _Starts:
+def _parse(path: Path, *state: int) -> _Starts:
     content = json.loads(path.read_bytes())
-    starts = [each.get("started_at") for each in (content, *(content.get("attempts") or []))]
+    starts = [part.get("started_at") for part in (content, *(content.get("attempts") or []))]
     return _Starts(max(map(_time, starts)), _run_dir_of(content))

@@ -1,6 +1,6 @@
-"""An override taken apart without Hydra: for saved ones, and for texts that Hydra's grammar doesn't take.
+"""Splits overrides without Hydra: saved ones, and text that Hydra's grammar doesn't accept.
 
-What is typed is parsed by laptime.config.overrides.
+laptime.config.overrides parses typed overrides.
 """
 
 from typing import NamedTuple
@@ -10,9 +10,9 @@ class OverrideText(NamedTuple):
     """The parts of `++key=value`.
 
     Attributes:
-        prefix: +, ++, ~ or nothing.
+        prefix: +, ++, ~ or empty.
         key: with its package, if it has one: `dataset@other`.
-        value: what follows the first =, as it stands there; None: there is no =.
+        value: the text after the first =; None: there is no =.
     """
 
     prefix: str

@@ -1,4 +1,4 @@
-"""plan.json: which runs a sweep has, those that have not started included."""
+"""plan.json: all runs of a sweep, including those that have not started."""
 
 import json
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ _LARGEST_NUMBER = 10**9
 
 
 def write_plan(sweep_dir: Path, swept: Mapping[int, str], starts: bool = False) -> None:
-    """Write down which runs a sweep has, and when it was started, or resumed, last.
+    """Write the runs of a sweep, and when it was last started or resumed.
 
     Args:
-        swept: what tells each from the others, by number.
-        starts: whether that is now; otherwise it is what it was.
+        swept: the swept values of each run, by number.
+        starts: whether the sweep starts now; otherwise the recorded time is kept.
     """
     started_at = now() if starts else None
     if not starts:
@@ -27,10 +27,10 @@ def write_plan(sweep_dir: Path, swept: Mapping[int, str], starts: bool = False) 
 
 
 def read_plan(sweep_dir: Path) -> dict[int, str]:
-    """What tells the runs of a sweep from each other, by number; empty where that can't be read."""
+    """The swept values of each run, by number; empty if plan.json can't be read."""
     try:
         runs = json.loads((sweep_dir / PLAN_FILE).read_bytes())["runs"]
-        known = {int(number): escape_control_chars(str(swept)) for number, swept in runs.items()}
-        return {number: swept for number, swept in known.items() if 0 <= number <= _LARGEST_NUMBER}
+        swept_by_run = {int(number): escape_control_chars(str(swept)) for number, swept in runs.items()}
+        return {number: swept for number, swept in swept_by_run.items() if 0 <= number <= _LARGEST_NUMBER}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

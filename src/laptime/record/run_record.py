@@ -1,4 +1,4 @@
-"""The record of one run, run.json: how it begins, is filled in, is written down and is read back."""
+"""The record of one run: creating, updating, writing and reading run.json."""
 
 import json
 import re
@@ -13,14 +13,14 @@ from laptime.record import schema
 from laptime.record.files import RUN_FILE, finite, now, read_record, write_atomically
 from laptime.record.schema import RunError, Status
 
-# Filled in as a whole while a run is set up: until then each of their keys is null.
-_SET_UP = ("device", "dataset", "model", "strategy", "batch")
-_PLACE = re.compile(r" - at `\$\.?(?P<path>.*)`$")
-_PART = re.compile(r"(\w+)|\[(\d+)\]")
+# The setup of a run fills in these sections. Until then all their keys are null.
+_SETUP_SECTIONS = ("device", "dataset", "model", "strategy", "batch")
+_PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$")
+_KEY_OR_INDEX = re.compile(r"(\w+)|\[(\d+)\]")
 
 
 class RunRecord(Struct, kw_only=True):
-    """What is known of a run.
+    """The content of run.json.
 
     Attributes:
         run_dir: absolute, where the run was made; None: an old record lacks it.
@@ -28,13 +28,13 @@ class RunRecord(Struct, kw_only=True):
             somebody else's training.
         experiment_name: the option of the group `experiment`; None: none was chosen.
         runs_at_once: runs of the sweep that shared the machine, this one included; None: as for `run_label`.
-        config: as resolved, secrets masked.
-        hashed_config: what makes two runs the same, by full key: see `laptime.config.identity`.
-        config_hash, group_hash: of that, with and without the seed.
-        command: as typed, secrets masked.
-        device, dataset, model, strategy, batch, environment: None: the run ended before it was set up.
-        seed: None: not known, where Laptime timed somebody else's training.
-        missing: why a figure is null, by section or key: `breakdown`, `peak.mfu`.
+        config: the resolved configuration, with secrets masked.
+        hashed_config: the values that identify a run, by full key. See `laptime.config.identity`.
+        config_hash, group_hash: hashes of hashed_config, with and without the seed.
+        command: as typed, with secrets masked.
+        device, dataset, model, strategy, batch, environment: None: the run ended during its setup.
+        seed: None: not known, because Laptime timed a training that it did not start.
+        missing: the reasons why figures are null, by section or key: `breakdown`, `peak.mfu`.
     """
 
     schema_version: int = schema.SCHEMA_VERSION
@@ -78,8 +78,8 @@ class RunRecord(Struct, kw_only=True):
         """Read run.json of a run directory.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: it is not JSON, of another schema version, or a value is of another type than the schema's.
+            FileNotFoundError: there is no run.json.
+            ValueError: it is not JSON, has another schema version, or a value has a wrong type.
         """
         return cls.of(read_record(run_dir))
 
@@ -88,10 +88,10 @@ class RunRecord(Struct, kw_only=True):
         """A record from plain values.
 
         Args:
-            content: of run.json, of this schema version and by the names of today: see `read_record`.
+            content: of run.json, with this schema version and current key names: see `read_record`.
 
         Raises:
-            ValueError: says which value is of another type than the schema's.
+            ValueError: names the value that has a wrong type.
         """
         if content.get("status") is None:
             raise ValueError(f"damaged: {RUN_FILE} has no status")
@@ -99,16 +99,16 @@ class RunRecord(Struct, kw_only=True):
         try:
             return msgspec.convert(present, cls)
         except msgspec.ValidationError as error:
-            raise ValueError(_in_words(str(error), content)) from error
+            raise ValueError(_describe(str(error), content)) from error
 
     @property
     def is_laptime_training(self) -> bool:
-        """Whether Laptime trained; otherwise it timed somebody else's training, and `config` holds any keys."""
+        """Whether Laptime trained. Otherwise it timed another program's training, and `config` has arbitrary keys."""
         return self.lap.timer == "training"
 
     @property
     def laptime_config(self) -> dict[str, Any]:
-        """`config`, where its keys are Laptime's; otherwise empty."""
+        """`config` if Laptime trained; otherwise empty."""
         return (self.config or {}) if self.is_laptime_training else {}
 
     @property
@@ -119,37 +119,36 @@ class RunRecord(Struct, kw_only=True):
         return {"experiment_name": str(self.experiment_name), "runs_at_once": self.runs_at_once or 1}
 
     def to_json(self) -> dict[str, Any]:
-        """The plain values of run.json, every key of the schema. What JSON has no words for, infinite values and NaN,
-        is null."""
+        """The plain values of run.json, with every key of the schema. Infinite values and NaN are null."""
         values: dict[str, Any] = finite(msgspec.to_builtins(self))
-        for name in _SET_UP:
+        for name in _SETUP_SECTIONS:
             if values[name] is None:
                 values[name] = dict.fromkeys(getattr(schema, name.title()).__struct_fields__)
         return values
 
     def write(self, run_dir: Path) -> None:
-        """Write run.json as a whole or not at all."""
+        """Replace run.json atomically."""
         text = json.dumps(self.to_json(), indent=2, allow_nan=False)
         write_atomically(run_dir / RUN_FILE, text.encode() + b"\n")
 
     def start_attempt(self, attempt: int) -> None:
-        """Note that the ranks start, for the first time (0) or again; an attempt that never said how it ended died."""
+        """Record a start of the ranks (0: the first). An earlier attempt that is still running is marked as died."""
         for earlier in self.attempts:
             if earlier.status == "running":
                 earlier.status = "failed"
-                earlier.error = RunError(type="RankDied", message="the ranks ended without a word")
+                earlier.error = RunError(type="RankDied", message="the ranks ended without a report")
         self.status, self.error, self.ended_at = "running", None, None
         self.attempts.append(schema.Attempt(attempt=attempt, started_at=now(), status="running"))
 
     def end_attempt(self, status: Status, error: RunError | None) -> None:
-        """Note how the run ended, and with it its last attempt."""
+        """Record how the run and its last attempt ended."""
         ended_at = now()
-        for each in (self, self.attempts[-1]):
-            each.status, each.error, each.ended_at = status, error, ended_at
+        for part in (self, self.attempts[-1]):
+            part.status, part.error, part.ended_at = status, error, ended_at
 
 
 def mark_launcher_died(run_dir: Path, message: str) -> None:
-    """Note that a run has failed whose launching process is gone; one that had ended before stays as it is."""
+    """Mark a run as failed because its launching process has died. A run that had ended before is left unchanged."""
     record = RunRecord.read(run_dir)
     if record.status == "running":
         record.end_attempt("failed", RunError(type="LauncherDied", message=message))
@@ -157,23 +156,24 @@ def mark_launcher_died(run_dir: Path, message: str) -> None:
 
 
 def _is_unknown(key: str, value: Any) -> bool:
-    """Whether a section says nothing: the run ended before it was known, or an older Laptime did not write it."""
+    """Whether a section is empty: the run ended before it was filled in, or an older Laptime did not write it."""
     if value is None or not isinstance(value, dict):
         return value is None
-    return key in _SET_UP and all(each is None for each in value.values())
+    return key in _SETUP_SECTIONS and all(item is None for item in value.values())
 
 
-def _in_words(message: str, content: Mapping[str, Any]) -> str:
-    """What msgspec says is wrong with a value, by its full key."""
-    place = _PLACE.search(message)
-    path = "" if place is None else place["path"]
+def _describe(message: str, content: Mapping[str, Any]) -> str:
+    """msgspec's error message, with the full key of the value."""
+    match = _PATH.search(message)
+    path = "" if match is None else match["path"]
     missing = re.match(r"Object missing required field `(\w+)`", message)
     if missing is not None:
-        return f"damaged, or of an older Laptime: {RUN_FILE} has no {'.'.join(filter(None, (path, missing[1])))}"
-    if "[...]" in path:  # of a mapping, msgspec does not say which value
+        key = ".".join(filter(None, (path, missing[1])))
+        return f"damaged, or written by an older Laptime: {RUN_FILE} has no {key}"
+    if "[...]" in path:  # in mappings, msgspec does not name the key
         return f"damaged: {path.replace('[...]', '')}: {message.partition(' - at')[0].replace('`', '')}"
     value: Any = content
-    for name, number in _PART.findall(path):
+    for name, number in _KEY_OR_INDEX.findall(path):
         if name and isinstance(value, Mapping):
             value = value.get(name)
         elif number and isinstance(value, list):

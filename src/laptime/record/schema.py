@@ -1,7 +1,7 @@
-"""What run.json holds, section by section: keys in their order, types, and what may be null.
+"""The schema of run.json, section by section: the order of keys, their types, and what may be null.
 
-What was not measured is null. Seconds, bytes and joules are in the names; shares are of 1. A record with other types is
-damaged (`laptime.record.run_record.RunRecord.read` says where); keys that an older Laptime did not write are null.
+Figures that were not measured are null. Units are in the names; fractions are of 1. A record with other types is
+damaged (`laptime.record.run_record.RunRecord.read` names the key). Keys that an older Laptime did not write are null.
 """
 
 from typing import Annotated, Any, Literal, TypeVar
@@ -11,39 +11,39 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 SCHEMA_VERSION = 1
 
 Status = Literal["running", "completed", "failed", "interrupted"]
-# Sums and ratios of larger figures would be infinite.
+# Sums and ratios of larger figures could be infinite.
 Figure = Annotated[float, Meta(gt=-1e300, lt=1e300)]
 Count = Annotated[int, Meta(ge=1)]
 Size = Annotated[int, Meta(ge=0, le=2**62)]
 
-# The parts of an optimizer step, in their order. `communication` is waiting for gradients of other ranks, taken out of
-# the backward pass or a sharded optimizer's step; `rest` is what is in none of the others, such as summing up losses.
+# The phases of an optimizer step, in order. `communication` is the time that the backward pass or a sharded optimizer's
+# step waits for other ranks; it is not in those phases. `rest` is in no other phase, e.g. adding up losses.
 PHASES = ("data", "host_to_device", "forward", "backward", "communication", "optimizer", "rest")
 
 Section = TypeVar("Section")
 
 
 def filled(section: Section | None) -> Section:
-    """A section that is filled in while the run is set up.
+    """A section that the setup of a run fills in.
 
     Raises:
-        ValueError: the run ended before it was.
+        ValueError: it is None, because the run ended during its setup.
     """
     if section is None:
-        raise ValueError("the run ended before it was set up")
+        raise ValueError("the run ended during its setup")
     return section
 
 
 class RunError(Struct, kw_only=True):
-    """Why a run, an attempt or a rank failed, as plain values: as errors cross processes, and as run.json has them.
+    """Why a run, an attempt or a rank failed, as plain values for run.json and for other processes.
 
     Attributes:
-        type: the class of the exception, RankDied, RankStuck or LauncherDied; empty: an older record does not say.
-        message: in words.
-        epoch, step: of the training, both from 0; None: not known.
-        signum: of the signal that ended it.
-        traceback: of what is no known way to end.
-        rank: that it happened to.
+        type: the class of the exception, RankDied, RankStuck or LauncherDied; empty in older records.
+        message: the error message.
+        epoch, step: position in the training, both from 0; None: not known.
+        signum: number of the signal that ended it.
+        traceback: of unexpected exceptions.
+        rank: the rank that failed.
     """
 
     type: str = ""
@@ -56,12 +56,12 @@ class RunError(Struct, kw_only=True):
 
     @property
     def first_line(self) -> str:
-        """Of the message."""
+        """The first line of the message."""
         return self.message.partition("\n")[0]
 
 
 class Device(Struct, kw_only=True):
-    """The device that was asked for, and the one that trained."""
+    """The requested device, and the one that trained."""
 
     requested: str
     used: str
@@ -76,7 +76,7 @@ class Device(Struct, kw_only=True):
 
 
 class Dataset(Struct, kw_only=True):
-    """The data, and how many samples of them were used; `num_test` is 0 where there was no test."""
+    """The data set, and the numbers of samples that were used. `num_test` is 0 without a test."""
 
     name: str
     synthetic: bool | None = None
@@ -100,7 +100,7 @@ class Model(Struct, kw_only=True):
 
 
 class Strategy(Struct, kw_only=True):
-    """The ranks; `rank_pids` in the order of the ranks."""
+    """The ranks. `rank_pids` is ordered by rank."""
 
     name: str | None = None
     backend: str | None = None
@@ -113,7 +113,7 @@ class Strategy(Struct, kw_only=True):
 
 
 class Batch(Struct, kw_only=True):
-    """Samples of an optimizer step."""
+    """Number of samples per optimizer step."""
 
     scope: str
     per_rank_batch_size: int | None
@@ -124,11 +124,11 @@ class Lap(Struct, kw_only=True):
     """What is timed as one lap.
 
     Attributes:
-        unit: epoch, or batches where a lap is so many of them.
-        num_batches: of a lap of batches on each rank; None: a lap is an epoch.
-        timer: what timed it: training (Laptime's own), LapTimer (a Lightning callback), laps (a plain loop) or
-            transformers (a callback for Hugging Face's Trainer).
-        contents: what is in a lap's time and what is not, in words.
+        unit: epoch; or batches, if a lap is a number of batches.
+        num_batches: number of batches per lap on each rank; None: a lap is an epoch.
+        timer: training (Laptime trained), LapTimer (the Lightning callback), laps (a plain loop) or transformers (the
+            callback for Hugging Face's Trainer).
+        contents: what a lap's time includes and excludes, in words.
     """
 
     unit: Literal["epoch", "batches"] = "epoch"
@@ -138,8 +138,11 @@ class Lap(Struct, kw_only=True):
 
 
 class Timing(Struct, kw_only=True):
-    """Medians of the laps that count, and what the whole run took. A lap is an epoch, unless `lap` says otherwise:
-    `warmup_epochs` and `epoch_time_s` are of laps."""
+    """Medians of the counted laps, and times of the whole run.
+
+    A lap is an epoch, unless `lap` says otherwise. `warmup_epochs` and `epoch_time_s` are about laps.
+    `straggler_delay`: how much longer the slowest rank took than the median one, as a fraction.
+    """
 
     warmup_epochs: int | None = None
     total_train_s: Figure | None = None
@@ -154,7 +157,7 @@ class Timing(Struct, kw_only=True):
 
 
 class Result(Struct, kw_only=True):
-    """What was learned; `time_to_accuracy` in seconds of training."""
+    """Losses and accuracies. `time_to_accuracy` is in seconds of training."""
 
     train_loss: Figure | None = None
     train_accuracy: Figure | None = None
@@ -183,7 +186,7 @@ class Resources(Struct, kw_only=True):
 
 
 class Communication(Struct, kw_only=True):
-    """What synchronizing the gradients takes of a step, in seconds per step."""
+    """The time that gradient synchronization takes, in seconds per step. `share` is exposed_s / step_s."""
 
     num_all_reduces_per_step: Size | None = None
     bytes_per_step: Size | None = None
@@ -201,14 +204,17 @@ class Communication(Struct, kw_only=True):
 
 
 class Contention(Struct, kw_only=True):
-    """Steps without synchronization, in seconds, and how far the slowest rank is behind the median one in them."""
+    """Steps without gradient synchronization, in seconds.
+
+    `straggler_delay`: how much longer the slowest rank takes for them than the median one, as a fraction.
+    """
 
     no_sync_step_s: Figure | None = None
     straggler_delay: Figure | None = None
 
 
 class Breakdown(Struct, kw_only=True):
-    """Seconds of a step by part (`PHASES`)."""
+    """Seconds of a step by phase (`PHASES`)."""
 
     data_s: Figure | None = None
     host_to_device_s: Figure | None = None
@@ -225,14 +231,19 @@ class Breakdown(Struct, kw_only=True):
     epoch_start_s: Figure | None = None
     instrument_s: Figure | None = None
 
-    def of_phase(self, part: str) -> float | None:
-        """Seconds of a part; None: not measured."""
-        value: float | None = getattr(self, f"{part}_s")
+    def of_phase(self, phase: str) -> float | None:
+        """Seconds of a phase; None: not measured."""
+        value: float | None = getattr(self, f"{phase}_s")
         return value
 
 
 class Peak(Struct, kw_only=True):
-    """What the devices of all ranks can do at most, and how near the run came to that."""
+    """The peak performance of the devices of all ranks, and what the run achieved.
+
+    Attributes:
+        mfu: achieved FLOP/s over `matmul_flop_per_s`, the fastest matrix product measured on this device and precision.
+        compute_mfu: the same in the forward and backward pass.
+    """
 
     matmul_flop_per_s: Figure | None = None
     copy_bytes_per_s: Figure | None = None
@@ -244,7 +255,7 @@ class Peak(Struct, kw_only=True):
 
 
 class BareLoop(Struct, kw_only=True):
-    """The same epochs in a loop without Lightning; `overhead` is what the run took longer, as a share of that loop."""
+    """The same epochs in a loop without Lightning. `overhead`: how much longer the run took, as a fraction."""
 
     epoch_time_s: Figure | None = None
     overhead: Figure | None = None
@@ -256,7 +267,7 @@ class BareLoop(Struct, kw_only=True):
 
 
 class EpochNoise(Struct, kw_only=True):
-    """What else the machine did during an epoch: see `laptime.machine.counters.delta`."""
+    """What else the machine did during an epoch. See `laptime.machine.counters.Noise`."""
 
     attempt: int
     epoch: int
@@ -272,7 +283,7 @@ class EpochNoise(Struct, kw_only=True):
 
 
 class Noise(Struct, kw_only=True):
-    """The load of the machine before and after the epochs, and what it did in each."""
+    """The machine's load average before and after the epochs, and its counters in each epoch."""
 
     load_before: Figure | None = None
     load_after: Figure | None = None
@@ -281,14 +292,14 @@ class Noise(Struct, kw_only=True):
 
 
 class Quality(Struct, kw_only=True):
-    """How far the figures can be trusted: A, B or C, and the reasons why it is no better."""
+    """How far the figures can be trusted: grade A, B or C, and the reasons why it is not better."""
 
     grade: str | None = None
     reasons: list[str] | None = None
 
 
 class Attempt(Struct, kw_only=True):
-    """One start of the ranks."""
+    """One start of the ranks. A restart is another attempt."""
 
     attempt: int
     started_at: str | None = None
@@ -300,7 +311,7 @@ class Attempt(Struct, kw_only=True):
 
 
 class Git(Struct, kw_only=True):
-    """Where the code stands; `diff_hash` of what is not committed."""
+    """The commit of the code. `diff_hash` is of uncommitted changes."""
 
     commit: str | None = None
     dirty: bool | None = None
@@ -308,7 +319,7 @@ class Git(Struct, kw_only=True):
 
 
 class Environment(Struct, kw_only=True):
-    """Machine, system and packages; `settings` are variables and options that change the timing."""
+    """The machine, system and packages. `settings` are variables and options that change the timing."""
 
     code_hash: str
     python: str | None = None

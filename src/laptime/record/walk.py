@@ -1,4 +1,4 @@
-"""Looking through folders, links to folders included."""
+"""Walks through folders, following symbolic links."""
 
 import os
 from collections.abc import Iterator
@@ -6,23 +6,23 @@ from pathlib import Path
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """What os.walk yields, with links to folders followed and each folder visited once.
+    """Like os.walk, but follows symbolic links and visits each folder once.
 
     Yields:
-        A folder, the names of the folders in it, and those of its files. A name that is removed is not visited.
+        A folder, the names of its folders and the names of its files. Folders that the caller removes are skipped.
     """
-    seen: set[Path] = set()
-    for place, names, files in os.walk(folder, followlinks=True):
-        real = Path(place).resolve()
-        if real in seen:  # a link to where the walk has been
+    visited: set[Path] = set()
+    for path, names, files in os.walk(folder, followlinks=True):
+        real = Path(path).resolve()
+        if real in visited:  # a link to a visited folder
             names.clear()
             continue
-        seen.add(real)
-        yield Path(place), names, files
+        visited.add(real)
+        yield Path(path), names, files
 
 
 def files_below(folder: Path, name: str) -> Iterator[Path]:
-    """All files of that name, at any depth."""
-    for place, _, files in walk(folder):
+    """All files with this name, at any depth."""
+    for path, _, files in walk(folder):
         if name in files:
-            yield place / name
+            yield path / name
