@@ -1,12 +1,11 @@
 """`laptime watch`: real sweeps, complete, failed and killed, and made-up records for heartbeats and clocks."""
 
-import os
 import re
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,141 +18,16 @@ from tests.support.settings import NO_REPORT, TINY
 from tests.support.terminal import Terminal
 
 from laptime.record.files import read_record, timestamp
-from laptime.record.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE, keep_heartbeat
+from laptime.record.heartbeat import HEARTBEAT_FILE, keep_heartbeat
 from laptime.record.plan import write_plan
-from laptime.watch.__main__ import main
-from laptime.watch.status import Watcher
 
 TINY_SWEEP = ("-m", *TINY, NO_REPORT, "training.epochs=2")
 SCRIPTS = Path(__file__).parents[1] / "user_classes"
 NOTE = 'echo "$LAPTIME_EVENT|$LAPTIME_DIR|$LAPTIME_MESSAGE" >> notified'
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def running(work_folder: Path) -> Path:
-    """A made-up sweep of three runs; run 0 is recorded as running. Returns the directory of run 0."""
-    run = work_folder / "sweep" / "0"
-    run.mkdir(parents=True)
-    (work_folder / "sweep" / "multirun.yaml").touch()
-    record = new_record()
-    record |= {"config": {"training": {"epochs": 5}}, "run_label": "seed=1"}
-    start_attempt(record, 0)
-    write_record(run, record)
-    write_plan(work_folder / "sweep", {0: "seed=1", 1: "seed=2", 2: "seed=3"})
-    return run
-
-
-@pytest.fixture
-def dies_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run is dead after one second without a heartbeat instead of ten."""
-    monkeypatch.setattr("laptime.watch.status.DEAD_AFTER_S", 1.0)
-
-
-@pytest.fixture
-def watch(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
-    """Run `laptime watch ARGUMENTS` in this process."""
-
-    def run(*arguments: str) -> SimpleNamespace:
-        capsys.readouterr()
-        code = main(arguments)
-        captured = capsys.readouterr()
-        return SimpleNamespace(returncode=code, stdout=captured.out, stderr=captured.err)
-
-    return run
-
-
-def beat(run: Path, at: float) -> None:
-    (run / HEARTBEAT_FILE).touch()
-    os.utime(run / HEARTBEAT_FILE, (at, at))
-
-
-def statuses(watcher: Watcher) -> list[str]:
-    return [run.status for run in watcher.look().runs]
-
-
 def notifications(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
-
-
-# Signs of life.
-
-
-@pytest.mark.unit
-def test_a_run_with_a_heartbeat_is_running_and_the_others_wait(running, clock):
-    beat(running, time.time())
-    watcher = Watcher(running.parent, clock)
-    assert statuses(watcher) == ["running", "waiting", "waiting"]
-    assert not watcher.look().is_over
-
-
-@pytest.mark.unit
-def test_a_run_whose_heartbeat_stopped_is_dead(running, clock):
-    beat(running, time.time() - DEAD_AFTER_S - 1)
-    watcher = Watcher(running.parent, clock)
-    seen = watcher.look()
-    assert [run.status for run in seen.runs] == ["dead", "waiting", "waiting"] and not seen.is_over
-    clock.now += DEAD_AFTER_S
-    assert watcher.look().is_over
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize("skew", [-86400.0, 86400.0])
-def test_the_clock_of_another_machine_may_be_wrong_while_the_heartbeat_changes(skew, running, clock):
-    watcher = Watcher(running.parent, clock)
-    for step in range(5):
-        beat(running, time.time() + skew + 2 * step)
-        seen = watcher.look()
-        clock.now += 2
-    assert seen.runs[0].status == "running" and not seen.is_over
-    clock.now += DEAD_AFTER_S
-    assert statuses(watcher)[0] == "dead"
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize("config", [None, {"training": "mine", "run_label": [1]}, {"training": {"epochs": "many"}}])
-def test_a_training_that_laptime_only_timed_has_no_known_end(config, running, watch):
-    record = read_record(running) | {"config": config, "run_label": None}
-    record["lap"]["timer"] = "LapTimer"
-    write_record(running, record)
-    append_epochs(running, [EPOCH_ROW, EPOCH_ROW | {"epoch": 2, "num_samples": None}])
-    (seen,) = Watcher(running).look().runs
-    assert (seen.status, seen.num_epochs_done, seen.num_epochs) == ("running", 3, None)
-    assert (seen.epoch_time_s, seen.overrides) == (1.25, "")
-    shown = watch(str(running), "--once").stdout
-    assert " 3 " in shown and "left" not in shown
-
-
-@pytest.mark.unit
-def test_the_heartbeat_lasts_as_long_as_the_work(work_folder):
-    with keep_heartbeat(work_folder):
-        until((work_folder / HEARTBEAT_FILE).exists)
-    assert not (work_folder / HEARTBEAT_FILE).exists()
-
-
-@pytest.mark.unit
-def test_a_heartbeat_that_cannot_be_written_is_ignored(work_folder):
-    with keep_heartbeat(work_folder / "nowhere"):
-        pass
-
-
-def test_a_sweep_whose_process_on_this_machine_ended_is_over_immediately(running):
-    assert processes.run(running.parent, script=SCRIPTS / "ended_user.py").returncode == 0
-    beat(running, time.time() - DEAD_AFTER_S - 1)
-    seen = Watcher(running.parent).look()
-    assert seen.is_over and [run.status for run in seen.runs] == ["dead", "waiting", "waiting"]
 
 
 # Real sweeps.
@@ -325,7 +199,7 @@ def test_the_interval_is_the_time_between_two_updates(watch, running, monkeypatc
             write_plan(running.parent, {})
             monkeypatch.setattr("laptime.watch.status.DEAD_AFTER_S", 0.0)
 
-    beat(running, time.time())
+    (running / HEARTBEAT_FILE).touch()
     monkeypatch.setattr("laptime.watch.__main__.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     watch(str(running.parent), "--interval", "7")
     assert waited == [7.0, 7.0, 7.0]
