@@ -76,14 +76,14 @@ def read_sweep_file(sweep_dir: Path, name: str = SWEEP_FILE) -> SweepFile:
         if not isinstance(hydra, Mapping):
             raise TypeError
         overrides = _section(hydra, "overrides")
-        typed = [str(override) for kind in ("task", "hydra") for override in overrides.get(kind) or ()]
+        typed_overrides = [str(override) for kind in ("task", "hydra") for override in overrides.get(kind) or ()]
         sources = _section(hydra, "runtime").get("config_sources") or ()
         folders = [str(source["path"]) for source in sources if source["provider"] == "command-line"]
         config_name = _section(hydra, "job").get("config_name")
         subdir = _section(hydra, "sweep").get("subdir")
         sweeper = _section(hydra, "sweeper")
         return SweepFile(
-            overrides=tuple(map(override_by_new_name, typed)),
+            overrides=tuple(map(override_by_new_name, typed_overrides)),
             sweeper=sweeper,
             subdir=None if subdir is None else str(subdir),
             output_subdir=hydra.get("output_subdir", HYDRA_DIR),

@@ -98,7 +98,7 @@ def _read(path: Path) -> _Starts:
 
 
 def _run_dir_of(content: Any) -> str | None:
-    run_dir = content.get("run_dir") or (content.get("config") or {}).get("run_dir")  # there in an older record
+    run_dir = content.get("run_dir") or (content.get("config") or {}).get("run_dir")  # older records have it in config
     return run_dir if isinstance(run_dir, str) else None
 
 
