@@ -76,7 +76,7 @@ def test_a_batch_size_that_would_not_fit_is_not_tried(monkeypatch, work_folder, 
 
 def test_time_ends_the_search(monkeypatch, work_folder, capsys):
     assert main(["batch_size", *FEW, "--limit", "0.000001"]) == 0
-    assert found(capsys.readouterr().out, "Largest").startswith("training.batch_size=16 (larger ones would have taken")
+    assert found(capsys.readouterr().out, "Largest").startswith("training.batch_size=16 (larger ones would exceed")
 
 
 def test_what_disturbed_the_times_is_said(monkeypatch, work_folder, capsys):
@@ -145,7 +145,7 @@ def test_learning_rates_are_the_same_twice_and_with_all_that_changes_a_step(work
 
 def test_a_test_that_ends_too_early_says_so(work_folder, capsys):
     assert main(["lr", *FEW, "optimizer=sgd", "--lowest", "1e30", "--highest", "1e31"]) == 1
-    assert "Start from a smaller --lowest" in capsys.readouterr().err
+    assert "Use a smaller --lowest" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_test_that_ends_too_early_says_so(work_folder, capsys):
         (["batch_size", "strategy.world_size=2"], "strategy.world_size=2: tune tries one process"),
         (["batch_size", "model=nothing"], "model=nothing: no such option"),
         (["lr", "model=mlp,cnn"], "model=mlp,cnn"),
-        (["batch_size", "device=cuda", "device.fallback=error"], "device=cuda: absent"),
+        (["batch_size", "device=cuda", "device.fallback=error"], "device=cuda: not available"),
     ],
 )
 def test_mistakes_are_one_line(typed, words, work_folder, capsys):

@@ -117,8 +117,8 @@ def find(config: Config, device: Device, lowest: float, highest: float, num_step
     lrs, losses = finder.results["lr"], finder.results["loss"]
     if suggested is None or len(lrs) < _MIN_STEPS:
         raise TrainingFailed(
-            f"the loss became infinite, or too large, after {len(lrs)} of {num_steps} steps, too few to "
-            "choose from. Use a smaller --lowest."
+            f"the loss became infinite, or too large, after {len(lrs)} of {num_steps} steps, so that no learning rate "
+            "can be suggested. Use a smaller --lowest."
         )
     subject = f"{network_name(network)} on {data.data.name}"
     return RangeTest(subject, tuple(lrs), tuple(losses), suggested, len(lrs) < num_steps, device, finder)
