@@ -20,7 +20,7 @@ def doctor(setting: Setting, notes: Notes) -> None:
     report = examine(2.0, print)
     for finding in [*report["devices"], *report["backends"]]:
         what = " ".join(filter(None, (finding["name"], finding["precision"])))
-        if finding["verdict"] == "not there":
+        if finding["verdict"] == "not available":
             notes.skip(what, finding["detail"])
         else:
             notes.check(what, finding["verdict"] == "works", f"{finding['verdict']}: {finding['detail']}")

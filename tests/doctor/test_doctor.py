@@ -91,7 +91,7 @@ def test_busy_cores_are_counted_against_those_of_the_machine(monkeypatch):
 
 
 def test_the_busiest_process_is_named_and_the_set_variable_shown():
-    assert "indexer above all" in checklist.other_processes(2.0, 4, [("indexer", 1.9), ("cron", 0.1)]).text
+    assert "the busiest is indexer" in checklist.other_processes(2.0, 4, [("indexer", 1.9), ("cron", 0.1)]).text
     assert "OMP_NUM_THREADS=1" in checklist.thread_variables({"OMP_NUM_THREADS": "1"}).text
 
 
@@ -143,7 +143,7 @@ def verdicts():
     return {finding.title: finding.verdict for finding in steps.check_devices()}
 
 
-def test_this_machines_cpu_trains_right():
+def test_this_machines_cpu_trains_correctly():
     assert [steps.check("cpu", 0, precision).verdict for precision in steps.TOLERANCES] == ["works", "works"]
 
 
@@ -151,9 +151,9 @@ def test_this_machines_cpu_trains_right():
     ("change", "verdict"),
     [
         (lambda losses: losses, "works"),
-        (lambda losses: [loss * 1.05 for loss in losses], "computes something else"),
-        (lambda losses: [*losses[:-1], losses[-1] * 1.05], "computes something else"),
-        (lambda losses: [*losses[:-1], float("nan")], "computes something else"),
+        (lambda losses: [loss * 1.05 for loss in losses], "wrong results"),
+        (lambda losses: [*losses[:-1], losses[-1] * 1.05], "wrong results"),
+        (lambda losses: [*losses[:-1], float("nan")], "wrong results"),
     ],
     ids=["the same", "another loss", "another last step", "not a number"],
 )
@@ -164,7 +164,7 @@ def test_a_device_is_judged_by_its_losses(change, verdict, mps_that_computes):
     }  # fmt: skip
 
 
-def test_a_cpu_with_wrong_gradients_is_found_out(monkeypatch):
+def test_a_cpu_with_wrong_gradients_is_detected(monkeypatch):
     """In float32, as a faulty library would have it; float64 is computed by other code."""
     right = torch.optim.SGD.step
 
@@ -176,8 +176,8 @@ def test_a_cpu_with_wrong_gradients_is_found_out(monkeypatch):
         return right(self)
 
     monkeypatch.setattr(torch.optim.SGD, "step", step)
-    assert steps.check("cpu", 0, "32-true").verdict == "computes something else"
-    assert steps.check("cpu", 0, "bf16-mixed").verdict == "computes something else"
+    assert steps.check("cpu", 0, "32-true").verdict == "wrong results"
+    assert steps.check("cpu", 0, "bf16-mixed").verdict == "wrong results"
 
 
 def test_a_device_that_raises_fails_with_the_errors_first_line(mps, monkeypatch):
@@ -188,11 +188,11 @@ def test_a_device_that_raises_fails_with_the_errors_first_line(mps, monkeypatch)
     assert steps.check("mps", 0, "32-true") == Finding("mps:0", "fails", "RuntimeError: no kernel image", "32-true")
 
 
-def test_a_precision_that_the_device_does_not_take_is_no_fault(mps_that_computes, monkeypatch):
+def test_a_precision_that_the_device_lacks_is_not_available(mps_that_computes, monkeypatch):
     mps_that_computes(lambda losses: losses)
     monkeypatch.setattr("laptime.machine.device.mps_has_bfloat16", lambda: False)
     finding = steps.check("mps", 0, "bf16-mixed")
-    assert (finding.verdict, finding.is_broken) == ("not there", False)
+    assert (finding.verdict, finding.is_broken) == ("not available", False)
 
 
 # Backends
@@ -208,21 +208,21 @@ def ranks_alive():
     ]
 
 
-def test_two_ranks_add_up_over_gloo_and_are_gone():
+def test_two_ranks_all_reduce_over_gloo_and_end():
     assert groups.check("gloo", "cpu").verdict == "works"
     assert ranks_alive() == []
 
 
-def test_ranks_that_do_not_answer_in_time_are_ended():
+def test_ranks_that_do_not_answer_in_time_are_killed():
     finding = groups.check("gloo", "cpu", timeout_s=0.01)
     assert finding.verdict == "fails"
     assert ranks_alive() == []
 
 
-def test_a_backend_that_this_torch_lacks_is_not_there(monkeypatch):
+def test_a_backend_that_this_torch_lacks_is_not_available(monkeypatch):
     monkeypatch.setattr(groups.dist, "is_backend_available", lambda backend: False)
     finding = groups.check("nccl", "cuda")
-    assert (finding.verdict, finding.is_broken) == ("not there", False)
+    assert (finding.verdict, finding.is_broken) == ("not available", False)
     assert "\n" not in finding.detail
 
 
@@ -244,7 +244,7 @@ SUMS = [3.0, 6.0, 9.0, 12.0, 15.0, 18.0, 21.0, 24.0]
     ("answers", "verdict", "said"),
     [
         ([SUMS, SUMS], "works", "2 ranks"),
-        ([SUMS, [1.0, *SUMS[1:]]], "computes something else", "rank 1 has [1.0"),
+        ([SUMS, [1.0, *SUMS[1:]]], "wrong results", "rank 1 has [1.0"),
         ([None, "RuntimeError: lost contact"], "fails", "rank 1: RuntimeError: lost contact"),
         ([SUMS, None], "fails", "rank 1 died or did not answer within 9 s"),
     ],
@@ -256,7 +256,7 @@ def test_a_backend_is_judged_by_the_sums_of_all_ranks(answers, verdict, said):
 
 
 @pytest.mark.parametrize(("kind", "backend"), [("cuda", "nccl"), ("xpu", "xccl")])
-@pytest.mark.parametrize(("num_devices", "expected"), [(1, "not there"), (2, "works")])
+@pytest.mark.parametrize(("num_devices", "expected"), [(1, "not available"), (2, "works")])
 def test_an_accelerators_backend_needs_a_device_for_each_rank(kind, backend, num_devices, expected, monkeypatch):
     monkeypatch.setattr(groups, "available_accelerator", lambda: kind)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: num_devices)
@@ -269,8 +269,8 @@ def test_an_accelerators_backend_needs_a_device_for_each_rank(kind, backend, num
 
 def quiet(**changes):
     drop = changes.pop("frequency_drop", None)
-    meanwhile = counters.Noise(**{"wall_s": 10.0, "other_cores": 0.0, "num_swapped_pages": 0} | changes)
-    return Noise(Quality("A", ()), 2, (0.25,) * 40, meanwhile, drop, ())
+    counted = counters.Noise(**{"wall_s": 10.0, "other_cores": 0.0, "num_swapped_pages": 0} | changes)
+    return Noise(Quality("A", ()), 2, (0.25,) * 40, counted, drop, ())
 
 
 def test_spread_of_the_laps_by_hand():
@@ -278,7 +278,7 @@ def test_spread_of_the_laps_by_hand():
     assert (noise.median_s, noise.p95_over_median, noise.num_outliers) == (1.0, 1.0, 1)
 
 
-def test_the_busiest_are_what_others_used_since():
+def test_the_busiest_processes_are_those_with_the_most_cpu_time_during_the_probe():
     before = {(1, 0.0): ("old", 100.0), (2, 0.0): ("idle", 7.0)}
     after = {(1, 0.0): ("old", 105.0), (2, 0.0): ("idle", 7.1), (3, 9.0): ("new\x1b[2J", 8.0)}
     assert _busiest(before, after, 10.0) == (("new?[2J (process 3)", 0.8), ("old (process 1)", 0.5))
@@ -307,7 +307,7 @@ def test_a_device_that_torch_finds_but_cannot_use_exits_1_without_a_traceback(qu
     assert "Traceback" not in found.out + found.err
 
 
-def test_losses_that_json_has_no_word_for_are_null(quick, monkeypatch, capsys):
+def test_values_that_json_cannot_represent_are_null(quick, monkeypatch, capsys):
     monkeypatch.setattr(examine, "probe", lambda seconds, cores, battery: quiet(other_cores=float("nan")))
     assert command.main(["--json"]) == 0
     assert json.loads(capsys.readouterr().out)["noise"]["other_cores"] is None
@@ -397,7 +397,7 @@ def test_a_busy_process_on_every_core_costs_the_grade(probing):
     assert len(report["noise"]["busiest"]) >= 1
 
 
-def test_interrupted_it_ends_with_130_and_without_a_traceback(probing):
+def test_ctrl_c_exits_130_without_a_traceback(probing):
     doctor = probing("--seconds", "600")
     os.killpg(doctor.pid, signal.SIGINT)  # as a terminal does
     _, error = doctor.communicate()
@@ -406,7 +406,7 @@ def test_interrupted_it_ends_with_130_and_without_a_traceback(probing):
     assert nothing_is_left_of(doctor)
 
 
-def test_a_reader_that_leaves_early_is_no_failure(probing):
+def test_a_closed_pipe_is_no_failure(probing):
     doctor = probing("--seconds", "1")
     doctor.stdout.close()
     assert doctor.stderr.read() == ""

@@ -1,2 +1,1 @@
-"""python -m laptime.doctor: whether this machine is fit to measure on. Trains a few steps, times a few seconds, and
-writes nothing to the disk."""
+"""The command `laptime doctor`: checks whether a machine is fit for measurements. It writes no files."""

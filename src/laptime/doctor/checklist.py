@@ -1,14 +1,14 @@
-"""What to change before measuring: small rules over plain values. None stands for what can't be read here."""
+"""Rules that say what to change before measuring. They take plain values; None: this machine can't report the value."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from laptime.text import byte_size
 
-# From here on the probe's findings count; the first three are those that cost a run its grade A.
+# Thresholds of the probe's values. A run that exceeds one of the first three loses grade A.
 _OTHER_FRACTION, _STEAL_FRACTION, _FREQUENCY_DROP = 0.05, 0.01, 0.10
 _SWAPPED_PER_S = 1.0
-_LEAST_FREE = 0.10
+_MIN_FREE_FRACTION = 0.10
 # Most processors slow down between 95 and 105 degrees (Intel and AMD data sheets: TjMax).
 _HOT_CELSIUS = 90.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_THREAD_LIMIT")
@@ -19,9 +19,9 @@ class Check:
     """One line of the checklist.
 
     Attributes:
-        name: what was looked at.
+        name: what was checked.
         ok: None: not known here.
-        text: what was found; where it isn't ok, also what to do.
+        text: the result; if it is not ok, also what to do.
     """
 
     name: str
@@ -34,25 +34,25 @@ def _unknown(name: str) -> Check:
 
 
 def other_processes(other_cores: float | None, num_cores: int, busiest: Sequence[tuple[str, float]]) -> Check:
-    """Args: other_cores: that others kept busy; num_cores: of the machine, whether or not a run may use them all;
-    busiest: names and used cores of some of them, the busiest first."""
+    """Args: other_cores: cores that other processes kept busy; num_cores: all cores of the machine; busiest: names and
+    used cores of other processes, the busiest first."""
     if other_cores is None:
         return _unknown("other processes")
-    found = f"they kept {other_cores:.1f} of the machine's {num_cores} cores busy"
+    result = f"they kept {other_cores:.1f} of the machine's {num_cores} cores busy"
     if other_cores / num_cores < _OTHER_FRACTION:
-        return Check("other processes", True, found)
-    above_all = f", {busiest[0][0]} above all" if busiest else ""
-    return Check("other processes", False, f"{found}{above_all}. End them or wait")
+        return Check("other processes", True, result)
+    busiest_name = f"; the busiest is {busiest[0][0]}" if busiest else ""
+    return Check("other processes", False, f"{result}{busiest_name}. End them or wait")
 
 
 def hypervisor(steal_fraction: float | None) -> Check:
     """Args: steal_fraction: the fraction of CPU time that the hypervisor gave to other virtual machines."""
     if steal_fraction is None:
         return _unknown("hypervisor")
-    found = f"CPU steal {steal_fraction:.1%}"
+    result = f"CPU steal {steal_fraction:.1%}"
     if steal_fraction < _STEAL_FRACTION:
-        return Check("hypervisor", True, found)
-    return Check("hypervisor", False, f"{found}. Measure at another time or on a dedicated machine")
+        return Check("hypervisor", True, result)
+    return Check("hypervisor", False, f"{result}. Measure at another time or on a dedicated machine")
 
 
 def power(on_battery: bool | None) -> Check:
@@ -74,7 +74,7 @@ def governor(governors: Sequence[str]) -> Check:
 
 
 def frequency(drop: float | None) -> Check:
-    """Args: drop: from the probe's fastest part to its slowest, a share."""
+    """Args: drop: from the probe's highest frequency to its lowest, as a fraction of the highest."""
     if drop is None:
         return _unknown("CPU frequency")
     if drop < _FREQUENCY_DROP:
@@ -92,7 +92,7 @@ def temperature(celsius: float | None) -> Check:
 
 
 def quota(cores: float | None) -> Check:
-    """Args: cores: that the container's CPU quota is worth; None: no quota."""
+    """Args: cores: the container's CPU quota; None: no quota."""
     if cores is None:
         return Check("container quota", True, "none")
     if cores >= 1 and cores == int(cores):
@@ -101,67 +101,67 @@ def quota(cores: float | None) -> Check:
     return Check(
         "container quota",
         False,
-        f"{cores:.2f} cores: threads are stopped when it is used up. Use --cpus={whole} or more",
+        f"{cores:.2f} cores: the kernel stops threads that use it up. Use --cpus={whole} or more",
     )
 
 
 def affinity(num_allowed: int | None, num_logical: int | None) -> Check:
-    """Args: num_allowed: cores that this process may be put on; num_logical: cores there are."""
+    """Args: num_allowed: cores in this process's affinity; num_logical: all logical cores."""
     if num_allowed is None or num_logical is None:
         return _unknown("affinity")
     if num_allowed >= num_logical:
         return Check("affinity", True, "all cores")
-    found = f"{num_allowed} of {num_logical} cores (taskset, a cpuset or a scheduler)"
-    return Check("affinity", False, f"{found}. Others may use these too: make sure they are yours alone")
+    result = f"{num_allowed} of {num_logical} cores (taskset, a cpuset or a scheduler)"
+    return Check("affinity", False, f"{result}. Make sure that no other process uses them")
 
 
 def hyper_threads(num_logical: int | None, num_physical: int | None) -> Check:
     if not num_logical or not num_physical:
         return _unknown("hyper-threads")
     if num_logical <= num_physical:
-        return Check("hyper-threads", True, "none: each core is a whole one")
+        return Check("hyper-threads", True, "none")
     advice = f"Threads should be physical cores: strategy.threads_per_rank={num_physical} divided by the ranks"
     return Check("hyper-threads", False, f"{num_logical} logical on {num_physical} physical cores. {advice}")
 
 
 def memory(available_bytes: int, total_bytes: int) -> Check:
-    found = f"{available_bytes / 1e9:.1f} of {byte_size(total_bytes, 'GB')} are free"
-    if available_bytes >= _LEAST_FREE * total_bytes:
-        return Check("memory", True, found)
-    return Check("memory", False, f"{found}. End what takes most of it")
+    result = f"{available_bytes / 1e9:.1f} of {byte_size(total_bytes, 'GB')} are free"
+    if available_bytes >= _MIN_FREE_FRACTION * total_bytes:
+        return Check("memory", True, result)
+    return Check("memory", False, f"{result}. End the processes that use most of it")
 
 
 def swap(used_bytes: int, swapped_per_s: float | None) -> Check:
-    """Args: used_bytes: of swap, now; swapped_per_s: pages a second that went in and out in the probe."""
+    """Args: used_bytes: swap in use; swapped_per_s: pages per second that were swapped in or out during the probe."""
     used = f"{byte_size(used_bytes, 'GB')} in use"
     if swapped_per_s is not None and swapped_per_s >= _SWAPPED_PER_S:
-        return Check("swap", False, f"{used}, {swapped_per_s:.0f} pages a second moved. Free some memory")
+        return Check("swap", False, f"{used}, {swapped_per_s:.0f} pages/s swapped. Free some memory")
     if not used_bytes:
         return Check("swap", True, "not in use")
     if swapped_per_s is None:
-        return Check("swap", None, f"{used}; whether anything moves is not known here")
-    return Check("swap", True, f"{used}, but nothing moved in the probe")
+        return Check("swap", None, f"{used}; swapping rate not known here")
+    return Check("swap", True, f"{used}, but no swapping during the probe")
 
 
 def thread_variables(variables: Mapping[str, str]) -> Check:
-    found = [f"{name}={variables[name]}" for name in _THREAD_VARIABLES if variables.get(name)]
-    if not found:
+    variables_set = [f"{name}={variables[name]}" for name in _THREAD_VARIABLES if variables.get(name)]
+    if not variables_set:
         return Check("thread variables", True, "none set")
-    return Check("thread variables", False, f"{', '.join(found)}. Unset them and use strategy.threads_per_rank")
+    return Check("thread variables", False, f"{', '.join(variables_set)}. Unset them and use strategy.threads_per_rank")
 
 
 def wait_policy(variables: Mapping[str, str]) -> Check:
     value = variables.get("OMP_WAIT_POLICY")
     if not value:
         return Check("OMP_WAIT_POLICY", True, "not set")
-    return Check("OMP_WAIT_POLICY", False, f"{value}: changes every CPU figure. Unset it, or set it for all runs alike")
+    return Check("OMP_WAIT_POLICY", False, f"{value}: affects all CPU timings. Unset it, or set it for all runs")
 
 
 def mps_fallback(on: bool) -> Check:
     if not on:
         return Check("MPS fallback", True, "off")
-    found = "operators that MPS lacks run on the CPU, silently slower"
-    return Check("MPS fallback", False, f"{found}. Unset PYTORCH_ENABLE_MPS_FALLBACK")
+    result = "operators that MPS lacks run on the CPU, slowly and without a warning"
+    return Check("MPS fallback", False, f"{result}. Unset PYTORCH_ENABLE_MPS_FALLBACK")
 
 
 def torch_build(debug: bool | None) -> Check:

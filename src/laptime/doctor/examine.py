@@ -1,4 +1,4 @@
-"""All that the doctor looks at, gathered in plain values."""
+"""Runs all checks of the doctor and collects the results as plain values."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -19,26 +19,26 @@ from laptime.machine.device import cpu_name, mps_fallback, usable_cores
 from laptime.machine.environment import environment
 
 
-def examine(seconds: float, note: Callable[[str], None]) -> dict[str, Any]:
-    """Look at everything, the noise last, when what was started for the rest is over.
+def examine(seconds: float, on_progress: Callable[[str], None]) -> dict[str, Any]:
+    """Run all checks. The noise probe is last, when the processes of the other checks have ended.
 
     Args:
-        seconds: how long to probe the noise.
-        note: told what comes next.
+        seconds: duration of the noise probe.
+        on_progress: called with a description of each check before it starts.
 
     Returns:
-        machine: what `environment` tells, with num_torch_threads; devices and backends: a `Finding`
-        each; noise; checklist: a `Check` each; broken: the names of what must not be used.
+        machine: the `environment`, with num_torch_threads; devices and backends: a list of `Finding`; noise; checklist:
+        a list of `Check`; broken: the names of devices and backends that must not be used.
     """
     cores, battery = usable_cores(), on_battery()
     machine = to_builtins(environment(cpu_name(), cores))
-    del machine["torch"], machine["driver"]  # of a run; here each device says its own
+    del machine["torch"], machine["driver"]  # the checks of devices report these
     machine |= {"num_torch_threads": torch.get_num_threads()}
-    note("devices: a few training steps on each ...")
+    on_progress("devices: training a few steps on each ...")
     devices = check_devices()
-    note("backends: two ranks over each ...")
+    on_progress("backends: starting two ranks for each ...")
     backends = check_backends()
-    note(f"noise: the same work again and again for {seconds:g} s ...")
+    on_progress(f"noise: repeating the same work for {seconds:g} s ...")
     noise = probe(seconds, cores, battery)
     return {
         "machine": machine,
@@ -53,7 +53,7 @@ def examine(seconds: float, note: Callable[[str], None]) -> dict[str, Any]:
             "p95_over_median": noise.p95_over_median,
             "num_outliers": noise.num_outliers,
             "on_battery": battery,
-            **asdict(noise.meanwhile),
+            **asdict(noise.counters),
             "frequency_drop": noise.frequency_drop,
             "busiest": [{"name": name, "cores": used} for name, used in noise.busiest],
         },
@@ -63,22 +63,22 @@ def examine(seconds: float, note: Callable[[str], None]) -> dict[str, Any]:
 
 
 def checks(machine: Mapping[str, Any], noise: Noise, battery: bool | None) -> list[Check]:
-    """The whole checklist, of this machine as it is now."""
-    free, swap, seen = psutil.virtual_memory(), psutil.swap_memory(), noise.meanwhile
-    swapped = seen.num_swapped_pages
+    """The checklist of this machine."""
+    free, swap, counted = psutil.virtual_memory(), psutil.swap_memory(), noise.counters
+    swapped = counted.num_swapped_pages
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     return [
-        checklist.other_processes(seen.other_cores, os.cpu_count() or 1, noise.busiest),
-        checklist.hypervisor(seen.steal_fraction),
+        checklist.other_processes(counted.other_cores, os.cpu_count() or 1, noise.busiest),
+        checklist.hypervisor(counted.steal_fraction),
         checklist.power(battery),
         checklist.governor(machine["governors"] or []),
         checklist.frequency(noise.frequency_drop),
-        checklist.temperature(seen.temperature_celsius),
+        checklist.temperature(counted.temperature_celsius),
         checklist.quota(machine["container"]["num_cores"]),
         checklist.affinity(allowed, psutil.cpu_count()),
         checklist.hyper_threads(psutil.cpu_count(), psutil.cpu_count(logical=False)),
         checklist.memory(free.available, free.total),
-        checklist.swap(swap.used, None if swapped is None else swapped / seen.wall_s),
+        checklist.swap(swap.used, None if swapped is None else swapped / counted.wall_s),
         checklist.thread_variables(os.environ),
         checklist.wait_policy(os.environ),
         checklist.mps_fallback(mps_fallback()),

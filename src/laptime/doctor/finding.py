@@ -1,4 +1,4 @@
-"""What was found of a device or a backend: a verdict, and why."""
+"""The result of a check of a device or a backend."""
 
 from dataclasses import dataclass
 from textwrap import shorten
@@ -6,18 +6,18 @@ from typing import Literal
 
 from laptime.errors import first_line
 
-Verdict = Literal["works", "computes something else", "fails", "not there"]
+Verdict = Literal["works", "wrong results", "fails", "not available"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Of one device in one precision, or of one backend.
+    """The result for one device in one precision, or for one backend.
 
     Attributes:
-        name: of the device (`cpu`, `cuda:1`) or of the backend.
-        verdict: works; computes something else (than it should: never to be trusted); fails (with an error); not there.
-        detail: the figures behind it, or the error's first line.
-        precision: that a device trained in, as training.precision names it; None for a backend.
+        name: the device (`cpu`, `cuda:1`) or the backend.
+        verdict: "wrong results" means that no result of the device or backend can be trusted; "fails" means an error.
+        detail: the figures behind the verdict, or the first line of the error.
+        precision: as in training.precision; None for a backend.
     """
 
     name: str
@@ -31,10 +31,10 @@ class Finding:
 
     @property
     def is_broken(self) -> bool:
-        return self.verdict in ("computes something else", "fails")
+        return self.verdict in ("wrong results", "fails")
 
 
 def in_one_line(error: BaseException) -> str:
-    """An error as one line: its type and its message's first line, cut where it is long (torch lists all backends)."""
-    name, said = type(error).__name__, first_line(error)
-    return shorten(name if said == name else f"{name}: {said}", 200, placeholder=" ...")
+    """The type and the first line of an error, shortened: torch's message may list all backends."""
+    name, message = type(error).__name__, first_line(error)
+    return shorten(name if message == name else f"{name}: {message}", 200, placeholder=" ...")

@@ -1,4 +1,4 @@
-"""What the doctor found, on a terminal."""
+"""Prints the report of the doctor."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +13,14 @@ from laptime.record.schema import Environment
 from laptime.text import counted
 
 _MARKS = {True: ("[ok]", "green"), False: ("[!]", "bold red"), None: ("[?]", "dim")}
-_VERDICTS = {"works": "green", "not there": "dim"}
+_VERDICTS = {"works": "green", "not available": "dim"}
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:
-    """Print all of a report, in tables and one last line.
+    """Print a report as tables and a summary line.
 
     Args:
-        report: as `--json` prints it.
+        report: the values that `--json` prints.
     """
     machine, noise, checks = report["machine"], report["noise"], report["checklist"]
     table = _table("machine", 2)
@@ -47,30 +47,30 @@ def show(report: Mapping[str, Any], console: Console) -> None:
 
 
 def machine_rows(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is known of the machine, as reports say it."""
+    """The rows of the table about the machine."""
     torch = f"{machine['packages']['torch']}, {machine['num_torch_threads']} threads, Python {machine['python']}"
     return [(name, words) for name, words in [*hardware_rows(convert(machine, Environment)), ("torch", torch)] if words]
 
 
 def noise_rows(noise: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The lines of the table on the probe."""
+    """The rows of the table about the noise probe."""
     times = f"{noise['num_laps']} laps of the same matrix products, {counted(noise['num_threads'], 'thread')}"
     spread = f"median {1e3 * noise['median_s']:.0f} ms, p95 {noise['p95_over_median']:.2f} x the median"
     busiest = ", ".join(f"{each['name']} {each['cores']:.0%} of a core" for each in noise["busiest"])
-    why = "; ".join(noise["reasons"]) or "nothing was seen that would disturb a measurement"
+    why = "; ".join(noise["reasons"]) or "no interference detected"
     return [
         ("grade", f"{noise['grade']}: {why}"),
         ("probe", times),
         ("lap time", f"{spread}, {counted(noise['num_outliers'], 'outlier')}"),
-        ("busiest others", busiest or "none that can be seen from here"),
+        ("busiest others", busiest or "none visible to this user"),
     ]
 
 
 def last_line(report: Mapping[str, Any]) -> str:
-    """What it comes to."""
+    """The summary line."""
     to_change = sum(each["ok"] is False for each in report["checklist"])
     changes = f"{counted(to_change, 'thing')} to change" if to_change else "nothing to change"
-    works = f"broken: {', '.join(report['broken'])}" if report["broken"] else "all that is there works"
+    works = f"broken: {', '.join(report['broken'])}" if report["broken"] else "all devices and backends work"
     return f"{works[0].upper()}{works[1:]}; noise {report['noise']['grade']}; {changes} before measuring."
 
 
