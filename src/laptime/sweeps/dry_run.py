@@ -47,7 +47,8 @@ def show(rows: Sequence[DryRunRow], console: Console) -> None:
     estimates = [row.estimate for row in todo if row.estimate is not None]
     total = f"{counted(len(todo), 'run')} to do of {len(rows)}"
     if estimates:
-        seconds, num_bytes = sum(each.seconds for each in estimates), sum(each.num_bytes for each in estimates)
+        seconds = sum(estimate.seconds for estimate in estimates)
+        num_bytes = sum(estimate.num_bytes for estimate in estimates)
         total += f", about {duration(seconds)} and {byte_size(num_bytes)}"
         if len(estimates) < len(todo):
             total += f" for the {len(estimates)} with an estimate"

@@ -55,7 +55,7 @@ def sweep_config(hydra: Hydra, cli_overrides: Sequence[str], composed: DictConfi
         cfg.hydra.mode = RunMode.MULTIRUN
         cfg.hydra.sweep.dir = str(sweep_dir)
         cfg.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(sweep_dir)}")
-        cfg.hydra.overrides.task = [each for each in cli_overrides if not parse(each).is_hydra_key]
+        cfg.hydra.overrides.task = [override for override in cli_overrides if not parse(override).is_hydra_key]
     OmegaConf.set_readonly(cfg.hydra, False)
     return cfg
 

@@ -214,7 +214,7 @@ def _candidate_jobs(parsed: Sequence[Override]) -> Iterator[list[str]]:
             return [f"{override.get_key_element()}={end}" for end in ends]
         if isinstance(value, ChoiceSweep):
             key = override.get_key_element()
-            return [f"{key}={override._get_value_element_as_str(each)}" for each in value.list]
+            return [f"{key}={override._get_value_element_as_str(item)}" for item in value.list]
         return [str(override.input_line)]
 
     dimensions = [values(override) for override in _last_of_each_key(parsed)]
@@ -240,7 +240,7 @@ def _refuse_params(parsed: Sequence[Override]) -> None:
 
 
 def _refuse_continuous_ranges(parsed: Sequence[Override]) -> None:
-    ranges = [str(each.input_line) for each in parsed if each.is_sweep_override() and not each.is_discrete_sweep()]
+    ranges = [str(one.input_line) for one in parsed if one.is_sweep_override() and not one.is_discrete_sweep()]
     if ranges:
         raise UserError(f"{ranges[0]}: a continuous range needs a search: hydra/sweeper=optuna.")
 
@@ -274,7 +274,7 @@ def refuse_repeated_runs(runs: Sequence[PlannedRun], configs: Sequence[Config]) 
     for run, config in zip(runs, configs, strict=True):
         earlier = before.setdefault(hashlib.sha256(repr(config).encode()).digest(), run)
         if earlier is not run:
-            shared = set.intersection(*(set(each.overrides) for each in runs))
+            shared = set.intersection(*(set(planned.overrides) for planned in runs))
             swept = [override for override in run.overrides if override not in shared] or run.overrides
             raise UserError(f"{' '.join(swept)}: this run occurs twice. Give repeats different seeds.")
 
@@ -306,7 +306,7 @@ def require_search(composed: DictConfig, num_trials: int) -> None:
     if composed.measure.target_interval is not None:
         raise UserError(f"measure.target_interval={composed.measure.target_interval}: not supported with a search.")
     metrics, directions = composed.optimized_metric, OmegaConf.select(composed, "hydra.sweeper.direction")
-    names = [str(each) for each in metrics] if OmegaConf.is_list(metrics) else [str(metrics)]
+    names = [str(metric) for metric in metrics] if OmegaConf.is_list(metrics) else [str(metrics)]
     if metrics is None:
         raise UserError("optimized_metric=null: a search needs an objective, like optimized_metric=val_accuracy.")
     for name in names:
@@ -316,7 +316,9 @@ def require_search(composed: DictConfig, num_trials: int) -> None:
     given = [str(getattr(direction, "name", direction)) for direction in directions]
     required = ["maximize" if is_maximized(name) else "minimize" for name in names]
     if given != required:
-        shown = [f"[{','.join(each)}]" if OmegaConf.is_list(metrics) else each[0] for each in (given, required, names)]
+        shown = [
+            f"[{','.join(values)}]" if OmegaConf.is_list(metrics) else values[0] for values in (given, required, names)
+        ]
         raise UserError(
             f"hydra.sweeper.direction={shown[0]}: with optimized_metric={shown[2]} it must be "
             f"'hydra.sweeper.direction={shown[1]}'."

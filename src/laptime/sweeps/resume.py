@@ -159,12 +159,12 @@ class EarlierSweep:
         free_numbers = [number for number in unidentified if number not in never_started]
         steps = []
         for (job, hashed), run in zip(planned, matching_runs, strict=True):
-            same_overrides = [each for each in unmatched if _has_same_overrides(each, job)]
-            run = run or next((each for each in same_overrides if not each.is_completed), None)
+            same_overrides = [earlier for earlier in unmatched if _has_same_overrides(earlier, job)]
+            run = run or next((earlier for earlier in same_overrides if not earlier.is_completed), None)
             if run is not None and run.is_completed:
                 steps.append(keep_completed(run, job))
             elif run is not None:
-                unmatched = [each for each in unmatched if each is not run]
+                unmatched = [earlier for earlier in unmatched if earlier is not run]
                 steps.append(retry(run, job, hashed))
             else:
                 decision = f"new{config_changes(same_overrides[0], hashed) if same_overrides else ''}"
@@ -358,7 +358,7 @@ _MATCHERS: tuple[Callable[[EarlierRun, Job], bool], ...] = (
 
 def _is_planned_as(overrides: Sequence[str], swept: str) -> bool:
     """Whether a job is the one in a sweep's plan that has these swept overrides."""
-    planned = {override_by_new_name(each) for each in swept.split()}
+    planned = {override_by_new_name(override) for override in swept.split()}
     return planned <= set(" ".join(mask_command(overrides)).split())
 
 
@@ -369,5 +369,5 @@ def all_overrides(runs: Sequence[EarlierRun], jobs: Sequence[Job]) -> list[list[
     earlier = []
     for run in runs:
         keys = {parse(override).full_key for override in run.overrides}
-        earlier.append([*run.overrides, *(each for each in shared if parse(each).full_key not in keys)])
+        earlier.append([*run.overrides, *(override for override in shared if parse(override).full_key not in keys)])
     return [*earlier, *(job.overrides for job in jobs)]

@@ -113,7 +113,7 @@ class Sweep:
                 self.num_jobs = len(self._outcomes.all())
                 write_plan(self.path, dict.fromkeys(range(self.num_jobs), ""))
         outcomes = self._outcomes.all()
-        exit_code = max([exit_code, self._outcomes.stopped() or 0, *(each.exit_code for each in outcomes)])
+        exit_code = max([exit_code, self._outcomes.stopped() or 0, *(outcome.exit_code for outcome in outcomes)])
         print_summary(self.path, outcomes, self.num_jobs, exit_code, self.command)
         self._outcomes.forget()
         return exit_code
@@ -193,7 +193,7 @@ class Sweep:
         self._outcomes.note(Outcome(run, "failed", message, exit_code))
         notify(self.command, "run-failed", self.path, mask_text(f"run {run}: {message}", secrets))
         if on_failure == "stop":
-            self._outcomes.stop(max([exit_code, *(each.exit_code for each in self._outcomes.all())]))
+            self._outcomes.stop(max([exit_code, *(outcome.exit_code for outcome in self._outcomes.all())]))
 
     def _swept(self, overrides: list[str]) -> str:
         return " ".join(swept(overrides, self.jobs))

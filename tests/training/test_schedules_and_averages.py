@@ -1,4 +1,4 @@
-"""Schedules by steps, averaged weights, label smoothing and mixup: real trainings, and what is saved of them."""
+"""Schedules per step, averaged weights, label smoothing and mixup, in real trainings and their checkpoints."""
 
 import math
 from pathlib import Path
@@ -27,7 +27,7 @@ from laptime.training.mixup import Mixup, mixed_loss
 from laptime.training.weight_average import WeightAverage
 
 SHORT = (*TINY, "training.epochs=2")  # of 8 steps each
-# All at once, each of which a resumed run could lose.
+# All options together. A resumed run could lose the state of each.
 ADAPTIVE = (
     "scheduler=one_cycle", "training.ema_decay=0.9", "training.label_smoothing=0.1", "training.mixup_alpha=0.4",
 )  # fmt: skip
@@ -45,7 +45,7 @@ def checkpoint(folder: Path) -> dict:
     return torch.load(folder / CHECKPOINT_DIR / LAST_CHECKPOINT, weights_only=True)
 
 
-def broken_off(*overrides: str) -> Path:
+def failed_run(*overrides: str) -> Path:
     """A run that failed in its last epoch."""
     with pytest.raises(ValueError, match="broken on purpose"):
         run(*overrides, "+callbacks.breaks={_target_:breaking.BreakAt,rank:0,epoch:1,how:raise}")
@@ -64,7 +64,7 @@ def factors(make, num_steps=100, **arguments):
 
 
 @pytest.mark.unit
-def test_warm_up_then_cosine():
+def test_warm_up_is_followed_by_a_cosine():
     found, last = factors(CosineWarmup, warmup_fraction=0.1, end=0.2)
     assert found[:11] == pytest.approx([number / 11 for number in range(1, 12)])
     assert found[10:] == pytest.approx([0.2 + 0.4 * (1 + math.cos(math.pi * n / 90)) for n in range(90)])
@@ -72,7 +72,7 @@ def test_warm_up_then_cosine():
 
 
 @pytest.mark.unit
-def test_cosine_without_warm_up_is_torchs():
+def test_cosine_without_warm_up_equals_torch():
     found, _ = factors(CosineWarmup, warmup_fraction=0.0, end=0.0)
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
@@ -83,7 +83,7 @@ def test_cosine_without_warm_up_is_torchs():
 
 
 @pytest.mark.unit
-def test_one_cycle_is_torchs_with_straight_lines():
+def test_one_cycle_is_piecewise_linear():
     found, last = factors(OneCycle, warmup_fraction=0.25, start=0.04, end=0.0)
     assert found[0] == 0.04 and max(found) == found[25] == 1.0 and last == 0.0
     assert np.diff(found[:26]) == pytest.approx(np.full(25, 0.96 / 25))
@@ -91,14 +91,14 @@ def test_one_cycle_is_torchs_with_straight_lines():
 
 
 @pytest.mark.parametrize("scheduler", ["cosine_warmup", "one_cycle"])
-def test_a_schedule_by_steps_reaches_its_end_with_the_last_step(scheduler):
+def test_a_schedule_per_step_ends_at_the_last_step(scheduler):
     folder = run(f"scheduler={scheduler}", "optimizer.lr=0.01", "training.steps_per_execution=3")
     rates = read_epochs(folder)["lr"]
     assert 0 < rates[0] < 0.01 and rates[1] == 0
     assert checkpoint(folder)["lr_schedulers"][0]["last_epoch"] == 2 * 8
 
 
-def test_a_schedule_by_steps_does_not_depend_on_how_steps_are_grouped():
+def test_a_schedule_per_step_does_not_depend_on_step_groups():
     one, other = (run("scheduler=one_cycle", f"training.steps_per_execution={n}") for n in (1, 3))
     assert read_epochs(one)[LOSSES].equals(read_epochs(other)[LOSSES])
 
@@ -120,9 +120,9 @@ def test_training_with_all_adaptive_options_learns():
     ],
     ids=["ema", "swa", "swa from its first epoch"],
 )
-def test_a_resumed_run_ends_as_the_undisturbed_one(overrides):
+def test_a_resumed_run_equals_an_uninterrupted_one(overrides):
     whole = run(*overrides)
-    broken = broken_off(*overrides)
+    broken = failed_run(*overrides)
     resumed = run(*overrides, f"training.checkpoint={broken}")
     assert read_epochs(whole)[LOSSES].iloc[-1:].values.tolist() == read_epochs(resumed)[LOSSES].values.tolist()
     there, here = checkpoint(whole), checkpoint(resumed)
@@ -132,12 +132,12 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(overrides):
 
 
 @pytest.mark.parametrize("hook", ["none", "shared_memory"])
-def test_two_ranks_go_on_as_if_undisturbed(hook, breaking, train):
+def test_two_resumed_ranks_equal_uninterrupted_ones(hook, breaking, train):
     overrides = [
         *TINY, *ADAPTIVE, "strategy.world_size=2", f"strategy.comm_hook={hook}", "training.epochs=3",
         "+callbacks.breaks={_target_:breaking.BreakAt,rank:1,epoch:2,how:kill,once:true}", "strategy.max_restarts=1",
     ]  # fmt: skip
-    for folder in ("broken_run", "whole_run"):  # the file that the first leaves keeps the second from breaking
+    for folder in ("broken_run", "whole_run"):  # the first run leaves a file, so that the second does not fail
         done = train(*overrides, f"hydra.run.dir={folder}")
         assert done.returncode == 0, done.stderr
     there, here = checkpoint(Path("whole_run")), checkpoint(Path("broken_run"))
@@ -181,7 +181,7 @@ def test_the_averaged_weights_are_both_evaluated_and_saved(overrides):
     assert epochs["val_loss"].iloc[-1] == record["result"]["val_loss"]
 
 
-def test_averaging_changes_what_is_evaluated_and_nothing_of_the_training():
+def test_averaging_affects_evaluation_but_not_training():
     one, other = run("training.ema_decay=0.95"), run()
     assert read_epochs(one)["train_loss"].equals(read_epochs(other)["train_loss"])
     trained = checkpoint(one)["trained_state_dict"]
@@ -252,19 +252,19 @@ def test_mixup_by_hand():
 
 
 @pytest.mark.parametrize("key", ["training.steps_per_execution=1", "training.num_microbatches=2"])
-def test_mixup_does_not_depend_on_how_a_step_is_computed(key, trained):
+def test_mixup_does_not_depend_on_step_groups_or_microbatches(key, trained):
     one, other = trained(*SHORT, *MIXUP), run(*MIXUP, key)
     assert read_epochs(one)["train_loss"].values == pytest.approx(read_epochs(other)["train_loss"].values, rel=1e-4)
 
 
-def test_mixup_follows_from_the_seed(trained):
+def test_mixup_depends_on_the_seed_only(trained):
     runs = [trained(*SHORT, *MIXUP), run(*MIXUP), run(*MIXUP, "seed=2")]
     losses = [read_epochs(folder)["train_loss"].tolist() for folder in runs]
     assert losses[0] == losses[1] != losses[2]
 
 
 @pytest.mark.unit
-def test_ranks_mix_by_different_shares():
+def test_ranks_draw_different_lam():
     drawn = []
     for rank in (0, 1):
         mixup = Mixup(1.0)
@@ -292,7 +292,7 @@ def test_ranges(key, refused, accepted):
 
 
 @pytest.mark.unit
-def test_two_averages_at_once_are_refused():
+def test_two_kinds_of_averages_are_refused():
     with pytest.raises(UserError, match=r"ema_decay=0.9.*Set one of them to null"):
         composed("training.ema_decay=0.9", "training.swa_start_epoch=1")
 
@@ -329,7 +329,7 @@ def test_adaptive_options_that_are_off_change_no_hash_and_no_checkpoint():
     assert not keys & {key.removeprefix("training.") for key in identity(composed().as_dict(), 1)}
 
 
-def test_a_schedule_of_another_length_is_another_experiment():
+def test_a_checkpoint_of_a_schedule_with_another_length_is_refused():
     broken = run("scheduler=one_cycle")
     with pytest.raises(UserError, match=r"scheduler\.epochs is 2 in the checkpoint, 3 in the run"):
         run("scheduler=one_cycle", "training.epochs=3", f"training.checkpoint={broken}")
