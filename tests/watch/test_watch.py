@@ -233,18 +233,11 @@ def test_a_configuration_file_cannot_set_a_notify_command(train, work_folder):
     assert not (work_folder / "owned").exists() and not (work_folder / "multirun").exists()
 
 
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("sweep.notify=echo a, b", "sweep.notify=echo a, b: is several values, to sweep over. A command with a comma"),
-        ("sweep.notify='it\"s' now", "not understood. Write key=value1,value2"),
-        ("sweep.notify=a && b; c(", "not understood. Write key=value1,value2"),
-    ],
-)
-def test_a_notify_command_without_inner_quotes_is_refused(override, words, train):
+@pytest.mark.parametrize("override", ["sweep.notify=echo a, b", "sweep.notify='it\"s' now", "sweep.notify=a && b; c("])
+def test_a_notify_command_without_inner_quotes_is_refused(override, train):
     ended = train(*TINY_SWEEP, "seed=1,2", override)
-    assert ended.returncode == 2 and words in ended.stderr
-    assert "takes quotes of its own: 'sweep.notify=" in " ".join(ended.stderr.split())
+    assert ended.returncode == 2 and f"error: {override}: " in ended.stderr
+    assert "'sweep.notify=\"" in ended.stderr.replace("\n", " ")  # how to quote it
 
 
 # On a terminal.
