@@ -1,6 +1,6 @@
 """Laptime: how fast does this training go, on each device and at each world size, and why?
 
-Importing this package loads nothing heavy: each name brings what it needs when it is first used.
+Importing this package is cheap: the dependencies of a name are imported when it is first used.
 """
 
 import importlib
@@ -36,7 +36,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'laptime' has no attribute {name!r}")
     value = getattr(importlib.import_module(_MODULES[name]), name)
-    if name == "LapTimer":  # a subclass of the Callback of whichever Lightning is loaded by now
+    if name == "LapTimer":  # must be a subclass of the Callback of the loaded Lightning
         from laptime.hooks.lightning_callback import with_loaded_bases
 
         return with_loaded_bases(value)
