@@ -58,7 +58,7 @@ def test_failing_hook_turns_the_timer_off(caplog):
         "laptime: can't time this training (RuntimeError: first line). The training continues without this timer."
     )
     assert record.getMessage() == expected
-    assert Timer.on_something.__doc__ == "Does something."
+    assert Timer.on_something.__doc__ == "A hook with a docstring."
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
