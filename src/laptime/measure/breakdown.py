@@ -127,6 +127,7 @@ class Breakdown:
         module.train_sums = Sums()
         optimizer, _ = configured_optimizer(module)
         if module.stepper.ddp is not None:
+            # Time every step instead of a sample of them. torch 2.14 has no public function for it (not reported).
             module.stepper.ddp._set_ddp_runtime_logging_sample_rate(1)
         steps, epoch_start_s, batches = self._instrumented_steps(module, optimizer, pipeline)
         self._set_breakdown(typical(steps), [sum(step.values()) for step in steps], epoch_start_s)

@@ -1,4 +1,8 @@
-"""Start Hydra's callbacks, sweeper and launcher with configurations that are composed and checked already."""
+"""Start Hydra's callbacks, sweeper and launcher with configurations that are composed and checked already.
+
+`hydra.main` always composes again, and Hydra 1.3 has no public function that doesn't (not reported). So this module
+uses `hydra._internal`.
+"""
 
 import sys
 from collections.abc import Sequence

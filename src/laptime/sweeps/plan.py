@@ -116,6 +116,7 @@ def _key_of_error(error: BaseException | None) -> str:
 
 
 def _require_numbered_dirs(composed: DictConfig) -> None:
+    # The text before interpolation. OmegaConf 2.3 has no public function for it (not reported).
     subdir = composed.hydra.sweep._get_node("subdir")._value()
     if subdir != _SUBDIR:
         raise UserError(
@@ -214,6 +215,7 @@ def _candidate_jobs(parsed: Sequence[Override]) -> Iterator[list[str]]:
             return [f"{override.get_key_element()}={end}" for end in ends]
         if isinstance(value, ChoiceSweep):
             key = override.get_key_element()
+            # Hydra 1.3 has no public function that formats one of several values (not reported).
             return [f"{key}={override._get_value_element_as_str(item)}" for item in value.list]
         return [str(override.input_line)]
 
