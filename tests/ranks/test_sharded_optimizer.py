@@ -108,7 +108,7 @@ def test_the_bare_loop_learns_the_same(trained):
     assert not is_sharded(folder), "the bare loop updates all weights on each rank, so the run must do so too"
     found = read_record(folder)
     assert found["bare_loop"]["train_loss"] == pytest.approx(found["result"]["train_loss"], rel=1e-4)
-    assert "not the same work" not in (folder / "train.log").read_text()
+    assert "did not do the same work" not in (folder / "train.log").read_text()
 
 
 def test_schedulers_do_not_warn_that_no_step_was_taken(train):

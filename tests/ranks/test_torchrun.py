@@ -186,7 +186,7 @@ MISTAKES = [
     (["strategy.world_size=4"], "strategy.world_size=4: torchrun has started 2 ranks"),
     (["strategy.max_restarts=1"], "strategy.max_restarts=1: only torchrun can restart"),
     (["strategy=single"], "strategy=single: torchrun has started 2 ranks"),
-    (["--multirun"], "-m: torchrun's ranks belong to one run"),
+    (["--multirun"], "-m: not supported under torchrun"),
     (["model=mpl"], "model=mpl: no such option"),
 ]
 
