@@ -38,7 +38,9 @@ PRINTED_BY = {
     "python train.py": "single_run",
     SWEEP: "sweep",
     "python -m laptime.doctor": "doctor_report",
-    "python train.py dataset=mnits": "mistake",
+    "python train.py dataset=mnits": "mistyped_option",
+    "python train.py trainer.max_epochs=3": "lightning_key",
+    "laptime evalute run=latest": "mistyped_command",
 }
 LOG_LINE = re.compile(r"\[\d\d:\d\d:\d\d\] ")
 BORDER = re.compile(r"[╭┌├╰└─┬┼┴╮┐┤╯┘]+")
@@ -220,11 +222,25 @@ def doctor_report(wide, capsys, monkeypatch):
     return list(capsys.readouterr())
 
 
-@pytest.fixture
-def mistake(capsys):
+def refusal(capsys, *arguments: str) -> list[str]:
     with pytest.raises(SystemExit):
-        main(["dataset=mnits"])
+        main(list(arguments))
     return list(capsys.readouterr())
+
+
+@pytest.fixture
+def mistyped_option(capsys):
+    return refusal(capsys, "dataset=mnits")
+
+
+@pytest.fixture
+def lightning_key(capsys):
+    return refusal(capsys, "trainer.max_epochs=3")
+
+
+@pytest.fixture
+def mistyped_command(capsys):
+    return refusal(capsys, "evalute", "run=latest")
 
 
 # What is shown
