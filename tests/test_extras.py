@@ -60,13 +60,13 @@ def test_a_folder_is_not_taken_for_a_package(package, module, typed, only_a_fold
 
 @pytest.mark.unit
 def test_a_folder_is_not_taken_for_an_exporter_or_an_energy_meter(only_a_folder):
-    from laptime.exporting.wanted import wanted
+    from laptime.exporting.targets import export_targets
     from laptime.machine.device import describe
     from laptime.machine.energy import NOT_INSTALLED, EnergyMeter
 
     only_a_folder("onnxscript")
     assert importlib.util.find_spec("onnxscript") is not None and not is_installed("onnxscript")
-    assert [each.missing is None for each in wanted(["all"], int8=False) if each.format == "onnx"] == [False]
+    assert [each.missing is None for each in export_targets(["all"], int8=False) if each.format == "onnx"] == [False]
     only_a_folder("zeus")
     assert EnergyMeter(describe("cpu", "cpu")).missing == NOT_INSTALLED
 

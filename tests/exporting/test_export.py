@@ -25,7 +25,7 @@ from laptime.evaluation.predict import Predictions, predict
 from laptime.evaluation.trained_run import open_run
 from laptime.exporting.export import difference, speedup
 from laptime.exporting.main import main
-from laptime.exporting.wanted import wanted
+from laptime.exporting.targets import export_targets
 from laptime.machine.device import describe
 from laptime.measure.latency import Latency
 
@@ -116,7 +116,7 @@ def test_every_format_gives_the_outputs_of_the_original(exported):
         assert each["size_bytes"] == (exported.run / "export" / each["file"]).stat().st_size
         assert [timed["batch_size"] for timed in each["latency"]] == [1, 16]
         assert all(timed["speedup"] > 0 for timed in each["latency"])
-    assert "torch advises against TorchScript" in exported.printed
+    assert "PyTorch has deprecated TorchScript" in exported.printed
     assert "all figures here are of float32" in exported.printed
 
 
@@ -213,7 +213,7 @@ def test_only_so_many_images_are_compared(tiny_run):
 
 MISTAKES = {
     "run=run format=onx": "must be one of onnx, torch_export, torchscript, all",
-    "run=run format=[]": "must be one or several",
+    "run=run format=[]": "must be one or more",
     "run=run int8=some": "must be true or false",
     "run=run tolerance=0": "must be a finite number above 0",
     "run=run num_images=0": "must be at least 1",
@@ -264,10 +264,10 @@ def test_a_missing_package_is_an_error_that_names_the_extra(hidden, typed, words
 @pytest.mark.unit
 def test_with_all_formats_those_without_packages_are_left_out(hide):
     hide("onnxscript")
-    made = [each.name for each in wanted(["all"], int8=False) if each.missing is None]
+    made = [each.name for each in export_targets(["all"], int8=False) if each.missing is None]
     assert made == ["torch_export", "torchscript"]
     with pytest.raises(UserError, match="onnxscript"):
-        wanted(["all", "onnx"], int8=False)
+        export_targets(["all", "onnx"], int8=False)
 
 
 @pytest.mark.unit

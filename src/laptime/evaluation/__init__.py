@@ -1,1 +1,1 @@
-"""What a trained run gets right, class by class, and how fast it answers."""
+"""The command `laptime evaluate`: accuracy, figures per class and latency of a trained run."""

@@ -1,14 +1,14 @@
-"""Confusion matrix and the figures of each class that follow from it: arrays in, arrays and frames out."""
+"""Confusion matrix and figures per class, from arrays of labels."""
 
 import numpy as np
 import pandas as pd
 
-# Of more classes nobody can read the numbers.
+# With more classes, the numbers of a printed or plotted confusion matrix are not readable.
 MOST_CLASSES = 20
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """How often each class was taken for each.
+    """Count each pair of true and predicted class.
 
     Args:
         labels, predicted: classes of N samples, (N,), from 0 to num_classes - 1.
@@ -27,29 +27,28 @@ def per_class(matrix: np.ndarray) -> pd.DataFrame:
         matrix: as `confusion_matrix` makes it.
 
     Returns:
-        One row per class, columns class, precision (of what was taken for the class, the share that is), recall (of the
-        class, the share that was found), f1 (their harmonic mean) and support (samples of the class). NaN: a share of
-        nothing, as the precision of a class that was never predicted.
+        One row per class, with the columns class, precision, recall, f1 and support (samples of the class). NaN if the
+        divisor is 0, as for the precision of a class that was never predicted.
     """
     hits, support, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
 
-    def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-        shares: np.ndarray = np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
-        return shares
+    def ratio(numerator: np.ndarray, divisor: np.ndarray) -> np.ndarray:
+        ratios: np.ndarray = np.divide(numerator, divisor, out=np.full(len(numerator), np.nan), where=divisor > 0)
+        return ratios
 
     return pd.DataFrame(
         {
             "class": np.arange(len(matrix)),
-            "precision": share(hits, predicted),
-            "recall": share(hits, support),
-            "f1": share(2 * hits, predicted + support),
+            "precision": ratio(hits, predicted),
+            "recall": ratio(hits, support),
+            "f1": ratio(2 * hits, predicted + support),
             "support": support,
         }
     )
 
 
 def most_confused(matrix: np.ndarray, count: int) -> list[tuple[int, int, int]]:
-    """The most frequent errors: (true class, predicted class, how often), most frequent first."""
+    """The most frequent errors, as (true class, predicted class, count)."""
     errors = matrix.copy()
     np.fill_diagonal(errors, 0)
     order = np.argsort(-errors, axis=None, kind="stable")[:count]

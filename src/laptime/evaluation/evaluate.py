@@ -1,5 +1,5 @@
-"""Evaluates a trained run the way the run itself was tested: same batches, precision and threads, so that the accuracy
-is the recorded one; then times its forward pass."""
+"""Evaluates a trained run with the batches, precision and threads of its own test, so that the accuracy is the recorded
+one; then times the forward pass."""
 
 import os
 from dataclasses import asdict
@@ -36,15 +36,15 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
         config: of the command.
 
     Returns:
-        What evaluation.json holds, in plain values; a share of nothing is NaN.
+        The content of evaluation.json, plain values; NaN where a divisor is 0.
 
     Raises:
-        UserError: something in it can't be done on this machine.
+        UserError: this machine can't evaluate the run.
     """
     settings = run.config["training"]
     threads = use_threads(run, config.threads)
-    asked = config.device or filled(run.record.device).requested
-    device = resolve_device(asked, "cpu")
+    requested = config.device or filled(run.record.device).requested
+    device = resolve_device(requested, "cpu")
     device.select()
     precision = config.precision or settings["precision"]
     check_precision(precision, device)
@@ -56,9 +56,9 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
         _compile(network, len(config.latency.batch_sizes))
     try:
         predictions = predict(network, data.test_batches(run.world_size), lambda: autocast(precision, device))
-        machine = latency.Disturbances()
+        interference = latency.Disturbances()
         timed = _latency(network, data, device, precision, config.latency)
-        disturbances = machine.found() if timed else []
+        disturbances = interference.found() if timed else []
     except Exception as error:
         if not compiled or isinstance(error, UserError) or not type(error).__module__.startswith("torch._"):
             raise
@@ -74,7 +74,7 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
         "run_dir": str(run.path),
         "model": network_name(network),
         "checkpoint": {"path": str(run.checkpoint), "epochs": run.epochs},
-        "device": {"requested": asked, "used": device.used, "name": device.name},
+        "device": {"requested": requested, "used": device.used, "name": device.name},
         "precision": precision,
         "matmul_precision": settings["matmul_precision"],
         "compile": compiled,
@@ -92,7 +92,7 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
 
 def _compile(network: nn.Module, num_batch_sizes: int) -> None:
     require_compiling("compile", os.environ)
-    # One graph for each batch size: beyond torch's own limit it would go on uncompiled.
+    # One graph per batch size. Beyond its limit, torch would run the rest without compiling.
     torch._dynamo.config.recompile_limit = 8 + num_batch_sizes
     network.compile(dynamic=False)
 
@@ -114,21 +114,21 @@ def _latency(
 def _recorded(
     run: TrainedRun, predictions: Predictions, data: DataModule, device: Device, precision: str
 ) -> dict[str, Any]:
-    """What the run itself found in its test, and whether this is the same; null: not to be compared.
+    """The accuracy that the run recorded, and whether it is equal to this one; null: they can't be compared.
 
-    The run tested the weights of its last checkpoint, unless a time limit broke off an epoch after that.
+    The run tested the weights of its last checkpoint, unless a time limit stopped it in a later epoch.
     """
     result, used = run.record.result, filled(run.record.device).used
     accuracy = result.test_accuracy
     reasons = []
     if accuracy is None:
-        reasons.append("the run recorded none")
+        reasons.append("the run recorded no accuracy")
     if not run.is_last:
         reasons.append("the run tested its last checkpoint")
     if result.stop_reason == "time_limit":
-        reasons.append("the run tested weights of an epoch that its time limit broke off")
+        reasons.append("the run tested the weights at its time limit, in the middle of an epoch")
     if run.has_other_data(data):
-        reasons.append("these are other data")
+        reasons.append("the data differ")
     if used != device.used:
         reasons.append(f"the run used {used}")
     if run.config["training"]["precision"] != precision:

@@ -1,6 +1,6 @@
-"""The keys of the commands about a run that is trained: the files in conf/.
+"""Types and ranges of the keys of `laptime evaluate` and `laptime export`. Loads no torch.
 
-Their types and ranges stand here, what they mean and their defaults in those files. Loads no torch.
+The files in conf/ define their defaults and meanings.
 """
 
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class LatencyConfig(Group):
         for size in self.batch_sizes:
             at_least("latency.batch_sizes", size, 1)
         if len(set(self.batch_sizes)) < len(self.batch_sizes):
-            raise UserError(f"latency.batch_sizes={self.batch_sizes}: holds a size twice.")
+            raise UserError(f"latency.batch_sizes={self.batch_sizes}: must not contain a size twice.")
         at_least("latency.num_calls", self.num_calls, 1)
         at_least("latency.warmup_calls", self.warmup_calls, 1)
         positive("latency.time_limit_s", self.time_limit_s)
@@ -75,7 +75,7 @@ class ExportConfig(TrainedRunConfig):
     def check(self) -> None:
         super().check()
         if not self.format:
-            raise UserError(f"format=[]: must be one or several of {', '.join(FORMATS)}, or all.")
+            raise UserError(f"format=[]: must be one or more of {', '.join(FORMATS)}, or all.")
         for each in self.format:
             one_of("format", each, (*FORMATS, "all"))
         positive("tolerance", self.tolerance)
@@ -86,5 +86,5 @@ SCHEMAS: dict[str, type[TrainedRunConfig]] = {"evaluate": EvaluateConfig, "expor
 
 
 def register(command: str) -> None:
-    """Put a command's schema where its file in conf/ finds it."""
+    """Register the schema that a command's file in conf/ names."""
     store(f"{command}_schema", SCHEMAS[command])

@@ -1,4 +1,4 @@
-"""A whole data set through a network, in evaluation."""
+"""Predictions of a network for a whole data set."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ from laptime.lap.timed_loader import Batch
 
 @dataclass(frozen=True)
 class Predictions:
-    """What came out for N images.
+    """Predictions for N images.
 
     Attributes:
         logits: (N, num_classes), float32, on the CPU.
@@ -34,7 +34,7 @@ class Predictions:
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers, from 0 to 1."""
+        """Fraction of correct predictions."""
         return int((self.classes == self.labels).sum()) / len(self.labels)
 
 
@@ -43,12 +43,12 @@ def predict(
     batches: Iterable[Batch],
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Predictions:
-    """Predict what the batches hold.
+    """Run a network on all batches.
 
     Args:
         network: images (B, C, H, W) to logits (B, num_classes).
         batches: images and labels on the network's device.
-        context: around each forward pass: autocast, say.
+        context: entered around each forward pass, e.g. autocast.
     """
     logits, labels, losses = [], [], []
     with torch.inference_mode():

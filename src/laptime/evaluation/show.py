@@ -1,4 +1,4 @@
-"""What an evaluation says on the terminal."""
+"""Prints an evaluation."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +18,8 @@ def show(evaluation: Mapping[str, Any], folder: Path) -> None:
     """Print the tables of an evaluation to stdout.
 
     Args:
-        evaluation: as `evaluate` makes it.
-        folder: where it was written.
+        evaluation: from `evaluate`.
+        folder: of the written files.
     """
     console = Console()
     matrix = np.array(evaluation["confusion_matrix"])
@@ -43,7 +43,7 @@ def _name(evaluation: Mapping[str, Any]) -> str:
 
 
 def summary_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The lines of the first table."""
+    """The rows of the first table."""
     checkpoint, device, result = evaluation["checkpoint"], evaluation["device"], evaluation["result"]
     threads = counted(evaluation["threads"], "thread", ",")
     used = f"{device['used']}, {device['name']}, {threads}, precision {evaluation['precision']}"
@@ -69,9 +69,9 @@ def _recorded(recorded: Mapping[str, Any]) -> str:
     if recorded["is_equal"] is None:
         return f"{accuracy}; not compared: {', '.join(recorded['why_not_compared'])}"
     if recorded["is_equal"]:
-        return f"{accuracy}: the same"
-    apart = recorded["num_images_apart"]
-    return f"{accuracy}: {counted(abs(apart), 'image', ',')} {'more' if apart > 0 else 'fewer'} right now"
+        return f"{accuracy}, equal"
+    change = recorded["num_images_apart"]
+    return f"{accuracy}; now {counted(abs(change), 'image', ',')} {'more' if change > 0 else 'fewer'} correct"
 
 
 def _per_class(evaluation: Mapping[str, Any]) -> Table:
@@ -79,12 +79,12 @@ def _per_class(evaluation: Mapping[str, Any]) -> Table:
     for column in ("class", "precision", "recall", "F1", "support"):
         table.add_column(column, justify="right")
     for row in evaluation["per_class"]:
-        figures = [_share(row[key]) for key in ("precision", "recall", "f1")]
+        figures = [_figure(row[key]) for key in ("precision", "recall", "f1")]
         table.add_row(str(row["class"]), *figures, f"{row['support']:,}")
     return table
 
 
-def _share(value: float) -> str:
+def _figure(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.4f}"
 
 
@@ -103,12 +103,12 @@ def _confusion(matrix: np.ndarray) -> Table:
 def print_latency(
     console: Console, networks: Mapping[str, Sequence[Mapping[str, Any]]], timed: str, disturbances: Sequence[str]
 ) -> None:
-    """Print the latencies of one network, or of several beside each other.
+    """Print a table of the latencies of one or more networks.
 
     Args:
-        networks: by name ("": the only one), each with its batch sizes; an entry may have `speedup`.
-        timed: what the figures mean.
-        disturbances: why they can't be trusted.
+        networks: the results per batch size, by name of the network ("": the only one); a result may have `speedup`.
+        timed: a description of what was timed.
+        disturbances: interference while timing; empty: none detected.
     """
     is_one = len(networks) == 1
     compared = any("speedup" in each for rows in networks.values() for each in rows)
@@ -128,7 +128,7 @@ def print_latency(
     console.print(table)
     console.print(Text(f"Timed: {timed}."))
     if disturbances:
-        console.print(Text(f"Disturbed: {'; '.join(disturbances)}."))
+        console.print(Text(f"Interference: {'; '.join(disturbances)}."))
 
 
 def _ms(seconds: float | None) -> str:

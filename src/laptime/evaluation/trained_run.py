@@ -1,7 +1,7 @@
-"""A run that is over, from its directory: record, checkpoint, network and data as they were. Trusts nothing in there.
+"""Opens a trained run: its record and checkpoint, its network and data. Does not trust the run directory.
 
-A run directory may come from anywhere: what its record names is imported only if it is allowed (see security), and a
-checkpoint is read as tensors and plain values only.
+The directory may come from anywhere. Classes that its record names are imported only if they are on the allow-list (see
+security), and a checkpoint is read as tensors and plain values only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,14 +37,14 @@ from laptime.training import checkpoints, open_groups
 from laptime.training.build import build_network
 
 _CHECKPOINTS = {"last": LAST_CHECKPOINT, "best": BEST_CHECKPOINT, "previous": PREVIOUS_CHECKPOINT}
-# What evaluating reads of config.training, beside the batch size.
+# The keys of config.training that evaluation needs, besides the batch size.
 _CHOICES = {
     "precision": PRECISIONS,
     "matmul_precision": MATMUL_PRECISIONS,
     "compile": (False, True),
     "cudnn_benchmark": (False, True),
 }
-# The Classifier's name for its network, in the checkpoint's keys.
+# Prefix of the network's weights in the checkpoint of a Classifier.
 _PREFIX = "network."
 
 
@@ -53,13 +53,13 @@ class TrainedRun:
     """A run and one of its checkpoints.
 
     Attributes:
-        path: its directory.
-        record: device, dataset and strategy are known.
-        config: as recorded, the data set's root as asked for now.
-        checkpoint: the file.
-        epochs: that the run had trained when it saved that.
+        path: the run directory.
+        record: has device, dataset and strategy.
+        config: as recorded, except for dataset.root of this command.
+        checkpoint: its file.
+        epochs: epochs trained when the checkpoint was saved.
         weights: of the network, by name.
-        world_size, threads: ranks of the run, and CPU threads of each.
+        world_size, threads: ranks of the run, and CPU threads per rank.
     """
 
     path: Path
@@ -73,18 +73,18 @@ class TrainedRun:
 
     @property
     def is_last(self) -> bool:
-        """Whether the checkpoint is the one after the last epoch."""
+        """Whether the checkpoint is last.ckpt of the run."""
         return self.checkpoint.name == LAST_CHECKPOINT and self.checkpoint.parent == self.path / CHECKPOINT_DIR
 
     def has_other_data(self, data: DataModule) -> bool:
-        """Whether these are other data than those that the run was trained and tested on."""
+        """Whether the data differ from those of the run, by checksum."""
         return filled(self.record.dataset).checksum != data.checksum
 
     def load(self, device: Device) -> tuple[nn.Module, DataModule]:
-        """The network, in evaluation mode on the device, and its data.
+        """The network in evaluation mode on the device, and its data.
 
         Raises:
-            UserError: they can't be built here, or the weights are not this network's.
+            UserError: they can't be built, or the weights don't fit the network.
         """
         pl.seed_everything(self.config["seed"], workers=False, verbose=False)  # as in training
         source = open_groups.build_node("dataset", self.config["dataset"])
@@ -96,7 +96,7 @@ class TrainedRun:
         except Exception as error:
             reason = [line.strip() for line in str(error).splitlines() if line.strip()][:2][-1].rstrip(".")
             raise UserError(
-                f"checkpoint={self.checkpoint}: its weights don't fit into the run's model ({reason})."
+                f"checkpoint={self.checkpoint}: its weights don't fit the run's model ({reason})."
             ) from error
         return network.to(device.torch_device).eval(), data
 
@@ -107,11 +107,12 @@ def open_run(run: str, checkpoint: str, typed: Sequence[str], root: str | None =
     Args:
         run: a run directory, latest, or a checkpoint file in one.
         checkpoint: last, best, previous or a file.
-        typed: the overrides of the command line: they alone say what is to be trusted besides Laptime's own places.
-        root: folder of the data set's files; None: as in the run.
+        typed: the overrides of the command line; only they can extend the allow-list.
+        root: folder of the data set's files; None: the folder of the run.
 
     Raises:
-        UserError: there is no such run or checkpoint, it is damaged, of another run, or names what isn't trusted.
+        UserError: there is no such run or checkpoint; it is damaged; the checkpoint belongs to another run; or the
+            record names a class that is not on the allow-list.
     """
     preflight.check_environment()
     run_dir, file = _find(run, checkpoint)
@@ -123,7 +124,7 @@ def open_run(run: str, checkpoint: str, typed: Sequence[str], root: str | None =
         raise UserError(f"run={run}: {run_dir / RUN_FILE} can't be read ({error.strerror}).") from error
     if not record.is_laptime_training:
         raise UserError(
-            f"run={run}: was timed by {record.lap.timer} and is not Laptime's own training, so it can't be rebuilt. "
+            f"run={run}: {record.lap.timer} only timed this training, so Laptime can't rebuild its model. "
             "Name a run of train.py."
         )
     path = file or _checkpoint(run_dir, checkpoint)
@@ -136,11 +137,12 @@ def open_run(run: str, checkpoint: str, typed: Sequence[str], root: str | None =
     identity = records.finite(checkpoints.identity(config, world_size))
     if differences := checkpoints.differences_between(records.finite(content[checkpoints.IDENTITY]), identity):
         raise UserError(
-            f"{key}: is not of the run {run_dir}: {join_first_three(differences)}. Name a checkpoint of that run."
+            f"{key}: belongs to another run than {run_dir}: {join_first_three(differences)}. "
+            "Name a checkpoint of that run."
         )
     weights = content["state_dict"]
     if not isinstance(weights, dict) or not all(str(name).startswith(_PREFIX) for name in weights):
-        raise UserError(f"{key}: is damaged: its weights are not a network's.")
+        raise UserError(f"{key}: is damaged: its state_dict has no weights of a network.")
     return TrainedRun(
         run_dir,
         record,
@@ -154,29 +156,29 @@ def open_run(run: str, checkpoint: str, typed: Sequence[str], root: str | None =
 
 
 def use_threads(run: TrainedRun, threads: int | None) -> int:
-    """Let torch compute with so many CPU threads; None: as many as each rank of the run had. Returns the number."""
+    """Set the number of CPU threads; None: as many as each rank of the run had. Returns the number."""
     torch.set_num_threads(threads or run.threads)
     return torch.get_num_threads()
 
 
 def _find(run: str, checkpoint: str) -> tuple[Path, Path | None]:
-    """The run's directory, and the checkpoint's file where `run` is one."""
+    """The run directory, and the checkpoint's file if `run` is a checkpoint."""
     path = checkpoints.newest_run("run") if run == "latest" else expanded("run", run)
     if path.is_file() and path.name != RUN_FILE:
         if checkpoint != "last":
-            raise UserError(f"run={run} checkpoint={checkpoint}: name two checkpoints. Leave one out.")
+            raise UserError(f"run={run} checkpoint={checkpoint}: are two checkpoints. Leave one out.")
         run_dir, file = path.parent.parent, path
         if not (run_dir / RUN_FILE).is_file():
-            raise UserError(f"run={run}: lies in no run directory. Name that too: run=DIR checkpoint={run}")
+            raise UserError(f"run={run}: is not in a run directory. Name the directory too: run=DIR checkpoint={run}")
         return run_dir, file
     run_dir = path.parent if path.name == RUN_FILE else path
     if not (run_dir / RUN_FILE).is_file():
         if (run_dir / SWEEP_FILE).is_file():
-            inside = [str(run_dir / str(number)) for number in sorted(numbered_runs(run_dir))]
-            names = ", ".join([*inside[:3], *(["..."] if len(inside) > 3 else [])])
+            runs = [str(run_dir / str(number)) for number in sorted(numbered_runs(run_dir))]
+            names = ", ".join([*runs[:3], *(["..."] if len(runs) > 3 else [])])
             raise UserError(f"run={run}: is a sweep. Name one of its runs: {names}")
-        what = "holds no run.json" if run_dir.is_dir() else "there is no such directory"
-        raise UserError(f"run={run}: {what}. Name a run directory, a .ckpt file in one, or latest.")
+        reason = "has no run.json" if run_dir.is_dir() else "there is no such directory"
+        raise UserError(f"run={run}: {reason}. Name a run directory, a .ckpt file in one, or latest.")
     return run_dir, None
 
 
@@ -185,16 +187,16 @@ def _checkpoint(run_dir: Path, checkpoint: str) -> Path:
     name = _CHECKPOINTS.get(checkpoint)
     file = run_dir / CHECKPOINT_DIR / name if name is not None else expanded("checkpoint", checkpoint)
     if not file.is_file():
-        there = [key for key, each in _CHECKPOINTS.items() if (run_dir / CHECKPOINT_DIR / each).is_file()]
+        saved = [key for key, name in _CHECKPOINTS.items() if (run_dir / CHECKPOINT_DIR / name).is_file()]
         raise UserError(
             f"checkpoint={checkpoint}: there is no file {file}. "
-            + (f"The run has {', '.join(there)}." if there else "The run has saved none.")
+            + (f"The run has {', '.join(saved)}." if saved else "The run has no checkpoint.")
         )
     return file
 
 
 def _checked(record: RunRecord, run_dir: Path) -> tuple[dict[str, Any], int, int]:
-    """What evaluating needs of a record, made sure to be there: configuration, ranks, threads of each."""
+    """Check that a record has all that evaluation needs. Returns configuration, ranks and threads per rank."""
 
     def damaged(what: str) -> UserError:
         return UserError(f"run={run_dir}: run.json is damaged: {what}.")
@@ -223,5 +225,7 @@ def _checked(record: RunRecord, run_dir: Path) -> tuple[dict[str, Any], int, int
             raise damaged(f"config.training.{key} is {training.get(key)}")
     for key, value in records.flat({group: config[group] for group in ("dataset", "model")}):
         if value == MASK and key != "dataset.root":
-            raise UserError(f"run={run_dir}: {key} is a secret that run.json doesn't hold: the run can't be rebuilt.")
+            raise UserError(
+                f"run={run_dir}: {key} is a secret, which run.json does not contain, so the model can't be rebuilt."
+            )
     return config, strategy.world_size, strategy.threads_per_rank

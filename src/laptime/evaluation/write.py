@@ -1,4 +1,4 @@
-"""Writes an evaluation into its run directory."""
+"""Writes an evaluation to the run directory."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ FOLDER = "evaluation"
 
 
 def write(evaluation: Mapping[str, Any], run_dir: Path) -> Path:
-    """Write evaluation.json, confusion_matrix.csv and confusion_matrix.png; returns their folder."""
+    """Write evaluation.json, confusion_matrix.csv and confusion_matrix.png. Returns the folder."""
     matrix = np.array(evaluation["confusion_matrix"])
     title = f"{evaluation['model']} on {evaluation['dataset']['name']}: {evaluation['result']['test_accuracy']:.2%}"
     files = {

@@ -1,1 +1,1 @@
-"""A trained network as a file for elsewhere, checked against the original."""
+"""The command `laptime export`: trained networks as ONNX, torch.export and TorchScript files, checked and timed."""

@@ -1,4 +1,4 @@
-"""Exports a trained network, reads each file back, and compares it with the original on the real test images."""
+"""Exports a trained network, loads each file again, and compares its outputs with the original's on the test images."""
 
 import io
 import logging
@@ -19,7 +19,7 @@ from laptime.evaluation.predict import Predictions, predict
 from laptime.evaluation.trained_run import TrainedRun, use_threads
 from laptime.exporting import int8
 from laptime.exporting.formats import EXPORTERS, SUFFIXES, Loaded
-from laptime.exporting.wanted import ExportTarget
+from laptime.exporting.targets import ExportTarget
 from laptime.lap.timed_loader import Batch
 from laptime.machine.device import describe
 from laptime.measure import latency
@@ -28,7 +28,7 @@ from laptime.text import escape_control_chars
 from laptime.training.build import network_name
 
 SCHEMA_VERSION = 1
-# What takes part in it: their versions are recorded.
+# Packages whose versions export.json records.
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "torchao")
 _LONGEST_REASON = 200
 
@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _ExportedFile:
-    """A file that was made and read back."""
+    """An exported file, loaded again."""
 
-    wanted: ExportTarget
+    target: ExportTarget
     content: bytes
     loaded: Loaded
     layers: list[str]
@@ -47,16 +47,16 @@ class _ExportedFile:
 
 
 def export(
-    run: TrainedRun, config: ExportConfig, wanted: Sequence[ExportTarget]
+    run: TrainedRun, config: ExportConfig, targets: Sequence[ExportTarget]
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Export a run's network.
 
     Args:
         config: of the command.
-        wanted: the files to make; what lacks a package is reported as left out.
+        targets: the files to make. Those whose packages are missing are reported as left out.
 
     Returns:
-        What export.json holds, in plain values, and the content of each file that is to be kept, by name.
+        The content of export.json, and the content of each file to keep, by file name.
     """
     threads = use_threads(run, config.threads)
     torch.set_float32_matmul_precision("highest")
@@ -66,7 +66,7 @@ def export(
         original = predict(network, _batches(data, config.num_images))
         images, _ = next(iter(data.test_dataloader()))
         with tempfile.TemporaryDirectory() as folder:
-            made, failed = _make(network, data, images, config, wanted, original, Path(folder))
+            made, failed = _make(network, data, images, config, targets, original, Path(folder))
             kept = [each for each in made if _fits(each, original, config.tolerance, failed)]
             machine = latency.Disturbances()
             timed = _latencies(network, kept, images, config.latency)
@@ -102,14 +102,14 @@ def export(
         },
         "exports": [_described(each, original, timed) for each in kept],
         "failed": failed,
-        "left_out": [{"name": each.name, "reason": each.missing} for each in wanted if each.missing is not None],
+        "left_out": [{"name": each.name, "reason": each.missing} for each in targets if each.missing is not None],
     }
-    return report, {file_name(each.wanted): each.content for each in kept}
+    return report, {file_name(each.target): each.content for each in kept}
 
 
-def file_name(wanted: ExportTarget) -> str:
-    """Of the file in export/."""
-    return f"model{'.int8' if wanted.int8 else ''}{SUFFIXES[wanted.format]}"
+def file_name(target: ExportTarget) -> str:
+    """The name of a target's file in export/."""
+    return f"model{'.int8' if target.int8 else ''}{SUFFIXES[target.format]}"
 
 
 def _make(
@@ -117,15 +117,15 @@ def _make(
     data: DataModule,
     images: Tensor,
     config: ExportConfig,
-    wanted: Sequence[ExportTarget],
+    targets: Sequence[ExportTarget],
     original: Predictions,
     folder: Path,
 ) -> tuple[list[_ExportedFile], list[dict[str, str]]]:
-    """Each file, and why some couldn't be made. One format's failure is no reason to leave the others out."""
+    """Make all files. Returns the files, and the failures with their reasons. A failure does not stop other formats."""
     made, failed = [], []
-    # Two images: with one, torch.export would take the batch size for a constant.
+    # Two images, because torch.export would make a batch size of 1 a constant.
     example = images[torch.arange(2) % len(images)].clone()
-    for each in wanted:
+    for each in targets:
         if each.missing is not None:
             continue
         path = folder / file_name(each)
@@ -135,14 +135,14 @@ def _make(
             else:
                 loaded, layers = EXPORTERS[each.format](network, example, path), []
             predictions = predict(_any_size(loaded), _batches(data, config.num_images))
-        except Exception as error:  # of the exporters' own many kinds
+        except Exception as error:  # exporters raise many types
             log.debug("%s", each.name, exc_info=True)
             failed.append({"name": each.name, "reason": _reason(error)})
             continue
         made.append(_ExportedFile(each, path.read_bytes(), loaded, layers, predictions))
         if predictions.logits.shape != original.logits.shape:
             made.pop()
-            failed.append({"name": each.name, "reason": f"gives {tuple(predictions.logits.shape)}"})
+            failed.append({"name": each.name, "reason": f"returns logits of shape {tuple(predictions.logits.shape)}"})
     return made, failed
 
 
@@ -153,7 +153,7 @@ def _any_size(loaded: Loaded) -> Any:
 
 
 def _batches(data: DataModule, num_images: int | None) -> Iterator[Batch]:
-    """The first test images, the last of them as a batch of its own: files must take batches of any size."""
+    """The first test images. The last image is a batch of its own, to test that files accept batches of any size."""
     left = data.num_test if num_images is None else min(num_images, data.num_test)
     for images, labels in data.test_batches(1):
         images, labels = images[:left], labels[:left]
@@ -167,29 +167,29 @@ def _batches(data: DataModule, num_images: int | None) -> Iterator[Batch]:
 
 
 def difference(predictions: Predictions, original: Predictions) -> float:
-    """The largest difference of any logit, as a share of the original's largest logit."""
+    """The largest difference of a logit, as a fraction of the original's largest logit."""
     largest = float(original.logits.abs().max())
-    apart = float((predictions.logits - original.logits).abs().max())
-    return apart / largest if largest else apart
+    largest_difference = float((predictions.logits - original.logits).abs().max())
+    return largest_difference / largest if largest else largest_difference
 
 
 def _fits(made: _ExportedFile, original: Predictions, tolerance: float, failed: list[dict[str, str]]) -> bool:
-    """Whether a file is to be kept; notes why not."""
-    apart = difference(made.predictions, original)
-    if made.wanted.int8 or apart <= tolerance:
+    """Whether to keep a file. If not, adds the reason to `failed`."""
+    relative_difference = difference(made.predictions, original)
+    if made.target.int8 or relative_difference <= tolerance:
         return True
-    reason = f"its logits differ from the original's by {apart:.1e}, more than tolerance={tolerance:g}"
-    failed.append({"name": made.wanted.name, "reason": reason})
+    reason = f"its logits differ from the original's by {relative_difference:.1e}, more than tolerance={tolerance:g}"
+    failed.append({"name": made.target.name, "reason": reason})
     return False
 
 
 def _latencies(
     network: nn.Module, made: Sequence[_ExportedFile], images: Tensor, settings: latency.Settings
 ) -> dict[str, list[latency.Latency]]:
-    timed: dict[str, list[latency.Latency]] = {name: [] for name in ("original", *(each.wanted.name for each in made))}
+    timed: dict[str, list[latency.Latency]] = {name: [] for name in ("original", *(each.target.name for each in made))}
     for size in settings.batch_sizes:
         networks: dict[str, latency.Call] = {"original": network}
-        networks |= {each.wanted.name: each.loaded.call for each in made if each.loaded.fixed_batch in (None, size)}
+        networks |= {each.target.name: each.loaded.call for each in made if each.loaded.fixed_batch in (None, size)}
         for name, measured in latency.measure(networks, images, size, describe("cpu", "cpu"), settings).items():
             timed[name].append(measured)
     return timed
@@ -200,10 +200,10 @@ def _described(
 ) -> dict[str, Any]:
     by_size = {each.batch_size: each for each in timed["original"]}
     return {
-        "name": made.wanted.name,
-        "format": made.wanted.format,
-        "int8": made.wanted.int8,
-        "file": file_name(made.wanted),
+        "name": made.target.name,
+        "format": made.target.format,
+        "int8": made.target.int8,
+        "file": file_name(made.target),
         "size_bytes": len(made.content),
         "batch_size": made.loaded.fixed_batch or "any",
         "difference": difference(made.predictions, original),
@@ -212,7 +212,7 @@ def _described(
         "accuracy_cost": original.accuracy - made.predictions.accuracy,
         "int8_layers": made.layers,
         "latency": [
-            asdict(each) | {"speedup": speedup(by_size[each.batch_size], each)} for each in timed[made.wanted.name]
+            asdict(each) | {"speedup": speedup(by_size[each.batch_size], each)} for each in timed[made.target.name]
         ],
         "notes": list(made.loaded.notes),
         **made.loaded.details,
@@ -220,25 +220,25 @@ def _described(
 
 
 def speedup(original: latency.Latency, exported: latency.Latency) -> float:
-    """The original's time over the exported file's: the median of the rounds' ratios."""
+    """The original's time divided by the exported file's: the median over rounds."""
     return median(a / b for a, b in zip(original.round_p50_s, exported.round_p50_s, strict=True))
 
 
 def _size_of_weights(network: nn.Module) -> int:
-    """Bytes of a file that holds the network's weights alone, as torch saves them."""
+    """Bytes of the network's weights as torch saves them."""
     content = io.BytesIO()
     torch.save(network.state_dict(), content)
     return len(content.getvalue())
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _reason(error: Exception) -> str:

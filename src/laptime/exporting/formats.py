@@ -1,6 +1,6 @@
-"""One function for each format: a network to a file, and the file back to something that can be called.
+"""One function per format. It exports a network to a file and loads the file again as a callable.
 
-A batch of any size goes through, where the format and the network can; otherwise it is fixed at one image.
+If the format or the network does not support batches of any size, the batch size is fixed at one image.
 """
 
 import logging
@@ -22,13 +22,13 @@ SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "torchscript": ".torchscrip
 
 @dataclass(frozen=True)
 class Loaded:
-    """A file that was read back.
+    """An exported file, loaded again.
 
     Attributes:
         call: images (B, C, H, W) to logits (B, num_classes), float32, on the CPU.
-        fixed_batch: the only batch size that it takes; None: any.
-        details: of the format, in plain values.
-        notes: what there is to be said about it.
+        fixed_batch: the only batch size that it accepts; None: any.
+        details: format-specific entries for export.json, plain values.
+        notes: remarks for the user.
     """
 
     call: Call
@@ -38,7 +38,7 @@ class Loaded:
 
 
 def torch_export(network: nn.Module, images: Tensor, path: Path) -> Loaded:
-    """torch.export's own file."""
+    """A torch.export file."""
     program, fixed_batch, notes = _program(network, images)
     with quiet():
         torch.export.save(program, path)
@@ -47,7 +47,7 @@ def torch_export(network: nn.Module, images: Tensor, path: Path) -> Loaded:
 
 
 def onnx(network: nn.Module, images: Tensor, path: Path) -> Loaded:
-    """ONNX in one file, by way of torch.export."""
+    """A single ONNX file, through torch.export."""
     import onnx as onnx_package
 
     program, fixed_batch, notes = _program(network, images)
@@ -62,7 +62,7 @@ def onnx(network: nn.Module, images: Tensor, path: Path) -> Loaded:
 
 
 def load_onnx(path: Path, fixed_batch: int | None, notes: tuple[str, ...]) -> Loaded:
-    """An ONNX file in ONNX Runtime, on the CPU, with as many threads as torch."""
+    """Load an ONNX file in ONNX Runtime, on the CPU, with as many threads as torch uses."""
     import onnx as onnx_package
     import onnxruntime
 
@@ -70,28 +70,28 @@ def load_onnx(path: Path, fixed_batch: int | None, notes: tuple[str, ...]) -> Lo
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
+    (model_input,) = session.get_inputs()
 
     def call(images: Tensor) -> Tensor:
-        (logits,) = session.run(None, {given.name: images.numpy()})
+        (logits,) = session.run(None, {model_input.name: images.numpy()})
         return torch.from_numpy(logits)
 
     model = onnx_package.load(path, load_external_data=False)
     opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    return Loaded(call, fixed_batch, {"input": given.name, "opset": opset}, notes)
+    return Loaded(call, fixed_batch, {"input": model_input.name, "opset": opset}, notes)
 
 
 def torchscript(network: nn.Module, images: Tensor, path: Path) -> Loaded:
-    """TorchScript by tracing: what the network did with these images, branches that depend on them frozen."""
+    """A TorchScript file, made by tracing: it fixes the branches that depend on the images."""
     with quiet(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", torch.jit.TracerWarning)
         traced = torch.jit.trace(network, images)
         torch.jit.save(traced, path)
         loaded = torch.jit.load(path, map_location="cpu").eval()
     frozen = [str(each.message) for each in caught if issubclass(each.category, torch.jit.TracerWarning)]
-    notes = ["traced; torch advises against TorchScript and may take it away: use torch_export"]
+    notes = ["traced; PyTorch has deprecated TorchScript and may remove it. Use torch_export"]
     if frozen:
-        notes.append(f"what depends on the images is frozen as for the first ones ({len(frozen)} places)")
+        notes.append(f"tracing fixed {len(frozen)} values that depend on the images")
     return Loaded(loaded, None, {"method": "trace"}, tuple(notes))
 
 
@@ -103,7 +103,7 @@ EXPORTERS: dict[str, Callable[[nn.Module, Tensor, Path], Loaded]] = {
 
 
 def _program(network: nn.Module, images: Tensor) -> tuple[torch.export.ExportedProgram, int | None, tuple[str, ...]]:
-    """The network as torch.export sees it: for any batch size, or for one image."""
+    """The network as an ExportedProgram, for any batch size or for one image; the fixed batch size; remarks."""
     any_size = ({0: torch.export.Dim("batch")},)
     with quiet():
         try:
@@ -114,12 +114,16 @@ def _program(network: nn.Module, images: Tensor) -> tuple[torch.export.ExportedP
             except Exception:
                 raise error from None
             reason = first_line(error)
-            return program, 1, (f"takes one image at a time: torch.export can't leave the batch size open ({reason})",)
+            return (
+                program,
+                1,
+                (f"accepts one image at a time: torch.export can't export a dynamic batch size ({reason})",),
+            )
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Exporters warn of their own insides, and that TorchScript and eager quantisation are to go: that is said here."""
+    """Hide the warnings of exporters: about their internals, and about deprecations that Laptime reports itself."""
     loggers = [
         logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "torch.utils._pytree", "root")
     ]

@@ -36,9 +36,9 @@ def make_parser() -> Parser:
 
 
 def _work(config: ExportConfig, overrides: list[str]) -> int:
-    from laptime.exporting.wanted import wanted
+    from laptime.exporting.targets import export_targets
 
-    formats = wanted(config.format, config.int8)  # a missing package is reported before anything is loaded
+    targets = export_targets(config.format, config.int8)  # a missing package is reported before anything is loaded
     from laptime.evaluation.trained_run import open_run
     from laptime.exporting.export import export
     from laptime.exporting.show import show
@@ -46,7 +46,7 @@ def _work(config: ExportConfig, overrides: list[str]) -> int:
     from laptime.terminal import ignore_broken_pipe
 
     run = open_run(config.run, config.checkpoint, overrides, config.dataset.root)
-    report, files = export(run, config, formats)
+    report, files = export(run, config, targets)
     folder = write(report, files, run.path) if files else None
     with ignore_broken_pipe():
         show(report, folder)

@@ -1,4 +1,4 @@
-"""What an export says on the terminal."""
+"""Prints the report of an export."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +17,8 @@ def show(report: Mapping[str, Any], folder: Path | None) -> None:
     """Print the tables of an export to stdout.
 
     Args:
-        report: as `export` makes it.
-        folder: where the files are; None: none was kept.
+        report: from `export`.
+        folder: of the files; None: no file was kept.
     """
     console = wide_console()
     console.print(_files(report))
@@ -37,7 +37,7 @@ def _files(report: Mapping[str, Any]) -> Table:
     where = f"{data['num_images']:,} test images, {report['device']['name']}, {threads}"
     title = f"laptime: {report['model']} on {data['name']}, after {counted(epochs, 'epoch', ',')}, exported; {where}"
     table = Table(title=Text(title), title_justify="left")
-    for column in ("network", "file", "size", "batch", "difference", "same answer", "accuracy", "cost"):
+    for column in ("network", "file", "size", "batch", "difference", "agreement", "accuracy", "cost"):
         table.add_column(column, justify="left" if column in ("network", "file") else "right", no_wrap=True)
     original = report["original"]
     size, accuracy = byte_size(original["size_bytes"], "MB", 3), f"{original['test_accuracy']:.2%}"
@@ -60,19 +60,19 @@ def _remarks(console: Console, report: Mapping[str, Any]) -> None:
     lines = []
     if report["exports"]:
         lines.append(
-            "Difference: the largest of any logit of any image, as a share of the original's largest logit; without "
-            f"int8 at most {report['tolerance']:g}."
+            "Difference: the largest difference of a logit, relative to the original's largest logit; at most "
+            f"{report['tolerance']:g}, except for int8."
         )
         if report["original"]["latency"]:
-            lines.append("x original: the median of the rounds' ratios, in each of which all networks take their turn.")
+            lines.append("x original: the median ratio over rounds; each round runs all networks in turn.")
     for each in report["exports"]:
         lines += [f"{each['name']}: {note}" for note in each["notes"]]
         if each["int8_layers"]:
             lines.append(f"{each['name']}: int8 in {', '.join(each['int8_layers'])}")
     if report["has_other_data"]:
-        lines.append("These are other data than those that the run was tested on: its accuracy is not to be compared.")
+        lines.append("The run was tested on different data: don't compare its accuracy with these.")
     if report["trained_precision"] != "32-true":
-        lines.append(f"The run trained in {report['trained_precision']}; all figures here are of float32.")
+        lines.append(f"The run trained in {report['trained_precision']}; all figures here are for float32.")
     lines += [f"{each['name']}: left out, {each['reason']}" for each in report["left_out"]]
     lines += [f"{each['name']}: failed, {each['reason']}" for each in report["failed"]]
     for line in lines:

@@ -1,4 +1,4 @@
-"""Writes exported files into their run directory."""
+"""Writes exported files to the run directory."""
 
 import json
 from collections.abc import Mapping
@@ -12,6 +12,6 @@ FOLDER = "export"
 
 
 def write(report: Mapping[str, Any], files: Mapping[str, bytes], run_dir: Path) -> Path:
-    """Write the files, and export.json, which describes them, last; returns their folder."""
+    """Write the files and then export.json, which describes them. Returns the folder."""
     text = json.dumps(finite(report), indent=2, allow_nan=False)
     return write_folder(run_dir / FOLDER, {**files, "export.json": text.encode() + b"\n"})

@@ -1,4 +1,4 @@
-"""What every part of a run needs to know of it."""
+"""The context of a run: what its parts need besides their own arguments."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ from laptime.record.run_record import RunRecord
 
 @dataclass(frozen=True)
 class SweepContext:
-    """What a run needs to know of the sweep that it belongs to.
+    """What a run needs to know about its sweep.
 
     Attributes:
-        threads_per_rank: that `strategy.threads_per_rank=auto` stands for, in each run, whatever its world size.
-        label: what tells it from the other runs; empty: nothing does, it is the only one.
-        runs_at_once: of the sweep, on one machine.
+        threads_per_rank: the value of `strategy.threads_per_rank=auto`, the same for all runs of the sweep.
+        label: the swept values of this run, as in `seed=1`; empty: it is the only run.
+        runs_at_once: runs of the sweep that share this machine.
     """
 
     threads_per_rank: int
@@ -28,12 +28,12 @@ class RunContext:
     """One attempt at a run, in one process.
 
     Attributes:
-        config: as resolved; it can't be changed.
+        config: resolved and immutable.
         run_dir: absolute; exists.
-        record: what is known so far; whoever learns more fills it in.
-        stop: says when to end early.
-        start: `time.time()` when the run, or this attempt, began.
-        sweep: that the run belongs to; None: a run by itself.
+        record: the content of run.json so far. The parts of a run fill it in.
+        stop: tells whether to stop early.
+        start: `time.time()` when the run or this attempt began.
+        sweep: the sweep that the run belongs to; None: a single run.
     """
 
     config: Config

@@ -1,4 +1,4 @@
-"""Which files an export is to make, and whether the packages for them are here. Imports none of them."""
+"""The files that an export makes, and the packages that they need. Imports none of these packages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ _PACKAGES = {
 
 @dataclass(frozen=True)
 class ExportTarget:
-    """One file.
+    """A file to export.
 
     Attributes:
         format: onnx, torch_export or torchscript.
-        int8: whether its linear layers are to compute in int8.
-        missing: the packages that it lacks, in words; None: none.
+        int8: whether the linear layers compute in int8.
+        missing: a sentence with the missing packages; None: none is missing.
     """
 
     format: str
@@ -30,30 +30,30 @@ class ExportTarget:
 
     @property
     def name(self) -> str:
-        """For the tables."""
+        """The name in tables."""
         return f"{self.format} int8" if self.int8 else self.format
 
 
-def wanted(formats: Sequence[str], int8: bool) -> list[ExportTarget]:
-    """The files to make, each beside its int8 variant.
+def export_targets(formats: Sequence[str], int8: bool) -> list[ExportTarget]:
+    """The files to export, each followed by its int8 variant.
 
     Args:
-        formats: as typed; all: those whose packages are here, the others with what they lack.
-        int8: whether that variant is asked for.
+        formats: as typed. `all` includes the formats whose packages are missing.
+        int8: whether to add int8 variants.
 
     Raises:
-        UserError: a format that was named lacks a package.
+        UserError: a named format needs a package that is missing.
     """
     named = [each for each in formats if each != "all"]
-    made = []
+    targets = []
     for format in FORMATS if "all" in formats else dict.fromkeys(named):
         for variant in (False, True) if int8 else (False,):
             missing = _missing(format, variant)
             if missing is not None and format in named:
                 typed = f"format={format}{' int8=true' if variant and _missing(format, False) is None else ''}"
                 raise UserError(f"{typed}: {missing}.")
-            made.append(ExportTarget(format, variant, missing))
-    return made
+            targets.append(ExportTarget(format, variant, missing))
+    return targets
 
 
 def _missing(format: str, int8: bool) -> str | None:
