@@ -104,6 +104,10 @@ def test_a_file_can_say_null(group, work_folder):
     assert config == with_none
 
 
+def test_facts_about_a_run_are_not_in_its_configuration(composed):
+    assert not {"run_dir", "run_label", "experiment_name", "runs_at_once"} & set(composed().as_dict())
+
+
 def test_several_values_may_include_null():
     assert quote_for_hydra(["scheduler=null,step", "model=null"]) == ["scheduler=none,step", "model=null"]
 

@@ -117,7 +117,7 @@ def test_every_format_gives_the_outputs_of_the_original(exported):
         assert [timed["batch_size"] for timed in each["latency"]] == [1, 16]
         assert all(timed["speedup"] > 0 for timed in each["latency"])
     assert "PyTorch has deprecated TorchScript" in exported.printed
-    assert "all figures here are of float32" in exported.printed
+    assert "all figures here are for float32" in exported.printed
 
 
 def _check_int8(exported: Exported, format: str) -> None:
