@@ -163,7 +163,7 @@ def config_for(device: str) -> Config:
 @pytest.mark.unit
 def test_other_systems_than_linux_are_refused(monkeypatch):
     monkeypatch.setattr(rank_plan.sys, "platform", "darwin")
-    with pytest.raises(UserError, match=r"shared_memory: only on Linux.*comm_hook=none"):
+    with pytest.raises(UserError, match=r"shared_memory: works only on Linux.*comm_hook=none"):
         rank_plan.plan(config_for("cpu"))
 
 
@@ -171,7 +171,7 @@ def test_other_systems_than_linux_are_refused(monkeypatch):
 def test_gradients_on_an_accelerator_are_refused(monkeypatch):
     monkeypatch.setattr(rank_plan, "available_accelerator", lambda: "cuda")
     monkeypatch.setattr(rank_plan.torch.accelerator, "device_count", lambda: 2)
-    with pytest.raises(UserError, match=r"shared_memory: gradients on cuda.*comm_hook=none"):
+    with pytest.raises(UserError, match=r"shared_memory: .*gradients are on cuda.*comm_hook=none"):
         rank_plan.plan(config_for("cuda"))
 
 
