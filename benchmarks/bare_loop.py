@@ -13,7 +13,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-from ratios import Comparison, Measured, add_arguments, report, run_here
+from ratios import Comparison, Measured, add_arguments, report, run_in_process
 
 GOALS = {("mlp", 64): 1.03, ("cnn", 64): 1.02, ("mlp", 32): 1.10, ("cnn", 32): 1.10}
 
@@ -24,7 +24,7 @@ def compare(model: str, batch_size: int, arguments: argparse.Namespace) -> Compa
     sides: dict[str, list[Measured]] = {"bare loop": [], "Laptime": []}
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as folder:
-            record = run_here(
+            record = run_in_process(
                 Path(folder), f"model={model}", f"training.batch_size={batch_size}", "dataset.val_fraction=0",
                 f"training.epochs={arguments.epochs + 1}", f"dataset.limit={arguments.limit}", "logger=none",
                 "measure.bare_loop=true", f"strategy.threads_per_rank={arguments.threads}",

@@ -26,7 +26,7 @@ from pytorch_lightning.callbacks import Callback
 from laptime.lap.timed_loader import TimedLoader
 from laptime.record.files import read_epochs
 from laptime.training.classifier import Classifier
-from ratios import Comparison, Measured, add_arguments, report, run_here
+from ratios import Comparison, Measured, add_arguments, report, run_in_process
 
 GOAL = 1.10
 LIMITS = {"mlp": 38_400, "cnn": 6_400}  # of samples: no step takes fewer than the others
@@ -83,7 +83,7 @@ def compare(model: str, batch_size: int, arguments: argparse.Namespace) -> Compa
     ratios = []
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as folder:
-            run_here(
+            run_in_process(
                 Path(folder), f"model={model}", f"training.batch_size={batch_size}", "dataset.val_fraction=0",
                 f"training.epochs={arguments.epochs + 1}", f"dataset.limit={num_samples}", "logger=none",
                 "scheduler=none", "callbacks.checkpoint=null", f"strategy.threads_per_rank={arguments.threads}",

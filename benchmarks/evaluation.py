@@ -19,7 +19,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from ratios import Comparison, Measured, add_arguments, report, run_here
+from ratios import Comparison, Measured, add_arguments, report, run_in_process
 
 
 def bare_s(module: Any, batches: list[torch.Tensor]) -> float:
@@ -54,7 +54,7 @@ def compare(model: str, arguments: argparse.Namespace) -> Comparison:
     pl.Trainer.test = test  # type: ignore[method-assign]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            run_here(
+            run_in_process(
                 Path(folder), f"model={model}", "training.epochs=1", "dataset.val_fraction=0", "logger=none",
                 "callbacks.progress_bar=null", f"strategy.threads_per_rank={arguments.threads}",
                 *(["dataset.limit=10000"] if model == "cnn" else []),

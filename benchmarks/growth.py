@@ -37,7 +37,7 @@ from laptime.lap import epoch_recorder
 from laptime.lap.epoch_timer import EpochTimer
 from laptime.record.files import parse_timestamp, read_epochs
 from laptime.record.run_record import RunRecord
-from ratios import SHORT, TRAIN, run_here
+from ratios import SHORT, TRAIN, run_in_process
 
 
 def say(what: str, met: bool, goal: str) -> None:
@@ -51,7 +51,7 @@ def samples(arguments: argparse.Namespace) -> None:
     for number in range(arguments.rounds):
         for size in sizes if number % 2 == 0 else reversed(sizes):
             with tempfile.TemporaryDirectory() as folder:
-                record = run_here(
+                record = run_in_process(
                     Path(folder), "dataset=synthetic", f"dataset.num_train={size}", "dataset.num_test=1000",
                     "dataset.val_fraction=0", "training.epochs=4", "logger=none", "callbacks.checkpoint=null",
                     f"strategy.threads_per_rank={arguments.threads}",
@@ -209,7 +209,7 @@ def logs(arguments: argparse.Namespace) -> None:
         clock.calls.clear()
         clock.at_epochs.clear()
         with tempfile.TemporaryDirectory() as folder:
-            run_here(
+            run_in_process(
                 Path(folder), "dataset=synthetic", "dataset.shape=[1,4,4]", f"dataset.num_train={arguments.steps}",
                 "dataset.num_test=1000", "dataset.val_fraction=0", "training.batch_size=1", "training.epochs=2",
                 "model.hidden_sizes=[16]", "strategy.threads_per_rank=1", f"logger={logger}",

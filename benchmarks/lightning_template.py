@@ -39,7 +39,7 @@ from ratios import (
     Measured,
     add_arguments,
     add_epoch_arguments,
-    by_turns,
+    alternate,
     in_fresh_process,
     report,
     require_learning,
@@ -138,7 +138,7 @@ def compare(case: str, arguments: argparse.Namespace) -> Comparison:
         "Laptime": lambda: in_fresh_process(run_laptime_with_bar, overrides),
     }
     what = "two workers, steps logged" if case == "usual" else "as published: no workers, epochs logged"
-    return by_turns(f"MLP on MNIST, batch {arguments.batch_size}; {what}", sides, GOALS[case], arguments.rounds)
+    return alternate(f"MLP on MNIST, batch {arguments.batch_size}; {what}", sides, GOALS[case], arguments.rounds)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from ratios import SHORT, run_apart
+from ratios import SHORT, run_in_subprocess
 
 MODELS = (
     "logistic_regression", "mlp", "cnn", "lstm", "transformer", "vit", "timm", "torchvision", "efficientnet_b0",
@@ -53,7 +53,7 @@ def main() -> None:
     for model in arguments.only:
         records: list[dict[str, Any]] = []
         for seed in range(1, arguments.rounds + 1):
-            records += run_apart(
+            records += run_in_subprocess(
                 *SHORT, f"model={model}", f"seed={seed}", f"dataset.limit={arguments.limit}",
                 f"training.epochs={arguments.epochs}", *arguments.overrides,
             )  # fmt: skip

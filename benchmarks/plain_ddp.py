@@ -29,7 +29,7 @@ from laptime.data.image_data import split
 from laptime.data.memory import MemoryPipeline
 from laptime.data.order import EpochOrder
 from laptime.models.mlp import MLP
-from ratios import run_apart
+from ratios import run_in_subprocess
 
 EXTRA_EPOCHS = 1  # the first one is a warm-up on both sides
 
@@ -97,7 +97,7 @@ def plain(world_size: int, batch_size: int, epochs: int) -> float:
 
 def ours(batch_size: int, epochs: int) -> dict[int, dict[str, Any]]:
     """The records of a sweep over world sizes 1 and 2."""
-    records = run_apart(
+    records = run_in_subprocess(
         "-m", "strategy.world_size=1,2", "strategy.threads_per_rank=1", f"training.batch_size={batch_size}",
         f"training.epochs={epochs + EXTRA_EPOCHS}",
     )  # fmt: skip

@@ -116,7 +116,7 @@ class Comparison:
         return median <= goal if self.of_times else median >= goal
 
 
-def by_turns(
+def alternate(
     title: str, sides: Mapping[str, Callable[[], Measured]], goals: Mapping[str, float], rounds: int
 ) -> Comparison:
     """Measure every side in every round, in an order that is turned round from one to the next.
@@ -175,7 +175,7 @@ def _end_with_the_parent() -> None:
     os._exit(1)
 
 
-def run_here(folder: Path, *overrides: str) -> dict[str, Any]:
+def run_in_process(folder: Path, *overrides: str) -> dict[str, Any]:
     """The record of a run in this process, silently, with nothing after its epochs but the test.
 
     Args:
@@ -185,7 +185,7 @@ def run_here(folder: Path, *overrides: str) -> dict[str, Any]:
         return laptime.run([*SHORT, f"hydra.run.dir={folder / 'run'}", *overrides])
 
 
-def run_apart(*arguments: str, environment: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+def run_in_subprocess(*arguments: str, environment: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """The records of `python train.py` with these arguments, a run or a sweep, in a process of its own.
 
     Args:
@@ -204,11 +204,11 @@ def run_apart(*arguments: str, environment: Mapping[str, str] | None = None) -> 
 def run_laptime(overrides: Sequence[str]) -> Measured:
     """One run without validation."""
     with tempfile.TemporaryDirectory() as folder:
-        record = run_here(Path(folder), "logger=none", "scheduler=none", "dataset.val_fraction=0", *overrides)
-    return speed_of(record)
+        record = run_in_process(Path(folder), "logger=none", "scheduler=none", "dataset.val_fraction=0", *overrides)
+    return require_speed(record)
 
 
-def speed_of(record: Mapping[str, Any]) -> Measured:
+def require_speed(record: Mapping[str, Any]) -> Measured:
     """What a run measured, if it has learnt."""
     return require_learning(Measured(record["timing"]["samples_per_s"], record["result"]["train_loss"]))
 

@@ -35,7 +35,7 @@ from ratios import (
     Measured,
     add_arguments,
     add_epoch_arguments,
-    by_turns,
+    alternate,
     in_fresh_process,
     report,
     require_learning,
@@ -179,7 +179,7 @@ def compare(name: str, arguments: argparse.Namespace) -> Comparison:
         "Laptime": lambda: in_fresh_process(run_laptime, overrides),
         "Laptime, bf16-mixed": lambda: in_fresh_process(run_laptime, [*overrides, "training.precision=bf16-mixed"]),
     }
-    return by_turns(f"{case.title}, batch {arguments.batch_size}", sides, case.goals, arguments.rounds)
+    return alternate(f"{case.title}, batch {arguments.batch_size}", sides, case.goals, arguments.rounds)
 
 
 def main() -> None:

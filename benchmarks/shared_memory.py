@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from ratios import Comparison, Measured, add_arguments, report, require_learning, run_apart
+from ratios import Comparison, Measured, add_arguments, report, require_learning, run_in_subprocess
 
 ONE, GLOO, SHARED = "1 rank", "over gloo", "shared memory"
 AGAINST_GLOO = {64: 1.7}
@@ -28,7 +28,7 @@ def sweep(batch_size: int, world_size: int, arguments: argparse.Namespace, is_tu
     sizes, hooks = (1, world_size), ("none", "shared_memory")
     if is_turned:
         sizes, hooks = sizes[::-1], hooks[::-1]
-    return run_apart(
+    return run_in_subprocess(
         "-m", f"strategy.world_size={','.join(map(str, sizes))}", f"strategy.comm_hook={','.join(hooks)}",
         "strategy.threads_per_rank=1", f"training.batch_size={batch_size}", f"training.epochs={arguments.epochs + 1}",
         f"dataset.limit={arguments.limit}", "dataset.val_fraction=0", "measure.peak=false",

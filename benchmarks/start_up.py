@@ -12,7 +12,7 @@ import argparse
 import subprocess
 import sys
 
-from ratios import SHORT, Comparison, Measured, add_arguments, report, run_apart
+from ratios import SHORT, Comparison, Measured, add_arguments, report, run_in_subprocess
 
 GOAL = 1.3
 
@@ -30,7 +30,7 @@ def imports_s() -> float:
 
 
 def startup_s() -> float:
-    (record,) = run_apart(*SHORT, "training.epochs=1", "dataset.limit=1000")
+    (record,) = run_in_subprocess(*SHORT, "training.epochs=1", "dataset.limit=1000")
     seconds: float = record["timing"]["startup_s"]
     return seconds
 

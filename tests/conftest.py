@@ -150,7 +150,7 @@ def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 
 
 @pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
+def restored_logging() -> Iterator[None]:
     """Handlers that a test, or a package that it imports, adds to the root logger would write to its closed streams."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -23,11 +23,11 @@ from laptime.errors import UserError
 from laptime.runner import fresh_processes
 from laptime.runner.check import check
 from tests.support import documents, processes
-from tests.support.documents import DOCUMENTS, ROOT, Shown, read
+from tests.support.documents import DOCUMENTS, ROOT, Command, read
 
 WITH_COMMANDS = [*DOCUMENTS, "benchmarks/README.md"]
 BENCHMARKS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name != "ratios.py")
-ONLY_PARSES = Path(documents.__file__).with_name("only_parses.py")
+PARSE_ONLY = Path(documents.__file__).with_name("parse_only.py")
 # Words in commands that stand for what the reader has.
 STAND_INS = {"DIR": "latest", "OVERRIDES": "seed=1", "NAME": "compile"}
 # What isn't a whole command.
@@ -154,7 +154,7 @@ class Reader:
         first = arguments[0] if arguments else ""
         match program:
             case "srun" if first == "bash":
-                (inner,) = documents.in_a_shell([arguments[-1]], self.folder)
+                (inner,) = documents.programs_started([arguments[-1]], self.folder)
                 return "".join(map(self.error, inner))
             case "srun":
                 return self.error(arguments)
@@ -238,7 +238,7 @@ class Reader:
             return "" if (ROOT / script).exists() else f"{script}: is not there"
         if (self.folder / script).exists():
             return "" if not arguments else f"{script}: takes no arguments"
-        done = processes.run(ROOT / script, *arguments, script=ONLY_PARSES, cwd=self.folder)
+        done = processes.run(ROOT / script, *arguments, script=PARSE_ONLY, cwd=self.folder)
         return done.stderr or f"{script}: parses no arguments" if done.returncode else ""
 
     def _pip(self, arguments: tuple[str, ...]) -> str:
@@ -284,7 +284,7 @@ def parsed(command: Callable[[list[str]], Any], arguments: tuple[str, ...]) -> a
 def test_every_command_of_a_document_is_understood(document, reader, monkeypatch):
     monkeypatch.chdir(reader.folder)
     text = read(document)
-    shown = documents.shown(document, reader.folder)
+    shown = documents.commands(document, reader.folder)
     for each in shown:
         if each.text in BEGUN:
             continue
@@ -294,7 +294,7 @@ def test_every_command_of_a_document_is_understood(document, reader, monkeypatch
     assert left_over(text, shown) == []
 
 
-def left_over(text: str, shown: list[Shown]) -> list[str]:
+def left_over(text: str, shown: list[Command]) -> list[str]:
     """Mentions of commands with arguments that `shown` doesn't hold."""
     rest = re.sub(r"\s+", " ", text.replace("\\\n", " "))
     for each in sorted(shown, key=lambda each: -len(each.text)):
@@ -363,7 +363,7 @@ def run_all(document: str, folder: Path, added: Mapping[str, str], fewer: Mappin
     documents.write_files(document, folder)
     seen: set[Path] = set()
     number = 0
-    for each in filter(lambda each: each.in_block, documents.shown(document, folder)):
+    for each in filter(lambda each: each.in_block, documents.commands(document, folder)):
         if each.text.startswith(tuple(NOT_RUN)) or any(word in NOT_RUN for word in each.text.split()):
             continue
         for words in each.words:

@@ -7,7 +7,7 @@ from tests.support.processes import until
 from tests.support.settings import NO_REPORT, TINY
 from tests.support.terminal import Terminal
 
-SCRIPT = Path(__file__).with_name("user_classes") / "on_terminal.py"
+SCRIPT = Path(__file__).with_name("user_classes") / "train_on_terminal.py"
 
 
 def test_ctrl_c_on_a_terminal_ends_the_sweep_in_the_middle_of_a_run(start, work_folder):

@@ -17,7 +17,10 @@ PAGES = ["docs/lightning.md", "docs/loops.md", "docs/transformers.md"]
 OVERVIEW = "docs/own_training.md"
 # The scripts that the pages show, and the document that shows them.
 SCRIPTS = {
-    name: page for page in PAGES for name in documents.files(page) if name.endswith(".py") and name != "ddp_training.py"
+    name: page
+    for page in PAGES
+    for name in documents.shown_files(page)
+    if name.endswith(".py") and name != "ddp_training.py"
 }
 # Torch's threads wait for each other where other tests use the cores.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}

@@ -64,7 +64,7 @@ def needed(options: list[str], files: Path) -> list[str]:
 
 def trained(*typed: str) -> dict[str, Any]:
     """The record of a completed run, which has lowered the loss on the test set."""
-    done = processes.run(*typed, "+callbacks.own._target_=notes_losses.NotesLosses", "hydra.run.dir=run")
+    done = processes.run(*typed, "+callbacks.own._target_=write_losses.WriteLosses", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     record = read_record(Path("run"))
     assert record["status"] == "completed"

@@ -14,7 +14,7 @@ EPOCHS = (*TINY, "training.epochs=3")
 
 
 def leaving_out(what: str) -> list[str]:
-    return [*EPOCHS, f"+callbacks.leaves_out={{_target_:leaves_out.{what}}}"]
+    return [*EPOCHS, f"+callbacks.fewer_batches={{_target_:fewer_batches.{what}}}"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.support import processes
 from tests.support.configs import composed
-from tests.support.noted import (
+from tests.support.logged_values import (
     csv_values,
     mlflow_runs,
     mlflow_values,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from tests.support.noted import csv_values
+from tests.support.logged_values import csv_values
 
 from laptime.loggers.fail_safe import fail_safe
 from laptime.loggers.resumed import resume_at

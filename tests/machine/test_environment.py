@@ -93,7 +93,7 @@ def test_a_run_records_torch_with_the_threads_of_its_ranks(trained):
     assert record["environment"]["driver"] is None
 
 
-LEAKY = [*TINY, "training.epochs=1", "model._target_=leaky.Leaky"]
+LEAKY = [*TINY, "training.epochs=1", "model._target_=logs_secrets.Leaky"]
 
 
 def written(run_dir: Path) -> dict[str, bytes]:
@@ -115,7 +115,7 @@ def test_a_run_writes_no_secrets():
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_secret_in_an_error_is_not_written(world_size, work_folder):
-    fails = f"+callbacks.fails={{_target_:leaky.Fails,password:{SECRET}}}"
+    fails = f"+callbacks.fails={{_target_:logs_secrets.Fails,password:{SECRET}}}"
     done = processes.run(*LEAKY, fails, f"strategy.world_size={world_size}")
     assert done.returncode == 1 and "401" in done.stderr
     (run_file,) = work_folder.rglob("run.json")
@@ -143,7 +143,7 @@ def test_hparams_and_identity_hold_no_secret():
 
 def test_classes_get_the_real_value_of_a_secret():
     with pytest.raises(RuntimeError, match=f"401 for {SECRET}"):
-        laptime.run([*LEAKY, f"+callbacks.fails={{_target_:leaky.Fails,password:{SECRET}}}"])
+        laptime.run([*LEAKY, f"+callbacks.fails={{_target_:logs_secrets.Fails,password:{SECRET}}}"])
 
 
 # Packages that `import laptime` imports in every process, and packages that only display results.
@@ -156,7 +156,7 @@ NOT_HASHED = {
 def test_the_code_hash_covers_what_a_rank_imports(work_folder):
     done = processes.run(
         *TINY, "training.epochs=1", "strategy.world_size=2", "hydra.run.dir=run",
-        "+callbacks.notes._target_=notes_environment.NoteModules", real=True,
+        "+callbacks.notes._target_=write_environment.WriteModules", real=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     packages = {name.partition(".")[0] for name in json.loads(Path("modules.json").read_text())}

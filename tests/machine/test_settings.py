@@ -119,7 +119,7 @@ def test_new_settings_are_refused_under_torchrun(monkeypatch, work_folder):
 
 
 def test_settings_made_by_hydra_take_effect_and_are_recorded_and_graded(monkeypatch):
-    note = "+callbacks.note={_target_:notes_environment.NoteVariable,name:LAPTIME_NOTED}"
+    note = "+callbacks.note={_target_:write_environment.WriteVariable,name:LAPTIME_NOTED}"
     record = laptime.run([*ONE_EPOCH, note, "+hydra.job.env_set={ATEN_CPU_CAPABILITY:default,LAPTIME_NOTED:1}"])
     assert Path("noted0").read_text() == "1"
     assert record["environment"]["torch"]["cpu_capability"] == "DEFAULT"
@@ -131,7 +131,7 @@ def test_settings_made_by_hydra_take_effect_and_are_recorded_and_graded(monkeypa
 
 @pytest.mark.soak
 def test_any_variable_that_hydra_sets_reaches_every_rank(work_folder):
-    note = "+callbacks.note={_target_:notes_environment.NoteVariable,name:LAPTIME_NOTED}"
+    note = "+callbacks.note={_target_:write_environment.WriteVariable,name:LAPTIME_NOTED}"
     laptime.run([*ONE_EPOCH, note, "+hydra.job.env_set.LAPTIME_NOTED=1", "strategy.world_size=2"])
     assert [Path(f"noted{rank}").read_text() for rank in range(2)] == ["1", "1"]
 
@@ -175,7 +175,7 @@ def test_variables_without_effect(variables, expected, monkeypatch):
 
 def test_a_run_whose_model_changes_the_threads_is_not_a_repeat(work_folder):
     try:
-        changed = laptime.run([*ONE_EPOCH, "model._target_=notes_environment.ChangesThreads"])
+        changed = laptime.run([*ONE_EPOCH, "model._target_=write_environment.ChangesThreads"])
     finally:
         torch.set_num_threads(1)
     assert changed["environment"]["torch"]["num_threads"] == 3

@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def typed(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """Runs a command of the page, with its words and variables parsed by a shell."""
-    ((words,),) = documents.in_a_shell([re.sub(r"^PYTHONPATH=\S+ ", "", command)], folder)
+    ((words,),) = documents.programs_started([re.sub(r"^PYTHONPATH=\S+ ", "", command)], folder)
     assert words[0] == "laptime"
     environment = {"LAPTIME_ALLOWED_TARGETS": ""}
     if command.startswith("PYTHONPATH="):
@@ -44,7 +44,7 @@ def typed(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_page_has_its_files_and_commands():
-    assert list(documents.files(DOCUMENT)) == [
+    assert list(documents.shown_files(DOCUMENT)) == [
         "make_shapes.py", "my_conf/my_lab.py", "my_conf/model/tiny.yaml", "my_conf/dataset/shapes.yaml",
         "my_conf/callbacks/mine.yaml", "my_conf/experiment/shapes.yaml",
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.support.faults import fill, limited, no_descriptor_left, small_disk
+from tests.support.faults import fill, no_free_descriptor, resource_limit, small_disk
 from tests.support.records import EPOCH_ROW, append_epochs
 
 from laptime.record import files as record
@@ -195,8 +195,8 @@ def failing(function: str) -> Iterator[None]:
 
 
 FAULTS = {
-    "no file can be opened": (no_descriptor_left, "Too many open files"),
-    "the file ends early": (partial(limited, resource.RLIMIT_FSIZE, 1000), "File too large"),
+    "no file can be opened": (no_free_descriptor, "Too many open files"),
+    "the file ends early": (partial(resource_limit, resource.RLIMIT_FSIZE, 1000), "File too large"),
     "it can't be seen onto the disk": (partial(failing, "fsync"), "No space left"),
     "it can't be renamed": (partial(failing, "replace"), "No space left"),
 }
@@ -230,7 +230,10 @@ def test_a_full_disk_appends_all_rows_or_none(tmp_path):
     append_epochs(tmp_path, [EPOCH_ROW])
     before = (tmp_path / record.EPOCHS_FILE).read_bytes()
     row = len(before.splitlines(keepends=True)[1])
-    with pytest.raises(OSError, match="File too large"), limited(resource.RLIMIT_FSIZE, len(before) + 3 * row // 2):
+    with (
+        pytest.raises(OSError, match="File too large"),
+        resource_limit(resource.RLIMIT_FSIZE, len(before) + 3 * row // 2),
+    ):
         append_epochs(tmp_path, [EPOCH_ROW] * 2)
     assert (tmp_path / record.EPOCHS_FILE).read_bytes() == before
     append_epochs(tmp_path, [EPOCH_ROW] * 2)

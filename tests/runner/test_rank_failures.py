@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
-from tests.support.noted import csv_values, tensorboard_values
+from tests.support.logged_values import csv_values, tensorboard_values
 from tests.support.processes import DEADLINE_S, until
 from tests.support.settings import TINY
 

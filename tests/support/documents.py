@@ -23,7 +23,7 @@ _VARIABLES = {"SLURM_JOB_ID": "7", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "n
 
 
 @dataclass(frozen=True)
-class Shown:
+class Command:
     """A line of a document that is to be typed.
 
     Attributes:
@@ -41,7 +41,7 @@ def read(document: str) -> str:
     return (ROOT / document).read_text(encoding="utf-8")
 
 
-def blocks(document: str) -> list[list[str]]:
+def command_blocks(document: str) -> list[list[str]]:
     """The document's blocks of commands, line by line; what they print is left out."""
     text = read(document)
     fenced = [
@@ -62,7 +62,7 @@ def blocks(document: str) -> list[list[str]]:
     return found
 
 
-def in_sentences(document: str) -> list[str]:
+def inline_commands(document: str) -> list[str]:
     """Commands between backquotes, with at least one argument."""
     rest = re.sub(r"^```[\s\S]*?^```$", "", read(document), flags=re.MULTILINE)
     rest = re.sub(r"^    .*$", "", rest, flags=re.MULTILINE)
@@ -70,22 +70,24 @@ def in_sentences(document: str) -> list[str]:
     return [span for span in spans if re.match(rf"(?:{PROGRAMS}) ", span)]
 
 
-def shown(document: str, folder: Path) -> list[Shown]:
+def commands(document: str, folder: Path) -> list[Command]:
     """All commands of a document, in its order.
 
     Args:
         folder: where a shell reads them; nothing is started there.
     """
-    scripts = [(lines, True) for lines in blocks(document)] + [([line], False) for line in in_sentences(document)]
+    scripts = [(lines, True) for lines in command_blocks(document)] + [
+        ([line], False) for line in inline_commands(document)
+    ]
     found = []
     for lines, in_block in scripts:
         typed = [line.removeprefix("!") for line in lines if not line.startswith(("#SBATCH", "%"))]
-        for line, words in zip(typed, in_a_shell(typed, folder), strict=True):
-            found.append(Shown(line, words, in_block))
+        for line, words in zip(typed, programs_started(typed, folder), strict=True):
+            found.append(Command(line, words, in_block))
     return found
 
 
-def in_a_shell(lines: list[str], folder: Path) -> list[tuple[tuple[str, ...], ...]]:
+def programs_started(lines: list[str], folder: Path) -> list[tuple[tuple[str, ...], ...]]:
     """Which programs a shell would start for each line, in which nothing but its own commands is found.
 
     The programs of a line stand in the order in which they were started; those of a pipeline, in any order.
@@ -112,7 +114,7 @@ def in_a_shell(lines: list[str], folder: Path) -> list[tuple[tuple[str, ...], ..
     return [tuple(each) for each in started]
 
 
-def files(document: str) -> dict[str, str]:
+def shown_files(document: str) -> dict[str, str]:
     """The files that a document shows, by name: the last one that the paragraph before the block names."""
     shown = re.findall(r"([^\n]+(?:\n[^\n]+)*)\n\n```(?:python|yaml)\n(.*?)```", read(document), re.DOTALL)
     named = [(re.findall(r"`([\w/]+\.(?:py|yaml))`", before), content) for before, content in shown]
@@ -120,6 +122,6 @@ def files(document: str) -> dict[str, str]:
 
 
 def write_files(document: str, folder: Path) -> None:
-    for name, content in files(document).items():
+    for name, content in shown_files(document).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content, encoding="utf-8")

@@ -11,7 +11,7 @@ import pytest
 
 
 @contextmanager
-def limited(limit: int, value: int) -> Iterator[None]:
+def resource_limit(limit: int, value: int) -> Iterator[None]:
     """A resource limit of this process, `resource.RLIMIT_FSIZE` for example."""
     before = resource.getrlimit(limit)
     resource.setrlimit(limit, (value, before[1]))
@@ -22,11 +22,11 @@ def limited(limit: int, value: int) -> Iterator[None]:
 
 
 @contextmanager
-def no_descriptor_left() -> Iterator[None]:
+def no_free_descriptor() -> Iterator[None]:
     """No further file can be opened."""
     lowest_free = os.dup(0)
     os.close(lowest_free)
-    with limited(resource.RLIMIT_NOFILE, lowest_free):
+    with resource_limit(resource.RLIMIT_NOFILE, lowest_free):
         yield
 
 

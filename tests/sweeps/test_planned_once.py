@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import other_each_time
+import changing_resolver
 import pytest
 from tests.support.settings import NO_REPORT, TINY
 
@@ -156,8 +156,8 @@ def test_a_sweep_without_saved_overrides_is_not_resumed(train, call):
 
 @pytest.mark.parametrize("flag", [[], ["-m"]])
 def test_a_value_that_changes_between_check_and_run_is_refused(flag, call, work_folder):
-    other_each_time.register()
-    done = call(*flag, *TINY, NO_REPORT, "training.epochs=1", "seed=${other_each_time:}", "hydra.sweep.dir=sweep")
+    changing_resolver.register()
+    done = call(*flag, *TINY, NO_REPORT, "training.epochs=1", "seed=${changing_resolver:}", "hydra.sweep.dir=sweep")
     assert done.returncode == 2, done.stderr
     assert not list(work_folder.rglob("run.json"))
 

@@ -13,7 +13,7 @@ from laptime.record.files import read_epochs
 
 SHORT = (*TINY, "training.epochs=2")
 NUM_STEPS = 2 * 8  # 240 images in batches of 32
-COUNTED = "+callbacks.x._target_=watching_callbacks.CountHooks"
+COUNTED = "+callbacks.x._target_=observing_callbacks.CountHooks"
 LIGHTNING = "pytorch_lightning.callbacks"
 
 
@@ -91,7 +91,7 @@ def test_a_callback_state_that_no_checkpoint_can_hold_is_refused_before_training
 
 
 def keeps(state: str) -> str:
-    return f'+callbacks.x={{_target_:watching_callbacks.KeepState,what:"{state}"}}'
+    return f'+callbacks.x={{_target_:observing_callbacks.KeepState,what:"{state}"}}'
 
 
 def test_a_callback_state_of_plain_values_is_restored(work_folder):
@@ -102,7 +102,7 @@ def test_a_callback_state_of_plain_values_is_restored(work_folder):
 
 
 def test_a_callback_that_stops_the_run_is_the_stop_reason(capfd):
-    stops = "+callbacks.x._target_=watching_callbacks.StopAfterEpoch"
+    stops = "+callbacks.x._target_=observing_callbacks.StopAfterEpoch"
     record = laptime.run([*SHORT, stops, "training.early_stopping_patience=3"])
     assert record["result"]["stop_reason"] == "callback"
     assert "stopped early: a callback requested it" in capfd.readouterr().err

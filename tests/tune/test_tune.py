@@ -16,7 +16,7 @@ from laptime.tune.__main__ import main
 from laptime.tune.batch_size import Trial, fast_enough, memory_budget, predicted_bytes
 
 FEW = ["device=cpu", "dataset.limit=2000", "strategy.threads_per_rank=1"]
-LIMITED = Path(processes.__file__).with_name("limited_tune.py")
+LIMITED = Path(processes.__file__).with_name("tune_with_memory_limit.py")
 
 
 @pytest.fixture(autouse=True)

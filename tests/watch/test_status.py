@@ -84,7 +84,7 @@ def test_a_heartbeat_that_cannot_be_written_is_ignored(work_folder):
 
 
 def test_a_sweep_whose_process_on_this_machine_ended_is_over_immediately(running):
-    assert processes.run(running.parent, script=SCRIPTS / "ended_user.py").returncode == 0
+    assert processes.run(running.parent, script=SCRIPTS / "reserve_directory.py").returncode == 0
     beat(running, time.time() - DEAD_AFTER_S - 1)
     seen = Watcher(running.parent).look()
     assert seen.is_over and [run.status for run in seen.runs] == ["dead", "waiting", "waiting"]

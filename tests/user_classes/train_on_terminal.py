@@ -1,6 +1,6 @@
 """A script that takes a terminal as its own, as a shell's command has it, and then is train.py.
 
-`on_terminal.py /dev/pts/N OVERRIDES`, started as the leader of a session.
+`train_on_terminal.py /dev/pts/N OVERRIDES`, started as the leader of a session.
 """
 
 import os

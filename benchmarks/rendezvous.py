@@ -1,7 +1,7 @@
 """What two ranks on one machine could reach at most: plain steps, and a meeting in each of them that costs nothing.
 
-    python benchmarks/meeting.py                       # an MLP of MNIST's size, 64 and 256 samples per process
-    python benchmarks/meeting.py --batch-sizes 64 --rounds 15 --plot meeting.svg
+    python benchmarks/rendezvous.py                       # an MLP of MNIST's size, 64 and 256 samples per process
+    python benchmarks/rendezvous.py --batch-sizes 64 --rounds 15 --plot meeting.svg
 
 Two processes with a core and a thread each take the steps of an MLP with Adam on numbers that lie ready: no data, no
 framework, no gradient is sent. By turns one process works alone, both work at their own pace, and both wait for each

@@ -1,4 +1,4 @@
-"""`limited_tune.py BYTES ARGUMENTS`: laptime.tune with a limit on what it may take in memory beside what is loaded."""
+"""`tune_with_memory_limit.py BYTES ARGUMENTS`: laptime.tune with a limit on what it may take in memory beside what is loaded."""
 
 import resource
 import sys

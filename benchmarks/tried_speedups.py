@@ -1,7 +1,7 @@
 """What was tried to make an epoch faster and didn't help, or helped little: each against the default, by turns.
 
-    python benchmarks/tried.py                                     # all of them, MLP on MNIST, 7 rounds
-    python benchmarks/tried.py --only compile openmp --rounds 5
+    python benchmarks/tried_speedups.py                                     # all of them, MLP on MNIST, 7 rounds
+    python benchmarks/tried_speedups.py --only compile openmp --rounds 5
 
 Every run is `python train.py` in a process of its own, with one changed thing. Printed: the throughput against the
 default's, a median over the rounds with the smallest and largest.
@@ -10,7 +10,7 @@ default's, a median over the rounds with the smallest and largest.
 import argparse
 from typing import NamedTuple
 
-from ratios import SHORT, Comparison, Measured, add_arguments, by_turns, report, run_apart, speed_of
+from ratios import SHORT, Comparison, Measured, add_arguments, alternate, report, require_speed, run_in_subprocess
 
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
 SHARED = ["strategy.world_size=2", "strategy.comm_hook=shared_memory", "strategy.threads_per_rank=1"]
@@ -51,11 +51,11 @@ TRIALS = {
 
 
 def run(overrides: list[str], environment: dict[str, str], limit: int) -> Measured:
-    (record,) = run_apart(
+    (record,) = run_in_subprocess(
         *SHORT, "training.epochs=4", "dataset.val_fraction=0", f"dataset.limit={limit}", *overrides,
         environment=environment,
     )  # fmt: skip
-    return speed_of(record)
+    return require_speed(record)
 
 
 def compare(name: str, arguments: argparse.Namespace) -> Comparison:
@@ -65,7 +65,7 @@ def compare(name: str, arguments: argparse.Namespace) -> Comparison:
         "default": lambda: run(trial.base, {}, arguments.limit),
         name: lambda: run([*trial.base, *trial.overrides], trial.environment, arguments.limit),
     }
-    return by_turns(trial.what, sides, {}, arguments.rounds)
+    return alternate(trial.what, sides, {}, arguments.rounds)
 
 
 def main() -> None:

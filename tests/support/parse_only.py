@@ -1,4 +1,4 @@
-"""`only_parses.py SCRIPT ARGUMENTS`: a script up to where it has parsed its arguments. Exit code 3: it parses none."""
+"""`parse_only.py SCRIPT ARGUMENTS`: a script up to where it has parsed its arguments. Exit code 3: it parses none."""
 
 import argparse
 import os

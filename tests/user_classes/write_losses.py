@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pytorch_lightning.callbacks import Callback
 
 
-class NotesLosses(Callback):
+class WriteLosses(Callback):
     """Writes the loss on the test set before the first and after the last epoch: loss_before_0.json, ..."""
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:

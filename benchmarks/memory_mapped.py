@@ -1,7 +1,7 @@
 """Data that does not fit: batches from memory-mapped files against the same from memory, by turns.
 
-    python benchmarks/mapped.py                       # MLP on MNIST, and on made-up colour images, 5 rounds
-    python benchmarks/mapped.py --plot docs/figures/mapped.svg
+    python benchmarks/memory_mapped.py                       # MLP on MNIST, and on made-up colour images, 5 rounds
+    python benchmarks/memory_mapped.py --plot docs/figures/mapped.svg
 
 The page cache holds the files: the first run of each side, a warm-up, reads them. What a disk adds is the disk's. Every
 run is a fresh process. Goal: at least 0.8 x the throughput.
@@ -9,7 +9,7 @@ run is a fresh process. Goal: at least 0.8 x the throughput.
 
 import argparse
 
-from ratios import Comparison, add_arguments, by_turns, in_fresh_process, report, run_laptime
+from ratios import Comparison, add_arguments, alternate, in_fresh_process, report, run_laptime
 
 CASES = {
     "MLP on MNIST": ["dataset.limit=30000"],
@@ -26,7 +26,7 @@ def compare(title: str, arguments: argparse.Namespace) -> Comparison:
     }
     for side in sides.values():
         side()
-    return by_turns(title, sides, {"mapped": 0.8}, arguments.rounds)
+    return alternate(title, sides, {"mapped": 0.8}, arguments.rounds)
 
 
 def main() -> None:

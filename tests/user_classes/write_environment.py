@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from laptime.models.mlp import MLP
 
 
-class NoteVariable(Callback):
+class WriteVariable(Callback):
     """Writes an environment variable's value to noted<rank>."""
 
     def __init__(self, name: str) -> None:
@@ -30,7 +30,7 @@ class ChangesThreads(MLP):
         super().__init__(**arguments)
 
 
-class NoteModules(Callback):
+class WriteModules(Callback):
     """Writes which of Laptime's modules a rank has imported at its end, without the package's name."""
 
     def on_test_end(self, trainer: Any, module: Any) -> None:

@@ -8,4 +8,4 @@ _COUNT = itertools.count(1)
 
 
 def register() -> None:
-    OmegaConf.register_new_resolver("other_each_time", lambda: next(_COUNT), replace=True)
+    OmegaConf.register_new_resolver("changing_resolver", lambda: next(_COUNT), replace=True)
