@@ -1,10 +1,13 @@
-"""`tune_with_memory_limit.py BYTES ARGUMENTS`: laptime.tune with a limit on what it may take in memory beside what is loaded."""
+"""laptime.tune with a limit on the memory that it may allocate after its imports.
+
+`tune_with_memory_limit.py BYTES ARGUMENTS`
+"""
 
 import resource
 import sys
 from pathlib import Path
 
-import laptime.runner.train  # what is loaded takes its share before
+import laptime.runner.train  # imported before the limit is set
 import laptime.tune.batch_size  # noqa: F401
 from laptime.tune.__main__ import main
 
