@@ -154,7 +154,7 @@ def test_mlflow_has_results_settings_and_that_the_run_finished(followed):
     settings = flat_config(record["config"]) | {"experiment_name": "None", "runs_at_once": 1}
     assert noted.data.params == {key: str(value) for key, value in settings.items()}
     assert noted.data.params["strategy.world_size"] == "2"
-    assert noted.data.tags["laptime.record.directory"] == str(followed.run)
+    assert noted.data.tags["laptime.run_dir"] == str(followed.run)
     assert noted.data.tags["mlflow.source.git.commit"] == record["git"]["commit"]
 
 
@@ -172,7 +172,7 @@ def test_runs_of_a_sweep_are_named_by_what_was_swept(followed):
     names = ["breakdown=False", "breakdown=True"]
     noted = mlflow_runs(followed.folder)
     assert [each.info.run_name for each in noted] == names
-    assert {each.data.tags["laptime.sweeps.sweep"] for each in noted} == {"night/sweep"}
+    assert {each.data.tags["laptime.sweep"] for each in noted} == {"night/sweep"}
     for number, name in enumerate(names):
         about = wandb_about(followed.sweep / str(number))
         assert (about.display_name, about.run_group, about.project) == (name, "night/sweep", "laptime")

@@ -63,8 +63,8 @@ class MLflow(Tracker):
             self._run_id = runs[0].info.run_id
             client.update_run(self._run_id, status="RUNNING")
         else:
-            tags = {_RUN_TAG: run.id, "laptime.record.directory": str(run.run_dir)}
-            tags |= {"laptime.sweeps.sweep": run.sweep} if run.sweep is not None else {}
+            tags = {_RUN_TAG: run.id, "laptime.run_dir": str(run.run_dir)}
+            tags |= {"laptime.sweep": run.sweep} if run.sweep is not None else {}
             tags |= {"mlflow.source.git.commit": run.commit} if run.commit is not None else {}
             self._run_id = client.create_run(experiment_id, tags=tags, run_name=run.name).info.run_id
         self._client = client
