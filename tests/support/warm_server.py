@@ -26,10 +26,10 @@ from dataclasses import dataclass, field
 from multiprocessing import forkserver, util
 from pathlib import Path
 
-# laptime.config.security is absent on purpose: it reads the environment when it is imported.
+# Not laptime.config.security, nor laptime.cli.train, which imports it: it reads the environment when it is imported.
 PRELOADED = (
     "laptime.runner.rank_process", "laptime.runner.launch", "laptime.analysis.sweep_callback",
-    "laptime.analysis.report", "laptime.analysis.plots", "laptime.cli.train", "laptime.sweeps.hydra_jobs",
+    "laptime.analysis.report", "laptime.analysis.plots", "laptime.cli.dispatch", "laptime.config.compose", "laptime.sweeps.hydra_jobs",
     "laptime.sweeps.plan", "laptime.sweeps.notify", "laptime.sweeps.core_slots", "laptime.models.mlp", "hydra.main",
     "torch.utils.tensorboard", "filelock",
 )  # fmt: skip
