@@ -29,8 +29,8 @@ from pathlib import Path
 # Not laptime.config.security, nor laptime.cli.train, which imports it: it reads the environment when it is imported.
 PRELOADED = (
     "laptime.runner.rank_process", "laptime.runner.launch", "laptime.analysis.sweep_callback",
-    "laptime.analysis.report", "laptime.analysis.plots", "laptime.cli.dispatch", "laptime.config.compose", "laptime.sweeps.hydra_jobs",
-    "laptime.sweeps.plan", "laptime.sweeps.notify", "laptime.sweeps.core_slots", "laptime.models.mlp", "hydra.main",
+    "laptime.analysis.report", "laptime.analysis.plots", "laptime.cli.dispatch", "laptime.config.compose",
+    "laptime.sweeps.hydra_jobs", "laptime.sweeps.plan", "laptime.sweeps.notify", "laptime.sweeps.core_slots", "laptime.models.mlp", "hydra.main",
     "torch.utils.tensorboard", "filelock",
 )  # fmt: skip
 LENGTH = struct.Struct("!I")
