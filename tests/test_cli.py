@@ -21,7 +21,7 @@ ONE_EPOCH = (*TINY, "training.epochs=1")
 MISTAKES = {
     "dataset=mnits": ["dataset=mnits", "cifar10, fashion_mnist, mnist, synthetic"],
     "device=gpu": ["device=gpu", "auto, cpu, cuda, mps, xpu"],
-    "=": ["'='", "names no key"],
+    "=": ["'='", "has no key"],
     "experiment=nope": ["experiment=nope", "quick"],
     "training.epocs=3": ["training.epocs=3", "training.epochs"],
     "+training.epocs=3": ["training.epocs=3", "training.epochs"],
@@ -89,7 +89,7 @@ MISTAKES = {
     "logger=": ["logger=", "none"],
     "hydra/launcher=null seed=3": ["hydra/launcher=null", "basic"],
     "+experiment=quick": ["+experiment=quick", "Leave out the +"],
-    "model._target_=builtins.dict security.allowed_targets=[builtins]": ["model", "no Module"],
+    "model._target_=builtins.dict security.allowed_targets=[builtins]": ["model", "not a Module"],
     "model._target_=torch.nn.Flatten ~model.hidden_sizes ~model.dropout": ["Flatten", "(2, 784)", "(2, 10)"],
     "optimizer._target_=torch.optim.LBFGS ~optimizer.fused ~optimizer.weight_decay": ["LBFGS"],
     "+callbacks.odd={_target_:builtins.dict} security.allowed_targets=[builtins.dict]": [

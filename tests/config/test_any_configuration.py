@@ -206,7 +206,7 @@ def names_one_of(typed: list[str], message: str) -> bool:
 def test_a_message_that_names_nothing_typed_is_found():
     message = "training.epochs=x: must be a whole number."
     assert names_one_of(["training.epochs=x"], message) and names_one_of(["seed=1", "epochs@here=x"], message)
-    assert names_one_of([""], "'': names no key.") and names_one_of(["x"], "x: unknown key.")
+    assert names_one_of([""], "'': has no key.") and names_one_of(["x"], "x: unknown key.")
     assert names_one_of(["+A="], "A=: unknown key.") and names_one_of(["~A="], "can't delete: 'A' does not exist.")
     for other in ("=x", "training.=x", "callbacks.x=1", "seed=1", "epoch=1", "", "~", "a=1"):
         assert not names_one_of([other], message), other

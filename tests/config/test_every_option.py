@@ -164,7 +164,10 @@ SMALL = ["dataset=synthetic", "dataset.shape=[1,8,8]"]
         (["device=xpu", "strategy.world_size=4"], "2 xpu devices"),
         (["device=cpu", "strategy.backend=nccl", "strategy.world_size=2"], "needs CUDA devices"),
         (["device=cuda", "strategy.comm_hook=shared_memory", "strategy.world_size=2"], "works only with device=cpu"),
-        (["device=cpu", "strategy=single", "strategy.world_size=2"], "is one plain process, not strategy.world_size=2"),
+        (
+            ["device=cpu", "strategy=single", "strategy.world_size=2"],
+            "means one plain process, not strategy.world_size=2",
+        ),
         (["device=cpu", "training.precision=16-mixed"], "not supported on the CPU"),
         (["device=cpu", "dataset=cifar10", "dataset.pipeline=mapped"], "files of cifar10 can't be mapped"),
         (["device=cpu", "dataset=synthetic", "dataset.shape=[4,8,8]", "dataset.pipeline=workers"], "uses PIL"),

@@ -230,7 +230,7 @@ def test_module_that_fails_while_importing_is_refused_with_the_reason(tmp_path, 
 
 @pytest.mark.parametrize("name", ["targets_of_the_test.NOT_CALLABLE", "os.path"])
 def test_target_that_cannot_be_called_is_refused(name):
-    with pytest.raises(UserError, match="is no class or function"):
+    with pytest.raises(UserError, match="is not a class or function"):
         targets.check("model", {"_target_": name})
 
 
@@ -382,6 +382,6 @@ def test_object_that_laptime_makes_takes_no_special_key(key):
 
 
 def test_class_of_another_kind_is_refused_before_it_is_made():
-    with pytest.raises(UserError, match="makes a Layer, no Open"):
+    with pytest.raises(UserError, match="makes a Layer, not a Open"):
         targets.check("model", node(size=1), kind=Open)
     assert targets.check("model", node(size=1), kind=Layer) is Layer

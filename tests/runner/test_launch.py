@@ -151,7 +151,7 @@ def test_resumed_ranks_equal_uninterrupted_ranks(trained):
         ("strategy.master_addr=no.such.host.invalid strategy.world_size=2", ["no.such.host.invalid", "loopback"]),
         ("strategy.bucket_cap_mb=1e13 strategy.world_size=2", ["strategy.bucket_cap_mb", "at most"]),
         ("strategy.timeout_s=0", ["strategy.timeout_s=0"]),
-        ("strategy.timeout_s=0.01 strategy.world_size=2", ["strategy.timeout_s=0.01", "must lie in [1"]),
+        ("strategy.timeout_s=0.01 strategy.world_size=2", ["strategy.timeout_s=0.01", "must be in [1"]),
         (
             "strategy.world_size=2 training.batch_scope=global training.num_microbatches=64",
             ["num_microbatches=64", "divide 32"],

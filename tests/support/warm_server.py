@@ -30,8 +30,8 @@ from pathlib import Path
 PRELOADED = (
     "laptime.runner.rank_process", "laptime.runner.launch", "laptime.analysis.sweep_callback",
     "laptime.analysis.report", "laptime.analysis.plots", "laptime.cli.dispatch", "laptime.config.compose",
-    "laptime.sweeps.hydra_jobs", "laptime.sweeps.plan", "laptime.sweeps.notify", "laptime.sweeps.core_slots", "laptime.models.mlp", "hydra.main",
-    "torch.utils.tensorboard", "filelock",
+    "laptime.sweeps.hydra_jobs", "laptime.sweeps.plan", "laptime.sweeps.notify", "laptime.sweeps.core_slots",
+    "laptime.models.mlp", "hydra.main", "torch.utils.tensorboard", "filelock",
 )  # fmt: skip
 LENGTH = struct.Struct("!I")
 

@@ -1,4 +1,4 @@
-"""From what was typed to a checked configuration, and every mistake in it to one clear line. Loads no torch."""
+"""Composes the overrides of a command line to a checked configuration. Each mistake is one line. Loads no torch."""
 
 import copy
 import sys
@@ -49,11 +49,11 @@ Schema = TypeVar("Schema", bound=Group)
 
 @contextmanager
 def hydra_session(extra_config_dir: str | None = None, conf: Path | None = None) -> Iterator[Hydra]:
-    """A Hydra that finds Laptime's configuration; the one that the caller may have under way comes back afterwards.
+    """A Hydra that finds Laptime's configuration. The caller's own Hydra is restored afterwards.
 
     Args:
-        extra_config_dir: a folder that is searched before conf/ (the flag --config-dir).
-        conf: what is searched instead of conf/.
+        extra_config_dir: the value of --config-dir: a folder to search in addition to conf/.
+        conf: a folder to search instead of conf/.
     """
     backup = get_gh_backup()
     setbase("1.3")
@@ -68,13 +68,13 @@ def hydra_session(extra_config_dir: str | None = None, conf: Path | None = None)
         refuse_name_clashes(f"--config-dir {extra_config_dir}", folder)
         search_path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
-    # An earlier run of this process may have left its settings: `${hydra:...}` would take its values from them.
-    before, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
+    # `${hydra:...}` would otherwise use the settings of an earlier run of this process.
+    earlier_cfg, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
     try:
         yield Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)
     finally:
         GlobalHydra.instance().clear()
-        HydraConfig.instance().cfg = before
+        HydraConfig.instance().cfg = earlier_cfg
         restore_gh_from_backup(backup)
         clear_parse_cache()
 
@@ -94,53 +94,53 @@ def add_user_modules(extra_config_dir: str | None) -> None:
 
 
 def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = None) -> DictConfig:
-    """Compose what one run would get, Hydra's own part (`hydra`) included.
+    """Compose the configuration of one run, including Hydra's own part (`hydra`).
 
     Raises:
-        UserError: unknown option or key, wrong type, bad syntax: one line.
+        UserError: an unknown option or key, a wrong type, or bad syntax.
     """
     name = config_name or CONFIG_NAME
-    without_key = next((each for each in overrides if not key_of(each).strip()), None)
+    without_key = next((override for override in overrides if not key_of(override).strip()), None)
     if without_key is not None:
-        raise UserError(f"'{escape_control_chars(without_key)}': names no key. Use group=option or key=value.")
-    with_null = next((each for each in overrides if "\0" in each), None)
-    if with_null is not None:  # no command line can hold it, but a list in Python can
-        raise UserError(f"'{escape_control_chars(with_null)}': holds a null character. Leave it out.")
+        raise UserError(f"'{escape_control_chars(without_key)}': has no key. Use group=option or key=value.")
+    with_null = next((override for override in overrides if "\0" in override), None)
+    if with_null is not None:  # possible in laptime.run([...]) only
+        raise UserError(f"'{escape_control_chars(with_null)}': contains a null character. Remove it.")
     for override in overrides:
         if key_of(override) in ("hydra", "hydra.run", "hydra.sweep"):
-            raise UserError(f"{override}: sets several keys at once. Write each by itself: {key_of(override)}.dir=...")
+            raise UserError(f"{override}: sets several keys. Set each by itself: {key_of(override)}.dir=...")
     overrides = add_search_sweeper(overrides)
     _refuse_no_option(hydra, overrides)
     try:
         return compose_with_hydra(hydra, name, overrides)
     except UserError:
         raise
-    except Exception as error:  # of many kinds, ANTLR's and Python's own among them
+    except Exception as error:  # of many classes, also ANTLR's and Python's
         message = shorten_quotes(explain(hydra, overrides, name, error), overrides)
         raise UserError(name_override(hydra, overrides, name, message)) from error
 
 
 def experiment_of(composed: DictConfig) -> str | None:
-    """The option of the group experiment that a configuration was composed with; of several, all: `one+other`."""
+    """The chosen option of the group `experiment`, or several as `one+other`."""
     chosen = composed.hydra.runtime.choices.get("experiment")
     if chosen is None:
-        typed = find_last(list(composed.hydra.overrides.task), "experiment")
-        value = None if typed is None else typed.value
+        override = find_last(list(composed.hydra.overrides.task), "experiment")
+        value = None if override is None else override.value
         chosen = "+".join(map(str, value)) if isinstance(value, list) else value
     return None if chosen in (None, "none") else str(chosen)
 
 
 def is_sweep_without_flag(hydra: Hydra, overrides: Sequence[str], config_name: str) -> bool:
-    """Whether a configuration stands for a sweep though -m was not typed, as Hydra asks: whatever is swept over."""
+    """Whether a configuration makes a sweep without -m, because it sets `hydra.mode`."""
     try:
         cfg = compose_with_hydra(hydra, config_name, add_search_sweeper(overrides), RunMode.MULTIRUN)
-    except Exception:  # whoever composes it for its own sake says what is wrong
+    except Exception:  # the caller composes it again and reports the error
         return False
     return bool(cfg.hydra.mode == RunMode.MULTIRUN)
 
 
 def add_search_sweeper(overrides: Sequence[str]) -> list[str]:
-    """What was typed, and the sweeper that a `search` needs: a file can't choose one, conf/config.yaml has done so."""
+    """Add the sweeper that a `search` needs. Its file can't choose it, because conf/config.yaml already does."""
     search = find_last(overrides, "search")
     if (
         search is None
@@ -152,7 +152,7 @@ def add_search_sweeper(overrides: Sequence[str]) -> list[str]:
 
 
 def resolve(cfg: DictConfig) -> Config:
-    """Check types, ranges and keys of a composed configuration of a run and resolve it: see `resolve_as`.
+    """Check and resolve the composed configuration of a run: see `resolve_as`.
 
     `${laptime:run_dir}` is a placeholder, unless `laptime.config.run_values.known_run` has named the run.
     """
@@ -163,12 +163,11 @@ def resolve_as(schema: type[Schema], cfg: DictConfig) -> Schema:
     """Check types, ranges and keys of a composed configuration and resolve it.
 
     Args:
-        schema: of the root; the groups in it that are dataclasses are closed.
-        cfg: as composed, without Hydra's own part.
+        schema: dataclass of the root. Groups in it that are dataclasses are closed.
+        cfg: composed, without Hydra's own part.
 
     Raises:
-        UserError: a key that the schema does not know, a missing value, an interpolation that leads nowhere, a value
-            out of its range.
+        UserError: an unknown key, a missing value, an interpolation that can't be resolved, a value out of its range.
     """
     register_resolver()
     _check_keys(cfg, schema)
@@ -187,28 +186,28 @@ def resolve_as(schema: type[Schema], cfg: DictConfig) -> Schema:
 
 
 def _check_keys(cfg: DictConfig, schema: type[Group]) -> None:
-    """`+training.epoch=3` is composed without complaint, so the keys are compared with the schema's once more."""
+    """Refuse keys that the schema does not have: Hydra accepts `+training.epoch=3`."""
     for group, dataclass in {"": schema, **closed_groups(schema)}.items():
         node = OmegaConf.select(cfg, group) if group else cfg
         known = [field.name for field in fields(dataclass)]
         for name in known:
             if name not in node:
                 full_key = f"{group}.{name}" if group else name
-                raise UserError(f"~{full_key}: can't be taken away. Set it to another value instead.")
+                raise UserError(f"~{full_key}: can't be removed. Set it to another value instead.")
         for key in node:
             if key not in known:
                 full_key = f"{group}.{key!s}" if group else str(key)
                 leaf, value = first_leaf(cfg, full_key)
                 groups = keys_by_group(cfg)
-                groups[group] = [each for each in groups[group] if each != key]
+                groups[group] = [name for name in groups[group] if name != key]
                 groups.pop(full_key, None)
                 raise UserError(unknown_key(leaf, value, known, groups))
 
 
 def _refuse_no_option(hydra: Hydra, overrides: Sequence[str]) -> None:
-    """Refuse a group that is set to something else than the names of its options: null, a number, an empty list.
+    """Refuse a group whose value is not the name of an option: null, a mapping, an empty list.
 
-    Hydra's own answer names no override, and an empty list takes the group away.
+    Hydra's message does not name the override, and an empty list would remove the group.
     """
     for override in map(parse, overrides):
         names = override.value if isinstance(override.value, list) else [override.value]
@@ -217,7 +216,7 @@ def _refuse_no_option(hydra: Hydra, overrides: Sequence[str]) -> None:
             continue
         if "." not in override.key and (options := hydra.config_loader.get_group_options(override.key)):
             known = ", ".join(options)
-            raise UserError(f"{override.text}: a group takes the name of one of its options. Known options: {known}.")
+            raise UserError(f"{override.text}: must be the name of an option. Known options: {known}.")
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:
@@ -231,20 +230,20 @@ def without_hydra(composed: DictConfig) -> DictConfig:
 
 
 def run_hydra_main(arguments: Sequence[str], task: Any) -> None:
-    """Let Hydra's own command line do what it does: help, --cfg, completion, sweeps."""
+    """Run Hydra's own command line: help, --cfg, completion, sweeps."""
     import hydra
 
     register_schema()
     register_resolver()
-    before, sys.argv = sys.argv, [sys.argv[0], *add_search_sweeper(arguments)]
+    original_argv, sys.argv = sys.argv, [sys.argv[0], *add_search_sweeper(arguments)]
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=CONFIG_NAME)(task)()
     finally:
-        sys.argv = before
+        sys.argv = original_argv
 
 
 def quoted(path: Path) -> str:
-    """A path so that Hydra takes it as it is."""
+    """A path in quotes for Hydra's grammar."""
     escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
@@ -253,7 +252,7 @@ def hydra_value(composed: DictConfig, key: str) -> str:
     """A value of Hydra's own part of a composed configuration.
 
     Raises:
-        UserError: an interpolation in it leads nowhere.
+        UserError: an interpolation in it can't be resolved.
     """
     try:
         return str(OmegaConf.select(composed, key, throw_on_missing=True))

@@ -1,4 +1,4 @@
-"""What Hydra composes: from where, under which keys, in which groups. Mistakes in it are explained elsewhere."""
+"""Composition with Hydra, and the folders that it searches. laptime.config.explain explains the errors."""
 
 import warnings
 from collections.abc import Sequence
@@ -18,19 +18,23 @@ def config_dir() -> Path:
     return installed if installed.is_dir() else package.parents[1] / "conf"
 
 
-def refuse_name_clashes(typed: str, folder: Path) -> None:
-    """Refuse a folder with an option that Laptime has under the same name: Hydra would take Laptime's."""
-    ours = config_dir()
-    if folder.resolve() == ours.resolve():
+def refuse_name_clashes(text: str, folder: Path) -> None:
+    """Refuse a folder with a file that has the name of one of Laptime's: Hydra would use Laptime's.
+
+    Args:
+        text: the flag or override that names the folder.
+    """
+    conf = config_dir()
+    if folder.resolve() == conf.resolve():
         return
-    for path in sorted(ours.rglob("*.yaml")):
-        name = path.relative_to(ours)
+    for path in sorted(conf.rglob("*.yaml")):
+        name = path.relative_to(conf)
         if (folder / name).is_file():
-            raise UserError(f"{typed}: {name} is one of Laptime's own files, which Hydra finds first. Rename yours.")
+            raise UserError(f"{text}: Laptime has a file {name}, which Hydra finds first. Rename yours.")
 
 
 def compose_with_hydra(hydra: Hydra, name: str, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
-    """What Hydra composes; it warns of a folder of `hydra.searchpath` that is missing, which is an error here."""
+    """Compose. A missing folder in `hydra.searchpath`, of which Hydra warns, is an error."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", r".*path=.* is not\s+available", UserWarning)
         composed = hydra.compose_config(name, list(overrides), run_mode=mode, with_log_configuration=False)
@@ -41,5 +45,5 @@ def compose_with_hydra(hydra: Hydra, name: str, overrides: Sequence[str], mode: 
 
 
 def hydra_groups(hydra: Hydra) -> list[str]:
-    """The config groups by name."""
+    """The names of the config groups."""
     return [str(name) for name in hydra.config_loader.list_groups("")]

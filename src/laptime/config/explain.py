@@ -1,4 +1,4 @@
-"""Every mistake in what was typed, or in a configuration file, as one clear line."""
+"""Turns errors of Hydra and OmegaConf into one line about the override or the key of a file that caused them."""
 
 import re
 from collections.abc import Container, Mapping, Sequence
@@ -42,14 +42,14 @@ _SET_BY_THE_RUN = {
 }
 
 
-# Of what was typed so many characters are quoted.
+# Maximum number of characters of an override that a message quotes.
 _LONGEST_QUOTE = 200
 
 
 _TYPE_WORDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
 
 
-# The package that an option of Hydra's own groups comes from.
+# The packages of options in Hydra's own groups.
 _PLUGINS = {
     "hydra/launcher=joblib": "hydra_joblib_launcher",
     "hydra/launcher=submitit_local": "hydra_submitit_launcher",
@@ -58,14 +58,14 @@ _PLUGINS = {
 }
 
 
-def shorten_quotes(message: str, typed: Sequence[str]) -> str:
-    """A message of one or two lines, whatever was typed: what it quotes is shortened, and shows what can't be seen.
+def shorten_quotes(message: str, overrides: Sequence[str]) -> str:
+    """A message in at most two lines, with long overrides shortened and control characters escaped.
 
     Args:
-        message: of a UserError.
-        typed: the overrides that it may quote.
+        message: the text of a UserError.
+        overrides: those that the message may quote.
     """
-    for override in map(parse, typed):
+    for override in map(parse, overrides):
         for text in sorted({override.text, override.value_text or "", override.full_key}, key=len, reverse=True):
             if text and text != (shown := _shown(text)):
                 message = message.replace(text, shown)
@@ -79,7 +79,7 @@ def _shown(text: str) -> str:
 
 
 def name_override(hydra: Hydra, overrides: list[str], config_name: str, message: str) -> str:
-    """The message, with the override that it speaks of if it doesn't name it: the one without which all is well."""
+    """A message that names an override. If it names none, add the one without which composing succeeds."""
     if any(key and _shown(key) in message for key in [*map(_last_name, overrides), *overrides]):
         return message
     for culprit in overrides:
@@ -108,11 +108,11 @@ def unknown_key(
     """The message about a key that its group does not have: another tool's, an older Laptime's, or a mistyped one.
 
     Args:
-        full_key: with the part that is unknown, and what follows it.
-        value: None: there is none.
-        known: the keys of the innermost group that exists.
+        full_key: the whole key, also what follows the unknown part.
+        value: as typed; None: there is none.
+        known: the keys of the innermost existing group.
         groups: see `keys_by_group`, without the unknown key.
-        text: what was typed; "": the key was found in a file, or added with +.
+        text: the override; "": the key is from a file, or was added with +.
         verb: see `foreign_keys.answer`.
     """
     text = text or (full_key if value is None else f"{full_key}={value}")
@@ -175,16 +175,16 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
         return _explain_not_deleted(str(error), overrides, _defaults(hydra, config_name))
     if "looks like a config group override" in str(error):
         return _explain_unknown_group(hydra, overrides, config_name, str(error))
-    typed = _override_of(str(error), overrides)
-    if typed is not None and typed.package is not None and isinstance(error, ConfigCompositionException):
-        without = f"{typed.key}={typed.value_text or ''}"
-        return f"{typed.text}: no option of {typed.key} is placed there. Without @: {without}."
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and typed is not None:
-        return _explain_unknown_key(hydra, overrides, config_name, typed, cause)
-    if isinstance(cause, ValidationError) and typed is not None:
-        return f"{typed.text}: {_wrong_type(cause)}."
-    if typed is not None:
-        return f"{typed.text}: {reason_of(cause)}."
+    override = _override_of(str(error), overrides)
+    if override is not None and override.package is not None and isinstance(error, ConfigCompositionException):
+        without = f"{override.key}={override.value_text or ''}"
+        return f"{override.text}: {override.key} is not used in that package. Without @: {without}."
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and override is not None:
+        return _explain_unknown_key(hydra, overrides, config_name, override, cause)
+    if isinstance(cause, ValidationError) and override is not None:
+        return f"{override.text}: {_wrong_type(cause)}."
+    if override is not None:
+        return f"{override.text}: {reason_of(cause)}."
     place = re.match(r"In '([^']*)': ", str(error))
     missing = re.search(r"Could not override '([^'@]*)[^']*'\. No match in the defaults list", str(error))
     if place is not None and missing is not None:
@@ -194,17 +194,17 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
     if place is not None and isinstance(error.__context__, OmegaConfBaseException):
         return f"{place[1]}.yaml: {_explain_in_a_file(hydra, config_name, place[1], error.__context__)}"
     if "An item is already at" in str(error):
-        return f"+{_quoted(str(error))}: the key is there already. Leave out the +."
+        return f"+{_quoted(str(error))}: the key exists already. Leave out the +."
     if "Multiple values for" in str(error):
-        added = next((each for each in overrides if parse(each).is_addition), str(error).splitlines()[0])
-        return f"{added}: the group is there already. Leave out the +."
+        added = next((text for text in overrides if parse(text).is_addition), str(error).splitlines()[0])
+        return f"{added}: the group exists already. Leave out the +."
     if "Ambiguous value" in str(error):
-        return f"{_quoted(str(error))}: several values. To sweep over them, add -m; for a list, write [a,b]."
+        return f"{_quoted(str(error))}: has several values. Add -m to sweep over them, or write [a,b] for a list."
     return reason_of(cause) + "."
 
 
 def _explain_in_a_file(hydra: Hydra, config_name: str, name: str, error: OmegaConfBaseException) -> str:
-    """What is wrong with a key that a configuration file holds."""
+    """The message about a key in a configuration file."""
     full_key = str(error.full_key)
     if isinstance(error, ConfigAttributeError | ConfigKeyError):
         group = closed_groups().get(full_key.rpartition(".")[0])
@@ -217,7 +217,7 @@ def _explain_in_a_file(hydra: Hydra, config_name: str, name: str, error: OmegaCo
 
 
 def _content_of(hydra: Hydra, name: str) -> DictConfig | None:
-    """A configuration file as it is written; None: it has no such mapping."""
+    """The content of a configuration file; None: it is not a mapping."""
     loaded = hydra.config_loader.repository.load_config(name)  # type: ignore[attr-defined]
     return loaded.config if loaded is not None and isinstance(loaded.config, DictConfig) else None
 
@@ -259,49 +259,51 @@ def _defaults(hydra: Hydra, config_name: str) -> DictConfig:
 
 
 def _explain_not_deleted(message: str, overrides: Sequence[str], roots: Container[str]) -> str:
-    """What to do instead of `~key`, from Hydra's words about it."""
+    """The message about a `~key` that Hydra could not delete."""
     key = parse(_quoted(message)).full_key
-    deletions = [each for each in map(parse, overrides) if each.is_deletion]
-    typed = next((each.text for each in deletions if each.full_key == key), f"~{key}")
+    deletions = [item for item in map(parse, overrides) if item.is_deletion]
+    text = next((item.text for item in deletions if item.full_key == key), f"~{key}")
     if "does not exist" in message:
-        if (answer := foreign_keys.answer(typed, key, None, roots, verb="")) is not None:
+        if (answer := foreign_keys.answer(text, key, None, roots, verb="")) is not None:
             return answer
-        return f"{typed}: there is no such key, or it is null already. Leave it out."
+        return f"{text}: there is no such key, or its value is null already. Leave it out."
     if "and not" in message:
-        return f"{typed}: the key has another value. Without a value it is deleted whatever it is: ~{key}."
-    return f"{typed}: the defaults list has no such entry, as a whole. Delete one that it has: ~{key} or ~{key}.NAME."
+        return f"{text}: the key has another value. To delete it whatever its value, type ~{key}."
+    return f"{text}: the defaults list has no such entry. Delete a whole entry, ~{key}, or one key, ~{key}.NAME."
 
 
 def _explain_unknown_key(
-    hydra: Hydra, overrides: list[str], config_name: str, typed: Override, error: OmegaConfBaseException
+    hydra: Hydra, overrides: list[str], config_name: str, override: Override, error: OmegaConfBaseException
 ) -> str:
     full_key = str(error.full_key)
-    rest = [override for override in overrides if override != typed.text]
+    rest = [text for text in overrides if text != override.text]
     cfg = compose_with_hydra(hydra, config_name, rest)
     parent = full_key.rpartition(".")[0]
     node = OmegaConf.select(cfg, parent) if parent else cfg
     known = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
-    return unknown_key(typed.full_key, typed.value_text, known, keys_by_group(cfg) | {parent: known}, typed.text)
+    return unknown_key(
+        override.full_key, override.value_text, known, keys_by_group(cfg) | {parent: known}, override.text
+    )
 
 
 def _explain_unknown_group(hydra: Hydra, overrides: list[str], config_name: str, message: str) -> str:
     """`data@package=mnist`, or a group in a defaults list that does not exist."""
     group = re.search(r"config group '([^']*)' does not exist", message)
     name = group[1] if group else ""
-    typed = next((each for each in map(parse, overrides) if each.key == name), None)
+    override = next((item for item in map(parse, overrides) if item.key == name), None)
     defaults = _defaults(hydra, config_name)
-    text = name if typed is None else typed.text
-    value = None if typed is None else typed.value_text
+    text = name if override is None else override.text
+    value = None if override is None else override.value_text
     return unknown_key(name, value, list(defaults), keys_by_group(defaults), text)
 
 
 def _override_of(message: str, overrides: list[str]) -> Override | None:
-    """The override that Hydra's message speaks of."""
+    """The override that Hydra's message quotes."""
     match = re.match(r"Could not override '(.*)'|Error merging override (.*)", message)
     if match is None:
         return None
     named = match[1] or match[2]
-    return next((each for each in map(parse, overrides) if named in (each.text, each.full_key)), parse(named))
+    return next((item for item in map(parse, overrides) if named in (item.text, item.full_key)), parse(named))
 
 
 def _wrong_type(error: ValidationError) -> str:
@@ -314,7 +316,7 @@ def _wrong_type(error: ValidationError) -> str:
     if message.endswith("is not Optional"):
         return "must not be null"
     if message.endswith("is not a ListConfig, list or tuple"):
-        return "must be a list: [value], and 'key=[value]' in quotes where the shell knows brackets"
+        return "must be a list: [value]. If your shell expands brackets, quote the override: 'key=[value]'"
     if "incompatible with type hint 'Union[int, str]'" in message:
         return "must be a whole number or auto"
     return message
@@ -326,9 +328,9 @@ def _quoted(message: str) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """What OmegaConf or Hydra says first, without its full stop."""
+    """The first line of an error of OmegaConf or Hydra, without its full stop."""
     if "HydraConfig was not set" in str(error):
-        return "${hydra:...} isn't known before the run starts. Write an absolute path, or ${oc.env:PWD}/..."
+        return "${hydra:...} has no value before the run starts. Use an absolute path, or ${oc.env:PWD}/..."
     former = re.match(r"Interpolation key '(run_dir|run_label|experiment_name)' not found", str(error))
     if former is not None:
         return f"${{{former[1]}}} is not a key of the configuration. Write ${{laptime:{former[1]}}}"

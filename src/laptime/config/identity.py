@@ -10,7 +10,7 @@ from laptime.config.validate import resolve_warmup_epochs
 from laptime.record.files import DDP_KEYS, flat
 from laptime.record.masking import mask
 
-# What can change neither the result of a run nor its timing: paths, ports, loggers, callbacks that only show.
+# Keys that change neither the result of a run nor its timing: paths, ports, loggers, callbacks that only display.
 _NOT_HASHED = (
     ("strategy", "master_addr"),
     ("strategy", "master_port"),
@@ -23,7 +23,7 @@ _NOT_HASHED = (
     ("callbacks", "progress_bar"),
     ("dataset", "root"),
     ("dataset", "verify"),
-    ("measure", "breakdown"),  # its steps come after the timed ones
+    ("measure", "breakdown"),  # measured after the timed steps
     ("measure", "peak"),
     ("measure", "sample_interval_s"),  # less than 1% of a core
     ("measure", "memory_warning"),
@@ -35,8 +35,7 @@ _NOT_HASHED = (
 )
 
 
-# What leaves training as it would be without the key: a run with it off is the run that had no such key, in hashes and
-# in checkpoints.
+# Values that turn a key off. In hashes and checkpoints, a run with such a value equals a run without the key.
 NEUTRAL_VALUES = {"label_smoothing": 0, "mixup_alpha": 0, "ema_decay": None, "swa_start_epoch": None}
 
 
@@ -48,11 +47,12 @@ def hashed_config(
     run_dir: str = DIRECTORY_TO_COME,
     runs_at_once: int = 1,
 ) -> dict[str, Any]:
-    """What makes two runs the same: all that can change a run's result or its timing, by full key. Secrets are masked,
-    so that they are in no record, and a new password makes no other experiment.
+    """Every setting that can change a run's result or its timing, by full key.
+
+    Secrets are masked: no record contains them, and a new password does not make another experiment.
 
     Args:
-        device_used: the device that trained, whatever was requested.
+        device_used: the device that trained, which may differ from the requested one.
         world_size: number of ranks, as used.
         threads_per_rank: CPU threads of each rank, as used.
         run_dir: the directory for which `config` was resolved. It is cut from paths in it, so that it makes no
@@ -63,7 +63,7 @@ def hashed_config(
     left_out = list(_NOT_HASHED)
     bar = (content.get("callbacks") or {}).get("progress_bar") or {}
     if not str(bar.get("_target_", "laptime.")).startswith(("laptime.", "pytorch_lightning.")):
-        left_out.remove(("callbacks", "progress_bar"))  # another callback in its place
+        left_out.remove(("callbacks", "progress_bar"))  # another callback has replaced the progress bar
     if runs_at_once > 1:
         content["runs_at_once"] = runs_at_once
     left_out += [
@@ -83,28 +83,28 @@ def hashed_config(
     content["device"] = device_used
     content["strategy"] |= {"world_size": world_size, "threads_per_rank": threads_per_rank}
     content["measure"]["warmup_epochs"] = resolve_warmup_epochs(config.measure.warmup_epochs, config.training.epochs)
-    return dict(flat(_normalised(content)))
+    return dict(flat(_normalize_numbers(content)))
 
 
 def snapshot(config: Config) -> bytes:
-    """All in a resolved configuration that can change a run's result or its timing, whatever the machine and the run's
-    directory; compressed, for a sweep may have thousands."""
-    return zlib.compress(json.dumps(_asked(config), sort_keys=True).encode())
+    """The settings of a resolved configuration that can change a run's result or its timing, independent of the machine
+    and the run's directory. Compressed, because a sweep may have thousands."""
+    return zlib.compress(json.dumps(_machine_independent(config), sort_keys=True).encode())
 
 
-def changed_since(taken: bytes, config: Config) -> list[str]:
+def changed_since(earlier: bytes, config: Config) -> list[str]:
     """The keys in which a configuration differs from a `snapshot`."""
-    before, now = json.loads(zlib.decompress(taken)), json.loads(json.dumps(_asked(config)))
-    # As text: nan is not equal to itself.
+    before, now = json.loads(zlib.decompress(earlier)), json.loads(json.dumps(_machine_independent(config)))
+    # Compared as text, because nan is not equal to itself.
     return [key for key in dict.fromkeys([*before, *now]) if json.dumps(before.get(key)) != json.dumps(now.get(key))]
 
 
-def _asked(config: Config) -> dict[str, Any]:
+def _machine_independent(config: Config) -> dict[str, Any]:
     return hashed_config(config, "", 1, 1)
 
 
 def _without_run_dir(value: Any, run_dir: str) -> Any:
-    """Plain values, in which a path in the run's own directory begins at that: it is no difference between two runs."""
+    """Make paths in the run's own directory relative to it, so that they don't make two runs differ."""
     if isinstance(value, dict):
         return {key: _without_run_dir(item, run_dir) for key, item in value.items()}
     if isinstance(value, list):
@@ -113,10 +113,10 @@ def _without_run_dir(value: Any, run_dir: str) -> Any:
     return value.removeprefix(run_dir) if is_within else value
 
 
-def _normalised(value: Any) -> Any:
-    """0 and 0.0 mean the same."""
+def _normalize_numbers(value: Any) -> Any:
+    """Turn 1.0 into 1, so that both have the same hash."""
     if isinstance(value, dict):
-        return {key: _normalised(item) for key, item in value.items()}
+        return {key: _normalize_numbers(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_normalised(item) for item in value]
+        return [_normalize_numbers(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,8 +1,7 @@
-"""The configuration of a run, as every part of Laptime gets it: the closed groups' keys, types and ranges.
+"""The configuration of a run: keys, types and ranges of the closed groups.
 
-Keys and types are checked while composing (Hydra compares with the dataclasses), one field's range in its class's
-`check`, several fields against each other in laptime.config.validate. None of it depends on the machine. The defaults
-stand in conf/, each in one place.
+Hydra checks keys and types against the dataclasses when it composes. Each class's `check` checks the range of single
+fields; laptime.config.validate checks several fields together. The defaults are in conf/.
 """
 
 import math
@@ -16,7 +15,7 @@ from laptime.errors import UserError
 
 DEVICES = ("auto", "cpu", "mps", "cuda", "xpu", "accelerator")
 
-# No count needs to be larger, and torch fails on numbers beyond 64 bits.
+# More than any count needs; torch fails on numbers beyond 64 bits.
 _LARGEST = 10**9
 
 _MOST_THREADS = 1024
@@ -45,10 +44,10 @@ def at_least(key: str, value: float | None, least: int) -> None:
 
 _MOST_BUCKET_MB = 1_000_000
 
-# Beyond it, every share of mixup is one half.
+# Beyond this value, mixup's weight is always one half.
 _LARGEST_ALPHA = 1000
 
-# In milliseconds it must fit into 31 bits.
+# In milliseconds it must fit in 31 bits.
 _LONGEST_TIMEOUT_S = 2_000_000
 
 
@@ -59,10 +58,10 @@ def positive(key: str, value: float | None, instead: str = "") -> None:
 
 @dataclass(frozen=True)
 class Group:
-    """A closed group. It can't be changed; `dataclasses.replace` makes another one."""
+    """A closed group. It is frozen; `dataclasses.replace` makes a changed copy."""
 
     def check(self) -> None:
-        """Raise UserError where a field is out of its range, of the groups within it too."""
+        """Raises: UserError: a field is out of its range, also in the groups within this one."""
         for value in vars(self).values():
             if isinstance(value, Group):
                 value.check()
@@ -105,25 +104,23 @@ class StrategyConfig(Group):
         if self.shard_optimizer is True and self.comm_hook != "shared_memory":
             raise UserError(
                 f"strategy.shard_optimizer=true: needs strategy.comm_hook=shared_memory, not {self.comm_hook}: "
-                "there the ranks see each other's shares."
+                "the ranks exchange their shards through it."
             )
         positive("strategy.bucket_cap_mb", self.bucket_cap_mb)
         if self.bucket_cap_mb > _MOST_BUCKET_MB:
             raise UserError(f"strategy.bucket_cap_mb={self.bucket_cap_mb}: must be at most {_MOST_BUCKET_MB}.")
         if not 1 <= self.timeout_s <= _LONGEST_TIMEOUT_S:
-            raise UserError(
-                f"strategy.timeout_s={self.timeout_s}: must lie in [1, {_LONGEST_TIMEOUT_S:,}], in seconds."
-            )
+            raise UserError(f"strategy.timeout_s={self.timeout_s}: must be in [1, {_LONGEST_TIMEOUT_S:,}], in seconds.")
         at_least("strategy.max_restarts", self.max_restarts, 0)
         if not 0 <= self.master_port < 2**16:
-            raise UserError(f"strategy.master_port={self.master_port}: must lie in [0, 65535]; 0: any free port.")
+            raise UserError(f"strategy.master_port={self.master_port}: must be in [0, 65535]; 0 means any free port.")
         if isinstance(self.world_size, str) and self.world_size != "auto":
             raise UserError(f"strategy.world_size={self.world_size}: must be a number of ranks or auto.")
         if isinstance(self.world_size, int):
             at_least("strategy.world_size", self.world_size, 1)
         if self.name == "single" and (self.world_size != 1 or self.wrap_single_rank):
             raise UserError(
-                f"strategy=single: is one plain process, not strategy.world_size={self.world_size} "
+                f"strategy=single: means one plain process, not strategy.world_size={self.world_size} "
                 f"strategy.wrap_single_rank={str(self.wrap_single_rank).lower()}. Use strategy=ddp."
             )
         if isinstance(self.threads_per_rank, str) and self.threads_per_rank != "auto":
@@ -159,19 +156,21 @@ class TrainingConfig(Group):
         for key in ("epochs", "batch_size", "num_microbatches", "steps_per_execution", "eval_batch_size"):
             at_least(f"training.{key}", getattr(self, key), 1)
         at_least("training.early_stopping_patience", self.early_stopping_patience, 1)
-        positive("training.gradient_clip_norm", self.gradient_clip_norm, "null: no clipping.")
+        positive("training.gradient_clip_norm", self.gradient_clip_norm, "null turns clipping off.")
         positive("training.time_limit_s", self.time_limit_s, "null: no limit.")
         if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"training.label_smoothing={self.label_smoothing}: must lie in [0, 1), a share of 1.")
+            raise UserError(f"training.label_smoothing={self.label_smoothing}: must be in [0, 1), a fraction.")
         if not 0 <= self.mixup_alpha <= _LARGEST_ALPHA:
-            raise UserError(f"training.mixup_alpha={self.mixup_alpha}: must lie in [0, {_LARGEST_ALPHA}]; 0: no mixup.")
+            raise UserError(
+                f"training.mixup_alpha={self.mixup_alpha}: must be in [0, {_LARGEST_ALPHA}]; 0 turns mixup off."
+            )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise UserError(f"training.ema_decay={self.ema_decay}: must lie in (0, 1); null: no moving average.")
+            raise UserError(f"training.ema_decay={self.ema_decay}: must be in (0, 1); null turns it off.")
         at_least("training.swa_start_epoch", self.swa_start_epoch, 0)
         if self.ema_decay is not None and self.swa_start_epoch is not None:
             raise UserError(
-                f"training.swa_start_epoch={self.swa_start_epoch}: is one average of the weights, and "
-                f"training.ema_decay={self.ema_decay} another. Set one of them to null."
+                f"training.swa_start_epoch={self.swa_start_epoch}: averages the weights, and so does "
+                f"training.ema_decay={self.ema_decay}. Set one of them to null."
             )
         one_of("training.batch_scope", self.batch_scope, ("per_rank", "global"))
         one_of("training.precision", self.precision, PRECISIONS)
@@ -194,19 +193,19 @@ class MeasureConfig(Group):
         at_least("measure.max_repeats", self.max_repeats, 1)
         if self.sample_interval_s is not None and not 0.01 <= self.sample_interval_s < math.inf:
             raise UserError(
-                f"measure.sample_interval_s={self.sample_interval_s}: must be at least 0.01 seconds, and finite; "
-                "null: no sampling."
+                f"measure.sample_interval_s={self.sample_interval_s}: must be a finite number of at least 0.01 "
+                "seconds; null turns sampling off."
             )
         if not 0 < self.memory_warning <= 1:
-            raise UserError(f"measure.memory_warning={self.memory_warning}: must lie in (0, 1], a share of 1.")
+            raise UserError(f"measure.memory_warning={self.memory_warning}: must be in (0, 1], a fraction.")
         if self.target_interval is not None and not 0 < self.target_interval < 1:
-            raise UserError(f"measure.target_interval={self.target_interval}: must lie in (0, 1), a share of 1.")
+            raise UserError(f"measure.target_interval={self.target_interval}: must be in (0, 1), a fraction.")
         if isinstance(self.warmup_epochs, str) and self.warmup_epochs != "auto":
             raise UserError(f"measure.warmup_epochs={self.warmup_epochs}: must be a number of epochs or auto.")
         if isinstance(self.warmup_epochs, int):
             at_least("measure.warmup_epochs", self.warmup_epochs, 0)
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
-            raise UserError(f"measure.target_accuracy={self.target_accuracy}: must lie in (0, 1], a share of 1.")
+            raise UserError(f"measure.target_accuracy={self.target_accuracy}: must be in (0, 1], a fraction.")
 
 
 @dataclass(frozen=True)
@@ -254,8 +253,8 @@ class Config(Group):
 
     @property
     def has_validation(self) -> bool:
-        """Whether a part of the training set is kept for validation."""
-        return bool(self.dataset.get("val_fraction", 1))  # of a class of the user's own: its own default
+        """Whether part of the training set is held out for validation."""
+        return bool(self.dataset.get("val_fraction", 1))  # a user's class may have no such key
 
     def as_dict(self) -> dict[str, Any]:
         """A copy as plain dicts, lists, numbers, strings and None, as run.json and loggers get it."""
@@ -264,28 +263,28 @@ class Config(Group):
     def check(self) -> None:
         super().check()
         if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed={self.seed}: must lie in [0, 2**32).")
+            raise UserError(f"seed={self.seed}: must be in [0, 2**32).")
         names = self.optimized_metric if isinstance(self.optimized_metric, list) else [self.optimized_metric]
         for name in names if self.optimized_metric is not None else []:
             one_of("optimized_metric", name, OPTIMIZED_METRICS, "Several: [val_accuracy,epoch_time_s].")
         if not names:
-            raise UserError("optimized_metric=[]: names nothing. Use null for no objective.")
+            raise UserError("optimized_metric=[]: must not be empty. Use null for no objective.")
 
 
 def register_schema() -> None:
-    """Put the schema where conf/config.yaml's defaults list finds it."""
+    """Put the schema into Hydra's ConfigStore, where the defaults list of conf/config.yaml finds it."""
     store("schema", Config)
 
 
 def store(name: str, schema: type[Group]) -> None:
-    """Put a schema into Hydra's ConfigStore. What is composed from it can be changed until it is a `schema` object."""
+    """Put a schema into Hydra's ConfigStore. The composed configuration is writable; the `schema` object is not."""
     node = OmegaConf.structured(schema)
     _make_writable(node)
     ConfigStore.instance().store(name=name, node=node, provider="laptime")
 
 
 def _make_writable(node: DictConfig) -> None:
-    """Undo what OmegaConf does for frozen dataclasses: Hydra could not set a value."""
+    """OmegaConf makes nodes of frozen dataclasses read-only, so that Hydra could not set a value. Undo that."""
     OmegaConf.set_readonly(node, None)
     for key in node:
         group = node._get_node(key)

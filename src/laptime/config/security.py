@@ -90,9 +90,9 @@ def _cli_targets(cli_overrides: Sequence[str]) -> list[str]:
     if override is None:
         return []
     value = override.value
-    if not isinstance(value, list) or not all(isinstance(each, str) and "$" not in each for each in value):
+    if not isinstance(value, list) or not all(isinstance(name, str) and "$" not in name for name in value):
         raise UserError(f"{override.text}: must be a list of modules or classes, without ${{...}}: '{KEY}=[my_net]'.")
-    return [str(each) for each in value]
+    return [str(name) for name in value]
 
 
 def _targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
-"""From an open group of the configuration to the object that its `_target_` names.
+"""Makes the object that the `_target_` of an open group names.
 
-The constructor is the schema of an open group, so its signature is what the keys and types are checked against. An
-argument may itself be a mapping with a `_target_`, or a list of such: Hydra makes those objects first.
+The constructor is the schema of an open group: keys and types are checked against its signature. An argument may itself
+be a mapping with a `_target_`, or a list of them: Hydra makes those objects first.
 """
 
 import inspect
@@ -23,8 +23,8 @@ from laptime.errors import UserError, first_line, is_out_of_memory
 from laptime.record.files import flat
 from laptime.record.renamed import RENAMED
 
-# What Hydra's instantiate takes beside the arguments of an object, and the type of each.
-_SPECIAL = {"_partial_": bool, "_recursive_": bool, "_args_": list, "_convert_": str}
+# Keys of Hydra's instantiate that are not arguments of the object, and their types.
+_INSTANTIATE_KEYS = {"_partial_": bool, "_recursive_": bool, "_args_": list, "_convert_": str}
 _CONVERSIONS = ("none", "partial", "object", "all")
 
 
@@ -32,7 +32,7 @@ def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
     """Import what `_target_` names.
 
     Raises:
-        UserError: there is no such thing, or it can't be called.
+        UserError: it can't be imported, or is not callable.
     """
     path = node.get("_target_")
     if not isinstance(path, str):
@@ -47,42 +47,42 @@ def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
         if reason == f"No module named '{path}'; '{module}' is not a package":
             reason = f"{module} has no {name}"
         elif reason == f"No module named '{module}'":
-            reason += ", neither where you are, nor in --config-dir, nor on PYTHONPATH"
+            reason += " in the current folder, in --config-dir or on PYTHONPATH"
         raise UserError(f"{group}._target_={path}: can't be imported ({reason}).") from error
     vouching.verify(path, target)
     if not callable(target):
-        raise UserError(f"{group}._target_={path}: is no class or function.")
+        raise UserError(f"{group}._target_={path}: is not a class or function.")
     return typing.cast(Callable[..., Any], target)
 
 
 def check(
-    group: str, node: Mapping[str, Any], given: frozenset[str] = frozenset(), kind: type = object
+    group: str, node: Mapping[str, Any], injected: frozenset[str] = frozenset(), kind: type = object
 ) -> Callable[..., Any]:
-    """Check the keys of an open group, and their types, against the signature of what `_target_` names. The same for
-    each object that an argument describes.
+    """Check keys and types of an open group against the signature of what `_target_` names. Nested objects are checked
+    the same way.
 
     Args:
-        group: its name in the configuration, for the messages.
+        group: full key of the node, for messages.
         node: `_target_` and the arguments, as plain values.
-        given: names of the arguments that Laptime itself passes.
-        kind: what it must make, where `_target_` names a class.
+        injected: names of the arguments that Laptime itself passes.
+        kind: the required base class, if `_target_` names a class.
 
     Returns:
         The class or function.
 
     Raises:
-        UserError: unknown, missing or ill-typed argument, or a class of another kind.
+        UserError: an argument is unknown, missing or of a wrong type, or the class is wrong.
     """
-    for key in _SPECIAL:
+    for key in _INSTANTIATE_KEYS:
         if key in node:
             raise UserError(
-                f"{group}.{key}={_as_typed(node[key])}: is for an object within {group}, which Laptime itself makes. "
-                "Leave it out."
+                f"{group}.{key}={_as_yaml(node[key])}: only works in nested objects, because Laptime "
+                f"makes {group} itself. Leave it out."
             )
     target = locate(group, node)
     if isinstance(target, type) and not issubclass(target, kind):
-        raise _of_another_kind(group, node, target, kind)
-    _check_arguments(group, node, target, given)
+        raise _wrong_kind(group, node, target, kind)
+    _check_arguments(group, node, target, injected)
     for key, value in node.items():
         for inner, inner_node, inner_target in targets_in(f"{group}.{key}", value):
             _check_arguments(inner, inner_node, inner_target)
@@ -90,43 +90,43 @@ def check(
 
 
 def targets_in(key: str, value: Any) -> Iterator[tuple[str, Mapping[str, Any], Callable[..., Any]]]:
-    """Each object that a value of the configuration describes, itself included: full key, node, class or function.
+    """Full key, node and class or function of each object that a value describes, at the top or nested.
 
     Raises:
-        UserError: a `_target_` can't be imported, or a special key of Hydra's is misused.
+        UserError: a `_target_` can't be imported, or a key of Hydra's instantiate is misused.
     """
     if isinstance(value, Mapping):
-        special = {name: each for name, each in value.items() if name in _SPECIAL}
+        special = {name: item for name, item in value.items() if name in _INSTANTIATE_KEYS}
         if "_target_" in value:
             _check_special(key, special)
             yield key, value, locate(key, value)
         elif special:
             name = next(iter(special))
-            raise UserError(f"{key}.{name}={_as_typed(special[name])}: needs a {key}._target_ beside it.")
+            raise UserError(f"{key}.{name}={_as_yaml(special[name])}: has no effect without {key}._target_.")
         if value.get("_recursive_", True):
-            for name, each in value.items():
-                yield from targets_in(f"{key}.{name}", each)
+            for name, item in value.items():
+                yield from targets_in(f"{key}.{name}", item)
     elif isinstance(value, list | tuple):
-        for number, each in enumerate(value):
-            yield from targets_in(f"{key}[{number}]", each)
+        for number, item in enumerate(value):
+            yield from targets_in(f"{key}[{number}]", item)
 
 
 def _check_special(key: str, special: Mapping[str, Any]) -> None:
     for name, value in special.items():
-        if not isinstance(value, _SPECIAL[name]) or (name == "_convert_" and value not in _CONVERSIONS):
-            wanted = " or ".join(_CONVERSIONS) if name == "_convert_" else _in_words(_SPECIAL[name])
-            raise UserError(f"{key}.{name}={_as_typed(value)}: must be {wanted}.")
+        if not isinstance(value, _INSTANTIATE_KEYS[name]) or (name == "_convert_" and value not in _CONVERSIONS):
+            wanted = " or ".join(_CONVERSIONS) if name == "_convert_" else _describe(_INSTANTIATE_KEYS[name])
+            raise UserError(f"{key}.{name}={_as_yaml(value)}: must be {wanted}.")
 
 
 def _check_arguments(
-    group: str, node: Mapping[str, Any], target: Callable[..., Any], given: frozenset[str] = frozenset()
+    group: str, node: Mapping[str, Any], target: Callable[..., Any], injected: frozenset[str] = frozenset()
 ) -> None:
     parameters = _parameters(target)
     if parameters is None:
         return
-    arguments = {key: value for key, value in node.items() if key != "_target_" and key not in _SPECIAL}
+    arguments = {key: value for key, value in node.items() if key != "_target_" and key not in _INSTANTIATE_KEYS}
     by_position = _check_positional(group, node, parameters)
-    known = [name for name in parameters if name not in given and name not in by_position]
+    known = [name for name in parameters if name not in injected and name not in by_position]
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for key, value in arguments.items():
         if key not in known:
@@ -139,9 +139,9 @@ def _check_arguments(
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
             inspect.Parameter.KEYWORD_ONLY,
         )
-        if required and name not in arguments and name not in given and name not in by_position:
+        if required and name not in arguments and name not in injected and name not in by_position:
             if node.get("_partial_"):
-                continue  # whoever calls it gives the rest
+                continue  # the code that calls the partial passes the rest
             raise UserError(
                 f"{group}.{name}: has no value, and {group}._target_={node['_target_']} needs one. "
                 f"Give it: +{group}.{name}=..."
@@ -149,14 +149,14 @@ def _check_arguments(
 
 
 def _unknown_argument(group: str, node: Mapping[str, Any], key: str, value: Any, known: Sequence[str]) -> UserError:
-    text = f"{group}.{key}={_as_typed(value)}"
+    text = f"{group}.{key}={_as_yaml(value)}"
     if RENAMED.get(f"{group}.{key}", "").rpartition(".")[2] in known:
-        return UserError(renamed_key(f"{group}.{key}", f"={_as_typed(value)}", text))
+        return UserError(renamed_key(f"{group}.{key}", f"={_as_yaml(value)}", text))
     roots = [field.name for field in fields(Config)]
     for leaf, leaf_value in (
         flat(value, f"{group}.{key}.") if isinstance(value, Mapping) else [(f"{group}.{key}", value)]
     ):
-        typed = _as_typed(leaf_value)
+        typed = _as_yaml(leaf_value)
         if (answer := foreign_keys.answer(f"{leaf}={typed}", leaf, typed, roots)) is not None:
             return UserError(answer)
     near = suggest.closest(key, known)
@@ -167,7 +167,7 @@ def _unknown_argument(group: str, node: Mapping[str, Any], key: str, value: Any,
 
 
 def _check_positional(group: str, node: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> set[str]:
-    """Check `_args_`; returns the names of the parameters that it fills."""
+    """Check `_args_`. Returns the names of the parameters that it fills."""
     values = node.get("_args_", [])
     positional = [
         parameter
@@ -177,7 +177,8 @@ def _check_positional(group: str, node: Mapping[str, Any], parameters: Mapping[s
     takes_any = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters.values())
     if len(values) > len(positional) and not takes_any:
         raise UserError(
-            f"{group}._args_={values}: {group}._target_={node['_target_']} takes {len(positional)} such arguments."
+            f"{group}._args_={values}: {group}._target_={node['_target_']} takes {len(positional)} "
+            "positional arguments."
         )
     for number, (value, parameter) in enumerate(zip(values, positional, strict=False)):
         _check_type(f"{group}._args_[{number}]", value, parameter.annotation)
@@ -185,30 +186,30 @@ def _check_positional(group: str, node: Mapping[str, Any], parameters: Mapping[s
 
 
 def _check_type(key: str, value: Any, annotation: Any) -> None:
-    if not _fits(value, annotation):
-        hint = " Name its class: a _target_ within it." if isinstance(value, Mapping) else ""
-        raise UserError(f"{key}={_as_typed(value)}: must be {_in_words(annotation)}.{hint}")
+    if not _matches(value, annotation):
+        hint = " Add a _target_ that names its class." if isinstance(value, Mapping) else ""
+        raise UserError(f"{key}={_as_yaml(value)}: must be {_describe(annotation)}.{hint}")
 
 
-def build(group: str, node: Mapping[str, Any], kind: type = object, **given: Any) -> Any:
-    """Make the object of an open group, and the objects within it.
+def build(group: str, node: Mapping[str, Any], kind: type = object, **injected: Any) -> Any:
+    """Make the object of an open group, and the objects nested in it.
 
     Args:
-        kind: what it must be.
-        group: its name in the configuration, for the messages.
+        group: full key of the node, for messages.
         node: `_target_` and the arguments, as plain values.
-        given: what Laptime passes besides; what the target does not take is left out.
+        kind: the required class of the object.
+        injected: further arguments from Laptime; those that the target does not accept are left out.
 
     Raises:
-        UserError: the arguments don't fit, or the constructor refused them, or what came of it is of another kind.
+        UserError: the arguments don't match the signature, the constructor refuses them, or the class is wrong.
     """
-    target = check(group, node, frozenset(given), kind)
+    target = check(group, node, frozenset(injected), kind)
     parameters = _parameters(target)
-    arguments = {key: _made(f"{group}.{key}", value) for key, value in node.items() if key != "_target_"}
+    arguments = {key: _make_argument(f"{group}.{key}", value) for key, value in node.items() if key != "_target_"}
     if parameters is not None and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        given = {key: value for key, value in given.items() if key in parameters}
+        injected = {key: value for key, value in injected.items() if key in parameters}
     try:
-        made = target(**given, **arguments)
+        made = target(**injected, **arguments)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
@@ -219,31 +220,29 @@ def build(group: str, node: Mapping[str, Any], kind: type = object, **given: Any
         prefix = f"{group}." if key in arguments else f"{shown(group, node)}: "
         raise UserError(f"{prefix}{first}") from error
     if not isinstance(made, kind):
-        raise _of_another_kind(group, node, type(made), kind)
+        raise _wrong_kind(group, node, type(made), kind)
     return made
 
 
 def shown(group: str, node: Mapping[str, Any]) -> str:
-    """A group with its arguments, as a constructor call: which of them is wrong, its own error may not say."""
-    arguments = [f"{key}={_as_typed(value)}" for key, value in node.items() if not key.startswith("_")]
+    """A group as a constructor call with its arguments, for errors that do not say which argument is wrong."""
+    arguments = [f"{key}={_as_yaml(value)}" for key, value in node.items() if not key.startswith("_")]
     return f"{group}={str(node.get('_target_')).rpartition('.')[2]}({', '.join(arguments)})"
 
 
-def _made(key: str, value: Any) -> Any:
-    """An argument with the objects that it describes; without any it stays what it is."""
+def _make_argument(key: str, value: Any) -> Any:
+    """An argument, with the objects that it describes made."""
     if next(targets_in(key, value), None) is None:
         return value
     if isinstance(value, Mapping):
         if "_target_" in value:
-            return _instantiated(key, value)
-        return {name: _made(f"{key}.{name}", each) for name, each in value.items()}
-    return [_made(f"{key}[{number}]", each) for number, each in enumerate(value)]
+            return _instantiate(key, value)
+        return {name: _make_argument(f"{key}.{name}", item) for name, item in value.items()}
+    return [_make_argument(f"{key}[{number}]", item) for number, item in enumerate(value)]
 
 
-def _instantiated(key: str, node: Mapping[str, Any]) -> Any:
-    """The object of a mapping with a `_target_`, as Hydra makes it; its arguments are plain unless `_convert_` says
-    otherwise.
-    """
+def _instantiate(key: str, node: Mapping[str, Any]) -> Any:
+    """Let Hydra make an object from a mapping. Its arguments are plain values unless `_convert_` is set."""
     _require_resolved(key, node)
     try:
         return instantiate({"_convert_": "all", **node})
@@ -254,48 +253,48 @@ def _instantiated(key: str, node: Mapping[str, Any]) -> Any:
         deeper = re.search(r"^full_key: (.+)$", str(error), re.MULTILINE)
         if deeper is not None:
             key = f"{key}{'' if deeper[1].startswith('[') else '.'}{deeper[1]}"
-        raise UserError(f"{key}: can't be made ({first_line(cause)}).") from cause
+        raise UserError(f"{key}: can't be created ({first_line(cause)}).") from cause
 
 
 def _require_resolved(key: str, value: Any) -> None:
-    """Hydra resolves interpolations once more: text that still has one could name what was not checked.
+    """Refuse interpolations: Hydra would resolve them after the check, so they could name unchecked targets.
 
     Raises:
-        UserError: there is one.
+        UserError: a value contains an interpolation.
     """
     if isinstance(value, Mapping):
-        for name, each in value.items():
-            _require_resolved(f"{key}.{name}", each)
+        for name, item in value.items():
+            _require_resolved(f"{key}.{name}", item)
     elif isinstance(value, list | tuple):
-        for number, each in enumerate(value):
-            _require_resolved(f"{key}[{number}]", each)
+        for number, item in enumerate(value):
+            _require_resolved(f"{key}[{number}]", item)
     elif isinstance(value, str) and ("${" in value or value == "???"):
-        raise UserError(f"{key}={value}: the arguments of a nested _target_ can't be ??? or have ${{...}} in them.")
+        raise UserError(f"{key}={value}: the arguments of a nested _target_ can't contain ??? or ${{...}}.")
 
 
-def _of_another_kind(group: str, node: Mapping[str, Any], made: type, kind: type) -> UserError:
-    message = f"{group}._target_={node['_target_']}: makes a {made.__name__}, no {kind.__name__}."
-    package, own = "", kind.__module__.partition(".")[0]
+def _wrong_kind(group: str, node: Mapping[str, Any], made: type, kind: type) -> UserError:
+    message = f"{group}._target_={node['_target_']}: makes a {made.__name__}, not a {kind.__name__}."
+    package, required = "", kind.__module__.partition(".")[0]
     for base in made.__mro__:
         if base.__name__ == kind.__name__:
             package = base.__module__.partition(".")[0]
     if package:
         message = (
-            f"{group}._target_={node['_target_']}: its {kind.__name__} is that of the package {package}, and Laptime "
-            f"uses {own}. Take the class from {own}, or derive yours from {own}'s."
+            f"{group}._target_={node['_target_']}: its {kind.__name__} is from the package {package}, but Laptime "
+            f"uses {required}. Use the class from {required}, or derive yours from it."
         )
     return UserError(message)
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether a constructor has refused its arguments; everything else is a bug and keeps its traceback."""
+    """Whether a constructor refused its arguments. Other errors are bugs and keep their traceback."""
     if is_out_of_memory(error):
         return False
     return isinstance(error, _REFUSALS) or type(error).__name__ in _REFUSALS_BY_NAME
 
 
-# How constructors say that they don't like their arguments; Lightning's own exception is known by name, since it
-# would load torch, and Hydra's, of which only those without a cause come here.
+# Exceptions of constructors that refuse their arguments. Lightning's is compared by name, because importing it loads
+# torch; so is Hydra's, which matters here only if it has no cause.
 _REFUSALS = (ValueError, TypeError, RuntimeError, OSError, ImportError, SystemExit)
 _REFUSALS_BY_NAME = ("MisconfigurationException", "InstantiationException")
 
@@ -303,17 +302,17 @@ _REFUSALS_BY_NAME = ("MisconfigurationException", "InstantiationException")
 def _parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
     try:
         return inspect.signature(target, eval_str=True).parameters
-    except Exception:  # annotations are any code: what can't be evaluated can't be checked against
+    except Exception:  # annotations may contain any code; without their values there is nothing to check
         return None
 
 
-def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a plain value from YAML can stand for the annotated type; what can't be told from it passes."""
+def _matches(value: Any, annotation: Any) -> bool:
+    """Whether a plain value from YAML matches an annotation. Annotations that can't be compared match."""
     if isinstance(value, Mapping) and "_target_" in value:
         return True
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, arg) for arg in args)
+        return any(_matches(value, arg) for arg in args)
     if origin is typing.Literal:
         return any(value == arg and type(value) is type(arg) for arg in args)
     if annotation is bool:
@@ -333,8 +332,8 @@ def _fits(value: Any, annotation: Any) -> bool:
         if not isinstance(value, list):
             return False
         if origin is tuple and Ellipsis not in args:
-            return len(value) == len(items) and all(map(_fits, value, items))
-        return all(_fits(item, items[0]) for item in value) if items else True
+            return len(value) == len(items) and all(map(_matches, value, items))
+        return all(_matches(item, items[0]) for item in value) if items else True
     if isinstance(annotation, type):
         if isinstance(value, dict) and annotation.__module__ != "builtins":
             return _is_like_a_mapping(annotation)
@@ -345,30 +344,30 @@ def _fits(value: Any, annotation: Any) -> bool:
 def _is_like_a_mapping(annotation: type) -> bool:
     try:
         return issubclass(dict, annotation)
-    except TypeError:  # a TypedDict or a protocol, of which it can't be told
+    except TypeError:  # a TypedDict or a protocol, which can't be checked
         return True
 
 
 _SEQUENCES = (list, tuple, Sequence, Iterable)
 
 
-def _in_words(annotation: Any) -> str:
+def _describe(annotation: Any) -> str:
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         plain = [arg for arg in args if arg in _WORDS or typing.get_origin(arg) is not None]
-        return " or ".join(dict.fromkeys(_in_words(arg) for arg in plain or args))
+        return " or ".join(dict.fromkeys(_describe(arg) for arg in plain or args))
     if origin is typing.Literal:
         return " or ".join(map(str, args))
     if origin is not None or annotation in _SEQUENCES:
-        return f"a list, each {_in_words(args[0])}" if args else "a list"
+        return f"a list, each {_describe(args[0])}" if args else "a list"
     return _WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
 
 
-def _as_typed(value: Any) -> str:
-    """A plain value as YAML writes it."""
+def _as_yaml(value: Any) -> str:
+    """A plain value in YAML."""
     return (
         {None: "null", True: "true", False: "false"}[value]
         if value is None or value is True or value is False

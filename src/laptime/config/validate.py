@@ -1,4 +1,4 @@
-"""What must hold across keys, whatever the machine."""
+"""Rules across several keys that do not depend on the machine."""
 
 import math
 
@@ -8,7 +8,7 @@ from laptime.record.files import flat
 
 
 def resolve_warmup_epochs(warmup_epochs: int | str, epochs: int) -> int:
-    """The number that `measure.warmup_epochs` stands for: `auto` is one epoch, none where there is only one."""
+    """The number of warm-up epochs: `auto` means one, or none if there is only one epoch."""
     return min(1, epochs - 1) if isinstance(warmup_epochs, str) else warmup_epochs
 
 
@@ -16,7 +16,7 @@ def per_rank_batch_size(batch_size: int, batch_scope: str, world_size: int) -> i
     """Samples of one optimizer step on each rank.
 
     Raises:
-        UserError: a global batch can't be shared out evenly.
+        UserError: the ranks can't divide a global batch evenly.
     """
     if batch_scope == "per_rank":
         return batch_size
@@ -29,27 +29,28 @@ def per_rank_batch_size(batch_size: int, batch_scope: str, world_size: int) -> i
 
 
 def validate(config: Config) -> None:
-    """Check what must hold across keys, independent of the machine.
+    """Check the rules across keys.
 
     Args:
-        config: closed groups already in their ranges, the arguments of the open groups of the right types.
+        config: the single values of the closed groups are already checked.
 
     Raises:
         UserError: names the key, the value and the rule.
     """
     for key, value in flat(config.as_dict()):
         if isinstance(value, float) and math.isnan(value):
-            raise UserError(f"{key}=nan: must be a number. Give one, or null where the key allows it.")
+            raise UserError(f"{key}=nan: must be a number, or null if the key allows it.")
     training, measure, strategy = config.training, config.measure, config.strategy
     epochs, warmup = training.epochs, measure.warmup_epochs
     if resolve_warmup_epochs(warmup, epochs) >= epochs:
         raise UserError(
-            f"measure.warmup_epochs={warmup}: must be less than training.epochs={epochs}, or no epoch is left to time."
+            f"measure.warmup_epochs={warmup}: must be less than training.epochs={epochs}, so that at least "
+            "one epoch is timed."
         )
     if training.swa_start_epoch is not None and training.swa_start_epoch >= epochs:
         raise UserError(
             f"training.swa_start_epoch={training.swa_start_epoch}: counts from 0, so it must be less than "
-            f"training.epochs={epochs}, or nothing is averaged."
+            f"training.epochs={epochs}."
         )
     world_size = strategy.world_size if isinstance(strategy.world_size, int) else 1
     batch_size, parts = training.batch_size, training.num_microbatches
@@ -65,16 +66,16 @@ def validate(config: Config) -> None:
     if config.device.name == "mps" and isinstance(strategy.world_size, int) and strategy.world_size > 1:
         raise UserError(
             f"device=mps strategy.world_size={strategy.world_size}: a Mac has one MPS device, and gloo can't "
-            "average tensors on it. Use device=cpu for several ranks, or strategy.world_size=1."
+            "all-reduce its tensors. Use device=cpu for several ranks, or strategy.world_size=1."
         )
     if strategy.static_graph and training.num_microbatches > 1:
         raise UserError(
-            f"strategy.static_graph=true: torch's DDP can't do it with training.num_microbatches="
+            f"strategy.static_graph=true: DDP's static graph does not work with training.num_microbatches="
             f"{training.num_microbatches}. Leave one of them out."
         )
     if measure.bare_loop and parts > 1:
         raise UserError(
-            f"measure.bare_loop=true: its loop takes each batch whole, not training.num_microbatches={parts}. "
+            f"measure.bare_loop=true: the bare loop does not split batches, as training.num_microbatches={parts} does. "
             "Leave one of them out."
         )
     if not config.has_validation:
@@ -85,13 +86,15 @@ def validate(config: Config) -> None:
 
 
 def _check_without_validation(config: Config) -> None:
-    needs = "needs a validation loss, and dataset.val_fraction=0 leaves none. Set dataset.val_fraction=0.2 or"
+    needs = (
+        "needs a validation loss, but dataset.val_fraction=0 leaves no validation set. Set dataset.val_fraction=0.2 or"
+    )
     if config.training.early_stopping_patience is not None:
         patience = config.training.early_stopping_patience
         raise UserError(f"training.early_stopping_patience={patience}: {needs} training.early_stopping_patience=null.")
     if config.measure.target_accuracy is not None:
         target = config.measure.target_accuracy
         raise UserError(
-            f"measure.target_accuracy={target}: is looked for in the validation set, and dataset.val_fraction=0 "
+            f"measure.target_accuracy={target}: needs a validation set, but dataset.val_fraction=0 "
             "leaves none. Set dataset.val_fraction=0.2 or measure.target_accuracy=null."
         )
