@@ -82,7 +82,7 @@ MISTAKES = {
     "optimizer.lr=null": ["optimizer.lr=null", "must be a number."],
     "optimizer=sgd optimizer.momentum=0": ["optimizer", "momentum"],
     "scheduler.step_size=0": ["scheduler", "StepLR"],
-    "model=null": ["model=null", "one of its options"],
+    "model=null": ["model=null", "the name of an option"],
     "optimizer=null model=cnn": ["optimizer=null", "sgd"],
     "logger=[]": ["logger=[]", "none"],
     "logger=[csv,null]": ["logger=[csv,null]", "none"],
@@ -94,7 +94,7 @@ MISTAKES = {
     "optimizer._target_=torch.optim.LBFGS ~optimizer.fused ~optimizer.weight_decay": ["LBFGS"],
     "+callbacks.odd={_target_:builtins.dict} security.allowed_targets=[builtins.dict]": [
         "callbacks.odd",
-        "no Callback",
+        "not a Callback",
     ],
     "+callbacks.bar={_target_:pytorch_lightning.callbacks.RichProgressBar}": ["callbacks"],
     "training.checkpoint=~nosuchuser/x": ["training.checkpoint=~nosuchuser/x"],
