@@ -1,5 +1,5 @@
-"""Saves checkpoints: last.ckpt after every epoch, previous.ckpt in case it is damaged, best.ckpt at the lowest
-validation loss."""
+"""Saves checkpoints: last.ckpt after every epoch, previous.ckpt in case last.ckpt is damaged, and best.ckpt at the
+lowest validation loss."""
 
 import math
 import os
@@ -20,7 +20,7 @@ class Checkpoint(LightningCheckpoint):
     Lightning's ModelCheckpoint updates its last.ckpt only when the monitored metric improves; this one always does.
 
     Args:
-        save_best: also keep best.ckpt; needs a validation set.
+        save_best: whether to keep best.ckpt too, which needs a validation set.
     """
 
     def __init__(self, save_best: bool = True) -> None:
@@ -59,7 +59,7 @@ class Checkpoint(LightningCheckpoint):
         """Replace the file atomically, so that a run that dies leaves a complete checkpoint.
 
         Args:
-            keep: new name of the current file; None: it is overwritten.
+            keep: the new name of the current file; None: the file is overwritten.
         """
         path = self._path(trainer, name)
         temporary = path.with_name(f".{name}.{os.getpid()}")

@@ -16,9 +16,8 @@ from laptime.text import clock
 class ProgressBar(Callback):
     """Shows epoch, progress, loss and accuracy of the epoch so far, samples per second and remaining time, on stderr.
 
-    For a module that does not count samples it shows only the epoch and its progress.
-
-    Reading the loss waits for the device, so the bar reads it only when it is redrawn.
+    If the module does not count samples, the bar shows only the epoch and its progress. Reading the loss waits for the
+    device, so the bar reads it only when it is redrawn.
 
     Args:
         refresh_s: seconds between two redraws.

@@ -1,4 +1,4 @@
-"""From pixels to network input, in whole batches: normalization, and random flips and rotations for training."""
+"""Turns batches of pixels into network input: normalization, and random flips and rotations for training."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,12 @@ from torch import Tensor
 
 
 class Normalize:
-    """Pixels to float32: (pixel / 255 - mean) / std, in one multiplication and one addition.
+    """Converts pixels to float32: (pixel / 255 - mean) / std, in one multiplication and one addition.
 
     Args:
-        mean, std: per channel, of pixels scaled to [0, 1]; a single number applies to all channels.
-        device: of the batches.
+        mean, std: mean and standard deviation of each channel, for pixels scaled to [0, 1]; a single number applies to
+            all channels.
+        device: where the batches are placed.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
@@ -23,7 +24,7 @@ class Normalize:
         self.shift = (-mean_ / std_).float().view(-1, 1, 1).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, C, H, W), uint8 or float32 in [0, 255], to float32 of the same shape. float32 is changed in place."""
+        """Convert (B, C, H, W), uint8 or float32 in [0, 255], to float32. A float32 tensor is changed in place."""
         return images.to(torch.float32).mul_(self.scale).add_(self.shift)
 
 
@@ -33,8 +34,8 @@ class FlipAndRotate:
     Pixels from outside of the image are black. Interpolation is bilinear.
 
     Args:
-        horizontal_flip: mirror or not.
-        degrees: largest angle; 0: no rotation.
+        horizontal_flip: whether to mirror images.
+        degrees: the largest angle; 0: no rotation.
     """
 
     def __init__(self, horizontal_flip: bool, degrees: float) -> None:
@@ -45,21 +46,21 @@ class FlipAndRotate:
         return self.horizontal_flip or self.degrees > 0
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Two random numbers in [0, 1) per image, float32 (count, 2): for the mirror and for the angle.
+        """Draw two random numbers in [0, 1) per image, one for mirroring and one for the angle: float32 (count, 2).
 
         One call draws them for a whole epoch, so that the result does not depend on how images are grouped.
         """
         return torch.rand(count, 2, generator=generator, device=generator.device)
 
     def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
-        """Mirror and rotate.
+        """Mirror and rotate images.
 
         Args:
-            images: (B, C, H, W), uint8 or float32.
-            drawn: the images' rows of `draw`, (B, 2).
+            images: uint8 or float32, (B, C, H, W).
+            drawn: the rows of `draw` for these images, (B, 2).
 
         Returns:
-            (B, C, H, W); float32 if images are rotated.
+            Images (B, C, H, W): float32 if they are rotated, otherwise of the same dtype.
         """
         height, width = images.shape[2:]
         if self.horizontal_flip:
@@ -77,5 +78,5 @@ class FlipAndRotate:
 
 
 def _centers(count: int, device: torch.device) -> Tensor:
-    """Centers of the pixels along a side, (count,), in coordinates from -1 to 1."""
+    """The centers of the pixels along a side, in coordinates from -1 to 1: (count,)."""
     return (2 * torch.arange(count, device=device) + 1) / count - 1

@@ -32,17 +32,17 @@ class DataModule(pl.LightningDataModule):
 
     Args:
         data: the data set.
-        device: of the batches.
+        device: where the batches are placed.
         batch_size: samples per optimizer step on this rank.
         eval_batch_size: samples per batch in validation and test.
         steps_per_execution: maximum number of batches in a step group.
-        seed: of the run. It determines the validation set and the order of samples.
-        rank: this process, which trains on and evaluates its part of the samples.
+        seed: the seed of the run. It determines the validation set and the order of samples.
+        rank: this process, which trains on its part of the samples and evaluates its part.
         clock: times the training batches of an epoch; None: a new one.
 
     Attributes:
-        num_train, num_val, num_test: samples of all ranks.
-        checksum: of the data.
+        num_train, num_val, num_test: the numbers of samples over all ranks.
+        checksum: the checksum of the data.
 
     Raises:
         UserError: files are missing or damaged, or the training set is smaller than a batch.
@@ -130,11 +130,11 @@ class DataModule(pl.LightningDataModule):
         self._with_workers.clear()
 
     def train_batch_sizes(self) -> list[int]:
-        """Samples of each optimizer step of an epoch on this rank."""
+        """The number of samples in each optimizer step of an epoch on this rank."""
         return batch_sizes(len(self.order), self.batch_size)
 
     def val_batch_sizes(self) -> list[int]:
-        """Samples of each validation batch."""
+        """The number of samples in each validation batch on this rank."""
         return batch_sizes(len(self._val), self.eval_batch_size)
 
     def _pipeline(self) -> Pipeline:
@@ -163,7 +163,7 @@ def require_memory(data: ImageData, device: Device, rank: Rank) -> None:
     """Refuse a data set that does not fit into memory, before it is loaded.
 
     Raises:
-        UserError: with the required and the available memory.
+        UserError: it does not fit; names the required and the available memory.
     """
     num_bytes = data.num_bytes()
     if num_bytes is None:
@@ -182,7 +182,7 @@ def require_memory(data: ImageData, device: Device, rank: Rank) -> None:
 
 
 def _check_labels(data: ImageData, train: Tensor, test: Tensor) -> None:
-    """Refuse labels outside of the classes, and classes without training samples. Labels are int64, (N,)."""
+    """Refuse labels that are no class, and classes without training samples. Labels are int64, (N,)."""
     labels = torch.cat([train, test])
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < data.num_classes:
         raise UserError(

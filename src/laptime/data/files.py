@@ -47,7 +47,7 @@ def check(path: Path, expected: str) -> None:
 
 
 def unpack(packed: Path, target: Path, expected: str | None) -> None:
-    """Unpack a gzip file. `target` is created atomically after the check, also if several processes do it concurrently.
+    """Unpack a gzip file, check it, and create `target` atomically. Several processes may do this concurrently.
 
     Raises:
         UserError: the packed file is damaged, its content has another SHA-256 than `expected`, or `target` can't be
@@ -85,16 +85,16 @@ def _unpack(packed: Path, expected: str | None) -> bytes:
 def download(
     name: str, folder: Path, manual_steps: str, fetch: Callable[[Path], object], is_complete: Callable[[], bool]
 ) -> None:
-    """Download to a temporary folder, and move complete files to `folder`. One process does it at a time.
+    """Download to a temporary folder, and move complete files to `folder`. Only one process downloads at a time.
 
     A damaged download is removed and repeated once. Without a network it fails within seconds and leaves no files.
 
     Args:
-        name: of the data set, for messages.
-        folder: of its files.
-        manual_steps: how to install the files without this download.
+        name: the name of the data set, for messages.
+        folder: where the files belong.
+        manual_steps: instructions for installing the files without this download.
         fetch: downloads to the given folder. It raises RuntimeError if a checksum is wrong.
-        is_complete: whether all files are in `folder`, e.g. from another process.
+        is_complete: returns whether all files are in `folder`; another process may have downloaded them.
 
     Raises:
         UserError: the download failed, or `folder` can't be written.
@@ -160,11 +160,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def create_atomically(folder: Path, num_bytes: int) -> Iterator[Path]:
-    """Create a folder atomically, also if several processes do it concurrently.
+    """Create a folder atomically. Several processes may do this concurrently.
 
     Args:
-        folder: doesn't exist.
-        num_bytes: size of the files to be written.
+        folder: the folder to create; it must not exist.
+        num_bytes: the size of the files to be written.
 
     Yields:
         A temporary folder to write to, which becomes `folder`.

@@ -27,9 +27,9 @@ class IdxData(ImageData):
     """Gray images of 28 x 28 in ten classes, in four IDX files, unpacked in <root>/<folder_name>/raw.
 
     Attributes:
-        folder_name: name of the data set's folder in torchvision.
-        packed_folder: a folder besides `root` that may have the packed files.
-        checksums: SHA-256 of each unpacked file.
+        folder_name: the name of the data set's folder in torchvision.
+        packed_folder: another folder than `root` where the packed files may be.
+        checksums: the SHA-256 of each unpacked file.
     """
 
     folder_name: ClassVar[str]
@@ -61,13 +61,13 @@ class IdxData(ImageData):
         return sum(self._verified_paths()[images].stat().st_size for images, _ in (TRAIN_FILES, TEST_FILES))
 
     def _verified_paths(self) -> dict[str, Path]:
-        """The four files by name, verified once."""
+        """The paths of the four verified files, by name."""
         if not self._paths:
             self._paths = {name: self._find(name) for name in (*TRAIN_FILES, *TEST_FILES)}
         return self._paths
 
     def _find(self, name: str) -> Path:
-        """The verified, unpacked file. It is unpacked or downloaded if necessary."""
+        """Return the path of a verified, unpacked file. Unpack or download it if necessary."""
         raw = Path(self.folder_name) / "raw"
         folders = [self.folder() / raw, self.folder()]
         for folder in [*folders, cache_dir() / raw] if self.verify else folders:

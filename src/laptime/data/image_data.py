@@ -1,4 +1,4 @@
-"""The base class of data sets, with the keys that all of them share. Subclasses load the images."""
+"""The base class of data sets, with the keys that all of them have. Subclasses load the images."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class Images:
     Attributes:
         images: uint8, (M, C, H, W).
         labels: int64, (N,), from 0 to the number of classes - 1.
-        rows: int64, (N,): indices of the images that belong to the labels; None: all, in order. Used for parts of
-            mapped images, which are not copied.
+        rows: the index of each label's image, int64, (N,); None: all images, in order. With rows, a part of mapped
+            images need not be copied.
     """
 
     images: Tensor
@@ -32,17 +32,17 @@ class Images:
         return len(self.labels)
 
     def at(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """A batch, (B, C, H, W) and (B,)."""
+        """Return a batch: images (B, C, H, W) and labels (B,)."""
         return self.images[index if self.rows is None else self.rows[index]], self.labels[index]
 
     def take(self, index: Tensor | slice) -> "Images":
-        """A subset of the samples."""
+        """Return a subset of the samples."""
         if self.rows is None:
             return Images(*self.at(index))
         return Images(self.images, self.labels[index], self.rows[index])
 
     def mapped(self) -> "Images":
-        """The same samples with `rows`, so that `take` does not copy images."""
+        """Return the same samples with `rows`, so that `take` does not copy images."""
         return Images(self.images, self.labels, torch.arange(len(self)))
 
     def to(self, device: torch.device) -> "Images":
@@ -56,11 +56,12 @@ class ImageData(ABC):
     The fields are the keys of the config group `dataset`. conf/dataset_base.yaml explains them and sets the defaults.
 
     Attributes:
-        name: as in the config group.
-        num_classes: number of classes; a class attribute or an instance attribute.
-        mean, std: per channel, of pixels scaled to [0, 1]; published values for the training set.
-        synthetic: the images are generated.
-        mappable: `load` supports `pipeline=mapped`, i.e. it maps the images from files instead of reading them.
+        name: the data set's name in the config group.
+        num_classes: the number of classes; a class attribute or an instance attribute.
+        mean, std: mean and standard deviation of each channel, for pixels scaled to [0, 1]; published values for the
+            training set.
+        synthetic: whether the images are generated.
+        mappable: whether `load` supports `pipeline=mapped`, i.e. maps the images from files instead of reading them.
     """
 
     root: str | None
@@ -97,7 +98,7 @@ class ImageData(ABC):
     @property
     @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
+        """The shape (C, H, W) of one image."""
 
     @abstractmethod
     def load(self) -> tuple[Images, Images, str]:
@@ -111,11 +112,11 @@ class ImageData(ABC):
         """
 
     def num_bytes(self) -> int | None:
-        """Bytes of all images in memory, known before they are loaded; None: not known."""
+        """The bytes that all images take in memory, known before they are loaded; None: not known."""
         return None
 
     def folder(self) -> Path:
-        """The folder of the data set's files: `root`, or the user's cache folder."""
+        """The folder that contains the data set's files: `root`, or the user's cache folder."""
         return expanded("dataset.root", self.root) if self.root else cache_dir()
 
 
@@ -138,7 +139,7 @@ def split(train: Images, val_fraction: float, seed: int) -> tuple[Images, Images
     """Split off a validation set, which the seed determines.
 
     Returns:
-        Training and validation set, of N - round(N * val_fraction) and round(N * val_fraction) samples.
+        Training set and validation set, with N - round(N * val_fraction) and round(N * val_fraction) samples.
 
     Raises:
         UserError: one of them would be empty.

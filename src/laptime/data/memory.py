@@ -1,4 +1,4 @@
-"""The fast pipelines: many batches are gathered and normalized together, from uint8 tensors on the device (`memory`) or
+"""The fast pipelines. They gather and normalize many batches together, from uint8 tensors on the device (`memory`) or
 from memory-mapped files (`mapped`)."""
 
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ class MemoryPipeline:
     """Training batches from tensors.
 
     Args:
-        data: on the training device, or mapped.
-        order: of the samples.
-        normalize, augment: from pixels to network input.
+        data: images on the training device, or mapped from files.
+        order: the order of the samples.
+        normalize, augment: turn pixels into network input.
         batch_size: samples per optimizer step.
         steps_per_execution: maximum number of batches per step group.
     """
@@ -61,7 +61,7 @@ class MemoryPipeline:
         return self._gathered(self.batch_size)
 
     def _gathered(self, size: int) -> Iterator[Batch]:
-        """The epoch in batches of `size` samples."""
+        """Yield the samples of an epoch in batches of `size`."""
         permutation = self.order.permutation().to(self.data.images.device)
         generator = self.order.generator(self.normalize.device)
         drawn = self.augment.draw(len(permutation), generator) if self.augment else permutation
@@ -76,8 +76,8 @@ class MemoryEvaluation:
     """Batches of a whole data set in order, normalized but not augmented.
 
     Args:
-        data: on the training device, or mapped.
-        normalize: from pixels to network input.
+        data: images on the training device, or mapped from files.
+        normalize: turns pixels into network input.
         batch_size: samples per batch.
     """
 

@@ -9,13 +9,13 @@ class EpochOrder(Sampler[int]):
     """The order in which one rank sees its samples in each epoch.
 
     The permutation depends only on (seed, epoch), so a resumed run continues exactly as an uninterrupted one. Each rank
-    takes every world_size-th sample. Samples that remain if the number is not divisible are dropped from this epoch, so
-    that all ranks take the same number of steps.
+    takes every world_size-th sample. If num_samples is not divisible by world_size, an epoch drops the remaining
+    samples, so that all ranks take the same number of steps.
 
     Args:
         num_samples: size of the training set.
-        seed: of the run.
-        rank, world_size: of this process.
+        seed: the seed of the run.
+        rank, world_size: the rank of this process, and the number of ranks.
     """
 
     def __init__(self, num_samples: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
@@ -26,18 +26,20 @@ class EpochOrder(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before every epoch, also after a resume."""
+        """Set the current epoch. Lightning calls this before every epoch, also in a resumed run."""
         self.epoch = epoch
 
     def permutation(self) -> Tensor:
-        """This rank's indices in this epoch: int64, (num_samples // world_size,)."""
+        """The indices of this rank's samples in this epoch: int64, (num_samples // world_size,)."""
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
         order = torch.randperm(self.num_samples, generator=generator)
         return order[: len(self) * self.world_size][self.rank :: self.world_size]
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """A generator for the augmentation of this rank's samples in this epoch. It is separate from torch's global
-        generator, so that dropout draws the same numbers with every pipeline."""
+        """Return the generator that augments this rank's samples in this epoch.
+
+        It is separate from torch's global generator, so that dropout draws the same numbers with every pipeline.
+        """
         return torch.Generator(device).manual_seed(epoch_seed(self.seed, self.epoch, self.rank) ^ 1)
 
     def __iter__(self):  # type: ignore[no-untyped-def]
@@ -48,7 +50,7 @@ class EpochOrder(Sampler[int]):
 
 
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
-    """A different seed for every (seed, epoch, rank). Neighboring values give unrelated random numbers.
+    """Return a different seed for every (seed, epoch, rank). Neighboring values give unrelated random numbers.
 
     Source: the mixing step of SplitMix64 (Steele, Lea and Flood 2014).
     """

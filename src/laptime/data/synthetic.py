@@ -117,6 +117,6 @@ class Synthetic(ImageData):
 
 
 def _stamps(folder: Path) -> np.ndarray:
-    """Size in bytes and modification time in ns of the two image files: int64 (2, 2)."""
+    """The size in bytes and the modification time in ns of each image file: int64, (2, 2)."""
     stats = [(folder / f"{part}.npy").stat() for part in ("train", "test")]
     return np.array([(stat.st_size, stat.st_mtime_ns) for stat in stats], np.int64)

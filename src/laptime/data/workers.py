@@ -27,19 +27,19 @@ if TYPE_CHECKING:  # torchvision and PIL are imported where they are used, becau
     from torchvision import transforms
 
 
-# Index of an image; in training with augmentation also its two random numbers, from `FlipAndRotate.draw`.
+# The index of an image; in training with augmentation also its two random numbers, from `FlipAndRotate.draw`.
 Sample = int | tuple[int, tuple[float, float]]
 
 
 class TransformedImages(Dataset[tuple[Tensor, int]]):
-    """Single images: from uint8 through PIL and torchvision's transforms to float32 (C, H, W).
+    """A data set of single images, which PIL and torchvision's transforms convert from uint8 to float32 (C, H, W).
 
     It draws no random numbers, because they would depend on which worker gets an image.
 
     Args:
-        data: in main memory.
-        transform: from a PIL image to a tensor.
-        augment: which augmentation to apply with the random numbers of a sample.
+        data: images in main memory.
+        transform: converts a PIL image to a tensor.
+        augment: the augmentation to apply with the random numbers of a sample.
     """
 
     def __init__(self, data: Images, transform: "transforms.Compose", augment: FlipAndRotate) -> None:
@@ -71,7 +71,7 @@ class TransformedImages(Dataset[tuple[Tensor, int]]):
 
 
 class _AugmentedOrder(Sampler[Sample]):
-    """An order of samples, each with its random numbers for augmentation in this epoch."""
+    """Yields the index of each sample with its random numbers for augmentation in this epoch."""
 
     def __init__(self, order: EpochOrder, augment: FlipAndRotate) -> None:
         self.order = order
@@ -87,7 +87,7 @@ class _AugmentedOrder(Sampler[Sample]):
 
 
 def transform_of(data: ImageData) -> "transforms.Compose":
-    """To float32 in [0, 1], then normalized per channel."""
+    """Return the transforms that convert an image to float32 in [0, 1] and then normalize each channel."""
     from torchvision import transforms
 
     channels = data.image_shape[0]
@@ -99,12 +99,12 @@ class WorkersPipeline:
     """Training batches from worker processes, grouped by `steps_per_execution`.
 
     Args:
-        dataset: single images.
-        order: of the samples.
+        dataset: the single images.
+        order: the order of the samples.
         batch_size: samples per optimizer step.
         steps_per_execution: batches per step group.
-        num_workers: worker processes; 0: load in the training process.
-        device: of the batches.
+        num_workers: number of worker processes; 0: load in the training process.
+        device: where the batches are placed.
 
     Attributes:
         on_phase: called when a batch has arrived from the workers, and when its copy to the device was started.
@@ -145,10 +145,10 @@ class WorkersEvaluation:
     """Batches of a whole data set in order, from worker processes.
 
     Args:
-        dataset: single images.
+        dataset: the single images.
         batch_size: samples per batch.
-        num_workers: worker processes.
-        device: of the batches.
+        num_workers: number of worker processes.
+        device: where the batches are placed.
     """
 
     def __init__(self, dataset: TransformedImages, batch_size: int, num_workers: int, device: Device) -> None:

@@ -18,8 +18,8 @@ _EXAMPLES = {"": "", "--seconds 30": "probe the noise for longer", "--json": "fo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 however noisy the machine is, 1 if a device or a backend is broken, 2 for a mistake in
-    the arguments, 130 for Ctrl-C."""
+    """Return the exit code: 0 even on a noisy machine, 1 if a device or a backend is broken, 2 for a mistake in the
+    arguments, 130 for Ctrl-C."""
     return exit_code_of(lambda: _run(make_parser().parse_args(arguments)))
 
 

@@ -20,8 +20,8 @@ class Check:
 
     Attributes:
         name: what was checked.
-        ok: None: not known here.
-        text: the result; if it is not ok, also what to do.
+        ok: whether the check passed; None: this machine can't report the value.
+        text: the result; if the check failed, also what to do.
     """
 
     name: str
@@ -64,7 +64,7 @@ def power(on_battery: bool | None) -> Check:
 
 
 def governor(governors: Sequence[str]) -> Check:
-    """Args: governors: of all cores, as Linux names them."""
+    """Args: governors: the frequency governor of each core, as Linux names it."""
     kinds = sorted(set(governors))
     if not kinds:
         return _unknown("CPU governor")
@@ -74,7 +74,7 @@ def governor(governors: Sequence[str]) -> Check:
 
 
 def frequency(drop: float | None) -> Check:
-    """Args: drop: from the probe's highest frequency to its lowest, as a fraction of the highest."""
+    """Args: drop: how far the frequency fell during the probe, as a fraction of its highest value."""
     if drop is None:
         return _unknown("CPU frequency")
     if drop < _FREQUENCY_DROP:

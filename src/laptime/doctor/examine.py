@@ -20,15 +20,16 @@ from laptime.machine.environment import environment
 
 
 def examine(seconds: float, on_progress: Callable[[str], None]) -> dict[str, Any]:
-    """Run all checks. The noise probe is last, when the processes of the other checks have ended.
+    """Run all checks. The noise probe comes last, after the processes of the other checks have ended.
 
     Args:
         seconds: duration of the noise probe.
         on_progress: called with a description of each check before it starts.
 
     Returns:
-        machine: the `environment`, with num_torch_threads; devices and backends: a list of `Finding`; noise; checklist:
-        a list of `Check`; broken: the names of devices and backends that must not be used.
+        A dictionary: `machine` has the `environment` and num_torch_threads; `devices` and `backends` have a `Finding`
+        for each; `noise` has the result of the probe; `checklist` has each `Check`; `broken` has the names of devices
+        and backends that must not be used.
     """
     cores, battery = usable_cores(), on_battery()
     machine = to_builtins(environment(cpu_name(), cores))
@@ -63,7 +64,7 @@ def examine(seconds: float, on_progress: Callable[[str], None]) -> dict[str, Any
 
 
 def checks(machine: Mapping[str, Any], noise: Noise, battery: bool | None) -> list[Check]:
-    """The checklist of this machine."""
+    """Return the checklist for this machine."""
     free, swap, counted = psutil.virtual_memory(), psutil.swap_memory(), noise.counters
     swapped = counted.num_swapped_pages
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None

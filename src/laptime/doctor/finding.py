@@ -17,7 +17,7 @@ class Finding:
         name: the device (`cpu`, `cuda:1`) or the backend.
         verdict: "wrong results" means that no result of the device or backend can be trusted; "fails" means an error.
         detail: the figures behind the verdict, or the first line of the error.
-        precision: as in training.precision; None for a backend.
+        precision: a value of training.precision; None for a backend.
     """
 
     name: str

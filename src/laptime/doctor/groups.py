@@ -45,7 +45,7 @@ def check(backend: str, used: str, timeout_s: float = 60.0) -> Finding:
     Args:
         backend: gloo, nccl or xccl.
         used: the device of the tensor: cpu, cuda or xpu.
-        timeout_s: for the whole check, loading torch included.
+        timeout_s: time limit for the whole check, loading torch included.
     """
     if not dist.is_backend_available(backend):
         return Finding(backend, "not available", "this torch was built without it")
@@ -101,7 +101,7 @@ def all_reduce(used: str, connection: Connection, job: tuple[Rank, Rendezvous]) 
         connection.send(values.tolist())
     except Exception as error:
         connection.send(in_one_line(error))
-    os._exit(0)  # as the ranks of a run: threads of the group can block Python's shutdown
+    os._exit(0)  # as in a run's ranks, because threads of the group can block Python's shutdown
 
 
 def _values(rank: int) -> torch.Tensor:

@@ -28,10 +28,10 @@ class Noise:
 
     Attributes:
         quality: grade and reasons, by the rules for runs, with laps instead of epochs.
-        num_threads: threads that worked.
+        num_threads: number of threads that worked.
         lap_times_s: seconds of each lap; every lap does the same work.
         counters: `counters.delta` of the whole probe.
-        frequency_drop: from the highest to the lowest frequency of the slices, as a fraction; None: not known.
+        frequency_drop: how far the frequency fell between two slices, as a fraction of the highest; None: not known.
         busiest: name and used cores of the busiest other processes that this user can see.
     """
 
@@ -60,7 +60,7 @@ def probe(seconds: float, num_cores: int, battery: bool | None = None) -> Noise:
 
     Args:
         seconds: duration of the timed work.
-        num_cores: cores that this process can use, and number of threads.
+        num_cores: number of cores that this process can use; the work runs in as many threads.
         battery: whether the machine runs on battery.
     """
     threads_before = torch.get_num_threads()
@@ -98,7 +98,7 @@ def probe(seconds: float, num_cores: int, battery: bool | None = None) -> Noise:
 
 
 def _time(left: torch.Tensor, right: torch.Tensor, num_products: int) -> float:
-    """Wall seconds of this many matrix products on the CPU."""
+    """Return the wall seconds that num_products matrix products take on the CPU."""
     start = time.perf_counter()
     for _ in range(num_products):
         left @ right
@@ -106,8 +106,10 @@ def _time(left: torch.Tensor, right: torch.Tensor, num_products: int) -> float:
 
 
 def _used_by_others() -> dict[tuple[int, float], tuple[str, float]]:
-    """Name and CPU seconds of the processes that this user can see, by id and start. Excludes this process and its
-    children."""
+    """Return name and CPU seconds of the processes that this user can see, by id and start time.
+
+    This process and its children are excluded.
+    """
     this = psutil.Process()
     own_pids = {this.pid, *(child.pid for child in this.children(recursive=True))}
     used = {}
@@ -121,7 +123,7 @@ def _used_by_others() -> dict[tuple[int, float], tuple[str, float]]:
 def _busiest(
     before: dict[tuple[int, float], tuple[str, float]], after: dict[tuple[int, float], tuple[str, float]], wall_s: float
 ) -> tuple[tuple[str, float], ...]:
-    """The processes that used at least 2% of a core, the busiest first. All CPU time of a new process counts."""
+    """Return the processes that used at least 2% of a core, busiest first. All CPU time of a new process counts."""
     used = [
         # Only names, because command lines may hold secrets. A name may hold control characters.
         (

@@ -20,7 +20,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     """Print a report as tables and a summary line.
 
     Args:
-        report: the values that `--json` prints.
+        report: the result of `examine`, which `--json` prints.
     """
     machine, noise, checks = report["machine"], report["noise"], report["checklist"]
     table = _table("machine", 2)

@@ -31,7 +31,7 @@ def check(used: str, index: int, precision: str) -> Finding:
 
     Args:
         used: cpu, mps, cuda or xpu.
-        index: of the device, if there are several.
+        index: the device's index, if there are several.
         precision: a key of `TOLERANCES`.
     """
     name = "cpu" if used == "cpu" else f"{used}:{index}"

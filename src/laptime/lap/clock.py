@@ -36,10 +36,10 @@ class Lap:
         apart_s: duration of the pauses, e.g. for validation or a checkpoint.
         loss: mean of the batches' losses; None: unknown.
         rss_bytes: resident memory of the process and its children at the end.
-        device_memory_bytes: peak of tensors on the device; None on the CPU.
+        device_memory_bytes: peak memory of tensors on the device; None on the CPU.
         cpu_s: CPU seconds of the process and its children, pauses excluded.
-        all_cpu_s: the same, pauses included.
-        energy_joules: of this machine, pauses excluded; None: not measured, or by another rank.
+        all_cpu_s: CPU seconds of the process and its children, pauses included.
+        energy_joules: energy that this machine used, pauses excluded; None: not measured, or by another rank.
         before, after: counters of the machine, read outside the timed part.
     """
 
@@ -72,14 +72,14 @@ class Lap:
 
 
 class LapClock:
-    """Runs from requesting the first batch to the device-synchronized end of the last step.
+    """Times a lap, from requesting the first batch to the device-synchronized end of the last step.
 
-    It can be paused for work that is not training; the device is synchronized at both ends of a pause. Nothing else
+    It can be paused for work that is not training. The device is synchronized at both ends of a pause. Nothing else
     waits for the device: losses and tokens may be tensors on it, which are read at the end of the lap.
 
     Args:
         device: is synchronized when the clock starts, stops and pauses.
-        energy: measures this machine; None: another rank measures it, or nobody.
+        energy: measures this machine's energy; None: another rank measures it, or no rank does.
         resets_peak: whether each lap resets the device's peak memory statistics. False in trainings that Laptime only
             times, because the statistics belong to the user.
 
@@ -87,7 +87,7 @@ class LapClock:
         started_at: `time.perf_counter()` when this lap's first batch was requested; None: no lap is being timed.
         wait_s: seconds of this lap spent waiting for batches.
         apart_s: seconds of this lap in which the clock was paused.
-        num_batches: of this lap so far.
+        num_batches: number of batches requested in this lap so far.
     """
 
     def __init__(self, device: Device, energy: EnergyMeter | None = None, resets_peak: bool = True) -> None:
@@ -142,11 +142,11 @@ class LapClock:
         return self._paused_at is not None
 
     def begin_wait(self) -> None:
-        """Called when a batch is requested."""
+        """Start to wait for data. Called when a batch is requested."""
         self._wait_from = time.perf_counter()
 
     def end_wait(self) -> None:
-        """Called when the batch has arrived."""
+        """End the waiting for data. Called when the batch has arrived."""
         if self._wait_from is not None:
             self.wait_s += time.perf_counter() - self._wait_from
             self._wait_from = None
@@ -179,8 +179,8 @@ class LapClock:
         """Count a batch.
 
         Args:
-            samples: number in the batch; None: unknown, which makes the number of the whole lap unknown.
-            tokens: the same; a scalar tensor is read at the end of the lap.
+            samples: number of samples in the batch; None: unknown, which makes the lap's number of samples unknown.
+            tokens: number of tokens in the batch, likewise; a scalar tensor is read at the end of the lap.
             loss: mean loss of the batch, a scalar.
         """
         self.num_batches += 1
@@ -204,11 +204,11 @@ class LapClock:
         num_batches: int | None = None,
         num_steps: float | None = None,
     ) -> Lap:
-        """End the lap: at the start of the current pause, otherwise now.
+        """End the lap at the start of the current pause, or now if the clock is not paused.
 
         Args:
-            number, is_warmup: of the lap.
-            num_samples, num_batches: counted by the caller; None: use the sums of `count`.
+            number, is_warmup: the values for `Lap`.
+            num_samples, num_batches: the caller's own counts; None: use the sums of `count`.
             num_steps: optimizer steps of the lap; None: unknown.
         """
         self.pause()
@@ -243,12 +243,12 @@ class LapClock:
         return lap
 
     def drop(self) -> None:
-        """Drop the lap: it was aborted, or has ended."""
+        """Drop the lap, because it was aborted or has ended."""
         self.started_at = self._paused_at = self._wait_from = None
 
 
 def usage() -> tuple[float, int]:
-    """CPU seconds (user and system) and resident bytes of this process and its children, data workers included."""
+    """Return CPU seconds (user and system) and resident bytes of this process and its children, e.g. data workers."""
     cpu_s, rss_bytes = 0.0, 0
     for pid in process_trees([os.getpid()]):
         try:

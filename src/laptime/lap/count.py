@@ -16,7 +16,7 @@ _WHOLE_NUMBERS = (torch.int64, torch.int32)
 
 
 def as_count(value: Any) -> int | Tensor:
-    """The return value of a user's counting function: a scalar tensor is kept, other values are converted to int.
+    """Convert the return value of a user's counting function to int. A scalar tensor is kept.
 
     Raises:
         TypeError, ValueError: it is not a number.
@@ -25,7 +25,7 @@ def as_count(value: Any) -> int | Tensor:
 
 
 def num_samples(batch: Any) -> int | None:
-    """The number of samples: the size of the first dimension, if it is the same in all tensors of the batch.
+    """Return the number of samples: the size of the first dimension, if it is the same in all tensors of the batch.
 
     Batches of graphs (`num_graphs`, as in PyTorch Geometric) and packed sequences know their number. A list of tensors
     with three dimensions, the first of size 1, 3 or 4, isn't counted: it may be a list of images.
@@ -34,7 +34,7 @@ def num_samples(batch: Any) -> int | None:
         batch: tensors in any nesting of lists, tuples, dictionaries and dataclasses. Scalar tensors are ignored.
 
     Returns:
-        None: there is no tensor, or the tensors differ in their first dimension.
+        The number; None: there is no tensor, or the tensors differ in their first dimension.
     """
     if isinstance(batch, list | tuple) and len(batch) == 2 and type(batch[0]) is Tensor and type(batch[1]) is Tensor:
         x, y = batch  # fast path for the most common kind of batch
@@ -72,10 +72,10 @@ def _sizes(batch: Any) -> Iterator[int]:
 
 
 def num_samples_of_loaders(batch: Any) -> int | None:
-    """The number of samples of a combined batch of several DataLoaders, added up.
+    """Return the number of samples in a combined batch of several DataLoaders, added up; None: unknown.
 
     Args:
-        batch: a list, tuple or dictionary of batches; None for a loader that is exhausted.
+        batch: a list, tuple or dictionary of batches; the batch of an exhausted loader is None.
     """
     batches = [item for item in (batch.values() if isinstance(batch, Mapping) else batch) if item is not None]
     counts = [num_samples(item) for item in batches]
@@ -83,14 +83,14 @@ def num_samples_of_loaders(batch: Any) -> int | None:
 
 
 def num_tokens(batch: Any) -> NumTokens:
-    """The number of tokens of a batch of text, without padding.
+    """Return the number of tokens in a batch of text, without padding.
 
-    In a dictionary: the sum of `attention_mask` (B, T), else the number of elements of `input_ids` (B, T). In a pair of
-    integer inputs and targets of the same shape (B, T): the number of inputs. `are_next_tokens` tells whether such a
-    pair is text.
+    For a dictionary, it is the sum of `attention_mask` (B, T), or else the number of elements of `input_ids` (B, T).
+    For a pair of integer inputs and targets of the same shape (B, T), it is the number of inputs. `are_next_tokens`
+    checks whether such a pair is text.
 
     Returns:
-        None: it was not recognized as text.
+        The number; None: the batch was not recognized as text.
     """
     if isinstance(batch, Mapping):
         mask, ids = batch.get("attention_mask"), batch.get("input_ids")

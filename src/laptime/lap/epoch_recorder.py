@@ -1,4 +1,4 @@
-"""Records every epoch of Laptime's own training: in epochs.csv, in the loggers, and as one line of the log."""
+"""Records every epoch of Laptime's own training in epochs.csv, in the loggers, and in a line of the log."""
 
 import logging
 import math
@@ -15,7 +15,7 @@ from laptime.record.epochs import Epoch
 
 log = logging.getLogger(__name__)
 
-# The figures of an epoch by their tag in TensorBoard and the other loggers.
+# The tags of an epoch's figures in TensorBoard and the other loggers, with the attribute of Epoch for each.
 TAGS = {
     "time/epoch_s": "epoch_time_s",
     "time/straggler_delay": "straggler_delay",
@@ -80,13 +80,13 @@ class EpochRecorder(Callback):
         scalars = scalars_of(epoch, TAGS, self.laps.joules(rank_laps))
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=lap.number)
-            logger.save()  # metrics that are only in memory are lost if the process dies
+            logger.save()  # otherwise metrics would be lost if the process dies
         log.info("%s", one_line(epoch, trainer.max_epochs or 0))
         self.on_epoch()
 
 
 def one_line(epoch: Epoch, num_epochs: int) -> str:
-    """The line of an epoch in the log."""
+    """Return the line of the log that reports an epoch."""
     parts = [
         f"epoch {epoch.epoch + 1}/{num_epochs}",
         f"{epoch.epoch_time_s:.2f} s",

@@ -25,7 +25,7 @@ class Sums:
         Args:
             losses: mean loss of each batch, (K,).
             hits: number of correct predictions in all of them, a scalar.
-            sizes: samples of each batch, K numbers.
+            sizes: number of samples in each batch, K numbers.
         """
         self._losses.append(losses.detach())
         self._sizes += sizes
@@ -42,7 +42,7 @@ class Sums:
         return math.nan if self._hits is None else int(self._hits) / self.num_samples
 
     def means(self, rank: Rank) -> "Means":
-        """The means over all ranks; every sample has the same weight."""
+        """Return the means over all ranks, in which every sample has the same weight."""
         hits = 0 if self._hits is None else int(self._hits)
         loss_sum, hit_sum, num_samples = rank.all_reduce_sum([self._loss_sum(), hits, self.num_samples])
         if not num_samples:
@@ -60,8 +60,8 @@ class Means(NamedTuple):
     """Means of an epoch over all ranks.
 
     Attributes:
-        loss: mean per sample.
-        accuracy: from 0 to 1.
+        loss: mean loss per sample.
+        accuracy: fraction of correct predictions, from 0 to 1.
         num_samples: number of samples behind these means.
     """
 

@@ -15,14 +15,14 @@ class EpochTimer(Callback):
 
     Args:
         clock: is started by the loader when the first batch of an epoch is requested.
-        warmup_epochs: number of first epochs of this process that don't count. A resumed process is cold again.
+        warmup_epochs: number of epochs at the start of this process that don't count. A resumed run warms up again.
 
     Attributes:
-        lap: of the last epoch; None: it was cut short.
+        lap: the lap of the last epoch; None: the epoch was cut short.
         first_batch_at: `time.time()` when the first batch of the training was requested.
-        train_started_at, train_ended_at: `time.perf_counter()` around all complete epochs, validation and checkpoints
-            included.
-        apart_s: seconds between these two that other measurements took.
+        train_started_at, train_ended_at: `time.perf_counter()` before and after all complete epochs, including
+            validation and checkpoints.
+        apart_s: seconds between these two times that other measurements took.
     """
 
     def __init__(self, clock: LapClock, warmup_epochs: int) -> None:

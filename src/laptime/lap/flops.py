@@ -44,13 +44,13 @@ def _is_recomputed() -> bool:
 
 
 class FlopCounter(TorchDispatchMode):
-    """Counts the floating-point operations in its context, and changes no result.
+    """A context manager that counts floating-point operations and changes no result.
 
     torch's own FlopCounterMode tracks modules by global hooks and has no formula for attention on the CPU:
     https://github.com/pytorch/pytorch/issues/195460
 
     Attributes:
-        total: operations so far.
+        total: number of operations so far.
         unknown: names of expensive operators without a formula; if there is one, `total` is too small.
     """
 
@@ -81,14 +81,14 @@ class FlopCounter(TorchDispatchMode):
 
 
 def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int | None:
-    """Floating-point operations per sample of a training step, forward and backward, counted on the meta device.
+    """Count the floating-point operations per sample of a training step, forward and backward, on the meta device.
 
     Args:
-        network: takes images (B, C, H, W).
-        image_shape: (C, H, W).
+        network: a network whose input is images (B, C, H, W).
+        image_shape: the shape (C, H, W) of one image.
 
     Returns:
-        None: the network can't run on the meta device, or an operator has no formula.
+        The number; None: the network can't run on the meta device, or an operator has no formula.
     """
     try:
         on_meta = copy.deepcopy(network).to("meta").eval()
@@ -105,7 +105,7 @@ def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int | 
 
 
 def _convolution_backward_flops(grad: Tensor, x: Tensor, w: Tensor, *rest: Any, **_: Any) -> int:
-    """Of the backward pass of a convolution. torch's own formula ignores the groups of a grouped convolution."""
+    """FLOPs of a convolution's backward pass. torch's own formula ignores the groups of a grouped convolution."""
     _bias, _stride, _padding, _dilation, transposed, _output_padding, _groups, output_mask = rest
     forward: int = conv_flop_count(list(x.shape), list(w.shape), list(grad.shape), transposed)
     # The gradients of input and weight each need as many operations as the forward pass.
@@ -113,7 +113,7 @@ def _convolution_backward_flops(grad: Tensor, x: Tensor, w: Tensor, *rest: Any, 
 
 
 def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-    """Queries (B, H, Q, D) by keys (B, H', K, D), and weights by values (B, H', K, V). Masks don't change the count."""
+    """FLOPs of queries (B, H, Q, D) times keys (B, H', K, D), and weights times values (B, H', K, V), masked or not."""
     batch, heads, num_queries, width = query.shape
     return 2 * batch * heads * num_queries * key.shape[-2] * (width + value.shape[-1])
 
@@ -123,7 +123,7 @@ def _attention_backward_flops(_grad: Tensor, query: Tensor, key: Tensor, value: 
 
 
 def _lstm_flops(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, *_: Any, **__: Any) -> int:
-    """One layer in one direction over x (T, B, features)."""
+    """FLOPs of one LSTM layer in one direction over x (T, B, features)."""
     return 2 * x.shape[0] * x.shape[1] * (weight_ih.numel() + weight_hh.numel())
 
 
@@ -132,7 +132,7 @@ def _lstm_backward_flops(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, *_: An
 
 
 def _named(names: Sequence[str], formula: Callable[..., int]) -> dict[Any, Callable[..., int]]:
-    """The formula for each of these operators that this version of torch has."""
+    """Return the formula by operator, for the named operators that this version of torch has."""
     return {getattr(_aten, name): formula for name in names if hasattr(_aten, name)}
 
 

@@ -52,7 +52,7 @@ class StepClock:
         self.start()
 
     def start(self) -> None:
-        """Start here, and ignore the time since the last phase."""
+        """Start timing now, and ignore the time since the last phase."""
         self.device.synchronize()
         self._before = time.perf_counter()
 
@@ -88,7 +88,7 @@ class StepClock:
         self._first_of_group = len(self.steps)
 
     def step_seconds(self) -> list[dict[str, float]]:
-        """The steps, with waiting for other ranks as a phase of its own."""
+        """The seconds by phase of each step, with waiting for other ranks as a phase of its own."""
         if self._exposed_s is None:
             return self.steps
         return without_waiting(self.steps, self._waited, self._waits_in)
@@ -100,8 +100,9 @@ def without_waiting(
     """Subtract the waiting for other ranks from its phase, and make it the phase `communication`.
 
     Args:
-        steps: seconds by phase.
-        waited_s: read after each step, about the step before, as DDP reports it. The last step gets the last value.
+        steps: seconds by phase of each step.
+        waited_s: DDP's report of the waiting, read after each step about the step before. The last step gets the last
+            value.
         waits_in: the phase that contains the waiting.
     """
     result = []
@@ -112,10 +113,10 @@ def without_waiting(
 
 
 class PhaseClock:
-    """Times the phases of a training from the calls of hooks.
+    """Times the phases of a training, whose hooks call `enter` and `exit`.
 
-    Phases may be nested (Lightning's optimizer step contains the forward pass): the time of inner phases is subtracted.
-    Time outside of all phases is `rest`. The device is synchronized at every boundary.
+    Phases may be nested: Lightning's optimizer step contains the forward pass. The time of inner phases is subtracted.
+    Time outside of all phases is `rest`.
 
     Args:
         device: is synchronized at every boundary.
@@ -156,7 +157,7 @@ class PhaseClock:
         self.mark(self._open_phases[-1] if self._open_phases else "rest")
 
     def pause(self) -> None:
-        """Exclude what follows from the step, until `resume`."""
+        """Exclude the time until `resume` from the step."""
         self._mark_current()
 
     def resume(self) -> None:
@@ -171,12 +172,12 @@ class PhaseClock:
 
 
 def typical(steps: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Seconds by phase of a typical step: the interquartile mean, over the steps between the quartiles of step time.
+    """Return the seconds by phase of a typical step: the mean over the steps between the quartiles of step time.
 
     Medians of the phases would not add up to a step, and a mean over all steps would follow a few disturbed ones.
 
     Args:
-        steps: seconds by phase, with the same phases in each step.
+        steps: seconds by phase of each step, with the same phases in each step.
     """
     totals = np.array([sum(step.values()) for step in steps])
     low, high = np.quantile(totals, [0.25, 0.75])
@@ -185,5 +186,5 @@ def typical(steps: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def percentiles(totals: Sequence[float]) -> dict[str, float | None]:
-    """p50, p95 and p99 of step times; None: too few steps."""
+    """Return p50, p95 and p99 of step times; None: too few steps."""
     return {f"step_p{q}_s": percentile(totals, q) for q in (50, 95, 99)}

@@ -1,4 +1,4 @@
-"""How far a run's figures can be trusted: a grade and its reasons.
+"""Grades how far a run's figures can be trusted, and gives the reasons.
 
 A: no interference with the measurement was detected. B: something may have interfered with it. C: something certainly
 did. The load average is recorded but changes no grade: it is a mean over minutes, so a sweep's earlier runs raise it.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from laptime.machine.counters import Noise
 from laptime.record.schema import EpochNoise
 
-# Each rule: a figure, the values from which it gives a B and a C, and the reason. Fractions are of 1.
+# Each rule has a figure, the values from which it gives a B and a C, and the reason. Fractions are between 0 and 1.
 _RULES: tuple[tuple[str, float, float, str], ...] = (
     ("steal_fraction", 0.01, 0.05, "CPU steal {:.0%}"),
     ("other_fraction", 0.05, 0.25, "other processes kept {:.0%} of the cores busy"),
@@ -25,7 +25,7 @@ _RULES: tuple[tuple[str, float, float, str], ...] = (
 )
 # These take a core away from one thread, and the other threads of its rank wait for it.
 _CORE_INTERRUPTIONS = {"steal_fraction", "other_fraction", "throttled_fraction", "involuntary_switches_per_s"}
-# An outlier is further from the median than this many scaled median absolute deviations, and than this fraction of it.
+# An outlier's distance from the median exceeds this many scaled median absolute deviations and this fraction of it.
 _OUTLIER_MADS, _OUTLIER_FRACTION = 3.5, 0.05
 
 
@@ -38,7 +38,7 @@ class Quality:
 
 
 def outliers(values: Sequence[float]) -> list[int]:
-    """The indices of values with a modified z-score above 3.5 that are also more than 5% away from the median.
+    """Return the indices of values with a modified z-score above 3.5 that are also more than 5% from the median.
 
     Source: Iglewicz and Hoaglin, How to Detect and Handle Outliers (1993).
     """
@@ -51,10 +51,10 @@ def outliers(values: Sequence[float]) -> list[int]:
 
 
 def slow_start(values: Sequence[float]) -> float | None:
-    """The first value divided by the median of the rest, if it is an outlier; otherwise None.
+    """Return the first value divided by the median of the rest, if it is an outlier; otherwise None.
 
-    It is one if it exceeds that median by 10% and by three times the range of the rest. With fewer than three values
-    it is never one.
+    It is an outlier if it exceeds that median by 10% and by three times the range of the rest. With fewer than three
+    values it is never an outlier.
     """
     first, rest = values[0] if values else 0.0, values[1:]
     if len(rest) < 2:
@@ -83,18 +83,18 @@ def assess(
 
     Args:
         epochs: the result of `counters.delta` for each counted epoch.
-        epoch_times_s: of the counted epochs, in seconds.
+        epoch_times_s: seconds of each counted epoch.
         num_cores: number of cores of the machine, including those that the run may not use.
         battery: whether the machine ran on battery.
         oversubscribed: whether the run had more threads than cores.
         profiled: whether a profiler ran; its overhead is in the times.
-        crowded: whether the run's own ranks or data workers compete for cores: context switches are normal then.
+        crowded: whether the run's own ranks or data workers compete for cores, which makes context switches normal.
         runs_at_once: number of concurrent runs of its sweep, including itself.
-        timed: name of what was timed, in the reasons: `epochs`, `laps`.
+        timed: the word for what was timed, used in the reasons: `epochs` or `laps`.
         slowing_settings: environment variables and other settings that slow the run down, as `NAME=value`.
         threads: torch's threads of a rank, as configured and at the end; None: not known.
-        warmup_key: the setting that excludes more epochs or laps, for the reasons.
-        one_thread: the setting that gives each rank one thread, for the reasons.
+        warmup_key: the setting that excludes more epochs or laps; the reasons mention it.
+        one_thread: the setting that gives each rank one thread; the reasons mention it.
     """
     figures = _figures(epochs, epoch_times_s, num_cores, crowded)
     grade, reasons, exceeded = "A", [], set[str]()
@@ -135,7 +135,7 @@ def assess(
 def _figures(
     epochs: Sequence[Noise | EpochNoise], epoch_times_s: Sequence[float], num_cores: int, crowded: bool
 ) -> dict[str, float]:
-    """The figures of the rules, by name, as far as they are known."""
+    """Return the known figures that the rules need, by name."""
     figures: dict[str, float] = {}
     for name in ("steal_fraction", "throttled_fraction", *(() if crowded else ("involuntary_switches_per_s",))):
         if values := [value for epoch in epochs if (value := getattr(epoch, name)) is not None]:

@@ -1,4 +1,4 @@
-"""Records the laps of any training: the rows of epochs.csv, and the sections of run.json computed from them."""
+"""Records the laps of any training: writes the rows of epochs.csv and the sections of run.json computed from them."""
 
 import os
 import statistics
@@ -21,8 +21,8 @@ class Scores:
     """The scores at the end of a lap, over all ranks; None: unknown.
 
     Attributes:
-        train_loss, val_loss: means.
-        train_accuracy, val_accuracy: from 0 to 1.
+        train_loss, val_loss: mean losses.
+        train_accuracy, val_accuracy: fractions of correct predictions, from 0 to 1.
         lr: learning rate of the optimizer's first parameter group.
     """
 
@@ -34,10 +34,10 @@ class Scores:
 
 
 def scalars_of(epoch: Epoch, tags: Mapping[str, str], joules: float | None) -> dict[str, float]:
-    """The figures of a lap for the loggers, by tag. Those that are None are left out.
+    """Return the figures of a lap for the loggers, by tag. Figures that are None are left out.
 
     Args:
-        tags: attribute of Epoch by tag.
+        tags: the attribute of Epoch for each tag.
         joules: energy of the lap; None: not measured.
     """
     scalars = {tag: value for tag, name in tags.items() if (value := getattr(epoch, name)) is not None}
@@ -49,10 +49,10 @@ class RankLap:
     """A lap on one rank, as sent to rank 0.
 
     Attributes:
-        row: of epochs.csv.
+        row: the row for epochs.csv.
         node: index of the rank's machine.
         cpu_s: CPU seconds of the rank from the lap's start to its end, pauses included.
-        energy_joules: of the rank's machine; None: not measured, or by another rank.
+        energy_joules: energy that the rank's machine used; None: not measured, or by another rank.
         num_steps: optimizer steps; None: unknown.
     """
 
@@ -67,14 +67,14 @@ class LapRecorder:
     """Keeps and writes the laps of a run.
 
     Args:
-        run_dir: contains epochs.csv; None: it can't be written.
+        run_dir: the folder for epochs.csv; None: it can't be written.
         rank: this process; rank 0 writes for all.
 
     Attributes:
-        rows: of the ranks that this process knows, in order; on rank 0 those of all ranks.
+        rows: the rows of the ranks that this process knows, in order; on rank 0 those of all ranks.
         num_steps: optimizer steps of every counted lap, where they are known.
-        noise: what else this machine did during each lap; on rank 0.
-        energy_joules: of every counted lap in which all machines were measured; on rank 0.
+        noise: other activity of this machine during each lap; on rank 0.
+        energy_joules: energy of every counted lap in which all machines were measured; on rank 0.
         percent_by_core: use of each core of this machine by all processes, for every counted lap; on rank 0.
     """
 
@@ -88,7 +88,7 @@ class LapRecorder:
         self.percent_by_core: list[list[float]] = []
 
     def rank_lap(self, lap: Lap, scores: Scores) -> RankLap:
-        """A lap of this rank, to be sent to rank 0."""
+        """Return a lap of this rank, to be sent to rank 0."""
         row = EpochRow(
             attempt=self.rank.attempt,
             epoch=lap.number,
@@ -113,11 +113,11 @@ class LapRecorder:
         return RankLap(row, self.rank.node, lap.all_cpu_s, lap.energy_joules, lap.num_steps)
 
     def add(self, lap: Lap, rank_laps: Sequence[RankLap]) -> Epoch:
-        """Keep a lap. Rank 0 also writes it, and records what else the machine did.
+        """Keep a lap. Rank 0 also writes it, and records the machine's other activity.
 
         Args:
-            lap: of this rank.
-            rank_laps: on rank 0 those of all ranks in rank order, elsewhere those that this rank has.
+            lap: the lap of this rank.
+            rank_laps: on rank 0 the laps of all ranks in rank order, on other ranks those that they have.
 
         Returns:
             The lap over all these ranks.
@@ -148,7 +148,7 @@ class LapRecorder:
             self.energy_joules.append(joules)
 
     def joules(self, rank_laps: Sequence[RankLap]) -> float | None:
-        """Energy of a lap on all machines; None: one of them was not measured."""
+        """Return the energy of a lap on all machines; None: one of them was not measured."""
         joules = [rank_lap.energy_joules for rank_lap in rank_laps if rank_lap.energy_joules is not None]
         return sum(joules) if len(joules) == self.rank.num_nodes else None
 
@@ -166,8 +166,8 @@ class LapRecorder:
         """Fill in the medians of the counted laps.
 
         Args:
-            record: is changed.
-            warmup_epochs: recorded number of warm-up laps, before the first lap.
+            record: the record to fill in.
+            warmup_epochs: the number of warm-up laps to record if there is no lap yet.
             num_steps: optimizer steps of a lap, if no counted lap has their number; None: unknown.
         """
         epochs, timing = self.epochs, record.timing
@@ -195,7 +195,7 @@ class LapRecorder:
             result.val_loss, result.val_accuracy = last.val_loss, last.val_accuracy
 
     def note_resources(self, record: RunRecord, energy: EnergyMeter | None) -> None:
-        """Fill in memory, CPU and energy, as far as rank 0 knows them during the training."""
+        """Fill in memory, CPU and energy, as far as rank 0 knows them."""
         epochs, resources = self.epochs, record.resources
         counted = [epoch for epoch in epochs if not epoch.is_warmup]
         device_memory = [epoch.device_memory_bytes for epoch in epochs if epoch.device_memory_bytes is not None]

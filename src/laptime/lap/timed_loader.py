@@ -25,7 +25,7 @@ class Pipeline(Protocol):
     def batches(self) -> Iterator[Batch]: ...
 
     def __len__(self) -> int:
-        """Number of lists in an epoch."""
+        """The number of step groups in an epoch."""
         ...
 
 
@@ -33,7 +33,7 @@ class EpochSampler(Protocol):
     """Decides which samples an epoch uses, and in which order.
 
     Attributes:
-        epoch: from 0.
+        epoch: the current epoch, from 0.
     """
 
     epoch: int
@@ -41,7 +41,7 @@ class EpochSampler(Protocol):
     def set_epoch(self, epoch: int) -> None: ...
 
     def __len__(self) -> int:
-        """Number of this rank's samples in an epoch."""
+        """The number of this rank's samples in an epoch."""
         ...
 
 
@@ -52,8 +52,8 @@ class TimedLoader:
     first epoch's iterator early.
 
     Attributes:
-        sampler: Lightning calls its `set_epoch`.
-        clock: of this epoch; all ranks start it together.
+        sampler: decides the order of samples; Lightning calls its `set_epoch`.
+        clock: the clock of this epoch; all ranks start it together.
     """
 
     def __init__(self, pipeline: Pipeline, order: EpochSampler, clock: LapClock, rank: Rank) -> None:

@@ -56,7 +56,7 @@ def fail_safe(name: str, logger: Logger) -> Logger | None:
         return attempt
 
     try:
-        if hasattr(type(logger), "experiment"):  # is created on first access, which Lightning does before it trains
+        if hasattr(type(logger), "experiment"):  # created on first access; Lightning accesses it before it trains
             _ = logger.experiment  # type: ignore[attr-defined]
     except RUN_ENDING_ERRORS:
         raise

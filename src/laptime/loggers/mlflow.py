@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 require("mlflow", "sqlalchemy", "alembic")
 
 _STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-# MLflow's limits per request, and per value.
+# MLflow's limits for one request and for one value.
 _MAX_PARAMS, _MAX_METRICS, _MAX_PARAM_LENGTH = 100, 1000, 500
 _RUN_TAG = "laptime.run"
 
@@ -124,7 +124,7 @@ def _client(tracking_uri: str) -> "MlflowClient":
 
 
 def _experiment(client: "MlflowClient", name: str) -> str:
-    """The id of an experiment, which is created if it doesn't exist."""
+    """Return the id of an experiment. Create it if it doesn't exist."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)

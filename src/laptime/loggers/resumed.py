@@ -1,4 +1,4 @@
-"""Prepares Lightning's file loggers for a resumed training, so that every epoch is in their files once."""
+"""Prepares Lightning's file loggers for a resumed training, so that their files hold every epoch once."""
 
 import csv
 import io
@@ -65,7 +65,7 @@ class _ResumedCSV(ExperimentWriter):
 
 
 def _is_before(row: dict[str, str | None], epoch: int) -> bool:
-    """Whether a row is complete and of an earlier epoch. A killed process may leave an incomplete last row."""
+    """Whether a row is complete and belongs to an earlier epoch. A killed process may leave an incomplete last row."""
     try:
         return None not in row.values() and int(row["step"] or "") < epoch
     except (KeyError, ValueError):

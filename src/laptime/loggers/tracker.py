@@ -16,8 +16,8 @@ class Run:
         id: 16 hexadecimal digits, the same for all attempts at a run and unique to it.
         name: the swept values, e.g. `ws=2 seed=1`; outside of a sweep the last two parts of its directory.
         sweep: the last two parts of the sweep directory; None: it is not part of a sweep.
-        run_dir: absolute.
-        commit: of the code; None: unknown.
+        run_dir: the absolute path of the run directory.
+        commit: the git commit of the code; None: unknown.
     """
 
     id: str
@@ -28,12 +28,12 @@ class Run:
 
     @classmethod
     def of(cls, run_dir: Path, started_at: str, commit: str | None, label: str | None) -> "Run":
-        """The run in a directory.
+        """Return the run of a directory.
 
         Args:
-            run_dir: absolute.
-            started_at, commit: from its record.
-            label: the swept values, empty if there are none; None: it is not part of a sweep.
+            run_dir: the absolute path of the run directory.
+            started_at, commit: the values in its record.
+            label: the swept values, empty if there are none; None: the run is not part of a sweep.
         """
         digest = hashlib.sha256(f"{run_dir} {started_at}".encode()).hexdigest()[:16]
         sweep = None if label is None else _last_two(run_dir.parent)

@@ -23,9 +23,9 @@ class WandB(Tracker):
     contain secrets or disturb the measurement.
 
     Args:
-        project: that contains the runs.
-        entity: user or team of the project; None: W&B's default.
-        mode: offline: write to wandb/ of the run directory, upload nothing; online: also upload to the server.
+        project: the project that contains the runs.
+        entity: the user or team that owns the project; None: W&B's default.
+        mode: `offline` writes to wandb/ in the run directory and uploads nothing; `online` also uploads to the server.
     """
 
     def __init__(self, project: str, entity: str | None, mode: Literal["offline", "online", "disabled"]) -> None:

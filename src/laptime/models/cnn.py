@@ -14,7 +14,7 @@ class CNN(nn.Module):
     usual order, with a quarter of the elements.
 
     Args:
-        input_shape: of one image, (C, H, W).
+        input_shape: the shape of one image, (C, H, W).
         num_classes: number of logits.
         channels: output channels of each convolution.
         hidden_sizes: width of each hidden linear layer.
@@ -49,6 +49,6 @@ class CNN(nn.Module):
         self.classifier = nn.Sequential(nn.Flatten(), *head(depth * height * width, hidden_sizes, num_classes, dropout))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to logits (B, num_classes)."""
+        """Map images (B, C, H, W) to logits (B, num_classes)."""
         logits: Tensor = self.classifier(self.features(channels_last(images)))
         return logits

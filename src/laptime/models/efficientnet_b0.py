@@ -12,7 +12,7 @@ class EfficientNetB0(nn.Module):
     Source: M. Tan and Q. Le, EfficientNet: rethinking model scaling for convolutional neural networks, 2019.
 
     Args:
-        input_shape: of one image, (C, H, W).
+        input_shape: the shape of one image, (C, H, W).
         num_classes: number of logits.
         dropout: dropout probability before the last layer, in [0, 1).
 
@@ -32,6 +32,6 @@ class EfficientNetB0(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to logits (B, num_classes)."""
+        """Map images (B, C, H, W) to logits (B, num_classes)."""
         logits: Tensor = self.network(channels_last(images))
         return logits

@@ -12,13 +12,13 @@ from laptime.models.parts import channels_last
 
 
 class LibraryNetwork(nn.Module):
-    """A network of a library. Images are scaled to its size.
+    """A network from a library, which scales the images to the size that it needs.
 
     Args:
-        network: in training mode, from images (B, C, H, W) to logits (B, num_classes).
-        name: of library and network, for the record.
-        sides: height and width that images are scaled to.
-        input_shape: of one unscaled image, (C, H, W).
+        network: maps images (B, C, H, W) to logits (B, num_classes); in training mode.
+        name: the names of library and network, for the record.
+        sides: the height and width to which images are scaled.
+        input_shape: the shape of one unscaled image, (C, H, W).
 
     Raises:
         ValueError: the network doesn't support images of that size.
@@ -45,7 +45,7 @@ class LibraryNetwork(nn.Module):
             raise unsupported_size(name, sides, error) from error
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to logits (B, num_classes)."""
+        """Map images (B, C, H, W) to logits (B, num_classes)."""
         if self._scaled_size is not None:
             images = F.interpolate(images, size=self._scaled_size, mode="bilinear")
         logits: Tensor = self.network(channels_last(images))
@@ -56,7 +56,7 @@ def sides_for(input_shape: tuple[int, int, int], image_size: int | None) -> tupl
     """Height and width of the network's input.
 
     Args:
-        input_shape: of one image, (C, H, W).
+        input_shape: the shape of one image, (C, H, W).
         image_size: pixels per side; None: the size of the image.
 
     Raises:
@@ -80,7 +80,7 @@ def check_name(name: str, names: Sequence[str], library: str) -> None:
 
 
 def unsupported_size(name: str, sides: tuple[int, int], error: Exception) -> ValueError:
-    """The error for a network that doesn't support images of a size."""
+    """Return the error for a network that doesn't support images of this size."""
     reason = first_line(error).rstrip(".")
     return ValueError(
         f"name={name.split()[-1]}: doesn't support images of {sides[0]} x {sides[1]} ({reason}). "

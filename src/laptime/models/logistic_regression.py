@@ -9,7 +9,7 @@ class LogisticRegression(nn.Module):
     """One linear layer on the pixels; with cross entropy, multinomial logistic regression.
 
     Args:
-        input_shape: of one image, (C, H, W).
+        input_shape: the shape of one image, (C, H, W).
         num_classes: number of logits.
     """
 
@@ -20,6 +20,6 @@ class LogisticRegression(nn.Module):
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to logits (B, num_classes)."""
+        """Map images (B, C, H, W) to logits (B, num_classes)."""
         logits: Tensor = self.layers(images)
         return logits

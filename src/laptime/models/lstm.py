@@ -6,10 +6,10 @@ from laptime.models.parts import check_dropout
 
 
 class LSTM(nn.Module):
-    """Reads an image row by row from top to bottom, then dropout and a linear layer on the output of the last row.
+    """Reads an image row by row from top to bottom, and applies dropout and a linear layer to the last row's output.
 
     Args:
-        input_shape: of one image, (C, H, W): a sequence of H rows with C x W values.
+        input_shape: the shape of one image, (C, H, W): a sequence of H rows with C x W values.
         num_classes: number of logits.
         hidden_size: size of each layer's hidden state.
         num_layers: number of stacked LSTM layers.
@@ -34,12 +34,12 @@ class LSTM(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden_size, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to logits (B, num_classes)."""
+        """Map images (B, C, H, W) to logits (B, num_classes)."""
         outputs, _ = self.lstm(rows(images))
         logits: Tensor = self.classifier(outputs[:, -1])
         return logits
 
 
 def rows(images: Tensor) -> Tensor:
-    """Images (B, C, H, W) as sequences of their rows, (B, H, C x W)."""
+    """Return images (B, C, H, W) as sequences of their rows, (B, H, C x W)."""
     return images.transpose(1, 2).flatten(2)

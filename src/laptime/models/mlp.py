@@ -12,7 +12,7 @@ class MLP(nn.Module):
     """Linear layers with ReLU and dropout between them.
 
     Args:
-        input_shape: of one image, (C, H, W).
+        input_shape: the shape of one image, (C, H, W).
         num_classes: number of logits.
         hidden_sizes: width of each hidden layer.
         dropout: dropout probability after each hidden layer, in [0, 1).
@@ -29,6 +29,6 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(nn.Flatten(), *head(math.prod(input_shape), hidden_sizes, num_classes, dropout))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to logits (B, num_classes)."""
+        """Map images (B, C, H, W) to logits (B, num_classes)."""
         logits: Tensor = self.layers(images)
         return logits

@@ -14,7 +14,7 @@ class ResNet18(nn.Module):
     Source: K. He and others, Deep Residual Learning for Image Recognition, 2016, section 4.2.
 
     Args:
-        input_shape: of one image, (C, H, W).
+        input_shape: the shape of one image, (C, H, W).
         num_classes: number of logits.
     """
 
@@ -27,6 +27,6 @@ class ResNet18(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to logits (B, num_classes)."""
+        """Map images (B, C, H, W) to logits (B, num_classes)."""
         logits: Tensor = self.network(channels_last(images))
         return logits

@@ -5,20 +5,20 @@ from typing import Any
 from laptime.extras import require
 from laptime.models.library_network import LibraryNetwork, check_name, sides_for, unsupported_size
 
-# On import, so that checking a configuration names the missing extra.
+# Checked on import, so that checking a configuration names the missing extra.
 require("timm")
 
 
 class Timm(LibraryNetwork):
     """A network of timm with random weights, adapted to the number of channels and classes. Nothing is downloaded.
 
-    Images (B, C, H, W) to logits (B, num_classes).
+    Maps images (B, C, H, W) to logits (B, num_classes).
 
     Args:
-        input_shape: of one image, (C, H, W).
+        input_shape: the shape of one image, (C, H, W).
         num_classes: number of logits.
         name: one of `timm.list_models()`.
-        image_size: pixels per side that images are scaled to; None: not scaled.
+        image_size: pixels per side to which images are scaled; None: not scaled.
 
     Raises:
         UserError: timm is not installed.

@@ -12,13 +12,13 @@ class Torchvision(LibraryNetwork):
     """A network of torchvision.models with random weights, adapted to the number of channels and classes. Nothing is
     downloaded.
 
-    Images (B, C, H, W) to logits (B, num_classes).
+    Maps images (B, C, H, W) to logits (B, num_classes).
 
     Args:
-        input_shape: of one image, (C, H, W).
+        input_shape: the shape of one image, (C, H, W).
         num_classes: number of logits.
         name: one of `torchvision.models.list_models()`.
-        image_size: pixels per side that images are scaled to; None: not scaled.
+        image_size: pixels per side to which images are scaled; None: not scaled.
 
     Raises:
         ValueError: there is no such network, or it doesn't support images of that size.
@@ -36,7 +36,7 @@ class Torchvision(LibraryNetwork):
 
 
 def _extra_arguments(name: str, sides: tuple[int, int]) -> dict[str, Any]:
-    """Additional arguments of some networks."""
+    """Return the additional arguments that some networks need."""
     if name.startswith("vit_"):
         if sides[0] != sides[1]:
             raise ValueError("its images must be square")

@@ -13,7 +13,7 @@ class Transformer(nn.Module):
     Source: A. Vaswani and others, Attention is all you need, 2017; here with pre-norm and GELU.
 
     Args:
-        input_shape: of one image, (C, H, W): H tokens of C x W values.
+        input_shape: the shape of one image, (C, H, W): H tokens of C x W values.
         num_classes: number of logits.
         width: size of a token between the layers; a multiple of num_heads.
         num_layers: number of encoder layers.
@@ -43,17 +43,17 @@ class Transformer(nn.Module):
         self.classifier = nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to logits (B, num_classes)."""
+        """Map images (B, C, H, W) to logits (B, num_classes)."""
         logits: Tensor = self.classifier(self.encoder(self.embed(rows(images))))
         return logits
 
 
 class Encoder(nn.Module):
-    """Learned position embeddings, encoder layers, and the mean of the tokens.
+    """Adds learned position embeddings, applies the encoder layers, and returns the mean of the tokens.
 
     Args:
         num_tokens: length of a sequence.
-        width, num_layers, num_heads, hidden_size, dropout: as for Transformer.
+        width, num_layers, num_heads, hidden_size, dropout: the arguments of Transformer.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -82,6 +82,6 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, num_tokens, width) to (B, width)."""
+        """Map tokens (B, num_tokens, width) to (B, width)."""
         normalized: Tensor = self.norm(self.layers(tokens + self.positions))
         return normalized.mean(1)

@@ -17,7 +17,7 @@ class ViT(nn.Module):
     Source: A. Dosovitskiy and others, An image is worth 16x16 words, 2021; here with the mean instead of a class token.
 
     Args:
-        input_shape: of one image, (C, H, W).
+        input_shape: the shape of one image, (C, H, W).
         num_classes: number of logits.
         patch_size: pixels per side of a patch, a divisor of both sides; None: chosen by `patch_size_for`.
         width: size of a token between the layers; a multiple of num_heads.
@@ -58,14 +58,14 @@ class ViT(nn.Module):
         self.classifier = nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to logits (B, num_classes)."""
+        """Map images (B, C, H, W) to logits (B, num_classes)."""
         patches = self.embed(images).flatten(2).transpose(1, 2)
         logits: Tensor = self.classifier(self.encoder(patches))
         return logits
 
 
 def patch_size_for(height: int, width: int) -> int:
-    """The largest patch size with at least MIN_PATCHES patches along the shorter side; 1, if there is none."""
+    """Return the largest patch size that gives at least MIN_PATCHES patches along the shorter side, or 1."""
     fitting = [size for size in divisors_of_both(height, width) if min(height, width) // size >= MIN_PATCHES]
     return max(fitting, default=1)
 

@@ -8,10 +8,10 @@ from laptime.schedulers.step_schedule import StepSchedule, check_fraction
 
 
 class CosineWarmup(StepSchedule):
-    """Linear warm-up to the optimizer's learning rate, then half a cosine down to `end` times that rate.
+    """Warms up linearly to the optimizer's learning rate, then follows half a cosine down to `end` times that rate.
 
     Args:
-        optimizer, epochs, num_steps_per_epoch: as in StepSchedule.
+        optimizer, epochs, num_steps_per_epoch: the arguments of StepSchedule.
         warmup_fraction: fraction of all steps that the warm-up takes, in [0, 1).
         end: final factor of the learning rate, in [0, 1).
 

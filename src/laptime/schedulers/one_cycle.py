@@ -6,10 +6,10 @@ from laptime.schedulers.step_schedule import StepSchedule, check_fraction
 
 
 class OneCycle(StepSchedule):
-    """Linear from `start` times the optimizer's learning rate up to that rate, then linear down to `end` times it.
+    """Rises linearly from `start` times the optimizer's learning rate to that rate, then falls linearly to `end` times.
 
     Args:
-        optimizer, epochs, num_steps_per_epoch: as in StepSchedule.
+        optimizer, epochs, num_steps_per_epoch: the arguments of StepSchedule.
         warmup_fraction: fraction of all steps that the rise takes, in [0, 1).
         start, end: first and final factor of the learning rate, in [0, 1).
 

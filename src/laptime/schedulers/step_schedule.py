@@ -13,11 +13,11 @@ class StepSchedule(LRScheduler):
 
     Args:
         optimizer: the schedule multiplies its `lr`.
-        epochs: of the whole training.
+        epochs: number of epochs of the whole training.
         num_steps_per_epoch: optimizer steps per epoch.
 
     Attributes:
-        num_steps: of the whole training.
+        num_steps: optimizer steps of the whole training.
     """
 
     def __init__(self, optimizer: Optimizer, epochs: int, num_steps_per_epoch: int) -> None:
@@ -29,7 +29,7 @@ class StepSchedule(LRScheduler):
         """The factor by which the optimizer's `lr` is multiplied at a step.
 
         Args:
-            step: 0 to num_steps. At num_steps, training is over.
+            step: number of optimizer steps taken, 0 to num_steps. At num_steps, training is over.
         """
 
     def step(self, epoch: int | None = None) -> None:

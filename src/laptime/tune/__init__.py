@@ -1,1 +1,1 @@
-"""What to train with, found by trying: the batch size that a device has memory for, a learning rate to start from."""
+"""Finds a batch size that fits into memory, or a learning rate to start from, by trying several."""

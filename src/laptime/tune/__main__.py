@@ -35,7 +35,7 @@ _OPTIONS: dict[str, dict[str, str | None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 if nothing was found, 2 for a mistake in the arguments, 130 for Ctrl-C."""
+    """Return the exit code: 0, 1 if nothing was found, 2 for a mistake in the arguments, 130 for Ctrl-C."""
     from laptime.terminal import StderrHandler, replace_unencodable
 
     replace_unencodable()
@@ -107,7 +107,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> "Config":
-    """The checked configuration that `laptime train` would have with these overrides."""
+    """Return the checked configuration that `laptime train` would have with these overrides."""
     from laptime.config import security  # noqa: F401  reads the allow-list before a configuration can change it
     from laptime.config.compose import add_user_modules, compose, hydra_session
     from laptime.config.overrides import find

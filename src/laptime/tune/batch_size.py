@@ -45,8 +45,8 @@ class Trial:
         batch_size: samples per optimizer step.
         step_s: median seconds per step, data loading included; None: it did not fit.
         samples_per_s: batch_size / step_s.
-        memory_bytes: peak memory, of tensors on an accelerator, of the process on the CPU.
-        refused: why it was not tried or failed; empty: it was tried.
+        memory_bytes: peak memory: of the tensors on an accelerator, or of the process on the CPU.
+        refused: the reason why it was not tried or failed; empty: it was tried and fits.
     """
 
     batch_size: int
@@ -66,13 +66,13 @@ class BatchSizeResult:
 
     Attributes:
         subject: model and data set, e.g. `mlp on mnist`.
-        trials: in order.
+        trials: all trials, in the order in which they ran.
         device: the device of the trials.
         budget_bytes: memory that the trials may use; None: not known.
-        ended_by: memory, data (the whole training set is one batch) or time.
+        ended_by: what ended the search: memory, data (the whole training set is one batch) or time.
         largest: the largest batch size that fits.
         fast: the smallest batch size that is about as fast as the fastest.
-        quality: of the timings.
+        quality: the grade of the timings, with its reasons.
     """
 
     subject: str
@@ -91,9 +91,9 @@ def find(config: Config, device: Device, limit_s: float, report: Callable[[Trial
     A size that is predicted not to fit is not tried: on the CPU the system would kill the process.
 
     Args:
-        config: of a run; its batch_size is ignored.
-        device: to train on.
-        limit_s: time limit in seconds; no trial starts that is predicted to end after it.
+        config: the configuration of a run; its batch_size is ignored.
+        device: the device to train on.
+        limit_s: time limit in seconds. A trial does not start if it is predicted to end later.
         report: called after each trial.
 
     Raises:
@@ -220,7 +220,7 @@ class _Search:
         return Trial(batch_size, step_s, batch_size / step_s, memory_bytes)
 
     def _batches(self) -> Iterator[Batch]:
-        """Batches of full size, epoch after epoch."""
+        """Yield batches of full size, epoch after epoch."""
         for epoch in itertools.count():
             loader = self.data.train_dataloader()
             loader.sampler.set_epoch(epoch)
@@ -237,7 +237,7 @@ def _step(module: HasStepper, optimizer: torch.optim.Optimizer, batches: Iterato
 
 
 def predicted_bytes(fitted: list[Trial], batch_size: int) -> int | None:
-    """Memory of a batch size, extrapolated linearly from the two largest trials; None: there are fewer than two."""
+    """The memory that a batch size needs, extrapolated linearly from the two largest trials; None: fewer than two."""
     sizes = sorted((trial.batch_size, trial.memory_bytes) for trial in fitted if trial.memory_bytes is not None)
     if len(sizes) < 2:
         return None

@@ -42,9 +42,9 @@ class RangeTest:
         lrs: the learning rate of each step, growing.
         losses: the loss after each step, smoothed by Lightning.
         suggested: the learning rate at which the loss falls fastest.
-        ended_early: the loss grew to four times its lowest before the highest learning rate was reached.
+        ended_early: whether the loss grew to four times its lowest before the highest learning rate was reached.
         device: the device of the test.
-        finder: Lightning's object, which can plot.
+        finder: Lightning's object, which can plot the loss.
     """
 
     subject: str
@@ -73,10 +73,10 @@ def find(config: Config, device: Device, lowest: float, highest: float, num_step
     """Train while the learning rate grows exponentially.
 
     Args:
-        config: of a run; the optimizer's lr and the scheduler are ignored.
-        device: to train on.
+        config: the configuration of a run; the optimizer's lr and the scheduler are ignored.
+        device: the device to train on.
         lowest, highest: learning rates of the first and the last step.
-        num_steps: optimizer steps.
+        num_steps: number of optimizer steps.
 
     Raises:
         TrainingFailed: the loss never falls.
@@ -127,7 +127,7 @@ def find(config: Config, device: Device, lowest: float, highest: float, num_step
 def _trainer(
     device: Device, precision: Literal["16-mixed", "32-true"], num_microbatches: int, folder: str
 ) -> pl.Trainer:
-    """A Trainer without checkpoints, logs and validation."""
+    """Return a Trainer without checkpoints, logs and validation."""
     return pl.Trainer(
         accelerator=XPUAccelerator() if device.used == "xpu" else device.used,
         devices=1,

@@ -23,7 +23,7 @@ _ENDED_BY = {
 
 
 def trial(done: Trial) -> None:
-    """One line of progress."""
+    """Print one line of progress about a trial."""
     print(f"batch size {done.batch_size:,}: {_result(done)}", file=sys.stderr, flush=True)
 
 

@@ -1,1 +1,1 @@
-"""python -m laptime.watch: how a sweep is getting on."""
+"""The command `laptime watch`: shows the status of a sweep or a run while it runs."""

@@ -23,7 +23,7 @@ from laptime.text import duration
 from laptime.watch.status import RunStatus, SweepStatus, Watcher
 
 _STYLES = {"completed": "green", "running": "cyan", "failed": "red", "dead": "red", "interrupted": "yellow"}
-# Maximum number of rows shown for a long sweep. Runs that started last go before waiting runs.
+# Maximum number of rows shown for a long sweep. The runs that started last take precedence over waiting runs.
 _MAX_ROWS = 30
 # A sweep checks all its jobs first, so its directory appears some seconds after its start.
 _WAIT_S = 15
@@ -39,7 +39,7 @@ _EXAMPLES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 if all runs completed, 1 if some did not, 2 for a mistake in the arguments, 130 for
+    """Return the exit code: 0 if all runs completed, 1 if some did not, 2 for a mistake in the arguments, 130 for
     Ctrl-C."""
     return exit_code_of(lambda: _watch(make_parser().parse_args(arguments)))
 
@@ -113,10 +113,10 @@ def _name(run: RunStatus) -> str:
 
 
 def _directory(folder: str, waits: bool) -> Path:
-    """The sweep or run directory that the argument names.
+    """Return the sweep or run directory that the argument names.
 
     Args:
-        waits: if nothing is running, `latest` waits some seconds for a sweep or run to start.
+        waits: whether `latest` waits some seconds for a sweep or run to start, if nothing is running.
     """
     if folder != "latest":
         path = expanded("folder", folder)
@@ -141,7 +141,7 @@ def _newest() -> Path | None:
 
 
 def _exit_code(seen: SweepStatus) -> int:
-    """1 if a run failed, or will never start."""
+    """Return 1 if a run failed or will never start, otherwise 0."""
     has_failed = seen.count("failed", "dead", "interrupted") or (seen.is_over and seen.count("waiting"))
     return 1 if has_failed else 0
 
@@ -153,7 +153,7 @@ def _epochs_cell(run: RunStatus) -> str:
 
 
 def view(seen: SweepStatus) -> Group:
-    """What the terminal shows for one state of the sweep or run."""
+    """Return what the terminal shows for one state of the sweep or run."""
     table = Table()
     for column in ("run", "overrides", "status", "epochs", "epoch time", "time"):
         is_number = column in ("run", "epochs", "epoch time", "time")

@@ -30,15 +30,15 @@ class RunStatus:
     """The status of a run.
 
     Attributes:
-        number: in its sweep; None: a single run.
+        number: its number in the sweep; None: a single run.
         overrides: the overrides that distinguish it from the sweep's other runs.
         status: completed, failed, interrupted, running, dead (recorded as running, but no heartbeat) or waiting.
         num_epochs_done: epochs (or laps) trained; None: unknown.
         num_epochs: epochs (or laps) to train; None: unknown.
-        epoch_time_s: median of its epoch times, of the slowest rank; None: no epoch is complete.
-        age_s: seconds since its start, or its duration where it has ended; None: not started.
-        last_line: of its log.
-        error: why it failed.
+        epoch_time_s: the median of its epoch times on the slowest rank; None: no epoch is complete.
+        age_s: seconds since its start, or its duration if it has ended; None: not started.
+        last_line: the last line of its log.
+        error: the reason why it failed.
     """
 
     number: int | None
@@ -58,7 +58,7 @@ class SweepStatus:
 
     Attributes:
         path: its directory.
-        runs: by number.
+        runs: all runs, ordered by number.
         is_over: whether it has ended.
     """
 
@@ -82,10 +82,10 @@ class SweepStatus:
 
 @dataclass
 class Watcher:
-    """Polls a directory. A change between two polls is a sign of life, even if the clocks of two machines differ.
+    """Polls a directory. A change between two polls shows that a run is alive, even if the machines' clocks differ.
 
     Args:
-        path: directory of a sweep or a run.
+        path: the directory of a sweep or a run.
         clock: returns seconds; only differences are used.
     """
 
@@ -156,7 +156,7 @@ class Watcher:
         return 0 <= time.time() - beaten_at < DEAD_AFTER_S or (has_moved and silent_s < DEAD_AFTER_S)
 
     def _observe(self, path: Path, state: Any) -> tuple[float, bool]:
-        """Seconds since the state of a path last changed, and whether it has ever changed."""
+        """Return the seconds since the state of a path last changed, and whether it has ever changed."""
         now = self.clock()
         before, since, has_moved = self._states.get(path, (state, now, False))
         if before != state:
