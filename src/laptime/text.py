@@ -1,4 +1,4 @@
-"""Formats sizes, times, counts, lists, untrusted text and errors of the system."""
+"""Formats sizes, times, counts, lists, untrusted text and operating system errors."""
 
 import errno
 from collections.abc import Iterable, Sequence

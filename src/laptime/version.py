@@ -1,3 +1,3 @@
-"""Laptime's version. Here and nowhere else, so that it is known without an installation too."""
+"""Laptime's version. Defined only here, so that it is also known when the package is not installed."""
 
 __version__ = "0.1.0"

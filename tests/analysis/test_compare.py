@@ -107,9 +107,9 @@ def test_a_run_that_fell_back_to_the_cpu_counts_as_cpu(write, work_folder):
     write(Path("cpu"), [9.0, 1.0])
     write(Path("mps"), [9.0, 1.0], seed=2, sections={"device": {"requested": "mps"}})
     (group,) = groups_of()
-    assert "mps was requested but absent: trained on cpu" in remarks_of(group)
+    assert "mps is not available on this machine: trained on cpu" in remarks_of(group)
     assert compare([group], "device") == []
-    assert "No results for mps: absent on this machine." in answer(analyze([Path()]))
+    assert "No results for mps: not available on this machine." in answer(analyze([Path()]))
 
 
 @pytest.mark.parametrize(

@@ -121,4 +121,4 @@ def test_the_answer_names_an_absent_accelerator(train, work_folder):
     done = train("experiment=device_benchmark", "model=mlp", *SWEEP[1:], "seed=1", "device=cpu,mps")
     assert done.returncode == 0, done.stderr
     assert "device=mps is not available" in done.stderr
-    assert "No results for mps: absent on this machine." in " ".join(done.stdout.split())
+    assert "No results for mps: not available on this machine." in " ".join(done.stdout.split())

@@ -116,7 +116,7 @@ def test_epochs_that_laptime_only_timed_are_called_laps(timed):
     images = plots(analysis)
     text = as_text(analysis) + as_markdown(analysis, list(images)) + as_html(analysis, {})
     left = text.replace("epoch_times.png", "").replace("epoch by LapTimer", "").replace("epochs.csv", "")
-    assert "laps get faster" in left and "epoch" not in left
+    assert "laps got faster" in left and "epoch" not in left
 
 
 def test_a_run_with_only_warm_up_laps_is_skipped(timed):

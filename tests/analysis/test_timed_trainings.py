@@ -137,7 +137,10 @@ def test_laps_of_batches_are_called_laps(write, work_folder):
     analysis = analyze([Path()])
     assert "1.15 s per lap" in answer(analysis)
     assert "lap time" in [column.head for column in tables(analysis)[0].columns]
-    assert any("laps get faster by 26%: the warm-up is too short" in remark for remark in remarks_of(groups()[0]))
+    assert any(
+        "laps got faster by 26% from the first to the last: the warm-up is too short" in remark
+        for remark in remarks_of(groups()[0])
+    )
 
 
 def test_methods_say_what_a_lap_contains(write, work_folder):

@@ -70,7 +70,7 @@ def test_mismatches(mismatch, words):
             Check("ws=2", 1.0, None, False, (Mismatch("code", "new", "old"),), names_machine=False),
             Verdict.OK,
             "gate: ok      ws=2: 1.000 x the baseline throughput; code new, baseline old; "
-            "the baseline summary does not name its machine",
+            "the baseline summary does not say which machine it was measured on",
         ),
         (
             Check("ws=2", None, None, False),

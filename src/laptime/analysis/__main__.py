@@ -47,7 +47,7 @@ def _run(args: argparse.Namespace) -> int:
     if not 0 <= tolerance < 1:
         raise UserError(f"--tolerance {tolerance}: must be a fraction in [0, 1).")
     if args.gate is None and args.tolerance is not None:
-        raise UserError(f"--tolerance {tolerance}: only works with --gate. Add --gate FILE, or leave it out.")
+        raise UserError(f"--tolerance {tolerance}: only works with --gate. Add --gate FILE, or remove --tolerance.")
     folders = [latest_sweep() if folder == "latest" else Path(folder) for folder in args.folders]
     analysis = analyze(folders, args.baseline, args.by, args.target_accuracy, parse_world_sizes(args.project))
     out = Path(args.out) if args.out else _default_output_dir(folders)

@@ -45,7 +45,7 @@ def answer(analysis: Analysis) -> str:
         which = "All" if num_disturbed == len(analysis.groups) else "Some"
         words += f" {which} of these figures have quality C: interference was detected."
     if absent:
-        words += f" No results for {_and(absent)}: absent on this machine."
+        words += f" No results for {_and(absent)}: not available on this machine."
     return words
 
 

@@ -21,7 +21,7 @@ def remarks_of(group: Group, mismatches: Sequence[Mismatch] = ()) -> list[str]:
     """
     remarks = []
     if group.absent_devices:
-        remarks.append(f"{', '.join(group.absent_devices)} was requested but absent: trained on cpu")
+        remarks.append(f"{', '.join(group.absent_devices)} is not available on this machine: trained on cpu")
     if group.first.strategy.oversubscribed:
         remarks.append("oversubscribed: more threads than cores")
     worst = next((run for run in group.runs if run.record.quality.grade == group.quality), None)
@@ -41,7 +41,9 @@ def remarks_of(group: Group, mismatches: Sequence[Mismatch] = ()) -> list[str]:
         remarks.append(f"standard deviation between repeats: {std / median:.0%}")
     rise = group.trend
     if rise is not None and rise < -_TREND:
-        remarks.append(f"{lap_word([group])}s get faster by {-rise:.0%}: {_too_short(group)}")
+        remarks.append(
+            f"{lap_word([group])}s got faster by {-rise:.0%} from the first to the last: {_too_short(group)}"
+        )
     elif rise is not None and rise > _TREND:
         remarks.append(f"{lap_word([group])}s get slower by {rise:.0%}: the machine may be throttling or busy")
     latest = max(group.runs, key=lambda run: str(run.record.started_at))

@@ -102,7 +102,10 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
             del explained[std_repeats]
         if all(speed.std_epochs is None for speed in speeds):
             del explained[std_epochs]
-    notes = [f"Medians of the repeats' medians over counted {lap}s. samples/s is derived from the median time."]
+    notes = [
+        f"Each value is the median over the repeats; a repeat's value is the median of its counted {lap}s. samples/s "
+        "is computed from the median time."
+    ]
     if explained:
         words = ", ".join(f"{head} {meaning}" for head, meaning in explained.items())
         notes.append(f"Standard deviations relative to the median: {words}.")
@@ -152,7 +155,7 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
     shown_heads = {column.head for column in shown.columns}
     quantiles = "; p50, p95 and p99 in ms" if "p50" in shown_heads else ""
     explained = {
-        f"vs {laps}": f"how much longer a step takes here than in the {laps}, because of the clock's cost or noise.",
+        f"vs {laps}": f"how much longer a step takes here than in the {laps}: the cost of the clocks, or noise.",
         "comm": "waiting for gradients of other ranks.",
         "MFU": "achieved FLOP/s over the peak, which is the fastest matrix product measured here with the same device, "
         "precision, threads and ranks.",

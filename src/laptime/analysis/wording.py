@@ -98,7 +98,7 @@ def check_words(check: Check) -> str:
     if check.change is None and not check.mismatches:
         remarks.append("no completed run of this group")
     if not check.names_machine:
-        remarks.append("the baseline summary does not name its machine")
+        remarks.append("the baseline summary does not say which machine it was measured on")
     interval = f" ({check.interval.low:.3f} to {check.interval.high:.3f})" if check.interval else ""
     change = "not compared" if check.change is None else f"{check.change:.3f} x the baseline throughput{interval}"
     remark = f"; {'; '.join(remarks)}" if remarks else ""

@@ -177,7 +177,7 @@ def require_memory(data: ImageData, device: Device, rank: Rank) -> None:
         )
     num_local_ranks = max(1, rank.world_size // rank.num_nodes)
     # Every rank reads all images, and then copies its part of them.
-    description = "images, twice{ranks} while they are split"
+    description = "images, which are held twice{ranks} while training and validation sets are split"
     require_free_memory(key, num_bytes, description, num_local_ranks, fix or "Use a smaller data set.")
 
 

@@ -27,4 +27,6 @@ class MNIST(IdxData):
     }
 
     def download(self) -> None:
-        raise UserError(f"dataset=mnist: {self.packed_folder} lacks files of Laptime. Install it again.")
+        raise UserError(
+            f"dataset=mnist: {self.packed_folder} lacks files that come with Laptime. Install Laptime again."
+        )

@@ -54,12 +54,13 @@ class TrainedRun:
 
     Attributes:
         path: the run directory.
-        record: has device, dataset and strategy.
-        config: as recorded, except for dataset.root of this command.
-        checkpoint: its file.
-        epochs: epochs trained when the checkpoint was saved.
-        weights: of the network, by name.
-        world_size, threads: ranks of the run, and CPU threads per rank.
+        record: the run's record; its device, dataset and strategy are not None.
+        config: the recorded configuration, except for dataset.root, which this command sets.
+        checkpoint: the path of the checkpoint.
+        epochs: the number of epochs that the run had trained when it saved the checkpoint.
+        weights: the network's weights, by name.
+        world_size: the number of ranks of the run.
+        threads: the CPU threads of each rank.
     """
 
     path: Path
@@ -209,7 +210,7 @@ def _checked(record: RunRecord, run_dir: Path) -> tuple[dict[str, Any], int, int
             raise damaged(f"config.{group} is missing")
     strategy = record.strategy
     if strategy is None or record.device is None or record.dataset is None:
-        raise damaged("device, dataset and strategy are incomplete")
+        raise damaged("device, dataset or strategy is missing")
     training = config["training"]
     numbers = {
         "config.seed": config.get("seed"),

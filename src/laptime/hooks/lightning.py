@@ -176,7 +176,7 @@ class LapTimer(LightningCallback):
             self._listener.listen_to_phases(enabled)
 
     def _watch_validation(self, loop: Any) -> None:
-        """Pause the clock during validation. Lightning works before it calls the first validation hook."""
+        """Pause the clock during validation: wrap the loop's `run`, because Lightning works before its first hook."""
         run = loop.run
         self._original_run = vars(loop).get("run")
 

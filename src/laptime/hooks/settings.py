@@ -72,7 +72,8 @@ def picklable(settings: Settings, guard: Guard) -> Settings:
         except Exception:
             removed[key] = None
             guard.mark_missing(
-                key, f"the function can't be sent to a spawned process. Define {key}= at the top level of a module"
+                key,
+                f"the function can't be pickled, so it can't be sent to a spawned process. Define {key}= in a module",
             )
     return replace(settings, **removed) if removed else settings  # type: ignore[arg-type]
 

@@ -1,8 +1,8 @@
 """The phases of an optimizer step, and two clocks that time them.
 
-Laptime's own training calls `on_phase(name)` at the end of each phase. A StepClock receives these calls during the
-instrumented steps of the breakdown, and `ignore_phase` otherwise. A PhaseClock is for trainings that Laptime only
-times, where hooks report the start and end of a phase.
+Laptime's own training calls `on_phase(name)` at the end of each phase. In the
+instrumented steps of the breakdown, `on_phase` is a StepClock; in all other steps it is `ignore_phase`, which does
+nothing. A PhaseClock is for trainings that Laptime only times, where hooks report the start and end of a phase.
 """
 
 import statistics

@@ -18,7 +18,7 @@ _RULES: tuple[tuple[str, float, float, str], ...] = (
     ("other_fraction", 0.05, 0.25, "other processes kept {:.0%} of the cores busy"),
     ("throttled_fraction", 0.01, 0.10, "the container's CPU quota throttled it {:.0%} of the time"),
     ("frequency_drop", 0.10, 0.30, "the CPU frequency dropped by {:.0%}"),
-    ("temperature_celsius", 95.0, math.inf, "the CPU reached {:.0f} °C, where most throttle"),
+    ("temperature_celsius", 95.0, math.inf, "the CPU reached {:.0f} °C, at which most CPUs throttle"),
     ("involuntary_switches_per_s", 100.0, math.inf, "{:.0f} involuntary context switches/s"),
     ("swapped_per_s", 1.0, 100.0, "{:.0f} swapped pages/s"),
     ("outlier_fraction", 0.01, 0.34, "{:.0%} of the {timed} are outliers"),

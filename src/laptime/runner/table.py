@@ -22,7 +22,7 @@ Rows = list[tuple[str, str]]
 _STOP_REASONS = {
     "early_stopping": "early: the validation loss did not improve (training.early_stopping_patience)",
     "callback": "early: a callback requested it",
-    "time_limit": "by training.time_limit_s; the test used the weights at that moment",
+    "time_limit": "by training.time_limit_s; the test used the weights of the moment when the limit was reached",
 }
 
 

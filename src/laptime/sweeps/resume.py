@@ -199,7 +199,7 @@ class EarlierSweep:
             if any(step.run is run for step in steps):
                 continue
             if not run.is_completed:
-                decision = f"{run.end_text}; not part of this request, left unchanged"
+                decision = f"{run.end_text}; not one of the runs that were asked for: left unchanged"
             elif changed := condition_changes(run, run.config):
                 decision = f"completed{changed}"
             else:
@@ -207,7 +207,7 @@ class EarlierSweep:
             remarks.append(Step(run.number, run.overrides, decision, run, is_done=True))
         for number, swept in self.never_started().items():
             if all(step.number != number for step in steps):
-                decision = f"not started; not part of this request. Run `{KEY}` alone to include it"
+                decision = f"not started; not one of the runs that were asked for. Run `{KEY}` alone to include it"
                 remarks.append(Step(number, swept.split(), decision, is_done=True))
         return remarks
 

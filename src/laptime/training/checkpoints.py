@@ -121,7 +121,7 @@ def find_on_all_ranks(checkpoint: str, rank: Rank, run_dir: Path) -> Path:
     content = rank.gather(path.read_bytes() if rank.is_first else b"")[0]
     if path.is_file():
         return path
-    copy = run_dir / CHECKPOINT_DIR / f"from rank 0, for rank {rank.rank}.ckpt"
+    copy = run_dir / CHECKPOINT_DIR / f"from-rank-0-for-rank-{rank.rank}.ckpt"
     copy.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(copy, content)
     return copy
