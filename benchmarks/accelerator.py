@@ -6,14 +6,14 @@
                                                  # script itself
     python benchmarks/accelerator.py --only memory peak
 
-Each part runs in a process of its own: where one fails, crashes or hangs, the next
-ones are still tried. It writes accelerator.json and accelerator.md, a page to attach
-to an issue, which names no user, machine or folder; both are written anew after each
-part. It needs no network, and no installation: it tests the checkout that it lies in.
+Each part runs in its own process. If one fails, crashes or hangs, the next ones still
+run. The script writes accelerator.json, and accelerator.md, a page to attach to an
+issue. Neither names a user, a machine or a folder. Both are updated after each part.
+The script needs no network and no installation: it tests the checkout that it is in.
 
-Exit code: 0 nothing failed, 1 a part failed, 2 there is no accelerator, an option is
-wrong or nothing can be written, 128 + n ended by signal n (what was done until then is
-written).
+Exit code: 0 nothing failed, 1 a part failed, 2 no accelerator, a wrong option or an
+output folder that can't be written, 128 + n ended by signal n (with the results until
+then).
 """
 
 import argparse
@@ -32,16 +32,16 @@ from typing import NoReturn
 _BEGIN = time.monotonic()
 
 
-def _leave(signum: int, frame: FrameType | None) -> NoReturn:
-    """Nothing has been done yet that could be kept."""
+def _exit_silently(signum: int, frame: FrameType | None) -> NoReturn:
+    """End without cleaning up: there are no results yet."""
     os._exit(128 + signum)
 
 
 for _signum in (signal.SIGINT, signal.SIGTERM):
     if signal.getsignal(_signum) is not signal.SIG_IGN:
-        signal.signal(_signum, _leave)
+        signal.signal(_signum, _exit_silently)
 
-# This checkout's Laptime, not another one that may be installed; here and in the processes that are started.
+# Import this checkout's Laptime, not an installed one, in this process and in those that it starts.
 _SRC = str(Path(__file__).resolve().parents[1] / "src")
 sys.path.insert(0, _SRC)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_SRC, os.environ.get("PYTHONPATH"))))
@@ -53,14 +53,14 @@ from selftest import page, processes  # noqa: E402
 from selftest.part import Result, Setting  # noqa: E402
 from selftest.parts import PARTS  # noqa: E402
 
-# So many seconds before the limit no part is started any more, and that are kept for ending one.
-_LAST_START_S, _KEPT_S = 5.0, 10.0
-# How long a driver may take to say which devices there are.
-_FOUND_WITHIN_S = 60.0
+# A part starts only if it has at least this many seconds; and the seconds reserved for ending the last one.
+_MIN_PART_S, _RESERVED_S = 5.0, 10.0
+# How long a driver may take to list its devices.
+_DETECTION_LIMIT_S = 60.0
 
 
-class _Ended(KeyboardInterrupt):
-    """A signal ended the test."""
+class _SignalReceived(KeyboardInterrupt):
+    """A signal asks the script to end."""
 
     def __init__(self, signum: int) -> None:
         super().__init__()
@@ -70,124 +70,123 @@ class _Ended(KeyboardInterrupt):
 def main() -> int:
     arguments = _parser().parse_args()
     if arguments.list:
-        for part in _wanted(arguments):
-            _say(f"{part.name:20} {part.about}")
+        for part in _selected_parts(arguments):
+            _print(f"{part.name:20} {part.about}")
         return 0
-    with _signals_ignored():  # Ctrl-C also reaches the server that the parts are copied from
+    with _signals_ignored():  # a terminal sends Ctrl-C also to the server that the parts are forked from
         fresh_processes.preload()
     try:
         kind, num_devices = (
-            ("cpu", 1) if arguments.rehearse else processes.ask(page.accelerator, limit_s=_FOUND_WITHIN_S)
+            ("cpu", 1) if arguments.rehearse else processes.ask(page.accelerator, limit_s=_DETECTION_LIMIT_S)
         )
     except RuntimeError as error:
-        print(f"error: torch can't say which devices there are: {error}. Is the driver in order?", file=sys.stderr)
+        print(f"error: torch can't list its devices: {error}. Check the driver.", file=sys.stderr)
         return 2
     if kind is None:
         print(
-            "error: torch finds no accelerator here. --rehearse runs the same parts on the CPU; "
-            "python -m laptime.doctor says what this torch was built for.",
+            "error: torch finds no accelerator on this machine. --rehearse runs the same parts on the CPU; "
+            "laptime doctor shows which devices this build of torch supports.",
             file=sys.stderr,
         )
         return 2
     out = Path(arguments.out or f"accelerator-{kind}-{time.strftime('%Y-%m-%d-%H%M%S')}")
     if (out / "accelerator.json").exists():
-        print(f"error: --out {out}: holds results already. Name another folder.", file=sys.stderr)
+        print(f"error: --out {out}: the folder already contains results. Name another folder.", file=sys.stderr)
         return 2
     try:
         page.make_folder(out)
-        return _test(kind, num_devices, arguments, out)
+        return _run_parts(kind, num_devices, arguments, out)
     except page.CannotWrite as error:
         print(f"error: --out {out}: {error}. Name another folder.", file=sys.stderr)
         return 2
 
 
-def _test(kind: str, num_devices: int, arguments: argparse.Namespace, out: Path) -> int:
+def _run_parts(kind: str, num_devices: int, arguments: argparse.Namespace, out: Path) -> int:
     began, ended_by = now(), 0
     results: list[Result] = []
-    tested = processes.ask(page.machine, kind, limit_s=_FOUND_WITHIN_S)
+    machine = processes.ask(page.machine, kind, limit_s=_DETECTION_LIMIT_S)
     work = Path(tempfile.mkdtemp(prefix="laptime-accelerator-"))
     for signum in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _end)
     try:
-        for part in _wanted(arguments):
-            left = 60 * arguments.minutes - _KEPT_S - (time.monotonic() - _BEGIN)
-            if left < _LAST_START_S:
+        for part in _selected_parts(arguments):
+            remaining_s = 60 * arguments.minutes - _RESERVED_S - (time.monotonic() - _BEGIN)
+            if remaining_s < _MIN_PART_S:
                 results.append(Result(part.name, part.about, "skipped", f"{arguments.minutes:g} minutes were over"))
-                _say(_line(results[-1]))
+                _print(_line(results[-1]))
                 continue
-            _say(f"{part.name:20} ", end="")
+            _print(f"{part.name:20} ", end="")
             setting = Setting(kind, num_devices, arguments.rehearse, str(work / part.name))
-            results.append(processes.run(part, setting, min(part.limit_s, left)))
-            page.write(out, began, arguments.rehearse, tested, results, complete=False)
-            _say(_line(results[-1])[21:])
-    except _Ended as end:
+            results.append(processes.run(part, setting, min(part.limit_s, remaining_s)))
+            page.write(out, began, arguments.rehearse, machine, results, complete=False)
+            _print(_line(results[-1])[21:])
+    except _SignalReceived as end:
         ended_by = end.signum
-        _say("ended by a signal")
+        _print("ended by a signal")
     finally:
         with _signals_ignored():
             shutil.rmtree(work, ignore_errors=True)
-            page.write(out, began, arguments.rehearse, tested, results, complete=not ended_by)
-    _say(f"\n{page.summary(results)}\nWritten: {out / 'accelerator.json'} and {out / 'accelerator.md'}")
+            page.write(out, began, arguments.rehearse, machine, results, complete=not ended_by)
+    _print(f"\n{page.summary(results)}\nWritten: {out / 'accelerator.json'} and {out / 'accelerator.md'}")
     if not arguments.rehearse:
-        _say("To share the results, attach both files to an issue: see docs/hardware.md.")
+        _print("To share the results, attach both files to an issue: see docs/hardware.md.")
     if ended_by:
         return 128 + ended_by
     return int(any(result.status == "fail" for result in results))
 
 
 def _line(result: Result) -> str:
-    why = f"  {page.public(result.why)}" if result.why else ""
-    return f"{result.name:20} {result.status:8} {result.wall_s:5.1f} s{why}"
+    reason = f"  {page.public(result.why)}" if result.why else ""
+    return f"{result.name:20} {result.status:8} {result.wall_s:5.1f} s{reason}"
 
 
-def _say(text: str, end: str = "\n") -> None:
-    """Print for whoever still reads; the test goes on in any case."""
+def _print(text: str, end: str = "\n") -> None:
+    """Print. The test continues if the output can't be written."""
     try:
         with ignore_broken_pipe():
             print(text, end=end, flush=True)
-    except OSError:  # a full disk: what is left in the buffer must not fail again at the end
+    except OSError:  # the disk is full: writing the rest of the buffer must not fail again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _end(signum: int, frame: FrameType | None) -> NoReturn:
-    raise _Ended(signum)
+    raise _SignalReceived(signum)
 
 
 class _signals_ignored:
-    """Neither Ctrl-C nor SIGTERM within."""
+    """Ignores SIGINT and SIGTERM inside the block."""
 
     def __enter__(self) -> None:
-        self._before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)}
+        self._handlers = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (signal.SIGINT, signal.SIGTERM)}
 
     def __exit__(self, *_: object) -> None:
-        for signum, handler in self._before.items():
+        for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
 
 
-def _wanted(arguments: argparse.Namespace) -> list:  # type: ignore[type-arg]
-    names = [name for each in arguments.only or [] for name in each]
-    return [part for part in PARTS if not names or part.name in names]
+def _selected_parts(arguments: argparse.Namespace) -> list:  # type: ignore[type-arg]
+    selected = {name for names in arguments.only or [] for name in names}
+    return [part for part in PARTS if not selected or part.name in selected]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rehearse", action="store_true", help="try the script itself: the CPU is the accelerator")
+    parser.add_argument("--rehearse", action="store_true", help="try the script on the CPU in place of an accelerator")
     parser.add_argument(
-        "--only", nargs="+", type=_names, metavar="PART", help="only these parts, in their usual order; see --list"
+        "--only", nargs="+", type=_names, metavar="PART", help="run only these parts, in their usual order; see --list"
     )
-    parser.add_argument("--list", action="store_true", help="print the names of the parts and what they try")
-    parser.add_argument("--minutes", type=_minutes, default=6.0, help="the most that it may take; default: 6")
-    parser.add_argument("--out", type=_folder, metavar="FOLDER", help="where to write; default: accelerator-KIND-TIME")
+    parser.add_argument("--list", action="store_true", help="print the name and purpose of each part")
+    parser.add_argument("--minutes", type=_minutes, default=6.0, help="time limit in minutes; default: 6")
+    parser.add_argument("--out", type=_folder, metavar="FOLDER", help="output folder; default: accelerator-KIND-TIME")
     return parser
 
 
 def _names(text: str) -> list[str]:
-    known = [part.name for part in PARTS]
     names = [name for name in text.split(",") if name]
     for name in names:
-        if name not in known:
-            raise argparse.ArgumentTypeError(f"no part is called {name}; --list names them")
+        if name not in {part.name for part in PARTS}:
+            raise argparse.ArgumentTypeError(f"{name} is not a part; --list shows the parts")
     return names
 
 

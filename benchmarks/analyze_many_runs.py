@@ -1,9 +1,9 @@
-"""How long the analysis of many runs takes, and how it grows: 1,000 run directories of 50 epochs x 4 ranks by default.
+"""Time the analysis of 250, 500 and 1,000 run directories with 50 epochs and up to 8 ranks each.
 
     python benchmarks/analyze_many_runs.py
 
-Each size is analyzed in a fresh process; prints seconds for loading, tables and JSON, for plots and reports, and the
-peak memory.
+Each size is analyzed in a new process. Printed: seconds for loading, tables and JSON; seconds for plots and reports;
+the peak memory.
 """
 
 import argparse

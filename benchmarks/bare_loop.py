@@ -1,11 +1,11 @@
-"""What Lightning and Laptime cost: epochs of a run against the same ones in a bare PyTorch loop, by turns.
+"""Measure the overhead of Lightning and Laptime: alternate epochs of a run and of a bare PyTorch loop.
 
     python benchmarks/bare_loop.py                                  # MLP and CNN on MNIST, batch 64, 9 rounds
     python benchmarks/bare_loop.py --models mlp --batch-sizes 32 64 --rounds 15 --plot docs/figures/bare_loop.svg
 
-Each round is a run with `measure.bare_loop=true`: the same network, batches, optimizer, metrics and losses on both
-sides, one epoch of each in turn, the first of both uncounted. Printed: the medians over the rounds of both throughputs
-and of the ratio of epoch times, with its smallest and largest round.
+Each round is a run with `measure.bare_loop=true`. Both sides have the same network, batches, optimizer, metrics and
+losses. Their epochs alternate, and the first epoch of each is not counted. Printed: the median throughput of both
+sides, and the ratio of epoch times as median, smallest and largest round.
 """
 
 import argparse
@@ -30,9 +30,9 @@ def compare(model: str, batch_size: int, arguments: argparse.Namespace) -> Compa
                 "measure.bare_loop=true", f"strategy.threads_per_rank={arguments.threads}",
             )  # fmt: skip
         ratios.append(1 + record["bare_loop"]["overhead"])
-        own = record["timing"]
-        sides["Laptime"].append(Measured(own["samples_per_s"]))
-        num_samples = own["samples_per_s"] * own["epoch_time_s"]
+        timing = record["timing"]
+        sides["Laptime"].append(Measured(timing["samples_per_s"]))
+        num_samples = timing["samples_per_s"] * timing["epoch_time_s"]
         sides["bare loop"].append(Measured(num_samples / record["bare_loop"]["epoch_time_s"]))
     goals = {"Laptime": GOALS[model, batch_size]} if (model, batch_size) in GOALS else {}
     title = f"{model.upper()} on MNIST, batch {batch_size}"
@@ -52,7 +52,7 @@ def main() -> None:
     comparisons = (
         compare(model, batch_size, arguments) for model in arguments.models for batch_size in arguments.batch_sizes
     )
-    report(comparisons, "Laptime's epochs and the same ones in a bare loop", arguments.plot)
+    report(comparisons, "Epochs in Laptime and in a bare loop", arguments.plot)
 
 
 if __name__ == "__main__":

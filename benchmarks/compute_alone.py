@@ -1,13 +1,13 @@
-"""What is left beside the computing: Laptime's epochs against the same steps on one batch that lies ready.
+"""Measure the overhead of everything but computing: Laptime's epochs against the same steps on one ready batch.
 
     python benchmarks/compute_alone.py                                  # MLP and CNN on MNIST, batches of 64 and 32
     python benchmarks/compute_alone.py --models mlp --rounds 9 --plot docs/figures/compute_alone.svg
 
-The computing alone is forward pass, loss, backward pass, optimizer step and zero_grad, as often as in an epoch, with no
-data, metrics or framework: on a copy of Laptime's network as it is at that moment, with an optimizer of its own. A
-round is one run of Laptime, in float32; between its epochs the computing alone takes place, which of the two comes
-first changing from epoch to epoch. The first of both is a warm-up and not counted. A round's ratio is the median of its
-pairs; printed are the medians of the rounds, with the smallest and largest of them.
+The bare steps are forward pass, loss, backward pass, optimizer step and zero_grad, for one epoch, without data,
+metrics or framework. They train a copy of Laptime's network with their own optimizer. A round is one run of
+Laptime in float32. Between its epochs the bare steps run; which of the two comes first changes from epoch to epoch. The
+first of both is a warm-up and not counted. A round's ratio is the median of its pairs. Printed: the median, smallest
+and largest round.
 """
 
 import argparse
@@ -29,16 +29,14 @@ from laptime.training.classifier import Classifier
 from ratios import Comparison, Measured, add_arguments, report, run_in_process
 
 GOAL = 1.10
-LIMITS = {"mlp": 38_400, "cnn": 6_400}  # of samples: no step takes fewer than the others
+LIMITS = {"mlp": 38_400, "cnn": 6_400}  # number of samples: multiples of the batch sizes, so that all steps are equal
 
 
 class ComputeAlone(Callback):
-    """Takes an epoch's steps on one batch, before or after each epoch by turns.
-
-    Epoch 0 is the warm-up. Odd epochs are followed by the computing alone, even ones come after it.
+    """Times an epoch's steps on one batch: after each odd epoch, before each even one. Epoch 0 is the warm-up.
 
     Attributes:
-        times: seconds of each time that counts; of the run that was made last.
+        times: seconds of the counted repetitions of the latest run.
     """
 
     times: list[float] = []
@@ -49,7 +47,7 @@ class ComputeAlone(Callback):
             self._compute(trainer, pl_module)
             ComputeAlone.times = []
         elif epoch % 2 == 0:
-            for _ in range(2):  # after the epoch before, and before this one
+            for _ in range(2):  # one belongs to the previous epoch, one to this epoch
                 ComputeAlone.times.append(self._compute(trainer, pl_module))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -59,13 +57,13 @@ class ComputeAlone(Callback):
     def _compute(self, trainer: pl.Trainer, module: pl.LightningModule) -> float:
         loader = trainer.train_dataloader
         assert isinstance(module, Classifier) and isinstance(loader, TimedLoader)
-        images, labels = (part.clone() for part in next(iter(loader.pipeline.batches())))
+        images, labels = (tensor.clone() for tensor in next(iter(loader.pipeline.batches())))
         assert len(loader.sampler) % len(labels) == 0
         network = copy.deepcopy(module.network).train()
         optimizer = module.make_optimizer(network.parameters())
         start = 0.0
         for step in range(1 + len(loader.sampler) // len(labels)):
-            if step == 1:  # in the one before, the optimizer has made its state
+            if step == 1:  # step 0 creates the optimizer's state
                 start = time.perf_counter()
             loss = F.cross_entropy(network(images), labels)
             loss.backward()
@@ -90,10 +88,10 @@ def compare(model: str, batch_size: int, arguments: argparse.Namespace) -> Compa
                 f"+callbacks.compute_alone._target_={__name__}.ComputeAlone",
                 f"security.allowed_targets=[{__name__}]",
             )  # fmt: skip
-            own = list(read_epochs(Path(folder) / "run")["epoch_time_s"])[1:]
-        alone = ComputeAlone.times
-        ratios.append(statistics.median(mine / bare for mine, bare in zip(own, alone, strict=True)))
-        for side, times in zip(sides, (alone, own), strict=True):
+            laptime_s = list(read_epochs(Path(folder) / "run")["epoch_time_s"])[1:]
+        compute_s = ComputeAlone.times
+        ratios.append(statistics.median(epoch / bare for epoch, bare in zip(laptime_s, compute_s, strict=True)))
+        for side, times in zip(sides, (compute_s, laptime_s), strict=True):
             sides[side].append(Measured(num_samples / statistics.median(times)))
     title = f"{model.upper()} on MNIST, batch {batch_size}"
     return Comparison(title, sides, {"Laptime": GOAL}, of_times=True, ratios={"Laptime": ratios})
@@ -110,12 +108,12 @@ def main() -> None:
     arguments = parser.parse_args()
     for model in arguments.models:
         if any((arguments.limit or LIMITS[model]) % size for size in arguments.batch_sizes):
-            parser.error("--limit: must be a multiple of every batch size, or an epoch's last step is a smaller one")
+            parser.error("--limit: must be a multiple of every batch size, so that all steps are equal")
     logging.disable(logging.INFO)
     comparisons = (
         compare(model, batch_size, arguments) for model in arguments.models for batch_size in arguments.batch_sizes
     )
-    report(comparisons, "Laptime's epochs and their computing alone", arguments.plot)
+    report(comparisons, "Laptime's epochs and their compute alone", arguments.plot)
 
 
 if __name__ == "__main__":

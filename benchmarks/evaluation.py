@@ -1,12 +1,12 @@
-"""Evaluating 10,000 MNIST images: a run's own validation against one forward pass over them in big batches.
+"""Evaluate 10,000 MNIST images: the test of a run against a forward pass of its network in large batches.
 
     python benchmarks/evaluation.py                        # MLP and CNN, 9 rounds
     python benchmarks/evaluation.py --models mlp --rounds 21
 
-Both sides use the same trained network on the same images. The run's side is what `trainer.test` does, from start to
-end: batches of `training.eval_batch_size`, normalised from pixels, losses and hits summed. The other side is the
-network alone, on floats that are ready, in batches of 1,000 and nothing more. Printed: medians of the throughput and
-the ratio of times, with its smallest and largest round. Goal: at most 2.
+Both sides use the same trained network and the same images. The run's side is the whole of `trainer.test`: batches of
+`training.eval_batch_size`, normalized from pixels, with sums of losses and of correct answers. The other side is only
+the network, on ready floats in batches of 1,000. Printed: the median throughput, and the ratio of times as median,
+smallest and largest round. Goal: at most 2.
 """
 
 import argparse
@@ -26,30 +26,30 @@ def bare_s(module: Any, batches: list[torch.Tensor]) -> float:
     """Seconds of the network alone."""
     network = module.network.eval()
     with torch.inference_mode():
-        before = time.perf_counter()
+        start = time.perf_counter()
         for images in batches:
             network(images)
-        return time.perf_counter() - before
+        return time.perf_counter() - start
 
 
 def compare(model: str, arguments: argparse.Namespace) -> Comparison:
-    """Patch the run's test, so that it is taken many times, in turn with the network alone."""
+    """Patch the Trainer so that the run's test is repeated, alternating with the network alone."""
     sides: dict[str, list[Measured]] = {"network alone": [], "the run's test": []}
     real = pl.Trainer.test
 
-    def test(trainer: pl.Trainer, module: Any, datamodule: Any, **rest: Any) -> Any:
+    def test(trainer: pl.Trainer, module: Any, datamodule: Any, **keywords: Any) -> Any:
         batches = [images.clone() for images, _ in datamodule.test_dataloader()]
 
-        def own_s() -> float:
-            before = time.perf_counter()
+        def trainer_s() -> float:
+            start = time.perf_counter()
             real(trainer, module, datamodule=datamodule, verbose=False)
-            return time.perf_counter() - before
+            return time.perf_counter() - start
 
-        seconds = {"network alone": lambda: bare_s(module, batches), "the run's test": own_s}
+        seconds = {"network alone": lambda: bare_s(module, batches), "the run's test": trainer_s}
         for number in range(arguments.rounds + 1):
             for side in reversed(seconds) if number % 2 else seconds:
                 sides[side].append(Measured(datamodule.num_test / seconds[side]()))
-        return real(trainer, module, datamodule=datamodule, **rest)
+        return real(trainer, module, datamodule=datamodule, **keywords)
 
     pl.Trainer.test = test  # type: ignore[method-assign]
     try:
@@ -73,7 +73,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.INFO)
     comparisons = (compare(model, arguments) for model in arguments.models)
-    report(comparisons, "Evaluating, and the network alone", arguments.plot)
+    report(comparisons, "Evaluation and the network alone", arguments.plot)
 
 
 if __name__ == "__main__":

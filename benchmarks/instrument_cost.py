@@ -1,12 +1,12 @@
-"""What measuring costs what is measured: epochs with all instruments against epochs with none, by turns in one run.
+"""Measure the cost of measuring: alternate epochs with all instruments and with none, in one run.
 
     python benchmarks/instrument_cost.py                       # MLP on MNIST, batch 64, 60 pairs of epochs
     python benchmarks/instrument_cost.py --model cnn --limit 4000 --pairs 40
 
-With instruments: the sampler's thread, and the counters of the machine that are read before and after an epoch (energy
-too, where there is a counter). The breakdown, the probe for the peak and the bare loop run after the epochs, so they
-have no part in it. Which of two epochs comes first changes from pair to pair. Printed: the median of the ratios of
-epoch times with its 95% bootstrap interval, and the CPU time of the sampler's own thread.
+The instruments are the sampler's thread, and the counters of the machine that are read before and after an epoch
+(energy too, where there is a counter). The breakdown, the peak probe and the bare loop run after the epochs, so they
+don't matter here. Which epoch of a pair comes first changes from pair to pair. Printed: the median ratio of epoch times
+with its 95% bootstrap interval, and the CPU time of the sampler's thread.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from laptime.machine.device import resolve
 from laptime.measure.sampler import Sampler
 from laptime.record.files import read_epochs
 
-READ, USAGE = counters.snapshot, clock.usage
+SNAPSHOT, USAGE = counters.snapshot, clock.usage
 
 
 class Switch:
@@ -39,7 +39,7 @@ class Switch:
         self.interval_s = interval_s
         self.sampler: Sampler | None = None
         self.samplers: list[Sampler] = []
-        self.nothing = (READ([os.getpid()]), USAGE())
+        self.constants = (SNAPSHOT([os.getpid()]), USAGE())
 
     def is_on(self, epoch: int) -> bool:
         """Epochs 1 and 2, 3 and 4, ... are pairs; epoch 0 is the warm-up."""
@@ -51,13 +51,13 @@ class Switch:
             self.sampler.stop()
             self.sampler = None
         if self.is_on(epoch):
-            counters.snapshot, clock.usage = READ, USAGE
+            counters.snapshot, clock.usage = SNAPSHOT, USAGE
             self.sampler = Sampler([os.getpid()], resolve("cpu", "cpu"), self.interval_s, warn_at=1.0)
             self.samplers.append(self.sampler)
             self.sampler.start()
         else:
-            reading, used = self.nothing
-            counters.snapshot, clock.usage = lambda *_: replace(reading, at_s=time.perf_counter()), lambda: used
+            snapshot, usage = self.constants
+            counters.snapshot, clock.usage = lambda *_: replace(snapshot, at_s=time.perf_counter()), lambda: usage
 
 
 def main() -> None:
@@ -95,10 +95,11 @@ def main() -> None:
         ratios.append(epochs[on] / epochs[off])
     interval = bootstrap((np.array(ratios),), np.median, n_resamples=9999, method="percentile", rng=1)
     low, high = interval.confidence_interval
-    share = sum(each.cost_s for each in switch.samplers) / sum(each.wall_s for each in switch.samplers)
-    print(f"{arguments.model}: epoch of {statistics.median(epochs):.3f} s, {len(ratios)} pairs")
+    cores = sum(sampler.cost_s for sampler in switch.samplers) / sum(sampler.wall_s for sampler in switch.samplers)
+    num_samples = sum(sampler.num_samples for sampler in switch.samplers)
+    print(f"{arguments.model}: epochs of {statistics.median(epochs):.3f} s, {len(ratios)} pairs")
     print(f"with instruments {statistics.median(ratios):.4f} x the time without (95% interval {low:.4f} to {high:.4f})")
-    print(f"the sampler's thread: {share:.3%} of a core, {sum(each.num_samples for each in switch.samplers)} samples")
+    print(f"the sampler's thread: {cores:.3%} of a core, {num_samples} samples")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""Is anything lost, left behind or stuck, whatever is killed and whenever?
+"""Kill processes at random moments, and count lost records, orphaned processes and hangs.
 
     python benchmarks/kills.py                               # 20 kills of a sweep, then 10 minutes of kills of ranks
     python benchmarks/kills.py --parts resume --kills 50
     python benchmarks/kills.py --parts soak --minutes 1 --seed 7
 
-`resume`: a sweep over two seeds and one and two ranks is killed (SIGKILL) at a random moment after its start, gone on
-with (`sweep.resume`), killed again, and so on; when it is whole, another one begins. Each whole one is compared with
-one that nobody disturbed: hashes, and every loss and accuracy of every epoch and rank, bit by bit.
+`resume`: a sweep over two seeds and one and two ranks is killed (SIGKILL) at a random moment after its start, resumed
+(`sweep.resume`), killed again, and so on. When it is complete, another one starts. Each complete sweep is compared with
+an undisturbed one: hashes, and every loss and accuracy of every epoch and rank, bit by bit.
 
-`soak`: sweeps of runs of two ranks, in which at random moments a rank, both, or the process that launched them is
-killed, or a rank is stopped, so that it hangs. Each must end by itself, name a killed rank within ten seconds, and
-leave records that can be read and no process.
+`soak`: sweeps of runs with two ranks. At random moments the script kills a rank, both ranks, or the process that
+launched them, or stops a rank, so that it hangs. Each sweep must end by itself, name a killed rank within ten seconds,
+and leave readable records and no process.
 
 Printed: runs started, faults injected, hangs, orphans, records lost, differences, and the longest time until a dead
-rank was noticed. Ends with 1 where something went wrong. What is random follows from `--seed`, as far as timing does.
+rank was detected. Exit code 1: something went wrong. `--seed` determines the faults, but not their exact timing.
 """
 
 import argparse
@@ -46,19 +46,19 @@ COMMON = [
 SWEEP = [*COMMON, "training.epochs=4", "seed=1,2", "strategy.world_size=1,2", "strategy.threads_per_rank=1"]
 SOAK = [*COMMON, "training.epochs=6", "strategy.world_size=2", "strategy.threads_per_rank=1", "strategy.timeout_s=5"]
 _HANGS_AFTER_S = 180.0
-_NOTICED_WITHIN_S = 10.0
-_GONE_WITHIN_S = 60.0  # a process that is still importing torch notices after it
+_DETECTED_WITHIN_S = 10.0
+_GONE_WITHIN_S = 60.0  # a process that is importing torch detects the end of its parent only afterwards
 _COLUMNS = ["epoch", "rank", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "num_samples"]
 
 
 @dataclass
 class Tally:
-    """What happened so far.
+    """Counts of what happened.
 
     Attributes:
-        notes: what went wrong, in words.
-        noticed_s: from each kill of a rank to the record that names it.
-        gone_s: longest time from the end of a command to that of its last process.
+        notes: descriptions of what went wrong.
+        detected_s: seconds from each kill of a rank to the record that names it.
+        gone_s: longest time from the end of a command to the end of its last process.
     """
 
     runs: int = 0
@@ -67,18 +67,18 @@ class Tally:
     orphans: int = 0
     lost: int = 0
     differences: int = 0
-    noticed_s: list[float] = field(default_factory=list)
+    detected_s: list[float] = field(default_factory=list)
     gone_s: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     @property
     def is_clean(self) -> bool:
-        late = [each for each in self.noticed_s if each > _NOTICED_WITHIN_S]
+        late = [seconds for seconds in self.detected_s if seconds > _DETECTED_WITHIN_S]
         return not (self.hangs or self.orphans or self.lost or self.differences or late)
 
 
 class Command:
-    """`train.py` in a session of its own, whose processes are known by a mark in their environment."""
+    """`train.py` in its own session. A variable in the environment marks all of its processes."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.mark = uuid.uuid4().hex
@@ -89,20 +89,20 @@ class Command:
             start_new_session=True,
         )  # fmt: skip
 
-    def others(self) -> list[psutil.Process]:
-        """Its processes but the first, those that no longer belong to it included."""
-        found = []
+    def descendants(self) -> list[psutil.Process]:
+        """All marked processes but the command itself, including those that have lost their parent."""
+        descendants = []
         for process in psutil.process_iter():
             try:
                 is_dead = process.status() == psutil.STATUS_ZOMBIE
                 if process.pid != self.process.pid and not is_dead and process.environ().get(MARK) == self.mark:
-                    found.append(process)
+                    descendants.append(process)
             except psutil.Error:
                 continue
-        return found
+        return descendants
 
     def end(self, tally: Tally, timeout_s: float = _HANGS_AFTER_S) -> int:
-        """Wait until it has ended by itself, then look for what it left behind."""
+        """Wait for the command to end by itself. Then kill and count the processes that it left behind."""
         try:
             self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -111,9 +111,9 @@ class Command:
             self.process.kill()
             self.process.wait()
         ended_at = time.monotonic()
-        _, left = psutil.wait_procs(self.others(), timeout=_GONE_WITHIN_S)
+        _, alive = psutil.wait_procs(self.descendants(), timeout=_GONE_WITHIN_S)
         tally.gone_s = max(tally.gone_s, time.monotonic() - ended_at)
-        for process in left:
+        for process in alive:
             tally.orphans += 1
             tally.notes.append(f"left behind: {process}")
             process.kill()
@@ -125,12 +125,12 @@ class Command:
 
 
 def until(condition: Callable[[], Any], command: Command, timeout_s: float = _HANGS_AFTER_S) -> Any:
-    """What the condition gives once it is true; None: the command ended before, or it took too long."""
+    """Wait for a condition and return its value; None if the command ends first or the time is over."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
-            if found := condition():
-                return found
+            if value := condition():
+                return value
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             pass
         if command.process.poll() is not None:
@@ -139,21 +139,21 @@ def until(condition: Callable[[], Any], command: Command, timeout_s: float = _HA
     return None
 
 
-def killed_and_gone_on_with(num_kills: int, draw: random.Random, tally: Tally) -> None:
+def kill_and_resume(num_kills: int, draw: random.Random, tally: Tally) -> None:
     """Part `resume`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         started_at = time.monotonic()
-        whole = Command(folder, "-m", *SWEEP, "hydra.sweep.dir=whole")
-        if whole.end(tally) != 0:
-            raise SystemExit(f"the undisturbed sweep failed: {whole.tail()}")
+        undisturbed = Command(folder, "-m", *SWEEP, "hydra.sweep.dir=undisturbed")
+        if undisturbed.end(tally) != 0:
+            raise SystemExit(f"the undisturbed sweep failed: {undisturbed.tail()}")
         longest_s = time.monotonic() - started_at
         kills, number = 0, 0
         while kills < num_kills:
             number += 1
             sweep = folder / f"sweep{number}"
             while True:
-                # Killed before there was a sweep, it is started once more.
+                # If the kill came before the sweep existed, start it once more.
                 has_begun = (sweep / "multirun.yaml").exists()
                 if not has_begun:
                     shutil.rmtree(sweep, ignore_errors=True)
@@ -173,36 +173,36 @@ def killed_and_gone_on_with(num_kills: int, draw: random.Random, tally: Tally) -
                     tally.lost += 1
                     tally.notes.append(f"ended with code {code}: {command.tail()}")
                     return
-            compare(sweep, folder / "whole", tally)
-            print(f"  {kills} kills, sweep {number} is whole", file=sys.stderr, flush=True)
+            compare(sweep, folder / "undisturbed", tally)
+            print(f"  {kills} kills, sweep {number} is complete", file=sys.stderr, flush=True)
 
 
-def compare(resumed: Path, whole: Path, tally: Tally) -> None:
-    """Every run of a sweep with that of the same hash in one that nobody disturbed."""
+def compare(resumed: Path, undisturbed: Path, tally: Tally) -> None:
+    """Compare each run of the undisturbed sweep with the run of the resumed sweep that has the same hash."""
     runs = {read_record(path.parent)["config_hash"]: path.parent for path in resumed.glob("*/run.json")}
-    for path in sorted(whole.glob("*/run.json")):
-        theirs = read_record(path.parent)
+    for path in sorted(undisturbed.glob("*/run.json")):
+        expected = read_record(path.parent)
         tally.runs += 1
-        if theirs["config_hash"] not in runs:
+        if expected["config_hash"] not in runs:
             tally.lost += 1
             tally.notes.append(f"{resumed.name}: no run like {path.parent.name}")
             continue
-        run = runs[theirs["config_hash"]]
-        ours, rows = read_record(run), read_epochs(run)
-        same = last_attempts(rows).sort_values(["epoch", "rank"])[_COLUMNS].reset_index(drop=True)
-        there = read_epochs(path.parent).sort_values(["epoch", "rank"])[_COLUMNS].reset_index(drop=True)
-        if ours["status"] != "completed":
+        run = runs[expected["config_hash"]]
+        record, rows = read_record(run), read_epochs(run)
+        epochs = last_attempts(rows).sort_values(["epoch", "rank"])[_COLUMNS].reset_index(drop=True)
+        expected_epochs = read_epochs(path.parent).sort_values(["epoch", "rank"])[_COLUMNS].reset_index(drop=True)
+        if record["status"] != "completed":
             tally.lost += 1
-            tally.notes.append(f"{run}: {ours['status']}")
-        elif not same.equals(there) or ours["result"]["test_loss"] != theirs["result"]["test_loss"]:
+            tally.notes.append(f"{run}: {record['status']}")
+        elif not epochs.equals(expected_epochs) or record["result"]["test_loss"] != expected["result"]["test_loss"]:
             tally.differences += 1
-            tally.notes.append(f"{run}: differs\n{same}\n{there}")
+            tally.notes.append(f"{run}: differs\n{epochs}\n{expected_epochs}")
         if rows.duplicated(["attempt", "epoch", "rank"]).any():
             tally.differences += 1
-            tally.notes.append(f"{run}: an epoch stands twice")
+            tally.notes.append(f"{run}: epochs.csv has two rows for one epoch")
 
 
-def storm(minutes: float, draw: random.Random, tally: Tally) -> None:
+def soak(minutes: float, draw: random.Random, tally: Tally) -> None:
     """Part `soak`."""
     deadline, number = time.monotonic() + 60 * minutes, 0
     while time.monotonic() < deadline:
@@ -214,7 +214,7 @@ def storm(minutes: float, draw: random.Random, tally: Tally) -> None:
 
 
 def soak_once(folder: Path, draw: random.Random, tally: Tally) -> None:
-    """One sweep of two runs and the faults in it."""
+    """Start a sweep of two runs and inject faults."""
     restarts = draw.choice([0, 1])
     hook = draw.choice(["none", "shared_memory"])
     command = Command(
@@ -229,9 +229,9 @@ def soak_once(folder: Path, draw: random.Random, tally: Tally) -> None:
             time.sleep(draw.uniform(0, 5))
             inject(fault, run, command, draw, tally)
     code = command.end(tally)
-    ours = list(folder.glob("sweep/*/run.json"))
-    tally.runs += len(ours)
-    for path in ours:
+    paths = list(folder.glob("sweep/*/run.json"))
+    tally.runs += len(paths)
+    for path in paths:
         check_record(path.parent, code, tally)
 
 
@@ -247,25 +247,25 @@ def inject(fault: str, run: Path, command: Command, draw: random.Random, tally: 
         return
     if len(ranks) < 2:
         return
-    wanted = ranks if fault == "both" else [draw.choice(ranks)]
-    for pid in wanted:
+    victims = ranks if fault == "both" else [draw.choice(ranks)]
+    for pid in victims:
         try:
             os.kill(pid, signal.SIGSTOP if fault == "stop" else signal.SIGKILL)
         except ProcessLookupError:
             return
-    tally.faults += len(wanted)
+    tally.faults += len(victims)
     start = time.monotonic()
 
-    def noticed() -> bool:
-        now = read_record(run)
-        return now["status"] != "running" or len(now["attempts"]) > attempts
+    def is_detected() -> bool:
+        record = read_record(run)
+        return record["status"] != "running" or len(record["attempts"]) > attempts
 
-    if until(noticed, command, _HANGS_AFTER_S) is not None and fault != "stop":
-        tally.noticed_s.append(time.monotonic() - start)
+    if until(is_detected, command, _HANGS_AFTER_S) is not None and fault != "stop":
+        tally.detected_s.append(time.monotonic() - start)
 
 
 def check_record(run: Path, code: int, tally: Tally) -> None:
-    """Whether what a run left can be read, and says how it ended."""
+    """Check that a run's files can be read, and that its record says how the run ended."""
     try:
         record = read_record(run)
         read_epochs(run)
@@ -275,30 +275,31 @@ def check_record(run: Path, code: int, tally: Tally) -> None:
         return
     if record["status"] == "running" and code != -signal.SIGKILL:
         tally.lost += 1
-        tally.notes.append(f"{run}: still says that it runs: {json.dumps(record['attempts'])[-500:]}")
+        tally.notes.append(f"{run}: the status is still running: {json.dumps(record['attempts'])[-500:]}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=["resume", "soak"], default=["resume", "soak"])
-    parser.add_argument("--kills", type=int, default=20, help="of the part resume")
-    parser.add_argument("--minutes", type=float, default=10, help="of the part soak")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills in the part resume")
+    parser.add_argument("--minutes", type=float, default=10, help="duration of the part soak")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     clean = True
     for part in arguments.parts:
         draw, tally = random.Random(arguments.seed), Tally()
         if part == "resume":
-            killed_and_gone_on_with(arguments.kills, draw, tally)
+            kill_and_resume(arguments.kills, draw, tally)
         else:
-            storm(arguments.minutes, draw, tally)
+            soak(arguments.minutes, draw, tally)
         print(
             f"{part}: runs {tally.runs}, faults injected {tally.faults}, hangs {tally.hangs}, orphans {tally.orphans}, "
             f"records lost {tally.lost}, differences {tally.differences}"
         )
-        print(f"{part}: of a command that had ended, nothing was left within {tally.gone_s:.1f} s")
-        if tally.noticed_s:
-            print(f"{part}: a dead rank was noticed within {max(tally.noticed_s):.1f} s, {len(tally.noticed_s)} times")
+        print(f"{part}: {tally.gone_s:.1f} s after the end of a command, all of its processes had ended")
+        if tally.detected_s:
+            times = f"{len(tally.detected_s)} times"
+            print(f"{part}: a dead rank was detected within {max(tally.detected_s):.1f} s, {times}")
         print(*tally.notes, sep="\n", end="\n" if tally.notes else "")
         clean = clean and tally.is_clean
     sys.exit(not clean)

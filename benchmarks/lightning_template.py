@@ -1,21 +1,21 @@
-"""Laptime against a Lightning project of the usual kind, as lightning-hydra-template makes them: an MLP on MNIST.
+"""Compare Laptime with a typical Lightning project, as lightning-hydra-template makes them: an MLP on MNIST.
 
-    python benchmarks/lightning_template.py                                    # both ways of writing it
+    python benchmarks/lightning_template.py                                    # both cases
     python benchmarks/lightning_template.py --cases usual --rounds 9 --plot docs/figures/lightning_template.svg
 
 The template side: a LightningModule with torchmetrics' Accuracy and MeanMetric that are logged in every step and shown
 by the progress bar, a DataLoader over PIL images with torchvision's transforms, plain Adam. The template itself
 (github.com/ashleve/lightning-hydra-template, version of September 2023) loads in the training process (num_workers=0),
-shows epoch means only (on_step=False), draws Rich's bar and has no logger unless one is named; nowhere does it set
+shows only epoch means (on_step=False), draws Rich's bar and has no logger unless one is named. It never sets
 persistent_workers. So there are two cases:
 
-    usual      two workers, persistent_workers left alone (False), on_step=True, Lightning's own TQDM bar, CSVLogger
+    usual      two workers, persistent_workers=False (the default), on_step=True, Lightning's TQDM bar, CSVLogger
     published  num_workers=0, on_step=False, Rich's bar, no logger
 
-Laptime: the same network, samples, batch size, threads and settings of Adam, its own progress bar and, in the first
-case, its CSV logger. Bars are drawn, but to nowhere. Neither side validates or writes checkpoints in what is timed:
-the template's epochs from on_train_epoch_start to on_train_epoch_end, Laptime's as always. Each round runs both sides
-in fresh processes; the first epoch of each is a warm-up and not counted.
+Laptime has the same network, samples, batch size, threads and settings of Adam, its own progress bar and, in the first
+case, its CSV logger. The bars are drawn to /dev/null. The timed epochs contain no validation and no checkpoint. The
+template's epochs last from on_train_epoch_start to on_train_epoch_end, Laptime's as in epochs.csv. Each round runs both
+sides in new processes. The first epoch of each is a warm-up and not counted.
 """
 
 import argparse
@@ -55,8 +55,8 @@ class LitClassifier(pl.LightningModule):
     """Images (B, 1, 28, 28) into ten classes.
 
     Args:
-        network: gives the logits.
-        on_step: whether every step is logged, not the epoch's mean alone.
+        network: computes the logits.
+        on_step: whether to log every step, not only the mean of the epoch.
     """
 
     def __init__(self, network: nn.Module, on_step: bool) -> None:
@@ -82,7 +82,7 @@ class LitClassifier(pl.LightningModule):
 
 
 class Clock(Callback):
-    """Seconds of every epoch."""
+    """Times every epoch, in seconds."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -95,7 +95,7 @@ class Clock(Callback):
 
 
 def run_template(case: str, arguments: argparse.Namespace) -> Measured:
-    """Fit as the template does."""
+    """Train as the template does."""
     usual = case == "usual"
     torch.set_num_threads(arguments.threads)
     pl.seed_everything(1)
@@ -121,8 +121,8 @@ def run_template(case: str, arguments: argparse.Namespace) -> Measured:
 
 
 def run_laptime_with_bar(overrides: list[str]) -> Measured:
-    """A run of Laptime that takes the place where nothing is printed for a terminal."""
-    os.environ["FORCE_COLOR"] = "1"  # Rich's word for it
+    """Run Laptime as on a terminal, so that it draws its progress bar."""
+    os.environ["FORCE_COLOR"] = "1"  # Rich then treats any stream as a terminal
     return run_laptime(overrides)
 
 
@@ -137,8 +137,8 @@ def compare(case: str, arguments: argparse.Namespace) -> Comparison:
         "Lightning template": lambda: in_fresh_process(run_template, case, arguments),
         "Laptime": lambda: in_fresh_process(run_laptime_with_bar, overrides),
     }
-    what = "two workers, steps logged" if case == "usual" else "as published: no workers, epochs logged"
-    return alternate(f"MLP on MNIST, batch {arguments.batch_size}; {what}", sides, GOALS[case], arguments.rounds)
+    settings = "two workers, steps logged" if case == "usual" else "as published: no workers, epochs logged"
+    return alternate(f"MLP on MNIST, batch {arguments.batch_size}; {settings}", sides, GOALS[case], arguments.rounds)
 
 
 def main() -> None:
@@ -148,7 +148,7 @@ def main() -> None:
     add_epoch_arguments(parser, 60_000, "training samples")
     arguments = parser.parse_args()
     comparisons = (compare(case, arguments) for case in arguments.cases)
-    report(comparisons, "Laptime and a Lightning project of the usual kind", arguments.plot)
+    report(comparisons, "Laptime and a typical Lightning project", arguments.plot)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Data that does not fit: batches from memory-mapped files against the same from memory, by turns.
+"""Compare batches from memory-mapped files, for data larger than memory, with the same batches from memory.
 
-    python benchmarks/memory_mapped.py                       # MLP on MNIST, and on made-up colour images, 5 rounds
+    python benchmarks/memory_mapped.py                       # MLP on MNIST, and on synthetic color images, 5 rounds
     python benchmarks/memory_mapped.py --plot docs/figures/mapped.svg
 
-The page cache holds the files: the first run of each side, a warm-up, reads them. What a disk adds is the disk's. Every
-run is a fresh process. Goal: at least 0.8 x the throughput.
+The first run of each side, a warm-up, reads the files into the page cache, so the time of the disk is not measured.
+Every run is a new process. Goal: at least 0.8 x the throughput.
 """
 
 import argparse
@@ -19,9 +19,9 @@ CASES = {
 
 def compare(title: str, arguments: argparse.Namespace) -> Comparison:
     """Run all rounds of a case, after a warm-up of each side."""
-    typed = [*CASES[title], "training.epochs=4", f"strategy.threads_per_rank={arguments.threads}"]
+    overrides = [*CASES[title], "training.epochs=4", f"strategy.threads_per_rank={arguments.threads}"]
     sides = {
-        pipeline: lambda pipeline=pipeline: in_fresh_process(run_laptime, [*typed, f"dataset.pipeline={pipeline}"])
+        pipeline: lambda pipeline=pipeline: in_fresh_process(run_laptime, [*overrides, f"dataset.pipeline={pipeline}"])
         for pipeline in ("memory", "mapped")
     }
     for side in sides.values():

@@ -1,13 +1,11 @@
-"""How long until MNIST is learnt to 99%: `python train.py experiment=mnist_99` on the CPU, from the command, and from
-the first step.
+"""Time to 99% accuracy on MNIST: `python train.py experiment=mnist_99` on the CPU, over several seeds.
 
     python benchmarks/mnist_99.py                          # 5 seeds, on an idle machine
     python benchmarks/mnist_99.py --seeds 10 training.precision=32-true
 
-Each seed is a process of its own. Printed: of each the test accuracy, the seconds from the command until it has ended,
-with imports, data and test; those from the first step until the last epoch is over, checkpoints included; and the CPU
-seconds of the process, which other processes change less. Then medians with the smallest and the largest. Exit code 1:
-some seed stayed below 99%.
+Each seed is one process. Printed per seed: the test accuracy; the seconds of the whole command, with imports, data and
+test; the seconds from the first step to the end of the last epoch, with checkpoints; and the CPU seconds, which
+depend less on other processes. Then medians with the smallest and the largest. Exit code 1: a seed stayed below 99%.
 """
 
 import argparse
@@ -38,17 +36,17 @@ def run(seed: int, overrides: list[str], folder: Path) -> Result:
         return usage.ru_utime + usage.ru_stime
 
     arguments = ["experiment=mnist_99", "device=cpu", f"seed={seed}", f"hydra.run.dir={folder}", *overrides]
-    before, cpu_before = time.perf_counter(), cpu_s()
+    start, cpu_start = time.perf_counter(), cpu_s()
     subprocess.run([sys.executable, str(TRAIN), *arguments], check=True, capture_output=True)
-    command_s = time.perf_counter() - before
+    command_s = time.perf_counter() - start
     record = json.loads((folder / "run.json").read_text())
-    return Result(record["result"]["test_accuracy"], command_s, record["timing"]["total_train_s"], cpu_s() - cpu_before)
+    return Result(record["result"]["test_accuracy"], command_s, record["timing"]["total_train_s"], cpu_s() - cpu_start)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("overrides", nargs="*", help="of the configuration")
+    parser.add_argument("overrides", nargs="*", help="further overrides of train.py")
     arguments = parser.parse_args()
     results = []
     print("seed  test accuracy  command  training  CPU", flush=True)

@@ -1,13 +1,13 @@
-"""What each model costs and reaches: parameters, operations, throughput and accuracy, as a Markdown table.
+"""Print parameters, FLOPs, throughput and accuracy of each model as a Markdown table.
 
     python benchmarks/models.py                                          # all of them, 10,000 MNIST images, 3 epochs
     python benchmarks/models.py --only vit lstm --epochs 10 --rounds 3
     python benchmarks/models.py --only resnet18 --limit 60000 training.precision=bf16-mixed
 
-Each round is `python train.py model=...` in a process of its own, with the default optimizer, another seed in each. Of
-the images `dataset.val_fraction` is held back; the accuracy is that on the test set, of as many images. The first epoch
-is a warm-up, unless it is the only one. FLOPs are those of a sample's forward and backward pass. Medians of the rounds,
-with the smallest and largest.
+Each round is a process, `python train.py model=...`, with the default optimizer and its own seed. The accuracy is that
+on the test set. `--limit` applies to the training images, of which `dataset.val_fraction` is held back for validation,
+and to the test images. The first epoch is a warm-up, unless it is the only one. FLOPs are those of a sample's forward
+and backward pass. The table has medians of the rounds, with the smallest and largest.
 """
 
 import argparse
@@ -25,7 +25,7 @@ HEADER = "| model | parameters | FLOPs per sample | samples/s | test accuracy |\
 
 
 def row(model: str, records: Sequence[dict[str, Any]]) -> str:
-    """A line of the table from the records of all rounds."""
+    """A row of the table, from the records of all rounds."""
     first = records[0]["model"]
     speeds = [record["timing"]["samples_per_s"] for record in records]
     accuracies = [100 * record["result"]["test_accuracy"] for record in records]
@@ -36,7 +36,7 @@ def row(model: str, records: Sequence[dict[str, Any]]) -> str:
 
 
 def medians(values: Sequence[float], form: str) -> str:
-    """`97.1% (96.9% to 97.3%)`; of one value, the value."""
+    """Median with smallest and largest, `97.1% (96.9% to 97.3%)`; a single value without them."""
     text = form.format(statistics.median(values))
     return text if len(values) == 1 else f"{text} ({form.format(min(values))} to {form.format(max(values))})"
 
@@ -44,10 +44,12 @@ def medians(values: Sequence[float], form: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--limit", type=int, default=10_000, help="MNIST images, validation included; and test images")
+    parser.add_argument(
+        "--limit", type=int, default=10_000, help="number of training and validation images, and of test images"
+    )
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("overrides", nargs="*", help="of train.py, for all of them: training.precision=bf16-mixed")
+    parser.add_argument("overrides", nargs="*", help="overrides for all models, e.g. training.precision=bf16-mixed")
     arguments = parser.parse_intermixed_args()
     print(HEADER, flush=True)
     for model in arguments.only:

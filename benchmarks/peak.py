@@ -1,11 +1,11 @@
-"""Whether the measured peak is one: every matrix product of a model's own layers, run alone, against the probe's.
+"""Check the measured peak: no matrix product of a model's layers, run alone, should be faster than the probe.
 
     python benchmarks/peak.py                                        # MLP, batches of 32, 64, 256 and 1024
     python benchmarks/peak.py --model cnn --precision bf16-mixed --threads 1
 
-For each linear layer the three products of a training step (forward, gradient of the input, gradient of the weights).
-Probe and products take turns; each product's fastest of many repetitions counts, as in the probe. Printed: the ratio of
-each product's rate to the median probe, the largest last.
+Each linear layer has three products in a training step: forward, gradient of the input, gradient of the weights. Probe
+and products alternate. The fastest of many repetitions counts, as in the probe. Printed: each product's rate as a
+fraction of the median probe, the largest last.
 """
 
 import argparse
@@ -23,27 +23,27 @@ from laptime.ranks.rank import Rank
 
 
 def products(network: nn.Module, batch_size: int) -> dict[tuple[int, int, int], str]:
-    """(rows, inner, columns) of each product of a training step, and the layer it is of."""
-    found = {}
+    """Layer and kind of each product of a training step, by its shape (rows, inner, columns)."""
+    names = {}
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Linear):
-            out, into = layer.out_features, layer.in_features
-            found[batch_size, into, out] = f"{name} forward"
-            found[batch_size, out, into] = f"{name} gradient of the input"
-            found[out, batch_size, into] = f"{name} gradient of the weights"
-    return found
+            num_out, num_in = layer.out_features, layer.in_features
+            names[batch_size, num_in, num_out] = f"{name} forward"
+            names[batch_size, num_out, num_in] = f"{name} gradient of the input"
+            names[num_out, batch_size, num_in] = f"{name} gradient of the weights"
+    return names
 
 
 def rate(shape: tuple[int, int, int], dtype: torch.dtype, seconds: float = 0.05) -> float:
-    """Floating-point operations a second, of the fastest repetition."""
+    """FLOP/s of the fastest repetition."""
     rows, inner, columns = shape
     a, b = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
     out = torch.empty(rows, columns, dtype=dtype)
-    fastest, until = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        before = time.perf_counter()
+    fastest, deadline = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        start = time.perf_counter()
         torch.mm(a, b, out=out)
-        fastest = min(fastest, time.perf_counter() - before)
+        fastest = min(fastest, time.perf_counter() - start)
     return 2 * rows * inner * columns / fastest
 
 
@@ -69,7 +69,7 @@ def main() -> None:
             rates[shape].append(rate(shape, dtype))
     peak = statistics.median(peaks)
     print(f"peak {peak / 1e9:.1f} GFLOP/s ({min(peaks) / 1e9:.1f} to {max(peaks) / 1e9:.1f} in {len(peaks)} probes)")
-    medians = {shape: statistics.median(found) for shape, found in rates.items()}
+    medians = {shape: statistics.median(values) for shape, values in rates.items()}
     for shape, median in sorted(medians.items(), key=lambda item: item[1]):
         print(f"{' x '.join(map(str, shape)):>18}  {median / peak:6.1%}  {shapes[shape]}")
 

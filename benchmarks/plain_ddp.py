@@ -1,12 +1,13 @@
-"""Scaling from 1 to 2 ranks, one thread each: Laptime against plain PyTorch DDP over gloo, side by side.
+"""Compare the scaling of Laptime and of plain PyTorch DDP over gloo, from 1 to 2 ranks with one thread each.
 
     python benchmarks/plain_ddp.py                                       # MLP on MNIST; 32, 64, 256 and 1024 per rank
     python benchmarks/plain_ddp.py --batch-sizes 256 --rounds 9
 
-Each round takes, in turn: `python train.py -m strategy.world_size=1,2` and the plain script below at 1 and 2 ranks,
-with the same data path, fused Adam, threads, cores and bucket size, every rank in a fresh process. Per side the scaling
-efficiency is samples per second with 2 ranks over twice those with 1; printed are the medians of the rounds, Laptime's
-efficiency over the plain one's, and the speed that ranks keep without synchronisation (`no_sync`, from run.json).
+Each round runs `python train.py -m strategy.world_size=1,2`, and the plain DDP training below with 1 and 2 ranks. Both
+have the same data path, fused Adam, threads, cores and bucket size, and every rank is a new process. The scaling
+efficiency is the throughput of 2 ranks over twice that of 1 rank. Printed: the medians of the rounds; Laptime's
+efficiency over that of plain DDP; and the speed of 2 ranks relative to 1 without synchronization (`no_sync`, from
+run.json).
 """
 
 import argparse
@@ -31,11 +32,11 @@ from laptime.data.order import EpochOrder
 from laptime.models.mlp import MLP
 from ratios import run_in_subprocess
 
-EXTRA_EPOCHS = 1  # the first one is a warm-up on both sides
+EXTRA_EPOCHS = 1  # the first epoch is a warm-up on both sides
 
 
 def plain_rank(rank: int, world_size: int, port: int, batch_size: int, epochs: int, results: Any) -> None:
-    """Train as a careful person would by hand; rank 0 puts the median epoch time in seconds into `results`."""
+    """Train with plain DDP. Rank 0 puts the samples per second of all ranks into `results`."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
     torch.set_num_threads(1)
     torch.manual_seed(1)
@@ -77,26 +78,26 @@ def plain_rank(rank: int, world_size: int, port: int, batch_size: int, epochs: i
 
 
 def plain(world_size: int, batch_size: int, epochs: int) -> float:
-    """Samples per second of all ranks."""
+    """Train with plain DDP, and return the samples per second of all ranks."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    ranks = [
+    processes = [
         context.Process(target=plain_rank, args=(rank, world_size, port, batch_size, epochs, results))
         for rank in range(world_size)
     ]
-    for each in ranks:
-        each.start()
-    for each in ranks:
-        each.join()
-        assert each.exitcode == 0
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
     samples_per_s: float = results.get()
     return samples_per_s
 
 
-def ours(batch_size: int, epochs: int) -> dict[int, dict[str, Any]]:
-    """The records of a sweep over world sizes 1 and 2."""
+def laptime_records(batch_size: int, epochs: int) -> dict[int, dict[str, Any]]:
+    """The records of a Laptime sweep, by world size: 1 and 2."""
     records = run_in_subprocess(
         "-m", "strategy.world_size=1,2", "strategy.threads_per_rank=1", f"training.batch_size={batch_size}",
         f"training.epochs={epochs + EXTRA_EPOCHS}",
@@ -105,19 +106,20 @@ def ours(batch_size: int, epochs: int) -> dict[int, dict[str, Any]]:
 
 
 def compare(batch_size: int, rounds: int, epochs: int) -> None:
-    """Run both sides in turn, the order changing from round to round, and print one line."""
+    """Run both sides alternately, in an order that is reversed in every other round, and print one line."""
     rows = []
     for number in range(rounds):
         if number % 2:
             one, two = plain(1, batch_size, epochs), plain(2, batch_size, epochs)
-            records = ours(batch_size, epochs)
+            records = laptime_records(batch_size, epochs)
         else:
-            records = ours(batch_size, epochs)
+            records = laptime_records(batch_size, epochs)
             one, two = plain(1, batch_size, epochs), plain(2, batch_size, epochs)
         speeds = {world_size: record["timing"]["samples_per_s"] for world_size, record in records.items()}
         steps = {world_size: record["contention"]["no_sync_step_s"] for world_size, record in records.items()}
-        own = speeds[2] / speeds[1] / 2
-        rows.append((two / one / 2, own, own / (two / one / 2), speeds[2] / two, steps[1] / steps[2]))
+        efficiency, plain_efficiency = speeds[2] / speeds[1] / 2, two / one / 2
+        ratio = efficiency / plain_efficiency
+        rows.append((plain_efficiency, efficiency, ratio, speeds[2] / two, steps[1] / steps[2]))
     medians = [statistics.median(column) for column in zip(*rows, strict=True)]
     ratios = [row[2] for row in rows]
     print(
@@ -133,7 +135,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=3, help="counted epochs per run")
     arguments = parser.parse_args()
-    print("efficiency of 2 ranks; speed of 2 ranks; speed kept without synchronisation")
+    print("scaling efficiency of 2 ranks; speed of 2 ranks; relative speed without synchronization")
     print(f"{'batch':>5}  {'plain':>7}  {'laptime':>7}  ratio (min to max)      laptime/plain  no_sync")
     for batch_size in arguments.batch_sizes:
         compare(batch_size, arguments.rounds, arguments.epochs)

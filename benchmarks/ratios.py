@@ -1,4 +1,4 @@
-"""What scripts here share: sides that are measured by turns, their medians and ratios, and a picture of them."""
+"""Shared by the benchmarks: measure the sides of a comparison alternately, print medians and ratios, plot them."""
 
 import argparse
 import contextlib
@@ -31,7 +31,7 @@ import laptime
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 SHORT = ("device=cpu", "measure.breakdown=false", "measure.peak=false")
 
-_BASELINE_COLOUR, _COLOUR = "#999999", "#0072B2"  # the blue of laptime.analysis.plots
+_BASELINE_COLOR, _COLOR = "#999999", "#0072B2"  # the blue of laptime.analysis.plots
 _ROW_INCHES, _CASE_INCHES = 0.52, 0.75
 
 
@@ -39,8 +39,8 @@ class Measured(NamedTuple):
     """One round of one side.
 
     Attributes:
-        samples_per_s: of the median epoch.
-        loss: mean training loss of the last epoch; None: not looked at.
+        samples_per_s: throughput of the median epoch.
+        loss: mean training loss of the last epoch; None: not measured.
     """
 
     samples_per_s: float
@@ -53,11 +53,11 @@ class Comparison:
 
     Attributes:
         title: what was measured.
-        sides: each side's rounds; the first side is what the others are compared with.
-        goals: of the ratio, by side.
-        of_times: whether ratios are of times, at most the goal, and not of throughput, at least the goal.
-        ratios: of each side but the first to the first, by round; filled in from `sides` where not given.
-        unit: of what `samples_per_s` holds, where that is something else.
+        sides: each side's rounds. The first side is the baseline.
+        goals: goal of a side's ratio: a maximum for times, a minimum for throughput.
+        of_times: whether ratios are ratios of times instead of throughput.
+        ratios: by side, the ratio to the baseline in each round; computed from `sides` by default.
+        unit: unit of `samples_per_s`, if it holds something else than a throughput.
     """
 
     title: str
@@ -88,7 +88,7 @@ class Comparison:
 
     def samples_per_s(self, side: str) -> float:
         """Median of the rounds."""
-        return statistics.median(each.samples_per_s for each in self.sides[side])
+        return statistics.median(measured.samples_per_s for measured in self.sides[side])
 
     def speed(self, side: str) -> str:
         """The median with its unit: `31,000 samples/s`."""
@@ -96,17 +96,17 @@ class Comparison:
 
     def loss(self, side: str) -> float | None:
         """Median of the rounds."""
-        losses = [each.loss for each in self.sides[side] if each.loss is not None]
+        losses = [measured.loss for measured in self.sides[side] if measured.loss is not None]
         return statistics.median(losses) if losses else None
 
     def ratio(self, side: str) -> str:
         """Median, smallest and largest round: `4.31 x (4.20 to 4.44)`."""
         ratios = self.ratios[side]
-        what, digits = ("x the time", 3) if self.of_times else ("x", 2)
-        return f"{statistics.median(ratios):.{digits}f} {what} ({min(ratios):.{digits}f} to {max(ratios):.{digits}f})"
+        unit, digits = ("x the time", 3) if self.of_times else ("x", 2)
+        return f"{statistics.median(ratios):.{digits}f} {unit} ({min(ratios):.{digits}f} to {max(ratios):.{digits}f})"
 
     def goal(self, side: str) -> str:
-        """`goal: 4 x`; empty: there is none."""
+        """The goal as text, `goal: 4 x`; empty if there is none."""
         if side not in self.goals:
             return ""
         return f"goal: {'at most ' if self.of_times else ''}{self.goals[side]:g} x"
@@ -119,10 +119,10 @@ class Comparison:
 def alternate(
     title: str, sides: Mapping[str, Callable[[], Measured]], goals: Mapping[str, float], rounds: int
 ) -> Comparison:
-    """Measure every side in every round, in an order that is turned round from one to the next.
+    """Measure every side in every round. The order of the sides is reversed from round to round.
 
     Args:
-        sides: what measures each; the first one is what the others are compared with.
+        sides: functions that measure one round. The first side is the baseline.
     """
     measured: dict[str, list[Measured]] = {side: [] for side in sides}
     for number in range(rounds):
@@ -147,21 +147,21 @@ def show(comparison: Comparison) -> None:
 
 
 def require_learning(measured: Measured, num_classes: int = 10) -> Measured:
-    """The same, if its loss is that of a network that has learnt: a side that computes nonsense is no side."""
+    """Return the measurement, if its loss shows that the network has learned: else the throughput means nothing."""
     chance = math.log(num_classes)
     assert measured.loss is not None and 0 < measured.loss < 0.8 * chance, f"loss {measured.loss}, chance {chance:.4f}"
     return measured
 
 
 def in_fresh_process(function: Callable[..., Measured], *arguments: Any) -> Measured:
-    """What a function of a module returns in a process of its own, with what it prints left out."""
+    """Call a module's function in a new process without printing, and return its result."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_quietly, function, *arguments).result()
 
 
 def _quietly(function: Callable[..., Measured], *arguments: Any) -> Measured:
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    # What was spawned would spawn its own children, too: slower to start than those of a script on this system.
+    # A spawned process would also spawn its data workers. Use the system's default, as a script does: it is faster.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     logging.disable(logging.INFO)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):  # noqa: PTH123
@@ -176,20 +176,20 @@ def _end_with_the_parent() -> None:
 
 
 def run_in_process(folder: Path, *overrides: str) -> dict[str, Any]:
-    """The record of a run in this process, silently, with nothing after its epochs but the test.
+    """Run Laptime silently in this process, and return its record. After the epochs it only tests.
 
     Args:
-        folder: gets the run directory, `run`.
+        folder: folder in which the run directory `run` is created.
     """
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return laptime.run([*SHORT, f"hydra.run.dir={folder / 'run'}", *overrides])
 
 
 def run_in_subprocess(*arguments: str, environment: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-    """The records of `python train.py` with these arguments, a run or a sweep, in a process of its own.
+    """Run `python train.py ARGUMENTS`, a run or a sweep, and return its records.
 
     Args:
-        environment: variables besides this process's own.
+        environment: variables to add to this process's environment.
     """
     with tempfile.TemporaryDirectory() as folder:
         kind = "sweep" if "-m" in arguments else "run"
@@ -202,29 +202,29 @@ def run_in_subprocess(*arguments: str, environment: Mapping[str, str] | None = N
 
 
 def run_laptime(overrides: Sequence[str]) -> Measured:
-    """One run without validation."""
+    """Measure one run of Laptime without validation."""
     with tempfile.TemporaryDirectory() as folder:
         record = run_in_process(Path(folder), "logger=none", "scheduler=none", "dataset.val_fraction=0", *overrides)
     return require_speed(record)
 
 
 def require_speed(record: Mapping[str, Any]) -> Measured:
-    """What a run measured, if it has learnt."""
+    """The throughput and the loss in a run's record, if the network has learned."""
     return require_learning(Measured(record["timing"]["samples_per_s"], record["result"]["train_loss"]))
 
 
 def add_arguments(parser: argparse.ArgumentParser, rounds: int = 5) -> None:
-    """--rounds and --plot."""
+    """Add --rounds and --plot."""
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the medians, too")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="also plot the medians")
 
 
 def add_epoch_arguments(parser: argparse.ArgumentParser, limit: int | None, samples: str) -> None:
-    """--batch-size, --epochs, --limit and --threads.
+    """Add --batch-size, --epochs, --limit and --threads.
 
     Args:
         limit: default of --limit.
-        samples: its help.
+        samples: help of --limit.
     """
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=2, help="counted epochs per round and side")
@@ -233,18 +233,18 @@ def add_epoch_arguments(parser: argparse.ArgumentParser, limit: int | None, samp
 
 
 def report(comparisons: Iterable[Comparison], title: str, plot: Path | None) -> None:
-    """Print each as soon as it is there, and draw all of them where a plot is asked for."""
-    shown = []
+    """Print each comparison when it is complete. Plot all of them if `plot` names a file."""
+    finished = []
     for comparison in comparisons:
         show(comparison)
-        shown.append(comparison)
+        finished.append(comparison)
     if plot is not None:
-        draw(shown, title, plot)
+        draw(finished, title, plot)
 
 
 @matplotlib.rc_context({"svg.hashsalt": "laptime", "text.parse_math": False})
 def draw(comparisons: Sequence[Comparison], title: str, file: Path) -> None:
-    """Write an SVG with a bar per side and a stroke per round: the same figures make the same bytes."""
+    """Write an SVG with a bar per side and a stroke per round. Equal figures give equal bytes."""
     heights = [_CASE_INCHES + _ROW_INCHES * len(comparison.sides) for comparison in comparisons]
     figure = Figure(figsize=(8.4, sum(heights) + 0.8), layout="constrained")
     all_axes = figure.subplots(len(comparisons), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -259,26 +259,26 @@ def draw(comparisons: Sequence[Comparison], title: str, file: Path) -> None:
 
 
 def _draw_case(axes: Axes, comparison: Comparison) -> None:
-    places = range(len(comparison.sides))
+    rows = range(len(comparison.sides))
     baseline = comparison.samples_per_s(comparison.baseline)
     ends = []
-    for place, (side, rounds) in zip(places, comparison.sides.items(), strict=True):
-        median, values = comparison.samples_per_s(side), [each.samples_per_s for each in rounds]
-        colour = _BASELINE_COLOUR if side == comparison.baseline else _COLOUR
-        axes.barh(place, median, height=0.62, color=colour)
-        axes.plot(values, [place] * len(values), "|", color="#000000", markersize=8)
+    for row, (side, rounds) in zip(rows, comparison.sides.items(), strict=True):
+        median, values = comparison.samples_per_s(side), [measured.samples_per_s for measured in rounds]
+        color = _BASELINE_COLOR if side == comparison.baseline else _COLOR
+        axes.barh(row, median, height=0.62, color=color)
+        axes.plot(values, [row] * len(values), "|", color="#000000", markersize=8)
         ends.append(max(values))
         if side in comparison.goals:
             goal = baseline / comparison.goals[side] if comparison.of_times else baseline * comparison.goals[side]
-            axes.plot([goal, goal], [place - 0.42, place + 0.42], "--", color="#D55E00", linewidth=1.6)
+            axes.plot([goal, goal], [row - 0.42, row + 0.42], "--", color="#D55E00", linewidth=1.6)
             ends[-1] = max(ends[-1], goal)
         label = comparison.speed(side)
         if side in comparison.ratios:
             label += f"\n{comparison.ratio(side)}"
             label += f", {comparison.goal(side)}" if side in comparison.goals else ""
-        axes.annotate(label, (ends[-1], place), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8.5)
-    axes.set_xlim(0, 1.9 * max(ends))  # with room for words
-    axes.set_yticks(places, list(comparison.sides), fontsize=9)
+        axes.annotate(label, (ends[-1], row), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8.5)
+    axes.set_xlim(0, 1.9 * max(ends))  # leaves space for the labels
+    axes.set_yticks(rows, list(comparison.sides), fontsize=9)
     axes.set_ylim(len(comparison.sides) - 0.45, -0.55)
     axes.set_title(comparison.title, fontsize=9.5, loc="left")
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -294,6 +294,6 @@ def _dashes(comparisons: Sequence[Comparison]) -> str:
 
 
 def _machine() -> str:
-    from laptime.machine.device import cpu_name, usable_cores  # loads torch, which a side sets up first
+    from laptime.machine.device import cpu_name, usable_cores  # loads torch, which the measuring process configures
 
     return f"{usable_cores()} cores of {cpu_name()}, torch {version('torch')}"

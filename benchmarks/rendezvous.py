@@ -1,13 +1,13 @@
-"""What two ranks on one machine could reach at most: plain steps, and a meeting in each of them that costs nothing.
+"""Measure the upper bound of two ranks on one machine: training steps whose rendezvous costs nothing.
 
     python benchmarks/rendezvous.py                       # an MLP of MNIST's size, 64 and 256 samples per process
     python benchmarks/rendezvous.py --batch-sizes 64 --rounds 15 --plot meeting.svg
 
-Two processes with a core and a thread each take the steps of an MLP with Adam on numbers that lie ready: no data, no
-framework, no gradient is sent. By turns one process works alone, both work at their own pace, and both wait for each
-other in every step, looking at the other's counter without sleeping. What is lost to two at their own pace is lost to
-shared memory and caches; what a meeting loses besides is that the slower one of the two sets the pace of every single
-step. No way of averaging gradients can do better. 2 x one process is an efficiency of 1.
+Two processes, each with one core and one thread, train an MLP with Adam on ready numbers, without data loading, without
+a framework and without sending gradients. Three sides alternate: one process works alone; both work independently; both
+wait for each other in every step, by polling the other's counter. Two independent processes lose time only to shared
+memory and caches. With a rendezvous, the slower of the two also sets the pace of every step. No way of averaging
+gradients can be faster. 2 x one process is an efficiency of 1.
 """
 
 import argparse
@@ -25,16 +25,16 @@ from torch import nn
 
 from ratios import Comparison, Measured, add_arguments, report
 
-ALONE, APART, MEETING = "1 process", "2, at their own pace", "2, meeting in each step"
-SIDES = (ALONE, APART, MEETING)
+ALONE, INDEPENDENT, RENDEZVOUS = "1 process", "2, independent", "2, rendezvous in each step"
+SIDES = (ALONE, INDEPENDENT, RENDEZVOUS)
 
 
-def work(place: int, batch_size: int, rounds: int, steps: int, start: Barrier, counters: Any, results: Any) -> None:
-    """One of the processes; `results` gets its seconds by side and round."""
+def work(index: int, batch_size: int, rounds: int, steps: int, start: Barrier, counters: Any, results: Any) -> None:
+    """Train in one of the two processes, and put (side, round, seconds) into `results`."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[place]])
+        os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[index]])
     torch.set_num_threads(1)
-    torch.manual_seed(place)
+    torch.manual_seed(index)
     network = nn.Sequential(
         nn.Linear(784, 512), nn.ReLU(), nn.Dropout(0.2), nn.Linear(512, 256), nn.ReLU(), nn.Dropout(0.2),
         nn.Linear(256, 10),
@@ -42,27 +42,27 @@ def work(place: int, batch_size: int, rounds: int, steps: int, start: Barrier, c
     optimizer = torch.optim.Adam(network.parameters(), weight_decay=1e-4, fused=True)
     images, labels = torch.randn(batch_size, 784), torch.randint(10, (batch_size,))
 
-    def step(meets: bool) -> None:
+    def step(waits: bool) -> None:
         F.cross_entropy(network(images), labels).backward()
-        if meets:
-            counters[place] += 1
-            while counters[1 - place] < counters[place]:
+        if waits:
+            counters[index] += 1
+            while counters[1 - index] < counters[index]:
                 pass
         optimizer.step()
         optimizer.zero_grad()
 
     for number in range(rounds):
         for side in reversed(SIDES) if number % 2 else SIDES:
-            works = side != ALONE or place == 0
+            works = side != ALONE or index == 0
             start.wait()
-            for _ in range(steps // 10 * works):  # caches still hold what the side before left there
-                step(side == MEETING)
+            for _ in range(steps // 10 * works):  # warm-up: the caches hold the data of the previous side
+                step(side == RENDEZVOUS)
             start.wait()
-            before = time.perf_counter()
+            started_at = time.perf_counter()
             for _ in range(steps * works):
-                step(side == MEETING)
+                step(side == RENDEZVOUS)
             if works:
-                results.put((side, number, time.perf_counter() - before))
+                results.put((side, number, time.perf_counter() - started_at))
 
 
 def compare(batch_size: int, arguments: argparse.Namespace) -> Comparison:
@@ -71,30 +71,30 @@ def compare(batch_size: int, arguments: argparse.Namespace) -> Comparison:
     start, counters, results = context.Barrier(2), context.RawArray("q", 2), context.Queue()
     processes = [
         context.Process(
-            target=work, args=(place, batch_size, arguments.rounds, arguments.steps, start, counters, results)
+            target=work, args=(index, batch_size, arguments.rounds, arguments.steps, start, counters, results)
         )
-        for place in range(2)
+        for index in range(2)
     ]
     for process in processes:
         process.start()
-    found: dict[str, list[list[float]]] = {side: [[] for _ in range(arguments.rounds)] for side in SIDES}
+    times_s: dict[str, list[list[float]]] = {side: [[] for _ in range(arguments.rounds)] for side in SIDES}
     for _ in range(arguments.rounds * 5):
         side, number, seconds = results.get(timeout=600)
-        found[side][number].append(seconds)
+        times_s[side][number].append(seconds)
     for process in processes:
         process.join()
 
-    def measured(of_rounds: Sequence[list[float]]) -> list[Measured]:
-        return [Measured(len(times) * arguments.steps * batch_size / max(times)) for times in of_rounds]
+    def measured(rounds: Sequence[list[float]]) -> list[Measured]:
+        return [Measured(len(times) * arguments.steps * batch_size / max(times)) for times in rounds]
 
     return Comparison(
-        f"Steps of an MLP, {batch_size} samples per process", {side: measured(found[side]) for side in SIDES}
+        f"Steps of an MLP, {batch_size} samples per process", {side: measured(times_s[side]) for side in SIDES}
     )
 
 
 def main() -> None:
     if len(os.sched_getaffinity(0)) < 2:
-        sys.exit("needs two cores: each process has one of its own")
+        sys.exit("error: needs two cores, one for each process")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, rounds=9)
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[64, 256])

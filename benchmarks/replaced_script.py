@@ -1,15 +1,15 @@
-"""Laptime against the scripts that it replaces: plain PyTorch, written as people write it.
+"""Compare Laptime with the scripts that it replaces: plain PyTorch, written in the common way.
 
     python benchmarks/replaced_script.py                                  # MLP on MNIST, CNN on images like CIFAR-10's
     python benchmarks/replaced_script.py --cases mlp --rounds 9 --plot docs/figures/replaced_script.svg
 
-The script: a Dataset of PIL images with torchvision's transforms, a DataLoader with two workers, plain Adam, and loss
-and right answers read after every step. Laptime: the same network, samples, batch size, threads, augmentation and
-settings of Adam, in float32 and in bf16-mixed, which the script does without. Each round runs every side in a fresh
-process; the first epoch of each is a warm-up and not counted. An epoch is timed from asking for its first batch to the
-end of its last step on both sides; for the script that contains the start of its workers, which it makes anew for every
-epoch. Printed: medians of the rounds, the ratio of throughput with its smallest and largest round, and the losses of
-the last epoch, which must be those of a network that has learnt: the CNN takes about 20,000 samples for that.
+The script has a Dataset of PIL images with torchvision's transforms, a DataLoader with two workers and plain Adam, and
+reads the loss and the number of correct answers after every step. Laptime has the same network, samples, batch size,
+threads, augmentation and settings of Adam, in float32 and in bf16-mixed, which the script doesn't use. Each round runs
+every side in a new process. The first epoch of each is a warm-up and not counted. An epoch lasts from the request for
+its first batch to the end of its last step. In the script it includes the start of the workers, which the DataLoader
+creates again for every epoch. Printed: the median throughput, its ratio as median, smallest and largest round, and the
+losses of the last epoch. The networks must have learned, for which the CNN needs about 20,000 samples.
 """
 
 import argparse
@@ -50,11 +50,11 @@ class Case:
     """What both sides train.
 
     Attributes:
-        title: for the table.
-        overrides: of Laptime, which say network and data.
-        num_samples: trained on in an epoch.
+        title: title of the comparison.
+        overrides: Laptime's overrides for network and data.
+        num_samples: number of samples per epoch.
         goals: smallest ratio, by side.
-        augmentation: of the script; `overrides` say the same.
+        augmentation: the script's augmentation; `overrides` set the same in Laptime.
     """
 
     title: str
@@ -83,12 +83,12 @@ CASES = {
 
 
 class PilImages(Dataset[tuple[torch.Tensor, int]]):
-    """Images one by one, as torchvision's CIFAR10 gives them.
+    """Single images, as torchvision's CIFAR10 returns them.
 
     Args:
         images: uint8, (N, H, W) or (N, H, W, 3).
-        labels: N of them.
-        transform: from a PIL image to a tensor.
+        labels: N class indices.
+        transform: converts a PIL image to a tensor.
     """
 
     def __init__(self, images: np.ndarray, labels: list[int], transform: transforms.Compose) -> None:
@@ -107,7 +107,7 @@ class PilImages(Dataset[tuple[torch.Tensor, int]]):
 def network_and_images(
     overrides: Sequence[str], num_samples: int, augmentation: Sequence[nn.Module] = ()
 ) -> tuple[nn.Module, Dataset[tuple[torch.Tensor, int]]]:
-    """The network and the first training images that a run of Laptime with these overrides would have."""
+    """The network and the first training images of a Laptime run with these overrides."""
     with hydra_session() as hydra:
         config: dict[str, Any] = resolve(without_hydra(compose(hydra, list(overrides))))
     data = build("dataset", config["dataset"])
@@ -116,20 +116,20 @@ def network_and_images(
     channels = data.image_shape[0]
     mean, std = (value * channels if len(value) == 1 else value for value in (data.mean, data.std))
     transform = transforms.Compose([*augmentation, transforms.ToTensor(), transforms.Normalize(mean, std)])
-    if data.name == "mnist":  # torchvision's own class, from the files that Laptime has unpacked
+    if data.name == "mnist":  # torchvision's class reads the files that Laptime has unpacked
         return network, Subset(MNIST(str(data.folder()), transform=transform), range(num_samples))
     images = train.images.permute(0, 2, 3, 1).contiguous().numpy()
     return network, PilImages(images, train.labels.tolist(), transform)
 
 
 def run_script(name: str, arguments: argparse.Namespace) -> Measured:
-    """The script that people write."""
+    """Train with the plain script."""
     case, device = CASES[name], torch.device("cpu")
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(1)
     network, dataset = network_and_images(case.overrides, num_samples(case, arguments), case.augmentation)
     if isinstance(network, CNN):
-        network = as_people_write_it(network)
+        network = common_layer_order(network)
     loader = DataLoader(dataset, batch_size=arguments.batch_size, shuffle=True, num_workers=2)
     network.to(device)
     criterion = nn.CrossEntropyLoss()
@@ -154,8 +154,8 @@ def run_script(name: str, arguments: argparse.Namespace) -> Measured:
     return require_learning(Measured(total / statistics.median(times[1:]), running_loss / total))
 
 
-def as_people_write_it(network: CNN) -> nn.Module:
-    """The same layers, ReLU before pooling, images as they come: the rest is Laptime's doing."""
+def common_layer_order(network: CNN) -> nn.Module:
+    """The same layers in the common order, ReLU before pooling. Laptime's faster order is one of its optimizations."""
     features: list[nn.Module] = []
     for layer in network.features:
         is_late = isinstance(layer, nn.ReLU) and isinstance(features[-1], nn.MaxPool2d)
@@ -186,7 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    add_epoch_arguments(parser, None, "training samples; 60,000 (mlp), 10,000 (cnn)")
+    add_epoch_arguments(parser, None, "training samples; default: 60,000 (mlp), 10,000 (cnn)")
     arguments = parser.parse_args()
     comparisons = (compare(name, arguments) for name in arguments.cases)
     report(comparisons, "Laptime and the scripts that it replaces", arguments.plot)

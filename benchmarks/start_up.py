@@ -1,11 +1,11 @@
-"""From the command to the first step of training, against importing what it is built on, by turns.
+"""Compare the time from the command to the first step with the time of its imports, alternately.
 
     python benchmarks/start_up.py                  # 9 rounds, files in the page cache
     python benchmarks/start_up.py --plot docs/figures/start_up.svg
 
-One side is `python train.py`, from the start of its process until its first batch is asked for (`timing.startup_s`).
-The other is a bare process that imports torch, torchvision, Lightning and Hydra, from its start until that is done.
-Printed: medians, as starts per minute, and the ratio of the times, with its smallest and largest round.
+One side is `python train.py`, from the start of its process to the request for its first batch (`timing.startup_s`).
+The other is a process that only imports torch, torchvision, Lightning and Hydra, from its start to the end of the
+imports. Printed: the medians, as starts per minute, and the ratio of times as median, smallest and largest round.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
     for number in range(arguments.rounds + 1):
         for side, seconds in ((imports_s, imports), (startup_s, startup))[:: 1 if number % 2 else -1]:
             seconds.append(side())
-    del imports[0], startup[0]  # the first of each fills the page cache
+    del imports[0], startup[0]  # the first round fills the page cache
     sides = {
         "imports": [Measured(60 / seconds) for seconds in imports],
         "first step": [Measured(60 / seconds) for seconds in startup],

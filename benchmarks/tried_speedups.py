@@ -1,10 +1,10 @@
-"""What was tried to make an epoch faster and didn't help, or helped little: each against the default, by turns.
+"""Measure changes that were tried to make an epoch faster and helped little or not at all, against the default.
 
     python benchmarks/tried_speedups.py                                     # all of them, MLP on MNIST, 7 rounds
     python benchmarks/tried_speedups.py --only compile openmp --rounds 5
 
-Every run is `python train.py` in a process of its own, with one changed thing. Printed: the throughput against the
-default's, a median over the rounds with the smallest and largest.
+Every run is a process, `python train.py`, with one change. It alternates with the default. Printed: the ratio of
+throughput as median, smallest and largest round.
 """
 
 import argparse
@@ -17,16 +17,16 @@ SHARED = ["strategy.world_size=2", "strategy.comm_hook=shared_memory", "strategy
 
 
 class Trial(NamedTuple):
-    """What is changed, against what.
+    """A change, and what it is compared with.
 
     Attributes:
-        what: in words.
-        overrides: typed besides `base`.
-        environment: set besides the user's own.
-        base: typed on both sides.
+        title: description of the change.
+        overrides: overrides of the changed side.
+        environment: variables of the changed side.
+        base: overrides of both sides.
     """
 
-    what: str
+    title: str
     overrides: list[str]
     environment: dict[str, str] = {}
     base: list[str] = []
@@ -65,7 +65,7 @@ def compare(name: str, arguments: argparse.Namespace) -> Comparison:
         "default": lambda: run(trial.base, {}, arguments.limit),
         name: lambda: run([*trial.base, *trial.overrides], trial.environment, arguments.limit),
     }
-    return alternate(trial.what, sides, {}, arguments.rounds)
+    return alternate(trial.title, sides, {}, arguments.rounds)
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=TRIALS, default=list(TRIALS))
     parser.add_argument("--limit", type=int, default=24_000, help="training samples")
     arguments = parser.parse_args()
-    report((compare(name, arguments) for name in arguments.only), "What was tried", arguments.plot)
+    report((compare(name, arguments) for name in arguments.only), "Speedups that were tried", arguments.plot)
 
 
 if __name__ == "__main__":
