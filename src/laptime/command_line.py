@@ -1,4 +1,4 @@
-"""How commands name themselves, and the argument parser that they share. Loads neither Hydra nor torch."""
+"""The names of the commands, and the argument parser that they share. Loads neither Hydra nor torch."""
 
 import argparse
 import re
@@ -20,7 +20,7 @@ _WIDTH = 80
 
 
 def program(command: str = "") -> str:
-    """How to type a command, in the form in which this process was started.
+    """Return how to type a command, in the form in which this process was started.
 
     Examples: `laptime tune`, `python -m laptime.tune`, `python evaluate.py`. The default command, train, is `laptime`
     alone unless its name was typed.
@@ -44,7 +44,7 @@ def program(command: str = "") -> str:
 
 
 def typed_command() -> list[str]:
-    """The command that started this process, as run.json records it: programs by name, without their folders."""
+    """Return the command that started this process, for run.json. Programs are named without their folders."""
     words = [_interpreter(), *sys.orig_argv[1:]]
     # A shell starts an installed script through its interpreter: `python3 /env/bin/laptime`.
     if len(words) > 1 and Path(words[1]).stem == "laptime" and Path(words[1]).is_file():
@@ -57,13 +57,13 @@ def _interpreter() -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose mistakes are one line, with a suggestion where a known option is near.
+    """A parser that reports a mistake in one line, and suggests a similar option if there is one.
 
     Args:
         command: one of `laptime.cli.dispatch.COMMANDS`.
         description: what the command does.
-        examples: arguments without the program's name, each with a remark, or an empty one.
-        settings: of argparse.ArgumentParser.
+        examples: the remark (or an empty text) for each example, which is given without the program's name.
+        settings: further arguments for argparse.ArgumentParser.
     """
 
     def __init__(self, command: str, description: str, examples: Mapping[str, str], **settings: Any) -> None:
@@ -76,7 +76,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, but an unknown option is reported before other mistakes, which may follow from it."""
+        """Parse like argparse, but report an unknown option before other mistakes, which may follow from it."""
         for word in sys.argv[1:] if args is None else args:
             option = word.partition("=")[0]
             if re.match("--[a-z]", option) and not any(known.startswith(option) for known in option_strings(self)):
@@ -89,14 +89,14 @@ class Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """At most 80 columns, also on a wider terminal."""
+    """Formats help texts with at most 80 columns, also on a wider terminal."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=min(_WIDTH, shutil.get_terminal_size().columns) - 2)
 
 
 def format_examples(prog: str, examples: Mapping[str, str]) -> str:
-    """The examples of a help text; a remark that makes its line too long goes below the example."""
+    """Format the examples of a help text. A remark that makes its line too long goes below the example."""
     lines = {f"  {prog} {arguments}".rstrip(): remark for arguments, remark in examples.items()}
     column = max(
         (len(line) for line, remark in lines.items() if remark and len(line) + len(remark) + 2 < _WIDTH), default=0
@@ -133,7 +133,7 @@ def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
 
 
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.7) -> str:
-    """`Did you mean --once?`, or an empty text if no known word is similar enough (see difflib)."""
+    """Return `Did you mean --once?`, or an empty text if no known word is similar enough (see difflib)."""
     nearest = closest(word, known, cutoff)
     return f"Did you mean {nearest}?" if nearest else ""
 

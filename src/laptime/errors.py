@@ -27,7 +27,7 @@ class TrainingFailed(RunFailed):
 
     Args:
         message: what happened.
-        epoch, step: where in the training, both from 0; None: not known.
+        epoch, step: the position in the training, both from 0; None: not known.
     """
 
     def __init__(self, message: str, epoch: int | None = None, step: int | None = None) -> None:
@@ -52,10 +52,10 @@ def first_line(error: BaseException) -> str:
 
 
 class LauncherFailed(BaseException):
-    """Hydra's launcher failed, and its runs with it. Hydra would print a traceback of an Exception.
+    """Hydra's launcher failed, and its runs with it. No Exception, because Hydra would print its traceback.
 
     Args:
-        error: raised by the launcher.
+        error: the exception that the launcher raised.
     """
 
     def __init__(self, error: Exception) -> None:
@@ -86,8 +86,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def exit_code_of(work: Callable[[], int]) -> int:
-    """The exit code of a command. A user's mistake and an error of the system (e.g. a full disk) become one line on
-    stderr; HYDRA_FULL_ERROR=1 shows their tracebacks instead.
+    """Run a command and return its exit code.
+
+    A user's mistake or an error of the system (e.g. a full disk) becomes one line on stderr. HYDRA_FULL_ERROR=1 shows
+    the traceback instead.
     """
     try:
         return work()

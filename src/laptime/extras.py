@@ -5,7 +5,7 @@ from types import ModuleType
 
 from laptime.errors import UserError
 
-# The extra that installs each package. Keys are import names; for plugins of Hydra, names of their folders.
+# The extra that installs each package. Keys are import names, or for Hydra's plugins the names of their folders.
 EXTRAS = {
     "onnx": "onnx",
     "onnxruntime": "onnx",
@@ -38,7 +38,7 @@ def is_installed(package: str) -> bool:
 
 
 def missing_package(error: Exception) -> str | None:
-    """The missing package that caused an error; None if the error has another cause."""
+    """Return the missing package that caused an error; None: the error has another cause."""
     name = None
     if isinstance(error, ImportError):
         name = error.name
@@ -49,12 +49,12 @@ def missing_package(error: Exception) -> str | None:
 
 
 def install_command(package: str) -> str:
-    """The command that installs a package: `pip install "laptime[timm]"`, or the package alone if no extra has it."""
+    """Return the command that installs a package: `pip install "laptime[timm]"`, or the package if no extra has it."""
     return f'pip install "laptime[{EXTRAS[package]}]"' if package in EXTRAS else f"pip install {package}"
 
 
 def not_installed(package: str) -> str:
-    """The message that a package is missing, and how to install it."""
+    """Return the message that a package is missing and how to install it."""
     return f"needs {package}, which is not installed. Install it: {install_command(package)}"
 
 

@@ -1,4 +1,4 @@
-"""The known name that a mistyped one is closest to: for commands, options, keys, groups and arguments."""
+"""Suggests the correct name for a mistyped command, option, key, group or argument."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,10 +8,10 @@ _MOST_LISTED = 30
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name that is nearest to another, whatever the case of their letters; None: none is near.
+    """Return the known name that is most similar to another, ignoring case; None: none is similar enough.
 
     Args:
-        cutoff: the least similarity, from 0 to 1.
+        cutoff: the minimum similarity, from 0 to 1.
     """
     by_lower_case = {each.lower(): each for each in known}
     close = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=cutoff)
@@ -19,7 +19,7 @@ def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 
 def listed(known: Iterable[str]) -> str:
-    """Known names, the first of them where there are many."""
+    """Return a list of known names as text. A long list is cut."""
     names = list(known)
     more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
     return f"{', '.join(names[:_MOST_LISTED])}{more}"

@@ -19,7 +19,7 @@ _WIDTH = 160
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to the current sys.stderr: a progress bar replaces it, to keep log lines above the bar."""
+    """Writes to the current sys.stderr, which a progress bar replaces to keep log lines above the bar."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -89,7 +89,7 @@ def _log_warning(
 
 
 def wide_console() -> Console:
-    """A console on stdout for tables with many columns: as wide as the terminal, or 160 columns without one."""
+    """Return a console on stdout for wide tables. It is as wide as the terminal, or has 160 columns without one."""
     return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else _WIDTH)
 
 
@@ -114,6 +114,6 @@ def ignore_broken_pipe() -> Iterator[None]:
 
 
 def relative(path: Path) -> str:
-    """A path relative to the current folder if it is in it."""
+    """Return a path relative to the current folder if it is inside that folder; otherwise the path itself."""
     is_inside = path != Path.cwd() and path.is_relative_to(Path.cwd())
     return str(path.relative_to(Path.cwd())) if is_inside else str(path)

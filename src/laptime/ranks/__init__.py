@@ -1,1 +1,1 @@
-"""Ranks: what one is, how torchrun's ranks join, how ranks communicate and fail."""
+"""Ranks: what a rank is, how torchrun's ranks join, and how ranks communicate and fail."""

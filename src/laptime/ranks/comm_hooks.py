@@ -1,4 +1,4 @@
-"""DDP's communication hooks: how ranks average their gradients, and what that sends."""
+"""DDP's communication hooks: how ranks average their gradients, and how much they send."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,9 +20,9 @@ def register(comm_hook: str, ddp: DistributedDataParallel, rank: Rank, timeout_s
 
     Args:
         comm_hook: none, fp16, bf16, powersgd or shared_memory.
-        ddp: must not have taken a step yet.
+        ddp: the wrapped network, which must not have taken a step yet.
         rank: this process.
-        timeout_s: how long to wait for another rank.
+        timeout_s: seconds to wait for another rank.
 
     Raises:
         UserError: the hook is shared_memory, and the ranks are not on one machine.
@@ -46,12 +46,13 @@ def shared_memory(ddp: DistributedDataParallel) -> SharedMemory | None:
 
 
 def comm_times(ddp: DistributedDataParallel) -> dict[str, float]:
-    """Communication times of the previous step, in seconds.
+    """Return the communication times of the previous step, in seconds.
 
     Returns:
-        `comm`: from the start of the first all-reduce to the end of the last. `overlap`: how much of that time the
-        backward pass was still computing gradients. Both come from DDP's own timers, which are 0 after the first step.
-        Those timers don't see the shared_memory hook. Its time is measured here, and it never overlaps with computing.
+        `comm` is the time from the start of the first all-reduce to the end of the last. `overlap` is the part of that
+        time in which the backward pass was still computing gradients. Both come from DDP's own timers, which are 0
+        after the first step. Those timers don't see the shared_memory hook, so its time is measured here. It never
+        overlaps with computing.
     """
     if (shared := shared_memory(ddp)) is not None:
         return {"comm": shared.last_step_s, "overlap": 0.0}
@@ -61,12 +62,12 @@ def comm_times(ddp: DistributedDataParallel) -> dict[str, float]:
 
 
 def exposed_s(times: Mapping[str, float]) -> float:
-    """Seconds of `comm_times` in which the rank only communicated."""
+    """Return the seconds of `comm_times` in which the rank only communicated."""
     return max(0.0, times["comm"] - times["overlap"])
 
 
 def bucket_bytes(ddp: DistributedDataParallel) -> list[int]:
-    """The sizes of DDP's buckets. A step averages each of them in one all-reduce."""
+    """Return the sizes of DDP's buckets. A step averages each bucket in one all-reduce."""
     logged = ddp._get_ddp_logging_data()
     sizes = str(logged.get("rebuilt_bucket_sizes") or logged["bucket_sizes"])  # "1052672, 1090600"
     return [int(size) for size in sizes.split(",")]
@@ -75,12 +76,12 @@ def bucket_bytes(ddp: DistributedDataParallel) -> list[int]:
 def isolated_all_reduce(
     ddp: DistributedDataParallel, sent: list[AllReduce], device: torch.device
 ) -> Callable[[], None]:
-    """A function that only communicates: it sends as much as one step does, by the same hook.
+    """Return a function that only communicates. It sends as much as one step does, with the same hook.
 
     Args:
-        ddp: with its hook registered.
+        ddp: the wrapped network, whose hook is registered.
         sent: the all-reduces of one step.
-        device: where the gradients are.
+        device: the device that holds the gradients.
     """
     buffers = [torch.zeros(size, dtype=dtype, device=device) for size, dtype in sent]
     shared = shared_memory(ddp)

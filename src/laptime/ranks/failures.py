@@ -1,4 +1,4 @@
-"""How a rank failed, as plain values that can be sent to other processes, and which exception the run raises for it."""
+"""Describes how a rank failed, in plain values that can be sent to other processes, and raises it as an exception."""
 
 import traceback
 from enum import IntEnum
@@ -25,8 +25,8 @@ class RankFailed(RunFailed):
     """A rank died, got stuck or raised something.
 
     Args:
-        message: names the rank and says how it ended.
-        error: the same as plain values, with the rank's traceback if it raised.
+        message: a sentence that names the rank and says how it ended.
+        error: the failure as plain values, with the rank's traceback if it raised.
     """
 
     def __init__(self, message: str, error: RunError) -> None:
@@ -38,9 +38,9 @@ class RankFailure(Struct, frozen=True):
     """How a rank failed.
 
     Attributes:
-        cause: why it ended.
-        error: for run.json.
-        signum: the signal that interrupted it; 0: none.
+        cause: the kind of failure.
+        error: the failure as plain values for run.json.
+        signum: the signal that interrupted the rank; 0: none.
     """
 
     cause: Cause
@@ -49,7 +49,7 @@ class RankFailure(Struct, frozen=True):
 
     @classmethod
     def of(cls, failure: BaseException) -> "RankFailure":
-        """The failure of a rank that raised this exception."""
+        """Return the failure of a rank that raised this exception."""
         error = to_run_error(failure)
         if isinstance(failure, UserError | TrainingFailed):
             return cls(Cause.REFUSED, error)
@@ -59,7 +59,7 @@ class RankFailure(Struct, frozen=True):
 
     @classmethod
     def died(cls, how: str) -> "RankFailure":
-        """The failure of a rank whose process something else killed.
+        """Return the failure of a rank whose process was killed from outside.
 
         Args:
             how: the end of a sentence about the rank: `was killed by SIGKILL`.
@@ -72,7 +72,7 @@ class RankFailure(Struct, frozen=True):
         return self.cause in (Cause.INTERRUPTED, Cause.LOST_CONTACT)
 
     def as_exception(self, rank: int) -> BaseException:
-        """The exception that the run raises."""
+        """Return the exception that the run raises for this failure."""
         if self.cause is Cause.INTERRUPTED:
             return Interrupted(self.signum)
         error = self.error
@@ -91,10 +91,10 @@ def _or_none(value: int | UnsetType | None) -> int | None:
 
 
 class Report(Struct, frozen=True):
-    """How a rank ended, as it reports it to the other ranks.
+    """The report of a rank to the other ranks about its end.
 
     Attributes:
-        failure: None: the rank completed.
+        failure: how the rank failed; None: it completed.
     """
 
     rank: int
@@ -102,7 +102,7 @@ class Report(Struct, frozen=True):
 
 
 def to_run_error(failure: BaseException) -> RunError:
-    """An exception as plain values: its type and message, and what else exceptions of this type know."""
+    """Convert an exception to plain values: its type, its message, and further values that its type has."""
     error = RunError(type=type(failure).__name__, message=str(failure))
     if isinstance(failure, TrainingFailed):
         return replace(error, epoch=failure.epoch, step=failure.step)

@@ -1,6 +1,6 @@
-"""Checks before a command starts: its environment variables, its launcher and Hydra's own settings.
+"""Checks environment variables, the launcher and Hydra's own settings before a command starts.
 
-Each refused setting would silently train something other than the configuration says.
+Each setting that is refused would silently train something other than the configuration says.
 """
 
 import os
@@ -32,7 +32,7 @@ _NUM_PROCESSES = {
     "HOROVOD_SIZE": "horovodrun",
     "SUBMITIT_LOCAL_NTASKS": "submitit",
 }
-# Set by users, or by launchers other than torchrun. WORLD_SIZE alone may be left over in a shell.
+# Variables that users or launchers other than torchrun set. WORLD_SIZE alone may be left over in a shell.
 _UNKNOWN_LAUNCHER = ("WORLD_SIZE", ("RANK", "LOCAL_RANK"))
 
 # The value 1 switches torch.compile off. torch then silently returns the network uncompiled.
@@ -50,7 +50,7 @@ def check(composed: "DictConfig") -> None:
         composed: the configuration, including Hydra's own part (`hydra`).
 
     Raises:
-        UserError: names the variable or the key.
+        UserError: a setting is refused; names the variable or the key.
     """
     from omegaconf import OmegaConf
 
@@ -80,7 +80,7 @@ def require_compiling(key: str, environment: Mapping[str, str]) -> None:
         key: the configuration key that asks for compiling.
 
     Raises:
-        UserError: names the key and the variable.
+        UserError: such a variable is set; names the key and the variable.
     """
     for name in _DISABLE_COMPILE:
         if environment.get(name) == "1":
@@ -94,7 +94,7 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
         environment: the variables; None: those of this process.
 
     Raises:
-        UserError: names the variable.
+        UserError: a variable is refused; names it.
     """
     environment = os.environ if environment is None else environment
     for name in sorted(environment):
@@ -115,7 +115,7 @@ def check_environment(environment: Mapping[str, str] | None = None) -> None:
 
 
 def _launchers(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The launcher variables that are set, each with the launcher's name."""
+    """Yield the launcher variables that are set, each with the launcher's name."""
     yield from ((name, launcher) for name, launcher in _NUM_PROCESSES.items() if name in environment)
     size, rank_variables = _UNKNOWN_LAUNCHER
     if size in environment and any(name in environment for name in rank_variables):
@@ -142,7 +142,7 @@ def _asks_for_tasks(option: Any) -> bool:
 
 
 def _options(key: str, options: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    """srun options that set the number of tasks, with their values: `--ntasks=2`, `--ntasks 2`, `-n2`, `-n 2`."""
+    """Yield srun options that set the number of tasks, with their values, from `--ntasks=2`, `--ntasks 2` or `-n2`."""
     words = " ".join(map(str, options)).split()
     for word, following in zip(words, [*words[1:], ""], strict=False):
         name, equals, value = word.partition("=")

@@ -14,14 +14,14 @@ class Rank:
     """This training process.
 
     Attributes:
-        rank: from 0 to world_size - 1.
+        rank: its index among all ranks, from 0 to world_size - 1.
         local_rank: its index among the ranks of this machine, or of its torchrun.
         core_slot: its index among the ranks that share its cores.
         world_size: number of ranks.
         threads: number of CPU threads it computes with.
         cores: CPU cores it is pinned to; None: the system chooses.
         oversubscribed: whether the ranks of this machine have more threads than cores.
-        attempt: how often the ranks of this run were started before.
+        attempt: number of earlier starts of this run's ranks.
         node: index of this machine among those of the run.
         num_nodes: number of machines.
     """
@@ -58,7 +58,7 @@ class Rank:
             dist.barrier()
 
     def gather(self, value: Any) -> list[Any]:
-        """The plain values of all ranks, ordered by rank. Every rank gets the same list."""
+        """Collect plain values from all ranks, ordered by rank. Every rank gets the same list."""
         if not self.is_distributed:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -70,7 +70,7 @@ class Rank:
         return [sum(column) for column in zip(*self.gather([float(value) for value in values]), strict=True)]
 
     def any_rank(self, value: bool) -> bool:
-        """Whether the value is true on any rank."""
+        """Return whether the value is true on any rank."""
         return any(self.gather(value))
 
 
@@ -81,7 +81,7 @@ def assert_world(rank: Rank, world_size: int) -> list[int]:
         The process ids of all ranks, ordered by rank.
 
     Raises:
-        RuntimeError: there are fewer.
+        RuntimeError: there are fewer ranks or processes.
     """
     joined = dist.get_world_size() if rank.is_distributed else 1
     pids = rank.gather((rank.node, os.getpid()))

@@ -25,7 +25,7 @@ _ELEMENTWISE = (
 
 
 def reason_not_to_shard(optimizer: Optimizer, gradient_clip_norm: float | None) -> str | None:
-    """Why the optimizer can't be sharded; None: it can."""
+    """Return the reason why the optimizer can't be sharded; None: it can."""
     if type(optimizer) not in _ELEMENTWISE:
         return f"{type(optimizer).__name__} may need more than single elements of a weight"
     if gradient_clip_norm is not None:
@@ -37,14 +37,14 @@ def reason_not_to_shard(optimizer: Optimizer, gradient_clip_norm: float | None) 
 
 
 class ShardedOptimizer:
-    """Takes an optimizer's steps, one shard on each rank.
+    """Takes the steps of an optimizer; each rank updates one shard of the weights.
 
-    The optimizer keeps its settings, which schedulers change; its state is sharded. All ranks create one at the same
-    time, and take the same steps.
+    The optimizer keeps its settings, which schedulers change. Its state is sharded. All ranks create a
+    ShardedOptimizer at the same time, and take the same steps.
 
     Args:
-        optimizer: of the whole weights; its state is taken over.
-        shared: its hook collects the gradients.
+        optimizer: the optimizer of all weights. The shards take over its state.
+        shared: the shared memory whose hook collects the gradients.
 
     Attributes:
         local: the optimizer of this rank's shard.
@@ -116,7 +116,7 @@ class ShardedOptimizer:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The state_dict of the optimizer as if it had taken the steps itself. All ranks must call this together."""
+        """Return the optimizer's state_dict as if it had taken the steps itself. All ranks must call this together."""
         rank, parameters = self._shared.rank, _trained(self.optimizer)
         shards = [self._shards.get(parameter) for parameter in parameters]
         local_states = [{} if shard is None else dict(self.local.state.get(shard, {})) for shard in shards]
@@ -136,7 +136,7 @@ class ShardedOptimizer:
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a parameter group: the learning rate and others that schedulers may change."""
+    """Return the settings of a parameter group: the learning rate and others that schedulers may change."""
     return {name: value for name, value in group.items() if name != "params"}
 
 

@@ -1,4 +1,4 @@
-"""Averages gradients in memory that the ranks of one machine share. gloo sends them over loopback TCP instead.
+"""Averages gradients in memory that the ranks of one machine share, instead of sending them over TCP as gloo does.
 
 DDP copies the gradients into its buckets. Here the buckets are in shared memory, so nothing else has to be sent. Each
 rank averages one shard of a bucket over all ranks and writes the result into every rank's bucket. Each value is
@@ -30,7 +30,7 @@ from laptime.errors import UserError
 from laptime.ranks.rank import Rank
 from laptime.text import byte_size
 
-# A rank that has its own cores polls this long for the others before it sleeps, because waking up takes as long.
+# A rank with its own cores polls for the others this long before it sleeps, because waking up takes as long.
 _SPIN_S = 100e-6
 _CACHE_LINE = 64  # elements; in bytes it is a cache line, so a multiple of one for every type
 _GREETING = struct.Struct("16si")  # the token of the listening rank, and the number of the connecting rank
@@ -40,11 +40,11 @@ _OPEN: "weakref.WeakSet[SharedMemory]" = weakref.WeakSet()
 
 @dataclass
 class SharedTensor:
-    """A tensor of which each rank has one in shared memory, flattened in memory order.
+    """The tensors with the same name on all ranks, in shared memory and flattened in memory order.
 
     Attributes:
-        local: this rank's, (N,). It keeps the memory alive, so that no other tensor can get its address.
-        peers: the other ranks', each (N,).
+        local: this rank's tensor, (N,). It keeps the memory alive, so that no other tensor can get its address.
+        peers: the other ranks' tensors, each (N,).
     """
 
     local: Tensor
@@ -56,7 +56,7 @@ class SharedTensor:
 
 
 def shard_range(num_elements: int, rank: int, world_size: int) -> range:
-    """The elements that a rank averages. Shards are whole cache lines, so that no two ranks write the same one."""
+    """Return the elements that a rank averages. Shards are whole cache lines, so that no two ranks write to one."""
     shard_size = -(-num_elements // world_size // _CACHE_LINE) * _CACHE_LINE
     start = min(rank * shard_size, num_elements)
     return range(start, min(start + shard_size, num_elements))
@@ -65,17 +65,17 @@ def shard_range(num_elements: int, rank: int, world_size: int) -> range:
 class SharedMemory:
     """Averages tensors over the ranks of one machine.
 
-    All ranks create one at the same time, and then average the same tensors in the same order.
+    All ranks create a SharedMemory at the same time, and then average the same tensors in the same order.
 
     Args:
-        rank: this process, in its process group.
-        timeout_s: how long to wait for another rank.
+        rank: this process, which has joined its process group.
+        timeout_s: seconds to wait for another rank.
 
     Attributes:
         collects: whether the hook only notes gradients, for a sharded optimizer to average.
         collected: this rank's shard of each parameter's gradient, from the last backward pass, not averaged.
         is_collected: whether `collected` holds gradients that no optimizer step has used yet.
-        last_step_s: seconds that averaging took in the previous step, all buckets together.
+        last_step_s: seconds that averaging all buckets took in the previous step.
 
     Raises:
         UserError: the ranks are not on one machine.
@@ -94,15 +94,15 @@ class SharedMemory:
         _OPEN.add(self)
 
     def shard_range(self, num_elements: int) -> range:
-        """The elements of a tensor that this rank averages."""
+        """Return the elements of a tensor that this rank averages."""
         return shard_range(num_elements, self.rank.rank, self.rank.world_size)
 
     def map_shared(self, tensor: Tensor, name: Hashable) -> SharedTensor:
         """Move a tensor and all its views into shared memory, and map the same tensor of the other ranks.
 
         Args:
-            tensor: dense, on the CPU; shape, strides and type are the same on every rank.
-            name: identifies the tensor; the same on every rank.
+            tensor: a dense tensor on the CPU. Its shape, strides and type must be the same on every rank.
+            name: the name of the tensor, the same on every rank.
 
         Raises:
             torch.distributed.DistNetworkError: another rank has died or did not answer in time.
@@ -117,7 +117,7 @@ class SharedMemory:
         """Average a tensor over the ranks, in place. The first call moves it into shared memory.
 
         Args:
-            tensor, name: as for `map_shared`.
+            tensor, name: the arguments of `map_shared`.
         """
         if not tensor.numel():
             return
@@ -205,7 +205,7 @@ class SharedMemory:
                     raise ConnectionResetError
 
     def _receive(self, connection: socket.socket) -> bytes:
-        """The byte that another rank sends at a barrier; b"": it has closed its socket."""
+        """Receive the byte that another rank sends at a barrier; b"": it has closed its socket."""
         if self._spin_s:
             until = time.perf_counter() + self._spin_s
             while time.perf_counter() < until:
@@ -215,7 +215,7 @@ class SharedMemory:
 
 
 def flat_view(tensor: Tensor) -> Tensor:
-    """A view of a dense tensor's elements in memory order, (N,)."""
+    """Return a view of a dense tensor's elements in memory order, (N,)."""
     return tensor.detach().as_strided((tensor.numel(),), (1,))
 
 
@@ -252,7 +252,7 @@ def unlink_leftover_memory(pid: int) -> None:
 
 def _allow_many_descriptors() -> None:
     """Raise the limit on open files to its maximum: each bucket and weight of every other rank needs a descriptor."""
-    import resource  # which Windows lacks
+    import resource  # missing on Windows
 
     _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
@@ -260,7 +260,7 @@ def _allow_many_descriptors() -> None:
 
 
 def _connect_all(rank: Rank, timeout_s: float) -> Iterator[tuple[int, socket.socket]]:
-    """Connect to all other ranks over Unix sockets. Their names are Linux's abstract ones, which leave no file behind.
+    """Connect to all other ranks over Unix sockets in Linux's abstract namespace, which leave no file behind.
 
     Yields:
         The number of each other rank, and the socket to it.
@@ -306,7 +306,7 @@ def _set_timeout(connection: socket.socket, timeout_s: float) -> None:
 
 
 def _accept_rank(listener: socket.socket, token: bytes) -> tuple[int, socket.socket]:
-    """The number of the next rank that connects, and its socket. Processes that don't know the token are no ranks."""
+    """Return the number of the next rank that connects, and its socket. Refuse processes without the token."""
     while True:
         connection, _ = listener.accept()
         connection.settimeout(min(_GREETING_S, listener.gettimeout() or _GREETING_S))
@@ -320,7 +320,7 @@ def _accept_rank(listener: socket.socket, token: bytes) -> tuple[int, socket.soc
 
 
 def _machine_id() -> str:
-    """Equal for processes that can share memory and connect to each other's sockets."""
+    """Return a text that is equal for processes that can share memory and connect to each other's sockets."""
     assert sys.platform == "linux"
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {Path('/proc/self/ns/net').readlink()}"
@@ -328,7 +328,7 @@ def _machine_id() -> str:
 
 @contextlib.contextmanager
 def _naming_rank(number: int, timeout_s: float) -> Iterator[None]:
-    """Name the rank in errors of the connection to it."""
+    """Name the rank in errors about the connection to it."""
     try:
         yield
     except (BlockingIOError, TimeoutError) as error:

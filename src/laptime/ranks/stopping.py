@@ -1,4 +1,4 @@
-"""How a run stops early: a signal or a time limit asks for it, and training stops after the current optimizer step."""
+"""Stops a run early: after a signal or at a time limit, training stops after the current optimizer step."""
 
 import signal
 import threading
@@ -19,7 +19,7 @@ class TimeLimitReached(BaseException):
 
 
 class StopRequest:
-    """A request to stop. It can be made at any moment, and is carried out after an optimizer step.
+    """A request to stop, which can be made at any moment and is carried out after an optimizer step.
 
     Attributes:
         expired: whether the time limit is over. All ranks must agree on it, or some would wait for the others forever.
@@ -63,7 +63,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn signals into a StopRequest. Outside of the main thread, signals are left alone."""
+    """Turn signals into a StopRequest. Outside of the main thread, do nothing."""
     stop = StopRequest()
     with handle_signals(stop.handle):
         yield stop

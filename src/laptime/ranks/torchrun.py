@@ -1,7 +1,7 @@
-"""How ranks that torchrun (or another elastic agent) has started join, on one machine or several.
+"""Joins the ranks that torchrun (or another elastic agent) has started, on one machine or several.
 
-Each rank runs the whole command, so they first agree on one run directory: rank 0's. Ranks that torchrun's own
---max-restarts starts again find it and resume from its last checkpoint.
+Each rank runs the whole command, so they first agree on one run directory: rank 0's. If torchrun restarts ranks
+(--max-restarts), they find this directory and resume from its last checkpoint.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _VARIABLES = (
 
 
 def is_joined() -> bool:
-    """Whether torchrun started this process. If only some of its variables are set, they are leftovers."""
+    """Whether torchrun started this process, i.e. all its variables are set. If only some are, they are leftovers."""
     return all(name in os.environ for name in _VARIABLES)
 
 
@@ -53,15 +53,15 @@ def local_world_size() -> int:
 
 
 def num_nodes() -> int:
-    """Number of torchrun agents, normally one per machine."""
+    """Return the number of torchrun agents, normally one per machine."""
     return int(os.environ["GROUP_WORLD_SIZE"])
 
 
 def command(rank_command: Sequence[str]) -> list[str]:
-    """The torchrun command that the user probably typed, rebuilt from the command of one of its ranks.
+    """Return the torchrun command that the user probably typed.
 
     Args:
-        rank_command: `laptime` or a Python interpreter first.
+        rank_command: the command of one rank. It begins with `laptime` or a Python interpreter.
     """
     script = ["--no-python", *rank_command] if rank_command[0] == "laptime" else list(rank_command[1:])
     while script and script[0].startswith("-") and script[0] not in ("-m", "-c", "--no-python"):
@@ -72,10 +72,11 @@ def command(rank_command: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Peer:
-    """What a rank tells the others in the rendezvous.
+    """The facts about a rank that it sends to the others in the rendezvous.
 
     Attributes:
-        host: equal for ranks that may use the same cores of a machine, even if several torchruns started them.
+        host: a text that is equal for ranks that may use the same cores of a machine, even if several torchruns started
+            them.
         usable_cores: number of cores that its process may use.
         differences: keys of its configuration that differ from rank 0's, each with both values.
     """
@@ -92,7 +93,7 @@ def rendezvous(config: Mapping[str, Any], usable_cores: int, timeout_s: float) -
         All ranks, in their order.
 
     Raises:
-        UserError: their configurations differ, so they would train something that nobody asked for.
+        UserError: the ranks' configurations differ.
         RankFailed: some ranks have not joined within `timeout_s`.
     """
     shared, number, ranks = store(timeout_s), attempt(), range(world_size())
@@ -120,7 +121,7 @@ def rendezvous(config: Mapping[str, Any], usable_cores: int, timeout_s: float) -
     return peers
 
 
-# Keys that may differ between nodes: paths, and what only rank 0 does.
+# Keys that may differ between nodes: paths, and settings that only rank 0 uses.
 PER_NODE_KEYS = ("dataset.root", "training.checkpoint", "logger.")
 
 
@@ -146,11 +147,11 @@ def _wait_for(shared: "Store", keys: list[str], ranks: list[str], timeout_s: flo
 
 
 def this_rank(threads_per_rank: int | str, peers: Sequence[Peer]) -> "Rank":
-    """The rank that this process is.
+    """Return the Rank of this process.
 
     Args:
-        threads_per_rank: a number; or auto, which divides this machine's cores among its ranks, also among those that
-            other torchruns on it have started.
+        threads_per_rank: a number; or auto, which divides this machine's cores among all its ranks, including those of
+            other torchruns.
         peers: all ranks.
     """
     from laptime.ranks.rank import Rank
@@ -172,19 +173,19 @@ def this_rank(threads_per_rank: int | str, peers: Sequence[Peer]) -> "Rank":
 
 
 def attempt() -> int:
-    """How often torchrun has restarted the ranks."""
+    """Return how often torchrun has restarted the ranks."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def agree_on_run_dir(reserve: Callable[[], str], timeout_s: float) -> str:
-    """The one run directory of all ranks. It stays the same after a restart.
+    """Return the run directory that all ranks use, also after a restart.
 
     Args:
         reserve: makes the directory and returns its path; only rank 0 of the first attempt calls it.
-        timeout_s: how long to wait for rank 0.
+        timeout_s: seconds to wait for rank 0.
 
     Raises:
-        UserError: rank 0 could not make it.
+        UserError: rank 0 could not make the directory.
     """
     shared = store(timeout_s)
     if rank() == 0 and not shared.check(["run_dir"]):
@@ -216,7 +217,7 @@ def report(failure: RankFailure, timeout_s: float) -> Report:
 
 
 def first_report(timeout_s: float) -> Report | None:
-    """The first report of this attempt's ranks; None: none has reported."""
+    """Return the first report of this attempt's ranks; None: none has reported."""
     with contextlib.suppress(RuntimeError, OSError):
         reports = store(timeout_s)
         if reports.check([f"error {attempt()}"]):
@@ -225,14 +226,14 @@ def first_report(timeout_s: float) -> Report | None:
 
 
 def post_exit(failure: RankFailure | None, timeout_s: float) -> None:
-    """Report to the other ranks that this one exits by itself, after it completed (None) or failed."""
+    """Report to the other ranks that this rank exits, after it completed (None) or failed."""
     with contextlib.suppress(RuntimeError, OSError):
         content = msgspec.json.encode(Report(rank(), failure)).decode()
         store(timeout_s).set(f"ended {attempt()} {rank()}", content)
 
 
 def collect_exits(wait_s: float, timeout_s: float) -> dict[int, RankFailure | None]:
-    """How the ranks exited, by rank, as they reported it with `post_exit`.
+    """Return the exits that ranks reported with `post_exit`, by rank.
 
     Ranks without a report within `wait_s` are left out: they were killed, are stuck, or their machine is down.
 
@@ -252,7 +253,7 @@ def collect_exits(wait_s: float, timeout_s: float) -> dict[int, RankFailure | No
 
 
 def store(timeout_s: float) -> "Store":
-    """torchrun's own store. It outlives the ranks, so restarted ranks can read what the first attempt wrote."""
+    """Return torchrun's own store. It outlives the ranks, so restarted ranks can read what the first attempt wrote."""
     from torch.distributed import PrefixStore, TCPStore
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

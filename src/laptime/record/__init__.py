@@ -1,4 +1,4 @@
-"""Run directories: their files, the newest run, the heartbeat, masked secrets. Imports no torch, no configuration."""
+"""Run directories: their files, the newest run, the heartbeat, masked secrets. Loads no torch and no configuration."""
 
 from laptime.record.files import read_epochs, read_record
 from laptime.record.run_record import RunRecord

@@ -1,4 +1,4 @@
-"""Creating the directory of a run or a sweep, and which process uses it. A mistaken run removes it again."""
+"""Creates the directory of a run or a sweep, and records which process uses it."""
 
 import hashlib
 import os
@@ -32,14 +32,14 @@ class RunDir:
 
     Args:
         wanted: the value of `hydra.run.dir` or `hydra.sweep.dir`.
-        may_move: whether to use another name if a run, started in the same second, has that one.
+        may_move: whether to use another name if a run that started in the same second has that name.
         key: the configuration key of the path.
 
     Attributes:
-        path: absolute; exists.
+        path: the absolute path of the directory, which exists.
 
     Raises:
-        UserError: it can't be written, or it already contains a run.
+        UserError: the directory can't be written, or already contains a run.
     """
 
     def __init__(self, wanted: str, may_move: bool, key: str = "hydra.run.dir") -> None:
@@ -83,7 +83,7 @@ def claim(path: Path) -> int | None:
     """Claim a directory for this process until it ends or calls `release`, and record that in the directory.
 
     Returns:
-        None: this process has it now. Otherwise the id of the process that has it; 0: not known.
+        None: this process has it now. Otherwise the id of the process that has it, or 0 if the id is not known.
     """
     if path in _claimed:
         return None
@@ -119,7 +119,7 @@ def hostname_hash() -> str:
 
 
 def owner_pid(path: Path) -> int | None:
-    """The id of another process on this machine that has claimed a directory and is running; None: there is none."""
+    """Return the id of another running process on this machine that has claimed a directory; None: there is none."""
     try:
         pid, started, host = (path / _RESERVED).read_text().split()
         process = psutil.Process(int(pid))
@@ -140,7 +140,7 @@ def owner_is_gone(path: Path) -> bool:
 
 
 def numbered_runs(sweep_dir: Path) -> dict[int, Path]:
-    """The run directories of a sweep, by number. Their names are the numbers."""
+    """Return the run directories of a sweep, by number. Their names are the numbers."""
     named = [path for path in sweep_dir.iterdir() if path.name.isdecimal() and path.is_dir()]
     return {int(path.name): path for path in named if str(int(path.name)) == path.name}
 
@@ -149,11 +149,11 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
     """Write files into a folder of a run directory, each atomically, and return the folder.
 
     Args:
-        folder: created if it doesn't exist, and then removed again if a file can't be written.
-        files: contents by file name.
+        folder: the folder. If it doesn't exist, it is created, and removed again if a file can't be written.
+        files: the contents of each file, by file name.
 
     Raises:
-        OSError: names the file that can't be written.
+        OSError: a file can't be written; names the file.
     """
     is_new = not folder.exists()
     folder.mkdir(exist_ok=True)
@@ -168,7 +168,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def expanded(key: str, path: str) -> Path:
-    """A path with ~ expanded.
+    """Return a path with ~ expanded.
 
     Raises:
         UserError: the user doesn't exist or has no home folder (no HOME, and no entry in the system's user list).

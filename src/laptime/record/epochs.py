@@ -17,16 +17,16 @@ class EpochRow:
     """A row of epochs.csv: one epoch on one rank, or one lap if laps are numbers of batches.
 
     Attributes:
-        attempt, epoch, rank: from 0.
-        is_warmup: whether it is excluded from timing figures.
-        epoch_time_s: wall time of its training part.
-        num_samples, samples_per_s: of this rank only; None: the samples can't be counted.
+        attempt, epoch, rank: indices from 0.
+        is_warmup: whether the epoch is excluded from timing figures.
+        epoch_time_s: wall time of the training part of the epoch.
+        num_samples, samples_per_s: figures of this rank only; None: the samples can't be counted.
         data_wait_s: time spent waiting for batches.
-        train_loss, train_accuracy, val_loss, val_accuracy: over all ranks.
+        train_loss, train_accuracy, val_loss, val_accuracy: means over all ranks.
         lr: learning rate of the first parameter group at the end of the epoch.
-        cpu_percent: in percent of one core.
-        rss_bytes, device_memory_bytes: the peak until then.
-        num_tokens, num_batches: of this rank only; None: no text, or not counted.
+        cpu_percent: CPU use in percent of one core.
+        rss_bytes, device_memory_bytes: peak memory until the end of the epoch.
+        num_tokens, num_batches: counts of this rank only; None: no text, or not counted.
         apart_s: excluded time, e.g. for validation or checkpoints; None: not measured.
     """
 
@@ -58,7 +58,7 @@ NEW_COLUMNS = tuple(field.name for field in fields(EpochRow) if field.default is
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One epoch over all ranks: the slowest rank's time and wait; the sum of samples, CPU and memory.
+    """One epoch over all ranks, with the slowest rank's time and wait, and the sums of samples, CPU use and memory.
 
     Attributes:
         straggler_delay: how much longer the slowest rank took than the median one, as a fraction; None: a single rank.
@@ -92,7 +92,7 @@ def combine_ranks(rows: Sequence[EpochRow]) -> Epoch:
     """Combine the rows of one epoch.
 
     Args:
-        rows: of one epoch and one attempt, one per rank.
+        rows: one row per rank, all from one epoch and one attempt.
     """
     first, times = rows[0], [row.epoch_time_s for row in rows]
     epoch_time_s, num_samples = max(times), _total(row.num_samples for row in rows)
@@ -120,13 +120,13 @@ def combine_ranks(rows: Sequence[EpochRow]) -> Epoch:
 
 
 def _total(counts: Iterable[int | None]) -> int | None:
-    """The sum over all ranks; None: a rank has no count."""
+    """Return the sum over all ranks; None: a rank has no count."""
     values = list(counts)
     return None if None in values else sum(count for count in values if count is not None)
 
 
 def combine_rows(rows: Iterable[EpochRow]) -> list[Epoch]:
-    """The epochs of a run, in order, from the rows of all ranks and attempts."""
+    """Return the epochs of a run, in order, from the rows of all ranks and attempts."""
     by_epoch: dict[int, dict[int, list[EpochRow]]] = {}
     for row in rows:
         by_epoch.setdefault(row.epoch, {}).setdefault(row.attempt, []).append(row)
@@ -134,15 +134,16 @@ def combine_rows(rows: Iterable[EpochRow]) -> list[Epoch]:
 
 
 def time_to_accuracy(epochs: Iterable[tuple[float, float | None]], target: float, first_epoch: int = 0) -> float | None:
-    """Seconds of training, including warm-up, until the validation accuracy first reached the target.
-
-    None: it never did; or the run was resumed from a checkpoint, so that the time before is not known.
+    """Return the seconds of training, including warm-up, until the validation accuracy first reached the target.
 
     Args:
-        epochs: in order, the seconds of training until the end of each epoch, and its validation accuracy (a fraction;
+        epochs: for each epoch in order, the seconds of training until its end, and its validation accuracy (a fraction;
             None or NaN: not measured).
-        target: a fraction.
+        target: the accuracy to reach, a fraction.
         first_epoch: number of the first of these epochs, from 0.
+
+    Returns:
+        The seconds; None: the target was never reached, or the run was resumed and the time before is not known.
     """
     if first_epoch > 0:
         return None
@@ -151,20 +152,20 @@ def time_to_accuracy(epochs: Iterable[tuple[float, float | None]], target: float
 
 
 def last_attempts(epochs: "pd.DataFrame", by: Sequence[str] = ("epoch",)) -> "pd.DataFrame":
-    """The rows of epochs.csv that count: for each epoch, those of the last attempt that trained it.
+    """Return the rows of epochs.csv that count. For each epoch, the last attempt that trained it counts.
 
     Args:
-        by: columns that identify an epoch: `run`, too, if there are several runs.
+        by: the columns that identify an epoch. They include `run` if there are several runs.
     """
     return epochs[epochs["attempt"] == epochs.groupby(list(by))["attempt"].transform("max")]
 
 
 def combine_ranks_frame(rows: "pd.DataFrame", by: Sequence[str] = ("epoch",)) -> "pd.DataFrame":
-    """`combine_ranks` for a frame with many epochs.
+    """Combine the ranks like `combine_ranks`, for a frame with many epochs.
 
     Args:
-        rows: of epochs.csv, from `last_attempts`.
-        by: as for `last_attempts`.
+        rows: the rows of epochs.csv that `last_attempts` returns.
+        by: the columns that identify an epoch.
 
     Returns:
         One row per epoch, with index `by`: is_warmup, epoch_time_s, num_samples, samples_per_s.

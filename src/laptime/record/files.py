@@ -1,4 +1,4 @@
-"""The files of a run directory, and writing and reading run.json and epochs.csv.
+"""The files of a run directory. Writes and reads run.json and epochs.csv.
 
 Only this package is shared by training and analysis. It imports neither torch nor the configuration.
 """
@@ -44,7 +44,7 @@ PLAN_FILE = "plan.json"
 # Maximum length of the header of epochs.csv, in bytes.
 _LONGEST_HEADER = 4096
 
-# Keys of `strategy` that only DistributedDataParallel uses. Without it they have no effect.
+# Keys of `strategy` that have no effect without DistributedDataParallel.
 DDP_KEYS = (
     "backend", "bucket_cap_mb", "gradient_as_bucket_view", "static_graph", "comm_hook", "shard_optimizer",
     "wrap_single_rank",
@@ -55,17 +55,17 @@ HPARAM_METRICS = ("hparam/epoch_time_s", "hparam/samples_per_s", "hparam/val_acc
 
 
 def now() -> str:
-    """The current time in UTC, ISO 8601, in milliseconds."""
+    """Return the current time in UTC as ISO 8601 text, in milliseconds."""
     return timestamp(time.time())
 
 
 def timestamp(seconds: float) -> str:
-    """A `time.time()` as UTC, ISO 8601, in milliseconds."""
+    """Convert a `time.time()` to ISO 8601 text in UTC, in milliseconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def parse_timestamp(text: str) -> float:
-    """The inverse of `timestamp`."""
+    """Convert the text of `timestamp` back to seconds."""
     return datetime.fromisoformat(text).timestamp()
 
 
@@ -73,8 +73,8 @@ class DamagedRecord(ValueError):
     """A run.json that can't be read.
 
     Args:
-        path: of the file.
-        reason: why it can't be read.
+        path: the path of the file.
+        reason: the reason why it can't be read.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -87,7 +87,7 @@ def read_record(run_dir: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no run.json.
-        DamagedRecord: (a ValueError) it is not JSON, not an object, or has another schema version.
+        DamagedRecord: the file is not JSON, not an object, or has another schema version. It is a ValueError.
     """
     path = run_dir / RUN_FILE
     try:
@@ -111,7 +111,7 @@ def append_epochs(run_dir: Path, rows: Iterable[EpochRow]) -> None:
     A file of an older Laptime has fewer columns, and keeps them.
 
     Args:
-        rows: None is written as an empty field.
+        rows: the rows to append. None is written as an empty field.
     """
     text = io.StringIO(newline="")
     with (run_dir / EPOCHS_FILE).open("ab+", buffering=0) as file:
@@ -140,9 +140,11 @@ def append_epochs(run_dir: Path, rows: Iterable[EpochRow]) -> None:
 
 
 def read_epochs(run_dir: Path) -> "pd.DataFrame":
-    """Read epochs.csv: one row per attempt, epoch and rank, with columns EPOCH_COLUMNS; empty without a file.
+    """Read epochs.csv.
 
-    Columns that a file of an older Laptime lacks are empty.
+    Returns:
+        One row per attempt, epoch and rank, with columns EPOCH_COLUMNS. Without a file there are no rows. Columns that
+        a file of an older Laptime lacks are empty.
     """
     import pandas as pd  # slow to import, and --help doesn't need it
 
@@ -154,14 +156,14 @@ def read_epochs(run_dir: Path) -> "pd.DataFrame":
 
 
 def epoch_rows(run_dir: Path) -> list[EpochRow]:
-    """The rows of epochs.csv. Empty fields are None."""
+    """Read the rows of epochs.csv. Empty fields are None."""
     epochs = read_epochs(run_dir).astype(object)
     rows = epochs.where(epochs.notna(), None).to_dict("records")
     return [EpochRow(**{column: row[column] for column in EPOCH_COLUMNS}) for row in rows]
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a nested configuration by full key: `training.batch_size`."""
+    """Yield the values of a nested configuration with their full keys: `training.batch_size`."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")
@@ -175,7 +177,10 @@ def is_maximized(metric: str) -> bool:
 
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """A run's settings by full key, for TensorBoard's HPARAMS tab: without paths, secrets, loggers and callbacks."""
+    """Return a run's settings by full key for TensorBoard's HPARAMS tab.
+
+    Paths, secrets, loggers and callbacks are left out.
+    """
     left_out = ("logger", "callbacks")
     return {
         name: value if isinstance(value, bool | int | float) else str(value)
@@ -205,7 +210,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def finite(value: Any) -> Any:
-    """A copy in which infinite values and NaN, which JSON lacks, are None."""
+    """Return a copy in which infinite values and NaN, which JSON lacks, are None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Hashes of the settings that can change the results or the timing of a run. Equal hashes: the same experiment."""
+"""Hashes the settings that can change a run's results or timing. Runs with equal hashes are the same experiment."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from laptime.record.renamed import by_old_names
 
 
 def config_hashes(hashed: Mapping[str, Any]) -> tuple[str, str]:
-    """(config_hash, group_hash): SHA-256 digests, shortened to 16 hexadecimal digits. group_hash ignores the seed.
+    """Return config_hash and group_hash: SHA-256 digests, cut to 16 hexadecimal digits. group_hash ignores the seed.
 
     Args:
         hashed: the settings that can change the results or the timing of a run, by full key.

@@ -1,4 +1,4 @@
-"""The heartbeat file of a run. It shows that the run is alive, also on other machines, where its pid says nothing."""
+"""The heartbeat file of a run. It shows that the run is alive, also to other machines, which can't check its pid."""
 
 import threading
 from collections.abc import Iterator

@@ -26,13 +26,13 @@ class SweepFile:
     """multirun.yaml: the settings with which a sweep was started or last resumed.
 
     Attributes:
-        overrides: as typed, Hydra's own last, with current key names.
+        overrides: the typed overrides with current key names, Hydra's own last.
         sweeper: the settings of `hydra.sweeper`.
         subdir: the names of the run directories (`hydra.sweep.subdir`), not interpolated.
         output_subdir: Hydra's folder in a run directory (`hydra.output_subdir`); None: Hydra writes none.
         config_name: the primary configuration (`--config-name`); None: not in the file.
         config_dir: the folder of `--config-dir`; None: not given.
-        optimized_metric: of Laptime's configuration.
+        optimized_metric: the value of this key of Laptime's configuration.
         is_complete: whether the file has everything that Hydra writes.
     """
 
@@ -98,7 +98,7 @@ def read_sweep_file(sweep_dir: Path, name: str = SWEEP_FILE) -> SweepFile:
 
 
 def read_overrides(run_dir: Path, output_subdir: str = HYDRA_DIR) -> list[str]:
-    """The overrides of a run, without Hydra's own, with current key names.
+    """Read the overrides of a run, without Hydra's own, with current key names.
 
     Args:
         output_subdir: Hydra's folder in the run directory.
@@ -114,7 +114,7 @@ def read_overrides(run_dir: Path, output_subdir: str = HYDRA_DIR) -> list[str]:
 
 
 def read_best_trial(sweep_dir: Path) -> BestTrial:
-    """The best trial of Optuna's sweeper.
+    """Read the best trial of Optuna's sweeper.
 
     Raises:
         HydraFileError: there is no such file, or the search had several objectives.

@@ -1,6 +1,6 @@
-"""Finds the newest runs and sweeps: the meaning of `latest` in every command.
+"""Finds the newest runs and sweeps, to which `latest` refers in every command.
 
-The order is that of the start times in their records. Modification times would change with copies and edits.
+They are ordered by the start times in their records, because copies and edits change modification times.
 """
 
 import json
@@ -20,25 +20,24 @@ SWEEP_FOLDERS = (Path("multirun"),)
 
 
 def newest_runs(folders: Iterable[Path] = RESULT_FOLDERS, holding: str = RUN_FILE) -> list[Path]:
-    """Run directories below some folders, at any depth, sorted by their last start, the newest first.
+    """Return the run directories below some folders, at any depth, the last started or resumed first.
 
-    A resumed run counts by its last start. An original comes before its copies. Runs without a readable record come
-    last.
+    An original comes before its copies. Runs without a readable record come last.
 
     Args:
-        folders: folders that don't exist are skipped.
-        holding: only runs that contain this file.
+        folders: the folders to search. Folders that don't exist are skipped.
+        holding: the file that a run must contain to be returned.
     """
     return _by_start(run for folder in folders for run in _runs_below(folder) if (run / holding).exists())
 
 
 def newest_sweeps(folders: Iterable[Path] = SWEEP_FOLDERS) -> list[Path]:
-    """Sweep directories below some folders, at any depth, the last started or resumed first."""
+    """Return the sweep directories below some folders, at any depth, the last started or resumed first."""
     return _by_start(path.parent for folder in folders for path in files_below(folder, SWEEP_FILE))
 
 
 def newest() -> list[Path]:
-    """Sweeps and single runs of the current folder, the last started first."""
+    """Return the sweeps and single runs of the current folder, the last started first."""
     return _by_start([*newest_sweeps(), *newest_runs(RESULT_FOLDERS[:1])])
 
 
@@ -54,7 +53,7 @@ def _by_start(paths: Iterable[Path]) -> list[Path]:
 
 
 def _start(path: Path) -> tuple[float, bool]:
-    """When a run or sweep last started (`time.time()`; -inf: not known), and whether it is an original, not a copy."""
+    """Return when a run or sweep last started (`time.time()`; -inf: not known), and whether it is no copy."""
     if not (path / SWEEP_FILE).exists():
         return _start_of_run(path)
     return max([_start_of_sweep(path), *map(_start_of_run, _runs_below(path))])

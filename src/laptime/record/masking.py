@@ -11,7 +11,8 @@ from typing import Any
 
 MASK = "***"
 
-# How keys of secrets end, in lower case with _ between words. Plurals, too, except `tokens`: a count or a list.
+# The endings of keys of secrets, in lower case with _ between words. Plurals are secret, too. `tokens` is not: it is
+# a count or a list.
 _KEY = re.compile(
     r"\w*(passw(or)?d|passphrase|secret|credential|api_?key|access_?key(_id)?|private_?key|secret_?key)s?"
     r"(_(base|json|value|text|string|b64|base64))?"
@@ -20,7 +21,7 @@ _KEY = re.compile(
     r"|(\w*_)?(wandb|signing|encryption|decryption|account|storage|subscription|license|ssh|gpg|rsa|hmac|service)_?key"
     r"|(?P<kind>\w*?)_?token"
 )
-# `..._token` with these words means a token of a vocabulary or of a model's input.
+# With these words, `..._token` is a token of a vocabulary or of a model's input.
 _PLAIN_TOKENS = {
     "pad", "eos", "bos", "unk", "sep", "cls", "mask", "class", "special", "start", "end", "image", "prefix", "per",
     "num", "max", "min", "next",
@@ -63,7 +64,7 @@ def is_secret(key: str) -> bool:
 
 
 def mask(value: Any, hidden: bool = False) -> Any:
-    """A copy of plain, possibly nested values in which secrets are `***`.
+    """Return a copy of plain, possibly nested values in which secrets are `***`.
 
     True, false, null and empty strings are never masked.
 
@@ -82,7 +83,7 @@ def mask(value: Any, hidden: bool = False) -> Any:
 
 
 def mask_text(text: str, secrets: Collection[str] = ()) -> str:
-    """Free text, e.g. an error message, with secrets masked.
+    """Mask secrets in free text, e.g. an error message.
 
     Args:
         secrets: the `secret_values` of the configuration, which are masked everywhere.
@@ -101,10 +102,10 @@ def _masked_pair(pair: re.Match[str]) -> str:
 
 
 def mask_command(arguments: Sequence[str], secrets: Collection[str] = ()) -> list[str]:
-    """A command with secrets masked: in `key=value`, `--flag=value` and `--flag value`.
+    """Mask secrets in a command: in `key=value`, `--flag=value` and `--flag value`.
 
     Args:
-        secrets: as for `mask_text`.
+        secrets: the `secret_values` of the configuration, which are masked everywhere.
     """
     masked = []
     flag = ""
@@ -121,7 +122,7 @@ def mask_command(arguments: Sequence[str], secrets: Collection[str] = ()) -> lis
 
 
 def secret_values(config: Any) -> frozenset[str]:
-    """The secrets in a configuration, as text. Secrets shorter than _MIN_LENGTH are left out."""
+    """Return the secrets in a configuration, as text. Secrets shorter than _MIN_LENGTH are left out."""
     return frozenset(text for text in _secrets(config, hidden=False) if len(text) >= _MIN_LENGTH)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# By section. The keys of `noise.epochs` are those of each epoch in that list.
+# The old keys by section. The keys of `noise.epochs` are those of each epoch in that list.
 RENAMED_KEYS = {
     "timing": {"straggling": "straggler_delay"},
     "contention": {"straggling": "straggler_delay"},
@@ -18,10 +18,10 @@ RENAMED_KEYS = {
 
 
 def rename_old_keys(record: dict[str, Any]) -> None:
-    """Rename the old keys of a record in place. Where a record has both names of a value, the new one is kept.
+    """Rename the old keys of a record in place. If a record has both names of a value, the new one is kept.
 
     Args:
-        record: content of run.json. Values of wrong types stay, so that reading the record reports them.
+        record: the content of run.json. Values of wrong types stay, so that reading the record reports them.
     """
     for section, names in RENAMED_KEYS.items():
         name, _, nested = section.partition(".")

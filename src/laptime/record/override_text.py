@@ -11,7 +11,7 @@ class OverrideText(NamedTuple):
 
     Attributes:
         prefix: +, ++, ~ or empty.
-        key: with its package, if it has one: `dataset@other`.
+        key: the key, with its package if it has one: `dataset@other`.
         value: the text after the first =; None: there is no =.
     """
 

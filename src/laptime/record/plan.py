@@ -27,7 +27,7 @@ def write_plan(sweep_dir: Path, swept: Mapping[int, str], starts: bool = False) 
 
 
 def read_plan(sweep_dir: Path) -> dict[int, str]:
-    """The swept values of each run, by number; empty if plan.json can't be read."""
+    """Read the swept values of each run, by number. The result is empty if plan.json can't be read."""
     try:
         runs = json.loads((sweep_dir / PLAN_FILE).read_bytes())["runs"]
         swept_by_run = {int(number): escape_control_chars(str(swept)) for number, swept in runs.items()}

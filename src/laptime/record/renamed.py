@@ -1,4 +1,4 @@
-"""Keys of the configuration that have new names: what an older Laptime wrote is read by the new names."""
+"""New names for old keys of the configuration, so that files of an older Laptime can be read."""
 
 import re
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ _FORMER_INTERPOLATION = re.compile(r"\$\{(run_dir|run_label|experiment_name)\}")
 
 
 def by_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A hashed configuration or a checkpoint's identity, by full key, with the new names."""
+    """Return a hashed configuration or a checkpoint's identity, both by full key, with the new names."""
     return {_renamed(key, RENAMED, values): value for key, value in values.items()}
 
 
 def by_old_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `by_new_names`."""
+    """Return the values with the old names, as the inverse of `by_new_names`."""
     return {_renamed(key, _OLD_NAMES, values): value for key, value in values.items()}
 
 
@@ -41,7 +41,7 @@ def _has_new_name(new_key: str, target: Any) -> bool:
 
 
 def override_by_new_name(override: str) -> str:
-    """An override with the new names: `training.num_microbatches=2`."""
+    """Return an override with the new names: `training.num_microbatches=2`."""
     prefix, key, value = split(override)
     if value is not None:
         value = _FORMER_INTERPOLATION.sub(r"${laptime:\1}", value)

@@ -23,17 +23,18 @@ class RunRecord(Struct, kw_only=True):
     """The content of run.json.
 
     Attributes:
-        run_dir: absolute, where the run was made; None: an old record lacks it.
-        run_label: the swept values of a sweep's run, as in `seed=1`; empty for a single run; None: Laptime timed
+        run_dir: the absolute path where the run was made; None: an old record lacks it.
+        run_label: the swept values of a sweep's run, e.g. `seed=1`; empty for a single run; None: Laptime timed
             somebody else's training.
         experiment_name: the option of the group `experiment`; None: none was chosen.
-        runs_at_once: runs of the sweep that shared the machine, this one included; None: as for `run_label`.
+        runs_at_once: number of the sweep's runs that shared the machine, including this one; None: Laptime timed
+            somebody else's training.
         config: the resolved configuration, with secrets masked.
         hashed_config: the values that identify a run, by full key. See `laptime.config.identity`.
         config_hash, group_hash: hashes of hashed_config, with and without the seed.
-        command: as typed, with secrets masked.
-        device, dataset, model, strategy, batch, environment: None: the run ended during its setup.
-        seed: None: not known, because Laptime timed a training that it did not start.
+        command: the command that the user typed, with secrets masked.
+        device, dataset, model, strategy, batch, environment: descriptions of the run; None: it ended during its setup.
+        seed: the seed; None: not known, because Laptime timed a training that it did not start.
         missing: the reasons why figures are null, by section or key: `breakdown`, `peak.mfu`.
     """
 
@@ -79,19 +80,19 @@ class RunRecord(Struct, kw_only=True):
 
         Raises:
             FileNotFoundError: there is no run.json.
-            ValueError: it is not JSON, has another schema version, or a value has a wrong type.
+            ValueError: the file is not JSON, has another schema version, or a value has a wrong type.
         """
         return cls.of(read_record(run_dir))
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "RunRecord":
-        """A record from plain values.
+        """Make a record from plain values.
 
         Args:
-            content: of run.json, with this schema version and current key names: see `read_record`.
+            content: the content of run.json as `read_record` returns it, with current key names.
 
         Raises:
-            ValueError: names the value that has a wrong type.
+            ValueError: a value has a wrong type; names the value.
         """
         if content.get("status") is None:
             raise ValueError(f"damaged: {RUN_FILE} has no status")
@@ -113,13 +114,13 @@ class RunRecord(Struct, kw_only=True):
 
     @property
     def sweep_settings(self) -> dict[str, bool | int | float | str]:
-        """What loggers show beside the configuration."""
+        """The settings that loggers show in addition to the configuration."""
         if not self.is_laptime_training:
             return {}
         return {"experiment_name": str(self.experiment_name), "runs_at_once": self.runs_at_once or 1}
 
     def to_json(self) -> dict[str, Any]:
-        """The plain values of run.json, with every key of the schema. Infinite values and NaN are null."""
+        """Return the plain values of run.json, with every key of the schema. Infinite values and NaN are null."""
         values: dict[str, Any] = finite(msgspec.to_builtins(self))
         for name in _SETUP_SECTIONS:
             if values[name] is None:
@@ -156,14 +157,14 @@ def mark_launcher_died(run_dir: Path, message: str) -> None:
 
 
 def _is_unknown(key: str, value: Any) -> bool:
-    """Whether a section is empty: the run ended before it was filled in, or an older Laptime did not write it."""
+    """Whether a section is empty because the run ended before filling it in, or because an older Laptime wrote it."""
     if value is None or not isinstance(value, dict):
         return value is None
     return key in _SETUP_SECTIONS and all(item is None for item in value.values())
 
 
 def _describe(message: str, content: Mapping[str, Any]) -> str:
-    """msgspec's error message, with the full key of the value."""
+    """Return msgspec's error message with the full key of the value."""
     match = _PATH.search(message)
     path = "" if match is None else match["path"]
     missing = re.match(r"Object missing required field `(\w+)`", message)

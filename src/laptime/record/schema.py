@@ -1,7 +1,7 @@
-"""The schema of run.json, section by section: the order of keys, their types, and what may be null.
+"""The schema of run.json, section by section: the order of keys, their types, and which may be null.
 
-Figures that were not measured are null. Units are in the names; fractions are of 1. A record with other types is
-damaged (`laptime.record.run_record.RunRecord.read` names the key). Keys that an older Laptime did not write are null.
+Figures that were not measured are null. Units are in the names. Fractions are from 0 to 1, not percentages. A record
+with other types is damaged (`RunRecord.read` names the key). Keys that an older Laptime did not write are null.
 """
 
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,17 +17,17 @@ Count = Annotated[int, Meta(ge=1)]
 Size = Annotated[int, Meta(ge=0, le=2**62)]
 
 # The phases of an optimizer step, in order. `communication` is the time that the backward pass or a sharded optimizer's
-# step waits for other ranks; it is not in those phases. `rest` is in no other phase, e.g. adding up losses.
+# step waits for other ranks; those phases exclude it. `rest` is the time outside of all phases, e.g. adding up losses.
 PHASES = ("data", "host_to_device", "forward", "backward", "communication", "optimizer", "rest")
 
 Section = TypeVar("Section")
 
 
 def filled(section: Section | None) -> Section:
-    """A section that the setup of a run fills in.
+    """Return a section that the setup of a run fills in.
 
     Raises:
-        ValueError: it is None, because the run ended during its setup.
+        ValueError: the section is None, because the run ended during its setup.
     """
     if section is None:
         raise ValueError("the run ended during its setup")
@@ -42,7 +42,7 @@ class RunError(Struct, kw_only=True):
         message: the error message.
         epoch, step: position in the training, both from 0; None: not known.
         signum: number of the signal that ended it.
-        traceback: of unexpected exceptions.
+        traceback: the traceback of an unexpected exception.
         rank: the rank that failed.
     """
 
@@ -124,11 +124,11 @@ class Lap(Struct, kw_only=True):
     """What is timed as one lap.
 
     Attributes:
-        unit: epoch; or batches, if a lap is a number of batches.
+        unit: `epoch`, or `batches` if a lap is a number of batches.
         num_batches: number of batches per lap on each rank; None: a lap is an epoch.
-        timer: training (Laptime trained), LapTimer (the Lightning callback), laps (a plain loop) or transformers (the
-            callback for Hugging Face's Trainer).
-        contents: what a lap's time includes and excludes, in words.
+        timer: the code that timed the laps: training (Laptime trained), LapTimer (the Lightning callback), laps (a
+            plain loop) or transformers (the callback for Hugging Face's Trainer).
+        contents: a description of what a lap's time includes and excludes.
     """
 
     unit: Literal["epoch", "batches"] = "epoch"
@@ -141,7 +141,7 @@ class Timing(Struct, kw_only=True):
     """Medians of the counted laps, and times of the whole run.
 
     A lap is an epoch, unless `lap` says otherwise. `warmup_epochs` and `epoch_time_s` are about laps.
-    `straggler_delay`: how much longer the slowest rank took than the median one, as a fraction.
+    `straggler_delay` is a fraction: how much longer the slowest rank took than the median one.
     """
 
     warmup_epochs: int | None = None
@@ -204,9 +204,9 @@ class Communication(Struct, kw_only=True):
 
 
 class Contention(Struct, kw_only=True):
-    """Steps without gradient synchronization, in seconds.
+    """Seconds of steps without gradient synchronization.
 
-    `straggler_delay`: how much longer the slowest rank takes for them than the median one, as a fraction.
+    `straggler_delay` is a fraction: how much longer the slowest rank takes for them than the median one.
     """
 
     no_sync_step_s: Figure | None = None
@@ -242,7 +242,7 @@ class Peak(Struct, kw_only=True):
 
     Attributes:
         mfu: achieved FLOP/s over `matmul_flop_per_s`, the fastest matrix product measured on this device and precision.
-        compute_mfu: the same in the forward and backward pass.
+        compute_mfu: the MFU of the forward and backward pass alone.
     """
 
     matmul_flop_per_s: Figure | None = None
@@ -255,7 +255,7 @@ class Peak(Struct, kw_only=True):
 
 
 class BareLoop(Struct, kw_only=True):
-    """The same epochs in a loop without Lightning. `overhead`: how much longer the run took, as a fraction."""
+    """The same epochs in a loop without Lightning. `overhead` is a fraction: how much longer the run took."""
 
     epoch_time_s: Figure | None = None
     overhead: Figure | None = None
@@ -267,7 +267,7 @@ class BareLoop(Struct, kw_only=True):
 
 
 class EpochNoise(Struct, kw_only=True):
-    """What else the machine did during an epoch. See `laptime.machine.counters.Noise`."""
+    """Other activity of the machine during an epoch. See `laptime.machine.counters.Noise`."""
 
     attempt: int
     epoch: int
@@ -311,7 +311,7 @@ class Attempt(Struct, kw_only=True):
 
 
 class Git(Struct, kw_only=True):
-    """The commit of the code. `diff_hash` is of uncommitted changes."""
+    """The git commit of the code. `diff_hash` is the hash of uncommitted changes."""
 
     commit: str | None = None
     dirty: bool | None = None

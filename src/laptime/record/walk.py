@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Like os.walk, but follows symbolic links and visits each folder once.
+    """Walk like os.walk, but follow symbolic links and visit each folder once.
 
     Yields:
         A folder, the names of its folders and the names of its files. Folders that the caller removes are skipped.
@@ -22,7 +22,7 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def files_below(folder: Path, name: str) -> Iterator[Path]:
-    """All files with this name, at any depth."""
+    """Yield all files with this name, at any depth."""
     for path, _, files in walk(folder):
         if name in files:
             yield path / name

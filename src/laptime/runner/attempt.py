@@ -1,4 +1,4 @@
-"""One attempt at a run. run.json records how it ends, whatever happens."""
+"""Makes one attempt at a run, and always records in run.json how it ended."""
 
 import logging
 import shlex
@@ -57,7 +57,7 @@ def start_record(
 def describe_run(
     record: RunRecord, config: Config, run_dir: Path, sweep: SweepContext | None, experiment: str | None
 ) -> None:
-    """Fill in what identifies the run: configuration, directory, experiment, and its place in a sweep."""
+    """Fill in the values that identify the run: configuration, directory, experiment, and its place in a sweep."""
     record.config = mask(config.as_dict())
     record.run_dir, record.experiment_name = str(run_dir), experiment
     record.run_label = "" if sweep is None else sweep.label
@@ -65,7 +65,7 @@ def describe_run(
 
 
 def resume_from(config: Config, checkpoint: Path | None) -> Config:
-    """The configuration with `training.checkpoint` set to a checkpoint; unchanged if there is none."""
+    """Return the configuration with `training.checkpoint` set to a checkpoint, or unchanged if there is none."""
     if checkpoint is None:
         return config
     return replace(config, training=replace(config.training, checkpoint=str(checkpoint)))
@@ -131,7 +131,7 @@ def _log_failure(run: RunContext, failure: BaseException, error: RunError) -> No
 
 
 def _read_back(run_dir: Path, record: RunRecord) -> RunRecord:
-    """The record as the first rank has written it; the given record if that can't be read."""
+    """Return the record that the first rank has written, or the given record if that can't be read."""
     try:
         return RunRecord.read(run_dir)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""All checks of a configuration before a run begins: keys, types, ranges, classes, the environment."""
+"""Runs all checks of a configuration before a run begins: keys, types, ranges, classes, the environment."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def check(composed: DictConfig, cli_overrides: Sequence[str]) -> Config:
     """Check a composed configuration as far as possible without building anything.
 
     Args:
-        cli_overrides: the overrides of the command line only, because settings in files are not trusted.
+        cli_overrides: the overrides of the command line. Settings in files are not trusted, so they are not included.
 
     Returns:
         The resolved configuration, with a placeholder for the run's directory.

@@ -1,4 +1,4 @@
-"""The context of a run: what its parts need besides their own arguments."""
+"""The context of a run, which all its parts need."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ from laptime.record.run_record import RunRecord
 
 @dataclass(frozen=True)
 class SweepContext:
-    """What a run needs to know about its sweep.
+    """The facts about a sweep that one of its runs needs.
 
     Attributes:
         threads_per_rank: the value of `strategy.threads_per_rank=auto`, the same for all runs of the sweep.
-        label: the swept values of this run, as in `seed=1`; empty: it is the only run.
-        runs_at_once: runs of the sweep that share this machine.
+        label: the swept values of this run, e.g. `seed=1`; empty: it is the only run.
+        runs_at_once: number of the sweep's runs that share this machine.
     """
 
     threads_per_rank: int
@@ -28,10 +28,10 @@ class RunContext:
     """One attempt at a run, in one process.
 
     Attributes:
-        config: resolved and immutable.
-        run_dir: absolute; exists.
+        config: the resolved configuration.
+        run_dir: the absolute path of the run directory, which exists.
         record: the content of run.json so far. The parts of a run fill it in.
-        stop: tells whether to stop early.
+        stop: the request to stop early, if there is one.
         start: `time.time()` when the run or this attempt began.
         sweep: the sweep that the run belongs to; None: a single run.
     """
@@ -45,5 +45,5 @@ class RunContext:
 
     @property
     def runs_at_once(self) -> int:
-        """Runs of the sweep that share this machine; 1 for a single run."""
+        """The number of the sweep's runs that share this machine; 1 for a single run."""
         return 1 if self.sweep is None else self.sweep.runs_at_once

@@ -105,7 +105,7 @@ def _train_joined(run: RunContext) -> None:
 
 
 def _cause_under_torchrun(error: BaseException, run_dir: Path, timeout_s: float) -> BaseException:
-    """The root cause of this rank's error.
+    """Return the root cause of this rank's error.
 
     A SIGTERM from torchrun and a lost connection to a killed rank only follow from the failure of another rank.
     """

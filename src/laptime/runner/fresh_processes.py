@@ -23,7 +23,7 @@ _loaded_with: dict[str, str] | None = None
 
 
 def context() -> BaseContext:
-    """The start method: forkserver, whose processes start in a fraction of a second, or spawn.
+    """Return the start method: forkserver, whose processes start in a fraction of a second, or spawn.
 
     Spawn is used on macOS, where forking isn't safe, and when environment variables that libraries read while they load
     have changed since the forkserver loaded them.
@@ -41,7 +41,7 @@ def context() -> BaseContext:
 def start(target: Callable[..., None], job: Any, name: str) -> tuple[BaseProcess, Connection]:
     """Start a process that calls `target(connection, job)`; return it and the other end of the connection."""
     if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
-        # joblib 1.6's worker processes have a start method that their child processes don't know.
+        # joblib 1.6's worker processes have a start method that is unknown in their child processes.
         # https://github.com/joblib/loky/pull/153
         multiprocessing.set_start_method(None, force=True)
     start_context = context()

@@ -1,4 +1,4 @@
-"""One run, from its composed configuration to its record and its table."""
+"""Does one run, from its composed configuration to its record and its table."""
 
 import hashlib
 from collections.abc import Sequence
@@ -36,14 +36,14 @@ def run_job(
 
     Args:
         cfg: the composed configuration without the node `hydra`.
-        run_dir: absolute; exists.
-        command: the command line as typed.
+        run_dir: the absolute path of the run directory, which exists.
+        command: the command line that the user typed.
         started: `time.time()` when the run began.
         cli_overrides: the overrides of the command line only.
         sweep: the sweep that the run belongs to; None: a single run.
         resume: whether to resume this run from its last checkpoint in `run_dir`.
-        tag: prefix of the run's lines on a terminal that several runs write to.
-        checked: `snapshot` of the configuration that was checked before; None: nothing was checked before.
+        tag: prefix of the run's lines on a terminal, if several runs write to it.
+        checked: the `snapshot` of the configuration that was checked before; None: it was not checked before.
         experiment: the option of the group `experiment`; None: none was chosen.
 
     Raises:
@@ -103,7 +103,7 @@ _MAX_NAME_BYTES = 140
 
 
 def folder_name(label: str) -> str:
-    """A label as the name of a folder; a label that is too long is cut and ends with a hash of itself."""
+    """Turn a label into the name of a folder. A label that is too long is cut and ends with its hash."""
     name = escape_control_chars(label).replace("/", "_").replace("\\", "_")
     if len(name.encode()) <= _MAX_NAME_BYTES:
         return name

@@ -39,15 +39,16 @@ def launch(
     processes.
 
     Args:
-        run_dir: absolute; exists.
-        command: the command line as typed.
+        run_dir: the absolute path of the run directory, which exists.
+        command: the command line that the user typed.
         start: `time.time()` when the run began; None: now.
         sweep: the sweep that this run belongs to; None: a single run.
         resume: whether to resume this run of a sweep from its last checkpoint in `run_dir`.
         experiment: the option of the group `experiment`; None: none was chosen.
 
     Raises:
-        UserError, TrainingFailed, Interrupted, RankFailed, or any other error, after run.json has recorded it.
+        UserError, TrainingFailed, Interrupted, RankFailed: the run failed, and run.json has recorded the error. Any
+            other exception is recorded, too.
     """
     start = time.time() if start is None else start
     preflight.check_environment()  # here, because a launcher may run the job on another machine
@@ -75,7 +76,7 @@ def _train_in_this_process(run: RunContext, rank: Rank) -> RunRecord:
 
 
 def _launch_processes(run: RunContext, ranks: list[Rank], first_attempt: int) -> RunRecord:
-    """Start the ranks; after a failure restart them from the last checkpoint, up to `strategy.max_restarts` times."""
+    """Start the ranks. After a failure, restart them from the last checkpoint, up to `strategy.max_restarts` times."""
     config = run.config
     last_attempt = first_attempt + config.strategy.max_restarts
     if first_attempt:

@@ -17,7 +17,7 @@ from laptime.runner.context import SweepContext
 
 
 def backend_of(config: Config) -> str:
-    """The process group's backend for this configuration on this machine: gloo, nccl or Intel's xccl."""
+    """Return the process group's backend for this configuration on this machine: gloo, nccl or Intel's xccl."""
     backend = config.strategy.backend
     if backend != "auto":
         return backend
@@ -25,7 +25,7 @@ def backend_of(config: Config) -> str:
 
 
 def num_ranks(config: Config) -> int:
-    """The value of `strategy.world_size`; `auto` is one rank per GPU, or one rank on the CPU."""
+    """Return the value of `strategy.world_size`. `auto` is one rank per GPU, or one rank on the CPU."""
     world_size = config.strategy.world_size
     if isinstance(world_size, int):
         return world_size
@@ -33,7 +33,7 @@ def num_ranks(config: Config) -> int:
 
 
 def threads_per_rank(config: Config, sweep: SweepContext | None = None) -> int:
-    """The value of `strategy.threads_per_rank`, with `auto` resolved for this machine."""
+    """Return the value of `strategy.threads_per_rank`, with `auto` resolved for this machine."""
     threads = config.strategy.threads_per_rank
     if isinstance(threads, int):
         return threads
@@ -41,14 +41,14 @@ def threads_per_rank(config: Config, sweep: SweepContext | None = None) -> int:
 
 
 def expected_hashed_config(config: Config, sweep: SweepContext) -> dict[str, Any]:
-    """The `hashed_config` that a run of a sweep will record on this machine."""
+    """Return the `hashed_config` that a run of a sweep will record on this machine."""
     threads = threads_per_rank(config, sweep)
     device = accelerator_of(config) or "cpu"
     return hashed_config(config, device, num_ranks(config), threads, runs_at_once=sweep.runs_at_once)
 
 
 def plan(config: Config, sweep: SweepContext | None = None) -> list[Rank]:
-    """The ranks of a run, with their threads and cores.
+    """Plan the ranks of a run, with their threads and cores.
 
     Args:
         sweep: the sweep that the run belongs to; None: a single run.
@@ -78,7 +78,10 @@ def plan(config: Config, sweep: SweepContext | None = None) -> list[Rank]:
 
 
 def trains_in_this_process(config: Config, sweep: SweepContext | None) -> bool:
-    """Whether the run trains in this process: one rank without DDP, not in a sweep (its runs would warm each other)."""
+    """Whether the run trains in this process. It does with one rank, without DDP, and outside of a sweep.
+
+    In a sweep, runs in one process would warm each other up.
+    """
     # A memory-mapped file that is truncated kills the process that reads it. The launching process must survive to
     # report that, and with strategy.max_restarts to restart the rank.
     needs_supervisor = config.dataset.get("pipeline") == "mapped" or config.strategy.max_restarts > 0
@@ -120,16 +123,16 @@ def check_devices(config: Config, world_size: int, local_world_size: int) -> Non
 
 
 def accelerator_of(config: Config) -> str | None:
-    """The accelerator that will train: cuda, mps or xpu; None: the CPU, by choice or because there is no other."""
+    """Return the accelerator that will train: cuda, mps or xpu; None: the CPU trains."""
     available = available_accelerator()
     return available if config.device.name in ("auto", "accelerator", available) else None
 
 
 def pinned(rank: Rank) -> Rank:
-    """The rank with its own cores of this machine.
+    """Assign a rank its own cores of this machine, and return it.
 
-    It gets no cores of its own if there are too few, if the system can't pin processes, or if a CPU quota grants fewer
-    cores than the affinity mask: several containers with quotas would all pin their ranks to the same first cores.
+    It gets no cores of its own if there are too few, or if the system can't pin processes. It gets none either if a CPU
+    quota grants fewer cores than the affinity mask: containers with quotas would all pin to the same first cores.
     """
     affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if rank.oversubscribed or len(affinity) != usable_cores():

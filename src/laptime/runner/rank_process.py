@@ -31,7 +31,7 @@ from laptime.terminal import logging_to
 
 log = logging.getLogger(__name__)
 
-# How long the first rank may take to write to run.json that the launcher has died.
+# Maximum time for the first rank to record in run.json that the launcher has died.
 _FINAL_WRITE_S = 2.0
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
@@ -41,9 +41,9 @@ class Rendezvous:
     """The address where the ranks of a process group find each other.
 
     Attributes:
-        host, port: of the TCPStore.
+        host, port: the address of the TCPStore.
         backend: the process group's backend, e.g. gloo.
-        timeout_s: how long to wait for the other ranks.
+        timeout_s: seconds to wait for the other ranks.
     """
 
     host: str
@@ -54,12 +54,12 @@ class Rendezvous:
 
 @dataclass(frozen=True)
 class Job:
-    """What the launcher sends to a rank process at its start; everything in it can be pickled.
+    """The values that the launcher sends to a rank process at its start. All of them can be pickled.
 
     Attributes:
         config: the resolved configuration.
-        run_dir: absolute; exists.
-        record: the record of the run until now.
+        run_dir: the absolute path of the run directory, which exists.
+        record: the record of the run so far.
         rank: this rank.
         rendezvous: where the ranks find each other; None: a single process without a process group.
         start: `time.time()` when the run began.
@@ -82,9 +82,9 @@ class Outcome:
     """How a rank ended.
 
     Attributes:
-        rank: its number.
-        record: the run's record; None from all ranks but the first, and after a failure.
-        failure: None: the rank completed.
+        rank: the number of the rank.
+        record: the run's record, from the first rank only; None after a failure.
+        failure: how the rank failed; None: it completed.
     """
 
     rank: int
@@ -154,7 +154,7 @@ def join_torchrun(backend: str, timeout_s: float) -> None:
 
 
 def interface_towards(host: str) -> str | None:
-    """The network interface from which this machine would send to a host; None: unknown, or only the loopback."""
+    """Return the network interface from which this machine sends to a host; None: unknown, or only the loopback."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind, protocol) as probe:

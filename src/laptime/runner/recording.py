@@ -177,7 +177,7 @@ def note_timing(
 
 
 def make_sampler(config: Config, record: RunRecord, device: Device, rank: Rank) -> Sampler | None:
-    """The sampler of all ranks of this machine, on its first rank; None on other ranks, or if sampling is off."""
+    """Return the sampler of all ranks of this machine, on its first rank; None on other ranks or without sampling."""
     nodes = rank.gather(rank.node)
     all_pids = filled(record.strategy).rank_pids or []
     pids = [pid for pid, node in zip(all_pids, nodes, strict=True) if node == rank.node]
@@ -188,7 +188,7 @@ def make_sampler(config: Config, record: RunRecord, device: Device, rank: Rank) 
 
 
 def note_resources(record: RunRecord, laps: LapRecorder, sampler: Sampler | None, energy: EnergyMeter | None) -> None:
-    """Record memory, CPU and energy as the first rank knows them during training."""
+    """Record memory, CPU and energy as far as the first rank knows them during training."""
     laps.note_resources(record, energy)
     if sampler is not None:
         record.resources.sampler_num_samples = sampler.num_samples
@@ -216,7 +216,7 @@ def note_memory(record: RunRecord, rank: Rank, device: Device, sampler: Sampler 
 
 
 def note_quality(record: RunRecord, laps: LapRecorder, runs_at_once: int, profiled: bool) -> None:
-    """Record interference in each epoch, and the quality grade that follows from it."""
+    """Record the interference in each epoch and the resulting quality grade."""
     noise, strategy = record.noise, filled(record.strategy)
     earlier_epochs = [epoch for epoch in noise.epochs or [] if epoch.attempt != laps.rank.attempt]
     noise.epochs = earlier_epochs + laps.noise
@@ -254,7 +254,10 @@ def note_result(record: RunRecord, laps: LapRecorder, target_accuracy: float | N
 
 
 def _instrument_s(breakdown: schema.Breakdown, timing: schema.Timing) -> float | None:
-    """How much longer a step takes when it is instrumented than in the epochs, without the time of an epoch's start."""
+    """Return how many seconds longer an instrumented step takes than a step of an epoch.
+
+    The extra time at an epoch's start is left out.
+    """
     if not timing.steps_per_s or timing.epoch_time_s is None or breakdown.step_s is None:
         return None
     num_steps = timing.steps_per_s * timing.epoch_time_s

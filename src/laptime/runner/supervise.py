@@ -28,7 +28,7 @@ from laptime.runner.rank_process import Job, Outcome, Rendezvous
 from laptime.runner.trackers import end_trackers
 from laptime.training.faults import out_of_memory_kills
 
-# How long the other ranks may take to end by themselves after one rank has failed, or after an interruption.
+# Time for the other ranks to end by themselves after one rank has failed, or after an interruption.
 _GRACE_S = 2.0
 
 _INTERRUPT_GRACE_S = 30.0
@@ -49,7 +49,7 @@ def run_processes(run: RunContext, ranks: list[Rank]) -> RunRecord:
     """Train in fresh processes, one per rank, and leave none of them behind.
 
     Returns:
-        The record, as the first rank has filled it in.
+        The record that the first rank has filled in.
 
     Raises:
         RankFailed, UserError, TrainingFailed, Interrupted: the error of the rank that failed first.
@@ -86,7 +86,7 @@ def _require_file_descriptors(world_size: int) -> None:
     Without them torch's TCPStore (torch 2.14; not reported) would wait until its timeout.
 
     Raises:
-        OSError: EMFILE, the limit is too low.
+        OSError: the limit is too low (EMFILE).
     """
     opened: list[int] = []
     try:
@@ -99,14 +99,14 @@ def _require_file_descriptors(world_size: int) -> None:
 
 @contextmanager
 def rendezvous_store(host: str, port: int, backend: str, timeout_s: float) -> Iterator[Rendezvous]:
-    """The TCPStore where the ranks find each other.
+    """Open the TCPStore where the ranks find each other.
 
     It listens on `host` only. By default, torch 2.14's store listens on all interfaces (not reported).
 
     Args:
-        host, port: `strategy.master_addr` and `strategy.master_port`; port 0: any free port.
+        host, port: the values of `strategy.master_addr` and `strategy.master_port`; port 0: any free port.
         backend: the process group's backend.
-        timeout_s: how long the ranks wait for each other.
+        timeout_s: seconds that the ranks wait for each other.
     """
     host = _loopback_address(host)
     try:
@@ -131,7 +131,7 @@ def _loopback_address(host: str) -> str:
     """Resolve a host name to an address of the loopback interface.
 
     Raises:
-        UserError: it is another address, where other machines could connect to the ranks.
+        UserError: it has another address, to which other machines could connect.
     """
     try:
         address = socket.gethostbyname(host) if host else ""
@@ -151,7 +151,7 @@ def _start(job: Job) -> _Child:
 
 
 def _watch(children: list[_Child], stop: StopRequest, timeout_s: float, kills: int) -> None:
-    """Wait until all ranks have ended, or until one has failed and the others had time to report, too."""
+    """Wait until all ranks have ended, or until one has failed and the others have had time to report."""
     stop.immediate = False
     deadline: float | None = None
     all_stopped_since: float | None = None
@@ -195,10 +195,10 @@ def _is_stopped(process: BaseProcess) -> bool:
 
 
 def _describe_exit(process: BaseProcess, kills: int) -> RankFailure:
-    """Describe how a process ended that sent no Outcome.
+    """Describe the end of a process that sent no Outcome.
 
     Args:
-        kills: `out_of_memory_kills()` when the process started.
+        kills: the value of `out_of_memory_kills()` when the process started.
     """
     code = process.exitcode
     ending = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exited with {code}"
@@ -210,7 +210,7 @@ def _describe_exit(process: BaseProcess, kills: int) -> RankFailure:
 
 
 def _end(children: list[_Child]) -> None:
-    """End all processes, and remove shared memory that killed ones have left."""
+    """End all processes, and remove the shared memory that killed processes have left behind."""
     for child in children:
         if child.outcome is not None and child.outcome.failure is None:
             child.process.join(timeout=5)
@@ -224,12 +224,12 @@ def _end(children: list[_Child]) -> None:
 
 
 def _exited_without_report(child: _Child) -> bool:
-    """Whether a rank was killed, by itself or because it was stuck."""
+    """Whether a rank ended without a report, or was killed because it was stuck."""
     return child.outcome is None or _cause(child) is Cause.DIED
 
 
 def _root_cause(failed: list[_Child], timeout_s: float) -> BaseException:
-    """The error of the rank that failed first. Its end makes the other ranks fail, too."""
+    """Return the error of the rank that failed first. Its end makes the other ranks fail, too."""
     child = min(failed, key=_cause)
     number = child.rank.rank
     if child.outcome is None or child.outcome.failure is None:

@@ -45,11 +45,11 @@ def print_results(record: RunRecord, run_dir: Path) -> None:
 
 
 def result_rows(record: RunRecord, epochs: pd.DataFrame) -> Rows:
-    """The rows of the table of results.
+    """Return the rows of the table of results.
 
     Args:
         record: the record of a completed run.
-        epochs: rows of epochs.csv, one per rank and epoch.
+        epochs: the rows of epochs.csv, one per rank and epoch.
     """
     return [
         *_set_up(record),
@@ -64,7 +64,7 @@ def result_rows(record: RunRecord, epochs: pd.DataFrame) -> Rows:
 
 
 def _set_up(record: RunRecord) -> Rows:
-    """Device, ranks, model, data and batch."""
+    """Return the rows about device, ranks, model, data and batch."""
     device, batch, model = filled(record.device), filled(record.batch), filled(record.model)
     used = f"{device.used}, {device.name}"
     if (device.num_devices or 1) > 1:
@@ -107,7 +107,7 @@ def _data(data: schema.Dataset) -> str:
 
 
 def _epochs(record: RunRecord, epochs: pd.DataFrame) -> Rows:
-    """How many epochs, how they ended and how long they took."""
+    """Return the rows about the epochs: their number, why they ended, and how long they took."""
     slowest = combine_ranks_frame(epochs)
     measured = slowest.loc[~slowest["is_warmup"].astype(bool), "epoch_time_s"]
     num_warmup = len(slowest) - len(measured)
@@ -137,7 +137,7 @@ def _quality(quality: schema.Quality) -> Rows:
 
 
 def _step(breakdown: schema.Breakdown) -> Rows:
-    """Where the time of a step goes, longest phase first, if it was measured."""
+    """Return the rows about the phases of a step, longest first, if they were measured."""
     step_s = breakdown.step_s
     if step_s is None:
         return []
@@ -154,7 +154,7 @@ def _step(breakdown: schema.Breakdown) -> Rows:
 
 
 def _overhead(bare_loop: schema.BareLoop) -> Rows:
-    """The overhead of Lightning and Laptime, if it was measured."""
+    """Return the row about the overhead of Lightning and Laptime, if it was measured."""
     overhead, low, high = bare_loop.overhead, bare_loop.overhead_min, bare_loop.overhead_max
     if overhead is None or low is None or high is None or bare_loop.overhead_s_per_step is None:
         return []
@@ -168,7 +168,7 @@ def _overhead(bare_loop: schema.BareLoop) -> Rows:
 
 
 def _synchronization(record: RunRecord) -> Rows:
-    """What synchronization and slow ranks cost, if it was measured."""
+    """Return the rows about the cost of synchronization and slow ranks, if it was measured."""
     comm, contention = record.communication, record.contention
     rows = []
     if comm.step_s is not None and comm.cost_s is not None and comm.exposed_s is not None:
@@ -192,7 +192,7 @@ def _synchronization(record: RunRecord) -> Rows:
 
 
 def _outcome(record: RunRecord) -> Rows:
-    """Accuracy, loss, and the time of the whole run."""
+    """Return the rows about accuracy, loss, and the time of the whole run."""
     timing, result = record.timing, record.result
     rows = []
     if timing.compile_s is not None:

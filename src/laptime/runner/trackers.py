@@ -36,10 +36,10 @@ def _build_loggers(config: Config, resumed_at: int | None) -> list[Logger]:
 
 
 def end_trackers(run: RunContext, status: str) -> None:
-    """Tell the trackers how a run ended, if its first rank was killed and could not.
+    """Tell the trackers how a run ended, if its first rank was killed and could not tell them.
 
     Args:
-        status: failed or interrupted.
+        status: `failed` or `interrupted`.
     """
     for key, node in open_groups.entries(run.config, "logger"):
         if not getattr(targets.locate(key, node), "stays_open_after_crash", False):
@@ -52,7 +52,7 @@ def end_trackers(run: RunContext, status: str) -> None:
 
 @contextmanager
 def tracked(run: RunContext, rank: Rank, num_done: int) -> Iterator[list[Logger]]:
-    """The loggers on the first rank, none on other ranks. Trackers are told when the run begins and how it ended.
+    """Yield the loggers on the first rank, none on other ranks. Tell trackers when the run begins and how it ended.
 
     Args:
         num_done: the number of epochs that are trained already.
@@ -65,7 +65,7 @@ def tracked(run: RunContext, rank: Rank, num_done: int) -> Iterator[list[Logger]
         for tracker in trackers:
             tracker.begin(_tracked_run(run))
         for logger in loggers:
-            if not isinstance(logger, pl.loggers.TensorBoardLogger):  # takes them at the end, together with the results
+            if not isinstance(logger, pl.loggers.TensorBoardLogger):  # it gets them at the end, with the results
                 _log_settings(logger, run)
         yield loggers
         status = "completed"
@@ -84,7 +84,7 @@ def _log_settings(logger: Logger, run: RunContext) -> None:
 
 
 def _settings(run: RunContext) -> dict[str, bool | int | float | str]:
-    """The run's settings for loggers, by full key."""
+    """Return the run's settings for loggers, by full key."""
     return records.flat_config(run.config.as_dict()) | run.record.sweep_settings
 
 

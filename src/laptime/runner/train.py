@@ -1,4 +1,4 @@
-"""One run in one rank: builds the configured objects, trains, tests and measures, and fills in the record."""
+"""Does one run in one rank: builds the configured objects, trains, tests and measures, and fills in the record."""
 
 import logging
 from collections.abc import Sequence
@@ -64,8 +64,8 @@ def train(run: RunContext, rank: Rank) -> None:
     Every rank calls this; the first rank writes run.json.
 
     Args:
-        run: its record is filled in.
-        rank: this process, after it was pinned to its cores and has joined the process group.
+        run: the run, whose record is filled in.
+        rank: this process, which is pinned to its cores and has joined the process group.
 
     Raises:
         UserError: the configured objects can't be built on this machine.
@@ -82,7 +82,7 @@ def _train(run: RunContext, rank: Rank) -> None:
     device = prepare_device(config, rank.local_rank)
     note_setup(run, device, rank)
     filled(record.strategy).rank_pids = assert_world(rank, rank.world_size)
-    if rank.is_first:  # now, because a resumed sweep identifies runs by their hashes, even runs that fail below
+    if rank.is_first:  # already here: a resumed sweep needs the hashes even of runs that fail below
         record.write(run_dir)
 
     if record.noise.load_before is None:
@@ -136,7 +136,7 @@ def _train(run: RunContext, rank: Rank) -> None:
 
 
 class _Instruments:
-    """Everything that measures the epochs: timer, sampler, bare loop, recorder.
+    """The objects that measure the epochs: timer, sampler, bare loop, recorder.
 
     Args:
         remaining: the number of epochs to train.
@@ -175,7 +175,7 @@ class _Instruments:
 
 
 def _early_stopping(config: Config, user_callbacks: Sequence[Callback]) -> EarlyStopping | None:
-    """The callback of `training.early_stopping_patience`. Every EarlyStopping keeps its configured patience."""
+    """Return the callback of `training.early_stopping_patience`, and keep the configured patience of all others."""
     patience = config.training.early_stopping_patience
     early_stopping = None if patience is None else EarlyStopping("val_loss", patience=patience)
     for callback in [*user_callbacks, early_stopping]:

@@ -18,12 +18,12 @@ from laptime.record.files import DDP_KEYS
 
 @dataclass(frozen=True)
 class _Rule:
-    """When keys have an effect.
+    """A rule for when keys have an effect.
 
     Attributes:
-        keys: full names; a name that ends with a dot means all keys below it.
+        keys: full names of the keys. A name that ends with a dot means all keys below it.
         has_effect: whether the keys change anything, given a run's configuration and whether it is in a sweep.
-        reason: why they have no effect otherwise and what to do, as the end of the message.
+        reason: the end of the message: why they have no effect otherwise, and what to do.
     """
 
     keys: tuple[str, ...]
@@ -123,11 +123,11 @@ def check(
 
     Args:
         cli_overrides: the overrides of the command line.
-        runs: for each run its composed configuration, with the node `hydra`, and its Config.
-        is_sweep: whether the runs are those of a sweep.
+        runs: the composed configuration, with the node `hydra`, and the Config of each run.
+        is_sweep: whether the runs belong to a sweep.
 
     Raises:
-        UserError: names the override and what it needs.
+        UserError: an override has no effect; names it and what it needs.
     """
     for override in map(parse, cli_overrides):
         key = override.key
@@ -143,7 +143,7 @@ def check(
 
 
 def _value(composed: DictConfig, key: str) -> Any:
-    """The unresolved value of a key or group, because an interpolation may not be resolvable yet."""
+    """Return the unresolved value of a key or group, because an interpolation may not be resolvable yet."""
     try:
         parent, _, name = key.replace("/", ".").rpartition(".")
         node = OmegaConf.select(composed, parent)._get_node(name)
