@@ -27,10 +27,10 @@ def print_completions(shell: str) -> None:
 
 
 def complete(line: str) -> list[str]:
-    """Words that can replace the last word of a command line.
+    """Return the words that can replace the last word of a command line.
 
     Args:
-        line: what was typed after the name of the program. If it is empty or ends in a space, a new word begins.
+        line: the command line after the name of the program. If it is empty or ends in a space, a new word begins.
     """
     words = line.split()
     prefix = "" if not words or line[-1].isspace() else words.pop()
@@ -41,11 +41,11 @@ def complete(line: str) -> list[str]:
 
 
 def _complete_command(command: str, words: Sequence[str], prefix: str) -> list[str]:
-    """Completions of an argument of a command.
+    """Return the completions of an argument of a command.
 
     Args:
         words: the arguments before it.
-        prefix: what was typed of it.
+        prefix: its typed beginning.
     """
     parser: ArgumentParser = import_module(COMMANDS[command].module).make_parser()
     previous = parser._option_string_actions.get(words[-1]) if words else None
@@ -68,7 +68,7 @@ def _folders(prefix: str) -> list[str]:
 
 
 def _complete_override(command: str, words: Sequence[str], prefix: str) -> list[str]:
-    """Hydra's completions: groups, options and keys."""
+    """Return Hydra's completions: groups, options and keys."""
     from hydra._internal.core_plugins.bash_completion import BashCompletion
 
     from laptime.config.compose import CONFIG_NAME, hydra_session

@@ -15,7 +15,7 @@ class Command(NamedTuple):
     """A subcommand.
 
     Attributes:
-        module: holds its `main(arguments)`, which returns the exit code.
+        module: the module with its `main(arguments)`, which returns the exit code.
         summary: one line for the help.
     """
 
@@ -42,9 +42,9 @@ _EXAMPLES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the subcommand that the first argument names; any other first argument goes to train.
+    """Run the subcommand that the first argument names. Without such a name, run train.
 
-    Ends the process with 0 completed, 1 failed, 2 a mistake in what was typed, 128 + n for signal n.
+    The exit code is 0 if it completed, 1 if it failed, 2 for a mistake in the arguments, and 128 + n for signal n.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(exit_code_of(lambda: _run(words)))

@@ -70,7 +70,7 @@ def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
         overrides: group=option or key=value, as on the command line.
 
     Returns:
-        The record of the run, as run.json holds it; its `run_dir` is the run's directory.
+        The content of run.json; its `run_dir` is the run's directory.
 
     Raises:
         UserError: the request is invalid; no files were written.
@@ -100,7 +100,7 @@ def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Train as the command line says.
 
-    Ends the process with 0 completed, 1 failed, 2 a mistake in what was typed, 128 + n for signal n.
+    The exit code is 0 if it completed, 1 if it failed, 2 for a mistake in the arguments, and 128 + n for signal n.
     """
     replace_unencodable()
     try:
@@ -170,7 +170,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Hydra's parser, with Laptime's error messages."""
+    """Return Hydra's parser, with Laptime's error messages."""
     parser: argparse.ArgumentParser = get_args_parser()
     parser.prog = program("train")
     parser.error = partial(refuse, parser)  # type: ignore[method-assign]
@@ -178,7 +178,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _print_help(arguments: list[str], task: "TaskFunction") -> None:
-    """Let Hydra make the help text; its examples name the command as it was typed."""
+    """Let Hydra print its help, with examples that name the command as the user typed it."""
     text = io.StringIO()
     try:
         with contextlib.redirect_stdout(text):
@@ -196,7 +196,7 @@ def _refuse_unused_flags(args: argparse.Namespace) -> None:
     """Refuse flags of Hydra that have no effect in Laptime.
 
     Raises:
-        UserError: names the flag, and what to use instead.
+        UserError: such a flag is given; names the flag and its replacement.
     """
     if args.experimental_rerun is not None:
         raise UserError(
@@ -305,7 +305,7 @@ def _run_in(run_dir: RunDir, hydra: "Hydra", composed: "DictConfig", task: "Task
     """Let Hydra run a task in a directory; remove the directory if the task leaves no record.
 
     Returns:
-        The record that the task returns; an exception that it returns is raised.
+        The record that the task returns. If the task returns an exception, it is raised.
     """
     try:
         result = run_once(hydra, composed, run_dir.path, task)

@@ -1,1 +1,1 @@
-"""Measurements apart from the epochs: phases of a step, peak of the device, memory, bare loop, latency."""
+"""Measurements outside of the epochs: phases of a step, peak of the device, memory, bare loop, latency."""

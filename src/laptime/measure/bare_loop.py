@@ -1,4 +1,4 @@
-"""The overhead of Lightning and Laptime: after each epoch, a bare PyTorch loop trains the same epoch again."""
+"""Measures the overhead of Lightning and Laptime: after each epoch, a bare PyTorch loop trains the same epoch again."""
 
 import copy
 import logging
@@ -41,10 +41,10 @@ class BareLoop(Callback):
     An epoch is repeated when the next one starts, i.e. after its validation and checkpoint.
 
     Args:
-        device: synchronized at both ends of an epoch.
+        device: is synchronized at both ends of an epoch.
         rank: this process.
-        stop: checked between two steps.
-        timer: has the laps of the run.
+        stop: is checked between two steps.
+        timer: makes the laps of the run.
 
     Attributes:
         measured: the section of the record.
@@ -127,8 +127,10 @@ class BareLoop(Callback):
         self.timer.apart_s += time.perf_counter() - started_at
 
     def _epoch(self, module: Retrainable, batches: Iterable[Batch]) -> float:
-        """One epoch of an efficient hand-written loop: metrics stay on the device until its end. Returns the sum of the
-        losses."""
+        """Train one epoch in an efficient hand-written loop, and return the sum of the losses.
+
+        Metrics stay on the device until the end of the epoch.
+        """
         network, optimizer, scaler = self._network, self._optimizer, self._scaler
         network.train()
         loss_sum = torch.zeros((), device=self.device.torch_device)
@@ -185,7 +187,7 @@ class BareLoop(Callback):
 
 
 def _without_weights(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an optimizer's group: learning rate, momentum and anything else that a scheduler may change."""
+    """Return the settings of an optimizer's group: learning rate, momentum and others that a scheduler may change."""
     return copy.deepcopy({name: value for name, value in group.items() if name != "params"})
 
 

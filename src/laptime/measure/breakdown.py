@@ -1,8 +1,9 @@
-"""Where the time of a step goes, measured in separate steps after training and test. They never count.
+"""Measures where the time of a step goes, in separate steps after training and test, which never count.
 
 First every rank trains on as in the epochs, with instrumented steps. Then short blocks of three kinds alternate, so
-that interference affects all equally: synchronized steps as in training; steps without synchronization, each rank at
-its own pace (`no_sync`), which show the cost of shared cores, caches and memory; and isolated all-reduces of that size.
+that interference affects all equally. The first kind are synchronized steps as in training. The second kind are steps
+without synchronization, each rank at its own pace (`no_sync`), which show the cost of shared cores, caches and memory.
+The third kind are isolated all-reduces that send as much as a step.
 """
 
 import logging
@@ -41,12 +42,12 @@ _MAX_ROUNDS = 20
 
 
 class _Effort(NamedTuple):
-    """How long to measure.
+    """The limits of a measurement.
 
     Attributes:
         max_instrumented_s: maximum seconds of instrumented steps.
         min_rounds: minimum number of rounds.
-        rounds_s: seconds after which no further round starts.
+        rounds_s: time in seconds after which no further round starts.
     """
 
     max_instrumented_s: float
@@ -71,7 +72,7 @@ class _Seconds:
         return {name: statistics.median(values) for name, values in vars(self).items() if values}
 
     def by_round(self, block_steps: int) -> list["_Seconds"]:
-        """The measurements of each round."""
+        """Split the measurements into those of each round."""
         num_rounds = len(self.no_sync_step) // block_steps
 
         def of_round(values: list[float], number: int) -> list[float]:
@@ -82,7 +83,7 @@ class _Seconds:
 
 
 def _endless_step_groups(pipeline: Pipeline) -> Generator[tuple[list[Batch], bool], None, None]:
-    """Step groups, epoch after epoch, each with whether it is the first of its epoch."""
+    """Yield step groups, epoch after epoch, and for each whether it is the first of its epoch."""
     while True:
         for number, step_group in enumerate(pipeline.step_groups()):
             yield step_group, number == 0
@@ -92,10 +93,10 @@ class Breakdown:
     """Takes the separate steps with a new optimizer. They change the trained weights.
 
     Args:
-        device: synchronized before and after every step.
+        device: is synchronized before and after every step.
         rank: this process.
-        stop: checked between two steps.
-        in_sweep: measure for a shorter time, because a sweep has repeats.
+        stop: is checked between two steps.
+        in_sweep: whether to measure for a shorter time, because a sweep has repeats.
 
     Attributes:
         breakdown, communication, contention: the sections of the record.
@@ -115,8 +116,8 @@ class Breakdown:
         """Measure all sections. Warns and measures nothing if the module can't take steps outside Lightning's loop.
 
         Args:
-            module: the trained one.
-            pipeline: of the training batches.
+            module: the trained module.
+            pipeline: makes the training batches.
         """
         if not isinstance(module, TakesSteps):
             if self.rank.is_first:
@@ -148,8 +149,8 @@ class Breakdown:
         """Train on as in the epochs, with a clock.
 
         Returns:
-            The seconds of every step by phase; by how many seconds the first step group of an epoch takes longer to
-            draw than the others; the batches of the last step group.
+            The seconds of every step by phase, the additional seconds for drawing the first step group of an epoch, and
+            the batches of the last step group.
         """
         ddp = module.stepper.ddp
         exposed_s = None if ddp is None else lambda: waiting_s(comm_times(ddp))
@@ -188,7 +189,7 @@ class Breakdown:
         return steps, max(0.0, first_draw_s - usual_draw_s) if leaves_first_out else 0.0, step_group
 
     def _num_steps(self, step_s: float) -> int:
-        """The number of instrumented steps, which is the same on every rank."""
+        """Return the number of instrumented steps, which is the same on every rank."""
         step_s = max(self.rank.gather(step_s))
         enough = max(_ENOUGH_INSTRUMENTED, round(_INSTRUMENTED_S / step_s))
         return max(_MIN_INSTRUMENTED, min(enough, round(self._effort.max_instrumented_s / step_s)))
@@ -230,12 +231,12 @@ class Breakdown:
         return seconds, sent
 
     def _block(self, work: Callable[[], float]) -> list[float]:
-        """The seconds of a block of steps of one kind, which all ranks start together."""
+        """Do a block of steps of one kind, which all ranks start together, and return the seconds of each step."""
         self.rank.barrier()
         return [work() for _ in range(_SETTLING_STEPS + self._block_steps)][_SETTLING_STEPS:]
 
     def _timed(self, work: Callable[[], object]) -> float:
-        """Seconds of the work, on a device that is synchronized before and after."""
+        """Do the work, and return its seconds. The device is synchronized before and after it."""
         self.device.synchronize()
         before = time.perf_counter()
         work()
@@ -243,7 +244,7 @@ class Breakdown:
         return time.perf_counter() - before
 
     def _rounds(self) -> Iterator[None]:
-        """As many rounds as there is time for; the number is the same on every rank."""
+        """Yield once per round while there is time. The number of rounds is the same on every rank."""
         started_at = time.perf_counter()
         for number in range(_MAX_ROUNDS):
             is_enough = number >= self._effort.min_rounds
@@ -285,7 +286,7 @@ class Breakdown:
             share=share,
             share_min=min(shares),
             share_max=max(shares),
-            # More than waiting: gradients are also copied into DDP's buckets and back, which evicts data from caches.
+            # More than the waiting: it includes copying gradients into DDP's buckets and back, which evicts caches.
             cost_s=middle["step"] - middle["no_sync_step"],
             isolated_all_reduce_s=middle["isolated_all_reduce"],
             num_steps=len(seconds.step),

@@ -1,4 +1,4 @@
-"""Time of a forward pass by batch size. Networks are timed in alternation, so that slow drift affects all equally."""
+"""Times forward passes by batch size. Several networks are timed in alternation, so that drift affects all equally."""
 
 import math
 import os
@@ -40,11 +40,11 @@ class Disturbances:
         self._before, self._own_s = snapshot(), cpu_s()
 
     def found(self) -> list[str]:
-        """The interference in words; empty: none."""
+        """Return descriptions of the interference; empty: none."""
         return list(self.quality().reasons)
 
     def quality(self) -> Quality:
-        """The grade, and its reasons in words."""
+        """Return the grade and its reasons."""
         cores = os.cpu_count() or 1
         meanwhile = delta(self._before, snapshot(), self._cpu_s() - self._own_s, cores)
         slowed = slowing_settings({**settings(), **python_settings()})
@@ -63,7 +63,7 @@ class Latency:
         batch_size: images per call.
         num_calls: number of timed calls.
         p50_s, p95_s, p99_s: seconds per call; None: too few calls.
-        samples_per_s: images of all calls over their total time. Calls don't overlap.
+        samples_per_s: the number of images in all calls, divided by their total time. Calls don't overlap.
         round_p50_s: median of each round, in seconds.
     """
 
@@ -95,11 +95,14 @@ def measure(
     """Time calls of several networks in alternating rounds. Warm-up calls before each round don't count.
 
     Args:
-        networks: by name.
-        images: (N, C, H, W), normalized, on the device. They are repeated if a batch is larger.
+        networks: the networks by name.
+        images: normalized images (N, C, H, W) on the device. They are repeated if a batch is larger.
         batch_size: images per call.
-        device: synchronized before and after every call.
+        device: is synchronized before and after every call.
         settings: number of calls and time limit.
+
+    Returns:
+        The latency of each network, by name.
 
     Raises:
         UserError: out of memory.
@@ -144,7 +147,7 @@ def _times(
 
 
 def _timed(network: Call, batch: Tensor, device: Device, num_calls: int, limit_s: float) -> list[float]:
-    """Seconds of each call. There is at least one, and none starts after the limit."""
+    """Return the seconds of each call. There is at least one call, and none starts after the limit."""
     seconds: list[float] = []
     end = time.perf_counter() + limit_s
     while len(seconds) < num_calls:

@@ -1,4 +1,4 @@
-"""MFU (model FLOPs utilization) of a run, and in words what limits it."""
+"""Computes the MFU (model FLOPs utilization) of a run, and describes what limits it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from laptime.measure.peak import Peak
 from laptime.record import schema
 from laptime.text import percent
 
-# The MFU that a network of only large matrix products reaches, about.
+# The approximate MFU of a network that consists of large matrix products.
 _NEAR_LIMIT_MFU = 0.7
 # A higher MFU means that the measurement of the peak was disturbed.
 _MAX_POSSIBLE_MFU = 1.1
@@ -38,12 +38,12 @@ def limit(
     Args:
         flops_per_item: floating-point operations of the forward and backward pass for one item, which is a sample or a
             batch of one rank.
-        items_per_s: of all ranks, in the laps.
-        items_per_step: of all ranks, in an optimizer step; None: not known.
-        peak: of all ranks together.
+        items_per_s: items per second of all ranks, in the laps.
+        items_per_step: items of all ranks in an optimizer step; None: not known.
+        peak: the peak of all ranks together.
         breakdown: seconds of a step by phase.
         optimizer_bytes: bytes that the optimizers of all ranks read and write in a step.
-        advice: by phase, what may make it faster; `compute` for the forward and backward pass.
+        advice: what may make a phase faster, by phase; `compute` is the forward and backward pass.
         disturbances: interference while the peak was measured, which makes the measured peak too low.
 
     Returns:
@@ -83,7 +83,7 @@ def limit(
 
 
 def _describe_phases(breakdown: schema.Breakdown, compute_mfu: float, advice: Mapping[str, str]) -> list[str]:
-    """Which phases take the time of a step, the longest first, and what may help."""
+    """Describe which phases take the time of a step, the longest first, and what may help."""
     step_s = breakdown.step_s
     assert step_s is not None
     compute = ((breakdown.forward_s or 0.0) + (breakdown.backward_s or 0.0)) / step_s
@@ -99,10 +99,10 @@ def _describe_phases(breakdown: schema.Breakdown, compute_mfu: float, advice: Ma
 
 
 def training_advice(pipeline: str, precision: str) -> dict[str, str]:
-    """What may make Laptime's own training faster, by phase.
+    """Return what may make Laptime's own training faster, by phase.
 
     Args:
-        pipeline, precision: values of the configuration. Settings that are in use already are not suggested.
+        pipeline, precision: the configured values. Settings that are in use already are not suggested.
     """
     advice = {
         "compute": f"a larger batch{' or training.precision=bf16-mixed' if precision == '32-true' else ''}",
@@ -118,7 +118,7 @@ def training_advice(pipeline: str, precision: str) -> dict[str, str]:
 
 
 def bytes_moved(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes that one step reads and writes at least: each trained weight and state tensor twice, each gradient once."""
+    """Return the bytes that a step moves at least: each trained weight and state tensor twice, each gradient once."""
     moved = 0
     for group in optimizer.param_groups:
         for weight in group["params"]:

@@ -21,7 +21,7 @@ _PER_SIZE_S = 0.015
 _COPIED_BYTES = 2**25
 _COPY_S = 0.02
 
-# dtype of matrix products by precision: of Laptime's own training, and of any Lightning Trainer.
+# The dtype of matrix products by precision, first for Laptime's own training, then for any Lightning Trainer.
 DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 TRAINER_DTYPES = DTYPES | {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
 
@@ -43,10 +43,10 @@ def probe(device: Device, precision: str, rank: Rank, cores_per_thread: float = 
     """Measure the peak of all ranks, which run the probe concurrently.
 
     Args:
-        device: of this rank.
+        device: the device of this rank.
         precision: one of TRAINER_DTYPES. float32 products follow `torch.set_float32_matmul_precision`.
         rank: this process.
-        cores_per_thread: below 1 if ranks share cores. Each rank then gets this fraction of the time of its cores.
+        cores_per_thread: the number of cores for each thread, which is below 1 if ranks share cores.
 
     Source: a copy counts bytes read and written, as in STREAM (McCalpin 1995).
     """
@@ -59,7 +59,7 @@ def probe_alone(device: Device, precision: str, cores_per_thread: float = 1.0) -
     """Measure the peak of this rank. It uses its own random generator, so torch's global ones are not changed.
 
     Args:
-        device, precision, cores_per_thread: as for `probe`.
+        device, precision, cores_per_thread: the arguments of `probe`.
     """
     with torch.no_grad():
         matmul, copy = _matmul_flop_per_s(device, TRAINER_DTYPES[precision]), _copy_bytes_per_s(device)
@@ -88,7 +88,7 @@ def _copy_bytes_per_s(device: Device) -> float:
 
 
 def _fastest(device: Device, work: Callable[[], object], for_s: float) -> float:
-    """Seconds of the fastest repetition within `for_s`. At least three are timed, after one that is not."""
+    """Return the seconds of the fastest repetition within `for_s`. At least three are timed, after an untimed one."""
     work()
     times: list[float] = []
     while len(times) < 3 or sum(times) < for_s:

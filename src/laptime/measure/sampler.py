@@ -18,10 +18,10 @@ class Sampler:
     """Samples memory from `start` to `stop`. The interval becomes longer if a sample takes much CPU time.
 
     Args:
-        pids: of the ranks on this machine. Their child processes, e.g. data workers, are included.
-        device: of this rank.
+        pids: the process ids of the ranks on this machine. Their children, e.g. data workers, are included.
+        device: the device of this rank.
         interval_s: minimum time between samples.
-        warn_at: it warns once if this fraction of the machine's, container's or device's memory is in use.
+        warn_at: the fraction of the machine's, container's or device's memory in use at which it warns once.
 
     Attributes:
         peak_rss_bytes: maximum of the sum over all processes; shared memory counts for each. None: no sample.
@@ -60,7 +60,7 @@ class Sampler:
 
     @property
     def cost_fraction(self) -> float | None:
-        """CPU time of the thread per wall time."""
+        """The CPU time of the thread divided by its wall time."""
         return self.cost_s / self.wall_s if self.wall_s else None
 
     def _run(self) -> None:

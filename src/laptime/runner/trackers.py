@@ -36,7 +36,7 @@ def _build_loggers(config: Config, resumed_at: int | None) -> list[Logger]:
 
 
 def end_trackers(run: RunContext, status: str) -> None:
-    """Tell the trackers how a run ended, if its first rank was killed and could not tell them.
+    """Tell the trackers how a run ended, if its first rank was killed before it could tell them.
 
     Args:
         status: `failed` or `interrupted`.

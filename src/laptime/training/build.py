@@ -1,4 +1,4 @@
-"""Builds what a run trains with from its configuration: device, data, network, module, callbacks."""
+"""Builds the objects of a run from its configuration: device, data, network, module, callbacks."""
 
 import logging
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def prepare_device(config: Config, index: int = 0) -> Device:
 
     Args:
         config: the resolved configuration.
-        index: of the device, if there are several.
+        index: the device's index, if there are several.
 
     Raises:
         UserError: the device is absent, or can't train in this precision.
@@ -106,7 +106,7 @@ def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1
 
     Args:
         node: the `model` group of the configuration.
-        source: the data set, which knows the image shape and the number of classes.
+        source: the data set, which has the image shape and the number of classes.
         num_ranks: the number of ranks on this machine; each holds a copy.
 
     Raises:
@@ -159,6 +159,6 @@ def keep_configured_patience(callback: EarlyStopping) -> None:
 
 
 def network_name(network: nn.Module) -> str:
-    """The network's attribute `name`, or else its class name in lower case."""
+    """Return the network's attribute `name`, or else its class name in lower case."""
     name = getattr(network, "name", None)
     return name if isinstance(name, str) else type(network).__name__.lower()

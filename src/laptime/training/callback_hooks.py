@@ -1,4 +1,4 @@
-"""What every callback can rely on although Laptime takes the optimizer steps itself: step hooks, and a saved state."""
+"""Calls the step hooks of callbacks, because Laptime takes the optimizer steps itself, and checks callback states."""
 
 import io
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ _BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 
 
 def overridden_step_hooks(callbacks: Iterable[Callback]) -> frozenset[str]:
-    """The names of the step hooks that at least one callback overrides."""
+    """Return the names of the step hooks that at least one callback overrides."""
     return frozenset(name for callback in callbacks for name in _STEP_HOOKS if is_overridden(name, callback, Callback))
 
 

@@ -1,4 +1,4 @@
-"""What Laptime needs from a LightningModule beyond Lightning's own API: one protocol for each use.
+"""The protocols that Laptime needs a LightningModule to follow beyond Lightning's own API, one for each use.
 
 Laptime checks for a protocol, never for a class. (`CountsSamples`, which the recorder needs, is in
 `laptime.lap.epoch_recorder`.) At run time, `isinstance` with a protocol doesn't find submodules, because nn.Module
@@ -45,7 +45,7 @@ class TakesSteps(HasStepper, Protocol):
     train_sums: Sums
 
     def take_steps(self, optimizer: Optimizer, step_group: list[Batch]) -> None:
-        """One optimizer step per batch."""
+        """Take one optimizer step per batch."""
         ...
 
 
@@ -57,8 +57,8 @@ class Retrainable(HasStepper, Protocol):
         make_optimizer: takes the network's parameters, returns an optimizer.
         make_scheduler: takes the optimizer, returns a learning rate scheduler or None.
         make_average: takes the network, returns the average of its weights.
-        seed: with the epoch and the rank, it determines all randomness of the training.
-        train_sums: losses and hits of this epoch until now, on this rank.
+        seed: the seed, which with the epoch and the rank determines all randomness of the training.
+        train_sums: losses and hits of this epoch so far, on this rank.
     """
 
     make_optimizer: Callable[..., Optimizer]
@@ -80,7 +80,7 @@ class HasTestMeans(Protocol):
 
 
 def missing_attributes(module: object, capability: type) -> str:
-    """Which attributes of a protocol a module lacks, for a message: `MyModule has no stepper, take_steps`."""
+    """Name the attributes of a protocol that a module lacks, for a message: `MyModule has no stepper, take_steps`."""
     names = {name for base in capability.__mro__ for name in (*inspect.get_annotations(base), *vars(base))}
     required = sorted(name for name in names if not name.startswith("_"))
     absent = [name for name in required if inspect.getattr_static(module, name, _ABSENT) is _ABSENT]
@@ -88,7 +88,7 @@ def missing_attributes(module: object, capability: type) -> str:
 
 
 def configured_optimizer(module: pl.LightningModule) -> tuple[Optimizer, Any]:
-    """The optimizer that a module's `configure_optimizers` returns, and its learning rate scheduler or None.
+    """Return the optimizer from a module's `configure_optimizers`, and the learning rate scheduler or None.
 
     Raises:
         UserError: the module returns no optimizer or more than one.

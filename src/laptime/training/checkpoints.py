@@ -31,7 +31,7 @@ IDENTITY = "laptime"
 
 
 def find(checkpoint: str) -> Path:
-    """The file that `training.checkpoint` names. If it is a damaged last.ckpt, the checkpoint before it.
+    """Return the file that `training.checkpoint` names, or the checkpoint before it if it is a damaged last.ckpt.
 
     Args:
         checkpoint: a file, a run directory, or latest.
@@ -54,7 +54,7 @@ def find(checkpoint: str) -> Path:
 
 
 def newest_run(key: str) -> Path:
-    """The directory of the newest run that has a checkpoint.
+    """Return the directory of the newest run that has a checkpoint.
 
     Args:
         key: the configuration key that names the checkpoint, for the message.
@@ -69,7 +69,7 @@ def newest_run(key: str) -> Path:
 
 
 def last_intact(run_dir: Path) -> Path | None:
-    """The last checkpoint of a run that is not damaged; None: there is none."""
+    """Return the last checkpoint of a run that is not damaged; None: there is none."""
     return _last_intact(run_dir / CHECKPOINT_DIR / LAST_CHECKPOINT)
 
 
@@ -84,7 +84,7 @@ def _last_intact(last: Path) -> Path | None:
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file; None: nothing. It is a zip archive with a checksum of each member."""
+    """Return what is wrong with a checkpoint file, a zip archive with a checksum of each member; None: nothing."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged_member = archive.testzip()
@@ -94,7 +94,7 @@ def _damage(path: Path) -> str | None:
 
 
 def find_on_all_ranks(checkpoint: str, rank: Rank, run_dir: Path) -> Path:
-    """The file that `training.checkpoint` names on the first rank, or a copy of it on machines without that file.
+    """Return the file that `training.checkpoint` names on the first rank, or a copy on machines without that file.
 
     Args:
         checkpoint: a file, a run directory, or latest.
@@ -133,7 +133,7 @@ def _remedy(path: Path, fallback: str) -> str:
     return f"Use {' or '.join(intact)} instead." if intact else f"Its folder has no intact checkpoint: {fallback}."
 
 
-# Keys that a resumed run may change: the length, places, and what affects the timing but not the training.
+# Keys that a resumed run may change: its length, paths, and settings that affect the timing but not the training.
 _CHANGEABLE_KEYS = {
     "dataset": {"root", "num_workers"},
     "training": {
@@ -147,12 +147,12 @@ _CHECKSUM = "dataset checksum"
 
 
 def identity(config: Mapping[str, Any], world_size: int, checksum: str | None = None) -> dict[str, Any]:
-    """The settings that must be equal in a checkpoint and the run that resumes from it, by full key.
+    """Return the settings that must be equal in a checkpoint and in the run that resumes from it, by full key.
 
     They are all settings that affect what the network learns. Secrets are masked, because they go into the checkpoint.
 
     Args:
-        checksum: of the data; None: unknown, so it is not compared.
+        checksum: the checksum of the data; None: unknown, so it is not compared.
     """
     config = mask(config)
     groups = ("dataset", "model", "optimizer", "scheduler", "training")
@@ -205,7 +205,7 @@ def read(path: Path, key: str, fallback: str) -> dict[str, Any]:
     Args:
         path: the checkpoint file.
         key: the configuration key that names it, with its value, for the messages.
-        fallback: what to do if the run has no other intact checkpoint, for the message.
+        fallback: the advice in the message if the run has no other intact checkpoint.
 
     Raises:
         UserError: the file is unreadable, or Laptime did not write it.
@@ -234,7 +234,7 @@ def read(path: Path, key: str, fallback: str) -> dict[str, Any]:
 
 
 def epochs_trained(checkpoint: Mapping[str, Any]) -> int:
-    """How many epochs the run had trained when it saved the checkpoint."""
+    """Return how many epochs the run had trained when it saved the checkpoint."""
     return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
 

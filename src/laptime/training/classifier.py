@@ -43,15 +43,15 @@ class Classifier(pl.LightningModule):
             each optimizer step, any other scheduler once per epoch.
         make_average: takes the network, returns the average of its weights, which is evaluated and saved instead of
             them.
-        seed: with the epoch and the rank, it determines all randomness of the training.
-        stop: requests that training ends early.
-        identity: plain values, written into every checkpoint, that say which experiment it belongs to.
+        seed: the seed, which with the epoch and the rank determines all randomness of the training.
+        stop: the request to end the training early, if there is one.
+        identity: plain values that identify the experiment; they are written into every checkpoint.
         rank: this process.
 
     Attributes:
         stepper, make_optimizer, make_scheduler, make_average: the arguments.
-        network: the stepper's.
-        train_sums: losses and hits of this epoch until now, on this rank.
+        network: the stepper's network.
+        train_sums: losses and hits of this epoch so far, on this rank.
         val_means, test_means: results of the last validation and test, over all ranks; None before the first.
     """
 
@@ -87,7 +87,7 @@ class Classifier(pl.LightningModule):
         self._hooks: frozenset[str] = frozenset()
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to logits (B, num_classes)."""
+        """Map images (B, C, H, W) to logits (B, num_classes)."""
         logits: Tensor = self.network(images)
         return logits
 
@@ -205,7 +205,7 @@ class Classifier(pl.LightningModule):
                 dist.broadcast(buffer, src=0)
 
     def _require_valid(self, means: "Means", stage: str) -> None:
-        """Refuse a loss that is not finite, and results over fewer or more samples than the record will say."""
+        """Refuse a loss that is not finite, and results over another number of samples than the record will state."""
         epoch, data = self.current_epoch, self.trainer.datamodule  # type: ignore[attr-defined]
         num_samples_key = {"validation": "num_val", "test": "num_test"}[stage]
         if isinstance(data, DataModule) and means.num_samples != getattr(data, num_samples_key):

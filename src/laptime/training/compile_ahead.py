@@ -1,4 +1,4 @@
-"""torch.compile before the first epoch, so that no timed epoch contains compiling."""
+"""Compiles the network before the first epoch, so that no timed epoch contains compiling."""
 
 import logging
 import time
@@ -19,8 +19,8 @@ class CompileAhead(Callback):
     """Compiles the network for every batch shape of training and validation.
 
     Args:
-        device: synchronized before the clock is read.
-        data: knows the shapes of the batches.
+        device: is synchronized before the clock is read.
+        data: the data, whose batches have the shapes to compile for.
 
     Attributes:
         compile_s: compilation time in seconds; None before the compilation.

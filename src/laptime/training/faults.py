@@ -44,7 +44,7 @@ def translated_errors(config: Config) -> Iterator[None]:
 
 
 def translate(error: Exception, config: Config) -> Exception:
-    """An error that names the cause and a remedy (out of memory, a killed data worker, ...), or the error itself.
+    """Return an error that names cause and remedy (e.g. out of memory, a killed data worker), or the error itself.
 
     Args:
         config: the resolved configuration of the run.
@@ -85,7 +85,7 @@ def translate(error: Exception, config: Config) -> Exception:
 
 
 def refusal(error: Exception, config: Config) -> str:
-    """Lightning's error in one line, with the configuration key of the object that raised it, if it has one.
+    """Return Lightning's error in one line, with the configuration key of the object that raised it, if it has one.
 
     Args:
         config: the resolved configuration of the run.
@@ -125,11 +125,12 @@ def _too_little_memory(text: str, config: Config) -> str:
 
 
 def out_of_memory_kills(root: Path = Path("/")) -> int:
-    """How many processes the kernel has killed until now because it was out of memory, in this container or on this
-    machine; 0 where it keeps no count.
+    """Return how many processes the kernel has killed because of out of memory, in this container or on this machine.
+
+    The number is 0 if the kernel keeps no count.
 
     Args:
-        root: the folder of /proc and /sys; another one in tests.
+        root: folder that contains proc/ and sys/; tests use another one.
     """
     for name in ("sys/fs/cgroup/memory.events", "proc/vmstat"):
         for line in read_small_file(root / name).splitlines():

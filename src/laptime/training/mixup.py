@@ -1,4 +1,4 @@
-"""Mixup: training on weighted means of two images each, and of their losses."""
+"""Mixup: trains on weighted means of two images, with weighted means of their losses."""
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ class Mixup:
     is mixed in both directions, so the larger weight can always be the image's own.
 
     Args:
-        alpha: lambda is drawn from Beta(alpha, alpha): near 0 most images hardly change, at 1 lambda is uniform.
+        alpha: the parameter of Beta(alpha, alpha), from which lambda is drawn. Near 0 most images hardly change; at 1
+            lambda is uniform.
 
     Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization"; the pairing is that of timm's Mixup.
     """
@@ -30,12 +31,12 @@ class Mixup:
         """Mix one batch.
 
         Args:
-            images: (B, C, H, W), float32; not modified.
-            labels: (B,), int64.
+            images: float32, (B, C, H, W); not modified.
+            labels: int64, (B,).
 
         Returns:
-            The mixed images, (B, C, H, W), the labels of the images that were mixed in, (B,), and lambda, the weight of
-            the image's own label, in [0.5, 1].
+            The mixed images (B, C, H, W), the labels (B,) of the images that were mixed in, and lambda in [0.5, 1], the
+            weight of the image's own label.
         """
         lam = float(self._generator.beta(self.alpha, self.alpha))
         lam = max(lam, 1 - lam)
@@ -43,12 +44,12 @@ class Mixup:
 
 
 def mixed_loss(logits: Tensor, labels: Tensor, mixed_labels: Tensor, lam: float, label_smoothing: float) -> Tensor:
-    """Mean cross entropy, a scalar: `lam` times that of `labels` plus `1 - lam` times that of `mixed_labels`.
+    """Return the mean cross entropy: `lam` times that of `labels` plus `1 - lam` times that of `mixed_labels`.
 
     Args:
-        logits: (B, num_classes).
-        labels, mixed_labels: (B,), int64.
-        lam: in [0, 1]; at 1 the mixed labels are not used.
+        logits: the network's output, (B, num_classes).
+        labels, mixed_labels: int64, (B,).
+        lam: the weight of `labels`, in [0, 1]; at 1 the mixed labels are not used.
         label_smoothing: the fraction of each label that is spread evenly over all classes, in [0, 1).
 
     Source: label smoothing is that of Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision".

@@ -62,7 +62,7 @@ def check_open_groups(config: Config) -> None:
     """Check keys, types and classes of the open groups against the constructors they name, without calling them.
 
     Raises:
-        UserError: names the key, the value and the rule.
+        UserError: a check fails; names the key, the value and the rule.
     """
     for key, node in _nodes(config):
         group = key.partition(".")[0]
@@ -77,10 +77,10 @@ def check_open_groups(config: Config) -> None:
 
 
 def build(config: Config, key: str, **injected: Any) -> Any:
-    """Make the object of a group, or of one entry of callbacks and logger: see `build_node`.
+    """Make the object of a group, or of one entry of callbacks and logger. See `build_node`.
 
     Args:
-        key: e.g. model, or callbacks.checkpoint.
+        key: the group or entry, e.g. model or callbacks.checkpoint.
     """
     node = dict(entries(config, key.partition(".")[0]))[key]
     built = build_node(key, node, **injected)
@@ -95,7 +95,7 @@ def build_node(key: str, node: Mapping[str, Any], **injected: Any) -> Any:
 
     Args:
         key: the mapping's key in the configuration, which begins with its group.
-        injected: arguments in addition to the mapping's; those that the target does not accept are left out.
+        injected: additional arguments. Those that the target does not accept are left out.
 
     Raises:
         UserError: the arguments don't fit, or Laptime can't use the object.
@@ -114,9 +114,9 @@ def build_node(key: str, node: Mapping[str, Any], **injected: Any) -> Any:
 
 
 def entries(config: Config, group: str) -> list[tuple[str, dict[str, Any]]]:
-    """The objects that a group describes, each with its full key.
+    """Return the mappings of the objects that a group describes, each with its full key.
 
-    The groups callbacks and logger hold any number of objects; entries that are null are left out. The groups scheduler
+    The groups callbacks and logger hold any number of objects. Entries that are null are left out. The groups scheduler
     and profiler may hold none.
     """
     nodes = config.open_group(group)
@@ -126,7 +126,7 @@ def entries(config: Config, group: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _nodes(config: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The keys and mappings of all objects that Laptime builds."""
+    """Yield the keys and mappings of all objects that Laptime builds."""
     for group in KINDS:
         group_entries = entries(config, group)
         if not group_entries and group in ("scheduler", "profiler"):
@@ -140,7 +140,7 @@ def _nodes(config: Config) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _components(built: Any) -> Iterator[Any]:
-    """An object and the objects inside it: the layers of a network, the schedulers of a SequentialLR."""
+    """Yield an object and the objects inside it: the layers of a network, the schedulers of a SequentialLR."""
     if isinstance(built, nn.Module):
         yield from built.modules()
         return
@@ -204,7 +204,7 @@ def _refuse_replaced_callback(key: str, node: Mapping[str, Any], target: Any) ->
 
 
 def _argument(node: Mapping[str, Any], target: Any, name: str) -> Any:
-    """The value that an argument will have, from the mapping or the target's default; None where it is unknown."""
+    """Return the value that an argument will have, from the mapping or the target's default; None: unknown."""
     if name in node:
         return node[name]
     try:
@@ -215,7 +215,7 @@ def _argument(node: Mapping[str, Any], target: Any, name: str) -> Any:
 
 
 def _check_monitor(key: str, node: Mapping[str, Any], target: Any, monitor: Any, mode: Any, config: Config) -> None:
-    """Check that a monitored metric of Laptime's exists in this run, and that `mode` fits it.
+    """Check that the monitored metric, if Laptime logs it, exists in this run, and that `mode` fits it.
 
     Args:
         target: the class or function that the configuration names, or the class of the object it made.

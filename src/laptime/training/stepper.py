@@ -24,19 +24,19 @@ class Stepper:
     """Takes optimizer steps on a network, with cross entropy as the loss.
 
     Args:
-        network: images (B, C, H, W), float32, to logits (B, num_classes).
+        network: maps images (B, C, H, W), float32, to logits (B, num_classes).
         device: the training device.
         precision: 32-true, bf16-mixed or 16-mixed.
         num_microbatches: the number of microbatches that the batch of an optimizer step is split into.
         gradient_clip_norm: largest norm of the gradient over all parameters; None: no clipping.
         label_smoothing: the fraction of each training label that is spread evenly over all classes.
-        mixup_alpha: mixup draws lambda from Beta(alpha, alpha); 0: no mixup.
+        mixup_alpha: the parameter of Beta(alpha, alpha), from which mixup draws lambda; 0: no mixup.
         after_step: called after each optimizer step.
 
     Attributes:
         on_phase: called at the end of each phase of a step, with the phase's name.
-        wrap: wraps a network in DDP; returns the network itself where the ranks don't average gradients.
-        schedule: stepped after each optimizer step; None: no schedule works per step.
+        wrap: wraps a network in DDP, or returns the network itself if the ranks don't average gradients.
+        schedule: the schedule that is stepped after each optimizer step; None: there is none.
         is_compiled: whether the network is compiled.
         shared: shared memory in which each rank updates its shard of the weights; None: each rank updates all weights.
         scaler: scales losses, so that float16's small gradients don't become 0; None in other precisions.
@@ -98,19 +98,19 @@ class Stepper:
         return self._trained if isinstance(self._trained, DistributedDataParallel) else None
 
     def sharded(self, optimizer: Optimizer) -> ShardedOptimizer | None:
-        """The sharded optimizer that takes this optimizer's steps; None: the optimizer takes them itself."""
+        """Return the sharded optimizer that takes this optimizer's steps; None: the optimizer takes them itself."""
         return self._sharded if self._sharded is not None and self._sharded.optimizer is optimizer else None
 
     def take(self, optimizer: Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One optimizer step.
+        """Take one optimizer step.
 
         Args:
             optimizer: updates the network's parameters.
-            images: (B, C, H, W), float32.
-            labels: (B,), int64.
+            images: float32, (B, C, H, W).
+            labels: int64, (B,).
 
         Returns:
-            The mean loss over the batch, a scalar, and the logits, (B, num_classes), both detached.
+            The mean loss over the batch, a scalar, and the logits (B, num_classes), both detached.
         """
         result = self._backward(images, labels)
         self._update(optimizer)
@@ -124,12 +124,12 @@ class Stepper:
         """Apply mixup to a batch, if it is configured.
 
         Args:
-            images: (B, C, H, W), float32.
-            labels: (B,), int64.
+            images: float32, (B, C, H, W).
+            labels: int64, (B,).
 
         Returns:
-            The images to train on, the labels of the images that were mixed in, and mixup's lambda, the weight of the
-            batch's own labels, in [0, 1].
+            The images to train on, the labels of the images that were mixed in, and mixup's lambda in [0, 1], the
+            weight of the batch's own labels.
         """
         return (images, labels, 1.0) if self.mixup is None else self.mixup(images, labels)
 
@@ -193,11 +193,11 @@ class Stepper:
         self.is_compiled = True
 
     def run_once(self, images: Tensor, labels: Tensor, training: bool) -> None:
-        """One forward pass, and a backward pass in training; weights, buffers and gradients are restored afterwards.
+        """Do a forward pass, and in training a backward pass. Then restore weights, buffers and gradients.
 
         Args:
-            images: (B, C, H, W), float32.
-            labels: (B,), int64.
+            images: float32, (B, C, H, W).
+            labels: int64, (B,).
             training: whether the network is in training mode.
         """
         before = {name: value.clone() for name, value in self.network.state_dict().items()}
@@ -212,13 +212,13 @@ class Stepper:
         self.network.train()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The autocast context of a forward pass."""
+        """Return the autocast context of a forward pass."""
         # One context per batch, never one around several steps: within a context torch caches low-precision copies of
         # the weights, which an optimizer step makes stale.
         return autocast(self.precision, self.device)
 
 
 def autocast(precision: str, device: Device) -> AbstractContextManager[Any]:
-    """The autocast context of a forward pass in this precision; a null context for 32-true."""
+    """Return the autocast context of a forward pass in this precision, or a null context for 32-true."""
     dtype = _AUTOCAST_DTYPES.get(precision)
     return nullcontext() if dtype is None else torch.autocast(device.used, dtype=dtype)

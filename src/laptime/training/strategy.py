@@ -30,7 +30,7 @@ class RankStrategy(SingleDeviceStrategy):
         rank: this process.
         ddp: arguments of DistributedDataParallel.
         comm_hook: how ranks exchange gradients: none, fp16, bf16, powersgd or shared_memory.
-        timeout_s: how long the hook waits for another rank.
+        timeout_s: seconds that the hook waits for another rank.
         shards: whether each rank updates only its shard of the weights, in the hook's shared memory.
     """
 
@@ -83,7 +83,7 @@ class RankStrategy(SingleDeviceStrategy):
         return wrapped
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The optimizer's state for a checkpoint; a sharded optimizer gathers it from all ranks."""
+        """Return the optimizer's state for a checkpoint. A sharded optimizer gathers it from all ranks."""
         module = self.lightning_module
         sharded = module.stepper.sharded(optimizer) if isinstance(module, HasStepper) else None
         return super().optimizer_state(optimizer) if sharded is None else sharded.state_dict()

@@ -26,7 +26,7 @@ from laptime.training.strategy import RankStrategy
 
 
 def is_profiled(config: Config) -> bool:
-    """Whether a profiler is configured. Times that are measured under a profiler don't count."""
+    """Whether a profiler is configured. Times measured under a profiler don't count."""
     return config.profiler.get("_target_") is not None
 
 

@@ -1,4 +1,4 @@
-"""A trial step of network, optimizer and scheduler before training, so that a bad argument fails with one line."""
+"""Tries network, optimizer and scheduler before training, so that a wrong argument gives a message of one line."""
 
 import copy
 import logging

@@ -14,12 +14,12 @@ class WeightAverage:
     Floating-point buffers, e.g. BatchNorm's statistics, are averaged like weights.
 
     Args:
-        network: its weights are averaged.
+        network: the network whose weights are averaged.
         ema_decay: decay of the moving average per step, in (0, 1); None: no moving average.
-        swa_start_epoch: first epoch, counted from 0, whose final weights are averaged; None: no such average.
+        swa_start_epoch: first epoch, counted from 0, whose final weights are averaged; None: no average over epochs.
 
     Attributes:
-        num_averaged: how often the average was updated; 0: there is no average yet.
+        num_averaged: number of updates of the average; 0: there is no average yet.
 
     Source: Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging"; Izmailov et al. 2018,
     "Averaging Weights Leads to Wider Optima and Better Generalization".
@@ -71,11 +71,11 @@ class WeightAverage:
                 self._average[name].copy_(weights)
 
     def averaged(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        """A module's state dict with the averages in place of the network's weights.
+        """Return a module's state dict with the averages in place of the network's weights.
 
         Args:
             state: the module's state dict.
-            prefix: precedes the names of the network's weights in it.
+            prefix: the prefix of the names of the network's weights in that state dict.
         """
         names = {id(tensor): name for name, tensor in _averaged_tensors(self.network)}
         tensors = self.network.state_dict(keep_vars=True).items()  # a weight that is used twice has two names
@@ -90,7 +90,7 @@ class WeightAverage:
 
 
 def _averaged_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The floating-point weights and buffers with their names; a tensor with several names comes only once."""
+    """Yield the floating-point weights and buffers with their names. A tensor with several names comes only once."""
     seen = set()
     for name, tensor in network.state_dict(keep_vars=True).items():
         if tensor.is_floating_point() and id(tensor) not in seen:
