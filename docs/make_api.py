@@ -1,6 +1,6 @@
-"""Write docs/api.md, the reference of what can be imported, from the docstrings: python docs/make_api.py
+"""Write docs/api.md, the reference of the public API, from the docstrings: python docs/make_api.py
 
-The rendering is griffe2md's; which objects, and in which order, is said here.
+This script selects and orders the objects. griffe2md renders them.
 """
 
 import logging
@@ -10,7 +10,7 @@ from pathlib import Path
 from griffe import GriffeLoader
 from griffe2md import ConfigDict, render_object_docs
 
-PARTS = {
+SECTIONS = {
     "From Python": ["laptime.cli.train.run", "laptime.analysis.frames.load", "laptime.analysis.frames.Results"],
     "Timers for your own training": [
         "laptime.hooks.lightning.LapTimer",
@@ -50,16 +50,16 @@ def page() -> str:
     loader = GriffeLoader(docstring_parser="google", docstring_options={"warn_missing_types": False})
     loader.load("laptime", submodules=True)
     settings = ConfigDict(heading_level=3, filters=["!^_"], summary=False, show_root_full_path=True)
-    # What frameworks call, and what only Laptime uses, has no docstring there.
-    of_timers = ConfigDict(**{**settings, "filters": ["!^_", "!^state_dict$"]}, show_if_no_docstring=False)
+    # Methods of the timers without a docstring are called by frameworks or by Laptime, not by users.
+    timer_settings = ConfigDict(**{**settings, "filters": ["!^_", "!^state_dict$"]}, show_if_no_docstring=False)
     text = HEAD
-    for title, names in PARTS.items():
+    for title, names in SECTIONS.items():
         text += f"\n## {title}\n"
-        chosen = of_timers if title.startswith("Timers") else settings
+        section_settings = timer_settings if title.startswith("Timers") else settings
         for name in names:
-            text += f"\n{render_object_docs(loader.modules_collection[name], chosen).strip()}\n"
+            text += f"\n{render_object_docs(loader.modules_collection[name], section_settings).strip()}\n"
     headings = set(re.findall(r"^#+ `(.*)`$", text, re.MULTILINE))
-    # What is not described here, other libraries' classes say, is no link.
+    # Remove links to objects that are not on this page, e.g. classes of other libraries.
     text = re.sub(r"\[([^\]]+)\]\(#([^)]*)\)", lambda link: link[0] if link[2] in headings else link[1], text)
     return re.sub(r"\n{3,}", "\n\n", text)
 

@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md: every group, option and key of conf/, with the comment that stands beside it.
+"""Write docs/configuration.md: every group, option and key of conf/, with its comment.
 
 python docs/make_configuration.py
 """

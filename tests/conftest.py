@@ -1,4 +1,4 @@
-"""What holds for every test: the CPU, folders of its own, a deadline, and which tests run beside each other."""
+"""Fixtures and hooks for all tests: they use the CPU, their own folders and a time limit, and run in parallel."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ ROOT = processes.ROOT
 TRAIN = processes.TRAIN
 USER_CLASSES = Path(__file__).with_name("user_classes")
 
-# Variables of the user's shell that would change what tests see: of a SLURM job, a git hook, the user's own W&B.
+# Remove variables of the user's shell that would change tests, e.g. those of a SLURM job, a git hook or W&B.
 _REMOVED_PREFIXES = ("GIT_", "GLOO_", "GROUP_", "HYDRA_", "LAPTIME_", "LOCAL_", "MLFLOW_", "NCCL_", "OMPI_", "OMP_",
               "PL_TRAINER_", "PMI_", "SLURM_", "TORCHELASTIC_", "WANDB_")  # fmt: skip
 _REMOVED_NAMES = {
@@ -36,21 +36,21 @@ for _name in list(os.environ):
     if _name.startswith(_REMOVED_PREFIXES) or _name in _REMOVED_NAMES:
         del os.environ[_name]
 os.umask(0o022)
-# Without it each of hundreds of processes compiles Laptime anew.
+# With this variable, each of hundreds of processes would compile Laptime again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# The whole suite tests the CPU, whatever else the machine has. Before torch is imported.
+# Hide accelerators, before torch is imported: the suite tests the CPU.
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ONEAPI_DEVICE_SELECTOR": "*:cpu"}
-# Threads that wait busily for each other are a hundred times slower where others use the cores.
+# Busy waiting makes threads a hundred times slower when other processes use the cores.
 os.environ["OMP_WAIT_POLICY"] = "passive"
-# Commands import this checkout, whichever one is installed.
-_TYPED_PATHS = [str(Path(each).absolute()) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
-os.environ["PYTHONPATH"] = os.pathsep.join([str(USER_CLASSES), str(ROOT / "src"), *_TYPED_PATHS])
+# Commands import this checkout, even if another one is installed.
+_USER_PATHS = [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+os.environ["PYTHONPATH"] = os.pathsep.join([str(USER_CLASSES), str(ROOT / "src"), *_USER_PATHS])
 
-# Configurations may name what stands in user_classes/.
+# Put the modules in user_classes/ on the allow-list of configurations.
 os.environ["LAPTIME_ALLOWED_TARGETS"] = ",".join(sorted(path.stem for path in USER_CLASSES.glob("*.py")))
 
-# The same cases in every run, so that what a test finds can be found again; fresh ones, and more of them, in the soak.
+# The default run has the same cases every time, so that failures are reproducible. The soak draws new ones.
 _HYPOTHESIS: dict[str, Any] = {
     "deadline": None,
     "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -59,26 +59,27 @@ settings.register_profile("default run", derandomize=True, **_HYPOTHESIS)
 settings.register_profile("soak", derandomize=False, print_blob=True, **_HYPOTHESIS)
 settings.load_profile("default run")
 
-# The time limit of a test marked soak; pyproject.toml's `timeout` holds for the others.
+# Time limit of tests marked soak. The limit of other tests is `timeout` in pyproject.toml.
 SOAK_TIMEOUT_S = 1200
 
 
-# Which tests run, and beside which others.
+# Parallel runs.
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Three files at a time where whole folders are run; one process where somebody looks at a few tests."""
-    typed, option = config.invocation_params.args, config.option
+    """Run whole folders in three processes, a file at a time, and selected tests in one process."""
+    arguments, option = config.invocation_params.args, config.option
     if hasattr(config, "workerinput"):  # this process is one of the three
         return
-    if getattr(option, "numprocesses", None) is not None or any(each.startswith(("--dist", "-p")) for each in typed):
+    chooses = any(argument.startswith(("--dist", "-p")) for argument in arguments)
+    if getattr(option, "numprocesses", None) is not None or chooses:
         return
     debugs = option.usepdb or option.trace or option.capture == "no"
     selects = option.keyword or option.lf or option.failedfirst or option.stepwise or option.collectonly
-    names = any("::" in each or each.endswith(".py") for each in typed)
-    if not (debugs or selects or names):
-        # One more than the cores of the smallest machine: much of what tests do is waiting for other processes.
+    names_files = any("::" in argument or argument.endswith(".py") for argument in arguments)
+    if not (debugs or selects or names_files):
+        # One more than the cores of the smallest machine, because tests mostly wait for other processes.
         option.numprocesses, option.dist, option.loadscopereorder = 3, "loadfile", False
 
 
@@ -93,7 +94,7 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start processes come first, so that short ones are left for the end, when others are done."""
+    """Run files that start processes first, so that short files fill the end of the run."""
     waits: dict[Path, int] = {}
     for item in items:
         if item.get_closest_marker("soak") is not None:
@@ -104,35 +105,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """A test marked `alone` runs while no other test of the same pytest does: it measures, or plants load."""
-    with _beside_others(item.config, alone=item.get_closest_marker("alone") is not None):
+    """Run tests marked `alone` while no other test of this pytest runs: they measure, or load the machine."""
+    with _test_lock(item.config, alone=item.get_closest_marker("alone") is not None):
         return (yield)
 
 
 @contextmanager
-def _beside_others(config: pytest.Config, alone: bool) -> Iterator[None]:
+def _test_lock(config: pytest.Config, alone: bool) -> Iterator[None]:
     number = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
     if number == "1":
         yield
         return
     folder = Path(config._tmp_path_factory.getbasetemp()).parent  # type: ignore[attr-defined]
     workers = [f"gw{index}" for index in range(int(number))]
-    # One that replaces a worker that died has a number beyond theirs.
-    own = workers[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(workers)]
-    with ExitStack() as held:
-        # Whoever wants to be alone keeps the others from starting anew while it waits for those that are running.
+    # A worker that replaces a dead one has a higher number.
+    this_worker = workers[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(workers)]
+    with ExitStack() as locks:
+        # While a test waits to be alone, it holds next.lock, so that no further tests start.
         with FileLock(folder / "next.lock"):
-            for worker in workers if alone else [own]:
-                held.enter_context(FileLock(folder / f"{worker}.lock"))
+            for worker in workers if alone else [this_worker]:
+                locks.enter_context(FileLock(folder / f"{worker}.lock"))
         yield
 
 
-# What every test is given.
+# Fixtures.
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MNIST is unpacked once, for all tests of this process."""
+    """Unpack MNIST once for all tests of this process."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
     return folder
@@ -140,7 +141,7 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty current folder. Modules that a test imports from it are forgotten after the test."""
+    """An empty current folder. After the test, modules that were imported from it are removed from sys.modules."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
@@ -151,7 +152,7 @@ def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 
 @pytest.fixture(autouse=True)
 def restored_logging() -> Iterator[None]:
-    """Handlers that a test, or a package that it imports, adds to the root logger would write to its closed streams."""
+    """Remove handlers that a test or a package added to the root logger, because they write to closed streams."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -163,13 +164,13 @@ def restored_logging() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_process_in_unit_tests(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`pytest -m unit` is quick because its tests start nothing."""
+    """Fail unit tests that start a process, so that `pytest -m unit` stays fast."""
     if request.node.get_closest_marker("unit") is None:
         return
-    import torch  # noqa: F401  which asks ldconfig for libraries when it is first imported
+    import torch  # noqa: F401  its first import starts ldconfig
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("a test marked unit starts no process: leave the mark out, or the process")
+        raise AssertionError("a test marked unit must not start a process: remove the mark, or the process")
 
     monkeypatch.setattr(subprocess, "_fork_exec" if hasattr(subprocess, "_fork_exec") else "Popen", refuse)
     monkeypatch.setattr("multiprocessing.process.BaseProcess.start", refuse)
@@ -180,7 +181,7 @@ def no_process_in_unit_tests(request: pytest.FixtureRequest, monkeypatch: pytest
 
 @pytest.fixture
 def start(work_folder: Path) -> Iterator[Callable[..., Any]]:
-    """tests.support.processes.start; nothing that it started, nor their children, outlives the test."""
+    """tests.support.processes.start. After the test, all started processes and their children are killed."""
     started: list[Any] = []
 
     def run(*arguments: object, **how: Any) -> Any:
@@ -192,17 +193,17 @@ def start(work_folder: Path) -> Iterator[Callable[..., Any]]:
     for process in started:
         if process.poll() is None:
             with_children: list[psutil.Process] = []
-            with suppress(psutil.NoSuchProcess):  # it ends just now
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
                 with_children = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            for each in with_children:
+            for victim in with_children:
                 with suppress(psutil.NoSuchProcess):
-                    each.kill()
+                    victim.kill()
             psutil.wait_procs(with_children, timeout=processes.DEADLINE_S)
 
 
 @pytest.fixture
 def train(work_folder: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """`python train.py ARGUMENTS` to its end; keywords are environment variables."""
+    """Run `python train.py ARGUMENTS` to its end. Keyword arguments are environment variables."""
 
     def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         return processes.run(*arguments, environment=environment)
@@ -212,7 +213,7 @@ def train(work_folder: Path) -> Callable[..., "subprocess.CompletedProcess[str]"
 
 @pytest.fixture
 def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
-    """The command line within pytest's own process, for tests that patch something; its ranks are processes still."""
+    """Run the command line in pytest's own process, for tests that patch something. Ranks are still processes."""
     from laptime.cli import main
 
     def run(*arguments: str) -> SimpleNamespace:
@@ -227,24 +228,24 @@ def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
-    """trained(*overrides): the directory of a completed run, trained once per process for all tests that ask for it.
+    """trained(*overrides): the directory of a completed run. Tests of one process that use the same overrides share it.
 
-    It is shared: copy it to change something (shutil.copytree). At the end of the session it must be as it was.
+    To change something, copy the directory (shutil.copytree). The session fails if a test has changed it.
     """
     folder = tmp_path_factory.mktemp("trained")
-    known: dict[tuple[str, ...], Path] = {}
+    run_dirs: dict[tuple[str, ...], Path] = {}
     contents: dict[Path, list[tuple[str, int, int]]] = {}
 
     def run(*overrides: str) -> Path:
-        if overrides not in known:
-            path = folder / str(len(list(folder.iterdir())))  # of one that failed, too, the directory stays
+        if overrides not in run_dirs:
+            path = folder / str(len(list(folder.iterdir())))  # directories of failed runs count, too
             done = processes.run(*overrides, f"hydra.run.dir={path}", cwd=folder)
             assert done.returncode == 0, done.stderr
-            known[overrides], contents[path] = path, _content(path)
-        return known[overrides]
+            run_dirs[overrides], contents[path] = path, _content(path)
+        return run_dirs[overrides]
 
     yield run
-    changed = [overrides for overrides, path in known.items() if _content(path) != contents[path]]
+    changed = [overrides for overrides, path in run_dirs.items() if _content(path) != contents[path]]
     assert not changed, f"a test changed a shared run: {changed}"
 
 
@@ -255,10 +256,10 @@ def _content(folder: Path) -> list[tuple[str, int, int]]:
 
 @pytest.fixture(scope="session")
 def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs of one epoch, seeds 1 and 2, trained once per process. `two_runs` is a copy that a test may change."""
+    """A sweep of two short runs, seeds 1 and 2, once per process. `two_runs` is a copy that a test may change."""
     folder = tmp_path_factory.mktemp("finished")
-    typed = ["-m", *TINY, NO_REPORT, f"hydra.sweep.dir={folder / 'sweep'}", "training.epochs=1", "seed=1,2"]
-    done = processes.run(*typed, cwd=folder)
+    arguments = ["-m", *TINY, NO_REPORT, f"hydra.sweep.dir={folder / 'sweep'}", "training.epochs=1", "seed=1,2"]
+    done = processes.run(*arguments, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "sweep"
 
@@ -272,7 +273,7 @@ def two_runs(finished_sweep: Path, work_folder: Path) -> Path:
 
 @pytest.fixture
 def the_run(work_folder: Path) -> Callable[[], tuple[Path, dict[str, Any]]]:
-    """The one run below the work folder: its directory and its record."""
+    """the_run(): directory and record of the only run in the work folder."""
 
     def find() -> tuple[Path, dict[str, Any]]:
         (path,) = work_folder.rglob("run.json")
@@ -283,7 +284,7 @@ def the_run(work_folder: Path) -> Callable[[], tuple[Path, dict[str, Any]]]:
 
 @pytest.fixture
 def breaking() -> Callable[..., list[str]]:
-    """breaking(rank, epoch, how): overrides of three epochs with two ranks, one of which fails within an epoch."""
+    """breaking(rank, epoch, how): overrides for three epochs with two ranks, one of which fails during an epoch."""
 
     def overrides(rank: int, epoch: int, how: str, once: bool = False) -> list[str]:
         target = f"_target_:breaking.BreakAt,rank:{rank},epoch:{epoch},how:{how},once:{str(once).lower()}"

@@ -98,7 +98,7 @@ def test_a_command_that_does_not_end_is_given_up(work_folder):
 @pytest.mark.unit
 def test_a_unit_test_cannot_start_a_process():
     for starts in (lambda: subprocess.run([sys.executable, "-V"]), os.fork, start):
-        with pytest.raises(AssertionError, match="a test marked unit starts no process"):
+        with pytest.raises(AssertionError, match="a test marked unit must not start a process"):
             starts()
 
 

@@ -1,1 +1,1 @@
-"""The parts of accelerator.py: what each tries on a device, each in a process of its own, and the page about them."""
+"""The parts of accelerator.py, each of which tests one matter in its own process, and the page of their results."""

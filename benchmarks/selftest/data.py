@@ -1,4 +1,4 @@
-"""How images come to the device: every pipeline, and copies from pinned memory and from other memory."""
+"""Data pipelines, and copies from pinned and pageable memory to the device."""
 
 import importlib.util
 import statistics
@@ -14,7 +14,7 @@ from selftest.part import Notes, Setting, Skipped
 from selftest.trainings import check_learned, train
 
 _MNIST = ("dataset=mnist", "dataset.limit=2000")
-_MADE_UP = ("dataset=synthetic", "dataset.num_train=2000", "dataset.num_test=64")
+_SYNTHETIC = ("dataset=synthetic", "dataset.num_train=2000", "dataset.num_test=64")
 _TRAINING = (
     "training.batch_size=64", "training.epochs=2", "optimizer=sgd", "optimizer.lr=0.01", "scheduler=none", "model=mlp",
 )  # fmt: skip
@@ -22,7 +22,7 @@ _TRAINING = (
 
 def pipelines(setting: Setting, notes: Notes) -> None:
     has_torchvision = importlib.util.find_spec("torchvision") is not None
-    images = _MNIST if has_torchvision else _MADE_UP
+    images = _MNIST if has_torchvision else _SYNTHETIC
     expected = train(setting, "expected", *images, *_TRAINING, device="cpu")
 
     def compare(name: str, *overrides: str) -> None:
@@ -33,11 +33,11 @@ def pipelines(setting: Setting, notes: Notes) -> None:
 
     compare("dataset.pipeline=memory")
     if not has_torchvision:
-        raise Skipped("torchvision is not installed, which reads MNIST's files")
+        raise Skipped("torchvision is not installed: it reads MNIST's files")
     compare("dataset.pipeline=mapped", "dataset.pipeline=mapped")
     compare("dataset.pipeline=workers", "dataset.pipeline=workers")
     if setting.kind == "cpu":
-        notes.skip("dataset.pipeline=workers with pinned memory", "it means nothing to the CPU")
+        notes.skip("dataset.pipeline=workers with pinned memory", "pinned memory has no effect on the CPU")
         return
     pins = setting.kind != "cuda"
     with patch.object(workers, "DataLoader", partial(_loader, pins)):
@@ -45,11 +45,11 @@ def pipelines(setting: Setting, notes: Notes) -> None:
 
 
 def copies(setting: Setting, notes: Notes) -> None:
-    """64 MiB from the host to the device, at once and again."""
+    """Copy 64 MiB from the host to the device ten times."""
     device = describe("auto", setting.kind)
     for name, pinned in (("pageable", False), ("pinned", True)):
         if pinned and setting.kind == "cpu":
-            notes.skip("pinned memory", "it means nothing to the CPU")
+            notes.skip("pinned memory", "pinned memory has no effect on the CPU")
             continue
         try:
             source = torch.arange(2**24, dtype=torch.float32, pin_memory=pinned)

@@ -1,4 +1,4 @@
-"""Does the device learn what the CPU learns? Every model, optimizer and precision, and torch.compile."""
+"""Compare trainings on the device with the same ones on the CPU: every model, optimizer, precision, torch.compile."""
 
 import shutil
 
@@ -22,26 +22,26 @@ def precisions(setting: Setting, notes: Notes) -> None:
     for model in ("mlp", "cnn"):
         expected = train(setting, f"{model}-cpu", *SMALL, f"model={model}", device="cpu")
         for precision in DTYPES:
-            what = f"model={model} training.precision={precision}"
-            with notes.attempt(what, refusals=True):
-                record = train(setting, what.replace("=", "-"), *SMALL, *what.split())
-                check_learned(notes, what, record, expected, precision)
+            overrides = f"model={model} training.precision={precision}"
+            with notes.attempt(overrides, refusals=True):
+                record = train(setting, overrides.replace("=", "-"), *SMALL, *overrides.split())
+                check_learned(notes, overrides, record, expected, precision)
 
 
 def compiled(setting: Setting, notes: Notes) -> None:
-    """torch.compile gives the same losses; what it costs once, and what a step takes with it and without."""
+    """Check that torch.compile gives the same losses. Note the time to compile and the ratio of throughput."""
     if setting.kind == "cpu" and not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
-        notes.skip("training.compile=true", "on the CPU it needs a C++ compiler, and there is none")
+        notes.skip("training.compile=true", "torch.compile needs a C++ compiler on the CPU, and finds none")
         return
-    several = [*SMALL, "model=cnn", "training.epochs=3"]
-    plain = train(setting, "plain", *several)
+    overrides = [*SMALL, "model=cnn", "training.epochs=3"]
+    plain = train(setting, "plain", *overrides)
     with notes.attempt("training.compile=true", refusals=True):
-        fast = train(setting, "compiled", *several, "training.compile=true")
+        fast = train(setting, "compiled", *overrides, "training.compile=true")
         check_learned(notes, "training.compile=true", fast, plain)
         compile_s = fast["timing"]["compile_s"]
         notes.check("timing.compile_s", bool(compile_s and compile_s > 0), f"{compile_s or 0:.2f} s, more than 0")
         if compile_s:
-            notes.figure("compiling takes", compile_s, "s")
+            notes.figure("time to compile", compile_s, "s")
         ratio = fast["timing"]["samples_per_s"] / plain["timing"]["samples_per_s"]
         notes.figure("throughput compiled / not compiled", ratio, "")
 

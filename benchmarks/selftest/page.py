@@ -1,4 +1,4 @@
-"""What is written about a self-test: one JSON file, one Markdown page, both fit to be shown to others."""
+"""Write the results of a self-test as a JSON file and a Markdown page. Both are safe to share."""
 
 import getpass
 import json
@@ -22,22 +22,22 @@ SCHEMA_VERSION = 1
 
 @dataclass
 class Machine:
-    """What was tested on. Nothing that names the machine or its user.
+    """The tested machine. Nothing in it identifies the machine or its user.
 
     Attributes:
         kind: cuda, mps or xpu; cpu in a rehearsal.
-        device: the device's own name.
-        architecture: of a CUDA or ROCm device.
-        num_devices: how many of them there are.
-        memory_bytes: of one of them.
-        driver: its driver's version.
+        device: the device's name.
+        architecture: architecture of a CUDA or ROCm device.
+        num_devices: number of devices of this kind.
+        memory_bytes: memory of one device.
+        driver: version of the device's driver.
         cpu: the processor's name.
-        num_cores: that this process may use.
+        num_cores: number of cores that this process may use.
         system: the operating system.
         python: the version of Python.
         torch_build: what torch was built with, as in run.json.
-        packages: versions; None: not installed.
-        commit: of Laptime's checkout; None: it is none.
+        packages: version of each package; None: not installed.
+        commit: commit of Laptime's checkout; None: not a git checkout.
         dirty: whether files differ from the commit.
     """
 
@@ -58,7 +58,7 @@ class Machine:
 
 
 def accelerator() -> tuple[str | None, int]:
-    """The accelerator's kind and how many of it there are."""
+    """The accelerator's kind, and the number of devices."""
     from laptime.machine.device import available_accelerator
 
     kind = available_accelerator()
@@ -66,7 +66,7 @@ def accelerator() -> tuple[str | None, int]:
 
 
 def machine(kind: str) -> Machine:
-    """Look at this machine; a device that can't be started is named by its kind."""
+    """Describe this machine. A device that can't be initialized has its kind as its name."""
     from laptime.machine.device import Device, cpu_name, describe, usable_cores
     from laptime.machine.environment import environment, git_state
     from laptime.machine.torch_build import driver_version, torch_build
@@ -80,7 +80,7 @@ def machine(kind: str) -> Machine:
             architecture = (
                 getattr(properties, "gcnArchName", "") or f"compute capability {properties.major}.{properties.minor}"
             )
-    except RuntimeError as error:  # taken by somebody else, or its driver is another version's
+    except RuntimeError as error:  # another process holds the device, or the driver has the wrong version
         reason = public(str(error).partition("\n")[0])
         device, driver = Device("auto", kind, f"{kind} ({reason})", 1, None), None
     git = git_state(Path(__file__).resolve().parents[2])
@@ -92,57 +92,57 @@ def machine(kind: str) -> Machine:
 
 
 def public(text: str) -> str:
-    """A text without secrets, and without folders, users and machines that only their owner knows.
+    """A text without secrets, and with placeholders for private names of folders, users and machines.
 
-    For free text only: a user may be called like a model.
+    Only for free text: a model may have the same name as a user.
     """
     text = mask_text(text)
-    for place, name in _places().items():
-        text = text.replace(place, name)
+    for folder, placeholder in _folders().items():
+        text = text.replace(folder, placeholder)
     text = re.sub(r"(?<![\w<>:/])/(?:[^\s/:'\"]+/)+([^\s/:'\"]*)", r"<folder>/\1", text)
-    for known, name in _names().items():
-        text = re.sub(rf"(?<![\w.]){re.escape(known)}(?!\w)", name, text)
+    for name, placeholder in _names().items():
+        text = re.sub(rf"(?<![\w.]){re.escape(name)}(?!\w)", placeholder, text)
     return text
 
 
-def _places() -> dict[str, str]:
-    """Folders that may be named, longest first."""
-    places = {str(Path(__file__).resolve().parents[2]): "<laptime>", tempfile.gettempdir(): "<tmp>"}
-    with suppress(OSError):  # the current folder may be gone
-        places[str(Path.cwd())] = "<folder>"
-    with suppress(RuntimeError):  # a user without a home
-        places[str(Path.home())] = "<home>"
-    return {place: places[place] for place in sorted(places, key=len, reverse=True) if len(place) > 1}
+def _folders() -> dict[str, str]:
+    """Placeholders by folder, the longest path first."""
+    folders = {str(Path(__file__).resolve().parents[2]): "<laptime>", tempfile.gettempdir(): "<tmp>"}
+    with suppress(OSError):  # the current folder may have been deleted
+        folders[str(Path.cwd())] = "<folder>"
+    with suppress(RuntimeError):  # the user has no home folder
+        folders[str(Path.home())] = "<home>"
+    return {folder: folders[folder] for folder in sorted(folders, key=len, reverse=True) if len(folder) > 1}
 
 
 def _names() -> dict[str, str]:
     node = platform.node()
     names = dict.fromkeys(filter(None, (node, node.partition(".")[0])), "<machine>")
-    with suppress(OSError, KeyError):  # the system's files name no such user
+    with suppress(OSError, KeyError):  # the user is not in the password database
         names[getpass.getuser()] = "<user>"
     return names
 
 
 def _public(result: Result) -> Result:
-    """A part's result of which all free text may be shown."""
+    """A part's result with `public` applied to all free text."""
     return replace(
         result,
         why=result.why and public(result.why),
-        checks=[replace(each, detail=public(each.detail)) for each in result.checks],
-        remarks=[replace(each, text=public(each.text)) for each in result.remarks],
+        checks=[replace(check, detail=public(check.detail)) for check in result.checks],
+        remarks=[replace(remark, text=public(remark.text)) for remark in result.remarks],
         output=[public(line) for line in result.output],
     )
 
 
 class CannotWrite(Exception):
-    """The system refuses to write; the message is its own."""
+    """A file can't be written. The message is the operating system's."""
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and see whether files can be written into it.
+    """Make a folder, and check that files can be written into it.
 
     Raises:
-        CannotWrite: they can't.
+        CannotWrite: The folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -158,12 +158,12 @@ def write(
     """Write accelerator.json and accelerator.md into a folder.
 
     Args:
-        began: when, ISO 8601.
-        rehearsal: whether the CPU stood in for an accelerator.
-        complete: whether all parts that were asked for have been tried.
+        began: start of the test, ISO 8601.
+        rehearsal: whether the CPU takes the place of an accelerator.
+        complete: whether all selected parts have run.
 
     Raises:
-        CannotWrite: the disk is full, for example.
+        CannotWrite: The files can't be written, e.g. because the disk is full.
     """
     results = [_public(result) for result in results]
     content = {
@@ -185,7 +185,7 @@ def write(
 def _page(began: str, rehearsal: bool, tested: Machine, results: Sequence[Result], complete: bool) -> str:
     number = f"{tested.num_devices} x " if tested.num_devices > 1 else ""
     memory = f", {tested.memory_bytes / 1e9:.0f} GB" if tested.memory_bytes else ""
-    driver = "" if tested.kind == "cpu" else f", driver {tested.driver or 'not known'}"
+    driver = "" if tested.kind == "cpu" else f", driver {tested.driver or 'unknown'}"
     architecture = f", {tested.architecture}" if tested.architecture else ""
     build = tested.torch_build
     built = [
@@ -193,7 +193,7 @@ def _page(began: str, rehearsal: bool, tested: Machine, results: Sequence[Result
     ]
     packages = ", ".join(f"{name} {value}" for name, value in tested.packages.items() if value)
     absent = ", ".join(name for name, value in tested.packages.items() if value is None)
-    commit = f"{tested.commit[:12]}{' with local changes' if tested.dirty else ''}" if tested.commit else "not known"
+    commit = f"{tested.commit[:12]}{' with local changes' if tested.dirty else ''}" if tested.commit else "unknown"
     lines = [
         f"# Laptime on {number}{tested.device} ({'rehearsal' if rehearsal else tested.kind})", "",
         f"{began[:16].replace('T', ' ')} UTC. {summary(results)}{'' if complete else ' It was ended early.'}", "",
@@ -206,8 +206,8 @@ def _page(began: str, rehearsal: bool, tested: Machine, results: Sequence[Result
         f"- commit: {commit}", "",
         "| part | what it tries | result | seconds | note |", "|---|---|---|---:|---|",
         *(
-            f"| {each.name} | {each.about} | {each.status} | {each.wall_s:.1f} | {_cell(each.why or '')} |"
-            for each in results
+            f"| {result.name} | {result.about} | {result.status} | {result.wall_s:.1f} | {_cell(result.why or '')} |"
+            for result in results
         ),
         "",
     ]  # fmt: skip
@@ -216,23 +216,25 @@ def _page(began: str, rehearsal: bool, tested: Machine, results: Sequence[Result
             lines += [f"## {result.name}", "", *(f"{remark.text}\n" for remark in result.remarks)]
         if result.figures:
             lines += ["| figure | value | unit |", "|---|---:|---|"]
-            lines += [f"| {_cell(each.what)} | {each.value:.4g} | {each.unit} |" for each in result.figures] + [""]
+            lines += [f"| {_cell(figure.what)} | {figure.value:.4g} | {figure.unit} |" for figure in result.figures]
+            lines.append("")
         if result.checks:
             lines += ["| check | result | detail |", "|---|---|---|"]
-            lines += [f"| {_cell(each.what)} | {each.status} | {_cell(each.detail)} |" for each in result.checks] + [""]
+            lines += [f"| {_cell(check.what)} | {check.status} | {_cell(check.detail)} |" for check in result.checks]
+            lines.append("")
         if result.output:
-            lines += ["The last lines that it printed:", "", *(f"    {line}" for line in result.output), ""]
+            lines += ["The last lines of its output:", "", *(f"    {line}" for line in result.output), ""]
     return "\n".join(lines)
 
 
 _REHEARSAL = (
-    "This is a rehearsal: the CPU stood in for the accelerator, and a queue and memory were faked. It shows that the "
-    "script works; its figures say nothing of an accelerator."
+    "This is a rehearsal: the CPU took the place of the accelerator, with a fake queue and fake memory. It shows "
+    "that the script works. Its figures don't describe an accelerator."
 )
 
 
 def summary(results: Sequence[Result]) -> str:
-    """How many parts ended in which way, in one sentence."""
+    """The number of parts that passed, failed and were skipped, in one sentence."""
     counts = {status: sum(result.status == status for result in results) for status in ("pass", "fail", "skipped")}
     return f"{counts['pass']} parts passed, {counts['fail']} failed, {counts['skipped']} skipped."
 

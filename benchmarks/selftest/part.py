@@ -1,4 +1,4 @@
-"""What a part of the self-test is, what it is given, and what it notes."""
+"""A part of the self-test: its input, the notes that it takes, and its result."""
 
 import importlib.util
 import traceback
@@ -17,13 +17,13 @@ Status = Literal["pass", "fail", "skipped"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What is tested.
+    """The tested device.
 
     Attributes:
         kind: cuda, mps or xpu; cpu in a rehearsal.
-        num_devices: how many of this kind there are.
-        rehearsal: whether the CPU stands in for the accelerator.
-        folder: where the part may write; it is removed afterwards.
+        num_devices: number of devices of this kind.
+        rehearsal: whether the CPU takes the place of the accelerator.
+        folder: folder for the part's files; removed afterwards.
     """
 
     kind: str
@@ -34,12 +34,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a part looked at.
+    """One check of a part.
 
     Attributes:
-        what: its name, like `model=cnn`.
+        what: the check's name, e.g. `model=cnn`.
         status: pass, fail or skipped.
-        detail: the values that were compared, or why it was skipped.
+        detail: the compared values, or the reason why the check was skipped.
     """
 
     what: str
@@ -52,9 +52,9 @@ class Figure:
     """One value that a part measured.
 
     Attributes:
-        what: its name.
-        value: a number.
-        unit: of the number, like `GB/s`.
+        what: the value's name.
+        value: the number.
+        unit: its unit, e.g. `GB/s`.
     """
 
     what: str
@@ -64,21 +64,21 @@ class Figure:
 
 @dataclass(frozen=True)
 class Remark:
-    """What explains a part's figures or failures, like a busy device.
+    """An explanation of a part's figures or failures, e.g. a busy device.
 
     Attributes:
-        text: in one line.
+        text: one line.
     """
 
     text: str
 
 
 class Skipped(Exception):
-    """A part, or the rest of it, can't be tried here. The message says why."""
+    """A part, or the rest of it, can't run on this machine. The message says why."""
 
 
 def missing_package(error: BaseException | None) -> str | None:
-    """The package that is not installed, where an error comes from its import."""
+    """The name of the missing package if an error was caused by its import; else None."""
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name is not None:
             package = error.name.partition(".")[0]
@@ -92,9 +92,9 @@ class Ended:
     """How a part ended.
 
     Attributes:
-        error: the first line of what it raised; None where it came to its end.
-        skipped: why it can't be tried here.
-        memory: how much of the device's memory other processes use, in words; None: little, or not known.
+        error: first line of the error that ended the part; None: it ran to its end.
+        skipped: the reason why it can't run on this machine.
+        memory: how much of the device's memory other processes use, as text; None: little, or unknown.
     """
 
     error: str | None = None
@@ -103,42 +103,42 @@ class Ended:
 
 
 class Notes:
-    """Sends what a part finds to the parent at once, so that it is kept when the part crashes or is ended.
+    """Sends a part's results to the parent immediately, so that they survive if the part crashes or is killed.
 
     Args:
-        connection: to the parent.
+        connection: connection to the parent.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def check(self, what: str, passed: bool, detail: str) -> None:
-        """Note whether something is as it must be."""
+        """Send a check that passed or failed."""
         self._connection.send(Check(what, "pass" if passed else "fail", detail))
 
     def skip(self, what: str, why: str) -> None:
-        """Note that something can't be tried here."""
+        """Send a check that can't run on this machine."""
         self._connection.send(Check(what, "skipped", why))
 
     def figure(self, what: str, value: float, unit: str) -> None:
-        """Note a measured value."""
+        """Send a measured value."""
         self._connection.send(Figure(what, float(value), unit))
 
     def remark(self, text: str) -> None:
-        """Note what explains figures or failures."""
+        """Send an explanation of figures or failures."""
         self._connection.send(Remark(text))
 
     @contextmanager
     def attempt(self, what: str, refusals: bool = False) -> Iterator[None]:
-        """Note a failure within as a failed check, so that what comes after it is still tried.
+        """Turn an exception in the block into a failed check, so that the part continues after it.
 
         Args:
             what: the check's name.
-            refusals: whether Laptime may refuse it by a UserError: then it is skipped with its words.
+            refusals: whether a UserError skips the check, with the error's message.
         """
         try:
             yield
-        except (Skipped, torch.AcceleratorError):  # nothing more can be computed on the device
+        except (Skipped, torch.AcceleratorError):  # after an AcceleratorError the device can't compute any more
             raise
         except Exception as error:
             traceback.print_exc()
@@ -162,10 +162,10 @@ class Part:
     """One part of the self-test.
 
     Attributes:
-        name: as typed after --only.
-        about: what it tries, for the page.
-        work: does it, with the current folder set to `Setting.folder`.
-        limit_s: seconds after which it is ended.
+        name: the part's name, for --only.
+        about: what it tests, for the page.
+        work: the function to call, with `Setting.folder` as the current folder.
+        limit_s: time limit in seconds.
     """
 
     name: str
@@ -176,15 +176,15 @@ class Part:
 
 @dataclass
 class Result:
-    """What became of a part.
+    """The result of a part.
 
     Attributes:
-        name, about: of the part.
-        status: fail where one check failed or the part did not come to its end; skipped where nothing was tried.
-        why: for fail and skipped: the reason in one line; for pass: what was left out, and the remarks.
-        wall_s: seconds that it took, the start of its process included.
-        checks, figures, remarks: in the order in which they were noted.
-        output: of a part that did not come to its end, the last lines that it printed.
+        name, about: name and description of the part.
+        status: fail if a check failed or the part did not run to its end; skipped if nothing was tested.
+        why: for fail and skipped: the reason in one line; for pass: what was skipped, and the remarks.
+        wall_s: duration in seconds, including the start of its process.
+        checks, figures, remarks: in the order in which the part sent them.
+        output: last lines of the output, if the part did not run to its end.
     """
 
     name: str
@@ -201,13 +201,13 @@ class Result:
         """Set status and reason from the checks and from how the part ended."""
         failed = [check for check in self.checks if check.status == "fail"]
         if end.error is not None or failed:
-            others = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-            why = end.error or f"{failed[0].what}: {failed[0].detail}{others}"
-            self.status, self.why = "fail", f"{why} ({end.memory})" if end.memory else why
+            further = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+            reason = end.error or f"{failed[0].what}: {failed[0].detail}{further}"
+            self.status, self.why = "fail", f"{reason} ({end.memory})" if end.memory else reason
         elif self.figures or self.remarks or any(check.status == "pass" for check in self.checks):
-            left_out = [f"the rest was skipped: {end.skipped}"] if end.skipped else []
+            skipped = [f"the rest was skipped: {end.skipped}"] if end.skipped else []
             self.status = "pass"
-            self.why = "; ".join([*left_out, *(remark.text for remark in self.remarks)]) or None
+            self.why = "; ".join([*skipped, *(remark.text for remark in self.remarks)]) or None
         else:
             self.status = "skipped"
-            self.why = end.skipped or (self.checks[0].detail if self.checks else "it noted nothing")
+            self.why = end.skipped or (self.checks[0].detail if self.checks else "it had no results")

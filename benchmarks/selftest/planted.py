@@ -1,4 +1,4 @@
-"""What parts plant into a training: work that the device has yet to do, and memory that is held."""
+"""Callbacks that parts add to a training: one queues work on the device, one holds memory, one removes randomness."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from laptime.machine.device import Device
 
 
 class NothingRandom(pl.Callback):
-    """Takes everything random out of the network: dropout, and layers that are left out by chance."""
+    """Removes randomness from the network: dropout, and randomly skipped layers."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for module in pl_module.modules():
@@ -24,17 +24,17 @@ class NothingRandom(pl.Callback):
                     setattr(module, name, 0.0)
 
 
-# At most so many products of matrices fill the device's queue: it takes about a thousand before it makes the program
-# wait by itself.
-_MOST_PRODUCTS = 100
+# Maximum number of matrix products to queue. A device's queue takes about a thousand before the program must wait.
+_MAX_PRODUCTS = 100
 
 
 class QueuedWork(pl.Callback):
-    """At the end of every odd epoch, just before Laptime waits for the device, the device is given work for so many
-    seconds. Where nothing waits for it, it is no part of the epoch's time.
+    """Queues work on the device at the end of every odd epoch, just before Laptime synchronizes.
+
+    Without a synchronization, the work is not in the epoch's time.
 
     Args:
-        seconds: how long the device takes for it.
+        seconds: duration of the work.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -44,8 +44,8 @@ class QueuedWork(pl.Callback):
         self._device = pl_module.device
         if self._device.type != "cpu":
             side = 1024
-            self._number = _MOST_PRODUCTS + 1
-            while self._number > _MOST_PRODUCTS and side < 16384:
+            self._number = _MAX_PRODUCTS + 1
+            while self._number > _MAX_PRODUCTS and side < 16384:
                 side *= 2
                 self._matrix = torch.randn(side, side, device=self._device)
                 self._product = torch.empty_like(self._matrix)
@@ -87,18 +87,18 @@ class QueuedWork(pl.Callback):
 
 
 class FakeQueue:
-    """A device that works behind the program's back: a thread that sleeps, which `synchronize` waits for."""
+    """An asynchronous device: a sleeping thread that `synchronize` waits for."""
 
     def __init__(self) -> None:
-        self._works: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
 
     def put(self, seconds: float) -> None:
-        self._works = threading.Thread(target=time.sleep, args=(seconds,))
-        self._works.start()
+        self._thread = threading.Thread(target=time.sleep, args=(seconds,))
+        self._thread.start()
 
     def synchronize(self) -> None:
-        if self._works is not None:
-            self._works.join()
+        if self._thread is not None:
+            self._thread.join()
 
 
 FAKE_QUEUE = FakeQueue()
@@ -106,16 +106,16 @@ FAKE_QUEUE = FakeQueue()
 
 @contextmanager
 def fake_queue() -> Iterator[None]:
-    """The CPU has a queue within."""
+    """Give the CPU a queue inside the block."""
     with patch.object(Device, "synchronize", lambda device: FAKE_QUEUE.synchronize()):
         yield
 
 
 class HeldMemory(pl.Callback):
-    """Holds so many bytes of the device's memory while the run trains, and notes torch's own peak of every epoch.
+    """Holds device memory while the run trains, and records torch's peak in every epoch.
 
     Args:
-        num_bytes: to hold; 0: it only looks.
+        num_bytes: number of bytes to hold; 0: only record.
     """
 
     PEAKS: list[int] = []
@@ -145,7 +145,7 @@ def _peak(device: torch.device) -> int:
 
 
 class FakeMemory:
-    """A device that has something of its own, and what HeldMemory holds."""
+    """Device memory with 10 MB in use, plus the bytes that HeldMemory holds."""
 
     def __init__(self) -> None:
         self.held = 0
@@ -159,7 +159,7 @@ FAKE_MEMORY = FakeMemory()
 
 @contextmanager
 def fake_memory() -> Iterator[None]:
-    """The CPU has memory of its own within, as an accelerator has."""
+    """Give the CPU its own device memory inside the block, as an accelerator has."""
     with (
         patch.object(Device, "peak_memory_bytes", lambda device: FAKE_MEMORY.peak()),
         patch.object(Device, "memory_bytes_now", lambda device: FAKE_MEMORY.peak()),

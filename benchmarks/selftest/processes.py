@@ -1,4 +1,4 @@
-"""Each part in a process of its own: one that crashes, hangs or fills the device leaves the others alone."""
+"""Run each part in its own process, so that one that crashes, hangs or fills the device doesn't affect the others."""
 
 import os
 import signal
@@ -30,34 +30,34 @@ from selftest.part import (
     missing_package,
 )
 
-# How long a part that has said its last word may take to leave, and a killed one to be gone.
-_LEAVES_WITHIN_S, _GONE_WITHIN_S = 10.0, 5.0
-# So many lines of what a failed part has printed are kept.
+# Time limits for the exit of a finished process, and of a killed one.
+_EXIT_LIMIT_S, _KILL_LIMIT_S = 10.0, 5.0
+# Number of output lines to keep of a failed part.
 _NUM_LINES = 20
 _OUTPUT = "output.log"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(part: Part, setting: Setting, limit_s: float) -> Result:
-    """Carry out one part, whatever becomes of it.
+    """Run one part.
 
     Args:
-        limit_s: seconds after which it is ended.
+        limit_s: time limit in seconds. Then the part is killed.
 
     Returns:
-        What it noted; how it ended, also where it crashed.
+        The result, even if the part crashed or hung.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; the part has been ended.
+        KeyboardInterrupt: After Ctrl-C. The part has been killed.
     """
     result = Result(part.name, part.about)
     begin = time.monotonic()
     Path(setting.folder).mkdir(parents=True, exist_ok=True)
-    with _started(_carry_out, (part.work, setting), part.name) as (process, connection):
+    with _started(_run_part, (part.work, setting), part.name) as (process, connection):
         end = _read(result, process, connection, begin + limit_s)
         if end is None:
-            last = f"; the last that it noted: {result.checks[-1].what}" if result.checks else ""
-            end = Ended(error=f"not done within {limit_s:.0f} s: slow, or hanging{last}")
+            last = f"; its last check: {result.checks[-1].what}" if result.checks else ""
+            end = Ended(error=f"timed out after {limit_s:.0f} s: slow or hanging{last}")
     if end.error is not None:
         with suppress(OSError):
             text = (Path(setting.folder) / _OUTPUT).read_text(encoding="utf-8", errors="replace")
@@ -68,10 +68,10 @@ def run(part: Part, setting: Setting, limit_s: float) -> Result:
 
 
 def ask(question: Callable[..., Any], *arguments: Any, limit_s: float) -> Any:
-    """What a function returns in a process of its own: a driver that hangs or crashes doesn't take this one along.
+    """Call a function in a new process, and return its result. A driver that hangs or crashes can't harm this process.
 
     Raises:
-        RuntimeError: it raised something, crashed, or was not done in time.
+        RuntimeError: The function raised an exception, crashed, or timed out.
     """
     with _started(_answer, (question, arguments), "question") as (process, connection):
         try:
@@ -79,8 +79,8 @@ def ask(question: Callable[..., Any], *arguments: Any, limit_s: float) -> Any:
                 raise RuntimeError(f"no answer within {limit_s:.0f} s")
             answer, error = connection.recv()
         except EOFError:
-            process.join(_GONE_WITHIN_S)
-            raise RuntimeError(f"the process that asked {_how(process.exitcode)}") from None
+            process.join(_KILL_LIMIT_S)
+            raise RuntimeError(f"its process {_describe_exit(process.exitcode)}") from None
     if error is not None:
         raise RuntimeError(error)
     return answer
@@ -96,25 +96,28 @@ def _answer(connection: Connection, job: tuple[Callable[..., Any], tuple[Any, ..
 
 
 @contextmanager
-def signals_wait() -> Iterator[None]:
-    """Ctrl-C and SIGTERM reach this process at the end of the block. Processes that are started within heed them when
-    they have a group of their own: until then they are not meant for them."""
+def blocked_signals() -> Iterator[None]:
+    """Block SIGINT and SIGTERM until the end of the block.
+
+    Processes that are started inside the block inherit that. They unblock the signals once they have their own process
+    group, because signals before that are meant for this process.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextmanager
 def _started(target: Callable[..., None], job: Any, name: str) -> Iterator[tuple[BaseProcess, Connection]]:
-    """A process, ended with all that it started at the end of the block."""
+    """Start a process. At the end of the block, kill it and its children."""
     started: tuple[BaseProcess, Connection] | None = None
     try:
-        with signals_wait():  # a signal that came within is raised at its end, when the process is there
+        with blocked_signals():  # a signal is raised at the end of the block, when `started` is set
             started = fresh_processes.start(target, job, f"selftest {name}")
         yield started
     finally:
@@ -126,38 +129,39 @@ def _end(process: BaseProcess, connection: Connection) -> None:
     if process.pid is not None:
         with suppress(psutil.NoSuchProcess):
             parent = psutil.Process(process.pid)
-            for each in [*parent.children(recursive=True), parent]:
+            for victim in [*parent.children(recursive=True), parent]:
                 with suppress(psutil.NoSuchProcess):
-                    each.kill()
-    process.join(_GONE_WITHIN_S)  # one that a driver holds back can't be waited for
+                    victim.kill()
+    process.join(_KILL_LIMIT_S)  # a process that is blocked in a driver may never end
     connection.close()
 
 
 def _read(result: Result, process: BaseProcess, connection: Connection, deadline: float) -> Ended | None:
-    """Take in what a part notes. Returns how it ended; None: it has not until the deadline."""
-    while (left := deadline - time.monotonic()) > 0 and connection.poll(left):
+    """Add a part's notes to its result. Returns how the part ended; None: it is still running at the deadline."""
+    while (remaining_s := deadline - time.monotonic()) > 0 and connection.poll(remaining_s):
         try:
-            noted = connection.recv()
+            note = connection.recv()
         except EOFError:
-            process.join(_LEAVES_WITHIN_S)
-            return Ended(error=f"its process {_how(process.exitcode)}")
-        match noted:
+            process.join(_EXIT_LIMIT_S)
+            return Ended(error=f"its process {_describe_exit(process.exitcode)}")
+        match note:
             case Check():
-                result.checks.append(noted)
+                result.checks.append(note)
             case Figure():
-                result.figures.append(noted)
+                result.figures.append(note)
             case Remark():
-                result.remarks.append(noted)
+                result.remarks.append(note)
             case Ended():
-                process.join(_LEAVES_WITHIN_S)
+                process.join(_EXIT_LIMIT_S)
                 if process.exitcode != 0:
-                    result.remarks.append(Remark(f"after its last word its process {_how(process.exitcode)}"))
-                return noted
+                    exit_text = _describe_exit(process.exitcode)
+                    result.remarks.append(Remark(f"after the end of the part its process {exit_text}"))
+                return note
     return None
 
 
-def _carry_out(connection: Connection, job: tuple[Work, Setting]) -> None:
-    """The part's process. What it prints goes into a file in its folder."""
+def _run_part(connection: Connection, job: tuple[Work, Setting]) -> None:
+    """Run in the part's process. The output goes into a file in its folder."""
     work, setting = job
     _become_own_group(connection)
     os.chdir(setting.folder)
@@ -182,11 +186,14 @@ def _carry_out(connection: Connection, job: tuple[Work, Setting]) -> None:
 
 
 def _become_own_group(connection: Connection) -> None:
-    """Ctrl-C is for the parent, which ends this process and its children; they end themselves when it is gone."""
+    """Leave the terminal's process group: Ctrl-C is for the parent, which kills this process and its children.
+
+    If the parent dies, a thread kills this process group.
+    """
     with suppress(OSError):
         os.setpgid(0, 0)
     for signum in _SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)  # one that came before
+        signal.signal(signum, signal.SIG_IGN)  # discards signals that arrived while they were blocked
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -194,24 +201,24 @@ def _become_own_group(connection: Connection) -> None:
 
     def end_with_parent() -> None:
         with suppress(OSError):
-            connection.poll(None)  # the parent sends nothing: this is its end
+            connection.poll(None)  # returns only when the parent has died, because the parent sends nothing
             os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=end_with_parent, name="heartbeat", daemon=True).start()
 
 
 def _memory(setting: Setting) -> str | None:
-    """How much of the device others use, where that may explain why something failed."""
+    """How much of the device's memory other processes use, if it is enough to explain a failure."""
     from selftest.runs import is_busy, used_by_others
 
-    with suppress(Exception):  # a device that can't be started tells nothing
+    with suppress(Exception):  # the device can't be initialized
         used = used_by_others(setting.kind)
         if used is not None and is_busy(*used):
             return f"other processes use {used[0] / 1e9:.1f} of the device's {used[1] / 1e9:.1f} GB"
     return None
 
 
-def _how(exit_code: int | None) -> str:
+def _describe_exit(exit_code: int | None) -> str:
     if exit_code is None:
         return "did not end"
     return f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with code {exit_code}"

@@ -1,4 +1,4 @@
-"""What users do with runs: ask the doctor, resume elsewhere, evaluate, export, compare devices in a sweep."""
+"""Use runs as users do: examine the machine, resume on another device, evaluate, export, compare devices in a sweep."""
 
 import importlib.util
 import json
@@ -10,7 +10,7 @@ import laptime
 from selftest.part import Notes, Setting, Skipped
 from selftest.trainings import SMALL, check_learned, train
 
-# What a process takes of a CUDA device for itself, and torch doesn't count: its context and its libraries.
+# Device memory of a process that torch doesn't count: the CUDA context and libraries.
 _CONTEXT_BYTES = 10**9
 
 
@@ -19,18 +19,20 @@ def doctor(setting: Setting, notes: Notes) -> None:
 
     report = examine(2.0, print)
     for finding in [*report["devices"], *report["backends"]]:
-        what = " ".join(filter(None, (finding["name"], finding["precision"])))
+        title = " ".join(filter(None, (finding["name"], finding["precision"])))
         if finding["verdict"] == "not available":
-            notes.skip(what, finding["detail"])
+            notes.skip(title, finding["detail"])
         else:
-            notes.check(what, finding["verdict"] == "works", f"{finding['verdict']}: {finding['detail']}")
+            notes.check(title, finding["verdict"] == "works", f"{finding['verdict']}: {finding['detail']}")
     noise = report["noise"]
-    notes.remark("; ".join([f"quality {noise['grade']} of the machine now", *noise["reasons"]]))
+    notes.remark("; ".join([f"current quality of the machine: {noise['grade']}", *noise["reasons"]]))
 
 
 def used_by_others(kind: str) -> tuple[float, int] | None:
-    """Bytes of the device's memory that other processes use, and all of its bytes; None where that can't be told: of
-    the CPU, of a Mac, of graphics built into the processor, whose memory the whole system uses."""
+    """Bytes of the device's memory that other processes use, and its total bytes.
+
+    None for devices that use the system's memory: the CPU, a Mac's GPU and GPUs that are integrated in the processor.
+    """
     from laptime.machine.device import describe
 
     if kind not in ("cuda", "xpu"):
@@ -38,77 +40,79 @@ def used_by_others(kind: str) -> tuple[float, int] | None:
     properties = torch.get_device_module(kind).get_device_properties(0)
     if getattr(properties, "is_integrated", False) or getattr(properties, "has_unified_memory", False):
         return None
-    share, total, own = describe("auto", kind).memory_use()
-    return max(0.0, share * total - own - _CONTEXT_BYTES), total
+    used_fraction, total_bytes, process_bytes = describe("auto", kind).memory_use()
+    return max(0.0, used_fraction * total_bytes - process_bytes - _CONTEXT_BYTES), total_bytes
 
 
-def is_busy(others: float, total: int) -> bool:
+def is_busy(other_bytes: float, total_bytes: int) -> bool:
     """Whether other processes use so much of the device's memory that figures may be low and parts may fail."""
-    return others > 0.1 * total
+    return other_bytes > 0.1 * total_bytes
 
 
 def memory_in_use(setting: Setting, notes: Notes) -> None:
-    """How much of the device others use: a busy device explains what fails later."""
+    """Note how much of the device's memory other processes use. A busy device explains later failures."""
     try:
         used = used_by_others(setting.kind)
     except RuntimeError as error:
-        raise Skipped(f"torch can't tell: {str(error).partition(chr(10))[0]}") from error
+        raise Skipped(f"torch can't read the memory in use: {str(error).partition(chr(10))[0]}") from error
     if used is None:
-        raise Skipped("it has no memory of its own, or torch can't tell who uses it")
-    others, total = used
-    notes.figure("device memory", total / 1e9, "GB")
-    notes.figure("device memory that other processes use", others / 1e9, "GB")
-    if is_busy(others, total):
-        notes.remark(f"others use {others / total:.0%} of the device's memory: figures may be low, parts may fail")
+        raise Skipped("the device has no memory of its own, or torch can't read how much is in use")
+    other_bytes, total_bytes = used
+    notes.figure("device memory", total_bytes / 1e9, "GB")
+    notes.figure("device memory that other processes use", other_bytes / 1e9, "GB")
+    if is_busy(other_bytes, total_bytes):
+        percent = f"{other_bytes / total_bytes:.0%}"
+        notes.remark(f"other processes use {percent} of the device's memory: figures may be low, parts may fail")
 
 
 def resume(setting: Setting, notes: Notes) -> None:
-    """One epoch here, the next there, as if all had been trained on the CPU."""
-    two = ["training.epochs=2", "model=cnn"]
-    expected = train(setting, "whole", *SMALL, *two, device="cpu")
-    for first, then in dict.fromkeys([(setting.kind, "cpu"), ("cpu", setting.kind)]):
-        name = f"{first}-then-{then}"
-        with notes.attempt(f"{first}, then {then}"):
-            begun = train(setting, f"{name}-1", *SMALL, *two, "training.epochs=1", device=first)
-            checkpoint = f"training.checkpoint='{begun['run_dir']}'"
-            record = train(setting, f"{name}-2", *SMALL, *two, checkpoint, device=then)
-            check_learned(notes, f"{first}, then {then}", record, expected)
+    """Check that a run that continues on another device learns the same as one that stays on the CPU."""
+    overrides = [*SMALL, "training.epochs=2", "model=cnn"]
+    expected = train(setting, "whole", *overrides, device="cpu")
+    for first, second in dict.fromkeys([(setting.kind, "cpu"), ("cpu", setting.kind)]):
+        name = f"{first}-then-{second}"
+        with notes.attempt(f"{first}, then {second}"):
+            interrupted = train(setting, f"{name}-1", *overrides, "training.epochs=1", device=first)
+            checkpoint = f"training.checkpoint='{interrupted['run_dir']}'"
+            record = train(setting, f"{name}-2", *overrides, checkpoint, device=second)
+            check_learned(notes, f"{first}, then {second}", record, expected)
 
 
 def evaluate_and_export(setting: Setting, notes: Notes) -> None:
-    """A run that was trained on the device is evaluated there and on the CPU, and exported."""
+    """Evaluate a run that was trained on the device, on the device and on the CPU, and export it."""
     from laptime.exporting.main import main as export
 
-    typed = [*SMALL, "training.epochs=2", "dataset.num_test=300", "model=cnn"]
-    folder = train(setting, "trained", *typed)["run_dir"]
+    overrides = [*SMALL, "training.epochs=2", "dataset.num_test=300", "model=cnn"]
+    folder = train(setting, "trained", *overrides)["run_dir"]
     code = export([f"run={folder}", "format=torch_export", "latency.batch_sizes=[]"])
     notes.check("export.py format=torch_export", code == 0, f"exit code {code}")
     from laptime.evaluation.main import main as evaluate
 
     for device in dict.fromkeys((setting.kind, "cpu")):
         code = evaluate([f"run={folder}", f"device={device}", "latency.batch_sizes=[1]", "latency.num_calls=20"])
-        what = f"evaluate.py device={device}"
+        command = f"evaluate.py device={device}"
         if code != 0:
-            notes.check(what, False, f"exit code {code}")
+            notes.check(command, False, f"exit code {code}")
             continue
         evaluation = json.loads((Path(folder) / "evaluation/evaluation.json").read_text())
-        found, recorded = evaluation["result"]["test_accuracy"], evaluation["recorded"]["test_accuracy"]
-        # Between devices rounding may turn an image or two whose classes are about equally likely.
-        allowed = 0.0 if device == setting.kind else 2 / 300
-        notes.check(what, abs(found - recorded) <= allowed + 1e-9, f"accuracy {found:.2%}, in the test {recorded:.2%}")
+        accuracy, recorded = evaluation["result"]["test_accuracy"], evaluation["recorded"]["test_accuracy"]
+        # Devices round differently, which can change the class of an image or two.
+        tolerance = 0.0 if device == setting.kind else 2 / 300
+        is_equal = abs(accuracy - recorded) <= tolerance + 1e-9
+        notes.check(command, is_equal, f"accuracy {accuracy:.2%}, in the run's test {recorded:.2%}")
 
 
 def device_benchmark(setting: Setting, notes: Notes) -> None:
-    """experiment=device_benchmark in small: its answer is a comparison of the CPU with the accelerator."""
+    """Compare the CPU with the accelerator by a small experiment=device_benchmark."""
     from laptime.cli import main
 
     has_torchvision = importlib.util.find_spec("torchvision") is not None  # it reads MNIST's files
     images = ["dataset.limit=3000"] if has_torchvision else ["dataset=synthetic", "dataset.num_train=3000"]
     small = [*images, "training.epochs=3", "training.batch_size=256", "seed=1,2", "logger=none"]
-    typed = ["experiment=device_benchmark", *small, "measure.breakdown=false", "~hydra.callbacks.report"]
+    overrides = ["experiment=device_benchmark", *small, "measure.breakdown=false", "~hydra.callbacks.report"]
     code: object = 0
     try:
-        main([*typed, "hydra.sweep.dir=sweep"])
+        main([*overrides, "hydra.sweep.dir=sweep"])
     except SystemExit as end:
         code = end.code or 0
     notes.check("experiment=device_benchmark", code == 0, f"exit code {code}")

@@ -1,4 +1,4 @@
-"""Small trainings that the parts compare."""
+"""Small trainings, and the comparison of two of them."""
 
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,23 @@ import laptime
 from laptime.record.files import CHECKPOINT_DIR, LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
 from selftest.part import Notes, Setting
 
-# Nothing beside the training; a part adds back what it looks at: the last override counts. Nothing random within the
-# network: the device's random numbers are not the CPU's.
+# Only the training. A part switches on again what it tests, because the last override counts. Nothing random in the
+# network, because devices draw other random numbers than the CPU.
 PLAIN = (
     "logger=none", "measure.breakdown=false", "measure.peak=false", "callbacks.progress_bar=null",
     "device.fallback=error", "security.allowed_targets=[selftest.planted]",
     "+callbacks.nothing_random={_target_:selftest.planted.NothingRandom}",
 )  # fmt: skip
-# Ten steps of 32 made-up images of 3 x 32 x 32. Plain SGD: Adam would turn rounding into whole steps.
+# Ten steps of 32 synthetic images of 3 x 32 x 32. Plain SGD, because Adam turns rounding errors into whole steps.
 SMALL = (
     "dataset=synthetic", "dataset.shape=[3,32,32]", "dataset.num_train=400", "dataset.num_test=64",
     "training.batch_size=32", "training.epochs=1", "optimizer=sgd", "optimizer.lr=0.01", "scheduler=none",
 )  # fmt: skip
-# How much a loss may differ from the CPU's, relative to it: 16-bit precisions make 4e-3.
+# Largest relative difference between a loss and the CPU's. With 16-bit precisions it is about 4e-3.
 TOLERANCE, HALF_TOLERANCE = 5e-3, 3e-2
-# How much the change of all weights may differ from the CPU's, relative to it: a mean loss over ten steps hardly
-# depends on the weights. bfloat16 makes 0.03 to 0.06 on the CPU, gradients that are a tenth off 0.1, another seed 38.
-# With float16 the first steps may be skipped until the scale of the gradients fits: each of ten is worth 0.1.
+# Largest relative difference between the change of all weights and the CPU's: the mean loss of ten steps alone hardly
+# depends on the weights. It is 0.03 to 0.06 with bfloat16 on the CPU, 0.1 if gradients are a tenth too large, 38 with
+# another seed. With float16 the gradient scaler may skip the first steps, and each of the ten steps counts 0.1.
 WEIGHTS_TOLERANCE, HALF_WEIGHTS_TOLERANCE, SCALED_WEIGHTS_TOLERANCE = 0.05, 0.2, 0.5
 
 
@@ -33,26 +33,25 @@ def train(setting: Setting, name: str, *overrides: str, device: str | None = Non
     """Train once in this process.
 
     Args:
-        name: of the run's directory, in the part's folder.
-        device: another one than that of the test.
+        name: name of the run's directory, in the part's folder.
+        device: the device to use; default: the tested device.
 
     Returns:
         The run's record.
     """
-    torch.backends.cudnn.allow_tf32 = False  # convolutions rounded to 10 bits are no fault of the device's
+    torch.backends.cudnn.allow_tf32 = False  # TF32 rounds to 10 bits, which would look like an error of the device
     folder = Path(setting.folder) / name
     return laptime.run([*PLAIN, f"device={device or setting.kind}", *overrides, f"hydra.run.dir='{folder}'"])
 
 
-def weights_apart(record: dict[str, Any], expected: dict[str, Any]) -> float:
-    """How far the weights of two runs lie apart, relative to how far the expected run's last
-    epoch has moved them."""
-    start, then = (_weights(expected, name) for name in (PREVIOUS_CHECKPOINT, LAST_CHECKPOINT))
-    return float((_weights(record, LAST_CHECKPOINT) - then).norm() / (then - start).norm())
+def weight_difference(record: dict[str, Any], expected: dict[str, Any]) -> float:
+    """Distance between the weights of two runs, relative to their change in the expected run's last epoch."""
+    start, end = (_weights(expected, name) for name in (PREVIOUS_CHECKPOINT, LAST_CHECKPOINT))
+    return float((_weights(record, LAST_CHECKPOINT) - end).norm() / (end - start).norm())
 
 
 def _weights(record: dict[str, Any], name: str) -> torch.Tensor:
-    """All weights and floating-point buffers of a checkpoint, one after the other."""
+    """All weights and floating-point buffers of a checkpoint, as one vector."""
     path = Path(record["run_dir"]) / CHECKPOINT_DIR / name
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     return torch.cat([value.flatten().double() for value in state.values() if value.is_floating_point()])
@@ -61,21 +60,23 @@ def _weights(record: dict[str, Any], name: str) -> torch.Tensor:
 def check_learned(
     notes: Notes, what: str, record: dict[str, Any], expected: dict[str, Any], precision: str = "32-true"
 ) -> None:
-    """Note whether a run has learned what another one has: its loss and the change of its weights.
+    """Check that a run's loss and the change of its weights are those of another run.
 
     Args:
-        expected: the other run's record, of the CPU where the device is tested.
-        precision: of the run.
+        what: the check's name.
+        expected: the other run's record, usually from the CPU.
+        precision: the run's precision.
     """
-    tolerance, allowed = (TOLERANCE, WEIGHTS_TOLERANCE)
+    tolerance, weights_tolerance = (TOLERANCE, WEIGHTS_TOLERANCE)
     if precision != "32-true":
         scaled = precision == "16-mixed"
-        tolerance, allowed = HALF_TOLERANCE, SCALED_WEIGHTS_TOLERANCE if scaled else HALF_WEIGHTS_TOLERANCE
-    loss, then = (float(each["result"]["train_loss"]) for each in (record, expected))
-    difference, apart = abs(loss - then) / abs(then), weights_apart(record, expected)
+        tolerance, weights_tolerance = HALF_TOLERANCE, SCALED_WEIGHTS_TOLERANCE if scaled else HALF_WEIGHTS_TOLERANCE
+    loss, expected_loss = (float(run["result"]["train_loss"]) for run in (record, expected))
+    difference = abs(loss - expected_loss) / abs(expected_loss)
+    weights = weight_difference(record, expected)
     notes.check(
         what,
-        difference <= tolerance and apart <= allowed,
-        f"loss {loss:.5f}, expected {then:.5f}, relative difference {difference:.1e}, {tolerance:g} allowed; "
-        f"change of the weights off by {apart:.1e}, {allowed:g} allowed",
+        difference <= tolerance and weights <= weights_tolerance,
+        f"loss {loss:.5f}, expected {expected_loss:.5f}, relative difference {difference:.1e}, at most {tolerance:g}; "
+        f"relative difference of the weights' change {weights:.1e}, at most {weights_tolerance:g}",
     )

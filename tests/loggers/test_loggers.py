@@ -19,9 +19,9 @@ from tests.support.logged_values import (
     mlflow_runs,
     mlflow_values,
     tensorboard_values,
-    wandb_about,
     wandb_exit_code,
     wandb_records,
+    wandb_run,
     wandb_values,
 )
 from tests.support.settings import NO_REPORT, TINY
@@ -174,7 +174,7 @@ def test_runs_of_a_sweep_are_named_by_what_was_swept(followed):
     assert [each.info.run_name for each in noted] == names
     assert {each.data.tags["laptime.sweep"] for each in noted} == {"night/sweep"}
     for number, name in enumerate(names):
-        about = wandb_about(followed.sweep / str(number))
+        about = wandb_run(followed.sweep / str(number))
         assert (about.display_name, about.run_group, about.project) == (name, "night/sweep", "laptime")
 
 
@@ -239,7 +239,7 @@ def test_interrupted_run_is_killed_in_mlflow_and_ended_in_wandb(train, work_fold
     (noted,) = mlflow_runs(work_folder, "night")
     assert noted.info.status == "KILLED"
     assert wandb_exit_code(work_folder / "run") == 130
-    about = wandb_about(work_folder / "run")
+    about = wandb_run(work_folder / "run")
     assert (about.project, about.entity) == ("speed", "a-team")
 
 

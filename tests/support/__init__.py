@@ -1,1 +1,1 @@
-"""What the tests share: commands that they start, overrides that make runs quick, and how to wait for something."""
+"""Shared by the tests: start commands and wait for them, overrides for short runs, and readers of what runs write."""

@@ -1,4 +1,4 @@
-"""Configurations of runs, for tests that ask one function."""
+"""Configurations of runs, for tests of single functions."""
 
 import functools
 from dataclasses import is_dataclass, replace
@@ -10,20 +10,20 @@ from laptime.config.schema import Config
 
 @functools.cache
 def composed(*overrides: str) -> Config:
-    """What `python train.py OVERRIDES` would train."""
+    """The configuration of `python train.py OVERRIDES`."""
     with hydra_session() as hydra:
         return resolve(without_hydra(compose(hydra, overrides)))
 
 
 def changed(config: Config | None = None, **groups: Any) -> Config:
-    """A configuration with other values: of a closed group those that are given, of an open one all.
+    """A configuration with changed groups: single keys of a closed group, all keys of an open group.
 
     Args:
-        config: None: the one of a run for which nothing was typed.
+        config: the configuration to change; default: that of a run without overrides.
     """
     config = config or composed()
-    found = {}
+    changes = {}
     for name, values in groups.items():
         group = getattr(config, name)
-        found[name] = replace(group, **values) if is_dataclass(group) else values
-    return replace(config, **found)
+        changes[name] = replace(group, **values) if is_dataclass(group) else values
+    return replace(config, **changes)

@@ -1,4 +1,4 @@
-"""The commands that README and docs/ show: taken from their text, and split into words by a shell."""
+"""Extract the commands that README and docs/ show, and split them into words as a shell does."""
 
 import os
 import re
@@ -11,25 +11,25 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 PROGRAMS = "python|laptime|torchrun|srun|tensorboard|pip|pytest|mlflow|wandb"
-# How the first line of a block of commands begins; other blocks are Python, files, or what was printed.
+# How the first line of a block of commands begins. Other blocks are Python, files or output.
 _FIRST = re.compile(rf"\$ |[!%]|#SBATCH|(?:\w+=\S* )?(?:{PROGRAMS}) |\w+=\$\(")
-# A shell that finds no program at all: each command notes its words in a file of its own, because the commands of a
-# pipeline run at the same time, and prints a word.
-_NOTING = """\
+# A shell that finds no program. Each command writes its words into its own file, because the commands of a pipeline run
+# concurrently, and prints a word.
+_RECORD_COMMANDS = """\
 command_not_found_handle() { printf '%s\\0' "$@" > "$NOTES/$LINE-$BASHPID"; echo printed; }
 """
-# What a batch system or a user's shell would have set.
+# Variables that a batch system or a user's shell would have set.
 _VARIABLES = {"SLURM_JOB_ID": "7", "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "node[1-2]"}
 
 
 @dataclass(frozen=True)
 class Command:
-    """A line of a document that is to be typed.
+    """A command line in a document.
 
     Attributes:
-        text: the line, without the prompt and what is explained behind it.
-        words: of each program that a shell would start for it, the arguments, the program's name first.
-        in_block: whether it stands in a block of its own, else within a sentence.
+        text: the line, without the prompt and without a comment after it.
+        words: for each program that a shell would start: its name and its arguments.
+        in_block: whether the line is in a code block, not in a sentence.
     """
 
     text: str
@@ -42,58 +42,58 @@ def read(document: str) -> str:
 
 
 def command_blocks(document: str) -> list[list[str]]:
-    """The document's blocks of commands, line by line; what they print is left out."""
+    """The lines of each block of commands, without their output."""
     text = read(document)
     fenced = [
         block
         for language, block in re.findall(r"^```(\w*)\n([\s\S]*?)^```$", text, re.MULTILINE)
         if language in ("", "bash", "console", "sh")
     ]
-    rest = re.sub(r"^```[\s\S]*?^```$", "", text, flags=re.MULTILINE)
-    indented = re.findall(r"^((?:    .*\n|\n(?=    ))+)", rest, re.MULTILINE)
-    found = []
-    for block in [*fenced, *(re.sub(r"^    ", "", each, flags=re.MULTILINE) for each in indented)]:
+    unfenced = re.sub(r"^```[\s\S]*?^```$", "", text, flags=re.MULTILINE)
+    indented = re.findall(r"^((?:    .*\n|\n(?=    ))+)", unfenced, re.MULTILINE)
+    blocks = []
+    for block in [*fenced, *(re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in indented)]:
         lines = [line for line in re.sub(r"\\\n\s*", "", block).splitlines() if line.strip()]
         if not lines or not _FIRST.match(lines[0]):
             continue
         if any(line.startswith("$ ") for line in lines):
             lines = [line[2:] for line in lines if line.startswith("$ ")]
-        found.append([re.sub(r"\s+#(?!SBATCH) .*$", "", line) for line in lines])
-    return found
+        blocks.append([re.sub(r"\s+#(?!SBATCH) .*$", "", line) for line in lines])
+    return blocks
 
 
 def inline_commands(document: str) -> list[str]:
     """Commands between backquotes, with at least one argument."""
-    rest = re.sub(r"^```[\s\S]*?^```$", "", read(document), flags=re.MULTILINE)
-    rest = re.sub(r"^    .*$", "", rest, flags=re.MULTILINE)
-    spans = [re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", rest)]
+    prose = re.sub(r"^```[\s\S]*?^```$", "", read(document), flags=re.MULTILINE)
+    prose = re.sub(r"^    .*$", "", prose, flags=re.MULTILINE)
+    spans = [re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", prose)]
     return [span for span in spans if re.match(rf"(?:{PROGRAMS}) ", span)]
 
 
 def commands(document: str, folder: Path) -> list[Command]:
-    """All commands of a document, in its order.
+    """All commands of a document in order.
 
     Args:
-        folder: where a shell reads them; nothing is started there.
+        folder: folder in which a shell parses them, without starting programs.
     """
     scripts = [(lines, True) for lines in command_blocks(document)] + [
         ([line], False) for line in inline_commands(document)
     ]
     found = []
     for lines, in_block in scripts:
-        typed = [line.removeprefix("!") for line in lines if not line.startswith(("#SBATCH", "%"))]
-        for line, words in zip(typed, programs_started(typed, folder), strict=True):
+        shell_lines = [line.removeprefix("!") for line in lines if not line.startswith(("#SBATCH", "%"))]
+        for line, words in zip(shell_lines, programs_started(shell_lines, folder), strict=True):
             found.append(Command(line, words, in_block))
     return found
 
 
 def programs_started(lines: list[str], folder: Path) -> list[tuple[tuple[str, ...], ...]]:
-    """Which programs a shell would start for each line, in which nothing but its own commands is found.
+    """The programs that a shell would start for each line, in the order of their start. Only builtins really run.
 
-    The programs of a line stand in the order in which they were started; those of a pipeline, in any order.
+    The order within a pipeline is arbitrary.
     """
     notes = Path(tempfile.mkdtemp(prefix="notes-", dir=folder))
-    script = _NOTING + "".join(f"LINE={number}\n{line}\n" for number, line in enumerate(lines))
+    script = _RECORD_COMMANDS + "".join(f"LINE={number}\n{line}\n" for number, line in enumerate(lines))
     variables = {
         **_VARIABLES,
         "PATH": "/nonexistent",
@@ -111,13 +111,13 @@ def programs_started(lines: list[str], folder: Path) -> list[tuple[tuple[str, ..
         number = int(note.name.split("-")[0])
         started[number].append(tuple(note.read_text(encoding="utf-8").split("\0")[:-1]))
     shutil.rmtree(notes)
-    return [tuple(each) for each in started]
+    return [tuple(programs) for programs in started]
 
 
 def shown_files(document: str) -> dict[str, str]:
-    """The files that a document shows, by name: the last one that the paragraph before the block names."""
-    shown = re.findall(r"([^\n]+(?:\n[^\n]+)*)\n\n```(?:python|yaml)\n(.*?)```", read(document), re.DOTALL)
-    named = [(re.findall(r"`([\w/]+\.(?:py|yaml))`", before), content) for before, content in shown]
+    """Contents of the files that a document shows, by the last file name in the paragraph above the block."""
+    blocks = re.findall(r"([^\n]+(?:\n[^\n]+)*)\n\n```(?:python|yaml)\n(.*?)```", read(document), re.DOTALL)
+    named = [(re.findall(r"`([\w/]+\.(?:py|yaml))`", paragraph), content) for paragraph, content in blocks]
     return {names[-1]: content for names, content in named if names}
 
 

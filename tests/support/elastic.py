@@ -1,4 +1,4 @@
-"""What torchrun does for ranks, done by a test: a store, variables, and a command per rank that costs no import."""
+"""A replacement of torchrun in tests: a store, environment variables, and one forked command per rank."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -8,11 +8,11 @@ from tests.support.processes import DEADLINE_S
 
 
 class Agent:
-    """Starts ranks as torchrun would, as commands of `start`; ends none of them.
+    """Starts ranks with `start` as torchrun would. It does not end them.
 
     Args:
-        start: the fixture.
-        nodes: ranks of each torchrun that it stands for.
+        start: the fixture of that name.
+        nodes: number of ranks on each node.
     """
 
     def __init__(self, start: Callable[..., Any], nodes: Sequence[int] = (2,)) -> None:
@@ -34,7 +34,7 @@ class Agent:
         return {name: str(value) for name, value in values.items()}
 
     def launch(self, *arguments: str, attempt: int = 0, more: Mapping[int, Sequence[str]] | None = None) -> list[Any]:
-        """Start all ranks with these arguments; `more`: those that only one node has."""
+        """Start all ranks with these arguments. `more` has further arguments by node."""
         return [
             self.start(*arguments, *(more or {}).get(node, ()), environment=self.environment(node, local_rank, attempt))
             for node, number in enumerate(self.nodes)

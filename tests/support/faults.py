@@ -1,4 +1,4 @@
-"""Real faults of the system for a test in pytest's own process: limits, and a disk that is full."""
+"""Real faults of the system, for tests in pytest's own process: resource limits and full disks."""
 
 import os
 import resource
@@ -12,18 +12,18 @@ import pytest
 
 @contextmanager
 def resource_limit(limit: int, value: int) -> Iterator[None]:
-    """A resource limit of this process, `resource.RLIMIT_FSIZE` for example."""
-    before = resource.getrlimit(limit)
-    resource.setrlimit(limit, (value, before[1]))
+    """Set a resource limit of this process, e.g. `resource.RLIMIT_FSIZE`, inside the block."""
+    soft_and_hard = resource.getrlimit(limit)
+    resource.setrlimit(limit, (value, soft_and_hard[1]))
     try:
         yield
     finally:
-        resource.setrlimit(limit, before)
+        resource.setrlimit(limit, soft_and_hard)
 
 
 @contextmanager
 def no_free_descriptor() -> Iterator[None]:
-    """No further file can be opened."""
+    """Let no further file be opened inside the block."""
     lowest_free = os.dup(0)
     os.close(lowest_free)
     with resource_limit(resource.RLIMIT_NOFILE, lowest_free):
@@ -32,13 +32,13 @@ def no_free_descriptor() -> Iterator[None]:
 
 @contextmanager
 def small_disk(folder: Path, size: str = "8m") -> Iterator[Path]:
-    """A file system of its own at a new folder. The test is skipped where none can be mounted."""
+    """Mount a small file system at a new folder. Skips the test where that is not permitted."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     try:
         subprocess.run(mount, check=True, capture_output=True, timeout=60)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("file systems can't be mounted here")
+        pytest.skip("this user can't mount file systems")
     try:
         yield folder
     finally:
@@ -46,7 +46,7 @@ def small_disk(folder: Path, size: str = "8m") -> Iterator[Path]:
 
 
 def fill(disk: Path) -> None:
-    """Fill a disk to its last byte, with the file `filler`."""
+    """Fill a disk to its last byte with the file `filler`."""
     with (disk / "filler").open("wb", buffering=0) as file:
         try:
             while True:

@@ -1,6 +1,6 @@
-"""What loggers have noted of a run, read back from their files.
+"""Read the values that loggers have written for a run.
 
-MLflow, W&B and TensorBoard are imported where they are used: each process of pytest imports this file.
+MLflow, W&B and TensorBoard are imported inside the functions, because each process of pytest imports this file.
 """
 
 import struct
@@ -22,16 +22,16 @@ def mlflow_client(folder: Path) -> "MlflowClient":
 
 def mlflow_runs(folder: Path, experiment: str = "laptime") -> list["Run"]:
     client = mlflow_client(folder)
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None
-    return list(client.search_runs([found.experiment_id], order_by=["attributes.start_time"]))
+    entity = client.get_experiment_by_name(experiment)
+    assert entity is not None
+    return list(client.search_runs([entity.experiment_id], order_by=["attributes.start_time"]))
 
 
 def mlflow_values(folder: Path, run: "Run") -> dict[str, list[tuple[int, float]]]:
     """(step, value) of every metric."""
     client = mlflow_client(folder)
     return {
-        tag: [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, tag)]
+        tag: [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, tag)]
         for tag in run.data.metrics
     }
 
@@ -39,45 +39,45 @@ def mlflow_values(folder: Path, run: "Run") -> dict[str, list[tuple[int, float]]
 def wandb_records(run_dir: Path) -> list[Any]:
     """The records of a run's .wandb file.
 
-    It consists of blocks of 32 KiB, as LevelDB's log does. Each block has pieces of records: a checksum, a length, a
+    Like LevelDB's log, the file consists of blocks of 32 KiB. Each block has pieces of records: a checksum, a length, a
     kind (whole, first, middle, last) and the content.
     """
     from wandb.proto import wandb_internal_pb2
 
     (path,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
-    content, at, records, parts = path.read_bytes(), 7, [], b""
-    while at + 7 <= len(content):
-        if 32768 - at % 32768 < 7:
-            at += 32768 - at % 32768
+    content, position, records, pieces = path.read_bytes(), 7, [], b""
+    while position + 7 <= len(content):
+        if 32768 - position % 32768 < 7:
+            position += 32768 - position % 32768
             continue
-        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
-        parts += content[at + 7 : at + 7 + length]
-        at += 7 + length
+        _, length, kind = struct.unpack("<IHB", content[position : position + 7])
+        pieces += content[position + 7 : position + 7 + length]
+        position += 7 + length
         if kind in (1, 4):
             record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
+            record.ParseFromString(pieces)
             records.append(record)
-            parts = b""
+            pieces = b""
     return records
 
 
 def wandb_values(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     values: dict[str, list[tuple[int, float]]] = {}
     for record in wandb_records(run_dir):
-        items = {"/".join(each.nested_key) or each.key: each.value_json for each in record.history.item}
+        items = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
         for tag, value in items.items():
             if not tag.startswith("_") and tag != "epoch":
                 values.setdefault(tag, []).append((int(items["epoch"]), float(value)))
     return values
 
 
-def wandb_about(run_dir: Path) -> Any:
-    (about,) = [each.run for each in wandb_records(run_dir) if each.WhichOneof("record_type") == "run"]
-    return about
+def wandb_run(run_dir: Path) -> Any:
+    (run,) = [record.run for record in wandb_records(run_dir) if record.WhichOneof("record_type") == "run"]
+    return run
 
 
 def wandb_exit_code(run_dir: Path) -> int:
-    (end,) = [each.exit for each in wandb_records(run_dir) if each.WhichOneof("record_type") == "exit"]
+    (end,) = [record.exit for record in wandb_records(run_dir) if record.WhichOneof("record_type") == "exit"]
     return int(end.exit_code)
 
 
@@ -89,7 +89,7 @@ def tensorboard_values(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
         events = EventAccumulator(str(path), size_guidance={"scalars": 0})
         events.Reload()
         for tag in events.Tags()["scalars"]:
-            values.setdefault(tag, []).extend((each.step, each.value) for each in events.Scalars(tag))
+            values.setdefault(tag, []).extend((scalar.step, scalar.value) for scalar in events.Scalars(tag))
     return values
 
 

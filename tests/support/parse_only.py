@@ -1,4 +1,4 @@
-"""`parse_only.py SCRIPT ARGUMENTS`: a script up to where it has parsed its arguments. Exit code 3: it parses none."""
+"""`parse_only.py SCRIPT ARGUMENTS` runs a script until it has parsed its arguments. Exit code 3: it parses none."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-def ending(parse: Callable[..., Any]) -> Callable[..., Any]:
+def exit_after(parse: Callable[..., Any]) -> Callable[..., Any]:
     def parse_and_end(*arguments: Any, **named: Any) -> None:
         parse(*arguments, **named)
         sys.stdout.flush()
@@ -20,7 +20,7 @@ def ending(parse: Callable[..., Any]) -> Callable[..., Any]:
 
 if __name__ == "__main__":
     for name in ("parse_args", "parse_intermixed_args"):
-        setattr(argparse.ArgumentParser, name, ending(getattr(argparse.ArgumentParser, name)))
+        setattr(argparse.ArgumentParser, name, exit_after(getattr(argparse.ArgumentParser, name)))
     script = Path(sys.argv[1])
     sys.argv[:] = sys.argv[1:]
     sys.path.insert(0, str(script.parent))

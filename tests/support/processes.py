@@ -1,4 +1,4 @@
-"""Commands that tests start: real processes, most of them forked from one that has already imported torch."""
+"""Start commands in tests. They are real processes, most of them forked from one that has already imported torch."""
 
 import contextlib
 import os
@@ -19,25 +19,25 @@ from tests.support.warm_server import LENGTH
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "train.py"
-# How long a test waits for a command or for anything else, at most: far beyond what a busy machine takes.
+# Time limit for a command or a condition, in seconds: far more than a busy machine needs.
 DEADLINE_S = 240.0
 CAN_FORK = sys.platform == "linux"
 
 
 class Process:
-    """A command forked from the warm server, to be used like subprocess.Popen with text streams.
+    """A command forked from the warm server, with the interface of subprocess.Popen with text streams.
 
     Attributes:
-        pid: its process id. It is no child of pytest, but of the warm server.
-        returncode: None until `poll`, `wait` or `communicate` has seen its end; negative for a signal.
-        stdout, stderr: its streams where they are pipes, as text.
+        pid: its process id. Its parent is the warm server, not pytest.
+        returncode: None until `poll`, `wait` or `communicate` has noticed its end; negative for a signal.
+        stdout, stderr: its streams as text, if they are pipes.
     """
 
     def __init__(self, argv: list[str], stdout: Any, stderr: Any, **request: Any) -> None:
         self.args = argv
         self.returncode: int | None = None
-        self._answers, theirs = socket.socketpair()
-        ends: list[int] = []  # the server's, closed here once they are passed on
+        self._answers, server_end = socket.socketpair()
+        ends: list[int] = []  # the server's ends, closed in this process after they were sent
         self.stdout = _open_stream(stdout, ends)
         self.stderr = _open_stream(stderr, ends) if stderr != subprocess.STDOUT else None
         if stderr == subprocess.STDOUT:
@@ -46,11 +46,11 @@ class Process:
         content = pickle.dumps({"argv": argv, **request})
         with _lock:
             control = _server()
-            socket.send_fds(control, [LENGTH.pack(len(content))], [*ends, theirs.fileno()])
+            socket.send_fds(control, [LENGTH.pack(len(content))], [*ends, server_end.fileno()])
             control.sendall(content)
         for end in ends:
             os.close(end)
-        theirs.close()
+        server_end.close()
         answer = self._receive(DEADLINE_S)
         if answer is None:
             raise RuntimeError(f"the warm server has not answered within {DEADLINE_S} s")
@@ -80,7 +80,7 @@ class Process:
         return self.returncode
 
     def communicate(self, timeout: float = DEADLINE_S) -> tuple[str, str]:
-        """Wait for its end and for all that it wrote."""
+        """Wait until the process has ended and its output is read."""
         read: dict[str, str] = {"stdout": "", "stderr": ""}
 
         def drain(name: str, stream: IO[str]) -> None:
@@ -100,7 +100,7 @@ class Process:
         for reader in readers:
             reader.join(max(end - time.monotonic(), 0.1))
             if reader.is_alive():
-                raise subprocess.TimeoutExpired(self.args, timeout, "it has ended, but someone holds its streams")
+                raise subprocess.TimeoutExpired(self.args, timeout, "it has ended, but a process holds its streams")
         return read["stdout"], read["stderr"]
 
     def send_signal(self, signum: int) -> None:
@@ -126,13 +126,13 @@ def start(
     new_session: bool = False,
     limits: Mapping[int, int] | None = None,
 ) -> "Process | subprocess.Popen[str]":
-    """Start a command: `python train.py ARGUMENTS` unless `script` or `module` (`python -m`) says otherwise.
+    """Start a command: `python train.py ARGUMENTS`, another `script`, or a `module` (`python -m`).
 
     Args:
-        real: a new interpreter instead of a fork of the warm server.
-        environment: variables beside those of pytest.
-        new_session: whether it leads a session and process group of its own, for signals to all of it.
-        limits: resource limits, `{resource.RLIMIT_AS: bytes}` for example.
+        real: whether to start a new interpreter instead of a fork of the warm server.
+        environment: variables to add to those of pytest.
+        new_session: whether the command leads its own session and process group, for signals to all of it.
+        limits: resource limits, e.g. `{resource.RLIMIT_AS: bytes}`.
     """
     argv = [*(["-m", module] if module else [str(script)]), *map(str, arguments)]
     folder, environ = str(cwd or Path.cwd()), dict(os.environ) | dict(environment or {})
@@ -142,7 +142,7 @@ def start(
         )
 
     def prepare() -> None:
-        # Under nohup or in the background of a script, where pytest may run, a command ignores these, as it should.
+        # If pytest runs under nohup or in the background, children would inherit that these signals are ignored.
         for signum in (signal.SIGHUP, signal.SIGINT):
             signal.signal(signum, signal.SIG_DFL)
         if limits:
@@ -158,7 +158,7 @@ def start(
 
 
 def run(*arguments: object, timeout: float = DEADLINE_S, **how: Any) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end; the same arguments as `start`."""
+    """Run a command to its end. The arguments are those of `start`."""
     process = start(*arguments, **how)
     try:
         stdout, stderr = process.communicate(timeout=timeout)
@@ -175,26 +175,27 @@ def until(
     seconds: float = DEADLINE_S,
     what: str | None = None,
 ) -> Any:
-    """Wait until a condition holds, and return what it returned.
+    """Wait until a condition is true, and return its value.
 
-    Fails with the process's stderr where that ends before, and after `seconds`.
+    Raises:
+        AssertionError: The process ended first, or `seconds` have passed. Contains the process's stderr.
     """
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if process is not None and process.poll() is not None and not (value := condition()):
-            raise AssertionError(f"{what or condition} never held; the process ended: {_last_words(process)}")
+            raise AssertionError(f"{what or condition} never held; the process ended: {_exit_and_stderr(process)}")
         if value:
             return value
         if time.monotonic() > deadline:
             if process is not None:
                 process.kill()
-            words = _last_words(process) if process is not None else ""
-            raise AssertionError(f"{what or condition} did not hold within {seconds} s. {words}")
+            output = _exit_and_stderr(process) if process is not None else ""
+            raise AssertionError(f"{what or condition} did not hold within {seconds} s. {output}")
         time.sleep(0.01)
     return value
 
 
-def _last_words(process: "Process | subprocess.Popen[str]") -> str:
+def _exit_and_stderr(process: "Process | subprocess.Popen[str]") -> str:
     try:
         return f"exit code {process.wait(timeout=10)}\n{process.communicate(timeout=10)[1]}"
     except subprocess.TimeoutExpired:
@@ -207,23 +208,23 @@ _process: "subprocess.Popen[bytes] | None" = None
 
 
 def _server() -> socket.socket:
-    """The socket of this process's warm server, which is started by the first call, and again after its death."""
+    """The socket of the warm server. The first call starts the server; later calls start it again if it has died."""
     global _control, _process
     if _process is not None and _process.poll() is not None:
         stop_server()
     if _control is None:
-        _control, theirs = socket.socketpair()
+        _control, server_end = socket.socketpair()
         script = Path(__file__).with_name("warm_server.py")
         _process = subprocess.Popen(
-            [sys.executable, str(script), str(theirs.fileno())],
-            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd="/", start_new_session=True,
+            [sys.executable, str(script), str(server_end.fileno())],
+            pass_fds=[server_end.fileno()], stdin=subprocess.DEVNULL, cwd="/", start_new_session=True,
         )  # fmt: skip
-        theirs.close()
+        server_end.close()
     return _control
 
 
 def stop_server() -> None:
-    """End the warm server and what is left of its forks, and wait for them: their CPU time counts as pytest's."""
+    """End the warm server and its remaining forks. Waiting for them adds their CPU time to that of pytest."""
     global _control, _process
     if _control is not None and _process is not None:
         _control.close()
@@ -232,11 +233,11 @@ def stop_server() -> None:
 
 
 def _open_stream(kind: Any, ends: list[int]) -> IO[str] | None:
-    """Add the process's end of a stream to `ends`; returned is ours where it is a pipe."""
+    """Add the process's end of a stream to `ends`. If it is a pipe, return the end to read from."""
     if kind == subprocess.PIPE:
-        ours, theirs = os.pipe()
-        ends.append(theirs)
-        return os.fdopen(ours, encoding="utf-8", errors="replace")
+        reading_end, writing_end = os.pipe()
+        ends.append(writing_end)
+        return os.fdopen(reading_end, encoding="utf-8", errors="replace")
     if kind == subprocess.DEVNULL:
         ends.append(os.open(os.devnull, os.O_WRONLY))
     elif kind is None:

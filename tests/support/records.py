@@ -35,12 +35,12 @@ EPOCH_ROW: dict[str, Any] = {
 
 
 def new_record() -> dict[str, Any]:
-    """A record in which nothing is known yet but that the run has begun."""
+    """The record of a run that has just started."""
     return RunRecord(started_at=files.now()).to_json()
 
 
 def update(record: dict[str, Any], section: str, **values: Any) -> None:
-    """Set keys of a section that the schema has."""
+    """Set keys of a section. They must be in the schema."""
     for key, value in values.items():
         if key not in record[section]:
             raise KeyError(f"run.json has no {section}.{key}")
@@ -48,20 +48,20 @@ def update(record: dict[str, Any], section: str, **values: Any) -> None:
 
 
 def write_record(run_dir: Path, record: Mapping[str, Any]) -> None:
-    """Write run.json, damaged or whole."""
+    """Write run.json without validation, so that tests can write damaged ones."""
     text = json.dumps(files.finite(record), indent=2, allow_nan=False)
     files.write_atomically(run_dir / files.RUN_FILE, text.encode() + b"\n")
 
 
 def start_attempt(record: dict[str, Any], attempt: int) -> None:
-    """Note that an attempt has begun."""
-    typed = RunRecord(status=record["status"])
-    typed.start_attempt(attempt)
-    record["attempts"].append(to_builtins(typed.attempts[-1]))
+    """Add a started attempt to a record."""
+    run_record = RunRecord(status=record["status"])
+    run_record.start_attempt(attempt)
+    record["attempts"].append(to_builtins(run_record.attempts[-1]))
 
 
 def end_attempt(record: dict[str, Any], status: str, error: Mapping[str, Any] | None) -> None:
-    """Note how a run and its last attempt have ended."""
+    """Set the end of a run and of its last attempt."""
     end = {"status": status, "error": error, "ended_at": files.now()}
     record.update(end)
     record["attempts"][-1].update(end)

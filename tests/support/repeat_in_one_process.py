@@ -1,7 +1,7 @@
-"""Repeats something in one process and counts what that process holds after each time.
+"""Repeat something in one process, and count the resources of the process after each repetition.
 
-`python repeat_in_one_process.py runs NUMBER OVERRIDES` trains NUMBER times by laptime.run. `jobs NUMBER OVERRIDES`
-starts a sweep of NUMBER jobs that train nothing. It writes a JSON list of what `held` returns to counts.json.
+`python repeat_in_one_process.py runs NUMBER OVERRIDES` trains NUMBER times with laptime.run. `jobs NUMBER OVERRIDES`
+starts a sweep of NUMBER jobs that don't train. Both write the list of counts to counts.json.
 """
 
 import gc
@@ -23,27 +23,27 @@ from laptime.sweeps import sweep
 PACKAGES = ("laptime.", "pytorch_lightning.", "tensorboard.", "omegaconf.")
 
 
-def held() -> dict[str, int]:
-    """Threads, descriptors and objects of some packages' classes that are alive in this process."""
+def count_resources() -> dict[str, int]:
+    """Count threads, descriptors, and live objects of some packages' classes."""
     gc.collect()
-    names = (f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.get_objects())
+    names = (f"{type(value).__module__}.{type(value).__qualname__}" for value in gc.get_objects())
     objects = Counter(name for name in names if name.startswith(PACKAGES))
     return {"threads": threading.active_count(), "descriptors": psutil.Process().num_fds(), **objects}
 
 
-def growth(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
-    return {name: number - before.get(name, 0) for name, number in after.items() if number > before.get(name, 0)}
+def growth(old: dict[str, int], new: dict[str, int]) -> dict[str, int]:
+    return {name: number - old.get(name, 0) for name, number in new.items() if number > old.get(name, 0)}
 
 
 def count_runs(number: int, overrides: list[str]) -> list[dict[str, int]]:
     counts: list[dict[str, int]] = []
     for index in range(number):
         laptime.run([*overrides, f"hydra.run.dir=run{index}"])
-        counts.append(held())
+        counts.append(count_resources())
     deadline = time.monotonic() + 60
     while growth(counts[number // 2 - 1], counts[-1]) and time.monotonic() < deadline:
-        time.sleep(0.1)  # what has ended may not have been tidied up yet; what is held stays
-        counts[-1] = held()
+        time.sleep(0.1)  # threads may take a moment to end; a leak stays
+        counts[-1] = count_resources()
     return counts
 
 
@@ -51,7 +51,7 @@ def count_jobs(number: int, overrides: list[str]) -> list[dict[str, int]]:
     counts: list[dict[str, int]] = []
 
     def job(*arguments: Any, **keywords: Any) -> RunRecord:
-        counts.append(held())
+        counts.append(count_resources())
         return RunRecord(config={"optimized_metric": None})
 
     sweep.run_job = job
@@ -63,6 +63,6 @@ def count_jobs(number: int, overrides: list[str]) -> list[dict[str, int]]:
 
 
 if __name__ == "__main__":
-    what, typed_number, *typed = sys.argv[1:]
-    count = {"runs": count_runs, "jobs": count_jobs}[what]
-    Path("counts.json").write_text(json.dumps(count(int(typed_number), typed)))
+    subject, number_text, *cli_overrides = sys.argv[1:]
+    count = {"runs": count_runs, "jobs": count_jobs}[subject]
+    Path("counts.json").write_text(json.dumps(count(int(number_text), cli_overrides)))

@@ -1,6 +1,6 @@
-"""Overrides that make runs quick: what a test does not look at is off, and the data are few."""
+"""Overrides for short runs: little data, and everything off that a test doesn't need."""
 
-# Without what takes seconds beside the training. A test of one of these adds it back: the last override counts.
+# Switches off what takes seconds in addition to the training. Tests of these switch them on: the last override counts.
 QUICK = (
     "logger=none",
     "measure.breakdown=false",
@@ -9,7 +9,7 @@ QUICK = (
     "callbacks.progress_bar=null",
 )
 
-# A network of a few hundred weights on 240 images of 8 x 8: an epoch takes milliseconds.
+# A network with a few hundred weights on 240 images of 8 x 8. An epoch takes milliseconds.
 TINY = (
     *QUICK,
     "dataset=synthetic",
@@ -20,5 +20,5 @@ TINY = (
     "training.batch_size=32",
 )
 
-# A sweep without its report: tables and eight plots take two seconds.
+# A sweep without its report, whose tables and plots take two seconds.
 NO_REPORT = "~hydra.callbacks.report"

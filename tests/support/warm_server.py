@@ -3,10 +3,10 @@
 Importing them takes four seconds, and the tests start hundreds of commands. `python warm_server.py FD` listens on the
 socket FD. Each request forks the server once. The fork takes over the command's arguments, folder, environment and
 streams, and then runs the script as `python SCRIPT` would. It ends with Python's exit handlers, without the rest of
-Python's shutdown, which takes a second to free what was imported.
+Python's shutdown, which takes a second to free the imported modules.
 
-The server itself computes nothing and starts no thread, so a fork holds nothing but imported modules. This is also how
-Laptime starts its ranks (laptime.runner.fresh_processes).
+The server computes nothing and starts no thread, so a fork contains only imported modules. Laptime starts its ranks in
+the same way (laptime.runner.fresh_processes).
 """
 
 import atexit
@@ -38,14 +38,14 @@ LENGTH = struct.Struct("!I")
 
 @dataclass
 class Request:
-    """A command to start. Its standard input, output and error are passed beside it.
+    """A command to start. Standard input, output and error are sent as file descriptors.
 
     Attributes:
         argv: script or ["-m", module], then its arguments.
-        cwd: the folder to run in.
+        cwd: the current folder of the command.
         environ: all of its environment variables.
-        new_session: whether it leads a session and process group of its own.
-        limits: resource limits, `resource.RLIMIT_AS: bytes` for example.
+        new_session: whether it leads its own session and process group.
+        limits: resource limits, e.g. `{resource.RLIMIT_AS: bytes}`.
         umask: mode bits that new files lack.
     """
 
@@ -58,7 +58,7 @@ class Request:
 
 
 def serve(control: socket.socket) -> Request:
-    """Fork for each request. Returns only in a fork, with the request that it has to carry out.
+    """Fork for each request. Returns only in a fork, with its request.
 
     Each request comes with four file descriptors: standard input, output and error, and a socket on which the server
     answers with the fork's process id and, after its end, its status (8 bytes each).
@@ -81,12 +81,12 @@ def serve(control: socket.socket) -> Request:
         (length,) = LENGTH.unpack(head) if head else (1,)
         content = b""
         while len(content) < length:
-            if not (part := control.recv(length - len(content))):  # pytest has ended
+            if not (chunk := control.recv(length - len(content))):  # pytest has ended
                 for pid in watched:
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
                 os._exit(0)
-            content += part
+            content += chunk
         *streams, answers = descriptors
         pid = os.fork()
         if pid == 0:
@@ -110,12 +110,12 @@ def report_ended(watched: dict[int, socket.socket]) -> None:
     for pid in list(watched):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            with watched.pop(pid) as answering, contextlib.suppress(OSError):  # nobody waits for it
+            with watched.pop(pid) as answering, contextlib.suppress(OSError):  # the test has closed its end
                 answering.sendall(struct.pack("!q", os.waitstatus_to_exitcode(status)))
 
 
-def become(request: Request) -> None:
-    """Take over folder, environment and signals of the command."""
+def prepare(request: Request) -> None:
+    """Set this process's folder, environment, signals and limits to those of the command."""
     if request.new_session:
         os.setsid()
     os.umask(request.umask)
@@ -132,11 +132,11 @@ def become(request: Request) -> None:
         for number, mode, buffering, errors in ((0, "r", -1, None), (1, "w", -1, None), (2, "w", 1, "backslashreplace"))
     )
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
-    util.spawnv_passfds = start_python
+    util.spawnv_passfds = fork_python
 
 
 def run(request: Request) -> int:
-    """Run the command in this process, as its `__main__`; returned is its exit code."""
+    """Run the command in this process as `__main__`, and return its exit code."""
     try:
         _run(request)
     except SystemExit as end:
@@ -151,10 +151,10 @@ def run(request: Request) -> int:
 
 def _run(request: Request) -> None:
     is_module = request.argv[0] == "-m"
-    own_place = request.cwd if is_module else str(Path(request.argv[0]).parent)
-    paths = [each for each in request.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
-    known = [each for each in sys.path if each != str(Path(__file__).parent)]
-    sys.path[:] = list(dict.fromkeys([own_place, *paths, *known]))
+    script_folder = request.cwd if is_module else str(Path(request.argv[0]).parent)
+    python_path = [path for path in request.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    server_paths = [path for path in sys.path if path != str(Path(__file__).parent)]
+    sys.path[:] = list(dict.fromkeys([script_folder, *python_path, *server_paths]))
     sys.orig_argv = [sys.executable, *request.argv]
     if is_module:
         sys.argv = [request.argv[1], *request.argv[2:]]
@@ -165,23 +165,23 @@ def _run(request: Request) -> None:
 
 
 def parse_overrides() -> None:
-    """Hydra's parser learns its grammar while it parses: the first overrides take ten times as long as later ones."""
+    """Fill the cache of Hydra's parser: without it, the first overrides take ten times as long as later ones."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    learned = ["a.b=1.5", "+a=[1,b]", "a={b:1,_c_:d.e}", "~a", "a=1,2", "a='b'", "a@b=c", "a=null", "a=choice(1,2)"]
-    OverridesParser.create().parse_overrides([*learned, "a=x y"])
+    samples = ["a.b=1.5", "+a=[1,b]", "a={b:1,_c_:d.e}", "~a", "a=1,2", "a='b'", "a@b=c", "a=null", "a=choice(1,2)"]
+    OverridesParser.create().parse_overrides([*samples, "a=x y"])
 
 
 start_interpreter = util.spawnv_passfds
-# Threads of Laptime that sleep, and hold no lock that a fork could wait for.
+# Laptime's threads that sleep and hold no lock for which a fork could wait.
 SLEEPERS = {"heartbeat", "launcher watch"}
 
 
-def start_python(path: bytes, args: list[str], passfds: list[int]) -> int:
-    """multiprocessing.util.spawnv_passfds without a new interpreter: what it would run, `python -c CODE`, in a fork.
+def fork_python(path: bytes, args: list[str], passfds: list[int]) -> int:
+    """Replace multiprocessing.util.spawnv_passfds: run the code of `python -c CODE` in a fork.
 
-    A process with other threads starts an interpreter after all: a fork of it could wait for a lock that one of them
-    held. That includes threads of torch, which Python doesn't know.
+    A process that has other threads, including torch's, which Python doesn't list, starts an interpreter nevertheless:
+    its fork could wait for a lock that one of the threads held.
     """
     sleeping = [thread for thread in threading.enumerate() if thread.name in SLEEPERS]
     if len(list(Path("/proc/self/task").iterdir())) > 1 + len(sleeping):
@@ -193,10 +193,10 @@ def start_python(path: bytes, args: list[str], passfds: list[int]) -> int:
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 signal.signal(signum, signal.SIG_DFL if signum != signal.SIGINT else signal.default_int_handler)
-        kept = sorted({0, 1, 2, *passfds})
-        for low, high in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
+        descriptors = sorted({0, 1, 2, *passfds})
+        for low, high in zip(descriptors, [*descriptors[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
             os.closerange(low + 1, high)
-        # The caller holds its lock, for which a rank that starts a forkserver for its data workers would wait for ever.
+        # The caller holds the lock of its forkserver. A rank that starts one for its data workers would wait forever.
         forkserver._forkserver.__init__()  # type: ignore[misc]
         exec(args[-1], {"__name__": "__main__"})
     except SystemExit as end:
@@ -212,10 +212,10 @@ if __name__ == "__main__":
         __import__(module)
     parse_overrides()
     gc.collect()
-    gc.freeze()  # what is imported is shared by all forks, and never collected
-    asked = serve(socket.socket(fileno=int(sys.argv[1])))
-    become(asked)
-    exit_code = run(asked)
+    gc.freeze()  # all forks share the imported objects, which are never collected
+    command = serve(socket.socket(fileno=int(sys.argv[1])))
+    prepare(command)
+    exit_code = run(command)
     threading._shutdown()  # waits for threads, as Python's shutdown does
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

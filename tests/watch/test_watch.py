@@ -278,7 +278,7 @@ def test_a_terminal_shows_epoch_times_the_log_and_the_remaining_time(running, st
     )
     with keep_heartbeat(sweep / "1"):
         watched = start(
-            str(sweep), "--interval", "0.1", module="laptime.watch", stdout=terminal.theirs,
+            str(sweep), "--interval", "0.1", module="laptime.watch", stdout=terminal.command_fd,
             environment={"TERM": "xterm", "COLUMNS": "120"},
         )  # fmt: skip
         until(lambda: "about 16.0 h left" in terminal.text, watched)

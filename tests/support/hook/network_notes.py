@@ -1,4 +1,4 @@
-"""Notes what a process asks of the network, in the file that the variable ASKED names."""
+"""An audit hook that logs a process's use of the network to the file that the variable ASKED names."""
 
 import os
 from pathlib import Path
@@ -9,6 +9,6 @@ EVENTS = ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo"
 
 def note_network(event: str, arguments: tuple[Any, ...]) -> None:
     if event in EVENTS:
-        asked = arguments[0] if event.startswith("socket.get") else arguments[1]
+        address = arguments[0] if event.startswith("socket.get") else arguments[1]
         with Path(os.environ["ASKED"]).open("a") as file:
-            print(event, repr(asked), file=file)
+            print(event, repr(address), file=file)

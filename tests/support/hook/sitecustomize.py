@@ -1,4 +1,4 @@
-"""Python imports a module of this name when it starts, if it finds one: so do ranks and data workers."""
+"""Installs the audit hook. Python imports a module of this name at its start, also in ranks and data workers."""
 
 import sys
 

@@ -1,12 +1,12 @@
-"""Asks for a machine that there isn't, in this process and in a child of it; nothing is sent."""
+"""Connects a datagram socket to an address that doesn't exist, in this process and in a child. Nothing is sent."""
 
 import multiprocessing
 import socket
 
 
 def ask(port: int) -> None:
-    with socket.socket(type=socket.SOCK_DGRAM) as asking:
-        asking.connect(("10.9.8.7", port))
+    with socket.socket(type=socket.SOCK_DGRAM) as connection:
+        connection.connect(("10.9.8.7", port))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A script or module whose processes note what they ask of the network: `audited.py SCRIPT_OR_MODULE ARGUMENTS`.
+"""`audited.py SCRIPT_OR_MODULE ARGUMENTS` runs a script or module that logs its use of the network.
 
-Each process that it forks has the hook too. The notes are in the file that the variable ASKED names.
+Forked processes inherit the audit hook. The log is the file that the variable ASKED names.
 """
 
 import runpy

@@ -1,4 +1,4 @@
-"""train.py with the temporary folder that TMPDIR names now, whatever a process before this one found there."""
+"""train.py with the temporary folder that TMPDIR names. The warm server has already cached another one."""
 
 import runpy
 import tempfile

@@ -1,6 +1,6 @@
-"""train.py whose joblib forks the processes of its jobs: new interpreters would import torch again, each for seconds.
+"""train.py in which joblib forks the processes of its jobs, because each new interpreter takes seconds to import torch.
 
-Everything else is joblib's own: its pool, what is sent to its processes, and what it says of one that was killed.
+Everything else is joblib's: its pool, the messages to its processes, and the error when a process was killed.
 """
 
 import runpy
@@ -12,7 +12,7 @@ from joblib.externals.loky.backend import fork_exec
 
 
 def fork_instead(command: Sequence[str], descriptors: Sequence[int], env: Mapping[str, str] | None = None) -> int:
-    """loky's fork_exec of `python -m MODULE ARGUMENTS`, in the way of tests/support/warm_server.py."""
+    """loky's fork_exec of `python -m MODULE ARGUMENTS`, by a fork as in tests/support/warm_server.py."""
     module, *arguments = command[2:]
     code = (
         "import os, runpy, sys\n"

@@ -1,4 +1,4 @@
-"""train.py where one of Hydra's plugins isn't installed: `without_plugin.py PACKAGE ARGUMENTS`."""
+"""`without_plugin.py PACKAGE ARGUMENTS` is train.py as if a Hydra plugin were not installed."""
 
 import pkgutil
 import runpy
@@ -14,7 +14,7 @@ walk = pkgutil.walk_packages
 
 
 def walk_without_it(*arguments: Any, **keywords: Any) -> Iterator[pkgutil.ModuleInfo]:
-    return (each for each in walk(*arguments, **keywords) if package not in each.name)
+    return (module for module in walk(*arguments, **keywords) if package not in module.name)
 
 
 pkgutil.walk_packages = walk_without_it  # type: ignore[assignment]
