@@ -1,4 +1,4 @@
-"""What `laptime evaluate` and `laptime export` share: arguments in Hydra's key=value style. Loads no torch."""
+"""Parses the arguments of `laptime evaluate` and `laptime export` in Hydra's key=value style. Loads no torch."""
 
 import logging
 import re
@@ -18,7 +18,7 @@ CONF = Path(__file__).resolve().parent / "conf"
 # For these keys `key=a,b` means the list [a,b].
 _LIST_KEYS = ("format", "latency.batch_sizes", "security.allowed_targets")
 
-# Takes the resolved configuration (a class in keys.SCHEMAS) and the overrides as typed; returns the exit code.
+# Takes the resolved configuration (a class in keys.SCHEMAS) and the typed overrides; returns the exit code.
 Work = Callable[[Any, list[str]], int]
 
 
@@ -26,10 +26,10 @@ def run(parser: Parser, command: str, arguments: Sequence[str] | None, work: Wor
     """Parse the arguments and run a command.
 
     Args:
-        parser: made by `make_parser`.
+        parser: the parser that `make_parser` returns.
         command: evaluate or export. Its keys are in evaluation/conf/COMMAND.yaml.
-        arguments: as typed; None: those of the process.
-        work: does the command's work.
+        arguments: the typed arguments; None: those of the process.
+        work: the function that does the command's work.
 
     Returns:
         The exit code of `work`, or 2 for a mistake in the arguments, 1 for an error of the system, 130 for Ctrl-C.
@@ -54,7 +54,7 @@ def _run(parser: Parser, command: str, arguments: Sequence[str], work: Work) -> 
 
 
 def composed(command: str, overrides: Sequence[str]) -> TrainedRunConfig:
-    """The checked configuration of a command.
+    """Return the checked configuration of a command.
 
     Raises:
         UserError: an unknown key, a wrong type, or a value out of range.
@@ -85,7 +85,7 @@ def _quote_for_hydra(override: str) -> str:
 
 
 def make_parser(command: str, about: str, examples: Mapping[str, str]) -> Parser:
-    """The parser of evaluate or export, whose help lists the keys."""
+    """Return the parser of evaluate or export, whose help lists the keys."""
     description = f"{about}\n\nkeys and their defaults:\n\n{_keys(command)}"
     usage = f"{program(command)} run=RUN [key=value ...] [--config-dir DIR]"
     parser = Parser(command, description, examples, usage=usage)
@@ -97,7 +97,7 @@ def make_parser(command: str, about: str, examples: Mapping[str, str]) -> Parser
 
 
 def _keys(command: str) -> str:
-    """The files that define the keys, comments included, indented."""
+    """Return the indented text of the files that define the keys, including comments."""
     lines = []
     for name in ("trained_run", command):
         content = (CONF / f"{name}.yaml").read_text("utf-8")

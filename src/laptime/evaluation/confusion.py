@@ -14,17 +14,17 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int
         labels, predicted: classes of N samples, (N,), from 0 to num_classes - 1.
 
     Returns:
-        (num_classes, num_classes), int64: row the true class, column the predicted one.
+        An int64 array (num_classes, num_classes). Rows are true classes, columns are predicted classes.
     """
     counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
 def per_class(matrix: np.ndarray) -> pd.DataFrame:
-    """The figures of each class.
+    """Return the figures of each class.
 
     Args:
-        matrix: as `confusion_matrix` makes it.
+        matrix: the result of `confusion_matrix`.
 
     Returns:
         One row per class, with the columns class, precision, recall, f1 and support (samples of the class). NaN if the
@@ -48,7 +48,7 @@ def per_class(matrix: np.ndarray) -> pd.DataFrame:
 
 
 def most_confused(matrix: np.ndarray, count: int) -> list[tuple[int, int, int]]:
-    """The most frequent errors, as (true class, predicted class, count)."""
+    """Return the most frequent errors as (true class, predicted class, number of images)."""
     errors = matrix.copy()
     np.fill_diagonal(errors, 0)
     order = np.argsort(-errors, axis=None, kind="stable")[:count]

@@ -33,10 +33,10 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate a run.
 
     Args:
-        config: of the command.
+        config: the configuration of the command.
 
     Returns:
-        The content of evaluation.json, plain values; NaN where a divisor is 0.
+        The plain values of evaluation.json; NaN if a divisor is 0.
 
     Raises:
         UserError: this machine can't evaluate the run.
@@ -114,7 +114,7 @@ def _latency(
 def _recorded(
     run: TrainedRun, predictions: Predictions, data: DataModule, device: Device, precision: str
 ) -> dict[str, Any]:
-    """The accuracy that the run recorded, and whether it is equal to this one; null: they can't be compared.
+    """Return the accuracy that the run recorded, and whether it is equal to this one (None: not comparable).
 
     The run tested the weights of its last checkpoint, unless a time limit stopped it in a later epoch.
     """

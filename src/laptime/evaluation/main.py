@@ -20,7 +20,7 @@ _EXAMPLES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 for an error of the system, 2 for a mistake in the arguments."""
+    """Return the exit code: 0, 1 for an error of the system, 2 for a mistake in the arguments."""
     return command_line.run(make_parser(), "evaluate", arguments, _work)
 
 

@@ -13,7 +13,7 @@ from laptime.evaluation.confusion import MOST_CLASSES
 
 @matplotlib.rc_context({"text.parse_math": False})
 def confusion_png(matrix: np.ndarray, title: str) -> bytes:
-    """A PNG image of a confusion matrix (K, K). The color scale is logarithmic, so that rare errors are visible."""
+    """Return a PNG image of a confusion matrix (K, K). Its color scale is logarithmic, to make rare errors visible."""
     size = 6.4 if len(matrix) <= MOST_CLASSES else 8.0
     figure = Figure(figsize=(size, size * 0.9), layout="constrained")
     axes = figure.add_subplot()

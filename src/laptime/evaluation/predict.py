@@ -18,7 +18,7 @@ class Predictions:
     """Predictions for N images.
 
     Attributes:
-        logits: (N, num_classes), float32, on the CPU.
+        logits: the network's output on the CPU, float32 (N, num_classes).
         labels: the true classes, (N,).
         loss: mean cross entropy.
     """
@@ -34,7 +34,7 @@ class Predictions:
 
     @property
     def accuracy(self) -> float:
-        """Fraction of correct predictions."""
+        """The fraction of correct predictions."""
         return int((self.classes == self.labels).sum()) / len(self.labels)
 
 
@@ -46,9 +46,9 @@ def predict(
     """Run a network on all batches.
 
     Args:
-        network: images (B, C, H, W) to logits (B, num_classes).
+        network: maps images (B, C, H, W) to logits (B, num_classes).
         batches: images and labels on the network's device.
-        context: entered around each forward pass, e.g. autocast.
+        context: returns the context of each forward pass, e.g. autocast.
     """
     logits, labels, losses = [], [], []
     with torch.inference_mode():

@@ -18,8 +18,8 @@ def show(evaluation: Mapping[str, Any], folder: Path) -> None:
     """Print the tables of an evaluation to stdout.
 
     Args:
-        evaluation: from `evaluate`.
-        folder: of the written files.
+        evaluation: the result of `evaluate`.
+        folder: the folder with the written files.
     """
     console = Console()
     matrix = np.array(evaluation["confusion_matrix"])
@@ -43,7 +43,7 @@ def _name(evaluation: Mapping[str, Any]) -> str:
 
 
 def summary_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The rows of the first table."""
+    """Return the rows of the first table."""
     checkpoint, device, result = evaluation["checkpoint"], evaluation["device"], evaluation["result"]
     threads = counted(evaluation["threads"], "thread", ",")
     used = f"{device['used']}, {device['name']}, {threads}, precision {evaluation['precision']}"

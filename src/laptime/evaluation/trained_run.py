@@ -82,7 +82,7 @@ class TrainedRun:
         return filled(self.record.dataset).checksum != data.checksum
 
     def load(self, device: Device) -> tuple[nn.Module, DataModule]:
-        """The network in evaluation mode on the device, and its data.
+        """Return the network in evaluation mode on the device, and its data.
 
         Raises:
             UserError: they can't be built, or the weights don't fit the network.
@@ -103,16 +103,16 @@ class TrainedRun:
 
 
 def open_run(run: str, checkpoint: str, typed: Sequence[str], root: str | None = None) -> TrainedRun:
-    """Find a run and read its record and checkpoint; imports nothing that they name.
+    """Find a run, and read its record and checkpoint without importing the classes that they name.
 
     Args:
         run: a run directory, latest, or a checkpoint file in one.
         checkpoint: last, best, previous or a file.
         typed: the overrides of the command line; only they can extend the allow-list.
-        root: folder of the data set's files; None: the folder of the run.
+        root: folder of the data set's files; None: the folder that the run used.
 
     Raises:
-        UserError: there is no such run or checkpoint; it is damaged; the checkpoint belongs to another run; or the
+        UserError: there is no such run or checkpoint, it is damaged, the checkpoint belongs to another run, or the
             record names a class that is not on the allow-list.
     """
     preflight.check_environment()
@@ -157,13 +157,13 @@ def open_run(run: str, checkpoint: str, typed: Sequence[str], root: str | None =
 
 
 def use_threads(run: TrainedRun, threads: int | None) -> int:
-    """Set the number of CPU threads; None: as many as each rank of the run had. Returns the number."""
+    """Set the number of CPU threads (None: as many as each rank of the run had), and return it."""
     torch.set_num_threads(threads or run.threads)
     return torch.get_num_threads()
 
 
 def _find(run: str, checkpoint: str) -> tuple[Path, Path | None]:
-    """The run directory, and the checkpoint's file if `run` is a checkpoint."""
+    """Return the run directory, and the checkpoint's file if `run` is a checkpoint."""
     path = checkpoints.newest_run("run") if run == "latest" else expanded("run", run)
     if path.is_file() and path.name != RUN_FILE:
         if checkpoint != "last":
@@ -184,7 +184,7 @@ def _find(run: str, checkpoint: str) -> tuple[Path, Path | None]:
 
 
 def _checkpoint(run_dir: Path, checkpoint: str) -> Path:
-    """The checkpoint's file."""
+    """Return the file of the checkpoint that a command names: last, best, previous or a file."""
     name = _CHECKPOINTS.get(checkpoint)
     file = run_dir / CHECKPOINT_DIR / name if name is not None else expanded("checkpoint", checkpoint)
     if not file.is_file():
@@ -197,7 +197,7 @@ def _checkpoint(run_dir: Path, checkpoint: str) -> Path:
 
 
 def _checked(record: RunRecord, run_dir: Path) -> tuple[dict[str, Any], int, int]:
-    """Check that a record has all that evaluation needs. Returns configuration, ranks and threads per rank."""
+    """Check that a record has all that evaluation needs. Return configuration, ranks and threads per rank."""
 
     def damaged(what: str) -> UserError:
         return UserError(f"run={run_dir}: run.json is damaged: {what}.")

@@ -16,7 +16,7 @@ FOLDER = "evaluation"
 
 
 def write(evaluation: Mapping[str, Any], run_dir: Path) -> Path:
-    """Write evaluation.json, confusion_matrix.csv and confusion_matrix.png. Returns the folder."""
+    """Write evaluation.json, confusion_matrix.csv and confusion_matrix.png. Return the folder."""
     matrix = np.array(evaluation["confusion_matrix"])
     title = f"{evaluation['model']} on {evaluation['dataset']['name']}: {evaluation['result']['test_accuracy']:.2%}"
     files = {
@@ -28,7 +28,7 @@ def write(evaluation: Mapping[str, Any], run_dir: Path) -> Path:
 
 
 def _csv(matrix: np.ndarray) -> bytes:
-    """One row per true class, one column per predicted class."""
+    """Return the matrix as CSV, with one row per true class and one column per predicted class."""
     columns = [f"predicted_{number}" for number in range(len(matrix))]
     frame = pd.DataFrame(matrix, columns=columns).rename_axis("true")
     text: str = frame.to_csv(lineterminator="\n")

@@ -52,7 +52,7 @@ def export(
     """Export a run's network.
 
     Args:
-        config: of the command.
+        config: the configuration of the command.
         targets: the files to make. Those whose packages are missing are reported as left out.
 
     Returns:
@@ -108,7 +108,7 @@ def export(
 
 
 def file_name(target: ExportTarget) -> str:
-    """The name of a target's file in export/."""
+    """Return the name of a target's file in export/."""
     return f"model{'.int8' if target.int8 else ''}{SUFFIXES[target.format]}"
 
 
@@ -121,7 +121,7 @@ def _make(
     original: Predictions,
     folder: Path,
 ) -> tuple[list[_ExportedFile], list[dict[str, str]]]:
-    """Make all files. Returns the files, and the failures with their reasons. A failure does not stop other formats."""
+    """Make all files. Return the files, and the failures with their reasons. A failure does not stop other formats."""
     made, failed = [], []
     # Two images, because torch.export would make a batch size of 1 a constant.
     example = images[torch.arange(2) % len(images)].clone()
@@ -153,7 +153,7 @@ def _any_size(loaded: Loaded) -> Any:
 
 
 def _batches(data: DataModule, num_images: int | None) -> Iterator[Batch]:
-    """The first test images. The last image is a batch of its own, to test that files accept batches of any size."""
+    """Yield the first test images. The last is a batch of its own, to test that files accept batches of any size."""
     left = data.num_test if num_images is None else min(num_images, data.num_test)
     for images, labels in data.test_batches(1):
         images, labels = images[:left], labels[:left]
@@ -167,7 +167,7 @@ def _batches(data: DataModule, num_images: int | None) -> Iterator[Batch]:
 
 
 def difference(predictions: Predictions, original: Predictions) -> float:
-    """The largest difference of a logit, as a fraction of the original's largest logit."""
+    """Return the largest difference of a logit, as a fraction of the original's largest logit."""
     largest = float(original.logits.abs().max())
     largest_difference = float((predictions.logits - original.logits).abs().max())
     return largest_difference / largest if largest else largest_difference
@@ -220,12 +220,12 @@ def _described(
 
 
 def speedup(original: latency.Latency, exported: latency.Latency) -> float:
-    """The original's time divided by the exported file's: the median over rounds."""
+    """Return the original's time divided by the exported file's, as the median over rounds."""
     return median(a / b for a, b in zip(original.round_p50_s, exported.round_p50_s, strict=True))
 
 
 def _size_of_weights(network: nn.Module) -> int:
-    """Bytes of the network's weights as torch saves them."""
+    """Return the bytes of the network's weights in a file that torch saves."""
     content = io.BytesIO()
     torch.save(network.state_dict(), content)
     return len(content.getvalue())

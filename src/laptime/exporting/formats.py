@@ -1,4 +1,4 @@
-"""One function per format. It exports a network to a file and loads the file again as a callable.
+"""One function per format, which exports a network to a file and loads the file again as a callable.
 
 If the format or the network does not support batches of any size, the batch size is fixed at one image.
 """
@@ -25,7 +25,7 @@ class Loaded:
     """An exported file, loaded again.
 
     Attributes:
-        call: images (B, C, H, W) to logits (B, num_classes), float32, on the CPU.
+        call: maps images (B, C, H, W) to logits (B, num_classes), float32, on the CPU.
         fixed_batch: the only batch size that it accepts; None: any.
         details: format-specific entries for export.json, plain values.
         notes: remarks for the user.
@@ -38,7 +38,7 @@ class Loaded:
 
 
 def torch_export(network: nn.Module, images: Tensor, path: Path) -> Loaded:
-    """A torch.export file."""
+    """Make a torch.export file."""
     program, fixed_batch, notes = _program(network, images)
     with quiet():
         torch.export.save(program, path)
@@ -47,7 +47,7 @@ def torch_export(network: nn.Module, images: Tensor, path: Path) -> Loaded:
 
 
 def onnx(network: nn.Module, images: Tensor, path: Path) -> Loaded:
-    """A single ONNX file, through torch.export."""
+    """Make a single ONNX file, through torch.export."""
     import onnx as onnx_package
 
     program, fixed_batch, notes = _program(network, images)
@@ -82,7 +82,7 @@ def load_onnx(path: Path, fixed_batch: int | None, notes: tuple[str, ...]) -> Lo
 
 
 def torchscript(network: nn.Module, images: Tensor, path: Path) -> Loaded:
-    """A TorchScript file, made by tracing: it fixes the branches that depend on the images."""
+    """Make a TorchScript file by tracing, which fixes the branches that depend on the images."""
     with quiet(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", torch.jit.TracerWarning)
         traced = torch.jit.trace(network, images)
@@ -103,7 +103,7 @@ EXPORTERS: dict[str, Callable[[nn.Module, Tensor, Path], Loaded]] = {
 
 
 def _program(network: nn.Module, images: Tensor) -> tuple[torch.export.ExportedProgram, int | None, tuple[str, ...]]:
-    """The network as an ExportedProgram, for any batch size or for one image; the fixed batch size; remarks."""
+    """Return the network as an ExportedProgram, its fixed batch size (None: any), and remarks."""
     any_size = ({0: torch.export.Dim("batch")},)
     with quiet():
         try:

@@ -1,4 +1,4 @@
-"""Dynamic quantization to int8 with the tool of each format: weights are rounded once, a layer's inputs in each call.
+"""Quantizes dynamically to int8 with the tool of each format. Weights are rounded once, a layer's inputs in each call.
 
 - torchscript: torch.ao.quantization.quantize_dynamic, which PyTorch has deprecated but still ships.
 - torch_export: torchao, its successor. torch.export can't export the layers of torch.ao.
@@ -19,7 +19,7 @@ class NothingToQuantize(ValueError):
 
 
 def torchscript_int8(network: nn.Module, images: Tensor, path: Path) -> tuple[Loaded, list[str]]:
-    """Returns the loaded file and the names of the layers that compute in int8."""
+    """Return the loaded file and the names of the layers that compute in int8."""
     kinds = (nn.Linear, nn.LSTM, nn.GRU)
     layers = _layer_names(network, kinds)
     with quiet():
@@ -28,7 +28,7 @@ def torchscript_int8(network: nn.Module, images: Tensor, path: Path) -> tuple[Lo
 
 
 def torch_export_int8(network: nn.Module, images: Tensor, path: Path) -> tuple[Loaded, list[str]]:
-    """Returns the loaded file and the names of the layers that compute in int8."""
+    """Return the loaded file and the names of the layers that compute in int8."""
     layers = _layer_names(network, (nn.Linear,))
     with quiet():
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
@@ -39,14 +39,14 @@ def torch_export_int8(network: nn.Module, images: Tensor, path: Path) -> tuple[L
 
 
 def onnx_int8(network: nn.Module, images: Tensor, path: Path) -> tuple[Loaded, list[str]]:
-    """Returns the loaded file and the names of the layers that compute in int8."""
+    """Return the loaded file and the names of the layers that compute in int8."""
     import onnx as onnx_package
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     whole = path.with_suffix(".whole")
     try:
         original = onnx(network, images, whole)
-        # Without the recorded shapes: older versions transpose weights, and then reject them because the shapes differ.
+        # Drop the recorded shapes: older versions transpose weights, and then reject them because the shapes differ.
         model = onnx_package.load(whole)
         del model.graph.value_info[:]
         onnx_package.save(model, whole)

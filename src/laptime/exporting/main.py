@@ -27,7 +27,7 @@ _EXAMPLES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 if a format or the system failed, 2 for a mistake in the arguments."""
+    """Return the exit code: 0, 1 if a format or the system failed, 2 for a mistake in the arguments."""
     return command_line.run(make_parser(), "export", arguments, _work)
 
 

@@ -17,8 +17,8 @@ def show(report: Mapping[str, Any], folder: Path | None) -> None:
     """Print the tables of an export to stdout.
 
     Args:
-        report: from `export`.
-        folder: of the files; None: no file was kept.
+        report: the result of `export`.
+        folder: the folder with the files; None: no file was kept.
     """
     console = wide_console()
     console.print(_files(report))

@@ -35,10 +35,10 @@ class ExportTarget:
 
 
 def export_targets(formats: Sequence[str], int8: bool) -> list[ExportTarget]:
-    """The files to export, each followed by its int8 variant.
+    """Return the files to export, each followed by its int8 variant.
 
     Args:
-        formats: as typed. `all` includes the formats whose packages are missing.
+        formats: the typed formats. `all` includes the formats whose packages are missing.
         int8: whether to add int8 variants.
 
     Raises:

@@ -1,4 +1,4 @@
-"""System counters, read before and after a timed part: they show what else the machine did meanwhile.
+"""System counters, read before and after a timed part to show the machine's other activity.
 
 Linux has most of them in /proc and /sys. On other systems psutil has some. Counters that a system lacks are None.
 """
@@ -23,13 +23,13 @@ class Snapshot:
     """The machine's counters at one moment.
 
     Attributes:
-        at_s: `time.perf_counter()`.
+        at_s: the value of `time.perf_counter()`.
         busy_s: CPU seconds that all processes have used on all cores since boot.
         steal_s: CPU seconds that the hypervisor gave to other virtual machines since boot (CPU steal).
         throttled_s: seconds in which the container's CPU quota throttled it.
         num_swapped_pages: pages swapped in and out since boot.
         num_switches: involuntary context switches of the given processes.
-        frequency_hz: current mean over the cores.
+        frequency_hz: mean of the cores' current frequencies.
         temperature_celsius: current value of the hottest sensor.
         load: load average of the last minute.
         cores: for each core, its busy seconds and all its seconds since boot.
@@ -71,7 +71,7 @@ def snapshot(processes: Sequence[int] = (), root: Path = Path("/")) -> Snapshot:
 
 
 def percent_by_core(before: Snapshot, after: Snapshot) -> list[float]:
-    """How busy each core was between two snapshots, in percent, with any process; empty: not known."""
+    """Return how busy each core was between two snapshots, in percent, with any process; empty: not known."""
     if len(before.cores) != len(after.cores):
         return []
     differences = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(before.cores, after.cores, strict=True)]
@@ -80,7 +80,7 @@ def percent_by_core(before: Snapshot, after: Snapshot) -> list[float]:
 
 @dataclass(frozen=True)
 class Noise:
-    """What happened on the machine between two snapshots; None: not known on this system.
+    """The machine's activity between two snapshots. Figures that this system doesn't know are None.
 
     Attributes:
         wall_s: seconds between the snapshots.
@@ -89,7 +89,7 @@ class Noise:
         throttled_fraction: the fraction of wall time in which the container's CPU quota throttled it.
         num_swapped_pages: pages swapped in and out.
         involuntary_switches_per_s: involuntary context switches of the given processes.
-        frequency_hz, temperature_celsius: at the second snapshot.
+        frequency_hz, temperature_celsius: the values at the second snapshot.
     """
 
     wall_s: float
@@ -103,7 +103,7 @@ class Noise:
 
 
 def delta(before: Snapshot, after: Snapshot, own_cpu_s: float | None, num_cores: int) -> Noise:
-    """What happened between two snapshots.
+    """Return the machine's activity between two snapshots.
 
     Args:
         own_cpu_s: CPU seconds that the run itself used meanwhile; None: not known.
@@ -162,7 +162,7 @@ def _core_times(lines: Sequence[str], root: Path) -> tuple[tuple[float, float], 
 
 
 def _parse_cpu_line(line: str) -> tuple[float, float, float]:
-    """Busy seconds, all seconds and stolen seconds of a line `cpu...` of /proc/stat."""
+    """Return the busy, all and stolen seconds in a line `cpu...` of /proc/stat."""
     user, nice, system, idle, iowait, irq, softirq, steal = (int(field) / _HZ for field in line.split()[1:9])
     busy_s = user + nice + system + irq + softirq
     return busy_s, busy_s + idle + iowait + steal, steal
@@ -184,7 +184,7 @@ def _num_swapped_pages(root: Path) -> int | None:
 
 
 def _num_switches(processes: Iterable[int], root: Path) -> int | None:
-    """Involuntary context switches of all threads. The status file of a process only has those of its first thread."""
+    """Count involuntary context switches of all threads. A process's own status file has only its first thread's."""
     total, is_known = 0, False
     for process in processes:
         folder = root / f"proc/{process}"
@@ -225,7 +225,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _first(*readers: Callable[[], T]) -> T | None:
-    """The result of the first function that this system supports."""
+    """Return the result of the first function that this system supports."""
     for read in readers:
         try:
             return read()

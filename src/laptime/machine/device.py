@@ -1,4 +1,4 @@
-"""The device of a run: from the requested one to the one that is used, and its properties. Built on torch.accelerator.
+"""Finds the device that a run uses for the one that it requests, and its properties. Built on torch.accelerator.
 
 torch calls AMD GPUs (its ROCm builds) `cuda`.
 """
@@ -27,8 +27,8 @@ class Device:
     """The device of a run.
 
     Attributes:
-        requested: what the configuration requests: auto, cpu, mps, cuda or xpu.
-        used: what trains: cpu, mps, cuda or xpu.
+        requested: the device in the configuration: auto, cpu, mps, cuda or xpu.
+        used: the device that trains: cpu, mps, cuda or xpu.
         name: the name of the hardware.
         num_devices: number of devices of this kind in the machine; 1 for the CPU.
         memory_bytes: memory of one device, unified memory included; None: not known.
@@ -62,9 +62,9 @@ class Device:
             torch.accelerator.reset_peak_memory_stats()
 
     def peak_memory_bytes(self) -> int | None:
-        """The peak memory of tensors on the device since `reset_peak_memory`; None on the CPU.
+        """Return the peak memory of tensors on the device since `reset_peak_memory`; None on the CPU.
 
-        torch keeps no peak for MPS, so there it is the current memory.
+        torch keeps no peak for MPS, so for MPS it is the current memory.
         """
         if self.used == "cpu":
             return None
@@ -73,19 +73,19 @@ class Device:
         return torch.accelerator.max_memory_allocated()
 
     def memory_bytes_now(self) -> int | None:
-        """The current memory of tensors on the device; None on the CPU."""
+        """Return the current memory of tensors on the device; None on the CPU."""
         if self.used == "cpu":
             return None
         return torch.mps.current_allocated_memory() if self.used == "mps" else torch.accelerator.memory_allocated()
 
     def driver_memory_bytes(self) -> int | None:
-        """The memory that torch has reserved, including its cache of freed tensors; None on the CPU."""
+        """Return the memory that torch has reserved, including its cache of freed tensors; None on the CPU."""
         if self.used == "cpu":
             return None
         return torch.mps.driver_allocated_memory() if self.used == "mps" else torch.accelerator.memory_reserved()
 
     def memory_use(self) -> tuple[float, int, int]:
-        """The fraction of the device's memory in use, its total bytes, and this process's bytes; zeros on the CPU."""
+        """Return the fraction of the device's memory in use, its total bytes, and this process's; zeros on the CPU."""
         own, total = self.driver_memory_bytes(), self.memory_bytes
         if own is None or not total:
             return 0.0, 0, 0
@@ -97,12 +97,12 @@ class Device:
 
 
 def resolve(requested: str, fallback: str, index: int = 0) -> Device:
-    """The device to train on. The caller has to `select` it.
+    """Return the device to train on. The caller has to `select` it.
 
     Args:
-        requested: auto, cpu, mps, cuda or xpu.
+        requested: the requested device: auto, cpu, mps, cuda or xpu.
         fallback: what to do if the device is absent: cpu (with a warning) or error.
-        index: of the device, among those of its kind: the local rank.
+        index: the device's index among those of its kind, i.e. the local rank.
 
     Raises:
         UserError: the device is absent, and fallback is error.
@@ -121,13 +121,13 @@ def resolve(requested: str, fallback: str, index: int = 0) -> Device:
 
 
 def available_accelerator() -> str | None:
-    """The kind of accelerator that this torch supports and the machine has: cuda, mps or xpu; None: there is none."""
+    """Return the accelerator that this torch supports and the machine has: cuda, mps or xpu; None: there is none."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator.type if accelerator is not None and accelerator.type in ACCELERATORS else None
 
 
 def describe(requested: str, used: str, index: int = 0) -> Device:
-    """A device with the properties that torch and the system report."""
+    """Return a device with the properties that torch and the system report."""
     if used == "cpu":
         return Device(requested, used, cpu_name(), 1, psutil.virtual_memory().total)
     count = torch.accelerator.device_count()
@@ -138,7 +138,7 @@ def describe(requested: str, used: str, index: int = 0) -> Device:
 
 
 def describe_torch(device: torch.device) -> Device:
-    """The device of a torch.device. Kinds that Laptime doesn't know count as the CPU."""
+    """Return the Device for a torch.device. Kinds that Laptime doesn't know count as the CPU."""
     return describe("auto", device.type if device.type in ACCELERATORS else "cpu", device.index or 0)
 
 
@@ -176,14 +176,14 @@ def mps_has_bfloat16() -> bool:
 
 
 def usable_cores() -> int:
-    """Number of CPU cores that this process may use, by its affinity, the CPU quota and SLURM's allocation."""
+    """Return the number of CPU cores that this process may use, by affinity, CPU quota and SLURM's allocation."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limits = (cores, container_cores(), slurm.allocated_cores())
     return max(1, int(min(limit for limit in limits if limit is not None)))
 
 
 def cpu_name() -> str:
-    """The name of the processor, from the system."""
+    """Return the name of the processor that the system reports."""
     try:
         if platform.system() == "Darwin":
             command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]

@@ -21,7 +21,7 @@ _WINDOW = "laptime"
 # Where Zeus looks for the processor's counters: on the machine, and where a container mounts them.
 _RAPL = (Path("/sys/class/powercap/intel-rapl"), Path("/zeus_sys/class/powercap/intel-rapl"))
 
-# In millijoules. None of them includes another.
+# These counters are in millijoules. None of them includes another.
 _APPLE_SILICON_COUNTERS = ("cpu_total_mj", "dram_mj", "gpu_mj", "gpu_sram_mj", "ane_mj")
 
 
@@ -32,7 +32,7 @@ class EnergyMeter:
         device: the device that trains.
 
     Attributes:
-        missing: why nothing is measured; None: energy is measured.
+        missing: the reason why nothing is measured; None: energy is measured.
     """
 
     def __init__(self, device: Device) -> None:
@@ -67,7 +67,7 @@ class EnergyMeter:
             self._monitor.begin_window(_WINDOW, sync_execution=False, restart=True)
 
     def end(self) -> float | None:
-        """Joules since `begin`; None: nothing is measured."""
+        """Return the joules since `begin`; None: nothing is measured."""
         if self._monitor is None:
             return None
         measured = self._monitor.end_window(_WINDOW, sync_execution=False)
@@ -95,12 +95,12 @@ class _NoTracker:
 
 
 def _counter_files(monitor: Any) -> list[Any]:
-    """The counter files of the processors; empty if zeusd reads them."""
+    """Return the counter files of the processors; empty if zeusd reads them."""
     files = (getattr(cpu, name, None) for cpu in monitor.cpus.cpus for name in ("rapl_file", "dram"))
     return [file for file in files if file is not None]
 
 
 def _may_have_counters(device: Device) -> bool:
-    """Whether Zeus could find a counter here."""
+    """Whether Zeus could find a counter on this machine."""
     on_apple_silicon = sys.platform == "darwin" and platform.machine() == "arm64"
     return device.used == "cuda" or on_apple_silicon or "ZEUSD_SOCK_PATH" in os.environ or any(map(Path.is_dir, _RAPL))

@@ -79,7 +79,7 @@ _FALSE_VALUES = ("", "0", "false", "no", "off")
 
 
 def environment(cpu_name: str, usable_cores: int, config: Mapping[str, Any] | None = None) -> Environment:
-    """The section `environment` of run.json: versions, CPU, cores, memory, operating system, variables.
+    """Return the section `environment` of run.json: versions, CPU, cores, memory, operating system, variables.
 
     It has a hash of the machine's name, and the name itself only with LAPTIME_RECORD_HOSTNAME=1.
 
@@ -121,21 +121,21 @@ def is_set_while_running(name: str) -> bool:
 
 
 def settings(variables: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables that can change the timing of a training. Runs with different ones are not repeats.
+    """Return the variables that can change the timing of a training. Runs with different ones are not repeats.
 
     torch and its libraries read them when they are loaded.
 
     Args:
-        variables: the environment of a process; None: of this one.
+        variables: the environment of a process; None: this process.
     """
     recorded = _recorded(os.environ if variables is None else variables)
     return {name: value for name, value in recorded.items() if value and not _NOT_TIMING.fullmatch(name)}
 
 
 def python_settings() -> dict[str, str]:
-    """Settings that change the timing, made by Python code or Python's flags in this process instead of variables.
+    """Return settings that change the timing and that Python code or Python's flags have made in this process.
 
-    Only settings that differ from the default are in it.
+    Settings with the default value are left out.
     """
     torch: Any = sys.modules.get("torch")
     is_on = {
@@ -154,18 +154,18 @@ def python_settings() -> dict[str, str]:
 
 
 def slowing_settings(values: Mapping[str, str]) -> list[str]:
-    """The settings that slow torch down, as `NAME=value`.
+    """Return the settings that slow torch down, as `NAME=value`.
 
     Args:
-        values: of `settings` and `python_settings`.
+        values: the results of `settings` and `python_settings`.
     """
     return [f"{name}={values[name]}" for name in _SLOWING_SETTINGS if values.get(name, "").lower() not in _FALSE_VALUES]
 
 
 def ineffective_variables(threads_per_rank: int) -> list[str]:
-    """Variables that request another number of threads than the ranks have, as `NAME=value`.
+    """Return variables that request another number of threads than the ranks have, as `NAME=value`.
 
-    OMP_NUM_THREADS=1 is not in it under torchrun, which sets it itself.
+    Under torchrun, OMP_NUM_THREADS=1 is left out, because torchrun sets it itself.
     """
     requested = {name: os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     if "TORCHELASTIC_RUN_ID" in os.environ and requested["OMP_NUM_THREADS"] == "1":
@@ -183,7 +183,7 @@ def settings_have_changed() -> bool:
 
 
 def _os_version() -> str | None:
-    """The version of the operating system: `Ubuntu 24.04.1 LTS`, or `15.1` for macOS; None: not known."""
+    """Return the version of the operating system: `Ubuntu 24.04.1 LTS`, or `15.1` for macOS; None: not known."""
     if platform.system() == "Darwin":
         return platform.mac_ver()[0] or None
     try:
@@ -193,9 +193,9 @@ def _os_version() -> str | None:
 
 
 def code_hash(config: Mapping[str, Any]) -> str:
-    """A hash of the code that a rank imports: RANK_PACKAGES, and all modules of the packages of user classes.
+    """Hash the code that a rank imports: RANK_PACKAGES, and all modules of the packages of user classes.
 
-    Code that only plans, shows or compares runs is not in it.
+    Code that only plans, shows or compares runs is left out.
     """
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
@@ -209,7 +209,7 @@ def code_hash(config: Mapping[str, Any]) -> str:
 
 
 def _user_files(name: str) -> list[Path]:
-    """The Python files of a module or package; none if it is installed, because its version is recorded then."""
+    """Return the Python files of a module or package; none if it is installed, because its version is recorded."""
     if name == "__main__":
         script = getattr(sys.modules[name], "__file__", None)
         return [Path(script)] if script is not None and not _is_installed(Path(script).absolute()) else []
@@ -229,7 +229,7 @@ def _is_installed(path: Path) -> bool:
 
 
 def _target_packages(node: Any) -> set[str]:
-    """The top-level modules and packages of the classes that a configuration names, without Laptime's."""
+    """Return the top-level modules and packages of the classes that a configuration names, without Laptime's."""
     packages: set[str] = set()
     for key, value in node.items() if isinstance(node, Mapping) else ((None, item) for item in node):
         if isinstance(value, Mapping | list):
@@ -240,7 +240,7 @@ def _target_packages(node: Any) -> set[str]:
 
 
 def git_state(folder: Path) -> Git:
-    """The commit of a folder, whether its files differ from the commit or are new, and a hash of these differences.
+    """Return the commit of a folder, whether it has changed or new files, and a hash of these changes.
 
     All values are null if the folder is not in a git checkout, or if git ignores it (an installed package).
     """

@@ -23,15 +23,15 @@ _NO_LIMIT_BYTES = 2**62
 
 
 def machine(root: Path = Path("/")) -> dict[str, Any]:
-    """The hardware and the container's limits, as plain values.
+    """Return the hardware and the container's limits as plain values.
 
     Args:
         root: folder that contains proc/ and sys/; tests use another one.
 
     Returns:
-        num_sockets; num_performance_cores and num_efficiency_cores (physical; None if all are equal); caches, each
-        {level, type, size_bytes, num}; governors, by name; frequency_min_hz and frequency_max_hz, the range of the
-        governor; container: {num_cores, memory_bytes}, each None without a limit.
+        A dictionary with num_sockets; num_performance_cores and num_efficiency_cores (physical; None if all are equal);
+        caches, each {level, type, size_bytes, num}; governors, by name; frequency_min_hz and frequency_max_hz, the
+        range of the governor; container: {num_cores, memory_bytes}, each None without a limit.
     """
     container = {"num_cores": container_cores(root), "memory_bytes": container_memory_bytes(root)}
     if root == Path("/") and platform.system() == "Darwin":
@@ -51,13 +51,13 @@ def machine(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def num_sockets(root: Path = Path("/")) -> int | None:
-    """Number of processors on the mainboard."""
+    """Return the number of processors on the mainboard."""
     packages = {read_small_file(cpu / "topology/physical_package_id") for cpu in _cpus(root)}
     return len([package for package in packages if package.isdecimal()]) or None  # -1: the firmware doesn't report it
 
 
 def kinds_of_cores(root: Path = Path("/")) -> tuple[int | None, int | None]:
-    """Numbers of physical performance cores and efficiency cores; None: all cores are equal, or not known.
+    """Return the numbers of physical performance cores and efficiency cores; None: all cores are equal, or not known.
 
     Intel's hybrid processors list both kinds. On ARM, the cores with the least capacity count as efficiency cores.
     """
@@ -74,7 +74,7 @@ def kinds_of_cores(root: Path = Path("/")) -> tuple[int | None, int | None]:
 
 
 def caches(root: Path = Path("/")) -> list[dict[str, Any]] | None:
-    """The kinds of caches, sorted by level: level, type (data, instruction, unified), size_bytes, num."""
+    """Return the kinds of caches, sorted by level: level, type (data, instruction, unified), size_bytes, num."""
     different: set[tuple[int, str, int, str]] = set()
     for index in root.glob(f"{_CPUS}/cpu[0-9]*/cache/index[0-9]*"):
         level = _read_number(index / "level")
@@ -87,12 +87,12 @@ def caches(root: Path = Path("/")) -> list[dict[str, Any]] | None:
 
 
 def governors(root: Path = Path("/")) -> list[str] | None:
-    """The frequency governors of the cores: performance, powersave, schedutil, ..."""
+    """Return the frequency governors of the cores: performance, powersave, schedutil, ..."""
     return sorted({text for cpu in _cpus(root) if (text := read_small_file(cpu / "cpufreq/scaling_governor"))}) or None
 
 
 def frequencies_hz(root: Path = Path("/")) -> tuple[int | None, int | None]:
-    """The lowest and the highest frequency, over all cores, that the governor may choose."""
+    """Return the lowest and the highest frequency, over all cores, that the governor may choose."""
     lowest, highest = (
         [khz for cpu in _cpus(root) if (khz := _read_number(cpu / f"cpufreq/scaling_{end}_freq")) is not None]
         for end in ("min", "max")
@@ -101,7 +101,7 @@ def frequencies_hz(root: Path = Path("/")) -> tuple[int | None, int | None]:
 
 
 def container_cores(root: Path = Path("/")) -> float | None:
-    """The CPU quota of this process's cgroup and its parents, in cores; None: no quota."""
+    """Return the CPU quota of this process's cgroup and its parents, in cores; None: no quota."""
     v2 = [read_small_file(group / "cpu.max").split() for group in _cgroups(root)]
     v1_groups = _cgroups(root, "cpu")
     v1 = [[read_small_file(group / f"cpu.cfs_{name}_us") for name in ("quota", "period")] for group in v1_groups]
@@ -110,7 +110,7 @@ def container_cores(root: Path = Path("/")) -> float | None:
 
 
 def container_memory_bytes(root: Path = Path("/")) -> int | None:
-    """The memory limit of this process's cgroup and its parents; None: no limit."""
+    """Return the memory limit of this process's cgroup and its parents; None: no limit."""
     files = [group / "memory.max" for group in _cgroups(root)]
     files += [group / "memory.limit_in_bytes" for group in _cgroups(root, "memory")]
     limits = [limit for path in files if (limit := _read_number(path)) is not None]
@@ -118,23 +118,23 @@ def container_memory_bytes(root: Path = Path("/")) -> int | None:
 
 
 def available_memory_bytes() -> int:
-    """The memory that a process can still allocate, within the container's limit."""
+    """Return the memory that a process can still allocate within the container's limit."""
     free = int(psutil.virtual_memory().available)
     limit = container_memory_bytes()
     return free if limit is None else min(free, limit)
 
 
 def require_free_memory(key: str, num_bytes: int, of_what: str, num_ranks: int, instead: str) -> None:
-    """Refuse data for which the memory does not suffice. Each rank of this machine needs two copies.
+    """Refuse data that do not fit into memory. Each rank of this machine needs two copies.
 
     Args:
         key: the setting that needs the data, with its value.
-        num_bytes: of one copy.
-        of_what: what the data are; `{ranks}` in it is replaced by the number of ranks if there are several.
+        num_bytes: the size of one copy.
+        of_what: a description of the data; `{ranks}` in it is replaced by the number of ranks if there are several.
         instead: what the user should do instead.
 
     Raises:
-        UserError: names the needed and the free memory.
+        UserError: there is too little memory; names the needed and the free memory.
     """
     needed, free = 2 * num_ranks * num_bytes, available_memory_bytes()
     if needed > free:
@@ -146,11 +146,12 @@ def require_free_memory(key: str, num_bytes: int, of_what: str, num_ranks: int, 
 
 
 def apple_silicon(values: Mapping[str, int]) -> dict[str, Any]:
-    """The values of `machine` for a Mac with Apple silicon.
+    """Return the values of `machine` for a Mac with Apple silicon.
+
+    Performance level 0 has the fastest cores. Source: Apple, "Determining system capabilities".
 
     Args:
-        values: of `sysctl hw`. Performance level 0 has the fastest cores. Source: Apple, "Determining system
-            capabilities".
+        values: the values of `sysctl hw`.
     """
     num_levels = values.get("hw.nperflevels", 1)
     kinds: Counter[tuple[int, str, int]] = Counter()
@@ -176,7 +177,7 @@ def apple_silicon(values: Mapping[str, int]) -> dict[str, Any]:
 
 
 def sysctl_values(text: str) -> dict[str, int]:
-    """The values in the output of macOS's `sysctl`, lines `name: value`, that are whole numbers."""
+    """Return the whole numbers in the output of macOS's `sysctl`, whose lines are `name: value`."""
     pairs = (line.partition(": ") for line in text.splitlines())
     return {name: int(value) for name, _, value in pairs if _number(value) is not None}
 
@@ -202,7 +203,7 @@ def _psutil_frequencies() -> dict[str, Any]:
 
 
 def read_small_file(path: Path) -> str:
-    """The stripped content of a small file; empty if it can't be read."""
+    """Return the stripped content of a small file; empty if it can't be read."""
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):
@@ -222,23 +223,23 @@ def _cpus(root: Path) -> list[Path]:
 
 
 def _listed_cpus(path: Path) -> set[str]:
-    """Names of the CPUs in a list that the kernel writes: `0-3,8`."""
+    """Return the names of the CPUs in a list that the kernel writes: `0-3,8`."""
     ranges = re.findall(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", read_small_file(path))
     return {f"cpu{number}" for first, last in ranges for number in range(int(first), int(last or first) + 1)}
 
 
 def _num_cores(root: Path, cpus: Iterable[str]) -> int:
-    """Number of physical cores: CPUs that are threads of one core count once."""
+    """Return the number of physical cores. CPUs that are threads of one core count once."""
     return len({read_small_file(root / _CPUS / cpu / "topology/thread_siblings_list") or cpu for cpu in cpus})
 
 
 def _cgroups(root: Path, controller: str = "") -> list[Path]:
-    """The folders of this process's cgroup and its parents, the topmost first.
+    """Return the folders of this process's cgroup and its parents, the topmost first.
 
     In a container, the path may be that on the host. Then only the topmost folder exists, and is the container's.
 
     Args:
-        controller: of cgroup v1; empty: cgroup v2.
+        controller: the controller of cgroup v1; empty: cgroup v2.
     """
     cgroup = ""
     for line in read_small_file(root / "proc/self/cgroup").splitlines():
@@ -253,10 +254,10 @@ def _cgroups(root: Path, controller: str = "") -> list[Path]:
 
 
 def _cache_list(kinds: Mapping[tuple[int, str, int], int]) -> list[dict[str, Any]] | None:
-    """The caches for run.json.
+    """Return the caches for run.json.
 
     Args:
-        kinds: number of caches by level, type and size_bytes.
+        kinds: the number of caches by level, type and size_bytes.
     """
     rows = [
         {"level": level, "type": kind, "size_bytes": size_bytes, "num": num}

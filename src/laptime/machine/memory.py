@@ -15,7 +15,9 @@ def reset_peak_rss() -> None:
 
 
 def peak_rss_bytes() -> int:
-    """Peak resident memory of this process, without its data workers, since `reset_peak_rss` (macOS: since its start).
+    """Return the peak resident memory of this process, without its data workers, since `reset_peak_rss`.
+
+    On macOS, it is the peak since the process started.
 
     On Linux, getrusage can't be used: a process inherits the peak of the process that started it.
     """
@@ -31,7 +33,7 @@ def peak_rss_bytes() -> int:
 
 
 def process_trees(pids: Iterable[int]) -> set[int]:
-    """The ids of these processes and all their descendants."""
+    """Return the ids of these processes and all their descendants."""
     visited: set[int] = set()
     pending = list(pids)
     while pending:
@@ -43,7 +45,7 @@ def process_trees(pids: Iterable[int]) -> set[int]:
 
 
 def _children(pid: int) -> list[int]:
-    """The children of a process. /proc lists them by thread; psutil would read all processes of the machine."""
+    """Return the children of a process. /proc lists them by thread; psutil would read all processes of the machine."""
     tasks = Path(f"/proc/{pid}/task")
     try:
         lists = [(task / "children").read_text() for task in tasks.iterdir()]

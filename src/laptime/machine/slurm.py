@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 
 def allocated_cores(environment: Mapping[str, str] = os.environ) -> int | None:
-    """Number of cores of this machine that SLURM allocated to the job; None: no SLURM job, or not known.
+    """Return the number of cores of this machine that SLURM allocated to the job; None: no SLURM job, or not known.
 
     Not every cluster pins a job to its cores, so the affinity of a process may include all cores of the machine.
     """

@@ -12,7 +12,7 @@ from laptime.machine.hardware import read_small_file
 
 
 def torch_build() -> dict[str, Any]:
-    """torch's libraries, their versions and thread counts; None: torch was built without the library."""
+    """Return torch's libraries, their versions and thread counts; None: torch was built without the library."""
     built_with = torch.__config__.show()
     return {
         "version": str(torch.__version__),
@@ -32,7 +32,7 @@ def torch_build() -> dict[str, Any]:
 
 
 def driver_version(device: Device, root: Path = Path("/")) -> str | None:
-    """The version of the device's driver; for MPS, that of macOS. None: a CPU, or not known.
+    """Return the version of the device's driver; for MPS, that of macOS. None: a CPU, or not known.
 
     Args:
         root: folder that contains proc/ and sys/; tests use another one.

@@ -1,4 +1,4 @@
-"""The last lines of a sweep: which runs failed, the best trial of a search, how to resume."""
+"""Prints the last lines of a sweep: which runs failed, the best trial of a search, how to resume."""
 
 import sys
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ def print_summary(
     """Print how a sweep ended, and run the `sweep.notify` command.
 
     Args:
-        sweep_dir: absolute.
-        outcomes: of the runs that were started.
+        sweep_dir: the absolute path of the sweep directory.
+        outcomes: the outcomes of the started runs.
         num_jobs: number of planned runs.
-        exit_code: of the sweep.
+        exit_code: the exit code of the sweep.
         command: the value of `sweep.notify`; None: no command is run.
     """
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -44,7 +44,7 @@ def print_summary(
 
 
 def _best_trial(sweep_dir: Path) -> str | None:
-    """The best trial of a search with a single objective, as one line; None: there is none."""
+    """Describe the best trial of a search with a single objective in one line; None: there is none."""
     try:
         best, metric = read_best_trial(sweep_dir), read_sweep_file(sweep_dir).optimized_metric
     except HydraFileError:

@@ -97,7 +97,7 @@ def _refuse_latest(config: "Config") -> None:
 
 
 def resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str]]":
-    """The sweep to resume (None: start a new one), and the other overrides."""
+    """Return the sweep to resume (None: start a new one), and the other overrides."""
     from laptime.config.overrides import find, find_last
 
     if find(overrides, "sweep.resume") is None:
@@ -115,7 +115,7 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", cli_overrides:
     """Print what will be done with each job of an earlier sweep, then run those that are not completed.
 
     Args:
-        cli_overrides: without `sweep.resume`.
+        cli_overrides: the overrides of the command line without `sweep.resume`.
     """
     from laptime.config.compose import hydra_session
     from laptime.ranks import torchrun
@@ -162,11 +162,14 @@ def _plan_again(
     unfinished: Sequence[list[str]],
     config_name: str | None,
 ) -> "list[tuple[PlannedRun, int]]":
-    """Plan the runs of an earlier sweep again. Each comes with the number of the invocation that it belongs to.
+    """Plan the runs of an earlier sweep again.
 
     Args:
-        invocations: the overrides of each, with several values per key.
-        unfinished: the overrides of further runs, one value per key.
+        invocations: the overrides of each invocation, with several values per key.
+        unfinished: the overrides of each further run, with one value per key.
+
+    Returns:
+        The planned runs, each with the number of its invocation.
     """
     from laptime.config.compose import compose
     from laptime.sweeps.plan import PlannedRun, plan_runs
@@ -185,7 +188,7 @@ def _plan_again(
 def _check_again(
     planned: "Sequence[tuple[PlannedRun, int]]", cli_overrides: Sequence[str]
 ) -> "tuple[list[Job], Snapshots]":
-    """Check the configurations of planned runs. Returns the jobs, and a `snapshot` of each configuration."""
+    """Check the configurations of planned runs. Return the jobs, and a `snapshot` of each configuration."""
     from laptime.config.identity import snapshot
     from laptime.runner.check import check
     from laptime.sweeps.rerun_rules import Job
@@ -230,7 +233,10 @@ def _print_decisions(
 
 
 def _report_completed(sweep: "EarlierSweep", steps: "Sequence[Step]", configs: "Sequence[Config]") -> bool:
-    """Report on a sweep whose jobs are all completed. False: it may need more repeats (`measure.target_interval`)."""
+    """Report on a sweep whose jobs are all completed, and return True.
+
+    If it may need more repeats (`measure.target_interval`), return False without a report.
+    """
     from laptime.analysis.sweep_callback import report_sweep
 
     print(f"\nall {len(steps)} runs are completed", file=sys.stderr)
@@ -249,7 +255,7 @@ def _remaining_sweep(
     snapshots: Snapshots,
     cores: "SweepCores",
 ) -> "Sweep":
-    """A sweep of the runs that are not completed."""
+    """Return a sweep of the runs that are not completed."""
     from laptime.sweeps.sweep import Sweep
 
     overrides_by_run = {run.number: run.overrides for run in sweep.runs}
@@ -272,7 +278,7 @@ def _show_dry_run(
     """Print each run of a sweep, what would be done with it, and the estimated time and disk space.
 
     Args:
-        configs: in the order of `steps`; None: the step needs no estimate.
+        configs: the configurations in the order of `steps`; None: the step needs no estimate.
     """
     from laptime.record.latest import RESULT_FOLDERS
     from laptime.runner.rank_plan import expected_hashed_config

@@ -18,7 +18,7 @@ _POLL_S = 0.2
 
 @dataclass(frozen=True)
 class CoreSlots:
-    """Slots of equally many cores, each for one run at a time.
+    """Slots with the same number of cores, each for one run at a time.
 
     Attributes:
         num: number of slots, which is the number of concurrent runs.
@@ -33,7 +33,7 @@ class CoreSlots:
         """Wait for a free slot, and pin this process and its future children to the cores of the slot.
 
         Args:
-            folder: for one lock file per slot; shared by all processes.
+            folder: the folder for one lock file per slot, which all processes share.
 
         Yields:
             Whether this process was pinned.
@@ -69,8 +69,9 @@ class SweepCores:
     """How the runs of a sweep divide the cores of a machine.
 
     Attributes:
-        largest_world_size: of all runs. It determines the cores per rank, so that p ranks have p times the cores.
-        slots: for concurrent runs; None: one run at a time.
+        largest_world_size: the largest world size of all runs. It determines the cores per rank, so that p ranks have p
+            times the cores.
+        slots: the core slots of concurrent runs; None: one run at a time.
         threads: value of `strategy.threads_per_rank=auto` in the earlier runs of a resumed sweep; None: no earlier run.
     """
 
@@ -95,7 +96,7 @@ class SweepCores:
         """Wait for free cores, and yield the context of a run in this process.
 
         Args:
-            folder: shared by all processes of the sweep.
+            folder: a folder that all processes of the sweep share.
         """
         if self.slots is None:
             yield self.context()
@@ -106,20 +107,22 @@ class SweepCores:
             yield SweepContext(threads, runs_at_once=self.slots.num)
 
     def _threads(self, num_runs: int) -> int:
-        """Threads per rank if `num_runs` concurrent runs divide the cores that this process may use."""
+        """Return the threads per rank if `num_runs` concurrent runs divide the cores that this process may use."""
         from laptime.machine.device import usable_cores  # loads torch
 
         return self.threads or max(1, usable_cores() // (self.largest_world_size * num_runs))
 
 
 def core_slots_of(composed: DictConfig, num_jobs: int, world_size: int) -> CoreSlots | None:
-    """The core slots for a launcher that starts several runs concurrently on this machine; None: it starts one at a
-    time, or each on another machine.
+    """Return the core slots for a launcher that starts several runs concurrently on this machine.
 
     Args:
-        composed: one of the sweep's jobs, including Hydra's part.
-        num_jobs: of the sweep.
-        world_size: the largest of all jobs.
+        composed: the configuration of one of the sweep's jobs, including Hydra's part.
+        num_jobs: number of jobs of the sweep.
+        world_size: the largest world size of all jobs.
+
+    Returns:
+        The slots; None: the launcher starts one run at a time, or each on another machine.
 
     Raises:
         UserError: more concurrent runs are requested than there are cores.

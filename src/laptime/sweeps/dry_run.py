@@ -1,4 +1,4 @@
-"""The table of a dry run (`sweep.dry_run`): each run, what would be done with it, and the estimated time and disk."""
+"""Prints the table of a dry run (`sweep.dry_run`): each run, the action, and the estimated time and disk space."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from laptime.text import byte_size, counted, duration
 
 @dataclass(frozen=True)
 class DryRunRow:
-    """One run.
+    """The row of one run.
 
     Attributes:
-        number: of the run.
+        number: the number of the run.
         swept: the overrides in which it differs from the other runs.
-        action: what would be done with it, in words.
-        is_done: it is completed, so nothing would be done.
+        action: a description of what would be done with it.
+        is_done: whether it is completed, so that nothing would be done.
         estimate: time and disk space; None: no similar run is known.
     """
 

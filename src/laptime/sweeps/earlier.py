@@ -25,8 +25,8 @@ class EarlierRun:
     """A run directory of the sweep.
 
     Attributes:
-        record: None: run.json is missing or can't be read.
-        overrides: from Hydra's files in the run directory.
+        record: the run's record; None: run.json is missing or can't be read.
+        overrides: the overrides in Hydra's files in the run directory.
     """
 
     number: int
@@ -49,12 +49,12 @@ class EarlierRun:
 
     @property
     def label(self) -> str:
-        """Name of the run within its sweep, and of the folder of its TensorBoard events."""
+        """The name of the run within its sweep, and of the folder of its TensorBoard events."""
         return "" if self.record is None else self.record.run_label or ""
 
     @property
     def config(self) -> dict[str, Any]:
-        """As recorded; empty without a record."""
+        """The recorded configuration; empty without a record."""
         return (None if self.record is None else self.record.config) or {}
 
     @property
@@ -77,7 +77,7 @@ def move_to_earlier(run_dir: Path) -> None:
 
 
 def running_ranks(run: EarlierRun) -> list[int]:
-    """The pids of ranks that are alive, for a run with status `running` on this machine.
+    """Return the pids of the living ranks of a run with status `running` on this machine.
 
     A process that was started outside the lifetime of the run has reused a pid and is not returned.
     """
@@ -118,7 +118,7 @@ def _whole(record: RunRecord) -> RunRecord:
     """Return the record if it has every section that resuming needs.
 
     Raises:
-        ValueError: one is missing.
+        ValueError: a section is missing.
     """
     parse_timestamp(record.started_at or "")
     config = record.laptime_config

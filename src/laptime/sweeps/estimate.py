@@ -14,7 +14,8 @@ from laptime.text import counted
 
 # Only the newest records are read.
 _MAX_RECORDS = 500
-# Keys that mostly determine the cost of a run. Without a past run of the same configuration, equal values of these do.
+# Keys that mostly determine the cost of a run. Without a past run of the same configuration, runs with equal values of
+# these keys count as similar.
 _COST_KEYS = ("model.", "dataset.", "strategy.world_size", "training.batch_size", "training.precision", "device")
 
 
@@ -42,7 +43,7 @@ class Estimate:
     Attributes:
         seconds: wall time.
         num_bytes: disk space.
-        basis: the past runs that it is estimated from, in words.
+        basis: a description of the past runs behind the estimate.
     """
 
     seconds: float
@@ -51,7 +52,7 @@ class Estimate:
 
 
 def past_runs(folders: Iterable[Path]) -> list[PastRun]:
-    """The newest completed runs below the folders."""
+    """Return the newest completed runs below the folders."""
     return list(_read_past_runs(newest_runs(folders)[:_MAX_RECORDS]))
 
 
@@ -81,7 +82,7 @@ def estimate(hashed: Mapping[str, Any], past_runs: Sequence[PastRun]) -> Estimat
 
     Args:
         hashed: the `hashed_config` that it will have.
-        past_runs: completed runs.
+        past_runs: the completed runs to estimate from.
     """
 
     def is_compared(key: str) -> bool:

@@ -24,11 +24,11 @@ from laptime.text import format_os_error
 
 
 def run_once(hydra: Hydra, composed: DictConfig, run_dir: Path, task: TaskFunction) -> Any:
-    """Like `Hydra.run`, but with a configuration that is composed and checked already.
+    """Run a task like `Hydra.run`, but with a configuration that is composed and checked already.
 
     Args:
-        run_dir: absolute.
-        task: called with the configuration; its value is returned.
+        run_dir: the absolute path of the run directory.
+        task: is called with the configuration; its value is returned.
     """
     with read_write(composed), open_dict(composed):
         composed.hydra.mode = RunMode.RUN
@@ -47,12 +47,12 @@ def run_once(hydra: Hydra, composed: DictConfig, run_dir: Path, task: TaskFuncti
 
 
 def sweep_config(hydra: Hydra, cli_overrides: Sequence[str], composed: DictConfig, sweep_dir: Path) -> DictConfig:
-    """The configuration of a whole sweep, made from that of its first run.
+    """Return the configuration of a whole sweep, made from that of its first run.
 
     Args:
-        cli_overrides: of the sweep, with several values per key.
-        composed: of the first run.
-        sweep_dir: absolute.
+        cli_overrides: the overrides of the sweep, with several values per key.
+        composed: the configuration of the first run.
+        sweep_dir: the absolute path of the sweep directory.
     """
     cfg = composed.copy()
     with read_write(cfg), open_dict(cfg):
@@ -65,14 +65,14 @@ def sweep_config(hydra: Hydra, cli_overrides: Sequence[str], composed: DictConfi
 
 
 def run_sweep(hydra: Hydra, cfg: DictConfig, task: TaskFunction) -> None:
-    """Like `Hydra.multirun`, but with a configuration that is composed and checked already.
+    """Run a sweep like `Hydra.multirun`, but with a configuration that is composed and checked already.
 
     Args:
-        cfg: from `sweep_config`.
-        task: called for each run.
+        cfg: the result of `sweep_config`.
+        task: is called for each run.
 
     Raises:
-        SystemExit: 1, if a callback, the sweeper or the launcher failed. Hydra has printed the error.
+        SystemExit: a callback, the sweeper or the launcher failed; exit code 1. Hydra has printed the error.
     """
     sweep_dir = Path(cfg.hydra.sweep.dir)
     try:

@@ -1,4 +1,4 @@
-"""Overrides in which the runs of a sweep differ, and labels made of them."""
+"""Finds the overrides in which the runs of a sweep differ, and makes labels from them."""
 
 from laptime.config.overrides import key_of, parse
 from laptime.config.security import PER_INVOCATION_KEYS
@@ -11,11 +11,11 @@ NOT_SWEPT_KEYS = ("measure.target_interval", "measure.max_repeats", "sweep.on_fa
 
 
 def swept(overrides: list[str], jobs: list[list[str]]) -> list[str]:
-    """The overrides of a job that not every job of the sweep has, with secrets masked.
+    """Return the overrides of a job that not every job of the sweep has, with secrets masked.
 
     Args:
-        overrides: of the job.
-        jobs: overrides of every job of the sweep.
+        overrides: the overrides of the job.
+        jobs: the overrides of every job of the sweep.
     """
     same_everywhere = set.intersection(*(set(job) for job in jobs)) if jobs else set()
     differing = [override for override in overrides if override not in same_everywhere]
@@ -24,12 +24,13 @@ def swept(overrides: list[str], jobs: list[list[str]]) -> list[str]:
 
 
 def sweep_label(overrides: list[str], jobs: list[list[str]]) -> str:
-    """A label such as `ws=2 seed=1`, made of the swept overrides of a job. It is short enough for a folder name, and
-    secrets are masked.
+    """Return a label such as `ws=2 seed=1`, made of the swept overrides of a job.
+
+    It is short enough for a folder name, and secrets are masked.
 
     Args:
-        overrides: of the job.
-        jobs: overrides of every job of the sweep.
+        overrides: the overrides of the job.
+        jobs: the overrides of every job of the sweep.
     """
     parts = []
     for override in map(parse, swept(overrides, jobs)):

@@ -15,10 +15,11 @@ def notify(command: str | None, event: str, folder: Path, message: str) -> None:
     """Run a command in the shell. If it fails, a warning is logged.
 
     Args:
-        command: gets LAPTIME_EVENT, LAPTIME_DIR and LAPTIME_MESSAGE in its environment; None: nothing is run.
+        command: the command, which gets LAPTIME_EVENT, LAPTIME_DIR and LAPTIME_MESSAGE in its environment; None:
+            nothing is run.
         event: run-failed, sweep-completed or sweep-failed.
-        folder: of the sweep.
-        message: one line.
+        folder: the directory of the sweep.
+        message: a message of one line.
     """
     if not command:
         return

@@ -32,8 +32,9 @@ def patched() -> Iterator[None]:
     after_trial, sweep = GridSampler.after_trial, OptunaSweeper.sweep
 
     def count_no_trials(*args: Any) -> None:
-        """Replace the sampler's end of a grid: it calls Study.stop(), which Optuna only allows within Study.optimize().
-        The sweeper counts the trials itself.
+        """Replace the method that ends a grid. The sweeper counts the trials itself.
+
+        The original calls Study.stop(), which Optuna only allows within Study.optimize().
 
         Seen with Optuna 2.10: https://github.com/optuna/optuna/issues/5141
         """

@@ -26,9 +26,9 @@ class Outcome:
     Attributes:
         run: its number and its swept overrides: `1 (seed=2)`.
         status: begun, completed, failed or interrupted.
-        message: why it failed.
-        exit_code: minimum exit code of the sweep.
-        pid, host: the process that runs it.
+        message: the reason why it failed.
+        exit_code: the exit code that the sweep gets at least.
+        pid, host: the process that runs it, and its machine.
     """
 
     run: str
@@ -54,8 +54,8 @@ class OutcomeStore:
     Launchers pickle it to other processes. Copies write files below the sweep directory; the original reads them.
 
     Args:
-        sweep_dir: absolute.
-        is_one_process: the process of the sweep itself runs the jobs, one after the other.
+        sweep_dir: the absolute path of the sweep directory.
+        is_one_process: whether the process of the sweep itself runs the jobs, one after the other.
     """
 
     def __init__(self, sweep_dir: Path, is_one_process: bool) -> None:
@@ -111,7 +111,7 @@ class OutcomeStore:
                 mark_launcher_died(path, KILLED)
 
     def forget(self) -> None:
-        """Remove the files."""
+        """Remove the files with the outcomes."""
         with suppress(OSError):
             for path in self._folder.iterdir():
                 path.unlink()

@@ -1,4 +1,4 @@
-"""Overrides of a resumed sweep: the command line now, and those that the sweep was started with."""
+"""Merges the overrides of a resumed sweep: those of the current command line, and those that started the sweep."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ FIXED = ("hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir", "hydra.mode",
 
 
 def persistent_overrides(overrides: Sequence[str]) -> list[str]:
-    """The overrides that still apply when a run or a sweep is resumed."""
+    """Return the overrides that still apply when a run or a sweep is resumed."""
     # Overrides of `hydra.*` are dropped: Hydra imports classes and sets variables by them, so no file may give them.
     # `security.allowed_targets` is kept, so that the check refuses it if it is not on the command line again.
     dropped = {*security.PER_INVOCATION_KEYS} - {security.KEY}
@@ -28,10 +28,10 @@ def is_per_invocation(override: str) -> bool:
 
 
 def split_resume_override(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The value of `sweep.resume` (None: not set), and the other overrides.
+    """Return the value of `sweep.resume` (None: not set), and the other overrides.
 
     Raises:
-        UserError: it is not one directory.
+        UserError: the value is not one directory.
     """
     resume_overrides = [each for each in map(parse, overrides) if each.key == KEY and not each.is_deletion]
     others = [override for override in overrides if parse(override) not in resume_overrides]
@@ -46,9 +46,9 @@ def split_resume_override(overrides: Sequence[str]) -> tuple[str | None, list[st
 
 
 def merge_overrides(earlier_overrides: Sequence[str], cli_overrides: Sequence[str]) -> list[str]:
-    """Merge two lists of overrides; later ones replace earlier ones of the same key or group.
+    """Merge two lists of overrides. Later overrides replace earlier ones of the same key or group.
 
-    An override that replaces an addition (`+key=...`) becomes an addition; a deletion (`~key`) removes it.
+    An override that replaces an addition (`+key=...`) becomes an addition. A deletion (`~key`) removes it.
     """
     invalid = first_invalid([*earlier_overrides, *cli_overrides])
     if invalid is not None and invalid.error is not None:

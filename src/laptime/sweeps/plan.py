@@ -31,7 +31,7 @@ class PlannedRun:
     """One run of a sweep.
 
     Attributes:
-        overrides: one value per key, without Hydra's own.
+        overrides: the overrides with one value per key, without Hydra's own.
         composed: the configuration, including Hydra's own part.
     """
 
@@ -46,7 +46,7 @@ def plan_runs(hydra: Hydra, cli_overrides: Sequence[str], config_name: str | Non
     sets the key. For a search, the result holds examples of trials: both ends of each range, and each listed value.
 
     Args:
-        cli_overrides: including Hydra's own.
+        cli_overrides: the overrides of the command line, including Hydra's own.
 
     Raises:
         UserError: an override can't be parsed, or is not valid for a sweep.
@@ -107,7 +107,7 @@ def _explain_missing_key(error: UserError, params: Sequence[str], cli_overrides:
 
 
 def _key_of_error(error: BaseException | None) -> str:
-    """The key that OmegaConf attached to an error or its cause; empty: none."""
+    """Return the key that OmegaConf attached to an error or its cause; empty: none."""
     while error is not None:
         if isinstance(error, OmegaConfBaseException) and error.full_key:
             return str(error.full_key)
@@ -131,7 +131,7 @@ def _all_jobs(
     groups: set[str],
     composed_of: Callable[[Sequence[str]], DictConfig],
 ) -> list[list[str]]:
-    """The overrides of each run, including Hydra's own."""
+    """Return the overrides of each run, including Hydra's own."""
     _refuse_continuous_ranges(parsed)
     _refuse_too_many_jobs(parsed)
     jobs: list[list[str]] = []
@@ -164,19 +164,19 @@ def _parse_all(config_loader: ConfigLoader, overrides: Sequence[str]) -> list[Ov
 
 
 def params_of(composed: DictConfig) -> list[str]:
-    """The sweep in a composed configuration (`hydra.sweeper.params`), as overrides."""
+    """Return the sweep in a composed configuration (`hydra.sweeper.params`) as overrides."""
     params = composed.hydra.sweeper.get("params") or {}
     return [f"{key}={value}" for key, value in params.items()]
 
 
 def _combinations(overrides: Sequence[Override]) -> Iterator[list[str]]:
-    """Every combination of values, seeds outermost in any order of arguments. The last override of a key counts."""
+    """Yield every combination of values. Seeds are outermost, and the last override of a key counts."""
     seeds_first = sorted(overrides, key=lambda override: not _is_seed(override))
     yield from map(list, itertools.product(*map(_values, _last_of_each_key(seeds_first))))
 
 
 def _last_of_each_key(overrides: Sequence[Override]) -> list[Override]:
-    """The last override of each key. `key=` doesn't replace an earlier `+key=`, because it depends on it."""
+    """Return the last override of each key. `key=` doesn't replace an earlier `+key=`, because it depends on it."""
     last: dict[str, Override] = {}
     for override in overrides:
         if override.is_force_add():
@@ -192,7 +192,7 @@ def _is_seed(override: Override) -> bool:
 
 
 def _values(override: Override) -> list[str]:
-    """One override per value."""
+    """Split a swept override into one override per value."""
     key = override.get_key_element()
     if override.is_sweep_override():
         return [f"{key}={value}" for value in override.sweep_string_iterator()]
@@ -205,8 +205,10 @@ def _seed_of(job: Sequence[str]) -> str | None:
 
 
 def _candidate_jobs(parsed: Sequence[Override]) -> Iterator[list[str]]:
-    """Example jobs of a search: both ends of each range and each listed value, with the first value of other keys.
-    Checking them finds invalid values before the search starts."""
+    """Yield example jobs of a search. Checking them finds invalid values before the search starts.
+
+    They have both ends of each range and each listed value, with the first value of other keys.
+    """
 
     def values(override: Override) -> list[str]:
         value = override.value()
@@ -270,7 +272,7 @@ def refuse_repeated_runs(runs: Sequence[PlannedRun], configs: Sequence[Config]) 
     """Refuse two runs with the same configuration, including the seed: they would count as repeats.
 
     Args:
-        configs: of the runs, in the same order.
+        configs: the configurations of the runs, in the same order.
     """
     before: dict[bytes, PlannedRun] = {}
     for run, config in zip(runs, configs, strict=True):

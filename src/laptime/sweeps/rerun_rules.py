@@ -21,12 +21,12 @@ from laptime.training.checkpoints import last_intact
 
 @dataclass(frozen=True)
 class Job:
-    """A run as it is planned now.
+    """A run in the current plan.
 
     Attributes:
-        overrides: one value per key.
-        invocation: number of the command line that it belongs to. The same configuration twice in one command line is
-            two runs; in two command lines it is one.
+        overrides: the overrides with one value per key.
+        invocation: number of the command line that it belongs to. The same configuration twice in one command line
+            makes two runs; in two command lines it makes one.
     """
 
     overrides: list[str]
@@ -36,15 +36,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Step:
-    """What is done with one job.
+    """The action for one job.
 
     Attributes:
-        number: of the run, which names its directory.
-        decision: in words.
+        number: the number of the run, which names its directory.
+        decision: a description of the action.
         run: the earlier run with this number; None: there is none.
-        is_done: it is completed, so nothing is done.
-        resume: continue in the run's directory, from its last checkpoint if it has one. Otherwise its files are moved
-            to earlier/.
+        is_done: whether it is completed, so that nothing is done.
+        resume: whether to continue in the run's directory, from its last checkpoint if it has one. Otherwise its files
+            are moved to earlier/.
     """
 
     number: int
@@ -66,7 +66,7 @@ def keep_completed(run: EarlierRun, job: Job) -> Step:
 
 
 def condition_changes(run: EarlierRun, config: Mapping[str, Any]) -> str:
-    """How a completed run differs from new ones apart from its configuration, in words; empty: not at all."""
+    """Describe how a completed run differs from new ones apart from its configuration; empty: not at all."""
     changes, commits = _changed_conditions(run, config)
     if changes:
         return (
@@ -106,7 +106,7 @@ def _leaves_an_epoch_to_time(run: EarlierRun, config: Config) -> bool:
 
 
 def config_changes(run: EarlierRun, hashed: Mapping[str, Any]) -> str:
-    """How the configuration of a run with the same overrides has changed, in words."""
+    """Describe how the configuration of a run with the same overrides has changed."""
     before = (None if run.record is None else run.record.hashed_config) or {}
     differences = [
         f"{key} {before.get(key)} then, {hashed.get(key)} now"
@@ -129,8 +129,11 @@ def _commit() -> str | None:
 
 
 def _changed_conditions(run: EarlierRun, config: Mapping[str, Any]) -> tuple[list[str], str]:
-    """What has changed since a run apart from its configuration: names with both values, and the two commits in words
-    (empty: the same)."""
+    """Return what has changed since a run apart from its configuration.
+
+    Returns:
+        The names of the changed conditions with both values, and a description of the two commits (empty: the same).
+    """
     if run.record is None or run.record.environment is None:
         return [], ""
     then, now = run.record.environment, current_environment()

@@ -42,7 +42,7 @@ class _InvocationHistory:
         invocations: the overrides of each command line, oldest first.
         config_name, config_dir: the flags of the last one; None: not set.
         output_subdir: Hydra's folder in a run directory.
-        had_notify: `sweep.notify` was set.
+        had_notify: whether `sweep.notify` was set.
     """
 
     invocations: list[list[str]]
@@ -54,13 +54,13 @@ class _InvocationHistory:
 
 @dataclass(frozen=True)
 class EarlierSweep:
-    """A sweep that no process is running, from `open_sweep`.
+    """A sweep that no process is running. `open_sweep` returns it.
 
     Attributes:
         override: the override that names it, for messages.
-        path: absolute.
+        path: the absolute path of its directory.
         history: its earlier command lines.
-        runs: of the sweep, in the order of their numbers.
+        runs: its runs, in the order of their numbers.
     """
 
     override: str
@@ -69,8 +69,10 @@ class EarlierSweep:
     runs: list[EarlierRun]
 
     def invocations(self, cli_overrides: Sequence[str]) -> list[list[str]]:
-        """The command lines to plan jobs from: the first one of the sweep, merged with the current overrides. Without
-        current overrides, all earlier ones.
+        """Return the command lines to plan jobs from.
+
+        With current overrides, it is the first command line of the sweep, merged with them. Without, they are all
+        earlier command lines.
 
         Raises:
             UserError: an override can't be changed.
@@ -118,8 +120,8 @@ class EarlierSweep:
         """Divide the cores so that `strategy.threads_per_rank=auto` has the same value as in the earlier runs.
 
         Args:
-            configs: of the current jobs.
-            slots: of the cores; None: each run has all cores.
+            configs: the configurations of the current jobs.
+            slots: the core slots; None: each run has all cores.
 
         Raises:
             UserError: the value would be different.
@@ -155,7 +157,7 @@ class EarlierSweep:
             {run.number: run for run in self.runs if run.is_unidentified},
         )
         next_number = max([*(run.number for run in self.runs), *never_started], default=-1) + 1
-        # Numbers of runs without overrides are reused: by the run that the plan has there, or in the order of the jobs.
+        # Numbers of runs without overrides are reused by the job that the plan has there, or in the order of the jobs.
         free_numbers = [number for number in unidentified if number not in never_started]
         steps = []
         for (job, hashed), run in zip(planned, matching_runs, strict=True):
@@ -181,7 +183,7 @@ class EarlierSweep:
     def _match_runs(
         self, planned: "Sequence[tuple[Job, Mapping[str, Any]]]", hashes: Sequence[str]
     ) -> list[EarlierRun | None]:
-        """The earlier run with the configuration of each job: preferably with the same overrides, or completed."""
+        """Return the earlier run with each job's configuration, preferably with the same overrides, or completed."""
         unmatched = list(self.runs)
         matches: list[EarlierRun | None] = [None] * len(planned)
         for is_match in _MATCHERS:
@@ -193,7 +195,7 @@ class EarlierSweep:
         return matches
 
     def steps_outside_request(self, steps: Sequence[Step]) -> list[Step]:
-        """Remarks on the runs that belong to none of the jobs, as steps with nothing to do."""
+        """Return remarks on the runs that belong to none of the jobs, as steps with nothing to do."""
         remarks = []
         for run in self.runs:
             if any(step.run is run for step in steps):
@@ -212,7 +214,7 @@ class EarlierSweep:
         return remarks
 
     def never_started(self) -> dict[int, str]:
-        """The swept overrides of planned runs that have no directory yet, by number."""
+        """Return the swept overrides of planned runs that have no directory yet, by number."""
         started = {run.number for run in self.runs if not run.is_unidentified}
         return {number: swept for number, swept in read_plan(self.path).items() if number not in started}
 
@@ -222,7 +224,7 @@ def open_sweep(name: str, read_only: bool = False) -> EarlierSweep:
 
     Args:
         name: the value of `sweep.resume`: a directory, or latest.
-        read_only: don't write the mark.
+        read_only: whether to write no mark.
 
     Raises:
         UserError: there is no such sweep, it can't be resumed, or it is still running.
@@ -247,7 +249,7 @@ def open_sweep(name: str, read_only: bool = False) -> EarlierSweep:
 
 
 def _find_sweep(override: str, name: str) -> Path:
-    """The absolute directory of the sweep called `name`: a directory, or latest."""
+    """Return the absolute path of the sweep that `name` means: a directory, or latest."""
     path = next(iter(newest_sweeps()), None) if name == "latest" else expanded(KEY, name)
     if path is None:
         raise UserError(f"{override}: there is no sweep below multirun/.")
@@ -264,7 +266,7 @@ def _find_sweep(override: str, name: str) -> Path:
 
 
 def _archived_names(sweep_dir: Path) -> list[str]:
-    """Names of the copies of earlier multirun.yaml files, oldest first."""
+    """Return the names of the copies of earlier multirun.yaml files, oldest first."""
     names: list[str] = []
     while (sweep_dir / (name := f"multirun-{len(names)}.yaml")).is_file():
         names.append(name)
@@ -305,7 +307,7 @@ def can_be_resumed(sweep_dir: Path) -> bool:
 
 
 def resume_command(sweep_dir: Path) -> str:
-    """The command that resumes a sweep, with the flags that the sweep was started with."""
+    """Return the command that resumes a sweep, with the flags that started it."""
     file = read_sweep_file(sweep_dir)
     flags = [] if file.config_name in (None, CONFIG_NAME) else ["--config-name", str(file.config_name)]
     flags += [] if file.config_dir is None else ["--config-dir", relative(Path(file.config_dir))]
@@ -313,7 +315,7 @@ def resume_command(sweep_dir: Path) -> str:
 
 
 def _obstacle(file: SweepFile) -> str | None:
-    """Why a sweep with these settings of Hydra can't be resumed; None: it can."""
+    """Return why a sweep with these settings of Hydra can't be resumed; None: it can."""
     if not str(file.sweeper["_target_"]).endswith("RepeatingSweeper"):
         return "a search can't be resumed, because it chose its trials while it ran. Start a new one."
     if file.subdir != "${hydra.job.num}":
@@ -324,7 +326,7 @@ def _obstacle(file: SweepFile) -> str | None:
 
 
 def _list_newest() -> str:
-    """The newest sweeps, as a second line of a message."""
+    """List the newest sweeps in the second line of a message."""
     names = ", ".join(map(str, newest_sweeps()[:5]))
     return f"\nThe newest: {names}." if names else ""
 
@@ -333,7 +335,7 @@ def _without_duplicates(jobs: Sequence[tuple[Job, dict[str, Any]]]) -> list[tupl
     """Keep the jobs of a configuration only from the command line that has most of them; in a tie, from the first.
 
     Args:
-        jobs: each with its hashed configuration.
+        jobs: the jobs, each with its hashed configuration.
     """
     hashes = [config_hashes(hashed)[0] for _, hashed in jobs]
     counts = Counter((config_hash, job.invocation) for config_hash, (job, _) in zip(hashes, jobs, strict=True))
@@ -348,7 +350,7 @@ def _has_same_overrides(run: EarlierRun, job: Job) -> bool:
     return set(persistent_overrides(run.overrides)) == set(persistent_overrides(job.overrides))
 
 
-# Which of several runs with a job's configuration is matched to the job, best first.
+# Rules for which of several runs with a job's configuration is matched to the job, best first.
 _MATCHERS: tuple[Callable[[EarlierRun, Job], bool], ...] = (
     _has_same_overrides,
     lambda run, job: run.is_completed,
@@ -357,7 +359,7 @@ _MATCHERS: tuple[Callable[[EarlierRun, Job], bool], ...] = (
 
 
 def _is_planned_as(overrides: Sequence[str], swept: str) -> bool:
-    """Whether a job is the one in a sweep's plan that has these swept overrides."""
+    """Whether a job is the run in a sweep's plan that has these swept overrides."""
     planned = {override_by_new_name(override) for override in swept.split()}
     return planned <= set(" ".join(mask_command(overrides)).split())
 

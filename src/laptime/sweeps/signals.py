@@ -1,4 +1,4 @@
-"""Signals to the main process of a sweep, between two runs or while other processes run the jobs."""
+"""Handles signals to the main process of a sweep, between two runs or while other processes run the jobs."""
 
 import os
 import signal

@@ -43,17 +43,17 @@ class Sweep:
     It is also the task function that Hydra calls for each job. Launchers pickle it to other processes.
 
     Attributes:
-        path: of the sweep, absolute.
+        path: the absolute path of the sweep directory.
         cli_overrides: the overrides of the command line.
-        jobs: overrides of every job; for a search, of examples of jobs.
+        jobs: the overrides of every job; for a search, those of example jobs.
         num_jobs: number of jobs; for a search, the maximum.
         cores: how its runs divide the cores of the machine.
         command: the value of `sweep.notify`; None: no command is run.
-        overrides_by_run: of all earlier and planned runs, by number.
-        todo: overrides of the runs to start now, by number.
-        snapshots: `snapshot` of each checked configuration, by number.
-        steps: what is done with each run of a resumed sweep, by number; empty: a new sweep.
-        is_search: the sweeper chooses the jobs while it runs.
+        overrides_by_run: the overrides of all earlier and planned runs, by number.
+        todo: the overrides of the runs to start now, by number.
+        snapshots: the `snapshot` of each checked configuration, by number.
+        steps: the action for each run of a resumed sweep, by number; empty: a new sweep.
+        is_search: whether the sweeper chooses the jobs while it runs.
     """
 
     path: Path
@@ -79,7 +79,7 @@ class Sweep:
         """Let Hydra run the jobs. A failed one doesn't stop the others.
 
         Args:
-            settings: of the whole sweep, from laptime.sweeps.hydra_jobs.sweep_config.
+            settings: the configuration of the whole sweep, from laptime.sweeps.hydra_jobs.sweep_config.
 
         Returns:
             The exit code.
@@ -119,7 +119,7 @@ class Sweep:
         return exit_code
 
     def __call__(self, cfg: "DictConfig") -> Any:
-        """Run one job. Returns the value that Hydra's sweepers optimize; None: it was not measured."""
+        """Run one job. Return the value that Hydra's sweepers optimize; None: it was not measured."""
         from hydra.core.hydra_config import HydraConfig
 
         job = HydraConfig.get()
@@ -163,7 +163,7 @@ class Sweep:
         return None
 
     def add_runs(self, jobs: Sequence[list[str]]) -> dict[int, list[str]]:
-        """Number additional runs, and add them to the plan. Returns their overrides by number."""
+        """Number additional runs, and add them to the plan. Return their overrides by number."""
         first = max([*self.overrides_by_run, *read_plan(self.path), *numbered_runs(self.path)], default=-1) + 1
         added = dict(enumerate(jobs, start=first))
         self.overrides_by_run |= added
@@ -200,7 +200,7 @@ class Sweep:
 
 
 def num_trials(composed: "DictConfig") -> int | None:
-    """The maximum number of trials of a search; None: not a search."""
+    """Return the maximum number of trials of a search; None: not a search."""
     from omegaconf import OmegaConf
 
     trials = OmegaConf.select(composed, "hydra.sweeper.n_trials")
@@ -220,8 +220,10 @@ def _secrets_of(cfg: "DictConfig") -> Collection[str]:
 
 
 def objective(record: RunRecord, names: str | Sequence[str] | None) -> float | list[float | None] | None:
-    """The value of `optimized_metric`, or a list of values if it is a list: what Hydra's sweepers optimize. None: not
-    measured."""
+    """Return the value of `optimized_metric` (a list, if it is a list), which Hydra's sweepers optimize.
+
+    None means that it was not measured.
+    """
     values: dict[str, float | None] = structs.asdict(record.result) | structs.asdict(record.timing)
     if names is None:
         return None
