@@ -1,4 +1,4 @@
-"""benchmarks/accelerator.py: the self-test of a device. Here the CPU stands in for one."""
+"""benchmarks/accelerator.py, the self-test of a device, with the CPU in place of an accelerator."""
 
 import json
 import os
@@ -27,8 +27,8 @@ from selftest.parts import PARTS  # noqa: E402
 
 
 @pytest.fixture
-def carry_out(work_folder):
-    """carry_out(name of a function in selftest_parts, seconds): the result of that part."""
+def run_part(work_folder):
+    """run_part(name, limit_s): the result of the part that is a function of that name in selftest_parts."""
 
     def run(name: str, limit_s: float = processes.DEADLINE_S) -> Result:
         part = Part(name, "for tests", getattr(selftest_parts, name))
@@ -37,7 +37,7 @@ def carry_out(work_folder):
     return run
 
 
-def test_without_an_accelerator_it_names_the_rehearsal(work_folder):
+def test_without_an_accelerator_the_error_names_rehearse(work_folder):
     done = processes.run(script=SCRIPT)
     assert done.returncode == 2
     assert "--rehearse" in done.stderr and len(done.stderr.splitlines()) == 1
@@ -61,12 +61,12 @@ def test_wrong_options_are_refused(typed, work_folder):
     assert list(work_folder.iterdir()) == []
 
 
-def test_what_a_part_found_is_kept_whatever_becomes_of_it(carry_out):
-    assert carry_out("passes").status == "pass"
-    failed, skipped = carry_out("fails"), carry_out("skips")
+def test_results_of_a_part_survive_failures_and_crashes(run_part):
+    assert run_part("passes").status == "pass"
+    failed, skipped = run_part("fails"), run_part("skips")
     assert (failed.status, failed.why) == ("fail", "one: 1 is not 2")
     assert (skipped.status, skipped.why) == ("skipped", "there is nothing to try")
-    raised, killed = carry_out("raises"), carry_out("is_killed")
+    raised, killed = run_part("raises"), run_part("is_killed")
     assert (raised.status, raised.why) == ("fail", "RuntimeError: broken on purpose")
     assert (killed.status, killed.why) == ("fail", "its process was killed by SIGKILL")
     assert any("broken on purpose" in line for line in raised.output) and failed.output == []
@@ -75,14 +75,14 @@ def test_what_a_part_found_is_kept_whatever_becomes_of_it(carry_out):
         assert result.figures == [Figure("before", 1.5, "s")]
 
 
-def test_what_a_missing_package_leaves_untried_is_skipped(carry_out):
-    nothing, rest = carry_out("needs_a_package"), carry_out("needs_a_package_at_its_end")
+def test_checks_that_need_a_missing_package_are_skipped(run_part):
+    nothing, rest = run_part("needs_a_package"), run_part("needs_a_package_at_its_end")
     assert (nothing.status, nothing.why) == ("skipped", "no_such_package is not installed")
     assert rest.status == "pass" and "no_such_package is not installed" in rest.why
 
 
-def test_a_busy_device_is_named_and_explains_failures(carry_out):
-    failed, noted = carry_out("fails_on_a_busy_device"), carry_out("looks_at_a_busy_device")
+def test_a_failure_on_a_busy_device_names_the_memory_in_use(run_part):
+    failed, noted = run_part("fails_on_a_busy_device"), run_part("looks_at_a_busy_device")
     assert failed.status == "fail"
     assert failed.why.startswith("RuntimeError: out of memory") and "60.0 of the device's 80.0 GB" in failed.why
     assert noted.status == "pass" and "75%" in noted.why
@@ -90,7 +90,7 @@ def test_a_busy_device_is_named_and_explains_failures(carry_out):
 
 
 @pytest.mark.parametrize("out", ["file", "file/folder", "/proc/folder", "taken"])
-def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_tried(out, work_folder):
+def test_an_unwritable_output_folder_is_refused_before_the_first_part(out, work_folder):
     Path("file").touch()
     Path("taken").mkdir()
     Path("taken/accelerator.json").touch()
@@ -99,14 +99,14 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_tried(out
     assert len(done.stderr.splitlines()) == 1 and f"--out {out}" in done.stderr
 
 
-def test_a_part_that_hangs_is_ended_with_what_it_started(carry_out, work_folder):
-    result = carry_out("hangs", limit_s=8.0)
+def test_a_hanging_part_is_killed_with_its_children(run_part, work_folder):
+    result = run_part("hangs", limit_s=8.0)
     assert result.status == "fail" and "8 s" in result.why
     child = int((work_folder / "hangs/child").read_text())
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
-def test_time_that_is_over_skips_the_parts_that_are_left(work_folder):
+def test_remaining_parts_are_skipped_after_the_time_limit(work_folder):
     done = processes.run("--rehearse", "--only", "copies", "--minutes", "0.01", "--out", "out", script=SCRIPT)
     assert done.returncode == 0, done.stderr
     (part,) = json.loads(Path("out/accelerator.json").read_text())["parts"]
@@ -115,7 +115,7 @@ def test_time_that_is_over_skips_the_parts_that_are_left(work_folder):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_writes_what_was_done(signum, start, work_folder):
+def test_results_are_written_after_a_signal(signum, start, work_folder):
     typed = ["--rehearse", "--only", "memory_in_use", "models", "--out", "out"]
     process = start(*typed, script=SCRIPT, new_session=True, environment={"PYTHONUNBUFFERED": "1"})
     until(lambda: process.stdout.readline().startswith("memory_in_use"), process)
@@ -129,10 +129,10 @@ def test_a_signal_writes_what_was_done(signum, start, work_folder):
     assert [part["name"] for part in written["parts"]] == ["memory_in_use"]
 
 
-def test_a_signal_while_it_loads_torch_ends_it_in_silence(start, work_folder):
-    """Whenever it comes: it is heeded before anything that takes time is imported."""
-    before_imports, rest = SCRIPT.read_text().split("# This checkout's Laptime", 1)
-    Path("first.py").write_text(f"{before_imports}print('ready', flush=True)\ntime.sleep(10000)\n# {rest}")
+def test_a_signal_during_the_imports_ends_the_script_silently(start, work_folder):
+    """The script sets its signal handlers before the slow imports."""
+    before_imports, _ = SCRIPT.read_text().split("# Import this checkout's Laptime", 1)
+    Path("first.py").write_text(f"{before_imports}print('ready', flush=True)\ntime.sleep(10000)\n")
     process = start(script=Path("first.py").absolute(), new_session=True)
     until(lambda: process.stdout.readline().startswith("ready"), process)
     os.killpg(process.pid, signal.SIGINT)
@@ -140,7 +140,7 @@ def test_a_signal_while_it_loads_torch_ends_it_in_silence(start, work_folder):
     assert process.returncode == 130
 
 
-def test_it_goes_on_when_nobody_reads_what_it_prints(work_folder):
+def test_the_self_test_continues_if_its_output_cannot_be_written(work_folder):
     with Path("/dev/full").open("w") as full:
         done = processes.run("--rehearse", "--only", "copies", "--out", "out", script=SCRIPT, stdout=full)
     assert done.returncode == 0, done.stderr
@@ -151,12 +151,11 @@ def test_the_page_names_no_user_folder_or_secret(work_folder, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.setattr(page.getpass, "getuser", lambda: "somebody")
     monkeypatch.setattr(page.platform, "node", lambda: "secret-lab-7")
-    told = f"/home/somebody/x on secret-lab-7 in {Path.cwd()}/runs, /mnt/acme/set with hf_{'a' * 30} | and\nmore"
+    text = f"/home/somebody/x on secret-lab-7 in {Path.cwd()}/runs, /mnt/acme/set with hf_{'a' * 30} | and\nmore"
     result = Result("models", "every model")
-    result.checks, result.remarks, result.output = [Check("model=cnn", "fail", told)], [Remark(told)], [told]
+    result.checks, result.remarks, result.output = [Check("model=cnn", "fail", text)], [Remark(text)], [text]
     result.conclude(Ended())
-    tested = page.machine("cpu")
-    page.write(Path(), "2026-11-29T10:11:12", True, tested, [result], complete=True)
+    page.write(Path(), "2026-11-29T10:11:12", True, page.machine("cpu"), [result], complete=True)
     for name in ("accelerator.json", "accelerator.md"):
         text = Path(name).read_text()
         for hidden in ("somebody", "secret-lab-7", str(work_folder), "hf_aaa", "acme"):
@@ -165,7 +164,7 @@ def test_the_page_names_no_user_folder_or_secret(work_folder, monkeypatch):
     assert len(table) == 1 and len(re.split(r"(?<!\\)\|", table[0])) == 7
 
 
-def test_a_name_that_is_a_word_of_the_page_is_hidden_in_free_text_alone(monkeypatch, work_folder):
+def test_a_user_named_like_an_option_is_only_hidden_in_free_text(monkeypatch, work_folder):
     monkeypatch.setattr(page.getpass, "getuser", lambda: "adam")
     monkeypatch.setattr(page.platform, "node", lambda: "cuda.lan")
     result = Result("optimizers", "every optimizer")
@@ -179,7 +178,7 @@ def test_a_name_that_is_a_word_of_the_page_is_hidden_in_free_text_alone(monkeypa
 
 
 @pytest.mark.unit
-def test_a_part_of_which_nothing_could_be_tried_is_skipped():
+def test_a_part_with_only_skipped_checks_is_skipped():
     result = Result("ranks", "ranks")
     result.checks = [Check("several ranks", "skipped", "one device is here")]
     result.conclude(Ended())
@@ -204,13 +203,13 @@ def test_a_rehearsal_passes(work_folder):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("fault", ["unsynchronized", "never_synchronized", "memory_of_one_epoch", "wrong_weights"])
-def test_a_fault_of_the_device_is_found(fault, carry_out):
-    """Each part fails when what it looks at is broken."""
-    assert carry_out(f"with_{fault}").status == "fail"
+def test_a_fault_of_the_device_fails_its_part(fault, run_part):
+    """Each part fails if the device has the fault that the part tests for."""
+    assert run_part(f"with_{fault}").status == "fail"
 
 
 @pytest.mark.soak
-def test_random_numbers_of_the_device_make_no_difference(carry_out):
-    """Those of an accelerator are not the CPU's: nothing in a network that is compared may draw any."""
-    result = carry_out("models_with_other_random_numbers", limit_s=600)
+def test_other_random_numbers_do_not_change_the_result(run_part):
+    """An accelerator draws other random numbers than the CPU, so the compared networks must not use any."""
+    result = run_part("models_with_other_random_numbers", limit_s=600)
     assert result.status == "pass", result.why

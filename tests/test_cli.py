@@ -128,13 +128,13 @@ MISTAKES = {
 
 @pytest.fixture
 def refused(call, monkeypatch):
-    """`call` for what is refused before anything is trained: no process is started in advance."""
+    """`call` for commands that are refused: the server of the ranks is not started in advance."""
     monkeypatch.setattr("laptime.runner.fresh_processes.preload", lambda: None)
     return call
 
 
 @pytest.mark.parametrize("typed", MISTAKES)
-def test_mistake_is_named_in_two_lines_and_leaves_nothing(typed, refused, work_folder):
+def test_a_mistake_prints_at_most_two_lines_and_leaves_no_files(typed, refused, work_folder):
     ended = refused(*typed.split())
     assert ended.returncode == 2
     assert ended.stdout == ""
@@ -161,7 +161,7 @@ def test_mistake_is_named_in_two_lines_and_leaves_nothing(typed, refused, work_f
     ],
     ids=["largest batch", "smallest training set", "no validation"],
 )
-def test_accepted_neighbors_of_mistakes_train(typed, expected, train, the_run):
+def test_valid_values_close_to_mistakes_train(typed, expected, train, the_run):
     ended = train(*TINY, *typed.split())
     assert ended.returncode == 0, ended.stderr
     record = the_run()[1]
@@ -169,26 +169,26 @@ def test_accepted_neighbors_of_mistakes_train(typed, expected, train, the_run):
     assert {key: record["config"]["training"][key] for key in expected} == expected
 
 
-def test_full_error_on_request(monkeypatch):
+def test_hydra_full_error_raises_the_exception(monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(UserError):
         main(["dataset=mnits"])
 
 
-def test_mistake_in_the_real_command(train, work_folder):
+def test_the_real_command_reports_a_mistake_without_traceback(train, work_folder):
     done = train("dataset=mnits")
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
     assert list(work_folder.iterdir()) == []
 
 
-def test_mistake_in_one_job_of_a_sweep_is_found_before_the_first_starts(refused, work_folder):
+def test_a_mistake_in_a_job_is_found_before_the_sweep_starts(refused, work_folder):
     ended = refused("-m", "training.epochs=1,0", "dataset.limit=2000")
     assert ended.returncode == 2 and "training.epochs=0" in ended.stderr
     assert list(work_folder.iterdir()) == []
 
 
-def test_a_run_is_never_written_over(trained, train):
+def test_a_run_is_never_overwritten(trained, train):
     run = trained(*ONE_EPOCH)
     before = (run / "run.json").read_bytes()
     ended = train(*ONE_EPOCH, f"hydra.run.dir={run}")
@@ -205,7 +205,7 @@ def test_a_users_own_files_survive_a_mistake(refused, work_folder):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("file", ["run.json", "epochs.csv", "plan.json", "multirun.yaml", "checkpoints/last.ckpt"])
-def test_a_directory_that_holds_a_run_is_known_without_hidden_files(file, call, work_folder):
+def test_a_directory_with_a_file_of_a_run_is_refused(file, call, work_folder):
     path = work_folder / "copy" / file
     path.parent.mkdir(parents=True)
     path.write_text("kept")
@@ -227,19 +227,19 @@ def test_overrides_from_python_are_text(wrong):
         laptime.run(["seed=1", wrong])
 
 
-def test_runs_that_want_the_same_directory_get_their_own(work_folder):
+def test_runs_with_the_same_directory_name_get_their_own(work_folder):
     first, second, third = (RunDir("outputs/12-00-00", may_move=True).path for _ in range(3))
     assert [path.name for path in (first, second, third)] == ["12-00-00", "12-00-00_1", "12-00-00_2"]
 
 
-def test_odd_names_of_directories_are_taken_as_they_are(train, work_folder):
+def test_special_characters_in_a_directory_name_are_kept(train, work_folder):
     ended = train(*ONE_EPOCH, "hydra.run.dir='out of, (the) {ordinary}=é'")
     assert ended.returncode == 0, ended.stderr
     assert (work_folder / "out of, (the) {ordinary}=é" / "run.json").is_file()
 
 
-def test_sweep_directory_belongs_to_one_sweep(train, work_folder):
-    """The second job can't be built, which fails it alone."""
+def test_a_sweep_directory_is_never_reused(train, work_folder):
+    """Even after a failed sweep. Its second job can't be built; the first one completes."""
     sweep = ["-m", *ONE_EPOCH, NO_REPORT, "training.batch_size=32,9999", "hydra.sweep.dir=mine"]
     ended = train(*sweep)
     assert ended.returncode == 2
@@ -252,7 +252,7 @@ def test_sweep_directory_belongs_to_one_sweep(train, work_folder):
     assert [path.read_bytes() for path in sorted(work_folder.rglob("run.json"))] == before
 
 
-def test_own_model_beside_own_configuration(train, work_folder, the_run):
+def test_a_model_beside_its_configuration_trains(train, work_folder, the_run):
     (work_folder / "own/model").mkdir(parents=True)
     (work_folder / "own/model/own_net.yaml").write_text("_target_: own_net_module.WidthNet\nwidth: 8\n")
     shutil.copy(Path(__file__).with_name("user_classes") / "width_net.py", work_folder / "own/own_net_module.py")
@@ -281,8 +281,8 @@ def test_sweep_of_one_job_has_no_label():
 
 
 @pytest.mark.parametrize("sweep", [False, True])
-def test_two_that_start_in_the_same_second_have_directories_of_their_own(sweep, train, work_folder):
-    """Directories are named by the second; here by a name that is always the same."""
+def test_runs_that_start_in_the_same_second_have_their_own_directories(sweep, train, work_folder):
+    """Directories are named by the second. Here the configuration sets a fixed name."""
     (work_folder / "conf/experiment").mkdir(parents=True)
     (work_folder / "conf/experiment/now.yaml").write_text(
         "# @package _global_\nhydra:\n  run:\n    dir: runs/now\n  sweep:\n    dir: runs/now\n"
@@ -297,7 +297,7 @@ def test_two_that_start_in_the_same_second_have_directories_of_their_own(sweep, 
     assert [record["status"] for record in records] == ["completed"] * (4 if sweep else 2)
 
 
-# What is asked without training.
+# Commands that don't train.
 
 
 @pytest.mark.unit
@@ -325,7 +325,7 @@ def test_info_shows_where_each_value_comes_from(call, work_folder):
     ],
 )
 def test_the_shell_completes_groups_options_and_keys(words, completed, train, work_folder):
-    """What bash asks: COMP_LINE is what was typed, COMP_POINT where the cursor is."""
+    """As bash does: COMP_LINE is the line, COMP_POINT the position of the cursor."""
     line = f"python train.py {words}"
     ended = train("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
     assert ended.returncode == 0, ended.stderr

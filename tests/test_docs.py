@@ -1,4 +1,4 @@
-"""What the documents show and name: links, commands, tests, references made by scripts."""
+"""Links, commands and test names in the documents are valid, and generated pages are current."""
 
 import argparse
 import contextlib
@@ -28,47 +28,49 @@ from tests.support.documents import DOCUMENTS, ROOT, Command, read
 WITH_COMMANDS = [*DOCUMENTS, "benchmarks/README.md"]
 BENCHMARKS = sorted(path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name != "ratios.py")
 PARSE_ONLY = Path(documents.__file__).with_name("parse_only.py")
-# Words in commands that stand for what the reader has.
-STAND_INS = {"DIR": "latest", "OVERRIDES": "seed=1", "NAME": "compile"}
-# What isn't a whole command.
-BEGUN = {"python train.py model=": "the Tab key completes it"}
-# Programs whose arguments are not Laptime's matter.
-OTHERS = {"head", "ls", "mail", "mlflow", "pytest", "scontrol", "wandb"}
-# Scripts of other people's projects, whose arguments are theirs.
-OTHERS_SCRIPTS = {"src/train.py": "of a project made from lightning-hydra-template"}
-# What can't be run here, and why.
+# Values for placeholders in commands.
+PLACEHOLDERS = {"DIR": "latest", "OVERRIDES": "seed=1", "NAME": "compile"}
+# Incomplete commands.
+INCOMPLETE = {"python train.py model=": "the Tab key completes it"}
+# Programs whose arguments are not checked.
+OTHER_PROGRAMS = {"head", "ls", "mail", "mlflow", "pytest", "scontrol", "wandb"}
+# Scripts of other projects, whose arguments are not checked.
+OTHER_SCRIPTS = {"src/train.py": "of a project made from lightning-hydra-template"}
+# Commands that tests can't run, and why.
 NOT_RUN = {
     "pip install": "is what the tests were installed by",
-    "tensorboard --logdir": "serves until it is stopped; analysis/test_report.py reads what it shows",
+    "tensorboard --logdir": "serves until it is stopped; analysis/test_report.py reads its events",
     "torchrun --nnodes": "needs several machines; test_torchrun.py runs it on two made of network namespaces",
-    "hydra/launcher=submitit_slurm": "needs SLURM; test_slurm.py plays it",
-    "device=cuda": "is a notebook's cell, in Colab",
+    "hydra/launcher=submitit_slurm": "needs SLURM; test_slurm.py simulates it",
+    "device=cuda": "is a cell of a notebook in Colab",
 }
-# 1,200 images are left to train with: more than the largest batch of experiment=batch_size_scaling.
-FEW = {"training.epochs": "1", "dataset.limit": "1500", "measure.peak": "false", "strategy.threads_per_rank": "1"}
+# 1,200 of the images are for training: more than the largest batch of experiment=batch_size_scaling.
+SHORT = {"training.epochs": "1", "dataset.limit": "1500", "measure.peak": "false", "strategy.threads_per_rank": "1"}
 
 
 # The table of docs/RELIABILITY.md.
 
 
 def rows() -> list[str]:
-    """The rows of its tables that name a fault, or who gets in, and a test."""
+    """The rows of its tables that name a fault or a matter of security, and a test."""
     tables = re.findall(r"^\| (?:fault|matter) \|.*\n\|[-|]+\n((?:\|.*\n)+)", read("docs/RELIABILITY.md"), re.MULTILINE)
     return [row for table in tables for row in table.splitlines()]
 
 
 def soak_marks(path: Path) -> dict[str, bool]:
-    """The tests of a file, and whether each is part of the soak with all of its parameters."""
+    """The tests of a file, and whether each is only in the soak, with all of its parameters."""
     text = path.read_text(encoding="utf-8")
     whole_file = re.search(r"^pytestmark = .*\.soak\b", text, re.MULTILINE) is not None
-    found = re.findall(r"^((?:@[\s\S]*?\n)?)def (test_\w+)\(", text, re.MULTILINE)
-    own = {name: decorators.rpartition("\n\n\n")[2] for decorators, name in found}
-    return {name: whole_file or re.search(r"^@.*\.soak$", text, re.MULTILINE) is not None for name, text in own.items()}
+    functions = re.findall(r"^((?:@[\s\S]*?\n)?)def (test_\w+)\(", text, re.MULTILINE)
+    marks = {name: decorators.rpartition("\n\n\n")[2] for decorators, name in functions}
+    return {
+        name: whole_file or re.search(r"^@.*\.soak$", mark, re.MULTILINE) is not None for name, mark in marks.items()
+    }
 
 
 @pytest.mark.unit
 def test_every_row_of_the_reliability_tables_names_tests_of_the_default_run():
-    """Each name is a test of the file named before it; a row whose tests are in the soak says so."""
+    """Each name is a test of the file named before it. If all tests of a row are in the soak, the row says so."""
     files = {str(path.relative_to(ROOT / "tests")): soak_marks(path) for path in (ROOT / "tests").rglob("test_*.py")}
     wrong = []
     for row in rows():
@@ -79,7 +81,7 @@ def test_every_row_of_the_reliability_tables_names_tests_of_the_default_run():
             if name.endswith(".py"):
                 in_use = in_use if name in files else []
                 in_use = [*in_use, name] if in_use and not marks else [name]
-                wrong += [f"{fault}: there is no tests/{name}"] if name not in files else []
+                wrong += [f"{fault}: tests/{name} does not exist"] if name not in files else []
                 continue
             holders = [file for file, tests in files.items() if name in tests]
             places = [file for file in in_use if name in files.get(file, {})] if in_use else holders
@@ -91,7 +93,7 @@ def test_every_row_of_the_reliability_tables_names_tests_of_the_default_run():
         if not marks:
             wrong.append(f"{fault}: names no test")
         elif all(marks) and "soak" not in cell:
-            wrong.append(f"{fault}: its tests are all in the soak, which it doesn't say")
+            wrong.append(f"{fault}: all of its tests are in the soak, but the row doesn't say so")
     assert len(rows()) > 40
     assert not wrong, "\n".join(wrong)
 
@@ -101,7 +103,7 @@ def test_every_row_of_the_reliability_tables_names_tests_of_the_default_run():
 
 @pytest.mark.unit
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_file_that_a_document_links_to_is_there(document):
+def test_every_link_of_a_document_leads_to_an_existing_file(document):
     text = read(document)
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     for link in links:
@@ -115,40 +117,40 @@ def test_every_file_that_a_document_links_to_is_there(document):
 
 
 def places(text: str) -> set[str]:
-    """What a link can name within a document: its headings, as GitHub makes anchors of them."""
+    """Anchors in a document: GitHub makes them from its headings."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     return anchors | {heading.strip("`") for heading in headings}
 
 
-# Commands: all are understood.
+# Commands: all have valid arguments.
 
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Reader"]:
-    """Reads commands in a folder that holds the files that the documents show."""
+    """A Reader in a folder with the files that the documents show."""
     folder = tmp_path_factory.mktemp("reader")
     for document in DOCUMENTS:
         documents.write_files(document, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(security, "_FROM_ENVIRONMENT", ("my_lab",))  # docs/own_model.md exports it
-        patch.setattr(fresh_processes, "preload", lambda: None)  # nothing is trained
+        patch.setattr(fresh_processes, "preload", lambda: None)  # no command trains
         yield Reader(folder, patch)
 
 
 class Reader:
-    """Whether programs would take the arguments that a document shows, as far as that is known without a run."""
+    """Checks the arguments of commands as far as possible without running them."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.folder, self.patch = folder, patch
-        self.known: dict[tuple[str, ...], str] = {}
+        self.cache: dict[tuple[str, ...], str] = {}
 
     def error(self, words: tuple[str, ...]) -> str:
-        """What the program would say against its arguments; empty: nothing."""
-        words = tuple(STAND_INS.get(word, word) for word in words)
-        if words not in self.known:
-            self.known[words] = self._error(*words)
-        return self.known[words]
+        """The program's error message about its arguments; empty if they are valid."""
+        words = tuple(PLACEHOLDERS.get(word, word) for word in words)
+        if words not in self.cache:
+            self.cache[words] = self._error(*words)
+        return self.cache[words]
 
     def _error(self, program: str, *arguments: str) -> str:
         first = arguments[0] if arguments else ""
@@ -178,15 +180,15 @@ class Reader:
                 return self._module(f"laptime.{first.removesuffix('.py')}", *arguments[1:])
             case "python":
                 return self._script(*arguments)
-        return "" if program in OTHERS else f"{program}: what is this?"
+        return "" if program in OTHER_PROGRAMS else f"{program}: unknown program"
 
     def _laptime(self, arguments: tuple[str, ...]) -> str:
-        command, rest = arguments[0] if arguments else "", arguments[1:]
+        command, subarguments = arguments[0] if arguments else "", arguments[1:]
         if command in COMMANDS and command != "train":
-            return self._command(COMMANDS[command].module, *rest)
+            return self._command(COMMANDS[command].module, *subarguments)
         if arguments in (("--help",), ("--version",)) or (re.fullmatch(r"\w+", command) and command != "train"):
             return ended(dispatch.main, arguments)
-        return self._train(rest if command == "train" else arguments)
+        return self._train(subarguments if command == "train" else arguments)
 
     def _train(self, arguments: tuple[str, ...]) -> str:
         from hydra._internal.utils import get_args_parser
@@ -195,14 +197,14 @@ class Reader:
         if args.cfg or args.help or args.info or args.shell_completion:
             return ended(main, arguments)
         sweeps = ("experiment=", "search=", "sweep.resume=")
-        if args.multirun or any(each.startswith(sweeps) for each in arguments):
-            # What is typed beside sweep.resume is added to the sweep's own; here there is no sweep.
-            resumes = ["-m"] if any(each.startswith("sweep.resume=") for each in arguments) else []
-            typed = [each for each in arguments if not each.startswith("sweep.resume=")]
-            # A list of numbers is checked by its first number alone; of any other list each value is checked.
-            fewer = [*resumes, *(re.sub(r"^([\w.]+=\d+),[\d,]+$", r"\1", each) for each in typed)]
+        if args.multirun or any(argument.startswith(sweeps) for argument in arguments):
+            # Check further overrides of sweep.resume as those of a new sweep.
+            resumes = ["-m"] if any(argument.startswith("sweep.resume=") for argument in arguments) else []
+            overrides = [argument for argument in arguments if not argument.startswith("sweep.resume=")]
+            # Of a list of numbers, check only the first one; of other lists, check each value.
+            fewer = [*resumes, *(re.sub(r"^([\w.]+=\d+),[\d,]+$", r"\1", override) for override in overrides)]
             error = ended(main, [*fewer, "sweep.dry_run=true"])
-            # Refused are searches and single runs, after all else has been found right.
+            # A dry run refuses searches and single runs, but only after it has checked everything else.
             return "" if error.startswith("error: sweep.dry_run=true: ") else error
         add_user_modules(args.config_dir)
         try:
@@ -232,81 +234,81 @@ class Reader:
         return self._train(tuple(args.overrides)) if name == "laptime.tune.__main__" else ""
 
     def _script(self, script: str, *arguments: str) -> str:
-        if script in OTHERS_SCRIPTS:
+        if script in OTHER_SCRIPTS:
             return ""
         if not (self.folder / script).exists() and not arguments and (ROOT / script).parent.name == "docs":
-            return "" if (ROOT / script).exists() else f"{script}: is not there"
+            return "" if (ROOT / script).exists() else f"{script}: does not exist"
         if (self.folder / script).exists():
             return "" if not arguments else f"{script}: takes no arguments"
         done = processes.run(ROOT / script, *arguments, script=PARSE_ONLY, cwd=self.folder)
-        return done.stderr or f"{script}: parses no arguments" if done.returncode else ""
+        return done.stderr or f"{script}: doesn't parse arguments" if done.returncode else ""
 
     def _pip(self, arguments: tuple[str, ...]) -> str:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        asked = re.findall(r"\[(.*?)\]", " ".join(arguments))
-        return "".join(f"pip: no extra {each}" for each in asked if each not in extras)
+        names = re.findall(r"\[(.*?)\]", " ".join(arguments))
+        return "".join(f"pip: no extra {name}" for name in names if name not in extras)
 
 
 def ended(command: Callable[[list[str]], Any], arguments: Any) -> str:
-    """What a command has written to standard error where it ended with another code than 0."""
-    written, shown = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stderr(written), contextlib.redirect_stdout(shown):
+    """A command's output to standard error if its exit code is not 0; else an empty text."""
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
         try:
             code = command(list(arguments))
         except SystemExit as end:
             code = end.code
-    return (written.getvalue().strip() or f"exit code {code}") if code else ""
+    return (stderr.getvalue().strip() or f"exit code {code}") if code else ""
 
 
 def parsed(command: Callable[[list[str]], Any], arguments: tuple[str, ...]) -> argparse.Namespace | str:
-    """The parsed arguments of a command, which then stops; or its error message."""
+    """The arguments that a command has parsed, or its error message. The command stops after parsing."""
     namespaces: list[argparse.Namespace] = []
 
     class Parsed(Exception):
         pass
 
-    def ending(parse: Callable[..., argparse.Namespace]) -> Callable[..., None]:
-        def parse_and_end(*given: Any, **named: Any) -> None:
-            namespaces.append(parse(*given, **named))
+    def stop_after(parse: Callable[..., argparse.Namespace]) -> Callable[..., None]:
+        def parse_and_stop(*positional: Any, **keywords: Any) -> None:
+            namespaces.append(parse(*positional, **keywords))
             raise Parsed
 
-        return parse_and_end
+        return parse_and_stop
 
-    written = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(written), contextlib.suppress(Parsed):
+    stderr = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(stderr), contextlib.suppress(Parsed):
         for name in ("parse_args", "parse_intermixed_args"):
-            patch.setattr(argparse.ArgumentParser, name, ending(getattr(argparse.ArgumentParser, name)))
+            patch.setattr(argparse.ArgumentParser, name, stop_after(getattr(argparse.ArgumentParser, name)))
         command(list(arguments))
-    return namespaces[-1] if namespaces else written.getvalue()
+    return namespaces[-1] if namespaces else stderr.getvalue()
 
 
 @pytest.mark.parametrize("document", WITH_COMMANDS)
-def test_every_command_of_a_document_is_understood(document, reader, monkeypatch):
+def test_every_command_of_a_document_has_valid_arguments(document, reader, monkeypatch):
     monkeypatch.chdir(reader.folder)
     text = read(document)
-    shown = documents.commands(document, reader.folder)
-    for each in shown:
-        if each.text in BEGUN:
+    commands = documents.commands(document, reader.folder)
+    for command in commands:
+        if command.text in INCOMPLETE:
             continue
-        for words in each.words:
+        for words in command.words:
             error = reader.error(words)
-            assert not error or error.splitlines()[0] in text, f"{each.text}\n{error}"
-    assert left_over(text, shown) == []
+            assert not error or error.splitlines()[0] in text, f"{command.text}\n{error}"
+    assert unchecked_commands(text, commands) == []
 
 
-def left_over(text: str, shown: list[Command]) -> list[str]:
-    """Mentions of commands with arguments that `shown` doesn't hold."""
-    rest = re.sub(r"\s+", " ", text.replace("\\\n", " "))
-    for each in sorted(shown, key=lambda each: -len(each.text)):
-        rest = rest.replace(re.sub(r"\s+", " ", each.text), "")
-    without_eval = re.sub(r'eval "\$\([^)]*\)"', "", rest)
+def unchecked_commands(text: str, commands: list[Command]) -> list[str]:
+    """Mentions of commands with arguments that are not in `commands`."""
+    remaining = re.sub(r"\s+", " ", text.replace("\\\n", " "))
+    for command in sorted(commands, key=lambda command: -len(command.text)):
+        remaining = remaining.replace(re.sub(r"\s+", " ", command.text), "")
+    without_eval = re.sub(r'eval "\$\([^)]*\)"', "", remaining)
     return re.findall(
         r"(?:\w+\.py|-m laptime\.\w+|torchrun|\$ laptime) (?:-{1,2}\w[\w-]*|[a-z.]+=\S+)[^`]{0,40}", without_eval
     )
 
 
-def test_a_command_that_is_not_understood_is_found(reader, monkeypatch):
-    """The check itself: each kind of command with a mistake in it."""
+def test_commands_with_invalid_arguments_are_found(reader, monkeypatch):
+    """A test of the Reader: each kind of command, with and without a mistake."""
     monkeypatch.chdir(reader.folder)
     for right, wrong in [
         ("python train.py model=cnn", "python train.py model=cmm"),
@@ -332,12 +334,12 @@ def test_a_command_that_is_not_understood_is_found(reader, monkeypatch):
         assert reader.error(tuple(shlex.split(wrong))) != "", wrong
 
 
-# Commands: those of the README are run; the others in the soak.
+# Commands: the default run executes those of the README, the soak the others.
 
 
 def test_every_command_of_the_readme_does_what_it_says(work_folder):
-    """The soak runs them again, with what they measure and with repeats."""
-    quick = {**FEW, "measure.breakdown": "false"}
+    """The soak runs them again, with the breakdown and with repeats."""
+    quick = {**SHORT, "measure.breakdown": "false"}
     fewer = {"seed=1,2,3": "seed=1", "strategy.world_size=1,2,4": "strategy.world_size=1,2"}
     assert run_all("README.md", work_folder, quick, fewer) >= 9
 
@@ -347,62 +349,62 @@ def test_every_command_of_the_readme_does_what_it_says(work_folder):
 @pytest.mark.parametrize("document", ["README.md", "docs/recipes.md"])
 def test_every_command_of_a_document_does_what_it_says(document, work_folder):
     fewer = {"seed=1,2,3": "seed=1,2", "seed=1,2,3,4,5": "seed=1,2"}
-    assert run_all(document, work_folder, FEW, fewer) >= 9
+    assert run_all(document, work_folder, SHORT, fewer) >= 9
 
 
 def run_all(document: str, folder: Path, added: Mapping[str, str], fewer: Mapping[str, str]) -> int:
-    """Type one after the other in one folder, as a reader would.
+    """Run the commands of a document one after the other in one folder, as a reader would.
 
     Args:
-        added: overrides for commands that train, where they have no value for the key.
-        fewer: words to replace, so that less is trained.
+        added: overrides for commands that train and don't set these keys.
+        fewer: replacements of arguments, so that the commands train less.
 
     Returns:
         The number of commands.
     """
     documents.write_files(document, folder)
-    seen: set[Path] = set()
+    checked: set[Path] = set()
     number = 0
-    for each in filter(lambda each: each.in_block, documents.commands(document, folder)):
-        if each.text.startswith(tuple(NOT_RUN)) or any(word in NOT_RUN for word in each.text.split()):
+    for command in filter(lambda command: command.in_block, documents.commands(document, folder)):
+        if command.text.startswith(tuple(NOT_RUN)) or any(word in NOT_RUN for word in command.text.split()):
             continue
-        for words in each.words:
-            typed = [fewer.get(word, word) for word in words]
+        for words in command.words:
+            argv = [fewer.get(word, word) for word in words]
             if trains(words):
-                keys = {word.partition("=")[0] for word in typed}
-                typed += [f"{key}={value}" for key, value in added.items() if key not in keys]
-                typed = [f"dataset.limit={FEW['dataset.limit']}" if "dataset.limit" in word else word for word in typed]
-                typed += ["seed=1"] if "experiment" in keys and "seed" not in keys else []
-            run_one(typed, folder)
-            looks_right(words, folder, seen)
+                keys = {word.partition("=")[0] for word in argv}
+                argv += [f"{key}={value}" for key, value in added.items() if key not in keys]
+                argv = [f"dataset.limit={SHORT['dataset.limit']}" if "dataset.limit" in word else word for word in argv]
+                argv += ["seed=1"] if "experiment" in keys and "seed" not in keys else []
+            run_one(argv, folder)
+            check_files(words, folder, checked)
             number += 1
     return number
 
 
-def run_one(typed: list[str], folder: Path) -> None:
-    if typed[0] == "torchrun":
-        typed = ["python", "-m", "torch.distributed.run", "--standalone", *typed[1:]]
-    assert typed[0] == "python", typed
-    how: dict[str, Any] = {"cwd": folder, "timeout": 900, "real": "torch.distributed.run" in typed}
-    _, *words = [str(ROOT / word) if re.fullmatch(r"\w+\.py", word) else word for word in typed]
+def run_one(argv: list[str], folder: Path) -> None:
+    if argv[0] == "torchrun":
+        argv = ["python", "-m", "torch.distributed.run", "--standalone", *argv[1:]]
+    assert argv[0] == "python", argv
+    settings: dict[str, Any] = {"cwd": folder, "timeout": 900, "real": "torch.distributed.run" in argv}
+    _, *words = [str(ROOT / word) if re.fullmatch(r"\w+\.py", word) else word for word in argv]
     if words[0] == "-m":
-        done = processes.run(*words[2:], module=words[1], **how)
+        done = processes.run(*words[2:], module=words[1], **settings)
     else:
-        done = processes.run(*words[1:], script=words[0], **how)
-    assert done.returncode == 0, f"{typed}\n{done.stderr}"
-    assert "Traceback" not in done.stderr, f"{typed}\n{done.stderr}"
-    assert done.stdout.strip(), typed
+        done = processes.run(*words[1:], script=words[0], **settings)
+    assert done.returncode == 0, f"{argv}\n{done.stderr}"
+    assert "Traceback" not in done.stderr, f"{argv}\n{done.stderr}"
+    assert done.stdout.strip(), argv
 
 
 def trains(words: tuple[str, ...]) -> bool:
-    only_asks = re.compile(r"--(help|cfg)|sweep\.(resume|dry_run)=")
-    return "train.py" in words and not any(only_asks.match(word) for word in words)
+    without_training = re.compile(r"--(help|cfg)|sweep\.(resume|dry_run)=")
+    return "train.py" in words and not any(without_training.match(word) for word in words)
 
 
-def looks_right(words: tuple[str, ...], folder: Path, seen: set[Path]) -> None:
-    """The files that a command has left: completed runs, a sweep's report, an evaluation, an exported network."""
-    records = set(folder.rglob("run.json")) - seen
-    seen |= records
+def check_files(words: tuple[str, ...], folder: Path, checked: set[Path]) -> None:
+    """Check the files of a command: completed runs, a sweep's report, an evaluation, an exported network."""
+    records = set(folder.rglob("run.json")) - checked
+    checked |= records
     if trains(words):
         assert records, words
         assert all('"status": "completed"' in record.read_text() for record in records), words
@@ -418,7 +420,7 @@ def looks_right(words: tuple[str, ...], folder: Path, seen: set[Path]) -> None:
 
 @pytest.mark.soak
 def test_the_python_of_the_recipes_does_what_it_says(train):
-    assert train("-m", "strategy.world_size=1", *(f"{key}={value}" for key, value in FEW.items())).returncode == 0
+    assert train("-m", "strategy.world_size=1", *(f"{key}={value}" for key, value in SHORT.items())).returncode == 0
     (block,) = re.findall(r"^    import laptime\n(?:(?:    .*)?\n)+", read("docs/recipes.md"), re.MULTILINE)
     *lines, last = [line[4:] for line in block.splitlines() if line.strip()]
     names: dict[str, Any] = {}
@@ -434,7 +436,7 @@ def test_every_benchmark_starts(name, work_folder):
     assert list(work_folder.iterdir()) == []
 
 
-# What scripts make from the code.
+# Generated pages.
 
 
 def test_the_api_reference_is_what_the_docstrings_say():
@@ -453,6 +455,6 @@ def test_the_configuration_reference_is_what_conf_says():
 
 
 @pytest.mark.unit
-def test_every_benchmark_is_explained():
+def test_benchmarks_readme_lists_every_script():
     explained = set(re.findall(r"^\| `(\w+\.py)`", read("benchmarks/README.md"), re.MULTILINE))
     assert explained == set(BENCHMARKS)

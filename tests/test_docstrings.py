@@ -92,7 +92,7 @@ def violations(sources: dict[str, str]) -> list[str]:
     return found
 
 
-def test_docstrings_name_what_there_is():
+def test_docstrings_name_existing_arguments_and_attributes():
     assert violations({str(path.relative_to(SRC)): path.read_text() for path in SRC.rglob("*.py")}) == []
 
 
@@ -125,7 +125,7 @@ def function(one):
 '''
 
 
-def test_names_that_there_are_not_are_found():
+def test_wrong_names_in_docstrings_are_found():
     assert violations({"wrong.py": WRONG}) == [
         "wrong.py: Base: Attributes: size",
         "wrong.py: Derived: Args: third",

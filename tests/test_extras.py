@@ -72,7 +72,7 @@ def test_a_folder_is_not_taken_for_an_exporter_or_an_energy_meter(only_a_folder)
 
 
 @pytest.mark.unit
-def test_packages_and_modules_that_are_there_are_installed():
+def test_installed_packages_and_modules_are_found():
     assert all(map(is_installed, ("torch", "laptime", "sys", "json")))
     assert not is_installed("no_such_package")
 
@@ -82,7 +82,7 @@ DISTRIBUTIONS = {"mlflow": "mlflow-skinny"}
 
 
 @pytest.mark.unit
-def test_each_extra_installs_what_is_said_of_it():
+def test_each_extra_installs_its_packages():
     project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]
     declared = {
         extra: {re.split(r"[>\[]", requirement)[0] for requirement in requirements}
@@ -96,7 +96,7 @@ def test_each_extra_installs_what_is_said_of_it():
 
 
 @pytest.mark.unit
-def test_no_other_module_says_how_to_install_something():
+def test_only_the_module_extras_says_how_to_install_packages():
     source = Path(extras.__file__).parent
     assert [path.name for path in source.rglob("*.py") if "pip install" in path.read_text()] == ["extras.py"]
 
@@ -126,7 +126,7 @@ class Fails:
     [ImportError("no such thing", name="json"), AttributeError("x", obj=shutil), ConnectionError("no answer")],
     ids=repr,
 )
-def test_a_logger_that_fails_otherwise_is_left_out(error):
+def test_a_logger_that_fails_with_another_error_is_left_out(error):
     assert fail_safe("mine", Fails(error)) is None  # type: ignore[arg-type]
 
 

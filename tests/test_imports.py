@@ -40,7 +40,7 @@ def without_torch(code: str, *arguments: str, **environment: str) -> None:
     ],
     ids=" ".join,
 )
-def test_asking_loads_no_torch(arguments, work_folder):
+def test_help_and_completion_load_no_torch(arguments, work_folder):
     code = (
         "from laptime.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code"
     )

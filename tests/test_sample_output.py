@@ -278,7 +278,7 @@ def test_documents_that_show_the_same_command_show_the_same_result():
     assert {first[line] for line in shared} == {second[line] for line in shared}
 
 
-def test_what_the_readme_says_of_its_sweep_is_in_the_sample():
+def test_figures_in_the_readme_are_in_its_sample():
     shown = next(str(parts) for document, command, parts in SAMPLES if (document, command) == ("README.md", SWEEP))
     (remark,) = re.findall(r"^A hand-written script [^$]*?\n\n", (ROOT / "README.md").read_text(), re.MULTILINE)
     figures = re.findall(r"\d+\.\d+|\d+%", remark)

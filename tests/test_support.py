@@ -35,7 +35,7 @@ def script(work_folder):
 
 
 @pytest.mark.parametrize("real", [False, True], ids=["forked", "real"])
-def test_a_forked_command_is_what_a_new_interpreter_would_be(real, script, work_folder):
+def test_a_forked_command_behaves_like_a_new_interpreter(real, script, work_folder):
     how = {"environment": {"COLOUR": "red"}, "new_session": True, "limits": {resource.RLIMIT_NOFILE: 100}}
     done = run("3", "two words", script=script, real=real, **how)
     assert done.returncode == 3 and done.stderr == "to stderr\n"
@@ -58,7 +58,7 @@ def test_a_forked_command_is_what_a_new_interpreter_would_be(real, script, work_
         ("import threading, time; threading.Thread(target=lambda: (time.sleep(0.2), print('thread'))).start()", 0),
     ],
 )
-def test_it_ends_as_a_new_interpreter_would(code, expected, work_folder):
+def test_a_forked_command_ends_like_a_new_interpreter(code, expected, work_folder):
     (work_folder / "ends.py").write_text(code)
     forked, real = (run(script=work_folder / "ends.py", real=real) for real in (False, True))
     assert forked.returncode == real.returncode == expected
@@ -74,14 +74,14 @@ def test_signals_reach_a_forked_command_and_its_ranks_server_ends_with_it(start,
     assert process.returncode == 128 + signal.SIGTERM, errors
 
 
-def test_until_fails_with_the_words_of_a_process_that_has_ended(work_folder):
+def test_until_fails_with_the_stderr_of_a_process_that_has_ended(work_folder):
     (work_folder / "ends.py").write_text("import sys; sys.exit('nothing to do')")
     process = start(script=work_folder / "ends.py")
     with pytest.raises(AssertionError, match=r"exit code 1\nnothing to do"):
         until(lambda: False, process)
 
 
-def test_until_gives_up_after_its_deadline_and_ends_the_process(work_folder):
+def test_until_kills_the_process_after_its_deadline(work_folder):
     (work_folder / "sleeps.py").write_text("import time; time.sleep(1000)")
     process = start(script=work_folder / "sleeps.py")
     with pytest.raises(AssertionError, match=r"did not hold within 0\.1 s"):
@@ -89,7 +89,7 @@ def test_until_gives_up_after_its_deadline_and_ends_the_process(work_folder):
     assert process.wait() == -signal.SIGKILL
 
 
-def test_a_command_that_does_not_end_is_given_up(work_folder):
+def test_run_times_out_if_the_command_does_not_end(work_folder):
     (work_folder / "sleeps.py").write_text("import time; time.sleep(1000)")
     with pytest.raises(subprocess.TimeoutExpired):
         run(script=work_folder / "sleeps.py", timeout=0.2)
@@ -118,7 +118,7 @@ def test_a_unit_test_cannot_start_a_process():
         (("-n", "0"), {"numprocesses": 0}, 0),
     ],
 )
-def test_three_processes_run_whole_folders_and_one_runs_what_somebody_looks_at(typed, options, expected):
+def test_whole_folders_run_in_three_processes_and_selected_tests_in_one(typed, options, expected):
     names = ("usepdb", "trace", "keyword", "lf", "failedfirst", "stepwise", "collectonly", "numprocesses")
     option = SimpleNamespace(**(dict.fromkeys(names) | {"capture": "fd", "dist": "no"} | options))
     conftest.pytest_cmdline_main(SimpleNamespace(invocation_params=SimpleNamespace(args=typed), option=option))
@@ -142,7 +142,7 @@ def test_{name}(number):
 """
 
 
-def test_the_processes_that_pytest_started_start_no_further_ones():
+def test_xdist_workers_start_no_further_processes():
     option = SimpleNamespace(numprocesses=None)
     conftest.pytest_cmdline_main(
         SimpleNamespace(workerinput={}, invocation_params=SimpleNamespace(args=()), option=option)
@@ -167,7 +167,7 @@ def test_no_other_test_runs_beside_one_that_is_marked_alone(work_folder):
             assert lines[index + 1] == "alone ends"
 
 
-def test_a_test_that_changes_a_shared_run_is_found_out(trained, tmp_path_factory):
+def test_a_test_that_changes_a_shared_run_fails_the_session(trained, tmp_path_factory):
     generator = conftest.trained.__wrapped__ if hasattr(conftest.trained, "__wrapped__") else None
     assert generator is not None
     lending = generator(tmp_path_factory)
