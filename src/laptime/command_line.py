@@ -79,7 +79,7 @@ class Parser(argparse.ArgumentParser):
         """Parse like argparse, but report an unknown option before other mistakes, which may follow from it."""
         for word in sys.argv[1:] if args is None else args:
             option = word.partition("=")[0]
-            if re.match("--[a-z]", option) and not any(known.startswith(option) for known in option_strings(self)):
+            if re.match("--[a-z]", option) and not any(name.startswith(option) for name in option_strings(self)):
                 self.error(f"unrecognized arguments: {word}")
         return super().parse_known_args(args, namespace)
 
@@ -132,9 +132,9 @@ def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     raise UserError(f"{message}. {see}")
 
 
-def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.7) -> str:
+def did_you_mean(word: str, names: Iterable[str], cutoff: float = 0.7) -> str:
     """Return `Did you mean --once?`, or an empty text if no known word is similar enough (see difflib)."""
-    nearest = closest(word, known, cutoff)
+    nearest = closest(word, names, cutoff)
     return f"Did you mean {nearest}?" if nearest else ""
 
 

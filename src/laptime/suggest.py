@@ -7,19 +7,19 @@ from collections.abc import Iterable
 _MOST_LISTED = 30
 
 
-def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+def closest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the known name that is most similar to another, ignoring case; None: none is similar enough.
 
     Args:
         cutoff: the minimum similarity, from 0 to 1.
     """
-    by_lower_case = {each.lower(): each for each in known}
+    by_lower_case = {name.lower(): name for name in names}
     close = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=cutoff)
     return by_lower_case[close[0]] if close else None
 
 
-def listed(known: Iterable[str]) -> str:
-    """Return a list of known names as text. A long list is cut."""
-    names = list(known)
+def listed(names: Iterable[str]) -> str:
+    """Return the known names as text. A long list is cut."""
+    names = list(names)
     more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
     return f"{', '.join(names[:_MOST_LISTED])}{more}"

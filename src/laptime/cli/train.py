@@ -157,9 +157,9 @@ def _main(arguments: list[str]) -> int:
     if args.cfg or args.help or args.hydra_help or args.info or args.shell_completion:
         (_print_help if args.help else run_hydra_main)(arguments, lambda cfg: None)
         return 0
-    resumed, typed = resumed_sweep(args.overrides)
+    resumed, cli_overrides = resumed_sweep(args.overrides)
     if resumed is not None:
-        return resume_sweep(args, resumed, typed)
+        return resume_sweep(args, resumed, cli_overrides)
     if not args.multirun:
         try:
             _run_once(args.overrides, _process_started_at(), typed_command(), args)

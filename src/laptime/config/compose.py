@@ -189,19 +189,19 @@ def _check_keys(cfg: DictConfig, schema: type[Group]) -> None:
     """Refuse keys that the schema does not have: Hydra accepts `+training.epoch=3`."""
     for group, dataclass in {"": schema, **closed_groups(schema)}.items():
         node = OmegaConf.select(cfg, group) if group else cfg
-        known = [field.name for field in fields(dataclass)]
-        for name in known:
+        keys = [field.name for field in fields(dataclass)]
+        for name in keys:
             if name not in node:
                 full_key = f"{group}.{name}" if group else name
                 raise UserError(f"~{full_key}: can't be removed. Set it to another value instead.")
         for key in node:
-            if key not in known:
+            if key not in keys:
                 full_key = f"{group}.{key!s}" if group else str(key)
                 leaf, value = first_leaf(cfg, full_key)
                 groups = keys_by_group(cfg)
                 groups[group] = [name for name in groups[group] if name != key]
                 groups.pop(full_key, None)
-                raise UserError(unknown_key(leaf, value, known, groups))
+                raise UserError(unknown_key(leaf, value, keys, groups))
 
 
 def _refuse_no_option(hydra: Hydra, overrides: Sequence[str]) -> None:
@@ -215,8 +215,8 @@ def _refuse_no_option(hydra: Hydra, overrides: Sequence[str]) -> None:
         if override.parsed is None or override.is_swept or override.is_deletion or not no_name:
             continue
         if "." not in override.key and (options := hydra.config_loader.get_group_options(override.key)):
-            known = ", ".join(options)
-            raise UserError(f"{override.text}: must be the name of an option. Known options: {known}.")
+            listed = ", ".join(options)
+            raise UserError(f"{override.text}: must be the name of an option. Known options: {listed}.")
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:

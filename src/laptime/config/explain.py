@@ -100,7 +100,7 @@ def _last_name(override: str) -> str:
 def unknown_key(
     full_key: str,
     value: str | None,
-    known: Sequence[str],
+    known_keys: Sequence[str],
     groups: Mapping[str, Sequence[str]],
     text: str = "",
     verb: str = "Type",
@@ -110,7 +110,7 @@ def unknown_key(
     Args:
         full_key: the whole key, also what follows the unknown part.
         value: as typed; None: there is none.
-        known: the keys of the innermost existing group.
+        known_keys: the keys of the innermost existing group.
         groups: see `keys_by_group`, without the unknown key.
         text: the override; "": the key is from a file, or was added with +.
         verb: see `foreign_keys.answer`.
@@ -118,7 +118,7 @@ def unknown_key(
     text = text or (full_key if value is None else f"{full_key}={value}")
     equals = "" if value is None else f"={value}"
     new = RENAMED.get(full_key)
-    if new is not None and new.rpartition(".")[2] in known:
+    if new is not None and new.rpartition(".")[2] in known_keys:
         return renamed_key(full_key, equals, text)
     if full_key in _SET_BY_THE_RUN:
         return f"{text}: is not a setting: Laptime sets it when the run starts. {_SET_BY_THE_RUN[full_key]}"
@@ -127,14 +127,14 @@ def unknown_key(
     names = full_key.split(".")
     depth = next((n for n in range(len(names) - 1, -1, -1) if ".".join(names[:n]) in groups), len(names) - 1)
     group, rest = ".".join(names[:depth]), ".".join(names[depth + 1 :])
-    near = suggest.closest(names[depth], known)
+    near = suggest.closest(names[depth], known_keys)
     elsewhere = [f"{other}.{names[-1]}" for other, keys in groups.items() if other and names[-1] in keys]
     if not elsewhere and len(names) == 1:
         full_keys = {key: f"{other}.{key}" for other, keys in groups.items() for key in keys if other}
         elsewhere = [full_keys[key] for key in [suggest.closest(full_key, full_keys)] if key is not None]
     options = [f"{group}.{near}".strip(".") + (f".{rest}" if rest else "")] if near else elsewhere[:3]
     hint = f" Did you mean {' or '.join(options)}?" if options else ""
-    return f"{text}: unknown key.{hint}\nKnown keys{group and ' of ' + group}: {suggest.listed(known)}."
+    return f"{text}: unknown key.{hint}\nKnown keys{group and ' of ' + group}: {suggest.listed(known_keys)}."
 
 
 def renamed_key(old: str, equals: str, text: str) -> str:
@@ -208,9 +208,9 @@ def _explain_in_a_file(hydra: Hydra, config_name: str, name: str, error: OmegaCo
     full_key = str(error.full_key)
     if isinstance(error, ConfigAttributeError | ConfigKeyError):
         group = closed_groups().get(full_key.rpartition(".")[0])
-        known = [field.name for field in fields(group or Config)]
+        known_keys = [field.name for field in fields(group or Config)]
         leaf, value = first_leaf(_content_of(hydra, name), full_key)
-        return unknown_key(leaf, value, known, keys_by_group(_defaults(hydra, config_name)), verb="Use")
+        return unknown_key(leaf, value, known_keys, keys_by_group(_defaults(hydra, config_name)), verb="Use")
     if isinstance(error, ValidationError):
         return f"{full_key}: {_wrong_type(error)}."
     return f"{full_key}: {reason_of(error)}."
@@ -280,9 +280,9 @@ def _explain_unknown_key(
     cfg = compose_with_hydra(hydra, config_name, rest)
     parent = full_key.rpartition(".")[0]
     node = OmegaConf.select(cfg, parent) if parent else cfg
-    known = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
+    known_keys = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
     return unknown_key(
-        override.full_key, override.value_text, known, keys_by_group(cfg) | {parent: known}, override.text
+        override.full_key, override.value_text, known_keys, keys_by_group(cfg) | {parent: known_keys}, override.text
     )
 
 

@@ -234,12 +234,12 @@ def table() -> str:
     lines = ["| elsewhere | Laptime | |", "|---|---|---|"]
     for row in FOREIGN_KEYS:
         names = ", ".join(f"`{name}`" for name in row.names.split())
-        values = ", ".join(f"`{theirs}`: {_shown(ours)}" for theirs, ours in row.values.items() if theirs != ours)
+        values = ", ".join(f"`{foreign}`: {_shown(value)}" for foreign, value in row.values.items() if foreign != value)
         lines.append(
             f"| {names} | {f'`{row.key}`' if row.key else ''} | {' '.join(filter(None, (row.note, values)))} |"
         )
     return "\n".join(lines)
 
 
-def _shown(ours: str) -> str:
-    return f"`{ours}`" if ours else "the default"
+def _shown(value: str) -> str:
+    return f"`{value}`" if value else "the default"

@@ -51,7 +51,7 @@ def refuse_dashes(arguments: Sequence[str], parser: argparse.ArgumentParser) -> 
     flags = parser._option_string_actions
     for number, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
-        shortened = flag.startswith("--") and any(known.startswith(flag) for known in flags)
+        shortened = flag.startswith("--") and any(name.startswith(flag) for name in flags)
         if not re.match(r"-+[A-Za-z_]", argument) or flag in flags or shortened:
             continue
         following = arguments[number + 1] if number + 1 < len(arguments) else "-"

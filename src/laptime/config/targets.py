@@ -114,8 +114,8 @@ def targets_in(key: str, value: Any) -> Iterator[tuple[str, Mapping[str, Any], C
 def _check_special(key: str, special: Mapping[str, Any]) -> None:
     for name, value in special.items():
         if not isinstance(value, _INSTANTIATE_KEYS[name]) or (name == "_convert_" and value not in _CONVERSIONS):
-            wanted = " or ".join(_CONVERSIONS) if name == "_convert_" else _describe(_INSTANTIATE_KEYS[name])
-            raise UserError(f"{key}.{name}={_as_yaml(value)}: must be {wanted}.")
+            expected = " or ".join(_CONVERSIONS) if name == "_convert_" else _describe(_INSTANTIATE_KEYS[name])
+            raise UserError(f"{key}.{name}={_as_yaml(value)}: must be {expected}.")
 
 
 def _check_arguments(
@@ -126,13 +126,13 @@ def _check_arguments(
         return
     arguments = {key: value for key, value in node.items() if key != "_target_" and key not in _INSTANTIATE_KEYS}
     by_position = _check_positional(group, node, parameters)
-    known = [name for name in parameters if name not in injected and name not in by_position]
+    known_arguments = [name for name in parameters if name not in injected and name not in by_position]
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for key, value in arguments.items():
-        if key not in known:
+        if key not in known_arguments:
             if takes_any and key not in by_position:
                 continue
-            raise _unknown_argument(group, node, key, value, known)
+            raise _unknown_argument(group, node, key, value, known_arguments)
         _check_type(f"{group}.{key}", value, parameters[key].annotation)
     for name, parameter in parameters.items():
         required = parameter.default is inspect.Parameter.empty and parameter.kind in (
@@ -148,21 +148,24 @@ def _check_arguments(
             )
 
 
-def _unknown_argument(group: str, node: Mapping[str, Any], key: str, value: Any, known: Sequence[str]) -> UserError:
+def _unknown_argument(
+    group: str, node: Mapping[str, Any], key: str, value: Any, known_arguments: Sequence[str]
+) -> UserError:
     text = f"{group}.{key}={_as_yaml(value)}"
-    if RENAMED.get(f"{group}.{key}", "").rpartition(".")[2] in known:
+    if RENAMED.get(f"{group}.{key}", "").rpartition(".")[2] in known_arguments:
         return UserError(renamed_key(f"{group}.{key}", f"={_as_yaml(value)}", text))
     roots = [field.name for field in fields(Config)]
     for leaf, leaf_value in (
         flat(value, f"{group}.{key}.") if isinstance(value, Mapping) else [(f"{group}.{key}", value)]
     ):
-        typed = _as_yaml(leaf_value)
-        if (answer := foreign_keys.answer(f"{leaf}={typed}", leaf, typed, roots)) is not None:
+        text_value = _as_yaml(leaf_value)
+        if (answer := foreign_keys.answer(f"{leaf}={text_value}", leaf, text_value, roots)) is not None:
             return UserError(answer)
-    near = suggest.closest(key, known)
+    near = suggest.closest(key, known_arguments)
     hint = f" Did you mean {group}.{near}?" if near else ""
     return UserError(
-        f"{text}: {group}._target_={node['_target_']} has no such argument.{hint}\nKnown: {suggest.listed(known)}."
+        f"{text}: {group}._target_={node['_target_']} has no such argument.{hint}\nKnown: "
+        f"{suggest.listed(known_arguments)}."
     )
 
 

@@ -43,8 +43,8 @@ def examine(seconds: float, on_progress: Callable[[str], None]) -> dict[str, Any
     noise = probe(seconds, cores, battery)
     return {
         "machine": machine,
-        "devices": [asdict(each) for each in devices],
-        "backends": [asdict(each) for each in backends],
+        "devices": [asdict(finding) for finding in devices],
+        "backends": [asdict(finding) for finding in backends],
         "noise": {
             "grade": noise.quality.grade,
             "reasons": list(noise.quality.reasons),
@@ -58,8 +58,8 @@ def examine(seconds: float, on_progress: Callable[[str], None]) -> dict[str, Any
             "frequency_drop": noise.frequency_drop,
             "busiest": [{"name": name, "cores": used} for name, used in noise.busiest],
         },
-        "checklist": [asdict(each) for each in checks(machine, noise, battery)],
-        "broken": [each.title for each in [*devices, *backends] if each.is_broken],
+        "checklist": [asdict(check) for check in checks(machine, noise, battery)],
+        "broken": [finding.title for finding in [*devices, *backends] if finding.is_broken],
     }
 
 

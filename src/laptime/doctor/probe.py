@@ -86,7 +86,7 @@ def probe(seconds: float, num_cores: int, battery: bool | None = None) -> Noise:
         for index in range(_NUM_SLICES)
     ]
     whole = counters.delta(snapshots[0], snapshots[-1], cpu_times[-1] - cpu_times[0], total_cores)
-    frequencies = [each.frequency_hz for each in slices if each.frequency_hz]
+    frequencies = [part.frequency_hz for part in slices if part.frequency_hz]
     return Noise(
         quality=assess(slices, times, total_cores, battery, timed="laps"),
         num_threads=num_cores,

@@ -28,10 +28,10 @@ def show(report: Mapping[str, Any], console: Console) -> None:
         table.add_row(Text(name), Text(value))
     console.print(table)
     table = _table("devices and backends", 3)
-    for each in [*report["devices"], *report["backends"]]:
-        name = f"{each['name']} {each['precision'] or ''}".strip()
+    for finding in [*report["devices"], *report["backends"]]:
+        name = f"{finding['name']} {finding['precision'] or ''}".strip()
         table.add_row(
-            Text(name), Text(each["verdict"], _VERDICTS.get(each["verdict"], "bold red")), Text(each["detail"])
+            Text(name), Text(finding["verdict"], _VERDICTS.get(finding["verdict"], "bold red")), Text(finding["detail"])
         )
     console.print(table)
     table = _table("noise right now", 2)
@@ -39,9 +39,9 @@ def show(report: Mapping[str, Any], console: Console) -> None:
         table.add_row(Text(name), Text(value))
     console.print(table)
     table = _table("before measuring", 3)
-    for each in checks:
-        mark, style = _MARKS[each["ok"]]
-        table.add_row(Text(mark, style), Text(each["name"]), Text(each["text"]))
+    for check in checks:
+        mark, style = _MARKS[check["ok"]]
+        table.add_row(Text(mark, style), Text(check["name"]), Text(check["text"]))
     console.print(table)
     console.print(Text(last_line(report)), soft_wrap=True)
 
@@ -56,7 +56,7 @@ def noise_rows(noise: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The rows of the table about the noise probe."""
     times = f"{noise['num_laps']} laps of the same matrix products, {counted(noise['num_threads'], 'thread')}"
     spread = f"median {1e3 * noise['median_s']:.0f} ms, p95 {noise['p95_over_median']:.2f} x the median"
-    busiest = ", ".join(f"{each['name']} {each['cores']:.0%} of a core" for each in noise["busiest"])
+    busiest = ", ".join(f"{process['name']} {process['cores']:.0%} of a core" for process in noise["busiest"])
     why = "; ".join(noise["reasons"]) or "no interference detected"
     return [
         ("grade", f"{noise['grade']}: {why}"),
@@ -68,7 +68,7 @@ def noise_rows(noise: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def last_line(report: Mapping[str, Any]) -> str:
     """The summary line."""
-    to_change = sum(each["ok"] is False for each in report["checklist"])
+    to_change = sum(check["ok"] is False for check in report["checklist"])
     changes = f"{counted(to_change, 'thing')} to change" if to_change else "nothing to change"
     works = f"broken: {', '.join(report['broken'])}" if report["broken"] else "all devices and backends work"
     return f"{works[0].upper()}{works[1:]}; noise {report['noise']['grade']}; {changes} before measuring."

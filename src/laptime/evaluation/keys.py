@@ -76,8 +76,8 @@ class ExportConfig(TrainedRunConfig):
         super().check()
         if not self.format:
             raise UserError(f"format=[]: must be one or more of {', '.join(FORMATS)}, or all.")
-        for each in self.format:
-            one_of("format", each, (*FORMATS, "all"))
+        for name in self.format:
+            one_of("format", name, (*FORMATS, "all"))
         positive("tolerance", self.tolerance)
         at_least("num_images", self.num_images, 1)
 

@@ -111,19 +111,19 @@ def print_latency(
         disturbances: interference while timing; empty: none detected.
     """
     is_one = len(networks) == 1
-    compared = any("speedup" in each for rows in networks.values() for each in rows)
+    compared = any("speedup" in row for rows in networks.values() for row in rows)
     table = Table(title="Latency", title_justify="left")
     columns = ["batch size", *([] if is_one else ["network"]), "p50", "p95", "p99", "images/s", "calls"]
     for column in [*columns, *(["x original"] if compared else [])]:
         table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
-    sizes = dict.fromkeys(each["batch_size"] for rows in networks.values() for each in rows)
+    sizes = dict.fromkeys(row["batch_size"] for rows in networks.values() for row in rows)
     for size in sizes:
         for name, rows in networks.items():
-            for each in rows:
-                if each["batch_size"] == size:
-                    cells = [_ms(each[f"p{q}_s"]) for q in (50, 95, 99)]
-                    cells += [f"{each['samples_per_s']:,.0f}", str(each["num_calls"])]
-                    cells += [f"{each['speedup']:.2f} x" if "speedup" in each else ""] if compared else []
+            for row in rows:
+                if row["batch_size"] == size:
+                    cells = [_ms(row[f"p{q}_s"]) for q in (50, 95, 99)]
+                    cells += [f"{row['samples_per_s']:,.0f}", str(row["num_calls"])]
+                    cells += [f"{row['speedup']:.2f} x" if "speedup" in row else ""] if compared else []
                     table.add_row(str(size), *([] if is_one else [name]), *cells)
     console.print(table)
     console.print(Text(f"Timed: {timed}."))

@@ -102,13 +102,13 @@ class TrainedRun:
         return network.to(device.torch_device).eval(), data
 
 
-def open_run(run: str, checkpoint: str, typed: Sequence[str], root: str | None = None) -> TrainedRun:
+def open_run(run: str, checkpoint: str, cli_overrides: Sequence[str], root: str | None = None) -> TrainedRun:
     """Find a run, and read its record and checkpoint without importing the classes that they name.
 
     Args:
         run: a run directory, latest, or a checkpoint file in one.
         checkpoint: last, best, previous or a file.
-        typed: the overrides of the command line; only they can extend the allow-list.
+        cli_overrides: the overrides of the command line; only they can extend the allow-list.
         root: folder of the data set's files; None: the folder that the run used.
 
     Raises:
@@ -132,7 +132,7 @@ def open_run(run: str, checkpoint: str, typed: Sequence[str], root: str | None =
     config, world_size, threads = _checked(record, run_dir)
     if root is not None:
         config = {**config, "dataset": {**config["dataset"], "root": root}}
-    security.check_targets({group: config[group] for group in ("model", "dataset")}, typed)
+    security.check_targets({group: config[group] for group in ("model", "dataset")}, cli_overrides)
     key = f"checkpoint={path}"
     content = checkpoints.read(path, key, "there is nothing to evaluate")
     identity = records.finite(checkpoints.identity(config, world_size))
@@ -199,8 +199,8 @@ def _checkpoint(run_dir: Path, checkpoint: str) -> Path:
 def _checked(record: RunRecord, run_dir: Path) -> tuple[dict[str, Any], int, int]:
     """Check that a record has all that evaluation needs. Return configuration, ranks and threads per rank."""
 
-    def damaged(what: str) -> UserError:
-        return UserError(f"run={run_dir}: run.json is damaged: {what}.")
+    def damaged(problem: str) -> UserError:
+        return UserError(f"run={run_dir}: run.json is damaged: {problem}.")
 
     config = record.config
     if config is None:

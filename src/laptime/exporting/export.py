@@ -67,7 +67,7 @@ def export(
         images, _ = next(iter(data.test_dataloader()))
         with tempfile.TemporaryDirectory() as folder:
             made, failed = _make(network, data, images, config, targets, original, Path(folder))
-            kept = [each for each in made if _fits(each, original, config.tolerance, failed)]
+            kept = [exported for exported in made if _fits(exported, original, config.tolerance, failed)]
             machine = latency.Disturbances()
             timed = _latencies(network, kept, images, config.latency)
             disturbances = machine.found() if timed["original"] else []
@@ -98,13 +98,15 @@ def export(
         "original": {
             "size_bytes": _size_of_weights(network),
             "test_accuracy": original.accuracy,
-            "latency": [asdict(each) for each in timed["original"]],
+            "latency": [asdict(timing) for timing in timed["original"]],
         },
-        "exports": [_described(each, original, timed) for each in kept],
+        "exports": [_described(exported, original, timed) for exported in kept],
         "failed": failed,
-        "left_out": [{"name": each.name, "reason": each.missing} for each in targets if each.missing is not None],
+        "left_out": [
+            {"name": target.name, "reason": target.missing} for target in targets if target.missing is not None
+        ],
     }
-    return report, {file_name(each.target): each.content for each in kept}
+    return report, {file_name(exported.target): exported.content for exported in kept}
 
 
 def file_name(target: ExportTarget) -> str:
@@ -125,24 +127,24 @@ def _make(
     made, failed = [], []
     # Two images, because torch.export would make a batch size of 1 a constant.
     example = images[torch.arange(2) % len(images)].clone()
-    for each in targets:
-        if each.missing is not None:
+    for target in targets:
+        if target.missing is not None:
             continue
-        path = folder / file_name(each)
+        path = folder / file_name(target)
         try:
-            if each.int8:
-                loaded, layers = int8.EXPORTERS[each.format](network, example, path)
+            if target.int8:
+                loaded, layers = int8.EXPORTERS[target.format](network, example, path)
             else:
-                loaded, layers = EXPORTERS[each.format](network, example, path), []
+                loaded, layers = EXPORTERS[target.format](network, example, path), []
             predictions = predict(_any_size(loaded), _batches(data, config.num_images))
         except Exception as error:  # exporters raise many types
-            log.debug("%s", each.name, exc_info=True)
-            failed.append({"name": each.name, "reason": _reason(error)})
+            log.debug("%s", target.name, exc_info=True)
+            failed.append({"name": target.name, "reason": _reason(error)})
             continue
-        made.append(_ExportedFile(each, path.read_bytes(), loaded, layers, predictions))
+        made.append(_ExportedFile(target, path.read_bytes(), loaded, layers, predictions))
         if predictions.logits.shape != original.logits.shape:
             made.pop()
-            failed.append({"name": each.name, "reason": f"returns logits of shape {tuple(predictions.logits.shape)}"})
+            failed.append({"name": target.name, "reason": f"returns logits of shape {tuple(predictions.logits.shape)}"})
     return made, failed
 
 
@@ -186,10 +188,16 @@ def _fits(made: _ExportedFile, original: Predictions, tolerance: float, failed: 
 def _latencies(
     network: nn.Module, made: Sequence[_ExportedFile], images: Tensor, settings: latency.Settings
 ) -> dict[str, list[latency.Latency]]:
-    timed: dict[str, list[latency.Latency]] = {name: [] for name in ("original", *(each.target.name for each in made))}
+    timed: dict[str, list[latency.Latency]] = {
+        name: [] for name in ("original", *(exported.target.name for exported in made))
+    }
     for size in settings.batch_sizes:
         networks: dict[str, latency.Call] = {"original": network}
-        networks |= {each.target.name: each.loaded.call for each in made if each.loaded.fixed_batch in (None, size)}
+        networks |= {
+            exported.target.name: exported.loaded.call
+            for exported in made
+            if exported.loaded.fixed_batch in (None, size)
+        }
         for name, measured in latency.measure(networks, images, size, describe("cpu", "cpu"), settings).items():
             timed[name].append(measured)
     return timed
@@ -198,7 +206,7 @@ def _latencies(
 def _described(
     made: _ExportedFile, original: Predictions, timed: Mapping[str, Sequence[latency.Latency]]
 ) -> dict[str, Any]:
-    by_size = {each.batch_size: each for each in timed["original"]}
+    by_size = {timing.batch_size: timing for timing in timed["original"]}
     return {
         "name": made.target.name,
         "format": made.target.format,
@@ -212,7 +220,8 @@ def _described(
         "accuracy_cost": original.accuracy - made.predictions.accuracy,
         "int8_layers": made.layers,
         "latency": [
-            asdict(each) | {"speedup": speedup(by_size[each.batch_size], each)} for each in timed[made.target.name]
+            asdict(timing) | {"speedup": speedup(by_size[timing.batch_size], timing)}
+            for timing in timed[made.target.name]
         ],
         "notes": list(made.loaded.notes),
         **made.loaded.details,

@@ -77,7 +77,7 @@ def load_onnx(path: Path, fixed_batch: int | None, notes: tuple[str, ...]) -> Lo
         return torch.from_numpy(logits)
 
     model = onnx_package.load(path, load_external_data=False)
-    opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return Loaded(call, fixed_batch, {"input": model_input.name, "opset": opset}, notes)
 
 
@@ -88,7 +88,7 @@ def torchscript(network: nn.Module, images: Tensor, path: Path) -> Loaded:
         traced = torch.jit.trace(network, images)
         torch.jit.save(traced, path)
         loaded = torch.jit.load(path, map_location="cpu").eval()
-    frozen = [str(each.message) for each in caught if issubclass(each.category, torch.jit.TracerWarning)]
+    frozen = [str(warning.message) for warning in caught if issubclass(warning.category, torch.jit.TracerWarning)]
     notes = ["traced; PyTorch has deprecated TorchScript and may remove it. Use torch_export"]
     if frozen:
         notes.append(f"tracing fixed {len(frozen)} values that depend on the images")

@@ -24,7 +24,7 @@ def show(report: Mapping[str, Any], folder: Path | None) -> None:
     console.print(_files(report))
     if report["original"]["latency"] and report["exports"]:
         networks = {"original": report["original"]["latency"]}
-        networks |= {each["name"]: each["latency"] for each in report["exports"]}
+        networks |= {export["name"]: export["latency"] for export in report["exports"]}
         print_latency(console, networks, report["timed"], report["disturbances"])
     _remarks(console, report)
     if folder is not None:
@@ -42,16 +42,16 @@ def _files(report: Mapping[str, Any]) -> Table:
     original = report["original"]
     size, accuracy = byte_size(original["size_bytes"], "MB", 3), f"{original['test_accuracy']:.2%}"
     table.add_row("original", "", size, "any", "", "", accuracy, "")
-    for each in report["exports"]:
+    for export in report["exports"]:
         table.add_row(
-            each["name"],
-            each["file"],
-            byte_size(each["size_bytes"], "MB", 3),
-            str(each["batch_size"]),
-            f"{each['difference']:.1e}",
-            f"{each['agreement']:.2%}",
-            f"{each['test_accuracy']:.2%}",
-            f"{100 * each['accuracy_cost']:+.2f} points",
+            export["name"],
+            export["file"],
+            byte_size(export["size_bytes"], "MB", 3),
+            str(export["batch_size"]),
+            f"{export['difference']:.1e}",
+            f"{export['agreement']:.2%}",
+            f"{export['test_accuracy']:.2%}",
+            f"{100 * export['accuracy_cost']:+.2f} points",
         )
     return table
 
@@ -65,15 +65,15 @@ def _remarks(console: Console, report: Mapping[str, Any]) -> None:
         )
         if report["original"]["latency"]:
             lines.append("x original: the median ratio over rounds; each round runs all networks in turn.")
-    for each in report["exports"]:
-        lines += [f"{each['name']}: {note}" for note in each["notes"]]
-        if each["int8_layers"]:
-            lines.append(f"{each['name']}: int8 in {', '.join(each['int8_layers'])}")
+    for export in report["exports"]:
+        lines += [f"{export['name']}: {note}" for note in export["notes"]]
+        if export["int8_layers"]:
+            lines.append(f"{export['name']}: int8 in {', '.join(export['int8_layers'])}")
     if report["has_other_data"]:
         lines.append("The run was tested on different data: don't compare its accuracy with these.")
     if report["trained_precision"] != "32-true":
         lines.append(f"The run trained in {report['trained_precision']}; all figures here are for float32.")
-    lines += [f"{each['name']}: left out, {each['reason']}" for each in report["left_out"]]
-    lines += [f"{each['name']}: failed, {each['reason']}" for each in report["failed"]]
+    lines += [f"{target['name']}: left out, {target['reason']}" for target in report["left_out"]]
+    lines += [f"{failure['name']}: failed, {failure['reason']}" for failure in report["failed"]]
     for line in lines:
         console.print(Text(line))

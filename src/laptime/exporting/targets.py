@@ -44,14 +44,14 @@ def export_targets(formats: Sequence[str], int8: bool) -> list[ExportTarget]:
     Raises:
         UserError: a named format needs a package that is missing.
     """
-    named = [each for each in formats if each != "all"]
+    named = [name for name in formats if name != "all"]
     targets = []
     for format in FORMATS if "all" in formats else dict.fromkeys(named):
         for variant in (False, True) if int8 else (False,):
             missing = _missing(format, variant)
             if missing is not None and format in named:
-                typed = f"format={format}{' int8=true' if variant and _missing(format, False) is None else ''}"
-                raise UserError(f"{typed}: {missing}.")
+                override = f"format={format}{' int8=true' if variant and _missing(format, False) is None else ''}"
+                raise UserError(f"{override}: {missing}.")
             targets.append(ExportTarget(format, variant, missing))
     return targets
 

@@ -86,14 +86,14 @@ class Device:
 
     def memory_use(self) -> tuple[float, int, int]:
         """Return the fraction of the device's memory in use, its total bytes, and this process's; zeros on the CPU."""
-        own, total = self.driver_memory_bytes(), self.memory_bytes
-        if own is None or not total:
+        process_bytes, total = self.driver_memory_bytes(), self.memory_bytes
+        if process_bytes is None or not total:
             return 0.0, 0, 0
-        used = own
+        used = process_bytes
         if self.used in ("cuda", "xpu"):  # other processes may use memory, too
             free, _ = torch.get_device_module(self.used).mem_get_info(self.index)
             used = total - free
-        return used / total, total, own
+        return used / total, total, process_bytes
 
 
 def resolve(requested: str, fallback: str, index: int = 0) -> Device:

@@ -31,7 +31,7 @@ class RunDir:
     """A directory of one run or one sweep. Concurrent runs never get the same one.
 
     Args:
-        wanted: the value of `hydra.run.dir` or `hydra.sweep.dir`.
+        path: the value of `hydra.run.dir` or `hydra.sweep.dir`.
         may_move: whether to use another name if a run that started in the same second has that name.
         key: the configuration key of the path.
 
@@ -42,11 +42,11 @@ class RunDir:
         UserError: the directory can't be written, or already contains a run.
     """
 
-    def __init__(self, wanted: str, may_move: bool, key: str = "hydra.run.dir") -> None:
-        wanted_path = expanded(key, wanted).absolute()
+    def __init__(self, path: str, may_move: bool, key: str = "hydra.run.dir") -> None:
+        asked_path = expanded(key, path).absolute()
         number = 0
         while True:
-            self.path = wanted_path.with_name(f"{wanted_path.name}_{number}") if number else wanted_path
+            self.path = asked_path.with_name(f"{asked_path.name}_{number}") if number else asked_path
             self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -57,13 +57,13 @@ class RunDir:
                 return
             except FileExistsError as error:
                 if not self.path.is_dir():
-                    raise UserError(f"{key}={wanted}: is a file. Choose another directory.") from error
+                    raise UserError(f"{key}={path}: is a file. Choose another directory.") from error
                 if not may_move:
-                    raise UserError(f"{key}={wanted}: already contains a run. Choose another directory.") from error
+                    raise UserError(f"{key}={path}: already contains a run. Choose another directory.") from error
                 number += 1
             except OSError as error:
                 raise UserError(
-                    f"{key}={wanted}: can't be written ({error.strerror}). Choose another directory."
+                    f"{key}={path}: can't be written ({error.strerror}). Choose another directory."
                 ) from error
 
     def remove(self) -> None:

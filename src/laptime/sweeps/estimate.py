@@ -95,9 +95,11 @@ def estimate(hashed: Mapping[str, Any], past_runs: Sequence[PastRun]) -> Estimat
         (is_compared, "of the same configuration"),
         (is_cost_key, "with the same model, data, batch size and ranks"),
     ):
-        wanted = {key: value for key, value in hashed.items() if is_relevant(key)}
+        relevant = {key: value for key, value in hashed.items() if is_relevant(key)}
         similar = [
-            run for run in past_runs if {key: value for key, value in run.hashed.items() if is_relevant(key)} == wanted
+            run
+            for run in past_runs
+            if {key: value for key, value in run.hashed.items() if is_relevant(key)} == relevant
         ]
         if similar:
             epoch_s, rest_s, num_bytes = (

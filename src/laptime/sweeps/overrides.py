@@ -18,7 +18,9 @@ def persistent_overrides(overrides: Sequence[str]) -> list[str]:
     # Overrides of `hydra.*` are dropped: Hydra imports classes and sets variables by them, so no file may give them.
     # `security.allowed_targets` is kept, so that the check refuses it if it is not on the command line again.
     dropped = {*security.PER_INVOCATION_KEYS} - {security.KEY}
-    return [each.text for each in map(parse, overrides) if each.key not in dropped and not each.is_hydra_key]
+    return [
+        override.text for override in map(parse, overrides) if override.key not in dropped and not override.is_hydra_key
+    ]
 
 
 def is_per_invocation(override: str) -> bool:
@@ -33,7 +35,9 @@ def split_resume_override(overrides: Sequence[str]) -> tuple[str | None, list[st
     Raises:
         UserError: the value is not one directory.
     """
-    resume_overrides = [each for each in map(parse, overrides) if each.key == KEY and not each.is_deletion]
+    resume_overrides = [
+        override for override in map(parse, overrides) if override.key == KEY and not override.is_deletion
+    ]
     others = [override for override in overrides if parse(override) not in resume_overrides]
     if not resume_overrides:
         return None, others

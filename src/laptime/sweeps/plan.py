@@ -79,7 +79,9 @@ def plan_runs(hydra: Hydra, cli_overrides: Sequence[str], config_name: str | Non
             jobs = list(_candidate_jobs(_parse_all(hydra.config_loader, [*params, *cli_overrides])))
     else:
         jobs = _all_jobs(hydra.config_loader, parsed, set(hydra_groups(hydra)), composed_of)
-    planned = [PlannedRun([str(each) for each in cfg.hydra.overrides.task], cfg) for cfg in map(composed_of, jobs)]
+    planned = [
+        PlannedRun([str(override) for override in cfg.hydra.overrides.task], cfg) for cfg in map(composed_of, jobs)
+    ]
     _require_numbered_dirs(planned[0].composed)
     max_batch_size = planned[0].composed.hydra.sweeper.get("max_batch_size")
     if max_batch_size is not None:
@@ -317,11 +319,12 @@ def require_search(composed: DictConfig, num_trials: int) -> None:
         if name.startswith("val_") and not OmegaConf.select(composed, "dataset.val_fraction", default=1):
             raise UserError(f"optimized_metric={name}: needs validation data, but dataset.val_fraction=0.")
     directions = list(directions) if OmegaConf.is_list(directions) else [directions]
-    given = [str(getattr(direction, "name", direction)) for direction in directions]
+    configured = [str(getattr(direction, "name", direction)) for direction in directions]
     required = ["maximize" if is_maximized(name) else "minimize" for name in names]
-    if given != required:
+    if configured != required:
         shown = [
-            f"[{','.join(values)}]" if OmegaConf.is_list(metrics) else values[0] for values in (given, required, names)
+            f"[{','.join(values)}]" if OmegaConf.is_list(metrics) else values[0]
+            for values in (configured, required, names)
         ]
         raise UserError(
             f"hydra.sweeper.direction={shown[0]}: with optimized_metric={shown[2]} it must be "

@@ -69,12 +69,12 @@ def make_parser() -> Parser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    for what, options in _OPTIONS.items():
+    for search, options in _OPTIONS.items():
         for option, default in options.items():
             if (value := getattr(args, option)) is None:
                 setattr(args, option, default)
-            elif what != args.what:
-                raise UserError(f"--{option} {value}: only works with {what}. Leave it out.")
+            elif search != args.what:
+                raise UserError(f"--{option} {value}: only works with {search}. Leave it out.")
     limit_s = _number("--limit", args.limit, "a number of seconds above 0, e.g. 120")
     lowest = _number("--lowest", args.lowest, "a learning rate above 0, e.g. 1e-6")
     highest = _number("--highest", args.highest, "a learning rate above --lowest, e.g. 1", above=lowest)
@@ -113,11 +113,11 @@ def _config(args: argparse.Namespace) -> "Config":
     from laptime.config.overrides import find
     from laptime.runner.check import check
 
-    if typed := find(args.overrides, "sweep.dry_run", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir"):
-        raise UserError(f"{typed.text}: has no effect here. Leave it out.")
+    if override := find(args.overrides, "sweep.dry_run", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir"):
+        raise UserError(f"{override.text}: has no effect here. Leave it out.")
     tuned_key = {"batch_size": "training.batch_size", "lr": "optimizer.lr"}[args.what]
-    if typed := find(args.overrides, tuned_key):
-        raise UserError(f"{typed.text}: is the value that tune finds. Leave it out.")
+    if override := find(args.overrides, tuned_key):
+        raise UserError(f"{override.text}: is the value that tune finds. Leave it out.")
     add_user_modules(args.config_dir)
     with hydra_session(args.config_dir) as hydra:
         config = check(compose(hydra, args.overrides), args.overrides)

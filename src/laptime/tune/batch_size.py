@@ -161,8 +161,8 @@ def memory_budget(device: Device) -> int | None:
     """Bytes of the device's memory that this process may use, including what it uses now; None: not known."""
     if device.used == "cpu":
         return int((1 - _MARGIN) * (psutil.Process().memory_info().rss + available_memory_bytes()))
-    used_fraction, total, own = device.memory_use()
-    return int((1 - _MARGIN) * (total - used_fraction * total + own)) if total else None
+    used_fraction, total, process_bytes = device.memory_use()
+    return int((1 - _MARGIN) * (total - used_fraction * total + process_bytes)) if total else None
 
 
 class _Search:
