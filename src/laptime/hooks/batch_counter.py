@@ -12,9 +12,9 @@ class BatchCounter:
     """Counts samples and tokens.
 
     Args:
-        settings: its `samples` and `tokens` take precedence.
+        settings: the timer's arguments, whose `samples` and `tokens` take precedence.
         guard: catches errors of these functions; one that failed is not called again.
-        has_several_loaders: whether a batch holds one batch of each of several DataLoaders, whose samples are added up.
+        has_several_loaders: whether a batch combines batches of several DataLoaders, whose samples are added up.
     """
 
     def __init__(self, settings: Settings, guard: Guard, has_several_loaders: bool = False) -> None:
@@ -24,14 +24,14 @@ class BatchCounter:
         self._is_text: bool | None = None if not has_several_loaders else False
 
     def samples(self, batch: Any) -> int | None:
-        """Number of samples; None: unknown."""
+        """Return the number of samples; None: unknown."""
         if self.settings.samples is None:
             return self._count_samples(batch)
         count = self._call("samples", self.settings.samples, batch)
         return None if count is None else int(count)
 
     def tokens(self, batch: Any) -> NumTokens:
-        """Number of tokens; None: unknown, or the batch was not recognized as text."""
+        """Return the number of tokens; None: unknown, or the batch was not recognized as text."""
         if self.settings.tokens is not None:
             return self._call("tokens", self.settings.tokens, batch)
         if self._is_text is None:  # decided on the first batch

@@ -1,4 +1,4 @@
-"""Keeps a timer's errors out of the training: what fails is skipped from then on, with one warning."""
+"""Keeps a timer's errors out of the training. A function that fails is skipped from then on, with one warning."""
 
 import contextlib
 import functools
@@ -14,16 +14,16 @@ T = TypeVar("T")
 
 
 def _ignore(reason: str) -> None:
-    """There is nothing to clean up yet."""
+    """Do nothing, because there is nothing to clean up yet."""
 
 
 class Guard:
-    """Which functions of a timer still work.
+    """Calls the functions of a timer, and skips those that have failed.
 
     Attributes:
-        missing: why a figure is not measured, by section or key of run.json.
+        missing: the reason why a figure is not measured, by section or key of run.json.
         is_off: whether the timer has stopped.
-        on_give_up: called once with the reason when the timer stops; removes the timer from the training.
+        on_give_up: removes the timer from the training; called once with the reason when the timer stops.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Guard:
         """Call a function; None if it fails, or if this key has failed before.
 
         Args:
-            key: section or key of run.json, or another name of what is skipped after a failure.
+            key: the section or key of run.json, or another name for what the function does.
         """
         if key in self.missing:
             return None
@@ -49,7 +49,7 @@ class Guard:
         """Skip a figure from now on. The first reason is kept.
 
         Args:
-            warn: log a warning; False: the reason is only recorded.
+            warn: whether to log a warning. The reason is recorded in any case.
         """
         if key not in self.missing:
             self.missing[key] = reason
@@ -70,8 +70,10 @@ class TimingError(Exception):
 
 
 def guarded(hook: Callable[..., Any]) -> Callable[..., None]:
-    """Decorate a method that the training calls, on an object with a `guard`: an error stops the timer, and a stopped
-    timer ignores the call."""
+    """Decorate a method that the training calls on an object with a `guard`.
+
+    An error in it stops the timer. A stopped timer ignores the call.
+    """
 
     @functools.wraps(hook)
     def safe(self: Any, *args: Any, **kwargs: Any) -> None:

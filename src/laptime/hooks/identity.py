@@ -37,8 +37,8 @@ class HydraJob:
 
     Attributes:
         output_dir: the job's output directory.
-        config: its composed configuration, nested. Only interpolations of environment variables are resolved. None: it
-            can't be read.
+        config: the nested composed configuration, in which only environment variables are resolved; None: it can't be
+            read.
     """
 
     output_dir: Path
@@ -60,7 +60,7 @@ class HydraJob:
 
 
 def hydra_job() -> HydraJob | None:
-    """The Hydra job of this process; None: there is none. Doesn't import Hydra."""
+    """Return the Hydra job of this process; None: there is none. This does not import Hydra."""
     if "hydra.core.hydra_config" not in sys.modules:
         return None
     from hydra.core.hydra_config import HydraConfig
@@ -83,8 +83,10 @@ def hydra_job() -> HydraJob | None:
 
 
 def _resolve_env(value: Any) -> Any:
-    """Resolve the environment variables, which may be what the user varies, and mask secrets. Other interpolations stay
-    unresolved, because `${now:...}` and paths would make every run different."""
+    """Resolve environment variables, which the user may vary between runs, and mask secrets.
+
+    Other interpolations stay unresolved, because `${now:...}` and paths would make every run different.
+    """
     if isinstance(value, dict):
         return {str(key): _resolve_env(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -112,8 +114,10 @@ def _without_ignored_keys(key: str, value: Any) -> Any:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """A value as JSON types. Other objects become a string that is the same for equal values in every process: it
-    contains no memory address."""
+    """Convert a value to JSON types. Other objects become a string without memory addresses.
+
+    So the string is the same for equal values in every process.
+    """
     if value is None or type(value) in (bool, int, float, str):
         return value
     if depth > _MAX_DEPTH:
@@ -151,7 +155,7 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def _array_to_plain(value: Any) -> Any:
-    """A NumPy or torch scalar as a number; an array as its shape and digest."""
+    """Convert a NumPy or torch scalar to a number, and an array to its shape and digest."""
     array = value.detach().cpu().double().numpy() if hasattr(value, "detach") else value
     if getattr(array, "ndim", 0) == 0:
         return plain(array.item())
@@ -164,12 +168,12 @@ def _digest(content: str | bytes, name: str) -> str:
 
 
 def structure_of(module: Any) -> str:
-    """A digest of a network's layers and their sizes."""
+    """Return a digest of a network's layers and their sizes."""
     return _digest(repr(module), type(module).__name__)
 
 
 def optimizer_settings(optimizer: Any) -> dict[str, Any]:
-    """An optimizer's class and defaults, and the settings of parameter groups that differ from them."""
+    """Return an optimizer's class and defaults, and the settings of parameter groups that differ from them."""
     defaults = dict(getattr(optimizer, "defaults", {}))
     settings: dict[str, Any] = {"_target_": type(optimizer).__name__, **plain(defaults)}
     for number, group in enumerate(getattr(optimizer, "param_groups", [])):
@@ -182,7 +186,7 @@ def optimizer_settings(optimizer: Any) -> dict[str, Any]:
 
 
 def deep_merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two nested mappings; for a key in both, the second value wins."""
+    """Merge two nested mappings. For a key in both, the second value wins."""
     result = dict(first)
     for key, value in second.items():
         old = result.get(key)
@@ -191,6 +195,6 @@ def deep_merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str,
 
 
 def mask_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a configuration with its secrets masked."""
+    """Return a copy of a configuration with its secrets masked."""
     content: dict[str, Any] = mask(dict(config))
     return content

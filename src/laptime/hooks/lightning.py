@@ -43,17 +43,18 @@ class LapTimer(LightningCallback):
 
     Args:
         every: batches per lap, for endless data and for trainings that count steps; None: a lap is an epoch.
-        warmup_laps: number of first laps that are left out of all figures; the phases of a step are measured in them.
-        samples, tokens: functions from a batch to its number of samples or tokens; needed if its tensors don't show it.
-        config: settings that distinguish this run from others; None: what Hydra composed, else the hyperparameters of
-            module and data module, and the settings of optimizer, data and Trainer.
-        seed: of the run; None: `seed` of Hydra's configuration, else that of `seed_everything`.
+        warmup_laps: number of first laps that are left out of all figures. The phases of a step are measured in them.
+        samples, tokens: functions that return the number of samples or tokens of a batch; needed if its tensors don't
+            show it.
+        config: settings that distinguish this run from others; None: Hydra's composed configuration, else the
+            hyperparameters of module and data module, and the settings of optimizer, data and Trainer.
+        seed: the seed of the run; None: `seed` of Hydra's configuration, else that of `seed_everything`.
         name, dataset: names of model and data in reports; None: their class names.
-        dir: where to write; None: the output directory of Hydra's job, or laptime_runs/DATE/TIME.
-        breakdown: time the phases of some steps in the warm-up lap.
+        dir: the directory to write to; None: the output directory of Hydra's job, or laptime_runs/DATE/TIME.
+        breakdown: whether to time the phases of some steps in the warm-up lap.
         flops: floating-point operations of a batch on one rank, forward and backward; True: count them in a step of
             the warm-up lap.
-        peak: measure this machine's fastest matrix product after the training.
+        peak: whether to measure this machine's fastest matrix product after the training.
 
     Raises:
         ValueError: an argument is out of range.
@@ -101,7 +102,7 @@ class LapTimer(LightningCallback):
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Exclude the code in this context from the lap, such as an evaluation: the clock is paused."""
+        """Pause the clock, so that the code in this context, e.g. an evaluation, is not part of the lap."""
         self._on_pause_start()
         try:
             yield
@@ -176,7 +177,7 @@ class LapTimer(LightningCallback):
             self._listener.listen_to_phases(enabled)
 
     def _watch_validation(self, loop: Any) -> None:
-        """Pause the clock during validation: wrap the loop's `run`, because Lightning works before its first hook."""
+        """Pause the clock during validation. Wraps the loop's `run`, because Lightning works before its first hook."""
         run = loop.run
         self._original_run = vars(loop).get("run")
 

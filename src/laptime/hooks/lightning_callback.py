@@ -25,12 +25,12 @@ _subclasses: dict[tuple[type, ...], type] = {}
 
 
 def callback_classes() -> tuple[type, ...]:
-    """The Callback classes of the loaded packages."""
+    """Return the Callback classes of the loaded packages."""
     return tuple(sys.modules[name].Callback for name in _PACKAGES if hasattr(sys.modules.get(name), "Callback"))
 
 
 def _ignore(self: Any, *args: Any, **kwargs: Any) -> None:
-    """A hook without a function."""
+    """Do nothing in a hook that no subclass overrides."""
 
 
 class LightningCallback:
@@ -42,7 +42,7 @@ class LightningCallback:
 
     @property
     def state_key(self) -> str:
-        """The key that Lightning uses for this callback; unique per instance."""
+        """The key that Lightning uses for this callback, unique for each instance."""
         return self._state_key
 
     @property
@@ -56,11 +56,11 @@ class LightningCallback:
 
     @property
     def _legacy_state_key(self) -> type:
-        """Lightning reads it when it loads a checkpoint that holds the state of other callbacks."""
+        """The key that Lightning reads when it loads a checkpoint that holds the state of other callbacks."""
         return type(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty: checkpoints hold nothing of the timer."""
+        """Return an empty state, because checkpoints need nothing from the timer."""
         return {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -68,7 +68,7 @@ class LightningCallback:
 
 
 def with_loaded_bases(cls: type) -> type:
-    """A subclass of `cls` and of the Callback classes that are loaded, so that `issubclass` works too."""
+    """Return a subclass of `cls` and of the loaded Callback classes, so that `issubclass` works too."""
     bases = [base for base in callback_classes() if not issubclass(cls, base)]
     if not bases:
         return cls
@@ -79,7 +79,7 @@ def with_loaded_bases(cls: type) -> type:
 
 
 def _importable(cls: type) -> type:
-    """The class that pickle can import: of a class made by `with_loaded_bases`, its first base."""
+    """Return the class that pickle can import: the first base of a class that `with_loaded_bases` made, or `cls`."""
     return next(key[0] for key in [*_subclasses, (cls,)] if _subclasses.get(key, cls) is cls)
 
 

@@ -1,4 +1,4 @@
-"""What a Lightning Trainer knows about its training, as Laptime records it."""
+"""Reads the facts about a training that Laptime records from its Lightning Trainer."""
 
 import math
 import os
@@ -25,7 +25,7 @@ _DISPLAY_CALLBACKS = (
     "OnExceptionCheckpoint",
 )  # fmt: skip
 _STATE_COUNTERS = ("last_epoch", "num_bad_epochs", "best", "cooldown_counter")
-# The figures of a lap by their tag in the loggers.
+# The tags of a lap's figures in the loggers, with the attribute of Epoch for each.
 TAGS = {
     "time/lap_s": "epoch_time_s",
     "time/apart_s": "apart_s",
@@ -40,7 +40,7 @@ TAGS = {
 
 
 def training_of(trainer: Any, module: Any, settings: Settings, job: HydraJob | None) -> Training:
-    """What is known when the training starts.
+    """Return what is known about the training when it starts.
 
     Args:
         job: the Hydra job that runs the training; None: there is none.
@@ -73,7 +73,7 @@ def training_of(trainer: Any, module: Any, settings: Settings, job: HydraJob | N
 
 
 def _detected_config(trainer: Any, module: Any, loaders: list[Any]) -> dict[str, Any]:
-    """Hyperparameters, and the settings of optimizers, data and Trainer."""
+    """Return the hyperparameters, and the settings of optimizers, data and Trainer."""
     data = trainer.datamodule
     return {
         "model": {"_target_": _class_path(module), "structure": structure_of(module), **plain(dict(module.hparams))},
@@ -109,12 +109,12 @@ def _class_name(instance: Any) -> str:
 
 
 def _class_path(instance: Any) -> str:
-    """The full name of its class; the script of a spawned process is named as in the parent process."""
+    """Return the full name of an object's class. A spawned process's script has the same name as in its parent."""
     return f"{type(instance).__module__.replace('__mp_main__', '__main__')}.{type(instance).__qualname__}"
 
 
 def _loader_settings(loader: Any) -> dict[str, Any]:
-    """The settings of a DataLoader that can change its batches or its speed."""
+    """Return the settings of a DataLoader that can change its batches or its speed."""
     dataset = getattr(loader, "dataset", None)
     names = ("batch_size", "drop_last", "num_workers", "persistent_workers", "prefetch_factor", "pin_memory")
     return {
@@ -126,7 +126,7 @@ def _loader_settings(loader: Any) -> dict[str, Any]:
 
 
 def _scheduler_settings(scheduler: Any) -> dict[str, Any]:
-    """The arguments of a scheduler, without the counters of its state."""
+    """Return the arguments of a scheduler, without the counters of its state."""
     state = plain(scheduler.state_dict())
     settings = {
         name: value for name, value in state.items() if not name.startswith("_") and name not in _STATE_COUNTERS
@@ -135,7 +135,7 @@ def _scheduler_settings(scheduler: Any) -> dict[str, Any]:
 
 
 def _strategy_settings(trainer: Any) -> dict[str, Any]:
-    """The settings of DDP and synchronized BatchNorm; empty for one rank."""
+    """Return the settings of DDP and synchronized BatchNorm; empty for one rank."""
     if trainer.world_size == 1:
         return {}
     settings = plain(getattr(trainer.strategy, "_ddp_kwargs", {}))
@@ -143,7 +143,7 @@ def _strategy_settings(trainer: Any) -> dict[str, Any]:
 
 
 def _num_parameters(module: Any) -> int | None:
-    """Number of parameters; None: some are lazy and have no size before the first batch."""
+    """Return the number of parameters; None: some are lazy and have no size before the first batch."""
     try:
         return int(sum(parameter.numel() for parameter in module.parameters()))
     except (ValueError, RuntimeError):
@@ -151,13 +151,13 @@ def _num_parameters(module: Any) -> int | None:
 
 
 def _batches_per_step(trainer: Any, module: Any) -> int | None:
-    """Batches per optimizer step; None: manual optimization, or a schedule changes the number."""
+    """Return the batches per optimizer step; None: manual optimization, or a schedule changes the number."""
     is_scheduled = "GradientAccumulationScheduler" in map(_class_name, trainer.callbacks)
     return trainer.accumulate_grad_batches if module.automatic_optimization and not is_scheduled else None
 
 
 def _num_batches(trainer: Any, per_step: int | None) -> int | None:
-    """Remaining batches of this rank; None: unknown."""
+    """Return the number of remaining batches of this rank; None: unknown."""
     per_epoch, limits = trainer.num_training_batches, []
     if (trainer.max_epochs or -1) > 0 and not math.isinf(per_epoch):
         limits.append((trainer.max_epochs - trainer.current_epoch) * int(per_epoch))
@@ -167,8 +167,11 @@ def _num_batches(trainer: Any, per_step: int | None) -> int | None:
 
 
 def _seed(settings: Settings, hydra_has_seed: bool, hydra_seed: int | None) -> int | None:
-    """The user's seed=, else Hydra's, else that of `seed_everything`. If Hydra's configuration has `seed: null`, the
-    environment variable is ignored, because an earlier job may have set it."""
+    """Return the user's seed=, else Hydra's, else that of `seed_everything`.
+
+    If Hydra's configuration has `seed: null`, the environment variable of `seed_everything` is ignored, because an
+    earlier job may have set it.
+    """
     if settings.seed is not None or hydra_has_seed:
         return settings.seed if settings.seed is not None else hydra_seed
     text = os.environ.get("PL_GLOBAL_SEED", "")
@@ -176,10 +179,10 @@ def _seed(settings: Settings, hydra_has_seed: bool, hydra_seed: int | None) -> i
 
 
 def scores_of(trainer: Any, has_validated: bool = True) -> Scores:
-    """The metrics that the module has logged under one of the common names.
+    """Return the metrics that the module has logged under one of the common names.
 
     Args:
-        has_validated: whether there was a validation since the last lap; otherwise its metrics are outdated.
+        has_validated: whether there was a validation since the last lap. Otherwise validation metrics are outdated.
     """
     values = _values(trainer)
     optimizers = trainer.optimizers
@@ -192,18 +195,18 @@ def scores_of(trainer: Any, has_validated: bool = True) -> Scores:
 
 
 def test_scores_of(trainer: Any) -> tuple[float | None, float | None]:
-    """Loss and accuracy of `trainer.test`."""
+    """Return loss and accuracy of `trainer.test`."""
     values = _values(trainer)
     return _first(values, _TEST_LOSS), _as_fraction(_first(values, _TEST_ACCURACY))
 
 
 def _as_fraction(accuracy: float | None) -> float | None:
-    """An accuracy from 0 to 1; some people log percent."""
+    """Return an accuracy as a fraction, because some people log percent."""
     return accuracy / 100 if accuracy is not None and 1 < accuracy <= 100 else accuracy
 
 
 def num_test_of(trainer: Any) -> int:
-    """Samples of the test set; 0: unknown."""
+    """Return the number of samples of the test set; 0: unknown."""
     loaders = trainer.test_dataloaders
     loaders = loaders if isinstance(loaders, list | tuple) else [loaders]
     return sum(length_of(getattr(loader, "dataset", None)) or 0 for loader in loaders)
@@ -219,7 +222,7 @@ def _first(values: Mapping[str, float], names: tuple[str, ...]) -> float | None:
 
 
 def stop_reason_of(trainer: Any) -> str:
-    """Why a training that did not fail ended: as planned (epochs), by early_stopping or by another callback."""
+    """Return why a training that did not fail ended: as planned (epochs), by early_stopping or by another callback."""
     if not trainer.should_stop or trainer.fit_loop.done is False:
         return "epochs"
     is_early = trainer.current_epoch < (trainer.max_epochs or 0) or 0 <= trainer.global_step < trainer.max_steps

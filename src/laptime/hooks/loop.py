@@ -1,4 +1,4 @@
-"""Laps of a plain loop: `for batch in laptime.laps(loader)`, or `timer.step(...)` without a loader."""
+"""Times the laps of a plain loop: `for batch in laptime.laps(loader)`, or `timer.step(...)` without a loader."""
 
 import atexit
 import inspect
@@ -31,7 +31,7 @@ _TEST_SCORES = ("test_loss", "test_accuracy")
 
 
 def with_signature_of(target: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a function that passes its arguments on: help and completion show the signature of `target`."""
+    """Decorate a function that passes its arguments to `target`, so that help and completion show those of `target`."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         function.__signature__ = inspect.signature(target)  # type: ignore[attr-defined]
@@ -53,12 +53,13 @@ class Laps:
         every: batches per lap; without a loader, optimizer steps per lap.
         warmup_laps: number of first laps that are left out of all figures.
         model: the module that the loop calls; needed for the phases of a step and the number of parameters.
-        optimizer: for the bytes that a step moves; None: unknown.
+        optimizer: the optimizer, from which the bytes that a step moves are computed; None: unknown.
         batches_per_step: batches per optimizer step (gradient accumulation).
         total: batches of the whole training, for the remaining time; None: unknown.
-        precision: of matrix products, in Lightning's notation: 32-true, bf16-mixed, bf16-true, 16-mixed.
-        device: that trains: cpu, cuda, mps, xpu; None: the model's, else the available accelerator, else the CPU.
-        samples, tokens, config, seed, name, dataset, dir, breakdown, flops, peak: as for LapTimer.
+        precision: precision of matrix products in Lightning's notation: 32-true, bf16-mixed, bf16-true, 16-mixed.
+        device: the device that trains: cpu, cuda, mps, xpu; None: the model's, else the available accelerator, else
+            the CPU.
+        samples, tokens, config, seed, name, dataset, dir, breakdown, flops, peak: the arguments of LapTimer.
 
     Raises:
         ValueError: an argument is out of range, or there is neither a loader nor every.
@@ -139,11 +140,12 @@ class Laps:
             self._on_pass_end(completed)
 
     def step(self, samples: int | None = None, tokens: int | None = None, loss: Tensor | None = None) -> None:
-        """Count an optimizer step, in a loop without a loader. The first call only starts the clock, because the
-        start of its step is unknown.
+        """Count an optimizer step, in a loop without a loader.
+
+        The first call only starts the clock, because the start of its step is unknown.
 
         Args:
-            samples, tokens: number in this step, on this rank.
+            samples, tokens: numbers of samples and tokens in this step, on this rank.
             loss: mean loss of the step, a scalar.
         """
         self._step(samples, tokens, loss)
@@ -172,7 +174,7 @@ class Laps:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Exclude the code in this context from the lap, such as an evaluation: the clock is paused."""
+        """Pause the clock, so that the code in this context, e.g. an evaluation, is not part of the lap."""
         self._pause()
         try:
             yield
@@ -180,9 +182,10 @@ class Laps:
             self._resume()
 
     def note(self, **metrics: float | Tensor) -> None:
-        """Record metrics. train_loss, train_accuracy, val_loss, val_accuracy and lr belong to the current lap, and
-        between two laps to the last one. test_loss and test_accuracy belong to the run, loss to the current batch. None
-        is ignored.
+        """Record metrics. None is ignored.
+
+        train_loss, train_accuracy, val_loss, val_accuracy and lr belong to the current lap, and between two laps to the
+        last one. test_loss and test_accuracy belong to the run. loss belongs to the current batch.
         """
         for name, value in metrics.items():
             call = f"note({name}=...)"
@@ -380,6 +383,6 @@ def laps(loader: Iterable[Any], **settings: Any) -> Laps:
 
     Args:
         loader: yields the training batches.
-        settings: as for Laps.
+        settings: further arguments for Laps.
     """
     return Laps(loader, **settings)

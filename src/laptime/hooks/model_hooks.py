@@ -1,4 +1,4 @@
-"""The phases of a step, from hooks on a model and on optimizers, for trainings without a Lightning Trainer."""
+"""Times the phases of a step by hooks on a model and on optimizers, for trainings without a Lightning Trainer."""
 
 import weakref
 from typing import Any
@@ -18,8 +18,8 @@ class ModelHooks:
     counts as the backward pass. It includes the loss and gradient clipping.
 
     Args:
-        model: its calls are the forward passes; calls of its submodules are inside them. Only a weak reference is kept.
-        run: gets the phases.
+        model: the model whose calls are the forward passes. Only a weak reference to it is kept.
+        run: the run that gets the phases.
     """
 
     def __init__(self, model: nn.Module, run: TimedRun) -> None:
@@ -52,7 +52,7 @@ class ModelHooks:
 
     @guarded
     def mark(self, phase: str) -> None:
-        """Assign the time since the last mark to a phase; after a forward pass, to the backward pass."""
+        """Assign the time since the last mark to a phase, or to the backward pass if a forward pass came before."""
         phases = self.run.warmup.phases
         if phases is not None and self.run.is_timing:
             phases.mark("backward" if self._is_after_forward else phase)

@@ -1,4 +1,4 @@
-"""The record of a training that Laptime only times, before the first lap."""
+"""Makes the record of a training that Laptime only times, before the first lap."""
 
 import sys
 import time
@@ -32,7 +32,7 @@ def reserve(settings: Settings, job: HydraJob | None) -> Path:
     """Make and reserve the directory of the run.
 
     Raises:
-        UserError: it can't be written.
+        UserError: the directory can't be written.
     """
     if settings.dir is not None:
         directory = settings.dir
@@ -48,10 +48,10 @@ def reserve(settings: Settings, job: HydraJob | None) -> Path:
 def new_record(
     timer: Timer, settings: Settings, training: Training, device: Device, rank: Rank, run_dir: Path | None
 ) -> RunRecord:
-    """The record at the start of a run.
+    """Return the record at the start of a run.
 
     Args:
-        run_dir: None: no directory can be written.
+        run_dir: the directory of the run; None: no directory can be written.
     """
     config = mask_secrets(training.config)
     record = RunRecord(
@@ -104,8 +104,10 @@ def new_record(
 
 
 def _hashed(config: Mapping[str, Any], training: Training, device: Device, rank: Rank) -> dict[str, Any]:
-    """All settings that can change the result or its timing, by full key. Settings of several ranks are absent for one
-    rank, so that one rank is the baseline of several."""
+    """Return all settings that can change the result or its timing, by full key.
+
+    For one rank, the settings of several ranks are left out, so that one rank is the baseline of several.
+    """
     strategy: dict[str, Any] = {"world_size": rank.world_size, "threads_per_rank": rank.threads}
     if training.backend is not None:
         settings = "".join(f" {name}={value}" for name, value in sorted(training.strategy_settings.items()))
@@ -115,7 +117,7 @@ def _hashed(config: Mapping[str, Any], training: Training, device: Device, rank:
         detected["compile"] = True
     if (precision := torch.get_float32_matmul_precision()) != "highest":
         detected["matmul_precision"] = precision
-    # Keys of the user that have these names are kept below "config".
+    # The user's keys with these names are kept below "config".
     user_config = {key: value for key, value in config.items() if key not in detected}
     clashing = {key: value for key, value in config.items() if key in detected}
     hashed = dict(flat(deep_merge(user_config | ({"config": clashing} if clashing else {}), detected)))

@@ -1,4 +1,4 @@
-"""The MFU of a training that Laptime only times: its FLOP/s over the fastest matrix product of all its ranks."""
+"""Measures the MFU of a training that Laptime only times: its FLOP/s over the fastest matrix product of its ranks."""
 
 import os
 import statistics
@@ -15,7 +15,7 @@ from laptime.measure.peak import Peak, probe_alone
 if TYPE_CHECKING:
     from laptime.hooks.timed_run import TimedRun
 
-# What may help if a phase takes long, in terms of PyTorch rather than of Laptime's configuration.
+# Advice for phases that take long, in terms of PyTorch rather than of Laptime's configuration.
 _ADVICE = {
     "compute": "a larger batch, or bf16 mixed precision,",
     "data": "more DataLoader workers, or fewer transforms per sample,",

@@ -1,4 +1,4 @@
-"""What a timer prints: one line per lap, and a summary at the end."""
+"""Formats the output of a timer: one line per lap, and a summary at the end."""
 
 import contextlib
 import sys
@@ -12,12 +12,12 @@ from laptime.text import counted, duration
 
 
 def lap_line(lap: Epoch, num_laps: int | None, remaining_s: float | None, note: str = "") -> str:
-    """The line of a lap.
+    """Return the line of a lap.
 
     Args:
-        num_laps: laps of the whole training; None: unknown.
+        num_laps: number of laps of the whole training; None: unknown.
         remaining_s: estimated seconds until the end of the training; None: not shown.
-        note: why the lap isn't counted.
+        note: the reason why the lap isn't counted.
     """
     parts = [f"lap {lap.epoch + 1}{'' if num_laps is None else f'/{num_laps}'}", f"{lap.epoch_time_s:.2f} s"]
     if lap.samples_per_s is not None:
@@ -36,7 +36,7 @@ def lap_line(lap: Epoch, num_laps: int | None, remaining_s: float | None, note: 
 
 
 def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
-    """The lines at the end of a run."""
+    """Return the lines at the end of a run."""
     timing, strategy = record.timing, filled(record.strategy)
     title = f"{filled(record.model).name} on {filled(record.dataset).name}, {filled(record.device).used}"
     title += f", {counted(strategy.world_size, 'rank')}"

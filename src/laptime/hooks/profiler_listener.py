@@ -1,7 +1,7 @@
-"""Events of a Lightning training: a Trainer reports every phase of a step to its profiler, which is wrapped here.
+"""Turns the calls of a Trainer's profiler into events, because a Trainer reports every phase of a step to it.
 
 The names of Lightning's profiler actions are not a documented interface, so a test checks them in each supported
-version. A profiler of the user still gets every call.
+version. The user's own profiler still gets every call.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class TrainingEvents(Protocol):
 
 
 def phase_of(action: str) -> str | None:
-    """The phase of a step that a profiler action measures; None: the action is not a phase."""
+    """Return the phase of a step that a profiler action measures; None: the action is not a phase."""
     if action.endswith(_NEXT):
         return "data"
     if action.endswith(".batch_to_device"):
@@ -60,8 +60,8 @@ class ProfilerListener:
     About twenty actions start and stop in each step, so the event of an action is looked up in a table.
 
     Args:
-        profiler: the Trainer's.
-        events: gets the calls.
+        profiler: the Trainer's profiler.
+        events: the object whose event methods are called.
     """
 
     def __init__(self, profiler: Any, events: TrainingEvents) -> None:

@@ -1,4 +1,4 @@
-"""How the timers of several ranks exchange values: through the key-value store of the training's process group.
+"""Exchanges values between the timers of several ranks, through the key-value store of the training's process group.
 
 Collective operations are not used. They would interleave with the training's own, and would hang if one rank has no
 timer.
@@ -39,7 +39,7 @@ class RankGroup:
         rank: this process.
 
     Raises:
-        MissingRanks: fewer processes have joined than the training requested: a launcher did not start them.
+        MissingRanks: fewer processes have joined than the training requested, because a launcher did not start them.
     """
 
     def __init__(self, rank: Rank) -> None:
@@ -62,13 +62,13 @@ class RankGroup:
 
         Args:
             topic: a name that is used once.
-            value: must be picklable.
+            value: a value that can be pickled.
 
         Returns:
             On rank 0 the values of all ranks in rank order; on the other ranks only their own.
 
         Raises:
-            MissingRanks: on rank 0, if another rank sends nothing for a minute, or two ranks share a process.
+            MissingRanks: another rank sends nothing for a minute, or two ranks share a process; only on rank 0.
         """
         if self._store is None:
             return [value]
@@ -111,7 +111,7 @@ class RankGroup:
             self._store.set(self._key("failed", self.rank.rank), "failed")
 
     def barrier(self, topic: str) -> None:
-        """Wait until all ranks are here, for at most a minute."""
+        """Wait until all ranks have called this, for at most a minute."""
         if self._store is None:
             return
         self.gather(f"{topic} ready", None)
@@ -125,7 +125,7 @@ class RankGroup:
 
 
 def rank_of_process_group() -> Rank:
-    """This process in torch's default process group; a single rank if there is none."""
+    """Return this process as a rank of torch's default process group, or as a single rank without one."""
     threads = torch.get_num_threads()
     if not (dist.is_available() and dist.is_initialized()):
         return Rank(threads=threads)

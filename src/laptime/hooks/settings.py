@@ -1,4 +1,4 @@
-"""The arguments of a timer, and what it needs to know about the training."""
+"""The arguments of a timer, and the facts that it needs about the training."""
 
 import pickle
 from collections.abc import Callable, Mapping
@@ -18,15 +18,15 @@ class Settings:
     Attributes:
         every: batches per lap; None: a lap is an epoch.
         warmup_laps: number of first laps that are left out of all figures.
-        samples, tokens: functions from a batch to its number of samples or tokens; None: `laptime.lap.count`.
+        samples, tokens: functions that return the number of samples or tokens of a batch; None: `laptime.lap.count`.
         config: settings that distinguish this run from others, nested or by full key; None: detected.
-        seed: of the run; None: detected.
+        seed: the seed of the run; None: detected.
         name, dataset: names of model and data in reports; None: their class names.
-        dir: where to write; None: the output directory of Hydra's job, or laptime_runs/DATE/TIME.
-        breakdown: time the phases of some steps in the warm-up lap.
+        dir: the directory to write to; None: the output directory of Hydra's job, or laptime_runs/DATE/TIME.
+        breakdown: whether to time the phases of some steps in the warm-up lap.
         flops: floating-point operations of a batch on one rank, forward and backward; True: count them in a step of
             the warm-up lap; False: don't.
-        peak: measure the fastest matrix product after the training.
+        peak: whether to measure the fastest matrix product after the training.
 
     Raises:
         ValueError: an argument is out of range.
@@ -64,7 +64,7 @@ class Settings:
 
 
 def picklable(settings: Settings, guard: Guard) -> Settings:
-    """The settings without functions that can't be pickled, to be sent to a spawned process."""
+    """Return the settings without functions that can't be pickled, to be sent to a spawned process."""
     removed: dict[str, None] = {}
     for key in ("samples", "tokens"):
         try:
@@ -79,7 +79,7 @@ def picklable(settings: Settings, guard: Guard) -> Settings:
 
 
 def config_of(settings: Settings, job: HydraJob | None, detect: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The settings that distinguish runs: the user's config=, else what Hydra composed, else what `detect` returns."""
+    """Return the settings that distinguish runs: the user's config=, else Hydra's, else those that `detect` returns."""
     if settings.config is not None:
         config: dict[str, Any] = plain(settings.config)
         return config
@@ -87,7 +87,7 @@ def config_of(settings: Settings, job: HydraJob | None, detect: Callable[[], dic
 
 
 def length_of(sized: Any) -> int | None:
-    """Its length; None: it has none."""
+    """Return the length of an object; None: it has none."""
     try:
         return len(sized)
     except (TypeError, NotImplementedError):
@@ -95,27 +95,27 @@ def length_of(sized: Any) -> int | None:
 
 
 def is_int(number: Any) -> bool:
-    """Whether it is an int and not a bool."""
+    """Whether a value is an int and not a bool."""
     return isinstance(number, int) and not isinstance(number, bool)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What is known about a training when it starts.
+    """The facts about a training that are known when it starts.
 
     Attributes:
-        model, dataset: names.
-        num_parameters, num_train: of the model and of the training set; None: unknown.
-        precision: in Lightning's notation, e.g. 32-true or bf16-mixed.
+        model, dataset: names of model and data.
+        num_parameters, num_train: numbers of parameters and of training samples; None: unknown.
+        precision: the precision in Lightning's notation, e.g. 32-true or bf16-mixed.
         batches_per_step: batches per optimizer step (gradient accumulation); None: unknown.
         num_batches: remaining batches of the training; None: unknown.
-        num_epochs: of the training; None: unknown.
-        backend: of the process group; None: there is none.
+        num_epochs: epochs of the training; None: unknown.
+        backend: the backend of the process group; None: there is no group.
         strategy: how the ranks train together, e.g. ddp.
         config: settings that distinguish this run from others, nested.
-        seed: None: unknown.
+        seed: the seed of the run; None: unknown.
         classes: the user's classes as `module.Class`; their source is hashed.
-        num_loaders: DataLoaders that are combined in each batch.
+        num_loaders: number of DataLoaders that are combined in each batch.
         is_compiled: whether the module or one of its submodules is compiled.
         strategy_settings: arguments of the strategy, e.g. of DDP.
         is_profiled: whether a profiler is active.

@@ -38,7 +38,7 @@ from laptime.record.run_record import RunRecord
 from laptime.record.schema import RunError, Status, filled
 from laptime.text import format_os_error
 
-# Figures of Laptime's own training alone, and why a timer can't measure them.
+# Figures that only Laptime's own training has, and the reasons why a timer can't measure them.
 _NEVER_MEASURED = {
     "contention": "needs steps without gradient synchronization, which would change the training",
     "bare_loop": "only Laptime's own training has a bare loop to compare with",
@@ -52,9 +52,9 @@ class TimedRun:
 
     Args:
         timer: name of the public timer.
-        settings: the user's.
-        training: what is known about it.
-        device: that trains; is synchronized at both ends of a lap and of a pause.
+        settings: the arguments that the user gave the timer.
+        training: the facts about the training.
+        device: the device that trains, which is synchronized at both ends of a lap and of a pause.
         rank: this process.
         guard: records what failed or can't be measured.
         job: the Hydra job that runs the training; None: there is none.
@@ -63,10 +63,10 @@ class TimedRun:
         clock: times the current lap.
         counter: counts samples and tokens.
         warmup: measures phases and FLOPs in the warm-up lap.
-        run_dir: None: it can't be written, or another rank writes it.
-        record: on rank 0; None on other ranks.
+        run_dir: the directory of the run; None: it can't be written, or another rank writes it.
+        record: the run's record; None on ranks other than 0.
         num_laps: number of laps that have ended.
-        batch_size: samples of the first batch; None: unknown.
+        batch_size: number of samples of the first batch; None: unknown.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class TimedRun:
         self.clock.start()
 
     def pause(self) -> None:
-        """Exclude what follows from the lap, until `resume`. Pauses may be nested."""
+        """Exclude the time until `resume` from the lap. Pauses may be nested."""
         self._num_pauses += 1
         if self.is_timing:
             self.clock.pause()
@@ -203,7 +203,7 @@ class TimedRun:
         """End the lap. `write_lap` writes it later, while no lap is timed.
 
         Args:
-            number: of the epoch; None: number the laps.
+            number: the number of the epoch; None: number the laps.
         """
         self._num_batches += self.clock.num_batches
         per_step = self.training.batches_per_step
@@ -219,7 +219,10 @@ class TimedRun:
         self.num_laps += 1
 
     def _num_steps(self, per_step: int) -> float:
-        """Optimizer steps of the lap. An epoch's last step may have fewer batches; laps of batches may share a step."""
+        """Return the optimizer steps of the lap.
+
+        An epoch's last step may have fewer batches. Two laps of batches may share a step.
+        """
         num_batches = self.clock.num_batches
         return -(-num_batches // per_step) if self.settings.every is None else num_batches / per_step
 
@@ -232,11 +235,11 @@ class TimedRun:
         """Write the last lap with its scores.
 
         Returns:
-            On rank 0, the lap over all ranks and its energy in joules (None: not measured). None: there is no lap to
-            write, or this is another rank.
+            The lap over all ranks and its energy in joules (None: not measured), on rank 0. None on other ranks, or if
+            there is no lap to write.
 
         Raises:
-            MissingRanks: on rank 0, see `RankGroup.gather`.
+            MissingRanks: another rank sends no value (see `RankGroup.gather`); only on rank 0.
         """
         if self._pending is None:
             return None
@@ -281,7 +284,7 @@ class TimedRun:
         return None if training.num_batches is None else self.first_lap + training.num_batches // every
 
     def _remaining_s(self) -> float | None:
-        """Estimated seconds until the end of the training; only after the first lap."""
+        """Return the estimated seconds until the end of the training; None before the end of the first lap."""
         training = self.training
         if self.num_laps != 1 or self._started_at is None or not training.num_batches or not self._num_batches:
             return None
@@ -334,7 +337,7 @@ class TimedRun:
         """Record the scores of a test after the training.
 
         Args:
-            num_test: samples of the test set; 0: unknown.
+            num_test: number of samples of the test set; 0: unknown.
         """
         if self.record is not None:
             filled(self.record.dataset).num_test = num_test
@@ -345,7 +348,7 @@ class TimedRun:
         """Write how the run ended, and print the summary.
 
         Args:
-            reason: why a completed training stopped: epochs, early_stopping or callback.
+            reason: the reason why a completed training stopped: epochs, early_stopping or callback.
         """
         record = self.record
         self.warmup.end()

@@ -27,9 +27,9 @@ class TrainerSteps:
     It holds no strong reference to the Trainer, the model or the callback.
 
     Args:
-        run: of this training.
-        trainer: its methods are wrapped by instance attributes; None: it was not found.
-        hooks: on the model, removed together with the wrappers; None: there are none.
+        run: the run of this training.
+        trainer: the Trainer, whose methods are wrapped by instance attributes; None: it was not found.
+        hooks: the hooks on the model, which are removed together with the wrappers; None: there are none.
         batch_size: samples per micro-batch on this rank.
 
     Attributes:
@@ -106,7 +106,7 @@ class TrainerSteps:
         """End the run after an error of the training.
 
         Args:
-            message: recorded if the error is unknown.
+            message: the message to record if the error is unknown.
         """
         if not self.is_open:
             return
@@ -134,7 +134,7 @@ class TrainerSteps:
         self._flops = self.run.warmup.flop_counter() if self.run.is_warmup else None
 
     def end_step(self) -> tuple[int | None, Any]:
-        """Called after an optimizer step. Returns its samples and tokens on this rank; None: unknown."""
+        """Called after an optimizer step. Return its samples and tokens on this rank; None: unknown."""
         if self._flops is not None:
             self.run.warmup.note_flops(self._flops, self._samples)
         return self._samples, self._tokens

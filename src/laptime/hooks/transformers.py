@@ -38,9 +38,9 @@ class LapTimerCallback(TrainerCallback):
 
     Args:
         every: optimizer steps per lap; None: a lap is an epoch.
-        warmup_laps, samples, tokens, config, seed, name, dataset, dir, breakdown, flops, peak: as for LapTimer.
-            `samples` and `tokens` get the inputs of a training step. `flops` is for an optimizer step on one rank. The
-            default config is the TrainingArguments and the model's configuration.
+        warmup_laps, samples, tokens, config, seed, name, dataset, dir, breakdown, flops, peak: the arguments of
+            LapTimer. `samples` and `tokens` get the inputs of a training step. `flops` is for an optimizer step on one
+            rank. The default config is the TrainingArguments and the model's configuration.
 
     Raises:
         ValueError: an argument is out of range.
@@ -80,7 +80,7 @@ class LapTimerCallback(TrainerCallback):
 
     @property
     def _active_run(self) -> TimedRun | None:
-        """The run, while its training is running."""
+        """Return the run while its training is running; otherwise None."""
         return self.run if self._steps is not None and self._steps.is_open else None
 
     # Start and end of the training.
@@ -328,8 +328,8 @@ def _on_abandoned(steps: TrainerSteps, process: int, error_before: int) -> None:
     """Called if the callback is freed or the process ends during the training.
 
     Args:
-        process: id of the training process; its forks are ignored.
-        error_before: id of the last error when the training began, e.g. of an earlier notebook cell.
+        process: the id of the training process; its forks are ignored.
+        error_before: the id of the last error when the training began, e.g. of an earlier notebook cell.
     """
     if os.getpid() != process:
         return

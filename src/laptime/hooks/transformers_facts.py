@@ -1,4 +1,4 @@
-"""What is known about the training of a transformers.Trainer before it starts."""
+"""Reads the facts about the training of a transformers.Trainer before it starts."""
 
 import sys
 from types import FrameType
@@ -25,13 +25,13 @@ _IGNORED_MODEL_KEYS = ("_name_or_path", "architectures", "transformers_version",
 
 
 def trainer_of(state: Any) -> Any:
-    """The Trainer that is calling. It is looked up in the call stack, because callbacks don't get it.
+    """Return the Trainer that is calling. It is looked up in the call stack, because callbacks don't get it.
 
     Args:
-        state: of the training; identifies its Trainer.
+        state: the state of the training, which identifies its Trainer.
 
     Returns:
-        None: the caller is no transformers.Trainer.
+        The Trainer; None: the caller is no transformers.Trainer.
     """
     trainer_class = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)
     frame: FrameType | None = sys._getframe(1)
@@ -50,7 +50,7 @@ def has_length(loader: Any) -> bool:
 
 
 def batch_size_of(args: Any, state: Any) -> int:
-    """Samples of a micro-batch on one device. `auto_find_batch_size` makes it smaller than the arguments say."""
+    """Return the samples of a micro-batch on one device, which `auto_find_batch_size` may have made smaller."""
     reduced = state.train_batch_size if args.auto_find_batch_size else None
     return int(reduced // max(1, args.n_gpu) if reduced else args.per_device_train_batch_size)
 
@@ -69,7 +69,7 @@ def recomputes(args: Any, model: torch.nn.Module) -> bool:
 def training_of(
     args: Any, state: Any, model: torch.nn.Module, loader: Any, settings: Settings, job: HydraJob | None
 ) -> Training:
-    """What is known when the training starts.
+    """Return what is known about the training when it starts.
 
     Args:
         job: the Hydra job that runs the training; None: there is none.
@@ -98,7 +98,7 @@ def training_of(
 
 
 def _detected_config(args: Any, state: Any, model: torch.nn.Module, num_parameters: int) -> dict[str, Any]:
-    """The TrainingArguments that can change the result or its timing, and the model's configuration."""
+    """Return the TrainingArguments that can change the result or its timing, and the model's configuration."""
     values = args.to_dict() | {"per_device_train_batch_size": batch_size_of(args, state)}
     described: dict[str, Any] = getattr(getattr(model, "config", None), "to_diff_dict", dict)()
     return {

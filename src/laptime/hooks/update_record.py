@@ -19,7 +19,7 @@ _MAX_NOISE_LAPS = 1000  # laps whose machine counters are kept in run.json
 
 
 def update_record(run: "TimedRun") -> None:
-    """Update the record of a run. Does nothing before the first lap, and on ranks other than 0."""
+    """Update the record of a run. Do nothing before the first lap, and on ranks other than 0."""
     record, recorder = run.record, run.recorder
     if record is None or not recorder.rows:
         return
@@ -47,16 +47,18 @@ def _update_batch(run: "TimedRun", record: RunRecord) -> None:
 
 
 def flops_of_mean_batch(flops_per_sample: float, timing: schema.Timing, world_size: int) -> float:
-    """FLOPs of a batch of mean size on one rank. The batch whose FLOPs were counted may be larger or smaller.
+    """Return the FLOPs of a batch of mean size on one rank.
+
+    The batch whose FLOPs were counted may be larger or smaller.
 
     Args:
-        timing: with samples_per_s (of all ranks) and batches_per_s (per rank).
+        timing: the section of the record, with samples_per_s (of all ranks) and batches_per_s (per rank).
     """
     return flops_per_sample * (timing.samples_per_s or 0.0) / (timing.batches_per_s or 1.0) / world_size
 
 
 def _update_quality(run: "TimedRun", record: RunRecord) -> None:
-    """Update what else the machine did, and the grade that follows from it."""
+    """Record the machine's other activity during the laps, and the resulting grade."""
     recorder, training = run.recorder, run.training
     record.noise.epochs, record.noise.load_after = recorder.noise[:_MAX_NOISE_LAPS], snapshot().load
     times = [lap.epoch_time_s for lap in recorder.counted]

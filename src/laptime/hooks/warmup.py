@@ -1,4 +1,4 @@
-"""Measurements in the warm-up lap, which is left out of all figures: the phases of steps, and the FLOPs of one."""
+"""Measures the phases of some steps and the FLOPs of one step in the warm-up lap, which is left out of all figures."""
 
 import sys
 import time
@@ -24,7 +24,7 @@ _DDP_SAMPLE_RATE = 100
 
 
 def _ignore() -> None:
-    """Nothing is to be called."""
+    """Do nothing, in place of a function to call."""
 
 
 class WarmupSteps:
@@ -32,18 +32,18 @@ class WarmupSteps:
 
     Args:
         device: is synchronized at every boundary of a phase.
-        settings, training: of the run.
+        settings, training: the arguments of the timer, and the facts about the training.
         guard: records why a figure is not measured.
         has_laps: whether there is a warm-up lap.
 
     Attributes:
         phases: times the phases of the current step; None: phases are not being timed.
-        flops_per_batch: of one batch on this rank; None: not counted.
+        flops_per_batch: FLOPs of one batch on this rank; None: not counted.
         flops_samples: samples of the batch whose FLOPs were counted; None: unknown, or the user passed flops=.
         is_compiled: returns whether the training is compiled. Then FLOPs aren't counted, because counting would change
             how it runs.
-        on_begin, on_end: called when timing of phases starts and ends.
-        ddp: the model whose timers tell how long a step waits for other ranks; None: there is none.
+        on_begin, on_end: are called when the timing of phases starts and ends.
+        ddp: the model whose timers measure how long a step waits for other ranks; None: there is none.
     """
 
     def __init__(self, device: Device, settings: Settings, training: Training, guard: Guard, has_laps: bool) -> None:
@@ -75,7 +75,7 @@ class WarmupSteps:
             guard.mark_missing("breakdown", reason, warn=False)
 
     def flop_counter(self) -> FlopCounter | None:
-        """The context in which to train the next warm-up batch, so that its FLOPs are counted; None: don't count."""
+        """Return the context that counts the FLOPs of the next warm-up batch; None: don't count them."""
         if not self._counts_flops or self._num_batches != _NUM_SKIPPED_BATCHES - 1:
             return None
         self._counts_flops = False
@@ -88,7 +88,7 @@ class WarmupSteps:
         """Take the FLOPs of a batch from its counter.
 
         Args:
-            samples: of the batch; None: unknown.
+            samples: number of samples of the batch; None: unknown.
         """
         if counter.unknown:
             self.skip_flops(f"no formula for {', '.join(sorted(counter.unknown))}")
@@ -112,13 +112,13 @@ class WarmupSteps:
         """Called after the batch.
 
         Args:
-            samples: of the batch; None: unknown.
+            samples: number of samples of the batch; None: unknown.
         """
         self._num_batches += 1
         self._end_count(samples)
 
     def pause(self) -> None:
-        """Exclude what follows, until `resume`."""
+        """Exclude the time until `resume`."""
         if self._counter is not None:
             self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         if self.phases is not None:
@@ -138,7 +138,7 @@ class WarmupSteps:
             self.note_flops(counter, samples)
 
     def next_batch(self) -> None:
-        """Called before the next batch of the warm-up lap is requested: the previous step ends here."""
+        """End the previous step. Called before the next batch of the warm-up lap is requested."""
         if not self._measures_breakdown or self._num_batches < _NUM_SKIPPED_BATCHES:
             return
         if self.phases is None:
@@ -167,7 +167,7 @@ class WarmupSteps:
         self.is_compiled, self.on_begin, self.on_end, self.ddp = compiled_anything, _ignore, _ignore, None
 
     def end(self) -> None:
-        """Stop timing phases: the lap is over, or there are enough steps."""
+        """Stop timing phases, because the lap is over or there are enough steps."""
         self._end_count()  # if an exception ended the step
         self._measures_breakdown = False
         if self.phases is None:
