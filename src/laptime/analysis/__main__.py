@@ -22,7 +22,7 @@ _TOLERANCE = 0.05
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 if the gate failed, 2 for a mistake in the arguments or a missing baseline."""
+    """Return the exit code: 0, 1 if the gate failed, 2 for a mistake in the arguments or a missing baseline."""
     from laptime.terminal import replace_unencodable
 
     replace_unencodable()
@@ -106,10 +106,10 @@ def _default_output_dir(folders: Sequence[Path]) -> Path:
 
 
 def latest_sweep() -> Path:
-    """The sweep directory in multirun/ that was started or resumed last.
+    """Return the sweep directory in multirun/ that was started or resumed last.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no sweep.
     """
     sweep = next(iter(newest_sweeps()), None)
     if sweep is None:

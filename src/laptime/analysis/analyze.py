@@ -27,7 +27,8 @@ class Analysis:
         families: groups that differ only in the number of ranks.
         comparisons: groups that differ only in one other key.
         searches: hyperparameter searches.
-        target_accuracy: the reports show the time to reach it; None: each run's measure.target_accuracy.
+        target_accuracy: the accuracy whose time to reach it the reports show; None: each run's
+            measure.target_accuracy.
         project: numbers of ranks to project the scaling to.
     """
 
@@ -55,11 +56,11 @@ def analyze(
         folders: run or sweep directories, from any sweeps and machines.
         baseline: `key=value` of the baseline; None: device=cpu, or the value of the run with the lowest number.
         by: keys to compare by; empty: all keys in which the groups differ.
-        target_accuracy: a fraction; None: each run's measure.target_accuracy.
+        target_accuracy: the accuracy to reach, a fraction; None: each run's measure.target_accuracy.
         project: numbers of ranks to project the scaling to.
 
     Raises:
-        UserError: a folder does not exist, a key is unknown, the baseline is missing.
+        UserError: a folder does not exist, a key is unknown, or the baseline is missing.
     """
     for folder in folders:
         if not folder.is_dir():

@@ -23,7 +23,7 @@ _MAX_SENTENCES = 3
 
 
 def question(analysis: Analysis) -> str:
-    """The question that the runs answer."""
+    """Return the question that the runs answer."""
     if analysis.searches:
         return f"What is best in {_and(list(analysis.searches[0].metrics))}?"
     if analysis.families:
@@ -37,7 +37,7 @@ def question(analysis: Analysis) -> str:
 
 
 def answer(analysis: Analysis) -> str:
-    """The main figure with its interval, a warning about quality C, and requested devices that were absent."""
+    """Return the main figure with its interval, a warning about quality C, and requested devices that were absent."""
     absent = sorted({name for group in analysis.groups for name in group.absent_devices})
     words = _main_figure(analysis)
     num_disturbed = sum(group.quality == "C" for group in analysis.groups)
@@ -80,7 +80,7 @@ def _search_words(search: Search) -> str:
 
 
 def _values_words(search: Search, index: int) -> str:
-    """A group's values: `val_accuracy 0.9812, epoch_time_s 1.303`."""
+    """Return a group's values: `val_accuracy 0.9812, epoch_time_s 1.303`."""
     pairs = zip(search.metrics, search.values[index], strict=True)
     return ", ".join(f"{metric} {value:.4g}" for metric, value in pairs)
 
@@ -127,7 +127,7 @@ def _first_sentences(sentences: Sequence[str], noun: str) -> str:
 
 
 def _results_words(agreement: Agreement | None) -> str:
-    """How results differ from the baseline's; empty where they agree."""
+    """Describe how results differ from the baseline's; empty: they agree."""
     details = "" if agreement is None else agreement_details(agreement)
     if agreement is None or not details:
         return ""
@@ -144,5 +144,5 @@ def _and(words: Sequence[str]) -> str:
 
 
 def problems(analysis: Analysis) -> list[str]:
-    """What is missing for a speedup, and the command to run."""
+    """Return what is missing for a speedup, and the command that measures it."""
     return [missing_baseline_words(family) for family in analysis.families if family.baseline is None]

@@ -1,4 +1,4 @@
-"""Cells of tables: how a figure is written."""
+"""Formats figures for the cells of tables."""
 
 import math
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ NOT_MEASURED = Cell("not measured", Tone.MISSING)
 
 
 def with_interval(value: float | None, interval: Interval | None, scale: float = 1.0, unit: str = "") -> str:
-    """A figure with its interval.
+    """Format a figure with its interval.
 
     Args:
-        value: None: there is no baseline.
-        interval: None with one repeat.
+        value: the figure; None: there is no baseline.
+        interval: its interval; None: there is only one repeat.
         scale: factor for the bounds of the interval.
-        unit: `%`: the value is a fraction and is shown as a percentage.
+        unit: the unit. With `%`, the value is a fraction and is shown as a percentage.
     """
     if value is None:
         return "no baseline"
@@ -34,7 +34,7 @@ def with_interval(value: float | None, interval: Interval | None, scale: float =
 
 
 def with_spread(values: Sequence[float], scale: float, form: str) -> Cell:
-    """Median and standard deviation over the repeats, both multiplied by `scale` and formatted by `form`."""
+    """Format median and standard deviation over the repeats, both multiplied by `scale`, with the format `form`."""
     finite = [value * scale for value in values if math.isfinite(value)]
     if not finite:
         return NOT_MEASURED
@@ -47,12 +47,12 @@ def percent_of(value: float | None, whole: float) -> str:
 
 
 def tokens_cells(group: Group, groups: Sequence[Group]) -> list[str]:
-    """The tokens/s cell of a group where all groups have tokens/s; otherwise no cell."""
+    """Return the tokens/s cell of a group if all groups have tokens/s; otherwise no cell."""
     return [f"{group.tokens_per_s:,.0f}"] if with_tokens(groups) else []
 
 
 def tokens_head(groups: Sequence[Group]) -> list[str]:
-    """The head of the tokens/s column where all groups have tokens/s; otherwise no head."""
+    """Return the head of the tokens/s column if all groups have tokens/s; otherwise no head."""
     return ["tokens/s"] if with_tokens(groups) else []
 
 
@@ -78,7 +78,7 @@ def results_cell(agreement: Agreement | None) -> Cell:
 
 
 def interval_note(groups: Sequence[Group]) -> list[str]:
-    """A warning where intervals come from too few repeats."""
+    """Return a warning if intervals come from too few repeats; otherwise no text."""
     fewest = min(len(group.runs) for group in groups)
     if not 1 < fewest < MIN_REPEATS:
         return []

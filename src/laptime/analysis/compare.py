@@ -1,4 +1,4 @@
-"""Comparison of the values of one key (device, model, precision, ...), all other settings equal."""
+"""Compares the values of one key (device, model, precision, ...) between groups whose other settings are equal."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ _DEPENDENT = {"dataset.pipeline": ("dataset.num_workers",)}
 
 @dataclass(frozen=True)
 class Row:
-    """One value against the baseline.
+    """One value, compared with the baseline.
 
     Attributes:
-        value: of the compared key.
-        group: its runs.
+        value: the value of the compared key.
+        group: the group with this value.
         speedup: samples_per_s divided by the baseline's.
         interval: bootstrap interval of the speedup; None with one repeat.
-        difference: test whether throughputs differ; None for the baseline itself.
+        difference: result of the test whether throughputs differ; None for the baseline itself.
         agreement: whether the group learns the same; None for the baseline itself.
         mismatches: other differences from the baseline.
     """
@@ -50,12 +50,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All values of one key, everything else equal.
+    """The comparison of all values of one key, with equal other settings.
 
     Attributes:
         key: the compared key.
         common: label of the settings that all rows have in common.
-        rows: one per group, the baseline first.
+        rows: one row per group, the baseline first.
     """
 
     key: str
@@ -69,7 +69,7 @@ def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> l
     Args:
         groups: groups to compare.
         key: a key of the configuration, or a config group such as model or device.
-        baseline: value of the baseline; None: cpu for devices, otherwise the value of the run with the lowest number.
+        baseline: the baseline's value; None: cpu for devices, otherwise the value of the run with the lowest number.
 
     Returns:
         One comparison for each set of groups that are equal in everything else and have at least two values of the key.
@@ -108,13 +108,13 @@ def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> l
 
 
 def swept_keys(groups: Sequence[Group]) -> list[str]:
-    """The keys in which the groups differ, without the number of ranks, which the scaling tables show."""
+    """Return the keys in which the groups differ, without the number of ranks, which the scaling tables show."""
     left_out = {"strategy.world_size", "strategy.threads_per_rank", "strategy.wrap_single_rank"}
     return [key for key in differing_keys(groups) if key not in left_out]
 
 
 def resolve_key(groups: Sequence[Group], name: str) -> str:
-    """The full key for a name such as `precision` or `training.precision`.
+    """Return the full key for a name such as `precision` or `training.precision`.
 
     Raises:
         UserError: no key or several keys have that name.
@@ -152,8 +152,11 @@ def _row(group: Group, reference: Group, key: str) -> Row:
 
 
 def _fixed_settings(group: Group, key: str, set_by_key: Collection[str] = ()) -> tuple[object, ...]:
-    """Everything apart from the compared key that must be equal. Between devices the machine may differ, and between
-    data sets the data. Differences in code, torch and threads are allowed: the row's remarks list them."""
+    """Return the settings and conditions that must be equal, apart from the compared key.
+
+    Between devices the machine may differ, and between data sets the data. Differences in code, torch and threads are
+    allowed, and the row's remarks list them.
+    """
     left_out = {"strategy.threads_per_rank", *_DEPENDENT.get(key, ()), *set_by_key}
     if key == "strategy.world_size":
         left_out |= set(DDP_KEYS)

@@ -19,16 +19,16 @@ class Conditions:
 
     Attributes:
         machine: CPU, number of usable cores, and the accelerator used.
-        checksum: of the data.
+        checksum: the checksum of the data.
         nodes: number of nodes (torchrun processes).
-        torch: version.
-        python: version.
+        torch: the version of torch.
+        python: the version of Python.
         code: hash of Laptime's code and of the classes that the configuration names.
-        instructions: the CPU instruction set that torch used, e.g. AVX2; empty where it is unknown.
-        settings: environment variables that change the timing, as `NAME=value`; and torch's number of threads where it
+        instructions: the CPU instruction set that torch used, e.g. AVX2; empty: unknown.
+        settings: environment variables that change the timing, as `NAME=value`; also torch's number of threads if it
             differs from strategy.threads_per_rank.
-        lap: the unit that is timed: `epoch`. Where Laptime only timed the training, with the timer's name: `20 batches
-            by LapTimer`.
+        lap: the unit that is timed, e.g. `epoch`. If Laptime only timed the training, it has the timer's name, e.g.
+            `20 batches by LapTimer`.
     """
 
     machine: str
@@ -43,7 +43,7 @@ class Conditions:
 
     @property
     def must_match(self) -> tuple[str, ...]:
-        """Values that must be equal for two figures to be comparable. A comparison lists the other differences."""
+        """The values that must be equal for two figures to be comparable. A comparison lists the other differences."""
         return tuple(getattr(self, name) for name in MUST_MATCH)
 
 
@@ -56,15 +56,17 @@ _SETTING = re.compile(rf"{_NAME}=.*?(?= {_NAME}=|$)")
 
 
 def differing_settings(settings: Sequence[str]) -> list[str]:
-    """Texts of `Conditions.settings` without the variables that all of them contain; `none` where nothing is left."""
+    """Return texts of `Conditions.settings` without the variables that all contain, or `none` if nothing is left."""
     variables = [_SETTING.findall(text) for text in settings]
     shared = set.intersection(*map(set, variables)) if variables else set()
     return [" ".join(variable for variable in row if variable not in shared) or "none" for row in variables]
 
 
 def without_torchruns(settings: str) -> str:
-    """A text of `Conditions.settings` without variables that torch and its launchers set. Older versions of Laptime
-    recorded them as settings."""
+    """Remove the variables that torch and its launchers set from a text of `Conditions.settings`.
+
+    Older versions of Laptime recorded them as settings.
+    """
     variables = _SETTING.findall(settings)
     return " ".join(variable for variable in variables if not is_set_while_running(variable.partition("=")[0]))
 

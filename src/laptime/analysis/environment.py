@@ -1,4 +1,4 @@
-"""Tables of a run's environment: its machine and its software. Records of older versions contain less."""
+"""Makes the tables of a run's environment: its machine and its software. Records of older versions contain less."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ Rows = list[tuple[str, str]]
 
 
 def hardware_rows(environment: Environment) -> Rows:
-    """Processor, cores, caches, clock, memory, limits and system by name; empty where unknown."""
+    """Return processor, cores, caches, clock, memory, limits and system by name; empty text: unknown."""
     frequencies = [_gigahertz(hertz) for hertz in (environment.frequency_min_hz, environment.frequency_max_hz)]
     limits = environment.container or {}
     return [
@@ -30,7 +30,7 @@ def hardware_rows(environment: Environment) -> Rows:
 
 
 def software_rows(run: Run) -> Rows:
-    """Device, versions, torch's build, settings, code and data by name; empty where unknown."""
+    """Return device, versions, torch's build, settings, code and data by name; empty text: unknown."""
     environment, git, device, data = run.environment, run.record.git, run.device, run.dataset
     packages = [f"{name} {version}" for name, version in environment.packages.items() if version]
     changes = f" with local changes {git.diff_hash or ''}".rstrip() if git.dirty else ""

@@ -1,4 +1,4 @@
-"""Run directories as data frames: `laptime.load`."""
+"""Loads run directories as data frames: `laptime.load`."""
 
 import json
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ class Results:
     """Runs as data frames. Figures that were not measured are missing (NaN, None).
 
     Attributes:
-        runs: one row per completed run. `run`: path of its directory. `group`: label of its group of repeats.
-            `device`: the device that trained. `seed` (missing: unknown), `config_hash`, `group_hash`, `started_at`,
-            `ended_at` (times in UTC), `commit`, `hostname_hash`, `lap` (the timed unit: `epoch`, `20 batches by
-            LapTimer`). Then the figures of run.json by name, from the sections device, dataset, model, strategy, batch,
-            timing, result, resources, communication, contention, breakdown, peak, bare_loop, quality: e.g.
-            `epoch_time_s`, `samples_per_s`, `world_size`, `test_accuracy`. A name that an earlier section has gets the
-            section's name as a prefix: `model_name`, `dataset_name`, `bare_loop_epoch_time_s`. Then every setting by
-            its full key: `optimizer.lr`, `training.batch_size`; with the prefix `config.` where a figure has that name.
-            Lists are JSON strings.
-        epochs: one row per run, epoch and rank; of an epoch that several attempts trained, the last. `run` as in
-            `runs`, and the columns of epochs.csv: `attempt`, `epoch`, `rank` (all from 0), `is_warmup`, `epoch_time_s`,
+        runs: one row per completed run. The first columns are `run` (path of its directory), `group` (label of its
+            group of repeats), `device` (the device that trained), `seed` (missing: unknown), `config_hash`,
+            `group_hash`, `started_at` and `ended_at` (times in UTC), `commit`, `hostname_hash`, and `lap` (the timed
+            unit, e.g. `epoch` or `20 batches by LapTimer`). The figures of run.json follow by name, e.g.
+            `epoch_time_s`, `samples_per_s`, `world_size`, `test_accuracy`. They come from the sections device, dataset,
+            model, strategy, batch, timing, result, resources, communication, contention, breakdown, peak, bare_loop and
+            quality. If an earlier section has the same name, the section's name is a prefix: `model_name`,
+            `dataset_name`, `bare_loop_epoch_time_s`. Every setting follows by its full key: `optimizer.lr`,
+            `training.batch_size`. If a figure has the same name, the prefix is `config.`. Lists are JSON strings.
+        epochs: one row per run, epoch and rank. If several attempts trained an epoch, the last one counts. The columns
+            are `run` and those of epochs.csv: `attempt`, `epoch`, `rank` (all from 0), `is_warmup`, `epoch_time_s`,
             `num_samples` and `samples_per_s` (of this rank), `data_wait_s`, `train_loss`, `train_accuracy`, `val_loss`,
             `val_accuracy` (of all ranks), `lr`, `cpu_percent`, `rss_bytes`, `device_memory_bytes`, `num_tokens`,
             `num_batches`, `apart_s`.
@@ -63,8 +63,8 @@ def load(*folders: str | Path) -> Results:
         results.epochs.merge(results.runs[["run", "model_name"]], on="run")
 
     Args:
-        folders: run directories, sweep directories, or folders that contain them. `latest`: the newest run below
-            outputs/ and multirun/; if it belongs to a sweep, the whole sweep.
+        folders: run directories, sweep directories, or folders that contain them. `latest` is the newest run below
+            outputs/ and multirun/, or its whole sweep if it belongs to one.
 
     Returns:
         All runs in and below the folders, without duplicates.
@@ -107,10 +107,10 @@ _SECTIONS = (
 
 
 def run_row(run: "Run", label: str) -> dict[str, object]:
-    """A run's figures as one row.
+    """Return a run's figures as one row.
 
     Args:
-        label: label of the run's group.
+        label: the label of the run's group.
     """
     from laptime.analysis.conditions import conditions_of
 
@@ -125,7 +125,7 @@ def run_row(run: "Run", label: str) -> dict[str, object]:
 
 
 def _with_settings(row: dict[str, object], run: "Run") -> dict[str, object]:
-    """The row with the settings. Another program's setting may have a figure's name; it gets the prefix `config.`."""
+    """Add the settings to a row. A setting of another program that has a figure's name gets the prefix `config.`."""
     settings = {key: _cell(value) for key, value in run.config.items() if key != "seed"}
     return row | {f"config.{key}" if key in row else key: value for key, value in settings.items()}
 
@@ -135,7 +135,7 @@ def _cell(value: object) -> object:
 
 
 def _latest() -> Path:
-    """The newest run, or its sweep if it belongs to one."""
+    """Return the newest run, or its sweep if it belongs to one."""
     run = next(iter(newest_runs()), None)
     if run is None:
         raise UserError("latest: there is no run below outputs/ or multirun/.")

@@ -28,8 +28,8 @@ class BaselineGroup:
     """A group of the stored summary.json.
 
     Attributes:
-        label, group_hash: as in the file.
-        samples_per_s: of each repeat.
+        label, group_hash: the values in the file.
+        samples_per_s: throughput of each repeat.
         conditions: fields of Conditions by name. A summary of an older version has fewer, or none.
     """
 
@@ -44,12 +44,12 @@ class Check:
     """A stored group compared with the current group of the same configuration.
 
     Attributes:
-        group: its label.
+        group: the label of the group.
         change: current throughput divided by the stored one; None: not measured now, or on another machine.
-        interval: of `change`; None with one repeat on either side.
+        interval: the interval of `change`; None with one repeat on either side.
         fallen: whether throughput fell by more than the tolerance and the interval is below 1.
-        mismatches: differences between the groups, or the reason why they are not compared. Empty and `change` is None:
-            the group has no completed run now.
+        mismatches: differences between the groups, or the reason why they are not compared. If there are none and
+            `change` is None, the group has no completed run now.
         names_machine: whether the stored summary names its machine.
     """
 
@@ -83,8 +83,10 @@ def check(analysis: Analysis, summary: Path, tolerance: float) -> list[Check]:
 
 
 def _checks(groups: Sequence[Group], baseline: BaselineGroup, tolerance: float) -> list[Check]:
-    """Checks of all current groups of the baseline's configuration, whatever their code. Where none is comparable, one
-    check that says why."""
+    """Return the checks of all current groups with the baseline's configuration, even with other code.
+
+    If none is comparable, one check says why.
+    """
     same = [group for group in groups if _key(group) == baseline.group_hash]
     if not same:
         return [Check(baseline.label, None, None, False)]

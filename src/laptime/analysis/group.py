@@ -24,10 +24,10 @@ class Group:
     """Repeats of one configuration under one set of conditions.
 
     Attributes:
-        runs: in the order of their seeds.
+        runs: the repeats, in the order of their seeds.
         config: the settings that can change results or timing, by full key, without the seed.
         label: short text that distinguishes the group from the others.
-        epoch_time_s, samples_per_s: of the counted epochs.
+        epoch_time_s, samples_per_s: statistics of the counted epochs.
     """
 
     runs: tuple[Run, ...]
@@ -48,7 +48,7 @@ class Group:
 
     @property
     def first(self) -> Run:
-        """The first run. Use it for what all repeats have in common."""
+        """The first run. Use it for values that all repeats have in common."""
         return self.runs[0]
 
     @property
@@ -57,7 +57,7 @@ class Group:
 
     @property
     def num_seeds(self) -> int:
-        """The number of distinct seeds: runs of the same seed learn the same. Each unknown seed counts as distinct."""
+        """The number of distinct seeds, because runs with the same seed learn the same. Unknown seeds are distinct."""
         return len({_seed(run) for run in self.runs})
 
     @property
@@ -67,32 +67,32 @@ class Group:
 
     @property
     def hosts(self) -> set[str]:
-        """Hashes of the hostnames of the runs."""
+        """The hashes of the hostnames of the runs."""
         return {run.environment.hostname_hash for run in self.runs}
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a single process without DDP."""
+        """Whether the runs are single processes without DDP."""
         return self.world_size == 1 and self.first.strategy.backend is None
 
     @cached_property
     def seconds_per_sample(self) -> list[float]:
-        """Median epoch time / samples per epoch, for each repeat. Speedups are ratios of these."""
+        """The median epoch time divided by the samples per epoch, for each repeat. Speedups are ratios of these."""
         return [float(run.counted["epoch_time_s"].median() / run.counted["num_samples"].median()) for run in self.runs]
 
     @property
     def throughputs(self) -> list[float]:
-        """samples_per_s of each repeat, as in run.json."""
+        """The samples_per_s in run.json of each repeat."""
         return [1 / seconds for seconds in self.seconds_per_sample]
 
     @cached_property
     def tokens_per_s(self) -> float | None:
-        """Median over the repeats; None where the data are not text."""
+        """The median over the repeats; None: the data are not text."""
         return self.median("timing", "tokens_per_s")
 
     @cached_property
     def interval_width(self) -> float | None:
-        """Width of the 95% interval of the epoch time, as a fraction of the epoch time; None with one repeat."""
+        """The width of the 95% interval of the epoch time, as a fraction of the epoch time; None with one repeat."""
         return relative_width(self.seconds_per_sample)
 
     def is_precise(self, target: float) -> bool:
@@ -101,19 +101,21 @@ class Group:
         return width is not None and width <= target and len(self.runs) >= MIN_REPEATS
 
     def values(self, section: str, key: str) -> list[float]:
-        """A figure of run.json for each repeat that has it. Figures of `result`: one value per seed, because repeats of
-        one seed learn the same."""
+        """Return a figure of run.json for each repeat that has it.
+
+        For figures of `result` there is one value per seed, because repeats of one seed learn the same.
+        """
         runs = {_seed(run): run for run in reversed(self.runs)}.values() if section == "result" else self.runs
         values = [getattr(getattr(run.record, section), key) for run in runs]
         return [float(value) for value in values if isinstance(value, int | float)]
 
     def median(self, section: str, key: str) -> float | None:
-        """Median of a figure of run.json over the repeats; None where it was not measured."""
+        """Return the median of a figure of run.json over the repeats; None: it was not measured."""
         values = self.values(section, key)
         return float(np.median(values)) if values else None
 
     def times_to(self, accuracy: float) -> list[float | None]:
-        """Seconds of training until each repeat first reached a validation accuracy; None: never, or unknown."""
+        """Return the seconds of training until each repeat reached a validation accuracy; None: never, or unknown."""
         return [
             time_to_accuracy(
                 zip(run.epochs["elapsed_s"].tolist(), run.epochs["val_accuracy"].tolist(), strict=True),
@@ -125,29 +127,29 @@ class Group:
 
     @property
     def absent_devices(self) -> list[str]:
-        """Requested devices that were absent, so that runs of this group trained on the CPU instead."""
+        """The requested devices that were absent, so that runs of this group trained on the CPU instead."""
         if self.first.device.used != "cpu":
             return []
         return sorted({run.device.requested for run in self.runs} - {"auto", "cpu"})
 
     @property
     def quality(self) -> str:
-        """The worst grade of the repeats: A, B or C; empty where no repeat has a grade."""
+        """The worst grade of the repeats: A, B or C; empty: no repeat has a grade."""
         return max((grade for run in self.runs if (grade := run.record.quality.grade) is not None), default="")
 
     @cached_property
     def trend(self) -> float | None:
-        """How much epoch times rise (or fall) over the counted epochs, as a fraction; None: no significant trend."""
+        """The rise (or fall) of epoch times over the counted epochs, as a fraction; None: no significant trend."""
         return trend([run.counted["epoch_time_s"].to_list() for run in self.runs])
 
 
 def lap_word(groups: Iterable[Group]) -> str:
-    """`epoch` where all times are of Laptime's own epochs, otherwise `lap`."""
+    """Return `epoch` if Laptime ran all trainings and timed their epochs; otherwise `lap`."""
     return "epoch" if all(map(_has_own_epochs, groups)) else "lap"
 
 
 def any_trained_by_laptime(groups: Iterable[Group]) -> bool:
-    """Whether Laptime ran the training in at least one group. In the others it only timed somebody else's training."""
+    """Whether Laptime ran the training of at least one group, instead of only timing somebody else's training."""
     return any(group.first.record.is_laptime_training for group in groups)
 
 
@@ -167,12 +169,12 @@ def _seed(run: Run) -> object:
 
 @dataclass(frozen=True)
 class Reached:
-    """How long a group took to reach a validation accuracy.
+    """The time that a group took to reach a validation accuracy.
 
     Attributes:
-        target_accuracy: a fraction.
+        target_accuracy: the accuracy, a fraction.
         num_reached: number of repeats that reached it.
-        time_to_accuracy_s: median over these repeats; None: no repeat reached it.
+        time_to_accuracy_s: median time over these repeats; None: no repeat reached it.
     """
 
     target_accuracy: float
@@ -181,7 +183,7 @@ class Reached:
 
 
 def reached(group: Group, target: float | None) -> Reached | None:
-    """The time to a target accuracy. None where neither `target` nor the runs' measure.target_accuracy is set."""
+    """Return the time to a target accuracy; None: neither `target` nor the runs' measure.target_accuracy is set."""
     target = target if target is not None else group.first.laptime_config.get("measure", {}).get("target_accuracy")
     if target is None:
         return None

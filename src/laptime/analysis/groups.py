@@ -1,4 +1,4 @@
-"""Groups of repeats: runs that differ in nothing but the seed, on the same machine, with the same code and data."""
+"""Groups repeats: runs that differ only in the seed, on the same machine, with the same code and data."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The keys in which groups differ, and a short label for each group."""
+"""Finds the keys in which groups differ, and makes a short label for each group."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from laptime.text import escape_control_chars, short_name
 
 # Config groups that a label names as a whole: `model=cnn` instead of every key in which the CNN differs.
 CONFIG_GROUPS = ("model", "dataset", "optimizer", "scheduler")
-# Key for the experiment that the runs of a group were composed with, where several are compared.
+# Key for the experiment of a group's runs, if several experiments are compared.
 EXPERIMENT = "experiment"
 _ABSENT = object()
 _RANKS = "strategy.world_size"
@@ -19,8 +19,10 @@ _DIGITS = 4
 
 
 def keys_set_by_experiment(groups: Sequence[Group]) -> set[str]:
-    """The keys that are constant within each experiment, so that naming the experiment names their values. Empty where
-    there are fewer than two experiments."""
+    """Return the keys that are constant within each experiment, so that naming the experiment names their values.
+
+    The result is empty if there are fewer than two experiments.
+    """
     by_experiment: dict[str, list[Group]] = {}
     for group in groups:
         by_experiment.setdefault(str(group.config.get(EXPERIMENT, "")), []).append(group)
@@ -37,8 +39,10 @@ def keys_set_by_experiment(groups: Sequence[Group]) -> set[str]:
 
 
 def differing_keys(groups: Sequence[Group]) -> list[str]:
-    """The keys in which the groups differ. A config group whose class differs replaces all of its keys. An experiment
-    replaces the keys that it sets."""
+    """Return the keys in which the groups differ.
+
+    A config group whose class differs replaces all of its keys. An experiment replaces the keys that it sets.
+    """
     keys = dict.fromkeys(key for group in groups for key in group.config)
     explained = keys_set_by_experiment(groups)
     keys = dict.fromkeys(key for key in keys if key not in explained)
@@ -52,10 +56,10 @@ def differing_keys(groups: Sequence[Group]) -> list[str]:
 
 
 def value_of(group: Group, key: str, digits: int | None = _DIGITS) -> str:
-    """A group's value of one of the `differing_keys`, as text for tables and labels.
+    """Return a group's value of one of the `differing_keys`, as text for tables and labels.
 
     Args:
-        digits: significant digits to which long numbers are rounded; None: no rounding.
+        digits: number of significant digits to which long numbers are rounded; None: no rounding.
     """
     if key == "device":
         return group.first.device.used
@@ -80,14 +84,16 @@ def _shown(value: object, digits: int | None) -> str:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each key, or the whole key where two keys have the same last part."""
+    """Return the last part of each key, or the whole key if two keys have the same last part."""
     short = {key: short_name(key) for key in keys}
     return {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
 
 
 def labels_of(groups: Sequence[Group]) -> list[str]:
-    """A label for each group that distinguishes it from the others, e.g. `ws=2 batch_size=64`. Conditions are added
-    where they differ."""
+    """Return a label for each group that distinguishes it from the others, e.g. `ws=2 batch_size=64`.
+
+    Conditions are part of the labels if they differ.
+    """
     if len(groups) == 1:
         return [f"{groups[0].first.model.name} on {groups[0].first.dataset.name}"]
     names = short_names(differing_keys(groups))
@@ -109,7 +115,7 @@ def labels_of(groups: Sequence[Group]) -> list[str]:
 
 
 def truncate_distinctly(texts: Sequence[str], length: int) -> list[str]:
-    """The first `length` characters of each text, or the whole text where different texts have the same beginning."""
+    """Return the first `length` characters of each text, or whole texts if different ones have the same beginning."""
     beginnings = [text[:length] for text in texts]
     return [
         text if len({other for other in texts if other[:length] == beginning}) > 1 else beginning
@@ -127,19 +133,19 @@ def _has(group: Group, key: str) -> bool:
 
 
 def common_label(labels: Sequence[str]) -> str:
-    """The parts that all labels have in common."""
+    """Return the parts that all labels have in common."""
     shared = _shared(labels)
     return " ".join(part for part in labels[0].split() if part in shared)
 
 
 def shorter_labels(labels: Sequence[str]) -> list[str]:
-    """The labels without the parts that all of them have in common. A single label is unchanged."""
+    """Return the labels without the parts that all of them have in common. A single label is unchanged."""
     shared = _shared(labels) if len(labels) > 1 else set()
     return [" ".join(part for part in label.split() if part not in shared) for label in labels]
 
 
 def without_ranks(label: str) -> str:
-    """A label without the number of ranks."""
+    """Return a label without the number of ranks."""
     ranks = tuple(f"{name}=" for name in (_RANKS, short_name(_RANKS)))
     return " ".join(part for part in label.split() if not part.startswith(ranks))
 
@@ -149,7 +155,7 @@ def _shared(labels: Sequence[str]) -> set[str]:
 
 
 def label_sort_key(label: str) -> list[tuple[str, float, str]]:
-    """A sort key for labels that orders numbers by value."""
+    """Return a sort key for labels that orders numbers by value."""
     parts = []
     for part in label.split():
         name, _, value = part.partition("=")

@@ -12,19 +12,21 @@ from laptime.analysis.statistics import CONFIDENCE, Interval
 
 
 def speedup(samples_per_s: float, baseline_samples_per_s: float) -> float:
-    """Throughput divided by the baseline's. Valid for strong and for weak scaling."""
+    """Return the throughput divided by the baseline's. Valid for strong and for weak scaling."""
     return samples_per_s / baseline_samples_per_s
 
 
 def efficiency(speedup: float, world_size: int) -> float:
-    """Speedup per rank, a fraction."""
+    """Return the speedup per rank, a fraction."""
     return speedup / world_size
 
 
 def karp_flatt(speedup: float, world_size: int) -> float | None:
-    """The fraction of the work that behaves as if it were serial; None for one rank.
+    """Return the fraction of the work that behaves as if it were serial; None for one rank.
 
-    (1/S - 1/p) / (1 - 1/p). Source: Karp and Flatt, Measuring parallel processor performance, CACM 33 (1990).
+    It is (1/S - 1/p) / (1 - 1/p) for speedup S on p ranks.
+
+    Source: Karp and Flatt, Measuring parallel processor performance, CACM 33 (1990).
     """
     if world_size < 2:
         return None
@@ -32,7 +34,7 @@ def karp_flatt(speedup: float, world_size: int) -> float | None:
 
 
 def amdahl(world_size: np.ndarray, serial: float) -> np.ndarray:
-    """Speedup of p ranks where a fraction s of the work is serial: 1 / (s + (1 - s) / p).
+    """Return the speedup of p ranks if a fraction s of the work is serial: 1 / (s + (1 - s) / p).
 
     Source: Amdahl, Validity of the single processor approach, AFIPS 1967.
     """
@@ -40,7 +42,7 @@ def amdahl(world_size: np.ndarray, serial: float) -> np.ndarray:
 
 
 def usl(world_size: np.ndarray, contention: float, coherency: float) -> np.ndarray:
-    """Speedup of p ranks with contention a and pairwise communication cost b: p / (1 + a(p-1) + b p(p-1)).
+    """Return the speedup of p ranks with contention a and pairwise communication cost b: p / (1 + a(p-1) + b p(p-1)).
 
     Source: Gunther, Guerrilla Capacity Planning (2007), chapter 4.
     """
@@ -54,15 +56,15 @@ class Fit:
 
     Attributes:
         name: amdahl or usl.
-        parameters: by name.
-        intervals: of each parameter, from the curvature at the best fit and Student's t; None where no degrees of
-            freedom are left.
-        r_squared: fraction of the speedups' variance that the model explains; None where the speedups are equal. Low
-            where they hardly vary, even if the model fits well.
+        parameters: the fitted parameters by name.
+        intervals: the interval of each parameter, from the curvature at the best fit and Student's t; None: no degrees
+            of freedom are left.
+        r_squared: fraction of the speedups' variance that the model explains; None: the speedups are equal. It is low
+            if they hardly vary, even if the model fits well.
         deviation: root mean squared residual divided by the mean speedup.
         baseline_error: relative standard error of the baseline's throughput.
-        best_world_size: where the modeled speedup is largest, with its interval. None where the speedup grows without
-            bound, or where the interval reaches beyond twice the largest measured world size.
+        best_world_size: the world size with the largest modeled speedup, and its interval; None: the speedup grows
+            without bound, or the interval reaches beyond twice the largest measured world size.
     """
 
     name: str
@@ -83,14 +85,14 @@ class Fit:
         return _MODELS[self.name][0](np.asarray(world_size, float), *self.parameters.values())
 
     def interval(self, world_size: float) -> Interval | None:
-        """95% interval of the modeled speedup, from sampled parameters; None where `intervals` is None."""
+        """Return the 95% interval of the modeled speedup, from sampled parameters; None if `intervals` is None."""
         if self.draws is None:
             return None
         samples = _MODELS[self.name][0](np.asarray(world_size, float), *self.draws.T)
         # The baseline's error is common to all speedups, so the parameters' errors don't contain it.
         common_error = np.random.default_rng(1).normal(0, self.baseline_error, len(samples))
         interval = _central_interval(samples * np.exp(common_error))
-        # Where a parameter is at its bound, all samples are on one side of the prediction.
+        # If a parameter is at its bound, all samples are on one side of the prediction.
         best = float(self.predict([world_size])[0])
         return Interval(min(interval.low, best), max(interval.high, best))
 
@@ -111,12 +113,12 @@ def fit(name: str, world_size: Sequence[int], speedups: Sequence[float], baselin
 
     Args:
         name: amdahl or usl.
-        world_size: of each speedup.
-        speedups: one or more per world size.
+        world_size: the world size of each speedup.
+        speedups: the measured speedups, one or more per world size.
         baseline_error: relative standard error of the baseline's throughput.
 
     Returns:
-        None where there are fewer than three different world sizes.
+        The fit; None: there are fewer than three different world sizes.
     """
     if len(set(world_size)) < 3:
         return None
@@ -149,8 +151,10 @@ def fit(name: str, world_size: Sequence[int], speedups: Sequence[float], baselin
 
 
 def peak(contention: float, coherency: float) -> float:
-    """The world size with the largest speedup by the universal scalability law: sqrt((1 - a) / b), at least 1. Infinite
-    for b = 0 and a < 1."""
+    """Return the world size with the largest speedup by the universal scalability law.
+
+    It is sqrt((1 - a) / b), but at least 1, and infinite for b = 0 and a < 1.
+    """
     if contention >= 1:
         return 1.0
     return max(1.0, math.sqrt((1 - contention) / coherency)) if coherency > 0 else math.inf

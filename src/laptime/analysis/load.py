@@ -36,8 +36,8 @@ class Run:
     """A completed run.
 
     Attributes:
-        path: its directory.
-        record: run.json of the completed run. The fields in `_REQUIRED_FIELDS` are set.
+        path: the directory of the run.
+        record: its record, in which the fields in `_REQUIRED_FIELDS` are set.
         ranks: valid rows of epochs.csv, one per epoch and rank.
         epochs: one row per epoch, in order: epoch, is_warmup, epoch_time_s (the slowest rank's), num_samples (of all
             ranks), samples_per_s, elapsed_s (training time until its end), train_loss, train_accuracy, val_loss,
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """None: unknown, e.g. where Laptime only timed the training."""
+        """The seed; None: unknown, e.g. because Laptime only timed the training."""
         return self.record.seed
 
     @property
@@ -67,13 +67,12 @@ class Run:
 
     @property
     def full_config(self) -> Mapping[str, Any]:
-        """The recorded configuration, nested. Where Laptime only timed the training, it has other keys: see
-        `laptime_config`."""
+        """The recorded configuration, nested. It has the user's keys if Laptime only timed the training."""
         return self.record.config or {}
 
     @property
     def laptime_config(self) -> Mapping[str, Any]:
-        """`full_config` where Laptime ran the training; otherwise empty."""
+        """The recorded configuration if Laptime ran the training; otherwise empty."""
         return self.record.laptime_config
 
     @property
@@ -125,8 +124,10 @@ class Skipped:
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:
-    """All run directories in and below the folders, without duplicates, sorted by path with numbers by value. Follows
-    symbolic links."""
+    """Return all run directories in and below the folders, without duplicates, following symbolic links.
+
+    They are sorted by path, with numbers by value.
+    """
     run_dirs: dict[Path, Path] = {}
     for folder in folders:
         for path, names, files in walk(folder):
@@ -139,8 +140,10 @@ def find_runs(folders: Iterable[Path]) -> list[Path]:
 
 
 def _identity(record: RunRecord) -> tuple[str, ...] | None:
-    """Values that identify a run: its directory, start time, process ids and host. None: an old record has no such
-    values."""
+    """Return the values that identify a run: its directory, start time, process ids and host.
+
+    None means that an old record has no such values.
+    """
     # Two LapTimers in one training differ in their laps.
     where = record.run_dir if record.is_laptime_training else (record.config_hash, record.lap)
     started = [where, record.started_at, filled(record.strategy).rank_pids]
@@ -193,7 +196,7 @@ def _read_record(path: Path) -> RunRecord:
     """Read run.json of a completed run.
 
     Raises:
-        OSError, ValueError: the run is not complete, or its record can't be used. The message says why.
+        OSError, ValueError: the run is not complete, or its record can't be used; the message says why.
     """
     if not (path / RUN_FILE).exists():
         raise ValueError(f"has no {RUN_FILE}: it ended before training started")
@@ -242,8 +245,11 @@ _Tidy = tuple[pd.DataFrame, pd.DataFrame, int]
 
 
 def _tidy(read: Sequence[tuple[Path, RunRecord, pd.DataFrame]]) -> list[_Tidy]:
-    """For each run: the valid rows of epochs that every rank completed, one row per epoch, and the number of unreadable
-    rows. All runs are processed together, because pandas takes about as long for one as for hundreds."""
+    """Return for each run the valid rows of complete epochs, one row per epoch, and the number of unreadable rows.
+
+    An epoch is complete if every rank completed it. All runs are processed together, because pandas takes about as long
+    for one as for hundreds.
+    """
     if not read:
         return []
     numbered = [rows.assign(run=number) for number, (_, _, rows) in enumerate(read)]
@@ -278,7 +284,7 @@ def _tidy(read: Sequence[tuple[Path, RunRecord, pd.DataFrame]]) -> list[_Tidy]:
 
 
 def _num_missing(record: RunRecord, epochs: pd.DataFrame) -> int:
-    """The number of epochs that are missing in epochs.csv, as far as the record tells; negative: it has too many."""
+    """Return the number of epochs that epochs.csv lacks according to the record; negative: it has too many."""
     first, last = int(epochs["epoch"].min()), int(epochs["epoch"].max())
     training = record.laptime_config.get("training") or {}
     if record.result.stop_reason == "epochs" and isinstance(training.get("epochs"), int):
@@ -306,5 +312,5 @@ def _missing_field(name: str) -> str:
 
 
 def path_sort_key(path: Path) -> list[tuple[int, int, str]]:
-    """A sort key for paths that orders numbers by value."""
+    """Return a sort key for paths that orders numbers by value."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in path.parts]

@@ -1,4 +1,4 @@
-"""Differences between two compared groups, apart from the compared key."""
+"""Finds differences between two compared groups, apart from the compared key."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ class Mismatch:
 
     Attributes:
         name: a field of Conditions, the last part of a key, or HOST.
-        value: of the group; empty for HOST.
-        baseline: value of the baseline; empty for HOST.
+        value: the value of the group; empty for HOST.
+        baseline: the value of the baseline; empty for HOST.
     """
 
     name: str
@@ -27,14 +27,14 @@ class Mismatch:
 
 
 def mismatch(name: str, value: str, baseline: str) -> Mismatch:
-    """A mismatch. Of settings, only the variables that differ are kept."""
+    """Make a mismatch. If it is about settings, only the variables that differ are kept."""
     if name == SETTINGS:
         value, baseline = differing_settings([value, baseline])
     return Mismatch(name, value, baseline)
 
 
 def differing_conditions(group: Group, baseline: Group) -> tuple[Mismatch, ...]:
-    """Differences from the baseline, apart from the compared key."""
+    """Return the differences from the baseline, apart from the compared key."""
     keys = [(key.rpartition(".")[2], group.config.get(key), baseline.config.get(key)) for key in MAY_DIFFER]
     conditions = [(name, getattr(group.conditions, name), getattr(baseline.conditions, name)) for name in CONDITIONS]
     mismatches = [mismatch(name, str(value), str(base)) for name, value, base in keys + conditions if value != base]

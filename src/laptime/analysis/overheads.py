@@ -1,27 +1,27 @@
-"""Overheads: the time of a step beyond its ideal time, by cause."""
+"""Computes overheads: the time of a step beyond its ideal time, by cause."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from laptime.analysis.group import Group
 
-# strong: the global batch size is fixed; weak: the batch size per rank is fixed.
+# In strong scaling, the global batch size is fixed. In weak scaling, the batch size per rank is fixed.
 ScalingKind = Literal["strong", "weak"]
 
 
 @dataclass(frozen=True)
 class Overheads:
-    """Seconds per step by cause; None where a measurement that it needs is missing.
+    """Seconds per step by cause; None: a measurement that the figure needs is missing.
 
     Attributes:
-        ideal: the baseline's step. In strong scaling: divided by the number of ranks.
+        ideal: the baseline's step, in strong scaling divided by the number of ranks.
         contention: how much longer a step without synchronization takes than the baseline's, oversubscription excluded.
-        oversubscription: the least that time-sharing costs where ranks have more threads than cores.
-        communication: the cost of synchronization, straggler delay excluded. For trainings that Laptime only timed: how
-            long a step of the warm-up lap waits for the gradients of other ranks, straggler delay included.
-        straggler_delay: how long the other ranks wait for the slowest one: its step without synchronization minus the
-            median rank's.
-        rest: what these causes leave unexplained. May be negative, because they are measured in separate steps.
+        oversubscription: the minimum cost of time-sharing if ranks have more threads than cores.
+        communication: the cost of synchronization, straggler delay excluded. In trainings that Laptime only timed, it
+            is the time that a step of the warm-up lap waits for gradients of other ranks, straggler delay included.
+        straggler_delay: the time that the other ranks wait for the slowest one, which is its step without
+            synchronization minus the median rank's.
+        rest: the time that these causes don't explain. It may be negative, because they are measured in separate steps.
         step: the step of the timed epochs.
     """
 

@@ -1,4 +1,4 @@
-"""Plots as PNG images in memory: color-blind safe colors, units on the axes, intervals."""
+"""Draws plots as PNG images in memory, with color-blind safe colors, units on the axes, and intervals."""
 
 import io
 import textwrap
@@ -38,7 +38,7 @@ MAX_GROUPS, MAX_FAMILIES = 7, 6
 
 @matplotlib.rc_context({"text.parse_math": False})  # no math mode for dollars in labels
 def plots(analysis: Analysis) -> dict[str, bytes]:
-    """PNG images by file name without suffix. Plots without data are omitted."""
+    """Return PNG images by file name without suffix. Plots without data are omitted."""
     families = [family for family in analysis.families if family.baseline is not None][:MAX_FAMILIES]
     groups = _with_short_labels(analysis.groups[:MAX_GROUPS])
     images: dict[str, bytes] = {}
@@ -65,7 +65,7 @@ def plots(analysis: Analysis) -> dict[str, bytes]:
 
 
 def _front(axes: Axes, search: Search) -> None:
-    """All groups by the first two objectives, and the Pareto front as a line."""
+    """Draw all groups by the first two objectives, and the Pareto front as a line."""
     x, y = ([values[index] for values in search.values] for index in (1, 0))
     axes.scatter(x, y, color="#999999", label="other groups")
     front = sorted(search.front, key=lambda index: x[index])
@@ -76,7 +76,7 @@ def _front(axes: Axes, search: Search) -> None:
 
 
 def _with_short_labels(groups: Sequence[Group]) -> list[Group]:
-    """The groups, their labels without the parts that all of them have in common."""
+    """Return the groups with labels that lack the parts that all of them have in common."""
     labels = shorter_labels([group.label for group in groups])
     return [replace(group, label=label) for group, label in zip(groups, labels, strict=True)]
 
@@ -115,7 +115,7 @@ def _efficiency(axes: Axes, families: Sequence[Family]) -> None:
 
 
 def _with_intervals(axes: Axes, family: Family, scale: float | None, style: dict[str, str], label: str) -> None:
-    """Draw speedups times `scale` with their intervals. `scale` None: speedup per rank, in percent."""
+    """Draw speedups times `scale` with their intervals. If `scale` is None, draw the speedup per rank in percent."""
     points = [point for point in family.points if point.speedup is not None]
     factors = [100 / point.world_size if scale is None else scale for point in points]
     values = [(point.speedup or 0) * factor for point, factor in zip(points, factors, strict=True)]
@@ -139,7 +139,7 @@ def _by_ranks(axes: Axes, families: Sequence[Family], title: str, project: Seque
 
 
 def _overheads(axes: Axes, family: Family) -> None:
-    """Ideal time and overheads in percent of a step: one bar per number of ranks."""
+    """Draw ideal time and overheads in percent of a step, with one bar per number of ranks."""
     points = [point for point in family.points if point.overheads.ideal and point.overheads.step]
     labels = [str(point.world_size) for point in points]
     bottom = np.array([(point.overheads.ideal or 0) / (point.overheads.step or 1) for point in points])
@@ -173,7 +173,7 @@ def _throughput(axes: Axes, groups: Sequence[Group]) -> None:
 
 
 def _steps(axes: Axes, groups: Sequence[Group]) -> None:
-    """The phases of a step, one bar per group."""
+    """Draw the phases of a step, with one bar per group."""
     groups_with_steps = [group for group in groups if group.median("breakdown", "step_s")]
     places = np.arange(len(groups_with_steps))
     left = np.zeros(len(groups_with_steps))
@@ -189,7 +189,7 @@ def _steps(axes: Axes, groups: Sequence[Group]) -> None:
 
 
 def _epoch_times(axes: Axes, groups: Sequence[Group]) -> None:
-    """Every epoch of every rank and repeat. Warm-up epochs are hollow."""
+    """Draw every epoch of every rank and repeat. The markers of warm-up epochs are hollow."""
     for number, group in enumerate(groups):
         style = _style(number)
         ranks = pd.concat([run.ranks for run in group.runs])
@@ -209,12 +209,12 @@ def _epoch_times(axes: Axes, groups: Sequence[Group]) -> None:
 
 
 def _by_epochs(axes: Axes) -> None:
-    """Integer ticks, even with a single epoch."""
+    """Set integer ticks, even with a single epoch."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _curves(groups: Sequence[Group], metric: str) -> bytes:
-    """Training (dashed) and validation (solid) over epochs and over wall time. Bands span the repeats."""
+    """Draw training (dashed) and validation (solid) over epochs and over wall time. Bands span the repeats."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     factor = 100 if metric == "accuracy" else 1
     for axes, time in zip(figure.subplots(1, 2), ("epoch", "elapsed_s"), strict=True):
@@ -275,7 +275,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _short(label: str) -> str:
-    """The label wrapped to lines that fit beside the plot."""
+    """Wrap a label to lines that fit beside the plot."""
     return textwrap.fill(label, 45, max_lines=3, placeholder=" ...")
 
 

@@ -1,4 +1,4 @@
-"""Remarks about a group: facts that a reader of its figures needs."""
+"""Makes remarks about a group: facts that a reader of its figures needs."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from laptime.text import counted, escape_control_chars
 
 # A standard deviation between repeats above this fraction of the median gets a remark.
 _WIDE_SPREAD = 0.1
-# So does a trend above this fraction over the counted epochs.
+# A trend above this fraction over the counted epochs gets a remark.
 _TREND = 0.02
 
 
 def remarks_of(group: Group, mismatches: Sequence[Mismatch] = ()) -> list[str]:
-    """Remarks about a group, and its differences from its baseline.
+    """Return remarks about a group, including its differences from its baseline.
 
     Args:
-        mismatches: differences from the baseline that the group is compared with.
+        mismatches: the differences from the baseline that the group is compared with.
     """
     remarks = []
     if group.absent_devices:

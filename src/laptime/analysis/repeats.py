@@ -1,4 +1,4 @@
-"""The repeats that a sweep still needs to reach measure.target_interval."""
+"""Finds the repeats that a sweep still needs to reach measure.target_interval."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from laptime.record.override_text import split
 def missing_repeats(
     sweep_dir: Path, overrides_by_run: Mapping[int, Sequence[str]], target: float, most: int
 ) -> list[list[str]]:
-    """The overrides of one more run, with the next seed, for each group of a sweep that has not reached the target.
+    """Return the overrides of a run with the next seed, for each group of a sweep that has not reached the target.
 
     Args:
-        sweep_dir: directory of the sweep; contains one directory per run, named by its number.
-        overrides_by_run: overrides of the runs, by number. A group without a run in it is not repeated.
-        target: width of the 95% interval of throughput, as a fraction of throughput.
+        sweep_dir: the directory of the sweep, with one directory per run, named by its number.
+        overrides_by_run: the overrides of the runs, by number. A group that has none of these runs is not repeated.
+        target: the width of the 95% interval of throughput, as a fraction of throughput.
         most: maximum number of repeats of a group, including failed ones.
     """
     runs, skipped = load_runs([sweep_dir])
@@ -37,7 +37,7 @@ def missing_repeats(
 
 
 def _job(overrides: Sequence[str]) -> tuple[tuple[str, ...], int]:
-    """The overrides of a run without its seed, and its seed (1 where there is no override for it)."""
+    """Return the overrides of a run without its seed, and its seed (1 if there is no override for it)."""
     seeds = [split(override).value or "" for override in overrides if split(override).key == "seed"]
     work = tuple(override for override in overrides if split(override).key != "seed")
     return work, int(seeds[-1]) if seeds and seeds[-1].isdecimal() else 1

@@ -1,4 +1,4 @@
-"""The report of an analysis: question, answer, tables, plots, methods, environment and commands."""
+"""Makes the report of an analysis: question, answer, tables, plots, methods, environment and commands."""
 
 import base64
 import io
@@ -74,7 +74,7 @@ METHODS = (
 
 
 def methods(analysis: Analysis) -> tuple[str, ...]:
-    """How the figures were measured; and what a lap contains, where Laptime only timed the training."""
+    """Return how the figures were measured, and what a lap contains if Laptime only timed the training."""
     timed = [group for group in analysis.groups if not group.first.record.is_laptime_training]
     if not timed:
         return METHODS
@@ -87,7 +87,7 @@ def methods(analysis: Analysis) -> tuple[str, ...]:
 
 
 def _methods_of_timed(analysis: Analysis) -> list[str]:
-    """The methods where Laptime only timed the trainings, without those of figures that the report does not show."""
+    """Return the methods for trainings that Laptime only timed, without those of figures that the report omits."""
     quality, _, _, _, speedup, intervals, laws, test, _ = METHODS
     groups, is_scaled = analysis.groups, bool(analysis.families)
     sentences = [quality]
@@ -129,7 +129,7 @@ _AGREEMENT = (
 
 
 def as_text(analysis: Analysis) -> str:
-    """The report in plain text, 110 columns."""
+    """Return the report in plain text of 110 columns."""
     console = Console(width=110, record=True, file=io.StringIO(), color_system=None)
     console.print(Text("LAPTIME REPORT", style="bold"))
     console.print(Text("=" * 60))
@@ -160,7 +160,7 @@ def print_analysis(analysis: Analysis, console: Console, ascii_only: bool = Fals
 
 # Longer words are broken.
 _MAX_WORD_WIDTH = 32
-# Where columns would get narrower than this, rich chooses the widths.
+# If columns would get narrower than this, rich chooses the widths.
 _MIN_COLUMN_WIDTH = 8
 
 
@@ -182,8 +182,11 @@ def _print_table(table: Table, console: Console, lines: box.Box) -> None:
 
 
 def _widths(table: Table, width: int) -> dict[int, int | None]:
-    """Widths of the columns that a terminal shows, by column index. Optional columns are omitted to avoid broken words,
-    the last one first. Width None: the terminal is too narrow, and rich chooses the width."""
+    """Return the widths of the columns that a terminal shows, by column index.
+
+    Optional columns are omitted to avoid broken words, the last one first. If the terminal is too narrow, widths are
+    None, and rich chooses them.
+    """
     indices = table.figures
     cells = {index: [table.columns[index].head, *(row.cells[index].text for row in table.rows)] for index in indices}
     words = {index: [word for cell in cells[index] for word in cell.split()] for index in indices}
@@ -205,12 +208,12 @@ def _widths(table: Table, width: int) -> dict[int, int | None]:
 
 
 def _line(widths: Mapping[int, int]) -> int:
-    """Width of a line in characters: columns, a space on both sides of each, and borders."""
+    """Return the width of a line in characters: columns, a space on both sides of each, and borders."""
     return 1 + sum(width + 3 for width in widths.values())
 
 
 def as_markdown(analysis: Analysis, plots: Sequence[str]) -> str:
-    """The report in Markdown. Its images are in plots/."""
+    """Return the report in Markdown. Its images are in plots/."""
     lines = [f"# {_md(question(analysis))}", "", f"**{_md(answer(analysis))}**", ""]
     lines += [f"- Missing: {_md(problem)}" for problem in problems(analysis)]
     for table in tables(analysis):
@@ -229,7 +232,7 @@ def as_markdown(analysis: Analysis, plots: Sequence[str]) -> str:
 
 
 def as_html(analysis: Analysis, plots: Mapping[str, bytes]) -> str:
-    """The report as one self-contained HTML file. Texts from configurations and paths are escaped."""
+    """Return the report as one self-contained HTML file. Texts from configurations and paths are escaped."""
     return _template().render(
         question=question(analysis),
         answer=answer(analysis),
@@ -252,15 +255,15 @@ def _template() -> Template:
 
 
 def caption(name: str, analysis: Analysis) -> str:
-    """The caption of a plot."""
+    """Return the caption of a plot."""
     words = CAPTIONS[name if name in CAPTIONS else name.rpartition("_")[0]]
     return words.format(source=source_of_steps(analysis.groups), lap=lap_word(analysis.groups))
 
 
 def environment(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Titled lists of names and values: one per machine, and one for device, software, code and data.
+    """Return titled lists of names and values: one per machine, and one for device, software, code and data.
 
-    Where runs differ, all values of a name are listed.
+    If runs differ, all values of a name are listed.
     """
     if not analysis.runs:
         return []
@@ -292,8 +295,10 @@ def _printable(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def commands(analysis: Analysis) -> list[str]:
-    """The commands that started the runs, without duplicates and with current names of keys, and the command that made
-    this report."""
+    """Return the commands that started the runs, and the command that made this report.
+
+    They have the current names of keys, and no duplicates.
+    """
     run_commands = [shlex.join(map(override_by_new_name, run.command)) for run in analysis.runs]
     report_command = f"{program('analyze')} {shlex.join(str(folder) for folder in analysis.folders)}"
     return [escape_control_chars(command) for command in dict.fromkeys([*run_commands, report_command]) if command]

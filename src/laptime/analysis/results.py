@@ -1,4 +1,4 @@
-"""Whether a group learns as well as its baseline. A faster training that learns less is no improvement."""
+"""Checks whether a group learns as well as its baseline. A faster training that learns less is no improvement."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Metric = Literal["test_accuracy", "val_accuracy", "train_loss"]
 
 
 class Verdict(Enum):
-    """Whether two groups learn the same; UNKNOWN: the measurements can't decide."""
+    """The verdict whether two groups learn the same; UNKNOWN: the measurements can't decide."""
 
     AGREES = auto()
     DIFFERS = auto()
@@ -25,7 +25,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Shift:
-    """The median of a metric differs: `by` is the group's minus the baseline's."""
+    """A difference in the median of a metric. `by` is the group's median minus the baseline's."""
 
     metric: Metric
     by: float
@@ -33,7 +33,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Scatter:
-    """The repeats differ more than the baseline's: `spread` is the largest value minus the smallest."""
+    """A larger spread of the repeats than the baseline's. `spread` is the largest value minus the smallest."""
 
     metric: Metric
     spread: float
@@ -41,7 +41,7 @@ class Scatter:
 
 @dataclass(frozen=True)
 class NoTestAccuracy:
-    """Some repeats have no test accuracy, while the baseline has one."""
+    """The lack of a test accuracy in some repeats, while the baseline has one."""
 
     num_missing: int
     num_repeats: int
@@ -49,11 +49,11 @@ class NoTestAccuracy:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Whether a group learns the same as its baseline.
+    """The result of comparing what a group learns with its baseline.
 
     Attributes:
-        verdict: whether it does.
-        details: the differences. Where the verdict is UNKNOWN: differences that one repeat each can't decide.
+        verdict: whether it learns the same.
+        details: the differences. If the verdict is UNKNOWN, one repeat of each group can't decide them.
     """
 
     verdict: Verdict
@@ -63,14 +63,14 @@ class Agreement:
 def agreement(group: Group, baseline: Group) -> Agreement:
     """Compare accuracy and loss with the baseline's, within the spread of the repeats and the error of the test set.
 
-    Accuracies differ where the difference exceeds both the spread of the repeats and the error of a finite test set
-    (1.96 standard errors of the difference of two proportions). Final training losses differ where the difference
-    exceeds the spread of the repeats; they need two repeats in each group. The spread is the largest value minus the
-    smallest: the wider of both groups, but at most three times the narrower, so that failed repeats don't hide
-    themselves. Repeats that failed to learn or have no test accuracy are reported even where the medians agree.
+    Accuracies differ if the difference exceeds both the spread of the repeats and the error of a finite test set
+    (1.96 standard errors of the difference of two proportions). Final training losses differ if the difference
+    exceeds the spread of the repeats, which needs two repeats in each group. The spread is the largest value minus the
+    smallest. The wider spread of both groups counts, but at most three times the narrower, so that failed repeats don't
+    hide themselves. Repeats that failed to learn or have no test accuracy are reported even if the medians agree.
 
-    Where the size of the test set is unknown, only the spread of the repeats decides, and one repeat in each group
-    decides nothing. The same holds for validation accuracies. They are compared where neither group has a test accuracy
+    If the size of the test set is unknown, only the spread of the repeats decides, and one repeat in each group
+    decides nothing. The same holds for validation accuracies. They are compared if neither group has a test accuracy
     and Laptime did not run both trainings.
     """
     differences: list[Shift | Scatter | NoTestAccuracy] = []

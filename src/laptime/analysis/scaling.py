@@ -1,4 +1,4 @@
-"""Scaling over the number of ranks: speedup, efficiency, overheads, fitted laws and projections."""
+"""Analyzes scaling over the number of ranks: speedup, efficiency, overheads, fitted laws and projections."""
 
 import shlex
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ DDP_KEYS = tuple(f"strategy.{key}" for key in record.DDP_KEYS)
 
 @dataclass(frozen=True)
 class Point:
-    """One number of ranks against the baseline.
+    """One number of ranks, compared with the baseline.
 
     Attributes:
-        group: its runs.
+        group: the group with this number of ranks.
         speedup: samples_per_s divided by that of a plain single process; None: there is no such run.
-        speedup_interval: bootstrap interval over repeats.
+        speedup_interval: bootstrap interval of `speedup` over repeats.
         speedup_over_ddp: speedup over one rank with DDP; None: not measured.
         ddp_interval: bootstrap interval of `speedup_over_ddp`.
-        overheads: where the time of a step goes.
+        overheads: the time of a step by cause.
         agreement: whether the group learns the same as the baseline; None for the baseline itself, or without one.
         mismatches: other differences from the baseline.
     """
@@ -56,8 +56,8 @@ class Family:
         kind: strong (fixed global batch size) or weak (fixed batch size per rank).
         baseline: the plain single process; None: missing.
         one_rank_ddp: a single rank wrapped in DDP; None: not measured.
-        points: by number of ranks, the baseline first.
-        fits: amdahl and usl; empty where fewer than three world sizes were measured.
+        points: the points in the order of their number of ranks, the baseline first.
+        fits: the fits of amdahl and usl; empty: fewer than three world sizes were measured.
     """
 
     name: str
@@ -73,9 +73,10 @@ class Family:
 
 
 def families(groups: Sequence[Group]) -> list[Family]:
-    """All scaling families: sets of groups with more than one number of ranks, or with several ranks and no baseline.
+    """Return all scaling families: sets of groups with several numbers of ranks, or with several ranks and no baseline.
 
-    Groups on different machines or with different data are in different families, as their speedup means nothing.
+    Groups on different machines or with different data are in different families, because speedups between them would
+    mean nothing.
     """
     by_work: dict[tuple[object, ...], list[Group]] = {}
     for group in groups:
@@ -134,7 +135,7 @@ class Projection:
 
 
 def projections(family: Family, world_sizes: Sequence[int]) -> list[Projection]:
-    """Speedups that the universal scalability law predicts for unmeasured world sizes; empty without a good fit."""
+    """Return the universal scalability law's speedups for unmeasured world sizes; empty: there is no good fit."""
     law = family.fits.get("usl")
     if law is None or not law.is_good_fit:
         return []
@@ -143,14 +144,14 @@ def projections(family: Family, world_sizes: Sequence[int]) -> list[Projection]:
 
 
 def _workload(group: Group) -> tuple[object, ...]:
-    """The settings and conditions that must be equal for a speedup to be meaningful."""
+    """Return the settings and conditions that must be equal for a speedup to be meaningful."""
     left_out = {"strategy.world_size", *MAY_DIFFER, *DDP_KEYS}
     work = tuple(sorted((key, repr(value)) for key, value in group.config.items() if key not in left_out))
     return work, group.conditions.must_match
 
 
 def _execution(group: Group) -> tuple[object, ...]:
-    """What else is equal within a family: how the ranks run, the code, the torch version and the unit of a lap."""
+    """Return what else is equal within a family: how the ranks run, the code, the torch version and the lap's unit."""
     left_out = ("strategy.wrap_single_rank",)
     keys = [key for key in (*MAY_DIFFER, *DDP_KEYS) if key not in left_out]
     conditions = group.conditions
@@ -158,7 +159,7 @@ def _execution(group: Group) -> tuple[object, ...]:
 
 
 def _closest(candidates: Sequence[Group], group: Group, with_ddp: bool = False) -> Group | None:
-    """The candidate with the fewest differences from the group; among equals, the one with the most repeats."""
+    """Return the candidate with the fewest differences from the group; among equals, the one with the most repeats."""
     keys = [*MAY_DIFFER, *(key for key in DDP_KEYS if with_ddp and key != "strategy.wrap_single_rank")]
 
     def distance(candidate: Group) -> tuple[int, int, str]:
@@ -172,7 +173,7 @@ def _closest(candidates: Sequence[Group], group: Group, with_ddp: bool = False) 
 
 
 def command_with_one_rank(command: list[str]) -> str:
-    """The command with strategy.world_size=1."""
+    """Return the command with strategy.world_size=1."""
     if not command:
         return ""
     key = "strategy.world_size="
@@ -186,10 +187,10 @@ _MAX_RANKS = 1_000_000
 
 
 def parse_world_sizes(text: str) -> list[int]:
-    """The numbers of ranks in a list like 8,16.
+    """Return the numbers of ranks in a list like 8,16.
 
     Raises:
-        UserError: one is not a positive integer.
+        UserError: a number is not a positive integer.
     """
     sizes = [part.strip() for part in text.split(",") if part.strip()]
     wrong = next((part for part in sizes if not part.isdecimal() or int(part) < 1), None)

@@ -1,4 +1,4 @@
-"""The tables of a scaling family: speedups with their fits, and overheads."""
+"""Makes the tables of a scaling family: speedups with their fits, and overheads."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -25,7 +25,7 @@ from laptime.text import counted
 
 
 def scaling(family: Family, project: Sequence[int], groups: Sequence[Group]) -> Table:
-    """Speedup and efficiency by number of ranks.
+    """Return the table of speedup and efficiency by number of ranks.
 
     Args:
         project: numbers of ranks to project the speedup to.
@@ -71,7 +71,7 @@ def scaling(family: Family, project: Sequence[int], groups: Sequence[Group]) -> 
 
 
 def scaling_notes(family: Family) -> list[str]:
-    """What the fitted laws say, or why there is no fit."""
+    """Return notes about the fitted laws, or the reason why there is no fit."""
     if family.baseline is None:
         return [missing_baseline_words(family)]
     num_sizes = len(set(family.world_sizes))
@@ -119,8 +119,11 @@ def _fit_words(fit: Fit) -> str:
 
 
 def overheads(family: Family) -> list[Table]:
-    """The overheads of a family. For trainings that Laptime only timed: without unmeasured causes, and no table where
-    only the step is known."""
+    """Return the table of a family's overheads.
+
+    For trainings that Laptime only timed, unmeasured causes are left out, and there is no table if only the step is
+    known.
+    """
     is_laptime_training = all(point.group.first.record.is_laptime_training for point in family.points)
     names = [field.name for field in fields(Overheads)]
     if not is_laptime_training:

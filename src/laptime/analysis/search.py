@@ -1,4 +1,4 @@
-"""Hyperparameter searches: the best trials, and the Pareto front of several objectives."""
+"""Finds the best trials of hyperparameter searches, and the Pareto front of several objectives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class Search:
         metrics: keys of `result` or `timing` in run.json (`optimized_metric`).
         groups: the groups in which all metrics were measured.
         values: medians over the repeats, per group and metric.
-        front: indices of the groups on the Pareto front: no other group is at least as good in all metrics and better
-            in one. The best in the first metric comes first. With one metric, only the best group.
+        front: indices of the groups on the Pareto front, the best in the first metric first. No other group is at least
+            as good in all metrics and better in one. With one metric, it is only the best group.
     """
 
     metrics: tuple[str, ...]
@@ -29,13 +29,13 @@ class Search:
 
     @property
     def ranked(self) -> list[int]:
-        """Indices of all groups, the best in the first metric first."""
+        """The indices of all groups, the best in the first metric first."""
         costs = _costs(self.values, self.metrics)
         return sorted(range(len(costs)), key=lambda index: costs[index][0])
 
 
 def searches(groups: Sequence[Group]) -> list[Search]:
-    """The searches among the groups: runs of a sweeper that optimizes, and runs with several objectives."""
+    """Return the searches among the groups: runs of a sweeper that optimizes, and runs with several objectives."""
     is_search = cache(_is_search)
     by_metrics: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
@@ -68,11 +68,11 @@ def _values(group: Group, metrics: Sequence[str]) -> tuple[float, ...] | None:
 
 
 def pareto_front(values: Sequence[Sequence[float]], metrics: Sequence[str]) -> tuple[int, ...]:
-    """Indices of the points on the Pareto front, the best in the first metric first.
+    """Return the indices of the points on the Pareto front, the best in the first metric first.
 
     Args:
         values: one value per point and metric.
-        metrics: names of the metrics; they determine whether larger or smaller is better.
+        metrics: names of the metrics, which determine whether larger or smaller is better.
     """
     costs = _costs(values, metrics)
     front = [index for index, cost in enumerate(costs) if not any(_dominates(other, cost) for other in costs)]
@@ -80,7 +80,7 @@ def pareto_front(values: Sequence[Sequence[float]], metrics: Sequence[str]) -> t
 
 
 def _costs(values: Sequence[Sequence[float]], metrics: Sequence[str]) -> list[tuple[float, ...]]:
-    """The values with maximized metrics negated, so that smaller is better in each."""
+    """Return the values with maximized metrics negated, so that smaller is better in each."""
     return [
         tuple(-value if is_maximized(metric) else value for value, metric in zip(point, metrics, strict=True))
         for point in values

@@ -30,9 +30,9 @@ class Summary:
 
     Attributes:
         num_repeats: number of processes.
-        median: of the repeats' medians.
+        median: the median of the repeats' medians.
         std_repeats: standard deviation of the repeats' medians; None with one repeat.
-        std_epochs: standard deviation of a repeat's epochs, the median over the repeats; None where no repeat has two
+        std_epochs: standard deviation of a repeat's epochs, as the median over the repeats; None: no repeat has two
             epochs.
         low, high: smallest and largest single value.
     """
@@ -49,7 +49,7 @@ def summarize(repeats: Sequence[Sequence[float]]) -> Summary:
     """Summarize one figure of a group.
 
     Args:
-        repeats: the counted values of each repeat. At least one repeat, and one value in each.
+        repeats: the counted values of each repeat. There is at least one repeat, with at least one value in each.
 
     Raises:
         ValueError: a repeat has no value, or there is no repeat.
@@ -71,7 +71,7 @@ def summarize(repeats: Sequence[Sequence[float]]) -> Summary:
 
 
 def median_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """Median and standard deviation. The standard deviation of a single value is None.
+    """Return median and standard deviation. The standard deviation of a single value is None.
 
     Raises:
         ValueError: there is no value.
@@ -82,12 +82,12 @@ def median_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
-    """Median of one group's repeats over the median of another's."""
+    """Return the median of one group's repeats divided by the median of another's."""
     return float(np.median(numerator) / np.median(denominator))
 
 
 def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> Interval | None:
-    """Bootstrap percentile interval of `ratio`; None with one repeat on either side.
+    """Return the bootstrap percentile interval of `ratio`; None with one repeat on either side.
 
     Both groups are resampled independently. The order of the values does not change the interval. Source: Efron and
     Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; computed by scipy.stats.bootstrap.
@@ -114,15 +114,17 @@ def _bootstrap(statistic: Callable[..., np.ndarray], *samples: Sequence[float]) 
 
 
 def relative_error(values: Sequence[float]) -> float:
-    """The standard error of a median as a fraction of the median, in the normal approximation. 0 for a single value,
-    whose error is unknown."""
+    """Return the standard error of a median as a fraction of the median, in the normal approximation.
+
+    It is 0 for a single value, whose error is unknown.
+    """
     if len(values) < 2:
         return 0.0
     return math.sqrt(math.pi / 2) * float(np.std(np.log(values), ddof=1)) / math.sqrt(len(values))
 
 
 def relative_width(values: Sequence[float]) -> float | None:
-    """The width of the bootstrap interval of a median, as a fraction of the median; None for a single value."""
+    """Return the width of the bootstrap interval of a median, as a fraction of the median; None for a single value."""
     if len(values) < 2:
         return None
     interval = _bootstrap(np.median, values)
@@ -130,8 +132,9 @@ def relative_width(values: Sequence[float]) -> float | None:
 
 
 def trend(series: Sequence[Sequence[float]], level: float = 0.01) -> float | None:
-    """How much several series rise (or fall) from first to last value, as a fraction of their median. None where no
-    trend is significant.
+    """Return how much several series rise (or fall) from first to last value, as a fraction of their median.
+
+    None means that no trend is significant.
 
     The test compares the sum of Kendall's S over all series with its normal approximation under chance. Source: Mann,
     Econometrica 13 (1945); for several series Hirsch, Slack and Smith, Water Resources Research 18 (1982). The size is
@@ -139,7 +142,7 @@ def trend(series: Sequence[Sequence[float]], level: float = 0.01) -> float | Non
 
     Args:
         series: the values of each repeat in the order of their epochs. Series of fewer than three values are ignored.
-        level: the trend is significant where the two-sided p is at most this.
+        level: the two-sided p up to which the trend is significant.
     """
     longer = [np.asarray(values, float) for values in series if len(values) >= 3]
     if not longer:
@@ -160,11 +163,11 @@ class Difference:
     """The result of a test whether two groups differ.
 
     Attributes:
-        p_value: of the two-sided Mann-Whitney U test.
+        p_value: the p of the two-sided Mann-Whitney U test.
         decidable: whether this number of repeats can give a significant p at all.
         repeats_needed: the number of repeats on both sides with which p can be significant.
-        num_repeats: of the smaller group.
-        level: the difference is significant where p is at most this.
+        num_repeats: number of repeats of the smaller group.
+        level: the p up to which the difference is significant.
     """
 
     p_value: float
@@ -197,5 +200,5 @@ def difference(a: Sequence[float], b: Sequence[float], level: float = 0.05) -> D
 
 
 def smallest_p_value(n: int, m: int) -> float:
-    """The smallest p of two groups of n and m values: every value of one exceeds every value of the other."""
+    """Return the smallest p of two groups of n and m values, when all values of one exceed all values of the other."""
     return min(1.0, 2 / math.comb(n + m, n))

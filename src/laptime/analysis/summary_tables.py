@@ -1,4 +1,4 @@
-"""The tables for CSV files, as data frames: groups.csv, scaling.csv, devices.csv and comparisons.csv."""
+"""Makes the tables for CSV files as data frames: groups.csv, scaling.csv, devices.csv and comparisons.csv."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,8 +16,10 @@ from laptime.record.schema import PHASES
 
 
 def groups_table(groups: Sequence[Group], target_accuracy: float | None = None) -> pd.DataFrame:
-    """One row per group: repeats, medians, standard deviations between repeats (`_between`) and between the epochs of a
-    repeat (`_within`), extremes. None where not measured."""
+    """Return one row per group: repeats, medians, standard deviations and extremes. None means not measured.
+
+    Columns in `_between` are standard deviations between repeats, those in `_within` between the epochs of a repeat.
+    """
     rows = []
     for group in groups:
         row: dict[str, object] = {"group": group.label, "num_repeats": len(group.runs)}
@@ -65,7 +67,7 @@ _SCALING_COLUMNS = (
 
 
 def scaling_table(families: Sequence[Family], project: Sequence[int] = ()) -> pd.DataFrame:
-    """One row per family and number of ranks, measured or projected. Intervals are None with one repeat."""
+    """Return one row per family and number of ranks, measured or projected. Intervals are None with one repeat."""
     rows: list[dict[str, object]] = []
     for family in families:
         for point in family.points:
@@ -99,7 +101,7 @@ _COMPARISON_COLUMNS = (
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """One row per comparison and value."""
+    """Return one row per comparison and value."""
     rows = []
     for comparison in comparisons:
         for row in comparison.rows:
@@ -127,6 +129,6 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
 
 
 def _bounds(name: str, interval: Interval | None, scale: float = 1.0) -> dict[str, object]:
-    """The columns NAME_low and NAME_high of an interval; None without one."""
+    """Return the columns NAME_low and NAME_high of an interval. They are None without an interval."""
     low, high = (interval.low * scale, interval.high * scale) if interval else (None, None)
     return {f"{name}_low": low, f"{name}_high": high}

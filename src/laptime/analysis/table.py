@@ -1,4 +1,4 @@
-"""Tables for readers, independent of the output. The terminal, Markdown and HTML render them."""
+"""Tables in a form that does not depend on the output. The terminal, Markdown and HTML render them."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -14,7 +14,7 @@ class Tone(StrEnum):
 
 @dataclass(frozen=True)
 class Cell:
-    """A text with its tone. Empty text: no value."""
+    """A text with its tone. An empty text means no value."""
 
     text: str
     tone: Tone = Tone.PLAIN
@@ -25,7 +25,7 @@ class Row:
     """A row of cells.
 
     Attributes:
-        cells: one per column.
+        cells: one cell per column.
         is_projected: whether its figures are projected, not measured.
     """
 
@@ -38,7 +38,7 @@ class Column:
     """A column.
 
     Attributes:
-        head: its title.
+        head: the title of the column.
         is_optional: whether a narrow terminal omits it.
         is_sentence: whether its cells are sentences. Terminal and HTML show them below the other cells.
     """
@@ -53,10 +53,10 @@ class Table:
     """A table for readers.
 
     Attributes:
-        title: its heading.
-        columns: from left to right.
-        rows: from top to bottom.
-        notes: lines below it.
+        title: the heading of the table.
+        columns: the columns from left to right.
+        rows: the rows from top to bottom.
+        notes: the lines below the table.
     """
 
     title: str
@@ -66,15 +66,15 @@ class Table:
 
     @property
     def figures(self) -> list[int]:
-        """Indices of the columns that are not sentences."""
+        """The indices of the columns that are not sentences."""
         return [index for index, column in enumerate(self.columns) if not column.is_sentence]
 
     def sentences(self, row: Row) -> list[Cell]:
-        """The non-empty cells of a row that are sentences."""
+        """Return the non-empty cells of a row that are sentences."""
         return [cell for column, cell in zip(self.columns, row.cells, strict=True) if column.is_sentence and cell.text]
 
     def without_empty_columns(self) -> "Table":
-        """A copy without columns that are empty in all rows, e.g. the standard deviation of single repeats."""
+        """Return a copy without columns that are empty in all rows, e.g. the standard deviation of single repeats."""
         indices = [index for index in range(len(self.columns)) if any(row.cells[index].text for row in self.rows)]
         return replace(
             self,

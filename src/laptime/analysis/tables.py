@@ -1,4 +1,4 @@
-"""The tables of a report: groups, scaling, comparisons, searches, steps and resources."""
+"""Makes the tables of a report: groups, scaling, comparisons, searches, steps and resources."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ _MAX_TRIALS = 10
 
 
 def tables(analysis: Analysis) -> list[Table]:
-    """All tables, without empty tables and empty columns."""
+    """Return all tables, without empty tables and empty columns."""
     shown = [_groups(analysis.groups, analysis.target_accuracy)] if analysis.groups else []
     for family in analysis.families:
         shown += [scaling(family, analysis.project, analysis.groups), *overheads(family)]
@@ -49,7 +49,7 @@ def tables(analysis: Analysis) -> list[Table]:
 
 
 def _trials(search: Search) -> Table:
-    """The best trials, or the Pareto front of several objectives."""
+    """Return the table of the best trials, or of the Pareto front of several objectives."""
     several = len(search.metrics) > 1
     indices = search.front if several else search.ranked[:_MAX_TRIALS]
     rows = []
@@ -125,7 +125,7 @@ def _time_to_accuracy(time: Reached, num_repeats: int) -> str:
 
 
 def _steps(groups: Sequence[Group]) -> list[Table]:
-    """The phases of a step and the MFU, where they were measured."""
+    """Return the table of the phases of a step and the MFU, if they were measured."""
     measured = [group for group in groups if group.median("breakdown", "step_s")]
     if not measured:
         return []
@@ -166,7 +166,7 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
 
 
 def _limit(group: Group) -> str:
-    """The recorded verdict of the repeat with the median MFU."""
+    """Return the recorded verdict of the repeat with the median MFU."""
     peaks = [run.record.peak for run in group.runs if run.record.peak.verdict]
     peaks.sort(key=lambda peak: peak.mfu or 0.0)
     if not peaks:
@@ -184,7 +184,7 @@ def _limit(group: Group) -> str:
 
 
 def _resources(groups: Sequence[Group]) -> list[Table]:
-    """Memory, CPU, energy, and the overhead over a bare PyTorch loop."""
+    """Return the table of memory, CPU, energy, and the overhead over a bare PyTorch loop."""
     heads = columns(
         "group", "peak memory", "peak device memory", "CPU", f"J per {lap_word(groups)}", "J per 1,000 samples",
         "vs bare loop",

@@ -1,4 +1,4 @@
-"""TensorBoard events of a whole sweep: scaling with the ideal line, the plots, a layout of charts.
+"""Writes TensorBoard events of a whole sweep: scaling with the ideal line, the plots, a layout of charts.
 
 Uses TensorBoard's own writer, because torch's writer imports torch.
 """
@@ -28,7 +28,7 @@ from laptime.record.files import HPARAM_METRICS, flat_config
 
 
 def write_events(analysis: Analysis, images: Mapping[str, bytes], folder: Path) -> None:
-    """Replace the folder with event files: one TensorBoard run per scaling family, `ideal`, and `plots`.
+    """Replace the folder with event files of TensorBoard runs: one per scaling family, `ideal`, and `plots`.
 
     The step of an event is the number of ranks.
     """
@@ -71,7 +71,7 @@ def write_events(analysis: Analysis, images: Mapping[str, bytes], folder: Path) 
 
 
 def _layout() -> Summary.Value:
-    """The layout of charts in the Custom Scalars tab."""
+    """Return the layout of charts in the Custom Scalars tab."""
     categories = {
         "scaling": {"speedup": ["scaling/speedup"], "efficiency": ["scaling/efficiency"]},
         "speed": {"epoch time (s)": ["time/epoch_s"], "samples/s": ["throughput/samples_per_s"]},
@@ -97,7 +97,7 @@ def _layout() -> Summary.Value:
 
 
 def _experiment(analysis: Analysis) -> Summary.Value:
-    """The hyperparameters and metrics of the HPARAMS tab. It lists settings in which runs differ first."""
+    """Return the hyperparameters and metrics of the HPARAMS tab, with settings in which runs differ first."""
     configs = [flat_config(run.full_config) | run.record.sweep_settings for run in analysis.runs]
     values = {
         name: [config.get(name) for config in configs] for name in dict.fromkeys(key for c in configs for key in c)
@@ -114,7 +114,7 @@ def _experiment(analysis: Analysis) -> Summary.Value:
 
 
 def _type(values: list[bool | int | float | str | None]) -> int:
-    """The data type that torch's writer gives these values."""
+    """Return the data type that torch's writer gives these values."""
     if any(isinstance(value, str) for value in values):
         return int(api_pb2.DATA_TYPE_STRING)
     if all(isinstance(value, bool) for value in values):
@@ -123,8 +123,10 @@ def _type(values: list[bool | int | float | str | None]) -> int:
 
 
 def _encodable(folder: Path) -> str:
-    """A path of the folder that can be encoded in UTF-8, as TensorBoard requires. It is relative where an ASCII locale
-    can't encode the names of parent folders."""
+    """Return a path of the folder that can be encoded in UTF-8, as TensorBoard requires.
+
+    It is relative if an ASCII locale can't encode the names of parent folders.
+    """
     path = str(folder)
     try:
         path.encode()

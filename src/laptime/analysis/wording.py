@@ -17,7 +17,7 @@ _METRICS = {"test_accuracy": "test accuracy", "val_accuracy": "validation accura
 
 
 def agreement_words(agreement: Agreement | None) -> str:
-    """Whether a group learns the same as its baseline; empty for the baseline itself."""
+    """Say whether a group learns the same as its baseline; empty for the baseline itself."""
     if agreement is None:
         return ""
     match agreement.verdict:
@@ -32,7 +32,7 @@ def agreement_words(agreement: Agreement | None) -> str:
 
 
 def agreement_details(agreement: Agreement) -> str:
-    """The differences between a group's results and its baseline's, joined by commas."""
+    """List the differences between a group's results and its baseline's, joined by commas."""
     return ", ".join(map(_detail_words, agreement.details))
 
 
@@ -54,7 +54,7 @@ def _detail_words(detail: Shift | Scatter | NoTestAccuracy) -> str:
 
 
 def difference_words(difference: Difference | None) -> str:
-    """Whether a difference from the baseline is significant; None: it is the baseline itself."""
+    """Say whether a difference from the baseline is significant; None: the group is the baseline itself."""
     if difference is None:
         return "baseline"
     if not difference.decidable:
@@ -63,7 +63,7 @@ def difference_words(difference: Difference | None) -> str:
 
 
 def mismatch_words(mismatch: Mismatch) -> str:
-    """One line about a mismatch: both values."""
+    """Describe a mismatch in one line, with both values."""
     if mismatch.name == HOST:
         return "different host than the baseline"
     value, baseline = truncate_distinctly((mismatch.value, mismatch.baseline), _MAX_LENGTH)
@@ -76,7 +76,7 @@ def _both_values(name: str, value: str, baseline: str) -> str:
 
 
 def missing_baseline_words(family: Family) -> str:
-    """That a family has no baseline, and the command that makes it."""
+    """Say that a family has no baseline, and name the command that runs it."""
     first = family.points[0].group.first
     command = command_with_one_rank(first.command) if first.record.is_laptime_training else ""
     largest = family.points[-1].group
@@ -85,7 +85,7 @@ def missing_baseline_words(family: Family) -> str:
 
 
 def _name(group: Group) -> str:
-    """The label of a group. For trainings that Laptime only timed, `2 ranks` replaces `ws=2`."""
+    """Return the label of a group. For trainings that Laptime only timed, `2 ranks` replaces `ws=2`."""
     rest = without_ranks(group.label)
     if group.first.record.is_laptime_training or rest == group.label:
         return group.label
@@ -93,7 +93,7 @@ def _name(group: Group) -> str:
 
 
 def check_words(check: Check) -> str:
-    """The line that the gate prints for a group."""
+    """Return the line that the gate prints for a group."""
     remarks = [_both_values(mismatch.name, mismatch.value, mismatch.baseline) for mismatch in check.mismatches]
     if check.change is None and not check.mismatches:
         remarks.append("no completed run of this group")
@@ -117,7 +117,7 @@ def interval_words(interval: Interval | None, num_repeats: int) -> str:
 
 
 def source_of_steps(groups: Iterable[Group]) -> str:
-    """In which steps the phases were measured."""
+    """Say in which steps the phases were measured."""
     separate, warmup = "separate steps after the timed epochs (measure.breakdown)", "steps of the warm-up lap"
     trained_by_laptime = {group.first.record.is_laptime_training for group in groups}
     if trained_by_laptime == {True, False}:

@@ -82,12 +82,12 @@ def write_reports(analysis: Analysis, out: Path) -> None:
 
 
 def _bytes(text: str) -> bytes:
-    """The text in UTF-8. Characters of undecodable file names are escaped."""
+    """Encode a text in UTF-8. Characters of undecodable file names are escaped."""
     return text.encode("utf-8", "backslashreplace")
 
 
 def _no_formula(value: object) -> object:
-    """The value, with a quote before text that a spreadsheet would run as a formula."""
+    """Return the value, with a quote before text that a spreadsheet would run as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
