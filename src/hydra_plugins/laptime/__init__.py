@@ -1,1 +1,1 @@
-"""Laptime's plugins for Hydra, which looks for them in this namespace alone."""
+"""Laptime's plugins for Hydra, which finds plugins only in this namespace."""

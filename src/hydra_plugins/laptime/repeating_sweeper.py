@@ -24,8 +24,9 @@ ConfigStore.instance().store(group="hydra/sweeper", name="laptime", node=Repeati
 
 
 class RepeatingSweeper(BasicSweeper):
-    """Runs the planned jobs (laptime.sweeps.plan), all of one seed before the next, so that slow drift affects every
-    group equally. Groups that have not reached `measure.target_interval` are repeated with more seeds.
+    """Runs the planned jobs (laptime.sweeps.plan), and repeats groups that have not reached `measure.target_interval`.
+
+    All jobs of one seed come before those of the next, so that slow drift affects every group equally.
 
     Its task function is a laptime.sweeps.sweep.Sweep.
     """
@@ -35,7 +36,7 @@ class RepeatingSweeper(BasicSweeper):
         self.task_function = task_function
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """Run the jobs that the task function has planned, by number. The arguments are ignored."""
+        """Run the jobs that the task function has planned, in the order of their numbers. Ignore the arguments."""
         assert self.config is not None
         results = self._run(self.task_function.todo)  # type: ignore[attr-defined]
         measure = self.config.measure
@@ -45,8 +46,11 @@ class RepeatingSweeper(BasicSweeper):
         return results
 
     def _run(self, jobs: Mapping[int, list[str]]) -> list[Sequence[JobReturn]]:
-        """Start the jobs. In this process they start one by one, so that the others continue if one can't start, e.g.
-        because the disk is full (see `sweep.on_failure`)."""
+        """Start the jobs.
+
+        In this process they start one by one. So the others continue if one can't start, e.g. because the disk is full
+        (see `sweep.on_failure`).
+        """
         assert self.config is not None and self.launcher is not None
         if type(self.launcher) is not BasicLauncher:
             with launcher_errors():
@@ -65,7 +69,7 @@ class RepeatingSweeper(BasicSweeper):
         return results
 
     def _missing_repeats(self, target: float, max_repeats: int) -> list[list[str]]:
-        """One more job for every group whose interval is still too wide."""
+        """Return another job for every group whose interval is still too wide."""
         from laptime.analysis.repeats import missing_repeats  # SciPy is slow to import
 
         assert self.config is not None
@@ -74,7 +78,7 @@ class RepeatingSweeper(BasicSweeper):
 
 
 def consecutive(numbers: Iterable[int]) -> list[list[int]]:
-    """Split numbers into stretches without gaps. A launcher numbers its jobs consecutively from the first."""
+    """Split numbers into ranges without gaps, because a launcher numbers its jobs consecutively from the first."""
     stretches: list[list[int]] = []
     for number in numbers:
         if not stretches or number != stretches[-1][-1] + 1:

@@ -24,10 +24,10 @@ class Lap:
     """One timed lap of one rank: an epoch or a number of batches.
 
     Attributes:
-        number: from 0; the epoch's number if it is an epoch.
+        number: its number from 0; if it is an epoch, the epoch's number.
         is_warmup: whether it is left out of all timing figures.
-        time_s: from requesting the first batch to the device-synchronized end of the last optimizer step, pauses
-            excluded.
+        time_s: seconds from requesting the first batch to the device-synchronized end of the last optimizer step,
+            pauses excluded.
         num_samples: samples of this rank; None: they can't be counted.
         num_tokens: tokens of this rank; None: it is not text, or they can't be counted.
         num_batches: number of requested batches.

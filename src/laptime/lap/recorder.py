@@ -117,7 +117,7 @@ class LapRecorder:
 
         Args:
             lap: the lap of this rank.
-            rank_laps: on rank 0 the laps of all ranks in rank order, on other ranks those that they have.
+            rank_laps: the laps of all ranks in rank order on rank 0; on other ranks those that they have.
 
         Returns:
             The lap over all these ranks.

@@ -32,7 +32,7 @@ class Snapshot:
         frequency_hz: mean of the cores' current frequencies.
         temperature_celsius: current value of the hottest sensor.
         load: load average of the last minute.
-        cores: for each core, its busy seconds and all its seconds since boot.
+        cores: busy seconds and all seconds of each core since boot.
     """
 
     at_s: float

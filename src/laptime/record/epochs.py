@@ -137,8 +137,8 @@ def time_to_accuracy(epochs: Iterable[tuple[float, float | None]], target: float
     """Return the seconds of training, including warm-up, until the validation accuracy first reached the target.
 
     Args:
-        epochs: for each epoch in order, the seconds of training until its end, and its validation accuracy (a fraction;
-            None or NaN: not measured).
+        epochs: the seconds of training until the end of each epoch, and its validation accuracy (a fraction; None or
+            NaN: not measured), in order.
         target: the accuracy to reach, a fraction.
         first_epoch: number of the first of these epochs, from 0.
 

@@ -61,7 +61,7 @@ class Job:
         run_dir: the absolute path of the run directory, which exists.
         record: the record of the run so far.
         rank: this rank.
-        rendezvous: where the ranks find each other; None: a single process without a process group.
+        rendezvous: the address where the ranks find each other; None: a single process without a process group.
         start: `time.time()` when the run began.
         sweep: the sweep that the run belongs to; None: a single run.
         variables: environment variables; those of the forkserver may be out of date.
