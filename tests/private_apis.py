@@ -1,4 +1,4 @@
-"""The private names of other packages that Laptime uses: each may change with any release of its package.
+"""The private names of other packages that Laptime uses. Any release of a package may change them.
 
 `tests/test_private_apis.py` compares this list with the source and with the installed packages. The nightly job in
 .github/workflows/nightly.yml does the same with the newest releases, so that a change is seen before users see it.

@@ -45,7 +45,7 @@ def test_without_an_accelerator_the_error_names_rehearse(work_folder):
 
 
 @pytest.mark.parametrize(
-    "typed",
+    "arguments",
     [
         ["--only", "memry"],
         ["--only", "memory,memry"],
@@ -55,8 +55,8 @@ def test_without_an_accelerator_the_error_names_rehearse(work_folder):
         ["--x"],
     ],
 )  # fmt: skip
-def test_wrong_options_are_refused(typed, work_folder):
-    done = processes.run("--rehearse", *typed, script=SCRIPT)
+def test_wrong_options_are_refused(arguments, work_folder):
+    done = processes.run("--rehearse", *arguments, script=SCRIPT)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert list(work_folder.iterdir()) == []
 
@@ -116,8 +116,8 @@ def test_remaining_parts_are_skipped_after_the_time_limit(work_folder):
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_results_are_written_after_a_signal(signum, start, work_folder):
-    typed = ["--rehearse", "--only", "memory_in_use", "models", "--out", "out"]
-    process = start(*typed, script=SCRIPT, new_session=True, environment={"PYTHONUNBUFFERED": "1"})
+    arguments = ["--rehearse", "--only", "memory_in_use", "models", "--out", "out"]
+    process = start(*arguments, script=SCRIPT, new_session=True, environment={"PYTHONUNBUFFERED": "1"})
     until(lambda: process.stdout.readline().startswith("memory_in_use"), process)
     assert len(json.loads(Path("out/accelerator.json").read_text())["parts"]) == 1  # written after each part
     os.killpg(process.pid, signum)  # as a terminal does

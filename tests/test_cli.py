@@ -133,20 +133,20 @@ def refused(call, monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("typed", MISTAKES)
-def test_a_mistake_prints_at_most_two_lines_and_leaves_no_files(typed, refused, work_folder):
-    ended = refused(*typed.split())
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_a_mistake_prints_at_most_two_lines_and_leaves_no_files(arguments, refused, work_folder):
+    ended = refused(*arguments.split())
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert len(ended.stderr.strip().splitlines()) <= 2, ended.stderr
     assert ended.stderr.startswith("error: ")
-    for words in MISTAKES[typed]:
+    for words in MISTAKES[arguments]:
         assert words in ended.stderr
     assert list(work_folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("typed", "expected"),
+    ("arguments", "expected"),
     [
         (
             "++training.epochs=1 dataset.num_train=2000 training.batch_size=1600 model.dropout=0 device=cuda",
@@ -161,8 +161,8 @@ def test_a_mistake_prints_at_most_two_lines_and_leaves_no_files(typed, refused, 
     ],
     ids=["largest batch", "smallest training set", "no validation"],
 )
-def test_valid_values_close_to_mistakes_train(typed, expected, train, the_run):
-    ended = train(*TINY, *typed.split())
+def test_valid_values_close_to_mistakes_train(arguments, expected, train, the_run):
+    ended = train(*TINY, *arguments.split())
     assert ended.returncode == 0, ended.stderr
     record = the_run()[1]
     assert record["status"] == "completed"
@@ -209,10 +209,10 @@ def test_a_directory_with_a_file_of_a_run_is_refused(file, call, work_folder):
     path = work_folder / "copy" / file
     path.parent.mkdir(parents=True)
     path.write_text("kept")
-    for typed in (["hydra.run.dir=copy"], ["-m", "seed=1,2", "hydra.sweep.dir=copy"]):
-        done = call(*TINY, *typed)
-        assert done.returncode == 2 and done.stderr.startswith(f"error: {typed[-1]}: ")
-    assert [each for each in work_folder.rglob("*") if each.is_file()] == [path] and path.read_text() == "kept"
+    for arguments in (["hydra.run.dir=copy"], ["-m", "seed=1,2", "hydra.sweep.dir=copy"]):
+        done = call(*TINY, *arguments)
+        assert done.returncode == 2 and done.stderr.startswith(f"error: {arguments[-1]}: ")
+    assert [file for file in work_folder.rglob("*") if file.is_file()] == [path] and path.read_text() == "kept"
 
 
 @pytest.mark.parametrize("how", [iter, tuple, lambda overrides: (each for each in overrides)])
@@ -256,8 +256,8 @@ def test_a_model_beside_its_configuration_trains(train, work_folder, the_run):
     (work_folder / "own/model").mkdir(parents=True)
     (work_folder / "own/model/own_net.yaml").write_text("_target_: own_net_module.WidthNet\nwidth: 8\n")
     shutil.copy(Path(__file__).with_name("user_classes") / "width_net.py", work_folder / "own/own_net_module.py")
-    quick = [each for each in ONE_EPOCH if not each.startswith("model.")]
-    ended = train("--config-dir", "own", *quick, "model=own_net")
+    overrides = [override for override in ONE_EPOCH if not override.startswith("model.")]
+    ended = train("--config-dir", "own", *overrides, "model=own_net")
     assert ended.returncode == 0, ended.stderr
     record = the_run()[1]
     assert record["model"] == record["model"] | {"name": "widthnet", "num_parameters": 64 * 8 + 8 + 80 + 10}
@@ -287,11 +287,11 @@ def test_runs_that_start_in_the_same_second_have_their_own_directories(sweep, tr
     (work_folder / "conf/experiment/now.yaml").write_text(
         "# @package _global_\nhydra:\n  run:\n    dir: runs/now\n  sweep:\n    dir: runs/now\n"
     )
-    more = ["-m", "seed=1,2", NO_REPORT] if sweep else []
-    typed = ["--config-dir", "conf", *more, "experiment=now", *ONE_EPOCH]
+    sweep_arguments = ["-m", "seed=1,2", NO_REPORT] if sweep else []
+    arguments = ["--config-dir", "conf", *sweep_arguments, "experiment=now", *ONE_EPOCH]
     with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(train, *typed) for _ in range(2)]
-    assert [each.result().returncode for each in both] == [0, 0]
+        results = [pool.submit(train, *arguments) for _ in range(2)]
+    assert [result.result().returncode for result in results] == [0, 0]
     assert sorted(path.name for path in (work_folder / "runs").iterdir()) == ["now", "now_1"]
     records = [read_record(path.parent) for path in work_folder.rglob("run.json")]
     assert [record["status"] for record in records] == ["completed"] * (4 if sweep else 2)

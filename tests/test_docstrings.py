@@ -1,4 +1,4 @@
-"""Docstrings name arguments and attributes that there are."""
+"""Arguments and attributes that docstrings name exist."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ SRC = Path(__file__).parents[1] / "src"
 
 
 def named(docstring: str, section: str) -> list[str]:
-    """The names of a section, `name: ...` or `name, name: ...` on each line of its first indentation."""
+    """The names in a section of a docstring: `name: ...` or `name, name: ...` on each line of its first indentation."""
     lines = docstring.splitlines()
     start = next((number for number, line in enumerate(lines) if line.startswith(f"{section}:")), None)
     if start is None:
@@ -21,75 +21,76 @@ def named(docstring: str, section: str) -> list[str]:
     on_one_line = lines[start].partition(":")[2]
     if on_one_line:
         return re.findall(r"(?:^|;) ([a-z]\w*):", on_one_line)
-    found = []
+    names = []
     for line in lines[start + 1 :]:
         if line and not line.startswith(" "):
             break
         if re.match(r" {4}\S", line):
-            found += [name.strip(" *") for name in line.partition(":")[0].split(",")]
-    return found
+            names += [name.strip(" *") for name in line.partition(":")[0].split(",")]
+    return names
 
 
 def members(node: ast.ClassDef, classes: dict[str, list[ast.ClassDef]]) -> set[str]:
-    """What the class body binds, what its methods assign to self, and the same of its bases in the package."""
-    found = set()
-    for each in node.body:
-        if isinstance(each, ast.FunctionDef):
-            found.add(each.name)
-        elif isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
-            found.add(each.target.id)
-        elif isinstance(each, ast.Assign):
-            found |= {target.id for target in each.targets if isinstance(target, ast.Name)}
-    for each in ast.walk(node):
-        if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store) and isinstance(each.value, ast.Name):
-            found |= {each.attr} if each.value.id == "self" else set()
+    """Names that a class body binds or its methods assign to self, including those of its bases in the package."""
+    names = set()
+    for statement in node.body:
+        if isinstance(statement, ast.FunctionDef):
+            names.add(statement.name)
+        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            names.add(statement.target.id)
+        elif isinstance(statement, ast.Assign):
+            names |= {target.id for target in statement.targets if isinstance(target, ast.Name)}
+    for child in ast.walk(node):
+        if isinstance(child, ast.Attribute) and isinstance(child.ctx, ast.Store) and isinstance(child.value, ast.Name):
+            names |= {child.attr} if child.value.id == "self" else set()
     for base in bases(node, classes):
-        found |= members(base, classes)
-    return found
+        names |= members(base, classes)
+    return names
 
 
 def parameters(node: ast.ClassDef | ast.FunctionDef, classes: dict[str, list[ast.ClassDef]]) -> set[str]:
-    """Of a function, or of what makes a class: its `__init__`, else its fields; of its bases where it has none."""
+    """Parameters of a function, or of a class: those of its `__init__`, or its own and inherited fields."""
     if isinstance(node, ast.FunctionDef):
-        given = node.args
-        many = [each for each in (given.vararg, given.kwarg) if each is not None]
-        return {each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs, *many)}
-    for each in node.body:
-        if isinstance(each, ast.FunctionDef) and each.name == "__init__":
-            return parameters(each, classes)
-    found = {
-        each.target.id for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
-    }
+        arguments = node.args
+        variadic = [argument for argument in (arguments.vararg, arguments.kwarg) if argument is not None]
+        named_arguments = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+        return {argument.arg for argument in (*named_arguments, *variadic)}
+    for statement in node.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            return parameters(statement, classes)
+    fields = [statement for statement in node.body if isinstance(statement, ast.AnnAssign)]
+    names = {field.target.id for field in fields if isinstance(field.target, ast.Name)}
     for base in bases(node, classes):
-        found |= parameters(base, classes)
-    return found
+        names |= parameters(base, classes)
+    return names
 
 
 def bases(node: ast.ClassDef, classes: dict[str, list[ast.ClassDef]]) -> Iterator[ast.ClassDef]:
     for base in node.bases:
         name = base.id if isinstance(base, ast.Name) else base.attr if isinstance(base, ast.Attribute) else ""
-        yield from (each for each in classes.get(name, []) if each is not node)
+        yield from (definition for definition in classes.get(name, []) if definition is not node)
 
 
 def violations(sources: dict[str, str]) -> list[str]:
-    """Each name in a docstring that its class or function does not have, as `file: class: section: name`."""
+    """Names in docstrings that their class or function doesn't have, as `file: class: section: name`."""
     trees = {name: ast.parse(source) for name, source in sources.items()}
     classes: dict[str, list[ast.ClassDef]] = {}
     for tree in trees.values():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 classes.setdefault(node.name, []).append(node)
-    found = []
+    messages = []
     for name, tree in trees.items():
         for node in ast.walk(tree):
             if not isinstance(node, ast.ClassDef | ast.FunctionDef) or not (docstring := ast.get_docstring(node)):
                 continue
-            wrong = [("Args", each) for each in named(docstring, "Args") if each not in parameters(node, classes)]
+            existing = {"Args": parameters(node, classes)}
             if isinstance(node, ast.ClassDef):
-                own = members(node, classes)
-                wrong += [("Attributes", each) for each in named(docstring, "Attributes") if each not in own]
-            found += [f"{name}: {node.name}: {section}: {each}" for section, each in wrong]
-    return found
+                existing["Attributes"] = members(node, classes)
+            for section, names in existing.items():
+                wrong = [word for word in named(docstring, section) if word not in names]
+                messages += [f"{name}: {node.name}: {section}: {word}" for word in wrong]
+    return messages
 
 
 def test_docstrings_name_existing_arguments_and_attributes():

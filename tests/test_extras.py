@@ -1,4 +1,4 @@
-"""Optional packages: a folder of that name is none, and what needs one that is missing is refused."""
+"""Optional packages: a folder of the same name doesn't count, and options that need a missing package are refused."""
 
 import importlib.util
 import re
@@ -20,7 +20,7 @@ from laptime.loggers.fail_safe import fail_safe
 
 @pytest.fixture
 def only_a_folder(work_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """only_a_folder(package): as where it is not installed, and a folder in the current one has its name."""
+    """only_a_folder(package): hides the installed package behind a folder of the same name without code."""
     find = PathFinder.find_spec
 
     def make(package: str) -> None:
@@ -31,28 +31,29 @@ def only_a_folder(work_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
             return find(name, [str(folder)] if name == package else path, target)
 
         monkeypatch.setattr(PathFinder, "find_spec", classmethod(find_folder))
-        for name in [each for each in sys.modules if each == package or each.startswith(f"{package}.")]:
-            monkeypatch.delitem(sys.modules, name)
+        for name in list(sys.modules):
+            if name == package or name.startswith(f"{package}."):
+                monkeypatch.delitem(sys.modules, name)
 
     return make
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("package", "module", "typed"),
+    ("package", "module", "arguments"),
     [
         ("wandb", "laptime.loggers.wandb", ["logger=wandb"]),
         ("alembic", "laptime.loggers.mlflow", ["logger=[csv,mlflow]"]),
         ("timm", "laptime.models.timm", ["model=timm"]),
     ],
 )
-def test_a_folder_is_not_taken_for_a_package(package, module, typed, only_a_folder, call, work_folder, monkeypatch):
+def test_a_folder_is_not_taken_for_a_package(package, module, arguments, only_a_folder, call, work_folder, monkeypatch):
     monkeypatch.delitem(sys.modules, module, raising=False)
     parent, _, name = module.rpartition(".")
     monkeypatch.delattr(f"{parent}.{name}", raising=False)
     only_a_folder(package)
     before = set(work_folder.rglob("*"))
-    ended = call(*typed)
+    ended = call(*arguments)
     assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1, ended.stderr
     assert f"needs {package}" in ended.stderr and "pip install" in ended.stderr
     assert set(work_folder.rglob("*")) == before
@@ -66,7 +67,8 @@ def test_a_folder_is_not_taken_for_an_exporter_or_an_energy_meter(only_a_folder)
 
     only_a_folder("onnxscript")
     assert importlib.util.find_spec("onnxscript") is not None and not is_installed("onnxscript")
-    assert [each.missing is None for each in export_targets(["all"], int8=False) if each.format == "onnx"] == [False]
+    (onnx,) = [target for target in export_targets(["all"], int8=False) if target.format == "onnx"]
+    assert onnx.missing is not None
     only_a_folder("zeus")
     assert EnergyMeter(describe("cpu", "cpu")).missing == NOT_INSTALLED
 
@@ -77,7 +79,7 @@ def test_installed_packages_and_modules_are_found():
     assert not is_installed("no_such_package")
 
 
-# Distributions with another name than what is imported.
+# Distributions whose name is not that of the imported package.
 DISTRIBUTIONS = {"mlflow": "mlflow-skinny"}
 
 
@@ -110,7 +112,7 @@ def test_a_package_without_an_extra_is_installed_by_its_name():
 
 
 class Fails:
-    """A logger that raises an error as it begins."""
+    """A logger that raises an error when it starts."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error

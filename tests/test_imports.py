@@ -1,4 +1,4 @@
-"""Imports point one way (the contracts stand in pyproject.toml), and what needs no torch loads none."""
+"""Imports follow the contracts in pyproject.toml, and what doesn't need torch doesn't load it."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_imports_point_one_way():
-    """In a process of its own: import-linter changes how this one logs."""
+    """In another process, because import-linter changes the logging of its process."""
     check = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout
@@ -44,7 +44,7 @@ def test_help_and_completion_load_no_torch(arguments, work_folder):
     code = (
         "from laptime.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code"
     )
-    # What bash tells when it asks to complete.
+    # The variables that bash sets for a completion.
     without_torch(code, *arguments, COMP_LINE="python train.py device=", COMP_POINT="23")
     assert list(work_folder.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""A locale without Unicode: reports are written all the same, as UTF-8; a terminal gets what it can show."""
+"""A locale without Unicode: reports are still written as UTF-8, and the output contains only ASCII."""
 
 import os
 import shutil
@@ -63,7 +63,7 @@ def test_an_undecodable_argument_is_refused(value):
 @pytest.mark.soak
 def test_a_run_in_a_non_ascii_folder_completes(work_folder):
     Path("größe").mkdir()
-    typed = [*TINY, "training.epochs=1", "hydra.run.dir=run"]
-    done = processes.run(*typed, real=True, cwd=work_folder / "größe", environment=ASCII)
+    arguments = [*TINY, "training.epochs=1", "hydra.run.dir=run"]
+    done = processes.run(*arguments, real=True, cwd=work_folder / "größe", environment=ASCII)
     assert done.returncode == 0, done.stderr
     assert read_record(Path("größe/run"))["status"] == "completed"

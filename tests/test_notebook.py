@@ -1,4 +1,4 @@
-"""The example notebook runs from its first cell to its last, in a kernel of its own."""
+"""All cells of the example notebook run in a new kernel."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ NOTEBOOK = Path(__file__).resolve().parents[1] / "docs/results.ipynb"
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory) -> dict[str, str]:
-    """What each cell shows, as text, by its source; on fewer images than in the document."""
-    from nbclient import NotebookClient  # slow to import, which every xdist worker would do
+    """Output of each cell as text, by its source. The notebook runs with fewer images."""
+    from nbclient import NotebookClient  # slow to import, and each xdist worker imports this file
 
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
@@ -26,17 +26,17 @@ def outputs(tmp_path_factory) -> dict[str, str]:
     }
 
 
-def shown(outputs: dict[str, str], source: str) -> str:
-    (found,) = [text for cell, text in outputs.items() if cell.startswith(source)]
-    return found
+def output_of(outputs: dict[str, str], source: str) -> str:
+    (output,) = [text for cell, text in outputs.items() if cell.startswith(source)]
+    return output
 
 
 @pytest.mark.soak
 def test_the_notebook_shows_its_own_runs(outputs):
-    assert "4 runs, 12 rows of epochs, 0 skipped" in shown(outputs, "results = laptime.load")
-    assert "example/batch32-seed1" in shown(outputs, 'results.runs[["run"')
-    assert "128" in shown(outputs, "by_batch")
-    assert "Figure" in shown(outputs, "%matplotlib")
+    assert "4 runs, 12 rows of epochs, 0 skipped" in output_of(outputs, "results = laptime.load")
+    assert "example/batch32-seed1" in output_of(outputs, 'results.runs[["run"')
+    assert "128" in output_of(outputs, "by_batch")
+    assert "Figure" in output_of(outputs, "%matplotlib")
 
 
 def test_the_notebook_is_stored_without_outputs():

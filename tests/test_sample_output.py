@@ -1,8 +1,9 @@
-"""Output that a document shows is what the command prints: the same titles, rows, columns and words. Only its figures,
-dates and directories are free. So whoever changes what is printed has to paste a new sample.
+"""Output that a document shows is what the command prints: the same titles, rows, columns and words.
 
-What depends on how a measurement came out is printed from the figures below. They lead to the words of the samples.
-Change them where a new sample came to other verdicts.
+Only figures, dates and directories may differ. Whoever changes an output must paste a new sample.
+
+Lines that depend on measurements are printed from the figures below, which lead to the words of the samples. Change
+them if a new sample has other verdicts.
 """
 
 import contextlib
@@ -44,9 +45,9 @@ PRINTED_BY = {
 }
 LOG_LINE = re.compile(r"\[\d\d:\d\d:\d\d\] ")
 BORDER = re.compile(r"[╭┌├╰└─┬┼┴╮┐┤╯┘]+")
-# Replaced by the figures below.
+# The figures below replace what these settings switch off.
 QUICK = ["measure.peak=false", "measure.breakdown=false"]
-# What the sweep in the README measured: repeats by number of ranks.
+# Figures of the sweep in the README: one value per repeat, by number of ranks.
 EPOCH_TIMES_S = {1: (0.234, 0.227, 0.230), 2: (0.225, 0.209, 0.215), 4: (0.267, 0.270, 0.243)}
 TEST_ACCURACIES = {1: (0.9323, 0.9270, 0.9310), 2: (0.9236, 0.9225, 0.9156), 4: (0.9025, 0.9095, 0.9070)}
 TRAIN_LOSSES = {1: (0.164, 0.157, 0.153), 2: (0.206, 0.207, 0.210), 4: (0.281, 0.271, 0.273)}
@@ -57,7 +58,7 @@ STEPS_PER_S = {1: 217.0, 2: 116.0, 4: 48.7}
 
 
 def samples(document: str) -> list[tuple[str, list[list[str]]]]:
-    """Each command of a document whose output is shown, and the parts of that between the lines `...`."""
+    """Each command of a document whose output is shown, and the parts of the output between lines with `...`."""
     found = []
     for block in re.findall(r"(?:^    .*\n)+", (ROOT / document).read_text(), re.MULTILINE):
         for shown in re.split(r"^    \$ ", block, flags=re.MULTILINE)[1:]:
@@ -77,24 +78,24 @@ SAMPLES = [(document, *sample) for document in DOCUMENTS for sample in samples(d
 
 
 def whole_lines(lines: list[str]) -> list[str]:
-    """The lines without borders of tables. A table's row that was wrapped is one line again, and so is a paragraph."""
-    found: list[str] = []
+    """The lines without borders of tables. Wrapped table rows and paragraphs become one line each."""
+    joined: list[str] = []
     rows: list[list[str]] = []
     paragraph: list[str] = []
 
     def end() -> None:
-        found.extend(" | ".join(" ".join(cell.split()) for cell in row) for row in rows)
-        found.extend([" ".join(" ".join(paragraph).split())] if paragraph else [])
+        joined.extend(" | ".join(" ".join(cell.split()) for cell in row) for row in rows)
+        joined.extend([" ".join(" ".join(paragraph).split())] if paragraph else [])
         rows.clear()
         paragraph.clear()
 
     kind = ""
     for line in map(str.strip, lines):
-        if line.startswith("├"):  # what stands above is the head
+        if line.startswith("├"):  # the rows above are the head
             rows[:] = [join_nonempty(rows)]
             continue
-        before, kind = kind, "row" if line.startswith("│") else "border" if BORDER.fullmatch(line) else "text"
-        if kind != before or not line:
+        previous, kind = kind, "row" if line.startswith("│") else "border" if BORDER.fullmatch(line) else "text"
+        if kind != previous or not line:
             end()
         if kind == "row":
             cells = line.strip("│").split("│")
@@ -105,7 +106,7 @@ def whole_lines(lines: list[str]) -> list[str]:
         elif kind == "text" and line:
             paragraph.append(line)
     end()
-    return found
+    return joined
 
 
 def join_nonempty(rows: list[list[str]]) -> list[str]:
@@ -113,7 +114,7 @@ def join_nonempty(rows: list[list[str]]) -> list[str]:
 
 
 def without_figures(text: str) -> str:
-    """A text with `#` for every number, and for every date and time that is part of a path."""
+    """Replace each number by `#`, and each date and time in a path."""
     return re.sub(r"#(?:/?#)*", "#", re.sub(r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?", "#", text))
 
 
@@ -121,18 +122,18 @@ def words(lines: list[str]) -> str:
     return without_figures(" ".join(whole_lines(lines)))
 
 
-# What is printed
+# Printed output
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A real run with few data: its directory and what it said on stderr."""
+    """Directory and stderr of a real run with little data."""
     folder = tmp_path_factory.mktemp("run")
     error = io.StringIO()
-    typed = ["device=cpu", "strategy.threads_per_rank=2", "dataset.limit=600", "training.epochs=2", *QUICK]
+    overrides = ["device=cpu", "strategy.threads_per_rank=2", "dataset.limit=600", "training.epochs=2", *QUICK]
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(error):
         with pytest.raises(SystemExit) as end:
-            main(typed)
+            main(overrides)
         assert not end.value.code, error.getvalue()
         (path,) = folder.rglob("run.json")
     return path.parent, error.getvalue()
@@ -140,7 +141,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def wide(monkeypatch):
-    """Nothing is wrapped, and no column is left out."""
+    """A wide terminal: no line is wrapped, and no column is hidden."""
     monkeypatch.setenv("COLUMNS", "1000")
 
 
@@ -154,19 +155,19 @@ def single_run(trained, wide, capsys, monkeypatch):
     percentiles = {"step_p50_s": 0.0019, "step_p95_s": 0.0022, "step_p99_s": 0.0045}
     update(record, "breakdown", **parts, **percentiles, step_s=sum(parts.values()), instrument_s=0.0)
     flops, peak = 2.4e6, 2.2e11
-    typed = RunRecord.of(record)
-    typed.peak = limit(
-        flops, 29_000, 64, Peak(peak, 7e10), typed.breakdown, 10**7, training_advice("memory", "32-true")
+    run_record = RunRecord.of(record)
+    run_record.peak = limit(
+        flops, 29_000, 64, Peak(peak, 7e10), run_record.breakdown, 10**7, training_advice("memory", "32-true")
     )
     monkeypatch.chdir(run_dir.parents[2])
-    print_results(typed, run_dir)
+    print_results(run_record, run_dir)
     return [error, capsys.readouterr().out]
 
 
 @pytest.fixture
 def sweep(trained, wide, work_folder, capsys, monkeypatch):
-    """The end of a sweep of nine runs: copies of the one that ran, with the figures above."""
-    monkeypatch.setattr(write, "write_reports", lambda *arguments: None)  # plots; other tests draw them
+    """The end of a sweep of nine runs, which are copies of the real run with the figures above."""
+    monkeypatch.setattr(write, "write_reports", lambda *arguments: None)  # slow plots, which other tests draw
     sweep_dir = Path("multirun/2026-11-29/19-26-56")
     first = records.read_record(trained[0])
     rows = [asdict(row) for row in records.epoch_rows(trained[0])]
@@ -176,8 +177,8 @@ def sweep(trained, wide, work_folder, capsys, monkeypatch):
             record["hashed_config"] |= {"seed": repeat, "strategy.world_size": world_size}
             record |= {"seed": repeat, "config_hash": f"{world_size} {repeat}", "group_hash": str(world_size)}
             oversubscribed = world_size == 4
-            several = {"world_size": world_size, "backend": "gloo" if world_size > 1 else None}
-            update(record, "strategy", **several, threads_per_rank=1, oversubscribed=oversubscribed)
+            ranks = {"world_size": world_size, "backend": "gloo" if world_size > 1 else None}
+            update(record, "strategy", **ranks, threads_per_rank=1, oversubscribed=oversubscribed)
             update(record, "batch", scope="per_rank", global_batch_size=128 * world_size)
             update(record, "timing", steps_per_s=STEPS_PER_S[world_size])
             results = {"test_accuracy": TEST_ACCURACIES[world_size], "train_loss": TRAIN_LOSSES[world_size]}
@@ -191,23 +192,22 @@ def sweep(trained, wide, work_folder, capsys, monkeypatch):
             record["quality"] = {"grade": "B", "reasons": outliers} if oversubscribed else {"grade": "A", "reasons": []}
             run_dir = sweep_dir / str(3 * repeat + number)
             run_dir.mkdir(parents=True)
-            record["run_dir"] = str(run_dir)  # else it is a copy, which counts once
+            record["run_dir"] = str(run_dir)  # the analysis counts runs with the same directory once
             write_record(run_dir, record)
-            counted = {"epoch_time_s": times_s[repeat], "num_samples": 6400}
-            ranks = [row | counted | {"rank": rank} for rank in range(world_size) for row in rows]
-            append_epochs(run_dir, ranks)
+            times = {"epoch_time_s": times_s[repeat], "num_samples": 6400}
+            append_epochs(run_dir, [row | times | {"rank": rank} for rank in range(world_size) for row in rows])
     report_sweep(sweep_dir)
     return list(capsys.readouterr())
 
 
 @pytest.fixture
 def doctor_report(wide, capsys, monkeypatch):
-    """Of this machine, as if others kept it busy, and without the checks that come out differently elsewhere."""
-    sums = [3.0 * each for each in range(1, 9)]
-    meanwhile = counters.Noise(wall_s=10.0, other_cores=1.2, steal_fraction=0.0, num_swapped_pages=0)
+    """The report of a busy machine, without the checks whose results depend on the machine."""
+    sums = [3.0 * number for number in range(1, 9)]
+    measured = counters.Noise(wall_s=10.0, other_cores=1.2, steal_fraction=0.0, num_swapped_pages=0)
     laps_s = (0.6,) * 16
     busiest = (("pytest (process 12)", 0.8), ("python (process 34)", 0.4))
-    noise = Noise(assess([meanwhile], laps_s, 2, timed="laps"), 2, laps_s, meanwhile, None, busiest)
+    noise = Noise(assess([measured], laps_s, 2, timed="laps"), 2, laps_s, measured, None, busiest)
     all_checks = examine.checks
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr("laptime.runner.fresh_processes.preload", lambda: None)
@@ -217,7 +217,9 @@ def doctor_report(wide, capsys, monkeypatch):
     monkeypatch.setattr(examine, "check_backends", lambda: [groups.judge("gloo", [sums, sums], 9.0)])
     monkeypatch.setattr(examine, "probe", lambda seconds, cores, battery: noise)
     shown = ("other processes", "hypervisor")
-    monkeypatch.setattr(examine, "checks", lambda *seen: [each for each in all_checks(*seen) if each.name in shown])
+    monkeypatch.setattr(
+        examine, "checks", lambda *results: [check for check in all_checks(*results) if check.name in shown]
+    )
     assert doctor.main([]) == 0
     return list(capsys.readouterr())
 
@@ -243,7 +245,7 @@ def mistyped_command(capsys):
     return refusal(capsys, "evalute", "run=latest")
 
 
-# What is shown
+# Samples in the documents
 
 
 def test_every_sample_is_checked():
@@ -256,14 +258,15 @@ def test_every_sample_is_checked():
     [pytest.param(command, parts, id=f"{document}: {command}") for document, command, parts in SAMPLES],
 )
 def test_a_sample_is_what_the_command_prints(command, parts, request):
-    left = [words(text.splitlines()) for text in request.getfixturevalue(PRINTED_BY[command])]
+    remaining = [words(text.splitlines()) for text in request.getfixturevalue(PRINTED_BY[command])]
     for part in parts:
         log = [line for line in part if LOG_LINE.match(line)]
         for lines in filter(None, (log, [line for line in part if line not in log])):
-            wanted = words(lines)
-            stream = next((number for number, text in enumerate(left) if wanted in text), None)
-            assert stream is not None, f"not printed, or not in this order:\n{wanted}\nPrinted:\n" + "\n".join(left)
-            left[stream] = left[stream].partition(wanted)[2]
+            sample = words(lines)
+            stream = next((number for number, text in enumerate(remaining) if sample in text), None)
+            printed = "\n".join(remaining)
+            assert stream is not None, f"not printed, or not in this order:\n{sample}\nPrinted:\n{printed}"
+            remaining[stream] = remaining[stream].partition(sample)[2]
 
 
 def test_documents_that_show_the_same_command_show_the_same_result():

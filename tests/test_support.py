@@ -1,4 +1,4 @@
-"""What the other tests rely on: commands from the warm server, waiting with a deadline, and conftest's rules."""
+"""The support of other tests: commands from the warm server, waiting with a deadline, and the hooks in conftest.py."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.support.processes import run, start, until
 REPORTS = """
 import json, os, resource, sys
 print(json.dumps({
-    "argv": sys.argv, "cwd": os.getcwd(), "colour": os.environ.get("COLOUR"), "name": __name__,
+    "argv": sys.argv, "cwd": os.getcwd(), "color": os.environ.get("COLOR"), "name": __name__,
     "path": sys.path[0], "leads": os.getsid(0) == os.getpid(), "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
     "torch": "torch" in sys.modules, "orig": sys.orig_argv[1:], "stdin": sys.stdin.read(), "umask": os.umask(0o022),
 }))
@@ -29,20 +29,20 @@ sys.exit(int(sys.argv[1]))
 
 @pytest.fixture
 def script(work_folder):
-    (work_folder / "place").mkdir()
-    (work_folder / "place/reports.py").write_text(REPORTS)
-    return work_folder / "place/reports.py"
+    (work_folder / "folder").mkdir()
+    (work_folder / "folder/reports.py").write_text(REPORTS)
+    return work_folder / "folder/reports.py"
 
 
 @pytest.mark.parametrize("real", [False, True], ids=["forked", "real"])
 def test_a_forked_command_behaves_like_a_new_interpreter(real, script, work_folder):
-    how = {"environment": {"COLOUR": "red"}, "new_session": True, "limits": {resource.RLIMIT_NOFILE: 100}}
-    done = run("3", "two words", script=script, real=real, **how)
+    settings = {"environment": {"COLOR": "red"}, "new_session": True, "limits": {resource.RLIMIT_NOFILE: 100}}
+    done = run("3", "two words", script=script, real=real, **settings)
     assert done.returncode == 3 and done.stderr == "to stderr\n"
-    told = json.loads(done.stdout)
-    assert told.pop("torch") is not real
-    assert told == {
-        "argv": [str(script), "3", "two words"], "cwd": str(work_folder), "colour": "red", "name": "__main__",
+    reported = json.loads(done.stdout)
+    assert reported.pop("torch") is not real
+    assert reported == {
+        "argv": [str(script), "3", "two words"], "cwd": str(work_folder), "color": "red", "name": "__main__",
         "path": str(script.parent), "leads": True, "files": 100, "orig": [str(script), "3", "two words"], "stdin": "",
         "umask": 0o022,
     }  # fmt: skip
@@ -97,14 +97,14 @@ def test_run_times_out_if_the_command_does_not_end(work_folder):
 
 @pytest.mark.unit
 def test_a_unit_test_cannot_start_a_process():
-    for starts in (lambda: subprocess.run([sys.executable, "-V"]), os.fork, start):
+    for start_process in (lambda: subprocess.run([sys.executable, "-V"]), os.fork, start):
         with pytest.raises(AssertionError, match="a test marked unit must not start a process"):
-            starts()
+            start_process()
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("typed", "options", "expected"),
+    ("arguments", "options", "expected"),
     [
         ((), {}, 3),
         (("tests/analysis",), {}, 3),
@@ -118,10 +118,10 @@ def test_a_unit_test_cannot_start_a_process():
         (("-n", "0"), {"numprocesses": 0}, 0),
     ],
 )
-def test_whole_folders_run_in_three_processes_and_selected_tests_in_one(typed, options, expected):
+def test_whole_folders_run_in_three_processes_and_selected_tests_in_one(arguments, options, expected):
     names = ("usepdb", "trace", "keyword", "lf", "failedfirst", "stepwise", "collectonly", "numprocesses")
     option = SimpleNamespace(**(dict.fromkeys(names) | {"capture": "fd", "dist": "no"} | options))
-    conftest.pytest_cmdline_main(SimpleNamespace(invocation_params=SimpleNamespace(args=typed), option=option))
+    conftest.pytest_cmdline_main(SimpleNamespace(invocation_params=SimpleNamespace(args=arguments), option=option))
     assert option.numprocesses == expected
 
 
@@ -170,8 +170,8 @@ def test_no_other_test_runs_beside_one_that_is_marked_alone(work_folder):
 def test_a_test_that_changes_a_shared_run_fails_the_session(trained, tmp_path_factory):
     generator = conftest.trained.__wrapped__ if hasattr(conftest.trained, "__wrapped__") else None
     assert generator is not None
-    lending = generator(tmp_path_factory)
-    shared = next(lending)(*conftest.QUICK, "dataset.limit=200", "training.epochs=1")
+    session = generator(tmp_path_factory)
+    shared = next(session)(*conftest.QUICK, "dataset.limit=200", "training.epochs=1")
     (shared / "train.log").write_text("changed")
     with pytest.raises(AssertionError, match="a test changed a shared run"):
-        next(lending)
+        next(session)

@@ -1,4 +1,4 @@
-"""A sweep on a terminal: Ctrl-C reaches the command and its ranks at once."""
+"""A sweep on a terminal, which sends Ctrl-C to the command and to its ranks."""
 
 from pathlib import Path
 

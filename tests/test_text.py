@@ -1,4 +1,4 @@
-"""Sizes, times, counts, lists and other people's text, as users read them."""
+"""Formatting of sizes, times, counts, lists and untrusted text for users."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The pages about timing your own training: their code runs and prints what they show, and they name what there is."""
+"""The pages about timing your own training: their code prints what they show, and the names in them exist."""
 
 import ast
 import inspect
@@ -22,7 +22,7 @@ SCRIPTS = {
     for name in documents.shown_files(page)
     if name.endswith(".py") and name != "ddp_training.py"
 }
-# Torch's threads wait for each other where other tests use the cores.
+# Torch's threads would wait for each other, because other tests use the cores.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
@@ -40,7 +40,7 @@ def whole_lines(text: str) -> list[str]:
 
 
 def form(line: str) -> str:
-    """A line without its figures. Lines whose words depend on the measurement are reduced to one word."""
+    """A line without its figures. A line whose words depend on the measurement is reduced to one word."""
     match = re.match(r"laptime: .*?\b(step time|MFU|quality|results)\b", line)
     if match:
         return match[1]
@@ -111,10 +111,10 @@ def test_the_tables_list_all_arguments():
     for table in re.findall(r"^\| argument \|.*\n\|[-|]+\n((?:\|.*\n)+)", read(OVERVIEW), re.MULTILINE):
         cells = [row.split("|")[1] for row in table.splitlines()]
         listed.append({name for cell in cells for name in re.findall(r"`(\w+)`", cell)})
-    shared, of_loops = listed
+    shared, loop_arguments = listed
     for kind in (laptime.LapTimer, laptime.LapTimerCallback):
         assert set(inspect.signature(kind).parameters) == shared
-    assert set(inspect.signature(laptime.Laps).parameters) == shared | of_loops | {"loader"}
+    assert set(inspect.signature(laptime.Laps).parameters) == shared | loop_arguments | {"loader"}
 
 
 @pytest.mark.unit

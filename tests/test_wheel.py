@@ -1,4 +1,4 @@
-"""The wheel holds all that Laptime needs; installed elsewhere it trains without the checkout."""
+"""The wheel contains everything that Laptime needs, and works without the checkout."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ ROOT = processes.ROOT
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel as `pip wheel` makes it, by the same builder in this process."""
+    """The wheel, built in this process by the builder that `pip wheel` uses."""
     folder = tmp_path_factory.mktemp("wheel")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
@@ -58,7 +58,7 @@ def test_the_wheel_holds_all_of_src_and_conf(content):
 
 
 def test_the_wheel_holds_nothing_else(content):
-    """No test, benchmark or document, nor what runs leave behind."""
+    """No tests, benchmarks, documents or files that runs have written."""
     tops = {name.partition("/")[0] for name in content}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"laptime", "hydra_plugins"}
     assert [name for name in content if "__pycache__" in name or name.endswith(".pyc")] == []
@@ -72,14 +72,14 @@ def test_its_metadata_name_the_command_and_what_it_needs(content):
     message = Parser().parsestr(metadata.decode())
     assert message["Name"] == "laptime" and message["Requires-Python"] == ">=3.11"
     needed = message.get_all("Requires-Dist", [])
-    assert any(each.startswith("torch>=") for each in needed)
+    assert any(requirement.startswith("torch>=") for requirement in needed)
     assert {"onnx", "search", "wandb"} <= set(message.get_all("Provides-Extra", []))
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_installed_it_trains_from_another_folder(wheel, tmp_path, monkeypatch):
-    """In an environment of its own, which borrows this one's libraries but not the checkout."""
+    """In a new environment that uses the libraries of this one, but not the checkout."""
     environment, elsewhere = tmp_path / "environment", tmp_path / "elsewhere"
     elsewhere.mkdir()
     venv.create(environment, with_pip=False, symlinks=True)
@@ -87,36 +87,36 @@ def test_installed_it_trains_from_another_folder(wheel, tmp_path, monkeypatch):
     site_packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(environment)}))
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(install, check=True, capture_output=True, timeout=300)
-    # After its own packages; not by sitecustomize or .pth of the other's, which would bring the checkout along.
+    # Adds the libraries after its own packages. Reading this environment's .pth files would also add the checkout.
     (site_packages / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     monkeypatch.delenv("PYTHONPATH", raising=False)
     laptime = environment / "bin" / "laptime"
 
-    def typed(*words: str) -> str:
+    def run(*words: str) -> str:
         done = subprocess.run(words, cwd=elsewhere, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    place = typed(
-        str(python), "-c", "import laptime, hydra_plugins.laptime as own; print(laptime.__file__, own.__file__)"
+    paths = run(
+        str(python), "-c", "import laptime, hydra_plugins.laptime as plugins; print(laptime.__file__, plugins.__file__)"
     )
-    assert place.split() and all(each.startswith(str(site_packages)) for each in place.split())
-    assert typed(str(laptime), "--version").startswith("laptime ")
-    assert "experiment" in typed(str(laptime), "train", "--help")
-    few = [*QUICK, "dataset.limit=2000", "training.epochs=2"]
-    typed(str(laptime), *few, "strategy.world_size=2", "hydra.run.dir=one")
+    assert paths.split() and all(path.startswith(str(site_packages)) for path in paths.split())
+    assert run(str(laptime), "--version").startswith("laptime ")
+    assert "experiment" in run(str(laptime), "train", "--help")
+    short = [*QUICK, "dataset.limit=2000", "training.epochs=2"]
+    run(str(laptime), *short, "strategy.world_size=2", "hydra.run.dir=one")
     record = json.loads((elsewhere / "one" / "run.json").read_text())
     assert record["status"] == "completed" and record["result"]["test_accuracy"] > 0.5
-    typed(
+    run(
         str(laptime),
         "-m",
-        *few,
+        *short,
         "seed=1,2",
         "measure.target_interval=0.9",
         "measure.max_repeats=2",
         "hydra.sweep.dir=two",
     )
     assert (elsewhere / "two" / "summary" / "report.html").stat().st_size > 1000
-    assert "test accuracy" in typed(str(python), "-m", "laptime.evaluate", "run=one").lower()
-    typed(str(python), "-m", "laptime.export", "run=one", "format=torch_export")
+    assert "test accuracy" in run(str(python), "-m", "laptime.evaluate", "run=one").lower()
+    run(str(python), "-m", "laptime.export", "run=one", "format=torch_export")
     assert list((elsewhere / "one").rglob("*.pt2"))

@@ -1,4 +1,4 @@
-"""A callback whose module notes whom its process asks on the network: a line in the file that ASKED names for each."""
+"""A callback whose module logs its process's use of the network to the file that the variable ASKED names."""
 
 import os
 import sys
@@ -9,15 +9,15 @@ from pytorch_lightning.callbacks import Callback
 _EVENTS = ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname")
 
 
-def _note(event: str, arguments: tuple[Any, ...]) -> None:
+def _log(event: str, arguments: tuple[Any, ...]) -> None:
     if event in _EVENTS and "ASKED" in os.environ:
-        asked = arguments[0] if event.startswith("socket.get") else arguments[1]
-        with open(os.environ["ASKED"], "a") as file:  # noqa: PTH123  a hook must not run other code
-            print(os.getpid(), event, repr(asked), file=file)
+        address = arguments[0] if event.startswith("socket.get") else arguments[1]
+        with open(os.environ["ASKED"], "a") as file:  # noqa: PTH123  an audit hook must not call pathlib
+            print(os.getpid(), event, repr(address), file=file)
 
 
-sys.addaudithook(_note)
+sys.addaudithook(_log)
 
 
 class Audited(Callback):
-    """Does nothing: its import is enough."""
+    """Does nothing. Importing the module installs the hook."""

@@ -1,4 +1,4 @@
-"""A small network with batch norm, in place of the multilayer perceptron."""
+"""A small network with batch norm that replaces the MLP."""
 
 import math
 
@@ -7,9 +7,9 @@ from torch import nn
 
 
 class BatchNormed(nn.Module):
-    """One hidden layer with batch norm. It takes an MLP's arguments too, and ignores them."""
+    """One hidden layer with batch norm. It accepts and ignores the arguments of an MLP."""
 
-    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, **of_an_mlp: object) -> None:
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int, **mlp_arguments: object) -> None:
         super().__init__()
         size = math.prod(input_shape)
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(size, 32), nn.BatchNorm1d(32), nn.ReLU())

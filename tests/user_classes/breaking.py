@@ -15,7 +15,7 @@ class BreakAt(Callback):
         rank: the rank that fails.
         epoch: the epoch; -1: before the first; the number of epochs: in the test after the last.
         how: raise, or kill (SIGKILL).
-        once: whether it fails once only, which the file `broken` in the current folder remembers.
+        once: whether to fail only once. The file `broken` in the current folder marks the first failure.
     """
 
     def __init__(self, rank: int, epoch: int, how: str, once: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""A resolver that gives another value each time it is asked."""
+"""A resolver that returns another value each time."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Callbacks that take a run's place to write away, before its second epoch."""
+"""Callbacks that make a run's directory unwritable before the second epoch."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 
 
 class _BeforeSecondEpoch(Callback):
-    def on_train_epoch_start(self, trainer: Any, *rest: Any) -> None:
+    def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
         if trainer.current_epoch == 1:
             self.fail()
 
@@ -19,7 +19,7 @@ class _BeforeSecondEpoch(Callback):
 
 
 class FillDisk(_BeforeSecondEpoch):
-    """Fills the disk that is mounted at disk/ to its last byte, once: the file `filled` says that it did."""
+    """Fills the disk that is mounted at disk/ to its last byte, once. The file `filled` marks that it has."""
 
     def fail(self) -> None:
         if Path("filled").exists():
@@ -41,10 +41,10 @@ class MoveRunAway(_BeforeSecondEpoch):
 
 
 class RemountReadOnly(_BeforeSecondEpoch):
-    """Makes the disk that is mounted at disk/ read-only. The system does so only where no file is open for writing."""
+    """Makes the disk at disk/ read-only. The system permits that only if no file is open for writing."""
 
     def fail(self) -> None:
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.FileHandler):
-                handler.close()  # it opens its file anew for the next line
+                handler.close()  # the handler opens its file again for the next line
         subprocess.run(["mount", "-o", "remount,ro", os.path.realpath("disk")], check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""A script that loads everything, takes away all memory but so many bytes, and then trains.
+"""A script that imports everything, limits the further memory of its process, and then trains.
 
 `limited_memory.py BYTES OVERRIDES`
 """

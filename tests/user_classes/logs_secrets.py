@@ -1,4 +1,4 @@
-"""A network and a callback that are given secrets, and tell them."""
+"""A network and a callback that reveal the secrets in their arguments."""
 
 import logging
 from typing import Any
@@ -11,13 +11,13 @@ from laptime.models.mlp import MLP
 class Leaky(MLP):
     """Logs its token."""
 
-    def __init__(self, token: str | None = None, **rest: Any) -> None:
+    def __init__(self, token: str | None = None, **arguments: Any) -> None:
         logging.getLogger("leaky").warning("trying %s", token)
-        super().__init__(**rest)
+        super().__init__(**arguments)
 
 
 class Fails(pl.Callback):
-    """Raises an error that holds its password."""
+    """Raises an error that contains its password."""
 
     def __init__(self, password: str) -> None:
         self.password = password

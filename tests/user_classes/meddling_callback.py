@@ -1,4 +1,4 @@
-"""A callback that changes the weights behind the optimizer's back."""
+"""A callback that changes the weights outside of the optimizer."""
 
 from typing import Any
 

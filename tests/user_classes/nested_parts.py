@@ -1,4 +1,4 @@
-"""What users hand to Laptime that consists of other objects, or belongs to another trainer."""
+"""Networks, callbacks and schedulers that take other objects as arguments, or that need another trainer."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from laptime.schedulers.one_cycle import OneCycle
 
 
 class Layers(nn.Sequential):
-    """Flattens images; then layers as they are given, a layer that is made here, and the logits."""
+    """Flattens images, and applies the given layers, a layer that `last` creates, and a linear layer for the logits."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Layers(nn.Sequential):
         last: Callable[[], nn.Module],
         named: dict[str, nn.Module],
     ) -> None:
-        assert all(isinstance(each, nn.Module) for each in (*layers, *named.values())), layers
+        assert all(isinstance(layer, nn.Module) for layer in (*layers, *named.values())), layers
         pixels = math.prod(input_shape)
         super().__init__(nn.Flatten(), *layers, *named.values(), last(), nn.Linear(pixels, num_classes))
 
@@ -68,7 +68,7 @@ def around_lit_net(num_classes: int) -> nn.Module:
 
 
 class HasTrainingStep(nn.Sequential):
-    """A plain network, whatever its methods are called."""
+    """A plain network that has a method called training_step."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
@@ -80,7 +80,7 @@ class LitData(pl.LightningDataModule): ...
 
 
 class Inner(pl.Callback):
-    """A callback with an object."""
+    """A callback that takes a module as an argument."""
 
     def __init__(self, inner: nn.Module, others: Sequence[Any] = ()) -> None:
         assert isinstance(inner, nn.Module)
@@ -91,7 +91,7 @@ class OwnOneCycle(OneCycleLR): ...
 
 
 class OwnPlateau(ReduceLROnPlateau):
-    """Takes more for better."""
+    """Maximizes its metric."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         super().__init__(optimizer, mode="max")
@@ -124,16 +124,16 @@ def plateau_of_more(optimizer: Optimizer) -> LRScheduler:
 
 
 class OwnStopping(pl.callbacks.EarlyStopping):
-    """Watches the accuracy, and takes less for better unless it is told."""
+    """Monitors the accuracy, but minimizes it unless `mode` is given."""
 
-    def __init__(self, **how: Any) -> None:
-        super().__init__("val_accuracy", **how)
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__("val_accuracy", **arguments)
 
 
 class Misconfigured(pl.Callback):
-    """Fails as Lightning's own parts do."""
+    """Fails with an exception of Lightning."""
 
     def on_train_epoch_end(self, *_: Any) -> None:
         from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-        raise MisconfigurationException("it is not what it should be")
+        raise MisconfigurationException("the callback is misconfigured")

@@ -1,10 +1,10 @@
-"""Networks that are hard to export, or to evaluate in parts."""
+"""Networks that are hard to export, or to evaluate on several ranks."""
 
 from torch import Tensor, nn
 
 
 class AddsOneToASingleImage(nn.Module):
-    """Its output for one image differs from that within a batch: tracing freezes that."""
+    """Its output for a single image is not that of the image in a batch. Tracing records only one of the two."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -16,14 +16,14 @@ class AddsOneToASingleImage(nn.Module):
 
 
 class OneConvolution(nn.Sequential):
-    """Has no linear layer that could compute in int8."""
+    """Has no linear layer to quantize to int8."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(nn.Conv2d(1, num_classes, 8), nn.Flatten())
 
 
 class WithBatchNorm(nn.Sequential):
-    """Has running statistics, which each rank updates by itself."""
+    """Has running statistics, which each rank updates independently."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, num_classes))

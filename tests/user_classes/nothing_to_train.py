@@ -1,4 +1,4 @@
-"""Networks that can't be trained, or are made only when they see the first batch; one that seems so in evaluation."""
+"""Networks that can't be trained, one that is only detached in evaluation, and one with lazy parameters."""
 
 import torch
 from torch import nn

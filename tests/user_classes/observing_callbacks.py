@@ -1,4 +1,4 @@
-"""Callbacks of a user's own: one that counts hooks, one with a state, one that stops the run."""
+"""Callbacks as users write them: one counts hooks, one has a state, one stops the run."""
 
 import json
 from collections import Counter
@@ -18,42 +18,42 @@ STATES = {
 
 
 class CountHooks(Callback):
-    """Counts the hooks that see what they should see, and writes the counts to counts<rank>.json."""
+    """Counts the hooks that observe the expected state, and writes the counts to counts<rank>.json."""
 
     def __init__(self) -> None:
-        self.seen: Counter[str] = Counter()
-        self.before: list[torch.Tensor] = []
+        self.counts: Counter[str] = Counter()
+        self.weights: list[torch.Tensor] = []
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-        self.seen["start"] += 1
-        self.before = [weight.clone() for weight in module.network.parameters()]
+        self.counts["start"] += 1
+        self.weights = [weight.clone() for weight in module.network.parameters()]
 
     def on_before_backward(self, trainer: Any, module: Any, loss: Any) -> None:
-        self.seen["loss"] += bool(loss.requires_grad)
+        self.counts["loss"] += bool(loss.requires_grad)
 
     def on_after_backward(self, trainer: Any, module: Any) -> None:
-        self.seen["backward"] += any(bool(weight.grad.any()) for weight in module.network.parameters())
+        self.counts["backward"] += any(bool(weight.grad.any()) for weight in module.network.parameters())
         norm = torch.stack([weight.grad.norm() for weight in module.network.parameters()]).norm()
         module.log("gradient_norm", norm, on_step=False, on_epoch=True)
 
     def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
-        weights = zip(self.before, module.network.parameters(), strict=True)
-        self.seen["before_step"] += all(torch.equal(old, new) for old, new in weights)
+        weights = zip(self.weights, module.network.parameters(), strict=True)
+        self.counts["before_step"] += all(torch.equal(old, new) for old, new in weights)
 
     def on_before_zero_grad(self, trainer: Any, module: Any, optimizer: Any) -> None:
-        weights = zip(self.before, module.network.parameters(), strict=True)
-        self.seen["after_step"] += any(not torch.equal(old, new) for old, new in weights)
+        weights = zip(self.weights, module.network.parameters(), strict=True)
+        self.counts["after_step"] += any(not torch.equal(old, new) for old, new in weights)
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.seen["end"] += len(batch)
+        self.counts["end"] += len(batch)
 
     def on_fit_end(self, trainer: Any, module: Any) -> None:
         norm = float(trainer.callback_metrics["gradient_norm"])
-        Path(f"counts{trainer.global_rank}.json").write_text(json.dumps({**self.seen, "norm": norm}))
+        Path(f"counts{trainer.global_rank}.json").write_text(json.dumps({**self.counts, "norm": norm}))
 
 
 class KeepState(Callback):
-    """Has one of STATES for the checkpoint, and writes down what it is given back."""
+    """Adds one of STATES to the checkpoint, and writes the state that it gets back to a file."""
 
     def __init__(self, what: str) -> None:
         self.what = what

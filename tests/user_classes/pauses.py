@@ -1,4 +1,4 @@
-"""A callback that stops a run at a known place, for tests that kill it there."""
+"""A callback that pauses a run at a given batch, for tests that kill it there."""
 
 import time
 from pathlib import Path
@@ -10,9 +10,9 @@ _GIVE_UP_AFTER_S = 600
 
 
 class PauseOnce(Callback):
-    """Pauses in the middle of an epoch until it is killed or the file `go on` exists; the second time it does nothing.
+    """Pauses once in the middle of an epoch, until the run is killed or the file `go on` exists.
 
-    The file `paused` in the current folder says that it pauses, and remembers that it did.
+    The file `paused` in the current folder marks the pause, so that a resumed run doesn't pause again.
 
     Args:
         epoch: the epoch, from 0.

@@ -24,7 +24,7 @@ class TerminateAt(Callback):
 class KillDataWorkers(Callback):
     """Kills all processes that load data, in the second epoch."""
 
-    def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         if trainer.current_epoch == 1:
             for worker in multiprocessing.active_children():
                 worker.kill()
@@ -44,7 +44,7 @@ class KillWandb(Callback):
 
 
 class Exit(Callback):
-    """Ends the process as a script would that is done."""
+    """Ends the process with exit code 0."""
 
-    def on_train_epoch_end(self, *rest: Any) -> None:
+    def on_train_epoch_end(self, *_: Any) -> None:
         sys.exit(0)

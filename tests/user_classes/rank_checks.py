@@ -1,4 +1,4 @@
-"""Networks and callbacks that look at what ranks have in common, or disturb how they meet."""
+"""Networks and callbacks that compare the state of ranks, or disturb their rendezvous."""
 
 import os
 import signal
@@ -21,15 +21,15 @@ from laptime.ranks import shared_memory, stopping
 
 
 def require_same(tensor: Tensor) -> None:
-    """Fail where a tensor is not the same on all ranks; note in the current folder that it was compared."""
-    there = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(there, tensor)
-    assert all(torch.equal(each, there[0]) for each in there), there
+    """Fail if a tensor differs between ranks. A file in the current folder marks that it was compared."""
+    tensors = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(tensors, tensor)
+    assert all(torch.equal(other, tensors[0]) for other in tensors), tensors
     Path(f"compared by rank {dist.get_rank()}").touch()
 
 
 class SameBatchNormStatistics(nn.Module):
-    """A network that fails where the ranks evaluate with different statistics."""
+    """A network that fails if the ranks evaluate with different statistics."""
 
     def __init__(self, input_shape: tuple[int, int, int], num_classes: int, **_: Any) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class SameBatchNormStatistics(nn.Module):
 
 
 class SameWeights(MLP):
-    """A network that fails where the ranks evaluate with different weights."""
+    """A network that fails if the ranks evaluate with different weights."""
 
     def forward(self, images: Tensor) -> Tensor:
         if not self.training and dist.is_initialized():
@@ -70,7 +70,7 @@ class WeightsOfSeveralTypes(nn.Module):
 
 
 class EachRankOnItsOwnMachine(MLP):
-    """A network that gives each process another answer to which machine it is on."""
+    """A network that gives each process another machine id."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -78,9 +78,9 @@ class EachRankOnItsOwnMachine(MLP):
 
 
 class StrangersConnect(MLP):
-    """Strangers connect to the socket of each rank before the other ranks do, and send what no rank sends.
+    """Connects strangers to the socket of each rank before the other ranks connect, and sends invalid data.
 
-    A file in the current folder notes each stranger that was turned away.
+    A file in the current folder marks each stranger whose connection was closed.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -88,11 +88,11 @@ class StrangersConnect(MLP):
         gather = ranks.Rank.gather
 
         def gather_and_disturb(rank: ranks.Rank, value: Any) -> list[Any]:
-            there = gather(rank, value)
-            if isinstance(value, tuple) and len(value) == 3:  # machine, socket and token: the ranks are about to meet
-                for other in range(rank.rank):
-                    self.disturb(there[other][1], f"stranger {rank.rank} at rank {other} was turned away")
-            return there
+            values = gather(rank, value)
+            if isinstance(value, tuple) and len(value) == 3:  # machine, socket and token: the ranks connect next
+                for other_rank in range(rank.rank):
+                    self.disturb(values[other_rank][1], f"stranger {rank.rank} at rank {other_rank} was turned away")
+            return values
 
         ranks.Rank.gather = gather_and_disturb  # type: ignore[method-assign]
 
@@ -113,7 +113,7 @@ class StrangersConnect(MLP):
 
 
 class OneClockRunsAhead(Callback):
-    """The clock of rank 1 jumps two hours ahead in the second epoch's sixth step. Each rank notes its last step."""
+    """Sets the clock of rank 1 two hours ahead in the second epoch's sixth step. Each rank writes its last step."""
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         Path(f"last step of rank {trainer.global_rank}").write_text(f"epoch {trainer.current_epoch} step {batch_idx}")
@@ -122,7 +122,7 @@ class OneClockRunsAhead(Callback):
 
 
 class DieWhileLauncherIsStopped(Callback):
-    """Rank 1 stops the command that launched it, by way of the server of its ranks, and dies between two steps."""
+    """Rank 1 suspends the launcher, the parent of the server of its ranks, and dies between two steps."""
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (trainer.global_rank, trainer.current_epoch, batch_idx) == (1, 1, 0):

@@ -1,4 +1,4 @@
-"""A script that reserves a sweep's directory as a sweep does, and ends."""
+"""A script that reserves the directory of a sweep and exits."""
 
 import sys
 from pathlib import Path

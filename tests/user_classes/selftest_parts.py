@@ -1,4 +1,4 @@
-"""Parts of a self-test that end in every way, and parts of the real one on a device with a fault."""
+"""Parts for tests of the self-test: one for each kind of end, and real parts on a device with a fault."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ def needs_a_package_at_its_end(setting: Setting, notes: Notes) -> None:
     try:
         import no_such_package.within  # noqa: F401
     except ImportError as error:
-        raise ValueError("what it was needed for can't be done") from error
+        raise ValueError("it needs no_such_package.within") from error
 
 
 def fails_on_a_busy_device(setting: Setting, notes: Notes) -> None:
@@ -71,7 +71,7 @@ def looks_at_a_busy_device(setting: Setting, notes: Notes) -> None:
 
 
 def _make_busy() -> None:
-    """In this part's process the device has 80 GB, of which others use 60 and this process 1."""
+    """Give this part's process a device with 80 GB, of which other processes use 60 GB and this one 1 GB."""
     from laptime.machine import device
 
     busy = device.Device("auto", "cpu", "busy", 1, 80 * 10**9)
@@ -89,13 +89,13 @@ def _note(notes: Notes) -> None:
 
 
 def with_unsynchronized(setting: Setting, notes: Notes) -> None:
-    """The device's queue is not waited for."""
+    """Test a device without synchronization."""
     with patch.object(measuring, "fake_queue", nullcontext):
         measuring.synchronization(setting, notes)
 
 
 def with_never_synchronized(setting: Setting, notes: Notes) -> None:
-    """An epoch ends before the device's queue is waited for."""
+    """Test an epoch that ends before the device is synchronized."""
     from laptime.lap.epoch_timer import EpochTimer
 
     on_train_batch_end = EpochTimer.on_train_batch_end
@@ -111,7 +111,7 @@ def with_never_synchronized(setting: Setting, notes: Notes) -> None:
 
 
 class Reseed(Callback):
-    """Other random numbers from the first batch on: what is drawn before, weights and order, stays."""
+    """Changes the random numbers from the first batch on. Weights and order are drawn before and stay."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         if batch_idx == 0:
@@ -131,18 +131,18 @@ def models_with_other_random_numbers(setting: Setting, notes: Notes) -> None:
 
 
 def with_memory_of_one_epoch(setting: Setting, notes: Notes) -> None:
-    """The recorded peak lacks what a callback holds."""
+    """Test a recorded peak without the memory that a callback holds."""
     from laptime.machine.device import Device
     from selftest.planted import FAKE_MEMORY
 
     FAKE_MEMORY.held = 0
-    own = patch.object(measuring, "fake_memory", nullcontext)
-    with own, patch.object(Device, "peak_memory_bytes", lambda device: 10_000_000):
+    without_fake = patch.object(measuring, "fake_memory", nullcontext)
+    with without_fake, patch.object(Device, "peak_memory_bytes", lambda device: 10_000_000):
         measuring.memory(setting, notes)
 
 
 def with_wrong_weights(setting: Setting, notes: Notes) -> None:
-    """A training other than the first one starts from other weights."""
+    """Start each training except the first one from other weights."""
     trained = learning.train
     count = 0
 

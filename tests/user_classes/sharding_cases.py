@@ -1,4 +1,4 @@
-"""Optimizers, networks and callbacks that users may have, and that sharding an optimizer could get wrong."""
+"""Optimizers, networks and callbacks that are difficult for a sharded optimizer."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,18 +12,18 @@ def decay_by_shape(params: Iterable[nn.Parameter], lr: float, weight_decay: floa
     """AdamW without weight decay for biases."""
     params = list(params)
     groups = [
-        {"params": [each for each in params if each.ndim > 1], "weight_decay": 0.5},
-        {"params": [each for each in params if each.ndim < 2], "weight_decay": 0.0},
+        {"params": [param for param in params if param.ndim > 1], "weight_decay": 0.5},
+        {"params": [param for param in params if param.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=lr)
 
 
 class OwnAdam(torch.optim.Adam):
-    """An optimizer of which nobody knows whether it looks at single elements."""
+    """A user's optimizer, which may not be elementwise."""
 
 
 class PartlyUnused(nn.Module):
-    """One layer trains, one is never used, and a parameter has no elements."""
+    """Has a layer that trains, a layer that is never used, and a parameter without elements."""
 
     def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class PartlyUnused(nn.Module):
 
 
 class MoveWeights(Callback):
-    """Puts the weights into other memory before each epoch."""
+    """Moves the weights to other memory before each epoch."""
 
     def on_train_epoch_start(self, trainer: Any, pl_module: nn.Module) -> None:
         weights = list(pl_module.parameters())

@@ -19,7 +19,7 @@ class SignalAt(Callback):
 
 
 class SignalBeforeTheFirstRun(HydraCallback):
-    """Sends a signal when the sweep has begun and none of its runs has."""
+    """Sends a signal after the start of the sweep and before its first run."""
 
     def __init__(self, signum: int) -> None:
         self.signum = signum

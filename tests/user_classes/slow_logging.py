@@ -1,4 +1,4 @@
-"""A logger that takes a thousand seconds to write, by the clock that epochs are timed with."""
+"""A logger that takes a thousand seconds to write, by the clock that times epochs."""
 
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ class SlowLogger(Logger):
         pass
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        before = time.perf_counter
-        time.perf_counter = lambda: before() + SECONDS
+        clock = time.perf_counter
+        time.perf_counter = lambda: clock() + SECONDS
         with Path("logged").open("a") as file:
             print(step, file=file)

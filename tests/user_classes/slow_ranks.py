@@ -1,4 +1,4 @@
-"""A network that is slow in one rank, in place of the multilayer perceptron."""
+"""A network that is slow in one rank and replaces the MLP."""
 
 import time
 

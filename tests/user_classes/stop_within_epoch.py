@@ -17,7 +17,7 @@ class StopWithinEpoch(Callback):
 
 
 class FailAtBatch(Callback):
-    """Fails at a batch, which the training should not reach."""
+    """Fails at a batch that the training should not reach."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch

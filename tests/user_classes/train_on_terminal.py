@@ -1,4 +1,4 @@
-"""A script that takes a terminal as its own, as a shell's command has it, and then is train.py.
+"""train.py with a controlling terminal, as a shell starts it.
 
 `train_on_terminal.py /dev/pts/N OVERRIDES`, started as the leader of a session.
 """
@@ -9,7 +9,7 @@ import sys
 from laptime.cli import main
 
 if __name__ == "__main__":
-    terminal = os.open(sys.argv[1], os.O_RDWR)  # of a leader without a terminal it becomes the controlling one
+    terminal = os.open(sys.argv[1], os.O_RDWR)  # becomes the controlling terminal, because the session has none
     for stream in (0, 1, 2):
         os.dup2(terminal, stream)
     os.close(terminal)

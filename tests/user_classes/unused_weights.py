@@ -1,4 +1,4 @@
-"""A network of which one layer is never used, so that its weights get no gradient."""
+"""A network with a layer that is never used, so that its weights get no gradient."""
 
 import torch
 from torch import nn

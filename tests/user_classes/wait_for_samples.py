@@ -1,4 +1,4 @@
-"""A callback that lets the sampler of memory look often enough, however fast the machine trains."""
+"""A callback that gives the memory sampler time for its samples on a fast machine."""
 
 import gc
 import time
@@ -10,13 +10,13 @@ from laptime.measure.sampler import Sampler
 
 
 class WaitForSamples(Callback):
-    """Waits after each batch until the sampler, in a rank that has one, has looked so many times; a minute at most."""
+    """Waits after each batch until the rank's sampler, if it has one, has `number` samples, or for a minute."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        samplers = [each for each in gc.get_objects() if isinstance(each, Sampler)]
+        samplers = [value for value in gc.get_objects() if isinstance(value, Sampler)]
         deadline = time.monotonic() + 60
-        while any(each.num_samples < self.number for each in samplers) and time.monotonic() < deadline:
+        while any(sampler.num_samples < self.number for sampler in samplers) and time.monotonic() < deadline:
             time.sleep(0.01)

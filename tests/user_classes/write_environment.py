@@ -1,4 +1,4 @@
-"""What a rank sees of its environment, and a model that changes torch's threads."""
+"""Callbacks that write what a rank finds in its environment, and a model that changes torch's threads."""
 
 import json
 import os
@@ -23,7 +23,7 @@ class WriteVariable(Callback):
 
 
 class ChangesThreads(MLP):
-    """Asks torch for another number of threads than the run was given."""
+    """Sets another number of torch threads than the run's."""
 
     def __init__(self, **arguments: Any) -> None:
         torch.set_num_threads(3)
@@ -31,7 +31,7 @@ class ChangesThreads(MLP):
 
 
 class WriteModules(Callback):
-    """Writes which of Laptime's modules a rank has imported at its end, without the package's name."""
+    """Writes which of Laptime's modules rank 1 has imported, without the package's name."""
 
     def on_test_end(self, trainer: Any, module: Any) -> None:
         names = sorted(name.removeprefix("laptime.") for name in sys.modules if name.startswith("laptime."))

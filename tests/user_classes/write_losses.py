@@ -1,4 +1,4 @@
-"""A callback that measures what training has changed."""
+"""A callback that measures the loss before and after the training."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 
 
 class WriteLosses(Callback):
-    """Writes the loss on the test set before the first and after the last epoch: loss_before_0.json, ..."""
+    """Writes the loss on the test set before the first and after the last epoch to loss_before_RANK.json, ..."""
 
     def on_fit_start(self, trainer: Any, module: Any) -> None:
         self.note(trainer, module, "before")
