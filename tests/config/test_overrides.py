@@ -76,7 +76,7 @@ def test_a_saved_override_is_split_without_hydra():
     assert split("++dataset@x=a=b") == ("++", "dataset@x", "a=b") and split("~seed") == ("~", "seed", None)
 
 
-# What was wrong while overrides were taken apart by hand.
+# Regressions from the time when Laptime parsed overrides itself.
 
 
 def planned(*typed: str) -> list[list[str]]:
@@ -127,7 +127,7 @@ def test_a_group_of_no_option_is_refused_however_it_is_typed():
 
 
 def test_a_key_that_is_added_is_the_key_that_is_changed():
-    """An earlier run with `+x=1` was told apart by an `x` that it had not been given."""
+    """A regression: a past run with `+x=1` was compared by a key `x` that it did not set."""
     jobs = [Job(["++model.x=2", "seed=1"], {}), Job(["++model.x=2", "seed=2"], {})]
 
     class Run:

@@ -125,7 +125,7 @@ def mps_that_computes(mps, monkeypatch):
 
 @pytest.mark.unit
 def test_the_doctor_selects_no_device(monkeypatch):
-    """It looks at all of them; the process that called it goes on with its own."""
+    """It checks all devices, but leaves the current device of its process selected."""
     chosen: list[int] = []
     monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))

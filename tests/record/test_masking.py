@@ -24,7 +24,7 @@ PLAIN_KEYS = [
     "keys", "monkey", "key_dim", "num_keys", "lr", "seed", "passes", "password_file", "model", "root", "", "bypass",
     "sort_by_key", "compass", "path", "patience", "pattern", "num_passes", "dispatch",
 ]  # fmt: skip
-# Of the forms that their issuers document; none was ever issued.
+# Fake tokens in the formats that their issuers document.
 TOKENS = [
     "ghp_" + "a1B2" * 9, "gho_" + "a1B2" * 9, "github_pat_" + "11AB_cd" * 9, "glpat-" + "aB3-x" * 4,
     "hf_" + "aBcD" * 8 + "eF", "sk-" + "a1B2" * 12, "sk-proj-" + "a1_B2" * 9 + "Z" * 16, "sk-ant-api03-" + "Zz9" * 30,

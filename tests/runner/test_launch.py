@@ -207,7 +207,7 @@ def test_ctrl_c_stops_the_sweep(start):
     assert process.returncode == 130
     assert "2 of 3 runs of the sweep were not started" in errors
     assert "Traceback" not in errors
-    assert "training.checkpoint" not in errors, "a sweep goes on with sweep.resume"
+    assert "training.checkpoint" not in errors, "sweep.resume resumes a sweep"
     assert read_record(Path("here/0"))["status"] == "interrupted"
     assert not Path("here/1").exists()
     assert not psutil.wait_procs(family, timeout=DEADLINE_S)[1]

@@ -81,12 +81,12 @@ def load(*folders: str | Path) -> Results:
         raise UserError("laptime.load(): no folder given. Pass run or sweep directories, or latest.")
     analysis = analyze([_latest() if folder == "latest" else Path(folder) for folder in folders])
     labels = {run.path: group.label for group in analysis.groups for run in group.runs}
-    labelled = [(run, labels[run.path]) for run in analysis.runs]
-    rows = [_with_settings(run_row(run, label), run) for run, label in labelled]
+    labeled = [(run, labels[run.path]) for run in analysis.runs]
+    rows = [_with_settings(run_row(run, label), run) for run, label in labeled]
     runs = pd.DataFrame(rows, columns=None if rows else ["run", "group", "seed"])
     for column in {"started_at", "ended_at"} & set(runs.columns):
         runs[column] = pd.to_datetime(runs[column], utc=True, errors="coerce")
-    epochs = [run.ranks.assign(run=escape_control_chars(str(run.path))) for run, _ in labelled]
+    epochs = [run.ranks.assign(run=escape_control_chars(str(run.path))) for run, _ in labeled]
     columns = ["run", *EPOCH_COLUMNS]
     return Results(
         runs=runs,

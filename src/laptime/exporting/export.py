@@ -86,7 +86,7 @@ def export(
         "input": {
             "shape": ["batch", *data.data.image_shape],
             "dtype": "float32",
-            "normalisation": "(pixel / 255 - mean) / std, per channel",
+            "normalisation": "(pixel / 255 - mean) / std, per channel",  # codespell:ignore normalisation
             "mean": list(data.data.mean),
             "std": list(data.data.std),
         },
