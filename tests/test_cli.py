@@ -113,7 +113,7 @@ MISTAKES = {
     "+run_label=here": ["run_label=here", "hydra.run.dir"],
     "experiment_name=quick": ["experiment_name=quick", "experiment=..."],
     "logger.tensorboard.save_dir=${run_dir}": ["logger.tensorboard.save_dir=${run_dir}", "Write ${laptime:run_dir}"],
-    "logger.tensorboard.save_dir=${laptime:nowhere}": ["logger.tensorboard.save_dir", "known are run_dir, run_label"],
+    "logger.tensorboard.save_dir=${laptime:nowhere}": ["logger.tensorboard.save_dir", "run_dir, run_label"],
     "dataset=synthetic dataset.shape=[3,100000,100000]": ["dataset=synthetic", "GB are free", "mapped"],
     "--cfg job training.epochs=0": ["training.epochs=0", "at least 1"],
     "--help training.epocs=3": ["training.epocs=3", "training.epochs"],
