@@ -79,12 +79,12 @@ def commands(document: str, folder: Path) -> list[Command]:
     scripts = [(lines, True) for lines in command_blocks(document)] + [
         ([line], False) for line in inline_commands(document)
     ]
-    found = []
+    result = []
     for lines, in_block in scripts:
         shell_lines = [line.removeprefix("!") for line in lines if not line.startswith(("#SBATCH", "%"))]
         for line, words in zip(shell_lines, programs_started(shell_lines, folder), strict=True):
-            found.append(Command(line, words, in_block))
-    return found
+            result.append(Command(line, words, in_block))
+    return result
 
 
 def programs_started(lines: list[str], folder: Path) -> list[tuple[tuple[str, ...], ...]]:
