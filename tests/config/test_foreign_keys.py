@@ -105,7 +105,7 @@ def test_however_it_is_typed(typed, replacement):
         "trainer.check_val_every_n_epoch=2": "dataset.val_fraction=0",
         "trainer.deterministic=true": "seed",
         "trainer.callbacks=[a]": "+callbacks.NAME._target_",
-        "trainer.accumulate_grad_batches=4": "Multiply training.batch_size",
+        "trainer.accumulate_grad_batches=4": "multiply training.batch_size",
         "trainer.nothing_like_it=4": "groups training, strategy, device",
         "paths.root_dir=/tmp": "Leave it out",
     }.items(),
@@ -174,6 +174,24 @@ def test_the_command_ends_with_2_and_writes_nothing(arguments, replacement, work
     errors = capfd.readouterr().err
     assert end.value.code == 2 and replacement in errors and len(errors.splitlines()) == 1
     assert list(work_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--config-dir", ""],
+        ["train", "-m", "-cd", ""],
+        ["train", "-cd", ".", "--config-dir=."],
+        ["tune", "lr", "--config-dir="],
+        ["evaluate", "run=latest", "--config-dir", ""],
+        ["export", "run=latest", "--config-dir=.", "--config-dir", "."],
+    ],
+)
+def test_an_empty_or_a_second_config_dir_is_refused(arguments, work_folder, capfd, nothing_preloaded):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    errors = capfd.readouterr().err
+    assert end.value.code == 2 and errors.startswith("error: --config-dir: ") and len(errors.splitlines()) == 1
 
 
 def test_python_and_tune_give_the_same_answer(work_folder, capfd):

@@ -14,6 +14,7 @@ from laptime.errors import UserError
 
 pytestmark = pytest.mark.unit
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 FILES = {
     "my_lab.py": (
         "import os\nimport subprocess as sp\nfrom functools import partial\nfrom subprocess import run\n"
@@ -83,12 +84,16 @@ def test_what_its_files_define_is_vouched_for(target, folder):
         "nowhere.Net": "has no module nowhere",
         "my_lab": "names no class",
         "my_lab.": "names no class",
-        ".my_lab.Net": "has no module",
-        "my_lab..Net": "has no module",
+        ".my_lab.Net": "not the name of a module",
+        "my_lab..Net": "not the name of a module",
+        "my_package/nets.Net": "not the name of a module",
+        "my_package.my-nets.Net": "not the name of a module",
         "": "names no class",
         "os.system": "not a module of your own",
         "builtins.eval": "not a module of your own",
         "hydra.utils.get_method": "has no module hydra",
+        "my_package.laptime.sweeps.notify.notify": "not a module of your own",
+        "hydra_plugins.mine.Net": "not a module of your own",
         "functools.partial": "not a module of your own",
         "torch.hub.load": "has no module torch",
         "laptime.cli.run": "not a module of your own",
@@ -185,15 +190,84 @@ def test_a_pth_file_adds_no_folder(folder, tmp_path):
     assert "PTH_RAN" not in os.environ
 
 
-def test_packages_that_are_installed_below_the_folder_do_not_count():
+def refuse(target: str, folder: Path, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Require that a folder, where Python searches first, does not vouch for a target."""
+    monkeypatch.syspath_prepend(str(folder))
+    vouching.vouch_for(folder)
+    with pytest.raises(vouching.NotVouched, match=reason):
+        vouching.check(target)
+
+
+@pytest.mark.parametrize(
+    ("typed", "target"),
+    {
+        "": "src.laptime.sweeps.notify.notify",
+        "src": "laptime.sweeps.notify.notify",
+        "src/laptime": "sweeps.notify.notify",
+        "src/laptime/sweeps": "notify.notify",
+        "src/hydra_plugins": "laptime.sweepers.Any",
+        "..": f"{CHECKOUT.name}.src.laptime.sweeps.notify.notify",
+        "benchmarks": f"{next((CHECKOUT / 'benchmarks').glob('*.py')).stem}.main",
+        ".": "tests.support.settings.QUICK",
+    }.items(),
+)
+def test_no_folder_vouches_for_laptimes_own_code(typed, target, folder, monkeypatch):
+    refuse(target, CHECKOUT / typed, "belongs to Laptime|not a module of your own", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "target", ["renamed.sweeps.notify.notify", "old.code.renamed.sweeps.notify.notify", "linked.sweeps.notify.notify"]
+)
+def test_a_copy_of_laptime_with_another_name_is_refused(target, folder, tmp_path, monkeypatch):
+    is_link = target.startswith("linked")
+    package = folder / "hidden/copy" if is_link else folder.joinpath(*target.split(".")[:-3])
+    for name in ("__init__.py", "errors.py", "version.py", "record/schema.py", "sweeps/notify.py"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("def notify():\n    pass\n")
+    if is_link:
+        (folder / "linked").symlink_to(package, target_is_directory=True)
+    refuse(target, folder, "belongs to Laptime", monkeypatch)
+
+
+def test_a_module_of_the_users_own_in_the_checkout_is_fine(folder, tmp_path, monkeypatch):
+    checkout = tmp_path / "laptime"  # as git clone names it
+    for name in ("errors.py", "version.py", "record/schema.py"):
+        (checkout / "src/laptime" / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / "src/laptime" / name).write_text("")
+    (checkout / "my_conf").mkdir()
+    (checkout / "my_conf/shadow.py").write_text("class Net:\n    pass\n")
+    monkeypatch.syspath_prepend(str(checkout / "my_conf"))
+    vouching.vouch_for(checkout / "my_conf")
+    vouching.check("shadow.Net")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "venv/lib/python3.12/site-packages", "python/lib/python3.9", "usr/lib/python3/dist-packages", "site-packages",
+        "Lib64/python3.13t",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("typed", [".", "place"])
+def test_packages_of_any_python_below_above_or_in_the_folder_do_not_count(place, typed, folder, tmp_path, monkeypatch):
+    path = tmp_path / place
+    path.mkdir(parents=True)
+    (path / "shadow.py").write_text("class Net:\n    pass\n")
+    monkeypatch.syspath_prepend(str(path))
+    refuse("shadow.Net", path if typed == "place" else tmp_path, "installed package|has no module", monkeypatch)
+
+
+def test_packages_that_are_installed_below_the_folder_do_not_count(monkeypatch):
     import torch
 
-    vouching.vouch_for("/")
-    with pytest.raises(vouching.NotVouched):
-        vouching.check("torch.hub.load")
-    vouching.vouch_for(Path(torch.__file__).parents[1])
-    with pytest.raises(vouching.NotVouched, match="not a module of your own"):
-        vouching.check("torch.hub.load")
+    packages = Path(torch.__file__).parents[1]
+    for typed in (Path("/"), packages.parents[2], packages, packages / "torch"):
+        vouching.vouch_for(typed)
+        for target in ("torch.hub.load", "hub.load", "encodings.search_function", "usr.share.gcc.python.Any"):
+            with pytest.raises(vouching.NotVouched):
+                vouching.check(target)
+    monkeypatch.syspath_prepend(str(packages / "torch"))
+    refuse("hub.load", packages / "torch", "belongs to an installed package", monkeypatch)
     vouching.vouch_for(None)
 
 

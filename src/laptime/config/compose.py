@@ -62,9 +62,7 @@ def hydra_session(extra_config_dir: str | None = None, conf: Path | None = None)
     register_resolver()
     search_path = create_config_search_path(str(conf or config_dir()))
     if extra_config_dir is not None:
-        folder = Path(extra_config_dir).absolute()
-        if not folder.is_dir():
-            raise UserError(f"--config-dir {extra_config_dir}: there is no such folder.")
+        folder = _require_folder(extra_config_dir)
         refuse_name_clashes(f"--config-dir {extra_config_dir}", folder)
         search_path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
@@ -86,11 +84,25 @@ def add_user_modules(extra_config_dir: str | None) -> None:
 
     Args:
         extra_config_dir: the value of --config-dir on this command line.
+
+    Raises:
+        UserError: --config-dir names no folder.
     """
+    folder = None if extra_config_dir is None else _require_folder(extra_config_dir)
     # Hydra searches for plugins now. Later it would run a hydra_plugins/ in the folders that are added.
     Plugins.instance()
-    vouching.vouch_for(extra_config_dir)
-    sys.path += [str(Path(folder).absolute()) for folder in (extra_config_dir, ".") if folder is not None]
+    vouching.vouch_for(folder)
+    sys.path += [str(path) for path in (folder, Path.cwd()) if path is not None]
+
+
+def _require_folder(extra_config_dir: str) -> Path:
+    """The absolute path that --config-dir names. An empty text, e.g. of an unset shell variable, is no name."""
+    if not extra_config_dir:
+        raise UserError("--config-dir: is empty. Name a folder, or leave the option out.")
+    folder = Path(extra_config_dir).absolute()
+    if not folder.is_dir():
+        raise UserError(f"--config-dir {extra_config_dir}: there is no such folder.")
+    return folder
 
 
 def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = None) -> DictConfig:

@@ -43,12 +43,17 @@ def quote_for_hydra(overrides: Sequence[str]) -> list[str]:
 
 
 def refuse_dashes(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """Refuse an override that is typed as a flag, before the parser reports an unknown option.
+    """Refuse an override that is typed as a flag before the parser reports an unknown option. Refuse two --config-dir.
 
     Raises:
         UserError: names the override without dashes, or the key or flag that may be meant.
     """
     flags = parser._option_string_actions
+    folders = [text for text in arguments if re.match(r"(--config-d|-cd\b)", text)]
+    if len(folders) > 1:
+        raise UserError(
+            "--config-dir: is given twice. One folder can be searched; hydra.searchpath=[file://...] adds more."
+        )
     for number, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
         shortened = flag.startswith("--") and any(name.startswith(flag) for name in flags)

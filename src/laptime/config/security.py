@@ -78,9 +78,12 @@ def check_targets(config: Mapping[str, Any], cli_overrides: Sequence[str]) -> No
             vouching.check(target)
         except vouching.NotVouched as error:
             reason = "" if vouching.state().folder is None else f", and --config-dir does not vouch for it: {error}"
+            # Another folder would help only if this one has no such file.
+            is_elsewhere = not reason or str(error).startswith("the folder has no module")
             raise UserError(
                 f"{key}={target}: is not on the allow-list of importable modules{reason}. "
-                f"If you trust it, add '{KEY}=[{module or target}]', or type the folder of its file as --config-dir."
+                f"If you trust it, add '{KEY}=[{module or target}]'"
+                f"{', or type the folder of its file as --config-dir' if is_elsewhere else ''}."
             ) from error
 
 

@@ -4,6 +4,7 @@ A folder that was typed on this command line is trusted, and so are its files. T
 file may come from elsewhere (`hydra.searchpath`, a resumed sweep). So a name is vouched for only if
 
 - Python imports the module from a .py file whose real path is in the folder; so does every package around it;
+- the file belongs neither to Laptime nor to an installed package or Python itself, wherever the folder is;
 - that file defines the name with `class` or `def`, or imports it from such a file. A name that the module imports from
   elsewhere (`my_lab.os`) or assigns is not vouched for.
 
@@ -13,6 +14,7 @@ After the import, `verify` compares what was imported with these files.
 import ast
 import importlib
 import importlib.util
+import re
 import site
 import sys
 import sysconfig
@@ -23,8 +25,16 @@ from typing import Any, NamedTuple
 
 from laptime.errors import UserError
 
-# Packages whose functions a configuration must never name, even if the folder that holds them is typed.
-_NEVER = ("laptime", "hydra_plugins")
+# Names that no part of a vouched module may have: Laptime's own functions run shell commands and write files.
+_LAPTIME = ("laptime", "hydra_plugins")
+# A folder with these files is a copy of Laptime's package, whatever its name.
+_LAPTIME_FILES = ("errors.py", "version.py", "record/schema.py")
+# Folders of a checkout of Laptime with code that is not the user's.
+_CHECKOUT_FOLDERS = ("src", "tests", "benchmarks", "docs")
+# Folders of installed packages and of the standard library, also those of another Python.
+_LIBRARY = re.compile(r"/(site-packages|dist-packages|lib(64|32)?/(python|pypy)\d[\d.]*t?)(/|$)", re.IGNORECASE)
+# Folders of the operating system.
+_SYSTEM_FOLDERS = ("/usr/lib", "/usr/lib64", "/usr/libexec", "/usr/share", "/lib", "/lib64", "/etc")
 
 
 class State(NamedTuple):
@@ -103,8 +113,10 @@ def _file(module: str, folder: Path) -> Path:
         NotVouched: Python would import another one, or the file is outside of the folder.
     """
     root, *names = module.split(".")
-    if root in _NEVER or root in sys.stdlib_module_names or folder in _library_folders():
-        raise NotVouched(f"{root} is not a module of your own")
+    if not all(name.isidentifier() for name in (root, *names)):
+        raise NotVouched(f"{module} is not the name of a module")
+    if root in sys.stdlib_module_names or any(name in _LAPTIME for name in (root, *names)):
+        raise NotVouched(f"{module} is not a module of your own")
     importlib.invalidate_caches()
     in_folder = PathFinder.find_spec(root, [str(folder)])
     if in_folder is None:
@@ -145,12 +157,36 @@ def _require_inside(name: str, spec: ModuleSpec | None, folder: Path) -> Path | 
     for path in paths:
         if not path.resolve().is_relative_to(folder):
             raise NotVouched(f"{path.resolve()} is outside of the folder")
+        if (owner := _foreign_owner(path.resolve())) is not None:
+            raise NotVouched(f"{path.resolve()} belongs to {owner}")
     return paths[0].resolve()
 
 
+def _foreign_owner(path: Path) -> str | None:
+    """Whose file it is; None: the user's. A typed folder may hold such files, but does not vouch for them.
+
+    Args:
+        path: a real path.
+    """
+    if _LIBRARY.search(path.as_posix()) or any(path.is_relative_to(folder) for folder in _library_folders()):
+        return "an installed package"
+    for parent in path.parents:
+        is_package = parent.name == "laptime" and (parent / "__init__.py").is_file()
+        in_checkout = path.relative_to(parent).parts[0] in _CHECKOUT_FOLDERS and _is_laptime(parent / "src/laptime")
+        if parent.name == "hydra_plugins" or is_package or in_checkout or _is_laptime(parent):
+            return "Laptime"
+    return None
+
+
+def _is_laptime(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in _LAPTIME_FILES)
+
+
 def _library_folders() -> set[Path]:
-    """The folders of installed packages and of the standard library."""
-    folders = [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()]
+    """The folders of installed packages, of the standard library and of the operating system."""
+    paths = sysconfig.get_paths()
+    folders = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders += [*site.getsitepackages(), site.getusersitepackages(), *_SYSTEM_FOLDERS]
     return {Path(folder).resolve() for folder in folders}
 
 

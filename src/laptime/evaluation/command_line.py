@@ -46,8 +46,6 @@ def _run(parser: Parser, command: str, arguments: Sequence[str], work: Work) -> 
 
     refuse_dashes(arguments, parser)
     args = parser.parse_args(arguments)
-    if args.config_dir is not None and not Path(args.config_dir).is_dir():
-        raise UserError(f"--config-dir {args.config_dir}: there is no such folder.")
     add_user_modules(args.config_dir)
     overrides = [_quote_for_hydra(override) for override in args.overrides]
     return work(composed(command, overrides), overrides)
