@@ -62,6 +62,8 @@ PRIVATE_NAMES = (
         "_get_value_element_as_str", "hydra.core.override_parser.types", "a swept value as Hydra would type it"
     ),
     PrivateName("_get_node", "omegaconf.basecontainer", "a node with its type and flags, not its value"),
+    PrivateName("_query", "hydra.plugins.completion_plugin", "completions of overrides, without printing them"),
+    PrivateName("_is_none", "omegaconf.base", "tells null from a mapping without an error"),
     PrivateName("_is_missing", "omegaconf.base", "tells ??? from a value without an error"),
     # Others
     PrivateName("_instances", "tqdm.std", "tells whether a progress bar is on the terminal"),

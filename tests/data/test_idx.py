@@ -98,7 +98,7 @@ def test_checksum_is_the_same_with_and_without_verifying(mnist_root, mnist, make
 
 
 def test_missing_packed_files_are_a_broken_installation(tmp_path, make, no_packed_files):
-    with pytest.raises(UserError, match="Install it again"):
+    with pytest.raises(UserError, match="Install Laptime again"):
         make(MNIST, root=tmp_path / "root").load()
 
 
