@@ -46,9 +46,9 @@ _SRC = str(Path(__file__).resolve().parents[1] / "src")
 sys.path.insert(0, _SRC)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_SRC, os.environ.get("PYTHONPATH"))))
 
+from laptime.errors import ignore_broken_pipe  # noqa: E402
 from laptime.record.files import now  # noqa: E402
 from laptime.runner import fresh_processes  # noqa: E402
-from laptime.terminal import ignore_broken_pipe  # noqa: E402
 from selftest import page, processes  # noqa: E402
 from selftest.part import Result, Setting  # noqa: E402
 from selftest.parts import PARTS  # noqa: E402

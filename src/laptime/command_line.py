@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from laptime.errors import UserError
 from laptime.suggest import closest
+from laptime.version import __version__
 
 _PACKAGE = Path(__file__).resolve().parent
 # `python -m laptime.analysis` is the older form of `laptime analyze`.
@@ -74,12 +75,16 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_HelpFormatter,
             **settings,
         )
+        self.add_argument(
+            "--version", action="version", version=f"laptime {__version__}", help="show the version and exit"
+        )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse like argparse, but report an unknown option before other mistakes, which may follow from it."""
+        names = option_strings(self)
         for word in sys.argv[1:] if args is None else args:
             option = word.partition("=")[0]
-            if re.match("--[a-z]", option) and not any(name.startswith(option) for name in option_strings(self)):
+            if word == "-V" or (re.match("--[a-z]", option) and not any(name.startswith(option) for name in names)):
                 self.error(f"unrecognized arguments: {word}")
         return super().parse_known_args(args, namespace)
 
@@ -110,6 +115,12 @@ def format_examples(prog: str, examples: Mapping[str, str]) -> str:
     return "\n".join(text)
 
 
+def usage(prog: str, arguments: str) -> str:
+    """Return the usage line of a command; the arguments go below a long name of the program."""
+    line = f"{prog} {arguments}"
+    return line if len(f"usage: {line}") <= _WIDTH else f"{prog}\n       {arguments}"
+
+
 def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     """Turn an error message of argparse into Laptime's form.
 
@@ -122,8 +133,12 @@ def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
         argument = unrecognized.split()[0]
         if argument.startswith("-"):
             option = argument.partition("=")[0]
-            raise UserError(f"{option}: unknown option. {did_you_mean(option, parser._option_string_actions) or see}")
+            meant = "--version" if option == "-V" else option
+            raise UserError(f"{option}: unknown option. {did_you_mean(meant, parser._option_string_actions) or see}")
         raise UserError(f"{argument}: unexpected argument. {see}")
+    if message.startswith("the following arguments are required"):
+        choices = [name for action in parser._get_positional_actions() for name in action.choices or ()]
+        message = f"Choose {' or '.join(choices)}" if choices else message
     choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
     if choice is not None:
         choices = [value.strip(" '") for value in choice[2].split(",")]

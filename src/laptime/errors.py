@@ -85,6 +85,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+@contextmanager
+def ignore_broken_pipe() -> Iterator[None]:
+    """Discard further output when the reader of stdout has gone, e.g. in `laptime ... | head`."""
+    try:
+        yield
+        if sys.stdout is not None:  # it was closed when the process started
+            sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as error:  # rich raises SystemExit for a broken pipe
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def exit_code_of(work: Callable[[], int]) -> int:
     """Run a command and return its exit code.
 
@@ -101,3 +114,6 @@ def exit_code_of(work: Callable[[], int]) -> int:
         message = format_os_error(error) if isinstance(error, OSError) else str(error)
         print(f"error: {message}", file=sys.stderr)
         return 1 if isinstance(error, OSError) else error.exit_code
+    finally:
+        with ignore_broken_pipe():  # argparse's help is still in the buffer of stdout
+            pass

@@ -1,7 +1,6 @@
 """Output of a run: the log on stderr and in train.log, tables on stdout."""
 
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Collection, Iterator
@@ -98,19 +97,6 @@ def replace_unencodable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-
-
-@contextmanager
-def ignore_broken_pipe() -> Iterator[None]:
-    """Discard further output when the reader of stdout has gone, e.g. in `laptime ... | head`."""
-    try:
-        yield
-        if sys.stdout is not None:  # it was closed when the process started
-            sys.stdout.flush()
-    except (BrokenPipeError, SystemExit) as error:  # rich raises SystemExit for a broken pipe
-        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def relative(path: Path) -> str:

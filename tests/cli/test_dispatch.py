@@ -14,7 +14,7 @@ from tests.support.settings import NO_REPORT, TINY
 
 from laptime.cli import dispatch
 from laptime.cli.dispatch import COMMANDS
-from laptime.command_line import program, typed_command
+from laptime.command_line import program, typed_command, usage
 from laptime.record.files import read_record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +82,31 @@ def test_version(call):
     assert call("train", "--version").stdout == call("--version").stdout
 
 
+@pytest.mark.unit
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+def test_every_command_takes_version(command, call):
+    shown = call(command, "--version")
+    assert shown.returncode == 0 and re.fullmatch(r"laptime \d.*\n", shown.stdout)
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "doctor --help", "--hydra-help", "--info config"])
+def test_output_that_nobody_reads_is_no_error(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "laptime", *words.split()],
+        stdout=writer, stderr=subprocess.PIPE, text=True, timeout=processes.DEADLINE_S, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.unit
+def test_a_long_usage_line_wraps():
+    assert usage("laptime evaluate", "run=RUN") == "laptime evaluate run=RUN"
+    assert usage("python " + 60 * "x", "run=RUN [key=value ...]").endswith("x\n       run=RUN [key=value ...]")
+
+
 # Which command the first argument names.
 
 
@@ -100,6 +125,8 @@ def test_version(call):
         (["doctor", "--json"], "doctor", ["--json"]),
         (["analyze", "doctor"], "analyze", ["doctor"]),
         (["help", "watch"], "watch", ["--help"]),
+        (["--help", "watch"], "watch", ["--help"]),
+        (["-h", "watch"], "watch", ["--help"]),
     ],
 )
 def test_only_the_first_argument_can_name_a_command(words, name, arguments, monkeypatch, work_folder):
@@ -118,8 +145,17 @@ def test_only_the_first_argument_can_name_a_command(words, name, arguments, monk
         ("analysis latest", ["analysis", "Did you mean analyze?"]),
         ("help tun", ["tun", "Did you mean tune?"]),
         ("zzz", ["zzz", "key=value", "doctor, tune, watch"]),
-        ("-m train seed=1,2", ["train", "comes first", "laptime train"]),
-        ("train doctor", ["doctor", "comes first"]),
+        ("-m train seed=1,2", ["train", "must come first", "laptime train"]),
+        ("train doctor", ["doctor", "must come first"]),
+        ("-m laptime", ["laptime", "neither a command nor an override"]),
+        ("train laptime", ["laptime", "is not an override", "key=value"]),
+        ("version", ["version", "Did you mean --version?"]),
+        ("-V", ["-V", "Did you mean --version?"]),
+        ("watch -V", ["-V", "Did you mean --version?"]),
+        ("--help evalute", ["evalute", "Did you mean evaluate?"]),
+        ("--", ["--", "followed by overrides"]),
+        ("train --", ["--", "followed by overrides"]),
+        ("tune", ["Choose batch_size or lr", "laptime tune --help"]),
         ("train --multirum seed=1,2", ["--multirum", "Did you mean --multirun?"]),
         ("train --mutlirun=1", ["--mutlirun", "Did you mean --multirun?"]),
         ("doctor --secnods 3", ["--secnods", "Did you mean --seconds?"]),
@@ -133,6 +169,8 @@ def test_only_the_first_argument_can_name_a_command(words, name, arguments, monk
         ("analyze latest --zzz", ["--zzz", "laptime analyze --help"]),
         ("evaluate run=latest --config-dri x", ["--config-dri", "Did you mean --config-dir?"]),
         ("export", ["run", "laptime export run=latest"]),
+        ("evaluate latest", ["latest", "Write run=latest"]),
+        ("export latest format=onnx", ["latest", "Write run=latest"]),
     ],
 )
 def test_a_mistyped_word_is_answered_in_one_line(words, expected, call, work_folder):
@@ -142,6 +180,20 @@ def test_a_mistyped_word_is_answered_in_one_line(words, expected, call, work_fol
     for text in expected:
         assert text in ended.stderr
     assert list(work_folder.iterdir()) == []
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+def test_a_mistyped_run_is_suggested(command, call, work_folder):
+    ended = call(command, "rn=latest")
+    assert ended.returncode == 2 and ended.stderr.startswith("error: rn=latest: unknown key. Did you mean run?")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("word", ["", " "])
+def test_a_blank_argument_is_refused(word, call, work_folder):
+    ended = call(word)
+    assert ended.returncode == 2 and ended.stderr.startswith(f"error: '{word}': has no key")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -224,7 +276,7 @@ def test_the_older_forms_work(command):
     assert done.returncode == 0, done.stderr
     assert re.match(rf"usage: python\S* -m {module} ", done.stdout)
     if (script := ROOT / f"{command}.py").exists():
-        assert re.match(rf"usage: python\S* {script} ", processes.run("--help", script=script).stdout)
+        assert re.match(rf"usage: python\S* {script}\s", processes.run("--help", script=script).stdout)
 
 
 @pytest.mark.soak

@@ -39,7 +39,7 @@ def _run(args: argparse.Namespace) -> int:
     from laptime.analysis.scaling import parse_world_sizes
     from laptime.analysis.wording import check_words
     from laptime.analysis.write import write_reports, write_tables
-    from laptime.terminal import ignore_broken_pipe
+    from laptime.errors import ignore_broken_pipe
 
     if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
         raise UserError(f"--target-accuracy {args.target_accuracy}: must be a fraction above 0 and at most 1.")

@@ -24,7 +24,8 @@ def report_sweep(sweep_dir: Path) -> None:
     from laptime.analysis.analyze import analyze
     from laptime.analysis.report import print_analysis
     from laptime.analysis.write import write_reports, write_tables
-    from laptime.terminal import ignore_broken_pipe, relative
+    from laptime.errors import ignore_broken_pipe
+    from laptime.terminal import relative
 
     try:
         analysis = analyze([sweep_dir])

@@ -18,6 +18,10 @@ from laptime.cli.dispatch import COMMANDS
 from laptime.command_line import option_strings
 
 _TUNED = ("batch_size", "lr")
+# Keys whose value is a sweep or run directory, or latest.
+_DIRECTORY_KEYS = {"train": ("sweep.resume",), "evaluate": ("run",), "export": ("run",)}
+# Options of Hydra's parser that Laptime always refuses.
+_REFUSED_OPTIONS = ("--config-path", "--experimental-rerun")
 
 
 def print_completions(shell: str) -> None:
@@ -34,6 +38,8 @@ def complete(line: str) -> list[str]:
     """
     words = line.split()
     prefix = "" if not words or line[-1].isspace() else words.pop()
+    if words == ["help"]:
+        return [name for name in COMMANDS if name.startswith(prefix)]
     if words and words[0] in COMMANDS:
         return _complete_command(words[0], words[1:], prefix)
     commands = [] if words else [name for name in COMMANDS if name.startswith(prefix)]
@@ -52,12 +58,34 @@ def _complete_command(command: str, words: Sequence[str], prefix: str) -> list[s
     if previous is not None and previous.nargs is None:  # its value follows, e.g. a file, which the shell completes
         return []
     if prefix.startswith("-"):
-        return [option for option in option_strings(parser) if option.startswith(prefix)]
+        return [name for name in option_strings(parser) if name.startswith(prefix) and name not in _REFUSED_OPTIONS]
     if command in ("analyze", "watch"):
-        return [name for name in ["latest", *_folders(prefix)] if name.startswith(prefix)]
+        return _directories(prefix)
+    key, equals, value = prefix.partition("=")
+    if equals and key in _DIRECTORY_KEYS.get(command, ()):
+        return [f"{key}={path}" for path in _directories(value)]
+    if equals and (values := _values(command, key)):
+        done, comma, begun = value.rpartition(",")
+        return [f"{key}={done}{comma}{name}" for name in values if name.startswith(begun)]
     if command == "tune" and not set(_TUNED) & set(words):
         return [name for name in _TUNED if name.startswith(prefix)]
     return [] if command == "doctor" else _complete_override(command, words, prefix)
+
+
+def _directories(prefix: str) -> list[str]:
+    return [name for name in ["latest", *_folders(prefix)] if name.startswith(prefix)]
+
+
+def _values(command: str, key: str) -> Sequence[str]:
+    """Return the values of a key of evaluate or export, which Hydra does not know; empty: any value."""
+    from laptime.config.schema import DEVICES, PRECISIONS
+    from laptime.evaluation.keys import FORMATS
+
+    values = {
+        "evaluate": {"device": DEVICES, "precision": PRECISIONS},
+        "export": {"format": (*FORMATS, "all")},
+    }
+    return values.get(command, {}).get(key, ())
 
 
 def _folders(prefix: str) -> list[str]:

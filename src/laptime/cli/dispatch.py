@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
 from laptime.command_line import did_you_mean, format_examples, program
-from laptime.errors import UserError, exit_code_of
+from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 from laptime.version import __version__
 
 
@@ -55,23 +55,33 @@ def _run(words: list[str]) -> int:
     if first in COMMANDS:
         return _run_command(first, words[1:])
     if first == "--version":
-        print(f"laptime {__version__}")
-        return 0
-    if first == "help" and len(words) > 1:
-        _require_command(words[1])
-        return _run_command(words[1], ["--help"])
-    if first == "help" or words in (["--help"], ["-h"]):
-        print(_help())
-        return 0
+        return _print(f"laptime {__version__}")
+    if first in ("help", "--help", "-h"):
+        if len(words) == 1:
+            return _print(_help())
+        if first == "help" or _is_bare(words[1]):  # otherwise an override: `--help model=cnn` is Hydra's
+            _require_command(words[1])
+            return _run_command(words[1], ["--help"])
     if first in ("-sc", "--shell-completion") and len(words) == 2 and words[1].startswith("query="):
         from laptime.cli.completion import print_completions
 
-        print_completions(words[1].removeprefix("query="))
+        with ignore_broken_pipe():
+            print_completions(words[1].removeprefix("query="))
         return 0
-    # Flags begin with a dash, overrides contain =, ~ or +. Only another word can be a mistyped command.
-    if first and not first.startswith("-") and not re.search(r"[=~+]", first):
+    if _is_bare(first):
         _require_command(first)
     return _run_command("train", words)
+
+
+def _print(text: str) -> int:
+    with ignore_broken_pipe():
+        print(text)
+    return 0
+
+
+def _is_bare(word: str) -> bool:
+    """Whether a word can be a mistyped command: it is no flag (-m) and no override (which has =, ~ or +)."""
+    return word.strip() != "" and not word.startswith("-") and not re.search(r"[=~+]", word)
 
 
 def _run_command(name: str, arguments: list[str]) -> int:
@@ -82,7 +92,7 @@ def _run_command(name: str, arguments: list[str]) -> int:
 def _require_command(word: str) -> None:
     """Raises: UserError: there is no such command."""
     if word not in COMMANDS:
-        suggestion = did_you_mean(word, COMMANDS, cutoff=0.6) or f"Commands: {', '.join(COMMANDS)}."
+        suggestion = did_you_mean(word, [*COMMANDS, "--version"], cutoff=0.6) or f"Commands: {', '.join(COMMANDS)}."
         raise UserError(f"{word}: is neither a command nor an override (key=value). {suggestion}")
 
 

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -38,7 +39,7 @@ from laptime.config.identity import snapshot
 from laptime.config.overrides import find
 from laptime.config.quoting import quote_for_hydra, refuse_dashes
 from laptime.config.validate import validate
-from laptime.errors import Interrupted, RunFailed, UserError, exit_code_of
+from laptime.errors import Interrupted, RunFailed, UserError, exit_code_of, ignore_broken_pipe
 from laptime.ranks import torchrun
 from laptime.record.directory import RunDir
 from laptime.record.files import RUN_FILE
@@ -49,7 +50,7 @@ from laptime.runner.job import run_job
 from laptime.sweeps.command import refuse_resume_in_a_file, resume_sweep, resumed_sweep, run_sweep
 from laptime.sweeps.hydra_jobs import run_once
 from laptime.sweeps.plan import params_of
-from laptime.terminal import ignore_broken_pipe, replace_unencodable
+from laptime.terminal import replace_unencodable
 from laptime.version import __version__
 
 if TYPE_CHECKING:
@@ -126,15 +127,18 @@ def _exit(arguments: list[str]) -> NoReturn:
 
 def _main(arguments: list[str]) -> int:
     if "--version" in arguments:  # Hydra's parser would print Hydra's version
-        print(f"laptime {__version__}")
+        with ignore_broken_pipe():
+            print(f"laptime {__version__}")
         return 0
+    if arguments[-1:] == ["--"]:
+        raise UserError("--: must be followed by overrides (key=value). Leave it out.")
     parser = make_parser()
     refuse_dashes(arguments, parser)
     args = parser.parse_intermixed_args(arguments)
     _refuse_unused_flags(args)
     misplaced = next((word for word in args.overrides if word in COMMANDS), None)
     if misplaced is not None:
-        raise UserError(f"{misplaced}: a command comes first: {program()} {misplaced} ...")
+        raise UserError(f"{misplaced}: the command must come first: {program()} {misplaced} ...")
     # Hydra's parser needs the overrides next to each other.
     flags = [argument for argument in arguments if argument not in args.overrides]
     args.overrides = quote_for_hydra(args.overrides)
@@ -155,7 +159,7 @@ def _main(arguments: list[str]) -> int:
             if args.cfg:
                 validate(resolve(without_hydra(composed)))
     if args.cfg or args.help or args.hydra_help or args.info or args.shell_completion:
-        (_print_help if args.help else run_hydra_main)(arguments, lambda cfg: None)
+        _print_of_hydra(arguments, args.help)
         return 0
     resumed, cli_overrides = resumed_sweep(args.overrides)
     if resumed is not None:
@@ -177,15 +181,18 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _print_help(arguments: list[str], task: "TaskFunction") -> None:
-    """Let Hydra print its help, with examples that name the command as the user typed it."""
-    text = io.StringIO()
+def _print_of_hydra(arguments: list[str], is_help: bool) -> None:
+    """Let Hydra print its help, a configuration or a completion; examples name the command as the user typed it."""
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(text):
-            run_hydra_main(arguments, task)
+        with contextlib.redirect_stdout(output):
+            run_hydra_main(arguments, lambda cfg: None)
     finally:  # Hydra ends the process
+        text = output.getvalue()
+        if is_help:
+            text = re.sub("\n{3,}", "\n\n", text.replace("python train.py", program("train"))).strip() + "\n"
         with ignore_broken_pipe():
-            print(text.getvalue().replace("python train.py", program("train")), end="")
+            print(text, end="")
 
 
 class _IsSweep(Exception):

@@ -166,7 +166,7 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
         if (answer := foreign_keys.answer(word, word, None, _defaults(hydra, config_name))) is not None:
             return answer
         if "=" not in str(error.override).strip("="):
-            return f"{error.override}: not understood. Use group=option or key=value."
+            return f"{error.override}: is not an override. Write group=option or key=value."
         return f"{error.override}: not understood. {how_to_quote(str(error.override))}"
     if isinstance(error, UserWarning):
         folder = str(error).partition("path=")[2].removesuffix(" is not available.")

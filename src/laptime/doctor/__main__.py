@@ -44,8 +44,9 @@ def _run(args: argparse.Namespace) -> int:
 
     from laptime.doctor.examine import examine
     from laptime.doctor.show import show
+    from laptime.errors import ignore_broken_pipe
     from laptime.record.files import finite
-    from laptime.terminal import ignore_broken_pipe, replace_unencodable
+    from laptime.terminal import replace_unencodable
 
     replace_unencodable()
     report = examine(seconds, _print_progress)

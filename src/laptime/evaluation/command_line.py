@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from laptime.command_line import Parser, program
+from laptime.command_line import Parser, program, usage
 from laptime.config.overrides import parse
 from laptime.config.quoting import PATHS, as_text, refuse_dashes
 from laptime.errors import UserError, exit_code_of
@@ -62,11 +62,15 @@ def composed(command: str, overrides: Sequence[str]) -> TrainedRunConfig:
     from laptime.evaluation import keys
 
     keys.register(command)
-    if not any(o.key == "run" and o.value_text and not o.is_deletion for o in map(parse, overrides)):
-        raise UserError(f"run: has no value. Name a run directory or latest: {program(command)} run=latest")
+    path = next((word for word in overrides if "=" not in word and (word == "latest" or Path(word).exists())), None)
+    if path is not None:
+        raise UserError(f"{path}: is not an override (key=value). Write run={path}")
+    has_run = any(o.key == "run" and o.value_text and not o.is_deletion for o in map(parse, overrides))
     try:
         with hydra_session(conf=CONF) as hydra:
             cfg = without_hydra(compose(hydra, overrides, command))
+            if not has_run:  # unknown keys are reported first: `rn=latest`
+                raise UserError(f"run: has no value. Name a run directory or latest: {program(command)} run=latest")
             return resolve_as(keys.SCHEMAS[command], cfg)
     except UserError as error:
         raise UserError(shorten_quotes(str(error), overrides)) from error
@@ -85,8 +89,8 @@ def _quote_for_hydra(override: str) -> str:
 def make_parser(command: str, about: str, examples: Mapping[str, str]) -> Parser:
     """Return the parser of evaluate or export, whose help lists the keys."""
     description = f"{about}\n\nkeys and their defaults:\n\n{_keys(command)}"
-    usage = f"{program(command)} run=RUN [key=value ...] [--config-dir DIR]"
-    parser = Parser(command, description, examples, usage=usage)
+    arguments = "run=RUN [key=value ...] [--config-dir DIR]"
+    parser = Parser(command, description, examples, usage=usage(program(command), arguments))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="set a key, e.g. latency.num_calls=50")
     parser.add_argument(
         "--config-dir", metavar="DIR", help="the folder with your own classes that the training had as --config-dir"

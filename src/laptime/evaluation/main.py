@@ -29,11 +29,11 @@ def make_parser() -> Parser:
 
 
 def _work(config: EvaluateConfig, overrides: list[str]) -> int:
+    from laptime.errors import ignore_broken_pipe
     from laptime.evaluation.evaluate import evaluate
     from laptime.evaluation.show import show
     from laptime.evaluation.trained_run import open_run
     from laptime.evaluation.write import write
-    from laptime.terminal import ignore_broken_pipe
 
     run = open_run(config.run, config.checkpoint, overrides, config.dataset.root)
     evaluation = evaluate(run, config)

@@ -39,11 +39,11 @@ def _work(config: ExportConfig, overrides: list[str]) -> int:
     from laptime.exporting.targets import export_targets
 
     targets = export_targets(config.format, config.int8)  # a missing package is reported before anything is loaded
+    from laptime.errors import ignore_broken_pipe
     from laptime.evaluation.trained_run import open_run
     from laptime.exporting.export import export
     from laptime.exporting.show import show
     from laptime.exporting.write import write
-    from laptime.terminal import ignore_broken_pipe
 
     run = open_run(config.run, config.checkpoint, overrides, config.dataset.root)
     report, files = export(run, config, targets)

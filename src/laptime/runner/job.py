@@ -52,11 +52,12 @@ def run_job(
     from laptime.config.compose import resolve
     from laptime.config.identity import changed_since
     from laptime.config.run_values import known_run
+    from laptime.errors import ignore_broken_pipe
     from laptime.ranks import torchrun
     from laptime.record.masking import secret_values
     from laptime.runner.launch import launch
     from laptime.runner.table import print_results
-    from laptime.terminal import ignore_broken_pipe, logging_to
+    from laptime.terminal import logging_to
 
     if checked is not None and (changed := changed_since(checked, resolve(cfg))):
         raise UserError(

@@ -4,11 +4,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from laptime.errors import ignore_broken_pipe
 from laptime.record.hydra_files import HydraFileError, read_best_trial, read_sweep_file
 from laptime.sweeps.notify import notify
 from laptime.sweeps.outcomes import KILLED, Outcome
 from laptime.sweeps.resume import can_be_resumed, resume_command
-from laptime.terminal import ignore_broken_pipe, relative
+from laptime.terminal import relative
 
 
 def print_summary(

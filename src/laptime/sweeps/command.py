@@ -280,12 +280,13 @@ def _show_dry_run(
     Args:
         configs: the configurations in the order of `steps`; None: the step needs no estimate.
     """
+    from laptime.errors import ignore_broken_pipe
     from laptime.record.latest import RESULT_FOLDERS
     from laptime.runner.rank_plan import expected_hashed_config
     from laptime.sweeps import dry_run
     from laptime.sweeps.estimate import estimate, past_runs
     from laptime.sweeps.labels import swept
-    from laptime.terminal import ignore_broken_pipe, wide_console
+    from laptime.terminal import wide_console
 
     completed_runs = past_runs(RESULT_FOLDERS)
     rows = []

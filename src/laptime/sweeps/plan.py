@@ -158,6 +158,8 @@ def _all_jobs(
 
 def _parse_all(config_loader: ConfigLoader, overrides: Sequence[str]) -> list[Override]:
     if (refused := first_invalid(overrides)) is not None:
+        if "=" not in refused.text:
+            raise UserError(f"{refused.text}: is neither a command nor an override (key=value).") from refused.error
         raise UserError(
             f"{refused.text}: not understood. Write key=value1,value2 to sweep over values. "
             f"{how_to_quote(refused.text)}"

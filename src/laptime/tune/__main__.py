@@ -85,8 +85,8 @@ def _run(args: argparse.Namespace) -> int:
     import pytorch_lightning as pl
     import torch
 
+    from laptime.errors import ignore_broken_pipe
     from laptime.runner.rank_plan import threads_per_rank
-    from laptime.terminal import ignore_broken_pipe
     from laptime.training.build import prepare_device
     from laptime.training.faults import translated_errors
     from laptime.tune import batch_size, lr, show

@@ -59,7 +59,8 @@ def make_parser() -> Parser:
 
 
 def _watch(args: argparse.Namespace) -> int:
-    from laptime.terminal import ignore_broken_pipe, replace_unencodable, wide_console
+    from laptime.errors import ignore_broken_pipe
+    from laptime.terminal import replace_unencodable, wide_console
 
     replace_unencodable()
     if not 0.1 <= args.interval <= 3600:
