@@ -44,7 +44,7 @@ def test_unknown_counters_do_not_lower_the_grade():
         ({"throttled_fraction": 0.3}, "C", "quota throttled it 30% of the time"),
         ({"num_swapped_pages": 20}, "B", "10 swapped pages/s"),
         ({"temperature_celsius": 97.0}, "B", "97 °C"),
-        ({"involuntary_switches_per_s": 150.0}, "B", "150 involuntary context switches/s"),
+        ({"involuntary_switches_per_s": 2655.0}, "B", "2,655 involuntary context switches/s"),
     ],
 )
 def test_each_disturbance_is_named(changed, grade, words):

@@ -81,7 +81,7 @@ def _values(command: str, key: str) -> Sequence[str]:
     from laptime.config.schema import DEVICES, PRECISIONS
     from laptime.evaluation.keys import FORMATS
 
-    values = {
+    values: dict[str, dict[str, Sequence[str]]] = {
         "evaluate": {"device": DEVICES, "precision": PRECISIONS},
         "export": {"format": (*FORMATS, "all")},
     }

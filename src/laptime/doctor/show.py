@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from laptime.analysis.environment import hardware_rows
+from laptime.lap.quality import describe
 from laptime.record.schema import Environment
 from laptime.text import counted
 
@@ -57,9 +58,8 @@ def noise_rows(noise: Mapping[str, Any]) -> list[tuple[str, str]]:
     times = f"{noise['num_laps']} laps of the same matrix products, {counted(noise['num_threads'], 'thread')}"
     spread = f"median {1e3 * noise['median_s']:.0f} ms, p95 {noise['p95_over_median']:.2f} x the median"
     busiest = ", ".join(f"{process['name']} {process['cores']:.0%} of a core" for process in noise["busiest"])
-    why = "; ".join(noise["reasons"]) or "no interference detected"
     return [
-        ("grade", f"{noise['grade']}: {why}"),
+        ("grade", describe(noise["grade"], noise["reasons"])),
         ("probe", times),
         ("lap time", f"{spread}, {counted(noise['num_outliers'], 'outlier')}"),
         ("busiest others", busiest or "none visible to this user"),

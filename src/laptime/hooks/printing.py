@@ -4,6 +4,7 @@ import contextlib
 import sys
 from pathlib import Path
 
+from laptime.lap.quality import describe
 from laptime.record.epochs import Epoch
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import PHASES, filled
@@ -64,8 +65,7 @@ def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
     if record.peak.verdict is not None:
         lines.append(record.peak.verdict)
     if record.quality.grade is not None:
-        reasons = "; ".join(record.quality.reasons or []) or "no interference detected"
-        lines.append(f"quality {record.quality.grade}: {reasons}")
+        lines.append(f"quality {describe(record.quality.grade, record.quality.reasons or ())}")
     if run_dir is not None:
         lines.append(f"results in {relative(run_dir)}")
     return lines

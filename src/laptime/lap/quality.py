@@ -19,8 +19,8 @@ _RULES: tuple[tuple[str, float, float, str], ...] = (
     ("throttled_fraction", 0.01, 0.10, "the container's CPU quota throttled it {:.0%} of the time"),
     ("frequency_drop", 0.10, 0.30, "the CPU frequency dropped by {:.0%}"),
     ("temperature_celsius", 95.0, math.inf, "the CPU reached {:.0f} °C, at which most CPUs throttle"),
-    ("involuntary_switches_per_s", 100.0, math.inf, "{:.0f} involuntary context switches/s"),
-    ("swapped_per_s", 1.0, 100.0, "{:.0f} swapped pages/s"),
+    ("involuntary_switches_per_s", 100.0, math.inf, "{:,.0f} involuntary context switches/s"),
+    ("swapped_per_s", 1.0, 100.0, "{:,.0f} swapped pages/s"),
     ("outlier_fraction", 0.01, 0.34, "{:.0%} of the {timed} are outliers"),
 )
 # These take a core away from one thread, and the other threads of its rank wait for it.
@@ -35,6 +35,11 @@ class Quality:
 
     grade: str
     reasons: tuple[str, ...]
+
+
+def describe(grade: str, reasons: Sequence[str]) -> str:
+    """Return a grade with its reasons: `A (no interference detected)` or `B: the machine ran on battery`."""
+    return f"{grade}: {'; '.join(reasons)}" if reasons else f"{grade} (no interference detected)"
 
 
 def outliers(values: Sequence[float]) -> list[int]:
@@ -119,7 +124,7 @@ def assess(
         grade = max(grade, "B")
         reasons.append(f"{runs_at_once} concurrent runs shared the machine")
     if threads is not None and threads[0] > 1 and (oversubscribed or _CORE_INTERRUPTIONS & exceeded):
-        reasons.append(f"threads of a rank wait for each other in that case: {one_thread} may be faster")
+        reasons.append(f"{one_thread} may be faster")
     if slowing_settings:
         grade = max(grade, "B")
         reasons.append(f"settings that slow torch down: {', '.join(slowing_settings)}")

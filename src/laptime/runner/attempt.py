@@ -115,13 +115,13 @@ def _masked(error: RunError, config: Config) -> RunError:
 
 def _log_failure(run: RunContext, failure: BaseException, error: RunError) -> None:
     if isinstance(failure, RunFailed):
-        log.error("failed: %s", failure)
+        log.error("%s", failure)
     elif error.traceback is not UNSET and not isinstance(failure, KeyboardInterrupt):
-        log.error("failed: %s: %s", error.type, error.message)
+        log.error("%s: %s", error.type, error.message)
     if isinstance(failure, Interrupted):
-        hint = "the measurements until now are saved"
+        hint = "the measurements so far are saved"
         if not (run.run_dir / records.EPOCHS_FILE).exists():
-            hint += "; no epoch was completed"
+            hint = "no epoch was completed"
         elif run.sweep is None:  # a sweep prints at its end how to resume it
             names_dir = any(split(argument).key == "hydra.run.dir" for argument in run.record.command or [])
             checkpoint = shlex.quote(f"training.checkpoint={relative(run.run_dir)}")

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from laptime.lap.quality import describe
 from laptime.record import schema
 from laptime.record.epochs import combine_ranks_frame, last_attempts
 from laptime.record.files import TENSORBOARD_DIR, read_epochs
@@ -93,7 +94,7 @@ def _ranks(strategy: schema.Strategy, config: Mapping[str, Any]) -> str:
             ranks += f" with comm_hook={comm_hook}"
         if strategy.shards_optimizer:
             ranks += ", optimizer sharded"
-    threads = f"{counted(strategy.threads_per_rank, 'thread')} each"
+    threads = counted(strategy.threads_per_rank, "thread") + (" each" if strategy.world_size != 1 else "")
     if strategy.oversubscribed:
         threads += ", oversubscribed: more threads than cores"
     return f"{ranks}, {threads}"
@@ -132,8 +133,7 @@ def _epochs(record: RunRecord, epochs: pd.DataFrame) -> Rows:
 def _quality(quality: schema.Quality) -> Rows:
     if quality.grade is None:
         return []
-    reasons = f": {'; '.join(quality.reasons)}" if quality.reasons else " (no interference detected)"
-    return [("quality", f"{quality.grade}{reasons}")]
+    return [("quality", describe(quality.grade, quality.reasons or ()))]
 
 
 def _step(breakdown: schema.Breakdown) -> Rows:

@@ -158,6 +158,10 @@ class Sweep:
             except Interrupted as interruption:
                 self._outcomes.note(Outcome(run, "interrupted", exit_code=interruption.exit_code))
                 self._outcomes.stop(interruption.exit_code)
+            except SystemExit as end:  # from `forward_signals`: a signal arrived before `run_job` handles signals
+                if isinstance(end.code, int) and end.code > 128:
+                    self._outcomes.note(Outcome(run, "interrupted", exit_code=end.code))
+                raise
             except Exception as error:
                 self._fail(run, error, cfg.sweep.on_failure, _secrets_of(cfg))
         return None
