@@ -104,7 +104,7 @@ def test_no_run_at_all_gives_empty_frames(work_folder):
 
 
 @pytest.mark.parametrize(
-    ("folders", "words"), [((), "no folder given"), (("nowhere",), "nowhere"), (("latest",), "no run")]
+    ("folders", "words"), [((), "no directory given"), (("nowhere",), "nowhere"), (("latest",), "no run")]
 )
 def test_a_folder_without_runs_is_an_error(folders, words, work_folder):
     with pytest.raises(laptime.UserError, match=words):

@@ -266,7 +266,7 @@ def test_the_hint_to_resume_a_sweep_works_as_printed(how, command, work_folder):
     python, *words = shlex.split(hint)
     assert [Path(python).name.rstrip("0123456789."), *words] == [*shlex.split(command), "sweep.resume=s"]
     arguments = words[2:] if words[0] == "-m" else words[1:]
-    assert "1 run to do of 2" in processes.run(*arguments, "sweep.dry_run=true", **how).stdout
+    assert "1 of 2 runs to do" in processes.run(*arguments, "sweep.dry_run=true", **how).stdout
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])

@@ -230,7 +230,7 @@ def test_module_that_fails_while_importing_is_refused_with_the_reason(tmp_path, 
 
 @pytest.mark.parametrize("name", ["targets_of_the_test.NOT_CALLABLE", "os.path"])
 def test_target_that_cannot_be_called_is_refused(name):
-    with pytest.raises(UserError, match="is not a class or function"):
+    with pytest.raises(UserError, match="must be a class or function"):
         targets.check("model", {"_target_": name})
 
 

@@ -201,7 +201,7 @@ def test_modified_images_are_refused(synthetic, cache_folder):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"is damaged \(the image files were modified.*Delete it"):
+    with pytest.raises(UserError, match=r"is damaged \(its image files were modified.*Delete it"):
         synthetic(**made).load()
 
 

@@ -31,7 +31,7 @@ def test_without_past_runs_the_runs_are_listed_without_an_estimate(train, work_f
     shown = " ".join(done.stdout.split())
     for swept in ("seed=1 model.dropout=0.1", "seed=2 model.dropout=0.2"):
         assert swept in shown
-    assert "4 runs to do of 4; no time estimate, because no similar run was found" in shown
+    assert "4 of 4 runs to do; no time estimate, because no similar run was found" in shown
     assert list(work_folder.iterdir()) == []
 
 
@@ -41,7 +41,7 @@ def test_a_resumed_sweep_shows_actions_and_estimates(train, work_folder):
     done = train("sweep.resume=multirun/s", "seed=1,2,3", "sweep.dry_run=true")
     assert done.returncode == 0
     shown = " ".join(done.stdout.split())
-    assert shown.count("completed, skipped") == 2 and "1 run to do of 3, about" in shown
+    assert shown.count("completed, skipped") == 2 and "1 of 3 runs to do, about" in shown
     assert "2 runs of the same configuration" in shown
     assert files(work_folder) == before
     # The dry run does not affect the sweep itself.

@@ -53,7 +53,7 @@ def test_a_failed_run_is_named_and_the_others_continue(script, train):
     planned = train("sweep.resume=s", "sweep.dry_run=true", JOBLIB)  # a soak test runs it
     assert planned.returncode == 0, planned.stderr
     assert "completed, skipped" in planned.stdout and "failed (the loss became" in planned.stdout
-    assert "1 run to do of 2" in planned.stdout
+    assert "1 of 2 runs to do" in planned.stdout
 
 
 @pytest.mark.soak

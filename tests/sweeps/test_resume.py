@@ -279,7 +279,7 @@ def test_a_run_that_never_began_has_its_number_kept(ended_early, train):
     assert "run 2 (seed=3): not started; not one of the runs that were asked for" in done.stderr
     assert numbers() == [0, 1, 3, 4] and seeds() == [1, 2, 4, 5]
     done = train("sweep.resume=latest", "sweep.dry_run=true")
-    assert "1 run to do of 5" in " ".join(done.stdout.split())
+    assert "1 of 5 runs to do" in " ".join(done.stdout.split())
     assert train("sweep.resume=latest").returncode == 0
     assert numbers() == [0, 1, 2, 3, 4] and read_record(SWEEP / "2")["seed"] == 3
 

@@ -166,7 +166,7 @@ def test_a_test_that_ends_too_early_says_so(work_folder, capsys):
         (["lr", "sweep.dry_run=true"], "sweep.dry_run=true: has no effect"),
         (["batch_size", "hydra.run.dir=x"], "hydra.run.dir=x: has no effect"),
         (["batch_size", "--limit", "soon"], "--limit soon: must be"),
-        (["batch_size", "strategy.world_size=2"], "strategy.world_size=2: tune tries one process"),
+        (["batch_size", "strategy.world_size=2"], "strategy.world_size=2: tune runs in one process"),
         (["batch_size", "model=nothing"], "model=nothing: no such option"),
         (["lr", "model=mlp,cnn"], "model=mlp,cnn"),
         (["batch_size", "device=cuda", "device.fallback=error"], "device=cuda: not available"),

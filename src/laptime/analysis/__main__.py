@@ -10,9 +10,9 @@ from laptime.errors import UserError, exit_code_of
 from laptime.record.latest import newest_sweeps
 
 _ABOUT = """\
-Compares runs: speedup, scaling efficiency, differences between settings with
-intervals over seeds, and where the time goes. Prints tables, and writes
-report.html, report.md, summary.json and CSV files."""
+Compares runs: speedup, scaling efficiency, where the time goes, and differences
+between settings, with confidence intervals over the seeds. Prints tables, and
+writes report.html, report.md, summary.json and CSV files."""
 _EXAMPLES = {
     "latest": "the newest sweep",
     "run_a run_b --baseline device=cpu": "",

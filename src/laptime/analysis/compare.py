@@ -35,8 +35,8 @@ class Row:
         speedup: samples_per_s divided by the baseline's.
         interval: bootstrap interval of the speedup; None with one repeat.
         difference: result of the test whether throughputs differ; None for the baseline itself.
-        agreement: whether the group learns the same; None for the baseline itself.
-        mismatches: other differences from the baseline.
+        agreement: whether the group's scores agree with the baseline's; None for the baseline itself.
+        mismatches: settings besides the compared key that differ from the baseline's.
     """
 
     value: str

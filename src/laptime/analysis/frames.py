@@ -78,7 +78,7 @@ def load(*folders: str | Path) -> Results:
     from laptime.analysis.summary_tables import groups_table, scaling_table
 
     if not folders:
-        raise UserError("laptime.load(): no folder given. Pass run or sweep directories, or latest.")
+        raise UserError("laptime.load(): no directory given. Pass run or sweep directories, or 'latest'.")
     analysis = analyze([_latest() if folder == "latest" else Path(folder) for folder in folders])
     labels = {run.path: group.label for group in analysis.groups for run in group.runs}
     labeled = [(run, labels[run.path]) for run in analysis.runs]

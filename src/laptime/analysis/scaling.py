@@ -29,7 +29,7 @@ class Point:
         speedup_over_ddp: speedup over one rank with DDP; None: not measured.
         ddp_interval: bootstrap interval of `speedup_over_ddp`.
         overheads: the time of a step by cause.
-        agreement: whether the group learns the same as the baseline; None for the baseline itself, or without one.
+        agreement: whether the group's scores agree with the baseline's; None for the baseline itself, or without one.
         mismatches: other differences from the baseline.
     """
 

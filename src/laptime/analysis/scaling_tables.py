@@ -76,7 +76,7 @@ def scaling_notes(family: Family) -> list[str]:
         return [missing_baseline_words(family)]
     num_sizes = len(set(family.world_sizes))
     if not family.fits:
-        return [f"No fit: it needs three numbers of ranks, but {num_sizes} were measured.", _SERIAL]
+        return [f"No fit: it needs at least three different numbers of ranks. Measured: {num_sizes}.", _SERIAL]
     notes = [_fit_words(family.fits[name]) for name in ("amdahl", "usl") if name in family.fits]
     if any(point.group.first.strategy.oversubscribed for point in family.points):
         notes.append(

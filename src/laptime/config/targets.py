@@ -51,7 +51,7 @@ def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
         raise UserError(f"{group}._target_={path}: can't be imported ({reason}).") from error
     vouching.verify(path, target)
     if not callable(target):
-        raise UserError(f"{group}._target_={path}: is not a class or function.")
+        raise UserError(f"{group}._target_={path}: must be a class or function.")
     return typing.cast(Callable[..., Any], target)
 
 

@@ -81,7 +81,7 @@ def check(target: str) -> None:
     if _state.folder is None:
         raise NotVouched("no --config-dir was typed")
     if not module or not name.isidentifier():
-        raise NotVouched("it names no class or function in a module")
+        raise NotVouched("it must be the full path of a class or function, like my_lab.nets.TinyNet")
     file = _file(module, _state.folder)
     _require_definition(module, name, file, _state.folder, ())
     restore(State(_state.folder, {**_state.files, target: str(file)}))

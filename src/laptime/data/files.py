@@ -19,7 +19,7 @@ from laptime.errors import UserError
 from laptime.record.files import write_atomically
 from laptime.text import byte_size
 
-OFFLINE = "Without a network, use dataset=mnist or dataset=synthetic."
+OFFLINE = "Without an Internet connection, use dataset=mnist or dataset=synthetic: they need no download."
 CONNECT_TIMEOUT_S = 5.0
 # Time for another process to download the largest data set on a slow connection.
 _LOCK_TIMEOUT_S = 3600.0

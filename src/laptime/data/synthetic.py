@@ -91,7 +91,7 @@ class Synthetic(ImageData):
         try:
             with np.load(folder / "labels.npz") as labels:
                 if not np.array_equal(labels["stamps"], _stamps(folder)):  # a checksum would have to read all images
-                    raise ValueError("the image files were modified after they were created")
+                    raise ValueError("its image files were modified after Laptime wrote them")
                 train, test = (
                     Images(
                         torch.from_numpy(np.lib.format.open_memmap(folder / f"{part}.npy", "c")),

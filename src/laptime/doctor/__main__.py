@@ -26,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> Parser:
     parser = Parser("doctor", _ABOUT, _EXAMPLES)
     parser.add_argument(
-        "--seconds", default="10", metavar="S", help="time to probe the noise, at least 1 (default: 10)"
+        "--seconds",
+        default="10",
+        metavar="S",
+        help="how long to measure the noise of timings, at least 1 (default: 10)",
     )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     return parser

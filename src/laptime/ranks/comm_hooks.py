@@ -102,8 +102,8 @@ def isolated_all_reduce(
 def record_all_reduces(ddp: DistributedDataParallel) -> Iterator[list[AllReduce]]:
     """Record the all-reduces of the one optimizer step that runs in this context.
 
-    Hooks written in Python call `dist.all_reduce`, some of them in threads of the process group. Without a hook, DDP
-    sends each of its buckets from C++.
+    Communication hooks in Python call `dist.all_reduce`, some of them in a thread of the process group. Without a hook,
+    DDP all-reduces its gradient buckets in C++.
     """
     sent: list[AllReduce] = []
     original = dist.all_reduce

@@ -240,9 +240,9 @@ def close_all() -> None:
 
 
 def unlink_leftover_memory(pid: int) -> None:
-    """Remove names in /dev/shm that a process of this user left there.
+    """Remove the shared-memory files that a killed process of this user left in /dev/shm.
 
-    torch removes the name as soon as the memory is allocated, unless the process is killed in that moment.
+    torch unlinks such a file as soon as it has mapped the memory. The file stays if the process is killed in between.
     """
     with contextlib.suppress(OSError):
         for path in Path("/dev/shm").glob(f"torch_{pid}_*"):
@@ -294,10 +294,10 @@ def _connect_all(rank: Rank, timeout_s: float) -> Iterator[tuple[int, socket.soc
 
 
 def _set_timeout(connection: socket.socket, timeout_s: float) -> None:
-    """Limit how long each call on a socket waits. The socket stays a blocking one.
+    """Limit how long each call on a socket blocks, with the options SO_RCVTIMEO and SO_SNDTIMEO.
 
-    Python's `settimeout` would make it non-blocking. Then `connect` fails immediately if the other rank's queue of
-    connections is full, instead of waiting for room.
+    Python's `settimeout` makes the socket non-blocking. Then `connect` fails immediately if the other rank's listen
+    backlog is full, instead of waiting for a free place.
     """
     connection.setblocking(True)
     seconds, fraction = divmod(timeout_s, 1)

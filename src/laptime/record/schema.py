@@ -76,7 +76,7 @@ class Device(Struct, kw_only=True):
 
 
 class Dataset(Struct, kw_only=True):
-    """The data set, and the numbers of samples that were used. `num_test` is 0 without a test."""
+    """The data set, and how many samples of it were used. `num_test` is 0 if the run was not tested."""
 
     name: str
     synthetic: bool | None = None

@@ -45,7 +45,7 @@ def show(rows: Sequence[DryRunRow], console: Console) -> None:
     console.print(table)
     todo = [row for row in rows if not row.is_done]
     estimates = [row.estimate for row in todo if row.estimate is not None]
-    total = f"{counted(len(todo), 'run')} to do of {len(rows)}"
+    total = f"{len(todo)} of {counted(len(rows), 'run')} to do"
     if estimates:
         seconds = sum(estimate.seconds for estimate in estimates)
         num_bytes = sum(estimate.num_bytes for estimate in estimates)

@@ -55,7 +55,7 @@ def plan_runs(hydra: Hydra, cli_overrides: Sequence[str], config_name: str | Non
     parsed = _parse_all(hydra.config_loader, cli_overrides)
     _refuse_swept_settings(parsed)
     if find(cli_overrides, "hydra.mode") is not None:
-        raise UserError("hydra.mode: is chosen by the flag -m (--multirun). Leave it out.")
+        raise UserError("hydra.mode: not supported. Leave it out; -m (--multirun) makes a sweep.")
     _refuse_params(parsed)
     composed: dict[tuple[str, ...], DictConfig] = {}
     params: list[str] = []
@@ -244,7 +244,7 @@ def _refuse_swept_settings(parsed: Sequence[Override]) -> None:
 def _refuse_params(parsed: Sequence[Override]) -> None:
     for override in parsed:
         if override.key_or_group.startswith("hydra.sweeper.params"):
-            raise UserError(f"{override.input_line}: not supported. Set the keys directly: key=value1,value2.")
+            raise UserError(f"{override.input_line}: not supported. Sweep the keys themselves: key=value1,value2.")
 
 
 def _refuse_continuous_ranges(parsed: Sequence[Override]) -> None:

@@ -123,14 +123,14 @@ def _config(args: argparse.Namespace) -> "Config":
         config = check(compose(hydra, args.overrides), args.overrides)
     if config.training.checkpoint is not None:
         raise UserError(
-            f"training.checkpoint={config.training.checkpoint}: tune loads no checkpoint: it starts from "
-            "random weights. Leave it out."
+            f"training.checkpoint={config.training.checkpoint}: tune loads no checkpoint, and starts "
+            "from random weights. Leave it out."
         )
     world_size = config.strategy.world_size
     if world_size not in (1, "auto"):
         raise UserError(
-            f"strategy.world_size={world_size}: tune tries one process. Leave it out; "
-            "training.batch_scope=per_rank applies the batch size to each rank."
+            f"strategy.world_size={world_size}: tune runs in one process. Leave it out. To train with "
+            "the tuned batch size on each rank, add training.batch_scope=per_rank to the training."
         )
     if args.what == "lr" and "lr" not in config.optimizer:
         raise UserError(f"optimizer={config.optimizer.get('_target_')}: has no lr. Use another optimizer.")

@@ -58,7 +58,9 @@ def batch_sizes(result: BatchSizeResult, train_arguments: Sequence[str]) -> None
     ended_by = _ENDED_BY[result.ended_by].format(too_large=too_large)
     budget = "" if result.budget_bytes is None else f"; up to {_gigabytes(result.budget_bytes)} may be used"
     _line(console, "Largest", f"training.batch_size={result.largest} ({ended_by}{budget})")
-    _line(console, "Fast", f"training.batch_size={result.fast}, the smallest within 5% of the most samples/s")
+    _line(
+        console, "Fast", f"training.batch_size={result.fast}, the smallest with at least 95% of the highest throughput"
+    )
     if result.quality.reasons:
         _line(console, "Quality", f"{result.quality.grade}: {'; '.join(result.quality.reasons)}")
     around = sorted(
