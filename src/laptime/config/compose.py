@@ -35,6 +35,7 @@ from laptime.config.explain import (
     reason_of,
     shorten_quotes,
     unknown_key,
+    with_other_foreign_keys,
 )
 from laptime.config.overrides import clear_parse_cache, find, find_last, key_of, parse
 from laptime.config.run_values import register_resolver
@@ -129,7 +130,8 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
         raise
     except Exception as error:  # of many classes, also ANTLR's and Python's
         message = shorten_quotes(explain(hydra, overrides, name, error), overrides)
-        raise UserError(name_override(hydra, overrides, name, message)) from error
+        message = name_override(hydra, overrides, name, message)
+        raise UserError(with_other_foreign_keys(hydra, overrides, name, message)) from error
 
 
 def experiment_of(composed: DictConfig) -> str | None:

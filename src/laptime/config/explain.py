@@ -254,8 +254,51 @@ def _explain_missing_option(hydra: Hydra, config_name: str, error: MissingConfig
 
 
 def _defaults(hydra: Hydra, config_name: str) -> DictConfig:
-    """The configuration without any override."""
-    return compose_with_hydra(hydra, config_name, [])
+    """The configuration without any override, or the schema alone if a file is wrong, too."""
+    try:
+        return compose_with_hydra(hydra, config_name, [])
+    except Exception:  # the error that is being explained is another one
+        return OmegaConf.structured(Config)
+
+
+def _compose_the_rest(hydra: Hydra, overrides: Sequence[str], config_name: str) -> tuple[DictConfig, list[str]]:
+    """Compose without the overrides that Hydra refuses.
+
+    Returns:
+        The configuration, and the refused overrides. If Hydra does not name one that it refuses, the defaults.
+    """
+    rest = list(overrides)
+    while True:
+        try:
+            return compose_with_hydra(hydra, config_name, rest), [text for text in overrides if text not in rest]
+        except Exception as error:
+            refused = _refused_by(error, rest)
+            if refused is None:
+                return _defaults(hydra, config_name), [text for text in overrides if text not in rest]
+            rest = [text for text in rest if text != refused]
+
+
+def _refused_by(error: Exception, overrides: list[str]) -> str | None:
+    """The override that an error of Hydra is about; None: it does not say."""
+    if isinstance(error, MissingConfigException):
+        key = str(error.missing_cfg_file or "").rpartition("/")[0]
+    elif "Could not delete" in str(error):
+        key = parse(_quoted(str(error))).full_key
+    else:
+        named = _override_of(str(error), overrides)
+        return None if named is None or named.text not in overrides else named.text
+    return next((item.text for item in map(parse, overrides) if key in (item.key, item.full_key)), None)
+
+
+def with_other_foreign_keys(hydra: Hydra, overrides: Sequence[str], config_name: str, message: str) -> str:
+    """A message about a key of another tool, with a line about each of the others that were typed."""
+    cfg, refused = _compose_the_rest(hydra, overrides, config_name)
+    answers = [
+        foreign_keys.answer(item.text, item.full_key, item.value_text, list(cfg), "" if item.is_deletion else "Type")
+        for item in map(parse, refused)
+    ]
+    lines = [shorten_quotes(line, overrides) for line in answers if line is not None]
+    return "\n".join(lines) if message in lines else message
 
 
 def _explain_not_deleted(message: str, overrides: Sequence[str], roots: Container[str]) -> str:
@@ -276,8 +319,7 @@ def _explain_unknown_key(
     hydra: Hydra, overrides: list[str], config_name: str, override: Override, error: OmegaConfBaseException
 ) -> str:
     full_key = str(error.full_key)
-    rest = [text for text in overrides if text != override.text]
-    cfg = compose_with_hydra(hydra, config_name, rest)
+    cfg, _ = _compose_the_rest(hydra, overrides, config_name)
     parent = full_key.rpartition(".")[0]
     node = OmegaConf.select(cfg, parent) if parent else cfg
     known_keys = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
