@@ -102,6 +102,20 @@ def test_places_are_exact(target, work_folder, capfd):
     assert list(work_folder.iterdir()) == []
 
 
+@pytest.mark.unit
+def test_the_classes_that_conf_names_are_allowed(work_folder):
+    """Those of Laptime's own folder conf/, and not of a folder of that name elsewhere; no other module of Laptime."""
+    (work_folder / "conf" / "model").mkdir(parents=True)
+    (work_folder / "conf" / "model" / "evil.yaml").write_text("_target_: laptime.sweeps.notify.notify\n")
+    security.shipped_modules.cache_clear()
+    rooms = {"models", "data", "schedulers", "callbacks", "loggers"}
+    assert {module.split(".")[1] for module in security.shipped_modules()} == rooms
+    security.check_targets({"model": {"_target_": "laptime.models.mlp.MLP"}}, [])
+    for name in ("data.files.download", "sweeps.notify.notify", "sweeps.forget_jobs.ForgetJobs", "models.parts.head"):
+        with pytest.raises(UserError, match="allow-list"):
+            security.check_targets({"model": {"_target_": f"laptime.{name}"}}, [])
+
+
 @pytest.mark.parametrize("where", ["experiment", "group", "sweep", "interpolation"])
 def test_a_file_cannot_widen_the_list(where, tell_tale, work_folder, capfd):
     files = {

@@ -106,6 +106,15 @@ def test_missing_required_argument_is_named_with_what_to_do():
         targets.check("model", node(dropout=0.5))
 
 
+def test_the_message_about_a_missing_argument_names_those_that_laptime_passes():
+    with pytest.raises(
+        UserError, match=r"model\.size: .*, or rename the argument to input_shape or num_classes, which"
+    ):
+        targets.check("model", node("Layer"), frozenset({"input_shape", "num_classes"}))
+    with pytest.raises(UserError, match=r"\+model\.size=\.\.\.$"):
+        targets.check("model", node("Layer"), frozenset({"dropout"}))
+
+
 def test_required_argument_that_laptime_gives_is_not_missing():
     assert targets.check("model", node(), frozenset({"size"})) is Layer
 

@@ -258,7 +258,7 @@ def _defaults(hydra: Hydra, config_name: str) -> DictConfig:
     try:
         return compose_with_hydra(hydra, config_name, [])
     except Exception:  # the error that is being explained is another one
-        return OmegaConf.structured(Config)
+        return cast(DictConfig, OmegaConf.structured(Config))
 
 
 def _compose_the_rest(hydra: Hydra, overrides: Sequence[str], config_name: str) -> tuple[DictConfig, list[str]]:

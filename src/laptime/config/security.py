@@ -5,10 +5,13 @@ command line and the environment can. Nothing is imported here. Hydra's own call
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from laptime.config import vouching
+from laptime.config.composition import config_dir
 from laptime.config.overrides import find_last
 from laptime.config.schema import Config
 from laptime.errors import UserError
@@ -22,19 +25,23 @@ VARIABLE = "LAPTIME_ALLOWED_TARGETS"
 _FROM_ENVIRONMENT = tuple(name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip())
 
 # Each name directly in these modules is allowed, and nothing below it: modules import others, as in
-# `torch.nn.init.torch.load`.
+# `torch.nn.init.torch.load`. `shipped_modules` adds Laptime's own.
 _ALLOWED_MODULES = (
     "torch.nn", "torch.optim", "torch.optim.lr_scheduler", "torch.optim.swa_utils", "torchvision.models",
     # Not lightning.pytorch: if it is not installed, another folder could contain a package of that name.
     "pytorch_lightning.callbacks", "pytorch_lightning.loggers", "pytorch_lightning.profilers",
-    "laptime.models.mlp", "laptime.models.cnn", "laptime.models.resnet18", "laptime.models.efficientnet_b0",
-    "laptime.models.vit", "laptime.models.transformer", "laptime.models.lstm", "laptime.models.logistic_regression",
-    "laptime.models.torchvision", "laptime.models.timm",
-    "laptime.data.mnist", "laptime.data.fashion_mnist", "laptime.data.cifar10", "laptime.data.synthetic",
-    "laptime.schedulers.cosine_warmup", "laptime.schedulers.one_cycle",
-    "laptime.callbacks.checkpoint", "laptime.callbacks.progress_bar",
-    "laptime.loggers.mlflow", "laptime.loggers.wandb",
 )  # fmt: skip
+
+
+@cache
+def shipped_modules() -> frozenset[str]:
+    """Laptime's modules that a group of its own conf/ names as `_target_`. Other configuration folders don't count.
+
+    conf/config.yaml is left out, because it names callbacks of Hydra, which a run does not build.
+    """
+    target = re.compile(r"^ *_target_: *(laptime\.[\w.]+)\.\w+ *(?:#.*)?$", re.MULTILINE)
+    files = config_dir().glob("*/*.yaml")
+    return frozenset(module for path in files for module in target.findall(path.read_text(encoding="utf-8")))
 
 
 def check(config: Config, cli_overrides: Sequence[str]) -> None:
@@ -69,7 +76,7 @@ def check_targets(config: Mapping[str, Any], cli_overrides: Sequence[str]) -> No
     Raises:
         UserError: a `_target_` is neither on the allow-list nor vouched for by --config-dir.
     """
-    allowed = {*_ALLOWED_MODULES, *_cli_targets(cli_overrides), *_FROM_ENVIRONMENT}
+    allowed = {*_ALLOWED_MODULES, *shipped_modules(), *_cli_targets(cli_overrides), *_FROM_ENVIRONMENT}
     for key, target in _targets(config):
         module = target.rpartition(".")[0]
         if target in allowed or module in allowed:

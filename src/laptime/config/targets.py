@@ -142,9 +142,11 @@ def _check_arguments(
         if required and name not in arguments and name not in injected and name not in by_position:
             if node.get("_partial_"):
                 continue  # the code that calls the partial passes the rest
+            passed = " or ".join(sorted(injected - parameters.keys()))
+            rename = f", or rename the argument to {passed}, which Laptime passes" if passed else ""
             raise UserError(
                 f"{group}.{name}: has no value, and {group}._target_={node['_target_']} needs one. "
-                f"Give it: +{group}.{name}=..."
+                f"Give it: +{group}.{name}=...{rename}"
             )
 
 
