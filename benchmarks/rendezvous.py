@@ -1,7 +1,7 @@
 """Measure the upper bound of two ranks on one machine: training steps whose rendezvous costs nothing.
 
     python benchmarks/rendezvous.py                       # an MLP of MNIST's size, 64 and 256 samples per process
-    python benchmarks/rendezvous.py --batch-sizes 64 --rounds 15 --plot meeting.svg
+    python benchmarks/rendezvous.py --batch-sizes 64 --rounds 15 --plot rendezvous.svg
 
 Two processes, each with one core and one thread, train an MLP with Adam on ready numbers, without data loading, without
 a framework and without sending gradients. Three sides alternate: one process works alone; both work independently; both

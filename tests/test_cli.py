@@ -215,7 +215,7 @@ def test_a_directory_with_a_file_of_a_run_is_refused(file, call, work_folder):
     assert [file for file in work_folder.rglob("*") if file.is_file()] == [path] and path.read_text() == "kept"
 
 
-@pytest.mark.parametrize("how", [iter, tuple, lambda overrides: (each for each in overrides)])
+@pytest.mark.parametrize("how", [iter, tuple, lambda overrides: (override for override in overrides)])
 def test_overrides_from_python_may_be_any_iterable(how, work_folder):
     assert laptime.run(how([*TINY, "training.epochs=1"]))["dataset"]["name"] == "synthetic"
 

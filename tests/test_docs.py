@@ -226,7 +226,7 @@ class Reader:
             return ended(command.main, ["--help"])
         if name in rooms:
             with self.patch.context() as patch:
-                patch.setattr(command, "_work", lambda config, typed: 0)
+                patch.setattr(command, "_work", lambda config, overrides: 0)
                 return ended(command.main, arguments)
         args = parsed(command.main, arguments)
         if isinstance(args, str):

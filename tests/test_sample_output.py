@@ -59,7 +59,7 @@ STEPS_PER_S = {1: 217.0, 2: 116.0, 4: 48.7}
 
 def samples(document: str) -> list[tuple[str, list[list[str]]]]:
     """Each command of a document whose output is shown, and the parts of the output between lines with `...`."""
-    found = []
+    shown_outputs = []
     for block in re.findall(r"(?:^    .*\n)+", (ROOT / document).read_text(), re.MULTILINE):
         for shown in re.split(r"^    \$ ", block, flags=re.MULTILINE)[1:]:
             command, *lines = [line.removeprefix("    ") for line in shown.splitlines()]
@@ -70,8 +70,8 @@ def samples(document: str) -> list[tuple[str, list[list[str]]]]:
                 else:
                     parts[-1].append(line)
             if any(parts):
-                found.append((command, [part for part in parts if part]))
-    return found
+                shown_outputs.append((command, [part for part in parts if part]))
+    return shown_outputs
 
 
 SAMPLES = [(document, *sample) for document in DOCUMENTS for sample in samples(document)]

@@ -29,8 +29,8 @@ def test_runs_are_found_once_sorted_by_number(write, work_folder):
         write(Path(f"sweep/{number}"), [1.0, 1.0])
     write(Path("sweep/summary/old"), [1.0, 1.0])
     Path("sweep/multirun.yaml").touch()
-    found = find_runs([Path("sweep"), Path("sweep/9"), Path()])
-    assert [path.name for path in found if "summary" not in path.parts] == ["1", "9", "10"]
+    paths = find_runs([Path("sweep"), Path("sweep/9"), Path()])
+    assert [path.name for path in paths if "summary" not in path.parts] == ["1", "9", "10"]
     assert find_runs([Path("sweep")]) == [Path("sweep/1"), Path("sweep/9"), Path("sweep/10")]
 
 
@@ -75,7 +75,7 @@ def test_unusable_runs_are_skipped_with_the_reason(change, reason, write, work_f
     write(Path("bad"), [1.0, 1.0], **change)
     runs, skipped = load_runs([Path()])
     assert [run.path for run in runs] == [Path("good")]
-    assert [each.path for each in skipped] == [Path("bad")]
+    assert [skipped_run.path for skipped_run in skipped] == [Path("bad")]
     assert reason in skipped[0].reason
 
 
@@ -164,7 +164,7 @@ def test_missing_epochs_are_a_remark(cut, training, num_missing, write, work_fol
     path.write_text("\n".join([header, *rows[cut]]) + "\n")
     (run,), _ = load_runs([Path()])
     assert len(run.remarks) == (num_missing != 0)
-    assert all("epochs.csv" in each and str(abs(num_missing)) in each for each in run.remarks)
+    assert all("epochs.csv" in remark and str(abs(num_missing)) in remark for remark in run.remarks)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_copy_of_a_run_counts_once(write, work_folder):
     shutil.copytree("a", "b")
     runs, skipped = load_runs([Path()])
     assert [str(run.path) for run in runs] == ["a/0", "a/1"]
-    assert [str(each.path) for each in skipped] == ["b/0", "b/1"] and "a/0" in skipped[0].reason
+    assert [str(skipped_run.path) for skipped_run in skipped] == ["b/0", "b/1"] and "a/0" in skipped[0].reason
 
 
 @pytest.mark.parametrize("name", ["earlier", "summary", "tensorboard", "checkpoints"])

@@ -16,29 +16,29 @@ STEP = {"forward_s": 0.004, "backward_s": 0.003, "optimizer_s": 0.002, "rest_s":
 
 
 def table(title: str) -> Table | None:
-    return next((each for each in tables(analyze([Path()])) if each.title == title), None)
+    return next((shown for shown in tables(analyze([Path()])) if shown.title == title), None)
 
 
-def cells(found: Table, row: int = 0) -> dict[str, str]:
-    texts = [cell.text for cell in found.rows[row].cells]
-    return dict(zip([column.head for column in found.columns], texts, strict=True))
+def cells(values: Table, row: int = 0) -> dict[str, str]:
+    texts = [cell.text for cell in values.rows[row].cells]
+    return dict(zip([column.head for column in values.columns], texts, strict=True))
 
 
 def test_phases_are_in_percent_of_the_step(write, work_folder):
     write(Path("1"), [1.0, 1.0], sections={"breakdown": STEP, "peak": {"mfu": 0.25, "verdict": "slow"}})
-    found = cells(table("Phases of a step"))
-    assert (found["ms per step"], found["p99"]) == ("10.00", "15.00")
-    assert [found[phase] for phase in ("forward", "backward", "optimizer", "rest")] == ["40%", "30%", "20%", "10%"]
-    assert "comm" not in found and "data" not in found  # no group has any
-    assert (found["MFU"], found["limit"]) == ("25%", "slow")
+    values = cells(table("Phases of a step"))
+    assert (values["ms per step"], values["p99"]) == ("10.00", "15.00")
+    assert [values[phase] for phase in ("forward", "backward", "optimizer", "rest")] == ["40%", "30%", "20%", "10%"]
+    assert "comm" not in values and "data" not in values  # no group has any
+    assert (values["MFU"], values["limit"]) == ("25%", "slow")
 
 
 def test_a_phase_that_only_one_group_has_is_a_column(write, work_folder):
     write(Path("1"), [1.0, 1.0], sections={"breakdown": STEP})
     with_waiting = STEP | {"communication_s": 0.010, "step_s": 0.020}
     write(Path("2"), [1.0, 1.0], 2, sections={"breakdown": with_waiting})
-    found = table("Phases of a step")
-    assert [cells(found, row)["comm"] for row in (0, 1)] == ["", "50%"]
+    shown = table("Phases of a step")
+    assert [cells(shown, row)["comm"] for row in (0, 1)] == ["", "50%"]
     assert "steps" in plots(analyze([Path()]))
 
 
@@ -57,17 +57,17 @@ def test_energy_memory_and_overhead(write, work_folder):
     }
     bare_loop = {"overhead": 0.034, "overhead_s_per_step": 5e-5}
     write(Path("1"), [1.0, 1.0], sections={"resources": resources, "bare_loop": bare_loop})
-    found = cells(table("Resources"))
-    assert found["J per epoch"] == "1,234" and found["J per 1,000 samples"] == "12.3"
-    assert (found["peak memory"], found["peak device memory"]) == ("1.00 GB", "2.00 GB")
-    assert found["vs bare loop"] == "+3.4%, +0.050 ms per step"
+    values = cells(table("Resources"))
+    assert values["J per epoch"] == "1,234" and values["J per 1,000 samples"] == "12.3"
+    assert (values["peak memory"], values["peak device memory"]) == ("1.00 GB", "2.00 GB")
+    assert values["vs bare loop"] == "+3.4%, +0.050 ms per step"
 
 
 def test_the_reason_for_missing_energy_is_a_note(write, work_folder):
     write(Path("1"), [1.0, 1.0], sections={"resources": {"energy_missing": "no counter here"}})
-    found = table("Resources")
-    assert "J per epoch" not in cells(found)
-    assert any("Energy was not measured: no counter here." in note for note in found.notes)
+    resources = table("Resources")
+    assert "J per epoch" not in cells(resources)
+    assert any("Energy was not measured: no counter here." in note for note in resources.notes)
 
 
 def test_records_without_newer_measurements_are_analyzed(write, work_folder):

@@ -76,18 +76,18 @@ def test_text_markdown_and_html_have_the_same_content(scaled):
 class _Elements(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
 
 def test_html_is_self_contained(summary):
-    elements = _Elements()
-    elements.feed((summary / "report.html").read_text())
-    links = [attrs[name] for _, attrs in elements.found for name in ("src", "href") if name in attrs]
+    parser = _Elements()
+    parser.feed((summary / "report.html").read_text())
+    links = [attrs[name] for _, attrs in parser.elements for name in ("src", "href") if name in attrs]
     assert len(links) == 9 and all(str(link).startswith("data:") for link in links)
-    assert not [tag for tag, _ in elements.found if tag in ("script", "iframe", "object")]
+    assert not [tag for tag, _ in parser.elements if tag in ("script", "iframe", "object")]
 
 
 def test_texts_from_configurations_and_paths_are_escaped(write, work_folder):
@@ -107,10 +107,10 @@ def test_texts_from_configurations_and_paths_are_escaped(write, work_folder):
 @pytest.fixture(scope="module")
 def events(summary) -> dict[str, EventAccumulator]:
     folder = summary / "tensorboard"
-    found = {path.parent.name: EventAccumulator(str(path.parent)) for path in folder.rglob("events*")}
-    for accumulator in found.values():
+    by_rank = {path.parent.name: EventAccumulator(str(path.parent)) for path in folder.rglob("events*")}
+    for accumulator in by_rank.values():
         accumulator.Reload()
-    return found
+    return by_rank
 
 
 def test_tensorboard_has_the_scaling_and_the_ideal_line(events):

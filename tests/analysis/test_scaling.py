@@ -81,9 +81,9 @@ def test_each_ddp_setting_is_a_family_with_the_same_plain_baseline(write, work_f
     write(Path("plain"), [9.0, 1.0])
     write(Path("none"), [9.0, 1.0], 2)
     write(Path("fp16"), [9.0, 1.25], 2, changed={"strategy.comm_hook": "fp16"})
-    found = families_of()
-    assert sorted(family.points[-1].speedup for family in found) == pytest.approx([1.6, 2.0])
-    assert {family.name for family in found} == {"comm_hook=none", "comm_hook=fp16"}
+    scaled = families_of()
+    assert sorted(family.points[-1].speedup for family in scaled) == pytest.approx([1.6, 2.0])
+    assert {family.name for family in scaled} == {"comm_hook=none", "comm_hook=fp16"}
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_failed_runs_are_listed_and_the_rest_is_reported(call, unrendered, work_
     done = call(*SWEEP, "optimizer.lr=0.001,1e30,0.002")
     assert done.returncode == 1
     summary = json.loads((SUMMARY / "summary.json").read_text())
-    assert [Path(each["path"]).name for each in summary["skipped"]] == ["1"]
+    assert [Path(run["path"]).name for run in summary["skipped"]] == ["1"]
     assert "failed: " in summary["skipped"][0]["reason"]
     assert len(summary["groups"]) == 2
     assert "By optimizer.lr" in done.stdout and "Skipped runs" in done.stdout

@@ -88,8 +88,8 @@ def test_methods_of_a_scaling_table(timed):
 
 
 def test_data_with_a_checksum_are_the_same(timed):
-    known = {"dataset": {"name": "mnist", "num_test": 0, "checksum": "abc"}}
-    timed("a", [9.0, 1.0], sections=known)
+    same_data = {"dataset": {"name": "mnist", "num_test": 0, "checksum": "abc"}}
+    timed("a", [9.0, 1.0], sections=same_data)
     assert "with the same code and data. A figure" in " ".join(methods(analyze([Path()])))
     timed("b", [9.0, 1.0])
     assert "The data of some runs have no checksum" in " ".join(methods(analyze([Path()])))

@@ -56,13 +56,13 @@ def test_settings_with_the_names_of_laptime_keys_are_not_mistaken_for_them(confi
 def test_settings_distinguish_groups(write_timed, work_folder):
     for number, settings in enumerate(({"model": "small", "x": [1]}, {"model": "large", "x": [1]}, {"x": {"b": 1}})):
         write_timed(Path(str(number)), [9.0, 1.0], settings | {"experiment": number, "optimizer": "sgd"})
-    found = groups()
-    assert set(differing_keys(found)) == {"experiment"} and len({group.label for group in found}) == 3
-    assert {value_of(group, "model") for group in found} == {"small", "large", "mnistlitmodule"}
-    assert {value_of(group, "x") for group in found} == {"[1]", "{'b': 1}"}
-    assert {value_of(group, "optimizer") for group in found} == {"sgd"}
-    assert {value_of(group, "scheduler") for group in found} == {"none"}
-    assert {value_of(group, "absent") for group in found} == {"null"}
+    compared = groups()
+    assert set(differing_keys(compared)) == {"experiment"} and len({group.label for group in compared}) == 3
+    assert {value_of(group, "model") for group in compared} == {"small", "large", "mnistlitmodule"}
+    assert {value_of(group, "x") for group in compared} == {"[1]", "{'b': 1}"}
+    assert {value_of(group, "optimizer") for group in compared} == {"sgd"}
+    assert {value_of(group, "scheduler") for group in compared} == {"none"}
+    assert {value_of(group, "absent") for group in compared} == {"null"}
 
 
 def test_a_setting_with_the_name_of_a_figure_gets_a_prefix(write_timed, work_folder):
@@ -215,7 +215,7 @@ def test_captions_and_notes_name_the_steps_of_the_warm_up_lap(write_timed, write
     write_timed(Path("timed"), [9.0, 1.0], sections=breakdown)
     analysis = analyze([Path()])
     note = "From steps of the warm-up lap. Medians"
-    assert any(each.startswith(note) for table in tables(analysis) for each in table.notes)
+    assert any(text.startswith(note) for table in tables(analysis) for text in table.notes)
     assert caption("steps", analysis) == "Phases of a step, from steps of the warm-up lap."
     write(Path("own"), [9.0, 1.0], sections=breakdown)
     both = (
@@ -223,7 +223,7 @@ def test_captions_and_notes_name_the_steps_of_the_warm_up_lap(write_timed, write
         "of the warm-up lap"
     )
     analysis = analyze([Path()])
-    assert any(each.startswith(f"From {both}. Medians") for table in tables(analysis) for each in table.notes)
+    assert any(text.startswith(f"From {both}. Medians") for table in tables(analysis) for text in table.notes)
     assert caption("steps", analysis) == f"Phases of a step, from {both}."
 
 
@@ -234,8 +234,8 @@ def test_waiting_for_gradients_in_the_warm_up_is_communication(write_timed, work
     write_timed(Path("two"), [9.0, 1.25, 1.25], world_size=2, sections=steps)
     analysis = analyze([Path()])
     assert analysis.families[0].points[1].overheads == Overheads(ideal=0.01, communication=0.002, step=0.0125)
-    table = next(each for each in tables(analysis) if each.title.startswith("Where the time goes"))
-    (cells,) = [each.cells for each in table.rows if each.cells[0].text == "communication"]
+    table = next(shown for shown in tables(analysis) if shown.title.startswith("Where the time goes"))
+    (cells,) = [row.cells for row in table.rows if row.cells[0].text == "communication"]
     assert cells[2].text == "2.00 (16%)"
     assert "in steps of the warm-up lap" in table.notes[0] and "measure.breakdown" not in table.notes[0]
 
@@ -250,7 +250,7 @@ def test_laps_of_different_lengths_are_different_families(write_timed, work_fold
     for number, lap in enumerate((LAP_TIMER, LAPS_OF_20)):
         write_timed(Path(f"{number}/1"), [9.0, 1.0], sections={"lap": lap})
         write_timed(Path(f"{number}/2"), [9.0, 1.25], world_size=2, sections={"lap": lap})
-    found = analyze([Path()]).families
-    assert len(found) == 2
-    for family in found:
+    scaled = analyze([Path()]).families
+    assert len(scaled) == 2
+    for family in scaled:
         assert len({point.group.conditions.lap for point in family.points}) == 1

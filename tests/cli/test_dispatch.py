@@ -35,7 +35,7 @@ def installed(tmp_path_factory, monkeypatch):
     return folder
 
 
-def typed(*words: str) -> "subprocess.CompletedProcess[str]":
+def run_command(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(words, capture_output=True, text=True, timeout=processes.DEADLINE_S, check=False)
 
 
@@ -70,7 +70,7 @@ def test_help_of_train_is_hydras(call):
 
 
 def test_help_loads_neither_hydra_nor_torch(installed):
-    done = typed(sys.executable, "-X", "importtime", str(installed / "laptime"), "--help")
+    done = run_command(sys.executable, "-X", "importtime", str(installed / "laptime"), "--help")
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert done.stdout.startswith("usage: laptime ")
     assert "argparse" in modules and not {"torch", "hydra", "omegaconf", "rich", "numpy"} & modules
@@ -245,7 +245,7 @@ def test_the_recorded_command_can_be_typed_again(installed, monkeypatch):
 
 @pytest.mark.soak
 def test_an_installed_command_trains_and_is_recorded_as_typed(installed, work_folder):
-    done = typed("laptime", "train", *TINY, "training.epochs=1", "hydra.run.dir=run")
+    done = run_command("laptime", "train", *TINY, "training.epochs=1", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     assert read_record(work_folder / "run")["command"][:3] == ["laptime", "train", TINY[0]]
 
@@ -283,7 +283,7 @@ def test_the_older_forms_work(command):
 def test_torchrun_starts_the_command_by_its_module(work_folder):
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "laptime"]
     for form in (["train"], []):
-        done = typed(*run, *form, *TINY, "training.epochs=1", f"hydra.run.dir=run{len(form)}")
+        done = run_command(*run, *form, *TINY, "training.epochs=1", f"hydra.run.dir=run{len(form)}")
         assert done.returncode == 0, done.stderr
         command = ["torchrun", "--nproc-per-node", "2", "-m", "laptime", *form]
         assert read_record(work_folder / f"run{len(form)}")["command"][: len(command)] == command

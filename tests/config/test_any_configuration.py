@@ -118,25 +118,25 @@ def look_at(max_examples: int, work_folder: Path) -> None:
     before = tree(work_folder)
 
     @settings(max_examples=max_examples, database=None)
-    @given(typed=typed_overrides)
-    @example(typed=["=\n"])  # what fresh cases of the soak have found
-    @example(typed=["\x1b"])
-    @example(typed=["\0="])
-    @example(typed=["run_dir=${nowhere}"])
-    @example(typed=["~runs_at_once"])
-    @example(typed=["+A="])
-    @example(typed=["~A="])
-    @example(typed=["+D=77459"])
-    @example(typed=["profiler._target_=laptime.models.mlp.MLP"])
-    @example(typed=["scheduler._target_=laptime.models.mlp.MLP"])
-    def each(typed: list[str]) -> None:
-        typed = [override for override in typed if not FLAGS.match(override)]
-        seen["overrides"] += len(typed)
+    @given(overrides=typed_overrides)
+    @example(overrides=["=\n"])  # what fresh cases of the soak have found
+    @example(overrides=["\x1b"])
+    @example(overrides=["\0="])
+    @example(overrides=["run_dir=${nowhere}"])
+    @example(overrides=["~runs_at_once"])
+    @example(overrides=["+A="])
+    @example(overrides=["~A="])
+    @example(overrides=["+D=77459"])
+    @example(overrides=["profiler._target_=laptime.models.mlp.MLP"])
+    @example(overrides=["scheduler._target_=laptime.models.mlp.MLP"])
+    def check_one(overrides: list[str]) -> None:
+        overrides = [override for override in overrides if not FLAGS.match(override)]
+        seen["overrides"] += len(overrides)
         try:
-            config = composed_and_checked(typed)
+            config = composed_and_checked(overrides)
         except UserError as error:
             assert 1 <= len(str(error).splitlines()) <= 2, str(error)
-            assert names_one_of(typed, str(error)), (typed, str(error))
+            assert names_one_of(overrides, str(error)), (overrides, str(error))
             seen["refused"] += 1
         else:
             try:
@@ -144,10 +144,10 @@ def look_at(max_examples: int, work_folder: Path) -> None:
                 seen["built"] += 1
             except UserError as error:  # what only building can tell
                 assert len(str(error).splitlines()) <= 2, str(error)
-                assert names_one_of(typed, str(error)), (typed, str(error))
+                assert names_one_of(overrides, str(error)), (overrides, str(error))
         assert tree(work_folder) == before
 
-    each()
+    check_one()
     assert seen["overrides"] >= 2 * max_examples
     assert seen["built"] >= 0.3 * max_examples and seen["refused"] >= 0.1 * max_examples, seen
 
@@ -163,10 +163,10 @@ def test_thousands_of_other_configurations_are_built_or_refused_in_two_lines(wor
     look_at(2000, work_folder)
 
 
-def composed_and_checked(typed: list[str]) -> Config:
+def composed_and_checked(overrides: list[str]) -> Config:
     """What `python train.py TYPED` would train."""
     with hydra_session() as hydra:
-        return check(compose(hydra, typed), typed)
+        return check(compose(hydra, overrides), overrides)
 
 
 def build_all(config: Config) -> None:
@@ -182,13 +182,13 @@ def build_all(config: Config) -> None:
             targets.build(f"logger.{name}", node)
 
 
-def names_one_of(typed: list[str], message: str) -> bool:
+def names_one_of(overrides: list[str], message: str) -> bool:
     """Whether a message quotes an override that was typed, or names its key.
 
     The last part of a key is enough where it has more than one character and stands as a word of its own. A key of one
     character is named in quotes or with its equals sign. Signs and spaces before a key may be left out.
     """
-    for override in typed:
+    for override in overrides:
         begins = {f"'{escape_control_chars(override)}': "}
         begins |= {f"{escape_control_chars(text)}: " for text in (override, override.lstrip("+~ ")) if text}
         if message.startswith(tuple(begins)):
@@ -196,7 +196,7 @@ def names_one_of(typed: list[str], message: str) -> bool:
         key = override.lstrip("+~").partition("=")[0].partition("@")[0].strip("'\" ")
         last = re.split(r"[./]", key)[-1]
         short = (f"'{key}'", f"{key}=") if len(key) == 1 else ()
-        texts = [re.escape(escape_control_chars(each)[:200]) for each in (override, key, last, *short) if len(each) > 1]
+        texts = [re.escape(escape_control_chars(name)[:200]) for name in (override, key, last, *short) if len(name) > 1]
         if any(re.search(rf"(?<!\w){text}(?!\w)", message) for text in texts):
             return True
     return False

@@ -84,9 +84,9 @@ def test_experiment_opens_with_its_command(path):
         ("experiment", None), ("search", None),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("typed", ["none", "null"])
-def test_none_and_null_mean_the_same_in_every_group(typed, group, none, composed):
-    config = composed(*quote_for_hydra([f"{group}={typed}"]))
+@pytest.mark.parametrize("option", ["none", "null"])
+def test_none_and_null_mean_the_same_in_every_group(option, group, none, composed):
+    config = composed(*quote_for_hydra([f"{group}={option}"]))
     if none is not None:
         assert config.open_group(group) == none
     else:
@@ -99,7 +99,7 @@ def test_a_file_can_say_null(group, work_folder):
     Path("experiment/mine.yaml").write_text(f"# @package _global_\ndefaults: [override /{group}: null]\n")
     with hydra_session(".") as hydra:
         config, with_none = (
-            resolve(without_hydra(compose(hydra, [typed]))) for typed in ("experiment=mine", f"{group}=none")
+            resolve(without_hydra(compose(hydra, [override]))) for override in ("experiment=mine", f"{group}=none")
         )
     assert config == with_none
 
@@ -116,12 +116,12 @@ def test_the_common_keys_of_data_sets_are_no_option():
     with hydra_session() as hydra:
         options = hydra.config_loader.get_group_options("dataset")
         assert options == ["cifar10", "fashion_mnist", "mnist", "synthetic"]
-        for typed in ("base", "dataset_base"):
-            with pytest.raises(UserError, match=f"dataset={typed}: no such option. Known options of dataset: cifar10"):
-                compose(hydra, [f"dataset={typed}"])
+        for option in ("base", "dataset_base"):
+            with pytest.raises(UserError, match=f"dataset={option}: no such option. Known options of dataset: cifar10"):
+                compose(hydra, [f"dataset={option}"])
 
 
 def test_defaults_stand_in_one_place():
     for option in ("mnist", "fashion_mnist", "cifar10", "synthetic"):
-        own = OmegaConf.load(config_dir() / "dataset" / f"{option}.yaml")
-        assert "val_fraction" not in own and "pipeline" not in own
+        content = OmegaConf.load(config_dir() / "dataset" / f"{option}.yaml")
+        assert "val_fraction" not in content and "pipeline" not in content

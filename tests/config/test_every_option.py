@@ -54,17 +54,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def needed(options: list[str], files: Path) -> list[str]:
     """What some options need besides."""
-    found = []
+    overrides = []
     if {"dataset=cifar10", "dataset=fashion_mnist", "experiment=cnn_cifar10"} & set(options):
-        found += [f"dataset.root={files}", "dataset.verify=false"]
+        overrides += [f"dataset.root={files}", "dataset.verify=false"]
     if "strategy=ddp" in options:  # of which a Mac has one rank
-        found.append("strategy.wrap_single_rank=true" if "device=mps" in options else "strategy.world_size=2")
-    return found
+        overrides.append("strategy.wrap_single_rank=true" if "device=mps" in options else "strategy.world_size=2")
+    return overrides
 
 
-def trained(*typed: str) -> dict[str, Any]:
+def trained(*overrides: str) -> dict[str, Any]:
     """The record of a completed run, which has lowered the loss on the test set."""
-    done = processes.run(*typed, "+callbacks.own._target_=write_losses.WriteLosses", "hydra.run.dir=run")
+    done = processes.run(*overrides, "+callbacks.own._target_=write_losses.WriteLosses", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     record = read_record(Path("run"))
     assert record["status"] == "completed"
@@ -97,15 +97,15 @@ def test_each_option_is_in_one_of_the_runs():
 def test_options_of_all_groups_train_together(options, files, work_folder):
     """One by one, with what they measure, in the soak."""
     few = [*FEW, "dataset.limit=160"]  # what they learn is for the soak
-    typed = [*(each for each in QUICK if "logger" not in each), *few, *options, *needed(options, files)]
-    record = trained(*typed)
+    overrides = [*(override for override in QUICK if "logger" not in override), *few, *options, *needed(options, files)]
+    record = trained(*overrides)
     left_out = {key.partition(".")[0] for key in BENCHMARK["missing"](record)}
     assert left_out == PROFILED, "which are switched off here"
     for option in options:
         group, _, name = option.partition("=")
         if group in ("dataset", "model"):
             assert record[group]["name"].split()[0] == name
-    assert record["config"]["strategy"]["world_size"] == (2 if "strategy.world_size=2" in typed else 1)
+    assert record["config"]["strategy"]["world_size"] == (2 if "strategy.world_size=2" in overrides else 1)
 
 
 @pytest.mark.soak
@@ -123,23 +123,23 @@ def test_option_trains_an_epoch(option, files, work_folder):
 @pytest.mark.soak
 @pytest.mark.parametrize("experiment", SINGLE)
 def test_experiment_trains_an_epoch(experiment, files, work_folder):
-    typed = [f"experiment={experiment}", *FEW]
+    overrides = [f"experiment={experiment}", *FEW]
     if experiment == "cnn_cifar10":
-        typed.append("training.epochs=4")
-    record = trained(*typed, *needed(typed, files))
+        overrides.append("training.epochs=4")
+    record = trained(*overrides, *needed(overrides, files))
     assert record["result"]["test_accuracy"] > 0.2
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("experiment", SWEEPS)
 def test_experiment_that_is_a_sweep_trains_an_epoch(experiment, work_folder):
-    few = [each for each in FEW if not (experiment == "batch_size_scaling" and "batch_size" in each)]
-    typed = [*few, *SWEEPS[experiment], "measure.warmup_epochs=0", "hydra.sweep.dir=s"]
-    done = processes.run(f"experiment={experiment}", *typed)
+    few = [override for override in FEW if not (experiment == "batch_size_scaling" and "batch_size" in override)]
+    overrides = [*few, *SWEEPS[experiment], "measure.warmup_epochs=0", "hydra.sweep.dir=s"]
+    done = processes.run(f"experiment={experiment}", *overrides)
     assert done.returncode == 0, done.stderr
     records = [read_record(path) for path in numbered_runs(Path("s")).values()]
-    assert len(records) == max(1, math.prod(len(each.split(",")) for each in SWEEPS[experiment]))
-    assert all(each["status"] == "completed" and each["result"]["test_accuracy"] > 0.2 for each in records)
+    assert len(records) == max(1, math.prod(len(values.split(",")) for values in SWEEPS[experiment]))
+    assert all(record["status"] == "completed" and record["result"]["test_accuracy"] > 0.2 for record in records)
 
 
 @pytest.mark.soak
@@ -157,7 +157,7 @@ SMALL = ["dataset=synthetic", "dataset.shape=[1,8,8]"]
 
 
 @pytest.mark.parametrize(
-    ("typed", "reason"),
+    ("overrides", "reason"),
     [
         (["device=mps", "strategy.world_size=2"], "a Mac has one MPS device"),
         (["device=cuda", "strategy.world_size=4"], "2 cuda devices"),
@@ -176,13 +176,13 @@ SMALL = ["dataset=synthetic", "dataset.shape=[1,8,8]"]
     ],
     ids=str,
 )
-def test_what_makes_no_sense_is_refused_with_the_reason(typed, reason, monkeypatch, work_folder):
-    accelerator = typed[0].partition("=")[2]
+def test_what_makes_no_sense_is_refused_with_the_reason(overrides, reason, monkeypatch, work_folder):
+    accelerator = overrides[0].partition("=")[2]
     monkeypatch.setattr(fresh_processes, "preload", lambda: None)
     if accelerator != "cpu":
         monkeypatch.setattr(rank_plan, "available_accelerator", lambda: accelerator)
         monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     with pytest.raises(UserError, match=re.escape(reason)) as refusal:
-        laptime.run([*typed, "logger=none"])
+        laptime.run([*overrides, "logger=none"])
     assert "=" in str(refusal.value).partition(":")[0] and len(str(refusal.value).splitlines()) <= 2
     assert list(work_folder.iterdir()) == []

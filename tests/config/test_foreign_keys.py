@@ -29,7 +29,7 @@ def refusal(*overrides: str) -> str:
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("typed", "replacement"),
+    ("override", "replacement"),
     {
         "trainer.max_epochs=3": "training.epochs=3",
         "epochs=2": "training.epochs=2",
@@ -66,18 +66,18 @@ def refusal(*overrides: str) -> str:
         "amp=true": "training.precision=16-mixed",
     }.items(),
 )  # fmt: skip
-def test_another_tools_key_is_answered_with_a_line_to_copy(typed, replacement):
-    key, _, value = typed.partition("=")
-    message = answer(typed, key, value, ROOTS)
+def test_another_tools_key_is_answered_with_a_line_to_copy(override, replacement):
+    key, _, value = override.partition("=")
+    message = answer(override, key, value, ROOTS)
     assert (
         message is not None
-        and message.startswith(f"{typed}: ")
+        and message.startswith(f"{override}: ")
         and message.removesuffix(".").endswith(f" Type {replacement.removesuffix('.')}")
     )
 
 
 @pytest.mark.parametrize(
-    ("typed", "replacement"),
+    ("override", "replacement"),
     {
         "trainer.max_epochs=3": "training.epochs=3",
         "+trainer.max_epochs=3": "training.epochs=3",
@@ -91,14 +91,14 @@ def test_another_tools_key_is_answered_with_a_line_to_copy(typed, replacement):
         "~trainer.max_epochs": "training.epochs. There is nothing to delete",
     }.items(),
 )
-def test_however_it_is_typed(typed, replacement):
-    message = refusal(typed)
+def test_however_it_is_typed(override, replacement):
+    message = refusal(override)
     assert replacement in message and "\n" not in message
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("typed", "words"),
+    ("override", "words"),
     {
         "trainer.max_steps=100": "training.epochs",
         "trainer.num_nodes=2": "torchrun --nnodes",
@@ -110,13 +110,13 @@ def test_however_it_is_typed(typed, replacement):
         "paths.root_dir=/tmp": "Leave it out",
     }.items(),
 )
-def test_where_the_meaning_differs_the_answer_says_how(typed, words):
-    key, _, value = typed.partition("=")
-    assert words in str(answer(typed, key, value, ROOTS))
+def test_where_the_meaning_differs_the_answer_says_how(override, words):
+    key, _, value = override.partition("=")
+    assert words in str(answer(override, key, value, ROOTS))
 
 
 @pytest.mark.parametrize(
-    ("typed", "suggestion"),
+    ("override", "suggestion"),
     {
         "training.epoch=3": "training.epochs",
         "+training.epoch=3": "training.epochs",
@@ -134,8 +134,8 @@ def test_where_the_meaning_differs_the_answer_says_how(typed, words):
         "hydra/launcher=jobli": "hydra/launcher=joblib",
     }.items(),
 )
-def test_a_mistyped_name_is_answered_with_the_closest_one(typed, suggestion):
-    assert f"Did you mean {suggestion}?" in refusal(typed)
+def test_a_mistyped_name_is_answered_with_the_closest_one(override, suggestion):
+    assert f"Did you mean {suggestion}?" in refusal(override)
 
 
 def test_where_nothing_is_close_the_known_names_are_listed():
@@ -205,16 +205,16 @@ def test_python_and_tune_give_the_same_answer(work_folder, capfd):
 
 
 @pytest.mark.parametrize(
-    ("typed", "words"),
+    ("override", "words"),
     {
         "ckpt_path=a": "Type checkpoint=a",
         "trainer.accelerator=gpu": "Type device=cuda",
         "trainer.max_epochs=3": "unknown key",  # evaluate trains nothing
     }.items(),
 )
-def test_evaluate_answers_with_its_own_keys(typed, words):
+def test_evaluate_answers_with_its_own_keys(override, words):
     with pytest.raises(UserError, match=words):
-        composed_trained_run("evaluate", ["run=latest", typed])
+        composed_trained_run("evaluate", ["run=latest", override])
 
 
 @pytest.mark.parametrize(
@@ -243,8 +243,8 @@ def test_names_of_the_users_own_are_not_caught(tmp_path):
         path.parent.mkdir()
         path.write_text(content)
     with hydra_session(str(tmp_path)) as hydra:
-        typed = ["+trainer=long", "+data=small", "model=net", "model.net.lr=2"]
-        config = resolve(without_hydra(compose(hydra, typed)))
+        overrides = ["+trainer=long", "+data=small", "model=net", "model.net.lr=2"]
+        config = resolve(without_hydra(compose(hydra, overrides)))
     assert config.training.epochs == 70 and config.dataset["limit"] == 100 and config.model["net"]["lr"] == 2
 
 
@@ -265,8 +265,8 @@ def test_every_row_leads_to_keys_that_exist():
                 for text in value.split() if "=" in value else [f"{row.key}={value}"]:
                     values.setdefault(text.partition("=")[0], []).append(text)
         for number in range(max(map(len, values.values()))):  # one value of each key together
-            typed = [texts[min(number, len(texts) - 1)] for texts in values.values()]
-            resolve(without_hydra(compose(hydra, typed)))
+            overrides = [texts[min(number, len(texts) - 1)] for texts in values.values()]
+            resolve(without_hydra(compose(hydra, overrides)))
     for row in FOREIGN_KEYS[-3:]:
         assert row.key in ("checkpoint", "precision", "compile")
 

@@ -21,16 +21,16 @@ OWN = (
 KEYS = ("profiler.dirpath", "callbacks.mine.dirpath", "callbacks.mine.paths")
 
 
-def resolved(run_dir: str | None, *typed: str) -> Config:
+def resolved(run_dir: str | None, *overrides: str) -> Config:
     """None: the directory is not known yet."""
     with hydra_session() as hydra:
-        cfg = without_hydra(compose(hydra, ["profiler=simple", *typed]))
+        cfg = without_hydra(compose(hydra, ["profiler=simple", *overrides]))
     with nullcontext() if run_dir is None else known_run(Path(run_dir)):
         return resolve(cfg)
 
 
-def hashed(run_dir: str | None, *typed: str) -> dict[str, Any]:
-    return hashed_config(resolved(run_dir, *typed), "cpu", 1, 1, run_dir or DIRECTORY_TO_COME)
+def hashed(run_dir: str | None, *overrides: str) -> dict[str, Any]:
+    return hashed_config(resolved(run_dir, *overrides), "cpu", 1, 1, run_dir or DIRECTORY_TO_COME)
 
 
 @pytest.mark.parametrize("run_dir", ["/runs/größe/1", "/runs/a b", "here", None])

@@ -79,9 +79,9 @@ def test_a_saved_override_is_split_without_hydra():
 # Regressions from the time when Laptime parsed overrides itself.
 
 
-def planned(*typed: str) -> list[list[str]]:
+def planned(*overrides: str) -> list[list[str]]:
     with hydra_session() as hydra:
-        return [run.overrides for run in plan_runs(hydra, typed)]
+        return [run.overrides for run in plan_runs(hydra, overrides)]
 
 
 def test_seeds_that_are_forced_are_repeats_too():
@@ -98,32 +98,32 @@ def test_a_forced_value_replaces_the_earlier_one_of_its_key():
     assert planned("seed=1,2", "++seed=3,4") == [["++seed=3"], ["++seed=4"]]
 
 
-@pytest.mark.parametrize("typed", ["hydra/sweeper='laptime'"])
-def test_laptimes_own_sweeper_is_no_search_however_it_is_typed(typed):
-    assert planned("seed=1,2", typed) == [["seed=1"], ["seed=2"]]
+@pytest.mark.parametrize("override", ["hydra/sweeper='laptime'"])
+def test_laptimes_own_sweeper_is_no_search_however_it_is_typed(override):
+    assert planned("seed=1,2", override) == [["seed=1"], ["seed=2"]]
 
 
 @pytest.mark.parametrize(
-    ("typed", "adds"),
+    ("override", "adds"),
     [("search=lr", True), ("search=null", False), ("search= null", False), ("search=NULL", False), ("~search", False)],
 )
-def test_a_search_takes_its_sweeper(typed, adds):
+def test_a_search_takes_its_sweeper(override, adds):
     """`search= null`, with a space, was a search."""
-    assert (add_search_sweeper([typed]) == [typed, "hydra/sweeper=optuna"]) == adds
+    assert (add_search_sweeper([override]) == [override, "hydra/sweeper=optuna"]) == adds
 
 
 def test_quoted_experiments_are_named_without_quotes():
     with hydra_session() as hydra:
-        names = {experiment_of(compose(hydra, [each])) for each in ("experiment=quick", "experiment='quick'")}
+        names = {experiment_of(compose(hydra, [override])) for override in ("experiment=quick", "experiment='quick'")}
         assert names == {"quick"}
         assert experiment_of(compose(hydra, ["experiment=['quick', weak_scaling]"])) == "quick+weak_scaling"
 
 
 def test_a_group_of_no_option_is_refused_however_it_is_typed():
     with hydra_session() as hydra:
-        for typed in ("model=NULL", "model=[cnn, null]", "model=''"):
+        for override in ("model=NULL", "model=[cnn, null]", "model=''"):
             with pytest.raises(UserError, match="must be the name of an option"):
-                compose(hydra, [typed])
+                compose(hydra, [override])
 
 
 def test_a_key_that_is_added_is_the_key_that_is_changed():

@@ -19,7 +19,7 @@ ONE_EPOCH = [*TINY, "training.epochs=1"]
 def values(override: str) -> list[object]:
     """What Hydra reads."""
     (parsed,) = OverridesParser.create().parse_overrides(quote_for_hydra([override]))
-    return [str(each) for each in parsed.sweep_iterator()] if parsed.is_sweep_override() else [parsed.value()]
+    return [str(value) for value in parsed.sweep_iterator()] if parsed.is_sweep_override() else [parsed.value()]
 
 
 @pytest.mark.unit
@@ -74,12 +74,12 @@ def test_a_run_goes_on_from_a_checkpoint_with_such_a_path(folder, call, work_fol
 
 
 @pytest.mark.parametrize(
-    "typed",
+    "override",
     [f"{key}=${{hydra:runtime.cwd}}/x" for key in ("dataset.root", "hydra.run.dir", "training.checkpoint")],
 )
-def test_a_value_of_hydras_own_that_is_not_known_yet_is_refused(typed, call):
-    done = call(*ONE_EPOCH, typed)
-    assert done.returncode == 2 and typed.partition("=")[0] in done.stderr and "oc.env:PWD" in done.stderr
+def test_a_value_of_hydras_own_that_is_not_known_yet_is_refused(override, call):
+    done = call(*ONE_EPOCH, override)
+    assert done.returncode == 2 and override.partition("=")[0] in done.stderr and "oc.env:PWD" in done.stderr
     assert list(Path().iterdir()) == []
 
 
@@ -94,8 +94,8 @@ def test_relative_paths_mean_the_same_where_hydra_changes_the_folder(call, work_
     assert call(*ONE_EPOCH, "hydra.run.dir=outputs/first").returncode == 0
     first = work_folder / "outputs/first/checkpoints/last.ckpt"
     for number, checkpoint in enumerate(("latest", "outputs/first", str(first))):
-        typed = ["hydra.job.chdir=true", f"training.checkpoint={checkpoint}", "dataset.root=data"]
-        done = call(*TINY, "training.epochs=2", *typed, f"hydra.run.dir=elsewhere/{number}")
+        overrides = ["hydra.job.chdir=true", f"training.checkpoint={checkpoint}", "dataset.root=data"]
+        done = call(*TINY, "training.epochs=2", *overrides, f"hydra.run.dir=elsewhere/{number}")
         assert done.returncode == 0, done.stderr
         config = read_record(Path(f"elsewhere/{number}"))["config"]
         assert config["training"]["checkpoint"] == str(first) and config["dataset"]["root"] == str(work_folder / "data")
@@ -115,6 +115,6 @@ def test_a_failed_sweep_offers_to_be_resumed_only_where_it_can(settings, is_offe
     done = call("-m", *ONE_EPOCH, NO_REPORT, *fails, "seed=1,2", "hydra.sweep.dir=s", *settings)
     offered = [line for line in done.stdout.splitlines() if "sweep.resume=" in line]
     assert done.returncode == 1 and bool(offered) == is_offered
-    typed = shlex.split(offered[0])[-1] if offered else "sweep.resume=s"
-    resumed = call(typed, "sweep.dry_run=true")
+    override = shlex.split(offered[0])[-1] if offered else "sweep.resume=s"
+    resumed = call(override, "sweep.dry_run=true")
     assert resumed.returncode == (0 if is_offered else 2), resumed.stderr

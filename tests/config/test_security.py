@@ -47,7 +47,7 @@ NET = ["model._target_=tell_tale.Net", "~model.hidden_sizes", "~model.dropout"]
 
 
 @pytest.mark.parametrize(
-    "typed",
+    "overrides",
     [
         NET,
         ["+callbacks.mine={_target_:tell_tale.Net}"],
@@ -62,8 +62,8 @@ NET = ["model._target_=tell_tale.Net", "~model.hidden_sizes", "~model.dropout"]
         ["-m", "model._target_=laptime.models.mlp.MLP,tell_tale.Net"],
     ],
 )
-def test_a_target_that_is_not_allowed_is_refused_before_it_is_imported(typed, tell_tale, work_folder, capfd):
-    assert ended([*typed, *TINY_NET]) == 2
+def test_a_target_that_is_not_allowed_is_refused_before_it_is_imported(overrides, tell_tale, work_folder, capfd):
+    assert ended([*overrides, *TINY_NET]) == 2
     errors = capfd.readouterr().err
     assert "_target_=tell_tale.Net" in errors and "security.allowed_targets=[tell_tale]" in errors
     assert len(errors.splitlines()) <= 2
@@ -131,13 +131,13 @@ def test_a_file_cannot_widen_the_list(where, tell_tale, work_folder, capfd):
         path = work_folder / "conf" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    typed = {
+    overrides = {
         "experiment": ["experiment=evil"],
         "group": ["security=evil"],
         "sweep": ["experiment=sweeps"],
         "interpolation": ["security.allowed_targets=['${model.places}']"],
     }[where]
-    assert ended(["--config-dir", "conf", "model=evil", *typed, *TINY_NET]) == 2
+    assert ended(["--config-dir", "conf", "model=evil", *overrides, *TINY_NET]) == 2
     errors = capfd.readouterr().err
     assert "security.allowed_targets=" in errors and len(errors.splitlines()) <= 2
     assert not tell_tale.exists()

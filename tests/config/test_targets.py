@@ -37,8 +37,8 @@ class PositionalOnly:
 class Takes:
     """Whatever it is given."""
 
-    def __init__(self, *positional: Any, value: Any = None, typed: Layer | None = None) -> None:
-        self.positional, self.value, self.typed = positional, value, typed
+    def __init__(self, *positional: Any, value: Any = None, layer: Layer | None = None) -> None:
+        self.positional, self.value, self.layer = positional, value, layer
 
 
 def fails_as_a_bug() -> None:
@@ -329,9 +329,9 @@ def test_not_recursive_leaves_what_is_within_as_it_is():
 
 
 def test_object_is_taken_where_a_class_is_wanted_and_a_plain_mapping_is_not():
-    assert isinstance(targets.build("model", node("Takes", typed=node(size=1))).typed, Layer)
-    with pytest.raises(UserError, match=r"^model\.typed="):
-        targets.check("model", node("Takes", typed={"size": 1}))
+    assert isinstance(targets.build("model", node("Takes", layer=node(size=1))).layer, Layer)
+    with pytest.raises(UserError, match=r"^model\.layer="):
+        targets.check("model", node("Takes", layer={"size": 1}))
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ def ended(arguments: list[str]) -> int:
 
 
 def test_a_resumed_sweep_needs_the_folder_again(own_net, capfd):
-    typed = ["model=net", *TINY, NO_REPORT, "seed=1", "hydra.sweep.dir=s"]
-    assert ended(["-m", "--config-dir=conf", *typed]) == 0, capfd.readouterr().err
+    overrides = ["model=net", *TINY, NO_REPORT, "seed=1", "hydra.sweep.dir=s"]
+    assert ended(["-m", "--config-dir=conf", *overrides]) == 0, capfd.readouterr().err
     record = own_net / "s/0/run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "failed"}))
     assert ended(["sweep.resume=s"]) == 2  # the folder that the sweep's own files name is not taken
@@ -51,11 +51,11 @@ def test_a_resumed_sweep_needs_the_folder_again(own_net, capfd):
 def test_searchpath_and_the_current_folder_vouch_for_nothing(own_net, capfd, monkeypatch):
     monkeypatch.setattr(fresh_processes, "preload", lambda: None)
     monkeypatch.syspath_prepend(str(own_net / "conf"))
-    for typed in (
+    for arguments in (
         [f"hydra.searchpath=[file://{own_net}/conf]", "model=net"],
         ["model._target_=own_net_of_a_folder.Net", "~model.hidden_sizes", "~model.dropout"],
     ):
-        assert ended([*typed, *TINY]) == 2
+        assert ended([*arguments, *TINY]) == 2
         errors = capfd.readouterr().err
         assert "own_net_of_a_folder.Net: is not on the allow-list" in errors and "--config-dir" in errors
     assert "own_net_of_a_folder" not in sys.modules
@@ -67,7 +67,7 @@ def test_searchpath_and_the_current_folder_vouch_for_nothing(own_net, capfd, mon
 @pytest.mark.soak  # tests/models/test_own_model.py runs ranks that Laptime starts
 def test_a_rank_of_torchrun_uses_the_folder(own_net):
     torchrun = str(Path(sys.executable).with_name("torchrun"))
-    typed = ["-cd", "conf", "model=net", *TINY, "hydra.run.dir=a"]
-    command = [torchrun, "--standalone", "--nproc-per-node=1", "-m", "laptime", *typed]
+    arguments = ["-cd", "conf", "model=net", *TINY, "hydra.run.dir=a"]
+    command = [torchrun, "--standalone", "--nproc-per-node=1", "-m", "laptime", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr

@@ -157,8 +157,8 @@ def test_links_within_the_folder_and_a_link_to_the_folder_are_fine(folder, tmp_p
     (folder / "linked.py").symlink_to(folder / "my_package/nets.py")
     (tmp_path / "link").symlink_to(folder, target_is_directory=True)
     monkeypatch.chdir(tmp_path)
-    for typed in ("link", "conf", "./link/../conf"):
-        vouching.vouch_for(typed)
+    for config_dir in ("link", "conf", "./link/../conf"):
+        vouching.vouch_for(config_dir)
         vouching.check("linked.Net")
         vouching.check("my_lab.Net")
 
@@ -199,7 +199,7 @@ def refuse(target: str, folder: Path, reason: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("typed", "target"),
+    ("subfolder", "target"),
     {
         "": "src.laptime.sweeps.notify.notify",
         "src": "laptime.sweeps.notify.notify",
@@ -211,8 +211,8 @@ def refuse(target: str, folder: Path, reason: str, monkeypatch: pytest.MonkeyPat
         ".": "tests.support.settings.QUICK",
     }.items(),
 )
-def test_no_folder_vouches_for_laptimes_own_code(typed, target, folder, monkeypatch):
-    refuse(target, CHECKOUT / typed, "belongs to Laptime|not a module of your own", monkeypatch)
+def test_no_folder_vouches_for_laptimes_own_code(subfolder, target, folder, monkeypatch):
+    refuse(target, CHECKOUT / subfolder, "belongs to Laptime|not a module of your own", monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -248,21 +248,23 @@ def test_a_module_of_the_users_own_in_the_checkout_is_fine(folder, tmp_path, mon
         "Lib64/python3.13t",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("typed", [".", "place"])
-def test_packages_of_any_python_below_above_or_in_the_folder_do_not_count(place, typed, folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("config_dir", [".", "place"])
+def test_packages_of_any_python_below_above_or_in_the_folder_do_not_count(
+    place, config_dir, folder, tmp_path, monkeypatch
+):
     path = tmp_path / place
     path.mkdir(parents=True)
     (path / "shadow.py").write_text("class Net:\n    pass\n")
     monkeypatch.syspath_prepend(str(path))
-    refuse("shadow.Net", path if typed == "place" else tmp_path, "installed package|has no module", monkeypatch)
+    refuse("shadow.Net", path if config_dir == "place" else tmp_path, "installed package|has no module", monkeypatch)
 
 
 def test_packages_that_are_installed_below_the_folder_do_not_count(monkeypatch):
     import torch
 
     packages = Path(torch.__file__).parents[1]
-    for typed in (Path("/"), packages.parents[2], packages, packages / "torch"):
-        vouching.vouch_for(typed)
+    for config_dir in (Path("/"), packages.parents[2], packages, packages / "torch"):
+        vouching.vouch_for(config_dir)
         for target in ("torch.hub.load", "hub.load", "encodings.search_function", "usr.share.gcc.python.Any"):
             with pytest.raises(vouching.NotVouched):
                 vouching.check(target)
@@ -284,8 +286,8 @@ def test_the_allow_list_does_not_need_the_folder(where, folder, monkeypatch):
     vouching.vouch_for(None)
     if where == "environment":
         monkeypatch.setattr(security, "_FROM_ENVIRONMENT", ("my_lab.os",))
-    typed = ["security.allowed_targets=[my_lab.os]"] if where == "typed" else []
-    security.check_targets({"model": {"_target_": "my_lab.os.system"}}, typed)
+    overrides = ["security.allowed_targets=[my_lab.os]"] if where == "typed" else []
+    security.check_targets({"model": {"_target_": "my_lab.os.system"}}, overrides)
 
 
 def test_every_nested_target_is_checked(folder):

@@ -78,9 +78,9 @@ def test_flip_alone_gives_each_image_or_its_mirror_image():
 def test_about_half_of_the_images_are_mirrored():
     images = pixels(1, 1, 2, 3).expand(1000, 1, 2, 3)
     flipped = applied(FlipAndRotate(True, 0.0), images)
-    share = (flipped != images).flatten(1).any(1).float().mean().item()
+    fraction = (flipped != images).flatten(1).any(1).float().mean().item()
     # Six standard deviations of a fair coin thrown 1000 times.
-    assert abs(share - 0.5) < 6 * 0.5 / 1000**0.5
+    assert abs(fraction - 0.5) < 6 * 0.5 / 1000**0.5
 
 
 def test_flip_alone_keeps_uint8():

@@ -161,18 +161,18 @@ def test_augmentation_is_drawn_anew_every_epoch(pipeline, datamodule):
 def test_ranks_share_one_epoch_without_overlap(pipeline, datamodule):
     whole = multiset(images_of(epoch(datamodule(pipeline=pipeline))))
     ranks = [epoch(datamodule(pipeline=pipeline, batch_size=3, rank=Rank(rank=rank, world_size=2))) for rank in (0, 1)]
-    shares = [multiset(images_of(batches)) for batches in ranks]
-    assert [share.total() for share in shares] == [11, 11]
-    assert not shares[0].keys() & shares[1].keys()
-    assert sum(shares, Counter()) <= whole
+    shards = [multiset(images_of(batches)) for batches in ranks]
+    assert [shard.total() for shard in shards] == [11, 11]
+    assert not shards[0].keys() & shards[1].keys()
+    assert sum(shards, Counter()) <= whole
 
 
 @pytest.mark.parametrize(("num_samples", "world_size"), [(23, 1), (23, 2), (24, 3), (7, 4), (5, 5)])
 def test_ranks_of_an_order_do_not_overlap_and_are_equally_long(num_samples, world_size):
     orders = [EpochOrder(num_samples, 0, rank, world_size) for rank in range(world_size)]
-    shares = [order.permutation().tolist() for order in orders]
-    assert {len(share) for share in shares} == {len(orders[0])} == {num_samples // world_size}
-    together = list(chain.from_iterable(shares))
+    shards = [order.permutation().tolist() for order in orders]
+    assert {len(shard) for shard in shards} == {len(orders[0])} == {num_samples // world_size}
+    together = list(chain.from_iterable(shards))
     assert len(set(together)) == len(together)
     assert set(together) <= set(range(num_samples))
 
@@ -311,8 +311,8 @@ def test_split_parts_make_up_the_training_set(datamodule):
 def test_ranks_validate_every_held_out_sample_once(datamodule):
     whole = multiset(images_of(list(datamodule(val_fraction=0.4, seed=7).val_dataloader())))
     ranks = [datamodule(val_fraction=0.4, seed=7, rank=Rank(rank=rank, world_size=2)) for rank in (0, 1)]
-    shares = [multiset(images_of(list(rank.val_dataloader()))) for rank in ranks]
-    assert shares[0] + shares[1] == whole
+    shards = [multiset(images_of(list(rank.val_dataloader()))) for rank in ranks]
+    assert shards[0] + shards[1] == whole
 
 
 def test_another_seed_holds_out_other_samples(datamodule):
@@ -343,9 +343,9 @@ def test_limit_keeps_the_first_samples_of_training_and_test_set(datamodule, synt
     module = datamodule(limit=8)
     assert (module.num_train, module.num_test) == (8, 8)
     expected = (synthetic().load()[0].images[:8].float() / 255 - 0.5) / 0.25
-    found = images_of(epoch(module))
+    batches = images_of(epoch(module))
     order = EpochOrder(8, 0).permutation()
-    torch.testing.assert_close(found, expected[order], atol=1e-5, rtol=0)
+    torch.testing.assert_close(batches, expected[order], atol=1e-5, rtol=0)
 
 
 def test_limit_above_the_size_keeps_all(datamodule):

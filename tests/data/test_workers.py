@@ -60,15 +60,15 @@ def test_augmentation_is_drawn_anew_for_each_epoch_seed_and_rank(datamodule):
         return {tuple(numbers) for _, numbers in loader.pipeline.loader.sampler}
 
     changes: list[dict[str, Any]] = [{}, {"number": 1}, {"seed": 1}, {"rank": Rank(1, world_size=2)}]
-    assert all(first and not first & second for first, second in combinations([drawn(**each) for each in changes], 2))
+    assert all(first and not first & second for first, second in combinations([drawn(**how) for how in changes], 2))
 
 
 def test_augmentation_equals_that_of_the_memory_pipeline_and_does_not_affect_dropout(datamodule):
     states = []
     for number in (0, 1):
         torch.manual_seed(0)
-        loaders = [datamodule(**{**AUGMENTED, "pipeline": each, "rotation_degrees": 0.0}).train_dataloader()
-                   for each in ("workers", "memory")]  # fmt: skip
+        loaders = [datamodule(**{**AUGMENTED, "pipeline": pipeline, "rotation_degrees": 0.0}).train_dataloader()
+                   for pipeline in ("workers", "memory")]  # fmt: skip
         assert_same(*(epoch(loader, number) for loader in loaders), atol=1e-5)
         states.append(torch.get_rng_state())
     torch.manual_seed(0)

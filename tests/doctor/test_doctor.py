@@ -86,7 +86,7 @@ def test_busy_cores_are_counted_against_those_of_the_machine(monkeypatch):
     """Other processes are seen on all cores, also where this one may use two of them alone."""
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     machine = {"governors": None, "container": {"num_cores": 2.0}}
-    (check,) = (each for each in examine.checks(machine, quiet(other_cores=30.0), None) if "other" in each.name)
+    (check,) = (check for check in examine.checks(machine, quiet(other_cores=30.0), None) if "other" in check.name)
     assert (check.ok, check.text) == (False, "they kept 30.0 of the machine's 64 cores busy. End them or wait")
 
 
@@ -170,9 +170,9 @@ def test_a_cpu_with_wrong_gradients_is_detected(monkeypatch):
 
     def step(self):
         for group in self.param_groups:
-            for each in group["params"]:
-                if each.dtype == torch.float32:
-                    each.grad *= 0.9
+            for weights in group["params"]:
+                if weights.dtype == torch.float32:
+                    weights.grad *= 0.9
         return right(self)
 
     monkeypatch.setattr(torch.optim.SGD, "step", step)
@@ -261,7 +261,10 @@ def test_an_accelerators_backend_needs_a_device_for_each_rank(kind, backend, num
     monkeypatch.setattr(groups, "available_accelerator", lambda: kind)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: num_devices)
     monkeypatch.setattr(groups, "check", lambda backend, used: Finding(backend, "works", f"on {used}"))
-    assert [(each.name, each.verdict) for each in groups.check_backends()] == [("gloo", "works"), (backend, expected)]
+    assert [(finding.name, finding.verdict) for finding in groups.check_backends()] == [
+        ("gloo", "works"),
+        (backend, expected),
+    ]
 
 
 # Noise, and the whole
@@ -302,9 +305,9 @@ def test_a_device_that_torch_finds_but_cannot_use_exits_1_without_a_traceback(qu
     if torch.backends.mps.is_available():
         pytest.skip("this machine has MPS")
     assert command.main(["--json"]) == 1
-    found = capsys.readouterr()
-    assert json.loads(found.out)["broken"] == ["mps:0 32-true", "mps:0 bf16-mixed"]
-    assert "Traceback" not in found.out + found.err
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["broken"] == ["mps:0 32-true", "mps:0 bf16-mixed"]
+    assert "Traceback" not in printed.out + printed.err
 
 
 def test_values_that_json_cannot_represent_are_null(quick, monkeypatch, capsys):
@@ -322,11 +325,11 @@ def test_the_whole_report_fits_the_width_of_the_terminal(width, quick):
     assert "{" not in written.getvalue()
 
 
-@pytest.mark.parametrize("typed", ["-1", "0", "abc", "nan", "inf", ""])
-def test_a_mistake_in_the_seconds_is_one_line(typed, capsys):
-    assert command.main([f"--seconds={typed}"]) == 2
+@pytest.mark.parametrize("seconds", ["-1", "0", "abc", "nan", "inf", ""])
+def test_a_mistake_in_the_seconds_is_one_line(seconds, capsys):
+    assert command.main([f"--seconds={seconds}"]) == 2
     error = capsys.readouterr().err
-    assert error == f"error: --seconds {typed}: must be a number of at least 1, e.g. 10.\n"
+    assert error == f"error: --seconds {seconds}: must be a number of at least 1, e.g. 10.\n"
 
 
 def test_asking_for_help_loads_no_torch():
@@ -390,10 +393,12 @@ def test_a_busy_process_on_every_core_costs_the_grade(probing):
             process.wait(timeout=60)
     assert doctor.returncode == 0, error
     report = json.loads(out)
-    if usable_cores() >= 0.2 * (os.cpu_count() or 1):  # else they are few of the cores that the noise is a share of
+    if usable_cores() >= 0.2 * (
+        os.cpu_count() or 1
+    ):  # otherwise they are too few of the cores that the noise refers to
         assert report["noise"]["grade"] in ("B", "C")
         assert any("other processes" in reason for reason in report["noise"]["reasons"])
-        assert next(each["ok"] for each in report["checklist"] if each["name"] == "other processes") is False
+        assert next(check["ok"] for check in report["checklist"] if check["name"] == "other processes") is False
     assert len(report["noise"]["busiest"]) >= 1
 
 

@@ -29,7 +29,7 @@ NO_LATENCY = "latency.batch_sizes=[]"
 FEW_CALLS = ["latency.num_calls=5", "latency.warmup_calls=1", "latency.batch_sizes=1,16"]
 PLAIN = (*TINY, "training.epochs=2")
 TWO_RANKS = (*TINY, "training.epochs=1", "strategy.world_size=2")
-WITH_BATCH_NORM = tuple(each for each in TWO_RANKS if "hidden_sizes" not in each)
+WITH_BATCH_NORM = tuple(override for override in TWO_RANKS if "hidden_sizes" not in override)
 RUNS = {
     "mlp": PLAIN,
     "mnist": (*QUICK, "dataset.limit=1000", "training.epochs=1"),
@@ -38,13 +38,13 @@ RUNS = {
     "sharded": (*TWO_RANKS, "strategy.comm_hook=shared_memory"),
     "bf16": (*PLAIN, "training.precision=bf16-mixed", "training.matmul_precision=medium"),
     "workers": (*TINY, "training.epochs=1", "dataset.pipeline=workers", "dataset.num_workers=1"),
-    "a class of two words": (*(each for each in PLAIN if "hidden" not in each), "model=logistic_regression"),
+    "a class of two words": (*(text for text in PLAIN if "hidden" not in text), "model=logistic_regression"),
     "batch norm": (*WITH_BATCH_NORM, "model._target_=networks_to_export.WithBatchNorm", "~model.hidden_sizes",
                    "~model.dropout"),
 }  # fmt: skip
 
 
-def found(run: Path) -> dict[str, Any]:
+def read_evaluation(run: Path) -> dict[str, Any]:
     evaluation: dict[str, Any] = json.loads((run / "evaluation" / "evaluation.json").read_text())
     return evaluation
 
@@ -71,7 +71,7 @@ def test_accuracy_is_the_recorded_one(name, copy):
     allowed = "security.allowed_targets=networks_to_export" if name == "batch norm" else "threads=null"
     assert main([f"run={run}", NO_LATENCY, allowed]) == 0
     record = json.loads((run / "run.json").read_text())
-    evaluation = found(run)
+    evaluation = read_evaluation(run)
     assert evaluation["result"]["test_accuracy"] == record["result"]["test_accuracy"]
     assert evaluation["result"]["test_loss"] == pytest.approx(record["result"]["test_loss"], rel=1e-5)
     assert evaluation["recorded"]["is_equal"] is True
@@ -90,15 +90,15 @@ def _loss(run: Path, precision: str) -> float:
 def test_another_precision_than_the_runs_is_the_one_that_is_used(trained_in, evaluated_in, copy):
     run = copy(*(PLAIN if trained_in == "32-true" else RUNS["bf16"]))
     assert main([f"run={run}", f"precision={evaluated_in}", NO_LATENCY]) == 0
-    evaluation = found(run)
+    evaluation = read_evaluation(run)
     assert evaluation["precision"] == evaluated_in and evaluation["recorded"]["is_equal"] is None
     assert evaluation["result"]["test_loss"] == _loss(run, evaluated_in) != _loss(run, trained_in)
 
 
 def test_a_device_that_is_absent_is_replaced_by_the_cpu(run):
     assert main([f"run={run}", "device=cuda", NO_LATENCY]) == 0
-    assert found(run)["device"] | {"name": ""} == {"requested": "cuda", "used": "cpu", "name": ""}
-    assert found(run)["recorded"]["is_equal"] is True
+    assert read_evaluation(run)["device"] | {"name": ""} == {"requested": "cuda", "used": "cpu", "name": ""}
+    assert read_evaluation(run)["recorded"]["is_equal"] is True
 
 
 def test_compiling_is_refused_where_a_variable_switches_it_off(copy, monkeypatch):
@@ -114,7 +114,7 @@ def test_accuracy_is_the_recorded_one_compiled_or_not(trained_compiled, copy):
     run = copy(*PLAIN, f"training.compile={str(trained_compiled).lower()}")
     for compiled in ("null", "true", "false"):
         assert main([f"run={run}", f"compile={compiled}", NO_LATENCY]) == 0
-        evaluation = found(run)
+        evaluation = read_evaluation(run)
         assert evaluation["compile"] is (trained_compiled if compiled == "null" else compiled == "true")
         # Compiled or not, a sum is taken in another order: the last bits differ.
         assert evaluation["result"]["test_loss"] == pytest.approx(evaluation["recorded"]["test_loss"], rel=1e-4)
@@ -125,7 +125,7 @@ def test_accuracy_is_the_recorded_one_compiled_or_not(trained_compiled, copy):
 def test_matrix_and_table_agree_with_the_accuracy(run, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert main([f"run={run}", *FEW_CALLS]) == 0
-    evaluation = found(run)
+    evaluation = read_evaluation(run)
     matrix = np.array(evaluation["confusion_matrix"])
     assert matrix.shape == (10, 10) and matrix.sum() == 60
     assert np.trace(matrix) / 60 == evaluation["result"]["test_accuracy"]
@@ -134,8 +134,8 @@ def test_matrix_and_table_agree_with_the_accuracy(run, capsys, monkeypatch):
     assert rows[0] == ["true", *(f"predicted_{number}" for number in range(10))]
     assert [[int(cell) for cell in row[1:]] for row in rows[1:]] == matrix.tolist()
     assert (run / "evaluation" / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
-    assert [each["batch_size"] for each in evaluation["latency"]["batch_sizes"]] == [1, 16]
-    assert all(each["num_calls"] == 5 and each["p99_s"] is None for each in evaluation["latency"]["batch_sizes"])
+    assert [row["batch_size"] for row in evaluation["latency"]["batch_sizes"]] == [1, 16]
+    assert all(row["num_calls"] == 5 and row["p99_s"] is None for row in evaluation["latency"]["batch_sizes"])
     printed = capsys.readouterr().out
     assert ", equal" in printed and "Confusion matrix" in printed and "Timed: one forward pass" in printed
 
@@ -143,8 +143,8 @@ def test_matrix_and_table_agree_with_the_accuracy(run, capsys, monkeypatch):
 @pytest.mark.parametrize("name", ["best", "previous"])
 def test_another_checkpoint_is_not_compared_with_the_record(name, run):
     assert main([f"run={run}", f"checkpoint={name}", NO_LATENCY]) == 0
-    assert found(run)["recorded"]["is_equal"] is None
-    assert found(run)["checkpoint"]["path"].endswith(f"{name}.ckpt")
+    assert read_evaluation(run)["recorded"]["is_equal"] is None
+    assert read_evaluation(run)["checkpoint"]["path"].endswith(f"{name}.ckpt")
 
 
 @pytest.mark.parametrize("how", ["latest", "a file in it", "its run.json"])
@@ -154,13 +154,13 @@ def test_ways_to_name_a_run(how, run, work_folder):
         run = run.rename(work_folder / "outputs" / "a, b = c's")
     named = {"latest": "latest", "a file in it": run / "checkpoints" / "last.ckpt", "its run.json": run / "run.json"}
     assert main([f"run={named[how]}", NO_LATENCY]) == 0
-    assert found(run)["recorded"]["is_equal"] is True
+    assert read_evaluation(run)["recorded"]["is_equal"] is True
 
 
 def test_a_path_with_any_characters_is_taken_as_typed(run, work_folder):
     odd = run.rename(work_folder / "a, b = c's (1)")
     assert main([f"run={odd}", NO_LATENCY]) == 0
-    assert found(odd)["recorded"]["is_equal"] is True
+    assert read_evaluation(odd)["recorded"]["is_equal"] is True
 
 
 MISTAKES = {
@@ -184,14 +184,14 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("typed", MISTAKES)
-def test_mistakes_get_a_line_or_two_and_leave_nothing(typed, trained, capsys):
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_mistakes_get_a_line_or_two_and_leave_nothing(arguments, trained, capsys):
     run = trained(*PLAIN)
     (Path.cwd() / "run").symlink_to(run)
-    assert main(typed.split()) == 2
+    assert main(arguments.split()) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and len(errors.splitlines()) <= 2
-    assert MISTAKES[typed] in errors
+    assert MISTAKES[arguments] in errors
     assert not (run / "evaluation").exists()
 
 

@@ -44,22 +44,22 @@ class Exported:
 
     @cached_property
     def report(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.run / "export" / "export.json").read_text())
-        return found
+        content: dict[str, Any] = json.loads((self.run / "export" / "export.json").read_text())
+        return content
 
     @cached_property
     def exports(self) -> dict[str, dict[str, Any]]:
-        return {each["name"]: each for each in self.report["exports"]}
+        return {entry["name"]: entry for entry in self.report["exports"]}
 
     @cached_property
     def original(self) -> Predictions:
         network, data = open_run(str(self.run), "last", [], None).load(describe("cpu", "cpu"))
         return predict(network, data.test_batches(1))
 
-    def share_in_doubt(self, apart: float) -> float:
+    def fraction_in_doubt(self, apart: float) -> float:
         """Share of the images whose class can change where no logit differs by more than `apart`.
 
-        The largest logit can fall by so much, and the second rise by so much. `apart` is a share of the largest logit.
+        The largest logit can fall by so much, and the second rise by so much. `apart` is a fraction of it.
         """
         first, second = self.original.logits.topk(2, dim=1).values.unbind(1)
         in_doubt = first - second <= 2 * apart * self.original.logits.abs().max() * (1 + 1e-6)
@@ -95,27 +95,27 @@ def tiny_run(trained, work_folder) -> Callable[..., Path]:
     def copy(name: str) -> Path:
         target = f"model._target_=networks_to_export.{name}"
         overrides = (*TINY, "training.epochs=1", target, "~model.hidden_sizes", "~model.dropout")
-        shutil.copytree(trained(*(each for each in overrides if "hidden_sizes=" not in each)), work_folder / "run")
+        shutil.copytree(trained(*(text for text in overrides if "hidden_sizes=" not in text)), work_folder / "run")
         return work_folder / "run"
 
     return copy
 
 
 def report(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "export" / "export.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((run / "export" / "export.json").read_text())
+    return content
 
 
 def test_every_format_gives_the_outputs_of_the_original(exported):
     assert exported.original.accuracy == exported.report["original"]["test_accuracy"]
     for name in ("onnx", "torch_export", "torchscript"):
-        each = exported.exports[name]
-        assert each["difference"] <= 1e-4 and each["batch_size"] == "any"
-        in_doubt = exported.share_in_doubt(each["difference"])
-        assert in_doubt < 0.01 and each["agreement"] >= 1 - in_doubt and abs(each["accuracy_cost"]) <= in_doubt
-        assert each["size_bytes"] == (exported.run / "export" / each["file"]).stat().st_size
-        assert [timed["batch_size"] for timed in each["latency"]] == [1, 16]
-        assert all(timed["speedup"] > 0 for timed in each["latency"])
+        entry = exported.exports[name]
+        assert entry["difference"] <= 1e-4 and entry["batch_size"] == "any"
+        in_doubt = exported.fraction_in_doubt(entry["difference"])
+        assert in_doubt < 0.01 and entry["agreement"] >= 1 - in_doubt and abs(entry["accuracy_cost"]) <= in_doubt
+        assert entry["size_bytes"] == (exported.run / "export" / entry["file"]).stat().st_size
+        assert [timed["batch_size"] for timed in entry["latency"]] == [1, 16]
+        assert all(timed["speedup"] > 0 for timed in entry["latency"])
     assert "PyTorch has deprecated TorchScript" in exported.printed
     assert "all figures here are for float32" in exported.printed
 
@@ -128,7 +128,7 @@ def _check_int8(exported: Exported, format: str) -> None:
     # standard deviation, 4 times that in the worst of 10,000 logits; the largest logit is 3 of them. Twice that:
     assert len(small["int8_layers"]) == 3 and 0 < small["difference"] < 0.1
     assert small["accuracy_cost"] == exported.report["original"]["test_accuracy"] - small["test_accuracy"]
-    in_doubt = exported.share_in_doubt(small["difference"])
+    in_doubt = exported.fraction_in_doubt(small["difference"])
     assert small["agreement"] >= 1 - in_doubt and abs(small["accuracy_cost"]) <= in_doubt
 
 
@@ -144,7 +144,7 @@ def test_int8_of_torch_export_is_smaller_and_its_accuracy_is_measured(exported):
 
 def test_exactly_what_has_its_packages_is_exported(exported):
     everything = {f"{format}{int8}" for format in ("onnx", "torch_export", "torchscript") for int8 in ("", " int8")}
-    left_out = {each["name"]: each["reason"] for each in exported.report["left_out"]}
+    left_out = {entry["name"]: entry["reason"] for entry in exported.report["left_out"]}
     assert exported.exports.keys() | left_out.keys() == everything and exported.report["failed"] == []
     if find_spec("torchao") is None:
         assert left_out == {"torch_export int8": 'needs torchao: pip install "laptime[int8]"'}
@@ -178,21 +178,21 @@ assert "laptime" not in sys.modules
 
 def test_what_differs_more_than_the_tolerance_is_not_kept(tiny_run, capsys):
     run = tiny_run("AddsOneToASingleImage")  # tracing freezes its branch
-    typed = [f"run={run}", "security.allowed_targets=networks_to_export", "format=torchscript", NO_LATENCY]
-    assert main(typed) == 1
+    arguments = [f"run={run}", "security.allowed_targets=networks_to_export", "format=torchscript", NO_LATENCY]
+    assert main(arguments) == 1
     shown = " ".join(capsys.readouterr().out.split())
     assert "torchscript: failed, its logits differ" in shown and "more than tolerance=0.0001" in shown
     assert not (run / "export").exists()
-    assert main([*typed, "tolerance=1000"]) == 0
+    assert main([*arguments, "tolerance=1000"]) == 0
     (kept,) = report(run)["exports"]
     assert kept["difference"] > 1e-4 and (run / "export" / kept["file"]).exists()
 
 
 def test_int8_without_a_linear_layer_fails_alone(tiny_run, capsys):
     run = tiny_run("OneConvolution")
-    typed = [f"run={run}", "security.allowed_targets=networks_to_export", NO_LATENCY]
-    assert main([*typed, "format=onnx", "int8=true"]) == 1
-    assert [each["name"] for each in report(run)["exports"]] == ["onnx"]
+    arguments = [f"run={run}", "security.allowed_targets=networks_to_export", NO_LATENCY]
+    assert main([*arguments, "format=onnx", "int8=true"]) == 1
+    assert [entry["name"] for entry in report(run)["exports"]] == ["onnx"]
     assert report(run)["failed"] == [{"name": "onnx int8", "reason": "the network has no linear layer"}]
 
 
@@ -222,11 +222,11 @@ MISTAKES = {
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("typed", MISTAKES)
-def test_mistakes_get_a_line_or_two(typed, work_folder, capsys):
-    assert main(typed.split()) == 2
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_mistakes_get_a_line_or_two(arguments, work_folder, capsys):
+    assert main(arguments.split()) == 2
     errors = capsys.readouterr().err
-    assert MISTAKES[typed] in errors and len(errors.splitlines()) <= 2
+    assert MISTAKES[arguments] in errors and len(errors.splitlines()) <= 2
     assert list(work_folder.iterdir()) == []
 
 
@@ -247,16 +247,16 @@ def hide(monkeypatch) -> Iterator[Callable[[str], None]]:
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("hidden", "typed", "words"),
+    ("hidden", "arguments", "words"),
     [
         ("onnx", "format=onnx", 'format=onnx: needs onnx: pip install "laptime[onnx]".'),
         ("onnxruntime", "format=torchscript,onnx", 'format=onnx: needs onnxruntime: pip install "laptime[onnx]".'),
         ("torchao", "format=torch_export int8=true", 'needs torchao: pip install "laptime[int8]".'),
     ],
 )
-def test_a_missing_package_is_an_error_that_names_the_extra(hidden, typed, words, hide, capsys):
+def test_a_missing_package_is_an_error_that_names_the_extra(hidden, arguments, words, hide, capsys):
     hide(hidden)
-    assert main(["run=x", *typed.split()]) == 2  # before it is seen that there is no run
+    assert main(["run=x", *arguments.split()]) == 2  # before it is seen that there is no run
     errors = capsys.readouterr().err
     assert words in errors and len(errors.splitlines()) == 1
 
@@ -264,7 +264,7 @@ def test_a_missing_package_is_an_error_that_names_the_extra(hidden, typed, words
 @pytest.mark.unit
 def test_with_all_formats_those_without_packages_are_left_out(hide):
     hide("onnxscript")
-    made = [each.name for each in export_targets(["all"], int8=False) if each.missing is None]
+    made = [target.name for target in export_targets(["all"], int8=False) if target.missing is None]
     assert made == ["torch_export", "torchscript"]
     with pytest.raises(UserError, match="onnxscript"):
         export_targets(["all", "onnx"], int8=False)

@@ -25,8 +25,8 @@ def template(work_folder):
 @pytest.mark.soak
 def test_a_sweep_of_a_template_project_is_compared(template):
     """Needs only `callbacks=laptime` and the analysis."""
-    typed = ["-m", "callbacks=laptime", "seed=1,2", "model.net.lin1_size=8,1024", "data.batch_size=16"]
-    done = processes.run(*typed, script="train.py", cwd=template)
+    arguments = ["-m", "callbacks=laptime", "seed=1,2", "model.net.lin1_size=8,1024", "data.batch_size=16"]
+    done = processes.run(*arguments, script="train.py", cwd=template)
     assert done.returncode == 0, done.stderr
     sweep = template / "logs/train/multiruns/sweep"
     runs = records(sweep)

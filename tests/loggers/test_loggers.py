@@ -135,7 +135,7 @@ def test_all_loggers_have_the_same_values_under_the_same_names(followed):
             if tag.startswith("hparam/"):  # TensorBoard's HPARAMS tab reads them at step 0
                 points = [(values[tag][0][0], value) for _, value in points]
             assert [step for step, _ in values[tag]] == [step for step, _ in points], tag
-            assert [each for _, each in values[tag]] == pytest.approx([each for _, each in points], rel=1e-6), tag
+            assert [y for _, y in values[tag]] == pytest.approx([y for _, y in points], rel=1e-6), tag
 
 
 def test_mlflow_has_each_epoch_once_with_two_ranks(followed):
@@ -160,19 +160,19 @@ def test_mlflow_has_results_settings_and_that_the_run_finished(followed):
 
 def test_wandb_has_settings_and_status_but_no_machine_data(followed):
     records = wandb_records(followed.run)
-    (settings,) = [each for each in records if each.WhichOneof("record_type") == "config"][:1]
-    noted = {"/".join(each.nested_key) or each.key: each.value_json for each in settings.config.update}
+    (settings,) = [record for record in records if record.WhichOneof("record_type") == "config"][:1]
+    noted = {"/".join(item.nested_key) or item.key: item.value_json for item in settings.config.update}
     assert noted["training.epochs"] == "2" and noted["strategy.world_size"] == "2"
     assert wandb_exit_code(followed.run) == 0
-    kinds = {each.WhichOneof("record_type") for each in records}
+    kinds = {record.WhichOneof("record_type") for record in records}
     assert kinds.isdisjoint({"stats", "output", "output_raw", "environment", "files"})
 
 
 def test_runs_of_a_sweep_are_named_by_what_was_swept(followed):
     names = ["breakdown=False", "breakdown=True"]
     noted = mlflow_runs(followed.folder)
-    assert [each.info.run_name for each in noted] == names
-    assert {each.data.tags["laptime.sweep"] for each in noted} == {"night/sweep"}
+    assert [run.info.run_name for run in noted] == names
+    assert {run.data.tags["laptime.sweep"] for run in noted} == {"night/sweep"}
     for number, name in enumerate(names):
         about = wandb_run(followed.sweep / str(number))
         assert (about.display_name, about.run_group, about.project) == (name, "night/sweep", "laptime")
@@ -181,7 +181,7 @@ def test_runs_of_a_sweep_are_named_by_what_was_swept(followed):
 def test_trackers_open_no_connection_to_other_machines(followed):
     """An audit hook sees Python's calls. W&B's service process isn't Python, and would use the proxy."""
     local = ("'127.0.0.1'", "'localhost'", "'::1'", "b'\\\\x00", "connect '/", "bind '/")
-    assert [line for line in followed.asked if not any(each in line for each in local)] == []
+    assert [line for line in followed.asked if not any(address in line for address in local)] == []
     first_rank = str(read_record(followed.run)["strategy"]["rank_pids"][0])
     assert first_rank in {line.partition(" ")[0] for line in followed.asked}, "the hook sees how W&B is spoken to"
     assert followed.num_calls == 0
@@ -352,9 +352,9 @@ def test_missing_extra_is_named_before_anything_is_made(option, package, monkeyp
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("typed", ["logger=tensorbord", "logger=[csv,tensorbord]"])
-def test_unknown_logger_lists_the_available_ones(typed, work_folder, call):
-    ended = call(typed)
+@pytest.mark.parametrize("override", ["logger=tensorbord", "logger=[csv,tensorbord]"])
+def test_unknown_logger_lists_the_available_ones(override, work_folder, call):
+    ended = call(override)
     assert ended.returncode == 2
     assert "logger=tensorbord: no such option" in ended.stderr
     assert "csv, mlflow, none, tensorboard, wandb" in ended.stderr

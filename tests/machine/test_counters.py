@@ -115,9 +115,9 @@ def test_a_busy_process_is_detected_on_this_machine():
         pytest.skip("this system does not tell what its CPUs do")
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"], text=True)
     try:
-        before, own, started_s = snapshot([busy.pid]), time.process_time(), planted_s(busy)
+        before, cpu_before_s, started_s = snapshot([busy.pid]), time.process_time(), planted_s(busy)
         until(lambda: planted_s(busy) >= started_s + 0.5, busy)  # may take long on a busy machine
-        noise = delta(before, snapshot([busy.pid]), time.process_time() - own, os.cpu_count() or 1)
+        noise = delta(before, snapshot([busy.pid]), time.process_time() - cpu_before_s, os.cpu_count() or 1)
     finally:
         busy.kill()
         busy.wait(timeout=60)

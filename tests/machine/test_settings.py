@@ -139,8 +139,8 @@ def test_any_variable_that_hydra_sets_reaches_every_rank(work_folder):
 @pytest.mark.soak
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_settings_made_by_hydra_take_effect_in_a_sweep(launcher, train):
-    typed = ["-m", *ONE_EPOCH, NO_REPORT, "seed=1,2", f"hydra/launcher={launcher}", "hydra.sweep.dir=sweep"]
-    done = train(*typed, "strategy.world_size=2", "+hydra.job.env_set.ATEN_CPU_CAPABILITY=default")
+    arguments = ["-m", *ONE_EPOCH, NO_REPORT, "seed=1,2", f"hydra/launcher={launcher}", "hydra.sweep.dir=sweep"]
+    done = train(*arguments, "strategy.world_size=2", "+hydra.job.env_set.ATEN_CPU_CAPABILITY=default")
     assert done.returncode == 0, done.stderr
     for run in ("sweep/0", "sweep/1"):
         assert read_record(Path(run))["environment"]["torch"]["cpu_capability"] == "DEFAULT"

@@ -65,9 +65,9 @@ def test_the_documented_recipe_for_requeued_jobs_resumes_from_the_last_checkpoin
         said = subprocess.run(
             ["bash", "-c", script], env=os.environ | job, capture_output=True, text=True, timeout=60, check=True
         )
-        python, train_py, *typed = shlex.split(said.stdout)
+        python, train_py, *arguments = shlex.split(said.stdout)
         assert (python, train_py) == ("python", "train.py")
-        done = train(*TINY, *typed, f"training.epochs={epochs}", **job)
+        done = train(*TINY, *arguments, f"training.epochs={epochs}", **job)
         assert done.returncode == 0, done.stderr
     assert list(read_epochs(work_folder / "outputs/7/1")["epoch"]) == [0]
     assert list(read_epochs(work_folder / "outputs/7/2")["epoch"]) == [1, 2]

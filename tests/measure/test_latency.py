@@ -63,7 +63,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_refused():
 def test_settings_and_too_many_threads_count_as_interference(monkeypatch):
     monkeypatch.setattr(latency, "settings", lambda: {"ATEN_CPU_CAPABILITY": "default"})
     monkeypatch.setattr(latency, "usable_cores", lambda: torch.get_num_threads())
-    reasons = "; ".join(latency.Disturbances().found())
+    reasons = "; ".join(latency.Disturbances().reasons())
     assert "ATEN_CPU_CAPABILITY=default" in reasons and "threads" not in reasons
     monkeypatch.setattr(latency, "usable_cores", lambda: torch.get_num_threads() - 1)
-    assert "more threads" in "; ".join(latency.Disturbances().found())
+    assert "more threads" in "; ".join(latency.Disturbances().reasons())

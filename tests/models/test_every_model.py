@@ -113,7 +113,7 @@ def test_it_learns_mnist(model, work_folder):
     assert record["result"]["test_accuracy"] > ACCURACY[model]
 
 
-@pytest.mark.parametrize("model", [pytest.param(each, marks=pytest.mark.soak) for each in LARGE[:-1]] + LARGE[-1:])
+@pytest.mark.parametrize("model", [pytest.param(name, marks=pytest.mark.soak) for name in LARGE[:-1]] + LARGE[-1:])
 def test_a_large_model_starts_to_learn(model, work_folder):
     """On a few small images. Its accuracy on MNIST takes minutes to measure; see benchmarks/models.py."""
     few = ["dataset.num_train=60", "training.epochs=4", "optimizer.lr=0.001"]
@@ -125,20 +125,20 @@ def test_a_large_model_starts_to_learn(model, work_folder):
 
 
 @pytest.mark.parametrize(
-    "model", ["lstm", "transformer", *(pytest.param(each, marks=pytest.mark.soak) for each in ("vit", "torchvision"))]
+    "model", ["lstm", "transformer", *(pytest.param(name, marks=pytest.mark.soak) for name in ("vit", "torchvision"))]
 )
 def test_it_trains_in_bfloat16_as_in_float32(model, work_folder):
     """Three steps of plain SGD on one batch. bfloat16 has 8 bits, so losses and updates differ by a few percent.
 
     They would diverge over many steps, or with Adam, which amplifies small gradients.
     """
-    typed = [*SMALL, "dataset.num_train=125", "training.batch_size=100", "training.epochs=3", f"model={model}"]
-    typed += ["optimizer=sgd", "optimizer.lr=0.05", "optimizer.momentum=0", "optimizer.nesterov=false"]
-    typed += ["optimizer.weight_decay=0"]
-    typed += [] if model == "torchvision" else ["model.dropout=0"]
+    overrides = [*SMALL, "dataset.num_train=125", "training.batch_size=100", "training.epochs=3", f"model={model}"]
+    overrides += ["optimizer=sgd", "optimizer.lr=0.05", "optimizer.momentum=0", "optimizer.nesterov=false"]
+    overrides += ["optimizer.weight_decay=0"]
+    overrides += [] if model == "torchvision" else ["model.dropout=0"]
     losses = {}
     for precision in ("32-true", "bf16-mixed"):
-        laptime.run([*typed, f"training.precision={precision}", f"hydra.run.dir={precision}"])
+        laptime.run([*overrides, f"training.precision={precision}", f"hydra.run.dir={precision}"])
         losses[precision] = read_epochs(work_folder / precision)["train_loss"].tolist()
     whole, half = losses["32-true"], losses["bf16-mixed"]
     assert half != whole, "the precision is used"
@@ -147,9 +147,9 @@ def test_it_trains_in_bfloat16_as_in_float32(model, work_folder):
 
 
 def test_two_ranks_average_strided_weights_in_shared_memory(work_folder):
-    typed = ["strategy.world_size=2", "model=torchvision", "dataset.num_train=40", "training.epochs=1"]
+    overrides = ["strategy.world_size=2", "model=torchvision", "dataset.num_train=40", "training.epochs=1"]
     for hook in ("none", "shared_memory"):
-        done = processes.run(*SMALL, *typed, f"strategy.comm_hook={hook}", f"hydra.run.dir={hook}")
+        done = processes.run(*SMALL, *overrides, f"strategy.comm_hook={hook}", f"hydra.run.dir={hook}")
         assert done.returncode == 0, done.stderr
     one, other = (read_epochs(work_folder / hook)["train_loss"].tolist() for hook in ("none", "shared_memory"))
     assert one == other
@@ -160,8 +160,8 @@ def test_two_ranks_average_strided_weights_in_shared_memory(work_folder):
 def test_two_ranks_train_batch_norm_and_strided_weights_and_resume(comm_hook, work_folder):
     two = ["dataset.num_train=80", "strategy.world_size=2", f"strategy.comm_hook={comm_hook}", "model=torchvision"]
 
-    def run(name: str, *typed: str) -> None:
-        done = processes.run(*SMALL, *two, *typed, f"hydra.run.dir={name}")
+    def run(name: str, *overrides: str) -> None:
+        done = processes.run(*SMALL, *two, *overrides, f"hydra.run.dir={name}")
         assert done.returncode == 0, done.stderr
 
     run("whole", "training.epochs=2")
@@ -174,9 +174,9 @@ def test_two_ranks_train_batch_norm_and_strided_weights_and_resume(comm_hook, wo
 
 def test_a_single_image_in_the_last_step_is_refused_for_batch_norm(work_folder):
     """One sample more per batch trains. The record names the network of the library."""
-    typed = [*SMALL, "dataset.num_train=100", "training.epochs=1", "model=torchvision"]
+    overrides = [*SMALL, "dataset.num_train=100", "training.epochs=1", "model=torchvision"]
     with pytest.raises(TrainingFailed, match=r"BatchNorm .* training\.batch_size"):
-        laptime.run([*typed, "training.batch_size=79"])
-    record = laptime.run([*typed, "training.batch_size=78", "model.name=shufflenet_v2_x0_5"])
+        laptime.run([*overrides, "training.batch_size=79"])
+    record = laptime.run([*overrides, "training.batch_size=78", "model.name=shufflenet_v2_x0_5"])
     assert record["status"] == "completed"
     assert record["model"]["name"] == "torchvision shufflenet_v2_x0_5"

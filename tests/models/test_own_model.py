@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def typed(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+def run_command(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """Runs a command of the page, with its words and variables parsed by a shell."""
     ((words,),) = documents.programs_started([re.sub(r"^PYTHONPATH=\S+ ", "", command)], folder)
     assert words[0] == "laptime"
@@ -62,11 +62,11 @@ def seen(folder: Path) -> set[str]:
 @pytest.mark.parametrize(
     "command",
     # The sweep has data workers, and each of them imports torch.
-    [pytest.param(each, marks=pytest.mark.soak) if " -m " in each else each for each, _ in RUNS],
+    [pytest.param(command, marks=pytest.mark.soak) if " -m " in command else command for command, _ in RUNS],
     ids=[command[:70] for command, _ in RUNS],
 )
 def test_command_trains(command, folder):
-    done = typed(command, folder)
+    done = run_command(command, folder)
     assert done.returncode == 0, done.stderr
     assert "best epoch:" in done.stderr and "tinynet on shapes" in done.stdout
     new = set(laptime.load(folder).runs["run"]) - seen(folder)
@@ -80,7 +80,7 @@ def test_command_trains(command, folder):
 
 @pytest.mark.parametrize(("command", "output"), MISTAKES, ids=[output[:70] for _, output in MISTAKES])
 def test_a_mistake_prints_the_line_on_the_page(command, output, folder):
-    done = typed(command, folder)
+    done = run_command(command, folder)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1:] == output.splitlines()
 

@@ -16,13 +16,13 @@ TORCHRUN = dict.fromkeys(torchrun._VARIABLES, "2") | {"RANK": "0", "LOCAL_RANK":
 
 @pytest.fixture
 def refused(call, work_folder, monkeypatch):
-    """refused(*typed, **variables): the command exits with code 2 and a short message, and writes nothing."""
+    """refused(*overrides, **variables): the command exits with code 2 and a short message, and writes nothing."""
 
-    def run(*typed: str, **variables: str) -> str:
+    def run(*overrides: str, **variables: str) -> str:
         with monkeypatch.context() as patched:
             for name, value in variables.items():
                 patched.setenv(name, value)
-            done: SimpleNamespace = call(*TINY, *typed)
+            done: SimpleNamespace = call(*TINY, *overrides)
         assert done.returncode == 2 and done.stdout == "", done.stderr
         assert len(done.stderr.strip().splitlines()) <= 2, done.stderr
         assert list(work_folder.iterdir()) == []
@@ -92,23 +92,23 @@ def test_every_command_refuses_such_variables(refused, monkeypatch, trained, cap
     from laptime.exporting.main import main as export
     from laptime.tune.__main__ import main as tune
 
-    for command, typed in ((tune, ["lr", *TINY]), (evaluate, [f"run={run_dir}"]), (export, [f"run={run_dir}"])):
-        assert command(typed) == 2
+    for command, arguments in ((tune, ["lr", *TINY]), (evaluate, [f"run={run_dir}"]), (export, [f"run={run_dir}"])):
+        assert command(arguments) == 2
         assert "PL_TRAINER_LIMIT_TRAIN_BATCHES" in capfd.readouterr().err
     assert not (run_dir / "evaluation").exists() and not (run_dir / "export").exists()
 
 
 @pytest.mark.parametrize(
-    ("typed", "named"),
+    ("override", "named"),
     [
         ("+hydra.job.env_set.PL_TRAINER_FAST_DEV_RUN=1", "PL_TRAINER_FAST_DEV_RUN"),
         ("+hydra.job.env_set={RANK:0,WORLD_SIZE:2}", "WORLD_SIZE=2"),
         ("hydra.job.env_copy=[LAPTIME_NO_SUCH_VARIABLE]", "LAPTIME_NO_SUCH_VARIABLE"),
     ],
 )
-def test_such_variables_are_refused_in_hydras_settings(typed, named, refused):
+def test_such_variables_are_refused_in_hydras_settings(override, named, refused):
     assert "LAPTIME_NO_SUCH_VARIABLE" not in os.environ
-    assert named in refused(typed)
+    assert named in refused(override)
 
 
 @pytest.mark.parametrize("name", ["TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"])
@@ -124,8 +124,8 @@ def test_variables_that_switch_compiling_off_are_refused_with_training_compile(n
     preflight.check(composed("training.compile=false"))
 
 
-def composed(typed):
-    return OmegaConf.merge(with_launcher(), OmegaConf.from_dotlist([typed]))
+def composed(override):
+    return OmegaConf.merge(with_launcher(), OmegaConf.from_dotlist([override]))
 
 
 def with_launcher(**settings):
@@ -168,5 +168,5 @@ def test_a_launcher_with_one_process_per_run_is_accepted(settings):
 
 @pytest.mark.parametrize("launcher", ["submitit_slurm", "submitit_local"])
 def test_submitit_on_two_nodes_is_refused(launcher, refused):
-    typed = ["-m", "seed=1,2", f"hydra/launcher={launcher}", "hydra.launcher.tasks_per_node=2"]
-    assert "hydra.launcher.tasks_per_node=2" in refused(*typed)
+    arguments = ["-m", "seed=1,2", f"hydra/launcher={launcher}", "hydra.launcher.tasks_per_node=2"]
+    assert "hydra.launcher.tasks_per_node=2" in refused(*arguments)

@@ -106,8 +106,8 @@ def test_sharding_can_be_turned_off(trained):
 def test_the_bare_loop_learns_the_same(trained):
     folder = trained(*SHARED, "measure.bare_loop=true")
     assert not is_sharded(folder), "the bare loop updates all weights on each rank, so the run must do so too"
-    found = read_record(folder)
-    assert found["bare_loop"]["train_loss"] == pytest.approx(found["result"]["train_loss"], rel=1e-4)
+    record = read_record(folder)
+    assert record["bare_loop"]["train_loss"] == pytest.approx(record["result"]["train_loss"], rel=1e-4)
     assert "did not do the same work" not in (folder / "train.log").read_text()
 
 
@@ -117,14 +117,14 @@ def test_schedulers_do_not_warn_that_no_step_was_taken(train):
 
 
 def test_steps_without_synchronization_update_all_weights_on_each_rank(trained):
-    found = read_record(trained(*SHARED, "measure.breakdown=true"))
-    assert found["breakdown"]["communication_s"] > 0
-    assert found["breakdown"]["optimizer_s"] > 0
-    assert found["contention"]["no_sync_step_s"] > 0
+    record = read_record(trained(*SHARED, "measure.breakdown=true"))
+    assert record["breakdown"]["communication_s"] > 0
+    assert record["breakdown"]["optimizer_s"] > 0
+    assert record["contention"]["no_sync_step_s"] > 0
 
 
 @pytest.mark.parametrize(
-    ("typed", "words", "advice"),
+    ("override", "words", "advice"),
     [
         ("training.gradient_clip_norm=1", "true: training.gradient_clip_norm=1 needs ", "shard_optimizer=auto"),
         ("optimizer._target_=sharding_cases.OwnAdam", "true: OwnAdam may need more than ", "shard_optimizer=auto"),
@@ -132,8 +132,8 @@ def test_steps_without_synchronization_update_all_weights_on_each_rank(trained):
         ("strategy.shard_optimizer=perhaps", "shard_optimizer=perhaps: must be true, false or auto", ""),
     ],
 )
-def test_shard_optimizer_true_is_refused_where_sharding_is_impossible(train, typed, words, advice):
-    done = train(*SHARED, "strategy.shard_optimizer=true", typed)
+def test_shard_optimizer_true_is_refused_where_sharding_is_impossible(train, override, words, advice):
+    done = train(*SHARED, "strategy.shard_optimizer=true", override)
     assert done.returncode == 2
     assert words in done.stderr and advice in done.stderr
 

@@ -78,8 +78,8 @@ def test_shared_memory_works_with_other_settings(losses, overrides):
 @pytest.mark.parametrize("shards", ["true", "false"])
 def test_all_ranks_hold_the_same_weights_bit_for_bit(shards, train, work_folder):
     # 4 ranks evaluate 60 samples in equal numbers of steps, so all of them take part in each comparison.
-    typed = ["model._target_=rank_checks.SameWeights", f"strategy.shard_optimizer={shards}"]
-    done = train(*SHARED, *typed, "strategy.world_size=4")
+    overrides = ["model._target_=rank_checks.SameWeights", f"strategy.shard_optimizer={shards}"]
+    done = train(*SHARED, *overrides, "strategy.world_size=4")
     assert done.returncode == 0, done.stderr
     assert len(list(work_folder.glob("compared by rank *"))) == 4
 
@@ -132,8 +132,8 @@ def test_a_rank_that_is_stuck_ends_the_run(start):
 
 
 def test_restarted_ranks_resume_over_shared_memory(train, breaking, losses):
-    typed = [*breaking(0, 1, "kill", once=True), *SHARED, "training.epochs=3", "strategy.max_restarts=1"]
-    done = train(*typed, "hydra.run.dir=run")
+    overrides = [*breaking(0, 1, "kill", once=True), *SHARED, "training.epochs=3", "strategy.max_restarts=1"]
+    done = train(*overrides, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     record = read_record(RUN_DIR)
     assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
@@ -143,8 +143,8 @@ def test_restarted_ranks_resume_over_shared_memory(train, breaking, losses):
 
 @pytest.mark.soak
 def test_under_torchrun(losses):
-    typed = ["--standalone", "--nproc-per-node", "2", "-m", "laptime", *SHARED, "hydra.run.dir=joined"]
-    done = processes.run(*typed, module="torch.distributed.run", real=True)
+    arguments = ["--standalone", "--nproc-per-node", "2", "-m", "laptime", *SHARED, "hydra.run.dir=joined"]
+    done = processes.run(*arguments, module="torch.distributed.run", real=True)
     assert done.returncode == 0, done.stderr
     pd.testing.assert_frame_equal(read_epochs(Path("joined"))[LOSSES], losses(*GLOO, TWO), check_exact=True)
 
@@ -203,10 +203,10 @@ def test_a_name_that_a_killed_process_left_is_removed(names):
 
 @pytest.mark.parametrize("world_size", [2, 5])
 def test_parameters_of_several_types_and_fewer_than_ranks(losses, world_size):
-    typed = ["model._target_=rank_checks.WeightsOfSeveralTypes", "~model.hidden_sizes", "~model.dropout"]
-    typed = [*typed, f"strategy.world_size={world_size}", f"measure.breakdown={str(world_size == 2).lower()}"]
+    overrides = ["model._target_=rank_checks.WeightsOfSeveralTypes", "~model.hidden_sizes", "~model.dropout"]
+    overrides = [*overrides, f"strategy.world_size={world_size}", f"measure.breakdown={str(world_size == 2).lower()}"]
     gloo, shared = ([override for override in base if not override.startswith("model.")] for base in (GLOO, SHARED))
-    pd.testing.assert_frame_equal(losses(*shared, *typed), losses(*gloo, *typed), rtol=1e-3)
+    pd.testing.assert_frame_equal(losses(*shared, *overrides), losses(*gloo, *overrides), rtol=1e-3)
 
 
 def test_connections_of_other_processes_are_refused(train, work_folder):
@@ -234,7 +234,7 @@ def test_connect_waits_for_room_in_the_queue_of_another_rank():
 
 
 def test_a_low_limit_on_open_files_is_raised_to_its_maximum():
-    typed = [*SHARED, "strategy.world_size=4", "strategy.bucket_cap_mb=0.0001", "training.epochs=1"]
-    typed += ["model.hidden_sizes=[16,16,16,16,16,16,16,16,16,16,16,16]"]
-    done = processes.run(*typed, script=SCRIPTS / "few_open_files.py")
+    overrides = [*SHARED, "strategy.world_size=4", "strategy.bucket_cap_mb=0.0001", "training.epochs=1"]
+    overrides += ["model.hidden_sizes=[16,16,16,16,16,16,16,16,16,16,16,16]"]
+    done = processes.run(*overrides, script=SCRIPTS / "few_open_files.py")
     assert done.returncode == 0, done.stderr

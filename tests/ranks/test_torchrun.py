@@ -34,8 +34,8 @@ CURVE = ["epoch", "rank", "train_loss", "val_loss"]
 
 def start_torchrun(*arguments: str, options: tuple[str, ...] = (), ranks: int = 2, **how: Any) -> Any:
     """Start torchrun on this machine; its store uses a free port."""
-    typed = ["--standalone", "--nproc-per-node", str(ranks), *options, str(TRAIN), *arguments]
-    return processes.start(*typed, module="torch.distributed.run", **how)
+    words = ["--standalone", "--nproc-per-node", str(ranks), *options, str(TRAIN), *arguments]
+    return processes.start(*words, module="torch.distributed.run", **how)
 
 
 def curve(run_dir: Path) -> list[list[float]]:
@@ -79,13 +79,13 @@ def test_ranks_of_torchrun_join(trained):
 
 
 def test_a_killed_rank_is_named_and_a_restart_finds_the_checkpoint(agent, breaking, trained):
-    typed = [*without_world_size(breaking(1, 1, "kill", once=True)), *TINY, "hydra.run.dir=run"]
+    overrides = [*without_world_size(breaking(1, 1, "kill", once=True)), *TINY, "hydra.run.dir=run"]
     pretended = agent()
-    first, killed = pretended.launch(*typed)
+    first, killed = pretended.launch(*overrides)
     assert killed.wait() == -signal.SIGKILL
     errors = first.communicate()[1]
     assert first.returncode == 1, errors
-    codes, errors = end(pretended.launch(*typed, attempt=1))
+    codes, errors = end(pretended.launch(*overrides, attempt=1))
     assert codes == [0, 0], errors
     assert_restarted(trained)
 
@@ -111,8 +111,8 @@ def test_ranks_of_one_torchrun_write_one_record(agent, trained, work_folder):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_record_has_the_exception_of_a_rank(rank, agent, breaking):
-    typed = [*without_world_size(breaking(rank, 1, "raise")), *TINY, "hydra.run.dir=run"]
-    codes, _ = end(agent().launch(*typed))
+    overrides = [*without_world_size(breaking(rank, 1, "raise")), *TINY, "hydra.run.dir=run"]
+    codes, _ = end(agent().launch(*overrides))
     assert codes == [1, 1]
     record = read_record(RUN_DIR)
     assert record["status"] == "failed"
@@ -147,8 +147,8 @@ def assert_death_is_recorded(victim: int) -> None:
 
 def test_a_single_rank_is_a_plain_process_without_wrap_single_rank(agent):
     for name, wrap, backend in (("plain", "false", None), ("wrapped", "true", "gloo")):
-        typed = [*QUICK, f"strategy.wrap_single_rank={wrap}", f"hydra.run.dir={name}"]
-        codes, errors = end(agent(nodes=(1,)).launch(*typed))
+        overrides = [*QUICK, f"strategy.wrap_single_rank={wrap}", f"hydra.run.dir={name}"]
+        codes, errors = end(agent(nodes=(1,)).launch(*overrides))
         assert codes == [0], errors
         assert read_record(Path(name))["strategy"]["backend"] == backend
 
@@ -165,10 +165,10 @@ def test_nodes_started_with_different_settings_are_refused(agent, work_folder):
 
 def test_nodes_on_one_machine_share_its_cores(agent):
     cores = usable_cores()
-    own = [each for each in QUICK if not each.startswith("strategy")]
+    common = [override for override in QUICK if not override.startswith("strategy")]
     for number, (threads, expected) in enumerate({"auto": max(1, cores // 2), str(cores): cores}.items()):
-        typed = [*own, f"strategy.threads_per_rank={threads}", f"hydra.run.dir={number}"]
-        codes, errors = end(agent(nodes=(1, 1)).launch(*typed))
+        overrides = [*common, f"strategy.threads_per_rank={threads}", f"hydra.run.dir={number}"]
+        codes, errors = end(agent(nodes=(1, 1)).launch(*overrides))
         assert codes == [0, 0], errors
         strategy = read_record(Path(str(number)))["strategy"]
         assert (strategy["num_nodes"], strategy["threads_per_rank"]) == (2, expected)
@@ -205,8 +205,8 @@ def test_mistakes_are_reported_without_a_traceback(arguments, words, agent, work
 
 @pytest.mark.soak
 def test_torchrun_restarts_its_ranks_from_the_checkpoint(breaking, trained):
-    typed = [*without_world_size(breaking(1, 1, "kill", once=True)), *TINY]
-    process = start_torchrun(*typed, "hydra.run.dir=run", options=("--max-restarts", "1"))
+    overrides = [*without_world_size(breaking(1, 1, "kill", once=True)), *TINY]
+    process = start_torchrun(*overrides, "hydra.run.dir=run", options=("--max-restarts", "1"))
     errors = process.communicate()[1]
     assert process.returncode == 0, errors
     assert_restarted(trained)
@@ -222,9 +222,9 @@ def long_torchrun(work_folder: Path) -> Iterator[tuple[Any, list[psutil.Process]
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         yield process, family
     finally:
-        for each in family or [psutil.Process(process.pid)]:
-            if each.is_running():
-                each.kill()
+        for member in family or [psutil.Process(process.pid)]:
+            if member.is_running():
+                member.kill()
         process.communicate(timeout=DEADLINE_S)
 
 
@@ -266,8 +266,8 @@ def test_torchrun_shows_mistakes_without_our_traceback(arguments, words, work_fo
     errors = process.communicate(timeout=DEADLINE_S)[1]
     assert process.returncode != 0
     assert words in errors
-    own = str(Path(torchrun.__file__).parents[1])
-    assert own not in errors, "no traceback has lines of this package"
+    package = str(Path(torchrun.__file__).parents[1])
+    assert package not in errors, "no traceback has lines of this package"
     assert not list(work_folder.rglob("run.json"))
 
 
@@ -287,21 +287,21 @@ def test_the_rendezvous_reports_differing_settings(monkeypatch):
 
     def meet(*configs: dict[str, Any], attempt: str) -> list[Any]:
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
-        found: list[Any] = [None] * len(configs)
+        results: list[Any] = [None] * len(configs)
 
         def be(rank: int, config: dict[str, Any]) -> None:
             here.rank = rank
             try:
-                found[rank] = torchrun.rendezvous(config, 4, 60)
+                results[rank] = torchrun.rendezvous(config, 4, 60)
             except UserError as error:
-                found[rank] = str(error)
+                results[rank] = str(error)
 
-        threads = [threading.Thread(target=be, args=each, daemon=True) for each in enumerate(configs)]
+        threads = [threading.Thread(target=be, args=numbered, daemon=True) for numbered in enumerate(configs)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(timeout=60)
-        return found
+        return results
 
     first, second = meet({"seed": 1, "logger.save_dir": "a"}, {"seed": 1, "logger.save_dir": "b"}, attempt="0")
     assert first == second and [peer.usable_cores for peer in first] == [4, 4], "places may differ"
@@ -323,7 +323,7 @@ ADDRESSES = {
 @pytest.fixture
 def sends_from(monkeypatch):
     """sends_from(address): the system sends from this address to any host; its interfaces are those of ADDRESSES."""
-    faked = {name: [SimpleNamespace(address=each) for each in addresses] for name, addresses in ADDRESSES.items()}
+    faked = {name: [SimpleNamespace(address=ip) for ip in addresses] for name, addresses in ADDRESSES.items()}
     monkeypatch.setattr(rank_process.psutil, "net_if_addrs", lambda: faked)
     asked: list[Any] = []
 
@@ -361,7 +361,7 @@ def sends_from(monkeypatch):
 def test_the_interface_is_the_one_with_the_address_that_the_system_sends_from(address, interface, sends_from):
     asked = sends_from(address)
     assert rank_process.interface_towards("198.51.100.1") == interface
-    assert [each[0] for each in asked] == ["198.51.100.1"]
+    assert [request[0] for request in asked] == ["198.51.100.1"]
 
 
 @pytest.mark.unit

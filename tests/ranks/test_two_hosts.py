@@ -70,7 +70,7 @@ def start_on(hosts: tuple[str, str], work_folder: Path) -> Iterator[Any]:
         arguments: Sequence[str], options: Sequence[str] = (), environment: dict[str, str] | None = None
     ) -> list[subprocess.Popen[str]]:
         for number, host in enumerate(hosts):
-            own, hidden = work_folder / f"disk {number}", work_folder / f"disk {1 - number}"
+            disk, hidden = work_folder / f"disk {number}", work_folder / f"disk {1 - number}"
             rendezvous = ["--nnodes", "2", "--node-rank", str(number), "--master-addr", "10.77.0.1"]
             torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1", *rendezvous]
             command = [*torchrun, "--master-port", str(STORE_PORT), *options, str(TRAIN), *arguments]
@@ -89,7 +89,7 @@ def start_on(hosts: tuple[str, str], work_folder: Path) -> Iterator[Any]:
                         script,
                         "sh",
                         hidden,
-                        own,
+                        disk,
                         *command,
                     ],
                     stdout=subprocess.DEVNULL,
@@ -104,9 +104,9 @@ def start_on(hosts: tuple[str, str], work_folder: Path) -> Iterator[Any]:
     for process in running:
         if process.poll() is None:
             family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            for each in family:
-                if each.is_running():
-                    each.kill()
+            for member in family:
+                if member.is_running():
+                    member.kill()
             process.wait(timeout=DEADLINE_S)
 
 
@@ -133,21 +133,21 @@ def test_two_hosts_train_one_run(start_on, trained, work_folder):
 
 def addresses_of(pid: int) -> set[str]:
     """This machine's addresses in the TCP sockets of a process, without those to the store."""
-    own = set()
+    inodes = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         target = str(descriptor.readlink())
         if target.startswith("socket:["):
-            own.add(target.removeprefix("socket:[").removesuffix("]"))
-    found = set()
+            inodes.add(target.removeprefix("socket:[").removesuffix("]"))
+    addresses = set()
     for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
             _, local, remote, *rest = line.split()
-            ports = [int(each.rpartition(":")[2], 16) for each in (local, remote)]
-            if rest[6] in own and STORE_PORT not in ports:
+            ports = [int(endpoint.rpartition(":")[2], 16) for endpoint in (local, remote)]
+            if rest[6] in inodes and STORE_PORT not in ports:
                 words = bytes.fromhex(local.partition(":")[0])
                 address = b"".join(words[start : start + 4][::-1] for start in range(0, len(words), 4))
-                found.add(socket.inet_ntop(family, address).removeprefix("::ffff:"))
-    return found
+                addresses.add(socket.inet_ntop(family, address).removeprefix("::ffff:"))
+    return addresses
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,10 @@ def test_ranks_use_the_named_interface_or_the_one_to_the_first_host(named, expec
 
 
 def test_two_hosts_restart_from_the_checkpoint_of_the_first(start_on, breaking, trained, work_folder):
-    typed = [each for each in breaking(1, 1, "kill", once=True) if not each.startswith("strategy.world_size")]
-    succeed(start_on([*typed, *TINY, "hydra.run.dir=run"], ["--max-restarts", "1"]))
+    overrides = [
+        override for override in breaking(1, 1, "kill", once=True) if not override.startswith("strategy.world_size")
+    ]
+    succeed(start_on([*overrides, *TINY, "hydra.run.dir=run"], ["--max-restarts", "1"]))
     run_dir = work_folder / "disk 0" / "run"
     assert [attempt["status"] for attempt in read_record(run_dir)["attempts"]] == ["failed", "completed"]
     assert [row[:2] for row in curve(run_dir)] == [[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [2, 1]]

@@ -105,7 +105,7 @@ def test_everything_below_a_secret_key_is_masked():
 
 
 @pytest.mark.parametrize(
-    ("typed", "expected"),
+    ("argument", "expected"),
     [
         ("logger.wandb.api_key=hunter2", f"logger.wandb.api_key={MASK}"),
         ("+x.password=hunter2 with spaces", f"+x.password={MASK}"),
@@ -117,8 +117,8 @@ def test_everything_below_a_secret_key_is_masked():
         ("x.url=https://host/a?id=1&token=hunter2&b=2", f"x.url=https://host/a?id=1&token={MASK}&b=2"),
     ],
 )
-def test_secrets_in_a_command_are_masked(typed, expected):
-    assert mask_command(["python", "train.py", typed, "seed=1"]) == ["python", "train.py", expected, "seed=1"]
+def test_secrets_in_a_command_are_masked(argument, expected):
+    assert mask_command(["python", "train.py", argument, "seed=1"]) == ["python", "train.py", expected, "seed=1"]
 
 
 def test_the_value_after_its_flag_is_masked():
@@ -180,5 +180,5 @@ def test_a_known_secret_is_masked_in_any_text(before, secret, after):
 
 @given(st.sampled_from(SECRET_KEYS), SECRETS)
 def test_a_secret_is_masked_in_every_form_of_an_override(key, secret):
-    for typed in ([f"{key}={secret}"], [f"+a.{key}={secret}"], [f"--{key}", secret], [f"--{key}={secret}"]):
-        assert secret not in " ".join(mask_command(typed))
+    for arguments in ([f"{key}={secret}"], [f"+a.{key}={secret}"], [f"--{key}", secret], [f"--{key}={secret}"]):
+        assert secret not in " ".join(mask_command(arguments))

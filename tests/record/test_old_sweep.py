@@ -76,9 +76,9 @@ def test_a_users_class_keeps_an_argument_of_the_old_name():
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("typed", ["scheduler.warmup_share=0.1", "+scheduler.warmup_share=0.1"])
-def test_the_old_key_of_a_schedule_is_refused_with_the_new_one(typed, call):
-    done = call("scheduler=one_cycle", typed)
+@pytest.mark.parametrize("override", ["scheduler.warmup_share=0.1", "+scheduler.warmup_share=0.1"])
+def test_the_old_key_of_a_schedule_is_refused_with_the_new_one(override, call):
+    done = call("scheduler=one_cycle", override)
     assert done.returncode == 2 and done.stderr.startswith("error: scheduler.warmup_share=0.1: ")
     assert "scheduler.warmup_fraction=0.1" in done.stderr
 
@@ -92,7 +92,7 @@ def test_it_is_resumed(old_record, train):
 
 
 def test_its_run_is_continued_and_evaluated(old_record):
-    kept = [each for each in read_overrides(Path("sweep/0")) if not each.startswith("training.epochs")]
+    kept = [override for override in read_overrides(Path("sweep/0")) if not override.startswith("training.epochs")]
     checkpoint = "training.checkpoint=sweep/0"
     record = laptime.run([*kept, "scheduler.epochs=1", "training.epochs=2", checkpoint, "logger=none"])
     assert record["status"] == "completed" and record["run_label"] == ""

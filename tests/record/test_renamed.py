@@ -44,9 +44,9 @@ def old_run(trained, work_folder) -> Path:
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("typed", [f"{OLD}=2", f"+{OLD}=2"])
-def test_the_old_key_is_refused_with_its_new_name(typed, call):
-    done = call(typed)
+@pytest.mark.parametrize("override", [f"{OLD}=2", f"+{OLD}=2"])
+def test_the_old_key_is_refused_with_its_new_name(override, call):
+    done = call(override)
     assert done.returncode == 2 and done.stderr.startswith(f"error: {OLD}=2: ") and f"{NEW}=2" in done.stderr
 
 

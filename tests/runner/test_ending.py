@@ -42,7 +42,7 @@ def error_of(capfd):
     def run(*arguments: object) -> str:
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
-            main([str(each) for each in arguments])
+            main([str(argument) for argument in arguments])
         assert end.value.code == 2
         return capfd.readouterr().err
 
@@ -97,7 +97,7 @@ def test_resuming_a_finished_run_is_refused_with_a_remedy(first, error_of):
     ],
 )
 def test_checkpoint_of_another_experiment_is_refused_with_the_difference(override, words, first, work_folder, train):
-    kept = [each for each in STEPPED if not (override.startswith("model=") and each.startswith("model."))]
+    kept = [common for common in STEPPED if not (override.startswith("model=") and common.startswith("model."))]
     done = train(*kept, "training.epochs=4", f"training.checkpoint={first}", override)
     assert done.returncode == 2
     assert "another experiment" in done.stderr and words in done.stderr
@@ -256,14 +256,14 @@ def test_signal_leaves_no_data_workers_behind(start, work_folder):
 
 def members(session: int) -> list[int]:
     """Processes of a session."""
-    found = []
+    pids = []
     for pid in psutil.pids():
         try:
             if os.getsid(pid) == session:
-                found.append(pid)
+                pids.append(pid)
         except OSError:  # ended meanwhile
             pass
-    return found
+    return pids
 
 
 def test_killed_run_leaves_readable_files_and_resumes(start, work_folder):

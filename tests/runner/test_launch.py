@@ -99,8 +99,8 @@ def test_all_ranks_evaluate_with_the_same_batch_norm_statistics(train, work_fold
 @pytest.mark.parametrize("hook", ["fp16", "bf16", "powersgd"])
 def test_compressed_gradients_train(hook, trained):
     """On MNIST they reach the accuracy, and the losses differ from those with uncompressed gradients."""
-    typed = [*QUICK, "dataset.limit=2000", "training.batch_size=32", "training.epochs=2", "strategy.world_size=2"]
-    whole, compressed = (read_record(trained(*typed, f"strategy.comm_hook={name}")) for name in ("none", hook))
+    overrides = [*QUICK, "dataset.limit=2000", "training.batch_size=32", "training.epochs=2", "strategy.world_size=2"]
+    whole, compressed = (read_record(trained(*overrides, f"strategy.comm_hook={name}")) for name in ("none", hook))
     assert compressed["result"]["val_accuracy"] > 0.7
     assert compressed["result"]["train_loss"] != whole["result"]["train_loss"]
 
@@ -114,8 +114,8 @@ def test_accumulation_over_ranks_gives_the_gradient_of_the_whole_batch(trained):
 
 def test_time_limit_stops_all_ranks_at_the_same_step(train, work_folder):
     """One rank's clock jumps ahead during an epoch: both ranks stop, and that epoch is not recorded."""
-    typed = [*TWO_RANKS, "training.epochs=3", "training.batch_size=8", "training.time_limit_s=3600"]
-    done = train(*typed, "+callbacks.ahead._target_=rank_checks.OneClockRunsAhead", "hydra.run.dir=run")
+    overrides = [*TWO_RANKS, "training.epochs=3", "training.batch_size=8", "training.time_limit_s=3600"]
+    done = train(*overrides, "+callbacks.ahead._target_=rank_checks.OneClockRunsAhead", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     record = read_record(Path("run"))
     assert record["result"]["stop_reason"] == "time_limit"
@@ -135,7 +135,7 @@ def test_resumed_ranks_equal_uninterrupted_ranks(trained):
 
 
 @pytest.mark.parametrize(
-    ("typed", "words"),
+    ("arguments", "words"),
     [
         ("strategy.world_size=-1", ["strategy.world_size=-1", "at least 1"]),
         ("strategy.world_size=many", ["strategy.world_size=many", "auto"]),
@@ -160,8 +160,8 @@ def test_resumed_ranks_equal_uninterrupted_ranks(trained):
         ("strategy.world_size=4 dataset.limit=10 training.batch_size=2", ["dataset.val_fraction"]),
     ],
 )
-def test_rank_settings_are_checked_before_anything_is_written(typed, words, train, work_folder):
-    done = train(*typed.split())
+def test_rank_settings_are_checked_before_anything_is_written(arguments, words, train, work_folder):
+    done = train(*arguments.split())
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) <= 2, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
@@ -220,8 +220,8 @@ def test_sweep_trains_the_configured_number_of_processes(train):
     assert done.returncode == 0, done.stderr
     records = [read_record(Path("s") / str(number)) for number in range(3)]
     pids = [record["strategy"]["rank_pids"] for record in records]
-    assert [len(set(each)) for each in pids] == [1, 2, 4]
-    assert len({pid for each in pids for pid in each}) == 7, "every run has fresh processes"
+    assert [len(set(run_pids)) for run_pids in pids] == [1, 2, 4]
+    assert len({pid for run_pids in pids for pid in run_pids}) == 7, "every run has fresh processes"
     assert len({record["strategy"]["threads_per_rank"] for record in records}) == 1
     assert records[2]["strategy"]["oversubscribed"] == (usable_cores() < 4)
 
@@ -231,8 +231,8 @@ def test_local_ranks_listen_on_the_loopback_interface_only(start):
     until(lambda: not read_epochs(Path("here")).empty, process)
     listening = {
         connection.laddr.ip
-        for each in family_of(process)
-        for connection in each.net_connections()
+        for member in family_of(process)
+        for connection in member.net_connections()
         if connection.status == psutil.CONN_LISTEN
     }
     assert listening and listening <= {"127.0.0.1", "::1"}
@@ -264,8 +264,10 @@ def test_no_process_is_left_when_the_command_ends(train, work_folder):
     assert done.returncode == 0, done.stderr
 
     def left() -> list[psutil.Process]:
-        there = [each for each in psutil.process_iter(["cwd"]) if each.info["cwd"] == str(work_folder)]
-        return [each for each in there if each.pid != os.getpid() and each.status() != psutil.STATUS_ZOMBIE]
+        in_folder = [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(work_folder)]
+        return [
+            process for process in in_folder if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+        ]
 
     # The forkserver is killed and Python's resource tracker ends by itself, both shortly after the command.
     until(lambda: not left(), what="no process of the command is left")
@@ -274,7 +276,7 @@ def test_no_process_is_left_when_the_command_ends(train, work_folder):
 def test_a_temporary_folder_with_a_long_path_works(work_folder):
     deep = work_folder / ("d" * 100)
     deep.mkdir()
-    for typed in (["strategy.world_size=2"], ["dataset.pipeline=workers", "dataset.num_workers=1"]):
+    for overrides in (["strategy.world_size=2"], ["dataset.pipeline=workers", "dataset.num_workers=1"]):
         script = SCRIPTS / "deep_temporary_folder.py"
-        done = processes.run(*TINY, "training.epochs=1", *typed, script=script, environment={"TMPDIR": str(deep)})
+        done = processes.run(*TINY, "training.epochs=1", *overrides, script=script, environment={"TMPDIR": str(deep)})
         assert done.returncode == 0, done.stderr

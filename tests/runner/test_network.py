@@ -26,8 +26,8 @@ def asked(work_folder):
         log = work_folder / "asked"
         path = os.pathsep.join([str(SUPPORT / "hook"), os.environ["PYTHONPATH"]])
         environment = {"ASKED": str(log), "PYTHONPATH": path}
-        script, typed = (subject, arguments) if real else (SUPPORT / "scripts/audited.py", (str(subject), *arguments))
-        done = processes.run(*typed, script=script, environment=environment, real=real)
+        script, words = (subject, arguments) if real else (SUPPORT / "scripts/audited.py", (str(subject), *arguments))
+        done = processes.run(*words, script=script, environment=environment, real=real)
         assert done.returncode == 0, done.stderr
         assert "Tip" not in done.stderr + done.stdout and "lightning.ai" not in done.stderr + done.stdout
         return log.read_text().splitlines() if log.exists() else []
@@ -37,7 +37,7 @@ def asked(work_folder):
 
 def is_local(line: str) -> bool:
     """Whether a line is about loopback, a Unix socket, or a UDP socket that looks up an address without sending."""
-    return any(each in line for each in ("'127.0.0.1'", "'localhost'", "'::1'", "b'\\\\x00", "connect '/", "bind '/"))
+    return any(place in line for place in ("'127.0.0.1'", "'localhost'", "'::1'", "b'\\\\x00", "connect '/", "bind '/"))
 
 
 @pytest.mark.parametrize("real", [True, False], ids=["new interpreter", "fork"])
@@ -49,8 +49,15 @@ def test_the_audit_hook_sees_connections_of_child_processes(real, asked):
 @pytest.mark.parametrize("real", [pytest.param(True, marks=pytest.mark.soak), False], ids=["new interpreter", "fork"])
 def test_a_sweep_and_its_report_use_no_network(real, asked, work_folder):
     """In new interpreters, so that imports are covered, too."""
-    typed = ["-m", *TINY, "training.epochs=1", "strategy.world_size=1,2", "logger=tensorboard", "hydra.sweep.dir=sweep"]
-    lines = asked(TRAIN, *typed, real=real)
+    arguments = [
+        "-m",
+        *TINY,
+        "training.epochs=1",
+        "strategy.world_size=1,2",
+        "logger=tensorboard",
+        "hydra.sweep.dir=sweep",
+    ]
+    lines = asked(TRAIN, *arguments, real=real)
     for number in ("0", "1"):
         assert read_record(work_folder / "sweep" / number)["status"] == "completed"
     assert (work_folder / "sweep/summary/report.html").exists()

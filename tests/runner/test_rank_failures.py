@@ -170,8 +170,8 @@ def restarted(train, breaking):
     """
 
     def run(rank: int, epoch: int, *overrides: str) -> tuple[dict, str]:
-        typed = [*breaking(rank, epoch, "kill", once=True), *TINY, "strategy.max_restarts=1", "hydra.run.dir=run"]
-        done = train(*typed, *overrides)
+        common = [*breaking(rank, epoch, "kill", once=True), *TINY, "strategy.max_restarts=1", "hydra.run.dir=run"]
+        done = train(*common, *overrides)
         assert done.returncode == 0, done.stderr
         record = read_record(RUN_DIR)
         assert record["status"] == "completed"
@@ -227,8 +227,8 @@ def test_restart_before_the_first_checkpoint_starts_from_the_beginning(restarted
 
 
 def test_death_after_the_last_epoch_loses_no_measurement(train, breaking, trained):
-    typed = [*breaking(1, 3, "kill", once=True), *TINY, "measure.breakdown=true", "strategy.max_restarts=1"]
-    assert train(*typed, "hydra.run.dir=run").returncode == 0
+    overrides = [*breaking(1, 3, "kill", once=True), *TINY, "measure.breakdown=true", "strategy.max_restarts=1"]
+    assert train(*overrides, "hydra.run.dir=run").returncode == 0
     record = read_record(RUN_DIR)
     assert [attempt["status"] for attempt in record["attempts"]] == ["failed", "completed"]
     rows = read_epochs(RUN_DIR)
@@ -239,10 +239,10 @@ def test_death_after_the_last_epoch_loses_no_measurement(train, breaking, traine
     assert record["result"] == read_record(trained(*UNDISTURBED))["result"]
 
 
-@pytest.mark.parametrize("typed", [[], pytest.param(["dataset.pipeline=mapped"], marks=pytest.mark.soak)])
-def test_one_rank_without_ddp_is_restarted(typed, train, breaking):
+@pytest.mark.parametrize("overrides", [[], pytest.param(["dataset.pipeline=mapped"], marks=pytest.mark.soak)])
+def test_one_rank_without_ddp_is_restarted(overrides, train, breaking):
     done = train(
-        *breaking(0, 1, "kill", once=True), *TINY, *typed, "strategy.world_size=1", "strategy.max_restarts=1",
+        *breaking(0, 1, "kill", once=True), *TINY, *overrides, "strategy.world_size=1", "strategy.max_restarts=1",
         "hydra.run.dir=run",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -200,13 +200,13 @@ def test_steps_per_execution_does_not_change_the_training(precision):
 
 def test_microbatches_give_the_gradient_of_the_whole_batch(trained):
     whole, parts = (losses(trained(*NO_DROPOUT, f"training.num_microbatches={parts}")) for parts in (1, 4))
-    assert parts == [pytest.approx(each, rel=1e-4) for each in whole]
+    assert parts == [pytest.approx(value, rel=1e-4) for value in whole]
     assert parts != whole, "nothing was accumulated"
 
 
 def test_pipelines_give_the_same_losses(trained):
     workers = losses(laptime.run([*SHORT, "dataset.pipeline=workers", "dataset.num_workers=2"]))
-    assert workers == [pytest.approx(each, rel=1e-4) for each in losses(trained(*SHORT))]
+    assert workers == [pytest.approx(value, rel=1e-4) for value in losses(trained(*SHORT))]
 
 
 def test_bf16_trains_close_to_float32():
@@ -253,9 +253,9 @@ def test_hashes_distinguish_data_sets_of_the_same_name(work_folder):
     write_fashion_mnist(work_folder / "a", 1)
     write_fashion_mnist(work_folder / "b", 2)
     (work_folder / "c").symlink_to("a")
-    typed = [*QUICK, "dataset=fashion_mnist", "dataset.verify=false", "dataset.limit=200"]
-    laptime.run([*typed, "dataset.root=a", "training.epochs=1", "hydra.run.dir=first"])
-    on = [*typed, "training.checkpoint=first", "training.epochs=2"]
+    overrides = [*QUICK, "dataset=fashion_mnist", "dataset.verify=false", "dataset.limit=200"]
+    laptime.run([*overrides, "dataset.root=a", "training.epochs=1", "hydra.run.dir=first"])
+    on = [*overrides, "training.checkpoint=first", "training.epochs=2"]
     with pytest.raises(UserError, match=r"^training\.checkpoint=first.*checksum"):
         laptime.run([*on, "dataset.root=b"])
     assert laptime.run([*on, "dataset.root=c"])["status"] == "completed"
@@ -383,8 +383,8 @@ def test_early_stopping_ends_a_run_that_does_not_improve():
 
 
 def test_early_stopping_does_not_end_a_run_that_improves():
-    typed = ["training.epochs=4", "training.early_stopping_patience=1", "model.dropout=0"]
-    record = laptime.run([*TINY, *typed])
+    overrides = ["training.epochs=4", "training.early_stopping_patience=1", "model.dropout=0"]
+    record = laptime.run([*TINY, *overrides])
     epochs = read_epochs(Path(record["run_dir"]))
     assert epochs["val_loss"].is_monotonic_decreasing, list(epochs["val_loss"])
     assert record["result"]["stop_reason"] == "epochs" and len(epochs) == 4
@@ -446,7 +446,7 @@ def test_hashes_distinguish_seed_and_settings(trained):
                 [*SHORT],
                 [*SHORT, "seed=2"],
                 [*SHORT, "optimizer.lr=0.002"],
-                [*(each for each in SHORT if not each.startswith("callbacks")), *others],
+                [*(override for override in SHORT if not override.startswith("callbacks")), *others],
             )
         )
     assert base[0] != seed[0] and base[1] == seed[1]
@@ -475,7 +475,7 @@ def test_compiling_happens_outside_the_epochs_and_keeps_the_losses(trained, monk
     plain, compiled = (trained(*NO_DROPOUT, f"training.compile={value}") for value in ("false", "true"))
     compile_s = read_record(compiled)["timing"]["compile_s"]
     assert compile_s > 0
-    assert losses(compiled) == [pytest.approx(each, rel=1e-3) for each in losses(plain)]
+    assert losses(compiled) == [pytest.approx(epoch_loss, rel=1e-3) for epoch_loss in losses(plain)]
     # If the first epoch included compilation, it would take longer than the recorded compilation.
     assert read_epochs(compiled)["epoch_time_s"][0] < compile_s
 

@@ -7,7 +7,7 @@ SWEEP = ["-m", "seed=1,2"]
 
 
 @pytest.mark.parametrize(
-    ("typed", "needs"),
+    ("overrides", "needs"),
     [
         (["sweep.on_failure=stop"], "-m"),
         (["hydra/launcher=joblib"], "-m"),
@@ -34,16 +34,16 @@ SWEEP = ["-m", "seed=1,2"]
         (["hydra.sweep={dir:x}"], "hydra.sweep.dir"),
     ],
 )
-def test_overrides_without_effect_are_refused(typed, needs, call, work_folder):
-    done = call(*TINY, *typed)
-    key = typed[-1].partition("=")[0]
+def test_overrides_without_effect_are_refused(overrides, needs, call, work_folder):
+    done = call(*TINY, *overrides)
+    key = overrides[-1].partition("=")[0]
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {key}=") and needs in done.stderr
     assert not list(work_folder.iterdir())
 
 
 @pytest.mark.parametrize(
-    "typed",
+    "overrides",
     [
         ["strategy.world_size=1,2", "strategy.comm_hook=fp16"],
         ["strategy.wrap_single_rank=true", "strategy.bucket_cap_mb=3", "seed=1,2"],
@@ -54,8 +54,8 @@ def test_overrides_without_effect_are_refused(typed, needs, call, work_folder):
         ["seed=1,2", "strategy.comm_hook=none", "measure.max_repeats=20", "device.fallback=cpu"],
     ],
 )
-def test_an_override_with_an_effect_on_one_run_is_accepted(typed, call, work_folder):
-    done = call("-m", *TINY, *typed, "sweep.dry_run=true")
+def test_an_override_with_an_effect_on_one_run_is_accepted(overrides, call, work_folder):
+    done = call("-m", *TINY, *overrides, "sweep.dry_run=true")
     assert done.returncode == 0, done.stderr
     assert not list(work_folder.iterdir())
 
@@ -68,7 +68,7 @@ def test_an_option_that_hydra_would_not_find_is_refused(name, how, call, work_fo
     path.write_text("seed: 7\n")
     done = call(*how, *TINY)
     assert done.returncode == 2 and name in done.stderr
-    assert [each.name for each in work_folder.iterdir()] == ["own"]
+    assert [entry.name for entry in work_folder.iterdir()] == ["own"]
 
 
 def test_a_resumed_sweep_refuses_overrides_without_effect(two_runs, call):
@@ -100,7 +100,7 @@ def test_a_folder_of_the_search_path_must_exist(mode, place, call, work_folder):
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("typed", "instead"),
+    ("override", "instead"),
     [
         ("optimizer@scheduler=adam", "optimizer=adam"),
         ("model@model=mlp", "model=mlp"),
@@ -110,18 +110,19 @@ def test_a_folder_of_the_search_path_must_exist(mode, place, call, work_folder):
         ("~optimizer=sgd", "~optimizer"),
     ],
 )
-def test_a_key_that_cannot_be_added_or_deleted_is_named(typed, instead, call):
-    done = call(typed)
+def test_a_key_that_cannot_be_added_or_deleted_is_named(override, instead, call):
+    done = call(override)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {typed}: ") and instead in done.stderr
+    assert done.stderr.startswith(f"error: {override}: ") and instead in done.stderr
 
 
 @pytest.mark.parametrize(
-    "typed", ["scheduler.step_size=0", "+optimizer.betas=[0.9,2.0]", "optimizer.weight_decay=-1", "optimizer.lr=1e400"]
+    "override",
+    ["scheduler.step_size=0", "+optimizer.betas=[0.9,2.0]", "optimizer.weight_decay=-1", "optimizer.lr=1e400"],
 )
-def test_an_error_of_a_constructor_is_shown_with_its_arguments(typed, call, work_folder):
-    done = call(*TINY, typed)
-    group, _, argument = typed.lstrip("+").partition("=")[0].partition(".")
+def test_an_error_of_a_constructor_is_shown_with_its_arguments(override, call, work_folder):
+    done = call(*TINY, override)
+    group, _, argument = override.lstrip("+").partition("=")[0].partition(".")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {group}") and f"{argument}=" in done.stderr
     assert not list(work_folder.iterdir())

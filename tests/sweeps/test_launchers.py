@@ -58,8 +58,8 @@ def test_a_failed_run_is_named_and_the_others_continue(script, train):
 
 @pytest.mark.soak
 def test_a_sweep_with_failed_runs_is_resumed_by_its_launcher(train):
-    typed = [*SWEEP, "optimizer=sgd", "optimizer.lr=0.01,1e30", JOBLIB]
-    assert train(*typed).returncode == 1
+    overrides = [*SWEEP, "optimizer=sgd", "optimizer.lr=0.01,1e30", JOBLIB]
+    assert train(*overrides).returncode == 1
     resumed = train("sweep.resume=s", JOBLIB)
     assert "run 0 (optimizer.lr=0.01): completed, skipped" in resumed.stderr
     assert "run 1 (optimizer.lr=1e+30): failed (the loss became" in resumed.stderr
@@ -81,9 +81,9 @@ def test_concurrent_runs_have_their_own_cores(launcher, train):
 
 @pytest.mark.soak
 def test_concurrent_runs_have_another_hash_than_a_single_run(train):
-    typed = ["-m", *QUICK, NO_REPORT, "strategy.threads_per_rank=1"]
-    assert train(*typed, "seed=1", "hydra.sweep.dir=alone").returncode == 0
-    assert train(*typed, "seed=1,2", JOBLIB, "hydra.sweep.dir=together").returncode == 0
+    overrides = ["-m", *QUICK, NO_REPORT, "strategy.threads_per_rank=1"]
+    assert train(*overrides, "seed=1", "hydra.sweep.dir=alone").returncode == 0
+    assert train(*overrides, "seed=1,2", JOBLIB, "hydra.sweep.dir=together").returncode == 0
     (alone,), (together, _) = records("alone"), records("together")
     assert alone["config_hash"] != together["config_hash"]
     assert alone["result"]["test_loss"] == together["result"]["test_loss"]
@@ -91,8 +91,8 @@ def test_concurrent_runs_have_another_hash_than_a_single_run(train):
 
 @pytest.mark.soak
 def test_no_run_starts_after_a_failed_one_stopped_the_sweep(train):
-    typed = ["optimizer=sgd", "optimizer.lr=1e30,0.01,0.02,0.03", JOBLIB, "hydra.launcher.n_jobs=1"]
-    ended = train(*SWEEP, *typed, "sweep.on_failure=stop")
+    overrides = ["optimizer=sgd", "optimizer.lr=1e30,0.01,0.02,0.03", JOBLIB, "hydra.launcher.n_jobs=1"]
+    ended = train(*SWEEP, *overrides, "sweep.on_failure=stop")
     assert ended.returncode == 1 and "3 of 4 runs of the sweep were not started" in ended.stderr
 
 
@@ -111,9 +111,9 @@ def test_a_signal_ends_all_concurrent_runs_between_two_steps(script, start):
 GRID_OF_TWO = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=2"]
 
 
-def assert_a_killed_process_is_reported_in_one_line(*typed: str, script: Path = TRAIN) -> None:
+def assert_a_killed_process_is_reported_in_one_line(*overrides: str, script: Path = TRAIN) -> None:
     kills = ["+callbacks.x._target_=kill_job.KillJob", "+callbacks.x.seed=choice(1,2)"]
-    ended = processes.run(*SWEEP, *kills, "training.epochs=50", *typed, script=script)
+    ended = processes.run(*SWEEP, *kills, "training.epochs=50", *overrides, script=script)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr, ended.stderr
     assert "error: the launcher failed" in ended.stderr and "its process was killed" in ended.stderr, ended.stderr

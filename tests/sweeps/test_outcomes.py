@@ -40,9 +40,12 @@ def test_outcomes_of_other_processes_are_read_until_they_are_removed(store, copy
     copy_in_other_process.note(Outcome("1 (seed=2)", "begun"))
     copy_in_other_process.note(Outcome("1 (seed=2)", "failed", "broken", 3))
     (work_folder / OUTCOMES_DIR / "2.json").write_text("{")  # cut short
-    assert [(each.number, each.message, each.exit_code) for each in store.all()] == [(0, "", 0), (1, "broken", 3)]
+    assert [(outcome.number, outcome.message, outcome.exit_code) for outcome in store.all()] == [
+        (0, "", 0),
+        (1, "broken", 3),
+    ]
     store.forget()
-    assert [each.number for each in store.all()] == [0] and list(work_folder.iterdir()) == []
+    assert [outcome.number for outcome in store.all()] == [0] and list(work_folder.iterdir()) == []
 
 
 def test_any_process_stops_the_sweep(store, copy_in_other_process):

@@ -69,11 +69,11 @@ def test_a_directory_that_is_no_sweep_is_refused(name, message, work_folder):
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("typed", "words"), [("sweep.resume=a,b", "only one sweep"), ("sweep.resume=[a", "not understood")]
+    ("override", "words"), [("sweep.resume=a,b", "only one sweep"), ("sweep.resume=[a", "not understood")]
 )
-def test_a_value_that_is_no_directory_is_refused(typed, words):
+def test_a_value_that_is_no_directory_is_refused(override, words):
     with pytest.raises(UserError, match=words):
-        split_resume_override(["seed=1", typed])
+        split_resume_override(["seed=1", override])
 
 
 def test_a_refusal_is_an_exit_code_and_one_line(train, work_folder):
@@ -101,16 +101,16 @@ def test_a_sweep_that_is_running_is_refused(two_runs):
 
 
 @pytest.mark.parametrize(
-    ("typed", "words"),
+    ("override", "words"),
     [
         ("hydra.sweep.dir=other", "hydra.sweep.dir=other: can't be changed"),
         ("training.epocs=2", "Did you mean training.epochs?"),
         ("strategy.threads_per_rank=0", "at least 1"),
     ],
 )
-def test_invalid_overrides_change_nothing(typed, words, two_runs, train):
+def test_invalid_overrides_change_nothing(override, words, two_runs, train):
     before = times(two_runs)
-    ended = train("sweep.resume=latest", typed)
+    ended = train("sweep.resume=latest", override)
     assert ended.returncode == 2 and words in ended.stderr and "Traceback" not in ended.stderr
     assert times(two_runs) == before
 
@@ -120,7 +120,7 @@ def test_invalid_overrides_change_nothing(typed, words, two_runs, train):
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("before", "typed", "result"),
+    ("before", "added", "result"),
     [
         (["seed=1,2", "model=cnn"], ["seed=3"], ["seed=3", "model=cnn"]),
         (["model=mlp"], ["model=cnn", "training.epochs=2"], ["model=cnn", "training.epochs=2"]),
@@ -131,8 +131,8 @@ def test_invalid_overrides_change_nothing(typed, words, two_runs, train):
         (["~callbacks.progress_bar"], ["seed=1"], ["~callbacks.progress_bar", "seed=1"]),
     ],
 )
-def test_overrides_typed_now_replace_earlier_ones(before, typed, result):
-    assert merge_overrides(before, typed) == result
+def test_overrides_typed_now_replace_earlier_ones(before, added, result):
+    assert merge_overrides(before, added) == result
 
 
 # Processes that are still alive.

@@ -18,9 +18,9 @@ from laptime.sweeps.plan import plan_runs
 SWEEP = ("-m", *TINY, NO_REPORT, "training.epochs=1", "hydra.sweep.dir=sweep")
 
 
-def planned(*typed: str) -> list[list[str]]:
+def planned(*overrides: str) -> list[list[str]]:
     with hydra_session() as hydra:
-        return [run.overrides for run in plan_runs(hydra, typed)]
+        return [run.overrides for run in plan_runs(hydra, overrides)]
 
 
 def values(jobs: list[list[str]], key: str) -> list[str | None]:
@@ -31,9 +31,9 @@ def values(jobs: list[list[str]], key: str) -> list[str | None]:
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("typed", [["model=mlp,cnn", "seed=1,2"], ["seed=1,2", "model=mlp,cnn"]])
-def test_repeats_are_outermost_in_any_order_of_arguments(typed):
-    assert [sorted(job) for job in planned(*typed)] == [
+@pytest.mark.parametrize("overrides", [["model=mlp,cnn", "seed=1,2"], ["seed=1,2", "model=mlp,cnn"]])
+def test_repeats_are_outermost_in_any_order_of_arguments(overrides):
+    assert [sorted(job) for job in planned(*overrides)] == [
         ["model=mlp", "seed=1"], ["model=cnn", "seed=1"], ["model=mlp", "seed=2"], ["model=cnn", "seed=2"],
     ]  # fmt: skip
 
@@ -57,15 +57,15 @@ def test_the_sweep_of_an_experiment_applies_to_its_runs_only():
 
 
 @pytest.mark.parametrize(
-    "typed",
+    "overrides",
     [
         ["model=vit,transformer", "model.width=16"],
         pytest.param(["model=cnn,lstm", "model.dropout=0"], marks=pytest.mark.soak),
     ],
 )
-def test_a_key_that_only_the_swept_options_have_is_planned(typed, call):
+def test_a_key_that_only_the_swept_options_have_is_planned(overrides, call):
     """The default options, which no run uses, lack the key."""
-    assert call("-m", "dataset=synthetic", *typed, "sweep.dry_run=true").returncode == 0
+    assert call("-m", "dataset=synthetic", *overrides, "sweep.dry_run=true").returncode == 0
 
 
 def test_a_search_over_a_key_that_the_chosen_option_lacks_names_both(call, work_folder):
@@ -96,9 +96,11 @@ def test_shuffled_values_are_drawn_once(train, work_folder):
     }
 
 
-@pytest.mark.parametrize("typed", ["optimizer.lr=0.1,0.10", "seed=1,01", "model=mlp,mlp", "dataset.num_train=300,3e2"])
-def test_duplicate_runs_are_refused(typed, call, work_folder):
-    done = call(*SWEEP, typed)
+@pytest.mark.parametrize(
+    "override", ["optimizer.lr=0.1,0.10", "seed=1,01", "model=mlp,mlp", "dataset.num_train=300,3e2"]
+)
+def test_duplicate_runs_are_refused(override, call, work_folder):
+    done = call(*SWEEP, override)
     assert done.returncode == 2
     assert list(work_folder.iterdir()) == []
 
@@ -124,8 +126,8 @@ def test_unnumbered_run_directories_are_refused(subdir, call, work_folder):
 
 @pytest.mark.parametrize("folder", ["null", pytest.param(".kept", marks=pytest.mark.soak)])
 def test_repeats_do_not_depend_on_the_output_subdir(folder, train, work_folder):
-    typed = ["measure.target_interval=1e-9", "measure.max_repeats=2", f"hydra.output_subdir={folder}"]
-    done = train(*SWEEP, "training.epochs=2", "seed=1", *typed)
+    overrides = ["measure.target_interval=1e-9", "measure.max_repeats=2", f"hydra.output_subdir={folder}"]
+    done = train(*SWEEP, "training.epochs=2", "seed=1", *overrides)
     assert done.returncode == 0, done.stderr
     records = [read_record(path) for _, path in sorted(numbered_runs(work_folder / "sweep").items())]
     assert [record["seed"] for record in records] == [1, 2]
@@ -133,8 +135,8 @@ def test_repeats_do_not_depend_on_the_output_subdir(folder, train, work_folder):
 
 
 def test_a_sweep_with_another_output_subdir_is_resumed(train, work_folder):
-    typed = [*SWEEP, "seed=1,2", "hydra.output_subdir=.kept"]
-    assert train(*typed).returncode == 0
+    overrides = [*SWEEP, "seed=1,2", "hydra.output_subdir=.kept"]
+    assert train(*overrides).returncode == 0
     record = read_record(work_folder / "sweep/1")
     record["status"], record["config_hash"] = "failed", None  # only its overrides identify it now
     (work_folder / "sweep/1/run.json").write_text(json.dumps(record))
@@ -183,16 +185,16 @@ def sweeping_config(work_folder: Path) -> Path:
 
 @pytest.mark.parametrize("seeds", [["seed=1,2"], pytest.param([], marks=pytest.mark.soak)])
 def test_a_primary_configuration_may_start_a_sweep(seeds, sweeping_config, train, work_folder):
-    typed = ["--config-dir", "own", "--config-name", "sweeping", *TINY, NO_REPORT, "training.epochs=1"]
-    done = train(*typed, *seeds)
+    arguments = ["--config-dir", "own", "--config-name", "sweeping", *TINY, NO_REPORT, "training.epochs=1"]
+    done = train(*arguments, *seeds)
     assert done.returncode == 0, done.stderr
     assert len(numbered_runs(work_folder / "sweep")) == max(1, 2 * len(seeds))
 
 
-@pytest.mark.parametrize("typed", ["experiment=strong_scaling", "search=accuracy"])
-def test_from_python_a_sweep_is_refused(typed, work_folder):
+@pytest.mark.parametrize("override", ["experiment=strong_scaling", "search=accuracy"])
+def test_from_python_a_sweep_is_refused(override, work_folder):
     with pytest.raises(UserError, match=r"^hydra\.mode"):
-        run([*TINY, typed])
+        run([*TINY, override])
     assert list(work_folder.iterdir()) == []
 
 
@@ -226,7 +228,7 @@ def test_hydra_mode_is_refused(mode, call):
 
 
 @pytest.mark.parametrize(
-    ("typed", "named"),
+    ("arguments", "named"),
     [
         (["-m", "seed=1,2", "hydra.sweeper.max_batch_size=1"], "hydra.sweeper.max_batch_size"),
         (["-m", "hydra.sweeper.params={seed:'1,2'}"], "hydra.sweeper.params"),
@@ -236,12 +238,12 @@ def test_hydra_mode_is_refused(mode, call):
         (["--config-dir", "own", "experiment=resumes"], "sweep.resume"),
     ],
 )
-def test_settings_without_effect_or_with_varying_effect_are_refused(typed, named, call, work_folder):
+def test_settings_without_effect_or_with_varying_effect_are_refused(arguments, named, call, work_folder):
     folder = work_folder / "own/experiment"
     folder.mkdir(parents=True)
     (folder / "with_params.yaml").write_text("# @package _global_\nhydra: {sweeper: {params: {seed: '1,2'}}}\n")
     (folder / "resumes.yaml").write_text("# @package _global_\nsweep: {resume: latest}\n")
-    done = call(*typed, *TINY, NO_REPORT)
+    done = call(*arguments, *TINY, NO_REPORT)
     assert done.returncode == 2 and named in done.stderr
     assert [path.name for path in work_folder.iterdir()] == ["own"]
 
@@ -275,7 +277,7 @@ def test_a_resumed_run_uses_its_own_early_stopping_patience(train, work_folder):
     assert train(*stops, "hydra.run.dir=first").returncode == 0
     first = read_record(work_folder / "first")
     assert first["result"]["stop_reason"] == "early_stopping"
-    typed = [*stops, "training.epochs=9", "training.early_stopping_patience=50", "training.checkpoint=first"]
-    done = train(*typed, "hydra.run.dir=second")
+    overrides = [*stops, "training.epochs=9", "training.early_stopping_patience=50", "training.checkpoint=first"]
+    done = train(*overrides, "hydra.run.dir=second")
     assert done.returncode == 0, done.stderr
     assert read_record(work_folder / "second")["result"]["stop_reason"] == "epochs"

@@ -72,9 +72,9 @@ def test_repeats_are_added_to_a_finished_sweep_by_one_command(train, work_folder
 @pytest.mark.parametrize(("epochs", "continues"), [(3, True), pytest.param(2, False, marks=pytest.mark.soak)])
 def test_a_failed_run_is_retried_in_its_own_directory(epochs, continues, train, work_folder):
     breaks = "+callbacks.breaks={_target_:breaking.BreakAt,rank:0,epoch:1,how:raise,once:true}"
-    typed = ["-m", *TINY, f"training.epochs={epochs}", breaks]
-    typed += [NO_REPORT] if continues else []
-    done = train(*typed, INTO, "seed=1,2")
+    common = ["-m", *TINY, f"training.epochs={epochs}", breaks]
+    common += [NO_REPORT] if continues else []
+    done = train(*common, INTO, "seed=1,2")
     assert done.returncode == 1
     assert f"sweep.resume={SWEEP}" in done.stdout
     failed = read_record(SWEEP / "0")
@@ -101,15 +101,15 @@ def test_a_failed_run_is_retried_in_its_own_directory(epochs, continues, train, 
         assert [group["seeds"] for group in summary["groups"]] == [[1, 2]]
         assert "TensorBoard" not in done.stdout, "logger=none"
     # Uninterrupted, because the file `broken` exists already.
-    assert train(*typed, "hydra.sweep.dir=whole", "seed=1").returncode == 0
+    assert train(*common, "hydra.sweep.dir=whole", "seed=1").returncode == 0
     assert curve(run) == curve(Path("whole/0"))
 
 
 def test_a_killed_sweep_that_is_resumed_equals_an_undisturbed_one(start, train, work_folder):
     """It is killed in the middle of its third epoch. While it runs, no other process can resume it."""
     pauses = "+callbacks.pause={_target_:pauses.PauseOnce,epoch:2,batch:3}"
-    typed = [*TINY_SWEEP, "training.epochs=5", pauses]
-    killed = start(*typed, INTO, "seed=1,2")
+    common = [*TINY_SWEEP, "training.epochs=5", pauses]
+    killed = start(*common, INTO, "seed=1,2")
     until(Path("paused").exists, killed)
     refused = train("sweep.resume=latest")
     assert refused.returncode == 2
@@ -122,7 +122,7 @@ def test_a_killed_sweep_that_is_resumed_equals_an_undisturbed_one(start, train, 
     done = train("sweep.resume=latest")
     assert done.returncode == 0, done.stderr
     assert "from its last checkpoint" in done.stderr and "run 1 (seed=2): new" in done.stderr
-    assert train(*typed, "hydra.sweep.dir=whole", "seed=1,2").returncode == 0
+    assert train(*common, "hydra.sweep.dir=whole", "seed=1,2").returncode == 0
     for number in ("0", "1"):
         resumed, whole = SWEEP / number, Path("whole") / number
         assert curve(resumed) == curve(whole)

@@ -37,8 +37,8 @@ def test_a_search_samples_its_space_and_prints_the_best_trial(train):
     assert re.search(answer, " ".join(ended.stdout.split()))
     assert "3 of 3" not in ended.stderr and Path("s/summary/report.html").exists()
     assert "run 0 of the sweep" in ended.stderr and "[I 20" not in ended.stderr and "Study" not in ended.stderr
-    typed = yaml.safe_load(Path("s/multirun.yaml").read_text())["hydra"]["overrides"]["task"]
-    assert typed[0] == "search=accuracy" and "training.epochs=2" in typed
+    overrides = yaml.safe_load(Path("s/multirun.yaml").read_text())["hydra"]["overrides"]["task"]
+    assert overrides[0] == "search=accuracy" and "training.epochs=2" in overrides
     assert newest_sweeps([Path()]) == [Path("s")]
     resumed = train("sweep.resume=s")
     assert resumed.returncode == 2 and "sweep.resume=s: a search can't be resumed" in resumed.stderr
@@ -77,7 +77,7 @@ def test_two_objectives_give_a_pareto_front(train):
 
 @pytest.mark.soak
 def test_a_search_for_speed_samples_batch_sizes_and_steps(train):
-    quick = [each for each in WITH_LARGE_BATCHES if "threads" not in each and "epochs" not in each]
+    quick = [override for override in WITH_LARGE_BATCHES if "threads" not in override and "epochs" not in override]
     ended = train("search=epoch_time", *quick, "hydra.sweeper.n_trials=4", "hydra.sweep.dir=s")
     assert ended.returncode == 0, ended.stderr
     runs = records("s")
@@ -106,7 +106,7 @@ def test_each_sampler_searches(sampler, train):
 
 
 @pytest.mark.parametrize(
-    ("typed", "message"),
+    ("overrides", "message"),
     [
         (["optimized_metric=val_accuracy"], "'hydra.sweeper.direction=maximize'"),
         (["optimized_metric=[val_accuracy,epoch_time_s]"], "'hydra.sweeper.direction=[maximize,minimize]'"),
@@ -126,9 +126,9 @@ def test_each_sampler_searches(sampler, train):
         (["measure.target_interval=0.1"], "measure.target_interval=0.1"),
     ],
 )
-def test_an_invalid_search_is_refused_before_it_starts(typed, message, call, monkeypatch, work_folder):
+def test_an_invalid_search_is_refused_before_it_starts(overrides, message, call, monkeypatch, work_folder):
     monkeypatch.setattr("laptime.runner.fresh_processes.preload", lambda: None)  # the process would be unused
-    ended = call("-m", *OPTUNA, *TWO_EPOCHS, *typed)
+    ended = call("-m", *OPTUNA, *TWO_EPOCHS, *overrides)
     assert ended.returncode == 2 and message in ended.stderr, ended.stderr
     assert "Traceback" not in ended.stderr and list(work_folder.iterdir()) == []
 

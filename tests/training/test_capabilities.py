@@ -105,7 +105,7 @@ def process_group():
 def warnings(caplog):
     """A function that returns the messages of Laptime's warnings until now."""
     caplog.set_level(logging.WARNING, logger="laptime")
-    return lambda: [each.getMessage() for each in caplog.records if each.name.startswith("laptime")]
+    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("laptime")]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from laptime.training.faults import out_of_memory_kills, translate
 SCRIPTS = Path(__file__).parents[1] / "user_classes"
 CONFIG = changed(training={"batch_size": 96}, dataset={"num_workers": 2}, model={})
 TWO_EPOCHS = (*TINY, "training.epochs=2")
-NO_MODEL = [each for each in TWO_EPOCHS if not each.startswith("model.")]
+NO_MODEL = [override for override in TWO_EPOCHS if not override.startswith("model.")]
 
 
 # Memory.
@@ -33,8 +33,8 @@ NO_MODEL = [each for each in TWO_EPOCHS if not each.startswith("model.")]
 
 def message_with_little_memory(*overrides: str) -> str:
     """The error of a run that may allocate 0.7 GB in addition to the loaded libraries."""
-    typed = ["700000000", *TINY, "training.epochs=1", "hydra.run.dir=run", *overrides]
-    done = processes.run(*typed, script=SCRIPTS / "limited_memory.py")
+    arguments = ["700000000", *TINY, "training.epochs=1", "hydra.run.dir=run", *overrides]
+    done = processes.run(*arguments, script=SCRIPTS / "limited_memory.py")
     assert done.returncode != 0
     record = read_record(Path("run"))
     assert record["status"] == "failed", done.stderr
@@ -69,8 +69,8 @@ def test_too_little_memory_for_the_model_names_its_sizes(work_folder):
     ],
 )  # fmt: skip
 def test_out_of_memory_errors_of_every_device_are_recognized(error, words):
-    found = translate(error, CONFIG)
-    assert isinstance(found, TrainingFailed) and words in str(found)
+    failure = translate(error, CONFIG)
+    assert isinstance(failure, TrainingFailed) and words in str(failure)
 
 
 @pytest.mark.unit
@@ -112,12 +112,12 @@ def test_out_of_memory_kills_are_counted(name, tmp_path):
 
 def test_weights_without_a_gradient_fail_with_a_remedy(train, work_folder):
     net = ["model._target_=unused_weights.UnusedWeights", "~model.hidden_sizes", "~model.dropout"]
-    typed = [*NO_MODEL, *net, "strategy.world_size=2"]
-    failed = train(*typed, "hydra.run.dir=failed")
+    overrides = [*NO_MODEL, *net, "strategy.world_size=2"]
+    failed = train(*overrides, "hydra.run.dir=failed")
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
     message = read_record(Path("failed"))["error"]["message"]
     assert "no gradient" in message and "strategy.static_graph=true" in message
-    ended = train(*typed, "strategy.static_graph=true", "hydra.run.dir=run")
+    ended = train(*overrides, "strategy.static_graph=true", "hydra.run.dir=run")
     assert ended.returncode == 0 and read_record(Path("run"))["status"] == "completed"
 
 
@@ -129,19 +129,19 @@ def test_a_network_without_trainable_weights_is_refused(name, call, work_folder)
 
 
 def test_a_network_that_detaches_only_in_eval_mode_trains(call, work_folder):
-    typed = ["model._target_=nothing_to_train.DetachedInEvaluation", "~model.hidden_sizes", "~model.dropout"]
-    assert call(*NO_MODEL, *typed, "hydra.run.dir=run").returncode == 0
+    overrides = ["model._target_=nothing_to_train.DetachedInEvaluation", "~model.hidden_sizes", "~model.dropout"]
+    assert call(*NO_MODEL, *overrides, "hydra.run.dir=run").returncode == 0
     assert read_record(Path("run"))["status"] == "completed"
 
 
-@pytest.mark.parametrize("typed", [[], ["-m", "seed=1", "hydra.sweep.dir=sweep", NO_REPORT]], ids=str)
-def test_a_callback_that_calls_sys_exit_fails_the_run(typed, call, work_folder):
-    where = [] if typed else ["hydra.run.dir=run"]
-    done = call(*typed, *TINY, "+callbacks.ends._target_=process_faults.Exit", *where)
+@pytest.mark.parametrize("arguments", [[], ["-m", "seed=1", "hydra.sweep.dir=sweep", NO_REPORT]], ids=str)
+def test_a_callback_that_calls_sys_exit_fails_the_run(arguments, call, work_folder):
+    where = [] if arguments else ["hydra.run.dir=run"]
+    done = call(*arguments, *TINY, "+callbacks.ends._target_=process_faults.Exit", *where)
     assert done.returncode == 1
     (record,) = map(read_record, (path.parent for path in work_folder.rglob("run.json")))
     assert record["status"] == "failed"
-    if not typed:
+    if not arguments:
         with pytest.raises(TrainingFailed):
             laptime.run([*TINY, "+callbacks.ends._target_=process_faults.Exit"])
 
@@ -206,8 +206,8 @@ FILL = "+callbacks.fill._target_=disk_faults.FillDisk"
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_full_disk_ends_the_run_with_one_line_and_keeps_what_was_written(ranks, disk, train):
-    typed = [*TINY, "training.epochs=4", f"strategy.world_size={ranks}"]
-    ended = train(*typed, FILL, "logger=tensorboard", "hydra.run.dir=disk/run")
+    overrides = [*TINY, "training.epochs=4", f"strategy.world_size={ranks}"]
+    ended = train(*overrides, FILL, "logger=tensorboard", "hydra.run.dir=disk/run")
     assert ended.returncode == 1
     last = ended.stderr.splitlines()[-1]
     assert "error: " in last and f"{disk}/run/" in last and "No space left on device" in last, ended.stderr
@@ -216,15 +216,22 @@ def test_a_full_disk_ends_the_run_with_one_line_and_keeps_what_was_written(ranks
     assert set(read_epochs(disk / "run")["epoch"]) >= {0}
     (disk / "filler").unlink()
     # The run can be resumed when the disk has free space again.
-    more = train(*typed, "training.checkpoint=disk/run", "hydra.run.dir=more")
+    more = train(*overrides, "training.checkpoint=disk/run", "hydra.run.dir=more")
     assert more.returncode == 0, more.stderr
     assert read_record(Path("more"))["status"] == "completed"
 
 
 @pytest.mark.parametrize(("on_failure", "num_runs"), [("continue", 3), ("stop", 1)])
 def test_a_sweep_continues_or_stops_when_the_disk_is_full(on_failure, num_runs, disk, train):
-    typed = ["-m", *TWO_EPOCHS, NO_REPORT, "seed=1,2,3", "hydra.sweep.dir=disk/sweep", f"sweep.on_failure={on_failure}"]
-    ended = train(*typed, FILL)
+    overrides = [
+        "-m",
+        *TWO_EPOCHS,
+        NO_REPORT,
+        "seed=1,2,3",
+        "hydra.sweep.dir=disk/sweep",
+        f"sweep.on_failure={on_failure}",
+    ]
+    ended = train(*overrides, FILL)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr, ended.stderr
     assert "No space left on device" in ended.stderr
@@ -240,8 +247,8 @@ def test_a_file_size_limit_fails_with_one_line_that_names_the_file(trained, work
     """The first limit is too small for run.json, the second only for checkpoints."""
     record = (trained(*TWO_EPOCHS) / "run.json").stat().st_size
     for run, sizes, limit, file in (("one", 16, record * 3 // 4, "run.json"), ("two", 1024, 8 * record, "last.ckpt")):
-        typed = [*NO_MODEL, f"model.hidden_sizes=[{sizes}]", f"hydra.run.dir={run}"]
-        ended = processes.run(*typed, limits={resource.RLIMIT_FSIZE: limit})
+        overrides = [*NO_MODEL, f"model.hidden_sizes=[{sizes}]", f"hydra.run.dir={run}"]
+        ended = processes.run(*overrides, limits={resource.RLIMIT_FSIZE: limit})
         assert ended.returncode == 1
         assert "Traceback" not in ended.stderr, ended.stderr
         last = ended.stderr.splitlines()[-1]
@@ -300,8 +307,8 @@ def test_a_disk_that_becomes_read_only_fails_with_one_line(disk, train):
     ],
 )
 def test_exhausted_resources_are_named_with_a_remedy(error, word):
-    found = translate(error, CONFIG)
-    assert isinstance(found, TrainingFailed) and word in str(found) and "dataset.num_workers" in str(found)
+    failure = translate(error, CONFIG)
+    assert isinstance(failure, TrainingFailed) and word in str(failure) and "dataset.num_workers" in str(failure)
 
 
 @pytest.mark.unit
@@ -319,8 +326,8 @@ def test_other_errors_about_full_disks_are_not_translated():
 
 def test_an_open_files_limit_fails_with_one_line(work_folder):
     workers = ["dataset.pipeline=workers", "dataset.num_workers=2", "dataset.num_train=4000"]
-    typed = [*TINY, *workers, "training.epochs=1", "hydra.run.dir=run"]
-    done = processes.run(*typed, limits={resource.RLIMIT_NOFILE: 64})
+    overrides = [*TINY, *workers, "training.epochs=1", "hydra.run.dir=run"]
+    done = processes.run(*overrides, limits={resource.RLIMIT_NOFILE: 64})
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "ulimit -n" in str((read_record(Path("run"))["error"] or {})["message"])
 

@@ -17,15 +17,18 @@ from laptime.errors import UserError
 from laptime.training import open_groups
 
 Call = Callable[..., SimpleNamespace]
-OTHER_MODEL = [each for each in TINY if "hidden_sizes" not in each] + ["~model.hidden_sizes", "~model.dropout"]
+OTHER_MODEL = [override for override in TINY if "hidden_sizes" not in override] + [
+    "~model.hidden_sizes",
+    "~model.dropout",
+]
 EPOCH = "training.epochs=1"
 LIGHTNING = "pytorch_lightning.callbacks"
 
 
-def refused(call: Call, work_folder: Path, key: str, *typed: str) -> str:
+def refused(call: Call, work_folder: Path, key: str, *overrides: str) -> str:
     """The first line of a command that is refused and leaves nothing behind."""
     before = set(work_folder.rglob("*"))
-    ended = call(*typed, EPOCH)
+    ended = call(*overrides, EPOCH)
     assert ended.returncode == 2, ended.stderr
     line = str(ended.stderr.splitlines()[0])
     assert line.startswith(f"error: {key}"), ended.stderr
@@ -74,7 +77,7 @@ def other_lightning(work_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     )
     monkeypatch.syspath_prepend(work_folder)
     yield
-    for name in [each for each in sys.modules if each.split(".")[0] == "lightning"]:
+    for name in [module_name for module_name in sys.modules if module_name.split(".")[0] == "lightning"]:
         del sys.modules[name]
     sys.modules.update(loaded)
 

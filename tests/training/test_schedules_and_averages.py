@@ -55,28 +55,28 @@ def failed_run(*overrides: str) -> Path:
 def factors(make, num_steps=100, **arguments):
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.5)
     scheduler = make(optimizer, epochs=4, num_steps_per_epoch=num_steps // 4, **arguments)
-    found = []
+    factors_by_step = []
     for _ in range(num_steps):
-        found.append(optimizer.param_groups[0]["lr"] / 0.5)
+        factors_by_step.append(optimizer.param_groups[0]["lr"] / 0.5)
         optimizer.step()
         scheduler.step()
-    return found, optimizer.param_groups[0]["lr"] / 0.5
+    return factors_by_step, optimizer.param_groups[0]["lr"] / 0.5
 
 
 @pytest.mark.unit
 def test_warm_up_is_followed_by_a_cosine():
-    found, last = factors(CosineWarmup, warmup_fraction=0.1, end=0.2)
-    assert found[:11] == pytest.approx([number / 11 for number in range(1, 12)])
-    assert found[10:] == pytest.approx([0.2 + 0.4 * (1 + math.cos(math.pi * n / 90)) for n in range(90)])
+    factors_by_step, last = factors(CosineWarmup, warmup_fraction=0.1, end=0.2)
+    assert factors_by_step[:11] == pytest.approx([number / 11 for number in range(1, 12)])
+    assert factors_by_step[10:] == pytest.approx([0.2 + 0.4 * (1 + math.cos(math.pi * n / 90)) for n in range(90)])
     assert last == pytest.approx(0.2)
 
 
 @pytest.mark.unit
 def test_cosine_without_warm_up_equals_torch():
-    found, _ = factors(CosineWarmup, warmup_fraction=0.0, end=0.0)
+    factors_by_step, _ = factors(CosineWarmup, warmup_fraction=0.0, end=0.0)
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
-    for factor in found:
+    for factor in factors_by_step:
         assert factor == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
@@ -84,10 +84,10 @@ def test_cosine_without_warm_up_equals_torch():
 
 @pytest.mark.unit
 def test_one_cycle_is_piecewise_linear():
-    found, last = factors(OneCycle, warmup_fraction=0.25, start=0.04, end=0.0)
-    assert found[0] == 0.04 and max(found) == found[25] == 1.0 and last == 0.0
-    assert np.diff(found[:26]) == pytest.approx(np.full(25, 0.96 / 25))
-    assert np.diff(found[25:]) == pytest.approx(np.full(74, -1 / 75))
+    factors_by_step, last = factors(OneCycle, warmup_fraction=0.25, start=0.04, end=0.0)
+    assert factors_by_step[0] == 0.04 and max(factors_by_step) == factors_by_step[25] == 1.0 and last == 0.0
+    assert np.diff(factors_by_step[:26]) == pytest.approx(np.full(25, 0.96 / 25))
+    assert np.diff(factors_by_step[25:]) == pytest.approx(np.full(74, -1 / 75))
 
 
 @pytest.mark.parametrize("scheduler", ["cosine_warmup", "one_cycle"])
@@ -125,10 +125,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(overrides):
     broken = failed_run(*overrides)
     resumed = run(*overrides, f"training.checkpoint={broken}")
     assert read_epochs(whole)[LOSSES].iloc[-1:].values.tolist() == read_epochs(resumed)[LOSSES].values.tolist()
-    there, here = checkpoint(whole), checkpoint(resumed)
+    whole_weights, resumed_weights = checkpoint(whole), checkpoint(resumed)
     for part in ("state_dict", "trained_state_dict"):
-        assert all(torch.equal(there[part][name], here[part][name]) for name in there[part])
-    assert there["num_averaged"] == here["num_averaged"]
+        assert all(torch.equal(whole_weights[part][name], resumed_weights[part][name]) for name in whole_weights[part])
+    assert whole_weights["num_averaged"] == resumed_weights["num_averaged"]
 
 
 @pytest.mark.parametrize("hook", ["none", "shared_memory"])
@@ -140,9 +140,9 @@ def test_two_resumed_ranks_equal_uninterrupted_ones(hook, breaking, train):
     for folder in ("broken_run", "whole_run"):  # the first run leaves a file, so that the second does not fail
         done = train(*overrides, f"hydra.run.dir={folder}")
         assert done.returncode == 0, done.stderr
-    there, here = checkpoint(Path("whole_run")), checkpoint(Path("broken_run"))
+    whole_weights, resumed_weights = checkpoint(Path("whole_run")), checkpoint(Path("broken_run"))
     for part in ("state_dict", "trained_state_dict"):
-        assert all(torch.equal(there[part][name], here[part][name]) for name in there[part])
+        assert all(torch.equal(whole_weights[part][name], resumed_weights[part][name]) for name in whole_weights[part])
 
 
 @pytest.mark.parametrize(
@@ -170,14 +170,14 @@ def test_the_averaged_weights_are_both_evaluated_and_saved(overrides):
     mean, std = MNIST.mean[0], MNIST.std[0]
     images, labels = (test.images / 255 - mean) / std, test.labels
     images, labels = images[: config.dataset["limit"]], labels[: config.dataset["limit"]]
-    found = {}
+    loss_by_part = {}
     for part in ("state_dict", "trained_state_dict"):
         network.load_state_dict({name.removeprefix("network."): value for name, value in saved[part].items()})
         with torch.no_grad():
-            found[part] = F.cross_entropy(network.eval()(images), labels).item()
+            loss_by_part[part] = F.cross_entropy(network.eval()(images), labels).item()
     record = read_record(folder)
-    assert record["result"]["test_loss"] == pytest.approx(found["state_dict"], rel=1e-4)
-    assert abs(found["trained_state_dict"] - found["state_dict"]) > 1e-3
+    assert record["result"]["test_loss"] == pytest.approx(loss_by_part["state_dict"], rel=1e-4)
+    assert abs(loss_by_part["trained_state_dict"] - loss_by_part["state_dict"]) > 1e-3
     assert epochs["val_loss"].iloc[-1] == record["result"]["val_loss"]
 
 
@@ -241,13 +241,13 @@ def test_mixup_by_hand():
     mixup = Mixup(1.0)
     mixup.start(3)
     images = torch.tensor([0.0, 10.0, 20.0]).view(3, 1, 1, 1)
-    mixed, others, share = mixup(images, torch.tensor([0, 1, 2]))
-    assert 0.5 <= share <= 1 and others.tolist() == [2, 1, 0]
-    assert mixed.flatten().tolist() == pytest.approx([20 * (1 - share), 10, 20 * share])
+    mixed, others, lam = mixup(images, torch.tensor([0, 1, 2]))
+    assert 0.5 <= lam <= 1 and others.tolist() == [2, 1, 0]
+    assert mixed.flatten().tolist() == pytest.approx([20 * (1 - lam), 10, 20 * lam])
     logits = torch.randn(3, 5)
-    soft = share * F.one_hot(torch.tensor([0, 1, 2]), 5) + (1 - share) * F.one_hot(others, 5)
+    soft = lam * F.one_hot(torch.tensor([0, 1, 2]), 5) + (1 - lam) * F.one_hot(others, 5)
     for smoothing in (0.0, 0.2):
-        loss = mixed_loss(logits, torch.tensor([0, 1, 2]), others, share, smoothing)
+        loss = mixed_loss(logits, torch.tensor([0, 1, 2]), others, lam, smoothing)
         assert loss.item() == pytest.approx(F.cross_entropy(logits, soft, label_smoothing=smoothing).item())
 
 

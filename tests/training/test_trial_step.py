@@ -60,7 +60,7 @@ def test_the_thread_excepthook_is_restored(monkeypatch, work_folder):
         for name, error in (("_AsyncWriterThread", OSError("full")), ("Thread", OSError("full"))):
             thread = type(name, (threading.Thread,), {})()
             threading.excepthook(threading.ExceptHookArgs((type(error), error, None, thread)))
-    assert [type(each.thread).__name__ for each in seen] == ["Thread"]
+    assert [type(event.thread).__name__ for event in seen] == ["Thread"]
 
 
 def test_models_whose_size_overflows_are_refused_as_too_large():

@@ -29,7 +29,7 @@ def trial(batch_size: int, memory_bytes: int | None = None, samples_per_s: float
     return Trial(batch_size, None if samples_per_s is None else 1.0, samples_per_s, memory_bytes)
 
 
-def found(output: str, name: str) -> str:
+def value_of(output: str, name: str) -> str:
     match = re.search(rf"^{name} +(.*)$", output, re.M)
     assert match is not None, output
     return match[1]
@@ -41,23 +41,23 @@ def test_batch_sizes_are_doubled_up_to_the_whole_training_set(work_folder, capsy
     tried = [int(size.replace(",", "")) for size in re.findall(r"^batch size ([\d,]+):", printed.err, re.M)]
     assert tried == [16, 32, 64, 128, 256, 512, 1024, 1600]  # a fifth of the 2,000 is for validation
     assert "laptime: batch sizes for mlp on mnist, cpu" in printed.out
-    assert found(printed.out, "Largest").startswith("training.batch_size=1600 (the whole training set")
-    fast = int(found(printed.out, "Fast").partition("=")[2].partition(",")[0])
+    assert value_of(printed.out, "Largest").startswith("training.batch_size=1600 (the whole training set")
+    fast = int(value_of(printed.out, "Fast").partition("=")[2].partition(",")[0])
     assert fast in tried
     sweep = rf"laptime -m {' '.join(FEW)} model=mlp training.batch_size=\d+,"
-    assert re.match(sweep, found(printed.out, "Next"))
+    assert re.match(sweep, value_of(printed.out, "Next"))
     assert list(work_folder.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by what /proc says")
 @pytest.mark.soak
-@pytest.mark.parametrize("typed", [["training.num_microbatches=4"], []], ids=str)
-def test_the_largest_batch_is_limited_by_real_memory(typed, work_folder):
+@pytest.mark.parametrize("overrides", [["training.num_microbatches=4"], []], ids=str)
+def test_the_largest_batch_is_limited_by_real_memory(overrides, work_folder):
     sizes = ["model.hidden_sizes=[512,512]", "dataset.limit=60000", "strategy.threads_per_rank=1"]
-    done = processes.run("160000000", "batch_size", "--limit", "1e5", *sizes, *typed, script=LIMITED)
+    done = processes.run("160000000", "batch_size", "--limit", "1e5", *sizes, *overrides, script=LIMITED)
     assert done.returncode == 0, done.stderr
     assert "out of memory" in done.stderr
-    largest = int(found(done.stdout, "Largest").partition("=")[2].partition(" ")[0])
+    largest = int(value_of(done.stdout, "Largest").partition("=")[2].partition(" ")[0])
     failed = re.findall(r"^batch size ([\d,]+): out of memory", done.stderr, re.M)
     too_large = min(int(size.replace(",", "")) for size in failed)
     assert largest < too_large <= largest + max(1, largest // 8)
@@ -76,13 +76,13 @@ def test_a_batch_size_that_would_not_fit_is_not_tried(monkeypatch, work_folder, 
 
 def test_time_ends_the_search(monkeypatch, work_folder, capsys):
     assert main(["batch_size", *FEW, "--limit", "0.000001"]) == 0
-    assert found(capsys.readouterr().out, "Largest").startswith("training.batch_size=16 (larger ones would exceed")
+    assert value_of(capsys.readouterr().out, "Largest").startswith("training.batch_size=16 (larger ones would exceed")
 
 
 def test_what_disturbed_the_times_is_said(monkeypatch, work_folder, capsys):
     monkeypatch.setattr("laptime.measure.latency.on_battery", lambda: True)
     assert main(["batch_size", *FEW, "--limit", "0.000001"]) == 0
-    assert re.match(r"[BC]: .*the machine ran on battery$", found(capsys.readouterr().out, "Quality"))
+    assert re.match(r"[BC]: .*the machine ran on battery$", value_of(capsys.readouterr().out, "Quality"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by what /proc says")
@@ -120,25 +120,25 @@ def test_budget_of_an_accelerator_is_its_memory_without_what_others_use(monkeypa
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_the_suggested_learning_rate_learns(optimizer, work_folder, capsys):
-    typed = [*FEW, f"optimizer={optimizer}", "seed=1"]
-    assert main(["lr", *typed, "--plot", "lr.png"]) == 0
+    overrides = [*FEW, f"optimizer={optimizer}", "seed=1"]
+    assert main(["lr", *overrides, "--plot", "lr.png"]) == 0
     printed = capsys.readouterr()
-    suggested = found(printed.out, "Suggested").partition("=")[2].partition(",")[0]
+    suggested = value_of(printed.out, "Suggested").partition("=")[2].partition(",")[0]
     assert 1e-5 < float(suggested) < 1
-    assert found(printed.out, "Next") == f"laptime {' '.join(typed)} optimizer.lr={suggested}"
+    assert value_of(printed.out, "Next") == f"laptime {' '.join(overrides)} optimizer.lr={suggested}"
     assert "falls fastest" in printed.out and "Finding best" not in printed.err
     assert Path("lr.png").read_bytes().startswith(b"\x89PNG") and len(list(work_folder.iterdir())) == 1
-    record = laptime.run([*typed, *QUICK, "training.epochs=3", f"optimizer.lr={suggested}"])
+    record = laptime.run([*overrides, *QUICK, "training.epochs=3", f"optimizer.lr={suggested}"])
     assert record["result"]["test_accuracy"] > 0.6
 
 
 def test_learning_rates_are_the_same_twice_and_with_all_that_changes_a_step(work_folder, capsys):
-    typed = [*FEW, "training.mixup_alpha=0.2", "training.label_smoothing=0.1", "training.num_microbatches=2",
+    overrides = [*FEW, "training.mixup_alpha=0.2", "training.label_smoothing=0.1", "training.num_microbatches=2",
              "training.gradient_clip_norm=1", "training.precision=bf16-mixed", "dataset.pipeline=workers",
              "dataset.num_workers=1", "training.batch_size=32"]  # fmt: skip
     outputs = []
     for _ in range(2):
-        assert main(["lr", *typed, "--steps", "20"]) == 0
+        assert main(["lr", *overrides, "--steps", "20"]) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1]
 
@@ -149,7 +149,7 @@ def test_a_test_that_ends_too_early_says_so(work_folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("typed", "words"),
+    ("arguments", "words"),
     [
         (["batch_size", "training.batch_size=3"], "training.batch_size=3: is the value that tune finds"),
         (["lr", "optimizer.lr=3"], "optimizer.lr=3: is the value that tune finds"),
@@ -172,8 +172,8 @@ def test_a_test_that_ends_too_early_says_so(work_folder, capsys):
         (["batch_size", "device=cuda", "device.fallback=error"], "device=cuda: not available"),
     ],
 )
-def test_mistakes_are_one_line(typed, words, work_folder, capsys):
-    assert main(typed) == 2
+def test_mistakes_are_one_line(arguments, words, work_folder, capsys):
+    assert main(arguments) == 2
     error = capsys.readouterr().err
     assert words in error and "Traceback" not in error and len(error.splitlines()) <= 2
     assert list(work_folder.iterdir()) == []

@@ -132,4 +132,5 @@ def _busiest(
         )
         for key, (name, cpu_s) in after.items()
     ]
-    return tuple(sorted((each for each in used if each[1] >= 0.02), key=lambda each: -each[1])[:_NUM_BUSIEST])
+    busy = [(name, cores) for name, cores in used if cores >= 0.02]
+    return tuple(sorted(busy, key=lambda process: -process[1])[:_NUM_BUSIEST])

@@ -58,7 +58,7 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
         predictions = predict(network, data.test_batches(run.world_size), lambda: autocast(precision, device))
         interference = latency.Disturbances()
         timed = _latency(network, data, device, precision, config.latency)
-        disturbances = interference.found() if timed else []
+        disturbances = interference.reasons() if timed else []
     except Exception as error:
         if not compiled or isinstance(error, UserError) or not type(error).__module__.startswith("torch._"):
             raise

@@ -70,7 +70,7 @@ def export(
             kept = [exported for exported in made if _fits(exported, original, config.tolerance, failed)]
             machine = latency.Disturbances()
             timed = _latencies(network, kept, images, config.latency)
-            disturbances = machine.found() if timed["original"] else []
+            disturbances = machine.reasons() if timed["original"] else []
     finally:
         data.teardown("test")
     report = {

@@ -29,7 +29,9 @@ _WARMUP_OF_LATER_ROUNDS = 3
 
 
 class Disturbances:
-    """Interference with a measurement since this object was created: other processes, settings and too many threads.
+    """Detects interference with a measurement: other processes, slowing settings, too many threads.
+
+    The measurement starts when the object is created.
 
     Args:
         cpu_s: returns the CPU seconds of the measured process.
@@ -39,8 +41,8 @@ class Disturbances:
         self._cpu_s = cpu_s
         self._before, self._own_s = snapshot(), cpu_s()
 
-    def found(self) -> list[str]:
-        """Return descriptions of the interference; empty: none."""
+    def reasons(self) -> list[str]:
+        """Return descriptions of the interference; empty: none was detected."""
         return list(self.quality().reasons)
 
     def quality(self) -> Quality:

@@ -11,7 +11,7 @@ def main(cfg: DictConfig) -> float | None:
         L.seed_everything(cfg.seed, workers=True)
     datamodule = hydra.utils.instantiate(cfg.data)
     model = hydra.utils.instantiate(cfg.model)
-    callbacks = [hydra.utils.instantiate(each) for each in (cfg.get("callbacks") or {}).values()]
+    callbacks = [hydra.utils.instantiate(node) for node in (cfg.get("callbacks") or {}).values()]
     trainer = hydra.utils.instantiate(cfg.trainer, callbacks=callbacks)
     if cfg.get("train"):
         trainer.fit(model=model, datamodule=datamodule, ckpt_path=cfg.get("ckpt_path"))
