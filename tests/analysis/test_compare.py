@@ -158,6 +158,15 @@ def test_keys_are_found_by_their_last_part(write, work_folder):
         resolve_key(groups, "size")
     with pytest.raises(UserError, match="--by color: "):
         resolve_key(groups, "color")
+    with pytest.raises(UserError, match="--baseline color: these"):
+        resolve_key(groups, "color", "--baseline")
+
+
+def test_a_baseline_takes_the_short_name_that_tables_print(write, work_folder):
+    write(Path("a"), [9.0, 1.0])
+    write(Path("b"), [9.0, 0.5], world_size=2)
+    (comparison,) = analyze([work_folder], baseline="ws=2").comparisons
+    assert (comparison.key, [row.value for row in comparison.rows]) == ("strategy.world_size", ["2", "1"])
 
 
 def test_table_has_a_row_per_value(write, work_folder):

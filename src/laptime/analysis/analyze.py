@@ -70,7 +70,7 @@ def analyze(
     key, value = _baseline(baseline)
     keys = [resolve_key(groups, name) for name in by] if groups else []
     if key is not None and groups:
-        key = resolve_key(groups, key)
+        key = resolve_key(groups, key, "--baseline")
         keys = list(dict.fromkeys([*keys, key]))
     comparisons = [
         comparison

@@ -10,6 +10,7 @@ from laptime.analysis.labels import (
     common_label,
     differing_keys,
     keys_set_by_experiment,
+    short_names,
     value_of,
 )
 from laptime.analysis.load import path_sort_key
@@ -19,6 +20,7 @@ from laptime.analysis.scaling import DDP_KEYS
 from laptime.analysis.statistics import Difference, Interval, difference, ratio, ratio_interval
 from laptime.errors import UserError
 from laptime.record.renamed import RENAMED
+from laptime.text import short_name
 
 _WHOLE = (*CONFIG_GROUPS, "device")
 # Keys whose meaning depends on the value of another key.
@@ -113,8 +115,11 @@ def swept_keys(groups: Sequence[Group]) -> list[str]:
     return [key for key in differing_keys(groups) if key not in left_out]
 
 
-def resolve_key(groups: Sequence[Group], name: str) -> str:
-    """Return the full key for a name such as `precision` or `training.precision`.
+def resolve_key(groups: Sequence[Group], name: str, option: str = "--by") -> str:
+    """Return the full key for a name such as `training.precision`, `precision`, or `ws`, which tables print.
+
+    Args:
+        option: the option that the name is from, for messages.
 
     Raises:
         UserError: no key or several keys have that name.
@@ -122,16 +127,16 @@ def resolve_key(groups: Sequence[Group], name: str) -> str:
     keys = list(dict.fromkeys(key for group in groups for key in group.config))
     if name in _WHOLE or name in keys:
         return name
-    matches = [key for key in keys if key.endswith(f".{name}")]
+    matches = [key for key in keys if key.endswith(f".{name}") or short_name(key) == name]
     if len(matches) == 1:
         return matches[0]
     for old, new in RENAMED.items():
         if name in (old, old.rpartition(".")[2]):
-            raise UserError(f"--by {name}: was renamed to {new}. Use --by {new}.")
-    differing = ", ".join(swept_keys(groups)) or "none"
+            raise UserError(f"{option} {name}: was renamed to {new}. Use {option} {new}.")
     if matches:
-        raise UserError(f"--by {name}: matches {' and '.join(matches)}. Use the full key.")
-    raise UserError(f"--by {name}: these runs have no such key. Keys in which they differ: {differing}.")
+        raise UserError(f"{option} {name}: matches {' and '.join(matches)}. Use the full key.")
+    differing = ", ".join(short_names(differing_keys(groups)).values()) or "none"
+    raise UserError(f"{option} {name}: these runs have no such key. Keys in which they differ: {differing}.")
 
 
 def _row(group: Group, reference: Group, key: str) -> Row:
