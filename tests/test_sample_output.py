@@ -188,7 +188,7 @@ def sweep(trained, wide, work_folder, capsys, monkeypatch):
             update(record, "contention", no_sync_step_s=NO_SYNC_STEP_S[world_size], straggler_delay=straggler_delay)
             record["dataset"]["num_test"] = 8000
             record["environment"]["num_usable_cores"] = 2
-            outliers = ["25% of the epochs are outliers", "more threads than cores"]
+            outliers = ["1 of 4 epochs is an outlier", "more threads than cores"]
             record["quality"] = {"grade": "B", "reasons": outliers} if oversubscribed else {"grade": "A", "reasons": []}
             run_dir = sweep_dir / str(3 * repeat + number)
             run_dir.mkdir(parents=True)

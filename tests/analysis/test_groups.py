@@ -113,9 +113,7 @@ def test_a_trend_over_the_epochs_is_a_remark(write, work_folder):
         write(Path(f"rising/{seed}"), [9.0, 1.0, 1.1, 1.2, 1.3], seed=seed)
         write(Path(f"even/{seed}"), [9.0, 1.0, 1.001, 1.002, 1.003], seed=seed)
     remarks = {folder: "; ".join(remarks_of(groups_of(folder)[0])) for folder in ("falling", "rising", "even")}
-    assert (
-        "epochs got faster by 26% from the first to the last: measure.warmup_epochs is too small" in remarks["falling"]
-    )
+    assert "epochs got faster by 26% from the first to the last: raise measure.warmup_epochs" in remarks["falling"]
     assert "epochs get slower by 26%" in remarks["rising"]
     assert "epochs" not in remarks["even"]
 

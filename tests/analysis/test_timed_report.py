@@ -132,8 +132,13 @@ def test_notes_explain_only_columns_that_are_shown(timed):
     timed("run", [9.0, 1.0], sections={"breakdown": {"step_s": 0.01, "forward_s": 0.01}})
     steps = table("Phases of a step")
     assert heads(steps) == ["group", "ms per step", "forward"]
-    assert steps.notes == ("From steps of the warm-up lap. Medians of the repeats: phases in percent of the step.",)
-    assert "std (" not in table("Groups").notes[0]
+    assert tuple(steps.all_notes()) == (
+        "From steps of the warm-up lap. Medians of the repeats: phases in percent of the step.",
+    )
+    assert not any("std (" in note for note in table("Groups").all_notes())
+    groups = [index for index, column in enumerate(table("Groups").columns) if column.head != "training loss"]
+    assert "training loss" in table("Groups").all_notes()[1]
+    assert "training loss" not in str(table("Groups").all_notes(groups))
 
 
 def test_notes_explain_all_columns(timed):
@@ -141,10 +146,10 @@ def test_notes_explain_all_columns(timed):
     sections = {"breakdown": breakdown, "peak": {"mfu": 0.5}}
     for seed in range(2):
         timed(str(seed), [9.0, 1.0, 1.1], seed=seed, sections=sections)
-    (note,) = table("Phases of a step").notes
-    for head in ("p95 and p99 in ms. ", " vs laps: ", " comm: ", " MFU: "):
+    _, note = table("Phases of a step").all_notes()
+    for head in ("comm: ", "p50 in ms.", "vs laps: ", "MFU: "):
         assert head in note
-    assert all(head in table("Groups").notes[0] for head in ("std (repeats)", "std (laps)"))
+    assert all(head in table("Groups").all_notes()[1] for head in ("std (repeats)", "std (laps)"))
 
 
 def test_causes_that_were_not_measured_are_omitted(timed):

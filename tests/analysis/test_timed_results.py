@@ -51,7 +51,7 @@ NONE: Values = [None, None, None]
         ((NONE, NONE), ([0.97, 0.96, 0.97], [0.87, 0.86, 0.87]), "differs: validation accuracy -10.0 points"),
         ((NONE, NONE), ([0.97, 0.97, 0.97], [0.9696] * 3), "differs: validation accuracy -0.04 points"),
         ((NONE, NONE), ([0.97, 0.95, 0.96], [0.95, 0.95, 0.96]), "agrees"),
-        ((NONE, NONE), (NONE, NONE), "unknown: no accuracy was measured"),
+        ((NONE, NONE), (NONE, NONE), "accuracy not measured"),
         (([0.97, 0.96, 0.97], NONE), ([0.9] * 3, [0.1] * 3), "differs: 3 of 3 repeats have no test accuracy"),
     ],
 )  # fmt: skip

@@ -138,7 +138,7 @@ def test_laps_of_batches_are_called_laps(write, work_folder):
     assert "1.15 s per lap" in answer(analysis)
     assert "lap time" in [column.head for column in tables(analysis)[0].columns]
     assert any(
-        "laps got faster by 26% from the first to the last: the warm-up is too short" in remark
+        "laps got faster by 26% from the first to the last: raise warmup_laps" in remark
         for remark in remarks_of(groups()[0])
     )
 

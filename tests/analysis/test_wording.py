@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
     [
         (None, ""),
         (Agreement(Learned.AGREES), "agrees"),
-        (Agreement(Learned.UNKNOWN), "unknown: no accuracy was measured"),
+        (Agreement(Learned.UNKNOWN), "accuracy not measured"),
         (
             Agreement(Learned.DIFFERS, (Shift("test_accuracy", -0.02), Shift("train_loss", 0.1), NoTestAccuracy(2, 3))),
             "differs: test accuracy -2.00 points, training loss +0.1000, 2 of 3 repeats have no test accuracy",

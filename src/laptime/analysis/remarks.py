@@ -42,7 +42,7 @@ def remarks_of(group: Group, mismatches: Sequence[Mismatch] = ()) -> list[str]:
     rise = group.trend
     if rise is not None and rise < -_TREND:
         remarks.append(
-            f"{lap_word([group])}s got faster by {-rise:.0%} from the first to the last: {_too_short(group)}"
+            f"{lap_word([group])}s got faster by {-rise:.0%} from the first to the last: {_longer_warmup(group)}"
         )
     elif rise is not None and rise > _TREND:
         remarks.append(f"{lap_word([group])}s get slower by {rise:.0%}: the machine may be throttling or busy")
@@ -68,6 +68,6 @@ def remarks_of(group: Group, mismatches: Sequence[Mismatch] = ()) -> list[str]:
     return remarks + [mismatch_words(mismatch) for mismatch in mismatches]
 
 
-def _too_short(group: Group) -> str:
+def _longer_warmup(group: Group) -> str:
     is_laptime_training = group.first.record.is_laptime_training
-    return "measure.warmup_epochs is too small" if is_laptime_training else "the warm-up is too short"
+    return f"raise {'measure.warmup_epochs' if is_laptime_training else 'warmup_laps'}"

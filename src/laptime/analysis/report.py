@@ -177,7 +177,7 @@ def _print_table(table: Table, console: Console, lines: box.Box) -> None:
         sentences = [cell.text for cell in table.sentences(row)]
         if sentences:
             console.print(Text(f"{row.cells[0].text}: {'; '.join(sentences)}"))
-    for note in table.notes:
+    for note in table.all_notes(indices):
         console.print(Text(note, style="dim"))
 
 
@@ -221,7 +221,7 @@ def as_markdown(analysis: Analysis, plots: Sequence[str]) -> str:
         lines.append(f"| {' | '.join(_md(column.head) for column in table.columns)} |")
         lines.append("|" + "---|" * len(table.columns))
         lines += [f"| {' | '.join(_md(cell.text) for cell in row.cells)} |" for row in table.rows]
-        lines += ["", *(f"{_md(note)}\n" for note in table.notes)]
+        lines += ["", *(f"{_md(note)}\n" for note in table.all_notes())]
     lines += ["## Plots", "", *([_omitted_note(analysis), ""] if _omitted_note(analysis) else [])]
     lines += [f"![{caption(name, analysis)}](plots/{name}.png)\n" for name in plots]
     lines += ["## Methods", "", *(f"- {method}" for method in methods(analysis)), "", "## Environment"]

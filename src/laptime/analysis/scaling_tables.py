@@ -60,7 +60,7 @@ def scaling(family: Family, project: Sequence[int], groups: Sequence[Group]) -> 
     over_ddp = ["speedup over one-rank DDP"] if with_ddp else []
     heads = columns(
         "ranks", "repeats", "quality", "samples/s", *tokens, "expected", "speedup", "efficiency",
-        Column("serial fraction", is_optional=True), *over_ddp, RESULTS, REMARKS,
+        Column("serial fraction", is_optional=True, note=_SERIAL), *over_ddp, RESULTS, REMARKS,
     )  # fmt: skip
     kind = "weak scaling: fixed batch size per rank"
     if family.kind == "strong":
@@ -76,7 +76,7 @@ def scaling_notes(family: Family) -> list[str]:
         return [missing_baseline_words(family)]
     num_sizes = len(set(family.world_sizes))
     if not family.fits:
-        return [f"No fit: it needs at least three different numbers of ranks. Measured: {num_sizes}.", _SERIAL]
+        return [f"No fit: it needs at least three different numbers of ranks. Measured: {num_sizes}."]
     notes = [_fit_words(family.fits[name]) for name in ("amdahl", "usl") if name in family.fits]
     if any(point.group.first.strategy.oversubscribed for point in family.points):
         notes.append(
@@ -84,7 +84,7 @@ def scaling_notes(family: Family) -> list[str]:
         )
     usl = family.fits.get("usl")
     if usl is None:
-        return [*notes, _SERIAL]
+        return notes
     if not usl.is_good_fit:
         notes.append("No projection: the universal scalability law does not fit the measured speedups.")
     elif usl.intervals is None:
@@ -98,11 +98,11 @@ def scaling_notes(family: Family) -> list[str]:
         notes.append(
             "The best number of ranks is not reported: its interval reaches beyond twice the largest measured number."
         )
-    return [*notes, _SERIAL]
+    return notes
 
 
 _SERIAL = (
-    "Serial fraction (Karp and Flatt): the fraction of the work that behaves as if it were serial. Above 1: slower "
+    "serial fraction (Karp and Flatt): the fraction of the work that behaves as if it were serial. Above 1: slower "
     "than one rank."
 )
 

@@ -1,5 +1,6 @@
 """Tables in a form that does not depend on the output. The terminal, Markdown and HTML render them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -41,11 +42,13 @@ class Column:
         head: the title of the column.
         is_optional: whether a narrow terminal omits it.
         is_sentence: whether its cells are sentences. Terminal and HTML show them below the other cells.
+        note: a sentence below the table, if the column is shown.
     """
 
     head: str
     is_optional: bool = False
     is_sentence: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Table:
         title: the heading of the table.
         columns: the columns from left to right.
         rows: the rows from top to bottom.
-        notes: the lines below the table.
+        notes: the lines below the table, without the notes of the columns.
     """
 
     title: str
@@ -68,6 +71,16 @@ class Table:
     def figures(self) -> list[int]:
         """The indices of the columns that are not sentences."""
         return [index for index, column in enumerate(self.columns) if not column.is_sentence]
+
+    def all_notes(self, indices: Iterable[int] | None = None) -> list[str]:
+        """Return the lines below the table.
+
+        Args:
+            indices: the columns that are shown; None: all.
+        """
+        shown = range(len(self.columns)) if indices is None else indices
+        of_columns = " ".join(note for index in shown if (note := self.columns[index].note))
+        return [*self.notes, *([of_columns] if of_columns else [])]
 
     def sentences(self, row: Row) -> list[Cell]:
         """Return the non-empty cells of a row that are sentences."""

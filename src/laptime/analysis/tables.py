@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from laptime.analysis.analyze import Analysis
 from laptime.analysis.cells import (
@@ -21,7 +20,7 @@ from laptime.analysis.cells import (
     with_spread,
 )
 from laptime.analysis.compare import Comparison
-from laptime.analysis.group import Group, Reached, any_trained_by_laptime, lap_word, reached
+from laptime.analysis.group import Group, Reached, lap_word, reached
 from laptime.analysis.remarks import remarks_of
 from laptime.analysis.scaling_tables import overheads, scaling
 from laptime.analysis.search import Search
@@ -89,27 +88,23 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
             cells.append("" if time is None else _time_to_accuracy(time, len(group.runs)))
         rows.append(row(*cells, "; ".join(remarks_of(group))))
     lap = lap_word(groups)
-    std_repeats, std_epochs = "std (repeats)", f"std ({lap}s)"
+    spread = "{}: median ± standard deviation over the repeats."
     heads = columns(
         "group", "repeats", "quality", f"{lap} time", Column("min to max", is_optional=True), "samples/s",
-        *tokens_head(groups), std_repeats, Column(std_epochs, is_optional=True), "test accuracy",
-        Column("training loss", is_optional=True), *(["time to accuracy"] if with_target else []), REMARKS,
+        *tokens_head(groups),
+        Column("std (repeats)", note="std (repeats): standard deviation over the repeats, in percent of the median."),
+        Column(
+            f"std ({lap}s)", is_optional=True,
+            note=f"std ({lap}s): standard deviation over the {lap}s of a repeat, in percent of the median.",
+        ),
+        Column("test accuracy", note=spread.format("test accuracy")),
+        Column("training loss", is_optional=True, note=spread.format("training loss")),
+        *(["time to accuracy"] if with_target else []), REMARKS,
     )  # fmt: skip
-    explained = {std_repeats: "between repeats", std_epochs: f"over the {lap}s of a repeat"}
-    if not any_trained_by_laptime(groups):  # explain only columns that are not empty
-        speeds = [group.samples_per_s for group in groups]
-        if all(speed.std_repeats is None for speed in speeds):
-            del explained[std_repeats]
-        if all(speed.std_epochs is None for speed in speeds):
-            del explained[std_epochs]
     notes = [
         f"Each value is the median over the repeats; a repeat's value is the median of its counted {lap}s. samples/s "
         "is computed from the median time."
     ]
-    if explained:
-        words = ", ".join(f"{head} {meaning}" for head, meaning in explained.items())
-        notes.append(f"Standard deviations relative to the median: {words}.")
-    notes.append("Accuracy and loss: median ± standard deviation over the repeats.")
     if with_target:
         notes.append(
             f"time to accuracy: training time, warm-up included, until that validation accuracy, in whole {lap}s."
@@ -144,25 +139,22 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
         cells += ["" if instrument_s is None else f"{instrument_s / (step_s - instrument_s):+.0%}"]
         cells += ["" if mfu is None else percent(mfu)]
         rows.append(row(*cells, _limit(group)))
-    short = {"communication": "comm", "host_to_device": "copy"}
-    phases = [Column(short.get(phase, phase), is_optional=phase == "rest") for phase in PHASES]
     laps = f"{lap_word(groups)}s"
-    optional = [Column(head, is_optional=True) for head in ("p50", "p95", "p99", f"vs {laps}")]
-    limit = Column("limit", is_sentence=True)
-    heads = columns("group", "ms per step", *phases, *optional, "MFU", limit)
-    table = Table("Phases of a step", heads, tuple(rows))
-    shown = table if any_trained_by_laptime(measured) else table.without_empty_columns()
-    shown_heads = {column.head for column in shown.columns}
-    quantiles = "; p50, p95 and p99 in ms" if "p50" in shown_heads else ""
-    explained = {
-        f"vs {laps}": f"how much longer a step takes here than in the {laps}: the cost of the clocks, or noise.",
-        "comm": "waiting for gradients of other ranks.",
-        "MFU": "achieved FLOP/s over the peak, which is the fastest matrix product measured here with the same device, "
-        "precision, threads and ranks.",
-    }
-    notes = [f"From {source_of_steps(measured)}. Medians of the repeats: phases in percent of the step{quantiles}."]
-    notes += [f"{head}: {words}" for head, words in explained.items() if head in shown_heads]
-    return [replace(table, notes=(" ".join(notes),))]
+    short = {"communication": "comm", "host_to_device": "copy"}
+    waiting = {"communication": "comm: waiting for gradients of other ranks."}
+    phases = [Column(short.get(phase, phase), phase == "rest", note=waiting.get(phase, "")) for phase in PHASES]
+    percentiles = [Column(f"p{q}", is_optional=True, note=f"p{q} in ms.") for q in (50, 95, 99)]
+    cost = f"vs {laps}: how much longer a step takes here than in the {laps}: the cost of the clocks, or noise."
+    mfu_note = (
+        "MFU: achieved FLOP/s over the peak, which is the fastest matrix product measured here with the same device, "
+        "precision, threads and ranks."
+    )
+    heads = columns(
+        "group", "ms per step", *phases, *percentiles, Column(f"vs {laps}", is_optional=True, note=cost),
+        Column("MFU", note=mfu_note), Column("limit", is_sentence=True),
+    )  # fmt: skip
+    note = f"From {source_of_steps(measured)}. Medians of the repeats: phases in percent of the step."
+    return [Table("Phases of a step", heads, tuple(rows), (note,))]
 
 
 def _limit(group: Group) -> str:

@@ -26,7 +26,7 @@ def agreement_words(agreement: Agreement | None) -> str:
         case Verdict.UNKNOWN:
             if agreement.details:
                 return f"inconclusive with one repeat each: {agreement_details(agreement)}"
-            return "unknown: no accuracy was measured"
+            return "accuracy not measured"
         case Verdict.DIFFERS:
             return f"differs: {agreement_details(agreement)}"
 

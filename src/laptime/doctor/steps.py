@@ -51,7 +51,8 @@ def compare(name: str, precision: str, actual: list[float], expected: list[float
     tolerance = TOLERANCES[precision]
     differences = [abs(loss - reference) / abs(reference) for loss, reference in zip(actual, expected, strict=True)]
     if all(difference <= tolerance for difference in differences):  # false for NaN
-        detail = f"{len(actual)} steps, loss {actual[0]:.4f} to {actual[-1]:.4f}, off by {max(differences):.0e} at most"
+        largest = f"largest relative difference of the losses {max(differences):.0e}"
+        detail = f"{len(actual)} steps, loss {actual[0]:.4f} to {actual[-1]:.4f}, {largest}"
         return Finding(name, "works", f"{detail} ({tolerance:g} allowed)", precision)
     step = next(step for step, difference in enumerate(differences) if not difference <= tolerance)
     detail = f"loss {actual[step]:.4f} instead of {expected[step]:.4f} in step {step + 1}"

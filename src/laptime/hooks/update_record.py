@@ -75,7 +75,7 @@ def _update_quality(run: "TimedRun", record: RunRecord) -> None:
         timed="laps",
         slowing_settings=slowing_settings((filled(record.environment).settings or {}) | python_settings()),
         threads=(run.rank.threads, torch.get_num_threads()),
-        warmup_key="warmup_laps",
+        more_warmup=f"warmup_laps={run.warmup_laps + 1}",
         one_thread="torch.set_num_threads(1)",
     )
     record.quality = schema.Quality(grade=quality.grade, reasons=list(quality.reasons))

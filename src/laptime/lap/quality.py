@@ -21,7 +21,7 @@ _RULES: tuple[tuple[str, float, float, str], ...] = (
     ("temperature_celsius", 95.0, math.inf, "the CPU reached {:.0f} °C, at which most CPUs throttle"),
     ("involuntary_switches_per_s", 100.0, math.inf, "{:,.0f} involuntary context switches/s"),
     ("swapped_per_s", 1.0, 100.0, "{:,.0f} swapped pages/s"),
-    ("outlier_fraction", 0.01, 0.34, "{:.0%} of the {timed} are outliers"),
+    ("outlier_fraction", 0.01, 0.34, "{outliers}"),
 )
 # These take a core away from one thread, and the other threads of its rank wait for it.
 _CORE_INTERRUPTIONS = {"steal_fraction", "other_fraction", "throttled_fraction", "involuntary_switches_per_s"}
@@ -81,7 +81,7 @@ def assess(
     timed: str = "epochs",
     slowing_settings: Sequence[str] = (),
     threads: tuple[int, int] | None = None,
-    warmup_key: str = "measure.warmup_epochs",
+    more_warmup: str = "measure.warmup_epochs=2",
     one_thread: str = "strategy.threads_per_rank=1",
 ) -> Quality:
     """Grade a run.
@@ -98,7 +98,7 @@ def assess(
         timed: the word for what was timed, used in the reasons: `epochs` or `laps`.
         slowing_settings: environment variables and other settings that slow the run down, as `NAME=value`.
         threads: torch's threads of a rank, as configured and at the end; None: not known.
-        warmup_key: the setting that excludes more epochs or laps; the reasons mention it.
+        more_warmup: the setting that excludes one more epoch or lap; the reasons mention it.
         one_thread: the setting that gives each rank one thread; the reasons mention it.
     """
     figures = _figures(epochs, epoch_times_s, num_cores, crowded)
@@ -107,12 +107,12 @@ def assess(
         value = figures.get(name, 0.0)
         if value >= b:
             grade = max(grade, "C" if value >= c else "B")
-            reasons.append(words.format(value, timed=timed))
+            reasons.append(words.format(value, outliers=_outlier_words(epoch_times_s, timed)))
             exceeded.add(name)
     if (times := slow_start(epoch_times_s)) is not None and timed in ("epochs", "laps"):
         grade = max(grade, "B")
         reasons.append(
-            f"the first counted {timed[:-1]} took {times:.1f} times as long as the others: {warmup_key} is too small"
+            f"the first counted {timed[:-1]} took {times:.1f} times as long as the others: use {more_warmup}"
         )
     if battery:
         grade = max(grade, "B")
@@ -135,6 +135,11 @@ def assess(
         grade = "C"
         reasons.append("the times include the overhead of a profiler")
     return Quality(grade, tuple(reasons))
+
+
+def _outlier_words(times_s: Sequence[float], timed: str) -> str:
+    num = len(outliers(times_s))
+    return f"{num} of {len(times_s)} {timed} {'is an outlier' if num == 1 else 'are outliers'}"
 
 
 def _figures(

@@ -235,6 +235,7 @@ def note_quality(record: RunRecord, laps: LapRecorder, runs_at_once: int, profil
         runs_at_once=runs_at_once,
         slowing_settings=slowing_settings(settings),
         threads=(strategy.threads_per_rank, torch.get_num_threads()),
+        more_warmup=f"measure.warmup_epochs={sum(epoch.is_warmup for epoch in laps.noise) + 1}",
     )
     if laps.rank.is_first:
         environment = filled(environment)

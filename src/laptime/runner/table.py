@@ -149,7 +149,10 @@ def _step(breakdown: schema.Breakdown) -> Rows:
     epochs_s = step_s - (breakdown.instrument_s or 0.0)
     text = f"{1e3 * step_s:.2f} ms: {', '.join(phases)}; {', '.join(percentiles)}"
     if abs(step_s - epochs_s) > 0.1 * epochs_s:
-        text += f". But {1e3 * epochs_s:.2f} ms in the epochs, so something interfered with one of the two"
+        text += (
+            f". In the epochs a step takes {1e3 * epochs_s:.2f} ms: something interfered with the epochs or with the "
+            "steps of this measurement"
+        )
     return [("step", text)]
 
 
@@ -174,14 +177,15 @@ def _synchronization(record: RunRecord) -> Rows:
     if comm.step_s is not None and comm.cost_s is not None and comm.exposed_s is not None:
         num = round(comm.num_all_reduces_per_step or 0)
         cost = f"costs {1e3 * comm.cost_s:.2f} ms of a step of {1e3 * comm.step_s:.2f} ms"
-        if comm.cost_s <= 0:
-            cost = "cost below measurement noise"
         spread = f"{comm.share_min:.0%} to {comm.share_max:.0%} over the rounds"
         waiting = f"waiting for gradients {1e3 * comm.exposed_s:.2f} ms, {comm.share:.0%} of the step ({spread})"
         sent = f"{byte_size(comm.bytes_per_step or 0, 'MB', 2)} in {counted(num, 'all-reduce')} per step"
         all_reduces = "all-reduce alone takes" if num == 1 else "all-reduces alone take"
         rows = [
-            ("synchronization", f"{cost}; {waiting}"),
+            (
+                "synchronization",
+                f"{cost}; {waiting}" if comm.cost_s > 0 else f"{waiting}; without it steps take no less",
+            ),
             ("communication", f"{sent}; the {all_reduces} {1e3 * (comm.isolated_all_reduce_s or 0.0):.2f} ms"),
         ]
     if contention.straggler_delay is not None:
