@@ -20,6 +20,7 @@ from laptime.config import foreign_keys
 from laptime.config.composition import compose_with_hydra
 from laptime.config.overrides import Override, key_of, parse
 from laptime.config.quoting import how_to_quote
+from laptime.config.refused import compose_the_rest, defaults, override_of, quoted_in
 from laptime.config.schema import Config, closed_groups
 from laptime.errors import first_line
 from laptime.extras import install_command
@@ -163,7 +164,7 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
         return _explain_missing_option(hydra, config_name, error)
     if isinstance(error, OverrideParseException):
         word = str(error.override)
-        if (answer := foreign_keys.answer(word, word, None, _defaults(hydra, config_name))) is not None:
+        if (answer := foreign_keys.answer(word, word, None, defaults(hydra, config_name))) is not None:
             return answer
         if "=" not in str(error.override).strip("="):
             return f"{error.override}: is not an override. Write group=option or key=value."
@@ -172,10 +173,10 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
         folder = str(error).partition("path=")[2].removesuffix(" is not available.")
         return f"hydra.searchpath: there is no such folder: {folder}."
     if "Could not delete" in str(error):
-        return _explain_not_deleted(str(error), overrides, _defaults(hydra, config_name))
+        return _explain_not_deleted(str(error), overrides, defaults(hydra, config_name))
     if "looks like a config group override" in str(error):
         return _explain_unknown_group(hydra, overrides, config_name, str(error))
-    override = _override_of(str(error), overrides)
+    override = override_of(str(error), overrides)
     if override is not None and override.package is not None and isinstance(error, ConfigCompositionException):
         without = f"{override.key}={override.value_text or ''}"
         return f"{override.text}: {override.key} is not used in that package. Without @: {without}."
@@ -188,18 +189,18 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
     place = re.match(r"In '([^']*)': ", str(error))
     missing = re.search(r"Could not override '([^'@]*)[^']*'\. No match in the defaults list", str(error))
     if place is not None and missing is not None:
-        defaults = _defaults(hydra, config_name)
-        message = unknown_key(missing[1], None, list(defaults), keys_by_group(defaults), verb="Use")
+        cfg = defaults(hydra, config_name)
+        message = unknown_key(missing[1], None, list(cfg), keys_by_group(cfg), verb="Use")
         return f"{place[1]}.yaml: {message}"
     if place is not None and isinstance(error.__context__, OmegaConfBaseException):
         return f"{place[1]}.yaml: {_explain_in_a_file(hydra, config_name, place[1], error.__context__)}"
     if "An item is already at" in str(error):
-        return f"+{_quoted(str(error))}: the key exists already. Leave out the +."
+        return f"+{quoted_in(str(error))}: the key exists already. Leave out the +."
     if "Multiple values for" in str(error):
         added = next((text for text in overrides if parse(text).is_addition), str(error).splitlines()[0])
         return f"{added}: the group exists already. Leave out the +."
     if "Ambiguous value" in str(error):
-        return f"{_quoted(str(error))}: has several values. Add -m to sweep over them, or write [a,b] for a list."
+        return f"{quoted_in(str(error))}: has several values. Add -m to sweep over them, or write [a,b] for a list."
     return reason_of(cause) + "."
 
 
@@ -210,7 +211,7 @@ def _explain_in_a_file(hydra: Hydra, config_name: str, name: str, error: OmegaCo
         group = closed_groups().get(full_key.rpartition(".")[0])
         known_keys = [field.name for field in fields(group or Config)]
         leaf, value = first_leaf(_content_of(hydra, name), full_key)
-        return unknown_key(leaf, value, known_keys, keys_by_group(_defaults(hydra, config_name)), verb="Use")
+        return unknown_key(leaf, value, known_keys, keys_by_group(defaults(hydra, config_name)), verb="Use")
     if isinstance(error, ValidationError):
         return f"{full_key}: {_wrong_type(error)}."
     return f"{full_key}: {reason_of(error)}."
@@ -246,53 +247,16 @@ def _explain_missing_option(hydra: Hydra, config_name: str, error: MissingConfig
     # Where several options are chosen together, Hydra does not list those that there are.
     options = error.options or hydra.config_loader.get_group_options(group)
     if not options:
-        defaults = _defaults(hydra, config_name)
-        return unknown_key(group, option, list(defaults), keys_by_group(defaults))
+        cfg = defaults(hydra, config_name)
+        return unknown_key(group, option, list(cfg), keys_by_group(cfg))
     near = suggest.closest(option, options)
     hint = f" Did you mean {group}={near}?" if near else ""
     return f"{group}={option}: no such option.{hint} Known options of {group}: {suggest.listed(options)}."
 
 
-def _defaults(hydra: Hydra, config_name: str) -> DictConfig:
-    """The configuration without any override, or the schema alone if a file is wrong, too."""
-    try:
-        return compose_with_hydra(hydra, config_name, [])
-    except Exception:  # the error that is being explained is another one
-        return cast(DictConfig, OmegaConf.structured(Config))
-
-
-def _compose_the_rest(hydra: Hydra, overrides: Sequence[str], config_name: str) -> tuple[DictConfig, list[str]]:
-    """Compose without the overrides that Hydra refuses.
-
-    Returns:
-        The configuration, and the refused overrides. If Hydra does not name one that it refuses, the defaults.
-    """
-    rest = list(overrides)
-    while True:
-        try:
-            return compose_with_hydra(hydra, config_name, rest), [text for text in overrides if text not in rest]
-        except Exception as error:
-            refused = _refused_by(error, rest)
-            if refused is None:
-                return _defaults(hydra, config_name), [text for text in overrides if text not in rest]
-            rest = [text for text in rest if text != refused]
-
-
-def _refused_by(error: Exception, overrides: list[str]) -> str | None:
-    """The override that an error of Hydra is about; None: it does not say."""
-    if isinstance(error, MissingConfigException):
-        key = str(error.missing_cfg_file or "").rpartition("/")[0]
-    elif "Could not delete" in str(error):
-        key = parse(_quoted(str(error))).full_key
-    else:
-        named = _override_of(str(error), overrides)
-        return None if named is None or named.text not in overrides else named.text
-    return next((item.text for item in map(parse, overrides) if key in (item.key, item.full_key)), None)
-
-
 def with_other_foreign_keys(hydra: Hydra, overrides: Sequence[str], config_name: str, message: str) -> str:
     """A message about a key of another tool, with a line about each of the others that were typed."""
-    cfg, refused = _compose_the_rest(hydra, overrides, config_name)
+    cfg, refused = compose_the_rest(hydra, overrides, config_name)
     answers = [
         foreign_keys.answer(item.text, item.full_key, item.value_text, list(cfg), "" if item.is_deletion else "Type")
         for item in map(parse, refused)
@@ -303,7 +267,7 @@ def with_other_foreign_keys(hydra: Hydra, overrides: Sequence[str], config_name:
 
 def _explain_not_deleted(message: str, overrides: Sequence[str], roots: Container[str]) -> str:
     """The message about a `~key` that Hydra could not delete."""
-    key = parse(_quoted(message)).full_key
+    key = parse(quoted_in(message)).full_key
     deletions = [item for item in map(parse, overrides) if item.is_deletion]
     text = next((item.text for item in deletions if item.full_key == key), f"~{key}")
     if "does not exist" in message:
@@ -319,7 +283,7 @@ def _explain_unknown_key(
     hydra: Hydra, overrides: list[str], config_name: str, override: Override, error: OmegaConfBaseException
 ) -> str:
     full_key = str(error.full_key)
-    cfg, _ = _compose_the_rest(hydra, overrides, config_name)
+    cfg, _ = compose_the_rest(hydra, overrides, config_name)
     parent = full_key.rpartition(".")[0]
     node = OmegaConf.select(cfg, parent) if parent else cfg
     known_keys = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
@@ -333,19 +297,10 @@ def _explain_unknown_group(hydra: Hydra, overrides: list[str], config_name: str,
     group = re.search(r"config group '([^']*)' does not exist", message)
     name = group[1] if group else ""
     override = next((item for item in map(parse, overrides) if item.key == name), None)
-    defaults = _defaults(hydra, config_name)
+    cfg = defaults(hydra, config_name)
     text = name if override is None else override.text
     value = None if override is None else override.value_text
-    return unknown_key(name, value, list(defaults), keys_by_group(defaults), text)
-
-
-def _override_of(message: str, overrides: list[str]) -> Override | None:
-    """The override that Hydra's message quotes."""
-    match = re.match(r"Could not override '(.*)'|Error merging override (.*)", message)
-    if match is None:
-        return None
-    named = match[1] or match[2]
-    return next((item for item in map(parse, overrides) if named in (item.text, item.full_key)), parse(named))
+    return unknown_key(name, value, list(cfg), keys_by_group(cfg), text)
 
 
 def _wrong_type(error: ValidationError) -> str:
@@ -362,11 +317,6 @@ def _wrong_type(error: ValidationError) -> str:
     if "incompatible with type hint 'Union[int, str]'" in message:
         return "must be a whole number or auto"
     return message
-
-
-def _quoted(message: str) -> str:
-    match = re.search(r"'(.*)'", message)
-    return match[1] if match else message
 
 
 def reason_of(error: BaseException) -> str:
