@@ -76,6 +76,13 @@ def test_help_loads_neither_hydra_nor_torch(installed):
     assert "argparse" in modules and not {"torch", "hydra", "omegaconf", "rich", "numpy"} & modules
 
 
+def test_a_sweep_with_an_unknown_option_is_refused_without_torch(work_folder):
+    done = run_command(sys.executable, "-X", "importtime", "-m", "laptime", "-m", "seed=1,2", "model=nope")
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 2 and "error: model=nope" in done.stderr
+    assert "hydra" in modules and not {"torch", "pytorch_lightning"} & modules
+
+
 @pytest.mark.unit
 def test_version(call):
     assert re.fullmatch(r"laptime \d+\.\d+.*\n", call("--version").stdout)

@@ -2,11 +2,9 @@
 
 import os
 import pickle
-import signal
 from pathlib import Path
 
 import pytest
-from tests.support.settings import NO_REPORT, TINY
 
 from laptime.sweeps import outcomes
 from laptime.sweeps.outcomes import OUTCOMES_DIR, Outcome, OutcomeStore
@@ -83,13 +81,3 @@ def test_records_of_killed_processes_are_marked_as_failed(store, work_folder, mo
     store.note(Outcome("9 (seed=9)", "begun", pid=8))  # has no directory
     store.end_records()
     assert ended == [("0", outcomes.KILLED)]
-
-
-def test_a_signal_before_a_run_has_written_anything_interrupts_it(call, work_folder, monkeypatch):
-    monkeypatch.setattr("laptime.runner.fresh_processes.preload", lambda: None)
-    monkeypatch.setattr("laptime.analysis.sweep_callback.report_sweep", lambda path: None)  # has nothing to report
-    monkeypatch.setattr("laptime.sweeps.sweep.run_job", lambda *args: os.kill(os.getpid(), signal.SIGINT))
-    ended = call("-m", *TINY, NO_REPORT, "seed=1,2", "hydra.sweep.dir=s")
-    assert ended.returncode == 130
-    assert "1 of 2 runs of the sweep were not started" in ended.stderr and "failed" not in ended.stderr
-    assert "Resume with: " in ended.stdout

@@ -40,7 +40,7 @@ def check_backends() -> list[Finding]:
 
 
 def check(backend: str, used: str, timeout_s: float = 60.0) -> Finding:
-    """Let two new processes form a process group and all-reduce a tensor. Both have ended when this returns.
+    """Start two processes, all-reduce a tensor between them, and wait for both to exit.
 
     Args:
         backend: gloo, nccl or xccl.

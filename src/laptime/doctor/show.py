@@ -67,7 +67,7 @@ def noise_rows(noise: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def last_line(report: Mapping[str, Any]) -> str:
-    """The summary line."""
+    """Return the last line of the report: what is broken, the grade of the noise, and how much to change."""
     to_change = sum(check["ok"] is False for check in report["checklist"])
     changes = f"{counted(to_change, 'thing')} to change" if to_change else "nothing to change"
     works = f"broken: {', '.join(report['broken'])}" if report["broken"] else "all devices and backends work"

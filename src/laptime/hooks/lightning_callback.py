@@ -56,7 +56,7 @@ class LightningCallback:
 
     @property
     def _legacy_state_key(self) -> type:
-        """The key that Lightning reads when it loads a checkpoint that holds the state of other callbacks."""
+        """The key of this callback in checkpoints of Lightning before 1.5. Lightning reads it whenever it loads one."""
         return type(self)
 
     def state_dict(self) -> dict[str, Any]:

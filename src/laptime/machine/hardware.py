@@ -125,7 +125,7 @@ def available_memory_bytes() -> int:
 
 
 def require_free_memory(key: str, num_bytes: int, of_what: str, num_ranks: int, instead: str) -> None:
-    """Refuse data that do not fit into memory. Each rank of this machine needs two copies.
+    """Check that data fits into memory. Each rank of this machine needs two copies.
 
     Args:
         key: the setting that needs the data, with its value.

@@ -72,7 +72,7 @@ def command(rank_command: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Peer:
-    """The facts about a rank that it sends to the others in the rendezvous.
+    """What a rank sends to the other ranks at the rendezvous.
 
     Attributes:
         host: a text that is equal for ranks that may use the same cores of a machine, even if several torchruns started

@@ -28,14 +28,8 @@ def run_sweep(args: argparse.Namespace) -> int:
     from laptime.config.overrides import find
     from laptime.ranks import torchrun
     from laptime.record.directory import RunDir, claim
-    from laptime.runner import fresh_processes, without_effect
-    from laptime.runner.check import check
-    from laptime.runner.rank_plan import num_ranks
-    from laptime.sweeps.core_slots import SweepCores, core_slots_of
     from laptime.sweeps.hydra_jobs import sweep_config
     from laptime.sweeps.plan import plan_runs, refuse_repeated_runs, require_search
-    from laptime.sweeps.rerun_rules import Step
-    from laptime.sweeps.sweep import Sweep, num_trials
 
     if torchrun.is_joined():
         raise UserError(
@@ -43,6 +37,15 @@ def run_sweep(args: argparse.Namespace) -> int:
         )
     with hydra_session(args.config_dir) as hydra:
         runs = plan_runs(hydra, args.overrides, args.config_name)
+
+        # These load torch. Overrides that can't be composed are refused without it.
+        from laptime.runner import fresh_processes, without_effect
+        from laptime.runner.check import check
+        from laptime.runner.rank_plan import num_ranks
+        from laptime.sweeps.core_slots import SweepCores, core_slots_of
+        from laptime.sweeps.rerun_rules import Step
+        from laptime.sweeps.sweep import Sweep, num_trials
+
         first, jobs = runs[0].composed, [run.overrides for run in runs]
         num_jobs = len(jobs) if (trials := num_trials(first)) is None else trials
         fresh_processes.preload()

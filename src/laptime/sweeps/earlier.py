@@ -44,7 +44,7 @@ class EarlierRun:
 
     @property
     def is_unidentified(self) -> bool:
-        """Whether it ended before its overrides were written."""
+        """Whether the run ended before it wrote its overrides, so that its job is not known."""
         return self.record is None and not self.overrides
 
     @property

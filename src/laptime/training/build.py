@@ -140,7 +140,7 @@ def build_callbacks(config: Config) -> list[Callback]:
 
 
 def use_single_steps(callbacks: list[Callback], data: DataModule, rank: Rank) -> None:
-    """Put one optimizer step in each Lightning batch if a callback needs it."""
+    """Set steps_per_execution to 1 if a callback has a hook that must run after each optimizer step."""
     names = [type(callback).__name__ for callback in callbacks if callback_hooks.needs_single_steps(callback)]
     if names and data.steps_per_execution > 1:
         data.steps_per_execution = 1

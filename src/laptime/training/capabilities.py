@@ -80,7 +80,7 @@ class HasTestMeans(Protocol):
 
 
 def missing_attributes(module: object, capability: type) -> str:
-    """Name the attributes of a protocol that a module lacks, for a message: `MyModule has no stepper, take_steps`."""
+    """Say which attributes of a protocol a module lacks: `MyModule has no stepper, take_steps`."""
     names = {name for base in capability.__mro__ for name in (*inspect.get_annotations(base), *vars(base))}
     required = sorted(name for name in names if not name.startswith("_"))
     absent = [name for name in required if inspect.getattr_static(module, name, _ABSENT) is _ABSENT]

@@ -1,4 +1,4 @@
-"""Mixup: trains on weighted means of two images, with weighted means of their losses."""
+"""Mixup: trains on weighted means of pairs of images. The loss is the weighted mean of the losses for both labels."""
 
 import numpy as np
 import torch

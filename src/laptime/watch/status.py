@@ -82,7 +82,9 @@ class SweepStatus:
 
 @dataclass
 class Watcher:
-    """Polls a directory. A change between two polls shows that a run is alive, even if the machines' clocks differ.
+    """Reads the status of a sweep or a run repeatedly.
+
+    A run is alive if its files change between two calls of `look`. This holds even if the clocks of machines differ.
 
     Args:
         path: the directory of a sweep or a run.
@@ -94,7 +96,7 @@ class Watcher:
     _states: dict[Path, tuple[Any, float, bool]] = field(default_factory=dict)
 
     def look(self) -> SweepStatus:
-        """Read the current status."""
+        """Read the files and return the current status."""
         if (self.path / RUN_FILE).exists():
             run = self._run(None, self.path, "")
             return SweepStatus(self.path, [run], self._is_over([run]))
