@@ -115,7 +115,9 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
     name = config_name or CONFIG_NAME
     without_key = next((override for override in overrides if not key_of(override).strip()), None)
     if without_key is not None:
-        raise UserError(f"'{escape_control_chars(without_key)}': has no key. Use group=option or key=value.")
+        raise UserError(
+            f"'{escape_control_chars(without_key)}': has no key. Use group=option or key=value, no spaces around =."
+        )
     with_null = next((override for override in overrides if "\0" in override), None)
     if with_null is not None:  # possible in laptime.run([...]) only
         raise UserError(f"'{escape_control_chars(with_null)}': contains a null character. Remove it.")

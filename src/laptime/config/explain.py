@@ -16,8 +16,9 @@ from omegaconf.errors import (
 )
 
 from laptime import suggest
-from laptime.config import foreign_keys
+from laptime.config import foreign_keys, vouching
 from laptime.config.composition import compose_with_hydra
+from laptime.config.library_models import library_of
 from laptime.config.overrides import Override, key_of, parse
 from laptime.config.quoting import how_to_quote
 from laptime.config.refused import compose_the_rest, defaults, override_of, quoted_in
@@ -81,6 +82,8 @@ def _shown(text: str) -> str:
 
 def name_override(hydra: Hydra, overrides: list[str], config_name: str, message: str) -> str:
     """A message that names an override. If it names none, add the one without which composing succeeds."""
+    if not overrides or message.startswith("--"):
+        return message.lstrip(": ")
     if any(key and _shown(key) in message for key in [*map(_last_name, overrides), *overrides]):
         return message
     for culprit in overrides:
@@ -241,6 +244,11 @@ def _as_typed(value: Any) -> str:
 def _explain_missing_option(hydra: Hydra, config_name: str, error: MissingConfigException) -> str:
     group, _, option = str(error.missing_cfg_file or "").rpartition("/")
     if not group:
+        if option.removesuffix(".yaml") == config_name.removesuffix(".yaml"):
+            return (
+                f"--config-name={config_name}: there is no such file in conf/ or in the folder of --config-dir. "
+                "Leave the option out, or add --config-dir FOLDER."
+            )
         return reason_of(error) + "."
     if (plugin := _PLUGINS.get(f"{group}={option}")) is not None:
         return f"{group}={option}: is not installed. Install it: {install_command(plugin)}."
@@ -249,8 +257,13 @@ def _explain_missing_option(hydra: Hydra, config_name: str, error: MissingConfig
     if not options:
         cfg = defaults(hydra, config_name)
         return unknown_key(group, option, list(cfg), keys_by_group(cfg))
+    library = library_of(option.lower()) if group == "model" else None
     near = suggest.closest(option, options)
     hint = f" Did you mean {group}={near}?" if near else ""
+    if library is not None:
+        hint = f" Type model={library} model.name={option.lower()}."
+    elif near is None and vouching.state().folder is None:
+        hint = " If it is your own, add the folder that has it: --config-dir FOLDER."
     return f"{group}={option}: no such option.{hint} Known options of {group}: {suggest.listed(options)}."
 
 

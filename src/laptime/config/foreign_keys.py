@@ -159,6 +159,7 @@ FOREIGN_KEYS = (
     ),
     ForeignKey("paths paths.* extras extras.* task_name tags", note="Laptime has no such key. Leave it out."),
     ForeignKey("fit train test", note="Laptime trains and tests in one run. Leave it out."),
+    ForeignKey("multirun", note="A sweep is a flag: add -m.", values={"false": ""}),
     # Plain PyTorch scripts and LightningCLI
     ForeignKey("lr learning_rate base_lr", "optimizer.lr"),
     ForeignKey("weight_decay wd", "optimizer.weight_decay"),

@@ -31,6 +31,9 @@ def quote_for_hydra(overrides: Sequence[str]) -> list[str]:
         UserError: an override begins with a dash, or contains bytes that the locale's encoding can't decode.
     """
     for override in overrides:
+        key, equals, value = override.partition("=")
+        if equals and key.strip() and key != key.rstrip():
+            raise UserError(f"{override}: no spaces around =. Write {key.strip()}={value.strip()}")
         if re.match(r"-+[A-Za-z_]", override):
             raise _with_dashes(override)
         if any("\ud800" <= character <= "\udfff" for character in override):

@@ -6,6 +6,7 @@ command line and the environment can. Nothing is imported here. Hydra's own call
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ from laptime.config.composition import config_dir
 from laptime.config.overrides import find_last
 from laptime.config.schema import Config
 from laptime.errors import UserError
+from laptime.text import escape_control_chars
 
 KEY = "security.allowed_targets"
 NOTIFY_KEY = "sweep.notify"
@@ -70,8 +72,11 @@ def check(config: Config, cli_overrides: Sequence[str]) -> None:
     check_targets(config.as_dict(), cli_overrides)
 
 
-def check_targets(config: Mapping[str, Any], cli_overrides: Sequence[str]) -> None:
+def check_targets(config: Mapping[str, Any], cli_overrides: Sequence[str], trained_with: Sequence[str] = ()) -> None:
     """Check every `_target_` in plain nested values, e.g. those of a run's record.
+
+    Args:
+        trained_with: the command of the run; the message names its --config-dir.
 
     Raises:
         UserError: a `_target_` is neither on the allow-list nor vouched for by --config-dir.
@@ -87,11 +92,25 @@ def check_targets(config: Mapping[str, Any], cli_overrides: Sequence[str]) -> No
             reason = "" if vouching.state().folder is None else f", and --config-dir does not vouch for it: {error}"
             # Another folder would help only if this one has no such file.
             is_elsewhere = not reason or str(error).startswith("the folder has no module")
+            if not reason and (folder := config_dir_in(trained_with)) is not None:
+                raise UserError(
+                    f"{key}={target}: is not on the allow-list of importable modules. "
+                    f"Add --config-dir {escape_control_chars(shlex.quote(folder))}, as for the training."
+                ) from error
             raise UserError(
                 f"{key}={target}: is not on the allow-list of importable modules{reason}. "
                 f"If you trust it, add '{KEY}=[{module or target}]'"
                 f"{', or type the folder of its file as --config-dir' if is_elsewhere else ''}."
             ) from error
+
+
+def config_dir_in(command: Sequence[str]) -> str | None:
+    """The value of --config-dir in a command; None: it has none."""
+    for word, following in zip(command, [*command[1:], ""], strict=False):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            return (value if equals else following) or None
+    return None
 
 
 def _cli_targets(cli_overrides: Sequence[str]) -> list[str]:

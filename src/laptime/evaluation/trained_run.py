@@ -132,7 +132,9 @@ def open_run(run: str, checkpoint: str, cli_overrides: Sequence[str], root: str 
     config, world_size, threads = _checked(record, run_dir)
     if root is not None:
         config = {**config, "dataset": {**config["dataset"], "root": root}}
-    security.check_targets({group: config[group] for group in ("model", "dataset")}, cli_overrides)
+    security.check_targets(
+        {group: config[group] for group in ("model", "dataset")}, cli_overrides, record.command or ()
+    )
     key = f"checkpoint={path}"
     content = checkpoints.read(path, key, "there is nothing to evaluate")
     identity = records.finite(checkpoints.identity(config, world_size))
