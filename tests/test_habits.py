@@ -42,6 +42,11 @@ def test_make_targets_that_are_named_exist(name):
     assert named
 
 
+def test_ci_run_does_what_make_check_does():
+    (check,) = re.findall(r"^check: +; (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(check.split(" && ")) <= set((ROOT / ".ci" / "run").read_text().splitlines())
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_workflows_limit_their_jobs_and_their_rights(path):
     workflow = yaml.safe_load(path.read_text())

@@ -67,6 +67,8 @@ def test_help_of_train_is_hydras(call):
     shown = call("train", "--help")
     assert shown.returncode == 0
     assert "model: cnn" in shown.stdout and "python train.py" not in shown.stdout
+    assert shown.stdout.startswith("usage: laptime ") and "\nexamples:\n" in shown.stdout
+    assert "\n\n\n" not in shown.stdout and not shown.stdout.endswith("\n\n")
 
 
 def test_help_loads_neither_hydra_nor_torch(installed):
