@@ -1,5 +1,8 @@
 """Keys of Lightning, lightning-hydra-template and PyTorch scripts are answered with Laptime's keys."""
 
+import itertools
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -7,17 +10,18 @@ from omegaconf import OmegaConf
 
 import laptime
 from laptime.cli import main
+from laptime.config import foreign_answers
 from laptime.config.compose import compose, hydra_session, resolve, without_hydra
 from laptime.config.explain import keys_by_group
-from laptime.config.foreign_keys import FOREIGN_KEYS, answer, table
+from laptime.config.foreign_answers import ROOT_KEYS, answer, answer_option
+from laptime.config.foreign_keys import FOREIGN_KEYS, FOREIGN_OPTIONS, table
+from laptime.config.overrides import parse
+from laptime.config.quoting import quote_for_hydra
 from laptime.errors import UserError
 from laptime.evaluation.command_line import composed as composed_trained_run
 from laptime.runner import fresh_processes
 from laptime.suggest import closest, listed
 from laptime.training.open_groups import check_open_groups
-
-ROOTS = ("training", "device", "strategy", "dataset", "model", "optimizer", "scheduler", "logger", "callbacks", "seed",
-         "search", "profiler", "experiment")  # fmt: skip
 
 
 def refusal(*overrides: str) -> str:
@@ -46,7 +50,6 @@ def refusal(*overrides: str) -> str:
         "trainer.devices=2": "strategy.world_size=2",
         "trainer.devices=-1": "strategy.world_size=auto",
         "trainer.accelerator=gpu": "device=cuda",
-        "trainer.accelerator=tpu": "device=...",
         "trainer.precision='bf16-mixed'": "training.precision=bf16-mixed",
         "trainer.precision=32": "training.precision=32-true",
         "trainer.strategy=ddp": "strategy=ddp",
@@ -60,15 +63,32 @@ def refusal(*overrides: str) -> str:
         "ckpt_path=a/last.ckpt": "training.checkpoint=a/last.ckpt",
         "optim=adam": "optimizer=adam",
         "hparams_search=mnist_optuna": "search=...",
+        "trainer.devices=[0,1]": "strategy.world_size=2",
+        "num_gpus=0": "device=cpu",
+        "resume=true": "training.checkpoint=latest",
+        "lr_scheduler.type=cosine": "scheduler=cosine",
+        "optimizer.name=sgd": "optimizer=sgd",
+        "trainer.logger=csv": "logger=csv",
+        "trainer.max_epochs=": "training.epochs=...",
+        "momentum=0.9": "optimizer=sgd optimizer.momentum=0.9",
+        "warmup_steps=100": "scheduler=cosine_warmup scheduler.warmup_fraction=...",
+        "warmup_ratio=0.1": "scheduler=cosine_warmup scheduler.warmup_fraction=0.1",
+        "use_amp=1": "training.precision=16-mixed",
+        "bf16=1": "training.precision=bf16-mixed",
+        "lr=0.1,0.01": "optimizer.lr=0.1,0.01",
+        "trainer.precision=16,32": "training.precision=16-mixed,32-true",
+        "lr=range(1,3)": "'optimizer.lr=range(1,3)'",
+        "trainer.devices=0,1": "strategy.world_size=...",
         "debug=default": "experiment=quick",
         "seed_everything=7": "seed=7",
         "weight_decay=0.1": "optimizer.weight_decay=0.1",
         "amp=true": "training.precision=16-mixed",
     }.items(),
 )  # fmt: skip
-def test_another_tools_key_is_answered_with_a_line_to_copy(override, replacement):
+def test_another_tools_key_is_answered_with_a_line_to_copy(override, replacement, monkeypatch):
+    monkeypatch.setattr(foreign_answers, "_refusal", lambda *arguments: None)  # it composes
     key, _, value = override.partition("=")
-    message = answer(override, key, value, ROOTS)
+    message = answer(override, key, value, ROOT_KEYS)
     assert (
         message is not None
         and message.startswith(f"{override}: ")
@@ -112,7 +132,7 @@ def test_however_it_is_typed(override, replacement):
 )
 def test_where_the_meaning_differs_the_answer_says_how(override, words):
     key, _, value = override.partition("=")
-    assert words in str(answer(override, key, value, ROOTS))
+    assert words in str(answer(override, key, value, ROOT_KEYS))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +149,7 @@ def test_where_the_meaning_differs_the_answer_says_how(override, words):
         "+model.droput=0.1": "model.dropout",
         "hydra.lancher=joblib": "hydra.launcher",
         "model=cn": "model=cnn",
-        "dataset=MNIST": "dataset=mnist",
+        "dataset=mnits": "dataset=mnist",
         "logger=[csv,wanb]": "logger=wandb",
         "hydra/launcher=jobli": "hydra/launcher=joblib",
     }.items(),
@@ -158,7 +178,12 @@ def nothing_preloaded(monkeypatch):
     ("arguments", "replacement"),
     [
         (["trainer.max_epochs=3"], "training.epochs=3"),
-        (["-m", "+trainer.max_epochs=3,4", "seed=1,2"], "training.epochs=3"),
+        (["-m", "+trainer.max_epochs=3,4", "seed=1,2"], "Type training.epochs=3,4."),
+        (["-m", "data=mnist,cifar10"], "data=mnist,cifar10: Laptime calls it dataset. Type dataset=mnist,cifar10."),
+        (["-m", "device=gpu,cpu"], "Type device=cuda,cpu."),
+        (["lr=0.1,0.01"], "Type optimizer.lr=0.1,0.01."),
+        (["-m", "seed=1,2", "output_dir=x"], "Type hydra.sweep.dir=x."),
+        (["output_dir=x"], "Type hydra.run.dir=x."),
         (["--epochs", "2"], "training.epochs=2"),
         (["model=cnn", "--lr", "0.1"], "optimizer.lr=0.1"),
         (["--batch-size=32", "-m"], "training.batch_size=32"),
@@ -210,6 +235,9 @@ def test_python_and_tune_give_the_same_answer(work_folder, capfd):
         "ckpt_path=a": "Type checkpoint=a",
         "trainer.accelerator=gpu": "Type device=cuda",
         "trainer.max_epochs=3": "unknown key",  # evaluate trains nothing
+        "data.limit=100": "unknown key",  # it takes the data of the run
+        "data.root=/tmp": "Type dataset.root=/tmp",
+        "trainer.precision=64": "precision=64: must be one of",
     }.items(),
 )
 def test_evaluate_answers_with_its_own_keys(override, words):
@@ -248,27 +276,105 @@ def test_names_of_the_users_own_are_not_caught(tmp_path):
     assert config.training.epochs == 70 and config.dataset["limit"] == 100 and config.model["net"]["lr"] == 2
 
 
-def test_every_row_leads_to_keys_that_exist():
-    """Each key of the table, and each value that it maps to, is accepted."""
+def advised_lines(values: Sequence[str] = ()) -> list[str]:
+    """The lines that the table advises to type for the values in it, and for further ones."""
+    lines = []
+    for row in FOREIGN_KEYS:
+        for name in row.names.split()[: 1 if values else None]:  # the names of a row differ in nothing else
+            for value in (*row.values, *values):
+                key = name.replace("*", "epochs")
+                message = answer(f"{key}={value}", key, value, ROOT_KEYS) or ""
+                _, verb, line = message.removesuffix(".").rpartition(" Type ")
+                lines += [line] if verb and not message.endswith("...") else []
+    return list(dict.fromkeys(lines))
+
+
+def test_every_row_leads_to_keys_and_values_that_are_accepted(monkeypatch):
+    monkeypatch.setattr(foreign_answers, "_refusal", lambda *arguments: None)  # the table itself must be right
+    by_key: dict[str, list[str]] = {}
+    for line in advised_lines():
+        for override in shlex.split(line):
+            by_key.setdefault(override.partition("=")[0], []).append(override)
     with hydra_session() as hydra:
-        cfg = compose(hydra, ["optimizer=sgd"])
+        cfg = compose(hydra, ["optimizer=sgd", "scheduler=cosine_warmup"])
         for row in FOREIGN_KEYS:
             assert row.key or row.note, row.names
             in_training = row.key.partition(".")[0] in {*keys_by_group(cfg)[""], "hydra"}
-            if not row.key or row.key.endswith("*") or not in_training:
-                continue
-            parent, _, name = row.key.rpartition(".")
-            assert name in (OmegaConf.select(cfg, parent) if parent else cfg), row.key
-        values: dict[str, list[str]] = {}
-        for row in FOREIGN_KEYS:
-            for value in filter(None, row.values.values()) if row.key != "precision" else ():
-                for text in value.split() if "=" in value else [f"{row.key}={value}"]:
-                    values.setdefault(text.partition("=")[0], []).append(text)
-        for number in range(max(map(len, values.values()))):  # one value of each key together
-            overrides = [texts[min(number, len(texts) - 1)] for texts in values.values()]
+            if row.key and not row.key.endswith("*") and in_training:
+                parent, _, name = row.key.rpartition(".")
+                assert name in (OmegaConf.select(cfg, parent) if parent else cfg), row.key
+        for number in range(max(map(len, by_key.values()))):  # one value of each key together
+            overrides = [lines[min(number, len(lines) - 1)] for lines in by_key.values()]
             resolve(without_hydra(compose(hydra, overrides)))
+        for group, names in FOREIGN_OPTIONS.items():
+            assert set(names.values()) <= set(hydra.config_loader.get_group_options(group))
     for row in FOREIGN_KEYS[-3:]:
         assert row.key in ("checkpoint", "precision", "compile")
+
+
+@pytest.mark.soak
+def test_every_advised_line_is_accepted_as_it_is_printed():
+    lines = advised_lines(
+        ["", "0", "-1", "1", "0.5", "64", "true", "false", "null", "mnist", "[0,1]", "1,2", "a b", "x"]
+    )
+    assert len(lines) > 100
+    with hydra_session() as hydra:
+        for line in lines:
+            for value in itertools.product(*map(values_of, quote_for_hydra(shlex.split(line)))):
+                resolve(without_hydra(compose(hydra, value)))
+
+
+def values_of(override: str) -> list[str]:
+    key, _, value = override.partition("=")
+    return [f"{key}={one}" for one in value.split(",")] if parse(override).is_swept else [override]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    {
+        "trainer.max_epochs=-1": "training.epochs=-1: must be at least 1.",
+        "seed_everything=true": "seed=true: must be a whole number.",
+        "trainer.precision=64": "training.precision=64: must be one of 32-true, bf16-mixed, 16-mixed.",
+        "trainer.accelerator=tpu": "device=tpu: no such option. Known options of device: accelerator, auto, cpu,",
+        "data=foo": "dataset=foo: no such option.",
+        "lr=abc": "optimizer.lr=abc: must be a number.",
+        "lr=0.1,abc": "optimizer.lr=abc: must be a number.",
+        "ckpt_path=7": "training.checkpoint=7",
+        "trainer.benchmark=maybe": "training.cudnn_benchmark=maybe: must be true or false.",
+        "data.foo=1": "Laptime's group is dataset. dataset.foo=1: unknown key.",
+    }.items(),
+)
+def test_a_value_that_would_be_refused_is_not_advised(override, words):
+    key, _, value = override.partition("=")
+    message = str(answer(override, key, value, ROOT_KEYS))
+    assert words in message and ("Type" not in message or "ckpt" in override)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    {
+        "device=gpu": "device=gpu: no such option. Laptime calls it cuda. Type device=cuda.",
+        "optimizer=AdamW": "Type optimizer=adamw.",
+        "logger=tb": "Type logger=tensorboard.",
+        "logger=[csv,tb]": "Type 'logger=[csv,tensorboard]'.",
+        "dataset=Fashion-MNIST": "Type dataset=fashion_mnist.",
+    }.items(),
+)
+def test_another_tools_option_is_answered_with_laptimes(override, words):
+    assert words in refusal(override)
+
+
+@pytest.mark.unit
+def test_an_option_is_only_answered_if_all_values_are_known():
+    assert answer_option("device=gpu,cpu", "device", "gpu,cpu", ["cpu", "cuda"]) == (
+        "device=gpu,cpu: no such option gpu. Laptime calls it cuda. Type device=cuda,cpu."
+    )
+    assert answer_option("device=gpu,tpu", "device", "gpu,tpu", ["cpu", "cuda"]) is None
+
+
+@pytest.mark.parametrize("override", ["name=foo", "xyz=1", "validate=true"])
+def test_a_name_that_is_like_none_has_no_suggestion(override):
+    assert "Did you mean" not in refusal(override)
 
 
 @pytest.mark.unit
@@ -279,6 +385,6 @@ def test_the_table_is_in_the_documents():
 
 @pytest.mark.unit
 def test_a_name_with_another_meaning_in_its_group_is_not_answered():
-    assert answer("scheduler.patience=3", "scheduler.patience", "3", ROOTS) is None
-    assert answer("optimizer.momentum=3", "optimizer.momentum", "3", ROOTS) is None
-    assert answer("a.b.lr=3", "a.b.lr", "3", ROOTS) is None
+    assert answer("scheduler.patience=3", "scheduler.patience", "3", ROOT_KEYS) is None
+    assert answer("optimizer.momentum=3", "optimizer.momentum", "3", ROOT_KEYS) is None
+    assert answer("a.b.lr=3", "a.b.lr", "3", ROOT_KEYS) is None

@@ -1,5 +1,6 @@
 """What was typed as Hydra's grammar takes it: paths with any characters, values that aren't ASCII, no dashes."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from tests.support.settings import NO_REPORT, TINY
 
+from laptime.config.compose import compose, hydra_session
 from laptime.config.quoting import quote_for_hydra
 from laptime.errors import UserError
 from laptime.evaluation.command_line import composed
 from laptime.record.files import read_record
+from laptime.sweeps.plan import plan_runs
 from laptime.tune.__main__ import main as tune
 
 ONE_EPOCH = [*TINY, "training.epochs=1"]
@@ -118,3 +121,48 @@ def test_a_failed_sweep_offers_to_be_resumed_only_where_it_can(settings, is_offe
     override = shlex.split(offered[0])[-1] if offered else "sweep.resume=s"
     resumed = call(override, "sweep.dry_run=true")
     assert resumed.returncode == (0 if is_offered else 2), resumed.stderr
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("override", "quoted"),
+    {
+        "scheduler=choice(null,step)": "scheduler=choice(none,step)",
+        "scheduler=null,step": "scheduler=none,step",
+        "logger=[null]": "logger=[none]",
+        "logger=[]": "logger=none",
+        "~logger": "logger=none",
+        "~scheduler": "~scheduler",
+        "logger=[null,csv]": "logger=[null,csv]",  # refused; the message quotes what was typed
+        "++scheduler=null": "++scheduler=null",
+        "scheduler=null_decay": "scheduler=null_decay",
+        "training.early_stopping_patience=null": "training.early_stopping_patience=null",
+    }.items(),
+)
+def test_every_way_to_say_none_is_the_option_none(override, quoted):
+    assert quote_for_hydra([override]) == [quoted]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    {
+        "logger=[none,csv]": "logger=[none,csv]: none can't be combined with another option. Leave it out.",
+        "logger=[null,csv]": "logger=[null,csv]: none can't be combined with another option. Leave it out.",
+        "+experiment=null": "+experiment=null: the group exists already. Leave out the +.",
+        "+scheduler=step": "+scheduler=step: the group exists already. Leave out the +.",
+        "++scheduler=null": "++scheduler=null: ++ sets a key, not the option of a group. Leave out the ++.",
+        "debug=fdr": "debug=fdr: the defaults list has no debug. To append it, type +debug=fdr.",
+    }.items(),
+)
+def test_a_group_that_is_chosen_in_a_wrong_way_is_refused_in_one_line(override, words, tmp_path):
+    (tmp_path / "debug").mkdir()
+    (tmp_path / "debug/fdr.yaml").write_text("# @package _global_\nseed: 3\n")
+    with hydra_session(str(tmp_path)) as hydra, pytest.raises(UserError, match=f"^{re.escape(words)}$"):
+        compose(hydra, quote_for_hydra([override]))
+
+
+def test_null_in_a_choice_is_answered_with_a_line_that_hydra_accepts():
+    with hydra_session() as hydra:
+        with pytest.raises(UserError, match=r"Type training\.gradient_clip_norm=null,1\.0\."):
+            plan_runs(hydra, ["training.gradient_clip_norm=choice(null,1.0)"])
+        assert len(plan_runs(hydra, ["training.gradient_clip_norm=null,1.0"])) == 2

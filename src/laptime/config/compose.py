@@ -38,6 +38,7 @@ from laptime.config.explain import (
     with_other_foreign_keys,
 )
 from laptime.config.overrides import clear_parse_cache, find, find_last, key_of, parse
+from laptime.config.quoting import GROUPS_WITH_NONE
 from laptime.config.run_values import register_resolver
 from laptime.config.schema import Config, Group, closed_groups, register_schema
 from laptime.errors import UserError
@@ -125,7 +126,7 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
         if key_of(override) in ("hydra", "hydra.run", "hydra.sweep"):
             raise UserError(f"{override}: sets several keys. Set each by itself: {key_of(override)}.dir=...")
     overrides = add_search_sweeper(overrides)
-    _refuse_no_option(hydra, overrides)
+    _refuse_no_option(hydra, overrides, name)
     try:
         return compose_with_hydra(hydra, name, overrides)
     except UserError:
@@ -220,19 +221,27 @@ def _check_keys(cfg: DictConfig, schema: type[Group]) -> None:
                 raise UserError(unknown_key(leaf, value, keys, groups))
 
 
-def _refuse_no_option(hydra: Hydra, overrides: Sequence[str]) -> None:
-    """Refuse a group whose value is not the name of an option: null, a mapping, an empty list.
+def _refuse_no_option(hydra: Hydra, overrides: Sequence[str], config_name: str) -> None:
+    """Refuse a group whose value is not the name of an option: null, a mapping, an empty list, none beside another.
 
     Hydra's message does not name the override, and an empty list would remove the group.
     """
     for override in map(parse, overrides):
         names = override.value if isinstance(override.value, list) else [override.value]
         no_name = not names or any(name is None or name == "" or isinstance(name, dict) for name in names)
-        if override.parsed is None or override.is_swept or override.is_deletion or not no_name:
+        has_none = override.key in GROUPS_WITH_NONE and len(names) > 1 and bool({None, "none"} & set(names))
+        is_wrong = no_name or has_none or override.prefix == "++"
+        if override.parsed is None or override.is_swept or override.is_deletion or not is_wrong:
             continue
-        if "." not in override.key and (options := hydra.config_loader.get_group_options(override.key)):
-            listed = ", ".join(options)
-            raise UserError(f"{override.text}: must be the name of an option. Known options: {listed}.")
+        if "." in override.key or not (options := hydra.config_loader.get_group_options(override.key)):
+            continue
+        if override.prefix == "++":
+            raise UserError(f"{override.text}: ++ sets a key, not the option of a group. Leave out the ++.")
+        if override.is_addition and override.key in GROUPS_WITH_NONE and config_name == CONFIG_NAME:
+            raise UserError(f"{override.text}: the group exists already. Leave out the +.")
+        if has_none:
+            raise UserError(f"{override.text}: none can't be combined with another option. Leave it out.")
+        raise UserError(f"{override.text}: must be the name of an option. Known options: {', '.join(options)}.")
 
 
 def without_hydra(composed: DictConfig) -> DictConfig:

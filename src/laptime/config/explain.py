@@ -1,7 +1,7 @@
 """Turns errors of Hydra and OmegaConf into one line about the override or the key of a file that caused them."""
 
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, cast
 
@@ -16,10 +16,10 @@ from omegaconf.errors import (
 )
 
 from laptime import suggest
-from laptime.config import foreign_keys, vouching
+from laptime.config import foreign_answers, vouching
 from laptime.config.composition import compose_with_hydra
 from laptime.config.library_models import library_of
-from laptime.config.overrides import Override, key_of, parse
+from laptime.config.overrides import Override, find_last, key_of, parse
 from laptime.config.quoting import how_to_quote
 from laptime.config.refused import compose_the_rest, defaults, override_of, quoted_in
 from laptime.config.schema import Config, closed_groups
@@ -42,6 +42,10 @@ _SET_BY_THE_RUN = {
     "experiment_name": "Choose an experiment with experiment=...",
     "runs_at_once": "hydra/launcher=joblib runs several jobs concurrently.",
 }
+
+
+# Names of keys that say nothing about what is meant.
+_GENERIC_NAMES = ("name", "type", "mode")
 
 
 # Maximum number of characters of an override that a message quotes.
@@ -117,7 +121,7 @@ def unknown_key(
         known_keys: the keys of the innermost existing group.
         groups: see `keys_by_group`, without the unknown key.
         text: the override; "": the key is from a file, or was added with +.
-        verb: see `foreign_keys.answer`.
+        verb: see `foreign_answers.answer`.
     """
     text = text or (full_key if value is None else f"{full_key}={value}")
     equals = "" if value is None else f"={value}"
@@ -126,16 +130,25 @@ def unknown_key(
         return renamed_key(full_key, equals, text)
     if full_key in _SET_BY_THE_RUN:
         return f"{text}: is not a setting: Laptime sets it when the run starts. {_SET_BY_THE_RUN[full_key]}"
-    if (answer := foreign_keys.answer(text, full_key, value, groups[""], verb)) is not None:
+    if (answer := foreign_answers.answer(text, full_key, value, groups, verb)) is not None:
         return answer
     names = full_key.split(".")
     depth = next((n for n in range(len(names) - 1, -1, -1) if ".".join(names[:n]) in groups), len(names) - 1)
     group, rest = ".".join(names[:depth]), ".".join(names[depth + 1 :])
-    near = suggest.closest(names[depth], known_keys)
-    elsewhere = [f"{other}.{names[-1]}" for other, keys in groups.items() if other and names[-1] in keys]
+    near = suggest.closest(names[depth], known_keys, 0.6 if depth else 0.75)
+    elsewhere = [
+        f"{other}.{names[-1]}"
+        for other, keys in groups.items()
+        if other and names[-1] in keys and names[-1] not in _GENERIC_NAMES
+    ]
     if not elsewhere and len(names) == 1:
-        full_keys = {key: f"{other}.{key}" for other, keys in groups.items() for key in keys if other}
-        elsewhere = [full_keys[key] for key in [suggest.closest(full_key, full_keys)] if key is not None]
+        full_keys = {
+            key: f"{other}.{key}"
+            for other, keys in groups.items()
+            for key in keys
+            if other and key not in _GENERIC_NAMES
+        }
+        elsewhere = [full_keys[key] for key in [suggest.closest(full_key, full_keys, 0.8)] if key is not None]
     options = [f"{group}.{near}".strip(".") + (f".{rest}" if rest else "")] if near else elsewhere[:3]
     hint = f" Did you mean {' or '.join(options)}?" if options else ""
     return f"{text}: unknown key.{hint}\nKnown keys{group and ' of ' + group}: {suggest.listed(known_keys)}."
@@ -164,10 +177,12 @@ def keys_by_group(cfg: DictConfig) -> dict[str, list[str]]:
 def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Exception) -> str:
     cause = error.__cause__ or error
     if isinstance(error, MissingConfigException):
-        return _explain_missing_option(hydra, config_name, error)
+        return _explain_missing_option(hydra, overrides, config_name, error)
     if isinstance(error, OverrideParseException):
         word = str(error.override)
-        if (answer := foreign_keys.answer(word, word, None, defaults(hydra, config_name))) is not None:
+        if (
+            answer := foreign_answers.answer(word, word, None, keys_by_group(defaults(hydra, config_name)))
+        ) is not None:
             return answer
         if "=" not in str(error.override).strip("="):
             return f"{error.override}: is not an override. Write group=option or key=value."
@@ -176,7 +191,7 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
         folder = str(error).partition("path=")[2].removesuffix(" is not available.")
         return f"hydra.searchpath: there is no such folder: {folder}."
     if "Could not delete" in str(error):
-        return _explain_not_deleted(str(error), overrides, defaults(hydra, config_name))
+        return _explain_not_deleted(str(error), overrides, keys_by_group(defaults(hydra, config_name)))
     if "looks like a config group override" in str(error):
         return _explain_unknown_group(hydra, overrides, config_name, str(error))
     override = override_of(str(error), overrides)
@@ -185,6 +200,9 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
         return f"{override.text}: {override.key} is not used in that package. Without @: {without}."
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and override is not None:
         return _explain_unknown_key(hydra, overrides, config_name, override, cause)
+    if override is not None and "No match in the defaults list" in str(error):
+        to_type = f"+{override.full_key}={override.value_text or ''}"
+        return f"{override.text}: the defaults list has no {override.full_key}. To append it, type {to_type}."
     if isinstance(cause, ValidationError) and override is not None:
         return f"{override.text}: {_wrong_type(cause)}."
     if override is not None:
@@ -199,10 +217,16 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
         return f"{place[1]}.yaml: {_explain_in_a_file(hydra, config_name, place[1], error.__context__)}"
     if "An item is already at" in str(error):
         return f"+{quoted_in(str(error))}: the key exists already. Leave out the +."
-    if "Multiple values for" in str(error):
+    if "Multiple values for" in str(error) or "appears more than once in the final defaults list" in str(error):
         added = next((text for text in overrides if parse(text).is_addition), str(error).splitlines()[0])
         return f"{added}: the group exists already. Leave out the +."
     if "Ambiguous value" in str(error):
+        swept = parse(quoted_in(str(error)))
+        groups = keys_by_group(defaults(hydra, config_name))
+        if swept.key.partition(".")[0] not in groups[""] and (
+            answer := foreign_answers.answer(swept.text, swept.full_key, swept.value_text, groups)
+        ):
+            return answer
         return f"{quoted_in(str(error))}: has several values. Add -m to sweep over them, or write [a,b] for a list."
     return reason_of(cause) + "."
 
@@ -241,7 +265,9 @@ def _as_typed(value: Any) -> str:
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
-def _explain_missing_option(hydra: Hydra, config_name: str, error: MissingConfigException) -> str:
+def _explain_missing_option(
+    hydra: Hydra, overrides: Sequence[str], config_name: str, error: MissingConfigException
+) -> str:
     group, _, option = str(error.missing_cfg_file or "").rpartition("/")
     if not group:
         if option.removesuffix(".yaml") == config_name.removesuffix(".yaml"):
@@ -257,8 +283,13 @@ def _explain_missing_option(hydra: Hydra, config_name: str, error: MissingConfig
     if not options:
         cfg = defaults(hydra, config_name)
         return unknown_key(group, option, list(cfg), keys_by_group(cfg))
+    override = find_last(overrides, group)
+    typed = f"{group}={option}" if override is None else override.text
+    value = None if override is None else override.value_text
+    if (answer := foreign_answers.answer_option(typed, group, value or option, options)) is not None:
+        return answer
     library = library_of(option.lower()) if group == "model" else None
-    near = suggest.closest(option, options)
+    near = suggest.closest(option, options, 0.7)
     hint = f" Did you mean {group}={near}?" if near else ""
     if library is not None:
         hint = f" Type model={library} model.name={option.lower()}."
@@ -270,21 +301,22 @@ def _explain_missing_option(hydra: Hydra, config_name: str, error: MissingConfig
 def with_other_foreign_keys(hydra: Hydra, overrides: Sequence[str], config_name: str, message: str) -> str:
     """A message about a key of another tool, with a line about each of the others that were typed."""
     cfg, refused = compose_the_rest(hydra, overrides, config_name)
+    groups = keys_by_group(cfg)
     answers = [
-        foreign_keys.answer(item.text, item.full_key, item.value_text, list(cfg), "" if item.is_deletion else "Type")
+        foreign_answers.answer(item.text, item.full_key, item.value_text, groups, "" if item.is_deletion else "Type")
         for item in map(parse, refused)
     ]
     lines = [shorten_quotes(line, overrides) for line in answers if line is not None]
     return "\n".join(lines) if message in lines else message
 
 
-def _explain_not_deleted(message: str, overrides: Sequence[str], roots: Container[str]) -> str:
+def _explain_not_deleted(message: str, overrides: Sequence[str], groups: Mapping[str, Sequence[str]]) -> str:
     """The message about a `~key` that Hydra could not delete."""
     key = parse(quoted_in(message)).full_key
     deletions = [item for item in map(parse, overrides) if item.is_deletion]
     text = next((item.text for item in deletions if item.full_key == key), f"~{key}")
     if "does not exist" in message:
-        if (answer := foreign_keys.answer(text, key, None, roots, verb="")) is not None:
+        if (answer := foreign_answers.answer(text, key, None, groups, verb="")) is not None:
             return answer
         return f"{text}: there is no such key, or its value is null already. Leave it out."
     if "and not" in message:

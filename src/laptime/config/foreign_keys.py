@@ -1,11 +1,10 @@
 """Keys that users of Lightning, lightning-hydra-template or PyTorch scripts type, and what Laptime calls them.
 
-The table is data. It answers only for keys that the configuration does not have, so a key of the user's own is never
-caught.
+The tables are data; laptime.config.foreign_answers makes messages of them. They answer only for keys and options that
+the configuration does not have, so a key of the user's own is never caught.
 """
 
-import shlex
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -20,6 +19,9 @@ class ForeignKey:
         note: sentences: where the meaning differs, or what to do instead.
         values: Laptime's value by the other tool's; a text with = is one or several overrides, "": leave the key out.
         is_copied: values that are not in `values` mean the same in Laptime.
+        needs: an override that must be typed before the key.
+        sweep_key: the key that replaces `key` in a sweep.
+        is_count: a list means the number of its items.
     """
 
     names: str
@@ -27,6 +29,9 @@ class ForeignKey:
     note: str = ""
     values: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     is_copied: bool = True
+    needs: str = ""
+    sweep_key: str = ""
+    is_count: bool = False
 
     def covers(self, key: str) -> str | None:
         """What the * of a name covers in a key, "" where the name has no *; None: no name covers the key."""
@@ -43,6 +48,7 @@ _PRECISIONS = {
     "32": "32-true", "32-true": "32-true", "fp32": "32-true", "no": "32-true", "16": "16-mixed", "16-mixed": "16-mixed",
     "fp16": "16-mixed", "bf16": "bf16-mixed", "bf16-mixed": "bf16-mixed",
 }  # fmt: skip
+_OFF = {"false": "32-true", "0": "32-true"}
 _TRAINERS = {
     "default": "", "cpu": "device=cpu", "gpu": "device=cuda", "mps": "device=mps",
     "ddp": "device=cuda strategy.world_size=auto", "ddp_sim": "device=cpu strategy.world_size=2",
@@ -57,11 +63,12 @@ _VALIDATION = "Laptime validates after every epoch, outside the timed part. data
 FOREIGN_KEYS = (
     # Lightning's Trainer, and what plain scripts call the same things
     ForeignKey("trainer.max_epochs max_epochs epochs num_epochs n_epochs num_train_epochs", "training.epochs"),
-    ForeignKey("trainer.accelerator accelerator", "device", values=_DEVICES, is_copied=False),
+    ForeignKey("trainer.accelerator accelerator", "device", values=_DEVICES),
     ForeignKey(
         "trainer.devices devices gpus num_gpus world_size nproc_per_node num_processes",
         "strategy.world_size",
-        values={"-1": "auto"},
+        values={"-1": "auto", "0": "device=cpu"},
+        is_count=True,
     ),
     ForeignKey("trainer.num_nodes num_nodes nnodes", note="Laptime has no key for it. Use torchrun --nnodes=N."),
     ForeignKey(
@@ -69,16 +76,14 @@ FOREIGN_KEYS = (
         "strategy",
         "Laptime has ddp, and single for one plain process.",
         {"auto": "", "ddp": "ddp", "ddp_spawn": "ddp"},
-        is_copied=False,
     ),
-    ForeignKey("trainer.precision precision", "training.precision", values=_PRECISIONS, is_copied=False),
+    ForeignKey("trainer.precision precision", "training.precision", values=_PRECISIONS),
     ForeignKey(
         "fp16 amp use_amp mixed_precision",
         "training.precision",
-        values={**_PRECISIONS, "true": "16-mixed", "false": "32-true"},
-        is_copied=False,
+        values={**_PRECISIONS, **_OFF, "true": "16-mixed", "1": "16-mixed"},
     ),
-    ForeignKey("bf16", "training.precision", values={"true": "bf16-mixed", "false": "32-true"}, is_copied=False),
+    ForeignKey("bf16", "training.precision", values={**_OFF, "true": "bf16-mixed", "1": "bf16-mixed"}),
     ForeignKey(
         "trainer.gradient_clip_val gradient_clip_val max_grad_norm clip_grad_norm clip_grad grad_clip",
         "training.gradient_clip_norm",
@@ -115,7 +120,7 @@ FOREIGN_KEYS = (
         note="Laptime has no key for deterministic algorithms. seed fixes the random numbers.",
     ),
     ForeignKey("trainer.benchmark benchmark cudnn_benchmark", "training.cudnn_benchmark"),
-    ForeignKey("trainer.logger", "logger", values={"false": "none", "true": "tensorboard"}, is_copied=False),
+    ForeignKey("trainer.logger", "logger", values={"false": "none", "true": "tensorboard"}),
     ForeignKey("trainer.callbacks", note="Add one by name: +callbacks.NAME._target_=package.module.Class."),
     ForeignKey(
         "trainer.enable_checkpointing", "callbacks.checkpoint", values={"false": "null", "true": ""}, is_copied=False
@@ -145,25 +150,48 @@ FOREIGN_KEYS = (
     ForeignKey("data.* datamodule.*", "dataset.*"),
     ForeignKey("model.optimizer optim", "optimizer"),
     ForeignKey("model.optimizer.* optim.*", "optimizer.*"),
-    ForeignKey("model.scheduler lr_scheduler", "scheduler"),
+    ForeignKey("optimizer.name optimizer.type optim.name optim.type optimizer_name", "optimizer"),
+    ForeignKey(
+        "model.scheduler lr_scheduler scheduler.name scheduler.type lr_scheduler.name lr_scheduler.type scheduler_name"
+        " lr_scheduler_type",
+        "scheduler",
+    ),
+    ForeignKey("model.name model.type model_name", "model"),
+    ForeignKey("dataset.name dataset.type data.name data.type dataset_name", "dataset"),
     ForeignKey("model.scheduler.* lr_scheduler.*", "scheduler.*"),
     ForeignKey("model.net net arch architecture network backbone", "model"),
     ForeignKey("model.net.* net.*", "model.*"),
     ForeignKey("model.compile torch_compile", "training.compile"),
     ForeignKey("hparams_search", "search", is_copied=False),
-    ForeignKey("ckpt_path resume resume_from resume_from_checkpoint", "training.checkpoint"),
+    ForeignKey(
+        "ckpt_path resume resume_from resume_from_checkpoint",
+        "training.checkpoint",
+        values={"true": "latest", "last": "latest", "false": ""},
+    ),
     ForeignKey(
         "paths.output_dir paths.log_dir trainer.default_root_dir output_dir log_dir save_dir",
         "hydra.run.dir",
-        "It is the directory of one run; hydra.sweep.dir is that of a sweep.",
+        "hydra.run.dir is the directory of one run, hydra.sweep.dir that of a sweep.",
+        sweep_key="hydra.sweep.dir",
     ),
     ForeignKey("paths paths.* extras extras.* task_name tags", note="Laptime has no such key. Leave it out."),
-    ForeignKey("fit train test", note="Laptime trains and tests in one run. Leave it out."),
     ForeignKey("multirun", note="A sweep is a flag: add -m.", values={"false": ""}),
+    ForeignKey(
+        "fit train test evaluate eval",
+        note="Every run trains, then tests. Leave it out. To only test a trained model, use laptime evaluate.",
+    ),
     # Plain PyTorch scripts and LightningCLI
     ForeignKey("lr learning_rate base_lr", "optimizer.lr"),
     ForeignKey("weight_decay wd", "optimizer.weight_decay"),
-    ForeignKey("momentum", "optimizer.momentum", "It needs optimizer=sgd."),
+    ForeignKey("momentum", "optimizer.momentum", "It needs optimizer=sgd.", needs="optimizer=sgd"),
+    ForeignKey(
+        "warmup_steps num_warmup_steps",
+        "scheduler.warmup_fraction",
+        "It is a fraction of all steps.",
+        is_copied=False,
+        needs="scheduler=cosine_warmup",
+    ),
+    ForeignKey("warmup_ratio", "scheduler.warmup_fraction", needs="scheduler=cosine_warmup"),
     ForeignKey("opt", "optimizer"),
     ForeignKey("patience", "training.early_stopping_patience"),
     ForeignKey("seed_everything random_seed manual_seed", "seed"),
@@ -171,63 +199,26 @@ FOREIGN_KEYS = (
     ForeignKey("trainer.*", note=_NO_TRAINER),
     # evaluate and export, whose keys are fewer
     ForeignKey("ckpt_path ckpt weights resume", "checkpoint"),
-    ForeignKey("trainer.precision", "precision", values=_PRECISIONS, is_copied=False),
+    ForeignKey("trainer.precision", "precision", values=_PRECISIONS),
     ForeignKey("model.compile torch_compile", "compile"),
 )
-# Groups whose keys may have any meaning: `scheduler.patience` is not the patience of early stopping.
-_OPEN_MEANING = ("scheduler", "callbacks", "logger", "profiler", "hydra")
-
-
-def answer(text: str, key: str, value: str | None, roots: Container[str], verb: str = "Type") -> str | None:
-    """A line about a key that the configuration does not have: what Laptime calls it. None: the table lacks it.
-
-    Args:
-        text: what was typed, or the key and the value of a file.
-        key: full, without a prefix: `trainer.max_epochs`.
-        value: as typed; None: there is none.
-        roots: what is at the root of the configuration. Rows about other keys are passed over.
-        verb: before the override that replaces the key; "": nothing replaces it, because it is deleted.
-    """
-    rows = [row for row in FOREIGN_KEYS if _applies(row, key, roots)]
-    parent, _, name = key.rpartition(".")
-    is_group = parent not in _OPEN_MEANING and (
-        parent in roots or any(row.covers(parent) == "" for row in FOREIGN_KEYS)
-    )
-    by_name = [row for row in rows if row.key] if is_group else []
-    for row, covered in (
-        *_covering(rows, key, exact=True),
-        *((row, covered) for row, covered in _covering(rows, key, exact=False) if row.key),
-        *_covering(by_name, name, exact=True),  # `training.lr` is answered as `lr` is
-        *_covering(rows, key, exact=False),
-    ):
-        return f"{text}: {_answer(row, row.key.replace('*', covered), value, verb)}"
-    return None
-
-
-def _applies(row: ForeignKey, key: str, roots: Container[str]) -> bool:
-    root = row.key.partition(".")[0]
-    return row.key != key and ("training" in roots if root in ("", "hydra", "search") else root in roots)
-
-
-def _covering(rows: Iterable[ForeignKey], key: str, exact: bool) -> list[tuple[ForeignKey, str]]:
-    covered = [(row, row.covers(key)) for row in rows]
-    return [(row, rest) for row, rest in covered if rest is not None and (rest == "") == exact]
-
-
-def _answer(row: ForeignKey, key: str, value: str | None, verb: str) -> str:
-    sentences = [f"Laptime calls it {key}." if key else "", row.note]
-    meaning = row.values.get("" if value is None else value.strip("'\" ").lower())
-    if not verb:
-        sentences.append("There is nothing to delete: leave it out.")
-    elif meaning == "":
-        sentences.append("That is the default: leave it out.")
-    elif meaning is not None and "=" in meaning:
-        sentences.append(f"{verb} {meaning}.")
-    elif meaning is None and key and (value is None or not row.is_copied):
-        sentences.append(f"{verb} {key}=...")
-    elif key:
-        sentences.append(f"{verb} {shlex.quote(f'{key}={value if meaning is None else meaning}')}.")
-    return " ".join(sentence for sentence in sentences if sentence)
+# Other tools' names of the options of a group. Names that differ in upper case, - and _ alone need no row.
+FOREIGN_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "device": {"gpu": "cuda", "cuda:0": "cuda", "metal": "mps"},
+    "dataset": {"cifar": "cifar10", "fmnist": "fashion_mnist"},
+    "model": {"resnet": "resnet18", "efficientnet": "efficientnet_b0", "linear": "logistic_regression"},
+    "optimizer": {"momentum": "sgd"},
+    "scheduler": {
+        "steplr": "step", "cosineannealinglr": "cosine", "cosineannealing": "cosine", "onecyclelr": "one_cycle",
+        "reducelronplateau": "plateau", "constant": "none",
+    },
+    "strategy": {"ddpspawn": "ddp", "distributed": "ddp", "singledevice": "single"},
+    "logger": {
+        "tb": "tensorboard", "tensorboardlogger": "tensorboard", "csvlogger": "csv", "wandblogger": "wandb",
+        "mlflowlogger": "mlflow",
+    },
+    "profiler": {"simpleprofiler": "simple", "advancedprofiler": "advanced", "pytorchprofiler": "pytorch"},
+}  # fmt: skip
 
 
 def table() -> str:

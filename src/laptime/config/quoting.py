@@ -4,20 +4,18 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 
 from laptime.command_line import did_you_mean
-from laptime.config import foreign_keys
+from laptime.config.foreign_answers import ROOT_KEYS, Groups, answer
 from laptime.config.overrides import parse
-from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.text import escape_control_chars
 
 # Keys whose values are paths, which may contain any characters.
 PATHS = ("training.checkpoint", "dataset.root", "sweep.resume", "hydra.run.dir", "hydra.sweep.dir", "run", "checkpoint")
-_ROOTS = [field.name for field in fields(Config)]
 # Groups with an option `none`. Hydra accepts no null as an option, so GROUP=null is read as GROUP=none.
 GROUPS_WITH_NONE = ("scheduler", "callbacks", "logger", "profiler", "experiment", "search")
+_NULL = re.compile(r"(?<![\w./'\"-])null(?![\w./'\"-])")
 # If another value contains one of these, the user has written it in Hydra's grammar.
 _STRUCTURE = re.compile(r"[\[\](){}'\"\\]")
 
@@ -45,8 +43,15 @@ def quote_for_hydra(overrides: Sequence[str]) -> list[str]:
     return [_quote_for_hydra(override) for override in overrides]
 
 
-def refuse_dashes(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
+def refuse_dashes(
+    arguments: Sequence[str],
+    parser: argparse.ArgumentParser,
+    groups: Groups = ROOT_KEYS,
+) -> None:
     """Refuse an override that is typed as a flag before the parser reports an unknown option. Refuse two --config-dir.
+
+    Args:
+        groups: the keys of the command's configuration.
 
     Raises:
         UserError: names the override without dashes, or the key or flag that may be meant.
@@ -67,9 +72,9 @@ def refuse_dashes(arguments: Sequence[str], parser: argparse.ArgumentParser) -> 
             value = following
         key = flag.lstrip("-").replace("-", "_")
         text = argument if equals or not value else f"{argument} {value}"
-        if (answer := foreign_keys.answer(text, key, value or None, _ROOTS)) is not None:
-            raise UserError(answer)
-        if key.partition(".")[0] in _ROOTS:
+        if (message := answer(text, key, value or None, groups)) is not None:
+            raise UserError(message)
+        if key.partition(".")[0] in groups[""]:
             raise UserError(f"{text}: is not a flag. Write an override without dashes: {key}={value}")
         if flag.startswith("--") and (suggestion := did_you_mean(flag, flags)):
             raise UserError(f"{flag}: unknown option. {suggestion}")
@@ -100,9 +105,13 @@ def _with_dashes(argument: str) -> UserError:
 
 def _quote_for_hydra(text: str) -> str:
     override = parse(text)
-    if override.key in GROUPS_WITH_NONE and override.value_text is not None:
-        options = override.value_text.split(",")
-        return override.with_value(",".join("none" if option.strip() == "null" else option for option in options))
+    if override.key in GROUPS_WITH_NONE and not override.is_addition:
+        if text == "~logger":  # Hydra can't delete a group with a list of options
+            return "logger=none"
+        # none beside another option is refused; the message quotes what was typed.
+        if override.value_text is not None and not re.match(r"\s*\[.*,", override.value_text):
+            without_null = _NULL.sub("none", override.value_text)
+            return override.with_value("none" if re.fullmatch(r"\s*\[\s*\]\s*", without_null) else without_null)
     is_path = override.key in PATHS
     if override.parsed is not None and not (is_path and isinstance(override.value, int | float)):
         return text

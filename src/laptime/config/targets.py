@@ -9,16 +9,14 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from hydra._internal.utils import _locate
 from hydra.utils import instantiate
 
 from laptime import suggest
-from laptime.config import foreign_keys, vouching
+from laptime.config import foreign_answers, vouching
 from laptime.config.explain import renamed_key
-from laptime.config.schema import Config
 from laptime.errors import UserError, first_line, is_out_of_memory
 from laptime.record.files import flat
 from laptime.record.renamed import RENAMED
@@ -156,12 +154,12 @@ def _unknown_argument(
     text = f"{group}.{key}={_as_yaml(value)}"
     if RENAMED.get(f"{group}.{key}", "").rpartition(".")[2] in known_arguments:
         return UserError(renamed_key(f"{group}.{key}", f"={_as_yaml(value)}", text))
-    roots = [field.name for field in fields(Config)]
     for leaf, leaf_value in (
         flat(value, f"{group}.{key}.") if isinstance(value, Mapping) else [(f"{group}.{key}", value)]
     ):
         text_value = _as_yaml(leaf_value)
-        if (answer := foreign_keys.answer(f"{leaf}={text_value}", leaf, text_value, roots)) is not None:
+        answer = foreign_answers.answer(f"{leaf}={text_value}", leaf, text_value, foreign_answers.ROOT_KEYS)
+        if answer is not None:
             return UserError(answer)
     near = suggest.closest(key, known_arguments)
     hint = f" Did you mean {group}.{near}?" if near else ""

@@ -4,14 +4,16 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from laptime.command_line import Parser, program, usage
 from laptime.config.overrides import parse
 from laptime.config.quoting import PATHS, as_text, refuse_dashes
+from laptime.config.schema import closed_groups
 from laptime.errors import UserError, exit_code_of
-from laptime.evaluation.keys import TrainedRunConfig
+from laptime.evaluation.keys import SCHEMAS, TrainedRunConfig
 
 # Not in conf/: some of its groups have the names of keys here.
 CONF = Path(__file__).resolve().parent / "conf"
@@ -44,7 +46,9 @@ def run(parser: Parser, command: str, arguments: Sequence[str] | None, work: Wor
 def _run(parser: Parser, command: str, arguments: Sequence[str], work: Work) -> int:
     from laptime.config.compose import add_user_modules
 
-    refuse_dashes(arguments, parser)
+    schema = SCHEMAS[command]
+    groups = {name: [field.name for field in fields(kind)] for name, kind in closed_groups(schema).items()}
+    refuse_dashes(arguments, parser, {"": [field.name for field in fields(schema)], **groups})
     args = parser.parse_args(arguments)
     add_user_modules(args.config_dir)
     overrides = [_quote_for_hydra(override) for override in args.overrides]

@@ -13,26 +13,33 @@ from laptime.terminal import relative
 
 
 def print_summary(
-    sweep_dir: Path, outcomes: Sequence[Outcome], num_jobs: int, exit_code: int, command: str | None
+    sweep_dir: Path,
+    outcomes: Sequence[Outcome],
+    num_jobs: int,
+    exit_code: int,
+    command: str | None,
+    is_resumed: bool = False,
 ) -> None:
     """Print how a sweep ended, and run the `sweep.notify` command.
 
     Args:
         sweep_dir: the absolute path of the sweep directory.
         outcomes: the outcomes of the started runs.
-        num_jobs: number of planned runs.
+        num_jobs: number of planned runs; in a resumed sweep, of those that were not completed.
         exit_code: the exit code of the sweep.
         command: the value of `sweep.notify`; None: no command is run.
+        is_resumed: whether the sweep has completed runs that are not among `outcomes`.
     """
+    runs = "remaining runs of the sweep" if is_resumed else "runs of the sweep"
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     # A process that was killed could not update its status.
     failed += [outcome for outcome in outcomes if outcome.status == "begun"]
     num_jobs = max(num_jobs, len(outcomes))
     if failed:
         lines = [f"{outcome.run}: {outcome.message or KILLED}" for outcome in failed]
-        print(f"\n{len(failed)} of {num_jobs} runs of the sweep failed:", *lines, sep="\n  ", file=sys.stderr)
+        print(f"\n{len(failed)} of {num_jobs} {runs} failed:", *lines, sep="\n  ", file=sys.stderr)
     if exit_code and len(outcomes) < num_jobs:
-        print(f"\n{num_jobs - len(outcomes)} of {num_jobs} runs of the sweep were not started.", file=sys.stderr)
+        print(f"\n{num_jobs - len(outcomes)} of {num_jobs} {runs} were not started.", file=sys.stderr)
     with ignore_broken_pipe():
         if (best := _best_trial(sweep_dir)) is not None:
             print(f"Best         {best}")

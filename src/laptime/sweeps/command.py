@@ -24,6 +24,7 @@ Snapshots = dict[tuple[str, ...], bytes]
 def run_sweep(args: argparse.Namespace) -> int:
     """Check every job of a sweep, then run them."""
     from laptime.config.compose import add_search_sweeper, hydra_session, hydra_value
+    from laptime.config.foreign_answers import explained_in_sweep
     from laptime.config.identity import snapshot
     from laptime.config.overrides import find
     from laptime.ranks import torchrun
@@ -36,7 +37,8 @@ def run_sweep(args: argparse.Namespace) -> int:
             "-m: not supported under torchrun, which starts a single run. Start the sweep without torchrun."
         )
     with hydra_session(args.config_dir) as hydra:
-        runs = plan_runs(hydra, args.overrides, args.config_name)
+        with explained_in_sweep(hydra, args.overrides):
+            runs = plan_runs(hydra, args.overrides, args.config_name)
 
         # These load torch. Overrides that can't be composed are refused without it.
         from laptime.runner import fresh_processes, without_effect
@@ -46,10 +48,11 @@ def run_sweep(args: argparse.Namespace) -> int:
         from laptime.sweeps.rerun_rules import Step
         from laptime.sweeps.sweep import Sweep, num_trials
 
+        fresh_processes.preload()
+        with explained_in_sweep(hydra, args.overrides):
+            configs = [check(run.composed, args.overrides) for run in runs]
         first, jobs = runs[0].composed, [run.overrides for run in runs]
         num_jobs = len(jobs) if (trials := num_trials(first)) is None else trials
-        fresh_processes.preload()
-        configs = [check(run.composed, args.overrides) for run in runs]
         if trials is not None:
             require_search(first, trials)
         else:

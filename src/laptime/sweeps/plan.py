@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import math
+import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -160,6 +162,9 @@ def _parse_all(config_loader: ConfigLoader, overrides: Sequence[str]) -> list[Ov
     if (refused := first_invalid(overrides)) is not None:
         if "=" not in refused.text:
             raise UserError(f"{refused.text}: is neither a command nor an override (key=value).") from refused.error
+        if (choice := re.fullmatch(r"choice\((.*\bnull\b.*)\)", refused.value_text or "")) is not None:
+            line = shlex.quote(refused.with_value(choice[1]))
+            raise UserError(f"{refused.text}: Hydra accepts no null in choice(...). Type {line}.") from refused.error
         raise UserError(
             f"{refused.text}: not understood. Write key=value1,value2 to sweep over values. "
             f"{how_to_quote(refused.text)}"

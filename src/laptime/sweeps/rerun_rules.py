@@ -73,7 +73,7 @@ def condition_changes(run: EarlierRun, config: Mapping[str, Any]) -> str:
             f"; measured with different {join_first_three(changes)}: not comparable with new runs. Delete "
             f"{relative(run.path)} to run it again"
         )
-    return f"; same code, different {commits}" if commits else ""
+    return f"; same code, different commit ({commits})" if commits else ""
 
 
 def retry(run: EarlierRun, job: Job, hashed: Mapping[str, Any]) -> Step:
@@ -132,7 +132,7 @@ def _changed_conditions(run: EarlierRun, config: Mapping[str, Any]) -> tuple[lis
     """Return what has changed since a run apart from its configuration.
 
     Returns:
-        The names of the changed conditions with both values, and a description of the two commits (empty: the same).
+        The names of the changed conditions with both values, and the two commits (empty: the same).
     """
     if run.record is None or run.record.environment is None:
         return [], ""
@@ -141,10 +141,10 @@ def _changed_conditions(run: EarlierRun, config: Mapping[str, Any]) -> tuple[lis
     commit_now = _commit()
     commits = ""
     if commit_then and commit_now and commit_then != commit_now:
-        commits = f"commit ({commit_then[:7]} then, {commit_now[:7]} now)"
+        commits = f"{commit_then[:7]} then, {commit_now[:7]} now"
     changes = []
     if then.code_hash != code_hash(config):
-        changes.append(f"code ({commits or 'uncommitted changes'})")
+        changes.append(f"code ({f'commit {commits}' if commits else 'uncommitted changes'})")
     versions = [("torch", then.packages.get("torch"), now.packages["torch"])]
     versions += [("python", then.python, now.python), ("cpu", then.cpu, now.cpu)]
     versions += [("number of cores", str(then.num_usable_cores), str(now.num_usable_cores))]

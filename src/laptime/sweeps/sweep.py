@@ -90,6 +90,7 @@ class Sweep:
         from laptime.analysis.sweep_callback import report_sweep
         from laptime.sweeps.closing import print_summary
 
+        is_resumed = len(self.overrides_by_run) > self.num_jobs
         planned = {number: self._swept(overrides) for number, overrides in self.todo.items()}
         write_plan(self.path, read_plan(self.path) | (planned or dict.fromkeys(range(self.num_jobs), "")), starts=True)
         exit_code = 0
@@ -114,7 +115,7 @@ class Sweep:
                 write_plan(self.path, dict.fromkeys(range(self.num_jobs), ""))
         outcomes = self._outcomes.all()
         exit_code = max([exit_code, self._outcomes.stopped() or 0, *(outcome.exit_code for outcome in outcomes)])
-        print_summary(self.path, outcomes, self.num_jobs, exit_code, self.command)
+        print_summary(self.path, outcomes, self.num_jobs, exit_code, self.command, is_resumed)
         self._outcomes.forget()
         return exit_code
 
