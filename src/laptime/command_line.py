@@ -136,9 +136,6 @@ def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
             meant = "--version" if option == "-V" else option
             raise UserError(f"{option}: unknown option. {did_you_mean(meant, parser._option_string_actions) or see}")
         raise UserError(f"{argument}: unexpected argument. {see}")
-    if message.startswith("the following arguments are required"):
-        choices = [name for action in parser._get_positional_actions() for name in action.choices or ()]
-        message = f"Choose {' or '.join(choices)}" if choices else message
     choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
     if choice is not None:
         choices = [value.strip(" '") for value in choice[2].split(",")]

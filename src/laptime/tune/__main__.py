@@ -47,6 +47,8 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     from laptime.config.quoting import quote_for_hydra, refuse_dashes
 
     parser = make_parser()
+    if not arguments:
+        parser.error("Choose batch_size or lr")
     refuse_dashes(arguments, parser)
     args = parser.parse_intermixed_args(arguments)
     args.overrides = quote_for_hydra(args.overrides)
