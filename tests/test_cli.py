@@ -100,7 +100,7 @@ MISTAKES = {
     "training.checkpoint=~nosuchuser/x": ["training.checkpoint=~nosuchuser/x"],
     "-m seed=range(0,1000000000)": ["seed=range(0,1000000000)", "1,000,000,000 runs", "10,000"],
     "-m seed=range(0,1000) training.epochs=range(1,50)": ["seed=range(0,1000)", "49,000 runs"],
-    "-m seed=1,1": ["seed=1", "occurs twice"],
+    "-m seed=1,1": ["seed=1", "two runs"],
     "-m seed=interval(1,3)": ["seed=interval(1,3)", "sweeper"],
     "~seed": ["~seed"],
     "~optimized_metric": ["~optimized_metric"],

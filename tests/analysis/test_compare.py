@@ -64,7 +64,7 @@ def test_another_baseline_inverts_the_speedup(write, work_folder):
 def test_a_missing_baseline_is_refused_with_the_values_and_the_command(write, work_folder):
     two_devices(write)
     with pytest.raises(
-        UserError, match=r"--baseline device=cuda: no completed run has it.*device=cpu, mps.*device=cuda"
+        UserError, match=r"--baseline device=cuda: no completed run has this value.*device=cpu, mps.*device=cuda"
     ):
         compare(groups_of(), "device", "cuda")
 

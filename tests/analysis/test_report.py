@@ -155,7 +155,7 @@ def test_a_folder_without_completed_runs_is_an_error(work_folder, capsys):
     [
         (["nowhere"], "nowhere: no such folder"),
         (["sweep", "--baseline", "cpu"], "--baseline cpu: must be key=value"),
-        (["sweep", "--baseline", "device=cuda"], "--baseline device=cuda: no completed run has it"),
+        (["sweep", "--baseline", "device=cuda"], "--baseline device=cuda: no completed run has this value"),
         (["sweep", "--by", "color"], "--by color: "),
         (["sweep", "--by", "precision"], "--by precision: "),
         (["sweep", "--project", "-1"], "--project -1"),

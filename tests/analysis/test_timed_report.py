@@ -57,7 +57,8 @@ def test_methods_of_one_training_omit_scaling_and_separate_steps(timed):
     assert methods(analyze([Path()]))[1:] == (
         "A run's lap time is that of its slowest rank. Warm-up laps are not counted.",
         "Repeats are runs that differ only in the seed, on the same machine, with the same code. The data have no "
-        "checksum, so they may differ. A figure is the median of the repeats' medians.",
+        "checksum, so the data may differ. A group's value is the median over its repeats; a repeat's value is the "
+        "median over its counted laps.",
         "A lap (epoch by LapTimer): with the callbacks and the logging between its batches",
     )
 
@@ -90,7 +91,7 @@ def test_methods_of_a_scaling_table(timed):
 def test_data_with_a_checksum_are_the_same(timed):
     same_data = {"dataset": {"name": "mnist", "num_test": 0, "checksum": "abc"}}
     timed("a", [9.0, 1.0], sections=same_data)
-    assert "with the same code and data. A figure" in " ".join(methods(analyze([Path()])))
+    assert "with the same code and data. A group's value" in " ".join(methods(analyze([Path()])))
     timed("b", [9.0, 1.0])
     assert "The data of some runs have no checksum" in " ".join(methods(analyze([Path()])))
 
@@ -133,7 +134,7 @@ def test_notes_explain_only_columns_that_are_shown(timed):
     steps = table("Phases of a step")
     assert heads(steps) == ["group", "ms per step", "forward"]
     assert tuple(steps.all_notes()) == (
-        "From steps of the warm-up lap. Medians of the repeats: phases in percent of the step.",
+        "Measured in steps of the warm-up lap. Medians over the repeats. Phases in percent of the step.",
     )
     assert not any("std (" in note for note in table("Groups").all_notes())
     groups = [index for index, column in enumerate(table("Groups").columns) if column.head != "training loss"]

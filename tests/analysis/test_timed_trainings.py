@@ -80,9 +80,9 @@ def test_a_repeat_without_a_seed_counts_as_a_seed_of_its_own(write_timed, work_f
         write_timed(Path(name), [9.0, 1.0], seed=seed, sections={"result": {"test_accuracy": accuracy}})
     (group,) = groups()
     assert [str(run.path) for run in group.runs] == ["b", "d", "a", "c"]
-    assert "2 repeats have 1 seed: check that their settings are the same" in remarks_of(group)
+    assert "2 repeats have only 1 seed: check that their settings are the same" in remarks_of(group)
     assert group.num_seeds == 3 and sorted(group.values("result", "test_accuracy")) == [0.7, 0.8, 0.9]
-    assert "unknown seed in 2 of 4 repeats: they may have learned the same" in remarks_of(group)
+    assert "unknown seed in 2 of 4 repeats: they may have had the same seed" in remarks_of(group)
     assert groups_table([group])["seeds"].to_list() == ["0 0"]
     assert laptime.load(".").runs["seed"].isna().sum() == 2
 
@@ -214,7 +214,7 @@ def test_captions_and_notes_name_the_steps_of_the_warm_up_lap(write_timed, write
     breakdown = {"breakdown": {"step_s": 0.01, "forward_s": 0.01}}
     write_timed(Path("timed"), [9.0, 1.0], sections=breakdown)
     analysis = analyze([Path()])
-    note = "From steps of the warm-up lap. Medians"
+    note = "Measured in steps of the warm-up lap. Medians"
     assert any(text.startswith(note) for table in tables(analysis) for text in table.notes)
     assert caption("steps", analysis) == "Phases of a step, from steps of the warm-up lap."
     write(Path("own"), [9.0, 1.0], sections=breakdown)
@@ -223,7 +223,7 @@ def test_captions_and_notes_name_the_steps_of_the_warm_up_lap(write_timed, write
         "of the warm-up lap"
     )
     analysis = analyze([Path()])
-    assert any(text.startswith(f"From {both}. Medians") for table in tables(analysis) for text in table.notes)
+    assert any(text.startswith(f"Measured in {both}. Medians") for table in tables(analysis) for text in table.notes)
     assert caption("steps", analysis) == f"Phases of a step, from {both}."
 
 

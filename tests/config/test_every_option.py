@@ -166,7 +166,7 @@ SMALL = ["dataset=synthetic", "dataset.shape=[1,8,8]"]
         (["device=cuda", "strategy.comm_hook=shared_memory", "strategy.world_size=2"], "works only with device=cpu"),
         (
             ["device=cpu", "strategy=single", "strategy.world_size=2"],
-            "means one plain process, not strategy.world_size=2",
+            "runs one plain process, so it can't be combined with strategy.world_size=2",
         ),
         (["device=cpu", "training.precision=16-mixed"], "not supported on the CPU"),
         (["device=cpu", "dataset=cifar10", "dataset.pipeline=mapped"], "files of cifar10 can't be mapped"),

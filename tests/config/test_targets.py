@@ -101,7 +101,7 @@ def test_argument_that_laptime_gives_itself_is_no_key():
 
 
 def test_missing_required_argument_is_named_with_what_to_do():
-    message = r"^model\.size: has no value, and model\._target_=\S*Layer needs one\..*\+model\.size="
+    message = r"^model\.size: has no value, but model\._target_=\S*Layer needs one\..*\+model\.size="
     with pytest.raises(UserError, match=message):
         targets.check("model", node(dropout=0.5))
 
@@ -391,6 +391,6 @@ def test_object_that_laptime_makes_takes_no_special_key(key):
 
 
 def test_class_of_another_kind_is_refused_before_it_is_made():
-    with pytest.raises(UserError, match="makes a Layer, not a Open"):
+    with pytest.raises(UserError, match="must create a Open, but creates a Layer"):
         targets.check("model", node(size=1), kind=Open)
     assert targets.check("model", node(size=1), kind=Layer) is Layer

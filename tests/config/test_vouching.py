@@ -82,21 +82,21 @@ def test_what_its_files_define_is_vouched_for(target, folder):
         "my_package.deep": "imports * from os",
         "shared.Part": "without __init__.py",
         "nowhere.Net": "has no module nowhere",
-        "my_lab": "full path of a class",
-        "my_lab.": "full path of a class",
-        ".my_lab.Net": "not the name of a module",
-        "my_lab..Net": "not the name of a module",
-        "my_package/nets.Net": "not the name of a module",
-        "my_package.my-nets.Net": "not the name of a module",
-        "": "full path of a class",
-        "os.system": "not a module of your own",
-        "builtins.eval": "not a module of your own",
+        "my_lab": "must be the full path of a class",
+        "my_lab.": "must be the full path of a class",
+        ".my_lab.Net": "not a valid module name",
+        "my_lab..Net": "not a valid module name",
+        "my_package/nets.Net": "not a valid module name",
+        "my_package.my-nets.Net": "not a valid module name",
+        "": "must be the full path of a class",
+        "os.system": "a module of Python or Laptime",
+        "builtins.eval": "a module of Python or Laptime",
         "hydra.utils.get_method": "has no module hydra",
-        "my_package.laptime.sweeps.notify.notify": "not a module of your own",
-        "hydra_plugins.mine.Net": "not a module of your own",
-        "functools.partial": "not a module of your own",
+        "my_package.laptime.sweeps.notify.notify": "a module of Python or Laptime",
+        "hydra_plugins.mine.Net": "a module of Python or Laptime",
+        "functools.partial": "a module of Python or Laptime",
         "torch.hub.load": "has no module torch",
-        "laptime.cli.run": "not a module of your own",
+        "laptime.cli.run": "a module of Python or Laptime",
     }.items(),
 )
 def test_what_its_files_merely_reach_is_not(target, reason, folder):
@@ -212,7 +212,7 @@ def refuse(target: str, folder: Path, reason: str, monkeypatch: pytest.MonkeyPat
     }.items(),
 )
 def test_no_folder_vouches_for_laptimes_own_code(subfolder, target, folder, monkeypatch):
-    refuse(target, CHECKOUT / subfolder, "belongs to Laptime|not a module of your own", monkeypatch)
+    refuse(target, CHECKOUT / subfolder, "belongs to Laptime|a module of Python or Laptime", monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -300,10 +300,10 @@ def test_every_nested_target_is_checked(folder):
     ("code", "words"),
     {
         "import sys, types\nsys.modules['my_lab'] = types.ModuleType('my_lab')\n"
-        "sys.modules['my_lab'].Net = eval": "is not what the file",
+        "sys.modules['my_lab'].Net = eval": "must be what the file",
         "class Net:\n    __module__ = 'os'\n": "outside of|not a .py file",
         "class Net:\n    pass\nglobals()['Net'] = __import__('subprocess').run\n": "outside of",
-        "class Net:\n    pass\nglobals()['Net'] = __import__('functools').partial(print)\n": "is not what the file",
+        "class Net:\n    pass\nglobals()['Net'] = __import__('functools').partial(print)\n": "must be what the file",
     }.items(),
 )
 def test_what_was_imported_is_compared_with_the_file(code, words, folder):

@@ -131,12 +131,12 @@ def test_data_that_do_not_fit_into_memory_are_refused_with_the_sizes(synthetic, 
         (
             Rank(),
             too_large,
-            "12.0 GB of images, .*, need 24.0 GB of memory, and 20.0 GB",
+            "needs 24.0 GB of memory, but only 20.0 GB are free: 12.0 GB of images, ",
         ),
         (
             Rank(world_size=2),
             fits,
-            "6.0 GB of images, which are held twice in each of 2 ranks .*, need 24.0 GB",
+            "needs 24.0 GB .* 6.0 GB of images, which are held twice in each of 2 ranks ",
         ),
     ):
         with pytest.raises(UserError, match=message) as caught:

@@ -127,7 +127,7 @@ def test_steps_without_synchronization_update_all_weights_on_each_rank(trained):
     ("override", "words", "advice"),
     [
         ("training.gradient_clip_norm=1", "true: training.gradient_clip_norm=1 needs ", "shard_optimizer=auto"),
-        ("optimizer._target_=sharding_cases.OwnAdam", "true: OwnAdam may need more than ", "shard_optimizer=auto"),
+        ("optimizer._target_=sharding_cases.OwnAdam", "true: OwnAdam may need whole weights", "shard_optimizer=auto"),
         ("strategy.comm_hook=none", "true: needs strategy.comm_hook=shared_memory, not none", ""),
         ("strategy.shard_optimizer=perhaps", "shard_optimizer=perhaps: must be true, false or auto", ""),
     ],

@@ -216,7 +216,7 @@ def test_restart_keeps_the_epochs_of_earlier_attempts(restarted):
     assert rows.groupby("epoch")["is_warmup"].first().to_list() == [True, False, True]
     assert_figures_are_of_all_attempts(record, rows)
     shown = " ".join(shown.split())
-    assert "1, after: rank 0 was killed by SIGKILL" in shown and "3, of which 2 warm-up" in shown
+    assert "1 (rank 0 was killed by SIGKILL" in shown and "3, of which 2 warm-up" in shown
 
 
 def test_restart_before_the_first_checkpoint_starts_from_the_beginning(restarted):

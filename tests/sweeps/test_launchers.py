@@ -154,7 +154,10 @@ def test_runs_at_once_cannot_be_set_by_the_user(train):
 def test_a_missing_plugin_names_the_extra_to_install(choice, package, extra, work_folder):
     ended = processes.run(package, "-m", "model.dropout=0.1,0.2", choice, script=SCRIPTS / "without_plugin.py")
     assert ended.returncode == 2, ended.stderr
-    assert f'{choice}: is not installed. Install it: pip install "laptime[{extra}]".' in ended.stderr
+    assert (
+        f'{choice}: needs {package}, which is not installed. Install it: pip install "laptime[{extra}]".'
+        in ended.stderr
+    )
 
 
 @pytest.fixture

@@ -276,7 +276,7 @@ def ended_early(two_runs: Path) -> None:
 
 def test_a_run_that_never_began_has_its_number_kept(ended_early, train):
     done = train("sweep.resume=latest", "seed=4,5")
-    assert "run 2 (seed=3): not started; not one of the runs that were asked for" in done.stderr
+    assert "run 2 (seed=3): not started; not part of this command" in done.stderr
     assert numbers() == [0, 1, 3, 4] and seeds() == [1, 2, 4, 5]
     done = train("sweep.resume=latest", "sweep.dry_run=true")
     assert "1 of 5 runs to do" in " ".join(done.stdout.split())

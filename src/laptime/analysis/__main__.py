@@ -81,7 +81,7 @@ def make_parser() -> Parser:
         "--by", action="append", default=[], metavar="KEY", help="compare runs that differ only in this key"
     )
     parser.add_argument(
-        "--out", metavar="DIR", help="where to write (default: summary/ in DIR, or here if there are several)"
+        "--out", metavar="DIR", help="directory of the report (default: DIR/summary, or ./summary for several DIRs)"
     )
     parser.add_argument(
         "--target-accuracy", type=float, metavar="FRACTION", help="report the time to reach this accuracy, e.g. 0.95"
@@ -92,8 +92,8 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--gate",
         metavar="SUMMARY.json",
-        help="exit with 1 if a group of this earlier summary is missing, or has become slower by more than the "
-        "tolerance, with an interval below 1",
+        help="exit with code 1 if a group of this earlier summary is missing now, or slower by more than the tolerance "
+        "and with an interval below 1",
     )
     parser.add_argument(
         "--tolerance", type=float, metavar="FRACTION", help="slowdown that the gate accepts (default: 0.05)"

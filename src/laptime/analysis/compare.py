@@ -103,8 +103,8 @@ def compare(groups: Sequence[Group], key: str, baseline: str | None = None) -> l
     if baseline is not None and (without_baseline or baseline not in values):
         where = f" for {without_baseline[0]}" if without_baseline else ""
         raise UserError(
-            f"--baseline {key}={baseline}: no completed run has it{where}. Completed: {key}={', '.join(values)}. "
-            f"Run the same command with {key}={baseline}."
+            f"--baseline {key}={baseline}: no completed run has this value{where}. Completed: "
+            f"{key}={', '.join(values)}. Run the same command with {key}={baseline}."
         )
     return comparisons
 

@@ -137,4 +137,4 @@ def _read(path: Path) -> list[BaselineGroup]:
     except OSError as error:
         raise UserError(f"--gate {path}: can't be read ({error.strerror}).") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"--gate {path}: is not a summary.json that Laptime wrote.") from error
+        raise UserError(f"--gate {path}: must be a summary.json that Laptime wrote.") from error

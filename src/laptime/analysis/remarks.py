@@ -35,7 +35,9 @@ def remarks_of(group: Group, mismatches: Sequence[Mismatch] = ()) -> list[str]:
         remarks.append("one repeat: no interval")
     num_known, num_seeds = len(group.runs) - group.num_unseeded, group.num_seeds - group.num_unseeded
     if not group.first.record.is_laptime_training and num_seeds < num_known:
-        remarks.append(f"{num_known} repeats have {counted(num_seeds, 'seed')}: check that their settings are the same")
+        remarks.append(
+            f"{num_known} repeats have only {counted(num_seeds, 'seed')}: check that their settings are the same"
+        )
     std, median = group.samples_per_s.std_repeats, group.samples_per_s.median
     if std is not None and std > _WIDE_SPREAD * median:
         remarks.append(f"standard deviation between repeats: {std / median:.0%}")
@@ -54,11 +56,11 @@ def remarks_of(group: Group, mismatches: Sequence[Mismatch] = ()) -> list[str]:
         remarks.append(f"target interval {target:.1%}: {verdict} with {len(group.runs)} repeats (interval: {width})")
     if group.num_unseeded and len(group.runs) > 1:
         which = f"{group.num_unseeded} of {len(group.runs)} repeats"
-        remarks.append(f"unknown seed in {which}: they may have learned the same")
+        remarks.append(f"unknown seed in {which}: they may have had the same seed")
     if len(group.hosts) > 1:
         remarks.append(f"runs on {len(group.hosts)} hosts")
     if any(run.is_resumed for run in group.runs):
-        remarks.append(f"resumed from a checkpoint: total time covers only the {lap_word([group])}s since")
+        remarks.append(f"resumed from a checkpoint: total time covers only the {lap_word([group])}s since then")
     if any(len(run.record.attempts) > 1 for run in group.runs):
         remarks.append("some runs were interrupted and resumed")
     early = {reason for run in group.runs if (reason := run.record.result.stop_reason) not in ("epochs", None)}

@@ -29,7 +29,7 @@ from laptime.text import counted, escape_control_chars
 CAPTIONS = {
     "speedup": "Speedup over one process by number of ranks, with the fitted laws. Bars and band: 95% intervals.",
     "efficiency": "Scaling efficiency: speedup per rank. Bars: 95% intervals.",
-    "overheads": "Where the time of a step goes. Ideal: the step if more ranks had no overhead.",
+    "overheads": "Where the time of a step goes. Ideal: the time of a step if more ranks had no overhead.",
     "pareto": "Trade-off between two objectives: every group, and the Pareto front.",
     "throughput": "Throughput of every group and of each of its repeats.",
     "steps": "Phases of a step, from {source}.",
@@ -47,17 +47,18 @@ _MFU = (
     "probe finds on the same device, with the same precision, threads and ranks. Operations are counted by torch."
 )
 _REPEAT = "Repeats are runs that differ only in the seed, on the same machine, with the same code and data."
+_MEDIANS = "A group's value is the median over its repeats; a repeat's value is the median over its counted {lap}s."
 
 METHODS = (
-    "Quality: A, no interference detected; B, interference is possible; C, interference detected: other processes, CPU "
-    "steal or throttling, a falling clock frequency, swapping, battery power, outliers, more threads than cores. The "
-    "quality of a group is the worst of its repeats.",
+    "Quality: A, no interference detected; B, interference is possible; C, interference detected. Signs of "
+    "interference: other processes, CPU steal or throttling, a falling clock frequency, swapping, battery power, "
+    "outliers, more threads than cores. A group has the quality of its worst repeat.",
     f"{_MFU} The phases of a step are measured in separate steps after the timed epochs, with a device synchronization "
     "between phases. They are interquartile means over these steps.",
     "An epoch's time is measured from the request for the first batch to the device-synchronized end of the last "
     "optimizer step, without validation, checkpointing and logging. A run's epoch time is that of its slowest rank. "
     "Warm-up epochs are not counted.",
-    f"{_REPEAT} A figure is the median of the repeats' medians.",
+    f"{_REPEAT} {_MEDIANS.format(lap='epoch')}",
     "Speedup is throughput (global samples/s) divided by the baseline's, for strong and for weak scaling. Scaling "
     "efficiency is speedup divided by the number of ranks.",
     "Intervals are 95% percentile bootstrap intervals (9,999 resamples over repeats) of the ratio of medians (Efron "
@@ -96,7 +97,7 @@ def _methods_of_timed(analysis: Analysis) -> list[str]:
     if any(group.median("breakdown", "step_s") for group in groups):
         sentences.append("The phases of a step are measured in steps of the warm-up lap.")
     sentences.append("A run's lap time is that of its slowest rank. Warm-up laps are not counted.")
-    sentences.append(f"{_repeat(analysis)} A figure is the median of the repeats' medians.")
+    sentences.append(f"{_repeat(analysis)} {_MEDIANS.format(lap='lap')}")
     if is_scaled:
         sentences.append(speedup)
     elif analysis.comparisons:
@@ -117,7 +118,7 @@ def _repeat(analysis: Analysis) -> str:
     which = "The data have" if len(unknown) == len(analysis.runs) else "The data of some runs have"
     return (
         "Repeats are runs that differ only in the seed, on the same machine, with the same code. "
-        f"{which} no checksum, so they may differ."
+        f"{which} no checksum, so the data may differ."
     )
 
 

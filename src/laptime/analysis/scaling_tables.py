@@ -88,11 +88,12 @@ def scaling_notes(family: Family) -> list[str]:
     if not usl.is_good_fit:
         notes.append("No projection: the universal scalability law does not fit the measured speedups.")
     elif usl.intervals is None:
-        notes.append("No interval for the law: the fit needs more speedups than parameters.")
+        notes.append("No interval for the universal scalability law: it needs more speedups than parameters.")
     elif usl.best_world_size is not None:
         best, interval = usl.best_world_size
         notes.append(
-            f"By that law, training is fastest with {best:.1f} ranks ({interval.low:.1f} to {interval.high:.1f})."
+            f"By the universal scalability law, training is fastest with {best:.1f} ranks "
+            f"({interval.low:.1f} to {interval.high:.1f})."
         )
     else:
         notes.append(

@@ -40,4 +40,4 @@ def report_sweep(sweep_dir: Path) -> None:
             if any((run.path / TENSORBOARD_DIR).is_dir() for run in analysis.runs):
                 print(f"TensorBoard  tensorboard --logdir {relative(sweep_dir)}")
     except Exception as error:  # the runs are done; python -m laptime.analysis shows the traceback
-        print(f"error: no report of the sweep: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"error: the report of the sweep can't be written: {type(error).__name__}: {error}", file=sys.stderr)

@@ -58,8 +58,8 @@ def _trials(search: Search) -> Table:
     note = f"The best {len(rows)} of {len(search.groups)} groups, by {search.metrics[0]}."
     if several:
         note = (
-            f"{len(rows)} of {len(search.groups)} groups: no other group is at least as good in all metrics and better "
-            "in one."
+            f"The front has {len(rows)} of {len(search.groups)} groups. No other group is at least as good in all "
+            "metrics and better in one."
         )
     title = "Pareto front" if several else "Best trials"
     return Table(title, columns("group", *search.metrics, "quality"), tuple(rows), (note,))
@@ -107,7 +107,8 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
     ]
     if with_target:
         notes.append(
-            f"time to accuracy: training time, warm-up included, until that validation accuracy, in whole {lap}s."
+            "time to accuracy: training time, warm-up included, until the validation accuracy reaches the target, in "
+            f"whole {lap}s."
         )
     return Table("Groups", heads, tuple(rows), (" ".join(notes),))
 
@@ -144,7 +145,7 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
     waiting = {"communication": "comm: waiting for gradients of other ranks."}
     phases = [Column(short.get(phase, phase), phase == "rest", note=waiting.get(phase, "")) for phase in PHASES]
     percentiles = [Column(f"p{q}", is_optional=True, note=f"p{q} in ms.") for q in (50, 95, 99)]
-    cost = f"vs {laps}: how much longer a step takes here than in the {laps}: the cost of the clocks, or noise."
+    cost = f"vs {laps}: how much longer a step takes in this table than in the {laps}, because of the clocks or noise."
     mfu_note = (
         "MFU: achieved FLOP/s over the peak, which is the fastest matrix product measured here with the same device, "
         "precision, threads and ranks."
@@ -153,7 +154,7 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
         "group", "ms per step", *phases, *percentiles, Column(f"vs {laps}", is_optional=True, note=cost),
         Column("MFU", note=mfu_note), Column("limit", is_sentence=True),
     )  # fmt: skip
-    note = f"From {source_of_steps(measured)}. Medians of the repeats: phases in percent of the step."
+    note = f"Measured in {source_of_steps(measured)}. Medians over the repeats. Phases in percent of the step."
     return [Table("Phases of a step", heads, tuple(rows), (note,))]
 
 
@@ -199,7 +200,7 @@ def _resources(groups: Sequence[Group]) -> list[Table]:
         )
     if not any(cell.text for cells in rows for cell in cells.cells[1:]):
         return []
-    notes = ["Totals of all ranks, medians of the repeats. CPU: 100% is one core."]
+    notes = ["Totals of all ranks, medians over the repeats. CPU: 100% is one core."]
     missing = {why for group in groups for run in group.runs if (why := run.record.resources.energy_missing)}
     if missing:
         notes.append(f"Energy was not measured: {escape_control_chars('; '.join(sorted(missing)))}.")

@@ -93,7 +93,7 @@ def _require_command(word: str) -> None:
     """Raises: UserError: there is no such command."""
     if word not in COMMANDS:
         suggestion = did_you_mean(word, [*COMMANDS, "--version"], cutoff=0.6) or f"Commands: {', '.join(COMMANDS)}."
-        raise UserError(f"{word}: is neither a command nor an override (key=value). {suggestion}")
+        raise UserError(f"{word}: must be a command or an override (key=value). {suggestion}")
 
 
 def _help() -> str:

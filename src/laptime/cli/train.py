@@ -80,14 +80,14 @@ def run(overrides: Iterable[str] = ()) -> dict[str, Any]:
     """
     replace_unencodable()
     if isinstance(overrides, str):
-        raise UserError(f'laptime.run("{overrides}"): takes a list. Write laptime.run(["{overrides}"]).')
+        raise UserError(f'laptime.run("{overrides}"): must be a list. Write laptime.run(["{overrides}"]).')
     try:
         overrides = list(overrides)  # a generator yields them only once
     except TypeError as error:
-        raise UserError(f"laptime.run({overrides!r}): takes a list, like ['training.epochs=1'].") from error
+        raise UserError(f"laptime.run({overrides!r}): must be a list, like ['training.epochs=1'].") from error
     for override in overrides:
         if not isinstance(override, str):
-            raise UserError(f"laptime.run([{override!r}]): an override is text, like 'training.epochs=1'.")
+            raise UserError(f"laptime.run([{override!r}]): an override must be a string, like 'training.epochs=1'.")
     command = ["laptime.run", *overrides]
     vouching.vouch_for(None)  # a command that ran earlier in this process may have typed a folder
     try:
@@ -131,7 +131,7 @@ def _main(arguments: list[str]) -> int:
             print(f"laptime {__version__}")
         return 0
     if arguments[-1:] == ["--"]:
-        raise UserError("--: must be followed by overrides (key=value). Leave it out.")
+        raise UserError("--: must be followed by overrides (key=value), or left out.")
     parser = make_parser()
     refuse_dashes(arguments, parser)
     args = parser.parse_intermixed_args(arguments)
@@ -207,7 +207,7 @@ def _refuse_unused_flags(args: argparse.Namespace) -> None:
     """
     if args.experimental_rerun is not None:
         raise UserError(
-            "--experimental-rerun: is not supported, because unpickling a file can run any code. "
+            "--experimental-rerun: not supported, because unpickling a file can run any code. "
             "To repeat a run, type the overrides in its .hydra/overrides.yaml."
         )
     if args.config_path is not None:
@@ -233,7 +233,7 @@ def _run_once(
         _IsSweep: the configuration makes a sweep.
     """
     if find(overrides, "hydra.mode") is not None:
-        raise UserError("hydra.mode: is set by the flag -m (--multirun). Leave it out.")
+        raise UserError("hydra.mode: not supported. Leave it out; -m (--multirun) makes a sweep.")
     config_name = getattr(args, "config_name", None) or CONFIG_NAME
     run_dir: RunDir | None = None
     with hydra_session(getattr(args, "config_dir", None)) as hydra:

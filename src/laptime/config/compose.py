@@ -100,7 +100,7 @@ def add_user_modules(extra_config_dir: str | None) -> None:
 def _require_folder(extra_config_dir: str) -> Path:
     """The absolute path that --config-dir names. An empty text, e.g. of an unset shell variable, is no name."""
     if not extra_config_dir:
-        raise UserError("--config-dir: is empty. Name a folder, or leave the option out.")
+        raise UserError("--config-dir: must not be empty. Give a folder, or leave the option out.")
     folder = Path(extra_config_dir).absolute()
     if not folder.is_dir():
         raise UserError(f"--config-dir {extra_config_dir}: there is no such folder.")

@@ -30,7 +30,7 @@ def refuse_name_clashes(text: str, folder: Path) -> None:
     for path in sorted(conf.rglob("*.yaml")):
         name = path.relative_to(conf)
         if (folder / name).is_file():
-            raise UserError(f"{text}: Laptime has a file {name}, which Hydra finds first. Rename yours.")
+            raise UserError(f"{text}: Laptime has a file {name}, which Hydra finds first. Rename your file.")
 
 
 def compose_with_hydra(hydra: Hydra, name: str, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:

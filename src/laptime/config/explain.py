@@ -30,7 +30,7 @@ from laptime.record.renamed import RENAMED
 from laptime.text import escape_control_chars
 
 _WHY_RENAMED = {
-    "training.accumulate_grad_batches": "It splits the batch of a step; Lightning's key makes the batch larger.",
+    "training.accumulate_grad_batches": "It splits the batch of a step. Lightning's key makes the batch larger.",
     "scheduler.warmup_share": "It is a fraction of all steps.",
 }
 
@@ -38,7 +38,7 @@ _WHY_RENAMED = {
 # Values that Laptime sets when a run starts, and what to type instead.
 _SET_BY_THE_RUN = {
     "run_dir": "Choose the directory with hydra.run.dir=...",
-    "run_label": "Laptime makes it from the swept values. Choose the directory with hydra.run.dir=...",
+    "run_label": "Laptime makes the label from the swept values. Choose the directory with hydra.run.dir=...",
     "experiment_name": "Choose an experiment with experiment=...",
     "runs_at_once": "hydra/launcher=joblib runs several jobs concurrently.",
 }
@@ -129,7 +129,7 @@ def unknown_key(
     if new is not None and new.rpartition(".")[2] in known_keys:
         return renamed_key(full_key, equals, text)
     if full_key in _SET_BY_THE_RUN:
-        return f"{text}: is not a setting: Laptime sets it when the run starts. {_SET_BY_THE_RUN[full_key]}"
+        return f"{text}: can't be set, because Laptime sets it when the run starts. {_SET_BY_THE_RUN[full_key]}"
     if (answer := foreign_answers.answer(text, full_key, value, groups, verb)) is not None:
         return answer
     names = full_key.split(".")
@@ -161,7 +161,7 @@ def renamed_key(old: str, equals: str, text: str) -> str:
         equals: = and the value; "": there is none.
         text: the override, or the key as a file has it.
     """
-    return f"{text}: is called {RENAMED[old]} now. {_WHY_RENAMED[old]} Write {RENAMED[old]}{equals}."
+    return f"{text}: was renamed to {RENAMED[old]}. {_WHY_RENAMED[old]} Write {RENAMED[old]}{equals}."
 
 
 def keys_by_group(cfg: DictConfig) -> dict[str, list[str]]:
@@ -185,7 +185,7 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
         ) is not None:
             return answer
         if "=" not in str(error.override).strip("="):
-            return f"{error.override}: is not an override. Write group=option or key=value."
+            return f"{error.override}: must be an override, group=option or key=value."
         return f"{error.override}: not understood. {how_to_quote(str(error.override))}"
     if isinstance(error, UserWarning):
         folder = str(error).partition("path=")[2].removesuffix(" is not available.")
@@ -197,7 +197,7 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
     override = override_of(str(error), overrides)
     if override is not None and override.package is not None and isinstance(error, ConfigCompositionException):
         without = f"{override.key}={override.value_text or ''}"
-        return f"{override.text}: {override.key} is not used in that package. Without @: {without}."
+        return f"{override.text}: {override.key} is not used in that package. Write it without @: {without}."
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and override is not None:
         return _explain_unknown_key(hydra, overrides, config_name, override, cause)
     if override is not None and "No match in the defaults list" in str(error):
@@ -277,7 +277,7 @@ def _explain_missing_option(
             )
         return reason_of(error) + "."
     if (plugin := _PLUGINS.get(f"{group}={option}")) is not None:
-        return f"{group}={option}: is not installed. Install it: {install_command(plugin)}."
+        return f"{group}={option}: needs {plugin}, which is not installed. Install it: {install_command(plugin)}."
     # Where several options are chosen together, Hydra does not list those that there are.
     options = error.options or hydra.config_loader.get_group_options(group)
     if not options:
@@ -321,7 +321,7 @@ def _explain_not_deleted(message: str, overrides: Sequence[str], groups: Mapping
         return f"{text}: there is no such key, or its value is null already. Leave it out."
     if "and not" in message:
         return f"{text}: the key has another value. To delete it whatever its value, type ~{key}."
-    return f"{text}: the defaults list has no such entry. Delete a whole entry, ~{key}, or one key, ~{key}.NAME."
+    return f"{text}: the defaults list has no such entry. To delete an entry, type ~{key}; one key of it, ~{key}.NAME."
 
 
 def _explain_unknown_key(

@@ -92,7 +92,7 @@ FOREIGN_KEYS = (
     ForeignKey(
         "trainer.accumulate_grad_batches accumulate_grad_batches gradient_accumulation_steps grad_accum_steps",
         "training.num_microbatches",
-        "It splits the batch of a step; yours makes the batch larger, so multiply training.batch_size, too.",
+        "It splits the batch of a step. Yours multiplies the batch, so multiply training.batch_size, too.",
     ),
     ForeignKey(
         "trainer.limit_train_batches limit_train_batches",
@@ -140,13 +140,13 @@ FOREIGN_KEYS = (
     ForeignKey(
         "data.num_workers datamodule.num_workers num_workers workers dataloader_num_workers",
         "dataset.num_workers",
-        "It has an effect with dataset.pipeline=workers.",
+        "It only works with dataset.pipeline=workers.",
     ),
     ForeignKey(
         "data.data_dir datamodule.data_dir paths.data_dir data_dir data_path data_root dataset.data_dir", "dataset.root"
     ),
     ForeignKey("data.train_val_test_split val_split", "dataset.val_fraction", is_copied=False),
-    ForeignKey("data.pin_memory pin_memory", note="Laptime decides it. Leave it out."),
+    ForeignKey("data.pin_memory pin_memory", note="Laptime has no key for it. Leave it out."),
     ForeignKey("data.* datamodule.*", "dataset.*"),
     ForeignKey("model.optimizer optim", "optimizer"),
     ForeignKey("model.optimizer.* optim.*", "optimizer.*"),

@@ -59,9 +59,7 @@ def refuse_dashes(
     flags = parser._option_string_actions
     folders = [text for text in arguments if re.match(r"(--config-d|-cd\b)", text)]
     if len(folders) > 1:
-        raise UserError(
-            "--config-dir: is given twice. One folder can be searched; hydra.searchpath=[file://...] adds more."
-        )
+        raise UserError("--config-dir: can be given only once. Add more folders with hydra.searchpath=[file://...].")
     for number, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
         shortened = flag.startswith("--") and any(name.startswith(flag) for name in flags)
@@ -75,7 +73,7 @@ def refuse_dashes(
         if (message := answer(text, key, value or None, groups)) is not None:
             raise UserError(message)
         if key.partition(".")[0] in groups[""]:
-            raise UserError(f"{text}: is not a flag. Write an override without dashes: {key}={value}")
+            raise UserError(f"{text}: overrides have no dashes. Write {key}={value}")
         if flag.startswith("--") and (suggestion := did_you_mean(flag, flags)):
             raise UserError(f"{flag}: unknown option. {suggestion}")
         if equals:
@@ -100,7 +98,7 @@ def how_to_quote(override: str) -> str:
 
 
 def _with_dashes(argument: str) -> UserError:
-    return UserError(f"{argument}: is not a flag. Write an override without dashes: {argument.lstrip('-')}")
+    return UserError(f"{argument}: overrides have no dashes. Write {argument.lstrip('-')}")
 
 
 def _quote_for_hydra(text: str) -> str:

@@ -53,6 +53,6 @@ def known_run(run_dir: Path, run_label: str = "", experiment_name: str | None = 
 def _value(name: str) -> str | None:
     values = asdict(_values.get())
     if name not in values:
-        raise ValueError(f"${{laptime:{name}}} is an unknown name. Use one of: {', '.join(values)}")
+        raise ValueError(f"${{laptime:{name}}}: unknown name. Use one of: {', '.join(values)}")
     value: str | None = values[name]
     return value

@@ -120,8 +120,8 @@ class StrategyConfig(Group):
             at_least("strategy.world_size", self.world_size, 1)
         if self.name == "single" and (self.world_size != 1 or self.wrap_single_rank):
             raise UserError(
-                f"strategy=single: means one plain process, not strategy.world_size={self.world_size} "
-                f"strategy.wrap_single_rank={str(self.wrap_single_rank).lower()}. Use strategy=ddp."
+                "strategy=single: runs one plain process, so it can't be combined with strategy.world_size="
+                f"{self.world_size} strategy.wrap_single_rank={str(self.wrap_single_rank).lower()}. Use strategy=ddp."
             )
         if isinstance(self.threads_per_rank, str) and self.threads_per_rank != "auto":
             raise UserError(f"strategy.threads_per_rank={self.threads_per_rank}: must be a number of threads or auto.")
@@ -169,8 +169,8 @@ class TrainingConfig(Group):
         at_least("training.swa_start_epoch", self.swa_start_epoch, 0)
         if self.ema_decay is not None and self.swa_start_epoch is not None:
             raise UserError(
-                f"training.swa_start_epoch={self.swa_start_epoch}: averages the weights, and so does "
-                f"training.ema_decay={self.ema_decay}. Set one of them to null."
+                f"training.swa_start_epoch={self.swa_start_epoch}: can't be combined with training.ema_decay="
+                f"{self.ema_decay}: both average the weights. Set one of them to null."
             )
         one_of("training.batch_scope", self.batch_scope, ("per_rank", "global"))
         one_of("training.precision", self.precision, PRECISIONS)

@@ -89,7 +89,9 @@ def check_targets(config: Mapping[str, Any], cli_overrides: Sequence[str], train
         try:
             vouching.check(target)
         except vouching.NotVouched as error:
-            reason = "" if vouching.state().folder is None else f", and --config-dir does not vouch for it: {error}"
+            reason = (
+                "" if vouching.state().folder is None else f". --config-dir does not allow it either, because {error}"
+            )
             # Another folder would help only if this one has no such file.
             is_elsewhere = not reason or str(error).startswith("the folder has no module")
             if not reason and (folder := config_dir_in(trained_with)) is not None:

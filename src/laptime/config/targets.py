@@ -75,7 +75,7 @@ def check(
         if key in node:
             raise UserError(
                 f"{group}.{key}={_as_yaml(node[key])}: only works in nested objects, because Laptime "
-                f"makes {group} itself. Leave it out."
+                f"creates {group} itself. Leave it out."
             )
     target = locate(group, node)
     if isinstance(target, type) and not issubclass(target, kind):
@@ -143,8 +143,8 @@ def _check_arguments(
             passed = " or ".join(sorted(injected - parameters.keys()))
             rename = f", or rename the argument to {passed}, which Laptime passes" if passed else ""
             raise UserError(
-                f"{group}.{name}: has no value, and {group}._target_={node['_target_']} needs one. "
-                f"Give it: +{group}.{name}=...{rename}"
+                f"{group}.{name}: has no value, but {group}._target_={node['_target_']} needs one. "
+                f"Set it: +{group}.{name}=...{rename}"
             )
 
 
@@ -276,7 +276,7 @@ def _require_resolved(key: str, value: Any) -> None:
 
 
 def _wrong_kind(group: str, node: Mapping[str, Any], made: type, kind: type) -> UserError:
-    message = f"{group}._target_={node['_target_']}: makes a {made.__name__}, not a {kind.__name__}."
+    message = f"{group}._target_={node['_target_']}: must create a {kind.__name__}, but creates a {made.__name__}."
     package, required = "", kind.__module__.partition(".")[0]
     for base in made.__mro__:
         if base.__name__ == kind.__name__:

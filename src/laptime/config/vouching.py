@@ -101,7 +101,7 @@ def verify(target: str, imported: Any) -> None:
         try:
             path = _require_inside(str(name), spec, _state.folder)
         except NotVouched as error:
-            raise UserError(f"{target}: is not what the file in --config-dir defines: {error}.") from error
+            raise UserError(f"{target}: must be what the file in --config-dir defines, but {error}.") from error
         if name == module and str(path) != _state.files[target]:
             raise UserError(f"{target}: was imported from {path}, not from {_state.files[target]}.")
 
@@ -114,9 +114,9 @@ def _file(module: str, folder: Path) -> Path:
     """
     root, *names = module.split(".")
     if not all(name.isidentifier() for name in (root, *names)):
-        raise NotVouched(f"{module} is not the name of a module")
+        raise NotVouched(f"{module} is not a valid module name")
     if root in sys.stdlib_module_names or any(name in _LAPTIME for name in (root, *names)):
-        raise NotVouched(f"{module} is not a module of your own")
+        raise NotVouched(f"{module} is a module of Python or Laptime")
     importlib.invalidate_caches()
     in_folder = PathFinder.find_spec(root, [str(folder)])
     if in_folder is None:

@@ -59,7 +59,7 @@ def power(on_battery: bool | None) -> Check:
     if on_battery is None:
         return Check("power", None, "no battery, or not known here")
     if on_battery:
-        return Check("power", False, "on battery, which slows many processors down. Plug it in")
+        return Check("power", False, "on battery, which slows many processors down. Plug the machine in")
     return Check("power", True, "plugged in")
 
 
@@ -78,17 +78,17 @@ def frequency(drop: float | None) -> Check:
     if drop is None:
         return _unknown("CPU frequency")
     if drop < _FREQUENCY_DROP:
-        return Check("CPU frequency", True, f"varied by {drop:.0%} in the probe")
+        return Check("CPU frequency", True, f"varied by {drop:.0%} during the probe")
     advice = "Let the machine cool, warm up longer (measure.warmup_epochs), or switch turbo off"
-    return Check("CPU frequency", False, f"fell by {drop:.0%} in the probe. {advice}")
+    return Check("CPU frequency", False, f"fell by {drop:.0%} during the probe. {advice}")
 
 
 def temperature(celsius: float | None) -> Check:
     if celsius is None:
         return _unknown("temperature")
     if celsius < _HOT_CELSIUS:
-        return Check("temperature", True, f"{celsius:.0f} degrees at the end of the probe")
-    return Check("temperature", False, f"{celsius:.0f} degrees: processors slow down there. Let it cool")
+        return Check("temperature", True, f"{celsius:.0f} °C at the end of the probe")
+    return Check("temperature", False, f"{celsius:.0f} °C, at which most CPUs throttle. Let the machine cool")
 
 
 def quota(cores: float | None) -> Check:
@@ -101,7 +101,7 @@ def quota(cores: float | None) -> Check:
     return Check(
         "container quota",
         False,
-        f"{cores:.2f} cores: the kernel stops threads that use it up. Use --cpus={whole} or more",
+        f"{cores:.2f} cores: the kernel pauses threads that have used the quota up. Use --cpus={whole} or more",
     )
 
 
@@ -120,7 +120,9 @@ def hyper_threads(num_logical: int | None, num_physical: int | None) -> Check:
         return _unknown("hyper-threads")
     if num_logical <= num_physical:
         return Check("hyper-threads", True, "none")
-    advice = f"Threads should be physical cores: strategy.threads_per_rank={num_physical} divided by the ranks"
+    advice = (
+        f"Use one thread per physical core: strategy.threads_per_rank={num_physical} divided by the number of ranks"
+    )
     return Check("hyper-threads", False, f"{num_logical} logical on {num_physical} physical cores. {advice}")
 
 

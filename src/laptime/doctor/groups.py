@@ -34,7 +34,9 @@ def check_backends() -> list[Finding]:
             findings.append(check(backend, accelerator))
         else:
             findings.append(
-                Finding(backend, "not available", f"{_NUM_RANKS} ranks need a device each; {num_devices} here")
+                Finding(
+                    backend, "not available", f"{_NUM_RANKS} ranks need one device each; this machine has {num_devices}"
+                )
             )
     return findings
 
@@ -48,7 +50,7 @@ def check(backend: str, used: str, timeout_s: float = 60.0) -> Finding:
         timeout_s: time limit for the whole check, loading torch included.
     """
     if not dist.is_backend_available(backend):
-        return Finding(backend, "not available", "this torch was built without it")
+        return Finding(backend, "not available", f"this torch was built without {backend}")
     deadline = time.monotonic() + timeout_s
     children = []
     try:

@@ -68,13 +68,13 @@ def composed(command: str, overrides: Sequence[str]) -> TrainedRunConfig:
     keys.register(command)
     path = next((word for word in overrides if "=" not in word and (word == "latest" or Path(word).exists())), None)
     if path is not None:
-        raise UserError(f"{path}: is not an override (key=value). Write run={path}")
+        raise UserError(f"{path}: must be an override (key=value). Write run={path}")
     has_run = any(o.key == "run" and o.value_text and not o.is_deletion for o in map(parse, overrides))
     try:
         with hydra_session(conf=CONF) as hydra:
             cfg = without_hydra(compose(hydra, overrides, command))
             if not has_run:  # unknown keys are reported first: `rn=latest`
-                raise UserError(f"run: has no value. Name a run directory or latest: {program(command)} run=latest")
+                raise UserError(f"run: has no value. Give a run directory or latest: {program(command)} run=latest")
             return resolve_as(keys.SCHEMAS[command], cfg)
     except UserError as error:
         raise UserError(shorten_quotes(str(error), overrides)) from error
@@ -97,7 +97,9 @@ def make_parser(command: str, about: str, examples: Mapping[str, str]) -> Parser
     parser = Parser(command, description, examples, usage=usage(program(command), arguments))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="set a key, e.g. latency.num_calls=50")
     parser.add_argument(
-        "--config-dir", metavar="DIR", help="the folder with your own classes that the training had as --config-dir"
+        "--config-dir",
+        metavar="DIR",
+        help="the folder with your own classes that the training was given as --config-dir",
     )
     return parser
 

@@ -89,7 +89,7 @@ def _figure(value: float) -> str:
 
 
 def _confusion(matrix: np.ndarray) -> Table:
-    table = Table(title="Confusion matrix: true class down, predicted across", title_justify="left")
+    table = Table(title="Confusion matrix (rows: true class, columns: predicted class)", title_justify="left")
     table.add_column("", justify="right", style="bold")
     for number in range(len(matrix)):
         table.add_column(str(number), justify="right")

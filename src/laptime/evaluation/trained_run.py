@@ -126,7 +126,7 @@ def open_run(run: str, checkpoint: str, cli_overrides: Sequence[str], root: str 
     if not record.is_laptime_training:
         raise UserError(
             f"run={run}: {record.lap.timer} only timed this training, so Laptime can't rebuild its model. "
-            "Name a run of train.py."
+            "Give a run of train.py."
         )
     path = file or _checkpoint(run_dir, checkpoint)
     config, world_size, threads = _checked(record, run_dir)
@@ -140,12 +140,12 @@ def open_run(run: str, checkpoint: str, cli_overrides: Sequence[str], root: str 
     identity = records.finite(checkpoints.identity(config, world_size))
     if differences := checkpoints.differences_between(records.finite(content[checkpoints.IDENTITY]), identity):
         raise UserError(
-            f"{key}: belongs to another run than {run_dir}: {join_first_three(differences)}. "
-            "Name a checkpoint of that run."
+            f"{key}: was not saved by {run_dir}, because {join_first_three(differences)}. "
+            "Give a checkpoint of that run."
         )
     weights = content["state_dict"]
     if not isinstance(weights, dict) or not all(str(name).startswith(_PREFIX) for name in weights):
-        raise UserError(f"{key}: is damaged: its state_dict has no weights of a network.")
+        raise UserError(f"{key}: is damaged, because its state_dict does not contain the network's weights.")
     return TrainedRun(
         run_dir,
         record,
@@ -169,19 +169,21 @@ def _find(run: str, checkpoint: str) -> tuple[Path, Path | None]:
     path = checkpoints.newest_run("run") if run == "latest" else expanded("run", run)
     if path.is_file() and path.name != RUN_FILE:
         if checkpoint != "last":
-            raise UserError(f"run={run} checkpoint={checkpoint}: are two checkpoints. Leave one out.")
+            raise UserError(f"run={run} checkpoint={checkpoint}: both name a checkpoint. Leave one out.")
         run_dir, file = path.parent.parent, path
         if not (run_dir / RUN_FILE).is_file():
-            raise UserError(f"run={run}: is not in a run directory. Name the directory too: run=DIR checkpoint={run}")
+            raise UserError(
+                f"run={run}: must be in a run directory. Otherwise give the directory, too: run=DIR checkpoint={run}"
+            )
         return run_dir, file
     run_dir = path.parent if path.name == RUN_FILE else path
     if not (run_dir / RUN_FILE).is_file():
         if (run_dir / SWEEP_FILE).is_file():
             runs = [str(run_dir / str(number)) for number in sorted(numbered_runs(run_dir))]
             names = ", ".join([*runs[:3], *(["..."] if len(runs) > 3 else [])])
-            raise UserError(f"run={run}: is a sweep. Name one of its runs: {names}")
+            raise UserError(f"run={run}: must be a run, not a sweep. Use one of its runs: {names}")
         reason = "has no run.json" if run_dir.is_dir() else "there is no such directory"
-        raise UserError(f"run={run}: {reason}. Name a run directory, a .ckpt file in one, or latest.")
+        raise UserError(f"run={run}: {reason}. Give a run directory, a .ckpt file in one, or latest.")
     return run_dir, None
 
 

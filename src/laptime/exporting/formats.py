@@ -91,7 +91,7 @@ def torchscript(network: nn.Module, images: Tensor, path: Path) -> Loaded:
     frozen = [str(warning.message) for warning in caught if issubclass(warning.category, torch.jit.TracerWarning)]
     notes = ["traced; PyTorch has deprecated TorchScript and may remove it. Use torch_export"]
     if frozen:
-        notes.append(f"tracing fixed {len(frozen)} values that depend on the images")
+        notes.append(f"tracing made constants of {len(frozen)} values that depend on the images")
     return Loaded(loaded, None, {"method": "trace"}, tuple(notes))
 
 

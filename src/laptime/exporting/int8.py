@@ -75,5 +75,5 @@ EXPORTERS = {"onnx": onnx_int8, "torch_export": torch_export_int8, "torchscript"
 def _layer_names(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[str]:
     layers = [name for name, module in network.named_modules() if type(module) in kinds]
     if not layers:
-        raise NothingToQuantize(f"the network has none of {', '.join(kind.__name__ for kind in kinds)}")
+        raise NothingToQuantize(f"the network has no layer of type {' or '.join(kind.__name__ for kind in kinds)}")
     return layers

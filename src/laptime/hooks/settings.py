@@ -73,7 +73,8 @@ def picklable(settings: Settings, guard: Guard) -> Settings:
             removed[key] = None
             guard.mark_missing(
                 key,
-                f"the function can't be pickled, so it can't be sent to a spawned process. Define {key}= in a module",
+                f"the function can't be pickled, so it can't be sent to a spawned process. For {key}=, use a "
+                "function at the top level of a module",
             )
     return replace(settings, **removed) if removed else settings  # type: ignore[arg-type]
 

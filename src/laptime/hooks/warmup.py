@@ -68,10 +68,14 @@ class WarmupSteps:
         if settings.flops is not True and settings.flops is not False:
             self.flops_per_batch = int(settings.flops)
         elif not self._counts_flops:
-            reason = "there is no warm-up lap to count them in" if settings.flops else "flops=False"
+            reason = "FLOPs are counted in a warm-up lap, and there is none" if settings.flops else "flops=False"
             guard.mark_missing("model.flops_per_batch", reason, warn=False)
         if not self._measures_breakdown:
-            reason = "there is no warm-up lap to measure it in" if settings.breakdown else "breakdown=False"
+            reason = (
+                "the phases are measured in a warm-up lap, and there is none"
+                if settings.breakdown
+                else "breakdown=False"
+            )
             guard.mark_missing("breakdown", reason, warn=False)
 
     def flop_counter(self) -> FlopCounter | None:

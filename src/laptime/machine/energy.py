@@ -15,7 +15,7 @@ from laptime.extras import install_command, is_installed
 from laptime.machine.device import Device
 
 NOT_INSTALLED = f"needs Zeus: {install_command('zeus')}"
-NO_COUNTER = "Zeus can read no energy counter on this machine (those of CPUs need root or zeusd)"
+NO_COUNTER = "Zeus can't read any energy counter on this machine (CPU counters need root or zeusd)"
 
 _WINDOW = "laptime"
 # Where Zeus looks for the processor's counters: on the machine, and where a container mounts them.

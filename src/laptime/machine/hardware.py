@@ -140,8 +140,8 @@ def require_free_memory(key: str, num_bytes: int, of_what: str, num_ranks: int, 
     if needed > free:
         data = of_what.format(ranks=f" in each of {num_ranks} ranks" if num_ranks > 1 else "")
         raise UserError(
-            f"{key}: {byte_size(num_bytes, 'GB')} of {data}, need {byte_size(needed, 'GB')} of memory, "
-            f"and {byte_size(free, 'GB')} are free. {instead}"
+            f"{key}: needs {byte_size(needed, 'GB')} of memory, but only {byte_size(free, 'GB')} are free: "
+            f"{byte_size(num_bytes, 'GB')} of {data}. {instead}"
         )
 
 

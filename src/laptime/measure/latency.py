@@ -112,14 +112,14 @@ def measure(
     key = f"latency.batch_sizes={settings.batch_sizes}"
     if device.used == "cpu":
         num_bytes = batch_size * images[0].numel() * images.element_size()
-        require_free_memory(key, num_bytes, f"images in a batch of {batch_size:,}", 1, "Use smaller ones.")
+        require_free_memory(key, num_bytes, f"images in a batch of {batch_size:,}", 1, "Use smaller batches.")
     try:
         batch = images[torch.arange(batch_size, device=images.device) % len(images)]
         times = _times(networks, batch, device, settings)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise UserError(f"{key}: a batch of {batch_size:,} doesn't fit into memory. Use smaller ones.") from error
+        raise UserError(f"{key}: a batch of {batch_size:,} doesn't fit into memory. Use smaller batches.") from error
     return {name: _latency(batch_size, rounds) for name, rounds in times.items()}
 
 

@@ -133,7 +133,7 @@ def _require_one_process_per_run(launcher: Mapping[str, Any]) -> None:
         if value is not None and not re.fullmatch(r"0*1(-0*1)?", str(value)):
             raise UserError(
                 f"{key}={value}: each of these processes would be a separate run. Remove this setting. "
-                "strategy.world_size starts the ranks of a run on one node; torchrun starts them on several."
+                "To start the ranks of one run, set strategy.world_size (one node) or use torchrun (several nodes)."
             )
 
 

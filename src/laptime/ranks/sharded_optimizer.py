@@ -27,7 +27,7 @@ _ELEMENTWISE = (
 def reason_not_to_shard(optimizer: Optimizer, gradient_clip_norm: float | None) -> str | None:
     """Return the reason why the optimizer can't be sharded; None: it can."""
     if type(optimizer) not in _ELEMENTWISE:
-        return f"{type(optimizer).__name__} may need more than single elements of a weight"
+        return f"{type(optimizer).__name__} may need whole weights, and a rank has only a shard of them"
     if gradient_clip_norm is not None:
         return f"training.gradient_clip_norm={gradient_clip_norm:g} needs the norm of all gradients"
     for parameter in _trained(optimizer):

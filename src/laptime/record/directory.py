@@ -57,7 +57,9 @@ class RunDir:
                 return
             except FileExistsError as error:
                 if not self.path.is_dir():
-                    raise UserError(f"{key}={path}: is a file. Choose another directory.") from error
+                    raise UserError(
+                        f"{key}={path}: must be a directory, not a file. Choose another directory."
+                    ) from error
                 if not may_move:
                     raise UserError(f"{key}={path}: already contains a run. Choose another directory.") from error
                 number += 1

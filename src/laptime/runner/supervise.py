@@ -113,7 +113,7 @@ def rendezvous_store(host: str, port: int, backend: str, timeout_s: float) -> It
         listener = socket.create_server((host, port), backlog=128)
     except OSError as error:
         raise UserError(
-            f"strategy.master_addr={host} strategy.master_port={port}: can't listen there "
+            f"strategy.master_addr={host} strategy.master_port={port}: can't listen on this address "
             f"({os.strerror(error.errno) if error.errno else error}). Use strategy.master_port=0 for a free port."
         ) from error
     port = listener.getsockname()[1]

@@ -23,7 +23,7 @@ Rows = list[tuple[str, str]]
 _STOP_REASONS = {
     "early_stopping": "early: the validation loss did not improve (training.early_stopping_patience)",
     "callback": "early: a callback requested it",
-    "time_limit": "by training.time_limit_s; the test used the weights of the moment when the limit was reached",
+    "time_limit": "by training.time_limit_s, in the middle of an epoch; the test used the weights at that step",
 }
 
 
@@ -116,7 +116,7 @@ def _epochs(record: RunRecord, epochs: pd.DataFrame) -> Rows:
     rows = [("epochs", f"{len(slowest)}, {counting}")]
     if len(record.attempts) > 1:
         reasons = [attempt.error.message for attempt in record.attempts if attempt.error is not None]
-        rows.append(("restarts", f"{len(reasons)}, after: {'; '.join(reasons)}"))
+        rows.append(("restarts", f"{len(reasons)} ({'; '.join(reasons)})"))
     if record.result.stop_reason in _STOP_REASONS:
         rows.append(("stopped", _STOP_REASONS[record.result.stop_reason]))
     if not len(measured):
@@ -184,7 +184,9 @@ def _synchronization(record: RunRecord) -> Rows:
         rows = [
             (
                 "synchronization",
-                f"{cost}; {waiting}" if comm.cost_s > 0 else f"{waiting}; without it steps take no less",
+                f"{cost}; {waiting}"
+                if comm.cost_s > 0
+                else f"{waiting}; without synchronization, steps are not faster",
             ),
             ("communication", f"{sent}; the {all_reduces} {1e3 * (comm.isolated_all_reduce_s or 0.0):.2f} ms"),
         ]

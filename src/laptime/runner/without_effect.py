@@ -52,12 +52,12 @@ _RULES = (
     _Rule(
         ("sweep.", "hydra/launcher", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.", "hydra.sweep."),
         lambda config, is_sweep: is_sweep,
-        "is for sweeps. Add -m, or leave it out.",
+        "only works in sweeps. Add -m, or leave it out.",
     ),
     _Rule(
         ("optimized_metric",),
         lambda config, is_sweep: is_sweep,
-        "is the metric that a sweep optimizes or compares. Add -m, or leave it out.",
+        "only works in sweeps, which optimize or compare it. Add -m, or leave it out.",
     ),
     _Rule(
         ("hydra.verbose", "hydra/job_logging", "hydra/hydra_logging", "hydra.job_logging.", "hydra.hydra_logging."),
@@ -77,12 +77,12 @@ _RULES = (
     _Rule(
         ("hydra.run.dir",),
         lambda config, is_sweep: not is_sweep,
-        "is for a single run. Use hydra.sweep.dir for a sweep.",
+        "only works for a single run. For a sweep, use hydra.sweep.dir.",
     ),
     _Rule(
         ("measure.max_repeats",),
         lambda config, is_sweep: is_sweep and config.measure.target_interval is not None,
-        "limits the repeats for measure.target_interval in a sweep (-m). Set both, or leave it out.",
+        "only works with measure.target_interval in a sweep (-m). Set that, too, or leave it out.",
     ),
     _Rule(
         tuple(f"strategy.{key}" for key in (*DDP_KEYS, "master_addr", "master_port") if key != "wrap_single_rank"),
@@ -102,7 +102,7 @@ _RULES = (
     _Rule(
         ("dataset.num_workers",),
         lambda config, is_sweep: config.dataset.get("pipeline") not in ("memory", "mapped"),
-        "has an effect only with dataset.pipeline=workers. Set that too, or leave it out.",
+        "only works with dataset.pipeline=workers. Set that, too, or leave it out.",
     ),
     _Rule(
         ("measure.memory_warning",),

@@ -51,7 +51,7 @@ def show(rows: Sequence[DryRunRow], console: Console) -> None:
         num_bytes = sum(estimate.num_bytes for estimate in estimates)
         total += f", about {duration(seconds)} and {byte_size(num_bytes)}"
         if len(estimates) < len(todo):
-            total += f" for the {len(estimates)} with an estimate"
+            total += f" for the {len(estimates)} of them with an estimate"
     elif todo:
         total += "; no time estimate, because no similar run was found. Run one of them first"
     console.print(Text(total))

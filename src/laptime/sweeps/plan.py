@@ -161,7 +161,7 @@ def _all_jobs(
 def _parse_all(config_loader: ConfigLoader, overrides: Sequence[str]) -> list[Override]:
     if (refused := first_invalid(overrides)) is not None:
         if "=" not in refused.text:
-            raise UserError(f"{refused.text}: is neither a command nor an override (key=value).") from refused.error
+            raise UserError(f"{refused.text}: must be a command or an override (key=value).") from refused.error
         if (choice := re.fullmatch(r"choice\((.*\bnull\b.*)\)", refused.value_text or "")) is not None:
             line = shlex.quote(refused.with_value(choice[1]))
             raise UserError(f"{refused.text}: Hydra accepts no null in choice(...). Type {line}.") from refused.error
@@ -243,7 +243,9 @@ def _refuse_swept_settings(parsed: Sequence[Override]) -> None:
         if override.is_sweep_override() and override.is_hydra_override():
             param = str(override.input_line).removeprefix("hydra.sweeper.params.")
             fix = "Give it one value" if param == override.input_line else f"To search it, type {param}"
-            raise UserError(f"{override.input_line}: settings of Hydra apply to the whole sweep. {fix}.")
+            raise UserError(
+                f"{override.input_line}: Hydra's own settings apply to the whole sweep, so they can't be swept. {fix}."
+            )
 
 
 def _refuse_params(parsed: Sequence[Override]) -> None:
@@ -289,7 +291,9 @@ def refuse_repeated_runs(runs: Sequence[PlannedRun], configs: Sequence[Config]) 
         if earlier is not run:
             shared = set.intersection(*(set(planned.overrides) for planned in runs))
             swept = [override for override in run.overrides if override not in shared] or run.overrides
-            raise UserError(f"{' '.join(swept)}: this run occurs twice. Give repeats different seeds.")
+            raise UserError(
+                f"{' '.join(swept)}: two runs of the sweep have this configuration. Give repeats different seeds."
+            )
 
 
 def _require_one_seed(parsed: Sequence[Override]) -> None:
@@ -297,8 +301,8 @@ def _require_one_seed(parsed: Sequence[Override]) -> None:
     for override in parsed:
         if override.is_sweep_override() and _is_seed(override):
             raise UserError(
-                f"{override.input_line}: a search would pick the luckiest seed. Give it one seed, and repeat the best "
-                "trials in a separate sweep."
+                f"{override.input_line}: a search would pick the luckiest seed. Give the search one seed, and repeat "
+                "the best trials in a separate sweep."
             )
 
 

@@ -140,8 +140,8 @@ class EarlierSweep:
             before = " or ".join(map(str, sorted(earlier_threads)))
             at_once = f" in {cores.runs_at_once} concurrent runs" if cores.runs_at_once > 1 else ""
             raise UserError(
-                f"strategy.threads_per_rank=auto: is {threads} with up to {cores.largest_world_size} ranks{at_once} "
-                f"on {usable_cores()} cores, but was {before} in {self.path.name}; timings would not compare. "
+                f"strategy.threads_per_rank=auto: means {threads} with up to {cores.largest_world_size} ranks{at_once} "
+                f"on {usable_cores()} cores, but meant {before} in {self.path.name}; timings would not be comparable. "
                 f"Set strategy.threads_per_rank={before}, or start a new sweep."
             )
         return replace(cores, threads=threads)
@@ -201,7 +201,7 @@ class EarlierSweep:
             if any(step.run is run for step in steps):
                 continue
             if not run.is_completed:
-                decision = f"{run.end_text}; not one of the runs that were asked for: left unchanged"
+                decision = f"{run.end_text}; not part of this command: left unchanged"
             elif changed := condition_changes(run, run.config):
                 decision = f"completed{changed}"
             else:
@@ -209,7 +209,7 @@ class EarlierSweep:
             remarks.append(Step(run.number, run.overrides, decision, run, is_done=True))
         for number, swept in self.never_started().items():
             if all(step.number != number for step in steps):
-                decision = f"not started; not one of the runs that were asked for. Run `{KEY}` alone to include it"
+                decision = f"not started; not part of this command. Run `{KEY}` alone to include it"
                 remarks.append(Step(number, swept.split(), decision, is_done=True))
         return remarks
 

@@ -121,7 +121,7 @@ def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1
     except Exception as error:  # not every network can be built on "meta"; a real mistake shows up again below
         num_bytes = _OVERFLOW_BYTES if "overflow" in str(error) else 0
     sizes = ", ".join(f"model.{key}={value}" for key, value in node.items() if key != "_target_")
-    key, contents = sizes or f"model={node['_target_']}", "weights, and as much of gradients{ranks}"
+    key, contents = sizes or f"model={node['_target_']}", "weights, and gradients of the same size{ranks}"
     require_free_memory(key, num_bytes, contents, num_ranks, "Use a smaller model.")
     try:
         network: nn.Module = open_groups.build_node("model", node, **injected)

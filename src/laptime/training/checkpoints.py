@@ -48,7 +48,7 @@ def find(checkpoint: str) -> Path:
         path = _last_intact(path) or path
     if not path.is_file():
         raise UserError(
-            f"training.checkpoint={checkpoint}: there is no file {path}. Name a .ckpt file, a run directory or latest."
+            f"training.checkpoint={checkpoint}: there is no file {path}. Give a .ckpt file, a run directory or latest."
         )
     return path
 
@@ -187,7 +187,7 @@ def require_resumable(path: Path, expected: Mapping[str, Any], epochs: int) -> i
     differences = differences_between(checkpoint[IDENTITY], expected)
     if differences:
         raise UserError(
-            f"{key}: belongs to another experiment: {join_first_three(differences)}.\n"
+            f"{key}: belongs to another experiment, because {join_first_three(differences)}.\n"
             "Use the checkpoint's values, or start without a checkpoint."
         )
     num_done = epochs_trained(checkpoint)

@@ -118,7 +118,7 @@ def _too_little_memory(text: str, config: Config) -> str:
     smaller = 2 ** ((batch_size - 1).bit_length() - 1)  # the next power of two below
     advice = f"Try training.batch_size={smaller}"
     if batch_size % (2 * num_microbatches) == 0:
-        advice += f", or training.num_microbatches={2 * num_microbatches}, which trains the same in smaller pieces"
+        advice += f", or training.num_microbatches={2 * num_microbatches}, which computes the same in smaller pieces"
     if images:
         advice += ", or a smaller model.image_size"
     return f"{message} {advice}."

@@ -171,7 +171,7 @@ def _refuse_misused_class(group: str, key: str, node: Mapping[str, Any], target:
     if group == "model" and is_lightning_module(target):
         raise UserError(
             f"{setting}: {target.__name__} is a LightningModule, but Laptime would not call its training_step and "
-            "configure_optimizers. Name only the network, an nn.Module that maps images to logits."
+            "configure_optimizers. Use only the network, an nn.Module that maps images to logits."
         )
     for scheduler_class, remedy in PER_STEP_SCHEDULERS.items() if group == "scheduler" else ():
         if issubclass(target, scheduler_class):

@@ -125,8 +125,8 @@ def _config(args: argparse.Namespace) -> "Config":
         config = check(compose(hydra, args.overrides), args.overrides)
     if config.training.checkpoint is not None:
         raise UserError(
-            f"training.checkpoint={config.training.checkpoint}: tune loads no checkpoint, and starts "
-            "from random weights. Leave it out."
+            f"training.checkpoint={config.training.checkpoint}: tune can't load a checkpoint; it "
+            "starts from random weights. Leave it out."
         )
     world_size = config.strategy.world_size
     if world_size not in (1, "auto"):

@@ -122,8 +122,8 @@ def _directory(folder: str, waits: bool) -> Path:
     if folder != "latest":
         path = expanded("folder", folder)
         if not (path / RUN_FILE).is_file() and not (path / SWEEP_FILE).is_file():
-            problem = "is not a sweep or run directory" if path.is_dir() else "there is no such directory"
-            raise UserError(f"{folder}: {problem}. Name one, or latest.")
+            problem = f"has no {RUN_FILE} or {SWEEP_FILE}" if path.is_dir() else "there is no such directory"
+            raise UserError(f"{folder}: {problem}. Give a sweep or run directory, or latest.")
         return path
     newest_path = _newest()
     if waits and (newest_path is None or Watcher(newest_path).look().is_over):
