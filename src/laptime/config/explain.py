@@ -284,9 +284,9 @@ def _explain_missing_option(
         cfg = defaults(hydra, config_name)
         return unknown_key(group, option, list(cfg), keys_by_group(cfg))
     override = find_last(overrides, group)
-    typed = f"{group}={option}" if override is None else override.text
+    override_text = f"{group}={option}" if override is None else override.text
     value = None if override is None else override.value_text
-    if (answer := foreign_answers.answer_option(typed, group, value or option, options)) is not None:
+    if (answer := foreign_answers.answer_option(override_text, group, value or option, options)) is not None:
         return answer
     library = library_of(option.lower()) if group == "model" else None
     near = suggest.closest(option, options, 0.7)

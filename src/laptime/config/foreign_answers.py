@@ -56,13 +56,13 @@ def answer_option(text: str, group: str, value: str, options: Sequence[str]) -> 
     """
     override = parse(f"{group}={value}")
     is_list = isinstance(override.value, list)
-    typed = [str(item) for item in override.value] if is_list else _values(override)
-    names = {name: _option(group, name, options) for name in typed if name not in options}
+    values = [str(item) for item in override.value] if is_list else _values(override)
+    names = {name: _option(group, name, options) for name in values if name not in options}
     if not names or None in names.values():
         return None
-    unknown = f" {' and '.join(names)}" if len(typed) > 1 else ""
+    unknown = f" {' and '.join(names)}" if len(values) > 1 else ""
     calls = f"{'it' if len(names) == 1 else 'them'} {' and '.join(map(str, names.values()))}"
-    line = ",".join(names.get(name) or name for name in typed)
+    line = ",".join(names.get(name) or name for name in values)
     line = shlex.quote(f"{group}=[{line}]" if is_list else f"{group}={line}")
     return f"{text}: no such option{unknown}. Laptime calls {calls}. Type {line}."
 
@@ -94,8 +94,8 @@ def _explained_in_sweep(line: str, hydra: Hydra, overrides: Sequence[str]) -> st
 def _option(group: str, name: str, options: Sequence[str]) -> str | None:
     """Laptime's name of an option of a group; None: it has none."""
     names = FOREIGN_OPTIONS.get(group, {})
-    known = {_normal(option): option for option in options}
-    new = names.get(name.lower()) or names.get(_normal(name)) or known.get(_normal(name))
+    by_normal_name = {_normal(option): option for option in options}
+    new = names.get(name.lower()) or names.get(_normal(name)) or by_normal_name.get(_normal(name))
     return new if new in options else None
 
 
