@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,33 @@ def test_with_a_model_phases_are_measured_and_nothing_changes(timed):
     assert timed.record["model"]["num_parameters"] == 83 and timed.record["device"]["used"] == "cpu"
     assert not net._forward_hooks and not net._forward_pre_hooks
     assert not optimizer_hooks._global_optimizer_pre_hooks | optimizer_hooks._global_optimizer_post_hooks
+
+
+def test_a_hand_written_update_counts_as_the_backward_pass(timed):
+    net = network()
+    with laptime.laps(loader(12), model=net, **QUIET) as laps:
+        for _ in range(2):
+            for x, y in laps:
+                F.cross_entropy(net(x), y).backward()
+                time.sleep(0.005)  # the update
+    breakdown = timed.record["breakdown"]
+    assert breakdown["backward_s"] >= 0.005
+    assert breakdown["optimizer_s"] is None and "breakdown.optimizer_s" in timed.record["missing"]
+    assert any("backward and optimizer" in line for line in timed.lines)
+
+
+@pytest.mark.unit
+def test_unknown_arguments_are_refused_with_a_hint():
+    with pytest.raises(TypeError, match=r"'lr'.*config="):
+        laptime.laps([], lr=1)
+    with pytest.raises(TypeError, match="warmup_laps"):
+        laptime.laps([], warmup=1)
+
+
+def test_a_single_lap_says_that_it_includes_the_warm_up(timed, now):
+    with laptime.laps(loader(4, now), total=4, **QUIET) as laps:
+        train(laps, epochs=1, now=now)
+    assert any("one lap only: it includes the warm-up; no phases and no MFU" in line for line in timed.lines)
 
 
 def test_the_random_state_is_the_users(timed):

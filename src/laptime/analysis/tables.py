@@ -135,6 +135,8 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
             f"{1e3 * step_s:.2f}",
             *("" if phase_s is None else f"{phase_s / step_s:.0%}" for phase_s in phases_s),
         ]
+        if group.median("breakdown", "optimizer_s") is None and (backward := cells[2 + PHASES.index("backward")]):
+            cells[2 + PHASES.index("backward")] = f"{backward} (with optimizer)"
         cells += [milliseconds(group.median("breakdown", f"step_p{q}_s")) for q in (50, 95, 99)]
         instrument_s = group.median("breakdown", "instrument_s")
         cells += ["" if instrument_s is None else f"{instrument_s / (step_s - instrument_s):+.0%}"]

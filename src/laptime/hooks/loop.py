@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from laptime import suggest
 from laptime.hooks.guard import Guard, guarded, log
 from laptime.hooks.identity import hydra_job, structure_of
 from laptime.hooks.model_hooks import ModelHooks
@@ -169,7 +170,7 @@ class Laps:
                 self._end_lap(run)
                 run.start_lap()
         if run.is_warmup:
-            run.warmup.next_batch()
+            self._next_batch(run)
             run.batch_begins()
 
     @contextmanager
@@ -297,9 +298,14 @@ class Laps:
                 "lap."
             )
 
+    def _next_batch(self, run: TimedRun) -> None:
+        if self._hooks is not None:
+            self._hooks.mark("rest")  # the backward pass, if no optimizer stepped after it
+        run.warmup.next_batch()
+
     def _wait(self, run: TimedRun) -> None:
         if run.is_warmup:
-            run.warmup.next_batch()
+            self._next_batch(run)
         run.clock.begin_wait()
 
     @guarded
@@ -385,4 +391,10 @@ def laps(loader: Iterable[Any], **settings: Any) -> Laps:
         loader: yields the training batches.
         settings: further arguments for Laps.
     """
+    names = inspect.signature(Laps).parameters
+    for name in settings:
+        if name not in names:
+            near = suggest.closest(name, names)
+            hint = f"Did you mean {near}?" if near else f"Pass a setting of the run as config={{'{name}': ...}}."
+            raise TypeError(f"laps() got an unexpected keyword argument {name!r}. {hint}")
     return Laps(loader, **settings)

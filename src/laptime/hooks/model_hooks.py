@@ -14,8 +14,9 @@ from laptime.hooks.timed_run import TimedRun
 class ModelHooks:
     """Marks where the phases of a step end. The hooks exist only during the instrumented steps of the warm-up lap.
 
-    The time from the end of a forward pass to the next hook (the optimizer, or the forward pass of the next batch)
-    counts as the backward pass. It includes the loss and gradient clipping.
+    The time from the end of a forward pass to the next mark (the optimizer, or the end of the batch) counts as the
+    backward pass. It includes the loss and gradient clipping, and the update of the weights if no optimizer of
+    torch.optim makes it.
 
     Args:
         model: the model whose calls are the forward passes. Only a weak reference to it is kept.
@@ -37,6 +38,7 @@ class ModelHooks:
         if model is None:
             return
         self._is_after_forward = False
+        self.run.warmup.has_optimizer = False
         self._handles = [
             model.register_forward_pre_hook(self._before_forward),
             model.register_forward_hook(self._after_forward),
@@ -70,3 +72,4 @@ class ModelHooks:
 
     def _after_optimizer(self, *_: Any) -> None:
         self.mark("optimizer")
+        self.run.warmup.has_optimizer = True

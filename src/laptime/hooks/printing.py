@@ -46,7 +46,8 @@ def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
         num_laps = len(record.noise.epochs or [])
         lines.append(f"{record.status} after {counted(num_laps, 'lap')}: the analysis excludes this run")
     if timing.epoch_time_s is None:
-        lines.append(f"{title}: no lap was counted")
+        reason = ", because all laps are warm-up laps. Pass every= for shorter laps" if record.noise.epochs else ""
+        lines.append(f"{title}: no lap was counted{reason}")
     else:
         rates = [
             f"{rate:,.{digits}f} {unit}"
@@ -58,9 +59,13 @@ def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
             if rate is not None
         ]
         lines.append(f"{title}: median lap {timing.epoch_time_s:.3f} s, {', '.join(rates)}")
+        if len(record.noise.epochs or []) == 1:
+            lines.append(_one_lap_line(record))
     if step_s := record.breakdown.step_s:
         fractions = [(phase, (record.breakdown.of_phase(phase) or 0.0) / step_s) for phase in PHASES]
-        phases = ", ".join(f"{phase} {fraction:.0%}" for phase, fraction in fractions if fraction >= 0.005)
+        names = {} if record.breakdown.optimizer_s is not None else {"backward": "backward and optimizer"}
+        shown = [(names.get(phase, phase), fraction) for phase, fraction in fractions if fraction >= 0.005]
+        phases = ", ".join(f"{name} {fraction:.0%}" for name, fraction in shown)
         lines.append(f"step time {1e3 * step_s:.2f} ms: {phases}")
     if record.peak.verdict is not None:
         lines.append(record.peak.verdict)
@@ -69,6 +74,13 @@ def summary_lines(record: RunRecord, run_dir: Path | None) -> list[str]:
     if run_dir is not None:
         lines.append(f"results in {relative(run_dir)}")
     return lines
+
+
+def _one_lap_line(record: RunRecord) -> str:
+    """Return the line about a run with a single lap, in which nothing could be measured beforehand."""
+    figures = (("phases", record.breakdown.step_s), ("MFU", record.peak.mfu))
+    missing = " and ".join(f"no {name}" for name, value in figures if value is None)
+    return f"one lap only: it includes the warm-up{missing and '; ' + missing}. Pass every= for several laps"
 
 
 def print_line(line: str) -> None:

@@ -42,6 +42,7 @@ class WarmupSteps:
         flops_samples: samples of the batch whose FLOPs were counted; None: unknown, or the user passed flops=.
         is_compiled: returns whether the training is compiled. Then FLOPs aren't counted, because counting would change
             how it runs.
+        has_optimizer: whether the optimizer is timed as a phase of its own; if not, the backward pass includes it.
         on_begin, on_end: are called when the timing of phases starts and ends.
         ddp: the model whose timers measure how long a step waits for other ranks; None: there is none.
     """
@@ -53,6 +54,7 @@ class WarmupSteps:
         self.flops_per_batch: int | None = None
         self.flops_samples: int | None = None
         self.is_compiled: Callable[[], bool] = compiled_anything
+        self.has_optimizer = True
         self.on_begin: Callable[[], None] = _ignore
         self.on_end: Callable[[], None] = _ignore
         self.ddp: DistributedDataParallel | None = None
@@ -198,6 +200,10 @@ class WarmupSteps:
             steps = without_waiting(steps, self._waited_s, "backward")
         totals, seconds = [sum(step.values()) for step in steps], typical(steps)
         step_s = sum(seconds.values())
+        if not self.has_optimizer:
+            del seconds["optimizer"]
+            reason = "no optimizer of torch.optim stepped, so backward_s includes the update of the weights"
+            self.guard.mark_missing("breakdown.optimizer_s", reason, warn=False)
         record.breakdown = schema.Breakdown(
             **{f"{phase}_s": seconds.get(phase) for phase in schema.PHASES},
             step_s=step_s,

@@ -87,7 +87,8 @@ def _describe_phases(breakdown: schema.Breakdown, compute_mfu: float, advice: Ma
     step_s = breakdown.step_s
     assert step_s is not None
     compute = ((breakdown.forward_s or 0.0) + (breakdown.backward_s or 0.0)) / step_s
-    text = f"forward and backward take {compute:.0%}, at {percent(compute_mfu)} MFU"
+    passes = "forward and backward" if breakdown.optimizer_s is not None else "forward, backward and optimizer"
+    text = f"{passes} take {compute:.0%}, at {percent(compute_mfu)} MFU"
     if compute_mfu < _NEAR_LIMIT_MFU:
         text += f" (small matrix products, or many other operations: {advice['compute']} may help)"
     descriptions = [(compute, text)]
