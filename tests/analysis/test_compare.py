@@ -147,6 +147,7 @@ def test_other_code_threads_or_machines_are_mismatches(write, work_folder):
         Mismatch("machine", "Apple M4, 8 cores, a CPU", "a CPU, 8 cores"),
         Mismatch("code", "0ther", "c0de"),
     )
+    assert answer(analyze([work_folder])).endswith("threads_per_rank (4 and 1) and code (0ther and c0de) differ, too.")
 
 
 def test_keys_are_found_by_their_last_part(write, work_folder):

@@ -6,6 +6,7 @@ from laptime.analysis.analyze import Analysis
 from laptime.analysis.compare import Comparison
 from laptime.analysis.group import lap_word
 from laptime.analysis.laws import efficiency
+from laptime.analysis.mismatch import Mismatch
 from laptime.analysis.results import Agreement, Verdict
 from laptime.analysis.scaling import Family
 from laptime.analysis.search import Search
@@ -20,6 +21,8 @@ from laptime.text import counted
 
 # Maximum number of families or comparisons in the answer.
 _MAX_SENTENCES = 3
+# Mismatches that the answer mentions. The remarks of the tables list all.
+_EXPLAINING = ("threads_per_rank", "code")
 
 
 def question(analysis: Analysis) -> str:
@@ -95,6 +98,7 @@ def _scaling_words(family: Family, with_name: bool) -> str:
             f"efficiency {efficiency(point.speedup, point.world_size):.0%}"
             + (", more threads than cores" if point.group.first.strategy.oversubscribed else ""),
             _results_words(point.agreement),
+            _other_differences(point.mismatches),
         ]
         speed = f"at {times(point.speedup)}"
         speed = speed if parts else f"train {speed} the speed of one process"
@@ -117,7 +121,14 @@ def _comparison_words(comparison: Comparison) -> str:
     speed = f"{comparison.key} = {row.value} trains at {times(row.speedup)} the speed of {baseline.value}{common}"
     interval = interval_words(row.interval, min(len(row.group.runs), len(baseline.group.runs)))
     parts = [f"{speed} ({interval})", f"the difference is {difference_words(row.difference)}"]
-    return f"{'; '.join(filter(None, [*parts, _results_words(row.agreement)]))}."
+    parts += [_results_words(row.agreement), _other_differences(row.mismatches)]
+    return f"{'; '.join(filter(None, parts))}."
+
+
+def _other_differences(mismatches: Sequence[Mismatch]) -> str:
+    """Name the differences that can explain a speedup as well as the compared key; empty: there is none."""
+    words = [f"{item.name} ({item.value} and {item.baseline})" for item in mismatches if item.name in _EXPLAINING]
+    return f"{_and(words)} differ{'s' if len(words) == 1 else ''}, too" if words else ""
 
 
 def _first_sentences(sentences: Sequence[str], noun: str) -> str:
