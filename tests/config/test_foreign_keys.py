@@ -236,7 +236,10 @@ def test_python_and_tune_give_the_same_answer(work_folder, capfd):
         "trainer.accelerator=gpu": "Type device=cuda",
         "trainer.max_epochs=3": "unknown key",  # evaluate trains nothing
         "data.limit=100": "unknown key",  # it takes the data of the run
+        "data=mnist": "unknown key",
         "data.root=/tmp": "Type dataset.root=/tmp",
+        "resume=true": "checkpoint=true: must be a path.",
+        "device=gpu": "Laptime calls it cuda.",
         "trainer.precision=64": "precision=64: must be one of",
     }.items(),
 )
@@ -335,11 +338,11 @@ def values_of(override: str) -> list[str]:
         "trainer.max_epochs=-1": "training.epochs=-1: must be at least 1.",
         "seed_everything=true": "seed=true: must be a whole number.",
         "trainer.precision=64": "training.precision=64: must be one of 32-true, bf16-mixed, 16-mixed.",
-        "trainer.accelerator=tpu": "device=tpu: no such option. Known options of device: accelerator, auto, cpu,",
+        "trainer.accelerator=tpu": "Known options of device: accelerator, auto, cpu,",
         "data=foo": "dataset=foo: no such option.",
         "lr=abc": "optimizer.lr=abc: must be a number.",
         "lr=0.1,abc": "optimizer.lr=abc: must be a number.",
-        "ckpt_path=7": "training.checkpoint=7",
+        "output_dir=true": "hydra.run.dir=true: must be a path.",
         "trainer.benchmark=maybe": "training.cudnn_benchmark=maybe: must be true or false.",
         "data.foo=1": "Laptime's group is dataset. dataset.foo=1: unknown key.",
     }.items(),
@@ -347,7 +350,7 @@ def values_of(override: str) -> list[str]:
 def test_a_value_that_would_be_refused_is_not_advised(override, words):
     key, _, value = override.partition("=")
     message = str(answer(override, key, value, ROOT_KEYS))
-    assert words in message and ("Type" not in message or "ckpt" in override)
+    assert words in message and "Type" not in message
 
 
 @pytest.mark.parametrize(

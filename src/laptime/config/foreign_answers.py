@@ -129,7 +129,7 @@ def _has(groups: Groups, key: str) -> bool:
     root, _, name = key.partition(".")
     if "training" in groups[""]:
         return root in ("", "hydra", "search") or root in groups[""]
-    return root in groups[""] and (not name or name in groups.get(root, ()))
+    return root in groups[""] and (name in groups.get(root, ()) if name else root not in groups)
 
 
 def _answer(row: ForeignKey, key: str, value: str | None, groups: Groups, verb: str, is_sweep: bool) -> str:
@@ -217,9 +217,9 @@ def _refusal(key: str, value: str, needs: list[str], groups: Groups) -> str | No
     text = f"{full_key}={value}"
     folder = vouching.state().folder
     try:
-        (line,) = quote_for_hydra([text])
-        if full_key in PATHS and not isinstance(parse(line).value, str | None):
+        if full_key in PATHS and isinstance(parse(text).value, bool):
             raise UserError(f"{text}: must be a path.")
+        (line,) = quote_for_hydra([text])
         with hydra_session(None if folder is None else str(folder)) as hydra:
             if is_open:
                 default = OmegaConf.select(without_hydra(compose(hydra, needs)), key)

@@ -60,7 +60,7 @@ class EvaluateConfig(TrainedRunConfig):
     def check(self) -> None:
         super().check()
         if self.device is not None:
-            one_of("device", self.device, DEVICES)
+            one_of("device", self.device, DEVICES, "Laptime calls it cuda." if self.device == "gpu" else "")
         if self.precision is not None:
             one_of("precision", self.precision, PRECISIONS)
 
