@@ -134,7 +134,8 @@ def test_notes_explain_only_columns_that_are_shown(timed):
     steps = table("Phases of a step")
     assert heads(steps) == ["group", "ms per step", "forward"]
     assert tuple(steps.all_notes()) == (
-        "Measured in steps of the warm-up lap. Medians over the repeats. Phases in percent of the step.",
+        "The phases are from steps of the warm-up lap. Each value is the median over the repeats. Phases are in "
+        "percent of the step.",
     )
     assert not any("std (" in note for note in table("Groups").all_notes())
     groups = [index for index, column in enumerate(table("Groups").columns) if column.head != "training loss"]

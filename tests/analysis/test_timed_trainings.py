@@ -214,7 +214,7 @@ def test_captions_and_notes_name_the_steps_of_the_warm_up_lap(write_timed, write
     breakdown = {"breakdown": {"step_s": 0.01, "forward_s": 0.01}}
     write_timed(Path("timed"), [9.0, 1.0], sections=breakdown)
     analysis = analyze([Path()])
-    note = "Measured in steps of the warm-up lap. Medians"
+    note = "The phases are from steps of the warm-up lap. Each value"
     assert any(text.startswith(note) for table in tables(analysis) for text in table.notes)
     assert caption("steps", analysis) == "Phases of a step, from steps of the warm-up lap."
     write(Path("own"), [9.0, 1.0], sections=breakdown)
@@ -223,7 +223,9 @@ def test_captions_and_notes_name_the_steps_of_the_warm_up_lap(write_timed, write
         "of the warm-up lap"
     )
     analysis = analyze([Path()])
-    assert any(text.startswith(f"Measured in {both}. Medians") for table in tables(analysis) for text in table.notes)
+    assert any(
+        text.startswith(f"The phases are from {both}. Each value") for table in tables(analysis) for text in table.notes
+    )
     assert caption("steps", analysis) == f"Phases of a step, from {both}."
 
 

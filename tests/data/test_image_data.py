@@ -20,7 +20,7 @@ class Unfinished(ImageData):
 
 
 def test_the_number_of_classes_must_be_defined(make):
-    with pytest.raises(TypeError, match=r"^Unfinished\.num_classes: is not defined\. "):
+    with pytest.raises(TypeError, match=r"^Unfinished\.num_classes: must be set in the class\."):
         make(Unfinished)
 
 
@@ -28,7 +28,9 @@ def test_the_former_name_of_the_number_of_classes_is_refused(make):
     class Old(Unfinished):
         class_count = 3
 
-    with pytest.raises(TypeError, match=r"^Old\.num_classes: is not defined \(it was called class_count before\)\. "):
+    with pytest.raises(
+        TypeError, match=r"^Old\.num_classes: must be set in the class \(it was called class_count before\)\."
+    ):
         make(Old)
 
 

@@ -75,7 +75,7 @@ def test_an_unknown_name_is_refused_with_similar_names(kind):
 
 @pytest.mark.parametrize("name", ["hf-hub:timm/resnet18.a1_in1k", "local-dir:/somewhere"])
 def test_timm_downloads_nothing(name):
-    with pytest.raises(ValueError, match=r"^name=.*is not a classification network of timm"):
+    with pytest.raises(ValueError, match=r"^name=.*must be a classification network of timm"):
         Timm(MNIST, 10, name, None)
 
 

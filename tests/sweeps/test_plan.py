@@ -55,7 +55,7 @@ def times(sweep: Path) -> dict[Path, float]:
     ("name", "message"),
     [
         ("nowhere", "sweep.resume=nowhere: there is no such directory"),
-        ("plain", "sweep.resume=plain: is not a sweep"),
+        ("plain", "sweep.resume=plain: must be a sweep"),
         ("latest", "there is no sweep below multirun/"),
     ],
 )

@@ -156,7 +156,10 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
         "group", "ms per step", *phases, *percentiles, Column(f"vs {laps}", is_optional=True, note=cost),
         Column("MFU", note=mfu_note), Column("limit", is_sentence=True),
     )  # fmt: skip
-    note = f"Measured in {source_of_steps(measured)}. Medians over the repeats. Phases in percent of the step."
+    note = (
+        f"The phases are from {source_of_steps(measured)}. Each value is the median over the repeats. Phases are in "
+        "percent of the step."
+    )
     return [Table("Phases of a step", heads, tuple(rows), (note,))]
 
 

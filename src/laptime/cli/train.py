@@ -233,7 +233,7 @@ def _run_once(
         _IsSweep: the configuration makes a sweep.
     """
     if find(overrides, "hydra.mode") is not None:
-        raise UserError("hydra.mode: not supported. Leave it out; -m (--multirun) makes a sweep.")
+        raise UserError("hydra.mode: not supported. Leave it out; add -m (--multirun) for a sweep.")
     config_name = getattr(args, "config_name", None) or CONFIG_NAME
     run_dir: RunDir | None = None
     with hydra_session(getattr(args, "config_dir", None)) as hydra:

@@ -30,7 +30,7 @@ from laptime.record.renamed import RENAMED
 from laptime.text import escape_control_chars
 
 _WHY_RENAMED = {
-    "training.accumulate_grad_batches": "It splits the batch of a step. Lightning's key makes the batch larger.",
+    "training.accumulate_grad_batches": "It splits the batch of a step; Lightning's key multiplies it.",
     "scheduler.warmup_share": "It is a fraction of all steps.",
 }
 

@@ -83,7 +83,7 @@ class ImageData(ABC):
     def __post_init__(self) -> None:
         if not hasattr(self, "num_classes"):
             renamed = " (it was called class_count before)" if hasattr(self, "class_count") else ""
-            raise TypeError(f"{type(self).__name__}.num_classes: is not defined{renamed}. Set it in the class.")
+            raise TypeError(f"{type(self).__name__}.num_classes: must be set in the class{renamed}.")
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction={self.val_fraction}: must be in [0, 1).")
         if self.limit is not None and self.limit < 1:

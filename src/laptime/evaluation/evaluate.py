@@ -63,7 +63,7 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
         if not compiled or isinstance(error, UserError) or not type(error).__module__.startswith("torch._"):
             raise
         reason = first_line(error)
-        raise UserError(f"compile=true: torch can't compile it here ({reason}). Use compile=false.") from error
+        raise UserError(f"compile=true: torch can't compile the network here ({reason}). Use compile=false.") from error
     finally:
         data.teardown("test")
     matrix = confusion_matrix(predictions.labels.numpy(), predictions.classes.numpy(), data.data.num_classes)

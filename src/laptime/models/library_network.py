@@ -76,7 +76,7 @@ def check_name(name: str, names: Sequence[str], library: str) -> None:
     if name not in names:
         similar = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
         hint = f"Similar names: {', '.join(similar)}." if similar else f"{library} has {len(names)} networks."
-        raise ValueError(f"name={name}: is not a classification network of {library}. {hint}")
+        raise ValueError(f"name={name}: must be a classification network of {library}. {hint}")
 
 
 def unsupported_size(name: str, sides: tuple[int, int], error: Exception) -> ValueError:

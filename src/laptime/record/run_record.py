@@ -137,7 +137,7 @@ class RunRecord(Struct, kw_only=True):
         for earlier in self.attempts:
             if earlier.status == "running":
                 earlier.status = "failed"
-                earlier.error = RunError(type="RankDied", message="the ranks ended without a report")
+                earlier.error = RunError(type="RankDied", message="the ranks ended without reporting a result")
         self.status, self.error, self.ended_at = "running", None, None
         self.attempts.append(schema.Attempt(attempt=attempt, started_at=now(), status="running"))
 

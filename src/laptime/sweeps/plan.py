@@ -57,7 +57,7 @@ def plan_runs(hydra: Hydra, cli_overrides: Sequence[str], config_name: str | Non
     parsed = _parse_all(hydra.config_loader, cli_overrides)
     _refuse_swept_settings(parsed)
     if find(cli_overrides, "hydra.mode") is not None:
-        raise UserError("hydra.mode: not supported. Leave it out; -m (--multirun) makes a sweep.")
+        raise UserError("hydra.mode: not supported. Leave it out; add -m (--multirun) for a sweep.")
     _refuse_params(parsed)
     composed: dict[tuple[str, ...], DictConfig] = {}
     params: list[str] = []

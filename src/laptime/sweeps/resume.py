@@ -259,7 +259,7 @@ def _find_sweep(override: str, name: str) -> Path:
         )
     if not (path / SWEEP_FILE).is_file():
         raise UserError(
-            f"{override}: is not a sweep, because it has no {SWEEP_FILE}. Give the directory of a sweep, or "
+            f"{override}: must be a sweep, but has no {SWEEP_FILE}. Give the directory of a sweep, or "
             f"latest.{_list_newest()}"
         )
     return path.absolute()
