@@ -92,7 +92,7 @@ FOREIGN_KEYS = (
     ForeignKey(
         "trainer.accumulate_grad_batches accumulate_grad_batches gradient_accumulation_steps grad_accum_steps",
         "training.num_microbatches",
-        "It splits the batch of a step, and does not multiply it. Multiply training.batch_size, too.",
+        "It splits the batch of a step and does not multiply it, so multiply training.batch_size, too.",
     ),
     ForeignKey(
         "trainer.limit_train_batches limit_train_batches",
