@@ -220,7 +220,7 @@ SPOILT = {
         lambda run: spoil_record(run, lambda r: r["config"]["training"].update(eval_batch_size="x")), "is damaged",
     ),
     "another model": (
-        lambda run: spoil_record(run, lambda r: r["config"]["model"].update(hidden_sizes=[8])), "to another run",
+        lambda run: spoil_record(run, lambda r: r["config"]["model"].update(hidden_sizes=[8])), "was not saved by",
     ),
     "another seed": (lambda run: spoil_record(run, lambda r: r["config"].update(seed=7)), "seed is 1 in the"),
 }  # fmt: skip
