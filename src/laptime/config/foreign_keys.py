@@ -70,7 +70,7 @@ FOREIGN_KEYS = (
         values={"-1": "auto", "0": "device=cpu"},
         is_count=True,
     ),
-    ForeignKey("trainer.num_nodes num_nodes nnodes", note="Laptime has no key for it. Use torchrun --nnodes=N."),
+    ForeignKey("trainer.num_nodes num_nodes nnodes", note="Laptime has no key for it. Use torchrun's option --nnodes."),
     ForeignKey(
         "trainer.strategy",
         "strategy",
