@@ -175,7 +175,7 @@ def test_auto_threads_keep_their_earlier_value(two_runs, monkeypatch):
     assert sweep.cores([config_of(1, "auto")]).threads_per_rank() == 2
     assert sweep.cores([config_of(2, "auto"), config_of(1, 1)]).threads_per_rank() == 2
     assert sweep.cores([config_of(4, 1)]).threads_per_rank() == 1
-    with pytest.raises(UserError, match="is 1 with up to 4 ranks on 4 cores, but was 2 in sweep"):
+    with pytest.raises(UserError, match="means 1 with up to 4 ranks on 4 cores, but meant 2 in sweep"):
         sweep.cores([config_of(1, "auto"), config_of(4, "auto")])
 
 
