@@ -317,10 +317,8 @@ def test_every_row_leads_to_keys_and_values_that_are_accepted(monkeypatch):
 
 @pytest.mark.soak
 def test_every_advised_line_is_accepted_as_it_is_printed():
-    lines = advised_lines(
-        ["", "0", "-1", "1", "0.5", "64", "true", "false", "null", "mnist", "[0,1]", "1,2", "a b", "x"]
-    )
-    assert len(lines) > 100
+    lines = advised_lines(["", "-1", "1", "0.5", "true", "null", "mnist", "[0,1]", "1,2", "a b"])
+    assert len(lines) > 80
     with hydra_session() as hydra:
         for line in lines:
             for value in itertools.product(*map(values_of, quote_for_hydra(shlex.split(line)))):
