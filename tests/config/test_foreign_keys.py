@@ -121,7 +121,7 @@ def test_however_it_is_typed(override, replacement):
     ("override", "words"),
     {
         "trainer.max_steps=100": "training.epochs",
-        "trainer.num_nodes=2": "torchrun --nnodes",
+        "trainer.num_nodes=2": "torchrun's option --nnodes",
         "trainer.check_val_every_n_epoch=2": "dataset.val_fraction=0",
         "trainer.deterministic=true": "seed",
         "trainer.callbacks=[a]": "+callbacks.NAME._target_",
