@@ -117,7 +117,7 @@ def test_the_common_keys_of_data_sets_are_no_option():
         options = hydra.config_loader.get_group_options("dataset")
         assert options == ["cifar10", "fashion_mnist", "mnist", "synthetic"]
         for option in ("base", "dataset_base"):
-            with pytest.raises(UserError, match=f"dataset={option}: no such option. Known options of dataset: cifar10"):
+            with pytest.raises(UserError, match=f"dataset={option}: no such option.*of dataset: cifar10"):
                 compose(hydra, [f"dataset={option}"])
 
 
