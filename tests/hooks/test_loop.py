@@ -203,6 +203,34 @@ def test_unknown_metric_gets_a_warning(noted, words, timed):
     assert words in warning and f"note({next(iter(noted))}=...)" in warning
 
 
+def test_flops_are_those_of_one_batch_if_a_pass_is_left_while_they_are_counted(timed):
+    """The second warm-up batch is counted. If the loop breaks there, the batch has no end."""
+    from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with laptime.laps(loader(4), every=6, model=net, **QUIET) as laps:
+        for _ in range(8):
+            for number, batch in enumerate(laps):
+                step(net, optimizer, batch)
+                if number == 1:
+                    break
+        assert _get_current_dispatch_mode() is None
+    assert timed.record["model"]["flops_per_batch"] == 2 * 4 * (2 * 48 + 3 * 24)
+
+
+def test_a_warm_up_lap_of_one_step_is_the_reason_for_no_mfu(timed):
+    (batch,) = loader(1)
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with laptime.Laps(every=1, model=net, **QUIET | {"peak": True}) as timer:
+        for _ in range(3):
+            timer.step(4, loss=step(net, optimizer, batch))
+    missing = timed.record["missing"]
+    assert "fewer than 2 steps" in missing["model.flops_per_batch"]
+    assert missing["peak.mfu"] == missing["model.flops_per_batch"]
+
+
 def test_pass_that_ends_early_is_not_counted(timed):
     laps = laptime.laps(loader(4), **QUIET)
     for number in range(3):

@@ -76,7 +76,7 @@ def test_rank_without_a_timer_times_out(group, monkeypatch):
 
 def test_failed_timer_of_a_rank_is_noticed_immediately(group):
     first, second = group(2)
-    second.announce_exit()
+    second.announce_failure()
     with pytest.raises(MissingRanks, match="the timer of rank 1 has failed"):
         first.gather("lap", 1)
 

@@ -105,8 +105,8 @@ class RankGroup:
                 if time.monotonic() > until:
                     raise MissingRanks("not every rank has a timer. Add it on every rank") from error
 
-    def announce_exit(self) -> None:
-        """Tell rank 0 that this rank sends no more values."""
+    def announce_failure(self) -> None:
+        """Tell rank 0 that the timer of this rank has failed."""
         if self._store is not None and not self.rank.is_first:
             self._store.set(self._key("failed", self.rank.rank), "failed")
 

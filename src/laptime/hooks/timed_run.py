@@ -312,7 +312,7 @@ class TimedRun:
     def abandon(self, reason: str) -> None:
         """Stop timing after an error of the timer, and record it."""
         self.clock.drop()
-        self.ranks.announce_exit()
+        self.ranks.announce_failure()
         self.end("failed", RunError(type="TimerFailed", message=reason))
 
     def measure_peak(self, optimizer_bytes: int) -> None:
@@ -323,6 +323,7 @@ class TimedRun:
             self.guard.mark_missing("peak", f"it can't be measured for precision {self.training.precision}")
         elif self.num_laps:
             update_record(self)
+            self.warmup.close()  # before the MFU, which needs the reason why FLOPs were not counted
             self.guard.attempt("peak", lambda: measure_peak(self, optimizer_bytes))
 
     def note_memory(self) -> None:

@@ -121,7 +121,7 @@ class TrainerSteps:
     def _end(self, error: BaseException | None, run_error: RunError) -> None:
         run = self.run
         run.drop_lap()
-        run.ranks.announce_exit()
+        run.ranks.announce_failure()
         if run.rank.world_size == 1:  # with several ranks, the others may still be in their step
             run.write_lap(Scores())
         run.end(status_of(error), run_error)

@@ -122,11 +122,11 @@ class LapTimerCallback(TrainerCallback):
         self.run, self._state = run, state
         self._model, self._optimizer = weakref.ref(model), optimizer
         self._metrics, self._pause_reason, self._hooks = {}, "", None
-        if self.settings.flops is True and recomputes(args, model):
+        if self.settings.flops is True and trainer is None:
+            run.warmup.skip_flops("they are only counted with a transformers.Trainer")
+        elif self.settings.flops is True and recomputes(args, model):
             run.warmup.skip_flops("gradient checkpointing recomputes activations, which would be counted")
         if trainer is None:
-            if self.settings.flops is True:
-                run.warmup.skip_flops("they are only counted with a transformers.Trainer")
             reason = "batches can only be counted with a transformers.Trainer"
             self.guard.mark_missing("timing.tokens_per_s", reason, warn=False)
         if args.torch_compile:  # hooks would be compiled with the model

@@ -12,7 +12,7 @@ from laptime.hooks.settings import Settings, Training
 from laptime.lap.flops import FlopCounter
 from laptime.lap.phases import PhaseClock, percentiles, typical, without_waiting
 from laptime.machine.device import Device
-from laptime.ranks.comm_hooks import bucket_bytes, comm_times, exposed_s
+from laptime.ranks.comm_hooks import bucket_bytes, comm_times, waiting_s
 from laptime.record import schema
 from laptime.record.run_record import RunRecord
 
@@ -110,6 +110,9 @@ class WarmupSteps:
 
     def batch_begins(self) -> None:
         """Called before a batch of the warm-up lap is trained on."""
+        if self._counter is not None:  # the previous batch has no end, because its pass was left: count this one
+            self._counter.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._counts_flops = True
         self._counter = self.flop_counter()
         if self._counter is not None:
             self._counter.__enter__()
@@ -160,7 +163,7 @@ class WarmupSteps:
         self._num_in_step = 0
         self.phases.end_step()
         if self.ddp is not None:
-            self._waited_s.append(exposed_s(comm_times(self.ddp)))
+            self._waited_s.append(waiting_s(comm_times(self.ddp)))
         num = len(self.phases.steps)
         if num >= _MAX_STEPS or (num >= _MIN_STEPS and time.perf_counter() > self._until):
             self.end()

@@ -21,8 +21,7 @@ from laptime.lap.epoch_sums import Sums
 from laptime.lap.phases import StepClock, ignore_phase, percentiles, typical
 from laptime.lap.timed_loader import Batch, Pipeline
 from laptime.machine.device import Device
-from laptime.ranks.comm_hooks import AllReduce, comm_times, isolated_all_reduce, record_all_reduces
-from laptime.ranks.comm_hooks import exposed_s as waiting_s
+from laptime.ranks.comm_hooks import AllReduce, comm_times, isolated_all_reduce, record_all_reduces, waiting_s
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.record import schema

@@ -61,7 +61,7 @@ def comm_times(ddp: DistributedDataParallel) -> dict[str, float]:
     return {name: timers.get(key, 0) / 1e9 for name, key in names.items()}
 
 
-def exposed_s(times: Mapping[str, float]) -> float:
+def waiting_s(times: Mapping[str, float]) -> float:
     """Return the seconds of `comm_times` in which the rank only communicated."""
     return max(0.0, times["comm"] - times["overlap"])
 
