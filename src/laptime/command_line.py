@@ -4,12 +4,12 @@ import argparse
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from laptime.errors import UserError
-from laptime.suggest import closest
+from laptime.suggest import did_you_mean
 from laptime.version import __version__
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -142,12 +142,6 @@ def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
         suggestion = did_you_mean(choice[1], choices) or f"Choose from {', '.join(choices)}."
         raise UserError(f"{choice[1]}: unknown value. {suggestion}")
     raise UserError(f"{message}. {see}")
-
-
-def did_you_mean(word: str, names: Iterable[str], cutoff: float = 0.7) -> str:
-    """Return `Did you mean --once?`, or an empty text if no known word is similar enough (see difflib)."""
-    nearest = closest(word, names, cutoff)
-    return f"Did you mean {nearest}?" if nearest else ""
 
 
 def option_strings(parser: argparse.ArgumentParser) -> Sequence[str]:

@@ -18,6 +18,17 @@ def closest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
     return by_lower_case[close[0]] if close else None
 
 
+def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.7, prefix: str = "") -> str:
+    """Return `Did you mean --once?`; empty: no known name is similar enough.
+
+    Args:
+        cutoff: the minimum similarity, from 0 to 1.
+        prefix: what precedes a known name where it is typed, like `model=`.
+    """
+    near = closest(name, names, cutoff)
+    return f"Did you mean {prefix}{near}?" if near else ""
+
+
 def listed(names: Iterable[str]) -> str:
     """Return the known names as text. A long list is cut."""
     names = list(names)

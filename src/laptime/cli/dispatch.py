@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
-from laptime.command_line import did_you_mean, format_examples, program
+from laptime.command_line import format_examples, program
 from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
+from laptime.suggest import did_you_mean
 from laptime.version import __version__
 
 

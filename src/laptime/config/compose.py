@@ -267,12 +267,6 @@ def run_hydra_main(arguments: Sequence[str], task: Any) -> None:
         sys.argv = original_argv
 
 
-def quoted(path: Path) -> str:
-    """A path in quotes for Hydra's grammar."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
 def hydra_value(composed: DictConfig, key: str) -> str:
     """A value of Hydra's own part of a composed configuration.
 

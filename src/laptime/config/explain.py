@@ -8,12 +8,7 @@ from typing import Any, cast
 from hydra._internal.hydra import Hydra
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    OmegaConfBaseException,
-    ValidationError,
-)
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from laptime import suggest
 from laptime.config import foreign_answers, vouching
@@ -34,7 +29,6 @@ _WHY_RENAMED = {
     "scheduler.warmup_share": "It is a fraction of all steps.",
 }
 
-
 # Values that Laptime sets when a run starts, and what to type instead.
 _SET_BY_THE_RUN = {
     "run_dir": "Choose the directory with hydra.run.dir=...",
@@ -42,19 +36,12 @@ _SET_BY_THE_RUN = {
     "experiment_name": "Choose an experiment with experiment=...",
     "runs_at_once": "hydra/launcher=joblib runs several jobs concurrently.",
 }
-
-
 # Names of keys that say nothing about what is meant.
 _GENERIC_NAMES = ("name", "type", "mode")
 
-
 # Maximum number of characters of an override that a message quotes.
 _LONGEST_QUOTE = 200
-
-
 _TYPE_WORDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
-
-
 # The packages of options in Hydra's own groups.
 _PLUGINS = {
     "hydra/launcher=joblib": "hydra_joblib_launcher",
@@ -174,24 +161,29 @@ def keys_by_group(cfg: DictConfig) -> dict[str, list[str]]:
     return groups
 
 
+def _default_keys(hydra: Hydra, config_name: str) -> dict[str, list[str]]:
+    """The keys of each group of the configuration without any override: see `keys_by_group`."""
+    return keys_by_group(defaults(hydra, config_name))
+
+
 def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Exception) -> str:
     cause = error.__cause__ or error
     if isinstance(error, MissingConfigException):
         return _explain_missing_option(hydra, overrides, config_name, error)
     if isinstance(error, OverrideParseException):
         word = str(error.override)
-        if (
-            answer := foreign_answers.answer(word, word, None, keys_by_group(defaults(hydra, config_name)))
-        ) is not None:
+        if foreign_answers.may_answer(word) and (
+            answer := foreign_answers.answer(word, word, None, _default_keys(hydra, config_name))
+        ):
             return answer
-        if "=" not in str(error.override).strip("="):
-            return f"{error.override}: must be an override, group=option or key=value."
-        return f"{error.override}: not understood. {how_to_quote(str(error.override))}"
+        if "=" not in word.strip("="):
+            return f"{word}: must be an override, group=option or key=value."
+        return f"{word}: not understood. {how_to_quote(word)}"
     if isinstance(error, UserWarning):
         folder = str(error).partition("path=")[2].removesuffix(" is not available.")
         return f"hydra.searchpath: there is no such folder: {folder}."
     if "Could not delete" in str(error):
-        return _explain_not_deleted(str(error), overrides, keys_by_group(defaults(hydra, config_name)))
+        return _explain_not_deleted(hydra, str(error), overrides, config_name)
     if "looks like a config group override" in str(error):
         return _explain_unknown_group(hydra, overrides, config_name, str(error))
     override = override_of(str(error), overrides)
@@ -222,11 +214,12 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
         return f"{added}: the group exists already. Leave out the +."
     if "Ambiguous value" in str(error):
         swept = parse(quoted_in(str(error)))
-        groups = keys_by_group(defaults(hydra, config_name))
-        if swept.key.partition(".")[0] not in groups[""] and (
-            answer := foreign_answers.answer(swept.text, swept.full_key, swept.value_text, groups)
-        ):
-            return answer
+        if foreign_answers.may_answer(swept.full_key):
+            groups = _default_keys(hydra, config_name)
+            if swept.key.partition(".")[0] not in groups[""] and (
+                answer := foreign_answers.answer(swept.text, swept.full_key, swept.value_text, groups)
+            ):
+                return answer
         return f"{quoted_in(str(error))}: has several values. Add -m to sweep over them, or write [a,b] for a list."
     return reason_of(cause) + "."
 
@@ -238,7 +231,7 @@ def _explain_in_a_file(hydra: Hydra, config_name: str, name: str, error: OmegaCo
         group = closed_groups().get(full_key.rpartition(".")[0])
         known_keys = [field.name for field in fields(group or Config)]
         leaf, value = first_leaf(_content_of(hydra, name), full_key)
-        return unknown_key(leaf, value, known_keys, keys_by_group(defaults(hydra, config_name)), verb="Use")
+        return unknown_key(leaf, value, known_keys, _default_keys(hydra, config_name), verb="Use")
     if isinstance(error, ValidationError):
         return f"{full_key}: {_wrong_type(error)}."
     return f"{full_key}: {reason_of(error)}."
@@ -289,17 +282,19 @@ def _explain_missing_option(
     if (answer := foreign_answers.answer_option(override_text, group, value or option, options)) is not None:
         return answer
     library = library_of(option.lower()) if group == "model" else None
-    near = suggest.closest(option, options, 0.7)
-    hint = f" Did you mean {group}={near}?" if near else ""
+    hint = suggest.did_you_mean(option, options, prefix=f"{group}=")
     if library is not None:
-        hint = f" Type model={library} model.name={option.lower()}."
-    elif near is None and vouching.state().folder is None:
-        hint = " If it is your own, add the folder that has it: --config-dir FOLDER."
-    return f"{group}={option}: no such option.{hint} Known options of {group}: {suggest.listed(options)}."
+        hint = f"Type model={library} model.name={option.lower()}."
+    elif not hint and vouching.state().folder is None:
+        hint = "If it is your own, add the folder that has it: --config-dir FOLDER."
+    listed = f"Known options of {group}: {suggest.listed(options)}."
+    return " ".join(filter(None, [f"{group}={option}: no such option.", hint, listed]))
 
 
 def with_other_foreign_keys(hydra: Hydra, overrides: Sequence[str], config_name: str, message: str) -> str:
     """A message about a key of another tool, with a line about each of the others that were typed."""
+    if sum(foreign_answers.may_answer(item.full_key) for item in map(parse, overrides)) < 2:
+        return message
     cfg, refused = compose_the_rest(hydra, overrides, config_name)
     groups = keys_by_group(cfg)
     answers = [
@@ -310,13 +305,15 @@ def with_other_foreign_keys(hydra: Hydra, overrides: Sequence[str], config_name:
     return "\n".join(lines) if message in lines else message
 
 
-def _explain_not_deleted(message: str, overrides: Sequence[str], groups: Mapping[str, Sequence[str]]) -> str:
+def _explain_not_deleted(hydra: Hydra, message: str, overrides: Sequence[str], config_name: str) -> str:
     """The message about a `~key` that Hydra could not delete."""
     key = parse(quoted_in(message)).full_key
     deletions = [item for item in map(parse, overrides) if item.is_deletion]
     text = next((item.text for item in deletions if item.full_key == key), f"~{key}")
     if "does not exist" in message:
-        if (answer := foreign_answers.answer(text, key, None, groups, verb="")) is not None:
+        if foreign_answers.may_answer(key) and (
+            answer := foreign_answers.answer(text, key, None, _default_keys(hydra, config_name), verb="")
+        ):
             return answer
         return f"{text}: there is no such key, or its value is null already. Leave it out."
     if "and not" in message:

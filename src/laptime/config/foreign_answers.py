@@ -48,6 +48,12 @@ def answer(
     return None
 
 
+def may_answer(key: str) -> bool:
+    """Whether `answer` can have a line about a key, whatever the configuration. Needs no composing."""
+    names = (key, key.rpartition(".")[2])
+    return any(row.covers(name) is not None for row in FOREIGN_KEYS for name in names)
+
+
 def answer_option(text: str, group: str, value: str, options: Sequence[str]) -> str | None:
     """A line about an option that a group does not have, if Laptime has it with another name.
 

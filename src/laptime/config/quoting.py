@@ -5,10 +5,10 @@ import re
 import sys
 from collections.abc import Sequence
 
-from laptime.command_line import did_you_mean
 from laptime.config.foreign_answers import ROOT_KEYS, Groups, answer
 from laptime.config.overrides import parse
 from laptime.errors import UserError
+from laptime.suggest import did_you_mean
 from laptime.text import escape_control_chars
 
 # Keys whose values are paths, which may contain any characters.

@@ -161,10 +161,9 @@ def _unknown_argument(
         answer = foreign_answers.answer(f"{leaf}={text_value}", leaf, text_value, foreign_answers.ROOT_KEYS)
         if answer is not None:
             return UserError(answer)
-    near = suggest.closest(key, known_arguments)
-    hint = f" Did you mean {group}.{near}?" if near else ""
+    hint = suggest.did_you_mean(key, known_arguments, 0.6, f"{group}.")
     return UserError(
-        f"{text}: {group}._target_={node['_target_']} has no such argument.{hint}\nKnown: "
+        f"{text}: {group}._target_={node['_target_']} has no such argument.{f' {hint}' if hint else ''}\nKnown: "
         f"{suggest.listed(known_arguments)}."
     )
 

@@ -394,7 +394,6 @@ def laps(loader: Iterable[Any], **settings: Any) -> Laps:
     names = inspect.signature(Laps).parameters
     for name in settings:
         if name not in names:
-            near = suggest.closest(name, names)
-            hint = f"Did you mean {near}?" if near else f"Pass a setting of the run as config={{'{name}': ...}}."
+            hint = suggest.did_you_mean(name, names, 0.6) or f"Pass a setting of the run as config={{'{name}': ...}}."
             raise TypeError(f"laps() got an unexpected keyword argument {name!r}. {hint}")
     return Laps(loader, **settings)
