@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.unit
 
-NO_NAMES = {"found", "own", "there", "each", "known", "unheeded", "unlike", "alike", "typed"}
+FORBIDDEN_NAMES = {"found", "own", "there", "each", "known", "unheeded", "unlike", "alike", "typed"}
 FILES = sorted(path for folder in ("src", "benchmarks", "tests", "docs") for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -26,7 +26,7 @@ def names(source: str) -> Iterator[tuple[int, str]]:
 
 
 def is_refused(name: str) -> bool:
-    return name.strip("_") in NO_NAMES or name.lstrip("_").startswith("OF_")
+    return name.strip("_") in FORBIDDEN_NAMES or name.lstrip("_").startswith("OF_")
 
 
 def test_names_say_what_a_thing_is():

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from laptime.record import renamed
 from laptime.record.epochs import EPOCH_COLUMNS, NEW_COLUMNS, EpochRow
 from laptime.record.masking import mask
-from laptime.record.old_keys import rename_old_keys
 from laptime.record.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -100,7 +99,6 @@ def read_record(run_dir: Path) -> dict[str, Any]:
         raise DamagedRecord(path, "not an object")
     if record.get("schema_version") != SCHEMA_VERSION:
         raise DamagedRecord(path, f"schema version {record.get('schema_version')}, not {SCHEMA_VERSION}")
-    rename_old_keys(record)
     renamed.update(record)
     return record
 

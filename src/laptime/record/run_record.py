@@ -23,7 +23,7 @@ class RunRecord(Struct, kw_only=True):
     """The content of run.json.
 
     Attributes:
-        run_dir: the absolute path where the run was made; None: an old record lacks it.
+        run_dir: the absolute path of the run directory when the run started; None: an old record lacks it.
         run_label: the swept values of a sweep's run, e.g. `seed=1`; empty for a single run; None: Laptime timed
             somebody else's training.
         experiment_name: the option of the group `experiment`; None: none was chosen.

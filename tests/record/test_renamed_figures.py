@@ -8,7 +8,7 @@ from tests.support.records import new_record, write_record
 
 from laptime.record import schema
 from laptime.record.files import read_record
-from laptime.record.old_keys import RENAMED_KEYS
+from laptime.record.renamed import RENAMED_FIGURES
 from laptime.record.run_record import RunRecord
 
 pytestmark = pytest.mark.unit
@@ -17,7 +17,7 @@ STRUCTS = {
     "timing": schema.Timing, "contention": schema.Contention, "communication": schema.Communication,
     "peak": schema.Peak, "resources": schema.Resources, "noise.epochs": schema.EpochNoise,
 }  # fmt: skip
-PAIRS = [(section, old, new) for section, names in RENAMED_KEYS.items() for old, new in names.items()]
+PAIRS = [(section, old, new) for section, names in RENAMED_FIGURES.items() for old, new in names.items()]
 NOISE = {"attempt": 0, "epoch": 0, "is_warmup": False, "wall_s": 2.0}
 
 
@@ -69,7 +69,7 @@ def test_the_reason_for_a_missing_figure_is_found_by_the_new_name(timer, tmp_pat
 
 @pytest.mark.parametrize("content", [None, 1, "x", [], [1], {"epochs": 1}, {"epochs": [None]}])
 def test_sections_of_other_types_are_left_for_the_reader_to_report(content, tmp_path):
-    record = new_record() | {name.partition(".")[0]: content for name in RENAMED_KEYS}
+    record = new_record() | {name.partition(".")[0]: content for name in RENAMED_FIGURES}
     write_record(tmp_path, record)
     assert json.dumps(read_record(tmp_path), sort_keys=True) == json.dumps(record, sort_keys=True)
 
