@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from laptime.command_line import Parser
-from laptime.errors import UserError, exit_code_of
+from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 from laptime.record.latest import newest_sweeps
 
 _ABOUT = """\
@@ -39,7 +39,6 @@ def _run(args: argparse.Namespace) -> int:
     from laptime.analysis.scaling import parse_world_sizes
     from laptime.analysis.wording import check_words
     from laptime.analysis.write import write_reports, write_tables
-    from laptime.errors import ignore_broken_pipe
 
     if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
         raise UserError(f"--target-accuracy {args.target_accuracy}: must be a fraction above 0 and at most 1.")

@@ -138,9 +138,8 @@ def _first_sentences(sentences: Sequence[str], noun: str) -> str:
 
 
 def _results_words(agreement: Agreement | None) -> str:
-    """Describe how results differ from the baseline's; empty: they agree."""
-    details = "" if agreement is None else agreement_details(agreement)
-    if agreement is None or not details:
+    """Describe how results differ from the baseline's; empty: no difference is known."""
+    if agreement is None or not (details := agreement_details(agreement)):
         return ""
     undecided = agreement.verdict is Verdict.UNKNOWN
     return f"{details} (one repeat each: inconclusive)" if undecided else f"results differ: {details}"

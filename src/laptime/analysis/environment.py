@@ -37,7 +37,10 @@ def software_rows(run: Run) -> Rows:
     is_laptime_training = run.record.is_laptime_training
     checksum = f", checksum {str(data.checksum)[:16]}" if data.checksum or is_laptime_training else ""
     return [
-        ("Device", join_nonempty([device.used, device.name, _after("driver ", environment.driver)])),
+        (
+            "Device",
+            join_nonempty([device.used, device.name, f"driver {environment.driver}" if environment.driver else ""]),
+        ),
         ("Versions", join_nonempty([f"Python {environment.python}", *packages])),
         ("torch", join_nonempty(_torch(environment.torch or {}))),
         ("Variables", join_nonempty(f"{name}={value}" for name, value in (environment.variables or {}).items())),
@@ -83,10 +86,6 @@ def _size(num_bytes: object) -> str:
 
 def _counted(number: object, word: str) -> str:
     return counted(number, word, "g") if isinstance(number, int | float) else ""
-
-
-def _after(prefix: str, text: str | None) -> str:
-    return f"{prefix}{text}" if text else ""
 
 
 def _brackets(text: str | None) -> str:

@@ -148,11 +148,6 @@ def lap_word(groups: Iterable[Group]) -> str:
     return "epoch" if all(map(_has_own_epochs, groups)) else "lap"
 
 
-def any_trained_by_laptime(groups: Iterable[Group]) -> bool:
-    """Whether Laptime ran the training of at least one group, instead of only timing somebody else's training."""
-    return any(group.first.record.is_laptime_training for group in groups)
-
-
 def _has_own_epochs(group: Group) -> bool:
     record = group.first.record
     return record.is_laptime_training and record.lap.unit == "epoch"

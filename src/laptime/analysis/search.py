@@ -43,14 +43,14 @@ def searches(groups: Sequence[Group]) -> list[Search]:
         several = tuple(metrics) if isinstance(metrics, list) else (metrics,)
         if len(several) > 1 or (metrics and any(is_search(run.path.absolute().parent) for run in group.runs)):
             by_metrics.setdefault(several, []).append(group)
-    searches = []
+    result = []
     for metrics, members in by_metrics.items():
         measured = [(group, point) for group in members if (point := _values(group, metrics)) is not None]
         if len(measured) > 1:
             points = tuple(point for _, point in measured)
-            members = [group for group, _ in measured]
-            searches.append(Search(metrics, tuple(members), points, pareto_front(points, metrics)))
-    return searches
+            groups_with_values = tuple(group for group, _ in measured)
+            result.append(Search(metrics, groups_with_values, points, pareto_front(points, metrics)))
+    return result
 
 
 def _is_search(sweep_dir: Path) -> bool:

@@ -50,7 +50,7 @@ _MEDIANS = (
     ("timing", "tokens_per_s"), ("timing", "batches_per_s"), ("timing", "total_train_s"), ("timing", "startup_s"),
     ("resources", "peak_rss_bytes"),
     ("resources", "peak_device_memory_bytes"), ("resources", "cpu_percent"), ("resources", "energy_joules"),
-    ("resources", "energy_joules_per_1000_samples"), *(("breakdown", f"{part}_s") for part in PHASES),
+    ("resources", "energy_joules_per_1000_samples"), *(("breakdown", f"{phase}_s") for phase in PHASES),
     ("breakdown", "step_s"), ("breakdown", "step_p50_s"), ("breakdown", "step_p95_s"), ("breakdown", "step_p99_s"),
     ("peak", "achieved_flop_per_s"), ("peak", "matmul_flop_per_s"), ("peak", "mfu"),
     ("bare_loop", "overhead"), ("bare_loop", "overhead_s_per_step"),

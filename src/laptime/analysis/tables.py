@@ -89,6 +89,11 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
         rows.append(row(*cells, "; ".join(remarks_of(group))))
     lap = lap_word(groups)
     spread = "{}: median ± standard deviation over the repeats."
+    time_to_accuracy = Column(
+        "time to accuracy",
+        note="time to accuracy: training time, warm-up included, until the validation accuracy reaches the target, in "
+        f"whole {lap}s.",
+    )
     heads = columns(
         "group", "repeats", "quality", f"{lap} time", Column("min to max", is_optional=True), "samples/s",
         *tokens_head(groups),
@@ -99,18 +104,13 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
         ),
         Column("test accuracy", note=spread.format("test accuracy")),
         Column("training loss", is_optional=True, note=spread.format("training loss")),
-        *(["time to accuracy"] if with_target else []), REMARKS,
+        *([time_to_accuracy] if with_target else []), REMARKS,
     )  # fmt: skip
-    notes = [
+    note = (
         f"Each value is the median over the repeats; a repeat's value is the median of its counted {lap}s. samples/s "
         "is computed from the median time."
-    ]
-    if with_target:
-        notes.append(
-            "time to accuracy: training time, warm-up included, until the validation accuracy reaches the target, in "
-            f"whole {lap}s."
-        )
-    return Table("Groups", heads, tuple(rows), (" ".join(notes),))
+    )
+    return Table("Groups", heads, tuple(rows), (note,))
 
 
 def _time_to_accuracy(time: Reached, num_repeats: int) -> str:
@@ -130,13 +130,10 @@ def _steps(groups: Sequence[Group]) -> list[Table]:
         step_s = group.median("breakdown", "step_s") or math.nan
         phases_s = [group.median("breakdown", f"{phase}_s") for phase in PHASES]
         mfu = group.median("peak", "mfu")
-        cells = [
-            group.label,
-            f"{1e3 * step_s:.2f}",
-            *("" if phase_s is None else f"{phase_s / step_s:.0%}" for phase_s in phases_s),
-        ]
-        if group.median("breakdown", "optimizer_s") is None and (backward := cells[2 + PHASES.index("backward")]):
-            cells[2 + PHASES.index("backward")] = f"{backward} (with optimizer)"
+        merged = {"backward": " (with optimizer)"} if group.median("breakdown", "optimizer_s") is None else {}
+        cells = [group.label, f"{1e3 * step_s:.2f}"]
+        for phase, phase_s in zip(PHASES, phases_s, strict=True):
+            cells.append("" if phase_s is None else f"{phase_s / step_s:.0%}{merged.get(phase, '')}")
         cells += [milliseconds(group.median("breakdown", f"step_p{q}_s")) for q in (50, 95, 99)]
         instrument_s = group.median("breakdown", "instrument_s")
         cells += ["" if instrument_s is None else f"{instrument_s / (step_s - instrument_s):+.0%}"]

@@ -26,7 +26,7 @@ def write_tables(analysis: Analysis, out: Path) -> None:
     """Write runs.csv, groups.csv, scaling.csv, devices.csv, comparisons.csv and summary.json into a folder."""
     out.mkdir(parents=True, exist_ok=True)
     tables = {
-        "runs": pd.DataFrame([run_row(run, label) for run, label in _labelled(analysis)]),
+        "runs": pd.DataFrame([run_row(run, label) for run, label in _labeled(analysis)]),
         "groups": groups_table(analysis.groups, analysis.target_accuracy),
         "scaling": scaling_table(analysis.families, analysis.project),
         "devices": comparison_table([c for c in analysis.comparisons if c.key == "device"]),
@@ -91,7 +91,7 @@ def _no_formula(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
-def _labelled(analysis: Analysis) -> Iterator[tuple[Run, str]]:
+def _labeled(analysis: Analysis) -> Iterator[tuple[Run, str]]:
     for group in analysis.groups:
         for run in group.runs:
             yield run, group.label

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from laptime.command_line import Parser
-from laptime.errors import UserError, exit_code_of
+from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 
 _ABOUT = """\
 Checks this machine: processor, memory and devices, whether training and
@@ -47,7 +47,6 @@ def _run(args: argparse.Namespace) -> int:
 
     from laptime.doctor.examine import examine
     from laptime.doctor.show import show
-    from laptime.errors import ignore_broken_pipe
     from laptime.record.files import finite
     from laptime.terminal import replace_unencodable
 

@@ -17,6 +17,7 @@ from laptime.doctor.steps import check_devices
 from laptime.machine.counters import on_battery
 from laptime.machine.device import cpu_name, mps_fallback, usable_cores
 from laptime.machine.environment import environment
+from laptime.machine.hardware import allowed_cores
 
 
 def examine(seconds: float, on_progress: Callable[[str], None]) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def checks(machine: Mapping[str, Any], noise: Noise, battery: bool | None) -> li
     """Return the checklist for this machine."""
     free, swap, counted = psutil.virtual_memory(), psutil.swap_memory(), noise.counters
     swapped = counted.num_swapped_pages
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    allowed = len(allowed_cores()) or None
     return [
         checklist.other_processes(counted.other_cores, os.cpu_count() or 1, noise.busiest),
         checklist.hypervisor(counted.steal_fraction),

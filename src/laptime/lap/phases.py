@@ -14,7 +14,7 @@ import numpy as np
 from laptime.lap.percentile import percentile
 from laptime.machine.device import Device
 
-DATA_PHASES = ("data", "host_to_device")
+_DATA_PHASES = ("data", "host_to_device")
 _LAST_PHASE = "optimizer"
 
 OnPhase = Callable[[str], None]
@@ -80,7 +80,7 @@ class StepClock:
         if counts:
             for step in steps:
                 for phase, seconds in self.shared.items():
-                    step[phase] = seconds / ((num_drawn or len(steps)) if phase in DATA_PHASES else len(steps))
+                    step[phase] = seconds / ((num_drawn or len(steps)) if phase in _DATA_PHASES else len(steps))
         else:
             del self.steps[self._first_of_group :]
             del self._waited[self._first_of_group :]

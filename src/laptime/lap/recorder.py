@@ -160,7 +160,7 @@ class LapRecorder:
     @property
     def counted(self) -> list[Epoch]:
         """The laps that are no warm-up."""
-        return [epoch for epoch in self.epochs if not epoch.is_warmup]
+        return _counted(self.epochs)
 
     def note_timing(self, record: RunRecord, warmup_epochs: int, num_steps: float | None = None) -> None:
         """Fill in the medians of the counted laps.
@@ -171,7 +171,7 @@ class LapRecorder:
             num_steps: optimizer steps of a lap, if no counted lap has their number; None: unknown.
         """
         epochs, timing = self.epochs, record.timing
-        counted = [epoch for epoch in epochs if not epoch.is_warmup]
+        counted = _counted(epochs)
         timing.warmup_epochs = len(epochs) - len(counted) if epochs else warmup_epochs
         if counted:
             timing.epoch_time_s = statistics.median(epoch.epoch_time_s for epoch in counted)
@@ -197,7 +197,7 @@ class LapRecorder:
     def note_resources(self, record: RunRecord, energy: EnergyMeter | None) -> None:
         """Fill in memory, CPU and energy, as far as rank 0 knows them."""
         epochs, resources = self.epochs, record.resources
-        counted = [epoch for epoch in epochs if not epoch.is_warmup]
+        counted = _counted(epochs)
         device_memory = [epoch.device_memory_bytes for epoch in epochs if epoch.device_memory_bytes is not None]
         joules = statistics.median(self.energy_joules) if self.energy_joules else None
         resources.peak_rss_bytes = max((epoch.rss_bytes for epoch in epochs), default=None)
@@ -210,6 +210,10 @@ class LapRecorder:
         per_1000 = None if joules is None or not num_samples else joules * 1000 / num_samples
         resources.energy_joules_per_1000_samples = per_1000
         resources.energy_missing = energy.missing if energy is not None else None
+
+
+def _counted(epochs: Sequence[Epoch]) -> list[Epoch]:
+    return [epoch for epoch in epochs if not epoch.is_warmup]
 
 
 def _median(counts: Sequence[float | None]) -> float | None:

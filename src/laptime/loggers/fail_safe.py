@@ -21,7 +21,7 @@ _WRITING_METHODS = (
     "after_save_checkpoint",
 )  # fmt: skip
 # These may be raised while a logger writes, but are not errors of the logger.
-RUN_ENDING_ERRORS = (UserError, TrainingFailed, Interrupted, TimeLimitReached)
+_RUN_ENDING_ERRORS = (UserError, TrainingFailed, Interrupted, TimeLimitReached)
 
 
 def fail_safe(name: str, logger: Logger) -> Logger | None:
@@ -46,7 +46,7 @@ def fail_safe(name: str, logger: Logger) -> Logger | None:
                 return None
             try:
                 return write(*args, **kwargs)
-            except RUN_ENDING_ERRORS:
+            except _RUN_ENDING_ERRORS:
                 raise
             except Exception as error:
                 failed = True
@@ -58,7 +58,7 @@ def fail_safe(name: str, logger: Logger) -> Logger | None:
     try:
         if hasattr(type(logger), "experiment"):  # created on first access; Lightning accesses it before it trains
             _ = logger.experiment  # type: ignore[attr-defined]
-    except RUN_ENDING_ERRORS:
+    except _RUN_ENDING_ERRORS:
         raise
     except Exception as error:
         if (package := missing_package(error)) is not None:

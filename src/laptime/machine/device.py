@@ -15,7 +15,7 @@ import torch
 
 from laptime.errors import UserError
 from laptime.machine import slurm
-from laptime.machine.hardware import container_cores
+from laptime.machine.hardware import allowed_cores, container_cores
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def mps_has_bfloat16() -> bool:
 
 def usable_cores() -> int:
     """Return the number of CPU cores that this process may use, by affinity, CPU quota and SLURM's allocation."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(allowed_cores()) or os.cpu_count() or 1
     limits = (cores, container_cores(), slurm.allocated_cores())
     return max(1, int(min(limit for limit in limits if limit is not None)))
 

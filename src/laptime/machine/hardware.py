@@ -4,6 +4,7 @@ On Linux it is in /proc and /sys (Source: the kernel's Documentation/ABI/testing
 Documentation/admin-guide/cgroup-v1, cgroup-v2), on macOS in `sysctl hw`. What a system doesn't report is None.
 """
 
+import os
 import platform
 import re
 import subprocess
@@ -20,6 +21,11 @@ from laptime.text import byte_size
 _CPUS = "sys/devices/system/cpu"
 # cgroup v1 reports "no limit" as the largest multiple of a page that a signed 64-bit number holds.
 _NO_LIMIT_BYTES = 2**62
+
+
+def allowed_cores() -> set[int]:
+    """Return the cores that this process may use, by its CPU affinity; empty: the system has no affinity."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 def machine(root: Path = Path("/")) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from laptime.errors import UserError
+from laptime.machine.hardware import allowed_cores
 from laptime.ranks.failures import RankFailed, RankFailure, Report
 from laptime.record.files import flat
 from laptime.record.schema import RunError
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
 
     from laptime.ranks.rank import Rank
 
-
 _VARIABLES = (
     "TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE",
     "MASTER_ADDR", "MASTER_PORT",
 )  # fmt: skip
+# Keys that may differ between nodes: paths, and settings that only rank 0 uses.
+_PER_NODE_KEYS = ("dataset.root", "training.checkpoint", "logger.")
 
 
 def is_joined() -> bool:
@@ -97,7 +99,7 @@ def rendezvous(config: Mapping[str, Any], usable_cores: int, timeout_s: float) -
         RankFailed: some ranks have not joined within `timeout_s`.
     """
     shared, number, ranks = store(timeout_s), attempt(), range(world_size())
-    settings = {name: value for name, value in flat(config) if not name.startswith(PER_NODE_KEYS)}
+    settings = {name: value for name, value in flat(config) if not name.startswith(_PER_NODE_KEYS)}
     if rank() == 0:
         shared.set(f"config {number}", json.dumps(settings))
     _wait_for(shared, [f"config {number}"], ["rank 0"], timeout_s)
@@ -121,16 +123,12 @@ def rendezvous(config: Mapping[str, Any], usable_cores: int, timeout_s: float) -
     return peers
 
 
-# Keys that may differ between nodes: paths, and settings that only rank 0 uses.
-PER_NODE_KEYS = ("dataset.root", "training.checkpoint", "logger.")
-
-
 def _host() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         boot = ""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = sorted(allowed_cores())
     return f"{socket.gethostname()} {boot} {cores}"
 
 

@@ -55,13 +55,12 @@ def join_ranks(
     check_devices(config, torchrun.world_size(), torchrun.local_world_size())
     config = replace(config, strategy=replace(strategy, world_size=torchrun.world_size()))
     is_first, attempt = torchrun.rank() == 0, torchrun.attempt()
-    record = RunRecord()
-    if is_first:
-        torchrun_command = torchrun.command(command)
-        if attempt:
-            record = RunRecord.read(run_dir)
-        else:
-            record = start_record(config, run_dir, torchrun_command, start, experiment=experiment)
+    if is_first and attempt:
+        record = RunRecord.read(run_dir)
+    elif is_first:
+        record = start_record(config, run_dir, torchrun.command(command), start, experiment=experiment)
+    else:
+        record = RunRecord()
 
     def work(run: RunContext) -> RunRecord:
         try:

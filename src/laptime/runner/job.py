@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from laptime.config import (
     security,  # early: it reads the environment's allow-list before a configuration can set the variable
 )
-from laptime.errors import UserError
+from laptime.errors import UserError, ignore_broken_pipe
 from laptime.record.directory import expanded
 from laptime.text import escape_control_chars
 
@@ -52,7 +52,6 @@ def run_job(
     from laptime.config.compose import resolve
     from laptime.config.identity import changed_since
     from laptime.config.run_values import known_run
-    from laptime.errors import ignore_broken_pipe
     from laptime.ranks import torchrun
     from laptime.record.masking import secret_values
     from laptime.runner.launch import launch

@@ -1,6 +1,5 @@
 """Plans the ranks of a run, with their devices, threads and cores, and refuses what this machine can't do."""
 
-import os
 import sys
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.machine.device import available_accelerator, usable_cores
 from laptime.machine.environment import settings_have_changed
+from laptime.machine.hardware import allowed_cores
 from laptime.ranks.rank import Rank
 from laptime.runner.context import SweepContext
 
@@ -134,7 +134,7 @@ def pinned(rank: Rank) -> Rank:
     It gets no cores of its own if there are too few, or if the system can't pin processes. It gets none either if a CPU
     quota grants fewer cores than the affinity mask: containers with quotas would all pin to the same first cores.
     """
-    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    affinity = sorted(allowed_cores())
     if rank.oversubscribed or len(affinity) != usable_cores():
         return rank
     return replace(rank, cores=tuple(affinity[rank.core_slot * rank.threads : (rank.core_slot + 1) * rank.threads]))

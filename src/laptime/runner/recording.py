@@ -117,7 +117,7 @@ def note_setup(run: RunContext, device: Device, rank: Rank) -> None:
     if rank.is_first:
         environment = filled(record.environment)
         environment.torch, environment.driver = torch_build(), driver_version(device)
-    is_alone = run.sweep is None or run.sweep.runs_at_once == 1  # joblib sets these variables in its processes
+    is_alone = run.runs_at_once == 1  # joblib sets these variables in its processes
     if rank.is_first and rank.attempt == 0 and is_alone:
         for variable in ineffective_variables(rank.threads):
             log.warning("%s has no effect: strategy.threads_per_rank=%d overrides it", variable, rank.threads)

@@ -181,13 +181,9 @@ def _synchronization(record: RunRecord) -> Rows:
         waiting = f"waiting for gradients {1e3 * comm.exposed_s:.2f} ms, {comm.share:.0%} of the step ({spread})"
         sent = f"{byte_size(comm.bytes_per_step or 0, 'MB', 2)} in {counted(num, 'all-reduce')} per step"
         all_reduces = "all-reduce alone takes" if num == 1 else "all-reduces alone take"
+        no_cost = f"{waiting}; without synchronization, steps are not faster"
         rows = [
-            (
-                "synchronization",
-                f"{cost}; {waiting}"
-                if comm.cost_s > 0
-                else f"{waiting}; without synchronization, steps are not faster",
-            ),
+            ("synchronization", f"{cost}; {waiting}" if comm.cost_s > 0 else no_cost),
             ("communication", f"{sent}; the {all_reduces} {1e3 * (comm.isolated_all_reduce_s or 0.0):.2f} ms"),
         ]
     if contention.straggler_delay is not None:

@@ -8,7 +8,7 @@ from laptime.errors import ignore_broken_pipe
 from laptime.record.hydra_files import HydraFileError, read_best_trial, read_sweep_file
 from laptime.sweeps.notify import notify
 from laptime.sweeps.outcomes import KILLED, Outcome
-from laptime.sweeps.resume import can_be_resumed, resume_command
+from laptime.sweeps.resume import resume_command
 from laptime.terminal import relative
 
 
@@ -44,8 +44,8 @@ def print_summary(
         if (best := _best_trial(sweep_dir)) is not None:
             print(f"Best         {best}")
         print(f"Sweep        {relative(sweep_dir)}")
-        if exit_code and can_be_resumed(sweep_dir):
-            print(f"Resume with: {resume_command(sweep_dir)}")
+        if exit_code and (to_resume := resume_command(sweep_dir)) is not None:
+            print(f"Resume with: {to_resume}")
     num_completed = sum(outcome.status == "completed" for outcome in outcomes)
     event = "sweep-failed" if exit_code else "sweep-completed"
     notify(command, event, sweep_dir, f"{num_completed} of {num_jobs} runs completed")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from laptime.errors import UserError
+from laptime.errors import UserError, ignore_broken_pipe
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -286,7 +286,6 @@ def _show_dry_run(
     Args:
         configs: the configurations in the order of `steps`; None: the step needs no estimate.
     """
-    from laptime.errors import ignore_broken_pipe
     from laptime.record.latest import RESULT_FOLDERS
     from laptime.runner.rank_plan import expected_hashed_config
     from laptime.sweeps import dry_run

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from laptime.errors import UserError
+from laptime.machine.hardware import allowed_cores
 from laptime.runner.context import SweepContext
 
 _POLL_S = 0.2
@@ -52,7 +53,7 @@ class CoreSlots:
 
     def _acquire_first_free(self, folder: Path) -> FileLock:
         # Prefer the slot that this process had before, because its child processes are pinned to those cores.
-        numbers = sorted(range(self.num), key=lambda slot: not self.cores or self._cores_of(slot) != _affinity())
+        numbers = sorted(range(self.num), key=lambda slot: not self.cores or self._cores_of(slot) != allowed_cores())
         while True:
             for slot in numbers:
                 lock = FileLock(folder / f"cores-{slot}.lock", timeout=0)
@@ -142,14 +143,10 @@ def core_slots_of(composed: DictConfig, num_jobs: int, world_size: int) -> CoreS
         )
     # joblib's convention: -1 means all cores, -2 all but one.
     max_runs = n_jobs if n_jobs > 0 else max(1, (num_cores + 1 + n_jobs) // world_size)
-    affinity = sorted(_affinity())
+    affinity = sorted(allowed_cores())
     # A container's CPU quota is not tied to particular cores. Pinning would put all containers on the first ones.
     return CoreSlots(min(max_runs, num_jobs), tuple(affinity) if len(affinity) == num_cores else ())
 
 
 def _number(lock: FileLock) -> int:
     return int(Path(lock.lock_file).stem.partition("-")[2])
-
-
-def _affinity() -> set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()

@@ -17,8 +17,8 @@ from hydra.core.utils import configure_log, run_job
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from laptime.config.compose import quoted
 from laptime.config.overrides import parse
+from laptime.config.quoting import as_text
 from laptime.record.files import SWEEP_FILE, write_atomically
 from laptime.text import format_os_error
 
@@ -33,7 +33,7 @@ def run_once(hydra: Hydra, composed: DictConfig, run_dir: Path, task: TaskFuncti
     with read_write(composed), open_dict(composed):
         composed.hydra.mode = RunMode.RUN
         composed.hydra.run.dir = str(run_dir)
-        composed.hydra.overrides.hydra.append(f"hydra.run.dir={quoted(run_dir)}")
+        composed.hydra.overrides.hydra.append(f"hydra.run.dir={as_text(str(run_dir))}")
     OmegaConf.set_readonly(composed.hydra, False)
     configure_log(composed.hydra.hydra_logging, composed.hydra.verbose)
     callbacks = Callbacks(composed)
@@ -58,7 +58,7 @@ def sweep_config(hydra: Hydra, cli_overrides: Sequence[str], composed: DictConfi
     with read_write(cfg), open_dict(cfg):
         cfg.hydra.mode = RunMode.MULTIRUN
         cfg.hydra.sweep.dir = str(sweep_dir)
-        cfg.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(sweep_dir)}")
+        cfg.hydra.overrides.hydra.append(f"hydra.sweep.dir={as_text(str(sweep_dir))}")
         cfg.hydra.overrides.task = [override for override in cli_overrides if not parse(override).is_hydra_key]
     OmegaConf.set_readonly(cfg.hydra, False)
     return cfg

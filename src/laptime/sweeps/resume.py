@@ -113,7 +113,7 @@ class EarlierSweep:
             write_atomically(self.path / f"multirun-{number}.yaml", (self.path / SWEEP_FILE).read_bytes())
 
     def unfinished(self) -> list[list[str]]:
-        """The overrides of each run that is not completed, including repeats that the sweep added by itself."""
+        """Return the overrides of each incomplete run, including repeats that the sweep added by itself."""
         return [persistent_overrides(run.overrides) for run in self.runs if not run.is_completed and run.overrides]
 
     def cores(self, configs: Sequence[Config], slots: CoreSlots | None = None) -> SweepCores:
@@ -152,10 +152,8 @@ class EarlierSweep:
         hashes = [config_hashes(hashed)[0] for _, hashed in planned]
         matching_runs = self._match_runs(planned, hashes)
         unmatched = [run for run in self.runs if run.config_hash not in hashes]
-        never_started, unidentified = (
-            self.never_started(),
-            {run.number: run for run in self.runs if run.is_unidentified},
-        )
+        never_started = self.never_started()
+        unidentified = {run.number: run for run in self.runs if run.is_unidentified}
         next_number = max([*(run.number for run in self.runs), *never_started], default=-1) + 1
         # Numbers of runs without overrides are reused by the job that the plan has there, or in the order of the jobs.
         free_numbers = [number for number in unidentified if number not in never_started]
@@ -297,18 +295,14 @@ def _read(key: str, sweep_dir: Path, name: str) -> SweepFile:
     return file
 
 
-def can_be_resumed(sweep_dir: Path) -> bool:
-    """Whether `sweep.resume` accepts this sweep."""
+def resume_command(sweep_dir: Path) -> str | None:
+    """Return the command that resumes a sweep, with the flags that started it; None: it can't be resumed."""
     try:
         file = read_sweep_file(sweep_dir)
     except HydraFileError:
-        return False
-    return file.is_complete and _obstacle(file) is None
-
-
-def resume_command(sweep_dir: Path) -> str:
-    """Return the command that resumes a sweep, with the flags that started it."""
-    file = read_sweep_file(sweep_dir)
+        return None
+    if not file.is_complete or _obstacle(file) is not None:
+        return None
     flags = [] if file.config_name in (None, CONFIG_NAME) else ["--config-name", str(file.config_name)]
     flags += [] if file.config_dir is None else ["--config-dir", relative(Path(file.config_dir))]
     return f"{program('train')} {shlex.join([*flags, f'{KEY}={relative(sweep_dir)}'])}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laptime.command_line import Parser
-from laptime.errors import UserError, exit_code_of
+from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 
 if TYPE_CHECKING:
     from laptime.config.schema import Config
@@ -87,7 +87,6 @@ def _run(args: argparse.Namespace) -> int:
     import pytorch_lightning as pl
     import torch
 
-    from laptime.errors import ignore_broken_pipe
     from laptime.runner.rank_plan import threads_per_rank
     from laptime.training.build import prepare_device
     from laptime.training.faults import translated_errors

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from laptime.command_line import Parser
-from laptime.errors import UserError, exit_code_of
+from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 from laptime.record.directory import expanded
 from laptime.record.files import RUN_FILE, SWEEP_FILE
 from laptime.record.latest import newest
@@ -59,7 +59,6 @@ def make_parser() -> Parser:
 
 
 def _watch(args: argparse.Namespace) -> int:
-    from laptime.errors import ignore_broken_pipe
     from laptime.terminal import replace_unencodable, wide_console
 
     replace_unencodable()
@@ -99,11 +98,11 @@ def _watch(args: argparse.Namespace) -> int:
             console.print(view(seen))
     code = _exit_code(seen)
     if code and (seen.path / SWEEP_FILE).is_file():
-        from laptime.sweeps.resume import can_be_resumed, resume_command  # loads Hydra
+        from laptime.sweeps.resume import resume_command  # loads Hydra
 
-        if can_be_resumed(seen.path):
+        if (to_resume := resume_command(seen.path)) is not None:
             with ignore_broken_pipe():
-                print(f"Resume with: {resume_command(seen.path)}")
+                print(f"Resume with: {to_resume}")
     message = f"{seen.count('completed')} of {len(seen.runs)} runs completed"
     notify(args.notify, "sweep-failed" if code else "sweep-completed", seen.path, message)
     return code
