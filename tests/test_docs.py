@@ -201,7 +201,7 @@ class Reader:
             # Check further overrides of sweep.resume as those of a new sweep.
             resumes = ["-m"] if any(argument.startswith("sweep.resume=") for argument in arguments) else []
             overrides = [argument for argument in arguments if not argument.startswith("sweep.resume=")]
-            # Of a list of numbers, check only the first one; of other lists, check each value.
+            # Check each value of a list, but only the first number of a list of numbers.
             fewer = [*resumes, *(re.sub(r"^([\w.]+=\d+),[\d,]+$", r"\1", override) for override in overrides)]
             error = ended(main, [*fewer, "sweep.dry_run=true"])
             # A dry run refuses searches and single runs, but only after it has checked everything else.
@@ -279,7 +279,7 @@ def parsed(command: Callable[[list[str]], Any], arguments: tuple[str, ...]) -> a
         for name in ("parse_args", "parse_intermixed_args"):
             patch.setattr(argparse.ArgumentParser, name, stop_after(getattr(argparse.ArgumentParser, name)))
         command(list(arguments))
-    return namespaces[-1] if namespaces else stderr.getvalue()
+    return namespaces[-1] if namespaces else stderr.getvalue() or "the command ended before it parsed its arguments"
 
 
 @pytest.mark.parametrize("document", WITH_COMMANDS)

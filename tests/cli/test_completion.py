@@ -1,8 +1,6 @@
 """Shell completion of `laptime`: the words that it offers, and bash's own completion function."""
 
-import os
 import subprocess
-import sys
 
 import pytest
 from tests.support.processes import DEADLINE_S
@@ -72,11 +70,7 @@ def test_a_folder_with_configuration_of_the_users_own_is_completed(work_folder):
     ("line", "expected"),
     [("laptime do", "doctor\n"), ("laptime train model=c", "model=cnn\n"), ("laptime watch --o", "--once\n")],
 )
-def test_bash_completes(line, expected, tmp_path, monkeypatch):
-    script = tmp_path / "laptime"
-    script.write_text(f"#!{sys.executable}\nfrom laptime.cli import main\nmain()\n")
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+def test_bash_completes(line, expected, installed):
     done = subprocess.run(
         ["bash", "-c", TYPED, "bash", line], capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )

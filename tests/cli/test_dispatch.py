@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -19,20 +18,6 @@ from laptime.record.files import read_record
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "laptime"
-
-
-@pytest.fixture
-def installed(tmp_path_factory, monkeypatch):
-    """The folder, now in PATH, with the script `laptime` as pip writes it."""
-    folder = tmp_path_factory.mktemp("bin")
-    script = folder / "laptime"
-    script.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom laptime.cli import main\n"
-        "if __name__ == '__main__':\n    sys.exit(main())\n"
-    )
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    return folder
 
 
 def run_command(*words: str) -> "subprocess.CompletedProcess[str]":

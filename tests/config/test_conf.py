@@ -68,7 +68,7 @@ def test_option_composes_and_builds(option, composed):
 
 @pytest.mark.parametrize(
     "path",
-    sorted(set(config_dir().glob("experiment/*.yaml")) - {config_dir() / "experiment/none.yaml"}),
+    EXPERIMENTS,
     ids=lambda path: path.stem,
 )
 def test_experiment_opens_with_its_command(path):

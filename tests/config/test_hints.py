@@ -1,5 +1,7 @@
 """What a message advises to type: options, names of files, flags, folders."""
 
+import shlex
+
 import pytest
 
 from laptime.config import security, vouching
@@ -60,4 +62,4 @@ def test_the_folder_of_the_training_is_named(command, folder, monkeypatch):
     with pytest.raises(UserError) as caught:
         security.check_targets({"model": {"_target_": "my_net.Net"}}, [], command)
     assert ("as for the training" in str(caught.value)) == (folder is not None)
-    assert folder is None or folder in str(caught.value)
+    assert folder is None or f"--config-dir {shlex.quote(folder)}, as for the training" in str(caught.value)

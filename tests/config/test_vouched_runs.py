@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from tests.support.settings import NO_REPORT, QUICK
 
-from laptime.cli import main
 from laptime.config import security, vouching
 from laptime.runner import fresh_processes
 
@@ -31,36 +30,31 @@ def own_net(work_folder, monkeypatch) -> Path:
     vouching.vouch_for(None)
 
 
-def ended(arguments: list[str]) -> int:
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    return int(end.value.code or 0)
-
-
-def test_a_resumed_sweep_needs_the_folder_again(own_net, capfd):
+def test_a_resumed_sweep_needs_the_folder_again(own_net, call):
     overrides = ["model=net", *TINY, NO_REPORT, "seed=1", "hydra.sweep.dir=s"]
-    assert ended(["-m", "--config-dir=conf", *overrides]) == 0, capfd.readouterr().err
+    done = call("-m", "--config-dir=conf", *overrides)
+    assert done.returncode == 0, done.stderr
     record = own_net / "s/0/run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "failed"}))
-    assert ended(["sweep.resume=s"]) == 2  # the folder that the sweep's own files name is not taken
-    assert "--config-dir" in capfd.readouterr().err
-    assert ended(["sweep.resume=s", "-cd", "conf"]) == 0
+    refused = call("sweep.resume=s")  # the folder that the sweep's own files name is not taken
+    assert refused.returncode == 2 and "--config-dir" in refused.stderr
+    assert call("sweep.resume=s", "-cd", "conf").returncode == 0
     assert json.loads(record.read_text())["status"] == "completed"
 
 
-def test_searchpath_and_the_current_folder_vouch_for_nothing(own_net, capfd, monkeypatch):
+def test_searchpath_and_the_current_folder_vouch_for_nothing(own_net, call, monkeypatch):
     monkeypatch.setattr(fresh_processes, "preload", lambda: None)
     monkeypatch.syspath_prepend(str(own_net / "conf"))
     for arguments in (
         [f"hydra.searchpath=[file://{own_net}/conf]", "model=net"],
         ["model._target_=own_net_of_a_folder.Net", "~model.hidden_sizes", "~model.dropout"],
     ):
-        assert ended([*arguments, *TINY]) == 2
-        errors = capfd.readouterr().err
-        assert "own_net_of_a_folder.Net: is not on the allow-list" in errors and "--config-dir" in errors
+        refused = call(*arguments, *TINY)
+        assert refused.returncode == 2 and "--config-dir" in refused.stderr
+        assert "own_net_of_a_folder.Net: is not on the allow-list" in refused.stderr
     assert "own_net_of_a_folder" not in sys.modules
-    assert ended(["--config-dir", "conf", "model=net", "model._target_=own_net_of_a_folder.run", *TINY]) == 2
-    assert "own_net_of_a_folder imports run from subprocess" in capfd.readouterr().err
+    refused = call("--config-dir", "conf", "model=net", "model._target_=own_net_of_a_folder.run", *TINY)
+    assert refused.returncode == 2 and "own_net_of_a_folder imports run from subprocess" in refused.stderr
     assert "own_net_of_a_folder" not in sys.modules
 
 

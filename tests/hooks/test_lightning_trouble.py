@@ -323,7 +323,7 @@ def test_error_message_is_masked_and_may_be_missing(tiny, lap_timer, timed):
         tiny.fit(lap_timer(), module=tiny.Classifier(at_step=at_step))
     text = json.dumps(timed.record)
     assert timed.record["status"] == "failed" and "hunter22" not in text and "abcdef123456" not in text
-    assert any(line.startswith("failed after 1 lap") for line in timed.lines)
+    assert any(line.startswith("failed after 1 lap: the analysis excludes this run") for line in timed.lines)
 
 
 def test_a_class_of_either_package_is_a_callback(tiny):

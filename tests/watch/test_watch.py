@@ -233,10 +233,17 @@ def test_a_configuration_file_cannot_set_a_notify_command(train, work_folder):
     assert not (work_folder / "owned").exists() and not (work_folder / "multirun").exists()
 
 
-@pytest.mark.parametrize("override", ["sweep.notify=echo a, b", "sweep.notify='it\"s' now", "sweep.notify=a && b; c("])
-def test_a_notify_command_without_inner_quotes_is_refused(override, train):
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("sweep.notify=echo a, b", "has several values. If the command contains a comma"),
+        ("sweep.notify='it\"s' now", "not understood"),
+        ("sweep.notify=a && b; c(", "not understood"),
+    ],
+)
+def test_a_notify_command_without_inner_quotes_is_refused(override, reason, train):
     ended = train(*TINY_SWEEP, "seed=1,2", override)
-    assert ended.returncode == 2 and f"error: {override}: " in ended.stderr
+    assert ended.returncode == 2 and f"error: {override}: {reason}" in ended.stderr
     assert "'sweep.notify=\"" in ended.stderr.replace("\n", " ")  # how to quote it
 
 
