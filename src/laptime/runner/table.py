@@ -1,18 +1,17 @@
 """The table of results that a run prints when it has ended."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from laptime.lap.quality import describe
 from laptime.record import schema
-from laptime.record.epochs import combine_ranks_frame, last_attempts
-from laptime.record.files import TENSORBOARD_DIR, read_epochs
+from laptime.record.epochs import Epoch, combine_rows
+from laptime.record.files import TENSORBOARD_DIR, epoch_rows
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import PHASES, filled
 from laptime.terminal import relative
@@ -35,7 +34,7 @@ def print_results(record: RunRecord, run_dir: Path) -> None:
     table = Table(title=Text(title), title_justify="left")
     table.add_column("", style="bold", no_wrap=True)
     table.add_column("", overflow="fold")
-    for name, value in result_rows(record, last_attempts(read_epochs(run_dir))):
+    for name, value in result_rows(record, combine_rows(epoch_rows(run_dir))):
         table.add_row(Text(name), Text(value))
     table.show_header = False
     console.print(table)
@@ -45,12 +44,12 @@ def print_results(record: RunRecord, run_dir: Path) -> None:
         console.print(Text(f"TensorBoard  tensorboard --logdir {_quoted(shown_dir)}"), soft_wrap=True)
 
 
-def result_rows(record: RunRecord, epochs: pd.DataFrame) -> Rows:
+def result_rows(record: RunRecord, epochs: Sequence[Epoch]) -> Rows:
     """Return the rows of the table of results.
 
     Args:
         record: the record of a completed run.
-        epochs: the rows of epochs.csv, one per rank and epoch.
+        epochs: its epochs, in order.
     """
     return [
         *_set_up(record),
@@ -107,22 +106,21 @@ def _data(data: schema.Dataset) -> str:
     return f"{data.name}: {sizes}, pipeline {data.pipeline}{', ' + ', '.join(remarks) if remarks else ''}"
 
 
-def _epochs(record: RunRecord, epochs: pd.DataFrame) -> Rows:
+def _epochs(record: RunRecord, epochs: Sequence[Epoch]) -> Rows:
     """Return the rows about the epochs: their number, why they ended, and how long they took."""
-    slowest = combine_ranks_frame(epochs)
-    measured = slowest.loc[~slowest["is_warmup"].astype(bool), "epoch_time_s"]
-    num_warmup = len(slowest) - len(measured)
+    measured_s = [epoch.epoch_time_s for epoch in epochs if not epoch.is_warmup]
+    num_warmup = len(epochs) - len(measured_s)
     counting = f"of which {num_warmup} warm-up (not counted)" if num_warmup else "all counted"
-    rows = [("epochs", f"{len(slowest)}, {counting}")]
+    rows = [("epochs", f"{len(epochs)}, {counting}")]
     if len(record.attempts) > 1:
         reasons = [attempt.error.message for attempt in record.attempts if attempt.error is not None]
         rows.append(("restarts", f"{len(reasons)} ({'; '.join(reasons)})"))
     if record.result.stop_reason in _STOP_REASONS:
         rows.append(("stopped", _STOP_REASONS[record.result.stop_reason]))
-    if not len(measured):
+    if not measured_s:
         return [*rows, ("epoch time", "not measured: there was no epoch after the warm-up")]
     timing = record.timing
-    spread = f"median of {len(measured)}, min {measured.min():.3f} s, max {measured.max():.3f} s"
+    spread = f"median of {len(measured_s)}, min {min(measured_s):.3f} s, max {max(measured_s):.3f} s"
     return [
         *rows,
         ("epoch time", f"{timing.epoch_time_s:.3f} s  ({spread})"),
