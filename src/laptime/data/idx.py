@@ -1,4 +1,4 @@
-"""Data sets in MNIST's format: four IDX files, packed or unpacked, which are verified and read by torchvision.
+"""Data sets in MNIST's format: four IDX files, packed or unpacked, which are verified.
 
 Source: https://yann.lecun.com/exdb/mnist/ (format).
 """
@@ -17,7 +17,7 @@ from laptime.data import files
 from laptime.data.image_data import ImageData, Images, cache_dir
 from laptime.errors import UserError
 
-_IMAGES, _HEADER_BYTES = 0x803, 16
+_IMAGES, _LABELS = 0x803, 0x801
 TRAIN_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -96,12 +96,10 @@ class IdxData(ImageData):
         return target
 
     def _read(self, images_path: Path, labels_path: Path) -> Images:
-        from torchvision.datasets.mnist import read_image_file, read_label_file
-
         try:
-            images = _mapped(images_path) if self.pipeline == "mapped" else read_image_file(str(images_path))
-            labels = read_label_file(str(labels_path))
-        except (ValueError, TypeError, KeyError, AssertionError, RuntimeError, OSError) as error:
+            images = _read(images_path, _IMAGES, is_mapped=self.pipeline == "mapped")
+            labels = _read(labels_path, _LABELS)
+        except (ValueError, OSError) as error:
             raise UserError(
                 f"dataset: {images_path} or {labels_path.name} is not a complete IDX file ({error})."
             ) from error
@@ -113,10 +111,21 @@ class IdxData(ImageData):
         return Images(images.unsqueeze(1), labels.to(torch.int64))
 
 
-def _mapped(path: Path) -> torch.Tensor:
-    """The images of an IDX file, uint8 (N, H, W), mapped to memory: pages are read when they are needed."""
-    magic, *shape = np.fromfile(path, ">i4", 4).tolist()
-    if magic != _IMAGES or path.stat().st_size != _HEADER_BYTES + math.prod(shape):
-        raise ValueError(f"magic number {magic}, shape {shape}, {path.stat().st_size} bytes")
-    # Mode "c" (copy on write), because torch requires writable memory. It is never written.
-    return torch.from_numpy(np.memmap(path, np.uint8, "c", _HEADER_BYTES, tuple(shape)))
+def _read(path: Path, magic: int, is_mapped: bool = False) -> torch.Tensor:
+    """The content of an IDX file of bytes, uint8; of an image file (N, H, W), of a label file (N,).
+
+    Args:
+        magic: the number that the file must begin with; its last byte is the number of dimensions.
+        is_mapped: map the file to memory, so that pages are read when they are needed.
+
+    Raises:
+        ValueError: the file begins with another number, or its size is not the one that its header says.
+    """
+    num_dimensions = magic & 0xFF
+    header_bytes = 4 * (1 + num_dimensions)
+    first, *shape = np.fromfile(path, ">i4", 1 + num_dimensions).tolist() or [None]
+    if first != magic or path.stat().st_size != header_bytes + math.prod(shape):
+        raise ValueError(f"magic number {first}, shape {shape}, {path.stat().st_size} bytes")
+    if is_mapped:  # mode "c" (copy on write), because torch requires writable memory; it is never written
+        return torch.from_numpy(np.memmap(path, np.uint8, "c", header_bytes, tuple(shape)))
+    return torch.from_numpy(np.fromfile(path, np.uint8, offset=header_bytes).reshape(shape))
