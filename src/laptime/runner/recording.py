@@ -139,18 +139,20 @@ def note_workload(record: RunRecord, config: Config, data: DataModule, network: 
         pipeline=source.pipeline,
         checksum=data.checksum,
     )
-    flops = count_flops(network, source.image_shape)
     record.model = schema.Model(
-        name=network_name(network),
-        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-        flops_per_sample=flops,
-        flops_per_batch=None if flops is None else flops * data.batch_size,
+        name=network_name(network), num_parameters=sum(parameter.numel() for parameter in network.parameters())
     )
     record.batch = schema.Batch(
         scope=config.training.batch_scope,
         per_rank_batch_size=data.batch_size,
         global_batch_size=data.batch_size * data.rank.world_size,
     )
+
+
+def note_flops(record: RunRecord, data: DataModule, network: nn.Module) -> None:
+    """Count the FLOPs of a step. This takes torch up to a second, so it happens after training."""
+    model, flops = filled(record.model), count_flops(network, data.data.image_shape)
+    model.flops_per_sample, model.flops_per_batch = flops, None if flops is None else flops * data.batch_size
 
 
 def note_timing(

@@ -30,6 +30,7 @@ from laptime.runner.context import RunContext
 from laptime.runner.recording import (
     make_sampler,
     measure_breakdown_and_peak,
+    note_flops,
     note_memory,
     note_quality,
     note_resources,
@@ -122,6 +123,7 @@ def _train(run: RunContext, rank: Rank) -> None:
         _test(run, trainer, module, data)
         record.result.stop_reason = reason
         note_memory(record, rank, device, instruments.sampler)
+        note_flops(record, data, network)
         if rank.is_first:
             record.write(run_dir)
         if is_profiled(config):
