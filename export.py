@@ -2,7 +2,10 @@
 
 import sys
 
-from laptime.exporting.main import main
+from laptime import fast_start
 
 if __name__ == "__main__":
+    fast_start.begin()
+    from laptime.exporting.main import main
+
     sys.exit(main())

@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from multiprocessing import forkserver, util
 from pathlib import Path
 
+from laptime import fast_start
+
 # Not laptime.config.security, nor laptime.cli.train, which imports it: it reads the environment when it is imported.
 PRELOADED = (
     "laptime.runner.rank_process", "laptime.runner.launch", "laptime.analysis.sweep_callback",
@@ -208,6 +210,7 @@ def fork_python(path: bytes, args: list[str], passfds: list[int]) -> int:
 
 
 if __name__ == "__main__":
+    fast_start.begin()
     for module in PRELOADED:
         __import__(module)
     parse_overrides()

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from laptime import fast_start
 from laptime.command_line import Parser
 from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 from laptime.record.latest import newest_sweeps
@@ -117,4 +118,5 @@ def latest_sweep() -> Path:
 
 
 if __name__ == "__main__":
+    fast_start.begin()
     sys.exit(main())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
+from laptime import fast_start
 from laptime.command_line import format_examples, program
 from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 from laptime.suggest import did_you_mean
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     The exit code is 0 if it completed, 1 if it failed, 2 for a mistake in the arguments, and 128 + n for signal n.
     """
+    fast_start.begin()
     words = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(exit_code_of(lambda: _run(words)))
 

@@ -238,8 +238,8 @@ def _run_once(
     run_dir: RunDir | None = None
     with hydra_session(getattr(args, "config_dir", None)) as hydra:
         composed = _composed_for_one_run(hydra, overrides, config_name, args)
-        if not torchrun.is_joined() and _wants_processes(composed):
-            fresh_processes.preload()
+        if not torchrun.is_joined() and fresh_processes.will_use_ddp(composed):
+            fresh_processes.preload(uses_ddp=True)
         config = check(composed, overrides)
         checked = snapshot(config)
         experiment = experiment_of(composed)
@@ -326,12 +326,6 @@ def _run_in(run_dir: RunDir, hydra: "Hydra", composed: "DictConfig", task: "Task
         raise result
     assert isinstance(result, RunRecord)
     return result
-
-
-def _wants_processes(composed: "DictConfig") -> bool:
-    """Whether a run will probably start rank processes. Called before the configuration is checked."""
-    strategy = composed.strategy
-    return bool(strategy.wrap_single_rank) or strategy.world_size not in (1, "auto")
 
 
 def _process_started_at() -> float:

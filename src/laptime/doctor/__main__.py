@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from laptime import fast_start
 from laptime.command_line import Parser
 from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 
@@ -75,4 +76,5 @@ def _print_progress(text: str) -> None:
 
 
 if __name__ == "__main__":
+    fast_start.begin()
     sys.exit(main())

@@ -48,7 +48,7 @@ def run_sweep(args: argparse.Namespace) -> int:
         from laptime.sweeps.rerun_rules import Step
         from laptime.sweeps.sweep import Sweep, num_trials
 
-        fresh_processes.preload()
+        fresh_processes.preload(any(fresh_processes.will_use_ddp(run.composed) for run in runs))
         with explained_in_sweep(hydra, args.overrides):
             configs = [check(run.composed, args.overrides) for run in runs]
         first, jobs = runs[0].composed, [run.overrides for run in runs]
@@ -142,7 +142,7 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", cli_overrides:
     unfinished = [] if added else [merge_overrides(overrides, temporary) for overrides in sweep.unfinished()]
     with hydra_session(args.config_dir) as hydra:
         planned = _plan_again(hydra, sweep, invocations, unfinished, args.config_name)
-        fresh_processes.preload()
+        fresh_processes.preload(any(fresh_processes.will_use_ddp(run.composed) for run, _ in planned))
         jobs, snapshots = _check_again(planned, cli_overrides)
         configs = [job.config for job in jobs]
         composed = [run.composed for run, _ in planned]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from laptime import fast_start
 from laptime.command_line import Parser
 from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 
@@ -165,4 +166,5 @@ def _file(text: str) -> Path:
 
 
 if __name__ == "__main__":
+    fast_start.begin()
     sys.exit(main())

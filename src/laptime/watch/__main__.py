@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from laptime import fast_start
 from laptime.command_line import Parser
 from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 from laptime.record.directory import expanded
@@ -189,4 +190,5 @@ def view(seen: SweepStatus) -> Group:
 
 
 if __name__ == "__main__":
+    fast_start.begin()
     sys.exit(main())

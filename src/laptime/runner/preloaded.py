@@ -1,0 +1,12 @@
+"""What the forkserver imports before it starts ranks. It computes nothing, so the ranks share its memory."""
+
+import gc
+
+from laptime import fast_start
+
+fast_start.begin()
+
+from laptime.runner import rank_process  # noqa: E402, F401
+
+# A rank must not collect what all ranks share: that would copy the memory.
+gc.freeze()
