@@ -37,6 +37,20 @@ def test_interval_is_within_the_data_and_independent_of_order_and_unit(a, b, uni
     assert (scaled.low, scaled.high) == pytest.approx((interval.low, interval.high))
 
 
+@quickly
+@given(several, several)
+def test_interval_equals_scipys_bootstrap(a, b):
+    def ratio_of_medians(a, b, axis):
+        return np.median(a, axis=axis) / np.median(b, axis=axis)
+
+    samples = (np.sort(a), np.sort(b))  # the interval is independent of the order of the values
+    rng = np.random.default_rng(0)
+    expected = stats.bootstrap(samples, ratio_of_medians, method="percentile", rng=rng).confidence_interval
+    interval = ratio_interval(a, b)
+    assert interval is not None
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
+
+
 @given(st.lists(several, min_size=1, max_size=5))
 def test_a_repeat_equal_to_the_others_does_not_change_the_median(epochs):
     same = [epochs[0]] * 3

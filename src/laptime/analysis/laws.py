@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import optimize, stats
 
 from laptime.analysis.statistics import CONFIDENCE, Interval
 
@@ -122,6 +121,8 @@ def fit(name: str, world_size: Sequence[int], speedups: Sequence[float], baselin
     """
     if len(set(world_size)) < 3:
         return None
+    from scipy import optimize, special  # slow to import; scipy.stats would take twice as long
+
     order = np.lexsort((speedups, world_size))
     p, s = np.asarray(world_size, float)[order], np.asarray(speedups, float)[order]
     p, s = p[p > 1], s[p > 1]  # for one rank, every law gives 1 whatever its parameters
@@ -134,7 +135,7 @@ def fit(name: str, world_size: Sequence[int], speedups: Sequence[float], baselin
     freedom = len(s) - len(names)
     intervals, draws = None, None
     if freedom > 0 and np.isfinite(covariance).all():
-        reach = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(np.diag(covariance))
+        reach = special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(np.diag(covariance))
         bounds = zip(names, values, reach, strict=True)
         intervals = {key: Interval(max(0.0, float(v - r)), min(upper, float(v + r))) for key, v, r in bounds}
         rng = np.random.default_rng(0)

@@ -4,11 +4,10 @@ The sampling unit is the repeat (one process), not the epoch: epochs of one proc
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 CONFIDENCE = 0.95
 _RESAMPLES = 9999
@@ -90,27 +89,34 @@ def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> 
     """Return the bootstrap percentile interval of `ratio`; None with one repeat on either side.
 
     Both groups are resampled independently. The order of the values does not change the interval. Source: Efron and
-    Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; computed by scipy.stats.bootstrap.
+    Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
     if len(numerator) < 2 or len(denominator) < 2:
         return None
-
-    def statistic(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.asarray(np.median(a, axis=axis) / np.median(b, axis=axis))
-
-    return _bootstrap(statistic, numerator, denominator)
+    a, b = _resampled_medians(numerator, denominator)
+    return _percentile_interval(a / b)
 
 
-def _bootstrap(statistic: Callable[..., np.ndarray], *samples: Sequence[float]) -> Interval:
-    interval = stats.bootstrap(
-        tuple(np.sort(values) for values in samples),
-        statistic,
-        n_resamples=_RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return Interval(float(interval.low), float(interval.high))
+def _resampled_medians(*samples: Sequence[float]) -> list[np.ndarray]:
+    """Return the medians of the bootstrap resamples of each sample, (_RESAMPLES,)."""
+    rng = np.random.default_rng(0)
+    indices = [rng.integers(0, len(values), (_RESAMPLES, len(values))) for values in samples]
+    return [np.median(np.sort(values)[i], axis=1) for values, i in zip(samples, indices, strict=True)]
+
+
+def _percentile_interval(estimates: np.ndarray) -> Interval:
+    """Return the central 95% of the estimates, interpolated.
+
+    It equals the interval of scipy.stats.bootstrap, which is slow to import. np.quantile rounds differently.
+    """
+    ordered = np.sort(estimates)
+    outside = (1 - CONFIDENCE) / 2
+    bounds = []
+    for fraction in (outside, 1 - outside):
+        place = fraction * len(ordered) + 1 - fraction  # counted from 1
+        below, weight = int(place) - 1, place % 1
+        bounds.append(float((1 - weight) * ordered[below] + weight * ordered[below + 1]))
+    return Interval(*bounds)
 
 
 def relative_error(values: Sequence[float]) -> float:
@@ -127,7 +133,8 @@ def relative_width(values: Sequence[float]) -> float | None:
     """Return the width of the bootstrap interval of a median, as a fraction of the median; None for a single value."""
     if len(values) < 2:
         return None
-    interval = _bootstrap(np.median, values)
+    (medians,) = _resampled_medians(values)
+    interval = _percentile_interval(medians)
     return (interval.high - interval.low) / float(np.median(values))
 
 
@@ -138,7 +145,7 @@ def trend(series: Sequence[Sequence[float]], level: float = 0.01) -> float | Non
 
     The test compares the sum of Kendall's S over all series with its normal approximation under chance. Source: Mann,
     Econometrica 13 (1945); for several series Hirsch, Slack and Smith, Water Resources Research 18 (1982). The size is
-    Theil and Sen's slope, by scipy.stats.theilslopes.
+    Theil and Sen's slope, the median slope between two values.
 
     Args:
         series: the values of each repeat in the order of their epochs. Series of fewer than three values are ignored.
@@ -147,15 +154,19 @@ def trend(series: Sequence[Sequence[float]], level: float = 0.01) -> float | Non
     longer = [np.asarray(values, float) for values in series if len(values) >= 3]
     if not longer:
         return None
-    total = sum(
-        float(np.sign(np.subtract.outer(values, values)[np.tril_indices(len(values), -1)]).sum()) for values in longer
-    )
+    total = sum(float(np.sign(_slopes(values)).sum()) for values in longer)
     variance = sum(len(values) * (len(values) - 1) * (2 * len(values) + 5) / 18 for values in longer)
-    p_value = 2 * stats.norm.sf((abs(total) - 1) / math.sqrt(variance))
+    p_value = math.erfc((abs(total) - 1) / math.sqrt(2 * variance))  # two-sided, of a normal deviate
     if p_value > level:
         return None
-    rises = [float(stats.theilslopes(values).slope) * (len(values) - 1) / float(np.median(values)) for values in longer]
+    rises = [float(np.median(_slopes(values))) * (len(values) - 1) / float(np.median(values)) for values in longer]
     return float(np.median(rises))
+
+
+def _slopes(values: np.ndarray) -> np.ndarray:
+    """Return the slopes between all pairs of values, per step of the series."""
+    first, second = np.triu_indices(len(values), 1)
+    return np.asarray((values[second] - values[first]) / (second - first))
 
 
 @dataclass(frozen=True)
@@ -187,6 +198,8 @@ def difference(a: Sequence[float], b: Sequence[float], level: float = 0.05) -> D
     Source: Mann and Whitney, Annals of Mathematical Statistics 18 (1947); computed by scipy.stats.mannwhitneyu. With n
     and m values the smallest two-sided p is 2 / C(n + m, n): 0.1 for 3 against 3, so 5% needs four.
     """
+    from scipy import stats  # slow to import
+
     ties = len(set(a) | set(b)) < len(a) + len(b)
     enumerable = math.comb(len(a) + len(b), len(a)) <= _RESAMPLES
     if ties and enumerable and min(len(a), len(b)) > 1:
