@@ -167,7 +167,8 @@ def single_run(trained, wide, capsys, monkeypatch):
 @pytest.fixture
 def sweep(trained, wide, work_folder, capsys, monkeypatch):
     """The end of a sweep of nine runs, which are copies of the real run with the figures above."""
-    monkeypatch.setattr(write, "write_reports", lambda *arguments: None)  # slow plots, which other tests draw
+    # Plots are slow, and other tests draw them.
+    monkeypatch.setattr(write, "write_reports", lambda *arguments, **options: None)
     sweep_dir = Path("multirun/2026-11-29/19-26-56")
     first = records.read_record(trained[0])
     rows = [asdict(row) for row in records.epoch_rows(trained[0])]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -224,6 +225,17 @@ def test_out_is_where_files_are_written(scaled):
     write_tables(analysis, Path("elsewhere"))
     write_reports(analysis, Path("elsewhere"))
     assert (Path("elsewhere") / "report.html").exists() and not (scaled / "summary").exists()
+
+
+def test_without_plots_those_of_an_earlier_report_are_removed(scaled):
+    summary = scaled / "summary"
+    assert main(["sweep"]) == 0
+    with_plots = (summary / "report.md").read_text()
+    assert main(["sweep", "--no-plots"]) == 0
+    without = (summary / "report.md").read_text()
+    assert list(summary.glob("plots/*")) == []
+    assert without == re.sub(r"## Plots\n.*?(?=## Methods)", "", with_plots, flags=re.DOTALL)
+    assert not any(sign in (summary / "report.html").read_text() for sign in ("<img", ">Plots<"))
 
 
 def test_control_characters_are_escaped(write, work_folder, capsys):

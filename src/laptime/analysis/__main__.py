@@ -60,7 +60,7 @@ def _run(args: argparse.Namespace) -> int:
         raise UserError(f"no completed run in or below {', '.join(map(str, folders))}.")
     checks = check(analysis, Path(args.gate), tolerance) if args.gate is not None else []
     write_tables(analysis, out)
-    write_reports(analysis, out)
+    write_reports(analysis, out, with_plots=not args.no_plots)
     with ignore_broken_pipe():
         console.print(f"\nReport       {out / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
         for result in checks:
@@ -82,6 +82,9 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--out", metavar="DIR", help="directory of the report (default: DIR/summary, or ./summary for several DIRs)"
+    )
+    parser.add_argument(
+        "--no-plots", action="store_true", help="draw no plots, which is faster; plots of an earlier report are removed"
     )
     parser.add_argument(
         "--target-accuracy", type=float, metavar="FRACTION", help="report the time to reach this accuracy, e.g. 0.95"

@@ -18,7 +18,6 @@ from laptime.analysis.answer import answer, problems, question
 from laptime.analysis.environment import hardware_rows, software_rows
 from laptime.analysis.group import lap_word
 from laptime.analysis.load import Run
-from laptime.analysis.plots import MAX_FAMILIES, MAX_GROUPS
 from laptime.analysis.table import Table
 from laptime.analysis.tables import tables
 from laptime.analysis.wording import source_of_steps
@@ -223,7 +222,8 @@ def as_markdown(analysis: Analysis, plots: Sequence[str]) -> str:
         lines.append("|" + "---|" * len(table.columns))
         lines += [f"| {' | '.join(_md(cell.text) for cell in row.cells)} |" for row in table.rows]
         lines += ["", *(f"{_md(note)}\n" for note in table.all_notes())]
-    lines += ["## Plots", "", *([_omitted_note(analysis), ""] if _omitted_note(analysis) else [])]
+    if plots:
+        lines += ["## Plots", "", *([_omitted_note(analysis), ""] if _omitted_note(analysis) else [])]
     lines += [f"![{caption(name, analysis)}](plots/{name}.png)\n" for name in plots]
     lines += ["## Methods", "", *(f"- {method}" for method in methods(analysis)), "", "## Environment"]
     for title, rows in environment(analysis):
@@ -241,7 +241,7 @@ def as_html(analysis: Analysis, plots: Mapping[str, bytes]) -> str:
         plots=[
             (caption(name, analysis), base64.b64encode(image).decode(), name in _PAIRS) for name, image in plots.items()
         ],
-        omitted=_omitted_note(analysis),
+        omitted=_omitted_note(analysis) if plots else "",
         methods=methods(analysis),
         environment=environment(analysis),
         commands=commands(analysis),
@@ -306,6 +306,9 @@ def commands(analysis: Analysis) -> list[str]:
 
 
 def _omitted_note(analysis: Analysis) -> str:
+    """Return which groups and families the plots omit; empty: none."""
+    from laptime.analysis.plots import MAX_FAMILIES, MAX_GROUPS  # loads Matplotlib
+
     if len(analysis.groups) <= MAX_GROUPS and len(analysis.families) <= MAX_FAMILIES:
         return ""
     return (

@@ -62,14 +62,17 @@ def write_tables(analysis: Analysis, out: Path) -> None:
     write_atomically(out / "summary.json", (json.dumps(finite(summary), indent=1) + "\n").encode())
 
 
-def write_reports(analysis: Analysis, out: Path) -> None:
-    """Write plots/*.png, report.txt, report.md, report.html and tensorboard/ into a folder."""
-    from laptime.analysis.plots import plots  # Matplotlib is slow to import
+def write_reports(analysis: Analysis, out: Path, with_plots: bool = True) -> None:
+    """Write plots/*.png, report.txt, report.md, report.html and tensorboard/ into a folder.
+
+    Plots of an earlier report that this report lacks are removed.
+    """
     from laptime.analysis.tensorboard import write_events
 
-    images = plots(analysis)
+    images = _plots(analysis) if with_plots else {}
     folder = out / "plots"
-    folder.mkdir(parents=True, exist_ok=True)
+    if images:
+        folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         if old.stem not in images:
             old.unlink()
@@ -79,6 +82,12 @@ def write_reports(analysis: Analysis, out: Path) -> None:
     write_atomically(out / "report.md", _bytes(report.as_markdown(analysis, list(images))))
     write_atomically(out / "report.html", _bytes(report.as_html(analysis, images)))
     write_events(analysis, images, out / "tensorboard")
+
+
+def _plots(analysis: Analysis) -> dict[str, bytes]:
+    from laptime.analysis.plots import plots  # Matplotlib is slow to import
+
+    return plots(analysis)
 
 
 def _bytes(text: str) -> bytes:
