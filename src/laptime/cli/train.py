@@ -4,10 +4,7 @@ All arguments are checked before anything is written. torch is loaded only to tr
 """
 
 import argparse
-import contextlib
-import io
 import os
-import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from hydra._internal.utils import get_args_parser
 
 from laptime.cli.dispatch import COMMANDS
+from laptime.cli.show import print_instead
 from laptime.command_line import program, refuse, typed_command
 from laptime.config import (
     security,  # noqa: F401  reads the allow-list before a configuration can change it
@@ -31,14 +29,11 @@ from laptime.config.compose import (
     hydra_session,
     hydra_value,
     is_sweep_without_flag,
-    resolve,
-    run_hydra_main,
     without_hydra,
 )
 from laptime.config.identity import snapshot
 from laptime.config.overrides import find
 from laptime.config.quoting import quote_for_hydra, refuse_dashes
-from laptime.config.validate import validate
 from laptime.errors import Interrupted, RunFailed, UserError, exit_code_of, ignore_broken_pipe
 from laptime.ranks import torchrun
 from laptime.record.directory import RunDir
@@ -139,10 +134,7 @@ def _main(arguments: list[str]) -> int:
     misplaced = next((word for word in args.overrides if word in COMMANDS), None)
     if misplaced is not None:
         raise UserError(f"{misplaced}: the command must come first: {program()} {misplaced} ...")
-    # Hydra's parser needs the overrides next to each other.
-    flags = [argument for argument in arguments if argument not in args.overrides]
     args.overrides = quote_for_hydra(args.overrides)
-    arguments = [*flags, *args.overrides]
     try:
         Path.cwd()
     except FileNotFoundError as error:
@@ -153,13 +145,8 @@ def _main(arguments: list[str]) -> int:
             "--cfg: shows the configuration of one run. Leave out -m and give each key one value; "
             "sweep.dry_run=true lists the runs of a sweep."
         )
-    if args.cfg or args.help or args.info:
-        with hydra_session(args.config_dir) as hydra:
-            composed = compose(hydra, args.overrides, args.config_name)
-            if args.cfg:
-                validate(resolve(without_hydra(composed)))
     if args.cfg or args.help or args.hydra_help or args.info or args.shell_completion:
-        _print_of_hydra(arguments, args.help)
+        print_instead(args, parser)
         return 0
     resumed, cli_overrides = resumed_sweep(args.overrides)
     if resumed is not None:
@@ -179,20 +166,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.prog = program("train")
     parser.error = partial(refuse, parser)  # type: ignore[method-assign]
     return parser
-
-
-def _print_of_hydra(arguments: list[str], is_help: bool) -> None:
-    """Let Hydra print its help, a configuration or a completion; examples name the command as the user typed it."""
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(output):
-            run_hydra_main(arguments, lambda cfg: None)
-    finally:  # Hydra ends the process
-        text = output.getvalue()
-        if is_help:
-            text = re.sub("\n{3,}", "\n\n", text.replace("python train.py", program("train"))).strip() + "\n"
-        with ignore_broken_pipe():
-            print(text, end="")
 
 
 class _IsSweep(Exception):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -26,7 +26,7 @@ from omegaconf.errors import (
 )
 
 from laptime.config import vouching
-from laptime.config.composition import compose_with_hydra, config_dir, refuse_name_clashes
+from laptime.config.composition import ConfigFiles, compose_with_hydra, config_dir, refuse_name_clashes
 from laptime.config.explain import (
     explain,
     first_leaf,
@@ -71,7 +71,9 @@ def hydra_session(extra_config_dir: str | None = None, conf: Path | None = None)
     # `${hydra:...}` would otherwise use the settings of an earlier run of this process.
     earlier_cfg, HydraConfig.instance().cfg = HydraConfig.instance().cfg, None
     try:
-        yield Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)
+        hydra = Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)
+        hydra.config_loader.repository = ConfigFiles(search_path)  # type: ignore[attr-defined]
+        yield hydra
     finally:
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = earlier_cfg
@@ -252,19 +254,6 @@ def without_hydra(composed: DictConfig) -> DictConfig:
     del cfg["hydra"]
     OmegaConf.set_struct(cfg, True)
     return cfg
-
-
-def run_hydra_main(arguments: Sequence[str], task: Any) -> None:
-    """Run Hydra's own command line: help, --cfg, completion, sweeps."""
-    import hydra
-
-    register_schema()
-    register_resolver()
-    original_argv, sys.argv = sys.argv, [sys.argv[0], *add_search_sweeper(arguments)]
-    try:
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=CONFIG_NAME)(task)()
-    finally:
-        sys.argv = original_argv
 
 
 def hydra_value(composed: DictConfig, key: str) -> str:

@@ -1,14 +1,28 @@
 """Composition with Hydra, and the folders that it searches. laptime.config.explain explains the errors."""
 
+import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from laptime.errors import UserError
+
+
+class ConfigFiles(ConfigRepository):
+    """Hydra's look-up of configuration files, with copies that share the sources.
+
+    Hydra copies its look-up whenever it composes or lists the options of a group, 130 times for --help, and with it the
+    whole ConfigStore. Sources don't change, and a copy with another search path gets a new list of them.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ConfigFiles":
+        return copy.copy(self)
 
 
 def config_dir() -> Path:
