@@ -257,8 +257,8 @@ def _composed_for_one_run(
         composed = compose(hydra, overrides, config_name)
         if hydra_value(composed, "hydra.mode") != "RunMode.MULTIRUN":
             return composed
-    except UserError:  # perhaps one key has several values, to sweep over
-        if args is None or not is_sweep_without_flag(hydra, overrides, config_name):
+    except UserError as error:  # perhaps one key has several values, to sweep over
+        if args is None or not is_sweep_without_flag(hydra, overrides, config_name, error):
             raise
     if args is not None and not args.run:
         raise _IsSweep

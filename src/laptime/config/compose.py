@@ -136,7 +136,7 @@ def compose(hydra: Hydra, overrides: Sequence[str], config_name: str | None = No
     except Exception as error:  # of many classes, also ANTLR's and Python's
         message = shorten_quotes(explain(hydra, overrides, name, error), overrides)
         message = name_override(hydra, overrides, name, message)
-        raise UserError(with_other_foreign_keys(hydra, overrides, name, message)) from error
+        raise UserError(with_other_foreign_keys(hydra, overrides, name, error, message)) from error
 
 
 def experiment_of(composed: DictConfig) -> str | None:
@@ -149,8 +149,15 @@ def experiment_of(composed: DictConfig) -> str | None:
     return None if chosen in (None, "none") else str(chosen)
 
 
-def is_sweep_without_flag(hydra: Hydra, overrides: Sequence[str], config_name: str) -> bool:
-    """Whether a configuration makes a sweep without -m, because it sets `hydra.mode`."""
+def is_sweep_without_flag(hydra: Hydra, overrides: Sequence[str], config_name: str, error: UserError) -> bool:
+    """Whether a configuration makes a sweep without -m, because it sets `hydra.mode`.
+
+    Args:
+        error: why it can't be composed as a single run.
+    """
+    # In a sweep Hydra also accepts several values, and a group that has no option yet. Other errors stay.
+    if not any(item.is_swept for item in map(parse, overrides)) and "You must specify" not in str(error.__cause__):
+        return False
     try:
         cfg = compose_with_hydra(hydra, config_name, add_search_sweeper(overrides), RunMode.MULTIRUN)
     except Exception:  # the caller composes it again and reports the error

@@ -191,7 +191,7 @@ def explain(hydra: Hydra, overrides: list[str], config_name: str, error: Excepti
         without = f"{override.key}={override.value_text or ''}"
         return f"{override.text}: {override.key} is not used in that package. Write it without @: {without}."
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and override is not None:
-        return _explain_unknown_key(hydra, overrides, config_name, override, cause)
+        return _explain_unknown_key(hydra, overrides, config_name, override, error)
     if override is not None and "No match in the defaults list" in str(error):
         to_type = f"+{override.full_key}={override.value_text or ''}"
         return f"{override.text}: the defaults list has no {override.full_key}. To append it, type {to_type}."
@@ -291,11 +291,17 @@ def _explain_missing_option(
     return " ".join(filter(None, [f"{group}={option}: no such option.", hint, listed]))
 
 
-def with_other_foreign_keys(hydra: Hydra, overrides: Sequence[str], config_name: str, message: str) -> str:
-    """A message about a key of another tool, with a line about each of the others that were typed."""
+def with_other_foreign_keys(
+    hydra: Hydra, overrides: Sequence[str], config_name: str, error: Exception, message: str
+) -> str:
+    """A message about a key of another tool, with a line about each of the others that were typed.
+
+    Args:
+        error: Hydra's error, which the message explains.
+    """
     if sum(foreign_answers.may_answer(item.full_key) for item in map(parse, overrides)) < 2:
         return message
-    cfg, refused = compose_the_rest(hydra, overrides, config_name)
+    cfg, refused = compose_the_rest(hydra, overrides, config_name, error)
     groups = keys_by_group(cfg)
     answers = [
         foreign_answers.answer(item.text, item.full_key, item.value_text, groups, "" if item.is_deletion else "Type")
@@ -322,10 +328,12 @@ def _explain_not_deleted(hydra: Hydra, message: str, overrides: Sequence[str], c
 
 
 def _explain_unknown_key(
-    hydra: Hydra, overrides: list[str], config_name: str, override: Override, error: OmegaConfBaseException
+    hydra: Hydra, overrides: list[str], config_name: str, override: Override, error: Exception
 ) -> str:
-    full_key = str(error.full_key)
-    cfg, _ = compose_the_rest(hydra, overrides, config_name)
+    cause = error.__cause__ or error
+    assert isinstance(cause, OmegaConfBaseException)
+    full_key = str(cause.full_key)
+    cfg, _ = compose_the_rest(hydra, overrides, config_name, error)
     parent = full_key.rpartition(".")[0]
     node = OmegaConf.select(cfg, parent) if parent else cfg
     known_keys = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []

@@ -21,21 +21,25 @@ def defaults(hydra: Hydra, config_name: str) -> DictConfig:
         return cast(DictConfig, OmegaConf.structured(Config))
 
 
-def compose_the_rest(hydra: Hydra, overrides: Sequence[str], config_name: str) -> tuple[DictConfig, list[str]]:
+def compose_the_rest(
+    hydra: Hydra, overrides: Sequence[str], config_name: str, error: Exception
+) -> tuple[DictConfig, list[str]]:
     """Compose without the overrides that Hydra refuses.
+
+    Args:
+        error: Hydra's error about all overrides together.
 
     Returns:
         The configuration, and the refused overrides. If Hydra does not name one that it refuses, the defaults.
     """
     rest = list(overrides)
-    while True:
+    while (refused := _refused_by(error, rest)) is not None:
+        rest = [text for text in rest if text != refused]
         try:
             return compose_with_hydra(hydra, config_name, rest), [text for text in overrides if text not in rest]
-        except Exception as error:
-            refused = _refused_by(error, rest)
-            if refused is None:
-                return defaults(hydra, config_name), [text for text in overrides if text not in rest]
-            rest = [text for text in rest if text != refused]
+        except Exception as next_error:
+            error = next_error
+    return defaults(hydra, config_name), [text for text in overrides if text not in rest]
 
 
 def _refused_by(error: Exception, overrides: list[str]) -> str | None:
