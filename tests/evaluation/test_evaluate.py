@@ -18,6 +18,7 @@ from tests.support.records import new_record, write_record
 from tests.support.settings import QUICK, TINY
 
 from laptime.config import security
+from laptime.evaluation.find_run import find_run
 from laptime.evaluation.main import main
 from laptime.evaluation.predict import predict
 from laptime.evaluation.trained_run import open_run
@@ -81,7 +82,7 @@ def test_accuracy_is_the_recorded_one(name, copy):
 
 def _loss(run: Path, precision: str) -> float:
     """The test loss as torch itself computes it."""
-    network, data = open_run(str(run), "last", [], None).load(describe("cpu", "cpu"))
+    network, data = open_run(find_run(str(run), "last", [])).load(describe("cpu", "cpu"))
     enabled = precision == "bf16-mixed"
     return predict(network, data.test_batches(1), lambda: torch.autocast("cpu", torch.bfloat16, enabled=enabled)).loss
 

@@ -21,6 +21,7 @@ from tests.support import processes
 from tests.support.settings import QUICK, TINY
 
 from laptime.errors import UserError
+from laptime.evaluation.find_run import find_run
 from laptime.evaluation.predict import Predictions, predict
 from laptime.evaluation.trained_run import open_run
 from laptime.exporting.export import difference, speedup
@@ -53,7 +54,7 @@ class Exported:
 
     @cached_property
     def original(self) -> Predictions:
-        network, data = open_run(str(self.run), "last", [], None).load(describe("cpu", "cpu"))
+        network, data = open_run(find_run(str(self.run), "last", [])).load(describe("cpu", "cpu"))
         return predict(network, data.test_batches(1))
 
     def fraction_in_doubt(self, apart: float) -> float:

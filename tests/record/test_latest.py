@@ -9,10 +9,9 @@ from tests.support.records import new_record, write_record
 
 from laptime.analysis.__main__ import latest_sweep
 from laptime.record import files as records
-from laptime.record.latest import newest, newest_runs, newest_sweeps
+from laptime.record.latest import newest, newest_run, newest_runs, newest_sweeps
 from laptime.record.plan import write_plan
 from laptime.sweeps.resume import _list_newest
-from laptime.training.checkpoints import newest_run
 
 pytestmark = pytest.mark.unit
 

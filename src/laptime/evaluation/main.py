@@ -29,13 +29,18 @@ def make_parser() -> Parser:
 
 
 def _work(config: EvaluateConfig, overrides: list[str]) -> int:
+    from laptime.evaluation.find_run import find_run
+
+    found = find_run(config.run, config.checkpoint, overrides, config.dataset.root)
+
+    # These load torch.
     from laptime.errors import ignore_broken_pipe
     from laptime.evaluation.evaluate import evaluate
     from laptime.evaluation.show import show
     from laptime.evaluation.trained_run import open_run
     from laptime.evaluation.write import write
 
-    run = open_run(config.run, config.checkpoint, overrides, config.dataset.root)
+    run = open_run(found)
     evaluation = evaluate(run, config)
     folder = write(evaluation, run.path)
     with ignore_broken_pipe():

@@ -36,16 +36,20 @@ def make_parser() -> Parser:
 
 
 def _work(config: ExportConfig, overrides: list[str]) -> int:
+    from laptime.evaluation.find_run import find_run
     from laptime.exporting.targets import export_targets
 
     targets = export_targets(config.format, config.int8)  # a missing package is reported before anything is loaded
+    found = find_run(config.run, config.checkpoint, overrides, config.dataset.root)
+
+    # These load torch.
     from laptime.errors import ignore_broken_pipe
     from laptime.evaluation.trained_run import open_run
     from laptime.exporting.export import export
     from laptime.exporting.show import show
     from laptime.exporting.write import write
 
-    run = open_run(config.run, config.checkpoint, overrides, config.dataset.root)
+    run = open_run(found)
     report, files = export(run, config, targets)
     folder = write(report, files, run.path) if files else None
     with ignore_broken_pipe():

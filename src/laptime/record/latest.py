@@ -11,7 +11,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from laptime.record.files import EARLIER_DIR, PLAN_FILE, RUN_FILE, SWEEP_FILE, parse_timestamp
+from laptime.errors import UserError
+from laptime.record.files import (
+    CHECKPOINT_DIR,
+    EARLIER_DIR,
+    LAST_CHECKPOINT,
+    PLAN_FILE,
+    RUN_FILE,
+    SWEEP_FILE,
+    parse_timestamp,
+)
 from laptime.record.walk import files_below
 
 # Default folders of runs and sweeps in the current folder: Hydra's defaults.
@@ -29,6 +38,21 @@ def newest_runs(folders: Iterable[Path] = RESULT_FOLDERS, holding: str = RUN_FIL
         holding: the file that a run must contain to be returned.
     """
     return _by_start(run for folder in folders for run in _runs_below(folder) if (run / holding).exists())
+
+
+def newest_run(key: str) -> Path:
+    """Return the directory of the newest run that has a checkpoint.
+
+    Args:
+        key: the configuration key that names the checkpoint, for the message.
+
+    Raises:
+        UserError: no run has a checkpoint.
+    """
+    run_dirs = newest_runs(holding=f"{CHECKPOINT_DIR}/{LAST_CHECKPOINT}")
+    if not run_dirs:
+        raise UserError(f"{key}=latest: no run in outputs/ or multirun/ has a checkpoint.")
+    return run_dirs[0]
 
 
 def newest_sweeps(folders: Iterable[Path] = SWEEP_FOLDERS) -> list[Path]:

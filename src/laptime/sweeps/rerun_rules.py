@@ -8,7 +8,6 @@ from typing import Any
 
 from laptime.config.schema import Config
 from laptime.config.validate import resolve_warmup_epochs
-from laptime.machine.device import cpu_name, usable_cores
 from laptime.machine.environment import code_hash, environment, git_state, is_set_while_running
 from laptime.record.files import read_epochs
 from laptime.record.hashes import config_hashes
@@ -16,7 +15,6 @@ from laptime.record.schema import Environment
 from laptime.sweeps.earlier import EarlierRun
 from laptime.terminal import relative
 from laptime.text import join_first_three
-from laptime.training.checkpoints import last_intact
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,8 @@ def condition_changes(run: EarlierRun, config: Mapping[str, Any]) -> str:
 
 def retry(run: EarlierRun, job: Job, hashed: Mapping[str, Any]) -> Step:
     """Resume a run if its epochs are comparable with new ones; otherwise start it again from the beginning."""
+    from laptime.training.checkpoints import last_intact  # loads torch
+
     decision = f"{run.end_text}, retried"
     changes, _ = _changed_conditions(run, job.config.as_dict())
     if run.config_hash is None:
@@ -120,6 +120,8 @@ def config_changes(run: EarlierRun, hashed: Mapping[str, Any]) -> str:
 
 @cache
 def current_environment() -> Environment:
+    from laptime.machine.device import cpu_name, usable_cores  # loads torch
+
     return environment(cpu_name(), usable_cores())
 
 

@@ -16,7 +16,6 @@ from laptime.config.compose import CONFIG_NAME
 from laptime.config.overrides import find, parse
 from laptime.config.schema import Config
 from laptime.errors import UserError
-from laptime.machine.device import usable_cores
 from laptime.record.directory import claim, expanded, numbered_runs, owner_pid
 from laptime.record.files import SWEEP_FILE, write_atomically
 from laptime.record.hashes import config_hashes
@@ -26,7 +25,6 @@ from laptime.record.masking import mask_command
 from laptime.record.plan import read_plan
 from laptime.record.renamed import override_by_new_name
 from laptime.record.schema import filled
-from laptime.runner.rank_plan import expected_hashed_config, num_ranks
 from laptime.sweeps.core_slots import CoreSlots, SweepCores
 from laptime.sweeps.earlier import EarlierRun, read_run, running_ranks
 from laptime.sweeps.overrides import FIXED, KEY, merge_overrides, persistent_overrides
@@ -126,6 +124,9 @@ class EarlierSweep:
         Raises:
             UserError: the value would be different.
         """
+        from laptime.machine.device import usable_cores  # loads torch
+        from laptime.runner.rank_plan import num_ranks
+
         cores = SweepCores(max(num_ranks(config) for config in configs), slots)
         earlier_threads = {
             filled(run.record.strategy).threads_per_rank
@@ -148,6 +149,8 @@ class EarlierSweep:
 
     def plan(self, jobs: Sequence[Job], cores: SweepCores) -> list[Step]:
         """Decide what is done with each job, in the order of the jobs. Duplicates across command lines are merged."""
+        from laptime.runner.rank_plan import expected_hashed_config  # loads torch
+
         planned = _without_duplicates([(job, expected_hashed_config(job.config, cores.context())) for job in jobs])
         hashes = [config_hashes(hashed)[0] for _, hashed in planned]
         matching_runs = self._match_runs(planned, hashes)

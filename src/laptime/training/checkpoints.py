@@ -19,7 +19,7 @@ from laptime.record.files import (
     PREVIOUS_CHECKPOINT,
     write_atomically,
 )
-from laptime.record.latest import newest_runs
+from laptime.record.latest import newest_run
 from laptime.record.masking import mask
 from laptime.record.renamed import by_new_names
 from laptime.text import join_first_three
@@ -51,21 +51,6 @@ def find(checkpoint: str) -> Path:
             f"training.checkpoint={checkpoint}: there is no file {path}. Give a .ckpt file, a run directory or latest."
         )
     return path
-
-
-def newest_run(key: str) -> Path:
-    """Return the directory of the newest run that has a checkpoint.
-
-    Args:
-        key: the configuration key that names the checkpoint, for the message.
-
-    Raises:
-        UserError: no run has a checkpoint.
-    """
-    run_dirs = newest_runs(holding=f"{CHECKPOINT_DIR}/{LAST_CHECKPOINT}")
-    if not run_dirs:
-        raise UserError(f"{key}=latest: no run in outputs/ or multirun/ has a checkpoint.")
-    return run_dirs[0]
 
 
 def last_intact(run_dir: Path) -> Path | None:
