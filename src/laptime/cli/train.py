@@ -40,7 +40,7 @@ from laptime.record.directory import RunDir
 from laptime.record.files import RUN_FILE
 from laptime.record.run_record import RunRecord
 from laptime.runner import fresh_processes, without_effect
-from laptime.runner.check import check
+from laptime.runner.check import check_classes, check_settings
 from laptime.runner.job import run_job
 from laptime.sweeps.command import refuse_resume_in_a_file, resume_sweep, resumed_sweep, run_sweep
 from laptime.sweeps.hydra_jobs import run_once
@@ -211,12 +211,13 @@ def _run_once(
     run_dir: RunDir | None = None
     with hydra_session(getattr(args, "config_dir", None)) as hydra:
         composed = _composed_for_one_run(hydra, overrides, config_name, args)
+        config = check_settings(composed, overrides)
         if not torchrun.is_joined() and fresh_processes.will_use_ddp(composed):
             fresh_processes.preload(uses_ddp=True)
-        config = check(composed, overrides)
+        _refuse_sweep_keys(hydra, overrides, composed, config, config_name)
+        check_classes(config, overrides)
         checked = snapshot(config)
         experiment = experiment_of(composed)
-        _refuse_sweep_keys(hydra, overrides, composed, config, config_name)
         chosen = find(overrides, "hydra.run.dir") is not None
 
         def reserve() -> str:

@@ -29,6 +29,8 @@ def run_sweep(args: argparse.Namespace) -> int:
     from laptime.config.overrides import find
     from laptime.ranks import torchrun
     from laptime.record.directory import RunDir, claim
+    from laptime.runner import fresh_processes, without_effect
+    from laptime.runner.check import check_classes, check_settings
     from laptime.sweeps.hydra_jobs import sweep_config
     from laptime.sweeps.plan import plan_runs, refuse_repeated_runs, require_search
 
@@ -39,10 +41,9 @@ def run_sweep(args: argparse.Namespace) -> int:
     with hydra_session(args.config_dir) as hydra:
         with explained_in_sweep(hydra, args.overrides):
             runs = plan_runs(hydra, args.overrides, args.config_name)
+            configs = [check_settings(run.composed, args.overrides) for run in runs]
 
-        # These load torch. Overrides that can't be composed are refused without it.
-        from laptime.runner import fresh_processes, without_effect
-        from laptime.runner.check import check
+        # These load torch. Wrong settings are refused without it.
         from laptime.runner.rank_plan import num_ranks
         from laptime.sweeps.core_slots import SweepCores, core_slots_of
         from laptime.sweeps.rerun_rules import Step
@@ -50,7 +51,8 @@ def run_sweep(args: argparse.Namespace) -> int:
 
         fresh_processes.preload(any(fresh_processes.will_use_ddp(run.composed) for run in runs))
         with explained_in_sweep(hydra, args.overrides):
-            configs = [check(run.composed, args.overrides) for run in runs]
+            for config in configs:
+                check_classes(config, args.overrides)
         first, jobs = runs[0].composed, [run.overrides for run in runs]
         num_jobs = len(jobs) if (trials := num_trials(first)) is None else trials
         if trials is not None:
