@@ -9,6 +9,7 @@ from laptime import fast_start
 from laptime.command_line import Parser
 from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 from laptime.record.latest import newest_sweeps
+from laptime.record.walk import require_folders
 
 _ABOUT = """\
 Compares runs: speedup, scaling efficiency, where the time goes, and differences
@@ -31,6 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
+        raise UserError(f"--target-accuracy {args.target_accuracy}: must be a fraction above 0 and at most 1.")
+    tolerance = _TOLERANCE if args.tolerance is None else args.tolerance
+    if not 0 <= tolerance < 1:
+        raise UserError(f"--tolerance {tolerance}: must be a fraction in [0, 1).")
+    if args.gate is None and args.tolerance is not None:
+        raise UserError(f"--tolerance {tolerance}: only works with --gate. Add --gate FILE, or remove --tolerance.")
+    folders = [latest_sweep() if folder == "latest" else Path(folder) for folder in args.folders]
+    require_folders(folders)
+
+    # These load pandas and SciPy.
     from rich.console import Console
 
     from laptime.analysis.analyze import analyze
@@ -41,14 +53,6 @@ def _run(args: argparse.Namespace) -> int:
     from laptime.analysis.wording import check_words
     from laptime.analysis.write import write_reports, write_tables
 
-    if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
-        raise UserError(f"--target-accuracy {args.target_accuracy}: must be a fraction above 0 and at most 1.")
-    tolerance = _TOLERANCE if args.tolerance is None else args.tolerance
-    if not 0 <= tolerance < 1:
-        raise UserError(f"--tolerance {tolerance}: must be a fraction in [0, 1).")
-    if args.gate is None and args.tolerance is not None:
-        raise UserError(f"--tolerance {tolerance}: only works with --gate. Add --gate FILE, or remove --tolerance.")
-    folders = [latest_sweep() if folder == "latest" else Path(folder) for folder in args.folders]
     analysis = analyze(folders, args.baseline, args.by, args.target_accuracy, parse_world_sizes(args.project))
     out = Path(args.out) if args.out else _default_output_dir(folders)
     if args.gate is not None and Path(args.gate).resolve() == (out / "summary.json").resolve():

@@ -11,6 +11,7 @@ from laptime.analysis.load import Run, Skipped, load_runs
 from laptime.analysis.scaling import Family, families
 from laptime.analysis.search import Search, searches
 from laptime.errors import UserError
+from laptime.record.walk import require_folders
 
 PROJECTED = (8, 16)
 
@@ -62,9 +63,7 @@ def analyze(
     Raises:
         UserError: a folder does not exist, a key is unknown, or the baseline is missing.
     """
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder. Pass run or sweep directories.")
+    require_folders(folders)
     runs, skipped = load_runs(folders)
     groups = group_runs(runs)
     key, value = _baseline(baseline)

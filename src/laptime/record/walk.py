@@ -1,8 +1,10 @@
 """Walks through folders, following symbolic links."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from laptime.errors import UserError
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -26,3 +28,10 @@ def files_below(folder: Path, name: str) -> Iterator[Path]:
     for path, _, files in walk(folder):
         if name in files:
             yield path / name
+
+
+def require_folders(folders: Iterable[Path]) -> None:
+    """Raises: UserError: one of the folders does not exist."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder. Pass run or sweep directories.")
