@@ -13,7 +13,7 @@ from laptime.config.composition import config_dir
 from laptime.errors import UserError
 from laptime.record.directory import RunDir
 from laptime.record.files import read_record
-from laptime.sweeps.labels import sweep_label
+from laptime.sweeps.labels import shared_overrides, sweep_label
 from tests.support.settings import NO_REPORT, TINY
 
 ONE_EPOCH = (*TINY, "training.epochs=1")
@@ -271,12 +271,13 @@ def test_a_model_beside_its_configuration_trains(train, work_folder, the_run):
     ],
 )
 def test_sweep_label_names_what_was_swept(job, label):
-    assert sweep_label(job, [job, ["seed=9", "strategy.world_size=9", "training.epochs=2"]]) == label
+    jobs = [job, ["seed=9", "strategy.world_size=9", "training.epochs=2"]]
+    assert sweep_label(job, shared_overrides(jobs)) == label
 
 
 @pytest.mark.unit
 def test_sweep_of_one_job_has_no_label():
-    assert sweep_label(["seed=1"], [["seed=1"]]) == ""
+    assert sweep_label(["seed=1"], ["seed=1"]) == ""
 
 
 @pytest.mark.parametrize("sweep", [False, True])

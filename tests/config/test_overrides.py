@@ -11,7 +11,7 @@ from laptime.config.quoting import quote_for_hydra
 from laptime.errors import UserError
 from laptime.evaluation.command_line import _quote_for_hydra as for_evaluation
 from laptime.record.override_text import split
-from laptime.sweeps.labels import sweep_label
+from laptime.sweeps.labels import shared_overrides, sweep_label
 from laptime.sweeps.overrides import split_resume_override
 from laptime.sweeps.plan import plan_runs
 from laptime.sweeps.rerun_rules import Job
@@ -153,7 +153,9 @@ def test_what_is_typed_last_holds_for_security():
 
 def test_labels_name_groups_with_their_package_and_deletions():
     jobs = [["dataset@other=mnist", "~callbacks.x", "++strategy.world_size=2"], []]
-    assert sweep_label(jobs[0], jobs) == "dataset@other=mnist ~callbacks.x= ws=2".replace("~callbacks.x", "x")
+    assert sweep_label(jobs[0], shared_overrides(jobs)) == "dataset@other=mnist ~callbacks.x= ws=2".replace(
+        "~callbacks.x", "x"
+    )
 
 
 @pytest.mark.parametrize("text", ["", " ", "=", "=0.1.2", "=x", "+=1", "~=1", "~", "++", "@=1"])

@@ -215,7 +215,7 @@ def _run_once(
         if not torchrun.is_joined() and fresh_processes.will_use_ddp(composed):
             fresh_processes.preload(uses_ddp=True)
         _refuse_sweep_keys(hydra, overrides, composed, config, config_name)
-        check_classes(config, overrides)
+        check_classes([config], overrides)
         checked = snapshot(config)
         experiment = experiment_of(composed)
         chosen = find(overrides, "hydra.run.dir") is not None
@@ -273,7 +273,7 @@ def _refuse_sweep_keys(
         target = config.measure.target_interval
         raise UserError(f"measure.target_interval={target}: only works in sweeps, which repeat runs. Add -m.")
     refuse_resume_in_a_file(config)
-    without_effect.check(hydra, overrides, [(composed, config)], False, config_name)
+    without_effect.check(hydra, overrides, [lambda: composed], [config], is_sweep=False, config_name=config_name)
     if params := params_of(composed):
         raise UserError(f"hydra.sweeper.params: sweeps over {params[0]}. Add -m.")
     if config.sweep.dry_run:

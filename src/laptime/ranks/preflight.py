@@ -54,8 +54,11 @@ def check(composed: "DictConfig") -> None:
     """
     from omegaconf import OmegaConf
 
-    hydra: Any = OmegaConf.to_container(composed.hydra, resolve=False)
-    job = hydra.get("job") or {}
+    # Not all of Hydra's part, because a sweep may have thousands of jobs.
+    job: Any = OmegaConf.to_container(composed.hydra.job, resolve=False)
+    launcher: Any = OmegaConf.select(composed, "hydra.launcher") or {}
+    if OmegaConf.is_config(launcher):
+        launcher = OmegaConf.to_container(launcher, resolve=False)
     for name in job.get("env_copy") or []:
         if name not in os.environ:
             raise UserError(
@@ -68,7 +71,7 @@ def check(composed: "DictConfig") -> None:
         check_environment(job_variables)
     except UserError as error:
         raise UserError(f"hydra.job.env_set: {error}") from error
-    _require_one_process_per_run(hydra.get("launcher") or {})
+    _require_one_process_per_run(launcher)
     if OmegaConf.select(composed, "training.compile", throw_on_resolution_failure=False):
         require_compiling("training.compile", {**os.environ, **job_variables})
 

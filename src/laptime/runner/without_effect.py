@@ -115,7 +115,8 @@ _RULES = (
 def check(
     hydra: Hydra,
     cli_overrides: Sequence[str],
-    runs: Sequence[tuple[DictConfig, Config]],
+    composed: Sequence[Callable[[], DictConfig]],
+    configs: Sequence[Config],
     is_sweep: bool,
     config_name: str | None = None,
 ) -> None:
@@ -123,7 +124,8 @@ def check(
 
     Args:
         cli_overrides: the overrides of the command line.
-        runs: the composed configuration, with the node `hydra`, and the Config of each run.
+        composed: a function for each run that returns its composed configuration, with the node `hydra`.
+        configs: the Config of each run.
         is_sweep: whether the runs belong to a sweep.
 
     Raises:
@@ -134,11 +136,12 @@ def check(
         rule = next((rule for rule in _RULES if rule.covers(key)), None)
         if rule is None or override.is_deletion:
             continue
-        if any(rule.has_effect(config, is_sweep) for _, config in runs):
+        if any(rule.has_effect(config, is_sweep) for config in configs):
             continue
-        run_overrides = list(runs[0][0].hydra.overrides.task) + list(runs[0][0].hydra.overrides.hydra)
+        of_first = composed[0]().hydra.overrides
+        run_overrides = [*of_first.task, *of_first.hydra]
         without = compose(hydra, [text for text in run_overrides if key_of(text) != key], config_name)
-        if any(_value(composed, key) != _value(without, key) for composed, _ in runs):
+        if any(_value(make(), key) != _value(without, key) for make in composed):
             raise UserError(f"{override.text}: {rule.reason}")
 
 

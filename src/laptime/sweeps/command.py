@@ -10,9 +10,9 @@ from laptime.errors import UserError, ignore_broken_pipe
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
 
+    from laptime.config.job_composer import ComposedJob
     from laptime.config.schema import Config
     from laptime.sweeps.core_slots import SweepCores
-    from laptime.sweeps.plan import PlannedRun
     from laptime.sweeps.rerun_rules import Job, Step
     from laptime.sweeps.resume import EarlierSweep
     from laptime.sweeps.sweep import Sweep
@@ -30,8 +30,9 @@ def run_sweep(args: argparse.Namespace) -> int:
     from laptime.ranks import torchrun
     from laptime.record.directory import RunDir, claim
     from laptime.runner import fresh_processes, without_effect
-    from laptime.runner.check import check_classes, check_settings
+    from laptime.runner.check import check_classes, check_settings_of_jobs
     from laptime.sweeps.hydra_jobs import sweep_config
+    from laptime.sweeps.notice import with_notice
     from laptime.sweeps.plan import plan_runs, refuse_repeated_runs, require_search
 
     if torchrun.is_joined():
@@ -41,7 +42,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     with hydra_session(args.config_dir) as hydra:
         with explained_in_sweep(hydra, args.overrides):
             runs = plan_runs(hydra, args.overrides, args.config_name)
-            configs = [check_settings(run.composed, args.overrides) for run in runs]
+            configs = check_settings_of_jobs(with_notice(runs, "checking"), args.overrides)
 
         # These load torch. Wrong settings are refused without it.
         from laptime.runner.rank_plan import num_ranks
@@ -49,18 +50,19 @@ def run_sweep(args: argparse.Namespace) -> int:
         from laptime.sweeps.rerun_rules import Step
         from laptime.sweeps.sweep import Sweep, num_trials
 
-        fresh_processes.preload(any(fresh_processes.will_use_ddp(run.composed) for run in runs))
+        if find(args.overrides, "sweep.dry_run") is None:
+            fresh_processes.preload(any(fresh_processes.will_use_ddp(run.views()[0]) for run in runs))
         with explained_in_sweep(hydra, args.overrides):
-            for config in configs:
-                check_classes(config, args.overrides)
-        first, jobs = runs[0].composed, [run.overrides for run in runs]
+            check_classes(configs, args.overrides)
+        first, jobs = runs[0].composed(), [run.overrides for run in runs]
         num_jobs = len(jobs) if (trials := num_trials(first)) is None else trials
         if trials is not None:
             require_search(first, trials)
         else:
             refuse_repeated_runs(runs, configs)
-        planned = [(run.composed, config) for run, config in zip(runs, configs, strict=True)]
-        without_effect.check(hydra, args.overrides, planned, True, args.config_name)
+        without_effect.check(
+            hydra, args.overrides, [run.composed for run in runs], configs, is_sweep=True, config_name=args.config_name
+        )
         largest = max(num_ranks(config) for config in configs)
         cores = SweepCores(largest, core_slots_of(first, num_jobs, largest))
         for config in configs:
@@ -81,7 +83,7 @@ def run_sweep(args: argparse.Namespace) -> int:
             snapshots={number: snapshot(configs[number]) for number in numbered},
         )  # fmt: skip
         settings = sweep_config(hydra, add_search_sweeper(args.overrides), first, sweep_dir.path)
-        del runs, first, configs, planned  # they take much memory in a sweep of thousands of runs
+        del runs, first, configs  # they take much memory in a sweep of thousands of runs
         try:
             return sweep.run(hydra, settings)
         except UserError:
@@ -144,12 +146,13 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", cli_overrides:
     unfinished = [] if added else [merge_overrides(overrides, temporary) for overrides in sweep.unfinished()]
     with hydra_session(args.config_dir) as hydra:
         planned = _plan_again(hydra, sweep, invocations, unfinished, args.config_name)
-        fresh_processes.preload(any(fresh_processes.will_use_ddp(run.composed) for run, _ in planned))
+        fresh_processes.preload(any(fresh_processes.will_use_ddp(run.views()[0]) for run, _ in planned))
         jobs, snapshots = _check_again(planned, cli_overrides)
         configs = [job.config for job in jobs]
         composed = [run.composed for run, _ in planned]
-        without_effect.check(hydra, cli_overrides, list(zip(composed, configs, strict=True)), True, args.config_name)
-        slots = core_slots_of(composed[0], len(jobs), max(num_ranks(config) for config in configs))
+        without_effect.check(hydra, cli_overrides, composed, configs, is_sweep=True, config_name=args.config_name)
+        first = composed[0]()
+        slots = core_slots_of(first, len(jobs), max(num_ranks(config) for config in configs))
         cores = sweep.cores(configs, slots)
         steps = sweep.plan(jobs, cores)
         all_jobs = all_overrides(sweep.runs, jobs)
@@ -160,7 +163,7 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", cli_overrides:
             return 0
         sweep.archive_invocation(invocations[-1])
         continued = _remaining_sweep(sweep, cli_overrides, jobs, steps, all_jobs, snapshots, cores)
-        return continued.run(hydra, sweep_config(hydra, invocations[-1], composed[0], sweep.path))
+        return continued.run(hydra, sweep_config(hydra, invocations[-1], first, sweep.path))
 
 
 def _plan_again(
@@ -169,7 +172,7 @@ def _plan_again(
     invocations: Sequence[list[str]],
     unfinished: Sequence[list[str]],
     config_name: str | None,
-) -> "list[tuple[PlannedRun, int]]":
+) -> "list[tuple[ComposedJob, int]]":
     """Plan the runs of an earlier sweep again.
 
     Args:
@@ -179,31 +182,35 @@ def _plan_again(
     Returns:
         The planned runs, each with the number of its invocation.
     """
-    from laptime.config.compose import compose
-    from laptime.sweeps.plan import PlannedRun, plan_runs
+    from laptime.config.job_composer import JobComposer
+    from laptime.sweeps.plan import plan_runs
 
-    planned: list[tuple[PlannedRun, int]] = []
+    planned: list[tuple[ComposedJob, int]] = []
     for number, overrides in enumerate(invocations):
         try:
             planned += ((run, number) for run in plan_runs(hydra, overrides, config_name))
         except UserError as error:
             raise UserError(f"{error}\nThe sweep {sweep.path.name} was started with: {' '.join(overrides)}") from error
-    for number, overrides in enumerate(unfinished, start=len(invocations)):
-        planned.append((PlannedRun(overrides, compose(hydra, overrides, config_name)), number))
+    composer = JobComposer(hydra, config_name)
+    planned += (
+        (composer.compose(overrides), number) for number, overrides in enumerate(unfinished, start=len(invocations))
+    )
     return planned
 
 
 def _check_again(
-    planned: "Sequence[tuple[PlannedRun, int]]", cli_overrides: Sequence[str]
+    planned: "Sequence[tuple[ComposedJob, int]]", cli_overrides: Sequence[str]
 ) -> "tuple[list[Job], Snapshots]":
     """Check the configurations of planned runs. Return the jobs, and a `snapshot` of each configuration."""
     from laptime.config.identity import snapshot
-    from laptime.runner.check import check
+    from laptime.runner.check import check_classes, check_settings_of_jobs
+    from laptime.sweeps.notice import with_notice
     from laptime.sweeps.rerun_rules import Job
 
     jobs, snapshots = [], {}
-    for run, invocation in planned:
-        config = check(run.composed, cli_overrides)
+    configs = check_settings_of_jobs(with_notice([run for run, _ in planned], "checking"), cli_overrides)
+    check_classes(configs, cli_overrides)
+    for (run, invocation), config in zip(planned, configs, strict=True):
         _refuse_latest(config)
         snapshots[tuple(run.overrides)] = snapshot(config)
         jobs.append(Job(run.overrides, config, invocation))
@@ -229,10 +236,11 @@ def _print_decisions(
 ) -> None:
     from laptime.config import security
     from laptime.config.overrides import find
-    from laptime.sweeps.labels import swept
+    from laptime.sweeps.labels import shared_overrides, swept
 
+    shared = shared_overrides(all_jobs)
     for step in sorted([*steps, *sweep.steps_outside_request(steps)], key=lambda step: step.number):
-        print(f"run {step.number} ({' '.join(swept(step.overrides, all_jobs))}): {step.decision}", file=sys.stderr)
+        print(f"run {step.number} ({' '.join(swept(step.overrides, shared))}): {step.decision}", file=sys.stderr)
     if sweep.history.had_notify and find(cli_overrides, security.NOTIFY_KEY) is None:
         print(
             f"{security.NOTIFY_KEY} is not kept when a sweep is resumed. Set it again to be notified",
@@ -292,16 +300,16 @@ def _show_dry_run(
     from laptime.runner.rank_plan import expected_hashed_config
     from laptime.sweeps import dry_run
     from laptime.sweeps.estimate import estimate, past_runs
-    from laptime.sweeps.labels import swept
+    from laptime.sweeps.labels import shared_overrides, swept
     from laptime.terminal import wide_console
 
-    completed_runs = past_runs(RESULT_FOLDERS)
+    completed_runs, shared = past_runs(RESULT_FOLDERS), shared_overrides(jobs)
     rows = []
     for step, config in zip(steps, configs, strict=True):
         cost = None
         if config is not None:
             cost = estimate(expected_hashed_config(config, cores.context()), completed_runs)
-        swept_overrides = " ".join(swept(step.overrides, jobs))
+        swept_overrides = " ".join(swept(step.overrides, shared))
         rows.append(dry_run.DryRunRow(step.number, swept_overrides, step.decision, step.is_done, cost))
     with ignore_broken_pipe():
         dry_run.show(sorted(rows, key=lambda row: row.number), wide_console())

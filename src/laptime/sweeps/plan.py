@@ -6,7 +6,6 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from hydra._internal.hydra import Hydra
 from hydra.core.config_loader import ConfigLoader
@@ -14,13 +13,15 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from laptime.config.compose import add_search_sweeper, compose
+from laptime.config.compose import add_search_sweeper
 from laptime.config.composition import hydra_groups
+from laptime.config.job_composer import ComposedJob, JobComposer
 from laptime.config.overrides import as_hydra, find, find_last, first_invalid, key_of
 from laptime.config.quoting import how_to_quote
 from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.record.files import is_maximized
+from laptime.sweeps.notice import with_notice
 
 # All jobs are composed and checked before the first one starts.
 _MAX_JOBS = 10_000
@@ -28,20 +29,7 @@ _MAX_JOBS = 10_000
 _SUBDIR = "${hydra.job.num}"
 
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of a sweep.
-
-    Attributes:
-        overrides: the overrides with one value per key, without Hydra's own.
-        composed: the configuration, including Hydra's own part.
-    """
-
-    overrides: list[str]
-    composed: DictConfig
-
-
-def plan_runs(hydra: Hydra, cli_overrides: Sequence[str], config_name: str | None = None) -> list[PlannedRun]:
+def plan_runs(hydra: Hydra, cli_overrides: Sequence[str], config_name: str | None = None) -> list[ComposedJob]:
     """Plan one run for each combination of values. All runs of one seed come before those of the next.
 
     The values in `hydra.sweeper.params` of an experiment apply to the runs of that experiment, unless the command line
@@ -59,33 +47,28 @@ def plan_runs(hydra: Hydra, cli_overrides: Sequence[str], config_name: str | Non
     if find(cli_overrides, "hydra.mode") is not None:
         raise UserError("hydra.mode: not supported. Leave it out; add -m (--multirun) for a sweep.")
     _refuse_params(parsed)
-    composed: dict[tuple[str, ...], DictConfig] = {}
+    composer = JobComposer(hydra, config_name)
     params: list[str] = []
 
-    def composed_of(job: Sequence[str]) -> DictConfig:
-        if tuple(job) not in composed:
-            try:
-                composed[tuple(job)] = compose(hydra, job, config_name)
-            except UserError as error:
-                raise _explain_missing_key(error, params, cli_overrides) from error
-            if len(composed) > 1:  # cached resolvers, e.g. of the time, have the same value in every run
-                OmegaConf.copy_cache(next(iter(composed.values())), composed[tuple(job)])
-        return composed[tuple(job)]
+    def composed_job(job: Sequence[str]) -> ComposedJob:
+        try:
+            return composer.compose(job)
+        except UserError as error:
+            raise _explain_missing_key(error, params, cli_overrides) from error
 
     sweeper = find_last(cli_overrides, "hydra/sweeper")
     if sweeper is not None and sweeper.value != "laptime":
         _require_one_seed(parsed)
         jobs = list(_candidate_jobs(parsed))
-        params += params_of(composed_of(jobs[0]))
+        params += params_of(composed_job(jobs[0]).composed())
         if params:
             jobs = list(_candidate_jobs(_parse_all(hydra.config_loader, [*params, *cli_overrides])))
     else:
-        jobs = _all_jobs(hydra.config_loader, parsed, set(hydra_groups(hydra)), composed_of)
-    planned = [
-        PlannedRun([str(override) for override in cfg.hydra.overrides.task], cfg) for cfg in map(composed_of, jobs)
-    ]
-    _require_numbered_dirs(planned[0].composed)
-    max_batch_size = planned[0].composed.hydra.sweeper.get("max_batch_size")
+        jobs = _all_jobs(hydra.config_loader, parsed, set(hydra_groups(hydra)), composed_job)
+    planned = list(map(composed_job, with_notice(jobs, "composing")))
+    first = planned[0].composed()
+    _require_numbered_dirs(first)
+    max_batch_size = first.hydra.sweeper.get("max_batch_size")
     if max_batch_size is not None:
         raise UserError(
             f"hydra.sweeper.max_batch_size={max_batch_size}: not supported, because the launcher limits the concurrent "
@@ -133,7 +116,7 @@ def _all_jobs(
     config_loader: ConfigLoader,
     parsed: list[Override],
     groups: set[str],
-    composed_of: Callable[[Sequence[str]], DictConfig],
+    composed_job: Callable[[Sequence[str]], ComposedJob],
 ) -> list[list[str]]:
     """Return the overrides of each run, including Hydra's own."""
     _refuse_continuous_ranges(parsed)
@@ -145,7 +128,7 @@ def _all_jobs(
     by_params: dict[tuple[str, ...], list[list[str]]] = {}
     for options in itertools.product(*map(_values, group_sweeps)):
         first = next(_combinations([*others, *_parse_all(config_loader, options)]))
-        by_params.setdefault(tuple(params_of(composed_of(first))), []).append(list(options))
+        by_params.setdefault(tuple(params_of(composed_job(first).composed())), []).append(list(options))
     if list(by_params) == [()]:
         return list(_combinations(parsed))
     for params, combinations in by_params.items():
@@ -279,13 +262,13 @@ def _num_values(override: Override) -> float:
     return len(value.list) if isinstance(value, ChoiceSweep) else 1
 
 
-def refuse_repeated_runs(runs: Sequence[PlannedRun], configs: Sequence[Config]) -> None:
+def refuse_repeated_runs(runs: Sequence[ComposedJob], configs: Sequence[Config]) -> None:
     """Refuse two runs with the same configuration, including the seed: they would count as repeats.
 
     Args:
         configs: the configurations of the runs, in the same order.
     """
-    before: dict[bytes, PlannedRun] = {}
+    before: dict[bytes, ComposedJob] = {}
     for run, config in zip(runs, configs, strict=True):
         earlier = before.setdefault(hashlib.sha256(repr(config).encode()).digest(), run)
         if earlier is not run:

@@ -23,7 +23,7 @@ from laptime.runner.job import folder_name, run_job
 from laptime.sweeps import optuna_patches
 from laptime.sweeps.core_slots import SweepCores
 from laptime.sweeps.hydra_jobs import run_sweep
-from laptime.sweeps.labels import drop_shared_keys, sweep_label, swept
+from laptime.sweeps.labels import drop_shared_keys, shared_overrides, sweep_label, swept
 from laptime.sweeps.notify import notify
 from laptime.sweeps.outcomes import OUTCOMES_DIR, Outcome, OutcomeStore
 from laptime.sweeps.signals import forward_signals
@@ -71,9 +71,11 @@ class Sweep:
     _sys_path: list[str] = field(default_factory=lambda: list(sys.path))
     _vouching: vouching.State = field(default_factory=vouching.state)
     _outcomes: OutcomeStore = field(init=False)
+    _shared: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self._outcomes = OutcomeStore(self.path, is_one_process=self.cores.slots is None)
+        self._shared = shared_overrides(self.jobs)
 
     def run(self, hydra: "Hydra", settings: "DictConfig") -> int:
         """Let Hydra run the jobs. A failed one doesn't stop the others.
@@ -131,13 +133,13 @@ class Sweep:
         step = self.steps.get(job.job.num)
         overrides = list(job.overrides.task)
         if self.is_search:
-            overrides = drop_shared_keys(overrides, self.jobs)
+            overrides = drop_shared_keys(overrides, self._shared)
         with self.cores.take(self.path / OUTCOMES_DIR) as context:
             if self._outcomes.stopped() is not None:  # stopped while this job waited for cores
                 return None
             run = self._announce(job.job.num, overrides)
             try:
-                label = sweep_label(overrides, self.jobs)
+                label = sweep_label(overrides, self._shared)
                 if step is None or step.run is None:
                     path, resume = RunDir(job.runtime.output_dir, may_move=False).path, False
                 else:
@@ -201,7 +203,7 @@ class Sweep:
             self._outcomes.stop(max([exit_code, *(outcome.exit_code for outcome in self._outcomes.all())]))
 
     def _swept(self, overrides: list[str]) -> str:
-        return " ".join(swept(overrides, self.jobs))
+        return " ".join(swept(overrides, self._shared))
 
 
 def num_trials(composed: "DictConfig") -> int | None:
