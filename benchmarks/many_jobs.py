@@ -22,7 +22,7 @@ import torch  # noqa: F401  loaded before anything is timed
 
 from laptime.config.compose import compose, hydra_session
 from laptime.config.identity import snapshot
-from laptime.runner.check import check_jobs
+from laptime.runner.check import check_classes, check_settings_of_jobs
 from laptime.sweeps.plan import plan_runs, refuse_repeated_runs
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
@@ -48,7 +48,8 @@ def prepare(overrides: Sequence[str]) -> None:
     """Do what a sweep does with its jobs before the first one starts."""
     with hydra_session() as hydra:
         runs = plan_runs(hydra, overrides)
-        configs = check_jobs(runs, overrides)
+        configs = check_settings_of_jobs(runs, overrides)
+        check_classes(configs, overrides)
         refuse_repeated_runs(runs, configs)
         for config in configs:
             snapshot(config)

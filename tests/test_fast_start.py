@@ -12,9 +12,11 @@ import pytest
 
 # Packages outside the standard library that a training of the MLP loads before its first step has ended.
 LOADED_BEFORE_THE_FIRST_STEP = {
-    "absl", "antlr4", "attr", "cuda", "cython_runtime", "filelock", "fsspec", "functorch", "google", "hydra", "hydra_plugins", "jinja2",
+    "absl", "antlr4", "attr", "cuda", "cython_runtime",
+    "filelock", "fsspec", "functorch", "google", "hydra", "hydra_plugins", "jinja2",
     "laptime", "lightning_fabric", "lightning_utilities", "markupsafe", "mpmath", "msgspec", "numpy", "omegaconf",
-    "opt_einsum", "packaging", "platformdirs", "psutil", "pygments", "pynvml", "pytorch_lightning", "rich", "tensorboard",
+    "opt_einsum", "packaging", "platformdirs", "psutil", "pygments", "pynvml",
+    "pytorch_lightning", "rich", "tensorboard",
     "torch", "torchgen", "torchmetrics", "tqdm", "typing_extensions", "yaml",
 }  # fmt: skip
 # Parts of torch that take long to import and that only compiled or sharded models use.

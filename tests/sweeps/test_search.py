@@ -127,7 +127,9 @@ def test_each_sampler_searches(sampler, train):
     ],
 )
 def test_an_invalid_search_is_refused_before_it_starts(overrides, message, call, monkeypatch, work_folder):
-    monkeypatch.setattr("laptime.runner.fresh_processes.preload", lambda: None)  # the process would be unused
+    monkeypatch.setattr(
+        "laptime.runner.fresh_processes.preload", lambda uses_ddp=False: None
+    )  # the process would be unused
     ended = call("-m", *OPTUNA, *TWO_EPOCHS, *overrides)
     assert ended.returncode == 2 and message in ended.stderr, ended.stderr
     assert "Traceback" not in ended.stderr and list(work_folder.iterdir()) == []

@@ -34,7 +34,7 @@ _CHOICES = {
 
 
 @dataclass(frozen=True)
-class FoundRun:
+class RunLocation:
     """A run and one of its checkpoints, which has not been read.
 
     Attributes:
@@ -54,7 +54,7 @@ class FoundRun:
     threads: int
 
 
-def find_run(run: str, checkpoint: str, cli_overrides: Sequence[str], root: str | None = None) -> FoundRun:
+def find_run(run: str, checkpoint: str, cli_overrides: Sequence[str], root: str | None = None) -> RunLocation:
     """Find a run, and read its record without importing the classes that it names.
 
     Args:
@@ -87,7 +87,7 @@ def find_run(run: str, checkpoint: str, cli_overrides: Sequence[str], root: str 
     security.check_targets(
         {group: config[group] for group in ("model", "dataset")}, cli_overrides, record.command or ()
     )
-    return FoundRun(run_dir, record, config, path, world_size, threads)
+    return RunLocation(run_dir, record, config, path, world_size, threads)
 
 
 def _find(run: str, checkpoint: str) -> tuple[Path, Path | None]:

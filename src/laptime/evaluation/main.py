@@ -31,7 +31,7 @@ def make_parser() -> Parser:
 def _work(config: EvaluateConfig, overrides: list[str]) -> int:
     from laptime.evaluation.find_run import find_run
 
-    found = find_run(config.run, config.checkpoint, overrides, config.dataset.root)
+    location = find_run(config.run, config.checkpoint, overrides, config.dataset.root)
 
     # These load torch.
     from laptime.errors import ignore_broken_pipe
@@ -40,7 +40,7 @@ def _work(config: EvaluateConfig, overrides: list[str]) -> int:
     from laptime.evaluation.trained_run import open_run
     from laptime.evaluation.write import write
 
-    run = open_run(found)
+    run = open_run(location)
     evaluation = evaluate(run, config)
     folder = write(evaluation, run.path)
     with ignore_broken_pipe():

@@ -15,7 +15,7 @@ from torch import nn
 
 from laptime.data.datamodule import DataModule
 from laptime.errors import UserError
-from laptime.evaluation.find_run import FoundRun
+from laptime.evaluation.find_run import RunLocation
 from laptime.machine.device import Device
 from laptime.record import files as records
 from laptime.record.files import (
@@ -86,13 +86,13 @@ class TrainedRun:
         return network.to(device.torch_device).eval(), data
 
 
-def open_run(found: FoundRun) -> TrainedRun:
+def open_run(location: RunLocation) -> TrainedRun:
     """Read a run's checkpoint.
 
     Raises:
         UserError: it is damaged, or belongs to another run.
     """
-    run_dir, config, world_size, path = found.path, found.config, found.world_size, found.checkpoint
+    run_dir, config, world_size, path = location.path, location.config, location.world_size, location.checkpoint
     key = f"checkpoint={path}"
     content = checkpoints.read(path, key, "there is nothing to evaluate")
     identity = records.finite(checkpoints.identity(config, world_size))
@@ -106,13 +106,13 @@ def open_run(found: FoundRun) -> TrainedRun:
         raise UserError(f"{key}: is damaged, because its state_dict does not contain the network's weights.")
     return TrainedRun(
         run_dir,
-        found.record,
+        location.record,
         config,
         path,
         checkpoints.epochs_trained(content),
         {name.removeprefix(_PREFIX): value for name, value in weights.items()},
         world_size,
-        found.threads,
+        location.threads,
     )
 
 

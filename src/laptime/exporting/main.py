@@ -40,7 +40,7 @@ def _work(config: ExportConfig, overrides: list[str]) -> int:
     from laptime.exporting.targets import export_targets
 
     targets = export_targets(config.format, config.int8)  # a missing package is reported before anything is loaded
-    found = find_run(config.run, config.checkpoint, overrides, config.dataset.root)
+    location = find_run(config.run, config.checkpoint, overrides, config.dataset.root)
 
     # These load torch.
     from laptime.errors import ignore_broken_pipe
@@ -49,7 +49,7 @@ def _work(config: ExportConfig, overrides: list[str]) -> int:
     from laptime.exporting.show import show
     from laptime.exporting.write import write
 
-    run = open_run(found)
+    run = open_run(location)
     report, files = export(run, config, targets)
     folder = write(report, files, run.path) if files else None
     with ignore_broken_pipe():
