@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
-from laptime import fast_start
+from laptime import fast_start, starting
 from laptime.command_line import format_examples, program
 from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 from laptime.suggest import did_you_mean
@@ -88,6 +88,7 @@ def _is_bare(word: str) -> bool:
 
 
 def _run_command(name: str, arguments: list[str]) -> int:
+    starting.announce(arguments)
     module: Any = import_module(COMMANDS[name].module)
     return int(module.main(arguments))
 
