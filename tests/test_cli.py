@@ -128,7 +128,7 @@ MISTAKES = {
 @pytest.fixture
 def refused(call, monkeypatch):
     """`call` for commands that are refused: the server of the ranks is not started in advance."""
-    monkeypatch.setattr("laptime.runner.fresh_processes.preload", lambda uses_ddp=False: None)
+    monkeypatch.setattr("laptime.runner.fresh_processes.preload", lambda: None)
     return call
 
 

@@ -134,7 +134,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Reader"]:
         documents.write_files(document, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(security, "_FROM_ENVIRONMENT", ("my_lab",))  # docs/own_model.md exports it
-        patch.setattr(fresh_processes, "preload", lambda uses_ddp=False: None)  # no command trains
+        patch.setattr(fresh_processes, "preload", lambda: None)  # no command trains
         yield Reader(folder, patch)
 
 

@@ -211,7 +211,7 @@ def doctor_report(wide, capsys, monkeypatch):
     noise = Noise(assess([measured], laps_s, 2, timed="laps"), 2, laps_s, measured, None, busiest)
     all_checks = examine.checks
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr("laptime.runner.fresh_processes.preload", lambda uses_ddp=False: None)
+    monkeypatch.setattr("laptime.runner.fresh_processes.preload", lambda: None)
     monkeypatch.setattr(
         examine, "check_devices", lambda: [steps.check("cpu", 0, precision) for precision in steps.TOLERANCES]
     )

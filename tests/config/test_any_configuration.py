@@ -228,7 +228,7 @@ def typed_at_the_command_line(keys: list[str], values: tuple[str, ...], capfd: p
 
 
 def test_the_command_says_the_same(work_folder, capfd, monkeypatch):
-    monkeypatch.setattr(fresh_processes, "preload", lambda uses_ddp=False: None)
+    monkeypatch.setattr(fresh_processes, "preload", lambda: None)
     typed_at_the_command_line(sorted(RIGHT)[::4], ("[[", "${nowhere}"), capfd)
 
 

@@ -178,7 +178,7 @@ SMALL = ["dataset=synthetic", "dataset.shape=[1,8,8]"]
 )
 def test_what_makes_no_sense_is_refused_with_the_reason(overrides, reason, monkeypatch, work_folder):
     accelerator = overrides[0].partition("=")[2]
-    monkeypatch.setattr(fresh_processes, "preload", lambda uses_ddp=False: None)
+    monkeypatch.setattr(fresh_processes, "preload", lambda: None)
     if accelerator != "cpu":
         monkeypatch.setattr(rank_plan, "available_accelerator", lambda: accelerator)
         monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)

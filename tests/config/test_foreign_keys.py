@@ -170,7 +170,7 @@ def test_closest_ignores_case_and_long_lists_are_cut():
 
 @pytest.fixture
 def nothing_preloaded(monkeypatch):
-    monkeypatch.setattr(fresh_processes, "preload", lambda uses_ddp=False: None)
+    monkeypatch.setattr(fresh_processes, "preload", lambda: None)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ TINY_NET = [*QUICK, "dataset.limit=500", "training.epochs=1"]
 @pytest.fixture(autouse=True)
 def nothing_trusted(monkeypatch):
     monkeypatch.setattr(security, "_FROM_ENVIRONMENT", ())
-    monkeypatch.setattr(fresh_processes, "preload", lambda uses_ddp=False: None)  # no run here has several ranks
+    monkeypatch.setattr(fresh_processes, "preload", lambda: None)  # no run here has several ranks
 
 
 @pytest.fixture

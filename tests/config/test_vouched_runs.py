@@ -43,7 +43,7 @@ def test_a_resumed_sweep_needs_the_folder_again(own_net, call):
 
 
 def test_searchpath_and_the_current_folder_vouch_for_nothing(own_net, call, monkeypatch):
-    monkeypatch.setattr(fresh_processes, "preload", lambda uses_ddp=False: None)
+    monkeypatch.setattr(fresh_processes, "preload", lambda: None)
     monkeypatch.syspath_prepend(str(own_net / "conf"))
     for arguments in (
         [f"hydra.searchpath=[file://{own_net}/conf]", "model=net"],

@@ -197,7 +197,7 @@ def test_concurrent_runs_share_no_core(eight_cores, work_folder):
 
 
 def test_a_signal_before_a_run_has_written_anything_interrupts_it(call, work_folder, monkeypatch):
-    monkeypatch.setattr("laptime.runner.fresh_processes.preload", lambda uses_ddp=False: None)
+    monkeypatch.setattr("laptime.runner.fresh_processes.preload", lambda: None)
     monkeypatch.setattr("laptime.analysis.sweep_callback.report_sweep", lambda path: None)  # has nothing to report
     monkeypatch.setattr("laptime.sweeps.sweep.run_job", lambda *args: os.kill(os.getpid(), signal.SIGINT))
     ended = call("-m", *TINY, NO_REPORT, "seed=1,2", "hydra.sweep.dir=s")

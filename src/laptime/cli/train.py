@@ -212,8 +212,8 @@ def _run_once(
     with hydra_session(getattr(args, "config_dir", None)) as hydra:
         composed = _composed_for_one_run(hydra, overrides, config_name, args)
         config = check_settings(composed, overrides)
-        if not torchrun.is_joined() and fresh_processes.will_use_ddp(composed):
-            fresh_processes.preload(uses_ddp=True)
+        if not torchrun.is_joined() and _wants_processes(composed):
+            fresh_processes.preload()
         _refuse_sweep_keys(hydra, overrides, composed, config, config_name)
         check_classes([config], overrides)
         checked = snapshot(config)
@@ -300,6 +300,12 @@ def _run_in(run_dir: RunDir, hydra: "Hydra", composed: "DictConfig", task: "Task
         raise result
     assert isinstance(result, RunRecord)
     return result
+
+
+def _wants_processes(composed: "DictConfig") -> bool:
+    """Whether a run will probably start rank processes."""
+    strategy = composed.strategy
+    return bool(strategy.wrap_single_rank) or strategy.world_size not in (1, "auto")
 
 
 def _process_started_at() -> float:

@@ -1,6 +1,7 @@
 """The machine, system, packages and code of a run. Loads no torch: versions come from the packages' metadata."""
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import os
@@ -264,6 +265,7 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
         return None
 
 
+@functools.cache  # a further run of a sweep has loaded the packages of the first one
 def _version(package: str) -> str | None:
     if package == "laptime":  # also if it is not installed (PYTHONPATH=src)
         return __version__

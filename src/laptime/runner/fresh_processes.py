@@ -12,32 +12,21 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from laptime.config import vouching
 from laptime.machine.environment import settings
 from laptime.machine.sockets import use_short_socket_dir
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
 # The environment variables with which the forkserver loaded torch; None: the forkserver has not been started.
 _loaded_with: dict[str, str] | None = None
 
 
-# The forkserver imports these modules. torch imports the second when DDP wraps a network; here only one process does.
-_PRELOADED = ["laptime.runner.preloaded"]
-_PRELOADED_FOR_DDP = [*_PRELOADED, "torch._dynamo.utils"]
-
-
-def context(uses_ddp: bool = False) -> BaseContext:
+def context() -> BaseContext:
     """Return the start method: forkserver, whose processes start in a fraction of a second, or spawn.
 
     Spawn is used on macOS, where forking isn't safe, and when environment variables that libraries read while they load
     have changed since the forkserver loaded them.
-
-    Args:
-        uses_ddp: whether any of the processes will use DDP. It matters only before the forkserver is started.
     """
     global _loaded_with
     if sys.platform != "linux" or _loaded_with not in (None, settings()):
@@ -45,7 +34,7 @@ def context(uses_ddp: bool = False) -> BaseContext:
     _loaded_with = settings()
     use_short_socket_dir()
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(_PRELOADED_FOR_DDP if uses_ddp else _PRELOADED)
+    server.set_forkserver_preload(["laptime.runner.preloaded"])
     return server
 
 
@@ -76,19 +65,9 @@ def _call(target: Callable[..., None], state: vouching.State, connection: Connec
     target(connection, job)
 
 
-def will_use_ddp(composed: "DictConfig") -> bool:
-    """Whether a run will probably start several ranks. Its configuration need not have been checked."""
-    strategy = composed.strategy
-    return bool(strategy.wrap_single_rank) or strategy.world_size not in (1, "auto")
-
-
-def preload(uses_ddp: bool = False) -> None:
-    """Start the forkserver, so that it loads torch while this process does the same.
-
-    Args:
-        uses_ddp: whether any of the processes will use DDP.
-    """
-    if context(uses_ddp).get_start_method() == "forkserver":
+def preload() -> None:
+    """Start the forkserver, so that it loads torch while this process does the same."""
+    if context().get_start_method() == "forkserver":
         forkserver.ensure_running()
         atexit.unregister(_end)
         atexit.register(_end)

@@ -6,6 +6,11 @@ from laptime import fast_start
 
 fast_start.begin()
 
+# Each rank would import these itself: for TensorBoard, data files, DDP and to count FLOPs.
+import filelock  # noqa: E402, F401
+import torch._dynamo.utils  # noqa: E402
+import torch.utils.tensorboard  # noqa: E402, F401
+
 from laptime.runner import rank_process  # noqa: E402, F401
 
 # A rank must not collect what all ranks share: that would copy the memory.

@@ -51,7 +51,7 @@ def run_sweep(args: argparse.Namespace) -> int:
         from laptime.sweeps.sweep import Sweep, num_trials
 
         if find(args.overrides, "sweep.dry_run") is None:
-            fresh_processes.preload(any(fresh_processes.will_use_ddp(run.views()[0]) for run in runs))
+            fresh_processes.preload()
         with explained_in_sweep(hydra, args.overrides):
             check_classes(configs, args.overrides)
         first, jobs = runs[0].composed(), [run.overrides for run in runs]
@@ -146,7 +146,7 @@ def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", cli_overrides:
     unfinished = [] if added else [merge_overrides(overrides, temporary) for overrides in sweep.unfinished()]
     with hydra_session(args.config_dir) as hydra:
         planned = _plan_again(hydra, sweep, invocations, unfinished, args.config_name)
-        fresh_processes.preload(any(fresh_processes.will_use_ddp(run.views()[0]) for run, _ in planned))
+        fresh_processes.preload()
         jobs, snapshots = _check_again(planned, cli_overrides)
         configs = [job.config for job in jobs]
         composed = [run.composed for run, _ in planned]
