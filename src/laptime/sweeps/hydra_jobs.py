@@ -17,10 +17,34 @@ from hydra.core.utils import configure_log, run_job
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from laptime.config.job_composer import JobComposer
 from laptime.config.overrides import parse
 from laptime.config.quoting import as_text
+from laptime.errors import UserError
 from laptime.record.files import SWEEP_FILE, write_atomically
 from laptime.text import format_os_error
+
+_BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+class _JobLoader:
+    """Hydra's configuration loader, but jobs that differ only in numbers are composed once, as for their check."""
+
+    def __init__(self, hydra: Hydra, config_name: str) -> None:
+        self._loader = hydra.config_loader
+        self._composer = JobComposer(hydra, config_name)
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """Return what Hydra's method of this name returns."""
+        try:
+            cfg = self._composer.compose([*master_config.hydra.overrides.hydra, *sweep_overrides]).composed()
+        except UserError:  # a file has changed since the check; Hydra's error says so to the caller
+            return self._loader.load_sweep_config(master_config, sweep_overrides)
+        OmegaConf.copy_cache(from_config=master_config, to_config=cfg)
+        return cfg
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
 
 def run_once(hydra: Hydra, composed: DictConfig, run_dir: Path, task: TaskFunction) -> Any:
@@ -86,7 +110,10 @@ def run_sweep(hydra: Hydra, cfg: DictConfig, task: TaskFunction) -> None:
         configure_log(cfg.hydra.hydra_logging, cfg.hydra.verbose)
         callbacks = Callbacks(cfg)
         callbacks.on_multirun_start(config=cfg, config_name=cfg.hydra.job.config_name)
-        context = HydraContext(config_loader=hydra.config_loader, callbacks=callbacks)
+        loader: Any = hydra.config_loader
+        if cfg.hydra.launcher._target_ == _BASIC_LAUNCHER:  # others may send it to other processes
+            loader = _JobLoader(hydra, cfg.hydra.job.config_name)
+        context = HydraContext(config_loader=loader, callbacks=callbacks)
         sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=task, config=cfg)
         sweeper.sweep(arguments=list(cfg.hydra.overrides.task))
         callbacks.on_multirun_end(config=cfg, config_name=cfg.hydra.job.config_name)
