@@ -337,6 +337,7 @@ def test_commands_with_invalid_arguments_are_found(reader, monkeypatch):
 # Commands: the default run executes those of the README, the soak the others.
 
 
+@pytest.mark.soak
 def test_every_command_of_the_readme_does_what_it_says(work_folder):
     """The soak runs them again, with the breakdown and with repeats."""
     quick = {**SHORT, "measure.breakdown": "false"}

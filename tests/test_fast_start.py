@@ -235,6 +235,19 @@ for _ in range(2):
     run_python(code)
 
 
+def test_a_module_can_be_reloaded(tmp_path):
+    (tmp_path / "mine.py").write_text("count = globals().get('count', 0) + 1\n")
+    code = f"""
+import importlib, sys
+sys.path.insert(0, {str(tmp_path)!r})
+from laptime import fast_start
+fast_start.begin()
+import mine
+assert importlib.reload(mine).count == 2
+"""
+    run_python(code)
+
+
 def test_garbage_is_collected_again_after_an_import():
     code = """
 import gc

@@ -94,6 +94,7 @@ class _Finder:
             if spec is not None:
                 spec.loader = _DeferringLoader(spec.loader) if is_deferred else _QuietLoader(spec.loader)
             return spec
+        is_reload = name in sys.modules
         parent = name.rpartition(".")[0]
         while parent:
             module = sys.modules.get(parent)
@@ -102,7 +103,8 @@ class _Finder:
             ):
                 _load(module)
             parent = parent.rpartition(".")[0]
-        if (loaded := sys.modules.get(name)) is not None:  # a package that was just loaded has imported it
+        loaded = sys.modules.get(name)
+        if loaded is not None and not is_reload:  # a package that was just loaded has imported it
             # Python takes the spec of such a module, and would run its code again.
             loaded.__spec__ = ModuleSpec(name, _LoadedLoader(loaded))
             return loaded.__spec__

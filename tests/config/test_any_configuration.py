@@ -152,6 +152,7 @@ def look_at(max_examples: int, work_folder: Path) -> None:
     assert seen["built"] >= 0.3 * max_examples and seen["refused"] >= 0.1 * max_examples, seen
 
 
+@pytest.mark.soak
 def test_it_composes_and_builds_or_is_refused_in_two_lines(work_folder):
     """The same cases in each run; other ones, and more of them, in the soak."""
     look_at(50, work_folder)

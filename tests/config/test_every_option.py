@@ -93,6 +93,7 @@ def test_each_option_is_in_one_of_the_runs():
     }  # fmt: skip
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("options", RUNS, ids=" ".join)
 def test_options_of_all_groups_train_together(options, files, work_folder):
     """One by one, with what they measure, in the soak."""

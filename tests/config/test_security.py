@@ -151,6 +151,7 @@ def test_allowed_targets_that_are_no_list_of_modules_are_refused(value, work_fol
     assert list(work_folder.iterdir()) == []
 
 
+@pytest.mark.soak
 def test_a_resumed_sweep_is_told_again_what_it_may_trust(tell_tale, work_folder, capfd):
     trusted = "security.allowed_targets=[tell_tale]"
     assert ended(["-m", *NET, *TINY_NET, NO_REPORT, trusted, "seed=1,2", "hydra.sweep.dir=s"]) == 0

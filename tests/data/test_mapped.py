@@ -156,6 +156,7 @@ def test_data_that_cannot_be_mapped_are_refused(make):
         make(CIFAR10, pipeline="mapped")
 
 
+@pytest.mark.soak
 def test_ranks_learn_the_same_from_mapped_files(trained, mnist_root):
     losses = []
     for pipeline in ("memory", "mapped"):

@@ -48,6 +48,7 @@ def test_a_sweep_of_a_template_project_is_compared(template):
     assert len(rows) == 4
 
 
+@pytest.mark.soak
 def test_template_without_a_seed_gets_a_warning(template):
     done = processes.run("callbacks=laptime", script="train.py", cwd=template)
     assert done.returncode == 0, done.stderr
@@ -78,6 +79,7 @@ def check_two_ranks(done) -> None:
     assert len(lines) == 3  # only rank 0 prints
 
 
+@pytest.mark.soak
 def test_two_processes_of_lightnings_launcher(work_folder):
     """The processes are forked, which saves imports."""
     done = processes.run("ddp_fork", script=PROJECTS / "ddp" / "train.py")

@@ -190,6 +190,7 @@ def test_trackers_open_no_connection_to_other_machines(followed):
 # The status of runs.
 
 
+@pytest.mark.soak
 def test_failed_run_has_failed_in_mlflow_and_wandb(failed):
     (noted,) = mlflow_runs(failed)
     assert noted.info.status == "FAILED" and noted.info.end_time is not None
@@ -206,6 +207,7 @@ def test_secrets_are_masked(failed):
     assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
 
 
+@pytest.mark.soak
 def test_run_with_a_killed_rank_0_has_failed_in_mlflow(train, work_folder):
     breaks = "+callbacks.breaks={_target_:breaking.BreakAt,rank:0,epoch:1,how:kill}"
     done = train(*TINY, breaks, "logger=mlflow", "strategy.world_size=2", "training.epochs=3", "hydra.run.dir=run")
@@ -226,6 +228,7 @@ def test_restarted_ranks_continue_the_same_mlflow_run(train, work_folder):
     assert [step for step, _ in mlflow_values(work_folder, noted)["train/loss"]] == [0, 1, 2]
 
 
+@pytest.mark.soak
 def test_interrupted_run_is_killed_in_mlflow_and_ended_in_wandb(train, work_folder):
     """The trackers' environment variables select where the run is stored."""
     environment = {

@@ -110,6 +110,7 @@ def test_data_workers_are_supported(trained):
     assert record["communication"]["step_s"] > 0
 
 
+@pytest.mark.soak
 def test_a_slow_rank_shows_as_straggler_delay(trained):
     record = read_record(trained(*TWO_RANKS, "model._target_=slow_ranks.SlowInRankOne", "dataset.num_train=160"))
     # The median of two is their mean, so the delay of a sleeping rank over a very fast one approaches 1. More than 0.4

@@ -146,6 +146,7 @@ def test_it_trains_in_bfloat16_as_in_float32(model, work_folder):
     assert whole[0] > whole[2] and half[0] - half[2] == pytest.approx(whole[0] - whole[2], rel=0.25)
 
 
+@pytest.mark.soak
 def test_two_ranks_average_strided_weights_in_shared_memory(work_folder):
     overrides = ["strategy.world_size=2", "model=torchvision", "dataset.num_train=40", "training.epochs=1"]
     for hook in ("none", "shared_memory"):

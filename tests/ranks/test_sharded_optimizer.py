@@ -41,6 +41,7 @@ PARTLY_UNUSED = ["model._target_=sharding_cases.PartlyUnused", "~model.hidden_si
 SOAK = pytest.mark.soak
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -88,6 +89,7 @@ def test_a_run_resumes_sharded_or_not(trained, later):
     )
 
 
+@pytest.mark.soak
 def test_weights_that_a_callback_moved_are_an_error(train):
     moves = "+callbacks.moves._target_=sharding_cases.MoveWeights"
     done = train(*SHARED, moves)

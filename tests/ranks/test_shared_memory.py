@@ -123,6 +123,7 @@ def test_a_rank_that_dies_ends_the_run_and_leaves_nothing(start, number, world_s
     assert not left_by(pids)
 
 
+@pytest.mark.soak
 def test_a_rank_that_is_stuck_ends_the_run(start):
     process = start(*ENDLESS, TWO, "strategy.timeout_s=8")
     os.kill(ranks_of_run(process)[1], signal.SIGSTOP)
@@ -201,6 +202,7 @@ def test_a_name_that_a_killed_process_left_is_removed(names):
     assert folder.exists(), "a folder is not torch's, so it stays"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("world_size", [2, 5])
 def test_parameters_of_several_types_and_fewer_than_ranks(losses, world_size):
     overrides = ["model._target_=rank_checks.WeightsOfSeveralTypes", "~model.hidden_sizes", "~model.dropout"]

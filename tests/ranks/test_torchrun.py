@@ -175,6 +175,7 @@ def test_nodes_on_one_machine_share_its_cores(agent):
         assert strategy["oversubscribed"] == (2 * expected > cores)
 
 
+@pytest.mark.soak
 def test_a_node_that_does_not_join_ends_the_others(agent):
     codes, errors = end(agent(nodes=(1, 1)).launch(*QUICK, "strategy.timeout_s=8", more={1: ["model=none_such"]}))
     assert 0 not in codes

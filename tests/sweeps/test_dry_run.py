@@ -35,6 +35,7 @@ def test_without_past_runs_the_runs_are_listed_without_an_estimate(train, work_f
     assert list(work_folder.iterdir()) == []
 
 
+@pytest.mark.soak
 def test_a_resumed_sweep_shows_actions_and_estimates(train, work_folder):
     assert train(*TINY_SWEEP, "seed=1,2", "hydra.sweep.dir=multirun/s").returncode == 0
     before = files(work_folder)

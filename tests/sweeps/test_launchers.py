@@ -120,6 +120,7 @@ def assert_a_killed_process_is_reported_in_one_line(*overrides: str, script: Pat
     assert "running" not in {record["status"] for record in records("s")}
 
 
+@pytest.mark.soak
 def test_a_killed_forked_process_is_reported_in_one_line():
     assert_a_killed_process_is_reported_in_one_line(JOBLIB, script=FORKED_JOBS)
 

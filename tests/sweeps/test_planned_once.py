@@ -134,6 +134,7 @@ def test_repeats_do_not_depend_on_the_output_subdir(folder, train, work_folder):
     assert records[0]["group_hash"] == records[1]["group_hash"]
 
 
+@pytest.mark.soak
 def test_a_sweep_with_another_output_subdir_is_resumed(train, work_folder):
     overrides = [*SWEEP, "seed=1,2", "hydra.output_subdir=.kept"]
     assert train(*overrides).returncode == 0
@@ -258,6 +259,7 @@ def test_combined_experiments_are_recorded(train, work_folder):
     assert names == ["a", "a+b"]
 
 
+@pytest.mark.soak
 def test_a_sweep_is_resumed_only_with_the_same_configuration_files(train, work_folder):
     folder = work_folder / "own"
     folder.mkdir()

@@ -46,6 +46,7 @@ def change(run: Path, **sections: Any) -> None:
     write_record(run, record)
 
 
+@pytest.mark.soak
 def test_repeats_are_added_to_a_finished_sweep_by_one_command(train, work_folder):
     assert train(*TINY_SWEEP, INTO, "training.epochs=1", "optimizer.lr=0.001,0.002").returncode == 0
     before = [(SWEEP / str(number) / "run.json").read_bytes() for number in (0, 1)]
@@ -291,6 +292,7 @@ def test_added_repeats_stop_at_the_limit_and_take_no_planned_number(ended_early,
     assert read_plan(SWEEP)[2] == "seed=3" and set(numbers()) < set(read_plan(SWEEP))
 
 
+@pytest.mark.soak
 def test_jobs_with_equal_configurations_are_both_resumed(train, work_folder):
     """Without an accelerator, device=auto is the CPU. Two runs of one command line stay two when they are resumed."""
     assert train(*TINY_SWEEP, INTO, "training.epochs=1", "device=cpu,auto").returncode == 0

@@ -44,6 +44,7 @@ def test_a_search_samples_its_space_and_prints_the_best_trial(train):
     assert resumed.returncode == 2 and "sweep.resume=s: a search can't be resumed" in resumed.stderr
 
 
+@pytest.mark.soak
 def test_a_failed_trial_does_not_end_a_search(train):
     grid = [*OPTUNA, "hydra/sweeper/sampler=grid", "optimizer=sgd", "optimizer.lr=choice(0.01,1e30)"]
     ended = train("-m", *grid, *TWO_EPOCHS, "hydra.sweep.dir=s")

@@ -64,6 +64,7 @@ def test_the_largest_batch_is_limited_by_real_memory(overrides, work_folder):
     assert f"({too_large} does not fit into memory" in done.stdout
 
 
+@pytest.mark.soak
 def test_a_batch_size_that_would_not_fit_is_not_tried(monkeypatch, work_folder, capsys):
     rss = batch_size.psutil.Process().memory_info().rss
     monkeypatch.setattr(batch_size, "available_memory_bytes", lambda: 400_000_000 + rss // 9)

@@ -35,7 +35,7 @@ PACKAGES = (
 )  # fmt: skip
 # Laptime's packages that a rank imports. A test compares them with the modules that a rank has imported.
 RANK_PACKAGES = (
-    "callbacks", "config", "data", "lap", "loggers", "machine", "measure", "models", "ranks", "record", "runner",
+    "callbacks", "config", "data", "fast_start", "lap", "loggers", "machine", "measure", "models", "ranks", "record", "runner",
     "schedulers", "training",
 )  # fmt: skip
 # With the value 1, run.json has the name of the machine, not only its hash.
@@ -200,7 +200,8 @@ def code_hash(config: Mapping[str, Any]) -> str:
     """
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(path for name in RANK_PACKAGES for path in (package / name).rglob("*.py")):
+    files = (path for name in RANK_PACKAGES for path in (*package.glob(f"{name}.py"), *(package / name).rglob("*.py")))
+    for path in sorted(files):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     for name in sorted(_target_packages(config)):
         for path in _user_files(name):
