@@ -33,10 +33,10 @@ PACKAGES = (
     "sqlalchemy", "lightning", "transformers", "accelerate", "wandb", "hydra-optuna-sweeper", "hydra-joblib-launcher",
     "hydra-submitit-launcher",
 )  # fmt: skip
-# Laptime's packages that a rank imports. A test compares them with the modules that a rank has imported.
+# Laptime's packages and modules that a rank imports. A test compares them with the modules that a rank has imported.
 RANK_PACKAGES = (
-    "callbacks", "config", "data", "fast_start", "lap", "loggers", "machine", "measure", "models", "ranks", "record", "runner",
-    "schedulers", "training",
+    "callbacks", "config", "data", "fast_start", "lap", "loggers", "machine", "measure", "models", "ranks", "record",
+    "runner", "schedulers", "training",
 )  # fmt: skip
 # With the value 1, run.json has the name of the machine, not only its hash.
 HOSTNAME_VARIABLE = "LAPTIME_RECORD_HOSTNAME"
