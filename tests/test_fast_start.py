@@ -89,11 +89,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import scipy.signal
 import torch
+import torch._dynamo.config
 import torchmetrics
 import torchvision
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+torch._dynamo.config.cache_size_limit = 16
 accuracy = torchmetrics.Accuracy(task="multiclass", num_classes=3)
 assert isinstance(accuracy, MulticlassAccuracy) and isinstance(accuracy, Metric)
 assert accuracy(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1])).item() == torch.tensor(2 / 3).item()

@@ -105,9 +105,10 @@ class _Finder:
             parent = parent.rpartition(".")[0]
         loaded = sys.modules.get(name)
         if loaded is not None and not is_reload:  # a package that was just loaded has imported it
-            # Python takes the spec of such a module, and would run its code again.
-            loaded.__spec__ = ModuleSpec(name, _LoadedLoader(loaded))
-            return loaded.__spec__
+            # Python takes the spec of such a module, and would run its code again. Some modules of torch allow no
+            # new attributes, hence vars().
+            vars(loaded)["__spec__"] = spec = ModuleSpec(name, _LoadedLoader(loaded))
+            return spec
         return None
 
 
@@ -142,7 +143,7 @@ class _LoadedLoader(Loader):
         return self.module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self.spec
+        vars(module)["__spec__"] = self.spec
 
 
 class _QuietLoader(_Loader):
