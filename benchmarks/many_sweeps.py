@@ -2,6 +2,7 @@
 
     python benchmarks/many_sweeps.py               # 50 pairs of sweeps of two short runs, started in the same second
     python benchmarks/many_sweeps.py --sweeps 5
+    python benchmarks/many_sweeps.py --sweeps 5 --alone --plain
 
 Printed: the number of completed sweeps and runs, what went wrong, and the overhead of a run after the first: the time
 from the end of the previous run to its own end, minus its epochs with validation.
@@ -25,8 +26,8 @@ TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 SHORT = ["strategy.world_size=1,2", "dataset.limit=2000", "training.epochs=2", "device=cpu", "logger=none"]
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(TRAIN), "-m", *SHORT]
+def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(TRAIN), "-m", *SHORT, *overrides]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -47,14 +48,16 @@ def main() -> None:
     parser.add_argument("--sweeps", type=int, default=50, help="number of pairs of sweeps")
     parser.add_argument("--timeout", type=float, default=300, help="seconds after which a sweep counts as hung")
     parser.add_argument("--alone", action="store_true", help="run one sweep at a time: the overhead without contention")
+    parser.add_argument("--plain", action="store_true", help="without measure.breakdown and measure.peak")
     arguments = parser.parse_args()
+    plain = ("measure.breakdown=false", "measure.peak=false") if arguments.plain else ()
     completed = 0
     costs: list[float] = []
     problems: list[str] = []
     num_concurrent = 1 if arguments.alone else 2
     for number in range(arguments.sweeps):
         with tempfile.TemporaryDirectory() as folder:
-            sweeps = [start(Path(folder)) for _ in range(num_concurrent)]
+            sweeps = [start(Path(folder), *plain) for _ in range(num_concurrent)]
             for sweep in sweeps:
                 try:
                     errors = sweep.communicate(timeout=arguments.timeout)[1]
