@@ -99,6 +99,7 @@ def test_an_unwritable_output_folder_is_refused_before_the_first_part(out, work_
     assert len(done.stderr.splitlines()) == 1 and f"--out {out}" in done.stderr
 
 
+@pytest.mark.soak
 def test_a_hanging_part_is_killed_with_its_children(run_part, work_folder):
     result = run_part("hangs", limit_s=8.0)
     assert result.status == "fail" and "8 s" in result.why
@@ -114,6 +115,7 @@ def test_remaining_parts_are_skipped_after_the_time_limit(work_folder):
     assert "copies" in done.stdout and "skipped" in done.stdout
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_results_are_written_after_a_signal(signum, start, work_folder):
     arguments = ["--rehearse", "--only", "memory_in_use", "models", "--out", "out"]

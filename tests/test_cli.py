@@ -144,6 +144,7 @@ def test_a_mistake_prints_at_most_two_lines_and_leaves_no_files(arguments, refus
     assert list(work_folder.iterdir()) == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -282,7 +282,10 @@ def parsed(command: Callable[[list[str]], Any], arguments: tuple[str, ...]) -> a
     return namespaces[-1] if namespaces else stderr.getvalue() or "the command ended before it parsed its arguments"
 
 
-@pytest.mark.parametrize("document", WITH_COMMANDS)
+@pytest.mark.parametrize(
+    "document",
+    [name if name == "README.md" else pytest.param(name, marks=pytest.mark.soak) for name in WITH_COMMANDS],
+)
 def test_every_command_of_a_document_has_valid_arguments(document, reader, monkeypatch):
     monkeypatch.chdir(reader.folder)
     text = read(document)

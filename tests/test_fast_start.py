@@ -134,6 +134,7 @@ def test_a_user_sees_the_real_packages(parts):
     run_python("".join([*parts, SAME_CLASSES]))
 
 
+@pytest.mark.soak
 def test_a_function_that_is_excluded_from_compilation_stays_excluded():
     """Also one that was excluded before torch._dynamo was loaded."""
     code = """

@@ -15,9 +15,10 @@ from tests.support.settings import TINY
 ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "command",
-    [["laptime.analysis", "multirun/sweep"], pytest.param(["laptime", "sweep.resume=latest"], marks=pytest.mark.soak)],
+    [["laptime.analysis", "multirun/sweep"], ["laptime", "sweep.resume=latest"]],
     ids=" ".join,
 )
 def test_tables_and_report_are_written(command, finished_sweep, work_folder):

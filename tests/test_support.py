@@ -66,6 +66,7 @@ def test_a_forked_command_ends_like_a_new_interpreter(code, expected, work_folde
     assert forked.stderr.splitlines()[-1:] == real.stderr.splitlines()[-1:]
 
 
+@pytest.mark.soak
 def test_signals_reach_a_forked_command_and_its_ranks_server_ends_with_it(start, work_folder):
     process = start("strategy.world_size=2", "training.epochs=100000", *conftest.QUICK, "hydra.run.dir=run")
     until(lambda: Path("run/epochs.csv").exists(), process)

@@ -109,6 +109,7 @@ def test_the_report_can_be_left_out(call, work_folder):
     assert Path("sweep/1/run.json").exists() and not SUMMARY.exists()
 
 
+@pytest.mark.soak
 def test_an_experiment_can_be_a_sweep(train, work_folder):
     done = train("experiment=weak_scaling", *SWEEP[1:], "seed=1", "strategy.world_size=1,2")
     assert done.returncode == 0, done.stderr
@@ -117,6 +118,7 @@ def test_an_experiment_can_be_a_sweep(train, work_folder):
     assert [row["communication_s_per_step"] for row in scaling] == ["0.0", ""]  # empty: not measured
 
 
+@pytest.mark.soak
 def test_the_answer_names_an_absent_accelerator(train, work_folder):
     done = train("experiment=device_benchmark", "model=mlp", *SWEEP[1:], "seed=1", "device=cpu,mps")
     assert done.returncode == 0, done.stderr

@@ -244,6 +244,7 @@ def test_an_installed_command_trains_and_is_recorded_as_typed(installed, work_fo
     assert read_record(work_folder / "run")["command"][:3] == ["laptime", "train", TINY[0]]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("how", "command"),
     [

@@ -189,6 +189,7 @@ def test_variables_that_a_file_sets_add_nothing(tell_tale, work_folder, capfd):
     assert not tell_tale.exists()
 
 
+@pytest.mark.soak
 def test_a_doctored_sweep_sets_no_variables_and_names_nothing(tell_tale, work_folder, capfd):
     assert ended(["-m", *TINY_NET, NO_REPORT, "seed=1", "hydra.sweep.dir=s"]) == 0
     path = work_folder / "s/multirun.yaml"

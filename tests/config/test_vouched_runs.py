@@ -30,6 +30,7 @@ def own_net(work_folder, monkeypatch) -> Path:
     vouching.vouch_for(None)
 
 
+@pytest.mark.soak
 def test_a_resumed_sweep_needs_the_folder_again(own_net, call):
     overrides = ["model=net", *TINY, NO_REPORT, "seed=1", "hydra.sweep.dir=s"]
     done = call("-m", "--config-dir=conf", *overrides)

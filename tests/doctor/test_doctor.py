@@ -208,6 +208,7 @@ def ranks_alive():
     ]
 
 
+@pytest.mark.soak
 def test_two_ranks_all_reduce_over_gloo_and_end():
     assert groups.check("gloo", "cpu").verdict == "works"
     assert ranks_alive() == []

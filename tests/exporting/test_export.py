@@ -84,7 +84,7 @@ def export_of(tmp_path_factory, trained) -> Callable[[str], Exported]:
     return export
 
 
-@pytest.fixture(params=["mlp", "cnn"])
+@pytest.fixture(params=["mlp", pytest.param("cnn", marks=pytest.mark.soak)])
 def exported(request, export_of) -> Exported:
     return export_of(request.param)
 
@@ -153,6 +153,7 @@ def test_exactly_what_has_its_packages_is_exported(exported):
         assert left_out == {}
 
 
+@pytest.mark.soak
 def test_files_work_without_laptime_for_any_batch(export_of):
     code = """
 import sys, onnxruntime, torch

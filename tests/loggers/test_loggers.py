@@ -199,6 +199,7 @@ def test_failed_run_has_failed_in_mlflow_and_wandb(failed):
     assert wandb_exit_code(failed / "run") == 1
 
 
+@pytest.mark.soak
 def test_secrets_are_masked(failed):
     (noted,) = mlflow_runs(failed)
     assert noted.data.params["model.token"] == "***"

@@ -118,6 +118,7 @@ def test_new_settings_are_refused_under_torchrun(monkeypatch, work_folder):
     assert list(work_folder.iterdir()) == []
 
 
+@pytest.mark.soak
 def test_settings_made_by_hydra_take_effect_and_are_recorded_and_graded(monkeypatch):
     note = "+callbacks.note={_target_:write_environment.WriteVariable,name:LAPTIME_NOTED}"
     record = laptime.run([*ONE_EPOCH, note, "+hydra.job.env_set={ATEN_CPU_CAPABILITY:default,LAPTIME_NOTED:1}"])

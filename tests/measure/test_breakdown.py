@@ -83,6 +83,7 @@ def test_the_number_of_bytes_sent_follows_the_settings(overrides, num_all_reduce
     assert (comm["num_all_reduces_per_step"], comm["bytes_per_step"]) == (num_all_reduces, num_bytes)
 
 
+@pytest.mark.soak
 def test_powersgd_sends_two_factors_of_rank_four(trained):
     biases, rows_and_columns = 256 + 10, (64 + 256) + (256 + 10)
     run_dir = trained(*TWO_RANKS, "model.hidden_sizes=[256]", "strategy.comm_hook=powersgd")

@@ -173,6 +173,7 @@ def test_two_ranks_train_batch_norm_and_strided_weights_and_resume(comm_hook, wo
     assert second.tolist() == read_epochs(work_folder / "whole").query("epoch == 1")["train_loss"].tolist()
 
 
+@pytest.mark.soak
 def test_a_single_image_in_the_last_step_is_refused_for_batch_norm(work_folder):
     """One sample more per batch trains. The record names the network of the library."""
     overrides = [*SMALL, "dataset.num_train=100", "training.epochs=1", "model=torchvision"]

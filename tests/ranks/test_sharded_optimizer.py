@@ -78,6 +78,7 @@ def test_a_checkpoint_equals_that_of_one_optimizer(trained, overrides):
         assert ours["lr_schedulers"] == theirs["lr_schedulers"]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("later", [SHARED, GLOO], ids=["sharded", "not sharded"])
 def test_a_run_resumes_sharded_or_not(trained, later):
     undisturbed = trained(*SHARED, "training.epochs=4")
@@ -118,6 +119,7 @@ def test_schedulers_do_not_warn_that_no_step_was_taken(train):
     assert done.returncode == 0 and "lr_scheduler.step()" not in done.stderr
 
 
+@pytest.mark.soak
 def test_steps_without_synchronization_update_all_weights_on_each_rank(trained):
     record = read_record(trained(*SHARED, "measure.breakdown=true"))
     assert record["breakdown"]["communication_s"] > 0

@@ -50,12 +50,14 @@ def test_two_ranks_learn_the_same_as_with_gloo_bit_for_bit(losses, overrides):
     pd.testing.assert_frame_equal(losses(*SHARED, TWO, *overrides), losses(*GLOO, TWO), check_exact=True)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("world_size", [3, pytest.param(4, marks=pytest.mark.soak)])
 def test_more_ranks_agree_up_to_rounding(losses, world_size):
     ranks = f"strategy.world_size={world_size}"
     pd.testing.assert_frame_equal(losses(*SHARED, ranks), losses(*GLOO, ranks), rtol=1e-4)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -132,6 +134,7 @@ def test_a_rank_that_is_stuck_ends_the_run(start):
     assert "rank 1 did not respond within strategy.timeout_s=8" in errors
 
 
+@pytest.mark.soak
 def test_restarted_ranks_resume_over_shared_memory(train, breaking, losses):
     overrides = [*breaking(0, 1, "kill", once=True), *SHARED, "training.epochs=3", "strategy.max_restarts=1"]
     done = train(*overrides, "hydra.run.dir=run")
@@ -235,6 +238,7 @@ def test_connect_waits_for_room_in_the_queue_of_another_rank():
             assert time.monotonic() - begin >= 0.2
 
 
+@pytest.mark.soak
 def test_a_low_limit_on_open_files_is_raised_to_its_maximum():
     overrides = [*SHARED, "strategy.world_size=4", "strategy.bucket_cap_mb=0.0001", "training.epochs=1"]
     overrides += ["model.hidden_sizes=[16,16,16,16,16,16,16,16,16,16,16,16]"]

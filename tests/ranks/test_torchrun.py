@@ -65,6 +65,7 @@ def agent(start):
     return make
 
 
+@pytest.mark.soak
 def test_ranks_of_torchrun_join(trained):
     process = start_torchrun(*QUICK, "measure.breakdown=true", "hydra.run.dir=run")
     errors = process.communicate()[1]
@@ -78,6 +79,7 @@ def test_ranks_of_torchrun_join(trained):
     assert curve(RUN_DIR) == curve(trained(*QUICK, "strategy.world_size=2"))
 
 
+@pytest.mark.soak
 def test_a_killed_rank_is_named_and_a_restart_finds_the_checkpoint(agent, breaking, trained):
     overrides = [*without_world_size(breaking(1, 1, "kill", once=True)), *TINY, "hydra.run.dir=run"]
     pretended = agent()
@@ -109,6 +111,7 @@ def test_ranks_of_one_torchrun_write_one_record(agent, trained, work_folder):
     assert curve(path.parent) == curve(trained(*QUICK, "strategy.world_size=2"))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_record_has_the_exception_of_a_rank(rank, agent, breaking):
     overrides = [*without_world_size(breaking(rank, 1, "raise")), *TINY, "hydra.run.dir=run"]
@@ -163,6 +166,7 @@ def test_nodes_started_with_different_settings_are_refused(agent, work_folder):
     assert not list(work_folder.rglob("run.json"))
 
 
+@pytest.mark.soak
 def test_nodes_on_one_machine_share_its_cores(agent):
     cores = usable_cores()
     common = [override for override in QUICK if not override.startswith("strategy")]

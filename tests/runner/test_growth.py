@@ -28,11 +28,12 @@ def counts_of(what: str, number: int, *overrides: str) -> list[dict[str, int]]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors are counted")
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("number", "overrides"),
     [
         (6, ["logger=tensorboard", "measure.breakdown=true", "measure.peak=true"]),
-        pytest.param(6, ["logger=csv"], marks=pytest.mark.soak),
+        (6, ["logger=csv"]),
         (4, ["dataset.pipeline=workers", "dataset.num_workers=1"]),
         pytest.param(
             4,

@@ -96,7 +96,9 @@ def test_all_ranks_evaluate_with_the_same_batch_norm_statistics(train, work_fold
     assert len(list(work_folder.glob("compared by rank *"))) == 2
 
 
-@pytest.mark.parametrize("hook", ["fp16", "bf16", "powersgd"])
+@pytest.mark.parametrize(
+    "hook", [pytest.param("fp16", marks=pytest.mark.soak), "bf16", pytest.param("powersgd", marks=pytest.mark.soak)]
+)
 def test_compressed_gradients_train(hook, trained):
     """On MNIST they reach the accuracy, and the losses differ from those with uncompressed gradients."""
     overrides = [*QUICK, "dataset.limit=2000", "training.batch_size=32", "training.epochs=2", "strategy.world_size=2"]
@@ -181,6 +183,7 @@ def test_off_linux_ranks_start_with_spawn_and_train_the_same(monkeypatch, traine
 FAILING = ["-m", *TINY, NO_REPORT, "training.epochs=1", "optimizer.lr=0.0005,1e30,0.0004"]
 
 
+@pytest.mark.soak
 def test_a_failed_run_does_not_stop_its_sweep_unless_asked_to(train, work_folder):
     done = train(*FAILING, "hydra.sweep.dir=on")
     assert done.returncode == 1
@@ -238,6 +241,7 @@ def test_local_ranks_listen_on_the_loopback_interface_only(start):
     assert listening and listening <= {"127.0.0.1", "::1"}
 
 
+@pytest.mark.soak
 def test_a_broken_pipe_stops_neither_run_nor_sweep(start):
     """The reader of standard output ends after the first line, as `head -n 1` does."""
     for arguments, is_new_interpreter in (
@@ -273,6 +277,7 @@ def test_no_process_is_left_when_the_command_ends(train, work_folder):
     until(lambda: not left(), what="no process of the command is left")
 
 
+@pytest.mark.soak
 def test_a_temporary_folder_with_a_long_path_works(work_folder):
     deep = work_folder / ("d" * 100)
     deep.mkdir()

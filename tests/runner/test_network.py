@@ -46,6 +46,7 @@ def test_the_audit_hook_sees_connections_of_child_processes(real, asked):
     assert lines == ["socket.connect ('10.9.8.7', 9)", "socket.connect ('10.9.8.7', 10)"]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("real", [pytest.param(True, marks=pytest.mark.soak), False], ids=["new interpreter", "fork"])
 def test_a_sweep_and_its_report_use_no_network(real, asked, work_folder):
     """In new interpreters, so that imports are covered, too."""

@@ -79,6 +79,7 @@ def test_other_ranks_notice_a_dead_rank_immediately(comm_hook, start):
     assert "rank 1 was killed by SIGKILL" in errors
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_stopped_rank_does_not_outlive_a_killed_launcher(number, two_ranks):
     process, pids, family = two_ranks()
@@ -132,6 +133,7 @@ def test_stuck_rank_fails_the_run_after_the_timeout(two_ranks):
     assert "Traceback" not in errors
 
 
+@pytest.mark.soak
 def test_run_fails_after_the_timeout_when_all_ranks_are_stuck(two_ranks):
     process, pids, family = two_ranks("strategy.timeout_s=8")
     for pid in pids:
@@ -140,6 +142,7 @@ def test_run_fails_after_the_timeout_when_all_ranks_are_stuck(two_ranks):
     assert "did not respond within strategy.timeout_s=8" in assert_ended(family, "failed")["error"]["message"]
 
 
+@pytest.mark.soak
 def test_data_workers_end_with_a_killed_rank(two_ranks):
     _, pids, family = two_ranks("dataset.pipeline=workers", "dataset.num_workers=1")
     # Persistent workers live through all epochs, so each rank has its training worker.

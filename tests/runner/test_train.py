@@ -249,6 +249,7 @@ def write_fashion_mnist(folder: Path, seed: int = 0) -> None:
         (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels.tobytes()))
 
 
+@pytest.mark.soak
 def test_hashes_distinguish_data_sets_of_the_same_name(work_folder):
     write_fashion_mnist(work_folder / "a", 1)
     write_fashion_mnist(work_folder / "b", 2)

@@ -96,6 +96,7 @@ def test_no_run_starts_after_a_failed_one_stopped_the_sweep(train):
     assert ended.returncode == 1 and "3 of 4 runs of the sweep were not started" in ended.stderr
 
 
+@pytest.mark.soak
 @FORKED_AND_STARTED
 def test_a_signal_ends_all_concurrent_runs_between_two_steps(script, start):
     process = start(*SWEEP, "training.epochs=1000000", "seed=1,2,3", JOBLIB, script=script, new_session=True)

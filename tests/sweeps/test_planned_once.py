@@ -165,6 +165,7 @@ def test_a_value_that_changes_between_check_and_run_is_refused(flag, call, work_
     assert not list(work_folder.rglob("run.json"))
 
 
+@pytest.mark.soak
 def test_a_value_that_depends_on_the_time_is_resolved_once(train, work_folder):
     done = train(*SWEEP, "seed=1,2", "logger=csv", "logger.csv.name='${now:%f}'")
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from laptime.record.directory import numbered_runs
 from laptime.record.files import read_record
 
 
+@pytest.mark.soak
 def test_a_sweep_repeats_its_runs_until_the_interval_or_the_limit_is_reached(train, work_folder):
     """Seeds are outermost in the numbers of the runs."""
     done = train("-m", *TINY, "training.epochs=2", "optimizer.lr=0.001,0.002", "seed=1,2", "hydra.sweep.dir=sweep",

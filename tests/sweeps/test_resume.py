@@ -275,6 +275,7 @@ def ended_early(two_runs: Path) -> None:
     path.write_text(path.read_text().replace("seed=1,2", "seed=1,2,3"))
 
 
+@pytest.mark.soak
 def test_a_run_that_never_began_has_its_number_kept(ended_early, train):
     done = train("sweep.resume=latest", "seed=4,5")
     assert "run 2 (seed=3): not started; not part of this command" in done.stderr

@@ -23,6 +23,7 @@ def records(sweep: str) -> list[dict]:
     return [read_record(path) for _, path in sorted(numbered_runs(Path(sweep)).items())]
 
 
+@pytest.mark.soak
 def test_a_search_samples_its_space_and_prints_the_best_trial(train):
     ended = train("search=accuracy", *WITH_LARGE_BATCHES, "hydra.sweeper.n_trials=3", "hydra.sweep.dir=s")
     assert ended.returncode == 0, ended.stderr

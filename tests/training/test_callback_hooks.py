@@ -46,6 +46,7 @@ def test_callbacks_see_averaged_gradients_on_every_rank(hook, train, work_folder
     assert one == other and one["after_step"] == 2 * 4
 
 
+@pytest.mark.soak
 def test_lightnings_weight_averaging_updates_after_every_step(trained):
     averaged = [*SHORT, f"+callbacks.x={{_target_:{LIGHTNING}.EMAWeightAveraging,decay:0.9}}"]
     last = [

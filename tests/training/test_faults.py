@@ -110,6 +110,7 @@ def test_out_of_memory_kills_are_counted(name, tmp_path):
 # User code, data workers and clocks.
 
 
+@pytest.mark.soak
 def test_weights_without_a_gradient_fail_with_a_remedy(train, work_folder):
     net = ["model._target_=unused_weights.UnusedWeights", "~model.hidden_sizes", "~model.dropout"]
     overrides = [*NO_MODEL, *net, "strategy.world_size=2"]
@@ -222,6 +223,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_keeps_what_was_written(ranks
     assert read_record(Path("more"))["status"] == "completed"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("on_failure", "num_runs"), [("continue", 3), ("stop", 1)])
 def test_a_sweep_continues_or_stops_when_the_disk_is_full(on_failure, num_runs, disk, train):
     overrides = [

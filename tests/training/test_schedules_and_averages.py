@@ -131,6 +131,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(overrides):
     assert whole_weights["num_averaged"] == resumed_weights["num_averaged"]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("hook", ["none", "shared_memory"])
 def test_two_resumed_ranks_equal_uninterrupted_ones(hook, breaking, train):
     overrides = [

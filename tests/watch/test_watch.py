@@ -82,6 +82,7 @@ def test_a_complete_sweep_exits_with_0(train, watch, work_folder):
     assert watch("s/0", "--once").returncode == 0
 
 
+@pytest.mark.soak
 def test_a_killed_sweep_has_a_dead_run_and_runs_that_did_not_start(
     start, watch, dies_quickly, monkeypatch, work_folder
 ):
@@ -129,6 +130,7 @@ def test_epochs_of_the_resumed_checkpoint_count(trained, train, watch, work_fold
     assert "5/5" in watch("second", "--once").stdout
 
 
+@pytest.mark.soak
 def test_a_failing_notify_command_does_not_end_the_sweep(train, work_folder):
     ended = train(*TINY_SWEEP, "seed=1", "hydra.sweep.dir=s", "sweep.notify='echo no >&2; exit 3'")
     assert ended.returncode == 0
