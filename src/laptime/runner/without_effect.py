@@ -13,6 +13,7 @@ from laptime.config.compose import compose
 from laptime.config.overrides import key_of, parse
 from laptime.config.schema import Config
 from laptime.errors import UserError
+from laptime.ranks import torchrun
 from laptime.record.files import DDP_KEYS
 
 
@@ -35,15 +36,21 @@ class _Rule:
 
 
 def _has_process_group(config: Config, is_sweep: bool) -> bool:
-    from laptime.ranks import torchrun
-    from laptime.runner.rank_plan import num_ranks
+    if torchrun.is_joined():
+        world_size = torchrun.world_size()
+    elif isinstance(config.strategy.world_size, int):
+        world_size = config.strategy.world_size
+    else:
+        from laptime.runner.rank_plan import num_ranks  # loads torch
 
-    world_size = torchrun.world_size() if torchrun.is_joined() else num_ranks(config)
+        world_size = num_ranks(config)
     return world_size > 1 or bool(config.strategy.wrap_single_rank)
 
 
 def _trains_on_cuda(config: Config, is_sweep: bool) -> bool:
-    from laptime.runner.rank_plan import accelerator_of
+    if config.device.name not in ("auto", "accelerator", "cuda"):
+        return False
+    from laptime.runner.rank_plan import accelerator_of  # loads torch
 
     return accelerator_of(config) == "cuda"
 

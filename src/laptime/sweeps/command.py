@@ -33,7 +33,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     from laptime.runner.check import check_classes, check_settings_of_jobs
     from laptime.sweeps.hydra_jobs import sweep_config
     from laptime.sweeps.notice import with_notice
-    from laptime.sweeps.plan import plan_runs, refuse_repeated_runs, require_search
+    from laptime.sweeps.plan import num_trials, plan_runs, refuse_repeated_runs, require_search
 
     if torchrun.is_joined():
         raise UserError(
@@ -43,31 +43,31 @@ def run_sweep(args: argparse.Namespace) -> int:
         with explained_in_sweep(hydra, args.overrides):
             runs = plan_runs(hydra, args.overrides, args.config_name)
             configs = check_settings_of_jobs(with_notice(runs, "checking"), args.overrides)
-
-        # These load torch. Wrong settings are refused without it.
-        from laptime.runner.rank_plan import num_ranks
-        from laptime.sweeps.core_slots import SweepCores, core_slots_of
-        from laptime.sweeps.rerun_rules import Step
-        from laptime.sweeps.sweep import Sweep, num_trials
-
-        if find(args.overrides, "sweep.dry_run") is None:
-            fresh_processes.preload()
-        with explained_in_sweep(hydra, args.overrides):
-            check_classes(configs, args.overrides)
         first, jobs = runs[0].composed(), [run.overrides for run in runs]
         num_jobs = len(jobs) if (trials := num_trials(first)) is None else trials
         if trials is not None:
             require_search(first, trials)
         else:
             refuse_repeated_runs(runs, configs)
-        without_effect.check(
-            hydra, args.overrides, [run.composed for run in runs], configs, is_sweep=True, config_name=args.config_name
-        )
-        largest = max(num_ranks(config) for config in configs)
-        cores = SweepCores(largest, core_slots_of(first, num_jobs, largest))
         for config in configs:
             refuse_resume_in_a_file(config)
             _refuse_latest(config)
+        without_effect.check(
+            hydra, args.overrides, [run.composed for run in runs], configs, is_sweep=True, config_name=args.config_name
+        )
+
+        # These load torch. Wrong settings are refused without it.
+        from laptime.runner.rank_plan import num_ranks
+        from laptime.sweeps.core_slots import SweepCores, core_slots_of
+        from laptime.sweeps.rerun_rules import Step
+        from laptime.sweeps.sweep import Sweep
+
+        if find(args.overrides, "sweep.dry_run") is None:
+            fresh_processes.preload()
+        with explained_in_sweep(hydra, args.overrides):
+            check_classes(configs, args.overrides)
+        largest = max(num_ranks(config) for config in configs)
+        cores = SweepCores(largest, core_slots_of(first, num_jobs, largest))
         if any(config.sweep.dry_run for config in configs):
             if trials is not None:
                 raise UserError("sweep.dry_run=true: not supported with a search, which chooses trials while it runs.")

@@ -289,6 +289,12 @@ def _require_one_seed(parsed: Sequence[Override]) -> None:
             )
 
 
+def num_trials(composed: DictConfig) -> int | None:
+    """Return the maximum number of trials of a search; None: not a search."""
+    trials = OmegaConf.select(composed, "hydra.sweeper.n_trials")
+    return None if trials is None else int(trials)
+
+
 def require_search(composed: DictConfig, num_trials: int) -> None:
     """Refuse a search without an objective, or with the wrong direction.
 

@@ -206,14 +206,6 @@ class Sweep:
         return " ".join(swept(overrides, self._shared))
 
 
-def num_trials(composed: "DictConfig") -> int | None:
-    """Return the maximum number of trials of a search; None: not a search."""
-    from omegaconf import OmegaConf
-
-    trials = OmegaConf.select(composed, "hydra.sweeper.n_trials")
-    return None if trials is None else int(trials)
-
-
 def _secrets_of(cfg: "DictConfig") -> Collection[str]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
