@@ -251,6 +251,135 @@ assert importlib.reload(mine).count == 2
     run_python(code)
 
 
+def test_what_a_user_sets_in_a_package_stays(tmp_path):
+    """Also if the package is loaded later."""
+    (tmp_path / "torchmetrics.py").write_text("Accuracy = MeanMetric = old = 1\n")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from laptime import fast_start
+fast_start.begin()
+def deferred():
+    sys.modules.pop("torchmetrics", None)
+    import torchmetrics
+    assert type(torchmetrics).__name__ == "_Deferred"
+    return torchmetrics
+
+package = deferred()
+package.Accuracy = package.pi = 3
+assert (package.MeanMetric, package.Accuracy, package.pi) == (1, 3, 3)
+package = deferred()
+del package.old
+assert package.MeanMetric == 1 and not hasattr(package, "old")
+assert vars(deferred())["MeanMetric"] == 1
+"""
+    run_python(code)
+
+
+def test_files_of_a_package_can_be_read_before_it_is_loaded():
+    code = """
+import importlib.resources, importlib.util, pkgutil
+from laptime import fast_start
+fast_start.begin()
+assert importlib.util.find_spec("pandas").loader.get_filename("pandas").endswith("__init__.py")
+import torchmetrics
+assert type(torchmetrics).__name__ == "_Deferred"
+assert pkgutil.get_data("torchmetrics", "__init__.py")
+assert importlib.resources.files("torchmetrics").joinpath("__init__.py").is_file()
+"""
+    run_python(code)
+
+
+def test_a_thread_can_import_a_submodule_while_another_one_loads_the_package(tmp_path):
+    package = tmp_path / "torchmetrics"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import builtins\nbuiltins.loading.set()\nbuiltins.importing.wait()\nimport torchmetrics.part\nname = 1\n"
+    )
+    (package / "part.py").write_text("")
+    code = f"""
+import builtins, faulthandler, sys, threading
+faulthandler.dump_traceback_later(60, exit=True)
+sys.path.insert(0, {str(tmp_path)!r})
+from laptime import fast_start
+fast_start.begin()
+import torchmetrics
+
+class Finder:  # is asked while Python holds the submodule's lock
+    def find_spec(self, name, path, target=None):
+        if name == "torchmetrics.part":
+            builtins.importing.set()
+
+sys.meta_path.insert(0, Finder())
+builtins.loading, builtins.importing = threading.Event(), threading.Event()
+threads = [threading.Thread(target=lambda: torchmetrics.name)]
+threads[0].start()
+builtins.loading.wait()
+import torchmetrics.part
+threads[0].join()
+assert torchmetrics.name == 1 and torchmetrics.part.__name__ == "torchmetrics.part"
+"""
+    run_python(code)
+
+
+def test_a_folder_with_the_name_of_a_package_that_is_not_installed(tmp_path):
+    (tmp_path / "pandas").mkdir()
+    code = f"""
+import sys
+from laptime import fast_start
+fast_start.begin()
+sys.path = [{str(tmp_path)!r}, *(path for path in sys.path if "site-packages" not in path)]
+import pandas
+assert {str(tmp_path / "pandas")!r} in pandas.__path__
+"""
+    run_python(code)
+
+
+def test_a_deferred_package_can_be_reloaded(tmp_path):
+    (tmp_path / "torchmetrics.py").write_text("count = globals().get('count', 0) + 1\n")
+    code = f"""
+import importlib, sys
+sys.path.insert(0, {str(tmp_path)!r})
+from laptime import fast_start
+fast_start.begin()
+import torchmetrics
+assert torchmetrics.count == 1
+assert importlib.reload(torchmetrics).count == 2
+"""
+    run_python(code)
+
+
+def test_functions_that_are_excluded_from_compilation_are_not_kept():
+    code = """
+import gc, sys
+from laptime import fast_start
+fast_start.begin()
+import torch
+torch.compiler.disable(lambda: 0)()
+gc.collect()
+assert type(sys.modules["torch._dynamo"]).__name__ == "_Deferred"
+assert not any(call.__name__ == "<lambda>" for call in fast_start._disabled)
+"""
+    run_python(code)
+
+
+def test_an_import_during_training_freezes_no_object_of_it(tmp_path):
+    for name in ("pytorch_lightning", "pandas"):
+        (tmp_path / f"{name}.py").write_text("")
+    code = f"""
+import gc, sys
+sys.path.insert(0, {str(tmp_path)!r})
+from laptime import fast_start
+fast_start.begin()
+import pytorch_lightning
+frozen = gc.get_freeze_count()
+created = [[] for _ in range(10_000)]
+import pandas
+assert 0 < gc.get_freeze_count() <= frozen and gc.isenabled()
+"""
+    run_python(code)
+
+
 def test_garbage_is_collected_again_after_an_import():
     code = """
 import gc

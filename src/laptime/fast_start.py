@@ -28,6 +28,7 @@ import importlib
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
@@ -78,6 +79,20 @@ class _Deferred(ModuleType):
         _load(self)
         return ModuleType.__getattribute__(self, name)
 
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__dict__":
+            _load(self)
+        return ModuleType.__getattribute__(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not _is_in(sys._getframe(1).f_globals.get("__name__", ""), ("importlib",)):  # it sets submodules
+            _load(self)  # first, or its code would replace the user's value
+        ModuleType.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        _load(self)
+        ModuleType.__delattr__(self, name)
+
     def __dir__(self) -> Sequence[str]:
         _load(self)
         return dir(self)
@@ -87,21 +102,22 @@ class _Finder:
     """Finds the modules of `_PACKAGES` and `_LARGE`, and loads a deferred package before a submodule is imported."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        package = _PACKAGES.get(name)
+        is_reload = name in sys.modules
+        package = None if is_reload else _PACKAGES.get(name)
         is_deferred = package is not None and (not package.deferred_for or _is_in(_requester(), package.deferred_for))
         if is_deferred or name in _LARGE:
             spec = PathFinder.find_spec(name, path, target)
-            if spec is not None:
+            if spec is not None and spec.loader is not None:  # a folder without __init__.py has no loader
                 spec.loader = _DeferringLoader(spec.loader) if is_deferred else _QuietLoader(spec.loader)
             return spec
-        is_reload = name in sys.modules
         parent = name.rpartition(".")[0]
         while parent:
             module = sys.modules.get(parent)
             if isinstance(module, _Deferred) and not (
                 _PACKAGES[parent].submodules and _is_in(_requester(), _PACKAGES[parent].requesters)
             ):
-                _load(module)
+                # Python holds the lock of the submodule now. A thread that loads the parent may need it, so don't wait.
+                _load(module, wait=False)
             parent = parent.rpartition(".")[0]
         loaded = sys.modules.get(name)
         if loaded is not None and not is_reload:  # a package that was just loaded has imported it
@@ -113,7 +129,7 @@ class _Finder:
 
 
 class _Loader(Loader):
-    """Takes the place of a module's own loader until the module's code is to run."""
+    """Takes the place of a module's own loader while the module is imported."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -122,14 +138,19 @@ class _Loader(Loader):
         module: ModuleType | None = self.loader.create_module(spec)
         return module
 
-    def run_module(self, module: ModuleType) -> None:
+    def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self.loader
-        self.loader.exec_module(module)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.loader, name)  # e.g. to read files of a package that is not imported yet
 
 
 class _DeferringLoader(_Loader):
     def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
         module.__class__ = _Deferred
 
 
@@ -148,42 +169,48 @@ class _LoadedLoader(Loader):
 
 class _QuietLoader(_Loader):
     def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        is_start = "pytorch_lightning" not in sys.modules or module.__name__ == "pytorch_lightning"
         was_enabled = gc.isenabled()
         gc.disable()
         try:
-            self.run_module(module)
+            self.loader.exec_module(module)
         finally:
             if was_enabled:
-                gc.freeze()
+                if is_start:  # later, objects of a training would be frozen, too, and never be freed
+                    gc.freeze()
                 gc.enable()
 
 
 _loading: set[str] = set()
-_lock = threading.RLock()
 
 
-def _load(module: ModuleType) -> None:
-    """Run the code of a deferred module, unless this thread is running it already. Wait for another thread."""
+def _load(module: ModuleType, wait: bool = True) -> None:
+    """Run the code of a deferred module, unless this thread is running it already.
+
+    Args:
+        wait: if another thread is running it, wait for its end. Otherwise return at once.
+    """
     name = module.__name__
     parent = sys.modules.get(name.rpartition(".")[0])
     if isinstance(parent, _Deferred):
-        _load(parent)  # first, as in a usual import: its code may import this module
-    with _lock:
+        _load(parent, wait)  # first, as in a usual import: its code may import this module
+    if not _LOCKS[name].acquire(blocking=wait):
+        return
+    try:
         if not isinstance(module, _Deferred) or name in _loading:
             return
         _loading.add(name)
-        assert module.__spec__ is not None
-        loader: Any = module.__spec__.loader
         try:
-            loader.run_module(module)
+            assert module.__spec__ is not None and module.__spec__.loader is not None
+            module.__spec__.loader.exec_module(module)
             module.__class__ = ModuleType  # type: ignore[assignment]
-        except BaseException:
-            module.__spec__.loader = loader  # so that the next request tries again
-            raise
         finally:
             _loading.discard(name)
         if name == "torch._dynamo":
             _disable_for_real(module)
+    finally:
+        _LOCKS[name].release()
 
 
 def _requester() -> str:
@@ -239,8 +266,8 @@ def _style_context(*args: Any, **kwargs: Any) -> Iterator[None]:
         yield
 
 
-# The functions that `_disable` has returned, each with a list of what it calls and the settings.
-_disabled: list[tuple[Any, list[Any], dict[str, Any]]] = []
+# The functions that `_disable` has returned and that are still in use.
+_disabled: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
 def _disable(fn: Any = None, recursive: bool = True, **settings: Any) -> Any:
@@ -258,18 +285,19 @@ def _disable(fn: Any = None, recursive: bool = True, **settings: Any) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         return called[0](*args, **kwargs)
 
-    _disabled.append((call, called, settings))
+    call._laptime_disabled = called, settings  # type: ignore[attr-defined]
+    _disabled.add(call)
     return call
 
 
 def _disable_for_real(dynamo: Any) -> None:
-    for call, called, settings in _disabled:
+    for call in list(_disabled):
+        called, settings = vars(call).pop("_laptime_disabled")
         called[0] = dynamo.disable(called[0], **settings)
         for name, value in vars(called[0]).items():
             if name.startswith("_torchdynamo"):
                 setattr(call, name, value)
-    if _disabled:
-        dynamo.eval_frame.skip_code(_disabled[0][0].__code__)
+        dynamo.eval_frame.skip_code(call.__code__)
     _disabled.clear()
 
 
@@ -317,3 +345,4 @@ _PACKAGES = {
         {"JITFunction": lambda: _StandIn("triton.runtime.jit", "JITFunction")}, _FLOPS, _FLOPS
     ),
 }
+_LOCKS = {name: threading.RLock() for name in _PACKAGES}
