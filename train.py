@@ -2,11 +2,7 @@
 
 import sys
 
-from laptime import fast_start, starting
+from laptime.cli import main
 
 if __name__ == "__main__":
-    fast_start.begin()
-    starting.announce(sys.argv[1:])
-    from laptime.cli.train import main
-
-    main()
+    main(["train", *sys.argv[1:]])

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -74,6 +75,54 @@ def test_no_line_where_it_cannot_be_erased(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     starting.announce([])
     assert streams[1].getvalue() == ""
+
+
+@pytest.mark.unit
+def test_signals_end_the_process_until_the_command_takes_over(monkeypatch):
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    _, stderr = terminals(monkeypatch)
+    codes = []
+    monkeypatch.setattr(starting.os, "_exit", codes.append)
+    try:
+        for signum, handler in usual.items():
+            signal.signal(signum, handler)
+        starting.announce([])
+        for signum in usual:
+            signal.raise_signal(signum)
+        starting.hand_over()
+        assert {signum: signal.getsignal(signum) for signum in usual} == usual
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+    assert codes == [130, 143] and stderr.getvalue() == f"laptime: starting ...{ERASE}"
+
+
+@pytest.mark.unit
+def test_the_line_is_erased_before_another_process_writes(monkeypatch):
+    streams = terminals(monkeypatch)
+    starting.announce([])
+    starting.erase()
+    starting.hand_over()
+    assert streams[1].getvalue() == f"laptime: starting ...{ERASE}" and (sys.stdout, sys.stderr) == streams
+
+
+@pytest.mark.soak
+def test_the_forkserver_ignores_ctrl_c_while_it_loads():
+    code = """
+import os, signal, sys
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "filelock":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+import laptime.runner.preloaded
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_command_shows_the_line_before_it_loads_anything(work_folder):

@@ -1,14 +1,15 @@
-"""The names of the commands, and the argument parser that they share. Loads neither Hydra nor torch."""
+"""What the commands share: their names, their start and their argument parser. Loads neither Hydra nor torch."""
 
 import argparse
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from laptime.errors import UserError
+from laptime import fast_start, starting
+from laptime.errors import UserError, exit_code_of
 from laptime.suggest import did_you_mean
 from laptime.version import __version__
 
@@ -55,6 +56,22 @@ def typed_command() -> list[str]:
 
 def _interpreter() -> str:
     return Path(sys.orig_argv[0] or "python").name
+
+
+def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run a command with the arguments of this process, and exit with its exit code.
+
+    Args:
+        main: runs the command with the given arguments and returns the exit code.
+    """
+    arguments = sys.argv[1:]
+
+    def announced() -> int:
+        starting.announce(arguments)
+        return main(arguments)
+
+    fast_start.begin()
+    sys.exit(exit_code_of(announced))
 
 
 class Parser(argparse.ArgumentParser):

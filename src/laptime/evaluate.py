@@ -1,12 +1,9 @@
 """`python -m laptime.evaluate`, the older form of `laptime evaluate`."""
 
-import sys
-
-from laptime import fast_start
+from laptime.command_line import run_command
 from laptime.evaluation.main import main, make_parser
 
 __all__ = ["main", "make_parser"]
 
 if __name__ == "__main__":
-    fast_start.begin()
-    sys.exit(main())
+    run_command(main)

@@ -285,14 +285,14 @@ def _disable(fn: Any = None, recursive: bool = True, **settings: Any) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         return called[0](*args, **kwargs)
 
-    call._laptime_disabled = called, settings  # type: ignore[attr-defined]
+    call.laptime_disabled = called, settings  # type: ignore[attr-defined]
     _disabled.add(call)
     return call
 
 
 def _disable_for_real(dynamo: Any) -> None:
     for call in list(_disabled):
-        called, settings = vars(call).pop("_laptime_disabled")
+        called, settings = vars(call).pop("laptime_disabled")
         called[0] = dynamo.disable(called[0], **settings)
         for name, value in vars(called[0]).items():
             if name.startswith("_torchdynamo"):

@@ -34,7 +34,10 @@ def terminal(monkeypatch) -> io.StringIO:
 def test_bar_shows_epoch_loss_accuracy_rate_and_time_left(terminal):
     laptime.run([*SHORT, "callbacks.progress_bar.refresh_s=0.0001"])
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
-    assert re.search(r"epoch 2/2.*100%\s+loss \d\.\d{4}  accuracy \d+\.\d\d%  [\d,]+ samples/s  0:00 left", text)
+    figures = r"loss \d\.\d{4}  accuracy \d+\.\d\d%  "
+    assert re.search(rf"epoch 2/2.* \d\d%\s+{figures}[\d,]+ samples/s  0:00 left", text)
+    assert re.search(rf"epoch 2/2.*100%\s+{figures}validating", text)
+    assert not re.search(r"100%[^\r]*left", text)
 
 
 def test_bar_is_redrawn_by_time_and_not_by_step(terminal):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -228,6 +229,18 @@ def test_signal_keeps_what_was_measured_and_last_ckpt_resumes(signum, code, star
     assert curve(run_dir, Path("resumed")) == curve(Path("whole"))
 
 
+def test_signal_after_the_last_epoch_gets_advice_that_works(train, work_folder):
+    last_batch = signal_at(signal.SIGINT, epoch=1, batch=7)  # 240 images make 8 batches
+    done = train(*STEPPED, "training.epochs=2", last_batch, "hydra.run.dir=stopped")
+    assert done.returncode == 130 and "only the test is missing" in done.stderr, done.stderr
+    assert len(read_epochs(Path("stopped"))) == 2
+    (words,) = re.findall(r"evaluate\S* run=stopped", done.stderr)
+    done = processes.run(
+        words.split()[1], "--config-dir", ".", "latency.batch_sizes=[]", script=processes.ROOT / "evaluate.py"
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_signal_in_the_first_epoch_can_be_resumed(train, undisturbed, work_folder):
     done = train(*STEPPED, "training.epochs=4", signal_at(signal.SIGINT, epoch=0, batch=3), "hydra.run.dir=stopped")
     assert done.returncode == 130, done.stderr
@@ -235,6 +248,8 @@ def test_signal_in_the_first_epoch_can_be_resumed(train, undisturbed, work_folde
     assert read_epochs(Path("stopped")).empty
     checkpoint = torch.load("stopped/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 0
+    done = processes.run("run=stopped", "latency.batch_sizes=[]", script=processes.ROOT / "evaluate.py")
+    assert "these weights are not trained" in done.stderr
     laptime.run([*STEPPED, "training.epochs=4", "hydra.run.dir=resumed", "training.checkpoint=stopped"])
     assert curve(Path("resumed")) == curve(undisturbed)
 

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from laptime import fast_start
-from laptime.command_line import Parser
+from laptime import starting
+from laptime.command_line import Parser, run_command
 from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 from laptime.record.latest import newest_sweeps
 from laptime.record.walk import require_folders
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    starting.hand_over()
     if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
         raise UserError(f"--target-accuracy {args.target_accuracy}: must be a fraction above 0 and at most 1.")
     tolerance = _TOLERANCE if args.tolerance is None else args.tolerance
@@ -125,5 +126,4 @@ def latest_sweep() -> Path:
 
 
 if __name__ == "__main__":
-    fast_start.begin()
-    sys.exit(main())
+    run_command(main)

@@ -76,6 +76,8 @@ def write_reports(analysis: Analysis, out: Path, with_plots: bool = True) -> Non
     for old in folder.glob("*.png"):
         if old.stem not in images:
             old.unlink()
+    if not images and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
     for name, image in images.items():
         write_atomically(folder / f"{name}.png", image)
     write_atomically(out / "report.txt", _bytes(report.as_text(analysis)))

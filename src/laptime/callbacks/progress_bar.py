@@ -82,12 +82,13 @@ class ProgressBar(Callback):
         if isinstance(pl_module, CountsSamples) and isinstance(loader, TimedLoader):
             sums = pl_module.train_sums
             done, total = sums.num_samples, len(loader.sampler)
-            rate = done / (time.perf_counter() - (loader.clock.started_at or 0.0))
-            left = (epochs - trainer.current_epoch) * total - done
-            figures = (
-                f"loss {sums.loss():.4f}  accuracy {sums.accuracy():.2%}  "
-                f"{rate * loader.rank.world_size:,.0f} samples/s  {clock(left / rate)} left"
-            )
+            figures = f"loss {sums.loss():.4f}  accuracy {sums.accuracy():.2%}  "
+            if loader.clock.started_at is None:  # the epoch's time is over
+                figures += "validating"
+            else:
+                rate = done / (time.perf_counter() - loader.clock.started_at)
+                left = (epochs - trainer.current_epoch) * total - done
+                figures += f"{rate * loader.rank.world_size:,.0f} samples/s  {clock(left / rate)} left"
         progress.update(
             self._task, completed=done, total=total, epoch=f"{trainer.current_epoch + 1}/{epochs}", figures=figures
         )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 
+from laptime import starting
 from laptime.cli.dispatch import COMMANDS
 from laptime.cli.show import print_instead
 from laptime.command_line import program, refuse, typed_command
@@ -216,6 +217,7 @@ def _run_once(
             fresh_processes.preload()
         _refuse_sweep_keys(hydra, overrides, composed, config, config_name)
         check_classes([config], overrides)
+        starting.hand_over()
         checked = snapshot(config)
         experiment = experiment_of(composed)
         chosen = find(overrides, "hydra.run.dir") is not None

@@ -7,8 +7,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from laptime import fast_start
-from laptime.command_line import Parser
+from laptime import starting
+from laptime.command_line import Parser, run_command
 from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 
 _ABOUT = """\
@@ -37,6 +37,7 @@ def make_parser() -> Parser:
 
 
 def _run(args: argparse.Namespace) -> int:
+    starting.hand_over()
     seconds = _seconds(args.seconds)
     from laptime.runner import fresh_processes
 
@@ -76,5 +77,4 @@ def _print_progress(text: str) -> None:
 
 
 if __name__ == "__main__":
-    fast_start.begin()
-    sys.exit(main())
+    run_command(main)

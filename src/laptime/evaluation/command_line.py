@@ -49,7 +49,7 @@ def _run(parser: Parser, command: str, arguments: Sequence[str], work: Work) -> 
     schema = SCHEMAS[command]
     groups = {name: [field.name for field in fields(kind)] for name, kind in closed_groups(schema).items()}
     refuse_dashes(arguments, parser, {"": [field.name for field in fields(schema)], **groups})
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     add_user_modules(args.config_dir)
     overrides = [_quote_for_hydra(override) for override in args.overrides]
     return work(composed(command, overrides), overrides)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from laptime import starting
 from laptime.command_line import Parser
 from laptime.evaluation import command_line
 from laptime.evaluation.keys import EvaluateConfig
@@ -40,6 +41,7 @@ def _work(config: EvaluateConfig, overrides: list[str]) -> int:
     from laptime.evaluation.trained_run import open_run
     from laptime.evaluation.write import write
 
+    starting.hand_over()
     run = open_run(location)
     evaluation = evaluate(run, config)
     folder = write(evaluation, run.path)

@@ -4,6 +4,7 @@ The directory may come from anywhere. Classes that its record names are imported
 security), and a checkpoint is read as tensors and plain values only.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from laptime.record.schema import filled
 from laptime.text import join_first_three
 from laptime.training import checkpoints, open_groups
 from laptime.training.build import build_network
+
+log = logging.getLogger(__name__)
 
 # Prefix of the network's weights in the checkpoint of a Classifier.
 _PREFIX = "network."
@@ -101,6 +104,8 @@ def open_run(location: RunLocation) -> TrainedRun:
             f"{key}: was not saved by {run_dir}, because {join_first_three(differences)}. "
             "Give a checkpoint of that run."
         )
+    if checkpoints.epochs_trained(content) == 0:
+        log.warning("%s: was saved before the first epoch ended, so these weights are not trained", key)
     weights = content["state_dict"]
     if not isinstance(weights, dict) or not all(str(name).startswith(_PREFIX) for name in weights):
         raise UserError(f"{key}: is damaged, because its state_dict does not contain the network's weights.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from laptime import starting
 from laptime.command_line import Parser
 from laptime.evaluation import command_line
 from laptime.evaluation.keys import ExportConfig
@@ -49,6 +50,7 @@ def _work(config: ExportConfig, overrides: list[str]) -> int:
     from laptime.exporting.show import show
     from laptime.exporting.write import write
 
+    starting.hand_over()
     run = open_run(location)
     report, files = export(run, config, targets)
     folder = write(report, files, run.path) if files else None

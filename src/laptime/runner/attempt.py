@@ -9,6 +9,7 @@ from pathlib import Path
 
 from msgspec import UNSET, structs
 
+from laptime.command_line import program
 from laptime.config.schema import Config
 from laptime.errors import Interrupted, RunFailed, TrainingFailed
 from laptime.machine.device import cpu_name, usable_cores
@@ -119,12 +120,16 @@ def _log_failure(run: RunContext, failure: BaseException, error: RunError) -> No
     elif error.traceback is not UNSET and not isinstance(failure, KeyboardInterrupt):
         log.error("%s: %s", error.type, error.message)
     if isinstance(failure, Interrupted):
+        folder = shlex.quote(relative(run.run_dir))
         hint = "the measurements so far are saved"
-        if not (run.run_dir / records.EPOCHS_FILE).exists():
+        num_done = max((row.epoch + 1 for row in records.epoch_rows(run.run_dir)), default=0)
+        if num_done == 0:
             hint = "no epoch was completed"
+        elif num_done == run.config.training.epochs:
+            hint += f"; all epochs are complete, only the test is missing: {program('evaluate')} run={folder}"
         elif run.sweep is None:  # a sweep prints at its end how to resume it
             names_dir = any(split(argument).key == "hydra.run.dir" for argument in run.record.command or [])
-            checkpoint = shlex.quote(f"training.checkpoint={relative(run.run_dir)}")
+            checkpoint = f"training.checkpoint={folder}"
             other_dir = " and another hydra.run.dir" if names_dir else ""
             hint += f"; to resume after the last complete epoch, repeat the command with {checkpoint}{other_dir}"
         log.warning("%s: %s", failure, hint)

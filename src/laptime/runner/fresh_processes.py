@@ -14,6 +14,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from laptime import starting
 from laptime.config import vouching
 from laptime.machine.environment import settings
 from laptime.machine.sockets import use_short_socket_dir
@@ -52,6 +53,7 @@ def start(target: Callable[..., None], job: Any, name: str) -> tuple[BaseProcess
     # ("Safe importing of main module"); not reported.
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
+    starting.erase()
     try:
         process.start()
     finally:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from laptime import starting
 from laptime.errors import UserError, ignore_broken_pipe
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def run_sweep(args: argparse.Namespace) -> int:
             fresh_processes.preload()
         with explained_in_sweep(hydra, args.overrides):
             check_classes(configs, args.overrides)
+        starting.hand_over()
         largest = max(num_ranks(config) for config in configs)
         cores = SweepCores(largest, core_slots_of(first, num_jobs, largest))
         if any(config.sweep.dry_run for config in configs):
@@ -118,7 +120,10 @@ def resumed_sweep(overrides: list[str]) -> "tuple[EarlierSweep | None, list[str]
     path, cli_overrides = split_resume_override(overrides)
     dry_run = find_last(cli_overrides, "sweep.dry_run")
     read_only = dry_run is not None and str(dry_run.value).lower() in ("true", "yes", "on", "1")
-    return None if path is None else open_sweep(path, read_only), cli_overrides
+    if path is None:
+        return None, cli_overrides
+    starting.hand_over()
+    return open_sweep(path, read_only), cli_overrides
 
 
 def resume_sweep(args: argparse.Namespace, sweep: "EarlierSweep", cli_overrides: list[str]) -> int:

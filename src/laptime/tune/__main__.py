@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from laptime import fast_start
-from laptime.command_line import Parser
+from laptime import starting
+from laptime.command_line import Parser, run_command
 from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ def _number(flag: str, text: str, rule: str, above: float = 0.0) -> float:
 
 
 def _steps(text: str) -> int:
+    starting.hand_over()
     lowest, highest = 20, 100_000
     if not text.isdecimal() or not lowest <= int(text) <= highest:
         raise UserError(f"--steps {text}: must be a whole number from {lowest} to {highest:,}, e.g. 100.")
@@ -166,5 +167,4 @@ def _file(text: str) -> Path:
 
 
 if __name__ == "__main__":
-    fast_start.begin()
-    sys.exit(main())
+    run_command(main)

@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from laptime import fast_start
-from laptime.command_line import Parser
+from laptime import starting
+from laptime.command_line import Parser, run_command
 from laptime.errors import UserError, exit_code_of, ignore_broken_pipe
 from laptime.record.directory import expanded
 from laptime.record.files import RUN_FILE, SWEEP_FILE
@@ -143,6 +143,7 @@ def _newest() -> Path | None:
 
 def _exit_code(seen: SweepStatus) -> int:
     """Return 1 if a run failed or will never start, otherwise 0."""
+    starting.hand_over()
     has_failed = seen.count("failed", "dead", "interrupted") or (seen.is_over and seen.count("waiting"))
     return 1 if has_failed else 0
 
@@ -190,5 +191,4 @@ def view(seen: SweepStatus) -> Group:
 
 
 if __name__ == "__main__":
-    fast_start.begin()
-    sys.exit(main())
+    run_command(main)
