@@ -11,7 +11,7 @@ from laptime.analysis.groups import group_runs
 from laptime.analysis.load import load_runs
 from laptime.analysis.mismatch import Mismatch
 from laptime.analysis.remarks import remarks_of
-from laptime.analysis.results import Agreement, NoTestAccuracy, Scatter, Shift, Verdict
+from laptime.analysis.results import Agreement, NoTestScore, Scatter, Shift, Verdict
 from laptime.analysis.summary_tables import comparison_table
 from laptime.errors import UserError
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.unit
 AGREES = Agreement(Verdict.AGREES)
 
 
-def differs(*details: NoTestAccuracy | Scatter | Shift) -> Agreement:
+def differs(*details: NoTestScore | Scatter | Shift) -> Agreement:
     return Agreement(Verdict.DIFFERS, details)
 
 
@@ -115,7 +115,7 @@ def test_a_run_that_fell_back_to_the_cpu_counts_as_cpu(write, work_folder):
 @pytest.mark.parametrize(
     ("accuracies", "expected"),
     [
-        (([0.97], [0.95]), shifted("test_accuracy", -0.02)),
+        (([0.97], [0.95]), shifted("test_score", -0.02)),
         (([0.97], [0.969]), AGREES),  # within the error of 10,000 test images
         (([0.97, 0.94], [0.95, 0.95]), AGREES),  # within the spread of the repeats
         (([None], [None]), Agreement(Verdict.UNKNOWN)),
@@ -181,9 +181,9 @@ def test_table_has_a_row_per_value(write, work_folder):
 @pytest.mark.parametrize(
     ("accuracies", "baseline_accuracies", "expected"),
     [
-        ([0.10, 0.10, 0.97], [0.97, 0.97, 0.97], shifted("test_accuracy", -0.87)),
-        ([0.10, 0.97, 0.97], [0.97, 0.97, 0.97], differs(Scatter("test_accuracy", pytest.approx(0.87)))),
-        ([None, None, 0.97], [0.97, 0.97, 0.97], differs(NoTestAccuracy(2, 3))),
+        ([0.10, 0.10, 0.97], [0.97, 0.97, 0.97], shifted("test_score", -0.87)),
+        ([0.10, 0.97, 0.97], [0.97, 0.97, 0.97], differs(Scatter("test_score", pytest.approx(0.87)))),
+        ([None, None, 0.97], [0.97, 0.97, 0.97], differs(NoTestScore(2, 3))),
         ([0.97, 0.96, 0.95], [0.965, 0.955, 0.95], AGREES),
     ],
 )

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from laptime.analysis.group import Reached, reached
+from laptime.analysis.group import Reached, Target, reached
 from laptime.analysis.groups import group_runs
 from laptime.analysis.labels import differing_keys
 from laptime.analysis.load import load_runs
 from laptime.analysis.remarks import remarks_of
 from laptime.analysis.summary_tables import groups_table
+from laptime.record.score import ACCURACY
 
 pytestmark = pytest.mark.unit
 
@@ -101,9 +102,9 @@ def test_time_to_an_accuracy_counts_the_repeats_that_reached_it(write, work_fold
     write(Path("a"), [9.0, 1.0, 2.0])  # validation accuracies 0.90, 0.92, 0.94
     write(Path("b"), [9.0, 3.0], seed=2)
     (group,) = groups_of(".")
-    assert reached(group, 0.94) == Reached(0.94, 1, 12.0)
-    assert reached(group, 0.92) == Reached(0.92, 2, (10.0 + 12.0) / 2)
-    assert reached(group, 0.99) == Reached(0.99, 0, None)
+    assert reached(group, Target(ACCURACY, 0.94)) == Reached(ACCURACY, 0.94, 1, 12.0)
+    assert reached(group, Target(ACCURACY, 0.92)) == Reached(ACCURACY, 0.92, 2, (10.0 + 12.0) / 2)
+    assert reached(group, Target(ACCURACY, 0.99)) == Reached(ACCURACY, 0.99, 0, None)
     assert reached(group, None) is None
 
 

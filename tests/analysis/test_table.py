@@ -76,6 +76,11 @@ def test_a_narrow_terminal_omits_optional_columns(width, has_size):
 
 def test_a_difference_is_a_warning_and_a_missing_figure_is_marked():
     tones = {verdict: results_cell(Agreement(verdict)).tone for verdict in Verdict}
-    assert tones == {Verdict.AGREES: Tone.PLAIN, Verdict.DIFFERS: Tone.WARNING, Verdict.UNKNOWN: Tone.PLAIN}
-    assert with_spread([], 1, "{:.2f}").tone is Tone.MISSING
-    assert with_spread([0.5, 0.7], 100, "{:.0f}%") == Cell("60% ± 14%")
+    assert tones == {
+        Verdict.AGREES: Tone.PLAIN,
+        Verdict.DIFFERS: Tone.WARNING,
+        Verdict.UNKNOWN: Tone.PLAIN,
+        Verdict.INCOMPARABLE: Tone.PLAIN,
+    }
+    assert with_spread([], 1, "{:.2f}".format).tone is Tone.MISSING
+    assert with_spread([0.5, 0.7], 100, "{:.0f}%".format) == Cell("60% ± 14%")

@@ -61,7 +61,7 @@ def test_without_the_size_of_the_test_set_the_repeats_decide(test, val, words, l
 
 def test_one_repeat_each_is_inconclusive(learned):
     result = learned(([0.97], [0.87]), ([None], [None]))
-    assert result == Agreement(Verdict.UNKNOWN, (Shift("test_accuracy", pytest.approx(-0.1)),))
+    assert result == Agreement(Verdict.UNKNOWN, (Shift("test_score", pytest.approx(-0.1)),))
     assert agreement_words(result) == "inconclusive with one repeat each: test accuracy -10.00 points"
     assert answer(analyze([Path()])).endswith("; test accuracy -10.00 points (one repeat each: inconclusive).")
 

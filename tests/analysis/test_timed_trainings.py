@@ -22,7 +22,7 @@ from laptime.analysis.summary_tables import groups_table
 from laptime.analysis.tables import tables
 from laptime.analysis.wording import mismatch_words
 from laptime.record.epochs import NEW_COLUMNS
-from laptime.record.files import EPOCHS_FILE
+from laptime.record.files import EPOCHS_FILE, SCORE_COLUMNS
 
 pytestmark = pytest.mark.unit
 
@@ -181,7 +181,10 @@ def test_epochs_csv_of_an_older_version_is_read(write, work_folder):
     path.write_text("\n".join(",".join(line[: -len(NEW_COLUMNS)]) for line in lines) + "\n")
     (run,), skipped = load_runs([Path()])
     assert run.epochs["epoch_time_s"].to_list() == [9.0, 1.0, 2.0] and not skipped and run.remarks == ()
-    assert laptime.load("run").epochs[list(NEW_COLUMNS)].isna().all(axis=None)
+    epochs = laptime.load("run").epochs
+    assert epochs[[name for name in NEW_COLUMNS if name not in SCORE_COLUMNS]].isna().all(axis=None)
+    for score, accuracy in SCORE_COLUMNS.items():  # in such a file, accuracy is the score
+        assert epochs[score].notna().all() and epochs[score].equals(epochs[accuracy])
 
 
 def test_a_record_with_reasons_for_missing_figures_is_loaded(write_timed, work_folder):

@@ -4,7 +4,7 @@ import pytest
 
 from laptime.analysis.gate import Check, Verdict
 from laptime.analysis.mismatch import HOST, Mismatch
-from laptime.analysis.results import Agreement, NoTestAccuracy, Scatter, Shift
+from laptime.analysis.results import Agreement, NoTestScore, Scatter, Shift
 from laptime.analysis.results import Verdict as Learned
 from laptime.analysis.statistics import Difference, Interval
 from laptime.analysis.wording import agreement_words, check_words, difference_words, mismatch_words
@@ -19,11 +19,11 @@ pytestmark = pytest.mark.unit
         (Agreement(Learned.AGREES), "agrees"),
         (Agreement(Learned.UNKNOWN), "accuracy not measured"),
         (
-            Agreement(Learned.DIFFERS, (Shift("test_accuracy", -0.02), Shift("train_loss", 0.1), NoTestAccuracy(2, 3))),
+            Agreement(Learned.DIFFERS, (Shift("test_score", -0.02), Shift("train_loss", 0.1), NoTestScore(2, 3))),
             "differs: test accuracy -2.00 points, training loss +0.1000, 2 of 3 repeats have no test accuracy",
         ),
         (
-            Agreement(Learned.DIFFERS, (Scatter("test_accuracy", 0.87),)),
+            Agreement(Learned.DIFFERS, (Scatter("test_score", 0.87),)),
             "differs: test accuracy varies by 87.00 points",
         ),
     ],

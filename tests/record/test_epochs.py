@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from tests.support.records import EPOCH_ROW
 
-from laptime.record.epochs import EpochRow, combine_ranks_frame, combine_rows, last_attempts, time_to_accuracy
+from laptime.record.epochs import EpochRow, combine_ranks_frame, combine_rows, last_attempts, time_to_score
+from laptime.record.score import ACCURACY
 
 pytestmark = pytest.mark.unit
 
@@ -18,15 +19,15 @@ EPOCHS = [(2.0, 0.5), (4.0, None), (6.0, 0.75), (8.0, math.nan), (10.0, 0.7), (1
     ("target", "seconds"), [(0.5, 2.0), (0.51, 6.0), (0.75, 6.0), (0.76, 12.0), (0.9, 12.0), (0.91, None)]
 )
 def test_the_first_epoch_that_reaches_the_target_counts(target, seconds):
-    assert time_to_accuracy(EPOCHS, target) == seconds
+    assert time_to_score(EPOCHS, ACCURACY, target) == seconds
 
 
 def test_without_epochs_the_target_is_not_reached():
-    assert time_to_accuracy([], 0.5) is None
+    assert time_to_score([], ACCURACY, 0.5) is None
 
 
 def test_the_time_before_a_checkpoint_is_not_known():
-    assert time_to_accuracy(EPOCHS, 0.5, first_epoch=1) is None
+    assert time_to_score(EPOCHS, ACCURACY, 0.5, first_epoch=1) is None
 
 
 def rows(times: list[list[float]], attempt: int = 0, first_epoch: int = 0) -> list[EpochRow]:

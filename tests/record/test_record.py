@@ -37,7 +37,8 @@ CONTRACT = {
     "strategy": "name backend world_size threads_per_rank oversubscribed rank_pids",
     "batch": "scope per_rank_batch_size global_batch_size",
     "timing": "warmup_epochs total_train_s epoch_time_s samples_per_s steps_per_s startup_s",
-    "result": "train_loss train_accuracy val_loss val_accuracy test_loss test_accuracy time_to_accuracy",
+    "result": "train_loss train_accuracy val_loss val_accuracy test_loss test_accuracy time_to_accuracy "
+    "score train_score val_score test_score time_to_score",
     "resources": "peak_rss_bytes peak_device_memory_bytes cpu_percent energy_joules",
     "communication": "num_all_reduces_per_step bytes_per_step compute_s comm_s overlap_s exposed_s "
     "isolated_all_reduce_s",
@@ -319,7 +320,8 @@ def test_a_file_of_an_older_laptime_keeps_its_columns(tmp_path):
     assert header == old and second == [first[0], "2", *first[2:]]
     frame = record.read_epochs(tmp_path)
     assert tuple(frame.columns) == EPOCH_COLUMNS and frame[list(NEW_COLUMNS)].isna().all(axis=None)
-    expected = EPOCH_ROW | dict.fromkeys(NEW_COLUMNS)
+    # In such a file, accuracy is the score.
+    expected = EPOCH_ROW | dict.fromkeys(NEW_COLUMNS) | {"train_score": 0.9, "val_score": 0.8}
     assert [asdict(row) for row in record.epoch_rows(tmp_path)] == [expected, expected | {"epoch": 2}]
 
 

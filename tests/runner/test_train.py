@@ -88,7 +88,7 @@ def test_every_measured_section_of_the_record_is_complete(default_run):
         "strategy": ("backend",),
         "batch": (),
         "timing": ("tokens_per_s", "compile_s", "straggler_delay"),
-        "result": ("time_to_accuracy",),
+        "result": ("time_to_accuracy", "time_to_score"),
         "resources": (
             "peak_device_memory_bytes", "device_memory_bytes", "driver_memory_bytes",
             "energy_joules", "energy_joules_per_1000_samples",

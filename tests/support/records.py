@@ -31,6 +31,8 @@ EPOCH_ROW: dict[str, Any] = {
     "num_tokens": 3200,
     "num_batches": 10,
     "apart_s": 0.25,
+    "train_score": 0.9,
+    "val_score": 0.8,
 }
 
 

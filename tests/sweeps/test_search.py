@@ -12,6 +12,7 @@ from laptime.analysis.search import pareto_front
 from laptime.record.directory import numbered_runs
 from laptime.record.files import is_maximized, read_record
 from laptime.record.latest import newest_sweeps
+from laptime.record.score import ACCURACY, BITS_PER_CHARACTER
 
 TWO_EPOCHS = (*TINY, "training.epochs=2")
 # A search chooses batch sizes of up to 512.
@@ -145,13 +146,20 @@ def test_an_invalid_objective_is_refused(metrics, call):
 
 @pytest.mark.unit
 def test_the_metric_determines_the_direction():
-    assert all(map(is_maximized, ("val_accuracy", "test_accuracy", "samples_per_s", "steps_per_s")))
-    assert not any(map(is_maximized, ("val_loss", "epoch_time_s", "time_to_accuracy", "total_train_s")))
+    larger_is_better = ("val_accuracy", "test_accuracy", "samples_per_s", "steps_per_s")
+    smaller_is_better = ("val_loss", "epoch_time_s", "time_to_accuracy", "time_to_score", "total_train_s")
+    for score in (ACCURACY, BITS_PER_CHARACTER):
+        assert all(is_maximized(metric, score) for metric in larger_is_better)
+        assert not any(is_maximized(metric, score) for metric in smaller_is_better)
+    for metric in ("train_score", "val_score", "test_score"):
+        assert is_maximized(metric, ACCURACY) and not is_maximized(metric, BITS_PER_CHARACTER)
 
 
 @pytest.mark.unit
 def test_the_front_has_the_points_that_no_other_beats():
     points = [(0.90, 1.0), (0.95, 2.0), (0.94, 2.5), (0.99, 9.0), (0.90, 1.5), (0.95, 2.0)]
-    assert pareto_front(points, ("val_accuracy", "epoch_time_s")) == (3, 1, 5, 0)
-    assert pareto_front(points, ("epoch_time_s", "val_loss")) == (0,)
-    assert pareto_front([(1.0, 1.0)], ("val_loss", "epoch_time_s")) == (0,)
+    assert pareto_front(points, ("val_accuracy", "epoch_time_s"), ACCURACY) == (3, 1, 5, 0)
+    assert pareto_front(points, ("val_score", "epoch_time_s"), ACCURACY) == (3, 1, 5, 0)
+    assert pareto_front(points, ("val_score", "epoch_time_s"), BITS_PER_CHARACTER) == (0,)
+    assert pareto_front(points, ("epoch_time_s", "val_loss"), ACCURACY) == (0,)
+    assert pareto_front([(1.0, 1.0)], ("val_loss", "epoch_time_s"), ACCURACY) == (0,)

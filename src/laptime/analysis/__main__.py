@@ -1,6 +1,7 @@
 """The command `laptime analyze`: tables, plots and reports from any run or sweep directories."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,12 @@ def _run(args: argparse.Namespace) -> int:
     starting.hand_over()
     if args.target_accuracy is not None and not 0 < args.target_accuracy <= 1:
         raise UserError(f"--target-accuracy {args.target_accuracy}: must be a fraction above 0 and at most 1.")
+    if args.target_score is not None and not math.isfinite(args.target_score):
+        raise UserError(f"--target-score {args.target_score}: must be a finite number.")
+    if args.target_score is not None and args.target_accuracy is not None:
+        raise UserError(
+            f"--target-score {args.target_score}: can't be combined with --target-accuracy. Use one of them."
+        )
     tolerance = _TOLERANCE if args.tolerance is None else args.tolerance
     if not 0 <= tolerance < 1:
         raise UserError(f"--tolerance {tolerance}: must be a fraction in [0, 1).")
@@ -54,7 +61,9 @@ def _run(args: argparse.Namespace) -> int:
     from laptime.analysis.wording import check_words
     from laptime.analysis.write import write_reports, write_tables
 
-    analysis = analyze(folders, args.baseline, args.by, args.target_accuracy, parse_world_sizes(args.project))
+    analysis = analyze(
+        folders, args.baseline, args.by, args.target_accuracy, parse_world_sizes(args.project), args.target_score
+    )
     out = Path(args.out) if args.out else _default_output_dir(folders)
     if args.gate is not None and Path(args.gate).resolve() == (out / "summary.json").resolve():
         raise UserError(f"--gate {args.gate}: would be overwritten. Copy it, or write elsewhere with --out.")
@@ -93,6 +102,9 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--target-accuracy", type=float, metavar="FRACTION", help="report the time to reach this accuracy, e.g. 0.95"
+    )
+    parser.add_argument(
+        "--target-score", type=float, metavar="VALUE", help="the same for the score of any task, e.g. 1.9 bits/char"
     )
     parser.add_argument(
         "--project", default="8,16", metavar="N,N", help="predict the scaling to these numbers of ranks (default: 8,16)"

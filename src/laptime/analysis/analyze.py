@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laptime.analysis.compare import Comparison, compare, resolve_key, swept_keys
-from laptime.analysis.group import Group
+from laptime.analysis.group import Group, Target, all_scores
 from laptime.analysis.groups import group_runs
 from laptime.analysis.load import Run, Skipped, load_runs
 from laptime.analysis.scaling import Family, families
 from laptime.analysis.search import Search, searches
 from laptime.errors import UserError
+from laptime.record.score import ACCURACY, descriptions
 from laptime.record.walk import require_folders
 
 PROJECTED = (8, 16)
@@ -28,7 +29,7 @@ class Analysis:
         families: groups that differ only in the number of ranks.
         comparisons: groups that differ only in one other key.
         searches: hyperparameter searches.
-        target_accuracy: the accuracy whose time to reach it the reports show; None: each run's
+        target: the score whose time to reach it the reports show; None: each run's measure.target_score or
             measure.target_accuracy.
         project: numbers of ranks to project the scaling to.
     """
@@ -40,7 +41,7 @@ class Analysis:
     families: tuple[Family, ...]
     comparisons: tuple[Comparison, ...]
     searches: tuple[Search, ...]
-    target_accuracy: float | None
+    target: Target | None
     project: tuple[int, ...]
 
 
@@ -50,6 +51,7 @@ def analyze(
     by: Sequence[str] = (),
     target_accuracy: float | None = None,
     project: Sequence[int] = PROJECTED,
+    target_score: float | None = None,
 ) -> Analysis:
     """Read all runs in and below the folders, and compare them.
 
@@ -59,9 +61,11 @@ def analyze(
         by: keys to compare by; empty: all keys in which the groups differ.
         target_accuracy: the accuracy to reach, a fraction; None: each run's measure.target_accuracy.
         project: numbers of ranks to project the scaling to.
+        target_score: the score to reach, whatever the runs' score is; None: each run's measure.target_score.
 
     Raises:
-        UserError: a folder does not exist, a key is unknown, or the baseline is missing.
+        UserError: a folder does not exist, a key is unknown, the baseline is missing, or the runs don't have the score
+            of the target.
     """
     require_folders(folders)
     runs, skipped = load_runs(folders)
@@ -83,8 +87,30 @@ def analyze(
             raise UserError(f"--by {name}: no two groups differ only in it. Keys in which they differ: {differing}.")
     return Analysis(
         tuple(folders), tuple(runs), tuple(skipped), tuple(groups), tuple(scaling), tuple(comparisons),
-        tuple(searches(groups)), target_accuracy, tuple(project),
+        tuple(searches(groups)), _target(groups, target_accuracy, target_score), tuple(project),
     )  # fmt: skip
+
+
+def _target(groups: Sequence[Group], accuracy: float | None, value: float | None) -> Target | None:
+    scores = all_scores(groups)
+    if accuracy is not None:
+        if ACCURACY not in scores:
+            raise UserError(
+                f"--target-accuracy {accuracy}: the score of these runs is {descriptions(scores)}. Use --target-score."
+            )
+        return Target(ACCURACY, accuracy)
+    if value is None:
+        return None
+    if len(scores) > 1:
+        raise UserError(
+            f"--target-score {value}: these runs have different scores: {descriptions(scores)}. Analyze the runs of "
+            "one score at a time."
+        )
+    if scores[0].unit == "%" and not 0 < value <= 1:
+        raise UserError(
+            f"--target-score {value}: must be a fraction above 0 and at most 1, because the score is {scores[0].name}."
+        )
+    return Target(scores[0], value)
 
 
 def _baseline(text: str | None) -> tuple[str | None, str | None]:

@@ -28,7 +28,7 @@ _EXPLAINING = ("threads_per_rank", "code")
 def question(analysis: Analysis) -> str:
     """Return the question that the runs answer."""
     if analysis.searches:
-        return f"What is best in {_and(list(analysis.searches[0].metrics))}?"
+        return f"What is best in {_and(analysis.searches[0].titles)}?"
     if analysis.families:
         sizes = sorted({size for family in analysis.families for size in family.world_sizes})
         return f"How does this training scale to {_and([str(size) for size in sizes])} ranks?"
@@ -84,7 +84,7 @@ def _search_words(search: Search) -> str:
 
 def _values_words(search: Search, index: int) -> str:
     """Return a group's values: `val_accuracy 0.9812, epoch_time_s 1.303`."""
-    pairs = zip(search.metrics, search.values[index], strict=True)
+    pairs = zip(search.titles, search.values[index], strict=True)
     return ", ".join(f"{metric} {value:.4g}" for metric, value in pairs)
 
 
@@ -141,6 +141,8 @@ def _results_words(agreement: Agreement | None) -> str:
     """Describe how results differ from the baseline's; empty: no difference is known."""
     if agreement is None or not (details := agreement_details(agreement)):
         return ""
+    if agreement.verdict is Verdict.INCOMPARABLE:
+        return f"results not compared: {details}"
     undecided = agreement.verdict is Verdict.UNKNOWN
     return f"{details} (one repeat each: inconclusive)" if undecided else f"results differ: {details}"
 

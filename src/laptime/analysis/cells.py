@@ -1,13 +1,14 @@
 """Formats figures for the cells of tables."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from laptime.analysis.group import Group, with_tokens
+from laptime.analysis.group import Group, all_scores, common_score, with_tokens
 from laptime.analysis.results import Agreement, Verdict
 from laptime.analysis.statistics import MIN_REPEATS, Interval, median_and_deviation
 from laptime.analysis.table import Cell, Column, Tone
 from laptime.analysis.wording import agreement_words
+from laptime.record.score import ACCURACY, descriptions
 from laptime.text import byte_size
 
 RESULTS = Column("results", is_sentence=True)
@@ -33,13 +34,58 @@ def with_interval(value: float | None, interval: Interval | None, scale: float =
     return f"{shown:.{digits}f}{unit} ({interval.low * scale:.{digits}f} to {interval.high * scale:.{digits}f})"
 
 
-def with_spread(values: Sequence[float], scale: float, form: str) -> Cell:
-    """Format median and standard deviation over the repeats, both multiplied by `scale`, with the format `form`."""
+def with_spread(values: Sequence[float], scale: float, show: Callable[[float], str]) -> Cell:
+    """Format median and standard deviation over the repeats with `show`, both multiplied by `scale`."""
     finite = [value * scale for value in values if math.isfinite(value)]
     if not finite:
         return NOT_MEASURED
     median, deviation = median_and_deviation(finite)
-    return Cell(form.format(median) if deviation is None else f"{form.format(median)} ± {form.format(deviation)}")
+    return Cell(show(median) if deviation is None else f"{show(median)} ± {show(deviation)}")
+
+
+class ScoreColumn:
+    """The column of the test score. It has the validation score if no group has a test score and one has the other.
+
+    Args:
+        groups: the groups of the table.
+    """
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self._scores, self._common = all_scores(groups), common_score(groups)
+        only_validated = _is_measured("val_score", groups) and not _is_measured("test_score", groups)
+        # Tables of accuracies have always had the test accuracy alone.
+        self._stage = "val" if only_validated and self._common != ACCURACY else "test"
+        stage = "validation" if self._stage == "val" else "test"
+        self._name = f"{stage} {'score' if self._common is None else self._common.name}"
+
+    def head(self, with_note: bool = True) -> Column:
+        """Return the head.
+
+        Args:
+            with_note: whether to explain the spread below the table.
+        """
+        spread = f"{self._name}: median ± standard deviation over the repeats"
+        if self._common is None:
+            spread += f". It is not compared: the scores are {descriptions(self._scores)}"
+        elif self._common != ACCURACY:
+            details = self._common.description.removeprefix(f"{self._common.name} ")
+            spread += f" {details}"
+        is_noted = with_note or self._common != ACCURACY
+        return Column(self._name, note=f"{spread}." if is_noted else "")
+
+    def cell(self, group: Group) -> Cell:
+        """Return the cell of a group."""
+        score = group.score
+        if score is None:
+            return Cell("different scores", Tone.MISSING)
+        cell = with_spread(group.values("result", f"{self._stage}_score"), score.factor, score.format_scaled)
+        if self._common is not None or cell is NOT_MEASURED:
+            return cell
+        return Cell(f"{score.name} {cell.text}")
+
+
+def _is_measured(key: str, groups: Sequence[Group]) -> bool:
+    return any(group.values("result", key) for group in groups)
 
 
 def percent_of(value: float | None, whole: float) -> str:

@@ -11,6 +11,7 @@ from laptime.errors import UserError
 from laptime.record import files as records
 from laptime.record.epochs import EPOCH_COLUMNS
 from laptime.record.latest import newest_runs
+from laptime.record.score import Score
 from laptime.text import escape_control_chars
 
 if TYPE_CHECKING:  # pandas is slow to import, and `import laptime` does not need it
@@ -28,16 +29,17 @@ class Results:
             group of repeats), `device` (the device that trained), `seed` (missing: unknown), `config_hash`,
             `group_hash`, `started_at` and `ended_at` (times in UTC), `commit`, `hostname_hash`, and `lap` (the timed
             unit, e.g. `epoch` or `20 batches by LapTimer`). The figures of run.json follow by name, e.g.
-            `epoch_time_s`, `samples_per_s`, `world_size`, `test_accuracy`. They come from the sections device, dataset,
-            model, strategy, batch, timing, result, resources, communication, contention, breakdown, peak, bare_loop and
-            quality. If an earlier section has the same name, the section's name is a prefix: `model_name`,
-            `dataset_name`, `bare_loop_epoch_time_s`. Every setting follows by its full key: `optimizer.lr`,
-            `training.batch_size`. If a figure has the same name, the prefix is `config.`. Lists are JSON strings.
+            `epoch_time_s`, `samples_per_s`, `world_size`, `score` (its name), `test_score`, `test_accuracy`. They come
+            from the sections device, dataset, model, strategy, batch, timing, result, resources, communication,
+            contention, breakdown, peak, bare_loop and quality. If an earlier section has the same name, the section's
+            name is a prefix: `model_name`, `dataset_name`, `bare_loop_epoch_time_s`. Every setting follows by its full
+            key: `optimizer.lr`, `training.batch_size`. If a figure has the same name, the prefix is `config.`. Lists
+            are JSON strings.
         epochs: one row per run, epoch and rank. If several attempts trained an epoch, the last one counts. The columns
             are `run` and those of epochs.csv: `attempt`, `epoch`, `rank` (all from 0), `is_warmup`, `epoch_time_s`,
             `num_samples` and `samples_per_s` (of this rank), `data_wait_s`, `train_loss`, `train_accuracy`, `val_loss`,
             `val_accuracy` (of all ranks), `lr`, `cpu_percent`, `rss_bytes`, `device_memory_bytes`, `num_tokens`,
-            `num_batches`, `apart_s`.
+            `num_batches`, `apart_s`, `train_score`, `val_score` (of all ranks).
         groups: one row per group of repeats, as in summary/groups.csv. `samples_per_s` is derived from the median time.
             For an even number of repeats it differs slightly from the median of the repeats' `samples_per_s`.
         scaling: speedup and scaling efficiency by number of ranks, as in summary/scaling.csv.
@@ -131,6 +133,8 @@ def _with_settings(row: dict[str, object], run: "Run") -> dict[str, object]:
 
 
 def _cell(value: object) -> object:
+    if isinstance(value, Score):
+        return value.name
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 

@@ -16,7 +16,9 @@ from laptime.analysis.statistics import (
     summarize,
     trend,
 )
-from laptime.record.epochs import time_to_accuracy
+from laptime.record.epochs import time_to_score
+from laptime.record.files import is_score
+from laptime.record.score import ACCURACY, Score
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,11 @@ class Group:
     def values(self, section: str, key: str) -> list[float]:
         """Return a figure of run.json for each repeat that has it.
 
-        For figures of `result` there is one value per seed, because repeats of one seed learn the same.
+        For figures of `result` there is one value per seed, because repeats of one seed learn the same. There are no
+        values of the score if the repeats have different scores.
         """
+        if is_score(key) and self.score is None:
+            return []
         runs = {_seed(run): run for run in reversed(self.runs)}.values() if section == "result" else self.runs
         values = [getattr(getattr(run.record, section), key) for run in runs]
         return [float(value) for value in values if isinstance(value, int | float)]
@@ -114,12 +119,23 @@ class Group:
         values = self.values(section, key)
         return float(np.median(values)) if values else None
 
-    def times_to(self, accuracy: float) -> list[float | None]:
-        """Return the seconds of training until each repeat reached a validation accuracy; None: never, or unknown."""
+    @cached_property
+    def scores(self) -> tuple[Score, ...]:
+        """The different scores of the repeats. Repeats without a score are left out; empty: no repeat has one."""
+        return tuple(dict.fromkeys(score for run in self.runs if (score := run.record.result.score) is not None))
+
+    @property
+    def score(self) -> Score | None:
+        """The score of the repeats; accuracy if none has a score; None: they have different scores."""
+        return common_score([self])
+
+    def times_to(self, target: float) -> list[float | None]:
+        """Return the seconds of training until each repeat reached a validation score; None: never, or unknown."""
         return [
-            time_to_accuracy(
-                zip(run.epochs["elapsed_s"].tolist(), run.epochs["val_accuracy"].tolist(), strict=True),
-                accuracy,
+            time_to_score(
+                zip(run.epochs["elapsed_s"].tolist(), run.epochs["val_score"].tolist(), strict=True),
+                run.record.score,
+                target,
                 int(run.epochs["epoch"].iloc[0]),
             )
             for run in self.runs
@@ -164,23 +180,58 @@ def _seed(run: Run) -> object:
 
 @dataclass(frozen=True)
 class Reached:
-    """The time that a group took to reach a validation accuracy.
+    """The time that a group took to reach a validation score.
 
     Attributes:
-        target_accuracy: the accuracy, a fraction.
+        score: the score.
+        target: the value to reach.
         num_reached: number of repeats that reached it.
-        time_to_accuracy_s: median time over these repeats; None: no repeat reached it.
+        time_s: median time over these repeats; None: no repeat reached it.
     """
 
-    target_accuracy: float
+    score: Score
+    target: float
     num_reached: int
-    time_to_accuracy_s: float | None
+    time_s: float | None
 
 
-def reached(group: Group, target: float | None) -> Reached | None:
-    """Return the time to a target accuracy; None: neither `target` nor the runs' measure.target_accuracy is set."""
-    target = target if target is not None else group.first.laptime_config.get("measure", {}).get("target_accuracy")
-    if target is None:
+@dataclass(frozen=True)
+class Target:
+    """A validation score to reach. It applies to the groups that have this score.
+
+    Attributes:
+        score: the score.
+        value: the value to reach.
+    """
+
+    score: Score
+    value: float
+
+
+def reached(group: Group, target: Target | None) -> Reached | None:
+    """Return the time to a target.
+
+    Args:
+        target: the target; None: each run's measure.target_score or measure.target_accuracy.
+
+    Returns:
+        The time; None: there is no target for the group's score.
+    """
+    score, value = group.score, group.first.record.target
+    if target is not None:
+        value = target.value if score == target.score else None
+    if score is None or value is None:
         return None
-    times = [time for time in group.times_to(target) if time is not None]
-    return Reached(target, len(times), float(np.median(times)) if times else None)
+    times = [time for time in group.times_to(value) if time is not None]
+    return Reached(score, value, len(times), float(np.median(times)) if times else None)
+
+
+def all_scores(groups: Iterable[Group]) -> list[Score]:
+    """Return the different scores of all runs; accuracy if no run has one."""
+    return list(dict.fromkeys(score for group in groups for score in group.scores)) or [ACCURACY]
+
+
+def common_score(groups: Iterable[Group]) -> Score | None:
+    """Return the only score of all runs; None: they have different scores."""
+    scores = all_scores(groups)
+    return scores[0] if len(scores) == 1 else None

@@ -16,6 +16,7 @@ from laptime.record.files import (
     EARLIER_DIR,
     EPOCHS_FILE,
     RUN_FILE,
+    SCORE_COLUMNS,
     SWEEP_FILE,
     DamagedRecord,
     read_epochs,
@@ -23,6 +24,7 @@ from laptime.record.files import (
 )
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import filled
+from laptime.record.score import ACCURACY
 from laptime.record.walk import walk
 from laptime.text import escape_control_chars
 
@@ -40,8 +42,8 @@ class Run:
         record: its record, in which the fields in `_REQUIRED_FIELDS` are set.
         ranks: valid rows of epochs.csv, one per epoch and rank.
         epochs: one row per epoch, in order: epoch, is_warmup, epoch_time_s (the slowest rank's), num_samples (of all
-            ranks), samples_per_s, elapsed_s (training time until its end), train_loss, train_accuracy, val_loss,
-            val_accuracy.
+            ranks), samples_per_s, elapsed_s (training time until its end), train_loss, train_accuracy, train_score,
+            val_loss, val_accuracy, val_score.
         remarks: problems with its figures.
     """
 
@@ -163,6 +165,8 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
                 skipped.append(Skipped(path, f"a copy of {escape_control_chars(str(first[identity]))}"))
                 continue
             rows = _read_rows(path)
+            if record.score == ACCURACY:  # files of older versions have no columns of the score
+                rows = rows.assign(**{score: rows[accuracy] for score, accuracy in SCORE_COLUMNS.items()})
             if not record.is_laptime_training and (rows.groupby("rank")["num_samples"].count() == 0).any():
                 raise ValueError(f"samples were not counted (pass samples= to {record.lap.timer})")
             read.append((path, record, rows))
@@ -239,6 +243,7 @@ def _read_rows(path: Path) -> pd.DataFrame:
     return rows.astype(float).replace([np.inf, -np.inf], np.nan)
 
 
+_LEARNING = ("loss", "accuracy", "score")
 _MAX_EPOCH_TIME_S = 1e9
 _MAX_COUNT = 1e9
 _Tidy = tuple[pd.DataFrame, pd.DataFrame, int]
@@ -269,7 +274,7 @@ def _tidy(read: Sequence[tuple[Path, RunRecord, pd.DataFrame]]) -> list[_Tidy]:
     grouped = rows.groupby(["run", "epoch"])
     epochs = combine_ranks_frame(rows, by=["run", "epoch"])
     epochs["elapsed_s"] = epochs.groupby("run")["epoch_time_s"].cumsum()
-    epochs = epochs.join(grouped[["train_loss", "train_accuracy", "val_loss", "val_accuracy"]].first())
+    epochs = epochs.join(grouped[[f"{stage}_{what}" for stage in ("train", "val") for what in _LEARNING]].first())
     rank_rows = {number: frame.drop(columns="run").reset_index(drop=True) for number, frame in rows.groupby("run")}
     epoch_rows = {number: frame.drop(columns="run") for number, frame in epochs.reset_index().groupby("run")}
     no_rank_rows, no_epoch_rows = rows.iloc[:0], epochs.reset_index().iloc[:0]

@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from laptime.analysis.analyze import Analysis
-from laptime.analysis.group import Group, lap_word
+from laptime.analysis.group import Group, all_scores, lap_word
 from laptime.analysis.labels import shorter_labels
 from laptime.analysis.laws import TITLES
 from laptime.analysis.scaling import Family
 from laptime.analysis.search import Search
 from laptime.record.schema import PHASES
+from laptime.record.score import ACCURACY
 
 # Okabe and Ito, Color Universal Design (2008), without yellow, which is hard to see on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -58,8 +59,8 @@ def plots(analysis: Analysis) -> dict[str, bytes]:
         if any(group.median("breakdown", "step_s") for group in groups):
             images["steps"] = _png(lambda axes: _steps(axes, groups))
         images["epoch_times"] = _png(lambda axes: _epoch_times(axes, groups))
-        images["loss"] = _curves(groups, "loss")
-        images["accuracy"] = _curves(groups, "accuracy")
+        images["loss"] = _curves(groups, "loss", "loss", "loss")
+        images |= _score_curves(groups)
         images["resources"] = _resources(groups)
     return images
 
@@ -70,8 +71,8 @@ def _front(axes: Axes, search: Search) -> None:
     axes.scatter(x, y, color="#999999", label="other groups")
     front = sorted(search.front, key=lambda index: x[index])
     axes.plot([x[i] for i in front], [y[i] for i in front], "o-", color=COLORS[0], label="Pareto front")
-    axes.set_xlabel(search.metrics[1])
-    axes.set_ylabel(search.metrics[0])
+    axes.set_xlabel(search.titles[1])
+    axes.set_ylabel(search.titles[0])
     _legend(axes)
 
 
@@ -213,10 +214,29 @@ def _by_epochs(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def _curves(groups: Sequence[Group], metric: str) -> bytes:
-    """Draw training (dashed) and validation (solid) over epochs and over wall time. Bands span the repeats."""
+def _score_curves(groups: Sequence[Group]) -> dict[str, bytes]:
+    """Return a plot for each score, of the groups with this score."""
+    scores = all_scores(groups)
+    others = [score for score in scores if score != ACCURACY]
+    names = {score: "score" if len(others) == 1 else f"score_{number}" for number, score in enumerate(others, start=1)}
+    images = {}
+    for score in scores:
+        members = [group for group in groups if group.score == score]
+        if members:
+            name = names.get(score, "accuracy")
+            images[name] = _curves(members, "score", score.name, score.axis_label, score.factor)
+    return images
+
+
+def _curves(groups: Sequence[Group], metric: str, name: str, axis_label: str, factor: int = 1) -> bytes:
+    """Draw training (dashed) and validation (solid) over epochs and over wall time. Bands span the repeats.
+
+    Args:
+        metric: loss or score.
+        name, axis_label: the name of the metric in the title and beside the axis.
+        factor: the factor by which drawn values exceed recorded ones.
+    """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    factor = 100 if metric == "accuracy" else 1
     for axes, time in zip(figure.subplots(1, 2), ("epoch", "elapsed_s"), strict=True):
         for number, group in enumerate(groups):
             for column, line in ((f"val_{metric}", "-"), (f"train_{metric}", "--")):
@@ -236,10 +256,10 @@ def _curves(groups: Sequence[Group], metric: str) -> bytes:
         if time == "epoch":
             _by_epochs(axes)
         axes.set_xlabel(lap_word(groups) if time == "epoch" else "training time (s)")
-        axes.set_ylabel(f"{metric} (%)" if metric == "accuracy" else metric)
+        axes.set_ylabel(axis_label)
         axes.grid(alpha=0.3)
     _legend(figure.axes[0])
-    figure.suptitle(f"{metric.capitalize()} (solid: validation, dashed: training)", fontsize=10)
+    figure.suptitle(f"{name[:1].upper()}{name[1:]} (solid: validation, dashed: training)", fontsize=10)
     return _save(figure)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from laptime.analysis.group import Group, lap_word
 from laptime.analysis.mismatch import Mismatch
 from laptime.analysis.wording import mismatch_words
+from laptime.record.score import descriptions
 from laptime.text import counted, escape_control_chars
 
 # A standard deviation between repeats above this fraction of the median gets a remark.
@@ -57,6 +58,8 @@ def remarks_of(group: Group, mismatches: Sequence[Mismatch] = ()) -> list[str]:
     if group.num_unseeded and len(group.runs) > 1:
         which = f"{group.num_unseeded} of {len(group.runs)} repeats"
         remarks.append(f"unknown seed in {which}: they may have had the same seed")
+    if group.score is None:
+        remarks.append(f"the repeats have different scores, which are not compared: {descriptions(group.scores)}")
     if len(group.hosts) > 1:
         remarks.append(f"runs on {len(group.hosts)} hosts")
     if any(run.is_resumed for run in group.runs):

@@ -16,13 +16,14 @@ from rich.text import Text
 from laptime.analysis.analyze import Analysis
 from laptime.analysis.answer import answer, problems, question
 from laptime.analysis.environment import hardware_rows, software_rows
-from laptime.analysis.group import lap_word
+from laptime.analysis.group import all_scores, lap_word
 from laptime.analysis.load import Run
 from laptime.analysis.table import Table
 from laptime.analysis.tables import tables
 from laptime.analysis.wording import source_of_steps
 from laptime.command_line import program
 from laptime.record.renamed import override_by_new_name
+from laptime.record.score import ACCURACY
 from laptime.text import counted, escape_control_chars
 
 CAPTIONS = {
@@ -35,11 +36,12 @@ CAPTIONS = {
     "epoch_times": "Time of every {lap}, for every rank and repeat.",
     "loss": "Loss over {lap}s and over training time. Bands span the repeats.",
     "accuracy": "Accuracy over {lap}s and over training time. Bands span the repeats.",
+    "score": "Score over {lap}s and over training time. Bands span the repeats.",
     "resources": "Memory and CPU use of all ranks.",
 }
 
 # Images that consist of two plots side by side.
-_PAIRS = ("loss", "accuracy", "resources")
+_PAIRS = ("loss", "accuracy", "score", "resources")
 
 _MFU = (
     "MFU (model FLOPs utilization) is achieved FLOP/s over a measured peak: the fastest matrix product that a short "
@@ -76,14 +78,15 @@ METHODS = (
 def methods(analysis: Analysis) -> tuple[str, ...]:
     """Return how the figures were measured, and what a lap contains if Laptime only timed the training."""
     timed = [group for group in analysis.groups if not group.first.record.is_laptime_training]
+    general = (*METHODS[:-1], _agreement(analysis, METHODS[-1]))
     if not timed:
-        return METHODS
+        return general
     contents = dict.fromkeys((group.conditions.lap, group.first.record.lap.contents) for group in timed)
     laps = [f"A lap ({lap}): {escape_control_chars(words)}" for lap, words in contents if words]
     if len(timed) == len(analysis.groups):
         return (*_methods_of_timed(analysis), *laps)
     phases = "In trainings that Laptime only timed, the phases are measured in steps of the warm-up."
-    return (*METHODS, phases, *laps)
+    return (*general, phases, *laps)
 
 
 def _methods_of_timed(analysis: Analysis) -> list[str]:
@@ -107,7 +110,8 @@ def _methods_of_timed(analysis: Analysis) -> list[str]:
         sentences.append(laws)
     if analysis.comparisons:
         sentences.append(test)
-    return [*sentences, _AGREEMENT] if is_scaled or analysis.comparisons else sentences
+    has_results = is_scaled or analysis.comparisons
+    return [*sentences, _agreement(analysis, _AGREEMENT)] if has_results else sentences
 
 
 def _repeat(analysis: Analysis) -> str:
@@ -121,6 +125,16 @@ def _repeat(analysis: Analysis) -> str:
     )
 
 
+def _agreement(analysis: Analysis, words_for_accuracies: str) -> str:
+    """Return when results agree."""
+    return words_for_accuracies if all_scores(analysis.groups) == [ACCURACY] else _AGREEMENT_OF_SCORES
+
+
+_AGREEMENT_OF_SCORES = (
+    "Results agree if the differences of test scores and of training losses are within the spread of the repeats; for "
+    "test accuracies, the error of a finite test set (1.96 standard errors) counts, too. Without test scores, "
+    "validation scores are compared. Runs with different scores are not compared by them."
+)
 _AGREEMENT = (
     "Results agree if the difference of test accuracies is within the spread of the repeats or, where the size of the "
     "test set is known, its error (1.96 standard errors), and the difference of training losses is within the spread "
@@ -239,7 +253,8 @@ def as_html(analysis: Analysis, plots: Mapping[str, bytes]) -> str:
         answer=answer(analysis),
         tables=tables(analysis),
         plots=[
-            (caption(name, analysis), base64.b64encode(image).decode(), name in _PAIRS) for name, image in plots.items()
+            (caption(name, analysis), base64.b64encode(image).decode(), _kind(name) in _PAIRS)
+            for name, image in plots.items()
         ],
         omitted=_omitted_note(analysis) if plots else "",
         methods=methods(analysis),
@@ -257,8 +272,13 @@ def _template() -> Template:
 
 def caption(name: str, analysis: Analysis) -> str:
     """Return the caption of a plot."""
-    words = CAPTIONS[name if name in CAPTIONS else name.rpartition("_")[0]]
+    words = CAPTIONS[_kind(name)]
     return words.format(source=source_of_steps(analysis.groups), lap=lap_word(analysis.groups))
+
+
+def _kind(name: str) -> str:
+    """Return the name of a plot without its number."""
+    return name if name in CAPTIONS else name.rpartition("_")[0]
 
 
 def environment(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -6,16 +6,17 @@ from dataclasses import asdict
 import pandas as pd
 
 from laptime.analysis.compare import Comparison
-from laptime.analysis.group import Group, reached
+from laptime.analysis.group import Group, Target, reached
 from laptime.analysis.laws import efficiency, karp_flatt
 from laptime.analysis.remarks import remarks_of
 from laptime.analysis.scaling import Family, projections
 from laptime.analysis.statistics import Interval, median_and_deviation
 from laptime.analysis.wording import agreement_words, difference_words
 from laptime.record.schema import PHASES
+from laptime.record.score import ACCURACY
 
 
-def groups_table(groups: Sequence[Group], target_accuracy: float | None = None) -> pd.DataFrame:
+def groups_table(groups: Sequence[Group], target: Target | None = None) -> pd.DataFrame:
     """Return one row per group: repeats, medians, standard deviations and extremes. None means not measured.
 
     Columns in `_between` are standard deviations between repeats, those in `_within` between the epochs of a repeat.
@@ -32,18 +33,27 @@ def groups_table(groups: Sequence[Group], target_accuracy: float | None = None) 
         for name, summary in (("epoch_time_s", group.epoch_time_s), ("samples_per_s", group.samples_per_s)):
             row |= {name: summary.median, f"{name}_between": summary.std_repeats, f"{name}_within": summary.std_epochs}
             row |= {f"{name}_min": summary.low, f"{name}_max": summary.high}
-        for key in ("test_accuracy", "val_accuracy", "train_accuracy", "test_loss", "val_loss", "train_loss"):
+        row["score"] = score_names(group)
+        for key in (f"{stage}_{what}" for what in ("accuracy", "score", "loss") for stage in ("test", "val", "train")):
             values = group.values("result", key)
             row[key], row[f"{key}_between"] = median_and_deviation(values) if values else (None, None)
-        row |= dict.fromkeys(("target_accuracy", "num_reached", "time_to_accuracy_s"))
-        if (time := reached(group, target_accuracy)) is not None:
-            row |= asdict(time)
+        targets = ("target_accuracy", "num_reached", "time_to_accuracy_s", "target_score", "time_to_score_s")
+        row |= dict.fromkeys(targets)
+        if (time := reached(group, target)) is not None:
+            row |= {"num_reached": time.num_reached, "target_score": time.target, "time_to_score_s": time.time_s}
+            if time.score == ACCURACY:
+                row |= {"target_accuracy": time.target, "time_to_accuracy_s": time.time_s}
         for section, key in _MEDIANS:
             row[f"bare_loop_{key}" if section == "bare_loop" else key] = group.median(section, key)
         row["quality"] = group.quality
         row["remarks"] = "; ".join(remarks_of(group))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def score_names(group: Group) -> str | None:
+    """Return the name of the score of a group; all names if the repeats differ; None: there is no score."""
+    return " and ".join(score.name for score in group.scores) or None
 
 
 _MEDIANS = (
@@ -96,7 +106,8 @@ def scaling_table(families: Sequence[Family], project: Sequence[int] = ()) -> pd
 
 _COMPARISON_COLUMNS = (
     "key", "common", "value", "device_name", "num_repeats", "epoch_time_s", "samples_per_s", "total_train_s", "speedup",
-    "speedup_low", "speedup_high", "p_value", "verdict", "test_accuracy", "results", "remarks",
+    "speedup_low", "speedup_high", "p_value", "verdict", "test_accuracy", "score", "test_score", "results",
+    "remarks",
 )  # fmt: skip
 
 
@@ -121,6 +132,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
                     "p_value": row.difference.p_value if row.difference else None,
                     "verdict": difference_words(row.difference),
                     "test_accuracy": group.median("result", "test_accuracy"),
+                    "score": score_names(group),
+                    "test_score": group.median("result", "test_score"),
                     "results": agreement_words(row.agreement),
                     "remarks": "; ".join(remarks_of(group, row.mismatches)),
                 }

@@ -7,6 +7,7 @@ from laptime.analysis.analyze import Analysis
 from laptime.analysis.cells import (
     REMARKS,
     RESULTS,
+    ScoreColumn,
     gigabytes,
     interval_note,
     milliseconds,
@@ -20,13 +21,14 @@ from laptime.analysis.cells import (
     with_spread,
 )
 from laptime.analysis.compare import Comparison
-from laptime.analysis.group import Group, Reached, lap_word, reached
+from laptime.analysis.group import Group, Reached, Target, common_score, lap_word, reached
 from laptime.analysis.remarks import remarks_of
 from laptime.analysis.scaling_tables import overheads, scaling
 from laptime.analysis.search import Search
 from laptime.analysis.table import Cell, Column, Table, columns, row
 from laptime.analysis.wording import difference_words, source_of_steps
 from laptime.record.schema import PHASES
+from laptime.record.score import ACCURACY
 from laptime.text import escape_control_chars, percent
 
 # Maximum number of trials shown for a search with one objective.
@@ -35,7 +37,7 @@ _MAX_TRIALS = 10
 
 def tables(analysis: Analysis) -> list[Table]:
     """Return all tables, without empty tables and empty columns."""
-    shown = [_groups(analysis.groups, analysis.target_accuracy)] if analysis.groups else []
+    shown = [_groups(analysis.groups, analysis.target)] if analysis.groups else []
     for family in analysis.families:
         shown += [scaling(family, analysis.project, analysis.groups), *overheads(family)]
     shown += [_comparison(comparison, analysis.groups) for comparison in analysis.comparisons]
@@ -55,17 +57,18 @@ def _trials(search: Search) -> Table:
     for index in indices:
         group, values = search.groups[index], search.values[index]
         rows.append(row(group.label, *(f"{value:.4g}" for value in values), group.quality))
-    note = f"The best {len(rows)} of {len(search.groups)} groups, by {search.metrics[0]}."
+    note = f"The best {len(rows)} of {len(search.groups)} groups, by {search.titles[0]}."
     if several:
         note = (
             f"The front has {len(rows)} of {len(search.groups)} groups. No other group is at least as good in all "
             "metrics and better in one."
         )
     title = "Pareto front" if several else "Best trials"
-    return Table(title, columns("group", *search.metrics, "quality"), tuple(rows), (note,))
+    return Table(title, columns("group", *search.titles, "quality"), tuple(rows), (note,))
 
 
-def _groups(groups: Sequence[Group], target: float | None) -> Table:
+def _groups(groups: Sequence[Group], target: Target | None) -> Table:
+    score = ScoreColumn(groups)
     times = [reached(group, target) for group in groups]
     with_target = any(time is not None for time in times)
     rows = []
@@ -81,18 +84,18 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
             *tokens_cells(group, groups),
             percent_of(speed.std_repeats, speed.median),
             percent_of(speed.std_epochs, speed.median),
-            with_spread(group.values("result", "test_accuracy"), 100, "{:.2f}%"),
-            with_spread(group.values("result", "train_loss"), 1, "{:.4f}"),
+            score.cell(group),
+            with_spread(group.values("result", "train_loss"), 1, "{:.4f}".format),
         ]
         if with_target:
-            cells.append("" if time is None else _time_to_accuracy(time, len(group.runs)))
+            cells.append("" if time is None else _time_to_score(time, len(group.runs)))
         rows.append(row(*cells, "; ".join(remarks_of(group))))
     lap = lap_word(groups)
-    spread = "{}: median ± standard deviation over the repeats."
-    time_to_accuracy = Column(
-        "time to accuracy",
-        note="time to accuracy: training time, warm-up included, until the validation accuracy reaches the target, in "
-        f"whole {lap}s.",
+    target_name = "accuracy" if common_score(groups) == ACCURACY else "score"
+    time_to_score = Column(
+        f"time to {target_name}",
+        note=f"time to {target_name}: training time, warm-up included, until the validation {target_name} reaches the "
+        f"target, in whole {lap}s.",
     )
     heads = columns(
         "group", "repeats", "quality", f"{lap} time", Column("min to max", is_optional=True), "samples/s",
@@ -102,9 +105,11 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
             f"std ({lap}s)", is_optional=True,
             note=f"std ({lap}s): standard deviation over the {lap}s of a repeat, in percent of the median.",
         ),
-        Column("test accuracy", note=spread.format("test accuracy")),
-        Column("training loss", is_optional=True, note=spread.format("training loss")),
-        *([time_to_accuracy] if with_target else []), REMARKS,
+        score.head(),
+        Column(
+            "training loss", is_optional=True, note="training loss: median ± standard deviation over the repeats.",
+        ),
+        *([time_to_score] if with_target else []), REMARKS,
     )  # fmt: skip
     note = (
         f"Each value is the median over the repeats; a repeat's value is the median of its counted {lap}s. samples/s "
@@ -113,11 +118,11 @@ def _groups(groups: Sequence[Group], target: float | None) -> Table:
     return Table("Groups", heads, tuple(rows), (note,))
 
 
-def _time_to_accuracy(time: Reached, num_repeats: int) -> str:
-    which = f"to {time.target_accuracy:.1%}:"
-    if time.time_to_accuracy_s is None:
+def _time_to_score(time: Reached, num_repeats: int) -> str:
+    which = f"to {time.score.target_text(time.target)}:"
+    if time.time_s is None:
         return f"{which} never"
-    return f"{which} {seconds(time.time_to_accuracy_s)} ({time.num_reached} of {num_repeats})"
+    return f"{which} {seconds(time.time_s)} ({time.num_reached} of {num_repeats})"
 
 
 def _steps(groups: Sequence[Group]) -> list[Table]:
@@ -215,6 +220,7 @@ def _resources(groups: Sequence[Group]) -> list[Table]:
 
 
 def _comparison(comparison: Comparison, groups: Sequence[Group]) -> Table:
+    score = ScoreColumn([compared.group for compared in comparison.rows])
     rows = []
     for compared in comparison.rows:
         group = compared.group
@@ -230,7 +236,7 @@ def _comparison(comparison: Comparison, groups: Sequence[Group]) -> Table:
                 *tokens_cells(group, groups),
                 with_interval(compared.speedup, compared.interval),
                 difference_words(compared.difference),
-                with_spread(group.values("result", "test_accuracy"), 100, "{:.2f}%"),
+                score.cell(group),
                 results_cell(compared.agreement),
                 "; ".join(remarks_of(group, compared.mismatches)),
             )
@@ -238,7 +244,8 @@ def _comparison(comparison: Comparison, groups: Sequence[Group]) -> Table:
     head = comparison.key.rpartition(".")[2]
     heads = columns(
         head, "repeats", "quality", f"{lap_word(groups)} time", Column("total time", is_optional=True), "samples/s",
-        *tokens_head(groups), "speedup", Column("difference", is_sentence=True), "test accuracy", RESULTS, REMARKS,
+        *tokens_head(groups), "speedup", Column("difference", is_sentence=True), score.head(with_note=False),
+        RESULTS, REMARKS,
     )  # fmt: skip
     common = f" ({comparison.common})" if comparison.common else ""
     note = "difference: two-sided Mann-Whitney test of the repeats' throughputs at 5%."

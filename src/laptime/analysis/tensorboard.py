@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,8 +23,10 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from laptime.analysis.analyze import Analysis
+from laptime.analysis.group import all_scores
 from laptime.analysis.laws import efficiency
-from laptime.record.files import HPARAM_METRICS, flat_config
+from laptime.record.files import flat_config, hparam_metrics
+from laptime.record.score import Score
 
 
 def write_events(analysis: Analysis, images: Mapping[str, bytes], folder: Path) -> None:
@@ -67,15 +69,18 @@ def write_events(analysis: Analysis, images: Mapping[str, bytes], folder: Path) 
             Summary.Value(tag=f"plots/{name}", image=Summary.Image(encoded_image_string=image, colorspace=3))
             for name, image in images.items()
         ]
-        _add(writer, [*values, _layout(), _experiment(analysis)], 0)
+        _add(writer, [*values, _layout(all_scores(analysis.groups)), _experiment(analysis)], 0)
 
 
-def _layout() -> Summary.Value:
+def _layout(scores: Sequence[Score]) -> Summary.Value:
     """Return the layout of charts in the Custom Scalars tab."""
     categories = {
         "scaling": {"speedup": ["scaling/speedup"], "efficiency": ["scaling/efficiency"]},
         "speed": {"epoch time (s)": ["time/epoch_s"], "samples/s": ["throughput/samples_per_s"]},
-        "learning": {"loss": ["train/loss", "val/loss"], "accuracy": ["train/accuracy", "val/accuracy"]},
+        "learning": {
+            "loss": ["train/loss", "val/loss"],
+            **{score.name: [f"train/{score.tag}", f"val/{score.tag}"] for score in scores},
+        },
     }
     layout = layout_pb2.Layout(
         category=[
@@ -102,12 +107,13 @@ def _experiment(analysis: Analysis) -> Summary.Value:
     values = {
         name: [config.get(name) for config in configs] for name in dict.fromkeys(key for c in configs for key in c)
     }
+    tags = dict.fromkeys(tag for score in all_scores(analysis.groups) for tag in hparam_metrics(score))
     experiment = api_pb2.Experiment(
         hparam_infos=[
             api_pb2.HParamInfo(name=name, type=_type(column), differs=len(set(map(repr, column))) > 1)
             for name, column in values.items()
         ],
-        metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in HPARAM_METRICS],
+        metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in tags],
     )
     plugin = hparams.create_summary_metadata(HParamsPluginData(experiment=experiment))
     return Summary.Value(tag=hparams.EXPERIMENT_TAG, metadata=plugin)

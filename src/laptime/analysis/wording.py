@@ -6,14 +6,15 @@ from laptime.analysis.gate import Check
 from laptime.analysis.group import Group
 from laptime.analysis.labels import truncate_distinctly, without_ranks
 from laptime.analysis.mismatch import HOST, Mismatch
-from laptime.analysis.results import Agreement, NoTestAccuracy, Scatter, Shift, Verdict
+from laptime.analysis.results import Agreement, Detail, DifferentScores, Metric, NoTestScore, Scatter, Shift, Verdict
 from laptime.analysis.scaling import Family, command_with_one_rank
 from laptime.analysis.statistics import MIN_REPEATS, Difference, Interval
+from laptime.record.score import Score, descriptions
 from laptime.text import counted
 
 # Maximum number of characters of a mismatch's value.
 _MAX_LENGTH = 60
-_METRICS = {"test_accuracy": "test accuracy", "val_accuracy": "validation accuracy", "train_loss": "training loss"}
+_STAGES = {"test": "test", "val": "validation", "train": "training"}
 
 
 def agreement_words(agreement: Agreement | None) -> str:
@@ -26,31 +27,35 @@ def agreement_words(agreement: Agreement | None) -> str:
         case Verdict.UNKNOWN:
             if agreement.details:
                 return f"inconclusive with one repeat each: {agreement_details(agreement)}"
-            return "accuracy not measured"
+            return f"{agreement.score.name} not measured"
         case Verdict.DIFFERS:
             return f"differs: {agreement_details(agreement)}"
+        case Verdict.INCOMPARABLE:
+            return f"not compared: {agreement_details(agreement)}"
 
 
 def agreement_details(agreement: Agreement) -> str:
     """List the differences between a group's results and its baseline's, joined by commas."""
-    return ", ".join(map(_detail_words, agreement.details))
+    return ", ".join(_detail_words(detail, agreement.score) for detail in agreement.details)
 
 
-def _detail_words(detail: Shift | Scatter | NoTestAccuracy) -> str:
+def _detail_words(detail: Detail, score: Score) -> str:
     match detail:
-        case Shift("test_accuracy", by):
-            return f"{_METRICS['test_accuracy']} {100 * by:+.2f} points"
-        case Shift("val_accuracy", by):
-            points = 100 * by
-            return f"{_METRICS['val_accuracy']} {points:+.{1 if abs(points) >= 0.1 else 2}f} points"
+        case Shift("train_loss", by):
+            return f"training loss {by:+.4f}"
         case Shift(metric, by):
-            return f"{_METRICS[metric]} {by:+.4f}"
-        case Scatter("test_accuracy", spread):
-            return f"{_METRICS['test_accuracy']} varies by {100 * spread:.2f} points"
+            digits = 1 if metric == "val_score" and abs(100 * by) >= 0.1 else 2
+            return f"{_metric_words(metric, score)} {score.difference_text(by, digits)}"
         case Scatter(metric, spread):
-            return f"{_METRICS[metric]} varies by {spread:.2f}"
-        case NoTestAccuracy(num_missing, num_repeats):
-            return f"{num_missing} of {num_repeats} repeats have no test accuracy"
+            return f"{_metric_words(metric, score)} varies by {score.spread_text(spread)}"
+        case NoTestScore(num_missing, num_repeats):
+            return f"{num_missing} of {num_repeats} repeats have no test {score.name}"
+        case DifferentScores(scores, baseline):
+            return f"scored by {descriptions(scores)}, baseline by {descriptions(baseline)}"
+
+
+def _metric_words(metric: Metric, score: Score) -> str:
+    return f"{_STAGES[metric.partition('_')[0]]} {score.name}"
 
 
 def difference_words(difference: Difference | None) -> str:

@@ -27,7 +27,7 @@ def write_tables(analysis: Analysis, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tables = {
         "runs": pd.DataFrame([run_row(run, label) for run, label in _labeled(analysis)]),
-        "groups": groups_table(analysis.groups, analysis.target_accuracy),
+        "groups": groups_table(analysis.groups, analysis.target),
         "scaling": scaling_table(analysis.families, analysis.project),
         "devices": comparison_table([c for c in analysis.comparisons if c.key == "device"]),
         "comparisons": comparison_table([c for c in analysis.comparisons if c.key != "device"]),

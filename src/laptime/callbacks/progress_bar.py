@@ -8,13 +8,13 @@ from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from laptime.lap.epoch_recorder import CountsSamples
+from laptime.lap.epoch_recorder import CountsSamples, EpochRecorder
 from laptime.lap.timed_loader import TimedLoader
 from laptime.text import clock
 
 
 class ProgressBar(Callback):
-    """Shows epoch, progress, loss and accuracy of the epoch so far, samples per second and remaining time, on stderr.
+    """Shows epoch, progress, loss and score of the epoch so far, samples per second and remaining time, on stderr.
 
     If the module does not count samples, the bar shows only the epoch and its progress. Reading the loss waits for the
     device, so the bar reads it only when it is redrawn.
@@ -82,13 +82,19 @@ class ProgressBar(Callback):
         if isinstance(pl_module, CountsSamples) and isinstance(loader, TimedLoader):
             sums = pl_module.train_sums
             done, total = sums.num_samples, len(loader.sampler)
-            figures = f"loss {sums.loss():.4f}  accuracy {sums.accuracy():.2%}  "
+            means = sums.local_means()
+            parts = [f"loss {means.loss:.4f}"] + [
+                f"{recorder.score.name} {recorder.score.number(value)}"
+                for recorder in trainer.callbacks  # type: ignore[attr-defined]
+                if isinstance(recorder, EpochRecorder) and (value := recorder.score_of(means)) is not None
+            ]
             if loader.clock.started_at is None:  # the epoch's time is over
-                figures += "validating"
+                parts.append("validating")
             else:
                 rate = done / (time.perf_counter() - loader.clock.started_at)
                 left = (epochs - trainer.current_epoch) * total - done
-                figures += f"{rate * loader.rank.world_size:,.0f} samples/s  {clock(left / rate)} left"
+                parts += [f"{rate * loader.rank.world_size:,.0f} samples/s", f"{clock(left / rate)} left"]
+            figures = "  ".join(parts)
         progress.update(
             self._task, completed=done, total=total, epoch=f"{trainer.current_epoch + 1}/{epochs}", figures=figures
         )

@@ -28,6 +28,7 @@ _NOT_HASHED = (
     ("measure", "sample_interval_s"),  # less than 1% of a core
     ("measure", "memory_warning"),
     ("measure", "target_accuracy"),
+    ("measure", "target_score"),
     ("measure", "target_interval"),
     ("measure", "max_repeats"),
     ("strategy", "name"),

@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from laptime.errors import UserError
+from laptime.record.score import ACCURACY, Score
 
 DEVICES = ("auto", "cpu", "mps", "cuda", "xpu", "accelerator")
 
@@ -25,9 +26,11 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 OPTIMIZED_METRICS = (
-    "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "time_to_accuracy",
+    "train_loss", "val_loss", "test_loss", "train_score", "val_score", "test_score", "time_to_score",
     "epoch_time_s", "samples_per_s", "steps_per_s", "total_train_s",
 )  # fmt: skip
+# Further names if accuracy is the score.
+ACCURACY_METRICS = ("train_accuracy", "val_accuracy", "test_accuracy", "time_to_accuracy")
 
 
 def one_of(key: str, value: str, allowed: tuple[str, ...], instead: str = "") -> None:
@@ -186,6 +189,7 @@ class MeasureConfig(Group):
     sample_interval_s: float | None = MISSING
     memory_warning: float = MISSING
     target_accuracy: float | None = MISSING
+    target_score: float | None = MISSING
     target_interval: float | None = MISSING
     max_repeats: int = MISSING
 
@@ -206,6 +210,18 @@ class MeasureConfig(Group):
             at_least("measure.warmup_epochs", self.warmup_epochs, 0)
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
             raise UserError(f"measure.target_accuracy={self.target_accuracy}: must be in (0, 1], a fraction.")
+        if self.target_score is not None and not math.isfinite(self.target_score):
+            raise UserError(f"measure.target_score={self.target_score}: must be a finite number.")
+        if self.target_accuracy is not None and self.target_score is not None:
+            raise UserError(
+                f"measure.target_score={self.target_score}: can't be combined with measure.target_accuracy="
+                f"{self.target_accuracy}. Set one of them to null."
+            )
+
+    @property
+    def target(self) -> float | None:
+        """The validation score to reach, whichever key sets it."""
+        return self.target_accuracy if self.target_score is None else self.target_score
 
 
 @dataclass(frozen=True)
@@ -256,6 +272,11 @@ class Config(Group):
         """Whether part of the training set is held out for validation."""
         return bool(self.dataset.get("val_fraction", 1))  # a user's class may have no such key
 
+    @property
+    def score(self) -> Score:
+        """What the task is scored by."""
+        return ACCURACY
+
     def as_dict(self) -> dict[str, Any]:
         """A copy as plain dicts, lists, numbers, strings and None, as run.json and loggers get it."""
         return asdict(self)
@@ -266,7 +287,13 @@ class Config(Group):
             raise UserError(f"seed={self.seed}: must be in [0, 2**32).")
         names = self.optimized_metric if isinstance(self.optimized_metric, list) else [self.optimized_metric]
         for name in names if self.optimized_metric is not None else []:
-            one_of("optimized_metric", name, OPTIMIZED_METRICS, "Several: [val_accuracy,epoch_time_s].")
+            if name in ACCURACY_METRICS and self.score != ACCURACY:
+                raise UserError(
+                    f"optimized_metric={name}: this task is scored by {self.score.name}. Use "
+                    f"{name.replace('accuracy', 'score')}."
+                )
+            allowed = (*OPTIMIZED_METRICS, *(ACCURACY_METRICS if self.score == ACCURACY else ()))
+            one_of("optimized_metric", name, allowed, "Several: [val_score,epoch_time_s].")
         if not names:
             raise UserError("optimized_metric=[]: must not be empty. Use null for no objective.")
 

@@ -5,6 +5,7 @@ import math
 from laptime.config.schema import Config, positive
 from laptime.errors import UserError
 from laptime.record.files import flat
+from laptime.record.score import ACCURACY
 
 
 def resolve_warmup_epochs(warmup_epochs: int | str, epochs: int) -> int:
@@ -78,6 +79,16 @@ def validate(config: Config) -> None:
             f"measure.bare_loop=true: the bare loop does not split batches, as training.num_microbatches={parts} does. "
             "Leave one of them out."
         )
+    if measure.target_accuracy is not None and config.score != ACCURACY:
+        raise UserError(
+            f"measure.target_accuracy={measure.target_accuracy}: this task is scored by {config.score.name}. Use "
+            "measure.target_score."
+        )
+    if measure.target_score is not None and config.score.unit == "%" and not 0 < measure.target_score <= 1:
+        raise UserError(
+            f"measure.target_score={measure.target_score}: must be in (0, 1], a fraction, because the score is "
+            f"{config.score.name}."
+        )
     if not config.has_validation:
         _check_without_validation(config)
     lr = config.optimizer.get("lr")
@@ -92,9 +103,9 @@ def _check_without_validation(config: Config) -> None:
     if config.training.early_stopping_patience is not None:
         patience = config.training.early_stopping_patience
         raise UserError(f"training.early_stopping_patience={patience}: {needs} training.early_stopping_patience=null.")
-    if config.measure.target_accuracy is not None:
-        target = config.measure.target_accuracy
-        raise UserError(
-            f"measure.target_accuracy={target}: needs a validation set, but dataset.val_fraction=0 "
-            "leaves none. Set dataset.val_fraction=0.2 or measure.target_accuracy=null."
-        )
+    for key in ("target_accuracy", "target_score"):
+        if (target := getattr(config.measure, key)) is not None:
+            raise UserError(
+                f"measure.{key}={target}: needs a validation set, but dataset.val_fraction=0 leaves none. Set "
+                f"dataset.val_fraction=0.2 or measure.{key}=null."
+            )

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Protocol, runtime_checkable
 
 import pytorch_lightning as pl
@@ -12,18 +13,18 @@ from laptime.lap.epoch_sums import Means, Sums
 from laptime.lap.epoch_timer import EpochTimer
 from laptime.lap.recorder import LapRecorder, Scores, scalars_of
 from laptime.record.epochs import Epoch
+from laptime.record.score import ACCURACY, Score
 
 log = logging.getLogger(__name__)
 
-# The tags of an epoch's figures in TensorBoard and the other loggers, with the attribute of Epoch for each.
-TAGS = {
+# The tags of an epoch's figures in TensorBoard and the other loggers, with the attribute of Epoch for each; without
+# those of the score.
+_TAGS = {
     "time/epoch_s": "epoch_time_s",
     "time/straggler_delay": "straggler_delay",
     "throughput/samples_per_s": "samples_per_s",
     "train/loss": "train_loss",
-    "train/accuracy": "train_accuracy",
     "val/loss": "val_loss",
-    "val/accuracy": "val_accuracy",
     "lr": "lr",
     "memory/rss_bytes": "rss_bytes",
     "memory/device_bytes": "device_memory_bytes",
@@ -51,13 +52,24 @@ class EpochRecorder(Callback):
         timer: provides the epoch's lap.
         laps: writes the laps.
         on_epoch: called on rank 0 after an epoch was written.
+        score: the score of the task.
+        score_of: returns the score of means over an epoch; None: not measured.
     """
 
-    def __init__(self, timer: EpochTimer, laps: LapRecorder, on_epoch: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        timer: EpochTimer,
+        laps: LapRecorder,
+        on_epoch: Callable[[], None],
+        score: Score = ACCURACY,
+        score_of: Callable[[Means], float | None] = attrgetter("accuracy"),
+    ) -> None:
         self.timer = timer
         self.laps = laps
         self.rank = laps.rank
         self.on_epoch = on_epoch
+        self.score = score
+        self.score_of = score_of
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CountsSamples)
@@ -71,30 +83,41 @@ class EpochRecorder(Callback):
             train_accuracy=train.accuracy,
             val_loss=val.loss if val is not None else None,
             val_accuracy=val.accuracy if val is not None else None,
+            train_score=self.score_of(train),
+            val_score=self.score_of(val) if val is not None else None,
             lr=trainer.optimizers[0].param_groups[0]["lr"],
         )
         rank_laps = self.rank.gather(self.laps.rank_lap(lap, scores))
         epoch = self.laps.add(lap, rank_laps)
         if not self.rank.is_first:
             return
-        scalars = scalars_of(epoch, TAGS, self.laps.joules(rank_laps))
+        scalars = scalars_of(epoch, tags_of(self.score), self.laps.joules(rank_laps))
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=lap.number)
             logger.save()  # otherwise metrics would be lost if the process dies
-        log.info("%s", one_line(epoch, trainer.max_epochs or 0))
+        log.info("%s", one_line(epoch, trainer.max_epochs or 0, self.score))
         self.on_epoch()
 
 
-def one_line(epoch: Epoch, num_epochs: int) -> str:
+def tags_of(score: Score) -> dict[str, str]:
+    """Return the attribute of Epoch for each tag. A score named `loss` has no tags besides those of the loss."""
+    return {f"train/{score.tag}": "train_score", f"val/{score.tag}": "val_score"} | _TAGS
+
+
+def one_line(epoch: Epoch, num_epochs: int, score: Score) -> str:
     """Return the line of the log that reports an epoch."""
     parts = [
         f"epoch {epoch.epoch + 1}/{num_epochs}",
         f"{epoch.epoch_time_s:.2f} s",
         f"{epoch.samples_per_s or 0.0:,.0f} samples/s",
-        f"train loss {epoch.train_loss:.4f}, accuracy {epoch.train_accuracy:.2%}",
+        f"train loss {epoch.train_loss:.4f}{_score_words(epoch.train_score, score)}",
     ]
     if epoch.val_loss is not None and not math.isnan(epoch.val_loss):
-        parts.append(f"val loss {epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.2%}")
+        parts.append(f"val loss {epoch.val_loss:.4f}{_score_words(epoch.val_score, score)}")
     if epoch.is_warmup:
         parts.append("warm-up, not counted")
     return "  ".join(parts)
+
+
+def _score_words(value: float | None, score: Score) -> str:
+    return "" if value is None else f", {score.name} {score.number(value)}"

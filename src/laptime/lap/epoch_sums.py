@@ -1,6 +1,7 @@
 """Losses and correct predictions of an epoch: summed on the device, averaged over all ranks at its end."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,36 +19,36 @@ class Sums:
         self._losses: list[Tensor] = []
         self._sizes: list[int] = []
         self._hits: Tensor | None = None
+        self._num_without_hits = 0
 
-    def add(self, losses: Tensor, hits: Tensor, sizes: list[int]) -> None:
+    def add(self, losses: Tensor, hits: Tensor | None, sizes: list[int]) -> None:
         """Add some batches.
 
         Args:
             losses: mean loss of each batch, (K,).
-            hits: number of correct predictions in all of them, a scalar.
+            hits: number of correct predictions in all of them, a scalar; None: the task counts none.
             sizes: number of samples in each batch, K numbers.
         """
         self._losses.append(losses.detach())
         self._sizes += sizes
-        self._hits = hits if self._hits is None else self._hits + hits
+        if hits is None:
+            self._num_without_hits += sum(sizes)
+        else:
+            self._hits = hits if self._hits is None else self._hits + hits
         self.num_samples += sum(sizes)
         self.num_batches += len(sizes)
 
-    def loss(self) -> float:
-        """Mean loss per sample on this rank; NaN before the first batch."""
-        return self._loss_sum() / self.num_samples if self.num_samples else math.nan
-
-    def accuracy(self) -> float:
-        """Accuracy on this rank, from 0 to 1; NaN before the first batch."""
-        return math.nan if self._hits is None else int(self._hits) / self.num_samples
+    def local_means(self) -> "Means":
+        """Return the means on this rank, in which every sample has the same weight."""
+        return _means(self._totals())
 
     def means(self, rank: Rank) -> "Means":
         """Return the means over all ranks, in which every sample has the same weight."""
+        return _means(rank.all_reduce_sum(self._totals()))
+
+    def _totals(self) -> list[float]:
         hits = 0 if self._hits is None else int(self._hits)
-        loss_sum, hit_sum, num_samples = rank.all_reduce_sum([self._loss_sum(), hits, self.num_samples])
-        if not num_samples:
-            return Means(math.nan, math.nan, 0)
-        return Means(loss_sum / num_samples, hit_sum / num_samples, int(num_samples))
+        return [self._loss_sum(), hits, self.num_samples, self._num_without_hits]
 
     def _loss_sum(self) -> float:
         if not self._losses:
@@ -61,10 +62,17 @@ class Means(NamedTuple):
 
     Attributes:
         loss: mean loss per sample.
-        accuracy: fraction of correct predictions, from 0 to 1.
+        accuracy: fraction of correct predictions, from 0 to 1; None: the task counts none.
         num_samples: number of samples behind these means.
     """
 
     loss: float
-    accuracy: float
+    accuracy: float | None
     num_samples: int
+
+
+def _means(totals: Sequence[float]) -> Means:
+    loss_sum, hits, num_samples, num_without_hits = totals
+    if not num_samples:
+        return Means(math.nan, math.nan, 0)
+    return Means(loss_sum / num_samples, None if num_without_hits else hits / num_samples, int(num_samples))

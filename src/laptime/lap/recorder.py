@@ -23,6 +23,7 @@ class Scores:
     Attributes:
         train_loss, val_loss: mean losses.
         train_accuracy, val_accuracy: fractions of correct predictions, from 0 to 1.
+        train_score, val_score: values of the run's score.
         lr: learning rate of the optimizer's first parameter group.
     """
 
@@ -30,6 +31,8 @@ class Scores:
     train_accuracy: float | None = None
     val_loss: float | None = None
     val_accuracy: float | None = None
+    train_score: float | None = None
+    val_score: float | None = None
     lr: float | None = None
 
 
@@ -109,6 +112,8 @@ class LapRecorder:
             num_tokens=lap.num_tokens,
             num_batches=lap.num_batches,
             apart_s=lap.apart_s,
+            train_score=scores.train_score,
+            val_score=scores.val_score,
         )
         return RankLap(row, self.rank.node, lap.all_cpu_s, lap.energy_joules, lap.num_steps)
 
@@ -193,6 +198,7 @@ class LapRecorder:
             last, result = self.rows[-1], record.result
             result.train_loss, result.train_accuracy = last.train_loss, last.train_accuracy
             result.val_loss, result.val_accuracy = last.val_loss, last.val_accuracy
+            result.train_score, result.val_score = last.train_score, last.val_score
 
     def note_resources(self, record: RunRecord, energy: EnergyMeter | None) -> None:
         """Fill in memory, CPU and energy, as far as rank 0 knows them."""

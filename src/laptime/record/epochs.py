@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING
 
+from laptime.record.score import Score
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -23,6 +25,7 @@ class EpochRow:
         num_samples, samples_per_s: figures of this rank only; None: the samples can't be counted.
         data_wait_s: time spent waiting for batches.
         train_loss, train_accuracy, val_loss, val_accuracy: means over all ranks.
+        train_score, val_score: the run's score (`result.score` in run.json) over all ranks.
         lr: learning rate of the first parameter group at the end of the epoch.
         cpu_percent: CPU use in percent of one core.
         rss_bytes, device_memory_bytes: peak memory until the end of the epoch.
@@ -49,6 +52,8 @@ class EpochRow:
     num_tokens: int | None = None
     num_batches: int | None = None
     apart_s: float | None = None
+    train_score: float | None = None
+    val_score: float | None = None
 
 
 EPOCH_COLUMNS = tuple(field.name for field in fields(EpochRow))
@@ -82,6 +87,8 @@ class Epoch:
     num_tokens: int | None = None
     num_batches: int | None = None
     apart_s: float | None = None
+    train_score: float | None = None
+    val_score: float | None = None
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -109,6 +116,8 @@ def combine_ranks(rows: Sequence[EpochRow]) -> Epoch:
         train_accuracy=first.train_accuracy,
         val_loss=first.val_loss,
         val_accuracy=first.val_accuracy,
+        train_score=first.train_score,
+        val_score=first.val_score,
         lr=first.lr,
         cpu_percent=sum(row.cpu_percent for row in rows),
         rss_bytes=sum(row.rss_bytes for row in rows),
@@ -133,13 +142,16 @@ def combine_rows(rows: Iterable[EpochRow]) -> list[Epoch]:
     return [combine_ranks(attempts[max(attempts)]) for _, attempts in sorted(by_epoch.items())]
 
 
-def time_to_accuracy(epochs: Iterable[tuple[float, float | None]], target: float, first_epoch: int = 0) -> float | None:
-    """Return the seconds of training, including warm-up, until the validation accuracy first reached the target.
+def time_to_score(
+    epochs: Iterable[tuple[float, float | None]], score: Score, target: float, first_epoch: int = 0
+) -> float | None:
+    """Return the seconds of training, including warm-up, until the validation score first reached the target.
 
     Args:
-        epochs: the seconds of training until the end of each epoch, and its validation accuracy (a fraction; None or
-            NaN: not measured), in order.
-        target: the accuracy to reach, a fraction.
+        epochs: the seconds of training until the end of each epoch, and its validation score (None or NaN: not
+            measured), in order.
+        score: the score, whose direction decides what reaches the target.
+        target: the value to reach.
         first_epoch: number of the first of these epochs, from 0.
 
     Returns:
@@ -147,7 +159,7 @@ def time_to_accuracy(epochs: Iterable[tuple[float, float | None]], target: float
     """
     if first_epoch > 0:
         return None
-    reached = (elapsed_s for elapsed_s, accuracy in epochs if accuracy is not None and accuracy >= target)
+    reached = (elapsed_s for elapsed_s, value in epochs if value is not None and score.has_reached(value, target))
     return next(reached, None)
 
 

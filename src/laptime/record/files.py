@@ -23,6 +23,7 @@ from laptime.record import renamed
 from laptime.record.epochs import EPOCH_COLUMNS, NEW_COLUMNS, EpochRow
 from laptime.record.masking import mask
 from laptime.record.schema import SCHEMA_VERSION
+from laptime.record.score import Score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,8 +52,8 @@ DDP_KEYS = (
     "wrap_single_rank",
 )  # fmt: skip
 
-# Metrics in TensorBoard's HPARAMS tab: keys of `result` and `timing`.
-HPARAM_METRICS = ("hparam/epoch_time_s", "hparam/samples_per_s", "hparam/val_accuracy", "hparam/test_accuracy")
+# Columns of epochs.csv that are equal if the score is accuracy.
+SCORE_COLUMNS = {"train_score": "train_accuracy", "val_score": "val_accuracy"}
 
 
 def now() -> str:
@@ -166,6 +167,9 @@ def epoch_rows(run_dir: Path) -> list[EpochRow]:
         return []
     with path.open(newline="") as file:
         rows = [{name: text or None for name, text in row.items()} for row in csv.DictReader(file)]
+    for row in rows:
+        for score, accuracy in SCORE_COLUMNS.items():
+            row.setdefault(score, row.get(accuracy))  # in files of older versions, accuracy is the score
     return msgspec.convert(rows, list[EpochRow], strict=False)
 
 
@@ -178,8 +182,29 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def is_maximized(metric: str) -> bool:
-    """Whether a larger value of a key of `result` or `timing` is better: accuracies and rates per second."""
+def hparam_metrics(score: Score) -> dict[str, str]:
+    """Return the metrics of TensorBoard's HPARAMS tab: a key of `result` or `timing` for each tag."""
+    return {
+        "hparam/epoch_time_s": "epoch_time_s",
+        "hparam/samples_per_s": "samples_per_s",
+        f"hparam/val_{score.tag}": "val_score",
+        f"hparam/test_{score.tag}": "test_score",
+    }
+
+
+def is_score(metric: str) -> bool:
+    """Whether a key of `result` or `timing` is a value of the run's score."""
+    return metric.endswith("_score") and not metric.startswith("time_to")
+
+
+def is_maximized(metric: str, score: Score) -> bool:
+    """Whether a larger value of a key of `result` or `timing` is better.
+
+    Args:
+        score: the score of the runs.
+    """
+    if is_score(metric):
+        return score.is_maximized
     return (metric.endswith("_accuracy") and not metric.startswith("time_to")) or metric.endswith("_per_s")
 
 

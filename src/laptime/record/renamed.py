@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from laptime.record.override_text import split
+from laptime.record.score import add_missing_scores
 
 # New names of the configuration by old ones. Hashes are computed with the old names, so that they stay the same.
 RENAMED = {
@@ -63,7 +64,7 @@ def override_by_new_name(override: str) -> str:
 
 
 def update(record: dict[str, Any]) -> None:
-    """Rename the old keys of a record in place, and move those that are root keys now.
+    """Rename the old keys of a record in place, move those that are root keys now, and add scores to old records.
 
     If a record has both names of a figure, the new one is kept. In a record of a training that Laptime only timed, the
     configuration is the user's, and only `run_dir` moves.
@@ -72,6 +73,7 @@ def update(record: dict[str, Any]) -> None:
         record: the content of run.json. Values of wrong types stay, so that reading the record reports them.
     """
     _rename_figures(record)
+    add_missing_scores(record)
     lap, config = record.get("lap"), record.get("config")
     is_laptime_training = not isinstance(lap, dict) or lap.get("timer", "training") == "training"
     if isinstance(config, dict):

@@ -12,6 +12,7 @@ from msgspec import Struct, field
 from laptime.record import schema
 from laptime.record.files import RUN_FILE, finite, now, read_record, write_atomically
 from laptime.record.schema import RunError, Status
+from laptime.record.score import ACCURACY, Score
 
 # The setup of a run fills in these sections. Until then all their keys are null.
 _SETUP_SECTIONS = ("device", "dataset", "model", "strategy", "batch")
@@ -111,6 +112,18 @@ class RunRecord(Struct, kw_only=True):
     def laptime_config(self) -> dict[str, Any]:
         """`config` if Laptime trained; otherwise empty."""
         return (self.config or {}) if self.is_laptime_training else {}
+
+    @property
+    def score(self) -> Score:
+        """What the run is scored by; accuracy if nothing was measured."""
+        return self.result.score or ACCURACY
+
+    @property
+    def target(self) -> float | None:
+        """The validation score to reach, from measure.target_score or measure.target_accuracy; None: there is none."""
+        measure = self.laptime_config.get("measure", {})
+        target: float | None = measure.get("target_score")
+        return measure.get("target_accuracy") if target is None else target
 
     @property
     def sweep_settings(self) -> dict[str, bool | int | float | str]:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from laptime.record.score import Score
+
 SCHEMA_VERSION = 1
 
 Status = Literal["running", "completed", "failed", "interrupted"]
@@ -157,7 +159,11 @@ class Timing(Struct, kw_only=True):
 
 
 class Result(Struct, kw_only=True):
-    """Losses and accuracies. `time_to_accuracy` is in seconds of training."""
+    """Losses and scores. Accuracies are null unless they are the score. The times are in seconds of training.
+
+    Attributes:
+        score: what the run is scored by; None: no score was measured.
+    """
 
     train_loss: Figure | None = None
     train_accuracy: Figure | None = None
@@ -166,6 +172,11 @@ class Result(Struct, kw_only=True):
     test_loss: Figure | None = None
     test_accuracy: Figure | None = None
     time_to_accuracy: Figure | None = None
+    score: Score | None = None
+    train_score: Figure | None = None
+    val_score: Figure | None = None
+    test_score: Figure | None = None
+    time_to_score: Figure | None = None
     stop_reason: str | None = None
 
 

@@ -33,10 +33,11 @@ from laptime.measure.peak import probe
 from laptime.measure.sampler import Sampler
 from laptime.ranks.rank import Rank
 from laptime.record import schema
-from laptime.record.epochs import time_to_accuracy
+from laptime.record.epochs import time_to_score
 from laptime.record.hashes import config_hashes
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import filled
+from laptime.record.score import ACCURACY, Score
 from laptime.runner.context import RunContext
 from laptime.training.build import network_name
 from laptime.training.compile_ahead import CompileAhead
@@ -247,13 +248,17 @@ def note_quality(record: RunRecord, laps: LapRecorder, runs_at_once: int, profil
         record.quality = schema.Quality(grade=quality.grade, reasons=list(quality.reasons))
 
 
-def note_result(record: RunRecord, laps: LapRecorder, target_accuracy: float | None) -> None:
+def note_result(record: RunRecord, laps: LapRecorder, score: Score, target: float | None) -> None:
+    """Record the scores of the last epoch, and the time to the target; None: there is no target."""
     laps.note_result(record)
-    epochs = laps.epochs
-    if target_accuracy is not None and epochs:
+    result, epochs = record.result, laps.epochs
+    result.score = score
+    if target is not None and epochs:
         elapsed_s = accumulate(epoch.epoch_time_s for epoch in epochs)
-        reached = zip(elapsed_s, (epoch.val_accuracy for epoch in epochs), strict=True)
-        record.result.time_to_accuracy = time_to_accuracy(reached, target_accuracy, epochs[0].epoch)
+        values = zip(elapsed_s, (epoch.val_score for epoch in epochs), strict=True)
+        result.time_to_score = time_to_score(values, score, target, epochs[0].epoch)
+        if score == ACCURACY:
+            result.time_to_accuracy = result.time_to_score
 
 
 def _instrument_s(breakdown: schema.Breakdown, timing: schema.Timing) -> float | None:

@@ -192,21 +192,23 @@ def _synchronization(record: RunRecord) -> Rows:
 
 
 def _outcome(record: RunRecord) -> Rows:
-    """Return the rows about accuracy, loss, and the time of the whole run."""
-    timing, result = record.timing, record.result
+    """Return the rows about score, loss, and the time of the whole run."""
+    timing, result, score = record.timing, record.result, record.score
     rows = []
     if timing.compile_s is not None:
         rows.append(("compile time", f"{timing.compile_s:.1f} s, outside the epochs"))
-    for stage, accuracy, loss in (
-        ("train", result.train_accuracy, result.train_loss),
-        ("val", result.val_accuracy, result.val_loss),
-        ("test", result.test_accuracy, result.test_loss),
+    for stage, value, loss in (
+        ("train", result.train_score, result.train_loss),
+        ("val", result.val_score, result.val_loss),
+        ("test", result.test_score, result.test_loss),
     ):
-        if accuracy is not None:
-            rows.append((f"{stage} accuracy", f"{accuracy:.2%}  (loss {loss:.4f})"))
-    if (target := (record.config or {})["measure"]["target_accuracy"]) is not None:
-        reached = result.time_to_accuracy
-        rows.append((f"time to {target:.1%}", "not reached" if reached is None else f"{reached:.2f} s of training"))
+        if value is not None:
+            loss_words = "" if loss is None else f"  (loss {loss:.4f})"
+            rows.append((f"{stage} {score.name}", f"{score.text(value)}{loss_words}"))
+    if (target := record.target) is not None:
+        reached = result.time_to_score
+        name = f"time to {score.target_text(target)}"
+        rows.append((name, "not reached" if reached is None else f"{reached:.2f} s of training"))
     if timing.total_train_s is not None:
         started = f", start-up {timing.startup_s:.1f} s" if timing.startup_s is not None else ""
         rows.append(("total time", f"{timing.total_train_s:.1f} s of training and validation{started}"))

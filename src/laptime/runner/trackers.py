@@ -96,11 +96,11 @@ def _tracked_run(run: RunContext) -> Run:
 def log_results(loggers: list[Logger], run: RunContext, last_epoch: int) -> None:
     """Log the results of the run."""
     record = run.record
-    result, timing = structs.asdict(record.result), structs.asdict(record.timing)
-    metrics = {tag: (result | timing)[tag.removeprefix("hparam/")] for tag in records.HPARAM_METRICS}
+    figures = structs.asdict(record.result) | structs.asdict(record.timing)
+    metrics = {tag: figures[key] for tag, key in records.hparam_metrics(record.score).items()}
     hparam_metrics = {name: value for name, value in metrics.items() if value is not None}
     last_values: dict[str, float | None] = {
-        "test/accuracy": record.result.test_accuracy,
+        f"test/{record.score.tag}": record.result.test_score,
         "test/loss": record.result.test_loss,
     }
     sections = {

@@ -13,6 +13,7 @@ from laptime.data.datamodule import DataModule
 from laptime.errors import Interrupted
 from laptime.lap.clock import LapClock
 from laptime.lap.epoch_recorder import EpochRecorder
+from laptime.lap.epoch_sums import Means
 from laptime.lap.epoch_timer import EpochTimer
 from laptime.lap.recorder import LapRecorder
 from laptime.loggers.fail_safe import quiet_writer_threads
@@ -137,6 +138,11 @@ def _train(run: RunContext, rank: Rank) -> None:
         log_results(loggers, run, instruments.laps.rows[-1].epoch if instruments.laps.rows else 0)
 
 
+def score_of(means: Means) -> float | None:
+    """Return the value of the task's score."""
+    return means.accuracy
+
+
 class _Instruments:
     """The objects that measure the epochs: timer, sampler, bare loop, recorder.
 
@@ -161,14 +167,17 @@ class _Instruments:
         """The measuring callbacks, which must come before the configured callbacks."""
         measure, training = self.run.config.measure, self.run.config.training
         callbacks: list[Callback] = [self.bare_loop] if measure.bare_loop else []
-        callbacks += [self.timer, EpochRecorder(self.timer, self.laps, self.note_epoch)]
+        callbacks += [
+            self.timer,
+            EpochRecorder(self.timer, self.laps, self.note_epoch, self.run.config.score, score_of),
+        ]
         return [*callbacks, self.compiler] if training.compile else callbacks
 
     def note_epoch(self) -> None:
         """Fill in the record after an epoch and at the end of training."""
         config, record = self.run.config, self.run.record
         note_timing(record, self.timer, self.laps, self.data, self.compiler, self.run.start)
-        note_result(record, self.laps, config.measure.target_accuracy)
+        note_result(record, self.laps, config.score, config.measure.target)
         note_quality(record, self.laps, self.run.runs_at_once, is_profiled(config))
         note_resources(record, self.laps, self.sampler, self.data.clock.energy)
         record.bare_loop = self.bare_loop.measured
@@ -194,7 +203,8 @@ def _test(run: RunContext, trainer: pl.Trainer, module: pl.LightningModule, data
     trainer.test(module, datamodule=data, verbose=False)
     test = module.test_means
     assert test is not None
-    run.record.result.test_loss, run.record.result.test_accuracy = test.loss, test.accuracy
+    result = run.record.result
+    result.test_loss, result.test_accuracy, result.test_score = test.loss, test.accuracy, score_of(test)
 
 
 def _fit(

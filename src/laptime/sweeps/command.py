@@ -47,7 +47,7 @@ def run_sweep(args: argparse.Namespace) -> int:
         first, jobs = runs[0].composed(), [run.overrides for run in runs]
         num_jobs = len(jobs) if (trials := num_trials(first)) is None else trials
         if trials is not None:
-            require_search(first, trials)
+            require_search(first, trials, configs[0].score)
         else:
             refuse_repeated_runs(runs, configs)
         for config in configs:

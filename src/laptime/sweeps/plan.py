@@ -21,6 +21,7 @@ from laptime.config.quoting import how_to_quote
 from laptime.config.schema import Config
 from laptime.errors import UserError
 from laptime.record.files import is_maximized
+from laptime.record.score import Score
 from laptime.sweeps.notice import with_notice
 
 # All jobs are composed and checked before the first one starts.
@@ -295,8 +296,11 @@ def num_trials(composed: DictConfig) -> int | None:
     return None if trials is None else int(trials)
 
 
-def require_search(composed: DictConfig, num_trials: int) -> None:
+def require_search(composed: DictConfig, num_trials: int, score: Score) -> None:
     """Refuse a search without an objective, or with the wrong direction.
+
+    Args:
+        score: the score of the task.
 
     Raises:
         UserError: a setting is missing or wrong.
@@ -314,13 +318,13 @@ def require_search(composed: DictConfig, num_trials: int) -> None:
     metrics, directions = composed.optimized_metric, OmegaConf.select(composed, "hydra.sweeper.direction")
     names = [str(metric) for metric in metrics] if OmegaConf.is_list(metrics) else [str(metrics)]
     if metrics is None:
-        raise UserError("optimized_metric=null: a search needs an objective, like optimized_metric=val_accuracy.")
+        raise UserError("optimized_metric=null: a search needs an objective, like optimized_metric=val_score.")
     for name in names:
         if name.startswith("val_") and not OmegaConf.select(composed, "dataset.val_fraction", default=1):
             raise UserError(f"optimized_metric={name}: needs validation data, but dataset.val_fraction=0.")
     directions = list(directions) if OmegaConf.is_list(directions) else [directions]
     configured = [str(getattr(direction, "name", direction)) for direction in directions]
-    required = ["maximize" if is_maximized(name) else "minimize" for name in names]
+    required = ["maximize" if is_maximized(name, score) else "minimize" for name in names]
     if configured != required:
         shown = [
             f"[{','.join(values)}]" if OmegaConf.is_list(metrics) else values[0]

@@ -183,7 +183,9 @@ class Classifier(pl.LightningModule):
         # logger=False: this is for callbacks that monitor a metric. The epoch recorder writes to the loggers.
         self.val_means = self.val_sums.means(self.rank)
         self._require_valid(self.val_means, "validation")
-        self.log_dict({"val_loss": self.val_means.loss, "val_accuracy": self.val_means.accuracy}, logger=False)
+        self.log("val_loss", self.val_means.loss, logger=False)
+        if self.val_means.accuracy is not None:
+            self.log("val_accuracy", self.val_means.accuracy, logger=False)
 
     def on_test_epoch_start(self) -> None:
         self._average.swap()
