@@ -121,7 +121,8 @@ def test_a_padded_text_with_accumulation_and_evaluation(callback, timed, now):
     plain = trainer(**settings)
     plain.train()
     after = torch.get_rng_state()
-    trained = trainer(callback(), now=now, **settings)
+    score = {"metric": "eval_loss", "name": "cross entropy", "direction": "min"}
+    trained = trainer(callback(score=score), now=now, **settings)
     trained.train()
     assert torch.equal(torch.get_rng_state(), after) and losses(trained) == losses(plain) and len(losses(plain)) == 6
     assert all(map(torch.equal, plain.model.state_dict().values(), trained.model.state_dict().values()))
@@ -131,6 +132,7 @@ def test_a_padded_text_with_accumulation_and_evaluation(callback, timed, now):
     assert timed.column("epoch_time_s") == [4 * (DATA_S + STEP_S)] * 3 and timed.column("apart_s") == [0.0] * 3
     assert timed.column("is_warmup") == [True, False, False]
     assert all(loss is not None for loss in timed.column("val_loss"))
+    assert timed.column("val_score") == timed.column("val_loss")
     record = timed.record
     assert (record["status"], record["lap"]["timer"], record["seed"]) == ("completed", "transformers", 1)
     assert record["timing"]["tokens_per_s"] == sum(LENGTHS) / (4 * (DATA_S + STEP_S))

@@ -55,6 +55,9 @@ class LapTimer(LightningCallback):
         flops: floating-point operations of a batch on one rank, forward and backward; True: count them in a step of
             the warm-up lap.
         peak: whether to measure this machine's fastest matrix product after the training.
+        score: what the training is scored by: a dictionary with `metric` (the name of the logged validation values,
+            e.g. val/bpc), `direction` (min or max) and optionally `name` and `unit` (`%`: the values are fractions).
+            None: accuracy.
 
     Raises:
         ValueError: an argument is out of range.
@@ -75,6 +78,7 @@ class LapTimer(LightningCallback):
         breakdown: bool = True,
         flops: bool | float = True,
         peak: bool = True,
+        score: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         if not callback_classes():
@@ -82,6 +86,7 @@ class LapTimer(LightningCallback):
         self.settings = Settings(
             every=every, warmup_laps=warmup_laps, samples=samples, tokens=tokens, config=config, seed=seed, name=name,
             dataset=dataset, dir=None if dir is None else os.fspath(dir), breakdown=breakdown, flops=flops, peak=peak,
+            score=score,
         )  # fmt: skip
         self._job = hydra_job()  # HydraConfig is not initialized in a spawned process
         self.guard = Guard()
@@ -232,7 +237,7 @@ class LapTimer(LightningCallback):
     @guarded
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         if self.run is not None:
-            self.run.note_test(*test_scores_of(trainer), num_test_of(trainer))
+            self.run.note_test(*test_scores_of(trainer, self.settings.logged_score), num_test_of(trainer))
 
     # Laps: events of the profiler listener, and hooks.
 
@@ -318,7 +323,7 @@ class LapTimer(LightningCallback):
         """Write the lap that has ended, and log it with the Trainer's loggers. Called while no lap is timed."""
         trainer, run = self._trainer, self.run
         assert run is not None
-        written = run.write_lap(scores_of(trainer, self._has_validated))
+        written = run.write_lap(scores_of(trainer, self.settings.logged_score, self._has_validated))
         self._has_validated = False
         if written is not None and trainer.loggers:
             run.guard.attempt("loggers", lambda: _log_lap(trainer, scalars_of(written[0], TAGS, written[1])))

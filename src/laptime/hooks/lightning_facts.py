@@ -12,6 +12,7 @@ from laptime.hooks.identity import HydraJob, optimizer_settings, plain, structur
 from laptime.hooks.settings import Settings, Training, config_of, length_of
 from laptime.hooks.warmup import is_compiled
 from laptime.lap.recorder import Scores
+from laptime.record.logged_score import LoggedScore, as_fraction
 
 # Common names of logged metrics; the first one that exists is used.
 _VAL_LOSS = ("val_loss", "val/loss", "valid_loss", "valid/loss", "validation_loss", "validation/loss")
@@ -178,31 +179,30 @@ def _seed(settings: Settings, hydra_has_seed: bool, hydra_seed: int | None) -> i
     return int(text) if text.isdecimal() else None
 
 
-def scores_of(trainer: Any, has_validated: bool = True) -> Scores:
+def scores_of(trainer: Any, score: LoggedScore | None = None, has_validated: bool = True) -> Scores:
     """Return the metrics that the module has logged under one of the common names.
 
     Args:
+        score: the score that the user has named; None: none.
         has_validated: whether there was a validation since the last lap. Otherwise validation metrics are outdated.
     """
     values = _values(trainer)
     optimizers = trainer.optimizers
     return Scores(
-        train_accuracy=_as_fraction(_first(values, _TRAIN_ACCURACY)),
+        train_score=None if score is None else score.value(values, "train"),
+        val_score=score.value(values, "val") if score is not None and has_validated else None,
+        train_accuracy=as_fraction(_first(values, _TRAIN_ACCURACY)),
         val_loss=_first(values, _VAL_LOSS) if has_validated else None,
-        val_accuracy=_as_fraction(_first(values, _VAL_ACCURACY)) if has_validated else None,
+        val_accuracy=as_fraction(_first(values, _VAL_ACCURACY)) if has_validated else None,
         lr=float(optimizers[0].param_groups[0]["lr"]) if optimizers else None,
     )
 
 
-def test_scores_of(trainer: Any) -> tuple[float | None, float | None]:
-    """Return loss and accuracy of `trainer.test`."""
+def test_scores_of(trainer: Any, score: LoggedScore | None) -> tuple[float | None, float | None, float | None]:
+    """Return loss, accuracy and the score that the user has named, of `trainer.test`."""
     values = _values(trainer)
-    return _first(values, _TEST_LOSS), _as_fraction(_first(values, _TEST_ACCURACY))
-
-
-def _as_fraction(accuracy: float | None) -> float | None:
-    """Return an accuracy as a fraction, because some people log percent."""
-    return accuracy / 100 if accuracy is not None and 1 < accuracy <= 100 else accuracy
+    value = None if score is None else score.value(values, "test")
+    return _first(values, _TEST_LOSS), as_fraction(_first(values, _TEST_ACCURACY)), value
 
 
 def num_test_of(trainer: Any) -> int:

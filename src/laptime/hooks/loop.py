@@ -26,6 +26,7 @@ from laptime.lap.recorder import Scores
 from laptime.machine.device import available_accelerator, describe
 from laptime.measure.limit import bytes_moved
 from laptime.record.schema import RunError
+from laptime.record.score import Stage
 
 _SCORES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr")
 _TEST_SCORES = ("test_loss", "test_accuracy")
@@ -60,7 +61,8 @@ class Laps:
         precision: precision of matrix products in Lightning's notation: 32-true, bf16-mixed, bf16-true, 16-mixed.
         device: the device that trains: cpu, cuda, mps, xpu; None: the model's, else the available accelerator, else
             the CPU.
-        samples, tokens, config, seed, name, dataset, dir, breakdown, flops, peak: the arguments of LapTimer.
+        samples, tokens, config, seed, name, dataset, dir, breakdown, flops, peak, score: the arguments of LapTimer. The
+            values of the score are those that `note` gets under the name `metric` of `score`.
 
     Raises:
         ValueError: an argument is out of range, or there is neither a loader nor every.
@@ -88,6 +90,7 @@ class Laps:
         breakdown: bool = True,
         flops: bool | float = True,
         peak: bool = True,
+        score: Mapping[str, str] | None = None,
     ) -> None:
         if loader is None and every is None:
             raise ValueError(
@@ -96,7 +99,7 @@ class Laps:
         self.settings = Settings(
             every=every, warmup_laps=warmup_laps, samples=samples, tokens=tokens, config=config, seed=seed, name=name,
             dataset=dataset, dir=None if dir is None else os.fspath(dir), breakdown=breakdown and model is not None,
-            flops=flops, peak=peak,
+            flops=flops, peak=peak, score=score,
         )  # fmt: skip
         self.loader = loader
         self.model = model
@@ -186,14 +189,17 @@ class Laps:
         """Record metrics. None is ignored.
 
         train_loss, train_accuracy, val_loss, val_accuracy and lr belong to the current lap, and between two laps to the
-        last one. test_loss and test_accuracy belong to the run. loss belongs to the current batch.
+        last one. test_loss and test_accuracy belong to the run. loss belongs to the current batch. With `score=`, its
+        metric and those of the same name with train and test are accepted, too: val_bpc, train_bpc, test_bpc.
         """
+        logged = self.settings.logged_score
+        names = ("loss", *_SCORES, *_TEST_SCORES, *(() if logged is None else logged.all_names))
         for name, value in metrics.items():
             call = f"note({name}=...)"
             if name == "loss" and isinstance(value, Tensor) and value.numel() == 1:
                 self._loss = value.detach()
-            elif name not in ("loss", *_SCORES, *_TEST_SCORES):
-                self.guard.mark_missing(call, f"must be one of loss, {', '.join((*_SCORES, *_TEST_SCORES))}")
+            elif name not in names:
+                self.guard.mark_missing(call, f"must be one of {', '.join(names)}")
             elif value is not None:
                 number = self.guard.attempt(call, partial(float, value))
                 if number is not None:
@@ -351,8 +357,13 @@ class Laps:
 
     def _scores(self) -> Scores:
         scores = {name: self._metrics.get(name) for name in _SCORES}
-        self._metrics = {name: value for name, value in self._metrics.items() if name in _TEST_SCORES}
+        scores |= {"train_score": self._score("train"), "val_score": self._score("val")}
+        self._metrics = {name: value for name, value in self._metrics.items() if name.startswith("test")}
         return Scores(**scores)
+
+    def _score(self, stage: Stage) -> float | None:
+        logged = self.settings.logged_score
+        return None if logged is None else logged.value(self._metrics, stage)
 
     @guarded
     def _pause(self) -> None:
@@ -376,7 +387,8 @@ class Laps:
             run.measure_peak(0 if self.optimizer is None else bytes_moved(self.optimizer))
             run.note_memory()
             if self._metrics:
-                run.note_test(self._metrics.get("test_loss"), self._metrics.get("test_accuracy"))
+                loss, accuracy = (self._metrics.get(name) for name in _TEST_SCORES)
+                run.note_test(loss, accuracy, self._score("test"))
             run.end("completed")
         else:
             run.end(status_of(error), RunError(type=type(error).__name__, message=str(error)))

@@ -66,6 +66,7 @@ def new_record(
             contents=CONTENTS,
         ),
     )
+    record.result.score = None if settings.logged_score is None else settings.logged_score.score
     record.hashed_config = _hashed(config, training, device, rank)
     record.config_hash, record.group_hash = config_hashes(record.hashed_config)
     record.device = schema.Device(

@@ -8,17 +8,21 @@ from laptime.lap.quality import describe
 from laptime.record.epochs import Epoch
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import PHASES, filled
+from laptime.record.score import Score
 from laptime.terminal import relative
 from laptime.text import counted, duration
 
 
-def lap_line(lap: Epoch, num_laps: int | None, remaining_s: float | None, note: str = "") -> str:
+def lap_line(
+    lap: Epoch, num_laps: int | None, remaining_s: float | None, note: str = "", score: Score | None = None
+) -> str:
     """Return the line of a lap.
 
     Args:
         num_laps: number of laps of the whole training; None: unknown.
         remaining_s: estimated seconds until the end of the training; None: not shown.
         note: the reason why the lap isn't counted.
+        score: the score that the user has named; None: none is shown.
     """
     parts = [f"lap {lap.epoch + 1}{'' if num_laps is None else f'/{num_laps}'}", f"{lap.epoch_time_s:.2f} s"]
     if lap.samples_per_s is not None:
@@ -27,6 +31,9 @@ def lap_line(lap: Epoch, num_laps: int | None, remaining_s: float | None, note: 
         parts.append(f"{lap.tokens_per_s:,.0f} tokens/s")
     if lap.train_loss is not None:
         parts.append(f"loss {lap.train_loss:.4f}")
+    if score is not None:
+        values = {"train": lap.train_score, "val": lap.val_score}
+        parts += [f"{stage} {score.name} {score.number(v)}" for stage, v in values.items() if v is not None]
     if lap.apart_s is not None and lap.apart_s >= 0.005:
         parts.append(f"{lap.apart_s:.2f} s excluded")
     if note:

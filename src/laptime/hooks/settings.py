@@ -3,10 +3,12 @@
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from laptime.hooks.guard import Guard
 from laptime.hooks.identity import HydraJob, plain
+from laptime.record.logged_score import LoggedScore
 
 Timer = Literal["LapTimer", "laps", "transformers"]
 
@@ -27,6 +29,8 @@ class Settings:
         flops: floating-point operations of a batch on one rank, forward and backward; True: count them in a step of
             the warm-up lap; False: don't.
         peak: whether to measure the fastest matrix product after the training.
+        score: what the training is scored by, and the name of its logged values; None: accuracy. See
+            `laptime.record.logged_score`.
 
     Raises:
         ValueError: an argument is out of range.
@@ -44,6 +48,12 @@ class Settings:
     breakdown: bool = True
     flops: bool | float = True
     peak: bool = True
+    score: Mapping[str, str] | None = None
+
+    @cached_property
+    def logged_score(self) -> LoggedScore | None:
+        """The score that the user has named; None: none, so that accuracy is the score."""
+        return None if self.score is None else LoggedScore.of(self.score)
 
     def __post_init__(self) -> None:
         if self.every is not None and (not is_int(self.every) or self.every < 1):
@@ -61,6 +71,7 @@ class Settings:
                 raise ValueError(f"{key}={getattr(self, key)!r}: must be a string.")
         if self.config is not None and not isinstance(self.config, Mapping):
             raise ValueError(f"config={self.config!r}: must be a dictionary.")
+        _ = self.logged_score  # raises, if a key is wrong
 
 
 def picklable(settings: Settings, guard: Guard) -> Settings:

@@ -22,7 +22,7 @@ from laptime.hooks.peak import measure_peak
 from laptime.hooks.printing import lap_line, print_line, summary_lines
 from laptime.hooks.ranks import RankGroup
 from laptime.hooks.settings import Settings, Timer, Training
-from laptime.hooks.update_record import update_record
+from laptime.hooks.update_record import note_score, update_record
 from laptime.hooks.warmup import WarmupSteps
 from laptime.lap.clock import Lap, LapClock
 from laptime.lap.recorder import LapRecorder, Scores
@@ -36,6 +36,7 @@ from laptime.record.epochs import Epoch, combine_ranks
 from laptime.record.masking import mask_text
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import RunError, Status, filled
+from laptime.record.score import ACCURACY
 from laptime.text import format_os_error
 
 # Figures that only Laptime's own training has, and the reasons why a timer can't measure them.
@@ -245,6 +246,10 @@ class TimedRun:
             return None
         lap, self._pending = self._pending, None
         scores = replace(scores, train_loss=lap.loss if scores.train_loss is None else scores.train_loss)
+        if (logged := self.settings.logged_score) is None:
+            scores = replace(scores, train_score=scores.train_accuracy, val_score=scores.val_accuracy)
+        elif logged.score == ACCURACY:
+            scores = replace(scores, train_accuracy=scores.train_score, val_accuracy=scores.val_score)
         if lap.num_samples is None:
             reason = self.guard.missing.get(
                 "samples",
@@ -271,7 +276,9 @@ class TimedRun:
             return None
         filled(self.record.strategy).rank_pids = [pid for _, pid in gathered]
         note = "partial, not counted" if self._is_partial else "warm-up, not counted" if lap.is_warmup else ""
-        print_line(lap_line(epoch, self._total_laps, self._remaining_s(), note))
+        print_line(
+            lap_line(epoch, self._total_laps, self._remaining_s(), note, None if logged is None else logged.score)
+        )
         if time.monotonic() >= self._next_update_at:
             self._update()
         return epoch, self.recorder.joules(rank_laps)
@@ -334,16 +341,31 @@ class TimedRun:
             resources = self.record.resources
             resources.peak_rss_bytes = max(resources.peak_rss_bytes or 0, sum(peaks)) or None
 
-    def note_test(self, loss: float | None, accuracy: float | None, num_test: int = 0) -> None:
+    def note_test(self, loss: float | None, accuracy: float | None, score: float | None, num_test: int = 0) -> None:
         """Record the scores of a test after the training.
 
         Args:
+            score: the value of the score that the user has named.
             num_test: number of samples of the test set; 0: unknown.
         """
         if self.record is not None:
             filled(self.record.dataset).num_test = num_test
-            self.record.result.test_loss, self.record.result.test_accuracy = loss, accuracy
+            result, logged = self.record.result, self.settings.logged_score
+            result.test_loss, result.test_accuracy, result.test_score = loss, accuracy, score
+            if logged is None:
+                result.test_score = accuracy
+            elif logged.score == ACCURACY:
+                result.test_accuracy = score
+            note_score(self.record)
             self._write()
+
+    def _require_score(self, record: RunRecord) -> None:
+        """Warn if the training never logged the score that the user has named."""
+        logged, result = self.settings.logged_score, record.result
+        if logged is None or self.num_laps == 0 or logged.metric in logged.names("test"):
+            return
+        if result.train_score is None and result.val_score is None:
+            self.guard.mark_missing("result.val_score", f"the training logged no {logged.metric}, which score= names")
 
     def end(self, status: Status, error: RunError | None = None, reason: str = "epochs") -> None:
         """Write how the run ended, and print the summary.
@@ -361,6 +383,8 @@ class TimedRun:
         if error is not None:
             error.message = mask_text(error.message)
         record.result.stop_reason = reason if status == "completed" else None
+        if status == "completed":
+            self._require_score(record)
         record.end_attempt(status, error)
         self._write()
         for line in summary_lines(record, self.run_dir if "run.json" not in self.guard.missing else None):

@@ -3,7 +3,7 @@
 import os
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -38,9 +38,10 @@ class LapTimerCallback(TrainerCallback):
 
     Args:
         every: optimizer steps per lap; None: a lap is an epoch.
-        warmup_laps, samples, tokens, config, seed, name, dataset, dir, breakdown, flops, peak: the arguments of
-            LapTimer. `samples` and `tokens` get the inputs of a training step. `flops` is for an optimizer step on one
-            rank. The default config is the TrainingArguments and the model's configuration.
+        warmup_laps, samples, tokens, config, seed, name, dataset, dir, breakdown, flops, peak, score: the arguments of
+            LapTimer. The metric of `score` has the Trainer's name, e.g. eval_bpc. `samples` and `tokens` get the inputs
+            of a training step. `flops` is for an optimizer step on one rank. The default config is the
+            TrainingArguments and the model's configuration.
 
     Raises:
         ValueError: an argument is out of range.
@@ -61,10 +62,12 @@ class LapTimerCallback(TrainerCallback):
         breakdown: bool = True,
         flops: bool | float = True,
         peak: bool = True,
+        score: Mapping[str, str] | None = None,
     ) -> None:
         self.settings = Settings(
             every=every, warmup_laps=warmup_laps, samples=samples, tokens=tokens, config=config, seed=seed, name=name,
             dataset=dataset, dir=None if dir is None else os.fspath(dir), breakdown=breakdown, flops=flops, peak=peak,
+            score=score,
         )  # fmt: skip
         self.guard = Guard()
         self.run: TimedRun | None = None
@@ -270,6 +273,7 @@ class LapTimerCallback(TrainerCallback):
         for name, key in (("val_loss", "eval_loss"), ("val_accuracy", "eval_accuracy")):
             if isinstance(metrics.get(key), int | float):
                 self._metrics[name] = float(metrics[key])
+        self._note_score(metrics, "val")
         if control.should_save and self._pause_reason:
             self._pause_reason = "save"  # on_save follows
         self._resume_after("evaluate", kwargs)
@@ -280,12 +284,19 @@ class LapTimerCallback(TrainerCallback):
 
     @guarded
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        loss = (kwargs.get("logs") or {}).get("loss")
-        if isinstance(loss, int | float):
+        logs = kwargs.get("logs") or {}
+        if isinstance(loss := logs.get("loss"), int | float):
             self._metrics["train_loss"] = float(loss)
+        self._note_score(logs, "train")
         if (run := self._active_run) is not None and run.is_timing:
             run.clock.begin_wait()  # the next batch is requested after this
         self._resume_after("log", kwargs)
+
+    def _note_score(self, metrics: Mapping[str, Any], stage: Literal["train", "val"]) -> None:
+        if (logged := self.settings.logged_score) is not None:
+            numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+            if (value := logged.value(numbers, stage)) is not None:
+                self._metrics[f"{stage}_score"] = value
 
     def _resume_after(self, event: str, kwargs: Mapping[str, Any]) -> None:
         run = self._active_run

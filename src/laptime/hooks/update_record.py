@@ -11,6 +11,7 @@ from laptime.machine.environment import python_settings, slowing_settings
 from laptime.record import schema
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import filled
+from laptime.record.score import ACCURACY
 
 if TYPE_CHECKING:
     from laptime.hooks.timed_run import TimedRun
@@ -25,12 +26,21 @@ def update_record(run: "TimedRun") -> None:
         return
     recorder.note_timing(record, run.warmup_laps)
     recorder.note_result(record)
+    note_score(record)
     recorder.note_resources(record, run.clock.energy)
     attempt = record.attempts[-1]
     attempt.total_train_s = record.timing.total_train_s = sum(lap.epoch_time_s for lap in recorder.epochs)
     run.warmup.update_record(record)
     _update_batch(run, record)
     _update_quality(run, record)
+
+
+def note_score(record: RunRecord) -> None:
+    """Make accuracy the score of a run that has accuracies, if the user has named no score."""
+    result = record.result
+    accuracies = (result.train_accuracy, result.val_accuracy, result.test_accuracy)
+    if result.score is None and any(value is not None for value in accuracies):
+        result.score = ACCURACY
 
 
 def _update_batch(run: "TimedRun", record: RunRecord) -> None:

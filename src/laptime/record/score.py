@@ -8,7 +8,7 @@ from msgspec import Struct, to_builtins
 
 # Where a score comes from: the training, validation or test set.
 Stage = Literal["train", "val", "test"]
-_STAGES: tuple[Stage, ...] = ("train", "val", "test")
+STAGES: tuple[Stage, ...] = ("train", "val", "test")
 
 
 class Score(Struct, frozen=True, kw_only=True):
@@ -117,7 +117,7 @@ def add_missing_scores(record: Mapping[str, Any]) -> None:
     result = record.get("result")
     if not isinstance(result, dict) or result.get("score") is not None:
         return
-    accuracies = {stage: result.get(f"{stage}_accuracy") for stage in _STAGES}
+    accuracies = {stage: result.get(f"{stage}_accuracy") for stage in STAGES}
     if all(value is None for value in accuracies.values()):
         return
     result["score"] = to_builtins(ACCURACY)
