@@ -145,7 +145,7 @@ def test_laps_of_batches_are_called_laps(write, work_folder):
 
 def test_methods_say_what_a_lap_contains(write, work_folder):
     write(Path("own"), [9.0, 1.0])
-    assert methods(analyze([Path()])) == METHODS
+    assert methods(analyze([Path()])) == tuple(sentence.format(lap="epoch") for sentence in METHODS)
     write(Path("timed"), [9.0, 1.0], sections={"lap": LAPS_OF_20 | {"contents": "no validation"}})
     assert methods(analyze([Path()]))[-1] == "A lap (20 batches by LapTimer): no validation"
 

@@ -119,7 +119,7 @@ def test_however_it_is_typed(override, replacement):
 @pytest.mark.parametrize(
     ("override", "words"),
     {
-        "trainer.max_steps=100": "training.epochs",
+        "trainer.min_steps=100": "training.max_steps",
         "trainer.num_nodes=2": "torchrun's option --nnodes",
         "trainer.check_val_every_n_epoch=2": "dataset.val_fraction=0",
         "trainer.deterministic=true": "seed",
@@ -159,7 +159,7 @@ def test_a_mistyped_name_is_answered_with_the_closest_one(override, suggestion):
 
 def test_where_nothing_is_close_the_known_names_are_listed():
     message = refusal("training.xyzzy=3")
-    assert "Did you mean" not in message and "Known keys of training: epochs, batch_size" in message
+    assert "Did you mean" not in message and "Known keys of training: epochs, max_steps" in message
 
 
 @pytest.mark.unit

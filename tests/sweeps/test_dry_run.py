@@ -64,7 +64,7 @@ def test_sweep_keys_are_refused_for_a_single_run(override, call, work_folder):
 
 def past_run(**changed) -> PastRun:
     hashed = {"model.width": 8, "training.epochs": 2, "seed": 1, "optimizer.lr": 0.1, "device": "cpu"}
-    return PastRun(hashed | changed.pop("hashed", {}), **({"epoch_s": 3.0, "rest_s": 1.0, "num_bytes": 100} | changed))
+    return PastRun(hashed | changed.pop("hashed", {}), **({"unit_s": 3.0, "rest_s": 1.0, "num_bytes": 100} | changed))
 
 
 @pytest.mark.unit
@@ -85,7 +85,7 @@ def test_a_training_that_laptime_only_timed_is_no_past_run(timer, num_past_runs,
 @pytest.mark.unit
 def test_the_time_of_epochs_scales_and_the_rest_is_added_once():
     wanted = past_run().hashed | {"training.epochs": 10, "seed": 7}
-    cost = estimate(wanted, [past_run(), past_run(epoch_s=5.0), past_run(epoch_s=4.0)])
+    cost = estimate(wanted, [past_run(), past_run(unit_s=5.0), past_run(unit_s=4.0)])
     assert cost is not None
     assert cost.seconds == 1.0 + 10 * 4.0 and cost.num_bytes == 100
     assert cost.basis == "3 runs of the same configuration"
@@ -93,7 +93,7 @@ def test_the_time_of_epochs_scales_and_the_rest_is_added_once():
 
 @pytest.mark.unit
 def test_the_same_configuration_is_preferred_to_a_similar_one():
-    same, similar = past_run(epoch_s=3.0), past_run(epoch_s=9.0, hashed={"optimizer.lr": 0.5})
+    same, similar = past_run(unit_s=3.0), past_run(unit_s=9.0, hashed={"optimizer.lr": 0.5})
     assert estimate(same.hashed, [similar, same]).seconds == 7.0
     from_similar = estimate(same.hashed, [similar])
     assert from_similar.seconds == 19.0 and from_similar.basis.startswith("1 run with the same model")

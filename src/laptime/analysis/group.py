@@ -161,12 +161,7 @@ class Group:
 
 def lap_word(groups: Iterable[Group]) -> str:
     """Return `epoch` if Laptime ran all trainings and timed their epochs; otherwise `lap`."""
-    return "epoch" if all(map(_has_own_epochs, groups)) else "lap"
-
-
-def _has_own_epochs(group: Group) -> bool:
-    record = group.first.record
-    return record.is_laptime_training and record.lap.unit == "epoch"
+    return "epoch" if all(group.first.record.lap_word == "epoch" for group in groups) else "lap"
 
 
 def with_tokens(groups: Sequence[Group]) -> bool:

@@ -22,6 +22,7 @@ from laptime.record.files import (
     read_epochs,
     read_record,
 )
+from laptime.record.laps import num_laps
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import filled
 from laptime.record.score import ACCURACY
@@ -174,7 +175,7 @@ def load_runs(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
             skipped.append(Skipped(path, _reason(error)))
     runs = []
     for (path, record, _), (ranks, epochs, num_torn) in zip(read, _tidy(read), strict=True):
-        lap = "epoch" if record.is_laptime_training else "lap"
+        lap = record.lap_word
         if epochs.empty:
             skipped.append(Skipped(path, f"{EPOCHS_FILE} has no complete {lap}"))
         elif epochs["is_warmup"].all():
@@ -293,7 +294,7 @@ def _num_missing(record: RunRecord, epochs: pd.DataFrame) -> int:
     first, last = int(epochs["epoch"].min()), int(epochs["epoch"].max())
     training = record.laptime_config.get("training") or {}
     if record.result.stop_reason == "epochs" and isinstance(training.get("epochs"), int):
-        last = training["epochs"] - 1
+        last = num_laps(training) - 1
     if "checkpoint" in training and training["checkpoint"] is None:
         first = 0
     return last - first + 1 - len(epochs)

@@ -54,12 +54,12 @@ METHODS = (
     "Quality: A, no interference detected; B, interference is possible; C, interference detected. Signs of "
     "interference: other processes, CPU steal or throttling, a falling clock frequency, swapping, battery power, "
     "outliers, more threads than cores. A group has the quality of its worst repeat.",
-    f"{_MFU} The phases of a step are measured in separate steps after the timed epochs, with a device synchronization "
-    "between phases. They are interquartile means over these steps.",
-    "An epoch's time is measured from the request for the first batch to the device-synchronized end of the last "
-    "optimizer step, without validation, checkpointing and logging. A run's epoch time is that of its slowest rank. "
-    "Warm-up epochs are not counted.",
-    f"{_REPEAT} {_MEDIANS.format(lap='epoch')}",
+    f"{_MFU} The phases of a step are measured in separate steps after the timed {{lap}}s, with a device "
+    "synchronization between phases. They are interquartile means over these steps.",
+    "The {lap} time is measured from the request for the first batch to the device-synchronized end of the last "
+    "optimizer step, without validation, checkpointing and logging. A run's {lap} time is that of its slowest rank. "
+    "Warm-up {lap}s are not counted.",
+    f"{_REPEAT} {_MEDIANS}",
     "Speedup is throughput (global samples/s) divided by the baseline's, for strong and for weak scaling. Scaling "
     "efficiency is speedup divided by the number of ranks.",
     "Intervals are 95% percentile bootstrap intervals (9,999 resamples over repeats) of the ratio of medians (Efron "
@@ -78,15 +78,17 @@ METHODS = (
 def methods(analysis: Analysis) -> tuple[str, ...]:
     """Return how the figures were measured, and what a lap contains if Laptime only timed the training."""
     timed = [group for group in analysis.groups if not group.first.record.is_laptime_training]
-    general = (*METHODS[:-1], _agreement(analysis, METHODS[-1]))
-    if not timed:
-        return general
-    contents = dict.fromkeys((group.conditions.lap, group.first.record.lap.contents) for group in timed)
+    trained = [group for group in analysis.groups if group not in timed]
+    by_laps = [group for group in analysis.groups if lap_word([group]) == "lap"]
+    contents = dict.fromkeys((group.conditions.lap, group.first.record.lap.contents) for group in by_laps)
     laps = [f"A lap ({lap}): {escape_control_chars(words)}" for lap, words in contents if words]
-    if len(timed) == len(analysis.groups):
+    if timed and not trained:
         return (*_methods_of_timed(analysis), *laps)
+    sentences = [sentence.format(lap=lap_word(trained)) for sentence in (*METHODS[:-1], _agreement(analysis, METHODS[-1]))]
+    if not timed:
+        return (*sentences, *laps)
     phases = "In trainings that Laptime only timed, the phases are measured in steps of the warm-up."
-    return (*general, phases, *laps)
+    return (*sentences, phases, *laps)
 
 
 def _methods_of_timed(analysis: Analysis) -> list[str]:

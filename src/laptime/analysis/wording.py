@@ -123,8 +123,11 @@ def interval_words(interval: Interval | None, num_repeats: int) -> str:
 
 def source_of_steps(groups: Iterable[Group]) -> str:
     """Say in which steps the phases were measured."""
-    separate, warmup = "separate steps after the timed epochs (measure.breakdown)", "steps of the warm-up lap"
-    trained_by_laptime = {group.first.record.is_laptime_training for group in groups}
+    records = [group.first.record for group in groups]
+    by_laptime = {record.lap_word for record in records if record.is_laptime_training}
+    laps = "epochs" if by_laptime == {"epoch"} else "laps"
+    separate, warmup = f"separate steps after the timed {laps} (measure.breakdown)", "steps of the warm-up lap"
+    trained_by_laptime = {record.is_laptime_training for record in records}
     if trained_by_laptime == {True, False}:
         return f"{separate}; in trainings that Laptime only timed, from {warmup}"
     return separate if True in trained_by_laptime else warmup

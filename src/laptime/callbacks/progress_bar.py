@@ -14,7 +14,7 @@ from laptime.text import clock
 
 
 class ProgressBar(Callback):
-    """Shows epoch, progress, loss and score of the epoch so far, samples per second and remaining time, on stderr.
+    """Shows the epoch (or lap), its progress, loss and score so far, samples/s and the remaining time, on stderr.
 
     If the module does not count samples, the bar shows only the epoch and its progress. Reading the loss waits for the
     device, so the bar reads it only when it is redrawn.
@@ -39,7 +39,7 @@ class ProgressBar(Callback):
         if not self.console.is_terminal or not trainer.is_global_zero:
             return
         self._progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("{task.fields[epoch]}"),
             BarColumn(bar_width=30),
             TextColumn("{task.percentage:>3.0f}%  {task.fields[figures]}"),
             console=self.console,
@@ -79,6 +79,7 @@ class ProgressBar(Callback):
     def _redraw(self, progress: Progress, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loader, epochs = trainer.train_dataloader, trainer.max_epochs or 1
         done, total, figures = trainer.fit_loop.batch_idx + 1, trainer.num_training_batches, ""
+        word = loader.sampler.lap_word if isinstance(loader, TimedLoader) else "epoch"
         if isinstance(pl_module, CountsSamples) and isinstance(loader, TimedLoader):
             sums = pl_module.train_sums
             done, total = sums.num_samples, len(loader.sampler)
@@ -95,7 +96,6 @@ class ProgressBar(Callback):
                 left = (epochs - trainer.current_epoch) * total - done
                 parts += [f"{rate * loader.rank.world_size:,.0f} samples/s", f"{clock(left / rate)} left"]
             figures = "  ".join(parts)
-        progress.update(
-            self._task, completed=done, total=total, epoch=f"{trainer.current_epoch + 1}/{epochs}", figures=figures
-        )
+        epoch = f"{word} {trainer.current_epoch + 1}/{epochs}"
+        progress.update(self._task, completed=done, total=total, epoch=epoch, figures=figures)
         progress.refresh()

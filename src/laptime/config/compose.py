@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -42,6 +42,7 @@ from laptime.config.quoting import GROUPS_WITH_NONE
 from laptime.config.run_values import register_resolver
 from laptime.config.schema import Config, Group, closed_groups, register_schema
 from laptime.errors import UserError
+from laptime.record.files import flat
 from laptime.text import escape_control_chars
 
 CONFIG_NAME = "config"
@@ -182,7 +183,20 @@ def resolve(cfg: DictConfig) -> Config:
 
     `${laptime:run_dir}` is a placeholder, unless `laptime.config.run_values.known_run` has named the run.
     """
-    return resolve_as(Config, cfg)
+    config = resolve_as(Config, cfg)
+    if config.training.max_steps is not None:
+        _refuse_number_of_epochs(cfg)
+    return config
+
+
+def _refuse_number_of_epochs(cfg: DictConfig) -> None:
+    """Refuse values that are computed from training.epochs, which is not the length of the training."""
+    for key, value in flat(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))):
+        if isinstance(value, str) and "training.epochs}" in value:
+            raise UserError(
+                f"{key}={value}: training.epochs has no effect with training.max_steps={cfg.training.max_steps}. Use "
+                "${laptime:num_laps}, the number of laps."
+            )
 
 
 def resolve_as(schema: type[Schema], cfg: DictConfig) -> Schema:

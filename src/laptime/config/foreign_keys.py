@@ -105,9 +105,10 @@ FOREIGN_KEYS = (
         note=_QUICK,
         values={"true": "experiment=quick", "1": "experiment=quick", "default": "experiment=quick", "false": ""},
     ),
+    ForeignKey("trainer.max_steps max_steps total_steps num_steps max_iters", "training.max_steps", values={"-1": ""}),
     ForeignKey(
-        "trainer.max_steps trainer.min_steps trainer.min_epochs max_steps total_steps num_steps",
-        note="Laptime counts epochs, and has no such key yet. Use training.epochs.",
+        "trainer.min_steps trainer.min_epochs",
+        note="Laptime has no such key. training.epochs or training.max_steps sets the length of the training.",
     ),
     ForeignKey("trainer.max_time max_time", "training.time_limit_s", "It takes seconds.", is_copied=False),
     ForeignKey(

@@ -8,6 +8,7 @@ from laptime.config.run_values import DIRECTORY_TO_COME
 from laptime.config.schema import Config
 from laptime.config.validate import resolve_warmup_epochs
 from laptime.record.files import DDP_KEYS, flat
+from laptime.record.laps import steps_per_lap
 from laptime.record.masking import mask
 
 # Keys that change neither the result of a run nor its timing: paths, ports, loggers, callbacks that only display.
@@ -37,7 +38,10 @@ _NOT_HASHED = (
 
 
 # Values that turn a key off. In hashes and checkpoints, a run with such a value equals a run without the key.
-NEUTRAL_VALUES = {"label_smoothing": 0, "mixup_alpha": 0, "ema_decay": None, "swa_start_epoch": None}
+NEUTRAL_VALUES = {
+    "label_smoothing": 0, "mixup_alpha": 0, "ema_decay": None, "swa_start_epoch": None,
+    "max_steps": None, "lap_steps": None,
+}  # fmt: skip
 
 
 def hashed_config(
@@ -67,9 +71,11 @@ def hashed_config(
         left_out.remove(("callbacks", "progress_bar"))  # another callback has replaced the progress bar
     if runs_at_once > 1:
         content["runs_at_once"] = runs_at_once
-    left_out += [
-        ("training", key) for key, neutral in NEUTRAL_VALUES.items() if content["training"].get(key) == neutral
-    ]
+    training = content["training"]
+    if (lap_steps := steps_per_lap(training)) is not None:
+        training["lap_steps"] = lap_steps
+        left_out.append(("training", "epochs"))
+    left_out += [("training", key) for key, neutral in NEUTRAL_VALUES.items() if training.get(key) == neutral]
     if content["dataset"].get("pipeline") in ("memory", "mapped"):
         left_out.append(("dataset", "num_workers"))
     if world_size > 1:
@@ -83,7 +89,7 @@ def hashed_config(
         node.pop(key, None)
     content["device"] = device_used
     content["strategy"] |= {"world_size": world_size, "threads_per_rank": threads_per_rank}
-    content["measure"]["warmup_epochs"] = resolve_warmup_epochs(config.measure.warmup_epochs, config.training.epochs)
+    content["measure"]["warmup_epochs"] = resolve_warmup_epochs(config.measure.warmup_epochs, config.training.num_laps)
     return dict(flat(_normalize_numbers(content)))
 
 

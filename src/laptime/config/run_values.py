@@ -1,7 +1,7 @@
-"""`${laptime:run_dir}`, `${laptime:run_label}` and `${laptime:experiment_name}`: facts about the run in conf files.
+"""Facts about a run, for conf files: `${laptime:run_dir}`, `run_label`, `experiment_name` and `num_laps`.
 
-These values are not settings: they are known only when the run starts. The resolver works wherever Laptime resolves a
-configuration: in Hydra's jobs, in torchrun's ranks and in `laptime.run`.
+They are not settings. All but num_laps are known only when the run starts. The resolver works wherever Laptime resolves
+a configuration: in Hydra's jobs, in torchrun's ranks and in `laptime.run`.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,9 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+
+from laptime.record.laps import num_laps
 
 # The value of ${laptime:run_dir} before the run's directory exists: the current folder, spelled as nobody types it.
 DIRECTORY_TO_COME = "./."
@@ -50,9 +52,11 @@ def known_run(run_dir: Path, run_label: str = "", experiment_name: str | None = 
         _values.reset(token)
 
 
-def _value(name: str) -> str | None:
+def _value(name: str, *, _root_: DictConfig) -> str | int | None:
+    if name == "num_laps":
+        return num_laps(_root_.training)
     values = asdict(_values.get())
     if name not in values:
-        raise ValueError(f"${{laptime:{name}}}: unknown name. Use one of: {', '.join(values)}")
+        raise ValueError(f"${{laptime:{name}}}: unknown name. Use one of: {', '.join([*values, 'num_laps'])}")
     value: str | None = values[name]
     return value

@@ -12,7 +12,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from laptime.errors import UserError
+from laptime.record.laps import num_laps, steps_per_lap
 from laptime.record.score import ACCURACY, Score
+from laptime.text import counted
 
 DEVICES = ("auto", "cpu", "mps", "cuda", "xpu", "accelerator")
 
@@ -137,6 +139,8 @@ class StrategyConfig(Group):
 @dataclass(frozen=True)
 class TrainingConfig(Group):
     epochs: int = MISSING
+    max_steps: int | None = MISSING
+    lap_steps: int | None = MISSING
     batch_size: int = MISSING
     batch_scope: str = MISSING
     num_microbatches: int = MISSING
@@ -155,8 +159,33 @@ class TrainingConfig(Group):
     time_limit_s: float | None = MISSING
     checkpoint: str | None = MISSING
 
+    @property
+    def num_laps(self) -> int:
+        """The number of laps of the training: its epochs, or max_steps / steps_per_lap."""
+        return num_laps(vars(self))
+
+    @property
+    def steps_per_lap(self) -> int | None:
+        """Optimizer steps of a lap; None: a lap is an epoch."""
+        return steps_per_lap(vars(self))
+
+    @property
+    def lap_word(self) -> str:
+        """The word for what is timed as one: `epoch`, or `lap` if it is a number of steps."""
+        return "epoch" if self.max_steps is None else "lap"
+
+    @property
+    def length(self) -> str:
+        """What sets the length of the training, for messages."""
+        if self.max_steps is None:
+            return f"training.epochs={self.epochs}"
+        return f"training.max_steps={self.max_steps}, which is {counted(self.num_laps, 'lap')}"
+
     def check(self) -> None:
-        for key in ("epochs", "batch_size", "num_microbatches", "steps_per_execution", "eval_batch_size"):
+        for key in (
+            "epochs", "max_steps", "lap_steps", "batch_size", "num_microbatches", "steps_per_execution",
+            "eval_batch_size",
+        ):  # fmt: skip
             at_least(f"training.{key}", getattr(self, key), 1)
         at_least("training.early_stopping_patience", self.early_stopping_patience, 1)
         positive("training.gradient_clip_norm", self.gradient_clip_norm, "null turns clipping off.")

@@ -2,15 +2,15 @@
 
 import math
 
-from laptime.config.schema import Config, positive
+from laptime.config.schema import Config, TrainingConfig, positive
 from laptime.errors import UserError
 from laptime.record.files import flat
 from laptime.record.score import ACCURACY
 
 
-def resolve_warmup_epochs(warmup_epochs: int | str, epochs: int) -> int:
-    """The number of warm-up epochs: `auto` means one, or none if there is only one epoch."""
-    return min(1, epochs - 1) if isinstance(warmup_epochs, str) else warmup_epochs
+def resolve_warmup_epochs(warmup_epochs: int | str, num_laps: int) -> int:
+    """The number of warm-up epochs (or laps): `auto` means one, or none if there is only one."""
+    return min(1, num_laps - 1) if isinstance(warmup_epochs, str) else warmup_epochs
 
 
 def per_rank_batch_size(batch_size: int, batch_scope: str, world_size: int) -> int:
@@ -42,16 +42,17 @@ def validate(config: Config) -> None:
         if isinstance(value, float) and math.isnan(value):
             raise UserError(f"{key}=nan: must be a number, or null if the key allows it.")
     training, measure, strategy = config.training, config.measure, config.strategy
-    epochs, warmup = training.epochs, measure.warmup_epochs
-    if resolve_warmup_epochs(warmup, epochs) >= epochs:
+    _check_steps(training)
+    num_laps, warmup = training.num_laps, measure.warmup_epochs
+    if resolve_warmup_epochs(warmup, num_laps) >= num_laps:
         raise UserError(
-            f"measure.warmup_epochs={warmup}: must be less than training.epochs={epochs}, so that at least "
-            "one epoch is timed."
+            f"measure.warmup_epochs={warmup}: must be less than {training.length}, so that at least one "
+            f"{training.lap_word} is timed."
         )
-    if training.swa_start_epoch is not None and training.swa_start_epoch >= epochs:
+    if training.swa_start_epoch is not None and training.swa_start_epoch >= num_laps:
         raise UserError(
             f"training.swa_start_epoch={training.swa_start_epoch}: counts from 0, so it must be less than "
-            f"training.epochs={epochs}."
+            f"{training.length}."
         )
     world_size = strategy.world_size if isinstance(strategy.world_size, int) else 1
     batch_size, parts = training.batch_size, training.num_microbatches
@@ -94,6 +95,25 @@ def validate(config: Config) -> None:
     lr = config.optimizer.get("lr")
     if isinstance(lr, int | float):
         positive("optimizer.lr", lr)
+
+
+def _check_steps(training: TrainingConfig) -> None:
+    """Refuse laps that max_steps does not consist of."""
+    max_steps, lap_steps = training.max_steps, training.lap_steps
+    if lap_steps is None:
+        return
+    if max_steps is None:
+        raise UserError(
+            f"training.lap_steps={lap_steps}: needs training.max_steps, the length of the training. Set that, too, or "
+            "training.lap_steps=null."
+        )
+    if max_steps % lap_steps:
+        fewer = max_steps - max_steps % lap_steps
+        values = f"{fewer} or {fewer + lap_steps}" if fewer else f"{lap_steps}"
+        raise UserError(
+            f"training.max_steps={max_steps}: must be a multiple of training.lap_steps={lap_steps}. Use {values}, or "
+            "another training.lap_steps."
+        )
 
 
 def _check_without_validation(config: Config) -> None:

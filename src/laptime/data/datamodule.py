@@ -10,7 +10,7 @@ from torch import Tensor
 from laptime.data.augment import FlipAndRotate, Normalize
 from laptime.data.image_data import ImageData, Images, split
 from laptime.data.memory import MemoryEvaluation, MemoryPipeline
-from laptime.data.order import EpochOrder
+from laptime.data.order import EpochOrder, LapOrder
 from laptime.data.workers import (
     TransformedImages,
     WorkersEvaluation,
@@ -39,6 +39,7 @@ class DataModule(pl.LightningDataModule):
         seed: the seed of the run. It determines the validation set and the order of samples.
         rank: this process, which trains on its part of the samples and evaluates its part.
         clock: times the training batches of an epoch; None: a new one.
+        lap_steps: optimizer steps of a lap, which takes the place of an epoch; None: epochs are passes over the data.
 
     Attributes:
         num_train, num_val, num_test: the numbers of samples over all ranks.
@@ -58,6 +59,7 @@ class DataModule(pl.LightningDataModule):
         seed: int,
         rank: Rank = Rank(),  # noqa: B008
         clock: LapClock | None = None,
+        lap_steps: int | None = None,
     ) -> None:
         super().__init__()
         if data.pipeline == "workers" and data.image_shape[0] not in (1, 3):
@@ -84,7 +86,8 @@ class DataModule(pl.LightningDataModule):
         self.num_train, self.num_val, self.num_test = len(self._train), len(self._val), len(self._test)
         self._check_sizes(rank.world_size)
         self.rank = rank
-        self.order = EpochOrder(self.num_train, seed, rank.rank, rank.world_size)
+        samples = (self.num_train, seed, rank.rank, rank.world_size)
+        self.order = EpochOrder(*samples) if lap_steps is None else LapOrder(lap_steps, batch_size, *samples)
         # Each sample is evaluated by exactly one rank.
         of_this_rank = slice(rank.rank, None, rank.world_size)
         self._val, self._test = self._val.take(of_this_rank), self._test.take(of_this_rank)

@@ -1,4 +1,4 @@
-"""The order of samples: a new permutation every epoch, without overlap between ranks."""
+"""The order of samples: a new permutation in every pass over the training set, without overlap between ranks."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,13 @@ class EpochOrder(Sampler[int]):
         num_samples: size of the training set.
         seed: the seed of the run.
         rank, world_size: the rank of this process, and the number of ranks.
+
+    Attributes:
+        epoch: the current epoch, from 0.
+        lap_word: the word for what an epoch is.
     """
+
+    lap_word = "epoch"
 
     def __init__(self, num_samples: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         self.num_samples = num_samples
@@ -31,9 +37,13 @@ class EpochOrder(Sampler[int]):
 
     def permutation(self) -> Tensor:
         """The indices of this rank's samples in this epoch: int64, (num_samples // world_size,)."""
-        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
+        return self._pass(self.epoch, self.num_samples // self.world_size)
+
+    def _pass(self, number: int, size: int) -> Tensor:
+        """The indices of this rank's first samples in a pass over the training set: int64, (size,)."""
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, number))
         order = torch.randperm(self.num_samples, generator=generator)
-        return order[: len(self) * self.world_size][self.rank :: self.world_size]
+        return order[: size * self.world_size][self.rank :: self.world_size]
 
     def generator(self, device: torch.device) -> torch.Generator:
         """Return the generator that augments this rank's samples in this epoch.
@@ -47,6 +57,53 @@ class EpochOrder(Sampler[int]):
 
     def __len__(self) -> int:
         return self.num_samples // self.world_size
+
+
+class LapOrder(EpochOrder):
+    """The order in which one rank sees its samples in laps of a fixed number of optimizer steps.
+
+    The steps of all laps form one endless sequence of passes over the training set. Lap k has the steps k * lap_steps
+    to (k + 1) * lap_steps - 1, so a pass may end in the middle of a lap. A pass drops its last samples if they are
+    fewer than a batch, so every step has a full batch. A lap's samples depend only on the seed and the lap, so a
+    resumed run continues exactly as an uninterrupted one. `epoch` is the number of the lap.
+
+    Args:
+        lap_steps: optimizer steps of a lap.
+        batch_size: samples of this rank in an optimizer step.
+        num_samples, seed, rank, world_size: the arguments of EpochOrder; batch_size * world_size <= num_samples.
+    """
+
+    lap_word = "lap"
+
+    def __init__(
+        self, lap_steps: int, batch_size: int, num_samples: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        super().__init__(num_samples, seed, rank, world_size)
+        self.lap_steps = lap_steps
+        self.batch_size = batch_size
+        self._last_pass: tuple[int, Tensor] | None = None
+
+    def permutation(self) -> Tensor:
+        """The indices of this rank's samples in this lap: int64, (lap_steps * batch_size,)."""
+        pass_steps = self.num_samples // (self.batch_size * self.world_size)
+        step, end = self.epoch * self.lap_steps, (self.epoch + 1) * self.lap_steps
+        parts = []
+        while step < end:
+            number, first = divmod(step, pass_steps)
+            num_steps = min(pass_steps - first, end - step)
+            indices = self._pass(number, pass_steps * self.batch_size)
+            parts.append(indices[first * self.batch_size : (first + num_steps) * self.batch_size])
+            step += num_steps
+        return torch.cat(parts)
+
+    def _pass(self, number: int, size: int) -> Tensor:
+        # Kept, because drawing a large permutation for each of many short laps would take longer than some steps.
+        if self._last_pass is None or self._last_pass[0] != number:
+            self._last_pass = number, super()._pass(number, size)
+        return self._last_pass[1]
+
+    def __len__(self) -> int:
+        return self.lap_steps * self.batch_size
 
 
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:

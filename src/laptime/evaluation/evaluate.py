@@ -73,7 +73,7 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
         "evaluated_at": records.now(),
         "run_dir": str(run.path),
         "model": network_name(network),
-        "checkpoint": {"path": str(run.checkpoint), "epochs": run.epochs},
+        "checkpoint": {"path": str(run.checkpoint), **run.trained},
         "device": {"requested": requested, "used": device.used, "name": device.name},
         "precision": precision,
         "matmul_precision": settings["matmul_precision"],

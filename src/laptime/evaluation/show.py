@@ -52,7 +52,7 @@ def summary_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
     confused = most_confused(np.array(evaluation["confusion_matrix"]), 3)
     macro = evaluation["macro"]
     return [
-        ("checkpoint", f"{relative(Path(checkpoint['path']))}, after {counted(checkpoint['epochs'], 'epoch', ',')}"),
+        ("checkpoint", f"{relative(Path(checkpoint['path']))}, after {training_length(checkpoint)}"),
         ("device", used + (", compiled" if evaluation["compile"] else "")),
         ("data", f"{evaluation['dataset']['name']}: {evaluation['dataset']['num_test']:,} test"),
         ("test accuracy", f"{result['test_accuracy']:.2%}  (loss {result['test_loss']:.4f})"),
@@ -60,6 +60,12 @@ def summary_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("mean of classes", f"precision {macro['precision']:.4f}, recall {macro['recall']:.4f}, F1 {macro['f1']:.4f}"),
         ("most confused", ", ".join(f"{count} x {true} as {predicted}" for true, predicted, count in confused) or "-"),
     ]
+
+
+def training_length(checkpoint: Mapping[str, Any]) -> str:
+    """Return how long a checkpoint of a report was trained: `5 epochs` or `2,000 steps`."""
+    epochs, steps = checkpoint["epochs"], checkpoint["steps"]
+    return counted(steps, "step", ",") if epochs is None else counted(epochs, "epoch", ",")
 
 
 def _recorded(recorded: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from laptime.record.files import (
     CHECKPOINT_DIR,
     LAST_CHECKPOINT,
 )
+from laptime.record.laps import steps_per_lap
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import filled
 from laptime.text import join_first_three
@@ -44,7 +45,7 @@ class TrainedRun:
         record: the run's record; its device, dataset and strategy are not None.
         config: the recorded configuration, except for dataset.root, which this command sets.
         checkpoint: the path of the checkpoint.
-        epochs: the number of epochs that the run had trained when it saved the checkpoint.
+        epochs: the number of epochs (or laps) that the run had trained when it saved the checkpoint.
         weights: the network's weights, by name.
         world_size: the number of ranks of the run.
         threads: the CPU threads of each rank.
@@ -58,6 +59,14 @@ class TrainedRun:
     weights: Mapping[str, Any]
     world_size: int
     threads: int
+
+    @property
+    def trained(self) -> dict[str, int | None]:
+        """How long the checkpoint was trained, in epochs or in steps; the other one is None."""
+        lap_steps = steps_per_lap(self.config["training"])
+        if lap_steps is None:
+            return {"epochs": self.epochs, "steps": None}
+        return {"epochs": None, "steps": self.epochs * lap_steps}
 
     @property
     def is_last(self) -> bool:

@@ -78,7 +78,7 @@ def export(
         "exported_at": records.now(),
         "run_dir": str(run.path),
         "model": network_name(network),
-        "checkpoint": {"path": str(run.checkpoint), "epochs": run.epochs},
+        "checkpoint": {"path": str(run.checkpoint), **run.trained},
         "device": {"used": device.used, "name": device.name},
         "threads": threads,
         "packages": _versions(),

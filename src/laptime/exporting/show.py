@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from laptime.evaluation.show import print_latency
+from laptime.evaluation.show import print_latency, training_length
 from laptime.terminal import relative, wide_console
 from laptime.text import byte_size, counted
 
@@ -32,10 +32,10 @@ def show(report: Mapping[str, Any], folder: Path | None) -> None:
 
 
 def _files(report: Mapping[str, Any]) -> Table:
-    epochs, data = report["checkpoint"]["epochs"], report["dataset"]
+    data, length = report["dataset"], training_length(report["checkpoint"])
     threads = counted(report["threads"], "thread", ",")
     where = f"{data['num_images']:,} test images, {report['device']['name']}, {threads}"
-    title = f"laptime: {report['model']} on {data['name']}, after {counted(epochs, 'epoch', ',')}, exported; {where}"
+    title = f"laptime: {report['model']} on {data['name']}, after {length}, exported; {where}"
     table = Table(title=Text(title), title_justify="left")
     for column in ("network", "file", "size", "batch", "difference", "agreement", "accuracy", "cost"):
         table.add_column(column, justify="left" if column in ("network", "file") else "right", no_wrap=True)

@@ -54,6 +54,7 @@ class EpochRecorder(Callback):
         on_epoch: called on rank 0 after an epoch was written.
         score: the score of the task.
         score_of: returns the score of means over an epoch; None: not measured.
+        lap_word: what an epoch is, for messages: `epoch`, or `lap` if it is a number of steps.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class EpochRecorder(Callback):
         on_epoch: Callable[[], None],
         score: Score = ACCURACY,
         score_of: Callable[[Means], float | None] = attrgetter("accuracy"),
+        lap_word: str = "epoch",
     ) -> None:
         self.timer = timer
         self.laps = laps
@@ -70,12 +72,13 @@ class EpochRecorder(Callback):
         self.on_epoch = on_epoch
         self.score = score
         self.score_of = score_of
+        self.lap_word = lap_word
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CountsSamples)
         lap = self.timer.lap
         if lap is None:
-            log.warning("epoch %d was cut short and is not recorded", trainer.current_epoch + 1)
+            log.warning("%s %d was cut short and is not recorded", self.lap_word, trainer.current_epoch + 1)
             return
         train, val = pl_module.train_sums.means(self.rank), pl_module.val_means
         scores = Scores(
@@ -95,7 +98,7 @@ class EpochRecorder(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=lap.number)
             logger.save()  # otherwise metrics would be lost if the process dies
-        log.info("%s", one_line(epoch, trainer.max_epochs or 0, self.score))
+        log.info("%s", one_line(epoch, trainer.max_epochs or 0, self.score, self.lap_word))
         self.on_epoch()
 
 
@@ -104,10 +107,10 @@ def tags_of(score: Score) -> dict[str, str]:
     return {f"train/{score.tag}": "train_score", f"val/{score.tag}": "val_score"} | _TAGS
 
 
-def one_line(epoch: Epoch, num_epochs: int, score: Score) -> str:
-    """Return the line of the log that reports an epoch."""
+def one_line(epoch: Epoch, num_epochs: int, score: Score, lap_word: str = "epoch") -> str:
+    """Return the line of the log that reports an epoch (or lap)."""
     parts = [
-        f"epoch {epoch.epoch + 1}/{num_epochs}",
+        f"{lap_word} {epoch.epoch + 1}/{num_epochs}",
         f"{epoch.epoch_time_s:.2f} s",
         f"{epoch.samples_per_s or 0.0:,.0f} samples/s",
         f"train loss {epoch.train_loss:.4f}{_score_words(epoch.train_score, score)}",

@@ -34,9 +34,11 @@ class EpochSampler(Protocol):
 
     Attributes:
         epoch: the current epoch, from 0.
+        lap_word: what an epoch is: `epoch`, or `lap` if it is a number of steps.
     """
 
     epoch: int
+    lap_word: str
 
     def set_epoch(self, epoch: int) -> None: ...
 

@@ -96,7 +96,8 @@ class BareLoop(Callback):
             return
         if self.rank.any_rank(lap.num_samples != len(loader.sampler)):  # a callback skipped batches
             if self.rank.is_first and not self._epochs_s:
-                log.warning("measure.bare_loop: not measured: a callback skipped batches of epoch %d", lap.number + 1)
+                lap_name = f"{loader.sampler.lap_word} {lap.number + 1}"
+                log.warning("measure.bare_loop: not measured: a callback skipped batches of %s", lap_name)
             return
         started_at = time.perf_counter()
         for group, settings in zip(self._optimizer.param_groups, self._settings, strict=True):

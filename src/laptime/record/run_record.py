@@ -109,6 +109,11 @@ class RunRecord(Struct, kw_only=True):
         return self.lap.timer == "training"
 
     @property
+    def lap_word(self) -> str:
+        """What was timed as one: `epoch` in trainings of Laptime by epochs, otherwise `lap`."""
+        return "epoch" if self.is_laptime_training and self.lap.unit == "epoch" else "lap"
+
+    @property
     def laptime_config(self) -> dict[str, Any]:
         """`config` if Laptime trained; otherwise empty."""
         return (self.config or {}) if self.is_laptime_training else {}

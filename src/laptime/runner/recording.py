@@ -91,6 +91,8 @@ def _note_breakdown(record: RunRecord, breakdown: Breakdown, module: pl.Lightnin
 def note_setup(run: RunContext, device: Device, rank: Rank) -> None:
     config, record, settings = run.config, run.record, run.config.training
     record.lap.contents = _CONTENTS
+    if settings.steps_per_lap is not None:
+        record.lap.unit, record.lap.num_batches = "batches", settings.steps_per_lap
     record.hashed_config = hashed_config(
         config, device.used, rank.world_size, rank.threads, str(run.run_dir), run.runs_at_once
     )
@@ -236,6 +238,7 @@ def note_quality(record: RunRecord, laps: LapRecorder, runs_at_once: int, profil
         profiled=profiled,
         crowded=strategy.world_size > 1 or filled(record.dataset).pipeline == "workers",
         runs_at_once=runs_at_once,
+        timed=f"{record.lap_word}s",
         slowing_settings=slowing_settings(settings),
         threads=(strategy.threads_per_rank, torch.get_num_threads()),
         more_warmup=f"measure.warmup_epochs={sum(epoch.is_warmup for epoch in laps.noise) + 1}",

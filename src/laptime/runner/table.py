@@ -22,7 +22,7 @@ Rows = list[tuple[str, str]]
 _STOP_REASONS = {
     "early_stopping": "early: the validation loss did not improve (training.early_stopping_patience)",
     "callback": "early: a callback requested it",
-    "time_limit": "by training.time_limit_s, in the middle of an epoch; the test used the weights at that step",
+    "time_limit": "by training.time_limit_s, in the middle of {lap}; the test used the weights at that step",
 }
 
 
@@ -55,10 +55,10 @@ def result_rows(record: RunRecord, epochs: Sequence[Epoch]) -> Rows:
         *_set_up(record),
         *_epochs(record, epochs),
         *_quality(record.quality),
-        *_step(record.breakdown),
+        *_step(record.breakdown, record.lap_word),
         *([("limit", record.peak.verdict)] if record.peak.verdict is not None else []),
         *_synchronization(record),
-        *_overhead(record.bare_loop),
+        *_overhead(record.bare_loop, record.lap_word),
         *_outcome(record),
     ]
 
@@ -107,23 +107,26 @@ def _data(data: schema.Dataset) -> str:
 
 
 def _epochs(record: RunRecord, epochs: Sequence[Epoch]) -> Rows:
-    """Return the rows about the epochs: their number, why they ended, and how long they took."""
+    """Return the rows about the epochs (or laps): their number, why they ended, and how long they took."""
+    word, num_steps = record.lap_word, record.lap.num_batches
     measured_s = [epoch.epoch_time_s for epoch in epochs if not epoch.is_warmup]
     num_warmup = len(epochs) - len(measured_s)
     counting = f"of which {num_warmup} warm-up (not counted)" if num_warmup else "all counted"
-    rows = [("epochs", f"{len(epochs)}, {counting}")]
+    of_steps = "" if num_steps is None else f" of {counted(num_steps, 'step', ',')}"
+    rows = [(f"{word}s", f"{len(epochs)}{of_steps}, {counting}")]
     if len(record.attempts) > 1:
         reasons = [attempt.error.message for attempt in record.attempts if attempt.error is not None]
         rows.append(("restarts", f"{len(reasons)} ({'; '.join(reasons)})"))
     if record.result.stop_reason in _STOP_REASONS:
-        rows.append(("stopped", _STOP_REASONS[record.result.stop_reason]))
+        a_lap = "an epoch" if word == "epoch" else "a lap"
+        rows.append(("stopped", _STOP_REASONS[record.result.stop_reason].format(lap=a_lap)))
     if not measured_s:
-        return [*rows, ("epoch time", "not measured: there was no epoch after the warm-up")]
+        return [*rows, (f"{word} time", f"not measured: there was no {word} after the warm-up")]
     timing = record.timing
     spread = f"median of {len(measured_s)}, min {min(measured_s):.3f} s, max {max(measured_s):.3f} s"
     return [
         *rows,
-        ("epoch time", f"{timing.epoch_time_s:.3f} s  ({spread})"),
+        (f"{word} time", f"{timing.epoch_time_s:.3f} s  ({spread})"),
         ("throughput", f"{timing.samples_per_s:,.0f} samples/s, {timing.steps_per_s:,.1f} steps/s"),
     ]
 
@@ -134,7 +137,7 @@ def _quality(quality: schema.Quality) -> Rows:
     return [("quality", describe(quality.grade, quality.reasons or ()))]
 
 
-def _step(breakdown: schema.Breakdown) -> Rows:
+def _step(breakdown: schema.Breakdown, lap_word: str) -> Rows:
     """Return the rows about the phases of a step, longest first, if they were measured."""
     step_s = breakdown.step_s
     if step_s is None:
@@ -148,23 +151,23 @@ def _step(breakdown: schema.Breakdown) -> Rows:
     text = f"{1e3 * step_s:.2f} ms: {', '.join(phases)}; {', '.join(percentiles)}"
     if abs(step_s - epochs_s) > 0.1 * epochs_s:
         text += (
-            f". In the epochs a step takes {1e3 * epochs_s:.2f} ms: something interfered with the epochs or with the "
-            "steps of this measurement"
+            f". In the {lap_word}s a step takes {1e3 * epochs_s:.2f} ms: something interfered with the {lap_word}s or "
+            "with the steps of this measurement"
         )
     return [("step", text)]
 
 
-def _overhead(bare_loop: schema.BareLoop) -> Rows:
+def _overhead(bare_loop: schema.BareLoop, lap_word: str) -> Rows:
     """Return the row about the overhead of Lightning and Laptime, if it was measured."""
     overhead, low, high = bare_loop.overhead, bare_loop.overhead_min, bare_loop.overhead_max
     if overhead is None or low is None or high is None or bare_loop.overhead_s_per_step is None:
         return []
     num = bare_loop.num_epochs
-    spread = "one epoch" if num == 1 else f"{low:+.1%} to {high:+.1%} in {num} epochs"
+    spread = f"one {lap_word}" if num == 1 else f"{low:+.1%} to {high:+.1%} in {num} {lap_word}s"
     if num != 1 and low < 0 < high:
         spread += ", indistinguishable from zero"
     per_step = f"{1e3 * bare_loop.overhead_s_per_step:+.3f} ms per step"
-    baseline = f"over a bare PyTorch loop that takes {bare_loop.epoch_time_s:.3f} s per epoch"
+    baseline = f"over a bare PyTorch loop that takes {bare_loop.epoch_time_s:.3f} s per {lap_word}"
     return [("overhead", f"{overhead:+.1%} ({spread}), {per_step}, {baseline}")]
 
 
@@ -186,8 +189,8 @@ def _synchronization(record: RunRecord) -> Rows:
         ]
     if contention.straggler_delay is not None:
         delay = record.timing.straggler_delay
-        in_epochs = "" if delay is None else f" ({delay:.1%} in the epochs, where ranks wait for each other)"
-        rows.append(("straggler delay", f"slowest rank {contention.straggler_delay:.1%} behind the median{in_epochs}"))
+        in_laps = "" if delay is None else f" ({delay:.1%} in the {record.lap_word}s, where ranks wait for each other)"
+        rows.append(("straggler delay", f"slowest rank {contention.straggler_delay:.1%} behind the median{in_laps}"))
     return rows
 
 
@@ -196,7 +199,7 @@ def _outcome(record: RunRecord) -> Rows:
     timing, result, score = record.timing, record.result, record.score
     rows = []
     if timing.compile_s is not None:
-        rows.append(("compile time", f"{timing.compile_s:.1f} s, outside the epochs"))
+        rows.append(("compile time", f"{timing.compile_s:.1f} s, outside the {record.lap_word}s"))
     for stage, value, loss in (
         ("train", result.train_score, result.train_loss),
         ("val", result.val_score, result.val_loss),

@@ -108,9 +108,9 @@ def _train(run: RunContext, rank: Rank) -> None:
     if settings.checkpoint is not None:
         checkpoint = checkpoints.find_on_all_ranks(settings.checkpoint, rank, run_dir)
         # Restarted ranks may have died after the last epoch. Then only the test remains.
-        num_done = checkpoints.require_resumable(checkpoint, identity, settings.epochs + (1 if rank.attempt else 0))
+        num_done = checkpoints.require_resumable(checkpoint, identity, settings, is_restarted=rank.attempt > 0)
         log.info("resuming from %s", checkpoint)
-    instruments = _Instruments(run, rank, device, data, remaining=settings.epochs - (0 if rank.attempt else num_done))
+    instruments = _Instruments(run, rank, device, data, remaining=settings.num_laps - (0 if rank.attempt else num_done))
     early_stopping = _early_stopping(config, user_callbacks)
     callbacks = [*instruments.callbacks(), *user_callbacks, *([early_stopping] if early_stopping is not None else [])]
     with quiet_lightning(), quiet_writer_threads(), tracked(run, rank, num_done) as loggers:
@@ -147,7 +147,7 @@ class _Instruments:
     """The objects that measure the epochs: timer, sampler, bare loop, recorder.
 
     Args:
-        remaining: the number of epochs to train.
+        remaining: the number of epochs (or laps) to train.
     """
 
     def __init__(self, run: RunContext, rank: Rank, device: Device, data: DataModule, remaining: int) -> None:
@@ -169,7 +169,9 @@ class _Instruments:
         callbacks: list[Callback] = [self.bare_loop] if measure.bare_loop else []
         callbacks += [
             self.timer,
-            EpochRecorder(self.timer, self.laps, self.note_epoch, self.run.config.score, score_of),
+            EpochRecorder(
+                self.timer, self.laps, self.note_epoch, self.run.config.score, score_of, training.lap_word
+            ),
         ]
         return [*callbacks, self.compiler] if training.compile else callbacks
 
@@ -219,7 +221,8 @@ def _fit(
     """Train until the last epoch, or until something stops the training.
 
     Returns:
-        The reason for the end, for `result.stop_reason`: epochs, early_stopping, callback or time_limit.
+        The reason for the end, for `result.stop_reason`: epochs (as configured, also with max_steps), early_stopping,
+        callback or time_limit.
 
     Raises:
         Interrupted: a signal arrived, even if Lightning or a data worker raised something else because of it.
@@ -236,16 +239,18 @@ def _fit(
         if trainer.should_stop:
             if early_stopping is not None and early_stopping.stopped_epoch:
                 patience = settings.early_stopping_patience
-                log.info("stopped early: the validation loss has not improved for %s epochs", patience)
+                laps = f"{settings.lap_word}s"
+                log.info("stopped early: the validation loss has not improved for %s %s", patience, laps)
                 return "early_stopping"
             log.info("stopped early: a callback requested it")
             return "callback"
-        if trainer.max_epochs != settings.epochs:
+        if trainer.max_epochs != settings.num_laps:
             log.info("a callback set trainer.max_epochs=%s", trainer.max_epochs)
             return "callback"
         return "epochs"
     except TimeLimitReached:
-        log.info("stopped by training.time_limit_s=%s; the incomplete epoch is not recorded", settings.time_limit_s)
+        limit_s, word = settings.time_limit_s, settings.lap_word
+        log.info("stopped by training.time_limit_s=%s; the incomplete %s is not recorded", limit_s, word)
         return "time_limit"
     except BaseException as error:
         if stop.signum is not None and not isinstance(error, Interrupted):

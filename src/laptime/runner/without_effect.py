@@ -25,11 +25,13 @@ class _Rule:
         keys: full names of the keys. A name that ends with a dot means all keys below it.
         has_effect: whether the keys change anything, given a run's configuration and whether it is in a sweep.
         reason: the end of the message: why they have no effect otherwise, and what to do.
+        refuses_default: whether an override is refused even if it repeats the default.
     """
 
     keys: tuple[str, ...]
     has_effect: Callable[[Config, bool], bool]
     reason: str
+    refuses_default: bool = False
 
     def covers(self, key: str) -> bool:
         return any(key == name or (name.endswith(".") and f"{key}.".startswith(name)) for name in self.keys)
@@ -97,6 +99,13 @@ _RULES = (
         "has no effect on one rank without DDP. Use strategy.world_size=2 or strategy.wrap_single_rank=true.",
     ),
     _Rule(
+        ("training.epochs",),
+        lambda config, is_sweep: config.training.max_steps is None,
+        "has no effect with training.max_steps, which sets the length of the training in steps. Leave one of them out, "
+        "or set training.max_steps=null.",
+        refuses_default=True,
+    ),
+    _Rule(
         ("training.cudnn_benchmark",),
         _trains_on_cuda,
         "has no effect without a CUDA device. Leave it out.",
@@ -127,7 +136,7 @@ def check(
     is_sweep: bool,
     config_name: str | None = None,
 ) -> None:
-    """Refuse overrides that have no effect on any run. An override that repeats the default passes.
+    """Refuse overrides that have no effect on any run. An override that repeats the default passes most rules.
 
     Args:
         cli_overrides: the overrides of the command line.
@@ -145,6 +154,8 @@ def check(
             continue
         if any(rule.has_effect(config, is_sweep) for config in configs):
             continue
+        if rule.refuses_default:
+            raise UserError(f"{override.text}: {rule.reason}")
         of_first = composed[0]().hydra.overrides
         run_overrides = [*of_first.task, *of_first.hydra]
         without = compose(hydra, [text for text in run_overrides if key_of(text) != key], config_name)

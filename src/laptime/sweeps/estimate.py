@@ -25,13 +25,14 @@ class PastRun:
 
     Attributes:
         hashed: its `hashed_config`.
-        epoch_s: wall time per epoch, including validation and checkpoints, in seconds.
+        unit_s: wall time per epoch, or per optimizer step of a training by steps, including validation and checkpoints,
+            in seconds.
         rest_s: wall time of the run outside its epochs, in seconds.
         num_bytes: size of its directory.
     """
 
     hashed: Mapping[str, Any]
-    epoch_s: float
+    unit_s: float
     rest_s: float
     num_bytes: int
 
@@ -62,19 +63,30 @@ def _read_past_runs(run_dirs: Iterable[Path]) -> Iterator[PastRun]:
             OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
         ):  # a damaged record is skipped
             record = RunRecord.read(path)
-            num_epochs = len(read_epochs(path)["epoch"].unique())
+            num_laps = len(read_epochs(path)["epoch"].unique())
             hashed, train_s = record.hashed_config or {}, record.timing.total_train_s
             if (
                 record.status == "completed"
                 and record.is_laptime_training
-                and hashed["training.epochs"]
+                and _length(hashed)
                 and len(record.attempts) == 1
-                and num_epochs
+                and num_laps
                 and train_s is not None
             ):
                 wall_s = parse_timestamp(record.ended_at or "") - parse_timestamp(record.started_at or "")
                 num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-                yield PastRun(hashed, train_s / num_epochs, max(0.0, wall_s - train_s), num_bytes)
+                num_units = num_laps * hashed.get("training.lap_steps", 1)
+                yield PastRun(hashed, train_s / num_units, max(0.0, wall_s - train_s), num_bytes)
+
+
+def _length(hashed: Mapping[str, Any]) -> int:
+    """Return the number of epochs, or of optimizer steps of a training by steps."""
+    length: int = hashed["training.max_steps"] if _is_by_steps(hashed) else hashed["training.epochs"]
+    return length
+
+
+def _is_by_steps(hashed: Mapping[str, Any]) -> bool:
+    return "training.max_steps" in hashed
 
 
 def estimate(hashed: Mapping[str, Any], past_runs: Sequence[PastRun]) -> Estimate | None:
@@ -86,7 +98,7 @@ def estimate(hashed: Mapping[str, Any], past_runs: Sequence[PastRun]) -> Estimat
     """
 
     def is_compared(key: str) -> bool:
-        return key not in ("seed", "training.epochs")
+        return key not in ("seed", "training.epochs", "training.max_steps")
 
     def is_cost_key(key: str) -> bool:
         return key.startswith(_COST_KEYS)
@@ -99,12 +111,13 @@ def estimate(hashed: Mapping[str, Any], past_runs: Sequence[PastRun]) -> Estimat
         similar = [
             run
             for run in past_runs
-            if {key: value for key, value in run.hashed.items() if is_relevant(key)} == relevant
+            if _is_by_steps(run.hashed) == _is_by_steps(hashed)
+            and {key: value for key, value in run.hashed.items() if is_relevant(key)} == relevant
         ]
         if similar:
-            epoch_s, rest_s, num_bytes = (
-                statistics.median(getattr(run, name) for run in similar) for name in ("epoch_s", "rest_s", "num_bytes")
+            unit_s, rest_s, num_bytes = (
+                statistics.median(getattr(run, name) for run in similar) for name in ("unit_s", "rest_s", "num_bytes")
             )
             basis = f"{counted(len(similar), 'run')} {similarity}"
-            return Estimate(rest_s + hashed["training.epochs"] * epoch_s, round(num_bytes), basis)
+            return Estimate(rest_s + _length(hashed) * unit_s, round(num_bytes), basis)
     return None

@@ -101,8 +101,9 @@ def _leaves_an_epoch_to_time(run: EarlierRun, config: Config) -> bool:
     epochs = read_epochs(run.path)
     if epochs.empty or not epochs["is_warmup"].all():
         return True
-    num_left = config.training.epochs - (int(epochs["epoch"].max()) + 1)
-    return num_left > resolve_warmup_epochs(config.measure.warmup_epochs, config.training.epochs)
+    num_laps = config.training.num_laps
+    num_left = num_laps - (int(epochs["epoch"].max()) + 1)
+    return num_left > resolve_warmup_epochs(config.measure.warmup_epochs, num_laps)
 
 
 def config_changes(run: EarlierRun, hashed: Mapping[str, Any]) -> str:

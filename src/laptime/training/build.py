@@ -61,6 +61,7 @@ def build_data(config: Config, device: Device, rank: Rank, clock: LapClock | Non
         seed=config.seed,
         rank=rank,
         clock=clock,
+        lap_steps=settings.steps_per_lap,
     )
 
 
@@ -98,6 +99,7 @@ def build_module(
         stop=stop,
         identity=identity,
         rank=rank,
+        lap_word=settings.lap_word,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from laptime.config.identity import NEUTRAL_VALUES
+from laptime.config.schema import TrainingConfig
 from laptime.errors import UserError, first_line
 from laptime.ranks.rank import Rank
 from laptime.record.directory import expanded
@@ -19,6 +20,7 @@ from laptime.record.files import (
     PREVIOUS_CHECKPOINT,
     write_atomically,
 )
+from laptime.record.laps import steps_per_lap
 from laptime.record.latest import newest_run
 from laptime.record.masking import mask
 from laptime.record.renamed import by_new_names
@@ -122,8 +124,8 @@ def _remedy(path: Path, fallback: str) -> str:
 _CHANGEABLE_KEYS = {
     "dataset": {"root", "num_workers"},
     "training": {
-        "epochs", "checkpoint", "time_limit_s", "early_stopping_patience", "steps_per_execution", "eval_batch_size",
-        "compile", "cudnn_benchmark",
+        "epochs", "max_steps", "checkpoint", "time_limit_s", "early_stopping_patience", "steps_per_execution",
+        "eval_batch_size", "compile", "cudnn_benchmark",
     },
 }  # fmt: skip
 
@@ -140,6 +142,7 @@ def identity(config: Mapping[str, Any], world_size: int, checksum: str | None = 
         checksum: the checksum of the data; None: unknown, so it is not compared.
     """
     config = mask(config)
+    config = {**config, "training": {**config["training"], "lap_steps": steps_per_lap(config["training"])}}
     groups = ("dataset", "model", "optimizer", "scheduler", "training")
     keys = {
         f"{group}.{key}": value
@@ -153,19 +156,22 @@ def identity(config: Mapping[str, Any], world_size: int, checksum: str | None = 
     return keys | {"seed": config["seed"], "strategy.world_size": world_size}
 
 
-def require_resumable(path: Path, expected: Mapping[str, Any], epochs: int) -> int:
+def require_resumable(
+    path: Path, expected: Mapping[str, Any], settings: TrainingConfig, is_restarted: bool = False
+) -> int:
     """Check that a run can resume from a checkpoint.
 
     Args:
         path: the checkpoint file.
         expected: this run's `identity`.
-        epochs: the number of epochs after which this run ends.
+        settings: the settings of the training that resumes.
+        is_restarted: whether this run was restarted. Then it may have trained all its epochs already.
 
     Returns:
-        The number of epochs that the checkpoint has trained.
+        The number of epochs (or laps) that the checkpoint has trained.
 
     Raises:
-        UserError: the file is unreadable, belongs to another experiment, or has trained that many epochs already.
+        UserError: the file is unreadable, belongs to another experiment, or has trained as long as this run already.
     """
     key = f"training.checkpoint={path}"
     checkpoint = read(path, key, "start without one")
@@ -176,10 +182,13 @@ def require_resumable(path: Path, expected: Mapping[str, Any], epochs: int) -> i
             "Use the checkpoint's values, or start without a checkpoint."
         )
     num_done = epochs_trained(checkpoint)
-    if num_done >= epochs:
+    if num_done >= settings.num_laps + is_restarted:
+        name, unit, trained = "epochs", "epochs", num_done
+        if settings.steps_per_lap is not None:
+            name, unit, trained = "max_steps", "steps", num_done * settings.steps_per_lap
         raise UserError(
-            f"{key}: has trained {num_done} epochs already, but training.epochs={epochs}. "
-            f"Set training.epochs to more than {num_done}."
+            f"{key}: has trained {trained} {unit} already, but training.{name}={getattr(settings, name)}. "
+            f"Set training.{name} to more than {trained}."
         )
     return num_done
 

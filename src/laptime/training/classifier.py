@@ -47,6 +47,7 @@ class Classifier(pl.LightningModule):
         stop: the request to end the training early, if there is one.
         identity: plain values that identify the experiment; they are written into every checkpoint.
         rank: this process.
+        lap_word: what an epoch is, for messages: `epoch`, or `lap` if it is a number of steps.
 
     Attributes:
         stepper, make_optimizer, make_scheduler, make_average: the arguments.
@@ -65,6 +66,7 @@ class Classifier(pl.LightningModule):
         stop: StopRequest | None = None,
         identity: Mapping[str, Any] | None = None,
         rank: Rank = Rank(),  # noqa: B008
+        lap_word: str = "epoch",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -72,6 +74,7 @@ class Classifier(pl.LightningModule):
         self.stepper = stepper
         self.seed = seed
         self.rank = rank
+        self.lap_word = lap_word
         self.make_optimizer = make_optimizer
         self.make_scheduler = make_scheduler
         self.make_average = make_average
@@ -158,7 +161,8 @@ class Classifier(pl.LightningModule):
             step = int(finite.logical_not().nonzero()[0]) + first_step
             value = float(stacked[step - first_step])
             raise TrainingFailed(
-                f"the loss became {value} in epoch {self.current_epoch}, step {step}, counted from 0. {_REMEDIES}",
+                f"the loss became {value} in {self.lap_word} {self.current_epoch}, step {step}, counted from 0. "
+                f"{_REMEDIES}",
                 self.current_epoch,
                 step,
             )
@@ -218,7 +222,7 @@ class Classifier(pl.LightningModule):
             )
         if not math.isfinite(means.loss):
             raise TrainingFailed(
-                f"the {stage} loss is {means.loss} after epoch {epoch}, counted from 0. {_REMEDIES}", epoch
+                f"the {stage} loss is {means.loss} after {self.lap_word} {epoch}, counted from 0. {_REMEDIES}", epoch
             )
 
     def _evaluate(self, batch: Batch, sums: "Sums") -> None:

@@ -54,4 +54,4 @@ class CompileAhead(Callback):
             ) from error
         self.device.synchronize()
         self.compile_s = time.perf_counter() - before
-        log.info("compiled the network in %.1f s, outside the timed epochs", self.compile_s)
+        log.info("compiled the network in %.1f s, outside the timed %ss", self.compile_s, data.order.lap_word)

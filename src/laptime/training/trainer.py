@@ -68,7 +68,7 @@ def build_trainer(
             devices=1,
             # Lightning's SLURM and torchrun environments would check their settings against devices=1.
             plugins=LightningEnvironment(),
-            max_epochs=config.training.epochs,
+            max_epochs=config.training.num_laps,
             callbacks=callbacks,
             logger=loggers,
             profiler=_build_profiler(config, rank),

@@ -101,7 +101,7 @@ def find(config: Config, device: Device, limit_s: float, report: Callable[[Trial
         UserError: data or model can't be built.
     """
     start = time.monotonic()
-    single = replace(config.training, batch_size=1, batch_scope="per_rank")
+    single = replace(config.training, batch_size=1, batch_scope="per_rank", max_steps=None, lap_steps=None)
     data = build_data(replace(config, training=single), device, Rank())
     search = _started(config, device, data)
     trials: list[Trial] = []

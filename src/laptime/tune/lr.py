@@ -6,7 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,7 +92,8 @@ def find(config: Config, device: Device, lowest: float, highest: float, num_step
             f"training.gradient_clip_norm={clip_norm}: can't be combined with training.precision=16-mixed, which "
             "scales gradients. Leave one of them out."
         )
-    data = build_data(config, device, Rank())
+    by_epochs = replace(settings, max_steps=None, lap_steps=None)  # the test has a number of steps of its own
+    data = build_data(replace(config, training=by_epochs), device, Rank())
     data.batch_size = -(-data.batch_size // num_microbatches)
     data.steps_per_execution = 1
     network = build_network(config.model, data.data)

@@ -17,6 +17,7 @@ from laptime.record.files import (
     read_epochs,
 )
 from laptime.record.heartbeat import DEAD_AFTER_S, HEARTBEAT_FILE
+from laptime.record.laps import num_laps
 from laptime.record.plan import read_plan
 from laptime.record.run_record import RunRecord
 
@@ -126,7 +127,7 @@ class Watcher:
             status: str = record.status
             config = record.laptime_config
             message = "" if record.error is None else record.error.first_line
-            num_epochs = config["training"]["epochs"] if config else None
+            num_epochs = num_laps(config["training"]) if config else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return RunStatus(number, overrides, "failed", error=f"run.json can't be read: {error}")
         is_here = not record.is_laptime_training and owner_pid(path) is not None  # LapTimer may write no heartbeat
