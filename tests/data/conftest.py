@@ -82,7 +82,7 @@ def datamodule(synthetic: Callable[..., ImageData], cpu: Device) -> Callable[...
     """datamodule(**changes): of the small synthetic data set; changes to the data set or to the module."""
 
     def make_one(**changes: Any) -> DataModule:
-        mine = ("batch_size", "eval_batch_size", "steps_per_execution", "seed", "rank", "world_size")
+        mine = ("batch_size", "eval_batch_size", "steps_per_execution", "seed", "rank", "lap_steps")
         arguments = {"batch_size": 5, "eval_batch_size": 4, "steps_per_execution": 1, "seed": 0}
         arguments |= {key: changes.pop(key) for key in mine if key in changes}
         return DataModule(synthetic(**changes), cpu, **arguments)

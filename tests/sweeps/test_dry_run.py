@@ -1,5 +1,6 @@
 """Dry runs (`sweep.dry_run`) of new sweeps, and of resumed ones after real runs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,18 @@ def test_the_time_of_epochs_scales_and_the_rest_is_added_once():
     assert cost is not None
     assert cost.seconds == 1.0 + 10 * 4.0 and cost.num_bytes == 100
     assert cost.basis == "3 runs of the same configuration"
+
+
+@pytest.mark.unit
+def test_the_time_of_steps_scales_and_epochs_tell_nothing_about_it():
+    by_steps = {"training.max_steps": 100, "training.lap_steps": 10}
+    hashed = {key: value for key, value in past_run().hashed.items() if key != "training.epochs"} | by_steps
+    runs = [replace(past_run(unit_s=0.5), hashed=hashed), past_run(unit_s=9.0)]
+    longer = estimate(hashed | {"training.max_steps": 300}, runs)
+    assert longer.seconds == 1.0 + 300 * 0.5 and longer.basis == "1 run of the same configuration"
+    other_laps = estimate(hashed | {"training.lap_steps": 50}, runs)
+    assert other_laps.seconds == 1.0 + 100 * 0.5 and other_laps.basis.startswith("1 run with the same model")
+    assert estimate(hashed, runs[1:]) is None
 
 
 @pytest.mark.unit

@@ -34,6 +34,14 @@ def test_a_run_with_a_heartbeat_is_running_and_the_others_wait(running, clock):
 
 
 @pytest.mark.unit
+def test_a_training_by_steps_has_laps(running):
+    record = read_record(running)
+    record["config"]["training"] |= {"max_steps": 60, "lap_steps": 10}
+    write_record(running, record)
+    assert Watcher(running.parent).look().runs[0].num_epochs == 6
+
+
+@pytest.mark.unit
 def test_a_run_whose_heartbeat_stopped_is_dead(running, clock):
     beat(running, time.time() - DEAD_AFTER_S - 1)
     watcher = Watcher(running.parent, clock)

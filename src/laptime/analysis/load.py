@@ -1,6 +1,7 @@
 """Reads run directories. Completed runs become a Run; the others are listed with the reason why they are skipped."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -293,8 +294,9 @@ def _num_missing(record: RunRecord, epochs: pd.DataFrame) -> int:
     """Return the number of epochs that epochs.csv lacks according to the record; negative: it has too many."""
     first, last = int(epochs["epoch"].min()), int(epochs["epoch"].max())
     training = record.laptime_config.get("training") or {}
-    if record.result.stop_reason == "epochs" and isinstance(training.get("epochs"), int):
-        last = num_laps(training) - 1
+    if record.result.stop_reason == "epochs":
+        with suppress(KeyError, TypeError, ValueError):  # a damaged configuration
+            last = num_laps(training) - 1
     if "checkpoint" in training and training["checkpoint"] is None:
         first = 0
     return last - first + 1 - len(epochs)

@@ -9,12 +9,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 class StepSchedule(LRScheduler):
     """A learning rate that depends only on the number of optimizer steps taken. Laptime steps it after each of them,
-    and schedulers of other classes once per epoch.
+    and schedulers of other classes once per epoch (or lap).
 
     Args:
         optimizer: the schedule multiplies its `lr`.
-        epochs: number of epochs of the whole training.
-        num_steps_per_epoch: optimizer steps per epoch.
+        epochs: number of epochs of the whole training, or of its laps with training.max_steps.
+        num_steps_per_epoch: optimizer steps per epoch (or lap).
 
     Attributes:
         num_steps: optimizer steps of the whole training.

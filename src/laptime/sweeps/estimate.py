@@ -63,19 +63,18 @@ def _read_past_runs(run_dirs: Iterable[Path]) -> Iterator[PastRun]:
             OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
         ):  # a damaged record is skipped
             record = RunRecord.read(path)
-            num_laps = len(read_epochs(path)["epoch"].unique())
             hashed, train_s = record.hashed_config or {}, record.timing.total_train_s
+            num_units = len(read_epochs(path)["epoch"].unique()) * hashed.get("training.lap_steps", 1)
             if (
                 record.status == "completed"
                 and record.is_laptime_training
                 and _length(hashed)
                 and len(record.attempts) == 1
-                and num_laps
+                and num_units
                 and train_s is not None
             ):
                 wall_s = parse_timestamp(record.ended_at or "") - parse_timestamp(record.started_at or "")
                 num_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-                num_units = num_laps * hashed.get("training.lap_steps", 1)
                 yield PastRun(hashed, train_s / num_units, max(0.0, wall_s - train_s), num_bytes)
 
 
