@@ -1,6 +1,6 @@
 """Laps of a number of steps: slices of one endless sequence of passes over the training set."""
 
-from itertools import chain
+from itertools import chain, islice
 
 import pytest
 import torch
@@ -55,6 +55,13 @@ def test_two_ranks_take_the_samples_of_one_with_the_global_batch():
     ranks = [laps(5, lap_steps=3, batch_size=BATCH, rank=rank, world_size=2) for rank in (0, 1)]
     for whole, *parts in zip(laps(5, lap_steps=3, batch_size=2 * BATCH), *ranks, strict=True):
         assert [sorted(step) for step in whole] == [sorted(a + b) for a, b in zip(*parts, strict=True)]
+
+
+def test_the_indices_of_an_endless_lap_come_in_parts():
+    order = LapOrder(10**9, BATCH, NUM_SAMPLES, seed=3)
+    parts = order.parts()
+    assert [len(next(parts)) for _ in range(3)] == [20] * 3
+    assert len(set(islice(order, 20))) == 20
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 4, 100])

@@ -158,7 +158,8 @@ def test_one_process_trains_any_module_and_saves_its_optimizer_state():
 def test_the_classifier_is_compiled_ahead(monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", lambda network, **options: None)
     sizes = SimpleNamespace(image_shape=(1, 2, 2))
-    data = SimpleNamespace(data=sizes, train_batch_sizes=lambda: [2], val_batch_sizes=lambda: [2])
+    order = SimpleNamespace(lap_word="epoch")
+    data = SimpleNamespace(data=sizes, order=order, train_batch_sizes=lambda: [2], val_batch_sizes=lambda: [2])
     module, compiler = classifier(), CompileAhead(DEVICE, data)
     fit(module, compiler)
     assert module.stepper.is_compiled and compiler.compile_s is not None

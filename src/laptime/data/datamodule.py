@@ -132,6 +132,11 @@ class DataModule(pl.LightningDataModule):
             close(pipeline.loader)
         self._with_workers.clear()
 
+    @property
+    def num_steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch (or lap)."""
+        return -(-len(self.order) // self.batch_size)
+
     def train_batch_sizes(self) -> list[int]:
         """The number of samples in each optimizer step of an epoch on this rank."""
         return batch_sizes(len(self.order), self.batch_size)

@@ -62,14 +62,15 @@ class MemoryPipeline:
 
     def _gathered(self, size: int) -> Iterator[Batch]:
         """Yield the samples of an epoch in batches of `size`."""
-        permutation = self.order.permutation().to(self.data.images.device)
         generator = self.order.generator(self.normalize.device)
-        drawn = self.augment.draw(len(permutation), generator) if self.augment else permutation
-        for index, drawn_part in zip(permutation.split(size), drawn.split(size), strict=True):
-            images, labels = (part.to(self.normalize.device) for part in self.data.at(index))
-            if self.augment:
-                images = self.augment(images, drawn_part)
-            yield self.normalize(images), labels
+        for part in self.order.parts():
+            indices = part.to(self.data.images.device)
+            drawn = self.augment.draw(len(indices), generator) if self.augment else indices
+            for index, drawn_part in zip(indices.split(size), drawn.split(size), strict=True):
+                images, labels = (values.to(self.normalize.device) for values in self.data.at(index))
+                if self.augment:
+                    images = self.augment(images, drawn_part)
+                yield self.normalize(images), labels
 
 
 class MemoryEvaluation:

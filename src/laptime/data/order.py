@@ -1,5 +1,8 @@
 """The order of samples: a new permutation in every pass over the training set, without overlap between ranks."""
 
+from collections.abc import Iterator
+from itertools import chain
+
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -45,6 +48,10 @@ class EpochOrder(Sampler[int]):
         order = torch.randperm(self.num_samples, generator=generator)
         return order[: size * self.world_size][self.rank :: self.world_size]
 
+    def parts(self) -> Iterator[Tensor]:
+        """Yield the indices of `permutation` in parts, one for each pass over the training set, to save memory."""
+        yield self.permutation()
+
     def generator(self, device: torch.device) -> torch.Generator:
         """Return the generator that augments this rank's samples in this epoch.
 
@@ -53,7 +60,7 @@ class EpochOrder(Sampler[int]):
         return torch.Generator(device).manual_seed(epoch_seed(self.seed, self.epoch, self.rank) ^ 1)
 
     def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(self.permutation().tolist())
+        return chain.from_iterable(part.tolist() for part in self.parts())
 
     def __len__(self) -> int:
         return self.num_samples // self.world_size
@@ -85,16 +92,17 @@ class LapOrder(EpochOrder):
 
     def permutation(self) -> Tensor:
         """The indices of this rank's samples in this lap: int64, (lap_steps * batch_size,)."""
+        return torch.cat(list(self.parts()))
+
+    def parts(self) -> Iterator[Tensor]:
         pass_steps = self.num_samples // (self.batch_size * self.world_size)
         step, end = self.epoch * self.lap_steps, (self.epoch + 1) * self.lap_steps
-        parts = []
         while step < end:
             number, first = divmod(step, pass_steps)
             num_steps = min(pass_steps - first, end - step)
             indices = self._pass(number, pass_steps * self.batch_size)
-            parts.append(indices[first * self.batch_size : (first + num_steps) * self.batch_size])
+            yield indices[first * self.batch_size : (first + num_steps) * self.batch_size]
             step += num_steps
-        return torch.cat(parts)
 
     def _pass(self, number: int, size: int) -> Tensor:
         # Kept, because drawing a large permutation for each of many short laps would take longer than some steps.

@@ -78,9 +78,9 @@ class _AugmentedOrder(Sampler[Sample]):
         self.augment = augment
 
     def __iter__(self) -> Iterator[Sample]:
-        indices = self.order.permutation().tolist()
-        drawn = self.augment.draw(len(indices), self.order.generator(torch.device("cpu"))).tolist()
-        return zip(indices, drawn, strict=True)
+        generator = self.order.generator(torch.device("cpu"))
+        for part in self.order.parts():
+            yield from zip(part.tolist(), self.augment.draw(len(part), generator).tolist(), strict=True)
 
     def __len__(self) -> int:
         return len(self.order)

@@ -167,7 +167,7 @@ def note_timing(
     start: float,
 ) -> None:
     # Steps are unknown for epochs that another attempt has timed.
-    laps.note_timing(record, timer.warmup_epochs, num_steps=len(data.train_batch_sizes()))
+    laps.note_timing(record, timer.warmup_epochs, num_steps=data.num_steps_per_epoch)
     attempt, timing = record.attempts[-1], record.timing
     if timer.first_batch_at is not None:
         startup_s = timer.first_batch_at - start

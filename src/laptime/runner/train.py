@@ -101,7 +101,7 @@ def _train(run: RunContext, rank: Rank) -> None:
         record.write(run_dir)
 
     identity = checkpoints.identity(config.as_dict(), rank.world_size, data.checksum)
-    module = build_module(config, network, device, run.stop, identity, rank, len(data.train_batch_sizes()))
+    module = build_module(config, network, device, run.stop, identity, rank, data.num_steps_per_epoch)
     is_sharded = shards_optimizer(config, try_optimizer(module, config), user_callbacks, rank)
     filled(record.strategy).shards_optimizer = is_sharded
     checkpoint, num_done = None, 0
