@@ -40,6 +40,14 @@ def test_bar_shows_epoch_loss_accuracy_rate_and_time_left(terminal):
     assert not re.search(r"100%[^\r]*left", text)
 
 
+def test_bar_shows_laps_of_a_training_by_steps(terminal):
+    by_steps = [override for override in SHORT if not override.startswith("training.epochs")]
+    laps = ["training.max_steps=60", "training.lap_steps=30", "callbacks.progress_bar.refresh_s=0.0001"]
+    laptime.run([*by_steps, *laps])
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert re.search(r"lap 2/2.*100%.* samples/s  0:00 left", text) and "epoch" not in text
+
+
 def test_bar_is_redrawn_by_time_and_not_by_step(terminal):
     laptime.run([*SHORT, "callbacks.progress_bar.refresh_s=3600", "training.steps_per_execution=1"])
     # At the end of each epoch and when the bar is removed, not after each of the 50 steps.
