@@ -84,7 +84,8 @@ def methods(analysis: Analysis) -> tuple[str, ...]:
     laps = [f"A lap ({lap}): {escape_control_chars(words)}" for lap, words in contents if words]
     if timed and not trained:
         return (*_methods_of_timed(analysis), *laps)
-    sentences = [sentence.format(lap=lap_word(trained)) for sentence in (*METHODS[:-1], _agreement(analysis, METHODS[-1]))]
+    sentences = [sentence.format(lap=lap_word(trained)) for sentence in METHODS]
+    sentences[-1] = _agreement(analysis, sentences[-1])
     if not timed:
         return (*sentences, *laps)
     phases = "In trainings that Laptime only timed, the phases are measured in steps of the warm-up."

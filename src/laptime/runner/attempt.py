@@ -120,18 +120,20 @@ def _log_failure(run: RunContext, failure: BaseException, error: RunError) -> No
     elif error.traceback is not UNSET and not isinstance(failure, KeyboardInterrupt):
         log.error("%s: %s", error.type, error.message)
     if isinstance(failure, Interrupted):
-        folder = shlex.quote(relative(run.run_dir))
+        folder, training = shlex.quote(relative(run.run_dir)), run.config.training
         hint = "the measurements so far are saved"
-        num_done = max((row.epoch + 1 for row in records.epoch_rows(run.run_dir)), default=0)
+        num_done, lap = max((row.epoch + 1 for row in records.epoch_rows(run.run_dir)), default=0), training.lap_word
         if num_done == 0:
-            hint = "no epoch was completed"
-        elif num_done == run.config.training.epochs:
-            hint += f"; all epochs are complete, only the test is missing: {program('evaluate')} run={folder}"
-        elif run.sweep is None:  # a sweep prints at its end how to resume it
+            hint = f"no {lap} was completed"
+        elif run.sweep is not None:
+            pass  # a sweep prints at its end how to resume it
+        elif num_done == training.num_laps:
+            hint += f"; all {lap}s are complete, only the test is missing: {program('evaluate')} run={folder}"
+        else:
             names_dir = any(split(argument).key == "hydra.run.dir" for argument in run.record.command or [])
             checkpoint = f"training.checkpoint={folder}"
             other_dir = " and another hydra.run.dir" if names_dir else ""
-            hint += f"; to resume after the last complete epoch, repeat the command with {checkpoint}{other_dir}"
+            hint += f"; to resume after the last complete {lap}, repeat the command with {checkpoint}{other_dir}"
         log.warning("%s: %s", failure, hint)
 
 

@@ -169,9 +169,7 @@ class _Instruments:
         callbacks: list[Callback] = [self.bare_loop] if measure.bare_loop else []
         callbacks += [
             self.timer,
-            EpochRecorder(
-                self.timer, self.laps, self.note_epoch, self.run.config.score, score_of, training.lap_word
-            ),
+            EpochRecorder(self.timer, self.laps, self.note_epoch, self.run.config.score, score_of, training.lap_word),
         ]
         return [*callbacks, self.compiler] if training.compile else callbacks
 
