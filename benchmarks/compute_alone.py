@@ -25,7 +25,7 @@ from pytorch_lightning.callbacks import Callback
 
 from laptime.lap.timed_loader import TimedLoader
 from laptime.record.files import read_epochs
-from laptime.training.classifier import Classifier
+from laptime.training import NetworkModule
 from ratios import Comparison, Measured, add_arguments, report, run_in_process
 
 GOAL = 1.10
@@ -56,7 +56,7 @@ class ComputeAlone(Callback):
 
     def _compute(self, trainer: pl.Trainer, module: pl.LightningModule) -> float:
         loader = trainer.train_dataloader
-        assert isinstance(module, Classifier) and isinstance(loader, TimedLoader)
+        assert isinstance(module, NetworkModule) and isinstance(loader, TimedLoader)
         images, labels = (tensor.clone() for tensor in next(iter(loader.pipeline.batches())))
         assert len(loader.sampler) % len(labels) == 0
         network = copy.deepcopy(module.network).train()

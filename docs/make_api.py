@@ -25,7 +25,7 @@ SECTIONS = {
         "laptime.schedulers.step_schedule.StepSchedule",
     ],
     "What a callback of your own sees": [
-        "laptime.training.classifier.Classifier",
+        "laptime.training.network_module.NetworkModule",
         "laptime.training.stepper.Stepper",
         "laptime.data.datamodule.DataModule",
     ],

@@ -34,7 +34,7 @@ def page() -> str:
     closed = closed_groups()
     for folder in sorted(path for path in conf.iterdir() if path.is_dir() and path.name != "hydra"):
         kind = "The keys are fixed." if folder.name in closed else "The class that `_target_` names defines the keys."
-        if folder.name in ("experiment", "search"):
+        if folder.name in ("experiment", "search", "task"):
             kind = "Each option sets keys of other groups."
         paths = sorted(folder.glob("*.yaml"))
         parts.append(f"## `{folder.name}`\n\n{len(paths)} option{'s' if len(paths) > 1 else ''}. {kind}\n")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from laptime.data.datamodule import DataModule
 from laptime.data.image_data import ImageData
+from laptime.data.image_datamodule import ImageDataModule
 from laptime.data.mnist import MNIST
 from laptime.data.synthetic import Synthetic
 from laptime.machine.device import Device
@@ -85,7 +86,7 @@ def datamodule(synthetic: Callable[..., ImageData], cpu: Device) -> Callable[...
         mine = ("batch_size", "eval_batch_size", "steps_per_execution", "seed", "rank", "lap_steps")
         arguments = {"batch_size": 5, "eval_batch_size": 4, "steps_per_execution": 1, "seed": 0}
         arguments |= {key: changes.pop(key) for key in mine if key in changes}
-        return DataModule(synthetic(**changes), cpu, **arguments)
+        return ImageDataModule(synthetic(**changes), cpu, **arguments)
 
     return make_one
 

@@ -16,8 +16,8 @@ from tests.support.settings import QUICK, TINY
 
 from laptime.data import files
 from laptime.data.cifar10 import CIFAR10
-from laptime.data.datamodule import DataModule
 from laptime.data.fashion_mnist import FashionMNIST
+from laptime.data.image_datamodule import ImageDataModule
 from laptime.data.mnist import MNIST
 from laptime.errors import UserError
 from laptime.machine import hardware
@@ -29,7 +29,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def module_of(data, device, rank=None):
-    return DataModule(data, device, 64, 100, 4, seed=3, rank=rank or Rank())
+    return ImageDataModule(data, device, 64, 100, 4, seed=3, rank=rank or Rank())
 
 
 def is_mapped(tensor: torch.Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""What Laptime needs of a module: the Classifier has everything; a plain module is refused or measured less."""
+"""What Laptime needs of a module: the NetworkModule has everything; a plain module is refused or measured less."""
 
 import io
 import logging
@@ -13,6 +13,7 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from rich.console import Console
+from tests.support import sources
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -26,7 +27,7 @@ from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.record import schema
 from laptime.runner import train as runner
-from laptime.training import Classifier
+from laptime.training import NetworkModule
 from laptime.training.capabilities import (
     HasStepper,
     HasTestMeans,
@@ -64,9 +65,9 @@ class MyModule(pl.LightningModule):
         pass
 
 
-def classifier():
+def network_module():
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    return Classifier(Stepper(network, DEVICE), partial(torch.optim.SGD, lr=0.1), lambda optimizer: None)
+    return NetworkModule(Stepper(network, DEVICE), partial(torch.optim.SGD, lr=0.1), lambda optimizer: None)
 
 
 def fit(module: pl.LightningModule, *callbacks: Callback, strategy: RankStrategy | str = "auto") -> pl.Trainer:
@@ -118,19 +119,19 @@ def warnings(caplog):
     ],
 )
 def test_the_classifier_has_every_capability_and_a_plain_module_none(capability, said):
-    assert isinstance(classifier(), capability)
+    assert isinstance(network_module(), capability)
     assert not isinstance(MyModule(), capability)
     assert missing_attributes(MyModule(), capability) == said
 
 
 def test_only_missing_attributes_are_named():
     module = MyModule()
-    module.stepper, module.train_sums = classifier().stepper, None
+    module.stepper, module.train_sums = network_module().stepper, None
     assert missing_attributes(module, TakesSteps) == "MyModule has no take_steps"
 
 
 def test_ddp_wraps_the_classifiers_network(process_group):
-    module = classifier()
+    module = network_module()
     fit(module, strategy=strategy())
     assert module.stepper.ddp.module is module.network
 
@@ -157,10 +158,13 @@ def test_one_process_trains_any_module_and_saves_its_optimizer_state():
 
 def test_the_classifier_is_compiled_ahead(monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", lambda network, **options: None)
-    sizes = SimpleNamespace(image_shape=(1, 2, 2))
-    order = SimpleNamespace(lap_word="epoch")
-    data = SimpleNamespace(data=sizes, order=order, train_batch_sizes=lambda: [2], val_batch_sizes=lambda: [2])
-    module, compiler = classifier(), CompileAhead(DEVICE, data)
+    data = SimpleNamespace(
+        data=sources.images((1, 2, 2)),
+        order=SimpleNamespace(lap_word="epoch"),
+        train_batch_sizes=lambda: [2],
+        val_batch_sizes=lambda: [2],
+    )
+    module, compiler = network_module(), CompileAhead(DEVICE, data)
     fit(module, compiler)
     assert module.stepper.is_compiled and compiler.compile_s is not None
 
@@ -208,7 +212,7 @@ def test_one_optimizer_is_accepted_in_every_form_that_lightning_allows():
     optimizer = torch.optim.SGD(MyModule().parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     parts = {"optimizer": optimizer}
-    assert configured_optimizer(classifier())[1] is None
+    assert configured_optimizer(network_module())[1] is None
     assert configured_optimizer(MyModule(optimizer)) == configured_optimizer(MyModule(parts)) == (optimizer, None)
     assert configured_optimizer(MyModule({**parts, "lr_scheduler": scheduler})) == (optimizer, scheduler)
     assert configured_optimizer(MyModule({**parts, "lr_scheduler": {"scheduler": scheduler}})) == (optimizer, scheduler)

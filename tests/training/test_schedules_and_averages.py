@@ -22,8 +22,8 @@ from laptime.record.files import CHECKPOINT_DIR, LAST_CHECKPOINT, read_epochs, r
 from laptime.record.hashes import config_hashes
 from laptime.schedulers.cosine_warmup import CosineWarmup
 from laptime.schedulers.one_cycle import OneCycle
+from laptime.tasks.mixup import Mixup, mixed_loss
 from laptime.training.checkpoints import identity
-from laptime.training.mixup import Mixup, mixed_loss
 from laptime.training.weight_average import WeightAverage
 
 SHORT = (*TINY, "training.epochs=2")  # of 8 steps each

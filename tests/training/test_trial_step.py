@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.support import sources
 from tests.support.settings import TINY
 from torch import nn
 
@@ -15,7 +16,7 @@ from laptime.loggers.fail_safe import quiet_writer_threads
 from laptime.training.build import build_network
 from laptime.training.trial_step import try_network, try_optimizer
 
-IMAGES = SimpleNamespace(image_shape=(1, 4, 4), num_classes=3)
+IMAGES = sources.images((1, 4, 4))
 
 
 class Signaled(nn.Linear):
@@ -37,7 +38,7 @@ def test_a_signal_during_a_trial_step_ends_the_run_with_its_exit_code():
         try_network(network, IMAGES)
     assert end.value.exit_code == 130
     with pytest.raises(Interrupted):
-        count_flops(network, IMAGES.image_shape)
+        count_flops(network, IMAGES.example(2, "meta")[0])
     built = {"optimizer": SignaledStep(network.parameters(), lr=0.1)}
     module = SimpleNamespace(configure_optimizers=lambda: built, parameters=network.parameters)
     with pytest.raises(Interrupted) as end:
@@ -66,4 +67,4 @@ def test_the_thread_excepthook_is_restored(monkeypatch, work_folder):
 def test_models_whose_size_overflows_are_refused_as_too_large():
     node = {"_target_": "laptime.models.mlp.MLP", "hidden_sizes": [1518500513, 1518500513], "dropout": 0.0}
     with pytest.raises(UserError, match=r"model\.hidden_sizes=.* GB of weights, .* Use a smaller model\.$"):
-        build_network(node, SimpleNamespace(image_shape=(1, 28, 28), num_classes=10))
+        build_network(node, sources.images((1, 28, 28), 10))

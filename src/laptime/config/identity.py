@@ -5,7 +5,7 @@ import zlib
 from typing import Any
 
 from laptime.config.run_values import DIRECTORY_TO_COME
-from laptime.config.schema import Config
+from laptime.config.schema import CLASSIFICATION, Config
 from laptime.config.validate import resolve_warmup_epochs
 from laptime.record.files import DDP_KEYS, flat
 from laptime.record.laps import steps_per_lap
@@ -71,6 +71,8 @@ def hashed_config(
         left_out.remove(("callbacks", "progress_bar"))  # another callback has replaced the progress bar
     if runs_at_once > 1:
         content["runs_at_once"] = runs_at_once
+    if config.task.name == CLASSIFICATION:  # the only task of older versions
+        left_out.append(("task",))
     training = content["training"]
     if (lap_steps := steps_per_lap(training)) is not None:
         training["lap_steps"] = lap_steps

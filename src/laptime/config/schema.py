@@ -27,6 +27,9 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
+CLASSIFICATION = "classification"
+TASKS = (CLASSIFICATION,)
+
 OPTIMIZED_METRICS = (
     "train_loss", "val_loss", "test_loss", "train_score", "val_score", "test_score", "time_to_score",
     "epoch_time_s", "samples_per_s", "steps_per_s", "total_train_s",
@@ -254,6 +257,14 @@ class MeasureConfig(Group):
 
 
 @dataclass(frozen=True)
+class TaskConfig(Group):
+    name: str = MISSING
+
+    def check(self) -> None:
+        one_of("task", self.name, TASKS)
+
+
+@dataclass(frozen=True)
 class SweepConfig(Group):
     on_failure: str = MISSING
     resume: str | None = MISSING
@@ -275,6 +286,7 @@ class Config(Group):
     schema. The defaults of open groups mean none, and are those of the option `none` in conf/."""
 
     device: DeviceConfig = field(default_factory=DeviceConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
     dataset: dict[str, Any] = MISSING
     model: dict[str, Any] = MISSING
     optimizer: dict[str, Any] = MISSING

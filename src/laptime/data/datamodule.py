@@ -1,33 +1,22 @@
-"""The LightningDataModule: splits a data set and makes batches with one of the pipelines."""
+"""The LightningDataModule: splits a data set over the ranks, and makes batches of it with one of the pipelines."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
-from laptime.data.augment import FlipAndRotate, Normalize
-from laptime.data.image_data import ImageData, Images, split
-from laptime.data.memory import MemoryEvaluation, MemoryPipeline
 from laptime.data.order import EpochOrder, LapOrder
-from laptime.data.workers import (
-    TransformedImages,
-    WorkersEvaluation,
-    WorkersPipeline,
-    close,
-    transform_of,
-)
+from laptime.data.source import DataSource
 from laptime.errors import UserError
 from laptime.lap.clock import LapClock
 from laptime.lap.timed_loader import Batch, Pipeline, TimedLoader, batch_sizes
 from laptime.machine.device import Device
-from laptime.machine.hardware import require_free_memory
 from laptime.ranks.rank import Rank
-from laptime.text import byte_size
 
 
-class DataModule(pl.LightningDataModule):
+class DataModule(pl.LightningDataModule, ABC):
     """Loads a data set in its constructor, and makes batches on the training device.
 
     Args:
@@ -51,7 +40,7 @@ class DataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        data: ImageData,
+        data: DataSource,
         device: Device,
         batch_size: int,
         eval_batch_size: int,
@@ -62,40 +51,40 @@ class DataModule(pl.LightningDataModule):
         lap_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if data.pipeline == "workers" and data.image_shape[0] not in (1, 3):
-            raise UserError(
-                f"dataset.pipeline=workers: uses PIL, which supports 1 or 3 channels, but the images have "
-                f"{data.image_shape[0]}. Use dataset.pipeline=memory."
-            )
         self.data = data
-        self._with_workers: list[WorkersPipeline | WorkersEvaluation] = []
         self.device = device
         self.clock = clock or LapClock(device)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.steps_per_execution = steps_per_execution
-        if data.pipeline != "mapped":
-            require_memory(data, device, rank)
-        train, test, self.checksum = data.load()
-        if data.pipeline == "mapped":
-            train, test = train.mapped(), test.mapped()
-        _check_labels(data, train.labels, test.labels)
-        kept = slice(0, data.limit)
-        self._train, self._val = split(train.take(kept), data.val_fraction, seed)
-        self._test = test.take(kept)
+        self.rank = rank
+        self._train, self._val, self._test, self.checksum = self._load(seed)
         self.num_train, self.num_val, self.num_test = len(self._train), len(self._val), len(self._test)
         self._check_sizes(rank.world_size)
-        self.rank = rank
         samples = (self.num_train, seed, rank.rank, rank.world_size)
         self.order = EpochOrder(*samples) if lap_steps is None else LapOrder(lap_steps, batch_size, *samples)
         # Each sample is evaluated by exactly one rank.
         of_this_rank = slice(rank.rank, None, rank.world_size)
         self._val, self._test = self._val.take(of_this_rank), self._test.take(of_this_rank)
-        self._normalize = Normalize(data.mean, data.std, device.torch_device)
         if data.pipeline == "memory":
             self._train, self._val, self._test = (
                 part.to(device.torch_device) for part in (self._train, self._val, self._test)
             )
+
+    @abstractmethod
+    def _load(self, seed: int) -> tuple[Any, Any, Any, str]:
+        """Return training, validation and test samples, and the checksum of the data.
+
+        Samples have `len`, `take(slice)` and `to(device)`.
+        """
+
+    @abstractmethod
+    def _pipeline(self) -> Pipeline:
+        """Return the pipeline of the training batches."""
+
+    @abstractmethod
+    def _evaluation(self, part: Any) -> Iterable[Batch]:
+        """Return the batches of a part in order."""
 
     def _check_sizes(self, world_size: int) -> None:
         if self.batch_size * world_size > self.num_train:
@@ -127,11 +116,6 @@ class DataModule(pl.LightningDataModule):
         """Return the batch unchanged, because the pipelines make batches on the device."""
         return batch
 
-    def teardown(self, stage: str) -> None:
-        for pipeline in self._with_workers:
-            close(pipeline.loader)
-        self._with_workers.clear()
-
     @property
     def num_steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch (or lap)."""
@@ -144,62 +128,3 @@ class DataModule(pl.LightningDataModule):
     def val_batch_sizes(self) -> list[int]:
         """The number of samples in each validation batch on this rank."""
         return batch_sizes(len(self._val), self.eval_batch_size)
-
-    def _pipeline(self) -> Pipeline:
-        augment = FlipAndRotate(self.data.horizontal_flip, self.data.rotation_degrees)
-        if self.data.pipeline != "workers":
-            return MemoryPipeline(
-                self._train, self.order, self._normalize, augment, self.batch_size, self.steps_per_execution
-            )
-        dataset = TransformedImages(self._train, transform_of(self.data), augment)
-        pipeline = WorkersPipeline(
-            dataset, self.order, self.batch_size, self.steps_per_execution, self.data.num_workers, self.device
-        )
-        self._with_workers.append(pipeline)
-        return pipeline
-
-    def _evaluation(self, part: Images) -> Iterable[Batch]:
-        if self.data.pipeline != "workers":
-            return MemoryEvaluation(part, self._normalize, self.eval_batch_size)
-        dataset = TransformedImages(part, transform_of(self.data), FlipAndRotate(False, 0.0))
-        evaluation = WorkersEvaluation(dataset, self.eval_batch_size, self.data.num_workers, self.device)
-        self._with_workers.append(evaluation)
-        return evaluation
-
-
-def require_memory(data: ImageData, device: Device, rank: Rank) -> None:
-    """Refuse a data set that does not fit into memory, before it is loaded.
-
-    Raises:
-        UserError: it does not fit; names the required and the available memory.
-    """
-    num_bytes = data.num_bytes()
-    if num_bytes is None:
-        return
-    fix = "Use dataset.pipeline=mapped, which reads images from files when they are needed." if data.mappable else ""
-    key = f"dataset={data.name} dataset.pipeline={data.pipeline}"
-    if device.used != "cpu" and data.pipeline == "memory" and device.memory_bytes and num_bytes > device.memory_bytes:
-        raise UserError(
-            f"{key}: {byte_size(num_bytes, 'GB')} of images don't fit into the {device.used} device's "
-            f"{byte_size(device.memory_bytes, 'GB')}. {fix or 'Use dataset.pipeline=workers.'}"
-        )
-    num_local_ranks = max(1, rank.world_size // rank.num_nodes)
-    # Every rank reads all images, and then copies its part of them.
-    description = "images, which are held twice{ranks} while training and validation sets are split"
-    require_free_memory(key, num_bytes, description, num_local_ranks, fix or "Use a smaller data set.")
-
-
-def _check_labels(data: ImageData, train: Tensor, test: Tensor) -> None:
-    """Refuse labels that are no class, and classes without training samples. Labels are int64, (N,)."""
-    labels = torch.cat([train, test])
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < data.num_classes:
-        raise UserError(
-            f"dataset: labels are from {int(labels.min())} to {int(labels.max())}. With {data.num_classes} classes "
-            f"they must be from 0 to {data.num_classes - 1}."
-        )
-    missing = (torch.bincount(train, minlength=data.num_classes) == 0).nonzero().flatten().tolist()
-    if missing:
-        raise UserError(
-            f"dataset={data.name}: no training samples of class {', '.join(map(str, missing[:5]))} ({data.num_classes} "
-            "classes in total). Use complete files."
-        )

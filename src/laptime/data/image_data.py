@@ -1,15 +1,17 @@
-"""The base class of data sets, with the keys that all of them have. Subclasses load the images."""
+"""The base class of data sets of images, with the keys that all of them have. Subclasses load the images."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import platformdirs
 import torch
 from torch import Tensor
 
+from laptime.data.source import DataSource
 from laptime.errors import UserError
+from laptime.lap.timed_loader import Batch
 from laptime.record.directory import expanded
 
 
@@ -50,7 +52,7 @@ class Images:
 
 
 @dataclass(kw_only=True)
-class ImageData(ABC):
+class ImageData(DataSource):
     """A data set of labeled images with its official training and test sets.
 
     The fields are the keys of the config group `dataset`. conf/dataset_base.yaml explains them and sets the defaults.
@@ -73,11 +75,9 @@ class ImageData(ABC):
     horizontal_flip: bool
     rotation_degrees: float
 
-    name: ClassVar[str]
     num_classes: ClassVar[int]
     mean: ClassVar[tuple[float, ...]]
     std: ClassVar[tuple[float, ...]]
-    synthetic: ClassVar[bool] = False
     mappable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -110,6 +110,25 @@ class ImageData(ABC):
         Raises:
             UserError: a file is damaged, or is missing and can't be downloaded.
         """
+
+    @property
+    def network_arguments(self) -> dict[str, Any]:
+        return {"input_shape": self.image_shape, "num_classes": self.num_classes}
+
+    @property
+    def description(self) -> str:
+        return f"images of shape {self.image_shape}"
+
+    @property
+    def recorded_sizes(self) -> dict[str, Any]:
+        return {"shape": list(self.image_shape), "num_classes": self.num_classes}
+
+    def logits_shape(self, size: int) -> tuple[int, ...]:
+        return (size, self.num_classes)
+
+    def example(self, size: int, device: torch.device | str) -> Batch:
+        images = torch.zeros(size, *self.image_shape, device=device)
+        return images, torch.zeros(size, dtype=torch.int64, device=device)
 
     def num_bytes(self) -> int | None:
         """The bytes that all images take in memory, known before they are loaded; None: not known."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from laptime.data.datamodule import DataModule
+from laptime.data.image_data import ImageData
 from laptime.errors import UserError, first_line
 from laptime.evaluation.confusion import confusion_matrix, per_class
 from laptime.evaluation.keys import EvaluateConfig
@@ -66,7 +67,9 @@ def evaluate(run: TrainedRun, config: EvaluateConfig) -> dict[str, Any]:
         raise UserError(f"compile=true: torch can't compile the network here ({reason}). Use compile=false.") from error
     finally:
         data.teardown("test")
-    matrix = confusion_matrix(predictions.labels.numpy(), predictions.classes.numpy(), data.data.num_classes)
+    source = data.data
+    assert isinstance(source, ImageData)
+    matrix = confusion_matrix(predictions.labels.numpy(), predictions.classes.numpy(), source.num_classes)
     classes = per_class(matrix)
     return {
         "schema_version": SCHEMA_VERSION,

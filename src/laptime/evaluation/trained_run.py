@@ -26,13 +26,14 @@ from laptime.record.files import (
 from laptime.record.laps import steps_per_lap
 from laptime.record.run_record import RunRecord
 from laptime.record.schema import filled
+from laptime.tasks.choose import recorded_class
 from laptime.text import join_first_three
 from laptime.training import checkpoints, open_groups
 from laptime.training.build import build_network
 
 log = logging.getLogger(__name__)
 
-# Prefix of the network's weights in the checkpoint of a Classifier.
+# Prefix of the network's weights in a checkpoint.
 _PREFIX = "network."
 
 
@@ -86,7 +87,9 @@ class TrainedRun:
         pl.seed_everything(self.config["seed"], workers=False, verbose=False)  # as in training
         source = open_groups.build_node("dataset", self.config["dataset"])
         settings = self.config["training"]
-        data = DataModule(source, device, 1, settings["eval_batch_size"], 1, self.config["seed"])
+        data = recorded_class(self.config).data_module(
+            source, device, 1, settings["eval_batch_size"], 1, self.config["seed"]
+        )
         network = build_network(self.config["model"], source)
         try:
             network.load_state_dict(dict(self.weights))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from laptime.data.datamodule import DataModule
+from laptime.data.image_data import ImageData
 from laptime.evaluation.keys import ExportConfig
 from laptime.evaluation.predict import Predictions, predict
 from laptime.evaluation.trained_run import TrainedRun, use_threads
@@ -62,6 +63,8 @@ def export(
     torch.set_float32_matmul_precision("highest")
     device = describe("cpu", "cpu")
     network, data = run.load(device)
+    source = data.data
+    assert isinstance(source, ImageData)
     try:
         original = predict(network, _batches(data, config.num_images))
         images, _ = next(iter(data.test_dataloader()))
@@ -82,13 +85,13 @@ def export(
         "device": {"used": device.used, "name": device.name},
         "threads": threads,
         "packages": _versions(),
-        "dataset": {"name": data.data.name, "checksum": data.checksum, "num_images": len(original.labels)},
+        "dataset": {"name": source.name, "checksum": data.checksum, "num_images": len(original.labels)},
         "input": {
-            "shape": ["batch", *data.data.image_shape],
+            "shape": ["batch", *source.image_shape],
             "dtype": "float32",
             "normalisation": "(pixel / 255 - mean) / std, per channel",  # codespell:ignore normalisation
-            "mean": list(data.data.mean),
-            "std": list(data.data.std),
+            "mean": list(source.mean),
+            "std": list(source.std),
         },
         "trained_precision": run.config["training"]["precision"],
         "has_other_data": run.has_other_data(data),

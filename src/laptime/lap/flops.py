@@ -80,12 +80,12 @@ class FlopCounter(TorchDispatchMode):
         return self
 
 
-def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int | None:
+def count_flops(network: nn.Module, inputs: Tensor) -> int | None:
     """Count the floating-point operations per sample of a training step, forward and backward, on the meta device.
 
     Args:
-        network: a network whose input is images (B, C, H, W).
-        image_shape: the shape (C, H, W) of one image.
+        network: a network that returns one tensor.
+        inputs: a batch of inputs on the meta device. At least two samples, because some layers refuse a single one.
 
     Returns:
         The number; None: the network can't run on the meta device, or an operator has no formula.
@@ -93,12 +93,11 @@ def count_flops(network: nn.Module, image_shape: tuple[int, int, int]) -> int | 
     try:
         on_meta = copy.deepcopy(network).to("meta").eval()
         with FlopCounter() as counter:
-            # Two samples, because some layers refuse a single one.
-            on_meta(torch.zeros(2, *image_shape, device="meta")).sum().backward()
+            on_meta(inputs).sum().backward()
         if counter.unknown:
             log.debug("FLOPs not counted: no formula for %s", ", ".join(sorted(counter.unknown)))
             return None
-        return counter.total // 2
+        return counter.total // len(inputs)
     except Exception as error:  # any error: the figure is optional
         log.debug("FLOPs not counted: %s", error)
         return None

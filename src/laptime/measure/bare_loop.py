@@ -23,7 +23,6 @@ from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.record import schema
 from laptime.training.capabilities import Retrainable, missing_attributes
-from laptime.training.mixup import mixed_loss
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ class BareLoop(Callback):
         self._scaler = copy.deepcopy(pl_module.stepper.scaler)
         # The settings that a scheduler changes per epoch are copied. A scheduler per step must run within the epoch.
         self._schedule = pl_module.make_scheduler(self._optimizer) if pl_module.stepper.schedule is not None else None
-        self._mixup = copy.deepcopy(pl_module.stepper.mixup)
+        self._task = copy.deepcopy(pl_module.stepper.task)
         self._average = pl_module.make_average(network)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -109,8 +108,7 @@ class BareLoop(Callback):
         with _preserved_random_state():
             seed = epoch_seed(module.seed, lap.number, self.rank.rank)
             torch.manual_seed(seed)
-            if self._mixup is not None:
-                self._mixup.start(seed)
+            self._task.start_epoch(seed)
             self.device.synchronize()
             self.rank.barrier()
             before = time.perf_counter()
@@ -132,19 +130,17 @@ class BareLoop(Callback):
 
         Metrics stay on the device until the end of the epoch.
         """
-        network, optimizer, scaler = self._network, self._optimizer, self._scaler
+        network, optimizer, scaler, task = self._network, self._optimizer, self._scaler, self._task
         network.train()
         loss_sum = torch.zeros((), device=self.device.torch_device)
         hits = torch.zeros((), dtype=torch.int64, device=self.device.torch_device)
-        for images, labels in batches:
+        for inputs, targets in batches:
             if self.stop.requested:
                 self.stop.act()
-            mixed_labels, lam = labels, 1.0
-            if self._mixup is not None:
-                images, mixed_labels, lam = self._mixup(images, labels)
+            inputs, mixed_targets, lam = task.mix(inputs, targets)
             with module.stepper.autocast():
-                logits = network(images)
-                loss = mixed_loss(logits, labels, mixed_labels, lam, module.stepper.label_smoothing)
+                logits = network(inputs)
+                loss = task.training_loss(logits, targets, mixed_targets, lam)
             (loss if scaler is None else scaler.scale(loss)).backward()
             if module.stepper.gradient_clip_norm is not None:
                 if scaler is not None:
@@ -159,8 +155,9 @@ class BareLoop(Callback):
                 self._schedule.step()
             self._average.after_step()
             optimizer.zero_grad()
-            loss_sum += loss.detach() * len(labels)
-            hits += (logits.detach().argmax(1) == labels).sum()
+            loss_sum += loss.detach() * len(targets)
+            if (batch_hits := task.num_hits(logits.detach(), targets)) is not None:
+                hits += batch_hits
         hits.item()
         return float(loss_sum)
 

@@ -204,9 +204,9 @@ class Breakdown:
             nonlocal num_taken
             if self.stop.requested:
                 self.stop.act()
-            images, labels = batches[num_taken % len(batches)]
+            batch = batches[num_taken % len(batches)]
             num_taken += 1
-            return self._timed(lambda: module.stepper.take(optimizer, images, labels))
+            return self._timed(lambda: module.stepper.take(optimizer, *batch))
 
         for _ in range(_WARM_UP_STEPS):
             step()

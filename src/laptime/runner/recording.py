@@ -133,8 +133,7 @@ def note_workload(record: RunRecord, config: Config, data: DataModule, network: 
     record.dataset = schema.Dataset(
         name=source.name,
         synthetic=source.synthetic,
-        shape=list(source.image_shape),
-        num_classes=source.num_classes,
+        **source.recorded_sizes,
         num_train=data.num_train,
         num_val=data.num_val,
         num_test=data.num_test,
@@ -154,7 +153,7 @@ def note_workload(record: RunRecord, config: Config, data: DataModule, network: 
 
 def note_flops(record: RunRecord, data: DataModule, network: nn.Module) -> None:
     """Count the FLOPs of a step. This takes torch up to a second, so it happens after training."""
-    model, flops = filled(record.model), count_flops(network, data.data.image_shape)
+    model, flops = filled(record.model), count_flops(network, data.data.example(2, "meta")[0])
     model.flops_per_sample, model.flops_per_batch = flops, None if flops is None else flops * data.batch_size
 
 

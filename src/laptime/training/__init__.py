@@ -1,5 +1,5 @@
 """The training: the LightningModule, its optimizer steps, checkpoints, and checks before the first step."""
 
-from laptime.training.classifier import Classifier
+from laptime.training.network_module import NetworkModule
 
-__all__ = ["Classifier"]
+__all__ = ["NetworkModule"]

@@ -12,7 +12,7 @@ from torch import nn
 from laptime.config.schema import Config
 from laptime.config.validate import per_rank_batch_size
 from laptime.data.datamodule import DataModule
-from laptime.data.image_data import ImageData
+from laptime.data.source import DataSource
 from laptime.errors import TrainingFailed, is_out_of_memory
 from laptime.lap.clock import LapClock
 from laptime.machine.device import Device, check_precision
@@ -20,9 +20,10 @@ from laptime.machine.device import resolve as resolve_device
 from laptime.machine.hardware import require_free_memory
 from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
+from laptime.tasks.choose import make_task
 from laptime.text import byte_size
 from laptime.training import callback_hooks, open_groups
-from laptime.training.classifier import Classifier
+from laptime.training.network_module import NetworkModule
 from laptime.training.stepper import Stepper
 from laptime.training.weight_average import WeightAverage
 
@@ -52,7 +53,7 @@ def prepare_device(config: Config, index: int = 0) -> Device:
 
 def build_data(config: Config, device: Device, rank: Rank, clock: LapClock | None = None) -> DataModule:
     settings = config.training
-    return DataModule(
+    return make_task(config).data_module(
         open_groups.build(config, "dataset"),
         device,
         batch_size=per_rank_batch_size(settings.batch_size, settings.batch_scope, rank.world_size),
@@ -73,7 +74,7 @@ def build_module(
     identity: dict[str, Any],
     rank: Rank,
     num_steps_per_epoch: int,
-) -> Classifier:
+) -> NetworkModule:
     settings = config.training
 
     def make_scheduler(optimizer: torch.optim.Optimizer) -> Any:
@@ -87,10 +88,9 @@ def build_module(
         precision=settings.precision,
         num_microbatches=settings.num_microbatches,
         gradient_clip_norm=settings.gradient_clip_norm,
-        label_smoothing=settings.label_smoothing,
-        mixup_alpha=settings.mixup_alpha,
+        task=make_task(config),
     )
-    return Classifier(
+    return NetworkModule(
         stepper,
         make_optimizer=lambda parameters: open_groups.build(config, "optimizer", params=parameters),
         make_scheduler=make_scheduler,
@@ -103,19 +103,19 @@ def build_module(
     )
 
 
-def build_network(node: Mapping[str, Any], source: ImageData, num_ranks: int = 1) -> nn.Module:
+def build_network(node: Mapping[str, Any], source: DataSource, num_ranks: int = 1) -> nn.Module:
     """Build the network, if it fits into memory.
 
     Args:
         node: the `model` group of the configuration.
-        source: the data set, which has the image shape and the number of classes.
+        source: the data set, which has the sizes of the input and the logits.
         num_ranks: the number of ranks on this machine; each holds a copy.
 
     Raises:
         UserError: the arguments don't fit the class, or the network is too large.
         TrainingFailed: out of memory.
     """
-    injected = {"input_shape": source.image_shape, "num_classes": source.num_classes}
+    injected = source.network_arguments
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             weights = list(open_groups.build_node("model", node, **injected).parameters())

@@ -4,7 +4,6 @@ import logging
 import time
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
 
 from laptime.data.datamodule import DataModule
@@ -43,9 +42,7 @@ class CompileAhead(Callback):
             pl_module.stepper.compile()
             for training, sizes in ((True, data.train_batch_sizes()), (False, data.val_batch_sizes())):
                 for size in sorted(set(sizes), reverse=True):
-                    images = torch.zeros(size, *data.data.image_shape, device=self.device.torch_device)
-                    labels = torch.zeros(size, dtype=torch.int64, device=self.device.torch_device)
-                    pl_module.stepper.run_once(images, labels, training)
+                    pl_module.stepper.run_once(*data.data.example(size, self.device.torch_device), training)
         except (RuntimeError, ImportError, OSError) as error:
             reason = first_line(error)
             raise UserError(

@@ -222,7 +222,7 @@ def _check_monitor(key: str, node: Mapping[str, Any], target: Any, monitor: Any,
         monitor, mode: arguments or attributes of the object; None: it has none, or the value is unknown.
     """
     is_plateau = isinstance(target, type) and issubclass(target, ReduceLROnPlateau)
-    metric = "val_loss" if is_plateau else monitor  # the Classifier steps ReduceLROnPlateau with val_loss
+    metric = "val_loss" if is_plateau else monitor  # Laptime steps ReduceLROnPlateau with val_loss
     if metric not in METRIC_MODES or not (is_plateau or key.startswith("callbacks.")):
         return
     if not config.has_validation:

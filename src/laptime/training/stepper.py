@@ -15,22 +15,22 @@ from laptime.machine.device import Device
 from laptime.ranks.sharded_optimizer import ShardedOptimizer
 from laptime.ranks.shared_memory import SharedMemory
 from laptime.schedulers.step_schedule import StepSchedule
-from laptime.training.mixup import Mixup, mixed_loss
+from laptime.tasks.classification import Classification
+from laptime.tasks.task import Task
 
 _AUTOCAST_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class Stepper:
-    """Takes optimizer steps on a network, with cross entropy as the loss.
+    """Takes optimizer steps on a network, with the loss of its task.
 
     Args:
-        network: maps images (B, C, H, W), float32, to logits (B, num_classes).
+        network: maps the inputs of a batch to logits.
         device: the training device.
         precision: 32-true, bf16-mixed or 16-mixed.
         num_microbatches: the number of microbatches that the batch of an optimizer step is split into.
         gradient_clip_norm: largest norm of the gradient over all parameters; None: no clipping.
-        label_smoothing: the fraction of each training label that is spread evenly over all classes.
-        mixup_alpha: the parameter of Beta(alpha, alpha), from which mixup draws lambda; 0: no mixup.
+        task: has the loss; None: classification without label smoothing and mixup.
         after_step: called after each optimizer step.
 
     Attributes:
@@ -51,8 +51,7 @@ class Stepper:
         precision: str = "32-true",
         num_microbatches: int = 1,
         gradient_clip_norm: float | None = None,
-        label_smoothing: float = 0.0,
-        mixup_alpha: float = 0.0,
+        task: Task | None = None,
         after_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.network = network
@@ -60,8 +59,7 @@ class Stepper:
         self.precision = precision
         self.num_microbatches = num_microbatches
         self.gradient_clip_norm = gradient_clip_norm
-        self.label_smoothing = label_smoothing
-        self.mixup = Mixup(mixup_alpha) if mixup_alpha else None
+        self.task = task or Classification()
         self.after_step = after_step
         self.schedule: StepSchedule | None = None
         self.scaler = torch.amp.GradScaler(device.used) if precision == "16-mixed" else None
@@ -101,18 +99,17 @@ class Stepper:
         """Return the sharded optimizer that takes this optimizer's steps; None: the optimizer takes them itself."""
         return self._sharded if self._sharded is not None and self._sharded.optimizer is optimizer else None
 
-    def take(self, optimizer: Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def take(self, optimizer: Optimizer, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Take one optimizer step.
 
         Args:
             optimizer: updates the network's parameters.
-            images: float32, (B, C, H, W).
-            labels: int64, (B,).
+            inputs, targets: the batch.
 
         Returns:
-            The mean loss over the batch, a scalar, and the logits (B, num_classes), both detached.
+            The mean loss over the batch, a scalar, and the logits, both detached.
         """
-        result = self._backward(images, labels)
+        result = self._backward(inputs, targets)
         self._update(optimizer)
         if self.schedule is not None:
             self.schedule.step()
@@ -120,40 +117,27 @@ class Stepper:
         self.on_phase("optimizer")
         return result
 
-    def mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Apply mixup to a batch, if it is configured.
-
-        Args:
-            images: float32, (B, C, H, W).
-            labels: int64, (B,).
-
-        Returns:
-            The images to train on, the labels of the images that were mixed in, and mixup's lambda in [0, 1], the
-            weight of the batch's own labels.
-        """
-        return (images, labels, 1.0) if self.mixup is None else self.mixup(images, labels)
-
-    def _backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _backward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the gradients of the mean loss over a batch; return that loss and the logits, both detached."""
-        images, mixed_labels, lam = self.mix(images, labels)
+        inputs, mixed_targets, lam = self.task.mix(inputs, targets)
         if self.num_microbatches == 1:
-            return self._backward_microbatch(images, labels, mixed_labels, lam, 1.0)
-        size = math.ceil(len(labels) / self.num_microbatches)
-        microbatches = list(zip(*(tensor.split(size) for tensor in (images, labels, mixed_labels)), strict=True))
+            return self._backward_microbatch(inputs, targets, mixed_targets, lam, 1.0)
+        size = math.ceil(len(targets) / self.num_microbatches)
+        microbatches = list(zip(*(tensor.split(size) for tensor in (inputs, targets, mixed_targets)), strict=True))
         results = []
         for number, (x, y, z) in enumerate(microbatches, start=1):
             # Ranks exchange gradients once per optimizer step, not once per microbatch.
             wait = self.ddp is not None and number < len(microbatches)
             with self.ddp.no_sync() if self.ddp is not None and wait else nullcontext():
-                results.append(self._backward_microbatch(x, y, z, lam, len(y) / len(labels)))
+                results.append(self._backward_microbatch(x, y, z, lam, len(y) / len(targets)))
         return torch.stack([loss for loss, _ in results]).sum(), torch.cat([logits for _, logits in results])
 
     def _backward_microbatch(
-        self, images: Tensor, labels: Tensor, mixed_labels: Tensor, lam: float, weight: float
+        self, inputs: Tensor, targets: Tensor, mixed_targets: Tensor, lam: float, weight: float
     ) -> tuple[Tensor, Tensor]:
         with self.autocast():
-            logits = self._trained(images)
-            loss = mixed_loss(logits, labels, mixed_labels, lam, self.label_smoothing)
+            logits = self._trained(inputs)
+            loss = self.task.training_loss(logits, targets, mixed_targets, lam)
         if weight != 1.0:
             loss = loss * weight
         self.on_phase("forward")
@@ -192,22 +176,21 @@ class Stepper:
         self.network.compile(dynamic=False)
         self.is_compiled = True
 
-    def run_once(self, images: Tensor, labels: Tensor, training: bool) -> None:
+    def run_once(self, inputs: Tensor, targets: Tensor, training: bool) -> None:
         """Do a forward pass, and in training a backward pass. Then restore weights, buffers and gradients.
 
         Args:
-            images: float32, (B, C, H, W).
-            labels: int64, (B,).
+            inputs, targets: a batch.
             training: whether the network is in training mode.
         """
         before = {name: value.clone() for name, value in self.network.state_dict().items()}
         self.network.train(training)
         if training:
-            self._backward(images, labels)
+            self._backward(inputs, targets)
             self.network.zero_grad()
         else:
             with torch.no_grad(), self.autocast():
-                self.network(images)
+                self.network(inputs)
         self.network.load_state_dict(before)
         self.network.train()
 

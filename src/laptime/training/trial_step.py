@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from laptime.config import targets
 from laptime.config.schema import Config
-from laptime.data.image_data import ImageData
+from laptime.data.source import DataSource
 from laptime.errors import UserError, first_line, is_out_of_memory
 from laptime.ranks.rank import Rank
 from laptime.ranks.sharded_optimizer import reason_not_to_shard
@@ -22,13 +22,13 @@ from laptime.training.capabilities import configured_optimizer
 log = logging.getLogger(__name__)
 
 
-def try_network(network: nn.Module, source: ImageData) -> None:
-    """Run the network on two images of zeros before training.
+def try_network(network: nn.Module, source: DataSource) -> None:
+    """Run the network on two samples of zeros before training.
 
     Raises:
         UserError: it fails, returns logits of the wrong shape, or has no trainable weights.
     """
-    expected, images = (2, source.num_classes), torch.zeros(2, *source.image_shape)
+    expected, (inputs, _) = source.logits_shape(2), source.example(2, "cpu")
     name = f"model={type(network).__name__}"
     if any(isinstance(weight, UninitializedParameter) for weight in network.parameters()):
         raise UserError(
@@ -36,24 +36,24 @@ def try_network(network: nn.Module, source: ImageData) -> None:
         )
     before = copy.deepcopy(network.state_dict())
     try:
-        logits = network.eval()(images)
+        logits = network.eval()(inputs)
         if isinstance(logits, torch.Tensor) and not logits.requires_grad:  # perhaps only in eval mode
             with torch.random.fork_rng(devices=[]):
-                is_trained = getattr(network.train()(images), "requires_grad", False)
+                is_trained = getattr(network.train()(inputs), "requires_grad", False)
         else:
             is_trained = True
     except Exception as error:
         if is_out_of_memory(error):
             raise
         reason = first_line(error)
-        raise UserError(f"{name}: fails on images of shape {source.image_shape} ({reason}).") from error
+        raise UserError(f"{name}: fails on {source.description} ({reason}).") from error
     network.load_state_dict(before)
     network.train()
     shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if shape != expected or not logits.is_floating_point():
         raise UserError(
-            f"{name}: returns {shape} for two images. With {source.num_classes} classes it must return floating-point "
-            f"logits of shape {expected}."
+            f"{name}: returns {shape} for two {source.description}. It must return floating-point logits of shape "
+            f"{expected}."
         )
     if not any(weight.requires_grad for weight in network.parameters()):
         raise UserError(

@@ -25,7 +25,6 @@ from laptime.ranks.rank import Rank
 from laptime.ranks.stopping import StopRequest
 from laptime.training.build import build_data, build_module, build_network, network_name
 from laptime.training.capabilities import Retrainable
-from laptime.training.mixup import mixed_loss
 from laptime.training.trainer import quiet_lightning
 
 # Lightning ignores the first steps, whose loss isn't smooth yet, and the last step. It needs two others to compare.
@@ -171,8 +170,7 @@ class _RangeTestModule(pl.LightningModule):
         return self.module.make_optimizer(self.network.parameters())
 
     def on_train_start(self) -> None:
-        if self.module.stepper.mixup is not None:
-            self.module.stepper.mixup.start(self.module.seed)
+        self.module.stepper.task.start_epoch(self.module.seed)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.module.stepper.gradient_clip_norm is not None:
@@ -182,8 +180,8 @@ class _RangeTestModule(pl.LightningModule):
         return batch  # the data loader has moved it
 
     def training_step(self, step_group: list[Batch], batch_idx: int) -> Tensor:
-        ((images, labels),) = step_group
-        images, mixed_labels, lam = self.module.stepper.mix(images, labels)
+        ((inputs, targets),) = step_group
+        task = self.module.stepper.task
+        inputs, mixed_targets, lam = task.mix(inputs, targets)
         with self.module.stepper.autocast():
-            logits = self.network(images)
-            return mixed_loss(logits, labels, mixed_labels, lam, self.module.stepper.label_smoothing)
+            return task.training_loss(self.network(inputs), targets, mixed_targets, lam)

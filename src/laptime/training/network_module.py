@@ -1,4 +1,4 @@
-"""The LightningModule: classification with any network, several optimizer steps per Lightning batch."""
+"""The LightningModule: trains any network for a task, with several optimizer steps per Lightning batch."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,7 +8,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -29,8 +28,8 @@ from laptime.training.weight_average import WeightAverage
 _REMEDIES = "Try a smaller optimizer.lr, training.gradient_clip_norm=1 or training.precision=32-true."
 
 
-class Classifier(pl.LightningModule):
-    """Trains a network with cross entropy.
+class NetworkModule(pl.LightningModule):
+    """Trains a network for the stepper's task.
 
     One Lightning batch is a step group: a list of batches, one per optimizer step. Lightning's bookkeeping then happens
     once per group. This requires manual optimization. Losses and hits stay on the device as tensors until the epoch
@@ -89,9 +88,9 @@ class Classifier(pl.LightningModule):
         self.test_means: Means | None = None
         self._hooks: frozenset[str] = frozenset()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W) to logits (B, num_classes)."""
-        logits: Tensor = self.network(images)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map the inputs of a batch to logits."""
+        logits: Tensor = self.network(inputs)
         return logits
 
     def configure_optimizers(self) -> Any:
@@ -108,8 +107,7 @@ class Classifier(pl.LightningModule):
         # Dropout and augmentation depend on the seed and the epoch alone, so a resumed run equals an uninterrupted one.
         seed = epoch_seed(self.seed, self.current_epoch, self.rank.rank)
         torch.manual_seed(seed)
-        if self.stepper.mixup is not None:
-            self.stepper.mixup.start(seed)
+        self.stepper.task.start_epoch(seed)
         self.train_sums = Sums()
 
     def training_step(self, step_group: list[Batch], batch_idx: int) -> None:
@@ -142,20 +140,21 @@ class Classifier(pl.LightningModule):
             TrainingFailed: a loss is infinite or not a number; names epoch and step.
         """
         losses, logits = [], []
-        for images, labels in step_group:
+        for inputs, targets in step_group:
             if self._stop.requested:
                 self._stop.act()
-            loss, batch_logits = self.stepper.take(optimizer, images, labels)
+            loss, batch_logits = self.stepper.take(optimizer, inputs, targets)
             losses.append(loss)
-            logits.append(batch_logits)
-        self._add_to_sums([labels for _, labels in step_group], losses, logits)
+            if self.stepper.task.has_accuracy:  # otherwise nobody reads the logits, which may take much memory
+                logits.append(batch_logits)
+        self._add_to_sums([targets for _, targets in step_group], losses, logits)
         self.stepper.on_phase("rest")
 
-    def _add_to_sums(self, labels: list[Tensor], losses: list[Tensor], logits: list[Tensor]) -> None:
+    def _add_to_sums(self, targets: list[Tensor], losses: list[Tensor], logits: list[Tensor]) -> None:
         stacked = torch.stack(losses)
         first_step = self.train_sums.num_batches
-        hits = (torch.cat(logits).argmax(1) == torch.cat(labels)).sum()
-        self.train_sums.add(stacked, hits, [len(batch_labels) for batch_labels in labels])
+        hits = self.stepper.task.num_hits(torch.cat(logits), torch.cat(targets)) if logits else None
+        self.train_sums.add(stacked, hits, [len(batch_targets) for batch_targets in targets])
         finite = torch.isfinite(stacked)
         if not finite.all():
             step = int(finite.logical_not().nonzero()[0]) + first_step
@@ -229,11 +228,11 @@ class Classifier(pl.LightningModule):
         # A stop request waits for the end of the validation, because its epoch is trained and timed already.
         if self._stop.requested and self.trainer.testing:
             self._stop.act()
-        images, labels = batch
+        inputs, targets = batch
+        task = self.stepper.task
         with self.stepper.autocast():
-            logits = self.network(images)
-        loss = F.cross_entropy(logits.float(), labels)
-        sums.add(loss.unsqueeze(0), (logits.argmax(1) == labels).sum(), [len(labels)])
+            logits = self.network(inputs)
+        sums.add(task.loss(logits, targets).unsqueeze(0), task.num_hits(logits, targets), [len(targets)])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[IDENTITY] = self._identity
